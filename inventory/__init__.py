@@ -1,0 +1,1 @@
+"""Example inventories that `provision init` copies from."""

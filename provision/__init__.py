@@ -1,0 +1,1 @@
+"""Turns bare GPU servers into a private, verified LLM endpoint over SSH."""

@@ -1,0 +1,89 @@
+"""The command line: parse, call, print, exit. No logic.
+
+Every command lives in a module of its own that is imported when it is asked for, so that `provision --help`
+imports nothing but click.
+"""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "plan": ("provision.cli.run", "What a deploy would change, and what it would cost"),
+    "deploy": ("provision.cli.run", "Make the hosts what the inventory says"),
+    "verify": ("provision.cli.run", "Prove it, step by step, without trusting what deploy believed"),
+    "init": ("provision.cli.inventory", "Write a commented inventory to start from"),
+    "inventory": ("provision.cli.inventory", "Check the inventory, or show it merged"),
+    "trust": ("provision.cli.trust", "Show the hosts' key fingerprints and write known_hosts"),
+    "lab": ("provision.lab.cli", "A throw-away fleet with simulated GPUs on this machine"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and one-line helps, and imports a command when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101 - narrows the type
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            ctx.fail(f"no such command: {args[0]}{meant}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+EXIT_CODES = """\b
+Exit codes: 0 done · 1 our own fault · 2 usage or inventory · 3 a host failed ·
+4 a host unreachable (none failed) · 5 verify failed, or drift with plan --exit-code ·
+6 locked · 7 stopped by a guard · 130 interrupted"""
+
+
+@click.command(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="provision")
+def group() -> None:
+    """Turn bare GPU servers into a private, verified LLM endpoint over SSH."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit with the code of DESIGN 8.
+
+    Args:
+        args: the words after `provision`; those of the process when None.
+    """
+    from provision.errors import ProvisionError
+
+    try:
+        result: Any = group.main(args=args, prog_name="provision", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ProvisionError as error:
+        click.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(result if isinstance(result, int) else 0)

@@ -1,0 +1,141 @@
+"""What can go wrong, and the exit code that says so (`provision --help` lists the codes).
+
+    ProvisionError                 1  our own fault
+      UsageError                   2  the command line asks for something that does not exist
+      InventoryError               2  the inventory cannot be used: every problem of it, with file and line
+      GuardError                   7  stopped by a guard, before anything was changed
+      HostError                    3  a host failed; knows its host
+        UnreachableError           4  no connection, or it was lost
+          HostKeyError             4  the host's key is unknown or another one
+        RefusedError               3  the host is not what the inventory says, or a thing on it is not ours
+        FactError                  3  an answer could not be read
+        CommandError               3  a command failed: its words, exit code and stderr
+        NotConvergedError          3  everything ran, and the host still differs
+        LockedError                6  somebody else is changing the host
+
+Anything else that escapes is a bug, and the command line says so.
+"""
+
+from dataclasses import dataclass
+
+
+class ProvisionError(Exception):
+    """Base of everything this program raises on purpose.
+
+    Args:
+        message: what failed, in one sentence.
+        hint: what to do next, in one sentence; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(ProvisionError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing wrong with an inventory.
+
+    Args:
+        file: path of the file, as given.
+        line: line in the file, from 1; 0 where no line can be named.
+        path: dotted path of the key, such as `all.children.gpu.hosts.gpu-01.ollama.image`.
+        message: what is wrong and, where it is known, what was meant.
+    """
+
+    file: str
+    line: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+
+
+class InventoryError(ProvisionError):
+    """The inventory cannot be used. Holds every problem found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = sorted(set(problems))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class GuardError(ProvisionError):
+    """A guard stopped the run before anything was changed."""
+
+    exit_code = 7
+
+
+class HostError(ProvisionError):
+    """A host failed.
+
+    Args:
+        message: what failed, in one sentence.
+        hint: what to do next.
+        step: id of the step it happened in, or empty.
+        command: the command, as shown to people (secrets masked), or empty.
+        exit_status: the command's exit code, or None where no command ran.
+        stderr: the evidence.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        step: str = "",
+        command: str = "",
+        exit_status: int | None = None,
+        stderr: str = "",
+    ) -> None:
+        super().__init__(message, hint)
+        self.step = step
+        self.command = command
+        self.exit_status = exit_status
+        self.stderr = stderr
+
+
+class UnreachableError(HostError):
+    """No connection could be made, or it was lost."""
+
+    exit_code = 4
+
+
+class HostKeyError(UnreachableError):
+    """The host's key is not known, or is another one than before."""
+
+
+class RefusedError(HostError):
+    """The host is not what the inventory says, or something on it belongs to somebody else."""
+
+
+class FactError(HostError):
+    """An answer of the host could not be read: neither a state nor a proof of absence."""
+
+
+class CommandError(HostError):
+    """A command of a step failed."""
+
+
+class NotConvergedError(HostError):
+    """Every command succeeded and the host still is not as wanted."""
+
+
+class LockedError(HostError):
+    """Somebody else holds the host's lock."""
+
+    exit_code = 6

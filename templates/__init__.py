@@ -1,0 +1,1 @@
+"""Jinja templates, one folder per role. `provision.render` finds them here, installed or not."""
