@@ -1,0 +1,125 @@
+"""What can be done to a host, as values. Steps return them, `ssh` runs them, tests compare them.
+
+A command is a tuple of words that is quoted exactly once, in `script.py`. Logic that needs a shell is a constant
+script that goes in by stdin with its data as words (`sh()`), so nothing from an inventory, a host or a server is
+ever pasted into shell text, seen in a process list beyond its words, or cut by the 128 kB limit of one argument.
+"""
+
+import hashlib
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+READ_TIMEOUT = 20.0
+CHANGE_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run these words as root.
+
+    Args:
+        words: the program and its arguments. Never a secret: every user of the host can read them.
+        stdin: what the program reads; may hold secrets.
+        timeout: seconds after which the host ends it (exit code 124).
+        ok: exit codes that are no failure.
+        title: what people are shown instead of the words.
+        job: a long command. It runs detached, as a job of the host with a log of its own, and goes on when the
+            connection does not; its output is streamed.
+        progress: pure; turns one line of a job's output into what is shown live, or None for nothing.
+    """
+
+    words: tuple[str, ...]
+    stdin: bytes = field(default=b"", repr=False)
+    timeout: float = CHANGE_TIMEOUT
+    ok: tuple[int, ...] = (0,)
+    title: str = ""
+    job: bool = False
+    progress: Callable[[str], str | None] | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.title or shlex.join(self.words)
+
+
+@dataclass(frozen=True)
+class Put:
+    """Write these bytes to a file: under a temporary name beside it, then renamed.
+
+    Args:
+        path: absolute path on the host; its directory must exist.
+        content: the bytes.
+        mode: permission bits, such as 0o644.
+        owner: user and group, such as `root:root`.
+    """
+
+    path: str
+    content: bytes = field(repr=False)
+    mode: int = 0o644
+    owner: str = "root:root"
+
+    def __str__(self) -> str:
+        digest = hashlib.sha256(self.content).hexdigest()[:12]
+        return f"write {self.path} ({len(self.content)} bytes, sha256 {digest}, mode {self.mode:04o})"
+
+
+@dataclass(frozen=True)
+class Obtain:
+    """Have an artifact at `path`: from the controller's store if it is there, else made on a host and fetched.
+
+    One host makes it, whatever number wants it at the same time; the others are given the bytes.
+
+    Args:
+        key: what the artifact is, complete enough that equal keys mean interchangeable bytes.
+        path: where the artifact is put on the host.
+        make: the commands that make it at `path`.
+        host: the only host that may make it; empty for whichever comes first.
+        title: what people are shown.
+    """
+
+    key: str
+    path: str
+    make: tuple["Run | Put", ...]
+    host: str = ""
+    title: str = ""
+
+    def __str__(self) -> str:
+        return self.title or f"obtain {self.key}"
+
+
+Command = Run | Put | Obtain
+
+
+def run(*words: str, timeout: float = CHANGE_TIMEOUT, ok: tuple[int, ...] = (0,), title: str = "") -> Run:
+    """A short command.
+
+    Args:
+        words: the program and its arguments.
+        timeout: seconds.
+        ok: exit codes that are no failure.
+        title: what people are shown instead of the words.
+    """
+    return Run(words, timeout=timeout, ok=ok, title=title)
+
+
+def sh(
+    text: str,
+    *args: str,
+    title: str,
+    timeout: float = CHANGE_TIMEOUT,
+    ok: tuple[int, ...] = (0,),
+    job: bool = False,
+    progress: Callable[[str], str | None] | None = None,
+) -> Run:
+    """A constant POSIX shell script with its data as `$1`, `$2`, ...
+
+    Args:
+        text: the script. A constant: data belongs in `args`. It runs under `set -eu`.
+        args: its arguments.
+        title: what people are shown.
+        timeout: seconds.
+        ok: exit codes that are no failure.
+        job: see `Run`.
+        progress: see `Run`.
+    """
+    stdin = ("set -eu\n" + text.strip("\n") + "\n").encode()
+    return Run(("sh", "-s", "--", *args), stdin, timeout, ok, title, job, progress)

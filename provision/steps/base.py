@@ -1,0 +1,186 @@
+"""The step: one piece of wanted state, said once. Plan, deploy, verify and undo all come from it.
+
+A step never runs a command and never sees a connection. It says how to read (`fact`), what is wanted (`want`), how
+to get from any state to any other (`commands`; undo is the same function with the states swapped), and how to
+prove what it is for (`check`).
+"""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provision.command import Command, Run
+from provision.steps.facts import HostFacts
+
+State = Mapping[str, Any] | None
+"""What a step wants, or what was found. None is a state: not there. An error is not."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a host said to one command.
+
+    Args:
+        exit: exit code; 124 when the host ended it for taking too long.
+        stdout: as it came, bounded.
+        stderr: as it came, bounded.
+    """
+
+    exit: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text; bytes that are no UTF-8 are replaced."""
+        return self.stdout.decode(errors="replace")
+
+    @property
+    def error(self) -> str:
+        """Standard error as text, stripped; standard output where that is empty."""
+        return self.stderr.decode(errors="replace").strip() or self.text.strip()
+
+
+class UnreadableError(Exception):
+    """A parser cannot tell: neither a state nor a proof of absence. Stops the host."""
+
+
+class BlockedError(Exception):
+    """Cannot be known before another step has changed (Docker is stopped, and deploy will start it).
+
+    Args:
+        by: id of that step. If it is not about to change, the fact is unreadable instead.
+        evidence: what the host said.
+    """
+
+    def __init__(self, by: str, evidence: str = "") -> None:
+        super().__init__(f"known after {by}")
+        self.by = by
+        self.evidence = evidence
+
+
+class RefusalError(Exception):
+    """A step's `want` refuses this host: a guard, raised before anything is changed. The message says why."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One read-only command and the pure parser of its answer.
+
+    Equal commands of several steps are sent once. The parser returns a state, or None only where the answer proves
+    absence; it raises BlockedError or UnreadableError otherwise.
+
+    Args:
+        command: what to run; must not write anything.
+        parse: from the answer to the state.
+    """
+
+    command: Run
+    parse: Callable[[Answer], State]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One proof that a step serves its purpose: passed when `got == expected`."""
+
+    name: str
+    got: Any
+    expected: Any
+
+    @property
+    def passed(self) -> bool:
+        """Whether the proof holds."""
+        return bool(self.got == self.expected)
+
+
+class Step(ABC):
+    """One piece of wanted state. Subclasses are frozen dataclasses, one kind per file in `steps/`."""
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """`kind:name`, unique on a host: in plans, logs, journals, selectors and test ids."""
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Ids of steps whose change makes what was read of this one stale: it is read again after them."""
+        return ()
+
+    @abstractmethod
+    def fact(self) -> Fact:
+        """How to read the state. Must not depend on the host: one read serves every step."""
+
+    @abstractmethod
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The wanted state, complete enough to be put back.
+
+        Args:
+            facts: what is known of the host.
+            have: what was found.
+
+        Raises:
+            BlockedError: known only after another step.
+            RefusalError: this host must not be touched.
+        """
+
+    @abstractmethod
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """How to get from any state to any other. What can fail comes before what hurts."""
+
+    def impact(self, have: State, want: State) -> str:  # noqa: ARG002 - for subclasses
+        """What the change costs in the operator's terms (`restarts Docker`); empty for nothing to mention."""
+        return ""
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """Lines that show the change. Never shows a secret."""
+        return [f"{key}: {_short((have or {}).get(key))} -> {_short(value)}" for key, value in differing(have, want)]
+
+    @abstractmethod
+    def check(self, live: Any) -> Iterator[Check]:
+        """Proofs by testinfra. Asks what the step is for, not what it wrote.
+
+        Args:
+            live: testinfra's host, over the connection that is already open.
+        """
+
+
+class Owned(ABC):
+    """A kind of thing that carries our mark on a host. What carries it and is not declared is an orphan."""
+
+    @abstractmethod
+    def fact(self) -> Fact:
+        """Reads everything of this kind that carries our mark: step id -> state."""
+
+    @abstractmethod
+    def step(self, step_id: str) -> Step:
+        """The step that can remove the thing of this id: `commands(have, None)` is what is used of it."""
+
+
+def differing(have: State, want: State) -> list[tuple[str, Any]]:
+    """The keys of `want` that are otherwise in `have`, with the wanted values.
+
+    Args:
+        have: found; keys that `want` does not name are evidence and not compared.
+        want: wanted.
+    """
+    return [(key, value) for key, value in (want or {}).items() if have is None or have.get(key) != value]
+
+
+def converged(have: State, want: State) -> bool:
+    """Whether what was found is what is wanted."""
+    if have is None or want is None:
+        return have is None and want is None
+    return not differing(have, want)
+
+
+def text_diff(have: str, want: str, path: str) -> list[str]:
+    """A unified diff of two texts, without the two header lines' dates."""
+    lines = difflib.unified_diff(have.splitlines(), want.splitlines(), path, path, lineterm="", n=2)
+    return list(lines)
+
+
+def _short(value: Any, limit: int = 160) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

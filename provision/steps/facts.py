@@ -1,0 +1,221 @@
+"""Host facts: what every step may need to know of its host, read by one command.
+
+Sources: nvidia-smi's rows and exit codes, FACTS 3; os-release(5); proc(5) for cgroups.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from provision.command import READ_TIMEOUT, Run
+
+NVIDIA_SMI_TIMEOUT = "15"  # a healthy one answers within a second, a wedged driver never
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU as nvidia-smi sees it.
+
+    Args:
+        index: nvidia-smi's index; may change at a boot.
+        uuid: `GPU-...`; does not change.
+        name: product name.
+        driver: version of the driver, such as `590.48.01`.
+        compute_cap: compute capability, such as 8.9; 0.0 when not said.
+        memory_mib: total memory in MiB; 0 when not said.
+        mig: whether MIG mode is on (the card is then not usable as a whole).
+    """
+
+    index: int
+    uuid: str
+    name: str
+    driver: str
+    compute_cap: float
+    memory_mib: int
+    mig: bool = False
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What a run knows of the other hosts when it comes to the balancers.
+
+    Args:
+        addresses: host -> the address its instances listen on, for hosts that were read in this run.
+        failed: hosts that failed or were not reached in this run.
+    """
+
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What is known of a host.
+
+    Args:
+        distribution: os-release's ID, such as `debian`.
+        version: os-release's VERSION_ID, such as `13`.
+        codename: os-release's VERSION_CODENAME, such as `trixie`.
+        like: os-release's ID_LIKE, split.
+        architecture: dpkg's name for it, such as `amd64`; else uname's.
+        cgroup: 1 or 2.
+        addresses: the host's own addresses, without prefix length.
+        sources: peer as asked for -> the own address by which the host reaches it.
+        resolved: peer as asked for -> its address.
+        cards: by nvidia-smi; empty where there is none or it failed.
+        driver_error: why nvidia-smi gave no cards; empty when it did.
+        docker: version of the running daemon, empty when it does not answer.
+        systemd: whether PID 1 is systemd.
+        fleet: what is known of the other hosts.
+    """
+
+    distribution: str = ""
+    version: str = ""
+    codename: str = ""
+    like: tuple[str, ...] = ()
+    architecture: str = ""
+    cgroup: int = 2
+    addresses: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    resolved: Mapping[str, str] = field(default_factory=dict)
+    cards: tuple[Card, ...] = ()
+    driver_error: str = ""
+    docker: str = ""
+    systemd: bool = True
+    fleet: Fleet = field(default_factory=Fleet)
+
+    def card(self, index: int) -> Card | None:
+        """The card with this index, or None."""
+        return next((card for card in self.cards if card.index == index), None)
+
+
+QUERY = "index,uuid,name,driver_version,compute_cap,memory.total,mig.mode.current"
+
+# One section per line that starts with `#`; os-release and addresses are plain text, so nothing needs quoting.
+SCRIPT = f"""
+echo '# os'; cat /etc/os-release 2>/dev/null || :
+echo '# arch'; dpkg --print-architecture 2>/dev/null || uname -m
+echo '# cgroup'; if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo 2; else echo 1; fi
+echo '# systemd'; [ -d /run/systemd/system ] && echo yes || echo no
+echo '# addresses'; ip -o addr show 2>/dev/null | awk '{{print $4}}' || :
+for peer in "$@"; do
+  address=$(getent ahosts "$peer" 2>/dev/null | awk 'NR==1{{print $1}}') || :
+  source=$(ip -o route get "${{address:-$peer}}" 2>/dev/null | sed -n 's/.* src \\([^ ]*\\).*/\\1/p') || :
+  echo '# peer'; printf '%s\\n%s\\n%s\\n' "$peer" "$address" "$source"
+done
+echo '# docker'; timeout 10 docker version --format '{{{{.Server.Version}}}}' 2>/dev/null || :
+echo '# gpu'
+if command -v nvidia-smi >/dev/null 2>&1; then
+  rc=0; timeout -k 2 {NVIDIA_SMI_TIMEOUT} nvidia-smi --query-gpu={QUERY} --format=csv,noheader,nounits 2>&1 || rc=$?
+  echo "# gpu-exit"; echo "$rc"
+else
+  echo '# gpu-exit'; echo 127
+fi
+"""
+
+DRIVER_ERRORS = {
+    124: "nvidia-smi does not answer (a wedged driver)",
+    127: "nvidia-smi is not installed: the NVIDIA driver is a prerequisite",
+    6: "nvidia-smi found no devices",
+    9: "the NVIDIA driver is not loaded",
+    15: "a GPU is lost: it needs a reset or a reboot",
+    18: "the driver's library and kernel module differ: reboot the host",
+}
+
+
+def command(peers: tuple[str, ...]) -> Run:
+    """The read-only command whose answer `parse` understands.
+
+    Args:
+        peers: names or addresses of hosts that the host must be able to reach.
+    """
+    stdin = ("set -u\n" + SCRIPT.strip("\n") + "\n").encode()
+    return Run(("sh", "-s", "--", *peers), stdin, READ_TIMEOUT + float(NVIDIA_SMI_TIMEOUT), title="host facts")
+
+
+def parse(text: str) -> HostFacts:
+    """Host facts from the command's standard output.
+
+    Raises:
+        ValueError: the output is not that of the command.
+    """
+    sections = _sections(text)
+    os_release = _os_release(sections.get("os", [[]])[0])
+    cards, error = _cards(sections.get("gpu", [[]])[0], sections.get("gpu-exit", [["127"]])[0])
+    peers = [[*peer, "", "", ""][:3] for peer in sections.get("peer", [])]
+    return HostFacts(
+        distribution=os_release.get("ID", ""),
+        version=os_release.get("VERSION_ID", ""),
+        codename=os_release.get("VERSION_CODENAME", ""),
+        like=tuple(os_release.get("ID_LIKE", "").split()),
+        architecture=_first(sections, "arch"),
+        cgroup=int(_first(sections, "cgroup") or 2),
+        addresses=tuple(line.split("/")[0] for line in sections.get("addresses", [[]])[0] if line),
+        sources={peer: source for peer, _, source in peers if source},
+        resolved={peer: address for peer, address, _ in peers if address},
+        cards=cards,
+        driver_error=error,
+        docker=_first(sections, "docker"),
+        systemd=_first(sections, "systemd") == "yes",
+    )
+
+
+def _sections(text: str) -> dict[str, list[list[str]]]:
+    sections: dict[str, list[list[str]]] = {}
+    current: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("# "):
+            current = []
+            sections.setdefault(line[2:].strip(), []).append(current)
+        else:
+            current.append(line)
+    if "gpu-exit" not in sections:
+        raise ValueError("the answer ends early")
+    return sections
+
+
+def _first(sections: Mapping[str, list[list[str]]], name: str) -> str:
+    lines = sections.get(name, [[]])[0]
+    return lines[0].strip() if lines else ""
+
+
+def _os_release(lines: list[str]) -> dict[str, str]:
+    pairs = (line.split("=", 1) for line in lines if "=" in line)
+    return {key.strip(): value.strip().strip("\"'") for key, value in pairs}
+
+
+def _cards(lines: list[str], exit_lines: list[str]) -> tuple[tuple[Card, ...], str]:
+    exit_code = int((exit_lines or ["127"])[0])
+    if exit_code:
+        said = " ".join(line.strip() for line in lines if line.strip())[:400]
+        reason = DRIVER_ERRORS.get(exit_code, f"nvidia-smi exited {exit_code}")
+        return (), f"{reason}: {said}" if said else reason
+    rows = [row for row in csv.reader(lines, skipinitialspace=True) if len(row) == len(QUERY.split(","))]
+    cards = tuple(_card(row) for row in rows)
+    return cards, "" if cards else "nvidia-smi lists no card"
+
+
+def _card(row: list[str]) -> Card:
+    index, uuid, name, driver, cap, memory, mig = (value.strip() for value in row)
+    return Card(
+        index=int(index),
+        uuid=uuid,
+        name=name,
+        driver=driver,
+        compute_cap=_number(cap),
+        memory_mib=int(_number(memory)),
+        mig=mig == "Enabled",
+    )
+
+
+def _number(text: str) -> float:
+    """A leading number, or 0.0: `[N/A]`, `[Not Supported]` and `[Unknown Error]` are ordinary answers."""
+    match = re.match(r"\d+(\.\d+)?", text)
+    return float(match.group()) if match else 0.0
+
+
+def dumps(value: object) -> str:
+    """JSON that is the same for equal values: for labels and comparisons."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
