@@ -129,7 +129,7 @@ class Step(ABC):
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """How to get from any state to any other. What can fail comes before what hurts."""
 
-    def impact(self, have: State, want: State) -> str:  # noqa: ARG002 - for subclasses
+    def impact(self, have: State, want: State) -> str:
         """What the change costs in the operator's terms (`restarts Docker`); empty for nothing to mention."""
         return ""
 
