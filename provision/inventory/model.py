@@ -1,0 +1,166 @@
+"""What a loaded inventory is made of."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from provision.errors import Problem, UsageError
+from provision.inventory.secret import Secret
+from provision.inventory.settings import KeyPath, Settings
+from provision.inventory.value import Value, locate
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How to reach one machine and become root there.
+
+    Args:
+        address: DNS name or IP address to connect to.
+        port: TCP port of sshd.
+        user: name to log in as.
+        key_files: private keys to try, absolute paths, before agent and default keys; may be empty.
+        password: the user's SSH password, or None.
+        become: whether commands need sudo; by default true unless the user is root.
+        become_password: what sudo asks for, or None (then `password` is no substitute).
+        known_hosts: files of known host keys, absolute paths, first match wins; never empty, some may not exist.
+        host_key_alias: the name to look up in known_hosts instead of the address, or empty.
+        connect_timeout: seconds for one connection attempt.
+        jumps: machines to go through, in the order they are passed; each one's own `jumps` is empty.
+    """
+
+    address: str
+    port: int = 22
+    user: str = "root"
+    key_files: tuple[str, ...] = ()
+    password: Secret | None = None
+    become: bool = False
+    become_password: Secret | None = None
+    known_hosts: tuple[str, ...] = ()
+    host_key_alias: str = ""
+    connect_timeout: float = 10.0
+    jumps: tuple["Connection", ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One Ollama container: what containers, models and upstream are all rendered from.
+
+    Args:
+        host: name of its host.
+        name: name of the container, `ollama1` and so on unless said otherwise.
+        gpus: indices of its cards, as the operator wrote them.
+        port: TCP port it listens on.
+        models: names of the models it serves.
+        parallel: requests it answers at once (OLLAMA_NUM_PARALLEL).
+        weight: its share in the upstream.
+        max_conns: connections the balancer may open to it, or None for no limit.
+    """
+
+    host: str
+    name: str
+    gpus: tuple[int, ...]
+    port: int
+    models: tuple[str, ...] = ()
+    parallel: int = 1
+    weight: int = 1
+    max_conns: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """One machine of the inventory.
+
+    Args:
+        name: its name in the inventory.
+        groups: every group it belongs to, parents before children, without `all`.
+        connection: how to reach it.
+        settings: role name to that role's validated settings; every role is there.
+        variables: the operator's own variables, plain values in which secrets are still `Secret`.
+        instances: its Ollama containers (filled by `sequence`).
+        sources: role name to the merged mapping with the place of every value, for `problem` and `show`.
+    """
+
+    name: str
+    groups: tuple[str, ...] = ()
+    connection: Connection
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    instances: tuple[Instance, ...] = ()
+    sources: Mapping[str, Value] = field(default_factory=dict, repr=False, compare=False)
+
+    def of(self, cls: type[S]) -> S:
+        """Return the settings of the role whose Settings class this is. Raises LookupError if there is none."""
+        for settings in self.settings.values():
+            if type(settings) is cls:
+                return settings
+        message = f"{self.name} has no settings of {cls.__qualname__}"
+        raise LookupError(message)
+
+    def problem(self, role: str, path: KeyPath, message: str) -> Problem:
+        """Return a problem that points to the file and line of a setting.
+
+        Args:
+            role: name of the role.
+            path: where inside the role's settings, such as `("instances", 0, "port")`.
+            message: what is wrong there.
+        """
+        return locate(self.sources[role], path).problem(message)
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it belongs to the group `gpu`."""
+        return "gpu" in self.groups
+
+    @property
+    def balancer(self) -> bool:
+        """Whether it belongs to the group `balancer`."""
+        return "balancer" in self.groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """All hosts, in the order in which the file names them.
+
+    Args:
+        path: the inventory file, as given.
+        hosts: every host.
+        warnings: what looks wrong and does no harm, each a line for people.
+    """
+
+    path: str
+    hosts: tuple[Host, ...]
+    warnings: tuple[str, ...] = ()
+
+    def host(self, name: str) -> Host:
+        """Return the host of that name. Raises UsageError, with the nearest name, if there is none."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        from provision.inventory.near import did_you_mean
+
+        message = f"no such host: {name}{did_you_mean(name, [host.name for host in self.hosts])}"
+        raise UsageError(message)
+
+    def group(self, name: str) -> tuple[Host, ...]:
+        """Return the hosts of a group, children included; none if there is no such group."""
+        return tuple(host for host in self.hosts if name == "all" or name in host.groups)
+
+    def select(self, patterns: Sequence[str]) -> tuple[Host, ...]:
+        """Return the hosts that Ansible patterns choose, in file order; all of them for no pattern.
+
+        Args:
+            patterns: as after `--limit`: `gpu,!gpu-03`, `rack1:&gpu`, `gpu-[01:05]`, `gpu[0:3]`, `@FILE`.
+
+        Raises:
+            UsageError: a pattern matches nothing, or nothing is left.
+        """
+        from provision.inventory.patterns import select
+
+        return select(self.hosts, patterns)
+
+    def replace(self, hosts: Sequence[Host], *warnings: str) -> "Inventory":
+        """Return the same inventory with other hosts and with these warnings added."""
+        return dataclasses.replace(self, hosts=tuple(hosts), warnings=(*self.warnings, *warnings))

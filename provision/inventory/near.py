@@ -1,0 +1,36 @@
+"""The nearest valid name, and values short enough to show."""
+
+import difflib
+from collections.abc import Iterable
+
+LIMIT = 80  # characters of a value that a message may show
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that looks most like `name`, or None if none does.
+
+    Args:
+        name: what was written; only its first characters are looked at.
+        known: the valid names.
+        cutoff: how much alike they must be, from 0 to 1.
+    """
+    by_folded = {_folded(other): other for other in known}
+    found = difflib.get_close_matches(_folded(name[:LIMIT]), by_folded, n=1, cutoff=cutoff)
+    return by_folded[found[0]] if found else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean X?`, or nothing."""
+    found = nearest(name, known)
+    return f"; did you mean {found}?" if found else ""
+
+
+def clip(value: object) -> str:
+    """Return a value as one printable line of at most about 80 characters."""
+    text = value if isinstance(value, str) else repr(value)
+    shown = repr(text[: LIMIT + 1])[1:-1] if not text[:LIMIT].isprintable() else text
+    return shown if len(shown) <= LIMIT else shown[: LIMIT - 3] + "..."
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "_")

@@ -1,0 +1,88 @@
+"""The base of every role's settings."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import ValidationInfo
+
+from provision.inventory.secret import Secret
+
+KeyPath = tuple[str | int, ...]
+
+_SCALARS = frozenset({"bool", "float", "int", "str"})
+_NOT_SCHEMAS = frozenset({"default", "expected", "metadata", "members", "serialization"})
+
+
+def _keeps_secrets(field: FieldInfo) -> bool:
+    return "Secret" in repr(field.annotation)
+
+
+def _revealed(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, dict):
+        return {key: _revealed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_revealed(item) for item in value)
+    return value
+
+
+def _be_strict(schema: Any) -> None:
+    """Make every scalar strict and leave containers lax.
+
+    pydantic's own strict mode would also refuse a list where a tuple is declared, and YAML has no tuples.
+    """
+    if isinstance(schema, dict):
+        if schema.get("type") in _SCALARS:
+            schema["strict"] = True
+        for key, item in schema.items():
+            if key not in _NOT_SCHEMAS:
+                _be_strict(item)
+    elif isinstance(schema, list | tuple):
+        for item in schema:
+            _be_strict(item)
+
+
+class Settings(BaseModel):
+    """What an inventory may say to one role, or one mapping inside it.
+
+    A subclass declares typed fields; the string under a field is its meaning, and stands in `example.yaml`.
+    Values are frozen; unknown keys are refused; `"3001"` is no number, `1` no boolean, `1.26` no text. Sequences
+    are `tuple[X, ...]` (YAML lists are taken). Mappings inside are `Settings` themselves or `dict[str, X]`.
+
+    A `Secret` field keeps a secret secret. `!env` and `!file` also work in plain text fields, where the setting
+    is an ordinary `str` from then on: only `inventory show` and error messages still mask it.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+    def problems(self) -> Iterator[tuple[KeyPath, str]]:
+        """Say what is wrong between fields that are each right.
+
+        Yields:
+            the path inside these settings, such as `("instances", 0, "port")`, and what is wrong there. Mappings
+            inside are asked too, and their paths put in place.
+        """
+        yield from ()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _open_secrets(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        return value if _keeps_secrets(field) else _revealed(value)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _be_strict(schema)
+        return schema

@@ -1,0 +1,142 @@
+"""The types of settings that more than one role needs: each says in words what it takes.
+
+All are text (`Port` is a number). Each has a greatest length and refuses control characters, so that a value may be
+printed, written into a file or handed over as one word of a command. None makes quoting unnecessary.
+
+A message says what is wanted; the value itself is added, clipped, where the message becomes a Problem.
+"""
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"[0-9A-F]{40}")
+_VERSION = re.compile(r"(?:[0-9]+:)?[0-9]+(?:[.~+-][0-9A-Za-z]+)*")
+_DURATION = re.compile(r"-?[0-9]{1,9}|(?:[0-9]{1,9}(?:\.[0-9]{1,3})?(?:ms|s|m|h|d))+")
+_SIZE = re.compile(r"([0-9]{1,18})([bkmgt]?)")
+_URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!&*+,=%-]+")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_REGISTRY = rf"(?:{_LABEL}(?:\.{_LABEL})*)(?::[0-9]{{1,5}})?"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:{_REGISTRY}/)?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?"
+)
+_MODEL_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+_MODEL = re.compile(rf"(?:{_REGISTRY}/)?(?:{_MODEL_PART}/)?{_MODEL_PART}(?::{_MODEL_PART})?")
+_DURATION_PART = re.compile(r"([0-9.]+)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def _check(wanted: str, longest: int, test: Callable[[str], object]) -> AfterValidator:
+    """Return a validator that keeps text which `test` finds true of, and otherwise says what is `wanted`."""
+
+    def validate(value: str) -> str:
+        if len(value) > longest:
+            message = f"must be {wanted}, of at most {longest} characters"
+            raise ValueError(message)
+        if not test(value):
+            message = f"must be {wanted}"
+            raise ValueError(message)
+        return value
+
+    return AfterValidator(validate)
+
+
+def is_hostname(value: str) -> bool:
+    """Return whether a text is a DNS name (or a short host name) without surprises."""
+    return len(value) <= 253 and _HOSTNAME.fullmatch(value) is not None
+
+
+def is_address(value: str) -> bool:
+    """Return whether a text is an IPv4 or IPv6 address, without a zone."""
+    try:
+        return "%" not in value and bool(ipaddress.ip_address(value))
+    except ValueError:
+        return False
+
+
+def is_clean(value: str) -> bool:
+    """Return whether a text can be printed: no control characters, no line breaks, no lone surrogates."""
+    return value.isprintable()
+
+
+def _is_url(value: str) -> bool:
+    if not _URL.fullmatch(value):
+        return False
+    try:
+        url = urlsplit(value)
+        host, port = url.hostname or "", url.port
+    except ValueError:
+        return False
+    usable = (is_hostname(host) or is_address(host)) and "@" not in url.netloc and port != 0
+    return url.scheme in ("http", "https") and usable
+
+
+def _is_absolute(value: str) -> bool:
+    return value.startswith("/") and is_clean(value) and ".." not in value.split("/")
+
+
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _lowered(value: Any) -> Any:
+    text = _text(value)
+    return text.strip().lower() if isinstance(text, str) and len(text) < 100 else text
+
+
+def _fingerprint(value: Any) -> Any:
+    """Take a fingerprint as gpg prints it, in groups of four, and bring it to one form."""
+    return value.replace(" ", "").upper() if isinstance(value, str) and len(value) < 100 else value
+
+
+def duration_seconds(value: str) -> float:
+    """Return the seconds of a `Duration`; a negative one means without end (`math.inf`)."""
+    if value.lstrip("-").isdigit():
+        return float(value) if int(value) >= 0 else math.inf
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
+
+
+def size_bytes(value: str) -> int:
+    """Return the bytes of a `Size`; units are powers of 1024, as Docker's memory limits are."""
+    found = _SIZE.fullmatch(value)
+    if found is None:
+        message = f"not a size: {value!r}"
+        raise ValueError(message)
+    return int(found[1]) * _UNITS[found[2]]
+
+
+Text = Annotated[str, _check("text on one line, without control characters", 4096, is_clean)]
+Name = Annotated[
+    str, _check("a name of a-z, 0-9, '_', '.' and '-' that begins with a letter or digit", 63, _NAME.fullmatch)
+]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Url = Annotated[str, _check("an http:// or https:// URL without user, password, blank or quote", 2000, _is_url)]
+Sha256 = Annotated[str, BeforeValidator(_lowered), _check("a sha256: 64 hexadecimal digits", 64, _SHA256.fullmatch)]
+Fingerprint = Annotated[
+    str,
+    BeforeValidator(_fingerprint),
+    _check("a key fingerprint: 40 hexadecimal digits, blanks allowed", 40, _FINGERPRINT.fullmatch),
+]
+ImageRef = Annotated[str, _check("an image such as ollama/ollama:0.34.4 or NAME@sha256:DIGEST", 500, _IMAGE.fullmatch)]
+ModelName = Annotated[str, _check("a model such as deepseek-r1:32b or HOST/SPACE/NAME:TAG", 400, _MODEL.fullmatch)]
+AbsolutePath = Annotated[str, _check("an absolute path without '..'", 1000, _is_absolute)]
+Address = Annotated[str, _check("an IP address", 45, is_address)]
+Version = Annotated[str, _check("a version such as 1.26.3 or 5:29.1.3-1~debian.13~trixie", 100, _VERSION.fullmatch)]
+Duration = Annotated[
+    str,
+    BeforeValidator(_lowered),
+    _check("a duration such as 30s, 5m, 24h or -1 (without end)", 30, _DURATION.fullmatch),
+]
+"""Kept as text, as Ollama and Docker take it; `duration_seconds` counts it."""
+Size = Annotated[str, BeforeValidator(_lowered), _check("a size in bytes or such as 50m or 8g", 20, _SIZE.fullmatch)]
+"""Kept as text, as Docker takes it; `size_bytes` counts it."""

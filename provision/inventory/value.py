@@ -1,0 +1,90 @@
+"""Values that know where they were written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from provision.errors import Problem
+from provision.inventory.near import clip
+from provision.inventory.settings import KeyPath
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One value of a YAML file, or of the merged result.
+
+    Args:
+        data: a scalar (str, int, float, bool, None, Secret), a tuple of Values, or a dict of str to Value.
+        file: the file it was written in.
+        line: the line of its key or item, from 1; 0 where there is none.
+        path: its place in that file, such as `("all", "vars", "ollama", "instances", 0)`.
+        text: a scalar as it was written, before YAML made it a number or a boolean.
+    """
+
+    data: Any
+    file: str = ""
+    line: int = 0
+    path: KeyPath = ()
+    text: str = ""
+
+    def problem(self, message: str) -> Problem:
+        """Return a Problem at this place."""
+        return Problem(self.file, self.line, dotted(self.path), message)
+
+
+def dotted(path: KeyPath) -> str:
+    """Return a path as people write it: `all.hosts."a.b".instances[0]`."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in path]
+    return "".join(parts).removeprefix(".")
+
+
+def _quoted(part: str) -> str:
+    plain = part.replace("-", "").replace("_", "").isalnum()
+    return part if plain and len(part) <= 80 else f'"{clip(part)}"'
+
+
+def plain(value: Value) -> Any:
+    """Return the bare data: dicts, tuples and scalars; a Secret stays a Secret."""
+    if isinstance(value.data, dict):
+        return {key: plain(item) for key, item in value.data.items()}
+    if isinstance(value.data, tuple):
+        return tuple(plain(item) for item in value.data)
+    return value.data
+
+
+def step_into(value: Value, part: str | int) -> Value | None:
+    """Return what a value has under one key or index, or None."""
+    if isinstance(value.data, dict) and isinstance(part, str):
+        return value.data.get(part)
+    if isinstance(value.data, tuple) and isinstance(part, int) and part < len(value.data):
+        item: Value = value.data[part]
+        return item
+    return None
+
+
+def locate(value: Value, path: KeyPath) -> Value:
+    """Return the value at a path, or its nearest parent that was written, with the full path to report."""
+    for index, part in enumerate(path):
+        inner = step_into(value, part)
+        if inner is None:
+            return replace(value, path=(*value.path, *path[index:]))
+        value = inner
+    return value
+
+
+def merge(below: Value, above: Value) -> Value:
+    """Return `above` over `below`: mappings merge key by key, everything else is replaced.
+
+    The place of a merged mapping is that of `above`; each entry keeps its own.
+    """
+    if not (isinstance(below.data, dict) and isinstance(above.data, dict)):
+        return above
+    data: dict[str, Value] = dict(below.data)
+    for key, item in above.data.items():
+        data[key] = merge(data[key], item) if key in data else item
+    return replace(above, data=data)
+
+
+def override(below: Mapping[str, Value], above: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the variables of two levels in one, the upper level winning whole."""
+    return {**below, **above}
