@@ -1,0 +1,137 @@
+"""The root file system every host is laid over: a bare distribution with sshd, sudo and systemd, made once."""
+
+import shutil
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+
+from provision.lab import machine, paths
+from provision.lab.shell import LabError, run
+
+# What any server has before someone provisions it, and nothing that provisioning would install.
+_PACKAGES = (
+    "ca-certificates,curl,dbus,gnupg,iproute2,iptables,iputils-ping,openssh-server,procps,python3,sudo,systemd,"
+    "systemd-sysv"
+)
+# They cannot work in a container, or hold apt's lock at moments of their own.
+_MASKED = (
+    "systemd-modules-load.service",
+    "console-getty.service",
+    "getty@tty1.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "systemd-networkd-wait-online.service",
+)
+# cgroup v1 is mounted read-only in a container; Docker must write there before it runs anything.
+_REMOUNT_UNIT = """\
+[Unit]
+Description=Lab: make the cgroup v1 mounts writable for Docker
+DefaultDependencies=no
+Before=docker.service containerd.service basic.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'for m in $(awk \\'$$3 == "cgroup" {print $$2}\\' /proc/mounts); do mount -o remount,rw,bind "$m"; done'
+
+[Install]
+WantedBy=basic.target
+"""
+_SSHD = "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n"
+
+
+def ensure(release: str) -> Path:
+    """Return the base of `release`; make it if the cache has none (about a minute).
+
+    Raises:
+        LabError: debootstrap failed, or the machine's mirror has no such release.
+    """
+    base = paths.base(release)
+    if base.is_dir():
+        return base
+    partial = base.with_name(f"{release}.partial")
+    discard(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    _debootstrap(release, partial)
+    _furnish(release, partial)
+    partial.rename(base)
+    return base
+
+
+def discard(tree: Path) -> None:
+    """Delete a tree in which file systems may still be mounted from a run that was killed."""
+    for mount in reversed(mounts_below(tree)):
+        run(["umount", "--lazy", mount], check=False)
+    shutil.rmtree(tree, ignore_errors=True)
+
+
+def mounts_below(tree: Path) -> list[str]:
+    """Mount points at or below `tree`, outermost first."""
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return sorted(point for point in points if Path(point).is_relative_to(tree))
+
+
+def _debootstrap(release: str, target: Path) -> None:
+    main = machine.apt_sources()[0]
+    words = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", release, str(target), main.uri]
+    try:
+        run(words, timeout=1200)
+    except LabError as error:
+        log = target / "debootstrap/debootstrap.log"
+        said = log.read_text()[-1500:] if log.exists() else ""
+        raise LabError(
+            f"debootstrap could not make a base of {release}: {error.message}\n{said}",
+            "where a key is missing, upgrade debian-archive-keyring; look at the mirror in the apt sources",
+        ) from error
+
+
+def _furnish(release: str, base: Path) -> None:
+    _write(base, "etc/apt/sources.list", _sources(release))
+    _write(base, "etc/dpkg/dpkg.cfg.d/lab", "force-unsafe-io\npath-exclude=/usr/share/man/*\n")
+    _write(base, "etc/apt/apt.conf.d/90lab", 'Acquire::Languages "none";\n')
+    _write(base, "etc/ssh/sshd_config.d/lab.conf", _SSHD)
+    _write(base, "etc/sudoers.d/ops", "ops ALL=(ALL) NOPASSWD: ALL\n", 0o440)
+    _write(base, "etc/machine-id", "")
+    if machine.cgroup_version() == 1:
+        _write(base, "etc/systemd/system/lab-cgroups.service", _REMOUNT_UNIT)
+        _chroot(base, "systemctl", "enable", "lab-cgroups.service")
+    for unit in _MASKED:
+        (base / "etc/systemd/system" / unit).unlink(missing_ok=True)
+        (base / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    _chroot(base, "useradd", "--create-home", "--shell", "/bin/bash", "ops")
+    for key in (base / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    shutil.copy("/etc/resolv.conf", base / "etc/resolv.conf")
+    with _api_mounts(base):
+        _chroot(base, "apt-get", "update")
+    for package in (base / "var/cache/apt/archives").glob("*.deb"):
+        package.unlink()
+
+
+def _sources(release: str) -> str:
+    sources = dict.fromkeys((source.uri, release + source.suffix) for source in machine.apt_sources())
+    components = {key: [] for key in sources}  # type: dict[tuple[str, str], list[str]]
+    for source in machine.apt_sources():
+        components[source.uri, release + source.suffix].append(source.component)
+    return "".join(f"deb {uri} {suite} {' '.join(found)}\n" for (uri, suite), found in components.items())
+
+
+def _write(base: Path, path: str, text: str, mode: int = 0o644) -> None:
+    target = base / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    target.write_text(text)
+    target.chmod(mode)
+
+
+def _chroot(base: Path, *words: str) -> None:
+    run(["chroot", base, *words], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, timeout=600)
+
+
+@contextmanager
+def _api_mounts(base: Path) -> Iterator[None]:
+    run(["mount", "-t", "proc", "proc", base / "proc"])
+    try:
+        yield
+    finally:
+        run(["umount", base / "proc"])

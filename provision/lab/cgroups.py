@@ -1,0 +1,106 @@
+"""Control groups of the lab: one per host (and one for the site) in every hierarchy, which is also how
+`down` finds each process, whoever started it and whatever was killed before."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from provision.lab.machine import cgroup_version
+from provision.lab.shell import LabError
+
+_TOP = "provision-lab"
+# What a host may open: null, zero, full, random, urandom, tty, console, ptmx, ptys. Without this, root in a
+# host could read the machine's disk. The two mknod lines are what runc asks for; without CAP_MKNOD (which
+# hosts do not have) they give nothing.
+_DEVICES = (
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+    "c 10:200 rwm",
+    "c 10:229 rwm",
+)
+
+
+def make(lab: str, member: str, *, confined: bool = True) -> list[Path]:
+    """Make the cgroups of one host (or of the site) and return their directories.
+
+    Args:
+        lab: name of the lab.
+        member: name of the host, or `site`.
+        confined: keep it from devices other than the harmless ones.
+    """
+    made = []
+    for hierarchy in _hierarchies():
+        path = hierarchy
+        for part in (_TOP, lab, member):
+            path = path / part
+            path.mkdir(exist_ok=True)
+            _inherit_cpuset(path)
+        if confined and (path / "devices.deny").exists():
+            (path / "devices.deny").write_text("a")
+            for rule in _DEVICES:
+                (path / "devices.allow").write_text(rule)
+        made.append(path)
+    return made
+
+
+def processes(lab: str, member: str = "") -> list[int]:
+    """The processes of a lab, or of one member of it, lowest id first."""
+    found: set[int] = set()
+    for hierarchy in _hierarchies():
+        top = hierarchy / _TOP / lab / member
+        for directory, _, _ in os.walk(top):
+            with suppress(OSError):
+                found.update(map(int, (Path(directory) / "cgroup.procs").read_text().split()))
+    return sorted(found)
+
+
+def kill(lab: str, member: str = "", *, timeout: float = 20) -> None:
+    """Kill every process of a lab, or of one member, and wait until none is left.
+
+    Raises:
+        LabError: some did not die.
+    """
+    deadline = time.monotonic() + timeout
+    while left := processes(lab, member):
+        if time.monotonic() > deadline:
+            raise LabError(f"processes {left} of lab {lab} do not die", "look at them with ps, then run `lab down` again")
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def remove(lab: str, member: str = "") -> None:
+    """Remove the (empty) cgroups of a lab or of one member, and the lab's top one when it is the last."""
+    for hierarchy in _hierarchies():
+        top = hierarchy / _TOP / lab / member
+        for directory, _, _ in os.walk(top, topdown=False):
+            with suppress(OSError):
+                Path(directory).rmdir()
+        with suppress(OSError):
+            (hierarchy / _TOP).rmdir()
+
+
+def _hierarchies() -> list[Path]:
+    if cgroup_version() == 2:
+        return [Path("/sys/fs/cgroup")]
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return [Path(mount[1]) for mount in mounts if mount[2] == "cgroup" and mount[1].startswith("/sys/fs/cgroup/")]
+
+
+def _inherit_cpuset(path: Path) -> None:
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        mine, parents = path / name, path.parent / name
+        if cgroup_version() == 1 and mine.exists() and not mine.read_text().strip():
+            mine.write_text(parents.read_text())

@@ -1,0 +1,97 @@
+"""`provision lab ...`: parse, call, print. Everything heavy is imported by the command that needs it."""
+
+import os
+import sys
+
+import click
+
+from provision.errors import UsageError
+
+
+@click.group()
+def lab() -> None:
+    """A throw-away fleet of real hosts with simulated GPUs on this machine (needs root)."""
+
+
+_name = click.option("--name", default="lab", show_default=True, help="Name of the lab.")
+
+
+@lab.command()
+@_name
+@click.option("--gpu-hosts", default=2, show_default=True, help="Hosts with simulated GPUs.")
+@click.option("--balancers", default=1, show_default=True, help="Hosts without.")
+@click.option("--gpus", default=2, show_default=True, help="Cards per gpu host.")
+@click.option("--rtt", default=0.0, show_default=True, help="Round-trip delay to the hosts, in milliseconds.")
+@click.option("--release", default="", help="Release of the hosts.  [default: trixie; on Ubuntu the machine's]")
+@click.option("--install", is_flag=True, help="Install what this machine lacks with apt-get.")
+def up(name: str, gpu_hosts: int, balancers: int, gpus: int, rtt: float, release: str, install: bool) -> None:
+    """Boot the lab; finish, enlarge or keep the one that is there."""
+    from provision.lab import machine
+    from provision.lab.lab import Lab
+    from provision.lab.spec import Spec
+
+    spec = Spec(name, gpu_hosts, balancers, gpus, rtt, release or machine.default_release())
+    made = Lab.up(spec, install=install)
+    for host in made.hosts():
+        click.echo(f"{host.name:<8} {host.address}")
+    click.echo(f"inventory: {made.inventory}")
+
+
+@lab.command()
+@_name
+@click.option("--all", "everything", is_flag=True, help="Every lab of this machine.")
+def down(name: str, everything: bool) -> None:
+    """Take the lab down and leave nothing behind."""
+    from provision.lab.lab import Lab
+
+    for one in Lab.all() if everything else [Lab.find(name)]:
+        one.down()
+        click.echo(f"lab {one.name} is gone")
+
+
+@lab.command()
+def status() -> None:
+    """Show every lab of this machine and its hosts."""
+    from provision.lab.lab import Lab
+
+    for one in Lab.all():
+        click.echo(f"{one.name}: {one.spec.release}, subnet {one.network.cidr}, inventory {one.inventory}")
+        for host in one.hosts():
+            state = "running" if host.running else "stopped"
+            saved = f"  saved: {', '.join(host.disk.saved())}" if host.disk.saved() else ""
+            click.echo(f"  {host.name:<8} {host.address:<15} {state}{saved}")
+
+
+@lab.command(context_settings={"ignore_unknown_options": True})
+@_name
+@click.argument("host")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def ssh(name: str, host: str, words: tuple[str, ...]) -> None:
+    """Log in to HOST, or run WORDS there."""
+    from provision.lab.lab import Lab
+
+    argv = Lab.find(name).ssh(host, words)
+    os.execvp(argv[0], argv)  # noqa: S606
+
+
+@lab.command()
+@_name
+@click.option("--label", default="", help="A state that `lab save` kept.  [default: the bare host]")
+@click.argument("host", required=False)
+def reset(name: str, label: str, host: str | None) -> None:
+    """Cut the power of HOST (or of all) and boot it bare, or as it was saved."""
+    from provision.lab.lab import Lab
+
+    Lab.find(name).restore(host, label)
+
+
+@lab.command()
+@_name
+@click.argument("label")
+def save(name: str, label: str) -> None:
+    """Keep the state of every host under LABEL, for `lab reset --label`."""
+    from provision.lab.lab import Lab
+
+    if not label.isalnum():
+        raise UsageError("a label is letters and digits")
+    Lab.find(name).save(label)

@@ -1,0 +1,195 @@
+"""One host of a lab: a real systemd with sshd, in containers' clothes."""
+
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from collections.abc import Sequence
+from pathlib import Path
+
+from provision.lab import cgroups, keys, machine
+from provision.lab.disk import BOUND, Disk
+from provision.lab.network import Network
+from provision.lab.shell import LabError, run, start
+from provision.lab.spec import HostSpec
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Everything Docker needs, less what would let root in a host at the machine's disk or kernel.
+_CAPABILITIES = ("--capability=all", "--drop-capability=CAP_MKNOD,CAP_SYS_MODULE,CAP_SYS_RAWIO")
+
+
+class Host:
+    """A host that can be started, stopped, saved and asked, without SSH.
+
+    Args:
+        spec: its name, group and number.
+        network: the lab's network.
+        home: its directory in the lab's state.
+        base: root of the cached base.
+        site_env: files every boot puts in place, path (without leading slash) -> text.
+    """
+
+    def __init__(self, spec: HostSpec, network: Network, home: Path, base: Path, files: dict[str, str]) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.address = network.address(spec.number)
+        self.home = home
+        self.disk = Disk(home, base)
+        self._network = network
+        self._files = files
+
+    @property
+    def key(self) -> Path:
+        """Private host key; made once, so that a reset host is still the host people know."""
+        return self.home / "ssh" / "ssh_host_ed25519_key"
+
+    @property
+    def leader(self) -> int | None:
+        """Process id of the host's init on the machine; None where it does not run."""
+        for pid in cgroups.processes(self._network.lab, self.name):
+            with suppress(OSError):
+                status = Path(f"/proc/{pid}/status").read_text()
+                spaces = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
+                if len(spaces) == 2 and spaces[1] == "1":
+                    return pid
+        return None
+
+    @property
+    def running(self) -> bool:
+        """Whether the host's init runs."""
+        return self.leader is not None
+
+    def start(self) -> None:
+        """Boot the host (does not wait for it); nothing happens where it runs."""
+        if self.running:
+            return
+        self.stop()
+        self.disk.mount()
+        self._furnish()
+        self._network.add_host(self.name, self.spec.number)
+        joined = cgroups.make(self._network.lab, self.name)
+        start(self._nspawn(), cgroups=joined, log=self.home / "console.log", env=self._environment())
+
+    def stop(self) -> None:
+        """Cut the power: kill everything on the host, take its network and mounts away. Disks stay."""
+        cgroups.kill(self._network.lab, self.name)
+        cgroups.remove(self._network.lab, self.name)
+        self._network.remove_host(self.name)
+        self.disk.unmount()
+
+    def shutdown(self, timeout: float = 30) -> None:
+        """Shut the host down as a person would, then take the power away (after `timeout` seconds at the latest)."""
+        if self.running:
+            self.run(["systemctl", "poweroff", "--no-wall"], check=False)
+        deadline = time.monotonic() + timeout
+        while self.running and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.stop()
+
+    def wait(self, timeout: float = 60) -> None:
+        """Wait until the host's sshd answers from here.
+
+        Raises:
+            LabError: it did not, with the end of the host's console.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._answers():
+            if time.monotonic() > deadline:
+                console = (self.home / "console.log").read_text(errors="replace")[-1500:]
+                raise LabError(f"{self.name} did not come up in {timeout:g} seconds:\n{console}")
+            time.sleep(0.05)
+
+    def run(
+        self, words: Sequence[str], *, stdin: str | None = None, check: bool = True, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run words as root on the host, from the machine's side: works when its SSH or network does not.
+
+        Args:
+            words: the command.
+            stdin: what it reads.
+            check: whether an exit code other than 0 is an error.
+            timeout: seconds until it is killed.
+
+        Raises:
+            LabError: the host is down, or the command failed.
+        """
+        leader = self.leader
+        if leader is None:
+            raise LabError(f"{self.name} is not running", f"run `provision lab up --name {self._network.lab}`")
+        enter = ["nsenter", "--target", str(leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        env = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8"}
+        return run(
+            [*enter, "--root", "--wd=/", "--", *words], stdin=stdin, check=check, timeout=timeout, env=env
+        )
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Write a file on the host, running or not. `path` is absolute; its directory is made."""
+        leader = self.leader
+        root = Path(f"/proc/{leader}/root") if leader else self.disk.root
+        target = root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(text)
+        partial.chmod(mode)
+        partial.rename(target)
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection((self.address, 22), timeout=1) as connection:
+            connection.settimeout(2)
+            return connection.recv(4) == b"SSH-"
+        return False
+
+    def _furnish(self) -> None:
+        """Put in place what tells this host from its base."""
+        keys.ssh_key(self.key, f"root@{self.name}")
+        shutil.copy(self.key, self.disk.root / "etc/ssh")
+        shutil.copy(self.key.with_name(self.key.name + ".pub"), self.disk.root / "etc/ssh")
+        machine_id = self.home / "machine-id"
+        if not machine_id.exists():
+            machine_id.write_text(Path("/proc/sys/kernel/random/uuid").read_text().replace("-", ""))
+        shutil.copy(machine_id, self.disk.root / "etc/machine-id")
+        shutil.copy("/etc/resolv.conf", self.disk.root / "etc/resolv.conf")
+        self.write("/etc/hostname", f"{self.name}\n")
+        self.write("/etc/hosts", f"127.0.0.1 localhost\n{self.address} {self.name}\n")
+        for path, text in self._files.items():
+            self.write(path, text)
+        self._authorize()
+
+    def _authorize(self) -> None:
+        public = (self.home.parent.parent / "id_ed25519.pub").read_text()
+        for home in ("root", "home/ops"):
+            folder = self.disk.root / home / ".ssh"
+            owner = folder.parent.stat()
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / "authorized_keys").write_text(public)
+            (folder / "authorized_keys").chmod(0o600)
+            for path in (folder, folder / "authorized_keys"):
+                shutil.chown(path, owner.st_uid, owner.st_gid)
+
+    def _nspawn(self) -> list[str]:
+        binds = [f"--bind={self.disk.home / name}:/var/lib/{name}" for name in BOUND]
+        return [
+            "systemd-nspawn",
+            "--quiet",
+            "--register=no",
+            "--keep-unit",
+            "--boot",
+            f"--machine={self.name}",
+            f"--directory={self.disk.root}",
+            f"--network-namespace-path=/run/netns/{self._network.host_netns(self.name)}",
+            *_CAPABILITIES,
+            "--system-call-filter=add_key keyctl bpf",
+            "--console=pipe",
+            "--resolv-conf=off",
+            "--timezone=off",
+            "--link-journal=no",
+            "--setenv=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
+            *binds,
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        env = {"PATH": _PATH, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network", "SYSTEMD_NSPAWN_USE_CGNS": "1"}
+        if machine.cgroup_version() == 1:
+            env["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "0"
+        return env

@@ -1,0 +1,201 @@
+"""A whole lab: made, found again, taken down."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from provision.lab import base, cgroups, keys, machine, network, paths, sheet, site
+from provision.lab.host import Host
+from provision.lab.shell import LabError, run
+from provision.lab.spec import Spec
+
+
+class Lab:
+    """A lab that exists, running or not.
+
+    Args:
+        spec: what it is to be.
+        subnet: the number of its subnet.
+
+    Use `Lab.up(spec)` to make one, `Lab.find(name)` for one that is there.
+    """
+
+    def __init__(self, spec: Spec, subnet: int) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.home = paths.STATE / spec.name
+        self.network = network.Network(spec.name, subnet)
+        self.inventory = self.home / "inventory.yaml"
+        self.key = self.home / "id_ed25519"
+        self.known_hosts = self.home / "known_hosts"
+
+    @classmethod
+    def up(cls, spec: Spec, *, install: bool = False) -> "Lab":
+        """Make the lab, or finish or enlarge the one of that name, and wait until every host answers.
+
+        Args:
+            spec: what it is to be; number of cards, delay and release of a lab that exists stay as they are.
+            install: install missing programs of the machine.
+
+        Raises:
+            LabError: something is missing or failed; `down` cleans up.
+        """
+        machine.require_root()
+        machine.require_programs(install=install)
+        with _locked(spec.name):
+            lab = _registered(spec)
+            base.ensure(lab.spec.release)
+            site.ensure(lab.spec.release)
+            keys.ssh_key(lab.key, f"provision lab {lab.name}")
+            lab.network.make(lab.spec.rtt)
+            site.start(lab.network, lab.home, lab.spec.release)
+            lab.each(Host.start)
+            sheet.write(lab.home, lab.spec, lab.network, lab.hosts())
+            lab.each(Host.wait)
+        return lab
+
+    @classmethod
+    def find(cls, name: str) -> "Lab":
+        """The lab of that name.
+
+        Raises:
+            LabError: there is none.
+        """
+        try:
+            record = json.loads((paths.STATE / name / "lab.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError) as error:
+            raise LabError(f"there is no lab {name!r}", "run `provision lab status`") from error
+        return cls(Spec(**record["spec"]), record["subnet"])
+
+    @classmethod
+    def all(cls) -> list["Lab"]:
+        """Every lab of this machine, by name."""
+        return [cls.find(path.parent.name) for path in sorted(paths.STATE.glob("*/lab.json"))]
+
+    def down(self) -> None:
+        """Take everything of the lab away: processes, namespaces, mounts, rules, files; settings go back."""
+        machine.require_root()
+        with _locked(self.name):
+            cgroups.kill(self.name)
+            cgroups.remove(self.name)
+            self.network.remove()
+            base.discard(self.home)
+            if self.home.exists():
+                shutil.rmtree(self.home)
+            with _locked(".machine"):
+                if not Lab.all():
+                    network.restore_sysctls()
+
+    def hosts(self) -> list[Host]:
+        """The hosts of the lab."""
+        root, files = paths.base(self.spec.release), site.host_files(self.network)
+        return [
+            Host(spec, self.network, self.home / "hosts" / spec.name, root, {**files, **sheet.card_files(self.spec, spec)})
+            for spec in self.spec.hosts()
+        ]
+
+    def host(self, name: str) -> Host:
+        """One host of the lab.
+
+        Raises:
+            LabError: the lab has no such host.
+        """
+        hosts = {host.name: host for host in self.hosts()}
+        if name not in hosts:
+            raise LabError(f"lab {self.name} has no host {name!r}", f"it has {', '.join(hosts)}")
+        return hosts[name]
+
+    def each(self, action: Callable[[Host], None], hosts: Iterable[Host] | None = None) -> None:
+        """Do something on several hosts at once (all of them by default); the first error is raised after all ended."""
+        chosen = list(self.hosts() if hosts is None else hosts)
+        with ThreadPoolExecutor(max(1, min(8, len(chosen)))) as pool:
+            futures = [pool.submit(action, host) for host in chosen]
+        for future in futures:
+            future.result()
+
+    def save(self, label: str) -> None:
+        """Shut every host down, keep its state under a label, and boot it again.
+
+        Raises:
+            LabError: the label is taken.
+        """
+        def keep(host: Host) -> None:
+            host.shutdown()
+            host.disk.save(label)
+            host.start()
+            host.wait()
+
+        with _locked(self.name):
+            self.each(keep)
+
+    def restore(self, host: str | None = None, label: str = "") -> None:
+        """Cut a host's power (every host's by default), put a saved state back, and boot it.
+
+        Args:
+            host: name of the host; None for all.
+            label: what `save` was given; empty for the bare host that `up` made.
+
+        Raises:
+            LabError: no such host or label.
+        """
+        def put_back(one: Host) -> None:
+            one.stop()
+            one.disk.restore(label)
+            one.start()
+            one.wait()
+
+        with _locked(self.name):
+            self.each(put_back, None if host is None else [self.host(host)])
+
+    def cut(self, host: str) -> None:
+        """Drop every packet from and to a host."""
+        self.network.cut(self.host(host).name, on=True)
+
+    def uncut(self, host: str) -> None:
+        """Undo `cut`."""
+        self.network.cut(self.host(host).name, on=False)
+
+    def ssh(self, host: str, words: Iterable[str] = ()) -> list[str]:
+        """The words that log in to a host as `ops`, or run words there."""
+        options = ["-i", str(self.key), "-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "IdentitiesOnly=yes"]
+        return ["ssh", *options, f"ops@{self.host(host).address}", *words]
+
+
+def _registered(spec: Spec) -> Lab:
+    """The lab of that name, its record written before anything of it is made."""
+    paths.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(".machine"):
+        home = paths.STATE / spec.name
+        if (home / "lab.json").exists():
+            known = Lab.find(spec.name)
+            spec = replace(
+                known.spec,
+                gpu_hosts=max(spec.gpu_hosts, known.spec.gpu_hosts),
+                balancers=max(spec.balancers, known.spec.balancers),
+            )
+            subnet = known.network.subnet
+        else:
+            taken = network.taken_subnets() | {lab.network.subnet for lab in Lab.all()}
+            subnet = next(number for number in range(1, 251) if number not in taken)
+        home.mkdir(mode=0o700, exist_ok=True)
+        partial = home / "lab.json.partial"
+        partial.write_text(json.dumps({"spec": spec.to_json(), "subnet": subnet}))
+        partial.rename(home / "lab.json")
+    return Lab(spec, subnet)
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Hold the lock of a lab (or of the machine's shared record)."""
+    paths.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (paths.STATE / f"{name.lstrip('.')}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+

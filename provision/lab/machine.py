@@ -1,0 +1,139 @@
+"""What the machine that carries the lab is, has, and lacks."""
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from provision.lab.shell import LabError, output, run
+
+# program -> Debian/Ubuntu package that has it
+_PROGRAMS = {
+    "debootstrap": "debootstrap",
+    "systemd-nspawn": "systemd-container",
+    "iptables": "iptables",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "ssh-keygen": "openssh-client",
+    "ssh": "openssh-client",
+    "gpg": "gnupg",
+    "dpkg-deb": "dpkg",
+    "apt-get": "apt",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One line of the machine's apt sources: where, which suite (without the release's name), which component."""
+
+    uri: str
+    suffix: str
+    component: str
+
+
+def require_root() -> None:
+    """Refuse to go on as anybody but root.
+
+    Raises:
+        LabError: we are not root, or this is not Linux.
+    """
+    if platform.system() != "Linux":
+        raise LabError("the lab needs Linux", "run it in a Debian or Ubuntu virtual machine")
+    if os.geteuid() != 0:
+        raise LabError("the lab makes network namespaces and mounts, so it needs root", "run it with sudo")
+
+
+def missing_packages() -> list[str]:
+    """The packages whose programs are not on this machine, sorted."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return sorted({package for program, package in _PROGRAMS.items() if not shutil.which(program, path=path)})
+
+
+def require_programs(*, install: bool = False) -> None:
+    """Make sure the lab's programs are here.
+
+    Args:
+        install: install what is missing with apt-get instead of refusing.
+
+    Raises:
+        LabError: something is missing, with the command that installs it.
+    """
+    missing = missing_packages()
+    if not missing:
+        return
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    if not install:
+        raise LabError(
+            f"this machine lacks {', '.join(missing)}", f"run `sudo {' '.join(command)}`, or `lab up --install`"
+        )
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run(["apt-get", "update"], env=env, timeout=600)
+    run(command, env=env, timeout=900)
+
+
+@lru_cache
+def os_release() -> dict[str, str]:
+    """The machine's /etc/os-release as a mapping."""
+    lines = Path("/etc/os-release").read_text().splitlines()
+    pairs = (line.split("=", 1) for line in lines if "=" in line)
+    return {key: value.strip("\"'") for key, value in pairs}
+
+
+def distribution() -> str:
+    """`debian` or `ubuntu`: whose releases this machine's mirror has.
+
+    Raises:
+        LabError: the machine is something else.
+    """
+    found = os_release().get("ID", "unknown")
+    if found not in {"debian", "ubuntu"}:
+        raise LabError(
+            f"the lab takes its hosts from the machine's own package mirror, and {found} has none it knows",
+            "run it on Debian or Ubuntu",
+        )
+    return found
+
+
+def default_release() -> str:
+    """The release hosts get when none is asked for: Debian's trixie, or an Ubuntu machine's own."""
+    return "trixie" if distribution() == "debian" else os_release()["VERSION_CODENAME"]
+
+
+def apt_sources() -> list[Source]:
+    """The distribution's own sources in the machine's apt configuration, in order, main archive first.
+
+    Raises:
+        LabError: apt knows none.
+    """
+    shown = output(
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)",
+            "Created-By: Packages",
+        ]
+    )
+    codename = os_release()["VERSION_CODENAME"]
+    sources = []
+    for line in shown.splitlines():
+        origin, uri, suite, component = line.split("|")
+        if origin.lower() == distribution() and suite.startswith(codename):
+            sources.append(Source(uri.rstrip("/"), suite.removeprefix(codename), component))
+    if not any(source.suffix == "" for source in sources):
+        raise LabError("apt has no index of this machine's distribution", "run `sudo apt-get update`")
+    return sorted(dict.fromkeys(sources), key=lambda source: source.suffix != "")
+
+
+def cgroup_version() -> int:
+    """1 where the machine has cgroup v1 hierarchies with controllers, else 2."""
+    return 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
+
+
+def has_netem() -> bool:
+    """Whether the kernel can delay packets itself (tc netem)."""
+    words = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "0ms"]
+    probe = ["unshare", "--net", "--", *words]
+    return run(probe, check=False).returncode == 0

@@ -1,0 +1,18 @@
+"""Where the lab keeps things. State is per lab and goes with `lab down`; the cache is shared and stays."""
+
+from pathlib import Path
+
+STATE = Path("/var/lib/provision-lab")
+CACHE = Path("/var/cache/provision-lab")
+NETNS = Path("/run/netns")
+SIMULATED = Path(__file__).parent / "simulated"
+
+
+def base(release: str) -> Path:
+    """The root file system every host of `release` is laid over."""
+    return CACHE / "base" / release
+
+
+def site(release: str) -> Path:
+    """What the lab's stand-in for the internet serves to hosts of `release`."""
+    return CACHE / "site" / release

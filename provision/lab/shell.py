@@ -1,0 +1,87 @@
+"""Running the machine's own programs: words in, text out, and an error a person can act on."""
+
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from provision.errors import ProvisionError
+
+# Joins the cgroups named before `--`, then becomes the program after it: a process must enter its cgroups
+# itself, or what it starts first would be outside of them.
+_JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 97; shift; done; shift; exec "$@"'
+
+
+class LabError(ProvisionError):
+    """The lab could not be made, changed or taken down."""
+
+
+def run(
+    words: Sequence[str | Path],
+    *,
+    stdin: str | None = None,
+    check: bool = True,
+    timeout: float = 300,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of the machine and return its result.
+
+    Args:
+        words: the command, one word each; no shell reads them.
+        stdin: what it reads; nothing by default.
+        check: whether an exit code other than 0 is an error.
+        timeout: seconds until it is killed.
+        env: the whole environment, or None for ours.
+        cwd: directory to run in.
+
+    Raises:
+        LabError: the program is missing, ran too long, or failed (with the end of what it said).
+    """
+    argv = [str(word) for word in words]
+    feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+    try:
+        result = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            check=False,
+            **feed,  # type: ignore[call-overload]
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{argv[0]} is not installed", "run `provision lab up --install`") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"`{shlex.join(argv)}` did not end within {timeout:g} seconds") from error
+    if check and result.returncode:
+        said = (result.stderr.strip() or result.stdout.strip())[-2000:]
+        raise LabError(f"`{shlex.join(argv)}` failed with exit code {result.returncode}: {said}")
+    return result
+
+
+def output(words: Sequence[str | Path], **options: float) -> str:
+    """Run a program and return what it wrote to standard output, stripped."""
+    return run(words, **options).stdout.strip()  # type: ignore[arg-type]
+
+
+def start(
+    words: Sequence[str | Path],
+    *,
+    cgroups: Sequence[Path],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Start a program that outlives us: in its own session and cgroups, nobody's child, output to `log`.
+
+    Args:
+        words: the command.
+        cgroups: directories of the cgroups it joins; `down` finds it by them.
+        log: file that receives its output.
+        env: the whole environment, or None for ours.
+    """
+    argv = ["setsid", "--fork", "sh", "-c", _JOIN, "join", *map(str, cgroups), "--", *map(str, words)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as sink:
+        subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=env, check=True, cwd="/")
