@@ -89,6 +89,31 @@ class Obtain:
 Command = Run | Put | Obtain
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a host said to one command.
+
+    Args:
+        exit: exit code; 124 when the host ended it for taking too long.
+        stdout: as it came, bounded.
+        stderr: as it came, bounded; empty for a job, whose log has both.
+    """
+
+    exit: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """Standard output as text; bytes that are no UTF-8 are replaced."""
+        return self.stdout.decode(errors="replace")
+
+    @property
+    def error(self) -> str:
+        """Standard error as text, stripped; standard output where that is empty."""
+        return self.stderr.decode(errors="replace").strip() or self.text.strip()
+
+
 def run(*words: str, timeout: float = CHANGE_TIMEOUT, ok: tuple[int, ...] = (0,), title: str = "") -> Run:
     """A short command.
 

@@ -11,36 +11,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provision.command import Command, Run
+from provision.command import Answer, Command, Run
 from provision.steps.facts import HostFacts
+
+__all__ = [
+    "Answer",
+    "BlockedError",
+    "Check",
+    "Fact",
+    "Owned",
+    "RefusalError",
+    "State",
+    "Step",
+    "UnreadableError",
+    "converged",
+    "differing",
+    "text_diff",
+]
 
 State = Mapping[str, Any] | None
 """What a step wants, or what was found. None is a state: not there. An error is not."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a host said to one command.
-
-    Args:
-        exit: exit code; 124 when the host ended it for taking too long.
-        stdout: as it came, bounded.
-        stderr: as it came, bounded.
-    """
-
-    exit: int
-    stdout: bytes
-    stderr: bytes
-
-    @property
-    def text(self) -> str:
-        """Standard output as text; bytes that are no UTF-8 are replaced."""
-        return self.stdout.decode(errors="replace")
-
-    @property
-    def error(self) -> str:
-        """Standard error as text, stripped; standard output where that is empty."""
-        return self.stderr.decode(errors="replace").strip() or self.text.strip()
 
 
 class UnreadableError(Exception):

@@ -1,0 +1,213 @@
+"""Steps and what was found -> what would change. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from provision.command import Answer, Command, Run
+from provision.errors import FactError, RefusedError
+from provision.sequence import Entry
+from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
+from provision.steps.facts import HostFacts
+
+ReadAgain = Callable[[Sequence[Run]], Mapping[Run, Answer]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One step that is not as wanted.
+
+    Args:
+        role: the role it belongs to.
+        step: the step.
+        action: `add`, `change` or `remove`.
+        reason: why, in one line.
+        have: what was found; None where it is not known yet.
+        want: what is wanted; None where it is not known yet.
+        diff: lines that show the change; never a secret.
+        impact: what it costs, in the operator's terms; may be empty.
+        commands: what will be run; empty where it is not known yet.
+        pending: known only after another step has changed; read again then.
+    """
+
+    role: str
+    step: Step
+    action: str
+    reason: str
+    have: State = None
+    want: State = None
+    diff: tuple[str, ...] = ()
+    impact: str = ""
+    commands: tuple[Command, ...] = ()
+    pending: bool = False
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """What would change on one host.
+
+    Args:
+        changes: in the order in which they are made: what nobody declares any more first.
+        steps: how many steps were looked at.
+        found: step id -> what was found, for the steps that could be read.
+    """
+
+    changes: tuple[Change, ...] = ()
+    steps: int = 0
+    found: Mapping[str, State] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> int:
+        """How many steps are as wanted."""
+        return self.steps - sum(change.action != "remove" for change in self.changes)
+
+
+def facts_of(entries: Iterable[Entry], finders: Iterable[tuple[str, Owned]]) -> tuple[Run, ...]:
+    """The commands that read all of these, each once."""
+    facts = [entry.step.fact() for entry in entries] + [finder.fact() for _, finder in finders]
+    return tuple(dict.fromkeys(fact.command for fact in facts))
+
+
+def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:
+    """What one fact says.
+
+    Raises:
+        BlockedError: known only after another step.
+        FactError: unreadable.
+    """
+    try:
+        return fact.parse(answers[fact.command])
+    except UnreadableError as error:
+        answer = answers[fact.command]
+        raise FactError(
+            f"{step} cannot be read: {error}",
+            "look at the host; nothing was changed by this step",
+            step=step,
+            command=str(fact.command),
+            exit_status=answer.exit,
+            stderr=answer.error[-2000:],
+        ) from error
+
+
+def plan_host(
+    entries: Sequence[Entry],
+    declared: frozenset[str],
+    finders: Sequence[tuple[str, Owned]],
+    facts: HostFacts,
+    answers: Mapping[Run, Answer],
+) -> HostPlan:
+    """What would change on a host.
+
+    Args:
+        entries: the steps to look at, in order.
+        declared: ids of everything the inventory declares on this host, looked at or not.
+        finders: what looks for things with our mark.
+        facts: host facts.
+        answers: what the host said to every fact's command.
+
+    Raises:
+        FactError: something cannot be read.
+        RefusedError: a step refuses this host.
+    """
+    changing: dict[str, Change] = {}
+    found: dict[str, State] = {}
+    for entry in entries:
+        change = _change(entry, facts, answers, changing, found)
+        if change is not None:
+            changing[entry.step.id] = change
+    orphans = _orphans(finders, declared, answers, changing)
+    return HostPlan((*orphans, *changing.values()), len(entries), found)
+
+
+def _change(
+    entry: Entry,
+    facts: HostFacts,
+    answers: Mapping[Run, Answer],
+    changing: Mapping[str, Change],
+    found: dict[str, State],
+) -> Change | None:
+    step = entry.step
+    try:
+        have = found[step.id] = parse(step.fact(), answers, step.id)
+        want = wanted(step, facts, have)
+    except BlockedError as blocked:
+        return _pending(entry, _blocker(step.id, blocked, changing))
+    stale = next((other for other in step.after if other in changing), "")
+    if not stale:
+        return None if converged(have, want) else make_change(entry, have, want)
+    return _pending(entry, stale)
+
+
+def wanted(step: Step, facts: HostFacts, have: State) -> State:
+    """What a step wants on this host.
+
+    Raises:
+        BlockedError: known only after another step.
+        RefusedError: the step refuses this host.
+    """
+    try:
+        return step.want(facts, have)
+    except RefusalError as error:
+        raise RefusedError(str(error), "nothing was changed on this host", step=step.id) from error
+
+
+def make_change(entry: Entry, have: State, want: State) -> Change:
+    """The change from one known state to another.
+
+    Args:
+        entry: the step in its place.
+        have: what was found.
+        want: what is wanted; not converged with `have`.
+    """
+    step = entry.step
+    action = "remove" if want is None else "add" if have is None else "change"
+    diff = tuple(step.diff(have, want))
+    return Change(
+        role=entry.role,
+        step=step,
+        action=action,
+        reason=_reason(have, want),
+        have=have,
+        want=want,
+        diff=diff,
+        impact=step.impact(have, want),
+        commands=tuple(step.commands(have, want)),
+    )
+
+
+def _reason(have: State, want: State) -> str:
+    if want is None:
+        return "no longer declared"
+    if have is None:
+        return "not there"
+    keys = [key for key in want if have.get(key) != want[key]]
+    return f"{', '.join(keys)} differ{'s' if len(keys) == 1 else ''}"
+
+
+def _pending(entry: Entry, by: str) -> Change:
+    return Change(role=entry.role, step=entry.step, action="change", reason=f"known after {by}", pending=True)
+
+
+def _blocker(step_id: str, blocked: BlockedError, changing: Mapping[str, Change]) -> str:
+    if blocked.by in changing:
+        return blocked.by
+    hint = f"{blocked.by} is not about to change; look at the host, or run without --tags"
+    raise FactError(f"{step_id} is known only after {blocked.by}", hint, step=step_id, stderr=blocked.evidence)
+
+
+def _orphans(
+    finders: Sequence[tuple[str, Owned]],
+    declared: frozenset[str],
+    answers: Mapping[Run, Answer],
+    changing: Mapping[str, Change],
+) -> list[Change]:
+    orphans: dict[str, Change] = {}
+    for role, finder in finders:
+        try:
+            marked = parse(finder.fact(), answers, type(finder).__name__)
+        except BlockedError as blocked:
+            _blocker(type(finder).__name__, blocked, changing)
+            continue
+        for step_id, have in (marked or {}).items():
+            if step_id not in declared and step_id not in orphans:
+                orphans[step_id] = make_change(Entry(role, finder.step(step_id)), have, None)
+    return list(orphans.values())

@@ -1,0 +1,102 @@
+"""Many commands as one shell script, and the answers out of what comes back. Pure.
+
+Every command's output stands between two marks that carry a random word made for this one script, on both streams,
+so that banners, noise of a login shell and hostile output cannot be taken for an answer.
+"""
+
+import base64
+import secrets
+import shlex
+from collections.abc import Sequence
+
+from provision.command import Answer, Put, Run
+
+KILL_AFTER = 5  # seconds between a timeout's TERM and its KILL
+
+# The whole body is a function, so that a connection that breaks off in the middle runs nothing of it.
+PRELUDE = r"""
+LC_ALL=C; PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export LC_ALL PATH
+umask 077
+begin() { printf '\n%s begin %s\n' "$mark" "$1"; printf '\n%s begin %s\n' "$mark" "$1" >&2; }
+end() { printf '\n%s end %s %s\n' "$mark" "$1" "$2"; printf '\n%s end %s %s\n' "$mark" "$1" "$2" >&2; }
+put() {
+  new=$(mktemp "$(dirname -- "$1")/.provision.XXXXXXXXXX") || return
+  if cat >"$new" && chown -- "$3" "$new" && chmod -- "$2" "$new" && sync -- "$new" && mv -fT -- "$new" "$1"
+  then return 0; fi
+  rm -f -- "$new"
+  return 1
+}
+"""
+
+
+def make_mark() -> str:
+    """A word that no output can contain by accident or guess."""
+    return f"provision-{secrets.token_hex(16)}"
+
+
+def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
+    """The script that runs these commands one after the other.
+
+    Args:
+        commands: what to run.
+        mark: from `make_mark`.
+        stop: whether a command that fails ends the script; the commands after it then have no answer.
+    """
+    parts = [PRELUDE.strip("\n"), f"mark={mark}", "main() {"]
+    for number, command in enumerate(commands):
+        parts += [f"begin {number}", f"{_line(command)}; rc=$?", f"end {number} $rc"]
+        if stop:
+            parts.append(f"case $rc in {_good(command)}) ;; *) return ;; esac")
+    parts += ["}", "main </dev/null", ""]
+    return "\n".join(parts).encode()
+
+
+def _good(command: Run | Put) -> str:
+    return "|".join(str(code) for code in (command.ok if isinstance(command, Run) else (0,)))
+
+
+def _line(command: Run | Put) -> str:
+    if isinstance(command, Put):
+        words = shlex.join((command.path, f"{command.mode:04o}", command.owner))
+        return f"{_feed(command.content)} | put {words}"
+    program = f"timeout -k {KILL_AFTER} {command.timeout:g} {shlex.join(command.words)}"
+    return f"{_feed(command.stdin)} | {program}" if command.stdin else program
+
+
+def _feed(content: bytes) -> str:
+    """Print these bytes. A builtin, so neither the size of an argument nor the process list matters."""
+    if content and content.isascii() and b"\0" not in content:
+        return f"printf %s {shlex.quote(content.decode())}"
+    return f"printf %s {shlex.quote(base64.b64encode(content).decode())} | base64 -d"
+
+
+def parse(stdout: bytes, stderr: bytes, mark: str, count: int) -> list[Answer]:
+    """The answers of the commands that ran to their end, in order.
+
+    Args:
+        stdout: everything that came on standard output.
+        stderr: everything that came on standard error.
+        mark: the script's mark.
+        count: how many commands the script has.
+
+    Returns:
+        as many answers as commands ended; fewer than `count` when the script stopped or was cut off.
+    """
+    answers = []
+    for number in range(count):
+        out, code = _between(stdout, mark, number)
+        if code is None:
+            break
+        err, _ = _between(stderr, mark, number)
+        answers.append(Answer(code, out, err))
+    return answers
+
+
+def _between(stream: bytes, mark: str, number: int) -> tuple[bytes, int | None]:
+    opening = f"\n{mark} begin {number}\n".encode()
+    closing = f"\n{mark} end {number} ".encode()
+    _, found, rest = stream.partition(opening)
+    body, ended, tail = rest.partition(closing)
+    if not (found and ended):
+        return rest, None
+    return body, int(tail.split(b"\n", 1)[0])

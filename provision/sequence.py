@@ -1,0 +1,135 @@
+"""From an inventory to every host's steps, in the fixed order. Pure but for reading the inventory's files."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from provision import inventory as inventories
+from provision.errors import InventoryError, Problem, ProvisionError, UsageError
+from provision.inventory import Host, Instance, Inventory, Settings
+from provision.steps.base import Owned, Step
+
+LAST = ("balancer",)  # roles that need to know how it went on the other hosts
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A step in its place.
+
+    Args:
+        role: the role it belongs to.
+        step: the step.
+    """
+
+    role: str
+    step: Step
+
+
+def order() -> tuple[str, ...]:
+    """The role names, in the order in which a host goes through them."""
+    return cast(tuple[str, ...], importlib.import_module("provision.roles").ORDER)
+
+
+def role(name: str) -> Any:
+    """A role's module: has `Settings`, `steps(host, inventory)` and `OWNED`, and may have `warnings(settings)`."""
+    return importlib.import_module(f"provision.roles.{name}")
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
+    """Read an inventory and validate all of it.
+
+    Args:
+        path: the inventory file.
+        overrides: `-e` words: `role.key=value` or `@FILE`.
+
+    Raises:
+        InventoryError: with every problem found.
+    """
+    settings: dict[str, type[Settings]] = {name: role(name).Settings for name in order()}
+    inventory = inventories.load(path, roles=settings, overrides=overrides)
+    hosts = [dataclasses.replace(host, instances=_instances(host)) for host in inventory.hosts]
+    inventory = inventory.replace(hosts, *_warnings(hosts))
+    problems = list(_fleet_problems(inventory))
+    if problems:
+        raise InventoryError(problems)
+    return inventory
+
+
+def _instances(host: Host) -> tuple[Instance, ...]:
+    if not host.gpu:
+        return ()
+    derive = cast(Callable[[str, Settings], tuple[Instance, ...]], role("ollama").instances)
+    return derive(host.name, host.settings["ollama"])
+
+
+def _warnings(hosts: Sequence[Host]) -> list[str]:
+    """What the roles in use have to say about their settings, each sentence once."""
+    said: dict[str, None] = {}
+    balancers = [host for host in hosts if host.balancer] or [host for host in hosts if host.gpu]
+    for name, users in (("nginx", balancers), ("ollama", [host for host in hosts if host.gpu])):
+        speak = getattr(role(name), "warnings", None)
+        for host in users if speak else []:
+            said.update(dict.fromkeys(speak(host.settings[name])))
+    return list(said)
+
+
+def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:
+    if not any(host.gpu or host.balancer for host in inventory.hosts):
+        yield Problem(inventory.path, 0, "all.children", "no host is in the group gpu or balancer: nothing to do")
+    for host in inventory.hosts:
+        if host.gpu and not host.instances:
+            yield host.problem("ollama", ("instances",), f"{host.name} is in the group gpu and has no instance")
+
+
+def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
+    """Every step of a host, in order.
+
+    Args:
+        host: one host of the inventory.
+        inventory: the whole inventory: upstream and firewall come from all of it.
+
+    Raises:
+        ProvisionError: two steps have the same id, which is a bug of a role.
+    """
+    entries = tuple(Entry(name, step) for name in order() for step in role(name).steps(host, inventory))
+    ids = [entry.step.id for entry in entries]
+    doubled = {step_id for step_id in ids if ids.count(step_id) > 1}
+    if doubled:
+        raise ProvisionError(f"steps of {host.name} with the same id: {', '.join(sorted(doubled))}")
+    return entries
+
+
+def owned() -> tuple[tuple[str, Owned], ...]:
+    """The finders of everything that carries our mark, last role first: what depends is removed before its base."""
+    return tuple((name, finder) for name in reversed(order()) for finder in role(name).OWNED)
+
+
+def peers(host: Host, inventory: Inventory) -> tuple[str, ...]:
+    """The addresses that a host has to know the way to: its balancers', or its gpu hosts'."""
+    others = (other for other in inventory.hosts if other.name != host.name and other.gpu != host.gpu)
+    mixed = (other for other in inventory.hosts if other.name != host.name and other.balancer and host.gpu)
+    found = dict.fromkeys(other.connection.address for other in (*others, *mixed) if other.gpu or other.balancer)
+    return tuple(found)
+
+
+def choose(tags: Sequence[str], skip: Sequence[str]) -> frozenset[str]:
+    """The role names that `--tags` and `--skip-tags` leave.
+
+    Args:
+        tags: role names, or words of them separated by commas; all roles for none.
+        skip: likewise, taken away.
+
+    Raises:
+        UsageError: a name that is no role's.
+    """
+    return frozenset(_names(tags) or order()) - frozenset(_names(skip))
+
+
+def _names(words: Sequence[str]) -> list[str]:
+    names = [name.strip() for word in words for name in word.split(",") if name.strip()]
+    for name in names:
+        if name not in order():
+            raise UsageError(f"no such role: {name}", f"roles are {', '.join(order())}")
+    return names
