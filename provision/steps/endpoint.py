@@ -1,0 +1,128 @@
+"""Where a host's instances listen, and who may reach them: the containers, the firewall, the boot unit and every
+balancer's upstream must agree on it, so it is said here and nowhere else.
+
+Published ports pass ufw and firewalld by, and Ollama asks nobody for a password (FACTS 1.3, 4.9).
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Protocol, cast
+
+from provision.inventory import Host, Inventory
+from provision.steps.base import RefusalError
+from provision.steps.facts import HostFacts
+
+LOOPBACK = "127.0.0.1"
+
+
+class OllamaSettings(Protocol):
+    """What roles other than `ollama` may know of its settings."""
+
+    @property
+    def listen_address(self) -> str:
+        """The address its instances listen on; empty for the one by which the host reaches its balancers."""
+
+    @property
+    def admit(self) -> tuple[str, ...]:
+        """Addresses and networks, besides the balancers', that may reach the instances."""
+
+
+def ollama(host: Host) -> OllamaSettings:
+    """The ollama settings of a host, as far as other roles may know them."""
+    return cast(OllamaSettings, host.settings["ollama"])
+
+
+def balancers(host: Host, inventory: Inventory) -> tuple[Host, ...]:
+    """The hosts that send to this host's instances: the balancers, or without any the host itself."""
+    return inventory.group("balancer") or (host,)
+
+
+def others(host: Host, inventory: Inventory) -> tuple[Host, ...]:
+    """The balancers of this host that are other machines."""
+    return tuple(other for other in balancers(host, inventory) if other.name != host.name)
+
+
+def is_local(host: Host, inventory: Inventory) -> bool:
+    """Whether the host's instances listen on the loopback address: nobody but the host itself sends to them.
+
+    An inventory alone decides it, so that it is known before the host is read.
+    """
+    address = ollama(host).listen_address
+    return not others(host, inventory) if not address else ipaddress.ip_address(address).is_loopback
+
+
+def listen_address(host: Host, inventory: Inventory, facts: HostFacts) -> str:
+    """The address on which this host's instances are published.
+
+    127.0.0.1 where the host is its own only balancer; else `ollama.listen_address`; else the own address by which
+    the host reaches its balancers.
+
+    Args:
+        host: a gpu host.
+        inventory: all of it, for its balancers.
+        facts: of that host.
+
+    Raises:
+        RefusalError: the address is not the host's own, not one address, or of no use to the balancers.
+    """
+    address = ollama(host).listen_address or (
+        LOOPBACK if is_local(host, inventory) else _source(host, inventory, facts)
+    )
+    if ipaddress.ip_address(address).version != 4:
+        raise RefusalError(
+            f"instances would listen on {address}, but only IPv4 is supported, because not every Docker puts IPv6"
+            " through the DOCKER-USER chain; set ollama.listen_address to an IPv4 address of this host"
+        )
+    if ipaddress.ip_address(address).is_loopback:
+        return _loopback(address, host, inventory)
+    if address not in facts.addresses:
+        own = ", ".join(facts.addresses) or "none known"
+        raise RefusalError(f"ollama.listen_address {address} is no address of this host (it has {own})")
+    return address
+
+
+def admitted(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[str, ...]:
+    """The IPv4 networks that may reach this host's instances: its balancers and `ollama.admit`, each once.
+
+    Raises:
+        RefusalError: a balancer's address is not known to the host, or is no IPv4 address.
+    """
+    peers = [_resolved(other, facts) for other in others(host, inventory)]
+    return tuple(dict.fromkeys(str(ipaddress.ip_network(peer)) for peer in (*peers, *ollama(host).admit)))
+
+
+def _loopback(address: str, host: Host, inventory: Inventory) -> str:
+    away = others(host, inventory)
+    if away:
+        raise RefusalError(
+            f"ollama.listen_address {address} is this host's own loopback, which {_names(away)} cannot reach"
+        )
+    return address
+
+
+def _source(host: Host, inventory: Inventory, facts: HostFacts) -> str:
+    away = others(host, inventory)
+    lost = [other for other in away if not facts.sources.get(other.connection.address)]
+    if lost:
+        raise RefusalError(f"this host finds no route to {_names(lost)}; set ollama.listen_address")
+    sources = sorted({facts.sources[other.connection.address] for other in away})
+    if len(sources) > 1:
+        raise RefusalError(
+            f"this host reaches its balancers from several addresses ({', '.join(sources)});"
+            " set ollama.listen_address to the one all of them can reach"
+        )
+    return sources[0]
+
+
+def _resolved(other: Host, facts: HostFacts) -> str:
+    asked = other.connection.address
+    address = facts.resolved.get(asked, "")
+    if not address:
+        raise RefusalError(f"this host cannot resolve {asked}, the address of the balancer {other.name}")
+    if ipaddress.ip_address(address).version != 4:
+        raise RefusalError(f"the balancer {other.name} is {address} to this host, but only IPv4 is supported")
+    return address
+
+
+def _names(hosts: Iterable[Host]) -> str:
+    return ", ".join(f"{host.name} ({host.connection.address})" for host in hosts)
