@@ -153,7 +153,7 @@ class Host:
         self.write("/etc/hostname", f"{self.name}\n")
         self.write("/etc/hosts", f"127.0.0.1 localhost\n{self.address} {self.name}\n")
         for path, text in self._files.items():
-            self.write(path, text)
+            self.write(path, text, 0o755 if path.startswith("usr/bin/") else 0o644)
         self._authorize()
 
     def _authorize(self) -> None:

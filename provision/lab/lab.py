@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from provision.lab import base, cgroups, keys, machine, network, paths, sheet, site
+from provision.lab import base, cgroups, keys, machine, network, paths, registry, sheet, site
 from provision.lab.host import Host
 from provision.lab.shell import LabError, run
 from provision.lab.spec import Spec
@@ -49,11 +49,13 @@ class Lab:
         machine.require_programs(install=install)
         with _locked(spec.name):
             lab = _registered(spec)
-            base.ensure(lab.spec.release)
-            site.ensure(lab.spec.release)
+            with _locked("_cache"):
+                base.ensure(lab.spec.release)
+                registry.ensure()
+                site.ensure(lab.spec.release)
             keys.ssh_key(lab.key, f"provision lab {lab.name}")
             lab.network.make(lab.spec.rtt)
-            site.start(lab.network, lab.home, lab.spec.release)
+            site.start_servers(lab.network, lab.home, lab.spec.release)
             lab.each(Host.start)
             sheet.write(lab.home, lab.spec, lab.network, lab.hosts())
             lab.each(Host.wait)
@@ -87,7 +89,7 @@ class Lab:
             base.discard(self.home)
             if self.home.exists():
                 shutil.rmtree(self.home)
-            with _locked(".machine"):
+            with _locked("_machine"):
                 if not Lab.all():
                     network.restore_sysctls()
 
@@ -169,7 +171,7 @@ class Lab:
 def _registered(spec: Spec) -> Lab:
     """The lab of that name, its record written before anything of it is made."""
     paths.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(".machine"):
+    with _locked("_machine"):
         home = paths.STATE / spec.name
         if (home / "lab.json").exists():
             known = Lab.find(spec.name)
@@ -193,7 +195,7 @@ def _registered(spec: Spec) -> Lab:
 def _locked(name: str) -> Iterator[None]:
     """Hold the lock of a lab (or of the machine's shared record)."""
     paths.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (paths.STATE / f"{name.lstrip('.')}.lock").open("w") as lock:
+    with (paths.STATE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from provision.lab import keys, site
+from provision.lab import keys, paths, site
 from provision.lab.host import Host
 from provision.lab.network import Network
 from provision.lab.spec import BALANCER, GPU, HostSpec, Spec
@@ -40,7 +40,7 @@ def inventory(home: Path, spec: Spec, network: Network, hosts: Iterable[Host]) -
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={home / 'known_hosts'}",
     }
     children = {name: {"hosts": members} for name, members in groups.items() if members}
-    return {"all": {"vars": {**login, **site.settings(network)}, "children": children}}
+    return {"all": {"vars": {**login, **site.settings(network, spec.release)}, "children": children}}
 
 
 def card_files(spec: Spec, host: HostSpec) -> dict[str, str]:
@@ -49,7 +49,10 @@ def card_files(spec: Spec, host: HostSpec) -> dict[str, str]:
         return {}
     cards = [card(spec.name, host.name, index) for index in range(spec.gpus)]
     document = {"driver_version": "590.48.01", "cuda_version": "13.1", "cards": cards}
-    return {"etc/provision-lab/gpus.json": json.dumps(document, indent=2) + "\n"}
+    return {
+        "etc/provision-lab/gpus.json": json.dumps(document, indent=2) + "\n",
+        "usr/bin/nvidia-smi": (paths.SIMULATED / "nvidia-smi").read_text(),
+    }
 
 
 def card(lab: str, host: str, index: int) -> dict[str, Any]:

@@ -1,24 +1,147 @@
-"""The site: what the lab has in place of the internet."""
+"""The site: what the lab has in place of the internet. Made once per release, served inside the lab only.
 
+    http://SITE/docker                the lab's copy of Docker's apt repository (the distribution's Docker)
+    http://SITE/libnvidia-container   NVIDIA's apt repository (simulated toolkit)
+    http://SITE/nginx                 the real nginx tarball
+    http://SITE:5000                  an image registry with ollama/ollama (simulated)
+    http://SITE:3142                  a caching proxy to the machine's package mirror, for the hosts' apt
+"""
+
+import hashlib
+import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+from provision.lab import cgroups, debs, keys, machine, paths, registry, repository
+from provision.lab.base import discard
+from provision.lab.fetch import Archive
 from provision.lab.network import Network
+from provision.lab.shell import LabError, start
+from provision.lab.waiting import wait_for_port
+
+# Debian's source package of this release carries nginx 1.26.3, byte for byte upstream's
+_NGINX_RELEASE = "trixie"
+_NGINX_SHA256 = {"1.26.3": "69ee2b237744036e61d24b836668aad3040dda461fe6f570f1787eab570c75aa"}
 
 
 def ensure(release: str) -> None:
-    """Make what the site serves, once per release."""
+    """Make what the site serves to hosts of `release`, unless the cache has it from these very sources.
+
+    Raises:
+        LabError: the machine's mirror lacks a part.
+    """
+    root = paths.site(release)
+    marker = root / ".made-of"
+    if marker.exists() and marker.read_text() == _recipe():
+        return
+    partial = root.with_name(f"{release}.partial")
+    discard(partial)
+    partial.mkdir(parents=True)
+    facts = {"nginx": _nginx(release, partial / "nginx")}
+    _docker(release, partial / "docker")
+    _toolkit(partial / "libnvidia-container")
+    (partial / "facts.json").write_text(json.dumps(facts))
+    (partial / ".made-of").write_text(_recipe())
+    discard(root)
+    partial.rename(root)
 
 
-def start(network: Network, home: Path, release: str) -> None:
-    """Start the site's servers in the lab's namespace."""
+def start_servers(network: Network, home: Path, release: str) -> None:
+    """Start the site's servers in the lab's namespace; a site that runs is left alone."""
+    if cgroups.processes(network.lab, "site"):
+        return
+    joined = cgroups.make(network.lab, "site", confined=False)
+    enter = ["nsenter", f"--net={paths.NETNS / network.netns}", "--"]
+    web = [sys.executable, "-I", str(Path(__file__).with_name("serve.py")), network.site]
+    cache = paths.CACHE / "packages"
+    start([*enter, *web, str(paths.site(release)), str(cache)], cgroups=joined, log=home / "web.log")
+    start([*enter, *registry.command(home, network.site)], cgroups=joined, log=home / "registry.log")
+    for port in (80, 3142, 5000):
+        wait_for_port(network.site, port)
+    registry.publish(network.site, release)
 
 
 def host_files(network: Network) -> dict[str, str]:
-    """Files that tell a host of the site."""
-    return {}
+    """Files that tell a host's apt of the caching proxy (the site's own repositories are read directly)."""
+    proxy = (
+        f'Acquire::http::Proxy "http://{network.site}:3142";\n'
+        f'Acquire::http::Proxy::{network.site} "DIRECT";\n'
+    )
+    return {"etc/apt/apt.conf.d/91lab-proxy": proxy}
 
 
-def settings(network: Network) -> dict[str, Any]:
-    """The role settings that point at the site."""
-    return {}
+def settings(network: Network, release: str) -> dict[str, Any]:
+    """The role settings that point at the site, for the inventory."""
+    site = f"http://{network.site}"
+    nginx = json.loads((paths.site(release) / "facts.json").read_text())["nginx"]
+    return {
+        "docker": {
+            "repository": f"{site}/docker",
+            "key_fingerprint": keys.signing_key("Docker"),
+            "registry_mirrors": [f"{site}:5000"],
+        },
+        "nvidia_toolkit": {
+            "repository": f"{site}/libnvidia-container",
+            "key_fingerprint": keys.signing_key("NVIDIA"),
+            "version": debs.TOOLKIT_VERSIONS[0],
+        },
+        "ollama": {"image": "ollama/ollama:0.34.4", "models": ["deepseek-r1:1.5b"], "context_length": 4096},
+        "nginx": {"version": nginx, "url": f"{site}/nginx/nginx-{nginx}.tar.gz"},
+    }
+
+
+def _recipe() -> str:
+    """A hash over everything of ours that the site is made of."""
+    digest = hashlib.sha256()
+    for path in [*sorted(paths.SIMULATED.glob("nvidia-*")), *map(Path, (__file__, debs.__file__, repository.__file__))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _nginx(release: str, target: Path) -> str:
+    """Fetch the nginx tarball and return its version."""
+    target.mkdir()
+    origin = _NGINX_RELEASE if machine.distribution() == "debian" else release
+    found = Archive(origin).source_tarball("nginx", target)
+    version = found.name.split("_")[1].removesuffix(".orig.tar.gz")
+    data = found.read_bytes()
+    shutil.rmtree(target)
+    target.mkdir()
+    actual = hashlib.sha256(data).hexdigest()
+    if _NGINX_SHA256.get(version, actual) != actual:
+        raise LabError(f"the mirror's nginx {version} has sha256 {actual}, expected {_NGINX_SHA256[version]}")
+    (target / f"nginx-{version}.tar.gz").write_bytes(data)
+    return version
+
+
+def _docker(release: str, target: Path) -> None:
+    top = target / "linux" / machine.distribution()
+    pool = top / "pool"
+    pool.mkdir(parents=True)
+    names = ["docker.io", "containerd", "runc"]
+    if release not in {"bookworm", "jammy", "noble"}:
+        names.append("docker-cli")
+    work = target / ".originals"
+    work.mkdir()
+    release_info = dict(
+        line.split("=", 1) for line in (paths.base(release) / "etc/os-release").read_text().splitlines() if "=" in line
+    )
+    number = release_info["VERSION_ID"].strip('"')
+    debs.docker(Archive(release).packages(names, work), f"1~{machine.distribution()}.{number}~{release}", pool)
+    shutil.rmtree(work)
+    fingerprint = keys.signing_key("Docker")
+    repository.suite(top, release, debs.architecture(), fingerprint, "Docker")
+    (top / "gpg").write_text(keys.public_key(fingerprint))
+
+
+def _toolkit(target: Path) -> None:
+    top = target / "stable/deb" / debs.architecture()
+    top.mkdir(parents=True)
+    for version in debs.TOOLKIT_VERSIONS:
+        for package in debs.toolkit(version):
+            debs.build(package, top)
+    fingerprint = keys.signing_key("NVIDIA")
+    repository.flat(top, fingerprint, "NVIDIA simulated by provision lab")
+    (target / "gpgkey").write_text(keys.public_key(fingerprint))

@@ -1,0 +1,88 @@
+"""The site's image registry: Debian's docker-registry, taken from its package without installing it."""
+
+import http.client
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from provision.lab import image, paths
+from provision.lab.base import discard
+from provision.lab.fetch import unpack
+from provision.lab.shell import LabError, run
+
+_PORT = 5000
+
+
+def ensure() -> Path:
+    """Return the registry program; fetch its package into the cache the first time.
+
+    Raises:
+        LabError: the machine's mirror has no docker-registry.
+    """
+    program = paths.CACHE / "registry/program/usr/bin/docker-registry"
+    if not program.exists():
+        # the machine's own release, whose C library it will run with; not that of the hosts
+        work = paths.CACHE / "registry/download"
+        discard(work)
+        work.mkdir(parents=True)
+        run(["apt-get", "-o", "APT::Sandbox::User=root", "download", "docker-registry"], cwd=work)
+        unpack(next(work.glob("*.deb")), paths.CACHE / "registry/program")
+        discard(work)
+    return program
+
+
+def command(home: Path, address: str) -> list[str]:
+    """The words that start the registry on the site's address; writes its configuration into `home`."""
+    config = {
+        "version": 0.1,
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(paths.CACHE / "registry/data")}},
+        "http": {"addr": f"{address}:{_PORT}"},
+    }
+    (home / "registry.json").write_text(json.dumps(config))  # JSON is YAML
+    return [str(ensure()), "serve", str(home / "registry.json")]
+
+
+def publish(address: str, release: str) -> None:
+    """Push every tag of the simulated image that the registry does not have in this very form.
+
+    Raises:
+        LabError: the registry refused.
+    """
+    for tag in image.TAGS:
+        built = image.build(tag, release)
+        connection = http.client.HTTPConnection(address, _PORT, timeout=30)
+        kind = json.loads(built.manifest)["mediaType"]
+        path = f"/v2/{image.NAME}/manifests/{tag}"
+        status, _, data = _ask(connection, "GET", path, headers={"Accept": kind})
+        if status == 200 and data == built.manifest:
+            continue
+        for digest, blob in built.blobs.items():
+            _push_blob(connection, digest, blob)
+        status, _, data = _ask(connection, "PUT", path, built.manifest, {"Content-Type": kind})
+        if status != 201:
+            raise LabError(f"the lab's registry refused {image.NAME}:{tag}: {status} {data.decode()}")
+
+
+def _push_blob(connection: http.client.HTTPConnection, digest: str, blob: bytes) -> None:
+    base = f"/v2/{image.NAME}/blobs"
+    if _ask(connection, "HEAD", f"{base}/{digest}")[0] == 200:
+        return
+    _, headers, _ = _ask(connection, "POST", f"{base}/uploads/")
+    place = urlsplit(headers["Location"])
+    target = f"{place.path}?{place.query}&digest={digest}"
+    status, _, data = _ask(connection, "PUT", target, blob, {"Content-Type": "application/octet-stream"})
+    if status != 201:
+        raise LabError(f"the lab's registry refused {digest}: {status} {data.decode()}")
+
+
+def _ask(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    connection.request(method, path, body=body, headers=headers or {})
+    answer = connection.getresponse()
+    return answer.status, answer.headers, answer.read()

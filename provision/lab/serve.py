@@ -1,0 +1,103 @@
+"""The site's web server and the hosts' way to the package mirror. Runs by itself, on the standard library alone.
+
+    python serve.py ADDRESS WEB_ROOT CACHE
+
+serves WEB_ROOT on port 80, and on port 3142 an HTTP proxy that keeps what it fetched: files whose name says what
+is in them for ever, anything else as long as its server says that it is unchanged (or does not answer).
+"""
+
+import hashlib
+import http.client
+import shutil
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+_FOREVER = (".deb", ".udeb", ".dsc", ".tar.gz", ".tar.xz", ".tar.bz2", ".diff.gz")
+
+
+class _Web(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    cache: Path
+    locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def do_GET(self) -> None:
+        """Answer from the cache, after asking the server where that is called for."""
+        if not self.path.startswith("http://"):
+            self.send_error(400, "this is a proxy for http:// only")
+            return
+        name = hashlib.sha256(self.path.encode()).hexdigest()
+        kept = self.cache / name
+        with self.locks[name]:
+            status = self._refresh(kept)
+        if status == 200:
+            self._send(kept)
+        else:
+            self.send_error(status)
+
+    def _refresh(self, kept: Path) -> int:
+        """Bring the kept copy up to date; 200, or the status to give the client."""
+        if kept.exists() and (self.path.endswith(_FOREVER) or "/by-hash/" in self.path):
+            return 200
+        headers = {"User-Agent": "provision-lab"}
+        stamp = kept.with_suffix(".modified")
+        if kept.exists() and stamp.exists():
+            headers["If-Modified-Since"] = stamp.read_text()
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(urllib.request.Request(self.path, headers=headers), timeout=60) as answer:  # noqa: S310
+                self._keep(kept, stamp, answer)
+        except urllib.error.HTTPError as error:
+            return 200 if error.code == 304 else error.code
+        except (OSError, http.client.HTTPException):
+            return 200 if kept.exists() else 502
+        return 200
+
+    def _keep(self, kept: Path, stamp: Path, answer: http.client.HTTPResponse) -> None:
+        part = kept.with_suffix(".part")
+        with part.open("wb") as sink:
+            shutil.copyfileobj(answer, sink, 1 << 18)
+        length = answer.headers.get("Content-Length")
+        if length is not None and part.stat().st_size != int(length):
+            raise http.client.IncompleteRead(b"")
+        if modified := answer.headers.get("Last-Modified"):
+            stamp.write_text(modified)
+        part.rename(kept)
+
+    def _send(self, kept: Path) -> None:
+        stamp = kept.with_suffix(".modified")
+        modified = stamp.read_text() if stamp.exists() else ""
+        if modified and self.headers.get("If-Modified-Since") == modified:
+            self.send_response(304)
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(kept.stat().st_size))
+        if modified:
+            self.send_header("Last-Modified", modified)
+        self.end_headers()
+        with kept.open("rb") as source:
+            shutil.copyfileobj(source, self.wfile, 1 << 18)
+
+
+def main(address: str, root: str, cache: str) -> None:
+    """Serve until killed."""
+    _Proxy.cache = Path(cache)
+    _Proxy.cache.mkdir(parents=True, exist_ok=True)
+    ThreadingHTTPServer.daemon_threads = True
+    proxy = ThreadingHTTPServer((address, 3142), _Proxy)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    ThreadingHTTPServer((address, 80), partial(_Web, directory=root)).serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
