@@ -1,12 +1,116 @@
-"""Ansible's host patterns, as after `--limit`."""
+"""Ansible's host patterns, as after `--limit`.
 
-from collections.abc import Sequence
+A pattern is a host, a group, a glob over both, `group[0]` or `group[0:3]` (hosts of it by position, both ends
+included), or names with a range (`gpu-[01:05]`). `!` takes away and `&` keeps only, whatever the order; without a
+plain pattern they work on all hosts.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from provision.errors import UsageError
+from provision.inventory.near import clip, did_you_mean
+from provision.inventory.ranges import expand
 
 if TYPE_CHECKING:
     from provision.inventory.model import Host
 
+MAX_BYTES = 2**20
+
+_SUBSCRIPT = re.compile(r"(?P<name>[^\[\]]+)\[(?P<first>-?[0-9]{1,6})(?P<colon>:)?(?P<last>[0-9]{0,6})\]")
+_SEPARATOR = re.compile(r"[,:](?![^\[]*\])")  # not the colon inside of brackets
+
 
 def select(hosts: Sequence["Host"], patterns: Sequence[str]) -> tuple["Host", ...]:
-    """Return the hosts that the patterns choose, in the order of `hosts`."""
-    raise NotImplementedError
+    """Return the hosts that the patterns choose, in the order of `hosts`; all of them for no pattern.
+
+    Raises:
+        UsageError: a pattern matches nothing, or nothing is left.
+    """
+    words = [word for pattern in patterns for word in split(pattern)]
+    chosen = _chosen(hosts, [word for word in words if word[0] not in "!&"]) or {host.name for host in hosts}
+    for word in words:
+        if word[0] == "&":
+            chosen &= _chosen(hosts, [word[1:]])
+    for word in words:
+        if word[0] == "!":
+            chosen -= _chosen(hosts, [word[1:]])
+    if not chosen:
+        message = f"no host is left by {clip(','.join(words))}"
+        raise UsageError(message)
+    return tuple(host for host in hosts if host.name in chosen)
+
+
+def split(pattern: str) -> list[str]:
+    """Return the single patterns of one `--limit`; `@FILE` stands for the lines of a file.
+
+    Raises:
+        UsageError: the file cannot be read, or nothing is written.
+    """
+    if pattern.startswith("@"):
+        words = [word for line in _lines(Path(pattern[1:])) for word in _words(line)]
+    else:
+        words = _words(pattern)
+    if not words or any(word in ("!", "&") for word in words):
+        message = f"names no host: --limit {clip(pattern) or repr('')}"
+        raise UsageError(message)
+    return words
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in _SEPARATOR.split(text) if word.strip()]
+
+
+def _lines(path: Path) -> Iterable[str]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
+        message = f"--limit @{clip(str(path))} cannot be read: {clip(str(error))}"
+        raise UsageError(message) from None
+    return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+
+
+def _chosen(hosts: Sequence["Host"], patterns: Iterable[str]) -> set[str]:
+    return {name for pattern in patterns for name in _matching(hosts, pattern)}
+
+
+def _matching(hosts: Sequence["Host"], pattern: str) -> list[str]:
+    """Return the names of the hosts that one pattern means. Raises UsageError if there is none."""
+    found = _by_position(hosts, pattern) or _by_range(hosts, pattern) or _by_name(hosts, pattern)
+    if not found:
+        names = [host.name for host in hosts] + sorted({group for host in hosts for group in host.groups})
+        message = f"no host or group matches {clip(pattern)}{did_you_mean(pattern, names)}"
+        raise UsageError(message)
+    return found
+
+
+def _by_name(hosts: Sequence["Host"], pattern: str) -> list[str]:
+    return [
+        host.name
+        for host in hosts
+        if any(fnmatch.fnmatchcase(name, pattern) for name in (host.name, "all", *host.groups))
+    ]
+
+
+def _by_position(hosts: Sequence["Host"], pattern: str) -> list[str]:
+    match = _SUBSCRIPT.fullmatch(pattern)
+    if match is None:
+        return []
+    members = [host.name for host in hosts if match["name"] in ("all", *host.groups)]
+    first = int(match["first"])
+    if match["colon"]:
+        last = int(match["last"]) if match["last"] else len(members)
+        return members[max(first, 0) : last + 1]
+    return members[first : first + 1 or None] if not match["last"] else []
+
+
+def _by_range(hosts: Sequence["Host"], pattern: str) -> list[str]:
+    try:
+        wanted = set(expand(pattern)) if ":" in pattern else set()
+    except ValueError:
+        return []
+    return [host.name for host in hosts if host.name in wanted]

@@ -1,11 +1,12 @@
 """Values that know where they were written."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from provision.errors import Problem
 from provision.inventory.near import clip
+from provision.inventory.secret import Secret
 from provision.inventory.settings import KeyPath
 
 
@@ -85,6 +86,36 @@ def merge(below: Value, above: Value) -> Value:
     return replace(above, data=data)
 
 
-def override(below: Mapping[str, Value], above: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the variables of two levels in one, the upper level winning whole."""
-    return {**below, **above}
+def relocated(value: Value, path: KeyPath) -> Value:
+    """Return a copy whose paths begin with another one; file and line stay where it was written."""
+    data = value.data
+    if isinstance(data, dict):
+        data = {key: relocated(item, (*path, key)) for key, item in data.items()}
+    elif isinstance(data, tuple):
+        data = tuple(relocated(item, (*path, index)) for index, item in enumerate(data))
+    return replace(value, data=data, path=path)
+
+
+def layered(levels: Iterable[Mapping[str, Value]], roles: Collection[str]) -> dict[str, Value]:
+    """Return the variables of several levels in one, later levels winning.
+
+    Args:
+        levels: variables by name, lowest precedence first.
+        roles: names of roles: their mappings merge, an empty one says nothing; other variables are replaced whole.
+    """
+    result: dict[str, Value] = {}
+    for level in levels:
+        for name, value in level.items():
+            if name in roles and value.data is None:
+                continue
+            both = name in roles and name in result
+            result[name] = merge(result[name], value) if both else value
+    return result
+
+
+def is_secret(value: Value) -> bool:
+    """Return whether a value is a secret or holds one."""
+    inner = value.data.values() if isinstance(value.data, dict) else value.data
+    if isinstance(value.data, dict | tuple):
+        return any(is_secret(item) for item in inner)
+    return isinstance(value.data, Secret)

@@ -1,0 +1,177 @@
+"""Settings from merged values; pydantic's errors become Problems with file, line, path and the nearest name."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from provision.errors import Problem
+from provision.inventory.near import clip, did_you_mean
+from provision.inventory.settings import KeyPath, Settings
+from provision.inventory.value import Value, is_secret, locate, plain, step_into
+
+S = TypeVar("S", bound=Settings)
+
+_WANTED = {
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "literal_error": "must be one of {expected}",
+    "enum": "must be one of {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be greater than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+    "string_too_short": "must be at least {min_length} characters long",
+    "string_too_long": "must be at most {max_length} characters long",
+    "value_error": "{error}",
+}
+_LISTS = frozenset({"tuple_type", "list_type", "set_type", "frozen_set_type"})
+_MAPPINGS = frozenset({"model_type", "model_attributes_type", "dict_type", "mapping_type"})
+
+
+def validated(cls: type[S], value: Value, problems: list[Problem]) -> S | None:
+    """Return the settings that a merged mapping holds, or None.
+
+    Args:
+        cls: the role's Settings class.
+        value: the mapping, with the place of every value.
+        problems: takes everything that is wrong.
+    """
+    try:
+        settings = cls.model_validate(plain(value))
+    except ValidationError as error:
+        reported = {(problem.file, problem.line, problem.path) for problem in problems}
+        translated = _translated(cls, value, error.errors(include_url=False))
+        problems += [found for found in translated if (found.file, found.line, found.path) not in reported]
+        return None
+    found = [locate(value, path).problem(message) for path, message in all_problems(settings)]
+    problems.extend(found)
+    return None if found else settings
+
+
+def all_problems(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the path and message of every cross-field problem, inner mappings first."""
+    for name in type(settings).model_fields:
+        for path, inner in _inside((name,), getattr(settings, name)):
+            yield from (((*path, *rest), message) for rest, message in all_problems(inner))
+    yield from settings.problems()
+
+
+def _inside(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Settings]]:
+    """Yield every Settings that a field holds, with its path."""
+    if isinstance(value, Settings):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _inside((*path, key), item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _inside((*path, index), item)
+
+
+def _translated(cls: type[Settings], value: Value, errors: Iterable[ErrorDetails]) -> Iterator[Problem]:
+    """Yield one Problem per place: the members of a union each report their own error there."""
+    places: dict[KeyPath, list[ErrorDetails]] = {}
+    for error in errors:
+        places.setdefault(_path(value, error), []).append(error)
+    for path, found in places.items():
+        yield locate(value, path).problem(_message(cls, value, path, found))
+
+
+def _path(value: Value, error: ErrorDetails) -> KeyPath:
+    """Return an error's path without the names of union members, which pydantic puts among the keys."""
+    path: list[str | int] = []
+    for part in error["loc"]:
+        inner = step_into(value, part)
+        if inner is not None:
+            value = inner
+            path.append(part)
+    return (*path, error["loc"][-1]) if error["type"] == "missing" else tuple(path)
+
+
+def _message(cls: type[Settings], root: Value, path: KeyPath, errors: list[ErrorDetails]) -> str:
+    kinds = {error["type"] for error in errors}
+    if "extra_forbidden" in kinds:
+        return _unknown(cls, path)
+    if "missing" in kinds:
+        return "is required"
+    value = locate(root, path)
+    wanted = " or ".join(dict.fromkeys(_wanted(error) for error in errors))
+    if "secret_type" in kinds or is_secret(value):
+        return wanted
+    return f"{wanted}{_found(value)}{_hint(value, kinds)}{_near(value, errors)}"
+
+
+def _wanted(error: ErrorDetails) -> str:
+    if error["type"] in _LISTS:
+        return "must be a list"
+    if error["type"] in _MAPPINGS:
+        return "must be a mapping"
+    known = _WANTED.get(error["type"])
+    if known is None:
+        return error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return known.format_map(error.get("ctx", {}))
+
+
+def _found(value: Value) -> str:
+    """Return `, not VALUE`, short, and so that text and number look different."""
+    data = value.data
+    if data is None:
+        return ", not empty"
+    if isinstance(data, dict):
+        return ", not a mapping"
+    if isinstance(data, tuple):
+        return ", not a list"
+    return f', not "{clip(data)}"' if isinstance(data, str) else f", not {clip(value.text or str(data))}"
+
+
+def _hint(value: Value, kinds: set[str]) -> str:
+    """Return what YAML made of a value, where that is the mistake."""
+    if "string_type" in kinds and isinstance(value.data, bool | int | float):
+        kind = "true or false" if isinstance(value.data, bool) else "a number"
+        return f', which YAML reads as {kind}: write it in quotes, "{clip(value.text)}"'
+    if kinds & {"int_type", "float_type"} and isinstance(value.data, str) and _is_number(value.data):
+        return ": write it without quotes"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20
+
+
+def _near(value: Value, errors: list[ErrorDetails]) -> str:
+    """Return the nearest of the values that are allowed."""
+    expected = [str(error.get("ctx", {}).get("expected", "")) for error in errors]
+    choices = [word.strip("'") for text in expected for word in text.replace(" or ", ", ").split(", ") if word]
+    return did_you_mean(value.data, choices) if isinstance(value.data, str) and choices else ""
+
+
+def _unknown(cls: type[Settings], path: KeyPath) -> str:
+    known = _known(cls, path[:-1])
+    near = did_you_mean(str(path[-1]), known)
+    return f"unknown{near}" if near else f"unknown; known are {', '.join(sorted(known))}"
+
+
+def _known(cls: type[Settings], path: KeyPath) -> list[str]:
+    """Return the names of the fields of whatever mapping stands at a path."""
+    models: list[type[BaseModel]] = [cls]
+    for part in path:
+        annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        if annotations:
+            models = [model for annotation in annotations for model in _models(annotation)]
+    return [name for model in models for name in model.model_fields]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that an annotation mentions, such as those of `tuple[X, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)

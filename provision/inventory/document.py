@@ -1,0 +1,234 @@
+"""One YAML file to Values: safe, bounded, and with a line for everything.
+
+The composing is ours, over PyYAML's events: its own composer recurses in C without a limit (a file of `[[[[...` ends
+the process), keeps the last of two equal keys, and expands aliases without end. Read as YAML 1.1, as Ansible does, but
+for its worst traps: `0644`, `22:22` and `2024-01-01` stay text, and a key is always the text that was written.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from provision.errors import Problem
+from provision.inventory.near import clip
+from provision.inventory.scalars import UnusableError, scalar
+from provision.inventory.secret import Secret
+from provision.inventory.settings import KeyPath
+from provision.inventory.value import Value, relocated
+
+MAX_BYTES = 4 * 2**20
+MAX_VALUES = 250_000
+MAX_DEPTH = 50
+
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MAP, _SEQ = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def read(path: Path, problems: list[Problem]) -> Value | None:
+    """Read a YAML file.
+
+    Args:
+        path: the file; reports name it as given.
+        problems: takes what is wrong.
+
+    Returns:
+        the file's one document, or None where the file cannot be used at all.
+    """
+    text = _text_of(path, problems)
+    return None if text is None else parse(text, str(path), problems)
+
+
+def parse(text: str, file: str, problems: list[Problem], path: KeyPath = ()) -> Value | None:
+    """Read YAML from a text.
+
+    Args:
+        text: the YAML.
+        file: what reports call it; `!file` is relative to its directory.
+        problems: takes what is wrong.
+        path: where the document's root is, for reports.
+    """
+    try:
+        return _Composer(text, file, problems).document(path)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        said = clip(f"{error.problem or error.context or error}")
+        problems.append(Problem(file, mark.line + 1 if mark else 0, "", f"not YAML: {said}"))
+    except (yaml.YAMLError, UnicodeError, ValueError, OverflowError) as error:
+        problems.append(Problem(file, 0, "", f"not YAML: {clip(str(error))}"))
+    except UnusableError as error:
+        problems.append(Problem(file, error.line, "", str(error)))
+    return None
+
+
+def _text_of(path: Path, problems: list[Problem]) -> str | None:
+    """Return a file's text, or None with a Problem."""
+    data = b""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) <= MAX_BYTES:
+            return data.decode("utf-8-sig")
+        problems.append(Problem(str(path), 0, "", f"is larger than {MAX_BYTES // 2**20} MiB"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problems.append(Problem(str(path), line, "", "is not UTF-8 text"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        problems.append(Problem(str(path), 0, "", f"cannot be read: {reason}"))
+    return None
+
+
+class _Composer:
+    """Makes Values of one document's events."""
+
+    def __init__(self, text: str, file: str, problems: list[Problem]) -> None:
+        self._loader = _Loader(text)
+        self._file = file
+        self._problems = problems
+        self._anchors: dict[str, Value | None] = {}
+        self._count = 0
+
+    def document(self, path: KeyPath) -> Value | None:
+        """Return the only document of the stream; None and a Problem if it has none or several."""
+        self._loader.get_event()
+        if isinstance(self._loader.get_event(), yaml.StreamEndEvent):
+            return Value(None, self._file, 1, path)
+        root = self._value(path, 0, 0)
+        self._loader.get_event()
+        after = self._loader.get_event()
+        if not isinstance(after, yaml.StreamEndEvent):
+            raise UnusableError("holds more than one YAML document", _line(after))
+        return root
+
+    def _value(self, path: KeyPath, line: int, depth: int) -> Value:
+        event = self._loader.get_event()
+        line = line or _line(event)
+        self._spend(line, depth)
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, path, line, depth)
+        if event.anchor:
+            self._anchors[event.anchor] = None
+        value = Value(self._data(event, path, line, depth), self._file, line, path, _written(event))
+        if event.anchor:
+            self._anchors[event.anchor] = value
+        return value
+
+    def _data(self, event: Any, path: KeyPath, line: int, depth: int) -> Any:
+        if isinstance(event, yaml.SequenceStartEvent):
+            self._plain_tag(event, _SEQ, path, line)
+            return self._items(path, depth)
+        if isinstance(event, yaml.MappingStartEvent):
+            self._plain_tag(event, _MAP, path, line)
+            return self._entries(path, depth)
+        return self._scalar(event, path, line)
+
+    def _scalar(self, event: Any, path: KeyPath, line: int) -> Any:
+        tag = event.tag
+        if tag in (None, "!"):
+            tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+        try:
+            return scalar(tag, event.value, self._file, explicit=event.tag is not None)
+        except UnusableError as error:
+            self._report(path, line, str(error))
+            return Secret("") if tag in ("!env", "!file") else None
+
+    def _items(self, path: KeyPath, depth: int) -> tuple[Value, ...]:
+        items: list[Value] = []
+        while not self._loader.check_event(yaml.SequenceEndEvent):
+            items.append(self._value((*path, len(items)), 0, depth + 1))
+        self._loader.get_event()
+        return tuple(items)
+
+    def _entries(self, path: KeyPath, depth: int) -> dict[str, Value]:
+        own: dict[str, Value] = {}
+        merged: dict[str, Value] = {}
+        while not self._loader.check_event(yaml.MappingEndEvent):
+            event = self._loader.peek_event()
+            key, line = self._key(path), _line(event)
+            value = self._value((*path, key), line, depth + 1)
+            if key == "<<" and _is_merge(event, self._loader):
+                merged = {**self._merged(value, path, depth), **merged}
+            elif key in own:
+                message = f"is written twice; the first time on line {own[key].line}"
+                self._report((*path, key), line, message)
+            else:
+                own[key] = value
+        self._loader.get_event()
+        return {**merged, **own}
+
+    def _key(self, path: KeyPath) -> str:
+        event = self._loader.get_event()
+        if isinstance(event, yaml.ScalarEvent):
+            return str(event.value)
+        if isinstance(event, yaml.AliasEvent):
+            value = self._anchors.get(str(event.anchor))
+            if value is not None and not isinstance(value.data, dict | tuple | Secret):
+                return value.text
+        raise UnusableError("a key must be text", _line(event))
+
+    def _merged(self, value: Value, path: KeyPath, depth: int) -> dict[str, Value]:
+        """Return what `<<` brings in, the first of several mappings winning."""
+        brought: dict[str, Value] = {}
+        for source in value.data if isinstance(value.data, tuple) else (value,):
+            if not isinstance(source.data, dict):
+                self._report(value.path, value.line, "must bring in a mapping or a list of mappings")
+                return {}
+            for key, item in source.data.items():
+                if key not in brought:
+                    brought[key] = self._copied(item, (*path, key), value.line, depth + 1)
+        return brought
+
+    def _alias(self, event: Any, path: KeyPath, line: int, depth: int) -> Value:
+        if event.anchor not in self._anchors:
+            message = f"no anchor &{clip(event.anchor)} before this line"
+            raise UnusableError(message, line)
+        value = self._anchors[event.anchor]
+        if value is None:
+            message = f"the anchor &{clip(event.anchor)} contains itself"
+            raise UnusableError(message, line)
+        return self._copied(value, path, line, depth)
+
+    def _copied(self, value: Value, path: KeyPath, line: int, depth: int) -> Value:
+        """Return a value under another path; it costs as much as writing it out would."""
+        self._spend_all(value, line, depth)
+        return relocated(value, path)
+
+    def _spend_all(self, value: Value, line: int, depth: int) -> None:
+        self._spend(line, depth)
+        if isinstance(value.data, dict | tuple):
+            for item in value.data.values() if isinstance(value.data, dict) else value.data:
+                self._spend_all(item, line, depth + 1)
+
+    def _spend(self, line: int, depth: int) -> None:
+        """Count one value, and refuse a document that has too many of them or nests them too deep."""
+        self._count += 1
+        if self._count > MAX_VALUES:
+            message = f"holds more than {MAX_VALUES} values, aliases written out"
+            raise UnusableError(message, line)
+        if depth > MAX_DEPTH:
+            message = f"is nested more than {MAX_DEPTH} levels deep"
+            raise UnusableError(message, line)
+
+    def _plain_tag(self, event: Any, wanted: str, path: KeyPath, line: int) -> None:
+        if event.tag not in (None, "!", wanted):
+            self._report(path, line, f"the YAML tag {clip(event.tag)} cannot be used here")
+
+    def _report(self, path: KeyPath, line: int, message: str) -> None:
+        self._problems.append(Value(None, self._file, line, path).problem(message))
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
+
+
+def _written(event: Any) -> str:
+    return event.value if isinstance(event, yaml.ScalarEvent) else ""
+
+
+def _is_merge(event: Any, loader: Any) -> bool:
+    """Whether a key `<<` is the merge key, and not quoted text."""
+    return isinstance(event, yaml.ScalarEvent) and (
+        loader.resolve(yaml.ScalarNode, event.value, event.implicit) == _MERGE
+    )

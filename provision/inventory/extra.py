@@ -1,0 +1,68 @@
+"""`-e`: what wins over every file."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from provision.errors import Problem
+from provision.inventory.document import parse, read
+from provision.inventory.near import clip, did_you_mean
+from provision.inventory.value import Value
+
+FILE = "-e"
+
+
+def read_extra(words: Sequence[str], roles: Collection[str], problems: list[Problem]) -> list[Mapping[str, Value]]:
+    """Return the variables of every `-e`, in the order given.
+
+    Args:
+        words: `key=value` (the value is YAML), `role.key=value`, `@FILE`, or a YAML mapping `{key: value}`.
+        roles: names of roles, the only ones that a dotted key may begin with.
+        problems: takes what is wrong.
+    """
+    found = [_one(word, roles, problems) for word in words]
+    return [mapping for mapping in found if mapping]
+
+
+def _one(word: str, roles: Collection[str], problems: list[Problem]) -> Mapping[str, Value]:
+    if word.startswith("@"):
+        return _mapping(read(Path(word[1:]), problems), problems)
+    if word.lstrip().startswith("{"):
+        return _mapping(parse(word, FILE, problems), problems)
+    key, equals, text = word.partition("=")
+    path = tuple(key.split("."))
+    if not equals or not all(path):
+        problems.append(Problem(FILE, 0, "", f"{clip(word)}: write key=value, role.key=value or @FILE"))
+        return {}
+    if len(path) > 1 and path[0] not in roles:
+        near = did_you_mean(path[0], roles)
+        problems.append(Problem(FILE, 0, clip(key), f"{clip(path[0])} is no role{near}"))
+        return {}
+    value = parse(text, FILE, problems, path)
+    return {} if value is None else {path[0]: _nested(_unlined(value), path)}
+
+
+def _nested(value: Value, path: tuple[str, ...]) -> Value:
+    """Return the mapping in which a value sits at the rest of a path."""
+    for depth in range(len(path) - 1, 0, -1):
+        value = Value({path[depth]: value}, FILE, 0, path[:depth])
+    return value
+
+
+def _unlined(value: Value) -> Value:
+    """Return a value without line numbers, which mean nothing on a command line."""
+    data = value.data
+    if isinstance(data, dict):
+        data = {key: _unlined(item) for key, item in data.items()}
+    elif isinstance(data, tuple):
+        data = tuple(_unlined(item) for item in data)
+    return replace(value, data=data, line=0)
+
+
+def _mapping(value: Value | None, problems: list[Problem]) -> Mapping[str, Value]:
+    if value is None or value.data is None:
+        return {}
+    if isinstance(value.data, dict):
+        return value.data
+    problems.append(value.problem("must be a mapping of variables"))
+    return {}

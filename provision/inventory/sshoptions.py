@@ -1,0 +1,95 @@
+"""One host's SSH options, whoever says them, in OpenSSH's words and in the order in which they win."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.errors import Problem
+from provision.inventory.sshargs import jump_of_command, parse
+from provision.inventory.sshconfig import Found
+from provision.inventory.value import Value
+from provision.inventory.variables import ARGUMENTS, KEY, PORT, TIMEOUT, USER, Reader
+
+_FROM_CONFIG = ("user", "port", "proxyjump", "hostkeyalias", "connecttimeout")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Args:
+        words: what it says; several for key files and known_hosts files.
+        origin: where it is said.
+    """
+
+    words: tuple[str, ...]
+    origin: Value
+
+    @property
+    def word(self) -> str:
+        """The first word, which is the only one of most options."""
+        return self.words[0]
+
+    def paths(self) -> tuple[str, ...]:
+        """Return the words as absolute paths: `~` and `%d` are the home, relative ones are beside the file."""
+        home = str(Path.home())
+        beside = Path(self.origin.file).parent
+        named = [word.replace("%d", home) for word in self.words if word.lower() != "none"]
+        return tuple(str((beside / Path(word).expanduser()).absolute()) for word in named)
+
+
+Options = Mapping[str, Option]
+
+
+def from_variables(reader: Reader, problems: list[Problem]) -> dict[str, Option]:
+    """Return what the inventory says: Ansible's own variables first, then the words for ssh."""
+    options: dict[str, Option] = {}
+    for name, names in (("port", PORT), ("user", USER), ("identityfile", KEY), ("connecttimeout", TIMEOUT)):
+        value = reader.text(names)
+        if value is not None:
+            options[name] = Option((value.data,), value)
+    for variable in ARGUMENTS:
+        value = reader.text((variable,))
+        if value is not None:
+            _add(options, _arguments(value, problems))
+    return options
+
+
+def _add(options: dict[str, Option], more: Options) -> None:
+    for name, option in more.items():
+        options.setdefault(name, option)
+
+
+def _arguments(value: Value, problems: list[Problem]) -> Options:
+    pairs, messages = parse(value.data)
+    problems.extend(value.problem(message) for message in messages)
+    options: dict[str, Option] = {}
+    for name, text in pairs:
+        words = tuple(text.split()) if name == "userknownhostsfile" else (text,)
+        if name == "identityfile" and name in options:
+            words = (*options[name].words, *words)
+            options[name] = Option(words, value)
+        options.setdefault(name, Option(words, value))
+    return options
+
+
+def from_config(found: Found, file: Path, host: str) -> dict[str, Option]:
+    """Return what an ssh configuration file says of a host."""
+    origin = Value(None, str(file), 0, (host,))
+    options: dict[str, Option] = {}
+    for name in _FROM_CONFIG:
+        if found.get(name):
+            options[name] = Option((str(found[name]),), origin)
+    for name in ("identityfile", "userknownhostsfile"):
+        said = found.get(name)
+        if said:
+            options[name] = Option(tuple(said if isinstance(said, list) else said.split()), origin)
+    command = str(found.get("proxycommand") or "none")
+    if "proxyjump" not in options and command.lower() != "none":
+        options["proxyjump"] = Option((jump_of_command(command) or _refused(command),), origin)
+    return options
+
+
+def _refused(command: str) -> str:
+    """Return what is no hop, so that it is refused only where nothing else names the way."""
+    return f"ProxyCommand {command}"
