@@ -11,9 +11,9 @@ from provision.lab.machine import cgroup_version
 from provision.lab.shell import LabError
 
 _TOP = "provision-lab"
-# What a host may open: null, zero, full, random, urandom, tty, console, ptmx, ptys. Without this, root in a
-# host could read the machine's disk. The two mknod lines are what runc asks for; without CAP_MKNOD (which
-# hosts do not have) they give nothing.
+# What anything in a lab may open: null, zero, full, random, urandom, tty, console, ptmx, ptys, tun, fuse. Without
+# this, root on a host could make a node for the machine's disk and read it. The two lines with `m` alone let it
+# make nodes (runc insists), not open them. On cgroup v2 there is no such list.
 _DEVICES = (
     "c *:* m",
     "b *:* m",
@@ -31,25 +31,22 @@ _DEVICES = (
 )
 
 
-def make(lab: str, member: str, *, confined: bool = True) -> list[Path]:
+def make(lab: str, member: str) -> list[Path]:
     """Make the cgroups of one host (or of the site) and return their directories.
 
     Args:
         lab: name of the lab.
         member: name of the host, or `site`.
-        confined: keep it from devices other than the harmless ones.
     """
     made = []
     for hierarchy in _hierarchies():
         path = hierarchy
         for part in (_TOP, lab, member):
             path = path / part
-            path.mkdir(exist_ok=True)
-            _inherit_cpuset(path)
-        if confined and (path / "devices.deny").exists():
-            (path / "devices.deny").write_text("a")
-            for rule in _DEVICES:
-                (path / "devices.allow").write_text(rule)
+            if not path.exists():
+                path.mkdir(exist_ok=True)
+                _inherit_cpuset(path)
+                _confine(path, part)
         made.append(path)
     return made
 
@@ -97,6 +94,14 @@ def _hierarchies() -> list[Path]:
         return [Path("/sys/fs/cgroup")]
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     return [Path(mount[1]) for mount in mounts if mount[2] == "cgroup" and mount[1].startswith("/sys/fs/cgroup/")]
+
+
+def _confine(path: Path, part: str) -> None:
+    # at the top: a host can write to its own list, and the kernel then only asks what the level above allows
+    if part == _TOP and (path / "devices.deny").exists():
+        (path / "devices.deny").write_text("a")
+        for rule in _DEVICES:
+            (path / "devices.allow").write_text(rule)
 
 
 def _inherit_cpuset(path: Path) -> None:

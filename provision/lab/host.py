@@ -15,8 +15,8 @@ from provision.lab.shell import LabError, run, start
 from provision.lab.spec import HostSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Everything Docker needs, less what would let root in a host at the machine's disk or kernel.
-_CAPABILITIES = ("--capability=all", "--drop-capability=CAP_MKNOD,CAP_SYS_MODULE,CAP_SYS_RAWIO")
+# Everything Docker needs, less what would let root on a host at the machine's kernel (the disk: cgroups.py).
+_CAPABILITIES = ("--capability=all", "--drop-capability=CAP_SYS_MODULE,CAP_SYS_RAWIO")
 
 
 class Host:

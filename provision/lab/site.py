@@ -52,7 +52,7 @@ def start_servers(network: Network, home: Path, release: str) -> None:
     """Start the site's servers in the lab's namespace; a site that runs is left alone."""
     if cgroups.processes(network.lab, "site"):
         return
-    joined = cgroups.make(network.lab, "site", confined=False)
+    joined = cgroups.make(network.lab, "site")
     enter = ["nsenter", f"--net={paths.NETNS / network.netns}", "--"]
     web = [sys.executable, "-I", str(Path(__file__).with_name("serve.py")), network.site]
     cache = paths.CACHE / "packages"
