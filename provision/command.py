@@ -22,7 +22,7 @@ class Run:
         words: the program and its arguments. Never a secret: every user of the host can read them.
         stdin: what the program reads; may hold secrets.
         timeout: seconds after which the host ends it (exit code 124).
-        ok: exit codes that are no failure.
+        ok: exit codes that are no failure; empty for any.
         title: what people are shown instead of the words.
         job: a long command. It runs detached, as a job of the host with a log of its own, and goes on when the
             connection does not; its output is streamed.
@@ -40,6 +40,10 @@ class Run:
     def __str__(self) -> str:
         return self.title or shlex.join(self.words)
 
+    def good(self, exit_code: int) -> bool:
+        """Whether an exit code is no failure."""
+        return not self.ok or exit_code in self.ok
+
 
 @dataclass(frozen=True)
 class Put:
@@ -56,6 +60,10 @@ class Put:
     content: bytes = field(repr=False)
     mode: int = 0o644
     owner: str = "root:root"
+
+    def good(self, exit_code: int) -> bool:
+        """Whether an exit code is no failure."""
+        return exit_code == 0
 
     def __str__(self) -> str:
         digest = hashlib.sha256(self.content).hexdigest()[:12]

@@ -46,13 +46,14 @@ def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
     for number, command in enumerate(commands):
         parts += [f"begin {number}", f"{_line(command)}; rc=$?", f"end {number} $rc"]
         if stop:
-            parts.append(f"case $rc in {_good(command)}) ;; *) return ;; esac")
+            parts.append(f"case $rc in {_good(command)}) ;; (*) return ;; esac")
     parts += ["}", "main </dev/null", ""]
     return "\n".join(parts).encode()
 
 
 def _good(command: Run | Put) -> str:
-    return "|".join(str(code) for code in (command.ok if isinstance(command, Run) else (0,)))
+    codes = command.ok if isinstance(command, Run) else (0,)
+    return "|".join(str(code) for code in codes) or "*"
 
 
 def _line(command: Run | Put) -> str:

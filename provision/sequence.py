@@ -69,8 +69,8 @@ def _warnings(hosts: Sequence[Host]) -> list[str]:
     said: dict[str, None] = {}
     balancers = [host for host in hosts if host.balancer] or [host for host in hosts if host.gpu]
     for name, users in (("nginx", balancers), ("ollama", [host for host in hosts if host.gpu])):
-        speak = getattr(role(name), "warnings", None)
-        for host in users if speak else []:
+        speak = getattr(role(name), "warnings", lambda settings: ())
+        for host in users:
             said.update(dict.fromkeys(speak(host.settings[name])))
     return list(said)
 

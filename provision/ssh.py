@@ -8,6 +8,7 @@ are hosts like any other.
 import contextlib
 import re
 import secrets
+import shlex
 import socket
 import threading
 import time
@@ -131,7 +132,7 @@ class Session:
             mode: permission bits.
         """
         marker = script.make_mark()
-        receive = f"{script.PRELUDE}\nmark={marker}\nput {_quote(path)} {mode:04o} root:root\necho {marker} $?\n"
+        receive = f"{script.PRELUDE}\nmark={marker}\nput {shlex.quote(path)} {mode:04o} root:root\necho {marker} $?\n"
         out, err, _ = self._exec(receive.encode(), 3600.0, extra=source)
         if f"{marker} 0" not in out.decode(errors="replace"):
             raise HostError(f"could not write {path}", stderr=err.decode(errors="replace"))
@@ -144,7 +145,7 @@ class Session:
             target: where its bytes are written.
         """
         word = script.make_mark()
-        text = f"printf '%s\\n' {word}; cat -- {_quote(path)} && printf '\\n%s' {word}\n"
+        text = f"printf '%s\\n' {word}; cat -- {shlex.quote(path)} && printf '\\n%s' {word}\n"
         out, err, code = self._exec(text.encode(), 3600.0, limit=1 << 30)
         body = out.partition(f"{word}\n".encode())[2]
         if code or not body.endswith(f"\n{word}".encode()):
@@ -206,7 +207,7 @@ class Session:
         loader = LOADER.format(word=word)
         line = f"if sudo -n true 2>/dev/null; then exec sudo -n sh -c '{loader}'; "
         line += f"else exec sudo -S -p '' sh -c '{loader}'; fi"
-        channel.exec_command("LC_ALL=C sh -c " + _quote(line))
+        channel.exec_command("LC_ALL=C sh -c " + shlex.quote(line))
         stderr.start()
         channel.sendall(self._password.encode() + b"\n")
         _await(channel, stderr, f"ready-{word}\n".encode())
@@ -238,7 +239,7 @@ def failed(commands: Sequence[Run | Put], answers: Sequence[Answer]) -> int | No
         answers: what came back, possibly fewer.
     """
     for number, (command, answer) in enumerate(zip(commands, answers, strict=False)):
-        if answer.exit not in (command.ok if isinstance(command, Run) else (0,)):
+        if not command.good(answer.exit):
             return number
     return None
 
@@ -258,12 +259,6 @@ def sudo_refusal(stderr: str) -> HostError | None:
     if re.search(r"sudo: (command )?not found", stderr):
         return RefusedError("sudo is not installed", "install it, or connect as root", stderr=stderr)
     return None
-
-
-def _quote(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
 
 
 class _Collector:
@@ -331,6 +326,25 @@ def _await(channel: paramiko.Channel, stderr: _Collector, word: bytes) -> None:
 def _send_file(channel: paramiko.Channel, source: IO[bytes] | None) -> None:
     while source is not None and (chunk := source.read(65536)):
         channel.sendall(chunk)
+
+
+def open_transport(target: Connection) -> paramiko.Transport:
+    """The encrypted connection to a host before any login, for its host key. The caller closes it.
+
+    Raises:
+        UnreachableError: it does not answer, or one of its jump hosts is not trusted.
+    """
+    hops: list[fabric.Connection] = []
+    for jump in target.jumps:
+        hops.append(_open(jump, hops[-1] if hops else None))
+    with _explained(f"{target.address}:{target.port}", target):
+        if hops:
+            sock = hops[-1].transport.open_channel("direct-tcpip", (target.address, target.port), ("", 0))
+        else:
+            sock = _socket(target)
+        transport = paramiko.Transport(sock)
+        transport.start_client(timeout=target.connect_timeout + 20)
+    return transport
 
 
 def _open(target: Connection, gateway: fabric.Connection | None) -> fabric.Connection:

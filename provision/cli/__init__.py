@@ -82,8 +82,8 @@ def main(args: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except ProvisionError as error:
-        click.echo(f"error: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+        from provision.report import error_text
+
+        click.echo(error_text(error), err=True)
         sys.exit(error.exit_code)
     sys.exit(result if isinstance(result, int) else 0)

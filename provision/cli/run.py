@@ -1,0 +1,178 @@
+"""`plan`, `deploy` and `verify`."""
+
+import datetime as dt
+import secrets
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from provision.cli.options import extra_vars_option, inventory_option, json_option, limit_option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Where several apply, the first of these counts (DESIGN 8).
+EXIT_BY_RESULT = (("stopped", 130), ("failed", 3), ("locked", 6), ("unreachable", 4))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the common options say."""
+
+    inventory: str
+    limit: tuple[str, ...]
+    extra_vars: tuple[str, ...]
+    tags: tuple[str, ...]
+    skip_tags: tuple[str, ...]
+    forks: int
+    ask_become_pass: bool
+    verbose: bool
+    as_json: bool
+
+    def password(self) -> str | None:
+        """sudo's password, asked for once."""
+        return click.prompt("sudo password", hide_input=True, err=True) if self.ask_become_pass else None
+
+
+def common_options(command: F) -> F:
+    """The options that all three have; they arrive as one `Chosen`."""
+    import functools
+
+    @functools.wraps(command)
+    def gathered(**kwargs: Any) -> Any:
+        names = Chosen.__dataclass_fields__
+        chosen = Chosen(**{name: kwargs.pop(name) for name in names})
+        return command(chosen=chosen, **kwargs)
+
+    options = [
+        inventory_option,
+        limit_option,
+        extra_vars_option,
+        click.option("-t", "--tags", multiple=True, metavar="ROLE", help="Only these roles."),
+        click.option("--skip-tags", multiple=True, metavar="ROLE", help="Not these roles."),
+        click.option(
+            "-f", "--forks", default=32, show_default=True, type=click.IntRange(1, 500), help="Hosts at once."
+        ),
+        click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for sudo's password."),
+        click.option("-v", "--verbose", is_flag=True, help="Show every step and the output of long ones."),
+        json_option,
+    ]
+    wrapped: Any = gathered
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+@click.command()
+@common_options
+@click.option("-D/-q", "--diff/--no-diff", default=True, help="Show what would change in files (default: yes).")
+@click.option("--exit-code", is_flag=True, help="Exit 5 when something would change.")
+def plan(chosen: Chosen, diff: bool, exit_code: bool) -> int:
+    """Say what a deploy would change on every host, why, and what it would cost. Changes nothing."""
+    return _plan(chosen, diff=diff, exit_code=exit_code)
+
+
+@click.command()
+@common_options
+@click.option("-C", "--check", "--dry-run", is_flag=True, help="Only plan.")
+@click.option("-D", "--diff", is_flag=True, help="With the plan, show what would change in files.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool) -> int:
+    """Make the hosts what the inventory says. What is as it should be is not touched."""
+    if check:
+        return _plan(chosen, diff=diff, exit_code=False)
+    from provision import report
+    from provision.errors import UsageError
+
+    if not yes and not chosen.as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        _plan(chosen, diff=diff, exit_code=False)
+        click.confirm("Deploy this?", abort=True)
+    elif not yes:
+        raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
+    inventory, rollout, shown = _rollout(chosen)
+    with shown:
+        outcomes = rollout.deploy()
+    rollout.close()
+    code = exit_of([outcome.result for outcome in outcomes])
+    run_id = rollout.context.run_id
+    if chosen.as_json:
+        report.document("deploy", code, inventory.warnings, **report.deploy_document(outcomes, run_id))
+    else:
+        report.recap(outcomes, run_id, _again(chosen, [o.host for o in outcomes if o.error]) if code else "")
+    return code
+
+
+@click.command()
+@common_options
+@click.option("--junit", metavar="FILE", default="", help="Also write JUnit XML.")
+def verify(chosen: Chosen, junit: str) -> int:
+    """Ask every step of every host to prove what it is for, by testinfra; each is a pytest item."""
+    from provision import report, sequence
+    from provision.verify import Verification
+    from provision.verify import verify as run_verify
+
+    inventory = sequence.load(chosen.inventory, chosen.extra_vars)
+    hosts = inventory.select(chosen.limit)
+    roles = sequence.choose(chosen.tags, chosen.skip_tags)
+    verification = Verification(inventory, hosts, roles, chosen.password(), chosen.forks)
+    results = run_verify(verification, junit=junit, quiet=chosen.as_json)
+    found = [result.result for result in results]
+    code = 3 if any(r.error and r.result == "failed" for r in results) else 4 if "unreachable" in found else 0
+    code = code or (5 if "failed" in found else 0)
+    if chosen.as_json:
+        report.document("verify", code, inventory.warnings, **report.verify_document(results))
+    else:
+        report.verify_text(results)
+    return code
+
+
+def _plan(chosen: Chosen, *, diff: bool, exit_code: bool) -> int:
+    from provision import report
+
+    inventory, rollout, shown = _rollout(chosen)
+    with shown:
+        outcomes = rollout.plan()
+    rollout.close()
+    code = exit_of([outcome.result for outcome in outcomes])
+    if not code and exit_code and any(outcome.plan.changes for outcome in outcomes):
+        code = 5
+    if chosen.as_json:
+        report.document("plan", code, inventory.warnings, **report.plan_document(outcomes))
+    else:
+        report.plan_text(outcomes, diff=diff)
+    return code
+
+
+def _rollout(chosen: Chosen) -> tuple[Any, Any, Any]:
+    """The inventory, the run over its selection, and what shows it."""
+    from provision import report, sequence
+    from provision.apply import Context
+    from provision.artifacts import Store, default_folder
+    from provision.rollout import Rollout, selection
+
+    inventory = sequence.load(chosen.inventory, chosen.extra_vars)
+    roles = sequence.choose(chosen.tags, chosen.skip_tags)
+    hosts = selection(inventory, inventory.select(chosen.limit), roles)
+    shown = report.listener([host.name for host in hosts], as_json=chosen.as_json, verbose=chosen.verbose)
+    for warning in inventory.warnings if not chosen.as_json else ():
+        report.warn(warning)
+    context = Context(run_id(), inventory, roles, shown, Store(default_folder()))
+    return inventory, Rollout(context, hosts, chosen.password(), chosen.forks), shown
+
+
+def run_id() -> str:
+    """A run's id: sorts by time and is different for two runs of the same second."""
+    now = dt.datetime.now(dt.UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def exit_of(results: Sequence[str]) -> int:
+    """The exit code for hosts that came to these results."""
+    return next((code for result, code in EXIT_BY_RESULT if result in results), 0)
+
+
+def _again(chosen: Chosen, hosts: Sequence[str]) -> str:
+    return shlex.join(["provision", "deploy", "-i", chosen.inventory, "-l", ",".join(hosts)])

@@ -1,0 +1,70 @@
+"""The lease that guards a host while it is changed. Pure: commands and the parser of their answers.
+
+It expires by itself, counted on the host's own uptime, and ends with the boot, so neither a wrong clock nor a killed
+controller can leave a host locked. A job of the host that still runs holds it too, but against other operators only:
+who started it may come back, and attaches to it.
+"""
+
+import getpass
+import socket
+
+from provision.command import Answer, Run, sh
+from provision.errors import LockedError
+
+LEASE_SECONDS = 180  # renewed with every exec of the run, none of which takes longer unless it follows a job
+HELD = 75  # EX_TEMPFAIL
+
+# $1 run, $2 who, $3 seconds. The state is one line: run, boot id, uptime at which it expires, who.
+ACQUIRE = r"""
+umask 077
+mkdir -p -m 0700 /run/provision
+exec 9>/run/provision/lock.guard
+flock 9
+now=$(cut -d. -f1 /proc/uptime)
+if [ -s /run/provision/lock ]; then
+  read -r run until who </run/provision/lock
+  busy=no
+  for pid in /run/provision/jobs/*/pid; do
+    [ -f "$pid" ] && [ ! -f "${pid%pid}rc" ] && kill -0 "$(cat "$pid")" 2>/dev/null && busy=yes
+  done
+  if [ "$run" != "$1" ] && { [ "$until" -gt "$now" ] || { [ $busy = yes ] && [ "$who" != "$2" ]; }; }; then
+    printf '%s, run %s, jobs running: %s, lease ends in %s s\n' "$who" "$run" $busy "$((until - now))" >&2
+    exit 75
+  fi
+fi
+printf '%s %s %s\n' "$1" "$((now + $3))" "$2" >/run/provision/lock.new
+mv /run/provision/lock.new /run/provision/lock
+"""
+
+RELEASE = r"""
+[ -s /run/provision/lock ] || exit 0
+read -r run until who </run/provision/lock
+[ "$run" != "$1" ] || rm -f /run/provision/lock
+"""
+
+
+def who() -> str:
+    """The operator and the machine, as shown to others."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def acquire(run_id: str) -> Run:
+    """Take the lock, or renew it."""
+    return sh(ACQUIRE, run_id, who(), str(LEASE_SECONDS), title="take the lock")
+
+
+def release(run_id: str) -> Run:
+    """Give the lock back, if it is this run's."""
+    return sh(RELEASE, run_id, title="release the lock")
+
+
+def checked(answer: Answer) -> None:
+    """Make sure that the lock was taken.
+
+    Raises:
+        LockedError: somebody else has it.
+    """
+    if answer.exit == HELD:
+        raise LockedError(f"locked by {answer.error}", "wait for that run; the lock expires by itself")
+    if answer.exit:
+        raise LockedError("the lock could not be taken", "is /run writable?", stderr=answer.error)

@@ -1,0 +1,340 @@
+"""Everything that is printed: live progress, one line per change, the recap, the plan, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from provision.errors import HostError, InventoryError, ProvisionError
+from provision.events import Event
+from provision.plan import Change, HostPlan
+from provision.rollout import Outcome
+
+if TYPE_CHECKING:  # importing it imports pytest, which plan and deploy do not need
+    from provision.verify import HostResult
+
+SCHEMA = 1
+SIGNS = {"add": "+", "change": "~", "remove": "-"}
+WORST_FIRST = ("failed", "unreachable", "locked", "stopped", "changed", "change", "passed", "ok")
+COLOURS = {
+    "failed": "red",
+    "unreachable": "red",
+    "locked": "yellow",
+    "stopped": "yellow",
+    "changed": "green",
+    "change": "yellow",
+    "add": "green",
+    "remove": "red",
+}
+
+
+class Lines:
+    """One line per change, host first so that parallel hosts can be grepped: for logs and pipes.
+
+    Args:
+        width: columns of the longest host name.
+        verbose: whether progress of long steps is shown too.
+    """
+
+    def __init__(self, width: int, *, verbose: bool = False) -> None:
+        self.width = width
+        self.verbose = verbose
+        self._lock = threading.Lock()
+        self._last: dict[str, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        shown = {"changed", "failed"} | ({"changing", "progress", "ok"} if self.verbose else set())
+        if event.kind not in shown:
+            return
+        seconds = f"{event.seconds:8.1f}s" if event.seconds else ""
+        text = f"{event.host:{self.width}}  {event.kind:8}  {event.step:44} {event.text}{seconds}".rstrip()
+        with self._lock:
+            if self._last.get(event.host) != text:
+                self._last[event.host] = text
+                print(text, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+
+class Live:
+    """A line per host that shows what it is doing, for terminals; changes scroll by above.
+
+    Args:
+        hosts: their names.
+    """
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._lines = Lines(max(map(len, hosts), default=0))
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.fields[host]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._tasks = {host: self._progress.add_task("", host=host, total=None) for host in hosts}
+
+    def __call__(self, event: Event) -> None:
+        if event.kind in ("changed", "failed"):
+            self._lines(event)
+        if event.kind == "done":
+            self._progress.update(self._tasks[event.host], visible=False)
+            return
+        words = f"{event.step} {event.text}" if event.step else f"{event.kind} {event.text}"
+        self._progress.update(self._tasks[event.host], description=_markup_free(words[:120]))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def listener(hosts: Sequence[str], *, as_json: bool, verbose: bool) -> Lines | Live:
+    """What shows a run's progress, on stderr: live on a terminal, lines elsewhere."""
+    if sys.stderr.isatty() and not verbose and not as_json and not os.environ.get("NO_COLOR"):
+        return Live(hosts)
+    return Lines(max(map(len, hosts), default=0), verbose=verbose)
+
+
+def say(text: str = "") -> None:
+    """A line for people, on stdout."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """A warning, on stderr."""
+    print(f"{paint('warning', 'yellow')}: {text}", file=sys.stderr, flush=True)
+
+
+def paint(text: str, colour: str) -> str:
+    """The text in a colour, where colours are wanted: on a terminal without NO_COLOR."""
+    codes = {"red": 31, "green": 32, "yellow": 33, "dim": 2, "bold": 1}
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or colour not in codes:
+        return text
+    return f"\x1b[{codes[colour]}m{text}\x1b[0m"
+
+
+def document(command: str, exit_code: int, warnings: Sequence[str], **body: Any) -> None:
+    """The one JSON document on stdout (DESIGN 8): keys are added, never renamed."""
+    head = {"schema": SCHEMA, "command": command, "exit": exit_code, "warnings": list(warnings)}
+    print(json.dumps({**head, **body}, indent=2, default=str))
+
+
+def error_text(error: ProvisionError) -> str:
+    """An error on one screen: what, where, the evidence, what to do."""
+    if isinstance(error, InventoryError):
+        count = len(error.problems)
+        lines = [str(problem) for problem in error.problems[:50]]
+        lines += [f"... and {count - 50} more"] if count > 50 else []
+        return "\n".join([*lines, f"{count} problem{'s' if count != 1 else ''}; nothing was done"])
+    lines = [f"error: {error.message}"]
+    if isinstance(error, HostError):
+        lines += [f"  command: {error.command}"] if error.command else []
+        lines += [f"  exit code: {error.exit_status}"] if error.exit_status is not None else []
+        lines += [f"  | {line}" for line in error.stderr.splitlines()[-20:]]
+    lines += [f"  -> {error.hint}"] if error.hint else []
+    return "\n".join(lines)
+
+
+# ---- plan ------------------------------------------------------------------------------------------------------
+
+
+def plan_text(outcomes: Sequence[Outcome], *, diff: bool) -> None:
+    """Print every host's plan and the totals."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            say(f"{paint(outcome.host, 'bold')}  {paint(outcome.result.upper(), 'red')}")
+            say(indent(error_text(outcome.error)))
+            continue
+        _host_plan(outcome.host, outcome.plan, diff=diff)
+    counts = plan_summary(outcomes)
+    say(
+        f"\n{counts['hosts']} hosts, {counts['steps']} steps: {counts['add']} to add, {counts['change']} to change, "
+        f"{counts['remove']} to remove, {counts['ok']} ok. Nothing was changed."
+    )
+
+
+def _host_plan(host: str, plan: HostPlan, *, diff: bool) -> None:
+    verdict = f"{len(plan.changes)} to change" if plan.changes else "nothing to change"
+    say(f"{paint(host, 'bold')}  {plan.ok} of {plan.steps} steps ok, {verdict}")
+    role = ""
+    for change in plan.changes:
+        if change.role != role:
+            role = change.role
+            say(f"  {role}")
+        _change_lines(change, diff=diff)
+
+
+def _change_lines(change: Change, *, diff: bool) -> None:
+    impact = f"  [{change.impact}]" if change.impact else ""
+    sign = paint(SIGNS[change.action], COLOURS[change.action])
+    say(f"    {sign} {change.step.id:48} {change.reason}{paint(impact, 'yellow')}")
+    for line in change.diff if diff else ():
+        say(f"        {line}")
+
+
+def plan_document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The body of `plan --json`."""
+    return {"hosts": [_plan_host(outcome) for outcome in outcomes], "summary": plan_summary(outcomes)}
+
+
+def _plan_host(outcome: Outcome) -> dict[str, Any]:
+    result = outcome.result if outcome.error else "change" if outcome.plan.changes else "ok"
+    result = "failed" if result in ("locked", "stopped") else result
+    changes = [
+        {
+            "step": change.step.id,
+            "role": change.role,
+            "action": change.action,
+            "reason": change.reason,
+            "diff": list(change.diff),
+            "impact": change.impact,
+        }
+        for change in outcome.plan.changes
+    ]
+    return {"host": outcome.host, "result": result, "why": _why(outcome.error), "changes": changes}
+
+
+def plan_summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """The totals of a plan."""
+    actions = [change.action for outcome in outcomes for change in outcome.plan.changes]
+    return {
+        "hosts": len(outcomes),
+        "unreachable": sum(outcome.result == "unreachable" for outcome in outcomes),
+        "steps": sum(outcome.plan.steps for outcome in outcomes),
+        "ok": sum(outcome.plan.ok for outcome in outcomes),
+        **{action: actions.count(action) for action in ("add", "change", "remove")},
+    }
+
+
+# ---- deploy ----------------------------------------------------------------------------------------------------
+
+
+def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
+    """Print every selected host, worst first, the errors, and the command to run next.
+
+    Args:
+        outcomes: of every host.
+        run_id: the run.
+        again: the command that tries again.
+    """
+    for outcome in outcomes:
+        if outcome.error is not None:
+            say(f"\n{paint(outcome.host, 'bold')}  {outcome.error.step}")
+            say(indent(error_text(outcome.error)))
+    width = max((len(outcome.host) for outcome in outcomes), default=4)
+    say(f"\n{'HOST':{width}}  {'RESULT':11}  {'STEPS':>7}  {'CHANGED':>7}  {'TIME':>7}  WHY")
+    for outcome in sorted(outcomes, key=lambda outcome: WORST_FIRST.index(outcome.result)):
+        done = outcome.plan.ok + len(set(outcome.changed) & {c.step.id for c in outcome.plan.changes})
+        result = paint(f"{outcome.result.upper():11}", COLOURS.get(outcome.result, ""))
+        steps = f"{done}/{outcome.plan.steps}" if outcome.plan.steps else "-"
+        why = _why(outcome.error) or ", ".join(outcome.changed[:3]) + (", ..." if len(outcome.changed) > 3 else "")
+        say(f"{outcome.host:{width}}  {result}  {steps:>7}  {len(outcome.changed):>7}  {outcome.seconds:6.1f}s  {why}")
+    counts = deploy_summary(outcomes)
+    words = ", ".join(f"{count} {result}" for result, count in counts.items() if count and result != "hosts")
+    say(f"{words} of {len(outcomes)} · run {run_id}" + (f" · again: {again}" if again else ""))
+
+
+def deploy_document(outcomes: Sequence[Outcome], run_id: str) -> dict[str, Any]:
+    """The body of `deploy --json`."""
+    return {"run": run_id, "hosts": [_deploy_host(o) for o in outcomes], "summary": deploy_summary(outcomes)}
+
+
+def _deploy_host(outcome: Outcome) -> dict[str, Any]:
+    error = outcome.error
+    failed = error and {
+        "step": error.step,
+        "command": error.command,
+        "exit": error.exit_status,
+        "stderr": error.stderr,
+    }
+    return {
+        "host": outcome.host,
+        "result": outcome.result,
+        "why": _why(error),
+        "changed": outcome.changed,
+        "failed": failed,
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def deploy_summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How many hosts came to which result."""
+    results = [outcome.result for outcome in outcomes]
+    names = ("ok", "changed", "failed", "unreachable", "locked", "stopped")
+    return {"hosts": len(results), **{name: results.count(name) for name in names}}
+
+
+# ---- verify ----------------------------------------------------------------------------------------------------
+
+
+def verify_text(results: Sequence[HostResult]) -> None:
+    """Print every host, worst first."""
+    width = max((len(result.host) for result in results), default=4)
+    say(f"\n{'HOST':{width}}  {'RESULT':11}  {'CHECKS':>7}  {'FAILED':>6}  {'TIME':>7}  WHY")
+    for result in sorted(results, key=lambda result: WORST_FIRST.index(result.result)):
+        checks = [check for step in result.steps for check in step.checks]
+        bad = [step.step for step in result.steps if not step.passed]
+        verdict = paint(f"{result.result.upper():11}", "green" if result.result == "passed" else "red")
+        why = _why(result.error) or ", ".join(bad[:4])
+        say(f"{result.host:{width}}  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  {why}")
+
+
+def verify_document(results: Sequence[HostResult]) -> dict[str, Any]:
+    """The body of `verify --json`."""
+    hosts = [_verify_host(result) for result in results]
+    checks = [check for host in hosts for check in host["checks"]]
+    passed = sum(check["passed"] for check in checks)
+    return {
+        "hosts": hosts,
+        "summary": {
+            "hosts": len(hosts),
+            "unreachable": sum(host["result"] == "unreachable" for host in hosts),
+            "checks": len(checks),
+            "passed": passed,
+            "failed": len(checks) - passed,
+        },
+    }
+
+
+def _verify_host(result: HostResult) -> dict[str, Any]:
+    checks: list[Mapping[str, Any]] = []
+    for step in result.steps:
+        base = {"step": step.step, "role": step.role}
+        if step.problem:
+            checks.append(
+                {**base, "name": "can be asked", "passed": False, "got": step.problem, "expected": "an answer"}
+            )
+        for check in step.checks:
+            shown = {"name": check.name, "passed": check.passed, "got": check.got, "expected": check.expected}
+            checks.append({**base, **shown})
+    why = _why(result.error) or ", ".join(step.step for step in result.steps if not step.passed)
+    return {"host": result.host, "result": result.result, "why": why, "checks": checks}
+
+
+def _why(error: HostError | None) -> str:
+    return error.message.splitlines()[0] if error else ""
+
+
+def indent(text: str) -> str:
+    """The text, moved to the right by two columns."""
+    return "\n".join("  " + line for line in text.splitlines())
+
+
+def _markup_free(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,206 @@
+"""Across hosts: all of them at once, balancers' configuration last, one bad host stops nobody else."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from provision.apply import Context, HostRun, Stopped
+from provision.errors import HostError, LockedError, UnreachableError
+from provision.events import Event
+from provision.inventory import Host, Inventory
+from provision.plan import HostPlan
+from provision.sequence import LAST
+from provision.ssh import Session
+from provision.steps.endpoint import listen_address
+from provision.steps.facts import Fleet
+
+FORKS = 32
+
+
+@dataclass
+class Outcome:
+    """What became of one host.
+
+    Args:
+        host: its name.
+        plan: what was to change.
+        changed: ids of the steps that were changed.
+        error: what failed, or None.
+        seconds: how long it took.
+    """
+
+    host: str
+    plan: HostPlan = field(default_factory=HostPlan)
+    changed: list[str] = field(default_factory=list)
+    error: HostError | None = None
+    seconds: float = 0.0
+
+    @property
+    def result(self) -> str:
+        """`ok`, `changed`, `failed`, `unreachable`, `locked` or `stopped`."""
+        match self.error:
+            case None:
+                return "changed" if self.changed else "ok"
+            case UnreachableError():
+                return "unreachable"
+            case LockedError():
+                return "locked"
+            case Stopped():
+                return "stopped"
+        return "failed"
+
+
+@dataclass
+class _Member:
+    run: HostRun
+    outcome: Outcome
+
+
+class Rollout:
+    """One run over a selection of hosts.
+
+    Args:
+        context: what the hosts share.
+        hosts: the selection.
+        become_password: sudo's password for all of them (`-K`), or None for the inventory's.
+        forks: hosts at the same time.
+    """
+
+    def __init__(self, context: Context, hosts: Sequence[Host], become_password: str | None, forks: int) -> None:
+        self.context = context
+        self.forks = max(1, min(forks, len(hosts)))
+        self.members = [
+            _Member(HostRun(host, Session(host.connection, become_password), context), Outcome(host.name))
+            for host in hosts
+        ]
+
+    def plan(self) -> list[Outcome]:
+        """What would change on every host. Changes nothing."""
+        early, late = self._waves()
+        self._all(lambda member: self._plan(member, early))
+        fleet = self.fleet()
+        self._all(lambda member: self._plan(member, late, fleet))
+        return self._finish()
+
+    def deploy(self) -> list[Outcome]:
+        """Make every host what it should be."""
+        early, late = self._waves()
+        self._all(lambda member: self._deploy(member, early))
+        fleet = self.fleet()
+        self._all(lambda member: self._deploy(member, late, fleet))
+        return self._finish()
+
+    def read(self) -> None:
+        """Read every host's facts, and nothing else: what verify needs to know."""
+        self._all(lambda member: member.run.read())
+
+    def interrupt(self, *, now: bool) -> None:
+        """Stop after the current steps, or at once by cutting the connections."""
+        self.context.stop.set()
+        for member in self.members if now else ():
+            member.run.session.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for member in self.members:
+            member.run.session.close()
+
+    def fleet(self) -> Fleet:
+        """What is known of every host that was read in this run."""
+        addresses = {}
+        for member in self.members:
+            host = member.run.host
+            if host.gpu and member.outcome.error is None:
+                with self._caught(member):
+                    addresses[host.name] = listen_address(host, self.context.inventory, member.run.facts)
+        return Fleet(addresses, frozenset(self.context.failed))
+
+    def _waves(self) -> tuple[frozenset[str], frozenset[str]]:
+        late = frozenset(LAST)
+        return self.context.roles - late, self.context.roles & late
+
+    def _plan(self, member: _Member, roles: frozenset[str], fleet: Fleet | None = None) -> None:
+        if fleet is None:
+            member.run.read()
+        found = member.run.plan(roles, fleet)
+        member.outcome.plan = _merged(member.outcome.plan, found)
+
+    def _deploy(self, member: _Member, roles: frozenset[str], fleet: Fleet | None = None) -> None:
+        if fleet is None:
+            member.run.read()
+        try:
+            member.run.deploy(roles, fleet)
+        finally:
+            member.outcome.plan = _merged(*member.run.plans)
+            member.outcome.changed = list(dict.fromkeys(member.run.changed))
+
+    def _all(self, work: Callable[[_Member], None]) -> None:
+        """Do this on every host that has not failed, in a bounded pool."""
+
+        def one(member: _Member) -> None:
+            begun = time.monotonic()
+            with self._caught(member):
+                work(member)
+            member.outcome.seconds += time.monotonic() - begun
+
+        alive = [member for member in self.members if member.outcome.error is None]
+        with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
+            self._await([pool.submit(one, member) for member in alive])
+
+    def _await(self, futures: Sequence[Future[None]]) -> None:
+        """Wait for all of them; the first Ctrl-C asks them to stop, the second cuts the connections."""
+        pressed = 0
+        pending = set(futures)
+        while pending:
+            try:
+                done, pending = wait(pending, timeout=0.5)
+            except KeyboardInterrupt:
+                pressed += 1
+                self.interrupt(now=pressed > 1)
+                continue
+            for future in done:
+                future.result()
+
+    @contextlib.contextmanager
+    def _caught(self, member: _Member) -> Iterator[None]:
+        """Keep a host's error with the host: the others go on."""
+        try:
+            yield
+        except HostError as error:
+            member.outcome.error = error
+            self.context.failed.add(member.outcome.host)
+            self.context.listen(Event(member.outcome.host, "failed", error.step, error.message))
+
+    def _finish(self) -> list[Outcome]:
+        def give_back(member: _Member) -> None:
+            with contextlib.suppress(HostError):
+                member.run.finish()
+
+        with ThreadPoolExecutor(self.forks) as pool:
+            list(pool.map(give_back, self.members))
+        for member in self.members:
+            self.context.listen(Event(member.outcome.host, "done", text=member.outcome.result))
+        return [member.outcome for member in self.members]
+
+
+def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str]) -> tuple[Host, ...]:
+    """The hosts of a run: those chosen, and the balancers that send to the chosen ones.
+
+    Args:
+        inventory: all hosts.
+        chosen: what `--limit` left.
+        roles: the roles of this run.
+    """
+    names = {host.name for host in chosen}
+    if roles & set(LAST) and any(host.gpu for host in chosen):
+        names |= {host.name for host in inventory.hosts if host.balancer}
+    return tuple(host for host in inventory.hosts if host.name in names)
+
+
+def _merged(*plans: HostPlan) -> HostPlan:
+    changes = tuple(change for plan in plans for change in plan.changes)
+    found = {step: state for plan in plans for step, state in plan.found.items()}
+    return dataclasses.replace(HostPlan(), changes=changes, steps=sum(plan.steps for plan in plans), found=found)

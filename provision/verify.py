@@ -1,0 +1,287 @@
+"""The steps' own checks as pytest items, by testinfra, over the connection that is already open.
+
+Hosts are asked in parallel, one channel at a time each (sshd refuses the eleventh); pytest collects one item per step
+and host and waits for its answer, so that its report, its exit code and JUnit are pytest's own.
+"""
+
+import contextlib
+import os
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import testinfra.backend.base
+import testinfra.host
+
+from provision.command import Run
+from provision.errors import HostError, UnreachableError
+from provision.inventory import Host, Inventory
+from provision.sequence import Entry, steps
+from provision.ssh import Session
+from provision.steps.base import Check
+
+CHECK_TIMEOUT = 120.0  # seconds for one command of a check; a generation on a busy card takes a while
+
+
+@dataclass
+class StepResult:
+    """What one step's checks said.
+
+    Args:
+        step: id of the step.
+        role: its role.
+        checks: every proof, in order.
+        problem: why the checks could not be asked, or empty.
+        seconds: how long it took.
+    """
+
+    step: str
+    role: str
+    checks: list[Check] = field(default_factory=list)
+    problem: str = ""
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the step is proved: a step that proves nothing is not."""
+        return not self.problem and bool(self.checks) and all(check.passed for check in self.checks)
+
+
+@dataclass
+class HostResult:
+    """What became of one host's verification.
+
+    Args:
+        host: its name.
+        steps: the results, in the order of the sequence.
+        error: why the host could not be asked, or None.
+        seconds: how long it took.
+    """
+
+    host: str
+    steps: list[StepResult] = field(default_factory=list)
+    error: HostError | None = None
+    seconds: float = 0.0
+
+    @property
+    def result(self) -> str:
+        """`passed`, `failed` or `unreachable`."""
+        if isinstance(self.error, UnreachableError):
+            return "unreachable"
+        return "failed" if self.error or not all(step.passed for step in self.steps) else "passed"
+
+
+class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
+    """testinfra's commands over a session of ours: one SSH policy, one sudo, one connection.
+
+    Args:
+        session: the open connection.
+        name: the host's name.
+    """
+
+    NAME = "provision"
+
+    def __init__(self, session: Session, name: str) -> None:
+        super().__init__(name)
+        self.session = session
+
+    def run(self, command: str, *args: str, **kwargs: Any) -> testinfra.backend.base.CommandResult:
+        """Run one of testinfra's commands as root; see its documentation."""
+        line = self.get_command(command, *args)
+        answer = self.session.batch([Run(("sh", "-c", line), timeout=CHECK_TIMEOUT)], stop=False)[0]
+        return self.result(answer.exit, line.encode(), answer.stdout, answer.stderr)
+
+
+class Verification:
+    """Asks every step of every host.
+
+    Args:
+        inventory: all hosts.
+        hosts: those to ask.
+        roles: the roles whose steps are asked.
+        become_password: sudo's password (`-K`), or None.
+        forks: hosts at the same time.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        hosts: Sequence[Host],
+        roles: frozenset[str],
+        become_password: str | None,
+        forks: int,
+    ) -> None:
+        self.hosts = hosts
+        self.results = {host.name: HostResult(host.name) for host in hosts}
+        self._entries = {h.name: [e for e in steps(h, inventory) if e.role in roles] for h in hosts}
+        self._sessions = {host.name: Session(host.connection, become_password) for host in hosts}
+        self._futures: dict[tuple[str, str], Future[StepResult]] = {
+            (host.name, entry.step.id): Future() for host in hosts for entry in self._entries[host.name]
+        }
+        self._reached: dict[str, Future[HostError | None]] = {host.name: Future() for host in hosts}
+        self._pool = ThreadPoolExecutor(max(1, min(forks, len(hosts))), thread_name_prefix="verify")
+
+    def start(self) -> None:
+        """Begin to ask, in the background."""
+        for host in self.hosts:
+            self._pool.submit(self._host, host)
+
+    def reached(self, host: str) -> HostError | None:
+        """Wait until a host was connected to; why it could not be, or None."""
+        return self._reached[host].result()
+
+    def result(self, host: str, step: str) -> StepResult:
+        """Wait for what a step's checks say."""
+        return self._futures[host, step].result()
+
+    def ids(self) -> list[tuple[str, list[str]]]:
+        """Every host with its steps' ids, in order."""
+        return [(host.name, [entry.step.id for entry in self._entries[host.name]]) for host in self.hosts]
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for session in self._sessions.values():
+            session.close()
+
+    def _host(self, host: Host) -> None:
+        begun = time.monotonic()
+        outcome = self.results[host.name]
+        session = self._sessions[host.name]
+        try:
+            session.batch([Run(("true",))], stop=False)
+            self._reached[host.name].set_result(None)
+        except HostError as error:
+            outcome.error = error
+            self._reached[host.name].set_result(error)
+        live = testinfra.host.Host(Backend(session, host.name))
+        for entry in self._entries[host.name]:
+            result = _lost(entry, outcome.error) if outcome.error else self._ask(outcome, entry, live)
+            outcome.steps.append(result)
+            self._futures[host.name, entry.step.id].set_result(result)
+        outcome.seconds = time.monotonic() - begun
+
+    def _ask(self, outcome: HostResult, entry: Entry, live: Any) -> StepResult:
+        """A step's checks. Whatever one of them raises fails this step and no other."""
+        begun = time.monotonic()
+        result = StepResult(entry.step.id, entry.role)
+        try:
+            result.checks.extend(entry.step.check(live))
+            if not result.checks:
+                result.problem = "the step proves nothing, which is a bug of provision"
+        except HostError as error:
+            outcome.error = error
+            result.problem = error.message
+        except AssertionError as error:
+            result.problem = str(error)[:2000] or "a check failed without a word"
+        except Exception as error:  # noqa: BLE001 - a check reads what a broken host says; that must not end the others
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            result.problem = f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"[:2000]
+        result.seconds = time.monotonic() - begun
+        return result
+
+
+def _lost(entry: Entry, error: HostError) -> StepResult:
+    return StepResult(entry.step.id, entry.role, problem=error.message)
+
+
+class _StepItem(pytest.Item):
+    """One step on one host."""
+
+    def __init__(self, *, wait: Callable[[], StepResult], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.wait = wait
+
+    def runtest(self) -> None:
+        result = self.wait()
+        if not result.passed:
+            raise StepFailed(result)
+
+    def repr_failure(self, excinfo: Any, style: Any = None) -> str:
+        if isinstance(excinfo.value, StepFailed):
+            return describe(excinfo.value.result)
+        return str(super().repr_failure(excinfo))
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        return self.nodeid, None, self.nodeid
+
+
+class StepFailed(Exception):  # noqa: N818 - what happened
+    """A step is not proved."""
+
+    def __init__(self, result: StepResult) -> None:
+        super().__init__(describe(result))
+        self.result = result
+
+
+class _HostNode(pytest.Collector):
+    """One host; its children are its steps."""
+
+    def collect(self) -> list[pytest.Item]:
+        return []
+
+
+class _Plugin:
+    """Gives pytest its items."""
+
+    def __init__(self, verification: Verification) -> None:
+        self.verification = verification
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        """Collect one item per host and step, and begin to ask."""
+        self.verification.start()
+        session.items = []
+        for host, ids in self.verification.ids():
+            node = _HostNode.from_parent(session, name=host, nodeid=host)
+            session.items += [self._item(node, host, step) for step in ids]
+        session.testscollected = len(session.items)
+        return True
+
+    def _item(self, node: _HostNode, host: str, step: str) -> pytest.Item:
+        def wait() -> StepResult:
+            return self.verification.result(host, step)
+
+        item: pytest.Item = _StepItem.from_parent(node, name=step, wait=wait)
+        return item
+
+
+def describe(result: StepResult) -> str:
+    """What is wrong with a step, in lines: each failed check with what was expected and what was got."""
+    lines = [result.problem] if result.problem else []
+    for check in result.checks:
+        if not check.passed:
+            lines += [f"{check.name}", f"  expected {_shown(check.expected)}", f"  got      {_shown(check.got)}"]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 600 else text[:600] + "…"
+
+
+def verify(verification: Verification, *, junit: str = "", quiet: bool = False) -> list[HostResult]:
+    """Ask everything, and report it as pytest does.
+
+    Args:
+        verification: what to ask.
+        junit: file for JUnit XML, or empty.
+        quiet: print nothing.
+
+    Returns:
+        every host's results, in the order of the hosts.
+    """
+    args = ["-c", os.devnull, "--rootdir", os.curdir, "-p", "no:cacheprovider", "-p", "no:logging", "-s"]
+    args += ["--disable-plugin-autoload", "--no-header", "--tb=short"]
+    args += ["-p", "no:terminal"] if quiet else ["-v"]
+    args += [f"--junitxml={junit}", "-o", "junit_suite_name=provision"] if junit else []
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            pytest.main(args, plugins=[_Plugin(verification)])
+    finally:
+        verification.close()
+    return [verification.results[host.name] for host in verification.hosts]
