@@ -1,0 +1,36 @@
+"""The only module that imports jinja2: a template's name and values -> the bytes of a file."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(name: str, /, **values: Any) -> bytes:
+    """The bytes of a file.
+
+    Nothing is escaped: values must be of validated types, or quoted by the caller for that file's syntax.
+
+    Args:
+        name: the template below `templates/`, such as `balancer/upstream.conf.j2`.
+        values: what the template may name; naming anything else is an error.
+
+    Raises:
+        jinja2.TemplateError: no such template, or it names a value that is not given.
+    """
+    return _environment().get_template(name).render(values).encode()
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("provision.templates", ""),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - configuration files, not HTML
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,148 @@
+"""Reading files: one `find` lists everything that may carry our mark, with its content, for all steps at once."""
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+from provision.command import READ_TIMEOUT, Answer, Run
+from provision.steps.base import UnreadableError
+
+ROOTS = (
+    "/etc/provision",
+    "/opt/provision/lib",
+    "/etc/apt/keyrings/provision-*",
+    "/etc/apt/preferences.d/provision-*",
+    "/etc/apt/sources.list",
+    "/etc/apt/sources.list.d",
+    "/etc/logrotate.d/provision-*",
+    "/etc/sysctl.d/*-provision.conf",
+    "/etc/tmpfiles.d/provision-*",
+)
+"""What the shared listing covers. Files elsewhere are read by a command of their own."""
+
+# Content only of what everybody on the host may read anyway, up to 64 KiB; of the rest its hash. GNU find flushes
+# what it has printed before it runs a program, so that both come in order. Names end in NUL: they may hold newlines.
+FIND = r"""
+for path do
+  if [ -e "$path" ] || [ -L "$path" ]; then set -- "$@" "$path"; fi
+  shift
+done
+[ $# -gt 0 ] || exit 0
+exec find "$@" $depth -printf '%p\0%y\0%m\0%u:%g\0%l\0' \( \
+  -type f -size -65k -perm -004 -printf 'content %s\n' -exec cat -- {} \; -o \
+  -type f -exec sha256sum -- {} \; -o -true \) -printf '\n'
+"""
+
+
+class Content(str):
+    """The sha256 of some bytes, in hexadecimal, with the bytes. Compares, prints and is stored as the hash.
+
+    Args:
+        data: the bytes.
+    """
+
+    data: bytes
+
+    def __new__(cls, data: bytes) -> Self:
+        """Hash the bytes."""
+        self = super().__new__(cls, hashlib.sha256(data).hexdigest())
+        self.data = data
+        return self
+
+
+@dataclass(frozen=True)
+class Found:
+    """One thing in a file system.
+
+    Args:
+        kind: `file`, `directory`, `link`, or find's letter for something rarer.
+        mode: four octal digits.
+        owner: user and group.
+        target: of a link.
+        sha256: of a file: a Content where the bytes were read, else the bare hash.
+    """
+
+    kind: str
+    mode: str
+    owner: str
+    target: str = ""
+    sha256: str = ""
+
+
+def command(*paths: str, depth: int | None = None) -> Run:
+    """The read-only command that lists these paths and what is below them; the shared listing for none.
+
+    Args:
+        paths: absolute paths.
+        depth: how far below them; None for all the way.
+    """
+    head = ["set -u", "depth=" if depth is None else f"depth='-maxdepth {depth}'"]
+    if not paths:
+        head.append("set -- " + " ".join(ROOTS))
+    text = "\n".join([*head, FIND.strip("\n"), ""])
+    return Run(("sh", "-s", "--", *paths), text.encode(), READ_TIMEOUT, title=f"list {' '.join(paths) or 'our files'}")
+
+
+def covering(path: str, depth: int | None = None) -> Run:
+    """The command that shows `path`: the shared listing where that covers it."""
+    return command() if is_covered(path) else command(path, depth=depth)
+
+
+def is_covered(path: str) -> bool:
+    """Whether the shared listing shows this path."""
+    return any(path == root or path.startswith(root + "/") or _matches(path, root) for root in ROOTS)
+
+
+def _matches(path: str, glob: str) -> bool:
+    """As the shell does: `*` does not cross a slash."""
+    return path.count("/") == glob.count("/") and fnmatch.fnmatchcase(path, glob)
+
+
+def parse(answer: Answer) -> Mapping[str, Found]:
+    """Path -> what is there.
+
+    Raises:
+        UnreadableError: the listing is not whole, so that it proves no absence.
+    """
+    if answer.exit:
+        raise UnreadableError(answer.error or f"find exited {answer.exit}")
+    return parse_bytes(answer.stdout)
+
+
+@lru_cache(maxsize=64)  # every step of a host parses the same answer
+def parse_bytes(listing: bytes) -> Mapping[str, Found]:
+    """What `parse` does, for a listing inside a longer answer."""
+    found: dict[str, Found] = {}
+    while listing:
+        path, listing = _record(listing, found)
+        if not path.startswith("/"):
+            raise UnreadableError(f"the listing is garbled at {path[:60]!r}")
+    return found
+
+
+KINDS = {"f": "file", "d": "directory", "l": "link"}
+
+
+def _record(listing: bytes, found: dict[str, Found]) -> tuple[str, bytes]:
+    try:
+        *head, rest = listing.split(b"\0", 5)
+        path, kind, mode, owner, target = (part.decode(errors="surrogateescape") for part in head)
+        sha256, rest = _sum(rest) if kind == "f" else ("", rest)
+        if not rest.startswith(b"\n"):
+            raise UnreadableError(f"{path} changed while it was read")
+        found[path] = Found(KINDS.get(kind, kind), f"{int(mode, 8):04o}", owner, target, sha256)
+    except ValueError as error:
+        raise UnreadableError("the listing ends early") from error
+    return path, rest[1:]
+
+
+def _sum(rest: bytes) -> tuple[str, bytes]:
+    """The hash of a file, and what follows it. sha256sum puts a backslash first where it had to escape the name."""
+    line, _, after = rest.partition(b"\n")
+    if not line.startswith(b"content "):
+        return line.lstrip(b"\\")[:64].decode("ascii"), after
+    size = int(line.split()[1])
+    return Content(after[:size]), after[size:]

@@ -1,0 +1,244 @@
+"""Units of ours, our drop-ins for the units of others, services, and the finder of our units."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from provision.command import Command, run
+from provision.steps import units
+from provision.steps.base import Answer, Check, Fact, Owned, State, Step, differing
+from provision.steps.facts import HostFacts
+from provision.steps.file import change_file, diff_file
+from provision.steps.listing import Content
+
+RELOAD = run("systemctl", "daemon-reload")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit(Step):
+    """A unit file of ours, as systemd has loaded it.
+
+    Args:
+        name: `provision-*.service` or another type of unit.
+        content: the file.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """`unit:NAME`."""
+        return f"unit:{self.name}"
+
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        return f"{units.DIRECTORY}/{self.name}"
+
+    @property
+    def manages(self) -> str:
+        """The unit whose loading tells whether systemd has read this file."""
+        return self.name
+
+    def fact(self) -> Fact:
+        """Reads the file, and whether systemd has read it."""
+        return Fact(units.command(self.manages), lambda answer: _file(units.parse(answer), self.path, self.manages))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The file, loaded."""
+        return {"sha256": Content(self.content), "mode": "0644", "owner": "root:root", "loaded": True}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Writes or removes the file and has systemd read it; what is removed is stopped first."""
+        if want is None:
+            return [*self._stop(), *change_file(self.path, _as_file(have), None), RELOAD]
+        stale = [key for key, _ in differing(have, want) if key != "loaded"]
+        written = change_file(self.path, _as_file(have), _as_file(want)) if stale else []
+        return [*written, RELOAD]
+
+    def _stop(self) -> list[Command]:
+        return [
+            run("systemctl", "disable", "--now", "--", self.name),
+            run("systemctl", "reset-failed", "--", self.name, ok=(0, 1)),
+        ]
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """A unified diff of the file."""
+        unread = have is not None and want is not None and have["sha256"] == want["sha256"] and not have["loaded"]
+        return ["systemd has not read the file yet"] if unread else diff_file(self.path, _as_file(have), _as_file(want))
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """Systemd has loaded the unit from this file, without an error."""
+        keys = "LoadState,NeedDaemonReload,FragmentPath"
+        said = live.run(f"systemctl show --property={keys} -- %s", self.name).stdout
+        shown = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        yield Check("loaded", shown.get("LoadState"), "loaded")
+        yield Check("from", shown.get("FragmentPath"), self.path)
+        yield Check("systemd has read the file", shown.get("NeedDaemonReload"), "no")
+        yield Check("sha256", live.run("sha256sum <%s", self.path).stdout[:64], str(Content(self.content)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropIn(Unit):
+    """Our addition to a unit of somebody else: `NAME.d/provision.conf`.
+
+    Args:
+        name: the unit, such as `docker.service`. It may not be there yet.
+        content: the file.
+    """
+
+    @property
+    def id(self) -> str:
+        """`drop_in:NAME`."""
+        return f"drop_in:{self.name}"
+
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        return f"{units.DIRECTORY}/{self.name}.d/provision.conf"
+
+    def _stop(self) -> list[Command]:
+        return []
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """Systemd applies this file to the unit."""
+        said = live.run("systemctl show --property=DropInPaths,NeedDaemonReload -- %s", self.name).stdout
+        shown = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        yield Check("applied", self.path in shown.get("DropInPaths", "").split(), True)
+        yield Check("systemd has read the file", shown.get("NeedDaemonReload"), "no")
+        yield Check("sha256", live.run("sha256sum <%s", self.path).stdout[:64], str(Content(self.content)))
+
+
+def _file(seen: units.Seen, path: str, name: str) -> State:
+    """The state of a unit file; `loaded` also where there is no unit yet that a drop-in could add to."""
+    found, unit = seen.files.get(path), seen.unit(name)
+    if found is None:
+        return None
+    fresh = unit["LoadState"] in ("loaded", "not-found") and unit["NeedDaemonReload"] == "no"
+    return {"sha256": found.sha256, "mode": found.mode, "owner": found.owner, "loaded": fresh}
+
+
+def _as_file(state: State) -> State:
+    return None if state is None else {"kind": "file", **{k: v for k, v in state.items() if k != "loaded"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service(Step):
+    """A service that runs now and after a boot.
+
+    Args:
+        name: the service, without `.service`.
+        enabled: whether it starts at boot; what has no [Install] section is left alone.
+        running: whether it runs now.
+        after: ids of steps that start or stop it behind our back.
+    """
+
+    name: str
+    enabled: bool = True
+    running: bool = True
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`service:NAME`."""
+        return f"service:{self.name}"
+
+    @property
+    def unit(self) -> str:
+        """The unit's full name."""
+        return f"{self.name}.service"
+
+    def fact(self) -> Fact:
+        """Reads what systemd says of the unit."""
+        return Fact(units.command(self.unit), lambda answer: service_state(units.parse(answer), self.unit))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Running, enabled, not masked."""
+        enabled = None if have is not None and have["enabled"] is None else self.enabled
+        return {"enabled": enabled, "running": self.running, "masked": False}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Enables or disables, starts or stops."""
+        return change_service(self.unit, have, want)
+
+    def impact(self, have: State, want: State) -> str:
+        """Says when it stops or starts."""
+        was, shall = ((state or {}).get("running", False) for state in (have, want))
+        return "" if was == shall else f"{'starts' if shall else 'stops'} {self.name}"
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """Systemd says that it runs, and will after a boot."""
+        said = live.run("systemctl show --property=ActiveState,UnitFileState -- %s", self.unit).stdout
+        shown = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        yield Check("running", shown.get("ActiveState") == "active", self.running)
+        if shown.get("UnitFileState") not in FIXED:
+            yield Check("enabled at boot", shown.get("UnitFileState") == "enabled", self.enabled)
+
+
+FIXED = ("static", "indirect", "generated", "alias", "transient", "linked")  # nothing to enable
+
+
+def service_state(seen: units.Seen, name: str) -> State:
+    """The state of a service; None where systemd knows no such unit."""
+    unit = seen.unit(name)
+    if unit["LoadState"] == "not-found":
+        return None
+    file_state = unit["UnitFileState"]
+    return {
+        "enabled": None if file_state in FIXED else file_state == "enabled",
+        "running": unit["ActiveState"] in ("active", "reloading"),
+        "masked": file_state.startswith("masked"),
+        "said": f"{unit['ActiveState']} ({unit['SubState']})",
+    }
+
+
+def change_service(unit: str, have: State, want: State) -> list[Command]:
+    """From any state of a service to any other; for one that is not there any more there is nothing to do.
+
+    Args:
+        unit: full name.
+        have: found.
+        want: wanted.
+    """
+    if want is None:
+        return []
+    changes = dict(differing(have, want))
+    commands: list[Command] = []
+    if changes.get("masked") is False and have is not None:
+        commands.append(run("systemctl", "unmask", "--", unit))
+    if changes.get("enabled") is not None:
+        commands.append(run("systemctl", "enable" if changes["enabled"] else "disable", "--", unit))
+    if changes.get("running") is True:  # a service that failed too often would be refused another start
+        commands += [run("systemctl", "reset-failed", "--", unit, ok=(0, 1)), run("systemctl", "start", "--", unit)]
+    elif changes.get("running") is False and have is not None:
+        commands.append(run("systemctl", "stop", "--", unit))
+    if changes.get("masked"):
+        commands.append(run("systemctl", "mask", "--", unit))
+    return commands
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedUnits(Owned):
+    """Finds our unit files.
+
+    Args:
+        prefix: how their names begin.
+    """
+
+    prefix: str = "provision-"
+
+    def fact(self) -> Fact:
+        """Reads the same as every unit."""
+        return Fact(units.command(), self._parse)
+
+    def step(self, step_id: str) -> Step:
+        """A unit of that name, to be stopped and removed."""
+        return Unit(name=step_id.partition(":")[2], content=b"")
+
+    def _parse(self, answer: Answer) -> State:
+        seen = units.parse(answer)
+        folder = units.DIRECTORY + "/"
+        names = [path.removeprefix(folder) for path, found in seen.files.items() if found.kind != "directory"]
+        ours = [name for name in names if "/" not in name and name.startswith(self.prefix)]
+        return {f"unit:{name}": _file(seen, folder + name, name) for name in ours}

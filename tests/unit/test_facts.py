@@ -1,0 +1,50 @@
+"""Every file in tests/facts/<Class>/ is a case: what a host answers, and what a step (or a finder) makes of it.
+
+step:        constructor arguments (optional)
+exit, stdout, stderr:   the answer (0 and empty where not given)
+and one of
+state:       the state (keys that are not named are not compared)
+absent:      true
+blocked:     id of the step it is blocked by
+unreadable:  part of the message
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from step_cases import cases, load, step_of
+
+from provision.steps.base import Answer, BlockedError, UnreadableError
+
+
+@pytest.mark.parametrize("path", cases("facts"))
+def test_fact(path: Path) -> None:
+    case = load(path)
+    fact = step_of(path, case).fact()
+    if "unreadable" in case:
+        with pytest.raises(UnreadableError) as unreadable:
+            fact.parse(answer_of(case))
+        assert case["unreadable"] in str(unreadable.value)
+    elif "blocked" in case:
+        with pytest.raises(BlockedError) as blocked:
+            fact.parse(answer_of(case))
+        assert blocked.value.by == case["blocked"]
+    elif case.get("absent"):
+        assert fact.parse(answer_of(case)) is None
+    else:
+        state = json.loads(json.dumps(fact.parse(answer_of(case)), default=str))
+        assert {key: state.get(key) for key in case["state"]} == case["state"]
+
+
+def answer_of(case: dict[str, Any]) -> Answer:
+    return Answer(case.get("exit", 0), octets(case.get("stdout", "")), octets(case.get("stderr", "")))
+
+
+def octets(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def test_there_are_cases() -> None:
+    assert cases("facts")

@@ -1,0 +1,57 @@
+"""Every file in tests/steps/<Class>/ is a case: what a step wants, and how it gets there and back.
+
+step:      constructor arguments
+facts:     fields of HostFacts (optional)
+have:      what was found; null for absent
+want:      what it must want
+commands:  the commands, as people are shown them
+undo:      likewise, back from `want` to `have` (optional)
+refused:   part of the message with which it refuses, instead of all these
+impact:    what it costs (optional)
+diff:      lines of the diff (optional)
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+from step_cases import cases, load, step_of
+
+from provision.steps.base import RefusalError, Step
+from provision.steps.facts import HostFacts
+
+
+def plain(value: Any) -> Any:
+    """What YAML could say: tuples as lists, Content as its hash."""
+    return json.loads(json.dumps(value, default=str))
+
+
+@pytest.mark.parametrize("path", cases("steps"))
+def test_step(path: Path) -> None:
+    case = load(path)
+    step, have = step_of(path, case), case.get("have")
+    facts = TypeAdapter(HostFacts).validate_python(case.get("facts", {}))
+    if "refused" in case:
+        with pytest.raises(RefusalError) as refusal:
+            step.want(facts, have)
+        assert case["refused"] in str(refusal.value)
+        return
+    want = step.want(facts, have)
+    assert plain(want) == case["want"]
+    assert [str(command) for command in step.commands(have, want)] == case["commands"]
+    compare_optional(step, case, have, want)
+
+
+def compare_optional(step: Step, case: dict[str, Any], have: Any, want: Any) -> None:
+    if "undo" in case:
+        assert [str(command) for command in step.commands(want, have)] == case["undo"]
+    if "impact" in case:
+        assert step.impact(have, want) == case["impact"]
+    if "diff" in case:
+        assert list(step.diff(have, want)) == case["diff"]
+
+
+def test_there_are_cases() -> None:
+    assert cases("steps")
