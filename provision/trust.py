@@ -67,7 +67,7 @@ def known(connection: Connection) -> list[Key]:
     for path in connection.known_hosts:
         with contextlib.suppress(FileNotFoundError):
             keys.load(path)
-    found = keys.lookup(name) or {}
+    found: dict[str, paramiko.PKey] = dict(keys.lookup(name) or {})
     return [Key(name, kind, key.get_base64()) for kind, key in found.items()]
 
 

@@ -1,0 +1,66 @@
+"""Jobs of the host, run by a real shell on this machine, in a folder of the test's own."""
+
+import subprocess
+import time
+
+import pytest
+
+from provision import jobs
+from provision.command import sh
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
+
+
+def follow(follower, chunk=7):
+    done = subprocess.run(["sh", "-s"], input=follower.script(), capture_output=True, check=False, timeout=60)
+    for start in range(0, len(done.stdout), chunk):
+        follower.feed(done.stdout[start : start + chunk])
+    return follower.answer()
+
+
+def job(text, *args):
+    return sh(text, *args, title="a job", job=True)
+
+
+def test_a_job_is_followed_to_its_exit_code():
+    lines = []
+    answer = follow(
+        jobs.Follower(job('for i in 1 2 3; do echo "$1 $i"; done; echo oops >&2; exit 4', "it's"), lines.append)
+    )
+    assert answer.exit == 4
+    assert lines == ["it's 1", "it's 2", "it's 3", "oops"]
+    assert answer.text.splitlines() == lines
+
+
+def test_a_job_goes_on_when_nobody_follows_and_is_found_again(tmp_path):
+    run = job('sleep 1.5; echo "$1" >>"$2"; echo ended', "once", str(tmp_path / "count"))
+    cut = subprocess.Popen(["sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    cut.stdin.write(jobs.Follower(run, print).script())
+    cut.stdin.close()
+    time.sleep(0.7)
+    cut.kill()
+    lines = []
+    assert follow(jobs.Follower(run, lines.append)).exit == 0
+    assert lines == ["ended"]
+    assert (tmp_path / "count").read_text() == "once\n"
+
+
+def test_a_finished_job_leaves_nothing(tmp_path):
+    follow(jobs.Follower(job("echo hello"), print))
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_the_same_command_is_the_same_job_and_another_is_not():
+    assert jobs.folder(job("true", "a")) == jobs.folder(job("true", "a"))
+    assert jobs.folder(job("true", "a")) != jobs.folder(job("true", "b"))
+
+
+def test_a_log_that_broke_off_is_no_answer():
+    follower = jobs.Follower(job("true"), print)
+    script = follower.script()
+    assert b"begin" in script
+    follower.feed(b"\nhalf of something")
+    assert follower.answer() is None

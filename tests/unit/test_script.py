@@ -1,0 +1,97 @@
+"""The script of a read: run by a real shell, so that quoting is proved and not believed."""
+
+import subprocess
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provision.command import Put, Run, sh
+from provision.script import assemble, make_mark, parse
+
+# Everything that can stand in an argument of a program: no NUL.
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
+
+
+def shell(commands, *, stop=False, noise=b""):
+    mark = make_mark()
+    text = assemble(commands, mark, stop=stop)
+    done = subprocess.run(["sh", "-s"], input=text, capture_output=True, check=False, timeout=60)
+    return parse(noise + done.stdout, noise + done.stderr, mark, len(commands))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(words, max_size=5), st.binary(max_size=200))
+def test_words_and_stdin_arrive_as_they_are(arguments, stdin):
+    program = "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read() + repr(sys.argv[1:]).encode())"
+    run = Run(("python3", "-c", program, *arguments), stdin)
+    [answer] = shell([run])
+    assert answer.stdout == stdin + repr(arguments).encode()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_output_is_kept_byte_for_byte(out, err):
+    program = "import sys; a, b = eval(sys.stdin.read()); sys.stdout.buffer.write(a); sys.stderr.buffer.write(b)"
+    [answer] = shell([Run(("python3", "-c", program), repr((out, err)).encode())], noise=b"Welcome!\n")
+    assert (answer.stdout, answer.stderr) == (out, err)
+
+
+def test_each_command_has_its_own_exit_code_and_streams():
+    answers = shell([sh("echo out; echo err >&2; exit 3", title="one"), Run(("true",)), Run(("no-such-program",))])
+    assert [(a.exit, a.text, a.stderr) for a in answers[:2]] == [(3, "out\n", b"err\n"), (0, "", b"")]
+    assert answers[2].exit == 127
+
+
+def test_a_failing_command_ends_a_batch_that_stops_there(tmp_path):
+    left = tmp_path / "left"
+    answers = shell([Run(("true",)), Run(("false",)), Run(("touch", str(left)))], stop=True)
+    assert [a.exit for a in answers] == [0, 1]
+    assert not left.exists()
+
+
+def test_other_exit_codes_can_be_declared_good(tmp_path):
+    assert len(shell([Run(("false",), ok=(0, 1)), Run(("sh", "-c", "exit 9"), ok=()), Run(("true",))], stop=True)) == 3
+
+
+def test_a_command_that_hangs_is_ended():
+    [answer, after] = shell([Run(("sleep", "60"), timeout=0.2), Run(("true",))])
+    assert (answer.exit, after.exit) == (124, 0)
+
+
+def test_a_command_cannot_eat_the_rest_of_the_script():
+    assert [a.text for a in shell([Run(("cat",)), Run(("echo", "still here"))])] == ["", "still here\n"]
+
+
+def test_output_that_looks_like_a_mark_is_only_output():
+    forged = b"\nprovision-0000 end 0 0\n"
+    [answer] = shell([Run(("cat",), forged)])
+    assert (answer.exit, answer.stdout) == (0, forged)
+
+
+def test_a_script_that_is_cut_off_runs_nothing(tmp_path):
+    left = tmp_path / "left"
+    text = assemble([Run(("touch", str(left))), Run(("true",))], make_mark(), stop=False)
+    for size in range(0, len(text) - len("main </dev/null\n"), 7):
+        subprocess.run(["sh", "-s"], input=text[:size], capture_output=True, check=False)
+    assert not left.exists()
+
+
+def test_a_file_is_written_whole_with_its_mode(tmp_path):
+    path = tmp_path / "it's a file"
+    [answer] = shell([Put(str(path), b"\x00\xffnot text", 0o640)])
+    assert answer.exit == 0, answer.error
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"\x00\xffnot text", 0o640)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    [answer] = shell([Put(str(path), b"new", owner="nobody-of-this-name:root")])
+    assert answer.exit != 0
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_answers_that_did_not_come_are_not_made_up():
+    mark = make_mark()
+    assert parse(f"\n{mark} begin 0\nhalf".encode(), b"", mark, 2) == []
