@@ -11,7 +11,7 @@ load              all of it, in order
 """
 
 from provision.inventory.loader import load
-from provision.inventory.masked import show
+from provision.inventory.masked import as_yaml, show
 from provision.inventory.model import Connection, Host, Instance, Inventory
 from provision.inventory.secret import Secret
 from provision.inventory.settings import Settings
@@ -53,6 +53,7 @@ __all__ = [
     "Text",
     "Url",
     "Version",
+    "as_yaml",
     "duration_seconds",
     "load",
     "show",

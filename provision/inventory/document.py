@@ -52,14 +52,20 @@ def parse(text: str, file: str, problems: list[Problem], path: KeyPath = ()) -> 
     try:
         return _Composer(text, file, problems).document(path)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        said = clip(f"{error.problem or error.context or error}")
-        problems.append(Problem(file, mark.line + 1 if mark else 0, "", f"not YAML: {said}"))
+        problems.append(_syntax(error, file))
     except (yaml.YAMLError, UnicodeError, ValueError, OverflowError) as error:
         problems.append(Problem(file, 0, "", f"not YAML: {clip(str(error))}"))
     except UnusableError as error:
         problems.append(Problem(file, error.line, "", str(error)))
     return None
+
+
+def _syntax(error: yaml.MarkedYAMLError, file: str) -> Problem:
+    mark, begun = error.problem_mark, error.context_mark
+    said = clip(f"{error.problem or error.context or 'cannot be read'}")
+    if begun and mark and begun.line != mark.line:
+        said += f", {error.context} that begins on line {begun.line + 1}"
+    return Problem(file, mark.line + 1 if mark else 0, "", f"not YAML: {said}")
 
 
 def _text_of(path: Path, problems: list[Problem]) -> str | None:

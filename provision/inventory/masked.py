@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from provision.inventory.model import Connection, Host, Inventory
 from provision.inventory.secret import SHOWN, Secret
 from provision.inventory.value import Value
@@ -33,14 +35,14 @@ def _host(host: Host) -> dict[str, Any]:
         "groups": list(host.groups),
         "connection": _connection(host.connection),
         "settings": {role: _masked(found, host.sources.get(role)) for role, found in settings.items()},
-        "variables": _plain(host.variables),
-        "instances": [_plain(dataclasses.asdict(instance)) for instance in host.instances],
+        "variables": jsonable(host.variables),
+        "instances": [jsonable(dataclasses.asdict(instance)) for instance in host.instances],
     }
 
 
 def _connection(connection: Connection) -> dict[str, Any]:
     fields = {field.name: getattr(connection, field.name) for field in dataclasses.fields(connection)}
-    return {**_plain(fields), "jumps": [_connection(jump) for jump in connection.jumps]}
+    return {**jsonable(fields), "jumps": [_connection(jump) for jump in connection.jumps]}
 
 
 def _masked(data: Any, source: Value | None) -> Any:
@@ -56,11 +58,18 @@ def _masked(data: Any, source: Value | None) -> Any:
     return data
 
 
-def _plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """Return a value of mappings, sequences and scalars as JSON can hold it, secrets masked."""
     if isinstance(value, Secret):
         return SHOWN
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [jsonable(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def as_yaml(shown: Mapping[str, Any]) -> str:
+    """Return what `show` returns as YAML for people to read."""
+    text = yaml.safe_dump(dict(shown), sort_keys=False, allow_unicode=True, width=100)
+    return str(text)

@@ -38,7 +38,8 @@ def read_directory(
         if name in sources:
             problems.append(Problem(str(entry), 0, "", f"{name} has {sources[name].name} too; keep one of them"))
         sources.setdefault(name, entry)
-        levels[name] = [mapping for file in _files(entry, problems) for mapping in _variables(file, problems)]
+        found = [mapping for file in _files(entry, problems) for mapping in _variables(file, problems)]
+        levels.setdefault(name, []).extend(found)
     return levels
 
 

@@ -1,0 +1,112 @@
+"""`provision init`, `provision inventory check` and `provision inventory show`."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from provision.cli.options import extra_vars_option, inventory_option, json_option, limit_option
+from provision.errors import InventoryError, Problem, UsageError
+
+if TYPE_CHECKING:
+    from provision.inventory import Inventory
+
+
+@click.command()
+@click.argument("path", default="inventory.yaml", type=click.Path(path_type=Path))
+def init(path: Path) -> int:
+    """Write a commented inventory to start from (inventory.yaml); never over a file that is there."""
+    text = files("provision.examples").joinpath("starter.yaml").read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        message = f"{path} exists already"
+        raise UsageError(message, "give another path, or move it away") from None
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise UsageError(message) from None
+    click.echo(f"Wrote {path}. Put your hosts in it, then: provision inventory check -i {path}")
+    return 0
+
+
+@click.group()
+def inventory() -> None:
+    """Check the inventory, or show it merged."""
+
+
+@inventory.command()
+@inventory_option
+@extra_vars_option
+@json_option
+def check(inventory: str, extra_vars: tuple[str, ...], as_json: bool) -> int:
+    """Report every problem of the inventory at once; exit 2 if there is one. Reaches no host."""
+    from provision import sequence
+
+    try:
+        loaded = sequence.load(inventory, extra_vars)
+    except InventoryError as error:
+        _failed(error.problems, as_json=as_json)
+        return error.exit_code
+    if as_json:
+        _document("inventory check", 0, loaded.warnings, problems=[], summary=_summary(loaded))
+        return 0
+    _warn(loaded.warnings)
+    click.echo(f"{inventory}: {', '.join(_counted(_summary(loaded)))}; no problems")
+    return 0
+
+
+@inventory.command()
+@click.argument("host", required=False)
+@inventory_option
+@limit_option
+@extra_vars_option
+@json_option
+def show(host: str | None, inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], as_json: bool) -> int:
+    """Show what holds for every host, or for HOST, after merging; secrets are masked."""
+    from provision import sequence
+    from provision.inventory import as_yaml
+    from provision.inventory import show as merged
+
+    loaded = sequence.load(inventory, extra_vars)
+    chosen = loaded.replace(loaded.select(limit)) if limit else loaded
+    shown = merged(chosen, host)
+    if as_json:
+        _document("inventory show", 0, loaded.warnings, **shown)
+        return 0
+    _warn(loaded.warnings)
+    click.echo(as_yaml(shown), nl=False)
+    return 0
+
+
+def _failed(problems: list[Problem], *, as_json: bool) -> None:
+    """Print every problem, on stdout as JSON or on stderr for people."""
+    if as_json:
+        found = [vars(problem) for problem in problems]
+        _document("inventory check", 2, (), problems=found, summary={})
+        return
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo(f"{len(problems)} problem{'s'[: len(problems) != 1]}", err=True)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _summary(loaded: "Inventory") -> dict[str, int]:
+    groups = {group for host in loaded.hosts for group in host.groups}
+    instances = sum(len(host.instances) for host in loaded.hosts)
+    return {"hosts": len(loaded.hosts), "groups": len(groups), "instances": instances}
+
+
+def _counted(summary: dict[str, int]) -> list[str]:
+    return [f"{count} {noun if count != 1 else noun.removesuffix('s')}" for noun, count in summary.items()]
+
+
+def _document(command: str, code: int, warnings: tuple[str, ...], **rest: Any) -> None:
+    head = {"schema": 1, "command": command, "exit": code, "warnings": list(warnings)}
+    click.echo(json.dumps({**head, **rest}, indent=2, ensure_ascii=False))

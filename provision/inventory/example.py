@@ -1,0 +1,146 @@
+"""A complete inventory, made of the roles' own declarations: every setting with its default and its meaning.
+
+python -m provision.inventory.example > inventory/example.yaml
+"""
+
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from provision.inventory.masked import jsonable
+from provision.inventory.settings import Settings
+
+WIDTH = 108
+
+_HEAD = """\
+# Every setting of every role, with its default and its meaning. Made by `python -m provision.inventory.example`:
+# do not edit it; copy from it. What is left out of an inventory has the value shown here.
+#
+# Where settings go: under `vars` of any group, under a host, or in group_vars/NAME.yml and host_vars/NAME.yml beside
+# this file. They win in Ansible's order: all, outer groups, inner groups, group_vars/, hosts, host_vars/, `-e`.
+# A role's mapping merges over these levels key by key; lists and single values replace what is below them.
+# Secrets are written `!env NAME` or `!file PATH` (beside the file that says it).
+#
+# Connection variables, for groups and hosts alike (what they leave out comes from ~/.ssh/config):
+#   ansible_host, ansible_port, ansible_user, ansible_password, ansible_ssh_private_key_file, ansible_timeout
+#   ansible_ssh_common_args: -o ProxyJump=USER@HOST:PORT -o UserKnownHostsFile=PATH -o ConnectTimeout=SECONDS
+#   ansible_become (default: yes unless the user is root), ansible_become_password
+all:
+  vars:
+    ansible_user: ops
+"""
+
+_TAIL = """
+  children:
+    gpu:       # the machines with the cards
+      hosts:
+        gpu-01: {ansible_host: 10.0.0.11, ollama: {instances: [{gpus: [0]}, {gpus: [1]}]}}
+        gpu-02: {ansible_host: 10.0.0.12, ollama: {instances: [{gpus: [0, 1]}]}}
+        gpu-[03:04]: {ollama: {instances: [{gpus: [0]}]}}  # gpu-03 and gpu-04, by their DNS names
+    balancer:  # without this group, every gpu host balances over its own instances
+      hosts:
+        lb-01: {ansible_host: 10.0.0.5}
+"""
+
+
+def render(roles: Mapping[str, type[Settings]]) -> str:
+    """Return the example inventory.
+
+    Args:
+        roles: role names with their Settings classes, in the order to show them.
+    """
+    body = [line for name, cls in roles.items() for line in _role(name, cls)]
+    return _HEAD + "\n".join(body) + "\n" + _TAIL
+
+
+def _role(name: str, cls: type[Settings]) -> Iterator[str]:
+    yield ""
+    yield from _comment(cls.__doc__ or "", 4)
+    yield f"    {name}:" if cls.model_fields else f"    {name}: {{}}"
+    yield from _fields(cls, 6)
+
+
+def _fields(cls: type[Settings], indent: int, given: Settings | None = None) -> Iterator[str]:
+    """Yield the lines of every field.
+
+    Args:
+        cls: the class whose fields they are.
+        indent: blanks before each line.
+        given: the value that is the default of the whole mapping, if it is one.
+    """
+    for name, field in cls.model_fields.items():
+        yield from _comment(_meaning(field), indent)
+        if field.is_required() and given is None:
+            yield f"{' ' * indent}# {name} is required"
+            continue
+        default = getattr(given, name) if given else field.get_default(call_default_factory=True)
+        if isinstance(default, Settings):
+            yield f"{' ' * indent}{name}:"
+            yield from _fields(type(default), indent + 2, default)
+        else:
+            yield f"{' ' * indent}{name}: {_flow(default)}"
+            yield from _shape(name, field, indent)
+
+
+def _shape(name: str, field: FieldInfo, indent: int) -> Iterator[str]:
+    """Yield, as comments, what the mappings inside a list or an optional mapping may hold."""
+    for cls in _settings_in(field.annotation):
+        yield f"{' ' * indent}# {'Each of' if _is_plural(field) else 'In'} {name}:"
+        for line in _fields(cls, 3):
+            yield f"{' ' * indent}#{line}"
+
+
+def _is_plural(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) in (tuple, list, dict)
+
+
+def _settings_in(annotation: Any) -> Iterator[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _settings_in(part)
+
+
+def _meaning(field: FieldInfo) -> str:
+    choices = ", ".join(str(choice) for choice in _choices(field.annotation))
+    said = " ".join((field.description or "").split())
+    return f"{said} One of: {choices}." if choices else said
+
+
+def _choices(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+        return
+    for part in get_args(annotation):
+        yield from _choices(part)
+
+
+def _comment(text: str, indent: int) -> list[str]:
+    prefix = f"{' ' * indent}# "
+    first = text.partition("\n\n")[0]
+    return textwrap.wrap(
+        " ".join(first.split()), WIDTH, initial_indent=prefix, subsequent_indent=prefix, break_on_hyphens=False
+    )
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text = yaml.safe_dump(
+        jsonable(value), default_flow_style=True, width=sys.maxsize, allow_unicode=True, sort_keys=False
+    )
+    return text.removesuffix("...\n").strip()
+
+
+def main() -> None:
+    """Write the example for this program's roles to stdout."""
+    from provision import sequence
+
+    sys.stdout.write(render({name: sequence.role(name).Settings for name in sequence.order()}))
+
+
+if __name__ == "__main__":
+    main()

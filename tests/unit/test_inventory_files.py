@@ -1,0 +1,70 @@
+"""Inventories in tests/unit/inventory: a new case is a new file there, with what is expected in its comments.
+
+bad/NAME.yaml    `# problem: [FILE:]LINE: PATH: MESSAGE`; all problems of the inventory, in any order
+good/NAME.yaml   `# HOST KEY = JSON`, a part of what `inventory show` gives for the host
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inventory_roles import ROLES
+
+from provision.errors import InventoryError
+from provision.inventory import load, show
+
+DATA = Path(__file__).parent / "inventory"
+
+
+def cases(folder: str) -> list[Path]:
+    single = [path.relative_to(DATA / folder) for path in (DATA / folder).glob("*.yaml")]
+    return sorted([*single, *(path.relative_to(DATA / folder) for path in (DATA / folder).glob("*/inventory.yaml"))])
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SECRET_FOR_TESTS", "a/secret:1")
+    monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
+
+
+@pytest.mark.parametrize("case", cases("bad"), ids=str)
+def test_every_problem_is_reported(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = (DATA / "bad" / case).parent
+    monkeypatch.chdir(directory)
+    text = Path(case.name).read_text(encoding="utf-8")
+    expected = [complete(case.name, found) for found in re.findall(r"^# problem: (.*)$", text, re.MULTILINE)]
+    with pytest.raises(InventoryError) as caught:
+        load(case.name, roles=ROLES)
+    assert [str(problem) for problem in caught.value.problems] == sorted(expected, key=by_line)
+
+
+def complete(file: str, expected: str) -> str:
+    """Put the file's name before a line number; line 0 is shown as no line."""
+    named = f"{file}:{expected}" if expected[0].isdigit() else expected
+    return named.replace(":0: ", ": ", 1)
+
+
+def by_line(message: str) -> tuple[str, int, str]:
+    file, line = re.match(r"([^:]*):(\d*)", message).groups()
+    return file, int(line or 0), message
+
+
+@pytest.mark.parametrize("case", cases("good"), ids=str)
+def test_merged_result(case: Path) -> None:
+    path = DATA / "good" / case
+    shown = show(load(path, roles=ROLES))
+    assert "secret:1" not in json.dumps(shown)
+    found = re.findall(r"^# (\S+) (\S+) = (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    for host, key, value in found:
+        assert look_up(shown["hosts"][host], key) == json.loads(value), f"{host} {key}"
+
+
+def look_up(host: dict[str, Any], key: str) -> Any:
+    role, _, name = key.partition(".")
+    if not name:
+        return host["variables"][role]
+    return host["connection"][name] if role == "connection" else host["settings"][role][name]
