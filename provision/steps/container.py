@@ -1,0 +1,349 @@
+"""One Ollama container, pinned to its cards, and the finder of containers that carry our mark.
+
+Sources: `--gpus` is one CSV record, so several cards need quotes that are part of the word, FACTS 2.4; Docker lets two
+containers share a card without a word, and leaves one `exited` whose address is not there yet, FACTS 1.3; Ollama ends
+its streams at once when it is stopped, FACTS 4.9.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from provision.command import Command, sh
+from provision.steps import engine, instance_shell
+from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, differing
+from provision.steps.engine import Engine
+from provision.steps.facts import HostFacts, dumps
+
+PORT = 11434  # inside the container
+HOME = "/root/.ollama"  # where the image keeps models and keys
+FOLDER = "/etc/provision/ollama"
+START_TIMEOUT = 300.0
+OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")
+PROXIES = ("HTTPS_PROXY", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY")
+NANO = 1_000_000_000
+# only of its present life: a log outlives the restart that mended it
+CPU_LINES = (
+    "docker logs --since \"$(docker inspect --type container --format '{{.State.StartedAt}}' %s)\" %s 2>&1"
+    " | grep -c library=cpu"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container(Step):
+    """An Ollama container that runs with exactly these cards, this address and these settings.
+
+    Args:
+        name: name of the container and of the instance.
+        image: reference of the image; it is there already.
+        gpus: indices of its cards, as the operator wrote them; resolved to UUIDs each time.
+        port: port on the host.
+        address: address on the host, or a pure function of the host facts that gives it.
+        environment: variables of the server.
+        secrets: variables that nobody may see -> `fingerprint` of the value; the values are in `env_file(name)`.
+        mounts: values of `--mount`, from `volume` and `bind`.
+        restart: Docker's restart policy.
+        memory: limit in bytes; 0 for none.
+        cpus: limit in CPUs; 0 for none.
+        pids: limit of processes and threads; 0 for none.
+        log_max_size: size at which Docker rotates the log.
+        log_max_file: how many log files are kept.
+        after: ids of steps that change it behind our back.
+    """
+
+    name: str
+    image: str
+    gpus: tuple[int, ...]
+    port: int
+    address: str | Callable[[HostFacts], str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[str, ...] = ()
+    restart: str = "unless-stopped"
+    memory: int = 0
+    cpus: float = 0.0
+    pids: int = 0
+    log_max_size: str = "50m"
+    log_max_file: int = 3
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`container:NAME`."""
+        return f"container:{self.name}"
+
+    def fact(self) -> Fact:
+        """Reads what Docker has."""
+        return engine.fact(lambda found: state(found, self.name))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The container on this host's cards. Refuses cards that are not there, and a foreign container of the name."""
+        if have is not None and have.get("foreign"):
+            raise RefusalError(
+                f"a container named {self.name} is there that is not ours (image {have['image']}, {have['status']});"
+                " rename or remove it, or give the instance another name"
+            )
+        address = self.address(facts) if callable(self.address) else self.address
+        wanted: dict[str, Any] = {
+            "image": self.image,
+            "current": True,
+            "running": True,
+            "gpus": sorted(uuids(self.gpus, facts)),
+            "publish": [f"{address}:{self.port}"],
+            "environment": {**self.environment, **self.secrets},
+            "mounts": sorted(self.mounts),
+            "restart": self.restart,
+            "memory": self.memory,
+            "cpus": round(self.cpus * NANO),
+            "pids": self.pids,
+            "log": {"driver": "json-file", "max-file": str(self.log_max_file), "max-size": self.log_max_size},
+            "privileged": False,
+            "devices": [],
+            "network": "bridge",
+        }
+        run = run_hash(self.name, wanted)
+        return {**wanted, "environment": _with_image(wanted["environment"], have, run), "run": run}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Only starts what merely stopped; else makes the new container before the old one goes."""
+        if want is None:
+            return [sh(instance_shell.REMOVE, self.name, title=f"remove container {self.name}")] if have else []
+        kept = have is not None and [key for key, _ in differing(have, want)] == ["running"]
+        words = [] if kept else [self._recreate(want)]
+        return [*words, self._start(want)] if want["running"] else [*words, self._stop()]
+
+    def impact(self, have: State, want: State) -> str:
+        """Whose streams end."""
+        running = have is not None and have.get("running")
+        ends = " (its streams end)" if running else ""
+        if want is None:
+            return f"removes {self.name}{ends}"
+        if have is None:
+            return f"creates {self.name}"
+        kept = [key for key, _ in differing(have, want)] == ["running"]
+        verb = "recreates" if not kept else "starts" if want["running"] else "stops"
+        return f"{verb} {self.name}{ends}"
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """It answers where it should and nowhere else, sees exactly its cards, and uses them."""
+        found = engine.read_live(live)
+        item = found.containers.get(self.name, {})
+        yield Check("running", item.get("status", "absent"), "running")
+        if item.get("status") != "running":
+            return
+        pinned = sorted(cards_of(item))
+        seen = live.run("docker exec %s nvidia-smi -L", self.name)
+        yield Check("cards it was given", len(pinned), len(self.gpus))
+        yield Check("cards it sees", _listed(seen.stdout) or seen.stdout[-200:], pinned)
+        answered = live.run("curl -fsS -m 5 http://%s/api/version", _published(item)[0])
+        yield Check("answers /api/version", "version" in answered.stdout or answered.stderr[-200:], True)
+        yield Check("listens elsewhere", _elsewhere(found, item, self.port), [])
+        logged = live.run(CPU_LINES, self.name, self.name)
+        yield Check("log lines that say it found no card", logged.stdout.strip(), "0")
+
+    def _recreate(self, want: Mapping[str, Any]) -> Command:
+        words = create_words(self.name, want)
+        return sh(
+            instance_shell.RECREATE, self.name, *words, title=f"create container {self.name}", timeout=START_TIMEOUT
+        )
+
+    def _start(self, want: Mapping[str, Any]) -> Command:
+        arguments = (self.name, want["publish"][0], *want["gpus"])
+        return sh(instance_shell.START, *arguments, title=f"start container {self.name}", timeout=START_TIMEOUT)
+
+    def _stop(self) -> Command:
+        return sh('docker stop "$1"', self.name, title=f"stop container {self.name}")
+
+
+def env_file(name: str) -> str:
+    """Where the variables of an instance are that nobody may see."""
+    return f"{FOLDER}/{name}.env"
+
+
+def fingerprint(value: str) -> str:
+    """What stands for a secret in states, labels and plans: enough to see that it changed."""
+    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
+
+
+def volume(source: str) -> str:
+    """The word for `--mount` that puts a volume where Ollama keeps its models."""
+    return f"type=volume,{_csv(f'source={source}')},target={HOME}"
+
+
+def bind(source: str) -> str:
+    """The word for `--mount` that puts a directory of the host where Ollama keeps its models."""
+    return f"type=bind,{_csv(f'source={source}')},target={HOME}"
+
+
+def gpus_word(cards: Sequence[str]) -> str:
+    """The word for `--gpus`: quotes are part of it where there are several cards."""
+    return _csv(f"device={','.join(cards)}")
+
+
+def uuids(indices: Sequence[int], facts: HostFacts) -> list[str]:
+    """The UUIDs of these cards.
+
+    Raises:
+        RefusalError: there is no such card, or it is cut into MIG devices.
+    """
+    return [_uuid(index, facts) for index in indices]
+
+
+def _uuid(index: int, facts: HostFacts) -> str:
+    card = facts.card(index)
+    if card is None and facts.driver_error:
+        raise RefusalError(f"the cards of this host are not known: {facts.driver_error}")
+    if card is None:
+        have = ", ".join(f"{card.index} ({card.name})" for card in facts.cards) or "none"
+        raise RefusalError(f"this host has no card {index}; it has {have}")
+    if card.mig:
+        raise RefusalError(f"card {index} ({card.name}) is in MIG mode and cannot be used whole; switch MIG off")
+    return card.uuid
+
+
+def run_hash(name: str, wanted: Mapping[str, Any]) -> str:
+    """A hash of the whole run line: sees what `docker inspect` is not asked for."""
+    words = create_words(name, {**wanted, "run": ""})
+    return hashlib.sha256(dumps([words, wanted["environment"]]).encode()).hexdigest()[:16]
+
+
+def _with_image(wanted: Mapping[str, str], have: State, run: str) -> dict[str, str]:
+    """Our variables, with those that the image brought where the container is the one we made.
+
+    An image may set variables of these names too; nobody can change them in a container that is there.
+    """
+    brought = have["environment"] if have is not None and have.get("run") == run else {}
+    return {**brought, **wanted}
+
+
+def create_words(name: str, want: Mapping[str, Any]) -> list[str]:
+    """The words after `docker create --name NAME`.
+
+    Args:
+        name: of the container.
+        want: a state.
+    """
+    words = ["--pull", "never", "--gpus", gpus_word(want["gpus"]), "--restart", want["restart"]]
+    words += _each("--publish", (f"{at}:{PORT}" for at in want["publish"]))
+    words += _each("--env", (f"{key}={value}" for key, value in want["environment"].items() if key not in PROXIES))
+    words += ["--env-file", env_file(name)] if set(PROXIES) & set(want["environment"]) else []
+    words += _each("--mount", want["mounts"])
+    words += ["--memory", str(want["memory"])] if want["memory"] else []
+    words += ["--cpus", f"{want['cpus'] / NANO:.9f}"] if want["cpus"] else []
+    words += ["--pids-limit", str(want["pids"])] if want["pids"] else []
+    words += ["--log-driver", want["log"]["driver"]]
+    words += _each("--log-opt", (f"{key}={value}" for key, value in want["log"].items() if key != "driver"))
+    words += ["--privileged"] if want["privileged"] else []
+    words += _each("--device", want["devices"])
+    words += [] if want["network"] == "bridge" else ["--network", want["network"]]
+    labels = (f"{engine.MANAGED}=1", f"provision.instance={name}", f"provision.run={want['run']}")
+    return [*words, *_each("--label", labels), want["image"]]
+
+
+def _each(option: str, values: Any) -> list[str]:
+    return [word for value in values for word in (option, value)]
+
+
+def _csv(text: str) -> str:
+    """One field of the CSV records that `--gpus` and `--mount` are."""
+    return f'"{text.replace(chr(34), chr(34) * 2)}"' if "," in text or '"' in text else text
+
+
+def state(found: Engine, name: str) -> State:
+    """What is known of a container; None if there is none of that name."""
+    item = found.containers.get(name)
+    if item is None:
+        return None
+    labels = item["labels"] or {}
+    if labels.get(engine.MANAGED) != "1":
+        return {"foreign": True, "image": item["image"], "status": item["status"]}
+    current = found.image_id(item["image"])
+    return {
+        "image": item["image"],
+        "current": current in ("", item["image_id"]),
+        "running": item["status"] == "running",
+        "gpus": sorted(cards_of(item)),
+        "publish": _published(item),
+        "environment": _environment(item["env"] or ()),
+        "mounts": sorted(_mount(mount) for mount in item["mounts"] or ()),
+        "restart": _restart(item["restart"] or {}),
+        "memory": item["memory"] or 0,
+        "cpus": item["cpus"] or 0,
+        "pids": max(item["pids"] or 0, 0),
+        "log": _log(item["log"] or {}),
+        "privileged": bool(item["privileged"]),
+        "devices": [device["PathOnHost"] for device in item["devices"] or ()],
+        "network": "bridge" if item["network"] in ("", "default", "bridge") else item["network"],
+        "run": labels.get("provision.run", ""),
+    }
+
+
+def cards_of(item: Mapping[str, Any]) -> list[str]:
+    """The cards of a container as Docker was told: UUIDs or indices, `all`, or `first N`."""
+    cards: list[str] = []
+    for request in item["requests"] or ():
+        cards += request.get("DeviceIDs") or []
+        count = request.get("Count") or 0
+        cards += ["all"] if count < 0 else [f"first {count}"] if count else []
+    return cards
+
+
+def _published(item: Mapping[str, Any]) -> list[str]:
+    bindings = (item["ports"] or {}).get(f"{PORT}/tcp") or ()
+    found = [f"{binding['HostIp'] or '0.0.0.0'}:{binding['HostPort']}" for binding in bindings]  # noqa: S104
+    others = [f"{port} too" for port in item["ports"] or {} if port != f"{PORT}/tcp"]
+    return sorted(found) + sorted(others)
+
+
+def _environment(lines: Sequence[str]) -> dict[str, str]:
+    """What the server is told. The image sets OLLAMA_HOST itself; a proxy may hold a password."""
+    pairs = dict(line.partition("=")[::2] for line in lines)
+    pairs = {key: value for key, value in pairs.items() if key.startswith(OURS) or key.upper() in PROXIES}
+    if pairs.get("OLLAMA_HOST") == f"0.0.0.0:{PORT}":
+        del pairs["OLLAMA_HOST"]
+    return {key: fingerprint(value) if key.upper() in PROXIES else value for key, value in pairs.items()}
+
+
+def _mount(mount: Mapping[str, Any]) -> str:
+    source = mount.get("Name") if mount["Type"] == "volume" else mount["Source"]
+    options = "" if mount.get("RW", True) else ",readonly"
+    return f"type={mount['Type']},{_csv(f'source={source}')},target={mount['Destination']}{options}"
+
+
+def _restart(policy: Mapping[str, Any]) -> str:
+    name = policy.get("Name") or "no"
+    count = policy.get("MaximumRetryCount") or 0
+    return f"{name}:{count}" if count else name
+
+
+def _log(config: Mapping[str, Any]) -> dict[str, str]:
+    return {"driver": config.get("Type", ""), **(config.get("Config") or {})}
+
+
+def _listed(text: str) -> list[str]:
+    """The UUIDs in the output of `nvidia-smi -L`."""
+    return sorted(line.partition("(UUID: ")[2].rstrip(") ") for line in text.splitlines() if "(UUID: " in line)
+
+
+def _elsewhere(found: Engine, item: Mapping[str, Any], port: int) -> list[str]:
+    own = {at.rpartition(":")[0] for at in _published(item)}
+    return sorted(one.address for one in found.listening if one.port == port and one.address not in own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedContainers(Owned):
+    """Finds the containers that carry our mark."""
+
+    def fact(self) -> Fact:
+        """Reads what Docker has."""
+        return engine.fact(self._pick)
+
+    def step(self, step_id: str) -> Step:
+        """A container of that name, to be removed."""
+        return Container(name=step_id.partition(":")[2], image="", gpus=(), port=0, address="")
+
+    @staticmethod
+    def _pick(found: Engine) -> State:
+        states = {f"container:{name}": state(found, name) for name in found.containers}
+        return {key: value for key, value in states.items() if value is not None and not value.get("foreign")}

@@ -1,0 +1,199 @@
+"""What Docker has on a host: containers, images, volumes and listening sockets, read by one command for all steps.
+
+Sources: `docker inspect`'s fields as Docker 20.10 to 29 print them; `--gpus` in HostConfig.DeviceRequests, FACTS 2.4.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from provision.command import READ_TIMEOUT, Answer, Run
+from provision.steps.base import BlockedError, Fact, State, UnreadableError
+
+MANAGED = "provision.managed"
+MARKS = "/var/lib/provision/images"
+SILENT, LEFT_OVER = 75, 76
+
+# The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
+_CONTAINER = (
+    '{"name":{{json .Name}},"status":{{json .State.Status}},"image":{{json .Config.Image}},'
+    '"image_id":{{json .Image}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
+    f'"env":{{{{if index .Config.Labels "{MANAGED}"}}}}{{{{json .Config.Env}}}}{{{{else}}}}null{{{{end}}}},'
+    '"visible":[{{range .Config.Env}}{{if eq (index (split . "=") 0) "NVIDIA_VISIBLE_DEVICES"}}{{json .}},{{end}}'
+    '{{end}}null],"requests":{{json .HostConfig.DeviceRequests}},"ports":{{json .HostConfig.PortBindings}},'
+    '"restart":{{json .HostConfig.RestartPolicy}},"memory":{{json .HostConfig.Memory}},'
+    '"cpus":{{json .HostConfig.NanoCpus}},"pids":{{json .HostConfig.PidsLimit}},"log":{{json .HostConfig.LogConfig}},'
+    '"privileged":{{json .HostConfig.Privileged}},"devices":{{json .HostConfig.Devices}},'
+    '"runtime":{{json .HostConfig.Runtime}},"network":{{json .HostConfig.NetworkMode}}}'
+)
+_IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
+_VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
+
+# A daemon that does not answer is no proof of anything; no client and no containers on disk is one of absence.
+# A container may go between `ps` and `inspect`: the second attempt then lists anew.
+SCRIPT = f"""
+if ! command -v docker >/dev/null 2>&1; then
+  if [ -n "$(ls -A /var/lib/docker/containers 2>/dev/null)" ]; then
+    echo 'there are containers in /var/lib/docker, but no docker client to read them' >&2; exit {LEFT_OVER}
+  fi
+  echo '# absent'; exit 0
+fi
+# asking a stopped daemon would start it, where docker.socket listens for it: a read must not
+if [ -d /run/systemd/system ] && ! systemctl -q is-active docker.service; then
+  echo 'docker.service is not running' >&2; exit {SILENT}
+fi
+containers() {{
+  ids=$(timeout 15 docker ps -aq --no-trunc) || exit {SILENT}
+  [ -z "$ids" ] || timeout 15 docker inspect --type container --format '{_CONTAINER}' $ids
+}}
+found=$(containers 2>/dev/null) || found=$(containers) || exit {SILENT}
+echo '# containers'; printf '%s\\n' "$found"
+echo '# images'; timeout 15 docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
+echo '# volumes'; timeout 15 docker volume ls --format '{_VOLUME}' || exit {SILENT}
+echo '# pulled'; cat {MARKS}/* 2>/dev/null || :
+echo '# listening'; ss -Hltnp 2>/dev/null || :
+echo '# end'
+"""
+
+COMMAND = Run(
+    ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT + 40, title="look at Docker"
+)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening TCP socket.
+
+    Args:
+        address: what it is bound to, such as `0.0.0.0` or `[::]`.
+        port: its port.
+        program: the program's name, or empty.
+    """
+
+    address: str
+    port: int
+    program: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What Docker has on a host.
+
+    Args:
+        containers: name -> inspect's fields, under the names that `SCRIPT` gives them.
+        images: reference (`repository:tag`, `repository@digest`) -> image id.
+        volumes: name -> labels.
+        pulled: the references of images that we pulled.
+        listening: listening TCP sockets.
+    """
+
+    containers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    pulled: tuple[str, ...] = ()
+    listening: tuple[Listener, ...] = ()
+
+    def image_id(self, reference: str) -> str:
+        """The id that a reference stands for on this host, or an empty string."""
+        return self.images.get(familiar(reference), "")
+
+
+def fact(pick: Callable[[Engine], State]) -> Fact:
+    """A fact about Docker; all of them share one command.
+
+    Args:
+        pick: the state out of what Docker has.
+    """
+    return Fact(COMMAND, lambda answer: pick(read(answer)))
+
+
+def read(answer: Answer) -> Engine:
+    """What the command found.
+
+    Raises:
+        BlockedError: the daemon does not answer.
+        UnreadableError: the answer is not whole, or proves nothing.
+    """
+    if answer.exit in (SILENT, 124):
+        raise BlockedError("service:docker", answer.error)
+    if answer.exit:
+        raise UnreadableError(answer.error or f"exit code {answer.exit}")
+    return _parse(answer.stdout)
+
+
+def read_live(live: Any) -> Engine:
+    """The same, asked anew through testinfra.
+
+    Args:
+        live: testinfra's host.
+    """
+    said = live.run("sh -c %s", COMMAND.stdin.decode())
+    return read(Answer(said.rc, said.stdout.encode(), said.stderr.encode()))
+
+
+@lru_cache(maxsize=16)
+def _parse(stdout: bytes) -> Engine:
+    lines = stdout.decode(errors="replace").splitlines()
+    if lines == ["# absent"]:
+        return Engine()
+    sections = _sections(lines)
+    try:
+        return Engine(
+            containers={item["name"].lstrip("/"): item for item in map(json.loads, sections["containers"])},
+            images=_images([json.loads(line) for line in sections["images"]]),
+            volumes={item["name"]: _labels(item["labels"]) for item in map(json.loads, sections["volumes"])},
+            pulled=tuple(sections["pulled"]),
+            listening=tuple(_listener(line) for line in sections["listening"]),
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise UnreadableError(f"Docker's answer is garbled ({type(error).__name__})") from None
+
+
+def _sections(lines: list[str]) -> dict[str, list[str]]:
+    sections: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("# "):
+            current = sections.setdefault(line[2:], [])
+        elif line.strip():
+            current.append(line)
+    if "end" not in sections:
+        raise UnreadableError("Docker's answer ends early")
+    return sections
+
+
+def _images(rows: list[dict[str, str]]) -> dict[str, str]:
+    found = {}
+    for row in rows:
+        for separator, part in ((":", row["tag"]), ("@", row["digest"])):
+            if "<none>" not in (row["repository"], part) and part:
+                found[f"{row['repository']}{separator}{part}"] = row["id"]
+    return found
+
+
+def _labels(text: str) -> dict[str, str]:
+    return dict(item.partition("=")[::2] for item in text.split(",") if item)
+
+
+def _listener(line: str) -> Listener:
+    words = line.split()
+    address, _, port = words[3].rpartition(":")
+    program = words[5].partition('("')[2].partition('"')[0] if len(words) > 5 else ""
+    return Listener(address.partition("%")[0], int(port), program)
+
+
+def familiar(reference: str) -> str:
+    """An image reference as Docker lists it: without its own registry and namespace, with a tag or only a digest.
+
+    Args:
+        reference: as in an inventory, such as `docker.io/ollama/ollama`.
+    """
+    name, _, digest = reference.partition("@")
+    for prefix in ("docker.io/", "index.docker.io/", "library/"):
+        name = name.removeprefix(prefix)
+    head, slash, last = name.rpartition("/")
+    last, colon, tag = last.partition(":")
+    if digest:
+        return f"{head}{slash}{last}@{digest}"
+    return f"{head}{slash}{last}:{tag if colon else 'latest'}"

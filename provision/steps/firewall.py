@@ -1,0 +1,179 @@
+"""Who may reach the instances of a host: a chain of our own, first in DOCKER-USER.
+
+Published ports pass ufw and firewalld by (FACTS 1.3), and DOCKER-USER is where Docker leaves room for rules. There a
+packet's destination is already the container's, so the rules match what the client asked for (`--ctorigdst`), and only
+on the way in (`--ctdir ORIGINAL`): answers have the same connection and another source.
+
+IPv6 needs no rules: instances are published on one IPv4 address, `endpoint.listen_address` refuses any other.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provision.command import READ_TIMEOUT, Answer, Command, Run, sh
+from provision.steps.base import Check, Fact, Owned, State, Step, UnreadableError
+from provision.steps.facts import HostFacts
+
+CHAIN = "PROVISION"
+PARENT = "DOCKER-USER"
+ID = f"firewall:{PARENT}"
+RULES_FILE = "/etc/provision/ollama/firewall.rules"
+
+# "No chain" is the only failure that proves absence.
+SCRIPT = f"""
+command -v iptables >/dev/null 2>&1 || exit 0
+for chain in {PARENT} {CHAIN}; do
+  if said=$(iptables -w 10 -S "$chain" 2>&1); then printf '%s\\n' "$said"
+  else
+    case $said in
+      *'No chain'*) ;;
+      *) printf '%s\\n' "$said" >&2; exit 76 ;;
+    esac
+  fi
+done
+echo '# end'
+"""
+COMMAND = Run(
+    ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT, title="look at DOCKER-USER"
+)
+
+# The chain is filled in one go, then put first; a jump further down is taken away. Standard input: `restore_text`.
+APPLY = f"""
+apply() {{
+  iptables -w 10 -N {PARENT} 2>/dev/null || :
+  iptables-restore -w 10 --noflush || return
+  while iptables -w 10 -D {PARENT} -j {CHAIN} 2>/dev/null; do :; done
+  iptables -w 10 -I {PARENT} 1 -j {CHAIN}
+}}
+"""
+FILL = APPLY + "printf '%s' \"$1\" | apply"
+REMOVE = f"""
+while iptables -w 10 -D {PARENT} -j {CHAIN} 2>/dev/null; do :; done
+iptables -w 10 -F {CHAIN} 2>/dev/null || :
+iptables -w 10 -X {CHAIN} 2>/dev/null || :
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Firewall(Step):
+    """Only these networks reach these ports of containers.
+
+    Args:
+        ports: the published ports.
+        address: the address they are published on, or a pure function of the host facts that gives it.
+        admit: the networks that may reach them, or such a function.
+        after: ids of steps that change it behind our back.
+    """
+
+    ports: tuple[int, ...]
+    address: str | Callable[[HostFacts], str]
+    admit: tuple[str, ...] | Callable[[HostFacts], tuple[str, ...]]
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`firewall:DOCKER-USER`."""
+        return ID
+
+    def fact(self) -> Fact:
+        """Reads both chains."""
+        return Fact(COMMAND, parse)
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The rules, in a chain that comes first."""
+        return {"first": True, "rules": self.rules(facts)}
+
+    def rules(self, facts: HostFacts) -> list[str]:
+        """The rules of our chain, as `iptables -A` takes them."""
+        address = self.address(facts) if callable(self.address) else self.address
+        admit = self.admit(facts) if callable(self.admit) else self.admit
+        return [rule for port in self.ports for rule in _port_rules(address, port, admit)]
+
+    def content(self, facts: HostFacts) -> bytes:
+        """The rules for `iptables-restore`: what the boot unit puts in place before Docker starts a container."""
+        head = "# Managed by provision; changes made here are undone by the next deploy.\n"
+        return (head + restore_text(self.rules(facts))).encode()
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Fills the chain and puts it first, or takes it away."""
+        if want is None:
+            return [sh(REMOVE, title=f"remove chain {CHAIN}")]
+        return [sh(FILL, restore_text(want["rules"]), title=f"fill chain {CHAIN}, first in {PARENT}")]
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """A packet for an instance meets our rules before any other."""
+        said = live.run("iptables -w 10 -S %s 1 && iptables -w 10 -S %s", PARENT, CHAIN)
+        lines = said.stdout.splitlines()
+        yield Check("first rule of DOCKER-USER", lines[0] if lines else said.stderr.strip(), f"-A {PARENT} -j {CHAIN}")
+        rejected = sorted(port for port in self.ports if any(_rejects(line, port) for line in lines))
+        yield Check("ports closed to others", rejected, sorted(self.ports))
+
+
+def _port_rules(address: str, port: int, admit: Sequence[str]) -> Iterator[str]:
+    match = f"-p tcp -m conntrack --ctorigdst {address} --ctorigdstport {port} --ctdir ORIGINAL"
+    for network in admit:
+        yield f"-s {network} {match} -j RETURN"
+    yield f"{match} -j REJECT --reject-with tcp-reset"
+
+
+def restore_text(rules: Sequence[str]) -> str:
+    """What `iptables-restore --noflush` takes to make our chain anew with these rules, in one go."""
+    lines = ["*filter", f":{CHAIN} - [0:0]", *(f"-A {CHAIN} {rule}" for rule in rules), "COMMIT"]
+    return "\n".join(lines) + "\n"
+
+
+def parse(answer: Answer) -> State:
+    """The state out of both chains' rules; None if nothing of ours is there.
+
+    Raises:
+        UnreadableError: iptables failed.
+    """
+    if answer.exit:
+        raise UnreadableError(f"iptables: {answer.error}")
+    lines = answer.text.splitlines()
+    parent = [line for line in lines if line.startswith(f"-A {PARENT} ")]
+    jumps = [line for line in parent if line == f"-A {PARENT} -j {CHAIN}"]
+    if f"-N {CHAIN}" not in lines and not jumps:
+        return None
+    rules = [line.removeprefix(f"-A {CHAIN} ") for line in lines if line.startswith(f"-A {CHAIN} ")]
+    return {"first": parent[:1] == jumps and bool(jumps), "rules": [canonical(rule) for rule in rules]}
+
+
+ORDER = ("-s", "-p", "-m", "--ctorigdst", "--ctorigdstport", "--ctdir", "-j", "--reject-with")
+
+
+def canonical(rule: str) -> str:
+    """A rule with its options in our order: how iptables prints them differs from version to version.
+
+    A rule with anything else in it is left as it is, and so equals none of ours.
+    """
+    words = rule.split()
+    pairs = list(zip(words[::2], words[1::2], strict=False))
+    if len(words) % 2 or any(option not in ORDER for option, _ in pairs):
+        return rule
+    pairs = [(option, value.removesuffix("/32") if option == "--ctorigdst" else value) for option, value in pairs]
+    kept = [pair for pair in pairs if pair != ("-m", "tcp")]
+    return " ".join(f"{option} {value}" for option, value in sorted(kept, key=lambda pair: ORDER.index(pair[0])))
+
+
+def _rejects(line: str, port: int) -> bool:
+    return f"--ctorigdstport {port} " in line and "-j REJECT" in line and " -s " not in line
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedFirewall(Owned):
+    """Finds our chain."""
+
+    def fact(self) -> Fact:
+        """Reads both chains."""
+        return Fact(COMMAND, self._parse)
+
+    def step(self, step_id: str) -> Step:
+        """The chain, to be removed."""
+        return Firewall(ports=(), address="", admit=())
+
+    @staticmethod
+    def _parse(answer: Answer) -> State:
+        found = parse(answer)
+        return {} if found is None else {ID: found}

@@ -1,0 +1,115 @@
+"""One image of the Docker engine, pulled by a job of the host, and the finder of images that we pulled.
+
+An image cannot be labelled by who pulls it, so a file on the host says so.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provision.command import Command, sh
+from provision.steps import engine
+from provision.steps.base import Check, Fact, Owned, State, Step
+from provision.steps.engine import MARKS, Engine
+from provision.steps.facts import HostFacts
+
+PULL_TIMEOUT = 4 * 3600.0
+TRIES = "4"
+
+# `docker pull` keeps whole layers when it is called again.
+PULL = f"""
+tries=0
+until docker pull "$1"; do
+  tries=$((tries + 1))
+  [ "$tries" -lt "$3" ] || exit 1
+  echo "try $tries failed; again in 10 s"; sleep 10
+done
+umask 077
+mkdir -p {MARKS}
+printf '%s\\n' "$1" >{MARKS}/"$2"
+"""
+# Kept where a container that is not ours still uses it: Docker says so and we leave it.
+REMOVE = f"""
+docker image rm "$1" >/dev/null 2>&1 || echo "image $1 is still used or gone; left as it is"
+rm -f {MARKS}/"$2"
+rmdir {MARKS} 2>/dev/null || :
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image(Step):
+    """An image is on the host under this reference. One that is there is not pulled again.
+
+    Args:
+        reference: with a tag or a digest.
+        after: ids of steps that change it behind our back.
+    """
+
+    reference: str
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`image:REFERENCE`."""
+        return f"image:{self.reference}"
+
+    def fact(self) -> Fact:
+        """Reads what Docker has."""
+        return engine.fact(self._pick)
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Present."""
+        return {"reference": self.reference}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Pulls it by a job, or removes it."""
+        mark = hashlib.sha256(self.reference.encode()).hexdigest()[:24]
+        if want is None:
+            return [sh(REMOVE, self.reference, mark, title=f"remove image {self.reference}")]
+        title = f"docker pull {self.reference}"
+        return [
+            sh(PULL, self.reference, mark, TRIES, title=title, timeout=PULL_TIMEOUT, job=True, progress=pull_progress)
+        ]
+
+    def impact(self, have: State, want: State) -> str:
+        """What comes over the network."""
+        return f"pulls {self.reference} (several GB)" if want else f"removes image {self.reference}"
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """The engine can use it."""
+        said = live.run("docker image inspect --format ok %s", self.reference)
+        yield Check("image present", said.stdout.strip() or said.stderr.strip()[-200:], "ok")
+
+    def _pick(self, found: Engine) -> State:
+        image_id = found.image_id(self.reference)
+        return {"reference": self.reference, "image_id": image_id} if image_id else None
+
+
+_LAYER = re.compile(r"([0-9a-f]{12}): (Pulling fs layer|Download complete|Pull complete|Already exists)")
+
+
+def pull_progress(line: str) -> str | None:
+    """What to show of one line of `docker pull` without a terminal."""
+    found = _LAYER.match(line)
+    if found:
+        return f"layer {found[1]}: {found[2].lower()}"
+    return line.strip() if line.startswith(("Status:", "try ", "Error")) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedImages(Owned):
+    """Finds the images that we pulled."""
+
+    def fact(self) -> Fact:
+        """Reads what Docker has."""
+        return engine.fact(self._pick)
+
+    def step(self, step_id: str) -> Step:
+        """An image of that reference, to be removed."""
+        return Image(reference=step_id.partition(":")[2])
+
+    @staticmethod
+    def _pick(found: Engine) -> State:
+        return {f"image:{reference}": {"reference": reference} for reference in found.pulled}

@@ -1,0 +1,82 @@
+"""The shell that hosts run for instances: constants, whose data always comes as arguments.
+
+POSIX sh. They run under `set -eu`; `docker` and `curl` are there, the image itself has neither curl nor a shell to
+rely on (FACTS 4.8). Only containers with our label are ever stopped or removed.
+"""
+
+# What holds one of the cards ($3..) or the address and port ($2) that container $1 needs, and is ours, goes first:
+# its own step makes it again. Docker would start both on one card without a word.
+_HELD = (
+    "{{range .HostConfig.PortBindings}}{{range .}}{{.HostIp}}:{{.HostPort}} {{end}}{{end}}"
+    "{{range .HostConfig.DeviceRequests}}{{range .DeviceIDs}}{{.}} {{end}}{{end}}"
+)
+FREE = f"held='{_HELD}'\n"
+FREE += r"""
+holds() { # container, then what it must not hold
+  found=$(docker inspect --type container --format "$held" "$1" 2>/dev/null) || return 1
+  shift
+  for one do
+    case " $found " in *" $one "*) return 0 ;; esac
+  done
+  return 1
+}
+free() { # container that needs it, then what it needs
+  own=$(docker inspect --type container --format '{{.Id}}' "$1"); shift
+  for other in $(docker ps -q --no-trunc --filter label=provision.managed=1); do
+    if [ "$other" != "$own" ] && holds "$other" "$@"; then
+      docker stop "$other" >/dev/null; docker rm -f "$other" >/dev/null || :
+    fi
+  done
+}
+"""
+
+# Until the server answers, or with the end of its log as the reason.
+READY = r"""
+ready() { # container, address:port, seconds
+  end=$(($(date +%s) + $3))
+  until curl -fsS -m 3 -o /dev/null "http://$2/api/version" 2>/dev/null; do
+    status=$(docker inspect --type container --format '{{.State.Status}} {{.State.ExitCode}}' "$1")
+    case $status in running*) ;; *) gone "$1" "is $status, not running"; return 1 ;; esac
+    [ "$(date +%s)" -lt "$end" ] || { gone "$1" "does not answer on $2 after $3 s"; return 1; }
+    sleep 0.3
+  done
+}
+gone() {
+  echo "$1 $2; the end of its log:" >&2
+  docker logs --tail 15 "$1" >&2 2>&1 || :
+}
+"""
+
+REMOVE = r"""
+docker inspect --type container "$1" >/dev/null 2>&1 || exit 0
+docker stop "$1" >/dev/null
+docker rm -f "$1" >/dev/null
+"""
+
+# A wrong option shows while the old container still runs: the new one is made beside it and takes its name.
+RECREATE = r"""
+name=$1; shift
+new=$name.provision-new
+docker rm -f "$new" >/dev/null 2>&1 || :
+docker create --name "$new" "$@" >/dev/null
+if docker inspect --type container "$name" >/dev/null 2>&1; then
+  docker stop "$name" >/dev/null
+  docker rm -f "$name" >/dev/null
+fi
+docker rename "$new" "$name"
+"""
+
+START = (
+    FREE
+    + READY
+    + r"""
+free "$@"
+case $(docker inspect --type container --format '{{.State.Status}}' "$1") in
+  running) ;;
+  paused) docker unpause "$1" >/dev/null ;;
+  restarting) docker restart "$1" >/dev/null ;;
+  *) docker start "$1" >/dev/null ;;
+esac
+ready "$1" "$2" 120
+"""
+)
