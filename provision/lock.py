@@ -13,18 +13,21 @@ from provision.errors import LockedError
 
 LEASE_SECONDS = 180  # renewed with every exec of the run, none of which takes longer unless it follows a job
 HELD = 75  # EX_TEMPFAIL
+FOLDER = "/run/provision"
 
-# $1 run, $2 who, $3 seconds. The state is one line: run, boot id, uptime at which it expires, who.
+# $1 run, $2 who, $3 seconds, $4 folder. The state is one line: run, uptime at which it
+# expires, who. The folder is in /run, which is gone at a boot.
 ACQUIRE = r"""
+folder=$4
 umask 077
-mkdir -p -m 0700 /run/provision
-exec 9>/run/provision/lock.guard
+mkdir -p -m 0700 "$folder"
+exec 9>"$folder/lock.guard"
 flock 9
 now=$(cut -d. -f1 /proc/uptime)
-if [ -s /run/provision/lock ]; then
-  read -r run until who </run/provision/lock
+if [ -s "$folder/lock" ]; then
+  read -r run until who <"$folder/lock"
   busy=no
-  for pid in /run/provision/jobs/*/pid; do
+  for pid in "$folder"/jobs/*/pid; do
     [ -f "$pid" ] && [ ! -f "${pid%pid}rc" ] && kill -0 "$(cat "$pid")" 2>/dev/null && busy=yes
   done
   if [ "$run" != "$1" ] && { [ "$until" -gt "$now" ] || { [ $busy = yes ] && [ "$who" != "$2" ]; }; }; then
@@ -32,14 +35,15 @@ if [ -s /run/provision/lock ]; then
     exit 75
   fi
 fi
-printf '%s %s %s\n' "$1" "$((now + $3))" "$2" >/run/provision/lock.new
-mv /run/provision/lock.new /run/provision/lock
+printf '%s %s %s\n' "$1" "$((now + $3))" "$2" >"$folder/lock.new"
+mv "$folder/lock.new" "$folder/lock"
 """
 
 RELEASE = r"""
-[ -s /run/provision/lock ] || exit 0
-read -r run until who </run/provision/lock
-[ "$run" != "$1" ] || rm -f /run/provision/lock
+folder=$2
+[ -s "$folder/lock" ] || exit 0
+read -r run until who <"$folder/lock"
+[ "$run" != "$1" ] || rm -f "$folder/lock"
 """
 
 
@@ -50,12 +54,12 @@ def who() -> str:
 
 def acquire(run_id: str) -> Run:
     """Take the lock, or renew it."""
-    return sh(ACQUIRE, run_id, who(), str(LEASE_SECONDS), title="take the lock")
+    return sh(ACQUIRE, run_id, who(), str(LEASE_SECONDS), FOLDER, title="take the lock")
 
 
 def release(run_id: str) -> Run:
     """Give the lock back, if it is this run's."""
-    return sh(RELEASE, run_id, title="release the lock")
+    return sh(RELEASE, run_id, FOLDER, title="release the lock")
 
 
 def checked(answer: Answer) -> None:

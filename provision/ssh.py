@@ -29,8 +29,13 @@ DEAD_PEER_MS = 30_000  # unacknowledged bytes are given up after this long (TCP_
 BECOME_TIMEOUT = 30.0  # seconds for sudo to answer; its delay after a wrong password is about two
 
 # Prints that it is there, drops every line up to the word it waits for (a password that sudo did not ask for among
-# them) and becomes the shell that reads the rest. `read` takes one byte at a time, so nothing of the rest is lost.
-LOADER = "echo ready-{word}; while IFS= read -r line; do case $line in {word}) exec sh -s;; esac; done"
+# them) and becomes the program that reads the rest. `read` takes one byte at a time, so nothing of the rest is lost.
+LOADER = 'echo ready-{word}; while IFS= read -r line; do case $line in {word}) exec "$@";; esac; done'
+# $1 path, $2 mode. In one line, because it goes through the user's login shell, whatever that is.
+RECEIVE = (
+    'umask 077; new=$(mktemp "$1.XXXXXXXXXX") && cat >"$new" && chmod "$2" "$new" && sync -- "$new" && '
+    'mv -fT -- "$new" "$1" || { rm -f -- "$new"; exit 1; }'
+)
 
 
 class _KnownHostsOnly(paramiko.MissingHostKeyPolicy):
@@ -131,10 +136,9 @@ class Session:
             path: where they go.
             mode: permission bits.
         """
-        marker = script.make_mark()
-        receive = f"{script.PRELUDE}\nmark={marker}\nput {shlex.quote(path)} {mode:04o} root:root\necho {marker} $?\n"
-        out, err, _ = self._exec(receive.encode(), 3600.0, extra=source)
-        if f"{marker} 0" not in out.decode(errors="replace"):
+        words = ("sh", "-c", RECEIVE, "receive", path, f"{mode:04o}")
+        _, err, code = self._exec(b"", 3600.0, extra=source, program=words)
+        if code:
             raise HostError(f"could not write {path}", stderr=err.decode(errors="replace"))
 
     def download(self, path: str, target: IO[bytes]) -> None:
@@ -168,6 +172,7 @@ class Session:
         *,
         extra: IO[bytes] | None = None,
         limit: int = OUTPUT_LIMIT,
+        program: Sequence[str] = ("sh", "-s"),
     ) -> tuple[bytes, bytes, int]:
         client = self._connected()
         deadline = time.monotonic() + limit_s
@@ -176,7 +181,7 @@ class Session:
             with contextlib.closing(channel):
                 self.execs += 1
                 stderr = _Collector(channel.recv_stderr, limit)
-                rest = self._become(channel, stderr)
+                rest = self._become(channel, stderr, program)
                 with contextlib.suppress(OSError):  # closed by the other side: its words are still to be read
                     channel.sendall(rest + text)
                     _send_file(channel, extra)
@@ -193,21 +198,22 @@ class Session:
             self.close()
             raise UnreachableError(f"the connection was lost: {error}", "run it again") from error
 
-    def _become(self, channel: paramiko.Channel, stderr: "_Collector") -> bytes:
-        """Start the root shell; what is returned must be sent before the script."""
+    def _become(self, channel: paramiko.Channel, stderr: "_Collector", program: Sequence[str]) -> bytes:
+        """Start a program as root; what is returned must be sent before its standard input."""
         if not self.connection.become:
-            channel.exec_command("sh -s")
+            channel.exec_command(shlex.join(program))
             stderr.start()
             return b""
         if self._password is None:
-            channel.exec_command("sudo -n sh -s")
+            channel.exec_command("sudo -n " + shlex.join(program))
             stderr.start()
             return b""
         word = secrets.token_hex(16)
         loader = LOADER.format(word=word)
-        line = f"if sudo -n true 2>/dev/null; then exec sudo -n sh -c '{loader}'; "
-        line += f"else exec sudo -S -p '' sh -c '{loader}'; fi"
-        channel.exec_command("LC_ALL=C sh -c " + shlex.quote(line))
+        loaded = shlex.join(("sh", "-c", loader, "loader", *program))
+        line = f"LC_ALL=C; export LC_ALL; if sudo -n true 2>/dev/null; then exec sudo -n {loaded}; "
+        line += f"else exec sudo -S -p '' {loaded}; fi"
+        channel.exec_command(shlex.join(("sh", "-c", line)))
         stderr.start()
         channel.sendall(self._password.encode() + b"\n")
         _await(channel, stderr, f"ready-{word}\n".encode())

@@ -1,0 +1,234 @@
+"""One host of a run, against a shell: read, lock, change, read again."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from provision import apply, lock
+from provision.apply import Context, HostRun
+from provision.artifacts import Store
+from provision.command import Answer, Obtain, Put, Run, run, sh
+from provision.errors import CommandError, HostError, LockedError, NotConvergedError, UnreachableError
+from provision.inventory import Connection, Host, Inventory
+from provision.sequence import Entry
+from provision.steps.base import BlockedError, Check, Fact, Owned, Step
+
+from .local import LocalSession
+
+ROLES = frozenset({"docker"})
+
+
+def text_of(answer: Answer):
+    return {"text": answer.text} if answer.exit == 0 else None
+
+
+@dataclass(frozen=True)
+class Note(Step):
+    """A file with a text in it; `how` makes it with other commands, `base` is a note that must be there first."""
+
+    path: str
+    text: str | None = "wanted"
+    how: tuple = ()
+    base: str = ""
+
+    @property
+    def id(self):
+        return f"note:{self.path.rsplit('/', 1)[-1]}"
+
+    def fact(self):
+        def parse(answer):
+            if answer.exit == 9:
+                raise BlockedError(f"note:{self.base.rsplit('/', 1)[-1]}")
+            return text_of(answer)
+
+        script = 'if [ -n "$2" ] && [ ! -f "$2" ]; then exit 9; fi; cat "$1" 2>/dev/null'
+        return Fact(sh(script, self.path, self.base, title="cat"), parse)
+
+    def want(self, facts, have):
+        return None if self.text is None else {"text": self.text}
+
+    def commands(self, have, want):
+        if want is None:
+            return [run("rm", self.path)]
+        return self.how or [Put(self.path, want["text"].encode(), owner="")]
+
+    def check(self, live):
+        yield Check("is", 1, 1)
+
+
+@dataclass(frozen=True)
+class Notes(Owned):
+    folder: str
+
+    def fact(self):
+        def parse(answer):
+            return {f"note:{name}": {"text": ""} for name in answer.text.split()}
+
+        return Fact(sh('cd "$1"; ls *.ours 2>/dev/null || :', self.folder, title="ls"), parse)
+
+    def step(self, step_id):
+        return Note(f"{self.folder}/{step_id.split(':')[1]}", None)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Makes a HostRun for steps of a test, with everything in the test's own folder."""
+    (tmp_path / "host").mkdir()
+    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr(apply, "steps", lambda host, inventory: host.variables["entries"])
+    monkeypatch.setattr(apply, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
+    events = []
+
+    def build(*things, session=None, store=None, stop=False, run_id="run-1"):
+        entries = tuple(Entry("docker", thing) for thing in things)
+        host = Host(name="h", connection=Connection(address="192.0.2.1"), variables={"entries": entries})
+        inventory = Inventory(path="", hosts=(host,))
+        context = Context(run_id, inventory, ROLES, events.append, store or Store(tmp_path / "store"))
+        if stop:
+            context.stop.set()
+        made = HostRun(host, session or LocalSession(), context)
+        made.read()
+        return made
+
+    build.events = events
+    build.folder = tmp_path / "host"
+    return build
+
+
+def note(make, name="a", **kwargs):
+    return Note(str(make.folder / name), **kwargs)
+
+
+def test_nothing_to_change_is_one_exec_and_no_lock(make, tmp_path):
+    (make.folder / "a").write_text("wanted")
+    host = make(note(make))
+    host.deploy(ROLES)
+    host.finish()
+    assert (host.session.execs, host.changed) == (1, [])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_change_is_made_and_the_lock_given_back(make, tmp_path):
+    host = make(note(make), note(make, "b"))
+    host.deploy(ROLES)
+    host.finish()
+    assert host.changed == ["note:a", "note:b"]
+    assert (make.folder / "b").read_text() == "wanted"
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_what_blocks_is_changed_first_and_what_it_blocks_is_read_again(make):
+    host = make(note(make), note(make, "b", base=str(make.folder / "a")))
+    host.deploy(ROLES)
+    assert host.changed == ["note:a", "note:b"]
+
+
+def test_what_was_blocked_and_turns_out_right_is_not_changed(make):
+    (make.folder / "b").write_text("wanted")
+    host = make(note(make), note(make, "b", base=str(make.folder / "a")))
+    host.deploy(ROLES)
+    assert host.changed == ["note:a"]
+
+
+def test_orphans_are_removed_and_declared_things_are_not(make):
+    (make.folder / "x.ours").write_text("")
+    (make.folder / "y.ours").write_text("wanted")
+    host = make(note(make, "y.ours"))
+    host.deploy(ROLES)
+    assert host.changed == ["note:x.ours"]
+    assert [path.name for path in make.folder.iterdir()] == ["y.ours"]
+
+
+def test_success_is_what_the_host_says(make):
+    with pytest.raises(NotConvergedError, match="still differs"):
+        make(note(make, how=(run("true"),))).deploy(ROLES)
+
+
+def test_a_failing_command_carries_its_evidence_and_stops_the_host(make):
+    broken = sh("echo no space left on device >&2; exit 7", title="write it")
+    host = make(note(make, how=(broken, run("touch", str(make.folder / "never")))), note(make, "b"))
+    with pytest.raises(CommandError) as error:
+        host.deploy(ROLES)
+    found = error.value
+    assert (found.step, found.command, found.exit_status) == ("note:a", "write it", 7)
+    assert "no space left" in found.stderr
+    assert not list(make.folder.iterdir())
+
+
+def test_a_job_streams_and_its_failure_is_a_failure(make, tmp_path, monkeypatch):
+    from provision import jobs
+
+    monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
+    long = sh("echo step one; exit 5", title="long", job=True, progress=lambda line: line.upper())
+    with pytest.raises(CommandError) as error:
+        make(note(make, how=(long,))).deploy(ROLES)
+    assert error.value.exit_status == 5
+    assert "STEP ONE" in [event.text for event in make.events if event.kind == "progress"]
+
+
+def test_somebody_elses_lock_is_respected_and_named(make, tmp_path):
+    other = make(note(make), run_id="run-0")
+    other._lock(other.plan(ROLES), ROLES, None)
+    with pytest.raises(LockedError, match="run-0"):
+        make(note(make)).deploy(ROLES)
+    assert not list(make.folder.iterdir())
+
+
+def test_an_expired_lock_is_taken_over(make, monkeypatch):
+    monkeypatch.setattr(lock, "LEASE_SECONDS", -1)
+    other = make(note(make), run_id="run-0")
+    other._lock(other.plan(ROLES), ROLES, None)
+    host = make(note(make))
+    host.deploy(ROLES)
+    assert host.changed == ["note:a"]
+
+
+def test_a_host_that_changed_since_it_was_planned_for_is_left_alone(make):
+    host = make(note(make))
+    planned = host.plan(ROLES)
+    (make.folder / "a").write_text("by somebody else")
+    with pytest.raises(HostError, match="changed while"):
+        host._lock(planned, ROLES, None)
+
+
+def test_stopping_is_between_steps(make):
+    with pytest.raises(apply.Stopped):
+        make(note(make), stop=True).deploy(ROLES)
+    assert not list(make.folder.iterdir())
+
+
+@pytest.mark.parametrize("dead", [2, 3, 4, 5])
+def test_a_lost_connection_at_any_exec_is_unreachable_and_a_second_run_converges(make, dead):
+    host = make(note(make), note(make, "b"), session=LocalSession(frozenset({dead})))
+    with pytest.raises(UnreachableError):
+        host.deploy(ROLES)
+    again = make(note(make), note(make, "b"), run_id="run-1")
+    again.deploy(ROLES)
+    assert {path.name: path.read_text() for path in make.folder.iterdir()} == {"a": "wanted", "b": "wanted"}
+
+
+def test_large_files_have_an_exec_of_their_own(make):
+    text = "x" * 200_000
+    host = make(note(make, text=text))
+    host.deploy(ROLES)
+    assert (make.folder / "a").read_text() == text
+
+
+def test_an_artifact_is_made_once_and_then_given(make, tmp_path):
+    store = Store(tmp_path / "store")
+    count, tar = tmp_path / "count", make.folder / "tar"
+    built = sh('echo made >>"$1"; printf bytes >"$2"', str(count), str(tar), title="make it")
+    wanted = Obtain("key", str(tar), (built,))
+    for name in ("a", "b"):
+        how = (wanted, Run(("cp", str(tar), str(make.folder / name))), Run(("rm", str(tar))))
+        make(note(make, name, text="bytes", how=how), store=store).deploy(ROLES)
+    assert count.read_text() == "made\n"
+    assert (make.folder / "b").read_text() == "bytes"
+
+
+def test_a_corrupt_artifact_is_made_again(make, tmp_path):
+    store = Store(tmp_path / "store")
+    with store.adding("key") as path:
+        path.write_bytes(b"bytes")
+    store.find("key").write_bytes(b"other")
+    assert store.find("key") is None
