@@ -1,0 +1,43 @@
+# `make demo` and `make test` install all they need on a fresh Debian or Ubuntu machine, and are safe to repeat.
+
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint unit lab-test example clean
+
+help: ## What can be made
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/installed: pyproject.toml
+	@command -v apt-get >/dev/null || { echo "this needs Debian or Ubuntu (apt-get)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "this needs Python 3.11 or newer: set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3-venv; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed ## Two bare (simulated) GPU hosts become a verified, balanced endpoint
+	$(SUDO) $(BIN)/provision lab demo
+
+test: lint unit lab-test ## Everything that CI runs: lint, types, unit and lab tests
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: .venv/installed ## Tests that need no lab
+	$(BIN)/pytest -q tests/unit
+
+lab-test: .venv/installed ## Tests on real hosts; fails where no lab can be started
+	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q tests/lab
+
+example: .venv/installed ## Write inventory/example.yaml again from the roles' settings
+	$(BIN)/python -m tests.example > inventory/example.yaml
+
+clean: ## Take every lab of this machine down, and forget the virtual environment
+	-$(SUDO) $(BIN)/provision lab down --all
+	rm -rf .venv

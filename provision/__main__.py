@@ -1,0 +1,5 @@
+"""`python -m provision` is `provision`."""
+
+from provision.cli import main
+
+main()
