@@ -1,0 +1,37 @@
+"""Lab tests need root and systemd-nspawn. Where they cannot run they are left out, and that is said; or, with
+PROVISION_REQUIRE_LAB=1 (as `make test` sets it), their absence is a failure."""
+
+import os
+import shutil
+
+import pytest
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def why_no_lab() -> str:
+    """Why the lab cannot be started here, or nothing. With PROVISION_REQUIRE_LAB it has to be."""
+    if os.environ.get("PROVISION_REQUIRE_LAB"):
+        return ""
+    if os.geteuid() != 0:
+        return "they need root"
+    if not shutil.which("systemd-nspawn") and not shutil.which("apt-get"):
+        return "they need systemd-nspawn"
+    return ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not why_no_lab():
+        return
+    lab = [item for item in items if item.get_closest_marker("lab")]
+    items[:] = [item for item in items if item not in lab]
+    config.stash[LEFT_OUT] = len(lab)
+    config.hook.pytest_deselected(items=lab)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    count = config.stash.get(LEFT_OUT, 0)
+    if count:
+        terminalreporter.write_line(
+            f"LEFT OUT: {count} lab tests, because {why_no_lab()}. `make test` runs them.", yellow=True
+        )
