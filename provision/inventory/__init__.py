@@ -1,13 +1,15 @@
 """The inventory: the only package that reads YAML, and one validator for all settings.
 
-settings, types   what a role declares
-model             what a loaded inventory is made of
-document, value   YAML files to values that know their file and line
-groups, ranges    Ansible's groups; the order in which they win
-varfiles, extra   `group_vars/`, `host_vars/`, `-e`
-connection        `ansible_*` variables and `~/.ssh/config`
-check             pydantic's errors to problems with file, line and nearest name
-load              all of it, in order
+settings, types      what a role declares
+model, secret        what a loaded inventory is made of
+loader               from files to an `Inventory`, through:
+  document, scalars    YAML files to values that know their file and line (value)
+  groups, ranges       Ansible's groups; the order in which they win
+  varfiles, extra      `group_vars/`, `host_vars/`, `-e`
+  check                pydantic's errors to problems with file, line and nearest name (near)
+  connection           `ansible_*` variables (variables, sshoptions, sshargs) and `~/.ssh/config` (sshconfig)
+patterns             `--limit`
+masked, example      what people see: the merged result; every setting with its meaning
 """
 
 from provision.inventory.loader import load

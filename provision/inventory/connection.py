@@ -69,7 +69,7 @@ class Connections:
         self._check_only(reader)
         wanted = reader.text(HOST) or Value(name, place.file, place.line, place.path)
         options = from_variables(reader, self._problems)
-        file = Path(options["configfile"].paths()[0]) if "configfile" in options else None
+        file = _configuration(options.get("configfile"))
         connection = self._connection(wanted, options, file)
         become = reader.flag(BECOME)
         return replace(
@@ -194,6 +194,13 @@ class Connections:
 
     def _report(self, option: Option, message: str) -> None:
         self._problems.append(option.origin.problem(message))
+
+
+def _configuration(option: Option | None) -> Path | None:
+    """Return the file that `-F` names; `-F none` means that there is none."""
+    if option is None:
+        return None
+    return Path(option.paths()[0]) if option.paths() else Path("/dev/null")
 
 
 def _is_host(text: str) -> bool:

@@ -17,8 +17,8 @@ from provision.inventory.settings import Settings
 WIDTH = 108
 
 _HEAD = """\
-# Every setting of every role, with its default and its meaning. Made by `python -m provision.inventory.example`:
-# do not edit it; copy from it. What is left out of an inventory has the value shown here.
+# Every setting of every role, with its default and its meaning. Made by `make example`: copy from it
+# rather than edit it. What is left out of an inventory has the value shown here.
 #
 # Where settings go: under `vars` of any group, under a host, or in group_vars/NAME.yml and host_vars/NAME.yml beside
 # this file. They win in Ansible's order: all, outer groups, inner groups, group_vars/, hosts, host_vars/, `-e`.
@@ -133,14 +133,3 @@ def _flow(value: Any) -> str:
         jsonable(value), default_flow_style=True, width=sys.maxsize, allow_unicode=True, sort_keys=False
     )
     return text.removesuffix("...\n").strip()
-
-
-def main() -> None:
-    """Write the example for this program's roles to stdout."""
-    from provision import sequence
-
-    sys.stdout.write(render({name: sequence.role(name).Settings for name in sequence.order()}))
-
-
-if __name__ == "__main__":
-    main()

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from provision.errors import Problem
 from provision.inventory.document import parse, read
 from provision.inventory.near import clip, did_you_mean
+from provision.inventory.paths import expanded
 from provision.inventory.value import Value
 
 FILE = "-e"
@@ -26,7 +26,7 @@ def read_extra(words: Sequence[str], roles: Collection[str], problems: list[Prob
 
 def _one(word: str, roles: Collection[str], problems: list[Problem]) -> Mapping[str, Value]:
     if word.startswith("@"):
-        return _mapping(read(Path(word[1:]), problems), problems)
+        return _mapping(read(expanded(word[1:]), problems), problems)
     if word.lstrip().startswith("{"):
         return _mapping(parse(word, FILE, problems), problems)
     key, equals, text = word.partition("=")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from provision.errors import UsageError
 from provision.inventory.near import clip, did_you_mean
+from provision.inventory.paths import expanded
 from provision.inventory.ranges import expand
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def split(pattern: str) -> list[str]:
         UsageError: the file cannot be read, or nothing is written.
     """
     if pattern.startswith("@"):
-        words = [word for line in _lines(Path(pattern[1:])) for word in _words(line)]
+        words = [word for line in _lines(expanded(pattern[1:])) for word in _words(line)]
     else:
         words = _words(pattern)
     if not words or any(word in ("!", "&") for word in words):

@@ -3,10 +3,10 @@
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from provision.inventory.near import clip
+from provision.inventory.paths import beside
 from provision.inventory.secret import Secret
 
 MAX_SECRET = 64 * 2**10  # bytes; keys and certificates are a few thousand
@@ -39,7 +39,7 @@ def scalar(tag: str, text: str, file: str, *, explicit: bool) -> Any:
     if tag == "!env":
         return _from_environment(text)
     if tag == "!file":
-        return _from_file(text, Path(file).parent)
+        return _from_file(text, file)
     kind = tag.removeprefix(_PREFIX)
     if kind in _AS_WRITTEN and not (explicit and kind == "timestamp"):
         return text
@@ -90,18 +90,18 @@ def _from_environment(name: str) -> Secret:
     return _checked(value.encode("utf-8", "surrogateescape"), f"!env {name}")
 
 
-def _from_file(name: str, directory: Path) -> Secret:
+def _from_file(name: str, written_in: str) -> Secret:
     said = f"!file {clip(name)}"
     if not name:
         raise UnusableError("!file needs a path")
     try:
-        path = directory / Path(name).expanduser()
+        path = beside(name, written_in)
         if not path.is_file():
             message = f"{said}: there is no such file"
             raise UnusableError(message)
         with path.open("rb") as file:
             data = file.read(MAX_SECRET + 1)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         message = f"{said}: cannot be read: {clip(str(error))}"
         raise UnusableError(message) from None
     return _checked(data.removesuffix(b"\n").removesuffix(b"\r"), said)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from provision.errors import Problem
 from provision.inventory.near import clip
+from provision.inventory.paths import expanded
 
 if TYPE_CHECKING:
     import paramiko
@@ -83,7 +84,7 @@ def _lines(path: Path, depth: int) -> Iterator[str]:
 
 def _included(name: str) -> list[Path]:
     """Return the files that an Include names; relative ones are in ~/.ssh."""
-    pattern = Path.home() / ".ssh" / Path(name).expanduser()
+    pattern = Path.home() / ".ssh" / expanded(name)
     return sorted(path for path in Path("/").glob(str(pattern).lstrip("/")) if path.is_file())
 
 

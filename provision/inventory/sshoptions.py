@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.errors import Problem
+from provision.inventory.paths import beside
 from provision.inventory.sshargs import jump_of_command, parse
 from provision.inventory.sshconfig import Found
 from provision.inventory.value import Value
@@ -32,10 +33,8 @@ class Option:
 
     def paths(self) -> tuple[str, ...]:
         """Return the words as absolute paths: `~` and `%d` are the home, relative ones are beside the file."""
-        home = str(Path.home())
-        beside = Path(self.origin.file).parent
-        named = [word.replace("%d", home) for word in self.words if word.lower() != "none"]
-        return tuple(str((beside / Path(word).expanduser()).absolute()) for word in named)
+        named = [word.replace("%d", "~") for word in self.words if word.lower() != "none"]
+        return tuple(str(beside(word, self.origin.file)) for word in named)
 
 
 Options = Mapping[str, Option]

@@ -27,7 +27,7 @@ _HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _REGISTRY = rf"(?:{_LABEL}(?:\.{_LABEL})*)(?::[0-9]{{1,5}})?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
-    rf"(?:{_REGISTRY}/)?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?"
+    rf"(?:(?:(?=[^/]*[.:])|(?=localhost/)){_REGISTRY}/)?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?"
 )
 _MODEL_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _MODEL = re.compile(rf"(?:{_REGISTRY}/)?(?:{_MODEL_PART}/)?{_MODEL_PART}(?::{_MODEL_PART})?")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inventory_roles import ROLES
 
 from provision.errors import InventoryError
 from provision.inventory import load, show
+from tests.unit.inventory_roles import ROLES
 
 DATA = Path(__file__).parent / "inventory"
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from inventory_roles import ROLES
 
 from provision.errors import InventoryError, UsageError
 from provision.inventory import Connection, Host, Inventory, load
@@ -14,6 +13,7 @@ from provision.inventory.document import MAX_BYTES, parse
 from provision.inventory.near import clip
 from provision.inventory.ranges import expand
 from provision.inventory.value import Value, layered, merge, plain
+from tests.unit.inventory_roles import ROLES
 
 SOME = settings(max_examples=150, deadline=None, suppress_health_check=[*HealthCheck])
 
@@ -38,11 +38,24 @@ def valued(data: Any) -> Value:
     return Value(data)
 
 
+shaped = st.deferred(
+    lambda: (
+        st.dictionaries(keys, scalars | st.lists(scalars, max_size=2))
+        | st.fixed_dictionaries({}, optional={"m": shaped, "n": shaped, "a": scalars})
+    )
+)
+
+
 @SOME
-@given(mappings, mappings, mappings)
+@given(shaped, shaped, shaped)
 def test_merging_is_associative(a: Any, b: Any, c: Any) -> None:
     a, b, c = valued(a), valued(b), valued(c)
     assert plain(merge(merge(a, b), c)) == plain(merge(a, merge(b, c)))
+
+
+def test_a_single_value_between_two_mappings_drops_the_lower_one() -> None:
+    levels = [{"role": valued(data)} for data in ({"x": {"a": 1}}, {"x": None}, {"x": {"b": 2}})]
+    assert plain(layered(levels, ["role"])["role"]) == {"x": {"b": 2}}
 
 
 @SOME

@@ -1,0 +1,15 @@
+"""Write the complete example inventory to stdout: `make example`."""
+
+import sys
+
+from provision import sequence
+from provision.inventory.example import render
+
+
+def text() -> str:
+    """What `inventory/example.yaml` has to be."""
+    return render({name: sequence.role(name).Settings for name in sequence.order()})
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())
