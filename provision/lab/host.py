@@ -119,9 +119,7 @@ class Host:
             raise LabError(f"{self.name} is not running", f"run `provision lab up --name {self._network.lab}`")
         enter = ["nsenter", "--target", str(leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         env = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8"}
-        return run(
-            [*enter, "--root", "--wd=/", "--", *words], stdin=stdin, check=check, timeout=timeout, env=env
-        )
+        return run([*enter, "--root", "--wd=/", "--", *words], stdin=stdin, check=check, timeout=timeout, env=env)
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write a file on the host, running or not. `path` is absolute; its directory is made."""
@@ -135,6 +133,9 @@ class Host:
         partial.rename(target)
 
     def _answers(self) -> bool:
+        leader = self.leader
+        if leader is None or Path(f"/proc/{leader}/root/run/nologin").exists():
+            return False  # sshd would already answer, and refuse everybody but root
         with suppress(OSError), socket.create_connection((self.address, 22), timeout=1) as connection:
             connection.settimeout(2)
             return connection.recv(4) == b"SSH-"

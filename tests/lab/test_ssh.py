@@ -1,0 +1,166 @@
+"""The connection, against a real sshd and a real sudo."""
+
+import dataclasses
+import threading
+import time
+
+import pytest
+
+from provision.command import run, sh
+from provision.errors import HostKeyError, RefusedError, UnreachableError
+from provision.inventory import Connection
+from provision.ssh import Session
+
+pytestmark = pytest.mark.lab
+HOST = "gpu-01"
+PASSWORD = 'it\'s a $(secret) "word"'
+
+
+@pytest.fixture
+def connection(lab):
+    return Connection(
+        address=lab.host(HOST).address,
+        user="ops",
+        become=True,
+        key_files=(str(lab.key),),
+        known_hosts=(str(lab.known_hosts),),
+    )
+
+
+@pytest.fixture
+def session(connection):
+    made = Session(connection)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def asking(lab, connection):
+    """A user whom sudo asks for a password."""
+    host = lab.host(HOST)
+    host.run(["useradd", "-m", "-s", "/bin/bash", "asked"])
+    host.run(["chpasswd"], stdin=f"asked:{PASSWORD}\n")
+    host.run(["cp", "-r", "/home/ops/.ssh", "/home/asked/"])
+    host.run(["chown", "-R", "asked:asked", "/home/asked/.ssh"])
+    host.write("/etc/sudoers.d/asked", "asked ALL=(ALL) ALL\n", 0o440)
+    yield dataclasses.replace(connection, user="asked")
+    host.run(["rm", "/etc/sudoers.d/asked"])
+    host.run(["userdel", "-rf", "asked"], check=False)
+
+
+def who(session):
+    return session.batch([run("id", "-un")], stop=True)[0].text
+
+
+def test_many_commands_are_one_connection_and_one_exec(session):
+    answers = session.batch([run("id", "-un"), sh("exit 3", title="x"), run("true")], stop=False)
+    assert [(a.exit, a.text) for a in answers] == [(0, "root\n"), (3, ""), (0, "")]
+    assert (session.connects, session.execs) == (1, 1)
+
+
+def test_sudo_with_a_password(asking):
+    session = Session(asking, PASSWORD)
+    assert who(session) == "root\n"
+    session.close()
+
+
+def test_a_password_that_sudo_does_not_ask_for_is_nowhere(lab, connection):
+    session = Session(connection, PASSWORD)
+    [answer] = session.batch([sh("cat", title="x")], stop=True)
+    assert (who(session), answer.text) == ("root\n", "")
+    session.close()
+    assert PASSWORD not in lab.host(HOST).run(["journalctl", "--no-pager", "-n", "200"]).stdout
+
+
+@pytest.mark.parametrize(("password", "message"), [("wrong", "is wrong"), (None, "asks for a password")])
+def test_sudo_that_refuses_is_one_clear_sentence(asking, password, message):
+    with pytest.raises(RefusedError, match=message):
+        who(Session(asking, password))
+
+
+def test_a_user_without_sudo(lab, asking):
+    lab.host(HOST).write("/etc/sudoers.d/asked", "", 0o440)
+    with pytest.raises(RefusedError, match="sudo"):
+        who(Session(asking, PASSWORD))
+
+
+def test_an_unknown_host_key_is_refused(connection, tmp_path):
+    with pytest.raises(HostKeyError, match="is not known") as error:
+        who(Session(dataclasses.replace(connection, known_hosts=(str(tmp_path / "none"),))))
+    assert "provision trust" in error.value.hint
+
+
+def test_a_changed_host_key_is_refused(lab, connection, tmp_path):
+    other, mine = lab.host("gpu-02").address, lab.host(HOST).address
+    lines = [line for line in lab.known_hosts.read_text().splitlines() if other in line.split()[0]]
+    changed = tmp_path / "known_hosts"
+    changed.write_text("".join(f"{mine} {line.partition(' ')[2]}\n" for line in lines))
+    with pytest.raises(HostKeyError, match="CHANGED"):
+        who(Session(dataclasses.replace(connection, known_hosts=(str(changed),))))
+
+
+def test_a_login_that_is_refused(connection, tmp_path):
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = tmp_path / "key"
+    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    key.write_bytes(Ed25519PrivateKey.generate().private_bytes(*pem))
+    with pytest.raises(UnreachableError, match="refused to log us in"):
+        who(Session(dataclasses.replace(connection, key_files=(str(key),))))
+
+
+def test_a_closed_port_and_a_silent_address(lab, connection):
+    with pytest.raises(UnreachableError, match="connection refused"):
+        who(Session(dataclasses.replace(connection, port=2299)))
+    lab.cut(HOST)
+    try:
+        with pytest.raises(UnreachableError, match="does not answer within 1 s"):
+            who(Session(dataclasses.replace(connection, connect_timeout=1.0)))
+    finally:
+        lab.uncut(HOST)
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_noise_of_a_login_shell_is_only_noise(lab, session, shell):
+    host = lab.host(HOST)
+    host.write("/home/ops/.bashrc", "echo Welcome to the machine; echo noise >&2\n")
+    host.run(["usermod", "-s", shell, "ops"])
+    try:
+        assert who(session) == "root\n"
+    finally:
+        host.run(["rm", "/home/ops/.bashrc"])
+
+
+def test_sftp_is_not_needed(lab, session, tmp_path):
+    import io
+
+    host = lab.host(HOST)
+    host.run(["sed", "-i", "s/^Subsystem.*sftp/#&/", "/etc/ssh/sshd_config"])
+    host.run(["systemctl", "reload", "ssh"])
+    content = bytes(range(256)) * 4096
+    session.upload(io.BytesIO(content), "/root/large file")
+    back = io.BytesIO()
+    session.download("/root/large file", back)
+    host.run(["rm", "/root/large file"])
+    host.run(["sed", "-i", "s/^#\\(Subsystem\\)/\\1/", "/etc/ssh/sshd_config"])
+    assert back.getvalue() == content
+
+
+def test_a_job_survives_its_connection_and_is_followed_over_a_new_one(session):
+    lines = []
+    cut = threading.Timer(0.8, session.close)
+    cut.start()
+    job = sh("for i in 1 2 3 4 5 6; do echo line $i; sleep 0.4; done; exit 7", title="a job", job=True)
+    answer = session.job(job, lines.append)
+    assert answer.exit == 7
+    assert lines == [f"line {i}" for i in range(1, 7)]
+    assert session.connects == 2
+
+
+def test_a_command_that_hangs_is_ended_on_the_host(session):
+    begun = time.monotonic()
+    [answer] = session.batch([run("sleep", "314", timeout=1)], stop=False)
+    assert answer.exit == 124
+    assert time.monotonic() - begun < 20
+    assert session.batch([run("pgrep", "-f", "[s]leep 314", ok=(0, 1))], stop=True)[0].exit == 1

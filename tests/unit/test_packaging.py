@@ -1,0 +1,52 @@
+"""A wheel, installed alone, is a working `provision` with its roles and templates, from any directory."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "build", "-q", "--wheel", "-o", str(out), str(ROOT)], check=True, timeout=300)
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_module_role_and_template(wheel):
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    for folder, inside, pattern in (
+        ("provision", "provision", "**/*.py"),
+        ("provision/lab/simulated", "provision/lab/simulated", "*"),
+        ("roles", "provision/roles", "*.py"),
+        ("templates", "provision/templates", "**/*.j2"),
+        ("inventory", "provision/examples", "*.yaml"),
+    ):
+        for path in (ROOT / folder).glob(pattern):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert f"{inside}/{path.relative_to(ROOT / folder)}" in packed
+
+
+def test_it_works_from_another_directory(wheel, tmp_path):
+    home = tmp_path / "env"
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=300)
+    subprocess.run([str(home / "bin/pip"), "install", "-q", str(wheel)], check=True, timeout=600)
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def provision(*words):
+        argv = [str(home / "bin/provision"), *words]
+        return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=120)
+
+    assert provision("init", "inventory.yaml").returncode == 0
+    checked = provision("inventory", "check", "-i", "inventory.yaml")
+    assert checked.returncode == 0, checked.stderr
+    probe = "from provision.render import render; import provision.sequence as s; print(s.order(), s.role('ollama'))"
+    done = subprocess.run(
+        [str(home / "bin/python"), "-c", probe], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert "ollama" in done.stdout, done.stderr

@@ -1,0 +1,107 @@
+"""Across hosts: one bad host stops nobody else, and every host has a result."""
+
+import threading
+
+import pytest
+
+from provision import apply, lock, rollout
+from provision.apply import Context
+from provision.artifacts import Store
+from provision.command import run
+from provision.errors import UsageError
+from provision.inventory import Connection, Host, Inventory
+from provision.rollout import Rollout, selection
+from provision.sequence import Entry
+
+from .local import LocalSession
+from .test_apply import Note
+
+ROLES = frozenset({"docker"})
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Makes a Rollout whose hosts are folders of the test."""
+    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr(apply, "steps", lambda host, inventory: host.variables["entries"])
+    monkeypatch.setattr(apply, "owned", lambda: ())
+    dead = {}
+    monkeypatch.setattr(
+        rollout, "Session", lambda connection, password: LocalSession(dead.get(connection.address, frozenset()))
+    )
+
+    def build(hosts, *, unreachable=(), stop=None, forks=4):
+        made = []
+        for name, how in hosts.items():
+            (tmp_path / name).mkdir()
+            dead[name] = frozenset({1}) if name in unreachable else frozenset()
+            note = Note(str(tmp_path / name / "a"), how=how)
+            made.append(
+                Host(name=name, connection=Connection(address=name), variables={"entries": (Entry("docker", note),)})
+            )
+            monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+        inventory = Inventory(path="", hosts=tuple(made))
+        context = Context(
+            "run-1", inventory, ROLES, lambda event: None, Store(tmp_path / "store"), stop or threading.Event()
+        )
+        return Rollout(context, made, None, forks)
+
+    return build
+
+
+def test_one_bad_host_stops_nobody_else(make):
+    outcomes = make({"good": (), "bad": (run("false"),), "gone": ()}, unreachable=["gone"]).deploy()
+    assert {outcome.host: outcome.result for outcome in outcomes} == {
+        "good": "changed",
+        "bad": "failed",
+        "gone": "unreachable",
+    }
+    assert outcomes[1].error.step == "note:a"
+
+
+def test_a_plan_changes_nothing_and_counts(make, tmp_path):
+    outcomes = make({"one": (), "two": ()}).plan()
+    assert [len(outcome.plan.changes) for outcome in outcomes] == [1, 1]
+    assert not list((tmp_path / "one").iterdir())
+
+
+def test_a_second_deploy_changes_nothing_with_one_exec_a_host(make):
+    first = make({"one": ()})
+    first.deploy()
+    again = Rollout(first.context, [member.run.host for member in first.members], None, 4)
+    assert [outcome.result for outcome in again.deploy()] == ["ok"]
+    assert [member.run.session.execs for member in again.members] == [1]
+
+
+def test_every_host_is_worked_on_with_fewer_threads_than_hosts(make):
+    outcomes = make({f"host-{n}": () for n in range(9)}, forks=2).deploy()
+    assert [outcome.result for outcome in outcomes] == ["changed"] * 9
+
+
+def test_stopping_leaves_the_rest_alone_and_says_so(make):
+    stop = threading.Event()
+    stop.set()
+    assert [outcome.result for outcome in make({"one": ()}, stop=stop).deploy()] == ["stopped"]
+
+
+@pytest.fixture
+def inventory():
+    def host(name, *groups):
+        return Host(name=name, groups=groups, connection=Connection(address=name))
+
+    return Inventory(path="", hosts=(host("gpu-01", "gpu"), host("gpu-02", "gpu"), host("lb-01", "balancer")))
+
+
+def test_a_limited_run_includes_the_balancers_that_send_to_its_hosts(inventory):
+    chosen = selection(inventory, inventory.select(["gpu-01"]), frozenset({"ollama", "balancer"}))
+    assert [host.name for host in chosen] == ["gpu-01", "lb-01"]
+
+
+def test_but_not_where_the_balancers_role_is_left_out(inventory):
+    chosen = selection(inventory, inventory.select(["gpu-01"]), frozenset({"ollama"}))
+    assert [host.name for host in chosen] == ["gpu-01"]
+
+
+def test_a_limit_that_matches_nothing_is_a_usage_error(inventory):
+    with pytest.raises(UsageError, match="did you mean gpu"):
+        inventory.select(["gpu-9"])
