@@ -71,7 +71,9 @@ def kill(lab: str, member: str = "", *, timeout: float = 20) -> None:
     deadline = time.monotonic() + timeout
     while left := processes(lab, member):
         if time.monotonic() > deadline:
-            raise LabError(f"processes {left} of lab {lab} do not die", "look at them with ps, then run `lab down` again")
+            raise LabError(
+                f"processes {left} of lab {lab} do not die", "look at them with ps, then run `lab down` again"
+            )
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

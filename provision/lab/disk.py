@@ -82,7 +82,9 @@ class Disk:
         """
         point = self.home / "saved" / label
         if label and not (point / "stack.json").exists():
-            raise LabError(f"{self.home.name} has no state {label!r}", f"there are: {', '.join(self.saved()) or 'none'}")
+            raise LabError(
+                f"{self.home.name} has no state {label!r}", f"there are: {', '.join(self.saved()) or 'none'}"
+            )
         self.unmount()
         for name in ("upper", *BOUND):
             discard(self.home / name)

@@ -15,10 +15,29 @@ TAGS = ("0.34.4", "0.33.0")
 # What a shell and Python need of the base; each with everything it depends on.
 _ROOTS = ("python3", "dash", "coreutils", "base-files", "libc-bin")
 # Dependencies that only matter while installing packages, or to parts of Python the server does not use.
-_LEFT_OUT = {"debconf", "dpkg", "perl-base", "tzdata", "media-types", "init-system-helpers", "python3-apt", "awk", "mawk"}
-_SKIPPED = ("/usr/share/doc", "/usr/share/man", "/usr/share/locale", "/usr/share/info", "/usr/share/lintian",
-            "/usr/lib/python3/dist-packages", "/usr/share/python3", "/usr/lib/x86_64-linux-gnu/gconv",
-            "/usr/share/perl5", "/var/lib/dpkg")
+_LEFT_OUT = {
+    "debconf",
+    "dpkg",
+    "perl-base",
+    "tzdata",
+    "media-types",
+    "init-system-helpers",
+    "python3-apt",
+    "awk",
+    "mawk",
+}
+_SKIPPED = (
+    "/usr/share/doc",
+    "/usr/share/man",
+    "/usr/share/locale",
+    "/usr/share/info",
+    "/usr/share/lintian",
+    "/usr/lib/python3/dist-packages",
+    "/usr/share/python3",
+    "/usr/lib/x86_64-linux-gnu/gconv",
+    "/usr/share/perl5",
+    "/var/lib/dpkg",
+)
 _ENV = (
     "PATH=/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64",
@@ -166,6 +185,11 @@ def _dependencies(status: Path) -> dict[str, list[str]]:
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[0] != " ")
         if "Package" in fields:
             text = ", ".join(fields.get(key, "") for key in ("Pre-Depends", "Depends"))
-            names = [option.split()[0].split(":")[0] for part in text.split(",") for option in part.split("|") if option.strip()]
+            names = [
+                option.split()[0].split(":")[0]
+                for part in text.split(",")
+                for option in part.split("|")
+                if option.strip()
+            ]
             result[fields["Package"]] = names
     return result

@@ -97,7 +97,13 @@ class Lab:
         """The hosts of the lab."""
         root, files = paths.base(self.spec.release), site.host_files(self.network)
         return [
-            Host(spec, self.network, self.home / "hosts" / spec.name, root, {**files, **sheet.card_files(self.spec, spec)})
+            Host(
+                spec,
+                self.network,
+                self.home / "hosts" / spec.name,
+                root,
+                {**files, **sheet.card_files(self.spec, spec)},
+            )
             for spec in self.spec.hosts()
         ]
 
@@ -126,6 +132,7 @@ class Lab:
         Raises:
             LabError: the label is taken.
         """
+
         def keep(host: Host) -> None:
             host.shutdown()
             host.disk.save(label)
@@ -145,6 +152,7 @@ class Lab:
         Raises:
             LabError: no such host or label.
         """
+
         def put_back(one: Host) -> None:
             one.stop()
             one.disk.restore(label)
@@ -198,6 +206,3 @@ def _locked(name: str) -> Iterator[None]:
     with (paths.STATE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-

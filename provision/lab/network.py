@@ -95,7 +95,20 @@ class Network:
         run(["ip", "netns", "add", netns])
         mac = f"02:d5:{self.subnet:02x}:00:00:{number:02x}"
         self._ip(
-            "link", "add", cable, "master", "br0", "type", "veth", "peer", "name", "eth0", "address", mac, "netns", netns
+            "link",
+            "add",
+            cable,
+            "master",
+            "br0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "address",
+            mac,
+            "netns",
+            netns,
         )
         self._ip("link", "set", cable, "up")
         for words in (

@@ -1,10 +1,10 @@
 """The site: what the lab has in place of the internet. Made once per release, served inside the lab only.
 
-    http://SITE/docker                the lab's copy of Docker's apt repository (the distribution's Docker)
-    http://SITE/libnvidia-container   NVIDIA's apt repository (simulated toolkit)
-    http://SITE/nginx                 the real nginx tarball
-    http://SITE:5000                  an image registry with ollama/ollama (simulated)
-    http://SITE:3142                  a caching proxy to the machine's package mirror, for the hosts' apt
+http://SITE/docker                the lab's copy of Docker's apt repository (the distribution's Docker)
+http://SITE/libnvidia-container   NVIDIA's apt repository (simulated toolkit)
+http://SITE/nginx                 the real nginx tarball
+http://SITE:5000                  an image registry with ollama/ollama (simulated)
+http://SITE:3142                  a caching proxy to the machine's package mirror, for the hosts' apt
 """
 
 import hashlib
@@ -65,10 +65,7 @@ def start_servers(network: Network, home: Path, release: str) -> None:
 
 def host_files(network: Network) -> dict[str, str]:
     """Files that tell a host's apt of the caching proxy (the site's own repositories are read directly)."""
-    proxy = (
-        f'Acquire::http::Proxy "http://{network.site}:3142";\n'
-        f'Acquire::http::Proxy::{network.site} "DIRECT";\n'
-    )
+    proxy = f'Acquire::http::Proxy "http://{network.site}:3142";\nAcquire::http::Proxy::{network.site} "DIRECT";\n'
     return {"etc/apt/apt.conf.d/91lab-proxy": proxy}
 
 

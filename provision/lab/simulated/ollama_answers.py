@@ -1,0 +1,194 @@
+"""The simulated server's answers to generate, chat and embed, as frames of Ollama's own protocol."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from ollama_lab import fault
+from ollama_runner import BusyError, GoneError, Loaded, LoadError, Scheduler, pause, seconds, tokens
+from ollama_store import Model, NotFoundError, find
+
+_THINKING = ["(simulated", " thinking", " of", " the", " provision", " lab)"]
+Frames = Iterator[dict[str, Any]]
+
+
+class RefusedError(Exception):
+    """An answer that is an error: its HTTP status and text."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status, self.text = status, text
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def known(body: dict[str, Any]) -> Model:
+    """The model a request names.
+
+    Raises:
+        RefusedError: it names none (400), or one that is not here (404).
+    """
+    name = body.get("model") or body.get("name")
+    if not isinstance(name, str) or not name:
+        raise RefusedError(400, "model is required")
+    try:
+        return find(name)
+    except NotFoundError as error:
+        raise RefusedError(404, f"model '{name}' not found") from error
+
+
+class Answers:
+    """Makes answers with what a scheduler has loaded."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def generate(self, body: dict[str, Any], alive: Callable[[], bool], *, chat: bool) -> Frames:
+        """Frames of /api/generate or, with `chat`, of /api/chat.
+
+        Raises:
+            RefusedError: the request cannot be answered.
+        """
+        model = known(body)
+        abilities = model.facts["simulated"]["capabilities"]
+        kind = "chat" if chat else "generate"
+        if "completion" not in abilities:
+            raise RefusedError(400, f'"{body["model"]}" does not support {kind}')
+        if body.get("think") and "thinking" not in abilities:
+            raise RefusedError(400, f'"{body["model"]}" does not support thinking')
+        prompt = _prompt(body, chat)
+        if prompt is None:
+            yield from self._load_only(model, body, alive, chat)
+            return
+        thinks = "thinking" in abilities and body.get("think") is not False
+        started = time.perf_counter_ns()
+        with self._use(model, body, alive) as one:
+            loaded = time.perf_counter_ns()
+            yield from self._stream(one, body, prompt, alive, chat, thinks, started, loaded)
+
+    def embed(self, body: dict[str, Any], alive: Callable[[], bool]) -> dict[str, Any]:
+        """The answer of /api/embed: vectors that depend on the text and mean nothing.
+
+        Raises:
+            RefusedError: the request cannot be answered.
+        """
+        model = known(body)
+        texts = body.get("input", body.get("prompt", ""))
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        started = time.perf_counter_ns()
+        with self._use(model, body, alive):
+            vectors = [_vector(str(text), model.facts["simulated"]["embedding"]) for text in texts]
+        count = sum(len(str(text).split()) for text in texts)
+        took = time.perf_counter_ns() - started
+        return {"model": body["model"], "embeddings": vectors, "total_duration": took, "prompt_eval_count": count}
+
+    def _use(self, model: Model, body: dict[str, Any], alive: Callable[[], bool]) -> Any:
+        options = body.get("options") or {}
+        try:
+            keep = None if body.get("keep_alive") is None else seconds(body["keep_alive"])
+        except ValueError as error:
+            raise RefusedError(400, str(error)) from error
+        return _Translated(self._scheduler.use(model, options.get("num_ctx"), keep, alive))
+
+    def _load_only(self, model: Model, body: dict[str, Any], alive: Callable[[], bool], chat: bool) -> Frames:
+        if str(body.get("keep_alive")) in {"0", "0s"}:
+            self._scheduler.unload(model.name)
+            yield _frame(body, chat, "", done_reason="unload")
+            return
+        with self._use(model, body, alive):
+            pass
+        yield _frame(body, chat, "", done_reason="load")
+
+    def _stream(
+        self,
+        one: Loaded,
+        body: dict[str, Any],
+        prompt: str,
+        alive: Callable[[], bool],
+        chat: bool,
+        thinks: bool,
+        started: int,
+        loaded: int,
+    ) -> Frames:
+        limit = (body.get("options") or {}).get("num_predict")
+        words, cut = tokens(prompt, limit)
+        evaluated = max(1, int(len(prompt.split()) * 1.3))
+        time.sleep(0.02 + evaluated / 5000)
+        begun = time.perf_counter_ns()
+        count = 0
+        for thought in _THINKING if thinks else ():
+            yield _frame(body, chat, "", thinking=thought)
+            count += 1
+            self._tick(one, alive)
+        for word in words:
+            yield _frame(body, chat, word)
+            count += 1
+            self._tick(one, alive)
+        ended = time.perf_counter_ns()
+        yield _frame(
+            body,
+            chat,
+            "",
+            done_reason="length" if cut else "stop",
+            total_duration=ended - started,
+            load_duration=loaded - started,
+            prompt_eval_count=evaluated,
+            prompt_eval_duration=begun - loaded,
+            eval_count=count,
+            eval_duration=ended - begun,
+        )
+
+    def _tick(self, one: Loaded, alive: Callable[[], bool]) -> None:
+        """Wait for the next token; stop where the client left or the fault `stream-fails` is on."""
+        time.sleep(pause(one))
+        if not alive():
+            raise GoneError
+        if fault("stream-fails") is not None:
+            raise RefusedError(500, "an error was encountered while running the model: simulated by the provision lab")
+
+
+class _Translated:
+    """A context manager whose errors on entry are answers."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __enter__(self) -> Loaded:
+        try:
+            one: Loaded = self._inner.__enter__()
+        except BusyError as error:
+            text = "server busy, please try again.  maximum pending requests exceeded"
+            raise RefusedError(503, text) from error
+        except LoadError as error:
+            raise RefusedError(500, str(error)) from error
+        return one
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._inner.__exit__(*error)
+
+
+def _prompt(body: dict[str, Any], chat: bool) -> str | None:
+    """The text to answer; None where the request only loads (or unloads) the model."""
+    if not chat:
+        return body.get("prompt") or None
+    messages = body.get("messages") or []
+    return " ".join(str(message.get("content") or "") for message in messages) if messages else None
+
+
+def _frame(body: dict[str, Any], chat: bool, text: str, thinking: str = "", **last: Any) -> dict[str, Any]:
+    frame: dict[str, Any] = {"model": body.get("model"), "created_at": now()}
+    said = {"thinking": thinking} if thinking else {}
+    if chat:
+        frame["message"] = {"role": "assistant", "content": text, **said}
+    else:
+        frame.update({"response": text, **said})
+    return {**frame, "done": bool(last), **last}
+
+
+def _vector(text: str, length: int) -> list[float]:
+    seed = hashlib.sha256(text.encode()).digest()
+    return [round((seed[index % 32] - 128) / 1280, 6) for index in range(length)]

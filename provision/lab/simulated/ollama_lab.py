@@ -1,0 +1,119 @@
+"""What the simulated Ollama server knows of the lab around it: its name, its cards, and the faults switched on.
+
+Everything is read again at each call, so that a person can change it while the server runs.
+"""
+
+import fcntl
+import json
+import os
+import sys
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+LAB = Path("/etc/provision-lab")
+CONTAINER = Path("/etc/provision-lab-container.json")
+USAGE = Path("/run/provision-lab/usage")
+MIB = 1 << 20
+
+_held: dict[str, TextIO] = {}
+_guard = threading.Lock()
+
+
+def log(message: str, level: str = "INFO", **fields: Any) -> None:
+    """One line as Ollama's own log writes it."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    rest = "".join(f" {key}={json.dumps(value) if ' ' in str(value) else value}" for key, value in fields.items())
+    print(f'time={stamp} level={level} source=simulated msg="{message}"{rest}', file=sys.stderr, flush=True)
+
+
+def _container() -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(CONTAINER.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {"visible": [], "name": ""}
+    return result
+
+
+def fault(name: str) -> str | None:
+    """The text of a fault of this instance (`faults/ollama1.NAME` on the host); None while it is off."""
+    with suppress(OSError):
+        return (LAB / "faults" / f"{_container()['name']}.{name}").read_text().strip()
+    return None
+
+
+def _host_fault(name: str) -> bool:
+    return (LAB / "faults" / name).exists()
+
+
+def knob(name: str, default: float) -> float:
+    """A number of the lab: from /etc/provision-lab/knobs.json on the host, else OLLAMA_SIMULATED_NAME, else `default`."""
+    with suppress(OSError, ValueError, KeyError):
+        return float(json.loads((LAB / "knobs.json").read_text())[name])
+    return float(os.environ.get(f"OLLAMA_SIMULATED_{name.upper()}", default))
+
+
+def driver() -> str:
+    """Version of the host's (simulated) driver; empty without one."""
+    with suppress(OSError, ValueError, KeyError):
+        version = str(json.loads((LAB / "gpus.json").read_text())["driver_version"])
+        return "535.309.01" if _host_fault("driver-old") else version
+    return ""
+
+
+def cards() -> list[dict[str, Any]]:
+    """The cards this server can use now, each with its free memory in MiB."""
+    if fault("cpu") is not None or any(map(_host_fault, ("gpu-lost", "driver-broken", "driver-old"))):
+        return []
+    visible = _container()["visible"]
+    if not visible:
+        return []
+    known = json.loads((LAB / "gpus.json").read_text())["cards"]
+    if _host_fault("card-missing"):
+        text = (LAB / "faults/card-missing").read_text().strip()
+        del known[int(text) if text else -1]
+    used = _used_by_others()
+    return [
+        {**card, "free_mib": card["memory_mib"] - card["reserved_mib"] - used.get(card["uuid"], 0)}
+        for card in known
+        if card["uuid"] in visible
+    ]
+
+
+def _used_by_others() -> dict[str, int]:
+    used: dict[str, int] = {}
+    for path in USAGE.glob("*.json"):
+        if path.name in _held:
+            continue
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                for item in json.loads(file.read() or "[]"):
+                    used[item["uuid"]] = used.get(item["uuid"], 0) + item["mib"]
+    return used
+
+
+def hold(model: str, shares: dict[str, int]) -> None:
+    """Say on the host that a model takes so many MiB of each card (by UUID); nothing where it takes none.
+
+    The file is locked as long as we live: whoever can lock it knows that its owner is gone.
+    """
+    name = f"{os.uname().nodename}-{model.replace('/', '_')}.json"
+    with _guard:
+        if (old := _held.pop(name, None)) is not None:
+            old.truncate(0)
+            old.close()
+        if not shares or not USAGE.exists():
+            return
+        file = (USAGE / name).open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        items = [
+            {"uuid": uuid, "mib": mib, "pid": os.getpid(), "name": "/usr/bin/ollama (simulated)"}
+            for uuid, mib in shares.items()
+        ]
+        file.write(json.dumps(items))
+        file.flush()
+        _held[name] = file

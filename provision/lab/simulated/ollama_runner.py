@@ -1,0 +1,247 @@
+"""Loading models and making answers: memory, parallel slots, queue and keep-alive as in the real server."""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ollama_lab import MIB, cards, hold, knob, log
+from ollama_store import Model
+
+_GIB = 1 << 30
+_FOREVER = float("inf")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+_CACHE_SHARE = {"f16": 1.0, "q8_0": 0.53, "q4_0": 0.28}
+
+
+class BusyError(Exception):
+    """Too many requests wait for a load."""
+
+
+class LoadError(Exception):
+    """The model cannot be loaded."""
+
+
+class GoneError(Exception):
+    """The client left."""
+
+
+def seconds(value: Any) -> float:
+    """A keep-alive as seconds: a number, or Go's notation; anything negative is for ever.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, (int, float)):
+        return _FOREVER if value < 0 else float(value)
+    text = str(value).strip()
+    if re.fullmatch(r"-?\d+", text):
+        return seconds(int(text))
+    parts = re.findall(r"([\d.]+)(ns|us|ms|s|m|h)", text)
+    if not parts or not re.fullmatch(r"-?([\d.]+(ns|us|ms|s|m|h))+", text):
+        raise ValueError(f"time: invalid duration {text!r}")
+    return _FOREVER if text.startswith("-") else sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def number(name: str, default: int) -> int:
+    """A whole number from the environment."""
+    try:
+        return int(os.environ.get(name) or default)
+    except ValueError:
+        return default
+
+
+def default_context() -> int:
+    """The context length for requests that name none, by the memory of all cards where it is not set."""
+    if chosen := number("OLLAMA_CONTEXT_LENGTH", 0):
+        return chosen
+    total = sum(card["memory_mib"] for card in cards()) / 1024
+    return 262144 if total >= 47 else 32768 if total >= 23 else 4096
+
+
+@dataclass
+class Loaded:
+    """A model in memory.
+
+    Args:
+        model: which.
+        context: tokens per slot.
+        slots: free places for requests at once.
+    """
+
+    model: Model
+    context: int
+    slots: threading.Semaphore
+    size: int = 0
+    size_vram: int = 0
+    keep: float = 300.0
+    used: float = field(default_factory=time.time)
+    active: int = 0
+    ready: bool = False
+
+    @property
+    def expires(self) -> float:
+        return self.used + self.keep
+
+
+class Scheduler:
+    """What is loaded, who waits for it, and when it goes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._loaded: dict[str, Loaded] = {}
+        self._waiting = 0
+
+    def running(self) -> list[Loaded]:
+        """Every model that is loaded."""
+        with self._changed:
+            return [one for one in self._loaded.values() if one.ready]
+
+    def unload(self, name: str) -> None:
+        """Unload a model as soon as nobody uses it."""
+        with self._changed:
+            if name in self._loaded:
+                self._loaded[name].keep = 0
+        self.expire()
+
+    def expire(self) -> None:
+        """Unload every idle model whose time has come."""
+        with self._changed:
+            for name, one in list(self._loaded.items()):
+                if one.ready and not one.active and time.time() >= one.expires:
+                    self._drop(name)
+
+    @contextmanager
+    def use(self, model: Model, context: int | None, keep: float | None, alive: Callable[[], bool]) -> Iterator[Loaded]:
+        """Hold one slot of a loaded model; load it first where that is needed.
+
+        Raises:
+            BusyError: OLLAMA_MAX_QUEUE requests wait for a load already.
+            LoadError: the model does not load.
+            GoneError: the client left while it waited.
+        """
+        asked = context or default_context()
+        limit = model.facts.get("simulated", {}).get("trained_context", asked)
+        one = self._enter(model, min(asked, limit), alive)
+        try:
+            one.keep = seconds(os.environ.get("OLLAMA_KEEP_ALIVE") or "5m") if keep is None else keep
+            while not one.slots.acquire(timeout=0.1):  # without limit, as in the real one
+                if not alive():
+                    raise GoneError
+            try:
+                yield one
+            finally:
+                one.slots.release()
+        finally:
+            with self._changed:
+                one.active -= 1
+                one.used = time.time()
+                self._changed.notify_all()
+            self.expire()
+
+    def _enter(self, model: Model, context: int, alive: Callable[[], bool]) -> Loaded:
+        """The loaded model, with ourselves counted as using it."""
+        waits = False
+        with self._changed:
+            try:
+                while (one := self._place(model, context)) is None:
+                    if not waits and self._waiting >= number("OLLAMA_MAX_QUEUE", 512):
+                        raise BusyError
+                    self._waiting += not waits
+                    waits = True
+                    self._changed.wait(0.1)
+                    if not alive():
+                        raise GoneError
+            finally:
+                self._waiting -= waits
+            one.active += 1
+            if one.ready:
+                return one
+        return self._load(one, alive)
+
+    def _place(self, model: Model, context: int) -> Loaded | None:
+        """The model where it is ready; a new place to load it into; None where we must wait for either."""
+        one = self._loaded.get(model.name)
+        if one and one.ready and one.context == context and one.model.digest == model.digest:
+            return one
+        if any(not other.ready for other in self._loaded.values()):
+            return None
+        if one:
+            if one.active:
+                return None
+            self._drop(model.name)
+        if len(self._loaded) >= (number("OLLAMA_MAX_LOADED_MODELS", 0) or 3 * max(1, len(cards()))):
+            idle = [other for other in self._loaded.values() if not other.active]
+            if not idle:
+                return None
+            self._drop(min(idle, key=lambda other: other.used).model.name)
+        slots = 1 if "embedding" in model.facts["simulated"]["capabilities"] else number("OLLAMA_NUM_PARALLEL", 1)
+        new = Loaded(model, context, threading.Semaphore(slots))
+        self._loaded[model.name] = new
+        self._place_in_memory(new, slots)
+        return new
+
+    def _load(self, one: Loaded, alive: Callable[[], bool]) -> Loaded:
+        try:
+            end = time.monotonic() + knob("load_seconds", 0.4)
+            while time.monotonic() < end:
+                if not alive():
+                    log("client connection closed before llama-server finished loading, aborting load", "WARN")
+                    raise GoneError
+                time.sleep(0.05)
+            if not one.model.intact():
+                raise LoadError("llama-server process has terminated: error loading model: invalid model file")
+        except (GoneError, LoadError):
+            with self._changed:
+                one.active -= 1
+                self._drop(one.model.name)
+            raise
+        with self._changed:
+            one.ready = True
+            self._changed.notify_all()
+        share = f"{one.model.facts['simulated']['layers'] + 1 if one.size_vram else 0}"
+        log(f"simulated: offloaded {share} layers to GPU", model=one.model.name, size=one.size, vram=one.size_vram)
+        return one
+
+    def _place_in_memory(self, one: Loaded, slots: int) -> None:
+        """Choose where the model goes: one card, all cards, or what fits there and the rest on the CPU."""
+        facts = one.model.facts["simulated"]
+        token = 2 * 2 * facts["layers"] * facts["kv_heads"] * facts["head_dim"]
+        share = _CACHE_SHARE.get(os.environ.get("OLLAMA_KV_CACHE_TYPE") or "f16", 1.0)
+        one.size = int(facts["size"] + token * share * one.context * slots + 0.9 * _GIB)
+        free = {card["uuid"]: max(0, card["free_mib"]) * MIB for card in cards()}
+        single = [uuid for uuid, room in free.items() if room >= one.size]
+        if single:
+            shares = {single[0]: one.size}
+        else:
+            whole = sum(free.values())
+            fits = min(one.size, int(whole * 0.95))
+            shares = {uuid: fits * room // whole for uuid, room in free.items() if room}
+        one.size_vram = one.size if single else min(one.size, sum(shares.values()))
+        hold(one.model.name, {uuid: -(-amount // MIB) for uuid, amount in shares.items()})
+
+    def _drop(self, name: str) -> None:
+        self._loaded.pop(name, None)
+        hold(name, {})
+        self._changed.notify_all()
+
+
+def tokens(prompt: str, limit: int | None) -> tuple[list[str], bool]:
+    """The words of an answer, and whether `limit` cut them. They say what they are."""
+    said = (
+        f"This answer is simulated by the provision lab; no language model made it. Words asked: {len(prompt.split())}."
+    )
+    words = said.split()
+    words += ["simulated"] * (int(knob("answer_tokens", len(words))) - len(words))
+    wanted = len(words) if limit is None or limit < 0 else limit
+    return [word if index == 0 else f" {word}" for index, word in enumerate(words[:wanted])], wanted < len(words)
+
+
+def pause(one: Loaded) -> float:
+    """Seconds between two tokens, by where the model is."""
+    rate = knob("tokens_per_second", 60)
+    return 1 / max(0.1, rate * (0.1 + 0.9 * one.size_vram / max(1, one.size)))

@@ -1,0 +1,283 @@
+"""Models on disk, in Ollama's layout, and pulling them: the blobs are small, but real, named by their sha256."""
+
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ollama_lab import fault, knob, log
+
+VERSION = Path("/usr/lib/ollama-simulated/version")
+_REGISTRY = "registry.ollama.ai"
+_KIND = "application/vnd.ollama.image."
+_BLOB = 2 << 20
+
+
+@dataclass(frozen=True)
+class Catalogued:
+    """A model of the catalogue: what the real one measures."""
+
+    size: int
+    parameters: str
+    family: str
+    layers: int
+    kv_heads: int
+    head_dim: int
+    embedding: int
+    trained_context: int = 131072
+    capabilities: tuple[str, ...] = ("completion",)
+
+
+_R1 = ("completion", "thinking")
+_TOOLS = ("completion", "tools")
+CATALOGUE = {
+    "deepseek-r1:1.5b": Catalogued(1117322599, "1.8B", "qwen2", 28, 2, 128, 1536, capabilities=_R1),
+    "deepseek-r1:7b": Catalogued(4683075271, "7.6B", "qwen2", 28, 4, 128, 3584, capabilities=_R1),
+    "deepseek-r1:8b": Catalogued(5225376000, "8.2B", "qwen3", 36, 8, 128, 4096, capabilities=(*_R1, "tools")),
+    "deepseek-r1:14b": Catalogued(8988112040, "14.8B", "qwen2", 48, 8, 128, 5120, capabilities=_R1),
+    "deepseek-r1:32b": Catalogued(19851337640, "32.8B", "qwen2", 64, 8, 128, 5120, capabilities=_R1),
+    "deepseek-r1:70b": Catalogued(42520400000, "70.6B", "llama", 80, 8, 128, 8192, capabilities=_R1),
+    "deepseek-r1:671b": Catalogued(404430188519, "671.0B", "deepseek2", 61, 1, 288, 7168, 163840, _R1),
+    "llama3.1:8b": Catalogued(4920753328, "8.0B", "llama", 32, 8, 128, 4096, capabilities=_TOOLS),
+    "qwen3:8b": Catalogued(5225388164, "8.2B", "qwen3", 36, 8, 128, 4096, 40960, (*_TOOLS, "thinking")),
+    "nomic-embed-text:latest": Catalogued(274302450, "137M", "nomic-bert", 12, 12, 64, 768, 2048, ("embedding",)),
+}
+_ALIASES = {"deepseek-r1:latest": "deepseek-r1:8b", "llama3.1:latest": "llama3.1:8b", "qwen3:latest": "qwen3:8b"}
+_ALIASES["nomic-embed-text:v1.5"] = "nomic-embed-text:latest"
+_downloads: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+class PullError(Exception):
+    """A pull that cannot succeed, with the text the real server gives."""
+
+
+class NotFoundError(Exception):
+    """The model is not here."""
+
+
+def full_name(name: str) -> str:
+    """The name with its tag, without the default registry and namespace."""
+    short = name.removeprefix(f"{_REGISTRY}/").removeprefix("library/")
+    return short if ":" in short.rpartition("/")[2] else f"{short}:latest"
+
+
+def models_folder() -> Path:
+    return Path(os.environ.get("OLLAMA_MODELS") or Path.home() / ".ollama/models")
+
+
+def _manifest_path(name: str) -> Path:
+    path, _, tag = full_name(name).rpartition(":")
+    parts = path.split("/")
+    if any(part in {"", ".", ".."} for part in [*parts, tag]) or "/" in tag:
+        raise NotFoundError(name)
+    where = {1: [_REGISTRY, "library"], 2: [_REGISTRY]}.get(len(parts), [])
+    return models_folder().joinpath("manifests", *where, *parts, tag)
+
+
+def _blob_path(digest: str) -> Path:
+    return models_folder() / "blobs" / digest.replace(":", "-")
+
+
+def start() -> None:
+    """Make the folders, and prune partial files older than an hour as the real server does at its start."""
+    (models_folder() / "blobs").mkdir(parents=True, exist_ok=True)
+    if os.environ.get("OLLAMA_NOPRUNE", "0") in {"", "0", "false"}:
+        for part in (models_folder() / "blobs").glob("*-partial*"):
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is on disk.
+
+    Args:
+        name: with its tag.
+        digest: sha256 of its manifest, without prefix.
+        modified: when it came.
+        facts: its configuration blob: what the real model measures.
+        manifest: the manifest.
+    """
+
+    name: str
+    digest: str
+    modified: str
+    facts: dict[str, Any]
+    manifest: dict[str, Any]
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {
+            "parent_model": "",
+            "format": "gguf",
+            "family": self.facts["model_family"],
+            "families": [self.facts["model_family"]],
+            "parameter_size": self.facts["model_type"],
+            "quantization_level": self.facts["file_type"],
+        }
+
+    def intact(self) -> bool:
+        """Whether every blob still is what its name says."""
+        for layer in self.manifest["layers"]:
+            path = _blob_path(layer["digest"])
+            if not path.exists() or f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" != layer["digest"]:
+                return False
+        return True
+
+
+def find(name: str) -> Model:
+    """The model of that name.
+
+    Raises:
+        NotFoundError: it is not on disk, or not whole.
+    """
+    path = _manifest_path(name)
+    try:
+        data = path.read_bytes()
+        manifest = json.loads(data)
+        facts = json.loads(_blob_path(manifest["config"]["digest"]).read_bytes())
+    except (OSError, ValueError, KeyError) as error:
+        raise NotFoundError(name) from error
+    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat().replace("+00:00", "Z")
+    return Model(full_name(name), hashlib.sha256(data).hexdigest(), modified, facts, manifest)
+
+
+def everything() -> list[Model]:
+    """Every model on disk, newest first."""
+    top = models_folder() / "manifests"
+    found = []
+    for path in top.rglob("*"):
+        if path.is_file():
+            parts = list(path.relative_to(top).parts)
+            parts = parts[1:] if parts[0] == _REGISTRY else parts
+            parts = parts[1:] if parts[0] == "library" else parts
+            try:
+                found.append(find("/".join(parts[:-1]) + ":" + parts[-1]))
+            except NotFoundError:
+                log("bad manifest", "WARN", path=path)
+    return sorted(found, key=lambda model: model.modified, reverse=True)
+
+
+def delete(name: str) -> None:
+    """Remove a model, and the blobs that no other model uses.
+
+    Raises:
+        NotFoundError: it is not on disk.
+    """
+    model = find(name)
+    _manifest_path(name).unlink()
+    kept = {layer["digest"] for other in everything() for layer in _parts(other.manifest)}
+    for layer in _parts(model.manifest):
+        if layer["digest"] not in kept:
+            _blob_path(layer["digest"]).unlink(missing_ok=True)
+
+
+def copy(source: str, target: str) -> None:
+    """Give a model a second name.
+
+    Raises:
+        NotFoundError: it is not on disk.
+    """
+    find(source)
+    path = _manifest_path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_manifest_path(source).read_bytes())
+
+
+def _parts(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*manifest["layers"], manifest["config"]]
+
+
+def _published(name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What the (simulated) library has under a name: its manifest, and its blobs by digest."""
+    wanted = full_name(name)
+    wanted = _ALIASES.get(wanted, wanted)
+    if wanted not in CATALOGUE:
+        raise PullError("pull model manifest: file does not exist")
+    model = CATALOGUE[wanted]
+    head = f"SIMULATED by the provision lab: not the weights of {wanted}\n".encode()
+    weights = head + random.Random(wanted).randbytes(_BLOB - len(head))  # noqa: S311 - wanted: the same every time
+    config = {
+        "model_format": "gguf",
+        "model_family": model.family,
+        "model_families": [model.family],
+        "model_type": model.parameters,
+        "file_type": "Q4_K_M",
+        "simulated": {**vars(model), "capabilities": list(model.capabilities)},
+    }
+    bodies = [
+        ("model", weights),
+        ("template", b"{{ .Prompt }}"),
+        ("license", f"Simulated. The real {wanted.split(':')[0]} has a licence of its own.\n".encode()),
+        ("params", b'{"stop":["<|end|>"]}'),
+    ]
+    blobs: dict[str, bytes] = {}
+    layers = [_layer(f"{_KIND}{kind}", body, blobs) for kind, body in bodies]
+    reference = _layer("application/vnd.docker.container.image.v1+json", json.dumps(config).encode(), blobs)
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    return {"schemaVersion": 2, "mediaType": kind, "config": reference, "layers": layers}, blobs
+
+
+def _layer(media_type: str, body: bytes, blobs: dict[str, bytes]) -> dict[str, Any]:
+    digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    blobs[digest] = body
+    return {"mediaType": media_type, "digest": digest, "size": len(body)}
+
+
+def pull(name: str) -> Iterator[dict[str, Any]]:
+    """Pull a model, giving the frames of its progress.
+
+    Raises:
+        PullError: no such model, or the fault `pull-fails` is on.
+    """
+    yield {"status": "pulling manifest"}
+    failing = fault("pull-fails")
+    if failing is not None:
+        lookup = f'Get "https://{_REGISTRY}/v2/": dial tcp: lookup {_REGISTRY}: no such host'
+        raise PullError(failing or f"pull model manifest: {lookup}")
+    if len(full_name(name).split("/")) > 2:
+        host = name.split("/")[0]
+        raise PullError(f"pull model manifest: dial tcp: lookup {host}: no such host")
+    manifest, blobs = _published(name)
+    for layer in _parts(manifest):
+        yield from _download(layer["digest"], blobs[layer["digest"]])
+    yield {"status": "verifying sha256 digest"}
+    yield {"status": "writing manifest"}
+    path = _manifest_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(manifest, separators=(",", ":")))
+    partial.rename(path)
+    yield {"status": "success"}
+
+
+def _download(digest: str, body: bytes) -> Iterator[dict[str, Any]]:
+    """Write one blob piece by piece; what an interrupted pull left is continued."""
+    path = _blob_path(digest)
+    partial = path.with_name(f"{path.name}-partial")
+    frame = {"status": f"pulling {digest.split(':')[1][:12]}", "digest": digest, "total": len(body)}
+    with _downloads[digest]:
+        if path.exists():
+            yield {**frame, "completed": len(body)}
+            return
+        done = partial.stat().st_size if partial.exists() else 0
+        step = max(1, int(len(body) * 0.06 / max(0.06, knob("pull_seconds", 0.5))))
+        while done < len(body):
+            with partial.open("ab") as file:
+                file.write(body[done : done + step])
+            done = min(len(body), done + step)
+            yield {**frame, "completed": done}
+            time.sleep(0.06 if len(body) > 1 << 16 else 0)
+        found = f"sha256:{hashlib.sha256(partial.read_bytes()).hexdigest()}"
+        if found != digest:
+            partial.unlink()
+            raise PullError(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
+        partial.rename(path)
