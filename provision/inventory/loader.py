@@ -74,6 +74,7 @@ class _Loader:
         if not tree.hosts:
             self._problems.append(root.problem("names no host"))
         hosts = tuple(self._host(name, files) for name in tree.hosts)
+        self._problems.extend(_same_machines(hosts, tree))
         warnings = (*self._warnings, *_same_names(tree))
         return Inventory(path=str(self._path), hosts=hosts, warnings=tuple(dict.fromkeys(warnings)))
 
@@ -162,3 +163,14 @@ def _nothing(place: Value, role: str) -> Value:
 def _same_names(tree: Tree) -> Iterator[str]:
     for name in tree.hosts.keys() & tree.groups.keys():
         yield f"{name} is the name of a host and of a group; --limit {name} means both"
+
+
+def _same_machines(hosts: Sequence[Host], tree: Tree) -> Iterator[Problem]:
+    """Yield a problem for every host that is another one by another name: two would change it at once."""
+    names: dict[object, str] = {}
+    for host in hosts:
+        found = host.connection
+        other = names.setdefault((found.address, found.port, found.jumps), host.name)
+        if other != host.name:
+            message = f"{host.name} is the same machine as {other}: both are {found.address} port {found.port}"
+            yield tree.places[host.name].problem(message)

@@ -1,10 +1,9 @@
 """The base of every role's settings."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import ValidationInfo
 
@@ -16,8 +15,15 @@ _SCALARS = frozenset({"bool", "float", "int", "str"})
 _NOT_SCHEMAS = frozenset({"default", "expected", "metadata", "members", "serialization"})
 
 
-def _keeps_secrets(field: FieldInfo) -> bool:
-    return "Secret" in repr(field.annotation)
+def _keeps_secrets(annotation: Any) -> bool:
+    """Return whether a field's type has a place for a Secret."""
+    return annotation is Secret or any(_keeps_secrets(part) for part in get_args(annotation))
+
+
+def _holds_secret(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return any(_holds_secret(item) for item in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Secret)
 
 
 def _revealed(value: Any) -> Any:
@@ -78,8 +84,9 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _open_secrets(cls, value: Any, info: ValidationInfo) -> Any:
-        field = cls.model_fields[info.field_name or ""]
-        return value if _keeps_secrets(field) else _revealed(value)
+        if not _holds_secret(value) or _keeps_secrets(cls.model_fields[info.field_name or ""].annotation):
+            return value
+        return _revealed(value)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
