@@ -95,6 +95,12 @@ def build(tag: str, release: str) -> Image:
     return Image(tag, blobs, json.dumps(manifest).encode())
 
 
+def sources() -> str:
+    """A hash over all of ours that goes into the image."""
+    files = [Path(__file__), paths.SIMULATED / "ollama", *sorted(paths.SIMULATED.glob("ollama_*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def _digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 

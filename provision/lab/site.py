@@ -49,15 +49,14 @@ def ensure(release: str) -> None:
 
 
 def start_servers(network: Network, home: Path, release: str) -> None:
-    """Start the site's servers in the lab's namespace; a site that runs is left alone."""
-    if cgroups.processes(network.lab, "site"):
-        return
-    joined = cgroups.make(network.lab, "site")
-    enter = ["nsenter", f"--net={paths.NETNS / network.netns}", "--"]
-    web = [sys.executable, "-I", str(Path(__file__).with_name("serve.py")), network.site]
-    cache = paths.CACHE / "packages"
-    start([*enter, *web, str(paths.site(release)), str(cache)], cgroups=joined, log=home / "web.log")
-    start([*enter, *registry.command(home, network.site)], cgroups=joined, log=home / "registry.log")
+    """Start the site's servers in the lab's namespace, and bring the registry up to date."""
+    if not cgroups.processes(network.lab, "site"):
+        joined = cgroups.make(network.lab, "site")
+        enter = ["nsenter", f"--net={paths.NETNS / network.netns}", "--"]
+        web = [sys.executable, "-I", str(Path(__file__).with_name("serve.py")), network.site]
+        served = [str(paths.site(release)), str(paths.CACHE / "packages")]
+        start([*enter, *web, *served], cgroups=joined, log=home / "web.log")
+        start([*enter, *registry.command(home, network.site)], cgroups=joined, log=home / "registry.log")
     for port in (80, 3142, 5000):
         wait_for_port(network.site, port)
     registry.publish(network.site, release)

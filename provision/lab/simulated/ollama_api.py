@@ -153,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def _json(self, document: dict[str, Any], status: int = 200) -> None:
-        self._send(status, json.dumps(document).encode())
+        self._send(status, json.dumps(document, separators=(",", ":")).encode())
 
     def _refuse(self, path: str, refusal: RefusedError) -> None:
         if path.startswith("/v1/"):
@@ -161,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             document = {"error": refusal.text}
         if self.started:  # the status is out: the error is the last line
-            line = json.dumps(document).encode() + b"\n"
+            line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
             self._chunk(b"data: " + line + b"\n" if path.startswith("/v1/") else line)
             self._chunk(b"")
         else:
@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
         self._chunk(b"")
 
     def _lines(self, frames: Iterable[dict[str, Any]]) -> None:
-        self._stream((json.dumps(frame).encode() + b"\n" for frame in frames), _NDJSON)
+        self._stream((json.dumps(frame, separators=(",", ":")).encode() + b"\n" for frame in frames), _NDJSON)
 
     # -- endpoints
 

@@ -81,4 +81,4 @@ def _usage(frame: dict[str, Any]) -> dict[str, int]:
 
 
 def _event(document: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(document).encode() + b"\n\n"
+    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
