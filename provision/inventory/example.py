@@ -6,7 +6,8 @@ python -m provision.inventory.example > inventory/example.yaml
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -73,7 +74,9 @@ def _fields(cls: type[Settings], indent: int, given: Settings | None = None) -> 
         given: the value that is the default of the whole mapping, if it is one.
     """
     for name, field in cls.model_fields.items():
-        yield from _comment(_meaning(field), indent)
+        choices = _choices(field.annotation)
+        one_of = f" One of: {', '.join(choices)}." if choices else ""
+        yield from _comment(meaning(cls, name) + one_of, indent)
         if field.is_required() and given is None:
             yield f"{' ' * indent}# {name} is required"
             continue
@@ -88,7 +91,7 @@ def _fields(cls: type[Settings], indent: int, given: Settings | None = None) -> 
 
 def _shape(name: str, field: FieldInfo, indent: int) -> Iterator[str]:
     """Yield, as comments, what the mappings inside a list or an optional mapping may hold."""
-    for cls in _settings_in(field.annotation):
+    for cls in settings_in(field.annotation):
         yield f"{' ' * indent}# {'Each of' if _is_plural(field) else 'In'} {name}:"
         for line in _fields(cls, 3):
             yield f"{' ' * indent}#{line}"
@@ -98,25 +101,28 @@ def _is_plural(field: FieldInfo) -> bool:
     return get_origin(field.annotation) in (tuple, list, dict)
 
 
-def _settings_in(annotation: Any) -> Iterator[type[Settings]]:
+def settings_in(annotation: Any) -> Iterator[type[Settings]]:
+    """Yield the Settings classes that an annotation mentions, such as those of `tuple[X, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         yield annotation
     for part in get_args(annotation):
-        yield from _settings_in(part)
+        yield from settings_in(part)
 
 
-def _meaning(field: FieldInfo) -> str:
-    choices = ", ".join(str(choice) for choice in _choices(field.annotation))
-    said = " ".join((field.description or "").split())
-    return f"{said} One of: {choices}." if choices else said
+def meaning(cls: type[Settings], name: str) -> str:
+    """Return what a setting means; a field that only changes an inherited default keeps the inherited meaning."""
+    bases = [base for base in cls.__mro__ if issubclass(base, Settings)]
+    fields = [base.model_fields[name] for base in bases if name in base.model_fields]
+    return next((" ".join(field.description.split()) for field in fields if field.description), "")
 
 
-def _choices(annotation: Any) -> Iterator[Any]:
+def _choices(annotation: Any) -> list[str]:
+    """Return the words of which a setting has to be one; none where other values are allowed too."""
     if get_origin(annotation) is Literal:
-        yield from get_args(annotation)
-        return
-    for part in get_args(annotation):
-        yield from _choices(part)
+        return [str(choice) for choice in get_args(annotation)]
+    parts = [_choices(part) for part in get_args(annotation) if part is not type(None)]
+    single = get_origin(annotation) in (Union, UnionType) and all(parts)
+    return [choice for part in parts for choice in part] if single else []
 
 
 def _comment(text: str, indent: int) -> list[str]:

@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
 
 from provision import cli
-from provision.inventory import Inventory, example, load, show
+from provision.inventory import AbsolutePath, Inventory, Settings, example, load, show
 from tests.unit.inventory_roles import ROLES
 
 
@@ -161,3 +161,20 @@ def test_help_does_not_import_the_inventory() -> None:
         "sys.exit(any(name.startswith(('provision.inventory', 'pydantic', 'yaml')) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+
+
+class Parent(Settings):
+    level: int = 1
+    """How much."""
+    where: Literal["volume"] | AbsolutePath = "volume"
+    """A place."""
+
+
+class Child(Parent):
+    level: int = 2
+
+
+def test_a_changed_default_keeps_its_meaning() -> None:
+    text = example.render({"child": Child})
+    assert "# How much.\n      level: 2\n" in text
+    assert "# A place.\n" in text

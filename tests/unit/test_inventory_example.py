@@ -1,11 +1,13 @@
 """The files of inventory/ fit the real roles."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from provision import sequence
-from provision.inventory import load
+from provision.inventory import Settings, load
+from provision.inventory.example import meaning, settings_in
 from tests import example
 
 FILES = Path(__file__).parents[2] / "inventory"
@@ -16,13 +18,16 @@ def test_the_example_is_up_to_date() -> None:
 
 
 def test_every_setting_has_a_meaning() -> None:
-    bare = [
-        f"{name}.{setting}"
-        for name in sequence.order()
-        for setting, field in sequence.role(name).Settings.model_fields.items()
-        if not field.description
-    ]
-    assert bare == []
+    roles = [sequence.role(name).Settings for name in sequence.order()]
+    assert [f"{cls.__qualname__}.{name}" for cls, name in settings_of(roles) if not meaning(cls, name)] == []
+
+
+def settings_of(classes: Iterable[type[Settings]]) -> Iterator[tuple[type[Settings], str]]:
+    """Every field of some classes, those of the mappings inside included."""
+    for cls in classes:
+        for name, field in cls.model_fields.items():
+            yield cls, name
+            yield from settings_of(settings_in(field.annotation))
 
 
 @pytest.mark.parametrize("name", ["example.yaml", "starter.yaml"])
