@@ -38,13 +38,15 @@ COMMAND = Run(
     ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT, title="look at DOCKER-USER"
 )
 
-# The chain is filled in one go, then put first; a jump further down is taken away. Standard input: `restore_text`.
+# The chain is filled in one go, then put first before a jump further down is taken
+# away: it is never open. Standard input: `restore_text`.
 APPLY = f"""
 apply() {{
   iptables -w 10 -N {PARENT} 2>/dev/null || :
   iptables-restore -w 10 --noflush || return
-  while iptables -w 10 -D {PARENT} -j {CHAIN} 2>/dev/null; do :; done
   iptables -w 10 -I {PARENT} 1 -j {CHAIN}
+  iptables -w 10 -n -L {PARENT} --line-numbers | awk '$2 == "{CHAIN}" && $1 > 1 {{print $1}}' | sort -rn |
+    while read -r number; do iptables -w 10 -D {PARENT} "$number"; done
 }}
 """
 FILL = APPLY + "printf '%s' \"$1\" | apply"

@@ -1,0 +1,182 @@
+"""One model on one instance, pulled over its API by a job of the host, and the finder of models that we pulled.
+
+A model that somebody pulled by hand is not ours: it is used where it is declared, and never deleted.
+Sources: pulling, FACTS 4.4; names and files, FACTS 4.6; sizes of deepseek-r1, FACTS 5.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provision.command import Command, sh
+from provision.steps import model_shell, servers
+from provision.steps.base import Answer, BlockedError, Check, Fact, Owned, State, Step, UnreadableError
+from provision.steps.facts import HostFacts
+from provision.steps.servers import Servers
+
+PULL_TIMEOUT = 24 * 3600.0
+SIZES = {
+    "deepseek-r1:1.5b": 1117322599,
+    "deepseek-r1:7b": 4683075271,
+    "deepseek-r1:8b": 5225376000,
+    "deepseek-r1:14b": 8988112040,
+    "deepseek-r1:32b": 19851337640,
+    "deepseek-r1:70b": 42520400000,
+    "deepseek-r1:671b": 404430188519,
+}
+"""Bytes of models at their default quantisation, for what a plan says; what is there is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Step):
+    """A model is on an instance, whole.
+
+    Args:
+        instance: name of the instance.
+        name: of the model.
+        volume: name of the instance's volume; where that is not there, neither is the model.
+        digest: sha256 of the model's manifest, where a certain one is wanted.
+        tries: how often a pull is tried.
+        stall: seconds without a byte after which a try is given up.
+        insecure: whether its registry may be asked over plain http.
+        after: ids of steps that change it behind our back.
+    """
+
+    instance: str
+    name: str
+    volume: str = ""
+    digest: str = ""
+    tries: int = 5
+    stall: int = 600
+    insecure: bool = False
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`model:INSTANCE/NAME`."""
+        return f"model:{self.instance}/{self.name}"
+
+    def fact(self) -> Fact:
+        """Asks every server of the host at once, and looks at its files."""
+        return Fact(servers.COMMAND, lambda answer: self._state(servers.read(answer)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Present and whole, and of the digest if one is given."""
+        return {"whole": True, **({"digest": self.digest} if self.digest else {})}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Pulls it by a job, or has the server delete it."""
+        mark = hashlib.sha256(servers.canonical(self.name).encode()).hexdigest()[:24]
+        request = {"model": self.name}
+        if want is None:
+            unload = json.dumps({**request, "keep_alive": 0, "stream": False})
+            words = (self.instance, self.name, json.dumps(request), unload, mark)
+            return [sh(model_shell.DELETE, *words, title=f"delete {self.name} from {self.instance}", timeout=240)]
+        body = json.dumps({**request, "stream": True, **({"insecure": True} if self.insecure else {})})
+        path = servers.manifest_path(self.name)
+        return [
+            sh(
+                model_shell.PULL,
+                *(self.instance, self.name, body, path, str(self.tries), str(self.stall), mark),
+                title=f"pull {self.name} into {self.instance}",
+                timeout=PULL_TIMEOUT,
+                job=True,
+                progress=pull_progress,
+            )
+        ]
+
+    def impact(self, have: State, want: State) -> str:
+        """What comes over the network, or what goes."""
+        if want is None:
+            return f"deletes {self.name} from {self.instance}"
+        size = SIZES.get(servers.canonical(self.name))
+        if have is not None:
+            return f"pulls what is damaged of {self.name}"
+        return f"pulls {human(size)}" if size else f"pulls {self.name}, of unknown size"
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """The server has it whole, as its neighbours have, and answers with it."""
+        found = servers.read_live(live)
+        try:
+            state = self._state(found)
+        except (BlockedError, UnreadableError) as error:
+            yield Check("model present", str(error), True)
+            return
+        yield Check("model present", state is not None, True)
+        if state is None:
+            return
+        yield Check("blobs whole", state["damaged"] or "whole", "whole")
+        yield Check("same digest on this host's instances", sorted(_digests(found, self.name)), [state["digest"]])
+        if self.digest:
+            yield Check("digest", state["digest"], self.digest)
+
+    def _state(self, found: Servers) -> State:
+        server = found.by_name.get(self.instance)
+        if server is None and self.volume and self.volume not in found.volumes:
+            return None
+        server = found.answering(self.instance)
+        entry = (server.tags or {}).get(servers.canonical(self.name))
+        if entry is None:
+            return None
+        damaged = server.damage(self.name)
+        return {
+            "whole": not damaged,
+            "digest": str(entry.get("digest", "")).removeprefix("sha256:"),
+            "size": entry.get("size"),
+            "damaged": damaged,
+            "ours": servers.canonical(self.name) in map(servers.canonical, server.marked),
+        }
+
+
+def _digests(found: Servers, model: str) -> set[str]:
+    entries = [(server.tags or {}).get(servers.canonical(model)) for server in found.by_name.values()]
+    return {str(entry.get("digest", "")).removeprefix("sha256:") for entry in entries if entry}
+
+
+def human(size: int) -> str:
+    """Bytes as Ollama and disk makers count them: powers of 1000."""
+    return (
+        f"{size / 1e9:.0f} GB" if size >= 9.95e9 else f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+    )
+
+
+def pull_progress(line: str) -> str | None:
+    """What to show of one line of a pull: its frames, and our own words.
+
+    Args:
+        line: a frame of FACTS 4.4, or what the script says.
+    """
+    if not line.startswith("{"):
+        return line.strip() or None
+    try:
+        frame = json.loads(line)
+        total, completed = frame.get("total", 0), frame.get("completed", 0)
+        status = str(frame.get("error") or frame.get("status", ""))
+    except (ValueError, AttributeError):
+        return None
+    return f"{status} {completed * 100 // total}% of {human(total)}" if total else status or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedModels(Owned):
+    """Finds the models that we pulled, by the marks beside them: also where their server does not run."""
+
+    def fact(self) -> Fact:
+        """Looks at every instance's files."""
+        return Fact(servers.COMMAND, self._parse)
+
+    def step(self, step_id: str) -> Step:
+        """A model of that instance, to be deleted."""
+        instance, _, name = step_id.partition(":")[2].partition("/")
+        return Model(instance=instance, name=name)
+
+    @staticmethod
+    def _parse(answer: Answer) -> State:
+        found = servers.read(answer)
+        return {
+            f"model:{instance}/{name}": {"whole": True, "ours": True}
+            for instance, server in found.by_name.items()
+            for name in server.marked
+        }

@@ -1,0 +1,159 @@
+"""The shell that hosts run to have models: constants, whose data always comes as arguments.
+
+POSIX sh under `set -eu`. They run on the host, because a client that goes away cancels a pull and a load (FACTS 4.4,
+4.5), and with the host's curl, because the image has none (FACTS 4.8).
+"""
+
+from provision.steps.servers import MARKS
+
+# Where the server of a container listens, and where its models are on the host.
+PLACE = r"""
+at() {
+  docker inspect --type container --format \
+    '{{with index .HostConfig.PortBindings "11434/tcp"}}{{with index . 0}}{{.HostIp}}:{{.HostPort}}{{end}}{{end}}' "$1"
+}
+folder() {
+  docker inspect --type container --format \
+    '{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}' "$1"
+}
+reason() { # the text of an error frame, or the frame
+  sed -n 's/.*"error" *: *"\(.*\)".*/\1/p' "$1" | tail -n 1 | grep . || tail -n 1 "$1"
+}
+"""
+
+# Blobs that are not what their name says go: Ollama never looks at them again, and pulls only what is missing.
+BLOBS = r"""
+digests() { grep -o 'sha256:[0-9a-f]\{64\}' "$1" | sort -u | sed 's/:/-/'; }
+verify() { # folder, manifest: 1 where a blob is missing or was wrong
+  whole=0
+  for blob in $(digests "$2"); do
+    echo "verifying $blob"
+    is=$(sha256sum 2>/dev/null <"$1/models/blobs/$blob" | cut -c1-64) || is=
+    [ "sha256-$is" != "$blob" ] || continue
+    echo "blob $blob is damaged; it is pulled again"
+    rm -f "$1/models/blobs/$blob"
+    whole=1
+  done
+  return $whole
+}
+"""
+
+# $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds without a byte after
+# which a try is given up, $7 name of the mark. Success is the last frame, never the status (FACTS 4.4); what no other
+# try can mend ends at once.
+PULL = (
+    PLACE
+    + BLOBS
+    + rf"""
+frames=$(mktemp)
+pid=
+trap 'rm -f "$frames"; [ -z "$pid" ] || kill "$pid" 2>/dev/null || :' EXIT
+trap 'exit 143' TERM INT HUP
+at=$(at "$1"); folder=$(folder "$1"); manifest=$folder/models/manifests/$4
+try=1
+while :; do
+  : >"$frames"
+  printf '%s' "$3" | curl -sS -N --speed-limit 1 --speed-time "$6" --data-binary @- -o "$frames" "http://$at/api/pull" &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do sleep 0.5; tail -n 2 "$frames" | head -n 1; done
+  rc=0; wait "$pid" || rc=$?
+  pid=
+  case $(tail -n 1 "$frames" | tr -d ' ') in
+    *'"status":"success"'*) if verify "$folder" "$manifest"; then break; fi; why='a blob was damaged' ;;
+    *) why=$(reason "$frames"); [ -n "$why" ] || why="the connection ended (curl $rc)" ;;
+  esac
+  case $why in
+    *'file does not exist'* | *'no space left'* | *'invalid model name'*) try=$5 ;;
+    *'requires a newer version'* | *unauthorized*) try=$5 ;;
+  esac
+  if [ "$try" -ge "$5" ]; then echo "$1 could not pull $2: $why" >&2; exit 1; fi
+  echo "try $try failed: $why; again in 5 s"
+  try=$((try + 1)); sleep 5
+done
+umask 077
+mkdir -p "$folder/{MARKS}"
+printf '%s\n' "$2" >"$folder/{MARKS}/$7"
+"""
+)
+
+# A container that went, or a model that did, is no failure: what is wanted is that neither is there.
+DELETE = (
+    PLACE
+    + rf"""
+docker inspect --type container "$1" >/dev/null 2>&1 || exit 0
+folder=$(folder "$1")
+if [ "$(docker inspect --type container --format '{{{{.State.Status}}}}' "$1")" = running ]; then
+  at=$(at "$1")
+  printf '%s' "$4" | curl -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate" || :
+  code=$(printf '%s' "$3" | curl -sS -m 120 -o /dev/null -w '%{{http_code}}' -X DELETE --data-binary @- \
+    "http://$at/api/delete")
+  case $code in 200|404) ;; *) echo "$1 answered $code when asked to delete $2" >&2; exit 1 ;; esac
+fi
+rm -f "$folder/{MARKS}/$5"
+rmdir "$folder/{MARKS}" 2>/dev/null || :
+"""
+)
+
+# A model is loaded by an empty request, and only while the client waits (FACTS 4.5). A model without text answers the
+# other request. Whether it is wholly on the cards is read afterwards: a load that is not does not fail.
+LOADING = r"""
+post() { printf '%s' "$1" | curl -sS -m "$3" -o "$2" -w '%{http_code}' --data-binary @- "$4"; }
+load() { # address:port, request, request for models that only embed, file for answers, seconds
+  code=$(post "$2" "$4" "$5" "http://$1/api/generate") || return 1
+  if [ "$code" = 400 ] && grep -q 'does not support generate' "$4"; then
+    code=$(post "$3" "$4" "$5" "http://$1/api/embed") || return 1
+  fi
+  [ "$code" = 200 ] && ! grep -q '"error" *:' "$4"
+}
+"""
+
+# $1 container, $2 seconds; then three words for each model: its name and the two requests.
+LOAD = (
+    PLACE
+    + LOADING
+    + r"""
+name=$1; limit=$2; shift 2
+answer=$(mktemp); trap 'rm -f "$answer"' EXIT
+at=$(at "$name")
+while [ $# -ge 3 ]; do
+  echo "loading $1"
+  if ! load "$at" "$2" "$3" "$answer" "$limit"; then
+    echo "$name could not load $1: $(reason "$answer")" >&2
+    docker logs --tail 15 "$name" >&2 2>&1 || :
+    exit 1
+  fi
+  shift 3
+done
+"""
+)
+
+# $1 container; then a request for each model to unload. A container that lost its cards (FACTS 2.5)
+# only finds them again when it is restarted.
+REFRESH = (
+    PLACE
+    + r"""
+name=$1; shift
+at=$(at "$name")
+for request do
+  printf '%s' "$request" | curl -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate" || :
+done
+sleep 1
+if ! docker exec "$name" nvidia-smi -L >/dev/null 2>&1; then
+  echo "$name has lost its cards; restarting it"
+  docker restart "$name" >/dev/null
+fi
+tries=0
+until curl -fsS -m 3 -o /dev/null "http://$at/api/version" 2>/dev/null; do
+  tries=$((tries + 1)); [ "$tries" -lt 200 ] || { echo "$name does not answer on $at" >&2; exit 1; }
+  sleep 0.3
+done
+"""
+)
+
+UNLOAD = (
+    PLACE
+    + r"""
+at=$(at "$1"); shift
+for request do printf '%s' "$request" | curl -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate"; done
+"""
+)

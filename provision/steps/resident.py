@@ -1,0 +1,136 @@
+"""The models of one instance, loaded and wholly on its cards.
+
+Sources: an empty request loads, and only while its client waits, FACTS 4.5; what does not fit goes to the CPU without
+an error, FACTS 5: only `size_vram == size` says that it did not; a container can lose its cards, FACTS 2.5.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provision.command import Command, sh
+from provision.steps import model_shell, servers
+from provision.steps.base import Check, Fact, State, Step
+from provision.steps.facts import HostFacts
+from provision.steps.servers import Servers
+
+LOAD_TIMEOUT = 2 * 3600.0
+ANSWER_TIMEOUT = "300"  # a busy instance answers in its turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resident(Step):
+    """Models are loaded, and wholly on the cards.
+
+    Args:
+        instance: name of the instance.
+        models: the models that it serves. Where the container may have fewer of them loaded, any do, because requests
+            decide which; where it unloads them after a while, none is wanted.
+        after: ids of steps that change it behind our back.
+    """
+
+    instance: str
+    models: tuple[str, ...]
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`resident:INSTANCE`."""
+        return f"resident:{self.instance}"
+
+    def fact(self) -> Fact:
+        """Asks every server of the host at once."""
+        return Fact(servers.COMMAND, lambda answer: self._state(servers.read(answer)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """All of them, or as many as may be: the container says so, as Docker made it."""
+        found = have or {"loaded": (), "limit": len(self.models), "keeps": True}
+        loaded = list(found["loaded"])
+        missing = [name for name in self.models if name not in loaded] if found["keeps"] else []
+        enough = [*loaded, *missing][: max(found["limit"] or len(self.models), len(loaded))]
+        return {"loaded": sorted(enough), "on_cpu": []}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Loads what is missing by a job; what is partly off the cards is unloaded first."""
+        before, after = (set((state or {}).get("loaded", ())) for state in (have, want))
+        slow = set((have or {}).get("on_cpu", ())) - set((want or {}).get("on_cpu", ()))
+        commands: list[Command] = []
+        if slow:
+            requests = [_request(model, 0) for model in sorted(slow)]
+            title = f"unload {', '.join(sorted(slow))} from {self.instance} and look for its cards"
+            commands.append(sh(model_shell.REFRESH, self.instance, *requests, title=title, timeout=300))
+        if after - before or slow:
+            commands.append(self._load(sorted(after if slow else after - before)))
+        if before - after:
+            requests = [_request(model, 0) for model in sorted(before - after)]
+            title = f"unload {', '.join(sorted(before - after))} from {self.instance}"
+            commands.append(sh(model_shell.UNLOAD, self.instance, *requests, title=title))
+        return commands
+
+    def impact(self, have: State, want: State) -> str:
+        """What waits for the cards."""
+        loaded = set((have or {}).get("loaded", ()))
+        missing = [name for name in (want or {}).get("loaded", ()) if name not in loaded]
+        if have is not None and have["on_cpu"]:
+            return f"loads {', '.join(have['on_cpu'])} of {self.instance} anew (its streams end)"
+        return f"loads {', '.join(missing)} on {self.instance}" if missing else ""
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """They are loaded, no byte of them is off the cards, and one of them answers with a token."""
+        server = servers.read_live(live).by_name.get(self.instance)
+        loaded = (server.loaded if server else None) or {}
+        names = [name for name in self.models if servers.canonical(name) in loaded]
+        wanted = min(server.limit or len(self.models), len(self.models)) if server else len(self.models)
+        if server is None or server.keeps:
+            yield Check("models loaded", len(names), wanted)
+        for name in names:
+            entry = loaded[servers.canonical(name)]
+            yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))
+        if server and names:
+            yield Check(f"{names[0]}: generates a token", _token(live, server.at, names[0]), True)
+
+    def _load(self, models: Sequence[str]) -> Command:
+        words = [word for model in models for word in (model, _request(model, -1), _embedding(model))]
+        title = f"load {', '.join(models)} on {self.instance}"
+        limit = str(round(LOAD_TIMEOUT / max(1, len(models))))
+        return sh(
+            model_shell.LOAD,
+            *(self.instance, limit, *words),
+            title=title,
+            timeout=LOAD_TIMEOUT,
+            job=True,
+            progress=lambda line: line.strip() or None,
+        )
+
+    def _state(self, found: Servers) -> State:
+        server = found.answering(self.instance)
+        entries = {name: (server.loaded or {}).get(servers.canonical(name)) for name in self.models}
+        return {
+            "loaded": sorted(name for name, entry in entries.items() if entry),
+            "keeps": server.keeps,
+            "limit": server.limit,
+            "on_cpu": sorted(name for name, entry in entries.items() if entry and not _on_cards(entry)),
+        }
+
+
+def _on_cards(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("size")) and entry.get("size_vram") == entry.get("size")
+
+
+def _request(model: str, keep_alive: int) -> str:
+    return json.dumps({"model": model, "keep_alive": keep_alive, "stream": False})
+
+
+def _embedding(model: str) -> str:
+    return json.dumps({"model": model, "keep_alive": -1, "input": "."})
+
+
+def _token(live: Any, at: str, model: str) -> bool | str:
+    """Whether the model answers; else what came instead. Options are those of real traffic, or it would be reloaded."""
+    body = json.dumps({"model": model, "prompt": "1", "stream": False, "options": {"num_predict": 1}})
+    said = live.run("curl -sS -m %s -d %s %s", ANSWER_TIMEOUT, body, f"http://{at}/api/generate")
+    if "does not support generate" in said.stdout:
+        said = live.run("curl -sS -m %s -d %s %s", ANSWER_TIMEOUT, _embedding(model), f"http://{at}/api/embed")
+    good = '"eval_count":' in said.stdout.replace(" ", "") or '"embeddings":' in said.stdout
+    return good or (said.stdout or said.stderr)[-200:]

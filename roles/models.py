@@ -1,0 +1,75 @@
+"""The models role: each instance has its models, whole, and keeps them loaded on its cards.
+
+What the models are stands in `ollama.models`; here is how they get there.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from provision.inventory import Duration, Host, Inventory, ModelName, Sha256, duration_seconds
+from provision.inventory import Settings as Base
+from provision.steps.base import Owned, Step
+from provision.steps.model import Model, OwnedModels
+from provision.steps.resident import Resident
+from provision.steps.servers import canonical
+
+
+class Settings(Base):
+    """How models get to the instances."""
+
+    resident: bool = True
+    """Whether models are loaded after they were pulled, and kept so."""
+    tries: Annotated[int, Field(ge=1, le=100)] = 5
+    """How often a pull is tried; each try goes on where the last one ended."""
+    stall: Duration = "10m"
+    """How long a pull may bring nothing, checking what came included."""
+    insecure: bool = False
+    """Whether registries of one's own may be asked over plain http."""
+    digests: dict[ModelName, Sha256] = {}  # noqa: RUF012 - pydantic copies defaults
+    """Model -> digest that it must have, because tags move."""
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """A pull that would be given up at once, or never."""
+        if not 1 <= duration_seconds(self.stall) <= 86400:
+            yield ("stall",), "must be between 1s and 24h"
+
+
+def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
+    """Every step of a gpu host, in order; none for others.
+
+    Args:
+        host: one host, with its instances.
+        inventory: the whole inventory.
+    """
+    settings = host.of(Settings)
+    digests = {canonical(name): digest for name, digest in settings.digests.items()}
+    for number, one in enumerate(host.instances):
+        models = [
+            Model(
+                instance=one.name,
+                name=name,
+                volume=one.name,
+                digest=digests.get(canonical(name), ""),
+                tries=settings.tries,
+                stall=round(duration_seconds(settings.stall)),
+                insecure=settings.insecure,
+                # where instances share a directory, what one pulled the next one has
+                after=("service:docker", f"container:{one.name}", *_same(host, number, name)),
+            )
+            for name in one.models
+        ]
+        yield from models
+        if settings.resident and models:
+            after = (f"container:{one.name}", *(model.id for model in models))
+            yield Resident(instance=one.name, models=one.models, after=after)
+
+
+def _same(host: Host, number: int, name: str) -> Iterator[str]:
+    """The same model on the instances before."""
+    for other in host.instances[:number]:
+        yield from (f"model:{other.name}/{model}" for model in other.models if canonical(model) == canonical(name))
+
+
+OWNED: tuple[Owned, ...] = (OwnedModels(),)

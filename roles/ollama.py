@@ -1,0 +1,400 @@
+"""The ollama role: one container per instance, pinned to its cards, reachable only by its balancers.
+
+Order matters: what can fail (image) comes before what hurts, the firewall and the boot units before the first
+container, and each instance's storage before its container.
+"""
+
+import dataclasses
+import ipaddress
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from provision.inventory import (
+    AbsolutePath,
+    Address,
+    Duration,
+    Host,
+    ImageRef,
+    Instance,
+    Inventory,
+    ModelName,
+    Name,
+    Port,
+    Secret,
+    Size,
+    Text,
+    duration_seconds,
+    size_bytes,
+)
+from provision.inventory import Settings as Base
+from provision.render import render
+from provision.steps import boot, endpoint, variables
+from provision.steps.base import Owned, Step
+from provision.steps.container import Container, OwnedContainers, bind, env_file, fingerprint, volume
+from provision.steps.facts import HostFacts
+from provision.steps.file import Directory, File, OwnedFiles
+from provision.steps.firewall import RULES_FILE, Firewall, OwnedFirewall
+from provision.steps.holders import Holders
+from provision.steps.image import Image, OwnedImages
+from provision.steps.servers import canonical
+from provision.steps.systemd import Service, Unit
+from provision.steps.volume import OwnedVolumes, Volume
+
+FIRST_PORT = 3001
+_SECRET = ("https_proxy", "no_proxy")
+
+
+def _network(value: str) -> str:
+    try:
+        network = ipaddress.ip_network(value)
+    except ValueError:
+        network = None
+    if network is None or network.version != 4:
+        raise ValueError("must be an IPv4 address or network such as 10.0.0.0/24")
+    return value
+
+
+def _some_cards(value: tuple[int, ...]) -> tuple[int, ...]:
+    if not value:
+        raise ValueError("must name at least one card: an instance without one would run on the CPU")
+    return value
+
+
+Network = Annotated[str, AfterValidator(_network)]
+Cards = Annotated[tuple[Annotated[int, Field(ge=0, le=1023)], ...], AfterValidator(_some_cards)]
+Storage = Literal["volume"] | AbsolutePath
+
+
+class Tuning(Base):
+    """What may be said for all instances, and for one of them."""
+
+    memory: Size | None = None
+    """Memory limit of the container, such as `64g`."""
+    cpus: Annotated[float, Field(gt=0, le=4096)] | None = None
+    """How many CPUs the container may use, such as `8.0`."""
+    pids_limit: Annotated[int, Field(ge=64, le=4194304)] | None = None
+    """How many processes and threads the container may have."""
+    context_length: Annotated[int, Field(ge=256, le=10_000_000)] | None = None
+    """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it."""
+    num_parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """OLLAMA_NUM_PARALLEL: requests answered at once. Each takes memory for a whole context."""
+    keep_alive: Duration | None = None
+    """OLLAMA_KEEP_ALIVE: how long a model stays loaded after a request; `-1` is for ever."""
+    max_loaded_models: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """OLLAMA_MAX_LOADED_MODELS: models loaded at once; by default as many as the instance has."""
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """OLLAMA_MAX_QUEUE: requests that may wait for a model to load (512)."""
+    flash_attention: bool | None = None
+    """OLLAMA_FLASH_ATTENTION: by default wherever the card can."""
+    kv_cache_type: Literal["f16", "q8_0", "q4_0"] | None = None
+    """OLLAMA_KV_CACHE_TYPE: `q8_0` halves the memory of the context; needs flash attention."""
+    load_timeout: Duration | None = None
+    """OLLAMA_LOAD_TIMEOUT: how long loading may make no progress (5m); more for slow disks."""
+    no_cloud: bool | None = None
+    """OLLAMA_NO_CLOUD: no calls to ollama.com."""
+    no_prune: bool | None = None
+    """OLLAMA_NOPRUNE: keep unfinished blobs at a start; by default where instances share a directory."""
+    origins: tuple[Text, ...] | None = None
+    """OLLAMA_ORIGINS: web pages whose scripts may ask; others get 403."""
+    sched_spread: bool | None = None
+    """OLLAMA_SCHED_SPREAD: put a model on all cards of the instance even where one is enough."""
+    gpu_overhead: Size | None = None
+    """OLLAMA_GPU_OVERHEAD: memory of each card that is not counted."""
+    debug: Annotated[int, Field(ge=0, le=2)] | None = None
+    """OLLAMA_DEBUG: 1 says more in the log, 2 everything."""
+    https_proxy: Secret | None = None
+    """HTTPS_PROXY for pulling models; may hold a password: it is never shown."""
+    no_proxy: Text | None = None
+    """NO_PROXY: hosts that are reached without the proxy, separated by commas."""
+    environment: dict[str, Text] = {}  # noqa: RUF012 - pydantic copies defaults
+    """Further variables that Ollama reads, such as LLAMA_ARG_FIT_TARGET. Others are refused."""
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Variables that the server would ignore, and values that do not go together."""
+        for name in self.environment:
+            if said := variables.complaint(name):
+                yield ("environment", name), said
+        if self.kv_cache_type in ("q8_0", "q4_0") and self.flash_attention is False:
+            yield ("kv_cache_type",), f"{self.kv_cache_type} needs flash attention, and flash_attention is false"
+        for index, origin in enumerate(self.origins or ()):
+            if "," in origin:
+                yield ("origins", index), "must be one origin: write several as a list"
+        if self.https_proxy is not None and not _is_one_line(self.https_proxy):
+            yield ("https_proxy",), "must be one line of printable text without blanks"
+
+
+class InstanceSettings(Tuning):
+    """One container of a host. What is not said here is as for all instances."""
+
+    gpus: Cards
+    """Indices of its cards, as nvidia-smi shows them."""
+    name: Name | None = None
+    """Name of the container; by default ollama1, ollama2 and so on."""
+    port: Port | None = None
+    """Port on the host; by default 3001, 3002 and so on."""
+    models: tuple[ModelName, ...] | None = None
+    """Models that it serves; by default those of `ollama.models`."""
+    storage: Storage | None = None
+    """Where its models are: `volume`, or a directory. Instances with the same directory share it."""
+    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Its share in the upstream."""
+
+
+class Settings(Tuning):
+    """Ollama on the hosts of the group `gpu`."""
+
+    image: ImageRef = "ollama/ollama:0.34.4"
+    """The image, with a tag or a digest."""
+    models: tuple[ModelName, ...] = ()
+    """Models that every instance serves, unless it says otherwise."""
+    instances: tuple[InstanceSettings, ...] = ()
+    """The containers of a host, each with its cards."""
+    listen_address: Address | Literal[""] = ""
+    """Address on which instances listen; by default the one by which the host reaches its balancers."""
+    admit: tuple[Network, ...] = ()
+    """Addresses and networks that may reach the instances, besides the balancers'."""
+    storage: Storage = "volume"
+    """Where models are: a Docker `volume` for each instance, or a directory below which each has its own."""
+    restart: Literal["unless-stopped", "always", "on-failure"] = "unless-stopped"
+    """Docker's restart policy."""
+    log_max_size: Size = "50m"
+    """Size at which a container's log is rotated."""
+    log_max_file: Annotated[int, Field(ge=1, le=1000)] = 3
+    """How many log files are kept."""
+    context_length: Annotated[int, Field(ge=256, le=10_000_000)] = 8192
+    """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it."""
+    num_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
+    """OLLAMA_NUM_PARALLEL: requests answered at once. Each takes memory for a whole context."""
+    keep_alive: Duration = "-1"
+    """OLLAMA_KEEP_ALIVE: how long a model stays loaded after a request; `-1` is for ever."""
+    no_cloud: bool = True
+    """OLLAMA_NO_CLOUD: no calls to ollama.com."""
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What two instances cannot both have."""
+        yield from super().problems()
+        yield from _doubled(self)
+        if self.listen_address and ipaddress.ip_address(self.listen_address).version != 4:
+            yield ("listen_address",), "must be an IPv4 address: not every Docker has a firewall chain for IPv6"
+        for index, item in enumerate(self.instances):
+            if len(item.gpus) != len(set(item.gpus)):
+                yield ("instances", index, "gpus"), "names a card twice"
+        yield from _unequal_sharers(self)
+
+
+def _is_one_line(secret: Secret) -> bool:
+    text = secret.reveal()
+    return text.isprintable() and not any(letter.isspace() for letter in text) and len(text) <= 4096
+
+
+def _doubled(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The same name, port or card in two instances."""
+    seen: dict[tuple[str, str | int], int] = {}
+    for index, (item, made) in enumerate(zip(settings.instances, instances("", settings), strict=True)):
+        claims: list[tuple[str, str | int]] = [("name", made.name), ("port", made.port)]
+        for kind, value in [*claims, *(("gpus", card) for card in set(item.gpus))]:
+            first = seen.setdefault((kind, value), index)
+            if first != index:
+                what = f"card {value}" if kind == "gpus" else f"{kind} {value}"
+                yield ("instances", index, kind), f"{what} is already that of instances[{first}]"
+
+
+def _unequal_sharers(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """A model that only one of two sharers declares would be deleted under the other."""
+    first: dict[str, int] = {}
+    for index, item in enumerate(settings.instances):
+        if item.storage in (None, "volume"):
+            continue
+        other = first.setdefault(str(item.storage), index)
+        if set(_models(settings, item)) != set(_models(settings, settings.instances[other])):
+            yield ("instances", index, "models"), f"must be those of instances[{other}], which has the same storage"
+
+
+def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
+    """The instances of a host, with every default filled in.
+
+    Args:
+        host_name: name of the host.
+        settings: of this role, for that host.
+    """
+    return tuple(
+        Instance(
+            host=host_name,
+            name=item.name or f"ollama{number}",
+            gpus=item.gpus,
+            port=item.port or FIRST_PORT + number - 1,
+            models=_models(settings, item),
+            parallel=item.num_parallel or settings.num_parallel,
+            weight=item.weight,
+        )
+        for number, item in enumerate(settings.instances, 1)
+    )
+
+
+def _models(settings: Settings, item: InstanceSettings) -> tuple[str, ...]:
+    """The models of an instance, each once, whatever of Ollama's defaults is written out."""
+    declared = settings.models if item.models is None else item.models
+    return tuple({canonical(model): model for model in reversed(declared)}.values())[::-1]
+
+
+def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
+    """Every step of a gpu host, in order; none for others.
+
+    Args:
+        host: one host.
+        inventory: the whole inventory, for the host's balancers.
+    """
+    settings = host.of(Settings)
+    made = instances(host.name, settings)
+    if not host.gpu or not made:
+        return
+    address = partial(endpoint.listen_address, host, inventory)
+    cards, ports = {one.name: one.gpus for one in made}, {one.name: one.port for one in made}
+    yield Holders(cards=cards, ports=ports, address=address)
+    yield Image(reference=settings.image, after=("service:docker",))
+    if not endpoint.is_local(host, inventory):
+        yield from _firewall(host, inventory, ports)
+    yield from _boot(address, made, _kept_loaded(settings, made))
+    yield from _containers(host, inventory, made)
+
+
+def _firewall(host: Host, inventory: Inventory, ports: dict[str, int]) -> Iterator[Step]:
+    chain = Firewall(
+        ports=tuple(ports.values()),
+        address=partial(endpoint.listen_address, host, inventory),
+        admit=partial(endpoint.admitted, host, inventory),
+        after=("service:docker", "service:provision-firewall"),
+    )
+    yield File(path=boot.FIREWALL_SCRIPT, content=boot.firewall_script(), mode=0o755)
+    yield File(path=RULES_FILE, content=chain.content)
+    unit = render("ollama/provision-firewall.service.j2", script=boot.FIREWALL_SCRIPT)
+    yield Unit(name=boot.FIREWALL_UNIT, content=unit)
+    yield Service(name=boot.FIREWALL_UNIT.removesuffix(".service"), after=(f"unit:{boot.FIREWALL_UNIT}",))
+    yield chain
+
+
+def _boot(address: partial[str], made: tuple[Instance, ...], kept: dict[str, tuple[str, ...]]) -> Iterator[Step]:
+    def lines(facts: HostFacts) -> bytes:
+        return boot.instances_file((one.name, address(facts), one.port, kept[one.name]) for one in made)
+
+    yield File(path=boot.INSTANCES_SCRIPT, content=boot.instances_script(), mode=0o755)
+    yield File(path=boot.INSTANCES, content=lines)
+    unit = render("ollama/provision-instances.service.j2", script=boot.INSTANCES_SCRIPT)
+    yield Unit(name=boot.INSTANCES_UNIT, content=unit)
+    after = ("service:docker", f"unit:{boot.INSTANCES_UNIT}")
+    yield Service(name=boot.INSTANCES_UNIT.removesuffix(".service"), after=after)
+
+
+def _kept_loaded(settings: Settings, made: tuple[Instance, ...]) -> dict[str, tuple[str, ...]]:
+    """The models that an instance has loaded all the time, by instance."""
+    kept = {}
+    for one, item in zip(made, settings.instances, strict=True):
+        lasting = math.isinf(duration_seconds(_said(settings, item, "keep_alive")))
+        kept[one.name] = one.models[: loaded_at_once(settings, one, item)] if lasting else ()
+    return kept
+
+
+def _containers(host: Host, inventory: Inventory, made: tuple[Instance, ...]) -> Iterator[Step]:
+    settings = host.of(Settings)
+    given: set[str] = set()
+    containers = [_container(host, inventory, one, item) for one, item in zip(made, settings.instances, strict=True)]
+    for one, item in zip(made, settings.instances, strict=True):
+        path = storage(settings, one, item)
+        if path == "volume":
+            yield Volume(name=one.name, after=("service:docker",))
+        elif path not in given:
+            given.add(path)
+            yield Directory(path=path)
+        secrets = _secrets(settings, item)
+        if secrets:
+            text = "".join(f"{key}={value}\n" for key, value in secrets.items())
+            yield File(path=env_file(one.name), content=text.encode(), mode=0o600)
+    yield from _chained(containers, settings)
+
+
+def _chained(containers: list[Container], settings: Settings) -> Iterator[Container]:
+    """Each is read again after one that may have taken its card or port away."""
+    base = ("service:docker", f"image:{settings.image}")
+    earlier: tuple[str, ...] = ()
+    for container in containers:
+        files = (f"file:{env_file(container.name)}", f"volume:{container.name}")
+        yield dataclasses.replace(container, after=(*base, *files, *earlier))
+        earlier = (*earlier, container.id)
+
+
+def storage(settings: Settings, one: Instance, item: InstanceSettings) -> str:
+    """Where the models of an instance are: `volume`, or a directory of the host."""
+    if item.storage is not None:
+        return item.storage
+    return "volume" if settings.storage == "volume" else f"{settings.storage.rstrip('/')}/{one.name}"
+
+
+def _container(host: Host, inventory: Inventory, one: Instance, item: InstanceSettings) -> Container:
+    settings = host.of(Settings)
+    path = storage(settings, one, item)
+    memory, cpus, pids = (_said(settings, item, name) for name in ("memory", "cpus", "pids_limit"))
+    return Container(
+        name=one.name,
+        image=settings.image,
+        gpus=one.gpus,
+        port=one.port,
+        address=partial(endpoint.listen_address, host, inventory),
+        environment=environment(settings, one, item),
+        secrets={key: fingerprint(value) for key, value in _secrets(settings, item).items()},
+        mounts=(volume(one.name) if path == "volume" else bind(path),),
+        restart=settings.restart,
+        memory=size_bytes(memory) if memory else 0,
+        cpus=cpus or 0.0,
+        pids=pids or 0,
+        log_max_size=settings.log_max_size,
+        log_max_file=settings.log_max_file,
+    )
+
+
+def environment(settings: Settings, one: Instance, item: InstanceSettings) -> dict[str, str]:
+    """The variables of an instance's server, but for those that nobody may see.
+
+    OLLAMA_CONTEXT_LENGTH is always there: the server's own default depends on the card and overflows it (FACTS 4.1, 5).
+    """
+    said = {name: _said(settings, item, name) for name in Tuning.model_fields if name not in _SECRET}
+    said["max_loaded_models"] = loaded_at_once(settings, one, item)
+    if said["no_prune"] is None and _shares(settings, item):
+        said["no_prune"] = True
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if len(one.gpus) > 1 else {}
+    return {**order, **variables.from_settings(said), **settings.environment, **item.environment}
+
+
+def loaded_at_once(settings: Settings, one: Instance, item: InstanceSettings) -> int:
+    """How many models an instance keeps loaded: all of its own, unless that is said otherwise."""
+    return _said(settings, item, "max_loaded_models") or max(1, len(one.models))
+
+
+def _secrets(settings: Settings, item: InstanceSettings) -> dict[str, str]:
+    proxy, without = _said(settings, item, "https_proxy"), _said(settings, item, "no_proxy")
+    values = {"HTTPS_PROXY": proxy.reveal() if proxy else "", "NO_PROXY": without or ""}
+    return {name: value for name, value in values.items() if value}
+
+
+def _said(settings: Settings, item: InstanceSettings, name: str) -> Any:
+    """What an instance says, or what is said for all."""
+    own = getattr(item, name)
+    return getattr(settings, name) if own is None else own
+
+
+def _shares(settings: Settings, item: InstanceSettings) -> bool:
+    """A server that starts prunes what its neighbour is just pulling into the same directory (FACTS 4.7)."""
+    paths = [str(other.storage) for other in settings.instances if other.storage not in (None, "volume")]
+    return item.storage is not None and paths.count(str(item.storage)) > 1
+
+
+OWNED: tuple[Owned, ...] = (
+    OwnedContainers(),
+    OwnedVolumes(),
+    OwnedImages(),
+    OwnedFirewall(),
+    OwnedFiles(globs=(f"{boot.FOLDER}/*", "/opt/provision/lib/ollama-*")),
+)
