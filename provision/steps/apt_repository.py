@@ -20,14 +20,15 @@ KEYRINGS = "/etc/apt/keyrings/"
 FETCH = r"""
 umask 022
 new=$1.provision-new
+url=$(printf %s "$2" | sed "s/{distribution}/$(sed -n 's/^ID=//p' /etc/os-release | tr -cd a-z)/")
 home=$(mktemp -d); trap 'rm -rf -- "$home"; rm -f -- "$new"' EXIT
 [ -d "$(dirname -- "$1")" ] || install -d -m 0755 -- "$(dirname -- "$1")"
 curl --fail --silent --show-error --location --connect-timeout 15 --max-time 60 --retry 2 --max-filesize 1000000 \
-  --output "$new" -- "$2" || { echo "the key could not be fetched from $2" >&2; exit 1; }
+  --output "$new" -- "$url" || { echo "the key could not be fetched from $url" >&2; exit 1; }
 found=$(gpg --homedir "$home" --batch --no-tty --quiet --with-colons --show-keys -- "$new" 2>"$home/why" |
   awk -F: '$1=="pub"{p=1} $1=="sub"{p=0} p&&$1=="fpr"{print $10; p=0}' | tr '\n' ' ')
 if [ "${found% }" != "$3" ]; then
-  echo "the key at $2 does not match:" >&2
+  echo "the key at $url does not match:" >&2
   echo "  it has the fingerprint ${found:-none: it is no OpenPGP key}" >&2
   echo "  the inventory pins     $3" >&2
   exit 1
@@ -43,7 +44,7 @@ class AptKey(Step):
 
     Args:
         path: where the key is kept.
-        url: where it is fetched from, by the host.
+        url: where it is fetched from, by the host; `{distribution}` stands for the host's.
         fingerprint: 40 hexadecimal digits.
     """
 
@@ -96,7 +97,7 @@ class OnlySource(Step):
     """A guard: nobody else's source names this repository with another key. apt refuses to do anything with both.
 
     Args:
-        uri: the repository; `{distribution}` stands for the host's.
+        uri: the repository; `{distribution}` and `{architecture}` stand for the host's.
         signed_by: our key.
     """
 
@@ -114,9 +115,9 @@ class OnlySource(Step):
 
     def want(self, facts: HostFacts, have: State) -> State:
         """Nothing; refuses where another source is found."""
-        uri = self.uri.replace("{distribution}", facts.distribution).rstrip("/")
+        uri = self.uri.replace("{distribution}", facts.distribution).replace("{architecture}", facts.architecture)
         for place, other, key in (have or {}).get("sources", ()):
-            if other.rstrip("/") == uri and key != self.signed_by:
+            if other.replace("$(ARCH)", facts.architecture).rstrip("/") == uri.rstrip("/") and key != self.signed_by:
                 raise RefusalError(
                     f"{place} names {uri} with {'the key ' + key if key else 'no key of its own'}, and apt refuses a "
                     f"second line with another: remove it (provision writes its own)"

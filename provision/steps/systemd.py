@@ -242,3 +242,27 @@ class OwnedUnits(Owned):
         names = [path.removeprefix(folder) for path, found in seen.files.items() if found.kind != "directory"]
         ours = [name for name in names if "/" not in name and name.startswith(self.prefix)]
         return {f"unit:{name}": _file(seen, folder + name, name) for name in ours}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedDropIns(Owned):
+    """Finds our additions to the units of others.
+
+    Args:
+        name: the unit whose addition a role owns, such as `docker.service`.
+    """
+
+    name: str
+
+    def fact(self) -> Fact:
+        """Reads the same as every unit."""
+        return Fact(units.command(self.name), self._parse)
+
+    def step(self, step_id: str) -> Step:
+        """The addition to that unit, to be removed."""
+        return DropIn(name=step_id.partition(":")[2], content=b"")
+
+    def _parse(self, answer: Answer) -> State:
+        drop_in = DropIn(name=self.name, content=b"")
+        state = _file(units.parse(answer), drop_in.path, self.name)
+        return {} if state is None else {drop_in.id: state}

@@ -1,0 +1,224 @@
+"""Docker's daemon.json: our keys in it, the operator's own kept, and checked by Docker before it is put in place.
+
+Source: the keys and which of them a reload applies, FACTS 1.3; the cgroup driver that a daemon-reload hurts, FACTS 2.5.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from provision.command import Command, Put, run, sh
+from provision.steps import dockerd
+from provision.steps.base import Check, Fact, RefusalError, State, Step, differing, text_diff
+from provision.steps.docker_daemon import CDI_ENGINE
+from provision.steps.dockerd import CONFIG, STATE, Dockerd
+from provision.steps.facts import HostFacts
+from provision.steps.file import KEEP
+from provision.steps.listing import Content
+
+NEW = f"{CONFIG}.provision-new"
+OURS = f"{STATE}/ours.json"
+DRIVER = "native.cgroupdriver="
+
+FOLDERS = f"""
+[ -d /etc/docker ] || install -d -m 0755 /etc/docker
+install -d -m 0700 /var/lib/provision {STATE}
+"""
+# What Docker runs with now is what is put back if it does not come up with the new one. The drop-in keeps that at every
+# start; this is for a daemon that was started before the drop-in was there.
+SWAP = f"""
+if dockerd --help 2>/dev/null | grep -q -e --validate; then
+  dockerd --validate --config-file={NEW} >/dev/null || {{ rm -f -- {NEW}; exit 1; }}
+fi
+if [ ! -f {STATE}/good.json ] && systemctl -q is-active docker.service; then
+  if [ -f {CONFIG} ]; then cp -- {CONFIG} {STATE}/good.json; else echo '{{}}' >{STATE}/good.json; fi
+fi
+mv -fT -- {NEW} {CONFIG}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DockerConfig(Step):
+    """What daemon.json says, as far as it is ours to say. What we said once and do not any more is taken out.
+
+    Args:
+        keys: key -> value. A mapping is merged into the operator's own, anything else replaces it.
+        cgroup_driver: `cgroupfs`, `systemd`, or `auto`: whatever keeps the cards over a daemon-reload.
+        cdi: whether the toolkit is one that gives cards by CDI, which `auto` may then rely on.
+    """
+
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    cgroup_driver: str = "auto"
+    cdi: bool = False
+
+    @property
+    def id(self) -> str:
+        """`docker_config:daemon.json`."""
+        return "docker_config:daemon.json"
+
+    def fact(self) -> Fact:
+        """Reads the file, what we put into it last time, and the daemon."""
+        return Fact(dockerd.COMMAND, lambda answer: _state(dockerd.read(answer)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The merged file. Refuses one that cannot be read, and keys that are flags of the daemon too."""
+        found = have or {}
+        config = _parsed(found.get("sha256"))
+        ours = self._ours(found, config)
+        merged = merge(config, _parsed(found.get("ours")), ours)
+        self._refuse_flags(found, ours)
+        same = merged == config and isinstance(found.get("sha256"), Content)
+        content = found["sha256"] if same else Content((json.dumps(merged, indent=2) + "\n").encode())
+        mode = found.get("mode", "0644")
+        return {"sha256": content, "mode": mode, "ours": Content((json.dumps(ours, indent=2) + "\n").encode())}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Writes beside the file, has Docker check it, then swaps. What is ours is noted last."""
+        changes = dict(differing(have, want))
+        target = want or {}
+        commands: list[Command] = [sh(FOLDERS, title="have /etc/docker")]
+        if {"sha256", "mode"} & set(changes):
+            commands += _write(target.get("sha256"), str(target.get("mode", "0644")))
+        ours = target.get("ours")
+        if isinstance(ours, Content):
+            commands.append(Put(OURS, ours.data, 0o600))
+        return commands
+
+    def impact(self, have: State, want: State) -> str:
+        """What a new cgroup driver means for what runs; a restart is said by `service:docker`."""
+        found = have or {}
+        driver = _driver_of(_parsed((want or {}).get("sha256")))
+        if driver and found.get("driver") and driver != found["driver"] and found.get("containers"):
+            return f"containers that run keep their cgroups of {found['driver']} until they are made anew"
+        return ""
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """A unified diff, without passwords in URLs."""
+        texts = [(state or {}).get("sha256") for state in (have, want)]
+        before, after = (text.data.decode(errors="replace") if isinstance(text, Content) else "" for text in texts)
+        return [re.sub(r"://[^/@\s\"]*@", "://[secret]@", line) for line in text_diff(before, after, CONFIG)]
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """The file is whole, and has our keys."""
+        said = live.run("cat %s", CONFIG)
+        try:
+            config = dockerd.parse_config(said.stdout.encode())
+        except ValueError as error:
+            yield Check("daemon.json is JSON", str(error), "")
+            return
+        for key, value in self.keys.items():
+            yield Check(key, _part(config.get(key), value), value)
+
+    def _ours(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        driver = self._driver(found, config)
+        return {**self.keys, **({"exec-opts": [DRIVER + driver]} if driver else {})}
+
+    def _driver(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+        """The cgroup driver to write, or nothing. A host that CDI already makes safe is left as it is."""
+        if self.cgroup_driver != "auto":
+            return self.cgroup_driver
+        engine = tuple(int(part) for part in str(found.get("version", "")).split(".")[:2] if part.isdigit())
+        safe = self.cdi and engine >= CDI_ENGINE and found.get("driver") == "systemd"
+        return "" if safe and _driver_of(config) in ("", "systemd") else "cgroupfs"
+
+    def _refuse_flags(self, found: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+        for key, where in found.get("flags", {}).items():
+            if key in ours:
+                raise RefusalError(
+                    f"Docker is started with {where}, and {key} in {CONFIG} would say the same thing: it refuses to "
+                    f"start with both. Remove the flag; the inventory can say it (docker.daemon)"
+                )
+
+
+def merge(config: Mapping[str, Any], before: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The operator's daemon.json with our keys, and without those that we put there once and do not want any more.
+
+    Args:
+        config: what is there.
+        before: what of it we put there.
+        ours: what we want there.
+    """
+    merged = copy.deepcopy(dict(config))
+    if "log-driver" in ours and merged.get("log-driver", ours["log-driver"]) != ours["log-driver"]:
+        merged.pop("log-opts", None)  # options of another driver: Docker would not start with them
+    _take_out(merged, before, ours)
+    _put_in(merged, ours)
+    return merged
+
+
+def _take_out(merged: dict[str, Any], before: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    for key, value in before.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            kept = ours.get(key)
+            _take_out(merged[key], value, kept if isinstance(kept, Mapping) else {})
+            if not merged[key] and key not in ours:
+                del merged[key]
+        elif key == "exec-opts" and key in merged:
+            _set_options(merged, [option for option in merged[key] if option not in value])
+        elif key not in ours and merged.get(key) == value:
+            del merged[key]
+
+
+def _put_in(merged: dict[str, Any], ours: Mapping[str, Any]) -> None:
+    for key, value in ours.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            _put_in(merged[key], value)
+        elif key == "exec-opts":
+            names = {option.partition("=")[0] for option in value}
+            others = [option for option in merged.get(key, []) if option.partition("=")[0] not in names]
+            _set_options(merged, [*others, *value])
+        else:
+            merged[key] = copy.deepcopy(value)
+
+
+def _set_options(merged: dict[str, Any], options: list[str]) -> None:
+    if options:
+        merged["exec-opts"] = options
+    else:
+        merged.pop("exec-opts", None)
+
+
+def _part(have: Any, want: Any) -> Any:
+    """As much of `have` as `want` speaks of."""
+    if isinstance(have, dict) and isinstance(want, Mapping):
+        return {key: _part(have.get(key), value) for key, value in want.items()}
+    return have
+
+
+def _driver_of(config: Mapping[str, Any]) -> str:
+    options = config.get("exec-opts")
+    found = [str(option) for option in options if str(option).startswith(DRIVER)] if isinstance(options, list) else []
+    return found[-1].removeprefix(DRIVER) if found else ""
+
+
+def _parsed(content: Any) -> dict[str, Any]:
+    if not isinstance(content, Content):
+        return {}
+    try:
+        return dockerd.parse_config(content.data)
+    except ValueError as error:
+        raise RefusalError(f"{CONFIG} is not what Docker can read: {error}") from error
+
+
+def _state(found: Dockerd) -> State:
+    return {
+        "sha256": None if found.config is None else Content(found.config),
+        "mode": found.config_mode,
+        "ours": Content(found.ours.encode()) if found.ours else None,
+        "driver": str(found.info.get("driver", "")),
+        "version": str(found.info.get("version", "")),
+        "containers": found.info.get("running", 0) > 0,
+        "flags": dockerd.flags(found),
+    }
+
+
+def _write(sha256: Any, mode: str) -> list[Command]:
+    keep = sh(KEEP, CONFIG, title=f"keep {CONFIG}")
+    if sha256 is None:
+        return [keep, run("rm", "-f", "--", CONFIG)]
+    if not isinstance(sha256, Content):
+        raise RefusalError(f"the bytes of {CONFIG} with sha256 {sha256} are not known")
+    return [keep, Put(NEW, sha256.data, int(mode, 8)), sh(SWAP, title=f"check {NEW} and put it in place")]

@@ -1,0 +1,260 @@
+"""Reading Docker's daemon: its unit, its configuration, and what of that it has really loaded. One command for all.
+
+Our drop-in for docker.service keeps, in /run/provision/docker, what the daemon read when it started and when it was
+reloaded, so that work which a failed run left undone is still seen. A daemon that was started before the drop-in was
+there left no such notes; then a daemon.json that is older than the daemon must be what it loaded.
+
+Sources: which keys a reload applies, FACTS 1.3; when the GPU driver is registered, FACTS 1.3 (at the daemon's start).
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from provision.command import READ_TIMEOUT, Answer, Run
+from provision.steps.base import UnreadableError
+
+CONFIG = "/etc/docker/daemon.json"
+NOTES = "/run/provision/docker"
+STATE = "/var/lib/provision/docker"
+HOOK = "nvidia-container-runtime-hook"
+
+RELOADABLE = frozenset(
+    {
+        "allow-nondistributable-artifacts",
+        "authorization-plugins",
+        "debug",
+        "default-runtime",
+        "features",
+        "insecure-registries",
+        "labels",
+        "live-restore",
+        "max-concurrent-downloads",
+        "max-concurrent-uploads",
+        "max-download-attempts",
+        "registry-mirrors",
+        "runtimes",
+        "shutdown-timeout",
+    }
+)
+
+_INFO = (
+    '{"live_restore":{{json .LiveRestoreEnabled}},"driver":{{json .CgroupDriver}},"version":{{json .ServerVersion}},'
+    '"running":{{json .ContainersRunning}},"swarm":{{json .Swarm.LocalNodeState}}}'
+)
+
+# A stopped daemon is not asked: docker.socket would start it, and a read must change nothing.
+SCRIPT = f"""
+systemctl show --no-pager --property=LoadState,ActiveState,SubState,UnitFileState,InvocationID,MainPID \
+  docker.service || exit
+pid=$(systemctl show --property=MainPID --value docker.service)
+encoded() {{ if [ -f "$2" ]; then printf '%s=%s\\n' "$1" "$(base64 -w0 <"$2")"; fi; }}
+encoded config {CONFIG}
+encoded ours {STATE}/ours.json
+encoded started_with {NOTES}/started-with.json
+encoded loaded {NOTES}/loaded.json
+encoded invocation {NOTES}/invocation
+encoded hook_at_start {NOTES}/hook
+if [ -f {CONFIG} ]; then
+  echo "config_mode=$(stat -c %a {CONFIG})"
+  echo "config_changed=$(stat -c %Z {CONFIG})"
+fi
+hook=$(command -v {HOOK}) && echo "hook_changed=$(stat -L -c %Z "$hook")"
+if [ "$pid" -gt 0 ] 2>/dev/null && [ -r "/proc/$pid/stat" ]; then
+  ticks=$(sed 's/.*) //' "/proc/$pid/stat" | cut -d' ' -f20)
+  echo "started=$(awk -v t="$ticks" -v hz="$(getconf CLK_TCK)" '/^btime/{{printf "%d", $2 + t / hz}}' /proc/stat)"
+  encoded words "/proc/$pid/cmdline"
+fi
+printf 'unit=%s\\n' "$(systemctl cat docker.service 2>/dev/null | base64 -w0)"
+encoded defaults /etc/default/docker
+if systemctl -q is-active docker.service; then
+  info=$(timeout 15 docker info --format '{_INFO}' 2>&1) && echo "info=$info" || printf 'silent=%s\\n' "$info" | head -1
+fi
+echo end=
+"""
+
+COMMAND = Run(
+    ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT, title="look at Docker's daemon"
+)
+
+
+@dataclass(frozen=True)
+class Dockerd:
+    """Docker's daemon as it is on a host.
+
+    Args:
+        installed: whether there is a docker.service.
+        unit: its properties.
+        config: the bytes of daemon.json, or None where there is none.
+        config_mode: its permission bits, four octal digits.
+        ours: the keys that we put into it last time, as JSON text; empty where we never did.
+        started_with: what the running daemon read when it started, where its notes are from this start; else None.
+        loaded: likewise, the last time that it was started or reloaded.
+        config_is_older: whether daemon.json has not changed since the daemon started.
+        hook: whether the running daemon found the NVIDIA hook when it started; None where there is no hook at all.
+        words: the daemon's program and flags.
+        texts: file -> text, of everything that may give the daemon flags.
+        info: what the daemon says of itself; empty where it does not run.
+        silent: what came instead, where it runs and does not answer.
+    """
+
+    installed: bool
+    unit: Mapping[str, str] = field(default_factory=dict)
+    config: bytes | None = None
+    config_mode: str = "0644"
+    ours: str = ""
+    started_with: bytes | None = None
+    loaded: bytes | None = None
+    config_is_older: bool = True
+    hook: bool | None = None
+    words: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    silent: str = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether systemd has it running."""
+        return self.unit.get("ActiveState") in ("active", "reloading")
+
+
+def read(answer: Answer) -> Dockerd:
+    """What the command found.
+
+    Raises:
+        UnreadableError: systemd or the daemon did not answer, or the answer is not whole.
+    """
+    if answer.exit:
+        raise UnreadableError(answer.error or f"systemctl exited {answer.exit}")
+    dockerd = _parse(answer.stdout)
+    if dockerd.silent:
+        raise UnreadableError(f"docker.service is active, and Docker does not answer: {dockerd.silent}")
+    return dockerd
+
+
+@lru_cache(maxsize=64)  # several steps parse the same answer
+def _parse(stdout: bytes) -> Dockerd:
+    lines = stdout.decode(errors="replace").splitlines()
+    said = dict(line.split("=", 1) for line in lines if "=" in line)
+    if "end" not in said or "LoadState" not in said:
+        raise UnreadableError("the answer ends early")
+    try:
+        return _dockerd(said)
+    except (ValueError, binascii.Error) as error:
+        raise UnreadableError(f"the answer is garbled: {error}") from error
+
+
+def _dockerd(said: Mapping[str, str]) -> Dockerd:
+    data = {key: base64.b64decode(said[key]) for key in ENCODED if key in said}
+    noted = data.get("invocation", b"").decode().strip() == said.get("InvocationID", "") != ""
+    started = int(said.get("started", "0"))
+    return Dockerd(
+        installed=said["LoadState"] != "not-found",
+        unit=said,
+        config=data.get("config"),
+        config_mode=f"{int(said.get('config_mode', '644'), 8):04o}",
+        ours=data.get("ours", b"").decode(),
+        started_with=data.get("started_with") if noted else None,
+        loaded=data.get("loaded") if noted else None,
+        config_is_older=int(said.get("config_changed", "0")) < started,
+        hook=_hook(said, data, noted, started),
+        words=tuple(data.get("words", b"").decode(errors="replace").split("\0")),
+        texts={"/etc/default/docker": _text(data, "defaults"), **_files(_text(data, "unit"))},
+        info=json.loads(said["info"]) if "info" in said else {},
+        silent=said.get("silent", ""),
+    )
+
+
+ENCODED = ("config", "ours", "started_with", "loaded", "invocation", "hook_at_start", "words", "unit", "defaults")
+
+
+def _hook(said: Mapping[str, str], data: Mapping[str, bytes], noted: bool, started: int) -> bool | None:
+    if "hook_changed" not in said:
+        return None
+    return bool(data.get("hook_at_start", b"").strip()) if noted else int(said["hook_changed"]) < started
+
+
+def _text(data: Mapping[str, bytes], key: str) -> str:
+    return data.get(key, b"").decode(errors="replace")
+
+
+def _files(text: str) -> dict[str, str]:
+    """What `systemctl cat` prints, by file."""
+    files: dict[str, str] = {}
+    path = ""
+    for line in text.splitlines():
+        if line.startswith("# /"):
+            path = line[2:]
+        files[path] = files.get(path, "") + line + "\n"
+    return files
+
+
+def parse_config(config: bytes | None) -> dict[str, Any]:
+    """A daemon.json as a mapping.
+
+    Raises:
+        ValueError: it is none; the message names line and column.
+    """
+    if config is None or not config.strip():
+        return {}
+    try:
+        value = json.loads(config)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is no mapping")
+    return value
+
+
+def pending(dockerd: Dockerd) -> str:
+    """What has to be done so that the daemon has loaded what daemon.json says: `nothing`, or what and why."""
+    if not dockerd.running:
+        return "nothing"
+    if dockerd.started_with is None or dockerd.loaded is None:
+        fresh = dockerd.config is None or dockerd.config_is_older
+        return "nothing" if fresh else "restart: what Docker has loaded is not known"
+    restart = _differing(dockerd.config, dockerd.started_with) - RELOADABLE
+    if restart:
+        return f"restart: {', '.join(sorted(restart))}"
+    reload = _differing(dockerd.config, dockerd.loaded) & RELOADABLE
+    return f"reload: {', '.join(sorted(reload))}" if reload else "nothing"
+
+
+def _differing(one: bytes | None, other: bytes | None) -> set[str]:
+    try:
+        left, right = parse_config(one), parse_config(other)
+    except ValueError:
+        return {"daemon.json"}
+    return {key for key in {*left, *right} if left.get(key) != right.get(key)}
+
+
+def flags(dockerd: Dockerd) -> dict[str, str]:
+    """Key of daemon.json -> where the same thing is set by a flag of the daemon. Docker refuses to start with both."""
+    words = dockerd.words if dockerd.running else tuple(" ".join(dockerd.texts.values()).split())
+    found: dict[str, str] = {}
+    for word in words:
+        flag = word.partition("=")[0].strip("\"'")
+        if flag.startswith("--") or flag in SHORT:
+            found.update(dict.fromkeys(_keys(SHORT.get(flag, flag[2:])), f"{flag} in {_where(dockerd, flag)}"))
+    return found
+
+
+SHORT = {"-H": "host", "-g": "data-root", "-D": "debug", "-s": "storage-driver", "-l": "log-level", "-b": "bridge"}
+
+
+def _keys(flag: str) -> tuple[str, ...]:
+    """The names that a flag may have in daemon.json: what may be given several times is plural there."""
+    special = {"add-runtime": "runtimes", "graph": "data-root"}
+    return (special.get(flag, flag), f"{flag}s", f"{flag.removesuffix('y')}ies")
+
+
+def _where(dockerd: Dockerd, flag: str) -> str:
+    for path, text in dockerd.texts.items():
+        for number, line in enumerate(text.splitlines(), 0 if path.endswith((".service", ".conf")) else 1):
+            if flag in line and not line.lstrip().startswith("#"):
+                return f"{path}:{number}"
+    return "the daemon's command line"

@@ -1,0 +1,216 @@
+"""Docker: from its own repository or the distribution's, configured so that containers keep their cards.
+
+Only gpu hosts get it. The guards of every host are here too, because this role comes first.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from provision import inventory
+from provision.inventory import (
+    AbsolutePath,
+    Duration,
+    Fingerprint,
+    Host,
+    Inventory,
+    Size,
+    Url,
+    Version,
+    duration_seconds,
+)
+from provision.render import render
+from provision.steps.apt import Packages
+from provision.steps.apt_repository import AptKey, OnlySource
+from provision.steps.base import Owned, Step
+from provision.steps.docker_config import DockerConfig
+from provision.steps.docker_daemon import DockerService
+from provision.steps.facts import HostFacts
+from provision.steps.file import File, OwnedFiles
+from provision.steps.require import SupportedHost, UsableCards
+from provision.steps.systemd import DropIn, OwnedDropIns
+
+KEY = "/etc/apt/keyrings/provision-docker.asc"
+SOURCE = "/etc/apt/sources.list.d/provision-docker.sources"
+PREFERENCES = "/etc/apt/preferences.d/provision-docker"
+NOTES = "/opt/provision/lib/docker-notes"
+
+OFFICIAL = ("docker-ce", "docker-ce-cli", "containerd.io")
+REPLACED = (
+    "docker.io",
+    "docker-cli",
+    "docker-doc",
+    "docker-compose",
+    "docker-compose-v2",
+    "podman-docker",
+    "containerd",
+    "runc",
+)
+OWN_KEYS = {
+    "data-root": "docker.data_root",
+    "exec-opts": "docker.cgroup_driver",
+    "live-restore": "docker.live_restore",
+    "registry-mirrors": "docker.registry_mirrors",
+}
+CDI_TOOLKIT = (1, 18)  # from here on the toolkit keeps the CDI description of the cards up to date (FACTS 2.3)
+
+
+class Settings(inventory.Settings):
+    """Docker on the gpu hosts."""
+
+    source: Literal["docker", "distribution"] = "docker"
+    """Where packages come from: Docker's own repository, or the distribution's docker.io."""
+    repository: Url = "https://download.docker.com"
+    """Base URL of Docker's repository, or of a mirror of it; `/linux/debian` and so on is added."""
+    key_fingerprint: Fingerprint = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
+    """Fingerprint of the repository's key. Any other key is refused."""
+    version: Version | None = None
+    """Docker's version: 29.1.3 for any package of it, or a package version in full. If not said, whichever is there."""
+    allow_downgrade: bool = False
+    """Whether a newer Docker may be replaced by `version`."""
+    log_max_size: Size = "50m"
+    """A container's log is rotated at this size."""
+    log_max_file: Annotated[int, Field(ge=1, le=1000)] = 3
+    """How many log files of a container are kept."""
+    live_restore: bool = True
+    """Whether containers go on while Docker itself restarts."""
+    registry_mirrors: tuple[Url, ...] = ()
+    """Mirrors of Docker Hub, tried in order before it."""
+    cgroup_driver: Literal["auto", "cgroupfs", "systemd"] = "auto"
+    """Who makes the containers' cgroups. With systemd, before Docker 29.2, any `systemctl daemon-reload` takes the
+    cards away from running containers; auto avoids that."""
+    data_root: AbsolutePath | None = None
+    """Where Docker keeps its data; /var/lib/docker if not said. From Docker 29 images are not part of it."""
+    daemon: dict[str, Any] = Field(default_factory=dict)
+    """More keys of /etc/docker/daemon.json, as Docker documents them. Keys that are there already are kept."""
+    lock_timeout: Duration = "10m"
+    """How long to wait for another program that has apt locked."""
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What would contradict other settings, or cannot be JSON."""
+        for key in self.daemon:
+            if key in OWN_KEYS:
+                yield ("daemon", key), f"use {OWN_KEYS[key]} for this"
+        if self.daemon.get("default-runtime") == "nvidia":
+            yield ("daemon", "default-runtime"), "would give every container all cards; --gpus needs no default runtime"
+        try:
+            json.dumps(self.daemon)
+        except TypeError as error:
+            yield ("daemon",), f"must be what JSON can say: {error}"
+        if duration_seconds(self.lock_timeout) > 3000:
+            yield ("lock_timeout",), "must be less than 50 minutes"
+
+
+OWNED: tuple[Owned, ...] = (
+    OwnedFiles(globs=(SOURCE,), kind="apt_source"),
+    OwnedFiles(globs=(KEY,), kind="apt_key"),
+    OwnedFiles(globs=(PREFERENCES, NOTES)),
+    OwnedDropIns(name="docker.service"),
+)
+
+
+def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
+    """The guards of every host; Docker on gpu hosts."""
+    yield SupportedHost(docker=host.gpu)
+    if not host.gpu:
+        return
+    settings = host.of(Settings)
+    yield UsableCards(gpus={one.name: one.gpus for one in host.instances}, image=_image(host))
+    yield from _repository(settings)
+    yield File(path=NOTES, content=render("docker/docker-notes.j2"), mode=0o755)
+    yield DropIn(name="docker.service", content=render("docker/provision.conf.j2"))
+    yield DockerConfig(keys=_keys(settings), cgroup_driver=settings.cgroup_driver, cdi=_toolkit(host) >= CDI_TOOLKIT)
+    yield _packages(settings)
+    yield DockerService(
+        live_restore=settings.live_restore,
+        cgroup_driver="" if settings.cgroup_driver == "auto" else settings.cgroup_driver,
+        after=("packages:docker", "docker_config:daemon.json", "drop_in:docker.service"),
+    )
+
+
+def _repository(settings: Settings) -> Iterator[Step]:
+    tools: dict[str, str | None] = dict.fromkeys(("ca-certificates", "curl", "gnupg"))
+    yield Packages(name="apt-tools", packages=tools, lock_timeout=_lock(settings))
+    if settings.source == "distribution":
+        return
+    base = settings.repository.rstrip("/")
+    yield OnlySource(uri=f"{base}/linux/{{distribution}}", signed_by=KEY)
+    yield AptKey(path=KEY, url=f"{base}/linux/{{distribution}}/gpg", fingerprint=settings.key_fingerprint)
+    yield File(path=SOURCE, content=partial(_source, base), kind="apt_source")
+    if settings.version:
+        values = {"packages": OFFICIAL[:2], "version": _pattern(settings.version)}
+        yield File(path=PREFERENCES, content=render("docker/preferences.j2", **values))
+
+
+def _source(base: str, facts: HostFacts) -> bytes:
+    return render(
+        "docker/docker.sources.j2",
+        repository=base,
+        distribution=facts.distribution,
+        codename=facts.codename,
+        architecture=facts.architecture,
+        key=KEY,
+    )
+
+
+def _packages(settings: Settings) -> Packages:
+    """Docker's packages. The distribution's client is a package of its own from Debian 13 on."""
+    packages: dict[str, str | None]
+    on: dict[str, tuple[str, ...]] = {}
+    if settings.source == "distribution":
+        packages, on["docker-cli"] = {"docker.io": settings.version, "docker-cli": None}, ("trixie",)
+    else:
+        version = _pattern(settings.version) if settings.version else None
+        packages = {**dict.fromkeys(OFFICIAL[:2], version), OFFICIAL[2]: None}
+    return Packages(
+        name="docker",
+        packages=packages,
+        on=on,
+        replaces=OFFICIAL if settings.source == "distribution" else REPLACED,
+        restarts="Docker",
+        downgrade=settings.allow_downgrade,
+        lock_timeout=_lock(settings),
+    )
+
+
+def _pattern(version: str) -> str:
+    """29.1.3 is what people say, 5:29.1.3-1~debian.13~trixie is what the packages are called."""
+    return version if ":" in version else f"5:{version}-*"
+
+
+def _lock(settings: Settings) -> int:
+    seconds = duration_seconds(settings.lock_timeout)
+    return int(seconds) if 0 <= seconds < 3000 else 3000
+
+
+def _keys(settings: Settings) -> Mapping[str, Any]:
+    """Our part of daemon.json. The runtime entry is for what asks for it by name; nvidia is not the default."""
+    extra: dict[str, Any] = json.loads(json.dumps(settings.daemon))
+    keys: dict[str, Any] = {
+        "live-restore": settings.live_restore,
+        "runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}},
+    }
+    if "log-driver" not in extra:
+        keys["log-driver"] = "json-file"
+        keys["log-opts"] = {"max-size": settings.log_max_size, "max-file": str(settings.log_max_file)}
+    if settings.registry_mirrors:
+        keys["registry-mirrors"] = list(settings.registry_mirrors)
+    if settings.data_root:
+        keys["data-root"] = settings.data_root
+    return {**keys, **{key: _joined(keys.get(key), value) for key, value in extra.items()}}
+
+
+def _joined(ours: Any, extra: Any) -> Any:
+    return {**ours, **extra} if isinstance(ours, dict) and isinstance(extra, dict) else extra
+
+
+def _image(host: Host) -> str:
+    return str(getattr(host.settings.get("ollama"), "image", ""))
+
+
+def _toolkit(host: Host) -> tuple[int, ...]:
+    version = str(getattr(host.settings.get("nvidia_toolkit"), "version", "0"))
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -1,0 +1,69 @@
+"""The NVIDIA Container Toolkit: what lets Docker give cards to containers. Needs docker, and a working driver."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from provision import inventory
+from provision.inventory import Fingerprint, Host, Inventory, Url, Version
+from provision.render import render
+from provision.steps.apt import Packages
+from provision.steps.apt_repository import AptKey, OnlySource
+from provision.steps.base import Owned, Step
+from provision.steps.docker_daemon import GpuDriver
+from provision.steps.facts import HostFacts
+from provision.steps.file import File, OwnedFiles
+
+KEY = "/etc/apt/keyrings/provision-nvidia_toolkit.asc"
+SOURCE = "/etc/apt/sources.list.d/provision-nvidia_toolkit.sources"
+PREFERENCES = "/etc/apt/preferences.d/provision-nvidia_toolkit"
+
+PACKAGES = (
+    "nvidia-container-toolkit",
+    "nvidia-container-toolkit-base",
+    "libnvidia-container-tools",
+    "libnvidia-container1",
+)
+
+
+class Settings(inventory.Settings):
+    """The NVIDIA Container Toolkit on the gpu hosts."""
+
+    repository: Url = "https://nvidia.github.io/libnvidia-container"
+    """Base URL of the toolkit's repository, or of a mirror of it; `/stable/deb/amd64` and so on is added."""
+    key_fingerprint: Fingerprint = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
+    """Fingerprint of the repository's key. Any other key is refused."""
+    version: Version = "1.20.0"
+    """Version of all four packages of the toolkit."""
+    allow_downgrade: bool = False
+    """Whether a newer toolkit may be replaced by `version`."""
+
+
+OWNED: tuple[Owned, ...] = (
+    OwnedFiles(globs=(SOURCE,), kind="apt_source"),
+    OwnedFiles(globs=(KEY,), kind="apt_key"),
+    OwnedFiles(globs=(PREFERENCES,)),
+)
+
+
+def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
+    """The toolkit on gpu hosts; last, that Docker knows of it."""
+    if not host.gpu:
+        return
+    settings = host.of(Settings)
+    base = settings.repository.rstrip("/")
+    version = settings.version if "-" in settings.version else f"{settings.version}-1"
+    yield OnlySource(uri=f"{base}/stable/deb/{{architecture}}", signed_by=KEY)
+    yield AptKey(path=KEY, url=f"{base}/gpgkey", fingerprint=settings.key_fingerprint)
+    yield File(path=SOURCE, content=partial(_source, base), kind="apt_source")
+    yield File(path=PREFERENCES, content=render("nvidia_toolkit/preferences.j2", packages=PACKAGES, version=version))
+    yield Packages(name="nvidia_toolkit", packages=dict.fromkeys(PACKAGES, version), downgrade=settings.allow_downgrade)
+    yield GpuDriver(image=_image(host), after=("packages:nvidia_toolkit", "service:docker"))
+
+
+def _source(base: str, facts: HostFacts) -> bytes:
+    values = {"repository": base, "architecture": facts.architecture, "key": KEY}
+    return render("nvidia_toolkit/nvidia_toolkit.sources.j2", **values)
+
+
+def _image(host: Host) -> str:
+    return str(getattr(host.settings.get("ollama"), "image", ""))
