@@ -1,0 +1,108 @@
+"""System users of ours: no password, no shell, no home; a group of the same name."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provision.command import READ_TIMEOUT, Command, Run, run
+from provision.steps.base import Answer, Check, Fact, Owned, State, Step, UnreadableError, differing
+from provision.steps.facts import HostFacts
+
+HOME = "/nonexistent"
+SHELL = "/usr/sbin/nologin"
+NOTE = "Managed by provision"
+
+# The local files, not getent: a directory service must neither be asked for all its users nor stand in for ours.
+SCRIPT = """
+[ -r /etc/passwd ] && [ -r /etc/group ] || { echo 'no /etc/passwd or /etc/group' >&2; exit 1; }
+sed -n 's/^provision-/passwd:provision-/p' /etc/passwd
+sed -n 's/^provision-/group:provision-/p' /etc/group
+"""
+READ = Run(("sh", "-s"), ("set -eu\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT, title="list our users")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account(Step):
+    """A system user and its group.
+
+    Args:
+        name: `provision-*`.
+    """
+
+    name: str
+
+    @property
+    def id(self) -> str:
+        """`user:NAME`."""
+        return f"user:{self.name}"
+
+    def fact(self) -> Fact:
+        """Reads all users of ours."""
+        return Fact(READ, lambda answer: accounts(answer).get(self.name))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The user with its group, unable to log in."""
+        return {"user": True, "group": True, "primary": True, "home": HOME, "shell": SHELL}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Adds, mends or removes it."""
+        if want is None:
+            return _remove(self.name, have)
+        if have is None or not have["user"]:
+            group = ("--gid", self.name) if have is not None and have["group"] else ("--user-group",)
+            words = ("--system", *group, "--no-create-home", "--home-dir", HOME, "--shell", SHELL, "--comment", NOTE)
+            return [run("useradd", *words, "--", self.name)]
+        return self._mend(dict(differing(have, want)))
+
+    def _mend(self, changes: Mapping[str, Any]) -> list[Command]:
+        commands = [] if "group" not in changes else [run("groupadd", "--system", "--", self.name)]
+        words = [("--home", HOME)] if "home" in changes else []
+        words += [("--shell", SHELL)] if "shell" in changes else []
+        words += [("--gid", self.name)] if changes.keys() & {"primary", "group"} else []
+        flat = [word for pair in words for word in pair]
+        return [*commands, run("usermod", *flat, "--", self.name)] if flat else list(commands)
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """The system resolves the name, to a user that cannot log in."""
+        said = live.run("getent passwd %s", self.name).stdout.strip().split(":")
+        yield Check("shell", said[6] if len(said) == 7 else "no such user", SHELL)
+        yield Check("group", live.run("id -gn -- %s", self.name).stdout.strip(), self.name)
+
+
+def _remove(name: str, have: State) -> list[Command]:
+    """A group may be left without its user, or the user without its group."""
+    user = [run("userdel", "--", name, ok=(0, 6))] if have is None or have["user"] else []
+    return [*user, run("groupdel", "--", name, ok=(0, 6))]  # 6: it went with its user
+
+
+def accounts(answer: Answer) -> dict[str, dict[str, Any]]:
+    """Name -> state, of every user or group of ours."""
+    if answer.exit:
+        raise UnreadableError(answer.error or f"exited {answer.exit}")
+    lines = [line.split(":") for line in answer.text.splitlines()]
+    users = {fields[1]: fields for fields in lines if fields[0] == "passwd" and len(fields) == 8}
+    groups = {fields[1]: fields for fields in lines if fields[0] == "group" and len(fields) == 5}
+    return {name: _state(users.get(name), groups.get(name)) for name in sorted(users.keys() | groups.keys())}
+
+
+def _state(user: list[str] | None, group: list[str] | None) -> dict[str, Any]:
+    return {
+        "user": user is not None,
+        "group": group is not None,
+        "primary": user is not None and group is not None and user[4] == group[3],
+        "home": user[6] if user else "",
+        "shell": user[7] if user else "",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedAccounts(Owned):
+    """Finds users of ours: those whose name begins with `provision-`."""
+
+    def fact(self) -> Fact:
+        """Reads all users of ours."""
+        return Fact(READ, lambda answer: {f"user:{name}": state for name, state in accounts(answer).items()})
+
+    def step(self, step_id: str) -> Step:
+        """The user, to be removed."""
+        return Account(name=step_id.partition(":")[2])

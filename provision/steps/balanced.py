@@ -1,0 +1,129 @@
+"""The proofs that a balancer balances: asked of nginx and the instances over HTTP, from the balancer itself."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from provision.steps.base import Check
+from provision.steps.build import CONFIG
+
+REFUSED = (
+    "POST /api/pull",
+    "POST /api/push",
+    "POST /api/create",
+    "POST /api/copy",
+    "DELETE /api/delete",
+    "POST /api/blobs/sha256:0",
+    "GET /api/me",
+    "GET /debug/pprof/",
+    "POST /v1/../api/pull",
+    "POST /v1/%2e%2e/api/pull",
+    "POST //api/pull",
+)
+_LINE = re.compile(
+    r"^\s*server (?P<address>\S+):(?P<port>\d+) weight=(?P<weight>\d+) max_conns=(?P<max_conns>\d+)"
+    r"[^;#]*?(?P<down> down)?; # (?P<label>\S+)$",
+    re.MULTILINE,
+)
+CURL = "curl --noproxy '*' --silent --path-as-is --output /dev/null --max-time"
+
+# $@ ADDRESS:PORT of every instance; sixteen are asked at a time.
+DIRECT = f"""
+printf '%s\\n' "$@" | xargs -r -P 16 -I @ {CURL} 10 --write-out '@ %{{http_code}}\\n' http://@/api/version || :
+"""
+
+# $1 url of the balancer, $2 url of the status; then METHOD PATH pairs.
+EDGE = f"""
+url=$1 status=$2; shift 2
+ask() {{ {CURL} 20 --write-out '%{{http_code}}' --request "$1" "$2" || :; }}
+printf 'version %s\\n' "$(ask GET "$url/api/version")"
+printf 'stub_status %s\\n' "$(ask GET "$status/stub_status")"
+for pair do printf 'refused %s %s\\n' "$(ask "${{pair% *}}" "$url${{pair#* }}")" "$pair"; done
+"""
+
+# $1 url, $2 body. Every line with the time at which it came, in milliseconds.
+STREAM = """
+curl --noproxy '*' --silent --no-buffer --max-time 300 --header 'Content-Type: application/json' --data "$2" \\
+  "$1/api/generate" | while IFS= read -r line; do printf '%s %s\\n' "$(date +%s%3N)" "$line"; done
+"""
+
+
+def members(live: Any, expected: Mapping[str, tuple[int, int, int]]) -> Iterator[Check]:
+    """The upstream names exactly these instances, all of them up, and each answers by itself.
+
+    Args:
+        live: testinfra's host.
+        expected: label -> port, weight, max_conns.
+    """
+    text = live.run("cat -- %s", f"{CONFIG}/upstream.conf").stdout
+    found = {line["label"]: line for line in _LINE.finditer(text)}
+    got = {name: (int(m["port"]), int(m["weight"]), int(m["max_conns"])) for name, m in found.items()}
+    yield Check("upstream (port, weight, max_conns)", got, dict(expected))
+    yield Check("instances marked down", sorted(name for name, match in found.items() if match["down"]), [])
+    addresses = {name: f"{match['address']}:{match['port']}" for name, match in found.items()}
+    if addresses:
+        yield from _answering(live, addresses)
+
+
+def _answering(live: Any, addresses: Mapping[str, str]) -> Iterator[Check]:
+    blanks = " ".join(["%s"] * len(addresses))
+    said = live.run(f"sh -c %s sh {blanks}", DIRECT, *addresses.values()).stdout
+    codes = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+    for name, address in addresses.items():
+        yield Check(f"{name} answers at {address}", codes.get(address, "nothing"), "200")
+
+
+def edge(live: Any, url: str, status_port: int) -> Iterator[Check]:
+    """The balancer answers, refuses what is not open, and shows its status on the loopback address.
+
+    Args:
+        live: testinfra's host.
+        url: of the balancer, without a path.
+        status_port: where the status is.
+    """
+    blanks = " ".join(["%s"] * len(REFUSED))
+    words = (EDGE, url, f"http://127.0.0.1:{status_port}", *REFUSED)
+    lines = live.run(f"sh -c %s sh %s %s {blanks}", *words).stdout.splitlines()
+    said = dict(line.split(" ", 1) for line in lines if not line.startswith("refused "))
+    yield Check("GET /api/version through the balancer", said.get("version", "nothing"), "200")
+    yield Check("stub_status on the loopback address", said.get("stub_status", "nothing"), "200")
+    codes = {pair: code for _, code, pair in (line.split(" ", 2) for line in lines if line.startswith("refused "))}
+    yield Check("refused", codes, dict.fromkeys(REFUSED, "403"))
+
+
+def stream(live: Any, url: str, model: str) -> Iterator[Check]:
+    """A streamed answer comes through unbuffered: its lines are spread over the time it took to make them.
+
+    Args:
+        live: testinfra's host.
+        url: of the balancer.
+        model: one that every instance serves.
+    """
+    body = {"model": model, "prompt": "Count to twenty.", "options": {"num_predict": 24}, "stream": True}
+    said = live.run("sh -c %s sh %s %s", STREAM, url, json.dumps(body)).stdout
+    frames = [_frame(line) for line in said.splitlines()]
+    errors = [frame["error"] for _, frame in frames if "error" in frame]
+    done = bool(frames) and frames[-1][1].get("done") is True
+    yield Check("a streamed answer ends well", errors or done, True)
+    if done and not errors:
+        yield Check("lines of the answer come as they are made", is_spread(frames), True)
+
+
+def is_spread(frames: list[tuple[int, dict[str, Any]]]) -> bool:
+    """Whether the frames came over at least half of the time that the instance says it took to make them.
+
+    Args:
+        frames: arrival in milliseconds and content; the last one tells `eval_duration` in nanoseconds.
+    """
+    made = frames[-1][1].get("eval_duration", 0) / 1e6
+    return len(frames) < 3 or made < 20 or frames[-1][0] - frames[0][0] >= made / 2
+
+
+def _frame(line: str) -> tuple[int, dict[str, Any]]:
+    time, _, text = line.partition(" ")
+    try:
+        frame = json.loads(text)
+    except ValueError:
+        frame = {"error": text[:300]}
+    return int(time), frame if isinstance(frame, dict) else {"error": text[:300]}

@@ -1,0 +1,181 @@
+"""The balancer's configuration: a generation whose upstream names every instance of the inventory.
+
+An instance's address is what its host was read to listen on in this run; else the one in the present upstream; else
+what the inventory alone can say. Hosts that failed are `down`; hosts that this run did not visit keep their mark.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from provision.inventory import Host, Inventory
+from provision.render import render
+from provision.steps import balanced
+from provision.steps.base import Check, State
+from provision.steps.facts import HostFacts
+from provision.steps.generation import Generation
+from provision.steps.listing import Content
+
+UPSTREAM = "upstream.conf"
+NOWHERE = "192.0.2.1"  # TEST-NET-1, RFC 5737: no machine has it; always with `down`
+_LINE = re.compile(r"^\s*server (\S+):(\d+) (?:[^;#]*?)(down)?; # (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One instance, as the upstream needs it.
+
+    Args:
+        host: name of its host.
+        instance: its name there.
+        port: TCP port.
+        weight: its share.
+        max_conns: requests that may be at it at once; 0 for no limit.
+        address: what the inventory alone says of its address, perhaps a name.
+    """
+
+    host: str
+    instance: str
+    port: int
+    weight: int
+    max_conns: int
+    address: str
+
+    @property
+    def label(self) -> str:
+        """`host/instance`, of characters that mean nothing to nginx."""
+        return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{self.host}/{self.instance}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the upstream.
+
+    Args:
+        label: `host/instance`.
+        address: an IPv4 address.
+        port: TCP port.
+        weight: its share.
+        max_conns: see `Server`.
+        down: whether nothing is sent to it.
+    """
+
+    label: str
+    address: str
+    port: int
+    weight: int
+    max_conns: int
+    down: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balancing(Generation):
+    """nginx's configuration as the balancer.
+
+    Args:
+        servers: every instance it sends to.
+        method: the balancing method as nginx's directive, or empty for round robin.
+        max_fails: failures within `fail_timeout` after which an instance is left alone for as long.
+        fail_timeout: in nginx's notation.
+        keepalive: idle connections that each worker keeps.
+        url: where clients on the host itself reach the balancer, for the proofs.
+        model: a model that every instance serves, for the proofs; empty where there is none.
+    """
+
+    servers: tuple[Server, ...]
+    method: str
+    max_fails: int
+    fail_timeout: str
+    keepalive: int
+    url: str
+    model: str = ""
+
+    def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
+        """The files, with the upstream of this run."""
+        lines = upstream(self.servers, facts, have)
+        text = render(
+            f"balancer/{UPSTREAM}.j2",
+            servers=lines,
+            named=_named(lines),
+            zone=_zone(len(lines)),
+            method=self.method,
+            max_fails=self.max_fails,
+            fail_timeout=self.fail_timeout,
+            keepalive=self.keepalive,
+        )
+        return {**self.files, UPSTREAM: text}
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """What the present configuration is for: see `balanced`."""
+        yield from super().check(live)
+        expected = {s.label: (s.port, s.weight, s.max_conns) for s in self.servers}
+        yield from balanced.members(live, expected)
+        yield from balanced.edge(live, self.url, self.status_port)
+        if self.model and self.servers:
+            yield from balanced.stream(live, self.url, self.model)
+
+
+def is_balancing(host: Host, inventory: Inventory) -> bool:
+    """Whether a host is a balancer: of that group, or with no such group every gpu host is its own."""
+    return host.balancer if inventory.group("balancer") else host.gpu
+
+
+def sources(host: Host, inventory: Inventory) -> tuple[Host, ...]:
+    """The hosts whose instances this balancer sends to."""
+    return tuple(other for other in inventory.hosts if other.gpu) if inventory.group("balancer") else (host,)
+
+
+def upstream(servers: tuple[Server, ...], facts: HostFacts, have: State) -> list[Line]:
+    """The lines of the upstream, in the order of the inventory.
+
+    Args:
+        servers: every instance.
+        facts: of the balancer, with what this run knows of the fleet.
+        have: the present configuration.
+    """
+    return [_line(server, facts, present(have)) for server in servers]
+
+
+def present(have: State) -> dict[str, tuple[str, bool]]:
+    """Label -> address and whether it is down, of the present upstream."""
+    content = (have or {}).get("files", {}).get(UPSTREAM)
+    text = content.data.decode(errors="replace") if isinstance(content, Content) else ""
+    return {label: (address, bool(down)) for address, _, down, label in _LINE.findall(text) if _ip(address)}
+
+
+def _line(server: Server, facts: HostFacts, before: Mapping[str, tuple[str, bool]]) -> Line:
+    fleet = facts.fleet
+    old, was_down = before.get(server.label, ("", False))
+    old = "" if old == NOWHERE else old
+    stated = _ip(server.address) or _ip(facts.resolved.get(server.address, ""))
+    address = _ip(fleet.addresses.get(server.host, "")) or old or stated
+    kept = was_down and bool(old) and server.host not in fleet.addresses
+    return Line(
+        label=server.label,
+        address=address or NOWHERE,
+        port=server.port,
+        weight=server.weight,
+        max_conns=server.max_conns,
+        down=server.host in fleet.failed or kept or not address,
+    )
+
+
+def _ip(text: str) -> str:
+    """The address, if it is an IPv4 one; instances listen on no other."""
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        return ""
+
+
+def _named(lines: list[Line]) -> list[Line]:
+    """Lines with an address of their own: nginx refuses a map with two equal keys."""
+    first = {(line.address, line.port): line for line in reversed(lines) if line.address != NOWHERE}
+    return [line for line in lines if first.get((line.address, line.port)) is line]
+
+
+def _zone(count: int) -> int:
+    """KiB of the upstream's shared memory: measured with nginx 1.26.3 and 1.30.4, with room to spare."""
+    return 64 + count

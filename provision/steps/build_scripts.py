@@ -1,0 +1,82 @@
+"""The scripts by which nginx is built on a host. Constants: their data comes as words."""
+
+# $1 prefix. A prefix without a stamp was never finished.
+READ = """
+[ -e "$1" ] || [ -L "$1" ] || { echo absent; exit 0; }
+[ ! -f "$1/.provision" ] || cat -- "$1/.provision"
+now=''
+[ ! -x "$1/sbin/nginx" ] || now=$(sha256sum <"$1/sbin/nginx" | cut -c1-64)
+printf 'now %s\\n' "$now"
+"""
+
+# $1 archive, $2 platform, $3 sha256, $4 url, $5 jobs, $6 recipe, $7 prefix; then configure's arguments.
+# Downloaded and compiled as a user that owns nothing and has no other process; what root packs is one file of it.
+MAKE = """
+umask 022
+archive=$1 platform=$2 sha256=$3 url=$4 jobs=$5 recipe=$6 prefix=$7
+shift 7
+[ "$jobs" != 0 ] || jobs=$(nproc)
+here=$(. /etc/os-release; printf '%s-%s-%s' "$ID" "${VERSION_ID:-rolling}" "$(dpkg --print-architecture)")
+if [ "$here" != "$platform" ]; then
+  echo "this host is $here and cannot build for $platform: set nginx.build_host to a host of that platform" >&2
+  exit 1
+fi
+builder=59173  # in the range that Debian policy 9.2.2 reserves and nobody allocates
+work=$(mktemp -d /var/tmp/provision-nginx.XXXXXXXXXX)
+out=$(mktemp -d /var/tmp/provision-nginx.XXXXXXXXXX)
+trap 'rm -rf -- "$work" "$out"' EXIT
+trap 'exit 129' HUP INT TERM
+chmod 0700 "$work"
+chown "$builder:$builder" "$work"
+cd "$work"
+as() { setpriv --reuid="$builder" --regid="$builder" --clear-groups --no-new-privs env "HOME=$work" "$@" </dev/null; }
+echo "==> downloading $url"
+as curl --fail --location --silent --show-error --proto =http,https --retry 3 --connect-timeout 15 \
+  --speed-limit 1000 --speed-time 60 --max-time 1200 -o source.tar.gz -- "$url"
+got=$(sha256sum <source.tar.gz | cut -c1-64)
+if [ "$got" != "$sha256" ]; then
+  echo "$url has sha256 $got, and $sha256 is expected: it is another file, or it was tampered with" >&2
+  exit 1
+fi
+as mkdir source
+as tar -xzf source.tar.gz --strip-components=1 -C source
+cd source
+echo '==> configuring'
+as ./configure "$@" >../configure.log 2>&1 || { tail -n 20 ../configure.log >&2; exit 1; }
+echo "==> compiling with $jobs jobs"
+as make -j"$jobs"
+echo '==> packing'
+install -D -m 0755 -- objs/nginx "$out/sbin/nginx"
+sum=$(sha256sum <"$out/sbin/nginx" | cut -c1-64)
+printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$recipe" "$platform" "$sum" >"$out/.provision"
+tar --owner=0 --group=0 --numeric-owner -C "$out" -cf "$archive.new" -- sbin .provision
+mv -fT -- "$archive.new" "$archive"
+"""
+
+# $1 archive, $2 prefix, $3 recipe, $4 platform. The build in use and its successor stay; older ones go.
+INSTALL = """
+umask 022
+root=${2%/*}
+install -d -m 0755 -- "$root"
+rm -rf -- "$root"/.new.*
+new=$(mktemp -d "$root/.new.XXXXXXXXXX")
+trap 'rm -rf -- "$new" "$new.old"' EXIT
+chmod 0755 "$new"
+tar -xf "$1" --no-same-owner -C "$new"
+sum=$(sha256sum <"$new/sbin/nginx" | cut -c1-64)
+printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$3" "$4" "$sum" | cmp -- - "$new/.provision"
+"$new/sbin/nginx" -v 2>/dev/null || { ldd "$new/sbin/nginx" >&2; exit 1; }
+if [ -e "$2" ]; then mv -T -- "$2" "$new.old"; fi
+mv -T -- "$new" "$2"
+rm -f -- "$1"
+used=$(readlink -- "$root/current" || :)
+for old in "$root"/*-*; do
+  case $old in "$2"|"$used") ;; *) rm -rf -- "$old" ;; esac
+done
+"""
+
+# $1 root of the builds, $2 cache
+REMOVE_ALL = """
+rm -rf -- "$1" "$2"
+rmdir --ignore-fail-on-non-empty -- "${1%/*}" || :
+"""

@@ -1,0 +1,221 @@
+"""nginx's configuration as generations: a new one is checked before a link is swapped to it, and what nginx really
+runs is asked of nginx itself, so that a reload that a broken run left undone is seen by the next.
+
+Every generation has an id that depends on the one before it. nginx answers it at `/generation` on the status address.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from provision.command import READ_TIMEOUT, Command, Put, Run, sh
+from provision.steps import listing
+from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, UnreadableError, text_diff
+from provision.steps.build import CONFIG, PID, ROOT, UNIT
+from provision.steps.facts import HostFacts
+from provision.steps.generation_scripts import COPY, INSTALL, LOAD, PREPARE, READ, REMOVE
+from provision.steps.listing import Content
+
+GENERATIONS = "/var/lib/provision/nginx"
+NEW = f"{GENERATIONS}/.new"
+MARK = "generation.conf"
+WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound
+_ID = re.compile(r"[0-9a-f]{12}")
+_LISTEN = re.compile(rb"^\s*listen (\S+):(\d+)[ ;]", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Step):
+    """A set of configuration files that nginx has loaded.
+
+    Args:
+        name: the second half of the id.
+        files: name -> bytes; `nginx.conf` is the one nginx reads, and includes the others.
+        binary: the nginx that checks them and that must be running, if one runs.
+        status_port: port on the loopback address where nginx says what it has loaded.
+    """
+
+    name: str
+    files: Mapping[str, bytes] = field(repr=False)
+    binary: str
+    status_port: int
+
+    @property
+    def id(self) -> str:
+        """`config:NAME`."""
+        return f"config:{self.name}"
+
+    def fact(self) -> Fact:
+        """Reads the files that the link leads to, and asks a running nginx what it has loaded."""
+        stdin = "\n".join(("set -u", READ.strip("\n"), "")).encode()
+        words = ("sh", "-s", "--", CONFIG, PID, str(self.status_port), ROOT)
+        return Fact(Run(words, stdin, READ_TIMEOUT, title="read nginx's configuration"), parse)
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """These files; and, where nginx runs, that it is this binary and has loaded them."""
+        if have is not None and have["kind"] != "link":
+            raise RefusalError(f"{CONFIG} is no link but a {have['kind']}: it is not ours to replace")
+        return self.wanted(self.rendered(facts, have), have)
+
+    def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
+        """The files for this host; a subclass may add some."""
+        return self.files
+
+    def wanted(self, files: Mapping[str, bytes], have: State) -> State:
+        """The state with these files: the present id where they are the present ones, else its successor."""
+        now = have["id"] if have is not None else ""
+        if have is None or not _ID.fullmatch(now) or have["files"] != _contents(files, now):
+            now = _successor(files, now)
+        want = {"kind": "link", "id": now, "files": _contents(files, now), "odd": {}}
+        if have is not None and have["exe"]:
+            want |= {"exe": self.binary, "loaded": now}
+        return want
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Writes the files aside, has nginx check them, swaps the link, and has a running nginx load them."""
+        if want is None:
+            return [sh(REMOVE, CONFIG, GENERATIONS, title=f"remove {CONFIG}")]
+        same = have is not None and all(have[key] == want[key] for key in ("kind", "id", "files", "odd"))
+        previous = "" if have is None or same else have["id"]
+        written = [] if same else [*self._written(want), self._install(want["id"])]
+        return [*written, self._load(want["id"], previous, restart=rebinds(have, want))]
+
+    def _written(self, want: Mapping[str, Any]) -> list[Command]:
+        """The files, in the folder where they are checked."""
+        if not all(isinstance(content, Content) for content in want["files"].values()):
+            return [sh(COPY, NEW, f"{GENERATIONS}/{want['id']}", title=f"take generation {want['id']} again")]
+        prepare = sh(PREPARE, NEW, title=f"prepare {NEW}")
+        return [prepare, *(Put(f"{NEW}/{name}", content.data) for name, content in want["files"].items())]
+
+    def _install(self, now: str) -> Command:
+        title = f"check with nginx -t, then link {CONFIG} to generation {now}"
+        return sh(INSTALL, CONFIG, GENERATIONS, now, self.binary, PID, title=title)
+
+    def _load(self, now: str, previous: str, *, restart: bool) -> Command:
+        words = (CONFIG, GENERATIONS, now, previous, self.binary, PID, str(self.status_port), UNIT)
+        title = f"{'restart' if restart else 'reload'} nginx if it runs, and wait until it has loaded {now}"
+        return sh(LOAD, *words, "restart" if restart else "reload", title=title)
+
+    def impact(self, have: State, want: State) -> str:
+        """What happens to open streams."""
+        if want is None or have is None or not have["exe"]:
+            return ""
+        if rebinds(have, want):
+            return "restarts nginx (open streams end): it cannot move between all addresses and one while it runs"
+        if have["exe"] != want.get("exe", have["exe"]):
+            return "replaces the running nginx by the new build (open streams finish on the old one)"
+        return "reloads nginx (open streams finish)"
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """A unified diff of every file; or what nginx has not loaded yet."""
+        lines = [line for name in _names(have, want) for line in _file_diff(name, have, want)]
+        odd = [f"{CONFIG}/{name}: {mode}" for name, mode in ((have or {}).get("odd") or {}).items()]
+        return [*lines, *odd, *_pending(have, want)]
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """nginx has loaded the generation that the link leads to."""
+        url = f"http://127.0.0.1:{self.status_port}/generation"
+        loaded = live.run("curl --noproxy '*' -s --max-time 5 %s", url).stdout.strip()
+        linked = live.run("readlink -- %s", CONFIG).stdout.strip().rsplit("/", 1)[-1]
+        yield Check("nginx has loaded the present configuration", loaded or "no answer", linked)
+        yield Check("nginx -t", live.run("%s -t -q", self.binary).rc, 0)
+
+
+def parse(answer: Answer) -> State:
+    """The state of the configuration; None where there is none."""
+    head, mark, files = answer.stdout.partition(b"# files\n")
+    if answer.exit or not mark:
+        raise UnreadableError(answer.error or "the answer ends early")
+    said = dict(line.partition(" ")[::2] for line in head.decode(errors="replace").splitlines())
+    if said["kind"] == "absent":
+        return None
+    found = {path.rsplit("/", 1)[1]: entry for path, entry in listing.parse_bytes(files).items()}
+    target = said.get("target", "")
+    return {
+        "kind": said["kind"],
+        "id": target.removeprefix(f"{GENERATIONS}/"),
+        "files": {name: entry.sha256 for name, entry in sorted(found.items()) if entry.kind == "file"},
+        "odd": {name: _mode(entry) for name, entry in found.items() if _mode(entry) != "file 0644 root:root"},
+        "exe": said.get("exe", ""),
+        "loaded": said.get("loaded", ""),
+    }
+
+
+def _mode(entry: listing.Found) -> str:
+    return f"{entry.kind} {entry.mode} {entry.owner}"
+
+
+def _contents(files: Mapping[str, bytes], now: str) -> dict[str, Content]:
+    mark = f'# The id of this generation, which provision asks for.\nreturn 200 "{now}";\n'.encode()
+    return {name: Content(data) for name, data in sorted({**files, MARK: mark}.items())}
+
+
+def _successor(files: Mapping[str, bytes], before: str) -> str:
+    """An id that no generation before has: what was edited by hand and put right is a new generation."""
+    parts = [before, sorted((name, Content(data)) for name, data in files.items())]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def rebinds(have: State, want: State) -> bool:
+    """Whether a reload would bind a port both on all addresses and on one, which the kernel refuses."""
+    if have is None or want is None or not have["exe"]:
+        return False
+    old, new = _listens(have), _listens(want)
+    return any(
+        a != b and port_a == port_b and (a in WILDCARDS) != (b in WILDCARDS) for a, port_a in old for b, port_b in new
+    )
+
+
+def _listens(state: Mapping[str, Any]) -> set[tuple[str, int]]:
+    texts = [content.data for content in state["files"].values() if isinstance(content, Content)]
+    return {(address.decode(), int(port)) for text in texts for address, port in _LISTEN.findall(text)}
+
+
+def _names(*states: State) -> list[str]:
+    return sorted({name for state in states if state is not None for name in state["files"]} - {MARK})
+
+
+def _file_diff(name: str, have: State, want: State) -> list[str]:
+    old, new = ((state or {}).get("files", {}).get(name, "") for state in (have, want))
+    if old == new:
+        return []
+    texts = [content.data.decode(errors="replace") if isinstance(content, Content) else "" for content in (old, new)]
+    return text_diff(texts[0], texts[1], f"{CONFIG}/{name}")
+
+
+def _pending(have: State, want: State) -> list[str]:
+    if have is None or want is None or not have["exe"]:
+        return []
+    binary = [f"running: {have['exe']} -> {want['exe']}"] if have["exe"] != want.get("exe", have["exe"]) else []
+    loaded = [f"loaded: {have['loaded'] or 'no answer'} -> {want['id']}"] if have["loaded"] != want["id"] else []
+    return [*binary, *loaded]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedGenerations(Owned):
+    """Finds the configuration.
+
+    Args:
+        name: the second half of the step's id.
+    """
+
+    name: str
+
+    def fact(self) -> Fact:
+        """Looks for the link and the folder of generations."""
+        script = 'for path do [ ! -e "$path" ] && [ ! -L "$path" ] || echo "$path"; done'
+        command = sh(script, CONFIG, GENERATIONS, title="look for nginx's configuration", timeout=READ_TIMEOUT)
+        return Fact(command, self._parse)
+
+    def step(self, step_id: str) -> Step:
+        """The configuration, to be removed with all its generations."""
+        return Generation(name=self.name, files={}, binary="", status_port=0)
+
+    def _parse(self, answer: Answer) -> State:
+        if answer.exit:
+            raise UnreadableError(answer.error or f"exited {answer.exit}")
+        found: dict[str, Any] = {"kind": "link", "id": "", "files": {}, "odd": {}, "exe": "", "loaded": ""}
+        return {f"config:{self.name}": found} if answer.text.strip() else {}

@@ -1,0 +1,108 @@
+"""The scripts that read, install and load a generation of nginx's configuration. Constants: data comes as words."""
+
+# $1 link, $2 pid file, $3 status port, $4 where our builds are. The pid file is asked and not systemd, because while
+# an old nginx lets its streams finish, systemd still names the old one.
+READ = r"""
+if [ -L "$1" ]; then echo "kind link"; printf 'target %s\n' "$(readlink -- "$1")"
+elif [ -d "$1" ]; then echo "kind directory"
+elif [ -e "$1" ]; then echo "kind file"
+else echo "kind absent"
+fi
+pid=$(cat -- "$2" 2>/dev/null) || :
+exe=''
+case $pid in ''|*[!0-9]*) ;; *) exe=$(readlink -- "/proc/$pid/exe") || : ;; esac
+case $exe in "$4"/*) ;; *) exe='' ;; esac
+if [ -n "$exe" ]; then
+  loaded=$(curl --noproxy '*' -s --max-time 3 "http://127.0.0.1:$3/generation" | head -c 64 | tr -cd 0-9a-f) || :
+  printf 'exe %s\nloaded %s\n' "$exe" "$loaded"
+fi
+echo '# files'
+[ -d "$1/" ] || exit 0
+exec find "$1/" -mindepth 1 -printf '%p\0%y\0%m\0%u:%g\0%l\0' \( \
+  -type f -size -4097k -printf 'content %s\n' -exec cat -- {} \; -o \
+  -type f -exec sha256sum -- {} \; -o -true \) -printf '\n'
+"""
+
+PREPARE = """
+umask 022
+rm -rf -- "$1"
+mkdir -p -m 0700 -- "${1%/*}"
+mkdir -- "$1"
+"""
+
+# A generation that is kept on the host, where its bytes are not known any more.
+COPY = """
+[ -d "$2" ] || { echo "generation ${2##*/} is not kept on this host any more" >&2; exit 1; }
+rm -rf -- "$1"
+cp -a -- "$2" "$1"
+"""
+
+# $1 link, $2 generations, $3 id, $4 nginx, $5 pid file. `nginx -t` opens the pid file, so its folder must be there.
+INSTALL = """
+umask 022
+install -d -m 0755 -- "${5%/*}" "${1%/*}"
+chmod 0755 -- "$2/.new"
+"$4" -t -q -c "$2/.new/nginx.conf"
+[ -s "$5" ] || rm -f -- "$5"
+rm -rf -- "$2/.old"
+if [ -e "$2/$3" ]; then mv -T -- "$2/$3" "$2/.old"; fi
+mv -T -- "$2/.new" "$2/$3"
+rm -f -- "$1.provision-new"
+ln -s -- "$2/$3" "$1.provision-new"
+mv -fT -- "$1.provision-new" "$1"
+rm -rf -- "$2/.old"
+cd "$2"
+ls -1t | grep -x '[0-9a-f]\\{12\\}' | tail -n +6 | while read -r old; do [ "$old" = "$3" ] || rm -rf -- "$old"; done
+"""
+
+# $1 link, $2 generations, $3 id, $4 id before or empty, $5 nginx, $6 pid file, $7 status port, $8 unit, $9 reload or
+# restart. A nginx that does not run is left to its service's step. Another binary takes over the sockets of the old
+# one (USR2), which then lets its streams finish (QUIT): see "Upgrading Executable on the Fly", nginx.org control.html.
+LOAD = """
+link=$1 generations=$2 id=$3 before=$4 nginx=$5 pidfile=$6 port=$7 unit=$8 how=$9
+systemctl is-active --quiet -- "$unit" || exit 0
+exe() { readlink -- "/proc/$(cat -- "$pidfile" 2>/dev/null)/exe" || :; }
+loaded() { curl --noproxy '*' -s --max-time 2 "http://127.0.0.1:$port/generation" || :; }
+uptime() { cut -d. -f1 /proc/uptime; }
+wait_for() {
+  until=$(($(uptime) + 20))
+  while [ "$("$1")" != "$2" ]; do
+    [ "$(uptime)" -lt "$until" ] || return 1
+    sleep 0.1
+  done
+}
+relink() {
+  if [ -n "$before" ] && [ -d "$generations/$before" ]; then
+    ln -sfn -- "$generations/$before" "$link.provision-new"
+    mv -fT -- "$link.provision-new" "$link"
+  fi
+}
+back() {
+  relink
+  echo "$1; it goes on with what it had. Its log says:" >&2
+  tail -n 200 -- /var/log/provision-nginx/error.log | grep -E '\\[(emerg|alert|crit)\\]' | tail -n 5 >&2 || :
+  exit 1
+}
+if [ "$how" = restart ]; then
+  systemctl restart -- "$unit" || {
+    relink
+    systemctl restart -- "$unit" || :
+    back "nginx did not start with the new configuration"
+  }
+elif [ "$(exe)" != "$nginx" ]; then
+  old=$(cat -- "$pidfile")
+  kill -USR2 "$old"
+  wait_for exe "$nginx" || back "the new nginx did not take over"
+  kill -QUIT "$old"
+else
+  systemctl reload -- "$unit" || back "nginx refused to reload"
+fi
+wait_for loaded "$id" || back "nginx did not load the new configuration"
+"""
+
+# $1 link, $2 generations
+REMOVE = """
+rm -f -- "$1"
+rm -rf -- "$2"
+rmdir --ignore-fail-on-non-empty -- "${1%/*}" || :
+"""

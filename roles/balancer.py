@@ -1,0 +1,221 @@
+"""The balancer: one address in front of every instance of the inventory."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from provision.errors import Problem
+from provision.inventory import (
+    Address,
+    Duration,
+    Host,
+    Instance,
+    Inventory,
+    Port,
+    Size,
+    duration_seconds,
+    size_bytes,
+)
+from provision.inventory import Settings as Base
+from provision.inventory.settings import KeyPath
+from provision.render import render
+from provision.steps import endpoint
+from provision.steps.balancing import Balancing, Server, is_balancing, sources
+from provision.steps.base import Owned, Step
+from provision.steps.build import nginx
+from provision.steps.generation import OwnedGenerations
+from provision.steps.listen import Listen
+from provision.steps.systemd import Service
+
+ALLOWED = (
+    "/api/chat",
+    "/api/embed",
+    "/api/embeddings",
+    "/api/generate",
+    "/api/ps",
+    "/api/show",
+    "/api/tags",
+    "/api/version",
+)
+"""What clients need of Ollama's API, beside /v1/; the rest pulls, deletes, or shows memory (FACTS 6.5)."""
+
+HASH_KEYS = {
+    "session": "$http_x_session_id",
+    "authorization": "$http_authorization",
+    "client": "$remote_addr",
+    "path": "$uri",
+}
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what the operator may ask for
+
+DURATIONS = ("read_timeout", "connect_timeout", "send_timeout", "fail_timeout", "shutdown_timeout")
+
+
+class Settings(Base):
+    """How requests are balanced over the instances. Without a group `balancer` every gpu host balances over its own."""
+
+    listen: tuple[Address, ...] = Field(default=("0.0.0.0",), min_length=1, max_length=16)  # noqa: S104
+    """Addresses to listen on. 0.0.0.0 is every IPv4 address; add `::` for IPv6 too."""
+    port: Port = 3008
+    """Port that clients use."""
+    method: Literal["least_conn", "round_robin", "random", "random two least_conn", "ip_hash", "hash"] = "least_conn"
+    """How an instance is chosen. `least_conn`: the one with the fewest requests for its weight."""
+    hash_key: Literal["session", "authorization", "client", "path"] = "session"
+    """With `method: hash`, what stays with one instance: the header X-Session-Id, the API key, the client's address or
+    the path. A chat that stays finds its prompt cached; the price is worse balance."""
+    queue: int | None = Field(default=None, ge=0, le=100000)
+    """Requests that may wait at an instance beside those it answers at once. Null: as many as it answers at once.
+    Beyond them clients get 503 with Retry-After."""
+    keepalive: int = Field(default=16, ge=1, le=1024)
+    """Idle connections to instances that each worker process keeps open."""
+    read_timeout: Duration = "1800s"
+    """Longest silence of an instance: it spans queueing, loading the model and reading the prompt."""
+    connect_timeout: Duration = "3s"
+    """Longest wait for a connection to an instance, before the next one is tried."""
+    send_timeout: Duration = "60s"
+    """Longest pause while a request is sent to an instance, or an answer to a client."""
+    max_fails: int = Field(default=2, ge=0, le=1000)
+    """Failures within `fail_timeout` after which an instance gets no requests for as long. 0: never."""
+    fail_timeout: Duration = "30s"
+    """See `max_fails`."""
+    max_body: Size = "100m"
+    """Largest request, images included."""
+    retry_after: int = Field(default=5, ge=1, le=86400)
+    """Seconds after which a client that got 503 is told to try again."""
+    worker_processes: Literal["auto"] | int = "auto"
+    """nginx's processes; `auto`: one per processor."""
+    worker_connections: int = Field(default=4096, ge=64, le=30000)
+    """Connections per process; every streamed request takes two."""
+    status_port: Port = 8080
+    """Port on 127.0.0.1 for nginx's counters (/stub_status) and the id of its configuration (/generation)."""
+    shutdown_timeout: Duration = "1h"
+    """How long streams may go on after a reload before the process that serves them ends."""
+
+    def problems(self) -> Iterator[tuple[KeyPath, str]]:
+        """Ports that meet, addresses said twice, durations without end."""
+        if self.status_port == self.port:
+            yield ("status_port",), "must differ from port"
+        if len(set(self.listen)) < len(self.listen):
+            yield ("listen",), "names an address twice"
+        versions = [":" in address for address in self.listen if address in EVERYWHERE]
+        if any(address not in EVERYWHERE and (":" in address) in versions for address in self.listen):
+            yield ("listen",), "names all addresses and one of them"
+        if self.worker_processes != "auto" and not 1 <= self.worker_processes <= 1024:
+            yield ("worker_processes",), "must be auto or a number from 1 to 1024"
+        for name in DURATIONS:
+            if not 0.001 <= duration_seconds(getattr(self, name)) <= 30 * 86400:
+                yield (name,), "must be longer than nothing and at most 30 days"
+        if not 1 <= size_bytes(self.max_body) <= 2**40:
+            yield ("max_body",), "must be between 1 and 1t"
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """`ADDRESS:PORT` of all it listens on for clients."""
+        return tuple(f"{_bracketed(address)}:{self.port}" for address in self.listen)
+
+    @property
+    def directive(self) -> str:
+        """The balancing method as nginx says it."""
+        match self.method:
+            case "round_robin":
+                return ""
+            case "hash":
+                return f"hash {HASH_KEYS[self.hash_key]} consistent"
+        return self.method
+
+    @property
+    def url(self) -> str:
+        """Where the host itself reaches the balancer."""
+        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen[0], self.listen[0])  # noqa: S104
+        return f"http://{_bracketed(local)}:{self.port}"
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def milliseconds(duration: str) -> str:
+    """A duration in nginx's notation."""
+    seconds = duration_seconds(duration)
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{math.ceil(seconds * 1000)}ms"
+
+
+def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
+    """Ports of the balancer that an instance on the same host has too."""
+    if not is_balancing(host, inventory):
+        return
+    settings = host.of(Settings)
+    ports = {instance.port: instance.name for instance in host.instances}
+    for name in ("port", "status_port"):
+        if getattr(settings, name) in ports:
+            yield host.problem("balancer", (name,), f"is the port of {ports[getattr(settings, name)]} on this host")
+
+
+def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
+    """The configuration, checked and loaded, and the service that runs on it."""
+    if not is_balancing(host, inventory):
+        return
+    settings = host.of(Settings)
+    own = (*settings.addresses, f"127.0.0.1:{settings.status_port}")
+    members = [(other, instance) for other in sources(host, inventory) for instance in other.instances]
+    yield Listen(name="nginx", addresses=own)
+    yield Balancing(
+        name="balancer",
+        files=_files(settings, nginx(host).version),
+        binary=nginx(host).source.binary,
+        status_port=settings.status_port,
+        servers=tuple(_server(other, instance, settings, inventory) for other, instance in members),
+        method=settings.directive,
+        max_fails=settings.max_fails,
+        fail_timeout=milliseconds(settings.fail_timeout),
+        keepalive=settings.keepalive,
+        url=settings.url,
+        model=_common([instance for _, instance in members]),
+    )
+    yield Service(name="provision-nginx")
+
+
+def _files(settings: Settings, version: str) -> Mapping[str, bytes]:
+    """All files but the upstream."""
+    times = {name: milliseconds(getattr(settings, name)) for name in DURATIONS}
+    main = render(
+        "balancer/nginx.conf.j2",
+        worker_processes=settings.worker_processes,
+        worker_connections=settings.worker_connections,
+        shutdown_timeout=times["shutdown_timeout"],
+    )
+    site = render(
+        "balancer/site.conf.j2",
+        **times,
+        listen=settings.addresses,
+        max_body=size_bytes(settings.max_body),
+        retry_after=settings.retry_after,
+        allowed=ALLOWED,
+        keepalive_min=tuple(int(part) for part in version.split(".")) >= (1, 27, 4),
+    )
+    status = render("balancer/status.conf.j2", status_port=settings.status_port)
+    return {"nginx.conf": main, "site.conf": site, "status.conf": status}
+
+
+def _server(host: Host, instance: Instance, settings: Settings, inventory: Inventory) -> Server:
+    local = endpoint.is_local(host, inventory)
+    stated = endpoint.ollama(host).listen_address or (endpoint.LOOPBACK if local else host.connection.address)
+    queue = instance.parallel if settings.queue is None else settings.queue
+    return Server(
+        host=host.name,
+        instance=instance.name,
+        port=instance.port,
+        weight=instance.weight,
+        max_conns=instance.parallel + queue if instance.max_conns is None else instance.max_conns,
+        address=stated,
+    )
+
+
+def _common(instances: list[Instance]) -> str:
+    """The first model that all of them serve, or empty."""
+    first = instances[0].models if instances else ()
+    return next((model for model in first if all(model in other.models for other in instances)), "")
+
+
+OWNED: tuple[Owned, ...] = (OwnedGenerations(name="balancer"),)

@@ -1,0 +1,172 @@
+"""nginx from source: built once per platform in a prefix of its own, with our user, unit, logs and their rotation."""
+
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from provision.errors import Problem
+from provision.inventory import Host, Inventory, Name, Sha256, Text, Url, Version
+from provision.inventory import Settings as Base
+from provision.inventory.settings import KeyPath
+from provision.render import render
+from provision.steps.account import Account, OwnedAccounts
+from provision.steps.apt import Packages
+from provision.steps.balancing import is_balancing
+from provision.steps.base import Owned, Step
+from provision.steps.build import CACHE, CURRENT, LOGS, UNIT, USER, Build, OwnedBuilds, Source
+from provision.steps.file import Directory, File, OwnedFiles
+from provision.steps.link import Link, OwnedLinks
+from provision.steps.systemd import OwnedUnits, Unit
+
+KNOWN = {
+    "1.26.3": "69ee2b237744036e61d24b836668aad3040dda461fe6f570f1787eab570c75aa",
+    "1.28.3": "2c96a946bfb0882a21744ed429770a2123ae1828c7c48665092993ddee91a918",
+    "1.30.4": "4261dc90e9e47c1c4041276e9aaa3d48ebe2e664f728e14fa95ae6c67d57a08b",
+    "1.30.5": "6c20565aa2325cb82216ae804f4a4ff1875179014759a381c42ddc8e11c4906d",
+}
+"""sha256 of the tarballs, FACTS 6.1. That of 1.26.3 was computed here, from a file that its maker's key signs."""
+
+LEAN = (
+    "--with-http_ssl_module",
+    "--with-http_v2_module",
+    "--with-http_realip_module",
+    "--with-http_stub_status_module",
+    "--with-http_auth_request_module",
+    "--with-threads",
+    "--with-pcre-jit",
+    "--without-http_scgi_module",
+    "--without-http_uwsgi_module",
+    "--without-http_fastcgi_module",
+    "--without-http_grpc_module",
+    "--without-http_memcached_module",
+    "--without-http_ssi_module",
+    "--without-http_userid_module",
+    "--without-http_autoindex_module",
+    "--without-http_browser_module",
+    "--without-http_empty_gif_module",
+    "--without-http_charset_module",
+    "--without-http_mirror_module",
+)
+"""What a balancer needs and no more, FACTS 6.2: what is not built cannot be attacked."""
+
+NEEDED = ("http_stub_status_module", "http_upstream_zone_module", "http_upstream_keepalive_module", "http_map_module")
+
+MENDED = (1, 30, 4)
+ADVISORIES = (
+    ("--with-http_dav_module", "CVE-2026-27654"),
+    ("--with-http_mp4_module", "CVE-2026-27784, CVE-2026-32647"),
+    ("--with-http_slice_module", "CVE-2026-60005"),
+    ("--with-http_v3_module", "CVE-2026-40460, CVE-2026-42530"),
+    ("--with-mail", "CVE-2025-53859, CVE-2026-27651, CVE-2026-28753"),
+)
+"""Advisories that need a module which is not built by default, FACTS 6.1: mended in 1.30.4 or before."""
+
+_ARGUMENT = re.compile(r"--with(?:out)?-[a-z0-9_-]+(?:=[A-Za-z0-9_=,.:/+@% -]{0,300})?")
+_OURS = ("--with-cc=", "--with-cpp=")
+
+
+class Settings(Base):
+    """How nginx is built. Without a group `balancer` every gpu host has one."""
+
+    version: Version = "1.26.3"
+    """Version to build. 1.26.3 is the last of its line and gets no more fixes: 1.30.5 is what to set instead."""
+    sha256: Sha256 | None = None
+    """sha256 of the tarball. Known for 1.26.3, 1.28.3, 1.30.4 and 1.30.5; needed for every other version."""
+    url: Url | Literal[""] = ""
+    """Where the tarball is; a mirror of yours, for example. Empty: https://nginx.org/download/nginx-VERSION.tar.gz."""
+    configure_args: tuple[Text, ...] = LEAN
+    """Arguments of nginx's `configure`: `--with-...` and `--without-...`. Paths and user are provision's."""
+    build: Literal["once", "each"] = "once"
+    """`once`: compiled on one host per platform, and its binary trusted by the others. `each`: on every balancer."""
+    build_host: Name | Literal[""] = ""
+    """The only host that may compile, with `build: once`. Empty: whichever balancer comes first."""
+    jobs: int = Field(default=0, ge=0, le=256)
+    """How many compilers run at once. 0: one per processor."""
+    log_days: int = Field(default=14, ge=1, le=3650)
+    """How many daily access and error logs are kept."""
+
+    def problems(self) -> Iterator[tuple[KeyPath, str]]:
+        """A version without a hash, and arguments that are not for the operator to give."""
+        if self.sha256 is None and self.version not in KNOWN:
+            yield (
+                ("sha256",),
+                f"must be given for {self.version}, because it is known only for {', '.join(KNOWN)}",
+            )
+        if not re.fullmatch(r"1\.\d+\.\d+", self.version):
+            yield ("version",), "must be a version of nginx, such as 1.26.3"
+        elif release(self.version) < (1, 26, 0):
+            yield ("version",), "must be 1.26.0 or later"
+        for number, argument in enumerate(self.configure_args):
+            yield from ((("configure_args", number), text) for text in _wrong(argument))
+
+    @property
+    def source(self) -> Source:
+        """What is built."""
+        url = self.url or f"https://nginx.org/download/nginx-{self.version}.tar.gz"
+        sha256 = self.sha256 or KNOWN[self.version]
+        return Source(version=self.version, sha256=sha256, url=url, arguments=self.configure_args)
+
+
+def _wrong(argument: str) -> Iterator[str]:
+    if not _ARGUMENT.fullmatch(argument) or argument.startswith(_OURS):
+        yield "must be --with-NAME or --without-NAME, perhaps with =VALUE of letters, digits and _=,.:/+@%- only"
+    if any(argument == f"--without-{name}" for name in NEEDED):
+        yield "is needed by the balancer's configuration"
+
+
+def release(version: str) -> tuple[int, ...]:
+    """A version as numbers."""
+    return tuple(int(part) for part in version.split("."))
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """What is open in the version that is set."""
+    if release(settings.version) >= MENDED:
+        return
+    yield (
+        f"nginx {settings.version} has known holes that only 1.30.4 and later mend (CVE-2026-42533, CVE-2026-42945,"
+        " CVE-2026-9256 and others). The configuration written here uses nothing that they need. To be rid of them"
+        f" set nginx: {{version: 1.30.5, sha256: {KNOWN['1.30.5']}}}"
+    )
+    for argument, names in ADVISORIES:
+        if any(given.startswith(argument) for given in settings.configure_args):
+            yield f"nginx {settings.version} built {argument} is open to {names}: leave it out, or set version: 1.30.5"
+
+
+def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
+    """A build host that is none of the balancers."""
+    name = host.of(Settings).build_host
+    users = [other.name for other in inventory.hosts if is_balancing(other, inventory)]
+    if is_balancing(host, inventory) and name and name not in users:
+        yield host.problem("nginx", ("build_host",), f"must be one of the balancers: {', '.join(users)}")
+
+
+def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
+    """Everything of nginx but its configuration and its service, which are the balancer's."""
+    if not is_balancing(host, inventory):
+        return
+    settings = host.of(Settings)
+    source = settings.source
+    # openssl, because it brings the libssl of its release, whose package name differs.
+    runtime = ("ca-certificates", "curl", "libpcre2-8-0", "logrotate", "openssl", "zlib1g")
+    yield Packages(name="nginx", packages=dict.fromkeys(runtime))
+    yield Account(name=USER)
+    # Its workers may enter the folder and not write to it: whoever takes one over plants no links for root to open.
+    yield Directory(path=LOGS, mode=0o750, owner=f"root:{USER}")
+    yield Directory(path=CACHE, mode=0o700, owner=f"{USER}:root")
+    yield Build(source=source, mode=settings.build, host=settings.build_host, jobs=settings.jobs)
+    yield Link(path=CURRENT, target=source.prefix)
+    yield File(path="/etc/logrotate.d/provision-nginx", content=render("nginx/logrotate.j2", days=settings.log_days))
+    yield Unit(name=UNIT, content=render("nginx/provision-nginx.service.j2"))
+
+
+# The service first: what it runs on goes after it. Logs stay: they are the operator's.
+OWNED: tuple[Owned, ...] = (
+    OwnedUnits(prefix="provision-nginx"),
+    OwnedFiles(globs=("/etc/logrotate.d/provision-nginx",)),
+    OwnedLinks(paths=(CURRENT,)),
+    OwnedBuilds(),
+    OwnedAccounts(),
+)
