@@ -10,8 +10,14 @@ from provision.steps.base import UnreadableError
 from provision.steps.listing import Found
 
 DIRECTORY = "/etc/systemd/system"
-SHOWN = ("docker.service", "containerd.service")
-"""Units of others that steps ask for; ours (`provision-*`) are always shown."""
+SHOWN = (
+    "docker.service",
+    "containerd.service",
+    "provision-firewall.service",
+    "provision-instances.service",
+    "provision-nginx.service",
+)
+"""Units that steps ask for, whether they are there or not. Whatever else is named `provision-*` is shown too."""
 
 PROPERTIES = (
     "Id,Names,LoadState,LoadError,ActiveState,SubState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths,Result"
