@@ -1,8 +1,9 @@
 """The root file system every host is laid over: a bare distribution with sshd, sudo and systemd, made once."""
 
+import hashlib
 import shutil
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from provision.lab import machine, paths
@@ -32,12 +33,25 @@ Before=docker.service containerd.service basic.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh -c 'for m in $(awk \\'$$3 == "cgroup" {print $$2}\\' /proc/mounts); do mount -o remount,rw,bind "$m"; done'
+ExecStart=/usr/local/sbin/lab-cgroups
 
 [Install]
 WantedBy=basic.target
 """
+_REMOUNT = """\
+#!/bin/sh
+set -eu
+while read -r _ where kind _; do
+    [ "$kind" != cgroup ] || mount -o remount,rw,bind "$where"
+done </proc/mounts
+"""
 _SSHD = "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n"
+
+
+def path(release: str) -> Path:
+    """Where the base of `release` is, or will be: the name changes with what is put into it."""
+    parts = (_PACKAGES, *_MASKED, _REMOUNT, _REMOUNT_UNIT, _SSHD, str(machine.cgroup_version()))
+    return paths.CACHE / "base" / f"{release}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
 def ensure(release: str) -> Path:
@@ -46,16 +60,24 @@ def ensure(release: str) -> Path:
     Raises:
         LabError: debootstrap failed, or the machine's mirror has no such release.
     """
-    base = paths.base(release)
+    base = path(release)
     if base.is_dir():
         return base
-    partial = base.with_name(f"{release}.partial")
+    partial = base.with_name(f"{base.name}.partial")
     discard(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     _debootstrap(release, partial)
     _furnish(release, partial)
     partial.rename(base)
+    _forget_older(release, base)
     return base
+
+
+def _forget_older(release: str, current: Path) -> None:
+    mounted = Path("/proc/self/mounts").read_text()
+    for old in current.parent.glob(f"{release}*"):
+        if old != current and f"{old}," not in mounted and f"{old}:" not in mounted:
+            discard(old)
 
 
 def discard(tree: Path) -> None:
@@ -94,6 +116,7 @@ def _furnish(release: str, base: Path) -> None:
     _write(base, "etc/machine-id", "")
     if machine.cgroup_version() == 1:
         _write(base, "etc/systemd/system/lab-cgroups.service", _REMOUNT_UNIT)
+        _write(base, "usr/local/sbin/lab-cgroups", _REMOUNT, 0o755)
         _chroot(base, "systemctl", "enable", "lab-cgroups.service")
     for unit in _MASKED:
         (base / "etc/systemd/system" / unit).unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """`provision lab ...`: parse, call, print. Everything heavy is imported by the command that needs it."""
 
 import os
-import sys
 
 import click
 
@@ -95,3 +94,30 @@ def save(name: str, label: str) -> None:
     if not label.isalnum():
         raise UsageError("a label is letters and digits")
     Lab.find(name).save(label)
+
+
+@lab.command()
+@_name
+@click.option("--list", "listed", is_flag=True, help="Show what can go wrong.")
+@click.option("--value", default="", help="What some faults take.")
+@click.argument("target", required=False)
+@click.argument("fault", required=False)
+@click.argument("state", type=click.Choice(["on", "off"]), default="on")
+def fault(name: str, listed: bool, value: str, target: str | None, fault: str | None, state: str) -> None:
+    """Switch a FAULT of a TARGET on or off; without them, show those that are on.
+
+    A TARGET is a host (gpu-01), an instance (gpu-01/ollama1), or the site.
+    """
+    from provision.lab import faults
+    from provision.lab.lab import Lab
+
+    if listed:
+        for one in faults.FAULTS:
+            click.echo(f"{one.target:<14} {one.name:<16} {one.text}")
+    elif target and fault:
+        faults.switch(Lab.find(name), target, fault, on=state == "on", value=value)
+    elif target:
+        raise UsageError("which fault?", "see `provision lab fault --list`")
+    else:
+        for where, what in faults.active(Lab.find(name)):
+            click.echo(f"{where:<16} {what}")

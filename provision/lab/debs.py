@@ -150,7 +150,8 @@ def _depends(old: str, name: str) -> str:
 
 def _read_control(tree: Path) -> dict[str, str]:
     lines = (tree / "DEBIAN/control").read_text().splitlines()
-    return dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith(" "))
+    pairs = (line.partition(": ") for line in lines if not line.startswith(" "))
+    return {name: value for name, separator, value in pairs if separator}
 
 
 def _pack(tree: Path, fields: dict[str, str], target: Path) -> None:

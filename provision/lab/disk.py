@@ -45,7 +45,7 @@ class Disk:
         (self.home / "work").mkdir()
         lower = ":".join(map(str, [*self._stack(), self._base]))
         options = f"lowerdir={lower},upperdir={self.home / 'upper'},workdir={self.home / 'work'}"
-        words = ["mount", "-t", "overlay", "overlay", self.root, "-o"]
+        words = ["mount", "-t", "overlay", "overlay", str(self.root), "-o"]
         if run([*words, f"{options},volatile"], check=False).returncode:
             run([*words, options])
 

@@ -4,8 +4,8 @@ import shutil
 import socket
 import subprocess
 import time
-from contextlib import suppress
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from provision.lab import cgroups, keys, machine

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.lab import debs, paths
+from provision.lab.base import path as base_path
 
 NAME = "ollama/ollama"
 TAGS = ("0.34.4", "0.33.0")
@@ -112,7 +113,7 @@ def _reference(media_type: str, data: bytes) -> dict[str, object]:
 def _server_layer(tag: str) -> bytes:
     files = {"usr/bin/ollama": (paths.SIMULATED / "ollama").read_bytes()}
     for module in sorted(paths.SIMULATED.glob("ollama_*.py")):
-        files[f"usr/lib/ollama-simulated/{module.name}"] = module.read_bytes()
+        files[f"usr/lib/ollama-simulated/ollama_simulated/{module.name}"] = module.read_bytes()
     files["usr/lib/ollama-simulated/version"] = tag.encode()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -127,7 +128,7 @@ def _base_layer(release: str) -> bytes:
     kept = paths.CACHE / f"image-{release}.tar.gz"
     if not kept.exists():
         partial = kept.with_suffix(".partial")
-        partial.write_bytes(gzip.compress(_base_tar(paths.base(release)), 6, mtime=0))
+        partial.write_bytes(gzip.compress(_base_tar(base_path(release)), 6, mtime=0))
         partial.rename(kept)
     return kept.read_bytes()
 

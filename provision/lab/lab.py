@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from provision.lab import base, cgroups, keys, machine, network, paths, registry, sheet, site
 from provision.lab.host import Host
-from provision.lab.shell import LabError, run
+from provision.lab.shell import LabError
 from provision.lab.spec import Spec
 
 
@@ -54,7 +53,8 @@ class Lab:
                 registry.ensure()
                 site.ensure(lab.spec.release)
             keys.ssh_key(lab.key, f"provision lab {lab.name}")
-            lab.network.make(lab.spec.rtt)
+            lab.network.make()
+            lab.network.connect(lab.spec.rtt, lab.home / "delay.log")
             site.start_servers(lab.network, lab.home, lab.spec.release)
             lab.each(Host.start)
             sheet.write(lab.home, lab.spec, lab.network, lab.hosts())
@@ -95,7 +95,7 @@ class Lab:
 
     def hosts(self) -> list[Host]:
         """The hosts of the lab."""
-        root, files = paths.base(self.spec.release), site.host_files(self.network)
+        root, files = base.path(self.spec.release), site.host_files(self.network)
         return [
             Host(
                 spec,
@@ -164,11 +164,11 @@ class Lab:
 
     def cut(self, host: str) -> None:
         """Drop every packet from and to a host."""
-        self.network.cut(self.host(host).name, on=True)
+        self.network.disturb(self.host(host).name, "cut", on=True)
 
     def uncut(self, host: str) -> None:
         """Undo `cut`."""
-        self.network.cut(self.host(host).name, on=False)
+        self.network.disturb(self.host(host).name, "cut", on=False)
 
     def ssh(self, host: str, words: Iterable[str] = ()) -> list[str]:
         """The words that log in to a host as `ops`, or run words there."""

@@ -6,12 +6,14 @@ Every name carries the lab's name or subnet number, so that `remove` finds all o
 """
 
 import json
+import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.lab import paths
-from provision.lab.shell import output, run
+from provision.lab import cgroups, machine, paths
+from provision.lab.shell import LabError, output, run, start
 
 _MACHINE_FILE = ".machine.json"
 # ip_forward: hosts reach the package mirror through us; inotify: a dozen systemds need more than the default.
@@ -63,30 +65,53 @@ class Network:
         """The network namespace of a host."""
         return f"plab.{self.lab}.{host}"
 
-    def make(self, rtt: float) -> None:
-        """Make the lab's namespace, its bridge, the link to the machine and the way out; keep what is there."""
+    def make(self) -> None:
+        """Make the lab's namespace, its bridge and the machine's rules; keep what is there."""
         _raise_sysctls()
         if not (paths.NETNS / self.netns).exists():
             run(["ip", "netns", "add", self.netns])
         if not self._has("br0"):
             self._ip("link", "add", "br0", "type", "bridge")
             self._ip("address", "add", f"{self.site}/24", "dev", "br0")
-        for words in (("lo", "up"), ("br0", "up")):
-            self._ip("link", "set", *words)
-        if rtt == 0 and not self._has("up0"):
-            run(["ip", "link", "add", self.link, "type", "veth", "peer", "name", "up0", "netns", self.netns])
-        if rtt == 0:
-            self.plug()
+        for device in ("lo", "br0"):
+            self._ip("link", "set", device, "up")
         for table, words in self._rules():
             if not _rule("-C", table, words):
                 _rule("-I", table, words)
 
-    def plug(self) -> None:
-        """Address and raise both ends of the link, whatever made them (a cable, or the delay line's TAPs)."""
+    def connect(self, rtt: float, log: Path) -> None:
+        """Make the link to the machine, with a delay where one is asked for; keep one that is there.
+
+        Args:
+            rtt: round-trip delay in milliseconds.
+            log: file for what the delay line says.
+        """
+        if not self._has("up0"):
+            if rtt and not machine.has_netem():
+                self._start_delay_line(rtt, log)
+            else:
+                self._plug_cable(rtt)
         self._ip("link", "set", "up0", "master", "br0", "up")
         run(["ip", "address", "replace", f"{self.gateway}/24", "dev", self.link])
         run(["ip", "link", "set", self.link, "up"])
         self._ip("route", "replace", "default", "via", self.gateway)
+
+    def _plug_cable(self, rtt: float) -> None:
+        run(["ip", "link", "add", self.link, "type", "veth", "peer", "name", "up0", "netns", self.netns])
+        if rtt:
+            netem = ["root", "netem", "delay", f"{rtt / 2}ms", "limit", "100000"]
+            run(["tc", "qdisc", "add", "dev", self.link, *netem])
+            run(["tc", "-netns", self.netns, "qdisc", "add", "dev", "up0", *netem])
+
+    def _start_delay_line(self, rtt: float, log: Path) -> None:
+        line = str(Path(__file__).with_name("delay.py"))
+        words = [sys.executable, "-I", line, str(paths.NETNS / self.netns), "up0", self.link, str(rtt / 2000)]
+        start(words, cgroups=cgroups.make(self.lab, "delay"), log=log)
+        deadline = time.monotonic() + 10
+        while not self._has("up0"):
+            if time.monotonic() > deadline:
+                raise LabError(f"the delay line did not start: {log.read_text()[-1000:]}", "is /dev/net/tun there?")
+            time.sleep(0.02)
 
     def add_host(self, host: str, number: int) -> None:
         """Give a host a fresh namespace, cabled to the bridge as eth0."""
@@ -133,13 +158,31 @@ class Network:
             while _rule("-C", table, words) and _rule("-D", table, words):
                 pass
 
-    def cut(self, host: str, *, on: bool) -> None:
-        """Drop (or stop dropping) every packet from and to a host, without a word to either side."""
-        base = ["nsenter", f"--net={paths.NETNS / self.host_netns(host)}", "iptables", "-w", "-t", "mangle"]
-        for rule in (["PREROUTING", "-i", "eth0", "-j", "DROP"], ["POSTROUTING", "-o", "eth0", "-j", "DROP"]):
-            there = run([*base, "-C", *rule], check=False).returncode == 0
-            if on != there:
-                run([*base, "-I" if on else "-D", *rule])
+    def disturb(self, host: str, kind: str, *, on: bool) -> None:
+        """Do something bad to every packet of a host, or stop doing it.
+
+        Args:
+            host: name of the host.
+            kind: a key of `DISTURBANCES`.
+            on: whether it happens from now on.
+        """
+        for words in DISTURBANCES[kind]:
+            _switch(self.host_netns(host), words, on=on)
+
+    def disturbed(self, host: str, kind: str) -> bool:
+        """Whether that happens to a host now."""
+        return _there(self.host_netns(host), DISTURBANCES[kind][0])
+
+    def close(self, port: int, *, on: bool) -> None:
+        """Refuse (or stop refusing) connections to a port of the site."""
+        _switch(self.netns, self._closed(port), on=on)
+
+    def closed(self, port: int) -> bool:
+        """Whether a port of the site is refused now."""
+        return _there(self.netns, self._closed(port))
+
+    def _closed(self, port: int) -> list[str]:
+        return ["filter", "INPUT", "-p", "tcp", "--dport", str(port), "-j", "REJECT", "--reject-with", "tcp-reset"]
 
     def _rules(self) -> list[tuple[str, list[str]]]:
         """Table and words of each rule of ours on the machine: NAT out, answers back in, nothing else in."""
@@ -157,6 +200,47 @@ class Network:
 
     def _ip(self, *words: str) -> None:
         run(["ip", "-netns", self.netns, *words])
+
+
+# What can happen to a host's packets: table, chain and rule, in the host's own namespace.
+DISTURBANCES = {
+    "cut": [
+        ["mangle", "PREROUTING", "-i", "eth0", "-j", "DROP"],
+        ["mangle", "POSTROUTING", "-o", "eth0", "-j", "DROP"],
+    ],
+    "lossy": [
+        [
+            "mangle",
+            "PREROUTING",
+            "-i",
+            "eth0",
+            "-m",
+            "statistic",
+            "--mode",
+            "random",
+            "--probability",
+            "0.2",
+            "-j",
+            "DROP",
+        ],
+    ],
+    "ssh-reset": [
+        ["filter", "INPUT", "-p", "tcp", "--dport", "22", "-j", "REJECT", "--reject-with", "tcp-reset"],
+    ],
+}
+
+
+def _there(netns: str, words: list[str]) -> bool:
+    table, chain, *rule = words
+    enter = ["nsenter", f"--net={paths.NETNS / netns}", "iptables", "-w", "-t", table]
+    return run([*enter, "-C", chain, *rule], check=False).returncode == 0
+
+
+def _switch(netns: str, words: list[str], *, on: bool) -> None:
+    table, chain, *rule = words
+    if _there(netns, words) != on:
+        enter = ["nsenter", f"--net={paths.NETNS / netns}", "iptables", "-w", "-t", table]
+        run([*enter, "-I" if on else "-D", chain, *rule])
 
 
 def _rule(action: str, table: str, words: list[str]) -> bool:

@@ -8,11 +8,6 @@ NETNS = Path("/run/netns")
 SIMULATED = Path(__file__).parent / "simulated"
 
 
-def base(release: str) -> Path:
-    """The root file system every host of `release` is laid over."""
-    return CACHE / "base" / release
-
-
 def site(release: str) -> Path:
     """What the lab's stand-in for the internet serves to hosts of `release`."""
     return CACHE / "site" / release

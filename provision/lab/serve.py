@@ -17,6 +17,7 @@ from collections import defaultdict
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 _FOREVER = (".deb", ".udeb", ".dsc", ".tar.gz", ".tar.xz", ".tar.bz2", ".diff.gz")
 
@@ -28,7 +29,7 @@ class _Web(SimpleHTTPRequestHandler):
 class _Proxy(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     cache: Path
-    locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+    locks: ClassVar[defaultdict[str, threading.Lock]] = defaultdict(threading.Lock)
 
     def do_GET(self) -> None:
         """Answer from the cache, after asking the server where that is called for."""

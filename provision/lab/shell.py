@@ -39,17 +39,16 @@ def run(
         LabError: the program is missing, ran too long, or failed (with the end of what it said).
     """
     argv = [str(word) for word in words]
-    feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
     try:
         result = subprocess.run(
             argv,
+            input=stdin or "",
             capture_output=True,
             text=True,
             timeout=timeout,
             env=env,
             cwd=cwd,
             check=False,
-            **feed,  # type: ignore[call-overload]
         )
     except FileNotFoundError as error:
         raise LabError(f"{argv[0]} is not installed", "run `provision lab up --install`") from error

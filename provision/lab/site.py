@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from provision.lab import cgroups, debs, keys, machine, paths, registry, repository
+from provision.lab import base, cgroups, debs, keys, machine, paths, registry, repository
 from provision.lab.base import discard
 from provision.lab.fetch import Archive
 from provision.lab.network import Network
@@ -122,7 +122,7 @@ def _docker(release: str, target: Path) -> None:
     work = target / ".originals"
     work.mkdir()
     release_info = dict(
-        line.split("=", 1) for line in (paths.base(release) / "etc/os-release").read_text().splitlines() if "=" in line
+        line.split("=", 1) for line in (base.path(release) / "etc/os-release").read_text().splitlines() if "=" in line
     )
     number = release_info["VERSION_ID"].strip('"')
     debs.docker(Archive(release).packages(names, work), f"1~{machine.distribution()}.{number}~{release}", pool)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from ollama_lab import fault
-from ollama_runner import BusyError, GoneError, Loaded, LoadError, Scheduler, pause, seconds, tokens
-from ollama_store import Model, NotFoundError, find
+from .ollama_lab import fault
+from .ollama_runner import BusyError, GoneError, Loaded, LoadError, Scheduler, pause, seconds, tokens
+from .ollama_store import Model, NotFoundError, find
 
 _THINKING = ["(simulated", " thinking", " of", " the", " provision", " lab)"]
 Frames = Iterator[dict[str, Any]]
@@ -167,7 +167,7 @@ class _Translated:
             raise RefusedError(500, str(error)) from error
         return one
 
-    def __exit__(self, *error: Any) -> Any:
+    def __exit__(self, *error: object) -> Any:
         return self._inner.__exit__(*error)
 
 

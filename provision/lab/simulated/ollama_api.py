@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import ollama_openai as openai
-import ollama_store as store
-from ollama_answers import Answers, RefusedError, known, now
-from ollama_lab import cards, driver, fault, log
-from ollama_runner import GoneError, Loaded, Scheduler, default_context
+from . import ollama_openai as openai
+from . import ollama_store as store
+from .ollama_answers import Answers, RefusedError, known, now
+from .ollama_lab import cards, driver, fault, log
+from .ollama_runner import GoneError, Loaded, Scheduler, default_context
 
 _NDJSON = "application/x-ndjson"
 _JSON = "application/json; charset=utf-8"
@@ -156,10 +156,8 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(document, separators=(",", ":")).encode())
 
     def _refuse(self, path: str, refusal: RefusedError) -> None:
-        if path.startswith("/v1/"):
-            document = openai.error(refusal.status, refusal.text)
-        else:
-            document = {"error": refusal.text}
+        own = {"error": refusal.text}
+        document = openai.error(refusal.status, refusal.text) if path.startswith("/v1/") else own
         if self.started:  # the status is out: the error is the last line
             line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
             self._chunk(b"data: " + line + b"\n" if path.startswith("/v1/") else line)

@@ -6,6 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -13,7 +14,7 @@ def main(words: list[str]) -> int:
     """Run one command and return its exit code."""
     command, rest = (words or ["--help"])[0], words[1:]
     if command == "serve":
-        from ollama_api import serve
+        from .ollama_api import serve
 
         if rest:
             print(f'Error: unknown command "{rest[0]}" for "ollama serve"', file=sys.stderr)
@@ -49,9 +50,8 @@ def version() -> int:
     try:
         print(f"ollama version is {next(ask('/api/version'))['version']}")
     except OSError:
-        with open("/usr/lib/ollama-simulated/version") as file:
-            print("Warning: could not connect to a running Ollama instance")
-            print(f"Warning: client version is {file.read().strip()}")
+        print("Warning: could not connect to a running Ollama instance")
+        print(f"Warning: client version is {Path('/usr/lib/ollama-simulated/version').read_text().strip()}")
     return 0
 
 

@@ -49,7 +49,7 @@ def _host_fault(name: str) -> bool:
 
 
 def knob(name: str, default: float) -> float:
-    """A number of the lab: from /etc/provision-lab/knobs.json on the host, else OLLAMA_SIMULATED_NAME, else `default`."""
+    """A number, from the host's /etc/provision-lab/knobs.json, else OLLAMA_SIMULATED_NAME, else `default`."""
     with suppress(OSError, ValueError, KeyError):
         return float(json.loads((LAB / "knobs.json").read_text())[name])
     return float(os.environ.get(f"OLLAMA_SIMULATED_{name.upper()}", default))

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ollama_lab import MIB, cards, hold, knob, log
-from ollama_store import Model
+from .ollama_lab import MIB, cards, hold, knob, log
+from .ollama_store import Model
 
 _GIB = 1 << 30
 _FOREVER = float("inf")
@@ -243,5 +243,5 @@ def tokens(prompt: str, limit: int | None) -> tuple[list[str], bool]:
 
 def pause(one: Loaded) -> float:
     """Seconds between two tokens, by where the model is."""
-    rate = knob("tokens_per_second", 60)
+    rate: float = knob("tokens_per_second", 60)
     return 1 / max(0.1, rate * (0.1 + 0.9 * one.size_vram / max(1, one.size)))

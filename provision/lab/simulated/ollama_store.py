@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ollama_lab import fault, knob, log
+from .ollama_lab import fault, knob, log
 
 VERSION = Path("/usr/lib/ollama-simulated/version")
 _REGISTRY = "registry.ollama.ai"
@@ -244,7 +244,7 @@ def pull(name: str) -> Iterator[dict[str, Any]]:
         lookup = f'Get "https://{_REGISTRY}/v2/": dial tcp: lookup {_REGISTRY}: no such host'
         raise PullError(failing or f"pull model manifest: {lookup}")
     if len(full_name(name).split("/")) > 2:
-        host = name.split("/")[0]
+        host = name.partition("/")[0]
         raise PullError(f"pull model manifest: dial tcp: lookup {host}: no such host")
     manifest, blobs = _published(name)
     for layer in _parts(manifest):

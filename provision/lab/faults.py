@@ -1,0 +1,111 @@
+"""Faults a person can switch on and off while the lab runs.
+
+A target is a host (`gpu-01`), an instance on a host (`gpu-01/ollama1`), or the site (`site`).
+"""
+
+from dataclasses import dataclass
+
+from provision.errors import UsageError
+from provision.lab.lab import Lab
+from provision.lab.network import DISTURBANCES
+
+HOST, INSTANCE, SITE = "HOST", "HOST/INSTANCE", "site"
+_FOLDER = "/etc/provision-lab/faults"
+_PORTS = {"web-down": 80, "packages-down": 3142, "registry-down": 5000}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that can go wrong.
+
+    Args:
+        name: its name.
+        target: what kind of target it happens to.
+        text: what happens.
+    """
+
+    name: str
+    target: str
+    text: str
+
+
+FAULTS = [
+    Fault("driver-broken", HOST, "nvidia-smi exits 9: it cannot communicate with the driver"),
+    Fault("driver-old", HOST, "the driver is 535.309.01, which Ollama silently leaves for the CPU"),
+    Fault("nvidia-smi-hang", HOST, "nvidia-smi never ends"),
+    Fault("card-missing", HOST, "a card is gone (--value INDEX; the last one by default)"),
+    Fault("gpu-lost", HOST, "containers say `Failed to initialize NVML: Unknown Error`, the host is fine"),
+    Fault("cut", HOST, "every packet from and to the host is dropped"),
+    Fault("lossy", HOST, "one packet in five to the host is lost"),
+    Fault("ssh-reset", HOST, "SSH connections are reset"),
+    Fault("power-off", HOST, "the host has no power"),
+    Fault("answer-503", INSTANCE, "every request is answered 503"),
+    Fault("hang", INSTANCE, "requests are taken and never answered"),
+    Fault("cpu", INSTANCE, "the model runs on the CPU: size_vram 0, new loads slow"),
+    Fault("pull-fails", INSTANCE, "a pull ends in an error after status 200 (--value TEXT)"),
+    Fault("stream-fails", INSTANCE, "an answer breaks off with an error after status 200"),
+    Fault("web-down", SITE, "the package repositories and the nginx tarball are refused"),
+    Fault("packages-down", SITE, "the way to the distribution's mirror is refused"),
+    Fault("registry-down", SITE, "the image registry is refused"),
+]
+
+
+def switch(lab: Lab, target: str, name: str, *, on: bool, value: str = "") -> None:
+    """Switch a fault on or off.
+
+    Args:
+        lab: the lab.
+        target: `gpu-01`, `gpu-01/ollama1` or `site`.
+        name: name of the fault.
+        on: whether it is there from now on.
+        value: what some faults take.
+
+    Raises:
+        UsageError: no such fault for such a target.
+        LabError: no such host, or it is not running.
+    """
+    kind = SITE if target == SITE else INSTANCE if "/" in target else HOST
+    if not any(fault.name == name and fault.target == kind for fault in FAULTS):
+        fitting = ", ".join(fault.name for fault in FAULTS if fault.target == kind)
+        raise UsageError(f"{target} cannot have the fault {name!r}", f"faults of {kind}: {fitting}")
+    if kind == SITE:
+        lab.network.close(_PORTS[name], on=on)
+    elif name == "power-off":
+        _power(lab, target, on=not on)
+    elif name in DISTURBANCES:
+        lab.network.disturb(lab.host(target).name, name, on=on)
+    else:
+        _mark(lab, target, name, on=on, value=value)
+
+
+def active(lab: Lab) -> list[tuple[str, str]]:
+    """Every fault that is on, as (target, name)."""
+    found = [(SITE, name) for name, port in _PORTS.items() if lab.network.closed(port)]
+    for host in lab.hosts():
+        if not host.running:
+            found.append((host.name, "power-off"))
+            continue
+        found += [(host.name, name) for name in DISTURBANCES if lab.network.disturbed(host.name, name)]
+        for file in host.run(["ls", _FOLDER], check=False).stdout.split():
+            instance, dot, name = file.rpartition(".")
+            found.append((f"{host.name}/{instance}" if dot else host.name, name))
+    return found
+
+
+def _mark(lab: Lab, target: str, name: str, *, on: bool, value: str) -> None:
+    """Faults of the simulated programs are files that these look for at each call."""
+    host, _, instance = target.partition("/")
+    file = f"{_FOLDER}/{instance}.{name}" if instance else f"{_FOLDER}/{name}"
+    if on:
+        lab.host(host).write(file, value)
+    else:
+        lab.host(host).run(["rm", "-f", file])
+
+
+def _power(lab: Lab, target: str, *, on: bool) -> None:
+    host = lab.host(target)
+    if on:
+        host.start()
+        host.wait()
+    else:
+        host.stop()
