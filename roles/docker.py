@@ -100,8 +100,8 @@ class Settings(inventory.Settings):
             json.dumps(self.daemon)
         except TypeError as error:
             yield ("daemon",), f"must be what JSON can say: {error}"
-        if duration_seconds(self.lock_timeout) > 3000:
-            yield ("lock_timeout",), "must be less than 50 minutes"
+        if not 0 <= duration_seconds(self.lock_timeout) <= 3000:
+            yield ("lock_timeout",), "must be between 0s and 50m"
 
 
 OWNED: tuple[Owned, ...] = (
@@ -137,7 +137,7 @@ def _repository(settings: Settings) -> Iterator[Step]:
     if settings.source == "distribution":
         return
     base = settings.repository.rstrip("/")
-    yield OnlySource(uri=f"{base}/linux/{{distribution}}", signed_by=KEY)
+    yield OnlySource(name="docker", uri=f"{base}/linux/{{distribution}}", signed_by=KEY)
     yield AptKey(path=KEY, url=f"{base}/linux/{{distribution}}/gpg", fingerprint=settings.key_fingerprint)
     yield File(path=SOURCE, content=partial(_source, base), kind="apt_source")
     if settings.version:
@@ -182,8 +182,7 @@ def _pattern(version: str) -> str:
 
 
 def _lock(settings: Settings) -> int:
-    seconds = duration_seconds(settings.lock_timeout)
-    return int(seconds) if 0 <= seconds < 3000 else 3000
+    return int(duration_seconds(settings.lock_timeout))
 
 
 def _keys(settings: Settings) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from provision import inventory
-from provision.inventory import Fingerprint, Host, Inventory, Url, Version
+from provision.inventory import Fingerprint, Host, Inventory, Url, Version, duration_seconds
 from provision.render import render
 from provision.steps.apt import Packages
 from provision.steps.apt_repository import AptKey, OnlySource
@@ -52,11 +52,17 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     settings = host.of(Settings)
     base = settings.repository.rstrip("/")
     version = settings.version if "-" in settings.version else f"{settings.version}-1"
-    yield OnlySource(uri=f"{base}/stable/deb/{{architecture}}", signed_by=KEY)
+    yield OnlySource(name="nvidia_toolkit", uri=f"{base}/stable/deb/{{architecture}}", signed_by=KEY)
     yield AptKey(path=KEY, url=f"{base}/gpgkey", fingerprint=settings.key_fingerprint)
     yield File(path=SOURCE, content=partial(_source, base), kind="apt_source")
     yield File(path=PREFERENCES, content=render("nvidia_toolkit/preferences.j2", packages=PACKAGES, version=version))
-    yield Packages(name="nvidia_toolkit", packages=dict.fromkeys(PACKAGES, version), downgrade=settings.allow_downgrade)
+    yield Packages(
+        name="nvidia_toolkit",
+        packages=dict.fromkeys(PACKAGES, version),
+        costs="restarts Docker, that it learns of the cards",
+        downgrade=settings.allow_downgrade,
+        lock_timeout=int(duration_seconds(getattr(host.settings.get("docker"), "lock_timeout", "10m"))),
+    )
     yield GpuDriver(image=_image(host), after=("packages:nvidia_toolkit", "service:docker"))
 
 

@@ -71,7 +71,7 @@ explain() {
     echo 'apt-get update had failed before:' >&2
     grep -E '^(E|W|Err)' "$work/update" >&2 || :
   fi
-  for dir in / /usr /var/cache/apt /var/lib/dpkg; do
+  for dir in / /usr /var/cache/apt/archives /var/lib/apt/lists /var/lib/dpkg; do
     free=$(df -Pk -- "$dir" | awk 'NR==2{print int($4/1024)}')
     if [ "$free" -lt 64 ]; then echo "full disk: $dir has $free MB left" >&2; fi
   done
@@ -104,6 +104,7 @@ class Packages(Step):
         on: package -> the codenames of the releases that have it, where not all have.
         replaces: packages that apt may remove for these.
         restarts: the service that a new version restarts, or empty.
+        costs: what a first installation costs, in the operator's terms, or empty.
         downgrade: whether an older version may replace a newer one.
         lock_timeout: seconds to wait for another program that holds apt's lock.
         after: ids of steps that install packages behind our back.
@@ -114,6 +115,7 @@ class Packages(Step):
     on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     replaces: tuple[str, ...] = ()
     restarts: str = ""
+    costs: str = ""
     downgrade: bool = False
     lock_timeout: int = 600
     after: tuple[str, ...] = ()
@@ -147,17 +149,21 @@ class Packages(Step):
         older = any(_older(version, found.get("versions", {}).get(name)) for name, version in wanted.items())
         may_remove = " ".join((*self.replaces, *(name for name, version in wanted.items() if version is None)))
         options = (str(self.lock_timeout), may_remove, "--allow-downgrades" if older else "")
-        title = f"apt-get install {' '.join(specs)}"
+        changing = [spec for name, version in differing(have, want) for spec in _spec(name, version, found.get(name))]
+        title = f"apt-get install {' '.join(changing)}"
         return [sh(SCRIPT, *options, *specs, title=title, timeout=JOB_TIMEOUT, job=True, progress=progress)]
 
     def impact(self, have: State, want: State) -> str:
         """What is replaced, and what a new version restarts."""
         found = have or {}
-        changes = differing(have, want)
-        replaced = [name for name in self.replaces if name in found.get("versions", {})]
+        there = found.get("versions", {})
+        replaced = [name for name in self.replaces if name in there]
+        newer = any(name in there for name, _ in differing(have, want))
         parts = [f"replaces {', '.join(replaced)}"] if replaced else []
-        if self.restarts and (replaced or any(name in found.get("versions", {}) for name, _ in changes)):
+        if self.restarts and (replaced or newer):
             parts.append(f"restarts {self.restarts}")
+        if self.costs and not newer:
+            parts.append(self.costs)
         return "; ".join(parts)
 
     def check(self, live: Any) -> Iterator[Check]:
@@ -173,7 +179,7 @@ class Packages(Step):
         if name in have.get("held", ()):
             raise RefusalError(f"{name} is held at {there} (apt-mark hold), and {version} is wanted: release the hold")
         if not self.downgrade and _older(version, there):
-            raise RefusalError(f"{name} is {there}, newer than {version}: say so if it shall be downgraded")
+            raise RefusalError(f"{name} is {there}, newer than {version}: set allow_downgrade to go back")
 
     def _parse(self, answer: Answer) -> State:
         if answer.exit not in (0, 1):

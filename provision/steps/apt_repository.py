@@ -97,17 +97,19 @@ class OnlySource(Step):
     """A guard: nobody else's source names this repository with another key. apt refuses to do anything with both.
 
     Args:
+        name: what the repository is for.
         uri: the repository; `{distribution}` and `{architecture}` stand for the host's.
         signed_by: our key.
     """
 
+    name: str
     uri: str
     signed_by: str
 
     @property
     def id(self) -> str:
-        """`only_source:URI`."""
-        return f"only_source:{self.uri}"
+        """`only_source:NAME`."""
+        return f"only_source:{self.name}"
 
     def fact(self) -> Fact:
         """Reads all sources."""

@@ -13,7 +13,7 @@ from typing import Any
 from provision.command import Command, Put, run, sh
 from provision.steps import dockerd
 from provision.steps.base import Check, Fact, RefusalError, State, Step, differing, text_diff
-from provision.steps.docker_daemon import CDI_ENGINE
+from provision.steps.docker_daemon import CDI_ENGINE, restart_impact
 from provision.steps.dockerd import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts
 from provision.steps.file import KEEP
@@ -88,16 +88,23 @@ class DockerConfig(Step):
         return commands
 
     def impact(self, have: State, want: State) -> str:
-        """What a new cgroup driver means for what runs; a restart is said by `service:docker`."""
+        """What loading it does to Docker and to the containers that run."""
         found = have or {}
-        driver = _driver_of(_parsed((want or {}).get("sha256")))
-        if driver and found.get("driver") and driver != found["driver"] and found.get("containers"):
-            return f"containers that run keep their cgroups of {found['driver']} until they are made anew"
-        return ""
+        old, new = _parsed(found.get("sha256")), _parsed((want or {}).get("sha256"))
+        changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
+        if not found.get("running") or not changed:
+            return ""
+        if changed <= dockerd.RELOADABLE:
+            return "reloads Docker"
+        goes = restart_impact({**found, "live_restore": new.get("live-restore") is True})
+        moved = found.get("containers") and _driver_of(new) not in ("", found.get("driver"))
+        return f"{goes}; they keep their old cgroups until they are made anew" if moved else goes
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """A unified diff, without passwords in URLs."""
         texts = [(state or {}).get("sha256") for state in (have, want)]
+        if texts[0] == texts[1]:
+            return ["which of its keys are provision's is noted anew"]
         before, after = (text.data.decode(errors="replace") if isinstance(text, Content) else "" for text in texts)
         return [re.sub(r"://[^/@\s\"]*@", "://[secret]@", line) for line in text_diff(before, after, CONFIG)]
 
@@ -204,12 +211,15 @@ def _parsed(content: Any) -> dict[str, Any]:
 
 
 def _state(found: Dockerd) -> State:
+    if not (found.installed or found.config or found.ours):
+        return None
     return {
         "sha256": None if found.config is None else Content(found.config),
         "mode": found.config_mode,
         "ours": Content(found.ours.encode()) if found.ours else None,
         "driver": str(found.info.get("driver", "")),
         "version": str(found.info.get("version", "")),
+        "running": found.running,
         "containers": found.info.get("running", 0) > 0,
         "flags": dockerd.flags(found),
     }

@@ -35,7 +35,7 @@ if [ "$1" = live ] && systemctl -q is-active docker.service; then
   done
 fi
 if start 2>/dev/null; then exit 0; fi
-journalctl -u docker.service -n 15 --no-pager -o cat >&2 || :
+journalctl -u docker.service -n 15 --no-pager -o cat | grep -v 'Reloaded configuration' | cut -c1-300 >&2 || :
 if [ -f "$good" ] && ! cmp -s "$good" {CONFIG}; then
   cp -f -- {CONFIG} {STATE}/rejected.json
   install -m 0644 -- "$good" {CONFIG}.provision-new

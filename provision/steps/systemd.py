@@ -111,12 +111,17 @@ class DropIn(Unit):
 
 
 def _file(seen: units.Seen, path: str, name: str) -> State:
-    """The state of a unit file; `loaded` also where there is no unit yet that a drop-in could add to."""
+    """The state of a unit file. What systemd says of the unit itself counts only where the whole unit is ours."""
     found, unit = seen.files.get(path), seen.unit(name)
     if found is None:
         return None
-    fresh = unit["LoadState"] in ("loaded", "not-found") and unit["NeedDaemonReload"] == "no"
-    return {"sha256": found.sha256, "mode": found.mode, "owner": found.owner, "loaded": fresh}
+    whole = not path.endswith(name) or unit["LoadState"] == "loaded"
+    return {
+        "sha256": found.sha256,
+        "mode": found.mode,
+        "owner": found.owner,
+        "loaded": whole and unit["NeedDaemonReload"] == "no",
+    }
 
 
 def _as_file(state: State) -> State:

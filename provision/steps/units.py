@@ -10,14 +10,10 @@ from provision.steps.base import UnreadableError
 from provision.steps.listing import Found
 
 DIRECTORY = "/etc/systemd/system"
-SHOWN = (
-    "docker.service",
-    "containerd.service",
-    "provision-firewall.service",
-    "provision-instances.service",
-    "provision-nginx.service",
-)
-"""Units that steps ask for, whether they are there or not. Whatever else is named `provision-*` is shown too."""
+SHOWN = ("docker.service", "containerd.service")
+"""Units of others that steps ask for. Of ours, all that have a file are shown; the others are not there."""
+
+ABSENT = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "UnitFileState": ""}
 
 PROPERTIES = (
     "Id,Names,LoadState,LoadError,ActiveState,SubState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths,Result"
@@ -49,9 +45,11 @@ class Seen:
 
     def unit(self, name: str) -> Mapping[str, str]:
         """The properties of one unit. Raises UnreadableError where systemd said nothing of it."""
-        if name not in self.units:
-            raise UnreadableError(f"systemctl show says nothing of {name}")
-        return self.units[name]
+        if name in self.units:
+            return self.units[name]
+        if name.startswith("provision-") and f"{DIRECTORY}/{name}" not in self.files:
+            return ABSENT
+        raise UnreadableError(f"systemctl show says nothing of {name}")
 
 
 def command(name: str = "") -> Run:

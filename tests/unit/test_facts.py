@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from step_cases import cases, load, step_of
 
 from provision.steps.base import Answer, BlockedError, UnreadableError
+from tests.unit.step_cases import cases, load, step_of
 
 
 @pytest.mark.parametrize("path", cases("facts"))

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
-from step_cases import cases, load, step_of
 
 from provision.steps.base import RefusalError, Step
 from provision.steps.facts import HostFacts
+from tests.unit.step_cases import cases, load, step_of
 
 
 def plain(value: Any) -> Any:
