@@ -1,5 +1,6 @@
 """Steps and what was found -> what would change. Pure."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -130,11 +131,11 @@ def _change(
         have = found[step.id] = parse(step.fact(), answers, step.id)
         want = wanted(step, facts, have)
     except BlockedError as blocked:
-        return _pending(entry, _blocker(step.id, blocked, changing))
+        return _pending(entry, _blocker(step.id, blocked, changing), facts)
     stale = next((other for other in step.after if other in changing), "")
     if not stale:
         return None if converged(have, want) else make_change(entry, have, want)
-    return _pending(entry, stale)
+    return _pending(entry, stale, facts)
 
 
 def wanted(step: Step, facts: HostFacts, have: State) -> State:
@@ -183,8 +184,13 @@ def _reason(have: State, want: State) -> str:
     return f"{', '.join(keys)} differ{'s' if len(keys) == 1 else ''}"
 
 
-def _pending(entry: Entry, by: str) -> Change:
-    return Change(role=entry.role, step=entry.step, action="change", reason=f"known after {by}", pending=True)
+def _pending(entry: Entry, by: str, facts: HostFacts) -> Change:
+    """A change that is known later. What it would cost if nothing were there is the most it can cost."""
+    impact = ""
+    with contextlib.suppress(BlockedError, RefusalError):
+        impact = entry.step.impact(None, entry.step.want(facts, None))
+    reason = f"known after {by}"
+    return Change(entry.role, entry.step, "change", reason, impact=f"at most: {impact}" if impact else "", pending=True)
 
 
 def _blocker(step_id: str, blocked: BlockedError, changing: Mapping[str, Change]) -> str:

@@ -207,7 +207,8 @@ class _StepItem(pytest.Item):
         return str(super().repr_failure(excinfo))
 
     def reportinfo(self) -> tuple[str, None, str]:
-        return self.nodeid, None, self.nodeid
+        # Not the node id: pytest would turn the dots of a path into `::` in what it prints.
+        return self.nodeid, None, self.nodeid.replace("::", " ", 1)
 
 
 class StepFailed(Exception):  # noqa: N818 - what happened

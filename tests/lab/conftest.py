@@ -13,8 +13,12 @@ import pytest
 import yaml
 
 from provision.lab.lab import Lab
+from provision.lab.shell import LabError
 from provision.lab.spec import Spec
 
+# For work on the tests: a lab of another name, kept up between sessions.
+NAME = os.environ.get("PROVISION_LAB_NAME", "test")
+KEEP = bool(os.environ.get("PROVISION_KEEP_LAB"))
 DEPLOYED = "deployed"
 FAILED = pytest.StashKey[bool]()
 
@@ -118,19 +122,23 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(scope="session")
 def lab():
     """Two gpu hosts with two simulated cards each, and a balancer; gone afterwards, whatever happens."""
-    with contextlib.suppress(Exception):
-        Lab.find("test").down()
-    made = Lab.up(Spec("test", 2, 1, 2), install=True)
+    with contextlib.suppress(LabError):
+        if not KEEP:
+            Lab.find(NAME).down()
+    made = Lab.up(Spec(NAME, 2, 1, 2), install=True)
     try:
         yield made
     finally:
-        made.down()
+        if not KEEP:
+            made.down()
 
 
 @pytest.fixture(scope="session")
 def first_deploy(lab, tmp_path_factory):
     """The first deploy on bare hosts; what it said."""
     fleet = Fleet(lab, tmp_path_factory.mktemp("first"))
+    if DEPLOYED in lab.host("gpu-01").disk.saved():
+        return fleet.deploy()
     done = fleet.provision("deploy", "--yes", "--json", timeout=900)
     assert done.code == 0, done
     lab.save(DEPLOYED)
