@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from provision.lab import machine, paths
-from provision.lab.shell import LabError, run
+from provision.lab import cgroups, machine, paths
+from provision.lab.shell import LabError, joining, run
 
+_CGROUP = "_cache"  # no lab is called so
 # What any server has before someone provisions it, and nothing that provisioning would install.
 _PACKAGES = (
     "ca-certificates,curl,dbus,gnupg,iproute2,iptables,iputils-ping,openssh-server,procps,python3,sudo,systemd,"
@@ -70,7 +71,16 @@ def ensure(release: str) -> Path:
     _furnish(release, partial)
     partial.rename(base)
     _forget_older(release, base)
+    cgroups.remove(_CGROUP)
     return base
+
+
+def abandon() -> None:
+    """Clean up after a run that was killed while it made a base. For who holds the lock of the cache."""
+    cgroups.kill(_CGROUP)
+    cgroups.remove(_CGROUP)
+    for partial in (paths.CACHE / "base").glob("*.partial"):
+        discard(partial)
 
 
 def _forget_older(release: str, current: Path) -> None:
@@ -97,7 +107,8 @@ def _debootstrap(release: str, target: Path) -> None:
     main = machine.apt_sources()[0]
     words = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", release, str(target), main.uri]
     try:
-        run(words, timeout=1200)
+        # in a cgroup, so that it can be found if we are killed
+        run(joining(cgroups.make(_CGROUP, "base"), words), timeout=1200)
     except LabError as error:
         log = target / "debootstrap/debootstrap.log"
         said = log.read_text()[-1500:] if log.exists() else ""

@@ -125,8 +125,8 @@ def _unpacked(package: Path, target: Path) -> Path:
 def _repack(tree: Path, name: str, version: str, replaced: str, target: Path) -> None:
     """Give an unpacked package of the distribution another name, and build it."""
     old = _read_control(tree)
-    kept = {key: old[key] for key in ("Architecture", "Installed-Size", "Pre-Depends") if key in old}
-    fields = {
+    kept: dict[str, str] = {key: old[key] for key in ("Architecture", "Installed-Size", "Pre-Depends") if key in old}
+    fields: dict[str, str] = {
         "Package": name,
         "Version": version,
         **kept,

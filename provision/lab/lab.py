@@ -92,6 +92,9 @@ class Lab:
             with _locked("_machine"):
                 if not Lab.all():
                     network.restore_sysctls()
+            with _locked("_cache", wait=False) as ours:
+                if ours:  # else another lab is being made right now
+                    base.abandon()
 
     def hosts(self) -> list[Host]:
         """The hosts of the lab."""
@@ -200,9 +203,13 @@ def _registered(spec: Spec) -> Lab:
 
 
 @contextmanager
-def _locked(name: str) -> Iterator[None]:
-    """Hold the lock of a lab (or of the machine's shared record)."""
+def _locked(name: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a lab, of the cache, or of the machine's shared record; gives whether we hold it."""
     paths.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (paths.STATE / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -65,6 +65,11 @@ def output(words: Sequence[str | Path], **options: float) -> str:
     return run(words, **options).stdout.strip()  # type: ignore[arg-type]
 
 
+def joining(cgroups: Sequence[Path], words: Sequence[str | Path]) -> list[str]:
+    """The words that enter cgroups and then become the command."""
+    return ["sh", "-c", _JOIN, "join", *map(str, cgroups), "--", *map(str, words)]
+
+
 def start(
     words: Sequence[str | Path],
     *,
@@ -80,7 +85,7 @@ def start(
         log: file that receives its output.
         env: the whole environment, or None for ours.
     """
-    argv = ["setsid", "--fork", "sh", "-c", _JOIN, "join", *map(str, cgroups), "--", *map(str, words)]
+    argv = ["setsid", "--fork", *joining(cgroups, words)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:
         subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=env, check=True, cwd="/")

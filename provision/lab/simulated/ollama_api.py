@@ -332,19 +332,24 @@ def serve() -> int:
     except OSError as error:
         print(f"Error: could not create directory {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
-    Handler.scheduler = Scheduler()
-    Handler.answers = Answers(Handler.scheduler)
-    Handler.version = store.VERSION.read_text().strip()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     _announce()
-    ThreadingHTTPServer.request_queue_size = 512
-    ThreadingHTTPServer.daemon_threads = True
-    server = ThreadingHTTPServer((host or "127.0.0.1", int(port)), Handler)
+    server = listen(host or "127.0.0.1", int(port), store.VERSION.read_text().strip())
     log(f"Listening on {host}:{port} (version {Handler.version}, SIMULATED) {now()}")
-    threading.Thread(target=_expire, args=(Handler.scheduler,), daemon=True).start()
     server.serve_forever()
     return 0
+
+
+def listen(host: str, port: int, version: str) -> ThreadingHTTPServer:
+    """A server bound to an address, which begins to answer with `serve_forever`."""
+    Handler.scheduler = Scheduler()
+    Handler.answers = Answers(Handler.scheduler)
+    Handler.version = version
+    ThreadingHTTPServer.request_queue_size = 512
+    ThreadingHTTPServer.daemon_threads = True
+    threading.Thread(target=_expire, args=(Handler.scheduler,), daemon=True).start()
+    return ThreadingHTTPServer((host, port), Handler)
 
 
 def _expire(scheduler: Scheduler) -> None:
