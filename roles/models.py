@@ -45,7 +45,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """
     settings = host.of(Settings)
     digests = {canonical(name): digest for name, digest in settings.digests.items()}
-    for number, one in enumerate(host.instances):
+    for one in host.instances:
         models = [
             Model(
                 instance=one.name,
@@ -55,8 +55,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
                 tries=settings.tries,
                 stall=round(duration_seconds(settings.stall)),
                 insecure=settings.insecure,
-                # where instances share a directory, what one pulled the next one has
-                after=("service:docker", f"container:{one.name}", *_same(host, number, name)),
+                after=("service:docker", f"container:{one.name}"),
             )
             for name in one.models
         ]
@@ -64,12 +63,6 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         if settings.resident and models:
             after = (f"container:{one.name}", *(model.id for model in models))
             yield Resident(instance=one.name, models=one.models, after=after)
-
-
-def _same(host: Host, number: int, name: str) -> Iterator[str]:
-    """The same model on the instances before."""
-    for other in host.instances[:number]:
-        yield from (f"model:{other.name}/{model}" for model in other.models if canonical(model) == canonical(name))
 
 
 OWNED: tuple[Owned, ...] = (OwnedModels(),)

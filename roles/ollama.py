@@ -4,7 +4,6 @@ Order matters: what can fail (image) comes before what hurts, the firewall and t
 container, and each instance's storage before its container.
 """
 
-import dataclasses
 import ipaddress
 import math
 from collections.abc import Iterator
@@ -301,7 +300,6 @@ def _kept_loaded(settings: Settings, made: tuple[Instance, ...]) -> dict[str, tu
 def _containers(host: Host, inventory: Inventory, made: tuple[Instance, ...]) -> Iterator[Step]:
     settings = host.of(Settings)
     given: set[str] = set()
-    containers = [_container(host, inventory, one, item) for one, item in zip(made, settings.instances, strict=True)]
     for one, item in zip(made, settings.instances, strict=True):
         path = storage(settings, one, item)
         if path == "volume":
@@ -313,17 +311,8 @@ def _containers(host: Host, inventory: Inventory, made: tuple[Instance, ...]) ->
         if secrets:
             text = "".join(f"{key}={value}\n" for key, value in secrets.items())
             yield File(path=env_file(one.name), content=text.encode(), mode=0o600)
-    yield from _chained(containers, settings)
-
-
-def _chained(containers: list[Container], settings: Settings) -> Iterator[Container]:
-    """Each is read again after one that may have taken its card or port away."""
-    base = ("service:docker", f"image:{settings.image}")
-    earlier: tuple[str, ...] = ()
-    for container in containers:
-        files = (f"file:{env_file(container.name)}", f"volume:{container.name}")
-        yield dataclasses.replace(container, after=(*base, *files, *earlier))
-        earlier = (*earlier, container.id)
+    for one, item in zip(made, settings.instances, strict=True):
+        yield _container(host, inventory, one, item)
 
 
 def storage(settings: Settings, one: Instance, item: InstanceSettings) -> str:
@@ -352,6 +341,7 @@ def _container(host: Host, inventory: Inventory, one: Instance, item: InstanceSe
         pids=pids or 0,
         log_max_size=settings.log_max_size,
         log_max_file=settings.log_max_file,
+        after=("service:docker", f"image:{settings.image}", f"file:{env_file(one.name)}", f"volume:{one.name}"),
     )
 
 

@@ -23,11 +23,15 @@ START_TIMEOUT = 300.0
 OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")
 PROXIES = ("HTTPS_PROXY", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY")
 NANO = 1_000_000_000
-# only of its present life: a log outlives the restart that mended it
-CPU_LINES = (
-    "docker logs --since \"$(docker inspect --type container --format '{{.State.StartedAt}}' %s)\" %s 2>&1"
-    " | grep -c library=cpu"
-)
+# The log is read from its present start only: it outlives the restart that mended what it tells of.
+CHECK = """
+nvidia-smi --query-gpu=index,uuid --format=csv,noheader
+echo '# next'; docker exec "$1" nvidia-smi -L 2>&1
+echo '# next'; curl -sS -m 5 "http://$2/api/version" 2>&1
+echo; echo '# next'
+since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$1")
+docker logs --since "$since" "$1" 2>&1 | grep -c library=cpu
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,21 +130,27 @@ class Container(Step):
         return f"{verb} {self.name}{ends}"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """It answers where it should and nowhere else, sees exactly its cards, and uses them."""
+        """It answers where it should and nowhere else, sees exactly its cards, uses them, and is limited."""
         found = engine.read_live(live)
         item = found.containers.get(self.name, {})
         yield Check("running", item.get("status", "absent"), "running")
         if item.get("status") != "running":
             return
-        pinned = sorted(cards_of(item))
-        seen = live.run("docker exec %s nvidia-smi -L", self.name)
-        yield Check("cards it was given", len(pinned), len(self.gpus))
-        yield Check("cards it sees", _listed(seen.stdout) or seen.stdout[-200:], pinned)
-        answered = live.run("curl -fsS -m 5 http://%s/api/version", _published(item)[0])
-        yield Check("answers /api/version", "version" in answered.stdout or answered.stderr[-200:], True)
+        address = _published(item)[0] if _published(item) else "nowhere"
+        said = live.run("sh -c %s sh %s %s", CHECK, self.name, address).stdout
+        host, inside, version, logged = (said.split("# next\n") + [""] * 3)[:4]
+        yield Check("cards it sees", _listed(inside) or inside[-200:], self._cards(host))
+        yield Check("answers /api/version", "version" in version or version[-200:], True)
+        yield Check("port", address.rpartition(":")[2], str(self.port))
         yield Check("listens elsewhere", _elsewhere(found, item, self.port), [])
-        logged = live.run(CPU_LINES, self.name, self.name)
-        yield Check("log lines that say it found no card", logged.stdout.strip(), "0")
+        yield Check("log lines that say it found no card", logged.strip(), "0")
+        limits = (item["memory"] or 0, item["cpus"] or 0, max(item["pids"] or 0, 0))
+        yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
+
+    def _cards(self, listed: str) -> list[str]:
+        """The UUIDs of its cards, by what nvidia-smi says of the host now."""
+        rows = dict(line.split(", ") for line in listed.splitlines() if line.count(", ") == 1)
+        return sorted(rows.get(str(index), f"no card {index}") for index in self.gpus)
 
     def _recreate(self, want: Mapping[str, Any]) -> Command:
         words = create_words(self.name, want)

@@ -87,6 +87,14 @@ class Image(Step):
         return {"reference": self.reference, "image_id": image_id} if image_id else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class PulledImage(Image):
+    """An image that we pulled, by its mark: the image itself may stay, where somebody else uses it."""
+
+    def _pick(self, found: Engine) -> State:
+        return {"reference": self.reference} if self.reference in found.pulled else None
+
+
 _LAYER = re.compile(r"([0-9a-f]{12}): (Pulling fs layer|Download complete|Pull complete|Already exists)")
 
 
@@ -108,7 +116,7 @@ class OwnedImages(Owned):
 
     def step(self, step_id: str) -> Step:
         """An image of that reference, to be removed."""
-        return Image(reference=step_id.partition(":")[2])
+        return PulledImage(reference=step_id.partition(":")[2])
 
     @staticmethod
     def _pick(found: Engine) -> State:

@@ -6,6 +6,7 @@ Sources: pulling, FACTS 4.4; names and files, FACTS 4.6; sizes of deepseek-r1, F
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,6 +143,9 @@ def human(size: int) -> str:
     )
 
 
+_HASH = re.compile(r"(sha256-[0-9a-f]{12})[0-9a-f]{52}")
+
+
 def pull_progress(line: str) -> str | None:
     """What to show of one line of a pull: its frames, and our own words.
 
@@ -149,7 +153,7 @@ def pull_progress(line: str) -> str | None:
         line: a frame of FACTS 4.4, or what the script says.
     """
     if not line.startswith("{"):
-        return line.strip() or None
+        return _HASH.sub(r"\1", line.strip()) or None
     try:
         frame = json.loads(line)
         total, completed = frame.get("total", 0), frame.get("completed", 0)
@@ -160,8 +164,24 @@ def pull_progress(line: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MarkedModel(Model):
+    """A model that we pulled, by its mark: known also where its server does not run."""
+
+    def fact(self) -> Fact:
+        """Looks at every instance's files."""
+        return Fact(servers.COMMAND, lambda answer: self._marked(servers.read(answer)))
+
+    def _marked(self, found: Servers) -> State:
+        server = found.by_name.get(self.instance)
+        return {"whole": True, "ours": True} if server and self.name in server.marked else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnedModels(Owned):
-    """Finds the models that we pulled, by the marks beside them: also where their server does not run."""
+    """Finds the models that we pulled, by the marks beside them: also where their server does not run.
+
+    Where instances share a directory, what one of them no longer declares may be what another one serves: those stay.
+    """
 
     def fact(self) -> Fact:
         """Looks at every instance's files."""
@@ -170,13 +190,15 @@ class OwnedModels(Owned):
     def step(self, step_id: str) -> Step:
         """A model of that instance, to be deleted."""
         instance, _, name = step_id.partition(":")[2].partition("/")
-        return Model(instance=instance, name=name)
+        return MarkedModel(instance=instance, name=name)
 
     @staticmethod
     def _parse(answer: Answer) -> State:
-        found = servers.read(answer)
+        found = servers.read(answer).by_name
+        folders = [server.folder for server in found.values()]
         return {
             f"model:{instance}/{name}": {"whole": True, "ours": True}
-            for instance, server in found.by_name.items()
+            for instance, server in found.items()
             for name in server.marked
+            if folders.count(server.folder) == 1
         }

@@ -76,19 +76,21 @@ printf '%s\n' "$2" >"$folder/{MARKS}/$7"
 """
 )
 
-# A container that went, or a model that did, is no failure: what is wanted is that neither is there.
+# A container that went, or a model that did, is no failure: what is wanted is that neither is there. A server that does
+# not run is started for it, and stopped again.
 DELETE = (
     PLACE
     + rf"""
 docker inspect --type container "$1" >/dev/null 2>&1 || exit 0
-folder=$(folder "$1")
-if [ "$(docker inspect --type container --format '{{{{.State.Status}}}}' "$1")" = running ]; then
-  at=$(at "$1")
-  printf '%s' "$4" | curl -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate" || :
-  code=$(printf '%s' "$3" | curl -sS -m 120 -o /dev/null -w '%{{http_code}}' -X DELETE --data-binary @- \
-    "http://$at/api/delete")
-  case $code in 200|404) ;; *) echo "$1 answered $code when asked to delete $2" >&2; exit 1 ;; esac
-fi
+folder=$(folder "$1"); at=$(at "$1")
+status=$(docker inspect --type container --format '{{{{.State.Status}}}}' "$1")
+[ "$status" = running ] || docker start "$1" >/dev/null
+printf '%s' "$4" | curl -sS -m 60 --retry 40 --retry-delay 1 --retry-connrefused -o /dev/null --data-binary @- \
+  "http://$at/api/generate"
+code=$(printf '%s' "$3" | curl -sS -m 120 -o /dev/null -w '%{{http_code}}' -X DELETE --data-binary @- \
+  "http://$at/api/delete")
+[ "$status" = running ] || docker stop "$1" >/dev/null
+case $code in 200|404) ;; *) echo "$1 answered $code when asked to delete $2" >&2; exit 1 ;; esac
 rm -f "$folder/{MARKS}/$5"
 rmdir "$folder/{MARKS}" 2>/dev/null || :
 """

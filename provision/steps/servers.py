@@ -23,7 +23,7 @@ DEFAULT_REGISTRY, DEFAULT_SPACE, DEFAULT_TAG = "registry.ollama.ai", "library", 
 # Five lines for each container: name, status, address:port, folder of its models, two of its variables. None of them
 # holds a line break.
 LIST = (
-    "{{slice .Name 1}}{{println}}{{.State.Status}}{{println}}"
+    '{{slice .Name 1}} {{index .Config.Labels "provision.instance"}}{{println}}{{.State.Status}}{{println}}'
     '{{with index .HostConfig.PortBindings "11434/tcp"}}{{with index . 0}}{{.HostIp}}:{{.HostPort}}{{end}}{{end}}'
     '{{println}}{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}{{println}}'
     '{{range .Config.Env}}{{$name := index (split . "=") 0}}'
@@ -40,8 +40,9 @@ echo '# volumes'; timeout 15 docker volume ls -q || exit {SILENT}
 [ -n "$ids" ] || {{ echo '# end'; exit 0; }}
 list=$(timeout 15 docker inspect --type container --format '{LIST}' $ids) || exit {SILENT}
 printf '%s\n' "$list" | while
-  IFS= read -r name && IFS= read -r status && IFS= read -r at && IFS= read -r folder && IFS= read -r told; do
-  echo '# instance'; printf '%s\n%s\n%s\n%s\n' "$name" "$status" "$at" "$told"
+  read -r name label && IFS= read -r status && IFS= read -r at && IFS= read -r folder && IFS= read -r told; do
+  [ "$name" = "$label" ] || continue # one that was renamed by hand is no instance any more
+  echo '# instance'; printf '%s\n%s\n%s\n%s\n%s\n' "$name" "$status" "$at" "$told" "$folder"
   if [ "$status" = running ]; then
     for what in tags ps; do
       printf 'api %s ' "$what"; curl -fsS -m 8 "http://$at/api/$what" 2>&1 | base64 -w0; echo
@@ -66,6 +67,7 @@ class Server:
     Args:
         status: of its container.
         at: address and port.
+        folder: where its models are on the host.
         keeps: whether what is loaded stays so (OLLAMA_KEEP_ALIVE is negative).
         limit: how many models it may have loaded (OLLAMA_MAX_LOADED_MODELS).
         tags: model name -> entry of `/api/tags`; None where the server did not answer.
@@ -78,6 +80,7 @@ class Server:
 
     status: str
     at: str = ""
+    folder: str = ""
     keeps: bool = False
     limit: int = 0
     tags: Mapping[str, Mapping[str, Any]] | None = None
@@ -161,13 +164,14 @@ def _parse(stdout: bytes) -> Servers:
 
 
 def _server(lines: list[str]) -> tuple[str, Server]:
-    name, status, at, told, *rest = lines
+    name, status, at, told, folder, *rest = lines
     variables = dict(word.partition("=")[::2] for word in told.split())
     tags, tags_error = _api(rest, "tags")
     loaded, loaded_error = _api(rest, "ps")
     return name, Server(
         status=status,
         at=at,
+        folder=folder,
         keeps=variables.get("OLLAMA_KEEP_ALIVE", "").startswith("-"),
         limit=int(variables.get("OLLAMA_MAX_LOADED_MODELS", "0")),
         tags=tags,
