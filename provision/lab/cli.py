@@ -43,7 +43,10 @@ def down(name: str, everything: bool) -> None:
     """Take the lab down and leave nothing behind."""
     from provision.lab.lab import Lab
 
-    for one in Lab.all() if everything else [Lab.find(name)]:
+    chosen = Lab.all() if everything else [Lab.find(name)]
+    if not chosen:
+        click.echo("there is no lab")
+    for one in chosen:
         one.down()
         click.echo(f"lab {one.name} is gone")
 
@@ -53,7 +56,10 @@ def status() -> None:
     """Show every lab of this machine and its hosts."""
     from provision.lab.lab import Lab
 
-    for one in Lab.all():
+    labs = Lab.all()
+    if not labs:
+        click.echo("there is no lab; `provision lab up` boots one")
+    for one in labs:
         click.echo(f"{one.name}: {one.spec.release}, subnet {one.network.cidr}, inventory {one.inventory}")
         for host in one.hosts():
             state = "running" if host.running else "stopped"
@@ -121,3 +127,15 @@ def fault(name: str, listed: bool, value: str, target: str | None, fault: str | 
     else:
         for where, what in faults.active(Lab.find(name)):
             click.echo(f"{where:<16} {what}")
+
+
+@lab.command()
+@_name
+def demo(name: str) -> None:
+    """Boot a lab, deploy to it, verify it and ask it a question."""
+    from provision.lab import demo as play
+    from provision.lab import machine
+    from provision.lab.spec import Spec
+
+    for line in play.run(Spec(name, release=machine.default_release())):
+        click.echo(line)

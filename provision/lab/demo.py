@@ -1,86 +1,61 @@
-"""The README's first command: bare hosts become an endpoint, and answer."""
+"""`provision lab demo`: bare hosts become a verified endpoint, by the same commands that anyone would type."""
 
 import json
-import shlex
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Sequence
 
-import click
-
-from provision.errors import ProvisionError
 from provision.lab.lab import Lab
+from provision.lab.shell import LabError
 from provision.lab.spec import Spec
 
-PORT = 3008
-QUESTION = "Why should a private model be served from one's own GPUs?"
+_PORT = 3008
 
 
-def demo(spec: Spec) -> None:
-    """Boot the lab, run plan, deploy and verify on it as an operator would, ask a question, say how it ends.
+def steps(lab: Lab) -> list[list[str]]:
+    """The commands of the demo, as words."""
+    inventory = ["--inventory", str(lab.inventory)]
+    return [["deploy", "--yes", *inventory], ["verify", *inventory]]
 
-    Args:
-        spec: the lab to boot, or to keep if it is there.
+
+def run(spec: Spec) -> list[str]:
+    """Boot a lab, deploy to it, verify it, ask it one question, and return lines that say what to try next.
 
     Raises:
-        ProvisionError: a command failed; its own words were shown.
+        LabError: a step failed; what it said is on the screen.
     """
-    begun = time.monotonic()
-    click.secho("The GPUs and the model server of this lab are SIMULATED; everything else is real.", bold=True)
     lab = Lab.up(spec, install=True)
-    inventory = str(lab.inventory)
-    for words in (["plan", "-q"], ["deploy", "--yes"], ["verify"]):
-        _command([*words, "--inventory", inventory])
-    balancer = next(host for host in lab.hosts() if host.name.startswith("lb"))
-    _chat(f"http://{balancer.address}:{PORT}", _model(inventory))
-    click.echo(f"\nDone in {time.monotonic() - begun:.0f} s. The lab stays up:")
-    click.echo(f"  look around    {_shown(['lab', 'status'])}")
-    click.echo(f"  use it         provision plan --inventory {inventory}")
-    click.echo(f"  take it down   {_shown(['lab', 'down', '--name', lab.name])}")
+    for words in steps(lab):
+        print(f"\n$ provision {' '.join(words)}", flush=True)
+        if code := subprocess.run([sys.executable, "-m", "provision", *words], check=False).returncode:
+            raise LabError(
+                f"`provision {words[0]}` ended with exit code {code}", f"the lab {lab.name} is left as it is"
+            )
+    return [*_ask(lab), *_next(lab)]
 
 
-def _command(words: Sequence[str]) -> None:
-    click.secho(f"\n$ provision {shlex.join(words)}", bold=True)
-    done = subprocess.run([sys.executable, "-m", "provision", *words], check=False)
-    if done.returncode:
-        raise ProvisionError(f"provision {words[0]} ended with exit code {done.returncode}", "see above")
-
-
-def _model(inventory: str) -> str:
-    from provision import sequence
-
-    return next(model for host in sequence.load(inventory).hosts for i in host.instances for model in i.models)
-
-
-def _chat(url: str, model: str) -> None:
-    """Stream one answer through the balancer, and say which instance gave it."""
-    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "options": {"num_predict": 60}}
-    click.secho(f"\n$ curl -N {url}/api/chat -d {shlex.quote(json.dumps(body))}", bold=True)
-    request = urllib.request.Request(f"{url}/api/chat", json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - the lab's own address
-    asked = time.monotonic()
+def _ask(lab: Lab) -> list[str]:
+    balancer = next((host for host in lab.hosts() if host.spec.group == "balancer"), lab.hosts()[0])
+    url = f"http://{balancer.address}:{_PORT}/v1/chat/completions"
+    question = {"model": "deepseek-r1:1.5b", "messages": [{"role": "user", "content": "Who are you?"}]}
+    request = urllib.request.Request(url, json.dumps(question).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
-            first, instance, frames, last = 0.0, answer.headers.get("X-Instance", "?"), 0, {}
-            for line in answer:
-                first = first or time.monotonic() - asked
-                frames += 1
-                last = json.loads(line)
-                message = last.get("message", {})
-                click.echo(message.get("thinking") or message.get("content") or "", nl=False)
-    except urllib.error.URLError as error:
-        raise ProvisionError(
-            f"the balancer did not answer: {error}", "provision verify says where it is broken"
-        ) from error
-    if not last.get("done"):
-        raise ProvisionError(f"the answer broke off: {last}", "provision verify says where it is broken")
-    total = time.monotonic() - asked
-    click.echo(
-        f"\n\nserved by {instance}, {frames} frames, first after {first:.2f} s, last after {total:.2f} s (simulated)"
-    )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - our own balancer
+            said = json.load(answer)["choices"][0]["message"]["content"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LabError(f"{url} did not answer: {error}", f"the lab {lab.name} is left as it is") from error
+    return ["", f"$ curl {url} ...", said]
 
 
-def _shown(words: Sequence[str]) -> str:
-    return shlex.join([sys.argv[0] if "/" in sys.argv[0] else "provision", *words])
+def _next(lab: Lab) -> list[str]:
+    here = f"--inventory {lab.inventory}"
+    return [
+        "",
+        "Real here: systemd, sshd, apt, Docker, nginx. Simulated: the cards, NVIDIA's toolkit, the model server.",
+        "",
+        f"  provision plan {here}          nothing to change",
+        f"  provision lab ssh --name {lab.name} gpu-01",
+        f"  provision lab fault --name {lab.name} gpu-01/ollama1 answer-503",
+        f"  provision verify {here}        finds it",
+        f"  provision lab down --name {lab.name}",
+    ]
