@@ -159,16 +159,16 @@ def _source(base: str, facts: HostFacts) -> bytes:
 def _packages(settings: Settings) -> Packages:
     """Docker's packages. The distribution's client is a package of its own from Debian 13 on."""
     packages: dict[str, str | None]
-    on: dict[str, tuple[str, ...]] = {}
+    releases: dict[str, tuple[str, ...]] = {}
     if settings.source == "distribution":
-        packages, on["docker-cli"] = {"docker.io": settings.version, "docker-cli": None}, ("trixie",)
+        packages, releases["docker-cli"] = {"docker.io": settings.version, "docker-cli": None}, ("trixie",)
     else:
         version = _pattern(settings.version) if settings.version else None
         packages = {**dict.fromkeys(OFFICIAL[:2], version), OFFICIAL[2]: None}
     return Packages(
         name="docker",
         packages=packages,
-        on=on,
+        releases=releases,
         replaces=OFFICIAL if settings.source == "distribution" else REPLACED,
         restarts="Docker",
         downgrade=settings.allow_downgrade,

@@ -101,7 +101,7 @@ class Packages(Step):
     Args:
         name: what they are for.
         packages: package -> its version (`*` at the end stands for anything), or None for whichever there is.
-        on: package -> the codenames of the releases that have it, where not all have.
+        releases: package -> the codenames of the releases that have it, where not all have.
         replaces: packages that apt may remove for these.
         restarts: the service that a new version restarts, or empty.
         costs: what a first installation costs, in the operator's terms, or empty.
@@ -112,7 +112,7 @@ class Packages(Step):
 
     name: str
     packages: Mapping[str, str | None]
-    on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    releases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     replaces: tuple[str, ...] = ()
     restarts: str = ""
     costs: str = ""
@@ -136,7 +136,7 @@ class Packages(Step):
         wanted = {
             name: version or INSTALLED
             for name, version in self.packages.items()
-            if name not in self.on or facts.codename in self.on[name]
+            if name not in self.releases or facts.codename in self.releases[name]
         }
         for name, version in differing(have, wanted):
             self._refuse(name, version, have or {})
@@ -144,12 +144,13 @@ class Packages(Step):
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """One run of apt, as a job of the host. What is None in `want` is removed."""
-        found, wanted = have or {}, want or {}
+        found = have or {}
+        wanted = {name: version for name, version in (want or {}).items() if name in self.packages}
         specs = [spec for name, version in wanted.items() for spec in _spec(name, version, found.get(name))]
         older = any(_older(version, found.get("versions", {}).get(name)) for name, version in wanted.items())
         may_remove = " ".join((*self.replaces, *(name for name, version in wanted.items() if version is None)))
         options = (str(self.lock_timeout), may_remove, "--allow-downgrades" if older else "")
-        changing = [spec for name, version in differing(have, want) for spec in _spec(name, version, found.get(name))]
+        changing = [spec for name, version in differing(have, wanted) for spec in _spec(name, version, found.get(name))]
         title = f"apt-get install {' '.join(changing)}"
         return [sh(SCRIPT, *options, *specs, title=title, timeout=JOB_TIMEOUT, job=True, progress=progress)]
 
@@ -168,7 +169,7 @@ class Packages(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """Dpkg has them whole, in the versions wanted."""
-        names = sorted(set(self.packages) - set(self.on))
+        names = sorted(set(self.packages) - set(self.releases))
         said = live.run(f"dpkg-query --show --showformat=%s -- {' '.join(['%s'] * len(names))}", FORMAT, *names)
         found = self._parse(Answer(said.rc, said.stdout.encode(), said.stderr.encode())) or {}
         for name in names:

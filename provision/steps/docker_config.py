@@ -164,7 +164,8 @@ def _take_out(merged: dict[str, Any], before: Mapping[str, Any], ours: Mapping[s
             if not merged[key] and key not in ours:
                 del merged[key]
         elif key == "exec-opts" and key in merged:
-            _set_options(merged, [option for option in merged[key] if option not in value])
+            gone = set(value) - set(ours.get(key, ()))
+            _set_options(merged, [option for option in _options(merged) if option not in gone])
         elif key not in ours and merged.get(key) == value:
             del merged[key]
 
@@ -175,7 +176,7 @@ def _put_in(merged: dict[str, Any], ours: Mapping[str, Any]) -> None:
             _put_in(merged[key], value)
         elif key == "exec-opts":
             names = {option.partition("=")[0] for option in value}
-            others = [option for option in merged.get(key, []) if option.partition("=")[0] not in names]
+            others = [option for option in _options(merged) if option.partition("=")[0] not in names]
             _set_options(merged, [*others, *value])
         else:
             merged[key] = copy.deepcopy(value)
@@ -195,9 +196,14 @@ def _part(have: Any, want: Any) -> Any:
     return have
 
 
-def _driver_of(config: Mapping[str, Any]) -> str:
+def _options(config: Mapping[str, Any]) -> list[str]:
+    """The daemon's exec-opts; whatever is no list of text there, Docker would not take either."""
     options = config.get("exec-opts")
-    found = [str(option) for option in options if str(option).startswith(DRIVER)] if isinstance(options, list) else []
+    return [option for option in options if isinstance(option, str)] if isinstance(options, list) else []
+
+
+def _driver_of(config: Mapping[str, Any]) -> str:
+    found = [option for option in _options(config) if option.startswith(DRIVER)]
     return found[-1].removeprefix(DRIVER) if found else ""
 
 

@@ -94,7 +94,7 @@ class DockerService(Step):
     def impact(self, have: State, want: State) -> str:
         """What becomes of the containers."""
         if have is None or want is None:
-            return "starts Docker" if want else ""
+            return "starts or restarts Docker" if want else ""
         if have["running"] and not want["running"]:
             return "stops Docker"
         if not have["running"]:
@@ -152,10 +152,11 @@ def evidence(found: Dockerd) -> dict[str, Any]:
 
 def restart_impact(have: State) -> str:
     """What a restart of Docker does to the containers that run."""
-    found = have or {}
-    if not found.get("containers"):
+    if have is None:
+        return "restarts Docker"
+    if not have.get("containers"):
         return "restarts Docker (no container runs)"
-    goes = "they go on, by live-restore" if found.get("live_restore") else "they stop, and their streams end"
+    goes = "they go on, by live-restore" if have.get("live_restore") else "they stop, and their streams end"
     return f"restarts Docker while containers run: {goes}"
 
 
@@ -219,6 +220,10 @@ class GpuDriver(Step):
     def impact(self, have: State, want: State) -> str:
         """What the restart does."""
         return restart_impact(have) if want else ""
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """Why."""
+        return ["the daemon started before the NVIDIA hook was there"] if want else []
 
     def check(self, live: Any) -> Iterator[Check]:
         """A container that is given all cards sees the cards that the host has. Needs no image but the one in use."""

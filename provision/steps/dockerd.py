@@ -205,6 +205,8 @@ def parse_config(config: bytes | None) -> dict[str, Any]:
         value = json.loads(config)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
     if not isinstance(value, dict):
         raise ValueError("it is no mapping")
     return value

@@ -2,7 +2,7 @@
 
 step:      constructor arguments
 facts:     fields of HostFacts (optional)
-have:      what was found; null for absent
+have:      what was found; null for absent; {content: TEXT} stands for the hash of a text that was read
 want:      what it must want
 commands:  the commands, as people are shown them
 undo:      likewise, back from `want` to `have` (optional)
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from provision.steps.base import RefusalError, Step
 from provision.steps.facts import HostFacts
+from provision.steps.listing import Content
 from tests.unit.step_cases import cases, load, step_of
 
 
@@ -28,10 +29,21 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
+def read_contents(have: Any) -> Any:
+    """What was found, with every `{content: TEXT}` made a Content."""
+    if not isinstance(have, dict):
+        return have
+    return {key: Content(value["content"].encode()) if is_content(value) else value for key, value in have.items()}
+
+
+def is_content(value: Any) -> bool:
+    return isinstance(value, dict) and list(value) == ["content"]
+
+
 @pytest.mark.parametrize("path", cases("steps"))
 def test_step(path: Path) -> None:
     case = load(path)
-    step, have = step_of(path, case), case.get("have")
+    step, have = step_of(path, case), read_contents(case.get("have"))
     facts = TypeAdapter(HostFacts).validate_python(case.get("facts", {}))
     if "refused" in case:
         with pytest.raises(RefusalError) as refusal:
@@ -39,7 +51,7 @@ def test_step(path: Path) -> None:
         assert case["refused"] in str(refusal.value)
         return
     want = step.want(facts, have)
-    assert plain(want) == case["want"]
+    assert plain(want) == plain(read_contents(case["want"]))
     assert [str(command) for command in step.commands(have, want)] == case["commands"]
     compare_optional(step, case, have, want)
 

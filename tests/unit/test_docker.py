@@ -1,0 +1,171 @@
+"""The docker and nvidia_toolkit roles: which steps there are, and what the files on the host say."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision.inventory import Connection, Host, Instance, Inventory
+from provision.inventory import Settings as AnySettings
+from provision.render import render
+from provision.roles import docker, nvidia_toolkit
+from provision.steps.apt import Packages
+from provision.steps.docker_config import DockerConfig
+from provision.steps.facts import HostFacts
+from provision.steps.file import File
+
+TRIXIE = HostFacts(distribution="debian", version="13", codename="trixie", architecture="amd64")
+
+
+class Ollama(AnySettings):
+    """Stands for the ollama role, of which only the image is asked for."""
+
+    image: str = "ollama/ollama:0.34.4"
+
+
+def host(groups: tuple[str, ...] = ("gpu",), **settings: Any) -> Host:
+    return Host(
+        name="gpu-01",
+        groups=groups,
+        connection=Connection(address="192.0.2.1"),
+        settings={
+            "docker": docker.Settings(**settings),
+            "nvidia_toolkit": nvidia_toolkit.Settings(),
+            "ollama": Ollama(),
+        },
+        instances=(Instance(host="gpu-01", name="ollama1", gpus=(0,), port=3001),),
+    )
+
+
+def steps(one: Host, role: Any = docker) -> dict[str, Any]:
+    return {step.id: step for step in role.steps(one, Inventory(path="x", hosts=(one,)))}
+
+
+def keys(one: Host) -> dict[str, Any]:
+    config = steps(one)["docker_config:daemon.json"]
+    assert isinstance(config, DockerConfig)
+    return dict(config.keys)
+
+
+def packages(one: Host) -> Packages:
+    found = steps(one)["packages:docker"]
+    assert isinstance(found, Packages)
+    return found
+
+
+def content(step: Any) -> str:
+    assert isinstance(step, File)
+    assert callable(step.content)
+    return step.content(TRIXIE).decode()
+
+
+def test_a_balancer_gets_neither_docker_nor_the_toolkit() -> None:
+    balancer = host(("balancer",))
+    assert list(steps(balancer)) == ["require:host"]
+    assert list(steps(balancer, nvidia_toolkit)) == []
+
+
+def test_guards_come_first() -> None:
+    assert list(steps(host()))[:2] == ["require:host", "require:cards"]
+
+
+def test_docker_is_configured_before_it_is_installed() -> None:
+    order = list(steps(host()))
+    last = ["docker_config:daemon.json", "packages:docker", "service:docker"]
+    assert [step for step in order if step in last] == last
+    assert order.index("drop_in:docker.service") < order.index("docker_config:daemon.json")
+
+
+def test_the_distributions_docker_needs_no_repository() -> None:
+    assert not [step for step in steps(host(source="distribution")) if step.startswith("apt_")]
+    assert set(packages(host(source="distribution")).packages) == {"docker.io", "docker-cli"}
+
+
+def test_a_short_version_means_any_package_of_it() -> None:
+    assert packages(host(version="29.1.3")).packages["docker-ce"] == "5:29.1.3-*"
+    full = "5:29.1.3-1~debian.13~trixie"
+    assert packages(host(version=full)).packages["docker-ce"] == full
+
+
+def test_a_mirror_has_the_same_tree() -> None:
+    found = steps(host(repository="http://mirror.example/docker-ce/"))
+    source = content(found["apt_source:/etc/apt/sources.list.d/provision-docker.sources"])
+    assert "URIs: http://mirror.example/docker-ce/linux/debian\nSuites: trixie\nComponents: stable\n" in source
+    assert found[f"apt_key:{docker.KEY}"].url == "http://mirror.example/docker-ce/linux/{distribution}/gpg"
+
+
+def test_the_toolkits_repository_is_flat() -> None:
+    found = steps(host(), nvidia_toolkit)
+    source = content(found["apt_source:/etc/apt/sources.list.d/provision-nvidia_toolkit.sources"])
+    assert "URIs: https://nvidia.github.io/libnvidia-container/stable/deb/amd64\nSuites: /\nSigned-By:" in source
+    assert set(found["packages:nvidia_toolkit"].packages.values()) == {"1.20.0-1"}
+
+
+def test_nvidia_is_a_runtime_and_not_the_default() -> None:
+    assert keys(host())["runtimes"] == {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}
+    assert "default-runtime" not in keys(host())
+
+
+def test_the_operators_keys_join_ours() -> None:
+    more = keys(host(daemon={"log-opts": {"labels": "a"}, "debug": True}))
+    assert more["log-opts"] == {"max-size": "50m", "max-file": "3", "labels": "a"}
+    assert more["debug"] is True
+
+
+def test_another_log_driver_gets_none_of_our_options() -> None:
+    assert "log-opts" not in keys(host(daemon={"log-driver": "journald"}))
+
+
+@pytest.mark.parametrize(
+    ("daemon", "said"),
+    [
+        ({"live-restore": False}, "use docker.live_restore for this"),
+        ({"default-runtime": "nvidia"}, "would give every container all cards"),
+        ({"x": object()}, "must be what JSON can say"),
+    ],
+)
+def test_settings_that_contradict(daemon: dict[str, Any], said: str) -> None:
+    found = [message for _, message in docker.Settings(daemon=daemon).problems()]
+    assert [message for message in found if said in message]
+
+
+def notes(tmp_path: Path, word: str, **environment: str) -> None:
+    """Run the notes script with every path below `tmp_path`."""
+    text = render("docker/docker-notes.j2").decode()
+    for folder in ("/run/provision", "/var/lib/provision", "/etc/docker"):
+        text = text.replace(folder, f"{tmp_path}{folder}")
+    script = tmp_path / "docker-notes"
+    script.write_text(text)
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    subprocess.run(["sh", script, word], env={"PATH": path, **environment}, check=True)
+
+
+def test_notes_say_what_the_daemon_read(tmp_path: Path) -> None:
+    config = tmp_path / "etc/docker/daemon.json"
+    config.parent.mkdir(parents=True)
+    config.write_text('{"debug": true}')
+    notes(tmp_path, "start", INVOCATION_ID="abc")
+    config.write_text('{"debug": false}')
+    notes(tmp_path, "reload")
+    folder = tmp_path / "run/provision/docker"
+    read = {path.name: path.read_text().strip() for path in folder.iterdir()}
+    assert read == {
+        "started-with.json": '{"debug": true}',
+        "loaded.json": '{"debug": false}',
+        "invocation": "abc",
+        "hook": "",
+    }
+
+
+def test_notes_see_the_hook_and_a_missing_configuration(tmp_path: Path) -> None:
+    hook = tmp_path / "bin/nvidia-container-runtime-hook"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
+    notes(tmp_path, "start", INVOCATION_ID="abc")
+    notes(tmp_path, "up")
+    assert (tmp_path / "run/provision/docker/hook").read_text().strip() == str(hook)
+    assert json.loads((tmp_path / "var/lib/provision/docker/good.json").read_text()) == {}
