@@ -160,6 +160,8 @@ class HostRun:
             have = self._run(change)
         except HostError as error:
             error.step = error.step or step.id
+            if self.changed and error.hint == plan.NOTHING_CHANGED:
+                error.hint = "what was changed before it stays; mend it and run it again"
             raise
         if not converged(have, change.want):
             raise _not_converged(change, have)

@@ -12,10 +12,12 @@
         CommandError               3  a command failed: its words, exit code and stderr
         NotConvergedError          3  everything ran, and the host still differs
         LockedError                6  somebody else is changing the host
+        BugError                   1  our own fault, while working on the host
 
 Anything else that escapes is a bug, and the command line says so.
 """
 
+import traceback
 from dataclasses import dataclass
 
 
@@ -139,3 +141,26 @@ class LockedError(HostError):
     """Somebody else holds the host's lock."""
 
     exit_code = 6
+
+
+class BugError(HostError):
+    """Something that nobody foresaw happened while a host was worked on; the other hosts go on.
+
+    Args:
+        error: what was raised.
+    """
+
+    exit_code = 1
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"a bug of provision: {type(error).__name__}: {error}"[:1000], REPORT, stderr=where(error))
+
+
+REPORT = "report it, please, with this text"
+
+
+def where(error: BaseException) -> str:
+    """The innermost places an error came through, one a line."""
+    return "\n".join(
+        f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-4:]
+    )

@@ -10,6 +10,9 @@ from provision.sequence import Entry
 from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
 from provision.steps.facts import HostFacts
 
+# What a parser may stumble over in an answer that nobody foresaw; a host may say anything.
+GARBLED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+NOTHING_CHANGED = "nothing was changed on this host"
 ReadAgain = Callable[[Sequence[Run]], Mapping[Run, Answer]]
 
 
@@ -78,15 +81,21 @@ def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:
     try:
         return fact.parse(answers[fact.command])
     except UnreadableError as error:
-        answer = answers[fact.command]
-        raise FactError(
-            f"{step} cannot be read: {error}",
-            "look at the host; nothing was changed by this step",
-            step=step,
-            command=str(fact.command),
-            exit_status=answer.exit,
-            stderr=answer.error[-2000:],
-        ) from error
+        raise _unreadable(fact, answers[fact.command], step, str(error)) from error
+    except GARBLED as error:
+        said = f"its answer makes no sense ({type(error).__name__}: {str(error)[:200]})"
+        raise _unreadable(fact, answers[fact.command], step, said) from error
+
+
+def _unreadable(fact: Fact, answer: Answer, step: str, why: str) -> FactError:
+    return FactError(
+        f"{step} cannot be read: {why[-1000:]}",
+        "look at the host; nothing was changed by this step",
+        step=step,
+        command=str(fact.command),
+        exit_status=answer.exit,
+        stderr=answer.error[-2000:],
+    )
 
 
 def plan_host(
@@ -148,7 +157,10 @@ def wanted(step: Step, facts: HostFacts, have: State) -> State:
     try:
         return step.want(facts, have)
     except RefusalError as error:
-        raise RefusedError(str(error), "nothing was changed on this host", step=step.id) from error
+        raise RefusedError(str(error), NOTHING_CHANGED, step=step.id) from error
+    except GARBLED as error:
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise FactError(f"{step.id}: what the host says of itself makes no sense ({said})", step=step.id) from error
 
 
 def make_change(entry: Entry, have: State, want: State) -> Change:

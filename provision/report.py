@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Any, Self
 from provision.errors import HostError, InventoryError, ProvisionError
 from provision.events import Event
 from provision.plan import Change, HostPlan
+from provision.printable import line, lines, some
 from provision.rollout import Outcome
 
 if TYPE_CHECKING:  # importing it imports pytest, which plan and deploy do not need
     from provision.verify import HostResult
 
 SCHEMA = 1
+DIFF_LINES = 400  # of one change; a file of ours is shorter, and what somebody else put in its place need not be read
+STDERR_LIMIT = 4000  # characters of evidence in a document
 SIGNS = {"add": "+", "change": "~", "remove": "-"}
 WORST_FIRST = ("failed", "unreachable", "locked", "stopped", "changed", "change", "passed", "ok")
 COLOURS = {
@@ -45,17 +49,29 @@ class Lines:
         self.verbose = verbose
         self._lock = threading.Lock()
         self._last: dict[str, str] = {}
+        self._waits: set[tuple[str, str]] = set()
 
     def __call__(self, event: Event) -> None:
         shown = {"changed", "failed"} | ({"changing", "progress", "ok"} if self.verbose else set())
-        if event.kind not in shown:
+        if event.kind not in shown and not self._first_wait(event):
             return
         seconds = f"{event.seconds:8.1f}s" if event.seconds else ""
-        text = f"{event.host:{self.width}}  {event.kind:8}  {event.step:44} {event.text}{seconds}".rstrip()
+        step, said = line(event.step, 120), line(event.text, 200)
+        text = f"{event.host:{self.width}}  {event.kind:8}  {step:44} {said}{seconds}".rstrip()
         with self._lock:
             if self._last.get(event.host) != text:
                 self._last[event.host] = text
-                print(text, file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):  # nobody reads it any more (`| head`): no reason to stop half-way
+                    print(text, file=sys.stderr, flush=True)
+
+    def _first_wait(self, event: Event) -> bool:
+        """Whether a step begins to wait for somebody: a log that is silent for minutes should say why."""
+        if event.kind != "progress" or not event.text.startswith("waiting"):
+            return False
+        with self._lock:
+            known = (event.host, event.step) in self._waits
+            self._waits.add((event.host, event.step))
+        return not known
 
     def __enter__(self) -> Self:
         return self
@@ -78,9 +94,9 @@ class Live:
         self._lines = Lines(max(map(len, hosts), default=0))
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.fields[host]}"),
+            TextColumn("{task.fields[host]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._tasks = {host: self._progress.add_task("", host=host, total=None) for host in hosts}
@@ -92,7 +108,7 @@ class Live:
             self._progress.update(self._tasks[event.host], visible=False)
             return
         words = f"{event.step} {event.text}" if event.step else f"{event.kind} {event.text}"
-        self._progress.update(self._tasks[event.host], description=_markup_free(words[:120]))
+        self._progress.update(self._tasks[event.host], description=line(words, 120))
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -116,7 +132,7 @@ def say(text: str = "") -> None:
 
 def warn(text: str) -> None:
     """A warning, on stderr."""
-    print(f"{paint('warning', 'yellow')}: {text}", file=sys.stderr, flush=True)
+    print(f"{paint('warning', 'yellow')}: {line(text, 1000)}", file=sys.stderr, flush=True)
 
 
 def paint(text: str, colour: str) -> str:
@@ -137,16 +153,15 @@ def error_text(error: ProvisionError) -> str:
     """An error on one screen: what, where, the evidence, what to do."""
     if isinstance(error, InventoryError):
         count = len(error.problems)
-        lines = [str(problem) for problem in error.problems[:50]]
-        lines += [f"... and {count - 50} more"] if count > 50 else []
-        return "\n".join([*lines, f"{count} problem{'s' if count != 1 else ''}; nothing was done"])
-    lines = [f"error: {error.message}"]
+        found = some(error.problems, most=50, width=1000)
+        return "\n".join([*found, f"{count} problem{'s' if count != 1 else ''}; nothing was done"])
+    shown = lines(f"error: {error.message}", most=6, width=1000)
     if isinstance(error, HostError):
-        lines += [f"  command: {error.command}"] if error.command else []
-        lines += [f"  exit code: {error.exit_status}"] if error.exit_status is not None else []
-        lines += [f"  | {line}" for line in error.stderr.splitlines()[-20:]]
-    lines += [f"  -> {error.hint}"] if error.hint else []
-    return "\n".join(lines)
+        shown += [f"  command: {line(error.command)}"] if error.command else []
+        shown += [f"  exit code: {error.exit_status}"] if error.exit_status is not None else []
+        shown += [f"  | {said}" for said in lines(error.stderr, last=True)] if error.stderr else []
+    shown += [f"  -> {line(error.hint)}"] if error.hint else []
+    return "\n".join(shown)
 
 
 # ---- plan ------------------------------------------------------------------------------------------------------
@@ -179,11 +194,11 @@ def _host_plan(host: str, plan: HostPlan, *, diff: bool) -> None:
 
 
 def _change_lines(change: Change, *, diff: bool) -> None:
-    impact = f"  [{change.impact}]" if change.impact else ""
+    impact = f"  [{line(change.impact)}]" if change.impact else ""
     sign = paint(SIGNS[change.action], COLOURS[change.action])
-    say(f"    {sign} {change.step.id:48} {change.reason}{paint(impact, 'yellow')}")
-    for line in change.diff if diff else ():
-        say(f"        {line}")
+    say(f"    {sign} {line(change.step.id):48} {line(change.reason)}{paint(impact, 'yellow')}")
+    for text in some(change.diff, most=DIFF_LINES) if diff else ():
+        say(f"        {text}")
 
 
 def plan_document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -233,7 +248,7 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
     """
     for outcome in outcomes:
         if outcome.error is not None:
-            say(f"\n{paint(outcome.host, 'bold')}  {outcome.error.step}")
+            say(f"\n{paint(outcome.host, 'bold')}  {line(outcome.error.step)}")
             say(indent(error_text(outcome.error)))
     width = max((len(outcome.host) for outcome in outcomes), default=4)
     say(f"\n{'HOST':{width}}  {'RESULT':11}  {'STEPS':>7}  {'CHANGED':>7}  {'TIME':>7}  WHY")
@@ -241,7 +256,8 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
         done = outcome.plan.ok + len(set(outcome.changed) & {c.step.id for c in outcome.plan.changes})
         result = paint(f"{outcome.result.upper():11}", COLOURS.get(outcome.result, ""))
         steps = f"{done}/{outcome.plan.steps}" if outcome.plan.steps else "-"
-        why = _why(outcome.error) or ", ".join(outcome.changed[:3]) + (", ..." if len(outcome.changed) > 3 else "")
+        why = line(_why(outcome.error)) or ", ".join(map(line, outcome.changed[:3]))
+        why += ", ..." if not outcome.error and len(outcome.changed) > 3 else ""
         say(f"{outcome.host:{width}}  {result}  {steps:>7}  {len(outcome.changed):>7}  {outcome.seconds:6.1f}s  {why}")
     counts = deploy_summary(outcomes)
     words = ", ".join(f"{count} {result}" for result, count in counts.items() if count and result != "hosts")
@@ -259,7 +275,7 @@ def _deploy_host(outcome: Outcome) -> dict[str, Any]:
         "step": error.step,
         "command": error.command,
         "exit": error.exit_status,
-        "stderr": error.stderr,
+        "stderr": error.stderr[-STDERR_LIMIT:],
     }
     return {
         "host": outcome.host,
@@ -289,7 +305,7 @@ def verify_text(results: Sequence[HostResult]) -> None:
         checks = [check for step in result.steps for check in step.checks]
         bad = [step.step for step in result.steps if not step.passed]
         verdict = paint(f"{result.result.upper():11}", "green" if result.result == "passed" else "red")
-        why = _why(result.error) or ", ".join(bad[:4])
+        why = line(_why(result.error)) or ", ".join(bad[:4])
         say(f"{result.host:{width}}  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  {why}")
 
 
@@ -326,15 +342,9 @@ def _verify_host(result: HostResult) -> dict[str, Any]:
 
 
 def _why(error: HostError | None) -> str:
-    return error.message.splitlines()[0] if error else ""
+    return (error.message.splitlines() or [""])[0][:1000] if error else ""
 
 
 def indent(text: str) -> str:
     """The text, moved to the right by two columns."""
     return "\n".join("  " + line for line in text.splitlines())
-
-
-def _markup_free(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

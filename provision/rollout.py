@@ -8,12 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from provision.apply import Context, HostRun, Stopped
-from provision.errors import HostError, LockedError, UnreachableError
+from provision.errors import BugError, HostError, LockedError, RefusedError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Inventory
-from provision.plan import HostPlan
+from provision.plan import NOTHING_CHANGED, HostPlan
 from provision.sequence import LAST
 from provision.ssh import Session
+from provision.steps.base import RefusalError
 from provision.steps.endpoint import listen_address
 from provision.steps.facts import Fleet
 
@@ -88,10 +89,13 @@ class Rollout:
     def deploy(self) -> list[Outcome]:
         """Make every host what it should be."""
         early, late = self._waves()
-        self._all(lambda member: self._deploy(member, early))
-        fleet = self.fleet()
-        self._all(lambda member: self._deploy(member, late, fleet))
-        return self._finish()
+        try:
+            self._all(lambda member: self._deploy(member, early))
+            fleet = self.fleet()
+            self._all(lambda member: self._deploy(member, late, fleet))
+        finally:
+            outcomes = self._finish()
+        return outcomes
 
     def read(self) -> None:
         """Read every host's facts, and nothing else: what verify needs to know."""
@@ -166,17 +170,24 @@ class Rollout:
 
     @contextlib.contextmanager
     def _caught(self, member: _Member) -> Iterator[None]:
-        """Keep a host's error with the host: the others go on."""
+        """Keep a host's error with the host, also one that nobody foresaw: the others go on."""
         try:
             yield
         except HostError as error:
-            member.outcome.error = error
-            self.context.failed.add(member.outcome.host)
-            self.context.listen(Event(member.outcome.host, "failed", error.step, error.message))
+            self._fail(member, error)
+        except RefusalError as error:
+            self._fail(member, RefusedError(str(error), NOTHING_CHANGED))
+        except Exception as error:  # noqa: BLE001 - a bug on one host must not leave the others half-way and locked
+            self._fail(member, BugError(error))
+
+    def _fail(self, member: _Member, error: HostError) -> None:
+        member.outcome.error = error
+        self.context.failed.add(member.outcome.host)
+        self.context.listen(Event(member.outcome.host, "failed", error.step, error.message))
 
     def _finish(self) -> list[Outcome]:
         def give_back(member: _Member) -> None:
-            with contextlib.suppress(HostError):
+            with contextlib.suppress(Exception):  # the lease ends by itself, and what failed before is what is told
                 member.run.finish()
 
         with ThreadPoolExecutor(self.forks) as pool:

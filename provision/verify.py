@@ -18,8 +18,9 @@ import testinfra.backend.base
 import testinfra.host
 
 from provision.command import Run
-from provision.errors import HostError, UnreachableError
+from provision.errors import BugError, HostError, UnreachableError
 from provision.inventory import Host, Inventory
+from provision.printable import line, lines
 from provision.sequence import Entry, steps
 from provision.ssh import Session
 from provision.steps.base import Check
@@ -155,9 +156,9 @@ class Verification:
         try:
             session.batch([Run(("true",))], stop=False)
             self._reached[host.name].set_result(None)
-        except HostError as error:
-            outcome.error = error
-            self._reached[host.name].set_result(error)
+        except Exception as error:  # noqa: BLE001 - whoever waits for this host must not wait for ever
+            outcome.error = error if isinstance(error, HostError) else BugError(error)
+            self._reached[host.name].set_result(outcome.error)
         live = testinfra.host.Host(Backend(session, host.name))
         for entry in self._entries[host.name]:
             result = _lost(entry, outcome.error) if outcome.error else self._ask(outcome, entry, live)
@@ -253,16 +254,11 @@ class _Plugin:
 
 def describe(result: StepResult) -> str:
     """What is wrong with a step, in lines: each failed check with what was expected and what was got."""
-    lines = [result.problem] if result.problem else []
+    said = lines(result.problem, most=10) if result.problem else []
     for check in result.checks:
         if not check.passed:
-            lines += [f"{check.name}", f"  expected {_shown(check.expected)}", f"  got      {_shown(check.got)}"]
-    return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 600 else text[:600] + "…"
+            said += [line(check.name), f"  expected {line(check.expected, 600)}", f"  got      {line(check.got, 600)}"]
+    return "\n".join(said)
 
 
 def verify(verification: Verification, *, junit: str = "", quiet: bool = False) -> list[HostResult]:

@@ -5,6 +5,7 @@ imports nothing but click.
 """
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -86,4 +87,17 @@ def main(args: list[str] | None = None) -> None:
 
         click.echo(error_text(error), err=True)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # `provision plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if os.environ.get("PROVISION_TRACEBACK"):
+            raise
+        from provision.errors import REPORT, where
+        from provision.printable import lines
+
+        text = [f"error: a bug of provision: {type(error).__name__}: {error}", where(error), f"-> {REPORT}"]
+        hint = "the whole traceback: PROVISION_TRACEBACK=1"
+        click.echo("\n".join(lines("\n".join([*text, hint]), width=1000)), err=True)
+        sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)

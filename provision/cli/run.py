@@ -96,7 +96,7 @@ def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool) -> int:
     with shown:
         outcomes = rollout.deploy()
     rollout.close()
-    code = exit_of([outcome.result for outcome in outcomes])
+    code = exit_of(outcomes)
     run_id = rollout.context.run_id
     if chosen.as_json:
         report.document("deploy", code, inventory.warnings, **report.deploy_document(outcomes, run_id))
@@ -136,7 +136,7 @@ def _plan(chosen: Chosen, *, diff: bool, exit_code: bool) -> int:
     with shown:
         outcomes = rollout.plan()
     rollout.close()
-    code = exit_of([outcome.result for outcome in outcomes])
+    code = exit_of(outcomes)
     if not code and exit_code and any(outcome.plan.changes for outcome in outcomes):
         code = 5
     if chosen.as_json:
@@ -169,8 +169,11 @@ def run_id() -> str:
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
-def exit_of(results: Sequence[str]) -> int:
-    """The exit code for hosts that came to these results."""
+def exit_of(outcomes: Sequence[Any]) -> int:
+    """The exit code for hosts that came to these outcomes."""
+    results = {outcome.result for outcome in outcomes}
+    if "stopped" not in results and any(outcome.error and outcome.error.exit_code == 1 for outcome in outcomes):
+        return 1
     return next((code for result, code in EXIT_BY_RESULT if result in results), 0)
 
 

@@ -20,7 +20,7 @@ ROWS = [
     {"roles"},
     {"steps"},
     {"render", "script"},
-    {"inventory", "command", "events"},
+    {"inventory", "command", "events", "printable"},
     {"errors"},
 ]
 HOMES = {
