@@ -6,6 +6,7 @@ makes a TAP device HERE in its own network namespace and DEVICE in the other, an
 other SECONDS after it came.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -52,12 +53,13 @@ def carry(one: int, other: int, seconds: float) -> None:
 
 
 def take(source: int, queue: deque[tuple[float, bytes]], seconds: float) -> None:
-    """Read every frame that is there."""
-    try:
+    """Read every frame that is there; EOFError where there will never be another."""
+    with contextlib.suppress(BlockingIOError):
         for _ in range(64):
-            queue.append((time.monotonic() + seconds, os.read(source, 65536)))
-    except BlockingIOError:
-        return
+            frame = os.read(source, 65536)
+            if not frame:
+                raise EOFError
+            queue.append((time.monotonic() + seconds, frame))
 
 
 def give(target: int, frame: bytes) -> None:

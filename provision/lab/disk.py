@@ -54,25 +54,37 @@ class Disk:
         if self.mounted and run(["umount", self.root], check=False).returncode:
             run(["umount", "--lazy", self.root])
 
+    def require(self, label: str, *, saved: bool) -> None:
+        """Make sure that a state was (or was not) saved under a label; the bare base always was.
+
+        Raises:
+            LabError: it is the other way round.
+        """
+        there = not label or label in self.saved()
+        if there and not saved:
+            raise LabError(f"{self.home.name} has a state {label!r} already", "choose another label")
+        if saved and not there:
+            raise LabError(f"{self.home.name} has no state {label!r}", f"it has: {', '.join(self.saved()) or 'none'}")
+
     def save(self, label: str) -> None:
         """Keep the present state under a label; the host must not run.
 
         Raises:
             LabError: the label is taken.
         """
+        self.require(label, saved=False)
         point = self.home / "saved" / label
-        if point.exists():
-            raise LabError(f"{self.home.name} has a state {label!r} already", "choose another label")
         self.unmount()
+        discard(point)
         layer = self.home / "layers" / str(len(list((self.home / "layers").glob("*"))))
         layer.parent.mkdir(exist_ok=True)
         (self.home / "upper").rename(layer)
         stack = [layer.name, *(path.name for path in self._stack())]
+        self._set_stack(stack)
         point.mkdir(parents=True)
         for name in BOUND:
             _copy(self.home / name, point / name)
         (point / "stack.json").write_text(json.dumps(stack))
-        self._set_stack(stack)
 
     def restore(self, label: str) -> None:
         """Go back to a saved state, or with an empty label to the bare base; the host must not run.
@@ -80,11 +92,8 @@ class Disk:
         Raises:
             LabError: nothing was saved under that label.
         """
+        self.require(label, saved=True)
         point = self.home / "saved" / label
-        if label and not (point / "stack.json").exists():
-            raise LabError(
-                f"{self.home.name} has no state {label!r}", f"there are: {', '.join(self.saved()) or 'none'}"
-            )
         self.unmount()
         for name in ("upper", *BOUND):
             discard(self.home / name)

@@ -143,6 +143,8 @@ class Lab:
             host.wait()
 
         with _locked(self.name):
+            for host in self.hosts():
+                host.disk.require(label, saved=False)
             self.each(keep)
 
     def restore(self, host: str | None = None, label: str = "") -> None:
@@ -163,7 +165,10 @@ class Lab:
             one.wait()
 
         with _locked(self.name):
-            self.each(put_back, None if host is None else [self.host(host)])
+            chosen = self.hosts() if host is None else [self.host(host)]
+            for one in chosen:
+                one.disk.require(label, saved=True)
+            self.each(put_back, chosen)
 
     def cut(self, host: str) -> None:
         """Drop every packet from and to a host."""

@@ -1,0 +1,190 @@
+"""The lab itself: real hosts boot, break, come back, and leave nothing behind."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from provision.lab import cgroups, faults, paths
+from provision.lab.lab import Lab
+from provision.lab.shell import LabError
+from provision.lab.spec import Spec
+
+pytestmark = pytest.mark.lab
+NAME = "selftest"
+
+
+def traces(lab):
+    """Everything of a lab that can be seen on the machine."""
+    seen = {
+        "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(lab.home) in line],
+        "netns": [path.name for path in paths.NETNS.glob(f"plab.{lab.name}*")] if paths.NETNS.exists() else [],
+        "link": [lab.network.link] if Path(f"/sys/class/net/{lab.network.link}").exists() else [],
+        "processes": cgroups.processes(lab.name),
+        "rules": [line for line in _rules().splitlines() if f"provision-lab:{lab.name} " in f"{line} "],
+        "files": [str(lab.home)] if lab.home.exists() else [],
+    }
+    return {what: found for what, found in seen.items() if found}
+
+
+def _rules():
+    return subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """One gpu host with two cards; gone afterwards, whatever happens."""
+    with contextlib.suppress(LabError):
+        Lab.find(NAME).down()
+    try:
+        yield Lab.up(Spec(NAME, 1, 0, 2), install=True)
+    finally:
+        Lab.find(NAME).down()
+
+
+def ssh(lab, *words, host="gpu-01"):
+    return subprocess.run(lab.ssh(host, words), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+
+
+def test_a_host_is_a_real_one_and_bare(lab):
+    assert ssh(lab, "sudo", "systemctl", "is-system-running", "--wait").stdout.strip() == "running"
+    assert ssh(lab, "command -v docker nginx nvidia-ctk").stdout == ""
+    assert ssh(lab, "hostname").stdout.strip() == "gpu-01"
+
+
+def test_the_files_it_writes_are_enough_to_log_in(lab):
+    text = lab.inventory.read_text()
+    assert f"ansible_ssh_private_key_file: {lab.key}" in text
+    assert str(lab.known_hosts) in text
+    assert ssh(lab, "sudo", "id", "-u").stdout == "0\n"
+
+
+def test_up_again_changes_nothing(lab):
+    leader = lab.host("gpu-01").leader
+    before = lab.inventory.read_text()
+    assert Lab.up(lab.spec).host("gpu-01").leader == leader
+    assert lab.inventory.read_text() == before
+
+
+def test_root_on_a_host_cannot_open_the_machines_disk(lab):
+    """A node can be made, because runc insists; opening it is refused, and so is changing that."""
+    device = os.stat("/").st_dev  # noqa: PTH116
+    number = [str(os.major(device)), str(os.minor(device))]
+    host = lab.host("gpu-01")
+    host.run(["mknod", "/root/disk", "b", *number])
+    host.run(["sh", "-c", "echo a > /sys/fs/cgroup/devices/devices.allow"], check=False)
+    assert host.run(["head", "-c1", "/root/disk"], check=False).returncode != 0
+
+
+def test_repositories_are_signed_and_apt_takes_them(lab):
+    site = f"http://{lab.network.site}"
+    host = lab.host("gpu-01")
+    host.run(["curl", "-fsS", f"{site}/libnvidia-container/gpgkey", "-o", "/etc/apt/keyrings/lab.asc"])
+    line = f"deb [signed-by=/etc/apt/keyrings/lab.asc] {site}/libnvidia-container/stable/deb/amd64 /\n"
+    host.write("/etc/apt/sources.list.d/lab.list", line)
+    only = ["-o", "Dir::Etc::SourceList=/dev/null"]
+    host.run(["apt-get", *only, "update", "--error-on=any"])
+    offered = host.run(["apt-cache", *only, "madison", "nvidia-container-toolkit"]).stdout
+    assert [row.split("|")[1].strip() for row in offered.splitlines()] == ["1.20.0-1", "1.19.1-1"]
+
+
+def test_the_registry_has_the_image_under_its_real_name(lab):
+    url = f"http://{lab.network.site}:5000/v2/ollama/ollama/tags/list"
+    assert json.loads(lab.host("gpu-01").run(["curl", "-fsS", url]).stdout)["tags"] == ["0.33.0", "0.34.4"]
+
+
+def test_save_and_restore(lab):
+    host = lab.host("gpu-01")
+    host.write("/root/kept", "kept")
+    host.write("/var/lib/docker/kept", "kept")
+    lab.save("point")
+    host.run(["rm", "/root/kept", "/var/lib/docker/kept"])
+    host.write("/root/lost", "lost")
+    started = time.monotonic()
+    lab.restore("gpu-01", "point")
+    assert time.monotonic() - started < 15
+    assert {"kept", "lost"} & set(host.run(["ls", "/root"]).stdout.split()) == {"kept"}
+    assert host.run(["cat", "/var/lib/docker/kept"]).stdout == "kept"
+    lab.restore("gpu-01")
+    assert host.run(["ls", "/root"]).stdout == ""
+    assert ssh(lab, "true").returncode == 0
+
+
+def test_a_label_that_is_taken_or_missing_is_refused(lab):
+    lab.save("taken")
+    with pytest.raises(LabError, match="already"):
+        lab.save("taken")
+    with pytest.raises(LabError, match="no state"):
+        lab.restore("gpu-01", "nothing")
+    assert ssh(lab, "true").returncode == 0
+
+
+def test_a_cut_host_is_silent_and_comes_back(lab):
+    lab.cut("gpu-01")
+    with pytest.raises(TimeoutError):
+        socket.create_connection((lab.host("gpu-01").address, 22), timeout=1)
+    assert faults.active(lab) == [("gpu-01", "cut")]
+    lab.uncut("gpu-01")
+    assert ssh(lab, "true").returncode == 0
+
+
+def test_power_off_and_on(lab):
+    faults.switch(lab, "gpu-01", "power-off", on=True)
+    assert not lab.host("gpu-01").running
+    faults.switch(lab, "gpu-01", "power-off", on=False)
+    assert ssh(lab, "true").returncode == 0
+
+
+def test_driver_fault(lab):
+    faults.switch(lab, "gpu-01", "driver-broken", on=True)
+    assert ssh(lab, "nvidia-smi", "-L").returncode == 9
+    faults.switch(lab, "gpu-01", "driver-broken", on=False)
+    assert len(ssh(lab, "nvidia-smi", "-L").stdout.splitlines()) == 2
+
+
+def test_two_labs_side_by_side_with_a_delay(lab):
+    other = Lab.up(Spec(f"{NAME}-rtt", 1, 0, 1, rtt=20))
+    try:
+        host = other.host("gpu-01")
+        assert host.address != lab.host("gpu-01").address
+        started = time.monotonic()
+        socket.create_connection((host.address, 22), timeout=5).close()
+        assert 0.019 < time.monotonic() - started < 0.06
+        assert ssh(lab, "true").returncode == ssh(other, "true").returncode == 0
+    finally:
+        other.down()
+    assert traces(other) == {}
+    assert ssh(lab, "true").returncode == 0
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.8, 1.2])
+def test_down_after_up_was_killed(seconds):
+    name = f"{NAME}-crash"
+    words = [sys.executable, "-m", "provision.lab", "up", "--name", name, "--gpu-hosts", "2"]
+    up = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(seconds)
+    up.kill()
+    up.wait()
+    with contextlib.suppress(LabError):
+        crashed = Lab.find(name)
+        crashed.down()
+        assert traces(crashed) == {}
+
+
+def test_down_after_nspawn_was_killed(lab):
+    other = Lab.up(Spec(f"{NAME}-crash", 1, 0, 1))
+    try:
+        for pid in cgroups.processes(other.name, "gpu-01"):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # a boot starts many that end soon
+                if b"systemd-nspawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+    finally:
+        other.down()
+    assert traces(other) == {}

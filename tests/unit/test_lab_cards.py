@@ -1,0 +1,134 @@
+"""The simulated nvidia-smi answers as the real one does, in health and in every fault."""
+
+import importlib.machinery
+import importlib.util
+import json
+
+import pytest
+
+from provision.lab import paths, sheet
+from provision.lab.spec import HostSpec, Spec
+
+
+def load(name):
+    """A program of the lab that has no .py in its name, as a module."""
+    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(paths.SIMULATED / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def smi(tmp_path, monkeypatch, capsys):
+    """Runs nvidia-smi for two cards: words -> (exit code, what it said)."""
+    module = load("nvidia-smi")
+    files = sheet.card_files(Spec(name="x", gpus=2), HostSpec("gpu-01", "gpu", 11))
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "gpus.json").write_text(files["etc/provision-lab/gpus.json"])
+    monkeypatch.setattr(module, "LAB", tmp_path)
+    monkeypatch.setattr(module, "CONTAINER", tmp_path / "container.json")
+    monkeypatch.setattr(module, "USAGE", tmp_path / "usage")
+
+    def run(*words):
+        monkeypatch.setattr(module.sys, "argv", ["nvidia-smi", *words])
+        code = module.main()
+        return code, capsys.readouterr().out
+
+    run.home = tmp_path
+    return run
+
+
+# FACTS 3: the fields the project asks for
+FIELDS = (
+    "index,uuid,name,pci.bus_id,driver_version,compute_cap,memory.total,memory.used,memory.free,mig.mode.current,"
+    "ecc.mode.current,persistence_mode,compute_mode,utilization.gpu,temperature.gpu,power.draw,power.limit"
+)
+
+
+def test_query_without_units(smi):
+    code, said = smi(f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits")
+    rows = [line.split(", ") for line in said.splitlines()]
+    assert code == 0
+    assert [row[0] for row in rows] == ["0", "1"]
+    assert rows[0][2:9] == [
+        "NVIDIA RTX A6000 (simulated)",
+        "00000000:01:00.0",
+        "590.48.01",
+        "8.6",
+        "49140",
+        "0",
+        "48628",
+    ]
+
+
+def test_query_with_units_and_header(smi):
+    _, said = smi("--query-gpu=index,memory.total,mig.mode.current", "--format=csv", "-i", "1")
+    assert said == "index, memory.total [MiB], mig.mode.current\n1, 49140 MiB, [N/A]\n"
+
+
+def test_an_unknown_field_fails_the_whole_call(smi):
+    assert smi("--query-gpu=index,nonsense", "--format=csv") == (
+        2,
+        'Field "nonsense" is not a valid field to query.\n\n',
+    )
+
+
+def test_list_and_version(smi):
+    _, said = smi("-L")
+    assert said.startswith("GPU 0: NVIDIA RTX A6000 (simulated) (UUID: GPU-")
+    assert len(smi("--version")[1].splitlines()) == 4
+
+
+def test_uuids_are_the_same_each_time_and_differ_between_hosts():
+    spec = Spec(name="x")
+    one = sheet.card_files(spec, HostSpec("gpu-01", "gpu", 11))
+    assert one == sheet.card_files(spec, HostSpec("gpu-01", "gpu", 11))
+    assert one != sheet.card_files(spec, HostSpec("gpu-02", "gpu", 12))
+    assert sheet.card_files(spec, HostSpec("lb-01", "balancer", 201)) == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "text"),
+    [
+        ("driver-broken", 9, "couldn't communicate with the NVIDIA driver"),
+        ("driver-old", 0, "535.309.01"),
+        ("gpu-lost", 0, "590.48.01"),
+    ],
+)
+def test_faults_of_the_host(smi, fault, code, text):
+    (smi.home / "faults" / fault).touch()
+    found, said = smi("--query-gpu=driver_version", "--format=csv,noheader")
+    assert (found, text in said) == (code, True)
+
+
+def test_a_missing_card_leaves_the_others_with_new_indices(smi):
+    before = smi("-L")[1].splitlines()
+    (smi.home / "faults/card-missing").write_text("0")
+    (left,) = smi("-L")[1].splitlines()
+    assert left == before[1].replace("GPU 1:", "GPU 0:")
+
+
+def test_in_a_container_only_its_cards_are_seen_from_index_0(smi):
+    uuid = json.loads((smi.home / "gpus.json").read_text())["cards"][1]["uuid"]
+    (smi.home / "container.json").write_text(json.dumps({"visible": [uuid], "name": "ollama2"}))
+    assert smi("--query-gpu=index,uuid", "--format=csv,noheader") == (0, f"0, {uuid}\n")
+    (smi.home / "faults/gpu-lost").touch()
+    assert smi("-L") == (255, "Failed to initialize NVML: Unknown Error\n")
+
+
+def test_applications_of_servers_that_are_gone_are_not_shown(smi):
+    uuid = json.loads((smi.home / "gpus.json").read_text())["cards"][0]["uuid"]
+    (smi.home / "usage").mkdir()
+    (smi.home / "usage/a.json").write_text(json.dumps([{"uuid": uuid, "mib": 100, "pid": 1, "name": "x"}]))
+    assert smi("--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader") == (0, "")
+
+
+def test_the_hook_refuses_cards_that_are_not_there(smi, monkeypatch, capsys):
+    hook = load("nvidia-container-runtime-hook")
+    monkeypatch.setattr(hook, "LAB", smi.home)
+    uuids = hook.present()
+    assert hook.visible("all") == uuids
+    assert hook.visible(f"1,{uuids[0]}") == [uuids[1], uuids[0]]
+    with pytest.raises(SystemExit):
+        hook.visible("GPU-x")
+    assert "nvidia-container-cli: device error: GPU-x: unknown device" in capsys.readouterr().err

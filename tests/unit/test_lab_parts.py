@@ -1,0 +1,186 @@
+"""Parts of the lab that need no root: sizes and names, the inventory, repositories, the proxy, the delay line."""
+
+import contextlib
+import http.client
+import http.server
+import importlib.util
+import socket
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from provision.errors import UsageError
+from provision.lab import cli, debs, delay, faults, paths, repository, sheet, site
+from provision.lab.network import Network
+from provision.lab.spec import Spec
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"name": "Up"}, {"name": "a/b"}, {"name": "_cache"}, {"gpus": 17}, {"gpu_hosts": 0, "balancers": 0}, {"rtt": -1}],
+)
+def test_a_spec_that_makes_no_lab_is_refused(values):
+    with pytest.raises(UsageError):
+        Spec(**values)
+
+
+def test_hosts_have_names_groups_and_numbers_of_their_own():
+    hosts = Spec(gpu_hosts=180, balancers=50).hosts()
+    numbers = [host.number for host in hosts]
+    assert (hosts[0].name, hosts[0].group, hosts[-1].name) == ("gpu-01", "gpu", "lb-50")
+    assert len(set(numbers)) == 230
+    assert max(numbers) < 254
+
+
+def test_two_labs_share_no_name_of_the_kernel():
+    one, other = Network("a", 1), Network("a-b", 2)
+    assert one.cidr != other.cidr
+    assert one.link != other.link
+    assert not other.netns.startswith(f"{one.netns}.")
+    assert not one.host_netns("gpu-01").startswith(f"{other.netns}.")
+
+
+def test_inventory_points_at_the_site(monkeypatch):
+    monkeypatch.setattr(site, "settings", lambda network, release: {"nginx": {"url": f"http://{network.site}/nginx"}})
+    spec, network = Spec(name="x", gpu_hosts=1, gpus=2), Network("x", 7)
+    hosts = [SimpleNamespace(name=h.name, spec=h, address=network.address(h.number)) for h in spec.hosts()]
+    document = sheet.inventory(Path("/lab"), spec, network, hosts)["all"]
+    assert document["vars"]["ansible_user"] == "ops"
+    assert document["vars"]["nginx"]["url"] == "http://10.213.7.1/nginx"
+    assert document["children"]["gpu"]["hosts"]["gpu-01"] == {
+        "ansible_host": "10.213.7.11",
+        "ollama": {"instances": [{"gpus": [0]}, {"gpus": [1]}]},
+    }
+    assert document["children"]["balancer"]["hosts"] == {"lb-01": {"ansible_host": "10.213.7.201"}}
+
+
+def test_a_repository_has_the_hashes_of_its_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(repository.keys, "sign", lambda release, fingerprint: None)
+    debs.build(debs.Package("thing", "1.0-1", "SIMULATED thing", files={"usr/bin/thing": Path("/bin/true")}), tmp_path)
+    repository.flat(tmp_path, "0" * 40, "lab")
+    stanza = (tmp_path / "Packages").read_text()
+    assert "Package: thing\nVersion: 1.0-1\n" in stanza
+    assert "SIMULATED thing" in stanza
+    (package,) = tmp_path.glob("*.deb")
+    assert f"Filename: {package.name}\nSize: {package.stat().st_size}\n" in stanza
+    assert (tmp_path / "Release").read_text().count(" Packages") == 2
+
+
+def test_every_toolkit_package_says_that_it_is_simulated_and_its_files_exist():
+    for package in debs.toolkit("1.20.0"):
+        assert "SIMULATED" in package.summary
+        assert package.version == "1.20.0-1"
+        assert all(file.exists() for file in package.files.values())
+
+
+@pytest.fixture
+def proxy(tmp_path):
+    """The caching proxy, and a server behind it that counts what it is asked."""
+    spec = importlib.util.spec_from_file_location("serve", Path(paths.__file__).with_name("serve.py"))
+    serve = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(serve)
+    asked = []
+
+    class Origin(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path / "origin"))
+
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *args):
+            pass
+
+    class Proxy(serve._Proxy):
+        cache = tmp_path / "cache"
+
+        def log_message(self, *args):
+            pass
+
+    (tmp_path / "origin").mkdir()
+    (tmp_path / "cache").mkdir()
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Origin, Proxy)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def get(name, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", servers[1].server_port, timeout=10)
+        connection.request("GET", f"http://127.0.0.1:{servers[0].server_port}/{name}", headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.headers.get("Last-Modified")
+
+    yield SimpleNamespace(get=get, asked=asked, origin=tmp_path / "origin", stop=servers[0])
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_packages_are_fetched_once(proxy):
+    (proxy.origin / "a.deb").write_bytes(b"package")
+    assert [proxy.get("a.deb")[:2] for _ in range(3)] == [(200, b"package")] * 3
+    assert proxy.asked == ["/a.deb"]
+
+
+def test_indexes_are_asked_for_again_and_kept_when_the_mirror_is_gone(proxy):
+    (proxy.origin / "Release").write_text("one")
+    status, _, modified = proxy.get("Release")
+    assert status == 200
+    assert proxy.get("Release", {"If-Modified-Since": modified})[0] == 304
+    assert len(proxy.asked) == 2
+    proxy.stop.shutdown()
+    proxy.stop.server_close()
+    assert proxy.get("Release")[:2] == (200, b"one")
+
+
+def test_what_the_mirror_refuses_is_refused_and_not_kept(proxy):
+    assert proxy.get("none.deb")[0] == 404
+    (proxy.origin / "none.deb").write_bytes(b"now")
+    assert proxy.get("none.deb")[:2] == (200, b"now")
+
+
+def test_the_delay_line_delays_both_ways_and_keeps_the_order():
+    near, machine = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    far, lab = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    machine.setblocking(False)
+    lab.setblocking(False)
+
+    def carry():
+        with contextlib.suppress(EOFError):
+            delay.carry(machine.fileno(), lab.fileno(), 0.05)
+
+    line = threading.Thread(target=carry)
+    line.start()
+    started = time.monotonic()
+    for number in range(10):
+        near.send(b"%d" % number)
+    assert [far.recv(10) for _ in range(10)] == [b"%d" % number for number in range(10)]
+    far.send(b"back")
+    assert near.recv(10) == b"back"
+    assert 0.1 <= time.monotonic() - started < 0.3
+    near.close()
+    line.join(5)
+    assert not line.is_alive()
+
+
+def test_every_fault_is_listed():
+    result = CliRunner().invoke(cli.lab, ["fault", "--list"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) == len(faults.FAULTS)
+
+
+def test_a_fault_that_a_target_cannot_have_is_refused():
+    with pytest.raises(UsageError, match="cannot have the fault"):
+        faults.switch(SimpleNamespace(), "gpu-01/ollama1", "driver-broken", on=True)
+
+
+def test_no_host_name_of_a_mirror_is_written_anywhere():
+    for file in Path(paths.__file__).parent.rglob("*"):
+        if file.is_file() and "__pycache__" not in file.parts:
+            text = file.read_text()
+            assert "deb." + "debian" not in text
+            assert "archive." + "ubuntu" not in text
