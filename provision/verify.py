@@ -4,7 +4,6 @@ Hosts are asked in parallel, one channel at a time each (sshd refuses the eleven
 and host and waits for its answer, so that its report, its exit code and JUnit are pytest's own.
 """
 
-import contextlib
 import os
 import time
 import traceback
@@ -18,7 +17,7 @@ import testinfra.backend.base
 import testinfra.host
 
 from provision.command import Run
-from provision.errors import BugError, HostError, UnreachableError
+from provision.errors import BugError, HostError, ProvisionError, UnreachableError
 from provision.inventory import Host, Inventory
 from provision.printable import line, lines
 from provision.sequence import Entry, steps
@@ -58,12 +57,14 @@ class HostResult:
 
     Args:
         host: its name.
+        expected: how many steps it has.
         steps: the results, in the order of the sequence.
         error: why the host could not be asked, or None.
         seconds: how long it took.
     """
 
     host: str
+    expected: int
     steps: list[StepResult] = field(default_factory=list)
     error: HostError | None = None
     seconds: float = 0.0
@@ -73,7 +74,8 @@ class HostResult:
         """`passed`, `failed` or `unreachable`."""
         if isinstance(self.error, UnreachableError):
             return "unreachable"
-        return "failed" if self.error or not all(step.passed for step in self.steps) else "passed"
+        asked = len(self.steps) == self.expected
+        return "passed" if asked and not self.error and all(step.passed for step in self.steps) else "failed"
 
 
 class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
@@ -117,8 +119,8 @@ class Verification:
         forks: int,
     ) -> None:
         self.hosts = hosts
-        self.results = {host.name: HostResult(host.name) for host in hosts}
         self._entries = {h.name: [e for e in steps(h, inventory) if e.role in roles] for h in hosts}
+        self.results = {host.name: HostResult(host.name, len(self._entries[host.name])) for host in hosts}
         self._sessions = {host.name: Session(host.connection, become_password) for host in hosts}
         self._futures: dict[tuple[str, str], Future[StepResult]] = {
             (host.name, entry.step.id): Future() for host in hosts for entry in self._entries[host.name]
@@ -273,12 +275,14 @@ def verify(verification: Verification, *, junit: str = "", quiet: bool = False) 
         every host's results, in the order of the hosts.
     """
     args = ["-c", os.devnull, "--rootdir", os.curdir, "-p", "no:cacheprovider", "-p", "no:logging", "-s"]
-    args += ["--disable-plugin-autoload", "--no-header", "--tb=short"]
-    args += ["-p", "no:terminal"] if quiet else ["-v"]
+    args += ["--disable-plugin-autoload", *(["-p", "no:terminal"] if quiet else ["-v", "--no-header", "--tb=short"])]
     args += [f"--junitxml={junit}", "-o", "junit_suite_name=provision"] if junit else []
     try:
-        with contextlib.suppress(KeyboardInterrupt):
-            pytest.main(args, plugins=[_Plugin(verification)])
+        code = pytest.main(args, plugins=[_Plugin(verification)])
     finally:
         verification.close()
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise ProvisionError(
+            f"pytest did not ask every step: {pytest.ExitCode(code).name.lower()}", "see what it printed"
+        )
     return [verification.results[host.name] for host in verification.hosts]
