@@ -95,9 +95,8 @@ class Fleet:
 
     def ssh(self, host: str, *words: str) -> str:
         """Run words on a host as an operator would, and give what they print."""
-        done = subprocess.run(
-            self.lab.ssh(host, ["sudo", *words]), capture_output=True, text=True, check=True, timeout=120
-        )
+        argv = self.lab.ssh(host, ["sudo", shlex.join(words)])  # ssh gives its words to a shell as one line
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
         return done.stdout
 
     @property
