@@ -1,4 +1,4 @@
-"""The set-up of the guide: one machine, two instances on 3001 and 3002, the balancer on 3008, six lines of inventory."""
+"""The guide's set-up: one machine, two instances on 3001 and 3002, the balancer on 3008, six lines of inventory."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def test_six_lines_are_enough(machine, tmp_path):
     request = urllib.request.Request(f"http://{host.address}:3008/api/generate", body)
     seen = set()
     for _ in range(4):
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - the lab
             seen.add(answer.headers["X-Instance"])
             assert json.loads(answer.read().splitlines()[-1])["done"]
     assert len(seen) == 2
