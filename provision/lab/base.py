@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def path(release: str) -> Path:
     return paths.CACHE / "base" / f"{release}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
-def ensure(release: str) -> Path:
+def ensure(release: str, say: Callable[[str], None]) -> Path:
     """Return the base of `release`; make it if the cache has none (about a minute).
 
     Raises:
@@ -64,6 +64,7 @@ def ensure(release: str) -> Path:
     base = path(release)
     if base.is_dir():
         return base
+    say(f"making the file system that every host starts from ({release}, once; one to three minutes)")
     partial = base.with_name(f"{base.name}.partial")
     discard(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,7 @@ def make(lab: str, member: str) -> list[Path]:
                 path.mkdir(exist_ok=True)
                 _inherit_cpuset(path)
                 _confine(path, part)
+                _delegate(path.parent)
         made.append(path)
     return made
 
@@ -104,6 +105,15 @@ def _confine(path: Path, part: str) -> None:
         (path / "devices.deny").write_text("a")
         for rule in _DEVICES:
             (path / "devices.allow").write_text(rule)
+
+
+def _delegate(path: Path) -> None:
+    """On cgroup v2, let the groups below have every controller. (Not tried: see docs of the lab.)"""
+    controllers = path / "cgroup.controllers"
+    if cgroup_version() == 2 and controllers.exists():
+        for name in controllers.read_text().split():
+            with suppress(OSError):
+                (path / "cgroup.subtree_control").write_text(f"+{name}")
 
 
 def _inherit_cpuset(path: Path) -> None:

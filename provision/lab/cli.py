@@ -30,7 +30,7 @@ def up(name: str, gpu_hosts: int, balancers: int, gpus: int, rtt: float, release
     from provision.lab.spec import Spec
 
     spec = Spec(name, gpu_hosts, balancers, gpus, rtt, release or machine.default_release())
-    made = Lab.up(spec, install=install)
+    made = Lab.up(spec, install=install, say=lambda text: click.echo(text, err=True))
     for host in made.hosts():
         click.echo(f"{host.name:<8} {host.address}")
     click.echo(f"inventory: {made.inventory}")

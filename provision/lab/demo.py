@@ -24,7 +24,7 @@ def run(spec: Spec) -> list[str]:
     Raises:
         LabError: a step failed; what it said is on the screen.
     """
-    lab = Lab.up(spec, install=True)
+    lab = Lab.up(spec, install=True, say=print)
     for words in steps(lab):
         print(f"\n$ provision {' '.join(words)}", flush=True)
         if code := subprocess.run([sys.executable, "-m", "provision", *words], check=False).returncode:

@@ -150,7 +150,7 @@ class Host:
         if not machine_id.exists():
             machine_id.write_text(Path("/proc/sys/kernel/random/uuid").read_text().replace("-", ""))
         shutil.copy(machine_id, self.disk.root / "etc/machine-id")
-        shutil.copy("/etc/resolv.conf", self.disk.root / "etc/resolv.conf")
+        self.write("/etc/resolv.conf", machine.resolv_conf())
         self.write("/etc/hostname", f"{self.name}\n")
         self.write("/etc/hosts", f"127.0.0.1 localhost\n{self.address} {self.name}\n")
         for path, text in self._files.items():

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from provision.lab import base, cgroups, keys, machine, network, paths, registry, sheet, site
@@ -34,12 +34,13 @@ class Lab:
         self.known_hosts = self.home / "known_hosts"
 
     @classmethod
-    def up(cls, spec: Spec, *, install: bool = False) -> "Lab":
+    def up(cls, spec: Spec, *, install: bool = False, say: Callable[[str], None] = lambda _: None) -> "Lab":
         """Make the lab, or finish or enlarge the one of that name, and wait until every host answers.
 
         Args:
             spec: what it is to be; number of cards, delay and release of a lab that exists stay as they are.
             install: install missing programs of the machine.
+            say: is told what takes long, before it begins.
 
         Raises:
             LabError: something is missing or failed; `down` cleans up.
@@ -49,9 +50,9 @@ class Lab:
         with _locked(spec.name):
             lab = _registered(spec)
             with _locked("_cache"):
-                base.ensure(lab.spec.release)
+                base.ensure(lab.spec.release, say)
                 registry.ensure()
-                site.ensure(lab.spec.release)
+                site.ensure(lab.spec.release, say)
             keys.ssh_key(lab.key, f"provision lab {lab.name}")
             lab.network.make()
             lab.network.connect(lab.spec.rtt, lab.home / "delay.log")
@@ -68,6 +69,7 @@ class Lab:
         Raises:
             LabError: there is none.
         """
+        machine.require_root()
         try:
             record = json.loads((paths.STATE / name / "lab.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError) as error:
@@ -77,7 +79,12 @@ class Lab:
     @classmethod
     def all(cls) -> list["Lab"]:
         """Every lab of this machine, by name."""
-        return [cls.find(path.parent.name) for path in sorted(paths.STATE.glob("*/lab.json"))]
+        machine.require_root()
+        found = []
+        for path in sorted(paths.STATE.glob("*/lab.json")):
+            with suppress(LabError):  # one that goes down at this very moment
+                found.append(cls.find(path.parent.name))
+        return found
 
     def down(self) -> None:
         """Take everything of the lab away: processes, namespaces, mounts, rules, files; settings go back."""
@@ -86,15 +93,22 @@ class Lab:
             cgroups.kill(self.name)
             cgroups.remove(self.name)
             self.network.remove()
-            base.discard(self.home)
-            if self.home.exists():
-                shutil.rmtree(self.home)
+            self._forget()
             with _locked("_machine"):
                 if not Lab.all():
                     network.restore_sysctls()
             with _locked("_cache", wait=False) as ours:
                 if ours:  # else another lab is being made right now
                     base.abandon()
+
+    def _forget(self) -> None:
+        """Delete the lab's files, its record last: until then, `down` can be run again."""
+        for path in self.home.iterdir() if self.home.exists() else ():
+            if path.is_dir():
+                base.discard(path)
+            elif path.name != "lab.json":
+                path.unlink()
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def hosts(self) -> list[Host]:
         """The hosts of the lab."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from provision.lab.shell import LabError, output, run
 
+_UPSTREAM = Path("/run/systemd/resolve/resolv.conf")
 # program -> Debian/Ubuntu package that has it
 _PROGRAMS = {
     "debootstrap": "debootstrap",
@@ -125,6 +126,20 @@ def apt_sources() -> list[Source]:
     if not any(source.suffix == "" for source in sources):
         raise LabError("apt has no index of this machine's distribution", "run `sudo apt-get update`")
     return sorted(dict.fromkeys(sources), key=lambda source: source.suffix != "")
+
+
+def resolv_conf(etc: Path = Path("/etc/resolv.conf"), upstream: Path = _UPSTREAM) -> str:
+    """The machine's resolv.conf as a network namespace can use it: systemd-resolved's upstream servers where the
+    machine asks its own loopback.
+
+    Args:
+        etc: the machine's file.
+        upstream: where systemd-resolved keeps the servers it asks.
+    """
+    text = etc.read_text()
+    servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
+    local = bool(servers) and all(server.startswith("127.") or server == "::1" for server in servers)
+    return upstream.read_text() if local and upstream.exists() else text
 
 
 def cgroup_version() -> int:

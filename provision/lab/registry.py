@@ -31,12 +31,17 @@ def ensure() -> Path:
     return program
 
 
-def command(home: Path, address: str) -> list[str]:
+def _data(release: str) -> Path:
+    # the image is made of the hosts' release, so that each release has tags of its own
+    return paths.CACHE / "registry" / release
+
+
+def command(home: Path, address: str, release: str) -> list[str]:
     """The words that start the registry on the site's address; writes its configuration into `home`."""
     config = {
         "version": 0.1,
         "log": {"level": "warn"},
-        "storage": {"filesystem": {"rootdirectory": str(paths.CACHE / "registry/data")}},
+        "storage": {"filesystem": {"rootdirectory": str(_data(release))}},
         "http": {"addr": f"{address}:{_PORT}"},
     }
     (home / "registry.json").write_text(json.dumps(config))  # JSON is YAML
@@ -49,8 +54,8 @@ def publish(address: str, release: str) -> None:
     Raises:
         LabError: the registry refused.
     """
-    marker = paths.CACHE / "registry/published"
-    sources = f"{release} {image.sources()}"
+    marker = _data(release).with_suffix(".published")
+    sources = image.sources()
     if marker.exists() and marker.read_text() == sources:
         return
     for tag in image.TAGS:

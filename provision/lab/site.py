@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _NGINX_RELEASE = "trixie"
 _NGINX_SHA256 = {"1.26.3": "69ee2b237744036e61d24b836668aad3040dda461fe6f570f1787eab570c75aa"}
 
 
-def ensure(release: str) -> None:
+def ensure(release: str, say: Callable[[str], None]) -> None:
     """Make what the site serves to hosts of `release`, unless the cache has it from these very sources.
 
     Raises:
@@ -36,6 +37,7 @@ def ensure(release: str) -> None:
     marker = root / ".made-of"
     if marker.exists() and marker.read_text() == _recipe():
         return
+    say("making the lab's package repositories (once; half a minute)")
     partial = root.with_name(f"{release}.partial")
     discard(partial)
     partial.mkdir(parents=True)
@@ -52,14 +54,32 @@ def start_servers(network: Network, home: Path, release: str) -> None:
     """Start the site's servers in the lab's namespace, and bring the registry up to date."""
     if not cgroups.processes(network.lab, "site"):
         joined = cgroups.make(network.lab, "site")
-        enter = ["nsenter", f"--net={paths.NETNS / network.netns}", "--"]
+        enter = ["nsenter", f"--net={paths.NETNS / network.netns}", "--", *_with_resolver(home)]
         web = [sys.executable, "-I", str(Path(__file__).with_name("serve.py")), network.site]
         served = [str(paths.site(release)), str(paths.CACHE / "packages")]
         start([*enter, *web, *served], cgroups=joined, log=home / "web.log")
-        start([*enter, *registry.command(home, network.site)], cgroups=joined, log=home / "registry.log")
+        start([*enter, *registry.command(home, network.site, release)], cgroups=joined, log=home / "registry.log")
     for port in (80, 3142, 5000):
         wait_for_port(network.site, port)
     registry.publish(network.site, release)
+
+
+def _with_resolver(home: Path) -> list[str]:
+    """Words that let a program see the resolvers a namespace can reach, where the machine's are its own loopback."""
+    if machine.resolv_conf() == Path("/etc/resolv.conf").read_text():
+        return []
+    (home / "resolv.conf").write_text(machine.resolv_conf())
+    mount = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    return [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        mount,
+        "sh",
+        str(home / "resolv.conf"),
+        str(Path("/etc/resolv.conf").resolve()),
+    ]
 
 
 def host_files(network: Network) -> dict[str, str]:

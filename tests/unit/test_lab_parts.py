@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from provision.errors import UsageError
-from provision.lab import cli, debs, delay, faults, paths, repository, sheet, site
+from provision.lab import cli, debs, delay, faults, machine, paths, repository, sheet, site
 from provision.lab.network import Network
 from provision.lab.spec import Spec
 
@@ -184,3 +184,12 @@ def test_no_host_name_of_a_mirror_is_written_anywhere():
             text = file.read_text()
             assert "deb." + "debian" not in text
             assert "archive." + "ubuntu" not in text
+
+
+@pytest.mark.parametrize(
+    ("servers", "expected"), [("127.0.0.53", "nameserver 192.0.2.1\n"), ("192.0.2.9", "nameserver 192.0.2.9\n")]
+)
+def test_a_resolver_on_loopback_is_replaced_by_those_it_asks(tmp_path, servers, expected):
+    (tmp_path / "etc").write_text(f"nameserver {servers}\n")
+    (tmp_path / "upstream").write_text("nameserver 192.0.2.1\n")
+    assert machine.resolv_conf(tmp_path / "etc", tmp_path / "upstream") == expected
