@@ -127,7 +127,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield DockerService(
         live_restore=settings.live_restore,
         cgroup_driver="" if settings.cgroup_driver == "auto" else settings.cgroup_driver,
-        after=("packages:docker", "docker_config:daemon.json", "drop_in:docker.service"),
+        after=("packages:docker", "docker_config:daemon.json"),
     )
 
 

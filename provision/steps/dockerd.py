@@ -49,9 +49,11 @@ _INFO = (
 
 # A stopped daemon is not asked: docker.socket would start it, and a read must change nothing.
 SCRIPT = f"""
-systemctl show --no-pager --property=LoadState,ActiveState,SubState,UnitFileState,InvocationID,MainPID \
-  docker.service || exit
-pid=$(systemctl show --property=MainPID --value docker.service)
+keys=LoadState,ActiveState,SubState,UnitFileState,InvocationID,MainPID,FragmentPath,DropInPaths
+unit=$(systemctl show --no-pager --property="$keys" docker.service) || exit
+printf '%s\\n' "$unit"
+value() {{ printf '%s\\n' "$unit" | sed -n "s/^$1=//p"; }}
+pid=$(value MainPID)
 encoded() {{ if [ -f "$2" ]; then printf '%s=%s\\n' "$1" "$(base64 -w0 <"$2")"; fi; }}
 encoded config {CONFIG}
 encoded ours {STATE}/ours.json
@@ -69,9 +71,10 @@ if [ "$pid" -gt 0 ] 2>/dev/null && [ -r "/proc/$pid/stat" ]; then
   echo "started=$(awk -v t="$ticks" -v hz="$(getconf CLK_TCK)" '/^btime/{{printf "%d", $2 + t / hz}}' /proc/stat)"
   encoded words "/proc/$pid/cmdline"
 fi
-printf 'unit=%s\\n' "$(systemctl cat docker.service 2>/dev/null | base64 -w0)"
+texts() {{ for path in $(value FragmentPath) $(value DropInPaths); do echo "# $path"; cat -- "$path"; done; }}
+printf 'unit=%s\\n' "$(texts 2>/dev/null | base64 -w0)"
 encoded defaults /etc/default/docker
-if systemctl -q is-active docker.service; then
+if [ "$(value ActiveState)" = active ]; then
   info=$(timeout 15 docker info --format '{_INFO}' 2>&1) && echo "info=$info" || printf 'silent=%s\\n' "$info" | head -1
 fi
 echo end=
@@ -183,7 +186,7 @@ def _text(data: Mapping[str, bytes], key: str) -> str:
 
 
 def _files(text: str) -> dict[str, str]:
-    """What `systemctl cat` prints, by file."""
+    """The unit's files, each after a line with its path."""
     files: dict[str, str] = {}
     path = ""
     for line in text.splitlines():
