@@ -10,6 +10,7 @@ from pydantic import Field
 
 from provision.inventory import Duration, Host, Inventory, ModelName, Sha256, duration_seconds
 from provision.inventory import Settings as Base
+from provision.steps import storage
 from provision.steps.base import Owned, Step
 from provision.steps.model import Model, OwnedModels
 from provision.steps.resident import Resident
@@ -45,23 +46,23 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """
     settings = host.of(Settings)
     digests = {canonical(name): digest for name, digest in settings.digests.items()}
+    places = storage.of(host) if host.gpu and host.instances else {}
     for one in host.instances:
         models = [
             Model(
                 instance=one.name,
                 name=name,
-                volume=one.name,
+                storage=places[one.name],
                 digest=digests.get(canonical(name), ""),
                 tries=settings.tries,
                 stall=round(duration_seconds(settings.stall)),
                 insecure=settings.insecure,
-                after=("service:docker", f"container:{one.name}"),
             )
             for name in one.models
         ]
         yield from models
         if settings.resident and models:
-            after = (f"container:{one.name}", *(model.id for model in models))
+            after = ("service:docker", f"container:{one.name}", *(model.id for model in models))
             yield Resident(instance=one.name, models=one.models, after=after)
 
 

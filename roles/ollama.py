@@ -31,7 +31,7 @@ from provision.inventory import (
 )
 from provision.inventory import Settings as Base
 from provision.render import render
-from provision.steps import boot, endpoint, variables
+from provision.steps import boot, endpoint, storage, variables
 from provision.steps.base import Owned, Step
 from provision.steps.container import Container, OwnedContainers, bind, env_file, fingerprint, volume
 from provision.steps.facts import HostFacts
@@ -244,17 +244,17 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """Every step of a gpu host, in order; none for others.
 
     Args:
-        host: one host.
+        host: one host, with its instances.
         inventory: the whole inventory, for the host's balancers.
     """
     settings = host.of(Settings)
-    made = instances(host.name, settings)
+    made = host.instances
     if not host.gpu or not made:
         return
     address = partial(endpoint.listen_address, host, inventory)
     cards, ports = {one.name: one.gpus for one in made}, {one.name: one.port for one in made}
     yield Holders(cards=cards, ports=ports, address=address)
-    yield Image(reference=settings.image, after=("service:docker",))
+    yield Image(reference=settings.image)
     if not endpoint.is_local(host, inventory):
         yield from _firewall(host, inventory, ports)
     yield from _boot(address, made, _kept_loaded(settings, made))
@@ -299,14 +299,10 @@ def _kept_loaded(settings: Settings, made: tuple[Instance, ...]) -> dict[str, tu
 
 def _containers(host: Host, inventory: Inventory, made: tuple[Instance, ...]) -> Iterator[Step]:
     settings = host.of(Settings)
-    given: set[str] = set()
+    places = storage.of(host)
+    yield from (Volume(name=name) for name, place in places.items() if place == storage.VOLUME)
+    yield from (Directory(path=place) for place in dict.fromkeys(places.values()) if place != storage.VOLUME)
     for one, item in zip(made, settings.instances, strict=True):
-        path = storage(settings, one, item)
-        if path == "volume":
-            yield Volume(name=one.name, after=("service:docker",))
-        elif path not in given:
-            given.add(path)
-            yield Directory(path=path)
         secrets = _secrets(settings, item)
         if secrets:
             text = "".join(f"{key}={value}\n" for key, value in secrets.items())
@@ -315,16 +311,9 @@ def _containers(host: Host, inventory: Inventory, made: tuple[Instance, ...]) ->
         yield _container(host, inventory, one, item)
 
 
-def storage(settings: Settings, one: Instance, item: InstanceSettings) -> str:
-    """Where the models of an instance are: `volume`, or a directory of the host."""
-    if item.storage is not None:
-        return item.storage
-    return "volume" if settings.storage == "volume" else f"{settings.storage.rstrip('/')}/{one.name}"
-
-
 def _container(host: Host, inventory: Inventory, one: Instance, item: InstanceSettings) -> Container:
     settings = host.of(Settings)
-    path = storage(settings, one, item)
+    place = storage.of(host)[one.name]
     memory, cpus, pids = (_said(settings, item, name) for name in ("memory", "cpus", "pids_limit"))
     return Container(
         name=one.name,
@@ -334,14 +323,13 @@ def _container(host: Host, inventory: Inventory, one: Instance, item: InstanceSe
         address=partial(endpoint.listen_address, host, inventory),
         environment=environment(settings, one, item),
         secrets={key: fingerprint(value) for key, value in _secrets(settings, item).items()},
-        mounts=(volume(one.name) if path == "volume" else bind(path),),
+        mounts=(volume(one.name) if place == storage.VOLUME else bind(place),),
         restart=settings.restart,
         memory=size_bytes(memory) if memory else 0,
         cpus=cpus or 0.0,
         pids=pids or 0,
         log_max_size=settings.log_max_size,
         log_max_file=settings.log_max_file,
-        after=("service:docker", f"image:{settings.image}", f"file:{env_file(one.name)}", f"volume:{one.name}"),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provision.command import Command, sh
-from provision.steps import model_shell, servers
+from provision.steps import model_shell, servers, storage
 from provision.steps.base import Answer, BlockedError, Check, Fact, Owned, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
 from provision.steps.servers import Servers
@@ -37,7 +37,7 @@ class Model(Step):
     Args:
         instance: name of the instance.
         name: of the model.
-        volume: name of the instance's volume; where that is not there, neither is the model.
+        storage: where the instance's models are to be: `volume`, or a directory of the host.
         digest: sha256 of the model's manifest, where a certain one is wanted.
         tries: how often a pull is tried.
         stall: seconds without a byte after which a try is given up.
@@ -47,7 +47,7 @@ class Model(Step):
 
     instance: str
     name: str
-    volume: str = ""
+    storage: str = storage.VOLUME
     digest: str = ""
     tries: int = 5
     stall: int = 600
@@ -115,9 +115,11 @@ class Model(Step):
 
     def _state(self, found: Servers) -> State:
         server = found.by_name.get(self.instance)
-        if server is None and self.volume and self.volume not in found.volumes:
+        if server is None and self.storage == storage.VOLUME and self.instance not in found.volumes:
             return None
         server = found.answering(self.instance)
+        if not storage.is_at(server.folder, self.storage, self.instance):
+            raise BlockedError(f"container:{self.instance}", f"{self.instance} has its models in {server.folder}")
         entry = (server.tags or {}).get(servers.canonical(self.name))
         if entry is None:
             return None
