@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -241,8 +241,8 @@ class Builds(Step):
         return "build:nginx"
 
     def fact(self) -> Fact:
-        """Reads which builds there are."""
-        return OwnedBuilds().fact()
+        """Lists the folder of builds."""
+        return Fact(sh('[ ! -e "$1" ] || ls -1A -- "$1"', ROOT, title=f"list {ROOT}", timeout=READ_TIMEOUT), _builds)
 
     def want(self, facts: HostFacts, have: State) -> State:
         """None of them."""
@@ -257,22 +257,26 @@ class Builds(Step):
         yield Check("gone", live.run("ls -d -- %s", ROOT).rc != 0, True)
 
 
+def _builds(answer: Answer) -> State:
+    if answer.exit:
+        raise UnreadableError(answer.error or f"ls exited {answer.exit}")
+    names = answer.text.split()
+    return {"builds": names} if names else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class OwnedBuilds(Owned):
     """Finds builds: an orphan when the role is gone. Old ones go, but for one, with each new build."""
 
     def fact(self) -> Fact:
         """Lists the folder of builds."""
-        command = sh('[ ! -e "$1" ] || ls -1A -- "$1"', ROOT, title=f"list {ROOT}", timeout=READ_TIMEOUT)
-        return Fact(command, self._parse)
+        found = Builds().fact()
+        return Fact(found.command, lambda answer: _marked("build:nginx", found.parse(answer)))
 
     def step(self, step_id: str) -> Step:
         """All builds, to be removed."""
         return Builds()
 
-    def _parse(self, answer: Answer) -> State:
-        if answer.exit:
-            raise UnreadableError(answer.error or f"ls exited {answer.exit}")
-        names = answer.text.split()
-        found: Mapping[str, Any] = {"build:nginx": {"builds": names}} if names else {}
-        return found
+
+def _marked(step_id: str, state: State) -> State:
+    return {} if state is None else {step_id: state}

@@ -183,15 +183,17 @@ def _file_diff(name: str, have: State, want: State) -> list[str]:
     if old == new:
         return []
     texts = [content.data.decode(errors="replace") if isinstance(content, Content) else "" for content in (old, new)]
-    return text_diff(texts[0], texts[1], f"{CONFIG}/{name}")
+    if not old:
+        return [f"+ {name} ({texts[1].count(chr(10))} lines)"]
+    return text_diff(texts[0], texts[1], f"{CONFIG}/{name}") or [f"{name}: {old} -> {new or 'nothing'}"]
 
 
 def _pending(have: State, want: State) -> list[str]:
     if have is None or want is None or not have["exe"]:
         return []
     binary = [f"running: {have['exe']} -> {want['exe']}"] if have["exe"] != want.get("exe", have["exe"]) else []
-    loaded = [f"loaded: {have['loaded'] or 'no answer'} -> {want['id']}"] if have["loaded"] != want["id"] else []
-    return [*binary, *loaded]
+    stale = have["id"] == want["id"] != have["loaded"]
+    return [*binary, *([f"nginx has loaded {have['loaded'] or 'nothing'}, not {want['id']}"] if stale else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,9 +207,8 @@ class OwnedGenerations(Owned):
     name: str
 
     def fact(self) -> Fact:
-        """Looks for the link and the folder of generations."""
-        script = 'for path do [ ! -e "$path" ] && [ ! -L "$path" ] || echo "$path"; done'
-        command = sh(script, CONFIG, GENERATIONS, title="look for nginx's configuration", timeout=READ_TIMEOUT)
+        """Looks for the link; what it leads to is removed before it."""
+        command = sh('[ ! -L "$1" ] || readlink -- "$1"', CONFIG, title=f"look for {CONFIG}", timeout=READ_TIMEOUT)
         return Fact(command, self._parse)
 
     def step(self, step_id: str) -> Step:

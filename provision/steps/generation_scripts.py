@@ -61,6 +61,8 @@ ls -1t | grep -x '[0-9a-f]\\{12\\}' | tail -n +6 | while read -r old; do [ "$old
 LOAD = """
 link=$1 generations=$2 id=$3 before=$4 nginx=$5 pidfile=$6 port=$7 unit=$8 how=$9
 systemctl is-active --quiet -- "$unit" || exit 0
+log=/var/log/provision-nginx/error.log
+logged=$(wc -c <"$log" || echo 0)
 exe() { readlink -- "/proc/$(cat -- "$pidfile" 2>/dev/null)/exe" || :; }
 loaded() { curl --noproxy '*' -s --max-time 2 "http://127.0.0.1:$port/generation" || :; }
 uptime() { cut -d. -f1 /proc/uptime; }
@@ -80,7 +82,7 @@ relink() {
 back() {
   relink
   echo "$1; it goes on with what it had. Its log says:" >&2
-  tail -n 200 -- /var/log/provision-nginx/error.log | grep -E '\\[(emerg|alert|crit)\\]' | tail -n 5 >&2 || :
+  tail -c "+$((logged + 1))" -- "$log" | grep -E '\\[(emerg|alert|crit)\\]' | tail -n 5 >&2 || :
   exit 1
 }
 if [ "$how" = restart ]; then
@@ -102,7 +104,7 @@ wait_for loaded "$id" || back "nginx did not load the new configuration"
 
 # $1 link, $2 generations
 REMOVE = """
-rm -f -- "$1"
 rm -rf -- "$2"
+rm -f -- "$1"
 rmdir --ignore-fail-on-non-empty -- "${1%/*}" || :
 """
