@@ -90,7 +90,9 @@ class HostRun:
             fleet: what is known of the other hosts, for roles that need it.
         """
         facts = self._facts(fleet)
-        entries = [entry for entry in self.entries if entry.role in roles & self.context.roles]
+        chosen = roles & self.context.roles
+        # The guards are asked once, in the first wave, whatever roles it has.
+        entries = [e for e in self.entries if e.role in chosen or (e.step.guards_host and fleet is None)]
         finders = [(role, finder) for role, finder in self.finders if role in roles]
         return plan.plan_host(entries, self.declared, finders, facts, self._answers)
 
@@ -121,7 +123,7 @@ class HostRun:
             self.session.batch([lock.release(self.context.run_id)], stop=False)
 
     def _reads(self) -> list[Run]:
-        chosen = (entry for entry in self.entries if entry.role in self.context.roles)
+        chosen = (e for e in self.entries if e.role in self.context.roles or e.step.guards_host)
         commands = [host_facts.command(self._peers), *plan.facts_of(chosen, self.finders)]
         return list(dict.fromkeys(commands))
 

@@ -135,16 +135,16 @@ def _change(
     changing: Mapping[str, Change],
     found: dict[str, State],
 ) -> Change | None:
-    step = entry.step
+    step, have = entry.step, None
     try:
         have = found[step.id] = parse(step.fact(), answers, step.id)
         want = wanted(step, facts, have)
     except BlockedError as blocked:
-        return _pending(entry, _blocker(step.id, blocked, changing), facts)
+        return _pending(entry, _blocker(step.id, blocked, changing), facts, have)
     stale = next((other for other in step.after if other in changing), "")
     if not stale:
         return None if converged(have, want) else make_change(entry, have, want)
-    return _pending(entry, stale, facts)
+    return _pending(entry, stale, facts, have)
 
 
 def wanted(step: Step, facts: HostFacts, have: State) -> State:
@@ -196,11 +196,11 @@ def _reason(have: State, want: State) -> str:
     return f"{', '.join(keys)} differ{'s' if len(keys) == 1 else ''}"
 
 
-def _pending(entry: Entry, by: str, facts: HostFacts) -> Change:
-    """A change that is known later. What it would cost if nothing were there is the most it can cost."""
+def _pending(entry: Entry, by: str, facts: HostFacts, have: State) -> Change:
+    """A change that is known later. What it would cost from what was read, or from nothing, is the most it can cost."""
     impact = ""
     with contextlib.suppress(BlockedError, RefusalError):
-        impact = entry.step.impact(None, entry.step.want(facts, None))
+        impact = entry.step.impact(have, entry.step.want(facts, have))
     reason = f"known after {by}"
     return Change(entry.role, entry.step, "change", reason, impact=f"at most: {impact}" if impact else "", pending=True)
 

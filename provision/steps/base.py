@@ -9,7 +9,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Answer, Command, Run
 from provision.steps.facts import HostFacts
@@ -87,6 +87,9 @@ class Check:
 
 class Step(ABC):
     """One piece of wanted state. Subclasses are frozen dataclasses, one kind per file in `steps/`."""
+
+    guards_host: ClassVar[bool] = False
+    """Whether its refusal speaks for the whole host: then it is asked whatever roles a run is limited to."""
 
     @property
     @abstractmethod

@@ -105,7 +105,11 @@ for peer in "$@"; do
   source=$(ip -o route get "${{address:-$peer}}" 2>/dev/null | sed -n 's/.* src \\([^ ]*\\).*/\\1/p') || :
   echo '# peer'; printf '%s\\n%s\\n%s\\n' "$peer" "$address" "$source"
 done
-echo '# docker'; timeout 10 docker version --format '{{{{.Server.Version}}}}' 2>/dev/null || :
+echo '# docker'
+# Asked only where it runs: docker.socket would start it, and a read changes nothing.
+if systemctl -q is-active docker.service 2>/dev/null; then
+  timeout 10 docker version --format '{{{{.Server.Version}}}}' 2>/dev/null || :
+fi
 echo '# gpu'
 if command -v nvidia-smi >/dev/null 2>&1; then
   rc=0; timeout -k 2 {NVIDIA_SMI_TIMEOUT} nvidia-smi --query-gpu={QUERY} --format=csv,noheader,nounits 2>&1 || rc=$?

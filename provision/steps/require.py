@@ -6,7 +6,7 @@ Sources: supported releases, DESIGN; snap, FACTS 1.1; the driver an Ollama needs
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, Run
 from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError
@@ -26,6 +26,8 @@ class SupportedHost(Step):
     Args:
         docker: whether Docker will be installed here: then its snap is in the way.
     """
+
+    guards_host: ClassVar[bool] = True
 
     docker: bool = True
 
@@ -76,6 +78,8 @@ class UsableCards(Step):
         gpus: instance -> indices of its cards.
         image: the Ollama image.
     """
+
+    guards_host: ClassVar[bool] = True
 
     gpus: Mapping[str, tuple[int, ...]]
     image: str
