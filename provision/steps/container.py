@@ -6,6 +6,7 @@ its streams at once when it is stopped, FACTS 4.9.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,9 +27,7 @@ NANO = 1_000_000_000
 # The log is read from its present start only: it outlives the restart that mended what it tells of.
 CHECK = """
 nvidia-smi --query-gpu=index,uuid --format=csv,noheader
-echo '# next'; docker exec "$1" nvidia-smi -L 2>&1
-echo '# next'; curl -sS -m 5 "http://$2/api/version" 2>&1
-echo; echo '# next'
+echo '# log'
 since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$1")
 docker logs --since "$since" "$1" 2>&1 | grep -c library=cpu
 """
@@ -107,15 +106,18 @@ class Container(Step):
             "network": "bridge",
         }
         run = run_hash(self.name, wanted)
-        return {**wanted, "environment": _with_image(wanted["environment"], have, run), "run": run}
+        seen = {"sees": wanted["gpus"], "answers": "yes"}
+        return {**wanted, **seen, "environment": _with_image(wanted["environment"], have, run), "run": run}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Only starts what merely stopped; else makes the new container before the old one goes."""
+        """Starts what merely stopped, restarts what is ill; else makes the new container before the old one goes."""
         if want is None:
             return [sh(instance_shell.REMOVE, self.name, title=f"remove container {self.name}")] if have else []
-        kept = have is not None and [key for key, _ in differing(have, want)] == ["running"]
-        words = [] if kept else [self._recreate(want)]
-        return [*words, self._start(want)] if want["running"] else [*words, self._stop()]
+        kept = _is_kept(have, want)
+        if kept and have and have["running"] and want["running"]:
+            return [self._start(want, instance_shell.RESTART, "restart")]
+        made = [] if kept else [self._recreate(want)]
+        return [*made, self._start(want)] if want["running"] else [*made, self._stop()]
 
     def impact(self, have: State, want: State) -> str:
         """Whose streams end."""
@@ -125,8 +127,10 @@ class Container(Step):
             return f"removes {self.name}{ends}"
         if have is None:
             return f"creates {self.name}"
-        kept = [key for key, _ in differing(have, want)] == ["running"]
-        verb = "recreates" if not kept else "starts" if want["running"] else "stops"
+        verb = "recreates" if not _is_kept(have, want) else "starts" if want["running"] else "stops"
+        if verb == "starts" and running:
+            why = "has lost its cards" if have["sees"] != want["sees"] else "does not answer"
+            return f"restarts {self.name}, which {why} (its streams end)"
         return f"{verb} {self.name}{ends}"
 
     def check(self, live: Any) -> Iterator[Check]:
@@ -137,10 +141,9 @@ class Container(Step):
         if item.get("status") != "running":
             return
         address = _published(item)[0] if _published(item) else "nowhere"
-        said = live.run("sh -c %s sh %s %s", CHECK, self.name, address).stdout
-        host, inside, version, logged = (said.split("# next\n") + [""] * 3)[:4]
-        yield Check("cards it sees", _listed(inside) or inside[-200:], self._cards(host))
-        yield Check("answers /api/version", "version" in version or version[-200:], True)
+        host, _, logged = live.run("sh -c %s sh %s", CHECK, self.name).stdout.partition("# log\n")
+        yield Check("cards it sees", _listed(item["sees"]) or item["sees"][:200], self._cards(host))
+        yield Check("answers /api/version", item["answers"], "yes")
         yield Check("port", address.rpartition(":")[2], str(self.port))
         yield Check("listens elsewhere", _elsewhere(found, item, self.port), [])
         yield Check("log lines that say it found no card", logged.strip(), "0")
@@ -158,12 +161,17 @@ class Container(Step):
             instance_shell.RECREATE, self.name, *words, title=f"create container {self.name}", timeout=START_TIMEOUT
         )
 
-    def _start(self, want: Mapping[str, Any]) -> Command:
+    def _start(self, want: Mapping[str, Any], script: str = instance_shell.START, verb: str = "start") -> Command:
         arguments = (self.name, want["publish"][0], *want["gpus"])
-        return sh(instance_shell.START, *arguments, title=f"start container {self.name}", timeout=START_TIMEOUT)
+        return sh(script, *arguments, title=f"{verb} container {self.name}", timeout=START_TIMEOUT)
 
     def _stop(self) -> Command:
         return sh('docker stop "$1"', self.name, title=f"stop container {self.name}")
+
+
+def _is_kept(have: State, want: Mapping[str, Any]) -> bool:
+    """Whether the container itself is right, and only has to be started, stopped or restarted."""
+    return have is not None and {key for key, _ in differing(have, want)} <= {"running", "sees", "answers"}
 
 
 def env_file(name: str) -> str:
@@ -274,6 +282,8 @@ def state(found: Engine, name: str) -> State:
         "current": current in ("", item["image_id"]),
         "running": item["status"] == "running",
         "gpus": sorted(cards_of(item)),
+        "sees": _listed(item["sees"]) or [item["sees"][:200]],
+        "answers": item["answers"][:200],
         "publish": _published(item),
         "environment": _environment(item["env"] or ()),
         "mounts": sorted(_mount(mount) for mount in item["mounts"] or ()),
@@ -333,7 +343,7 @@ def _log(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _listed(text: str) -> list[str]:
     """The UUIDs in the output of `nvidia-smi -L`."""
-    return sorted(line.partition("(UUID: ")[2].rstrip(") ") for line in text.splitlines() if "(UUID: " in line)
+    return sorted(re.findall(r"\(UUID: ([^)\s]+)\)", text))
 
 
 def _elsewhere(found: Engine, item: Mapping[str, Any], port: int) -> list[str]:

@@ -4,7 +4,7 @@ Sources: `docker inspect`'s fields as Docker 20.10 to 29 print them; `--gpus` in
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ SILENT, LEFT_OVER = 75, 76
 
 # The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
 _CONTAINER = (
-    '{"name":{{json .Name}},"status":{{json .State.Status}},"image":{{json .Config.Image}},'
+    '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},"image":{{json .Config.Image}},'
     '"image_id":{{json .Image}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
     f'"env":{{{{if index .Config.Labels "{MANAGED}"}}}}{{{{json .Config.Env}}}}{{{{else}}}}null{{{{end}}}},'
     '"visible":[{{range .Config.Env}}{{if eq (index (split . "=") 0) "NVIDIA_VISIBLE_DEVICES"}}{{json .}},{{end}}'
@@ -31,6 +31,8 @@ _CONTAINER = (
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
 _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
 
+# Whether an instance answers and still sees its cards is asked of all of them at once: a container can lose its cards
+# while it runs (FACTS 2.5), and nothing but a look inside shows it.
 # A daemon that does not answer is no proof of anything; no client and no containers on disk is one of absence.
 # A container may go between `ps` and `inspect`: the second attempt then lists anew.
 SCRIPT = f"""
@@ -48,6 +50,19 @@ containers() {{
   ids=$(timeout 15 docker ps -aq --no-trunc) || exit {SILENT}
   [ -z "$ids" ] || timeout 15 docker inspect --type container --format '{_CONTAINER}' $ids
 }}
+probe() {{
+  echo "$1 answers $(curl -fsS -m 5 -o /dev/null "http://$2/api/version" 2>&1 && echo yes)"
+  echo "$1 sees $(timeout -k 1 10 docker exec "$1" nvidia-smi -L 2>&1 | tr '\n' ' ')"
+}}
+running() {{ timeout 15 docker ps --no-trunc --filter label=provision.instance --format '{{{{.ID}}}} {{{{.Ports}}}}'; }}
+ours=$(running) || exit {SILENT}
+echo '# probes'
+while read -r id ports; do
+  [ -z "$id" ] || probe "$id" "${{ports%%->*}}" &
+done <<ours
+$ours
+ours
+wait
 found=$(containers 2>/dev/null) || found=$(containers) || exit {SILENT}
 echo '# containers'; printf '%s\\n' "$found"
 echo '# images'; timeout 15 docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
@@ -82,7 +97,8 @@ class Engine:
     """What Docker has on a host.
 
     Args:
-        containers: name -> inspect's fields, under the names that `SCRIPT` gives them.
+        containers: name -> inspect's fields, under the names that `SCRIPT` gives them, and for running ones of ours
+            `answers` (`yes`, or what came instead) and `sees` (what nvidia-smi says inside).
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
         pulled: the references of images that we pulled.
@@ -141,7 +157,7 @@ def _parse(stdout: bytes) -> Engine:
     sections = _sections(lines)
     try:
         return Engine(
-            containers={item["name"].lstrip("/"): item for item in map(json.loads, sections["containers"])},
+            containers=_containers(map(json.loads, sections["containers"]), sections["probes"]),
             images=_images([json.loads(line) for line in sections["images"]]),
             volumes={item["name"]: _labels(item["labels"]) for item in map(json.loads, sections["volumes"])},
             pulled=tuple(sections["pulled"]),
@@ -161,6 +177,14 @@ def _sections(lines: list[str]) -> dict[str, list[str]]:
     if "end" not in sections:
         raise UnreadableError("Docker's answer ends early")
     return sections
+
+
+def _containers(items: Iterable[dict[str, Any]], probes: list[str]) -> dict[str, dict[str, Any]]:
+    said = {(words[0], words[1]): words[2] for words in ((line + "  ").split(" ", 2) for line in probes)}
+    found = {item["name"].lstrip("/"): item for item in items}
+    for item in found.values():
+        item.update({what: said.get((item["id"], what), "").strip() for what in ("answers", "sees")})
+    return found
 
 
 def _images(rows: list[dict[str, str]]) -> dict[str, str]:

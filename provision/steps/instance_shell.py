@@ -80,3 +80,12 @@ esac
 ready "$1" "$2" 120
 """
 )
+
+# A container that lost its cards (FACTS 2.5) finds them again when it is restarted.
+RESTART = (
+    READY
+    + r"""
+docker restart "$1" >/dev/null
+ready "$1" "$2" 120
+"""
+)

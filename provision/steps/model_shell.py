@@ -129,8 +129,8 @@ done
 """
 )
 
-# $1 container; then a request for each model to unload. A container that lost its cards (FACTS 2.5)
-# only finds them again when it is restarted.
+# $1 container; then a request for each model to unload. A server that found no card when it started looks for none
+# again until it is restarted.
 REFRESH = (
     PLACE
     + r"""
@@ -140,8 +140,9 @@ for request do
   printf '%s' "$request" | curl -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate" || :
 done
 sleep 1
-if ! docker exec "$name" nvidia-smi -L >/dev/null 2>&1; then
-  echo "$name has lost its cards; restarting it"
+since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$name")
+if docker logs --since "$since" "$name" 2>&1 | grep -q library=cpu; then
+  echo "$name found no card when it started; restarting it"
   docker restart "$name" >/dev/null
 fi
 tries=0

@@ -45,7 +45,8 @@ printf '%s\n' "$list" | while
   echo '# instance'; printf '%s\n%s\n%s\n%s\n%s\n' "$name" "$status" "$at" "$told" "$folder"
   if [ "$status" = running ]; then
     for what in tags ps; do
-      printf 'api %s ' "$what"; curl -fsS -m 8 "http://$at/api/$what" 2>&1 | base64 -w0; echo
+      said=$(curl -fsS -m 8 "http://$at/api/$what" 2>&1) || echo "$name: $said" >&2
+      printf 'api %s ' "$what"; printf '%s' "$said" | base64 -w0; echo
     done
   fi
   [ -n "$folder" ] && cd "$folder" 2>/dev/null || continue
@@ -116,14 +117,13 @@ class Servers:
         """An instance that answers.
 
         Raises:
-            BlockedError: its container is not there or does not run.
-            UnreadableError: it runs and does not answer.
+            BlockedError: its container is not there, does not run, or is ill.
         """
         server = self.by_name.get(name)
         if server is None or server.status != "running":
             raise BlockedError(f"container:{name}", f"{name} is {server.status if server else 'not there'}")
         if server.tags is None or server.loaded is None:
-            raise UnreadableError(f"{name} runs and does not answer on {server.at}: {server.error}")
+            raise BlockedError(f"container:{name}", f"{name} does not answer on {server.at}: {server.error}")
         return server
 
 
