@@ -253,7 +253,7 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
     width = max((len(outcome.host) for outcome in outcomes), default=4)
     say(f"\n{'HOST':{width}}  {'RESULT':11}  {'STEPS':>7}  {'CHANGED':>7}  {'TIME':>7}  WHY")
     for outcome in sorted(outcomes, key=lambda outcome: WORST_FIRST.index(outcome.result)):
-        done = outcome.plan.ok + len(set(outcome.changed) & {c.step.id for c in outcome.plan.changes})
+        done = outcome.plan.steps if outcome.error is None else _done(outcome)
         result = paint(f"{outcome.result.upper():11}", COLOURS.get(outcome.result, ""))
         steps = f"{done}/{outcome.plan.steps}" if outcome.plan.steps else "-"
         why = line(_why(outcome.error)) or ", ".join(map(line, outcome.changed[:3]))
@@ -262,6 +262,11 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
     counts = deploy_summary(outcomes)
     words = ", ".join(f"{count} {result}" for result, count in counts.items() if count and result != "hosts")
     say(f"{words} of {len(outcomes)} · run {run_id}" + (f" · again: {again}" if again else ""))
+
+
+def _done(outcome: Outcome) -> int:
+    """How many steps are known to be as wanted on a host that did not get to its end."""
+    return outcome.plan.ok + len(set(outcome.changed) & {change.step.id for change in outcome.plan.changes})
 
 
 def deploy_document(outcomes: Sequence[Outcome], run_id: str) -> dict[str, Any]:

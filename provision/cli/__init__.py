@@ -69,35 +69,49 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: the words after `provision`; those of the process when None.
     """
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the command line; every error is shown in words.
+
+    Args:
+        args: as for `main`.
+
+    Returns:
+        the exit code.
+    """
     from provision.errors import ProvisionError
 
     try:
         result: Any = group.main(args=args, prog_name="provision", standalone_mode=False)
-    except click.exceptions.Abort:
+        return result if isinstance(result, int) else 0
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except ProvisionError as error:
         from provision.report import error_text
 
         click.echo(error_text(error), err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except BrokenPipeError:  # `provision plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return 141
     except Exception as error:
         if os.environ.get("PROVISION_TRACEBACK"):
             raise
-        from provision.errors import REPORT, where
-        from provision.printable import lines
+        _show_bug(error)
+        return 1
 
-        text = [f"error: a bug of provision: {type(error).__name__}: {error}", where(error), f"-> {REPORT}"]
-        hint = "the whole traceback: PROVISION_TRACEBACK=1"
-        click.echo("\n".join(lines("\n".join([*text, hint]), width=1000)), err=True)
-        sys.exit(1)
-    sys.exit(result if isinstance(result, int) else 0)
+
+def _show_bug(error: Exception) -> None:
+    """What nobody foresaw, in a few lines: where it happened, and how to see all of it."""
+    from provision.errors import REPORT, where
+    from provision.printable import lines
+
+    hint = "the whole traceback: PROVISION_TRACEBACK=1"
+    text = [f"error: a bug of provision: {type(error).__name__}: {error}", where(error), f"-> {REPORT}", hint]
+    click.echo("\n".join(lines("\n".join(text), width=1000)), err=True)

@@ -68,7 +68,7 @@ def common_options(command: F) -> F:
 
 @click.command()
 @common_options
-@click.option("-D/-q", "--diff/--no-diff", default=True, help="Show what would change in files (default: yes).")
+@click.option("-D/ ", "--diff/--no-diff", default=True, show_default=True, help="Show what would change in files.")
 @click.option("--exit-code", is_flag=True, help="Exit 5 when something would change.")
 def plan(chosen: Chosen, diff: bool, exit_code: bool) -> int:
     """Say what a deploy would change on every host, why, and what it would cost. Changes nothing."""

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 # Highest first. Modules of one row do not import each other, except inside `steps` and inside packages.
 ROWS = [
+    {"fabfile"},
     {"cli", "lab"},
     {"report"},
     {"rollout", "verify"},
@@ -24,7 +25,7 @@ ROWS = [
     {"errors"},
 ]
 HOMES = {
-    "fabric": {"ssh"},
+    "fabric": {"ssh", "fabfile"},
     "paramiko": {"ssh", "trust", "inventory"},
     "jinja2": {"render"},
     "yaml": {"inventory", "lab"},
