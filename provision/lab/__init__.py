@@ -5,7 +5,17 @@
 
     lab = Lab.up(Spec(name="mine", gpu_hosts=2))
     lab.host("gpu-01").run(["systemctl", "is-system-running"])
+    lab.save("fresh")
+    lab.restore("gpu-01", "fresh")
     lab.down()
 
-A lab is a fleet, not a security boundary: do not run what you would not run on the machine itself.
+Real: systemd, sshd, sudo, apt with signed repositories, Docker (the distribution's, under Docker's package names; its
+buildx and compose plugins are empty packages), the nginx tarball, the image registry. Simulated, and called so wherever
+it speaks: the cards and nvidia-smi, NVIDIA's container toolkit, the Ollama server.
+
+A lab is a fleet, not a security boundary: do not run on it what you would not run on the machine itself.
+
+Tried: Debian 12 as root on kernel 6.18 with cgroup v1, hosts of Debian 13 and 12, with the delay line.
+Not tried: a machine with cgroup v2 (the code for it is here; there, root on a host is not kept from the machine's
+disks by a device list), a kernel with netem, Ubuntu, AppArmor or SELinux, or other than amd64.
 """

@@ -108,7 +108,7 @@ def _confine(path: Path, part: str) -> None:
 
 
 def _delegate(path: Path) -> None:
-    """On cgroup v2, let the groups below have every controller. (Not tried: see docs of the lab.)"""
+    """On cgroup v2, let the groups below have every controller. (Not tried: see the package's docstring.)"""
     controllers = path / "cgroup.controllers"
     if cgroup_version() == 2 and controllers.exists():
         for name in controllers.read_text().split():
