@@ -64,17 +64,17 @@ class Holders(Step):
     def _cards(self, facts: HostFacts, have: Mapping[str, Any]) -> Iterator[str]:
         for instance, indices in self.cards.items():
             for index in indices:
-                for holder in have["foreign"]:
+                for holder in have.get("foreign", ()):
                     if _holds(holder["cards"], index, facts):
                         yield f"card {index} of {instance} is held by the container {holder['name']}, which is not ours"
 
     def _ports(self, address: str, have: Mapping[str, Any]) -> Iterator[str]:
         places = (address, *EVERY_ADDRESS)
         for instance, port in self.ports.items():
-            for holder in have["foreign"]:
+            for holder in have.get("foreign", ()):
                 if port in holder["ports"]:
                     yield f"port {port} of {instance} is published by the container {holder['name']}, which is not ours"
-            for listener in have["listening"]:
+            for listener in have.get("listening", ()):
                 if listener["port"] == port and listener["address"] in places:
                     yield f"port {port} of {instance} is taken by {listener['program']} on {listener['address']}"
 
