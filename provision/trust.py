@@ -13,8 +13,8 @@ from pathlib import Path
 
 import paramiko
 
+from provision.connect import open_transport
 from provision.inventory import Connection
-from provision.ssh import open_transport
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ ROWS = [
     {"rollout", "verify"},
     {"apply"},
     {"ssh", "artifacts", "lock", "trust"},
-    {"jobs"},
+    {"connect", "jobs"},
     {"plan"},
     {"sequence"},
     {"roles"},
@@ -25,8 +25,8 @@ ROWS = [
     {"errors"},
 ]
 HOMES = {
-    "fabric": {"ssh", "fabfile"},
-    "paramiko": {"ssh", "trust", "inventory"},
+    "fabric": {"connect", "ssh", "fabfile"},
+    "paramiko": {"connect", "ssh", "trust", "inventory"},
     "jinja2": {"render"},
     "yaml": {"inventory", "lab"},
     "pydantic": {"inventory", "roles"},
@@ -36,8 +36,6 @@ HOMES = {
     "testinfra": {"verify"},
     "pytest": {"verify"},
 }
-# ssh and trust stand in one row, but trust asks over ssh.
-ALLOWED = {("trust", "ssh")}
 
 
 def modules() -> list:
@@ -73,7 +71,7 @@ def test_imports_go_down(name, path):
         if top == "provision":
             target = rest.split(".")[0] or member
             same = target == name and name != "roles"
-            fine = same or (name, target) in ALLOWED or row_of(name) < row_of(target)
+            fine = same or row_of(name) < row_of(target)
             assert fine, f"{path.name} ({name}) must not import {module} {member or ''}"
         elif top in HOMES:
             assert name in HOMES[top], f"{top} belongs to {HOMES[top]}, not to {path.name}"
