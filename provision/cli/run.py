@@ -28,13 +28,9 @@ class Chosen:
     tags: tuple[str, ...]
     skip_tags: tuple[str, ...]
     forks: int
-    ask_become_pass: bool
+    become_password: str | None
     verbose: bool
     as_json: bool
-
-    def password(self) -> str | None:
-        """sudo's password, asked for once."""
-        return click.prompt("sudo password", hide_input=True, err=True) if self.ask_become_pass else None
 
 
 def common_options(command: F) -> F:
@@ -43,6 +39,8 @@ def common_options(command: F) -> F:
 
     @functools.wraps(command)
     def gathered(**kwargs: Any) -> Any:
+        asked = kwargs.pop("ask_become_pass")
+        kwargs["become_password"] = click.prompt("sudo password", hide_input=True, err=True) if asked else None
         names = Chosen.__dataclass_fields__
         chosen = Chosen(**{name: kwargs.pop(name) for name in names})
         return command(chosen=chosen, **kwargs)
@@ -117,7 +115,7 @@ def verify(chosen: Chosen, junit: str) -> int:
     inventory = sequence.load(chosen.inventory, chosen.extra_vars)
     hosts = inventory.select(chosen.limit)
     roles = sequence.choose(chosen.tags, chosen.skip_tags)
-    verification = Verification(inventory, hosts, roles, chosen.password(), chosen.forks)
+    verification = Verification(inventory, hosts, roles, chosen.become_password, chosen.forks)
     results = run_verify(verification, junit=junit, quiet=chosen.as_json)
     found = [result.result for result in results]
     code = 3 if any(r.error and r.result == "failed" for r in results) else 4 if "unreachable" in found else 0
@@ -160,7 +158,7 @@ def _rollout(chosen: Chosen) -> tuple[Any, Any, Any]:
     for warning in inventory.warnings if not chosen.as_json else ():
         report.warn(warning)
     context = Context(run_id(), inventory, roles, shown, Store(default_folder()))
-    return inventory, Rollout(context, hosts, chosen.password(), chosen.forks), shown
+    return inventory, Rollout(context, hosts, chosen.become_password, chosen.forks), shown
 
 
 def run_id() -> str:

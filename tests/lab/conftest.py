@@ -25,7 +25,7 @@ DEPLOYED = "deployed"
 FAILED = pytest.StashKey[bool]()
 
 
-@dataclass
+@dataclass(repr=False)
 class Done:
     """What one command of ours said."""
 
@@ -42,7 +42,7 @@ class Done:
         """One host of the document."""
         return next(host for host in self.doc["hosts"] if host["host"] == name)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"exit {self.code}\n{self.out[-6000:]}\n{self.err[-6000:]}"
 
 
