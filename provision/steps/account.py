@@ -11,6 +11,7 @@ from provision.steps.facts import HostFacts
 HOME = "/nonexistent"
 SHELL = "/usr/sbin/nologin"
 NOTE = "Managed by provision"
+ABSENT: Mapping[str, Any] = {"user": False, "group": False}
 
 # The local files, not getent: a directory service must neither be asked for all its users nor stand in for ours.
 SCRIPT = """
@@ -46,21 +47,23 @@ class Account(Step):
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Adds, mends or removes it."""
+        found = have or ABSENT
         if want is None:
-            return _remove(self.name, have)
-        if have is None or not have["user"]:
-            group = ("--gid", self.name) if have is not None and have["group"] else ("--user-group",)
-            words = ("--system", *group, "--no-create-home", "--home-dir", HOME, "--shell", SHELL, "--comment", NOTE)
-            return [run("useradd", *words, "--", self.name)]
-        return self._mend(dict(differing(have, want)))
+            return _remove(self.name, found)
+        if not want["user"]:
+            return [*_remove(self.name, {**found, "group": False}), _add_group(self.name)]
+        return self._mend(dict(differing(have, want))) if found["user"] else [self._add(found, want)]
+
+    def _add(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> Command:
+        group = ("--gid", self.name) if have["group"] else ("--user-group",)
+        words = ("--no-create-home", "--home-dir", want["home"], "--shell", want["shell"], "--comment", NOTE)
+        return run("useradd", "--system", *group, *words, "--", self.name)
 
     def _mend(self, changes: Mapping[str, Any]) -> list[Command]:
-        commands = [] if "group" not in changes else [run("groupadd", "--system", "--", self.name)]
-        words = [("--home", HOME)] if "home" in changes else []
-        words += [("--shell", SHELL)] if "shell" in changes else []
-        words += [("--gid", self.name)] if changes.keys() & {"primary", "group"} else []
-        flat = [word for pair in words for word in pair]
-        return [*commands, run("usermod", *flat, "--", self.name)] if flat else list(commands)
+        words = [word for key in ("home", "shell") if key in changes for word in (f"--{key}", changes[key])]
+        words += ["--gid", self.name] if changes.get("primary") else []
+        group: list[Command] = [_add_group(self.name)] if changes.get("group") else []
+        return [*group, run("usermod", *words, "--", self.name)] if words else group
 
     def check(self, live: Any) -> Iterator[Check]:
         """The system resolves the name, to a user that cannot log in."""
@@ -69,10 +72,14 @@ class Account(Step):
         yield Check("group", live.run("id -gn -- %s", self.name).stdout.strip(), self.name)
 
 
-def _remove(name: str, have: State) -> list[Command]:
+def _remove(name: str, have: Mapping[str, Any]) -> list[Command]:
     """A group may be left without its user, or the user without its group."""
-    user = [run("userdel", "--", name, ok=(0, 6))] if have is None or have["user"] else []
-    return [*user, run("groupdel", "--", name, ok=(0, 6))]  # 6: it went with its user
+    user: list[Command] = [run("userdel", "--", name)] if have["user"] else []
+    return [*user, run("groupdel", "--", name, ok=(0, 6))] if have["group"] else user  # 6: it went with its user
+
+
+def _add_group(name: str) -> Command:
+    return run("groupadd", "--system", "--", name, ok=(0, 9))  # 9: it is there
 
 
 def accounts(answer: Answer) -> dict[str, dict[str, Any]]:

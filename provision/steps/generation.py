@@ -128,7 +128,7 @@ def parse(answer: Answer) -> State:
     """The state of the configuration; None where there is none."""
     head, mark, files = answer.stdout.partition(b"# files\n")
     if answer.exit or not mark:
-        raise UnreadableError(answer.error or "the answer ends early")
+        raise UnreadableError(answer.error if answer.exit else "the answer ends early")
     said = dict(line.partition(" ")[::2] for line in head.decode(errors="replace").splitlines())
     if said["kind"] == "absent":
         return None

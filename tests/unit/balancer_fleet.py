@@ -1,0 +1,60 @@
+"""A small fleet for the tests of nginx and the balancer."""
+
+from typing import Any
+
+from provision.inventory import Connection, Host, Instance, Inventory
+from provision.roles import balancer, nginx, ollama
+from provision.steps.balancing import Balancing
+from provision.steps.facts import Fleet, HostFacts
+from provision.steps.listing import Content
+
+
+def host(name: str, *groups: str, address: str = "", count: int = 0, **settings: Any) -> Host:
+    """One host with `count` instances."""
+    instances = tuple(
+        Instance(host=name, name=f"ollama{n}", gpus=(n - 1,), port=3000 + n, models=("m:1",))
+        for n in range(1, count + 1)
+    )
+    return Host(
+        name=name,
+        groups=groups,
+        connection=Connection(address=address or name),
+        settings={
+            "nginx": nginx.Settings(**settings.get("nginx", {})),
+            "balancer": balancer.Settings(**settings.get("balancer", {})),
+            "ollama": ollama.Settings(),
+        },
+        instances=instances,
+    )
+
+
+def fleet(**settings: Any) -> Inventory:
+    """Two gpu hosts with two instances each and a balancer."""
+    return Inventory(
+        path="x",
+        hosts=(
+            host("gpu-01", "gpu", address="10.0.0.11", count=2),
+            host("gpu-02", "gpu", address="10.0.0.12", count=2),
+            host("lb-01", "balancer", address="10.0.0.5", **settings),
+        ),
+    )
+
+
+def config(inventory: Inventory, name: str = "lb-01") -> Balancing:
+    """The configuration step of a host."""
+    return next(step for step in balancer.steps(inventory.host(name), inventory) if isinstance(step, Balancing))
+
+
+def texts(step: Balancing, known: Fleet | None = None, have: Any = None, **facts: Any) -> dict[str, str]:
+    """The files it wants."""
+    want = step.want(HostFacts(fleet=known or Fleet(), **facts), have)
+    assert want is not None
+    return {name: content.data.decode() for name, content in want["files"].items()}
+
+
+def state(step: Balancing, **changes: str) -> dict[str, Any]:
+    """What it wants, as found on a host where nginx does not run, with some files edited."""
+    want = step.want(HostFacts(), None)
+    assert want is not None
+    files = {**want["files"], **{name: Content(text.encode()) for name, text in changes.items()}}
+    return {**want, "files": files, "exe": "", "loaded": ""}

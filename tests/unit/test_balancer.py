@@ -1,0 +1,155 @@
+"""Who is in the upstream, at which address, and who is `down`."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from provision.inventory import Inventory
+from provision.roles import balancer
+from provision.steps.balancing import NOWHERE, sources
+from provision.steps.facts import Fleet
+from tests.unit.balancer_fleet import config, fleet, host, state, texts
+from tests.unit.nginx_config import find, parse
+
+UPSTREAM = "upstream.conf"
+READ = {"gpu-01": "10.1.0.11", "gpu-02": "10.1.0.12"}
+
+
+def servers(text: str) -> list[tuple[str, bool]]:
+    """Address and whether it is down, of every server."""
+    return [(found.words[1], "down" in found.words) for found in find(parse(text), "server")]
+
+
+def test_every_instance_of_the_inventory_is_a_server_at_the_address_its_host_was_read_to_have() -> None:
+    text = texts(config(fleet()), Fleet(READ))[UPSTREAM]
+    assert servers(text) == [(f"{READ[name]}:{port}", False) for name in READ for port in (3001, 3002)]
+    line = "server 10.1.0.11:3001 weight=1 max_conns=2 max_fails=2 fail_timeout=30s; # gpu-01/ollama1"
+    assert line in [found.strip() for found in text.splitlines()]
+
+
+def test_a_failed_host_is_down_even_if_it_was_read() -> None:
+    text = texts(config(fleet()), Fleet(READ, frozenset({"gpu-02"})))[UPSTREAM]
+    assert [down for _, down in servers(text)] == [False, False, True, True]
+
+
+def test_a_host_that_is_not_visited_keeps_address_and_mark() -> None:
+    step = config(fleet())
+    first = texts(step, Fleet(READ, frozenset({"gpu-02"})))[UPSTREAM]
+    again = texts(step, Fleet({"gpu-01": READ["gpu-01"]}), state(step, **{UPSTREAM: first}))[UPSTREAM]
+    assert again == first
+
+
+def test_a_host_that_is_visited_again_is_up() -> None:
+    step = config(fleet())
+    first = texts(step, Fleet(READ, frozenset({"gpu-02"})))[UPSTREAM]
+    assert [down for _, down in servers(texts(step, Fleet(READ), state(step, **{UPSTREAM: first}))[UPSTREAM])] == [
+        False
+    ] * 4
+
+
+def test_without_a_read_and_without_a_present_upstream_the_inventory_speaks() -> None:
+    assert servers(texts(config(fleet()))[UPSTREAM])[0] == ("10.0.0.11:3001", False)
+
+
+def test_a_name_is_resolved_on_the_balancer() -> None:
+    inventory = named()
+    step = config(inventory)
+    assert servers(texts(step, resolved={"gpu.example": "10.0.0.9"})[UPSTREAM]) == [("10.0.0.9:3001", False)]
+    assert servers(texts(step)[UPSTREAM]) == [(f"{NOWHERE}:3001", True)]
+
+
+def test_an_address_that_becomes_known_replaces_the_placeholder() -> None:
+    step = config(named())
+    found = state(step)
+    assert servers(texts(step, Fleet({"gpu-01": "10.0.0.9"}), found)[UPSTREAM]) == [("10.0.0.9:3001", False)]
+    assert servers(texts(step, have=found, resolved={"gpu.example": "10.0.0.9"})[UPSTREAM]) == [
+        ("10.0.0.9:3001", False)
+    ]
+
+
+def named() -> Inventory:
+    """One gpu host that is known by a name."""
+    hosts = (host("gpu-01", "gpu", address="gpu.example", count=1), host("lb-01", "balancer"))
+    return Inventory(path="x", hosts=hosts)
+
+
+def test_without_balancers_a_gpu_host_balances_over_its_own_instances_on_loopback() -> None:
+    inventory = Inventory(path="x", hosts=(host("a", "gpu", count=2), host("b", "gpu", count=1)))
+    assert servers(texts(config(inventory, "a"))[UPSTREAM]) == [("127.0.0.1:3001", False), ("127.0.0.1:3002", False)]
+    assert [other.name for other in sources(inventory.host("b"), inventory)] == ["b"]
+
+
+def test_only_balancers_balance_where_there_are_some() -> None:
+    inventory = fleet()
+    assert list(balancer.steps(inventory.host("gpu-01"), inventory)) == []
+
+
+def test_no_instance_at_all_is_still_a_configuration() -> None:
+    inventory = Inventory(path="x", hosts=(host("lb-01", "balancer"),))
+    assert servers(texts(config(inventory))[UPSTREAM]) == [("127.0.0.1:1", True)]
+
+
+def test_two_instances_at_one_address_are_named_once() -> None:
+    hosts = (host("a", "gpu", address="10.0.0.1", count=1), host("b", "gpu", address="10.0.0.1", count=1))
+    text = texts(config(Inventory(path="x", hosts=(*hosts, host("lb-01", "balancer")))))[UPSTREAM]
+    [names] = find(parse(text), "map")
+    assert [one.words for one in names.block or () if one.words[0].startswith("10.")] == [
+        ("10.0.0.1:3001", "a/ollama1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "instance", "expected"),
+    [
+        ({}, {"parallel": 4}, "max_conns=8"),
+        ({"queue": 0}, {"parallel": 4}, "max_conns=4"),
+        ({"queue": 10}, {"parallel": 4}, "max_conns=14"),
+        ({"queue": 10}, {"max_conns": 3}, "max_conns=3"),
+        ({}, {"max_conns": 0}, "max_conns=0"),
+        ({}, {"weight": 5}, "weight=5"),
+    ],
+)
+def test_the_limit_of_an_instance(settings: dict[str, Any], instance: dict[str, Any], expected: str) -> None:
+    gpu = host("gpu-01", "gpu", address="10.0.0.11", count=1)
+    gpu = dataclasses.replace(gpu, instances=tuple(dataclasses.replace(one, **instance) for one in gpu.instances))
+    inventory = Inventory(path="x", hosts=(gpu, host("lb-01", "balancer", balancer=settings)))
+    [server] = find(parse(texts(config(inventory))[UPSTREAM]), "server")
+    assert expected in server.words
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, ("least_conn",)),
+        ({"method": "random"}, ("random",)),
+        ({"method": "random two least_conn"}, ("random", "two", "least_conn")),
+        ({"method": "ip_hash"}, ("ip_hash",)),
+        ({"method": "hash"}, ("hash", "$http_x_session_id", "consistent")),
+        ({"method": "hash", "hash_key": "client"}, ("hash", "$remote_addr", "consistent")),
+    ],
+)
+def test_the_method_comes_before_keepalive(settings: dict[str, Any], words: tuple[str, ...]) -> None:
+    [group] = find(parse(texts(config(fleet(balancer=settings)))[UPSTREAM]), "upstream")
+    said = [one.words for one in group.block or ()]
+    assert said.index(words) < next(n for n, one in enumerate(said) if one[0] == "keepalive")
+
+
+def test_round_robin_is_what_nginx_does_unasked() -> None:
+    [group] = find(parse(texts(config(fleet(balancer={"method": "round_robin"})))[UPSTREAM]), "upstream")
+    assert {one.words[0] for one in group.block or ()} == {"zone", "server", "keepalive", "keepalive_timeout"}
+
+
+def test_the_present_configuration_is_left_alone_and_an_edited_one_gets_a_new_id() -> None:
+    step = config(fleet())
+    found = state(step)
+    assert (step.want(facts_of(), found) or {})["id"] == found["id"]
+    edited = state(step, **{"site.conf": "# mine\n"})
+    assert (step.want(facts_of(), edited) or {})["id"] != found["id"]
+
+
+def facts_of() -> Any:
+    """Host facts of a balancer that knows nothing of the others."""
+    from provision.steps.facts import HostFacts
+
+    return HostFacts()

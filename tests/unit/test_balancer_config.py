@@ -1,0 +1,167 @@
+"""What the configuration says, whatever the settings are; nothing in them can say anything else."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from provision.inventory import Connection, Host, Instance, Inventory
+from provision.roles import balancer, nginx, ollama
+from provision.steps.balanced import REFUSED, is_spread
+from provision.steps.generation import rebinds
+from tests.unit.balancer_fleet import config, fleet, host, state, texts
+from tests.unit.nginx_config import Directive, find, parse
+
+EVERY = "0.0.0.0"  # noqa: S104 - a setting, not bound
+NASTY = st.text(st.sampled_from("a1.:/- ;{}\"'$#\\\n\r\t`()\0é")) | st.text()
+
+
+def site(**settings: Any) -> tuple[Directive, ...]:
+    """The site of a balancer with these settings."""
+    return parse(texts(config(fleet(balancer=settings)))["site.conf"])
+
+
+def one(directives: tuple[Directive, ...], name: str) -> tuple[str, ...]:
+    """The words of the only directive of that name."""
+    [found] = find(directives, name)
+    return found.words[1:]
+
+
+def test_long_streams_come_through_and_are_tried_twice_at_most() -> None:
+    said = site()
+    assert one(said, "proxy_buffering") == ("off",)
+    assert one(said, "proxy_request_buffering") == ("on",)
+    assert one(said, "proxy_read_timeout") == ("1800s",)
+    assert one(said, "proxy_connect_timeout") == ("3s",)
+    assert one(said, "proxy_http_version") == ("1.1",)
+    assert one(said, "proxy_next_upstream") == ("error", "http_502", "http_503", "non_idempotent")
+    assert one(said, "proxy_next_upstream_tries") == ("2",)
+    assert not find(said, "proxy_next_upstream_timeout")
+    headers = {found.words[1]: found.words[2] for found in find(said, "proxy_set_header")}
+    assert headers["Connection"] == ""
+    assert headers["Authorization"] == ""
+
+
+def test_only_what_is_listed_is_open() -> None:
+    locations = {found.words[1:]: found.block or () for found in find(site(), "location")}
+    passed = {words for words, block in locations.items() if find(block, "proxy_pass")}
+    assert passed == {("=", path) for path in balancer.ALLOWED} | {("/v1/",)}
+    assert find(locations[("/",)], "return")[0].words[1] == "403"
+    assert not {path.split(" ")[1] for path in REFUSED} & {path for _, path in passed - {("/v1/",)}}
+
+
+def test_what_is_passed_is_the_normalised_path() -> None:
+    for found in find(site(), "location"):
+        for target in find(found.block or (), "proxy_pass"):
+            assert target.words[1] == f"http://ollama{found.words[-1]}"
+
+
+@pytest.mark.parametrize("name", ["rewrite", "if", "set", "charset"])
+def test_nothing_is_used_that_the_open_holes_of_old_versions_need(name: str) -> None:
+    for text in texts(config(fleet())).values():
+        directives = parse(text)
+        assert not find(directives, name)
+        assert not any(word.startswith("~") for words in _all(directives) for word in words)
+
+
+def _all(directives: tuple[Directive, ...]) -> list[tuple[str, ...]]:
+    return [words for one in directives for words in (one.words, *_all(one.block or ()))]
+
+
+def test_status_is_for_the_host_itself() -> None:
+    said = parse(texts(config(fleet(balancer={"status_port": 8099})))["status.conf"])
+    assert one(said, "listen") == ("127.0.0.1:8099",)
+    assert one(said, "deny") == ("all",)
+
+
+def test_what_newer_versions_have_is_used_there_only() -> None:
+    old, new = (config(fleet(nginx={"version": version})) for version in ("1.26.3", "1.30.5"))
+    assert not find(parse(texts(old)["site.conf"]), "keepalive_min_timeout")
+    assert find(parse(texts(new)["site.conf"]), "keepalive_min_timeout")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "restart"),
+    [
+        ((EVERY,), ("10.0.0.5",), True),
+        (("10.0.0.5",), (EVERY,), True),
+        (("::", EVERY), (EVERY,), False),
+        (("10.0.0.5",), ("10.0.0.6",), False),
+    ],
+)
+def test_only_a_move_between_all_addresses_and_one_restarts(before: Any, after: Any, restart: bool) -> None:
+    old, new = (config(fleet(balancer={"listen": listen})) for listen in (before, after))
+    have = {**state(old), "exe": old.binary}
+    assert rebinds(have, state(new)) is restart
+    assert ("restarts" in new.impact(have, state(new))) is restart
+
+
+def test_a_stopped_nginx_needs_no_restart() -> None:
+    old, new = (config(fleet(balancer={"listen": listen})) for listen in ((EVERY,), ("10.0.0.5",)))
+    assert not rebinds(state(old), state(new))
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({"status_port": 3008}, ("status_port",)),
+        ({"listen": ("10.0.0.1", "10.0.0.1")}, ("listen",)),
+        ({"listen": (EVERY, "10.0.0.1")}, ("listen",)),
+        ({"read_timeout": "-1"}, ("read_timeout",)),
+        ({"read_timeout": "0"}, ("read_timeout",)),
+        ({"max_body": "0"}, ("max_body",)),
+        ({"worker_processes": 0}, ("worker_processes",)),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], path: tuple[str, ...]) -> None:
+    assert [where for where, _ in balancer.Settings(**settings).problems()] == [path]
+
+
+def test_the_defaults_are_right() -> None:
+    assert not list(balancer.Settings().problems())
+
+
+@given(field=st.sampled_from(sorted(balancer.Settings.model_fields)), value=NASTY | st.lists(NASTY) | st.integers())
+def test_no_setting_breaks_out_of_the_configuration(field: str, value: Any) -> None:
+    try:
+        settings = balancer.Settings(**{field: value})
+    except ValidationError:
+        return
+    if list(settings.problems()):
+        return
+    assert _shape(fleet(balancer={field: value})) == _shape(fleet(balancer={"method": settings.method}))
+
+
+def _shape(inventory: Inventory) -> list[Any]:
+    """Names of the directives and how many words they have; `listen` may be there more than once."""
+    files = texts(config(inventory))
+    return [_names(parse(text)) for name, text in sorted(files.items())]
+
+
+def _names(directives: tuple[Directive, ...]) -> list[Any]:
+    named = [(d.words[0], len(d.words), _names(d.block or ())) for d in directives if d.words[0] != "listen"]
+    return [*named, "listen"] if len(named) < len(directives) else named
+
+
+@given(name=NASTY, container=NASTY, address=NASTY)
+def test_no_name_or_address_breaks_out_of_the_upstream(name: str, container: str, address: str) -> None:
+    gpu = Host(
+        name=name,
+        groups=("gpu",),
+        connection=Connection(address=address),
+        settings={"ollama": ollama.Settings(), "nginx": nginx.Settings(), "balancer": balancer.Settings()},
+        instances=(Instance(host=name, name=container, gpus=(0,), port=3001),),
+    )
+    said = parse(texts(config(Inventory(path="x", hosts=(gpu, host("lb-01", "balancer")))))["upstream.conf"])
+    [server] = find(said, "server")
+    assert server.words[1].endswith(":3001")
+    assert [found.words[0] for found in said] == ["upstream", "map"]
+
+
+def test_what_arrives_in_one_lump_is_not_spread() -> None:
+    last = {"done": True, "eval_duration": 1_000_000_000}
+    assert is_spread([(0, {}), (500, {}), (1000, last)])
+    assert not is_spread([(1000, {}), (1001, {}), (1002, last)])
+    assert is_spread([(0, {}), (1, last)]), "too few lines to tell"

@@ -1,0 +1,197 @@
+"""How nginx is built: settings, warnings, and the scripts that run on a host."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from provision import sequence
+from provision.command import Obtain, Run
+from provision.inventory import Inventory
+from provision.roles import balancer, nginx
+from provision.steps.build import LAYOUT, Build
+from provision.steps.build_scripts import INSTALL, READ
+from provision.steps.facts import HostFacts
+from provision.steps.generation_scripts import INSTALL as ACTIVATE
+from provision.steps.generation_scripts import PREPARE
+from provision.steps.link import SWAP
+from tests.unit.balancer_fleet import fleet, host
+
+DEBIAN = HostFacts(distribution="debian", version="13", architecture="amd64")
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({"version": "1.31.6"}, ("sha256",)),
+        ({"version": "1.31.6-1", "sha256": "0" * 64}, ("version",)),
+        ({"version": "1.24.0", "sha256": "0" * 64}, ("version",)),
+        ({"configure_args": ("--prefix=/x",)}, ("configure_args", 0)),
+        ({"configure_args": ("--with-threads", "--with-cc=/bin/evil")}, ("configure_args", 1)),
+        ({"configure_args": ("--with-ld-opt=$(touch /x)",)}, ("configure_args", 0)),
+        ({"configure_args": ("--add-module=/x",)}, ("configure_args", 0)),
+        ({"configure_args": ("--without-http_upstream_zone_module",)}, ("configure_args", 0)),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], path: tuple[Any, ...]) -> None:
+    assert [where for where, _ in nginx.Settings(**settings).problems()] == [path]
+
+
+@pytest.mark.parametrize("version", sorted(nginx.KNOWN))
+def test_known_versions_need_no_hash(version: str) -> None:
+    settings = nginx.Settings(version=version)
+    assert not list(settings.problems())
+    assert settings.source.url == f"https://nginx.org/download/nginx-{version}.tar.gz"
+
+
+def test_the_default_version_warns_and_says_what_to_set() -> None:
+    [text] = nginx.warnings(nginx.Settings())
+    assert "1.30.5" in text
+    assert nginx.KNOWN["1.30.5"] in text
+    assert not list(nginx.warnings(nginx.Settings(version="1.30.5")))
+
+
+def test_a_module_that_opens_a_hole_is_warned_of() -> None:
+    said = list(nginx.warnings(nginx.Settings(configure_args=("--with-http_mp4_module",))))
+    assert any("CVE-2026-27784" in text for text in said)
+
+
+def test_the_prefix_follows_the_recipe_and_not_the_mirror() -> None:
+    plain = nginx.Settings().source
+    assert nginx.Settings(url="http://mirror.example/x.tar.gz").source.prefix == plain.prefix
+    assert nginx.Settings(configure_args=("--with-threads",)).source.prefix != plain.prefix
+
+
+def test_once_is_obtained_by_its_recipe_and_platform_and_each_is_compiled() -> None:
+    source = nginx.Settings().source
+    want = Build(source=source).want(DEBIAN, None)
+    [obtain] = [c for c in Build(source=source, host="lb-01").commands(None, want) if isinstance(c, Obtain)]
+    assert (obtain.key, obtain.host) == (f"nginx {source.recipe} debian-13-amd64", "lb-01")
+    jobs = [c for c in Build(source=source, mode="each").commands(None, want) if isinstance(c, Run) and c.job]
+    assert [job.title for job in jobs][-1] == "compile nginx 1.26.3"
+    assert jobs[-1].words[-len(source.arguments) :] == source.arguments
+    assert set(LAYOUT) <= set(jobs[-1].words)
+
+
+@given(st.text() | st.text(st.sampled_from("-with=a $`'\"\n\\;|&()#")))
+def test_no_argument_of_configure_means_anything_to_a_shell(text: str) -> None:
+    try:
+        settings = nginx.Settings(configure_args=(text,))
+    except ValidationError:
+        return
+    if not list(settings.problems()):
+        assert not set(text) & set("$`'\"\n\\;|&()<>*?[]{}!#~")
+
+
+INVENTORY = """
+all:
+  children:
+    gpu:
+      hosts:
+        a: {ollama: {image: "ollama/ollama:0.34.4", models: ["m:1"], instances: [{gpus: [0], port: 3008}]}}
+    balancer:
+      hosts:
+        a: {nginx: {build_host: b}, balancer: {status_port: 3009}}
+        lb-01: {nginx: {build_host: a}}
+"""
+
+
+def test_problems_between_a_role_and_the_rest_of_the_inventory_are_said_with_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(INVENTORY)
+    inventory = sequence.load(str(path))
+    said = [p for role in (nginx, balancer) for one in inventory.hosts for p in role.problems(one, inventory)]
+    assert [(problem.line, problem.path.rpartition(".")[2], problem.message) for problem in said] == [
+        (9, "build_host", "must be one of the balancers: a, lb-01"),
+        (9, "port", "is the port of ollama1 on this host"),
+    ]
+
+
+def test_hosts_that_do_not_balance_get_nothing() -> None:
+    assert not list(nginx.steps(fleet().host("gpu-01"), fleet()))
+    alone = Inventory(path="x", hosts=(host("a", "gpu", count=1),))
+    assert list(nginx.steps(alone.host("a"), alone))
+
+
+def shell(script: str, *args: object, ok: bool = True) -> str:
+    """Run a constant script as a host would."""
+    words = ["sh", "-s", "--", *map(str, args)]
+    done = subprocess.run(words, input="set -eu\n" + script, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode == 0) is ok, done.stderr
+    return done.stdout
+
+
+def archive(folder: Path, recipe: str, body: str = "exit 0") -> Path:
+    """A build as MAKE packs it, whose program is a script."""
+    script = """
+    mkdir -p "$1/out/sbin"; printf '#!/bin/sh\\n%s\\n' "$3" >"$1/out/sbin/nginx"; chmod 755 "$1/out/sbin/nginx"
+    sum=$(sha256sum <"$1/out/sbin/nginx" | cut -c1-64)
+    printf 'recipe %s\\nplatform p\\nsha256 %s\\n' "$2" "$sum" >"$1/out/.provision"
+    tar -C "$1/out" -cf "$1/$2.tar" sbin .provision
+    """
+    shell(script, folder, recipe, body)
+    return folder / f"{recipe}.tar"
+
+
+def test_installing_keeps_the_build_in_use_and_no_older_one(tmp_path: Path) -> None:
+    root = tmp_path / "nginx"
+    for name in ("1-a", "1-b", "1-c"):
+        shell(INSTALL, archive(tmp_path, name), root / name, name, "p")
+        shell(SWAP, root / "current", root / name)
+    assert sorted(path.name for path in root.iterdir()) == ["1-b", "1-c", "current"]
+    assert (root / "current").readlink() == root / "1-c"
+    assert "recipe 1-c" in shell(READ, root / "1-c")
+
+
+@pytest.mark.parametrize(("recipe", "body"), [("other", "exit 0"), ("1-a", "exit 1")])
+def test_a_build_that_is_another_or_does_not_start_is_not_installed(tmp_path: Path, recipe: str, body: str) -> None:
+    root = tmp_path / "nginx"
+    shell(INSTALL, archive(tmp_path, recipe, body), root / "1-a", "1-a", "p", ok=False)
+    assert not list(root.iterdir())
+
+
+def test_an_edited_program_is_seen(tmp_path: Path) -> None:
+    prefix = tmp_path / "nginx" / "1-a"
+    shell(INSTALL, archive(tmp_path, "1-a"), prefix, "1-a", "p")
+    with (prefix / "sbin/nginx").open("a") as program:
+        program.write("#")
+    said = dict(line.split(" ", 1) for line in shell(READ, prefix).splitlines())
+    assert said["now"] != said["sha256"]
+
+
+def test_a_link_is_not_swapped_to_nowhere(tmp_path: Path) -> None:
+    shell(SWAP, tmp_path / "link", tmp_path / "nowhere", ok=False)
+    assert not os.path.lexists(tmp_path / "link")
+
+
+def test_a_configuration_that_nginx_refuses_changes_nothing(tmp_path: Path) -> None:
+    good, bad = (
+        _program(tmp_path / "good", "exit 0"),
+        _program(tmp_path / "bad", "echo 'no such directive' >&2; exit 1"),
+    )
+    link, generations, pid = tmp_path / "etc/nginx", tmp_path / "lib", tmp_path / "run/nginx.pid"
+    shell(PREPARE, generations / ".new")
+    shell(ACTIVATE, link, generations, "0123456789ab", good, pid)
+    shell(PREPARE, generations / ".new")
+    shell(ACTIVATE, link, generations, "ba9876543210", bad, pid, ok=False)
+    assert link.readlink() == generations / "0123456789ab"
+
+
+def test_old_generations_go_but_for_five(tmp_path: Path) -> None:
+    good, link, generations = _program(tmp_path / "good", "exit 0"), tmp_path / "etc/nginx", tmp_path / "lib"
+    for number in range(8):
+        shell(PREPARE, generations / ".new")
+        os.utime(generations / ".new", (number, number))
+        shell(ACTIVATE, link, generations, f"{number:012x}", good, tmp_path / "run/nginx.pid")
+    assert sorted(path.name for path in generations.iterdir()) == [f"{n:012x}" for n in range(3, 8)]
+
+
+def _program(path: Path, body: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
