@@ -52,7 +52,7 @@ containers() {{
 }}
 probe() {{
   echo "$1 answers $(curl -fsS -m 5 -o /dev/null "http://$2/api/version" 2>&1 && echo yes)"
-  echo "$1 sees $(timeout -k 1 10 docker exec "$1" nvidia-smi -L 2>&1 | tr '\n' ' ')"
+  echo "$1 sees $(timeout -k 1 10 docker exec "$1" nvidia-smi -L 2>&1 | tr '\\n' ' ' | head -c 3000)"
 }}
 running() {{ timeout 15 docker ps --no-trunc --filter label=provision.instance --format '{{{{.ID}}}} {{{{.Ports}}}}'; }}
 ours=$(running) || exit {SILENT}

@@ -139,10 +139,11 @@ def _digests(found: Servers, model: str) -> set[str]:
 
 
 def human(size: int) -> str:
-    """Bytes as Ollama and disk makers count them: powers of 1000."""
-    return (
-        f"{size / 1e9:.0f} GB" if size >= 9.95e9 else f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
-    )
+    """Bytes as `ollama list` shows them: powers of 1000, whole from ten on."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if size >= unit:
+            return f"{size // unit} {name}" if size >= 10 * unit else f"{size / unit:.1f} {name}"
+    return f"{size} bytes"
 
 
 _HASH = re.compile(r"(sha256-[0-9a-f]{12})[0-9a-f]{52}")
@@ -158,9 +159,9 @@ def pull_progress(line: str) -> str | None:
         return _HASH.sub(r"\1", line.strip()) or None
     try:
         frame = json.loads(line)
-        total, completed = frame.get("total", 0), frame.get("completed", 0)
+        total, completed = int(frame.get("total", 0)), int(frame.get("completed", 0))
         status = str(frame.get("error") or frame.get("status", ""))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         return None
     return f"{status} {completed * 100 // total}% of {human(total)}" if total else status or None
 

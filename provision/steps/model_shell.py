@@ -109,10 +109,25 @@ load() { # address:port, request, request for models that only embed, file for a
 }
 """
 
+# What does not fit, or a server that found no card, puts a model on the CPU without an error (FACTS 5).
+WHOLE = r"""
+whole() { # container, address:port
+  partly=$(curl -fsS -m 20 "http://$2/api/ps" | tr ',' '\n' |
+    sed -n 's/.*"\(size\|size_vram\)" *: *\([0-9]*\).*/\1 \2/p' |
+    awk '$1 == "size" {size = $2} $1 == "size_vram" {vram = $2; if (vram != size) print vram " of " size " bytes"}')
+  [ -n "$partly" ] || return 0
+  echo "only $partly of a model are on the cards of $1: the server found no card, or the model and its context" \
+    "(ollama.context_length times num_parallel) do not fit; the end of its log:" >&2
+  docker logs --tail 15 "$1" >&2 2>&1 || :
+  return 1
+}
+"""
+
 # $1 container, $2 seconds; then three words for each model: its name and the two requests.
 LOAD = (
     PLACE
     + LOADING
+    + WHOLE
     + r"""
 name=$1; limit=$2; shift 2
 answer=$(mktemp); trap 'rm -f "$answer"' EXIT
@@ -126,6 +141,7 @@ while [ $# -ge 3 ]; do
   fi
   shift 3
 done
+whole "$name" "$at"
 """
 )
 

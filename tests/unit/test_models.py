@@ -1,0 +1,260 @@
+"""The models role: its scripts against a server that answers as Ollama does, and the names of models."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision.command import Run
+from provision.roles import models as role
+from provision.steps import servers
+from provision.steps.model import Model, human, pull_progress
+from provision.steps.resident import Resident
+
+DOCKER = """#!/bin/sh
+case "$*" in
+  *PortBindings*) echo "$AT" ;;
+  *Mounts*) echo "$FOLDER" ;;
+  *State.Status*) echo running ;;
+  *StartedAt*) echo 2026-01-01T00:00:00Z ;;
+  logs*) echo "the log" ;;
+esac
+"""
+BLOB = b"weights"
+NAME = f"sha256-{hashlib.sha256(BLOB).hexdigest()}"
+MANIFEST = json.dumps({"config": {}, "layers": [{"digest": NAME.replace("-", ":"), "size": len(BLOB)}]})
+SUCCESS = [{"status": "pulling manifest"}, {"status": "writing manifest"}, {"status": "success"}]
+
+
+class Server:
+    """Speaks as much of the API as the scripts use.
+
+    Args:
+        folder: where its models are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.answers: list[tuple[int, list[dict[str, Any]]]] = []
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        self.damaged = 0
+        self.loaded: list[dict[str, Any]] = []
+        handler = type("Handler", (_Handler,), {"server_": self})
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def write(self) -> None:
+        """Put manifest and blob on disk; the blob spoilt as often as asked."""
+        blob, manifest = (
+            self.folder / "models/blobs" / NAME,
+            self.folder / "models/manifests" / servers.manifest_path("m:1"),
+        )
+        for path in (blob, manifest):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not blob.exists():
+            blob.write_bytes(b"rubbish" if self.damaged > 0 else BLOB)
+            self.damaged -= 1
+        manifest.write_text(MANIFEST)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_: Server
+
+    def do_GET(self) -> None:
+        self._say(200, [{"models": self.server_.loaded}] if self.path == "/api/ps" else [{"version": "0"}])
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server_.asked.append((self.command, self.path, body))
+        status, frames = self.server_.answers.pop(0) if self.server_.answers else (200, SUCCESS)
+        if frames == SUCCESS:
+            self.server_.write()
+        self._say(status, frames)
+
+    def do_DELETE(self) -> None:
+        self.do_POST()
+
+    def _say(self, status: int, frames: list[dict[str, Any]]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write("".join(json.dumps(frame, separators=(",", ":")) + "\n" for frame in frames).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    found = Server(tmp_path / "store")
+    found.folder.mkdir()
+    for name, text in {"docker": DOCKER, "sleep": "#!/bin/sh\nexec /bin/sleep 0.05\n"}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("AT", f"127.0.0.1:{found.http.server_address[1]}")
+    monkeypatch.setenv("FOLDER", str(found.folder))
+    yield found
+    found.http.shutdown()
+
+
+def run(command: Any) -> subprocess.CompletedProcess[str]:
+    assert isinstance(command, Run)
+    return subprocess.run(command.words, input=command.stdin.decode(), capture_output=True, text=True, check=False)
+
+
+def pull(tries: int = 3) -> subprocess.CompletedProcess[str]:
+    return run(Model(instance="ollama1", name="m:1", tries=tries).commands(None, {"whole": True})[0])
+
+
+def marks(server: Server) -> list[str]:
+    return [path.read_text().strip() for path in server.folder.glob(f"{servers.MARKS}/*")]
+
+
+def test_a_pull_that_ends_in_success_is_marked(server: Server) -> None:
+    done = pull()
+    assert done.returncode == 0, done.stderr
+    assert marks(server) == ["m:1"]
+    assert server.asked == [("POST", "/api/pull", {"model": "m:1", "stream": True})]
+
+
+def test_an_error_after_status_200_is_a_failure(server: Server) -> None:
+    server.answers = [(200, [{"status": "pulling manifest"}, {"error": "pull model manifest: file does not exist"}])]
+    done = pull()
+    assert done.returncode == 1
+    assert "ollama1 could not pull m:1: pull model manifest: file does not exist" in done.stderr
+    assert len(server.asked) == 1, "no other try mends a wrong name"
+    assert not marks(server)
+
+
+def test_a_pull_is_resumed(server: Server) -> None:
+    server.answers = [(200, [{"error": "max retries exceeded: x"}]), (200, [{"status": "pulling abc"}])]
+    done = pull()
+    assert done.returncode == 0, done.stderr
+    assert [asked[1] for asked in server.asked] == ["/api/pull"] * 3
+    assert "try 1 failed: max retries exceeded: x" in done.stdout
+
+
+def test_tries_are_bounded(server: Server) -> None:
+    server.answers = [(200, [{"error": "max retries exceeded: x"}])] * 9
+    assert pull(tries=2).returncode == 1
+    assert len(server.asked) == 2
+
+
+def test_a_damaged_blob_is_pulled_again(server: Server) -> None:
+    server.damaged = 1
+    done = pull()
+    assert done.returncode == 0, done.stderr
+    assert f"blob {NAME} is damaged" in done.stdout
+    assert (server.folder / "models/blobs" / NAME).read_bytes() == BLOB
+
+
+def test_delete_takes_the_mark_away(server: Server) -> None:
+    pull()
+    server.answers = [(200, [{}]), (200, [{}])]
+    done = run(Model(instance="ollama1", name="m:1").commands({"whole": True}, None)[0])
+    assert done.returncode == 0, done.stderr
+    assert [asked[:2] for asked in server.asked[1:]] == [("POST", "/api/generate"), ("DELETE", "/api/delete")]
+    assert not marks(server)
+
+
+def load(*models: str) -> subprocess.CompletedProcess[str]:
+    step = Resident(instance="ollama1", models=models)
+    return run(step.commands({"loaded": [], "on_cpu": []}, {"loaded": list(models), "on_cpu": []})[0])
+
+
+def test_load(server: Server) -> None:
+    server.answers = [(200, [{"done": True, "done_reason": "load"}])]
+    server.loaded = [{"name": "m:1", "size": 10, "size_vram": 10}]
+    assert load("m:1").returncode == 0
+    assert server.asked == [("POST", "/api/generate", {"model": "m:1", "keep_alive": -1, "stream": False})]
+
+
+def test_a_model_that_only_embeds_is_loaded_otherwise(server: Server) -> None:
+    server.answers = [(400, [{"error": '"e" does not support generate'}]), (200, [{"embeddings": [[1]]}])]
+    assert load("e").returncode == 0
+    assert [asked[1] for asked in server.asked] == ["/api/generate", "/api/embed"]
+
+
+def test_a_load_that_fails_says_why(server: Server) -> None:
+    server.answers = [(500, [{"error": "llama-server process has terminated"}])]
+    done = load("m:1")
+    assert done.returncode == 1
+    assert "ollama1 could not load m:1: llama-server process has terminated" in done.stderr
+
+
+def test_a_model_on_the_cpu_is_a_failure(server: Server) -> None:
+    server.answers = [(200, [{"done": True}])]
+    server.loaded = [{"name": "a", "size": 9, "size_vram": 9}, {"name": "m:1", "size": 10, "size_vram": 4}]
+    done = load("m:1")
+    assert done.returncode == 1
+    assert "only 4 of 10 bytes" in done.stderr
+
+
+# -- names and lines
+
+
+@pytest.mark.parametrize(
+    ("name", "short", "path"),
+    [
+        ("deepseek-r1:32b", "deepseek-r1:32b", "registry.ollama.ai/library/deepseek-r1/32b"),
+        ("a", "a:latest", "registry.ollama.ai/library/a/latest"),
+        ("library/a", "a:latest", "registry.ollama.ai/library/a/latest"),
+        ("me/a:x", "me/a:x", "registry.ollama.ai/me/a/x"),
+        ("hf.co/o/r:Q4", "hf.co/o/r:Q4", "hf.co/o/r/Q4"),
+        ("host:5000/s/m", "host:5000/s/m:latest", "host:5000/s/m/latest"),
+    ],
+)
+def test_names(name: str, short: str, path: str) -> None:
+    assert (servers.canonical(name), servers.manifest_path(name)) == (short, path)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            '{"status":"pulling 6150cb382311","digest":"sha256:6150","total":19851335552,"completed":8943100998}',
+            "pulling 6150cb382311 45% of 19 GB",
+        ),
+        ('{"status":"pulling manifest"}', "pulling manifest"),
+        ('{"error":"no space left"}', "no space left"),
+        ('{"status":', None),
+        ("{}", None),
+        ('{"status":"x","total":"many"}', None),
+        ("try 1 failed: x", "try 1 failed: x"),
+        (f"verifying sha256-{'a' * 64}", f"verifying sha256-{'a' * 12}"),
+        ("", None),
+    ],
+)
+def test_progress(line: str, shown: str | None) -> None:
+    assert pull_progress(line) == shown
+
+
+@given(st.text())
+def test_progress_takes_anything(line: str) -> None:
+    assert pull_progress(line) is None or isinstance(pull_progress(line), str)
+
+
+def test_human() -> None:
+    assert [human(size) for size in (19851337640, 1117322599, 274302450, 512)] == [
+        "19 GB",
+        "1.1 GB",
+        "274 MB",
+        "512 bytes",
+    ]
+
+
+def test_stall_is_bounded() -> None:
+    assert [path for path, _ in role.Settings(stall="-1").problems()] == [("stall",)]
+    assert not list(role.Settings().problems())
