@@ -135,7 +135,8 @@ def upstream(servers: tuple[Server, ...], facts: HostFacts, have: State) -> list
         facts: of the balancer, with what this run knows of the fleet.
         have: the present configuration.
     """
-    return [_line(server, facts, present(have)) for server in servers]
+    before = present(have)
+    return [_line(server, facts, before) for server in servers]
 
 
 def present(have: State) -> dict[str, tuple[str, bool]]:
