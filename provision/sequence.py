@@ -11,6 +11,7 @@ from provision.errors import InventoryError, Problem, ProvisionError, UsageError
 from provision.inventory import Host, Instance, Inventory, Settings
 from provision.steps.base import Owned, Step
 
+CONTAINERS = "ollama"  # the first role that starts containers
 LAST = ("balancer",)  # roles that need to know how it went on the other hosts
 
 
@@ -93,12 +94,20 @@ def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
     Raises:
         ProvisionError: two steps have the same id, which is a bug of a role.
     """
-    entries = tuple(Entry(name, step) for name in order() for step in role(name).steps(host, inventory))
+    entries = [Entry(name, step) for name in order() for step in role(name).steps(host, inventory)]
+    entries = _prepared(entries)
     ids = [entry.step.id for entry in entries]
     doubled = {step_id for step_id in ids if ids.count(step_id) > 1}
     if doubled:
         raise ProvisionError(f"steps of {host.name} with the same id: {', '.join(sorted(doubled))}")
-    return entries
+    return tuple(entries)
+
+
+def _prepared(entries: list[Entry]) -> list[Entry]:
+    """The entries with what prepares the host before the first role that starts containers."""
+    start = next((number for number, entry in enumerate(entries) if entry.role == CONTAINERS), len(entries))
+    early = [entry for entry in entries[start:] if entry.step.prepares_host]
+    return [*entries[:start], *early, *(entry for entry in entries[start:] if not entry.step.prepares_host)]
 
 
 def owned() -> tuple[tuple[str, Owned], ...]:

@@ -7,7 +7,7 @@ cover the lists' lock and says nothing without a terminal: the script waits by i
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import READ_TIMEOUT, Command, Run, sh
 from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError, differing
@@ -109,6 +109,8 @@ class Packages(Step):
         lock_timeout: seconds to wait for another program that holds apt's lock.
         after: ids of steps that install packages behind our back.
     """
+
+    prepares_host: ClassVar[bool] = True
 
     name: str
     packages: Mapping[str, str | None]

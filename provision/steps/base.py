@@ -91,6 +91,10 @@ class Step(ABC):
     guards_host: ClassVar[bool] = False
     """Whether its refusal speaks for the whole host: then it is asked whatever roles a run is limited to."""
 
+    prepares_host: ClassVar[bool] = False
+    """Whether it installs packages or reloads systemd, either of which can take the card from a running container
+    (FACTS 2.5): then it comes before the first container, whatever its role."""
+
     @property
     @abstractmethod
     def id(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, run
 from provision.steps import units
@@ -22,6 +22,8 @@ class Unit(Step):
         name: `provision-*.service` or another type of unit.
         content: the file.
     """
+
+    prepares_host: ClassVar[bool] = True
 
     name: str
     content: bytes = field(repr=False)

@@ -1,0 +1,73 @@
+"""Whole inventories and the plan they give on a bare host, step by step with every command.
+
+After a change that is meant to change plans: PROVISION_GOLDEN=write make unit, then read the diff.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from provision import sequence
+from provision.plan import make_change
+from provision.sequence import Entry
+from provision.steps.base import BlockedError, converged
+from provision.steps.facts import Card, Fleet, HostFacts
+
+GOLDEN = Path(__file__).parent / "golden"
+ADDRESSES = {"gpu-01": "10.0.0.11", "gpu-02": "10.0.0.12", "box": "10.0.0.11", "lb-01": "10.0.0.5"}
+CARDS = tuple(
+    Card(index, f"GPU-{index}0000000-0000-4000-8000-00000000000{index}", "NVIDIA L40S", "590.48.01", 8.9, 46068)
+    for index in range(2)
+)
+
+
+def facts(host: str) -> HostFacts:
+    """A bare Debian 13 with two cards."""
+    own = ADDRESSES[host]
+    others = {address: address for address in ADDRESSES.values()}
+    return HostFacts(
+        distribution="debian",
+        version="13",
+        codename="trixie",
+        architecture="amd64",
+        cgroup=2,
+        addresses=("127.0.0.1", own),
+        sources=dict.fromkeys(others, own),
+        resolved=others,
+        cards=CARDS if host != "lb-01" else (),
+        fleet=Fleet({name: address for name, address in ADDRESSES.items() if name != "lb-01"}),
+    )
+
+
+def shown(entry: Entry, found: HostFacts) -> list[str]:
+    """A step on a host where nothing is there, as lines."""
+    try:
+        want = entry.step.want(found, None)
+        if converged(None, want):
+            return []
+        change = make_change(entry, None, want)
+    except BlockedError as blocked:
+        return [f"  {entry.role} {entry.step.id}: known after {blocked.by}"]
+    impact = f"  [{change.impact}]" if change.impact else ""
+    return [f"  {entry.role} {entry.step.id}{impact}", *(f"      {command}" for command in change.commands)]
+
+
+def plan(path: Path) -> str:
+    """The plan of every host of an inventory."""
+    inventory = sequence.load(str(path))
+    lines = []
+    for host in inventory.hosts:
+        lines.append(host.name)
+        for entry in sequence.steps(host, inventory):
+            lines += shown(entry, facts(host.name))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_plan_is_as_it_was(path):
+    golden = path.with_suffix(".plan")
+    text = plan(path)
+    if os.environ.get("PROVISION_GOLDEN") == "write":
+        golden.write_text(text)
+    assert text == golden.read_text()
