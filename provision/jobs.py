@@ -16,15 +16,17 @@ FOLDER = "/run/provision/jobs"
 RECONNECTS = 6
 TAIL = 64 * 1024  # bytes of a log's end that are kept as evidence
 
-# $1 folder, $2 seconds, $3 bytes of log already seen, $4 mark; then the words. Its standard input is the job's.
-# The exit code is written by rename: there is either none or a whole one.
+# $1 folder, $2 seconds, $3 bytes of log seen, $4 mark, $5 who follows; then the words. Its standard input is the
+# job's. The exit code is written by rename: there is either none or a whole one. Who follows is noted, so that after a
+# lost connection the result of this job is found, and not that of an equal one that ended before. The folder stays:
+# a follower whose connection is gone may still be there, and must not take it away from the one that came after it.
 FOLLOW = r"""
-d=$1; limit=$2; seen=$3; mark=$4; shift 4
+d=$1; limit=$2; seen=$3; mark=$4; token=$5; shift 5
 umask 077
-if [ -f "$d/pid" ] && [ ! -f "$d/rc" ] && kill -0 "$(cat "$d/pid")" 2>/dev/null; then :
-elif [ "$seen" -gt 0 ] && [ -f "$d/rc" ]; then :
+if [ -f "$d/pid" ] && [ ! -f "$d/rc" ] && kill -0 "$(cat "$d/pid")" 2>/dev/null; then echo "$token" >"$d/token"
+elif [ -f "$d/rc" ] && [ "$(cat "$d/token")" = "$token" ]; then :
 else
-  rm -rf -- "$d"; mkdir -p -- "$d"; : >"$d/log"
+  rm -rf -- "$d"; mkdir -p -- "$d"; : >"$d/log"; echo "$token" >"$d/token"
   cat >"$d/stdin"
   setsid sh -c 'd=$1; limit=$2; shift 2
     timeout -k 5 "$limit" "$@" <"$d/stdin" >"$d/log" 2>&1; echo $? >"$d/rc.new"; mv "$d/rc.new" "$d/rc"
@@ -33,8 +35,8 @@ else
 fi
 printf '\n%s begin\n' "$mark"
 tail -c "+$((seen + 1))" -s 0.2 -f --pid="$(cat "$d/pid")" "$d/log" 2>/dev/null || :
-if [ -f "$d/rc" ]; then printf '\n%s end %s\n' "$mark" "$(cat "$d/rc")"; rm -rf -- "$d"
-else printf '\n%s end 137\n' "$mark"; fi
+rc=$(cat "$d/rc" 2>/dev/null) || rc=137
+printf '\n%s end %s\n' "$mark" "$rc"
 """
 
 
@@ -56,6 +58,7 @@ class Follower:
         self.run = run
         self.on_line = on_line
         self.seen = 0
+        self._token = script.make_mark()
         self._mark = ""
         self._raw = b""
         self._begun = False
@@ -66,7 +69,7 @@ class Follower:
     def script(self) -> bytes:
         """The script that starts the job or attaches to it, and prints its log from where we are."""
         self._mark, self._raw, self._begun = script.make_mark(), b"", False
-        words = (folder(self.run), f"{self.run.timeout:g}", str(self.seen), self._mark, *self.run.words)
+        words = (folder(self.run), f"{self.run.timeout:g}", str(self.seen), self._mark, self._token, *self.run.words)
         stdin = base64.b64encode(self.run.stdin).decode()
         follow = f"sh -c {shlex.quote(FOLLOW)} follow {shlex.join(words)}"
         head = script.PRELUDE.split("umask", 1)[0].strip("\n")

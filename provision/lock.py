@@ -41,6 +41,9 @@ mv "$folder/lock.new" "$folder/lock"
 
 RELEASE = r"""
 folder=$2
+for rc in "$folder"/jobs/*/rc; do
+  [ ! -f "$rc" ] || rm -rf -- "${rc%/rc}"
+done
 [ -s "$folder/lock" ] || exit 0
 read -r run until who <"$folder/lock"
 [ "$run" != "$1" ] || rm -f "$folder/lock"
@@ -58,7 +61,7 @@ def acquire(run_id: str) -> Run:
 
 
 def release(run_id: str) -> Run:
-    """Give the lock back, if it is this run's."""
+    """Give the lock back, if it is this run's, and forget jobs that have ended."""
     return sh(RELEASE, run_id, FOLDER, title="release the lock")
 
 

@@ -34,7 +34,8 @@ def order() -> tuple[str, ...]:
 
 
 def role(name: str) -> Any:
-    """A role's module: has `Settings`, `steps(host, inventory)` and `OWNED`, and may have `warnings(settings)`."""
+    """A role's module: has `Settings`, `steps(host, inventory)` and `OWNED`, and may have `warnings(settings)` and
+    `problems(host, inventory)`, for what is wrong between hosts or roles."""
     return importlib.import_module(f"provision.roles.{name}")
 
 
@@ -80,6 +81,8 @@ def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:
     if not any(host.gpu or host.balancer for host in inventory.hosts):
         yield Problem(inventory.path, 0, "all.children", "no host is in the group gpu or balancer: nothing to do")
     for host in inventory.hosts:
+        for name in order():
+            yield from getattr(role(name), "problems", lambda host, inventory: ())(host, inventory)
         if host.gpu and not host.instances:
             yield host.problem("ollama", ("instances",), f"{host.name} is in the group gpu and has no instance")
 

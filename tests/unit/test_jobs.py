@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from provision import jobs
+from provision import jobs, lock
 from provision.command import sh
 
 
@@ -48,8 +48,29 @@ def test_a_job_goes_on_when_nobody_follows_and_is_found_again(tmp_path):
     assert (tmp_path / "count").read_text() == "once\n"
 
 
-def test_a_finished_job_leaves_nothing(tmp_path):
+def test_a_job_that_ended_while_nobody_was_connected_is_not_run_again(tmp_path):
+    run = job('echo "$1" >>"$2"; echo ended', "once", str(tmp_path / "count"))
+    lines = []
+    follower = jobs.Follower(run, lines.append)
+    subprocess.run(
+        ["sh", "-s"], input=follower.script(), capture_output=True, check=False, timeout=60
+    )  # all of it lost
+    assert follow(follower).exit == 0
+    assert (lines, (tmp_path / "count").read_text()) == (["ended"], "once\n")
+
+
+def test_an_equal_job_that_ended_before_is_not_taken_for_this_one(tmp_path):
+    run = job('echo "$1" >>"$2"', "again", str(tmp_path / "count"))
+    follow(jobs.Follower(run, print))
+    follow(jobs.Follower(run, print))
+    assert (tmp_path / "count").read_text() == "again\nagain\n"
+
+
+def test_giving_the_lock_back_forgets_jobs_that_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "FOLDER", str(tmp_path))
     follow(jobs.Follower(job("echo hello"), print))
+    release = lock.release("run-1")
+    subprocess.run(release.words, input=release.stdin, check=True, timeout=60)
     assert list((tmp_path / "jobs").iterdir()) == []
 
 
