@@ -13,7 +13,7 @@ from typing import Any
 from provision.inventory import Host, Inventory
 from provision.render import render
 from provision.steps import balanced
-from provision.steps.base import Check, State
+from provision.steps.base import Check, RefusalError, State
 from provision.steps.facts import HostFacts
 from provision.steps.generation import Generation
 from provision.steps.listing import Content
@@ -134,9 +134,18 @@ def upstream(servers: tuple[Server, ...], facts: HostFacts, have: State) -> list
         servers: every instance.
         facts: of the balancer, with what this run knows of the fleet.
         have: the present configuration.
+
+    Raises:
+        RefusalError: hosts failed, and without them nothing would be left that still serves. What was not reached
+            from here may well be reached by the balancer, and is worth more than an empty upstream.
     """
     before = present(have)
-    return [_line(server, facts, before) for server in servers]
+    lines = [_line(server, facts, before) for server in servers]
+    serving = any(not down for _, down in before.values())
+    if serving and lines and facts.fleet.failed and all(one.down for one in lines):
+        failed = ", ".join(sorted(facts.fleet.failed))
+        raise RefusalError(f"no instance would be left in the upstream, because of {failed}; it is left as it is")
+    return lines
 
 
 def present(have: State) -> dict[str, tuple[str, bool]]:

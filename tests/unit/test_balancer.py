@@ -153,3 +153,23 @@ def facts_of() -> Any:
     from provision.steps.facts import HostFacts
 
     return HostFacts()
+
+
+def test_the_last_instances_are_not_taken_out_because_their_hosts_failed():
+    from provision.steps.balancing import Server, upstream
+    from provision.steps.base import RefusalError
+    from provision.steps.facts import Fleet, HostFacts
+    from provision.steps.listing import Content
+
+    servers = tuple(
+        Server(host=f"gpu-0{n}", instance="ollama1", port=3001, weight=1, max_conns=2, address=f"10.0.0.1{n}")
+        for n in (1, 2)
+    )
+    text = "".join(f"server {s.address}:3001 weight=1; # {s.label}\n" for s in servers)
+    have = {"files": {"upstream.conf": Content(text.encode())}}
+    one = HostFacts(fleet=Fleet(failed=frozenset({"gpu-01"})))
+    both = HostFacts(fleet=Fleet(failed=frozenset({"gpu-01", "gpu-02"})))
+    assert [line.down for line in upstream(servers, one, have)] == [True, False]
+    with pytest.raises(RefusalError, match=r"no instance would be left.*gpu-01, gpu-02"):
+        upstream(servers, both, have)
+    assert [line.down for line in upstream(servers, both, None)] == [True, True]
