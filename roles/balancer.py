@@ -24,7 +24,7 @@ from provision.render import render
 from provision.steps import endpoint
 from provision.steps.balancing import Balancing, Server, is_balancing, sources
 from provision.steps.base import Owned, Step
-from provision.steps.build import nginx
+from provision.steps.build import UNIT, nginx
 from provision.steps.generation import OwnedGenerations
 from provision.steps.listen import Listen
 from provision.steps.systemd import Service
@@ -173,7 +173,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         url=settings.url,
         model=_common([instance for _, instance in members]),
     )
-    yield Service(name="provision-nginx")
+    yield Service(name=UNIT.removesuffix(".service"), after=(f"unit:{UNIT}",))
 
 
 def _files(settings: Settings, version: str) -> Mapping[str, bytes]:

@@ -152,10 +152,11 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     # openssl, because it brings the libssl of its release, whose package name differs.
     runtime = ("ca-certificates", "curl", "libpcre2-8-0", "logrotate", "openssl", "zlib1g")
     yield Packages(name="nginx", packages=dict.fromkeys(runtime))
-    yield Account(name=USER)
+    account = Account(name=USER)
+    yield account
     # Its workers may enter the folder and not write to it: whoever takes one over plants no links for root to open.
-    yield Directory(path=LOGS, mode=0o750, owner=f"root:{USER}")
-    yield Directory(path=CACHE, mode=0o700, owner=f"{USER}:root")
+    yield Directory(path=LOGS, mode=0o750, owner=f"root:{USER}", after=(account.id,))
+    yield Directory(path=CACHE, mode=0o700, owner=f"{USER}:root", after=(account.id,))
     yield Build(source=source, mode=settings.build, host=settings.build_host, jobs=settings.jobs)
     yield Link(path=CURRENT, target=source.prefix)
     yield File(path="/etc/logrotate.d/provision-nginx", content=render("nginx/logrotate.j2", days=settings.log_days))

@@ -150,11 +150,13 @@ class Directory(Step):
         path: absolute path.
         mode: permission bits.
         owner: user and group.
+        after: ids of steps that change it behind our back: what its owner is called depends on the user being there.
     """
 
     path: str
     mode: int = 0o755
     owner: str = "root:root"
+    after: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
