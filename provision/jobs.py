@@ -27,7 +27,9 @@ if [ -f "$d/pid" ] && [ ! -f "$d/rc" ] && kill -0 "$(cat "$d/pid")" 2>/dev/null;
 elif [ -f "$d/rc" ] && [ "$(cat "$d/token")" = "$token" ]; then :
 else
   rm -rf -- "$d"; mkdir -p -- "$d"; : >"$d/log"; echo "$token" >"$d/token"
-  cat >"$d/stdin"
+  cat >"$d/stdin" || { # half a script must never run
+    rm -rf -- "$d"; printf '\n%s begin\nno room for a job in %s\n%s end 1\n' "$mark" "$d" "$mark"; exit
+  }
   setsid sh -c 'd=$1; limit=$2; shift 2
     timeout -k 5 "$limit" "$@" <"$d/stdin" >"$d/log" 2>&1; echo $? >"$d/rc.new"; mv "$d/rc.new" "$d/rc"
   ' job "$d" "$limit" "$@" </dev/null >/dev/null 2>&1 &
@@ -36,6 +38,7 @@ fi
 printf '\n%s begin\n' "$mark"
 tail -c "+$((seen + 1))" -s 0.2 -f --pid="$(cat "$d/pid")" "$d/log" 2>/dev/null || :
 rc=$(cat "$d/rc" 2>/dev/null) || rc=137
+case $rc in '' | *[!0-9]*) rc=137 ;; esac
 printf '\n%s end %s\n' "$mark" "$rc"
 """
 

@@ -9,7 +9,7 @@ import getpass
 import socket
 
 from provision.command import Answer, Run, sh
-from provision.errors import LockedError
+from provision.errors import HostError, LockedError
 
 LEASE_SECONDS = 180  # renewed with every exec of the run, none of which takes longer unless it follows a job
 HELD = 75  # EX_TEMPFAIL
@@ -35,7 +35,7 @@ if [ -s "$folder/lock" ]; then
     exit 75
   fi
 fi
-printf '%s %s %s\n' "$1" "$((now + $3))" "$2" >"$folder/lock.new"
+printf '%s %s %s\n' "$1" "$((now + $3))" "$2" >"$folder/lock.new" || { rm -f "$folder/lock.new"; exit 1; }
 mv "$folder/lock.new" "$folder/lock"
 """
 
@@ -70,8 +70,10 @@ def checked(answer: Answer) -> None:
 
     Raises:
         LockedError: somebody else has it.
+        HostError: it cannot be taken at all.
     """
     if answer.exit == HELD:
         raise LockedError(f"locked by {answer.error}", "wait for that run; the lock expires by itself")
     if answer.exit:
-        raise LockedError("the lock could not be taken", "is /run writable?", stderr=answer.error)
+        said = f"{FOLDER}: {answer.error}" if answer.error else ""
+        raise HostError("the lock could not be taken", "is there room in /run, and can it be written to?", stderr=said)

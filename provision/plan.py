@@ -50,7 +50,7 @@ class HostPlan:
     """What would change on one host.
 
     Args:
-        changes: in the order in which they are made: what nobody declares any more first.
+        changes: in the order in which they are made: what nobody declares any more first, but for what is in use.
         steps: how many steps were looked at.
         found: step id -> what was found, for the steps that could be read.
     """
@@ -124,8 +124,11 @@ def plan_host(
         change = _change(entry, facts, answers, changing, found)
         if change is not None:
             changing[entry.step.id] = change
-    orphans = _orphans(finders, declared, answers, changing)
-    return HostPlan((*orphans, *changing.values()), len(entries), found)
+    first, last = (
+        _orphans([(role, finder) for role, finder in finders if finder.last == last], declared, answers, changing)
+        for last in (False, True)
+    )
+    return HostPlan((*first, *changing.values(), *last), len(entries), found)
 
 
 def _change(

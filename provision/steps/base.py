@@ -146,6 +146,9 @@ class Step(ABC):
 class Owned(ABC):
     """A kind of thing that carries our mark on a host. What carries it and is not declared is an orphan."""
 
+    last: ClassVar[bool] = False
+    """Whether orphans go after everything else has changed: what was there is used until its successor is there."""
+
     @abstractmethod
     def fact(self) -> Fact:
         """Reads everything of this kind that carries our mark: step id -> state."""

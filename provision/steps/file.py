@@ -18,10 +18,14 @@ umask 077
 [ -f "$1" ] || exit 0
 sum=$(sha256sum <"$1" | cut -c1-64)
 mkdir -p {STORE}
-[ -f {STORE}/"$sum" ] || {{ cp -- "$1" {STORE}/"$sum.new"; mv -f -- {STORE}/"$sum.new" {STORE}/"$sum"; }}
+[ ! -f {STORE}/"$sum" ] || exit 0
+trap 'rm -f -- {STORE}/"$sum.new"' EXIT
+cp -- "$1" {STORE}/"$sum.new"
+mv -f -- {STORE}/"$sum.new" {STORE}/"$sum"
 """
 RESTORE = f"""
 [ -f {STORE}/"$2" ] || {{ echo "the bytes of $1 with sha256 $2 are not kept on this host" >&2; exit 1; }}
+trap 'rm -f -- "$1.provision-new"' EXIT
 install -m "$3" -o "${{4%%:*}}" -g "${{4#*:}}" -- {STORE}/"$2" "$1.provision-new"
 mv -fT -- "$1.provision-new" "$1"
 """

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, sh
 from provision.steps import engine
@@ -18,10 +18,15 @@ from provision.steps.facts import HostFacts
 PULL_TIMEOUT = 4 * 3600.0
 TRIES = "4"
 
-# `docker pull` keeps whole layers when it is called again.
+# `docker pull` keeps whole layers when it is called again. What no other try can mend ends at once.
 PULL = f"""
+why=$(mktemp); trap 'rm -f -- "$why"' EXIT
 tries=0
-until docker pull "$1"; do
+until since=$(date +%s); docker pull "$1" 2>"$why"; do
+  journalctl -u docker.service --since "@$since" -o cat --no-pager 2>/dev/null |
+    sed -n 's/.*Attempting next endpoint for pull after error: \\([^"\\]*\\)".*/a mirror said: \\1/p' | sort -u >>"$why"
+  cat -- "$why" >&2
+  if grep -q -i -E 'not found|manifest unknown|access denied|unauthorized|no space left' -- "$why"; then exit 1; fi
   tries=$((tries + 1))
   [ "$tries" -lt "$3" ] || exit 1
   echo "try $tries failed; again in 10 s"; sleep 10
@@ -108,7 +113,9 @@ def pull_progress(line: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedImages(Owned):
-    """Finds the images that we pulled."""
+    """Finds the images that we pulled. They go last: a container uses one until it is made anew from another."""
+
+    last: ClassVar[bool] = True
 
     def fact(self) -> Fact:
         """Reads what Docker has."""
