@@ -153,7 +153,7 @@ def first_deploy(lab, tmp_path_factory):
 def settle(fleet: Fleet) -> None:
     """Wait until hosts that were booted serve again, which they do by themselves."""
     fleet.data = yaml.safe_load(Path(fleet.lab.inventory).read_text())
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while any(fleet.changes().values()):
         assert time.monotonic() < deadline, fleet.changes()
         time.sleep(1)
