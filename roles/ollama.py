@@ -40,7 +40,7 @@ from provision.steps.firewall import RULES_FILE, Firewall, OwnedFirewall
 from provision.steps.holders import Holders
 from provision.steps.image import Image, OwnedImages
 from provision.steps.servers import canonical
-from provision.steps.systemd import Service, Unit
+from provision.steps.systemd import OwnedUnits, Service, Unit
 from provision.steps.volume import OwnedVolumes, Volume
 
 FIRST_PORT = 3001
@@ -370,6 +370,8 @@ def _shares(settings: Settings, item: InstanceSettings) -> bool:
 
 
 OWNED: tuple[Owned, ...] = (
+    OwnedUnits(prefix="provision-firewall"),
+    OwnedUnits(prefix="provision-instances"),
     OwnedContainers(),
     OwnedVolumes(),
     OwnedImages(),

@@ -2,22 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from provision.command import Command, run, sh
+from provision.command import Command, run
 from provision.steps import engine
 from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step
 from provision.steps.engine import MANAGED, Engine
 from provision.steps.facts import HostFacts
 
-# A container of ours that still has it is about to be made anew without it.
-REMOVE = f"""
-for id in $(docker ps -aq --no-trunc --filter volume="$1" --filter label={MANAGED}=1); do
-  docker stop "$id" >/dev/null
-  docker rm -f "$id" >/dev/null
-done
-docker volume rm "$1" >/dev/null
-"""
 MARK = f'{{{{index .Labels "{MANAGED}"}}}}'
 
 
@@ -54,7 +46,7 @@ class Volume(Step):
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Creates or removes it."""
         if want is None:
-            return [sh(REMOVE, self.name, title=f"remove volume {self.name}")]
+            return [run("docker", "volume", "rm", "--", self.name)]
         return [run("docker", "volume", "create", "--label", f"{MANAGED}=1", "--", self.name)]
 
     def impact(self, have: State, want: State) -> str:
@@ -75,6 +67,8 @@ class Volume(Step):
 @dataclass(frozen=True, kw_only=True)
 class OwnedVolumes(Owned):
     """Finds the volumes that carry our mark."""
+
+    last: ClassVar[bool] = True  # a container has its volume until it is made anew without
 
     def fact(self) -> Fact:
         """Reads what Docker has."""
