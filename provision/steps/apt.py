@@ -86,11 +86,20 @@ if ! { fresh && simulate "$@"; }; then
   update || { wait_for_lock; update; } || :
   simulate "$@" || { explain; exit 1; }
 fi
-for name in $(sed -n 's/^Remv \([^ :]*\).*/\1/p' "$work/plan"); do
-  case " $removable " in *" $name "*) ;; *) echo "apt would remove $name, which is not ours" >&2; exit 77 ;; esac
-done
-wait_for_lock
-apt $downgrade install -- "$@" 2>"$work/why" || { rc=$?; explain; exit "$rc"; }
+install() {
+  for name in $(sed -n 's/^Remv \([^ :]*\).*/\1/p' "$work/plan"); do
+    case " $removable " in *" $name "*) ;; *) echo "apt would remove $name, which is not ours" >&2; exit 77 ;; esac
+  done
+  wait_for_lock
+  apt $downgrade install -- "$@" 2>"$work/why"
+}
+if ! install "$@"; then
+  # a repository that was renewed since our lists has no more what they say
+  if [ -e "$work/update" ] || ! grep -q 'Failed to fetch' "$work/why"; then explain; exit 1; fi
+  update || { explain; exit 1; }
+  simulate "$@" || { explain; exit 1; }
+  install "$@" || { explain; exit 1; }
+fi
 """
 
 
