@@ -4,9 +4,11 @@ Hosts are asked in parallel, one channel at a time each (sshd refuses the eleven
 and host and waits for its answer, so that its report, its exit code and JUnit are pytest's own.
 """
 
+import functools
 import os
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +26,8 @@ from provision.sequence import Entry, steps
 from provision.ssh import Session
 from provision.steps.base import Check
 
+FLEET = "fleet"  # where pytest shows what is asked of all hosts together
+MODELS = "models"
 CHECK_TIMEOUT = 120.0  # seconds for one command of a check; a generation on a busy card takes a while
 
 
@@ -74,7 +78,7 @@ class HostResult:
         """`passed`, `failed` or `unreachable`."""
         if isinstance(self.error, UnreachableError):
             return "unreachable"
-        asked = len(self.steps) == self.expected
+        asked = len(self.steps) >= self.expected
         return "passed" if asked and not self.error and all(step.passed for step in self.steps) else "failed"
 
 
@@ -144,6 +148,32 @@ class Verification:
     def ids(self) -> list[tuple[str, list[str]]]:
         """Every host with its steps' ids, in order."""
         return [(host.name, [entry.step.id for entry in self._entries[host.name]]) for host in self.hosts]
+
+    def models(self) -> list[str]:
+        """The models that more than one step has, each once: their digests are compared over all hosts."""
+        names = [_model(step) for _, ids in self.ids() for step in ids if _model(step)]
+        return sorted({name for name in names if names.count(name) > 1})
+
+    def compared(self, model: str) -> StepResult:
+        """Whether all instances of all hosts have the same bytes under a model's name; tags move (FACTS 4.4).
+
+        An instance that differs from most fails its host too.
+        """
+        found = {(h, s): self._digest(h, s) for h, ids in self.ids() for s in ids if _model(s) == model}
+        known = {place: digest for place, digest in found.items() if digest}
+        usual = Counter(known.values()).most_common(1)[0][0] if known else ""
+        result = StepResult(f"model:{model}", MODELS)
+        for (host, step), digest in known.items():
+            check = Check(f"digest of {host} {step} is that of the other hosts", digest, usual)
+            result.checks.append(check)
+            if not check.passed:
+                self.results[host].steps.append(StepResult(step, MODELS, [check]))
+        result.problem = "" if known else "no instance has it"
+        return result
+
+    def _digest(self, host: str, step: str) -> str:
+        checks = self.result(host, step).checks
+        return next((str(check.got) for check in checks if check.name == "digest"), "")
 
     def close(self) -> None:
         """Close every connection."""
@@ -240,18 +270,25 @@ class _Plugin:
         """Collect one item per host and step, and begin to ask."""
         self.verification.start()
         session.items = []
-        for host, ids in self.verification.ids():
+        found = self.verification
+        for host, ids in found.ids():
             node = _HostNode.from_parent(session, name=host, nodeid=host)
-            session.items += [self._item(node, host, step) for step in ids]
+            session.items += [self._item(node, step, functools.partial(found.result, host, step)) for step in ids]
+        fleet = _HostNode.from_parent(session, name=FLEET, nodeid=FLEET)
+        for model in found.models():
+            session.items.append(self._item(fleet, f"model:{model}", functools.partial(found.compared, model)))
         session.testscollected = len(session.items)
         return True
 
-    def _item(self, node: _HostNode, host: str, step: str) -> pytest.Item:
-        def wait() -> StepResult:
-            return self.verification.result(host, step)
-
+    def _item(self, node: _HostNode, step: str, wait: Callable[[], StepResult]) -> pytest.Item:
         item: pytest.Item = _StepItem.from_parent(node, name=step, wait=wait)
         return item
+
+
+def _model(step: str) -> str:
+    """The model of a step `model:INSTANCE/NAME`, or nothing."""
+    kind, _, rest = step.partition(":")
+    return rest.partition("/")[2] if kind == "model" else ""
 
 
 def describe(result: StepResult) -> str:

@@ -110,8 +110,7 @@ class Model(Step):
             return
         yield Check("blobs whole", state["damaged"] or "whole", "whole")
         yield Check("same digest on this host's instances", sorted(_digests(found, self.name)), [state["digest"]])
-        if self.digest:
-            yield Check("digest", state["digest"], self.digest)
+        yield Check("digest", state["digest"], self.digest or state["digest"])
 
     def _state(self, found: Servers) -> State:
         server = found.by_name.get(self.instance)
