@@ -1,0 +1,90 @@
+"""The command line: exit codes, no tracebacks, and a start that imports nothing heavy."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"fabric", "paramiko", "pydantic", "jinja2", "yaml", "pytest", "testinfra", "rich"}
+
+
+def provision(*words, stdin=subprocess.DEVNULL, env=None):
+    argv = [sys.executable, "-m", "provision", *words]
+    environment = {**os.environ, **(env or {})}
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, stdin=stdin, env=environment)
+
+
+@pytest.fixture
+def inventory(tmp_path):
+    path = tmp_path / "inventory.yaml"
+    path.write_text(
+        "gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}\n"
+    )
+    return str(path)
+
+
+def test_help_imports_nothing_heavy():
+    probe = "import sys, provision.cli as c; c.run(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert not HEAVY & {name.split(".")[0] for name in done.stderr.split()}
+
+
+def test_plan_does_not_import_what_verify_needs():
+    probe = "import sys, provision.cli as c; c.run(['plan', '-i', '/none']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert not {"pytest", "testinfra", "rich"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["depoly"], "did you mean deploy"),
+        (["plan", "--inventry", "x"], "--inventory"),
+        (["plan", "-i", "/does/not/exist"], "/does/not/exist"),
+        (["plan", "-i", "INVENTORY", "-l", "bxo"], "did you mean box"),
+        (["plan", "-i", "INVENTORY", "-t", "dokcer"], "dokcer"),
+        (["deploy", "-i", "INVENTORY"], "--yes"),
+        (["plan", "-i", "INVENTORY", "-e", "ollama.imgae=x"], "image"),
+        (["verify", "-i", "INVENTORY", "-f", "0"], "0"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_says_what_was_meant(words, said, inventory):
+    done = provision(*(inventory if word == "INVENTORY" else word for word in words))
+    assert done.returncode == 2, done
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", [["plan"], ["deploy", "--yes"], ["verify"]])
+def test_an_unreachable_host_is_exit_4_and_in_the_document(command, inventory):
+    done = provision(*command, "-i", inventory, "--json")
+    assert done.returncode == 4, done
+    document = json.loads(done.stdout)
+    assert (document["schema"], document["command"], document["exit"]) == (1, command[0], 4)
+    assert [(host["host"], host["result"]) for host in document["hosts"]] == [("box", "unreachable")]
+    assert "connection refused" in document["hosts"][0]["why"]
+
+
+def test_the_recap_names_every_host_and_what_to_run_next(inventory):
+    done = provision("deploy", "--yes", "-i", inventory)
+    assert "box" in done.stdout
+    assert "UNREACHABLE" in done.stdout
+    assert f"again: provision deploy -i {inventory} -l box" in done.stdout
+
+
+def test_exit_codes_where_several_apply():
+    from provision.cli.run import EXIT_BY_RESULT
+
+    assert [code for _, code in EXIT_BY_RESULT] == [130, 3, 6, 4]
+
+
+def test_a_bug_is_a_few_lines_with_where_it_happened(inventory, tmp_path):
+    broken = tmp_path / "sitecustomize.py"
+    broken.write_text("import provision.sequence as s\ndef load(*a): raise KeyError('surprise')\ns.load = load\n")
+    done = provision("plan", "-i", inventory, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "surprise" in done.stderr
