@@ -26,6 +26,7 @@ _LINE = re.compile(
     r"[^;#]*?(?P<down> down)?; # (?P<label>\S+)$",
     re.MULTILINE,
 )
+_SERVER = re.compile(r"^\s*server\s+([^\s;]+)", re.MULTILINE)
 CURL = "curl --noproxy '*' --silent --path-as-is --output /dev/null --max-time"
 
 # $@ ADDRESS:PORT of every instance; sixteen are asked at a time.
@@ -59,7 +60,10 @@ def members(live: Any, expected: Mapping[str, tuple[int, int, int]]) -> Iterator
     text = live.run("cat -- %s", f"{CONFIG}/upstream.conf").stdout
     found = {line["label"]: line for line in _LINE.finditer(text)}
     got = {name: (int(m["port"]), int(m["weight"]), int(m["max_conns"])) for name, m in found.items()}
+    named = {f"{m['address']}:{m['port']}" for m in found.values()}
+    strangers = [address for address in _SERVER.findall(text) if expected and address not in named]
     yield Check("upstream (port, weight, max_conns)", got, dict(expected))
+    yield Check("servers that are no instance", strangers, [])
     yield Check("instances marked down", sorted(name for name, match in found.items() if match["down"]), [])
     addresses = {name: f"{match['address']}:{match['port']}" for name, match in found.items()}
     if addresses:

@@ -347,8 +347,10 @@ def _listed(text: str) -> list[str]:
 
 
 def _elsewhere(found: Engine, item: Mapping[str, Any], port: int) -> list[str]:
-    own = {at.rpartition(":")[0] for at in _published(item)}
-    return sorted(one.address for one in found.listening if one.port == port and one.address not in own)
+    """Where its port is open beside the one address that it was given; that is never every address."""
+    published = {at.rpartition(":")[0] for at in _published(item)}
+    listening = {one.address for one in found.listening if one.port == port}
+    return sorted(published & {"0.0.0.0", "::"} | listening - published)  # noqa: S104 - compared, not bound
 
 
 @dataclass(frozen=True, kw_only=True)

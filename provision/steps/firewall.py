@@ -7,6 +7,7 @@ on the way in (`--ctdir ORIGINAL`): answers have the same connection and another
 IPv6 needs no rules: instances are published on one IPv4 address, `endpoint.listen_address` refuses any other.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,12 +105,14 @@ class Firewall(Step):
         return [sh(FILL, restore_text(want["rules"]), title=f"fill chain {CHAIN}, first in {PARENT}")]
 
     def check(self, live: Any) -> Iterator[Check]:
-        """A packet for an instance meets our rules before any other."""
+        """A packet for an instance meets our rules before any other, and there is no other among them."""
         said = live.run("iptables -w 10 -S %s 1 && iptables -w 10 -S %s", PARENT, CHAIN)
         lines = said.stdout.splitlines()
         yield Check("first rule of DOCKER-USER", lines[0] if lines else said.stderr.strip(), f"-A {PARENT} -j {CHAIN}")
         rejected = sorted(port for port in self.ports if any(_rejects(line, port) for line in lines))
         yield Check("ports closed to others", rejected, sorted(self.ports))
+        others = [line for line in lines if line.startswith(f"-A {CHAIN} ") and not _is_of_ours(line)]
+        yield Check("rules among ours that are not", others, [])
 
 
 def _port_rules(address: str, port: int, admit: Sequence[str]) -> Iterator[str]:
@@ -142,6 +145,10 @@ def parse(answer: Answer) -> State:
     return {"first": parent[:1] == jumps and bool(jumps), "rules": [canonical(rule) for rule in rules]}
 
 
+_RULE = re.compile(
+    r"(-s \S+ )?-p tcp -m conntrack --ctorigdst \S+ --ctorigdstport \d+ --ctdir ORIGINAL"
+    r"(?(1) -j RETURN| -j REJECT --reject-with tcp-reset)"
+)
 ORDER = ("-s", "-p", "-m", "--ctorigdst", "--ctorigdstport", "--ctdir", "-j", "--reject-with")
 
 
@@ -161,6 +168,12 @@ def canonical(rule: str) -> str:
 
 def _rejects(line: str, port: int) -> bool:
     return f"--ctorigdstport {port} " in line and "-j REJECT" in line and " -s " not in line
+
+
+def _is_of_ours(line: str) -> bool:
+    """Whether a rule lets one network through to one port, or nobody."""
+    rule = canonical(line.removeprefix(f"-A {CHAIN} "))
+    return bool(_RULE.fullmatch(rule))
 
 
 @dataclass(frozen=True, kw_only=True)
