@@ -75,10 +75,21 @@ def kill(lab: str, member: str = "", *, timeout: float = 20) -> None:
             raise LabError(
                 f"processes {left} of lab {lab} do not die", "look at them with ps, then run `lab down` again"
             )
+        _thaw(lab, member)
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+
+
+def _thaw(lab: str, member: str) -> None:
+    """Let paused containers go on: what is frozen does not die."""
+    for hierarchy in _hierarchies():
+        for directory, _, _ in os.walk(hierarchy / _TOP / lab / member):
+            for name, text in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+                if (Path(directory) / name).exists():
+                    with suppress(OSError):
+                        (Path(directory) / name).write_text(text)
 
 
 def remove(lab: str, member: str = "") -> None:
