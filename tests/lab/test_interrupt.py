@@ -1,4 +1,4 @@
-"""A run that is interrupted or killed: nothing half-done, the lock given back or left to expire, a second run converges."""
+"""A run that is interrupted or killed: nothing half-done, the lock given back or expiring, a second run converges."""
 
 import os
 import signal
