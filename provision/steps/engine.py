@@ -4,6 +4,7 @@ Sources: `docker inspect`'s fields as Docker 20.10 to 29 print them; `--gpus` in
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,7 +15,7 @@ from provision.steps.base import BlockedError, Fact, State, UnreadableError
 
 MANAGED = "provision.managed"
 MARKS = "/var/lib/provision/images"
-SILENT, LEFT_OVER = 75, 76
+SILENT, LEFT_OVER, NO_CURL = 75, 76, 77
 
 # The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
 _CONTAINER = (
@@ -54,8 +55,12 @@ probe() {{
   echo "$1 answers $(curl -fsS -m 5 -o /dev/null "http://$2/api/version" 2>&1 && echo yes)"
   echo "$1 sees $(timeout -k 1 10 docker exec "$1" nvidia-smi -L 2>&1 | tr '\\n' ' ' | head -c 3000)"
 }}
-running() {{ timeout 15 docker ps --no-trunc --filter label=provision.instance --format '{{{{.ID}}}} {{{{.Ports}}}}'; }}
+running() {{
+  timeout 15 docker ps --no-trunc --filter label=provision.instance --filter status=running \\
+    --format '{{{{.ID}}}} {{{{.Ports}}}}'
+}}
 ours=$(running) || exit {SILENT}
+[ -z "$ours" ] || command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }}
 echo '# probes'
 while read -r id ports; do
   [ -z "$id" ] || probe "$id" "${{ports%%->*}}" &
@@ -129,11 +134,13 @@ def read(answer: Answer) -> Engine:
     """What the command found.
 
     Raises:
-        BlockedError: the daemon does not answer.
+        BlockedError: the daemon does not answer, or there is nothing to ask the instances with.
         UnreadableError: the answer is not whole, or proves nothing.
     """
     if answer.exit in (SILENT, 124):
         raise BlockedError("service:docker", answer.error)
+    if answer.exit == NO_CURL:
+        raise BlockedError("packages:apt-tools", answer.error)
     if answer.exit:
         raise UnreadableError(answer.error or f"exit code {answer.exit}")
     return _parse(answer.stdout)
@@ -169,6 +176,7 @@ def _parse(stdout: bytes) -> Engine:
 
 def _sections(lines: list[str]) -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
+    current: list[str] = []
     for line in lines:
         if line.startswith("# "):
             current = sections.setdefault(line[2:], [])
@@ -179,11 +187,15 @@ def _sections(lines: list[str]) -> dict[str, list[str]]:
     return sections
 
 
+_TOOK = re.compile(r" after \d+ m(s|illiseconds)\b")  # two reads of what does not answer are to be equal
+
+
 def _containers(items: Iterable[dict[str, Any]], probes: list[str]) -> dict[str, dict[str, Any]]:
     said = {(words[0], words[1]): words[2] for words in ((line + "  ").split(" ", 2) for line in probes)}
     found = {item["name"].lstrip("/"): item for item in items}
     for item in found.values():
-        item.update({what: said.get((item["id"], what), "").strip() for what in ("answers", "sees")})
+        item["sees"] = said.get((item["id"], "sees"), "").strip()
+        item["answers"] = _TOOK.sub("", said.get((item["id"], "answers"), "")).strip()
     return found
 
 

@@ -13,7 +13,18 @@ from typing import Any
 
 from provision.command import READ_TIMEOUT, Command, Put, Run, sh
 from provision.steps import listing
-from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, UnreadableError, text_diff
+from provision.steps.base import (
+    Answer,
+    BlockedError,
+    Check,
+    Fact,
+    Owned,
+    RefusalError,
+    State,
+    Step,
+    UnreadableError,
+    text_diff,
+)
 from provision.steps.build import CONFIG, PID, ROOT, UNIT
 from provision.steps.facts import HostFacts
 from provision.steps.generation_scripts import COPY, INSTALL, LOAD, PREPARE, READ, REMOVE
@@ -22,6 +33,7 @@ from provision.steps.listing import Content
 GENERATIONS = "/var/lib/provision/nginx"
 NEW = f"{GENERATIONS}/.new"
 MARK = "generation.conf"
+NO_CURL = 77  # READ exits with it
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound
 _ID = re.compile(r"[0-9a-f]{12}")
 _LISTEN = re.compile(rb"^\s*listen (\S+):(\d+)[ ;]", re.MULTILINE)
@@ -51,7 +63,7 @@ class Generation(Step):
     def fact(self) -> Fact:
         """Reads the files that the link leads to, and asks a running nginx what it has loaded."""
         stdin = "\n".join(("set -u", READ.strip("\n"), "")).encode()
-        words = ("sh", "-s", "--", CONFIG, PID, str(self.status_port), ROOT)
+        words = ("sh", "-s", "--", CONFIG, PID, str(self.status_port), ROOT, UNIT)
         return Fact(Run(words, stdin, READ_TIMEOUT, title="read nginx's configuration"), parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
@@ -126,6 +138,8 @@ class Generation(Step):
 
 def parse(answer: Answer) -> State:
     """The state of the configuration; None where there is none."""
+    if answer.exit == NO_CURL:
+        raise BlockedError("packages:nginx", answer.error)
     head, mark, files = answer.stdout.partition(b"# files\n")
     if answer.exit or not mark:
         raise UnreadableError(answer.error if answer.exit else "the answer ends early")

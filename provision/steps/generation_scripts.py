@@ -1,7 +1,7 @@
 """The scripts that read, install and load a generation of nginx's configuration. Constants: data comes as words."""
 
-# $1 link, $2 pid file, $3 status port, $4 where our builds are. The pid file is asked and not systemd, because while
-# an old nginx lets its streams finish, systemd still names the old one.
+# $1 link, $2 pid file, $3 status port, $4 where our builds are, $5 unit. The pid file is asked and not systemd, because
+# while an old nginx lets its streams finish, systemd still names the old one; but without that file nothing reloads.
 READ = r"""
 if [ -L "$1" ]; then echo "kind link"; printf 'target %s\n' "$(readlink -- "$1")"
 elif [ -d "$1" ]; then echo "kind directory"
@@ -9,12 +9,18 @@ elif [ -e "$1" ]; then echo "kind file"
 else echo "kind absent"
 fi
 pid=$(cat -- "$2" 2>/dev/null) || :
+lost=''
+if [ -z "$pid" ]; then
+  lost='unknown: there is no pid file'
+  pid=$(systemctl show --property=MainPID --value -- "$5" 2>/dev/null) || :
+fi
 exe=''
-case $pid in ''|*[!0-9]*) ;; *) exe=$(readlink -- "/proc/$pid/exe") || : ;; esac
+case $pid in ''|0|*[!0-9]*) ;; *) exe=$(readlink -- "/proc/$pid/exe") || : ;; esac
 case $exe in "$4"/*) ;; *) exe='' ;; esac
 if [ -n "$exe" ]; then
+  command -v curl >/dev/null || { echo 'curl is not there to ask with' >&2; exit 77; }
   loaded=$(curl --noproxy '*' -s --max-time 3 "http://127.0.0.1:$3/generation" | head -c 64 | tr -cd 0-9a-f) || :
-  printf 'exe %s\nloaded %s\n' "$exe" "$loaded"
+  printf 'exe %s\nloaded %s\n' "$exe" "${lost:-$loaded}"
 fi
 echo '# files'
 [ -d "$1/" ] || exit 0
@@ -63,6 +69,7 @@ link=$1 generations=$2 id=$3 before=$4 nginx=$5 pidfile=$6 port=$7 unit=$8 how=$
 systemctl is-active --quiet -- "$unit" || exit 0
 log=/var/log/provision-nginx/error.log
 logged=$(wc -c <"$log" || echo 0)
+[ -s "$pidfile" ] || systemctl show --property=MainPID --value -- "$unit" >"$pidfile"
 exe() { readlink -- "/proc/$(cat -- "$pidfile" 2>/dev/null)/exe" || :; }
 loaded() { curl --noproxy '*' -s --max-time 2 "http://127.0.0.1:$port/generation" || :; }
 uptime() { cut -d. -f1 /proc/uptime; }

@@ -15,7 +15,7 @@ from typing import Any
 
 from provision.command import READ_TIMEOUT, Answer, Run
 from provision.steps.base import BlockedError, UnreadableError
-from provision.steps.engine import SILENT
+from provision.steps.engine import NO_CURL, SILENT
 
 MARKS = "provision-models"  # folder beside `models/`: one file for each model that we pulled, with its name in it
 DEFAULT_REGISTRY, DEFAULT_SPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
@@ -38,6 +38,7 @@ fi
 ids=$(timeout 15 docker ps -aq --no-trunc --filter label=provision.instance) || exit {SILENT}
 echo '# volumes'; timeout 15 docker volume ls -q || exit {SILENT}
 [ -n "$ids" ] || {{ echo '# end'; exit 0; }}
+command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }}
 list=$(timeout 15 docker inspect --type container --format '{LIST}' $ids) || exit {SILENT}
 printf '%s\n' "$list" | while
   read -r name label && IFS= read -r status && IFS= read -r at && IFS= read -r folder && IFS= read -r told; do
@@ -131,11 +132,13 @@ def read(answer: Answer) -> Servers:
     """What the command found.
 
     Raises:
-        BlockedError: the Docker daemon does not answer.
+        BlockedError: the Docker daemon does not answer, or there is nothing to ask the servers with.
         UnreadableError: the answer is not whole.
     """
     if answer.exit in (SILENT, 124):
         raise BlockedError("service:docker", answer.error)
+    if answer.exit == NO_CURL:
+        raise BlockedError("packages:apt-tools", answer.error)
     if answer.exit:
         raise UnreadableError(answer.error or f"exit code {answer.exit}")
     return _parse(answer.stdout)
