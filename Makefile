@@ -13,8 +13,10 @@ help: ## What can be made
 	@command -v apt-get >/dev/null || { echo "this needs Debian or Ubuntu (apt-get)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "this needs Python 3.11 or newer: set PYTHON=..."; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
-	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3-venv; }
+	@missing=; for pair in curl:curl gpg:gnupg; do \
+	  command -v $${pair%:*} >/dev/null || missing="$$missing $${pair#*:}"; done; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	test -z "$$missing" || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy $$missing; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
