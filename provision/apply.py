@@ -263,7 +263,7 @@ class HostRun:
 def _parse_facts(answer: Answer) -> HostFacts:
     try:
         return host_facts.parse(answer.text)
-    except ValueError as error:
+    except plan.GARBLED as error:
         raise FactError(
             f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
         ) from error

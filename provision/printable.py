@@ -1,7 +1,6 @@
 """Text of others made fit for a terminal: hosts, servers and inventories may say anything, also escape sequences."""
 
 import re
-import unicodedata
 from collections.abc import Iterable
 
 # A terminal's sequences as a whole, so that not half of one stays behind as litter: CSI, OSC and its like, the rest.
@@ -10,11 +9,12 @@ _SEQUENCE = re.compile(
     r"|\x1b[]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*.?"
 )
-_REFUSED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, direction overrides, surrogates, what is unassigned
 
 
 def line(text: object, width: int = 400) -> str:
     """One line without anything that a terminal would take for a command; what is too long ends in an ellipsis.
+
+    Controls, direction overrides and the like become blanks.
 
     Args:
         text: what somebody else said.
@@ -23,7 +23,7 @@ def line(text: object, width: int = 400) -> str:
     found = str(text)[: width * 4]
     found = _SEQUENCE.sub("", found).replace("\t", "    ") if not found.isprintable() else found
     if not found.isprintable():
-        found = "".join(letter if unicodedata.category(letter) not in _REFUSED else " " for letter in found)
+        found = "".join(letter if letter.isprintable() else " " for letter in found)
     return found if len(found) <= width else found[: width - 1] + "…"
 
 
