@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,14 @@ def first_deploy(lab, tmp_path_factory):
 def settle(fleet: Fleet) -> None:
     """Wait until hosts that were booted serve again, which they do by themselves."""
     fleet.data = yaml.safe_load(Path(fleet.lab.inventory).read_text())
-    deadline = time.monotonic() + 180
-    while any(fleet.changes().values()):
-        assert time.monotonic() < deadline, fleet.changes()
+    wait_for(lambda: not any(fleet.changes().values()))
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 180) -> None:
+    """Wait until something holds that a host comes to by itself; fail if it does not."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "the hosts did not come to it by themselves"
         time.sleep(1)
 
 

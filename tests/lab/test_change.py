@@ -48,6 +48,17 @@ def started(fleet: Fleet, host: str, name: str) -> str:
     return fleet.ssh(host, "docker", "inspect", "-f", "{{.State.StartedAt}}", name)
 
 
+def test_a_changed_setting_recreates_just_that_container(fleet):
+    before = started(fleet, "gpu-01", "ollama1")
+    instances(fleet, "gpu-01")[1]["memory"] = "4g"
+    done = fleet.deploy()
+    assert "container:ollama1" not in done.host("gpu-01")["changed"]
+    assert "container:ollama2" in done.host("gpu-01")["changed"]
+    assert started(fleet, "gpu-01", "ollama1") == before
+    assert fleet.ssh("gpu-01", "docker", "inspect", "-f", "{{.HostConfig.Memory}}", "ollama2").strip() == str(4 << 30)
+    settled(fleet)
+
+
 def test_cards_moved_between_instances(fleet):
     one, two = instances(fleet, "gpu-01")
     one["gpus"], two["gpus"] = two["gpus"], one["gpus"]
@@ -69,6 +80,7 @@ def test_two_cards_in_one_instance(fleet):
 
 
 def test_an_instance_renamed_is_one_gone_and_one_new(fleet):
+    fleet.deploy()
     before = started(fleet, "gpu-01", "ollama2")
     instances(fleet, "gpu-01")[0].update(name="chat", port=3001)
     fleet.deploy()
@@ -77,17 +89,6 @@ def test_an_instance_renamed_is_one_gone_and_one_new(fleet):
     volumes = fleet.ssh("gpu-01", "docker", "volume", "ls", "-q").split()
     assert not [name for name in volumes if "ollama1" in name]
     assert "gpu-01/chat" in upstream(fleet)
-    settled(fleet)
-
-
-def test_a_changed_setting_recreates_just_that_container(fleet):
-    before = started(fleet, "gpu-01", "ollama1")
-    instances(fleet, "gpu-01")[1]["memory"] = "4g"
-    done = fleet.deploy()
-    assert "container:ollama1" not in done.host("gpu-01")["changed"]
-    assert "container:ollama2" in done.host("gpu-01")["changed"]
-    assert started(fleet, "gpu-01", "ollama1") == before
-    assert fleet.ssh("gpu-01", "docker", "inspect", "-f", "{{.HostConfig.Memory}}", "ollama2").strip() == str(4 << 30)
     settled(fleet)
 
 

@@ -9,6 +9,8 @@ from provision.apply import Context
 from provision.artifacts import Store
 from provision.rollout import Rollout, selection
 
+from .conftest import wait_for
+
 pytestmark = pytest.mark.lab
 HOSTS = ["gpu-01", "gpu-02", "lb-01"]
 # What a login, a journal and the log of a container that was asked something write, on any host at any time.
@@ -102,6 +104,7 @@ def test_a_host_that_cannot_be_reached_is_down_in_the_upstream_and_comes_back(fl
     finally:
         lab.host("gpu-02").start()
         lab.host("gpu-02").wait()
+    wait_for(lambda: fleet.changes()["gpu-02"] == [])
     done = fleet.deploy()
     assert done.host("lb-01")["changed"] == ["config:balancer"]
     assert fleet.provision("verify", "--json").code == 0
