@@ -11,7 +11,7 @@ from provision.artifacts import Store
 from provision.command import Answer, Command, Obtain, Put, Run
 from provision.errors import CommandError, FactError, HostError, NotConvergedError
 from provision.events import Event, Listener
-from provision.inventory import Host, Inventory
+from provision.inventory import Host, Inventory, Mask
 from provision.plan import Change, HostPlan
 from provision.sequence import Entry, owned, peers, steps
 from provision.ssh import Session, failed
@@ -69,13 +69,14 @@ class HostRun:
         self.facts = HostFacts()
         self.changed: list[str] = []
         self.plans: list[HostPlan] = []
+        self.hide = Mask(host.secrets())
         self._peers = peers(host, context.inventory)
         self._answers: Mapping[Run, Answer] = {}
         self._locked = False
 
     def say(self, kind: str, step: str = "", text: str = "", seconds: float = 0.0) -> None:
         """Tell the listener what happens on this host."""
-        self.context.listen(Event(self.host.name, kind, step, text, seconds))
+        self.context.listen(Event(self.host.name, kind, step, self.hide(text), seconds))
 
     def read(self) -> None:
         """Read everything, in one exec."""
@@ -94,7 +95,8 @@ class HostRun:
         # The guards are asked once, in the first wave, whatever roles it has.
         entries = [e for e in self.entries if e.role in chosen or (e.step.guards_host and fleet is None)]
         finders = [(role, finder) for role, finder in self.finders if role in roles]
-        return plan.plan_host(entries, self.declared, finders, facts, self._answers)
+        found = plan.plan_host(entries, self.declared, finders, facts, self._answers)
+        return dataclasses.replace(found, changes=tuple(map(self._hidden, found.changes)))
 
     def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> None:
         """Make these roles' steps what they should be. A host on which nothing differs is not touched.
@@ -121,6 +123,11 @@ class HostRun:
         if self._locked:
             self._locked = False
             self.session.batch([lock.release(self.context.run_id)], stop=False)
+
+    def _hidden(self, change: Change) -> Change:
+        """The change with nothing secret in what is shown of it."""
+        shown = {name: self.hide(getattr(change, name)) for name in ("reason", "diff", "impact")}
+        return dataclasses.replace(change, **shown)
 
     def _reads(self) -> list[Run]:
         chosen = (e for e in self.entries if e.role in self.context.roles or e.step.guards_host)

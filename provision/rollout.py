@@ -181,6 +181,8 @@ class Rollout:
             self._fail(member, BugError(error))
 
     def _fail(self, member: _Member, error: HostError) -> None:
+        for name in ("message", "hint", "command", "stderr"):
+            setattr(error, name, member.run.hide(getattr(error, name)))
         member.outcome.error = error
         self.context.failed.add(member.outcome.host)
         self.context.listen(Event(member.outcome.host, "failed", error.step, error.message))

@@ -20,7 +20,7 @@ import testinfra.host
 
 from provision.command import Run
 from provision.errors import BugError, HostError, ProvisionError, UnreachableError
-from provision.inventory import Host, Inventory
+from provision.inventory import Host, Inventory, Mask
 from provision.printable import line, lines
 from provision.sequence import Entry, steps
 from provision.ssh import Session
@@ -125,6 +125,7 @@ class Verification:
         self.hosts = hosts
         self._entries = {h.name: [e for e in steps(h, inventory) if e.role in roles] for h in hosts}
         self.results = {host.name: HostResult(host.name, len(self._entries[host.name])) for host in hosts}
+        self._masks = {host.name: Mask(host.secrets()) for host in hosts}
         self._sessions = {host.name: Session(host.connection, become_password) for host in hosts}
         self._futures: dict[tuple[str, str], Future[StepResult]] = {
             (host.name, entry.step.id): Future() for host in hosts for entry in self._entries[host.name]
@@ -214,8 +215,17 @@ class Verification:
         except Exception as error:  # noqa: BLE001 - a check reads what a broken host says; that must not end the others
             where = traceback.extract_tb(error.__traceback__)[-1]
             result.problem = f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"[:2000]
+        result.problem = self._masks[outcome.host](result.problem)
+        result.checks = [self._masked(outcome.host, check) for check in result.checks]
         result.seconds = time.monotonic() - begun
         return result
+
+    def _masked(self, host: str, check: Check) -> Check:
+        """The check without secrets; whether it passed was found out with them."""
+        hide = self._masks[host]
+        got, expected = hide(check.got), hide(check.expected)
+        told_apart = check.passed or got != expected
+        return Check(hide(check.name), got if told_apart else f"another {got}", expected)
 
 
 def _lost(entry: Entry, error: HostError) -> StepResult:

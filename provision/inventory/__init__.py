@@ -15,7 +15,7 @@ masked, example      what people see: the merged result; every setting with its 
 from provision.inventory.loader import load
 from provision.inventory.masked import as_yaml, show
 from provision.inventory.model import Connection, Host, Instance, Inventory
-from provision.inventory.secret import Secret
+from provision.inventory.secret import Mask, Secret
 from provision.inventory.settings import Settings
 from provision.inventory.types import (
     AbsolutePath,
@@ -45,6 +45,7 @@ __all__ = [
     "ImageRef",
     "Instance",
     "Inventory",
+    "Mask",
     "ModelName",
     "Name",
     "Port",

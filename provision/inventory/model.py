@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from provision.errors import Problem, UsageError
-from provision.inventory.secret import Secret
+from provision.inventory.secret import Secret, secrets_in
 from provision.inventory.settings import KeyPath, Settings
 from provision.inventory.value import Value, locate
 
@@ -108,6 +108,10 @@ class Host:
             message: what is wrong there.
         """
         return locate(self.sources[role], path).problem(message)
+
+    def secrets(self) -> tuple[Secret, ...]:
+        """Return every secret that holds for this host, wherever it was written."""
+        return tuple(secrets_in([self.settings, self.sources, self.variables, self.connection]))
 
     @property
     def gpu(self) -> bool:

@@ -1,11 +1,14 @@
 """A value that never shows itself."""
 
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 SHOWN = "[secret]"
+SHORTEST = 4  # characters; what is shorter would be found in every other word
 
 
 class Secret:
@@ -56,3 +59,44 @@ def _secret(value: object) -> Secret:
     if isinstance(value, str):
         return Secret(value)
     raise PydanticCustomError("secret_type", "must be text in quotes, !env NAME or !file PATH")
+
+
+class Mask:
+    """Takes secrets out of what is shown: a host's programs may print what they were given.
+
+    Args:
+        secrets: what to take out; of those with several lines every line by itself too.
+    """
+
+    def __init__(self, secrets: Iterable[Secret]) -> None:
+        texts = {text for secret in secrets for text in (secret.reveal(), *secret.reveal().splitlines())}
+        longest_first = sorted((text for text in texts if len(text) >= SHORTEST), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def __call__(self, value: Any) -> Any:
+        """Return the same value, with `[secret]` for every secret in its texts."""
+        if self._pattern is None:
+            return value
+        if isinstance(value, str):
+            return self._pattern.sub(SHOWN, value)
+        if isinstance(value, Mapping):
+            return {self(key): self(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self(item) for item in value)
+        return value
+
+
+def secrets_in(value: Any) -> Iterable[Secret]:
+    """Yield every Secret inside of mappings, sequences and objects with fields."""
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from secrets_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from secrets_in(item)
+    elif hasattr(value, "__dict__"):
+        yield from secrets_in(vars(value))
+    elif hasattr(value, "__slots__"):
+        yield from secrets_in([getattr(value, name) for name in value.__slots__])

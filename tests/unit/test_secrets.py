@@ -1,0 +1,160 @@
+"""Secrets: in no command's words, no plan, no document, no line of progress; only in what goes by standard input or
+into a file that nobody but root may read."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from provision import cli, plan, report, sequence
+from provision.apply import Context, HostRun
+from provision.artifacts import Store
+from provision.command import Put, Run
+from provision.errors import CommandError
+from provision.inventory import Mask, Secret
+from provision.plan import HostPlan
+from provision.rollout import Outcome, Rollout
+from provision.script import assemble
+from provision.sequence import Entry
+from provision.steps.base import RefusalError
+from tests.unit.local import LocalSession
+from tests.unit.test_hostile import FACTS
+
+SUDO, LOGIN, PROXY = "canary-of-sudo", "canary-of-login", "http://user:canary-of-proxy@proxy.test:3128"
+CANARIES = ("canary-of-sudo", "canary-of-login", "canary-of-proxy", "canary-of-token")
+INVENTORY = """
+all:
+  vars:
+    ansible_user: ops
+    ansible_password: !env CANARY_LOGIN
+    ansible_become_password: !file sudo.txt
+    mine: {token: !env CANARY_TOKEN}
+    ollama: {models: [deepseek-r1:1.5b], https_proxy: !env CANARY_PROXY}
+  children:
+    gpu:
+      hosts:
+        gpu-01:
+          ansible_host: gpu
+          ollama: {instances: [{gpus: [0]}, {gpus: [1], https_proxy: !file proxy.txt}]}
+    balancer: {hosts: {lb-01: {ansible_host: lb}}}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in (("LOGIN", LOGIN), ("PROXY", PROXY), ("TOKEN", "canary-of-token")):
+        monkeypatch.setenv(f"CANARY_{name}", value)
+    (tmp_path / "sudo.txt").write_text(SUDO + "\n")
+    (tmp_path / "proxy.txt").write_text(PROXY + "/second\n")
+    (tmp_path / "inventory.yaml").write_text(INVENTORY)
+    return tmp_path / "inventory.yaml"
+
+
+def clean(text: str) -> bool:
+    return not any(canary in text for canary in CANARIES)
+
+
+def changes(path):
+    """Every step of every host with what it wants from nothing, and the commands there and back."""
+    inventory = sequence.load(str(path))
+    for host in inventory.hosts:
+        for entry in sequence.steps(host, inventory):
+            try:
+                want = entry.step.want(FACTS, None)
+            except RefusalError:
+                continue
+            there, back = entry.step.commands(None, want), entry.step.commands(want, None)
+            yield entry, want, [entry.step.fact().command, *there, *back]
+
+
+def test_no_command_shows_a_secret_and_no_file_with_one_can_be_read(path):
+    held = []
+    for entry, want, commands in changes(path):
+        assert clean(repr(entry.step)), entry.step.id
+        assert clean(json.dumps(want, default=str)), entry.step.id
+        for command in commands:
+            assert clean(str(command)), entry.step.id
+            assert clean(repr(command)), entry.step.id
+            assert not isinstance(command, Run) or clean(" ".join(command.words)), entry.step.id
+            if isinstance(command, Put) and not clean(command.content.decode(errors="replace")):
+                assert (command.mode, command.owner) == (0o600, "root:root")
+                held.append(command.path)
+    assert held == ["/etc/provision/ollama/ollama1.env", "/etc/provision/ollama/ollama2.env"]
+
+
+def test_a_script_hands_secrets_to_builtins_only(path):
+    """The line that writes a secret begins with `printf`, which a shell does itself: no process has it in its words."""
+    puts = [c for _, _, commands in changes(path) for c in commands if isinstance(c, Put)]
+    lines = [line for line in assemble(puts, "mark", stop=True).decode().splitlines() if not clean(line)]
+    assert lines
+    assert all(line.startswith("printf %s ") for line in lines)
+
+
+def test_a_plan_shows_no_secret_in_any_form(path, capsys):
+    found = [plan.make_change(entry, None, want) for entry, want, _ in changes(path) if want]
+    gone = [plan.make_change(entry, want, None) for entry, want, _ in changes(path) if want]
+    other = [
+        plan.make_change(entry, {**want, "sha256": "0" * 64, "environment": {"HTTPS_PROXY": "sha256:0"}}, want)
+        for entry, want, _ in changes(path)
+        if want and ("environment" in want or want.get("kind") == "file")
+    ]
+    outcome = Outcome("gpu-01", HostPlan((*found, *gone, *other), 9))
+    report.plan_text([outcome], diff=True)
+    shown = capsys.readouterr()
+    assert clean(shown.out + shown.err)
+    assert clean(json.dumps(report.plan_document([outcome]), default=str))
+
+
+@pytest.mark.parametrize("words", [["show"], ["show", "--json"], ["check"], ["check", "--json"], ["show", "gpu-01"]])
+def test_the_inventory_is_shown_without_secrets(path, words, capsys):
+    assert cli.execute(["inventory", *words, "-i", str(path)]) == 0
+    shown = capsys.readouterr()
+    assert clean(shown.out + shown.err)
+    assert words[0] == "check" or "[secret]" in shown.out
+
+
+@pytest.mark.parametrize("key", ["port", "image", "instances", "models", "context_length", "environment", "nonsense"])
+def test_a_secret_where_none_fits_is_not_in_the_problem(path, key, capsys):
+    data = INVENTORY.replace("https_proxy: !env", f"{key}: !env")
+    path.write_text(data)
+    assert cli.execute(["inventory", "check", "-i", str(path)]) in (0, 2)
+    shown = capsys.readouterr()
+    assert clean(shown.out + shown.err)
+
+
+def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, monkeypatch):
+    """A program may print its environment (Ollama does when it starts), and sudo or curl what they were given."""
+    inventory = sequence.load(str(path))
+    events = []
+    monkeypatch.setattr("provision.rollout.Session", lambda connection, password: LocalSession())
+    context = Context("run", inventory, frozenset(sequence.order()), events.append, Store(tmp_path / "store"))
+    rollout = Rollout(context, inventory.hosts[:1], None, 1)
+    member = rollout.members[0]
+    said = f"env: HTTPS_PROXY={PROXY}; {SUDO} {LOGIN} canary-of-token"
+    with rollout._caught(member):
+        raise CommandError(said, said, step="s", command=said, exit_status=1, stderr=said)
+    member.run.say("progress", "step", said)
+    assert clean(json.dumps(report.deploy_document([member.outcome], "run")))
+    assert clean(report.error_text(member.outcome.error))
+    assert clean(str(events))
+    assert "[secret]" in member.outcome.error.stderr
+    change = plan.make_change(Entry("role", member.run.entries[0].step), {"text": said}, None)
+    shown = member.run._hidden(dataclasses.replace(change, diff=(said,), reason=said, impact=said))
+    assert clean(f"{shown.diff}{shown.reason}{shown.impact}")
+    assert isinstance(member.run, HostRun)
+
+
+def test_a_mask_takes_out_all_lines_and_the_longest_first():
+    mask = Mask([Secret("hunter2"), Secret("hunter2-and-more"), Secret("first line\nsecond line"), Secret("abc")])
+    assert mask("hunter2-and-more, hunter2, second line") == "[secret], [secret], [secret]"
+    assert mask({"a hunter2": ["x", ("hunter2", 3)]}) == {"a [secret]": ["x", ("[secret]", 3)]}
+    assert mask("abc") == "abc", "too short: it would be found in every other word"
+    assert Mask([])("anything") == "anything"
+
+
+def test_yaml_cannot_be_written_with_a_secret_in_it():
+    with pytest.raises(yaml.YAMLError):
+        yaml.safe_dump({"x": Secret("hunter2")})
