@@ -13,14 +13,14 @@ from typing import Any
 
 from fabric import Connection, task
 
-from provision.cli import run
+from provision.cli import execute
 from provision.sequence import order
 
 
 def _stage(role: str) -> Callable[..., None]:
     def stage(connection: Connection, inventory: str = "inventory.yaml", check: bool = False) -> None:
         verb = ["plan"] if check else ["deploy", "--yes"]
-        code = run([*verb, "--inventory", inventory, "--limit", connection.original_host, "--tags", role])
+        code = execute([*verb, "--inventory", inventory, "--limit", connection.original_host, "--tags", role])
         if code:
             sys.exit(code)
 

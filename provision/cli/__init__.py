@@ -69,10 +69,10 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: the words after `provision`; those of the process when None.
     """
-    sys.exit(run(args))
+    sys.exit(execute(args))
 
 
-def run(args: list[str] | None = None) -> int:
+def execute(args: list[str] | None = None) -> int:
     """Run the command line; every error is shown in words.
 
     Args:
