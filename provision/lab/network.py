@@ -117,6 +117,8 @@ class Network:
         """Give a host a fresh namespace, cabled to the bridge as eth0."""
         self.remove_host(host)
         netns, cable = self.host_netns(host), f"h{number}"
+        # The kernel takes a deleted namespace apart in its own time, and the cable with it.
+        run(["ip", "-netns", self.netns, "link", "delete", cable], check=False)
         # A namespace goes when its last process has, and its end of the cable with it: that may be a moment later.
         run(["ip", "-netns", self.netns, "link", "delete", cable], check=False)
         run(["ip", "netns", "add", netns])
