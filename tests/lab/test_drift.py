@@ -1,0 +1,352 @@
+"""Whatever is deleted, stopped or edited on a host is seen by plan, mended by one deploy, and nothing else is touched.
+
+A round breaks one thing on each host at once; its outcome is kept for the tests of all three.
+"""
+
+import fnmatch
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import pytest
+
+from provision import sequence
+from tests.lab.conftest import DEPLOYED, Done, Fleet, settle
+
+pytestmark = pytest.mark.lab
+
+IMAGE = "ollama/ollama:0.34.4"
+MODEL = "deepseek-r1:1.5b"
+SOURCES, KEYS = "/etc/apt/sources.list.d", "/etc/apt/keyrings"
+DAEMON = "/etc/docker/daemon.json"
+HOOK = "/usr/bin/nvidia-container-runtime-hook"
+NGINX, UPSTREAM = "/etc/provision/nginx", "/etc/provision/nginx/upstream.conf"
+# Our unit for the instances stops and starts with Docker.
+DOCKER_RESTARTS = ("unit docker.service", "unit provision-instances.service", "/var/lib/provision/docker/good.json")
+
+# `$1` is what follows the kind in the step's id.
+EDIT = 'echo "# by hand" >>"$1"'
+EDIT_UNIT = 'echo "# by hand" >>/etc/systemd/system/$1'
+REMOVE = 'rm -f -- "$1"'
+REMOVE_UNIT = 'rm -f -- "/etc/systemd/system/$1"; systemctl daemon-reload'
+STOP_DOCKER = "systemctl stop docker.socket docker.service"
+ASK = 'at=$(docker port ollama1 11434); ask() { curl -sf -X "$1" -d "$3" "http://$at/api/$2"; }; '
+RELOAD_NGINX = "systemctl reload provision-nginx; sleep 1"
+OTHER_CARD = f"""
+at=$(docker port ollama1 11434)
+docker rm -f ollama1
+docker run -d --name ollama1 --label provision.managed=1 --gpus device=1 -p "$at:11434" \
+  --mount type=volume,source=ollama1,target=/root/.ollama {IMAGE}
+"""
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """Something that somebody did to a host.
+
+    Args:
+        step: id of the step that must see it.
+        how: what was done, in words.
+        script: how it was done: POSIX sh, run as root; `$1` is what follows the kind in the step's id.
+        also: ids of further steps that have to be mended.
+        touches: patterns of what else may differ afterwards, beside what the steps are about (see `ABOUT`).
+    """
+
+    step: str
+    how: str
+    script: str
+    also: tuple[str, ...] = ()
+    touches: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> frozenset[str]:
+        """All steps that have to be mended."""
+        return frozenset((self.step, *self.also))
+
+    def __str__(self) -> str:
+        return f"{self.step} {self.how}"
+
+
+def loses(instance: str, how: str, script: str, *also: str) -> Breakage:
+    """A container that is down or new afterwards: its models have to be loaded again."""
+    return Breakage(f"container:{instance}", how, script, (*also, f"resident:{instance}"))
+
+
+def volume_gone(instance: str) -> Breakage:
+    """Everything of an instance is lost."""
+    also = (f"container:{instance}", f"model:{instance}/{MODEL}", f"resident:{instance}")
+    return Breakage(f"volume:{instance}", "removed", 'docker rm -f "$1"; docker volume rm "$1"', also)
+
+
+def config(how: str, script: str, *also: str) -> Breakage:
+    """Something about daemon.json."""
+    return Breakage("docker_config:daemon.json", how, script, also)
+
+
+def firewall(how: str, script: str) -> Breakage:
+    """Something about the rules in front of the instances."""
+    return Breakage("firewall:DOCKER-USER", how, script)
+
+
+def balancer(how: str, script: str) -> Breakage:
+    """Something about nginx's configuration."""
+    return Breakage("config:balancer", how, script)
+
+
+# The slow ones last.
+GPU = (
+    Breakage(f"apt_key:{KEYS}/provision-docker.asc", "is another key", f"cat {KEYS}/provision-nvidia_*.asc >$1"),
+    Breakage(f"apt_key:{KEYS}/provision-nvidia_toolkit.asc", "removed", REMOVE),
+    Breakage(f"apt_source:{SOURCES}/provision-docker.sources", "edited", "sed -i s/stable/test/ $1"),
+    Breakage(f"apt_source:{SOURCES}/provision-nvidia_toolkit.sources", "removed", REMOVE),
+    Breakage("file:/opt/provision/lib/docker-notes", "not executable", 'chmod 0644 "$1"'),
+    Breakage("file:/etc/apt/preferences.d/provision-nvidia_toolkit", "removed", REMOVE),
+    Breakage("drop_in:docker.service", "removed", 'rm -r "/etc/systemd/system/$1.d"; systemctl daemon-reload'),
+    config("edited", f"sed -i s/50m/9m/ {DAEMON}"),
+    config("removed", f"rm {DAEMON}"),
+    config("edited and loaded", f"sed -i s/50m/9m/ {DAEMON}; systemctl restart docker", "service:docker"),
+    config("edited and reloaded", f"sed -i /live-re/s/true/false/ {DAEMON}; systemctl reload docker", "service:docker"),
+    config("without our note", "rm /var/lib/provision/docker/ours.json"),
+    Breakage("service:docker", "stopped", STOP_DOCKER),
+    Breakage("service:docker", "disabled", "systemctl disable docker.service"),
+    Breakage("service:docker", "stopped and masked", f"{STOP_DOCKER}; systemctl mask docker.service"),
+    Breakage(
+        *("gpu_driver:docker", "not registered", f"mv {HOOK} /x; systemctl restart docker; mv /x {HOOK}"),
+        touches=DOCKER_RESTARTS,
+    ),
+    Breakage(f"image:{IMAGE}", "untagged", f"docker tag {IMAGE} by-hand:1; docker rmi {IMAGE}"),
+    Breakage("file:/opt/provision/lib/ollama-firewall", "removed", REMOVE),
+    Breakage("file:/etc/provision/ollama/firewall.rules", "edited", "sed -i /REJECT/d $1"),
+    Breakage("unit:provision-firewall.service", "edited", EDIT_UNIT),
+    Breakage("service:provision-firewall", "disabled", "systemctl disable provision-firewall"),
+    Breakage("service:provision-firewall", "stopped", "systemctl stop provision-firewall"),
+    firewall("without its jump", "iptables -D DOCKER-USER -j PROVISION"),
+    firewall("flushed", "iptables -F PROVISION"),
+    firewall("passed by", "iptables -I DOCKER-USER -p tcp -j ACCEPT"),
+    firewall("with a hole", "iptables -I PROVISION -p tcp -j RETURN"),
+    Breakage("file:/opt/provision/lib/ollama-instances", "edited", EDIT),
+    Breakage("file:/etc/provision/ollama/instances", "removed", REMOVE),
+    Breakage("unit:provision-instances.service", "removed", REMOVE_UNIT),
+    Breakage("service:provision-instances", "stopped", "systemctl stop provision-instances"),
+    Breakage("service:provision-instances", "disabled", "systemctl disable provision-instances"),
+    loses("ollama1", "stopped", "docker stop -t 1 ollama1"),
+    loses("ollama2", "removed", "docker rm -f ollama2"),
+    Breakage("container:ollama1", "paused", "docker pause ollama1"),
+    loses("ollama2", "limited", "docker update --memory 1g --memory-swap 1g ollama2"),
+    loses("ollama1", "not restarted", "docker update --restart no ollama1"),
+    loses("ollama2", "renamed", "docker rename ollama2 by-hand", "container:by-hand"),
+    loses("ollama1", "on the other card", OTHER_CARD),
+    loses("ollama2", "off its network", "docker network disconnect bridge ollama2"),
+    Breakage(
+        f"model:ollama1/{MODEL}",
+        "deleted",
+        ASK + f"""ask DELETE delete '{{"model":"{MODEL}"}}'""",
+        ("resident:ollama1",),
+    ),
+    Breakage(
+        f"model:ollama2/{MODEL}",
+        "truncated",
+        "cd /var/lib/docker/volumes/ollama2/_data/models/blobs; truncate -s 9 $(ls -S | head -1)",
+    ),
+    Breakage("resident:ollama1", "unloaded", ASK + f"""ask POST generate '{{"model":"{MODEL}","keep_alive":0}}'"""),
+    Breakage("resident:ollama2", "restarted", "docker restart -t 1 ollama2; sleep 1", touches=("container ollama2",)),
+    volume_gone("ollama1"),
+    volume_gone("ollama2"),
+    Breakage("packages:apt-tools", "without gnupg", "dpkg --remove --force-depends gnupg"),
+    Breakage("packages:apt-tools", "without curl", "dpkg --remove --force-depends curl"),
+    Breakage("packages:nvidia_toolkit", "removed", "apt-get -qy remove libnvidia-container-tools"),
+    Breakage("packages:docker", "removed", "apt-get -qy remove docker-ce", touches=DOCKER_RESTARTS),
+)
+
+BALANCER = (
+    Breakage("user:provision-nginx", "may log in", 'usermod -s /bin/bash "$1"'),
+    Breakage("directory:/var/log/provision-nginx", "open to all", 'chmod 0777 "$1"'),
+    Breakage("directory:/var/cache/provision-nginx", "removed", 'rm -r "$1"'),
+    Breakage("link:/opt/provision/nginx/current", "removed", REMOVE),
+    Breakage("link:/opt/provision/nginx/current", "leads elsewhere", "ln -sfn /usr/local $1"),
+    Breakage("file:/etc/logrotate.d/provision-nginx", "edited", EDIT),
+    Breakage("unit:provision-nginx.service", "edited", EDIT_UNIT),
+    Breakage("unit:provision-nginx.service", "removed", REMOVE_UNIT),
+    balancer("upstream edited", f"sed -i s/max_conns=/max_conns=1/ {UPSTREAM}"),
+    balancer("upstream edited and loaded", f"sed -i s/max_conns=/max_conns=1/ {UPSTREAM}; {RELOAD_NGINX}"),
+    balancer("link removed", f"rm {NGINX}"),
+    balancer("generation removed", f"rm -r $(readlink {NGINX})"),
+    balancer("unreadable", f"chmod 0 {NGINX}/site.conf"),
+    balancer("with a file more", f"echo 'server_tokens on;' >{NGINX}/more.conf"),
+    balancer("without its pid file", "rm /run/provision-nginx/nginx.pid"),
+    Breakage("service:provision-nginx", "stopped", "systemctl stop provision-nginx"),
+    Breakage("service:provision-nginx", "disabled", "systemctl disable provision-nginx"),
+    Breakage("service:provision-nginx", "killed", "kill $(cat /run/provision-nginx/nginx.pid); sleep 1"),
+    Breakage(
+        *("user:provision-nginx", "removed", 'systemctl stop provision-nginx; userdel "$1"'),
+        also=("service:provision-nginx",),
+    ),
+    Breakage("packages:nginx", "without logrotate", "dpkg --remove --force-depends logrotate"),
+    Breakage("packages:nginx", "without curl", "dpkg --remove --force-depends curl"),
+    Breakage(
+        *("build:nginx", "edited", "cd /opt/provision/nginx/current/sbin; cp nginx new; echo >>new; mv new nginx"),
+        also=("config:balancer",),
+    ),
+    Breakage("build:nginx", "removed", "rm -r /opt/provision/nginx/*-*/", also=("config:balancer",)),
+)
+
+CANNOT_DRIFT = {
+    "require:host": "a guard: it refuses hosts, and there is nothing of ours that could differ",
+    "require:cards": "a guard: what it refuses is nothing that deploy can mend",
+    "only_source:docker": "a guard: somebody else's source is refused, not edited",
+    "only_source:nvidia_toolkit": "a guard: somebody else's source is refused, not edited",
+    "guard:instances": "a guard: who holds a card or a port is not ours to stop",
+    "listen:nginx": "a guard: who holds the port is not ours to stop",
+}
+
+PROCESSES = "processes of nginx"
+# What a step is about, by its id or its kind: patterns of the names in `SNAPSHOT`. `{}` is what follows the kind.
+ABOUT = {
+    "file": ("{}",),
+    "link": ("{}",),
+    "directory": ("{}",),
+    "apt_key": ("{}",),
+    "apt_source": ("{}",),
+    "unit": ("/etc/systemd/system/{}",),
+    "drop_in": ("/etc/systemd/system/{}.d*",),
+    "docker_config": ("/etc/docker/daemon.json", "/var/lib/provision/docker/*"),
+    "service": ("unit {}.service", "/etc/systemd/system/*.wants/{}.service"),
+    "service:provision-nginx": ("unit provision-nginx.service", "/etc/systemd/*/provision-nginx.service", PROCESSES),
+    "service:docker": (*DOCKER_RESTARTS, "/etc/systemd/system/*/docker.service", "/etc/systemd/system/docker.service"),
+    "container": ("container {}",),
+    "volume": ("/var/lib/docker/volumes/{}*",),
+    "model": ("/var/lib/docker/volumes/*",),
+    "image": ("/var/lib/provision/images*",),
+    "firewall": ("firewall",),
+    "packages": ("packages",),
+    "user": ("/etc/passwd",),
+    "build": ("/opt/provision/nginx/*", "/var/lib/provision/artifacts"),
+    "config": ("/etc/provision/nginx", "/var/lib/provision/nginx*", PROCESSES),
+}
+
+# One line for each thing that must not change by itself: its name, a tab, and what tells one from the other.
+SNAPSHOT = r"""
+printf 'packages\t%s\n' "$(dpkg-query -W | sha256sum)"
+set -- /etc/provision /opt/provision /etc/docker /etc/apt /etc/passwd /etc/logrotate.d /var/lib/docker/volumes
+set -- "$@" /var/lib/provision /etc/systemd/system /var/log/provision-nginx /var/cache/provision-nginx
+find "$@" -path /var/lib/provision/store -prune -o \
+  \( -name '*.log' -o -name '*.db' -o -name backingFsBlockDev -o -name id_ed25519 \) -o \
+  -type d -printf '%p\t%m %u:%g\n' -o -printf '%p\t%i %T@ %m %u:%g %l\n' 2>/dev/null
+for unit in docker containerd ssh provision-firewall provision-instances provision-nginx; do
+  printf 'unit %s.service\t%s\n' $unit "$(systemctl show --value -p InvocationID,UnitFileState $unit | tr '\n' ' ')"
+done
+[ ! -e /run/provision-nginx/nginx.pid ] || printf 'processes of nginx\t%s\n' \
+  "$(cat /run/provision-nginx/nginx.pid) $(pgrep -P "$(cat /run/provision-nginx/nginx.pid)" | sort | tr '\n' ' ')"
+command -v docker >/dev/null || exit 0
+docker ps -aq | xargs -r docker inspect -f '{{printf "container %s\t%s %s" (slice .Name 1) .Id .State.StartedAt}}'
+printf 'firewall\t%s\n' "$(iptables -S DOCKER-USER; iptables -S PROVISION)" | tr '\n' ' '; echo
+"""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What became of one host in a round.
+
+    Args:
+        planned: step -> reason, of the plan after the breakage.
+        changed: the steps that the deploy changed.
+        left: step -> reason, of the next plan.
+        failed: what the host failed with in each of the three commands that did.
+        touched: the names of all that is otherwise than before the breakage.
+    """
+
+    planned: dict[str, str]
+    changed: list[str]
+    left: dict[str, str]
+    failed: list[str]
+    touched: list[str]
+
+
+def rounds() -> list[dict[str, Breakage]]:
+    """What is broken together: one thing on each host."""
+    rows = zip_longest(GPU[::2], GPU[1::2], BALANCER)
+    return [{host: one for host, one in zip(("gpu-01", "gpu-02", "lb-01"), row, strict=True) if one} for row in rows]
+
+
+class Stories:
+    """Plays a round when somebody asks for what became of it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self._told: dict[Breakage, Story] = {}
+
+    def of(self, breakage: Breakage) -> Story:
+        """What became of the host on which that was done."""
+        if breakage not in self._told:
+            row = next(row for row in rounds() if breakage in row.values())
+            stories = self._play(row)
+            self._told |= {one: stories[host] for host, one in row.items()}
+            if any(story.left or story.failed for story in stories.values()):
+                self.fleet.lab.restore(label=DEPLOYED)
+                settle(self.fleet)
+        return self._told[breakage]
+
+    def _play(self, row: dict[str, Breakage]) -> dict[str, Story]:
+        fleet = self.fleet
+        before = self._snapshots(row)
+        fleet.lab.each(lambda host: self._break(host, row[host.name]), [fleet.lab.host(name) for name in row])
+        done = [
+            fleet.provision("plan", "--json"),
+            fleet.provision("deploy", "--yes", "--json"),
+            fleet.provision("plan", "--json"),
+        ]
+        after = self._snapshots(row)
+        return {name: _story(name, done, before[name], after[name]) for name in row}
+
+    def _snapshots(self, names: Any) -> dict[str, dict[str, str]]:
+        def take(name: str) -> dict[str, str]:
+            lines = self.fleet.lab.host(name).run(["sh", "-s"], stdin=SNAPSHOT).stdout.splitlines()
+            return dict(line.split("\t", 1) for line in lines if "\t" in line)
+
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(names, pool.map(take, names), strict=True))
+
+    @staticmethod
+    def _break(host: Any, breakage: Breakage) -> None:
+        host.run(["sh", "-euc", breakage.script, "sh", breakage.step.partition(":")[2]])
+
+
+def _story(name: str, done: list[Done], before: dict[str, str], after: dict[str, str]) -> Story:
+    first, deployed, second = (one.host(name) for one in done)
+    planned, left = ({change["step"]: change["reason"] for change in one["changes"]} for one in (first, second))
+    failed = [f"{one['why']} {one.get('failed') or ''}" for one in (first, deployed, second) if one["why"]]
+    touched = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return Story(planned, deployed["changed"], left, failed, touched)
+
+
+@pytest.fixture(scope="module")
+def stories(lab, first_deploy, tmp_path_factory):
+    return Stories(Fleet(lab, tmp_path_factory.mktemp("drift")))
+
+
+@pytest.mark.parametrize("breakage", [one for row in rounds() for one in row.values()], ids=str)
+def test_what_drifts_is_seen_mended_and_nothing_else_is_touched(stories, breakage):
+    story = stories.of(breakage)
+    print(story)
+    known_later = {step for step, reason in story.planned.items() if reason.startswith("known after ")}
+    assert story.failed == []
+    assert breakage.step in story.planned
+    assert story.planned.keys() - known_later <= breakage.steps <= story.planned.keys()
+    assert set(story.changed) == breakage.steps
+    assert story.left == {}
+    assert [name for name in story.touched if not _may_differ(name, breakage)] == []
+
+
+def _may_differ(name: str, breakage: Breakage) -> bool:
+    ids = [(step, *step.partition(":")[::2]) for step in breakage.steps]
+    patterns = [pattern.format(rest) for step, kind, rest in ids for pattern in ABOUT.get(step, ABOUT.get(kind, ()))]
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in (*patterns, *breakage.touches))
+
+
+@pytest.mark.parametrize(("host", "breakages"), [("gpu-01", GPU), ("lb-01", BALANCER)])
+def test_every_step_is_broken_or_cannot_drift(lab, host, breakages):
+    inventory = sequence.load(str(lab.inventory))
+    (found,) = (one for one in inventory.hosts if one.name == host)
+    ids = {entry.step.id for entry in sequence.steps(found, inventory)}
+    assert ids - CANNOT_DRIFT.keys() == {breakage.step for breakage in breakages}

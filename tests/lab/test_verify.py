@@ -1,0 +1,306 @@
+"""Verify finds what deploy cannot know, and says which step, what was expected and what was got.
+
+A row of lies is told at once, one on each host; what verify says of them is kept for the tests of all of them.
+"""
+
+import json
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import pytest
+
+from provision import sequence
+from provision.lab import faults
+from tests.lab.conftest import DEPLOYED, Done, Fleet, settle
+
+pytestmark = pytest.mark.lab
+
+AT = "$(docker port ollama1 11434)"
+ANY = "0.0.0.0"  # noqa: S104 - what somebody else binds
+MODEL = "deepseek-r1:1.5b"
+IMAGE = "ollama/ollama:0.34.4"
+NGINX, UPSTREAM = "/etc/provision/nginx", "/etc/provision/nginx/upstream.conf"
+RELOAD = "systemctl reload provision-nginx; sleep 1"
+OLDER = "/var/lib/provision/nginx/aaaaaaaaaaaa"
+# What cannot be proved where something else is not there.
+INSTANCE = ("container:ollama1", f"model:ollama1/{MODEL}", "resident:ollama1")
+CARDS = (*INSTANCE, "container:ollama2", "resident:ollama2", "gpu_driver:docker")
+DOCKER = (*CARDS, f"model:ollama2/{MODEL}", "volume:ollama1", "volume:ollama2", f"image:{IMAGE}", "guard:instances")
+SERVICE = ("config:balancer", "listen:nginx")
+
+
+@dataclass(frozen=True)
+class Lie:
+    """Something is not as it seems.
+
+    Args:
+        how: what was done, in words.
+        step: id of the step whose check must fail.
+        check: name of that check.
+        expected: part of what the check must say it expected.
+        got: part of what it must say it got.
+        script: how it was done: POSIX sh, run as root; empty where a fault of the lab does it.
+        fault: target (`HOST` stands for the host) and name of that fault.
+        also: ids of further steps that may fail for it.
+        undo: what a deploy does not undo.
+    """
+
+    how: str
+    step: str
+    check: str
+    expected: str
+    got: str
+    script: str = ""
+    fault: tuple[str, str] | None = None
+    also: tuple[str, ...] = ()
+    undo: str = ""
+
+    def __str__(self) -> str:
+        return self.how
+
+
+def made_anew(card: int, at: str) -> str:
+    """Replace ollama1 behind our back by one that carries our marks, on another card or address."""
+    return f"""
+at={at}
+docker rm -f ollama1 >/dev/null
+docker run -d --name ollama1 --label provision.managed=1 --label provision.instance=ollama1 --gpus device={card} \
+  -p "$at:11434" --mount type=volume,source=ollama1,target=/root/.ollama {IMAGE}
+"""
+
+
+def listener(address: str, port: int) -> dict[str, str]:
+    """A port that somebody opened by hand, and how to close it."""
+    program = f"import socket, time; s = socket.create_server(('{address}', {port})); time.sleep(600)"
+    return {
+        "script": f'setsid python3 -c "{program}" >/dev/null 2>&1 & echo $! >/run/listener; sleep 0.5',
+        "undo": "kill $(cat /run/listener)",
+    }
+
+
+def firewall(how: str, check: str, expected: str, got: str, rule: str) -> Lie:
+    """A rule put before ours by hand."""
+    return Lie(f"firewall {how}", "firewall:DOCKER-USER", check, expected, got, f"iptables -I {rule}")
+
+
+def ask(what: str, method: str = "POST", **fields: Any) -> str:
+    """Ask ollama1 for something, by hand."""
+    body = json.dumps({"model": MODEL, "stream": False, **fields})
+    return f"curl -sf -o /dev/null -X {method} -d '{body}' http://{AT}/api/{what}"
+
+
+def container(how: str, check: str, expected: str, got: str, **how_done: Any) -> Lie:
+    """Something about the container of ollama1."""
+    return Lie(how, "container:ollama1", check, expected, got, **how_done)
+
+
+def config(how: str, check: str, expected: str, got: str, script: str) -> Lie:
+    """Something about the balancer's configuration."""
+    return Lie(how, "config:balancer", check, expected, got, script)
+
+
+GPU = (
+    container("container stopped", "running", "running", "exited", script="docker stop -t 1 ollama1", also=INSTANCE),
+    container("on the other card", "cards it sees", "GPU-", "GPU-", script=made_anew(1, AT), also=INSTANCE),
+    container("cards lost inside", "cards it sees", "GPU-", "NVML", fault=("HOST", "gpu-lost"), also=CARDS),
+    container("answers 503", "answers /api/version", "", "503", fault=("HOST/ollama1", "answer-503"), also=INSTANCE),
+    Lie(
+        *("fallen to the CPU", "resident:ollama1", f"{MODEL}: bytes on the cards", "", "0"),
+        fault=("HOST/ollama1", "cpu"),
+        script="docker restart -t 1 ollama1; sleep 1; " + ask("generate", keep_alive=-1),
+        also=INSTANCE,
+    ),
+    Lie(
+        *("model dropped", f"model:ollama1/{MODEL}", "model present", "True", "False", ask("delete", "DELETE")),
+        also=INSTANCE,
+    ),
+    container("a listener beside it", "listens elsewhere", "[]", "127.0.0.1", **listener("127.0.0.1", 3001)),
+    container("open to everybody", "listens elsewhere", "[]", ANY, script=made_anew(0, f"{ANY}:3001"), also=INSTANCE),
+    firewall("passed by", "first rule of DOCKER-USER", "PROVISION", "ACCEPT", "DOCKER-USER -p tcp -j ACCEPT"),
+    firewall("with a hole", "rules among ours that are not", "[]", "RETURN", "PROVISION -p tcp -j RETURN"),
+    Lie(
+        *("driver broken", "require:cards", "nvidia-smi answers", "0", "9"),
+        fault=("HOST", "driver-broken"),
+        also=CARDS,
+    ),
+    Lie(
+        *("Docker stopped", "service:docker", "answers", "0", "3", "systemctl stop docker.socket docker.service"),
+        also=(*DOCKER, "service:provision-instances"),
+    ),
+)
+
+BALANCER = (
+    config(
+        "upstream edited", "upstream (port, weight, max_conns)", "1, 2]", "1, 12]", f"sed -i 's/conns=/&1/' {UPSTREAM}"
+    ),
+    config(
+        *("a server more", "servers that are no instance", "[]", "127.0.0.1:3999"),
+        f"sed -i '0,/ server /s// server 127.0.0.1:3999;&/' {UPSTREAM}",
+    ),
+    config(
+        *("not loaded", "nginx has loaded the present configuration", OLDER[-12:], ""),
+        f"cp -r $(readlink {NGINX}) {OLDER}; ln -sfn {OLDER} {NGINX}",
+    ),
+    Lie(
+        *("a port more", "listen:nginx", "listens on", "3008", "3009"),
+        f"sed -i 's/listen 0.0.0.0:3008;/& listen 0.0.0.0:3009;/' {NGINX}/site.conf; {RELOAD}",
+    ),
+    config("open to pulls", "refused", "403", "200", f"sed -i 's/return 403/return 200/' {NGINX}/site.conf; {RELOAD}"),
+    Lie(
+        *("nginx killed", "service:provision-nginx", "running", "True", "False"),
+        "kill $(cat /run/provision-nginx/nginx.pid); sleep 1",
+        also=SERVICE,
+    ),
+)
+
+
+@dataclass
+class Verdict:
+    """What verify said of one row of lies.
+
+    Args:
+        done: of `verify --json --junit`.
+        cases: host -> step -> text of the failure in the JUnit file, or empty.
+    """
+
+    done: Done
+    cases: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def failed(self, host: str) -> list[dict[str, Any]]:
+        """The checks of a host that did not pass."""
+        return [check for check in self.done.host(host)["checks"] if not check["passed"]]
+
+
+def rows() -> list[dict[str, Lie]]:
+    """What is told together: one lie on each host."""
+    hosts = ("gpu-01", "gpu-02", "lb-01")
+    lies = zip_longest(GPU[::2], GPU[1::2], BALANCER)
+    return [{host: lie for host, lie in zip(hosts, row, strict=True) if lie} for row in lies]
+
+
+class Verdicts:
+    """Tells a row of lies when somebody asks what verify said of it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self._given: dict[Lie, tuple[str, Verdict]] = {}
+
+    def of(self, lie: Lie) -> tuple[str, Verdict]:
+        """The host on which it was told, and the verdict."""
+        if lie not in self._given:
+            row = next(row for row in rows() if lie in row.values())
+            verdict = self._try(row)
+            self._given |= {one: (host, verdict) for host, one in row.items()}
+        return self._given[lie]
+
+    def _try(self, row: dict[str, Lie]) -> Verdict:
+        hosts = [self.fleet.lab.host(name) for name in row]
+        try:
+            self.fleet.lab.each(lambda host: self._tell(host, row[host.name], on=True), hosts)
+            return verify(self.fleet)
+        finally:
+            self.fleet.lab.each(lambda host: self._tell(host, row[host.name], on=False), hosts)
+            if self.fleet.provision("deploy", "--yes", "--json").code or any(self.fleet.changes().values()):
+                self.fleet.lab.restore(label=DEPLOYED)
+                settle(self.fleet)
+
+    def _tell(self, host: Any, lie: Lie, *, on: bool) -> None:
+        if lie.fault:
+            target, name = lie.fault
+            faults.switch(self.fleet.lab, target.replace("HOST", host.name), name, on=on)
+        script = lie.script if on else lie.undo
+        if script:
+            host.run(["sh", "-euc", script])
+
+
+def verify(fleet: Fleet) -> Verdict:
+    """Run it, and read what it wrote."""
+    path = fleet.folder / "junit.xml"
+    path.unlink(missing_ok=True)
+    done = fleet.provision("verify", "--json", "--junit", str(path))
+    verdict = Verdict(done)
+    for case in ET.parse(path).getroot().iter("testcase"):  # noqa: S314 - our own file
+        failure = case.find("failure")
+        said = "" if failure is None else failure.text or "without a word"
+        verdict.cases.setdefault(case.attrib["classname"], {})[case.attrib["name"]] = said
+    return verdict
+
+
+@pytest.fixture(scope="module")
+def verdicts(lab, first_deploy, tmp_path_factory):
+    return Verdicts(Fleet(lab, tmp_path_factory.mktemp("verify")))
+
+
+@pytest.mark.parametrize("lie", [lie for row in rows() for lie in row.values()], ids=str)
+def test_a_lie_is_found_and_named(verdicts, lie):
+    host, verdict = verdicts.of(lie)
+    failed = verdict.failed(host)
+    print(verdict.done.err, failed)
+    assert verdict.done.code == 5
+    found = [check for check in failed if (check["step"], check["name"]) == (lie.step, lie.check)]
+    assert len(found) == 1
+    assert lie.expected in str(found[0]["expected"])
+    assert lie.got in str(found[0]["got"])
+    assert {check["step"] for check in failed} <= {lie.step, *lie.also}
+    said = verdict.cases[host][lie.step]
+    assert all(word in said for word in (lie.check, "expected", "got"))
+
+
+def test_what_is_true_passes(fleet):
+    verdict = verify(fleet)
+    assert verdict.done.code == 0, verdict.done
+    assert {said for cases in verdict.cases.values() for said in cases.values()} == {""}
+    inventory = sequence.load(str(fleet.lab.inventory))
+    ids = {host.name: [entry.step.id for entry in sequence.steps(host, inventory)] for host in inventory.hosts}
+    assert {host: list(verdict.cases[host]) for host in ids} == ids
+
+
+def test_the_document_is_as_designed(verdicts):
+    document = verdicts.of(GPU[0])[1].done.doc
+    checks = [check for host in document["hosts"] for check in host["checks"]]
+    assert document.keys() >= {"schema", "command", "exit", "warnings", "hosts", "summary"}
+    assert (document["schema"], document["command"], document["exit"]) == (1, "verify", 5)
+    assert {frozenset(host) for host in document["hosts"]} == {frozenset({"host", "result", "why", "checks"})}
+    assert {host["result"] for host in document["hosts"]} <= {"passed", "failed"}
+    assert all(check.keys() == {"step", "role", "name", "passed", "got", "expected"} for check in checks)
+    passed = sum(check["passed"] for check in checks)
+    assert document["summary"] == {
+        "hosts": 3,
+        "unreachable": 0,
+        "checks": len(checks),
+        "passed": passed,
+        "failed": len(checks) - passed,
+    }
+
+
+def test_a_host_that_cannot_be_reached_is_in_everything_that_is_said(fleet):
+    faults.switch(fleet.lab, "gpu-02", "ssh-reset", on=True)
+    try:
+        verdict = verify(fleet)
+    finally:
+        faults.switch(fleet.lab, "gpu-02", "ssh-reset", on=False)
+    assert verdict.done.code == 4, verdict.done
+    results = {host["host"]: host["result"] for host in verdict.done.doc["hosts"]}
+    assert results == {"gpu-01": "passed", "gpu-02": "unreachable", "lb-01": "passed"}
+    assert verdict.done.host("gpu-02")["why"]
+    assert verdict.done.doc["summary"]["unreachable"] == 1
+    assert verdict.done.doc["exit"] == 4
+    assert len(verdict.cases["gpu-02"]) == len(verdict.cases["gpu-01"])
+    assert all(verdict.cases["gpu-02"].values())
+
+
+def test_people_read_step_expected_and_got(fleet):
+    host = fleet.lab.host("gpu-01")
+    opened = listener("127.0.0.1", 3001)
+    host.run(["sh", "-euc", opened["script"]])
+    try:
+        done = fleet.provision("verify", "--limit", "gpu-01")
+    finally:
+        host.run(["sh", "-euc", opened["undo"]])
+    assert done.code == 5, done
+    failure = done.out[done.out.index("FAILURES") :]
+    assert "container:ollama1" in failure
+    assert "listens elsewhere\n  expected []\n  got      ['127.0.0.1']" in failure
+    assert "gpu-01  FAILED" in done.out
