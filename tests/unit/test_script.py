@@ -78,7 +78,7 @@ def test_a_script_that_is_cut_off_runs_nothing(tmp_path):
 
 def test_a_file_is_written_whole_with_its_mode(tmp_path):
     path = tmp_path / "it's a file"
-    [answer] = shell([Put(str(path), b"\x00\xffnot text", 0o640)])
+    [answer] = shell([Put(str(path), b"\x00\xffnot text", 0o640, owner="")])
     assert answer.exit == 0, answer.error
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"\x00\xffnot text", 0o640)
 
