@@ -83,19 +83,20 @@ class HostRun:
         self.say("reading")
         self._take(self.session.batch(self._reads(), stop=False))
 
-    def plan(self, roles: frozenset[str], fleet: Fleet | None = None) -> HostPlan:
+    def plan(self, roles: frozenset[str], fleet: Fleet | None = None, earlier: Sequence[Change] = ()) -> HostPlan:
         """What would change, of the roles named.
 
         Args:
             roles: a subset of this run's roles.
             fleet: what is known of the other hosts, for roles that need it.
+            earlier: what will have been changed before that.
         """
         facts = self._facts(fleet)
         chosen = roles & self.context.roles
         # The guards are asked once, in the first wave, whatever roles it has.
         entries = [e for e in self.entries if e.role in chosen or (e.step.guards_host and fleet is None)]
         finders = [(role, finder) for role, finder in self.finders if role in roles]
-        found = plan.plan_host(entries, self.declared, finders, facts, self._answers)
+        found = plan.plan_host(entries, self.declared, finders, facts, self._answers, {c.step.id: c for c in earlier})
         return dataclasses.replace(found, changes=tuple(map(self._hidden, found.changes)))
 
     def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from provision.command import Answer, Command, Run
 from provision.errors import FactError, RefusedError
@@ -104,6 +105,7 @@ def plan_host(
     finders: Sequence[tuple[str, Owned]],
     facts: HostFacts,
     answers: Mapping[Run, Answer],
+    earlier: Mapping[str, Change] = MappingProxyType({}),
 ) -> HostPlan:
     """What would change on a host.
 
@@ -113,12 +115,13 @@ def plan_host(
         finders: what looks for things with our mark.
         facts: host facts.
         answers: what the host said to every fact's command.
+        earlier: step id -> change, of what will have been changed before these.
 
     Raises:
         FactError: something cannot be read.
         RefusedError: a step refuses this host.
     """
-    changing: dict[str, Change] = {}
+    changing: dict[str, Change] = dict(earlier)
     found: dict[str, State] = {}
     for entry in entries:
         change = _change(entry, facts, answers, changing, found)
@@ -128,7 +131,8 @@ def plan_host(
         _orphans([(role, finder) for role, finder in finders if finder.last == last], declared, answers, changing)
         for last in (False, True)
     )
-    return HostPlan((*first, *changing.values(), *last), len(entries), found)
+    changes = [change for step, change in changing.items() if step not in earlier]
+    return HostPlan((*first, *changes, *last), len(entries), found)
 
 
 def _change(

@@ -129,7 +129,7 @@ class Rollout:
     def _plan(self, member: _Member, roles: frozenset[str], fleet: Fleet | None = None) -> None:
         if fleet is None:
             member.run.read()
-        found = member.run.plan(roles, fleet)
+        found = member.run.plan(roles, fleet, member.outcome.plan.changes)
         member.outcome.plan = _merged(member.outcome.plan, found)
 
     def _deploy(self, member: _Member, roles: frozenset[str], fleet: Fleet | None = None) -> None:

@@ -65,12 +65,12 @@ class Marked(Owned):
         return Thing(step_id.split(":")[1])
 
 
-def planned(*things, marked=None, declared=()):
+def planned(*things, marked=None, declared=(), earlier=()):
     entries = [Entry("docker", thing) for thing in things]
     finders = [("docker", Marked(marked or {}))]
     answers = dict.fromkeys(facts_of(entries, finders), Answer(1, b"", b"boom"))
     ids = frozenset([thing.id for thing in things]) | frozenset(declared)
-    return plan_host(entries, ids, finders, HostFacts(), answers)
+    return plan_host(entries, ids, finders, HostFacts(), answers, {change.step.id: change for change in earlier})
 
 
 def rows(plan):
@@ -124,6 +124,15 @@ def test_blocked_by_a_step_that_does_not_change_is_unreadable():
 def test_what_comes_after_a_change_is_read_again_even_if_it_looks_right():
     assert rows(planned(Thing("a"), Thing("b", {"on": True}, needs=("thing:a",))))[1][2] == "known after thing:a"
     assert rows(planned(Thing("a", {"on": True}), Thing("b", {"on": True}, needs=("thing:a",)))) == []
+
+
+def test_what_comes_after_a_change_of_the_wave_before_is_known_later():
+    earlier = planned(Thing("a")).changes
+    late = planned(Thing("b", {"on": True}, needs=("thing:a",)), Thing("c", BlockedError("thing:a")), earlier=earlier)
+    assert [(step, reason) for _, step, reason in rows(late)] == [
+        ("thing:b", "known after thing:a"),
+        ("thing:c", "known after thing:a"),
+    ]
 
 
 def test_unreadable_stops_the_host_with_the_evidence():
