@@ -26,13 +26,13 @@ def inventory(tmp_path):
 
 
 def test_help_imports_nothing_heavy():
-    probe = "import sys, provision.cli as c; c.run(['--help']); print(*sys.modules, file=sys.stderr)"
+    probe = "import sys, provision.cli as c; c.execute(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert not HEAVY & {name.split(".")[0] for name in done.stderr.split()}
 
 
 def test_plan_does_not_import_what_verify_needs():
-    probe = "import sys, provision.cli as c; c.run(['plan', '-i', '/none']); print(*sys.modules)"
+    probe = "import sys, provision.cli as c; c.execute(['plan', '-i', '/none']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert not {"pytest", "testinfra", "rich"} & set(done.stdout.split())
 
