@@ -52,7 +52,7 @@ containers() {{
   [ -z "$ids" ] || timeout 15 docker inspect --type container --format '{_CONTAINER}' $ids
 }}
 probe() {{
-  echo "$1 answers $(curl -fsS -m 5 -o /dev/null "http://$2/api/version" 2>&1 && echo yes)"
+  echo "$1 answers $(curl --noproxy '*' -fsS -m 5 -o /dev/null "http://$2/api/version" 2>&1 && echo yes)"
   echo "$1 sees $(timeout -k 1 10 docker exec "$1" nvidia-smi -L 2>&1 | tr '\\n' ' ' | head -c 3000)"
 }}
 running() {{

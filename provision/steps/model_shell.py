@@ -1,7 +1,8 @@
 """The shell that hosts run to have models: constants, whose data always comes as arguments.
 
 POSIX sh under `set -eu`. They run on the host, because a client that goes away cancels a pull and a load (FACTS 4.4,
-4.5), and with the host's curl, because the image has none (FACTS 4.8).
+4.5), and with the host's curl, because the image has none (FACTS 4.8). A proxy that the host uses for the world
+outside is not for its own instances: `--noproxy '*'`.
 """
 
 from provision.steps.servers import MARKS
@@ -53,7 +54,8 @@ at=$(at "$1"); folder=$(folder "$1"); manifest=$folder/models/manifests/$4
 try=1
 while :; do
   : >"$frames"
-  printf '%s' "$3" | curl -sS -N --speed-limit 1 --speed-time "$6" --data-binary @- -o "$frames" "http://$at/api/pull" &
+  printf '%s' "$3" | curl --noproxy '*' -sS -N --speed-limit 1 --speed-time "$6" --data-binary @- -o "$frames" \
+    "http://$at/api/pull" &
   pid=$!
   while kill -0 "$pid" 2>/dev/null; do sleep 0.5; tail -n 2 "$frames" | head -n 1; done
   rc=0; wait "$pid" || rc=$?
@@ -85,9 +87,9 @@ docker inspect --type container "$1" >/dev/null 2>&1 || exit 0
 folder=$(folder "$1"); at=$(at "$1")
 status=$(docker inspect --type container --format '{{{{.State.Status}}}}' "$1")
 [ "$status" = running ] || docker start "$1" >/dev/null
-printf '%s' "$4" | curl -sS -m 60 --retry 40 --retry-delay 1 --retry-connrefused -o /dev/null --data-binary @- \
-  "http://$at/api/generate"
-code=$(printf '%s' "$3" | curl -sS -m 120 -o /dev/null -w '%{{http_code}}' -X DELETE --data-binary @- \
+printf '%s' "$4" | curl --noproxy '*' -sS -m 60 --retry 40 --retry-delay 1 --retry-connrefused -o /dev/null \
+  --data-binary @- "http://$at/api/generate"
+code=$(printf '%s' "$3" | curl --noproxy '*' -sS -m 120 -o /dev/null -w '%{{http_code}}' -X DELETE --data-binary @- \
   "http://$at/api/delete")
 [ "$status" = running ] || docker stop "$1" >/dev/null
 case $code in 200|404) ;; *) echo "$1 answered $code when asked to delete $2" >&2; exit 1 ;; esac
@@ -99,7 +101,7 @@ rmdir "$folder/{MARKS}" 2>/dev/null || :
 # A model is loaded by an empty request, and only while the client waits (FACTS 4.5). A model without text answers the
 # other request. Whether it is wholly on the cards is read afterwards: a load that is not does not fail.
 LOADING = r"""
-post() { printf '%s' "$1" | curl -sS -m "$3" -o "$2" -w '%{http_code}' --data-binary @- "$4"; }
+post() { printf '%s' "$1" | curl --noproxy '*' -sS -m "$3" -o "$2" -w '%{http_code}' --data-binary @- "$4"; }
 load() { # address:port, request, request for models that only embed, file for answers, seconds
   code=$(post "$2" "$4" "$5" "http://$1/api/generate") || return 1
   if [ "$code" = 400 ] && grep -q 'does not support generate' "$4"; then
@@ -112,7 +114,7 @@ load() { # address:port, request, request for models that only embed, file for a
 # What does not fit, or a server that found no card, puts a model on the CPU without an error (FACTS 5).
 WHOLE = r"""
 whole() { # container, address:port
-  partly=$(curl -fsS -m 20 "http://$2/api/ps" | tr ',' '\n' |
+  partly=$(curl --noproxy '*' -fsS -m 20 "http://$2/api/ps" | tr ',' '\n' |
     sed -n 's/.*"\(size\|size_vram\)" *: *\([0-9]*\).*/\1 \2/p' |
     awk '$1 == "size" {size = $2} $1 == "size_vram" {vram = $2; if (vram != size) print vram " of " size " bytes"}')
   [ -n "$partly" ] || return 0
@@ -153,7 +155,7 @@ REFRESH = (
 name=$1; shift
 at=$(at "$name")
 for request do
-  printf '%s' "$request" | curl -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate" || :
+  printf '%s' "$request" | curl --noproxy '*' -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate" || :
 done
 sleep 1
 since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$name")
@@ -162,7 +164,7 @@ if docker logs --since "$since" "$name" 2>&1 | grep -q library=cpu; then
   docker restart "$name" >/dev/null
 fi
 tries=0
-until curl -fsS -m 3 -o /dev/null "http://$at/api/version" 2>/dev/null; do
+until curl --noproxy '*' -fsS -m 3 -o /dev/null "http://$at/api/version" 2>/dev/null; do
   tries=$((tries + 1)); [ "$tries" -lt 200 ] || { echo "$name does not answer on $at" >&2; exit 1; }
   sleep 0.3
 done
@@ -173,6 +175,8 @@ UNLOAD = (
     PLACE
     + r"""
 at=$(at "$1"); shift
-for request do printf '%s' "$request" | curl -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate"; done
+for request do
+  printf '%s' "$request" | curl --noproxy '*' -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate"
+done
 """
 )

@@ -17,6 +17,7 @@ from provision.steps.servers import Servers
 
 LOAD_TIMEOUT = 2 * 3600.0
 ANSWER_TIMEOUT = "300"  # a busy instance answers in its turn
+ASK = "curl --noproxy '*' -sS -m %s -d %s %s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +130,8 @@ def _embedding(model: str) -> str:
 def _token(live: Any, at: str, model: str) -> bool | str:
     """Whether the model answers; else what came instead. Options are those of real traffic, or it would be reloaded."""
     body = json.dumps({"model": model, "prompt": "1", "stream": False, "options": {"num_predict": 1}})
-    said = live.run("curl -sS -m %s -d %s %s", ANSWER_TIMEOUT, body, f"http://{at}/api/generate")
+    said = live.run(ASK, ANSWER_TIMEOUT, body, f"http://{at}/api/generate")
     if "does not support generate" in said.stdout:
-        said = live.run("curl -sS -m %s -d %s %s", ANSWER_TIMEOUT, _embedding(model), f"http://{at}/api/embed")
+        said = live.run(ASK, ANSWER_TIMEOUT, _embedding(model), f"http://{at}/api/embed")
     good = '"eval_count":' in said.stdout.replace(" ", "") or '"embeddings":' in said.stdout
     return good or (said.stdout or said.stderr)[-200:]

@@ -1,0 +1,37 @@
+"""A host's proxy is for the world outside: no script asks the host's own servers through it."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+
+import pytest
+
+import provision.steps
+from provision.command import Run
+
+OUTSIDE = ("source.tar.gz", "the key could not be fetched")
+"""Words beside the two downloads that come from elsewhere and need the proxy."""
+_CURL = re.compile(r"\bcurl\s+-")
+
+
+def scripts() -> Iterator[tuple[str, str]]:
+    """Every constant text of the steps in which curl is called, by its name."""
+    for module in pkgutil.iter_modules(provision.steps.__path__):
+        for name, value in vars(importlib.import_module(f"provision.steps.{module.name}")).items():
+            text = value.stdin.decode() if isinstance(value, Run) else value
+            if isinstance(text, str) and name != "__doc__" and _CURL.search(text):
+                yield f"{module.name}.{name}", text
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in scripts()])
+def test_no_proxy(text: str) -> None:
+    for found in _CURL.finditer(text):
+        call = text[found.start() :]
+        outside = any(word in call[:400] for word in OUTSIDE)
+        assert call.startswith("curl --noproxy '*' ") != outside, call[:120]
+
+
+def test_every_module_that_asks_a_server_was_looked_at() -> None:
+    found = {name.partition(".")[0] for name, _ in scripts()}
+    assert found >= {"engine", "servers", "instance_shell", "model_shell", "resident", "balanced", "build_scripts"}
