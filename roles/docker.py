@@ -55,6 +55,8 @@ OWN_KEYS = {
     "live-restore": "docker.live_restore",
     "registry-mirrors": "docker.registry_mirrors",
 }
+# What a new package does to containers. Live-restore is loaded by then: daemon.json comes before the packages.
+LIVE, DYING = "go on, by live-restore", "stop, and their streams end"
 CDI_TOOLKIT = (1, 18)  # from here on the toolkit keeps the CDI description of the cards up to date (FACTS 2.3)
 
 
@@ -170,7 +172,7 @@ def _packages(settings: Settings) -> Packages:
         packages=packages,
         releases=releases,
         replaces=OFFICIAL if settings.source == "distribution" else REPLACED,
-        restarts="Docker",
+        restarts=f"Docker (containers that run {LIVE if settings.live_restore else DYING})",
         downgrade=settings.allow_downgrade,
         lock_timeout=_lock(settings),
     )

@@ -13,7 +13,7 @@ from typing import Any
 from provision.command import Command, Put, run, sh
 from provision.steps import dockerd
 from provision.steps.base import Check, Fact, RefusalError, State, Step, differing, text_diff
-from provision.steps.docker_daemon import CDI_ENGINE, restart_impact
+from provision.steps.docker_daemon import CDI_ENGINE, LOAD, restart_impact
 from provision.steps.dockerd import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts
 from provision.steps.file import KEEP
@@ -28,7 +28,8 @@ FOLDERS = f"""
 install -d -m 0700 /var/lib/provision {STATE}
 """
 # What Docker runs with now is what is put back if it does not come up with the new one. The drop-in keeps that at every
-# start; this is for a daemon that was started before the drop-in was there.
+# start; this is for a daemon that was started before the drop-in was there. It is reloaded at once: installing packages
+# restarts Docker next, and only with a live-restore that is loaded by then do the containers go on.
 SWAP = f"""
 if dockerd --help 2>/dev/null | grep -q -e --validate; then
   dockerd --validate --config-file={NEW} >/dev/null || {{ rm -f -- {NEW}; exit 1; }}
@@ -37,7 +38,7 @@ if [ ! -f {STATE}/good.json ] && systemctl -q is-active docker.service; then
   if [ -f {CONFIG} ]; then cp -- {CONFIG} {STATE}/good.json; else echo '{{}}' >{STATE}/good.json; fi
 fi
 mv -fT -- {NEW} {CONFIG}
-"""
+{LOAD}"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,4 +238,4 @@ def _write(sha256: Any, mode: str) -> list[Command]:
         return [keep, run("rm", "-f", "--", CONFIG)]
     if not isinstance(sha256, Content):
         raise RefusalError(f"the bytes of {CONFIG} with sha256 {sha256} are not known")
-    return [keep, Put(NEW, sha256.data, int(mode, 8)), sh(SWAP, title=f"check {NEW} and put it in place")]
+    return [keep, Put(NEW, sha256.data, int(mode, 8)), sh(SWAP, title=f"check {NEW} and put it in place", timeout=180)]

@@ -15,6 +15,20 @@ ID = "service:docker"
 NOTHING = "nothing"
 CDI_ENGINE = (29, 2)  # from here on --gpus goes by CDI first, which survives a daemon-reload (FACTS 2.3)
 
+# Has a running daemon load what a reload applies, live-restore among it, and waits until it says so: it loads it some
+# time after the signal. It is no failure if it does not: the restart, or the next deploy, sees what is not loaded.
+LOAD = f"""
+if systemctl -q is-active docker.service; then
+  systemctl reload docker.service || :
+  if grep -q '"live-restore"[[:space:]]*:[[:space:]]*true' {CONFIG}; then
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+      [ "$(timeout 10 docker info --format '{{{{.LiveRestoreEnabled}}}}' 2>/dev/null)" != true ] || break
+      sleep 0.5
+    done
+  fi
+fi
+"""
+
 # $1: "live" to switch live-restore on first, so that containers go on while Docker restarts; or "".
 # The configuration that Docker last came up with is kept by our drop-in; it is put back when the new one is no good.
 RESTART = f"""

@@ -13,7 +13,7 @@ from provision.inventory import Settings as AnySettings
 from provision.render import render
 from provision.roles import docker, nvidia_toolkit
 from provision.steps.apt import Packages
-from provision.steps.docker_config import DockerConfig
+from provision.steps.docker_config import SWAP, DockerConfig
 from provision.steps.facts import HostFacts
 from provision.steps.file import File
 
@@ -88,6 +88,52 @@ def test_a_short_version_means_any_package_of_it() -> None:
     assert packages(host(version="29.1.3")).packages["docker-ce"] == "5:29.1.3-*"
     full = "5:29.1.3-1~debian.13~trixie"
     assert packages(host(version=full)).packages["docker-ce"] == full
+
+
+@pytest.mark.parametrize(("live", "goes"), [(True, "go on, by live-restore"), (False, "stop, and their streams end")])
+def test_a_new_package_says_what_becomes_of_the_containers(live: bool, goes: str) -> None:
+    step = packages(host(live_restore=live))
+    have = {
+        "docker-ce": None,
+        "docker-ce-cli": None,
+        "containerd.io": None,
+        "versions": {"docker.io": "26"},
+        "held": [],
+    }
+    said = step.impact(have, step.want(TRIXIE, have))
+    assert said == f"replaces docker.io; restarts Docker (containers that run {goes})"
+
+
+def swap(tmp_path: Path, active: bool) -> list[str]:
+    """Put a daemon.json in place below `tmp_path`; what was asked of systemd and Docker."""
+    text = "set -eu\n" + SWAP
+    for folder in ("/var/lib/provision", "/etc/docker"):
+        (tmp_path / folder[1:] / "docker").mkdir(parents=True)
+        text = text.replace(folder, f"{tmp_path}{folder}")
+    (tmp_path / "etc/docker/daemon.json.provision-new").write_text('{"live-restore": true}')
+    (tmp_path / "bin").mkdir()
+    said = {
+        "systemctl": f"case $* in *is-active*) exit {0 if active else 3} ;; esac",
+        "docker": "echo true",
+        "dockerd": "",
+    }
+    for name, answer in said.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/log\n{answer}\n')
+        program.chmod(0o755)
+    subprocess.run(["sh"], input=text, text=True, env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}, check=True)
+    assert (tmp_path / "etc/docker/daemon.json").read_text() == '{"live-restore": true}'
+    return (tmp_path / "log").read_text().splitlines()
+
+
+def test_live_restore_is_loaded_before_packages_restart_docker(tmp_path: Path) -> None:
+    asked = swap(tmp_path, active=True)
+    assert "systemctl reload docker.service" in asked
+    assert asked[-1].startswith("docker info")
+
+
+def test_a_daemon_that_does_not_run_is_not_reloaded(tmp_path: Path) -> None:
+    assert not [line for line in swap(tmp_path, active=False) if "reload" in line or "docker info" in line]
 
 
 def test_a_mirror_has_the_same_tree() -> None:
