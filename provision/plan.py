@@ -230,7 +230,10 @@ def _orphans(
         try:
             marked = parse(finder.fact(), answers, type(finder).__name__)
         except BlockedError as blocked:
-            _blocker(type(finder).__name__, blocked, changing)
+            if (
+                blocked.by in declared
+            ):  # else nobody will ever start it here, and what does not run needs no removal now
+                _blocker(type(finder).__name__, blocked, changing)
             continue
         for step_id, have in (marked or {}).items():
             if step_id not in declared and step_id not in orphans:

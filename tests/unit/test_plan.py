@@ -135,6 +135,31 @@ def test_what_comes_after_a_change_of_the_wave_before_is_known_later():
     ]
 
 
+@dataclass(frozen=True)
+class Blocked(Marked):
+    def fact(self):
+        def parse(answer: Answer) -> State:
+            raise BlockedError("thing:daemon", "it does not run")
+
+        return Fact(run("list"), parse)
+
+
+def searched(*things):
+    entries, finders = [Entry("docker", thing) for thing in things], [("docker", Blocked({}))]
+    answers = dict.fromkeys(facts_of(entries, finders), Answer(1))
+    return plan_host(entries, frozenset(thing.id for thing in things), finders, HostFacts(), answers)
+
+
+def test_a_search_that_needs_what_this_host_does_not_declare_is_left_out():
+    assert rows(searched(Thing("a"))) == [("add", "thing:a", "not there")]
+
+
+def test_a_search_that_needs_what_is_declared_and_dead_stops_the_host():
+    assert rows(searched(Thing("daemon"))) == [("add", "thing:daemon", "not there")]
+    with pytest.raises(FactError, match="Blocked is known only after thing:daemon"):
+        searched(Thing("daemon", {"on": True}))
+
+
 def test_unreadable_stops_the_host_with_the_evidence():
     with pytest.raises(FactError) as error:
         planned(Thing("a", UnreadableError("what is this")))
