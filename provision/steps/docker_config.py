@@ -21,6 +21,8 @@ from provision.steps.listing import Content
 
 NEW = f"{CONFIG}.provision-new"
 OURS = f"{STATE}/ours.json"
+# User and password of a URL in a line of JSON. Docker takes proxies without a scheme too.
+_USERINFO = re.compile(r"""(://|")(?:[^/\s"\\]|\\.)*@""")
 DRIVER = "native.cgroupdriver="
 
 FOLDERS = f"""
@@ -107,10 +109,10 @@ class DockerConfig(Step):
         if texts[0] == texts[1]:
             return ["which of its keys are provision's is noted anew"]
         before, after = (text.data.decode(errors="replace") if isinstance(text, Content) else "" for text in texts)
-        return [re.sub(r"://[^/@\s\"]*@", "://[secret]@", line) for line in text_diff(before, after, CONFIG)]
+        return [_USERINFO.sub(r"\1[secret]@", line) for line in text_diff(before, after, CONFIG)]
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The file is whole, and has our keys."""
+        """The file is whole, and has our keys. Passwords in URLs are not shown."""
         said = live.run("cat %s", CONFIG)
         try:
             config = dockerd.parse_config(said.stdout.encode())
@@ -118,7 +120,9 @@ class DockerConfig(Step):
             yield Check("daemon.json is JSON", str(error), "")
             return
         for key, value in self.keys.items():
-            yield Check(key, _part(config.get(key), value), value)
+            got = _part(config.get(key), value)
+            shown, expected = _masked(got), _masked(value)
+            yield Check(key, "another password" if got != value and shown == expected else shown, expected)
 
     def _ours(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
         driver = self._driver(found, config)
@@ -195,6 +199,15 @@ def _part(have: Any, want: Any) -> Any:
     if isinstance(have, dict) and isinstance(want, Mapping):
         return {key: _part(have.get(key), value) for key, value in want.items()}
     return have
+
+
+def _masked(value: Any) -> Any:
+    """The same without the passwords of its URLs."""
+    if isinstance(value, Mapping):
+        return {key: _masked(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(one) for one in value]
+    return re.sub(r"(^|://)[^/\s]*@", r"\1[secret]@", value) if isinstance(value, str) else value
 
 
 def _options(config: Mapping[str, Any]) -> list[str]:

@@ -51,8 +51,12 @@ fi
 if start 2>/dev/null; then exit 0; fi
 journalctl -u docker.service -n 15 --no-pager -o cat | grep -v 'Reloaded configuration' | cut -c1-300 >&2 || :
 if [ -f "$good" ] && ! cmp -s "$good" {CONFIG}; then
-  cp -f -- {CONFIG} {STATE}/rejected.json
-  install -m 0644 -- "$good" {CONFIG}.provision-new
+  install -m 0600 -- "$good" {CONFIG}.provision-new
+  if [ -f {CONFIG} ]; then
+    cp -f -- {CONFIG} {STATE}/rejected.json
+    chmod --reference={CONFIG} -- {CONFIG}.provision-new
+    chown --reference={CONFIG} -- {CONFIG}.provision-new
+  fi
   mv -fT -- {CONFIG}.provision-new {CONFIG}
   if start; then echo 'Docker did not come up; the daemon.json before this one was put back, and it runs with that' >&2
   else echo 'Docker did not come up, not with the daemon.json before this one either' >&2; fi

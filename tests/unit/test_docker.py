@@ -14,6 +14,7 @@ from provision.render import render
 from provision.roles import docker, nvidia_toolkit
 from provision.steps.apt import Packages
 from provision.steps.docker_config import SWAP, DockerConfig
+from provision.steps.docker_daemon import RESTART
 from provision.steps.facts import HostFacts
 from provision.steps.file import File
 
@@ -104,26 +105,47 @@ def test_a_new_package_says_what_becomes_of_the_containers(live: bool, goes: str
     assert said == f"replaces docker.io; restarts Docker (containers that run {goes})"
 
 
-def swap(tmp_path: Path, active: bool) -> list[str]:
-    """Put a daemon.json in place below `tmp_path`; what was asked of systemd and Docker."""
-    text = "set -eu\n" + SWAP
+def programs(tmp_path: Path, **said: str) -> dict[str, str]:
+    """Programs that note how they are called and then run this line of shell; the environment that has them first."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, line in said.items():
+        (folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/log\n{line}\n')
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def below(tmp_path: Path, text: str) -> str:
+    """The script with our folders and Docker's below `tmp_path`, which are made."""
     for folder in ("/var/lib/provision", "/etc/docker"):
         (tmp_path / folder[1:] / "docker").mkdir(parents=True)
         text = text.replace(folder, f"{tmp_path}{folder}")
+    return "set -eu\n" + text
+
+
+def swap(tmp_path: Path, active: bool) -> list[str]:
+    """Put a daemon.json in place; what was asked of systemd and Docker."""
+    text = below(tmp_path, SWAP)
     (tmp_path / "etc/docker/daemon.json.provision-new").write_text('{"live-restore": true}')
-    (tmp_path / "bin").mkdir()
-    said = {
-        "systemctl": f"case $* in *is-active*) exit {0 if active else 3} ;; esac",
-        "docker": "echo true",
-        "dockerd": "",
-    }
-    for name, answer in said.items():
-        program = tmp_path / "bin" / name
-        program.write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/log\n{answer}\n')
-        program.chmod(0o755)
-    subprocess.run(["sh"], input=text, text=True, env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}, check=True)
+    answer = f"case $* in *is-active*) exit {0 if active else 3} ;; esac"
+    environment = programs(tmp_path, systemctl=answer, docker="echo true", dockerd="")
+    subprocess.run(["sh"], input=text, text=True, env=environment, check=True)
     assert (tmp_path / "etc/docker/daemon.json").read_text() == '{"live-restore": true}'
     return (tmp_path / "log").read_text().splitlines()
+
+
+def test_a_configuration_that_is_put_back_keeps_its_mode(tmp_path: Path) -> None:
+    text = below(tmp_path, RESTART)
+    config, good = tmp_path / "etc/docker/daemon.json", tmp_path / "var/lib/provision/docker/good.json"
+    config.write_text('{"bad": 1}')
+    config.chmod(0o600)
+    good.write_text("{}")
+    environment = programs(tmp_path, systemctl=f"grep -q bad {config} && exit 1 || :", docker="", journalctl="")
+    done = subprocess.run(
+        ["sh", "-s", "--", ""], input=text, text=True, env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, config.read_text(), config.stat().st_mode & 0o777) == (1, "{}", 0o600)
+    assert "was put back" in done.stderr
 
 
 def test_live_restore_is_loaded_before_packages_restart_docker(tmp_path: Path) -> None:

@@ -73,6 +73,37 @@ def test_nothing_given_is_changed(config: dict[str, Any], now: dict[str, Any]) -
     assert copies == (json.dumps(config), json.dumps(now))
 
 
+class Live:
+    """A host whose daemon.json is this."""
+
+    def __init__(self, text: str) -> None:
+        self.stdout = text
+
+    def run(self, *words: str) -> "Live":
+        return self
+
+
+PROXIES = {"https-proxy": "http://me:hun@ter2@proxy:1", "http-proxy": "me:hunter2@proxy:1", "no-proxy": "a,b"}
+
+
+def test_a_check_shows_no_password_and_still_sees_another_one() -> None:
+    step = DockerConfig(keys={"proxies": PROXIES, "registry-mirrors": ["https://me:hunter2@mirror"]})
+    (same, mirrors) = step.check(Live(json.dumps(dict(step.keys))))
+    assert (same.passed, mirrors.passed) == (True, True)
+    changed = {"proxies": {**PROXIES, "http-proxy": "me:hunter3@proxy:1"}, "registry-mirrors": ["https://you@other"]}
+    found = list(step.check(Live(json.dumps(changed))))
+    assert [check.passed for check in found] == [False, False]
+    assert not [check for check in (same, mirrors, *found) if "hun" in str(check) or "ter2" in str(check)]
+
+
+def test_a_diff_shows_no_password_however_it_is_written() -> None:
+    text = json.dumps({"proxies": {**PROXIES, "ftp-proxy": 'ftp://me:hun"ter2@proxy'}}, indent=1).encode()
+    have = {"sha256": Content(text), "mode": "0600", "ours": None, "driver": "", "version": "", "flags": {}}
+    lines = "\n".join(DockerConfig().diff(None, have))
+    assert "[secret]@proxy" in lines
+    assert not [part for part in ("hun", "ter2") if part in lines]
+
+
 @given(st.binary(max_size=200))
 def test_any_file_is_merged_or_refused(data: bytes) -> None:
     step = DockerConfig(keys={"live-restore": True})
