@@ -14,7 +14,7 @@ from provision.events import Event, Listener
 from provision.inventory import Host, Inventory, Mask
 from provision.plan import Change, HostPlan
 from provision.sequence import Entry, owned, peers, steps
-from provision.ssh import Session, failed
+from provision.ssh import Session, first_failure
 from provision.steps import facts as host_facts
 from provision.steps.base import BlockedError, State, converged, differing
 from provision.steps.facts import Fleet, HostFacts
@@ -39,6 +39,7 @@ class Context:
         store: where artifacts are kept.
         stop: set when the operator wants to stop; asked between steps.
         failed: names of hosts that have failed so far.
+        working: names of hosts that are being worked on or still will be.
     """
 
     run_id: str
@@ -48,6 +49,7 @@ class Context:
     store: Store
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     failed: set[str] = dataclasses.field(default_factory=set)
+    working: set[str] = dataclasses.field(default_factory=set)
 
 
 class HostRun:
@@ -57,15 +59,17 @@ class HostRun:
         host: the host.
         session: the connection; opened by the first read.
         context: what it shares with the other hosts.
+        roles: names of the roles that are looked at on this host; those of the run when None.
     """
 
-    def __init__(self, host: Host, session: Session, context: Context) -> None:
+    def __init__(self, host: Host, session: Session, context: Context, roles: frozenset[str] | None = None) -> None:
         self.host = host
         self.session = session
         self.context = context
+        self.roles = context.roles if roles is None else roles
         self.entries = steps(host, context.inventory)
         self.declared = frozenset(entry.step.id for entry in self.entries)
-        self.finders = tuple((role, finder) for role, finder in owned() if role in context.roles)
+        self.finders = tuple((role, finder) for role, finder in owned() if role in self.roles)
         self.facts = HostFacts()
         self.changed: list[str] = []
         self.plans: list[HostPlan] = []
@@ -73,6 +77,7 @@ class HostRun:
         self._peers = peers(host, context.inventory)
         self._answers: Mapping[Run, Answer] = {}
         self._locked = False
+        self._renewed = 0.0
 
     def say(self, kind: str, step: str = "", text: str = "", seconds: float = 0.0) -> None:
         """Tell the listener what happens on this host."""
@@ -92,10 +97,10 @@ class HostRun:
             earlier: what will have been changed before that.
         """
         facts = self._facts(fleet)
-        chosen = roles & self.context.roles
+        chosen = roles & self.roles
         # The guards are asked once, in the first wave, whatever roles it has.
         entries = [e for e in self.entries if e.role in chosen or (e.step.guards_host and fleet is None)]
-        finders = [(role, finder) for role, finder in self.finders if role in roles]
+        finders = [(role, finder) for role, finder in self.finders if role in chosen]
         found = plan.plan_host(entries, self.declared, finders, facts, self._answers, {c.step.id: c for c in earlier})
         return dataclasses.replace(found, changes=tuple(map(self._hidden, found.changes)))
 
@@ -110,10 +115,12 @@ class HostRun:
         for _ in range(PASSES):
             if not todo.changes:
                 return
+            fresh = not self._locked
             if not self._locked:
                 self._lock(todo, roles, fleet)
-            for number, change in enumerate(todo.changes):
-                self._apply(change, fleet, fresh=number == 0)
+            for change in todo.changes:
+                self._apply(change, fleet, fresh=fresh)
+                fresh = False
             self.read()
             todo = self.plan(roles, fleet)
         if todo.changes:
@@ -131,7 +138,7 @@ class HostRun:
         return dataclasses.replace(change, **shown)
 
     def _reads(self) -> list[Run]:
-        chosen = (e for e in self.entries if e.role in self.context.roles or e.step.guards_host)
+        chosen = (e for e in self.entries if e.role in self.roles or e.step.guards_host)
         commands = [host_facts.command(self._peers), *plan.facts_of(chosen, self.finders)]
         return list(dict.fromkeys(commands))
 
@@ -145,9 +152,9 @@ class HostRun:
 
     def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: Fleet | None) -> None:
         """Lock, read again in the same exec, and stop if the host is no longer what was planned for."""
+        self._locked = True  # before the answer: it may be lost, and giving back what is not ours does nothing
         answers = self.session.batch([lock.acquire(self.context.run_id), *self._reads()], stop=False)
         lock.checked(answers[0])
-        self._locked = True
         self._take(answers[1:])
         now = self.plan(roles, fleet)
         if _outline(now) != _outline(planned):
@@ -196,44 +203,57 @@ class HostRun:
     def _run(self, change: Change) -> State:
         """Run a change's commands and read its fact again, in as few execs as they allow."""
         fact = change.step.fact()
-        batch: list[Run | Put] = [lock.acquire(self.context.run_id)]
+        batch: list[Run | Put] = []
         for command in change.commands:
-            if isinstance(command, Obtain):
-                self._batch(change, batch)
-                self._obtain(change, command)
-                batch = [lock.acquire(self.context.run_id)]
-            elif isinstance(command, Run) and command.job:
-                self._batch(change, batch)
-                self._job(change, command)
-                batch = [lock.acquire(self.context.run_id)]
-            elif isinstance(command, Put) and len(command.content) > INLINE:
-                self._batch(change, batch)
-                self.session.upload(io.BytesIO(command.content), command.path, command.mode)
-                batch = [lock.acquire(self.context.run_id)]
-            else:
+            if isinstance(command, Run | Put) and _is_short(command):
                 batch.append(command)
+                continue
+            self._batch(change, batch)
+            self._long(change, command)
+            batch = []
         answers = self._batch(change, [*batch, _never_failing(fact.command)])
         try:
             return plan.parse(fact, {fact.command: answers[-1]}, change.step.id)
         except BlockedError as error:
             raise FactError(f"{change.step.id} cannot be read after it was changed", stderr=error.evidence) from error
 
+    def _long(self, change: Change, command: Command) -> None:
+        """Run a command that has an exec of its own."""
+        if isinstance(command, Obtain):
+            self._obtain(change, command)
+        elif isinstance(command, Put):
+            self.session.upload(io.BytesIO(command.content), command.path, command.mode, command.owner)
+        else:
+            self._job(change, command)
+
     def _batch(self, change: Change, commands: Sequence[Run | Put]) -> list[Answer]:
-        answers = self.session.batch(commands, stop=True)
-        number = failed(commands, answers)
-        if number == 0:
-            lock.checked(answers[0])
+        """Run short commands in one exec that renews the lock first; the first that fails is an error."""
+        if not commands:
+            return []
+        seconds = sum(command.timeout for command in commands if isinstance(command, Run))
+        batch = [lock.acquire(self.context.run_id, seconds), *commands]
+        answers = self.session.batch(batch, stop=True)
+        lock.checked(answers[0])
+        self._renewed = time.monotonic()
+        number = first_failure(batch, answers)
         if number is not None:
-            raise _command_error(change, commands[number], answers[number])
-        return answers
+            raise _command_error(change, batch[number], answers[number])
+        return answers[1:]
+
+    def _renew(self) -> None:
+        """Keep the lock while something long is waited for."""
+        if time.monotonic() - self._renewed > lock.RENEW_SECONDS:
+            self._renewed = time.monotonic()
+            lock.checked(self.session.batch([lock.acquire(self.context.run_id)], stop=False)[0])
 
     def _job(self, change: Change, run: Run) -> None:
         def show(line: str) -> None:
+            self._renew()
             text = run.progress(line) if run.progress else line.strip()
             if text:
                 self.say("progress", change.step.id, text[:200])
 
-        answer = self.session.job(run, show)
+        answer = self.session.job(run, show, self.context.stop.is_set)
         if not run.good(answer.exit):
             raise _command_error(change, run, answer)
 
@@ -253,10 +273,13 @@ class HostRun:
     def _waiting(self, change: Change, wanted: Obtain) -> None:
         """Called while another host makes an artifact; raises when there is nothing to wait for."""
         self.say("progress", change.step.id, f"waiting for {wanted}")
+        self._renew()
         if self.context.stop.is_set():
             raise Stopped("stopped while waiting", "run it again to go on")
-        if wanted.host in self.context.failed:
-            raise HostError(f"{wanted}: only {wanted.host} may make it, and it failed", f"mend {wanted.host} first")
+        if wanted.host and wanted.host not in self.context.working:
+            became = "failed" if wanted.host in self.context.failed else "is not in this run, or had nothing to make"
+            hint = f"see to {wanted.host}, run with it, or let another host make it"
+            raise HostError(f"{wanted}: only {wanted.host} may make it, and it {became}", hint)
 
     def _make(self, change: Change, wanted: Obtain) -> None:
         for command in wanted.make:
@@ -279,6 +302,11 @@ def _parse_facts(answer: Answer) -> HostFacts:
 
 def _outline(planned: HostPlan) -> list[tuple[str, str, str, State, State]]:
     return [(c.step.id, c.action, c.reason, c.have, c.want) for c in planned.changes]
+
+
+def _is_short(command: Run | Put) -> bool:
+    """Whether it can share an exec with others."""
+    return not command.job if isinstance(command, Run) else len(command.content) <= INLINE
 
 
 def _never_failing(run: Run) -> Run:

@@ -11,7 +11,8 @@ import socket
 from provision.command import Answer, Run, sh
 from provision.errors import HostError, LockedError
 
-LEASE_SECONDS = 180  # renewed with every exec of the run, none of which takes longer unless it follows a job
+LEASE_SECONDS = 180.0  # at least; renewed with every exec of the run, and while a job is followed
+RENEW_SECONDS = 60.0  # how often, while a job is followed
 HELD = 75  # EX_TEMPFAIL
 FOLDER = "/run/provision"
 
@@ -41,12 +42,13 @@ mv "$folder/lock.new" "$folder/lock"
 
 RELEASE = r"""
 folder=$2
+[ -s "$folder/lock" ] || exit 0
+read -r run until who <"$folder/lock"
+[ "$run" = "$1" ] || exit 0
 for rc in "$folder"/jobs/*/rc; do
   [ ! -f "$rc" ] || rm -rf -- "${rc%/rc}"
 done
-[ -s "$folder/lock" ] || exit 0
-read -r run until who <"$folder/lock"
-[ "$run" != "$1" ] || rm -f "$folder/lock"
+rm -f "$folder/lock"
 """
 
 
@@ -55,9 +57,15 @@ def who() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def acquire(run_id: str) -> Run:
-    """Take the lock, or renew it."""
-    return sh(ACQUIRE, run_id, who(), str(LEASE_SECONDS), FOLDER, title="take the lock")
+def acquire(run_id: str, seconds: float = 0.0) -> Run:
+    """Take the lock, or renew it.
+
+    Args:
+        run_id: the run that has it.
+        seconds: how long what comes now may take.
+    """
+    lease = f"{max(LEASE_SECONDS, seconds + RENEW_SECONDS):.0f}"
+    return sh(ACQUIRE, run_id, who(), lease, FOLDER, title="take the lock")
 
 
 def release(run_id: str) -> Run:

@@ -149,6 +149,14 @@ def document(command: str, exit_code: int, warnings: Sequence[str], **body: Any)
     print(json.dumps({**head, **body}, indent=2, default=str))
 
 
+def error_document(command: str, error: ProvisionError) -> None:
+    """The document of a run that did not come to its hosts; the same is said on stderr in words."""
+    print(error_text(error), file=sys.stderr, flush=True)
+    problems = [vars(problem) for problem in error.problems] if isinstance(error, InventoryError) else []
+    said = {"message": error.message, "hint": error.hint, "problems": problems}
+    document(command, error.exit_code, [], hosts=[], error=said)
+
+
 def error_text(error: ProvisionError) -> str:
     """An error on one screen: what, where, the evidence, what to do."""
     if isinstance(error, InventoryError):

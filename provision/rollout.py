@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from provision import sequence
 from provision.apply import Context, HostRun, Stopped
 from provision.errors import BugError, HostError, LockedError, RefusedError, UnreachableError
 from provision.events import Event
@@ -19,6 +20,11 @@ from provision.steps.endpoint import listen_address
 from provision.steps.facts import Fleet
 
 FORKS = 32
+
+INSTANCES = frozenset({"ollama", "models"})  # the roles that look at whether instances serve
+
+Selection = Sequence[tuple[Host, frozenset[str]]]
+"""Hosts, each with the names of the roles that are looked at there."""
 
 
 @dataclass
@@ -65,45 +71,37 @@ class Rollout:
 
     Args:
         context: what the hosts share.
-        hosts: the selection.
+        hosts: the selection: hosts, and the names of the roles that are looked at on each.
         become_password: sudo's password for all of them (`-K`), or None for the inventory's.
         forks: hosts at the same time.
     """
 
-    def __init__(self, context: Context, hosts: Sequence[Host], become_password: str | None, forks: int) -> None:
+    def __init__(self, context: Context, hosts: Selection, become_password: str | None, forks: int) -> None:
         self.context = context
         self.forks = max(1, min(forks, len(hosts)))
         self.members = [
-            _Member(HostRun(host, Session(host.connection, become_password), context), Outcome(host.name))
-            for host in hosts
+            _Member(HostRun(host, Session(host.connection, become_password), context, roles), Outcome(host.name))
+            for host, roles in hosts
         ]
+        self._cut = False
 
     def plan(self) -> list[Outcome]:
         """What would change on every host. Changes nothing."""
-        early, late = self._waves()
-        self._all(lambda member: self._plan(member, early))
-        fleet = self.fleet()
-        self._all(lambda member: self._plan(member, late, fleet))
+        self._waves(self._plan)
         return self._finish()
 
     def deploy(self) -> list[Outcome]:
         """Make every host what it should be."""
-        early, late = self._waves()
         try:
-            self._all(lambda member: self._deploy(member, early))
-            fleet = self.fleet()
-            self._all(lambda member: self._deploy(member, late, fleet))
+            self._waves(self._deploy)
         finally:
             outcomes = self._finish()
         return outcomes
 
-    def read(self) -> None:
-        """Read every host's facts, and nothing else: what verify needs to know."""
-        self._all(lambda member: member.run.read())
-
     def interrupt(self, *, now: bool) -> None:
         """Stop after the current steps, or at once by cutting the connections."""
         self.context.stop.set()
+        self._cut = now
         for member in self.members if now else ():
             member.run.session.close()
 
@@ -113,26 +111,30 @@ class Rollout:
             member.run.session.close()
 
     def fleet(self) -> Fleet:
-        """What is known of every host that was read in this run."""
+        """What is known of hosts whose instances this run looked at; of others the upstream keeps its mark."""
         addresses = {}
         for member in self.members:
             host = member.run.host
-            if host.gpu and member.outcome.error is None:
+            if host.gpu and member.outcome.error is None and member.run.roles >= INSTANCES:
                 with self._caught(member):
                     addresses[host.name] = listen_address(host, self.context.inventory, member.run.facts)
         return Fleet(addresses, frozenset(self.context.failed))
 
-    def _waves(self) -> tuple[frozenset[str], frozenset[str]]:
+    def _waves(self, work: Callable[[_Member, frozenset[str], Fleet | None], None]) -> None:
+        """All roles but the last on all hosts, then the last ones with what is known of all hosts."""
         late = frozenset(LAST)
-        return self.context.roles - late, self.context.roles & late
+        self._all(lambda member: work(member, self.context.roles - late, None))
+        if self.context.roles & late:
+            fleet = self.fleet()
+            self._all(lambda member: work(member, self.context.roles & late, fleet))
 
-    def _plan(self, member: _Member, roles: frozenset[str], fleet: Fleet | None = None) -> None:
+    def _plan(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
             member.run.read()
         found = member.run.plan(roles, fleet, member.outcome.plan.changes)
         member.outcome.plan = _merged(member.outcome.plan, found)
 
-    def _deploy(self, member: _Member, roles: frozenset[str], fleet: Fleet | None = None) -> None:
+    def _deploy(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
             member.run.read()
         try:
@@ -147,10 +149,17 @@ class Rollout:
         def one(member: _Member) -> None:
             begun = time.monotonic()
             with self._caught(member):
+                if self.context.stop.is_set():
+                    raise Stopped("stopped before it began", "run it again to go on")
                 work(member)
+            self.context.working.discard(member.outcome.host)
             member.outcome.seconds += time.monotonic() - begun
 
+        builders = sequence.builders(self.context.inventory)
         alive = [member for member in self.members if member.outcome.error is None]
+        self.context.working.update(member.outcome.host for member in alive)
+        # Who makes what others wait for comes first, or with few workers all of them would wait for it.
+        alive.sort(key=lambda member: member.outcome.host not in builders)
         with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
             self._await([pool.submit(one, member) for member in alive])
 
@@ -181,10 +190,13 @@ class Rollout:
             self._fail(member, BugError(error))
 
     def _fail(self, member: _Member, error: HostError) -> None:
+        if self._cut and isinstance(error, UnreachableError):
+            error = Stopped("stopped at once: its connection was cut", "run it again to go on", step=error.step)
         for name in ("message", "hint", "command", "stderr"):
             setattr(error, name, member.run.hide(getattr(error, name)))
         member.outcome.error = error
-        self.context.failed.add(member.outcome.host)
+        if not isinstance(error, LockedError | Stopped):  # nothing is known to be wrong with those hosts
+            self.context.failed.add(member.outcome.host)
         self.context.listen(Event(member.outcome.host, "failed", error.step, error.message))
 
     def _finish(self) -> list[Outcome]:
@@ -199,8 +211,8 @@ class Rollout:
         return [member.outcome for member in self.members]
 
 
-def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str]) -> tuple[Host, ...]:
-    """The hosts of a run: those chosen, and the balancers that send to the chosen ones.
+def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str]) -> Selection:
+    """The hosts of a run: those chosen, and the balancers that send to the chosen ones, for their upstream alone.
 
     Args:
         inventory: all hosts.
@@ -208,9 +220,9 @@ def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str
         roles: the roles of this run.
     """
     names = {host.name for host in chosen}
-    if roles & set(LAST) and any(host.gpu for host in chosen):
-        names |= {host.name for host in inventory.hosts if host.balancer}
-    return tuple(host for host in inventory.hosts if host.name in names)
+    last = roles & frozenset(LAST)
+    senders = {host.name for host in inventory.hosts if host.balancer and last and any(one.gpu for one in chosen)}
+    return [(host, roles if host.name in names else last) for host in inventory.hosts if host.name in names | senders]
 
 
 def _merged(*plans: HostPlan) -> HostPlan:

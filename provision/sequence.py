@@ -126,6 +126,12 @@ def peers(host: Host, inventory: Inventory) -> tuple[str, ...]:
     return tuple(found)
 
 
+def builders(inventory: Inventory) -> frozenset[str]:
+    """The names of hosts that make what other hosts wait for (`nginx.build_host`)."""
+    named = (str(getattr(host.settings.get("nginx"), "build_host", "")) for host in inventory.hosts)
+    return frozenset(name for name in named if name)
+
+
 def choose(tags: Sequence[str], skip: Sequence[str]) -> frozenset[str]:
     """The role names that `--tags` and `--skip-tags` leave.
 

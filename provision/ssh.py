@@ -6,6 +6,8 @@ are hosts like any other.
 """
 
 import contextlib
+import itertools
+import os
 import re
 import secrets
 import shlex
@@ -25,15 +27,18 @@ from provision.inventory import Connection
 
 OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of one exec's output that are kept; a host that sends more is not believed
 GRACE = 30.0  # seconds beyond the commands' own timeouts before the host counts as gone
+TRANSFER_TIMEOUT = 3600.0  # seconds for one large file
 BECOME_TIMEOUT = 30.0  # seconds for sudo to answer; its delay after a wrong password is about two
 
 # Prints that it is there, drops every line up to the word it waits for (a password that sudo did not ask for among
 # them) and becomes the program that reads the rest. `read` takes one byte at a time, so nothing of the rest is lost.
 LOADER = 'echo ready-{word}; while IFS= read -r line; do case $line in {word}) exec "$@";; esac; done'
-# $1 path, $2 mode. In one line, because it goes through the user's login shell, whatever that is.
+# $1 path, $2 mode, $3 owner, $4 bytes that must have come: a connection that breaks off looks like the end of the file.
+# In one line, because it goes through the user's login shell, whatever that is.
 RECEIVE = (
-    'umask 077; new=$(mktemp "$1.XXXXXXXXXX") && cat >"$new" && chmod "$2" "$new" && sync -- "$new" && '
-    'mv -fT -- "$new" "$1" || { rm -f -- "$new"; exit 1; }'
+    'umask 077; new=$(mktemp "$1.XXXXXXXXXX") && cat >"$new" && [ "$(stat -c %s -- "$new")" -eq "$4" ] && '
+    'chown -- "$3" "$new" && chmod -- "$2" "$new" && sync -- "$new" && mv -fT -- "$new" "$1" || '
+    '{ rm -f -- "$new"; exit 1; }'
 )
 
 
@@ -74,14 +79,14 @@ class Session:
         text = script.assemble(commands, mark, stop=stop)
         out, err, _ = self._exec(text, limit)
         answers = script.parse(out, err, mark, len(commands))
-        complete = len(answers) == len(commands) or (stop and answers and failed(commands, answers))
+        complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
         if not complete:
             said = err.decode(errors="replace").strip()[-800:]
             refusal = None if answers else sudo_refusal(said)
             raise refusal or UnreachableError("the answer broke off", "look at the host and run it again", stderr=said)
         return answers
 
-    def job(self, run: Run, on_line: Callable[[str], None]) -> Answer:
+    def job(self, run: Run, on_line: Callable[[str], None], stopped: Callable[[], bool] = lambda: False) -> Answer:
         """Run a long command as a job of the host, and follow it; attach if it already runs.
 
         The job goes on when this connection does not: it is followed again over a new one, a few times.
@@ -89,6 +94,7 @@ class Session:
         Args:
             run: the command.
             on_line: is given every line of output as it comes.
+            stopped: whether a connection that is lost was cut on purpose, and the job is not to be followed further.
 
         Returns:
             the exit code, with the end of the log as output.
@@ -96,29 +102,32 @@ class Session:
         follower = jobs.Follower(run, on_line)
         for attempt in range(jobs.RECONNECTS + 1):
             try:
-                text = follower.script()
-                self._exec(text, run.timeout + GRACE, follower.feed)
+                self._exec(follower.script(), run.timeout + GRACE, follower.feed)
             except UnreachableError:
-                if attempt == jobs.RECONNECTS:
+                if attempt == jobs.RECONNECTS or stopped():
                     raise
                 self.close()
                 time.sleep(min(2.0**attempt, 15.0))
-                continue
             answer = follower.answer()
             if answer is not None:
                 return answer
+            if stopped():
+                break
         raise UnreachableError("the job's log broke off", "run it again: it attaches to the job if it still runs")
 
-    def upload(self, source: IO[bytes], path: str, mode: int = 0o600) -> None:
-        """Send a large file: to a temporary name, then renamed.
+    def upload(self, source: IO[bytes], path: str, mode: int = 0o600, owner: str = "root:root") -> None:
+        """Send a large file: to a temporary name, then renamed once all of it is there.
 
         Args:
-            source: the bytes.
+            source: the bytes; can be asked for its size.
             path: where they go.
             mode: permission bits.
+            owner: user and group.
         """
-        words = ("sh", "-c", RECEIVE, "receive", path, f"{mode:04o}")
-        _, err, code = self._exec(b"", 3600.0, extra=source, program=words)
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+        words = ("sh", "-c", RECEIVE, "receive", path, f"{mode:04o}", owner, str(size))
+        _, err, code = self._exec(b"", TRANSFER_TIMEOUT, extra=source, program=words)
         if code:
             raise HostError(f"could not write {path}", stderr=err.decode(errors="replace"))
 
@@ -131,7 +140,7 @@ class Session:
         """
         word = script.make_mark()
         text = f"printf '%s\\n' {word}; cat -- {shlex.quote(path)} && printf '\\n%s' {word}\n"
-        out, err, code = self._exec(text.encode(), 3600.0, limit=1 << 30)
+        out, err, code = self._exec(text.encode(), TRANSFER_TIMEOUT, limit=1 << 30)
         body = out.partition(f"{word}\n".encode())[2]
         if code or not body.endswith(f"\n{word}".encode()):
             raise FactError(f"could not read {path}", stderr=err.decode(errors="replace"))
@@ -163,10 +172,7 @@ class Session:
                 self.execs += 1
                 stderr = _Collector(channel.recv_stderr, limit)
                 rest = self._become(channel, stderr, program)
-                with contextlib.suppress(OSError):  # closed by the other side: its words are still to be read
-                    channel.sendall(rest + text)
-                    _send_file(channel, extra)
-                    channel.shutdown_write()
+                _send(channel, rest + text, extra, deadline)
                 stdout = _read(channel, deadline, on_data, limit)
                 err = stderr.join()
                 return stdout, err, channel.recv_exit_status()
@@ -218,7 +224,7 @@ class Session:
         return hops[-1]
 
 
-def failed(commands: Sequence[Run | Put], answers: Sequence[Answer]) -> int | None:
+def first_failure(commands: Sequence[Run | Put], answers: Sequence[Answer]) -> int | None:
     """The number of the first command that failed, or None.
 
     Args:
@@ -310,6 +316,15 @@ def _await(channel: paramiko.Channel, stderr: _Collector, word: bytes) -> None:
         seen += chunk
 
 
-def _send_file(channel: paramiko.Channel, source: IO[bytes] | None) -> None:
-    while source is not None and (chunk := source.read(65536)):
-        channel.sendall(chunk)
+def _send(channel: paramiko.Channel, text: bytes, source: IO[bytes] | None, deadline: float) -> None:
+    """Send everything, and that it was all. What the other side closed early has words that are still to be read."""
+    chunks = itertools.chain([text], iter(lambda: source.read(65536) if source else b"", b""))
+    try:
+        for chunk in chunks:
+            channel.settimeout(max(deadline - time.monotonic(), 0.001))
+            channel.sendall(chunk)
+        channel.shutdown_write()
+    except TimeoutError:
+        raise
+    except OSError:
+        return

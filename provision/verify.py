@@ -4,12 +4,13 @@ Hosts are asked in parallel, one channel at a time each (sshd refuses the eleven
 and host and waits for its answer, so that its report, its exit code and JUnit are pytest's own.
 """
 
+import contextlib
 import functools
 import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ from provision.steps.base import Check
 
 FLEET = "fleet"  # where pytest shows what is asked of all hosts together
 MODELS = "models"
+ASKED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 CHECK_TIMEOUT = 120.0  # seconds for one command of a check; a generation on a busy card takes a while
 
 
@@ -322,14 +324,29 @@ def verify(verification: Verification, *, junit: str = "", quiet: bool = False) 
         every host's results, in the order of the hosts.
     """
     args = ["-c", os.devnull, "--rootdir", os.curdir, "-p", "no:cacheprovider", "-p", "no:logging", "-s"]
-    args += ["--disable-plugin-autoload", *(["-p", "no:terminal"] if quiet else ["-v", "--no-header", "--tb=short"])]
+    args += ["--disable-plugin-autoload", "--noconftest"]
+    args += ["-p", "no:terminal"] if quiet else ["-v", "--no-header", "--tb=short"]
     args += [f"--junitxml={junit}", "-o", "junit_suite_name=provision"] if junit else []
     try:
-        code = pytest.main(args, plugins=[_Plugin(verification)])
+        with _without_the_users_pytest():
+            code = pytest.main(args, plugins=[_Plugin(verification)])
+        if code == pytest.ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
+        if code not in ASKED:
+            name = pytest.ExitCode(code).name.lower()
+            raise ProvisionError(f"pytest did not ask every step: {name}", "see what it printed")
+        for host in verification.hosts:  # also those that had no step to ask
+            verification.reached(host.name)
     finally:
         verification.close()
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise ProvisionError(
-            f"pytest did not ask every step: {pytest.ExitCode(code).name.lower()}", "see what it printed"
-        )
     return [verification.results[host.name] for host in verification.hosts]
+
+
+@contextlib.contextmanager
+def _without_the_users_pytest() -> Iterator[None]:
+    """What the operator has set for pytest elsewhere must not leave out or break a proof."""
+    kept = {name: os.environ.pop(name) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

@@ -33,6 +33,21 @@ class Chosen:
     as_json: bool
 
 
+def _answered(chosen: Chosen, command: Callable[..., Any], rest: dict[str, Any]) -> Any:
+    """Run the command; with --json an error is a document too."""
+    from provision.errors import ProvisionError
+
+    try:
+        return command(chosen=chosen, **rest)
+    except ProvisionError as error:
+        if not chosen.as_json:
+            raise
+        from provision import report
+
+        report.error_document(command.__name__, error)
+        return error.exit_code
+
+
 def common_options(command: F) -> F:
     """The options that all three have; they arrive as one `Chosen`."""
     import functools
@@ -43,7 +58,7 @@ def common_options(command: F) -> F:
         kwargs["become_password"] = click.prompt("sudo password", hide_input=True, err=True) if asked else None
         names = Chosen.__dataclass_fields__
         chosen = Chosen(**{name: kwargs.pop(name) for name in names})
-        return command(chosen=chosen, **kwargs)
+        return _answered(chosen, command, kwargs)
 
     options = [
         inventory_option,
@@ -94,7 +109,7 @@ def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool) -> int:
     with shown:
         outcomes = rollout.deploy()
     rollout.close()
-    code = exit_of(outcomes)
+    code = 130 if rollout.context.stop.is_set() else exit_of(outcomes)
     run_id = rollout.context.run_id
     if chosen.as_json:
         report.document("deploy", code, inventory.warnings, **report.deploy_document(outcomes, run_id))
@@ -118,8 +133,9 @@ def verify(chosen: Chosen, junit: str) -> int:
     verification = Verification(inventory, hosts, roles, chosen.become_password, chosen.forks)
     results = run_verify(verification, junit=junit, quiet=chosen.as_json)
     found = [result.result for result in results]
-    code = 3 if any(r.error and r.result == "failed" for r in results) else 4 if "unreachable" in found else 0
-    code = code or (5 if "failed" in found else 0)
+    bug = any(result.error and result.error.exit_code == 1 for result in results)
+    failed = any(result.error and result.result == "failed" for result in results)
+    code = 1 if bug else 3 if failed else 4 if "unreachable" in found else 5 if "failed" in found else 0
     if chosen.as_json:
         report.document("verify", code, inventory.warnings, **report.verify_document(results))
     else:
@@ -134,7 +150,7 @@ def _plan(chosen: Chosen, *, diff: bool, exit_code: bool) -> int:
     with shown:
         outcomes = rollout.plan()
     rollout.close()
-    code = exit_of(outcomes)
+    code = 130 if rollout.context.stop.is_set() else exit_of(outcomes)
     if not code and exit_code and any(outcome.plan.changes for outcome in outcomes):
         code = 5
     if chosen.as_json:
@@ -154,7 +170,7 @@ def _rollout(chosen: Chosen) -> tuple[Any, Any, Any]:
     inventory = sequence.load(chosen.inventory, chosen.extra_vars)
     roles = sequence.choose(chosen.tags, chosen.skip_tags)
     hosts = selection(inventory, inventory.select(chosen.limit), roles)
-    shown = report.listener([host.name for host in hosts], as_json=chosen.as_json, verbose=chosen.verbose)
+    shown = report.listener([host.name for host, _ in hosts], as_json=chosen.as_json, verbose=chosen.verbose)
     for warning in inventory.warnings if not chosen.as_json else ():
         report.warn(warning)
     context = Context(run_id(), inventory, roles, shown, Store(default_folder()))
@@ -176,4 +192,9 @@ def exit_of(outcomes: Sequence[Any]) -> int:
 
 
 def _again(chosen: Chosen, hosts: Sequence[str]) -> str:
-    return shlex.join(["provision", "deploy", "-i", chosen.inventory, "-l", ",".join(hosts)])
+    """The command that tries the same again, on the hosts where it did not end well."""
+    words = ["provision", "deploy", "-i", chosen.inventory, "-l", ",".join(hosts)]
+    for option, values in (("-e", chosen.extra_vars), ("-t", chosen.tags), ("--skip-tags", chosen.skip_tags)):
+        words += [word for value in values for word in (option, value)]
+    words += ["-K"] if chosen.become_password is not None else []
+    return shlex.join(words)

@@ -175,7 +175,8 @@ def test_somebody_elses_lock_is_respected_and_named(make, tmp_path):
 
 
 def test_an_expired_lock_is_taken_over(make, monkeypatch):
-    monkeypatch.setattr(lock, "LEASE_SECONDS", -1)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", -1.0)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", -1.0)
     other = make(note(make), run_id="run-0")
     other._lock(other.plan(ROLES), ROLES, None)
     host = make(note(make))
@@ -232,3 +233,44 @@ def test_a_corrupt_artifact_is_made_again(make, tmp_path):
         path.write_bytes(b"bytes")
     store.find("key").write_bytes(b"other")
     assert store.find("key") is None
+
+
+def test_a_first_command_that_fails_is_its_failure_and_no_lost_connection():
+    answers = LocalSession().batch([sh("exit 75", title="x"), run("true")], stop=True)
+    assert [answer.exit for answer in answers] == [75]
+
+
+def test_a_lock_that_was_lost_in_the_middle_is_said_as_such(make, tmp_path):
+    steal = sh('printf "other 99999999 thief\\n" >"$1"', str(tmp_path / "run" / "lock"), title="steal")
+    host = make(note(make, how=(steal, Put(str(make.folder / "a"), b"wanted", owner=""))), note(make, "b"))
+    with pytest.raises(LockedError, match="thief"):
+        host.deploy(ROLES)
+    assert host.changed == ["note:a"]
+
+
+def test_a_file_that_did_not_come_whole_is_not_put_in_place(tmp_path):
+    import subprocess
+
+    from provision.ssh import RECEIVE
+
+    words = ["sh", "-c", RECEIVE, "receive", str(tmp_path / "file"), "0644", "", "10"]
+    assert subprocess.run(words, input=b"half", check=False).returncode == 1
+    assert list(tmp_path.iterdir()) == []
+    assert subprocess.run(words, input=b"0123456789", check=False).returncode == 0
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
+def test_what_only_another_host_may_make_is_not_waited_for_when_that_host_is_not_at_work(make):
+    wanted = Obtain("key", str(make.folder / "tar"), (run("true"),), host="builder", title="nginx")
+    with pytest.raises(HostError, match="only builder may make it, and it is not in this run"):
+        make(note(make, how=(wanted,))).deploy(ROLES)
+
+
+def test_a_host_that_is_locked_already_is_read_again_before_its_first_change(make):
+    host = make(note(make), note(make, "b"))
+    host.deploy(ROLES)
+    (make.folder / "a").unlink()
+    host.read()
+    (make.folder / "a").write_text("wanted")
+    host.deploy(ROLES)
+    assert host.changed == ["note:a", "note:b"]

@@ -88,3 +88,28 @@ def test_a_bug_is_a_few_lines_with_where_it_happened(inventory, tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "surprise" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["plan"], ["deploy", "--yes"], ["verify"]])
+def test_an_inventory_that_cannot_be_used_is_a_document_too(command, tmp_path):
+    path = tmp_path / "inventory.yaml"
+    path.write_text("gpu: {hosts: {box: {ollama: {instnaces: []}}}}\n")
+    done = provision(*command, "-i", str(path), "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["exit"], document["hosts"]) == (2, 2, [])
+    assert any("instnaces" in problem["path"] for problem in document["error"]["problems"])
+    assert "instnaces" in done.stderr
+
+
+def test_what_to_run_next_keeps_what_was_asked_for(inventory):
+    done = provision("deploy", "--yes", "-i", inventory, "-t", "docker", "-e", "docker.log_max_file=5")
+    assert f"again: provision deploy -i {inventory} -l box -e docker.log_max_file=5 -t docker" in done.stdout
+
+
+def test_what_the_user_has_set_for_pytest_does_not_leave_out_proofs(inventory, tmp_path):
+    (tmp_path / "conftest.py").write_text("raise RuntimeError('not yours')\n")
+    argv = [sys.executable, "-m", "provision", "verify", "-i", inventory, "--json"]
+    environment = {**os.environ, "PYTEST_ADDOPTS": "--collect-only"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, timeout=60)
+    assert done.returncode == 4, done
+    assert json.loads(done.stdout)["hosts"][0]["checks"]

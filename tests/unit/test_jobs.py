@@ -69,8 +69,8 @@ def test_an_equal_job_that_ended_before_is_not_taken_for_this_one(tmp_path):
 def test_giving_the_lock_back_forgets_jobs_that_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "FOLDER", str(tmp_path))
     follow(jobs.Follower(job("echo hello"), print))
-    release = lock.release("run-1")
-    subprocess.run(release.words, input=release.stdin, check=True, timeout=60)
+    for command in (lock.acquire("run-1"), lock.release("run-1")):
+        subprocess.run(command.words, input=command.stdin, check=True, timeout=60)
     assert list((tmp_path / "jobs").iterdir()) == []
 
 

@@ -44,7 +44,7 @@ def make(tmp_path, monkeypatch):
         context = Context(
             "run-1", inventory, ROLES, lambda event: None, Store(tmp_path / "store"), stop or threading.Event()
         )
-        return Rollout(context, made, None, forks)
+        return Rollout(context, [(host, ROLES) for host in made], None, forks)
 
     return build
 
@@ -68,7 +68,7 @@ def test_a_plan_changes_nothing_and_counts(make, tmp_path):
 def test_a_second_deploy_changes_nothing_with_one_exec_a_host(make):
     first = make({"one": ()})
     first.deploy()
-    again = Rollout(first.context, [member.run.host for member in first.members], None, 4)
+    again = Rollout(first.context, [(member.run.host, ROLES) for member in first.members], None, 4)
     assert [outcome.result for outcome in again.deploy()] == ["ok"]
     assert [member.run.session.execs for member in again.members] == [1]
 
@@ -94,12 +94,23 @@ def inventory():
 
 def test_a_limited_run_includes_the_balancers_that_send_to_its_hosts(inventory):
     chosen = selection(inventory, inventory.select(["gpu-01"]), frozenset({"ollama", "balancer"}))
-    assert [host.name for host in chosen] == ["gpu-01", "lb-01"]
+    assert [(host.name, set(roles)) for host, roles in chosen] == [
+        ("gpu-01", {"ollama", "balancer"}),
+        ("lb-01", {"balancer"}),
+    ]
+
+
+def test_and_only_for_their_upstream_where_they_are_gpu_hosts_too():
+    both = Host(name="both", groups=("gpu", "balancer"), connection=Connection(address="both"))
+    one = Host(name="one", groups=("gpu",), connection=Connection(address="one"))
+    inventory = Inventory(path="", hosts=(both, one))
+    chosen = selection(inventory, [one], frozenset({"docker", "ollama", "balancer"}))
+    assert [(host.name, len(roles)) for host, roles in chosen] == [("both", 1), ("one", 3)]
 
 
 def test_but_not_where_the_balancers_role_is_left_out(inventory):
     chosen = selection(inventory, inventory.select(["gpu-01"]), frozenset({"ollama"}))
-    assert [host.name for host in chosen] == ["gpu-01"]
+    assert [host.name for host, _ in chosen] == ["gpu-01"]
 
 
 def test_a_limit_that_matches_nothing_is_a_usage_error(inventory):
