@@ -72,6 +72,13 @@ logged=$(wc -c <"$log" || echo 0)
 [ -s "$pidfile" ] || systemctl show --property=MainPID --value -- "$unit" >"$pidfile"
 exe() { readlink -- "/proc/$(cat -- "$pidfile" 2>/dev/null)/exe" || :; }
 loaded() { curl --noproxy '*' -s --max-time 2 "http://127.0.0.1:$port/generation" || :; }
+children() { cat "/proc/$1/task/$1/children" 2>/dev/null || :; }
+workers=$(children "$(cat -- "$pidfile")")
+accepting() { # the workers of before that still take requests: those that finish theirs have another title
+  for pid in $workers; do
+    [ "$(cat "/proc/$pid/cmdline" 2>/dev/null | tr -d '\\0')" != 'nginx: worker process' ] || echo "$pid"
+  done
+}
 uptime() { cut -d. -f1 /proc/uptime; }
 wait_for() {
   until=$(($(uptime) + 20))
@@ -107,6 +114,7 @@ else
   systemctl reload -- "$unit" || back "nginx refused to reload"
 fi
 wait_for loaded "$id" || back "nginx did not load the new configuration"
+wait_for accepting '' || :  # or what is asked next may still be answered by the old configuration
 """
 
 # $1 link, $2 generations
