@@ -57,14 +57,8 @@ def _network(value: str) -> str:
     return value
 
 
-def _some_cards(value: tuple[int, ...]) -> tuple[int, ...]:
-    if not value:
-        raise ValueError("must name at least one card: an instance without one would run on the CPU")
-    return value
-
-
 Network = Annotated[str, AfterValidator(_network)]
-Cards = Annotated[tuple[Annotated[int, Field(ge=0, le=1023)], ...], AfterValidator(_some_cards)]
+Cards = tuple[Annotated[int, Field(ge=0, le=1023)], ...]
 Storage = Literal["volume"] | AbsolutePath
 
 
@@ -180,6 +174,11 @@ class Settings(Tuning):
         if self.listen_address and ipaddress.ip_address(self.listen_address).version != 4:
             yield ("listen_address",), "must be an IPv4 address: not every Docker has a firewall chain for IPv6"
         for index, item in enumerate(self.instances):
+            if not item.gpus:
+                yield (
+                    ("instances", index, "gpus"),
+                    "must name at least one card: an instance without one would run on the CPU",
+                )
             if len(item.gpus) != len(set(item.gpus)):
                 yield ("instances", index, "gpus"), "names a card twice"
         yield from _unequal_sharers(self)
@@ -373,8 +372,8 @@ OWNED: tuple[Owned, ...] = (
     OwnedUnits(prefix="provision-firewall"),
     OwnedUnits(prefix="provision-instances"),
     OwnedContainers(),
+    OwnedFirewall(),
     OwnedVolumes(),
     OwnedImages(),
-    OwnedFirewall(),
     OwnedFiles(globs=(f"{boot.FOLDER}/*", "/opt/provision/lib/ollama-*")),
 )

@@ -2,15 +2,15 @@
 
 Published ports pass ufw and firewalld by (FACTS 1.3), and DOCKER-USER is where Docker leaves room for rules. There a
 packet's destination is already the container's, so the rules match what the client asked for (`--ctorigdst`), and only
-on the way in (`--ctdir ORIGINAL`): answers have the same connection and another source.
+on the way in (`--ctdir ORIGINAL`): answers have the same connection and another source. Docker has FORWARD jump to
+DOCKER-USER when it starts; somebody's `nft flush ruleset` takes that away, and with it everything we say there.
 
 IPv6 needs no rules: instances are published on one IPv4 address, `endpoint.listen_address` refuses any other.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import READ_TIMEOUT, Answer, Command, Run, sh
 from provision.steps.base import Check, Fact, Owned, State, Step, UnreadableError
@@ -33,6 +33,7 @@ for chain in {PARENT} {CHAIN}; do
     esac
   fi
 done
+iptables -w 10 -S FORWARD || exit 76
 echo '# end'
 """
 COMMAND = Run(
@@ -40,16 +41,24 @@ COMMAND = Run(
 )
 
 # The chain is filled in one go, then put first before a jump further down is taken
-# away: it is never open. Standard input: `restore_text`.
+# away: it is never open. Standard input: `restore_text`. Docker moves the jump out of
+# FORWARD to where it wants it when it starts.
 APPLY = f"""
 apply() {{
   iptables -w 10 -N {PARENT} 2>/dev/null || :
   iptables-restore -w 10 --noflush || return
+  iptables -w 10 -C FORWARD -j {PARENT} 2>/dev/null || iptables -w 10 -I FORWARD 1 -j {PARENT} || return
   iptables -w 10 -I {PARENT} 1 -j {CHAIN}
   iptables -w 10 -n -L {PARENT} --line-numbers | awk '$2 == "{CHAIN}" && $1 > 1 {{print $1}}' | sort -rn |
     while read -r number; do iptables -w 10 -D {PARENT} "$number"; done
 }}
 """
+# What the chain may have in it is in the file that the boot unit fills it from.
+LOOK = """
+iptables -w 10 -S %s 1 && iptables -w 10 -S %s && iptables -w 10 -S FORWARD
+echo '# file'; sed -n 's/^-A PROVISION //p' %s
+"""
+RULE = f"-A {CHAIN} "
 FILL = APPLY + "printf '%s' \"$1\" | apply"
 REMOVE = f"""
 while iptables -w 10 -D {PARENT} -j {CHAIN} 2>/dev/null; do :; done
@@ -84,8 +93,8 @@ class Firewall(Step):
         return Fact(COMMAND, parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The rules, in a chain that comes first."""
-        return {"first": True, "rules": self.rules(facts)}
+        """The rules, in a chain that comes first, where every packet for a container comes by."""
+        return {"forwarded": True, "first": True, "rules": self.rules(facts)}
 
     def rules(self, facts: HostFacts) -> list[str]:
         """The rules of our chain, as `iptables -A` takes them."""
@@ -106,19 +115,22 @@ class Firewall(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """A packet for an instance meets our rules before any other, and there is no other among them."""
-        said = live.run("iptables -w 10 -S %s 1 && iptables -w 10 -S %s", PARENT, CHAIN)
-        lines = said.stdout.splitlines()
+        said = live.run(LOOK, PARENT, CHAIN, RULES_FILE)
+        rules, _, file = said.stdout.partition("# file\n")
+        lines, ours = rules.splitlines(), [canonical(line) for line in file.splitlines()]
         yield Check("first rule of DOCKER-USER", lines[0] if lines else said.stderr.strip(), f"-A {PARENT} -j {CHAIN}")
         rejected = sorted(port for port in self.ports if any(_rejects(line, port) for line in lines))
         yield Check("ports closed to others", rejected, sorted(self.ports))
-        others = [line for line in lines if line.startswith(f"-A {CHAIN} ") and not _is_of_ours(line)]
+        found = [line for line in lines if line.startswith(RULE)]
+        others = [line for line in found if canonical(line.removeprefix(RULE)) not in ours]
         yield Check("rules among ours that are not", others, [])
+        yield Check("FORWARD leads to DOCKER-USER", f"-A FORWARD -j {PARENT}" in lines, True)
 
 
 def _port_rules(address: str, port: int, admit: Sequence[str]) -> Iterator[str]:
     match = f"-p tcp -m conntrack --ctorigdst {address} --ctorigdstport {port} --ctdir ORIGINAL"
-    for network in admit:
-        yield f"-s {network} {match} -j RETURN"
+    for network in admit:  # iptables drops a source that says nothing
+        yield f"{match} -j RETURN" if network.endswith("/0") else f"-s {network} {match} -j RETURN"
     yield f"{match} -j REJECT --reject-with tcp-reset"
 
 
@@ -142,13 +154,13 @@ def parse(answer: Answer) -> State:
     if f"-N {CHAIN}" not in lines and not jumps:
         return None
     rules = [line.removeprefix(f"-A {CHAIN} ") for line in lines if line.startswith(f"-A {CHAIN} ")]
-    return {"first": parent[:1] == jumps and bool(jumps), "rules": [canonical(rule) for rule in rules]}
+    return {
+        "forwarded": f"-A FORWARD -j {PARENT}" in lines,
+        "first": parent[:1] == jumps and bool(jumps),
+        "rules": [canonical(rule) for rule in rules],
+    }
 
 
-_RULE = re.compile(
-    r"(-s \S+ )?-p tcp -m conntrack --ctorigdst \S+ --ctorigdstport \d+ --ctdir ORIGINAL"
-    r"(?(1) -j RETURN| -j REJECT --reject-with tcp-reset)"
-)
 ORDER = ("-s", "-p", "-m", "--ctorigdst", "--ctorigdstport", "--ctdir", "-j", "--reject-with")
 
 
@@ -170,15 +182,11 @@ def _rejects(line: str, port: int) -> bool:
     return f"--ctorigdstport {port} " in line and "-j REJECT" in line and " -s " not in line
 
 
-def _is_of_ours(line: str) -> bool:
-    """Whether a rule lets one network through to one port, or nobody."""
-    rule = canonical(line.removeprefix(f"-A {CHAIN} "))
-    return bool(_RULE.fullmatch(rule))
-
-
 @dataclass(frozen=True, kw_only=True)
 class OwnedFirewall(Owned):
     """Finds our chain."""
+
+    last: ClassVar[bool] = True  # a container stays published to the network until its own step has moved it
 
     def fact(self) -> Fact:
         """Reads both chains."""

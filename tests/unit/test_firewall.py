@@ -1,0 +1,75 @@
+"""The firewall of the instances: its rules in a real kernel's words, what its check sees, and when it goes."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from provision.command import Run
+from provision.plan import plan_host
+from provision.roles import ollama as role
+from provision.steps import engine
+from provision.steps.base import Answer
+from provision.steps.facts import HostFacts
+from provision.steps.firewall import COMMAND, FILL, Firewall, OwnedFirewall
+from tests.unit.step_cases import TESTS
+
+MATCH = "-p tcp -m conntrack --ctorigdst 10.0.0.11 --ctorigdstport 3001 --ctdir ORIGINAL"
+LETS_IN = f"-s 10.0.0.5/32 {MATCH} -j RETURN"
+REJECTS = f"{MATCH} -j REJECT --reject-with tcp-reset"
+WALL = Firewall(ports=(3001,), address="10.0.0.11", admit=("10.0.0.5/32",))
+
+
+def live(*rules: str, first: str = "-A DOCKER-USER -j PROVISION", forward: str = "-A FORWARD -j DOCKER-USER") -> Any:
+    """A host with these rules in our chain, whose file is as it was written."""
+    said = [first, "-N PROVISION", *(f"-A PROVISION {rule}" for rule in rules), "-P FORWARD DROP", forward]
+    text = "\n".join([*said, "# file", LETS_IN, REJECTS, ""])
+    return SimpleNamespace(run=lambda *words: SimpleNamespace(rc=0, stdout=text, stderr=""))
+
+
+def failed(host: Any) -> list[str]:
+    return [check.name for check in WALL.check(host) if not check.passed]
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [
+        (live(LETS_IN, REJECTS), []),
+        (live(), ["ports closed to others"]),
+        (live(f"-s 1.2.3.4/32 {MATCH} -j RETURN", LETS_IN, REJECTS), ["rules among ours that are not"]),
+        (live(f"{MATCH} -j RETURN", LETS_IN, REJECTS), ["rules among ours that are not"]),
+        (live(LETS_IN, REJECTS, forward=""), ["FORWARD leads to DOCKER-USER"]),
+        (live(LETS_IN, REJECTS, first="-A DOCKER-USER -j ACCEPT"), ["first rule of DOCKER-USER"]),
+    ],
+)
+def test_check(host: Any, names: list[str]) -> None:
+    assert failed(host) == names
+
+
+def test_everybody_is_a_rule_without_source() -> None:
+    wall = Firewall(ports=(3001,), address="10.0.0.11", admit=("0.0.0.0/0",))
+    assert wall.rules(HostFacts()) == [f"{MATCH} -j RETURN", REJECTS]
+
+
+def test_the_jump_out_of_forward_is_mended() -> None:
+    assert "-C FORWARD -j DOCKER-USER" in FILL
+    assert "-I FORWARD 1 -j DOCKER-USER" in FILL
+
+
+def test_the_chain_goes_after_the_containers() -> None:
+    case = yaml.safe_load((TESTS / "facts/OwnedContainers/only_ours.yaml").read_text())
+    docker = case["stdout"].replace("# volumes", '# volumes\n{"name":"ollama1","labels":"provision.managed=1"}')
+    rules = f"-N DOCKER-USER\n-A DOCKER-USER -j PROVISION\n-N PROVISION\n-A PROVISION {REJECTS}\n# end\n"
+    answers: dict[Run, Answer] = {
+        COMMAND: Answer(0, rules.encode(), b""),
+        engine.COMMAND: Answer(0, docker.encode(), b""),
+    }
+    kinds = (OwnedFirewall, role.OwnedContainers, role.OwnedVolumes)
+    finders = [("ollama", finder) for finder in role.OWNED if isinstance(finder, kinds)]
+    plan = plan_host([], frozenset(), finders, HostFacts(), answers)
+    assert [change.step.id for change in plan.changes] == [
+        "container:ollama1",
+        "firewall:DOCKER-USER",
+        "volume:ollama1",
+    ]
