@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
 EXIT_CODES = """\b
 Exit codes: 0 done · 1 our own fault · 2 usage or inventory · 3 a host failed ·
 4 a host unreachable (none failed) · 5 verify failed, or drift with plan --exit-code ·
-6 locked · 7 stopped by a guard · 130 interrupted"""
+6 locked · 130 interrupted"""
 
 
 @click.command(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
