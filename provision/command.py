@@ -118,8 +118,13 @@ class Answer:
 
     @property
     def error(self) -> str:
-        """Standard error as text, stripped; standard output where that is empty."""
-        return self.stderr.decode(errors="replace").strip() or self.text.strip()
+        """Standard error as text, stripped; standard output where that is empty. Of commands that change something."""
+        return self.complaint or self.text.strip()
+
+    @property
+    def complaint(self) -> str:
+        """Standard error as text, stripped. Of reads, whose standard output may be secret: containers' environment."""
+        return self.stderr.decode(errors="replace").strip()
 
 
 def run(*words: str, timeout: float = CHANGE_TIMEOUT, ok: tuple[int, ...] = (0,), title: str = "") -> Run:

@@ -95,7 +95,7 @@ def _unreadable(fact: Fact, answer: Answer, step: str, why: str) -> FactError:
         step=step,
         command=str(fact.command),
         exit_status=answer.exit,
-        stderr=answer.error[-2000:],
+        stderr=answer.complaint[-2000:],
     )
 
 

@@ -85,7 +85,7 @@ def _add_group(name: str) -> Command:
 def accounts(answer: Answer) -> dict[str, dict[str, Any]]:
     """Name -> state, of every user or group of ours."""
     if answer.exit:
-        raise UnreadableError(answer.error or f"exited {answer.exit}")
+        raise UnreadableError(answer.complaint or f"exited {answer.exit}")
     lines = [line.split(":") for line in answer.text.splitlines()]
     users = {fields[1]: fields for fields in lines if fields[0] == "passwd" and len(fields) == 8}
     groups = {fields[1]: fields for fields in lines if fields[0] == "group" and len(fields) == 5}

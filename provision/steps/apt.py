@@ -195,9 +195,9 @@ class Packages(Step):
 
     def _parse(self, answer: Answer) -> State:
         if answer.exit not in (0, 1):
-            raise UnreadableError(answer.error or f"dpkg-query exited {answer.exit}")
-        others = [line for line in answer.error.splitlines() if "no packages found matching" not in line]
-        if answer.exit == 1 and others and answer.stderr:
+            raise UnreadableError(answer.complaint or f"dpkg-query exited {answer.exit}")
+        others = [line for line in answer.complaint.splitlines() if "no packages found matching" not in line]
+        if answer.exit == 1 and others:
             raise UnreadableError(others[0])
         rows = [line.split("\t") for line in answer.text.splitlines() if line.count("\t") == 3]
         known = {name: (status, version) for name, _, status, version in rows if status[1:2] not in ("n", "c", "")}

@@ -192,7 +192,7 @@ class Build(Step):
 
     def _parse(self, answer: Answer) -> State:
         if answer.exit:
-            raise UnreadableError(answer.error or f"exited {answer.exit}")
+            raise UnreadableError(answer.complaint or f"exited {answer.exit}")
         said = dict(line.partition(" ")[::2] for line in answer.text.splitlines())
         if "absent" in said:
             return None
@@ -259,7 +259,7 @@ class Builds(Step):
 
 def _builds(answer: Answer) -> State:
     if answer.exit:
-        raise UnreadableError(answer.error or f"ls exited {answer.exit}")
+        raise UnreadableError(answer.complaint or f"ls exited {answer.exit}")
     names = answer.text.split()
     return {"builds": names} if names else None
 

@@ -132,7 +132,7 @@ def read(answer: Answer) -> Dockerd:
         UnreadableError: systemd or the daemon did not answer, or the answer is not whole.
     """
     if answer.exit:
-        raise UnreadableError(answer.error or f"systemctl exited {answer.exit}")
+        raise UnreadableError(answer.complaint or f"systemctl exited {answer.exit}")
     dockerd = _parse(answer.stdout)
     if dockerd.silent:
         raise UnreadableError(f"docker.service is active, and Docker does not answer: {dockerd.silent}")

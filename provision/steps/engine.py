@@ -138,11 +138,11 @@ def read(answer: Answer) -> Engine:
         UnreadableError: the answer is not whole, or proves nothing.
     """
     if answer.exit in (SILENT, 124):
-        raise BlockedError("service:docker", answer.error)
+        raise BlockedError("service:docker", answer.complaint)
     if answer.exit == NO_CURL:
-        raise BlockedError("packages:apt-tools", answer.error)
+        raise BlockedError("packages:apt-tools", answer.complaint)
     if answer.exit:
-        raise UnreadableError(answer.error or f"exit code {answer.exit}")
+        raise UnreadableError(answer.complaint or f"exit code {answer.exit}")
     return _parse(answer.stdout)
 
 

@@ -139,10 +139,10 @@ class Generation(Step):
 def parse(answer: Answer) -> State:
     """The state of the configuration; None where there is none."""
     if answer.exit == NO_CURL:
-        raise BlockedError("packages:nginx", answer.error)
+        raise BlockedError("packages:nginx", answer.complaint)
     head, mark, files = answer.stdout.partition(b"# files\n")
     if answer.exit or not mark:
-        raise UnreadableError(answer.error if answer.exit else "the answer ends early")
+        raise UnreadableError(answer.complaint if answer.exit else "the answer ends early")
     said = dict(line.partition(" ")[::2] for line in head.decode(errors="replace").splitlines())
     if said["kind"] == "absent":
         return None
@@ -231,6 +231,6 @@ class OwnedGenerations(Owned):
 
     def _parse(self, answer: Answer) -> State:
         if answer.exit:
-            raise UnreadableError(answer.error or f"exited {answer.exit}")
+            raise UnreadableError(answer.complaint or f"exited {answer.exit}")
         found: dict[str, Any] = {"kind": "link", "id": "", "files": {}, "odd": {}, "exe": "", "loaded": ""}
         return {f"config:{self.name}": found} if answer.text.strip() else {}

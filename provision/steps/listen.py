@@ -102,7 +102,7 @@ def _is_any(host: str) -> bool:
 
 def _state(answer: Answer) -> State:
     if answer.exit or "# programs" not in answer.text:
-        raise UnreadableError(answer.error or f"ss exited {answer.exit}")
+        raise UnreadableError(answer.complaint or f"ss exited {answer.exit}")
     return {"foreign": [str(socket) for socket in sockets(answer.text) if not socket.ours]}
 
 

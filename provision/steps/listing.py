@@ -108,7 +108,7 @@ def parse(answer: Answer) -> Mapping[str, Found]:
         UnreadableError: the listing is not whole, so that it proves no absence.
     """
     if answer.exit:
-        raise UnreadableError(answer.error or f"find exited {answer.exit}")
+        raise UnreadableError(answer.complaint or f"find exited {answer.exit}")
     return parse_bytes(answer.stdout)
 
 

@@ -66,7 +66,7 @@ class SupportedHost(Step):
 
 def _snap(answer: Answer) -> State:
     if answer.exit or answer.text.strip() not in ("snap", "none"):
-        raise UnreadableError(answer.error)
+        raise UnreadableError(answer.complaint or f"exited {answer.exit}")
     return {"snap": answer.text.strip() == "snap"}
 
 

@@ -70,7 +70,7 @@ def parse(answer: Answer) -> Seen:
         UnreadableError: systemd did not answer, or the answer is not whole.
     """
     if answer.exit:
-        raise UnreadableError(answer.error or f"systemctl exited {answer.exit}")
+        raise UnreadableError(answer.complaint or f"systemctl exited {answer.exit}")
     return _parse(answer.stdout)
 
 

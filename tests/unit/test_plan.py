@@ -174,3 +174,11 @@ def test_a_refusal_stops_the_host():
 def test_equal_commands_are_read_once():
     entries = [Entry("docker", Thing("a")), Entry("docker", Thing("a"))]
     assert facts_of(entries, []) == (run("read", "a"),)
+
+
+def test_what_a_read_printed_is_no_evidence_because_it_may_be_secret():
+    thing = Thing("a", UnreadableError("it took too long"))
+    answers = {thing.fact().command: Answer(124, b'"Env": ["TOKEN=hunter2"]')}
+    with pytest.raises(FactError) as error:
+        plan_host([Entry("docker", thing)], frozenset(), [], HostFacts(), answers)
+    assert "hunter2" not in f"{error.value.stderr}{error.value}"
