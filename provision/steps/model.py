@@ -70,13 +70,12 @@ class Model(Step):
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Pulls it by a job, or has the server delete it."""
         mark = hashlib.sha256(servers.canonical(self.name).encode()).hexdigest()[:24]
-        request = {"model": self.name}
+        request, path = {"model": self.name}, servers.manifest_path(self.name)
         if want is None:
             unload = json.dumps({**request, "keep_alive": 0, "stream": False})
-            words = (self.instance, self.name, json.dumps(request), unload, mark)
-            return [sh(model_shell.DELETE, *words, title=f"delete {self.name} from {self.instance}", timeout=240)]
+            words = (self.instance, self.name, json.dumps(request), unload, mark, path)
+            return [sh(model_shell.DELETE, *words, title=f"delete {self.name} from {self.instance}", timeout=300)]
         body = json.dumps({**request, "stream": True, **({"insecure": True} if self.insecure else {})})
-        path = servers.manifest_path(self.name)
         return [
             sh(
                 model_shell.PULL,

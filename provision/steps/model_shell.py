@@ -78,22 +78,34 @@ printf '%s\n' "$2" >"$folder/{MARKS}/$7"
 """
 )
 
-# A container that went, or a model that did, is no failure: what is wanted is that neither is there. A server that does
-# not run is started for it, and stopped again.
+# $1 container, $2 model, $3 request, $4 request to unload it, $5 name of the mark, $6 its manifest below
+# models/manifests. A container that went, or a model that did, is no failure: what is wanted is that neither is there.
+# A server that does not run is started for it, and stopped again. One that does not start, hangs or is ill keeps
+# nothing from being taken out of an inventory: its manifest goes then, and the blobs at its next start (FACTS 4.7).
 DELETE = (
     PLACE
     + rf"""
 docker inspect --type container "$1" >/dev/null 2>&1 || exit 0
 folder=$(folder "$1"); at=$(at "$1")
-status=$(docker inspect --type container --format '{{{{.State.Status}}}}' "$1")
-[ "$status" = running ] || docker start "$1" >/dev/null
-printf '%s' "$4" | curl --noproxy '*' -sS -m 60 --retry 40 --retry-delay 1 --retry-connrefused -o /dev/null \
-  --data-binary @- "http://$at/api/generate"
-code=$(printf '%s' "$3" | curl --noproxy '*' -sS -m 120 -o /dev/null -w '%{{http_code}}' -X DELETE --data-binary @- \
-  "http://$at/api/delete")
-[ "$status" = running ] || docker stop "$1" >/dev/null
-case $code in 200|404) ;; *) echo "$1 answered $code when asked to delete $2" >&2; exit 1 ;; esac
-rm -f "$folder/{MARKS}/$5"
+code=000 started=
+case $(docker inspect --type container --format '{{{{.State.Status}}}}' "$1") in
+  running) up=yes ;;
+  *) if timeout 60 docker start "$1" >/dev/null; then up=yes started=yes; else up=; fi ;;
+esac
+if [ "$up" ]; then
+  printf '%s' "$4" | curl --noproxy '*' -sS -m 30 --retry 40 --retry-delay 1 --retry-max-time 40 --retry-connrefused \
+    -o /dev/null --data-binary @- "http://$at/api/generate" || :
+  code=$(printf '%s' "$3" | curl --noproxy '*' -sS -m 60 -o /dev/null -w '%{{http_code}}' -X DELETE --data-binary @- \
+    "http://$at/api/delete") || code=000
+fi
+[ -z "$started" ] || timeout 60 docker stop "$1" >/dev/null || :
+[ "$folder" ] || exit 0
+case $code in
+  200|404) ;;
+  *) echo "$1 could not be asked to delete $2 (it answered $code): its manifest is removed, its blobs go at a start"
+    rm -f -- "$folder/models/manifests/$6" ;;
+esac
+rm -f -- "$folder/{MARKS}/$5"
 rmdir "$folder/{MARKS}" 2>/dev/null || :
 """
 )

@@ -25,7 +25,8 @@ DOCKER = """#!/bin/sh
 case "$*" in
   *PortBindings*) echo "$AT" ;;
   *Mounts*) echo "$FOLDER" ;;
-  *State.Status*) echo running ;;
+  *State.Status*) echo "${STATUS:-running}" ;;
+  start*) [ -z "${NO_START:-}" ] || { echo "could not select device driver" >&2; exit 1; } ;;
   *StartedAt*) echo 2026-01-01T00:00:00Z ;;
   logs*) echo "the log" ;;
 esac
@@ -167,6 +168,51 @@ def test_delete_takes_the_mark_away(server: Server) -> None:
     assert done.returncode == 0, done.stderr
     assert [asked[:2] for asked in server.asked[1:]] == [("POST", "/api/generate"), ("DELETE", "/api/delete")]
     assert not marks(server)
+
+
+def delete() -> subprocess.CompletedProcess[str]:
+    return run(Model(instance="ollama1", name="m:1").commands({"whole": True}, None)[0])
+
+
+def manifest(server: Server) -> Path:
+    return server.folder / "models/manifests" / servers.manifest_path("m:1")
+
+
+def test_delete_from_a_server_that_is_ill_takes_the_manifest_away(server: Server) -> None:
+    pull()
+    server.answers = [(500, [{}])] * 100
+    done = delete()
+    assert done.returncode == 0, done.stderr
+    assert "it answered 500" in done.stdout
+    assert (marks(server), manifest(server).exists()) == ([], False)
+
+
+def test_delete_from_a_server_that_does_not_start(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    pull()
+    monkeypatch.setenv("STATUS", "exited")
+    monkeypatch.setenv("NO_START", "1")
+    done = delete()
+    assert done.returncode == 0, done.stderr
+    assert len(server.asked) == 1, "only the pull"
+    assert (marks(server), manifest(server).exists()) == ([], False)
+
+
+def test_delete_from_a_server_that_hangs_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    pull()
+    monkeypatch.setenv("AT", "127.0.0.1:1")
+    curl = server.folder.parent / "curl"
+    curl.write_text("#!/bin/sh\nprintf 000; exit 28\n")
+    curl.chmod(0o755)
+    done = delete()
+    assert done.returncode == 0, done.stderr
+    assert (marks(server), manifest(server).exists()) == ([], False)
+
+
+def test_delete_leaves_other_manifests_to_the_server(server: Server) -> None:
+    pull()
+    server.answers = [(200, [{}]), (404, [{}])]
+    assert delete().returncode == 0
+    assert manifest(server).exists(), "a server that answers is trusted"
 
 
 def load(*models: str) -> subprocess.CompletedProcess[str]:
