@@ -163,7 +163,8 @@ def _packages(settings: Settings) -> Packages:
     packages: dict[str, str | None]
     releases: dict[str, tuple[str, ...]] = {}
     if settings.source == "distribution":
-        packages, releases["docker-cli"] = {"docker.io": settings.version, "docker-cli": None}, ("trixie",)
+        pattern = _distributions(settings.version) if settings.version else None
+        packages, releases["docker-cli"] = {"docker.io": pattern, "docker-cli": None}, ("trixie",)
     else:
         version = _pattern(settings.version) if settings.version else None
         packages = {**dict.fromkeys(OFFICIAL[:2], version), OFFICIAL[2]: None}
@@ -181,6 +182,11 @@ def _packages(settings: Settings) -> Packages:
 def _pattern(version: str) -> str:
     """29.1.3 is what people say, 5:29.1.3-1~debian.13~trixie is what the packages are called."""
     return version if ":" in version else f"5:{version}-*"
+
+
+def _distributions(version: str) -> str:
+    """26.1.5 is what people say, 26.1.5+dfsg1-9+b1 and 26.1.5-0ubuntu1 are what the packages are called."""
+    return version if "-" in version else f"{version}*"
 
 
 def _lock(settings: Settings) -> int:

@@ -101,7 +101,9 @@ echo '# cgroup'; if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo 2; else 
 echo '# systemd'; [ -d /run/systemd/system ] && echo yes || echo no
 echo '# addresses'; ip -o addr show 2>/dev/null | awk '{{print $4}}' || :
 for peer in "$@"; do
-  address=$(getent ahosts "$peer" 2>/dev/null | awk 'NR==1{{print $1}}') || :
+  # IPv4 first: instances listen on no other. Another address is named too, so that it can be refused by its name.
+  address=$(getent ahostsv4 "$peer" 2>/dev/null | awk 'NR==1{{print $1}}') || :
+  [ -n "$address" ] || address=$(getent ahosts "$peer" 2>/dev/null | awk 'NR==1{{print $1}}') || :
   source=$(ip -o route get "${{address:-$peer}}" 2>/dev/null | sed -n 's/.* src \\([^ ]*\\).*/\\1/p') || :
   echo '# peer'; printf '%s\\n%s\\n%s\\n' "$peer" "$address" "$source"
 done

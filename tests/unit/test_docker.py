@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from provision.command import Answer, Run
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.inventory import Settings as AnySettings
 from provision.render import render
 from provision.roles import docker, nvidia_toolkit
 from provision.steps.apt import Packages
+from provision.steps.base import converged
 from provision.steps.docker_config import SWAP, DockerConfig
 from provision.steps.docker_daemon import RESTART
 from provision.steps.facts import HostFacts
@@ -89,6 +91,19 @@ def test_a_short_version_means_any_package_of_it() -> None:
     assert packages(host(version="29.1.3")).packages["docker-ce"] == "5:29.1.3-*"
     full = "5:29.1.3-1~debian.13~trixie"
     assert packages(host(version=full)).packages["docker-ce"] == full
+
+
+@pytest.mark.parametrize("there", ["26.1.5+dfsg1-9+b1", "26.1.5-0ubuntu1~24.04.2"])
+def test_a_short_version_means_the_distributions_package_of_it(there: str) -> None:
+    step = packages(host(source="distribution", version="26.1.5"))
+    answer = Answer(0, f"docker.io\tamd64\tii \t{there}\ndocker-cli\tamd64\tii \t{there}\n".encode())
+    have = step.fact().parse(answer)
+    assert converged(have, step.want(TRIXIE, have))
+    (command,) = step.commands(None, step.want(TRIXIE, None))
+    assert isinstance(command, Run)
+    assert "docker.io=26.1.5*" in command.words
+    full = packages(host(source="distribution", version=there)).packages
+    assert full["docker.io"] == there
 
 
 @pytest.mark.parametrize(("live", "goes"), [(True, "go on, by live-restore"), (False, "stop, and their streams end")])
