@@ -71,6 +71,33 @@ def known(connection: Connection) -> list[Key]:
     return [Key(name, kind, key.get_base64()) for kind, key in found.items()]
 
 
+def state(key: Key, have: list[Key]) -> str:
+    """`known`, `new`, or `CHANGED`: another key of the same type is known. A host has a key of every type.
+
+    Args:
+        key: what the host shows.
+        have: what is known of it.
+    """
+    if key in have:
+        return "known"
+    return "CHANGED" if any(one.kind == key.kind for one in have) else "new"
+
+
+def _names(line: str, name: str) -> bool:
+    """Whether a line of known_hosts is about this name, which it may have hashed (ssh_config's HashKnownHosts)."""
+    fields = line.split(None, 1)[:1]
+    return any(one == name or _hashed(one, name) for field in fields for one in field.split(","))
+
+
+def _hashed(field: str, name: str) -> bool:
+    if not field.startswith("|1|"):
+        return False
+    try:
+        return paramiko.HostKeys.hash_host(name, field) == field
+    except (ValueError, IndexError, AssertionError):  # no hash that ssh made
+        return False
+
+
 def write(path: Path, keys: list[Key], *, replace: bool) -> None:
     """Add keys to a known_hosts file, which is replaced as a whole and never half-written.
 
@@ -82,7 +109,7 @@ def write(path: Path, keys: list[Key], *, replace: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lines = path.read_text().splitlines() if path.exists() else []
     names = {key.name for key in keys} if replace else set()
-    kept = [line for line in lines if not (set(line.split(" ", 1)[0].split(",")) & names)]
+    kept = [line for line in lines if not any(_names(line, name) for name in names)]
     text = "\n".join([*kept, *(key.line for key in keys if key.line not in kept)]) + "\n"
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".known_hosts.")
     with os.fdopen(handle, "w") as file:

@@ -29,8 +29,10 @@ def trust(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], r
             code = error.exit_code
             continue
         have = trust.known(host.connection)
-        state = "known" if key in have else "CHANGED" if have else "new"
+        state = trust.state(key, have)
         click.echo(f"{host.name:20} {state:8} {key.kind:22} {key.fingerprint}")
+        if state == "new" and have:
+            click.echo(f"  of another type a key is known: {', '.join(one.kind for one in have)}", err=True)
         if state == "CHANGED" and not replace:
             click.echo("  another key is known for this host; --replace, if it was reinstalled", err=True)
             code = code or 4
