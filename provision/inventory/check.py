@@ -1,6 +1,6 @@
 """Settings from merged values; pydantic's errors become Problems with file, line, path and the nearest name."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -32,6 +32,7 @@ _WANTED = {
     "string_too_long": "must be at most {max_length} characters long",
     "value_error": "{error}",
 }
+ROUNDS = 5  # what is left without wrong fields may lack one that is needed: then what holds it is left out too
 _LISTS = frozenset({"tuple_type", "list_type", "set_type", "frozen_set_type"})
 _MAPPINGS = frozenset({"model_type", "model_attributes_type", "dict_type", "mapping_type"})
 
@@ -50,10 +51,59 @@ def validated(cls: type[S], value: Value, problems: list[Problem]) -> S | None:
         reported = {(problem.file, problem.line, problem.path) for problem in problems}
         translated = _translated(cls, value, error.errors(include_url=False))
         problems += [found for found in translated if (found.file, found.line, found.path) not in reported]
+        problems += _between_the_right_ones(cls, value)
         return None
     found = [locate(value, path).problem(message) for path, message in all_problems(settings)]
     problems.extend(found)
     return None if found else settings
+
+
+def _between_the_right_ones(cls: type[Settings], value: Value) -> Iterator[Problem]:
+    """Yield the cross-field problems of what is left without the fields that are wrong, so that all is said at once.
+
+    A field of the same name as one that was left out is not judged: it might be compared with a default nobody meant.
+    """
+    data, left_out, filled = plain(value), set[KeyPath](), set[KeyPath]()
+    for _ in range(ROUNDS):
+        try:
+            settings = cls.model_validate(data)
+        except ValidationError as error:
+            for found in error.errors(include_url=False):
+                _mend(data, found, left_out, filled)
+            continue
+        names = {path[-1] for path in left_out if path}
+        for path, message in all_problems(settings):
+            if not names & set(path) and path not in filled:
+                yield locate(value, path).problem(message)
+        return
+
+
+def _mend(data: Any, error: ErrorDetails, left_out: set[KeyPath], filled: set[KeyPath]) -> None:
+    """Put nothing where something is missing: it meets nobody's name, port or card. Take away what is wrong."""
+    place, path = data, list[str | int]()
+    for part in error["loc"]:
+        inside = range(len(place)) if isinstance(place, tuple) else place if isinstance(place, dict) else ()
+        if part in inside:
+            place = place[part]
+            path.append(part)
+    missing = (*path, *error["loc"][-1:])
+    if error["type"] == "missing" and isinstance(place, dict) and missing not in left_out | filled:
+        place[missing[-1]] = ()
+        filled.add(missing)
+    else:
+        left_out.add(_leave_out(data, path))
+
+
+def _leave_out(data: Any, path: Sequence[str | int]) -> KeyPath:
+    """Delete the innermost key on a path, and return its path. Items of lists stay: the others would move."""
+    holders = [data]
+    for part in path:
+        holders.append(holders[-1][part])
+    innermost = max((n for n, holder in enumerate(holders[:-1]) if isinstance(holder, dict)), default=None)
+    if innermost is None:
+        return ()
+    del holders[innermost][path[innermost]]
+    return tuple(path[: innermost + 1])
 
 
 def all_problems(settings: Settings) -> Iterator[tuple[KeyPath, str]]:

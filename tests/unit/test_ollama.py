@@ -77,6 +77,7 @@ PROBLEMS = {
     "same card": ([{"gpus": [0]}, {"gpus": [0]}], ("instances", 1, "gpus")),
     "same port": ([{"gpus": [0], "port": 3002}, {"gpus": [1]}], ("instances", 1, "port")),
     "same name": ([{"gpus": [0], "name": "ollama2"}, {"gpus": [1]}], ("instances", 1, "name")),
+    "no card": ([{"gpus": []}], ("instances", 0, "gpus")),
     "card twice": ([{"gpus": [0, 0]}], ("instances", 0, "gpus")),
     "sharers differ": (
         [{"gpus": [0], "storage": "/m"}, {"gpus": [1], "storage": "/m", "models": ["x"]}],
@@ -94,7 +95,6 @@ def test_problems_between_instances(name: str) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        {"instances": [{"gpus": []}]},
         {"instances": [{}]},
         {"instances": [{"gpus": [-1]}]},
         {"models": ["no model!"]},

@@ -15,7 +15,7 @@ from provision.command import Put, Run
 from provision.errors import CommandError
 from provision.inventory import Mask, Secret
 from provision.plan import HostPlan
-from provision.rollout import Outcome, Rollout
+from provision.rollout import Outcome, Rollout, selection
 from provision.script import assemble
 from provision.sequence import Entry
 from provision.steps.base import RefusalError
@@ -131,7 +131,7 @@ def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, monke
     events = []
     monkeypatch.setattr("provision.rollout.Session", lambda connection, password: LocalSession())
     context = Context("run", inventory, frozenset(sequence.order()), events.append, Store(tmp_path / "store"))
-    rollout = Rollout(context, inventory.hosts[:1], None, 1)
+    rollout = Rollout(context, selection(inventory, inventory.hosts[:1], context.roles), None, 1)
     member = rollout.members[0]
     said = f"env: HTTPS_PROXY={PROXY}; {SUDO} {LOGIN} canary-of-token"
     with rollout._caught(member):
@@ -148,10 +148,10 @@ def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, monke
 
 
 def test_a_mask_takes_out_all_lines_and_the_longest_first():
-    mask = Mask([Secret("hunter2"), Secret("hunter2-and-more"), Secret("first line\nsecond line"), Secret("abc")])
+    mask = Mask([Secret("hunter2"), Secret("hunter2-and-more"), Secret("first line\nsecond line"), Secret("wrong")])
     assert mask("hunter2-and-more, hunter2, second line") == "[secret], [secret], [secret]"
     assert mask({"a hunter2": ["x", ("hunter2", 3)]}) == {"a [secret]": ["x", ("[secret]", 3)]}
-    assert mask("abc") == "abc", "too short: it would be found in every other word"
+    assert mask("the password is wrong") == "the password is wrong", "too short: it would be found in every other word"
     assert Mask([])("anything") == "anything"
 
 
