@@ -13,7 +13,7 @@ from provision.command import Command, sh
 from provision.steps import model_shell, servers
 from provision.steps.base import Check, Fact, State, Step
 from provision.steps.facts import HostFacts
-from provision.steps.servers import Servers
+from provision.steps.servers import Server, Servers
 
 LOAD_TIMEOUT = 2 * 3600.0
 ANSWER_TIMEOUT = "300"  # a busy instance answers in its turn
@@ -45,23 +45,19 @@ class Resident(Step):
         return Fact(servers.COMMAND, lambda answer: self._state(servers.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """All of them, or as many as may be: the container says so, as Docker made it."""
-        found = have or {"loaded": (), "limit": len(self.models), "keeps": True}
-        loaded = list(found["loaded"])
-        missing = [name for name in self.models if name not in loaded] if found["keeps"] else []
-        enough = [*loaded, *missing][: max(found["limit"] or len(self.models), len(loaded))]
-        return {"loaded": sorted(enough), "on_cpu": []}
+        """As many of them as may be. Which, requests decide, also between two reads: it is not said here."""
+        return {"enough": True, "on_cpu": []}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Loads what is missing by a job; what is partly off the cards is unloaded first."""
-        before, after = (set((state or {}).get("loaded", ())) for state in (have, want))
+        before, after = self._loaded(have), self._loaded(want, have)
         slow = set((have or {}).get("on_cpu", ())) - set((want or {}).get("on_cpu", ()))
         commands: list[Command] = []
         if slow:
             requests = [_request(model, 0) for model in sorted(slow)]
             title = f"unload {', '.join(sorted(slow))} from {self.instance} and look for its cards"
             commands.append(sh(model_shell.REFRESH, self.instance, *requests, title=title, timeout=300))
-        if after - before or slow:
+        if (after - before or slow) and (have or {}).get("keeps", True):
             commands.append(self._load(sorted(after if slow else after - before)))
         if before - after:
             requests = [_request(model, 0) for model in sorted(before - after)]
@@ -71,28 +67,49 @@ class Resident(Step):
 
     def impact(self, have: State, want: State) -> str:
         """What waits for the cards."""
-        loaded = set((have or {}).get("loaded", ()))
-        missing = [name for name in (want or {}).get("loaded", ()) if name not in loaded]
+        missing = sorted(self._loaded(want, have) - self._loaded(have))
         if have is not None and have["on_cpu"]:
             return f"loads {', '.join(have['on_cpu'])} of {self.instance} anew (its streams end)"
         return f"loads {', '.join(missing)} on {self.instance}" if missing else ""
 
     def check(self, live: Any) -> Iterator[Check]:
-        """They are loaded, no byte of them is off the cards, and one of them answers with a token."""
+        """They are loaded, one of them answers with a token, and no byte of them is off the cards.
+
+        Where models do not stay loaded, the first is by its answer.
+        """
         server = servers.read_live(live).by_name.get(self.instance)
-        loaded = (server.loaded if server else None) or {}
-        names = [name for name in self.models if servers.canonical(name) in loaded]
-        wanted = min(server.limit or len(self.models), len(self.models)) if server else len(self.models)
+        names = self._names(server)
         if server is None or server.keeps:
-            yield Check("models loaded", len(names), wanted)
-        for name in names:
-            entry = loaded[servers.canonical(name)]
+            yield Check("models loaded", len(names), self._limit(server.limit if server else 0))
+        if server and (names or not server.keeps):
+            asked = (names or self.models)[0]
+            yield Check(f"{asked}: generates a token", _token(live, server.at, asked), True)
+        if server and not names:
+            server = servers.read_live(live).by_name.get(self.instance)
+        for name in self._names(server):
+            entry = ((server.loaded if server else None) or {})[servers.canonical(name)]
             yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))
-        if server and names:
-            yield Check(f"{names[0]}: generates a token", _token(live, server.at, names[0]), True)
+
+    def _names(self, server: Server | None) -> list[str]:
+        """Those of its models that are loaded."""
+        loaded = (server.loaded if server else None) or {}
+        return [name for name in self.models if servers.canonical(name) in loaded]
+
+    def _limit(self, limit: int) -> int:
+        """How many of them are loaded at once, by what the container says."""
+        return min(limit or len(self.models), len(self.models))
+
+    def _loaded(self, state: State, found: State = None) -> set[str]:
+        """The models that a state has loaded; of one that says only how many, those found and what they lack."""
+        if state is None or "loaded" in state:
+            return set((state or {}).get("loaded", ()))
+        known = found or {}
+        loaded = list(known.get("loaded", ()))
+        missing = [name for name in self.models if name not in loaded] if known.get("keeps", True) else []
+        return {*loaded, *missing[: max(0, self._limit(known.get("limit", 0)) - len(loaded))]}
 
     def _load(self, models: Sequence[str]) -> Command:
-        words = [word for model in models for word in (model, _request(model, -1), _embedding(model))]
+        words = [word for model in models for word in (model, _request(model, -1), _embedding(model, keep_alive=-1))]
         title = f"load {', '.join(models)} on {self.instance}"
         limit = str(round(LOAD_TIMEOUT / max(1, len(models))))
         return sh(
@@ -106,12 +123,14 @@ class Resident(Step):
 
     def _state(self, found: Servers) -> State:
         server = found.answering(self.instance)
-        entries = {name: (server.loaded or {}).get(servers.canonical(name)) for name in self.models}
+        names = self._names(server)
+        entries = server.loaded or {}
         return {
-            "loaded": sorted(name for name, entry in entries.items() if entry),
+            "enough": not server.keeps or len(names) >= self._limit(server.limit),
+            "loaded": sorted(names),
             "keeps": server.keeps,
             "limit": server.limit,
-            "on_cpu": sorted(name for name, entry in entries.items() if entry and not _on_cards(entry)),
+            "on_cpu": sorted(name for name in names if not _on_cards(entries[servers.canonical(name)])),
         }
 
 
@@ -123,8 +142,8 @@ def _request(model: str, keep_alive: int) -> str:
     return json.dumps({"model": model, "keep_alive": keep_alive, "stream": False})
 
 
-def _embedding(model: str) -> str:
-    return json.dumps({"model": model, "keep_alive": -1, "input": "."})
+def _embedding(model: str, **said: int) -> str:
+    return json.dumps({"model": model, **said, "input": "."})
 
 
 def _token(live: Any, at: str, model: str) -> bool | str:

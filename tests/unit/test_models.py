@@ -1,5 +1,6 @@
 """The models role: its scripts against a server that answers as Ollama does, and the names of models."""
 
+import base64
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from hypothesis import strategies as st
 from provision.command import Run
 from provision.roles import models as role
 from provision.steps import servers
+from provision.steps.base import Answer, converged
+from provision.steps.facts import HostFacts
 from provision.steps.model import Model, human, pull_progress
 from provision.steps.resident import Resident
 
@@ -246,6 +250,63 @@ def test_a_model_on_the_cpu_is_a_failure(server: Server) -> None:
     done = load("m:1")
     assert done.returncode == 1
     assert "only 4 of 10 bytes" in done.stderr
+
+
+# -- what is loaded
+
+
+class Live:
+    """A host as testinfra shows it: one instance, whose server keeps nothing loaded until it is asked.
+
+    Args:
+        keep_alive: as the container was told.
+        token: whether an answer has a token in it.
+    """
+
+    def __init__(self, keep_alive: str, token: bool = True) -> None:
+        self.keep_alive, self.token = keep_alive, token
+        self.loaded: list[dict[str, Any]] = []
+
+    def run(self, command: str, *words: str) -> SimpleNamespace:
+        if command.startswith("curl --noproxy '*' "):
+            self.loaded = [{"name": "m:1", "size": 10, "size_vram": 4}]
+            assert "keep_alive" not in words[1], "it would stay loaded for ever"
+            return SimpleNamespace(rc=0, stdout='{"eval_count":1}' if self.token else "503", stderr="")
+        return SimpleNamespace(rc=0, stdout=self.listed(), stderr="")
+
+    def listed(self) -> str:
+        """What the one read of all servers says."""
+        api = [
+            (what, base64.b64encode(json.dumps({"models": self.loaded}).encode()).decode()) for what in ("tags", "ps")
+        ]
+        lines = ["# volumes", "ollama1", "# instance", "ollama1", "running", "127.0.0.1:3001"]
+        told = f"OLLAMA_KEEP_ALIVE={self.keep_alive} OLLAMA_MAX_LOADED_MODELS=1"
+        return "\n".join([*lines, told, "/f", *(f"api {what} {said}" for what, said in api), "# end", ""])
+
+
+def proofs(live: Live) -> dict[str, bool]:
+    return {check.name: check.passed for check in Resident(instance="ollama1", models=("m:1", "n:1")).check(live)}
+
+
+def test_a_model_that_was_unloaded_is_proved_by_its_answer() -> None:
+    assert proofs(Live("5m")) == {"m:1: generates a token": True, "m:1: bytes on the cards": False}
+    assert not proofs(Live("5m", token=False))["m:1: generates a token"]
+
+
+def test_a_model_that_should_have_stayed_is_missed() -> None:
+    assert proofs(Live("-1")) == {"models loaded": False}
+
+
+def test_which_of_them_are_loaded_may_change_between_two_reads() -> None:
+    step = Resident(instance="ollama1", models=("m:1", "n:1"))
+    live = Live("-1")
+    states = []
+    for name in ("m:1", "n:1"):
+        live.loaded = [{"name": name, "size": 10, "size_vram": 10}]
+        states.append(step.fact().parse(Answer(0, live.listed().encode(), b"")))
+    assert states[0] != states[1]
+    want = step.want(HostFacts(), states[0])
+    assert [converged(state, want) for state in states] == [True, True]
 
 
 # -- names and lines
