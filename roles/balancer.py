@@ -200,7 +200,7 @@ def _files(settings: Settings, version: str) -> Mapping[str, bytes]:
 
 def _server(host: Host, instance: Instance, settings: Settings, inventory: Inventory) -> Server:
     local = endpoint.is_local(host, inventory)
-    stated = endpoint.ollama(host).listen_address or (endpoint.LOOPBACK if local else host.connection.address)
+    settled = endpoint.ollama(host).listen_address or (endpoint.LOOPBACK if local else "")
     queue = instance.parallel if settings.queue is None else settings.queue
     return Server(
         host=host.name,
@@ -208,7 +208,8 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
         port=instance.port,
         weight=instance.weight,
         max_conns=instance.parallel + queue if instance.max_conns is None else instance.max_conns,
-        address=stated,
+        address=settled or host.connection.address,
+        settled=bool(settled),
     )
 
 

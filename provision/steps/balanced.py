@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from provision.steps.base import Check
@@ -50,12 +51,15 @@ curl --noproxy '*' --silent --no-buffer --max-time 300 --header 'Content-Type: a
 """
 
 
-def members(live: Any, expected: Mapping[str, tuple[int, int, int]]) -> Iterator[Check]:
+def members(
+    live: Any, expected: Mapping[str, tuple[int, int, int]], settled: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Check]:
     """The upstream names exactly these instances, all of them up, and each answers by itself.
 
     Args:
         live: testinfra's host.
         expected: label -> port, weight, max_conns.
+        settled: label -> its address, where the inventory alone says it.
     """
     text = live.run("cat -- %s", f"{CONFIG}/upstream.conf").stdout
     found = {line["label"]: line for line in _LINE.finditer(text)}
@@ -65,9 +69,26 @@ def members(live: Any, expected: Mapping[str, tuple[int, int, int]]) -> Iterator
     yield Check("upstream (port, weight, max_conns)", got, dict(expected))
     yield Check("servers that are no instance", strangers, [])
     yield Check("instances marked down", sorted(name for name, match in found.items() if match["down"]), [])
+    yield from _apart({name: match["address"] for name, match in found.items() if not match["down"]}, settled, got)
     addresses = {name: f"{match['address']}:{match['port']}" for name, match in found.items()}
     if addresses:
         yield from _answering(live, addresses)
+
+
+def _apart(
+    addresses: Mapping[str, str], settled: Mapping[str, str], ports: Mapping[str, tuple[int, int, int]]
+) -> Iterator[Check]:
+    """Each is at an address of its own, all of a host at one: whoever answers, an instance does not say which it is."""
+    named = {name: address for name, address in settled.items() if name in addresses}
+    yield Check("addresses that the inventory says", {name: addresses[name] for name in named}, named)
+    at: dict[str, list[str]] = {}
+    hosts: dict[str, set[str]] = {}
+    for name, address in addresses.items():
+        at.setdefault(f"{address}:{ports[name][0]}", []).append(name)
+        hosts.setdefault(name.rpartition("/")[0], set()).add(address)
+    yield Check("instances at one address and port", {one: names for one, names in at.items() if len(names) > 1}, {})
+    torn = {host: sorted(found) for host, found in hosts.items() if len(found) > 1}
+    yield Check("hosts with several addresses", torn, {})
 
 
 def _answering(live: Any, addresses: Mapping[str, str]) -> Iterator[Check]:

@@ -34,6 +34,7 @@ class Server:
         weight: its share.
         max_conns: requests that may be at it at once; 0 for no limit.
         address: what the inventory alone says of its address, perhaps a name.
+        settled: whether it listens there and nowhere else; else that is only where its host is reached.
     """
 
     host: str
@@ -42,6 +43,7 @@ class Server:
     weight: int
     max_conns: int
     address: str
+    settled: bool = False
 
     @property
     def label(self) -> str:
@@ -111,7 +113,8 @@ class Balancing(Generation):
         """What the present configuration is for: see `balanced`."""
         yield from super().check(live)
         expected = {s.label: (s.port, s.weight, s.max_conns) for s in self.servers}
-        yield from balanced.members(live, expected)
+        settled = {s.label: s.address for s in self.servers if s.settled}
+        yield from balanced.members(live, expected, settled)
         yield from balanced.edge(live, self.url, self.status_port)
         if self.model and self.servers:
             yield from balanced.stream(live, self.url, self.model)
