@@ -300,7 +300,8 @@ def _containers(host: Host, inventory: Inventory, made: tuple[Instance, ...]) ->
     settings = host.of(Settings)
     places = storage.of(host)
     yield from (Volume(name=name) for name, place in places.items() if place == storage.VOLUME)
-    yield from (Directory(path=place) for place in dict.fromkeys(places.values()) if place != storage.VOLUME)
+    folders = [place for place in dict.fromkeys(places.values()) if place != storage.VOLUME]
+    yield from (Directory(path=place, foreign=True) for place in folders)
     for one, item in zip(made, settings.instances, strict=True):
         secrets = _secrets(settings, item)
         if secrets:

@@ -154,12 +154,14 @@ class Directory(Step):
         path: absolute path.
         mode: permission bits.
         owner: user and group.
+        foreign: whether one that is there is not ours, and keeps its mode and owner.
         after: ids of steps that change it behind our back: what its owner is called depends on the user being there.
     """
 
     path: str
     mode: int = 0o755
     owner: str = "root:root"
+    foreign: bool = False
     after: tuple[str, ...] = ()
 
     @property
@@ -176,19 +178,26 @@ class Directory(Step):
         """The directory. Refuses to replace anything that is none."""
         if have is not None and have["kind"] != "directory":
             raise RefusalError(f"{self.path} is no directory but a {have['kind']}: it is not ours to replace")
+        if self.foreign and have is not None:
+            return {"kind": "directory"}
         return {"kind": "directory", "mode": f"{self.mode:04o}", "owner": self.owner}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Makes it, or removes it if it is empty."""
         if want is None:
             return [run("rmdir", "--", self.path)]
+        if "owner" not in want:
+            return [run("install", "-d", "--", self.path)]
         user, _, group = want["owner"].partition(":")
         return [run("install", "-d", "-m", want["mode"], "-o", user, "-g", group, "--", self.path)]
 
     def check(self, live: Any) -> Iterator[Check]:
-        """It is a directory with this mode and owner."""
-        said = live.run("stat -c '%%F %%a %%U:%%G' -- %s", self.path)
-        yield Check("mode and owner", said.stdout.strip() or "absent", f"directory {self.mode:o} {self.owner}")
+        """It is a directory, with this mode and owner if it is ours."""
+        said = live.run("stat -c '%%F %%a %%U:%%G' -- %s", self.path).stdout.strip() or "absent"
+        if self.foreign:
+            yield Check("is a directory", said.partition(" ")[0], "directory")
+        else:
+            yield Check("mode and owner", said, f"directory {self.mode:o} {self.owner}")
 
 
 @dataclass(frozen=True, kw_only=True)
