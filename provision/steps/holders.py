@@ -55,17 +55,23 @@ class Holders(Step):
         return ()
 
     def check(self, live: Any) -> Iterator[Check]:
-        """No foreign container took every card since."""
-        found = engine.read_live(live)
+        """No foreign container took a card or a port since. That nvidia-smi answers, `require:cards` proves."""
+        others = foreign(engine.read_live(live))
         ports = set(self.ports.values())
-        held = [f"{one['name']} holds port {port}" for one in foreign(found) for port in one["ports"] if port in ports]
+        held = [f"{one['name']} holds port {port}" for one in others for port in one["ports"] if port in ports]
         yield Check("foreign containers on the ports", held, [])
+        rows = live.run("nvidia-smi --query-gpu=index,uuid --format=csv,noheader").stdout.splitlines()
+        uuids = dict(row.split(", ") for row in rows if row.count(", ") == 1)
+        wanted = sorted({index for indices in self.cards.values() for index in indices})
+        shared = [(one, index) for one in others for index in wanted if _holds(one["cards"], index, uuids)]
+        yield Check("foreign containers on the cards", [f"{one['name']} holds card {i}" for one, i in shared], [])
 
     def _cards(self, facts: HostFacts, have: Mapping[str, Any]) -> Iterator[str]:
+        uuids = {str(card.index): card.uuid for card in facts.cards}
         for instance, indices in self.cards.items():
             for index in indices:
                 for holder in have.get("foreign", ()):
-                    if _holds(holder["cards"], index, facts):
+                    if _holds(holder["cards"], index, uuids):
                         yield f"card {index} of {instance} is held by the container {holder['name']}, which is not ours"
 
     def _ports(self, address: str, have: Mapping[str, Any]) -> Iterator[str]:
@@ -79,9 +85,8 @@ class Holders(Step):
                     yield f"port {port} of {instance} is taken by {listener['program']} on {listener['address']}"
 
 
-def _holds(held: Sequence[str], index: int, facts: HostFacts) -> bool:
-    card = facts.card(index)
-    names = {"all", str(index), card.uuid if card else ""}
+def _holds(held: Sequence[str], index: int, uuids: Mapping[str, str]) -> bool:
+    names = {"all", str(index), uuids.get(str(index), "")}
     counts = [int(word.removeprefix("first ")) for word in held if word.startswith("first ")]
     return bool(names & set(held)) or any(index < count for count in counts)
 

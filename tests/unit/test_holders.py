@@ -1,0 +1,35 @@
+"""The guard of cards and ports: what verify sees of a container that came after the deploy."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from provision.steps.holders import Holders
+from tests.unit.step_cases import TESTS
+
+CARDS = "0, GPU-6506c7fb-0468-e2f5-1691-2db0f8554bf0\n1, GPU-00218c52-170c-270b-d75b-7bbf9e0460ab\n"
+
+
+def live() -> Any:
+    """A host on which the container `theirs` has card 0 and port 3001."""
+    case = yaml.safe_load((TESTS / "facts/OwnedContainers/only_ours.yaml").read_text())
+
+    def run(command: str, *words: str) -> SimpleNamespace:
+        return SimpleNamespace(rc=0, stdout=CARDS if command.startswith("nvidia-smi") else case["stdout"], stderr="")
+
+    return SimpleNamespace(run=run)
+
+
+@pytest.mark.parametrize(
+    ("card", "port", "names"),
+    [
+        (1, 3002, []),
+        (0, 3002, ["foreign containers on the cards"]),
+        (1, 3001, ["foreign containers on the ports"]),
+    ],
+)
+def test_check(card: int, port: int, names: list[str]) -> None:
+    step = Holders(cards={"ollama1": (card,)}, ports={"ollama1": port}, address="10.0.0.11")
+    assert [check.name for check in step.check(live()) if not check.passed] == names
