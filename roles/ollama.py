@@ -256,7 +256,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield Image(reference=settings.image)
     if not endpoint.is_local(host, inventory):
         yield from _firewall(host, inventory, ports)
-    yield from _boot(address, made, _kept_loaded(settings, made))
+    yield from _boot(address, endpoint.peers(host, inventory), made, _kept_loaded(settings, made))
     yield from _containers(host, inventory, made)
 
 
@@ -268,19 +268,21 @@ def _firewall(host: Host, inventory: Inventory, ports: dict[str, int]) -> Iterat
         after=("service:docker", "service:provision-firewall"),
     )
     yield File(path=boot.FIREWALL_SCRIPT, content=boot.firewall_script(), mode=0o755)
-    yield File(path=RULES_FILE, content=chain.content)
+    yield File(path=RULES_FILE, content=chain.content, peers=endpoint.peers(host, inventory))
     unit = render("ollama/provision-firewall.service.j2", script=boot.FIREWALL_SCRIPT)
     yield Unit(name=boot.FIREWALL_UNIT, content=unit)
     yield Service(name=boot.FIREWALL_UNIT.removesuffix(".service"), after=(f"unit:{boot.FIREWALL_UNIT}",))
     yield chain
 
 
-def _boot(address: partial[str], made: tuple[Instance, ...], kept: dict[str, tuple[str, ...]]) -> Iterator[Step]:
+def _boot(
+    address: partial[str], peers: tuple[str, ...], made: tuple[Instance, ...], kept: dict[str, tuple[str, ...]]
+) -> Iterator[Step]:
     def lines(facts: HostFacts) -> bytes:
         return boot.instances_file((one.name, address(facts), one.port, kept[one.name]) for one in made)
 
     yield File(path=boot.INSTANCES_SCRIPT, content=boot.instances_script(), mode=0o755)
-    yield File(path=boot.INSTANCES, content=lines)
+    yield File(path=boot.INSTANCES, content=lines, peers=peers)
     unit = render("ollama/provision-instances.service.j2", script=boot.INSTANCES_SCRIPT)
     yield Unit(name=boot.INSTANCES_UNIT, content=unit)
     after = ("service:docker", f"unit:{boot.INSTANCES_UNIT}")

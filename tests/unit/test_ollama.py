@@ -1,9 +1,11 @@
 """The ollama role: settings, instances, who may reach them, and that nothing hostile leaves its word."""
 
 import csv
+import hashlib
 import io
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -267,6 +269,40 @@ def test_the_rules_file_is_what_the_step_wants() -> None:
     assert wanted is not None
     assert [line.split(" ", 2)[2] for line in text.splitlines() if line.startswith("-A")] == wanted["rules"]
     assert text.endswith("COMMIT\n")
+
+
+SAID = """# os
+ID=debian
+# addresses
+10.0.0.11/24
+# peer
+10.0.0.5
+10.0.0.5
+10.0.0.11
+# gpu
+# gpu-exit
+127
+"""
+
+
+@pytest.mark.parametrize("path", ["/etc/provision/ollama/firewall.rules", "/etc/provision/ollama/instances"])
+def test_files_that_depend_on_the_host_are_proved_by_their_bytes(path: str) -> None:
+    gpu = host()
+    step = next(step for step in role.steps(gpu, fleet(gpu, LB)) if step.id == f"file:{path}")
+    digest = hashlib.sha256(step.content(FACTS)).hexdigest()  # type: ignore[attr-defined]
+
+    def checks(said: str, digest: str) -> list[str]:
+        def run(command: str, *words: str) -> SimpleNamespace:
+            assert command.startswith("stat") or words[1:] == ("10.0.0.5",)
+            stdout = f"644 root:root\n{digest}  -\n" if command.startswith("stat") else said
+            return SimpleNamespace(rc=0, stdout=stdout, stderr="")
+
+        return [check.name for check in step.check(SimpleNamespace(run=run)) if not check.passed]
+
+    assert checks(SAID, digest) == []
+    assert checks(SAID, "0" * 64) == ["sha256"]
+    assert checks("", digest) == ["bytes for this host"]
+    assert checks(SAID.replace("10.0.0.5\n10.0.0.5\n10.0.0.11\n", ""), digest) == ["bytes for this host"]
 
 
 # -- nothing hostile leaves its word
