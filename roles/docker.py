@@ -28,6 +28,7 @@ from provision.steps.apt_repository import AptKey, OnlySource
 from provision.steps.base import Owned, Step
 from provision.steps.docker_config import DockerConfig
 from provision.steps.docker_daemon import DockerService
+from provision.steps.docker_leave import OwnedDockerConfig
 from provision.steps.facts import HostFacts
 from provision.steps.file import File, OwnedFiles
 from provision.steps.require import SupportedHost, UsableCards
@@ -107,6 +108,7 @@ class Settings(inventory.Settings):
 
 
 OWNED: tuple[Owned, ...] = (
+    OwnedDockerConfig(),
     OwnedFiles(globs=(SOURCE,), kind="apt_source"),
     OwnedFiles(globs=(KEY,), kind="apt_key"),
     OwnedFiles(globs=(PREFERENCES, NOTES)),

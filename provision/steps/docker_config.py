@@ -41,6 +41,9 @@ if [ ! -f {STATE}/good.json ] && systemctl -q is-active docker.service; then
 fi
 mv -fT -- {NEW} {CONFIG}
 {LOAD}"""
+REMOVE = f"""
+rm -f -- {CONFIG}
+{LOAD}"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ class DockerConfig(Step):
 
     def fact(self) -> Fact:
         """Reads the file, what we put into it last time, and the daemon."""
-        return Fact(dockerd.COMMAND, lambda answer: _state(dockerd.read(answer)))
+        return Fact(dockerd.COMMAND, lambda answer: config_state(dockerd.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
         """The merged file. Refuses one that cannot be read, and keys that are flags of the daemon too."""
@@ -88,6 +91,8 @@ class DockerConfig(Step):
         ours = target.get("ours")
         if isinstance(ours, Content):
             commands.append(Put(OURS, ours.data, 0o600))
+        elif "ours" in changes:
+            commands.append(run("rm", "-f", "--", OURS, f"{STATE}/good.json", f"{STATE}/rejected.json"))
         return commands
 
     def impact(self, have: State, want: State) -> str:
@@ -230,7 +235,8 @@ def _parsed(content: Any) -> dict[str, Any]:
         raise RefusalError(f"{CONFIG} is not what Docker can read: {error}") from error
 
 
-def _state(found: Dockerd) -> State:
+def config_state(found: Dockerd) -> State:
+    """What of the daemon this step is about; None where there is neither Docker nor anything of ours."""
     if not (found.installed or found.config or found.ours):
         return None
     return {
@@ -248,7 +254,7 @@ def _state(found: Dockerd) -> State:
 def _write(sha256: Any, mode: str) -> list[Command]:
     keep = sh(KEEP, CONFIG, title=f"keep {CONFIG}")
     if sha256 is None:
-        return [keep, run("rm", "-f", "--", CONFIG)]
+        return [keep, sh(REMOVE, title=f"remove {CONFIG}", timeout=180)]
     if not isinstance(sha256, Content):
         raise RefusalError(f"the bytes of {CONFIG} with sha256 {sha256} are not known")
     return [keep, Put(NEW, sha256.data, int(mode, 8)), sh(SWAP, title=f"check {NEW} and put it in place", timeout=180)]

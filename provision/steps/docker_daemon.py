@@ -20,7 +20,7 @@ CDI_ENGINE = (29, 2)  # from here on --gpus goes by CDI first, which survives a 
 LOAD = f"""
 if systemctl -q is-active docker.service; then
   systemctl reload docker.service || :
-  if grep -q '"live-restore"[[:space:]]*:[[:space:]]*true' {CONFIG}; then
+  if grep -qs '"live-restore"[[:space:]]*:[[:space:]]*true' {CONFIG}; then
     for _ in 1 2 3 4 5 6 7 8 9 10; do
       [ "$(timeout 10 docker info --format '{{{{.LiveRestoreEnabled}}}}' 2>/dev/null)" != true ] || break
       sleep 0.5

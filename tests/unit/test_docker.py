@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 
-from provision.command import Answer, Run
+from provision.command import Answer, Put, Run
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.inventory import Settings as AnySettings
+from provision.plan import plan_host
 from provision.render import render
 from provision.roles import docker, nvidia_toolkit
 from provision.steps.apt import Packages
 from provision.steps.base import converged
 from provision.steps.docker_config import SWAP, DockerConfig
 from provision.steps.docker_daemon import RESTART
+from provision.steps.docker_leave import OwnedDockerConfig
 from provision.steps.facts import HostFacts
 from provision.steps.file import File
+from tests.unit.step_cases import load
 
 TRIXIE = HostFacts(distribution="debian", version="13", codename="trixie", architecture="amd64")
 
@@ -252,3 +255,16 @@ def test_notes_see_the_hook_and_a_missing_configuration(tmp_path: Path) -> None:
     notes(tmp_path, "up")
     assert (tmp_path / "run/provision/docker/hook").read_text().strip() == str(hook)
     assert json.loads((tmp_path / "var/lib/provision/docker/good.json").read_text()) == {}
+
+
+def test_a_host_that_leaves_the_gpu_group_gets_its_daemon_json_back() -> None:
+    case = load(Path(__file__).parents[1] / "facts/OwnedDockerConfig/ours.yaml")
+    [finder] = [one for one in docker.OWNED if isinstance(one, OwnedDockerConfig)]
+    answers = {finder.fact().command: Answer(0, case["stdout"].encode())}
+    found = [("docker", finder)]
+    [change] = plan_host([], frozenset({"require:host"}), found, TRIXIE, answers).changes
+    assert (change.action, change.step.id) == ("remove", "docker_config:daemon.json")
+    [written] = [command for command in change.commands if isinstance(command, Put)]
+    assert json.loads(written.content) == {"debug": True}
+    declared = frozenset(steps(host()))
+    assert plan_host([], declared, found, TRIXIE, answers).changes == ()
