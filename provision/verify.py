@@ -30,7 +30,7 @@ from provision.steps.base import Check
 FLEET = "fleet"  # where pytest shows what is asked of all hosts together
 MODELS = "models"
 ASKED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
-CHECK_TIMEOUT = 120.0  # seconds for one command of a check; a generation on a busy card takes a while
+CHECK_TIMEOUT = 330.0  # seconds for one command of a check; a generation that loads a large model first takes a while
 
 
 @dataclass

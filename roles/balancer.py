@@ -170,10 +170,17 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         max_fails=settings.max_fails,
         fail_timeout=milliseconds(settings.fail_timeout),
         keepalive=settings.keepalive,
+        listens=_listens(settings),
         url=settings.url,
         model=_common([instance for _, instance in members]),
     )
     yield Service(name=UNIT.removesuffix(".service"), after=(f"unit:{UNIT}",))
+
+
+def _listens(settings: Settings) -> str:
+    """Where clients reach it, in words."""
+    names = {"0.0.0.0": "every IPv4 address", "::": "every IPv6 address"}  # noqa: S104 - what is said of them
+    return f"{', '.join(names.get(address, address) for address in settings.listen)}, port {settings.port}"
 
 
 def _files(settings: Settings, version: str) -> Mapping[str, bytes]:

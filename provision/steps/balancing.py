@@ -82,6 +82,7 @@ class Balancing(Generation):
         max_fails: failures within `fail_timeout` after which an instance is left alone for as long.
         fail_timeout: in nginx's notation.
         keepalive: idle connections that each worker keeps.
+        listens: where clients reach it, in words for the plan.
         url: where clients on the host itself reach the balancer, for the proofs.
         model: a model that every instance serves, for the proofs; empty where there is none.
     """
@@ -91,6 +92,7 @@ class Balancing(Generation):
     max_fails: int
     fail_timeout: str
     keepalive: int
+    listens: str
     url: str
     model: str = ""
 
@@ -108,6 +110,10 @@ class Balancing(Generation):
             keepalive=self.keepalive,
         )
         return {**self.files, UPSTREAM: text}
+
+    def impact(self, have: State, want: State) -> str:
+        """What happens to open streams; before the first time, who will reach it."""
+        return f"listens on {self.listens}" if have is None and want else super().impact(have, want)
 
     def check(self, live: Any) -> Iterator[Check]:
         """What the present configuration is for: see `balanced`."""
