@@ -294,7 +294,7 @@ def state(found: Engine, name: str) -> State:
         "log": _log(item["log"] or {}),
         "privileged": bool(item["privileged"]),
         "devices": [device["PathOnHost"] for device in item["devices"] or ()],
-        "network": "bridge" if item["network"] in ("", "default", "bridge") else item["network"],
+        "network": _network(item),
         "run": labels.get("provision.run", ""),
     }
 
@@ -329,6 +329,11 @@ def _mount(mount: Mapping[str, Any]) -> str:
     source = mount.get("Name") if mount["Type"] == "volume" else mount["Source"]
     options = "" if mount.get("RW", True) else ",readonly"
     return f"type={mount['Type']},{_csv(f'source={source}')},target={mount['Destination']}{options}"
+
+
+def _network(item: Mapping[str, Any]) -> str:
+    """The networks it is really on: one that was taken off the bridge by hand still has that in its settings."""
+    return ",".join(name for name in item["networks"] if name) or "none"
 
 
 def _restart(policy: Mapping[str, Any]) -> str:

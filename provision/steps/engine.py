@@ -27,7 +27,8 @@ _CONTAINER = (
     '"restart":{{json .HostConfig.RestartPolicy}},"memory":{{json .HostConfig.Memory}},'
     '"cpus":{{json .HostConfig.NanoCpus}},"pids":{{json .HostConfig.PidsLimit}},"log":{{json .HostConfig.LogConfig}},'
     '"privileged":{{json .HostConfig.Privileged}},"devices":{{json .HostConfig.Devices}},'
-    '"runtime":{{json .HostConfig.Runtime}},"network":{{json .HostConfig.NetworkMode}}}'
+    '"runtime":{{json .HostConfig.Runtime}},'
+    '"networks":[{{range $name, $_ := .NetworkSettings.Networks}}{{json $name}},{{end}}null]}'
 )
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
 _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
