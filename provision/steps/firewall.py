@@ -147,7 +147,7 @@ def parse(answer: Answer) -> State:
         UnreadableError: iptables failed.
     """
     if answer.exit:
-        raise UnreadableError(f"iptables: {answer.error}")
+        raise UnreadableError(f"iptables: {answer.complaint}")
     lines = answer.text.splitlines()
     parent = [line for line in lines if line.startswith(f"-A {PARENT} ")]
     jumps = [line for line in parent if line == f"-A {PARENT} -j {CHAIN}"]
