@@ -88,17 +88,38 @@ class Host:
         self.stop()
 
     def wait(self, timeout: float = 60) -> None:
-        """Wait until the host's sshd answers from here.
+        """Wait until the host's sshd answers from here. A host that hangs while it boots is switched off and on, once.
 
         Raises:
-            LabError: it did not, with the end of the host's console.
+            LabError: it did not answer, with what can be said of its state.
         """
+        if self._comes_up(timeout / 2):
+            return
+        self.stop()
+        self.start()
+        if not self._comes_up(timeout):
+            raise LabError(f"{self.name} did not come up in {timeout:g} seconds, twice:\n{self._state()}")
+
+    def _comes_up(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         while not self._answers():
             if time.monotonic() > deadline:
-                console = (self.home / "console.log").read_text(errors="replace")[-1500:]
-                raise LabError(f"{self.name} did not come up in {timeout:g} seconds:\n{console}")
+                return False
             time.sleep(0.05)
+        return True
+
+    def _state(self) -> str:
+        """Console, system state, jobs that hang and addresses, for whoever has to find out why it does not boot."""
+        said = [(self.home / "console.log").read_text(errors="replace")[-1500:], f"init: {self.leader}"]
+        for words in (
+            ["systemctl", "is-system-running"],
+            ["systemctl", "list-jobs", "--no-pager"],
+            ["ip", "-br", "addr"],
+        ):
+            with suppress(LabError):
+                done = self.run(words, check=False, timeout=10)
+                said.append(f"{' '.join(words)}: {done.stdout.strip()} {done.stderr.strip()}")
+        return "\n".join(said)
 
     def run(
         self, words: Sequence[str], *, stdin: str | None = None, check: bool = True, timeout: float = 300
