@@ -106,7 +106,7 @@ GPU = (
     config("edited", f"sed -i s/50m/9m/ {DAEMON}"),
     config("removed", f"rm {DAEMON}"),
     config("edited and loaded", f"sed -i s/50m/9m/ {DAEMON}; systemctl restart docker", "service:docker"),
-    config("edited and reloaded", f"sed -i /live-re/s/true/false/ {DAEMON}; systemctl reload docker", "service:docker"),
+    config("edited and reloaded", f"sed -i /live-re/s/true/false/ {DAEMON}; systemctl reload docker"),
     config("without our note", "rm /var/lib/provision/docker/ours.json"),
     Breakage("service:docker", "stopped", STOP_DOCKER),
     Breakage("service:docker", "disabled", "systemctl disable docker.service"),
@@ -142,7 +142,6 @@ GPU = (
         f"model:ollama1/{MODEL}",
         "deleted",
         ASK + f"""ask DELETE delete '{{"model":"{MODEL}"}}'""",
-        ("resident:ollama1",),
     ),
     Breakage(
         f"model:ollama2/{MODEL}",
