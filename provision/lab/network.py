@@ -119,8 +119,6 @@ class Network:
         netns, cable = self.host_netns(host), f"h{number}"
         # The kernel takes a deleted namespace apart in its own time, and the cable with it.
         run(["ip", "-netns", self.netns, "link", "delete", cable], check=False)
-        # A namespace goes when its last process has, and its end of the cable with it: that may be a moment later.
-        run(["ip", "-netns", self.netns, "link", "delete", cable], check=False)
         run(["ip", "netns", "add", netns])
         mac = f"02:d5:{self.subnet:02x}:00:00:{number:02x}"
         self._ip(
