@@ -93,6 +93,7 @@ def test_an_instance_renamed_is_one_gone_and_one_new(fleet):
 
 
 def test_models_come_and_go_and_those_pulled_by_hand_stay(fleet):
+    fleet.deploy()
     port = f"{fleet.address('gpu-01')}:3001"
     fleet.ssh("gpu-01", "curl", "-sf", f"http://{port}/api/pull", "-d", '{"model": "qwen3:8b"}')
     fleet.vars["ollama"]["models"] = ["deepseek-r1:7b"]
