@@ -106,7 +106,8 @@ class Host:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
-        return True
+        # On a busy machine a boot's first units can lose their cgroup (219/CGROUP); Docker then starts no container.
+        return self.run(["systemctl", "is-failed", "--quiet", "lab-cgroups.service"], check=False).returncode != 0
 
     def _state(self) -> str:
         """Console, system state, jobs that hang and addresses, for whoever has to find out why it does not boot."""
