@@ -1,0 +1,142 @@
+"""Secrets on a real host: canaries that must be in no process list, journal, label, plan, document or line of progress,
+in no file that others may read, and nowhere on the controller but where the operator put them."""
+
+import json
+import stat
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.lab
+HOST = "gpu-02"
+CANARY = "zq9canary"
+SUDO, WRONG = f"{CANARY}-sudo 'right' $(id)", f"{CANARY}-sudo-wrong"
+PROXY = f"http://user:{CANARY}-proxy@proxy.test:3128"
+# A container's settings: of Docker's making, and only root gets there.
+DOCKERS_OWN = ("/var/lib/docker/containers/", "/var/lib/containerd/", "/run/containerd/")
+PLACES = ["/etc", "/opt", "/var", "/root", "/home", "/run", "/tmp", "/usr/local"]
+
+
+class Env(str):
+    """A value that is written as `!env NAME`."""
+
+
+class File(str):
+    """A value that is written as `!file PATH`."""
+
+
+yaml.add_representer(Env, lambda d, v: d.represent_scalar("!env", str(v)), Dumper=yaml.SafeDumper)
+yaml.add_representer(File, lambda d, v: d.represent_scalar("!file", str(v)), Dumper=yaml.SafeDumper)
+
+
+class Watch(threading.Thread):
+    """Reads the words of every process of this machine, the lab's hosts among them, again and again."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.found: set[str] = set()
+        self.rounds = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.005):
+            self.rounds += 1
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    words = path.read_bytes()
+                except OSError:
+                    continue
+                if CANARY.encode() in words:
+                    self.found.add(words.decode(errors="replace"))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+
+@pytest.fixture
+def asked(fleet, lab):
+    """The host lets us in as a user whom sudo asks for a password; it is put back afterwards."""
+    host = lab.host(HOST)
+    host.run(["useradd", "-m", "-s", "/bin/bash", "asked"])
+    host.run(["chpasswd"], stdin=f"asked:{SUDO}\n")
+    host.run(["sh", "-c", "cp -r /home/ops/.ssh /home/asked/; chown -R asked:asked /home/asked/.ssh"])
+    host.write("/etc/sudoers.d/asked", "asked ALL=(ALL) ALL\n", 0o440)
+    yield fleet
+    lab.restore(HOST, "deployed")
+
+
+def test_canaries(asked, lab, tmp_path):
+    secrets = tmp_path / "secrets"
+    secrets.mkdir(mode=0o700)
+    (secrets / "proxy").write_text(PROXY + "\n")
+    ours = asked.hosts("gpu")[HOST]
+    ours |= {"ansible_user": "asked", "ansible_become_password": Env("CANARY_SUDO")}
+    ours["ollama"]["https_proxy"] = File(secrets / "proxy")
+    words = ["--limit", HOST, "--tags", "docker,ollama"]
+    said = []
+    begun = time.time()
+    with Watch() as watch:
+        done = asked.provision("deploy", "--yes", *words, env={"CANARY_SUDO": WRONG})
+        assert (done.code, "the sudo password is wrong" in done.out) == (3, True), done
+        said.append(done)
+        for verb in (
+            ["plan"],
+            ["plan", "--json"],
+            ["deploy", "--yes", "-v"],
+            ["plan"],
+            ["verify", "--json"],
+            ["verify"],
+        ):
+            done = asked.provision(*verb, *words, env={"CANARY_SUDO": SUDO})
+            assert done.code == 0, done
+            said.append(done)
+        said.append(asked.provision("inventory", "show", env={"CANARY_SUDO": SUDO}))
+    assert "file:/etc/provision/ollama/ollama1.env" in said[1].out + said[2].out, said[1]
+    for done in said:
+        assert CANARY not in done.out + done.err, done
+    assert watch.rounds > 50
+    assert watch.found == set()
+    on_the_host(lab.host(HOST))
+    on_the_controller(asked, lab, begun, secrets)
+
+
+def on_the_host(host) -> None:
+    assert CANARY not in host.run(["journalctl", "--no-pager"]).stdout
+    inspected = json.loads(host.run(["docker", "inspect", "ollama1", "ollama2"]).stdout)
+    for one in inspected:
+        assert f"HTTPS_PROXY={PROXY}" in one["Config"]["Env"], "it has to get there, or this proves nothing"
+        assert CANARY not in json.dumps(
+            [one["Config"]["Labels"], one["Path"], one["Args"], one["HostConfig"], one["Mounts"]]
+        )
+    search = ["grep", "-rls", "--devices=skip", CANARY, *PLACES]
+    found = host.run(search, check=False).stdout.splitlines()
+    ours = {path for path in found if not path.startswith(DOCKERS_OWN)}
+    assert ours == {f"/etc/provision/ollama/ollama{number}.env" for number in (1, 2)}
+    assert {host.run(["stat", "-c", "%a %U:%G", path]).stdout.strip() for path in ours} == {"600 root:root"}
+    others = host.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *search, "/proc"], check=False)
+    assert others.stdout == "", "somebody else than root can read it"
+
+
+def on_the_controller(fleet, lab, begun: float, secrets: Path) -> None:
+    """What was written since then, wherever we may write: nothing has a canary, and our store is ours alone."""
+    roots = [
+        lab.home / "cache",
+        fleet.folder,
+        Path.home() / ".cache/provision",
+        Path.home() / ".config",
+        Path.home() / ".ssh",
+    ]
+    for path in (path for root in roots if root.exists() for path in root.rglob("*")):
+        if path.is_file() and path.stat().st_mtime >= begun and secrets not in path.parents:
+            assert CANARY.encode() not in path.read_bytes(), path
+    for folder in (lab.home / "cache").glob("provision/*"):
+        assert not stat.S_IMODE(folder.stat().st_mode) & 0o077, folder
