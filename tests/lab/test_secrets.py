@@ -122,8 +122,10 @@ def on_the_host(host) -> None:
     ours = {path for path in found if not path.startswith(DOCKERS_OWN)}
     assert ours == {f"/etc/provision/ollama/ollama{number}.env" for number in (1, 2)}
     assert {host.run(["stat", "-c", "%a %U:%G", path]).stdout.strip() for path in ours} == {"600 root:root"}
-    others = host.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *search, "/proc"], check=False)
-    assert others.stdout == "", "somebody else than root can read it"
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    processes = ["sh", "-c", 'grep -ls "$1" /proc/[0-9]*/environ /proc/[0-9]*/cmdline', "sh", CANARY]
+    for words in (search, processes):
+        assert host.run([*nobody, *words], check=False).stdout == "", "somebody else than root can read it"
 
 
 def on_the_controller(fleet, lab, begun: float, secrets: Path) -> None:
