@@ -245,6 +245,40 @@ def test_requests_beyond_num_parallel_wait_for_each_other(pulled, monkeypatch):
     assert time.monotonic() - started >= 3 * 6 / 60
 
 
+def test_places_are_given_in_the_order_of_asking_and_a_client_that_left_is_passed_over():
+    slots, got, here = ollama_runner.Slots(1), [], {1: True, 2: True, 3: True}
+
+    def wait(number):
+        try:
+            slots.acquire(lambda: here[number])
+            got.append(number)
+        except ollama_runner.GoneError:
+            got.append(-number)
+
+    slots.acquire(lambda: True)
+    waiting = [threading.Thread(target=wait, args=(number,)) for number in here]
+    for thread in waiting:
+        thread.start()
+        time.sleep(0.02)
+    here[1] = False
+    waiting[0].join()
+    slots.release()
+    waiting[1].join()
+    slots.release()
+    waiting[2].join()
+    assert got == [-1, 2, 3]
+
+
+def test_the_log_says_when_an_answer_begins_and_ends_and_not_what_was_asked(pulled, capfd):
+    frames(pulled, "/api/generate", {"model": MODEL, "prompt": "a private question"})
+    name = hashlib.sha256(b"a private question").hexdigest()[:16]
+    said = [line for line in capfd.readouterr().err.splitlines() if "generation" in line]
+    assert [line.partition("msg=")[2] for line in said] == [
+        f'"simulated: generation begins" prompt={name}',
+        f'"simulated: generation ends" prompt={name}',
+    ]
+
+
 def test_a_client_that_leaves_a_load_aborts_it(pulled):
     (ollama_lab.LAB / "knobs.json").write_text(json.dumps({"load_seconds": 5}))
     connection = http.client.HTTPConnection("127.0.0.1", pulled.port, timeout=20)

@@ -3,10 +3,11 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from .ollama_lab import fault
+from .ollama_lab import fault, log
 from .ollama_runner import BusyError, GoneError, Loaded, LoadError, Scheduler, pause, seconds, tokens
 from .ollama_store import Model, NotFoundError, find
 
@@ -66,7 +67,7 @@ class Answers:
             return
         thinks = "thinking" in abilities and body.get("think") is not False
         started = time.perf_counter_ns()
-        with self._use(model, body, alive) as one:
+        with self._use(model, body, alive) as one, _logged(prompt):
             loaded = time.perf_counter_ns()
             yield from self._stream(one, body, prompt, alive, chat, thinks, started, loaded)
 
@@ -119,15 +120,15 @@ class Answers:
         evaluated = max(1, int(len(prompt.split()) * 1.3))
         time.sleep(0.02 + evaluated / 5000)
         begun = time.perf_counter_ns()
-        count = 0
+        count, due = 0, time.monotonic()
         for thought in _THINKING if thinks else ():
             yield _frame(body, chat, "", thinking=thought)
             count += 1
-            self._tick(one, alive)
+            due = self._tick(one, alive, due)
         for word in words:
             yield _frame(body, chat, word)
             count += 1
-            self._tick(one, alive)
+            due = self._tick(one, alive, due)
         ended = time.perf_counter_ns()
         yield _frame(
             body,
@@ -142,13 +143,36 @@ class Answers:
             eval_duration=ended - begun,
         )
 
-    def _tick(self, one: Loaded, alive: Callable[[], bool]) -> None:
-        """Wait for the next token; stop where the client left or the fault `stream-fails` is on."""
-        time.sleep(pause(one))
+    def _tick(self, one: Loaded, alive: Callable[[], bool], due: float) -> float:
+        """Wait until the next token is due, and say when that is.
+
+        By a clock that does not drift: the rate of tokens holds on a busy machine too.
+
+        Raises:
+            GoneError: the client left.
+            RefusedError: the fault `stream-fails` is on.
+        """
+        due += pause(one)
+        time.sleep(max(0.0, due - time.monotonic()))
         if not alive():
             raise GoneError
         if fault("stream-fails") is not None:
             raise RefusedError(500, "an error was encountered while running the model: simulated by the provision lab")
+        return due
+
+
+@contextmanager
+def _logged(prompt: str) -> Iterator[None]:
+    """Say in the log when an answer begins and ends, so that one given twice at once can be found afterwards.
+
+    The prompt is named by its hash; one that was killed has no end.
+    """
+    name = hashlib.sha256(prompt.encode()).hexdigest()[:16]
+    log("simulated: generation begins", prompt=name)
+    try:
+        yield
+    finally:
+        log("simulated: generation ends", prompt=name)
 
 
 class _Translated:

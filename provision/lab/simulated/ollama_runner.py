@@ -4,6 +4,7 @@ import os
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,6 +64,50 @@ def default_context() -> int:
     return 262144 if total >= 47 else 32768 if total >= 23 else 4096
 
 
+class Slots:
+    """Places for requests at once, given in the order of asking, without limit to the queue.
+
+    As Ollama's own `semaphore.Weighted` does (FACTS 4.3, llama_server.go).
+    """
+
+    def __init__(self, count: int) -> None:
+        self._guard = threading.Lock()
+        self._free = count
+        self._queue: deque[threading.Event] = deque()
+
+    def acquire(self, alive: Callable[[], bool]) -> None:
+        """Wait for a place.
+
+        Raises:
+            GoneError: the client left while it waited.
+        """
+        with self._guard:
+            if self._free:
+                self._free -= 1
+                return
+            turn = threading.Event()
+            self._queue.append(turn)
+        while not turn.wait(0.1):
+            if not alive():
+                self._leave(turn)
+                raise GoneError
+
+    def release(self) -> None:
+        """Give the place to whoever waits longest."""
+        with self._guard:
+            if self._queue:
+                self._queue.popleft().set()
+            else:
+                self._free += 1
+
+    def _leave(self, turn: threading.Event) -> None:
+        with self._guard:
+            if not turn.is_set():
+                self._queue.remove(turn)
+                return
+        self.release()
+
+
 @dataclass
 class Loaded:
     """A model in memory.
@@ -75,7 +120,7 @@ class Loaded:
 
     model: Model
     context: int
-    slots: threading.Semaphore
+    slots: Slots
     size: int = 0
     size_vram: int = 0
     keep: float = 300.0
@@ -129,9 +174,7 @@ class Scheduler:
         one = self._enter(model, min(asked, limit), alive)
         try:
             one.keep = seconds(os.environ.get("OLLAMA_KEEP_ALIVE") or "5m") if keep is None else keep
-            while not one.slots.acquire(timeout=0.1):  # without limit, as in the real one
-                if not alive():
-                    raise GoneError
+            one.slots.acquire(alive)
             try:
                 yield one
             finally:
@@ -180,7 +223,7 @@ class Scheduler:
                 return None
             self._drop(min(idle, key=lambda other: other.used).model.name)
         slots = 1 if "embedding" in model.facts["simulated"]["capabilities"] else number("OLLAMA_NUM_PARALLEL", 1)
-        new = Loaded(model, context, threading.Semaphore(slots))
+        new = Loaded(model, context, Slots(slots))
         self._loaded[model.name] = new
         self._place_in_memory(new, slots)
         return new
