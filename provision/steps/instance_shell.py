@@ -81,7 +81,6 @@ ready "$1" "$2" 120
 """
 )
 
-# A container that lost its cards (FACTS 2.5) finds them again when it is restarted.
 RESTART = (
     READY
     + r"""

@@ -494,6 +494,7 @@ CASES = {
         changes=("docker_config:daemon.json",),
         leaves=("/var/lib/provision/", "/run/provision/docker/", "/tmp/tmp."),  # the boot unit may be at work
         again=False,
+        tags="ollama,models",  # the containers serve on, and Docker has lost their roots: they are made anew
     ),
     "somebody else deploys": Case(
         both(
