@@ -3,9 +3,12 @@
 python -m provision.inventory.example > inventory/example.yaml
 """
 
+import ast
+import inspect
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -112,8 +115,16 @@ def settings_in(annotation: Any) -> Iterator[type[Settings]]:
 def meaning(cls: type[Settings], name: str) -> str:
     """Return what a setting means; a field that only changes an inherited default keeps the inherited meaning."""
     bases = [base for base in cls.__mro__ if issubclass(base, Settings)]
-    fields = [base.model_fields[name] for base in bases if name in base.model_fields]
-    return next((" ".join(field.description.split()) for field in fields if field.description), "")
+    return next((" ".join(said.split()) for base in bases for said in _under(base, name)), "")
+
+
+def _under(cls: type[Settings], name: str) -> Iterator[str]:
+    """Yield the string under a field, out of the source: pydantic can do that too, but would at every start."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    for field, said in pairwise(getattr(body, "body", ())):
+        if isinstance(field, ast.AnnAssign) and getattr(field.target, "id", "") == name:
+            if isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
+                yield str(said.value.value)
 
 
 def _choices(annotation: Any) -> list[str]:

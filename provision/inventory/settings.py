@@ -66,7 +66,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
+        defer_build=True,  # what is never validated by itself, such as a mapping inside, is never built by itself
         validate_default=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
