@@ -68,8 +68,7 @@ class Answers:
         thinks = "thinking" in abilities and body.get("think") is not False
         started = time.perf_counter_ns()
         with self._use(model, body, alive) as one, _logged(prompt):
-            loaded = time.perf_counter_ns()
-            yield from self._stream(one, body, prompt, alive, chat, thinks, started, loaded)
+            yield from self._stream(one, body, prompt, alive, chat, thinks, started)
 
     def embed(self, body: dict[str, Any], alive: Callable[[], bool]) -> dict[str, Any]:
         """The answer of /api/embed: vectors that depend on the text and mean nothing.
@@ -113,8 +112,8 @@ class Answers:
         chat: bool,
         thinks: bool,
         started: int,
-        loaded: int,
     ) -> Frames:
+        admitted = time.perf_counter_ns()
         limit = (body.get("options") or {}).get("num_predict")
         words, cut = tokens(prompt, limit)
         evaluated = max(1, int(len(prompt.split()) * 1.3))
@@ -136,9 +135,9 @@ class Answers:
             "",
             done_reason="length" if cut else "stop",
             total_duration=ended - started,
-            load_duration=loaded - started,
+            load_duration=max(0, one.since - started),  # waiting for a slot is in neither, as in the real one
             prompt_eval_count=evaluated,
-            prompt_eval_duration=begun - loaded,
+            prompt_eval_duration=begun - admitted,
             eval_count=count,
             eval_duration=ended - begun,
         )

@@ -116,6 +116,7 @@ class Loaded:
         model: which.
         context: tokens per slot.
         slots: free places for requests at once.
+        since: when it was ready, by `time.perf_counter_ns`.
     """
 
     model: Model
@@ -127,6 +128,7 @@ class Loaded:
     used: float = field(default_factory=time.time)
     active: int = 0
     ready: bool = False
+    since: int = 0
 
     @property
     def expires(self) -> float:
@@ -244,7 +246,7 @@ class Scheduler:
                 self._drop(one.model.name)
             raise
         with self._changed:
-            one.ready = True
+            one.ready, one.since = True, time.perf_counter_ns()
             self._changed.notify_all()
         share = f"{one.model.facts['simulated']['layers'] + 1 if one.size_vram else 0}"
         log(f"simulated: offloaded {share} layers to GPU", model=one.model.name, size=one.size, vram=one.size_vram)
