@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import json
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -152,6 +153,15 @@ def test_chat_thinks_then_answers_and_says_what_it_is(pulled):
     assert "simulated" in "".join(frame["message"]["content"] for frame in answer)
     assert answer[-1]["done_reason"] == "stop"
     assert answer[-1]["eval_count"] == len(answer) - 1
+
+
+def test_a_client_of_http_1_0_gets_no_chunks(pulled):
+    body = json.dumps({"model": MODEL, "prompt": "x", "think": False, "options": {"num_predict": 2}})
+    with socket.create_connection(("127.0.0.1", pulled.port), timeout=20) as connection:
+        connection.sendall(f"POST /api/generate HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        head, _, said = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert b"chunked" not in head
+    assert [json.loads(line)["done"] for line in said.splitlines()] == [False, False, True]
 
 
 def test_num_predict_cuts(pulled):

@@ -141,7 +141,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("X-Simulated", "provision-lab")
-        if length is None:
+        if length is None and self.request_version == "HTTP/1.0":  # as Go does: the end is the end of the connection
+            self.send_header("Connection", "close")
+        elif length is None:
             self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Content-Length", str(length))
@@ -167,7 +169,8 @@ class Handler(BaseHTTPRequestHandler):
             self._json(document, refusal.status)
 
     def _chunk(self, data: bytes) -> None:
-        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        old = self.request_version == "HTTP/1.0"
+        self.wfile.write(data if old else f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
     def _stream(self, pieces: Iterable[bytes], kind: str) -> None:
         """Send pieces as they come; the header goes out with the first."""
