@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 def render(name: str, /, **values: Any) -> bytes:
     """The bytes of a file.
 
-    Nothing is escaped: values must be of validated types, or quoted by the caller for that file's syntax.
+    Only a page (`.html.j2`) escapes its values: elsewhere they must be of validated types, or quoted by the caller for
+    that file's syntax.
 
     Args:
         name: the template below `templates/`, such as `balancer/upstream.conf.j2`.
@@ -29,7 +30,7 @@ def _environment() -> "Environment":
     return Environment(
         loader=PackageLoader("provision.templates", ""),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 - configuration files, not HTML
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),  # noqa: S701 - the rest is no HTML
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -39,6 +39,11 @@ def role(name: str) -> Any:
     return importlib.import_module(f"provision.roles.{name}")
 
 
+def sections() -> dict[str, type[Settings]]:
+    """Every section of settings an inventory may have: one for each role, and that of the load test."""
+    return {**{name: role(name).Settings for name in order()}, "loadtest": inventories.LoadTest}
+
+
 def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     """Read an inventory and validate all of it.
 
@@ -49,8 +54,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     Raises:
         InventoryError: with every problem found.
     """
-    settings: dict[str, type[Settings]] = {name: role(name).Settings for name in order()}
-    inventory = inventories.load(path, roles=settings, overrides=overrides)
+    inventory = inventories.load(path, roles=sections(), overrides=overrides)
     hosts = [dataclasses.replace(host, instances=_instances(host)) for host in inventory.hosts]
     inventory = inventory.replace(hosts, *_warnings(hosts))
     problems = list(_fleet_problems(inventory))

@@ -8,7 +8,7 @@ from provision.inventory.example import render
 
 def text() -> str:
     """What `inventory/example.yaml` has to be."""
-    return render({name: sequence.role(name).Settings for name in sequence.order()})
+    return render(sequence.sections())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ COMMANDS = {
     "plan": ("provision.cli.run", "What a deploy would change, and what it would cost"),
     "deploy": ("provision.cli.run", "Make the hosts what the inventory says"),
     "verify": ("provision.cli.run", "Prove it, step by step, without trusting what deploy believed"),
+    "loadtest": ("provision.cli.loadtest", "Put load on the endpoint; does it meet its targets, what does it hold"),
     "init": ("provision.cli.inventory", "Write a commented inventory to start from"),
     "inventory": ("provision.cli.inventory", "Check the inventory, or show it merged"),
     "trust": ("provision.cli.trust", "Show the hosts' key fingerprints and write known_hosts"),
@@ -55,7 +56,7 @@ class LazyGroup(click.Group):
 EXIT_CODES = """\b
 Exit codes: 0 done · 1 our own fault · 2 usage or inventory · 3 a host failed ·
 4 a host unreachable (none failed) · 5 verify failed, or drift with plan --exit-code ·
-6 locked · 130 interrupted"""
+6 locked · 7 stopped by a guard · 130 interrupted"""
 
 
 @click.command(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})

@@ -33,18 +33,24 @@ class Chosen:
     as_json: bool
 
 
-def _answered(chosen: Chosen, command: Callable[..., Any], rest: dict[str, Any]) -> Any:
-    """Run the command; with --json an error is a document too."""
+def answered(name: str, as_json: bool, command: Callable[[], int]) -> int:
+    """Run a command; with --json an error is a document too.
+
+    Args:
+        name: of the command.
+        as_json: whether --json was said.
+        command: what to run; returns the exit code.
+    """
     from provision.errors import ProvisionError
 
     try:
-        return command(chosen=chosen, **rest)
+        return command()
     except ProvisionError as error:
-        if not chosen.as_json:
+        if not as_json:
             raise
         from provision import report
 
-        report.error_document(command.__name__, error)
+        report.error_document(name, error)
         return error.exit_code
 
 
@@ -58,7 +64,7 @@ def common_options(command: F) -> F:
         kwargs["become_password"] = click.prompt("sudo password", hide_input=True, err=True) if asked else None
         names = Chosen.__dataclass_fields__
         chosen = Chosen(**{name: kwargs.pop(name) for name in names})
-        return _answered(chosen, command, kwargs)
+        return answered(command.__name__, chosen.as_json, lambda: command(chosen=chosen, **kwargs))
 
     options = [
         inventory_option,

@@ -1,6 +1,7 @@
 """The inventory: the only package that reads YAML, and one validator for all settings.
 
 settings, types      what a role declares
+loadtest             what `provision loadtest` demands: a section that is no role's
 model, secret        what a loaded inventory is made of
 loader               from files to an `Inventory`, through:
   document, scalars    YAML files to values that know their file and line (value)
@@ -13,6 +14,7 @@ masked, example      what people see: the merged result; every setting with its 
 """
 
 from provision.inventory.loader import load
+from provision.inventory.loadtest import LoadTest, Targets
 from provision.inventory.masked import as_yaml, show
 from provision.inventory.model import Connection, Host, Instance, Inventory
 from provision.inventory.secret import Mask, Secret
@@ -27,11 +29,15 @@ from provision.inventory.types import (
     Name,
     Port,
     Sha256,
+    Share,
     Size,
     Text,
     Url,
     Version,
     duration_seconds,
+    is_address,
+    is_duration,
+    share_of,
     size_bytes,
 )
 
@@ -45,6 +51,7 @@ __all__ = [
     "ImageRef",
     "Instance",
     "Inventory",
+    "LoadTest",
     "Mask",
     "ModelName",
     "Name",
@@ -52,13 +59,18 @@ __all__ = [
     "Secret",
     "Settings",
     "Sha256",
+    "Share",
     "Size",
+    "Targets",
     "Text",
     "Url",
     "Version",
     "as_yaml",
     "duration_seconds",
+    "is_address",
+    "is_duration",
     "load",
+    "share_of",
     "show",
     "size_bytes",
 ]

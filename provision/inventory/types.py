@@ -20,6 +20,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 _VERSION = re.compile(r"(?:[0-9]+:)?[0-9]+(?:[.~+-][0-9A-Za-z]+)*")
 _DURATION = re.compile(r"-?[0-9]{1,9}|(?:[0-9]{1,9}(?:\.[0-9]{1,3})?(?:ms|s|m|h|d))+")
+_SHARE = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,3})?)%")
 _SIZE = re.compile(r"([0-9]{1,18})([bkmgt]?)")
 _URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!&*+,=%-]+")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -62,6 +63,11 @@ def is_address(value: str) -> bool:
         return "%" not in value and bool(ipaddress.ip_address(value))
     except ValueError:
         return False
+
+
+def is_duration(value: str) -> bool:
+    """Return whether a text is a `Duration`."""
+    return len(value) <= 30 and _DURATION.fullmatch(value) is not None
 
 
 def is_clean(value: str) -> bool:
@@ -115,6 +121,15 @@ def size_bytes(value: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+def share_of(value: str) -> float:
+    """Return a `Share` as a number: 0.05 for `5%`."""
+    found = _SHARE.fullmatch(value)
+    if found is None:
+        message = f"not a share: {value!r}"
+        raise ValueError(message)
+    return float(found[1]) / 100
+
+
 Text = Annotated[str, _check("text on one line, without control characters", 4096, is_clean)]
 Name = Annotated[
     str, _check("a name of a-z, 0-9, '_', '.' and '-' that begins with a letter or digit", 63, _NAME.fullmatch)
@@ -140,3 +155,5 @@ Duration = Annotated[
 """Kept as text, as Ollama and Docker take it; `duration_seconds` counts it."""
 Size = Annotated[str, BeforeValidator(_lowered), _check("a size in bytes or such as 50m or 8g", 20, _SIZE.fullmatch)]
 """Kept as text, as Docker takes it; `size_bytes` counts it."""
+Share = Annotated[str, BeforeValidator(_lowered), _check("a share such as 1% or 0.5%", 10, _SHARE.fullmatch)]
+"""Kept as text; `share_of` counts it."""

@@ -12,7 +12,7 @@ ROWS = [
     {"fabfile"},
     {"cli", "lab"},
     {"report"},
-    {"rollout", "verify"},
+    {"rollout", "verify", "loadtest"},
     {"apply"},
     {"ssh", "artifacts", "lock", "trust"},
     {"connect", "jobs"},
@@ -27,7 +27,9 @@ ROWS = [
 HOMES = {
     "fabric": {"connect", "ssh", "fabfile"},
     "paramiko": {"connect", "ssh", "trust", "inventory"},
+    "gevent": {"loadtest"},
     "jinja2": {"render"},
+    "locust": {"loadtest"},
     "yaml": {"inventory", "lab"},
     "pydantic": {"inventory", "roles"},
     "pydantic_core": {"inventory", "roles"},

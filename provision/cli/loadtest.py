@@ -1,0 +1,299 @@
+"""`provision loadtest`: parse, call, print."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from provision.cli.options import extra_vars_option, inventory_option, json_option, limit_option
+
+if TYPE_CHECKING:
+    from provision.inventory import Secret, Targets
+    from provision.loadtest.session import Result
+    from provision.loadtest.target import Endpoint
+
+STEP = "20s"  # how long one step of --find-capacity takes, unless said otherwise
+DURATION = "2m"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says."""
+
+    inventory: str
+    limit: tuple[str, ...]
+    extra_vars: tuple[str, ...]
+    users: int
+    spawn_rate: float
+    duration: str
+    model: str
+    profile: str
+    max_tokens: int
+    timeout: str
+    max_requests: int
+    stop_at_failures: str
+    processes: int
+    target: str
+    yes: bool
+    api_key: str
+    max_ttft_p95: str | None
+    max_fail: str | None
+    min_tokens_per_second: float | None
+    max_skew: str | None
+    baseline: str
+    margin: str
+    find_capacity: bool
+    web: bool
+    web_host: str
+    web_port: int
+    html: str
+    csv: str
+    as_json: bool
+
+
+@click.command()
+@inventory_option
+@limit_option
+@extra_vars_option
+@click.option("-u", "--users", default=8, show_default=True, type=click.IntRange(1, 100_000), help="Users at once.")
+@click.option(
+    "-r", "--spawn-rate", default=10.0, show_default=True, type=click.FloatRange(0.01, 1000), help="Users a second."
+)
+@click.option("--duration", default="", help=f"How long users ask; of a step of --find-capacity.  [{DURATION}; {STEP}]")
+@click.option("--model", default="", help="The model.  [default: the inventory's]")
+@click.option(
+    "--profile", default="chat", show_default=True, metavar="chat|generate|openai|FILE", help="What is asked."
+)
+@click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1, 100_000), help="Of an answer.")
+@click.option("--timeout", default="60s", show_default=True, help="Longest time for an answer, waiting included.")
+@click.option("--max-requests", default=100_000, show_default=True, type=click.IntRange(1), help="End after so many.")
+@click.option("--stop-at-failures", default="50%", show_default=True, help="End when more than this share fails.")
+@click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256), help="Locust's; one a core.")
+@click.option("--target", default="", metavar="URL", help="Another endpoint than the inventory's; needs --yes.")
+@click.option("-y", "--yes", is_flag=True, help="Yes, put load on this --target.")
+@click.option("--api-key", default="", metavar="env:NAME|file:PATH", help="Where the endpoint's key is.")
+@click.option("--max-ttft-p95", metavar="DURATION", help="Target: time to first token of 95 % of the answers.")
+@click.option("--max-fail", metavar="SHARE", help="Target: failed requests, such as 1%.")
+@click.option("--min-tokens-per-second", type=float, help="Target: speed of 95 % of the answers.")
+@click.option("--max-skew", metavar="SHARE", help="Target: how uneven instances share the requests.")
+@click.option("--baseline", default="", metavar="FILE", help="Compare with what --json printed earlier.")
+@click.option("--margin", default="10%", show_default=True, help="How much worse than the baseline is allowed.")
+@click.option("--find-capacity", is_flag=True, help="How many users it holds, up to --users.  [of 256]")
+@click.option("--web", is_flag=True, help="Locust's own page, set up for this endpoint.")
+@click.option("--web-host", default="127.0.0.1", show_default=True, help="Address of that page.")
+@click.option("--web-port", default=8089, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
+@click.option("--html", default="", metavar="FILE", help="Also write a page with plots.")
+@click.option("--csv", default="", metavar="FILE", help="Also write every request.")
+@json_option
+def loadtest(**options: Any) -> int:
+    """Put load on the endpoint and say whether it meets its targets, which instance is odd, how much it holds."""
+    from provision.cli.run import answered
+
+    source = click.get_current_context().get_parameter_source("users")
+    if options["find_capacity"] and source is click.core.ParameterSource.DEFAULT:
+        options["users"] = 256
+    asked = Asked(**options)
+    return answered("loadtest", asked.as_json, lambda: _loadtest(asked))
+
+
+def _loadtest(asked: Asked) -> int:
+    from provision.loadtest import session, target, verdict
+    from provision.report import warn
+
+    endpoint, targets = _endpoint(asked)
+    load, web = _load(asked, endpoint), _web(asked)
+    before = session.baseline(asked.baseline) if asked.baseline else None
+    for path in filter(None, (asked.html, asked.csv)):
+        _writable(path)
+    notes = target.probe(endpoint, load.profile.model, load.key)
+    for note in notes if not asked.as_json else ():
+        warn(note)
+    show = _Progress()
+    if asked.find_capacity:
+        result = session.find_capacity(load, endpoint, targets, show.step)
+    else:
+        if web:
+            click.echo(f"Locust's page: http://{web.host}:{web.port}  (Ctrl-C ends it and shows the figures)", err=True)
+        result = session.once(load, endpoint, targets, show, web)
+    show.end()
+    if before is not None:
+        result.judged += verdict.compare(session.document(result), before, _share(asked.margin, "--margin"))
+    _report(asked, result, notes)
+    return result.exit_code
+
+
+def _endpoint(asked: Asked) -> "tuple[Endpoint, Targets]":
+    """What is tested, and what it has to reach: from the inventory, from the command line, or both."""
+    from provision import sequence
+    from provision.inventory import LoadTest
+    from provision.loadtest import target
+
+    if asked.target and not Path(asked.inventory).exists():
+        return _foreign(asked), _targets(asked, LoadTest().targets)
+    inventory = sequence.load(asked.inventory, asked.extra_vars)
+    hosts = inventory.select(asked.limit)
+    found, targets = target.of_inventory(inventory, hosts), _targets(asked, hosts[0].of(LoadTest).targets)
+    if asked.target:
+        url = target.of_url(asked.target).urls[0]
+        found = replace(found, urls=(url,)) if url in found.urls else _foreign(asked)
+    return found, targets
+
+
+def _foreign(asked: Asked) -> "Endpoint":
+    """An endpoint that no inventory names: load on somebody else's machine is asked for twice."""
+    from provision.errors import UsageError
+    from provision.loadtest import target
+
+    found = target.of_url(asked.target)
+    if not asked.yes:
+        raise UsageError(f"{found.urls[0]} is not in the inventory", "to put load on it, say --yes")
+    return found
+
+
+def _targets(asked: Asked, ours: "Targets") -> "Targets":
+    """The inventory's targets, with those of the command line in their place."""
+    from provision.inventory import Targets
+
+    said = {name: getattr(asked, name) for name in Targets.model_fields}
+    return ours.replaced({name: value for name, value in said.items() if value is not None})
+
+
+def _load(asked: Asked, endpoint: "Endpoint") -> Any:
+    from provision.loadtest import profile, target
+    from provision.loadtest.drive import Load
+
+    model = target.chosen_model(endpoint, asked.model)
+    length = asked.duration or (STEP if asked.find_capacity else DURATION)
+    return Load(
+        targets=endpoint.urls,
+        profile=profile.load(asked.profile, model, asked.max_tokens),
+        users=asked.users,
+        spawn_rate=asked.spawn_rate,
+        seconds=_seconds(length, "--duration"),
+        timeout=_seconds(asked.timeout, "--timeout"),
+        processes=asked.processes,
+        most_requests=asked.max_requests,
+        most_failures=_share(asked.stop_at_failures, "--stop-at-failures"),
+        key=_key(asked.api_key),
+    )
+
+
+def _web(asked: Asked) -> Any:
+    from provision.errors import UsageError
+    from provision.inventory import is_address
+    from provision.loadtest.drive import Web
+
+    if asked.web and asked.find_capacity:
+        raise UsageError("--web and --find-capacity do not go together", "choose one")
+    if not is_address(asked.web_host):
+        raise UsageError("--web-host must be an IP address", "127.0.0.1 is this machine alone")
+    return Web(asked.web_host, asked.web_port) if asked.web else None
+
+
+def _seconds(text: str, option: str) -> float:
+    """A duration of the command line, of at least a second and at most a day."""
+    from provision.errors import UsageError
+    from provision.inventory import duration_seconds, is_duration
+
+    found = duration_seconds(text) if is_duration(text) else 0.0
+    if not 1 <= found <= 86400:
+        raise UsageError(f"{option} must be a duration between 1s and 24h, such as 30s or 2m")
+    return found
+
+
+def _share(text: str, option: str) -> float:
+    from provision.errors import UsageError
+    from provision.inventory import share_of
+
+    try:
+        found = share_of(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise UsageError(f"{option} must be a share between 0% and 100%, such as 5%")
+    return found
+
+
+def _key(place: str) -> "Secret | None":
+    """The key from where it is. What else was written is not repeated: it may be the key itself."""
+    from provision.errors import UsageError
+    from provision.inventory import Secret
+
+    if not place:
+        return None
+    kind, _, name = place.partition(":")
+    if kind not in ("env", "file") or not name:
+        raise UsageError("--api-key takes env:NAME or file:PATH, not a key", "arguments are seen by everybody")
+    try:
+        value = os.environ.get(name, "") if kind == "env" else Path(name).expanduser().read_text()
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--api-key: {name} cannot be read: {type(error).__name__}") from None
+    key = value.strip()
+    if not key or len(key) > 4096 or not key.isascii() or not key.isprintable():
+        raise UsageError(f"--api-key: {name} holds no key", "one line of printable text is wanted")
+    return Secret(key)
+
+
+def _writable(path: str) -> None:
+    """Find out before the load, not after it."""
+    from provision.errors import UsageError
+
+    existed = Path(path).exists()
+    try:
+        with Path(path).open("a"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    if not existed:
+        Path(path).unlink()
+
+
+def _report(asked: Asked, result: "Result", notes: Sequence[str]) -> None:
+    from provision import report
+    from provision.loadtest import files, session, text
+
+    if asked.csv:
+        files.write_csv(asked.csv, result.tally)
+    if asked.html:
+        files.write_page(asked.html, result)
+    if asked.as_json:
+        report.document("loadtest", result.exit_code, notes, **session.document(result))
+        return
+    for line in text.whole(result):
+        report.say(line)
+    for path in filter(None, (asked.html, asked.csv)):
+        report.say(f"written: {path}")
+
+
+class _Progress:
+    """How it goes, on stderr: one line that is written anew on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._begun = self._said = time.monotonic()
+        self._every = 0.5 if sys.stderr.isatty() else 10.0
+
+    def __call__(self, tally: Any) -> None:
+        self._say("", tally)
+
+    def step(self, users: int, tally: Any) -> None:
+        """A step of the search for the capacity."""
+        self._say(f"{users} users  ", tally)
+
+    def _say(self, head: str, tally: Any) -> None:
+        from provision.loadtest.text import progress
+
+        now = time.monotonic()
+        if now - self._said >= self._every:
+            self._said = now
+            line = head + progress(tally, now - self._begun)
+            click.echo(f"\r\x1b[K{line}" if sys.stderr.isatty() else line, err=True, nl=not sys.stderr.isatty())
+
+    def end(self) -> None:
+        """Leave the terminal's line."""
+        if sys.stderr.isatty():
+            click.echo("\r\x1b[K", err=True, nl=False)

@@ -1,0 +1,246 @@
+"""Starts Locust as a process of its own, follows its records, and ends it.
+
+A process of its own, because importing Locust patches the sockets of whoever does. It gets an empty home and no
+variables of Locust's, so that no configuration of the operator's changes the test; what it must know stands in a file
+of a folder that is ours alone and goes afterwards.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import site
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.errors import ProvisionError
+from provision.inventory import Secret
+from provision.loadtest.measure import Tally
+from provision.loadtest.profile import Profile
+from provision.loadtest.record import parse
+
+POLL = 0.2  # seconds between two looks at the records
+MERCY = 5.0  # seconds that Locust has to end when it is told to
+ENOUGH = 20  # answers before a share of failures means anything
+
+
+@dataclass(frozen=True)
+class Load:
+    """One run of Locust.
+
+    Args:
+        targets: base URLs; users are dealt out over them.
+        profile: what is asked.
+        users: how many ask at the same time.
+        spawn_rate: users that begin per second.
+        seconds: how long they ask; answers that are under way then may end.
+        timeout: seconds that one answer may take, waiting included.
+        processes: of Locust; one fills one core.
+        most_requests: after so many the run ends.
+        most_failures: share of failed requests, 0 to 1, beyond which the run ends.
+        key: of the endpoint, or None.
+    """
+
+    targets: tuple[str, ...]
+    profile: Profile
+    users: int
+    spawn_rate: float
+    seconds: float
+    timeout: float = 60.0
+    processes: int = 1
+    most_requests: int = 100_000
+    most_failures: float = 0.5
+    key: Secret | None = None
+
+
+@dataclass(frozen=True)
+class Web:
+    """Where Locust's own page is shown.
+
+    Args:
+        host: address to listen on.
+        port: TCP port.
+    """
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run of Locust ended.
+
+    Args:
+        why: why before its time; empty if it was not.
+        interrupted: whether the operator ended it.
+        guarded: whether we ended it because too much failed.
+        cpu: share of its processes' time that Locust worked, 0 to 1.
+    """
+
+    why: str = ""
+    interrupted: bool = False
+    guarded: bool = False
+    cpu: float = 0.0
+
+
+def run(load: Load, tally: Tally, progress: Callable[[Tally], None], web: Web | None = None) -> Ended:
+    """Drive the load and count what came of it.
+
+    Args:
+        load: what to do.
+        tally: takes every request.
+        progress: called a few times a second.
+        web: show Locust's page and let the operator start and stop it there; None: begin at once.
+
+    Raises:
+        ProvisionError: Locust did not start, or ended by itself.
+    """
+    before, begun = _cpu(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="provision-loadtest-") as name:
+        folder = Path(name)
+        with _locust(load, folder, web) as process:
+            ended = _follow(process, load, _Reader(folder, tally), progress, endless=web is not None)
+    spent = (time.monotonic() - begun) * load.processes
+    return dataclasses.replace(ended, cpu=(_cpu() - before) / spent)
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@contextmanager
+def _locust(load: Load, folder: Path, web: Web | None) -> Iterator[subprocess.Popen[bytes]]:
+    """Locust, running; gone afterwards with all its processes, whatever happens."""
+    (folder / "records").mkdir()
+    (folder / "home").mkdir()
+    job = folder / "job.json"
+    job.touch(0o600)
+    job.write_text(json.dumps(_job(load, folder / "records")))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            _words(load, web),
+            cwd=folder / "home",
+            env=_environment(job, folder / "home"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C in our terminal is ours alone
+        )
+    try:
+        yield process
+        if process.returncode not in (0, None, -signal.SIGTERM, -signal.SIGKILL):
+            raise ProvisionError(f"Locust ended with exit code {process.returncode}", _last(folder / "log"))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _job(load: Load, records: Path) -> dict[str, object]:
+    """What the locustfile must know."""
+    return {
+        "folder": str(records),
+        "targets": list(load.targets),
+        "profile": dataclasses.asdict(load.profile),
+        "timeout": load.timeout,
+        "key": load.key.reveal() if load.key else "",
+    }
+
+
+def _words(load: Load, web: Web | None) -> list[str]:
+    file = Path(__file__).with_name("locustfile.py")
+    words = [sys.executable, "-m", "locust", "-f", str(file), "--host", load.targets[0], "--loglevel", "WARNING"]
+    words += ["--users", str(load.users), "--spawn-rate", str(load.spawn_rate)]
+    words += ["--run-time", f"{max(1, round(load.seconds))}s", "--stop-timeout", str(round(load.timeout) + 2)]
+    words += ["--exit-code-on-error", "0"]
+    words += ["--web-host", web.host, "--web-port", str(web.port)] if web else ["--headless", "--only-summary"]
+    if load.processes > 1:
+        port = str(_free_port())
+        words += ["--processes", str(load.processes), "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
+        words += ["--master-port", port]
+    return words
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _environment(job: Path, home: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST")}
+    return {**kept, "HOME": str(home), "PYTHONUSERBASE": site.getuserbase(), "PROVISION_LOADTEST": str(job)}
+
+
+def _last(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return "it said: " + (" / ".join(lines[-3:])[:600] or "nothing")
+
+
+def _follow(
+    process: subprocess.Popen[bytes],
+    load: Load,
+    reader: "_Reader",
+    progress: Callable[[Tally], None],
+    *,
+    endless: bool,
+) -> Ended:
+    """Read records until Locust has ended, or end it."""
+    ended, asked = Ended(), 0.0
+    latest = time.monotonic() + (float("inf") if endless else load.seconds + load.timeout + 30)
+    while True:
+        over = process.poll() is not None
+        try:
+            reader.read()
+            progress(reader.tally)
+            if over:
+                return ended
+            if not asked and (early := _early(load, reader.tally, late=time.monotonic() > latest)):
+                ended = early
+            time.sleep(POLL)
+        except KeyboardInterrupt:
+            ended = Ended("interrupted", interrupted=True)
+        if ended.why and not asked:
+            asked = time.monotonic()
+            process.terminate()
+        if asked and time.monotonic() - asked > MERCY:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _early(load: Load, tally: Tally, *, late: bool) -> Ended | None:
+    """Why the run must end before its time, if it must."""
+    if tally.count >= load.most_requests:
+        return Ended(f"{load.most_requests} requests were made, which is the most allowed")
+    if tally.count >= ENOUGH and tally.failures / tally.count > load.most_failures:
+        share = f"{tally.failures} of {tally.count} requests failed"
+        return Ended(f"{share}, more than {load.most_failures:.0%}", guarded=True)
+    return Ended("Locust did not end in time") if late else None
+
+
+class _Reader:
+    """Reads the files that Locust's processes write while they grow."""
+
+    def __init__(self, folder: Path, tally: Tally) -> None:
+        self.tally = tally
+        self._folder = folder / "records"
+        self._read: dict[Path, int] = {}
+
+    def read(self) -> None:
+        """Count every whole line that is new."""
+        for path in sorted(self._folder.iterdir()):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                data = file.read()
+            whole = data.rfind(b"\n") + 1
+            self._read[path] = self._read.get(path, 0) + whole
+            for line in data[:whole].splitlines():
+                self.tally.add(parse(line.decode()))

@@ -1,0 +1,135 @@
+"""What a load test leaves on disk: every request as CSV, and a page with plots that needs no network."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.loadtest.measure import Tally, histogram, named, overlap
+from provision.loadtest.record import Record
+from provision.loadtest.session import Result
+from provision.loadtest.verdict import percent, seconds, speed
+from provision.printable import line
+from provision.render import render
+
+COLUMNS = ("at", "target", "instance", "status", "problem", "detail", "ttft", "total", "tokens", "rate", "queued")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+MOST_DOTS = 5000  # of a plot; more make a page slow and show nothing more
+BINS = 40
+
+
+def write_csv(path: str, tally: Tally) -> None:
+    """Write a line per request. Times are seconds.
+
+    Args:
+        path: the file; what it held is replaced.
+        tally: the requests.
+    """
+    with Path(path).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for record in tally.records:
+            writer.writerow([_cell(getattr(record, column)) for column in COLUMNS])
+
+
+def _cell(value: object) -> object:
+    """A value as a spreadsheet may see it: what a server said must not become a formula."""
+    if not isinstance(value, str):
+        return value
+    text = line(value, 300)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot of dots or bars, in units of its own.
+
+    Args:
+        title: what it shows.
+        unit: of the upright axis.
+        kind: `dots`, `line` or `bars`.
+        points: (place to the right, height, number of its colour).
+        width: greatest place to the right.
+        height: greatest height.
+        low: what stands at the left end.
+        high: what stands at the right end.
+    """
+
+    title: str
+    unit: str
+    kind: str
+    points: Sequence[tuple[float, float, int]]
+    width: float
+    height: float
+    low: str
+    high: str
+
+
+def write_page(path: str, result: Result) -> None:
+    """Write the page.
+
+    Args:
+        path: the file; what it held is replaced.
+        result: what to show.
+    """
+    page = render(
+        "loadtest/report.html.j2",
+        result=result,
+        load=result.load,
+        rows=[*result.found.instances.items(), ("all", result.found.overall)],
+        plots=plots(result),
+        names=list(result.found.instances),
+        seconds=seconds,
+        percent=percent,
+        speed=speed,
+    )
+    Path(path).write_bytes(page)
+
+
+def plots(result: Result) -> list[Plot]:
+    """The plots of a result; none where nothing was answered."""
+    good = [record for record in result.tally.records if not record.problem and record.ttft is not None]
+    if not good:
+        return []
+    begin, length = min(record.at for record in good), max(1.0, result.found.seconds)
+    numbers = {name: number for number, name in enumerate(result.found.instances)}
+    made = [_capacity(result)] if result.capacity else []
+    made += [_first_tokens(good, begin, length, numbers), _throughput(good, begin, length), _histogram(good)]
+    return made
+
+
+def _first_tokens(good: Sequence[Record], begin: float, length: float, numbers: dict[str, int]) -> Plot:
+    every = good[:: math.ceil(len(good) / MOST_DOTS)]
+    points = [(record.at - begin, record.ttft or 0.0, numbers.get(named(record), 0)) for record in every]
+    height = max(point[1] for point in points)
+    return Plot("Time to first token", "s", "dots", points, length, height, "0 s", f"{length:.0f} s")
+
+
+def _throughput(good: Sequence[Record], begin: float, length: float) -> Plot:
+    """Tokens per second of all streams, second by second (of a long run, in 240 parts)."""
+    part = max(1.0, length / 240)
+    heights = [0.0] * (math.ceil(length / part) + 1)
+    for record in good:
+        first = int((record.at - begin) / part)
+        for number in range(max(0, first), min(len(heights), int((record.end - begin) / part) + 1)):
+            heights[number] += overlap(record, begin + number * part, begin + (number + 1) * part) / part
+    points = [(number * part, height, 0) for number, height in enumerate(heights)]
+    return Plot("Tokens per second", "", "line", points, length, max(heights), "0 s", f"{length:.0f} s")
+
+
+def _histogram(good: Sequence[Record]) -> Plot:
+    values = [record.ttft for record in good if record.ttft]
+    low, high = (min(values), max(*values, min(values) * 1.1)) if values else (0.001, 1.0)
+    counts = histogram(values, low, high, BINS)
+    points = [(float(number), float(count), 0) for number, count in enumerate(counts)]
+    title = "Time to first token: how many answers (steps of the logarithm)"
+    return Plot(title, "", "bars", points, BINS, max(counts), seconds(low), seconds(high))
+
+
+def _capacity(result: Result) -> Plot:
+    steps = result.capacity.steps if result.capacity else ()
+    points = [(float(step.users), step.tokens_per_second, 0) for step in steps]
+    most = max(step.users for step in steps)
+    height = max(step.tokens_per_second for step in steps)
+    return Plot("Tokens per second by users", "", "line", points, most, height, "0 users", f"{most} users")

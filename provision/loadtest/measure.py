@@ -1,0 +1,226 @@
+"""Records -> figures: what a load test measured, of all requests and of each instance."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from provision.loadtest.record import Record
+
+UNNAMED = "(none)"
+POINTS = (50, 95, 99)
+STEP = 0.001  # seconds; gaps between tokens are counted in steps of this
+QUEUED = 0.1  # seconds of waiting from which a request counts as queued
+
+
+@dataclass
+class Tally:
+    """Every request of a run; gaps between tokens are only counted, for there may be millions."""
+
+    records: list[Record] = field(default_factory=list)
+    gaps: dict[str, Counter[int]] = field(default_factory=dict)
+    failures: int = 0
+
+    @property
+    def count(self) -> int:
+        """Requests so far."""
+        return len(self.records)
+
+    def add(self, record: Record) -> None:
+        """Count a request."""
+        self.failures += bool(record.problem)
+        found = self.gaps.setdefault(named(record), Counter())
+        found.update(round(gap / STEP) for gap in record.gaps)
+        self.records.append(replace(record, gaps=()))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity over many requests: 50, 95 and 99 % were at most (of speeds: at least) so much. None: no request."""
+
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of some requests. Times are seconds.
+
+    Args:
+        requests: how many.
+        failed: how many of them failed.
+        kinds: problem -> how often.
+        share: of all requests of the run, 0 to 1.
+        ttft: time to the first token.
+        gap: time between two tokens.
+        rate: tokens per second of one stream, after its first; 95 % of streams had at least `p95`.
+        total: time to the end.
+        queued: waiting beyond loading and reading the prompt; nothing where the server does not say.
+        waited: requests that were queued, of those of which it is known; None where it is of none.
+        tokens: of good answers.
+        tokens_per_second: of all streams together.
+    """
+
+    requests: int
+    failed: int
+    kinds: Mapping[str, int]
+    share: float
+    ttft: Spread
+    gap: Spread
+    rate: Spread
+    total: Spread
+    queued: Spread
+    waited: int | None
+    tokens: int
+    tokens_per_second: float
+
+    @property
+    def fail_share(self) -> float:
+        """Share of requests that failed, 0 to 1."""
+        return self.failed / self.requests if self.requests else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was measured.
+
+    Args:
+        seconds: the time that was measured.
+        overall: of all requests.
+        instances: name of an instance -> of those that it answered, in order of names.
+        skew: the greatest difference of an instance's share from what its weight promises, as a part of that; None
+            where the instances are not known.
+        retried: requests that a second instance had to answer.
+    """
+
+    seconds: float
+    overall: Figures
+    instances: Mapping[str, Figures]
+    skew: float | None
+    retried: int
+
+
+def named(record: Record) -> str:
+    """The instance that answered. After a second try the balancer names both; the last one answered."""
+    return record.instance.rpartition(",")[2].strip() or UNNAMED
+
+
+def summary(tally: Tally, weights: Mapping[str, float], window: tuple[float, float] | None = None) -> Summary:
+    """Put a run into figures.
+
+    Args:
+        tally: its requests.
+        weights: declared instance -> its weight; nothing where they are not known.
+        window: time stamps; only requests that were sent between them count. None: all.
+    """
+    records = [one for one in tally.records if window is None or window[0] <= one.at < window[1]]
+    start, end = window or _span(records)
+    groups: dict[str, list[Record]] = {name: [] for name in weights}
+    for record in records:
+        groups.setdefault(named(record), []).append(record)
+    whole = _Part(len(records), start, end)
+    instances = {name: _figures(groups[name], tally.gaps.get(name, Counter()), whole) for name in sorted(groups)}
+    every = sum(tally.gaps.values(), Counter[int]())
+    retried = sum("," in record.instance for record in records)
+    overall = _figures(records, every, whole)
+    return Summary(end - start, overall, instances, _skew(groups, weights), retried)
+
+
+def histogram(values: Iterable[float], low: float, high: float, bins: int) -> list[int]:
+    """How many values lie in each of equal steps of their logarithm.
+
+    Args:
+        values: above zero.
+        low: the lower end of the first bin; what is less counts there.
+        high: the upper end of the last bin; what is more counts there.
+        bins: how many.
+    """
+    counts = [0] * bins
+    width = math.log(high / low) / bins if high > low else 1.0
+    for value in values:
+        place = int(math.log(max(value, low) / low) / width) if value > 0 else 0
+        counts[min(bins - 1, max(0, place))] += 1
+    return counts
+
+
+def overlap(record: Record, start: float, end: float) -> float:
+    """The tokens of an answer that came between two time stamps, were they even."""
+    if record.problem or record.ttft is None:
+        return 0.0
+    first = record.at + record.ttft
+    spent = record.end - first
+    if spent <= 0:
+        return float(record.tokens) if start <= first < end else 0.0
+    return record.tokens * max(0.0, min(end, record.end) - max(start, first)) / spent
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The least value that so many per cent of the values do not exceed (nearest rank).
+
+    Args:
+        values: sorted.
+        share: per cent.
+    """
+    return values[max(0, math.ceil(len(values) * share / 100) - 1)] if values else None
+
+
+@dataclass(frozen=True)
+class _Part:
+    requests: int
+    start: float
+    end: float
+
+
+def _span(records: Sequence[Record]) -> tuple[float, float]:
+    return min((one.at for one in records), default=0.0), max((one.end for one in records), default=0.0)
+
+
+def _figures(records: Sequence[Record], gaps: Counter[int], whole: _Part) -> Figures:
+    good = [record for record in records if not record.problem]
+    kinds = Counter(record.problem for record in records if record.problem)
+    queued = [record.queued for record in good if record.queued is not None]
+    came = sum(overlap(record, whole.start, whole.end) for record in good)
+    return Figures(
+        requests=len(records),
+        failed=len(records) - len(good),
+        kinds=dict(kinds.most_common()),
+        share=len(records) / whole.requests if whole.requests else 0.0,
+        ttft=spread(record.ttft for record in good),
+        gap=_counted(gaps),
+        rate=_speeds(record.rate for record in good),
+        total=spread(record.total for record in good),
+        queued=spread(queued),
+        waited=sum(value > QUEUED for value in queued) if queued else None,
+        tokens=sum(record.tokens for record in good),
+        tokens_per_second=came / (whole.end - whole.start) if whole.end > whole.start else 0.0,
+    )
+
+
+def spread(values: Iterable[float | None]) -> Spread:
+    """The percentiles of times."""
+    known = sorted(value for value in values if value is not None)
+    return Spread(*(percentile(known, point) for point in POINTS))
+
+
+def _speeds(values: Iterable[float | None]) -> Spread:
+    """Of speeds the low ones are bad: 95 % of the streams had at least `p95`."""
+    known = sorted(value for value in values if value is not None)
+    return Spread(*(known[len(known) - math.ceil(len(known) * point / 100)] if known else None for point in POINTS))
+
+
+def _counted(gaps: Counter[int]) -> Spread:
+    total, seen, found = sum(gaps.values()), 0, []
+    points = [math.ceil(total * point / 100) for point in POINTS]
+    for step in sorted(gaps):
+        seen += gaps[step]
+        found += [step * STEP] * sum(seen - gaps[step] < point <= seen for point in points)
+    return Spread(*found) if found else Spread()
+
+
+def _skew(groups: Mapping[str, Sequence[Record]], weights: Mapping[str, float]) -> float | None:
+    """How far an instance's share is from what its weight promises, as a part of that: 1 for one that got nothing."""
+    total, weight = sum(len(groups[name]) for name in weights), sum(weights.values())
+    if not total or not weight:
+        return None
+    return max(abs(len(groups[name]) / total * weight / own - 1) for name, own in weights.items() if own)

@@ -1,0 +1,149 @@
+"""A streamed answer, frame by frame: how far it got, how fast, and how it ended.
+
+Native streams are NDJSON and end with a frame that says `done`; `/v1/` streams are server-sent events and end with
+`[DONE]`. An error in the middle comes after status 200, as a line of its own (FACTS 4.3): so status says nothing, and
+only the last frame makes an answer.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+LONGEST_LINE = 4 * 1024 * 1024  # bytes; a frame holds one token
+CUT, ERROR, EMPTY, GARBLED = "cut stream", "error in stream", "empty answer", "not a stream"
+
+
+@dataclass
+class Stream:
+    """Takes an answer's bytes as they come.
+
+    Args:
+        openai: whether it is an answer of `/v1/`.
+    """
+
+    openai: bool = False
+    first: float | None = None
+    """When the first token came, response or thinking: the clock given to `feed`."""
+    last: float | None = None
+    """When the last token came."""
+    gaps: list[float] = field(default_factory=list)
+    """Seconds between one token and the next."""
+    frames: int = 0
+    """Frames that held a token."""
+    tokens: int = 0
+    """Tokens, as the server counted them; frames where it did not."""
+    load: float = 0.0
+    """Seconds in which the model was loaded for this request (native only)."""
+    prefill: float | None = None
+    """Seconds in which the prompt was read; None where the server does not say (`/v1/`)."""
+    problem: str = ""
+    """Why it is no answer; empty so far."""
+    detail: str = ""
+    """What the server said of that."""
+    done: bool = False
+    _rest: bytes = b""
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take bytes that came.
+
+        Args:
+            data: any number of lines, and parts of them.
+            now: seconds, of a clock that only goes forward.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._line(line.strip(), now)
+        if len(self._rest) > LONGEST_LINE:
+            self._fail(GARBLED, "a line without end")
+            self._rest = b""
+
+    def end(self, now: float) -> str:
+        """The connection has ended: why this is no answer, or empty if it is one."""
+        rest, self._rest = self._rest.strip(), b""
+        if rest:
+            self._line(rest, now)
+        if not self.problem and not self.done:
+            self._fail(CUT, f"ended after {self.frames} frames without the last one")
+        if not self.problem and not self.frames:
+            self._fail(EMPTY, "no token in it")
+        self.tokens = self.tokens or self.frames
+        return self.problem
+
+    def _line(self, line: bytes, now: float) -> None:
+        if self.openai:
+            if line.startswith(b"data:"):
+                line = line[5:].strip()
+            elif not line.startswith(b"{"):
+                return  # comments and other fields of server-sent events
+        if not line or self.problem:
+            return
+        if self.openai and line == b"[DONE]":
+            self.done = True
+            return
+        frame = _parsed(line)
+        if frame is None:
+            self._fail(GARBLED, line[:200].decode(errors="replace"))
+        elif frame.get("error"):
+            self._fail(ERROR, _said(frame["error"]))
+        else:
+            self._frame(frame, now)
+
+    def _frame(self, frame: dict[str, Any], now: float) -> None:
+        if any(_openai_tokens(frame) if self.openai else _native_tokens(frame)):
+            self._token(now)
+        if self.openai:
+            self.tokens = _number(_mapping(frame.get("usage")).get("completion_tokens")) or self.tokens
+        elif frame.get("done") is True:
+            self.done = True
+            self.tokens = _number(frame.get("eval_count"))
+            self.load = _number(frame.get("load_duration")) / 1e9
+            self.prefill = _number(frame.get("prompt_eval_duration")) / 1e9
+
+    def _token(self, now: float) -> None:
+        self.frames += 1
+        if self.last is not None:
+            self.gaps.append(now - self.last)
+        self.first = now if self.first is None else self.first
+        self.last = now
+
+    def _fail(self, problem: str, detail: str) -> None:
+        self.problem = self.problem or problem
+        self.detail = self.detail or detail
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        frame = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return frame if isinstance(frame, dict) else None
+
+
+def _native_tokens(frame: dict[str, Any]) -> Iterator[Any]:
+    """What may hold a token: a model that thinks leaves `response` empty for a long time."""
+    message = _mapping(frame.get("message"))
+    yield from (frame.get("response"), frame.get("thinking"))
+    yield from (message.get("content"), message.get("thinking"), message.get("tool_calls"))
+
+
+def _openai_tokens(frame: dict[str, Any]) -> Iterator[Any]:
+    choices = frame.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        delta = _mapping(_mapping(choice).get("delta"))
+        yield from (delta.get("content"), delta.get("reasoning"), delta.get("tool_calls"))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> int:
+    """A count as a server says it: anything else, and what no answer can reach, is nothing."""
+    fine = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+    return value if fine else 0
+
+
+def _said(error: Any) -> str:
+    text = error.get("message") if isinstance(error, dict) else error
+    return str(text)[:200]

@@ -1,0 +1,145 @@
+"""A load test as lines for a terminal."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from provision.loadtest.capacity import Capacity
+from provision.loadtest.measure import Figures, Spread, Summary, Tally, histogram, named
+from provision.loadtest.session import Result
+from provision.loadtest.verdict import Judged, kinds, percent, seconds, speed
+from provision.printable import line
+
+BARS = " ▁▂▃▄▅▆▇█"
+BINS = 12
+
+
+def whole(result: Result) -> Iterator[str]:
+    """Everything a person should see of a load test."""
+    load = result.load
+    yield f"{load.profile.name} with {load.profile.model} against {', '.join(load.targets)}"
+    if result.ended.why:
+        yield f"ended before its time: {line(result.ended.why, 200)}"
+    yield ""
+    if result.capacity:
+        yield from capacity(result.capacity)
+    else:
+        yield f"{load.users} users, {result.found.seconds:.0f} s, answers of at most {load.profile.max_tokens} tokens"
+        yield ""
+        yield from table(result.found, result.tally)
+        yield ""
+        yield from verdict(result.judged)
+    for finding in result.findings:
+        yield f"look at: {line(finding, 300)}"
+
+
+def table(found: Summary, tally: Tally) -> Iterator[str]:
+    """The figures of all requests and of each instance."""
+    width = max([len("INSTANCE"), *(len(line(name, 60)) for name in found.instances)])
+    yield (
+        f"{'INSTANCE':{width}}  {'SHARE':>6} {'REQUESTS':>8} {'FAILED':>6}  {'FIRST TOKEN  p50':>16} {'p95':>8}"
+        f" {'p99':>8}  {'BETWEEN TOKENS  p50':>19} {'p99':>7}  {'TOKENS/S  p50':>13} {'p95':>6} {'ALL':>7}"
+    )
+    for name, own in found.instances.items():
+        yield _row(line(name, 60), width, own)
+    yield _row("all", width, found.overall)
+    yield ""
+    yield from _spreads(found, tally)
+
+
+def _row(name: str, width: int, own: Figures) -> str:
+    return (
+        f"{name:{width}}  {percent(own.share):>6} {own.requests:>8} {own.failed:>6}  {seconds(own.ttft.p50):>16}"
+        f" {seconds(own.ttft.p95):>8} {seconds(own.ttft.p99):>8}  {seconds(own.gap.p50):>19} {seconds(own.gap.p99):>7}"
+        f"  {speed(own.rate.p50):>13} {speed(own.rate.p95):>6} {own.tokens_per_second:>7.1f}"
+    ).rstrip()
+
+
+def _spreads(found: Summary, tally: Tally) -> Iterator[str]:
+    """Histograms of all requests, and what was queued and failed."""
+    good = [record for record in tally.records if not record.problem]
+    first = [record.ttft for record in good if record.ttft is not None]
+    every = found.overall
+    yield _spread("time to first token", every.ttft, first)
+    yield _spread("time to the end", every.total, [record.total for record in good])
+    if every.waited is not None:
+        waits = f"{every.waited} of {every.requests - every.failed} answers waited for a place"
+        yield f"  {'waiting in a queue':22} p50 {seconds(every.queued.p50)}, p95 {seconds(every.queued.p95)}; {waits}"
+    yield f"  {'failed':22} {line(kinds(every.kinds), 300)}"
+    for problem, detail in _examples(tally):
+        yield f"  {'':22} {problem}: {line(detail, 160)}"
+    if found.retried:
+        yield f"  {'second tries':22} {found.retried} requests were answered by the second instance that was asked"
+    if found.skew is not None:
+        yield f"  {'skew':22} {percent(found.skew)}"
+
+
+def _examples(tally: Tally) -> Iterator[tuple[str, str]]:
+    """For each problem, who said what, once."""
+    seen = set()
+    for record in tally.records:
+        if record.problem and record.problem not in seen and record.detail:
+            seen.add(record.problem)
+            yield record.problem, f"{record.detail} [{named(record)}]"
+
+
+def _spread(name: str, spread: Spread, values: Sequence[float]) -> str:
+    said = f"  {name:22} p50 {seconds(spread.p50)}, p95 {seconds(spread.p95)}, p99 {seconds(spread.p99)}"
+    return f"{said}   {bars(values)}" if values else said
+
+
+def bars(values: Sequence[float], bins: int = BINS) -> str:
+    """A small histogram in steps of the logarithm, between the least and the greatest value."""
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return ""
+    low, high = min(positive), max(positive)
+    counts = histogram(positive, low, max(high, low * 1.1), bins)
+    top = max(counts)
+    drawn = "".join(BARS[math.ceil(count / top * (len(BARS) - 1))] for count in counts)
+    return f"{seconds(low)} {drawn} {seconds(high)}"
+
+
+def verdict(judged: Sequence[Judged]) -> Iterator[str]:
+    """One line for each target."""
+    width = max((len(one.name) for one in judged), default=0)
+    for one in judged:
+        yield f"{'pass' if one.passed else 'FAIL'}  {one.name:{width}}  {one.measured}, demanded {one.limit}"
+
+
+def capacity(found: Capacity) -> Iterator[str]:
+    """The steps, and what they come to."""
+    yield f"{'USERS':>6}  {'TOKENS/S':>9}  {'FIRST TOKEN p95':>15}  {'FAILED':>7}  RESULT"
+    for step in found.steps:
+        broken = ", ".join(f"{one.name} {one.measured}" for one in step.judged if not one.passed)
+        every = step.found.overall
+        yield (
+            f"{step.users:>6}  {step.tokens_per_second:>9.1f}  {seconds(every.ttft.p95):>15}"
+            f"  {percent(every.fail_share):>7}  {broken or 'holds'}"
+        )
+    yield ""
+    yield from _answer(found)
+
+
+def _answer(found: Capacity) -> Iterator[str]:
+    held, knee, broke = found.holds, found.knee, found.broke
+    if held is None or knee is None:
+        yield "It does not hold one user."
+    else:
+        yield f"It holds {held.users} users, with {held.tokens_per_second:.1f} tokens per second."
+        if knee.users < held.users:
+            speed_there = f"{knee.tokens_per_second:.1f} tokens per second"
+            yield f"The knee is at {knee.users} users, with {speed_there}: more of them only wait."
+        else:
+            yield f"Throughput still grows there: the knee is at {knee.users} users or beyond."
+    if broke is None:
+        yield "No target broke: it may hold more; try with more --users."
+    else:
+        broken = "; ".join(f"{one.name} {one.measured}, demanded {one.limit}" for one in broke.judged if not one.passed)
+        yield f"The limit that was met, with {broke.users} users: {broken}."
+
+
+def progress(tally: Tally, elapsed: float) -> str:
+    """How it goes, in a line."""
+    recent = [record.ttft for record in tally.records[-200:] if record.ttft is not None]
+    first = seconds(sorted(recent)[len(recent) // 2]) if recent else "-"
+    return f"{elapsed:4.0f} s  {tally.count} requests  {tally.failures} failed  first token {first} (p50 of the last)"
