@@ -4,7 +4,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint unit lab-test example clean
+.PHONY: help demo test lint unit lab-test example bench bench-many clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,12 @@ lab-test: .venv/installed ## Tests on real hosts; fails where no lab can be star
 
 example: .venv/installed ## Write inventory/example.yaml again from the roles' settings
 	$(BIN)/python -m tests.example > inventory/example.yaml
+
+bench: .venv/installed ## Against the peers on the same hosts; writes docs/performance.md (ARGS="--hosts 1,4 --rtt 0 --rounds 2")
+	$(SUDO) $(BIN)/python -m tests.bench.peers $(ARGS)
+
+bench-many: .venv/installed ## The controller alone with up to 200 hosts; writes docs/performance.md
+	$(SUDO) $(BIN)/python -m tests.bench.many $(ARGS)
 
 clean: ## Take every lab of this machine down, and forget the virtual environment
 	-$(SUDO) $(BIN)/provision lab down --all

@@ -1,0 +1,1 @@
+"""Benches: what is measured, by one command each; nothing here is a test."""

@@ -1,0 +1,143 @@
+"""The lab that a bench boots for itself, and takes down whatever happens."""
+
+import contextlib
+import copy
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from provision.lab import keys
+from provision.lab.lab import Lab
+from provision.lab.shell import LabError
+from provision.lab.spec import Spec
+from tests.bench.measure import Sample, measured
+
+# Many connections at once are let in, and every exec is logged, so that it can be counted.
+_SSHD = "MaxStartups 1000\nLogLevel VERBOSE\n"
+_RECORDER = """\
+#!/bin/sh
+# Stands in for the login shell of one key: does what is asked, and keeps what was said in both directions.
+cd "$(mktemp -d /var/tmp/recorded.XXXXXXXX)" || exit
+printf '%s' "$SSH_ORIGINAL_COMMAND" >command
+tee stdin | sh -c "$SSH_ORIGINAL_COMMAND" >stdout 2>stderr
+code=$?
+cat stdout; cat stderr >&2
+exit $code
+"""
+
+
+class BenchError(Exception):
+    """What was to be measured did not do its job; the message holds the evidence."""
+
+
+class Fleet:
+    """Gpu hosts that each balance over their own two instances.
+
+    Args:
+        lab: the lab.
+        names: what the inventory calls its hosts; as the lab does by default.
+    """
+
+    def __init__(self, lab: Lab, names: Sequence[str] = ()) -> None:
+        self.lab = lab
+        self.folder = lab.home / "bench"
+        self.folder.mkdir(exist_ok=True)
+        self.document: dict[str, Any] = yaml.safe_load(lab.inventory.read_text())
+        group = self.document["all"]["children"]["gpu"]
+        group["hosts"] = dict(zip(names or group["hosts"], group["hosts"].values(), strict=True))
+        self.inventory = self.write("inventory", self.document)
+
+    def write(self, name: str, document: dict[str, Any]) -> Path:
+        """Write an inventory."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
+        return path
+
+    def provision(self, *words: str, inventory: Path | None = None) -> list[str]:
+        """The words of a command of ours, on this fleet's inventory by default."""
+        return [sys.executable, "-m", "provision", *words, "-i", str(inventory or self.inventory)]
+
+    def deployed(self) -> None:
+        """Deploy, and make sure that a second look finds nothing to change.
+
+        Raises:
+            BenchError: it does.
+        """
+        for words in (("deploy", "--yes"), ("plan", "--exit-code")):
+            expect(measured(self.provision(*words)))
+
+    def prepared(self) -> None:
+        """Make every host's sshd let many connections in, and log every exec."""
+        for host in self.lab.hosts():
+            host.write("/etc/ssh/sshd_config.d/bench.conf", _SSHD)
+            host.run(["systemctl", "restart", "ssh"])
+
+    def recorded(self) -> dict[str, list[dict[str, bytes]]]:
+        """What our own no-op read sends to every host, and what it is answered: recorded on the hosts.
+
+        Returns:
+            for the address of each host its execs, with `command`, `stdin`, `stdout` and `stderr`.
+        """
+        document = copy.deepcopy(self.document)
+        document["all"]["vars"]["ansible_ssh_private_key_file"] = str(self.forced("record", _RECORDER))
+        expect(measured(self.provision("plan", "--exit-code", inventory=self.write("record", document))))
+        return {host.address: _recordings(host.disk.root) for host in self.lab.hosts()}
+
+    def forced(self, name: str, script: str) -> Path:
+        """A key with which one may only run this script on the hosts, whatever one asks for.
+
+        Args:
+            name: the key's name.
+            script: a shell script.
+        """
+        key = self.folder / name
+        public = keys.ssh_key(key, name)
+        for host in self.lab.hosts():
+            host.write(f"/usr/local/lib/bench-{name}", script, 0o755)
+            line = f'command="/usr/local/lib/bench-{name}",no-pty {public}'
+            host.run(["tee", "-a", "/home/ops/.ssh/authorized_keys"], stdin=f"{line}\n")
+        return key
+
+
+def _recordings(root: Path) -> list[dict[str, bytes]]:
+    folders = sorted((root / "var/tmp").glob("recorded.*"), key=lambda path: path.stat().st_mtime_ns)
+    return [{path.name: path.read_bytes() for path in sorted(folder.iterdir())} for folder in folders]
+
+
+def expect(sample: Sample, code: int = 0) -> Sample:
+    """The same sample, of a program that ended as it should.
+
+    Raises:
+        BenchError: it did not.
+    """
+    if sample.code != code:
+        raise BenchError(f"exit {sample.code} instead of {code}\n{sample.out[-2000:]}\n{sample.err[-3000:]}")
+    return sample
+
+
+@contextlib.contextmanager
+def booted(name: str, hosts: int, rtt: float, say: Callable[[str], None]) -> Iterator[Lab]:
+    """A lab of gpu hosts that is gone afterwards.
+
+    Args:
+        name: of the lab; one that is there is taken down first.
+        hosts: how many.
+        rtt: round-trip delay in milliseconds.
+        say: is told what takes long.
+    """
+    gone(name)
+    try:
+        yield Lab.up(Spec(name, hosts, 0, 2, rtt), install=True, say=say)
+    finally:
+        if not os.environ.get("BENCH_KEEP_LAB"):  # for work on the bench itself
+            gone(name)
+
+
+def gone(name: str) -> None:
+    """Take a lab down, if there is one of that name."""
+    with contextlib.suppress(LabError):
+        Lab.find(name).down()

@@ -1,0 +1,155 @@
+"""What running a program costs: wall time, CPU of everything it started, memory of its largest process."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+
+@dataclass
+class Peak:
+    """The most that was seen of something while a program ran.
+
+    Args:
+        threads: threads of the process.
+        files: open file descriptors.
+    """
+
+    threads: int = 0
+    files: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of a program.
+
+    Args:
+        wall: seconds from its start to its end.
+        cpu: seconds of CPU, user and system, of the program and all that it started here.
+        memory: MiB, peak resident set of its largest process.
+        code: exit code; 124 where it was ended for taking too long.
+        out: standard output.
+        err: standard error.
+        peak: threads and files of the program's first process, where they were watched.
+    """
+
+    wall: float
+    cpu: float
+    memory: float
+    code: int
+    out: str
+    err: str
+    peak: Peak = field(default_factory=Peak)
+
+
+def measured(
+    words: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 900.0,
+    watch: bool = False,
+    interrupt: float = 0.0,
+) -> Sample:
+    """Run a program to its end and measure it.
+
+    Args:
+        words: the command. What it leaves running (ssh's ControlPersist masters) is ended, and its CPU counted.
+        env: what is added to the environment.
+        cwd: directory to run in.
+        timeout: seconds until it is killed.
+        watch: whether threads and files are looked at, fifty times a second.
+        interrupt: seconds after which it is sent what Ctrl-C sends; never for 0.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _adopting():
+        begun = time.monotonic()
+        child = subprocess.Popen(
+            [str(word) for word in words],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+        timers = [threading.Timer(timeout, child.kill)]
+        if interrupt:
+            timers.append(threading.Timer(interrupt, child.send_signal, (signal.SIGINT,)))
+        with _running(timers), _watching(child.pid, enabled=watch) as peak:
+            _, status, usage = os.wait4(child.pid, 0)
+        wall = time.monotonic() - begun
+        child.returncode = os.waitstatus_to_exitcode(status)
+        cpu = usage.ru_utime + usage.ru_stime + _end_orphans()
+        return Sample(wall, cpu, usage.ru_maxrss / 1024, child.returncode, _text(out), _text(err), peak)
+
+
+@contextlib.contextmanager
+def _running(timers: Sequence[threading.Timer]) -> Iterator[None]:
+    for timer in timers:
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+@contextlib.contextmanager
+def _watching(pid: int, *, enabled: bool) -> Iterator[Peak]:
+    peak, done = Peak(), threading.Event()
+
+    def look() -> None:
+        with contextlib.suppress(OSError):  # it has ended
+            while not done.wait(0.02):
+                peak.threads = max(peak.threads, _entries(f"/proc/{pid}/task"))
+                peak.files = max(peak.files, _entries(f"/proc/{pid}/fd"))
+
+    thread = threading.Thread(target=look, daemon=True)
+    if enabled:
+        thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+
+
+@contextlib.contextmanager
+def _adopting() -> Iterator[None]:
+    """Become the parent of every process that a program leaves behind, so that it can be ended and accounted for."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def _end_orphans() -> float:
+    """End what a program left running, and give the CPU seconds that it took."""
+    seconds = 0.0
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+                os.kill(int(pid), signal.SIGTERM)
+            _, _, usage = os.wait4(-1, 0)
+            seconds += usage.ru_utime + usage.ru_stime
+    return seconds
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def _entries(folder: str) -> int:
+    return sum(1 for _ in Path(folder).iterdir())
