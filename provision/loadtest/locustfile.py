@@ -25,6 +25,7 @@ BODIES = PROFILE.bodies()
 TARGETS = itertools.cycle(TASK["targets"])
 KINDS = {401: "401", 403: "403", 404: "404", 429: "429", 503: "503"}
 CONNECT = 10.0  # seconds
+BACK_OFF = 1.0  # seconds after a failure; a user who asks again at once would make a thousand failures of one
 
 
 class Client(HttpUser):
@@ -62,6 +63,8 @@ class Client(HttpUser):
         said |= _figures(stream, begun, ended)
         _write(Record(**record, **said))
         self._tell(PROFILE.name, said, ended - begun)
+        if said["problem"]:
+            gevent.sleep(BACK_OFF)
 
     def _follow(self, answer: Any, stream: Stream, begun: float) -> dict[str, Any]:
         """Read the answer to its end; status, instance, and what went wrong."""

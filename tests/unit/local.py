@@ -21,6 +21,9 @@ class LocalSession(Session):
         self.dead = dead
         self.scripts: list[bytes] = []
 
+    def begin(self) -> None:
+        """There is nothing to connect to."""
+
     def _exec(
         self,
         text: bytes,

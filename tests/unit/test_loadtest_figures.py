@@ -1,0 +1,231 @@
+"""Records -> figures -> verdict, and the search for the capacity: by arithmetic."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision.errors import UsageError
+from provision.inventory import Targets
+from provision.loadtest import session, text
+from provision.loadtest.capacity import Step, search
+from provision.loadtest.drive import Ended, Load
+from provision.loadtest.measure import UNNAMED, Tally, histogram, overlap, percentile, summary
+from provision.loadtest.profile import Profile
+from provision.loadtest.record import Record, parse
+from provision.loadtest.verdict import compare, judge, odd
+
+ONE, TWO, THREE = "gpu-01/ollama1", "gpu-01/ollama2", "gpu-02/ollama1"
+
+
+def record(at=0.0, instance=ONE, ttft=0.5, rate=10.0, tokens=21, **rest):
+    """An answer: so many tokens at that rate after the first."""
+    return Record(at, "http://t", instance, 200, ttft=ttft, total=ttft + (tokens - 1) / rate, tokens=tokens, **rest)
+
+
+def failed(problem, at=0.0, instance=ONE):
+    return Record(at, "http://t", instance, 503, problem, ttft=None, total=0.01)
+
+
+def tallied(*records):
+    tally = Tally()
+    for one in records:
+        tally.add(one)
+    return tally
+
+
+def result(*records, weights=None, **targets):
+    found = summary(tallied(*records), weights or {})
+    load = Load(("http://t",), Profile("chat", "m", 64), 4, 1.0, 10.0)
+    return session.Result(load, found, tallied(*records), Ended(), judge(found, Targets(**targets)), odd(found))
+
+
+def test_a_record_is_a_line_and_back():
+    one = record(gaps=(0.25, 0.5), queued=0.125)
+    assert parse(one.line()).gaps == [0.25, 0.5]
+    assert "\n" not in one.line()
+
+
+def test_figures_of_all_and_of_each_instance():
+    found = summary(tallied(*(record(at=n, ttft=0.1 * n, instance=ONE if n % 2 else TWO) for n in range(1, 101))), {})
+    every = found.overall
+    assert (every.requests, every.failed, every.tokens) == (100, 0, 2100)
+    assert [round(value, 6) for value in (every.ttft.p50, every.ttft.p95, every.ttft.p99)] == [5.0, 9.5, 9.9]
+    assert (every.rate.p50, every.rate.p99) == (pytest.approx(10), pytest.approx(10))
+    assert {name: own.share for name, own in found.instances.items()} == {ONE: 0.5, TWO: 0.5}
+
+
+def test_of_speeds_the_slow_ones_count():
+    rates = [float(n) for n in range(1, 101)]
+    spread = summary(tallied(*(record(rate=rate) for rate in rates)), {}).overall.rate
+    assert [round(value) for value in (spread.p50, spread.p95, spread.p99)] == [51, 6, 2]
+
+
+def test_gaps_between_tokens_are_counted_in_milliseconds():
+    gap = summary(tallied(record(gaps=[0.017] * 98 + [0.5, 0.5])), {}).overall.gap
+    assert (gap.p50, gap.p95, gap.p99) == (0.017, 0.017, 0.5)
+
+
+def test_failures_by_kind_and_who_answered_after_a_second_try():
+    found = summary(
+        tallied(record(), failed("503", instance=""), failed("cut stream", instance=f"10.0.0.1:3001, {TWO}")), {}
+    )
+    assert found.overall.kinds == {"503": 1, "cut stream": 1}
+    assert set(found.instances) == {ONE, TWO, UNNAMED}
+    assert found.retried == 1
+
+
+def test_queueing_is_counted_where_the_server_says():
+    every = summary(tallied(record(queued=0.0), record(queued=2.0), record(queued=None)), {}).overall
+    assert (every.waited, every.queued.p95) == (1, 2.0)
+    assert summary(tallied(record(queued=None)), {}).overall.waited is None
+
+
+def test_skew_is_measured_against_the_weights():
+    weights = {ONE: 1.0, TWO: 3.0}
+    fair = [record(instance=ONE)] + [record(instance=TWO)] * 3
+    assert summary(tallied(*fair), weights).skew == 0
+    assert summary(tallied(*[record(instance=TWO)] * 4), weights).skew == 1
+    assert summary(tallied(*fair), {}).skew is None
+
+
+def test_tokens_per_second_are_those_within_the_window():
+    one = record(at=100.0, ttft=1.0, rate=10.0, tokens=41)  # tokens from 101 to 105
+    assert overlap(one, 100.0, 110.0) == pytest.approx(41)
+    assert overlap(one, 103.0, 110.0) == pytest.approx(20.5)
+    assert overlap(failed("503"), 0, 10) == 0
+    found = summary(tallied(one, record(at=104.0)), {}, (100.0, 104.0))
+    assert (found.overall.requests, found.overall.tokens_per_second) == (1, pytest.approx(41 * 3 / 4 / 4))
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200), st.sampled_from([1, 50, 95, 99, 100]))
+def test_a_percentile_is_a_value_that_so_many_do_not_exceed(values, share):
+    found = percentile(sorted(values), share)
+    assert found in values
+    assert sum(value <= found for value in values) >= math.ceil(len(values) * share / 100)
+
+
+@given(st.lists(st.floats(-1, 1e9), max_size=100), st.floats(1e-6, 10), st.floats(0, 1e6), st.integers(1, 30))
+def test_a_histogram_counts_everything_once(values, low, more, bins):
+    assert sum(histogram(values, low, low + more, bins)) == len(values)
+
+
+def test_each_target_is_judged_with_what_was_measured():
+    rows = [*(record(at=n, instance=ONE) for n in range(3)), failed("503", instance=ONE)]
+    targets = {"max_fail": "30%", "max_ttft_p95": "400ms", "min_tokens_per_second": 9.0, "max_skew": "20%"}
+    found = result(*rows, weights={ONE: 1.0, TWO: 1.0}, **targets)
+    assert [(one.passed, one.measured) for one in found.judged] == [
+        (True, "25.0% (1 of 4)"),
+        (False, "500 ms"),
+        (True, "10.0"),
+        (False, "100.0%"),
+    ]
+    assert found.exit_code == 5
+
+
+def test_nothing_measured_is_nothing_reached():
+    found = result(max_ttft_p95="1s", min_tokens_per_second=1.0, max_skew="10%")
+    assert [one.passed for one in found.judged] == [False] * 4
+    assert result(record()).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"), [(Ended("x", interrupted=True, guarded=True), 130), (Ended("x", guarded=True), 7)]
+)
+def test_how_it_ended_counts_more_than_the_targets(ended, code):
+    found = result(failed("503"))
+    found.ended = ended
+    assert found.exit_code == code
+
+
+def test_the_odd_instance_is_named():
+    rows = [
+        record(instance=name, rate=rate) for name, rate in ((ONE, 60.0), (TWO, 58.0), (THREE, 6.0)) for _ in range(4)
+    ]
+    found = result(*rows, weights={ONE: 1.0, TWO: 1.0, THREE: 1.0, "gpu-02/ollama2": 1.0})
+    assert [line.split(" ", 1)[0] for line in found.findings] == ["gpu-02/ollama2", THREE]
+    assert "6.0 tokens per second, its peers 59.0" in found.findings[1]
+    assert result(*(record(instance=name, rate=50) for name in (ONE, TWO) for _ in range(9))).findings == []
+
+
+def test_the_instance_that_fails_is_named():
+    rows = [*[record(instance=TWO)] * 9, *[failed("cut stream")] * 3, *[record()] * 6]
+    assert result(*rows).findings == [f"{ONE} fails 33.3% of its requests: 3 cut stream"]
+
+
+def test_a_baseline_fails_on_what_is_worse_by_more_than_the_margin():
+    before = session.document(result(*[record()] * 20))
+    same = session.document(result(*[record(ttft=0.54)] * 20))
+    worse = session.document(result(*[record(ttft=0.8)] * 20))
+    assert all(one.passed for one in compare(same, before, 0.1))
+    assert [one.name for one in compare(worse, before, 0.1) if not one.passed] == [
+        "baseline: time to first token, p50",
+        "baseline: time to first token, p95",
+        "baseline: tokens per second",
+    ]
+    failing = session.document(result(*[record()] * 16, *[failed("503")] * 4))
+    assert "baseline: failed requests" in [one.name for one in compare(failing, before, 0.1) if not one.passed]
+
+
+@pytest.mark.parametrize("before", [{}, {"model": "m"}, {"overall": 3, "model": "m", "profile": "chat", "users": 4}])
+def test_a_baseline_that_is_none(before):
+    with pytest.raises(UsageError, match=r"no document|another test"):
+        compare(session.document(result(record())), before, 0.1)
+
+
+def test_a_baseline_of_another_test_is_refused():
+    now = session.document(result(record()))
+    with pytest.raises(UsageError, match="users is 9, not 4"):
+        compare(now, {**now, "users": 9}, 0.1)
+
+
+def step_of(users, places, queue):
+    """An endpoint of known speed: so many places of 10 tokens per second, so many more may wait, others get 503."""
+    served = min(users, places)
+    rows = [record(at=n * 2.0, ttft=0.1 * max(1, users / max(1, places))) for n in range(served * 5)]
+    rows += [failed("503", at=n * 2.0) for n in range(10 * max(0, users - places - queue))]
+    found = summary(tallied(*rows), {}, (0.0, 10.0))
+    found = type(found)(
+        10.0, type(found.overall)(**{**vars(found.overall), "tokens_per_second": served * 10.0}), {}, None, 0
+    )
+    return Step(users, found, judge(found, Targets()))
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 200))
+def test_the_capacity_agrees_with_arithmetic(places, queue, most):
+    asked = []
+
+    def run(users):
+        asked.append(users)
+        return step_of(users, places, queue)
+
+    found = search(run, most)
+    limit = places + queue
+    assert found.holds is not None
+    assert found.holds.users <= min(limit, most)
+    assert found.holds.users >= min(limit / 1.2 - 1, most)
+    assert (found.broke is None) == (most <= limit)
+    assert found.knee is not None
+    assert found.knee.tokens_per_second >= 0.95 * max(step.tokens_per_second for step in found.steps if step.holds)
+    assert max(asked) <= most
+    assert len(asked) == len(set(asked)), "no step is run twice"
+
+
+def test_an_endpoint_that_holds_nobody():
+    found = search(lambda users: step_of(users, 0, 0), 100)
+    assert (found.holds, found.broke.users, len(found.steps)) == (None, 1, 1)
+    assert "It does not hold one user." in list(text.capacity(found))
+
+
+def test_a_search_that_is_interrupted_says_what_it_knows():
+    found = search(lambda users: step_of(users, 8, 0) if users < 4 else None, 100)
+    assert (found.holds.users, found.broke) == (2, None)
+
+
+def test_the_terminal_shows_every_instance_and_every_target():
+    said = "\n".join(text.whole(result(record(), failed("503", instance="bad\x1b[2J"), max_skew="5%")))
+    assert ONE in said
+    assert "FAIL" in said
+    assert "\x1b" not in said
+    assert "1 503" in said

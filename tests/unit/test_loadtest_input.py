@@ -1,0 +1,231 @@
+"""What a load test is told: profiles, targets, keys, and every wrong word of the command line."""
+
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pytest
+
+from provision.cli import execute
+from provision.errors import ProvisionError, UsageError
+from provision.inventory import Secret
+from provision.loadtest import files, profile, target
+from provision.loadtest.measure import Tally
+from provision.loadtest.record import Record
+
+KEY = "zq7canary-key"
+
+
+class Fake(BaseHTTPRequestHandler):
+    """Answers what `answers` says: path -> (status, body)."""
+
+    answers: ClassVar[dict] = {}
+    keys: ClassVar[list] = []
+
+    def do_GET(self):
+        self.keys.append(self.headers.get("Authorization"))
+        status, body = self.answers.get(self.path, (404, "{}"))
+        self.send_response(status)
+        self.send_header("Location", "http://127.0.0.1:1/")
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve():
+    """Serve answers on loopback; gives the URL."""
+    servers = []
+
+    def start(answers):
+        handler = type("Handler", (Fake,), {"answers": answers, "keys": []})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}", handler
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def ollama(*models, loaded=()):
+    listed = {"models": [{"name": name} for name in models]}
+    running = {"models": [{"name": name} for name in loaded]}
+    return {
+        "/api/version": (200, '{"version":"0.34.4"}'),
+        "/api/tags": (200, json.dumps(listed)),
+        "/api/ps": (200, json.dumps(running)),
+    }
+
+
+def ask(url, model="m:1b", key=None):
+    return target.probe(target.of_url(url), model, key)
+
+
+def test_an_endpoint_with_the_model(serve):
+    url, handler = serve(ollama("m:1b", "x:latest", loaded=["m:1b"]))
+    assert ask(url, key=Secret(KEY)) == []
+    assert set(handler.keys) == {f"Bearer {KEY}"}
+    assert ["not loaded" in note for note in ask(url, "x")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({}, "no Ollama endpoint.*404"),
+        ({"/api/version": (200, "<html>")}, "no Ollama endpoint"),
+        ({"/api/version": (200, '{"version":7}')}, "says no version"),
+        ({"/api/version": (200, "[" * 9000)}, "no Ollama endpoint"),
+        ({"/api/version": (302, "")}, "302"),
+        ({"/api/version": (401, "")}, "wants a key"),
+        ({"/api/version": (503, "")}, "answers HTTP 503"),
+        ({**ollama(), "/api/tags": (200, '{"models":[3,{"name":4}]}')}, "has no model m:1b"),
+        (ollama("m:2b"), "has no model m:1b"),
+    ],
+)
+def test_what_is_no_endpoint_is_said_before_the_load(serve, answers, said):
+    url, _ = serve(answers)
+    with pytest.raises(ProvisionError, match=said):
+        ask(url)
+
+
+def test_a_key_that_is_refused(serve):
+    url, _ = serve({"/api/version": (401, "")})
+    with pytest.raises(UsageError, match="refuses this key") as caught:
+        ask(url, key=Secret(KEY))
+    assert KEY not in str(caught.value) + caught.value.hint
+
+
+def test_nobody_listens_or_speaks_something_else():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def greet():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"SSH-2.0-OpenSSH_10\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(UsageError, match="does not speak HTTP"):
+            ask(f"http://127.0.0.1:{port}")
+        thread.join()
+    with pytest.raises(ProvisionError, match=r"cannot be reached.*refused"):
+        ask(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "10.0.0.5:3008", "ftp://x", "http://", "http://u:p@x", "http://x:99999", "http://x/?q=1", "http://x\n"]
+)
+def test_urls_that_are_refused(url):
+    with pytest.raises(UsageError, match="must be a URL"):
+        target.of_url(url)
+
+
+@pytest.mark.parametrize("name", profile.PATHS)
+def test_prompts_of_ours_differ_from_their_first_word_on(name):
+    bodies = profile.load(name, "m", 64).bodies()
+    asked = [next(bodies) for _ in range(50)]
+    assert {path for path, _ in asked} == {profile.PATHS[name]}
+    starts = {json.dumps(body.get("prompt") or body["messages"]).split("]")[0] for _, body in asked}
+    assert len(starts) == 50
+    for _, body in asked:
+        assert (body["model"], body["stream"]) == ("m", True)
+        assert body.get("max_tokens", body.get("options", {}).get("num_predict")) == 64
+        assert "num_ctx" not in body.get("options", {})
+
+
+def test_a_file_of_requests(tmp_path):
+    file = tmp_path / "asked.jsonl"
+    lines = [
+        {"prompt": "why?", "options": {"num_predict": 5000, "temperature": 0}},
+        {"messages": [{"role": "user", "content": "how?"}], "options": {"num_predict": 9}},
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    bodies = profile.load(str(file), "m", 64).bodies()
+    asked = dict(next(bodies) for _ in range(60))
+    assert asked["/api/generate"]["prompt"].endswith("] why?")
+    assert asked["/api/generate"]["options"] == {"num_predict": 64, "temperature": 0}
+    assert asked["/api/chat"]["options"] == {"num_predict": 9}
+    assert asked["/api/chat"]["messages"][-1]["content"] == "how?"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("no json", "asked.jsonl:1: no JSON"),
+        ("[]", "either prompt or messages"),
+        ('{"prompt":"a","messages":[]}', "either prompt or messages"),
+        ('{"prompt":3}', "prompt must be text"),
+        ('{"messages":[]}', "list of objects"),
+        ('{"prompt":"a","options":{"num_predict":-1}}', "num_predict"),
+        ('{"prompt":"a","options":{"num_ctx":9}}', "num_ctx would load"),
+        ("", "holds 0 requests"),
+        (f'{{"prompt":{"[" * 5000}', "no JSON"),
+    ],
+)
+def test_files_that_are_no_requests(tmp_path, line, said):
+    file = tmp_path / "asked.jsonl"
+    file.write_text(line)
+    with pytest.raises(UsageError) as caught:
+        profile.load(str(file), "m", 64)
+    assert said in caught.value.message
+
+
+def loadtest(capsys, *words):
+    code = execute(["loadtest", *words])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--users", "0"], "0 is not in the range"),
+        (["--duration", "soon"], "--duration must be a duration"),
+        (["--duration", "25h"], "between 1s and 24h"),
+        (["--stop-at-failures", "much"], "--stop-at-failures must be a share"),
+        (["--max-fail", "150%"], "--max-fail: must be at most 100%"),
+        (["--max-ttft-p95", "2 sec"], "--max-ttft-p95: must be a duration"),
+        (["--min-tokens-per-second", "-1"], "--min-tokens-per-second: "),
+        (["--api-key", KEY], "takes env:NAME or file:PATH"),
+        (["--api-key", "env:NOT_SET_ANYWHERE"], "holds no key"),
+        (["--api-key", "file:/nonexistent"], "cannot be read"),
+        (["--profile", "/nonexistent"], "the profile /nonexistent cannot be read"),
+        (["--baseline", "/nonexistent"], "the baseline /nonexistent cannot be read"),
+        (["--html", "/nonexistent/report.html"], "/nonexistent/report.html cannot be written"),
+        (["--csv", "/"], "/ cannot be written"),
+        (["--web", "--find-capacity"], "do not go together"),
+        (["--web", "--web-host", "everywhere"], "must be an IP address"),
+        (["--limit", "gpu-01"], "none of these hosts is a balancer"),
+        (["--target", "http://10.9.9.9:3008"], "say --yes"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_asked(capsys, words, said):
+    code, err = loadtest(capsys, "-i", "inventory/example.yaml", "--model", "m", *words)
+    assert code == 2, err
+    assert said in err
+    assert KEY not in err
+    assert "Traceback" not in err
+
+
+def test_a_foreign_target_needs_no_inventory_but_a_model(capsys):
+    code, err = loadtest(capsys, "-i", "/nonexistent", "--target", "http://127.0.0.1:9", "--yes")
+    assert (code, "say --model" in err) == (2, True)
+    code, err = loadtest(capsys, "-i", "/nonexistent", "--target", "http://127.0.0.1:9", "--yes", "--model", "m")
+    assert (code, "cannot be reached" in err) == (1, True)
+
+
+def test_a_spreadsheet_sees_no_formula(tmp_path):
+    tally = Tally()
+    tally.add(Record(1.0, "http://t", "=cmd|' /C calc'!A0", 500, "HTTP 500", "@SUM(1)\n2"))
+    files.write_csv(str(tmp_path / "r.csv"), tally)
+    row = (tmp_path / "r.csv").read_text().splitlines()[1]
+    assert "'=cmd" in row
+    assert "'@SUM(1) 2" in row
