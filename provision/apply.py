@@ -4,7 +4,9 @@ import dataclasses
 import io
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import cast
 
 from provision import lock, plan
 from provision.artifacts import Store
@@ -13,11 +15,11 @@ from provision.errors import CommandError, FactError, HostError, NotConvergedErr
 from provision.events import Event, Listener
 from provision.inventory import Host, Inventory, Mask
 from provision.plan import Change, HostPlan
-from provision.sequence import Entry, owned, peers, steps
+from provision.sequence import LAST, Entry, owned, peers, steps
 from provision.ssh import Session, first_failure
 from provision.steps import facts as host_facts
-from provision.steps.base import BlockedError, State, converged, differing
-from provision.steps.facts import Fleet, HostFacts
+from provision.steps.base import BlockedError, Owned, State, converged, differing
+from provision.steps.facts import Fleet, HostFacts, LateFacts
 
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
 INLINE = 48 * 1024  # bytes of a file that ride in a script; larger ones have an exec of their own
@@ -67,17 +69,30 @@ class HostRun:
         self.session = session
         self.context = context
         self.roles = context.roles if roles is None else roles
-        self.entries = steps(host, context.inventory)
-        self.declared = frozenset(entry.step.id for entry in self.entries)
-        self.finders = tuple((role, finder) for role, finder in owned() if role in self.roles)
         self.facts = HostFacts()
         self.changed: list[str] = []
         self.plans: list[HostPlan] = []
         self.hide = Mask(host.secrets())
         self._peers = peers(host, context.inventory)
-        self._answers: Mapping[Run, Answer] = {}
+        self._answers: dict[Run, Answer] = {}
+        self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
         self._locked = False
         self._renewed = 0.0
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every step of the host, in its place."""
+        return steps(self.host, self.context.inventory)
+
+    @cached_property
+    def declared(self) -> frozenset[str]:
+        """The ids of all its steps."""
+        return frozenset(entry.step.id for entry in self.entries)
+
+    @cached_property
+    def finders(self) -> tuple[tuple[str, Owned], ...]:
+        """What looks for orphans of the roles that are looked at."""
+        return tuple((role, finder) for role, finder in owned() if role in self.roles)
 
     def say(self, kind: str, step: str = "", text: str = "", seconds: float = 0.0) -> None:
         """Tell the listener what happens on this host."""
@@ -86,7 +101,9 @@ class HostRun:
     def read(self) -> None:
         """Read everything, in one exec."""
         self.say("reading")
-        self._take(self.session.batch(self._reads(), stop=False))
+        self.session.begin()  # while it connects, the steps are put together
+        reads = self._reads(self.roles)
+        self._take(dict(zip(reads, self.session.batch(reads, stop=False), strict=True)))
 
     def plan(self, roles: frozenset[str], fleet: Fleet | None = None, earlier: Sequence[Change] = ()) -> HostPlan:
         """What would change, of the roles named.
@@ -112,16 +129,17 @@ class HostRun:
         """
         todo = self.plan(roles, fleet)
         self.plans.append(todo)
+        self._known = {}  # it may be long ago that it was read
+        reads = self._scope(roles, fleet)
+        last = fleet is not None or not self.context.roles & frozenset(LAST)
         for _ in range(PASSES):
             if not todo.changes:
                 return
-            fresh = not self._locked
             if not self._locked:
                 self._lock(todo, roles, fleet)
-            for change in todo.changes:
-                self._apply(change, fleet, fresh=fresh)
-                fresh = False
-            self.read()
+            for change, following in _with_following(todo.changes, reads):
+                self._apply(change, fleet, following, done=last and following is reads)
+            self._take(self._ask(reads))
             todo = self.plan(roles, fleet)
         if todo.changes:
             raise _unsettled(todo)
@@ -137,15 +155,27 @@ class HostRun:
         shown = {name: self.hide(getattr(change, name)) for name in ("reason", "diff", "impact")}
         return dataclasses.replace(change, **shown)
 
-    def _reads(self) -> list[Run]:
-        chosen = (e for e in self.entries if e.role in self.roles or e.step.guards_host)
-        commands = [host_facts.command(self._peers), *plan.facts_of(chosen, self.finders)]
-        return list(dict.fromkeys(commands))
+    def _reads(self, roles: frozenset[str]) -> list[Run]:
+        """The commands that read everything that planning for these roles looks at; host facts first."""
+        chosen = (e for e in self.entries if e.role in roles & self.roles or e.step.guards_host)
+        finders = ((role, finder) for role, finder in self.finders if role in roles)
+        return list(dict.fromkeys([host_facts.command(self._peers), *plan.facts_of(chosen, finders)]))
 
-    def _take(self, answers: Sequence[Answer]) -> None:
-        commands = self._reads()
-        self._answers = dict(zip(commands, answers, strict=True))
-        self.facts = _parse_facts(answers[0])
+    def _scope(self, roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
+        """What is read under the lock: what the last wave's roles need; before it, what comes later too."""
+        return self._reads(self.roles if fleet is None else roles)
+
+    def _take(self, answers: Mapping[Run, Answer]) -> None:
+        """Plan with these answers from now on."""
+        self._answers.update(answers)
+        self.facts = plan.host_facts(self._answers[host_facts.command(self._peers)])
+
+    def _ask(self, reads: Sequence[Run]) -> Mapping[Run, Answer]:
+        """What was read since the last change; what of these was not is read now, in one exec."""
+        missing = [read for read in dict.fromkeys(reads) if read not in self._known]
+        if missing:
+            self._known.update(zip(missing, self.session.batch(missing, stop=False), strict=True))
+        return self._known
 
     def _facts(self, fleet: Fleet | None) -> HostFacts:
         return dataclasses.replace(self.facts, fleet=fleet) if fleet else self.facts
@@ -153,28 +183,36 @@ class HostRun:
     def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: Fleet | None) -> None:
         """Lock, read again in the same exec, and stop if the host is no longer what was planned for."""
         self._locked = True  # before the answer: it may be lost, and giving back what is not ours does nothing
-        answers = self.session.batch([lock.acquire(self.context.run_id), *self._reads()], stop=False)
-        lock.checked(answers[0])
-        self._take(answers[1:])
+        reads = self._scope(roles, fleet)
+        first, *answers = self.session.batch([lock.acquire(self.context.run_id), *reads], stop=False)
+        lock.checked(first)
+        self._known = dict(zip(reads, answers, strict=True))
+        self._take(self._known)
         now = self.plan(roles, fleet)
         if _outline(now) != _outline(planned):
             raise HostError("the host changed while it was being planned for", "run it again")
 
-    def _apply(self, change: Change, fleet: Fleet | None, *, fresh: bool) -> None:
-        """Make one change. What was read before an earlier change is not trusted: it is read again first."""
+    def _apply(self, change: Change, fleet: Fleet | None, following: Sequence[Run], *, done: bool) -> None:
+        """Make one change. What was read before an earlier change is not trusted: it is read again first.
+
+        Args:
+            change: as planned; made anew from what is now there.
+            fleet: what is known of the other hosts.
+            following: what is to be read after it, in the same exec.
+            done: whether the lock can be given back then, in the same exec.
+        """
         if self.context.stop.is_set():
             raise Stopped("stopped before " + change.step.id, "run it again to go on")
         begun = time.monotonic()
         step = change.step
         self.say("changing", step.id, change.reason)
         try:
-            if change.pending or not fresh:
-                settled = self._settle(change, fleet)
-                if settled is None:
-                    self.say("ok", step.id)
-                    return
-                change = settled
-            have = self._run(change)
+            settled = self._settle(change, fleet)
+            if settled is None:
+                self.say("ok", step.id)
+                return
+            change = settled
+            have = self._run(change, following, done=done)
         except HostError as error:
             error.step = error.step or step.id
             if self.changed and error.hint == plan.NOTHING_CHANGED:
@@ -187,33 +225,42 @@ class HostRun:
 
     def _settle(self, change: Change, fleet: Fleet | None) -> Change | None:
         """The change as it is now, or None if there is nothing left to change."""
-        step = change.step
-        reads = [host_facts.command(self._peers), step.fact().command]
-        answers = self.session.batch(reads, stop=False)
-        self.facts = _parse_facts(answers[0])
+        step, fact = change.step, change.step.fact()
+        facts = cast(HostFacts, LateFacts(self._read_facts, fleet or Fleet()))
         try:
-            have = plan.parse(step.fact(), {reads[1]: answers[1]}, step.id)
+            have = plan.parse(fact, self._ask([fact.command]), step.id)
             if change.action == "remove":
                 return None if have is None else plan.make_change(Entry(change.role, step), have, None)
-            want = plan.wanted(step, self._facts(fleet), have)
+            want = plan.wanted(step, facts, have)
         except BlockedError as error:
             raise FactError(f"{step.id} still cannot be read", step=step.id, stderr=error.evidence) from error
         return None if converged(have, want) else plan.make_change(Entry(change.role, step), have, want)
 
-    def _run(self, change: Change) -> State:
-        """Run a change's commands and read its fact again, in as few execs as they allow."""
+    def _read_facts(self) -> HostFacts:
+        command = host_facts.command(self._peers)
+        self.facts = plan.host_facts(self._ask([command])[command])
+        return self.facts
+
+    def _run(self, change: Change, following: Sequence[Run], *, done: bool) -> State:
+        """Run a change's commands, read its fact again and what comes next, in as few execs as they allow."""
         fact = change.step.fact()
+        self._known = {}
         batch: list[Run | Put] = []
         for command in change.commands:
             if isinstance(command, Run | Put) and _is_short(command):
                 batch.append(command)
                 continue
-            self._batch(change, batch)
+            if batch:
+                self._batch(change, batch)
             self._long(change, command)
             batch = []
-        answers = self._batch(change, [*batch, _never_failing(fact.command)])
+        reads = list(dict.fromkeys([fact.command, *following]))
+        ends = [lock.release(self.context.run_id)] if done else []
+        answers = self._batch(change, batch, [*reads, *ends])[len(batch) :]
+        self._known = dict(zip(reads, answers, strict=False))
+        self._locked = not (done and answers[-1].exit == 0)
         try:
-            return plan.parse(fact, {fact.command: answers[-1]}, change.step.id)
+            return plan.parse(fact, self._known, change.step.id)
         except BlockedError as error:
             raise FactError(f"{change.step.id} cannot be read after it was changed", stderr=error.evidence) from error
 
@@ -226,12 +273,16 @@ class HostRun:
         else:
             self._job(change, command)
 
-    def _batch(self, change: Change, commands: Sequence[Run | Put]) -> list[Answer]:
-        """Run short commands in one exec that renews the lock first; the first that fails is an error."""
-        if not commands:
-            return []
+    def _batch(self, change: Change, commands: Sequence[Run | Put], after: Sequence[Run] = ()) -> list[Answer]:
+        """Run short commands in one exec that renews the lock first; the first that fails is an error.
+
+        Args:
+            change: whose they are.
+            commands: what to run.
+            after: what to run then, whether it fails or not: parsers judge the exit codes of reads.
+        """
         seconds = sum(command.timeout for command in commands if isinstance(command, Run))
-        batch = [lock.acquire(self.context.run_id, seconds), *commands]
+        batch = [lock.acquire(self.context.run_id, seconds), *commands, *map(_never_failing, after)]
         answers = self.session.batch(batch, stop=True)
         lock.checked(answers[0])
         self._renewed = time.monotonic()
@@ -291,13 +342,10 @@ class HostRun:
             self.session.download(wanted.path, target)
 
 
-def _parse_facts(answer: Answer) -> HostFacts:
-    try:
-        return host_facts.parse(answer.text)
-    except plan.GARBLED as error:
-        raise FactError(
-            f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
-        ) from error
+def _with_following(changes: Sequence[Change], reads: list[Run]) -> Iterator[tuple[Change, list[Run]]]:
+    """Every change with what is to be read after it: the fact of the next one, and after the last one everything."""
+    for number, change in enumerate(changes, 1):
+        yield change, [changes[number].step.fact().command] if number < len(changes) else reads
 
 
 def _outline(planned: HostPlan) -> list[tuple[str, str, str, State, State]]:

@@ -10,6 +10,7 @@ from provision.errors import FactError, RefusedError
 from provision.sequence import Entry
 from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
 from provision.steps.facts import HostFacts
+from provision.steps.facts import parse as facts_of_host
 
 # What a parser may stumble over in an answer that nobody foresaw; a host may say anything.
 GARBLED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -86,6 +87,23 @@ def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:
     except GARBLED as error:
         said = f"its answer makes no sense ({type(error).__name__}: {str(error)[:200]})"
         raise _unreadable(fact, answers[fact.command], step, said) from error
+
+
+def host_facts(answer: Answer) -> HostFacts:
+    """What is known of the host.
+
+    Args:
+        answer: to `facts.command`.
+
+    Raises:
+        FactError: it makes no sense.
+    """
+    try:
+        return facts_of_host(answer.text)
+    except GARBLED as error:
+        raise FactError(
+            f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
+        ) from error
 
 
 def _unreadable(fact: Fact, answer: Answer, step: str, why: str) -> FactError:

@@ -14,6 +14,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import IO
 
 import fabric
@@ -59,10 +60,24 @@ class Session:
         self.execs = 0
         self.connects = 0
         self._client: fabric.Connection | None = None
+        self._opening: Future[fabric.Connection] | None = None
         self._hops: list[fabric.Connection] = []
         self._lock = threading.Lock()
         own = connection.become_password
         self._password = become_password if become_password is not None else own.reveal() if own else None
+
+    def begin(self) -> None:
+        """Begin to connect, in the background. What goes wrong is told by the method that then needs the connection."""
+        opening: Future[fabric.Connection] = Future()
+        self._opening = opening
+
+        def work() -> None:
+            try:
+                opening.set_result(self._open())
+            except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+                opening.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
 
     def batch(self, commands: Sequence[Run | Put], *, stop: bool) -> list[Answer]:
         """Run commands one after the other, in one exec.
@@ -210,6 +225,10 @@ class Session:
         with self._lock:
             if self._client is not None and self._client.is_connected:
                 return self._client
+            opening, self._opening = self._opening, None
+        return opening.result() if opening else self._open()
+
+    def _open(self) -> fabric.Connection:
         hops: list[fabric.Connection] = []
         try:
             for target in (*self.connection.jumps, self.connection):

@@ -122,9 +122,9 @@ def _under(cls: type[Settings], name: str) -> Iterator[str]:
     """Yield the string under a field, out of the source: pydantic can do that too, but would at every start."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     for field, said in pairwise(getattr(body, "body", ())):
-        if isinstance(field, ast.AnnAssign) and getattr(field.target, "id", "") == name:
-            if isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
-                yield str(said.value.value)
+        named = isinstance(field, ast.AnnAssign) and getattr(field.target, "id", "") == name
+        if named and isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
+            yield str(said.value.value)
 
 
 def _choices(annotation: Any) -> list[str]:

@@ -6,8 +6,10 @@ Sources: nvidia-smi's rows and exit codes, FACTS 3; os-release(5); proc(5) for c
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 from provision.command import READ_TIMEOUT, Run
 
@@ -89,6 +91,26 @@ class HostFacts:
     def card(self, index: int) -> Card | None:
         """The card with this index, or None."""
         return next((card for card in self.cards if card.index == index), None)
+
+
+class LateFacts:
+    """Host facts that are read again when a step first asks for one: most never do, and nvidia-smi can take seconds.
+
+    Args:
+        read: reads them.
+        fleet: what is known of the other hosts.
+    """
+
+    def __init__(self, read: Callable[[], HostFacts], fleet: Fleet) -> None:
+        self._read = read
+        self.fleet = fleet
+
+    @cached_property
+    def _facts(self) -> HostFacts:
+        return self._read()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._facts, name)
 
 
 QUERY = "index,uuid,name,driver_version,compute_cap,memory.total,mig.mode.current"
