@@ -133,7 +133,7 @@ GPU = (
 
 BALANCER = (
     config(
-        "upstream edited", "upstream (port, weight, max_conns)", "1, 2]", "1, 12]", f"sed -i 's/conns=/&1/' {UPSTREAM}"
+        "upstream edited", "upstream (port, weight, max_conns)", "1, 5]", "1, 15]", f"sed -i 's/conns=/&1/' {UPSTREAM}"
     ),
     config(
         *("a server more", "servers that are no instance", "[]", "127.0.0.1:3999"),

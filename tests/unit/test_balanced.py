@@ -74,7 +74,7 @@ def test_on_the_host_itself_the_address_is_known(count: int) -> None:
 def test_who_is_down_is_at_no_address_of_its_own() -> None:
     edits = [(f"server 10.1.0.1{n}:3001", "server 192.0.2.1:3001") for n in (1, 2)]
     text = upstream(*edits).replace(
-        ":3001 weight=1 max_conns=2 max_fails=2 fail_timeout=30s;",
-        ":3001 weight=1 max_conns=2 max_fails=2 fail_timeout=30s down;",
+        ":3001 weight=1 max_conns=5 max_fails=2 fail_timeout=30s;",
+        ":3001 weight=1 max_conns=5 max_fails=2 fail_timeout=30s down;",
     )
     assert set(failed(fleet(), text)) == {"instances marked down"}

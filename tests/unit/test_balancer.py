@@ -24,7 +24,7 @@ def servers(text: str) -> list[tuple[str, bool]]:
 def test_every_instance_of_the_inventory_is_a_server_at_the_address_its_host_was_read_to_have() -> None:
     text = texts(config(fleet()), Fleet(READ))[UPSTREAM]
     assert servers(text) == [(f"{READ[name]}:{port}", False) for name in READ for port in (3001, 3002)]
-    line = "server 10.1.0.11:3001 weight=1 max_conns=2 max_fails=2 fail_timeout=30s; # gpu-01/ollama1"
+    line = "server 10.1.0.11:3001 weight=1 max_conns=5 max_fails=2 fail_timeout=30s; # gpu-01/ollama1"
     assert line in [found.strip() for found in text.splitlines()]
 
 
@@ -102,7 +102,7 @@ def test_two_instances_at_one_address_are_named_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "instance", "expected"),
     [
-        ({}, {"parallel": 4}, "max_conns=8"),
+        ({}, {"parallel": 4}, "max_conns=20"),
         ({"queue": 0}, {"parallel": 4}, "max_conns=4"),
         ({"queue": 10}, {"parallel": 4}, "max_conns=14"),
         ({"queue": 10}, {"max_conns": 3}, "max_conns=3"),

@@ -29,19 +29,28 @@ def one(directives: tuple[Directive, ...], name: str) -> tuple[str, ...]:
     return found.words[1:]
 
 
-def test_long_streams_come_through_and_are_tried_twice_at_most() -> None:
+def test_long_streams_come_through() -> None:
     said = site()
     assert one(said, "proxy_buffering") == ("off",)
     assert one(said, "proxy_request_buffering") == ("on",)
     assert one(said, "proxy_read_timeout") == ("1800s",)
     assert one(said, "proxy_connect_timeout") == ("3s",)
     assert one(said, "proxy_http_version") == ("1.1",)
-    assert one(said, "proxy_next_upstream") == ("error", "http_502", "http_503", "non_idempotent")
-    assert one(said, "proxy_next_upstream_tries") == ("2",)
-    assert not find(said, "proxy_next_upstream_timeout")
     headers = {found.words[1]: found.words[2] for found in find(said, "proxy_set_header")}
     assert headers["Connection"] == ""
     assert headers["Authorization"] == ""
+
+
+def test_what_could_not_begin_is_tried_elsewhere_and_what_is_slow_is_not() -> None:
+    said = site(read_timeout="20m")
+    assert one(said, "proxy_next_upstream") == ("error", "timeout", "http_502", "http_503", "non_idempotent")
+    assert one(said, "proxy_next_upstream_timeout") == one(said, "proxy_read_timeout") == ("1200s",)
+
+
+def test_a_request_outlives_a_whole_host() -> None:
+    inventory = fleet()
+    most = max(len(host.instances) for host in inventory.hosts)
+    assert one(parse(texts(config(inventory))["site.conf"]), "proxy_next_upstream_tries") == (str(most + 1),)
 
 
 def test_only_what_is_listed_is_open() -> None:
@@ -78,8 +87,11 @@ def test_status_is_for_the_host_itself() -> None:
 
 def test_what_newer_versions_have_is_used_there_only() -> None:
     old, new = (config(fleet(nginx={"version": version})) for version in ("1.26.3", "1.30.5"))
-    assert not find(parse(texts(old)["site.conf"]), "keepalive_min_timeout")
-    assert find(parse(texts(new)["site.conf"]), "keepalive_min_timeout")
+    before, after = (parse(texts(found)["site.conf"]) for found in (old, new))
+    assert not find(before, "keepalive_min_timeout")
+    assert one(before, "keepalive_timeout") == ("0",)
+    assert one(after, "keepalive_min_timeout") == ("10s",)
+    assert not find(after, "keepalive_timeout")
 
 
 @pytest.mark.parametrize(
