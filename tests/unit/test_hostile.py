@@ -21,14 +21,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from provision import plan, report, script, sequence
-from provision.apply import _parse_facts
 from provision.command import Answer, Command, Obtain, Put, Run
 from provision.errors import CommandError, FactError, HostError
 from provision.events import Event
 from provision.inventory import Connection, Host, Inventory, Secret, Settings
 from provision.inventory.check import validated
 from provision.inventory.value import Value
-from provision.plan import HostPlan
+from provision.plan import HostPlan, host_facts
 from provision.printable import line, lines
 from provision.rollout import Outcome
 from provision.sequence import Entry
@@ -458,7 +457,7 @@ def test_garbled_host_facts_stop_the_host_or_give_facts_that_every_step_can_take
     for _ in range(1500):
         answer = spoiled(Answer(0, GOOD_FACTS.encode()), chance)
         try:
-            facts = _parse_facts(answer)
+            facts = host_facts(answer)
         except FactError as error:
             assert_screen(report.error_text(error))
             continue
