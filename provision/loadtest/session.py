@@ -17,7 +17,7 @@ from provision.loadtest.target import Endpoint
 from provision.loadtest.verdict import Judged
 
 BUSY = 0.85  # share of its time from which Locust itself may be what is slow
-SHORTEST_STEP = 5.0  # seconds of a step that are measured, after all its users have begun
+SHORTEST_STEP = 3.0  # seconds of a step that are measured, after all its users have begun
 
 
 @dataclass

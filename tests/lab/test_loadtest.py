@@ -1,0 +1,203 @@
+"""The load test: real Locust against real nginx and the simulated instances, of known speed."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from .conftest import Done, wait_for
+
+pytestmark = pytest.mark.lab
+RUNBOOK = Path(__file__).parents[2] / "docs/runbooks/load-test.md"
+INSTANCES = [f"gpu-0{host}/ollama{number}" for host in (1, 2) for number in (1, 2)]
+SHORT = ("--duration", "4s", "--max-tokens", "16")
+
+
+def test_every_instance_is_measured_and_the_reports_are_written(fleet, tmp_path):
+    page, rows = tmp_path / "report.html", tmp_path / "requests.csv"
+    words = ("--users", "4", "--max-skew", "40%", "--max-ttft-p95", "5s", "--html", str(page), "--csv", str(rows))
+    done = fleet.provision("loadtest", "--json", *SHORT, *words)
+    assert done.code == 0, done
+    doc = done.doc
+    assert [one["instance"] for one in doc["instances"]] == INSTANCES
+    assert all(one["requests"] and not one["failed"] for one in doc["instances"]), doc
+    every = doc["overall"]
+    assert every["requests"] == sum(one["requests"] for one in doc["instances"])
+    assert every["tokens"] == 22 * every["requests"]  # 6 of thinking, 16 of answer
+    assert all(one["passed"] for one in doc["verdict"])
+    assert len(doc["verdict"]) == 3
+    assert len(rows.read_text().splitlines()) == every["requests"] + 1
+    text = page.read_text()
+    assert all(name in text for name in INSTANCES)
+    assert re.findall(r"(?:src|href)=|@import|url\(", text) == [], "it must open without a network"
+
+
+@pytest.mark.parametrize("profile", ["generate", "openai"])
+def test_other_ways_to_ask(fleet, profile):
+    done = fleet.provision("loadtest", "--json", *SHORT, "--users", "2", "--profile", profile)
+    assert (done.code, done.doc["overall"]["failed"]) == (0, 0), done
+    assert (done.doc["overall"]["waited"] is None) == (profile == "openai")
+
+
+def test_an_instance_on_the_cpu_is_named_though_every_answer_is_right(fleet, lab):
+    lab.host("gpu-01").write("/etc/provision-lab/faults/ollama1.cpu", "")
+    fleet.ssh("gpu-01", "docker", "restart", "ollama1")
+    wait_for(lambda: "ollama1" in fleet.ssh("gpu-01", "docker", "ps", "--filter", "name=ollama1"))
+    done = fleet.provision("loadtest", "--duration", "8s", "--max-tokens", "16", "--users", "4", "--max-fail", "10%")
+    lab.host("gpu-01").run(["rm", "/etc/provision-lab/faults/ollama1.cpu"])
+    fleet.ssh("gpu-01", "docker", "restart", "ollama1")
+    assert "look at: gpu-01/ollama1 gives " in done.out, done
+    assert "fallen to the CPU" in done.out
+    fleet.deploy("--limit", "gpu-01")
+
+
+def test_broken_streams_are_failures_and_the_instance_is_named(fleet, lab):
+    lab.host("gpu-02").write("/etc/provision-lab/faults/ollama2.stream-fails", "")
+    try:
+        done = fleet.provision("loadtest", "--json", *SHORT, "--users", "4", "--stop-at-failures", "100%")
+    finally:
+        lab.host("gpu-02").run(["rm", "/etc/provision-lab/faults/ollama2.stream-fails"])
+    assert done.code == 5, done
+    assert done.doc["overall"]["kinds"].keys() == {"error in stream"}
+    assert [one.split()[0] for one in done.doc["findings"]] == ["gpu-02/ollama2"]
+    assert [one["instance"] for one in done.doc["instances"] if one["failed"]] == ["gpu-02/ollama2"]
+
+
+def test_a_load_that_only_fails_ends_itself(fleet, lab):
+    hosts = [lab.host(name) for name in ("gpu-01", "gpu-02")]
+    for host in hosts:
+        for name in ("ollama1", "ollama2"):
+            host.write(f"/etc/provision-lab/faults/{name}.stream-fails", "")
+    try:
+        done = fleet.provision("loadtest", "--json", "--duration", "5m", "--users", "16", "--stop-at-failures", "20%")
+    finally:
+        for host in hosts:
+            host.run(["sh", "-c", "rm /etc/provision-lab/faults/*.stream-fails"])
+    assert done.code == 7, done
+    assert "more than 20%" in done.doc["stopped"]
+    assert 20 <= done.doc["overall"]["requests"] < 200
+
+
+def test_the_capacity_agrees_with_arithmetic(scratch):
+    """Four instances that answer one each and let one wait: four users keep all busy, eight fit in, nine do not."""
+    scratch.vars["balancer"] = {"queue": 1}
+    scratch.deploy("--tags", "balancer")
+    words = ("--find-capacity", "--users", "10", "--duration", "3s", "--max-tokens", "32")
+    done = scratch.provision("loadtest", "--json", *words)
+    assert done.code == 0, done
+    found = done.doc["capacity"]
+    assert (found["knee"]["users"], found["holds"]["users"], found["broke"]["users"]) == (4, 8, 9), found
+    assert [one["name"] for one in found["broke"]["verdict"] if not one["passed"]] == ["failed requests"]
+    assert set(found["broke"]["overall"]["kinds"]) == {"503"}
+    whole = found["knee"]["overall"]
+    one = whole["rate"]["p50"]  # what one instance gives; reading the prompt and the gap between answers are not in it
+    assert 0.7 * 4 * one <= whole["tokens_per_second"] <= 4 * one * 1.02, whole
+
+
+def test_a_model_that_is_absent_is_said_before_the_load(fleet):
+    done = fleet.provision("loadtest", "--model", "deepseek-r1:1.5", "--duration", "10m", timeout=30)
+    assert done.code == 2, done
+    assert "has no model deepseek-r1:1.5" in done.err
+    assert "did you mean deepseek-r1:1.5b?" in done.err
+
+
+def started(fleet, *words, env=None):
+    """A load test in the background, of the inventory as the fleet last wrote it."""
+    path = fleet.folder / "inventory.yaml"
+    argv = [sys.executable, "-m", "provision", "loadtest", "--inventory", str(path), *words]
+    environment = {**os.environ, **(env or {})}
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_ctrl_c_ends_it_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(fleet, tmp_path):
+    fleet.provision("inventory", "check")
+    key = "zq8canary-key"
+    process = started(fleet, "--json", "--duration", "5m", "--api-key", "env:OUR_KEY", env={"OUR_KEY": key})
+    time.sleep(6)
+    seen = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _is_readable(path)]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    done = Done(process.returncode, out, err)
+    assert done.code == 130, done
+    assert done.doc["overall"]["requests"] > 10
+    assert done.doc["stopped"] == "interrupted"
+    assert any(b"locust" in words for words in seen)
+    assert not any(key.encode() in words for words in seen)
+    assert key not in out + err
+    assert not [words for words in _locusts() if "locustfile" in words], "nothing is left behind"
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return bool(path.read_bytes())
+    except OSError:
+        return False
+
+
+def _locusts() -> list[str]:
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_locusts_own_page_is_set_up_and_on_loopback_alone(fleet):
+    fleet.provision("inventory", "check")
+    process = started(fleet, "--web", "--web-port", "18089", "--users", "3")
+    try:
+        wait_for(lambda: _page() != "", 20)
+        listening = subprocess.run(["ss", "-Hltn", "sport = :18089"], capture_output=True, text=True, check=True).stdout
+        assert [line.split()[3] for line in listening.splitlines()] == ["127.0.0.1:18089"]
+        assert f"http://{fleet.address('lb-01')}:3008" in _page()
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert "http://127.0.0.1:18089" in err
+
+
+def _page() -> str:
+    try:
+        with urllib.request.urlopen("http://127.0.0.1:18089/", timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def commands() -> list[str]:
+    """Every command of the runbook."""
+    blocks = re.findall(r"```sh\n(.*?)```", RUNBOOK.read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_every_command_of_the_runbook(fleet, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "why?"}\n')
+    fleet.provision("inventory", "check")
+    (tmp_path / "prod.yaml").write_text((fleet.folder / "inventory.yaml").read_text())
+    ran = 0
+    for line in commands():
+        asked, _, output = line.partition(" > ")
+        words = shlex.split(asked)
+        assert words[0] == "provision"
+        if words[1] == "loadtest":  # the same, but for its length
+            place = words.index("--duration") if "--duration" in words else len(words)
+            words[place : place + 2] = ["--duration", "3s", "--max-tokens", "16"]
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            timeout=180,
+            env={**os.environ, "ENDPOINT_KEY": "a-key"},
+        )
+        assert done.returncode == 0, (line, done.stdout[-3000:], done.stderr[-3000:])
+        if output:
+            (tmp_path / output).write_text(done.stdout)
+        ran += 1
+    assert ran >= 7
+    assert (tmp_path / "report.html").exists()
