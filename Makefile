@@ -4,7 +4,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint unit lab-test example bench bench-many clean
+.PHONY: help demo test lint unit lab-test example bench bench-balancer bench-many clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ example: .venv/installed ## Write inventory/example.yaml again from the roles' s
 
 bench: .venv/installed ## Against the peers on the same hosts; writes docs/performance.md (ARGS="--hosts 1,4 --rtt 0 --rounds 2")
 	$(SUDO) $(BIN)/python -m tests.bench.peers $(ARGS)
+
+bench-balancer: .venv/installed ## Our balancer against the guide's; writes docs/balancer.md (10 minutes)
+	$(SUDO) $(BIN)/python -m tests.bench.balancer $(ARGS)
 
 bench-many: .venv/installed ## The controller alone with up to 200 hosts; writes docs/performance.md
 	$(SUDO) $(BIN)/python -m tests.bench.many $(ARGS)

@@ -1,0 +1,1 @@
+"""The balancer against the guide's: the same load through both, and straight to the instances."""
