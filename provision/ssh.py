@@ -13,9 +13,9 @@ import secrets
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import IO
+from typing import IO, Any
 
 import fabric
 import paramiko
@@ -27,6 +27,7 @@ from provision.errors import FactError, HostError, RefusedError, UnreachableErro
 from provision.inventory import Connection
 
 OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of one exec's output that are kept; a host that sends more is not believed
+MSG_CHANNEL_REQUEST = b"\x62"  # 98, RFC 4254
 GRACE = 30.0  # seconds beyond the commands' own timeouts before the host counts as gone
 TRANSFER_TIMEOUT = 3600.0  # seconds for one large file
 BECOME_TIMEOUT = 30.0  # seconds for sudo to answer; its delay after a wrong password is about two
@@ -62,6 +63,9 @@ class Session:
         self._client: fabric.Connection | None = None
         self._opening: Future[fabric.Connection] | None = None
         self._hops: list[fabric.Connection] = []
+        self._channels = 0  # that are open now
+        self._ended = threading.Condition()
+        self._dialling = threading.Lock()  # held while a connection is opened: there is only one
         self._lock = threading.Lock()
         own = connection.become_password
         self._password = become_password if become_password is not None else own.reveal() if own else None
@@ -78,6 +82,10 @@ class Session:
                 opening.set_exception(error)
 
         threading.Thread(target=work, daemon=True).start()
+
+    def open(self) -> None:
+        """Connect, unless that has been done."""
+        self._connected()
 
     def batch(self, commands: Sequence[Run | Put], *, stop: bool) -> list[Answer]:
         """Run commands one after the other, in one exec.
@@ -182,9 +190,7 @@ class Session:
         client = self._connected()
         deadline = time.monotonic() + limit_s
         try:
-            channel = client.transport.open_session(timeout=BECOME_TIMEOUT)
-            with contextlib.closing(channel):
-                self.execs += 1
+            with self._channel(client.transport) as channel:
                 stderr = _Collector(channel.recv_stderr, limit)
                 rest = self._become(channel, stderr, program)
                 _send(channel, rest + text, extra, deadline)
@@ -200,14 +206,40 @@ class Session:
             self.close()
             raise UnreachableError(f"the connection was lost: {error}", "run it again") from error
 
+    @contextlib.contextmanager
+    def _channel(self, transport: paramiko.Transport) -> Iterator[paramiko.Channel]:
+        """A channel of its own; where sshd allows no more of them (MaxSessions), once another one of ours has ended."""
+        while True:
+            others = self._channels
+            try:
+                channel = transport.open_session(timeout=BECOME_TIMEOUT)
+                break
+            except paramiko.ChannelException:
+                if not others:
+                    raise
+                with self._ended:
+                    self._ended.wait_for(lambda: self._channels < others, BECOME_TIMEOUT)  # noqa: B023 - asked here
+        self._count(1)
+        try:
+            yield channel
+        finally:
+            channel.close()
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._ended:
+            self._channels += more
+            self.execs += max(more, 0)
+            self._ended.notify_all()
+
     def _become(self, channel: paramiko.Channel, stderr: "_Collector", program: Sequence[str]) -> bytes:
         """Start a program as root; what is returned must be sent before its standard input."""
         if not self.connection.become:
-            channel.exec_command(shlex.join(program))
+            _start(channel, shlex.join(program))
             stderr.start()
             return b""
         if self._password is None:
-            channel.exec_command("sudo -n " + shlex.join(program))
+            _start(channel, "sudo -n " + shlex.join(program))
             stderr.start()
             return b""
         word = secrets.token_hex(16)
@@ -215,18 +247,19 @@ class Session:
         loaded = shlex.join(("sh", "-c", loader, "loader", *program))
         line = f"LC_ALL=C; export LC_ALL; if sudo -n true 2>/dev/null; then exec sudo -n {loaded}; "
         line += f"else exec sudo -S -p '' {loaded}; fi"
-        channel.exec_command(shlex.join(("sh", "-c", line)))
+        _start(channel, shlex.join(("sh", "-c", line)))
         stderr.start()
         channel.sendall(self._password.encode() + b"\n")
         _await(channel, stderr, f"ready-{word}\n".encode())
         return word.encode() + b"\n"
 
     def _connected(self) -> fabric.Connection:
-        with self._lock:
-            if self._client is not None and self._client.is_connected:
-                return self._client
-            opening, self._opening = self._opening, None
-        return opening.result() if opening else self._open()
+        with self._dialling:
+            with self._lock:
+                if self._client is not None and self._client.is_connected:
+                    return self._client
+                opening, self._opening = self._opening, None
+            return opening.result() if opening else self._open()
 
     def _open(self) -> fabric.Connection:
         hops: list[fabric.Connection] = []
@@ -297,6 +330,19 @@ class _Collector:
             while chunk := self._recv(65536):
                 if len(self._data) < self._limit:
                     self._data += chunk
+
+
+def _start(channel: paramiko.Channel, line: str) -> None:
+    """Have sshd run a line, and do not wait for its word that it does, as paramiko's `exec_command` would for a whole
+    round trip: where it does not (RFC 4254, 6.5: the reply is optional) the channel ends without an answer of ours."""
+    message = paramiko.Message()
+    message.add_byte(MSG_CHANNEL_REQUEST)
+    message.add_int(channel.remote_chanid)
+    message.add_string("exec")
+    message.add_boolean(False)
+    message.add_string(line)
+    transport: Any = channel.get_transport()
+    transport._send_user_message(message)
 
 
 def _read(channel: paramiko.Channel, deadline: float, on_data: Callable[[bytes], None] | None, limit: int) -> bytes:

@@ -1,12 +1,14 @@
 """The steps' own checks as pytest items, by testinfra, over the connection that is already open.
 
-Hosts are asked in parallel, one channel at a time each (sshd refuses the eleventh); pytest collects one item per step
-and host and waits for its answer, so that its report, its exit code and JUnit are pytest's own.
+Hosts are asked in parallel, each over a few channels of its one connection, because a check mostly waits for a round
+trip; pytest collects one item per step and host and waits for its answer, so that its report, its exit code and JUnit
+are pytest's own.
 """
 
 import contextlib
 import functools
 import os
+import threading
 import time
 import traceback
 from collections import Counter
@@ -30,6 +32,7 @@ from provision.steps.base import Check
 FLEET = "fleet"  # where pytest shows what is asked of all hosts together
 MODELS = "models"
 ASKED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+CHANNELS = 6  # steps of one host at a time; sshd refuses the eleventh channel
 CHECK_TIMEOUT = 330.0  # seconds for one command of a check; a generation that loads a large model first takes a while
 
 
@@ -97,12 +100,27 @@ class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
     def __init__(self, session: Session, name: str) -> None:
         super().__init__(name)
         self.session = session
+        self._once: dict[str, Future[testinfra.backend.base.CommandResult]] = {}
+        self._guard = threading.Lock()
 
     def run(self, command: str, *args: str, **kwargs: Any) -> testinfra.backend.base.CommandResult:
         """Run one of testinfra's commands as root; see its documentation."""
         line = self.get_command(command, *args)
         answer = self.session.batch([Run(("sh", "-c", line), timeout=CHECK_TIMEOUT)], stop=False)[0]
         return self.result(answer.exit, line.encode(), answer.stdout, answer.stderr)
+
+    def run_once(self, command: str, *args: str) -> testinfra.backend.base.CommandResult:
+        """What a command of several steps said; it is run for the first of them. See `steps.base.asked_once`."""
+        line = self.get_command(command, *args)
+        with self._guard:
+            asked = line in self._once
+            answer = self._once.setdefault(line, Future())
+        if not asked:
+            try:
+                answer.set_result(self.run(command, *args))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+                answer.set_exception(error)
+        return answer.result()
 
 
 class Verification:
@@ -132,17 +150,18 @@ class Verification:
         self._futures: dict[tuple[str, str], Future[StepResult]] = {
             (host.name, entry.step.id): Future() for host in hosts for entry in self._entries[host.name]
         }
-        self._reached: dict[str, Future[HostError | None]] = {host.name: Future() for host in hosts}
+        self._asking: list[Future[None]] = []
         self._pool = ThreadPoolExecutor(max(1, min(forks, len(hosts))), thread_name_prefix="verify")
 
     def start(self) -> None:
         """Begin to ask, in the background."""
-        for host in self.hosts:
-            self._pool.submit(self._host, host)
+        self._asking = [self._pool.submit(self._host, host) for host in self.hosts]
 
-    def reached(self, host: str) -> HostError | None:
-        """Wait until a host was connected to; why it could not be, or None."""
-        return self._reached[host].result()
+    def finish(self) -> list[HostResult]:
+        """Wait for every host, also those that have no step to ask; their results in the order of the hosts."""
+        for one in self._asking:
+            one.result()
+        return [self.results[host.name] for host in self.hosts]
 
     def result(self, host: str, step: str) -> StepResult:
         """Wait for what a step's checks say."""
@@ -189,17 +208,19 @@ class Verification:
         outcome = self.results[host.name]
         session = self._sessions[host.name]
         try:
-            session.batch([Run(("true",))], stop=False)
-            self._reached[host.name].set_result(None)
+            session.open()
         except Exception as error:  # noqa: BLE001 - whoever waits for this host must not wait for ever
             outcome.error = error if isinstance(error, HostError) else BugError(error)
-            self._reached[host.name].set_result(outcome.error)
         live = testinfra.host.Host(Backend(session, host.name))
-        for entry in self._entries[host.name]:
-            result = _lost(entry, outcome.error) if outcome.error else self._ask(outcome, entry, live)
-            outcome.steps.append(result)
-            self._futures[host.name, entry.step.id].set_result(result)
+        with ThreadPoolExecutor(CHANNELS, thread_name_prefix=host.name) as pool:
+            asked = [pool.submit(self._answer, outcome, entry, live) for entry in self._entries[host.name]]
+        outcome.steps += [one.result() for one in asked]
         outcome.seconds = time.monotonic() - begun
+
+    def _answer(self, outcome: HostResult, entry: Entry, live: Any) -> StepResult:
+        result = _lost(entry, outcome.error) if outcome.error else self._ask(outcome, entry, live)
+        self._futures[outcome.host, entry.step.id].set_result(result)
+        return result
 
     def _ask(self, outcome: HostResult, entry: Entry, live: Any) -> StepResult:
         """A step's checks. Whatever one of them raises fails this step and no other."""
@@ -335,11 +356,9 @@ def verify(verification: Verification, *, junit: str = "", quiet: bool = False) 
         if code not in ASKED:
             name = pytest.ExitCode(code).name.lower()
             raise ProvisionError(f"pytest did not ask every step: {name}", "see what it printed")
-        for host in verification.hosts:  # also those that had no step to ask
-            verification.reached(host.name)
+        return verification.finish()
     finally:
         verification.close()
-    return [verification.results[host.name] for host in verification.hosts]
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ __all__ = [
     "State",
     "Step",
     "UnreadableError",
+    "asked_once",
     "converged",
     "differing",
     "text_diff",
@@ -156,6 +157,21 @@ class Owned(ABC):
     @abstractmethod
     def step(self, step_id: str) -> Step:
         """The step that can remove the thing of this id: `commands(have, None)` is what is used of it."""
+
+
+def asked_once(live: Any, command: str, *args: str) -> Any:
+    """Ask something that the checks of several steps look at, once in a verification.
+
+    Only for reads whose answer no check of the same verification changes. What is asked after a check has done
+    something, or to see a change, goes by `live.run`.
+
+    Args:
+        live: testinfra's host.
+        command: as for its `run`.
+        args: likewise.
+    """
+    ask = getattr(getattr(live, "backend", None), "run_once", live.run)
+    return ask(command, *args)
 
 
 def differing(have: State, want: State) -> list[tuple[str, Any]]:

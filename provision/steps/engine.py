@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from provision.command import READ_TIMEOUT, Answer, Run
-from provision.steps.base import BlockedError, Fact, State, UnreadableError
+from provision.steps.base import BlockedError, Fact, State, UnreadableError, asked_once
 
 MANAGED = "provision.managed"
 MARKS = "/var/lib/provision/images"
@@ -148,12 +148,12 @@ def read(answer: Answer) -> Engine:
 
 
 def read_live(live: Any) -> Engine:
-    """The same, asked anew through testinfra.
+    """The same, asked through testinfra: once for all steps of a verification.
 
     Args:
         live: testinfra's host.
     """
-    said = live.run("sh -c %s", COMMAND.stdin.decode())
+    said = asked_once(live, "sh -c %s", COMMAND.stdin.decode())
     return read(Answer(said.rc, said.stdout.encode(), said.stderr.encode()))
 
 

@@ -85,7 +85,7 @@ class Resident(Step):
             asked = (names or self.models)[0]
             yield Check(f"{asked}: generates a token", _token(live, server.at, asked), True)
         if server and not names:
-            server = servers.read_live(live).by_name.get(self.instance)
+            server = servers.read_live(live, anew=True).by_name.get(self.instance)
         for name in self._names(server):
             entry = ((server.loaded if server else None) or {})[servers.canonical(name)]
             yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))

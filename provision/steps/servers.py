@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from provision.command import READ_TIMEOUT, Answer, Run
-from provision.steps.base import BlockedError, UnreadableError
+from provision.steps.base import BlockedError, UnreadableError, asked_once
 from provision.steps.engine import NO_CURL, SILENT
 
 MARKS = "provision-models"  # folder beside `models/`: one file for each model that we pulled, with its name in it
@@ -144,13 +144,15 @@ def read(answer: Answer) -> Servers:
     return _parse(answer.stdout)
 
 
-def read_live(live: Any) -> Servers:
-    """The same, asked anew through testinfra.
+def read_live(live: Any, *, anew: bool = False) -> Servers:
+    """The same, asked through testinfra: once for all steps of a verification.
 
     Args:
         live: testinfra's host.
+        anew: whether to see what a check has done since.
     """
-    said = live.run("sh -c %s", COMMAND.stdin.decode())
+    words = ("sh -c %s", COMMAND.stdin.decode())
+    said = live.run(*words) if anew else asked_once(live, *words)
     return read(Answer(said.rc, said.stdout.encode(), said.stderr.encode()))
 
 
