@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
 
 EXIT_CODES = """\b
 Exit codes: 0 done · 1 our own fault · 2 usage or inventory · 3 a host failed ·
-4 a host unreachable (none failed) · 5 verify failed, or drift with plan --exit-code ·
+4 a host unreachable (none failed) · 5 verify or a target failed, or drift with plan --exit-code ·
 6 locked · 7 stopped by a guard · 130 interrupted"""
 
 
