@@ -1,55 +1,138 @@
-"""The lease that guards a host while it is changed. Pure: commands and the parser of their answers.
+"""The lock that guards a host while it is changed. Pure: commands and the parsers of their answers.
 
-It expires by itself, counted on the host's own uptime, and ends with the boot, so neither a wrong clock nor a killed
-controller can leave a host locked. A job of the host that still runs holds it too, but against other operators only:
-who started it may come back, and attaches to it.
+A run's lock is a lease: it expires by itself, counted on the host's own uptime, and ends with the boot, so neither a
+wrong clock nor a killed controller can leave a host locked. A job of the host that still runs holds it too, but against
+other operators only: who started it may come back, and attaches to it. A lock by hand does not expire.
 """
 
 import getpass
+import re
 import socket
+from dataclasses import dataclass
 
 from provision.command import Answer, Run, sh
-from provision.errors import HostError, LockedError
+from provision.errors import FactError, HostError, LockedError
 
 LEASE_SECONDS = 180.0  # at least; renewed with every exec of the run, and while a job is followed
 RENEW_SECONDS = 60.0  # how often, while a job is followed
 HELD = 75  # EX_TEMPFAIL
 FOLDER = "/run/provision"
+BY_HAND = "by-hand"  # instead of a run's id, and of the uptime at which a lease ends
+LONGEST_REASON = 200  # characters
 
-# $1 run, $2 who, $3 seconds, $4 folder. The state is one line: run, uptime at which it
-# expires, who. The folder is in /run, which is gone at a boot.
-ACQUIRE = r"""
+# What is there, into run, until, since (both uptimes), who, why, now and busy. $folder is in /run, which is gone at a
+# boot. The lock is two lines: run, until, since, who; and why.
+READ = r"""
+now=$(cut -d. -f1 /proc/uptime)
+run='' until=0 since=$now who='' why='' busy=no
+if [ -s "$folder/lock" ]; then
+  { read -r run until since who; read -r why; } <"$folder/lock" || :
+  case $until in by-hand) ;; '' | *[!0-9]*) until=0 ;; esac
+  case $since in '' | *[!0-9]*) since=$now ;; esac
+fi
+for pid in "$folder"/jobs/*/pid; do
+  [ -f "$pid" ] && [ ! -f "${pid%pid}rc" ] && kill -0 "$(cat "$pid")" 2>/dev/null && busy=yes
+done
+"""
+
+# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 why.
+ACQUIRE = f"""
 folder=$4
 umask 077
 mkdir -p -m 0700 "$folder"
 exec 9>"$folder/lock.guard"
 flock 9
-now=$(cut -d. -f1 /proc/uptime)
-if [ -s "$folder/lock" ]; then
-  read -r run until who <"$folder/lock"
-  busy=no
-  for pid in "$folder"/jobs/*/pid; do
-    [ -f "$pid" ] && [ ! -f "${pid%pid}rc" ] && kill -0 "$(cat "$pid")" 2>/dev/null && busy=yes
-  done
-  if [ "$run" != "$1" ] && { [ "$until" -gt "$now" ] || { [ $busy = yes ] && [ "$who" != "$2" ]; }; }; then
-    printf '%s, run %s, jobs running: %s, lease ends in %s s\n' "$who" "$run" $busy "$((until - now))" >&2
-    exit 75
+{READ}
+held=no
+if [ "$run" != "$1" ] && [ -n "$run" ]; then
+  if [ "$until" = {BY_HAND} ] || [ "$until" -gt "$now" ]; then held=yes
+  elif [ $busy = yes ] && [ "$who" != "$2" ]; then held=yes
   fi
 fi
-printf '%s %s %s\n' "$1" "$((now + $3))" "$2" >"$folder/lock.new" || { rm -f "$folder/lock.new"; exit 1; }
+if [ $held = yes ]; then
+  printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
+  exit {HELD}
+fi
+[ "$run" = "$1" ] || since=$now
+until=$3
+[ "$until" = {BY_HAND} ] || until=$((now + until))
+printf '%s %s %s %s\\n%s\\n' "$1" "$until" "$since" "$2" "$5" >"$folder/lock.new" ||
+  {{ rm -f "$folder/lock.new"; exit 1; }}
 mv "$folder/lock.new" "$folder/lock"
 """
 
 RELEASE = r"""
 folder=$2
 [ -s "$folder/lock" ] || exit 0
-read -r run until who <"$folder/lock"
+read -r run rest <"$folder/lock" || :
 [ "$run" = "$1" ] || exit 0
 for rc in "$folder"/jobs/*/rc; do
   [ ! -f "$rc" ] || rm -rf -- "${rc%/rc}"
 done
 rm -f "$folder/lock"
 """
+
+STATUS = f"""
+folder=$1
+{READ}
+[ -z "$run" ] || printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why"
+"""
+
+
+# $1 folder, $2 `yes` to take away what a run holds too. Says what was there.
+BREAK = f"""
+folder=$1
+[ -d "$folder" ] || exit 0
+umask 077
+exec 9>"$folder/lock.guard"
+flock 9
+{READ}
+[ -n "$run" ] || exit 0
+if [ "$until" != {BY_HAND} ] && [ "$2" != yes ] && {{ [ "$until" -gt "$now" ] || [ $busy = yes ]; }}; then
+  printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
+  exit {HELD}
+fi
+rm -f "$folder/lock"
+printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why"
+"""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lock that is there.
+
+    Args:
+        run: id of the run that has it; empty for a lock by hand.
+        who: operator and machine.
+        seconds: for how long it has been held.
+        left: seconds until the lease ends, below zero if it has; None for a lock by hand.
+        busy: whether a job of the host still runs.
+        why: what was said of a lock by hand.
+    """
+
+    run: str
+    who: str
+    seconds: int
+    left: int | None
+    busy: bool
+    why: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the next run may take it."""
+        return self.left is not None and self.left <= 0 and not self.busy
+
+    def __str__(self) -> str:
+        since = f"for {_age(self.seconds)}"
+        if self.left is None:
+            return f"{self.who} by hand {since}: {self.why}"
+        lease = f"lease ends in {_age(self.left)}" if self.left > 0 else "its lease has ended"
+        jobs = ", a job of it still runs here" if self.busy else ""
+        return f"{self.who}, run {self.run}, {since}, {lease}{jobs}"
+
+
+def _age(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
 
 def who() -> str:
@@ -65,12 +148,50 @@ def acquire(run_id: str, seconds: float = 0.0) -> Run:
         seconds: how long what comes now may take.
     """
     lease = f"{max(LEASE_SECONDS, seconds + RENEW_SECONDS):.0f}"
-    return sh(ACQUIRE, run_id, who(), lease, FOLDER, title="take the lock")
+    return sh(ACQUIRE, run_id, who(), lease, FOLDER, "", title="take the lock")
+
+
+def acquire_by_hand(why: str) -> Run:
+    """Take the lock until somebody releases it.
+
+    Args:
+        why: shown to whoever meets it; one line.
+    """
+    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, why, title="take the lock")
 
 
 def release(run_id: str) -> Run:
     """Give the lock back, if it is this run's, and forget jobs that have ended."""
     return sh(RELEASE, run_id, FOLDER, title="release the lock")
+
+
+def status() -> Run:
+    """Read the lock; writes nothing."""
+    return sh(STATUS, FOLDER, title="read the lock")
+
+
+def take_away(*, force: bool) -> Run:
+    """Take away a lock by hand, or one that nobody renews any more.
+
+    Args:
+        force: take away that of a run too, which may still be at work.
+    """
+    return sh(BREAK, FOLDER, "yes" if force else "no", title="take the lock away")
+
+
+def held(answer: Answer) -> Held | None:
+    """The lock that `status` found, or that `take_away` took; None if there was none.
+
+    Raises:
+        LockedError: a run has it, and it was not to be forced.
+        FactError: the answer is none.
+    """
+    if answer.exit == HELD:
+        hint = "wait for that run; its lock expires by itself. If it is dead for sure: --force"
+        raise LockedError(f"locked by {_parse(answer.error)}", hint)
+    if answer.exit:
+        raise FactError("the lock cannot be read", exit_status=answer.exit, stderr=answer.error)
+    return _parse(answer.text) if answer.text.strip() else None
 
 
 def checked(answer: Answer) -> None:
@@ -81,7 +202,20 @@ def checked(answer: Answer) -> None:
         HostError: it cannot be taken at all.
     """
     if answer.exit == HELD:
-        raise LockedError(f"locked by {answer.error}", "wait for that run; the lock expires by itself")
+        found = _parse(answer.error)
+        hint = "ask them; `provision lock release` takes it away" if found.left is None else "wait for that run"
+        raise LockedError(f"locked by {found}", hint + ("" if found.left is None else "; the lock expires by itself"))
     if answer.exit:
         said = f"{FOLDER}: {answer.error}" if answer.error else ""
         raise HostError("the lock could not be taken", "is there room in /run, and can it be written to?", stderr=said)
+
+
+def _parse(text: str) -> Held:
+    first, _, why = text.strip("\n").partition("\n")
+    found = re.fullmatch(r"(\S+) (\d+|by-hand) (\d+) (\d+) (yes|no) ?(.*)", first)
+    if found is None:
+        raise FactError("the lock is not one of ours", "look at /run/provision/lock", stderr=text[:300])
+    run, until, since, now, busy, name = found.groups()
+    by_hand = until == BY_HAND
+    left = None if by_hand else int(until) - int(now)
+    return Held("" if by_hand else run, name, max(0, int(now) - int(since)), left, busy == "yes", why.strip())

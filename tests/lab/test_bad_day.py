@@ -499,7 +499,7 @@ CASES = {
     "somebody else deploys": Case(
         both(
             lambda day: day.set("docker", log_max_file=4),
-            lambda day: day.write("/run/provision/lock", "20260101T000000Z-beef 99999999 alice@desk\n"),
+            lambda day: day.write("/run/provision/lock", "20260101T000000Z-beef 99999999 1 alice@desk\n\n"),
         ),
         ("locked by alice@desk, run 20260101T000000Z-beef", "expires by itself"),
         both(lambda day: day.sh("rm -f /run/provision/lock"), forget("docker", "log_max_file")),

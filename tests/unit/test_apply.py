@@ -242,7 +242,7 @@ def test_a_first_command_that_fails_is_its_failure_and_no_lost_connection():
 
 
 def test_a_lock_that_was_lost_in_the_middle_is_said_as_such(make, tmp_path):
-    steal = sh('printf "other 99999999 thief\\n" >"$1"', str(tmp_path / "run" / "lock"), title="steal")
+    steal = sh('printf "other 99999999 1 thief\\n\\n" >"$1"', str(tmp_path / "run" / "lock"), title="steal")
     host = make(note(make, how=(steal, Put(str(make.folder / "a"), b"wanted", owner=""))), note(make, "b"))
     with pytest.raises(LockedError, match="thief"):
         host.deploy(ROLES)
