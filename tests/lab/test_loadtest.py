@@ -1,5 +1,6 @@
 """The load test: real Locust against real nginx and the simulated instances, of known speed."""
 
+import functools
 import json
 import os
 import re
@@ -114,7 +115,10 @@ def started(fleet, *words, env=None):
     path = fleet.folder / "inventory.yaml"
     argv = [sys.executable, "-m", "provision", "loadtest", "--inventory", str(path), *words]
     environment = {**os.environ, **(env or {})}
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    # A shell starts what it puts into the background with SIGINT ignored; Ctrl-C is what is tested here.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heed)
 
 
 def test_ctrl_c_ends_it_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(fleet, tmp_path):
@@ -186,6 +190,7 @@ def test_every_command_of_the_runbook(fleet, tmp_path):
         if words[1] == "loadtest":  # the same, but for its length
             place = words.index("--duration") if "--duration" in words else len(words)
             words[place : place + 2] = ["--duration", "3s", "--max-tokens", "16"]
+            words += ["--users", "4"] if "--find-capacity" in words else []
         done = subprocess.run(
             [sys.executable, "-m", *words],
             capture_output=True,
