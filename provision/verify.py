@@ -27,12 +27,15 @@ from provision.inventory import Host, Inventory, Mask
 from provision.printable import line, lines
 from provision.sequence import Entry, steps
 from provision.ssh import Session
+from provision.steps import engine, servers
 from provision.steps.base import Check
 
 FLEET = "fleet"  # where pytest shows what is asked of all hosts together
 MODELS = "models"
 ASKED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 CHANNELS = 6  # steps of one host at a time; sshd refuses the eleventh channel
+# What many steps look at: each is asked once.
+LOOKS: dict[Run, Callable[[Any], object]] = {engine.COMMAND: engine.read_live, servers.COMMAND: servers.read_live}
 CHECK_TIMEOUT = 330.0  # seconds for one command of a check; a generation that loads a large model first takes a while
 
 
@@ -213,8 +216,14 @@ class Verification:
             outcome.error = error if isinstance(error, HostError) else BugError(error)
         live = testinfra.host.Host(Backend(session, host.name))
         with ThreadPoolExecutor(CHANNELS, thread_name_prefix=host.name) as pool:
-            asked = [pool.submit(self._answer, outcome, entry, live) for entry in self._entries[host.name]]
-        outcome.steps += [one.result() for one in asked]
+            entries = self._entries[host.name]
+            looks = {entry.step.id: LOOKS.get(entry.step.fact().command) for entry in entries}
+            # What many steps look at is asked first, and they come last: until then they would only wait for it.
+            for look in {look for look in looks.values() if look}:
+                pool.submit(look, live)
+            ready = sorted(entries, key=lambda entry: looks[entry.step.id] is not None)
+            asked = {entry.step.id: pool.submit(self._answer, outcome, entry, live) for entry in ready}
+        outcome.steps += [asked[entry.step.id].result() for entry in entries]
         outcome.seconds = time.monotonic() - begun
 
     def _answer(self, outcome: HostResult, entry: Entry, live: Any) -> StepResult:

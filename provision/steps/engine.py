@@ -62,20 +62,25 @@ running() {{
 }}
 ours=$(running) || exit {SILENT}
 [ -z "$ours" ] || command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }}
-echo '# probes'
-while read -r id ports; do
-  [ -z "$id" ] || probe "$id" "${{ports%%->*}}" &
-done <<ours
+probes() {{
+  while read -r id ports; do
+    [ -z "$id" ] || probe "$id" "${{ports%%->*}}" &
+  done <<ours
 $ours
 ours
-wait
-found=$(containers 2>/dev/null) || found=$(containers) || exit {SILENT}
-echo '# containers'; printf '%s\\n' "$found"
-echo '# images'; timeout 15 docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
-echo '# volumes'; timeout 15 docker volume ls --format '{_VOLUME}' || exit {SILENT}
-echo '# pulled'; cat {MARKS}/* 2>/dev/null || :
-echo '# listening'; ss -Hltnp 2>/dev/null || :
-echo '# end'
+  wait
+}}
+# the instances answer into the pipe while Docker is asked
+probes | {{
+  found=$(containers 2>/dev/null) || found=$(containers) || exit {SILENT}
+  echo '# containers'; printf '%s\\n' "$found"
+  echo '# images'; timeout 15 docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
+  echo '# volumes'; timeout 15 docker volume ls --format '{_VOLUME}' || exit {SILENT}
+  echo '# pulled'; cat {MARKS}/* 2>/dev/null || :
+  echo '# listening'; ss -Hltnp 2>/dev/null || :
+  echo '# probes'; cat
+  echo '# end'
+}}
 """
 
 COMMAND = Run(

@@ -117,6 +117,17 @@ QUERY = "index,uuid,name,driver_version,compute_cap,memory.total,mig.mode.curren
 
 # One section per line that starts with `#`; os-release and addresses are plain text, so nothing needs quoting.
 SCRIPT = f"""
+gpu() {{
+  echo '# gpu'
+  if command -v nvidia-smi >/dev/null 2>&1; then
+    rc=0; timeout -k 2 {NVIDIA_SMI_TIMEOUT} nvidia-smi --query-gpu={QUERY} --format=csv,noheader,nounits 2>&1 || rc=$?
+    echo "# gpu-exit"; echo "$rc"
+  else
+    echo '# gpu-exit'; echo 127
+  fi
+}}
+# nvidia-smi is slow where the driver is not kept loaded: it answers into the pipe while the rest is looked at
+gpu | {{
 echo '# os'; cat /etc/os-release 2>/dev/null || :
 echo '# arch'; dpkg --print-architecture 2>/dev/null || uname -m
 echo '# cgroup'; if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo 2; else echo 1; fi
@@ -134,13 +145,8 @@ echo '# docker'
 if systemctl -q is-active docker.service 2>/dev/null; then
   timeout 10 docker version --format '{{{{.Server.Version}}}}' 2>/dev/null || :
 fi
-echo '# gpu'
-if command -v nvidia-smi >/dev/null 2>&1; then
-  rc=0; timeout -k 2 {NVIDIA_SMI_TIMEOUT} nvidia-smi --query-gpu={QUERY} --format=csv,noheader,nounits 2>&1 || rc=$?
-  echo "# gpu-exit"; echo "$rc"
-else
-  echo '# gpu-exit'; echo 127
-fi
+cat
+}}
 """
 
 DRIVER_ERRORS = {

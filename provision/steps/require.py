@@ -61,7 +61,7 @@ class SupportedHost(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """Systemd is in charge."""
-        yield Check("systemd is running", live.file("/run/systemd/system").is_directory, True)
+        yield Check("systemd is running", live.run("test -d /run/systemd/system").rc == 0, True)
 
 
 def _snap(answer: Answer) -> State:

@@ -72,13 +72,18 @@ class Unit(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """Systemd has loaded the unit from this file, without an error."""
-        keys = "LoadState,NeedDaemonReload,FragmentPath"
-        said = live.run(f"systemctl show --property={keys} -- %s", self.name).stdout
-        shown = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        shown, sha256 = self._live(live, "LoadState,NeedDaemonReload,FragmentPath")
         yield Check("loaded", shown.get("LoadState"), "loaded")
         yield Check("from", shown.get("FragmentPath"), self.path)
         yield Check("systemd has read the file", shown.get("NeedDaemonReload"), "no")
-        yield Check("sha256", live.run("sha256sum <%s", self.path).stdout[:64], str(Content(self.content)))
+        yield Check("sha256", sha256, str(Content(self.content)))
+
+    def _live(self, live: Any, keys: str) -> tuple[dict[str, str], str]:
+        """What systemd says of the unit, and the hash of the file."""
+        words = f"sha256sum <%s; systemctl show --property={keys} -- %s"
+        lines = live.run(words, self.path, self.manages).stdout.splitlines()
+        shown = dict(line.split("=", 1) for line in lines if "=" in line)
+        return shown, next((line[:64] for line in lines if line.endswith(" -")), "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +110,10 @@ class DropIn(Unit):
 
     def check(self, live: Any) -> Iterator[Check]:
         """Systemd applies this file to the unit."""
-        said = live.run("systemctl show --property=DropInPaths,NeedDaemonReload -- %s", self.name).stdout
-        shown = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        shown, sha256 = self._live(live, "DropInPaths,NeedDaemonReload")
         yield Check("applied", self.path in shown.get("DropInPaths", "").split(), True)
         yield Check("systemd has read the file", shown.get("NeedDaemonReload"), "no")
-        yield Check("sha256", live.run("sha256sum <%s", self.path).stdout[:64], str(Content(self.content)))
+        yield Check("sha256", sha256, str(Content(self.content)))
 
 
 def _file(seen: units.Seen, path: str, name: str) -> State:
