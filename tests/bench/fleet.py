@@ -2,17 +2,18 @@
 
 import contextlib
 import copy
-import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from provision.lab import keys
+from provision.lab import cgroups, keys
 from provision.lab.lab import Lab
-from provision.lab.shell import LabError
+from provision.lab.shell import LabError, run
 from provision.lab.spec import Spec
 from tests.bench.measure import Sample, measured
 
@@ -84,6 +85,8 @@ class Fleet:
         """
         document = copy.deepcopy(self.document)
         document["all"]["vars"]["ansible_ssh_private_key_file"] = str(self.forced("record", _RECORDER))
+        for host in self.lab.hosts():
+            host.run(["sh", "-c", "rm -rf /var/tmp/recorded.*"])
         expect(measured(self.provision("plan", "--exit-code", inventory=self.write("record", document))))
         return {host.address: _recordings(host.disk.root) for host in self.lab.hosts()}
 
@@ -120,24 +123,50 @@ def expect(sample: Sample, code: int = 0) -> Sample:
 
 
 @contextlib.contextmanager
-def booted(name: str, hosts: int, rtt: float, say: Callable[[str], None]) -> Iterator[Lab]:
-    """A lab of gpu hosts that is gone afterwards.
+def taken_down(name: str) -> Iterator[None]:
+    """Take a lab down before, and afterwards whatever happens, Ctrl-C and SIGTERM too.
 
     Args:
-        name: of the lab; one that is there is taken down first.
-        hosts: how many.
-        rtt: round-trip delay in milliseconds.
-        say: is told what takes long.
+        name: of the lab.
     """
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
     gone(name)
     try:
-        yield Lab.up(Spec(name, hosts, 0, 2, rtt), install=True, say=say)
+        yield
     finally:
-        if not os.environ.get("BENCH_KEEP_LAB"):  # for work on the bench itself
-            gone(name)
+        gone(name)
+
+
+def booted(name: str, hosts: int, say: Callable[[str], None]) -> Lab:
+    """A lab of gpu hosts with two cards each; one that is there is enlarged.
+
+    Args:
+        name: of the lab.
+        hosts: how many.
+        say: is told what takes long.
+    """
+    return Lab.up(Spec(name, hosts, 0, 2), install=True, say=say)
 
 
 def gone(name: str) -> None:
     """Take a lab down, if there is one of that name."""
     with contextlib.suppress(LabError):
         Lab.find(name).down()
+
+
+def delay(lab: Lab, rtt: float) -> None:
+    """Give a running lab another round-trip delay.
+
+    Args:
+        lab: the lab.
+        rtt: in milliseconds.
+    """
+    cgroups.kill(lab.name, "delay")
+    run(["ip", "link", "delete", lab.network.link], check=False)
+    while Path(f"/sys/class/net/{lab.network.link}").exists():
+        time.sleep(0.05)
+    lab.network.connect(rtt, lab.home / "delay.log")

@@ -85,12 +85,22 @@ def measured(
         timers = [threading.Timer(timeout, child.kill)]
         if interrupt:
             timers.append(threading.Timer(interrupt, child.send_signal, (signal.SIGINT,)))
-        with _running(timers), _watching(child.pid, enabled=watch) as peak:
+        with _killing(child), _running(timers), _watching(child.pid, enabled=watch) as peak:
             _, status, usage = os.wait4(child.pid, 0)
         wall = time.monotonic() - begun
         child.returncode = os.waitstatus_to_exitcode(status)
         cpu = usage.ru_utime + usage.ru_stime + _end_orphans()
         return Sample(wall, cpu, usage.ru_maxrss / 1024, child.returncode, _text(out), _text(err), peak)
+
+
+@contextlib.contextmanager
+def _killing(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Leave nothing running where we are interrupted."""
+    try:
+        yield
+    except BaseException:
+        os.killpg(child.pid, signal.SIGKILL)
+        raise
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.bench import page
-from tests.bench.fleet import Fleet, booted, expect
+from tests.bench.fleet import Fleet, booted, expect, taken_down
 from tests.bench.many.hosts import NAME, Crowd
 from tests.bench.measure import Sample, measured
 
@@ -29,8 +29,8 @@ def main() -> None:
     """Boot the host that is many, measure, write, take it down."""
     options = _options()
     page_lines = [f"Measured {page.machine()} Command: `make bench-many`."]
-    with booted("bench-many", 1, 0.0, _say) as lab:
-        fleet = Fleet(lab, [NAME])
+    with taken_down("bench-many"):
+        fleet = Fleet(booted("bench-many", 1, _say), [NAME])
         fleet.deployed()
         fleet.prepared()
         crowd = Crowd(fleet, *fleet.recorded().values())

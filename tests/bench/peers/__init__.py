@@ -1,0 +1,1 @@
+"""`provision` against its peers, on the same hosts, doing the same job: `make bench`."""

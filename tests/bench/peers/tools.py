@@ -1,0 +1,88 @@
+"""The tools: how each is called, and how each says that nothing changed."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.bench.peers.install import HERE, strategies
+from tests.bench.peers.job import Job
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One line of the tables.
+
+    Args:
+        name: what it is called there.
+        words: the command that makes hosts' first instances have this weight.
+        env: added to its environment.
+        quiet: what standard output and error look like where nothing was changed.
+        changes: whether it can change anything.
+    """
+
+    name: str
+    words: Callable[[int], list[str]]
+    quiet: re.Pattern[str]
+    env: Callable[[int], Mapping[str, str]] = field(default=lambda weight: {})
+    changes: bool = True
+
+
+def tools(job: Job, programs: Mapping[str, Path]) -> list[Tool]:
+    """All of them, the floor first.
+
+    Args:
+        job: what they are to do.
+        programs: where the peers' programs are.
+    """
+    return [*_ours(job), _pyinfra(job, programs["pyinfra"]), *_ansible(job, programs["ansible"])]
+
+
+def floor_of_change(job: Job) -> Tool:
+    """One command over SSH that writes the upstream and reloads nginx."""
+    return Tool("floor", lambda weight: _floor(job.path(f"floor-change-{weight}")), re.compile(""))
+
+
+def _floor(path: Path) -> list[str]:
+    return [sys.executable, str(HERE / "floor.py"), str(path)]
+
+
+def _ours(job: Job) -> list[Tool]:
+    def words(*command: str) -> Callable[[int], list[str]]:
+        return lambda weight: job.fleet.provision(*command, inventory=job.inventory[weight])
+
+    all_ok = re.compile(rf"^{job.size} ok of {job.size} ", re.MULTILINE)
+    return [
+        Tool("floor", lambda weight: _floor(job.path("floor-read")), re.compile(""), changes=False),
+        Tool("provision deploy", words("deploy", "--yes"), all_ok),
+        Tool("provision plan", words("plan"), re.compile("0 to add, 0 to change, 0 to remove"), changes=False),
+        Tool("provision verify", words("verify"), re.compile("PASSED"), changes=False),
+    ]
+
+
+def _pyinfra(job: Job, programs: Path) -> Tool:
+    folder = HERE / "pyinfra"
+    words = [str(programs / "pyinfra"), "--yes", "--parallel", str(job.size)]
+    return Tool(
+        "pyinfra",
+        lambda weight: [*words, str(folder / "inventory.py"), str(folder / "deploy.py")],
+        re.compile(r"Grand total +\d+ +- +- "),
+        lambda weight: {"BENCH_JOB": str(job.path("pyinfra", weight))},
+    )
+
+
+def _ansible(job: Job, programs: Path) -> list[Tool]:
+    folder = HERE / "ansible"
+    playbook = [str(programs / "ansible-playbook"), "--forks", str(job.size), "-i", str(job.path("ansible"))]
+    plain = {"ANSIBLE_CONFIG": str(folder / "ansible.cfg")}
+    mitogen = {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_STRATEGY_PLUGINS": str(strategies(programs))}
+
+    def words(weight: int) -> list[str]:
+        return [*playbook, "-e", f"weight={weight}", str(folder / "site.yml")]
+
+    quiet = re.compile(r"\A(?!.*changed=[1-9])(?!.*failed=[1-9])(?!.*unreachable=[1-9]).*PLAY RECAP", re.DOTALL)
+    return [
+        Tool("ansible-core + mitogen", words, quiet, lambda weight: {**plain, **mitogen}),
+        Tool("ansible-core", words, quiet, lambda weight: plain),
+    ]
