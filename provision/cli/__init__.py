@@ -17,6 +17,7 @@ COMMANDS = {
     "deploy": ("provision.cli.run", "Make the hosts what the inventory says"),
     "verify": ("provision.cli.run", "Prove it, step by step, without trusting what deploy believed"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint; does it meet its targets, what does it hold"),
+    "lock": ("provision.cli.lock", "Who has which host; keep others off; take a dead lock away"),
     "init": ("provision.cli.inventory", "Write a commented inventory to start from"),
     "inventory": ("provision.cli.inventory", "Check the inventory, or show it merged"),
     "trust": ("provision.cli.trust", "Show the hosts' key fingerprints and write known_hosts"),

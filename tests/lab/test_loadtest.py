@@ -1,7 +1,6 @@
 """The load test: real Locust against real nginx and the simulated instances, of known speed."""
 
 import functools
-import json
 import os
 import re
 import shlex

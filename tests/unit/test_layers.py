@@ -12,7 +12,7 @@ ROWS = [
     {"fabfile"},
     {"cli", "lab"},
     {"report"},
-    {"rollout", "verify", "loadtest"},
+    {"rollout", "verify", "loadtest", "each"},
     {"apply"},
     {"ssh", "artifacts", "lock", "trust"},
     {"connect", "jobs"},
