@@ -7,7 +7,7 @@ import pytest
 from provision import apply, lock, rollout
 from provision.apply import Context
 from provision.artifacts import Store
-from provision.command import run
+from provision.command import Obtain, run, sh
 from provision.errors import UsageError
 from provision.inventory import Connection, Host, Inventory
 from provision.rollout import Rollout, selection
@@ -76,6 +76,22 @@ def test_a_second_deploy_changes_nothing_with_one_exec_a_host(make):
 def test_every_host_is_worked_on_with_fewer_threads_than_hosts(make):
     outcomes = make({f"host-{n}": () for n in range(9)}, forks=2).deploy()
     assert [outcome.result for outcome in outcomes] == ["changed"] * 9
+
+
+def test_what_four_hosts_need_at_once_is_made_on_one_of_them(make, tmp_path):
+    count = tmp_path / "count"
+    text = 'echo made >>"$1"; sleep 0.3; head -c 1000 /dev/urandom >"$2"'
+
+    def how(name):
+        tar, note = str(tmp_path / name / "tar"), str(tmp_path / name / "a")
+        made = Obtain("key", tar, (sh(text, str(count), tar, title="make it"),))
+        return made, run("sh", "-c", 'printf wanted >"$1"', "sh", note)
+
+    names = [f"host-{n}" for n in range(4)]
+    outcomes = make({name: how(name) for name in names}).deploy()
+    assert [outcome.result for outcome in outcomes] == ["changed"] * 4
+    assert count.read_text() == "made\n"
+    assert len({(tmp_path / name / "tar").read_bytes() for name in names}) == 1
 
 
 def test_stopping_leaves_the_rest_alone_and_says_so(make):

@@ -1,0 +1,97 @@
+"""What a run costs, counted by the hosts themselves: logins by sshd, execs by sudo, compiles by what they leave.
+
+Round trips are what a run's time is made of; these numbers are what keeps it short, on whatever machine.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+
+from .conftest import Fleet
+
+pytestmark = pytest.mark.lab
+GPU, BALANCER = ["gpu-01", "gpu-02"], ["lb-01"]
+OURS = "COMMAND=/usr/bin/sh -s"  # an exec of ours; other commands are this test's
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a host saw of one command."""
+
+    logins: int
+    execs: int
+
+
+class Counter:
+    """Counts from now on.
+
+    Args:
+        fleet: the hosts.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.cursors = {name: self._cursor(name) for name in GPU + BALANCER}
+
+    def _cursor(self, host: str) -> str:
+        said = self.fleet.ssh(host, "journalctl", "--quiet", "--lines=0", "--show-cursor")
+        return said.partition("-- cursor: ")[2].strip()
+
+    def costs(self) -> dict[str, Cost]:
+        """What every host saw since; this look is not counted."""
+        return {name: self._cost(name) for name in self.cursors}
+
+    def _cost(self, host: str) -> Cost:
+        cursor = f"--after-cursor={self.cursors[host]}"
+        self.fleet.ssh(host, "journalctl", "--sync")
+        lines = self.fleet.ssh(host, "journalctl", "--quiet", "--output=cat", cursor).splitlines()
+        logins = sum("Accepted publickey for ops" in line for line in lines)
+        return Cost(logins - 2, sum(line.endswith(OURS) for line in lines))
+
+
+@pytest.mark.parametrize("words", [("deploy", "--yes"), ("plan",)], ids=["deploy", "plan"])
+def test_a_run_that_changes_nothing_is_one_login_and_one_exec_a_host(fleet, words):
+    counter = Counter(fleet)
+    done = fleet.provision(*words, "--json")
+    assert done.code == 0, done
+    assert {host["result"] for host in done.doc["hosts"]} == {"ok"}
+    assert counter.costs() == dict.fromkeys(GPU + BALANCER, Cost(1, 1))
+
+
+def test_a_changed_weight_is_three_execs_on_the_balancer_and_none_more_on_the_others(fleet):
+    """Read; lock and read again; write, reload, read again and give the lock back."""
+    instance = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
+    for weight in (3, 1):
+        instance["weight"] = weight
+        counter = Counter(fleet)
+        done = fleet.deploy()
+        assert {host["host"]: host["changed"] for host in done.doc["hosts"]} == {
+            "gpu-01": [],
+            "gpu-02": [],
+            "lb-01": ["config:balancer"],
+        }
+        assert counter.costs() == {**dict.fromkeys(GPU, Cost(1, 1)), "lb-01": Cost(1, 3)}
+        assert f"weight={weight} " in fleet.ssh("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
+
+
+def test_a_changed_model_list_is_few_execs(fleet):
+    """Read; lock and read again; the log of each pull and load, and what proves it; the lock."""
+    for models in (["deepseek-r1:1.5b", "qwen3:8b"], ["deepseek-r1:1.5b"]):
+        fleet.vars["ollama"]["models"] = models
+        counter = Counter(fleet)
+        done = fleet.deploy("--limit", "gpu-01")
+        changed = len(done.host("gpu-01")["changed"])
+        assert changed > 0
+        cost = counter.costs()["gpu-01"]
+        assert cost.logins == 1
+        assert cost.execs <= 3 + 4 * changed, done
+
+
+def test_verify_asks_a_host_over_one_login_and_looks_at_docker_once(fleet):
+    counter = Counter(fleet)
+    done = fleet.provision("verify", "--json")
+    assert done.code == 0, done
+    steps = {host["host"]: len({check["step"] for check in host["checks"]}) for host in done.doc["hosts"]}
+    for name, cost in counter.costs().items():
+        assert cost.logins == 1
+        assert cost.execs <= (1.5 if name in GPU else 2) * steps[name], name
