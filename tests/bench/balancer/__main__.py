@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 def compare(on: Rig, seed: int) -> str:
     """Everything of the comparison, as Markdown."""
-    since = time.time()
+    since, conditions = time.time(), _conditions(on, seed)
     say("light load")
     light = measure.light(on, 200)
     say("80 % load")
@@ -61,7 +61,7 @@ def compare(on: Rig, seed: int) -> str:
     goals = _goals(load, light, died, queued["ours"], reloads["ours"], (len(made), len(twice)))
     return "\n\n".join(
         [
-            _conditions(on, seed),
+            conditions,
             f"{ROUNDS} rounds of {SECONDS:g} s at 80 % load, each variant in turn with the same requests:",
             table.load(load),
             "One short request after the other, each variant in turn:",
@@ -84,16 +84,20 @@ def _goals(
     """Each goal with what was measured and whether it is met."""
     ours, guides = (table.first(load[variant], 0.99) for variant in ("ours", "guide"))
     added = (table.first(light["ours"], 0.5) - table.first(light["direct"], 0.5)) * 1000
-    lost, waited = measure.before_first_byte(died), len(measure.failed(queued))
-    cut = len(measure.failed(reloads))
+    lost, waited, cut = measure.before_first_byte(died), len(measure.failed(queued)), len(measure.failed(reloads))
     return [
         ("TTFT p99 at 80 % load at most half of (a)", f"{ours / guides:.0%} of it", ours <= guides / 2),
         ("TTFT that (b) adds to (c) under 3 ms at p50", f"{added:.2f} ms", added < 3),
-        ("no request fails when an instance dies before its first byte", f"{lost} of {len(died)}", not lost),
-        ("nor after it waited 30 s", f"{waited} of {len(queued)}", not waited),
+        ("no request fails when an instance dies before its first byte", f"{lost} {_of(died)}", not lost),
+        ("nor after it waited 30 s", f"{waited} {_of(queued)}", not waited),
         ("none over 25 reloads", f"{cut} of {len(reloads)}", not cut),
         ("no answer is ever generated twice at once", f"{made[1]} of {made[0]}", not made[1]),
     ]
+
+
+def _of(answers: Sequence[Answer]) -> str:
+    """How many requests there were, and how many needed a second instance: then X-Instance names both."""
+    return f"of {len(answers)}; {sum(',' in answer.instance for answer in answers)} were answered by a second instance"
 
 
 def settings(on: Rig, seed: int) -> str:
@@ -103,9 +107,10 @@ def settings(on: Rig, seed: int) -> str:
         say(name)
         on.deploy(**SETTINGS[name])
 
+    conditions = _conditions(on, seed, "settings")
     found = measure.load(on, prepare, SETTINGS, seed, 0.8, SECONDS, ROUNDS)
     text = f"{ROUNDS} rounds of {SECONDS:g} s at 80 % load, each setting in turn with the same requests:"
-    return "\n\n".join([_conditions(on, seed, "settings"), text, table.load(found)])
+    return "\n\n".join([conditions, text, table.load(found)])
 
 
 def _conditions(on: Rig, seed: int, what: str = "") -> str:

@@ -80,7 +80,7 @@ def queued(rig: Rig, seconds: float = 30.0) -> dict[str, list[Answer]]:
     ]
     sent = busy + [
         Ask(f"queued {number} {variant}", 5, *rig.targets(variant)[0], at=1.0)
-        for number in range(12)
+        for number in range(24)
         for variant in ("guide", "ours")
     ]
     with ExitStack() as stack:
