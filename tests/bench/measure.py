@@ -72,7 +72,7 @@ def measured(
         interrupt: seconds after which it is sent what Ctrl-C sends; never for 0.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _adopting():
-        begun = time.monotonic()
+        known, begun = _children(), time.monotonic()
         child = subprocess.Popen(
             [str(word) for word in words],
             stdin=subprocess.DEVNULL,
@@ -89,7 +89,7 @@ def measured(
             _, status, usage = os.wait4(child.pid, 0)
         wall = time.monotonic() - begun
         child.returncode = os.waitstatus_to_exitcode(status)
-        cpu = usage.ru_utime + usage.ru_stime + _end_orphans()
+        cpu = usage.ru_utime + usage.ru_stime + _end_orphans(known)
         return Sample(wall, cpu, usage.ru_maxrss / 1024, child.returncode, _text(out), _text(err), peak)
 
 
@@ -144,14 +144,17 @@ def _adopting() -> Iterator[None]:
         prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def _end_orphans() -> float:
-    """End what a program left running, and give the CPU seconds that it took."""
+def _children() -> set[int]:
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+
+def _end_orphans(known: set[int]) -> float:
+    """End what a program left running, but not our other children, and give the CPU seconds that it took."""
     seconds = 0.0
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-                os.kill(int(pid), signal.SIGTERM)
-            _, _, usage = os.wait4(-1, 0)
+    while orphans := _children() - known:
+        for pid in orphans:
+            os.kill(pid, signal.SIGTERM)
+            _, _, usage = os.wait4(pid, 0)
             seconds += usage.ru_utime + usage.ru_stime
     return seconds
 

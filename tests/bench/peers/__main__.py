@@ -1,9 +1,11 @@
 """Measure `provision` and its peers on the same hosts doing the same job, and write it to docs/performance.md."""
 
 import argparse
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from tests.bench import page
 from tests.bench.fleet import Fleet, booted, delay, expect, taken_down
@@ -23,15 +25,17 @@ def main() -> None:
     """Boot the lab, measure round by round, write, take the lab down."""
     options = _options()
     about = page.machine()
-    programs = {name: installed(name, _say) for name in PINNED}
+    programs = dict(_programs())
     results = Results(cache() / "results.jsonl", resume=options.resume)
     with taken_down(options.lab):
         for hosts in sorted(options.hosts):
             job = _prepared(options.lab, hosts)
             for rtt in sorted(options.rtt):
                 delay(job.fleet.lab, rtt)
-                _Cell(job, tools(job, programs), results, (hosts, rtt)).measure(options.rounds)
-                page.write("bench", _text(results, about, " ".join(sys.argv[1:])))
+                try:
+                    _Cell(job, tools(job, programs), results, (hosts, rtt)).measure(options.rounds)
+                finally:
+                    page.write("bench", _text(results, about, " ".join(sys.argv[1:])))
     _say(_text(results, about, " ".join(sys.argv[1:])))
 
 
@@ -43,6 +47,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lab", default="bench", help="name of the lab that is booted")
     parser.add_argument("--resume", action="store_true", help="go on where the last bench was broken off")
     return parser.parse_args()
+
+
+def _programs() -> Iterator[tuple[str, Path]]:
+    """The peers' programs; a peer that cannot be installed is left out, and said so."""
+    for name in PINNED:
+        try:
+            yield name, installed(name, _say)
+        except subprocess.CalledProcessError as error:
+            _say(f"{name} is left out: it could not be installed: {error}")
 
 
 def _numbers(kind: type) -> Callable[[str], list[float]]:

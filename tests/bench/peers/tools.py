@@ -9,6 +9,12 @@ from pathlib import Path
 from tests.bench.peers.install import HERE, strategies
 from tests.bench.peers.job import Job
 
+# How the peers say that nothing was changed.
+PYINFRA_QUIET = re.compile(r"Grand total +\d+ +- +- ")
+ANSIBLE_QUIET = re.compile(
+    r"\A(?!.*changed=[1-9])(?!.*failed=[1-9])(?!.*unreachable=[1-9]).*PLAY RECAP.* changed=0 ", re.DOTALL
+)
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -34,9 +40,13 @@ def tools(job: Job, programs: Mapping[str, Path]) -> list[Tool]:
 
     Args:
         job: what they are to do.
-        programs: where the peers' programs are.
+        programs: where the programs of the peers that are installed are.
     """
-    return [*_ours(job), _pyinfra(job, programs["pyinfra"]), *_ansible(job, programs["ansible"])]
+    peers = {"pyinfra": _pyinfra, "ansible": _ansible}
+    return [
+        *_ours(job),
+        *(tool for name, make in peers.items() if name in programs for tool in make(job, programs[name])),
+    ]
 
 
 def floor_of_change(job: Job) -> Tool:
@@ -61,15 +71,16 @@ def _ours(job: Job) -> list[Tool]:
     ]
 
 
-def _pyinfra(job: Job, programs: Path) -> Tool:
+def _pyinfra(job: Job, programs: Path) -> list[Tool]:
     folder = HERE / "pyinfra"
     words = [str(programs / "pyinfra"), "--yes", "--parallel", str(job.size)]
-    return Tool(
+    tool = Tool(
         "pyinfra",
         lambda weight: [*words, str(folder / "inventory.py"), str(folder / "deploy.py")],
-        re.compile(r"Grand total +\d+ +- +- "),
+        PYINFRA_QUIET,
         lambda weight: {"BENCH_JOB": str(job.path("pyinfra", weight))},
     )
+    return [tool]
 
 
 def _ansible(job: Job, programs: Path) -> list[Tool]:
@@ -81,8 +92,7 @@ def _ansible(job: Job, programs: Path) -> list[Tool]:
     def words(weight: int) -> list[str]:
         return [*playbook, "-e", f"weight={weight}", str(folder / "site.yml")]
 
-    quiet = re.compile(r"\A(?!.*changed=[1-9])(?!.*failed=[1-9])(?!.*unreachable=[1-9]).*PLAY RECAP", re.DOTALL)
     return [
-        Tool("ansible-core + mitogen", words, quiet, lambda weight: {**plain, **mitogen}),
-        Tool("ansible-core", words, quiet, lambda weight: plain),
+        Tool("ansible-core + mitogen", words, ANSIBLE_QUIET, lambda weight: {**plain, **mitogen}),
+        Tool("ansible-core", words, ANSIBLE_QUIET, lambda weight: plain),
     ]

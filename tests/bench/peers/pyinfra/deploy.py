@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pyinfra import config, host
 from pyinfra.api import DeployError
@@ -33,7 +34,7 @@ cards = host.get_fact(Command, "nvidia-smi --query-gpu=uuid --format=csv,noheade
 docker.image(name="Image", image=data.image)
 
 
-def differs(instance: dict) -> bool:
+def differs(instance: dict[str, Any]) -> bool:
     """Whether a container is another than is wanted; pyinfra's own operation does not look."""
     found = host.get_fact(DockerContainer, object_id=instance["name"])
     if not found:
