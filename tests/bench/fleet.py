@@ -15,7 +15,7 @@ from provision.lab import cgroups, keys
 from provision.lab.lab import Lab
 from provision.lab.shell import LabError, run
 from provision.lab.spec import Spec
-from tests.bench.measure import Sample, measured
+from tests.bench.measure import expect, measured
 
 # Many connections at once are let in, and every exec is logged, so that it can be counted.
 _SSHD = "MaxStartups 1000\nLogLevel VERBOSE\n"
@@ -29,10 +29,6 @@ code=$?
 cat stdout; cat stderr >&2
 exit $code
 """
-
-
-class BenchError(Exception):
-    """What was to be measured did not do its job; the message holds the evidence."""
 
 
 class Fleet:
@@ -109,17 +105,6 @@ class Fleet:
 def _recordings(root: Path) -> list[dict[str, bytes]]:
     folders = sorted((root / "var/tmp").glob("recorded.*"), key=lambda path: path.stat().st_mtime_ns)
     return [{path.name: path.read_bytes() for path in sorted(folder.iterdir())} for folder in folders]
-
-
-def expect(sample: Sample, code: int = 0) -> Sample:
-    """The same sample, of a program that ended as it should.
-
-    Raises:
-        BenchError: it did not.
-    """
-    if sample.code != code:
-        raise BenchError(f"exit {sample.code} instead of {code}\n{sample.out[-2000:]}\n{sample.err[-3000:]}")
-    return sample
 
 
 @contextlib.contextmanager

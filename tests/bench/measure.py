@@ -16,6 +16,10 @@ from typing import IO
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
+class BenchError(Exception):
+    """What was to be measured did not do its job; the message holds the evidence."""
+
+
 @dataclass
 class Peak:
     """The most that was seen of something while a program ran.
@@ -91,6 +95,17 @@ def measured(
         child.returncode = os.waitstatus_to_exitcode(status)
         cpu = usage.ru_utime + usage.ru_stime + _end_orphans(known)
         return Sample(wall, cpu, usage.ru_maxrss / 1024, child.returncode, _text(out), _text(err), peak)
+
+
+def expect(sample: Sample, code: int = 0) -> Sample:
+    """The same sample, of a program that ended as it should.
+
+    Raises:
+        BenchError: it did not.
+    """
+    if sample.code != code:
+        raise BenchError(f"exit {sample.code} instead of {code}\n{sample.out[-2000:]}\n{sample.err[-3000:]}")
+    return sample
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from tests.bench import page
-from tests.bench.fleet import Fleet, booted, expect, taken_down
+from tests.bench.fleet import Fleet, booted, taken_down
 from tests.bench.many.hosts import NAME, Crowd
-from tests.bench.measure import Sample, measured
+from tests.bench.measure import Sample, expect, measured
 
 _HEAD = (
     "hosts",

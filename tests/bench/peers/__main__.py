@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.bench import page
-from tests.bench.fleet import Fleet, booted, delay, expect, taken_down
-from tests.bench.measure import Sample, measured
+from tests.bench.fleet import Fleet, booted, delay, taken_down
+from tests.bench.measure import Sample, expect, measured
 from tests.bench.peers.counters import counting
 from tests.bench.peers.install import PINNED, cache, installed
 from tests.bench.peers.job import Job
+from tests.bench.peers.ladder import ladder
 from tests.bench.peers.results import CHANGE, NOOP, Cell, Record, Results
 from tests.bench.peers.tools import Tool, floor_of_change, tools
 
@@ -30,6 +31,8 @@ def main() -> None:
     with taken_down(options.lab):
         for hosts in sorted(options.hosts):
             job = _prepared(options.lab, hosts)
+            if hosts == min(options.hosts):
+                page.write("bench-ladder", f"Measured {about}\n\n{ladder(job)}")
             for rtt in sorted(options.rtt):
                 delay(job.fleet.lab, rtt)
                 try:
