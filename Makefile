@@ -32,7 +32,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 unit: .venv/installed ## Tests that need no lab
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q -n 2 tests/unit
 
 lab-test: .venv/installed ## Tests on real hosts; fails where no lab can be started
 	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q tests/lab

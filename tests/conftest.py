@@ -4,7 +4,12 @@ PROVISION_REQUIRE_LAB=1 (as `make test` sets it), their absence is a failure."""
 import os
 import shutil
 
+import hypothesis
 import pytest
+
+# How long an example takes says nothing about the code, and much about what else this machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 LEFT_OUT = pytest.StashKey[int]()
 

@@ -134,7 +134,7 @@ def test_what_is_only_slow_is_not_tried_elsewhere(fleet, lab, ask):
 def test_no_request_is_lost_over_twenty_five_reloads(fleet, lab, ask):
     async def scenario():
         until = asyncio.Event()
-        clients = asyncio.create_task(keep_asking(ask("x"), 8, until))
+        clients = asyncio.create_task(keep_asking(ask("x", tokens=1), 8, until))
         for _ in range(25):
             await asyncio.sleep(0.2)
             await asyncio.to_thread(forget, lab)

@@ -26,7 +26,7 @@ versions = st.builds(
 
 
 @needs_dpkg
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(versions, versions)
 def test_versions_are_ordered_as_dpkg_orders_them(left: str, right: str) -> None:
     words = ["dpkg", "--compare-versions", left, "lt", right]

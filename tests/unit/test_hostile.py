@@ -36,7 +36,7 @@ from provision.steps.facts import Card, HostFacts
 from tests.unit.step_cases import cases, load, step_of
 from tests.unit.test_facts import answer_of
 
-SOME = settings(max_examples=150, deadline=None, suppress_health_check=[*HealthCheck])
+SOME = settings(max_examples=150, suppress_health_check=[*HealthCheck])
 CANARY = "/tmp/provision-canary"
 MARK = "zq9x"  # ends every value, so that it is found wherever it goes
 HOSTILE = {

@@ -15,7 +15,7 @@ from provision.inventory.ranges import expand
 from provision.inventory.value import Value, layered, merge, plain
 from tests.unit.inventory_roles import ROLES
 
-SOME = settings(max_examples=150, deadline=None, suppress_health_check=[*HealthCheck])
+SOME = settings(max_examples=150, suppress_health_check=[*HealthCheck])
 
 scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 keys = st.sampled_from("abc")

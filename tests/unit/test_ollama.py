@@ -308,7 +308,7 @@ def test_files_that_depend_on_the_host_are_proved_by_their_bytes(path: str) -> N
 # -- nothing hostile leaves its word
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXT)
 def test_mounts_are_one_csv_record(path: str) -> None:
     (fields,) = csv.reader(io.StringIO(bind("/" + path)))
@@ -328,7 +328,7 @@ esac
 """
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(variables.OTHERS)), TEXT, max_size=3), TEXT)
 @example(dict(zip(sorted(variables.OTHERS), HOSTILE, strict=False)), "a\"b, '$(id)'")
 def test_words_reach_docker_as_they_are(tmp_path: Path, environment: dict[str, str], path: str) -> None:

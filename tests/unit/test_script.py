@@ -19,7 +19,7 @@ def shell(commands, *, stop=False, noise=b""):
     return parse(noise + done.stdout, noise + done.stderr, mark, len(commands))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(words, max_size=5), st.binary(max_size=200))
 def test_words_and_stdin_arrive_as_they_are(arguments, stdin):
     program = "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read() + repr(sys.argv[1:]).encode())"
@@ -28,7 +28,7 @@ def test_words_and_stdin_arrive_as_they_are(arguments, stdin):
     assert answer.stdout == stdin + repr(arguments).encode()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_output_is_kept_byte_for_byte(out, err):
     program = "import sys; a, b = eval(sys.stdin.read()); sys.stdout.buffer.write(a); sys.stderr.buffer.write(b)"
