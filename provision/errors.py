@@ -3,6 +3,7 @@
     ProvisionError                 1  our own fault
       UsageError                   2  the command line asks for something that does not exist
       InventoryError               2  the inventory cannot be used: every problem of it, with file and line
+      GuardError                   7  stopped before it could do harm
       HostError                    3  a host failed; knows its host
         UnreachableError           4  no connection, or it was lost
           HostKeyError             4  the host's key is unknown or another one
@@ -71,6 +72,12 @@ class InventoryError(ProvisionError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = sorted(set(problems))
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class GuardError(ProvisionError):
+    """The run was stopped by a guard."""
+
+    exit_code = 7
 
 
 class HostError(ProvisionError):

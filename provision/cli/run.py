@@ -105,6 +105,7 @@ def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool) -> int:
         return _plan(chosen, diff=diff, exit_code=False)
     from provision import report
     from provision.errors import UsageError
+    from provision.hooks import Hooks
 
     if not yes and not chosen.as_json and sys.stdin.isatty() and sys.stdout.isatty():
         _plan(chosen, diff=diff, exit_code=False)
@@ -112,13 +113,22 @@ def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool) -> int:
     elif not yes:
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
     inventory, rollout, shown = _rollout(chosen)
-    with shown:
-        outcomes = rollout.deploy()
-    rollout.close()
-    code = 130 if rollout.context.stop.is_set() else exit_of(outcomes)
     run_id = rollout.context.run_id
+    hooks = Hooks(chosen.inventory, run_id)
+    try:
+        hooks.check()
+        names = [member.run.host.name for member in rollout.members]
+        hooks.before({"inventory": chosen.inventory, "hosts": names})
+        with shown:
+            outcomes = rollout.deploy()
+    finally:
+        rollout.close()
+    code = 130 if rollout.context.stop.is_set() else exit_of(outcomes)
+    document = report.deploy_document(outcomes, run_id)
+    if problem := hooks.after({"inventory": chosen.inventory, "exit": code, **document}, failed=bool(code)):
+        report.warn(problem)
     if chosen.as_json:
-        report.document("deploy", code, inventory.warnings, **report.deploy_document(outcomes, run_id))
+        report.document("deploy", code, inventory.warnings, **document)
     else:
         report.recap(outcomes, run_id, _again(chosen, [o.host for o in outcomes if o.error]) if code else "")
     return code

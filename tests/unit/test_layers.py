@@ -21,7 +21,7 @@ ROWS = [
     {"roles"},
     {"steps"},
     {"render", "script"},
-    {"inventory", "command", "events", "printable"},
+    {"inventory", "command", "events", "printable", "hooks"},
     {"errors"},
 ]
 HOMES = {

@@ -1,0 +1,107 @@
+"""Programs of the operator's that run before and after a deploy: `hooks/` beside the inventory.
+
+    hooks/pre-deploy    before anything is touched; if it fails, nothing is
+    hooks/post-deploy   when every host came to what was wanted
+    hooks/on-failure    when one did not
+
+Each gets one JSON document on standard input. What it prints goes to our standard error.
+"""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from provision.errors import GuardError, UsageError
+
+FOLDER = "hooks"
+PRE, POST, FAILURE = "pre-deploy", "post-deploy", "on-failure"
+TIMEOUT = 600.0  # seconds
+
+
+class Hooks:
+    """The hooks of an inventory.
+
+    Args:
+        inventory: path of the inventory file.
+        run_id: id of the run, given to each hook as PROVISION_RUN.
+    """
+
+    def __init__(self, inventory: str, run_id: str) -> None:
+        self._folder = Path(inventory).resolve().parent / FOLDER
+        self._run_id = run_id
+
+    def before(self, document: Mapping[str, Any]) -> None:
+        """Run pre-deploy.
+
+        Raises:
+            GuardError: it failed, so nothing is to be done.
+            UsageError: it must not be run.
+        """
+        problem = self._call(PRE, document)
+        if problem:
+            raise GuardError(f"{PRE} {problem}: nothing was touched", "see what it said above")
+
+    def after(self, document: Mapping[str, Any], *, failed: bool) -> str:
+        """Run post-deploy or on-failure; what went wrong with it, or nothing: the deploy stays what it was."""
+        name = FAILURE if failed else POST
+        try:
+            problem = self._call(name, document)
+        except UsageError as error:
+            return error.message
+        return f"{name} {problem}" if problem else ""
+
+    def check(self) -> None:
+        """Look at all of them before anything is done.
+
+        Raises:
+            UsageError: one must not be run.
+        """
+        for name in (PRE, POST, FAILURE):
+            self._program(name)
+
+    def _program(self, name: str) -> Path | None:
+        """The program, or None if there is none.
+
+        Raises:
+            UsageError: it is there and cannot be run, or somebody else could have written it.
+        """
+        path = self._folder / name
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"{path} cannot be looked at: {error.strerror}") from error
+        if not stat.S_ISREG(found.st_mode) or not os.access(path, os.X_OK):
+            raise UsageError(f"{path} is no program", f"chmod +x {path}, or take it away")
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise UsageError(f"{path} can be written by others than you", f"chmod go-w {path}")
+        return path
+
+    def _call(self, name: str, document: Mapping[str, Any]) -> str:
+        """Run a hook, if it is there; what went wrong with it, or empty."""
+        path = self._program(name)
+        if path is None:
+            return ""
+        text = json.dumps({"schema": 1, "event": name, "run": self._run_id, **document}, default=str).encode()
+        env = {**os.environ, "PROVISION_RUN": self._run_id, "PROVISION_EVENT": name}
+        try:
+            done = subprocess.run(
+                [str(path)],
+                input=text,
+                stdout=sys.stderr.fileno(),
+                cwd=self._folder.parent,
+                env=env,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"did not end within {TIMEOUT:.0f} s"
+        except OSError as error:
+            return f"could not be started: {error.strerror}"
+        return f"ended with exit code {done.returncode}" if done.returncode else ""
