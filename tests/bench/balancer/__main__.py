@@ -1,13 +1,16 @@
 """The balancer against the guide's, by one command: boots a lab, measures, writes docs/balancer.md, takes it down.
 
-make bench-balancer                              the tables of the comparison
-.venv/bin/python -m tests.bench.balancer settings     the table of the settings
+    make bench-balancer                     the comparison
+    make bench-balancer ARGS=settings       ours with other settings
+
+Needs root, as every lab does.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,8 @@ EVENTS = {
     "hang": f"an instance hangs (clients give up after {measure.PATIENCE:g} s)",
     "answer-503": "an instance answers 503",
 }
+QUEUED = "an instance is killed after requests waited 30 s for it"
+RELOADS = "25 reloads, clients keep connections"
 Found = Mapping[str, Sequence[Answer]]
 
 
@@ -40,50 +45,58 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def compare(on: Rig, seed: int) -> str:
-    """Everything of the comparison, as Markdown."""
-    since, conditions = time.time(), _conditions(on, seed)
+@dataclass(frozen=True)
+class Compared:
+    """What was measured: without load, under load, per event, and how many answers were made and made twice at once."""
+
+    light: Found
+    load: Found
+    events: Mapping[str, Found]
+    made: int
+    twice: int
+
+
+def compared(on: Rig, seed: int) -> Compared:
+    """Measure everything of the comparison."""
+    since = time.time()
     say("light load")
     light = measure.light(on, 200)
     say("80 % load")
     load = measure.load(on, say, measure.VARIANTS, seed, 0.8, SECONDS, ROUNDS)
-    trouble: dict[str, Found] = {}
+    events: dict[str, Found] = {}
     for fault, title in EVENTS.items():
         say(title)
-        trouble[title] = {variant: measure.trouble(on, variant, fault, seed) for variant in ("guide", "ours")}
-    say("an instance is killed that has let requests wait")
-    trouble["an instance is killed after requests waited 30 s for it"] = queued = measure.queued(on)
-    say("reloads")
-    trouble["25 reloads, clients keep connections"] = reloads = measure.reloads(on)
+        events[title] = {variant: measure.trouble(on, variant, fault, seed) for variant in ("guide", "ours")}
+    say(QUEUED)
+    events[QUEUED] = measure.queued(on)
+    say(RELOADS)
+    events[RELOADS] = measure.reloads(on)
     made = generations.read(on.lab, since)
-    twice = generations.twice(made)
-    died = trouble[EVENTS["dies"]]["ours"]
-    goals = _goals(load, light, died, queued["ours"], reloads["ours"], (len(made), len(twice)))
+    return Compared(light, load, events, len(made), len(generations.twice(made)))
+
+
+def compare(on: Rig, seed: int) -> str:
+    """The comparison, as Markdown."""
+    conditions, found = _conditions(on, seed), compared(on, seed)
     return "\n\n".join(
         [
             conditions,
             f"{ROUNDS} rounds of {SECONDS:g} s at 80 % load, each variant in turn with the same requests:",
-            table.load(load),
+            table.load(found.load),
             "One short request after the other, each variant in turn:",
-            table.light(light),
+            table.light(found.light),
             "Half load for 15 s, trouble after 3 s until the end; and, apart from load, queueing and reloads:",
-            table.trouble(trouble),
-            table.goals(goals),
+            table.trouble(found.events),
+            table.goals(goals(found)),
         ]
     )
 
 
-def _goals(
-    load: Found,
-    light: Found,
-    died: Sequence[Answer],
-    queued: Sequence[Answer],
-    reloads: Sequence[Answer],
-    made: tuple[int, int],
-) -> list[tuple[str, str, bool]]:
+def goals(found: Compared) -> list[tuple[str, str, bool]]:
     """Each goal with what was measured and whether it is met."""
-    ours, guides = (table.first(load[variant], 0.99) for variant in ("ours", "guide"))
-    added = (table.first(light["ours"], 0.5) - table.first(light["direct"], 0.5)) * 1000
+    ours, guides = (table.first(found.load[variant], 0.99) for variant in ("ours", "guide"))
+    added = (table.first(found.light["ours"], 0.5) - table.first(found.light["direct"], 0.5)) * 1000
+    died, queued, reloads = (found.events[title]["ours"] for title in (EVENTS["dies"], QUEUED, RELOADS))
     lost, waited, cut = measure.before_first_byte(died), len(measure.failed(queued)), len(measure.failed(reloads))
     return [
         ("TTFT p99 at 80 % load at most half of (a)", f"{ours / guides:.0%} of it", ours <= guides / 2),
@@ -91,7 +104,7 @@ def _goals(
         ("no request fails when an instance dies before its first byte", f"{lost} {_of(died)}", not lost),
         ("nor after it waited 30 s", f"{waited} {_of(queued)}", not waited),
         ("none over 25 reloads", f"{cut} of {len(reloads)}", not cut),
-        ("no answer is ever generated twice at once", f"{made[1]} of {made[0]}", not made[1]),
+        ("no answer is ever generated twice at once", f"{found.twice} of {found.made}", not found.twice),
     ]
 
 
@@ -114,7 +127,7 @@ def settings(on: Rig, seed: int) -> str:
 
 
 def _conditions(on: Rig, seed: int, what: str = "") -> str:
-    command = f"`.venv/bin/python -m tests.bench.balancer {what}`" if what else "`make bench-balancer`"
+    command = f"`make bench-balancer{f' ARGS={what}' if what else ''}`"
     return " ".join(
         [
             f"{command}, seed {seed}. {page.machine()}",

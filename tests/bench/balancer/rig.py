@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import yaml
 
 from provision.lab import faults
 from provision.lab.lab import Lab
+from provision.lab.shell import LabError
 from provision.lab.spec import Spec
 from tests.bench.balancer.client import Answer, Ask
 from tests.bench.balancer.workload import PARALLEL, TOKENS_PER_SECOND
@@ -156,12 +157,18 @@ class Rig:
 @contextmanager
 def rig(say: Callable[[str], None]) -> Iterator[Rig]:
     """Boot a lab, deploy to it, and take it down at the end, whatever happens."""
-    lab = Lab.up(Spec(NAME, 2, 1, 2), install=True, say=say)
+    down()
     try:
+        made = Rig(Lab.up(Spec(NAME, 2, 1, 2), install=True, say=say))
         say("deploying")
-        made = Rig(lab)
         made.deploy()
         made.furnish()
         yield made
     finally:
-        lab.down()
+        down()
+
+
+def down() -> None:
+    """Take the bench's lab down: ours, or what a run that was killed left."""
+    with suppress(LabError):
+        Lab.find(NAME).down()
