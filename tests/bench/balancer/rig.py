@@ -74,7 +74,9 @@ class Rig:
         path = self.lab.home / "bench.yaml"
         path.write_text(yaml.safe_dump(data))
         words = [sys.executable, "-m", "provision", "deploy", "--yes", "--json", "--inventory", str(path)]
-        subprocess.run(words, cwd=_ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        done = subprocess.run(words, cwd=_ROOT, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"deploy ended with exit code {done.returncode}\n{done.stderr[-4000:]}")
 
     def furnish(self) -> None:
         """Set the speed of the simulated servers, and start the guide's nginx beside ours: the same program."""
