@@ -4,6 +4,7 @@ Fabric accepts any host key unless it is told otherwise; here it is.
 """
 
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -65,6 +66,7 @@ def open_connection(target: Connection, gateway: fabric.Connection | None) -> fa
         UnreachableError: it cannot be reached, or refuses us. HostKeyError for a key that is not the known one.
     """
     where = f"{target.address}:{target.port}"
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what it would print comes as an exception too
     connection = fabric.Connection(
         host=target.address,
         user=target.user,

@@ -30,6 +30,7 @@ OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of one exec's output that are kept; a h
 MSG_CHANNEL_REQUEST = b"\x62"  # 98, RFC 4254
 GRACE = 30.0  # seconds beyond the commands' own timeouts before the host counts as gone
 TRANSFER_TIMEOUT = 3600.0  # seconds for one large file
+FREED = 5.0  # seconds for sshd to notice that a channel was closed
 BECOME_TIMEOUT = 30.0  # seconds for sudo to answer; its delay after a wrong password is about two
 
 # Prints that it is there, drops every line up to the word it waits for (a password that sudo did not ask for among
@@ -64,7 +65,6 @@ class Session:
         self._opening: Future[fabric.Connection] | None = None
         self._hops: list[fabric.Connection] = []
         self._channels = 0  # that are open now
-        self._ended = threading.Condition()
         self._dialling = threading.Lock()  # held while a connection is opened: there is only one
         self._lock = threading.Lock()
         own = connection.become_password
@@ -208,17 +208,19 @@ class Session:
 
     @contextlib.contextmanager
     def _channel(self, transport: paramiko.Transport) -> Iterator[paramiko.Channel]:
-        """A channel of its own; where sshd allows no more of them (MaxSessions), once another one of ours has ended."""
+        """A channel of its own; where sshd allows no more of them (MaxSessions), once another one of ours has ended.
+
+        sshd opens a channel before it looks at those that were closed just before: even one after the other needs two.
+        """
+        deadline = time.monotonic() + FREED
         while True:
-            others = self._channels
             try:
                 channel = transport.open_session(timeout=BECOME_TIMEOUT)
                 break
             except paramiko.ChannelException:
-                if not others:
+                if not self._channels and time.monotonic() > deadline:
                     raise
-                with self._ended:
-                    self._ended.wait_for(lambda: self._channels < others, BECOME_TIMEOUT)  # noqa: B023 - asked here
+                time.sleep(0.05)
         self._count(1)
         try:
             yield channel
@@ -227,10 +229,9 @@ class Session:
             self._count(-1)
 
     def _count(self, more: int) -> None:
-        with self._ended:
+        with self._lock:
             self._channels += more
             self.execs += max(more, 0)
-            self._ended.notify_all()
 
     def _become(self, channel: paramiko.Channel, stderr: "_Collector", program: Sequence[str]) -> bytes:
         """Start a program as root; what is returned must be sent before its standard input."""

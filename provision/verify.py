@@ -33,7 +33,7 @@ from provision.steps.base import Check
 FLEET = "fleet"  # where pytest shows what is asked of all hosts together
 MODELS = "models"
 ASKED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
-CHANNELS = 6  # steps of one host at a time; sshd refuses the eleventh channel
+CHANNELS = 5  # steps of one host at a time; sshd allows ten channels, and may count those that have just ended
 # What many steps look at: each is asked once.
 LOOKS: dict[Run, Callable[[Any], object]] = {engine.COMMAND: engine.read_live, servers.COMMAND: servers.read_live}
 CHECK_TIMEOUT = 330.0  # seconds for one command of a check; a generation that loads a large model first takes a while
@@ -214,17 +214,23 @@ class Verification:
             session.open()
         except Exception as error:  # noqa: BLE001 - whoever waits for this host must not wait for ever
             outcome.error = error if isinstance(error, HostError) else BugError(error)
-        live = testinfra.host.Host(Backend(session, host.name))
-        with ThreadPoolExecutor(CHANNELS, thread_name_prefix=host.name) as pool:
-            entries = self._entries[host.name]
-            looks = {entry.step.id: LOOKS.get(entry.step.fact().command) for entry in entries}
-            # What many steps look at is asked first, and they come last: until then they would only wait for it.
-            for look in {look for look in looks.values() if look}:
-                pool.submit(look, live)
-            ready = sorted(entries, key=lambda entry: looks[entry.step.id] is not None)
-            asked = {entry.step.id: pool.submit(self._answer, outcome, entry, live) for entry in ready}
-        outcome.steps += [asked[entry.step.id].result() for entry in entries]
+        self._steps(outcome, testinfra.host.Host(Backend(session, host.name)))
         outcome.seconds = time.monotonic() - begun
+
+    def _steps(self, outcome: HostResult, live: Any) -> None:
+        """Ask every step, a few at a time.
+
+        What many steps look at is asked first, and they come last: until then they would only wait for it. Else the
+        last steps come first: they are what the others are for, and ask the most.
+        """
+        entries = self._entries[outcome.host]
+        looks = [LOOKS.get(entry.step.fact().command) for entry in entries]
+        order = sorted(range(len(entries)), key=lambda number: (looks[number] is not None, -number))
+        with ThreadPoolExecutor(CHANNELS, thread_name_prefix=outcome.host) as pool:
+            for look in {look for look in looks if look and not outcome.error}:
+                pool.submit(look, live)
+            asked = {number: pool.submit(self._answer, outcome, entries[number], live) for number in order}
+        outcome.steps += [asked[number].result() for number in range(len(entries))]
 
     def _answer(self, outcome: HostResult, entry: Entry, live: Any) -> StepResult:
         result = _lost(entry, outcome.error) if outcome.error else self._ask(outcome, entry, live)

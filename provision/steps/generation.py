@@ -33,6 +33,8 @@ from provision.steps.listing import Content
 GENERATIONS = "/var/lib/provision/nginx"
 NEW = f"{GENERATIONS}/.new"
 MARK = "generation.conf"
+# What nginx has loaded, where the link leads, and by its exit code what `nginx -t` says.
+ASK = """echo "$(curl --noproxy '*' -s --max-time 5 %s)"; readlink -- %s || echo; exec %s -t -q"""
 NO_CURL = 77  # READ exits with it
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound
 _ID = re.compile(r"[0-9a-f]{12}")
@@ -130,10 +132,10 @@ class Generation(Step):
     def check(self, live: Any) -> Iterator[Check]:
         """nginx has loaded the generation that the link leads to."""
         url = f"http://127.0.0.1:{self.status_port}/generation"
-        loaded = live.run("curl --noproxy '*' -s --max-time 5 %s", url).stdout.strip()
-        linked = live.run("readlink -- %s", CONFIG).stdout.strip().rsplit("/", 1)[-1]
-        yield Check("nginx has loaded the present configuration", loaded or "no answer", linked)
-        yield Check("nginx -t", live.run("%s -t -q", self.binary).rc, 0)
+        said = live.run(ASK, url, CONFIG, self.binary)
+        loaded, linked = (*said.stdout.splitlines(), "", "")[:2]
+        yield Check("nginx has loaded the present configuration", loaded or "no answer", linked.rsplit("/", 1)[-1])
+        yield Check("nginx -t", said.rc, 0)
 
 
 def parse(answer: Answer) -> State:

@@ -84,7 +84,7 @@ wait_for() {
   until=$(($(uptime) + 20))
   while [ "$("$1")" != "$2" ]; do
     [ "$(uptime)" -lt "$until" ] || return 1
-    sleep 0.1
+    sleep 0.02
   done
 }
 relink() {

@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -164,3 +165,17 @@ def test_a_command_that_hangs_is_ended_on_the_host(session):
     assert answer.exit == 124
     assert time.monotonic() - begun < 20
     assert session.batch([run("pgrep", "-f", "[s]leep 314", ok=(0, 1))], stop=True)[0].exit == 1
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_where_sshd_allows_few_channels_one_waits_for_another(lab, session, most):
+    host = lab.host(HOST)
+    host.write("/etc/ssh/sshd_config.d/few.conf", f"MaxSessions {most}\n")
+    host.run(["systemctl", "reload", "ssh"])
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            said = list(pool.map(lambda _: who(session), range(16)))
+    finally:
+        host.run(["rm", "/etc/ssh/sshd_config.d/few.conf"])
+        host.run(["systemctl", "reload", "ssh"])
+    assert (said, session.connects, session.execs) == (["root\n"] * 16, 1, 16)

@@ -24,6 +24,9 @@ class LocalSession(Session):
     def begin(self) -> None:
         """There is nothing to connect to."""
 
+    def open(self) -> None:
+        """Likewise."""
+
     def _exec(
         self,
         text: bytes,
