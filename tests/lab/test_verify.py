@@ -62,12 +62,13 @@ class Lie:
 
 
 def made_anew(card: int, at: str) -> str:
-    """Replace ollama1 behind our back by one that carries our marks, on another card or address."""
+    """Replace ollama1 behind our back by one that carries our marks, on another card or address, and that answers."""
     return f"""
 at={at}
 docker rm -f ollama1 >/dev/null
 docker run -d --name ollama1 --label provision.managed=1 --label provision.instance=ollama1 --gpus device={card} \
   -p "$at:11434" --mount type=volume,source=ollama1,target=/root/.ollama {IMAGE}
+until curl --noproxy '*' -sf -o /dev/null "http://$at/api/version"; do sleep 0.2; done
 """
 
 
