@@ -71,8 +71,15 @@ class Asked:
 )
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1, 100_000), help="Of an answer.")
 @click.option("--timeout", default="60s", show_default=True, help="Longest time for an answer, waiting included.")
-@click.option("--max-requests", default=100_000, show_default=True, type=click.IntRange(1), help="End after so many.")
-@click.option("--stop-at-failures", default="50%", show_default=True, help="End when more than this share fails.")
+@click.option(
+    "--max-requests", default=100_000, show_default=True, type=click.IntRange(1), help="End after so many (in a step)."
+)
+@click.option(
+    "--stop-at-failures",
+    default="50%",
+    show_default=True,
+    help="End when more than this share of the latest requests fails; no step of --find-capacity is ended so.",
+)
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256), help="Locust's; one a core.")
 @click.option("--target", default="", metavar="URL", help="Another endpoint than the inventory's; needs --yes.")
 @click.option("-y", "--yes", is_flag=True, help="Yes, put load on this --target.")
@@ -102,27 +109,26 @@ def loadtest(**options: Any) -> int:
 
 
 def _loadtest(asked: Asked) -> int:
-    from provision.loadtest import session, target, verdict
+    from provision.loadtest import files, session, stop, target, verdict
     from provision.report import warn
 
     endpoint, targets = _endpoint(asked)
     load, web = _load(asked, endpoint), _web(asked)
-    before = session.baseline(asked.baseline) if asked.baseline else None
-    for path in filter(None, (asked.html, asked.csv)):
-        _writable(path)
+    margin = _share(asked.margin, "--margin")
+    before = session.baseline(asked.baseline, load) if asked.baseline else None
+    files.check(*filter(None, (asked.html, asked.csv)))
     notes = target.probe(endpoint, load.profile.model, load.key)
     for note in notes if not asked.as_json else ():
         warn(note)
     show = _Progress()
-    if asked.find_capacity:
-        result = session.find_capacity(load, endpoint, targets, show.step)
-    else:
-        if web:
-            click.echo(f"Locust's page: http://{web.host}:{web.port}  (Ctrl-C ends it and shows the figures)", err=True)
-        result = session.once(load, endpoint, targets, show, web)
+    with stop.noted() as wish:
+        if asked.find_capacity:
+            result = session.find_capacity(load, endpoint, targets, show.step, wish)
+        else:
+            result = session.once(load, endpoint, targets, show, wish, web)
     show.end()
     if before is not None:
-        result.judged += verdict.compare(session.document(result), before, _share(asked.margin, "--margin"))
+        result.judged += verdict.compare(session.document(result)["overall"], before, margin)
     _report(asked, result, notes)
     return result.exit_code
 
@@ -130,14 +136,21 @@ def _loadtest(asked: Asked) -> int:
 def _endpoint(asked: Asked) -> "tuple[Endpoint, Targets]":
     """What is tested, and what it has to reach: from the inventory, from the command line, or both."""
     from provision import sequence
+    from provision.errors import UsageError
     from provision.inventory import LoadTest
     from provision.loadtest import target
 
-    if asked.target and not Path(asked.inventory).exists():
+    if asked.target and not os.path.exists(asked.inventory):  # noqa: PTH110 - which says no where it may not look
         return _foreign(asked), _targets(asked, LoadTest().targets)
     inventory = sequence.load(asked.inventory, asked.extra_vars)
     hosts = inventory.select(asked.limit)
-    found, targets = target.of_inventory(inventory, hosts), _targets(asked, hosts[0].of(LoadTest).targets)
+    targets = _targets(asked, hosts[0].of(LoadTest).targets)
+    try:
+        found = target.of_inventory(inventory, hosts)
+    except UsageError:
+        if not asked.target:
+            raise
+        return _foreign(asked), targets
     if asked.target:
         url = target.of_url(asked.target).urls[0]
         found = replace(found, urls=(url,)) if url in found.urls else _foreign(asked)
@@ -188,11 +201,16 @@ def _web(asked: Asked) -> Any:
     from provision.inventory import is_address
     from provision.loadtest.drive import Web
 
-    if asked.web and asked.find_capacity:
-        raise UsageError("--web and --find-capacity do not go together", "choose one")
+    chosen = [f"--{name}" for name in ("web", "find-capacity", "baseline") if getattr(asked, name.replace("-", "_"))]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} do not go together", "choose one")
     if not is_address(asked.web_host):
         raise UsageError("--web-host must be an IP address", "127.0.0.1 is this machine alone")
-    return Web(asked.web_host, asked.web_port) if asked.web else None
+    if not asked.web:
+        return None
+    at = f"[{asked.web_host}]" if ":" in asked.web_host else asked.web_host
+    click.echo(f"Locust's page: http://{at}:{asked.web_port}  (Ctrl-C ends it and shows the figures)", err=True)
+    return Web(asked.web_host, asked.web_port)
 
 
 def _seconds(text: str, option: str) -> float:
@@ -239,35 +257,19 @@ def _key(place: str) -> "Secret | None":
     return Secret(key)
 
 
-def _writable(path: str) -> None:
-    """Find out before the load, not after it."""
-    from provision.errors import UsageError
-
-    existed = Path(path).exists()
-    try:
-        with Path(path).open("a"):
-            pass
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
-    if not existed:
-        Path(path).unlink()
-
-
 def _report(asked: Asked, result: "Result", notes: Sequence[str]) -> None:
     from provision import report
     from provision.loadtest import files, session, text
 
+    if asked.as_json:
+        report.document("loadtest", result.exit_code, notes, **session.document(result))
+    else:
+        for line in text.whole(result):
+            report.say(line)
     if asked.csv:
         files.write_csv(asked.csv, result.tally)
     if asked.html:
         files.write_page(asked.html, result)
-    if asked.as_json:
-        report.document("loadtest", result.exit_code, notes, **session.document(result))
-        return
-    for line in text.whole(result):
-        report.say(line)
-    for path in filter(None, (asked.html, asked.csv)):
-        report.say(f"written: {path}")
 
 
 class _Progress:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -91,23 +92,26 @@ class Ended:
     cpu: float = 0.0
 
 
-def run(load: Load, tally: Tally, progress: Callable[[Tally], None], web: Web | None = None) -> Ended:
+def run(
+    load: Load, tally: Tally, progress: Callable[[Tally], None], wish: threading.Event, web: Web | None = None
+) -> Ended:
     """Drive the load and count what came of it.
 
     Args:
         load: what to do.
         tally: takes every request.
         progress: called a few times a second.
+        wish: set when the operator wants to stop.
         web: show Locust's page and let the operator start and stop it there; None: begin at once.
 
     Raises:
-        ProvisionError: Locust did not start, or ended by itself.
+        ProvisionError: Locust did not start, or one of its processes ended by itself.
     """
     before, begun = _cpu(), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="provision-loadtest-") as name:
+    with tempfile.TemporaryDirectory(prefix="provision-loadtest-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with _locust(load, folder, web) as process:
-            ended = _follow(process, load, _Reader(folder, tally), progress, endless=web is not None)
+            ended = _follow(_Watched(process, load, folder, tally), progress, wish, web)
     spent = (time.monotonic() - begun) * load.processes
     return dataclasses.replace(ended, cpu=(_cpu() - before) / spent)
 
@@ -119,12 +123,16 @@ def _cpu() -> float:
 
 @contextmanager
 def _locust(load: Load, folder: Path, web: Web | None) -> Iterator[subprocess.Popen[bytes]]:
-    """Locust, running; gone afterwards with all its processes, whatever happens."""
+    """Locust, running; gone afterwards with all its processes, whatever happens.
+
+    It holds one end of a pipe of ours, and ends itself when the other end is gone: then we were killed.
+    """
+    alive, ours = os.pipe()
     (folder / "records").mkdir()
     (folder / "home").mkdir()
     job = folder / "job.json"
     job.touch(0o600)
-    job.write_text(json.dumps(_job(load, folder / "records")))
+    job.write_text(json.dumps(_job(load, alive)))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             _words(load, web),
@@ -133,22 +141,23 @@ def _locust(load: Load, folder: Path, web: Web | None) -> Iterator[subprocess.Po
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
+            pass_fds=(alive,),
             start_new_session=True,  # Ctrl-C in our terminal is ours alone
         )
+    os.close(alive)
     try:
         yield process
-        if process.returncode not in (0, None, -signal.SIGTERM, -signal.SIGKILL):
-            raise ProvisionError(f"Locust ended with exit code {process.returncode}", _last(folder / "log"))
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        os.close(ours)
 
 
-def _job(load: Load, records: Path) -> dict[str, object]:
+def _job(load: Load, alive: int) -> dict[str, object]:
     """What the locustfile must know."""
     return {
-        "folder": str(records),
+        "alive": alive,
         "targets": list(load.targets),
         "profile": dataclasses.asdict(load.profile),
         "timeout": load.timeout,
@@ -181,66 +190,103 @@ def _environment(job: Path, home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PYTHONUSERBASE": site.getuserbase(), "PROVISION_LOADTEST": str(job)}
 
 
-def _last(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return "it said: " + (" / ".join(lines[-3:])[:600] or "nothing")
+class _Watched:
+    """Locust's process and what it has written so far.
 
+    Args:
+        process: Locust's first process.
+        load: what it was told to do.
+        folder: where it writes.
+        tally: takes every record once.
+    """
 
-def _follow(
-    process: subprocess.Popen[bytes],
-    load: Load,
-    reader: "_Reader",
-    progress: Callable[[Tally], None],
-    *,
-    endless: bool,
-) -> Ended:
-    """Read records until Locust has ended, or end it."""
-    ended, asked = Ended(), 0.0
-    latest = time.monotonic() + (float("inf") if endless else load.seconds + load.timeout + 30)
-    while True:
-        over = process.poll() is not None
-        try:
-            reader.read()
-            progress(reader.tally)
-            if over:
-                return ended
-            if not asked and (early := _early(load, reader.tally, late=time.monotonic() > latest)):
-                ended = early
-            time.sleep(POLL)
-        except KeyboardInterrupt:
-            ended = Ended("interrupted", interrupted=True)
-        if ended.why and not asked:
-            asked = time.monotonic()
-            process.terminate()
-        if asked and time.monotonic() - asked > MERCY:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _early(load: Load, tally: Tally, *, late: bool) -> Ended | None:
-    """Why the run must end before its time, if it must."""
-    if tally.count >= load.most_requests:
-        return Ended(f"{load.most_requests} requests were made, which is the most allowed")
-    if tally.count >= ENOUGH and tally.failures / tally.count > load.most_failures:
-        share = f"{tally.failures} of {tally.count} requests failed"
-        return Ended(f"{share}, more than {load.most_failures:.0%}", guarded=True)
-    return Ended("Locust did not end in time") if late else None
-
-
-class _Reader:
-    """Reads the files that Locust's processes write while they grow."""
-
-    def __init__(self, folder: Path, tally: Tally) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], load: Load, folder: Path, tally: Tally) -> None:
+        self.process = process
+        self.load = load
         self.tally = tally
-        self._folder = folder / "records"
+        self._folder = folder
         self._read: dict[Path, int] = {}
+        self._workers = 0
+        self._due = time.monotonic() + load.seconds  # its processes may end from then on
 
     def read(self) -> None:
         """Count every whole line that is new."""
-        for path in sorted(self._folder.iterdir()):
+        for path in sorted((self._folder / "records").iterdir()):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
                 data = file.read()
-            whole = data.rfind(b"\n") + 1
-            self._read[path] = self._read.get(path, 0) + whole
-            for line in data[:whole].splitlines():
+            for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
                 self.tally.add(parse(line.decode()))
+                self._read[path] = self._read.get(path, 0) + len(line)
+
+    def check(self) -> None:
+        """Make sure that no process of Locust has ended by itself.
+
+        Raises:
+            ProvisionError: one has.
+        """
+        if self.process.returncode:
+            raise ProvisionError(f"Locust ended with exit code {self.process.returncode}", self._said())
+        if self.load.processes > 1 and self.process.returncode is None and time.monotonic() < self._due:
+            now = _children(self.process.pid)
+            if now < min(self._workers, self.load.processes):
+                raise ProvisionError("one of Locust's processes ended by itself", self._said())
+            self._workers = max(self._workers, now)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """End it and all its processes."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _said(self) -> str:
+        lines = (self._folder / "log").read_text(errors="replace").strip().splitlines()
+        return "it said: " + (" / ".join(lines[-3:])[:600] or "nothing")
+
+
+def _children(pid: int) -> int:
+    try:
+        return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    except OSError:
+        return 0
+
+
+def _follow(found: _Watched, progress: Callable[[Tally], None], wish: threading.Event, web: Web | None) -> Ended:
+    """Read records until Locust has ended, or end it."""
+    load, ended, asked = found.load, None, 0.0
+    latest = time.monotonic() + (float("inf") if web else load.seconds + load.timeout + 30)
+    while found.process.poll() is None:
+        found.read()
+        progress(found.tally)
+        if ended is None:
+            found.check()
+            ended = _early(load, found.tally, wish, late=time.monotonic() > latest, web=web is not None)
+            if ended:
+                asked = time.monotonic()
+                found.terminate()
+        elif time.monotonic() - asked > MERCY:
+            found.kill()
+        time.sleep(POLL)
+    found.read()
+    if ended is None:
+        found.check()
+    return ended or Ended()
+
+
+def _early(load: Load, tally: Tally, wish: threading.Event, *, late: bool, web: bool) -> Ended | None:
+    """Why the run must end before its time, if it must."""
+    if wish.is_set():
+        return Ended() if web else Ended("interrupted", interrupted=True)  # a page has no other end
+    if tally.count >= load.most_requests:
+        return Ended(f"{load.most_requests} requests were made, which is the most allowed")
+    recent = tally.records[-max(ENOUGH, 10 * load.users) :]
+    failed = sum(bool(record.problem) for record in recent)
+    if len(recent) >= ENOUGH and failed / len(recent) > load.most_failures:
+        share = f"{failed} of the last {len(recent)} requests failed"
+        return Ended(f"{share}, more than {load.most_failures:.0%}", guarded=True)
+    if late:
+        raise ProvisionError("Locust did not end in time", "report it, please")
+    return None

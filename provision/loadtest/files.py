@@ -1,22 +1,76 @@
 """What a load test leaves on disk: every request as CSV, and a page with plots that needs no network."""
 
 import csv
+import errno
+import io
 import math
+import os
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.loadtest.measure import Tally, histogram, named, overlap
+from provision.errors import ProvisionError, UsageError
+from provision.loadtest.measure import Tally, histogram, overlap
 from provision.loadtest.record import Record
 from provision.loadtest.session import Result
 from provision.loadtest.verdict import percent, seconds, speed
 from provision.printable import line
 from provision.render import render
 
-COLUMNS = ("at", "target", "instance", "status", "problem", "detail", "ttft", "total", "tokens", "rate", "queued")
+COLUMNS = (
+    "at",
+    "target",
+    "instance",
+    "status",
+    "problem",
+    "detail",
+    "ttft",
+    "total",
+    "tokens",
+    "rate",
+    "queued",
+    "retried",
+)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 MOST_DOTS = 5000  # of a plot; more make a page slow and show nothing more
 BINS = 40
+
+
+def check(*paths: str) -> None:
+    """Find out whether files can be written: before the load, not after it.
+
+    Raises:
+        UsageError: one cannot, or two are the same.
+    """
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise UsageError("two reports cannot be written to the same file")
+    for path in paths:
+        try:
+            if Path(path).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with tempfile.TemporaryFile(dir=Path(path).parent):
+                pass
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _put(path: str, data: bytes) -> None:
+    """Write a file: either all of it is there, or what was there before.
+
+    Raises:
+        ProvisionError: it cannot be written.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise ProvisionError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def write_csv(path: str, tally: Tally) -> None:
@@ -25,12 +79,16 @@ def write_csv(path: str, tally: Tally) -> None:
     Args:
         path: the file; what it held is replaced.
         tally: the requests.
+
+    Raises:
+        ProvisionError: it cannot be written.
     """
-    with Path(path).open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for record in tally.records:
-            writer.writerow([_cell(getattr(record, column)) for column in COLUMNS])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for record in tally.records:
+        writer.writerow([_cell(getattr(record, column)) for column in COLUMNS])
+    _put(path, text.getvalue().encode())
 
 
 def _cell(value: object) -> object:
@@ -72,6 +130,9 @@ def write_page(path: str, result: Result) -> None:
     Args:
         path: the file; what it held is replaced.
         result: what to show.
+
+    Raises:
+        ProvisionError: it cannot be written.
     """
     page = render(
         "loadtest/report.html.j2",
@@ -79,12 +140,11 @@ def write_page(path: str, result: Result) -> None:
         load=result.load,
         rows=[*result.found.instances.items(), ("all", result.found.overall)],
         plots=plots(result),
-        names=list(result.found.instances),
         seconds=seconds,
         percent=percent,
         speed=speed,
     )
-    Path(path).write_bytes(page)
+    _put(path, page)
 
 
 def plots(result: Result) -> list[Plot]:
@@ -94,14 +154,14 @@ def plots(result: Result) -> list[Plot]:
         return []
     begin, length = min(record.at for record in good), max(1.0, result.found.seconds)
     numbers = {name: number for number, name in enumerate(result.found.instances)}
-    made = [_capacity(result)] if result.capacity else []
+    made = [_capacity(result)] if result.capacity and result.capacity.steps else []
     made += [_first_tokens(good, begin, length, numbers), _throughput(good, begin, length), _histogram(good)]
     return made
 
 
 def _first_tokens(good: Sequence[Record], begin: float, length: float, numbers: dict[str, int]) -> Plot:
     every = good[:: math.ceil(len(good) / MOST_DOTS)]
-    points = [(record.at - begin, record.ttft or 0.0, numbers.get(named(record), 0)) for record in every]
+    points = [(record.at - begin, record.ttft or 0.0, numbers.get(record.instance, 0)) for record in every]
     height = max(point[1] for point in points)
     return Plot("Time to first token", "s", "dots", points, length, height, "0 s", f"{length:.0f} s")
 

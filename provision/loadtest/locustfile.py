@@ -2,105 +2,146 @@
 
 Runs in Locust's processes only, as `locust -f` of this file: importing Locust patches the sockets of a process. What to
 do stands in a file of ours, named by PROVISION_LOADTEST, because a key must be in no argument.
+
+Every request leaves a record, whatever becomes of it: one that is not counted would make a broken endpoint look good.
 """
 
-import itertools
 import json
 import os
+import random
+import select
+import shutil
+import signal
+import ssl
 import time
 from pathlib import Path
 from typing import Any
 
 import gevent
 import requests
-from locust import HttpUser, constant, task
+import urllib3
+from locust import User, constant, events, task
 
 from provision.loadtest.profile import Profile
-from provision.loadtest.record import Record
+from provision.loadtest.record import TIMEOUT, Record
 from provision.loadtest.stream import Stream
 
-TASK: dict[str, Any] = json.loads(Path(os.environ["PROVISION_LOADTEST"]).read_text())
+JOB = Path(os.environ["PROVISION_LOADTEST"])
+TASK: dict[str, Any] = json.loads(JOB.read_text())
 PROFILE = Profile(**TASK["profile"])
 BODIES = PROFILE.bodies()
-TARGETS = itertools.cycle(TASK["targets"])
-KINDS = {401: "401", 403: "403", 404: "404", 429: "429", 503: "503"}
 CONNECT = 10.0  # seconds
 BACK_OFF = 1.0  # seconds after a failure; a user who asks again at once would make a thousand failures of one
+PIECE = 65536  # bytes read at a time, at most
+REASON = 300  # bytes of an error's body that are kept
 
 
-class Client(HttpUser):
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def watch_our_starter(**_: Any) -> None:
+    """End with whoever started us, also where it was killed: nobody else would end the load, or take the key away."""
+
+    def watch() -> None:
+        while not select.select([TASK["alive"]], [], [], 1.0)[0]:
+            pass
+        shutil.rmtree(JOB.parent, ignore_errors=True)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    gevent.spawn(watch)
+
+
+class Client(User):
     """One user: asks, waits for the whole answer, asks again."""
 
     wait_time = constant(0)
 
     def on_start(self) -> None:
-        """Choose the balancer; users are dealt out over them."""
-        self.target = next(TARGETS)
-        self.client.trust_env = False  # neither a proxy nor a netrc: prompts go to the endpoint and nowhere else
-        if TASK["key"]:
-            self.client.headers["Authorization"] = f"Bearer {TASK['key']}"
+        """Choose the balancer; users are dealt out over them by chance, for they live in several processes."""
+        self.target = random.choice(TASK["targets"])  # noqa: S311 - not a secret
+        self.session = _session()
 
     @task
     def ask(self) -> None:
         """Send one request and write down what became of it."""
         path, body = next(BODIES)
-        begun = time.perf_counter()
-        record = {"at": time.time(), "target": self.target}
         stream = Stream(openai=path.startswith("/v1/"))
-        with self.client.post(
-            self.target + path,
-            json=body,
-            stream=True,
-            timeout=(CONNECT, TASK["timeout"]),
-            allow_redirects=False,
-            catch_response=True,
-            name=path,
-        ) as answer:
-            said = self._follow(answer, stream, begun)
-            if said.get("problem"):
-                answer.failure(said["problem"])
+        at, begun = time.time(), time.perf_counter()
+        said = self._ask(path, body, stream)
         ended = time.perf_counter()
-        said |= _figures(stream, begun, ended)
-        _write(Record(**record, **said))
-        self._tell(PROFILE.name, said, ended - begun)
+        _write(Record(at, self.target, **said, **_figures(stream, begun, ended)))
+        self.environment.events.request.fire(
+            request_type=PROFILE.name,
+            name=PROFILE.model,
+            response_time=(ended - begun) * 1000,
+            response_length=stream.tokens,
+            exception=RuntimeError(said["problem"]) if said["problem"] else None,
+            context={},
+        )
         if said["problem"]:
             gevent.sleep(BACK_OFF)
 
-    def _follow(self, answer: Any, stream: Stream, begun: float) -> dict[str, Any]:
-        """Read the answer to its end; status, instance, and what went wrong."""
-        said: dict[str, Any] = {
-            "status": answer.status_code or 0,
-            "instance": _clean((answer.headers or {}).get("X-Instance", ""), 100),
-        }
-        if answer.error or not answer.status_code:
-            return said | _refusal(answer.error)
-        if answer.status_code != 200:
-            problem = KINDS.get(answer.status_code, f"HTTP {answer.status_code}")
-            return said | {"problem": problem, "detail": _clean(_start_of(answer))}
-        left = TASK["timeout"] - (time.perf_counter() - begun)
+    def _ask(self, path: str, body: dict[str, Any], stream: Stream) -> dict[str, Any]:
+        """Status, instance, and what went wrong. The timeout is for all of it: a server may also send slowly."""
+        said: dict[str, Any] = {"status": 0, "instance": "", "problem": "", "detail": ""}
+        limit = gevent.Timeout(TASK["timeout"])
+        limit.start()
         try:
-            with gevent.Timeout(max(0.01, left)):
-                for data in answer.iter_content(chunk_size=None):
-                    stream.feed(data, time.perf_counter())
+            with self.session.post(
+                self.target + path,
+                json=body,
+                stream=True,
+                timeout=(CONNECT, TASK["timeout"]),
+                allow_redirects=False,
+            ) as answer:
+                said |= {"status": answer.status_code, "instance": _clean(answer.headers.get("X-Instance", ""), 100)}
+                said |= _followed(answer, stream)
         except gevent.Timeout:
-            return said | {"problem": "timeout", "detail": f"no end within {TASK['timeout']:g} s"}
-        except requests.RequestException as error:
-            stream.end(time.perf_counter())
-            problem = "timeout" if "timed out" in str(error) else stream.problem or "cut stream"
-            return said | {"problem": problem, "detail": _clean(error)}
-        return said | {"problem": stream.end(time.perf_counter()), "detail": _clean(stream.detail)}
+            said |= {"problem": TIMEOUT, "detail": f"no end within {TASK['timeout']:g} s"}
+        except Exception as error:  # noqa: BLE001 - whatever a server made of it, the request failed and is counted
+            said |= _lost(error, stream)
+        finally:
+            limit.close()
+        return said
 
-    def _tell(self, name: str, said: dict[str, Any], seconds: float) -> None:
-        """Locust's own page shows time to headers; here it gets a row for the whole answer."""
-        error = RuntimeError(said["problem"]) if said["problem"] else None
-        self.environment.events.request.fire(
-            request_type="LLM",
-            name=f"{name}: whole answer",
-            response_time=seconds * 1000,
-            response_length=said["tokens"],
-            exception=error,
-            context={},
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # neither a proxy nor a netrc: prompts go to the endpoint and nowhere else
+    paths = ssl.get_default_verify_paths()
+    session.verify = paths.cafile or paths.capath or True  # what the machine trusts, as everything else here
+    session.headers["Accept-Encoding"] = "identity"
+    # requests looks at where it would go next, and reads that answer whole, also where it is not to go there.
+    session.hooks["response"].append(lambda answer, **_: answer.headers.pop("Location", None) and None)
+    if TASK["key"]:
+        session.headers["Authorization"] = f"Bearer {TASK['key']}"
+    return session
+
+
+def _followed(answer: requests.Response, stream: Stream) -> dict[str, str]:
+    """Read the answer to its end, as it comes."""
+    if answer.status_code != 200:
+        kind = (
+            str(answer.status_code) if answer.status_code in (401, 403, 404, 429, 503) else f"HTTP {answer.status_code}"
         )
+        reason = answer.raw.read1(REASON + len(TASK["key"]), decode_content=False)
+        return {"problem": kind, "detail": _clean(reason.decode(errors="replace"))}
+    while not stream.problem and (data := answer.raw.read1(PIECE, decode_content=False)):
+        stream.feed(data, time.perf_counter())
+    return {"problem": stream.end(time.perf_counter()), "detail": _clean(stream.detail)}
+
+
+def _lost(error: Exception, stream: Stream) -> dict[str, str]:
+    """What an exception means for whoever asked."""
+    stream.end(time.perf_counter())
+    text = str(error)
+    if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
+        problem = TIMEOUT
+    elif isinstance(error, requests.ConnectionError) and "refused" in text:
+        problem = "refused"
+    elif stream.frames or isinstance(error, urllib3.exceptions.ProtocolError):
+        problem = "cut stream"
+    else:
+        problem = "no answer"
+    return {"problem": problem, "detail": _clean(f"{type(error).__name__}: {text}")}
 
 
 def _figures(stream: Stream, begun: float, ended: float) -> dict[str, Any]:
@@ -108,37 +149,24 @@ def _figures(stream: Stream, begun: float, ended: float) -> dict[str, Any]:
     queued = None
     if ttft is not None and stream.prefill is not None:
         queued = max(0.0, ttft - stream.load - stream.prefill)
-    return {"ttft": ttft, "total": ended - begun, "tokens": stream.tokens, "queued": queued, "gaps": stream.gaps}
-
-
-def _refusal(error: Any) -> dict[str, str]:
-    """Why there is no answer at all."""
-    text = str(error)
-    if isinstance(error, requests.Timeout):
-        problem = "timeout"
-    elif "refused" in text:
-        problem = "refused"
-    else:
-        problem = "no answer"
-    return {"problem": problem, "detail": _clean(text)}
-
-
-def _start_of(answer: Any) -> str:
-    """The first bytes of an error's body; a server may send one without end."""
-    with gevent.Timeout(5, False):
-        data: bytes = next(answer.iter_content(chunk_size=300), b"")
-        return data.decode(errors="replace")
-    return ""
+    return {
+        "ttft": ttft,
+        "total": ended - begun,
+        "tokens": stream.tokens,
+        "arrivals": stream.arrivals,
+        "decode": stream.decode,
+        "queued": queued,
+        "gaps": stream.gaps,
+    }
 
 
 def _clean(value: Any, longest: int = 200) -> str:
-    """What a server said, of a length that can be kept, and without our key."""
+    """What a server said, without our key, and of a length that can be kept."""
     text = str(value)
     return (text.replace(TASK["key"], "***") if TASK["key"] else text)[:longest]
 
 
 def _write(record: Record) -> None:
     """Append to this process's own file, in one write: it is read while it grows."""
-    path = Path(TASK["folder"]) / f"records-{os.getpid()}"
-    with path.open("a") as file:
+    with (JOB.parent / "records" / str(os.getpid())).open("a") as file:
         file.write(record.line() + "\n")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from provision.loadtest.record import Record
 
-UNNAMED = "(none)"
+UNNAMED = "(none)"  # no instance answered, or nobody said which
+OTHER = "(other)"  # one that the inventory does not know
+NGINX = "ollama"  # what nginx calls the upstream itself, where it had no instance to send to
 POINTS = (50, 95, 99)
 STEP = 0.001  # seconds; gaps between tokens are counted in steps of this
 QUEUED = 0.1  # seconds of waiting from which a request counts as queued
@@ -15,8 +17,15 @@ QUEUED = 0.1  # seconds of waiting from which a request counts as queued
 
 @dataclass
 class Tally:
-    """Every request of a run; gaps between tokens are only counted, for there may be millions."""
+    """Every request of a run; gaps between tokens are only counted, for there may be millions.
 
+    Args:
+        labels: address and port -> the instance that is there, for answers after a second try.
+        known: names of the declared instances; empty where they are not known.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
     records: list[Record] = field(default_factory=list)
     gaps: dict[str, Counter[int]] = field(default_factory=dict)
     failures: int = 0
@@ -27,11 +36,13 @@ class Tally:
         return len(self.records)
 
     def add(self, record: Record) -> None:
-        """Count a request."""
+        """Count a request. After a second try the balancer names both instances; the last one answered."""
+        name = record.instance.rpartition(",")[2].strip()
+        name = UNNAMED if name in ("", NGINX) else self.labels.get(name, name)
+        name = OTHER if self.known and name not in self.known | {UNNAMED} else name
+        self.gaps.setdefault(name, Counter()).update(round(gap / STEP) for gap in record.gaps)
+        self.records.append(replace(record, instance=name, retried="," in record.instance, gaps=()))
         self.failures += bool(record.problem)
-        found = self.gaps.setdefault(named(record), Counter())
-        found.update(round(gap / STEP) for gap in record.gaps)
-        self.records.append(replace(record, gaps=()))
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Figures:
         failed: how many of them failed.
         kinds: problem -> how often.
         share: of all requests of the run, 0 to 1.
-        ttft: time to the first token.
+        ttft: time to the first token; of a request that timed out before it, the time until then.
         gap: time between two tokens.
         rate: tokens per second of one stream, after its first; 95 % of streams had at least `p95`.
         total: time to the end.
@@ -101,30 +112,31 @@ class Summary:
     retried: int
 
 
-def named(record: Record) -> str:
-    """The instance that answered. After a second try the balancer names both; the last one answered."""
-    return record.instance.rpartition(",")[2].strip() or UNNAMED
-
-
-def summary(tally: Tally, weights: Mapping[str, float], window: tuple[float, float] | None = None) -> Summary:
+def summary(
+    tally: Tally,
+    weights: Mapping[str, float],
+    window: tuple[float, float] | None = None,
+    length: float | None = None,
+) -> Summary:
     """Put a run into figures.
 
     Args:
         tally: its requests.
         weights: declared instance -> its weight; nothing where they are not known.
-        window: time stamps; only requests that were sent between them count. None: all.
+        window: time stamps; only requests that were under way between them count (but gaps between tokens, of all).
+            None: all.
+        length: seconds in which users asked; what came after that is not part of the throughput. None: to the end.
     """
-    records = [one for one in tally.records if window is None or window[0] <= one.at < window[1]]
-    start, end = window or _span(records)
+    records = [one for one in tally.records if window is None or (one.end >= window[0] and one.at < window[1])]
+    start, end = window or _span(records, length)
     groups: dict[str, list[Record]] = {name: [] for name in weights}
     for record in records:
-        groups.setdefault(named(record), []).append(record)
+        groups.setdefault(record.instance, []).append(record)
     whole = _Part(len(records), start, end)
     instances = {name: _figures(groups[name], tally.gaps.get(name, Counter()), whole) for name in sorted(groups)}
     every = sum(tally.gaps.values(), Counter[int]())
-    retried = sum("," in record.instance for record in records)
     overall = _figures(records, every, whole)
-    return Summary(end - start, overall, instances, _skew(groups, weights), retried)
+    return Summary(end - start, overall, instances, _skew(groups, weights), sum(record.retried for record in records))
 
 
 def histogram(values: Iterable[float], low: float, high: float, bins: int) -> list[int]:
@@ -172,8 +184,10 @@ class _Part:
     end: float
 
 
-def _span(records: Sequence[Record]) -> tuple[float, float]:
-    return min((one.at for one in records), default=0.0), max((one.end for one in records), default=0.0)
+def _span(records: Sequence[Record], length: float | None) -> tuple[float, float]:
+    start = min((one.at for one in records), default=0.0)
+    end = max((one.end for one in records), default=0.0)
+    return start, min(end, start + length) if length else end
 
 
 def _figures(records: Sequence[Record], gaps: Counter[int], whole: _Part) -> Figures:
@@ -186,7 +200,7 @@ def _figures(records: Sequence[Record], gaps: Counter[int], whole: _Part) -> Fig
         failed=len(records) - len(good),
         kinds=dict(kinds.most_common()),
         share=len(records) / whole.requests if whole.requests else 0.0,
-        ttft=spread(record.ttft for record in good),
+        ttft=spread(record.wait for record in records),
         gap=_counted(gaps),
         rate=_speeds(record.rate for record in good),
         total=spread(record.total for record in good),

@@ -15,6 +15,8 @@ PATHS = {"chat": "/api/chat", "generate": "/api/generate", "openai": "/v1/chat/c
 LARGEST_FILE = 64 * 1024 * 1024  # bytes
 MOST_REQUESTS = 100_000
 
+RELOADING = frozenset({"main_gpu", "num_batch", "num_ctx", "num_gpu", "num_thread", "use_mmap"})  # FACTS 4.3
+
 _TOPICS = (
     "Explain to a new colleague how a load balancer chooses where a request goes",
     "Write a short story about a lighthouse keeper who finds a message in the fog",
@@ -65,7 +67,11 @@ class Profile:
         if kind == "generate":
             body["prompt"] = unique + body["prompt"]
         else:
-            body["messages"] = [_user(unique.strip()), *body["messages"]]
+            first = next((one for one in body["messages"] if isinstance(one.get("content"), str)), None)
+            if first is None:
+                body["messages"].insert(0, _user(unique.strip()))
+            else:
+                first["content"] = unique + first["content"]
         return PATHS[kind], self._bounded(kind, body)
 
     def _bounded(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -154,5 +160,9 @@ _RULES: tuple[tuple[Callable[[dict[str, Any]], bool], str], ...] = (
     (lambda body: "prompt" not in body or isinstance(body["prompt"], str), "prompt must be text"),
     (lambda body: "messages" not in body or _has_messages(body), "messages must be a list of objects"),
     (_is_options, "options must be an object, and num_predict a number above zero"),
-    (lambda body: "num_ctx" not in (body.get("options") or {}), "num_ctx would load the model anew for each request"),
+    (
+        lambda body: not RELOADING & set(body.get("options") or {}),
+        f"options that load the model anew: {', '.join(sorted(RELOADING))}",
+    ),
+    (lambda body: "keep_alive" not in body, "keep_alive would unload the model"),
 )

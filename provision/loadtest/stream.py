@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-LONGEST_LINE = 4 * 1024 * 1024  # bytes; a frame holds one token
+LONGEST_LINE = 1024 * 1024  # bytes; a frame holds one token, or a few
+LONGEST_DETAIL = 8192  # characters; cut further where a key has been masked, which may be half as long
 CUT, ERROR, EMPTY, GARBLED = "cut stream", "error in stream", "empty answer", "not a stream"
 
 
@@ -31,12 +32,16 @@ class Stream:
     """Seconds between one token and the next."""
     frames: int = 0
     """Frames that held a token."""
+    arrivals: int = 0
+    """How often tokens came: fewer than frames where something in front buffers."""
     tokens: int = 0
     """Tokens, as the server counted them; frames where it did not."""
     load: float = 0.0
     """Seconds in which the model was loaded for this request (native only)."""
     prefill: float | None = None
     """Seconds in which the prompt was read; None where the server does not say (`/v1/`)."""
+    decode: float | None = None
+    """Seconds in which the answer was made; None where the server does not say."""
     problem: str = ""
     """Why it is no answer; empty so far."""
     detail: str = ""
@@ -51,9 +56,11 @@ class Stream:
             data: any number of lines, and parts of them.
             now: seconds, of a clock that only goes forward.
         """
+        before = self.frames
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._line(line.strip(), now)
+        self.arrivals += self.frames > before
         if len(self._rest) > LONGEST_LINE:
             self._fail(GARBLED, "a line without end")
             self._rest = b""
@@ -67,7 +74,8 @@ class Stream:
             self._fail(CUT, f"ended after {self.frames} frames without the last one")
         if not self.problem and not self.frames:
             self._fail(EMPTY, "no token in it")
-        self.tokens = self.tokens or self.frames
+        fits = 0 < self.tokens <= 10 * self.frames + 1000  # a server may say any number
+        self.tokens = self.tokens if fits else self.frames
         return self.problem
 
     def _line(self, line: bytes, now: float) -> None:
@@ -83,9 +91,11 @@ class Stream:
             return
         frame = _parsed(line)
         if frame is None:
-            self._fail(GARBLED, line[:200].decode(errors="replace"))
+            self._fail(GARBLED, line[:LONGEST_DETAIL].decode(errors="replace"))
         elif frame.get("error"):
             self._fail(ERROR, _said(frame["error"]))
+        elif self.done:
+            self._fail(GARBLED, "it goes on after its last frame")
         else:
             self._frame(frame, now)
 
@@ -99,6 +109,7 @@ class Stream:
             self.tokens = _number(frame.get("eval_count"))
             self.load = _number(frame.get("load_duration")) / 1e9
             self.prefill = _number(frame.get("prompt_eval_duration")) / 1e9
+            self.decode = _number(frame.get("eval_duration")) / 1e9 or None
 
     def _token(self, now: float) -> None:
         self.frames += 1
@@ -146,4 +157,4 @@ def _number(value: Any) -> int:
 
 def _said(error: Any) -> str:
     text = error.get("message") if isinstance(error, dict) else error
-    return str(text)[:200]
+    return str(text)[:LONGEST_DETAIL]

@@ -8,16 +8,18 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from provision.errors import ProvisionError, UsageError
-from provision.inventory import Host, Inventory, Secret
+from provision.errors import HostError, ProvisionError, UnreachableError, UsageError
+from provision.inventory import Host, Instance, Inventory, Secret
+from provision.loadtest.measure import Tally
 from provision.printable import line
 from provision.sequence import role
 
-TIMEOUT = 10.0  # seconds for one question
+TIMEOUT = 10.0  # seconds without a word
 LARGEST = 4 * 1024 * 1024  # bytes of an answer
 
 
@@ -28,12 +30,18 @@ class Endpoint:
     Args:
         urls: base URL of every balancer.
         weights: HOST/INSTANCE of every instance behind them -> its weight; empty where no inventory says.
+        labels: address and port of every instance -> HOST/INSTANCE.
         models: the models that every instance serves.
     """
 
     urls: tuple[str, ...]
-    weights: Mapping[str, float]
-    models: tuple[str, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+
+    def tally(self) -> Tally:
+        """An empty tally that knows these instances."""
+        return Tally(self.labels, frozenset(self.weights))
 
 
 def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
@@ -52,15 +60,29 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
     if not balancers:
         names = ", ".join(host.name for host in inventory.hosts if is_balancing(host, inventory))
         raise UsageError("none of these hosts is a balancer", f"the balancers are {names}" if names else "")
-    members = {
-        (host.name, one.name): one for each in balancers for host in sources(each, inventory) for one in host.instances
-    }
+    members = [(host, one) for each in balancers for host in sources(each, inventory) for one in host.instances]
     if not members:
         raise UsageError("no instance is behind these balancers", "see ollama.instances")
-    first, *others = [instance.models for instance in members.values()]
-    models = tuple(model for model in first if all(model in other for other in others))
-    weights = {f"{host}/{name}": float(instance.weight) for (host, name), instance in members.items()}
-    return Endpoint(tuple(_url(host) for host in balancers), weights, models)
+    first, *others = [instance.models for _, instance in members]
+    return Endpoint(
+        urls=tuple(_url(host) for host in balancers),
+        weights={_name(host, one): float(one.weight) for host, one in members},
+        labels={f"{address}:{one.port}": _name(host, one) for host, one in members for address in _addresses(host)},
+        models=tuple(model for model in first if all(model in other for other in others)),
+    )
+
+
+def _name(host: Host, instance: Instance) -> str:
+    return f"{host.name}/{instance.name}"
+
+
+def _addresses(host: Host) -> set[str]:
+    """Where its instances may be, by all that is known here."""
+    chosen = str(getattr(host.settings["ollama"], "listen_address", None) or "")
+    found = {chosen, host.connection.address} - {""}
+    with suppress(OSError):
+        found |= {str(one[4][0]) for one in socket.getaddrinfo(host.connection.address, None, socket.AF_INET)}
+    return found
 
 
 def _url(host: Host) -> str:
@@ -88,7 +110,7 @@ def of_url(url: str) -> Endpoint:
         fine = False
     if not fine or parts.username or parts.password or parts.query or parts.fragment or not url.isprintable():
         raise UsageError("the target must be a URL such as http://10.0.0.5:3008, without a user or a password")
-    return Endpoint((url.rstrip("/"),), {}, ())
+    return Endpoint((url.rstrip("/"),))
 
 
 def chosen_model(endpoint: Endpoint, model: str) -> str:
@@ -126,9 +148,18 @@ def probe(endpoint: Endpoint, model: str, key: Secret | None) -> list[str]:
             near = difflib.get_close_matches(model, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(names)[:10]) or 'none'}"
             raise UsageError(f"{url} has no model {model}", line(hint, 500))
-        if _full(model) not in {_full(name) for name in _names(_ask(url, "/api/ps", key))}:
+        if not _is_loaded(url, model, key):
             notes.append(f"{model} is not loaded on the instance that {url} asked: the first answers wait for that")
     return notes
+
+
+def _is_loaded(url: str, model: str, key: Secret | None) -> bool:
+    """Whether one instance has it in memory; where that may not be asked, it is no reason not to test."""
+    try:
+        running = _names(_ask(url, "/api/ps", key))
+    except ProvisionError:
+        return True
+    return _full(model) in {_full(name) for name in running}
 
 
 def _names(answer: dict[str, Any]) -> list[str]:
@@ -153,7 +184,7 @@ def _ask(url: str, path: str, key: Secret | None) -> dict[str, Any]:
             found = json.loads(answer.read(LARGEST))
     except urllib.error.HTTPError as error:
         error.close()
-        raise _refused(url, path, error.code, with_key=key is not None) from None
+        raise _refused(url + path, error.code, with_key=key is not None) from None
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise _silent(url, error) from error
     except (ValueError, RecursionError):
@@ -170,13 +201,13 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         """Follow nothing."""
 
 
-def _refused(url: str, path: str, status: int, *, with_key: bool) -> ProvisionError:
-    if status in (401, 403) and path == "/api/version":
+def _refused(url: str, status: int, *, with_key: bool) -> ProvisionError:
+    if status in (401, 403):
         said = "refuses this key" if with_key else "wants a key"
         return UsageError(f"{url} {said} (HTTP {status})", "give it by --api-key env:NAME or --api-key file:PATH")
     if status >= 500:
-        return ProvisionError(f"{url}{path} answers HTTP {status}", "see `provision verify`")
-    return UsageError(f"{url} is no Ollama endpoint: {path} answers HTTP {status}", "is the port right?")
+        return HostError(f"{url} answers HTTP {status}", "see `provision verify`")
+    return UsageError(f"this is no Ollama endpoint: {url} answers HTTP {status}", "is the port right?")
 
 
 def _silent(url: str, error: Exception) -> ProvisionError:
@@ -185,5 +216,5 @@ def _silent(url: str, error: Exception) -> ProvisionError:
         return UsageError(f"{url} is no Ollama endpoint: it does not speak HTTP", "is the port right?")
     if isinstance(reason, ssl.SSLError):
         return UsageError(f"{url} does not speak TLS as it should: {line(reason, 200)}", "http or https?")
-    said = "no answer in time" if isinstance(reason, TimeoutError | socket.timeout) else line(reason, 200)
-    return ProvisionError(f"{url} cannot be reached: {said}", "see `provision verify`")
+    said = "no answer in time" if isinstance(reason, TimeoutError) else line(reason, 200)
+    return UnreachableError(f"{url} cannot be reached: {said}", "see `provision verify`")

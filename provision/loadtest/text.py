@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from provision.loadtest.capacity import Capacity
-from provision.loadtest.measure import Figures, Spread, Summary, Tally, histogram, named
+from provision.loadtest.measure import Figures, Spread, Summary, Tally, histogram
 from provision.loadtest.session import Result
 from provision.loadtest.verdict import Judged, kinds, percent, seconds, speed
 from provision.printable import line
@@ -21,7 +21,7 @@ def whole(result: Result) -> Iterator[str]:
         yield f"ended before its time: {line(result.ended.why, 200)}"
     yield ""
     if result.capacity:
-        yield from capacity(result.capacity)
+        yield from capacity(result.capacity, whole=not result.ended.why)
     else:
         yield f"{load.users} users, {result.found.seconds:.0f} s, answers of at most {load.profile.max_tokens} tokens"
         yield ""
@@ -57,7 +57,7 @@ def _row(name: str, width: int, own: Figures) -> str:
 def _spreads(found: Summary, tally: Tally) -> Iterator[str]:
     """Histograms of all requests, and what was queued and failed."""
     good = [record for record in tally.records if not record.problem]
-    first = [record.ttft for record in good if record.ttft is not None]
+    first = [record.wait for record in tally.records if record.wait is not None]
     every = found.overall
     yield _spread("time to first token", every.ttft, first)
     yield _spread("time to the end", every.total, [record.total for record in good])
@@ -79,7 +79,7 @@ def _examples(tally: Tally) -> Iterator[tuple[str, str]]:
     for record in tally.records:
         if record.problem and record.problem not in seen and record.detail:
             seen.add(record.problem)
-            yield record.problem, f"{record.detail} [{named(record)}]"
+            yield record.problem, f"{record.detail} [{record.instance}]"
 
 
 def _spread(name: str, spread: Spread, values: Sequence[float]) -> str:
@@ -106,8 +106,13 @@ def verdict(judged: Sequence[Judged]) -> Iterator[str]:
         yield f"{'pass' if one.passed else 'FAIL'}  {one.name:{width}}  {one.measured}, demanded {one.limit}"
 
 
-def capacity(found: Capacity) -> Iterator[str]:
-    """The steps, and what they come to."""
+def capacity(found: Capacity, *, whole: bool = True) -> Iterator[str]:
+    """The steps, and what they come to.
+
+    Args:
+        found: what the search came to.
+        whole: whether it came to its end.
+    """
     yield f"{'USERS':>6}  {'TOKENS/S':>9}  {'FIRST TOKEN p95':>15}  {'FAILED':>7}  RESULT"
     for step in found.steps:
         broken = ", ".join(f"{one.name} {one.measured}" for one in step.judged if not one.passed)
@@ -117,11 +122,14 @@ def capacity(found: Capacity) -> Iterator[str]:
             f"  {percent(every.fail_share):>7}  {broken or 'holds'}"
         )
     yield ""
-    yield from _answer(found)
+    yield from _answer(found, whole=whole)
 
 
-def _answer(found: Capacity) -> Iterator[str]:
+def _answer(found: Capacity, *, whole: bool) -> Iterator[str]:
     held, knee, broke = found.holds, found.knee, found.broke
+    if not found.steps:
+        yield "Not one step came to its end."
+        return
     if held is None or knee is None:
         yield "It does not hold one user."
     else:
@@ -132,7 +140,7 @@ def _answer(found: Capacity) -> Iterator[str]:
         else:
             yield f"Throughput still grows there: the knee is at {knee.users} users or beyond."
     if broke is None:
-        yield "No target broke: it may hold more; try with more --users."
+        yield "No target broke: it may hold more" + ("; try with more --users." if whole else ".")
     else:
         broken = "; ".join(f"{one.name} {one.measured}, demanded {one.limit}" for one in broke.judged if not one.passed)
         yield f"The limit that was met, with {broke.users} users: {broken}."

@@ -1,15 +1,18 @@
 """Figures and targets -> what was reached; an instance that is far slower than its peers; an earlier run compared."""
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provision.errors import UsageError
 from provision.inventory import Targets, duration_seconds, share_of
-from provision.loadtest.measure import UNNAMED, Summary
+from provision.loadtest.measure import OTHER, UNNAMED, Summary
+from provision.loadtest.record import Record
 
 SLOW = 3.0  # how many times slower than its peers an instance is the odd one; a model on the CPU is 5 to 20 times
+LUMP = 4  # tokens at a time, from which on somebody buffers
+ENOUGH = 10  # requests per instance, from which on one that answered none is odd
+RARE = 0.01  # share of failures below which an instance is not accused
 FEW = 2  # answers from which on a speed is judged: a slow instance gives few of them
 
 
@@ -22,12 +25,16 @@ class Judged:
         limit: what was demanded, for people.
         measured: what was found, for people.
         passed: whether it was reached.
+        value: what was found, as a number; None where it could not be measured.
+        bound: what was demanded, as a number.
     """
 
     name: str
     limit: str
     measured: str
     passed: bool
+    value: float | None
+    bound: float
 
 
 def judge(found: Summary, targets: Targets) -> list[Judged]:
@@ -41,25 +48,28 @@ def _judge(found: Summary, targets: Targets) -> Iterator[Judged]:
         limit = share_of(targets.max_fail)
         passed = every.requests > 0 and every.fail_share <= limit
         measured = f"{percent(every.fail_share)} ({every.failed} of {every.requests})"
-        yield Judged("failed requests", f"at most {targets.max_fail}", measured, passed)
+        yield Judged("failed requests", f"at most {targets.max_fail}", measured, passed, every.fail_share, limit)
     if targets.max_ttft_p95 is not None:
         value, most = every.ttft.p95, duration_seconds(targets.max_ttft_p95)
         passed = value is not None and value <= most
-        yield Judged("time to first token, p95", f"at most {seconds(most)}", seconds(value), passed)
+        yield Judged("time to first token, p95", f"at most {seconds(most)}", seconds(value), passed, value, most)
     if targets.min_tokens_per_second is not None:
-        least = targets.min_tokens_per_second
-        passed = every.rate.p95 is not None and every.rate.p95 >= least
-        yield Judged("tokens per second of a stream, p95", f"at least {least:g}", speed(every.rate.p95), passed)
+        least, rate = targets.min_tokens_per_second, every.rate.p95
+        passed = rate is not None and rate >= least
+        yield Judged("tokens per second of a stream, p95", f"at least {least:g}", speed(rate), passed, rate, least)
     if targets.max_skew is not None:
-        passed = found.skew is not None and found.skew <= share_of(targets.max_skew)
+        bound = share_of(targets.max_skew)
+        passed = found.skew is not None and found.skew <= bound
         measured = "unknown" if found.skew is None else percent(found.skew)
-        yield Judged("skew between instances", f"at most {targets.max_skew}", measured, passed)
+        yield Judged("skew between instances", f"at most {targets.max_skew}", measured, passed, found.skew, bound)
 
 
 def odd(found: Summary) -> list[str]:
-    """What an operator should look at, each a sentence: instances that got nothing, are far slower, or fail more."""
-    named = {name: own for name, own in found.instances.items() if name != UNNAMED}
-    said = [f"{name} got no request" for name, own in named.items() if not own.requests]
+    """What an operator should look at, each a sentence: instances that gave nothing, are far slower, or fail more."""
+    named = {name: own for name, own in found.instances.items() if name not in (UNNAMED, OTHER)}
+    said = []
+    if found.overall.requests >= ENOUGH * len(named):
+        said += [f"{name} answered nothing" for name, own in named.items() if not own.requests]
     speeds = {name: own.rate.p50 for name, own in named.items() if own.requests - own.failed >= FEW and own.rate.p50}
     for name, rate in speeds.items():
         usual = statistics.median([other for peer, other in speeds.items() if peer != name] or [0.0])
@@ -67,9 +77,18 @@ def odd(found: Summary) -> list[str]:
             rates = f"{name} gives {rate:.1f} tokens per second, its peers {usual:.1f}"
             said.append(f"{rates}: has it fallen to the CPU? `provision verify` says")
     for name, own in named.items():
-        if own.failed and own.fail_share > SLOW * _rest(found, name):
+        if own.failed >= FEW and own.fail_share > max(RARE, SLOW * _rest(found, name)):
             said.append(f"{name} fails {percent(own.fail_share)} of its requests: {kinds(own.kinds)}")
     return said
+
+
+def lumps(records: Sequence[Record]) -> list[str]:
+    """Whether answers come in lumps, as a sentence: something in front buffers, and readers wait."""
+    good = [record for record in records if not record.problem]
+    tokens, pieces = sum(record.tokens for record in good), sum(record.arrivals for record in good)
+    if tokens <= LUMP * pieces:
+        return []
+    return [f"{tokens} tokens came in {pieces} pieces: something in front of the instances buffers"]
 
 
 def _rest(found: Summary, name: str) -> float:
@@ -79,51 +98,29 @@ def _rest(found: Summary, name: str) -> float:
     return sum(own.failed for own in others) / requests if requests else 1.0
 
 
-def compare(now: Mapping[str, Any], before: Mapping[str, Any], margin: float) -> list[Judged]:
-    """Hold one run's document against that of an earlier one.
+def compare(now: Mapping[str, Any], before: Mapping[str, Any], margin: float) -> Iterator[Judged]:
+    """Hold one run's figures against those of an earlier one.
 
     Args:
-        now: the document of this run.
-        before: an earlier `provision loadtest --json`.
+        now: `overall` of this run's document.
+        before: that of the earlier one; `session.baseline` has looked at it.
         margin: how much worse a figure may be, as a part of it; of failures, so many per cent of all requests.
-
-    Raises:
-        UsageError: the earlier one is no such document, or was another test.
     """
-    try:
-        for key in ("model", "profile", "users", "max_tokens"):
-            if before[key] != now[key]:
-                raise UsageError(
-                    f"the baseline is of another test: its {key} is {before[key]}, not {now[key]}",
-                    "compare like with like",
-                )
-        return list(_compare(now["overall"], before["overall"], margin))
-    except (KeyError, TypeError) as error:
-        raise UsageError("the baseline is no document of `provision loadtest --json`", f"it lacks {error}") from error
-
-
-def _compare(now: Mapping[str, Any], before: Mapping[str, Any], margin: float) -> Iterator[Judged]:
-    worst = float(before["fail_share"]) + margin
-    passed = float(now["fail_share"]) <= worst
-    yield Judged("baseline: failed requests", f"at most {percent(worst)}", percent(now["fail_share"]), passed)
-    for name, point in (("ttft", "p50"), ("ttft", "p95"), ("gap", "p95")):
+    new, worst = now["fail_share"], before["fail_share"] + margin
+    yield Judged("baseline: failed requests", f"at most {percent(worst)}", percent(new), new <= worst, new, worst)
+    for name, point in COMPARED:
         old, new = before[name][point], now[name][point]
         if old is not None:
-            limit = float(old) * (1 + margin) + 0.001  # what is counted in milliseconds may differ by one
-            passed = new is not None and float(new) <= limit
-            yield Judged(f"baseline: {NAMES[name]}, {point}", f"at most {seconds(limit)}", seconds(new), passed)
-    old, new = before["tokens_per_second"], now["tokens_per_second"]
-    limit = float(old) * (1 - margin)
-    yield Judged("baseline: tokens per second", f"at least {limit:.1f}", f"{float(new):.1f}", float(new) >= limit)
+            most = old * (1 + margin) + 0.001  # what is counted in milliseconds may differ by one
+            passed = new is not None and new <= most
+            title = f"baseline: {NAMES[name]}, {point}"
+            yield Judged(title, f"at most {seconds(most)}", seconds(new), passed, new, most)
+    new, least = now["tokens_per_second"], before["tokens_per_second"] * (1 - margin)
+    yield Judged("baseline: tokens per second", f"at least {least:.1f}", f"{new:.1f}", new >= least, new, least)
 
 
-NAMES = {
-    "ttft": "time to first token",
-    "gap": "time between tokens",
-    "rate": "tokens per second of a stream",
-    "total": "time to the end",
-    "queued": "waiting in a queue",
-}
+COMPARED = (("ttft", "p50"), ("ttft", "p95"), ("gap", "p95"))
+NAMES = {"ttft": "time to first token", "gap": "time between tokens"}
 
 
 def kinds(found: Mapping[str, int]) -> str:

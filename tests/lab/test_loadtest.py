@@ -1,5 +1,6 @@
 """The load test: real Locust against real nginx and the simulated instances, of known speed."""
 
+import contextlib
 import functools
 import os
 import re
@@ -51,7 +52,8 @@ def test_an_instance_on_the_cpu_is_named_though_every_answer_is_right(fleet, lab
     lab.host("gpu-01").write("/etc/provision-lab/faults/ollama1.cpu", "")
     fleet.ssh("gpu-01", "docker", "restart", "ollama1")
     wait_for(lambda: "ollama1" in fleet.ssh("gpu-01", "docker", "ps", "--filter", "name=ollama1"))
-    done = fleet.provision("loadtest", "--duration", "8s", "--max-tokens", "16", "--users", "4", "--max-fail", "10%")
+    words = ("--duration", "10s", "--max-tokens", "8", "--users", "8", "--max-fail", "10%")
+    done = fleet.provision("loadtest", *words)
     lab.host("gpu-01").run(["rm", "/etc/provision-lab/faults/ollama1.cpu"])
     fleet.ssh("gpu-01", "docker", "restart", "ollama1")
     assert "look at: gpu-01/ollama1 gives " in done.out, done
@@ -69,6 +71,18 @@ def test_broken_streams_are_failures_and_the_instance_is_named(fleet, lab):
     assert done.doc["overall"]["kinds"].keys() == {"error in stream"}
     assert [one.split()[0] for one in done.doc["findings"]] == ["gpu-02/ollama2"]
     assert [one["instance"] for one in done.doc["instances"] if one["failed"]] == ["gpu-02/ollama2"]
+
+
+def test_a_request_that_a_second_instance_answers_is_that_instances(fleet, lab):
+    lab.host("gpu-01").write("/etc/provision-lab/faults/ollama1.answer-503", "")
+    try:
+        done = fleet.provision("loadtest", "--json", *SHORT, "--users", "4")
+    finally:
+        lab.host("gpu-01").run(["rm", "/etc/provision-lab/faults/ollama1.answer-503"])
+    assert (done.code, done.doc["overall"]["failed"]) == (0, 0), done
+    assert done.doc["retried"] > 0
+    assert {one["instance"] for one in done.doc["instances"]} == set(INSTANCES)
+    assert {one["instance"] for one in done.doc["instances"] if not one["requests"]} == {"gpu-01/ollama1"}
 
 
 def test_a_load_that_only_fails_ends_itself(fleet, lab):
@@ -123,7 +137,8 @@ def started(fleet, *words, env=None):
 def test_ctrl_c_ends_it_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(fleet, tmp_path):
     fleet.provision("inventory", "check")
     key = "zq8canary-key"
-    process = started(fleet, "--json", "--duration", "5m", "--api-key", "env:OUR_KEY", env={"OUR_KEY": key})
+    env = {"OUR_KEY": key, "TMPDIR": str(tmp_path)}
+    process = started(fleet, "--json", "--duration", "5m", "--api-key", "env:OUR_KEY", env=env)
     time.sleep(6)
     seen = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _is_readable(path)]
     process.send_signal(signal.SIGINT)
@@ -135,7 +150,7 @@ def test_ctrl_c_ends_it_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(f
     assert any(b"locust" in words for words in seen)
     assert not any(key.encode() in words for words in seen)
     assert key not in out + err
-    assert not [words for words in _locusts() if "locustfile" in words], "nothing is left behind"
+    assert not _theirs(tmp_path), "nothing is left behind"
 
 
 def _is_readable(path: Path) -> bool:
@@ -145,8 +160,13 @@ def _is_readable(path: Path) -> bool:
         return False
 
 
-def _locusts() -> list[str]:
-    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+def _theirs(folder: Path) -> list[str]:
+    """Processes whose environment names this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            found += [path.parent.name] if str(folder).encode() in path.read_bytes() else []
+    return found
 
 
 def test_locusts_own_page_is_set_up_and_on_loopback_alone(fleet):

@@ -2,10 +2,16 @@
 
 import contextlib
 import itertools
+import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +22,10 @@ from provision.loadtest.drive import Load
 from provision.loadtest.measure import Tally
 from provision.loadtest.profile import Profile
 
-KEY = "zq6canary-key"
+KEY = "zq6canary-key" + "x" * 1500  # as long as those of identity providers
 TOKEN = b'{"response":"a","done":false}\n'
 LAST = b'{"response":"","done":true,"eval_count":2}\n'
-ENDINGS = ("whole", "401", "429", "503", "500", "cut", "error", "hang", "nothing", "redirect")
+ENDINGS = ("whole", "401", "429", "503", "500", "cut", "error", "hang", "nothing", "redirect", "slow head")
 
 
 class Fake(BaseHTTPRequestHandler):
@@ -28,16 +34,34 @@ class Fake(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     endings: itertools.cycle
 
+    def do_GET(self):
+        """What is asked before the load."""
+        body = b'{"version":"1","models":[{"name":"m:1b"}]}'
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
         ending = next(self.endings)
         if ending == "nothing":
             self.close_connection = True
             return
+        if ending == "slow head":
+            for letter in b"HTTP/1.1 200 OK":
+                self.connection.send(bytes([letter]))
+                time.sleep(0.3)
+            return
+        if ending == "plain":
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + TOKEN)
+            time.sleep(0.5)
+            self.wfile.write(TOKEN)
+            time.sleep(0.1)
+            self.wfile.write(LAST)
+            self.close_connection = True
+            return
         self.send_response(int(ending) if ending.isdigit() else 307 if ending == "redirect" else 200)
         self.send_header("X-Instance", "gpu-01/ollama1")
         self.send_header("Transfer-Encoding", "chunked")
-        self.send_header("Location", "http://127.0.0.1:9/")
+        self.send_header("Location", "http://[")
         self.end_headers()
         if ending.isdigit():
             self.chunk(f"not with {self.headers.get('Authorization')}".encode())
@@ -87,11 +111,11 @@ def driven(*targets, **rest):
     tally = Tally()
     given = {"users": 10, "spawn_rate": 100.0, "seconds": 2.0, "timeout": 1.0, "most_failures": 1.0, **rest}
     load = Load(targets, Profile("generate", "m", 8), **given)
-    return drive.run(load, tally, lambda found: None), tally
+    return drive.run(load, tally, lambda found: None, threading.Event()), tally
 
 
 def test_every_way_to_fail_is_told_apart_and_the_key_is_not_kept(endpoint, unused_tcp_port):
-    ended, tally = driven(endpoint(*ENDINGS), f"http://127.0.0.1:{unused_tcp_port}", users=24, key=Secret(KEY))
+    ended, tally = driven(endpoint(*ENDINGS), f"http://127.0.0.1:{unused_tcp_port}", users=36, key=Secret(KEY))
     assert ended.why == ""
     kinds = {record.problem for record in tally.records}
     known = {"", "401", "429", "503", "HTTP 500", "HTTP 307", "cut stream", "error in stream", "timeout", "no answer"}
@@ -100,9 +124,10 @@ def test_every_way_to_fail_is_told_apart_and_the_key_is_not_kept(endpoint, unuse
     assert (whole.tokens, whole.instance, len(whole.gaps)) == (2, "gpu-01/ollama1", 0)
     assert sum(tally.gaps["gpu-01/ollama1"].values()) > 0
     assert all(record.total < 3 for record in tally.records), "an answer that hangs ends at its timeout"
+    assert len({record.at for record in tally.records}) == tally.count >= 24, "each leaves a record"
     said = " ".join(record.detail for record in tally.records)
     assert "not with Bearer ***" in said
-    assert KEY not in said
+    assert KEY[:14] not in said
 
 
 @pytest.fixture
@@ -138,6 +163,95 @@ def test_locusts_own_configuration_and_proxies_have_no_say(endpoint, monkeypatch
     monkeypatch.chdir(tmp_path)
     _, tally = driven(endpoint("whole"), users=2, seconds=1.0)
     assert (tally.count > 0, tally.failures) == (True, 0)
+
+
+def test_a_body_without_chunks_is_read_as_it_comes(endpoint):
+    _, tally = driven(endpoint("plain"), users=1, timeout=5.0)
+    whole = tally.records[0]
+    assert (whole.problem, whole.tokens, whole.arrivals) == ("", 2, 2)
+    assert whole.ttft < whole.total / 2
+
+
+def test_a_locust_that_is_killed_is_no_good_run(endpoint):
+    url = endpoint("whole")
+    with pytest.raises(ProvisionError, match="exit code -9"):
+        driven_and(lambda pids: os.kill(pids[0], signal.SIGKILL), url, seconds=20.0)
+
+
+def test_a_worker_that_is_killed_is_no_good_run_either(endpoint):
+    url = endpoint("whole")
+    with pytest.raises(ProvisionError, match="one of Locust's processes"):
+        driven_and(lambda pids: os.kill(pids[-1], signal.SIGKILL), url, seconds=20.0, processes=2)
+
+
+def driven_and(do, *targets, **rest):
+    """Drive a load, and do something to Locust's processes once it has answers."""
+    tally = Tally()
+    given = {"users": 4, "spawn_rate": 100.0, "timeout": 1.0, "most_failures": 1.0, **rest}
+    load = Load(targets, Profile("generate", "m", 8), **given)
+    done = []
+
+    def show(found):
+        if found.count > 10 and not done:
+            done.append(True)
+            do(locusts())
+
+    return drive.run(load, tally, show, threading.Event()), tally
+
+
+def locusts():
+    """Ids of the Locust processes that are ours, the first one first."""
+    words = {int(path.parent.name): path for path in Path("/proc").glob("[0-9]*/cmdline")}
+    found = sorted(pid for pid, path in words.items() if b"locustfile" in read(path))
+    ours = [pid for pid in found if ancestor(pid, os.getpid())]
+    return sorted(ours, key=lambda pid: (os.getsid(pid) != pid, pid))
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def ancestor(pid, wanted):
+    while pid > 1:
+        if pid == wanted:
+            return True
+        fields = read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+        pid = int(fields[1]) if fields else 0
+    return False
+
+
+def test_who_is_killed_leaves_no_load_and_no_key_behind(endpoint, tmp_path):
+    (tmp_path / "key").write_text(KEY)
+    words = ["loadtest", "-i", "/nonexistent", "--target", endpoint("whole"), "--yes", "--model", "m:1b"]
+    argv = [sys.executable, "-m", "provision", *words, "--api-key", f"file:{tmp_path / 'key'}", "--duration", "5m"]
+    with subprocess.Popen(argv, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: list(tmp_path.glob("*/records/*")))
+        process.kill()
+    wait_for(lambda: not list(tmp_path.glob("provision-loadtest-*")))
+    wait_for(lambda: not any(str(tmp_path).encode() in read(path) for path in Path("/proc").glob("[0-9]*/environ")))
+
+
+def test_a_closed_terminal_ends_it_with_the_figures_so_far(endpoint, tmp_path):
+    words = ["loadtest", "-i", "/nonexistent", "--target", endpoint("whole"), "--yes", "--model", "m:1b", "--json"]
+    argv = [sys.executable, "-m", "provision", *words, "--duration", "5m"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: list(tmp_path.glob("*/records/*")))
+        process.terminate()
+        document = json.loads(process.communicate(timeout=30)[0])
+    assert (process.returncode, document["exit"], document["stopped"]) == (130, 130, "interrupted")
+    assert document["overall"]["requests"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def wait_for(holds):
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_locust_that_does_not_start_is_said_with_its_words(monkeypatch):

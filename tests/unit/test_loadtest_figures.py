@@ -1,5 +1,6 @@
 """Records -> figures -> verdict, and the search for the capacity: by arithmetic."""
 
+import json
 import math
 
 import pytest
@@ -8,24 +9,25 @@ from hypothesis import strategies as st
 
 from provision.errors import UsageError
 from provision.inventory import Targets
-from provision.loadtest import session, text
+from provision.loadtest import files, session, text
 from provision.loadtest.capacity import Step, search
 from provision.loadtest.drive import Ended, Load
-from provision.loadtest.measure import UNNAMED, Tally, histogram, overlap, percentile, summary
+from provision.loadtest.measure import OTHER, UNNAMED, Tally, histogram, overlap, percentile, summary
 from provision.loadtest.profile import Profile
 from provision.loadtest.record import Record, parse
-from provision.loadtest.verdict import compare, judge, odd
+from provision.loadtest.verdict import compare, judge, lumps, odd
 
 ONE, TWO, THREE = "gpu-01/ollama1", "gpu-01/ollama2", "gpu-02/ollama1"
 
 
 def record(at=0.0, instance=ONE, ttft=0.5, rate=10.0, tokens=21, **rest):
     """An answer: so many tokens at that rate after the first."""
-    return Record(at, "http://t", instance, 200, ttft=ttft, total=ttft + (tokens - 1) / rate, tokens=tokens, **rest)
+    given = {"arrivals": tokens, "total": ttft + (tokens - 1) / rate, **rest}
+    return Record(at, "http://t", instance, status=200, ttft=ttft, tokens=tokens, **given)
 
 
 def failed(problem, at=0.0, instance=ONE):
-    return Record(at, "http://t", instance, 503, problem, ttft=None, total=0.01)
+    return Record(at, "http://t", instance, status=503, problem=problem, ttft=None, total=0.01)
 
 
 def tallied(*records):
@@ -67,13 +69,41 @@ def test_gaps_between_tokens_are_counted_in_milliseconds():
     assert (gap.p50, gap.p95, gap.p99) == (0.017, 0.017, 0.5)
 
 
-def test_failures_by_kind_and_who_answered_after_a_second_try():
-    found = summary(
-        tallied(record(), failed("503", instance=""), failed("cut stream", instance=f"10.0.0.1:3001, {TWO}")), {}
-    )
+def test_failures_by_kind():
+    found = summary(tallied(record(), failed("503", instance=""), failed("cut stream", instance=TWO)), {})
     assert found.overall.kinds == {"503": 1, "cut stream": 1}
     assert set(found.instances) == {ONE, TWO, UNNAMED}
-    assert found.retried == 1
+
+
+def test_after_a_second_try_the_answer_is_that_of_the_last_instance():
+    tally = Tally({"10.0.0.2:3001": TWO}, frozenset({ONE, TWO}))
+    for said in ("10.0.0.1:3001, 10.0.0.2:3001", "10.0.0.1:3001, ollama", "", "ollama", "evil/1", "evil/2", ONE):
+        tally.add(record(instance=said))
+    found = summary(tally, {ONE: 1.0, TWO: 1.0})
+    requests = {name: own.requests for name, own in found.instances.items()}
+    assert requests == {ONE: 1, TWO: 1, UNNAMED: 3, OTHER: 2}
+    assert found.retried == 2
+
+
+def test_who_waits_in_vain_waits_too():
+    late = Record(0.0, "http://t", ONE, problem="timeout", total=60.0)
+    every = summary(tallied(*[record(ttft=0.1)] * 9, late), {}).overall
+    assert (every.ttft.p50, every.ttft.p95) == (0.1, 60.0)
+
+
+def test_tokens_in_a_lump_have_no_speed_but_the_servers_own():
+    assert record(arrivals=1, tokens=50, total=0.501).rate is None
+    assert record(arrivals=1, tokens=50, total=0.501, decode=5.0).rate == 10
+    assert record(arrivals=40, tokens=50, decode=999.0).rate != pytest.approx(50 / 999)
+    assert "50 tokens came in 2 pieces" in lumps([record(arrivals=2, tokens=50)])[0]
+    assert lumps([record()]) == []
+
+
+def test_a_request_that_hangs_does_not_lower_the_throughput_of_the_others():
+    late = Record(3.0, "http://t", ONE, problem="timeout", total=60.0)
+    whole = [record(at=n, ttft=0.0, tokens=11, rate=10.0) for n in range(4)]
+    found = summary(tallied(*whole, late), {}, length=4.0)
+    assert found.overall.tokens_per_second == pytest.approx(11)
 
 
 def test_queueing_is_counted_where_the_server_says():
@@ -97,6 +127,7 @@ def test_tokens_per_second_are_those_within_the_window():
     assert overlap(failed("503"), 0, 10) == 0
     found = summary(tallied(one, record(at=104.0)), {}, (100.0, 104.0))
     assert (found.overall.requests, found.overall.tokens_per_second) == (1, pytest.approx(41 * 3 / 4 / 4))
+    assert summary(tallied(one), {}, (103.0, 104.0)).overall.requests == 1, "under way is enough"
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200), st.sampled_from([1, 50, 95, 99, 100]))
@@ -141,7 +172,7 @@ def test_how_it_ended_counts_more_than_the_targets(ended, code):
 
 def test_the_odd_instance_is_named():
     rows = [
-        record(instance=name, rate=rate) for name, rate in ((ONE, 60.0), (TWO, 58.0), (THREE, 6.0)) for _ in range(4)
+        record(instance=name, rate=rate) for name, rate in ((ONE, 60.0), (TWO, 58.0), (THREE, 6.0)) for _ in range(15)
     ]
     found = result(*rows, weights={ONE: 1.0, TWO: 1.0, THREE: 1.0, "gpu-02/ollama2": 1.0})
     assert [line.split(" ", 1)[0] for line in found.findings] == ["gpu-02/ollama2", THREE]
@@ -149,35 +180,55 @@ def test_the_odd_instance_is_named():
     assert result(*(record(instance=name, rate=50) for name in (ONE, TWO) for _ in range(9))).findings == []
 
 
+def test_few_requests_accuse_nobody():
+    assert result(record(), weights={ONE: 1.0, TWO: 1.0, THREE: 1.0}).findings == []
+    assert result(*[record(instance=TWO)] * 500, *[record()] * 499, failed("cut stream")).findings == []
+
+
 def test_the_instance_that_fails_is_named():
     rows = [*[record(instance=TWO)] * 9, *[failed("cut stream")] * 3, *[record()] * 6]
     assert result(*rows).findings == [f"{ONE} fails 33.3% of its requests: 3 cut stream"]
 
 
+def overall(*records):
+    return session.document(result(*records))["overall"]
+
+
 def test_a_baseline_fails_on_what_is_worse_by_more_than_the_margin():
-    before = session.document(result(*[record()] * 20))
-    same = session.document(result(*[record(ttft=0.54)] * 20))
-    worse = session.document(result(*[record(ttft=0.8)] * 20))
-    assert all(one.passed for one in compare(same, before, 0.1))
-    assert [one.name for one in compare(worse, before, 0.1) if not one.passed] == [
+    before = overall(*[record()] * 20)
+    assert all(one.passed for one in compare(overall(*[record(ttft=0.54)] * 20), before, 0.1))
+    worse = compare(overall(*[record(ttft=0.8)] * 20), before, 0.1)
+    assert [one.name for one in worse if not one.passed] == [
         "baseline: time to first token, p50",
         "baseline: time to first token, p95",
         "baseline: tokens per second",
     ]
-    failing = session.document(result(*[record()] * 16, *[failed("503")] * 4))
-    assert "baseline: failed requests" in [one.name for one in compare(failing, before, 0.1) if not one.passed]
+    failing = compare(overall(*[record()] * 16, *[failed("503")] * 4), before, 0.1)
+    assert "baseline: failed requests" in [one.name for one in failing if not one.passed]
 
 
-@pytest.mark.parametrize("before", [{}, {"model": "m"}, {"overall": 3, "model": "m", "profile": "chat", "users": 4}])
-def test_a_baseline_that_is_none(before):
-    with pytest.raises(UsageError, match=r"no document|another test"):
-        compare(session.document(result(record())), before, 0.1)
+WHOLE = session.document(result(record()))
 
 
-def test_a_baseline_of_another_test_is_refused():
-    now = session.document(result(record()))
-    with pytest.raises(UsageError, match="users is 9, not 4"):
-        compare(now, {**now, "users": 9}, 0.1)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no json", "no document"),
+        ("[]", "no document"),
+        ("{}", "no document"),
+        (json.dumps({**WHOLE, "users": 9}), "another test: its users is 9, not 4"),
+        (json.dumps({**WHOLE, "overall": 3}), "no document"),
+        (json.dumps({**WHOLE, "overall": {**WHOLE["overall"], "fail_share": "x"}}), "no document"),
+        (json.dumps({**WHOLE, "overall": {**WHOLE["overall"], "tokens_per_second": math.inf}}), "no document"),
+        (json.dumps({**WHOLE, "overall": {**WHOLE["overall"], "ttft": {}}}), "no document"),
+    ],
+)
+def test_a_baseline_that_is_none_is_refused_before_the_load(tmp_path, text, said):
+    (tmp_path / "before.json").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        session.baseline(str(tmp_path / "before.json"), result(record()).load)
+    (tmp_path / "before.json").write_text(json.dumps(WHOLE))
+    assert session.baseline(str(tmp_path / "before.json"), result(record()).load) == WHOLE["overall"]
 
 
 def step_of(users, places, queue):
@@ -221,6 +272,22 @@ def test_an_endpoint_that_holds_nobody():
 def test_a_search_that_is_interrupted_says_what_it_knows():
     found = search(lambda users: step_of(users, 8, 0) if users < 4 else None, 100)
     assert (found.holds.users, found.broke) == (2, None)
+    nothing = search(lambda users: None, 100)
+    assert list(text.capacity(nothing, whole=False))[-1] == "Not one step came to its end."
+
+
+def test_the_page_of_a_search_that_was_interrupted_at_once(tmp_path):
+    found = result(record())
+    found.capacity = search(lambda users: None, 100)
+    files.write_page(str(tmp_path / "r.html"), found)
+    assert "Load test" in (tmp_path / "r.html").read_text()
+
+
+def test_the_page_takes_nobody_at_his_word(tmp_path):
+    files.write_page(str(tmp_path / "r.html"), result(record(instance="<script>alert(1)</script>"), max_skew="5%"))
+    page = (tmp_path / "r.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
 
 
 def test_the_terminal_shows_every_instance_and_every_target():

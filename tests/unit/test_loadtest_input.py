@@ -79,6 +79,7 @@ def test_an_endpoint_with_the_model(serve):
     ("answers", "said"),
     [
         ({}, "no Ollama endpoint.*404"),
+        ({**ollama("m:1b"), "/api/tags": (401, "")}, "wants a key"),
         ({"/api/version": (200, "<html>")}, "no Ollama endpoint"),
         ({"/api/version": (200, '{"version":7}')}, "says no version"),
         ({"/api/version": (200, "[" * 9000)}, "no Ollama endpoint"),
@@ -154,7 +155,8 @@ def test_a_file_of_requests(tmp_path):
     assert asked["/api/generate"]["prompt"].endswith("] why?")
     assert asked["/api/generate"]["options"] == {"num_predict": 64, "temperature": 0}
     assert asked["/api/chat"]["options"] == {"num_predict": 9}
-    assert asked["/api/chat"]["messages"][-1]["content"] == "how?"
+    assert [one["role"] for one in asked["/api/chat"]["messages"]] == ["user"]
+    assert asked["/api/chat"]["messages"][0]["content"].endswith("] how?")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,9 @@ def test_a_file_of_requests(tmp_path):
         ('{"prompt":3}', "prompt must be text"),
         ('{"messages":[]}', "list of objects"),
         ('{"prompt":"a","options":{"num_predict":-1}}', "num_predict"),
-        ('{"prompt":"a","options":{"num_ctx":9}}', "num_ctx would load"),
+        ('{"prompt":"a","options":{"num_ctx":9}}', "load the model anew"),
+        ('{"prompt":"a","options":{"num_gpu":0}}', "load the model anew"),
+        ('{"prompt":"a","keep_alive":0}', "unload"),
         ("", "holds 0 requests"),
         (f'{{"prompt":{"[" * 5000}', "no JSON"),
     ],
@@ -201,6 +205,10 @@ def loadtest(capsys, *words):
         (["--baseline", "/nonexistent"], "the baseline /nonexistent cannot be read"),
         (["--html", "/nonexistent/report.html"], "/nonexistent/report.html cannot be written"),
         (["--csv", "/"], "/ cannot be written"),
+        (["--csv", "/" + "x" * 300], "cannot be written"),
+        (["--csv", "/tmp/same", "--html", "/tmp/../tmp/same"], "same file"),
+        (["--margin", "much"], "--margin must be a share"),
+        (["--baseline", "x", "--find-capacity"], "do not go together"),
         (["--web", "--find-capacity"], "do not go together"),
         (["--web", "--web-host", "everywhere"], "must be an IP address"),
         (["--limit", "gpu-01"], "none of these hosts is a balancer"),
@@ -219,12 +227,35 @@ def test_a_foreign_target_needs_no_inventory_but_a_model(capsys):
     code, err = loadtest(capsys, "-i", "/nonexistent", "--target", "http://127.0.0.1:9", "--yes")
     assert (code, "say --model" in err) == (2, True)
     code, err = loadtest(capsys, "-i", "/nonexistent", "--target", "http://127.0.0.1:9", "--yes", "--model", "m")
-    assert (code, "cannot be reached" in err) == (1, True)
+    assert (code, "cannot be reached" in err) == (4, True)
+
+
+def test_an_endpoint_in_front_of_one_that_is_not_reached_from_here(capsys, tmp_path):
+    settings = "ollama: {instances: [{gpus: [0]}]}, balancer: {listen: [127.0.0.1]}"
+    (tmp_path / "prod.yaml").write_text(f"gpu: {{hosts: {{box: {{ansible_host: 10.0.0.1, {settings}}}}}}}")
+    words = ["-i", str(tmp_path / "prod.yaml"), "--model", "m"]
+    assert "listens on 127.0.0.1 only" in loadtest(capsys, *words)[1]
+    assert "cannot be reached" in loadtest(capsys, *words, "--target", "http://127.0.0.1:9", "--yes")[1]
+
+
+def test_a_report_is_whole_or_not_there(tmp_path):
+    old = tmp_path / "r.csv"
+    old.write_text("as it was")
+    files.check(str(old))
+    assert old.read_text() == "as it was"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    files.check(str(tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink()
+    files.write_csv(str(old), Tally())
+    assert old.read_text().startswith("at,target")
+    with pytest.raises(ProvisionError, match="cannot be written"):
+        files.write_csv("/dev/null/r.csv", Tally())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "r.csv"]
 
 
 def test_a_spreadsheet_sees_no_formula(tmp_path):
     tally = Tally()
-    tally.add(Record(1.0, "http://t", "=cmd|' /C calc'!A0", 500, "HTTP 500", "@SUM(1)\n2"))
+    tally.add(Record(1.0, "http://t", "=cmd|' /C calc'!A0", status=500, problem="HTTP 500", detail="@SUM(1)\n2"))
     files.write_csv(str(tmp_path / "r.csv"), tally)
     row = (tmp_path / "r.csv").read_text().splitlines()[1]
     assert "'=cmd" in row
