@@ -27,6 +27,7 @@ class Record:
         connections: to one host.
         execs: sessions that sshd of one host started.
         wire: bytes to and from all hosts, as they are on the wire.
+        host_cpu: seconds of CPU of one host.
         failed: why the run does not count; empty for one that does.
     """
 
@@ -41,6 +42,7 @@ class Record:
     connections: int = 0
     execs: int = 0
     wire: int = 0
+    host_cpu: float = 0.0
     failed: str = ""
 
 
@@ -142,16 +144,16 @@ class Results:
             "execs",
         ]
         rows = [[tool, *self._cost(kind, cell, tool)] for tool in self._tools(kind)]
-        return page.table([*head, "kB on the wire per host", "round trips"], rows)
+        return page.table([*head, "kB on the wire per host", "CPU of a host, s", "round trips"], rows)
 
     def _cost(self, kind: str, cell: Cell, tool: str) -> list[str]:
         found = self.of(kind, cell, tool)
-        values = [self._median(name, found) for name in ("cpu", "memory", "connections", "execs", "wire")]
+        values = [self._median(name, found) for name in ("cpu", "memory", "connections", "execs", "wire", "host_cpu")]
         if None in values:
-            return ["-"] * 6
-        cpu, memory, connections, execs, wire = (value or 0.0 for value in values)
+            return ["-"] * 7
+        cpu, memory, connections, execs, wire, host_cpu = (value or 0.0 for value in values)
         shown = [f"{cpu:.2f}", f"{memory:.0f}", f"{connections:.0f}", f"{execs:.0f}", f"{wire / cell[0] / 1000:.0f}"]
-        return [*shown, self._round_trips(kind, cell[0], tool)]
+        return [*shown, f"{host_cpu:.2f}", self._round_trips(kind, cell[0], tool)]
 
     def _round_trips(self, kind: str, hosts: int, tool: str) -> str:
         """How many delays the run takes one after the other: what it is slower by with a delay, over the delay."""
