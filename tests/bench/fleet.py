@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from provision.lab import cgroups, keys
+from provision.lab import cgroups, keys, machine
 from provision.lab.lab import Lab
 from provision.lab.shell import LabError, run
 from provision.lab.spec import Spec
@@ -134,7 +134,7 @@ def booted(name: str, hosts: int, say: Callable[[str], None]) -> Lab:
         hosts: how many.
         say: is told what takes long.
     """
-    return Lab.up(Spec(name, hosts, 0, 2), install=True, say=say)
+    return Lab.up(Spec(name, hosts, 0, 2, release=machine.default_release()), install=True, say=say)
 
 
 def gone(name: str) -> None:
