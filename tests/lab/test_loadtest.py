@@ -219,7 +219,9 @@ def test_every_command_of_the_runbook(fleet, tmp_path):
             timeout=180,
             env={**os.environ, "ENDPOINT_KEY": "a-key"},
         )
-        assert done.returncode == 0, (line, done.stdout[-3000:], done.stderr[-3000:])
+        fine = {0, 5} if "--baseline" in words else {0}  # how fast it was in three seconds proves nothing
+        assert done.returncode in fine, (line, done.stdout[-3000:], done.stderr[-3000:])
+        assert ("baseline: tokens per second" in done.stdout) == ("--baseline" in words)
         if output:
             (tmp_path / output).write_text(done.stdout)
         ran += 1

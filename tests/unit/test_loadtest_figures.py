@@ -258,7 +258,7 @@ def test_the_capacity_agrees_with_arithmetic(places, queue, most):
     assert found.holds.users >= min(limit / 1.2 - 1, most)
     assert (found.broke is None) == (most <= limit)
     assert found.knee is not None
-    assert found.knee.tokens_per_second >= 0.95 * max(step.tokens_per_second for step in found.steps if step.holds)
+    assert found.knee.tokens_per_second >= 0.9 * max(step.tokens_per_second for step in found.steps if step.holds)
     assert max(asked) <= most
     assert len(asked) == len(set(asked)), "no step is run twice"
 
