@@ -217,8 +217,8 @@ class Session:
             try:
                 channel = transport.open_session(timeout=BECOME_TIMEOUT)
                 break
-            except paramiko.ChannelException:
-                if not self._channels and time.monotonic() > deadline:
+            except paramiko.SSHException:  # ChannelException only for the first of several that are refused at once
+                if not transport.is_active() or (not self._channels and time.monotonic() > deadline):
                     raise
                 time.sleep(0.05)
         self._count(1)
