@@ -150,20 +150,25 @@ class HostRun:
             self._locked = False
             self.session.batch([lock.release(self.context.run_id)], stop=False)
 
+    @property
+    def locked(self) -> bool:
+        """Whether the host may hold this run's lock."""
+        return self._locked
+
     def _hidden(self, change: Change) -> Change:
         """The change with nothing secret in what is shown of it."""
         shown = {name: self.hide(getattr(change, name)) for name in ("reason", "diff", "impact")}
         return dataclasses.replace(change, **shown)
 
-    def _reads(self, roles: frozenset[str]) -> list[Run]:
+    def _reads(self, roles: frozenset[str], *, guards: bool = True) -> list[Run]:
         """The commands that read everything that planning for these roles looks at; host facts first."""
-        chosen = (e for e in self.entries if e.role in roles & self.roles or e.step.guards_host)
+        chosen = (e for e in self.entries if e.role in roles & self.roles or (guards and e.step.guards_host))
         finders = ((role, finder) for role, finder in self.finders if role in roles)
         return list(dict.fromkeys([host_facts.command(self._peers), *plan.facts_of(chosen, finders)]))
 
     def _scope(self, roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
         """What is read under the lock: what the last wave's roles need; before it, what comes later too."""
-        return self._reads(self.roles if fleet is None else roles)
+        return self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
 
     def _take(self, answers: Mapping[Run, Answer]) -> None:
         """Plan with these answers from now on."""

@@ -99,11 +99,12 @@ class Rollout:
         return outcomes
 
     def interrupt(self, *, now: bool) -> None:
-        """Stop after the current steps, or at once by cutting the connections."""
+        """Stop after the current steps, or at once by cutting the connections. Hosts that are only read are cut."""
         self.context.stop.set()
         self._cut = now
-        for member in self.members if now else ():
-            member.run.session.close()
+        for member in self.members:
+            if now or not member.run.locked:
+                member.run.session.close()
 
     def close(self) -> None:
         """Close every connection."""
@@ -123,7 +124,7 @@ class Rollout:
     def _waves(self, work: Callable[[_Member, frozenset[str], Fleet | None], None]) -> None:
         """All roles but the last on all hosts, then the last ones with what is known of all hosts."""
         late = frozenset(LAST)
-        self._all(lambda member: work(member, self.context.roles - late, None))
+        self._all(lambda member: work(member, self.context.roles - late, None), self.context.roles & late)
         if self.context.roles & late:
             fleet = self.fleet()
             self._all(lambda member: work(member, self.context.roles & late, fleet))
@@ -143,8 +144,14 @@ class Rollout:
             member.outcome.plan = _merged(*member.run.plans)
             member.outcome.changed = list(dict.fromkeys(member.run.changed))
 
-    def _all(self, work: Callable[[_Member], None]) -> None:
-        """Do this on every host that has not failed, in a bounded pool."""
+    def _all(self, work: Callable[[_Member], None], later: frozenset[str] = frozenset()) -> None:
+        """Do this on every host that has not failed, in a bounded pool.
+
+        Args:
+            work: what to do.
+            later: the roles that are still to come. What has none of them needs its connection no longer: of 200 hosts
+                no more are open than are worked on.
+        """
 
         def one(member: _Member) -> None:
             begun = time.monotonic()
@@ -152,6 +159,8 @@ class Rollout:
                 if self.context.stop.is_set():
                     raise Stopped("stopped before it began", "run it again to go on")
                 work(member)
+                if not (member.run.locked or any(entry.role in later for entry in member.run.entries)):
+                    member.run.session.close()
             self.context.working.discard(member.outcome.host)
             member.outcome.seconds += time.monotonic() - begun
 
@@ -190,7 +199,8 @@ class Rollout:
             self._fail(member, BugError(error))
 
     def _fail(self, member: _Member, error: HostError) -> None:
-        if self._cut and isinstance(error, UnreachableError):
+        cut = self._cut or (self.context.stop.is_set() and not member.run.locked)
+        if cut and isinstance(error, UnreachableError):
             error = Stopped("stopped at once: its connection was cut", "run it again to go on", step=error.step)
         for name in ("message", "hint", "command", "stderr"):
             setattr(error, name, member.run.hide(getattr(error, name)))

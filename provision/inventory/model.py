@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from provision.errors import Problem, UsageError
@@ -150,7 +151,16 @@ class Inventory:
 
     def group(self, name: str) -> tuple[Host, ...]:
         """Return the hosts of a group, children included; none if there is no such group."""
-        return tuple(host for host in self.hosts if name == "all" or name in host.groups)
+        return self.hosts if name == "all" else self._groups.get(name, ())
+
+    @cached_property
+    def _groups(self) -> Mapping[str, tuple[Host, ...]]:
+        """Every group's hosts: asked for each host by several roles, so it is not looked for each time."""
+        found: dict[str, list[Host]] = {}
+        for host in self.hosts:
+            for name in host.groups:
+                found.setdefault(name, []).append(host)
+        return {name: tuple(hosts) for name, hosts in found.items()}
 
     def select(self, patterns: Sequence[str]) -> tuple[Host, ...]:
         """Return the hosts that Ansible patterns choose, in file order; all of them for no pattern.
