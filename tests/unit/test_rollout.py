@@ -100,6 +100,26 @@ def test_stopping_leaves_the_rest_alone_and_says_so(make):
     assert [outcome.result for outcome in make({"one": ()}, stop=stop).deploy()] == ["stopped"]
 
 
+def test_the_first_interrupt_cuts_hosts_that_are_only_read_and_leaves_those_that_are_changed(make):
+    made = make({"read": (), "changed": ()})
+    closed = []
+    for member in made.members:
+        member.run.session.close = lambda name=member.outcome.host: closed.append(name)
+    made.members[1].run._locked = True
+    made.interrupt(now=False)
+    assert closed == ["read"]
+    made.interrupt(now=True)
+    assert closed == ["read", "read", "changed"]
+
+
+def test_a_connection_ends_with_its_host(make, monkeypatch):
+    made = make({"one": ()})
+    closed = []
+    made.members[0].run.session.close = lambda: closed.append("one")
+    made.plan()
+    assert closed == ["one"]
+
+
 @pytest.fixture
 def inventory():
     def host(name, *groups):

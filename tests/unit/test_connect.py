@@ -1,0 +1,43 @@
+"""Which of the known keys are a host's."""
+
+import paramiko
+import pytest
+
+from provision.connect import _know
+from provision.inventory import Connection
+
+KEYS = [paramiko.ECDSAKey.generate() for _ in range(3)]
+OWN, OTHER, LATER = (f"{key.get_name()} {key.get_base64()}" for key in KEYS)
+
+
+def known(tmp_path, text, **said):
+    path = tmp_path / "known_hosts"
+    path.write_text(text)
+    keys = paramiko.HostKeys()
+    _know(keys, str(path), Connection(address="gpu-01", **said))
+    return keys
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"gpu-01 {OWN}", {}),
+        (f"  other,gpu-01 {OWN} a comment", {}),
+        (f"[gpu-01]:2222 {OWN}", {"port": 2222}),
+        (f"{paramiko.HostKeys.hash_host('gpu-01')} {OWN}", {}),
+        (f"{paramiko.HostKeys.hash_host('[gpu-01]:2222')} {OWN}", {"port": 2222}),
+        (f"rack-7 {OWN}", {"host_key_alias": "rack-7"}),
+    ],
+)
+def test_a_hosts_key_is_found_among_others(tmp_path, line, said):
+    others = f"# comment\n\ngpu-011 {OTHER}\n{paramiko.HostKeys.hash_host('gpu-02')} {OTHER}\n|1|broken {OTHER}\n"
+    keys = known(tmp_path, f"{others}{line}\ngpu-0 {OTHER}\ngpu-01 garbled\n", **said)
+    name = said.get("host_key_alias") or (f"[gpu-01]:{said['port']}" if "port" in said else "gpu-01")
+    assert keys.lookup(name)[KEYS[0].get_name()] == KEYS[0]
+    assert len(keys._entries) == 1
+
+
+def test_the_first_of_two_keys_counts_and_a_file_that_is_not_there_has_none(tmp_path):
+    keys = known(tmp_path, f"gpu-01 {OWN}\ngpu-01 {LATER}\n")
+    assert keys.lookup("gpu-01")[KEYS[0].get_name()] == KEYS[0]
+    _know(keys, str(tmp_path / "none"), Connection(address="gpu-01"))
