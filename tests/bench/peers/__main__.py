@@ -30,7 +30,7 @@ def main() -> None:
     results = Results(cache() / "results.jsonl", resume=options.resume)
     with taken_down(options.lab):
         for hosts in sorted(options.hosts):
-            job = _prepared(options.lab, hosts)
+            job = _prepared(options.lab, hosts, whole=options.job == "whole")
             if hosts == min(options.hosts):
                 page.write("bench-ladder", f"Measured {about}\n\n{ladder(job)}")
             for rtt in sorted(options.rtt):
@@ -47,6 +47,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hosts", type=_numbers(int), default=[1, 4, 12], help="how many hosts: 1,4,12")
     parser.add_argument("--rtt", type=_numbers(float), default=[0.0, 30.0], help="round-trip delays in ms: 0,30")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--job", choices=["whole", "short"], default="whole", help="what the peers look after")
     parser.add_argument("--lab", default="bench", help="name of the lab that is booted")
     parser.add_argument("--resume", action="store_true", help="go on where the last bench was broken off")
     return parser.parse_args()
@@ -69,7 +70,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _prepared(lab: str, hosts: int) -> Job:
+def _prepared(lab: str, hosts: int, *, whole: bool) -> Job:
     """So many hosts, deployed, with what the peers need and the counters on."""
     fleet = Fleet(booted(lab, hosts, _say))
     _say(f"deploying to {hosts} hosts")
@@ -79,7 +80,7 @@ def _prepared(lab: str, hosts: int) -> Job:
         host.run(["apt-get", "-q", "update"])
         host.run(["apt-get", "install", "-qy", *_FOR_ANSIBLE])
     fleet.deployed()
-    return Job(fleet)
+    return Job(fleet, whole=whole)
 
 
 class _Cell:

@@ -12,12 +12,23 @@ from provision import sequence
 from provision.inventory import Host
 from tests.bench.fleet import Fleet
 
-# Where a Docker package or the toolkit would come from, and which toolkit it is.
+# Where a Docker package or the toolkit comes from, and which toolkit it is.
 REPOSITORIES = (
+    "/etc/apt/keyrings/provision-docker.asc",
+    "/etc/apt/keyrings/provision-nvidia_toolkit.asc",
     "/etc/apt/sources.list.d/provision-docker.sources",
     "/etc/apt/sources.list.d/provision-nvidia_toolkit.sources",
     "/etc/apt/preferences.d/provision-nvidia_toolkit",
 )
+# What a host needs to come up again by itself.
+UNITS = (
+    "/opt/provision/lib/ollama-instances",
+    "/etc/provision/ollama/instances",
+    "/etc/systemd/system/provision-instances.service",
+    "/etc/systemd/system/provision-nginx.service",
+    "/etc/logrotate.d/provision-nginx",
+)
+NGINX = ("/etc/provision/nginx/nginx.conf", "/etc/provision/nginx/site.conf", "/etc/provision/nginx/status.conf")
 DAEMON = "/etc/docker/daemon.json"
 UPSTREAM = "/etc/provision/nginx/upstream.conf"
 _FROM_DOCKER = ("docker-ce", "docker-ce-cli", "containerd.io")
@@ -42,14 +53,18 @@ class Job:
 
     Args:
         fleet: the lab, deployed.
+        whole: whether the peers also look after what makes a bare host come to this end state and up again after a boot
+            (keys, units, users, folders, nginx's other files, loaded models), or only after the parts that are named
+            in docs/performance.md as the short job.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, whole: bool = True) -> None:
         self.fleet = fleet
+        self.whole = whole
         self.size = len(fleet.lab.hosts())
         self.inventory = {weight: fleet.write(f"weight-{weight}", self._weighted(weight)) for weight in (1, 2)}
         first, *_ = fleet.lab.hosts()
-        for path in (*REPOSITORIES, DAEMON):
+        for path in (*REPOSITORIES, *UNITS, *NGINX, DAEMON):
             (fleet.folder / Path(path).name).write_text(first.run(["cat", path]).stdout)
         upstream = first.run(["cat", UPSTREAM]).stdout.replace(first.name, "{{ host_name }}")
         self._template = fleet.folder / "upstream.conf.j2"
@@ -75,7 +90,10 @@ class Job:
         return {
             "files": str(self.fleet.folder),
             "template": str(self._template),
-            "repositories": list(REPOSITORIES),
+            "whole": self.whole,
+            "repositories": [path for path in REPOSITORIES if self.whole or "/keyrings/" not in path],
+            "units": [{"path": path, "mode": "0755" if "/lib/" in path else "0644"} for path in UNITS],
+            "nginx_files": list(NGINX),
             "packages": [*_OTHERS, *_FROM_DOCKER, *(f"{name}={toolkit}" for name in _TOOLKIT)],
             "image": settings["ollama"].image,
             "model": settings["ollama"].models[0],

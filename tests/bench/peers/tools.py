@@ -90,7 +90,8 @@ def _ansible(job: Job, programs: Path) -> list[Tool]:
     mitogen = {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_STRATEGY_PLUGINS": str(strategies(programs))}
 
     def words(weight: int) -> list[str]:
-        return [*playbook, "-e", f"weight={weight}", str(folder / "site.yml")]
+        short = [] if job.whole else ["--skip-tags", "whole"]
+        return [*playbook, *short, "-e", f"weight={weight}", str(folder / "site.yml")]
 
     return [
         Tool("ansible-core + mitogen", words, ANSIBLE_QUIET, lambda weight: {**plain, **mitogen}),

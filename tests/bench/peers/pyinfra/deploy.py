@@ -65,13 +65,38 @@ for instance in data.instances:
 
 for instance in data.instances:
     url = f"http://127.0.0.1:{instance['port']}/api"
-    tags = json.loads(host.get_fact(Command, f"curl -fsS {url}/tags"))
-    if data.model not in [model["name"] for model in tags["models"]]:
+    answers = host.get_fact(Command, f"curl -fsS {url}/tags && echo && curl -fsS {url}/ps").splitlines()
+    pulled, loaded = ([model["name"] for model in json.loads(answer)["models"]] for answer in answers if answer)
+    if data.model not in pulled:
         body = json.dumps({"model": data.model, "stream": False})
-        server.shell(name=f"Model of {instance['name']}", commands=[f"curl -fsS {url}/pull -d '{body}'"])
+        server.shell(name=f"Pull for {instance['name']}", commands=[f"curl -fsS {url}/pull -d '{body}'"])
+    if data.whole and data.model not in loaded:
+        body = json.dumps({"model": data.model, "keep_alive": -1, "stream": False})
+        server.shell(name=f"Load for {instance['name']}", commands=[f"curl -fsS {url}/generate -d '{body}'"])
 
 if not host.get_fact(File, path=f"{data.nginx}/.provision"):
     raise DeployError("nginx is not built; the bench compares runs where it is")
+
+units: list[Any] = []
+configuration: list[Any] = []
+if data.whole:
+    server.user(name="The user of nginx", user="provision-nginx", system=True, ensure_home=False)
+    for folder in ("/var/log/provision-nginx", "/var/cache/provision-nginx"):
+        files.directory(name=f"Folder {folder}", path=folder)
+    files.link(name="The nginx in use", path="/opt/provision/nginx/current", target=data.nginx)
+    units += [
+        files.put(
+            name=f"File {unit['path']}",
+            src=f"{data.files}/{Path(unit['path']).name}",
+            dest=unit["path"],
+            mode=unit["mode"].lstrip("0"),
+        )
+        for unit in data.units
+    ]
+    configuration += [
+        files.put(name=f"nginx's {Path(path).name}", src=f"{data.files}/{Path(path).name}", dest=path, mode="644")
+        for path in data.nginx_files
+    ]
 
 upstream = files.template(
     name="Upstream",
@@ -83,5 +108,12 @@ upstream = files.template(
     instances=data.instances,
     weight=data.weight,
 )
-systemd.service(name="nginx runs", service="provision-nginx", running=True, enabled=True)
-systemd.service(name="Reload nginx", service="provision-nginx", reloaded=True, _if=upstream.did_change)
+systemd.daemon_reload(name="Units are read", _if=lambda: any(one.did_change() for one in units))
+for service in ("provision-nginx", "provision-instances"):
+    systemd.service(name=f"{service} runs", service=service, running=True, enabled=True)
+systemd.service(
+    name="Reload nginx",
+    service="provision-nginx",
+    reloaded=True,
+    _if=lambda: any(one.did_change() for one in (*configuration, upstream)),
+)
