@@ -56,6 +56,11 @@ class Sample:
     peak: Peak = field(default_factory=Peak)
 
 
+def _environment() -> dict[str, str]:
+    """Ours, but programs may keep their bytecode, as installed ones do: or ours alone would be compiled each time."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def measured(
     words: Sequence[str | Path],
     *,
@@ -82,7 +87,7 @@ def measured(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            env={**os.environ, **(env or {})},
+            env=_environment() | dict(env or {}),
             cwd=cwd,
             start_new_session=True,
         )

@@ -54,6 +54,7 @@ _RATIOS = {
     (_DEPLOY, (NOOP, "floor")): ("deploy to floor", "at most 1.5"),
     ((NOOP, "provision plan"), (NOOP, "floor")): ("plan to floor", "at most 1.5"),
     ((CHANGE, "provision deploy"), (CHANGE, "floor")): ("a weight changed to its floor", "at most 2.5"),
+    ((CHANGE, "provision deploy -t balancer"), (CHANGE, "floor")): ("the same with `--tags balancer`", "at most 2.5"),
     ((NOOP, "provision verify"), _DEPLOY): ("verify to deploy", "at most 3 at 30 ms"),
     ((NOOP, "pyinfra"), _DEPLOY): ("pyinfra to deploy", "at least 2.5"),
     ((NOOP, "ansible-core"), _DEPLOY): ("ansible-core to deploy", "at least 10"),

@@ -66,6 +66,7 @@ def _ours(job: Job) -> list[Tool]:
     return [
         Tool("floor", lambda weight: _floor(job.path("floor-read")), re.compile(""), changes=False),
         Tool("provision deploy", words("deploy", "--yes"), all_ok),
+        Tool("provision deploy -t balancer", words("deploy", "--yes", "--tags", "balancer"), all_ok),
         Tool("provision plan", words("plan"), re.compile("0 to add, 0 to change, 0 to remove"), changes=False),
         Tool("provision verify", words("verify"), re.compile("PASSED"), changes=False),
     ]
