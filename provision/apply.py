@@ -11,7 +11,7 @@ from typing import cast
 from provision import lock, plan
 from provision.artifacts import Store
 from provision.command import Answer, Command, Obtain, Put, Run
-from provision.errors import CommandError, FactError, HostError, NotConvergedError
+from provision.errors import CommandError, FactError, HostError, LockedError, NotConvergedError
 from provision.events import Event, Listener
 from provision.inventory import Host, Inventory, Mask
 from provision.plan import Change, HostPlan
@@ -22,6 +22,7 @@ from provision.steps.base import BlockedError, Owned, State, converged, differin
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
+LOCK_POLL = 2.0  # seconds between two looks at a lock that somebody else has
 INLINE = 48 * 1024  # bytes of a file that ride in a script; larger ones have an exec of their own
 
 
@@ -42,6 +43,7 @@ class Context:
         stop: set when the operator wants to stop; asked between steps.
         failed: names of hosts that have failed so far.
         working: names of hosts that are being worked on or still will be.
+        lock_wait: seconds to wait for a host that somebody else has.
     """
 
     run_id: str
@@ -52,6 +54,7 @@ class Context:
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     failed: set[str] = dataclasses.field(default_factory=set)
     working: set[str] = dataclasses.field(default_factory=set)
+    lock_wait: float = 0.0
 
 
 class HostRun:
@@ -136,7 +139,7 @@ class HostRun:
             if not todo.changes:
                 return
             if not self._locked:
-                self._lock(todo, roles, fleet)
+                todo = self._lock(todo, roles, fleet)
             for change, following in _with_following(todo.changes, reads):
                 self._apply(change, fleet, following, done=last and following is reads)
             self._take(self._ask(reads))
@@ -185,17 +188,45 @@ class HostRun:
     def _facts(self, fleet: Fleet | None) -> HostFacts:
         return dataclasses.replace(self.facts, fleet=fleet) if fleet else self.facts
 
-    def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: Fleet | None) -> None:
-        """Lock, read again in the same exec, and stop if the host is no longer what was planned for."""
+    def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: Fleet | None) -> HostPlan:
+        """Lock, read again in the same exec, and stop if the host is no longer what was planned for.
+
+        Returns:
+            the plan to carry out: after a wait for somebody else's run it is made anew, for that run changed things.
+        """
         self._locked = True  # before the answer: it may be lost, and giving back what is not ours does nothing
         reads = self._scope(roles, fleet)
         first, *answers = self.session.batch([lock.acquire(self.context.run_id), *reads], stop=False)
-        lock.checked(first)
+        waited = self._await_lock(first)
+        if waited:
+            answers = self.session.batch(reads, stop=False)
         self._known = dict(zip(reads, answers, strict=True))
         self._take(self._known)
         now = self.plan(roles, fleet)
-        if _outline(now) != _outline(planned):
+        if not waited and _outline(now) != _outline(planned):
             raise HostError("the host changed while it was being planned for", "run it again")
+        return now
+
+    def _await_lock(self, answer: Answer) -> bool:
+        """Make sure that the lock was taken, or wait for it as long as is allowed; whether it had to be waited for.
+
+        Raises:
+            LockedError: somebody else still has it.
+        """
+        deadline = time.monotonic() + self.context.lock_wait
+        waited = False
+        while True:
+            try:
+                lock.checked(answer)
+            except LockedError as error:
+                if time.monotonic() >= deadline or self.context.stop.is_set():
+                    raise
+                self.say("progress", "lock", f"waiting: {error.message}")
+            else:
+                return waited
+            waited = True
+            time.sleep(LOCK_POLL)
+            answer = self.session.batch([lock.acquire(self.context.run_id)], stop=False)[0]
 
     def _apply(self, change: Change, fleet: Fleet | None, following: Sequence[Run], *, done: bool) -> None:
         """Make one change. What was read before an earlier change is not trusted: it is read again first.

@@ -177,6 +177,7 @@ def _targets(asked: Asked, ours: "Targets") -> "Targets":
 
 
 def _load(asked: Asked, endpoint: "Endpoint") -> Any:
+    from provision.cli.run import seconds_of
     from provision.loadtest import profile, target
     from provision.loadtest.drive import Load
 
@@ -187,8 +188,8 @@ def _load(asked: Asked, endpoint: "Endpoint") -> Any:
         profile=profile.load(asked.profile, model, asked.max_tokens),
         users=asked.users,
         spawn_rate=asked.spawn_rate,
-        seconds=_seconds(length, "--duration"),
-        timeout=_seconds(asked.timeout, "--timeout"),
+        seconds=seconds_of(length, "--duration", least=1),
+        timeout=seconds_of(asked.timeout, "--timeout", least=1),
         processes=asked.processes,
         most_requests=asked.max_requests,
         most_failures=_share(asked.stop_at_failures, "--stop-at-failures"),
@@ -211,17 +212,6 @@ def _web(asked: Asked) -> Any:
     at = f"[{asked.web_host}]" if ":" in asked.web_host else asked.web_host
     click.echo(f"Locust's page: http://{at}:{asked.web_port}  (Ctrl-C ends it and shows the figures)", err=True)
     return Web(asked.web_host, asked.web_port)
-
-
-def _seconds(text: str, option: str) -> float:
-    """A duration of the command line, of at least a second and at most a day."""
-    from provision.errors import UsageError
-    from provision.inventory import duration_seconds, is_duration
-
-    found = duration_seconds(text) if is_duration(text) else 0.0
-    if not 1 <= found <= 86400:
-        raise UsageError(f"{option} must be a duration between 1s and 24h, such as 30s or 2m")
-    return found
 
 
 def _share(text: str, option: str) -> float:

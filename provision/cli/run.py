@@ -99,7 +99,8 @@ def plan(chosen: Chosen, diff: bool, exit_code: bool) -> int:
 @click.option("-C", "--check", "--dry-run", is_flag=True, help="Only plan.")
 @click.option("-D", "--diff", is_flag=True, help="With the plan, show what would change in files.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool) -> int:
+@click.option("--lock-wait", default="0", metavar="DURATION", help="Wait so long for a host that somebody else has.")
+def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool, lock_wait: str) -> int:
     """Make the hosts what the inventory says. What is as it should be is not touched."""
     if check:
         return _plan(chosen, diff=diff, exit_code=False)
@@ -112,7 +113,7 @@ def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool) -> int:
         click.confirm("Deploy this?", abort=True)
     elif not yes:
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
-    inventory, rollout, shown = _rollout(chosen)
+    inventory, rollout, shown = _rollout(chosen, lock_wait=seconds_of(lock_wait, "--lock-wait", least=0))
     run_id = rollout.context.run_id
     hooks = Hooks(chosen.inventory, run_id)
     try:
@@ -176,7 +177,27 @@ def _plan(chosen: Chosen, *, diff: bool, exit_code: bool) -> int:
     return code
 
 
-def _rollout(chosen: Chosen) -> tuple[Any, Any, Any]:
+def seconds_of(text: str, option: str, *, least: float) -> float:
+    """A duration of the command line.
+
+    Args:
+        text: what was said.
+        option: where.
+        least: seconds; a day is the most.
+
+    Raises:
+        UsageError: it is none, too short or too long.
+    """
+    from provision.errors import UsageError
+    from provision.inventory import duration_seconds, is_duration
+
+    found = duration_seconds(text) if is_duration(text) else -1.0
+    if not least <= found <= 86400:
+        raise UsageError(f"{option} must be a duration between {least:g}s and 24h, such as 30s or 2m")
+    return found
+
+
+def _rollout(chosen: Chosen, lock_wait: float = 0.0) -> tuple[Any, Any, Any]:
     """The inventory, the run over its selection, and what shows it."""
     from provision import report, sequence
     from provision.apply import Context
@@ -189,7 +210,7 @@ def _rollout(chosen: Chosen) -> tuple[Any, Any, Any]:
     shown = report.listener([host.name for host, _ in hosts], as_json=chosen.as_json, verbose=chosen.verbose)
     for warning in inventory.warnings if not chosen.as_json else ():
         report.warn(warning)
-    context = Context(run_id(), inventory, roles, shown, Store(default_folder()))
+    context = Context(run_id(), inventory, roles, shown, Store(default_folder()), lock_wait=lock_wait)
     return inventory, Rollout(context, hosts, chosen.become_password, chosen.forks), shown
 
 

@@ -1,6 +1,6 @@
 """One host of a run, against a shell: read, lock, change, read again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -172,6 +172,35 @@ def test_somebody_elses_lock_is_respected_and_named(make, tmp_path):
     other._lock(other.plan(ROLES), ROLES, None)
     with pytest.raises(LockedError, match="run-0"):
         make(note(make)).deploy(ROLES)
+    assert not list(make.folder.iterdir())
+
+
+def test_a_lock_that_is_waited_for_and_what_the_other_run_did_is_planned_with(make, monkeypatch):
+    other = make(note(make), note(make, "b"), run_id="run-0")
+    other._lock(other.plan(ROLES), ROLES, None)
+    host = make(note(make), note(make, "b"))
+    host.context = replace(host.context, lock_wait=60.0)
+    planned = host.plan(ROLES)
+
+    def meanwhile(seconds):
+        (make.folder / "a").write_text("wanted")
+        other.finish()
+
+    monkeypatch.setattr(apply.time, "sleep", meanwhile)
+    host.deploy(ROLES)
+    assert [change.step.id for change in planned.changes] == ["note:a", "note:b"]
+    assert host.changed == ["note:b"]
+    assert any("waiting: locked by" in event.text for event in make.events)
+
+
+def test_a_lock_is_waited_for_as_long_as_is_said_and_no_longer(make, monkeypatch):
+    other = make(note(make), run_id="run-0")
+    other._lock(other.plan(ROLES), ROLES, None)
+    host = make(note(make))
+    host.context = replace(host.context, lock_wait=0.05)
+    monkeypatch.setattr(apply, "LOCK_POLL", 0.1)
+    with pytest.raises(LockedError, match="run-0"):
+        host.deploy(ROLES)
     assert not list(make.folder.iterdir())
 
 
