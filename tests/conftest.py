@@ -3,6 +3,7 @@ PROVISION_REQUIRE_LAB=1 (as `make test` sets it), their absence is a failure."""
 
 import os
 import shutil
+import signal
 
 import hypothesis
 import pytest
@@ -10,6 +11,11 @@ import pytest
 # How long an example takes says nothing about the code, and much about what else this machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+# A shell starts what it puts into the background with SIGINT ignored, and children inherit that; tests that press Ctrl-C
+# need it heeded.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LEFT_OUT = pytest.StashKey[int]()
 

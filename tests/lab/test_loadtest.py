@@ -1,7 +1,6 @@
 """The load test: real Locust against real nginx and the simulated instances, of known speed."""
 
 import contextlib
-import functools
 import os
 import re
 import shlex
@@ -128,10 +127,7 @@ def started(fleet, *words, env=None):
     path = fleet.folder / "inventory.yaml"
     argv = [sys.executable, "-m", "provision", "loadtest", "--inventory", str(path), *words]
     environment = {**os.environ, **(env or {})}
-    # A shell starts what it puts into the background with SIGINT ignored; Ctrl-C is what is tested here.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    pipe = subprocess.PIPE
-    return subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heed)
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def test_ctrl_c_ends_it_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(fleet, tmp_path):
