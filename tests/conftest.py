@@ -12,8 +12,8 @@ import pytest
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# A shell starts what it puts into the background with SIGINT ignored, and children inherit that; tests that press Ctrl-C
-# need it heeded.
+# A shell starts what it puts into the background with SIGINT ignored, and children inherit that; tests that press
+# Ctrl-C need it heeded.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
