@@ -23,6 +23,24 @@ FORKS = 32
 
 INSTANCES = frozenset({"ollama", "models"})  # the roles that look at whether instances serve
 
+NO_LIMIT = 10**9
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How carefully a run goes through its hosts.
+
+    Args:
+        serial: hosts at a time; the next ones begin when these have ended.
+        canary: whether the first host goes alone, and the others only if all is well there.
+        max_fail: so many hosts may fail or be unreachable; with one more the run stops.
+    """
+
+    serial: int = NO_LIMIT
+    canary: bool = False
+    max_fail: int = NO_LIMIT
+
+
 Selection = Sequence[tuple[Host, frozenset[str]]]
 """Hosts, each with the names of the roles that are looked at there."""
 
@@ -74,10 +92,21 @@ class Rollout:
         hosts: the selection: hosts, and the names of the roles that are looked at on each.
         become_password: sudo's password for all of them (`-K`), or None for the inventory's.
         forks: hosts at the same time.
+        pace: how carefully it goes through them.
     """
 
-    def __init__(self, context: Context, hosts: Selection, become_password: str | None, forks: int) -> None:
+    def __init__(
+        self,
+        context: Context,
+        hosts: Selection,
+        become_password: str | None,
+        forks: int,
+        pace: Pace = Pace(),
+    ) -> None:
         self.context = context
+        self.pace = pace
+        self.guarded = ""
+        """Why the run stopped itself; empty if it did not."""
         self.forks = max(1, min(forks, len(hosts)))
         self.members = [
             _Member(HostRun(host, Session(host.connection, become_password), context, roles), Outcome(host.name))
@@ -157,7 +186,7 @@ class Rollout:
             begun = time.monotonic()
             with self._caught(member):
                 if self.context.stop.is_set():
-                    raise Stopped("stopped before it began", "run it again to go on")
+                    raise Stopped(self.guarded or "stopped before it began", "run it again to go on")
                 work(member)
                 if not (member.run.locked or any(entry.role in later for entry in member.run.entries)):
                     member.run.session.close()
@@ -169,8 +198,24 @@ class Rollout:
         self.context.working.update(member.outcome.host for member in alive)
         # Who makes what others wait for comes first, or with few workers all of them would wait for it.
         alive.sort(key=lambda member: member.outcome.host not in builders)
-        with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
-            self._await([pool.submit(one, member) for member in alive])
+        for batch in self._batches(alive):
+            with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
+                self._await([pool.submit(one, member) for member in batch])
+            if self.pace.canary and batch[0] is alive[0] and batch[0].outcome.error is not None:
+                self._guard(f"{batch[0].outcome.host}, which went first, failed")
+
+    def _batches(self, members: Sequence[_Member]) -> Iterator[Sequence[_Member]]:
+        """The hosts that are worked on together, one group after the other."""
+        first = 1 if self.pace.canary else 0
+        if members[:first]:
+            yield members[:first]
+        for start in range(first, len(members), self.pace.serial):
+            yield members[start : start + self.pace.serial]
+
+    def _guard(self, why: str) -> None:
+        """Stop the run: hosts that have not begun are left alone, the others stop after their present step."""
+        self.guarded = self.guarded or why
+        self.context.stop.set()
 
     def _await(self, futures: Sequence[Future[None]]) -> None:
         """Wait for all of them; the first Ctrl-C asks them to stop, the second cuts the connections."""
@@ -207,6 +252,8 @@ class Rollout:
         member.outcome.error = error
         if not isinstance(error, LockedError | Stopped):  # nothing is known to be wrong with those hosts
             self.context.failed.add(member.outcome.host)
+            if len(self.context.failed) > self.pace.max_fail:
+                self._guard(f"{len(self.context.failed)} hosts failed, more than {self.pace.max_fail}")
         self.context.listen(Event(member.outcome.host, "failed", error.step, error.message))
 
     def _finish(self) -> list[Outcome]:

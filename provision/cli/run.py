@@ -33,6 +33,16 @@ class Chosen:
     as_json: bool
 
 
+@dataclass(frozen=True)
+class Careful:
+    """What `deploy` is told about going carefully; hosts are counted later."""
+
+    serial: str = ""
+    canary: bool = False
+    max_fail: str = ""
+    lock_wait: float = 0.0
+
+
 def answered(name: str, as_json: bool, command: Callable[[], int]) -> int:
     """Run a command; with --json an error is a document too.
 
@@ -99,8 +109,13 @@ def plan(chosen: Chosen, diff: bool, exit_code: bool) -> int:
 @click.option("-C", "--check", "--dry-run", is_flag=True, help="Only plan.")
 @click.option("-D", "--diff", is_flag=True, help="With the plan, show what would change in files.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--serial", default="", metavar="N|P%", help="So many hosts at a time.  [default: --forks]")
+@click.option("--canary", is_flag=True, help="The first host alone; the others only if all is well there.")
+@click.option("--max-fail", default="", metavar="N|P%", help="Stop when more hosts than this fail.  [default: never]")
 @click.option("--lock-wait", default="0", metavar="DURATION", help="Wait so long for a host that somebody else has.")
-def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool, lock_wait: str) -> int:
+def deploy(
+    chosen: Chosen, check: bool, diff: bool, yes: bool, serial: str, canary: bool, max_fail: str, lock_wait: str
+) -> int:
     """Make the hosts what the inventory says. What is as it should be is not touched."""
     if check:
         return _plan(chosen, diff=diff, exit_code=False)
@@ -113,7 +128,8 @@ def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool, lock_wait: str) -
         click.confirm("Deploy this?", abort=True)
     elif not yes:
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
-    inventory, rollout, shown = _rollout(chosen, lock_wait=seconds_of(lock_wait, "--lock-wait", least=0))
+    careful = Careful(serial, canary, max_fail, seconds_of(lock_wait, "--lock-wait", least=0))
+    inventory, rollout, shown = _rollout(chosen, careful)
     run_id = rollout.context.run_id
     hooks = Hooks(chosen.inventory, run_id)
     try:
@@ -124,7 +140,7 @@ def deploy(chosen: Chosen, check: bool, diff: bool, yes: bool, lock_wait: str) -
             outcomes = rollout.deploy()
     finally:
         rollout.close()
-    code = 130 if rollout.context.stop.is_set() else exit_of(outcomes)
+    code = 7 if rollout.guarded else 130 if rollout.context.stop.is_set() else exit_of(outcomes)
     document = report.deploy_document(outcomes, run_id)
     if problem := hooks.after({"inventory": chosen.inventory, "exit": code, **document}, failed=bool(code)):
         report.warn(problem)
@@ -197,12 +213,12 @@ def seconds_of(text: str, option: str, *, least: float) -> float:
     return found
 
 
-def _rollout(chosen: Chosen, lock_wait: float = 0.0) -> tuple[Any, Any, Any]:
+def _rollout(chosen: Chosen, careful: Careful = Careful()) -> tuple[Any, Any, Any]:
     """The inventory, the run over its selection, and what shows it."""
     from provision import report, sequence
     from provision.apply import Context
     from provision.artifacts import Store, default_folder
-    from provision.rollout import Rollout, selection
+    from provision.rollout import NO_LIMIT, Pace, Rollout, selection
 
     inventory = sequence.load(chosen.inventory, chosen.extra_vars)
     roles = sequence.choose(chosen.tags, chosen.skip_tags)
@@ -210,8 +226,37 @@ def _rollout(chosen: Chosen, lock_wait: float = 0.0) -> tuple[Any, Any, Any]:
     shown = report.listener([host.name for host, _ in hosts], as_json=chosen.as_json, verbose=chosen.verbose)
     for warning in inventory.warnings if not chosen.as_json else ():
         report.warn(warning)
-    context = Context(run_id(), inventory, roles, shown, Store(default_folder()), lock_wait=lock_wait)
-    return inventory, Rollout(context, hosts, chosen.become_password, chosen.forks), shown
+    context = Context(run_id(), inventory, roles, shown, Store(default_folder()), lock_wait=careful.lock_wait)
+    pace = Pace(
+        serial=_hosts(careful.serial, "--serial", len(hosts), least=1) or NO_LIMIT,
+        canary=careful.canary,
+        max_fail=_hosts(careful.max_fail, "--max-fail", len(hosts), least=0) if careful.max_fail else NO_LIMIT,
+    )
+    return inventory, Rollout(context, hosts, chosen.become_password, chosen.forks, pace), shown
+
+
+def _hosts(text: str, option: str, count: int, *, least: int) -> int:
+    """A number of hosts, or a part of them rounded down.
+
+    Args:
+        text: `3` or `25%`; 0 is returned for nothing.
+        option: where it was said.
+        count: the hosts that there are.
+        least: what is allowed.
+    """
+    from provision.errors import UsageError
+    from provision.inventory import share_of
+
+    if not text:
+        return 0
+    try:
+        part = share_of(text) if text.endswith("%") else None
+        number = int(text) if part is None else max(least, int(count * part))
+    except ValueError:
+        part, number = None, -1
+    if number < least or (part is not None and part > 1):
+        raise UsageError(f"{option} must be a number of hosts from {least} on, or a share of them such as 25%")
+    return number
 
 
 def run_id() -> str:

@@ -7,10 +7,11 @@ import pytest
 from provision import apply, lock, rollout
 from provision.apply import Context
 from provision.artifacts import Store
+from provision.cli.run import _hosts
 from provision.command import Obtain, run, sh
 from provision.errors import UsageError
 from provision.inventory import Connection, Host, Inventory
-from provision.rollout import Rollout, selection
+from provision.rollout import Pace, Rollout, selection
 from provision.sequence import Entry
 
 from .local import LocalSession
@@ -30,7 +31,7 @@ def make(tmp_path, monkeypatch):
         rollout, "Session", lambda connection, password: LocalSession(dead.get(connection.address, frozenset()))
     )
 
-    def build(hosts, *, unreachable=(), stop=None, forks=4):
+    def build(hosts, *, unreachable=(), stop=None, forks=4, pace=None):
         made = []
         for name, how in hosts.items():
             (tmp_path / name).mkdir()
@@ -44,7 +45,7 @@ def make(tmp_path, monkeypatch):
         context = Context(
             "run-1", inventory, ROLES, lambda event: None, Store(tmp_path / "store"), stop or threading.Event()
         )
-        return Rollout(context, [(host, ROLES) for host in made], None, forks)
+        return Rollout(context, [(host, ROLES) for host in made], None, forks, pace or Pace())
 
     return build
 
@@ -152,3 +153,65 @@ def test_but_not_where_the_balancers_role_is_left_out(inventory):
 def test_a_limit_that_matches_nothing_is_a_usage_error(inventory):
     with pytest.raises(UsageError, match="did you mean gpu"):
         inventory.select(["gpu-9"])
+
+
+def results(made):
+    return {outcome.host: outcome.result for outcome in made.deploy()}
+
+
+BAD = (run("false"),)
+
+
+def test_a_canary_that_fails_keeps_the_others_from_being_touched(make, tmp_path):
+    made = make({"one": BAD, "two": (), "three": ()}, pace=Pace(canary=True))
+    assert results(made) == {"one": "failed", "two": "stopped", "three": "stopped"}
+    assert made.guarded == "one, which went first, failed"
+    assert not list((tmp_path / "two").iterdir())
+
+
+def test_after_a_canary_that_is_well_the_others_follow(make):
+    made = make({"one": (), "two": BAD, "three": ()}, pace=Pace(canary=True))
+    assert results(made) == {"one": "changed", "two": "failed", "three": "changed"}
+    assert made.guarded == ""
+
+
+def test_more_failures_than_allowed_stop_the_run(make):
+    hosts = {"one": BAD, "two": BAD, "three": (), "four": ()}
+    made = make(hosts, pace=Pace(serial=2, max_fail=1))
+    assert results(made) == {"one": "failed", "two": "failed", "three": "stopped", "four": "stopped"}
+    assert made.guarded == "2 hosts failed, more than 1"
+    assert "more than 1" in made.members[2].outcome.error.message
+
+
+def test_hosts_that_cannot_be_reached_count_as_failed(make):
+    made = make({"one": (), "two": ()}, unreachable=["one"], pace=Pace(serial=1, max_fail=0))
+    assert results(made) == {"one": "unreachable", "two": "stopped"}
+
+
+def test_as_many_failures_as_allowed_stop_nothing(make):
+    made = make({"one": BAD, "two": ()}, pace=Pace(serial=1, max_fail=1))
+    assert results(made) == {"one": "failed", "two": "changed"}
+
+
+def test_no_more_hosts_at_a_time_than_is_said(make, tmp_path):
+    busy = 'mkdir "$1/$2"; sleep 0.2; ls "$1" | wc -l >>"$1.count"; rmdir "$1/$2"; printf wanted >"$3"'
+    (tmp_path / "busy").mkdir()
+
+    def how(name):
+        return (sh(busy, str(tmp_path / "busy"), name, str(tmp_path / name / "a"), title="count"),)
+
+    names = [f"host-{n}" for n in range(6)]
+    made = make({name: how(name) for name in names}, forks=6, pace=Pace(serial=2))
+    assert set(results(made).values()) == {"changed"}
+    assert max(map(int, (tmp_path / "busy.count").read_text().split())) <= 2
+
+
+@pytest.mark.parametrize(("text", "number"), [("3", 3), ("25%", 2), ("1%", 1), ("100%", 10), ("", 0)])
+def test_hosts_as_a_number_or_a_share(text, number):
+    assert _hosts(text, "--serial", 10, least=1) == number
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "150%", "1.5"])
+def test_what_is_no_number_of_hosts(text):
+    with pytest.raises(UsageError, match="--serial must be"):
+        _hosts(text, "--serial", 10, least=1)
