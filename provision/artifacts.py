@@ -41,7 +41,8 @@ class Store:
     @contextlib.contextmanager
     def adding(self, key: str) -> Iterator[Path]:
         """A temporary file to write an artifact to; it is in the store once the block ends without an error."""
-        (self.folder / "keys").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # the mode is that of the last folder alone
+        (self.folder / "keys").mkdir(exist_ok=True, mode=0o700)
         folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
         try:
             yield folder / "artifact"

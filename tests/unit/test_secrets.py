@@ -158,3 +158,11 @@ def test_a_mask_takes_out_all_lines_and_the_longest_first():
 def test_yaml_cannot_be_written_with_a_secret_in_it():
     with pytest.raises(yaml.YAMLError):
         yaml.safe_dump({"x": Secret("hunter2")})
+
+
+def test_the_store_is_ours_alone(tmp_path):
+    store = Store(tmp_path / "cache" / "provision" / "artifacts")
+    with store.adding("key") as path:
+        path.write_text("bytes")
+    modes = {found.name: found.stat().st_mode & 0o777 for found in (store.folder, store.folder / "keys")}
+    assert modes == {"artifacts": 0o700, "keys": 0o700}
