@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ def test_ctrl_c_ends_it_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(f
     env = {"OUR_KEY": key, "TMPDIR": str(tmp_path)}
     process = started(fleet, "--json", "--duration", "5m", "--api-key", "env:OUR_KEY", env=env)
     time.sleep(6)
-    seen = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _is_readable(path)]
+    seen = [words for _, words in _processes("cmdline")]
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     done = Done(process.returncode, out, err)
@@ -154,20 +155,16 @@ def test_ctrl_c_ends_it_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(f
     assert not _theirs(tmp_path), "nothing is left behind"
 
 
-def _is_readable(path: Path) -> bool:
-    try:
-        return bool(path.read_bytes())
-    except OSError:
-        return False
+def _processes(name: str) -> Iterator[tuple[str, bytes]]:
+    """A file of every process in /proc, with the process's id; those that end meanwhile are none."""
+    for process in filter(str.isdigit, (one.name for one in Path("/proc").iterdir())):
+        with contextlib.suppress(OSError):
+            yield process, Path("/proc", process, name).read_bytes()
 
 
 def _theirs(folder: Path) -> list[str]:
     """Processes whose environment names this folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            found += [path.parent.name] if str(folder).encode() in path.read_bytes() else []
-    return found
+    return [process for process, text in _processes("environ") if str(folder).encode() in text]
 
 
 def test_locusts_own_page_is_set_up_and_on_loopback_alone(fleet):

@@ -40,18 +40,21 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.found: set[str] = set()
         self.rounds = 0
+        self.whole = False
         self.over = threading.Event()
 
     def run(self) -> None:
         while not self.over.wait(0.005):
             self.rounds += 1
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            # a glob would stumble over those that end meanwhile
+            for process in filter(str.isdigit, (one.name for one in Path("/proc").iterdir())):
                 try:
-                    words = path.read_bytes()
+                    words = Path("/proc", process, "cmdline").read_bytes()
                 except OSError:
                     continue
                 if CANARY.encode() in words:
                     self.found.add(words.decode(errors="replace"))
+        self.whole = True
 
     def __enter__(self) -> Self:
         self.start()
@@ -104,6 +107,7 @@ def test_canaries(asked, lab, tmp_path):
     for done in said:
         assert CANARY not in done.out + done.err, done
     assert watch.rounds > 50
+    assert watch.whole, "it did not watch to the end"
     assert watch.found == set()
     on_the_host(lab.host(HOST))
     on_the_controller(asked, lab, begun, secrets)

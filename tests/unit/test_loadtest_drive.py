@@ -201,10 +201,13 @@ def driven_and(do, *targets, **rest):
 
 def locusts():
     """Ids of the Locust processes that are ours, the first one first."""
-    words = {int(path.parent.name): path for path in Path("/proc").glob("[0-9]*/cmdline")}
-    found = sorted(pid for pid, path in words.items() if b"locustfile" in read(path))
+    found = [pid for pid in processes() if b"locustfile" in read(Path(f"/proc/{pid}/cmdline"))]
     ours = [pid for pid in found if ancestor(pid, os.getpid())]
     return sorted(ours, key=lambda pid: (os.getsid(pid) != pid, pid))
+
+
+def processes():
+    return [int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit()]
 
 
 def read(path):
@@ -231,7 +234,7 @@ def test_who_is_killed_leaves_no_load_and_no_key_behind(endpoint, tmp_path):
         wait_for(lambda: list(tmp_path.glob("*/records/*")))
         process.kill()
     wait_for(lambda: not list(tmp_path.glob("provision-loadtest-*")))
-    wait_for(lambda: not any(str(tmp_path).encode() in read(path) for path in Path("/proc").glob("[0-9]*/environ")))
+    wait_for(lambda: not any(str(tmp_path).encode() in read(Path(f"/proc/{pid}/environ")) for pid in processes()))
 
 
 def test_a_closed_terminal_ends_it_with_the_figures_so_far(endpoint, tmp_path):
