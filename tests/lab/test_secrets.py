@@ -11,6 +11,8 @@ from typing import Self
 import pytest
 import yaml
 
+from .conftest import settle
+
 pytestmark = pytest.mark.lab
 HOST = "gpu-02"
 CANARY = "zq9canary"
@@ -75,6 +77,7 @@ def asked(fleet, lab):
     host.write("/etc/sudoers.d/asked", "asked ALL=(ALL) ALL\n", 0o440)
     yield fleet
     lab.restore(HOST, "deployed")
+    settle(fleet)
 
 
 def test_canaries(asked, lab, tmp_path):
