@@ -60,6 +60,9 @@ def _spreads(found: Summary, tally: Tally) -> Iterator[str]:
     first = [record.wait for record in tally.records if record.wait is not None]
     every = found.overall
     yield _spread("time to first token", every.ttft, first)
+    yield _spread("between tokens", every.gap, [])
+    rate = every.rate
+    yield f"  {'tokens/s of a stream':22} p50 {speed(rate.p50)}, p95 {speed(rate.p95)}, p99 {speed(rate.p99)}"
     yield _spread("time to the end", every.total, [record.total for record in good])
     if every.waited is not None:
         waits = f"{every.waited} of {every.requests - every.failed} answers waited for a place"
