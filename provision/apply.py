@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import cast
 
-from provision import lock, plan
+from provision import evidence, lock, plan
 from provision.artifacts import Store
 from provision.command import Answer, Command, Obtain, Put, Run
-from provision.errors import CommandError, FactError, HostError, LockedError, NotConvergedError
+from provision.errors import FactError, HostError, LockedError
 from provision.events import Event, Listener
 from provision.inventory import Host, Inventory, Mask
 from provision.plan import Change, HostPlan
 from provision.sequence import LAST, Entry, owned, peers, steps
 from provision.ssh import Session, first_failure
 from provision.steps import facts as host_facts
-from provision.steps.base import BlockedError, Owned, State, converged, differing
+from provision.steps.base import BlockedError, Owned, State, converged
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
@@ -145,7 +145,7 @@ class HostRun:
             self._take(self._ask(reads))
             todo = self.plan(roles, fleet)
         if todo.changes:
-            raise _unsettled(todo)
+            raise evidence.unsettled(todo, PASSES)
 
     def finish(self) -> None:
         """Give the lock back."""
@@ -255,7 +255,7 @@ class HostRun:
                 error.hint = "what was changed before it stays; mend it and run it again"
             raise
         if not converged(have, change.want):
-            raise _not_converged(change, have)
+            raise evidence.not_converged(change, have)
         self.changed.append(step.id)
         self.say("changed", step.id, change.reason, time.monotonic() - begun)
 
@@ -324,7 +324,7 @@ class HostRun:
         self._renewed = time.monotonic()
         number = first_failure(batch, answers)
         if number is not None:
-            raise _command_error(change, batch[number], answers[number])
+            raise evidence.command_failed(change, batch[number], answers[number])
         return answers[1:]
 
     def _renew(self) -> None:
@@ -342,7 +342,7 @@ class HostRun:
 
         answer = self.session.job(run, show, self.context.stop.is_set)
         if not run.good(answer.exit):
-            raise _command_error(change, run, answer)
+            raise evidence.command_failed(change, run, answer)
 
     def _obtain(self, change: Change, wanted: Obtain) -> None:
         with self.context.store.single_flight(wanted.key, lambda: self._waiting(change, wanted)):
@@ -396,36 +396,3 @@ def _is_short(command: Run | Put) -> bool:
 def _never_failing(run: Run) -> Run:
     """The same read, for a batch that stops at a failure: its parser judges the exit code, not the batch."""
     return dataclasses.replace(run, ok=())
-
-
-def _command_error(change: Change, command: Command, answer: Answer) -> CommandError:
-    reason = "took too long" if answer.exit == 124 else f"exited {answer.exit}"
-    return CommandError(
-        f"{change.step.id}: {command} {reason}",
-        "mend what it says and run it again: what is done stays done",
-        step=change.step.id,
-        command=str(command),
-        exit_status=answer.exit,
-        stderr="\n".join(answer.error.splitlines()[-30:])[-4000:],
-    )
-
-
-def _not_converged(change: Change, have: State) -> NotConvergedError:
-    said = "still there" if change.want is None else "; ".join(change.step.diff(have, change.want))
-    keys = ", ".join(key for key, _ in differing(have, change.want))
-    return NotConvergedError(
-        f"{change.step.id}: every command succeeded, and the host still differs" + (f" in {keys}" if keys else ""),
-        "something else may be changing this host; look at it, then run it again",
-        step=change.step.id,
-        stderr=said[:2000],
-    )
-
-
-def _unsettled(todo: HostPlan) -> NotConvergedError:
-    ids = ", ".join(change.step.id for change in todo.changes)
-    evidence = "\n".join(f"{c.step.id}: {c.reason}: {'; '.join(c.diff)}"[:600] for c in todo.changes)
-    return NotConvergedError(
-        f"after {PASSES} rounds these still differ: {ids}",
-        "something on the host undoes them; look at it, then run it again",
-        stderr=evidence,
-    )

@@ -22,7 +22,7 @@ _SSHD = "MaxStartups 1000\nLogLevel VERBOSE\n"
 _RECORDER = """\
 #!/bin/sh
 # Stands in for the login shell of one key: does what is asked, and keeps what was said in both directions.
-cd "$(mktemp -d /var/tmp/recorded.XXXXXXXX)" || exit
+mkdir "/var/tmp/recorded.$$" && cd "/var/tmp/recorded.$$" || exit
 printf '%s' "$SSH_ORIGINAL_COMMAND" >command
 tee stdin | sh -c "$SSH_ORIGINAL_COMMAND" >stdout 2>stderr
 code=$?

@@ -14,7 +14,7 @@ ROWS = [
     {"report"},
     {"rollout", "verify", "loadtest", "each"},
     {"apply"},
-    {"ssh", "artifacts", "lock", "trust"},
+    {"ssh", "artifacts", "lock", "trust", "evidence"},
     {"connect", "jobs"},
     {"plan"},
     {"sequence"},
