@@ -138,7 +138,7 @@ def test_sftp_is_not_needed(lab, session, tmp_path):
 
     host = lab.host(HOST)
     host.run(["sed", "-i", "s/^Subsystem.*sftp/#&/", "/etc/ssh/sshd_config"])
-    host.run(["systemctl", "reload", "ssh"])
+    host.run(["systemctl", "restart", "ssh"])
     content = bytes(range(256)) * 4096
     session.upload(io.BytesIO(content), "/root/large file")
     back = io.BytesIO()
@@ -171,11 +171,11 @@ def test_a_command_that_hangs_is_ended_on_the_host(session):
 def test_where_sshd_allows_few_channels_one_waits_for_another(lab, session, most):
     host = lab.host(HOST)
     host.write("/etc/ssh/sshd_config.d/few.conf", f"MaxSessions {most}\n")
-    host.run(["systemctl", "reload", "ssh"])
+    host.run(["systemctl", "restart", "ssh"])
     try:
         with ThreadPoolExecutor(8) as pool:
             said = list(pool.map(lambda _: who(session), range(16)))
     finally:
         host.run(["rm", "/etc/ssh/sshd_config.d/few.conf"])
-        host.run(["systemctl", "reload", "ssh"])
+        host.run(["systemctl", "restart", "ssh"])
     assert (said, session.connects, session.execs) == (["root\n"] * 16, 1, 16)
