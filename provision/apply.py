@@ -1,60 +1,27 @@
 """One host of a run: read, plan, lock, change, read again."""
 
 import dataclasses
-import io
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import cast
 
-from provision import evidence, lock, plan
-from provision.artifacts import Store
-from provision.command import Answer, Command, Obtain, Put, Run
-from provision.errors import FactError, HostError, LockedError
-from provision.events import Event, Listener
-from provision.inventory import Host, Inventory, Mask
+from provision import evidence, plan
+from provision.command import Answer, Run
+from provision.context import Context, Stopped
+from provision.errors import FactError, HostError
+from provision.events import Event
+from provision.inventory import Host, Mask
+from provision.lease import Lease
+from provision.perform import Performer
 from provision.plan import Change, HostPlan
 from provision.sequence import LAST, Entry, owned, peers, steps
-from provision.ssh import Session, first_failure
+from provision.ssh import Session
 from provision.steps import facts as host_facts
 from provision.steps.base import BlockedError, Owned, State, converged
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
-LOCK_POLL = 2.0  # seconds between two looks at a lock that somebody else has
-INLINE = 48 * 1024  # bytes of a file that ride in a script; larger ones have an exec of their own
-
-
-class Stopped(HostError):  # noqa: N818 - a wish of the operator, not an error
-    """The operator interrupted the run; the host was left between two steps."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What the hosts of one run share.
-
-    Args:
-        run_id: the run's id.
-        inventory: all of it: upstream and firewall come from the whole.
-        roles: names of the roles that are looked at.
-        listen: is told what happens; called from many threads.
-        store: where artifacts are kept.
-        stop: set when the operator wants to stop; asked between steps.
-        failed: names of hosts that have failed so far.
-        working: names of hosts that are being worked on or still will be.
-        lock_wait: seconds to wait for a host that somebody else has.
-    """
-
-    run_id: str
-    inventory: Inventory
-    roles: frozenset[str]
-    listen: Listener
-    store: Store
-    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
-    failed: set[str] = dataclasses.field(default_factory=set)
-    working: set[str] = dataclasses.field(default_factory=set)
-    lock_wait: float = 0.0
 
 
 class HostRun:
@@ -79,8 +46,8 @@ class HostRun:
         self._peers = peers(host, context.inventory)
         self._answers: dict[Run, Answer] = {}
         self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
-        self._locked = False
-        self._renewed = 0.0
+        self._lease = Lease(session, context.run_id)
+        self._performer = Performer(host.name, session, self._lease, context, self.say)
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -138,7 +105,7 @@ class HostRun:
         for _ in range(PASSES):
             if not todo.changes:
                 return
-            if not self._locked:
+            if not self.locked:
                 todo = self._lock(todo, roles, fleet)
             for change, following in _with_following(todo.changes, reads):
                 self._apply(change, fleet, following, done=last and following is reads)
@@ -149,14 +116,12 @@ class HostRun:
 
     def finish(self) -> None:
         """Give the lock back."""
-        if self._locked:
-            self._locked = False
-            self.session.batch([lock.release(self.context.run_id)], stop=False)
+        self._lease.end()
 
     @property
     def locked(self) -> bool:
         """Whether the host may hold this run's lock."""
-        return self._locked
+        return self._lease.held
 
     def _hidden(self, change: Change) -> Change:
         """The change with nothing secret in what is shown of it."""
@@ -194,10 +159,12 @@ class HostRun:
         Returns:
             the plan to carry out: after a wait for somebody else's run it is made anew, for that run changed things.
         """
-        self._locked = True  # before the answer: it may be lost, and giving back what is not ours does nothing
         reads = self._scope(roles, fleet)
-        first, *answers = self.session.batch([lock.acquire(self.context.run_id), *reads], stop=False)
-        waited = self._await_lock(first)
+        first, *answers = self.session.batch([self._lease.acquire(), *reads], stop=False)
+        context = self.context
+        waited = self._lease.wait(
+            first, context.lock_wait, context.stop, lambda text: self.say("progress", "lock", text)
+        )
         if waited:
             answers = self.session.batch(reads, stop=False)
         self._known = dict(zip(reads, answers, strict=True))
@@ -206,27 +173,6 @@ class HostRun:
         if not waited and _outline(now) != _outline(planned):
             raise HostError("the host changed while it was being planned for", "run it again")
         return now
-
-    def _await_lock(self, answer: Answer) -> bool:
-        """Make sure that the lock was taken, or wait for it as long as is allowed; whether it had to be waited for.
-
-        Raises:
-            LockedError: somebody else still has it.
-        """
-        deadline = time.monotonic() + self.context.lock_wait
-        waited = False
-        while True:
-            try:
-                lock.checked(answer)
-            except LockedError as error:
-                if time.monotonic() >= deadline or self.context.stop.is_set():
-                    raise
-                self.say("progress", "lock", f"waiting: {error.message}")
-            else:
-                return waited
-            waited = True
-            time.sleep(LOCK_POLL)
-            answer = self.session.batch([lock.acquire(self.context.run_id)], stop=False)[0]
 
     def _apply(self, change: Change, fleet: Fleet | None, following: Sequence[Run], *, done: bool) -> None:
         """Make one change. What was read before an earlier change is not trusted: it is read again first.
@@ -278,104 +224,14 @@ class HostRun:
         return self.facts
 
     def _run(self, change: Change, following: Sequence[Run], *, done: bool) -> State:
-        """Run a change's commands, read its fact again and what comes next, in as few execs as they allow."""
+        """Run a change's commands, and read its fact again and what comes next."""
         fact = change.step.fact()
         self._known = {}
-        batch: list[Run | Put] = []
-        for command in change.commands:
-            if isinstance(command, Run | Put) and _is_short(command):
-                batch.append(command)
-                continue
-            if batch:
-                self._batch(change, batch)
-            self._long(change, command)
-            batch = []
-        reads = list(dict.fromkeys([fact.command, *following]))
-        ends = [lock.release(self.context.run_id)] if done else []
-        answers = self._batch(change, batch, [*reads, *ends])[len(batch) :]
-        self._known = dict(zip(reads, answers, strict=False))
-        self._locked = not (done and answers[-1].exit == 0)
+        self._known = dict(self._performer.perform(change, list(dict.fromkeys([fact.command, *following])), done=done))
         try:
             return plan.parse(fact, self._known, change.step.id)
         except BlockedError as error:
             raise FactError(f"{change.step.id} cannot be read after it was changed", stderr=error.evidence) from error
-
-    def _long(self, change: Change, command: Command) -> None:
-        """Run a command that has an exec of its own."""
-        if isinstance(command, Obtain):
-            self._obtain(change, command)
-        elif isinstance(command, Put):
-            self.session.upload(io.BytesIO(command.content), command.path, command.mode, command.owner)
-        else:
-            self._job(change, command)
-
-    def _batch(self, change: Change, commands: Sequence[Run | Put], after: Sequence[Run] = ()) -> list[Answer]:
-        """Run short commands in one exec that renews the lock first; the first that fails is an error.
-
-        Args:
-            change: whose they are.
-            commands: what to run.
-            after: what to run then, whether it fails or not: parsers judge the exit codes of reads.
-        """
-        seconds = sum(command.timeout for command in commands if isinstance(command, Run))
-        batch = [lock.acquire(self.context.run_id, seconds), *commands, *map(_never_failing, after)]
-        answers = self.session.batch(batch, stop=True)
-        lock.checked(answers[0])
-        self._renewed = time.monotonic()
-        number = first_failure(batch, answers)
-        if number is not None:
-            raise evidence.command_failed(change, batch[number], answers[number])
-        return answers[1:]
-
-    def _renew(self) -> None:
-        """Keep the lock while something long is waited for."""
-        if time.monotonic() - self._renewed > lock.RENEW_SECONDS:
-            self._renewed = time.monotonic()
-            lock.checked(self.session.batch([lock.acquire(self.context.run_id)], stop=False)[0])
-
-    def _job(self, change: Change, run: Run) -> None:
-        def show(line: str) -> None:
-            self._renew()
-            text = run.progress(line) if run.progress else line.strip()
-            if text:
-                self.say("progress", change.step.id, text[:200])
-
-        answer = self.session.job(run, show, self.context.stop.is_set)
-        if not run.good(answer.exit):
-            raise evidence.command_failed(change, run, answer)
-
-    def _obtain(self, change: Change, wanted: Obtain) -> None:
-        with self.context.store.single_flight(wanted.key, lambda: self._waiting(change, wanted)):
-            path = self.context.store.find(wanted.key)
-            if path is None and wanted.host in ("", self.host.name):
-                self._make(change, wanted)
-                return
-        while path is None:
-            self._waiting(change, wanted)
-            time.sleep(0.5)
-            path = self.context.store.find(wanted.key)
-        with path.open("rb") as source:
-            self.session.upload(source, wanted.path)
-
-    def _waiting(self, change: Change, wanted: Obtain) -> None:
-        """Called while another host makes an artifact; raises when there is nothing to wait for."""
-        self.say("progress", change.step.id, f"waiting for {wanted}")
-        self._renew()
-        if self.context.stop.is_set():
-            raise Stopped("stopped while waiting", "run it again to go on")
-        if wanted.host and wanted.host not in self.context.working:
-            became = "failed" if wanted.host in self.context.failed else "is not in this run, or had nothing to make"
-            hint = f"see to {wanted.host}, run with it, or let another host make it"
-            raise HostError(f"{wanted}: only {wanted.host} may make it, and it {became}", hint)
-
-    def _make(self, change: Change, wanted: Obtain) -> None:
-        for command in wanted.make:
-            if isinstance(command, Run) and command.job:
-                self._job(change, command)
-            else:
-                self._batch(change, [command])
-        with self.context.store.adding(wanted.key) as path, path.open("wb") as target:
-            self.session.download(wanted.path, target)
 
 
 def _with_following(changes: Sequence[Change], reads: list[Run]) -> Iterator[tuple[Change, list[Run]]]:
@@ -386,13 +242,3 @@ def _with_following(changes: Sequence[Change], reads: list[Run]) -> Iterator[tup
 
 def _outline(planned: HostPlan) -> list[tuple[str, str, str, State, State]]:
     return [(c.step.id, c.action, c.reason, c.have, c.want) for c in planned.changes]
-
-
-def _is_short(command: Run | Put) -> bool:
-    """Whether it can share an exec with others."""
-    return not command.job if isinstance(command, Run) else len(command.content) <= INLINE
-
-
-def _never_failing(run: Run) -> Run:
-    """The same read, for a batch that stops at a failure: its parser judges the exit code, not the batch."""
-    return dataclasses.replace(run, ok=())

@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from provision import sequence
-from provision.apply import Context, HostRun, Stopped
+from provision.apply import HostRun
+from provision.context import Context, Stopped
 from provision.errors import BugError, HostError, LockedError, RefusedError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Inventory

@@ -216,8 +216,8 @@ def seconds_of(text: str, option: str, *, least: float) -> float:
 def _rollout(chosen: Chosen, careful: Careful = Careful()) -> tuple[Any, Any, Any]:
     """The inventory, the run over its selection, and what shows it."""
     from provision import report, sequence
-    from provision.apply import Context
     from provision.artifacts import Store, default_folder
+    from provision.context import Context
     from provision.rollout import NO_LIMIT, Pace, Rollout, selection
 
     inventory = sequence.load(chosen.inventory, chosen.extra_vars)

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from provision import sequence
-from provision.apply import Context
 from provision.artifacts import Store
+from provision.context import Context
 from provision.rollout import Rollout, selection
 
 from .conftest import wait_for

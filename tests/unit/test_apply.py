@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from provision import apply, lock
-from provision.apply import Context, HostRun
+from provision import apply, lease, lock
+from provision.apply import HostRun
 from provision.artifacts import Store
 from provision.command import Answer, Obtain, Put, Run, run, sh
+from provision.context import Context
 from provision.errors import CommandError, HostError, LockedError, NotConvergedError, UnreachableError
 from provision.inventory import Connection, Host, Inventory
 from provision.sequence import Entry
@@ -198,7 +199,7 @@ def test_a_lock_is_waited_for_as_long_as_is_said_and_no_longer(make, monkeypatch
     other._lock(other.plan(ROLES), ROLES, None)
     host = make(note(make))
     host.context = replace(host.context, lock_wait=0.05)
-    monkeypatch.setattr(apply, "LOCK_POLL", 0.1)
+    monkeypatch.setattr(lease, "POLL", 0.1)
     with pytest.raises(LockedError, match="run-0"):
         host.deploy(ROLES)
     assert not list(make.folder.iterdir())

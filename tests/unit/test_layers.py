@@ -14,6 +14,8 @@ ROWS = [
     {"report"},
     {"rollout", "verify", "loadtest", "each"},
     {"apply"},
+    {"perform"},
+    {"context", "lease"},
     {"ssh", "artifacts", "lock", "trust", "evidence"},
     {"connect", "jobs"},
     {"plan"},

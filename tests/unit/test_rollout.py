@@ -5,10 +5,10 @@ import threading
 import pytest
 
 from provision import apply, lock, rollout
-from provision.apply import Context
 from provision.artifacts import Store
 from provision.cli.run import _hosts
 from provision.command import Obtain, run, sh
+from provision.context import Context
 from provision.errors import UsageError
 from provision.inventory import Connection, Host, Inventory
 from provision.rollout import Pace, Rollout, selection
@@ -106,7 +106,7 @@ def test_the_first_interrupt_cuts_hosts_that_are_only_read_and_leaves_those_that
     closed = []
     for member in made.members:
         member.run.session.close = lambda name=member.outcome.host: closed.append(name)
-    made.members[1].run._locked = True
+    made.members[1].run._lease.held = True
     made.interrupt(now=False)
     assert closed == ["read"]
     made.interrupt(now=True)

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from provision import cli, plan, report, sequence
-from provision.apply import Context, HostRun
+from provision.apply import HostRun
 from provision.artifacts import Store
 from provision.command import Put, Run
+from provision.context import Context
 from provision.errors import CommandError
 from provision.inventory import Mask, Secret
 from provision.plan import HostPlan

@@ -1,0 +1,40 @@
+"""What the hosts of one run share."""
+
+import dataclasses
+import threading
+
+from provision.artifacts import Store
+from provision.errors import HostError
+from provision.events import Listener
+from provision.inventory import Inventory
+
+
+class Stopped(HostError):  # noqa: N818 - a wish of the operator, not an error
+    """The operator interrupted the run; the host was left between two steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What the hosts of one run share.
+
+    Args:
+        run_id: the run's id.
+        inventory: all of it: upstream and firewall come from the whole.
+        roles: names of the roles that are looked at.
+        listen: is told what happens; called from many threads.
+        store: where artifacts are kept.
+        stop: set when the operator wants to stop; asked between steps.
+        failed: names of hosts that have failed so far.
+        working: names of hosts that are being worked on or still will be.
+        lock_wait: seconds to wait for a host that somebody else has.
+    """
+
+    run_id: str
+    inventory: Inventory
+    roles: frozenset[str]
+    listen: Listener
+    store: Store
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+    failed: set[str] = dataclasses.field(default_factory=set)
+    working: set[str] = dataclasses.field(default_factory=set)
+    lock_wait: float = 0.0
