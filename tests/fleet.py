@@ -1,0 +1,193 @@
+"""One lab for all tests on real hosts, deployed once, and put back by discarding overlays where a test left it broken.
+
+Its fixtures are those of tests/conftest.py, so that tests/lab and tests/faults share one lab in one session.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from provision.lab.lab import Lab
+from provision.lab.shell import LabError
+from provision.lab.spec import Spec
+
+# For work on the tests: a lab of another name, kept up between sessions.
+NAME = os.environ.get("PROVISION_LAB_NAME", "test")
+KEEP = bool(os.environ.get("PROVISION_KEEP_LAB"))
+DEPLOYED = "deployed"
+FAILED = pytest.StashKey[bool]()
+
+
+@dataclass(repr=False)
+class Done:
+    """What one command of ours said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def doc(self) -> dict[str, Any]:
+        """The JSON document on stdout, which must hold nothing else."""
+        return json.loads(self.out)
+
+    def host(self, name: str) -> dict[str, Any]:
+        """One host of the document."""
+        return next(host for host in self.doc["hosts"] if host["host"] == name)
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n{self.out[-6000:]}\n{self.err[-6000:]}"
+
+
+class Fleet:
+    """The shared lab with an inventory of the test's own.
+
+    Args:
+        lab: the lab.
+        folder: where the inventory is written.
+    """
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.folder = folder
+        self.data: dict[str, Any] = yaml.safe_load(Path(lab.inventory).read_text())
+
+    def command(self, *words: str) -> list[str]:
+        """The words of a command of ours on the inventory as it now is."""
+        path = self.folder / "inventory.yaml"
+        path.write_text(yaml.safe_dump(self.data))
+        return [sys.executable, "-m", "provision", *words, "--inventory", str(path)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its environment. The store of builds lives as long as the lab: nginx is compiled once in its life."""
+        return {**os.environ, "XDG_CACHE_HOME": str(self.lab.home / "cache")}
+
+    def provision(self, *words: str, env: dict[str, str] | None = None, timeout: float = 600) -> Done:
+        """Run a command of ours on the inventory as it now is."""
+        done = subprocess.run(
+            self.command(*words),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            env={**self.environment, **(env or {})},
+            stdin=subprocess.DEVNULL,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def plan(self, *words: str) -> Done:
+        """`plan --json`, which must succeed."""
+        done = self.provision("plan", "--json", *words)
+        assert done.code == 0, done
+        return done
+
+    def changes(self, *words: str) -> dict[str, list[str]]:
+        """Host -> ids of the steps that a plan would change."""
+        return {host["host"]: [c["step"] for c in host["changes"]] for host in self.plan(*words).doc["hosts"]}
+
+    def deploy(self, *words: str) -> Done:
+        """`deploy --json`, which must succeed."""
+        done = self.provision("deploy", "--yes", "--json", *words)
+        assert done.code == 0, done
+        return done
+
+    def ssh(self, host: str, *words: str) -> str:
+        """Run words on a host as an operator would, and give what they print."""
+        argv = self.lab.ssh(host, ["sudo", shlex.join(words)])  # ssh gives its words to a shell as one line
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
+        return done.stdout
+
+    @property
+    def vars(self) -> dict[str, Any]:
+        """The variables of all hosts."""
+        return self.data["all"]["vars"]
+
+    def hosts(self, group: str) -> dict[str, Any]:
+        """The hosts of a group, as the inventory has them."""
+        return self.data["all"]["children"][group]["hosts"]
+
+    def address(self, host: str) -> str:
+        """A host's address."""
+        return self.lab.host(host).address
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        item.session.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """Two gpu hosts with two simulated cards each, and a balancer; gone afterwards, whatever happens."""
+    with contextlib.suppress(LabError):
+        if not KEEP:
+            Lab.find(NAME).down()
+    made = Lab.up(Spec(NAME, 2, 1, 2), install=True)
+    try:
+        yield made
+    finally:
+        if not KEEP:
+            made.down()
+
+
+@pytest.fixture(scope="session")
+def first_deploy(lab, tmp_path_factory):
+    """The first deploy on bare hosts; what it said."""
+    fleet = Fleet(lab, tmp_path_factory.mktemp("first"))
+    kept = lab.home / "first_deploy.json"
+    if kept.exists():
+        return Done(0, kept.read_text(), "")
+    done = fleet.provision("deploy", "--yes", "--json", timeout=900)
+    assert done.code == 0, done
+    lab.save(DEPLOYED)
+    settle(fleet)
+    kept.write_text(done.out)
+    return done
+
+
+def settle(fleet: Fleet) -> None:
+    """Wait until hosts that were booted serve again, which they do by themselves."""
+    fleet.data = yaml.safe_load(Path(fleet.lab.inventory).read_text())
+    wait_for(lambda: not any(fleet.changes().values()))
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 180) -> None:
+    """Wait until something holds that a host comes to by itself; fail if it does not."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "the hosts did not come to it by themselves"
+        time.sleep(1)
+
+
+@pytest.fixture
+def fleet(lab, first_deploy, tmp_path, request):
+    """The deployed fleet. A test leaves it as it found it, or is put back if it failed."""
+    made = Fleet(lab, tmp_path)
+    yield made
+    if request.session.stash.get(FAILED, False):
+        request.session.stash[FAILED] = False
+        lab.restore(label=DEPLOYED)
+        settle(made)
+
+
+@pytest.fixture
+def scratch(fleet, lab):
+    """The deployed fleet for a test that leaves it changed: every host is put back afterwards."""
+    yield fleet
+    lab.restore(label=DEPLOYED)
+    settle(fleet)
