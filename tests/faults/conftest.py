@@ -1,0 +1,55 @@
+"""Fixtures of the fault suite, and the record from which docs/reliability.md is written."""
+
+import datetime as dt
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.seen import Seen
+from tests.faults.world import World
+from tests.fleet import DEPLOYED, Fleet, settle
+
+RECORD = os.environ.get("PROVISION_FAULTS_RECORD", "")
+
+
+@pytest.fixture
+def world(fleet, lab, tmp_path):
+    """The deployed fleet."""
+    return World(fleet, lab, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def put_back(lab, first_deploy, tmp_path_factory):
+    """For tests that begin where the one before ended: after the last of them every host is as it was deployed."""
+    yield
+    lab.restore(label=DEPLOYED)
+    settle(Fleet(lab, tmp_path_factory.mktemp("after")))
+
+
+@pytest.fixture
+def seen(request):
+    """What the case notes for the page."""
+    made = Seen()
+    request.node.user_properties.append(("seen", made))
+    return made
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Write a line per case as it ends: a suite that is broken off keeps what it saw."""
+    noted = dict(report.user_properties).get("seen")
+    if not RECORD or noted is None or (report.when != "call" and report.passed):
+        return
+    file, _, rest = report.nodeid.partition("::")
+    name, _, case = rest.partition("[")
+    row = {
+        "class": Path(file).stem.removeprefix("test_"),
+        "case": case.removesuffix("]") or name.removeprefix("test_").replace("_", " "),
+        "seconds": round(report.duration),
+        "passed": report.passed,
+        "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M}",
+        **vars(noted),
+    }
+    with Path(RECORD).open("a") as file_:
+        file_.write(json.dumps(row) + "\n")

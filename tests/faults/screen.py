@@ -1,0 +1,36 @@
+"""What an operator sees of a run that failed: one screen that says where, what, and what to do."""
+
+import re
+
+from tests.fleet import Done
+
+LINES, COLUMNS = 45, 1000
+
+
+def one_clear_screen(done: Done, host: str, code: int, result: str, step: str = "") -> None:
+    """The exit code is right, the host and step are named, with evidence and what to do; no traceback, no flood.
+
+    Args:
+        done: what the run said.
+        host: where it failed.
+        code: the exit code.
+        result: of that host in the recap.
+        step: a pattern of the step it failed at; empty where it was none.
+    """
+    assert done.code == code, done
+    text = done.out + done.err
+    assert "Traceback" not in text, done
+    assert "bug of provision" not in text, done
+    assert len(done.out.splitlines()) <= LINES, done
+    assert max(map(len, done.out.splitlines())) <= COLUMNS, done
+    assert len(re.findall(r"^ *error: ", done.out, re.MULTILINE)) == 1, done
+    assert re.search(rf"^{host}  ({step})$" if step else rf"^{host} *$", done.out, re.MULTILINE), (step, done)
+    assert "  -> " in done.out, done
+    assert re.search(rf"again: provision deploy -i \S+ -l {host}\b", done.out), done
+    assert re.search(rf"^{host} +{result.upper()}", done.out, re.MULTILINE), done
+
+
+def first_error(done: Done) -> str:
+    """The sentence after `error:`."""
+    found = re.search(r"^ *error: (.*)", done.out + done.err, re.MULTILINE)
+    return found[1].strip() if found else ""

@@ -1,0 +1,37 @@
+"""What was seen of a case, for docs/reliability.md."""
+
+from dataclasses import dataclass
+
+from tests.faults.screen import first_error
+from tests.faults.world import World
+from tests.fleet import Done
+
+
+@dataclass
+class Seen:
+    """What was seen.
+
+    Args:
+        code: exit code of the run with the fault.
+        said: the sentence with which it says what failed.
+        again: what a second deploy, the fault lifted, came to.
+    """
+
+    code: str = ""
+    said: str = ""
+    again: str = ""
+
+    def first(self, done: Done) -> None:
+        """Note the run with the fault."""
+        self.code = "SIGKILL" if done.code == -9 else str(done.code)
+        self.said = first_error(done)
+
+    def second(self, world: World, *words: str) -> None:
+        """Deploy once more, the fault lifted: it succeeds, nothing is left to change, and no half-written file."""
+        done = world.fleet.provision("deploy", "--yes", "--lock-wait", "3m", *words)
+        self.again = f"exit {done.code}"
+        assert done.code == 0, done
+        left = world.plan("--exit-code")
+        self.again = f"exit {done.code}, plan {left.code}"
+        assert left.code == 0, left
+        assert world.half_written("gpu-01", "gpu-02", "lb-01") == []

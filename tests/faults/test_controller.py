@@ -1,0 +1,18 @@
+"""The controller is killed (SIGKILL) at every step: its lease keeps others off until it ends, jobs go on, and the next
+deploy goes on from there."""
+
+import pytest
+
+from tests.faults.cuts import CUTS
+from tests.faults.walk import PLACES, cut_there
+
+pytestmark = [pytest.mark.lab, pytest.mark.faults]
+SAMPLE = "change of a gpu host, image:ollama/ollama:0.33.0"
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param(p, id=str(p), marks=[pytest.mark.sample] if str(p) == SAMPLE else []) for p in PLACES]
+)
+@pytest.mark.usefixtures("put_back")
+def test_killed(world, seen, place):
+    cut_there(world, place, CUTS["killed"], seen, follow=str(place) == SAMPLE)

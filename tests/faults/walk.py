@@ -1,0 +1,236 @@
+"""A deploy that is cut at one step after the other: each case goes on where the one before was cut."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from provision.roles.nginx import LEAN
+from tests.faults.cuts import Cut
+from tests.faults.running import Running
+from tests.faults.screen import first_error, one_clear_screen
+from tests.faults.seen import Seen
+from tests.faults.watch import Watch
+from tests.faults.world import BAD, BALANCER, World
+from tests.fleet import wait_for
+
+IMAGE, NEWER = "ollama/ollama:0.34.4", "ollama/ollama:0.33.0"
+MODEL, MORE = "deepseek-r1:1.5b", "nomic-embed-text:latest"
+KEYS, SOURCES, PINS = "/etc/apt/keyrings", "/etc/apt/sources.list.d", "/etc/apt/preferences.d"
+LIB, OLLAMA = "/opt/provision/lib", "/etc/provision/ollama"
+
+
+@dataclass(frozen=True)
+class Story:
+    """A deploy with something to do on one host of a fleet that serves.
+
+    Args:
+        host: the host.
+        start: how it begins: gives the host the state from which everything is still to be done.
+        settings: role -> settings of the host.
+        steps: the ids of the steps that the deploy changes, in order.
+        live: whether the host served before.
+    """
+
+    host: str
+    start: Callable[[World], object]
+    settings: Mapping[str, Mapping[str, object]]
+    steps: tuple[str, ...]
+    live: bool
+
+    def prepare(self, world: World) -> None:
+        """Write the settings into the inventory."""
+        for role, settings in self.settings.items():
+            world.set(role, self.host, **settings)
+
+    def missing(self, world: World) -> list[str]:
+        """The ids of the steps that a deploy would change now."""
+        return world.fleet.changes()[self.host]
+
+    def start_over(self, world: World) -> None:
+        """Go back to where everything is still to be done."""
+        self.start(world)
+        wait_for(lambda: not any(there for host, there in world.fleet.changes().items() if host != self.host))
+
+
+def bare(host: str) -> Callable[[World], object]:
+    """A host on which nothing was ever done."""
+    return lambda world: world.lab.restore(host)
+
+
+def as_deployed(host: str) -> Callable[[World], object]:
+    """A host that serves, with the settings that the fleet was deployed with."""
+    return lambda world: world.lab.restore(host, "deployed")
+
+
+STORIES = {
+    "first deploy of a gpu host": Story(
+        BAD,
+        bare(BAD),
+        {},
+        (
+            f"apt_key:{KEYS}/provision-docker.asc",
+            f"apt_source:{SOURCES}/provision-docker.sources",
+            f"file:{LIB}/docker-notes",
+            "drop_in:docker.service",
+            "docker_config:daemon.json",
+            "packages:docker",
+            "service:docker",
+            f"apt_key:{KEYS}/provision-nvidia_toolkit.asc",
+            f"apt_source:{SOURCES}/provision-nvidia_toolkit.sources",
+            f"file:{PINS}/provision-nvidia_toolkit",
+            "packages:nvidia_toolkit",
+            "gpu_driver:docker",
+            "unit:provision-firewall.service",
+            "unit:provision-instances.service",
+            f"image:{IMAGE}",
+            f"file:{LIB}/ollama-firewall",
+            f"file:{OLLAMA}/firewall.rules",
+            "service:provision-firewall",
+            "firewall:DOCKER-USER",
+            f"file:{LIB}/ollama-instances",
+            f"file:{OLLAMA}/instances",
+            "service:provision-instances",
+            "volume:ollama1",
+            "volume:ollama2",
+            "container:ollama1",
+            "container:ollama2",
+            f"model:ollama1/{MODEL}",
+            "resident:ollama1",
+            f"model:ollama2/{MODEL}",
+            "resident:ollama2",
+        ),
+        live=False,
+    ),
+    "first deploy of a balancer": Story(
+        BALANCER,
+        bare(BALANCER),
+        {},
+        (
+            "packages:nginx",
+            "user:provision-nginx",
+            "directory:/var/log/provision-nginx",
+            "directory:/var/cache/provision-nginx",
+            "build:nginx",
+            "link:/opt/provision/nginx/current",
+            "file:/etc/logrotate.d/provision-nginx",
+            "unit:provision-nginx.service",
+            "config:balancer",
+            "service:provision-nginx",
+        ),
+        live=False,
+    ),
+    "change of a gpu host": Story(
+        BAD,
+        as_deployed(BAD),
+        {"docker": {"log_max_file": 4}, "ollama": {"image": NEWER, "context_length": 8192, "models": [MODEL, MORE]}},
+        (
+            "docker_config:daemon.json",
+            "service:docker",
+            "gpu_driver:docker",
+            f"image:{NEWER}",
+            "firewall:DOCKER-USER",
+            f"file:{OLLAMA}/instances",
+            "service:provision-instances",
+            "container:ollama1",
+            "container:ollama2",
+            f"model:ollama1/{MORE}",
+            "resident:ollama1",
+            f"model:ollama2/{MORE}",
+            "resident:ollama2",
+            f"image:{IMAGE}",
+        ),
+        live=True,
+    ),
+    "change of a balancer": Story(
+        BALANCER,
+        as_deployed(BALANCER),
+        {
+            "nginx": {"build": "each", "log_days": 7, "configure_args": [*LEAN, "--with-http_sub_module"]},
+            "balancer": {"queue": 30},
+        },
+        (
+            "build:nginx",
+            "link:/opt/provision/nginx/current",
+            "file:/etc/logrotate.d/provision-nginx",
+            "config:balancer",
+        ),
+        live=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a deploy is cut.
+
+    Args:
+        story: a key of `STORIES`.
+        step: the id of the step.
+        last: whether it is the story's last.
+    """
+
+    story: str
+    step: str
+    last: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.story}, {self.step}"
+
+
+PLACES = [Place(name, step, step == story.steps[-1]) for name, story in STORIES.items() for step in story.steps]
+
+
+def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool = False) -> None:
+    """Cut a deploy at a place; what comes of it is as it must be.
+
+    Args:
+        world: the fleet.
+        place: where.
+        cut: how.
+        seen: notes what is seen.
+        follow: whether a second deploy follows to its end; it does so after the last step of a story, and before it
+            the next case goes on from here.
+    """
+    story = STORIES[place.story]
+    story.prepare(world)
+    if place.step == story.steps[0] or place.step not in story.missing(world):
+        story.start_over(world)
+    with Watch(world.lab, story.host, balancer=story.host != BALANCER) as watch:
+        _strike(world, story, place.step, cut, seen)
+        world.expire()
+        watch.check()
+        if story.host == BALANCER and story.live:
+            world.nginx_is_good()
+        if not (place.last or follow):
+            seen.again = "the next case goes on from here"
+            return
+        seen.second(world)
+        watch.check()
+    if story.live:
+        world.put_back(story.host)
+
+
+def _strike(world: World, story: Story, step: str, cut: Cut, seen: Seen) -> None:
+    at = rf"^{story.host} +changing +{re.escape(step)}(\s|$)"
+    running = Running(world.fleet, "deploy", "--yes", "-v", "--lock-wait", "3m", hold_at=at)
+    try:
+        running.until_held()
+        cut.strike(world, story.host, running)
+        running.go()
+        done = running.end()
+        seen.first(done)
+        if cut.code is None:
+            _refused(world, story.host, seen)
+        else:
+            left = "|".join(map(re.escape, story.steps))  # the answer to this step may have come before the cut
+            one_clear_screen(done, story.host, cut.code, "unreachable", left)
+    finally:
+        running.kill()
+        cut.lift(world, story.host)
+
+
+def _refused(world: World, host: str, seen: Seen) -> None:
+    """Who comes right after a controller that was killed is told so, and changes nothing there."""
+    refused = world.fleet.provision("deploy", "--yes")
+    one_clear_screen(refused, host, 6, "locked")
+    seen.said = f"(gone); the next: {first_error(refused)}"

@@ -1,0 +1,116 @@
+"""The deployed fleet, and what is done to it."""
+
+import re
+from pathlib import Path
+
+from provision.lab import faults
+from provision.lab.lab import Lab
+from tests.faults.watch import ask
+from tests.fleet import DEPLOYED, Done, Fleet, wait_for
+
+GOOD, BAD, BALANCER = "gpu-01", "gpu-02", "lb-01"
+# What a run that broke off may have left half-written. Commands write under such names and rename.
+TEMPORARY = re.compile(r"/\.provision\.|provision-new|\.new$|/\.new\b")
+LISTED = "/etc /opt/provision /var/lib/provision /run/provision /var/tmp /tmp /usr/local"
+NGINX = "/opt/provision/nginx/current/sbin/nginx"
+EXPIRE = 'cd /run/provision 2>/dev/null && [ -s lock ] && sed -i "1s/^\\([^ ]*\\) [0-9]*/\\1 1/" lock || :'
+
+
+class World:
+    """The deployed fleet and the host on which the fault is.
+
+    Args:
+        fleet: with an inventory of the test's own.
+        lab: the lab.
+        folder: for files of the test.
+    """
+
+    def __init__(self, fleet: Fleet, lab: Lab, folder: Path) -> None:
+        self.fleet = fleet
+        self.lab = lab
+        self.folder = folder
+
+    def sh(self, text: str, *args: str, host: str = BAD, timeout: float = 60) -> str:
+        """Run a script as root, from the machine's side."""
+        return self.lab.host(host).run(["sh", "-eu", "-c", text, "sh", *args], timeout=timeout).stdout
+
+    def write(self, path: str, text: str, host: str = BAD, mode: int = 0o644) -> None:
+        """Write a file of a host."""
+        self.lab.host(host).write(path, text, mode)
+
+    def set(self, role: str, host: str = BAD, **settings: object) -> None:
+        """Settings of one host, beside those it has."""
+        self.vars(host).setdefault(role, {}).update(settings)
+
+    def unset(self, role: str, *names: str, host: str = BAD) -> None:
+        """Take settings of one host out of the inventory again."""
+        for name in names:
+            self.vars(host)[role].pop(name, None)
+
+    def vars(self, host: str = BAD) -> dict:
+        """A host's entry of the inventory."""
+        return self.fleet.hosts("balancer" if host == BALANCER else "gpu")[host]
+
+    def instance(self, number: int = 0, host: str = BAD) -> dict:
+        """An instance's entry of the inventory."""
+        return self.vars(host)["ollama"]["instances"][number]
+
+    def fault(self, name: str, state: str = "on", target: str = BAD, value: str = "") -> None:
+        """As `provision lab fault`."""
+        faults.switch(self.lab, target, name, on=state == "on", value=value)
+
+    def full(self, path: str, host: str = BAD) -> None:
+        """What is at this path stays there, on a file system of its own that has not a byte left."""
+        self.sh(
+            'mkdir -p /mnt "$1"; mount -t tmpfs -o mode=$(stat -c %a "$1") tmpfs /mnt; cp -a "$1/." /mnt;'
+            ' used=$(df -k --output=used /mnt | tail -n 1); [ "$used" -gt 0 ] || { echo >/mnt/.one-page; used=4; };'
+            ' mount -o remount,size=$((used))k /mnt; mount --bind /mnt "$1"; umount /mnt;'
+            ' if echo x 2>/dev/null >"$1/x"; then exit 1; fi; rm "$1/x"',
+            path,
+            host=host,
+        )
+
+    def roomy(self, path: str, host: str = BAD) -> None:
+        """Undo `full`, and what was written meanwhile."""
+        self.sh('umount -l "$1"', path, host=host)
+
+    def power_on(self, host: str = BAD) -> None:
+        """Give a host its power back, and wait until it has booted."""
+        self.fault("power-off", "off", host)
+        units = "docker provision-instances" if host != BALANCER else "provision-nginx"
+        self.sh(
+            'for unit; do systemctl -q is-enabled "$unit" 2>/dev/null || continue;'
+            ' for _ in $(seq 90); do systemctl -q is-active "$unit" && break; sleep 0.5; done; done',
+            *units.split(),
+            host=host,
+        )
+
+    def put_back(self, *hosts: str) -> None:
+        """Throw away what became of these hosts since the fleet was deployed."""
+        for host in hosts:
+            self.lab.restore(host, DEPLOYED)
+        wait_for(lambda: self.plan("--exit-code").code == 0)
+
+    def plan(self, *words: str) -> Done:
+        """`plan`."""
+        return self.fleet.provision("plan", *words)
+
+    def expire(self) -> None:
+        """Let the lease of a run that is gone end now: its end is put into the past, so that nobody has to wait."""
+        for host in self.lab.hosts():
+            if host.running:
+                host.run(["sh", "-c", EXPIRE])
+
+    def half_written(self, *hosts: str) -> list[str]:
+        """Files under temporary names; none of them may be left."""
+        found = []
+        for host in hosts:
+            if self.lab.host(host).running:
+                text = f"find {LISTED} -type f -path '*[.n]*' 2>/dev/null || :"
+                found += [f"{host}:{path}" for path in self.sh(text, host=host).splitlines() if TEMPORARY.search(path)]
+        return found
+
+    def nginx_is_good(self) -> None:
+        """The configuration that is linked is one that nginx takes, and nginx answers through it."""
+        self.sh(f"{NGINX} -t -q -c /etc/provision/nginx/nginx.conf", host=BALANCER)
+        ask(self.lab)
