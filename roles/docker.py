@@ -23,6 +23,7 @@ from provision.inventory import (
     duration_seconds,
 )
 from provision.render import render
+from provision.steps import endpoint
 from provision.steps.apt import Packages
 from provision.steps.apt_repository import AptKey, OnlySource
 from provision.steps.base import Owned, Step
@@ -127,9 +128,10 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield File(path=NOTES, content=render("docker/docker-notes.j2"), mode=0o755)
     yield DropIn(name="docker.service", content=render("docker/provision.conf.j2"))
     yield DockerConfig(keys=_keys(settings), cgroup_driver=settings.cgroup_driver, cdi=_toolkit(host) >= CDI_TOOLKIT)
-    yield _packages(settings)
+    yield _packages(settings, cuts=not settings.live_restore or endpoint.is_local(host, inventory))
     yield DockerService(
         live_restore=settings.live_restore,
+        proxied=endpoint.is_local(host, inventory),
         cgroup_driver="" if settings.cgroup_driver == "auto" else settings.cgroup_driver,
         after=("packages:docker", "docker_config:daemon.json"),
     )
@@ -160,7 +162,7 @@ def _source(base: str, facts: HostFacts) -> bytes:
     )
 
 
-def _packages(settings: Settings) -> Packages:
+def _packages(settings: Settings, *, cuts: bool) -> Packages:
     """Docker's packages. The distribution's client is a package of its own from Debian 13 on."""
     packages: dict[str, str | None]
     releases: dict[str, tuple[str, ...]] = {}
@@ -176,6 +178,7 @@ def _packages(settings: Settings) -> Packages:
         releases=releases,
         replaces=OFFICIAL if settings.source == "distribution" else REPLACED,
         restarts=f"Docker (containers that run {LIVE if settings.live_restore else DYING})",
+        cuts=cuts,
         downgrade=settings.allow_downgrade,
         lock_timeout=_lock(settings),
     )

@@ -6,6 +6,7 @@ from functools import partial
 from provision import inventory
 from provision.inventory import Fingerprint, Host, Inventory, Url, Version, duration_seconds
 from provision.render import render
+from provision.steps import endpoint
 from provision.steps.apt import Packages
 from provision.steps.apt_repository import AptKey, OnlySource
 from provision.steps.base import Owned, Step
@@ -63,7 +64,11 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         downgrade=settings.allow_downgrade,
         lock_timeout=int(duration_seconds(getattr(host.settings.get("docker"), "lock_timeout", "10m"))),
     )
-    yield GpuDriver(image=_image(host), after=("packages:nvidia_toolkit", "service:docker"))
+    yield GpuDriver(
+        image=_image(host),
+        proxied=endpoint.is_local(host, inventory),
+        after=("packages:nvidia_toolkit", "service:docker"),
+    )
 
 
 def _source(base: str, facts: HostFacts) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from provision.command import READ_TIMEOUT, Command, Run, sh
-from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError, differing
+from provision.steps.base import EVERY, Answer, Check, Fact, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.debian_version import compare
 from provision.steps.facts import HostFacts
 
@@ -113,6 +113,7 @@ class Packages(Step):
         releases: package -> the codenames of the releases that have it, where not all have.
         replaces: packages that apt may remove for these.
         restarts: the service that a new version restarts, or empty.
+        cuts: whether that restart cuts the streams of instances.
         costs: what a first installation costs, in the operator's terms, or empty.
         downgrade: whether an older version may replace a newer one.
         lock_timeout: seconds to wait for another program that holds apt's lock.
@@ -126,6 +127,7 @@ class Packages(Step):
     releases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     replaces: tuple[str, ...] = ()
     restarts: str = ""
+    cuts: bool = False
     costs: str = ""
     downgrade: bool = False
     lock_timeout: int = 600
@@ -165,12 +167,20 @@ class Packages(Step):
         title = f"apt-get install {' '.join(changing)}"
         return [sh(SCRIPT, *options, *specs, title=title, timeout=JOB_TIMEOUT, job=True, progress=progress)]
 
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """Every instance, if a service restarts that their streams need."""
+        replaced, newer = self._replaced(have, want)
+        return EVERY if self.cuts and (replaced or newer) else frozenset()
+
+    def _replaced(self, have: State, want: State) -> tuple[list[str], bool]:
+        """The packages that go, and whether others get a new version."""
+        there = (have or {}).get("versions", {})
+        newer = any(name in there for name, _ in differing(have, want))
+        return [name for name in self.replaces if name in there], newer
+
     def impact(self, have: State, want: State) -> str:
         """What is replaced, and what a new version restarts."""
-        found = have or {}
-        there = found.get("versions", {})
-        replaced = [name for name in self.replaces if name in there]
-        newer = any(name in there for name, _ in differing(have, want))
+        replaced, newer = self._replaced(have, want)
         parts = [f"replaces {', '.join(replaced)}"] if replaced else []
         if self.restarts and (replaced or newer):
             parts.append(f"restarts {self.restarts}")

@@ -16,6 +16,7 @@ from provision.steps.facts import HostFacts
 
 __all__ = [
     "Answer",
+    "EVERY",
     "BlockedError",
     "Check",
     "Fact",
@@ -32,6 +33,9 @@ __all__ = [
 
 State = Mapping[str, Any] | None
 """What a step wants, or what was found. None is a state: not there. An error is not."""
+
+EVERY = frozenset({"*"})
+"""Every instance of a host: no name of one has this letter."""
 
 
 class UnreadableError(Exception):
@@ -130,6 +134,15 @@ class Step(ABC):
     def impact(self, have: State, want: State) -> str:
         """What the change costs in the operator's terms (`restarts Docker`); empty for nothing to mention."""
         return ""
+
+    @property
+    def part_of(self) -> str:
+        """The instance of its host that it is a part of; empty for none."""
+        return ""
+
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """The instances of its host whose streams this change would cut, by name, or `EVERY`."""
+        return frozenset()
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """Lines that show the change. Never shows a secret."""

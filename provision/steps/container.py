@@ -76,6 +76,11 @@ class Container(Step):
         """`container:NAME`."""
         return f"container:{self.name}"
 
+    @property
+    def part_of(self) -> str:
+        """Itself."""
+        return self.name
+
     def fact(self) -> Fact:
         """Reads what Docker has."""
         return engine.fact(lambda found: state(found, self.name))
@@ -119,10 +124,14 @@ class Container(Step):
         made = [] if kept else [self._recreate(want)]
         return [*made, self._start(want)] if want["running"] else [*made, self._stop()]
 
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """Itself, if it runs."""
+        return frozenset({self.name} if have is not None and have.get("running") else ())
+
     def impact(self, have: State, want: State) -> str:
-        """Whose streams end."""
+        """Who is taken out of the upstream for it."""
         running = have is not None and have.get("running")
-        ends = " (its streams end)" if running else ""
+        ends = " (its streams finish first)" if running else ""
         if want is None:
             return f"removes {self.name}{ends}"
         if have is None:

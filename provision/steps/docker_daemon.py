@@ -6,7 +6,7 @@ from typing import Any
 
 from provision.command import Command, run, sh
 from provision.steps import dockerd, engine
-from provision.steps.base import BlockedError, Check, Fact, RefusalError, State, Step
+from provision.steps.base import EVERY, Answer, BlockedError, Check, Fact, RefusalError, State, Step
 from provision.steps.dockerd import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts
 from provision.steps.systemd import FIXED
@@ -77,11 +77,13 @@ class DockerService(Step):
     Args:
         live_restore: whether containers go on while the daemon is away; checked.
         cgroup_driver: the driver that it must have, or empty for any that a daemon-reload does not hurt; checked.
+        proxied: whether instances listen on the loopback address, where Docker's own proxy passes streams on.
         after: ids of the steps that install, configure or restart it.
     """
 
     live_restore: bool = True
     cgroup_driver: str = ""
+    proxied: bool = False
     after: tuple[str, ...] = ()
 
     @property
@@ -119,6 +121,13 @@ class DockerService(Step):
             return "starts Docker" if want["running"] else ""
         what = str(have["pending"]).partition(":")[0]
         return restart_impact(have) if what == "restart" else "reloads Docker" if what == "reload" else ""
+
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """Every instance, if they stop with Docker, or it is Docker itself that passes their streams on."""
+        what = str((have or {}).get("pending")).partition(":")[0]
+        restarts = have is not None and have["running"] and want is not None and what == "restart"
+        stops = have is not None and have["running"] and want is not None and not want["running"]
+        return stopped_by_restart(have, proxied=self.proxied) if restarts or stops else frozenset()
 
     def check(self, live: Any) -> Iterator[Check]:
         """It answers, starts at boot, and is as the containers need it."""
@@ -178,6 +187,34 @@ def restart_impact(have: State) -> str:
     return f"restarts Docker while containers run: {goes}"
 
 
+def stopped_by_restart(have: State, *, proxied: bool) -> frozenset[str]:
+    """The instances whose streams a restart of Docker cuts.
+
+    Streams to 127.0.0.1 go through docker-proxy, a child of the daemon that ends with it, live-restore or not.
+
+    Args:
+        have: with what `evidence` gives.
+        proxied: whether instances listen on the loopback address.
+    """
+    if have is None or not have.get("containers"):
+        return frozenset()
+    return frozenset() if have.get("live_restore") and not proxied else EVERY
+
+
+def reload_safe(answer: Answer) -> bool:
+    """Whether containers keep their cards over a `systemctl daemon-reload` (FACTS 2.5): also where none can run.
+
+    Args:
+        answer: to `dockerd.COMMAND`.
+
+    Raises:
+        UnreadableError: the daemon does not answer.
+    """
+    found = dockerd.read(answer)
+    version = _engine(str(found.info.get("version", "")))
+    return not found.running or found.info.get("driver") == "cgroupfs" or version >= CDI_ENGINE
+
+
 def restart(have: State) -> Command:
     """Restart Docker, or start it, and put the configuration before back if it does not come up."""
     live = "live" if (have or {}).get("live_restore") else ""
@@ -212,10 +249,12 @@ class GpuDriver(Step):
 
     Args:
         image: an image whose `nvidia-smi` is run in a container to prove it, where the host has that image.
+        proxied: see `DockerService`.
         after: ids of the steps that install the hook or restart Docker.
     """
 
     image: str = ""
+    proxied: bool = False
     after: tuple[str, ...] = ()
 
     @property
@@ -238,6 +277,10 @@ class GpuDriver(Step):
     def impact(self, have: State, want: State) -> str:
         """What the restart does."""
         return restart_impact(have) if want else ""
+
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """See `DockerService`."""
+        return stopped_by_restart(have, proxied=self.proxied) if want else frozenset()
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """Why."""

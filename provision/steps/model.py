@@ -59,6 +59,11 @@ class Model(Step):
         """`model:INSTANCE/NAME`."""
         return f"model:{self.instance}/{self.name}"
 
+    @property
+    def part_of(self) -> str:
+        """Its instance."""
+        return self.instance
+
     def fact(self) -> Fact:
         """Asks every server of the host at once, and looks at its files."""
         return Fact(servers.COMMAND, lambda answer: self._state(servers.read(answer)))

@@ -40,6 +40,11 @@ class Resident(Step):
         """`resident:INSTANCE`."""
         return f"resident:{self.instance}"
 
+    @property
+    def part_of(self) -> str:
+        """Its instance."""
+        return self.instance
+
     def fact(self) -> Fact:
         """Asks every server of the host at once."""
         return Fact(servers.COMMAND, lambda answer: self._state(servers.read(answer)))
@@ -65,11 +70,15 @@ class Resident(Step):
             commands.append(sh(model_shell.UNLOAD, self.instance, *requests, title=title))
         return commands
 
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """Its instance, if what is partly off the cards is loaded anew."""
+        return frozenset({self.instance} if have is not None and have["on_cpu"] and want is not None else ())
+
     def impact(self, have: State, want: State) -> str:
         """What waits for the cards."""
         missing = sorted(self._loaded(want, have) - self._loaded(have))
         if have is not None and have["on_cpu"]:
-            return f"loads {', '.join(have['on_cpu'])} of {self.instance} anew (its streams end)"
+            return f"loads {', '.join(have['on_cpu'])} of {self.instance} anew (its streams finish first)"
         return f"loads {', '.join(missing)} on {self.instance}" if missing else ""
 
     def check(self, live: Any) -> Iterator[Check]:

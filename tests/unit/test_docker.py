@@ -27,9 +27,10 @@ TRIXIE = HostFacts(distribution="debian", version="13", codename="trixie", archi
 
 
 class Ollama(AnySettings):
-    """Stands for the ollama role, of which only the image is asked for."""
+    """Stands for the ollama role, of which only the image and the address are asked for."""
 
     image: str = "ollama/ollama:0.34.4"
+    listen_address: str = ""
 
 
 def host(groups: tuple[str, ...] = ("gpu",), **settings: Any) -> Host:
