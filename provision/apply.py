@@ -114,9 +114,14 @@ class HostRun:
         if todo.changes:
             raise evidence.unsettled(todo, PASSES)
 
-    def finish(self) -> None:
-        """Give the lock back."""
-        self._lease.end()
+    def finish(self, result: str = "changed", error: HostError | None = None) -> None:
+        """Write what came of it, where something was changed, and give the lock back.
+
+        Args:
+            result: as the recap names it.
+            error: what failed on this host, with nothing secret in it; or None.
+        """
+        self._lease.end(self._performer.closing(result, error))
 
     @property
     def locked(self) -> bool:

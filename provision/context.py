@@ -27,6 +27,7 @@ class Context:
         failed: names of hosts that have failed so far.
         working: names of hosts that are being worked on or still will be.
         lock_wait: seconds to wait for a host that somebody else has.
+        command: what was called, as the hosts' journals name it.
     """
 
     run_id: str
@@ -38,3 +39,4 @@ class Context:
     failed: set[str] = dataclasses.field(default_factory=set)
     working: set[str] = dataclasses.field(default_factory=set)
     lock_wait: float = 0.0
+    command: str = "deploy"

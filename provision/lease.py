@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from provision import lock
 from provision.command import Answer, Run
@@ -89,8 +89,13 @@ class Lease:
         """Note whether it was given back."""
         self.held = answer.exit != 0
 
-    def end(self) -> None:
-        """Give it back, if it is held."""
-        if self.held:
-            self.held = False
-            self.session.batch([self.release()], stop=False)
+    def end(self, before: Sequence[Run] = ()) -> None:
+        """Give it back, if it is held.
+
+        Args:
+            before: what is run before that in any case.
+        """
+        commands = [*before, *([self.release()] if self.held else [])]
+        self.held = False
+        if commands:
+            self.session.batch(commands, stop=False)

@@ -9,10 +9,12 @@ from provision import evidence
 from provision.command import Answer, Command, Obtain, Put, Run
 from provision.context import Context, Stopped
 from provision.errors import HostError
+from provision.journal import Journal
 from provision.lease import Lease
 from provision.plan import Change
 from provision.ssh import Session, first_failure
 
+LONGEST = 500  # characters of an error that are written down
 INLINE = 48 * 1024  # bytes of a file that ride in a script; larger ones have an exec of their own
 
 Say = Callable[[str, str, str], None]
@@ -36,6 +38,8 @@ class Performer:
         self.lease = lease
         self.context = context
         self.say = say
+        self.journal = Journal(context.run_id, context.command)
+        """What is written on the host itself of what is done there."""
 
     def perform(self, change: Change, following: Sequence[Run], *, done: bool) -> Mapping[Run, Answer]:
         """Run a change's commands and what is to be read after them, in as few execs as they allow.
@@ -51,7 +55,7 @@ class Performer:
         Raises:
             HostError: a command failed.
         """
-        batch: list[Run | Put] = []
+        batch: list[Run | Put] = [self.journal.before(change)]
         for command in change.commands:
             if isinstance(command, Run | Put) and _is_short(command):
                 batch.append(command)
@@ -60,11 +64,26 @@ class Performer:
                 self._batch(change, batch)
             self._long(change, command)
             batch = []
-        ends = [self.lease.release()] if done else []
+        batch.append(self.journal.done(change.step.id))
+        ends = [self.journal.end(), self.lease.release()] if done else []
         answers = self._batch(change, batch, [*following, *ends])[len(batch) :]
         if done:
             self.lease.gave_back(answers[-1])
         return dict(zip(following, answers, strict=False))
+
+    def closing(self, result: str, error: HostError | None) -> list[Run]:
+        """What is left to write when the host is left; nothing where nothing was changed.
+
+        Args:
+            result: as the recap names it.
+            error: what failed, with nothing secret in it; or None.
+        """
+        journal = self.journal
+        if not journal.changes or (journal.ended and error is None):
+            return []
+        begun = error is not None and error.step in journal.changes
+        said = {"step": error.step, "exit": error.exit_status, "why": error.message[:LONGEST]} if error else None
+        return [journal.end(result, said if begun else None)]
 
     def _long(self, change: Change, command: Command) -> None:
         """Run a command that has an exec of its own."""

@@ -260,7 +260,7 @@ class Rollout:
     def _finish(self) -> list[Outcome]:
         def give_back(member: _Member) -> None:
             with contextlib.suppress(Exception):  # the lease ends by itself, and what failed before is what is told
-                member.run.finish()
+                member.run.finish(member.outcome.result, member.outcome.error)
 
         with ThreadPoolExecutor(self.forks) as pool:
             list(pool.map(give_back, self.members))

@@ -1,0 +1,172 @@
+"""The journal on each host of what runs did to it. Pure: the commands that write it; `past` reads it.
+
+A run that changes a host has one file there, a JSON record a line: `begin`; for each change `change`, written in the
+same exec before its commands, and `done` after them, or `failed`; `end`. States are in the journal by the sha256 of
+their JSON, which is in the host's store, root's alone, beside the bytes of files: what rollback needs may be secret.
+"""
+
+import base64
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from provision import lock
+from provision.command import CHANGE_TIMEOUT, Run
+from provision.plan import Change
+from provision.steps.base import State
+from provision.steps.file import STORE as FILES
+from provision.steps.listing import Content
+
+FOLDER = "/var/lib/provision/journal"
+STORE = FILES
+RUNS = 50  # journals that a host keeps
+DAYS = 90  # and for how long
+
+# $1 folder, $2 store, $3 run; records and what is to be kept on standard input. Each record is told when it came, by
+# the host's clock and by its uptime and boot, which no clock that is set changes. A line that a full disk cut short
+# must not take the next one with it.
+WRITE = r"""
+set -eu
+umask 077
+folder=$1 store=$2 journal=$1/$3.jsonl
+mkdir -p -- "$folder" "$store"
+chmod 0700 -- "$folder" "$store"
+at=$(date +%s) up=$(cut -d. -f1 /proc/uptime) boot=$(cat /proc/sys/kernel/random/boot_id)
+new=$(mktemp "$store/.new.XXXXXXXXXX")
+trap 'rm -f -- "$new"' EXIT
+if [ -s "$journal" ] && [ -n "$(tail -c 1 -- "$journal")" ]; then echo >>"$journal"; fi
+while IFS= read -r line; do
+  case $line in
+    '{'*) printf '{"at":%s,"uptime":%s,"boot":"%s",%s\n' "$at" "$up" "$boot" "${line#?}" >>"$journal" ;;
+    *)
+      kept=$store/${line%% *}
+      [ ! -f "$kept" ] || continue
+      printf %s "${line#* }" | base64 -d >"$new"
+      mv -f -- "$new" "$kept" ;;
+  esac
+done
+sync -- "$journal"
+"""
+
+# The same, and what a run that has ended leaves to do. $4 how many journals stay, $5 for how many days, $6 what the
+# host's own log is told. What no journal names any more is not kept: a state names the bytes of its files.
+END = (
+    WRITE
+    + r"""
+! command -v logger >/dev/null || logger -t provision -p user.notice -- "$6" || :
+cd -- "$folder"
+old=$(
+  ls -1 | grep '\.jsonl$' | sort -r | tail -n "+$(($4 + 1))"
+  find . -name '*.jsonl' -mtime "+$5" -printf '%P\n'
+)
+[ -n "$old" ] || exit 0
+printf '%s\n' "$old" | while IFS= read -r name; do rm -f -- "$name"; done
+used=$(mktemp)
+trap 'rm -f -- "$used" "$used.states"' EXIT
+cat -- *.jsonl | grep -oE '[0-9a-f]{64}' | sort -u >"$used.states" || :
+cd -- "$store"
+{ cat "$used.states"; xargs -r -a "$used.states" grep -shoE '[0-9a-f]{64}' -- || :; } | sort -u >"$used"
+ls -1A | while IFS= read -r name; do grep -qxF -- "$name" "$used" || rm -f -- "$name"; done
+"""
+)
+
+
+@dataclass
+class Journal:
+    """What one run has to write on one host.
+
+    Args:
+        run: id of the run.
+        command: what was called, such as `deploy`. Never its options, in which there may be secrets.
+    """
+
+    run: str
+    command: str
+    changes: list[str] = field(default_factory=list)
+    """Ids of the steps whose commands were begun, in order."""
+    ended: bool = False
+    """Whether nothing was begun since the last `end`."""
+
+    def before(self, change: Change) -> Run:
+        """Write that a change comes now, and keep what is needed to undo it."""
+        records: list[Mapping[str, Any]] = []
+        if not self.changes:
+            now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+            records.append(
+                {"record": "begin", "run": self.run, "time": now, "who": lock.who(), "command": self.command}
+            )
+        have, want = _text(change.have), _text(change.want)
+        known = {} if change.have is None else {str(one): one.data for one in _contents(change.have)}
+        records.append(
+            {
+                "record": "change",
+                "step": change.step.id,
+                "role": change.role,
+                "action": change.action,
+                "reason": change.reason,
+                "have": have and digest(have),
+                "want": want and digest(want),
+                "bytes": sorted(known),
+            }
+        )
+        self.changes.append(change.step.id)
+        self.ended = False
+        states = {digest(text): text for text in (have, want) if text is not None}
+        return self._run(WRITE, records, {**known, **states})
+
+    def done(self, step: str) -> Run:
+        """Write that a change's commands have ended well; that it cannot be written is no failure of the change."""
+        return self._run(WRITE, [{"record": "done", "step": step}], ok=())
+
+    def end(self, result: str = "changed", failed: Mapping[str, Any] | None = None) -> Run:
+        """Write what came of the run on this host, tell the host's own log, and forget runs of long ago.
+
+        Args:
+            result: as the recap names it.
+            failed: `step`, `exit` and `why` of what failed.
+        """
+        self.ended = True
+        count = len(dict.fromkeys(self.changes))
+        records: list[Mapping[str, Any]] = [{"record": "failed", **failed}] if failed else []
+        records.append({"record": "end", "result": result, "changes": count})
+        said = f"run {self.run} by {lock.who()}: {self.command}, {count} step{'s' if count != 1 else ''}, {result}"
+        return self._run(END, records, None, str(RUNS), str(DAYS), said, ok=())
+
+    def _run(
+        self,
+        script: str,
+        records: list[Mapping[str, Any]],
+        kept: Mapping[str, bytes] | None = None,
+        *words: str,
+        ok: tuple[int, ...] = (0,),
+    ) -> Run:
+        lines = [f"{name} {base64.b64encode(data).decode()}" for name, data in (kept or {}).items()]
+        lines += [json.dumps(record) for record in records]
+        argv = ("sh", "-c", script.strip("\n"), "journal", FOLDER, STORE, self.run, *words)
+        stdin = "".join(f"{line}\n" for line in lines).encode()
+        return Run(argv, stdin, CHANGE_TIMEOUT, ok, f"write the journal in {FOLDER}")
+
+
+def _text(state: State) -> bytes | None:
+    """A state as it is kept; what else it may hold beside JSON's own types is a hash."""
+    return None if state is None else json.dumps(state, sort_keys=True, default=str).encode()
+
+
+def digest(text: bytes) -> str:
+    """The name of these bytes in the store."""
+    return hashlib.sha256(text).hexdigest()
+
+
+def _contents(value: Any) -> Iterator[Content]:
+    """Everything in a state whose bytes are known."""
+    if isinstance(value, Content):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _contents(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _contents(one)

@@ -1,0 +1,194 @@
+"""What runs write on a host of what they did: before, after, bounded, and read again whatever became of it."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from provision import journal, past
+from provision.command import run, sh
+from provision.errors import CommandError, UnreachableError
+from provision.steps.listing import Content
+
+from . import test_apply
+from .local import LocalSession
+from .test_apply import ROLES, note
+
+make = test_apply.make  # a fixture
+
+
+def records(run_id="run-1"):
+    return [json.loads(line) for line in (Path(journal.FOLDER) / f"{run_id}.jsonl").read_text().splitlines()]
+
+
+def kinds(run_id="run-1"):
+    return [(record["record"], record.get("step", "")) for record in records(run_id)]
+
+
+def story(run_id="run-1", **how):
+    [answer] = LocalSession().batch([past.read(run_id, **how)], stop=False)
+    return past.story(run_id, answer)
+
+
+def entries(most=20):
+    [answer] = LocalSession().batch([past.listed(most)], stop=False)
+    return past.entries(answer)
+
+
+def test_a_run_that_changes_nothing_writes_nothing(make):
+    (make.folder / "a").write_text("wanted")
+    host = make(note(make))
+    host.deploy(ROLES)
+    host.finish()
+    assert not Path(journal.FOLDER).exists()
+    assert entries() == []
+    assert story() is None
+
+
+def test_each_change_is_written_before_and_after_it_and_root_alone_may_read_it(make):
+    (make.folder / "b").write_text("before")
+    host = make(note(make), note(make, "b"))
+    host.deploy(ROLES)
+    assert kinds() == [
+        ("begin", ""),
+        ("change", "note:a"),
+        ("done", "note:a"),
+        ("change", "note:b"),
+        ("done", "note:b"),
+        ("end", ""),
+    ]
+    begin, end = records()[0], records()[-1]
+    assert (begin["run"], begin["command"], end["result"], end["changes"]) == ("run-1", "deploy", "changed", 2)
+    assert begin["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    modes = {
+        path.name: path.stat().st_mode & 0o777 for place in (journal.FOLDER, journal.STORE) for path in tree(place)
+    }
+    assert set(modes.values()) == {0o700, 0o600}
+    assert [(one.step, one.have, one.want, one.result) for one in story().made] == [
+        ("note:a", None, {"text": "wanted"}, "done"),
+        ("note:b", {"text": "before"}, {"text": "wanted"}, "done"),
+    ]
+
+
+def tree(place):
+    return [Path(place), *Path(place).iterdir()]
+
+
+def test_what_failed_is_written_with_its_exit_code(make):
+    host = make(note(make, how=(sh("exit 7", title="break"),)), note(make, "b"))
+    with pytest.raises(CommandError) as error:
+        host.deploy(ROLES)
+    host.finish("failed", error.value)
+    assert kinds() == [("begin", ""), ("change", "note:a"), ("failed", "note:a"), ("end", "")]
+    [made] = story().made
+    assert (made.result, made.exit, "break exited 7" in made.why) == ("failed", 7, True)
+    [entry] = entries()
+    assert (entry.result, entry.step, entry.changes) == ("failed", "note:a", 1)
+
+
+def test_a_run_that_was_killed_in_a_step_is_unfinished_and_says_in_which(make):
+    class Dying(LocalSession):
+        """The connection ends with the step's first command."""
+
+        def _exec(self, text, limit_s, on_data=None, **how):
+            if b"kill-me" in text:
+                cut = text[: text.index(b"begin 2")]  # the journal is written; the step's own command is not run
+                subprocess.run(["sh", "-s"], input=cut + b"\n}\nmain </dev/null\n", check=False, capture_output=True)
+                raise UnreachableError("the connection was lost")
+            return super()._exec(text, limit_s, on_data, **how)
+
+    host = make(note(make, how=(run("echo", "kill-me"),)), session=Dying())
+    with pytest.raises(UnreachableError):
+        host.deploy(ROLES)
+    assert kinds() == [("begin", ""), ("change", "note:a")]
+    [entry] = entries()
+    assert (entry.result, entry.step) == ("unfinished", "note:a")
+    assert story().made[0].result == "unfinished"
+
+
+def test_the_bytes_that_rollback_needs_are_kept_by_their_hash_and_only_shown_on_demand(make):
+    class Read(type(note(make))):
+        def fact(self):
+            found = super().fact()
+            return type(found)(found.command, lambda answer: content(found.parse(answer)))
+
+        def want(self, facts, have):
+            return {"sha256": Content(b"wanted")}
+
+        def commands(self, have, want):
+            return super().commands(have, {"text": "wanted"})
+
+    def content(state):
+        return state and {"sha256": Content(state["text"].encode())}
+
+    (make.folder / "a").write_text("before")
+    make(Read(str(make.folder / "a"))).deploy(ROLES)
+    assert (Path(journal.STORE) / Content(b"before")).read_bytes() == b"before"
+    assert not (Path(journal.STORE) / Content(b"wanted")).exists(), "what is there now is kept when it is replaced"
+    assert story().made[0].have == {"sha256": Content(b"before")}
+    assert not isinstance(story().made[0].have["sha256"], Content)
+    assert story(with_bytes=True).made[0].have["sha256"].data == b"before"
+
+
+def test_journals_are_bounded_in_number_and_age_and_with_them_what_they_keep(make, monkeypatch):
+    monkeypatch.setattr(journal, "RUNS", 3)
+    for number in range(5):
+        (make.folder / "a").write_text(f"before {number}")
+        make(note(make), run_id=f"run-{number}").deploy(ROLES)
+    assert [entry.run for entry in entries()] == ["run-4", "run-3", "run-2"]
+    kept = {path.read_bytes() for path in Path(journal.STORE).iterdir()}
+    assert kept == {b'{"text": "wanted"}', *(b'{"text": "before %d"}' % number for number in (2, 3, 4))}
+    os.utime(Path(journal.FOLDER) / "run-2.jsonl", (0, 0))
+    (make.folder / "a").write_text("before 5")
+    make(note(make), run_id="run-5").deploy(ROLES)
+    assert [entry.run for entry in entries()] == ["run-5", "run-4", "run-3"]
+
+
+def test_what_a_kept_state_names_is_kept_with_it(make, monkeypatch):
+    monkeypatch.setattr(journal, "RUNS", 1)
+    named = "a" * 64
+    for number in range(2):
+        (make.folder / "a").write_text(named)
+        Path(journal.STORE).mkdir(exist_ok=True)
+        (Path(journal.STORE) / named).write_text("bytes")
+        (Path(journal.STORE) / ("b" * 64)).write_text("nobody's")
+        make(note(make), run_id=f"run-{number}").deploy(ROLES)
+    assert (Path(journal.STORE) / named).exists()
+    assert not (Path(journal.STORE) / ("b" * 64)).exists()
+
+
+def test_half_a_line_takes_no_other_with_it_and_what_is_no_record_is_left_out(make):
+    make(note(make)).deploy(ROLES)
+    path = Path(journal.FOLDER) / "run-1.jsonl"
+    with path.open("a") as file:
+        file.write('[1]\n"x"\n{"record": 3}\n\x1b[2J\n{"record": "change", "step": ["x"], "have": {}}\n{"at": 1, "rec')
+    (make.folder / "a").write_text("by hand")
+    make(note(make)).deploy(ROLES)
+    assert [one.step for one in story().made] == ["note:a", "", "note:a"]
+    assert [one.known for one in story().made] == [True, False, True]
+    assert entries()[0].result == "changed"
+
+
+def test_what_is_kept_and_is_not_what_its_name_says_is_not_believed(make):
+    (make.folder / "a").write_text("before")
+    make(note(make)).deploy(ROLES)
+    for path in Path(journal.STORE).iterdir():
+        path.write_text('{"text": "of somebody else"}')
+    [made] = story().made
+    assert (made.known, made.have, made.want) == (False, None, None)
+
+
+def test_a_run_that_goes_on_under_its_own_id_is_one_journal(make):
+    host = make(note(make), note(make, "b", how=(sh("exit 1", title="break"),)))
+    with pytest.raises(CommandError) as error:
+        host.deploy(ROLES)
+    host.finish("failed", error.value)
+    make(note(make), note(make, "b")).deploy(ROLES)
+    assert [entry.result for entry in entries()] == ["changed"]
+    assert [(one.step, one.result) for one in story().made] == [
+        ("note:a", "done"),
+        ("note:b", "failed"),
+        ("note:b", "done"),
+    ]
