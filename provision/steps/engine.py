@@ -3,6 +3,7 @@
 Sources: `docker inspect`'s fields as Docker 20.10 to 29 print them; `--gpus` in HostConfig.DeviceRequests, FACTS 2.4.
 """
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,8 @@ from provision.steps.base import BlockedError, Fact, State, UnreadableError, ask
 
 MANAGED = "provision.managed"
 MARKS = "/var/lib/provision/images"
+MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a file for each model that we pulled
+_BLOBS = "/models/blobs/"  # of what is there, no content is read
 SILENT, LEFT_OVER, NO_CURL = 75, 76, 77
 MOST = 64  # instances of a host that are asked; it has no more cards
 
@@ -34,11 +37,21 @@ _CONTAINER = (
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
 _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
 
+# What is to be asked of an instance, in words for the shell below: status, id, address:port, folder of its models.
+_PLACE = (
+    '{{if index .Config.Labels "provision.instance"}}{{println}}@ {{.State.Status}} {{.Id}} '
+    '{{with index .HostConfig.PortBindings "11434/tcp"}}{{with index . 0}}{{.HostIp}}:{{.HostPort}}{{end}}'
+    "{{else}}nowhere{{end}} "
+    '{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}{{end}}'
+)
+
 # Whether an instance answers and still sees its cards is asked of all of them at once: a container can lose its cards
-# while it runs (FACTS 2.5), and nothing but a look inside shows it.
-# A daemon that does not answer is no proof of anything; no client and no containers on disk is one of absence.
+# while it runs (FACTS 2.5), and nothing but a look inside shows it. What it answers comes in pieces, each written whole
+# (a pipe takes up to 4096 bytes at once), because all of them answer into one pipe.
+# A daemon that does not answer is no proof of anything; no client and no containers on disk is one of absence. Once it
+# has listed its containers, the limit of the whole command will do for the rest.
 # A container may go between `ps` and `inspect`: the second attempt then lists anew.
-SCRIPT = f"""
+SCRIPT = rf"""
 if ! command -v docker >/dev/null 2>&1; then
   if [ -n "$(ls -A /var/lib/docker/containers 2>/dev/null)" ]; then
     echo 'there are containers in /var/lib/docker, but no docker client to read them' >&2; exit {LEFT_OVER}
@@ -51,43 +64,70 @@ if [ -d /run/systemd/system ] && ! systemctl -q is-active docker.service; then
 fi
 containers() {{
   ids=$(timeout 15 docker ps -aq --no-trunc) || exit {SILENT}
-  [ -z "$ids" ] || timeout 15 docker inspect --type container --format '{_CONTAINER}' $ids
+  [ -z "$ids" ] || timeout 15 docker inspect --type container --format '{_CONTAINER}{_PLACE}' $ids
 }}
-probe() {{
-  echo "$1 answers $(curl --noproxy '*' -fsS -m 5 -o /dev/null "http://$2/api/version" 2>&1 && echo yes)"
-  echo "$1 sees $(timeout -k 1 10 docker exec "$1" nvidia-smi -L 2>&1 | tr '\\n' ' ' | head -c 3000)"
+found=$(containers 2>/dev/null) || found=$(containers) || exit {SILENT}
+ours=$(printf '%s\n' "$found" | sed -n 's/^@ //p')
+nl='
+'
+case $nl$ours in *"${{nl}}running "*)
+  command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }} ;;
+esac
+answers() {{
+  curl --noproxy '*' -sf --fail-early -m 8 -w '\n%{{exitcode}} %{{http_code}} %{{errormsg}}\n' \
+    -o /dev/null "http://$2/api/version" -o - "http://$2/api/tags" -o - "http://$2/api/ps" |
+    base64 -w 3000 | while read -r part; do printf '%s api %s\n' "$1" "$part"; done
 }}
-running() {{
-  timeout 15 docker ps --no-trunc --filter label=provision.instance --filter status=running \\
-    --format '{{{{.ID}}}} {{{{.Ports}}}}'
+sees() {{
+  id=$1; set -f
+  set -- $(timeout -k 1 10 docker exec "$1" nvidia-smi -L 2>&1 | head -c 3000)
+  printf '%s sees %s\n' "$id" "$*"
 }}
-ours=$(running) || exit {SILENT}
-# each line is asked about at once: what is no container of ours must not become a process
-ours=$(printf '%s\\n' "$ours" | grep -E '^[0-9a-f]{{64}} ' | head -n {MOST})
-[ -z "$ours" ] || command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }}
 probes() {{
-  while read -r id ports; do
-    [ -z "$id" ] || probe "$id" "${{ports%%->*}}" &
+  asked=0
+  while read -r status id at folder; do
+    # each is asked by processes of its own: what is no container of ours must not become one
+    case $status:$id in running:*[!0-9a-f]* | running:) continue ;; running:*) ;; *) continue ;; esac
+    asked=$((asked + 1)); [ $asked -le {MOST} ] || break
+    answers "$id" "$at" &
+    sees "$id" &
   done <<ours
 $ours
 ours
   wait
 }}
+# A folder of models is the container's own to write: names in it may be anything.
+files() {{
+  set --
+  while read -r status id at folder; do
+    [ -z "$folder" ] || set -- "$@" "$folder"
+  done <<ours
+$ours
+ours
+  for folder do
+    for part in models/manifests {MODEL_MARKS} models/blobs; do
+      [ ! -d "$folder/$part" ] || set -- "$@" "$folder/$part"
+    done
+    shift
+  done
+  [ $# -eq 0 ] || find "$@" -type f \( -path '*{_BLOBS}*' -printf '%p\0%s\0\0' -o \
+    -printf '%p\0%s\0' -exec cat -- {{}} \; -printf '\0' \) 2>/dev/null
+}}
 # the instances answer into the pipe while Docker is asked
 probes | {{
-  found=$(containers 2>/dev/null) || found=$(containers) || exit {SILENT}
-  echo '# containers'; printf '%s\\n' "$found"
-  echo '# images'; timeout 15 docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
-  echo '# volumes'; timeout 15 docker volume ls --format '{_VOLUME}' || exit {SILENT}
+  echo '# containers'; printf '%s\n' "$found"
+  echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
+  echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
   echo '# pulled'; cat {MARKS}/* 2>/dev/null || :
   echo '# listening'; ss -Hltnp 2>/dev/null || :
+  echo '# files'; files | base64 -w 0; echo
   echo '# probes'; cat
   echo '# end'
 }}
 """
 
 COMMAND = Run(
-    ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT + 40, title="look at Docker"
+    ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT + 60, title="look at Docker"
 )
 
 
@@ -111,12 +151,14 @@ class Engine:
     """What Docker has on a host.
 
     Args:
-        containers: name -> inspect's fields, under the names that `SCRIPT` gives them, and for running ones of ours
-            `answers` (`yes`, or what came instead) and `sees` (what nvidia-smi says inside).
+        containers: name -> inspect's fields, under the names that `SCRIPT` gives them; and of running instances
+            `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `tags` and `ps` (bodies).
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
         pulled: the references of images that we pulled.
         listening: listening TCP sockets.
+        files: path -> content, of manifests and marks in the folders of all instances.
+        blobs: path -> size, of the blobs there.
     """
 
     containers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -124,6 +166,8 @@ class Engine:
     volumes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pulled: tuple[str, ...] = ()
     listening: tuple[Listener, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    blobs: Mapping[str, int] = field(default_factory=dict)
 
     def image_id(self, reference: str) -> str:
         """The id that a reference stands for on this host, or an empty string."""
@@ -155,13 +199,15 @@ def read(answer: Answer) -> Engine:
     return _parse(answer.stdout)
 
 
-def read_live(live: Any) -> Engine:
+def read_live(live: Any, *, anew: bool = False) -> Engine:
     """The same, asked through testinfra: once for all steps of a verification.
 
     Args:
         live: testinfra's host.
+        anew: whether to see what a check has done since.
     """
-    said = asked_once(live, "sh -c %s", COMMAND.stdin.decode())
+    words = ("sh -c %s", COMMAND.stdin.decode())
+    said = live.run(*words) if anew else asked_once(live, *words)
     return read(Answer(said.rc, said.stdout.encode(), said.stderr.encode()))
 
 
@@ -172,12 +218,15 @@ def _parse(stdout: bytes) -> Engine:
         return Engine()
     sections = _sections(lines)
     try:
+        files, blobs = _files(base64.b64decode("".join(sections["files"])))
         return Engine(
-            containers=_containers(map(json.loads, sections["containers"]), sections["probes"]),
+            containers=_containers(sections["containers"], sections["probes"]),
             images=_images([json.loads(line) for line in sections["images"]]),
             volumes={item["name"]: _labels(item["labels"]) for item in map(json.loads, sections["volumes"])},
             pulled=tuple(sections["pulled"]),
             listening=tuple(_listener(line) for line in sections["listening"]),
+            files=files,
+            blobs=blobs,
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UnreadableError(f"Docker's answer is garbled ({type(error).__name__})") from None
@@ -197,15 +246,46 @@ def _sections(lines: list[str]) -> dict[str, list[str]]:
 
 
 _TOOK = re.compile(r" after \d+ m(s|illiseconds)\b")  # two reads of what does not answer are to be equal
+# A body, then what curl was told to say of the transfer.
+_TRANSFER = re.compile(r"(.*?)\n(\d+) \d{3} ([^\n]*)\n", re.DOTALL)
 
 
-def _containers(items: Iterable[dict[str, Any]], probes: list[str]) -> dict[str, dict[str, Any]]:
-    said = {(words[0], words[1]): words[2] for words in ((line + "  ").split(" ", 2) for line in probes)}
-    found = {item["name"].lstrip("/"): item for item in items}
-    for item in found.values():
-        item["sees"] = said.get((item["id"], "sees"), "").strip()
-        item["answers"] = _TOOK.sub("", said.get((item["id"], "answers"), "")).strip()
-    return found
+def _containers(lines: Iterable[str], probes: Iterable[str]) -> dict[str, dict[str, Any]]:
+    items = [json.loads(line) for line in lines if not line.startswith("@ ")]
+    said: dict[tuple[str, str], str] = {}
+    for container, what, text in ((line + "  ").split(" ", 2) for line in probes):
+        said[container, what] = said.get((container, what), "") + text.strip()
+    for item in items:
+        item["sees"] = said.get((item["id"], "sees"), "")
+        item.update(_api(said.get((item["id"], "api"), "")))
+    return {item["name"].lstrip("/"): item for item in items}
+
+
+def _api(text: str) -> dict[str, str]:
+    """What an instance answered. One that puts words into curl's mouth lies of nobody but itself."""
+    found = _TRANSFER.findall(base64.b64decode(text).decode(errors="replace"))
+    errors = [f"curl: ({code}) {_TOOK.sub('', error)}".strip() for _, code, error in found if code != "0"]
+    answers = "" if not found else errors[0] if found[0][1] != "0" else "yes"
+    bodies = [body for body, code, _ in found[1:3] if code == "0"]
+    tags, loaded = (*bodies, *errors, "", "")[:2]
+    return {"answers": answers, "tags": tags, "ps": loaded}
+
+
+def _files(data: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
+    """The files with their contents, and the blobs with their sizes."""
+    files: dict[str, bytes] = {}
+    blobs: dict[str, int] = {}
+    while data:
+        name, size, rest = data.split(b"\0", 2)
+        path, length = name.decode(errors="surrogateescape"), int(size)
+        if _BLOBS in path:
+            blobs[path], length = length, 0
+        else:
+            files[path] = rest[:length]
+        if rest[length : length + 1] != b"\0":
+            raise ValueError("a file changed while it was read")
+        data = rest[length + 1 :]
+    return files, blobs
 
 
 def _images(rows: list[dict[str, str]]) -> dict[str, str]:

@@ -68,7 +68,6 @@ class HostFacts:
         resolved: peer as asked for -> its address.
         cards: by nvidia-smi; empty where there is none or it failed.
         driver_error: why nvidia-smi gave no cards; empty when it did.
-        docker: version of the running daemon, empty when it does not answer.
         systemd: whether PID 1 is systemd.
         fleet: what is known of the other hosts.
     """
@@ -84,7 +83,6 @@ class HostFacts:
     resolved: Mapping[str, str] = field(default_factory=dict)
     cards: tuple[Card, ...] = ()
     driver_error: str = ""
-    docker: str = ""
     systemd: bool = True
     fleet: Fleet = field(default_factory=Fleet)
 
@@ -140,11 +138,6 @@ for peer in "$@"; do
   source=$(ip -o route get "${{address:-$peer}}" 2>/dev/null | sed -n 's/.* src \\([^ ]*\\).*/\\1/p') || :
   echo '# peer'; printf '%s\\n%s\\n%s\\n' "$peer" "$address" "$source"
 done
-echo '# docker'
-# Asked only where it runs: docker.socket would start it, and a read changes nothing.
-if systemctl -q is-active docker.service 2>/dev/null; then
-  timeout 10 docker version --format '{{{{.Server.Version}}}}' 2>/dev/null || :
-fi
 cat
 }}
 """
@@ -191,7 +184,6 @@ def parse(text: str) -> HostFacts:
         resolved={peer: address for peer, address, _ in peers if address},
         cards=cards,
         driver_error=error,
-        docker=_first(sections, "docker"),
         systemd=_first(sections, "systemd") == "yes",
     )
 

@@ -4,62 +4,21 @@ Sources: `/api/tags` and `/api/ps`, FACTS 4.3; the layout of a models folder, FA
 looked at again by Ollama, FACTS 4.4.
 """
 
-import base64
-import binascii
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
-from provision.command import READ_TIMEOUT, Answer, Run
-from provision.steps.base import BlockedError, UnreadableError, asked_once
-from provision.steps.engine import NO_CURL, SILENT
+from provision.command import Answer
+from provision.steps import engine
+from provision.steps.base import BlockedError, UnreadableError
+from provision.steps.engine import COMMAND, MODEL_MARKS, Engine
 
-MARKS = "provision-models"  # folder beside `models/`: one file for each model that we pulled, with its name in it
+__all__ = ["COMMAND", "MARKS", "Server", "Servers", "canonical", "manifest_path", "parts", "read", "read_live"]
+
+MARKS = MODEL_MARKS
 DEFAULT_REGISTRY, DEFAULT_SPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
-
-# Five lines for each container: name, status, address:port, folder of its models, two of its variables. None of them
-# holds a line break.
-LIST = (
-    '{{slice .Name 1}} {{index .Config.Labels "provision.instance"}}{{println}}{{.State.Status}}{{println}}'
-    '{{with index .HostConfig.PortBindings "11434/tcp"}}{{with index . 0}}{{.HostIp}}:{{.HostPort}}{{end}}{{end}}'
-    '{{println}}{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}{{println}}'
-    '{{range .Config.Env}}{{$name := index (split . "=") 0}}'
-    '{{if or (eq $name "OLLAMA_KEEP_ALIVE") (eq $name "OLLAMA_MAX_LOADED_MODELS")}}{{.}} {{end}}{{end}}'
-)
-SCRIPT = rf"""
-command -v docker >/dev/null 2>&1 || {{ echo '# end'; exit 0; }}
-encode='for file do printf "%s %s " "$0" "$file"; base64 -w0 <"$file"; echo; done'
-if [ -d /run/systemd/system ] && ! systemctl -q is-active docker.service; then
-  echo 'docker.service is not running' >&2; exit {SILENT}
-fi
-ids=$(timeout 15 docker ps -aq --no-trunc --filter label=provision.instance) || exit {SILENT}
-echo '# volumes'; timeout 15 docker volume ls -q || exit {SILENT}
-[ -n "$ids" ] || {{ echo '# end'; exit 0; }}
-command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }}
-list=$(timeout 15 docker inspect --type container --format '{LIST}' $ids) || exit {SILENT}
-printf '%s\n' "$list" | while
-  read -r name label && IFS= read -r status && IFS= read -r at && IFS= read -r folder && IFS= read -r told; do
-  [ "$name" = "$label" ] || continue # one that was renamed by hand is no instance any more
-  echo '# instance'; printf '%s\n%s\n%s\n%s\n%s\n' "$name" "$status" "$at" "$told" "$folder"
-  if [ "$status" = running ]; then
-    for what in tags ps; do
-      said=$(curl --noproxy '*' -fsS -m 8 "http://$at/api/$what" 2>&1) || echo "$name: $said" >&2
-      printf 'api %s ' "$what"; printf '%s' "$said" | base64 -w0; echo
-    done
-  fi
-  [ -n "$folder" ] && cd "$folder" 2>/dev/null || continue
-  find models/manifests -type f -exec sh -c "$encode" manifest {{}} + 2>/dev/null
-  find models/blobs -maxdepth 1 -type f -name 'sha256-*' -printf 'blob %f %s\n' 2>/dev/null
-  find {MARKS} -maxdepth 1 -type f -exec sh -c "$encode" mark {{}} + 2>/dev/null
-done
-echo '# end'
-"""
-COMMAND = Run(
-    ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT + 60, title="ask the Ollama servers"
-)
+HOME = "/root/.ollama"  # where the image keeps models, which a volume or a directory of the host is mounted at
 
 
 @dataclass(frozen=True)
@@ -129,19 +88,13 @@ class Servers:
 
 
 def read(answer: Answer) -> Servers:
-    """What the command found.
+    """What the command found, which is `engine`'s.
 
     Raises:
         BlockedError: the Docker daemon does not answer, or there is nothing to ask the servers with.
         UnreadableError: the answer is not whole.
     """
-    if answer.exit in (SILENT, 124):
-        raise BlockedError("service:docker", answer.complaint)
-    if answer.exit == NO_CURL:
-        raise BlockedError("packages:apt-tools", answer.complaint)
-    if answer.exit:
-        raise UnreadableError(answer.complaint or f"exit code {answer.exit}")
-    return _parse(answer.stdout)
+    return _servers(engine.read(answer))
 
 
 def read_live(live: Any, *, anew: bool = False) -> Servers:
@@ -151,64 +104,74 @@ def read_live(live: Any, *, anew: bool = False) -> Servers:
         live: testinfra's host.
         anew: whether to see what a check has done since.
     """
-    words = ("sh -c %s", COMMAND.stdin.decode())
-    said = live.run(*words) if anew else asked_once(live, *words)
-    return read(Answer(said.rc, said.stdout.encode(), said.stderr.encode()))
+    return _servers(engine.read_live(live, anew=anew))
 
 
-@lru_cache(maxsize=16)
-def _parse(stdout: bytes) -> Servers:
-    head, *blocks = re.split(r"^# instance\n", stdout.decode(errors="replace"), flags=re.MULTILINE)
-    if not stdout.endswith(b"# end\n"):
-        raise UnreadableError("the servers' answer ends early")
+def _servers(found: Engine) -> Servers:
+    """The instances among the containers. One that was renamed by hand is none any more."""
+    items = {name: item for name, item in found.containers.items() if _instance(item) == name}
     try:
-        servers = dict(_server(block.removesuffix("# end\n").splitlines()) for block in blocks)
-    except (ValueError, binascii.Error, KeyError, TypeError, AttributeError):
+        servers = {name: _server(item, found) for name, item in items.items()}
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise UnreadableError("the servers' answer is garbled") from None
-    return Servers(servers, frozenset(head.splitlines()) - {"# volumes", "# end"})
+    return Servers(servers, frozenset(found.volumes))
 
 
-def _server(lines: list[str]) -> tuple[str, Server]:
-    name, status, at, told, folder, *rest = lines
-    variables = dict(word.partition("=")[::2] for word in told.split())
-    tags, tags_error = _api(rest, "tags")
-    loaded, loaded_error = _api(rest, "ps")
-    return name, Server(
-        status=status,
+def _instance(item: Mapping[str, Any]) -> str:
+    return str((item["labels"] or {}).get("provision.instance", ""))
+
+
+def _server(item: Mapping[str, Any], found: Engine) -> Server:
+    variables = dict(line.partition("=")[::2] for line in item["env"] or ())
+    folder = next((str(mount["Source"]) for mount in item["mounts"] or () if mount["Destination"] == HOME), "")
+    inside = _below(found.files, f"{folder}/")
+    at = next((f"{one['HostIp']}:{one['HostPort']}" for one in (item["ports"] or {}).get("11434/tcp") or ()), "")
+    marks = [content for path, content in inside.items() if path.startswith(f"{MARKS}/")]
+    return Server(
+        status=item["status"],
         at=at,
         folder=folder,
         keeps=variables.get("OLLAMA_KEEP_ALIVE", "").startswith("-"),
         limit=int(variables.get("OLLAMA_MAX_LOADED_MODELS", "0")),
-        tags=tags,
-        loaded=loaded,
-        error=tags_error or loaded_error,
-        manifests=dict(_manifest(line) for line in rest if line.startswith("manifest ")),
-        blobs={line.split()[1]: int(line.split()[2]) for line in rest if line.startswith("blob ")},
-        marked=tuple(sorted(_decoded(line.split(" ")[2]).strip() for line in rest if line.startswith("mark "))),
+        tags=_models(item["tags"]),
+        loaded=_models(item["ps"]),
+        error=_complaint(item),
+        manifests={path: _manifest(text) for path, text in _below(inside, "models/manifests/").items()},
+        blobs=_below(found.blobs, f"{folder}/models/blobs/"),
+        marked=tuple(sorted(text.decode(errors="replace").strip() for text in marks)),
     )
 
 
-def _api(lines: list[str], what: str) -> tuple[Mapping[str, Mapping[str, Any]] | None, str]:
-    """The models by name, or None and what came instead."""
-    body = next((_decoded(line.split(" ", 2)[2]) for line in lines if line.startswith(f"api {what} ")), "")
+T = TypeVar("T")
+
+
+def _below(found: Mapping[str, T], folder: str) -> dict[str, T]:
+    """What is in a folder, by the rest of its path; nothing for no folder."""
+    rest = {path.removeprefix(folder): value for path, value in found.items() if path.startswith(folder)}
+    return rest if folder != "/" else {}
+
+
+def _models(body: str) -> Mapping[str, Mapping[str, Any]] | None:
+    """The models by name, or None where the server said something else."""
     try:
-        return {canonical(item["name"]): item for item in json.loads(body)["models"] or ()}, ""
+        return {canonical(item["name"]): item for item in json.loads(body)["models"] or ()}
     except (ValueError, KeyError, TypeError):
-        return None, body[:300].strip() or "no answer"
+        return None
 
 
-def _manifest(line: str) -> tuple[str, Mapping[str, Any]]:
-    """Path and content; a file that is no manifest is one without layers, so that its blobs are found missing."""
-    _, path, content = line.split(" ") if line.count(" ") == 2 else ("", "", "")
+def _complaint(item: Mapping[str, Any]) -> str:
+    """What a server said that does not answer as it should."""
+    said = (text[:300].strip() for text in (item["tags"], item["ps"]) if _models(text) is None)
+    return next(said, "") or "no answer"
+
+
+def _manifest(content: bytes) -> Mapping[str, Any]:
+    """A file that is no manifest is one without layers, so that its blobs are found missing."""
     try:
-        found = json.loads(_decoded(content))
+        found = json.loads(content)
     except ValueError:
         found = {"config": {"digest": "unreadable-manifest"}}
-    return path.removeprefix("models/manifests/"), found if isinstance(found, dict) else {}
-
-
-def _decoded(text: str) -> str:
-    return base64.b64decode(text).decode(errors="replace")
+    return found if isinstance(found, dict) else {}
 
 
 def parts(model: str) -> tuple[str, str, str, str]:

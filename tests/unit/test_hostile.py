@@ -89,7 +89,6 @@ FACTS = HostFacts(
     sources={"lb": "10.0.0.1", "gpu": "10.0.0.2"},
     resolved={"lb": "10.0.0.2", "gpu": "10.0.0.1"},
     cards=tuple(Card(n, f"GPU-{n}", "card", "590.48.01", 8.9, 24000) for n in (0, 1)),
-    docker="29.1.3",
 )
 MINIMAL: dict[str, dict[str, Any]] = {"ollama": {"instances": [{"gpus": [0]}], "models": ["deepseek-r1:1.5b"]}}
 

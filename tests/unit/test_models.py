@@ -275,13 +275,16 @@ class Live:
         return SimpleNamespace(rc=0, stdout=self.listed(), stderr="")
 
     def listed(self) -> str:
-        """What the one read of all servers says."""
-        api = [
-            (what, base64.b64encode(json.dumps({"models": self.loaded}).encode()).decode()) for what in ("tags", "ps")
-        ]
-        lines = ["# volumes", "ollama1", "# instance", "ollama1", "running", "127.0.0.1:3001"]
-        told = f"OLLAMA_KEEP_ALIVE={self.keep_alive} OLLAMA_MAX_LOADED_MODELS=1"
-        return "\n".join([*lines, told, "/f", *(f"api {what} {said}" for what, said in api), "# end", ""])
+        """What the one read of Docker says."""
+        told = [f"OLLAMA_KEEP_ALIVE={self.keep_alive}", "OLLAMA_MAX_LOADED_MODELS=1"]
+        place = {"ports": {"11434/tcp": [{"HostIp": "127.0.0.1", "HostPort": "3001"}]}, "mounts": []}
+        labels = {"provision.instance": "ollama1", "provision.managed": "1"}
+        container = {"id": "1", "name": "/ollama1", "status": "running", "labels": labels, "env": told, **place}
+        body = json.dumps({"models": self.loaded})
+        api = base64.b64encode(f"\n0 200 \n{body}\n0 200 \n{body}\n0 200 \n".encode()).decode()
+        sections = ("images", "volumes", "pulled", "listening", "files", "probes")
+        heads = [f"# {name}" for name in sections]
+        return "\n".join(["# containers", json.dumps(container), *heads, f"1 api {api}", "# end", ""])
 
 
 def proofs(live: Live) -> dict[str, bool]:
