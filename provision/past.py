@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -262,3 +262,19 @@ def _alive(value: Any, kept: Mapping[str, bytes]) -> Any:
     if isinstance(value, list):
         return [_alive(one, kept) for one in value]
     return Content(kept[value]) if isinstance(value, str) and value in kept else value
+
+
+def hidden(story: Story | None, hide: Callable[[Any], Any]) -> Story | None:
+    """The same with nothing secret in it: what a command said may be in the reason of a failure.
+
+    Args:
+        story: what a run did, or None.
+        hide: takes secrets out of a value.
+    """
+    if story is None:
+        return None
+    made = [
+        dataclasses.replace(one, have=hide(one.have), want=hide(one.want), reason=hide(one.reason), why=hide(one.why))
+        for one in story.made
+    ]
+    return Story(dataclasses.replace(story.entry, why=hide(story.entry.why)), tuple(made))

@@ -18,6 +18,8 @@ COMMANDS = {
     "verify": ("provision.cli.run", "Prove it, step by step, without trusting what deploy believed"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint; does it meet its targets, what does it hold"),
     "lock": ("provision.cli.lock", "Who has which host; keep others off; take a dead lock away"),
+    "history": ("provision.cli.history", "The runs that changed these hosts, and what came of them"),
+    "show": ("provision.cli.history", "What a run did, step by step"),
     "init": ("provision.cli.inventory", "Write a commented inventory to start from"),
     "inventory": ("provision.cli.inventory", "Check the inventory, or show it merged"),
     "trust": ("provision.cli.trust", "Show the hosts' key fingerprints and write known_hosts"),

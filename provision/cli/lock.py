@@ -1,18 +1,15 @@
 """`provision lock`: who has a host, keep others off it, and take a dead lock away."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli.options import extra_vars_option, inventory_option, json_option, limit_option
+from provision.cli.asking import host_options, on_hosts
 
 if TYPE_CHECKING:
     from provision.inventory import Host
     from provision.ssh import Session
-
-F = TypeVar("F", bound=Callable[..., Any])
-FORKS = 32
 
 
 @click.group()
@@ -20,16 +17,8 @@ def lock() -> None:
     """Show, take or give back the locks of hosts. A deploy locks what it changes by itself."""
 
 
-def _options(command: F) -> F:
-    wrapped: Any = command
-    ask = click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for sudo's password.")
-    for option in (json_option, ask, extra_vars_option, limit_option, inventory_option):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[no-any-return]
-
-
 @lock.command()
-@_options
+@host_options
 def status(**options: Any) -> int:
     """Who has which host, since when, and why."""
     from provision import lock as locks
@@ -41,7 +30,7 @@ def status(**options: Any) -> int:
 
 
 @lock.command()
-@_options
+@host_options
 @click.option("-m", "--message", required=True, metavar="WHY", help="Shown to whoever is kept off.")
 def acquire(message: str, **options: Any) -> int:
     """Keep everybody off the hosts until the lock is released: no deploy changes them, yours included."""
@@ -59,7 +48,7 @@ def acquire(message: str, **options: Any) -> int:
 
 
 @lock.command()
-@_options
+@host_options
 @click.option("--force", is_flag=True, help="Also the lock of a run, which may still be at work.")
 def release(force: bool, **options: Any) -> int:
     """Take away locks by hand, and those of runs that are dead."""
@@ -74,26 +63,15 @@ def release(force: bool, **options: Any) -> int:
 def _run(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]") -> int:
     from provision.cli.run import answered
 
-    password = click.prompt("sudo password", hide_input=True, err=True) if options["ask_become_pass"] else None
-    return answered(command, options["as_json"], lambda: _on_all(command, options, work, password))
+    return answered(command, options["as_json"], lambda: _on_all(command, options, work))
 
 
-def _on_all(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]", password: str | None) -> int:
-    from provision import report, sequence
-    from provision.each import each
-    from provision.errors import HostError
+def _on_all(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]") -> int:
+    from provision import report
 
-    inventory = sequence.load(options["inventory"], options["extra_vars"])
-    found = each(inventory.select(options["limit"]), work, password, FORKS)
-    code = _exit([one for _, one in found if isinstance(one, HostError)])
+    inventory, found, code = on_hosts(options, work)
     if options["as_json"]:
         report.document(command, code, inventory.warnings, **report.locks_document(found))
     else:
         report.locks_text(found, released=command == "lock release")
     return code
-
-
-def _exit(errors: Sequence[Any]) -> int:
-    """The exit code of DESIGN 8 for these errors."""
-    codes = {error.exit_code for error in errors}
-    return next((code for code in (1, 3, 6, 4) if code in codes), 0)

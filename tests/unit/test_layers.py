@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = [
     {"fabfile"},
     {"cli", "lab"},
+    {"report_past"},
     {"report"},
     {"rollout", "verify", "loadtest", "each"},
     {"apply"},

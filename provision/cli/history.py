@@ -1,0 +1,91 @@
+"""`provision history` and `provision show`: what runs did, as the hosts themselves remember it."""
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from provision.cli.asking import host_options, on_hosts
+
+if TYPE_CHECKING:
+    from provision.inventory import Host
+    from provision.past import Entry
+    from provision.ssh import Session
+
+RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{4}"
+
+
+def run_id_of(text: str) -> str:
+    """A run's id, as somebody typed it.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from provision.errors import UsageError
+
+    if not re.fullmatch(RUN_ID, text):
+        raise UsageError(f"{text[:60]!r} is no run", "`provision history` lists them")
+    return text
+
+
+@click.command()
+@host_options
+@click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(1, 1000), help="So many runs.")
+def history(number: int, **options: Any) -> int:
+    """The runs that changed these hosts, the newest first: who, when, and what came of it."""
+    from provision.cli.run import answered
+
+    return answered("history", options["as_json"], lambda: _history(number, options))
+
+
+def _history(number: int, options: dict[str, Any]) -> int:
+    from provision import lock, past, report, report_past
+    from provision.inventory import Mask
+
+    def work(host: "Host", session: "Session") -> "list[Entry]":
+        listed, status = session.batch([past.listed(number), lock.status()], stop=False)
+        holder = lock.held(status)
+        return [_shown(entry, holder, Mask(host.secrets())) for entry in past.entries(listed)]
+
+    inventory, found, code = on_hosts(options, work)
+    if options["as_json"]:
+        report.document("history", code, inventory.warnings, **report_past.history_document(found, number))
+    else:
+        report_past.history_text(found, number)
+    return code
+
+
+def _shown(entry: "Entry", holder: Any, hide: Any) -> "Entry":
+    """A run that has not ended and still has the lock may be at work. Nothing secret is shown."""
+    running = entry.result == "unfinished" and holder is not None and holder.run == entry.run and not holder.is_over
+    return dataclasses.replace(entry, why=hide(entry.why), result="running" if running else entry.result)
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@host_options
+def show(run: str, **options: Any) -> int:
+    """What a run did: on each host its steps, why, what they changed, and what came of it."""
+    from provision.cli.run import answered
+
+    return answered("show", options["as_json"], lambda: _show(run_id_of(run), options))
+
+
+def _show(run: str, options: dict[str, Any]) -> int:
+    from provision import past, report, report_past
+    from provision.errors import UsageError
+    from provision.inventory import Mask
+
+    def work(host: "Host", session: "Session") -> Any:
+        [answer] = session.batch([past.read(run)], stop=False)
+        return past.hidden(past.story(run, answer), Mask(host.secrets()))
+
+    inventory, found, code = on_hosts(options, work)
+    if not code and not any(one for _, one in found):
+        raise UsageError(f"none of these hosts knows a run {run}", "`provision history` lists them")
+    if options["as_json"]:
+        report.document("show", code, inventory.warnings, **report_past.story_document(run, found))
+    else:
+        report_past.story_text(run, found)
+    return code

@@ -1,0 +1,100 @@
+"""`history` and `show`: the runs of all hosts put together, as people and programs see them."""
+
+import json
+
+import pytest
+
+from provision import past, report_past
+from provision.cli import history as cli
+from provision.command import Answer
+from provision.errors import FactError, UnreachableError, UsageError
+from provision.inventory import Connection, Host, Mask, Secret
+
+from . import test_apply
+from .local import LocalSession
+from .test_apply import ROLES, note
+
+make = test_apply.make  # a fixture
+
+
+def host(name):
+    return Host(name=name, connection=Connection(address="192.0.2.1"))
+
+
+def entry(run="20261122T081140Z-585d", result="changed", **how):
+    told = {"time": "2026-11-22T08:11:42+00:00", "who": "ops@desk", "command": "deploy", "changes": 2}
+    return past.Entry(run=run, result=result, **{**told, **how})
+
+
+def test_one_run_on_several_hosts_is_one_line_and_the_newest_comes_first(capsys):
+    late = "20261122T091140Z-0001"
+    found = [
+        (host("gpu-01"), [entry(late, "failed", step="container:ollama1", why="exited 1"), entry()]),
+        (host("gpu-02"), [entry(late, "unfinished", who="", time="", command="")]),
+        (host("lb-01"), UnreachableError("no route")),
+    ]
+    document = report_past.history_document(found, 20)
+    assert [run["run"] for run in document["runs"]] == [late, entry().run]
+    assert [one["result"] for one in document["runs"][0]["hosts"]] == ["failed", "unfinished"]
+    assert {one["host"]: one["result"] for one in document["hosts"]} == {
+        "gpu-01": "ok",
+        "gpu-02": "ok",
+        "lb-01": "unreachable",
+    }
+    json.dumps(document)
+    report_past.history_text(found, 20)
+    said = capsys.readouterr().out
+    assert "2026-11-22 08:11  ops@desk  deploy      1 changed" in said
+    assert "1 failed, 1 unfinished (gpu-01 container:ollama1, gpu-02)" in said
+    assert "no route" in said
+
+
+def test_as_many_runs_as_are_asked_for():
+    found = [(host("gpu-01"), [entry(f"20261122T08{minute:02}00Z-0000") for minute in range(9, 0, -1)])]
+    assert len(report_past.history_document(found, 3)["runs"]) == 3
+
+
+def test_what_a_run_did_is_told_step_by_step(make, capsys):
+    (make.folder / "b").write_text("before")
+    made = make(note(make), note(make, "b"))
+    made.deploy(ROLES)
+    [answer] = LocalSession().batch([past.read("run-1")], stop=False)
+    found = [(host("gpu-01"), past.story("run-1", answer)), (host("gpu-02"), None)]
+    document = report_past.story_document("run-1", found)
+    [one, other] = document["hosts"]
+    assert (one["result"], other["result"], other["changes"]) == ("changed", "none", [])
+    assert [(c["step"], c["action"], c["diff"], c["result"]) for c in one["changes"]] == [
+        ("note:a", "add", [], "done"),
+        ("note:b", "change", ["text: before -> wanted"], "done"),
+    ]
+    report_past.story_text("run-1", found)
+    said = capsys.readouterr().out
+    assert "text: before -> wanted" in said
+    assert "gpu-02" not in said
+
+
+def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys):
+    nasty = "\x1b[2Jhunter2-and-more\x07"
+    made = past.Made(nasty, nasty, nasty, nasty, {nasty: nasty}, {nasty: "x"}, True, nasty, 1, nasty)
+    story = past.hidden(past.Story(entry(result=nasty, why=nasty), (made,)), Mask([Secret("hunter2-and-more")]))
+    report_past.story_text("run", [(host("gpu-01"), story)])
+    report_past.history_text([(host("gpu-01"), [entry(result=nasty, step=nasty, who=nasty, time=nasty)])], 5)
+    said = capsys.readouterr().out
+    assert "\x1b[2J" not in said
+    assert "\x07" not in said
+    shown = json.dumps(report_past.story_document("run", [(host("gpu-01"), story)]))
+    assert "hunter2" not in shown.replace(json.dumps(nasty)[1:-1], "")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "../../etc/shadow", "20261122T081140Z-585d/..", "20261122T081140Z-585d\n", "latest"]
+)
+def test_what_is_no_run_is_refused_before_any_host_is_asked(text):
+    with pytest.raises(UsageError, match="is no run"):
+        cli.run_id_of(text)
+
+
+@pytest.mark.parametrize("answer", [Answer(1, b"", b"sh: cannot fork"), Answer(0, b"# journal\nand then nothing")])
+def test_a_journal_that_cannot_be_read_is_an_error_and_not_an_empty_one(answer):
+    with pytest.raises(FactError, match="cannot be read"):
+        past.story("run-1", answer)
