@@ -1,11 +1,10 @@
 """The balancer's configuration: a generation whose upstream names every instance of the inventory.
 
 An instance's address is what its host was read to listen on in this run; else the one in the present upstream; else
-what the inventory alone can say. Hosts that failed are `down`; hosts that this run did not visit keep their mark.
+what the inventory alone can say. Hosts and instances that failed are `down`, and so is what an operator drained; hosts
+that this run did not visit keep their mark.
 """
 
-import ipaddress
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +12,14 @@ from typing import Any
 from provision.inventory import Host, Inventory
 from provision.render import render
 from provision.steps import balanced
+from provision.steps import upstream as marks
 from provision.steps.base import Check, RefusalError, State
 from provision.steps.facts import HostFacts
 from provision.steps.generation import Generation
-from provision.steps.listing import Content
+from provision.steps.upstream import Drained, is_ipv4
 
-UPSTREAM = "upstream.conf"
+UPSTREAM = marks.FILE
 NOWHERE = "192.0.2.1"  # TEST-NET-1, RFC 5737: no machine has it; always with `down`
-_LINE = re.compile(r"^\s*server (\S+):(\d+) (?:[^;#]*?)(down)?; # (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Server:
     @property
     def label(self) -> str:
         """`host/instance`, of characters that mean nothing to nginx."""
-        return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{self.host}/{self.instance}")
+        return marks.label(self.host, self.instance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +61,7 @@ class Line:
         weight: its share.
         max_conns: see `Server`.
         down: whether nothing is sent to it.
+        drained: the comment of one that an operator drained, or empty.
     """
 
     label: str
@@ -70,6 +70,7 @@ class Line:
     weight: int
     max_conns: int
     down: bool
+    drained: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,45 +149,37 @@ def upstream(servers: tuple[Server, ...], facts: HostFacts, have: State) -> list
         RefusalError: hosts failed, and without them nothing would be left that still serves. What was not reached
             from here may well be reached by the balancer, and is worth more than an empty upstream.
     """
-    before = present(have)
-    lines = [_line(server, facts, before) for server in servers]
-    serving = any(not down for _, down in before.values())
+    before = marks.members(marks.text_of(have))
+    drained = marks.drained(marks.text_of(have)) if before else facts.fleet.drained
+    lines = [_line(server, facts, before.get(server.label), drained.get(server.label)) for server in servers]
+    serving = any(not member.down for member in before.values())
     if serving and lines and facts.fleet.failed and all(one.down for one in lines):
         failed = ", ".join(sorted(facts.fleet.failed))
         raise RefusalError(f"no instance would be left in the upstream, because of {failed}; it is left as it is")
     return lines
 
 
-def present(have: State) -> dict[str, tuple[str, bool]]:
-    """Label -> address and whether it is down, of the present upstream."""
-    content = (have or {}).get("files", {}).get(UPSTREAM)
-    text = content.data.decode(errors="replace") if isinstance(content, Content) else ""
-    return {label: (address, bool(down)) for address, _, down, label in _LINE.findall(text) if _ip(address)}
-
-
-def _line(server: Server, facts: HostFacts, before: Mapping[str, tuple[str, bool]]) -> Line:
+def _line(server: Server, facts: HostFacts, before: marks.Member | None, drained: Drained | None) -> Line:
     fleet = facts.fleet
-    old, was_down = before.get(server.label, ("", False))
-    old = "" if old == NOWHERE else old
+    old = before.address if before and before.address != NOWHERE else ""
     stated = _ip(server.address) or _ip(facts.resolved.get(server.address, ""))
     address = _ip(fleet.addresses.get(server.host, "")) or old or stated
-    kept = was_down and bool(old) and server.host not in fleet.addresses
+    kept = bool(old) and before is not None and before.down and server.host not in fleet.addresses
+    failed = server.host in fleet.failed or server.label in fleet.unfit
     return Line(
         label=server.label,
         address=address or NOWHERE,
         port=server.port,
         weight=server.weight,
         max_conns=server.max_conns,
-        down=server.host in fleet.failed or kept or not address,
+        down=failed or kept or drained is not None or not address,
+        drained=drained.comment if drained else "",
     )
 
 
 def _ip(text: str) -> str:
-    """The address, if it is an IPv4 one; instances listen on no other."""
-    try:
-        return str(ipaddress.IPv4Address(text))
-    except ValueError:
-        return ""
+    """The address, if it is an IPv4 one."""
+    return text if is_ipv4(text) else ""
 
 
 def _named(lines: list[Line]) -> list[Line]:

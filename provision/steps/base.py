@@ -15,8 +15,8 @@ from provision.command import Answer, Command, Run
 from provision.steps.facts import HostFacts
 
 __all__ = [
-    "Answer",
     "EVERY",
+    "Answer",
     "BlockedError",
     "Check",
     "Fact",

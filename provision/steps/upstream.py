@@ -1,0 +1,125 @@
+"""The text of a balancer's upstream: who is in it, who is marked `down`, and who was drained by an operator.
+
+Each instance has one line `server ADDRESS:PORT ...; # HOST/INSTANCE`. One that was drained has a comment of its own
+before that line, so that the balancer itself remembers it, whatever becomes of the instance's host.
+"""
+
+import ipaddress
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from provision.steps.base import State
+from provision.steps.listing import Content
+
+FILE = "upstream.conf"
+_LINE = re.compile(r"^\s*server (\S+):(\d+) (?:[^;#]*?)(down)?; # (\S+)$", re.MULTILINE)
+_DRAINED = re.compile(r"^\s*# drained (\S+) since (\S+) by (\S+): ?(.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One line of an upstream.
+
+    Args:
+        address: an IPv4 address.
+        port: TCP port.
+        down: whether nothing is sent to it.
+    """
+
+    address: str
+    port: int
+    down: bool
+
+    @property
+    def at(self) -> str:
+        """`ADDRESS:PORT`."""
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Drained:
+    """An instance that an operator keeps out.
+
+    Args:
+        label: `HOST/INSTANCE`.
+        since: when, by the operator's machine; no blank in it.
+        by: operator and machine; no blank in it.
+        why: one line of printable text; may be empty.
+    """
+
+    label: str
+    since: str
+    by: str
+    why: str
+
+    @property
+    def comment(self) -> str:
+        """What stands in the upstream."""
+        return f"# drained {self.label} since {self.since} by {self.by}: {self.why}".rstrip()
+
+
+def label(host: str, instance: str) -> str:
+    """`HOST/INSTANCE`, of characters that mean nothing to nginx."""
+    return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{host}/{instance}")
+
+
+def text_of(have: State) -> str:
+    """The upstream in a configuration's state; empty where there is none."""
+    content = (have or {}).get("files", {}).get(FILE)
+    return content.data.decode(errors="replace") if isinstance(content, Content) else ""
+
+
+def members(text: str) -> dict[str, Member]:
+    """Label -> line."""
+    found = ((name, Member(at, int(port), bool(down))) for at, port, down, name in _LINE.findall(text))
+    return {name: member for name, member in found if is_ipv4(member.address)}
+
+
+def drained(text: str) -> dict[str, Drained]:
+    """Label -> who was drained."""
+    return {words[0]: Drained(*words) for words in _DRAINED.findall(text)}
+
+
+def is_ipv4(text: str) -> bool:
+    """Whether it is an IPv4 address; instances listen on no other."""
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def marked(
+    text: str,
+    down: Collection[str] = (),
+    up: Collection[str] = (),
+    drain: Mapping[str, Drained] = MappingProxyType({}),
+    undrain: Collection[str] = (),
+) -> str:
+    """The upstream with other marks, and nothing else changed.
+
+    Args:
+        text: the upstream.
+        down: labels that get no more requests.
+        up: labels that get requests again, unless they are drained.
+        drain: labels that an operator takes out, with what is said of it.
+        undrain: labels that an operator gives back.
+    """
+    kept = {name: one for name, one in {**drained(text), **drain}.items() if name not in undrain}
+    lines = (line for line in text.split("\n") if not _DRAINED.match(line))
+    return "\n".join(new for line in lines for new in _marked(line, {*down, *drain}, {*up, *undrain}, kept))
+
+
+def _marked(line: str, down: set[str], up: set[str], kept: Mapping[str, Drained]) -> Iterator[str]:
+    found = _LINE.match(line)
+    if found is None:
+        yield line
+        return
+    name = found[4]
+    if name in kept:
+        yield f"{line[: len(line) - len(line.lstrip())]}{kept[name].comment}"
+    head, _, tail = line.partition(";")
+    is_down = name in kept or (bool(found[3]) and name not in up) or name in down
+    yield f"{head.removesuffix(' down')}{' down' if is_down else ''};{tail}"

@@ -1,0 +1,100 @@
+"""Marks in a balancer's upstream: what is changed, what is not, and what survives a rendering."""
+
+from typing import Any
+
+import pytest
+
+from provision.steps import upstream
+from provision.steps.base import RefusalError
+from provision.steps.facts import Fleet, HostFacts
+from provision.steps.marking import Marking, status_port
+from provision.steps.upstream import Drained
+from tests.unit.balancer_fleet import config, fleet, state, texts
+
+READ = {"gpu-01": "10.1.0.11", "gpu-02": "10.1.0.12"}
+ONE, TWO = "gpu-01/ollama1", "gpu-02/ollama2"
+WHY = Drained(ONE, "2026-11-22T08:00:00Z", "ops@desk", "a new fan; {really} # so")
+
+
+def written(**known: Any) -> str:
+    """The upstream as the role writes it."""
+    return texts(config(fleet()), Fleet(READ, **known))[upstream.FILE]
+
+
+def down(text: str) -> set[str]:
+    return {name for name, member in upstream.members(text).items() if member.down}
+
+
+def test_marking_and_unmarking_gives_the_same_bytes() -> None:
+    marked = upstream.marked(written(), down=[ONE, TWO])
+    assert down(marked) == {ONE, TWO}
+    assert upstream.marked(marked, up=[ONE, TWO]) == written()
+
+
+def test_marks_are_what_the_role_writes_itself() -> None:
+    assert upstream.marked(written(), down=[ONE]) == written(unfit=frozenset({ONE}))
+    assert upstream.marked(written(), drain={ONE: WHY}) == written(drained={ONE: WHY})
+
+
+def test_who_is_drained_is_not_marked_up() -> None:
+    drained = upstream.marked(written(), drain={ONE: WHY})
+    assert upstream.drained(drained) == {ONE: WHY}
+    assert upstream.marked(drained, up=[ONE]) == drained
+    assert upstream.marked(drained, undrain=[ONE]) == written()
+
+
+def test_a_later_drain_replaces_the_earlier() -> None:
+    later = Drained(ONE, "2026-11-23T08:00:00Z", "root@desk", "")
+    twice = upstream.marked(upstream.marked(written(), drain={ONE: WHY}), drain={ONE: later})
+    assert upstream.drained(twice) == {ONE: later}
+
+
+def test_a_balancer_keeps_what_it_knows_of_the_drained_and_not_what_others_know() -> None:
+    step = config(fleet())
+    drained = upstream.marked(written(), drain={ONE: WHY})
+    known = Fleet(READ, drained={TWO: Drained(TWO, "x", "y", "")})
+    assert texts(step, known, state(step, **{upstream.FILE: drained}))[upstream.FILE] == drained
+
+
+def test_a_new_balancer_takes_it_from_the_others() -> None:
+    text = written(drained={TWO: Drained(TWO, "2026-11-22T08:00:00Z", "ops@desk", "")})
+    assert down(text) == {TWO}
+    assert set(upstream.drained(text)) == {TWO}
+
+
+def test_an_instance_that_was_drained_and_is_no_more_declared_is_forgotten() -> None:
+    step = config(fleet())
+    drained = upstream.marked(written(), drain={ONE: WHY}).replace("gpu-01/ollama1", "gpu-01/gone")
+    assert upstream.drained(texts(step, Fleet(READ), state(step, **{upstream.FILE: drained}))[upstream.FILE]) == {}
+
+
+def test_nothing_but_marks_is_changed_and_the_running_nginx_checks() -> None:
+    have = {**state(config(fleet()), **{"site.conf": "edited by hand"}), "exe": "/opt/old/nginx", "loaded": "x"}
+    marking = Marking(name="balancer", files={}, binary=have["exe"], status_port=8080, down=frozenset({ONE}))
+    want = marking.want(HostFacts(), have)
+    assert want is not None
+    changed = {name for name in want["files"] if want["files"][name] != have["files"][name]}
+    assert changed == {upstream.FILE, "generation.conf"}
+    commands = [str(command) for command in marking.commands(have, want)]
+    assert any(f"check with nginx -t, then link /etc/provision/nginx to generation {want['id']}" in c for c in commands)
+    assert marking.commands(have, want)[-2].words[6] == "/opt/old/nginx"  # type: ignore[union-attr]
+
+
+def test_a_mark_that_is_there_changes_nothing() -> None:
+    have = {**state(config(fleet())), "exe": "/opt/nginx"}
+    have["loaded"] = have["id"]
+    marking = Marking(name="balancer", files={}, binary=have["exe"], status_port=8080, up=frozenset({ONE}))
+    assert marking.want(HostFacts(), have) == {
+        key: have[key] for key in ("kind", "id", "files", "odd", "exe", "loaded")
+    }
+
+
+def test_where_there_is_no_configuration_there_is_nothing_to_mark() -> None:
+    marking = Marking(name="balancer", files={}, binary="", status_port=8080)
+    with pytest.raises(RefusalError, match="no configuration of ours"):
+        marking.want(HostFacts(), None)
+
+
+def test_the_port_to_ask_is_that_of_the_present_configuration() -> None:
+    assert status_port(state(config(fleet(balancer={"status_port": 8123})))) == 8123
+    assert status_port(None) == 0
