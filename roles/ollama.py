@@ -24,9 +24,11 @@ from provision.inventory import (
     Name,
     Port,
     Secret,
+    Share,
     Size,
     Text,
     duration_seconds,
+    share_of,
     size_bytes,
 )
 from provision.inventory import Settings as Base
@@ -158,6 +160,10 @@ class Settings(Tuning):
     """Size at which a container's log is rotated."""
     log_max_file: Annotated[int, Field(ge=1, le=1000)] = 3
     """How many log files are kept."""
+    max_unavailable: Annotated[int, Field(ge=1, le=10000)] | Share = 1
+    """How many instances of a model a run may have out of the upstream at once: a number, or a share such as `25%`."""
+    drain_timeout: Duration = "15m"
+    """How long the streams of an instance may go on before it is replaced; what is left then is cut."""
     context_length: Annotated[int, Field(ge=256, le=10_000_000)] = 8192
     """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it."""
     num_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -182,6 +188,10 @@ class Settings(Tuning):
             if len(item.gpus) != len(set(item.gpus)):
                 yield ("instances", index, "gpus"), "names a card twice"
         yield from _unequal_sharers(self)
+        if isinstance(self.max_unavailable, str) and not 0 < share_of(self.max_unavailable) <= 1:
+            yield ("max_unavailable",), "must be more than 0% and at most 100%"
+        if not 0 <= duration_seconds(self.drain_timeout) <= 86400:
+            yield ("drain_timeout",), "must be between 0s and 24h"
 
 
 def _is_one_line(secret: Secret) -> bool:

@@ -26,6 +26,14 @@ class OllamaSettings(Protocol):
     def admit(self) -> tuple[str, ...]:
         """Addresses and networks, besides the balancers', that may reach the instances."""
 
+    @property
+    def max_unavailable(self) -> int | str:
+        """How many instances of a model may be out of the upstream at once."""
+
+    @property
+    def drain_timeout(self) -> str:
+        """How long streams may go on before their instance is replaced."""
+
 
 def ollama(host: Host) -> OllamaSettings:
     """The ollama settings of a host, as far as other roles may know them."""
