@@ -46,7 +46,7 @@ class HostRun:
         self._peers = peers(host, context.inventory)
         self._answers: dict[Run, Answer] = {}
         self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
-        self._lease = Lease(session, context.run_id)
+        self._lease = Lease(session, context.run_id, context.dead)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
 
     @cached_property

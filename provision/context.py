@@ -28,6 +28,7 @@ class Context:
         working: names of hosts that are being worked on or still will be.
         lock_wait: seconds to wait for a host that somebody else has.
         command: what was called, as the hosts' journals name it.
+        dead: ids of runs that are known to be dead: their locks are not waited for.
     """
 
     run_id: str
@@ -40,3 +41,4 @@ class Context:
     working: set[str] = dataclasses.field(default_factory=set)
     lock_wait: float = 0.0
     command: str = "deploy"
+    dead: tuple[str, ...] = ()

@@ -18,11 +18,13 @@ class Lease:
     Args:
         session: the connection.
         run_id: the run.
+        dead: ids of runs that are known to be dead; their locks are taken at once.
     """
 
-    def __init__(self, session: Session, run_id: str) -> None:
+    def __init__(self, session: Session, run_id: str, dead: Sequence[str] = ()) -> None:
         self.session = session
         self.run_id = run_id
+        self.dead = dead
         self.held = False
         """Whether the host may hold this run's lock."""
         self._renewed = 0.0
@@ -34,7 +36,7 @@ class Lease:
             seconds: how long what comes now may take.
         """
         self.held = True  # before the answer: it may be lost, and giving back what is not ours does nothing
-        return lock.acquire(self.run_id, seconds)
+        return lock.acquire(self.run_id, seconds, self.dead)
 
     def took(self, answer: Answer) -> None:
         """Make sure that it was taken.

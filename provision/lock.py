@@ -8,6 +8,7 @@ other operators only: who started it may come back, and attaches to it. A lock b
 import getpass
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from provision.command import Answer, Run, sh
@@ -35,7 +36,7 @@ for pid in "$folder"/jobs/*/pid; do
 done
 """
 
-# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 why.
+# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 why, $6 runs that are known to be dead.
 ACQUIRE = f"""
 folder=$4
 umask 077
@@ -45,6 +46,7 @@ flock 9
 {READ}
 held=no
 if [ "$run" != "$1" ] && [ -n "$run" ]; then
+  case " $6 " in *" $run "*) until=0 who=$2 ;; esac
   if [ "$until" = {BY_HAND} ] || [ "$until" -gt "$now" ]; then held=yes
   elif [ $busy = yes ] && [ "$who" != "$2" ]; then held=yes
   fi
@@ -140,15 +142,16 @@ def who() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def acquire(run_id: str, seconds: float = 0.0) -> Run:
+def acquire(run_id: str, seconds: float = 0.0, dead: Sequence[str] = ()) -> Run:
     """Take the lock, or renew it.
 
     Args:
         run_id: the run that has it.
         seconds: how long what comes now may take.
+        dead: ids of runs that are known to be dead; theirs is taken at once.
     """
     lease = f"{max(LEASE_SECONDS, seconds + RENEW_SECONDS):.0f}"
-    return sh(ACQUIRE, run_id, who(), lease, FOLDER, "", title="take the lock")
+    return sh(ACQUIRE, run_id, who(), lease, FOLDER, "", " ".join(dead), title="take the lock")
 
 
 def acquire_by_hand(why: str) -> Run:
@@ -157,7 +160,7 @@ def acquire_by_hand(why: str) -> Run:
     Args:
         why: shown to whoever meets it; one line.
     """
-    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, why, title="take the lock")
+    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, why, "", title="take the lock")
 
 
 def release(run_id: str) -> Run:

@@ -113,13 +113,27 @@ def plan(chosen: Chosen, diff: bool, exit_code: bool) -> int:
 @click.option("--canary", is_flag=True, help="The first host alone; the others only if all is well there.")
 @click.option("--max-fail", default="", metavar="N|P%", help="Stop when more hosts than this fail.  [default: never]")
 @click.option("--lock-wait", default="0", metavar="DURATION", help="Wait so long for a host that somebody else has.")
+@click.option("--resume", default="", metavar="RUN", help="Go on with a run that was killed: its hosts, its roles.")
 def deploy(
-    chosen: Chosen, check: bool, diff: bool, yes: bool, serial: str, canary: bool, max_fail: str, lock_wait: str
+    chosen: Chosen,
+    check: bool,
+    diff: bool,
+    yes: bool,
+    serial: str,
+    canary: bool,
+    max_fail: str,
+    lock_wait: str,
+    resume: str,
 ) -> int:
     """Make the hosts what the inventory says. What is as it should be is not touched."""
+    if resume:
+        from provision.cli.resume import resumed
+
+        chosen = resumed(chosen, resume)
     if check:
         return _plan(chosen, diff=diff, exit_code=False)
     from provision import report
+    from provision.cli.resume import Logged
     from provision.errors import UsageError
     from provision.hooks import Hooks
 
@@ -129,18 +143,20 @@ def deploy(
     elif not yes:
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
     careful = Careful(serial, canary, max_fail, seconds_of(lock_wait, "--lock-wait", least=0))
-    inventory, rollout, shown = _rollout(chosen, careful)
+    inventory, rollout, shown = _rollout(chosen, careful, resume)
     run_id = rollout.context.run_id
-    hooks = Hooks(chosen.inventory, run_id)
+    hooks, log = Hooks(chosen.inventory, run_id), Logged(run_id, "deploy", chosen)
     try:
         hooks.check()
         names = [member.run.host.name for member in rollout.members]
         hooks.before({"inventory": chosen.inventory, "hosts": names})
+        log.begin()
         with shown:
             outcomes = rollout.deploy()
     finally:
         rollout.close()
     code = 7 if rollout.guarded else 130 if rollout.context.stop.is_set() else exit_of(outcomes)
+    log.end(code, outcomes)
     document = report.deploy_document(outcomes, run_id)
     if problem := hooks.after({"inventory": chosen.inventory, "exit": code, **document}, failed=bool(code)):
         report.warn(problem)
@@ -213,10 +229,11 @@ def seconds_of(text: str, option: str, *, least: float) -> float:
     return found
 
 
-def _rollout(chosen: Chosen, careful: Careful = Careful()) -> tuple[Any, Any, Any]:
+def _rollout(chosen: Chosen, careful: Careful = Careful(), resume: str = "") -> tuple[Any, Any, Any]:
     """The inventory, the run over its selection, and what shows it."""
     from provision import report, sequence
     from provision.artifacts import Store, default_folder
+    from provision.cli.resume import dead_runs
     from provision.context import Context
     from provision.rollout import NO_LIMIT, Pace, Rollout, selection
 
@@ -226,7 +243,8 @@ def _rollout(chosen: Chosen, careful: Careful = Careful()) -> tuple[Any, Any, An
     shown = report.listener([host.name for host, _ in hosts], as_json=chosen.as_json, verbose=chosen.verbose)
     for warning in inventory.warnings if not chosen.as_json else ():
         report.warn(warning)
-    context = Context(run_id(), inventory, roles, shown, Store(default_folder()), lock_wait=careful.lock_wait)
+    store, dead = Store(default_folder()), dead_runs()
+    context = Context(resume or run_id(), inventory, roles, shown, store, lock_wait=careful.lock_wait, dead=dead)
     pace = Pace(
         serial=_hosts(careful.serial, "--serial", len(hosts), least=1) or NO_LIMIT,
         canary=careful.canary,

@@ -17,6 +17,7 @@ ROWS = [
     {"apply"},
     {"perform", "past"},
     {"context", "lease", "journal"},
+    {"runs"},
     {"ssh", "artifacts", "lock", "trust", "evidence"},
     {"connect", "jobs"},
     {"plan"},

@@ -1,0 +1,120 @@
+"""The log that this machine keeps of its runs: which of them died, and going on with one."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+from provision import lock, runs
+from provision.cli import resume
+from provision.cli.run import Chosen
+from provision.errors import LockedError, UsageError
+from provision.runs import Log, Logs
+
+from .local import LocalSession
+
+RUN, OTHER = "20261122T081140Z-585d", "20261122T091140Z-0001"
+CHOSEN = Chosen("inventory.yaml", (), (), (), (), 1, None, False, False)
+
+
+@pytest.fixture
+def logs():
+    return Logs(runs.default_folder())
+
+
+def gone():
+    """The id of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def log(**how):
+    return Log(**{"run": RUN, "command": "deploy", "inventory": "/srv/prod.yaml", **how})
+
+
+def test_a_log_is_there_again_and_only_for_its_owner(logs):
+    logs.write(log(limit=("gpu",), tags=("nginx",), extra_vars=2))
+    assert logs.find(RUN) == log(limit=("gpu",), tags=("nginx",), extra_vars=2, time=logs.find(RUN).time)
+    modes = [path.stat().st_mode & 0o777 for path in (logs.folder, *logs.folder.iterdir())]
+    assert modes == [0o700, 0o600]
+    logs.write(dataclasses.replace(logs.find(RUN), exit=3, hosts={"gpu-01": "failed"}))
+    assert (logs.find(RUN).exit, logs.find(RUN).hosts) == (3, {"gpu-01": "failed"})
+    assert len(list(logs.folder.iterdir())) == 1
+
+
+def test_a_run_is_dead_when_its_process_is_gone_without_a_result(logs, monkeypatch):
+    assert not log().is_dead, "it is this process"
+    assert log(pid=gone()).is_dead
+    assert log(started="1").is_dead, "the same number, another process"
+    assert log(boot="before").is_dead, "the machine was booted since"
+    assert not log(pid=gone(), exit=0).is_dead
+    assert not log(pid=gone(), machine="another").is_dead, "what is elsewhere cannot be told"
+    assert log(pid=gone(), started="", boot="").is_dead
+    assert not log(pid=os.getppid(), started="", boot="").is_dead
+    logs.write(log())
+    logs.write(log(run=OTHER, pid=gone()))
+    assert logs.dead() == (OTHER,)
+
+
+def test_logs_are_bounded_and_what_is_no_log_is_none(logs, monkeypatch):
+    monkeypatch.setattr(runs, "RUNS", 3)
+    for minute in range(10, 16):
+        logs.write(log(run=f"20261122T08{minute}00Z-0000", exit=0))
+    assert len(list(logs.folder.iterdir())) == 3
+    for text in ("", "{", "[]", '{"run": "x"}', '{"run": 3}'):
+        (logs.folder / f"{RUN}.running").write_text(text)
+        assert logs.find(RUN) is None
+        assert logs.dead() == ()
+
+
+def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+
+    def ran(command):
+        return LocalSession().batch([command], stop=False)[0]
+
+    lock.checked(ran(lock.acquire(RUN)))
+    with pytest.raises(LockedError):
+        lock.checked(ran(lock.acquire(OTHER)))
+    with pytest.raises(LockedError):
+        lock.checked(ran(lock.acquire(OTHER, 0, ["20261122T000000Z-0000"])))
+    lock.checked(ran(lock.acquire(OTHER, 0, ["20261122T000000Z-0000", RUN])))
+    assert lock.held(ran(lock.status())).run == OTHER
+    lock.held(ran(lock.take_away(force=True)))
+    lock.checked(ran(lock.acquire_by_hand("mine")))
+    with pytest.raises(LockedError, match="mine"):
+        lock.checked(ran(lock.acquire(OTHER, 0, [RUN])))
+
+
+def test_a_run_goes_on_with_what_it_was_told(logs):
+    logs.write(log(pid=gone(), limit=("gpu",), tags=("nginx",)))
+    chosen = resume.resumed(CHOSEN, RUN)
+    assert (chosen.inventory, chosen.limit, chosen.tags) == ("/srv/prod.yaml", ("gpu",), ("nginx",))
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "why"),
+    [
+        ({}, {}, "still at work"),
+        ({"exit": 0}, {}, "came to its end"),
+        ({"command": "rollback", "exit": 3}, {}, "no deploy but a rollback"),
+        ({"exit": 3}, {"limit": ("gpu",)}, "leave out --limit"),
+        ({"exit": 3, "extra_vars": 1}, {}, "say them again"),
+    ],
+)
+def test_what_cannot_go_on_is_refused_and_says_why(logs, how, said, why):
+    logs.write(log(**how))
+    with pytest.raises(UsageError, match=why):
+        resume.resumed(dataclasses.replace(CHOSEN, **said), RUN)
+
+
+def test_a_run_of_which_there_is_no_log_must_be_known_to_a_host(tmp_path):
+    path = tmp_path / "inventory.yaml"
+    path.write_text("gpu: {hosts: {a: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}")
+    with pytest.raises(UsageError, match="neither this machine nor these hosts know"):
+        resume.resumed(dataclasses.replace(CHOSEN, inventory=str(path)), RUN)
+    with pytest.raises(UsageError, match="is no run"):
+        resume.resumed(CHOSEN, "latest")
