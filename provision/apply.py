@@ -1,5 +1,6 @@
 """One host of a run: read, plan, lock, change, read again."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,15 +12,22 @@ from provision.command import Answer, Run
 from provision.context import Context, Stopped
 from provision.errors import FactError, HostError
 from provision.events import Event
+from provision.grouping import Group, groups
 from provision.inventory import Host, Mask
 from provision.lease import Lease
 from provision.perform import Performer
 from provision.plan import Change, HostPlan
+from provision.rolling import Rolling
 from provision.sequence import LAST, Entry, owned, peers, steps
 from provision.ssh import Session
+from provision.steps import docker_daemon, dockerd
 from provision.steps import facts as host_facts
-from provision.steps.base import BlockedError, Owned, State, converged
+from provision.steps import upstream as marks
+from provision.steps.balancing import Balancing
+from provision.steps.base import EVERY, BlockedError, Owned, State, UnreadableError, converged
+from provision.steps.container import Container
 from provision.steps.facts import Fleet, HostFacts, LateFacts
+from provision.turn import Turn
 
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
 
@@ -32,9 +40,17 @@ class HostRun:
         session: the connection; opened by the first read.
         context: what it shares with the other hosts.
         roles: names of the roles that are looked at on this host; those of the run when None.
+        rolling: who is out of the upstream in this run; one of its own when None.
     """
 
-    def __init__(self, host: Host, session: Session, context: Context, roles: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        session: Session,
+        context: Context,
+        roles: frozenset[str] | None = None,
+        rolling: Rolling | None = None,
+    ) -> None:
         self.host = host
         self.session = session
         self.context = context
@@ -48,6 +64,7 @@ class HostRun:
         self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
         self._lease = Lease(session, context.run_id, context.dead)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
+        self.turn = Turn(host, session, self._lease, rolling or Rolling(context), context, self.say)
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -89,7 +106,17 @@ class HostRun:
         entries = [e for e in self.entries if e.role in chosen or (e.step.guards_host and fleet is None)]
         finders = [(role, finder) for role, finder in self.finders if role in chosen]
         found = plan.plan_host(entries, self.declared, finders, facts, self._answers, {c.step.id: c for c in earlier})
-        return dataclasses.replace(found, changes=tuple(map(self._hidden, found.changes)))
+        return dataclasses.replace(found, changes=tuple(self._hidden(self._costed(one)) for one in found.changes))
+
+    def upstream(self) -> str:
+        """The upstream of a balancer as it was read last; empty on other hosts, and where there is none."""
+        step = next((entry.step for entry in self.entries if isinstance(entry.step, Balancing)), None)
+        if step is None or step.fact().command not in self._answers:
+            return ""
+        try:
+            return marks.text_of(plan.parse(step.fact(), self._answers, step.id))
+        except (BlockedError, FactError):
+            return ""
 
     def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> None:
         """Make these roles' steps what they should be. A host on which nothing differs is not touched.
@@ -107,10 +134,10 @@ class HostRun:
                 return
             if not self.locked:
                 todo = self._lock(todo, roles, fleet)
-            for change, following in _with_following(todo.changes, reads):
-                self._apply(change, fleet, following, done=last and following is reads)
+            self._make(todo.changes, fleet, reads, last=last)
             self._take(self._ask(reads))
             todo = self.plan(roles, fleet)
+            self._prove(roles)
         if todo.changes:
             raise evidence.unsettled(todo, PASSES)
 
@@ -128,6 +155,13 @@ class HostRun:
         """Whether the host may hold this run's lock."""
         return self._lease.held
 
+    def _costed(self, change: Change) -> Change:
+        """The change, with what it costs where a daemon-reload may take the cards of containers."""
+        if not (change.step.prepares_host and self._disrupts(change) == EVERY):
+            return change
+        said = "takes every instance of this host out meanwhile"
+        return dataclasses.replace(change, impact=f"{change.impact}; {said}" if change.impact else said)
+
     def _hidden(self, change: Change) -> Change:
         """The change with nothing secret in what is shown of it."""
         shown = {name: self.hide(getattr(change, name)) for name in ("reason", "diff", "impact")}
@@ -137,11 +171,24 @@ class HostRun:
         """The commands that read everything that planning for these roles looks at; host facts first."""
         chosen = (e for e in self.entries if e.role in roles & self.roles or (guards and e.step.guards_host))
         finders = ((role, finder) for role, finder in self.finders if role in roles)
-        return list(dict.fromkeys([host_facts.command(self._peers), *plan.facts_of(chosen, finders)]))
+        found = plan.facts_of(chosen, finders)
+        return list(dict.fromkeys([host_facts.command(self._peers), *found, *self._endangered(roles)]))
+
+    def _endangered(self, roles: frozenset[str]) -> list[Run]:
+        """What tells whether changes of these roles can take the cards of containers, where no role here asks it."""
+        return [dockerd.COMMAND] if self.host.gpu and any(e.step.prepares_host for e in self._of(roles)) else []
+
+    def _of(self, roles: frozenset[str]) -> Iterator[Entry]:
+        return (entry for entry in self.entries if entry.role in roles & self.roles)
 
     def _scope(self, roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
-        """What is read under the lock: what the last wave's roles need; before it, what comes later too."""
-        return self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
+        """What is read under the lock: what the last wave's roles need; before it, what comes later too.
+
+        And whether instances see their cards, which something is about to be done beside.
+        """
+        reads = self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
+        proofs = [entry.step.fact().command for entry in self.entries if isinstance(entry.step, Container)]
+        return list(dict.fromkeys([*reads, *proofs]))
 
     def _take(self, answers: Mapping[Run, Answer]) -> None:
         """Plan with these answers from now on."""
@@ -179,12 +226,80 @@ class HostRun:
             raise HostError("the host changed while it was being planned for", "run it again")
         return now
 
-    def _apply(self, change: Change, fleet: Fleet | None, following: Sequence[Run], *, done: bool) -> None:
+    def _make(self, changes: Sequence[Change], fleet: Fleet | None, reads: list[Run], *, last: bool) -> None:
+        """Make the changes, group after group; what a group took out of the upstream goes back after it.
+
+        Args:
+            changes: as planned.
+            fleet: what is known of the other hosts.
+            reads: what is to be read after the last one.
+            last: whether the lock can be given back then.
+        """
+        found = groups(changes, self._disrupts)
+        order = [(group, change) for group in found for change in group.changes]
+        try:
+            for number, (group, change) in enumerate(order, 1):
+                end = number == len(order)
+                following = reads if end else [order[number][1].step.fact().command]
+                self._apply(change, fleet, following, group, done=last and end)
+                if change is group.changes[-1]:
+                    self._give_back()
+        except Exception:
+            self.turn.abandon()
+            raise
+
+    def _disrupts(self, change: Change) -> frozenset[str]:
+        """Whose streams a change would cut, or whose cards it may take."""
+        if change.step.prepares_host and not self._reload_safe():
+            return EVERY
+        return change.step.disrupts(change.have, change.want)
+
+    def _reload_safe(self) -> bool:
+        """Whether containers keep their cards over a daemon-reload, by what was read last."""
+        answer = self._answers.get(dockerd.COMMAND)
+        try:
+            return answer is None or not self.host.gpu or docker_daemon.reload_safe(answer)
+        except UnreadableError:
+            return False
+
+    def _give_back(self) -> None:
+        """Give back what is out, after what broke while Docker or systemd were busy has been put right."""
+        if not self.turn.out:
+            self.turn.give_back()
+            return
+        parts = [entry for entry in self.entries if entry.step.part_of in self.turn.out]
+        for entry in parts:
+            fact = entry.step.fact()
+            have = plan.parse(fact, self._ask([fact.command]), entry.step.id)
+            want = entry.step.repaired(have)
+            if not converged(have, want):
+                self._run(plan.make_change(entry, have, want), [], done=False)
+                self.changed.append(entry.step.id)
+        self.turn.give_back()
+
+    def _prove(self, roles: frozenset[str]) -> None:
+        """After changes, every instance still sees its cards. Where its role is looked at, that is planned for anyway.
+
+        Raises:
+            HostError: one does not.
+        """
+        for entry in self.entries:
+            if isinstance(entry.step, Container) and entry.role not in roles & self.roles:
+                fact = entry.step.fact()
+                with contextlib.suppress(BlockedError):
+                    have = plan.parse(fact, self._ask([fact.command]), entry.step.id)
+                    if have is not None and have.get("running") and have["sees"] != have["gpus"]:
+                        raise evidence.lost_cards(entry.step.id, have)
+
+    def _apply(
+        self, change: Change, fleet: Fleet | None, following: Sequence[Run], group: Group, *, done: bool
+    ) -> None:
         """Make one change. What was read before an earlier change is not trusted: it is read again first.
 
         Args:
             change: as planned; made anew from what is now there.
             fleet: what is known of the other hosts.
+            group: the changes that it is one of.
             following: what is to be read after it, in the same exec.
             done: whether the lock can be given back then, in the same exec.
         """
@@ -194,12 +309,12 @@ class HostRun:
         step = change.step
         self.say("changing", step.id, change.reason)
         try:
-            settled = self._settle(change, fleet)
+            settled = self._settled(change, fleet, group)
             if settled is None:
                 self.say("ok", step.id)
                 return
             change = settled
-            have = self._run(change, following, done=done)
+            have = self._run(change, following, done=done and not self.turn.out)
         except HostError as error:
             error.step = error.step or step.id
             if self.changed and error.hint == plan.NOTHING_CHANGED:
@@ -209,6 +324,20 @@ class HostRun:
             raise evidence.not_converged(change, have)
         self.changed.append(step.id)
         self.say("changed", step.id, change.reason, time.monotonic() - begun)
+
+    def _settled(self, change: Change, fleet: Fleet | None, group: Group) -> Change | None:
+        """The change as it is now, with the instances out of the upstream that it would hurt."""
+        settled = self._settle(change, fleet)
+        names = self._disrupts(settled) if settled is not None else frozenset()
+        if not names or self.turn.covers(names):
+            return settled
+        if self.turn.out:  # never hold one and wait for another
+            self._give_back()
+        together = names | group.instances
+        if self.turn.take(min(EVERY, together), change.step.id):
+            self._known = {}  # it may have taken long
+            return self._settle(change, fleet)
+        return settled
 
     def _settle(self, change: Change, fleet: Fleet | None) -> Change | None:
         """The change as it is now, or None if there is nothing left to change."""
@@ -237,12 +366,6 @@ class HostRun:
             return plan.parse(fact, self._known, change.step.id)
         except BlockedError as error:
             raise FactError(f"{change.step.id} cannot be read after it was changed", stderr=error.evidence) from error
-
-
-def _with_following(changes: Sequence[Change], reads: list[Run]) -> Iterator[tuple[Change, list[Run]]]:
-    """Every change with what is to be read after it: the fact of the next one, and after the last one everything."""
-    for number, change in enumerate(changes, 1):
-        yield change, [changes[number].step.fact().command] if number < len(changes) else reads
 
 
 def _outline(planned: HostPlan) -> list[tuple[str, str, str, State, State]]:

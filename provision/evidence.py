@@ -1,5 +1,8 @@
 """What went wrong with a change, as an error that carries its evidence and says what to do. Pure."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from provision.command import Answer, Command
 from provision.errors import CommandError, NotConvergedError
 from provision.plan import Change, HostPlan
@@ -39,6 +42,21 @@ def not_converged(change: Change, have: State) -> NotConvergedError:
         "something else may be changing this host; look at it, then run it again",
         step=change.step.id,
         stderr=said[:2000],
+    )
+
+
+def lost_cards(step: str, have: Mapping[str, Any]) -> NotConvergedError:
+    """A running container does not see the cards that it was given.
+
+    Args:
+        step: id of the container's step.
+        have: its state.
+    """
+    return NotConvergedError(
+        f"{step} does not see its cards any more",
+        "deploy again, without --tags: that makes the container anew",
+        step=step,
+        stderr=f"given: {', '.join(have['gpus'])}; nvidia-smi inside says: {', '.join(have['sees'])}"[:2000],
     )
 
 

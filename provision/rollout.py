@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -14,11 +15,14 @@ from provision.errors import BugError, HostError, LockedError, RefusedError, Unr
 from provision.events import Event
 from provision.inventory import Host, Inventory
 from provision.plan import NOTHING_CHANGED, HostPlan
+from provision.rolling import Rolling
 from provision.sequence import LAST
 from provision.ssh import Session
+from provision.steps import upstream as marks
 from provision.steps.base import RefusalError
 from provision.steps.endpoint import listen_address
 from provision.steps.facts import Fleet
+from provision.steps.upstream import Drained
 
 FORKS = 32
 
@@ -56,6 +60,7 @@ class Outcome:
         changed: ids of the steps that were changed.
         error: what failed, or None.
         seconds: how long it took.
+        drained: on a balancer, the instances that an operator keeps out.
     """
 
     host: str
@@ -63,6 +68,7 @@ class Outcome:
     changed: list[str] = field(default_factory=list)
     error: HostError | None = None
     seconds: float = 0.0
+    drained: tuple[Drained, ...] = ()
 
     @property
     def result(self) -> str:
@@ -106,14 +112,23 @@ class Rollout:
     ) -> None:
         self.context = context
         self.pace = pace
-        self.guarded = ""
-        """Why the run stopped itself; empty if it did not."""
+        self.rolling = Rolling(context, become_password)
         self.forks = max(1, min(forks, len(hosts)))
         self.members = [
-            _Member(HostRun(host, Session(host.connection, become_password), context, roles), Outcome(host.name))
-            for host, roles in hosts
+            _Member(self._run_of(host, become_password, roles), Outcome(host.name)) for host, roles in hosts
         ]
         self._cut = False
+        self._stopped = ""
+        self._one_balancer = threading.Lock()
+        self._bad_balancer = ""
+
+    @property
+    def guarded(self) -> str:
+        """Why the run stopped itself, or a part of it; empty if it did not."""
+        return self._stopped or self.rolling.halted
+
+    def _run_of(self, host: Host, become_password: str | None, roles: frozenset[str]) -> HostRun:
+        return HostRun(host, Session(host.connection, become_password), self.context, roles, self.rolling)
 
     def plan(self) -> list[Outcome]:
         """What would change on every host. Changes nothing."""
@@ -123,7 +138,7 @@ class Rollout:
     def deploy(self) -> list[Outcome]:
         """Make every host what it should be."""
         try:
-            self._waves(self._deploy)
+            self._waves(self._deploy, between=self._readmit)
         finally:
             outcomes = self._finish()
         return outcomes
@@ -135,6 +150,8 @@ class Rollout:
         for member in self.members:
             if now or not member.run.locked:
                 member.run.session.close()
+        if now:
+            self.rolling.close()
 
     def close(self) -> None:
         """Close every connection."""
@@ -149,12 +166,47 @@ class Rollout:
             if host.gpu and member.outcome.error is None and member.run.roles >= INSTANCES:
                 with self._caught(member):
                     addresses[host.name] = listen_address(host, self.context.inventory, member.run.facts)
-        return Fleet(addresses, frozenset(self.context.failed))
+        partly = frozenset(member.outcome.host for member in self.members if member.run.turn.failed)
+        drained = {label: one for member in self.members for label, one in marks.drained(member.run.upstream()).items()}
+        return Fleet(addresses, frozenset(self.context.failed) - partly, partly, frozenset(self.rolling.unfit), drained)
 
-    def _waves(self, work: Callable[[_Member, frozenset[str], Fleet | None], None]) -> None:
+    def _readmit(self) -> None:
+        """Before the balancers are told: what is marked down, and would get requests again, proves itself first."""
+        if self.context.stop.is_set() or not self.context.roles & frozenset(LAST):
+            return
+        for member in self.members:
+            if member.outcome.error is None and member.outcome.host in self.rolling.touched:
+                with self._caught(member):
+                    member.run.read()  # marks are others by now
+        texts = [member.run.upstream() for member in self.members]
+        down = {label for text in texts for label, one in marks.members(text).items() if one.down}
+        waiting = down - {label for text in texts for label in marks.drained(text)} - self.rolling.unfit
+        ready = [one for one in self.members if one.outcome.error is None and one.run.roles >= INSTANCES]
+        with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
+            list(pool.map(lambda member: self._test(member, waiting), ready if waiting else ()))
+
+    def _test(self, member: _Member, waiting: set[str]) -> None:
+        """Test the instances of a host that wait to be readmitted."""
+        for one in member.run.host.instances:
+            label = marks.label(one.host, one.name)
+            if label in waiting and member.outcome.error is None:
+                with self._caught(member):
+                    try:
+                        member.run.turn.test(one.name)
+                    except HostError:
+                        member.run.turn.failed = True
+                        self.rolling.unfit.add(label)
+                        raise
+
+    def _waves(
+        self,
+        work: Callable[[_Member, frozenset[str], Fleet | None], None],
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
         """All roles but the last on all hosts, then the last ones with what is known of all hosts."""
         late = frozenset(LAST)
         self._all(lambda member: work(member, self.context.roles - late, None), self.context.roles & late)
+        between()
         if self.context.roles & late:
             fleet = self.fleet()
             self._all(lambda member: work(member, self.context.roles & late, fleet))
@@ -168,11 +220,27 @@ class Rollout:
     def _deploy(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
             member.run.read()
+        balancer = fleet is not None and member.run.host in self.context.inventory.group("balancer")
         try:
-            member.run.deploy(roles, fleet)
+            if balancer and member.run.plan(roles, fleet).changes:
+                self._deploy_balancer(member, roles, fleet)
+            else:
+                member.run.deploy(roles, fleet)
         finally:
             member.outcome.plan = _merged(*member.run.plans)
             member.outcome.changed = list(dict.fromkeys(member.run.changed))
+
+    def _deploy_balancer(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
+        """One balancer at a time, and none after one that failed: what broke it would break the next."""
+        with self._one_balancer:
+            if self._bad_balancer:
+                self._guard(f"the balancer {self._bad_balancer} failed")
+                raise Stopped(f"left as it is: {self._stopped}", "mend that, then deploy again")
+            try:
+                member.run.deploy(roles, fleet)
+            except HostError:
+                self._bad_balancer = member.outcome.host
+                raise
 
     def _all(self, work: Callable[[_Member], None], later: frozenset[str] = frozenset()) -> None:
         """Do this on every host that has not failed, in a bounded pool.
@@ -215,7 +283,7 @@ class Rollout:
 
     def _guard(self, why: str) -> None:
         """Stop the run: hosts that have not begun are left alone, the others stop after their present step."""
-        self.guarded = self.guarded or why
+        self._stopped = self._stopped or why
         self.context.stop.set()
 
     def _await(self, futures: Sequence[Future[None]]) -> None:
@@ -264,7 +332,9 @@ class Rollout:
 
         with ThreadPoolExecutor(self.forks) as pool:
             list(pool.map(give_back, self.members))
+        self.rolling.finish()
         for member in self.members:
+            member.outcome.drained = tuple(marks.drained(member.run.upstream()).values())
             self.context.listen(Event(member.outcome.host, "done", text=member.outcome.result))
         return [member.outcome for member in self.members]
 

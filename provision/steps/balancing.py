@@ -165,7 +165,8 @@ def _line(server: Server, facts: HostFacts, before: marks.Member | None, drained
     stated = _ip(server.address) or _ip(facts.resolved.get(server.address, ""))
     address = _ip(fleet.addresses.get(server.host, "")) or old or stated
     kept = bool(old) and before is not None and before.down and server.host not in fleet.addresses
-    failed = server.host in fleet.failed or server.label in fleet.unfit
+    unknown = before is None and server.host in fleet.partly
+    failed = unknown or server.host in fleet.failed or server.label in fleet.unfit
     return Line(
         label=server.label,
         address=address or NOWHERE,

@@ -144,6 +144,10 @@ class Step(ABC):
         """The instances of its host whose streams this change would cut, by name, or `EVERY`."""
         return frozenset()
 
+    def repaired(self, have: State) -> State:
+        """What was found, with what broke by itself put right and nothing else changed; `have` where nothing did."""
+        return have
+
     def diff(self, have: State, want: State) -> Sequence[str]:
         """Lines that show the change. Never shows a secret."""
         return [f"{key}: {_short((have or {}).get(key))} -> {_short(value)}" for key, value in differing(have, want)]

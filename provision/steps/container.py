@@ -124,6 +124,12 @@ class Container(Step):
         made = [] if kept else [self._recreate(want)]
         return [*made, self._start(want)] if want["running"] else [*made, self._stop()]
 
+    def repaired(self, have: State) -> State:
+        """Running, answering, and seeing its cards again: Docker's restart or a daemon-reload may have ended that."""
+        if have is None or have.get("foreign"):
+            return have
+        return {**have, "running": True, "answers": "yes", "sees": have["gpus"]}
+
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """Itself, if it runs."""
         return frozenset({self.name} if have is not None and have.get("running") else ())

@@ -46,12 +46,14 @@ class Fleet:
     Args:
         addresses: host -> the address its instances listen on, for hosts that were read in this run.
         failed: hosts that failed or were not reached in this run.
+        partly: hosts of which only what happened to some instances is known: the others keep their marks.
         unfit: labels (`HOST/INSTANCE`) of instances that did not pass their test in this run.
         drained: label -> what an operator drained, by the balancers that were read in this run.
     """
 
     addresses: Mapping[str, str] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
+    partly: frozenset[str] = frozenset()
     unfit: frozenset[str] = frozenset()
     drained: Mapping[str, Any] = field(default_factory=dict)
 

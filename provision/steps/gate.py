@@ -9,7 +9,7 @@ import json
 from provision.command import Run, sh
 from provision.steps.model_shell import LOADING, PLACE, WHOLE
 
-TIMEOUT = 2 * 3600  # seconds: it may have to load its model first
+TIMEOUT = 1800  # seconds: it may have to load its model first
 
 # $1 container, $2 model or empty, $3 a request for a stream, $4 the request for a model that only embeds, $5 seconds.
 SCRIPT = (

@@ -70,6 +70,10 @@ class Resident(Step):
             commands.append(sh(model_shell.UNLOAD, self.instance, *requests, title=title))
         return commands
 
+    def repaired(self, have: State) -> State:
+        """Loaded, and wholly on the cards."""
+        return {"enough": True, "on_cpu": []}
+
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """Its instance, if what is partly off the cards is loaded anew."""
         return frozenset({self.instance} if have is not None and have["on_cpu"] and want is not None else ())

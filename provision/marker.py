@@ -1,0 +1,170 @@
+"""The marks of one balancer's upstream, changed while its own configuration may be worked on elsewhere in the run."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from provision import evidence, plan, sequence
+from provision.command import Answer
+from provision.context import Context
+from provision.errors import HostError, RefusedError
+from provision.events import Event
+from provision.inventory import Host, Mask
+from provision.lease import Lease
+from provision.perform import Performer
+from provision.sequence import LAST, Entry
+from provision.ssh import Session
+from provision.steps import marking, upstream
+from provision.steps.balancing import Balancing
+from provision.steps.base import RefusalError, State, converged
+from provision.steps.facts import HostFacts
+from provision.steps.marking import Marking
+from provision.steps.upstream import Drained, Member
+
+POLL = 10  # seconds that one look at the connections may wait on the balancer
+ROLE = LAST[0]
+
+
+class Marker:
+    """Marks instances in the upstream of one balancer. May be used by many threads.
+
+    Args:
+        host: the balancer.
+        session: a connection of its own; opened when it is needed.
+        context: what it shares with the hosts of the run.
+    """
+
+    def __init__(self, host: Host, session: Session, context: Context) -> None:
+        self.host = host
+        self.session = session
+        self.context = context
+        self.touched = False
+        """Whether something was written on the balancer."""
+        self._hide = Mask(host.secrets())
+        self._lease = Lease(session, context.run_id, context.dead)
+        self._performer = Performer(host.name, session, self._lease, context, self._say)
+        self._marking = threading.Lock()  # a mark is a read and a write
+        self._own = ""  # the generation that was made here last
+        entries = sequence.steps(host, context.inventory)
+        self._step = next(entry.step for entry in entries if isinstance(entry.step, Balancing))
+
+    def look(self) -> dict[str, Member]:
+        """Who is in the upstream; nobody where no nginx of ours runs. Takes no lock.
+
+        Raises:
+            HostError: it cannot be read.
+        """
+        with self._named():
+            have = self._read()
+        return upstream.members(upstream.text_of(have)) if have and have["exe"] else {}
+
+    def mark(
+        self,
+        *,
+        down: Collection[str] = (),
+        up: Collection[str] = (),
+        drain: Mapping[str, Drained] = MappingProxyType({}),
+        undrain: Collection[str] = (),
+    ) -> bool:
+        """Change marks, and have nginx load them; see `upstream.marked`.
+
+        Returns:
+            whether anything was to be changed.
+
+        Raises:
+            HostError: it did not come to that.
+        """
+        with self._marking, self._named():
+            have = self._locked()
+            if have is None or upstream.FILE not in have["files"]:
+                return False
+            step = Marking(
+                name=self._step.name,
+                files={},
+                binary=have["exe"] or self._step.binary,
+                status_port=marking.status_port(have) or self._step.status_port,
+                down=frozenset(down),
+                up=frozenset(up),
+                drain=drain,
+                undrain=frozenset(undrain),
+                forget=have["id"] if have["id"] == self._own else "",
+            )
+            return self._change(step, have)
+
+    def wait(self, addresses: Sequence[str], seconds: float) -> tuple[int, bool]:
+        """Wait on the balancer for streams to end; not for longer than one look takes.
+
+        Args:
+            addresses: `ADDRESS:PORT` of instances that are marked `down`.
+            seconds: how long at most.
+
+        Returns:
+            how many connections are left, and whether it is of use to wait for them.
+        """
+        waiting = marking.wait(addresses, max(0, min(POLL, round(seconds))))
+        with self._named():
+            renewed, answer = self.session.batch([self._lease.acquire(waiting.timeout), waiting], stop=False)
+            self._lease.took(renewed)
+        word, _, count = answer.text.strip().partition(" ")
+        if answer.exit or not count.isdigit():
+            raise HostError(f"{self.host.name}: {waiting} failed", exit_status=answer.exit, stderr=answer.error)
+        return int(count), word == "open"
+
+    def finish(self) -> None:
+        """Give the lock back and close the connection."""
+        with contextlib.suppress(HostError):  # the lease ends by itself
+            self._lease.end(self._performer.closing("changed", None))
+        self.session.close()
+
+    def _locked(self) -> State:
+        """Take the lock, or renew it, and read; wait for somebody else as long as the run may."""
+        lease, context = self._lease, self.context
+        taken, read = self.session.batch([lease.acquire(), self._step.fact().command], stop=False)
+        waited = lease.wait(taken, context.lock_wait, context.stop, lambda text: self._say("progress", "lock", text))
+        return self._read() if waited else self._parsed(read)
+
+    def _read(self) -> State:
+        return self._parsed(self.session.batch([self._step.fact().command], stop=False)[0])
+
+    def _parsed(self, answer: Answer) -> State:
+        """The state; read again where nginx was asked at the inventory's port, and by its files has another."""
+        fact = self._step.fact()
+        have = plan.parse(fact, {fact.command: answer}, self._step.id)
+        port = marking.status_port(have)
+        if port in (0, self._step.status_port):
+            return have
+        fact = dataclasses.replace(self._step, status_port=port).fact()
+        return plan.parse(fact, {fact.command: self.session.batch([fact.command], stop=False)[0]}, self._step.id)
+
+    def _change(self, step: Marking, have: State) -> bool:
+        try:
+            want = step.want(HostFacts(), have)
+        except RefusalError as error:
+            raise RefusedError(str(error), step=step.id) from error
+        if converged(have, want):
+            return False
+        change = plan.make_change(Entry(ROLE, step), have, want)
+        self._say("changing", step.id, change.reason)
+        self.touched = True
+        command = step.fact().command
+        found = self._performer.perform(change, [command], done=False)
+        now = plan.parse(step.fact(), found, step.id)
+        if not converged(now, want):
+            raise evidence.not_converged(change, now)
+        self._own = now["id"] if now else ""
+        return True
+
+    def _say(self, kind: str, step: str = "", text: str = "") -> None:
+        self.context.listen(Event(self.host.name, kind, step, self._hide(text)))
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Have an error say which balancer it is about: it may be shown as that of the gpu host that waits for it."""
+        try:
+            yield
+        except HostError as error:
+            if not error.message.startswith(f"{self.host.name}: "):
+                error.message = f"{self.host.name}: {error.message}"
+            raise

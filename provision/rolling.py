@@ -1,0 +1,223 @@
+"""Taking running instances out of the upstream and giving them back: never more of a model at once than may be.
+
+One `Rolling` is shared by all hosts of a run. An instance is out from the moment its balancers were told until it has
+proved itself; one that does not is left out, and no other is taken out after it in this run.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from provision.context import Context, Stopped
+from provision.errors import HostError, RefusedError, UnreachableError
+from provision.inventory import Host, Instance, duration_seconds, share_of
+from provision.marker import Marker
+from provision.ssh import Session
+from provision.steps import endpoint
+from provision.steps.base import EVERY
+from provision.steps.upstream import Member, label
+
+TICK = 1.0  # seconds between two looks at whether it is one's turn
+
+Pause = Callable[[str], None]
+"""Called while something is waited for, with what: keeps the host's lock, and raises when the run is to stop."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """Instances of one host that get requests.
+
+    Args:
+        host: the host.
+        at: label -> `ADDRESS:PORT`.
+        markers: the balancers that send to them.
+        models: label -> its models; what has none counts as one of the model without a name.
+    """
+
+    host: Host
+    at: Mapping[str, str]
+    markers: tuple[Marker, ...]
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """The balancers' names: instances behind other balancers are no substitute for each other."""
+        return tuple(marker.host.name for marker in self.markers)
+
+
+class Rolling:
+    """Who is out of the upstream in this run.
+
+    Args:
+        context: what it shares with the hosts.
+        become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
+    """
+
+    def __init__(self, context: Context, become_password: str | None = None) -> None:
+        self.context = context
+        self.halted = ""
+        """Why no other instance is taken out any more; empty while all is well."""
+        self.unfit: set[str] = set()
+        """Labels of instances that were left out."""
+        self._password = become_password
+        self._markers: dict[str, Marker] = {}
+        self._out: dict[str, Served] = {}
+        self._turn = threading.Condition()
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Names of the balancers on which something was written."""
+        return frozenset(name for name, marker in self._markers.items() if marker.touched)
+
+    def served(self, host: Host, names: frozenset[str]) -> Served:
+        """Which of these instances get requests now.
+
+        Args:
+            host: their host.
+            names: instances, or `EVERY`.
+
+        Raises:
+            RefusedError: a balancer cannot be asked, and may send to them.
+        """
+        found: dict[str, str] = {}
+        markers = []
+        for marker in self.markers(host):
+            members = {name: one for name, one in _look(marker, host).items() if _is_of(name, host, names)}
+            markers += [marker] if members else []
+            found.update({name: one.at for name, one in members.items() if not one.down})
+        models = {label(host.name, one.name): one.models or ("",) for one in host.instances}
+        return Served(host, found, tuple(markers), {name: models.get(name, ("",)) for name in found})
+
+    def begin(self, served: Served, pause: Pause) -> None:
+        """Wait until they may be taken out. From then on they count as out.
+
+        Raises:
+            Stopped: the roll was halted.
+        """
+        while True:
+            with self._turn:
+                if self.halted:
+                    raise Stopped(f"not taken out of the upstream: {self.halted}", "mend that, then deploy again")
+                if self._fits(served):
+                    self._out.update(dict.fromkeys(served.at, served))
+                    return
+                others = ", ".join(sorted(self._out))
+                self._turn.wait(TICK)
+            pause(f"waiting: {others} {'is' if ',' not in others else 'are'} out of the upstream")
+
+    def drain(self, served: Served, pause: Pause, say: Pause) -> None:
+        """Have every balancer send nothing more to them, and wait for the streams that still run.
+
+        Args:
+            served: instances whose turn has begun.
+            pause: called while it waits.
+            say: is told which streams are cut, if the longest wait is over.
+        """
+        for marker in served.markers:
+            marker.mark(down=served.at)
+        limit = duration_seconds(endpoint.ollama(served.host).drain_timeout)
+        deadline = time.monotonic() + limit
+        addresses = list(served.at.values())
+        for marker in served.markers:
+            count, useful = marker.wait(addresses, deadline - time.monotonic())
+            while count and useful and time.monotonic() < deadline:
+                pause(f"waiting: {count} streams of {', '.join(served.at)} still run")
+                count, useful = marker.wait(addresses, deadline - time.monotonic())
+            if count:
+                why = f"after {limit:.0f} s" if useful else "it does not answer any more"
+                say(f"waiting no longer: {count} streams through {marker.host.name} are cut ({why})")
+
+    def back(self, name: str) -> None:
+        """Have its balancers send to an instance again. It has proved itself.
+
+        Args:
+            name: its label.
+        """
+        for marker in self._out[name].markers:
+            marker.mark(up=[name])
+        self.drop(name)
+
+    def leave(self, name: str, why: str) -> None:
+        """Leave an instance out, and take out no other in this run.
+
+        Args:
+            name: its label.
+            why: what is wrong with it.
+        """
+        self.unfit.add(name)
+        self.halted = self.halted or why
+        self.drop(name)
+
+    def drop(self, name: str) -> None:
+        """The turn of an instance is over; its marks stay as they are.
+
+        Args:
+            name: its label.
+        """
+        with self._turn:
+            self._out.pop(name, None)
+            self._turn.notify_all()
+
+    def close(self) -> None:
+        """Cut the connections to the balancers."""
+        for marker in list(self._markers.values()):
+            marker.session.close()
+
+    def finish(self) -> None:
+        """Give the balancers' locks back."""
+        for marker in self._markers.values():
+            marker.finish()
+
+    def markers(self, host: Host) -> list[Marker]:
+        """The balancers that may send to a host's instances, by name."""
+        with self._turn:
+            found = sorted(endpoint.balancers(host, self.context.inventory), key=lambda one: one.name)
+            for one in found:
+                if one.name not in self._markers:
+                    self._markers[one.name] = Marker(one, Session(one.connection, self._password), self.context)
+            return [self._markers[one.name] for one in found]
+
+    def _fits(self, served: Served) -> bool:
+        """Whether they may be out beside those that are. Alone, as many may be out as must be together."""
+        others = [model for name, one in self._out.items() if one.scope == served.scope for model in one.models[name]]
+        own = [model for models in served.models.values() for model in models]
+        return all(
+            others.count(model) + own.count(model) <= self._allowed(served.host, model)
+            for model in set(own) & set(others)
+        )
+
+    def _allowed(self, host: Host, model: str) -> int:
+        """How many instances of a model may be out at once."""
+        said = endpoint.ollama(host).max_unavailable
+        if isinstance(said, int):
+            return said
+        behind = endpoint.balancers(host, self.context.inventory)
+        hosts = (one for one in self.context.inventory.hosts if one.gpu)
+        alike = (one for one in hosts if endpoint.balancers(one, self.context.inventory) == behind)
+        return max(1, int(share_of(said) * _count(model, (one for host in alike for one in host.instances))))
+
+
+def _count(model: str, instances: Iterable[Instance]) -> int:
+    return sum(model in (one.models or ("",)) for one in instances)
+
+
+def _look(marker: Marker, host: Host) -> Mapping[str, Member]:
+    try:
+        return marker.look()
+    except HostError as error:
+        name = marker.host.name
+        wrong = "cannot be reached" if isinstance(error, UnreachableError) else "cannot be read"
+        raise RefusedError(
+            f"{name} {wrong}, and may send to the instances of {host.name}: none of them is replaced",
+            f"bring {name} back, or take it out of the inventory; then deploy again",
+            command=error.command,
+            stderr=error.stderr or error.message,
+        ) from error
+
+
+def _is_of(name: str, host: Host, names: frozenset[str]) -> bool:
+    """Whether a label is one of a host's instances that are meant."""
+    if names == EVERY:
+        return name.rpartition("/")[0] == label(host.name, "").rstrip("/")
+    return name in {label(host.name, one) for one in names}

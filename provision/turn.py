@@ -1,0 +1,144 @@
+"""One host's turn: its instances that are out of the upstream, and the test that each must pass to get back in."""
+
+from collections.abc import Callable
+
+from provision.context import Context, Stopped
+from provision.errors import CommandError, HostError
+from provision.inventory import Host
+from provision.lease import Lease
+from provision.rolling import Rolling
+from provision.ssh import Session
+from provision.steps import gate
+from provision.steps.base import EVERY
+from provision.steps.upstream import label
+
+Say = Callable[[str, str, str], None]
+"""Is told what happens: kind, step, text."""
+
+
+class Turn:
+    """Takes instances of one host out of the upstream, and gives them back.
+
+    Args:
+        host: the host.
+        session: its connection.
+        lease: its lock.
+        rolling: shared by all hosts of the run.
+        context: likewise.
+        say: is told what happens.
+    """
+
+    def __init__(
+        self, host: Host, session: Session, lease: Lease, rolling: Rolling, context: Context, say: Say
+    ) -> None:
+        self.host = host
+        self.session = session
+        self.lease = lease
+        self.rolling = rolling
+        self.context = context
+        self.say = say
+        self.failed = False
+        """Whether something failed while an instance was out: the host's other instances are not concerned."""
+        self._asked: frozenset[str] = frozenset()
+        self._out: dict[str, str] = {}  # label -> name
+
+    @property
+    def out(self) -> tuple[str, ...]:
+        """Names of the instances that are out."""
+        return tuple(self._out.values())
+
+    def covers(self, names: frozenset[str]) -> bool:
+        """Whether these need not be taken out any more: they are, or nothing is sent to them."""
+        return self._asked == EVERY or names <= self._asked
+
+    def take(self, names: frozenset[str], step: str) -> bool:
+        """Take instances out: wait for the turn, then for their streams to end.
+
+        Args:
+            names: instances, or `EVERY`; none is out yet.
+            step: id of the step that needs it.
+
+        Returns:
+            whether there was any that got requests.
+        """
+        found = self.rolling.served(self.host, names)
+        self._asked = names
+        if not found.at:
+            return False
+
+        def pause(text: str) -> None:
+            self.say("progress", step, text)
+            self.lease.renew()
+            if self.context.stop.is_set():
+                raise Stopped(f"stopped before {step}", "run it again to go on")
+
+        self.rolling.begin(found, pause)
+        self._out = {name: name.rpartition("/")[2] for name in found.at}
+        self.rolling.drain(found, pause, lambda text: self.say("progress", f"drain:{', '.join(found.at)}", text))
+        return True
+
+    def give_back(self) -> None:
+        """Test what is out, and give back what is well.
+
+        Raises:
+            HostError: an instance is not; it stays out, and the roll is halted.
+        """
+        first: HostError | None = None
+        for name, instance in sorted(self._out.items()):
+            error = self._given_back(name, instance)
+            first = first or error
+        self._asked, self._out = frozenset(), {}
+        if first is not None:
+            self.failed = True
+            raise first
+
+    def abandon(self) -> None:
+        """After an error: give back what is well nevertheless; the error is told, and not what is wrong by it."""
+        self.failed = self.failed or bool(self._out)
+        for name, instance in sorted(self._out.items()):
+            self._given_back(name, instance)
+        self._asked, self._out = frozenset(), {}
+
+    def test(self, instance: str) -> None:
+        """Have an instance prove that it can serve.
+
+        Args:
+            instance: its name.
+
+        Raises:
+            HostError: it did not.
+        """
+        models = next((one.models for one in self.host.instances if one.name == instance), ())
+        command = gate.command(instance, models[0] if models else "")
+        self.say("progress", f"test:{instance}", str(command))
+        held = [self.lease.acquire(command.timeout)] if self.lease.held else []
+        *taken, answer = self.session.batch([*held, command], stop=False)
+        for one in taken:
+            self.lease.took(one)
+        if answer.exit:
+            name = label(self.host.name, instance)
+            raise CommandError(
+                f"{name} is not fit to serve and stays out of the upstream: {_first(answer.error)}",
+                "mend it, then deploy again: it gets back in when it passes its test",
+                step=f"test:{instance}",
+                command=str(command),
+                exit_status=answer.exit,
+                stderr=answer.error[-4000:],
+            )
+
+    def _given_back(self, name: str, instance: str) -> HostError | None:
+        """Test an instance and give it back; the error if it stays out."""
+        if not any(one.name == instance for one in self.host.instances):
+            self.rolling.drop(name)  # it is no longer declared, and gone
+            return None
+        try:
+            self.test(instance)
+            self.rolling.back(name)
+        except HostError as error:
+            self.rolling.leave(name, error.message)
+            return error
+        return None
+
+
+def _first(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[0][:300]
