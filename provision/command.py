@@ -27,6 +27,7 @@ class Run:
         job: a long command. It runs detached, as a job of the host with a log of its own, and goes on when the
             connection does not; its output is streamed.
         progress: pure; turns one line of a job's output into what is shown live, or None for nothing.
+        slow: a read that others need not wait for; see `script.assemble`.
     """
 
     words: tuple[str, ...]
@@ -36,6 +37,7 @@ class Run:
     title: str = ""
     job: bool = False
     progress: Callable[[str], str | None] | None = field(default=None, compare=False, repr=False)
+    slow: bool = False
 
     def __str__(self) -> str:
         return self.title or shlex.join(self.words)

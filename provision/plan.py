@@ -68,9 +68,9 @@ class HostPlan:
 
 
 def facts_of(entries: Iterable[Entry], finders: Iterable[tuple[str, Owned]]) -> tuple[Run, ...]:
-    """The commands that read all of these, each once."""
+    """The commands that read all of these, each once; those first that go on beside the others."""
     facts = [entry.step.fact() for entry in entries] + [finder.fact() for _, finder in finders]
-    return tuple(dict.fromkeys(fact.command for fact in facts))
+    return tuple(sorted(dict.fromkeys(fact.command for fact in facts), key=lambda command: not command.slow))
 
 
 def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:

@@ -20,8 +20,8 @@ umask 077
 begin() { printf '\n%s begin %s\n' "$mark" "$1"; printf '\n%s begin %s\n' "$mark" "$1" >&2; }
 end() { printf '\n%s end %s %s\n' "$mark" "$1" "$2"; printf '\n%s end %s %s\n' "$mark" "$1" "$2" >&2; }
 put() {
-  new=$(mktemp "$(dirname -- "$1")/.provision.XXXXXXXXXX") || return
-  if cat >"$new" && chown -- "$3" "$new" && chmod -- "$2" "$new" && sync -- "$new" && mv -fT -- "$new" "$1"
+  new=$(mktemp "${1%/*}/.provision.XXXXXXXXXX") || return
+  if install -T -m "$2" ${3:+-o "${3%%:*}" -g "${3#*:}"} -- /dev/stdin "$new" && sync -- "$new" && mv -fT -- "$new" "$1"
   then return 0; fi
   rm -f -- "$new"
   return 1
@@ -37,18 +37,38 @@ def make_mark() -> str:
 def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
     """The script that runs these commands one after the other.
 
+    A slow one goes on beside those that follow it, where nothing is to stop: what it says waits in a pipe until they
+    are done, its standard error behind its output.
+
     Args:
         commands: what to run.
         mark: from `make_mark`.
         stop: whether a command that fails ends the script; the commands after it then have no answer.
     """
     parts = [PRELUDE.strip("\n"), f"mark={mark}", "main() {"]
+    beside = 0
     for number, command in enumerate(commands):
+        if isinstance(command, Run) and command.slow and not stop:
+            parts += [_BESIDE.format(number=number, line=_line(command)), "{"]
+            beside += 1
+            continue
         parts += [f"begin {number}", f"{_line(command)}; rc=$?", f"end {number} $rc"]
         if stop:
             parts.append(f"case $rc in {_good(command)}) ;; (*) return ;; esac")
+    parts += ["cat", "}"] * beside
     parts += ["}", "main </dev/null", ""]
     return "\n".join(parts).encode()
+
+
+# Ends in a pipe to what goes on beside it.
+_BESIDE = """{{
+begin {number} 2>/dev/null
+{{ said=$({{ {line}; }} 2>&1 >&3 3>&-); rc=$?; }} 3>&1
+end {number} $rc 2>/dev/null
+begin {number}-error 2>/dev/null
+printf '%s\\n' "$said"
+end {number}-error 0 2>/dev/null
+}} |"""
 
 
 def _good(command: Run | Put) -> str:
@@ -88,12 +108,14 @@ def parse(stdout: bytes, stderr: bytes, mark: str, count: int) -> list[Answer]:
         out, code = _between(stdout, mark, number)
         if code is None:
             break
-        err, _ = _between(stderr, mark, number)
+        err, told = _between(stderr, mark, number)
+        if told is None:
+            err, _ = _between(stdout, mark, f"{number}-error")
         answers.append(Answer(code, out, err))
     return answers
 
 
-def _between(stream: bytes, mark: str, number: int) -> tuple[bytes, int | None]:
+def _between(stream: bytes, mark: str, number: int | str) -> tuple[bytes, int | None]:
     opening = f"\n{mark} begin {number}\n".encode()
     closing = f"\n{mark} end {number} ".encode()
     _, found, rest = stream.partition(opening)

@@ -127,7 +127,11 @@ probes | {{
 """
 
 COMMAND = Run(
-    ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT + 60, title="look at Docker"
+    ("sh", "-s"),
+    ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(),
+    READ_TIMEOUT + 60,
+    title="look at Docker",
+    slow=True,
 )
 
 

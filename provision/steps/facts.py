@@ -165,7 +165,8 @@ def command(peers: tuple[str, ...]) -> Run:
         peers: names or addresses of hosts that the host must be able to reach.
     """
     stdin = ("set -u\n" + SCRIPT.strip("\n") + "\n").encode()
-    return Run(("sh", "-s", "--", *peers), stdin, READ_TIMEOUT + float(NVIDIA_SMI_TIMEOUT), title="host facts")
+    timeout = READ_TIMEOUT + float(NVIDIA_SMI_TIMEOUT)
+    return Run(("sh", "-s", "--", *peers), stdin, timeout, title="host facts", slow=True)
 
 
 def parse(text: str) -> HostFacts:

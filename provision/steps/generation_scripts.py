@@ -47,16 +47,16 @@ cp -a -- "$2" "$1"
 INSTALL = """
 umask 022
 install -d -m 0755 -- "${5%/*}" "${1%/*}"
-chmod 0755 -- "$2/.new"
 "$4" -t -q -c "$2/.new/nginx.conf"
 [ -s "$5" ] || rm -f -- "$5"
-rm -rf -- "$2/.old"
-if [ -e "$2/$3" ]; then mv -T -- "$2/$3" "$2/.old"; fi
+if [ -e "$2/$3" ]; then
+  rm -rf -- "$2/.old"
+  mv -T -- "$2/$3" "$2/.old"
+fi
 mv -T -- "$2/.new" "$2/$3"
-rm -f -- "$1.provision-new"
-ln -s -- "$2/$3" "$1.provision-new"
+ln -sfn -- "$2/$3" "$1.provision-new"
 mv -fT -- "$1.provision-new" "$1"
-rm -rf -- "$2/.old"
+[ ! -e "$2/.old" ] || rm -rf -- "$2/.old"
 cd "$2"
 ls -1t | grep -x '[0-9a-f]\\{12\\}' | tail -n +6 | while read -r old; do [ "$old" = "$3" ] || rm -rf -- "$old"; done
 """
@@ -76,10 +76,12 @@ children() { cat "/proc/$1/task/$1/children" 2>/dev/null || :; }
 workers=$(children "$(cat -- "$pidfile")")
 accepting() { # the workers of before that still take requests: those that finish theirs have another title
   for pid in $workers; do
-    [ "$(cat "/proc/$pid/cmdline" 2>/dev/null | tr -d '\\0')" != 'nginx: worker process' ] || echo "$pid"
-  done
+    title=''
+    read -r title <"/proc/$pid/cmdline" || :
+    [ "$title" != 'nginx: worker process' ] || echo "$pid"
+  done 2>/dev/null
 }
-uptime() { cut -d. -f1 /proc/uptime; }
+uptime() { read -r now rest </proc/uptime; echo "${now%%.*}"; }
 wait_for() {
   until=$(($(uptime) + 20))
   while [ "$("$1")" != "$2" ]; do
@@ -111,7 +113,9 @@ elif [ "$(exe)" != "$nginx" ]; then
   wait_for exe "$nginx" || back "the new nginx did not take over"
   kill -QUIT "$old"
 else
-  systemctl reload -- "$unit" || back "nginx refused to reload"
+  # what INSTALL has just checked is not checked again, as the unit's own reload would
+  [ -n "$before" ] || "$nginx" -t -q -c "$link/nginx.conf" || back "nginx refuses the configuration"
+  kill -HUP "$(cat -- "$pidfile")"
 fi
 wait_for loaded "$id" || back "nginx did not load the new configuration"
 wait_for accepting '' || :  # or what is asked next may still be answered by the old configuration

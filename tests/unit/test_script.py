@@ -95,3 +95,28 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(
 def test_answers_that_did_not_come_are_not_made_up():
     mark = make_mark()
     assert parse(f"\n{mark} begin 0\nhalf".encode(), b"", mark, 2) == []
+
+
+def test_a_slow_read_goes_on_beside_what_follows_it(tmp_path):
+    """It waits for what only a later command does."""
+    wait = f"until [ -e {tmp_path}/done ]; do sleep 0.01; done; echo out; echo error >&2; exit 3"
+    slow = [Run(("sh", "-c", wait), timeout=20, slow=True), Run(("sh", "-s"), wait.encode(), timeout=20, slow=True)]
+    said = shell([Run(("echo", "before")), *slow, Run(("sh", "-c", f"echo after; touch {tmp_path}/done"))])
+    assert [(a.exit, a.text, a.complaint) for a in said] == [
+        (0, "before\n", ""),
+        (3, "out\n", "error"),
+        (3, "out\n", "error"),
+        (0, "after\n", ""),
+    ]
+
+
+def test_what_comes_before_a_slow_read_has_ended_when_it_begins(tmp_path):
+    """The lock is taken before anything is read under it."""
+    touch = Run(("sh", "-c", f"sleep 0.1; touch {tmp_path}/locked"))
+    said = shell([touch, Run(("ls", str(tmp_path)), slow=True)])
+    assert said[1].text == "locked\n"
+
+
+def test_a_slow_read_may_say_more_than_a_pipe_holds():
+    said = shell([Run(("head", "-c", "300000", "/dev/zero"), slow=True), Run(("true",))])
+    assert [(len(a.stdout), a.exit) for a in said] == [(300000, 0), (0, 0)]
