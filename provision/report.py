@@ -18,6 +18,7 @@ from provision.lock import Held
 from provision.plan import Change, HostPlan
 from provision.printable import line, lines, some
 from provision.rollout import Outcome
+from provision.steps.upstream import Drained
 
 if TYPE_CHECKING:  # importing it imports pytest, which plan and deploy do not need
     from provision.verify import HostResult
@@ -186,11 +187,26 @@ def plan_text(outcomes: Sequence[Outcome], *, diff: bool) -> None:
             say(indent(error_text(outcome.error)))
             continue
         _host_plan(outcome.host, outcome.plan, diff=diff)
+    _drained_lines(outcomes)
     counts = plan_summary(outcomes)
     say(
         f"\n{counts['hosts']} hosts, {counts['steps']} steps: {counts['add']} to add, {counts['change']} to change, "
         f"{counts['remove']} to remove, {counts['ok']} ok. Nothing was changed."
     )
+
+
+def _drained(outcomes: Sequence[Outcome]) -> list[Drained]:
+    """What operators keep out of the upstreams, each instance once."""
+    return list({one.label: one for outcome in outcomes for one in outcome.drained}.values())
+
+
+def _drained_lines(outcomes: Sequence[Outcome]) -> None:
+    for one in _drained(outcomes):
+        say(paint(f"drained: {line(one.label)} since {line(one.since)} by {line(one.by)}: {line(one.why)}", "yellow"))
+
+
+def _drained_document(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
+    return [{"instance": one.label, "since": one.since, "by": one.by, "why": one.why} for one in _drained(outcomes)]
 
 
 def _host_plan(host: str, plan: HostPlan, *, diff: bool) -> None:
@@ -214,7 +230,8 @@ def _change_lines(change: Change, *, diff: bool) -> None:
 
 def plan_document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The body of `plan --json`."""
-    return {"hosts": [_plan_host(outcome) for outcome in outcomes], "summary": plan_summary(outcomes)}
+    hosts = [_plan_host(outcome) for outcome in outcomes]
+    return {"hosts": hosts, "drained": _drained_document(outcomes), "summary": plan_summary(outcomes)}
 
 
 def _plan_host(outcome: Outcome) -> dict[str, Any]:
@@ -270,6 +287,7 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
         why = line(_why(outcome.error)) or ", ".join(map(line, outcome.changed[:3]))
         why += ", ..." if not outcome.error and len(outcome.changed) > 3 else ""
         say(f"{outcome.host:{width}}  {result}  {steps:>7}  {len(outcome.changed):>7}  {outcome.seconds:6.1f}s  {why}")
+    _drained_lines(outcomes)
     counts = deploy_summary(outcomes)
     words = ", ".join(f"{count} {result}" for result, count in counts.items() if count and result != "hosts")
     say(f"{words} of {len(outcomes)} · run {run_id}" + (f" · again: {again}" if again else ""))
@@ -282,7 +300,9 @@ def _done(outcome: Outcome) -> int:
 
 def deploy_document(outcomes: Sequence[Outcome], run_id: str) -> dict[str, Any]:
     """The body of `deploy --json`."""
-    return {"run": run_id, "hosts": [_deploy_host(o) for o in outcomes], "summary": deploy_summary(outcomes)}
+    hosts = [_deploy_host(outcome) for outcome in outcomes]
+    drained = _drained_document(outcomes)
+    return {"run": run_id, "hosts": hosts, "drained": drained, "summary": deploy_summary(outcomes)}
 
 
 def _deploy_host(outcome: Outcome) -> dict[str, Any]:

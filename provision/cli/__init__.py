@@ -17,6 +17,8 @@ COMMANDS = {
     "deploy": ("provision.cli.run", "Make the hosts what the inventory says"),
     "verify": ("provision.cli.run", "Prove it, step by step, without trusting what deploy believed"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint; does it meet its targets, what does it hold"),
+    "drain": ("provision.cli.drain", "Take instances out of the upstream, until they are given back"),
+    "undrain": ("provision.cli.drain", "Give drained instances back, when they can serve"),
     "lock": ("provision.cli.lock", "Who has which host; keep others off; take a dead lock away"),
     "history": ("provision.cli.history", "The runs that changed these hosts, and what came of them"),
     "show": ("provision.cli.history", "What a run did, step by step"),

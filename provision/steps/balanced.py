@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from provision.steps import upstream
 from provision.steps.base import Check
 from provision.steps.build import CONFIG
 
@@ -54,7 +55,7 @@ curl --noproxy '*' --silent --no-buffer --max-time 300 --header 'Content-Type: a
 def members(
     live: Any, expected: Mapping[str, tuple[int, int, int]], settled: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Check]:
-    """The upstream names exactly these instances, all of them up, and each answers by itself.
+    """The upstream names exactly these instances, all up but those that an operator drained, and each answers.
 
     Args:
         live: testinfra's host.
@@ -68,9 +69,13 @@ def members(
     strangers = [address for address in _SERVER.findall(text) if expected and address not in named]
     yield Check("upstream (port, weight, max_conns)", got, dict(expected))
     yield Check("servers that are no instance", strangers, [])
-    yield Check("instances marked down", sorted(name for name, match in found.items() if match["down"]), [])
+    drained = {name for name in upstream.drained(text) if name in found and found[name]["down"]}
+    down = sorted(name for name, match in found.items() if match["down"] and name not in drained)
+    yield Check("instances marked down", down, [])
+    for one in (upstream.drained(text)[name] for name in sorted(drained)):
+        yield Check(f"{one.label} is drained since {one.since} by {one.by}: {one.why}", True, True)
     yield from _apart({name: match["address"] for name, match in found.items() if not match["down"]}, settled, got)
-    addresses = {name: f"{match['address']}:{match['port']}" for name, match in found.items()}
+    addresses = {name: f"{m['address']}:{m['port']}" for name, m in found.items() if name not in drained}
     if addresses:
         yield from _answering(live, addresses)
 

@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2]
 ROWS = [
     {"fabfile"},
     {"cli", "lab"},
-    {"report_past"},
+    {"report_past", "report_drain"},
     {"report"},
-    {"rollout", "verify", "loadtest", "each"},
+    {"rollout", "verify", "loadtest", "each", "drain"},
     {"apply"},
     {"turn"},
     {"rolling"},
