@@ -1,5 +1,10 @@
 """What verify finds in an upstream that does not lead where its labels say."""
 
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,3 +83,57 @@ def test_who_is_down_is_at_no_address_of_its_own() -> None:
         ":3001 weight=1 max_conns=5 max_fails=2 fail_timeout=30s down;",
     )
     assert set(failed(fleet(), text)) == {"instances marked down"}
+
+
+# -- a streamed answer
+
+Arrival = Callable[[int, int], int]
+"""When a frame comes, in milliseconds: of its number, and how many tokens were asked for."""
+
+
+class Streaming:
+    """A balancer through which an answer of 20 ms a token comes."""
+
+    def __init__(self, arrival: Arrival) -> None:
+        self.arrival = arrival
+        self.asked: list[int] = []
+        self.stdout = ""
+
+    def run(self, _: str, *arguments: str) -> "Streaming":
+        tokens = json.loads(arguments[-1])["options"]["num_predict"]
+        self.asked.append(tokens)
+        frames: list[dict[str, Any]] = [{"response": "1 "}] * tokens
+        frames.append({"done": True, "eval_duration": tokens * 20_000_000})
+        lines = (f"{self.arrival(number, tokens)} {json.dumps(frame)}" for number, frame in enumerate(frames))
+        self.stdout = "\n".join(lines)
+        return self
+
+
+def streamed(arrival: Arrival) -> tuple[list[bool], list[int]]:
+    """Which proofs hold, and how long the answers were that they took."""
+    live = Streaming(arrival)
+    return [check.passed for check in balanced.stream(live, "http://x", "m:1")], live.asked
+
+
+def test_a_stream_that_comes_as_it_is_made() -> None:
+    assert streamed(lambda number, tokens: number * 20) == ([True, True], [24])
+
+
+def test_a_host_that_was_busy_when_a_short_answer_came_is_asked_for_a_longer_one() -> None:
+    assert streamed(lambda number, tokens: number * 20 if tokens > 24 else 0) == ([True, True], [24, 96])
+
+
+def test_a_balancer_that_holds_answers_back_fails_however_long_they_are() -> None:
+    assert streamed(lambda number, tokens: 5000) == ([True, False], [24, 96, 384])
+
+
+def test_a_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:
+    curl = tmp_path / "curl"
+    curl.write_text("#!/bin/sh\nprintf 'a  b\\\\n\\n'; sleep 0.1; echo c\n")
+    curl.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = ["sh", "-c", balanced.STREAM, "sh", "http://x", "{}"]
+    said = subprocess.run(words, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+    times, texts = zip(*(line.split(" ", 1) for line in said), strict=True)
+    assert texts == ("a  b\\n", "c")
+    assert int(times[1]) > int(times[0])
