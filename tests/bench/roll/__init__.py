@@ -1,0 +1,1 @@
+"""Instances rolled under load: what clients see of it."""

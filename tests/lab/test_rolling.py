@@ -1,0 +1,207 @@
+"""Running instances are replaced without anybody noticing; what goes wrong meanwhile stops there."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import yaml
+
+from provision.lab import faults
+from tests.bench.roll.load import Load
+
+pytestmark = pytest.mark.lab
+GPU = ("gpu-01", "gpu-02")
+ALL = {f"{host}/ollama{number}" for host in GPU for number in (1, 2)}
+KNOBS = "/etc/provision-lab/knobs.json"
+
+
+@pytest.fixture(autouse=True)
+def slow(fleet, lab):
+    """Answers of two seconds."""
+    for host in GPU:
+        lab.host(host).write(KNOBS, json.dumps({"tokens_per_second": 20, "answer_tokens": 5000}))
+    yield
+    for host in GPU:
+        lab.host(host).run(["rm", "-f", KNOBS])
+
+
+def upstream(fleet) -> str:
+    return fleet.ssh("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
+
+
+def down(fleet) -> set[str]:
+    """The instances that the balancer sends nothing to."""
+    return {line.rpartition("# ")[2] for line in upstream(fleet).splitlines() if " down;" in line}
+
+
+def containers(lab) -> dict[str, str]:
+    """Instance -> id of its container."""
+    found = {}
+    for host in GPU:
+        said = lab.host(host).run(["docker", "ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}"]).stdout
+        found.update({f"{host}/{name}": number for name, number in map(str.split, said.splitlines())})
+    return found
+
+
+def replaced(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after.get(name)}
+
+
+class Watch:
+    """Notes the most instances that the balancer had down at once."""
+
+    def __init__(self, lab) -> None:
+        self.most: set[str] = set()
+        self._file = lab.host("lb-01").disk.root / "etc/provision/nginx"
+        self._root = lab.host("lb-01").disk.root
+        self._until = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._until.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._until.is_set():
+            try:
+                link = self._file.readlink()
+                text = (self._root / str(link).lstrip("/") / "upstream.conf").read_text()
+            except OSError:
+                continue
+            now = {line.rpartition("# ")[2] for line in text.splitlines() if " down;" in line}
+            self.most = max(self.most, now, key=len)
+            time.sleep(0.05)
+
+
+def test_every_instance_is_replaced_and_back_and_nobody_notices(fleet, lab):
+    """All of them are made anew, then the balancer's settings change, then everything goes back."""
+    before = containers(lab)
+    with Load(fleet.address("lb-01"), 3, 40, "roll") as load, Watch(lab) as watch:
+        fleet.vars["ollama"]["log_max_file"] = 4
+        done = fleet.deploy()
+        middle = containers(lab)
+        fleet.vars["balancer"] = {"retry_after": 7}
+        fleet.deploy()
+        del fleet.vars["balancer"], fleet.vars["ollama"]["log_max_file"]
+        fleet.deploy()
+    assert load.failed == []
+    assert len(load.answers) > 10
+    assert replaced(before, middle) == replaced(middle, containers(lab)) == ALL
+    assert len(watch.most) == 1
+    assert down(fleet) == set()
+    assert {host: "container:ollama1" in done.host(host)["changed"] for host in GPU} == dict.fromkeys(GPU, True)
+    assert not any(fleet.changes().values())
+
+
+def test_cards_that_change_hands_are_one_outage(fleet, lab):
+    instances = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"]
+    with Load(fleet.address("lb-01"), 2, 20, "cards") as load, Watch(lab) as watch:
+        for swap in ([[1], [0]], [[0], [1]]):
+            for instance, cards in zip(instances, swap, strict=True):
+                instance["gpus"] = cards
+            fleet.deploy()
+    assert load.failed == []
+    assert watch.most == {"gpu-01/ollama1", "gpu-01/ollama2"}
+    assert down(fleet) == set()
+
+
+def test_an_instance_that_fails_its_test_stays_out_and_stops_the_roll(fleet, lab):
+    before = containers(lab)
+    for host in GPU:
+        faults.switch(lab, f"{host}/ollama1", "stream-fails", on=True)
+    fleet.vars["ollama"]["log_max_file"] = 4
+    done = fleet.provision("deploy", "--yes", "--json")
+    assert done.code == 7, done
+    (bad,) = down(fleet)
+    host, other = bad.partition("/")[0], next(host for host in GPU if not bad.startswith(host))
+    assert bad.endswith("/ollama1")
+    assert done.host(host)["result"] == "failed"
+    assert done.host(host)["failed"]["step"] == "test:ollama1"
+    assert "stays out of the upstream" in done.host(host)["why"]
+    assert done.host(other)["result"] == "stopped"
+    assert replaced(before, containers(lab)) == {bad}
+    # Nothing else was to change, and it still does not come back by itself: it is asked first.
+    del fleet.vars["ollama"]["log_max_file"]
+    again = fleet.provision("deploy", "--yes", "--json")
+    assert again.code in (3, 7), again
+    assert down(fleet) == {bad}
+    for name in GPU:
+        faults.switch(lab, f"{name}/ollama1", "stream-fails", on=False)
+    fleet.deploy()
+    assert down(fleet) == set()
+    assert not any(fleet.changes().values())
+
+
+def test_nothing_is_replaced_that_a_balancer_may_send_to_and_cannot_be_told(fleet, lab):
+    before = containers(lab)
+    fleet.vars["ollama"]["log_max_file"] = 4
+    lab.cut("lb-01")
+    try:
+        done = fleet.provision("deploy", "--yes", "--json")
+    finally:
+        lab.uncut("lb-01")
+    assert done.code == 3, done
+    assert {host["host"]: host["result"] for host in done.doc["hosts"]} == {
+        "gpu-01": "failed",
+        "gpu-02": "failed",
+        "lb-01": "unreachable",
+    }
+    assert "lb-01 cannot be reached, and may send to" in done.host("gpu-01")["why"]
+    assert replaced(before, containers(lab)) == set()
+
+
+def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab, tmp_path):
+    before = containers(lab)
+    fleet.vars["ollama"]["log_max_file"] = 4
+    path = tmp_path / "interrupted.yaml"
+    path.write_text(yaml.safe_dump(fleet.data))
+    argv = [sys.executable, "-m", "provision", "deploy", "--yes", "-v", "-i", str(path)]
+    with Load(fleet.address("lb-01"), 4, 200, "interrupted") as load:
+        time.sleep(1)
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for line in process.stdout:
+            if "still run" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert load.end() and load.failed == []
+    assert replaced(before, containers(lab)) == set()
+    assert down(fleet) == set()
+
+
+def test_streams_that_do_not_end_in_time_are_cut_and_told_of(fleet, lab):
+    fleet.vars["ollama"] |= {"log_max_file": 4, "drain_timeout": "1s"}
+    with Load(fleet.address("lb-01"), 4, 200, "cut") as load:
+        time.sleep(1)
+        done = fleet.provision("deploy", "--yes", "--limit", "gpu-01")
+    assert done.code == 0, done
+    assert "streams through lb-01 are cut (after 1 s)" in done.err
+    assert {answer.failure for answer in load.failed} == {"cut"}
+    del fleet.vars["ollama"]["log_max_file"], fleet.vars["ollama"]["drain_timeout"]
+    fleet.deploy()
+
+
+def test_the_first_host_goes_alone_and_gates_the_others(fleet, lab):
+    before = containers(lab)
+    faults.switch(lab, "gpu-01/ollama1", "stream-fails", on=True)
+    fleet.vars["ollama"]["log_max_file"] = 4
+    try:
+        done = fleet.provision("deploy", "--yes", "--json", "--canary")
+    finally:
+        faults.switch(lab, "gpu-01/ollama1", "stream-fails", on=False)
+    assert done.code == 7, done
+    assert done.host("gpu-02")["result"] == "stopped"
+    assert replaced(before, containers(lab)) == {"gpu-01/ollama1"}
+    assert down(fleet) == {"gpu-01/ollama1"}
+    del fleet.vars["ollama"]["log_max_file"]
+    fleet.deploy()
+    assert down(fleet) == set()

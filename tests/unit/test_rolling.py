@@ -1,0 +1,201 @@
+"""Who may be out of the upstream at once, and what halts a roll."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision import rolling
+from provision.artifacts import Store
+from provision.context import Context, Stopped
+from provision.errors import RefusedError, UnreachableError
+from provision.inventory import Connection, Host, Instance, Inventory
+from provision.roles import ollama
+from provision.rolling import Rolling
+from provision.steps.base import EVERY
+from provision.steps.upstream import Member
+
+ONE = frozenset({"ollama1"})
+
+
+class Fake:
+    """A balancer as Rolling sees it."""
+
+    def __init__(self, host: Host, *_: Any) -> None:
+        self.host = host
+        self.touched = False
+        self.unreachable = False
+        self.down: set[str] = set()
+        self.members: dict[str, int] = {}
+        self.connections: list[tuple[int, bool]] = []
+
+    def look(self) -> dict[str, Member]:
+        if self.unreachable:
+            raise UnreachableError("no route")
+        return {name: Member("10.0.0.1", port, name in self.down) for name, port in self.members.items()}
+
+    def mark(self, *, down: Any = (), up: Any = ()) -> None:
+        self.down = (self.down | set(down)) - set(up)
+
+    def wait(self, addresses: list[str], seconds: float) -> tuple[int, bool]:
+        return self.connections.pop(0) if self.connections else (0, True)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolling, "Marker", Fake)
+    monkeypatch.setattr(rolling, "TICK", 0.01)
+
+
+def gpu(name: str, models: tuple[tuple[str, ...], ...] = (("m",), ("m",)), **settings: Any) -> Host:
+    instances = tuple(
+        Instance(host=name, name=f"ollama{n}", gpus=(n,), port=3000 + n, models=one) for n, one in enumerate(models, 1)
+    )
+    return Host(
+        name=name,
+        groups=("gpu",),
+        connection=Connection(address=name),
+        settings={"ollama": ollama.Settings(**settings)},
+        instances=instances,
+    )
+
+
+def make(tmp_path: Path, *hosts: Host, balancers: int = 1) -> Rolling:
+    lbs = tuple(
+        Host(name=f"lb-{n}", groups=("balancer",), connection=Connection(address=f"lb-{n}")) for n in range(balancers)
+    )
+    context = Context("run", Inventory(path="", hosts=(*hosts, *lbs)), frozenset(), lambda _: None, Store(tmp_path))
+    made = Rolling(context)
+    for host in hosts:
+        for marker in made.markers(host):
+            marker.members.update({f"{host.name}/{one.name}": one.port for one in host.instances})  # type: ignore[attr-defined]
+    return made
+
+
+def fits(made: Rolling, host: Host, names: frozenset[str] = ONE) -> bool:
+    """Whether they may be taken out at once; they are, if so."""
+
+    def give_up(text: str) -> None:
+        raise TimeoutError
+
+    try:
+        made.begin(made.served(host, names), give_up)
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_one_instance_of_a_model_is_out_at_a_time(tmp_path: Path) -> None:
+    one, two = gpu("a"), gpu("b")
+    made = make(tmp_path, one, two)
+    assert fits(made, one)
+    assert not fits(made, two)
+    made.drop("a/ollama1")
+    assert fits(made, two)
+
+
+def test_instances_of_other_models_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    one, two = gpu("a", (("m",),)), gpu("b", (("n",),))
+    made = make(tmp_path, one, two)
+    assert fits(made, one)
+    assert fits(made, two)
+
+
+@pytest.mark.parametrize(("said", "out"), [(2, 2), ("50%", 2), ("25%", 1), ("1%", 1), ("100%", 4)])
+def test_as_many_as_may_be_unavailable(tmp_path: Path, said: Any, out: int) -> None:
+    hosts = [gpu(name, (("m",),), max_unavailable=said) for name in "abcd"]
+    made = make(tmp_path, *hosts)
+    assert sum(fits(made, host) for host in hosts) == out
+
+
+def test_a_whole_host_goes_where_nothing_else_is_out(tmp_path: Path) -> None:
+    one, two = gpu("a"), gpu("b")
+    made = make(tmp_path, one, two)
+    assert fits(made, two)
+    assert not fits(made, one, EVERY)
+    made.drop("b/ollama1")
+    assert fits(made, one, EVERY)
+    assert not fits(made, two)
+
+
+def test_who_gets_no_requests_needs_no_turn(tmp_path: Path) -> None:
+    one = gpu("a")
+    made = make(tmp_path, one)
+    marker: Any = made.markers(one)[0]
+    marker.down = {"a/ollama1"}
+    assert not made.served(one, ONE).at
+    marker.members = {}
+    assert not made.served(one, EVERY).at
+
+
+def test_hosts_that_balance_for_themselves_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    one, two = gpu("a"), gpu("b")
+    made = make(tmp_path, one, two, balancers=0)
+    assert fits(made, one)
+    assert fits(made, two)
+
+
+def test_every_balancer_is_told_both_ways(tmp_path: Path) -> None:
+    one = gpu("a")
+    made = make(tmp_path, one, balancers=2)
+    served = made.served(one, ONE)
+    made.begin(served, lambda _: None)
+    made.drain(served, lambda _: None, lambda _: None)
+    markers: list[Any] = made.markers(one)
+    assert [marker.down for marker in markers] == [{"a/ollama1"}] * 2
+    made.back("a/ollama1")
+    assert [marker.down for marker in markers] == [set()] * 2
+
+
+def test_streams_are_waited_for_and_what_is_dead_is_not(tmp_path: Path) -> None:
+    one = gpu("a")
+    made = make(tmp_path, one)
+    marker: Any = made.markers(one)[0]
+    marker.connections = [(2, True), (1, True), (1, False)]
+    served, waited, told = made.served(one, ONE), [], []  # type: ignore[var-annotated]
+    made.begin(served, lambda _: None)
+    made.drain(served, waited.append, told.append)
+    assert [text.split()[1] for text in waited] == ["2", "1"]
+    assert told == ["waiting no longer: 1 streams through lb-0 are cut (it does not answer any more)"]
+
+
+def test_after_the_longest_wait_it_is_told_what_is_cut(tmp_path: Path) -> None:
+    one = gpu("a", drain_timeout="0s")
+    made = make(tmp_path, one)
+    marker: Any = made.markers(one)[0]
+    marker.connections = [(3, True)]
+    served, told = made.served(one, ONE), []  # type: ignore[var-annotated]
+    made.begin(served, lambda _: None)
+    made.drain(served, lambda _: None, told.append)
+    assert told == ["waiting no longer: 3 streams through lb-0 are cut (after 0 s)"]
+
+
+def test_a_balancer_that_cannot_be_asked_forbids_it(tmp_path: Path) -> None:
+    one = gpu("a")
+    made = make(tmp_path, one, balancers=2)
+    marker: Any = made.markers(one)[1]
+    marker.unreachable = True
+    with pytest.raises(RefusedError, match="lb-1 cannot be reached, and may send to the instances of a"):
+        made.served(one, ONE)
+
+
+def test_one_that_is_left_out_halts_the_roll_also_for_who_waits(tmp_path: Path) -> None:
+    one, two = gpu("a"), gpu("b")
+    made = make(tmp_path, one, two)
+    assert fits(made, one)
+    found: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            made.begin(made.served(two, ONE), lambda _: None)
+        except Stopped as error:
+            found.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    made.leave("a/ollama1", "a/ollama1 is not fit to serve")
+    waiting.join(5)
+    assert "a/ollama1 is not fit to serve" in str(found[0])
+    assert made.halted == "a/ollama1 is not fit to serve"
+    assert made.unfit == {"a/ollama1"}
