@@ -52,8 +52,16 @@ SCRIPT = f"""
 keys=LoadState,ActiveState,SubState,UnitFileState,InvocationID,MainPID,FragmentPath,DropInPaths
 unit=$(systemctl show --no-pager --property="$keys" docker.service) || exit
 printf '%s\\n' "$unit"
-value() {{ printf '%s\\n' "$unit" | sed -n "s/^$1=//p"; }}
-pid=$(value MainPID)
+pid=0 active='' files=''
+while IFS='=' read -r key value; do
+  case $key in
+    MainPID) pid=$value ;;
+    ActiveState) active=$value ;;
+    FragmentPath | DropInPaths) files="$files $value" ;;
+  esac
+done <<unit
+$unit
+unit
 encoded() {{ if [ -f "$2" ]; then printf '%s=%s\\n' "$1" "$(base64 -w0 <"$2")"; fi; }}
 encoded config {CONFIG}
 encoded ours {STATE}/ours.json
@@ -61,20 +69,20 @@ encoded started_with {NOTES}/started-with.json
 encoded loaded {NOTES}/loaded.json
 encoded invocation {NOTES}/invocation
 encoded hook_at_start {NOTES}/hook
-if [ -f {CONFIG} ]; then
-  echo "config_mode=$(stat -c %a {CONFIG})"
-  echo "config_changed=$(stat -c %Z {CONFIG})"
-fi
+[ ! -f {CONFIG} ] || stat -c 'config_mode=%a
+config_changed=%Z' {CONFIG}
 hook=$(command -v {HOOK}) && echo "hook_changed=$(stat -L -c %Z "$hook")"
 if [ "$pid" -gt 0 ] 2>/dev/null && [ -r "/proc/$pid/stat" ]; then
-  ticks=$(sed 's/.*) //' "/proc/$pid/stat" | cut -d' ' -f20)
+  read -r stat <"/proc/$pid/stat"
+  set -- ${{stat##*) }}
+  ticks=${{20}}
   echo "started=$(awk -v t="$ticks" -v hz="$(getconf CLK_TCK)" '/^btime/{{printf "%d", $2 + t / hz}}' /proc/stat)"
   encoded words "/proc/$pid/cmdline"
 fi
-texts() {{ for path in $(value FragmentPath) $(value DropInPaths); do echo "# $path"; cat -- "$path"; done; }}
+texts() {{ for path in $files; do echo "# $path"; cat -- "$path"; done; }}
 printf 'unit=%s\\n' "$(texts 2>/dev/null | base64 -w0)"
 encoded defaults /etc/default/docker
-if [ "$(value ActiveState)" = active ]; then
+if [ "$active" = active ]; then
   info=$(timeout 15 docker info --format '{_INFO}' 2>&1) && echo "info=$info" || printf 'silent=%s\\n' "$info" | head -1
 fi
 echo end=

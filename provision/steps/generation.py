@@ -224,15 +224,13 @@ class OwnedGenerations(Owned):
 
     def fact(self) -> Fact:
         """Looks for the link; what it leads to is removed before it."""
-        command = sh('[ ! -L "$1" ] || readlink -- "$1"', CONFIG, title=f"look for {CONFIG}", timeout=READ_TIMEOUT)
-        return Fact(command, self._parse)
+        return Fact(listing.command(), self._parse)
 
     def step(self, step_id: str) -> Step:
         """The configuration, to be removed with all its generations."""
         return Generation(name=self.name, files={}, binary="", status_port=0)
 
     def _parse(self, answer: Answer) -> State:
-        if answer.exit:
-            raise UnreadableError(answer.complaint or f"exited {answer.exit}")
+        link = listing.parse(answer).get(CONFIG)
         found: dict[str, Any] = {"kind": "link", "id": "", "files": {}, "odd": {}, "exe": "", "loaded": ""}
-        return {f"config:{self.name}": found} if answer.text.strip() else {}
+        return {f"config:{self.name}": found} if link and link.kind == "link" else {}

@@ -75,7 +75,7 @@ class OwnedLinks(Owned):
 
     def fact(self) -> Fact:
         """Reads the paths themselves."""
-        return Fact(listing.command(*self.paths, depth=0), self._parse)
+        return Fact(listing.covering(*self.paths, depth=0), self._parse)
 
     def step(self, step_id: str) -> Step:
         """The link, to be removed."""

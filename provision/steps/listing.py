@@ -23,6 +23,9 @@ ROOTS = (
 )
 """What the shared listing covers. Files elsewhere are read by a command of their own."""
 
+FLAT = ("/opt/provision/nginx/current", "/var/cache/provision-nginx", "/var/log/provision-nginx")
+"""What it covers without what is below."""
+
 # Content only of what everybody on the host may read anyway, up to 64 KiB; of the rest its hash. GNU find flushes
 # what it has printed before it runs a program, so that both come in order. Names end in NUL: they may hold newlines.
 FIND = r"""
@@ -79,20 +82,24 @@ def command(*paths: str, depth: int | None = None) -> Run:
         paths: absolute paths.
         depth: how far below them; None for all the way.
     """
-    head = ["set -u", "depth=" if depth is None else f"depth='-maxdepth {depth}'"]
-    if not paths:
-        head.append("set -- " + " ".join(ROOTS))
-    text = "\n".join([*head, FIND.strip("\n"), ""])
+    find = FIND.strip("\n")
+    if paths:
+        parts = ["depth=" if depth is None else f"depth='-maxdepth {depth}'", find]
+    else:
+        parts = ["depth=", "set -- " + " ".join(ROOTS), f"({find}\n) || exit"]
+        parts += ["depth='-maxdepth 0'", "set -- " + " ".join(FLAT), find]
+    text = "\n".join(["set -u", *parts, ""])
     return Run(("sh", "-s", "--", *paths), text.encode(), READ_TIMEOUT, title=f"list {' '.join(paths) or 'our files'}")
 
 
-def covering(path: str, depth: int | None = None) -> Run:
-    """The command that shows `path`: the shared listing where that covers it."""
-    return command() if is_covered(path) else command(path, depth=depth)
+def covering(*paths: str, depth: int | None = None) -> Run:
+    """The command that shows these paths: the shared listing where that covers them."""
+    covered = all(is_covered(path) or (path in FLAT and depth == 0) for path in paths)
+    return command() if covered else command(*paths, depth=depth)
 
 
 def is_covered(path: str) -> bool:
-    """Whether the shared listing shows this path."""
+    """Whether the shared listing shows this path, and what is below it."""
     return any(path == root or path.startswith(root + "/") or _matches(path, root) for root in ROOTS)
 
 

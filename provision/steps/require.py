@@ -17,6 +17,7 @@ ARCHITECTURES = ("amd64", "arm64")
 NAMES = "Debian 12 and 13, Ubuntu 22.04 and 24.04, on amd64 and arm64"
 
 SNAP = 'if [ -e /snap/bin/docker ] || [ -d /var/snap/docker ]; then echo "snap"; else echo "none"; fi'
+LOOK = Run(("sh", "-c", SNAP), title="look for Docker's snap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class SupportedHost(Step):
 
     def fact(self) -> Fact:
         """Whether Docker is there as a snap; the rest is among the host facts."""
-        return Fact(Run(("sh", "-c", SNAP), title="look for Docker's snap"), _snap)
+        return Fact(LOOK, _snap)
 
     def want(self, facts: HostFacts, have: State) -> State:
         """Nothing; refuses other hosts."""
@@ -90,8 +91,8 @@ class UsableCards(Step):
         return "require:cards"
 
     def fact(self) -> Fact:
-        """Nothing of its own: the cards are among the host facts."""
-        return Fact(Run(("true",), title="nothing"), lambda answer: {})
+        """Nothing of its own, so what another guard asks anyway: the cards are among the host facts."""
+        return Fact(LOOK, lambda answer: {})
 
     def want(self, facts: HostFacts, have: State) -> State:
         """Nothing; refuses a driver or cards that will not do."""
