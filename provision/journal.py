@@ -37,6 +37,7 @@ chmod 0700 -- "$folder" "$store"
 at=$(date +%s) up=$(cut -d. -f1 /proc/uptime) boot=$(cat /proc/sys/kernel/random/boot_id)
 new=$(mktemp "$store/.new.XXXXXXXXXX")
 trap 'rm -f -- "$new"' EXIT
+trap 'exit 129' HUP INT TERM
 if [ -s "$journal" ] && [ -n "$(tail -c 1 -- "$journal")" ]; then echo >>"$journal"; fi
 while IFS= read -r line; do
   case $line in
@@ -57,6 +58,7 @@ END = (
     WRITE
     + r"""
 ! command -v logger >/dev/null || logger -t provision -p user.notice -- "$6" || :
+find "$store" -name '.new.*' -mmin +60 -delete
 cd -- "$folder"
 old=$(
   ls -1 | grep '\.jsonl$' | sort -r | tail -n "+$(($4 + 1))"

@@ -97,8 +97,8 @@ def story_document(run: str, found: Sequence[tuple[Host, Story | HostError | Non
     """
     hosts = [_host(host, one) for host, one in found]
     first = next((one.entry for _, one in found if isinstance(one, Story)), None)
-    told = {"time": first.time, "who": first.who, "command": first.command} if first else {}
-    return {"run": run, **told, "hosts": hosts}
+    about = {"time": first.time, "who": first.who, "command": first.command} if first else None
+    return {"run": run, "about": about, "hosts": hosts}
 
 
 def _host(host: Host, one: Story | HostError | None) -> dict[str, Any]:
@@ -134,8 +134,8 @@ def difference(made: Made) -> list[str]:
 def story_text(run: str, found: Sequence[tuple[Host, Story | HostError | None]]) -> None:
     """What a run did, host by host."""
     document = story_document(run, found)
-    if "who" in document:
-        say(f"{line(run)}  {line(document['command'])} by {line(document['who'])}, {line(document['time'])}")
+    if about := document["about"]:
+        say(f"{line(run)}  {line(about['command'])} by {line(about['who'])}, {line(about['time'])}")
     for host in document["hosts"]:
         if host["result"] in ("none", "unreachable") or not host["changes"]:
             continue

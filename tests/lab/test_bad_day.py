@@ -13,8 +13,8 @@ pytestmark = pytest.mark.lab
 GOOD, BAD, BALANCER = "gpu-01", "gpu-02", "lb-01"
 SPOILT = "/opt/provision/lib/docker-notes"  # drift on the good host, of the role docker: it must be mended all the same
 DAEMON = "/etc/docker/daemon.json"
-# What a deploy may leave on a host where it failed: its locks' guard, and what only says what was found.
-LEFT_ANYWAY = ("/run/provision/lock.guard",)
+# What a deploy may leave on a host where it failed: its locks' guard, and what only says what was found and begun.
+LEFT_ANYWAY = ("/run/provision/lock.guard", "/var/lib/provision/journal/", "/var/lib/provision/store/")
 TEMPORARY = re.compile(r"/\.provision\.|provision-new|\.new$|/\.new\b")
 LISTED = "/etc /opt/provision /var/lib/provision /run/provision /var/tmp /tmp"
 NOBODYS_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKtjrqNhLYHLlYYBCVdbeXkLzQpfYzUwZQtqgYFx2uYV"

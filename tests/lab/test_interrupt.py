@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,12 +55,26 @@ def test_ctrl_c_ends_the_step_and_says_where_it_stopped(running, fleet):
     assert lock(fleet) == ""
 
 
-def test_a_killed_run_leaves_a_lease_that_others_see_and_that_expires(running, fleet):
+def test_ctrl_c_twice_stops_at_once_and_still_says_where(running, fleet):
+    running.until("changing  container:ollama1")
+    for _ in range(2):
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.7)  # it looks for the key twice a second
+    said, _ = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "STOPPED" in said
+    assert "again: provision deploy" in said
+    assert "Traceback" not in said
+    assert lock(fleet) == ""
+
+
+def test_a_killed_run_leaves_a_lease_that_others_see_and_that_expires(running, fleet, tmp_path):
     running.until("changing  container:ollama1")
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert "root@" in lock(fleet)
-    refused = fleet.provision("deploy", "--yes", "-l", "gpu-01")
+    # From another machine: this one knows that the run is dead, and would take its lock.
+    refused = fleet.provision("deploy", "--yes", "-l", "gpu-01", env={"XDG_STATE_HOME": str(tmp_path / "another")})
     assert refused.code == 6, refused
     assert "locked by" in refused.out
     # Not waited for: the uptime at which it ends is put into the past.

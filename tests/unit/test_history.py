@@ -61,6 +61,7 @@ def test_what_a_run_did_is_told_step_by_step(make, capsys):
     [answer] = LocalSession().batch([past.read("run-1")], stop=False)
     found = [(host("gpu-01"), past.story("run-1", answer)), (host("gpu-02"), None)]
     document = report_past.story_document("run-1", found)
+    assert document["about"]["command"] == "deploy"
     [one, other] = document["hosts"]
     assert (one["result"], other["result"], other["changes"]) == ("changed", "none", [])
     assert [(c["step"], c["action"], c["diff"], c["result"]) for c in one["changes"]] == [

@@ -1,0 +1,135 @@
+"""The controller is killed with SIGKILL, in a long job and in a short step: nobody waits, nothing is done twice."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from .conftest import Fleet, wait_for
+
+pytestmark = pytest.mark.lab
+KNOBS = "/etc/provision-lab/knobs.json"
+JOBS = "/run/provision/jobs"
+JOURNALS = "/var/lib/provision/journal/*.jsonl"
+BEGUN = '\'"change", "step": "container:ollama1"\''
+LOADED = "resident:ollama1"
+
+
+class Running:
+    """A deploy of gpu-01 that a test watches and kills.
+
+    Args:
+        fleet: the fleet.
+        words: more words for `deploy`.
+    """
+
+    def __init__(self, fleet: Fleet, *words: str) -> None:
+        path = fleet.folder / "inventory.yaml"
+        path.write_text(yaml.safe_dump(fleet.data))
+        argv = [sys.executable, "-m", "provision", "deploy", "--yes", "-v", "-i", str(path), *words]
+        self.process = subprocess.Popen(
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=fleet.environment,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def until(self, word: str) -> None:
+        """Read what it says up to a word."""
+        for line in self.process.stdout:
+            if word in line:
+                return
+        pytest.fail(f"the run ended before it said {word!r}")
+
+    def kill(self) -> None:
+        """As the kernel does when memory is short."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def end(self) -> str:
+        """What it still says, until its end."""
+        said, _ = self.process.communicate(timeout=180)
+        assert self.process.returncode == 0, said
+        return said
+
+
+@pytest.fixture
+def slow(fleet, lab):
+    """gpu-01 has to make ollama1 anew and takes long to load its model."""
+    lab.host("gpu-01").write(KNOBS, '{"load_seconds": 12}')
+    fleet.ssh("gpu-01", "docker", "rm", "-f", "ollama1")
+    yield fleet
+    lab.host("gpu-01").run(["rm", "-f", KNOBS])
+    fleet.deploy()
+
+
+def jobs(fleet):
+    """Process ids of the jobs of gpu-01."""
+    return fleet.ssh("gpu-01", "sh", "-c", f"cat {JOBS}/*/pid 2>/dev/null || :").split()
+
+
+def newest(fleet):
+    return fleet.provision("history", "--json", "--limit", "gpu-01").doc["runs"][0]
+
+
+def test_killed_in_a_long_job_the_next_deploy_attaches_to_it_at_once(slow):
+    first = Running(slow, "-l", "gpu-01")
+    first.until("changing  resident:ollama1")
+    wait_for(lambda: jobs(slow))
+    first.kill()
+    [job] = jobs(slow)
+    left = newest(slow)
+    assert [(one["result"], one["step"]) for one in left["hosts"]] == [("running", LOADED)], "its lease has not ended"
+    again = Running(slow, "-l", "gpu-01")
+    again.until("changing  resident:ollama1")
+    assert jobs(slow) == [job], "a second load was begun"
+    assert "changed   resident:ollama1" in again.end()
+    assert [entry["run"] for entry in slow.provision("history", "--json", "-l", "gpu-01").doc["runs"]][1] == left["run"]
+    assert [one["result"] for one in newest(slow)["hosts"]] == ["changed"]
+
+
+def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow):
+    first = Running(slow, "--limit", "gpu-01", "--tags", "ollama,models")
+    first.until("changing  container:ollama1")
+    slow.ssh("gpu-01", "sh", "-c", f"until tail -qn 1 {JOURNALS} | grep -q {BEGUN}; do sleep 0.02; done")
+    first.kill()
+    left = newest(slow)
+    assert [(one["result"], one["step"]) for one in left["hosts"]] == [("running", "container:ollama1")]
+    [change] = [
+        one
+        for one in slow.provision("show", left["run"], "--json").host("gpu-01")["changes"]
+        if one["step"] == "container:ollama1"
+    ]
+    assert change["result"] == "unfinished"
+    refused = slow.provision("deploy", "--yes", "--resume", left["run"], "--limit", "gpu-02")
+    assert refused.code == 2, refused
+    assert "leave out --limit" in refused.err
+    done = slow.provision("deploy", "--yes", "--json", "--resume", left["run"])
+    assert done.code == 0, done
+    assert done.doc["run"] == left["run"]
+    assert [host["host"] for host in done.doc["hosts"]] == ["gpu-01"], "--limit and --tags of that run"
+    assert (newest(slow)["run"], newest(slow)["hosts"][0]["result"]) == (left["run"], "changed")
+    over = slow.provision("deploy", "--yes", "--resume", left["run"])
+    assert over.code == 2, over
+    assert "nothing to resume" in over.err
+
+
+def test_from_another_machine_a_dead_run_is_resumed_by_its_id_and_else_waited_for(slow, tmp_path):
+    first = Running(slow, "-l", "gpu-01")
+    first.until("changing  resident:ollama1")
+    first.kill()
+    run = newest(slow)["run"]
+    another = {"XDG_STATE_HOME": str(tmp_path / "another")}
+    refused = slow.provision("deploy", "--yes", "--json", "-l", "gpu-01", env=another)
+    assert refused.code == 6, refused
+    assert run in refused.host("gpu-01")["why"]
+    done = slow.provision("deploy", "--yes", "--json", "-l", "gpu-01", "--resume", run, env=another)
+    assert done.code == 0, done
+    assert done.doc["run"] == run
+    unknown = slow.provision("deploy", "--yes", "--resume", "20200101T000000Z-0000", env=another)
+    assert unknown.code == 2, unknown
+    assert "know a run" in unknown.err
