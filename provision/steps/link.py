@@ -83,4 +83,5 @@ class OwnedLinks(Owned):
 
     def _parse(self, answer: Answer) -> State:
         found = listing.parse(answer)
-        return {f"link:{path}": file_state(entry) for path, entry in found.items() if entry.kind == "link"}
+        ours = {path: found[path] for path in self.paths if path in found}
+        return {f"link:{path}": file_state(entry) for path, entry in ours.items() if entry.kind == "link"}
