@@ -41,6 +41,7 @@ class HostRun:
         context: what it shares with the other hosts.
         roles: names of the roles that are looked at on this host; those of the run when None.
         rolling: who is out of the upstream in this run; one of its own when None.
+        past: the steps that a rollback puts back, in their order; what is declared when None.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class HostRun:
         context: Context,
         roles: frozenset[str] | None = None,
         rolling: Rolling | None = None,
+        past: tuple[Entry, ...] | None = None,
     ) -> None:
         self.host = host
         self.session = session
         self.context = context
         self.roles = context.roles if roles is None else roles
+        self.past = past
         self.facts = HostFacts()
         self.changed: list[str] = []
         self.plans: list[HostPlan] = []
@@ -71,6 +74,11 @@ class HostRun:
         """Every step of the host, in its place."""
         return steps(self.host, self.context.inventory)
 
+    @property
+    def goals(self) -> tuple[Entry, ...]:
+        """The steps that this run makes what they should be."""
+        return self.entries if self.past is None else self.past
+
     @cached_property
     def declared(self) -> frozenset[str]:
         """The ids of all its steps."""
@@ -78,8 +86,8 @@ class HostRun:
 
     @cached_property
     def finders(self) -> tuple[tuple[str, Owned], ...]:
-        """What looks for orphans of the roles that are looked at."""
-        return tuple((role, finder) for role, finder in owned() if role in self.roles)
+        """What looks for orphans of the roles that are looked at. A rollback leaves them to the next deploy."""
+        return () if self.past is not None else tuple((role, finder) for role, finder in owned() if role in self.roles)
 
     def say(self, kind: str, step: str = "", text: str = "", seconds: float = 0.0) -> None:
         """Tell the listener what happens on this host."""
@@ -103,7 +111,7 @@ class HostRun:
         facts = self._facts(fleet)
         chosen = roles & self.roles
         # The guards are asked once, in the first wave, whatever roles it has.
-        entries = [e for e in self.entries if e.role in chosen or (e.step.guards_host and fleet is None)]
+        entries = [e for e in self.goals if e.role in chosen or (e.step.guards_host and fleet is None)]
         finders = [(role, finder) for role, finder in self.finders if role in chosen]
         found = plan.plan_host(entries, self.declared, finders, facts, self._answers, {c.step.id: c for c in earlier})
         return dataclasses.replace(found, changes=tuple(self._hidden(self._costed(one)) for one in found.changes))
@@ -169,7 +177,7 @@ class HostRun:
 
     def _reads(self, roles: frozenset[str], *, guards: bool = True) -> list[Run]:
         """The commands that read everything that planning for these roles looks at; host facts first."""
-        chosen = (e for e in self.entries if e.role in roles & self.roles or (guards and e.step.guards_host))
+        chosen = (e for e in self.goals if e.role in roles & self.roles or (guards and e.step.guards_host))
         finders = ((role, finder) for role, finder in self.finders if role in roles)
         found = plan.facts_of(chosen, finders)
         return list(dict.fromkeys([host_facts.command(self._peers), *found, *self._endangered(roles)]))
@@ -179,7 +187,7 @@ class HostRun:
         return [dockerd.COMMAND] if self.host.gpu and any(e.step.prepares_host for e in self._of(roles)) else []
 
     def _of(self, roles: frozenset[str]) -> Iterator[Entry]:
-        return (entry for entry in self.entries if entry.role in roles & self.roles)
+        return (entry for entry in self.goals if entry.role in roles & self.roles)
 
     def _scope(self, roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
         """What is read under the lock: what the last wave's roles need; before it, what comes later too.
@@ -334,7 +342,7 @@ class HostRun:
         if self.turn.out:  # never hold one and wait for another
             self._give_back()
         together = names | group.instances
-        if self.turn.take(min(EVERY, together), change.step.id):
+        if self.turn.take(together if together.isdisjoint(EVERY) else EVERY, change.step.id):
             self._known = {}  # it may have taken long
             return self._settle(change, fleet)
         return settled
