@@ -173,7 +173,8 @@ def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab,
                 break
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert load.end() and load.failed == []
+    assert load.end()
+    assert load.failed == []
     assert replaced(before, containers(lab)) == set()
     assert down(fleet) == set()
 

@@ -1,0 +1,104 @@
+"""Instances that an operator takes out stay out, whatever happens to anybody, until they are given back."""
+
+import json
+
+import pytest
+
+from provision.lab import faults
+
+from .conftest import wait_for
+from .test_rolling import containers, down, replaced, upstream
+
+pytestmark = pytest.mark.lab
+HOST = {"gpu-02/ollama1", "gpu-02/ollama2"}
+
+
+@pytest.fixture(autouse=True)
+def given_back(fleet):
+    yield
+    fleet.provision("undrain", "gpu-01", "gpu-02", "--json")
+    assert down(fleet) == set()
+
+
+def shown(done) -> dict[str, str]:
+    """What a document says of the drained."""
+    return {one["instance"]: one["why"] for one in done.doc["drained"]}
+
+
+def test_a_dead_host_is_drained_and_stays_so_over_deploys_and_reboots(fleet, lab):
+    lab.cut("gpu-02")
+    try:
+        done = fleet.provision("drain", "gpu-02", "-m", "a new driver", "--json")
+        assert done.code == 0, done
+        assert set(done.host("lb-01")["instances"]) == HOST
+        limited = fleet.provision("deploy", "--yes", "--json", "--limit", "gpu-01,lb-01")
+        assert limited.code == 0, limited
+        assert down(fleet) == HOST
+    finally:
+        lab.uncut("gpu-02")
+    for host in ("gpu-02", "lb-01"):
+        faults.switch(lab, host, "power-off", on=True)
+        faults.switch(lab, host, "power-off", on=False)
+    wait_for(lambda: not any(fleet.changes().values()))
+    assert shown(fleet.deploy()) == dict.fromkeys(HOST, "a new driver")
+    assert down(fleet) == HOST
+    plan = fleet.provision("plan")
+    assert "drained: gpu-02/ollama1 since 20" in plan.out
+    assert "a new driver" in plan.out
+    assert fleet.provision("verify", "--json").code == 0
+    back = fleet.provision("undrain", "gpu-02", "--json")
+    assert back.code == 0, back
+    assert down(fleet) == set()
+    assert shown(fleet.plan()) == {}
+
+
+def test_a_drained_instance_is_replaced_without_getting_requests(fleet, lab):
+    assert fleet.provision("drain", "gpu-01/ollama1", "--json").code == 0
+    before = containers(lab)
+    fleet.vars["ollama"]["log_max_file"] = 4
+    fleet.deploy("--limit", "gpu-01")
+    assert replaced(before, containers(lab)) == {"gpu-01/ollama1", "gpu-01/ollama2"}
+    assert down(fleet) == {"gpu-01/ollama1"}
+    del fleet.vars["ollama"]["log_max_file"]
+    fleet.deploy("--limit", "gpu-01")
+    assert down(fleet) == {"gpu-01/ollama1"}
+
+
+def test_what_cannot_serve_is_not_given_back(fleet, lab):
+    assert fleet.provision("drain", "gpu-01/ollama1", "--json").code == 0
+    faults.switch(lab, "gpu-01/ollama1", "stream-fails", on=True)
+    try:
+        done = fleet.provision("undrain", "gpu-01/ollama1", "--json")
+        assert done.code == 3, done
+        assert "not fit to serve" in done.host("gpu-01")["why"]
+        assert down(fleet) == {"gpu-01/ollama1"}
+    finally:
+        faults.switch(lab, "gpu-01/ollama1", "stream-fails", on=False)
+
+
+def test_a_second_drain_is_the_one_that_counts(fleet, lab):
+    first = fleet.provision("drain", "gpu-01/ollama1", "-m", "one", "--json")
+    again = fleet.provision("drain", "gpu-01/ollama1", "-m", "two", "--json")
+    assert [first.host("lb-01")["result"], again.host("lb-01")["result"]] == ["changed", "changed"]
+    assert shown(fleet.plan()) == {"gpu-01/ollama1": "two"}
+    assert upstream(fleet).count("# drained") == 1
+
+
+def test_draining_is_written_down_and_locked(fleet, lab):
+    assert fleet.provision("drain", "gpu-01/ollama1", "-m", "for the record", "--json").code == 0
+    runs = json.loads(fleet.provision("history", "--json", "-n", "3").out)
+    assert any(run["command"].startswith("drain gpu-01/ollama1") for run in runs["runs"]), runs
+    assert fleet.provision("lock", "acquire", "-m", "mine", "--limit", "lb-01").code == 0
+    try:
+        refused = fleet.provision("undrain", "gpu-01/ollama1", "--json")
+    finally:
+        fleet.provision("lock", "release", "--limit", "lb-01")
+    assert refused.code == 6, refused
+    assert refused.host("lb-01")["result"] == "locked"
+
+
+@pytest.mark.parametrize(
+    "words", [["gpu-09"], ["gpu-01/ollama9"], ["lb-01"], ["gpu-01", "-m", "two\nlines"], ["gpu-01", "--timeout", "x"]]
+)
+def test_what_cannot_be_meant_is_a_usage_error(fleet, words):
+    assert fleet.provision("drain", *words, "--json").code == 2
