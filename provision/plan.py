@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from provision.command import Answer, Command, Run
 from provision.errors import FactError, RefusedError
@@ -203,7 +204,7 @@ def make_change(entry: Entry, have: State, want: State) -> Change:
         role=entry.role,
         step=step,
         action=action,
-        reason=_reason(have, want),
+        reason=_reason(have, want) if want is not None else step.gone,
         have=have,
         want=want,
         diff=diff,
@@ -212,9 +213,7 @@ def make_change(entry: Entry, have: State, want: State) -> Change:
     )
 
 
-def _reason(have: State, want: State) -> str:
-    if want is None:
-        return "no longer declared"
+def _reason(have: State, want: Mapping[str, Any]) -> str:
     if have is None:
         return "not there"
     keys = [key for key in want if have.get(key) != want[key]]
@@ -253,7 +252,8 @@ def _orphans(
             ):  # else nobody will ever start it here, and what does not run needs no removal now
                 _blocker(type(finder).__name__, blocked, changing)
             continue
+        stay = {*declared, *finder.kept(marked or {}, declared)}
         for step_id, have in (marked or {}).items():
-            if step_id not in declared and step_id not in orphans:
+            if step_id not in stay and step_id not in orphans:
                 orphans[step_id] = make_change(Entry(role, finder.step(step_id)), have, None)
     return list(orphans.values())

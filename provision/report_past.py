@@ -8,6 +8,7 @@ from provision.inventory import Host
 from provision.past import Entry, Made, Story
 from provision.printable import line, some
 from provision.report import COLOURS, SIGNS, error_text, indent, paint, say
+from provision.rollback import Undo
 from provision.steps.base import differing
 
 BAD = ("failed", "unfinished", "unreachable", "locked", "stopped")
@@ -159,3 +160,16 @@ def _came_of_it(change: Mapping[str, Any]) -> str:
     code = "" if change["exit"] is None else f", exit code {change['exit']}"
     why = f": {line(change['why'])}" if change["why"] else ""
     return paint(f"  [{line(change['result'], 20).upper()}{code}{why}]", "red")
+
+
+def left_document(undos: Mapping[str, Undo]) -> list[dict[str, str]]:
+    """What a rollback leaves as it is, of every host."""
+    return [{"host": host, "step": one.step, "why": one.why} for host, undo in undos.items() for one in undo.left]
+
+
+def left_text(left: Sequence[Mapping[str, str]]) -> None:
+    """The same for people."""
+    if left:
+        say("\nNot put back:")
+    for one in left:
+        say(f"    {line(one['host'])}  {line(one['step']):44} {line(one['why'])}")

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from provision.events import Event
 from provision.inventory import Host, Inventory
 from provision.plan import NOTHING_CHANGED, HostPlan
 from provision.rolling import Rolling
-from provision.sequence import LAST
+from provision.sequence import LAST, Entry
 from provision.ssh import Session
 from provision.steps import upstream as marks
 from provision.steps.base import RefusalError
@@ -100,6 +100,7 @@ class Rollout:
         become_password: sudo's password for all of them (`-K`), or None for the inventory's.
         forks: hosts at the same time.
         pace: how carefully it goes through them.
+        past: of a rollback, host -> the steps that are put back there; of a deploy None.
     """
 
     def __init__(
@@ -109,9 +110,11 @@ class Rollout:
         become_password: str | None,
         forks: int,
         pace: Pace = Pace(),
+        past: Mapping[str, tuple[Entry, ...]] | None = None,
     ) -> None:
         self.context = context
         self.pace = pace
+        self.past = past
         self.rolling = Rolling(context, become_password)
         self.forks = max(1, min(forks, len(hosts)))
         self.members = [
@@ -128,7 +131,8 @@ class Rollout:
         return self._stopped or self.rolling.halted
 
     def _run_of(self, host: Host, become_password: str | None, roles: frozenset[str]) -> HostRun:
-        return HostRun(host, Session(host.connection, become_password), self.context, roles, self.rolling)
+        past = None if self.past is None else self.past.get(host.name, ())
+        return HostRun(host, Session(host.connection, become_password), self.context, roles, self.rolling, past)
 
     def plan(self) -> list[Outcome]:
         """What would change on every host. Changes nothing."""

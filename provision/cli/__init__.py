@@ -20,6 +20,7 @@ COMMANDS = {
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until they are given back"),
     "undrain": ("provision.cli.drain", "Give drained instances back, when they can serve"),
     "lock": ("provision.cli.lock", "Who has which host; keep others off; take a dead lock away"),
+    "rollback": ("provision.cli.rollback", "Put back what a run changed"),
     "history": ("provision.cli.history", "The runs that changed these hosts, and what came of them"),
     "show": ("provision.cli.history", "What a run did, step by step"),
     "init": ("provision.cli.inventory", "Write a commented inventory to start from"),

@@ -178,6 +178,10 @@ class Packages(Step):
         newer = any(name in there for name, _ in differing(have, want))
         return [name for name in self.replaces if name in there], newer
 
+    def irrevocable(self, before: State, after: State) -> str:
+        """Packages stay: others may need them by now, and the versions before may be nowhere any more."""
+        return "packages stay as they are"
+
     def impact(self, have: State, want: State) -> str:
         """What is replaced, and what a new version restarts."""
         replaced, newer = self._replaced(have, want)

@@ -5,7 +5,7 @@ what the inventory alone can say. Hosts and instances that failed are `down`, an
 that this run did not visit keep their mark.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from provision.render import render
 from provision.steps import balanced
 from provision.steps import upstream as marks
 from provision.steps.base import Check, RefusalError, State
-from provision.steps.facts import HostFacts
+from provision.steps.facts import Fleet, HostFacts
 from provision.steps.generation import Generation
 from provision.steps.upstream import Drained, is_ipv4
 
@@ -112,6 +112,15 @@ class Balancing(Generation):
         )
         return {**self.files, UPSTREAM: text}
 
+    def marked(self, files: Mapping[str, bytes], facts: HostFacts, have: State) -> Mapping[str, bytes]:
+        """The upstream of then with the marks of now: who is drained or failed stays out, whatever it was then."""
+        then = files.get(UPSTREAM, b"").decode(errors="replace")
+        present, named = marks.members(marks.text_of(have)), marks.members(then)
+        kept = marks.drained(marks.text_of(have)) if present else facts.fleet.drained
+        then = marks.marked(then, undrain=set(marks.drained(then)))
+        down = {name for name in named if _stays_out(name, facts.fleet, present.get(name))}
+        return {**files, UPSTREAM: marks.marked(then, down, set(named) - down, _of(kept, named)).encode()}
+
     def impact(self, have: State, want: State) -> str:
         """What happens to open streams; before the first time, who will reach it."""
         return f"listens on {self.listens}" if have is None and want else super().impact(have, want)
@@ -176,6 +185,18 @@ def _line(server: Server, facts: HostFacts, before: marks.Member | None, drained
         down=failed or kept or drained is not None or not address,
         drained=drained.comment if drained else "",
     )
+
+
+def _stays_out(label: str, fleet: Fleet, now: marks.Member | None) -> bool:
+    """Whether an instance of a configuration of then gets no requests, by what is known of it now."""
+    host = label.rpartition("/")[0]
+    if host in fleet.failed or label in fleet.unfit or (now is None and host in fleet.partly):
+        return True
+    return (now is None or now.down) and host not in fleet.addresses
+
+
+def _of(drained: Mapping[str, Drained], named: Container[str]) -> dict[str, Drained]:
+    return {name: one for name, one in drained.items() if name in named}
 
 
 def _ip(text: str) -> str:

@@ -7,7 +7,7 @@ prove what it is for (`check`).
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -100,6 +100,9 @@ class Step(ABC):
     """Whether it installs packages or reloads systemd, either of which can take the card from a running container
     (FACTS 2.5): then it comes before the first container, whatever its role."""
 
+    gone: ClassVar[str] = "no longer declared"
+    """Why it is removed, where it is."""
+
     @property
     @abstractmethod
     def id(self) -> str:
@@ -148,6 +151,28 @@ class Step(ABC):
         """What was found, with what broke by itself put right and nothing else changed; `have` where nothing did."""
         return have
 
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """The wanted state with which a rollback puts back what was found here before a change.
+
+        Args:
+            facts: what is known of the host now.
+            have: what is found now.
+            past: what was found then, with the bytes of files where they are known.
+
+        Raises:
+            RefusalError: it cannot be put back on this host any more.
+        """
+        return past
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """Why a rollback leaves a change as it is; empty where it can be undone.
+
+        Args:
+            before: what was found before it; None for a thing that was not there.
+            after: what was wanted.
+        """
+        return ""
+
     def diff(self, have: State, want: State) -> Sequence[str]:
         """Lines that show the change. Never shows a secret."""
         return [f"{key}: {_short((have or {}).get(key))} -> {_short(value)}" for key, value in differing(have, want)]
@@ -170,6 +195,15 @@ class Owned(ABC):
     @abstractmethod
     def fact(self) -> Fact:
         """Reads everything of this kind that carries our mark: step id -> state."""
+
+    def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+        """Ids of what nobody declares and what stays all the same, for the time being.
+
+        Args:
+            found: what the fact found.
+            declared: ids of everything that is declared.
+        """
+        return ()
 
     @abstractmethod
     def step(self, step_id: str) -> Step:

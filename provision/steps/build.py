@@ -173,6 +173,10 @@ class Build(Step):
             sh(MAKE, *words, *source.configure, title=title, timeout=1800, job=True, progress=_progress),
         ]
 
+    def irrevocable(self, before: State, after: State) -> str:
+        """A build alone does nothing: the one before it is there still."""
+        return "it stays until the next build, and is not used"
+
     def impact(self, have: State, want: State) -> str:
         """Says that it compiles."""
         if want is None:
@@ -251,6 +255,10 @@ class Builds(Step):
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Removes them and what they kept for themselves; logs are the operator's and stay."""
         return [sh(REMOVE_ALL, ROOT, CACHE, title=f"remove {ROOT}")]
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """What was compiled is gone."""
+        return "nginx was removed and must be built again"
 
     def check(self, live: Any) -> Iterator[Check]:
         """There is none."""

@@ -134,6 +134,15 @@ class Container(Step):
         """Itself, if it runs."""
         return frozenset({self.name} if have is not None and have.get("running") else ())
 
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """The image and settings of then, running and well, whatever it was then. Refuses cards that are not there."""
+        if past.get("foreign"):
+            raise RefusalError(f"{self.name} was not ours")
+        missing = sorted(set(past["gpus"]) - {card.uuid for card in facts.cards})
+        if missing:
+            raise RefusalError(f"{self.name} was on {', '.join(missing)}, which this host has no more")
+        return {**past, "current": True, "running": True, "sees": past["gpus"], "answers": "yes"}
+
     def impact(self, have: State, want: State) -> str:
         """Who is taken out of the upstream for it."""
         running = have is not None and have.get("running")

@@ -95,6 +95,13 @@ class DockerConfig(Step):
             commands.append(run("rm", "-f", "--", OURS, f"{STATE}/good.json", f"{STATE}/rejected.json"))
         return commands
 
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """The file and what of it was ours. Refuses where its bytes are not kept."""
+        kept = {key: past[key] for key in ("sha256", "mode", "ours") if past[key] is not None or key != "mode"}
+        if any(kept[key] is not None and not isinstance(kept[key], Content) for key in ("sha256", "ours")):
+            raise RefusalError(f"what {CONFIG} was is not kept on this host any more")
+        return kept
+
     def impact(self, have: State, want: State) -> str:
         """What loading it does to Docker and to the containers that run."""
         found = have or {}

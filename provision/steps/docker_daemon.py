@@ -1,6 +1,6 @@
 """Docker's daemon: running with what its configuration says, and knowing how to give cards to containers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,14 @@ class DockerService(Step):
             return []
         found = have or {"enabled": False, "running": False, "masked": False, "pending": NOTHING}
         return [*_registration(found, want), *_running(found, want)]
+
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """Running with what is configured: Docker that was found dead is not put back to that."""
+        return self.want(facts, have)
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """Docker stays with its packages."""
+        return "" if before else "Docker stays, with its packages"
 
     def impact(self, have: State, want: State) -> str:
         """What becomes of the containers."""
@@ -273,6 +281,10 @@ class GpuDriver(Step):
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Restarts Docker; there is no way to take the driver away again but to remove the hook."""
         return [restart(have)] if want and not (have or {}).get("registered") else []
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """There is no way back but to remove the hook, which is a package."""
+        return "the driver stays, with its packages"
 
     def impact(self, have: State, want: State) -> str:
         """What the restart does."""

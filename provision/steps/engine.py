@@ -118,7 +118,7 @@ probes | {{
   echo '# containers'; printf '%s\n' "$found"
   echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
   echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
-  echo '# pulled'; cat {MARKS}/* 2>/dev/null || :
+  echo '# pulled'; ls -1t {MARKS} 2>/dev/null | while IFS= read -r name; do cat -- {MARKS}/"$name"; done
   echo '# listening'; ss -Hltnp 2>/dev/null || :
   echo '# files'; files | base64 -w 0; echo
   echo '# probes'; cat
@@ -159,7 +159,7 @@ class Engine:
             `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `tags` and `ps` (bodies).
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
-        pulled: the references of images that we pulled.
+        pulled: the references of images that we pulled; what was pulled or replaced last comes first.
         listening: listening TCP sockets.
         files: path -> content, of manifests and marks in the folders of all instances.
         blobs: path -> size, of the blobs there.

@@ -204,6 +204,10 @@ class Directory(Step):
         user, _, group = want["owner"].partition(":")
         return [run("install", "-d", "-m", want["mode"], "-o", user, "-g", group, "--", self.path)]
 
+    def irrevocable(self, before: State, after: State) -> str:
+        """One that was made stays: what is in it by now is not ours to delete."""
+        return "" if before else "the directory stays, with what is in it"
+
     def check(self, live: Any) -> Iterator[Check]:
         """It is a directory, with this mode and owner if it is ours."""
         said = live.run("stat -c '%%F %%a %%U:%%G' -- %s", self.path).stdout.strip() or "absent"

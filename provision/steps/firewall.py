@@ -8,7 +8,7 @@ DOCKER-USER when it starts; somebody's `nft flush ruleset` takes that away, and 
 IPv6 needs no rules: instances are published on one IPv4 address, `endpoint.listen_address` refuses any other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -112,6 +112,10 @@ class Firewall(Step):
         if want is None:
             return [sh(REMOVE, title=f"remove chain {CHAIN}")]
         return [sh(FILL, restore_text(want["rules"]), title=f"fill chain {CHAIN}, first in {PARENT}")]
+
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """The rules of then, where every packet for a container comes by."""
+        return {**past, "forwarded": True, "first": True}
 
     def check(self, live: Any) -> Iterator[Check]:
         """A packet for an instance meets our rules before any other, and there is no other among them."""

@@ -88,14 +88,27 @@ class Generation(Step):
             want |= {"exe": self.binary, "loaded": now}
         return want
 
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """The files of then, in the nginx of then. Refuses where their bytes are not kept."""
+        files = {name: content for name, content in past["files"].items() if name != MARK}
+        if not files or not all(isinstance(content, Content) for content in files.values()):
+            raise RefusalError("what the configuration was is not kept on this host any more")
+        want = self.wanted(self.marked({name: content.data for name, content in files.items()}, facts, have), have)
+        return {**want, "exe": past["exe"]} if want and want.get("exe") and past["exe"] else want
+
+    def marked(self, files: Mapping[str, bytes], facts: HostFacts, have: State) -> Mapping[str, bytes]:
+        """Files of then, with what is not to be put back as it was; a subclass may have some."""
+        return files
+
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Writes the files aside, has nginx check them, swaps the link, and has a running nginx load them."""
         if want is None:
             return [sh(REMOVE, CONFIG, GENERATIONS, title=f"remove {CONFIG}")]
         same = have is not None and all(have[key] == want[key] for key in ("kind", "id", "files", "odd"))
         previous = "" if have is None or same else have["id"]
-        written = [] if same else [*self._written(want), self._install(want["id"])]
-        return [*written, self._load(want["id"], previous, restart=rebinds(have, want))]
+        nginx = want.get("exe") or self.binary
+        written = [] if same else [*self._written(want), self._install(want["id"], nginx)]
+        return [*written, self._load(want["id"], previous, nginx, restart=rebinds(have, want))]
 
     def _written(self, want: Mapping[str, Any]) -> list[Command]:
         """The files, in the folder where they are checked."""
@@ -104,12 +117,12 @@ class Generation(Step):
         prepare = sh(PREPARE, NEW, title=f"prepare {NEW}")
         return [prepare, *(Put(f"{NEW}/{name}", content.data) for name, content in want["files"].items())]
 
-    def _install(self, now: str) -> Command:
+    def _install(self, now: str, nginx: str) -> Command:
         title = f"check with nginx -t, then link {CONFIG} to generation {now}"
-        return sh(INSTALL, CONFIG, GENERATIONS, now, self.binary, PID, title=title)
+        return sh(INSTALL, CONFIG, GENERATIONS, now, nginx, PID, title=title)
 
-    def _load(self, now: str, previous: str, *, restart: bool) -> Command:
-        words = (CONFIG, GENERATIONS, now, previous, self.binary, PID, str(self.status_port), UNIT)
+    def _load(self, now: str, previous: str, nginx: str, *, restart: bool) -> Command:
+        words = (CONFIG, GENERATIONS, now, previous, nginx, PID, str(self.status_port), UNIT)
         title = f"{'restart' if restart else 'reload'} nginx if it runs, and wait until it has loaded {now}"
         return sh(LOAD, *words, "restart" if restart else "reload", title=title)
 

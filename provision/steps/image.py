@@ -5,20 +5,21 @@ An image cannot be labelled by who pulls it, so a file on the host says so.
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from provision.command import Command, sh
 from provision.steps import engine
 from provision.steps.base import Check, Fact, Owned, State, Step
-from provision.steps.engine import MARKS, Engine
+from provision.steps.engine import MANAGED, MARKS, Engine
 from provision.steps.facts import HostFacts
 
 PULL_TIMEOUT = 4 * 3600.0
 TRIES = "4"
 
-# `docker pull` keeps whole layers when it is called again. What no other try can mend ends at once.
+# `docker pull` keeps whole layers when it is called again. What no other try can mend ends at once. What containers use
+# until now is marked anew: it is what was replaced last, and stays for a rollback.
 PULL = f"""
 why=$(mktemp); trap 'rm -f -- "$why"' EXIT
 tries=0
@@ -33,6 +34,10 @@ until since=$(date +%s); docker pull "$1" 2>"$why"; do
 done
 umask 077
 mkdir -p {MARKS}
+docker ps -a --filter label={MANAGED}=1 --format '{{{{.Image}}}}' | sort -u | while IFS= read -r used; do
+  mark={MARKS}/$(printf %s "$used" | sha256sum | cut -c1-24)
+  [ ! -f "$mark" ] || touch -- "$mark"
+done
 printf '%s\\n' "$1" >{MARKS}/"$2"
 """
 # Kept where a container that is not ours still uses it: Docker says so and we leave it.
@@ -78,6 +83,10 @@ class Image(Step):
             sh(PULL, self.reference, mark, TRIES, title=title, timeout=PULL_TIMEOUT, job=True, progress=pull_progress)
         ]
 
+    def irrevocable(self, before: State, after: State) -> str:
+        """An image alone does nothing: what needs one that is not there pulls it."""
+        return "it stays until the next change of the image" if after else "it was removed; nothing has used it"
+
     def impact(self, have: State, want: State) -> str:
         """What comes over the network."""
         return f"pulls {self.reference} (several GB)" if want else f"removes image {self.reference}"
@@ -113,7 +122,10 @@ def pull_progress(line: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedImages(Owned):
-    """Finds the images that we pulled. They go last: a container uses one until it is made anew from another."""
+    """Finds the images that we pulled. They go last: a container uses one until it is made anew from another.
+
+    The one that was replaced last stays one change longer, so that a rollback needs no registry.
+    """
 
     last: ClassVar[bool] = True
 
@@ -125,6 +137,14 @@ class OwnedImages(Owned):
         """An image of that reference, to be removed."""
         return PulledImage(reference=step_id.partition(":")[2])
 
+    def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+        """The image that was used before the one that is declared."""
+        others = [step_id for step_id in found if step_id not in declared]
+        return others[:1] if any(step_id.startswith("image:") for step_id in declared) else ()
+
     @staticmethod
     def _pick(found: Engine) -> State:
-        return {f"image:{reference}": {"reference": reference} for reference in found.pulled}
+        """What a container still uses comes first, then what was replaced last."""
+        used = {item["image"] for item in found.containers.values() if (item["labels"] or {}).get(MANAGED) == "1"}
+        ordered = sorted(found.pulled, key=lambda reference: reference not in used)
+        return {f"image:{reference}": {"reference": reference} for reference in ordered}

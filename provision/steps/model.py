@@ -92,6 +92,12 @@ class Model(Step):
             )
         ]
 
+    def irrevocable(self, before: State, after: State) -> str:
+        """A model that was deleted is gone, and one that was mended stays so."""
+        if before is None:
+            return ""
+        return f"{self.name} was deleted and must be pulled again" if after is None else "what was pulled stays"
+
     def impact(self, have: State, want: State) -> str:
         """What comes over the network, or what goes."""
         if want is None:

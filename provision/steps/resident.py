@@ -78,6 +78,14 @@ class Resident(Step):
         """Its instance, if what is partly off the cards is loaded anew."""
         return frozenset({self.instance} if have is not None and have["on_cpu"] and want is not None else ())
 
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """Loaded: which models were loaded then, requests decided."""
+        return self.want(facts, have)
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """What was not there had no models loaded, and goes as a whole."""
+        return "" if before else "it goes with its container"
+
     def impact(self, have: State, want: State) -> str:
         """What waits for the cards."""
         missing = sorted(self._loaded(want, have) - self._loaded(have))

@@ -1,6 +1,6 @@
 """Units of ours, our drop-ins for the units of others, services, and the finder of our units."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -64,6 +64,10 @@ class Unit(Step):
             run("systemctl", "disable", "--now", "--", self.name),
             run("systemctl", "reset-failed", "--", self.name, ok=(0, 1)),
         ]
+
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """The file, loaded."""
+        return {**past, "loaded": True}
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """A unified diff of the file."""
@@ -172,6 +176,14 @@ class Service(Step):
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Enables or disables, starts or stops."""
         return change_service(self.unit, have, want)
+
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """Running: a service that was found dead is not put back to that."""
+        return self.want(facts, have)
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """A service that was not there goes with its unit."""
+        return "" if before else "it goes with its unit"
 
     def impact(self, have: State, want: State) -> str:
         """Says when it stops or starts."""

@@ -14,7 +14,7 @@ ROWS = [
     {"report_past", "report_drain"},
     {"report"},
     {"rollout", "verify", "loadtest", "each", "drain"},
-    {"apply"},
+    {"apply", "rollback"},
     {"turn"},
     {"rolling"},
     {"marker"},

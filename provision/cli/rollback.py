@@ -1,0 +1,210 @@
+"""`provision rollback`: put back what a run changed."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from provision.cli.run import Careful, Chosen, common_options, exit_of, run_id, seconds_of
+
+if TYPE_CHECKING:
+    from provision.errors import HostError
+    from provision.inventory import Host, Inventory
+    from provision.past import Entry, Story
+    from provision.rollback import Undo
+    from provision.rollout import Outcome, Rollout
+
+
+@dataclass
+class Undoing:
+    """A rollback that can begin.
+
+    Args:
+        run: id of the run that is undone.
+        inventory: all hosts.
+        undos: host -> what is done there, for the hosts on which the run did something.
+        errors: hosts of which that is not known, with the reason.
+    """
+
+    run: str
+    inventory: "Inventory"
+    undos: Mapping[str, "Undo"]
+    errors: Mapping[str, "HostError"] = field(default_factory=dict)
+
+
+@click.command()
+@click.argument("run", metavar="[RUN]", required=False, default="")
+@common_options
+@click.option("-C", "--check", "--dry-run", is_flag=True, help="Only plan.")
+@click.option("-D/ ", "--diff/--no-diff", default=True, show_default=True, help="Show what would change in files.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--lock-wait", default="0", metavar="DURATION", help="Wait so long for a host that somebody else has.")
+def rollback(chosen: Chosen, run: str, check: bool, diff: bool, yes: bool, lock_wait: str) -> int:
+    """Put back what a run changed: the last one that changed something, unless another is named.
+
+    Containers get their image and settings of before, files their bytes, nginx its build and its configuration.
+    """
+    from provision import report
+    from provision.errors import UsageError
+
+    asks = not yes and not check and not chosen.as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    if not (yes or check or asks):
+        raise UsageError("without a terminal rollback does not ask", "say --yes, or look at it with --check first")
+    careful = Careful(lock_wait=seconds_of(lock_wait, "--lock-wait", least=0))
+    undoing = _undoing(chosen, run)
+    for warning in undoing.inventory.warnings if not chosen.as_json else ():
+        report.warn(warning)
+    if check or asks:
+        code = _plan(chosen, undoing, diff=diff)
+        if check:
+            return code
+        click.confirm("Put this back?", abort=True)
+    return _put_back(chosen, undoing, careful)
+
+
+def _undoing(chosen: Chosen, run: str) -> Undoing:
+    """What is to be put back where, by the hosts' journals."""
+    from provision import rollback, sequence
+    from provision.cli.history import run_id_of
+    from provision.errors import HostError, UsageError
+
+    inventory = sequence.load(chosen.inventory, chosen.extra_vars)
+    roles = sequence.choose(chosen.tags, chosen.skip_tags)
+    hosts = inventory.select(chosen.limit)
+    wanted = run_id_of(run) if run else _newest(chosen, hosts)
+    stories = _stories(chosen, hosts, wanted)
+    errors = {host.name: one for host, one in stories if isinstance(one, HostError)}
+    known = {host: one for host, one in stories if one is not None and not isinstance(one, HostError)}
+    if not known and not errors:
+        raise UsageError(f"none of these hosts knows a run {wanted}", "`provision history` lists them")
+    if any(one.entry.command.partition(" ")[0] in rollback.DRAINS for one in known.values()):
+        raise UsageError(f"run {wanted} is a drain or its end", "`provision undrain` and `provision drain` undo it")
+    undos = {host.name: rollback.undo(host, inventory, one, roles) for host, one in known.items()}
+    return Undoing(wanted, inventory, undos, errors)
+
+
+def _stories(chosen: Chosen, hosts: "Sequence[Host]", run: str) -> "list[tuple[Host, Story | HostError | None]]":
+    from provision import past
+    from provision.each import each
+
+    def work(_: "Host", session: Any) -> "Story | None":
+        return past.story(run, session.batch([past.read(run, with_bytes=True)], stop=False)[0])
+
+    return each(hosts, work, chosen.become_password, chosen.forks)
+
+
+def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
+    """The last run that changed something on any of these hosts.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from provision import journal, past, rollback
+    from provision.each import each
+    from provision.errors import HostError, UsageError
+
+    def work(_: "Host", session: Any) -> "list[Entry]":
+        return past.entries(session.batch([past.listed(journal.RUNS)], stop=False)[0])
+
+    found = each(hosts, work, chosen.become_password, chosen.forks)
+    runs = {
+        entry.run
+        for _, one in found
+        if not isinstance(one, HostError)
+        for entry in one
+        if entry.changes and entry.command.partition(" ")[0] not in rollback.DRAINS
+    }
+    if not runs:
+        why = next((one.message for _, one in found if isinstance(one, HostError)), "")
+        raise UsageError("no run has changed these hosts, as far as they know" + (f" ({why})" if why else ""))
+    return max(runs)
+
+
+def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> "Rollout":
+    from provision import sequence
+    from provision.artifacts import Store, default_folder
+    from provision.cli.resume import dead_runs
+    from provision.context import Context
+    from provision.rollout import Rollout
+
+    roles = sequence.choose(chosen.tags, chosen.skip_tags)
+    context = Context(
+        run_id(),
+        undoing.inventory,
+        roles,
+        shown,
+        Store(default_folder()),
+        lock_wait=careful.lock_wait,
+        command=f"rollback {undoing.run}",
+        dead=dead_runs(),
+    )
+    hosts = [(undo.host, roles) for undo in undoing.undos.values()]
+    past = {name: undo.entries for name, undo in undoing.undos.items()}
+    return Rollout(context, hosts, chosen.become_password, chosen.forks, past=past)
+
+
+def _plan(chosen: Chosen, undoing: Undoing, *, diff: bool) -> int:
+    from provision import report, report_past
+
+    shown = report.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
+    rollout = _rollout(chosen, undoing, Careful(), shown)
+    with shown:
+        outcomes = [*rollout.plan(), *_failed(undoing)]
+    rollout.close()
+    code = 130 if rollout.context.stop.is_set() else exit_of(outcomes)
+    left = report_past.left_document(undoing.undos)
+    if chosen.as_json:
+        document = report.plan_document(outcomes)
+        report.document("rollback", code, undoing.inventory.warnings, of=undoing.run, left=left, **document)
+    else:
+        report.say(f"Putting back what run {undoing.run} did:")
+        report.plan_text(outcomes, diff=diff)
+        report_past.left_text(left)
+    return code
+
+
+def _put_back(chosen: Chosen, undoing: Undoing, careful: Careful) -> int:
+    from provision import report, report_past
+    from provision.cli.resume import Logged
+
+    shown = report.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
+    rollout = _rollout(chosen, undoing, careful, shown)
+    run = rollout.context.run_id
+    log = Logged(run, rollout.context.command, chosen)
+    try:
+        log.begin()
+        with shown:
+            outcomes = [*rollout.deploy(), *_failed(undoing)]
+    finally:
+        rollout.close()
+    code = 7 if rollout.guarded else 130 if rollout.context.stop.is_set() else exit_of(outcomes)
+    log.end(code, outcomes)
+    left = report_past.left_document(undoing.undos)
+    if chosen.as_json:
+        document = report.deploy_document(outcomes, run)
+        report.document("rollback", code, undoing.inventory.warnings, of=undoing.run, left=left, **document)
+        return code
+    report_past.left_text(left)
+    again = _again(chosen, undoing.run, [one.host for one in outcomes if one.error]) if code else ""
+    report.recap(outcomes, run, again)
+    if any(outcome.changed for outcome in outcomes):
+        report.say(f"The inventory still says what run {undoing.run} did: mend it, or the next deploy does it again.")
+    return code
+
+
+def _failed(undoing: Undoing) -> "list[Outcome]":
+    """The hosts of which nothing is known."""
+    from provision.rollout import Outcome
+
+    return [Outcome(name, error=error) for name, error in undoing.errors.items()]
+
+
+def _again(chosen: Chosen, run: str, hosts: Sequence[str]) -> str:
+    """The command that puts back the rest."""
+    words = ["provision", "rollback", run, "-i", chosen.inventory, "-l", ",".join(hosts)]
+    for option, values in (("-e", chosen.extra_vars), ("-t", chosen.tags), ("--skip-tags", chosen.skip_tags)):
+        words += [word for value in values for word in (option, value)]
+    return shlex.join([*words, *(["-K"] if chosen.become_password is not None else [])])

@@ -1,0 +1,211 @@
+"""Out of what a run did on a host: the steps that put it back, in their order, and what cannot be put back. Pure.
+
+What was there comes back in the order of the sequence, and what was not there goes in the opposite order after it: a
+model before its container, a container before its volume.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from provision import sequence
+from provision.inventory import Host, Inventory
+from provision.past import Made, Story
+from provision.sequence import Entry
+from provision.steps import marking
+from provision.steps.base import State, Step
+from provision.steps.build import Builds
+from provision.steps.container import Container
+from provision.steps.docker_daemon import DockerService
+from provision.steps.generation import Generation
+from provision.steps.image import Image
+from provision.steps.resident import Resident
+from provision.steps.restored import Restored
+from provision.steps.systemd import Service, Unit
+
+NGINX = ("nginx", "balancer")  # the roles that are nothing without a build of nginx
+DRAINS = ("drain", "undrain")  # what they did is undone by each other, and survives a rollback
+
+
+@dataclass(frozen=True)
+class Left:
+    """A change that a rollback leaves as it is.
+
+    Args:
+        step: id of its step.
+        why: the reason.
+    """
+
+    step: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Undo:
+    """What a rollback does on one host.
+
+    Args:
+        host: the host, with the instances and models that it then has.
+        entries: the steps, in order.
+        left: what it leaves as it is.
+    """
+
+    host: Host
+    entries: tuple[Entry, ...] = ()
+    left: tuple[Left, ...] = ()
+
+
+@dataclass
+class _Target:
+    """A step of the run, with what was found before its first change and wanted by its last."""
+
+    entry: Entry
+    made: Made
+    after: State
+    known: bool = field(default=True)
+
+
+def undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) -> Undo:
+    """What puts back what a run did on a host.
+
+    Args:
+        host: the host, as it is declared now.
+        inventory: the whole inventory.
+        story: what the run did there.
+        roles: the roles whose changes are put back.
+    """
+    declared = {entry.step.id: entry for entry in sequence.steps(host, inventory)}
+    targets, left = _targets(story.made, declared, roles)
+    kept: list[_Target] = []
+    without_nginx = any(isinstance(one.entry.step, Builds) for one in targets)
+    for one in targets:
+        why = _why_not(one, without_nginx=without_nginx)
+        if why:
+            left.append(Left(one.made.step, why))
+        else:
+            kept.append(one)
+    then = _as_it_was(host, kept)
+    return Undo(then, tuple(_entries(kept, then, inventory)), tuple(left))
+
+
+def _targets(
+    made: Iterable[Made], declared: Mapping[str, Entry], roles: frozenset[str]
+) -> tuple[list[_Target], list[Left]]:
+    """The steps of the run, each once, and those of which nobody knows any more what they are."""
+    found: dict[str, _Target] = {}
+    left: dict[str, Left] = {}
+    for one in made:
+        if one.role not in roles:
+            continue
+        if one.step in found:
+            found[one.step].after = one.want
+            continue
+        entry = declared.get(one.step) or _found_by_mark(one)
+        if entry is None:
+            left[one.step] = Left(one.step, "this version of provision knows no such step")
+        else:
+            found[one.step] = _Target(entry, one, one.want)
+    return list(found.values()), list(left.values())
+
+
+def _found_by_mark(made: Made) -> Entry | None:
+    """A step that is no longer declared, as the finder of its kind makes it."""
+    for role, finder in sequence.owned():
+        step = finder.step(made.step) if role == made.role and ":" in made.step else None
+        if step is None or step.id != made.step:
+            continue
+        if isinstance(step, Generation) and made.have is not None:
+            binary, port = str(made.have.get("exe", "")), marking.status_port(made.have)
+            step = dataclasses.replace(step, binary=binary, status_port=port)
+        return Entry(role, step)
+    return None
+
+
+def _why_not(one: _Target, *, without_nginx: bool) -> str:
+    """Why a change stays as it is; empty where it is put back."""
+    if not one.made.known:
+        return "what it was is not kept on this host any more"
+    if without_nginx and one.made.role in NGINX and not isinstance(one.entry.step, Builds):
+        return "nginx was removed and must be built again"
+    return one.entry.step.irrevocable(one.made.have, one.after)
+
+
+def _as_it_was(host: Host, targets: Sequence[_Target]) -> Host:
+    """The host with the instances, and their models, that it has once what was added is gone: those are tested."""
+    gone = {one.made.step for one in targets if one.made.have is None}
+    pairs = zip(host.instances, getattr(host.settings.get("ollama"), "instances", ()), strict=False)
+    left = [(one, item) for one, item in pairs if f"container:{one.name}" not in gone]
+    instances = tuple(
+        dataclasses.replace(one, models=tuple(name for name in one.models if f"model:{one.name}/{name}" not in gone))
+        for one, _ in left
+    )
+    if len(left) == len(host.instances):
+        return dataclasses.replace(host, instances=instances)
+    ollama = host.settings["ollama"].model_copy(update={"instances": tuple(item for _, item in left)})
+    return dataclasses.replace(host, instances=instances, settings={**host.settings, "ollama": ollama})
+
+
+def _entries(targets: Sequence[_Target], then: Host, inventory: Inventory) -> list[Entry]:
+    """What is put back, what has to follow it, and what goes."""
+    places = {entry.step.id: number for number, entry in enumerate(sequence.steps(then, inventory))}
+    order = sequence.order()
+
+    def place(one: _Target) -> tuple[int, int]:
+        """What is not declared comes first in its role."""
+        return order.index(one.entry.role), places.get(one.made.step, -1)
+
+    ordered = sorted(targets, key=place)
+    back = [_restored(one) for one in ordered if one.made.have is not None]
+    gone = [_restored(one) for one in reversed(ordered) if one.made.have is None]
+    needed = _images(ordered)
+    following = _following(back, gone, then, inventory)
+    first = [entry for entry in back if entry.step.prepares_host]
+    rest = [entry for entry in [*needed, *back] if entry not in first]
+    return _in_sequence([*first, *rest, *following], order) + gone
+
+
+def _in_sequence(entries: Sequence[Entry], order: Sequence[str]) -> list[Entry]:
+    """By role, but for what prepares the host before its first container; each step once."""
+    once = {entry.step.id: entry for entry in reversed(entries)}
+    unique = [entry for entry in entries if once[entry.step.id] is entry]
+    early = [entry for entry in unique if entry.step.prepares_host]
+    late = [entry for entry in unique if not entry.step.prepares_host]
+    return [*early, *sorted(late, key=lambda entry: order.index(entry.role))]
+
+
+def _restored(one: _Target) -> Entry:
+    return Entry(one.entry.role, Restored(step=one.entry.step, past=one.made.have))
+
+
+def _images(targets: Sequence[_Target]) -> list[Entry]:
+    """The images of the containers that come back: they are there, but for those of long ago, which are pulled."""
+    found: dict[str, Entry] = {}
+    for one in targets:
+        if isinstance(one.entry.step, Container) and one.made.have is not None:
+            step = Image(reference=str(one.made.have.get("image", "")))
+            found.setdefault(step.id, Entry(one.entry.role, step))
+    return list(found.values())
+
+
+def _following(back: Sequence[Entry], gone: Sequence[Entry], then: Host, inventory: Inventory) -> list[Entry]:
+    """What has to be as it should be after that: services that run, models that are loaded."""
+    removed = {entry.step.id for entry in gone}
+    restored = {entry.step.id for entry in back}
+    declared = sequence.steps(then, inventory)
+    known = {entry.step.id for entry in declared}
+    wanted = [entry for entry in declared if _follows(entry.step, restored, removed)]
+    units = [(entry.role, entry.step.step) for entry in back if isinstance(entry.step, Restored)]
+    others = [
+        Entry(role, Service(name=step.name.removesuffix(".service")))
+        for role, step in units
+        if type(step) is Unit and step.id not in known and step.name.endswith(".service")
+    ]
+    return [*wanted, *others]
+
+
+def _follows(step: Step, restored: set[str], removed: set[str]) -> bool:
+    if isinstance(step, Resident):
+        return f"container:{step.instance}" in restored and bool(step.models)
+    if isinstance(step, Service):
+        return f"unit:{step.unit}" not in removed
+    return isinstance(step, DockerService)
