@@ -4,7 +4,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint unit lab-test example bench bench-balancer bench-many clean
+.PHONY: help demo test lint unit lab-test example bench bench-balancer bench-many bench-roll clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ bench-balancer: .venv/installed ## Our balancer against the guide's; writes docs
 
 bench-many: .venv/installed ## The controller alone with up to 200 hosts; writes docs/performance.md
 	$(SUDO) $(BIN)/python -m tests.bench.many $(ARGS)
+
+bench-roll: .venv/installed ## Instances replaced and killed under load; writes docs/reliability.md (10 minutes)
+	$(SUDO) $(BIN)/python -m tests.bench.roll $(ARGS)
 
 clean: ## Take every lab of this machine down, and forget the virtual environment
 	-$(SUDO) $(BIN)/provision lab down --all

@@ -1,0 +1,182 @@
+"""Instances replaced under load, by one command: boots a lab, rolls, kills, writes docs/reliability.md, takes it down.
+
+    make bench-roll
+
+Needs root, as every lab does.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from provision.lab.lab import Lab
+from provision.lab.spec import Spec
+from tests.bench import fleet, page
+from tests.bench.balancer.client import Answer
+from tests.bench.measure import expect, measured
+from tests.bench.roll.load import Load
+
+PAGE = Path(__file__).parents[3] / "docs" / "reliability.md"
+NAME = "bench-roll"
+INSTANCES, PARALLEL, RATE, TOKENS, LOADING = 3, 2, 25, 100, 2.0
+CLIENTS = (INSTANCES - 1) * PARALLEL  # what the instances carry that are left while one is out
+OTHER_IMAGE = "ollama/ollama:0.33.0"
+BEFORE, AFTER = 5.0, 5.0  # seconds of load around what happens
+RECOVERY = 120.0  # seconds after a kill
+KILL = """
+pid=$(docker inspect --type container --format '{{.State.Pid}}' ollama1)
+kill -9 "$pid"
+"""
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What clients saw of one thing that happened.
+
+    Args:
+        title: what happened.
+        seconds: how long it took.
+        answers: to every request, from before it until after it.
+    """
+
+    title: str
+    seconds: float
+    answers: list[Answer]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """A row of the table."""
+        cut = sum(answer.failure == "cut" for answer in self.answers)
+        failed = sum(not answer.good for answer in self.answers) - cut
+        slowest = max((answer.first or answer.total for answer in self.answers), default=0.0)
+        counts = (len(self.answers), failed, cut)
+        return (self.title, f"{self.seconds:.0f} s", *map(str, counts), f"{slowest:.1f} s")
+
+
+class Bench:
+    """The lab, its inventory, and the load.
+
+    Args:
+        lab: three gpu hosts with a card each, and a balancer.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.data: dict[str, Any] = yaml.safe_load(lab.inventory.read_text())
+        self.data["all"]["vars"]["ollama"]["num_parallel"] = PARALLEL
+        self.path = lab.home / "roll.yaml"
+
+    def provision(self, *words: str) -> dict[str, Any]:
+        """Run a command of ours, which must succeed; its document."""
+        self.path.write_text(yaml.safe_dump(self.data, sort_keys=False))
+        argv = [sys.executable, "-m", "provision", *words, "--json", "-i", str(self.path)]
+        sample = expect(measured(argv))
+        return dict(json.loads(sample.out))
+
+    def prepared(self) -> None:
+        """Deployed, with answers of a few seconds."""
+        self.provision("deploy", "--yes")
+        knobs = {"tokens_per_second": RATE, "answer_tokens": 100000, "load_seconds": LOADING}
+        for host in self.lab.hosts():
+            if host.name.startswith("gpu"):
+                host.write("/etc/provision-lab/knobs.json", json.dumps(knobs))
+
+    def during(self, title: str, happens: Callable[[], None], after: float = AFTER) -> tuple[Phase, float]:
+        """Load from before something until after it; and when it happened, in seconds after the load began."""
+        say(title)
+        balancer = next(host for host in self.lab.hosts() if host.name.startswith("lb"))
+        with Load(balancer.address, CLIENTS, TOKENS, title) as load:
+            time.sleep(BEFORE)
+            begun = load.since()
+            happens()
+            seconds = load.since() - begun
+            time.sleep(after)
+        return Phase(title, seconds, load.end()), begun
+
+    def roll(self) -> list[Phase]:
+        """To another image, the balancer's configuration, and back."""
+        settings = self.data["all"]["vars"]
+        old, runs = copy.deepcopy(settings), []
+
+        def image() -> None:
+            settings["ollama"]["image"] = OTHER_IMAGE
+            runs.append(self.provision("deploy", "--yes")["run"])
+
+        def balancer() -> None:
+            settings["balancer"] = {"retry_after": 7}
+            self.provision("deploy", "--yes")
+
+        def back() -> None:
+            self.provision("rollback", runs[0], "--yes")
+
+        found = [
+            self.during(f"every instance rolled to {OTHER_IMAGE}", image)[0],
+            self.during("a change of the balancer's configuration", balancer)[0],
+            self.during("that roll rolled back", back)[0],
+        ]
+        settings.clear()
+        settings.update(old)
+        self.provision("deploy", "--yes")
+        return found
+
+    def kill(self) -> tuple[Phase, str]:
+        """One instance is killed; what was said of the failures, and how long until it served again."""
+        victim = "gpu-01/ollama1"
+
+        def happens() -> None:
+            self.lab.host("gpu-01").run(["sh", "-c", KILL])
+
+        phase, at = self.during("one instance killed (`kill -9`)", happens, RECOVERY)
+        bad = [answer for answer in phase.answers if not answer.good]
+        serving = [one for one in bad if one.instance == victim and one.at < at]
+        later = [one.at for one in phase.answers if one.good and one.at > at and one.instance == victim]
+        recovery = f"{min(later) - at:.0f} s" if later else f"more than {RECOVERY:.0f} s"
+        said = (
+            f"Of the {len(bad)} streams that failed when `{victim}` was killed it was serving {len(serving)}; "
+            f"{sum(one.at >= at for one in bad)} requests that came later failed. "
+            f"It answered a request again {recovery} after it was killed: Docker restarted it, the request loaded its "
+            f"model ({LOADING:g} s here), and the balancer had left it alone for `balancer.fail_timeout` (30 s)."
+        )
+        return phase, said
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    conditions = page.machine()
+    with fleet.taken_down(NAME):
+        bench = Bench(Lab.up(Spec(NAME, INSTANCES, 1, 1), install=True, say=say))
+        bench.prepared()
+        phases = bench.roll()
+        killed, said = bench.kill()
+    head = ("what happened", "took", "requests", "failed", "streams cut", "longest wait for a first token")
+    rows = [phase.cells for phase in (*phases, killed)]
+    text = "\n\n".join((_conditions(conditions), page.table(head, rows), said))
+    page.write("roll", text, PAGE)
+    print(text)
+
+
+def _conditions(machine: str) -> str:
+    return (
+        f"{INSTANCES} instances on hosts of their own, one balancer, `max_unavailable: 1`; {CLIENTS} clients, as many "
+        f"as the other instances answer at once, each asking again as soon as it was answered; every second one keeps "
+        f"its connection. Answers of {TOKENS} tokens at {RATE} a second: {TOKENS / RATE:g} s. Simulated GPUs and "
+        f"servers, real nginx, Docker and SSH. `make bench-roll`, {machine}"
+    )
+
+
+if __name__ == "__main__":
+    main()
