@@ -25,6 +25,7 @@ from provision.steps.upstream import Drained, Member
 
 POLL = 10  # seconds that one look at the connections may wait on the balancer
 ROLE = LAST[0]
+KEPT = 2  # generations with only other marks that are kept: somebody may be reading them
 
 
 class Marker:
@@ -46,7 +47,7 @@ class Marker:
         self._lease = Lease(session, context.run_id, context.dead)
         self._performer = Performer(host.name, session, self._lease, context, self._say)
         self._marking = threading.Lock()  # a mark is a read and a write
-        self._own = ""  # the generation that was made here last
+        self._own: list[str] = []  # the generations that were made here and are kept, the newest last
         entries = sequence.steps(host, context.inventory)
         self._step = next(entry.step for entry in entries if isinstance(entry.step, Balancing))
 
@@ -56,7 +57,7 @@ class Marker:
         Raises:
             HostError: it cannot be read.
         """
-        with self._named():
+        with self._marking, self._named():
             have = self._read()
         return upstream.members(upstream.text_of(have)) if have and have["exe"] else {}
 
@@ -89,7 +90,7 @@ class Marker:
                 up=frozenset(up),
                 drain=drain,
                 undrain=frozenset(undrain),
-                forget=have["id"] if have["id"] == self._own else "",
+                forget=self._own[0] if len(self._own) > KEPT else "",
             )
             return self._change(step, have)
 
@@ -153,7 +154,7 @@ class Marker:
         now = plan.parse(step.fact(), found, step.id)
         if not converged(now, want):
             raise evidence.not_converged(change, now)
-        self._own = now["id"] if now else ""
+        self._own = [*self._own[-KEPT:], now["id"]] if now else []
         return True
 
     def _say(self, kind: str, step: str = "", text: str = "") -> None:

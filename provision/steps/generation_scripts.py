@@ -2,8 +2,10 @@
 
 # $1 link, $2 pid file, $3 status port, $4 where our builds are, $5 unit. The pid file is asked and not systemd, because
 # while an old nginx lets its streams finish, systemd still names the old one; but without that file nothing reloads.
+# The files are those of one generation, also where the link is swapped meanwhile.
 READ = r"""
-if [ -L "$1" ]; then echo "kind link"; printf 'target %s\n' "$(readlink -- "$1")"
+at=$1
+if [ -L "$1" ]; then at=$(readlink -- "$1"); printf 'kind link\ntarget %s\n' "$at"
 elif [ -d "$1" ]; then echo "kind directory"
 elif [ -e "$1" ]; then echo "kind file"
 else echo "kind absent"
@@ -23,8 +25,8 @@ if [ -n "$exe" ]; then
   printf 'exe %s\nloaded %s\n' "$exe" "${lost:-$loaded}"
 fi
 echo '# files'
-[ -d "$1/" ] || exit 0
-exec find "$1/" -mindepth 1 -printf '%p\0%y\0%m\0%u:%g\0%l\0' \( \
+[ -d "$at/" ] || exit 0
+exec find "$at/" -mindepth 1 -printf '%p\0%y\0%m\0%u:%g\0%l\0' \( \
   -type f -size -4097k -printf 'content %s\n' -exec cat -- {} \; -o \
   -type f -exec sha256sum -- {} \; -o -true \) -printf '\n'
 """

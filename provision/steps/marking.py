@@ -51,7 +51,7 @@ class Marking(Generation):
         up: labels that get requests again.
         drain: labels that an operator takes out.
         undrain: labels that an operator gives back.
-        forget: id of the generation before, where it was one of this run's own; else empty.
+        forget: id of a generation that this run made some time before; empty for none.
     """
 
     down: frozenset[str] = frozenset()
@@ -72,7 +72,7 @@ class Marking(Generation):
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """As for any generation. A roll would push all others out of those that are kept: its own go, but the last."""
         made = list(super().commands(have, want))
-        if self.forget and want is not None and want["id"] != self.forget:
+        if self.forget and want is not None and self.forget not in (want["id"], (have or {}).get("id")):
             made.append(run("rm", "-rf", "--", f"{GENERATIONS}/{self.forget}", title=f"forget {self.forget}"))
         return made
 
