@@ -77,12 +77,12 @@ def _undoing(chosen: Chosen, run: str) -> Undoing:
     wanted = run_id_of(run) if run else _newest(chosen, hosts)
     stories = _stories(chosen, hosts, wanted)
     errors = {host.name: one for host, one in stories if isinstance(one, HostError)}
-    known = {host: one for host, one in stories if one is not None and not isinstance(one, HostError)}
+    known = [(host, one) for host, one in stories if one is not None and not isinstance(one, HostError)]
     if not known and not errors:
         raise UsageError(f"none of these hosts knows a run {wanted}", "`provision history` lists them")
-    if any(one.entry.command.partition(" ")[0] in rollback.DRAINS for one in known.values()):
+    if any(one.entry.command.partition(" ")[0] in rollback.DRAINS for _, one in known):
         raise UsageError(f"run {wanted} is a drain or its end", "`provision undrain` and `provision drain` undo it")
-    undos = {host.name: rollback.undo(host, inventory, one, roles) for host, one in known.items()}
+    undos = {host.name: rollback.undo(host, inventory, one, roles) for host, one in known}
     return Undoing(wanted, inventory, undos, errors)
 
 
