@@ -40,6 +40,15 @@ def test_a_host_that_is_not_visited_keeps_address_and_mark() -> None:
     assert again == first
 
 
+def test_an_instance_that_failed_alone_leaves_the_others_of_its_host_as_they_are() -> None:
+    step = config(fleet())
+    known = Fleet({"gpu-02": READ["gpu-02"]}, partly=frozenset({"gpu-01"}), unfit=frozenset({"gpu-01/ollama1"}))
+    have = state(step, **{UPSTREAM: texts(step, Fleet(READ))[UPSTREAM]})
+    assert [down for _, down in servers(texts(step, known, have)[UPSTREAM])] == [True, False, False, False]
+    # And what of it was never in the upstream does not get there now.
+    assert [down for _, down in servers(texts(step, known)[UPSTREAM])] == [True, True, False, False]
+
+
 def test_a_host_that_is_visited_again_is_up() -> None:
     step = config(fleet())
     first = texts(step, Fleet(READ, frozenset({"gpu-02"})))[UPSTREAM]

@@ -31,21 +31,21 @@ def make(tmp_path, monkeypatch):
         rollout, "Session", lambda connection, password: LocalSession(dead.get(connection.address, frozenset()))
     )
 
-    def build(hosts, *, unreachable=(), stop=None, forks=4, pace=None):
+    def build(hosts, *, unreachable=(), stop=None, forks=4, pace=None, role="docker"):
+        groups, roles = ((role,) if role == "balancer" else ()), frozenset({role})
         made = []
         for name, how in hosts.items():
             (tmp_path / name).mkdir()
             dead[name] = frozenset({1}) if name in unreachable else frozenset()
             note = Note(str(tmp_path / name / "a"), how=how)
-            made.append(
-                Host(name=name, connection=Connection(address=name), variables={"entries": (Entry("docker", note),)})
-            )
+            connection, variables = Connection(address=name), {"entries": (Entry(role, note),)}
+            made.append(Host(name=name, groups=groups, connection=connection, variables=variables))
             monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
         inventory = Inventory(path="", hosts=tuple(made))
         context = Context(
-            "run-1", inventory, ROLES, lambda event: None, Store(tmp_path / "store"), stop or threading.Event()
+            "run-1", inventory, roles, lambda event: None, Store(tmp_path / "store"), stop or threading.Event()
         )
-        return Rollout(context, [(host, ROLES) for host in made], None, forks, pace or Pace())
+        return Rollout(context, [(host, roles) for host in made], None, forks, pace or Pace())
 
     return build
 
@@ -215,3 +215,28 @@ def test_hosts_as_a_number_or_a_share(text, number):
 def test_what_is_no_number_of_hosts(text):
     with pytest.raises(UsageError, match="--serial must be"):
         _hosts(text, "--serial", 10, least=1)
+
+
+def test_balancers_are_changed_one_at_a_time(make, tmp_path):
+    alone = 'mkdir "$1"; sleep 0.2; rmdir "$1"; printf wanted >"$2"'
+
+    def how(name):
+        return (run("sh", "-c", alone, "sh", str(tmp_path / "busy"), str(tmp_path / name / "a")),)
+
+    names = ("lb-01", "lb-02", "lb-03")
+    made = make({name: how(name) for name in names}, role="balancer")
+    assert results(made) == dict.fromkeys(names, "changed")
+
+
+def test_after_a_balancer_that_failed_the_others_are_left_as_they_are(make, tmp_path):
+    made = make({"lb-01": BAD, "lb-02": BAD, "lb-03": BAD}, role="balancer")
+    found = results(made)
+    assert sorted(found.values()) == ["failed", "stopped", "stopped"]
+    (bad,) = (name for name, result in found.items() if result == "failed")
+    assert made.guarded == f"the balancer {bad} failed"
+
+
+def test_one_balancer_that_fails_stops_nobody_else(make):
+    made = make({"lb-01": BAD}, role="balancer")
+    assert results(made) == {"lb-01": "failed"}
+    assert made.guarded == ""
