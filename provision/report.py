@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -13,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from provision.errors import HostError, InventoryError, ProvisionError
 from provision.events import Event
-from provision.inventory import Host
-from provision.lock import Held
 from provision.plan import Change, HostPlan
 from provision.printable import line, lines, some
 from provision.rollout import Outcome
@@ -384,27 +381,3 @@ def _why(error: HostError | None) -> str:
 def indent(text: str) -> str:
     """The text, moved to the right by two columns."""
     return "\n".join("  " + line for line in text.splitlines())
-
-
-def locks_text(found: Sequence[tuple[Host, Held | HostError | None]], *, released: bool) -> None:
-    """Who has which host; or, where locks were taken away, who had it."""
-    width = max((len(host.name) for host, _ in found), default=4)
-    for host, one in found:
-        said = f"failed: {one.message}" if isinstance(one, HostError) else str(one) if one else "nobody"
-        say(f"{host.name:{width}}  {'was held by ' if released and isinstance(one, Held) else ''}{line(said, 400)}")
-    for host, one in found:
-        if isinstance(one, HostError):
-            say(f"\n{host.name}")
-            say(indent(error_text(one)))
-
-
-def locks_document(found: Sequence[tuple[Host, Held | HostError | None]]) -> dict[str, Any]:
-    """The body of `lock ... --json`."""
-    return {"hosts": [_locks_host(host, one) for host, one in found]}
-
-
-def _locks_host(host: Host, one: Held | HostError | None) -> dict[str, Any]:
-    if isinstance(one, HostError):
-        result = {3: "failed", 4: "unreachable", 6: "locked"}.get(one.exit_code, "failed")
-        return {"host": host.name, "result": result, "why": one.message, "lock": None}
-    return {"host": host.name, "result": "ok", "why": "", "lock": one and dataclasses.asdict(one)}

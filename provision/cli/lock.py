@@ -67,11 +67,11 @@ def _run(command: str, options: dict[str, Any], work: "Callable[[Host, Session],
 
 
 def _on_all(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]") -> int:
-    from provision import report
+    from provision import report, report_lock
 
     inventory, found, code = on_hosts(options, work)
     if options["as_json"]:
-        report.document(command, code, inventory.warnings, **report.locks_document(found))
+        report.document(command, code, inventory.warnings, **report_lock.locks_document(found))
     else:
-        report.locks_text(found, released=command == "lock release")
+        report_lock.locks_text(found, released=command == "lock release")
     return code

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = [
     {"fabfile"},
     {"cli", "lab"},
-    {"report_past", "report_drain"},
+    {"report_past", "report_drain", "report_lock"},
     {"report"},
     {"rollout", "verify", "loadtest", "each", "drain"},
     {"apply", "rollback"},
