@@ -151,13 +151,14 @@ def _entries(targets: Sequence[_Target], then: Host, inventory: Inventory) -> li
     order = sequence.order()
 
     def place(one: _Target) -> tuple[int, int]:
-        """What is not declared comes first in its role."""
+        """What is not declared comes first in its role; below, the last that was removed before the others."""
         return order.index(one.entry.role), places.get(one.made.step, -1)
 
-    ordered = sorted(targets, key=place)
-    back = [_restored(one) for one in ordered if one.made.have is not None]
-    gone = [_restored(one) for one in reversed(ordered) if one.made.have is None]
-    needed = _images(ordered)
+    there = [one for one in reversed(targets) if one.made.have is not None]
+    back = [_restored(one) for one in sorted(there, key=place)]
+    made = [one for one in targets if one.made.have is None]
+    gone = [_restored(one) for one in sorted(reversed(made), key=lambda one: -order.index(one.entry.role))]
+    needed = _images(there)
     following = _following(back, gone, then, inventory)
     first = [entry for entry in back if entry.step.prepares_host]
     rest = [entry for entry in [*needed, *back] if entry not in first]

@@ -1,0 +1,299 @@
+"""What puts back what a run did: the steps, their order, and what is left as it is."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from provision import past, rollback, sequence
+from provision.past import Entry, Made, Story
+from provision.rollout import INSTANCES
+from provision.steps import upstream
+from provision.steps.balancing import Balancing
+from provision.steps.base import RefusalError, converged
+from provision.steps.container import Container
+from provision.steps.facts import Fleet
+from provision.steps.generation import Generation
+from provision.steps.listing import Content
+from provision.steps.restored import Restored
+from tests.unit.test_hostile import FACTS
+
+ROLES = frozenset(sequence.order())
+INVENTORY = """
+all:
+  vars:
+    ollama: {image: "ollama/ollama:0.34.4", models: [deepseek-r1:1.5b, qwen3:8b], https_proxy: "http://proxy.test:1"}
+  children:
+    gpu:
+      hosts:
+        gpu-01: {ansible_host: gpu, ollama: {instances: [{gpus: [0]}, {gpus: [1]}]}}
+    balancer: {hosts: {lb-01: {ansible_host: lb}}}
+"""
+
+
+@pytest.fixture
+def inventory(tmp_path: Path):
+    path = tmp_path / "inventory.yaml"
+    path.write_text(INVENTORY)
+    return sequence.load(str(path))
+
+
+def made(step, have, want, role="ollama", **how):
+    action = "remove" if want is None else "add" if have is None else "change"
+    return Made(step, role, action, "", have, want, **{"known": True, "result": "done", **how})
+
+
+def undo(inventory, *changes, host="gpu-01", roles=ROLES):
+    story = Story(Entry("run", "", "", "deploy", len(changes), "changed"), tuple(changes))
+    return rollback.undo(inventory.host(host), inventory, story, roles)
+
+
+def ids(found):
+    return [entry.step.id for entry in found.entries]
+
+
+def container(inventory, name="ollama1", **how):
+    """The state of a container, as it was found."""
+    steps = (entry.step for entry in sequence.steps(inventory.host("gpu-01"), inventory))
+    step = next(step for step in steps if step.id == f"container:{name}")
+    return {**step.want(FACTS, None), **how}
+
+
+def kept(state):
+    """A state as it comes out of a journal, with the bytes that were known."""
+    text = json.dumps(state, default=str)
+    known = {str(one): one.data for one in contents(state)}
+    return past._alive(json.loads(text), known)
+
+
+def contents(value):
+    if isinstance(value, Content):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [one for part in parts for one in contents(part)]
+
+
+def test_a_container_comes_back_with_its_image_before_and_its_models_after_it(inventory):
+    before = container(inventory, image="ollama/ollama:0.33.0", run="before", answers="no", running=False)
+    found = undo(
+        inventory,
+        made("image:ollama/ollama:0.34.4", None, {"reference": "ollama/ollama:0.34.4"}),
+        made("container:ollama1", before, container(inventory)),
+        made("resident:ollama1", {"enough": False, "on_cpu": []}, {"enough": True, "on_cpu": []}, role="models"),
+    )
+    assert [one for one in ids(found) if not one.startswith("service:")] == [
+        "image:ollama/ollama:0.33.0",
+        "container:ollama1",
+        "resident:ollama1",
+    ]
+    assert [(one.step, "stays" in one.why) for one in found.left] == [("image:ollama/ollama:0.34.4", True)]
+    step = next(entry.step for entry in found.entries if entry.step.id == "container:ollama1")
+    want = step.want(FACTS, container(inventory))
+    assert (want["image"], want["answers"], want["running"]) == ("ollama/ollama:0.33.0", "yes", True)
+
+
+def test_the_first_state_of_a_step_is_put_back_whatever_came_after(inventory):
+    states = [container(inventory, run=f"run {number}") for number in range(3)]
+    found = undo(
+        inventory,
+        made("container:ollama1", states[0], states[1], result="failed"),
+        made("container:ollama1", states[1], states[2]),
+    )
+    [step] = [entry.step for entry in found.entries if entry.step.id == "container:ollama1"]
+    assert step.past["run"] == "run 0"
+
+
+def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(inventory):
+    found = undo(
+        inventory,
+        made("volume:ollama2", None, {"ours": True}),
+        made("file:/etc/provision/ollama/instances", {"kind": "file", "sha256": "0" * 64}, {"kind": "file"}),
+        made("container:ollama2", None, container(inventory, "ollama2")),
+        made("model:ollama2/qwen3:8b", None, {"whole": True}, role="models"),
+        made("model:ollama1/qwen3:8b", None, {"whole": True}, role="models"),
+        made("resident:ollama2", None, {"enough": True}, role="models"),
+    )
+    assert [one for one in ids(found) if not one.startswith("service:")] == [
+        "file:/etc/provision/ollama/instances",
+        "model:ollama1/qwen3:8b",
+        "model:ollama2/qwen3:8b",
+        "container:ollama2",
+        "volume:ollama2",
+    ]
+    assert [(one.name, one.models) for one in found.host.instances] == [("ollama1", ("deepseek-r1:1.5b",))]
+    sequence.steps(found.host, inventory)
+    assert all(entry.step.want(FACTS, {"x": 1}) is None for entry in found.entries[-4:])
+    assert found.entries[-1].step.gone == "was not there before"
+
+
+def test_what_was_removed_comes_back_by_its_mark(inventory):
+    before = container(inventory, name="ollama1", run="before")
+    found = undo(
+        inventory,
+        made("container:old", before, None),
+        made("model:old/qwen3:8b", {"whole": True, "ours": True}, None, role="models"),
+        made("volume:old", {"ours": True}, None),
+        made("unit:provision-instances-old.service", {"sha256": Content(b"x"), "mode": "0644"}, None),
+    )
+    names = ids(found)
+    assert {"container:old", "volume:old", "service:provision-instances-old"} <= set(names)
+    assert names.index("volume:old") < names.index("container:old"), "Docker would make one without our mark"
+    assert names.index("unit:provision-instances-old.service") < names.index("container:old"), "before any container"
+    assert [(one.step, one.why) for one in found.left] == [
+        ("model:old/qwen3:8b", "qwen3:8b was deleted and must be pulled again")
+    ]
+
+
+def test_what_cannot_be_put_back_is_listed_with_its_reason(inventory):
+    found = undo(
+        inventory,
+        made("packages:docker", {"docker-ce": None}, {"docker-ce": "installed"}, role="docker"),
+        made("container:ollama1", None, None, known=False),
+        made("flux:capacitor", {"x": 1}, {"x": 2}),
+        made("no step at all", {"x": 1}, {"x": 2}),
+    )
+    assert {one.step: one.why for one in found.left} == {
+        "packages:docker": "packages stay as they are",
+        "container:ollama1": "what it was is not kept on this host any more",
+        "flux:capacitor": "this version of provision knows no such step",
+        "no step at all": "this version of provision knows no such step",
+    }
+    assert all(name.startswith("service:") for name in ids(found))
+
+
+def test_directories_and_builds_stay(inventory):
+    found = undo(
+        inventory,
+        made("directory:/var/log/provision-nginx", None, {"kind": "directory"}, role="nginx"),
+        made("build:nginx", None, {"prefix": "/x"}, role="nginx"),
+        host="lb-01",
+    )
+    assert [one.why for one in found.left] == [
+        "the directory stays, with what is in it",
+        "it stays until the next build, and is not used",
+    ]
+
+
+def test_without_a_build_nothing_of_nginx_can_come_back(inventory):
+    found = undo(
+        inventory,
+        made("build:nginx", {"builds": ["1.26.3-aaaaaaaa"]}, None, role="nginx"),
+        made("link:/opt/provision/nginx/current", {"kind": "link", "target": "/x"}, None, role="nginx"),
+        made("config:balancer", {"kind": "link", "files": {}}, None, role="balancer"),
+    )
+    assert {one.why for one in found.left} == {"nginx was removed and must be built again"}
+    assert len(found.left) == 3
+
+
+def test_only_the_roles_that_are_asked_for(inventory):
+    change = made("container:ollama1", container(inventory, run="before"), container(inventory))
+    assert "container:ollama1" not in ids(undo(inventory, change, roles=frozenset({"nginx"})))
+
+
+def test_a_service_goes_with_its_unit_and_else_runs(inventory):
+    unit, service = "unit:provision-instances.service", "service:provision-instances"
+    gone = undo(inventory, made(unit, None, {"loaded": True}), made(service, None, {"running": True}))
+    assert service not in ids(gone)
+    back = undo(
+        inventory, made(unit, {"sha256": Content(b"x"), "loaded": False}, {"loaded": True}), made(service, {}, {})
+    )
+    step = next(entry.step for entry in back.entries if entry.step.id == unit)
+    assert step.want(FACTS, None)["loaded"] is True
+    assert service in ids(back)
+
+
+@pytest.mark.parametrize("host", ["gpu-01", "lb-01"])
+def test_every_step_of_every_role_can_be_put_back_to_what_it_wants(inventory, host):
+    """What is already as it was is not touched, and what is not gets commands."""
+    for entry in sequence.steps(inventory.host(host), inventory):
+        step = entry.step
+        try:
+            have = step.want(FACTS, None)
+        except RefusalError:
+            continue
+        if not have or step.irrevocable(have, have):
+            continue
+        have = {"exe": "", "loaded": "", **have} if isinstance(step, Generation) else have
+        target = Restored(step=step, past=kept(have))
+        want = target.want(FACTS, have)
+        assert converged(have, want), step.id
+        target.commands(None, want)
+        target.commands(have, None)
+
+
+def test_a_card_that_is_gone_is_a_refusal_before_anything_is_touched(inventory):
+    step = Container(name="ollama1", image="", gpus=(), port=0, address="")
+    with pytest.raises(RefusalError, match="GPU-gone, which this host has no more"):
+        step.restore(FACTS, None, container(inventory, gpus=["GPU-gone"]))
+
+
+# ---- the balancer's configuration ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def balancing(inventory):
+    steps = [entry.step for entry in sequence.steps(inventory.host("lb-01"), inventory)]
+    return next(step for step in steps if isinstance(step, Balancing))
+
+
+def configured(step, text, **how):
+    files = {**step.files, upstream.FILE: text.encode()}
+    return {"exe": "/opt/provision/nginx/old/sbin/nginx", "loaded": "", "odd": {}, **step.wanted(files, None), **how}
+
+
+THEN = """
+    server 10.0.0.11:3001 weight=9 max_conns=1; # gpu-01/ollama1
+    server 10.0.0.11:3002 weight=1 max_conns=1 down; # gpu-01/ollama2
+"""
+NOW = THEN.replace("weight=9", "weight=1").replace(" down", "")
+
+
+def lines(step, fleet, now=NOW, then=THEN):
+    facts = dataclasses.replace(FACTS, fleet=fleet)
+    want = step.restore(facts, configured(step, now), configured(step, then))
+    return want["files"][upstream.FILE].data.decode(), want
+
+
+def test_the_configuration_of_then_has_the_marks_of_now(balancing):
+    text, want = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}))
+    assert "weight=9" in text
+    assert " down" not in text, "it was down then and serves now"
+    assert want["exe"] == "/opt/provision/nginx/old/sbin/nginx"
+    commands = balancing.commands(configured(balancing, NOW, exe="/opt/provision/nginx/new/sbin/nginx"), want)
+    assert all("/opt/provision/nginx/old/sbin/nginx" in command.words for command in commands[-2:])
+
+
+def test_what_failed_or_was_drained_since_stays_out(balancing):
+    one, two = "gpu-01/ollama1", "gpu-01/ollama2"
+    drained = upstream.marked(NOW, drain={one: upstream.Drained(one, "today", "me", "why")})
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=drained)
+    assert [member.down for member in upstream.members(text).values()] == [True, False]
+    assert upstream.drained(text)[one].why == "why"
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}, unfit=frozenset({two})))
+    assert [member.down for member in upstream.members(text).values()] == [False, True]
+    text, _ = lines(balancing, Fleet(failed=frozenset({"gpu-01"})))
+    assert all(member.down for member in upstream.members(text).values())
+
+
+def test_a_drain_of_then_that_ended_since_is_not_put_back(balancing):
+    one = "gpu-01/ollama1"
+    then = upstream.marked(THEN, drain={one: upstream.Drained(one, "then", "me", "why")})
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), then=then)
+    assert upstream.drained(text) == {}
+    assert " down" not in text
+
+
+def test_a_host_that_this_run_does_not_visit_keeps_its_mark(balancing):
+    text, _ = lines(balancing, Fleet(), now=upstream.marked(NOW, down={"gpu-01/ollama1"}))
+    assert [member.down for member in upstream.members(text).values()] == [True, False]
+
+
+def test_a_configuration_whose_bytes_are_not_kept_is_a_refusal(balancing):
+    state = configured(balancing, THEN)
+    with pytest.raises(RefusalError, match="not kept"):
+        balancing.restore(FACTS, state, {**state, "files": {name: str(one) for name, one in state["files"].items()}})
+
+
+def test_instances_are_looked_at_by_every_rollback():
+    assert INSTANCES <= ROLES
