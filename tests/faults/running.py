@@ -5,12 +5,13 @@ import re
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 
 import pytest
 
 from tests.fleet import Done, Fleet
 
-LONGEST = 240  # seconds: what has not ended by then hangs
+LONGEST = 600  # seconds: what has not ended by then hangs
 
 
 class Running:
@@ -21,9 +22,10 @@ class Running:
         words: the command.
         hold_at: a pattern of a line on stderr at which it is stopped (SIGSTOP) until `go` or `kill`; so a fault can be
             put in place at that very step.
+        env: further variables of its environment.
     """
 
-    def __init__(self, fleet: Fleet, *words: str, hold_at: str = "") -> None:
+    def __init__(self, fleet: Fleet, *words: str, hold_at: str = "", env: Mapping[str, str] | None = None) -> None:
         self._at = re.compile(hold_at) if hold_at else None
         self.held = threading.Event()
         self._process = subprocess.Popen(
@@ -32,7 +34,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=fleet.environment,
+            env={**fleet.environment, **(env or {})},
         )
         self.lines: list[str] = []
         self._out: list[str] = []

@@ -44,12 +44,16 @@ class Story:
 
     def missing(self, world: World) -> list[str]:
         """The ids of the steps that a deploy would change now."""
-        return world.fleet.changes()[self.host]
+        return world.changes()[self.host]
 
     def start_over(self, world: World) -> None:
-        """Go back to where everything is still to be done."""
+        """Go back to where everything is still to be done; the others are as they were deployed."""
         self.start(world)
-        wait_for(lambda: not any(there for host, there in world.fleet.changes().items() if host != self.host))
+        others = [host.name for host in world.lab.hosts() if host.name != self.host]
+        for host in [one for one in others if world.changes()[one]]:
+            as_deployed(host)(world)
+        # That the balancer leaves out a host on which nothing is yet is right.
+        wait_for(lambda: not any(world.changes()[one] for one in others if one != BALANCER))
 
 
 def bare(host: str) -> Callable[[World], object]:
@@ -197,7 +201,8 @@ def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool 
         story.start_over(world)
     with Watch(world.lab, story.host, balancer=story.host != BALANCER) as watch:
         _strike(world, story, place.step, cut, seen)
-        world.expire()
+        if cut.code is not None:
+            world.expire()
         watch.check()
         if story.host == BALANCER and story.live:
             world.nginx_is_good()
@@ -230,7 +235,8 @@ def _strike(world: World, story: Story, step: str, cut: Cut, seen: Seen) -> None
 
 
 def _refused(world: World, host: str, seen: Seen) -> None:
-    """Who comes right after a controller that was killed is told so, and changes nothing there."""
-    refused = world.fleet.provision("deploy", "--yes")
+    """Who comes from another machine right after the controller was killed is kept off by its lease."""
+    elsewhere = {"XDG_STATE_HOME": str(world.folder)}  # the machine that was killed knows that the run is dead
+    refused = world.fleet.provision("deploy", "--yes", env=elsewhere)
     one_clear_screen(refused, host, 6, "locked")
-    seen.said = f"(gone); the next: {first_error(refused)}"
+    seen.said = f"from another machine: {first_error(refused)}"

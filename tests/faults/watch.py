@@ -9,7 +9,11 @@ from provision.lab.lab import Lab
 
 BALANCER = "lb-01"
 MODEL = "deepseek-r1:1.5b"
-STARTED = 'ids=$(docker ps -aq); [ -z "$ids" ] || docker inspect --format "{{.Name}} {{.Id}} {{.State.StartedAt}}" $ids'
+STARTED = """
+command -v docker >/dev/null && systemctl -q is-active docker || exit 0
+ids=$(timeout 5 docker ps -aq) && [ -n "$ids" ] || exit 0
+docker inspect --format '{{.Name}} {{.Id}} {{.State.StartedAt}}' $ids
+"""
 
 
 class Watch:
@@ -41,6 +45,11 @@ class Watch:
         if self._asked:
             self._thread.join()
 
+    def containers(self, host: str) -> str:
+        """The containers of a host, with the time they were started."""
+        found = self._lab.host(host)
+        return found.run(["sh", "-c", STARTED]).stdout if found.running else ""
+
     def check(self) -> None:
         """Make sure that nobody noticed anything."""
         self._stop.set()
@@ -49,7 +58,7 @@ class Watch:
         assert self.answers or not self._asked
 
     def _started(self) -> dict[str, str]:
-        return {name: self._lab.host(name).run(["sh", "-c", STARTED]).stdout for name in self._others}
+        return {name: self.containers(name) for name in self._others}
 
     def _ask_on(self) -> None:
         begun = time.monotonic()

@@ -1,10 +1,12 @@
 """The deployed fleet, and what is done to it."""
 
 import re
+import subprocess
 from pathlib import Path
 
 from provision.lab import faults
 from provision.lab.lab import Lab
+from tests.faults.mirror import How, Mirror
 from tests.faults.watch import ask
 from tests.fleet import DEPLOYED, Done, Fleet, wait_for
 
@@ -29,6 +31,7 @@ class World:
         self.fleet = fleet
         self.lab = lab
         self.folder = folder
+        self._mirrors: list[Mirror] = []
 
     def sh(self, text: str, *args: str, host: str = BAD, timeout: float = 60) -> str:
         """Run a script as root, from the machine's side."""
@@ -74,6 +77,21 @@ class World:
         """Undo `full`, and what was written meanwhile."""
         self.sh('umount -l "$1"', path, host=host)
 
+    def tamper(self, port: int, pattern: str, how: How, host: str = BAD) -> None:
+        """From now on the host sees the site tampered with; see `mirror`."""
+        self._mirrors.append(Mirror(self.lab, host, port, pattern, how))
+
+    def true_site(self) -> None:
+        """Undo `tamper`."""
+        while self._mirrors:
+            self._mirrors.pop().close()
+
+    def unplug(self) -> None:
+        """Take the cable between this machine and the lab away; `lab.network.connect` plugs another in."""
+        network = self.lab.network
+        subprocess.run(["ip", "-netns", network.netns, "link", "delete", "up0"], check=True)
+        subprocess.run(["ip", "link", "delete", network.link], check=False, stderr=subprocess.DEVNULL)
+
     def power_on(self, host: str = BAD) -> None:
         """Give a host its power back, and wait until it has booted."""
         self.fault("power-off", "off", host)
@@ -94,6 +112,17 @@ class World:
     def plan(self, *words: str) -> Done:
         """`plan`."""
         return self.fleet.provision("plan", *words)
+
+    def changes(self) -> dict[str, list[str]]:
+        """Host -> ids of the steps that a plan would change; once every host that was booted can be read."""
+        found: list[Done] = []
+
+        def read() -> bool:
+            found[:] = [self.plan("--json")]
+            return found[0].code == 0
+
+        wait_for(read)
+        return {host["host"]: [change["step"] for change in host["changes"]] for host in found[0].doc["hosts"]}
 
     def expire(self) -> None:
         """Let the lease of a run that is gone end now: its end is put into the past, so that nobody has to wait."""

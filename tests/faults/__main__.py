@@ -1,0 +1,32 @@
+"""Run the fault suite, or classes of it, and write docs/reliability.md: `python -m tests.faults [CLASS ...]`."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faults import page
+
+
+def main(classes: list[str]) -> int:
+    """Run these classes (all by default); the exit code of pytest."""
+    unknown = set(classes) - page.CLASSES.keys()
+    if unknown:
+        print(f"no such class: {', '.join(sorted(unknown))}; there are {', '.join(page.CLASSES)}", file=sys.stderr)
+        return 2
+    folder = Path(__file__).parent
+    files = [str(folder / f"test_{name}.py") for name in classes or page.CLASSES]
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as work:
+        record = Path(work) / "record"
+        environment = {"PROVISION_REQUIRE_LAB": "1", **os.environ, "PROVISION_FAULTS_RECORD": str(record)}
+        code = subprocess.run([sys.executable, "-m", "pytest", "-q", *files], env=environment, check=False).returncode
+        given = f' CLASS="{" ".join(classes)}"' if classes else ""
+        page.publish(page.read(record), f"make test-faults{given}", time.monotonic() - begun)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

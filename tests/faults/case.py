@@ -1,0 +1,133 @@
+"""A fault that is there before a run or comes while it goes on: how it is made, what must be seen, how it is lifted."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from provision.lab.shell import LabError
+from tests.faults.running import Running
+from tests.faults.screen import one_clear_screen
+from tests.faults.seen import Seen
+from tests.faults.watch import Watch
+from tests.faults.world import BAD, GOOD, World
+from tests.fleet import Done
+
+Action = Callable[[World], object]
+SPOILT = "/opt/provision/lib/docker-notes"  # drift on a host without the fault: it must be mended all the same
+
+
+def nothing(_: World) -> None:
+    """Nothing to do."""
+
+
+def both(*actions: Action) -> Action:
+    """Several things, one after the other."""
+    return lambda world: [action(world) for action in actions]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault.
+
+    Args:
+        bad: makes it; before the run, or at the step `at`.
+        says: what the screen must say of it, as patterns; nothing where the run succeeds.
+        mend: lifts it.
+        step: a pattern of the step at which the run fails; empty where it is none.
+        at: the step at which the fault comes; empty for before the run.
+        host: where it is.
+        ready: what makes sure that there is something to do; before the run.
+        code: the exit code.
+        env: further variables of the first run's environment.
+        result: of that host in the recap.
+        balancer: whether the balancer has to answer all along.
+        keep: whether the containers of the host must be those of before, after the run.
+        words: further words of the commands.
+        put_back: whether the host is thrown away afterwards and put back as it was deployed.
+        left: paths of half-written files that are there for a reason.
+    """
+
+    bad: Action
+    says: tuple[str, ...] = ()
+    mend: Action = nothing
+    step: str = ""
+    at: str = ""
+    host: str = BAD
+    ready: Action = nothing
+    code: int = 3
+    env: tuple[tuple[str, str], ...] = ()
+    result: str = "failed"
+    balancer: bool = True
+    keep: bool = True
+    words: tuple[str, ...] = ()
+    put_back: bool = False
+    left: tuple[str, ...] = ()
+
+
+def params(cases: dict[str, Case], sample: str) -> list[Any]:
+    """The cases as parameters; the sample is what `make test` runs too."""
+    return [
+        pytest.param(case, id=name, marks=[pytest.mark.sample] if name == sample else [])
+        for name, case in cases.items()
+    ]
+
+
+def play(world: World, case: Case, seen: Seen) -> None:
+    """Run into a fault; then lift it and deploy again."""
+    other, mended = GOOD if case.host != GOOD else BAD, False
+    try:
+        with Watch(world.lab, case.host, balancer=case.balancer) as watch:
+            case.ready(world)
+            world.sh(f"echo '# by hand' >>{SPOILT}", host=other)
+            containers = watch.containers(case.host) if case.keep else ""
+            done = _run_into(world, case)
+            seen.first(done)
+            _judge(world, case, done, other)
+            if case.keep:
+                assert watch.containers(case.host) == containers, "the host's own containers are others now"
+            case.mend(world)
+            mended = True
+            world.expire()
+            seen.second(world, *case.words)
+            watch.check()
+    finally:
+        if not mended:
+            with contextlib.suppress(LabError):  # else what failed is hidden by what cannot be lifted
+                case.mend(world)
+        if case.put_back:
+            world.put_back(case.host)
+
+
+def _run_into(world: World, case: Case) -> Done:
+    """Deploy with the fault there, or coming."""
+    if not case.at:
+        case.bad(world)
+        return Running(world.fleet, "deploy", "--yes", *case.words, env=dict(case.env)).end()
+    at = rf"^{case.host} +changing +{re.escape(case.at)}(\s|$)"
+    running = Running(world.fleet, "deploy", "--yes", "-v", *case.words, hold_at=at, env=dict(case.env))
+    try:
+        running.until_held()
+        case.bad(world)
+        running.go()
+        return running.end()
+    finally:
+        running.kill()
+
+
+def _judge(world: World, case: Case, done: Done, other: str) -> None:
+    if case.code:
+        one_clear_screen(done, case.host, case.code, case.result, case.step)
+    else:
+        assert done.code == 0, done
+    part = done.out.split("\nHOST ")[0]
+    for pattern in case.says:
+        assert re.search(pattern, part + ("" if case.code else done.err)), (pattern, done)
+    assert "by hand" not in world.sh(f"cat {SPOILT}", host=other), "the other host did not finish"
+    half = [path for path in world.half_written(case.host) if not path.endswith(case.left or ("\n",))]
+    assert half == []
+    if case.balancer:
+        world.nginx_is_good()

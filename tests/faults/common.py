@@ -1,0 +1,72 @@
+"""What several classes of faults need: something for the run to do, and where a fault shows."""
+
+from tests.faults.world import BAD, BALANCER, World
+
+IMAGE, NEWER = "ollama/ollama:0.34.4", "ollama/ollama:0.33.0"
+DAEMON = "/etc/docker/daemon.json"
+TOOLKIT = "packages:nvidia_toolkit"
+
+
+def one_key(world: World) -> None:
+    """A key of daemon.json is another: the smallest change there is."""
+    world.set("docker", log_max_file=4)
+
+
+def key_back(world: World) -> None:
+    """Undo `one_key`."""
+    world.unset("docker", "log_max_file")
+
+
+def one_container(world: World) -> None:
+    """A setting of one instance is another: its container is made anew."""
+    world.instance(0).update(context_length=2048)
+
+
+def container_back(world: World) -> None:
+    """Undo `one_container`."""
+    world.instance(0).pop("context_length", None)
+
+
+def no_package(world: World) -> None:
+    """A package is missing, and apt has to fetch it."""
+    world.sh("apt-get clean; dpkg --force-depends -r libnvidia-container-tools >/dev/null 2>&1")
+
+
+def new_image(world: World) -> None:
+    """Another image, which the host does not have."""
+    world.sh(f"docker image rm -f {NEWER} >/dev/null 2>&1 || :")
+    world.set("ollama", image=NEWER)
+
+
+def old_image(world: World) -> None:
+    """Undo `new_image`."""
+    world.unset("ollama", "image")
+
+
+def new_queue(world: World) -> None:
+    """Another generation of the balancer's configuration."""
+    world.set("balancer", BALANCER, queue=30)
+
+
+def old_queue(world: World) -> None:
+    """Undo `new_queue`."""
+    world.unset("balancer", "queue", host=BALANCER)
+
+
+def new_build(world: World) -> None:
+    """Another build of nginx, made on the balancer itself."""
+    world.set("nginx", BALANCER, build="each", configure_args=["--with-http_sub_module"])
+
+
+def old_build(world: World) -> None:
+    """Undo `new_build`."""
+    world.unset("nginx", "build", "configure_args", host=BALANCER)
+
+
+def drop_in(folder: str, name: str, text: str, host: str = BAD):
+    """A file of a folder, and without it again."""
+    path = f"{folder}/{name}"
+    return (
+        lambda world: world.write(path, text, host),
+        lambda world: world.sh('rm -f "$1"', path, host=host),
+    )

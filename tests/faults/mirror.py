@@ -1,0 +1,121 @@
+"""The lab's site as one host sees it, tampered with: missing files, files cut short, other bytes, no answer at all."""
+
+import contextlib
+import http.client
+import re
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from provision.lab.lab import Lab
+
+WEB, REGISTRY = 80, 5000
+How = Callable[[BaseHTTPRequestHandler, http.client.HTTPResponse, bytes], None]
+
+
+def missing(handler: BaseHTTPRequestHandler, _: http.client.HTTPResponse, __: bytes) -> None:
+    """404."""
+    handler.send_error(404)
+
+
+def half(handler: BaseHTTPRequestHandler, answer: http.client.HTTPResponse, body: bytes) -> None:
+    """The first half, and then the connection ends."""
+    _head(handler, answer, len(body))
+    handler.wfile.write(body[: len(body) // 2])
+    handler.close_connection = True
+
+
+def corrupt(handler: BaseHTTPRequestHandler, answer: http.client.HTTPResponse, body: bytes) -> None:
+    """As many bytes, of which one in the middle is another."""
+    _head(handler, answer, len(body))
+    at = len(body) // 2
+    handler.wfile.write(body[:at] + bytes([body[at] ^ 255]) + body[at + 1 :])
+
+
+def silent(handler: BaseHTTPRequestHandler, _: http.client.HTTPResponse, __: bytes) -> None:
+    """Never an answer."""
+    time.sleep(600)
+
+
+def replaced(pattern: str, by: bytes) -> How:
+    """Other bytes: a regular expression is replaced."""
+
+    def how(handler: BaseHTTPRequestHandler, answer: http.client.HTTPResponse, body: bytes) -> None:
+        changed = re.sub(pattern.encode(), by, body)
+        _head(handler, answer, len(changed))
+        handler.wfile.write(changed)
+
+    return how
+
+
+def _head(handler: BaseHTTPRequestHandler, answer: http.client.HTTPResponse, length: int) -> None:
+    handler.send_response(answer.status)
+    for name, value in answer.getheaders():
+        if name.lower() not in ("content-length", "connection", "transfer-encoding", "server", "date"):
+            handler.send_header(name, value)
+    handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+
+
+class Mirror:
+    """A server of the machine's that a host is led to instead of the site.
+
+    Args:
+        lab: the lab.
+        host: name of the host.
+        port: of the site.
+        pattern: of the paths that are tampered with.
+        how: what is done with them.
+    """
+
+    def __init__(self, lab: Lab, host: str, port: int, pattern: str, how: How) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            site = (lab.network.site, port)
+
+            def do_GET(self) -> None:
+                """Answer as the site, or otherwise."""
+                connection = http.client.HTTPConnection(*self.site, timeout=60)
+                with contextlib.suppress(OSError), contextlib.closing(connection):
+                    names = ("accept", "if-modified-since", "range")
+                    sent = {name: self.headers[name] for name in names if self.headers[name]}
+                    connection.request(self.command, self.path, headers=sent)
+                    answer = connection.getresponse()
+                    body = answer.read()
+                    if self.command == "GET" and answer.status == 200 and re.search(pattern, self.path):
+                        how(self, answer, body)
+                        return
+                    _head(self, answer, int(answer.headers.get("Content-Length") or len(body)))
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET  # noqa: N815 - http.server asks for this name
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        self._server = ThreadingHTTPServer((lab.network.gateway, 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._host = lab.host(host)
+        to = f"{lab.network.gateway}:{self._server.server_address[1]}"
+        self._rule = [
+            "OUTPUT",
+            "-p",
+            "tcp",
+            "-d",
+            lab.network.site,
+            "--dport",
+            str(port),
+            "-j",
+            "DNAT",
+            "--to-destination",
+            to,
+        ]
+        self._host.run(["iptables", "-w", "-t", "nat", "-I", *self._rule])
+
+    def close(self) -> None:
+        """Lead the host to the site again."""
+        self._host.run(["iptables", "-w", "-t", "nat", "-D", *self._rule])
+        self._server.shutdown()
+        self._server.server_close()

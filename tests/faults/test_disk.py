@@ -1,0 +1,152 @@
+"""No room: on the root file system, for Docker, for models; while something is written, pulled or built."""
+
+import pytest
+
+from tests.faults.case import Case, both, params, play
+from tests.faults.common import (
+    TOOLKIT,
+    container_back,
+    key_back,
+    new_build,
+    new_image,
+    new_queue,
+    no_package,
+    old_build,
+    old_image,
+    old_queue,
+    one_container,
+    one_key,
+)
+from tests.faults.world import BALANCER
+
+pytestmark = [pytest.mark.lab, pytest.mark.faults]
+NO_ROOM = "No space left on device|no space left on device"
+ROOT = ("/etc", "/opt", "/var/lib/provision", "/var/tmp", "/tmp")
+MORE = "nomic-embed-text:latest"
+
+
+def full(*paths, host="gpu-02"):
+    return lambda world: [world.full(path, host) for path in paths]
+
+
+def roomy(*paths, host="gpu-02"):
+    return lambda world: [world.roomy(path, host) for path in paths]
+
+
+def small_models(world):
+    """The models of one instance are in a folder with room for a few bytes only."""
+    world.sh("mkdir -p /srv/models; mountpoint -q /srv/models || mount -t tmpfs -o size=64k tmpfs /srv/models")
+    world.instance(0).update(storage="/srv/models")
+
+
+def large_models(world):
+    world.sh("mount -o remount,size=512m /srv/models")
+
+
+CASES = {
+    "root, before a key of daemon.json is written": Case(
+        both(one_key, full(*ROOT)), (NO_ROOM,), both(roomy(*ROOT), key_back), "docker_config:daemon.json"
+    ),
+    "root, while a key of daemon.json is written": Case(
+        full(*ROOT),
+        (NO_ROOM,),
+        both(roomy(*ROOT), key_back),
+        "docker_config:daemon.json",
+        at="docker_config:daemon.json",
+        ready=one_key,
+    ),
+    "root, before a container is made anew": Case(
+        both(one_container, full(*ROOT)), (NO_ROOM,), both(roomy(*ROOT), container_back), r"\S+", keep=False
+    ),
+    "root of the balancer, before its configuration is written": Case(
+        both(new_queue, full(*ROOT, host=BALANCER)),
+        (NO_ROOM,),
+        both(roomy(*ROOT, host=BALANCER), old_queue),
+        "config:balancer",
+        host=BALANCER,
+    ),
+    "root of the balancer, while its configuration is written": Case(
+        full(*ROOT, host=BALANCER),
+        (NO_ROOM,),
+        both(roomy(*ROOT, host=BALANCER), old_queue),
+        "config:balancer",
+        at="config:balancer",
+        ready=new_queue,
+        host=BALANCER,
+    ),
+    "root of the balancer, while nginx is built": Case(
+        full(*ROOT, host=BALANCER),
+        (NO_ROOM,),
+        both(roomy(*ROOT, host=BALANCER), old_build),
+        "build:nginx",
+        at="build:nginx",
+        ready=new_build,
+        host=BALANCER,
+    ),
+    "our state": Case(
+        both(one_key, full("/var/lib/provision")),
+        (NO_ROOM,),
+        both(roomy("/var/lib/provision"), key_back),
+        "docker_config:daemon.json",
+    ),
+    "beside daemon.json": Case(
+        both(one_key, full("/etc/docker")),
+        (NO_ROOM,),
+        both(roomy("/etc/docker"), key_back),
+        "docker_config:daemon.json",
+    ),
+    "our configuration": Case(
+        both(
+            lambda w: w.set("ollama", https_proxy="http://proxy.test:3128"),
+            full("/etc/provision/ollama"),
+        ),
+        (NO_ROOM,),
+        both(roomy("/etc/provision/ollama"), lambda w: w.unset("ollama", "https_proxy")),
+        "file:/etc/provision/ollama/ollama1.env",
+    ),
+    "the lock": Case(
+        both(one_key, full("/run/provision")),
+        ("the lock could not be taken", "/run/provision: .*(I/O error|No space left)", "is there room in /run"),
+        both(roomy("/run/provision"), key_back),
+    ),
+    "packages": Case(
+        both(no_package, full("/var/cache/apt/archives")),
+        ("space|full disk", "full disk: /var/cache/apt/archives has 0 MB left"),
+        roomy("/var/cache/apt/archives"),
+        TOOLKIT,
+    ),
+    "/var/lib/docker, before an image is pulled": Case(
+        both(new_image, full("/var/lib/docker/tmp")),
+        (NO_ROOM,),
+        both(roomy("/var/lib/docker/tmp"), old_image),
+        "image:ollama/ollama:0.33.0",
+    ),
+    "/var/lib/docker, while an image is pulled": Case(
+        full("/var/lib/docker/tmp"),
+        (NO_ROOM,),
+        both(roomy("/var/lib/docker/tmp"), old_image),
+        "image:ollama/ollama:0.33.0",
+        at="image:ollama/ollama:0.33.0",
+        ready=new_image,
+    ),
+    "the models folder": Case(
+        small_models, ("ollama1", NO_ROOM), large_models, "model:ollama1/.*", keep=False, put_back=True
+    ),
+    "the models folder, as the server says it after status 200": Case(
+        both(
+            lambda w: w.instance().update(models=["deepseek-r1:1.5b", MORE]),
+            lambda w: w.fault("pull-fails", target="gpu-02/ollama1", value="write: no space left on device"),
+        ),
+        (f"ollama1 could not pull {MORE}: .*no space left on device",),
+        both(
+            lambda w: w.fault("pull-fails", "off", target="gpu-02/ollama1"),
+            lambda w: w.instance().pop("models"),
+        ),
+        f"model:ollama1/{MORE}",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", params(CASES, "root, while a key of daemon.json is written"))
+def test_no_room(world, seen, case):
+    play(world, case, seen)
