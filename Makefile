@@ -4,7 +4,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint unit lab-test example bench bench-balancer bench-many bench-roll clean
+.PHONY: help demo test lint unit lab-test test-faults example bench bench-balancer bench-many bench-roll clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,8 +34,11 @@ lint: .venv/installed
 unit: .venv/installed ## Tests that need no lab
 	$(BIN)/pytest -q -n 2 tests/unit
 
-lab-test: .venv/installed ## Tests on real hosts; fails where no lab can be started
-	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q tests/lab
+lab-test: .venv/installed ## Tests on real hosts, and a sample of every class of faults; fails where no lab can be started
+	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q tests/lab tests/faults -m "sample or not faults"
+
+test-faults: .venv/installed ## Every fault at every place; writes docs/reliability.md (hours; CLASS="apt disk" for some)
+	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)
 
 example: .venv/installed ## Write inventory/example.yaml again from the roles' settings
 	$(BIN)/python -m tests.example > inventory/example.yaml
