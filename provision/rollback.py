@@ -154,10 +154,9 @@ def _entries(targets: Sequence[_Target], then: Host, inventory: Inventory) -> li
         """What is not declared comes first in its role; below, the last that was removed before the others."""
         return order.index(one.entry.role), places.get(one.made.step, -1)
 
-    there = [one for one in reversed(targets) if one.made.have is not None]
+    there, new = ([one for one in reversed(targets) if (one.made.have is None) == is_new] for is_new in (False, True))
     back = [_restored(one) for one in sorted(there, key=place)]
-    made = [one for one in targets if one.made.have is None]
-    gone = [_restored(one) for one in sorted(reversed(made), key=lambda one: -order.index(one.entry.role))]
+    gone = [_restored(one) for one in sorted(new, key=lambda one: -order.index(one.entry.role))]
     needed = _images(there)
     following = _following(back, gone, then, inventory)
     first = [entry for entry in back if entry.step.prepares_host]

@@ -1,0 +1,204 @@
+"""What a run changed is put back on real hosts, without a registry or a mirror, and what cannot be is listed."""
+
+import contextlib
+
+import pytest
+
+from provision.lab import faults
+
+from .conftest import Fleet
+
+pytestmark = pytest.mark.lab
+OTHER = "ollama/ollama:0.33.0"
+DAEMON = "/etc/docker/daemon.json"
+UPSTREAM = "/etc/provision/nginx/upstream.conf"
+STORE = "/var/lib/provision/store"
+
+
+def rollback(fleet: Fleet, *words: str, code: int = 0):
+    done = fleet.provision("rollback", "--yes", "--json", *words)
+    assert done.code == code, done
+    return done
+
+
+def settled(fleet: Fleet) -> None:
+    assert not any(fleet.changes().values())
+
+
+def inspect(fleet: Fleet, host: str, name: str, what: str) -> str:
+    return fleet.ssh(host, "docker", "inspect", "-f", f"{{{{{what}}}}}", name).strip()
+
+
+def sha256(fleet: Fleet, host: str, path: str) -> str:
+    return fleet.ssh(host, "sha256sum", path)[:64]
+
+
+def nginx(fleet: Fleet) -> str:
+    """The program that runs as the balancer."""
+    return fleet.ssh("lb-01", "sh", "-c", "readlink /proc/$(cat /run/provision-nginx/nginx.pid)/exe").strip()
+
+
+@contextlib.contextmanager
+def offline(lab):
+    """Neither packages nor images can be had."""
+    for name in ("web-down", "registry-down"):
+        faults.switch(lab, "site", name, on=True)
+    try:
+        yield
+    finally:
+        for name in ("web-down", "registry-down"):
+            faults.switch(lab, "site", name, on=False)
+
+
+def test_an_image_there_and_back_and_there_again_without_a_registry(fleet, lab):
+    fleet.vars["ollama"]["image"] = OTHER
+    run = fleet.deploy("--limit", "gpu-01").doc["run"]
+    before = inspect(fleet, "gpu-02", "ollama1", ".State.StartedAt")
+    with offline(lab):
+        planned = fleet.provision("rollback", "--check", "--json")
+        assert planned.code == 0, planned
+        assert planned.doc["of"] == run, "the last one that changed something"
+        assert {one["step"] for one in planned.doc["left"]} <= {f"image:{OTHER}"}
+        assert inspect(fleet, "gpu-01", "ollama1", ".Config.Image") == OTHER, "only planned"
+        back = rollback(fleet)
+        assert inspect(fleet, "gpu-01", "ollama1", ".Config.Image") != OTHER
+        assert "container:ollama2" in back.host("gpu-01")["changed"]
+        again = rollback(fleet)
+        assert again.doc["of"] == back.doc["run"], "a rollback is a run like any other"
+        assert [inspect(fleet, "gpu-01", name, ".Config.Image") for name in ("ollama1", "ollama2")] == [OTHER] * 2
+        rollback(fleet, run)
+    assert inspect(fleet, "gpu-02", "ollama1", ".State.StartedAt") == before, "the run never was there"
+    del fleet.vars["ollama"]["image"]
+    settled(fleet)
+    assert fleet.provision("verify", "--json", "--limit", "gpu-01").code == 0
+
+
+def test_settings_of_a_container_and_its_secret_file_are_what_they_were(fleet):
+    one = fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"][0]
+    one.update(memory="4g", https_proxy="http://user:canary-of-proxy@proxy.test:3128")
+    fleet.deploy("--limit", "gpu-02")
+    assert inspect(fleet, "gpu-02", "ollama1", ".HostConfig.Memory") == str(4 << 30)
+    one["https_proxy"] = "http://user:canary-of-another@proxy.test:3128"
+    secret = "/etc/provision/ollama/ollama1.env"
+    before = sha256(fleet, "gpu-02", secret)
+    fleet.deploy("--limit", "gpu-02")
+    assert sha256(fleet, "gpu-02", secret) != before
+    done = rollback(fleet)
+    assert "canary" not in done.out + done.err
+    assert sha256(fleet, "gpu-02", secret) == before
+    first = fleet.provision("history", "--json").doc["runs"][2]["run"]
+    rollback(fleet, first)
+    assert inspect(fleet, "gpu-02", "ollama1", ".HostConfig.Memory") == "0"
+    assert fleet.ssh("gpu-02", "sh", "-c", f"ls {secret} 2>/dev/null || :") == ""
+    del one["memory"], one["https_proxy"]
+    settled(fleet)
+
+
+def test_nginx_goes_back_to_the_build_before_and_forth_again_without_compiling(fleet, lab):
+    before = nginx(fleet)
+    fleet.vars["nginx"] = {**fleet.vars.get("nginx", {}), "configure_args": ["--with-threads", "--with-http_v2_module"]}
+    fleet.vars["nginx"]["configure_args"] += ["--with-http_stub_status_module"]
+    run = fleet.deploy("--limit", "lb-01").doc["run"]
+    after = nginx(fleet)
+    assert after != before
+    with offline(lab):
+        back = rollback(fleet)
+        assert nginx(fleet) == before
+        assert {one["step"] for one in back.doc["left"]} >= {"build:nginx"}
+        rollback(fleet, back.doc["run"])
+        assert nginx(fleet) == after
+        rollback(fleet, run)
+    assert nginx(fleet) == before
+    del fleet.vars["nginx"]["configure_args"]
+    settled(fleet)
+
+
+def test_a_configuration_goes_back_and_what_was_drained_meanwhile_stays_out(fleet):
+    one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
+    one["weight"] = 9
+    fleet.deploy()
+    assert fleet.provision("drain", "gpu-02/ollama2", "-m", "a new card").code == 0
+    assert "weight=9 " in fleet.ssh("lb-01", "cat", UPSTREAM)
+    done = rollback(fleet)
+    assert done.host("lb-01")["changed"] == ["config:balancer"], "the drain is not what is put back"
+    text = fleet.ssh("lb-01", "cat", UPSTREAM)
+    assert "weight=9 " not in text
+    assert [line.split("# ")[-1] for line in text.splitlines() if " down;" in line] == ["gpu-02/ollama2"]
+    assert "a new card" in text
+    drained = fleet.provision("history", "--json").doc["runs"][1]
+    assert drained["command"].startswith("drain")
+    refused = fleet.provision("rollback", "--yes", drained["run"])
+    assert refused.code == 2, refused
+    assert "undrain" in refused.err
+    assert fleet.provision("undrain", "gpu-02/ollama2").code == 0
+    del one["weight"]
+    settled(fleet)
+
+
+def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
+    before = {host: sha256(fleet, host, DAEMON) for host in ("gpu-01", "gpu-02")}
+    fleet.vars.setdefault("docker", {})["log_max_file"] = 5
+    run = fleet.deploy().doc["run"]
+    assert all(sha256(fleet, host, DAEMON) != before[host] for host in before)
+    faults.switch(lab, "gpu-02", "ssh-reset", on=True)
+    done = fleet.provision("rollback", run, "--yes")
+    faults.switch(lab, "gpu-02", "ssh-reset", on=False)
+    assert done.code == 4, done
+    assert "UNREACHABLE" in done.out
+    assert f"rollback {run}" in done.out
+    assert "-l gpu-02" in done.out
+    assert sha256(fleet, "gpu-01", DAEMON) == before["gpu-01"]
+    assert "log_max_file" not in done.err
+    rollback(fleet, run, "--limit", "gpu-02")
+    assert sha256(fleet, "gpu-02", DAEMON) == before["gpu-02"]
+    del fleet.vars["docker"]["log_max_file"]
+    settled(fleet)
+    assert rollback(fleet, run).doc["summary"]["changed"] == 0, "what is as it was is not touched"
+
+
+def test_models_that_were_added_go_and_those_that_were_removed_are_listed(fleet):
+    fleet.vars["ollama"]["models"] = ["deepseek-r1:7b"]
+    fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
+    done = rollback(fleet)
+    left = {one["step"]: one["why"] for one in done.doc["left"]}
+    assert "must be pulled again" in left["model:ollama1/deepseek-r1:1.5b"]
+    at = f"http://{fleet.address('gpu-01')}:3001/api/tags"
+    assert "deepseek-r1:7b" not in fleet.ssh("gpu-01", "curl", "-sf", at)
+    fleet.vars["ollama"]["models"] = ["deepseek-r1:1.5b"]
+    fleet.deploy()
+    settled(fleet)
+
+
+def test_what_is_not_kept_any_more_is_listed_and_the_rest_put_back(fleet, lab):
+    one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
+    one["weight"] = 4
+    run = fleet.deploy().doc["run"]
+    lab.host("lb-01").run(["sh", "-c", f"mv {STORE} {STORE}.away; mkdir -m 0700 {STORE}"])
+    done = rollback(fleet, run)
+    assert [entry["step"] for entry in done.doc["left"]] == ["config:balancer"]
+    assert "not kept" in done.doc["left"][0]["why"]
+    assert done.doc["summary"]["changed"] == 0
+    lab.host("lb-01").run(["sh", "-c", f"rm -rf {STORE}; mv {STORE}.away {STORE}"])
+    rollback(fleet, run)
+    del one["weight"]
+    settled(fleet)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("20200101T000000Z-0000",), "knows a run"),
+        (("nonsense",), "is no run"),
+        (("../../../etc/passwd",), "is no run"),
+    ],
+)
+def test_a_run_that_nobody_knows_changes_nothing(fleet, words, said):
+    done = fleet.provision("rollback", "--yes", *words)
+    assert done.code == 2, done
+    assert said in done.err
+
+
+def test_without_a_terminal_it_does_not_ask(fleet):
+    done = fleet.provision("rollback")
+    assert done.code == 2, done
+    assert "--yes" in done.err
