@@ -1,0 +1,175 @@
+"""Where in a host's changes instances are taken out, put right, and given back."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from provision import apply
+from provision.command import run, sh
+from provision.errors import CommandError, HostError
+from provision.steps.base import EVERY
+
+from .test_apply import ROLES, Note, make, note
+
+__all__ = ["make"]
+
+
+@dataclass(frozen=True)
+class Part(Note):
+    """A note that is a part of an instance, and hurts it if it is changed while it is there."""
+
+    instance: str = ""
+    hurts: bool = True
+    mended: str = ""
+
+    @property
+    def part_of(self):
+        return self.instance
+
+    def disrupts(self, have, want):
+        return frozenset({self.instance} if have is not None and self.hurts else ())
+
+    def repaired(self, have):
+        return {"text": self.mended} if self.mended else have
+
+
+@dataclass(frozen=True)
+class Preparing(Note):
+    prepares_host = True
+
+
+class FakeTurn:
+    """Notes what is asked of it, and what was in the notes by then."""
+
+    folder = None
+    events: list = []  # noqa: RUF012 - the test's own
+
+    def __init__(self, *_):
+        self.out, self.failed, self._asked = (), False, frozenset()
+
+    def covers(self, names):
+        return self._asked == EVERY or names <= self._asked
+
+    def take(self, names, step):
+        self._note("take " + " ".join(sorted(names)))
+        self._asked, self.out = names, tuple(sorted(names))
+        return True
+
+    def give_back(self):
+        if self.out:
+            self._note("back " + " ".join(self.out))
+        self.out, self._asked = (), frozenset()
+
+    def abandon(self):
+        self._note("abandon " + " ".join(self.out))
+        self.out = ()
+
+    def _note(self, what):
+        texts = {path.name: path.read_text() for path in sorted(self.folder.iterdir())}
+        self.events.append((what, texts))
+
+
+@pytest.fixture
+def host(make, monkeypatch):
+    """Makes a HostRun with a FakeTurn; its notes are `old` unless said otherwise."""
+    FakeTurn.folder, FakeTurn.events = make.folder, []
+    monkeypatch.setattr(apply, "Turn", FakeTurn)
+
+    def build(*steps, old=None):
+        for step in steps:
+            name = step.path.rsplit("/", 1)[-1]
+            if old is None or name in old:
+                (make.folder / name).write_text("old")
+        return make(*steps)
+
+    return build
+
+
+def part(make, name, instance, **more):
+    return Part(str(make.folder / name), instance=instance, **more)
+
+
+def events():
+    return [what for what, _ in FakeTurn.events]
+
+
+def test_an_instance_is_out_from_its_first_change_to_its_last(host, make):
+    steps = (
+        note(make, "image"),
+        part(make, "c1", "1"),
+        part(make, "c2", "2"),
+        part(make, "m1", "1", hurts=False),
+        part(make, "m2", "2", hurts=False),
+    )
+    made = host(*steps)
+    made.deploy(ROLES)
+    assert FakeTurn.events == [
+        ("take 1", {"image": "wanted", "c1": "old", "c2": "old", "m1": "old", "m2": "old"}),
+        ("back 1", {"image": "wanted", "c1": "wanted", "c2": "old", "m1": "wanted", "m2": "old"}),
+        ("take 2", {"image": "wanted", "c1": "wanted", "c2": "old", "m1": "wanted", "m2": "old"}),
+        ("back 2", {"image": "wanted", "c1": "wanted", "c2": "wanted", "m1": "wanted", "m2": "wanted"}),
+    ]
+
+
+def test_what_is_not_there_yet_is_not_taken_out(host, make):
+    made = host(part(make, "c1", "1"), part(make, "c2", "2"), old=())
+    made.deploy(ROLES)
+    assert events() == []
+    assert made.changed == ["note:c1", "note:c2"]
+
+
+def test_the_lock_is_kept_until_the_last_one_is_back(host, make, tmp_path):
+    made = host(part(make, "c1", "1"))
+    made.deploy(ROLES)
+    assert made.locked
+    made.finish()
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_what_fails_while_it_is_out_is_told_after_it_was_tried_to_give_it_back(host, make):
+    made = host(part(make, "c1", "1", how=(run("false"),)), part(make, "c2", "2"))
+    with pytest.raises(CommandError):
+        made.deploy(ROLES)
+    assert events() == ["take 1", "abandon 1"]
+
+
+def test_a_turn_that_cannot_be_had_leaves_everything_as_it_is(host, make, monkeypatch):
+    def refuse(self, names, step):
+        raise HostError("lb-01 cannot be reached")
+
+    monkeypatch.setattr(FakeTurn, "take", refuse)
+    made = host(part(make, "c1", "1"))
+    with pytest.raises(HostError, match="cannot be reached"):
+        made.deploy(ROLES)
+    assert (make.folder / "c1").read_text() == "old"
+
+
+def test_what_changed_while_its_turn_was_waited_for_is_not_changed_again(host, make, monkeypatch):
+    def take(self, names, step):
+        (make.folder / "c1").write_text("wanted")
+        return True
+
+    monkeypatch.setattr(FakeTurn, "take", take)
+    made = host(part(make, "c1", "1", how=(run("false"),)))
+    made.deploy(ROLES)
+    assert made.changed == []
+
+
+def test_what_broke_meanwhile_is_put_right_before_it_is_given_back(host, make):
+    breaks = sh('printf wanted >"$1"; printf broken >"$2"', *(str(make.folder / n) for n in ("c1", "m1")), title="x")
+    (make.folder / "m1").write_text("whole")
+    model = part(make, "m1", "1", text="whole", mended="whole", hurts=False)
+    made = host(part(make, "c1", "1", how=(breaks,)), model, old=("c1",))
+    made.deploy(ROLES)
+    assert FakeTurn.events[-1] == ("back 1", {"c1": "wanted", "m1": "whole"})
+
+
+def test_a_daemon_reload_that_may_take_cards_takes_every_instance_out(host, make, monkeypatch):
+    monkeypatch.setattr(apply.HostRun, "_reload_safe", lambda self: False)
+    made = host(Preparing(str(make.folder / "unit")), note(make, "b"))
+    planned = made.plan(ROLES)
+    assert planned.changes[0].impact == "takes every instance of this host out meanwhile"
+    assert planned.changes[1].impact == ""
+    made.deploy(ROLES)
+    assert FakeTurn.events[0] == ("take *", {"unit": "old", "b": "old"})
+    assert events() == ["take *", "back *"]
