@@ -272,18 +272,21 @@ class HostRun:
 
     def _give_back(self) -> None:
         """Give back what is out, after what broke while Docker or systemd were busy has been put right."""
-        if not self.turn.out:
-            self.turn.give_back()
-            return
-        parts = [entry for entry in self.entries if entry.step.part_of in self.turn.out]
-        for entry in parts:
-            fact = entry.step.fact()
-            have = plan.parse(fact, self._ask([fact.command]), entry.step.id)
-            want = entry.step.repaired(have)
-            if not converged(have, want):
-                self._run(plan.make_change(entry, have, want), [], done=False)
-                self.changed.append(entry.step.id)
+        for entry in self.entries if self.turn.out else ():
+            if entry.step.part_of in self.turn.out:
+                self._repair(entry)
         self.turn.give_back()
+
+    def _repair(self, entry: Entry) -> None:
+        fact = entry.step.fact()
+        try:
+            have = plan.parse(fact, self._ask([fact.command]), entry.step.id)
+        except BlockedError as error:
+            raise FactError(f"{entry.step.id} cannot be read any more", stderr=error.evidence) from error
+        want = entry.step.repaired(have)
+        if not converged(have, want):
+            self._run(plan.make_change(entry, have, want), [], done=False)
+            self.changed.append(entry.step.id)
 
     def _prove(self, roles: frozenset[str]) -> None:
         """After changes, every instance still sees its cards. Where its role is looked at, that is planned for anyway.
