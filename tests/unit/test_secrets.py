@@ -1,6 +1,7 @@
 """Secrets: in no command's words, no plan, no document, no line of progress; only in what goes by standard input or
 into a file that nobody but root may read."""
 
+import base64
 import dataclasses
 import json
 from pathlib import Path
@@ -11,12 +12,16 @@ import yaml
 from provision import cli, plan, report, sequence
 from provision.apply import HostRun
 from provision.artifacts import Store
+from provision.cli.resume import Logged
+from provision.cli.run import Chosen
 from provision.command import Put, Run
 from provision.context import Context
 from provision.errors import CommandError
 from provision.inventory import Mask, Secret
+from provision.journal import Journal
 from provision.plan import HostPlan
 from provision.rollout import Outcome, Rollout, selection
+from provision.runs import default_folder
 from provision.script import assemble
 from provision.sequence import Entry
 from provision.steps.base import RefusalError
@@ -107,6 +112,42 @@ def test_a_plan_shows_no_secret_in_any_form(path, capsys):
     shown = capsys.readouterr()
     assert clean(shown.out + shown.err)
     assert clean(json.dumps(report.plan_document([outcome]), default=str))
+
+
+def test_a_journal_names_what_is_secret_by_its_hash(path):
+    for entry, want, _ in changes(path):
+        journal = Journal("run", "deploy")
+        commands = [journal.before(plan.make_change(entry, None, want)), journal.done(entry.step.id), journal.end()]
+        for command in commands:
+            assert clean(" ".join(command.words) + repr(command) + str(command))
+            assert clean(told(command.stdin)), entry.step.id
+
+
+def told(text):
+    """What a journal is given, with the states that it keeps."""
+    lines = text.decode().splitlines()
+    kept = [base64.b64decode(line.split(" ")[1]).decode() for line in lines if not line.startswith("{")]
+    return "\n".join([*lines, *kept])
+
+
+def test_what_is_read_of_a_secret_file_for_a_rollback_is_no_more_than_its_hash(path):
+    """Root's own files are hashed where they are read, so their bytes are in no answer; the host keeps them itself."""
+    inventory = sequence.load(str(path))
+    steps = [entry.step for entry in sequence.steps(inventory.hosts[0], inventory)]
+    files = [step for step in steps if step.id.endswith(".env")]
+    assert files
+    for step in files:
+        have = {"kind": "file", "mode": "0600", "owner": "root:root", "sha256": "0" * 64}
+        want = step.restore(FACTS, None, have)
+        assert [str(command) for command in step.commands(None, want)][-1].startswith("restore /etc/provision/ollama/")
+
+
+def test_the_log_of_a_run_keeps_no_setting_of_the_command_line(path):
+    chosen = Chosen(str(path), (), ("ollama.https_proxy=" + PROXY,), (), (), 1, SUDO, False, False)
+    Logged("20261122T081140Z-585d", "deploy", chosen).begin()
+    [file] = default_folder().iterdir()
+    assert clean(file.read_text())
+    assert json.loads(file.read_text())["extra_vars"] == 1
 
 
 @pytest.mark.parametrize("words", [["show"], ["show", "--json"], ["check"], ["check", "--json"], ["show", "gpu-01"]])
