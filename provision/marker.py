@@ -23,7 +23,7 @@ from provision.steps.facts import HostFacts
 from provision.steps.marking import Marking
 from provision.steps.upstream import Drained, Member
 
-POLL = 10  # seconds that one look at the connections may wait on the balancer
+POLL = 5  # seconds that one look at the connections may wait on the balancer
 ROLE = LAST[0]
 KEPT = 2  # generations with only other marks that are kept: somebody may be reading them
 

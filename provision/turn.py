@@ -69,13 +69,19 @@ class Turn:
         def pause(text: str) -> None:
             self.say("progress", step, text)
             self.lease.renew()
-            if self.context.stop.is_set():
-                raise Stopped(f"stopped before {step}", "run it again to go on")
+            self._stop_before(step)
 
         self.rolling.begin(found, pause)
         self._out = {name: name.rpartition("/")[2] for name in found.at}
+        self._stop_before(step)
         self.rolling.drain(found, pause, lambda text: self.say("progress", f"drain:{', '.join(found.at)}", text))
+        self._stop_before(step)
         return True
+
+    def _stop_before(self, step: str) -> None:
+        """Leave the host as it is, if that is wished: nothing has been changed for this step yet."""
+        if self.context.stop.is_set():
+            raise Stopped(f"stopped before {step}", "run it again to go on")
 
     def give_back(self) -> None:
         """Test what is out, and give back what is well.

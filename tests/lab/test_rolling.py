@@ -163,8 +163,8 @@ def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab,
     fleet.vars["ollama"]["log_max_file"] = 4
     path = tmp_path / "interrupted.yaml"
     path.write_text(yaml.safe_dump(fleet.data))
-    argv = [sys.executable, "-m", "provision", "deploy", "--yes", "-v", "-i", str(path)]
-    with Load(fleet.address("lb-01"), 4, 200, "interrupted") as load:
+    argv = [sys.executable, "-m", "provision", "deploy", "--yes", "-v", "-l", "gpu-01", "-i", str(path)]
+    with Load(fleet.address("lb-01"), 8, 500, "interrupted") as load:
         time.sleep(1)
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in process.stdout:
