@@ -51,6 +51,13 @@ def test_more_failures_than_allowed_stop_the_run(fleet, gone):
     assert "more than 0" in done.host("gpu-02")["why"]
 
 
+def test_the_first_host_goes_alone_and_gates_the_others(fleet, gone):
+    done = fleet.provision("deploy", "--yes", "--json", "--canary")
+    assert done.code == 7, done
+    assert results(done) == {"gpu-01": "unreachable", "gpu-02": "stopped", "lb-01": "stopped"}
+    assert "gpu-01, which went first, failed" in done.host("gpu-02")["why"]
+
+
 def test_hooks_are_told_the_run_before_and_after(fleet, hook):
     hook("pre-deploy")
     hook("post-deploy")
