@@ -1,4 +1,4 @@
-"""Locks on real hosts. That of a run that somebody else has is among the bad days."""
+"""Locks on real hosts. That of a run that somebody else has is among the faults."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The connection, against a real sshd and a real sudo."""
+"""The connection, against a real sshd and a real sudo. What it does to a deploy is in tests/faults/test_login.py."""
 
 import dataclasses
 import threading
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from provision.command import run, sh
-from provision.errors import HostKeyError, RefusedError, UnreachableError
+from provision.errors import RefusedError, UnreachableError
 from provision.inventory import Connection
 from provision.ssh import Session
 
@@ -91,32 +91,6 @@ def test_a_user_without_sudo(lab, asking):
         who(Session(asking, PASSWORD))
 
 
-def test_an_unknown_host_key_is_refused(connection, tmp_path):
-    with pytest.raises(HostKeyError, match="is not known") as error:
-        who(Session(dataclasses.replace(connection, known_hosts=(str(tmp_path / "none"),))))
-    assert "provision trust" in error.value.hint
-
-
-def test_a_changed_host_key_is_refused(lab, connection, tmp_path):
-    other, mine = lab.host("gpu-02").address, lab.host(HOST).address
-    lines = [line for line in lab.known_hosts.read_text().splitlines() if other in line.split()[0]]
-    changed = tmp_path / "known_hosts"
-    changed.write_text("".join(f"{mine} {line.partition(' ')[2]}\n" for line in lines))
-    with pytest.raises(HostKeyError, match="CHANGED"):
-        who(Session(dataclasses.replace(connection, known_hosts=(str(changed),))))
-
-
-def test_a_login_that_is_refused(connection, tmp_path):
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = tmp_path / "key"
-    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-    key.write_bytes(Ed25519PrivateKey.generate().private_bytes(*pem))
-    with pytest.raises(UnreachableError, match="refused to log us in"):
-        who(Session(dataclasses.replace(connection, key_files=(str(key),))))
-
-
 def test_a_closed_port_and_a_silent_address(lab, connection):
     with pytest.raises(UnreachableError, match="connection refused"):
         who(Session(dataclasses.replace(connection, port=2299)))
@@ -126,17 +100,6 @@ def test_a_closed_port_and_a_silent_address(lab, connection):
             who(Session(dataclasses.replace(connection, connect_timeout=1.0)))
     finally:
         lab.uncut(HOST)
-
-
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_noise_of_a_login_shell_is_only_noise(lab, session, shell):
-    host = lab.host(HOST)
-    host.write("/home/ops/.bashrc", "echo Welcome to the machine; echo noise >&2\n")
-    host.run(["usermod", "-s", shell, "ops"])
-    try:
-        assert who(session) == "root\n"
-    finally:
-        host.run(["rm", "/home/ops/.bashrc"])
 
 
 def test_sftp_is_not_needed(lab, session, tmp_path):
