@@ -11,7 +11,7 @@ from typing import Self
 import pytest
 import yaml
 
-from .conftest import settle
+from .conftest import Done, settle
 
 pytestmark = pytest.mark.lab
 HOST = "gpu-02"
@@ -20,6 +20,7 @@ SUDO, WRONG = f"{CANARY}-sudo 'right' $(id)", f"{CANARY}-sudo-wrong"
 PROXY = f"http://user:{CANARY}-proxy@proxy.test:3128"
 # A container's settings: of Docker's making, and only root gets there.
 DOCKERS_OWN = ("/var/lib/docker/containers/", "/var/lib/containerd/", "/run/containerd/")
+STORE = "/var/lib/provision/store/"
 PLACES = ["/etc", "/opt", "/var", "/root", "/home", "/run", "/tmp", "/usr/local"]
 
 
@@ -106,6 +107,8 @@ def test_canaries(asked, lab, tmp_path):
             assert done.code == 0, done
             said.append(done)
         said.append(asked.provision("inventory", "show", env={"CANARY_SUDO": SUDO}))
+        (secrets / "proxy").write_text(PROXY + "/another\n")
+        said += there_and_back(asked, words)
     assert "file:/etc/provision/ollama/ollama1.env" in said[1].out + said[2].out, said[1]
     for done in said:
         assert CANARY not in done.out + done.err, done
@@ -114,6 +117,24 @@ def test_canaries(asked, lab, tmp_path):
     assert watch.found == set()
     on_the_host(lab.host(HOST))
     on_the_controller(asked, lab, begun, secrets)
+
+
+def there_and_back(fleet, words: list[str]) -> list[Done]:
+    """A secret is changed, and that is looked at and put back: the host keeps what it was."""
+    limit = words[:2]
+    run = fleet.provision("deploy", "--yes", "--json", *words, env={"CANARY_SUDO": SUDO})
+    verbs = (
+        ["history", *limit],
+        ["history", "--json", *limit],
+        ["show", run.doc["run"], *limit],
+        ["show", run.doc["run"], "--json", *limit],
+        ["rollback", "--check", *words],
+        ["rollback", "--yes", "-v", *words],
+    )
+    said = [run, *(fleet.provision(*verb, env={"CANARY_SUDO": SUDO}) for verb in verbs)]
+    assert [done.code for done in said] == [0] * len(said), said
+    assert "file:/etc/provision/ollama/ollama1.env" in said[-1].err
+    return said
 
 
 def on_the_host(host) -> None:
@@ -127,7 +148,9 @@ def on_the_host(host) -> None:
     search = ["grep", "-rls", "--devices=skip", CANARY, *PLACES]
     found = host.run(search, check=False).stdout.splitlines()
     ours = {path for path in found if not path.startswith(DOCKERS_OWN)}
-    assert ours == {f"/etc/provision/ollama/ollama{number}.env" for number in (1, 2)}
+    assert any(path.startswith(STORE) for path in ours), "it was put back from there"
+    live = {path for path in ours if not path.startswith(STORE)}
+    assert live == {f"/etc/provision/ollama/ollama{number}.env" for number in (1, 2)}
     assert {host.run(["stat", "-c", "%a %U:%G", path]).stdout.strip() for path in ours} == {"600 root:root"}
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     processes = ["sh", "-c", 'grep -ls "$1" /proc/[0-9]*/environ', "sh", CANARY]
@@ -142,6 +165,7 @@ def on_the_controller(fleet, lab, begun: float, secrets: Path) -> None:
         fleet.folder,
         Path.home() / ".cache/provision",
         Path.home() / ".config",
+        Path.home() / ".local/state",
         Path.home() / ".ssh",
     ]
     for path in (path for root in roots if root.exists() for path in root.rglob("*")):

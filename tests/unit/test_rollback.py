@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from provision import past, rollback, sequence
+from provision import past, plan, rollback, sequence
+from provision.command import Answer, run
 from provision.past import Entry, Made, Story
 from provision.rollout import INSTANCES
-from provision.steps import upstream
+from provision.steps import engine, upstream
 from provision.steps.balancing import Balancing
-from provision.steps.base import RefusalError, converged
+from provision.steps.base import Fact, RefusalError, converged
 from provision.steps.container import Container
 from provision.steps.facts import Fleet
 from provision.steps.generation import Generation
+from provision.steps.image import OwnedImages
 from provision.steps.listing import Content
 from provision.steps.restored import Restored
 from tests.unit.test_hostile import FACTS
@@ -297,3 +299,33 @@ def test_a_configuration_whose_bytes_are_not_kept_is_a_refusal(balancing):
 
 def test_instances_are_looked_at_by_every_rollback():
     assert INSTANCES <= ROLES
+
+
+# ---- what stays for it -----------------------------------------------------------------------------------------
+
+
+def pulled(*references, used):
+    containers = {"ollama1": {"image": used, "labels": {engine.MANAGED: "1"}}, "theirs": {"image": "x:9", "labels": {}}}
+    return OwnedImages()._pick(engine.Engine(containers=containers, pulled=references))
+
+
+def test_the_image_that_was_replaced_last_stays_one_change_longer():
+    finder = OwnedImages()
+    before = pulled("x:3", "x:1", "x:2", used="x:1")
+    assert list(finder.kept(before, {"image:x:4", "container:ollama1"})) == ["image:x:1"], "as planned"
+    after = pulled("x:4", "x:1", "x:3", "x:2", used="x:4")
+    assert list(finder.kept(after, {"image:x:4", "container:ollama1"})) == ["image:x:1"], "as found afterwards"
+    assert list(finder.kept(pulled("x:4", used="x:4"), {"image:x:4"})) == []
+    assert list(finder.kept(after, {"file:/x"})) == [], "where no image is wanted none stays"
+
+
+def test_what_a_finder_keeps_is_no_orphan():
+    answer = Answer(0, b"")
+
+    class Kept(OwnedImages):
+        def fact(self):
+            return Fact(run("true"), lambda _: {"image:x:1": {"reference": "x:1"}, "image:x:2": {"reference": "x:2"}})
+
+    answers = {run("true"): answer}
+    found = plan.plan_host([], frozenset({"image:x:3"}), [("ollama", Kept())], FACTS, answers)
+    assert [(change.step.id, change.action) for change in found.changes] == [("image:x:2", "remove")]
