@@ -189,3 +189,32 @@ def test_streams_that_do_not_end_in_time_are_cut_and_told_of(fleet, lab):
     assert {answer.failure for answer in load.failed} == {"cut"}
     del fleet.vars["ollama"]["log_max_file"], fleet.vars["ollama"]["drain_timeout"]
     fleet.deploy()
+
+
+def test_a_restart_of_docker_that_stops_containers_takes_the_host_out_for_it(fleet, lab):
+    before = containers(lab)
+    fleet.hosts("gpu")["gpu-02"]["docker"] = {"live_restore": False, "log_max_size": "51m"}
+    with Load(fleet.address("lb-01"), 2, 20, "docker") as load, Watch(lab) as watch:
+        done = fleet.deploy("--limit", "gpu-02")
+    assert load.failed == []
+    assert watch.most == {"gpu-02/ollama1", "gpu-02/ollama2"}
+    assert "service:docker" in done.host("gpu-02")["changed"]
+    assert replaced(before, containers(lab)) == set()
+    assert down(fleet) == set()
+    del fleet.hosts("gpu")["gpu-02"]["docker"]
+    fleet.deploy("--limit", "gpu-02")
+    assert not any(fleet.changes().values())
+
+
+def test_every_instance_proves_its_cards_after_any_change_on_its_host(fleet, lab):
+    """Also where the run looks at another role only."""
+    fleet.ssh("gpu-01", "rm", "/opt/provision/lib/docker-notes")
+    faults.switch(lab, "gpu-01", "gpu-lost", on=True)
+    try:
+        done = fleet.provision("deploy", "--yes", "--json", "--tags", "docker", "--limit", "gpu-01")
+    finally:
+        faults.switch(lab, "gpu-01", "gpu-lost", on=False)
+    assert done.code == 3, done
+    assert done.host("gpu-01")["changed"] == ["file:/opt/provision/lib/docker-notes"]
+    assert "does not see its cards any more" in done.host("gpu-01")["why"]
+    fleet.deploy()
