@@ -83,7 +83,8 @@ texts() {{ for path in $files; do echo "# $path"; cat -- "$path"; done; }}
 printf 'unit=%s\\n' "$(texts 2>/dev/null | base64 -w0)"
 encoded defaults /etc/default/docker
 if [ "$active" = active ]; then
-  info=$(timeout 15 docker info --format '{_INFO}' 2>&1) && echo "info=$info" || printf 'silent=%s\\n' "$info" | head -1
+  info=$(timeout 15 docker info --format '{_INFO}' 2>&1) && echo "info=$info" ||
+    printf 'silent=%s\\n' "${{info:-nothing came within 15 s}}" | head -1
 fi
 echo end=
 """
