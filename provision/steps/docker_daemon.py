@@ -191,7 +191,7 @@ def restart_impact(have: State) -> str:
         return "restarts Docker"
     if not have.get("containers"):
         return "restarts Docker (no container runs)"
-    goes = "they go on, by live-restore" if have.get("live_restore") else "they stop, and their streams end"
+    goes = "they go on, by live-restore" if have.get("live_restore") else "they stop, when their streams have ended"
     return f"restarts Docker while containers run: {goes}"
 
 
