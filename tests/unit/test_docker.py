@@ -110,7 +110,9 @@ def test_a_short_version_means_the_distributions_package_of_it(there: str) -> No
     assert full["docker.io"] == there
 
 
-@pytest.mark.parametrize(("live", "goes"), [(True, "go on, by live-restore"), (False, "stop, when their streams have ended")])
+@pytest.mark.parametrize(
+    ("live", "goes"), [(True, "go on, by live-restore"), (False, "stop, when their streams have ended")]
+)
 def test_a_new_package_says_what_becomes_of_the_containers(live: bool, goes: str) -> None:
     step = packages(host(live_restore=live))
     have = {
