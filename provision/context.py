@@ -7,6 +7,7 @@ from provision.artifacts import Store
 from provision.errors import HostError
 from provision.events import Listener
 from provision.inventory import Inventory
+from provision.journal import Journal
 
 
 class Stopped(HostError):  # noqa: N818 - a wish of the operator, not an error
@@ -29,6 +30,7 @@ class Context:
         lock_wait: seconds to wait for a host that somebody else has.
         command: what was called, as the hosts' journals name it.
         dead: ids of runs that are known to be dead: their locks are not waited for.
+        journals: host -> what is written there; a balancer's may be written by several connections.
     """
 
     run_id: str
@@ -42,3 +44,8 @@ class Context:
     lock_wait: float = 0.0
     command: str = "deploy"
     dead: tuple[str, ...] = ()
+    journals: dict[str, Journal] = dataclasses.field(default_factory=dict)
+
+    def journal(self, host: str) -> Journal:
+        """What this run writes on a host of what it does there."""
+        return self.journals.setdefault(host, Journal(self.run_id, self.command))

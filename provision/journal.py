@@ -22,6 +22,7 @@ from provision.steps.listing import Content
 
 FOLDER = "/var/lib/provision/journal"
 STORE = FILES
+WORSE = ("changed", "stopped", "locked", "unreachable", "failed")  # results, the worst last
 RUNS = 50  # journals that a host keeps
 DAYS = 90  # and for how long
 
@@ -91,6 +92,8 @@ class Journal:
     """Ids of the steps whose commands were begun, in order."""
     ended: bool = False
     """Whether nothing was begun since the last `end`."""
+    result: str = WORSE[0]
+    """The worst that has come of it so far: marks may be written on a balancer after its own part has failed."""
 
     def before(self, change: Change) -> Run:
         """Write that a change comes now, and keep what is needed to undo it."""
@@ -127,14 +130,16 @@ class Journal:
         """Write what came of the run on this host, tell the host's own log, and forget runs of long ago.
 
         Args:
-            result: as the recap names it.
+            result: as the recap names it; a better one than before does not count.
             failed: `step`, `exit` and `why` of what failed.
         """
         self.ended = True
+        self.result = max((self.result, result if result in WORSE else WORSE[0]), key=WORSE.index)
         count = len(dict.fromkeys(self.changes))
         records: list[Mapping[str, Any]] = [{"record": "failed", **failed}] if failed else []
-        records.append({"record": "end", "result": result, "changes": count})
-        said = f"run {self.run} by {lock.who()}: {self.command}, {count} step{'s' if count != 1 else ''}, {result}"
+        records.append({"record": "end", "result": self.result, "changes": count})
+        steps = f"{count} step{'s' if count != 1 else ''}"
+        said = f"run {self.run} by {lock.who()}: {self.command}, {steps}, {self.result}"
         return self._run(END, records, None, str(RUNS), str(DAYS), said, ok=())
 
     def _run(

@@ -9,7 +9,6 @@ from provision import evidence
 from provision.command import Answer, Command, Obtain, Put, Run
 from provision.context import Context, Stopped
 from provision.errors import HostError
-from provision.journal import Journal
 from provision.lease import Lease
 from provision.plan import Change
 from provision.ssh import Session, first_failure
@@ -38,7 +37,7 @@ class Performer:
         self.lease = lease
         self.context = context
         self.say = say
-        self.journal = Journal(context.run_id, context.command)
+        self.journal = context.journal(host)
         """What is written on the host itself of what is done there."""
 
     def perform(self, change: Change, following: Sequence[Run], *, done: bool) -> Mapping[Run, Answer]:

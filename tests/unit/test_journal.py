@@ -192,3 +192,17 @@ def test_a_run_that_goes_on_under_its_own_id_is_one_journal(make):
         ("note:b", "failed"),
         ("note:b", "done"),
     ]
+
+
+def test_two_connections_to_one_host_write_one_journal_and_the_worst_result_stays(make):
+    own = make(note(make, how=(sh("exit 7", title="break"),)))
+    other = make(note(make, "b"))
+    other.context.journals["h"] = own.context.journal("h")
+    other._performer.journal = own.context.journal("h")
+    with pytest.raises(CommandError) as error:
+        own.deploy(ROLES)
+    own.finish("failed", error.value)
+    other.deploy(ROLES)
+    other.finish()
+    assert [kind for kind, _ in kinds()].count("begin") == 1
+    assert [(entry.result, entry.step, entry.changes) for entry in entries()] == [("failed", "note:a", 2)]
