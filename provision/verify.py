@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ import pytest
 import testinfra.backend.base
 import testinfra.host
 
-from provision.command import Run
+from provision.command import Answer, Run
 from provision.errors import BugError, HostError, ProvisionError, UnreachableError
 from provision.inventory import Host, Inventory, Mask
 from provision.printable import line, lines
@@ -33,7 +33,9 @@ from provision.steps.base import Check
 FLEET = "fleet"  # where pytest shows what is asked of all hosts together
 MODELS = "models"
 ASKED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
-CHANNELS = 5  # steps of one host at a time; sshd allows ten channels, and may count those that have just ended
+CHANNELS = 3  # execs of one host at a time; sshd allows ten channels, and may count those that have just ended
+STEPS = 16  # steps of one host at a time: what several of them ask while all channels are taken goes in one exec
+TOGETHER = 8  # commands in one exec; they wait for each other
 # What many steps look at: each is asked once.
 LOOKS: dict[Run, Callable[[Any], object]] = {engine.COMMAND: engine.read_live, servers.COMMAND: servers.read_live}
 CHECK_TIMEOUT = 330.0  # seconds for one command of a check; a generation that loads a large model first takes a while
@@ -103,14 +105,39 @@ class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
     def __init__(self, session: Session, name: str) -> None:
         super().__init__(name)
         self.session = session
+        self._execs = ThreadPoolExecutor(CHANNELS, thread_name_prefix=f"{name}-exec")
+        self._waiting: deque[tuple[Run, Future[Answer]]] = deque()
         self._once: dict[str, Future[testinfra.backend.base.CommandResult]] = {}
         self._guard = threading.Lock()
 
     def run(self, command: str, *args: str, **kwargs: Any) -> testinfra.backend.base.CommandResult:
         """Run one of testinfra's commands as root; see its documentation."""
         line = self.get_command(command, *args)
-        answer = self.session.batch([Run(("sh", "-c", line), timeout=CHECK_TIMEOUT)], stop=False)[0]
+        said: Future[Answer] = Future()
+        with self._guard:
+            self._waiting.append((Run(("sh", "-c", line), timeout=CHECK_TIMEOUT), said))
+        self._execs.submit(self._send)
+        answer = said.result()
         return self.result(answer.exit, line.encode(), answer.stdout, answer.stderr)
+
+    def _send(self) -> None:
+        """Run what waits, in one exec. There is one of these for each command: it may have gone with another."""
+        with self._guard:
+            asked = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
+        if not asked:
+            return
+        try:
+            answers = self.session.batch([run for run, _ in asked], stop=False)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            for _, said in asked:
+                said.set_exception(error)
+        else:
+            for (_, said), answer in zip(asked, answers, strict=True):
+                said.set_result(answer)
+
+    def close(self) -> None:
+        """Ask nothing any more."""
+        self._execs.shutdown(wait=False)
 
     def run_once(self, command: str, *args: str) -> testinfra.backend.base.CommandResult:
         """What a command of several steps said; it is run for the first of them. See `steps.base.asked_once`."""
@@ -214,7 +241,9 @@ class Verification:
             session.open()
         except Exception as error:  # noqa: BLE001 - whoever waits for this host must not wait for ever
             outcome.error = error if isinstance(error, HostError) else BugError(error)
-        self._steps(outcome, testinfra.host.Host(Backend(session, host.name)))
+        backend = Backend(session, host.name)
+        self._steps(outcome, testinfra.host.Host(backend))
+        backend.close()
         outcome.seconds = time.monotonic() - begun
 
     def _steps(self, outcome: HostResult, live: Any) -> None:
@@ -226,7 +255,7 @@ class Verification:
         entries = self._entries[outcome.host]
         looks = [LOOKS.get(entry.step.fact().command) for entry in entries]
         order = sorted(range(len(entries)), key=lambda number: (looks[number] is not None, -number))
-        with ThreadPoolExecutor(CHANNELS, thread_name_prefix=outcome.host) as pool:
+        with ThreadPoolExecutor(STEPS, thread_name_prefix=outcome.host) as pool:
             for look in {look for look in looks if look and not outcome.error}:
                 pool.submit(look, live)
             asked = {number: pool.submit(self._answer, outcome, entries[number], live) for number in order}

@@ -9,6 +9,7 @@ from provision.steps import dockerd, engine
 from provision.steps.base import EVERY, Answer, BlockedError, Check, Fact, RefusalError, State, Step
 from provision.steps.dockerd import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts
+from provision.steps.require import cards_live
 from provision.steps.systemd import FIXED
 
 ID = "service:docker"
@@ -308,9 +309,9 @@ class GpuDriver(Step):
         engine.read_live(live)  # other steps look at that for strangers on the cards, and must not see this one
         words = "docker run --rm --pull=never --network=none --gpus=all --entrypoint=nvidia-smi %s -L"
         inside = live.run(words, self.image)
-        outside = live.run("timeout 15 nvidia-smi -L")
+        _, outside = cards_live(live)
         seen = cards(inside.stdout) if inside.rc == 0 else inside.stderr.strip()[-300:]
-        yield Check("a container sees the host's cards", seen, cards(outside.stdout))
+        yield Check("a container sees the host's cards", seen, sorted(outside.values()))
 
 
 def cards(listing: str) -> list[str]:

@@ -19,6 +19,7 @@ MARKS = "/var/lib/provision/images"
 MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a file for each model that we pulled
 _BLOBS = "/models/blobs/"  # of what is there, no content is read
 SILENT, LEFT_OVER, NO_CURL = 75, 76, 77
+LOOK = 30  # seconds for a look into a container: a busy host may take many
 MOST = 64  # instances of a host that are asked; it has no more cards
 
 # The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
@@ -74,13 +75,13 @@ case $nl$ours in *"${{nl}}running "*)
   command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }} ;;
 esac
 answers() {{
-  curl --noproxy '*' -sf --fail-early -m 8 -w '\n%{{exitcode}} %{{http_code}} %{{errormsg}}\n' \
+  curl --noproxy '*' -sf --fail-early -m 15 -w '\n%{{exitcode}} %{{http_code}} %{{errormsg}}\n' \
     -o /dev/null "http://$2/api/version" -o - "http://$2/api/tags" -o - "http://$2/api/ps" |
     base64 -w 3000 | while read -r part; do printf '%s api %s\n' "$1" "$part"; done
 }}
 sees() {{
   id=$1; set -f
-  set -- $(timeout -k 1 10 docker exec "$1" nvidia-smi -L 2>&1 | head -c 3000)
+  set -- $({{ timeout -k 1 {LOOK} docker exec "$1" nvidia-smi -L || echo "(exit code $?)"; }} 2>&1 | head -c 3000)
   printf '%s sees %s\n' "$id" "$*"
 }}
 probes() {{

@@ -34,7 +34,7 @@ GENERATIONS = "/var/lib/provision/nginx"
 NEW = f"{GENERATIONS}/.new"
 MARK = "generation.conf"
 # What nginx has loaded, where the link leads, and by its exit code what `nginx -t` says.
-ASK = """echo "$(curl --noproxy '*' -s --max-time 5 %s)"; readlink -- %s || echo; exec %s -t -q"""
+ASK = """echo "$(curl --noproxy '*' -s --max-time 30 %s)"; readlink -- %s || echo; exec %s -t -q"""
 NO_CURL = 77  # READ exits with it
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound
 _ID = re.compile(r"[0-9a-f]{12}")

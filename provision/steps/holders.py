@@ -14,6 +14,7 @@ from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.container import cards_of
 from provision.steps.engine import MANAGED, Engine
 from provision.steps.facts import HostFacts
+from provision.steps.require import cards_live
 
 FORWARDERS = ("docker-proxy", "rootlesskit")
 EVERY_ADDRESS = ("0.0.0.0", "[::]", "*")  # noqa: S104 - compared, not bound
@@ -60,8 +61,7 @@ class Holders(Step):
         ports = set(self.ports.values())
         held = [f"{one['name']} holds port {port}" for one in others for port in one["ports"] if port in ports]
         yield Check("foreign containers on the ports", held, [])
-        rows = live.run("nvidia-smi --query-gpu=index,uuid --format=csv,noheader").stdout.splitlines()
-        uuids = dict(row.split(", ") for row in rows if row.count(", ") == 1)
+        _, uuids = cards_live(live)
         wanted = sorted({index for indices in self.cards.values() for index in indices})
         shared = [(one, index) for one in others for index in wanted if _holds(one["cards"], index, uuids)]
         yield Check("foreign containers on the cards", [f"{one['name']} holds card {i}" for one, i in shared], [])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from provision.command import Command, Run
-from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError
+from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError, asked_once
 from provision.steps.facts import Card, HostFacts
 
 RELEASES = {"debian": ("12", "13"), "ubuntu": ("22.04", "24.04")}
@@ -114,10 +114,10 @@ class UsableCards(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """nvidia-smi answers and lists every card that is named."""
-        said = live.run("timeout 15 nvidia-smi --query-gpu=index --format=csv,noheader")
+        status, cards = cards_live(live)
         named = sorted({index for indices in self.gpus.values() for index in indices})
-        found = {int(word) for word in said.stdout.split() if word.isdigit()}
-        yield Check("nvidia-smi answers", said.rc, 0)
+        found = {int(index) for index in cards if index.isdigit()}
+        yield Check("nvidia-smi answers", status, 0)
         yield Check("cards", [index for index in named if index in found], named)
 
     def _refuse_card(self, instance: str, card: Card) -> None:
@@ -132,6 +132,17 @@ class UsableCards(Step):
                 f"the driver is {card.driver}, and {self.image} on GPU {card.index} ({card.name}) needs {needed} or "
                 f"newer: it would silently run on the CPU. Upgrade the driver, or use ollama/ollama:0.24.0"
             )
+
+
+def cards_live(live: Any) -> tuple[int, dict[str, str]]:
+    """The exit code of nvidia-smi and every card's index and UUID, asked once for all steps of a verification.
+
+    Args:
+        live: testinfra's host.
+    """
+    said = asked_once(live, "timeout 60 nvidia-smi --query-gpu=index,uuid --format=csv,noheader")
+    rows = [line.split(", ") for line in said.stdout.splitlines()]
+    return said.rc, {row[0]: row[1] for row in rows if len(row) == 2}
 
 
 def _list(cards: Sequence[Card]) -> str:

@@ -10,8 +10,6 @@ from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step
 from provision.steps.engine import MANAGED, Engine
 from provision.steps.facts import HostFacts
 
-MARK = f'{{{{index .Labels "{MANAGED}"}}}}'
-
 
 @dataclass(frozen=True, kw_only=True)
 class Volume(Step):
@@ -55,8 +53,8 @@ class Volume(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """It is there, with our mark."""
-        said = live.run("docker volume inspect --format %s %s", MARK, self.name)
-        yield Check("our mark", said.stdout.strip() or said.stderr.strip()[-200:], "1")
+        labels = engine.read_live(live).volumes.get(self.name)
+        yield Check("our mark", "no such volume" if labels is None else labels.get(MANAGED), "1")
 
     def _pick(self, found: Engine) -> State:
         if self.name not in found.volumes:

@@ -17,7 +17,7 @@ def live() -> Any:
     case = yaml.safe_load((TESTS / "facts/OwnedContainers/only_ours.yaml").read_text())
 
     def run(command: str, *words: str) -> SimpleNamespace:
-        return SimpleNamespace(rc=0, stdout=CARDS if command.startswith("nvidia-smi") else case["stdout"], stderr="")
+        return SimpleNamespace(rc=0, stdout=CARDS if "nvidia-smi --query-gpu" in command else case["stdout"], stderr="")
 
     return SimpleNamespace(run=run)
 

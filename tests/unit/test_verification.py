@@ -1,10 +1,14 @@
 """Verification against a shell: many steps of a host at a time, and what several of them look at asked once."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
 
 from provision import verify
+from provision.command import Answer
 from provision.inventory import Connection, Host, Inventory
 from provision.sequence import Entry
 from provision.steps.base import Check, asked_once
@@ -86,3 +90,34 @@ def test_a_connection_that_is_lost_fails_the_host_and_every_step_has_its_answer(
     result = verified(*(Named(str(tmp_path / "a"), name=str(n)) for n in range(9)), dead=frozenset(range(1, 99)))
     assert (result.result, len(result.steps)) == ("unreachable", 9)
     assert {one.problem for one in result.steps} == {"the connection was lost"}
+
+
+class Held:
+    """A session whose first execs, as many as there are channels, end when they are let go."""
+
+    def __init__(self):
+        self.sizes, self.let_go = [], threading.Event()
+
+    def batch(self, commands, *, stop):
+        self.sizes.append(len(commands))
+        if len(self.sizes) <= verify.CHANNELS:
+            self.let_go.wait(20)
+        return [Answer(0, command.words[-1].encode()) for command in commands]
+
+
+def test_what_is_asked_while_all_channels_are_taken_shares_an_exec():
+    session = Held()
+    backend = verify.Backend(session, "h")
+    with ThreadPoolExecutor(20) as pool:
+        first = []
+        for number in range(verify.CHANNELS):
+            first.append(pool.submit(backend.run, f"first {number}"))
+            while len(session.sizes) <= number:
+                time.sleep(0.01)
+        rest = [pool.submit(backend.run, f"rest {n}") for n in range(verify.TOGETHER + 1)]
+        while len(backend._waiting) < len(rest):
+            time.sleep(0.01)
+        session.let_go.set()
+        assert [one.result().stdout for one in first] == [f"first {n}" for n in range(verify.CHANNELS)]
+        assert [one.result().stdout for one in rest] == [f"rest {n}" for n in range(verify.TOGETHER + 1)]
+    assert sorted(session.sizes) == [1] * (verify.CHANNELS + 1) + [verify.TOGETHER]
