@@ -102,6 +102,10 @@ class DockerConfig(Step):
             raise RefusalError(f"what {CONFIG} was is not kept on this host any more")
         return kept
 
+    def irrevocable(self, before: State, after: State) -> str:
+        """Where there was no Docker before, what it runs with stays as long as it does."""
+        return "" if before else "it stays with Docker"
+
     def impact(self, have: State, want: State) -> str:
         """What loading it does to Docker and to the containers that run."""
         found = have or {}
