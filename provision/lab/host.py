@@ -17,6 +17,8 @@ from provision.lab.spec import HostSpec
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Everything Docker needs, less what would let root on a host at the machine's kernel (the disk: cgroups.py).
 _CAPABILITIES = ("--capability=all", "--drop-capability=CAP_SYS_MODULE,CAP_SYS_RAWIO")
+# On a busy machine a boot's first units can lose their cgroup (219/CGROUP), whoever wrote them.
+_LOST_CGROUP = "systemctl show --property=ExecMainStatus '*.service' | grep -qx ExecMainStatus=219"
 
 
 class Host:
@@ -106,8 +108,7 @@ class Host:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
-        # On a busy machine a boot's first units can lose their cgroup (219/CGROUP); Docker then starts no container.
-        return self.run(["systemctl", "is-failed", "--quiet", "lab-cgroups.service"], check=False).returncode != 0
+        return self.run(["sh", "-c", _LOST_CGROUP], check=False).returncode != 0
 
     def _state(self) -> str:
         """Console, system state, jobs that hang and addresses, for whoever has to find out why it does not boot."""
