@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from provision import sequence
+from provision.errors import FactError
 from provision.inventory import Host, Inventory
 from provision.past import Made, Story
+from provision.plan import GARBLED
 from provision.sequence import Entry
 from provision.steps import marking
 from provision.steps.base import State, Step
@@ -73,7 +75,18 @@ def undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) 
         inventory: the whole inventory.
         story: what the run did there.
         roles: the roles whose changes are put back.
+
+    Raises:
+        FactError: what the host says that it did makes no sense.
     """
+    try:
+        return _undo(host, inventory, story, roles)
+    except GARBLED as error:
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise FactError(f"the journal of {story.entry.run} makes no sense ({said})", "look at the host") from error
+
+
+def _undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) -> Undo:
     declared = {entry.step.id: entry for entry in sequence.steps(host, inventory)}
     targets, left = _targets(story.made, declared, roles)
     kept: list[_Target] = []

@@ -82,7 +82,12 @@ def _undoing(chosen: Chosen, run: str) -> Undoing:
         raise UsageError(f"none of these hosts knows a run {wanted}", "`provision history` lists them")
     if any(one.entry.command.partition(" ")[0] in rollback.DRAINS for _, one in known):
         raise UsageError(f"run {wanted} is a drain or its end", "`provision undrain` and `provision drain` undo it")
-    undos = {host.name: rollback.undo(host, inventory, one, roles) for host, one in known}
+    undos = {}
+    for host, one in known:
+        try:
+            undos[host.name] = rollback.undo(host, inventory, one, roles)
+        except HostError as error:
+            errors[host.name] = error
     return Undoing(wanted, inventory, undos, errors)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from provision import past, plan, rollback, sequence
 from provision.command import Answer, run
+from provision.errors import FactError, HostError
 from provision.past import Entry, Made, Story
 from provision.rollout import INSTANCES
 from provision.steps import engine, upstream
@@ -186,6 +187,21 @@ def test_without_a_build_nothing_of_nginx_can_come_back(inventory):
     )
     assert {one.why for one in found.left} == {"nginx was removed and must be built again"}
     assert len(found.left) == 3
+
+
+@pytest.mark.parametrize("state", [{"files": 3}, {"files": {"status.conf": 3}}, {"image": []}, {}])
+@pytest.mark.parametrize("step", ["config:balancer", "container:old", "container:ollama1", "volume:", "model:x", ":"])
+def test_a_journal_that_makes_no_sense_hurts_nobody_else(inventory, step, state):
+    for role in (*ROLES, "nonsense"):
+        try:
+            found = undo(inventory, made(step, state, state, role=role), roles=ROLES | {role})
+        except FactError:
+            continue
+        for entry in found.entries:
+            try:
+                plan.wanted(entry.step, FACTS, None)
+            except HostError:
+                continue
 
 
 def test_only_the_roles_that_are_asked_for(inventory):
