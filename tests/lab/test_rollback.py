@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from provision import sequence
 from provision.lab import faults
 
 from .conftest import Fleet
@@ -96,8 +97,8 @@ def test_settings_of_a_container_and_its_secret_file_are_what_they_were(fleet):
 
 def test_nginx_goes_back_to_the_build_before_and_forth_again_without_compiling(fleet, lab):
     before = nginx(fleet)
-    fleet.vars["nginx"] = {**fleet.vars.get("nginx", {}), "configure_args": ["--with-threads", "--with-http_v2_module"]}
-    fleet.vars["nginx"]["configure_args"] += ["--with-http_stub_status_module"]
+    arguments = [one for one in sequence.role("nginx").LEAN if one != "--without-http_mirror_module"]
+    fleet.vars["nginx"] = {**fleet.vars.get("nginx", {}), "configure_args": arguments}
     run = fleet.deploy("--limit", "lb-01").doc["run"]
     after = nginx(fleet)
     assert after != before
