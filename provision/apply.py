@@ -12,7 +12,7 @@ from provision.command import Answer, Run
 from provision.context import Context, Stopped
 from provision.errors import FactError, HostError
 from provision.events import Event
-from provision.grouping import Group, groups
+from provision.grouping import Group, groups, is_container
 from provision.inventory import Host, Mask
 from provision.lease import Lease
 from provision.perform import Performer
@@ -25,7 +25,6 @@ from provision.steps import facts as host_facts
 from provision.steps import upstream as marks
 from provision.steps.balancing import Balancing
 from provision.steps.base import EVERY, BlockedError, Owned, State, UnreadableError, converged
-from provision.steps.container import Container
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 from provision.turn import Turn
 
@@ -195,7 +194,7 @@ class HostRun:
         And whether instances see their cards, which something is about to be done beside.
         """
         reads = self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
-        proofs = [entry.step.fact().command for entry in self.entries if isinstance(entry.step, Container)]
+        proofs = [entry.step.fact().command for entry in self.entries if is_container(entry.step)]
         return list(dict.fromkeys([*reads, *proofs]))
 
     def _take(self, answers: Mapping[Run, Answer]) -> None:
@@ -258,9 +257,14 @@ class HostRun:
 
     def _disrupts(self, change: Change) -> frozenset[str]:
         """Whose streams a change would cut, or whose cards it may take."""
-        if change.step.prepares_host and not self._reload_safe():
-            return EVERY
-        return change.step.disrupts(change.have, change.want)
+        unsafe = change.step.prepares_host and not self._reload_safe()
+        names = EVERY if unsafe else change.step.disrupts(change.have, change.want)
+        return names if names != EVERY or self._may_serve() else frozenset()
+
+    def _may_serve(self) -> bool:
+        """Whether an instance may be running, by what was read last; what nobody asked for may."""
+        answers = {**self._answers, **self._known}
+        return any(_may_run(entry, answers) for entry in self.entries if is_container(entry.step))
 
     def _reload_safe(self) -> bool:
         """Whether containers keep their cards over a daemon-reload, by what was read last."""
@@ -295,7 +299,7 @@ class HostRun:
             HostError: one does not.
         """
         for entry in self.entries:
-            if isinstance(entry.step, Container) and entry.role not in roles & self.roles:
+            if is_container(entry.step) and entry.role not in roles & self.roles:
                 fact = entry.step.fact()
                 with contextlib.suppress(BlockedError):
                     have = plan.parse(fact, self._ask([fact.command]), entry.step.id)
@@ -360,7 +364,8 @@ class HostRun:
                 return None if have is None else plan.make_change(Entry(change.role, step), have, None)
             want = plan.wanted(step, facts, have)
         except BlockedError as error:
-            raise FactError(f"{step.id} still cannot be read", step=step.id, stderr=error.evidence) from error
+            hint = "look at the host, then run it again"
+            raise FactError(f"{step.id} still cannot be read", hint, step=step.id, stderr=error.evidence) from error
         return None if converged(have, want) else plan.make_change(Entry(change.role, step), have, want)
 
     def _read_facts(self) -> HostFacts:
@@ -376,8 +381,18 @@ class HostRun:
         try:
             return plan.parse(fact, self._known, change.step.id)
         except BlockedError as error:
-            raise FactError(f"{change.step.id} cannot be read after it was changed", stderr=error.evidence) from error
+            said, hint = f"{change.step.id} cannot be read after it was changed", "look at the host, then run it again"
+            raise FactError(said, hint, stderr=error.evidence) from error
 
 
 def _outline(planned: HostPlan) -> list[tuple[str, str, str, State, State]]:
     return [(c.step.id, c.action, c.reason, c.have, c.want) for c in planned.changes]
+
+
+def _may_run(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
+    fact = entry.step.fact()
+    try:
+        have = plan.parse(fact, answers, entry.step.id) if fact.command in answers else {"running": True}
+    except (BlockedError, FactError):
+        return True
+    return have is not None and bool(have.get("running"))

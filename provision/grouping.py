@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from provision.plan import Change
-from provision.steps.base import EVERY
+from provision.steps.base import EVERY, Step
 
 Disrupts = Callable[[Change], frozenset[str]]
 """Which instances of the host a change cuts the streams of."""
@@ -25,6 +25,11 @@ class Group:
 
     changes: tuple[Change, ...]
     instances: frozenset[str] = frozenset()
+
+
+def is_container(step: Step) -> bool:
+    """Whether a step is the container of an instance, also where it stands for what that was before."""
+    return bool(step.part_of) and step.id == f"container:{step.part_of}"
 
 
 def groups(changes: Sequence[Change], disrupts: Disrupts) -> tuple[Group, ...]:
@@ -71,7 +76,7 @@ def _clusters(changes: Sequence[Change], disrupts: Disrupts) -> dict[str, frozen
     """Every instance that may be taken out -> those that must be out with it, because cards or ports change hands."""
     moving = {one.step.part_of for one in changes if one.step.part_of and (disrupts(one) or _may_disrupt(one))}
     found = {name: frozenset({name}) for name in moving}
-    containers = [change for change in changes if change.step.id == f"container:{change.step.part_of}"]
+    containers = [change for change in changes if is_container(change.step)]
     for taker in containers:
         for giver in containers:
             if taker is not giver and _holds(taker.want) & _holds(giver.have):
@@ -83,7 +88,7 @@ def _clusters(changes: Sequence[Change], disrupts: Disrupts) -> dict[str, frozen
 
 def _may_disrupt(change: Change) -> bool:
     """Whether it is a container of which more is known only when its turn comes."""
-    return change.pending and change.step.id == f"container:{change.step.part_of}"
+    return change.pending and is_container(change.step)
 
 
 def _holds(state: Mapping[str, object] | None) -> set[str]:

@@ -166,6 +166,7 @@ def test_what_broke_meanwhile_is_put_right_before_it_is_given_back(host, make):
 
 def test_a_daemon_reload_that_may_take_cards_takes_every_instance_out(host, make, monkeypatch):
     monkeypatch.setattr(apply.HostRun, "_reload_safe", lambda self: False)
+    monkeypatch.setattr(apply.HostRun, "_may_serve", lambda self: True)
     made = host(Preparing(str(make.folder / "unit")), note(make, "b"))
     planned = made.plan(ROLES)
     assert planned.changes[0].impact == "takes every instance of this host out meanwhile"
@@ -173,3 +174,11 @@ def test_a_daemon_reload_that_may_take_cards_takes_every_instance_out(host, make
     made.deploy(ROLES)
     assert FakeTurn.events[0] == ("take *", {"unit": "old", "b": "old"})
     assert events() == ["take *", "back *"]
+
+
+def test_where_no_instance_runs_nothing_is_taken_out(host, make, monkeypatch):
+    monkeypatch.setattr(apply.HostRun, "_reload_safe", lambda self: False)
+    made = host(Preparing(str(make.folder / "unit")))
+    assert made.plan(ROLES).changes[0].impact == ""
+    made.deploy(ROLES)
+    assert events() == []
