@@ -6,7 +6,7 @@ model before its container, a container before its volume.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from provision import sequence
 from provision.errors import FactError
@@ -26,6 +26,7 @@ from provision.steps.restored import Restored
 from provision.steps.systemd import Service, Unit
 
 NGINX = ("nginx", "balancer")  # the roles that are nothing without a build of nginx
+FOLLOWING = (Resident, Service, DockerService)  # as they are wanted: what they were, their health was
 DRAINS = ("drain", "undrain")  # what they did is undone by each other, and survives a rollback
 
 
@@ -64,7 +65,6 @@ class _Target:
     entry: Entry
     made: Made
     after: State
-    known: bool = field(default=True)
 
 
 def undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) -> Undo:
@@ -160,7 +160,8 @@ def _as_it_was(host: Host, targets: Sequence[_Target]) -> Host:
 
 def _entries(targets: Sequence[_Target], then: Host, inventory: Inventory) -> list[Entry]:
     """What is put back, what has to follow it, and what goes."""
-    places = {entry.step.id: number for number, entry in enumerate(sequence.steps(then, inventory))}
+    declared = sequence.steps(then, inventory)
+    places = {entry.step.id: number for number, entry in enumerate(declared)}
     order = sequence.order()
 
     def place(one: _Target) -> tuple[int, int]:
@@ -168,10 +169,10 @@ def _entries(targets: Sequence[_Target], then: Host, inventory: Inventory) -> li
         return order.index(one.entry.role), places.get(one.made.step, -1)
 
     there, new = ([one for one in reversed(targets) if (one.made.have is None) == is_new] for is_new in (False, True))
-    back = [_restored(one) for one in sorted(there, key=place)]
+    back = [_restored(one) for one in sorted(there, key=place) if not isinstance(one.entry.step, FOLLOWING)]
     gone = [_restored(one) for one in sorted(new, key=lambda one: -order.index(one.entry.role))]
     needed = _images(there)
-    following = _following(back, gone, then, inventory)
+    following = _following(back, {one.made.step for one in there}, {one.made.step for one in new}, declared)
     first = [entry for entry in back if entry.step.prepares_host]
     rest = [entry for entry in [*needed, *back] if entry not in first]
     return _in_sequence([*first, *rest, *following], order) + gone
@@ -200,11 +201,15 @@ def _images(targets: Sequence[_Target]) -> list[Entry]:
     return list(found.values())
 
 
-def _following(back: Sequence[Entry], gone: Sequence[Entry], then: Host, inventory: Inventory) -> list[Entry]:
-    """What has to be as it should be after that: services that run, models that are loaded."""
-    removed = {entry.step.id for entry in gone}
-    restored = {entry.step.id for entry in back}
-    declared = sequence.steps(then, inventory)
+def _following(back: Sequence[Entry], restored: set[str], removed: set[str], declared: Sequence[Entry]) -> list[Entry]:
+    """What has to be as it should be after that: services that run, models that are loaded.
+
+    Args:
+        back: what is put back.
+        restored: ids of what was there.
+        removed: ids of what was not.
+        declared: the steps of the host as it then is.
+    """
     known = {entry.step.id for entry in declared}
     wanted = [entry for entry in declared if _follows(entry.step, restored, removed)]
     units = [(entry.role, entry.step.step) for entry in back if isinstance(entry.step, Restored)]
@@ -218,7 +223,7 @@ def _following(back: Sequence[Entry], gone: Sequence[Entry], then: Host, invento
 
 def _follows(step: Step, restored: set[str], removed: set[str]) -> bool:
     if isinstance(step, Resident):
-        return f"container:{step.instance}" in restored and bool(step.models)
+        return bool({step.id, f"container:{step.instance}"} & restored) and bool(step.models)
     if isinstance(step, Service):
         return f"unit:{step.unit}" not in removed
     return isinstance(step, DockerService)

@@ -130,6 +130,16 @@ def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(in
     assert found.entries[-1].step.gone == "was not there before"
 
 
+def test_only_models_that_are_there_then_are_loaded(inventory):
+    found = undo(
+        inventory,
+        made("model:ollama1/qwen3:8b", None, {"whole": True}, role="models"),
+        made("resident:ollama1", {"enough": True, "loaded": ["x"]}, {"enough": True}, role="models"),
+    )
+    step = next(entry.step for entry in found.entries if entry.step.id == "resident:ollama1")
+    assert step.models == ("deepseek-r1:1.5b",)
+
+
 def test_what_was_removed_comes_back_by_its_mark(inventory):
     before = container(inventory, name="ollama1", run="before")
     found = undo(
