@@ -68,11 +68,11 @@ old=$(
 [ -n "$old" ] || exit 0
 printf '%s\n' "$old" | while IFS= read -r name; do rm -f -- "$name"; done
 used=$(mktemp)
-trap 'rm -f -- "$used" "$used.states"' EXIT
+trap 'rm -f -- "$new" "$used" "$used.states"' EXIT
 cat -- *.jsonl | grep -oE '[0-9a-f]{64}' | sort -u >"$used.states" || :
 cd -- "$store"
 { cat "$used.states"; xargs -r -a "$used.states" grep -shoE '[0-9a-f]{64}' -- || :; } | sort -u >"$used"
-ls -1A | while IFS= read -r name; do grep -qxF -- "$name" "$used" || rm -f -- "$name"; done
+{ ls -1A | grep -vxFf "$used" || :; } | while IFS= read -r name; do rm -f -- "$name"; done
 """
 )
 
