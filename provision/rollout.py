@@ -120,6 +120,8 @@ class Rollout:
         self.members = [
             _Member(self._run_of(host, become_password, roles), Outcome(host.name)) for host, roles in hosts
         ]
+        self.interrupted = False
+        """Whether the operator stopped it."""
         self._cut = False
         self._stopped = ""
         self._one_balancer = threading.Lock()
@@ -150,6 +152,7 @@ class Rollout:
     def interrupt(self, *, now: bool) -> None:
         """Stop after the current steps, or at once by cutting the connections. Hosts that are only read are cut."""
         self.context.stop.set()
+        self.interrupted = True
         self._cut = now
         for member in self.members:
             if now or not member.run.locked:

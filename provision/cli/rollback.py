@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli.run import Careful, Chosen, common_options, exit_of, run_id, seconds_of
+from provision.cli.run import Careful, Chosen, common_options, ended, exit_of, run_id, seconds_of
 
 if TYPE_CHECKING:
     from provision.errors import HostError
@@ -185,7 +185,7 @@ def _put_back(chosen: Chosen, undoing: Undoing, careful: Careful) -> int:
             outcomes = [*rollout.deploy(), *_failed(undoing)]
     finally:
         rollout.close()
-    code = 7 if rollout.guarded else 130 if rollout.context.stop.is_set() else exit_of(outcomes)
+    code = ended(rollout, outcomes)
     log.end(code, outcomes)
     left = report_past.left_document(undoing.undos)
     if chosen.as_json:

@@ -155,7 +155,7 @@ def deploy(
             outcomes = rollout.deploy()
     finally:
         rollout.close()
-    code = 7 if rollout.guarded else 130 if rollout.context.stop.is_set() else exit_of(outcomes)
+    code = ended(rollout, outcomes)
     log.end(code, outcomes)
     document = report.deploy_document(outcomes, run_id)
     if problem := hooks.after({"inventory": chosen.inventory, "exit": code, **document}, failed=bool(code)):
@@ -281,6 +281,11 @@ def run_id() -> str:
     """A run's id: sorts by time and is different for two runs of the same second."""
     now = dt.datetime.now(dt.UTC)
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def ended(rollout: Any, outcomes: Sequence[Any]) -> int:
+    """The exit code of a run that changed hosts: an operator's stop counts most, then a guard's."""
+    return 130 if rollout.interrupted else 7 if rollout.guarded else exit_of(outcomes)
 
 
 def exit_of(outcomes: Sequence[Any]) -> int:
