@@ -17,6 +17,8 @@ from tests.faults.world import BAD, GOOD, World
 from tests.fleet import Done
 
 Action = Callable[[World], object]
+# The locks' guard, and what only says what was found and begun.
+LEFT_ANYWAY = ("/run/provision/lock.guard", "/var/lib/provision/journal/", "/var/lib/provision/store/")
 SPOILT = "/opt/provision/lib/docker-notes"  # drift on a host without the fault: it must be mended all the same
 
 
@@ -42,13 +44,15 @@ class Case:
         host: where it is.
         ready: what makes sure that there is something to do; before the run.
         code: the exit code.
+        stops: whether it is 7 instead where the run had begun to replace an instance: then it goes no further.
         env: further variables of the first run's environment.
         result: of that host in the recap.
         balancer: whether the balancer has to answer all along.
         keep: whether the containers of the host must be those of before, after the run.
         words: further words of the commands.
         put_back: whether the host is thrown away afterwards and put back as it was deployed.
-        left: paths of half-written files that are there for a reason.
+        leaves: beginnings of paths that may differ after the run, where nothing else may; None where more was changed
+            before it failed. Then it is also run once more with --json, and its document says the same.
     """
 
     bad: Action
@@ -59,13 +63,14 @@ class Case:
     host: str = BAD
     ready: Action = nothing
     code: int = 3
+    stops: bool = False
     env: tuple[tuple[str, str], ...] = ()
     result: str = "failed"
     balancer: bool = True
     keep: bool = True
     words: tuple[str, ...] = ()
     put_back: bool = False
-    left: tuple[str, ...] = ()
+    leaves: tuple[str, ...] | None = None
 
 
 def params(cases: dict[str, Case], sample: str) -> list[Any]:
@@ -84,9 +89,12 @@ def play(world: World, case: Case, seen: Seen) -> None:
             case.ready(world)
             world.sh(f"echo '# by hand' >>{SPOILT}", host=other)
             containers = watch.containers(case.host) if case.keep else ""
-            done = _run_into(world, case)
+            done, before = _run_into(world, case)
             seen.first(done)
             _judge(world, case, done, other)
+            if case.leaves is not None:
+                _says_the_same(world, case, other)
+                _untouched(world, case, before)
             if case.keep:
                 assert watch.containers(case.host) == containers, "the host's own containers are others now"
             case.mend(world)
@@ -102,32 +110,51 @@ def play(world: World, case: Case, seen: Seen) -> None:
             world.put_back(case.host)
 
 
-def _run_into(world: World, case: Case) -> Done:
-    """Deploy with the fault there, or coming."""
+def _run_into(world: World, case: Case) -> tuple[Done, dict[str, str]]:
+    """Deploy with the fault there, or coming; and what files there were before."""
     if not case.at:
         case.bad(world)
-        return Running(world.fleet, "deploy", "--yes", *case.words, env=dict(case.env)).end()
+        before = world.traces(case.host)
+        return Running(world.fleet, "deploy", "--yes", *case.words, env=dict(case.env)).end(), before
     at = rf"^{case.host} +changing +{re.escape(case.at)}(\s|$)"
     running = Running(world.fleet, "deploy", "--yes", "-v", *case.words, hold_at=at, env=dict(case.env))
     try:
         running.until_held()
         case.bad(world)
         running.go()
-        return running.end()
+        return running.end(), {}
     finally:
         running.kill()
 
 
 def _judge(world: World, case: Case, done: Done, other: str) -> None:
     if case.code:
-        one_clear_screen(done, case.host, case.code, case.result, case.step)
+        one_clear_screen(done, case.host, (case.code, 7) if case.stops else (case.code,), case.result, case.step)
     else:
         assert done.code == 0, done
     part = done.out.split("\nHOST ")[0]
     for pattern in case.says:
         assert re.search(pattern, part + ("" if case.code else done.err)), (pattern, done)
     assert "by hand" not in world.sh(f"cat {SPOILT}", host=other), "the other host did not finish"
-    half = [path for path in world.half_written(case.host) if not path.endswith(case.left or ("\n",))]
-    assert half == []
+    assert world.half_written(case.host) == []
     if case.balancer:
         world.nginx_is_good()
+
+
+def _says_the_same(world: World, case: Case, other: str) -> None:
+    """The document of `deploy --json` names the failure, and what the others came to."""
+    done = world.fleet.provision("deploy", "--yes", "--json", env=dict(case.env))
+    assert done.code == done.doc["exit"] == case.code, done
+    host = done.host(case.host)
+    assert (host["result"], done.host(other)["result"], host["changed"]) == (case.result, "ok", []), done
+    assert re.fullmatch(case.step, host["failed"]["step"]), done
+    assert done.doc["summary"][case.result] == 1
+
+
+def _untouched(world: World, case: Case, before: dict[str, str]) -> None:
+    """No file of the host is otherwise than before, but for what is said to be left, and the journal."""
+    after = world.traces(case.host)
+    differing = sorted({path for path, _ in before.items() ^ after.items()})
+    assert [path for path in differing if not path.startswith((*LEFT_ANYWAY, *(case.leaves or ())))] == []
+    if case.result != "locked":
+        assert "/run/provision/lock" not in after

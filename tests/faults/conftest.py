@@ -49,6 +49,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         "seconds": round(report.duration),
         "passed": report.passed,
         "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M}",
+        "failure": "" if report.passed else report.longreprtext[-6000:],
         **vars(noted),
     }
     with Path(RECORD).open("a") as file_:

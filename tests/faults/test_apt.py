@@ -86,6 +86,7 @@ CASES = {
         ("413A4A9A|fingerprint", "A" * 40),
         lambda w: w.unset("docker", "key_fingerprint"),
         "apt_key:/etc/apt/keyrings/provision-docker.asc",
+        leaves=(),
     ),
     "a repository signed with another key": Case(
         both(

@@ -34,6 +34,7 @@ CASES = {
         lambda w: w.set("nginx", BALANCER, sha256="f" * 64),
         ("has sha256 69ee2b23", "f{64} is expected", "tampered"),
         lambda w: w.unset("nginx", "sha256", host=BALANCER),
+        leaves=("/var/lib/provision/artifacts",),
         **LB,
     ),
     "half a tarball": Case(tampered(half), ("curl|transfer closed",), mended, **LB),
@@ -42,6 +43,7 @@ CASES = {
         lambda w: w.set("nginx", BALANCER, configure_args=["--with-http_no_such_module"]),
         ('invalid option "--with-http_no_such_module"',),
         lambda w: w.unset("nginx", "configure_args", host=BALANCER),
+        leaves=(),
         **LB,
     ),
     "the compiler is killed": Case(

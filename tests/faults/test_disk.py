@@ -20,7 +20,7 @@ from tests.faults.common import (
 from tests.faults.world import BALANCER
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
-NO_ROOM = "No space left on device|no space left on device"
+NO_ROOM = "[Nn]o space left on device|I/O error"
 ROOT = ("/etc", "/opt", "/var/lib/provision", "/var/tmp", "/tmp")
 MORE = "nomic-embed-text:latest"
 
@@ -56,7 +56,12 @@ CASES = {
         ready=one_key,
     ),
     "root, before a container is made anew": Case(
-        both(one_container, full(*ROOT)), (NO_ROOM,), both(roomy(*ROOT), container_back), r"\S+", keep=False
+        both(one_container, full(*ROOT)),
+        (NO_ROOM,),
+        both(roomy(*ROOT), container_back),
+        r"\S+",
+        keep=False,
+        stops=True,
     ),
     "root of the balancer, before its configuration is written": Case(
         both(new_queue, full(*ROOT, host=BALANCER)),
@@ -88,12 +93,14 @@ CASES = {
         (NO_ROOM,),
         both(roomy("/var/lib/provision"), key_back),
         "docker_config:daemon.json",
+        leaves=(),
     ),
     "beside daemon.json": Case(
         both(one_key, full("/etc/docker")),
         (NO_ROOM,),
         both(roomy("/etc/docker"), key_back),
         "docker_config:daemon.json",
+        leaves=(),
     ),
     "our configuration": Case(
         both(
@@ -103,11 +110,14 @@ CASES = {
         (NO_ROOM,),
         both(roomy("/etc/provision/ollama"), lambda w: w.unset("ollama", "https_proxy")),
         "file:/etc/provision/ollama/ollama1.env",
+        leaves=(),
+        stops=True,
     ),
     "the lock": Case(
         both(one_key, full("/run/provision")),
         ("the lock could not be taken", "/run/provision: .*(I/O error|No space left)", "is there room in /run"),
         both(roomy("/run/provision"), key_back),
+        leaves=(),
     ),
     "packages": Case(
         both(no_package, full("/var/cache/apt/archives")),
@@ -130,7 +140,13 @@ CASES = {
         ready=new_image,
     ),
     "the models folder": Case(
-        small_models, ("ollama1", NO_ROOM), large_models, "model:ollama1/.*", keep=False, put_back=True
+        small_models,
+        ("ollama1", NO_ROOM),
+        large_models,
+        "model:ollama1/.*",
+        keep=False,
+        put_back=True,
+        stops=True,
     ),
     "the models folder, as the server says it after status 200": Case(
         both(

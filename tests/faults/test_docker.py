@@ -23,6 +23,7 @@ CASES = {
         at="container:ollama1",
         ready=one_container,
         keep=False,
+        stops=True,
     ),
     "wedged before the run": Case(
         both(one_container, lambda w: w.sh(WEDGE)),
@@ -39,6 +40,7 @@ CASES = {
         at="container:ollama1",
         ready=one_container,
         keep=False,
+        stops=True,
     ),
     "restarted while a container is made": Case(
         lambda w: w.sh("systemctl restart docker"),
@@ -61,12 +63,14 @@ CASES = {
         (f"{DAEMON} is not what Docker can read", "line 1|Expecting"),
         lambda w: w.sh(f"cp /root/daemon.json {DAEMON}; rm /root/daemon.json"),
         "docker_config:daemon.json",
+        leaves=(),
     ),
     "a daemon.json that Docker refuses": Case(
         lambda w: w.set("docker", daemon={"no-such-directive": True}),
         ("no-such-directive",),
         lambda w: w.unset("docker", "daemon"),
         "docker_config:daemon.json",
+        leaves=(),
     ),
     "a daemon.json with which Docker does not start": Case(
         lambda w: w.set("docker", daemon={"storage-driver": "no-such-driver"}),

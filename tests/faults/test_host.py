@@ -47,26 +47,34 @@ CASES = {
         ("this host is fedora 43", "Debian 12 and 13, Ubuntu 22.04 and 24.04", "nothing was changed"),
         true_release,
         "require:host",
+        leaves=(),
     ),
     "no os-release": Case(
-        lambda w: w.sh("rm /etc/os-release"), ("this host is unknown",), true_release, "require:host"
+        lambda w: w.sh("rm /etc/os-release"),
+        ("this host is unknown",),
+        true_release,
+        "require:host",
+        leaves=(),
     ),
     "no driver": Case(
         lambda w: w.sh("mv /usr/bin/nvidia-smi /usr/bin/nvidia-smi.away"),
         ("nvidia-smi is not installed", CARDS),
         lambda w: w.sh("mv /usr/bin/nvidia-smi.away /usr/bin/nvidia-smi"),
+        leaves=(),
         **GUARD,
     ),
     "the driver is broken": Case(
         switched("driver-broken")[0],
         ("the NVIDIA driver is not loaded: NVIDIA-SMI has failed", CARDS),
         switched("driver-broken")[1],
+        leaves=(),
         **GUARD,
     ),
     "the driver is too old": Case(
         switched("driver-old")[0],
         ("the driver is 535.309.01", "needs 550", "silently run on the CPU"),
         switched("driver-old")[1],
+        leaves=(),
         **GUARD,
     ),
     "the driver hangs": Case(
@@ -79,12 +87,14 @@ CASES = {
         switched("card-missing")[0],
         ("ollama2 names GPU 1, and this host has GPU 0",),
         switched("card-missing")[1],
+        leaves=(),
         **GUARD,
     ),
     "a card that never was": Case(
         lambda w: w.instance(1).update(gpus=[7]),
         ("ollama2 names GPU 7, and this host has GPU 0 .*, GPU 1",),
         lambda w: w.instance(1).update(gpus=[1]),
+        leaves=(),
         **GUARD,
     ),
     "a foreign container has our name": Case(
@@ -93,6 +103,8 @@ CASES = {
         without("ollama1"),
         "container:ollama1",
         keep=False,
+        leaves=(),
+        stops=True,
     ),
     "a foreign container has our card and port": Case(
         foreign_container("somebodys", "--gpus", "device=0", "-p", "3001:80"),
@@ -103,6 +115,7 @@ CASES = {
         without("somebodys"),
         "guard:instances",
         keep=False,
+        leaves=(),
     ),
     "a foreign process has our port": Case(
         port_taken,
@@ -110,12 +123,14 @@ CASES = {
         lambda w: w.sh("systemctl stop squatter"),
         "guard:instances",
         keep=False,
+        leaves=(),
     ),
     "a model that does not exist": Case(
         lambda w: w.instance().update(models=["deepseek-r1:1.5b", "no-such-model:1b"]),
         ("ollama1 could not pull no-such-model:1b: pull model manifest: file does not exist",),
         lambda w: w.instance().pop("models"),
         "model:ollama1/no-such-model:1b",
+        leaves=(),
     ),
 }
 

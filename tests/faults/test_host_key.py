@@ -51,12 +51,17 @@ def old_key(world):
 
 CASES = {
     "a key that is not known": Case(
-        known_hosts(""), ("host key of .* is not known", "SHA256:", "provision trust"), as_before, **UNREACHABLE
+        known_hosts(""),
+        ("host key of .* is not known", "SHA256:", "provision trust"),
+        as_before,
+        leaves=(),
+        **UNREACHABLE,
     ),
     "another key than the known one": Case(
         known_hosts(f"{{address}} {NOBODYS_KEY}\n"),
         ("host key of .* has CHANGED", "SHA256:", "provision trust --replace"),
         as_before,
+        leaves=(),
         **UNREACHABLE,
     ),
     "another host answers in the middle of the run": Case(

@@ -26,6 +26,7 @@ CASES = {
         ("a mirror said: manifest unknown",),
         old_image,
         "image:ollama/ollama:9.99.9",
+        leaves=(),
     ),
     "the registry is refused": Case(
         both(new_image, lambda w: w.fault("registry-down", target="site")),

@@ -31,19 +31,53 @@ def no_knobs(world):
 
 
 CASES = {
-    "answers 503 to everything": Case(ill("answer-503"), ("ollama1",), well("answer-503"), r"\S+", keep=False),
-    "takes requests and never answers": Case(ill("hang"), ("ollama1",), well("hang"), r"\S+", keep=False),
-    "has its model on the CPU": Case(ill("cpu"), ("ollama1",), well("cpu"), r"\S+", keep=False),
-    "breaks off its answers": Case(ill("stream-fails"), ("ollama1",), well("stream-fails"), r"\S+", keep=False),
+    "answers 503 to everything": Case(
+        ill("answer-503"),
+        ("ollama1",),
+        well("answer-503"),
+        r"\S+",
+        keep=False,
+        stops=True,
+    ),
+    "takes requests and never answers": Case(
+        ill("hang"),
+        ("ollama1",),
+        well("hang"),
+        r"\S+",
+        keep=False,
+        stops=True,
+    ),
+    "has its model on the CPU": Case(
+        ill("cpu"),
+        ("ollama1",),
+        well("cpu"),
+        r"\S+",
+        keep=False,
+        stops=True,
+    ),
+    "breaks off its answers": Case(
+        ill("stream-fails"),
+        ("ollama1",),
+        well("stream-fails"),
+        r"\S+",
+        keep=False,
+        stops=True,
+    ),
     "is killed for its memory": Case(
         lambda w: w.instance(0).update(memory="16m"),
         ("ollama1",),
         lambda w: w.instance(0).pop("memory"),
         r"\S+",
         keep=False,
+        stops=True,
     ),
     "has lost its card": Case(
-        lambda w: w.fault("gpu-lost"), ("ollama",), lambda w: w.fault("gpu-lost", "off"), r"\S+", keep=False
+        lambda w: w.fault("gpu-lost"),
+        ("ollama",),
+        lambda w: w.fault("gpu-lost", "off"),
+        r"\S+",
+        keep=False,
+        stops=True,
     ),
     "loses its card while it is made": Case(
         lambda w: w.fault("gpu-lost"),
@@ -53,6 +87,7 @@ CASES = {
         at="container:ollama1",
         ready=one_container,
         keep=False,
+        stops=True,
     ),
     "is killed while its model loads": Case(
         lambda w: w.sh("docker kill ollama1 >/dev/null"),
@@ -62,6 +97,7 @@ CASES = {
         at="resident:ollama1",
         ready=one_container,
         keep=False,
+        stops=True,
     ),
     "answers slowly": Case(
         both(one_container, knobs(tokens_per_second=0.5, load_seconds=15)),

@@ -82,6 +82,7 @@ CASES = {
         "listen:nginx",
         host=BALANCER,
         balancer=False,
+        leaves=(),
     ),
 }
 

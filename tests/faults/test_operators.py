@@ -20,6 +20,7 @@ CASES = {
         lambda w: [w.sh(f"rm -f {LOCK}"), key_back(w)],
         code=6,
         result="locked",
+        leaves=(LOCK,),
     ),
     "somebody takes the lease of a run away": Case(
         lambda w: w.write(LOCK, LEASE),
@@ -55,7 +56,7 @@ def test_the_second_is_refused_and_the_first_comes_to_its_end(world, seen, first
     with Watch(world.lab, BAD, balancer=True) as watch:
         refused = world.fleet.provision("deploy", "--yes", env={"XDG_STATE_HOME": str(world.folder)})
         seen.first(refused)
-        one_clear_screen(refused, BAD, 6, "locked")
+        one_clear_screen(refused, BAD, (6,), "locked")
         first.go()
         done = first.end()
         assert done.code == 0, done

@@ -228,7 +228,7 @@ def _strike(world: World, story: Story, step: str, cut: Cut, seen: Seen) -> None
             _refused(world, story.host, seen)
         else:
             left = "|".join(map(re.escape, story.steps))  # the answer to this step may have come before the cut
-            one_clear_screen(done, story.host, cut.code, "unreachable", left)
+            one_clear_screen(done, story.host, (cut.code,), "unreachable", left)
     finally:
         running.kill()
         cut.lift(world, story.host)
@@ -238,5 +238,5 @@ def _refused(world: World, host: str, seen: Seen) -> None:
     """Who comes from another machine right after the controller was killed is kept off by its lease."""
     elsewhere = {"XDG_STATE_HOME": str(world.folder)}  # the machine that was killed knows that the run is dead
     refused = world.fleet.provision("deploy", "--yes", env=elsewhere)
-    one_clear_screen(refused, host, 6, "locked")
+    one_clear_screen(refused, host, (6,), "locked")
     seen.said = f"from another machine: {first_error(refused)}"

@@ -130,6 +130,13 @@ class World:
             if host.running:
                 host.run(["sh", "-c", EXPIRE])
 
+    def traces(self, host: str) -> dict[str, str]:
+        """Every file that a deploy may write, with its hash."""
+        if not self.lab.host(host).running:
+            return {}
+        text = f"find {LISTED} -type f -exec sha256sum {{}} + 2>/dev/null || :"
+        return {line[66:]: line[:64] for line in self.sh(text, host=host).splitlines()}
+
     def half_written(self, *hosts: str) -> list[str]:
         """Files under temporary names; none of them may be left."""
         found = []
