@@ -274,6 +274,8 @@ class Rollout:
         self.context.working.update(member.outcome.host for member in alive)
         # Who makes what others wait for comes first, or with few workers all of them would wait for it.
         alive.sort(key=lambda member: member.outcome.host not in builders)
+        if self.pace.canary:  # a balancer proves nothing of instances; who waits for a builder cannot be the first
+            alive.sort(key=lambda member: not member.run.host.gpu or bool(builders - {member.outcome.host}))
         for batch in self._batches(alive):
             with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
                 self._await([pool.submit(one, member) for member in batch])

@@ -39,7 +39,8 @@ def make(tmp_path, monkeypatch):
             dead[name] = frozenset({1}) if name in unreachable else frozenset()
             note = Note(str(tmp_path / name / "a"), how=how)
             connection, variables = Connection(address=name), {"entries": (Entry(role, note),)}
-            made.append(Host(name=name, groups=groups, connection=connection, variables=variables))
+            kinds = ("gpu",) if name.startswith("gpu") else groups
+            made.append(Host(name=name, groups=kinds, connection=connection, variables=variables))
             monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
         inventory = Inventory(path="", hosts=tuple(made))
         context = Context(
@@ -167,6 +168,11 @@ def test_a_canary_that_fails_keeps_the_others_from_being_touched(make, tmp_path)
     assert results(made) == {"one": "failed", "two": "stopped", "three": "stopped"}
     assert made.guarded == "one, which went first, failed"
     assert not list((tmp_path / "two").iterdir())
+
+
+def test_the_canary_is_a_gpu_host_where_there_is_one(make):
+    made = make({"lb-01": (), "gpu-01": BAD, "gpu-02": ()}, pace=Pace(canary=True))
+    assert results(made) == {"lb-01": "stopped", "gpu-01": "failed", "gpu-02": "stopped"}
 
 
 def test_after_a_canary_that_is_well_the_others_follow(make):
