@@ -15,6 +15,7 @@ from provision.past import Made, Story
 from provision.plan import GARBLED
 from provision.sequence import Entry
 from provision.steps import marking
+from provision.steps.balancing import Balancing, is_balancing, sources
 from provision.steps.base import State, Step
 from provision.steps.build import Builds
 from provision.steps.container import Container
@@ -22,7 +23,7 @@ from provision.steps.docker_daemon import DockerService
 from provision.steps.generation import Generation
 from provision.steps.image import Image
 from provision.steps.resident import Resident
-from provision.steps.restored import Restored
+from provision.steps.restored import Remarked, Restored
 from provision.steps.systemd import Service, Unit
 
 NGINX = ("nginx", "balancer")  # the roles that are nothing without a build of nginx
@@ -99,6 +100,27 @@ def _undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str])
             kept.append(one)
     then = _as_it_was(host, kept)
     return Undo(then, tuple(_entries(kept, then, inventory)), tuple(left))
+
+
+def with_balancers(undos: Mapping[str, Undo], inventory: Inventory, roles: frozenset[str]) -> dict[str, Undo]:
+    """The same with the balancers that send to the hosts among them: an instance that a run left `down` comes back.
+
+    Args:
+        undos: host -> what is done there.
+        inventory: the whole inventory.
+        roles: the roles whose changes are put back.
+    """
+    found = dict(undos)
+    touched = {name for name, one in undos.items() if one.entries}
+    for host in inventory.hosts if set(sequence.LAST) <= roles else ():
+        if not is_balancing(host, inventory) or not touched & {one.name for one in sources(host, inventory)}:
+            continue
+        known = found.get(host.name, Undo(host))
+        entry = next(one for one in sequence.steps(host, inventory) if isinstance(one.step, Balancing))
+        if entry.step.id not in {one.step.id for one in known.entries}:
+            marks = Entry(entry.role, Remarked(step=entry.step))
+            found[host.name] = dataclasses.replace(known, entries=(*known.entries, marks))
+    return found
 
 
 def _targets(

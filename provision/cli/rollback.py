@@ -88,7 +88,7 @@ def _undoing(chosen: Chosen, run: str) -> Undoing:
             undos[host.name] = rollback.undo(host, inventory, one, roles)
         except HostError as error:
             errors[host.name] = error
-    return Undoing(wanted, inventory, undos, errors)
+    return Undoing(wanted, inventory, rollback.with_balancers(undos, inventory, roles), errors)
 
 
 def _stories(chosen: Chosen, hosts: "Sequence[Host]", run: str) -> "list[tuple[Host, Story | HostError | None]]":

@@ -77,3 +77,14 @@ class Restored(Step):
     def check(self, live: Any) -> Iterator[Check]:
         """As the step."""
         yield from self.step.check(live)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remarked(Restored):
+    """A balancer's configuration as it is, with the marks that what this run knows gives it."""
+
+    past: State = None
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """What is there, as if it were put back; nothing where nothing is."""
+        return None if have is None else self.step.restore(facts, have, have)

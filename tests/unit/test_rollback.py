@@ -317,6 +317,24 @@ def test_a_host_that_this_run_does_not_visit_keeps_its_mark(balancing):
     assert [member.down for member in upstream.members(text).values()] == [True, False]
 
 
+def test_the_balancers_of_what_comes_back_look_at_their_marks_again(inventory, balancing):
+    change = made("container:ollama1", container(inventory, run="before"), container(inventory))
+    undos = {"gpu-01": undo(inventory, change)}
+    found = rollback.with_balancers(undos, inventory, ROLES)
+    [entry] = found["lb-01"].entries
+    now = upstream.marked(NOW, down={"gpu-01/ollama1"})
+    facts = dataclasses.replace(FACTS, fleet=Fleet({"gpu-01": "10.0.0.11"}))
+    want = entry.step.want(facts, configured(balancing, now))
+    text = want["files"][upstream.FILE].data.decode()
+    assert [member.down for member in upstream.members(text).values()] == [False, False]
+    assert "weight=1 " in text, "nothing else is put back"
+    assert entry.step.want(facts, None) is None
+    assert set(rollback.with_balancers(undos, inventory, frozenset({"ollama"}))) == {"gpu-01"}
+    assert set(
+        rollback.with_balancers({"gpu-01": dataclasses.replace(undos["gpu-01"], entries=())}, inventory, ROLES)
+    ) == {"gpu-01"}
+
+
 def test_a_configuration_whose_bytes_are_not_kept_is_a_refusal(balancing):
     state = configured(balancing, THEN)
     with pytest.raises(RefusalError, match="not kept"):
