@@ -1,0 +1,166 @@
+"""Every command of every runbook, run in the order of its page; what an operator does by hand there is done here."""
+
+import copy
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from provision.lab import faults
+
+from .conftest import Fleet
+
+pytestmark = pytest.mark.lab
+FOLDER = Path(__file__).parents[2] / "docs/runbooks"
+PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != "load-test")  # that one has a test of its own
+CARDS = "/etc/provision-lab/gpus.json"
+
+
+class Operator:
+    """Somebody with a page, a terminal and hands.
+
+    Args:
+        fleet: the fleet.
+        folder: where they work; `prod.yaml` is there.
+    """
+
+    def __init__(self, fleet: Fleet, folder: Path) -> None:
+        self.fleet = fleet
+        self.folder = folder
+        self.run = "no-run-yet"
+        self.declared = copy.deepcopy(fleet.data)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**self.fleet.environment, "XDG_STATE_HOME": str(self.folder / "state")}
+
+    def command(self, line: str) -> subprocess.CompletedProcess:
+        """Type one line of the page; it must end as the page says."""
+        asked, _, code = line.partition("# exit ")
+        words = [self.run if word == "RUN" else word for word in shlex.split(asked)]
+        assert words[0] == "provision", line
+        self.fleet.command("plan")  # writes the inventory as it now is
+        (self.folder / "prod.yaml").write_text((self.fleet.folder / "inventory.yaml").read_text())
+        argv = [sys.executable, "-m", *words]
+        said = subprocess.run(
+            argv, capture_output=True, text=True, check=False, cwd=self.folder, timeout=300, env=self.environment
+        )
+        assert said.returncode == int(code or 0), (line, said.stdout[-4000:], said.stderr[-4000:])
+        return said
+
+    def fault(self, target: str, name: str, *, on: bool) -> None:
+        faults.switch(self.fleet.lab, target, name, on=on)
+
+    def deploy(self, code: int) -> None:
+        done = self.fleet.provision("deploy", "--yes", "--json", env=self.environment)
+        assert done.code == code, done
+        self.run = done.doc["run"]
+
+
+def another_image(operator: Operator) -> None:
+    operator.fleet.vars["ollama"]["image"] = "ollama/ollama:0.33.0"
+
+
+def reboot(operator: Operator) -> None:
+    host = operator.fleet.lab.host("gpu-02")
+    host.shutdown()
+    host.start()
+    host.wait()
+
+
+def into_the_inventory(operator: Operator) -> None:
+    """It was never there: the balancer has not heard of it, and nothing is on it."""
+    del operator.fleet.hosts("gpu")["gpu-02"]
+    operator.fleet.deploy()
+    operator.fleet.lab.restore("gpu-02")
+    operator.fleet.data = copy.deepcopy(operator.declared)
+
+
+def card_fails(operator: Operator) -> None:
+    operator.fault("gpu-01/ollama2", "cpu", on=True)
+
+
+def another_card(operator: Operator) -> None:
+    operator.fault("gpu-01/ollama2", "cpu", on=False)
+    host = operator.fleet.lab.host("gpu-01")
+    text = host.run(["cat", CARDS]).stdout
+    last = re.findall(r'"uuid": "(\S+)"', text)[-1]
+    host.write(CARDS, text.replace(last, last[:-12] + "0123456789ab"))
+
+
+def deploy_fails(operator: Operator) -> None:
+    operator.fault("gpu-02", "driver-broken", on=True)
+    operator.fleet.vars["ollama"]["memory"] = "4g"
+    operator.deploy(3)
+
+
+def mended(operator: Operator) -> None:
+    operator.fault("gpu-02", "driver-broken", on=False)
+
+
+def killed(operator: Operator) -> None:
+    """It dies at the first change it makes, whatever that is."""
+    operator.fleet.vars["ollama"]["memory"] = "5g"
+    words = operator.fleet.command("deploy", "--yes", "--verbose")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=operator.environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "container:ollama1" in line:
+                process.kill()
+                break
+    operator.run = max(path.stem for path in (operator.folder / "state/provision/runs").glob("*.json"))
+
+
+def no_good_idea(operator: Operator) -> None:
+    operator.fleet.vars["ollama"]["memory"] = "6g"
+    operator.fleet.vars["balancer"] = {"max_fails": 5}
+    operator.deploy(0)
+
+
+def as_it_was(operator: Operator) -> None:
+    operator.fleet.data = copy.deepcopy(operator.declared)
+
+
+HANDS: dict[str, Callable[[Operator], None]] = {
+    "another image": another_image,
+    "the work on gpu-02, and a reboot": reboot,
+    "gpu-02 into the inventory": into_the_inventory,
+    "a card of gpu-01 fails": card_fails,
+    "another card in gpu-01": another_card,
+    "a deploy that fails on gpu-02": deploy_fails,
+    "the fault is mended": mended,
+    "a deploy whose controller is killed": killed,
+    "a deploy that was no good idea": no_good_idea,
+    "the inventory as it was": as_it_was,
+}
+
+
+def items(page: str) -> Iterator[tuple[str, str]]:
+    """What the page has one do, in its order: `hand` and what, or `type` and a line."""
+    text = (FOLDER / f"{page}.md").read_text()
+    for hand, block in re.findall(r"<!-- by hand: (.*?) -->|```sh\n(.*?)```", text, re.DOTALL):
+        if hand:
+            yield "hand", hand
+        yield from (("type", line) for line in block.splitlines() if line.strip())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_runbook(scratch, tmp_path, page):
+    operator = Operator(scratch, tmp_path)
+    typed = 0
+    for kind, what in items(page):
+        if kind == "hand":
+            HANDS[what](operator)
+        else:
+            operator.command(what)
+            typed += 1
+    assert typed >= 3
+
+
+def test_no_hand_is_left_over():
+    named = {what for page in PAGES for kind, what in items(page) if kind == "hand"}
+    assert named == set(HANDS)
