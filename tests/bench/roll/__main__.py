@@ -144,11 +144,11 @@ class Bench:
         serving = [one for one in bad if one.instance == victim and one.at < at]
         later = [one.at for one in phase.answers if one.good and one.at > at and one.instance == victim]
         recovery = f"{min(later) - at:.0f} s" if later else f"more than {RECOVERY:.0f} s"
+        counts = f"{len(serving)} streams failed that it was serving, {len(bad) - len(serving)} others"
         said = (
-            f"When `{victim}` was killed, {len(serving)} streams failed that it was serving, "
-            f"{len(bad) - len(serving)} others, and {sum(one.at >= at for one in bad)} of the requests that came later. "
-            f"It answered again {recovery} after it was killed: Docker had started it anew, and the first request loads "
-            f"the model ({LOADING:g} s here)."
+            f"When `{victim}` was killed, {counts}, and {sum(one.at >= at for one in bad)} of the requests that came "
+            f"later. It answered again {recovery} after it was killed: Docker had started it anew, and the first "
+            f"request loads the model ({LOADING:g} s here)."
         )
         return phase, said
 
