@@ -64,6 +64,8 @@ class Session:
         self._client: fabric.Connection | None = None
         self._opening: Future[fabric.Connection] | None = None
         self._hops: list[fabric.Connection] = []
+        self._begun: list[fabric.Connection] = []  # that are being opened
+        self._closes = 0  # how often it was closed
         self._channels = 0  # that are open now
         self._dialling = threading.Lock()  # held while a connection is opened: there is only one
         self._lock = threading.Lock()
@@ -172,7 +174,9 @@ class Session:
     def close(self) -> None:
         """Close the connection and its jumps. Safe to call at any time, also from another thread."""
         with self._lock:
-            hops, self._hops, self._client = self._hops, [], None
+            hops = [*self._hops, *self._begun]
+            self._hops, self._begun, self._client = [], [], None
+            self._closes += 1
         for hop in reversed(hops):
             with contextlib.suppress(Exception):
                 hop.client.close()
@@ -264,16 +268,20 @@ class Session:
 
     def _open(self) -> fabric.Connection:
         hops: list[fabric.Connection] = []
+        with self._lock:
+            self._begun, closes = hops, self._closes
         try:
             for target in (*self.connection.jumps, self.connection):
-                hops.append(open_connection(target, hops[-1] if hops else None))
+                open_connection(target, hops[-1] if hops else None, hops.append)
+            with self._lock:
+                if closes != self._closes:  # what was closed while it was opened is not to be used
+                    raise UnreachableError("the connection was closed while it was opened", "run it again")
+                self._hops, self._begun, self._client = hops, [], hops[-1]
+                self.connects += 1
         except BaseException:
             for hop in reversed(hops):
                 hop.client.close()
             raise
-        with self._lock:
-            self._hops, self._client = hops, hops[-1]
-            self.connects += 1
         return hops[-1]
 
 

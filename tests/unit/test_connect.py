@@ -1,10 +1,15 @@
-"""Which of the known keys are a host's."""
+"""Which of the known keys are a host's, and connections that are not open yet."""
+
+import socket
+import time
 
 import paramiko
 import pytest
 
 from provision.connect import _know
+from provision.errors import UnreachableError
 from provision.inventory import Connection
+from provision.ssh import Session
 
 KEYS = [paramiko.ECDSAKey.generate() for _ in range(3)]
 OWN, OTHER, LATER = (f"{key.get_name()} {key.get_base64()}" for key in KEYS)
@@ -41,3 +46,16 @@ def test_the_first_of_two_keys_counts_and_a_file_that_is_not_there_has_none(tmp_
     keys = known(tmp_path, f"gpu-01 {OWN}\ngpu-01 {LATER}\n")
     assert keys.lookup("gpu-01")[KEYS[0].get_name()] == KEYS[0]
     _know(keys, str(tmp_path / "none"), Connection(address="gpu-01"))
+
+
+def test_a_connection_that_is_being_opened_can_be_closed():
+    """A host that takes the connection and then says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        session = Session(Connection(address="127.0.0.1", port=server.getsockname()[1], user="x"))
+        session.begin()
+        silent, _ = server.accept()
+        while not (session._begun and session._begun[0].client.get_transport()):
+            time.sleep(0.01)
+        session.close()
+        with silent, pytest.raises(UnreachableError):
+            session.open()
