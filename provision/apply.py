@@ -95,7 +95,8 @@ class HostRun:
     def read(self) -> None:
         """Read everything, in one exec."""
         self.say("reading")
-        self.session.begin()  # while it connects, the steps are put together
+        if not self._answers:
+            self.session.begin()  # while it connects, the steps are put together
         reads = self._reads(self.roles)
         self._take(dict(zip(reads, self.session.batch(reads, stop=False), strict=True)))
 
