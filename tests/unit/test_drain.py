@@ -7,6 +7,7 @@ import pytest
 
 from provision import drain, rolling
 from provision.artifacts import Store
+from provision.cli import execute
 from provision.context import Context
 from provision.drain import Draining
 from provision.errors import CommandError, LockedError, UsageError
@@ -137,3 +138,11 @@ def test_only_who_can_serve_is_given_back(make: Any, monkeypatch: pytest.MonkeyP
 def test_what_is_not_there_is_a_usage_error(make: Any, word: str) -> None:
     with pytest.raises(UsageError, match=r"no such gpu host|has no instance"):
         make(word)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["a", "-m", "two\nlines"], ["a", "-m", "x" * 201], ["a", "--timeout", "soon"], ["a", "--lock-wait", "-1"], []],
+)
+def test_what_cannot_be_said_is_a_usage_error(words: list[str]) -> None:
+    assert execute(["drain", *words]) == 2
