@@ -1,0 +1,81 @@
+"""`provision rollback` on hosts that are this machine's shell: which run it is, and what cannot be one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from provision import cli, each, journal, rollout
+
+from .local import LocalSession
+
+OLD, DRAIN, NEW = "20261122T081140Z-0001", "20261122T091140Z-0002", "20261122T091540Z-0003"
+INVENTORY = """
+all:
+  children:
+    gpu: {hosts: {gpu-01: {ansible_host: gpu, ollama: {instances: [{gpus: [0]}]}}}}
+    balancer: {hosts: {lb-01: {ansible_host: lb}}}
+"""
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """An inventory whose hosts all have the journal of this test."""
+    for module in (each, rollout):
+        monkeypatch.setattr(module, "Session", lambda connection, password: LocalSession())
+    (tmp_path / "inventory.yaml").write_text(INVENTORY)
+    return str(tmp_path / "inventory.yaml")
+
+
+def begun(run, command, step="packages:docker"):
+    """A journal with one change."""
+    folder = Path(journal.FOLDER)
+    folder.mkdir(exist_ok=True)
+    records = [{"record": "begin", "run": run, "command": command}]
+    records.append({"record": "change", "step": step, "role": "docker", "have": None, "want": "0" * 64, "bytes": []})
+    (folder / f"{run}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def rollback(path, capsys, *words):
+    code = cli.execute(["rollback", "--check", "--json", "-i", path, "-t", "docker", *words])
+    said = capsys.readouterr()
+    return code, json.loads(said.out) if said.out else {}, said.err
+
+
+def test_it_is_the_newest_run_that_was_no_drain(path, capsys):
+    begun(OLD, "deploy")
+    begun(DRAIN, "drain gpu-01")
+    _, document, _ = rollback(path, capsys)
+    assert document["of"] == OLD
+    begun(NEW, f"rollback {OLD}")
+    _, document, _ = rollback(path, capsys)
+    assert document["of"] == NEW
+    assert {one["host"] for one in document["left"]} == {"gpu-01", "lb-01"}
+
+
+def test_a_drain_is_undone_by_its_own_command(path, capsys):
+    begun(DRAIN, "drain gpu-01")
+    code, _, said = rollback(path, capsys, DRAIN)
+    assert code == 2
+    assert "provision undrain" in said
+    code, _, said = rollback(path, capsys)
+    assert code == 2
+    assert "no run has changed these hosts" in said
+
+
+def test_a_host_that_is_not_there_is_unreachable_and_no_host_without_changes(path, capsys, monkeypatch):
+    begun(OLD, "deploy")
+
+    def session(connection, password):
+        return LocalSession(frozenset({1}) if connection.address == "lb" else frozenset())
+
+    monkeypatch.setattr(each, "Session", session)
+    code, document, _ = rollback(path, capsys, OLD)
+    assert code in (3, 4)
+    assert {host["host"]: host["result"] for host in document["hosts"]}["lb-01"] == "unreachable"
+
+
+def test_nothing_is_asked_without_a_terminal(path, capsys):
+    begun(OLD, "deploy")
+    assert cli.execute(["rollback", "-i", path]) == 2
+    assert "--yes" in capsys.readouterr().err
