@@ -12,7 +12,7 @@ from provision.lab.shell import LabError
 from tests.faults.running import Running
 from tests.faults.screen import one_clear_screen
 from tests.faults.seen import Seen
-from tests.faults.watch import Watch
+from tests.faults.watch import Watch, ask
 from tests.faults.world import BAD, GOOD, World
 from tests.fleet import Done
 
@@ -99,6 +99,8 @@ def play(world: World, case: Case, seen: Seen) -> None:
                 assert watch.containers(case.host) == containers, "the host's own containers are others now"
             case.mend(world)
             mended = True
+            if case.balancer:
+                world.nginx_is_good()  # what is linked is what was there before, or was checked
             world.expire()
             seen.second(world, *case.words)
             watch.check()
@@ -138,7 +140,7 @@ def _judge(world: World, case: Case, done: Done, other: str) -> None:
     assert "by hand" not in world.sh(f"cat {SPOILT}", host=other), "the other host did not finish"
     assert world.half_written(case.host) == []
     if case.balancer:
-        world.nginx_is_good()
+        ask(world.lab)
 
 
 def _says_the_same(world: World, case: Case, other: str) -> None:

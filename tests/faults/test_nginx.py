@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.case import Case, both, params, play
-from tests.faults.common import new_queue, old_queue
+from tests.faults.common import TOOLKIT, new_queue, no_package, old_queue
 from tests.faults.world import BALANCER
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
@@ -48,32 +48,38 @@ CASES = {
     "the site renders as what nginx takes and cannot load": garbage(
         "balancer/site.conf.j2", "server { listen 198.51.100.7:3008; }\n", says=("198.51.100.7|did not load|refused",)
     ),
+    # Nobody looks at it before nginx is started the next time; the second deploy puts it right.
     "nginx's unit renders as garbage": garbage(
-        "nginx/provision-nginx.service.j2", "[Service]\nExecStart=nothing\n", step=r"\S+", says=("provision-nginx",)
+        "nginx/provision-nginx.service.j2", "[Service]\nExecStart=nothing\n", code=0, step=""
     ),
     "a package source renders as garbage": garbage(
-        "nvidia_toolkit/nvidia_toolkit.sources.j2", "Types: nonsense\n", step=r"\S+", says=(".",), host="gpu-02"
+        "nvidia_toolkit/nvidia_toolkit.sources.j2",
+        "Types: nonsense\n",
+        ready=no_package,
+        step=TOOLKIT,
+        says=("Malformed|type|nonsense|sources",),
+        host="gpu-02",
     ),
     "killed before the run, which starts it": Case(
         lambda w: w.sh(f"{KILL}; sleep 1", host=BALANCER), host=BALANCER, code=0, balancer=False
     ),
     "killed while its configuration is written": Case(
         lambda w: w.sh(KILL, host=BALANCER),
-        mend=old_queue,
+        ("the host still differs in exe, loaded",),
+        old_queue,
         at="config:balancer",
         ready=new_queue,
-        host=BALANCER,
-        code=0,
         balancer=False,
+        **LB,
     ),
     "stopped while its configuration is written": Case(
         lambda w: w.sh("systemctl stop provision-nginx", host=BALANCER),
-        mend=old_queue,
+        ("the host still differs in exe, loaded",),
+        old_queue,
         at="config:balancer",
         ready=new_queue,
-        host=BALANCER,
-        code=0,
         balancer=False,
+        **LB,
     ),
     "its port is taken": Case(
         port_taken,

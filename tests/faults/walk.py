@@ -228,7 +228,8 @@ def _strike(world: World, story: Story, step: str, cut: Cut, seen: Seen) -> None
             _refused(world, story.host, seen)
         else:
             left = "|".join(map(re.escape, story.steps))  # the answer to this step may have come before the cut
-            one_clear_screen(done, story.host, (cut.code,), "unreachable", left)
+            codes = (cut.code, 7)  # 7 where the run had begun to replace an instance: then it goes no further
+            one_clear_screen(done, story.host, codes, "unreachable", left)
     finally:
         running.kill()
         cut.lift(world, story.host)

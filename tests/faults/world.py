@@ -8,11 +8,14 @@ from provision.lab import faults
 from provision.lab.lab import Lab
 from tests.faults.mirror import How, Mirror
 from tests.faults.watch import ask
-from tests.fleet import DEPLOYED, Done, Fleet, wait_for
+from tests.fleet import DEPLOYED, Done, Fleet, settle, wait_for
 
 GOOD, BAD, BALANCER = "gpu-01", "gpu-02", "lb-01"
 # What a run that broke off may have left half-written. Commands write under such names and rename.
 TEMPORARY = re.compile(r"/\.provision\.|provision-new|\.new$|/\.new\b")
+REFUSED = (
+    "/var/lib/provision/nginx/.new/"  # what nginx -t refused lies where it says; nothing but the next check reads it
+)
 LISTED = "/etc /opt/provision /var/lib/provision /run/provision /var/tmp /tmp /usr/local"
 NGINX = "/opt/provision/nginx/current/sbin/nginx"
 EXPIRE = 'cd /run/provision 2>/dev/null && [ -s lock ] && sed -i "1s/^\\([^ ]*\\) [0-9]*/\\1 1/" lock || :'
@@ -104,10 +107,10 @@ class World:
         )
 
     def put_back(self, *hosts: str) -> None:
-        """Throw away what became of these hosts since the fleet was deployed."""
+        """Throw away what became of these hosts, and of their settings, since the fleet was deployed."""
         for host in hosts:
             self.lab.restore(host, DEPLOYED)
-        wait_for(lambda: self.plan("--exit-code").code == 0)
+        settle(self.fleet)
 
     def plan(self, *words: str) -> Done:
         """`plan`."""
@@ -142,8 +145,8 @@ class World:
         found = []
         for host in hosts:
             if self.lab.host(host).running:
-                text = f"find {LISTED} -type f -path '*[.n]*' 2>/dev/null || :"
-                found += [f"{host}:{path}" for path in self.sh(text, host=host).splitlines() if TEMPORARY.search(path)]
+                paths = self.sh(f"find {LISTED} -type f -path '*[.n]*' 2>/dev/null || :", host=host).splitlines()
+                found += [f"{host}:{one}" for one in paths if TEMPORARY.search(one) and not one.startswith(REFUSED)]
         return found
 
     def nginx_is_good(self) -> None:
