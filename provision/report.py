@@ -15,6 +15,7 @@ from provision.events import Event
 from provision.plan import Change, HostPlan
 from provision.printable import line, lines, some
 from provision.rollout import Outcome
+from provision.steps.balanced import DRAINED
 from provision.steps.upstream import Drained
 
 if TYPE_CHECKING:  # importing it imports pytest, which plan and deploy do not need
@@ -333,13 +334,17 @@ def deploy_summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
 def verify_text(results: Sequence[HostResult]) -> None:
     """Print every host, worst first."""
     width = max((len(result.host) for result in results), default=4)
+    said: dict[str, None] = {}
     say(f"\n{'HOST':{width}}  {'RESULT':11}  {'CHECKS':>7}  {'FAILED':>6}  {'TIME':>7}  WHY")
     for result in sorted(results, key=lambda result: WORST_FIRST.index(result.result)):
         checks = [check for step in result.steps for check in step.checks]
         bad = [step.step for step in result.steps if not step.passed]
         verdict = paint(f"{result.result.upper():11}", "green" if result.result == "passed" else "red")
         why = line(_why(result.error)) or ", ".join(bad[:4])
+        said.update(dict.fromkeys(check.name for check in checks if check.name.startswith(DRAINED)))
         say(f"{result.host:{width}}  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  {why}")
+    for drained in said:
+        say(paint(line(drained), "yellow"))
 
 
 def verify_document(results: Sequence[HostResult]) -> dict[str, Any]:

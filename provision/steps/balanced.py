@@ -28,6 +28,7 @@ _LINE = re.compile(
     r"[^;#]*?(?P<down> down)?; # (?P<label>\S+)$",
     re.MULTILINE,
 )
+DRAINED = "drained: "  # how the name of a check begins that only tells what an operator keeps out
 _SERVER = re.compile(r"^\s*server\s+([^\s;]+)", re.MULTILINE)
 # The limits are what a dead instance costs; a live one on a busy host may take long.
 ASK = "--noproxy '*' --silent --path-as-is --output /dev/null --max-time 30"
@@ -81,7 +82,7 @@ def members(
     down = sorted(name for name, match in found.items() if match["down"] and name not in drained)
     yield Check("instances marked down", down, [])
     for one in (upstream.drained(text)[name] for name in sorted(drained)):
-        yield Check(f"{one.label} is drained since {one.since} by {one.by}: {one.why}", True, True)
+        yield Check(f"{DRAINED}{one.label} since {one.since} by {one.by}: {one.why}", True, True)
     yield from _apart({name: match["address"] for name, match in found.items() if not match["down"]}, settled, got)
     addresses = {name: f"{m['address']}:{m['port']}" for name, m in found.items() if name not in drained}
     if addresses:

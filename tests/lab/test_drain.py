@@ -45,7 +45,9 @@ def test_a_dead_host_is_drained_and_stays_so_over_deploys_and_reboots(fleet, lab
     plan = fleet.provision("plan")
     assert "drained: gpu-02/ollama1 since 20" in plan.out
     assert "a new driver" in plan.out
-    assert fleet.provision("verify", "--json").code == 0
+    proven = fleet.provision("verify")
+    assert proven.code == 0, proven
+    assert "drained: gpu-02/ollama1 since 20" in proven.out
     back = fleet.provision("undrain", "gpu-02", "--json")
     assert back.code == 0, back
     assert down(fleet) == set()

@@ -12,6 +12,7 @@ import pytest
 from provision.inventory import Inventory
 from provision.steps import balanced
 from provision.steps.facts import Fleet
+from provision.steps.upstream import Drained, marked
 from tests.unit.balancer_fleet import config, fleet, host, texts
 
 TWINS, TORN, SAID = (
@@ -137,3 +138,12 @@ def test_a_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:
     times, texts = zip(*(line.split(" ", 1) for line in said), strict=True)
     assert texts == ("a  b\\n", "c")
     assert int(times[1]) > int(times[0])
+
+
+def test_who_was_drained_is_named_and_need_not_answer() -> None:
+    why = Drained("gpu-01/ollama1", "2026-11-22T08:00:00Z", "ops@desk", "a new fan")
+    text = marked(upstream(), drain={why.label: why})
+    assert failed(fleet(), text) == {}
+    names = [check.name for check in balanced.members(Live(text), {})]
+    assert "drained: gpu-01/ollama1 since 2026-11-22T08:00:00Z by ops@desk: a new fan" in names
+    assert not any(name.startswith("gpu-01/ollama1 answers") for name in names)
