@@ -229,7 +229,7 @@ SNAPSHOT = r"""
 printf 'packages\t%s\n' "$(dpkg-query -W | sha256sum)"
 set -- /etc/provision /opt/provision /etc/docker /etc/apt /etc/passwd /etc/logrotate.d /var/lib/docker/volumes
 set -- "$@" /var/lib/provision /etc/systemd/system /var/log/provision-nginx /var/cache/provision-nginx
-find "$@" -path /var/lib/provision/store -prune -o \
+find "$@" \( -path /var/lib/provision/store -o -path /var/lib/provision/journal \) -prune -o \
   \( -name '*.log' -o -name '*.db' -o -name backingFsBlockDev -o -name id_ed25519 \) -o \
   -type d -printf '%p\t%m %u:%g\n' -o -printf '%p\t%i %T@ %m %u:%g %l\n' 2>/dev/null
 for unit in docker containerd ssh provision-firewall provision-instances provision-nginx; do
