@@ -175,7 +175,18 @@ class Rollout:
                     addresses[host.name] = listen_address(host, self.context.inventory, member.run.facts)
         partly = frozenset(member.outcome.host for member in self.members if member.run.turn.failed)
         drained = {label: one for member in self.members for label, one in marks.drained(member.run.upstream()).items()}
-        return Fleet(addresses, frozenset(self.context.failed) - partly, partly, frozenset(self.rolling.unfit), drained)
+        unfit = frozenset(self.rolling.unfit | self._gone())
+        return Fleet(addresses, frozenset(self.context.failed) - partly, partly, unfit, drained)
+
+    def _gone(self) -> set[str]:
+        """Labels of instances that are declared, and that a rollback takes away."""
+        declared = {host.name: host.instances for host in self.context.inventory.hosts}
+        return {
+            marks.label(one.host, one.name)
+            for host in (member.run.host for member in self.members)
+            for one in declared.get(host.name, ())
+            if one.name not in {left.name for left in host.instances}
+        }
 
     def _readmit(self) -> None:
         """Before the balancers are told: what is marked down, and would get requests again, proves itself first."""

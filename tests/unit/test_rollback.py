@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from provision import past, plan, rollback, sequence
+from provision.artifacts import Store
 from provision.command import Answer, run
+from provision.context import Context
 from provision.errors import FactError, HostError
 from provision.past import Entry, Made, Story
-from provision.rollout import INSTANCES
+from provision.rollout import INSTANCES, Rollout
 from provision.steps import engine, upstream
 from provision.steps.balancing import Balancing
 from provision.steps.base import Fact, RefusalError, converged
@@ -373,3 +375,10 @@ def test_what_a_finder_keeps_is_no_orphan():
     answers = {run("true"): answer}
     found = plan.plan_host([], frozenset({"image:x:3"}), [("ollama", Kept())], FACTS, answers)
     assert [(change.step.id, change.action) for change in found.changes] == [("image:x:2", "remove")]
+
+
+def test_what_a_rollback_takes_away_gets_no_requests(inventory, tmp_path):
+    found = undo(inventory, made("container:ollama2", None, container(inventory, "ollama2")))
+    context = Context("run", inventory, ROLES, lambda event: None, Store(tmp_path / "store"))
+    rollout = Rollout(context, [(found.host, ROLES)], None, 1, past={"gpu-01": found.entries})
+    assert rollout.fleet().unfit == {"gpu-01/ollama2"}
