@@ -31,6 +31,7 @@ def one_clear_screen(done: Done, host: str, codes: tuple[int, ...], result: str,
 
 
 def first_error(done: Done) -> str:
-    """The sentence after `error:`."""
+    """The sentence after `error:`, and the last words of its evidence."""
     found = re.search(r"^ *error: (.*)", done.out + done.err, re.MULTILINE)
-    return found[1].strip() if found else ""
+    words = re.findall(r"^ *\| (.*)", done.out, re.MULTILINE)
+    return ": ".join(part.strip() for part in [*(found.groups() if found else ()), *words[-1:]])
