@@ -6,32 +6,28 @@ are hosts like any other.
 """
 
 import contextlib
-import itertools
 import os
-import re
 import secrets
 import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import IO, Any
+from typing import IO
 
 import fabric
 import paramiko
 
-from provision import jobs, script
+from provision import channels, jobs, script
 from provision.command import Answer, Put, Run
 from provision.connect import open_connection
-from provision.errors import FactError, HostError, RefusedError, UnreachableError
+from provision.errors import FactError, HostError, UnreachableError
 from provision.inventory import Connection
 
 OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of one exec's output that are kept; a host that sends more is not believed
-MSG_CHANNEL_REQUEST = b"\x62"  # 98, RFC 4254
 GRACE = 30.0  # seconds beyond the commands' own timeouts before the host counts as gone
 TRANSFER_TIMEOUT = 3600.0  # seconds for one large file
 FREED = 5.0  # seconds for sshd to notice that a channel was closed
-BECOME_TIMEOUT = 30.0  # seconds for sudo to answer; its delay after a wrong password is about two
 
 # Prints that it is there, drops every line up to the word it waits for (a password that sudo did not ask for among
 # them) and becomes the program that reads the rest. `read` takes one byte at a time, so nothing of the rest is lost.
@@ -107,7 +103,7 @@ class Session:
         complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
         if not complete:
             said = err.decode(errors="replace").strip()[-800:]
-            refusal = None if answers else sudo_refusal(said)
+            refusal = None if answers else channels.sudo_refusal(said)
             raise refusal or UnreachableError("the answer broke off", "look at the host and run it again", stderr=said)
         return answers
 
@@ -195,10 +191,10 @@ class Session:
         deadline = time.monotonic() + limit_s
         try:
             with self._channel(client.transport) as channel:
-                stderr = _Collector(channel.recv_stderr, limit)
+                stderr = channels.Collector(channel.recv_stderr, limit)
                 rest = self._become(channel, stderr, program)
-                _send(channel, rest + text, extra, deadline)
-                stdout = _read(channel, deadline, on_data, limit)
+                channels.send(channel, rest + text, extra, deadline)
+                stdout = channels.read(channel, deadline, on_data, limit)
                 err = stderr.join()
                 return stdout, err, channel.recv_exit_status()
         except TimeoutError as error:
@@ -219,7 +215,7 @@ class Session:
         deadline = time.monotonic() + FREED
         while True:
             try:
-                channel = transport.open_session(timeout=BECOME_TIMEOUT)
+                channel = transport.open_session(timeout=channels.BECOME_TIMEOUT)
                 break
             except paramiko.SSHException:  # ChannelException only for the first of several that are refused at once
                 if not transport.is_active() or (not self._channels and time.monotonic() > deadline):
@@ -237,14 +233,14 @@ class Session:
             self._channels += more
             self.execs += max(more, 0)
 
-    def _become(self, channel: paramiko.Channel, stderr: "_Collector", program: Sequence[str]) -> bytes:
+    def _become(self, channel: paramiko.Channel, stderr: channels.Collector, program: Sequence[str]) -> bytes:
         """Start a program as root; what is returned must be sent before its standard input."""
         if not self.connection.become:
-            _start(channel, shlex.join(program))
+            channels.start(channel, shlex.join(program))
             stderr.start()
             return b""
         if self._password is None:
-            _start(channel, "sudo -n " + shlex.join(program))
+            channels.start(channel, "sudo -n " + shlex.join(program))
             stderr.start()
             return b""
         word = secrets.token_hex(16)
@@ -252,10 +248,10 @@ class Session:
         loaded = shlex.join(("sh", "-c", loader, "loader", *program))
         line = f"LC_ALL=C; export LC_ALL; if sudo -n true 2>/dev/null; then exec sudo -n {loaded}; "
         line += f"else exec sudo -S -p '' {loaded}; fi"
-        _start(channel, shlex.join(("sh", "-c", line)))
+        channels.start(channel, shlex.join(("sh", "-c", line)))
         stderr.start()
         channel.sendall(self._password.encode() + b"\n")
-        _await(channel, stderr, f"ready-{word}\n".encode())
+        channels.await_word(channel, stderr, f"ready-{word}\n".encode())
         return word.encode() + b"\n"
 
     def _connected(self) -> fabric.Connection:
@@ -296,109 +292,3 @@ def first_failure(commands: Sequence[Run | Put], answers: Sequence[Answer]) -> i
         if not command.good(answer.exit):
             return number
     return None
-
-
-def sudo_refusal(stderr: str) -> HostError | None:
-    """What sudo's words on standard error mean, or None if it did not refuse.
-
-    Args:
-        stderr: what came on standard error where no answer came.
-    """
-    if re.search(r"a password is required|a terminal is required", stderr):
-        return RefusedError("sudo asks for a password", "give it with -K or ansible_become_password", stderr=stderr)
-    if re.search(r"Sorry, try again|incorrect password|no password was provided", stderr):
-        return RefusedError("the sudo password is wrong", "give another one with -K", stderr=stderr)
-    if re.search(r"not in the sudoers file|not allowed to (execute|run sudo)|may not run sudo", stderr):
-        return RefusedError("the user may not use sudo", "allow it in sudoers, or connect as root", stderr=stderr)
-    if re.search(r"sudo: (command )?not found", stderr):
-        return RefusedError("sudo is not installed", "install it, or connect as root", stderr=stderr)
-    return None
-
-
-class _Collector:
-    """Reads one stream of a channel to its end in a thread of its own, so that neither stream can block the other."""
-
-    def __init__(self, recv: Callable[[int], bytes], limit: int) -> None:
-        self._recv = recv
-        self._limit = limit
-        self._data = bytearray()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def so_far(self) -> bytes:
-        return bytes(self._data)
-
-    def join(self) -> bytes:
-        self._thread.join(GRACE)
-        return bytes(self._data)
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError, EOFError):
-            while chunk := self._recv(65536):
-                if len(self._data) < self._limit:
-                    self._data += chunk
-
-
-def _start(channel: paramiko.Channel, line: str) -> None:
-    """Have sshd run a line, and do not wait for its word that it does, as paramiko's `exec_command` would for a whole
-    round trip: where it does not (RFC 4254, 6.5: the reply is optional) the channel ends without an answer of ours."""
-    message = paramiko.Message()
-    message.add_byte(MSG_CHANNEL_REQUEST)
-    message.add_int(channel.remote_chanid)
-    message.add_string("exec")
-    message.add_boolean(False)
-    message.add_string(line)
-    transport: Any = channel.get_transport()
-    transport._send_user_message(message)
-
-
-def _read(channel: paramiko.Channel, deadline: float, on_data: Callable[[bytes], None] | None, limit: int) -> bytes:
-    data = bytearray()
-    while True:
-        channel.settimeout(max(deadline - time.monotonic(), 0.001))
-        chunk = channel.recv(65536)
-        if not chunk:
-            return bytes(data)
-        if on_data is not None:
-            on_data(chunk)
-        elif len(data) + len(chunk) > limit:
-            raise FactError(f"the host sends more than {limit >> 20} MiB", "look at the host")
-        else:
-            data += chunk
-
-
-def _await(channel: paramiko.Channel, stderr: _Collector, word: bytes) -> None:
-    """Wait until the loader says that it is there, or sudo that it refuses."""
-    seen = b""
-    deadline = time.monotonic() + BECOME_TIMEOUT
-    while not seen.endswith(word):
-        refusal = sudo_refusal(stderr.so_far().decode(errors="replace"))
-        if refusal is not None:
-            raise refusal
-        if time.monotonic() > deadline:
-            raise RefusedError("sudo does not answer", "log in and try `sudo true`", stderr=stderr.so_far().decode())
-        channel.settimeout(0.2)
-        try:
-            chunk = channel.recv(4096)
-        except TimeoutError:
-            continue
-        if not chunk:
-            said = stderr.join().decode(errors="replace")
-            raise sudo_refusal(said) or RefusedError("sudo refused", "log in and try `sudo true`", stderr=said)
-        seen += chunk
-
-
-def _send(channel: paramiko.Channel, text: bytes, source: IO[bytes] | None, deadline: float) -> None:
-    """Send everything, and that it was all. What the other side closed early has words that are still to be read."""
-    chunks = itertools.chain([text], iter(lambda: source.read(65536) if source else b"", b""))
-    try:
-        for chunk in chunks:
-            channel.settimeout(max(deadline - time.monotonic(), 0.001))
-            channel.sendall(chunk)
-        channel.shutdown_write()
-    except TimeoutError:
-        raise
-    except OSError:
-        return

@@ -19,11 +19,11 @@ ROWS = [
     {"rolling"},
     {"marker"},
     {"perform", "past"},
-    {"context", "lease"},
+    {"context", "lease", "live"},
     {"journal"},
     {"runs"},
     {"ssh", "artifacts", "lock", "trust", "evidence"},
-    {"connect", "jobs"},
+    {"connect", "jobs", "channels"},
     {"grouping"},
     {"plan"},
     {"sequence"},
@@ -35,7 +35,7 @@ ROWS = [
 ]
 HOMES = {
     "fabric": {"connect", "ssh", "fabfile"},
-    "paramiko": {"connect", "ssh", "trust", "inventory"},
+    "paramiko": {"connect", "ssh", "channels", "trust", "inventory"},
     "gevent": {"loadtest"},
     "jinja2": {"render"},
     "locust": {"loadtest"},
@@ -44,7 +44,7 @@ HOMES = {
     "pydantic_core": {"inventory", "roles"},
     "click": {"cli", "lab"},
     "rich": {"report", "lab"},
-    "testinfra": {"verify"},
+    "testinfra": {"live", "verify"},
     "pytest": {"verify"},
 }
 

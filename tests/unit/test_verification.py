@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from provision import verify
+from provision import live, verify
 from provision.command import Answer
 from provision.inventory import Connection, Host, Inventory
 from provision.sequence import Entry
@@ -100,24 +100,24 @@ class Held:
 
     def batch(self, commands, *, stop):
         self.sizes.append(len(commands))
-        if len(self.sizes) <= verify.CHANNELS:
+        if len(self.sizes) <= live.CHANNELS:
             self.let_go.wait(20)
         return [Answer(0, command.words[-1].encode()) for command in commands]
 
 
 def test_what_is_asked_while_all_channels_are_taken_shares_an_exec():
     session = Held()
-    backend = verify.Backend(session, "h")
+    backend = live.Backend(session, "h")
     with ThreadPoolExecutor(20) as pool:
         first = []
-        for number in range(verify.CHANNELS):
+        for number in range(live.CHANNELS):
             first.append(pool.submit(backend.run, f"first {number}"))
             while len(session.sizes) <= number:
                 time.sleep(0.01)
-        rest = [pool.submit(backend.run, f"rest {n}") for n in range(verify.TOGETHER + 1)]
+        rest = [pool.submit(backend.run, f"rest {n}") for n in range(live.TOGETHER + 1)]
         while len(backend._waiting) < len(rest):
             time.sleep(0.01)
         session.let_go.set()
-        assert [one.result().stdout for one in first] == [f"first {n}" for n in range(verify.CHANNELS)]
-        assert [one.result().stdout for one in rest] == [f"rest {n}" for n in range(verify.TOGETHER + 1)]
-    assert sorted(session.sizes) == [1] * (verify.CHANNELS + 1) + [verify.TOGETHER]
+        assert [one.result().stdout for one in first] == [f"first {n}" for n in range(live.CHANNELS)]
+        assert [one.result().stdout for one in rest] == [f"rest {n}" for n in range(live.TOGETHER + 1)]
+    assert sorted(session.sizes) == [1] * (live.CHANNELS + 1) + [live.TOGETHER]
