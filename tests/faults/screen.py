@@ -33,5 +33,5 @@ def one_clear_screen(done: Done, host: str, codes: tuple[int, ...], result: str,
 def first_error(done: Done) -> str:
     """The sentence after `error:`, and the last words of its evidence."""
     found = re.search(r"^ *error: (.*)", done.out + done.err, re.MULTILINE)
-    words = re.findall(r"^ *\| (.*)", done.out, re.MULTILINE)
+    words = [said for said in re.findall(r"^ *\| (.*)", done.out, re.MULTILINE) if said.strip()]
     return ": ".join(part.strip() for part in [*(found.groups() if found else ()), *words[-1:]])

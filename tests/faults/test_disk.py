@@ -159,6 +159,8 @@ CASES = {
             lambda w: w.instance().pop("models"),
         ),
         f"model:ollama1/{MORE}",
+        stops=True,
+        keep=False,
     ),
 }
 

@@ -130,7 +130,8 @@ CASES = {
         ("ollama1 could not pull no-such-model:1b: pull model manifest: file does not exist",),
         lambda w: w.instance().pop("models"),
         "model:ollama1/no-such-model:1b",
-        leaves=(),
+        stops=True,
+        keep=False,
     ),
 }
 
