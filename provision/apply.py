@@ -135,17 +135,19 @@ class HostRun:
         todo = self.plan(roles, fleet)
         self.plans.append(todo)
         self._known = {}  # it may be long ago that it was read
-        reads = self._scope(roles, fleet)
         last = fleet is not None or not self.context.roles & frozenset(LAST)
         for _ in range(PASSES):
             if not todo.changes:
                 return
             if not self.locked:
                 todo = self._lock(todo, roles, fleet)
+            proofs = self._proofs(todo.changes)
+            reads = list(dict.fromkeys([*self._scope(roles, fleet), *proofs]))
             self._make(todo.changes, fleet, reads, last=last)
             self._take(self._ask(reads))
             todo = self.plan(roles, fleet)
-            self._prove(roles)
+            if proofs:
+                self._prove(roles)
         if todo.changes:
             raise evidence.unsettled(todo, PASSES)
 
@@ -190,13 +192,14 @@ class HostRun:
         return (entry for entry in self.goals if entry.role in roles & self.roles)
 
     def _scope(self, roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
-        """What is read under the lock: what the last wave's roles need; before it, what comes later too.
+        """What is read under the lock: what the last wave's roles need; before it, what comes later too."""
+        return self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
 
-        And whether instances see their cards, which something is about to be done beside.
-        """
-        reads = self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
-        proofs = [entry.step.fact().command for entry in self.entries if is_container(entry.step)]
-        return list(dict.fromkeys([*reads, *proofs]))
+    def _proofs(self, changes: Sequence[Change]) -> list[Run]:
+        """What tells whether instances still see their cards, where one of these changes can take them away."""
+        if not any(change.step.prepares_host or self._disrupts(change) for change in changes):
+            return []
+        return [entry.step.fact().command for entry in self.entries if is_container(entry.step)]
 
     def _take(self, answers: Mapping[Run, Answer]) -> None:
         """Plan with these answers from now on."""

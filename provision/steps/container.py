@@ -13,17 +13,14 @@ from typing import Any
 
 from provision.command import Command, sh
 from provision.steps import engine, instance_shell
-from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, differing
+from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
+from provision.steps.docker_words import NANO, PORT, PROXIES, create_words, csv_field
 from provision.steps.engine import Engine
 from provision.steps.facts import HostFacts, dumps
 
-PORT = 11434  # inside the container
-HOME = "/root/.ollama"  # where the image keeps models and keys
-FOLDER = "/etc/provision/ollama"
 START_TIMEOUT = 300.0
 OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")
-PROXIES = ("HTTPS_PROXY", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY")
-NANO = 1_000_000_000
+NO_ANSWER = ("(exit code 124)", "(exit code 137)")  # of timeout(1): it ended, or killed, what took too long
 # The log is read from its present start only: it outlives the restart that mended what it tells of.
 CHECK = """
 nvidia-smi --query-gpu=index,uuid --format=csv,noheader
@@ -83,7 +80,7 @@ class Container(Step):
 
     def fact(self) -> Fact:
         """Reads what Docker has."""
-        return engine.fact(lambda found: state(found, self.name))
+        return engine.fact(self._state)
 
     def want(self, facts: HostFacts, have: State) -> State:
         """The container on this host's cards. Refuses cards that are not there, and a foreign container of the name."""
@@ -175,6 +172,13 @@ class Container(Step):
         limits = (item["memory"] or 0, item["cpus"] or 0, max(item["pids"] or 0, 0))
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
 
+    def _state(self, found: Engine) -> State:
+        """What is known of it. No answer from inside is no proof that the cards are lost: a busy host takes long."""
+        sees = found.containers.get(self.name, {}).get("sees", "")
+        if self.image and sees.endswith(NO_ANSWER):  # one that is to be removed may be as ill as it likes
+            raise UnreadableError(f"nvidia-smi inside {self.name} gave no answer in {engine.LOOK} s")
+        return state(found, self.name)
+
     def _cards(self, listed: str) -> list[str]:
         """The UUIDs of its cards, by what nvidia-smi says of the host now."""
         rows = dict(line.split(", ") for line in listed.splitlines() if line.count(", ") == 1)
@@ -207,29 +211,9 @@ def _is_kept(have: State, want: Mapping[str, Any]) -> bool:
     return not lost and differs <= {"running", "sees", "answers"}
 
 
-def env_file(name: str) -> str:
-    """Where the variables of an instance are that nobody may see."""
-    return f"{FOLDER}/{name}.env"
-
-
 def fingerprint(value: str) -> str:
     """What stands for a secret in states, labels and plans: enough to see that it changed."""
     return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
-
-
-def volume(source: str) -> str:
-    """The word for `--mount` that puts a volume where Ollama keeps its models."""
-    return f"type=volume,{_csv(f'source={source}')},target={HOME}"
-
-
-def bind(source: str) -> str:
-    """The word for `--mount` that puts a directory of the host where Ollama keeps its models."""
-    return f"type=bind,{_csv(f'source={source}')},target={HOME}"
-
-
-def gpus_word(cards: Sequence[str]) -> str:
-    """The word for `--gpus`: quotes are part of it where there are several cards."""
-    return _csv(f"device={','.join(cards)}")
 
 
 def uuids(indices: Sequence[int], facts: HostFacts) -> list[str]:
@@ -266,39 +250,6 @@ def _with_image(wanted: Mapping[str, str], have: State, run: str) -> dict[str, s
     """
     brought = have["environment"] if have is not None and have.get("run") == run else {}
     return {**brought, **wanted}
-
-
-def create_words(name: str, want: Mapping[str, Any]) -> list[str]:
-    """The words after `docker create --name NAME`.
-
-    Args:
-        name: of the container.
-        want: a state.
-    """
-    words = ["--pull", "never", "--gpus", gpus_word(want["gpus"]), "--restart", want["restart"]]
-    words += _each("--publish", (f"{at}:{PORT}" for at in want["publish"]))
-    words += _each("--env", (f"{key}={value}" for key, value in want["environment"].items() if key not in PROXIES))
-    words += ["--env-file", env_file(name)] if set(PROXIES) & set(want["environment"]) else []
-    words += _each("--mount", want["mounts"])
-    words += ["--memory", str(want["memory"])] if want["memory"] else []
-    words += ["--cpus", f"{want['cpus'] / NANO:.9f}"] if want["cpus"] else []
-    words += ["--pids-limit", str(want["pids"])] if want["pids"] else []
-    words += ["--log-driver", want["log"]["driver"]]
-    words += _each("--log-opt", (f"{key}={value}" for key, value in want["log"].items() if key != "driver"))
-    words += ["--privileged"] if want["privileged"] else []
-    words += _each("--device", want["devices"])
-    words += [] if want["network"] == "bridge" else ["--network", want["network"]]
-    labels = (f"{engine.MANAGED}=1", f"provision.instance={name}", f"provision.run={want['run']}")
-    return [*words, *_each("--label", labels), want["image"]]
-
-
-def _each(option: str, values: Any) -> list[str]:
-    return [word for value in values for word in (option, value)]
-
-
-def _csv(text: str) -> str:
-    """One field of the CSV records that `--gpus` and `--mount` are."""
-    return f'"{text.replace(chr(34), chr(34) * 2)}"' if "," in text or '"' in text else text
 
 
 def state(found: Engine, name: str) -> State:
@@ -361,7 +312,7 @@ def _environment(lines: Sequence[str]) -> dict[str, str]:
 def _mount(mount: Mapping[str, Any]) -> str:
     source = mount.get("Name") if mount["Type"] == "volume" else mount["Source"]
     options = "" if mount.get("RW", True) else ",readonly"
-    return f"type={mount['Type']},{_csv(f'source={source}')},target={mount['Destination']}{options}"
+    return f"type={mount['Type']},{csv_field(f'source={source}')},target={mount['Destination']}{options}"
 
 
 def _network(item: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from provision.roles import models as models_role
 from provision.roles import ollama as role
 from provision.steps import boot, endpoint, instance_shell, model_shell, storage, variables
 from provision.steps.base import RefusalError
-from provision.steps.container import bind, create_words, gpus_word
+from provision.steps.docker_words import bind, create_words, gpus_word
 from provision.steps.facts import Card, HostFacts
 from provision.steps.firewall import Firewall
 
