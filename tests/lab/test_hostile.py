@@ -53,6 +53,8 @@ def test_hostile_settings_arrive_as_they_are_and_nothing_of_them_runs(restored, 
     one |= {"origins": [HOSTILE.replace(",", "")], "no_proxy": HOSTILE, "https_proxy": PROXY, "storage": FOLDER}
     ours["docker"] = {"daemon": {"labels": [LABEL]}}
     words = ["--limit", BAD, "--tags", "docker,ollama"]
+    # In its new folder it has no model: it would not get back in, and is not to be asked.
+    assert restored.provision("drain", BAD).code == 0
     done = restored.provision("deploy", "--yes", "--json", *words)
     assert done.code == 0, done
     inspected = json.loads(lab.host(BAD).run(["docker", "inspect", "ollama1"]).stdout)[0]
