@@ -170,6 +170,25 @@ def test_models_that_were_added_go_and_those_that_were_removed_are_listed(fleet)
     settled(fleet)
 
 
+def test_an_instance_that_was_taken_away_comes_back_and_goes_again(fleet):
+    whole = fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"]
+    fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"] = whole[:1]
+    fleet.deploy()
+    back = rollback(fleet)
+    assert {one["step"] for one in back.doc["left"]} == {"model:ollama2/deepseek-r1:1.5b"}
+    assert inspect(fleet, "gpu-02", "ollama2", ".State.Status") == "running"
+    mark = fleet.ssh("gpu-02", "docker", "volume", "inspect", "-f", "{{json .Labels}}", "ollama2")
+    assert "provision.managed" in mark
+    assert "# gpu-02/ollama2" in fleet.ssh("lb-01", "cat", UPSTREAM)
+    rollback(fleet)
+    assert "ollama2" not in fleet.ssh("gpu-02", "docker", "ps", "-a", "--format", "{{.Names}}")
+    assert "# gpu-02/ollama2" not in fleet.ssh("lb-01", "cat", UPSTREAM)
+    settled(fleet)
+    fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"] = whole
+    fleet.deploy()
+    settled(fleet)
+
+
 def test_what_is_not_kept_any_more_is_listed_and_the_rest_put_back(fleet, lab):
     one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     one["weight"] = 4
