@@ -199,7 +199,7 @@ def restart_impact(have: State) -> str:
 def stopped_by_restart(have: State, *, proxied: bool) -> frozenset[str]:
     """The instances whose streams a restart of Docker cuts.
 
-    Streams to 127.0.0.1 go through docker-proxy, a child of the daemon that ends with it, live-restore or not.
+    Streams to 127.0.0.1 go through docker-proxy, which ends with the daemon, live-restore or not (seen with 26.1.5).
 
     Args:
         have: with what `evidence` gives.
