@@ -21,7 +21,9 @@ from tests.faults.world import BALANCER
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
 NO_ROOM = "[Nn]o space left on device|I/O error"
-ROOT = ("/etc", "/opt", "/var/lib/provision", "/var/tmp", "/tmp")
+# What of it deploys write to. Not all of /etc: systemd would take another file system there for other units.
+BALANCERS = ("/etc/provision", "/opt", "/var/lib/provision", "/var/tmp", "/tmp")
+ROOT = ("/etc/docker", *BALANCERS)
 MORE = "nomic-embed-text:latest"
 
 
@@ -64,25 +66,25 @@ CASES = {
         stops=True,
     ),
     "root of the balancer, before its configuration is written": Case(
-        both(new_queue, full(*ROOT, host=BALANCER)),
+        both(new_queue, full(*BALANCERS, host=BALANCER)),
         (NO_ROOM,),
-        both(roomy(*ROOT, host=BALANCER), old_queue),
+        both(roomy(*BALANCERS, host=BALANCER), old_queue),
         "config:balancer",
         host=BALANCER,
     ),
     "root of the balancer, while its configuration is written": Case(
-        full(*ROOT, host=BALANCER),
+        full(*BALANCERS, host=BALANCER),
         (NO_ROOM,),
-        both(roomy(*ROOT, host=BALANCER), old_queue),
+        both(roomy(*BALANCERS, host=BALANCER), old_queue),
         "config:balancer",
         at="config:balancer",
         ready=new_queue,
         host=BALANCER,
     ),
     "root of the balancer, while nginx is built": Case(
-        full(*ROOT, host=BALANCER),
+        full(*BALANCERS, host=BALANCER),
         (NO_ROOM,),
-        both(roomy(*ROOT, host=BALANCER), old_build),
+        both(roomy(*BALANCERS, host=BALANCER), old_build),
         "build:nginx",
         at="build:nginx",
         ready=new_build,

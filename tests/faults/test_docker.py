@@ -47,7 +47,9 @@ CASES = {
         mend=container_back,
         at="container:ollama1",
         ready=one_container,
-        code=0,
+        step=r"\S+",
+        stops=True,
+        race=True,
         keep=False,
     ),
     "killed while a container is made": Case(
@@ -55,7 +57,9 @@ CASES = {
         mend=container_back,
         at="container:ollama1",
         ready=one_container,
-        code=0,
+        step=r"\S+",
+        stops=True,
+        race=True,
         keep=False,
     ),
     "daemon.json is no JSON": Case(
@@ -84,7 +88,8 @@ CASES = {
         mend=key_back,
         at="docker_config:daemon.json",
         ready=one_key,
-        code=0,
+        step=r"\S+",
+        race=True,
         keep=False,
     ),
 }
