@@ -20,6 +20,9 @@ from provision.steps.facts import HostFacts, dumps
 
 START_TIMEOUT = 300.0
 OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")
+# Of runc, such as where /tmp is full (`write /tmp/runc-process1: no space left on device`). That the container has no
+# nvidia-smi (`executable file not found`) comes so too, and is an answer.
+NOT_RUN = "OCI runtime exec failed"
 NO_ANSWER = ("(exit code 124)", "(exit code 137)")  # of timeout(1): it ended, or killed, what took too long
 # The log is read from its present start only: it outlives the restart that mended what it tells of.
 CHECK = """
@@ -173,10 +176,13 @@ class Container(Step):
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
 
     def _state(self, found: Engine) -> State:
-        """What is known of it. No answer from inside is no proof that the cards are lost: a busy host takes long."""
+        """What is known of it. No answer from inside is no proof that the cards are lost: a busy host takes long,
+        a full one runs nothing."""
         sees = found.containers.get(self.name, {}).get("sees", "")
         if self.image and sees.endswith(NO_ANSWER):  # one that is to be removed may be as ill as it likes
             raise UnreadableError(f"nvidia-smi inside {self.name} gave no answer in {engine.LOOK} s")
+        if self.image and NOT_RUN in sees and "not found" not in sees:
+            raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
         return state(found, self.name)
 
     def _cards(self, listed: str) -> list[str]:
