@@ -30,7 +30,7 @@ CASES = {
     ),
     "the registry is refused": Case(
         both(new_image, lambda w: w.fault("registry-down", target="site")),
-        ("refused|connect",),
+        ("refused|connect|no such host",),
         both(lambda w: w.fault("registry-down", "off", target="site"), old_image),
         PULL,
     ),
@@ -43,7 +43,7 @@ CASES = {
     "a manifest has another byte": Case(tampered(MANIFESTS, corrupt), (r"error|digest|invalid",), mended, PULL),
     "the registry is refused while it is pulled": Case(
         lambda w: w.fault("registry-down", target="site"),
-        ("refused|connect|reset",),
+        ("refused|connect|reset|no such host",),
         both(lambda w: w.fault("registry-down", "off", target="site"), old_image),
         PULL,
         at=PULL,
