@@ -23,8 +23,8 @@ def mended(world):
 def kill_compiler(world):
     """As the kernel does where memory is short: the first compiler that is seen after `configure`."""
     world.sh(
-        "systemd-run --quiet --collect --unit=killer sh -c 'for n in $(seq 600); do pid=$(pgrep -nf [c]c1.*src/http/) &&"
-        " kill -9 $pid && exit; sleep 0.1; done'",
+        "systemd-run --quiet --collect --unit=killer sh -c 'for n in $(seq 600); do"
+        " pid=$(pgrep -nf [c]c1.*src/http/) && kill -9 $pid && exit; sleep 0.1; done'",
         host=BALANCER,
     )
 

@@ -1,0 +1,38 @@
+"""The fault suite, its page and `make test` are in step."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.faults import page
+
+FOLDER = Path(page.__file__).parent
+PAGE = page.PAGE.read_text() if page.PAGE.exists() else ""
+
+
+def test_every_class_is_a_file_and_stands_in_the_page():
+    files = {path.stem.removeprefix("test_") for path in FOLDER.glob("test_*.py")}
+    assert files == page.CLASSES.keys()
+    assert re.findall(r"^<!-- faults (\w+) -->$", PAGE, re.MULTILINE) == list(page.CLASSES)
+
+
+@pytest.mark.parametrize("name", page.CLASSES)
+def test_every_class_was_seen(name):
+    rows = page.there(name)
+    assert rows
+    assert [cells for cells in rows.values() if len(cells) != len(page.HEAD)] == []
+
+
+def test_rows_that_were_not_run_again_stay(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("# words of somebody\n")
+    row = {"class": "apt", "code": "3", "said": "a | b on 10.213.7.12", "seconds": 5, "again": "exit 0", "at": "now"}
+    page.publish([{**row, "case": "one", "passed": True}, {**row, "case": "two", "passed": False}], "x", 9, path)
+    page.publish([{**row, "case": "two", "passed": True, "said": ""}], "x", 9, path)
+    assert page.there("apt", path) == {
+        "one": ("one", "3", "`a / b on 10.0.0.12`", "5", "exit 0", "now"),
+        "two": ("two", "3", "", "5", "exit 0", "now"),
+    }
+    assert path.read_text().startswith("# words of somebody\n")
+    assert page.there("disk", path) == {}
