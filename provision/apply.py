@@ -12,7 +12,7 @@ from provision.command import Answer, Run
 from provision.context import Context, Stopped
 from provision.errors import FactError, HostError
 from provision.events import Event
-from provision.grouping import Group, groups, is_container
+from provision.grouping import Group, groups, is_container, may_run
 from provision.inventory import Host, Mask
 from provision.lease import Lease
 from provision.perform import Performer
@@ -268,7 +268,7 @@ class HostRun:
     def _may_serve(self) -> bool:
         """Whether an instance may be running, by what was read last; what nobody asked for may."""
         answers = {**self._answers, **self._known}
-        return any(_may_run(entry, answers) for entry in self.entries if is_container(entry.step))
+        return any(may_run(entry, answers) for entry in self.entries if is_container(entry.step))
 
     def _reload_safe(self) -> bool:
         """Whether containers keep their cards over a daemon-reload, by what was read last."""
@@ -391,12 +391,3 @@ class HostRun:
 
 def _outline(planned: HostPlan) -> list[tuple[str, str, str, State, State]]:
     return [(c.step.id, c.action, c.reason, c.have, c.want) for c in planned.changes]
-
-
-def _may_run(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
-    fact = entry.step.fact()
-    try:
-        have = plan.parse(fact, answers, entry.step.id) if fact.command in answers else {"running": True}
-    except (BlockedError, FactError):
-        return True
-    return have is not None and bool(have.get("running"))

@@ -7,8 +7,11 @@ to serve again. So all of its changes follow each other, instance after instance
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from provision.plan import Change
-from provision.steps.base import EVERY, Step
+from provision.command import Answer, Run
+from provision.errors import FactError
+from provision.plan import Change, parse
+from provision.sequence import Entry
+from provision.steps.base import EVERY, BlockedError, Step
 
 Disrupts = Callable[[Change], frozenset[str]]
 """Which instances of the host a change cuts the streams of."""
@@ -98,3 +101,18 @@ def _holds(state: Mapping[str, object] | None) -> set[str]:
         value = (state or {}).get(key)
         held.update(map(str, value) if isinstance(value, list) else ())
     return held
+
+
+def may_run(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
+    """Whether an instance may be running; what nobody asked for may.
+
+    Args:
+        entry: its container's step.
+        answers: what was read last.
+    """
+    fact = entry.step.fact()
+    try:
+        have = parse(fact, answers, entry.step.id) if fact.command in answers else {"running": True}
+    except (BlockedError, FactError):
+        return True
+    return have is not None and bool(have.get("running"))
