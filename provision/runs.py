@@ -18,7 +18,8 @@ from provision.lock import who
 
 RUNS = 200  # logs that are kept
 RUNNING, ENDED = ".running", ".json"
-DEAD = 20  # of those that died, how many of the newest are looked for on hosts
+DEAD = 20  # of those that are over, how many of the newest are looked for on hosts
+LOST = {"unreachable", "stopped"}  # results of hosts that may still be locked; a second Ctrl-C cuts the connections
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Log:
             return False
         return False
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it ended here while it could not reach a host, on which its lock may be left."""
+        return self.machine == socket.gethostname() and bool(LOST & set(self.hosts.values()))
+
 
 class Logs:
     """The logs of a user.
@@ -94,24 +100,11 @@ class Logs:
             OSError: it cannot be kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        running, ended = (self.folder / f"{log.run}{suffix}" for suffix in (RUNNING, ENDED))
-        new = self.folder / f"{log.run}.new"
-        new.touch(mode=0o600)
-        new.write_text(json.dumps({"schema": 1, **dataclasses.asdict(log)}, indent=2))
-        new.replace(running if log.exit is None else ended)
-        (ended if log.exit is None else running).unlink(missing_ok=True)
-        for suffix in (RUNNING, ENDED):
-            for old in self._paths(suffix)[RUNS:]:
-                old.unlink(missing_ok=True)
-
-    def find(self, run: str) -> Log | None:
-        """The log of a run, or None if there is none that can be read."""
-        return _read(self.folder / f"{run}{RUNNING}") or _read(self.folder / f"{run}{ENDED}")
-
-    def dead(self) -> tuple[str, ...]:
-        """Ids of the runs that died here, the newest first."""
-        logs = (_read(path) for path in self._paths(RUNNING))
-        return tuple(log.run for log in logs if log is not None and log.is_dead)[:DEAD]
+        running = [_read(path) for path in self._paths(RUNNING)]
+        ended = [_read(path) for path in self._paths(ENDED)[:DEAD]]
+        died = [log.run for log in running if log is not None and log.is_dead]
+        lost = [log.run for log in ended if log is not None and log.is_cut_off]
+        return (*died[:DEAD], *lost)
 
     def _paths(self, suffix: str) -> Sequence[Path]:
         return sorted(self.folder.glob(f"*{suffix}"), reverse=True)

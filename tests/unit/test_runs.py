@@ -59,6 +59,17 @@ def test_a_run_is_dead_when_its_process_is_gone_without_a_result(logs, monkeypat
     assert logs.dead() == (OTHER,)
 
 
+def test_a_run_that_ended_out_of_reach_of_a_host_may_have_left_its_lock_there(logs):
+    logs.write(log(exit=4, hosts={"gpu-01": "unreachable"}))
+    assert logs.dead() == (RUN,)
+    logs.write(log(exit=130, hosts={"gpu-01": "stopped"}))
+    assert logs.dead() == (RUN,)
+    logs.write(log(exit=3, hosts={"gpu-01": "failed", "gpu-02": "locked"}))
+    assert logs.dead() == ()
+    logs.write(log(exit=4, hosts={"gpu-01": "unreachable"}, machine="another"))
+    assert logs.dead() == ()
+
+
 def test_logs_are_bounded_and_what_is_no_log_is_none(logs, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", 3)
     for minute in range(10, 16):
