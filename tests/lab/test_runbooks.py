@@ -112,7 +112,7 @@ def killed(operator: Operator) -> None:
             if "container:ollama1" in line:
                 process.kill()
                 break
-    operator.run = max(path.stem for path in (operator.folder / "state/provision/runs").glob("*.json"))
+    operator.run = max(path.stem for path in (operator.folder / "state/provision/runs").glob("*.running"))
 
 
 def no_good_idea(operator: Operator) -> None:
