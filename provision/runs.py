@@ -100,6 +100,25 @@ class Logs:
             OSError: it cannot be kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        running, ended = (self.folder / f"{log.run}{suffix}" for suffix in (RUNNING, ENDED))
+        new = self.folder / f"{log.run}.new"
+        new.touch(mode=0o600)
+        new.write_text(json.dumps({"schema": 1, **dataclasses.asdict(log)}, indent=2))
+        new.replace(running if log.exit is None else ended)
+        (ended if log.exit is None else running).unlink(missing_ok=True)
+        for suffix in (RUNNING, ENDED):
+            for old in self._paths(suffix)[RUNS:]:
+                old.unlink(missing_ok=True)
+
+    def find(self, run: str) -> Log | None:
+        """The log of a run, or None if there is none that can be read."""
+        return _read(self.folder / f"{run}{RUNNING}") or _read(self.folder / f"{run}{ENDED}")
+
+    def dead(self) -> tuple[str, ...]:
+        """Ids of runs that are over here and may have left a lock, the newest first of each kind.
+
+        They died; or they ended, and a host that was out of reach then could not be told.
+        """
         running = [_read(path) for path in self._paths(RUNNING)]
         ended = [_read(path) for path in self._paths(ENDED)[:DEAD]]
         died = [log.run for log in running if log is not None and log.is_dead]
