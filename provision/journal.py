@@ -36,7 +36,8 @@ folder=$1 store=$2 journal=$1/$3.jsonl
 mkdir -p -- "$folder" "$store"
 chmod 0700 -- "$folder" "$store"
 new=
-trap 'rc=$?; rm -f -- "$new"; [ "$rc" = 0 ] || df -hP -- "$folder" >&2' EXIT # a full disk says no more than I/O error
+# a full disk says no more than I/O error
+trap '[ $? = 0 ] || df -hP -- "$store" >&2; rm -f -- "$new"' EXIT
 trap 'exit 129' HUP INT TERM
 at=$(date +%s) up=$(cut -d. -f1 /proc/uptime) boot=$(cat /proc/sys/kernel/random/boot_id)
 new=$(mktemp "$store/.new.XXXXXXXXXX")
