@@ -105,15 +105,23 @@ def _known_to_hosts(chosen: "Chosen", run: str) -> None:
     Raises:
         UsageError: none does, or it is no deploy.
     """
-    from provision import past, sequence
+    from provision import lock, past, sequence
     from provision.each import each
-    from provision.errors import HostError, UsageError
+    from provision.errors import HostError, LockedError, UsageError
 
     def work(_: Any, session: Any) -> Any:
-        return past.story(run, session.batch([past.read(run)], stop=False)[0])
+        told, status = session.batch([past.read(run), lock.status()], stop=False)
+        holder = lock.held(status)
+        if holder is not None and holder.run == run and (holder.left or 0) > 0:
+            hint = "wait until its lease has ended; if it is dead for sure: provision lock release --force"
+            raise LockedError(f"run {run} may still be at work: locked by {holder}", hint)
+        return past.story(run, told)
 
     inventory = sequence.load(chosen.inventory, chosen.extra_vars)
     found = each(inventory.select(chosen.limit), work, chosen.become_password, chosen.forks)
+    for _, one in found:
+        if isinstance(one, LockedError):
+            raise one
     commands = {one.entry.command for _, one in found if one is not None and not isinstance(one, HostError)}
     if not commands:
         raise UsageError(f"neither this machine nor these hosts know a run {run}", "`provision history` lists them")

@@ -118,7 +118,7 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
     assert "nothing to resume" in over.err
 
 
-def test_from_another_machine_a_dead_run_is_resumed_by_its_id_and_else_waited_for(slow, tmp_path):
+def test_from_another_machine_a_dead_run_is_waited_for_or_its_lock_taken_away_and_then_resumed(slow, tmp_path):
     first = Running(slow, "-l", "gpu-01")
     first.until("changing  resident:ollama1")
     first.kill()
@@ -127,7 +127,11 @@ def test_from_another_machine_a_dead_run_is_resumed_by_its_id_and_else_waited_fo
     refused = slow.provision("deploy", "--yes", "--json", "-l", "gpu-01", env=another)
     assert refused.code == 6, refused
     assert run in refused.host("gpu-01")["why"]
-    done = slow.provision("deploy", "--yes", "--json", "-l", "gpu-01", "--resume", run, env=another)
+    resume = ("deploy", "--yes", "--json", "-l", "gpu-01", "--resume", run)
+    joined = slow.provision(*resume, env=another)
+    assert joined.code == 6, "nobody there can tell that it is dead"
+    assert slow.provision("lock", "release", "--force", "-l", "gpu-01", env=another).code == 0
+    done = slow.provision(*resume, env=another)
     assert done.code == 0, done
     assert done.doc["run"] == run
     unknown = slow.provision("deploy", "--yes", "--resume", "20200101T000000Z-0000", env=another)
