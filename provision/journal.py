@@ -106,7 +106,10 @@ class Journal:
                 {"record": "begin", "run": self.run, "time": now, "who": lock.who(), "command": self.command}
             )
         have, want = _text(change.have), _text(change.want)
-        known = {} if change.have is None else {str(one): one.data for one in _contents(change.have)}
+        # A rollback puts back what was found before the first change of a step: no more is kept, or marks made in the
+        # course of a roll would keep every upstream in between.
+        seen = change.have is None or change.step.id in self.changes
+        known = {} if seen else {str(one): one.data for one in _contents(change.have)}
         records.append(
             {
                 "record": "change",
