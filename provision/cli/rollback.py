@@ -1,5 +1,6 @@
 """`provision rollback`: put back what a run changed."""
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -108,6 +109,7 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
         UsageError: there is none.
     """
     from provision import journal, past, rollback
+    from provision.cli.history import RUN_ID
     from provision.each import each
     from provision.errors import HostError, UsageError
 
@@ -115,13 +117,17 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
         return past.entries(session.batch([past.listed(journal.RUNS)], stop=False)[0])
 
     found = each(hosts, work, chosen.become_password, chosen.forks)
+    lost = [host.name for host, one in found if isinstance(one, HostError)]
     runs = {
         entry.run
         for _, one in found
         if not isinstance(one, HostError)
         for entry in one
-        if entry.changes and entry.command.partition(" ")[0] not in rollback.DRAINS
+        if re.fullmatch(RUN_ID, entry.run) and entry.changes and entry.command.partition(" ")[0] not in rollback.DRAINS
     }
+    if runs and lost:
+        said = f"which run was the last to change something is not known without {', '.join(lost)}"
+        raise UsageError(said, "name the run: `provision history` lists them; or leave those hosts out by --limit")
     if not runs:
         why = next((one.message for _, one in found if isinstance(one, HostError)), "")
         raise UsageError("no run has changed these hosts, as far as they know" + (f" ({why})" if why else ""))
