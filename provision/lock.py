@@ -5,6 +5,7 @@ wrong clock nor a killed controller can leave a host locked. A job of the host t
 other operators only: who started it may come back, and attaches to it. A lock by hand does not expire.
 """
 
+import functools
 import getpass
 import re
 import socket
@@ -137,8 +138,9 @@ def _age(seconds: int) -> str:
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
 
+@functools.cache
 def who() -> str:
-    """The operator and the machine, as shown to others."""
+    """The operator and the machine, as shown to others. The same for all of a run, whatever the machine is renamed."""
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 

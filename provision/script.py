@@ -81,7 +81,8 @@ def _line(command: Run | Put) -> str:
         words = shlex.join((command.path, f"{command.mode:04o}", command.owner))
         return f"{_feed(command.content)} | put {words}"
     program = f"timeout -k {KILL_AFTER} {command.timeout:g} {shlex.join(command.words)}"
-    return f"{_feed(command.stdin)} | {program}" if command.stdin else program
+    # Beside a slow read, standard input would be the pipe of what that says.
+    return f"{_feed(command.stdin)} | {program}" if command.stdin else f"{program} </dev/null"
 
 
 def _feed(content: bytes) -> str:

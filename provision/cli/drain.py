@@ -55,6 +55,7 @@ def undrain(**options: Any) -> int:
 def _run(command: str, options: dict[str, Any], work: Callable[[Any], Sequence[Any]]) -> int:
     from provision import report, report_drain, sequence
     from provision.artifacts import Store, default_folder
+    from provision.cli.resume import dead_runs
     from provision.cli.run import run_id, seconds_of
     from provision.context import Context
     from provision.drain import Draining
@@ -70,6 +71,7 @@ def _run(command: str, options: dict[str, Any], work: Callable[[Any], Sequence[A
         Store(default_folder()),
         lock_wait=seconds_of(options["lock_wait"], "--lock-wait", least=0),
         command=f"{command} {shlex.join(options['instances'])}",
+        dead=dead_runs(),
     )
     draining = Draining(context, password, options["instances"])
     with shown:

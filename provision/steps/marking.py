@@ -26,7 +26,8 @@ seconds=$1; shift
 uptime() { cut -d. -f1 /proc/uptime; }
 until=$(($(uptime) + seconds))
 open() {
-  for at do ss -Htnp state established dst "$at"; done | grep -c '"nginx"' || :
+  found=$(for at do ss -Htnp state established dst "$at" || exit; done) || exit 1 # no answer is not no stream
+  printf '%s\n' "$found" | grep -c '"nginx"' || :
 }
 alive() {
   for at do
@@ -36,7 +37,7 @@ alive() {
   done
   return 1
 }
-while count=$(open "$@"); [ "$count" != 0 ] && [ "$(uptime)" -lt "$until" ]; do sleep 0.2; done
+while count=$(open "$@") || exit 1; [ "$count" != 0 ] && [ "$(uptime)" -lt "$until" ]; do sleep 0.2; done
 [ "$count" = 0 ] || alive "$@" || { echo "dead $count"; exit 0; }
 echo "open $count"
 """
