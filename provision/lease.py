@@ -1,15 +1,17 @@
 """A run's lock on one host: taken with the first change, renewed with every exec, given back with the last."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from provision import lock
 from provision.command import Answer, Run
-from provision.errors import LockedError
+from provision.errors import HostError, LockedError
 from provision.ssh import Session
 
 POLL = 2.0  # seconds between two looks at a lock that somebody else has
+BEAT = 5.0  # seconds between two thoughts of whether it is time to renew
 
 
 class Lease:
@@ -52,6 +54,24 @@ class Lease:
         if time.monotonic() - self._renewed > lock.RENEW_SECONDS:
             self._renewed = time.monotonic()
             self.took(self.session.batch([self.acquire()], stop=False)[0])
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renew it in the background, however silent what goes on meanwhile is. A lock that is lost is told later."""
+        over = threading.Event()
+
+        def work() -> None:
+            while not over.wait(BEAT):
+                with contextlib.suppress(HostError):  # the next change takes it again, or says who has it
+                    self.renew()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(BEAT)
 
     def wait(self, answer: Answer, seconds: float, stop: threading.Event, say: Callable[[str], None]) -> bool:
         """Make sure that it was taken, or wait for it as long as is allowed.

@@ -112,12 +112,12 @@ class Performer:
 
     def _job(self, change: Change, run: Run) -> None:
         def show(line: str) -> None:
-            self.lease.renew()
             text = run.progress(line) if run.progress else line.strip()
             if text:
                 self.say("progress", change.step.id, text[:200])
 
-        answer = self.session.job(run, show, self.context.stop.is_set)
+        with self.lease.kept():
+            answer = self.session.job(run, show, self.context.stop.is_set)
         if not run.good(answer.exit):
             raise evidence.command_failed(change, run, answer)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from provision import apply, lease, lock
+from provision import apply, jobs, lease, lock
 from provision.apply import HostRun
 from provision.artifacts import Store
 from provision.command import Answer, Obtain, Put, Run, run, sh
@@ -158,7 +158,6 @@ def test_a_failing_command_carries_its_evidence_and_stops_the_host(make):
 
 
 def test_a_job_streams_and_its_failure_is_a_failure(make, tmp_path, monkeypatch):
-    from provision import jobs
 
     monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
     long = sh("echo step one; exit 5", title="long", job=True, progress=lambda line: line.upper())
@@ -346,3 +345,16 @@ def test_what_an_earlier_change_did_to_a_later_step_is_seen(make):
     host.deploy(ROLES)
     assert host.changed == ["note:a"]
     assert ("ok", "note:b") in [(event.kind, event.step) for event in make.events]
+
+
+def test_the_lock_is_kept_while_a_job_says_nothing(make, monkeypatch, tmp_path):
+    monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.0)
+    (make.folder / "a").write_text("")
+    silent = sh('sleep 0.6; printf wanted >"$1"', str(make.folder / "a"), title="long", job=True)
+    host = make(note(make, how=(silent,)))
+    host.deploy(ROLES)
+    renewals = [text for text in host.session.scripts if b"flock" in text and b"begin 1" not in text]
+    assert host.changed == ["note:a"]
+    assert len(renewals) >= 2
