@@ -10,11 +10,12 @@ import pytest
 from provision import journal, past
 from provision.command import run, sh
 from provision.errors import CommandError, UnreachableError
+from provision.plan import Change
 from provision.steps.listing import Content
 
 from . import test_apply
 from .local import LocalSession
-from .test_apply import ROLES, note
+from .test_apply import ROLES, Note, note
 
 make = test_apply.make  # a fixture
 
@@ -130,6 +131,16 @@ def test_the_bytes_that_rollback_needs_are_kept_by_their_hash_and_only_shown_on_
     assert story().made[0].have == {"sha256": Content(b"before")}
     assert not isinstance(story().made[0].have["sha256"], Content)
     assert story(with_bytes=True).made[0].have["sha256"].data == b"before"
+
+
+def test_a_step_that_a_run_changes_again_keeps_only_what_was_there_before_the_run():
+    written = journal.Journal("run-1", "deploy")
+    first, second = (
+        written.before(Change("docker", Note("/a"), "change", "differs", {"sha256": Content(text)}, {"sha256": "x"}))
+        for text in (b"before", b"between")
+    )
+    assert str(Content(b"before")).encode() + b" " in first.stdin
+    assert str(Content(b"between")).encode() + b" " not in second.stdin
 
 
 def test_journals_are_bounded_in_number_and_age_and_with_them_what_they_keep(make, monkeypatch):

@@ -1,10 +1,12 @@
 """Marks in a balancer's upstream: what is changed, what is not, and what survives a rendering."""
 
+import os
+import subprocess
 from typing import Any
 
 import pytest
 
-from provision.steps import upstream
+from provision.steps import marking, upstream
 from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet, HostFacts
 from provision.steps.marking import Marking, status_port
@@ -98,3 +100,21 @@ def test_where_there_is_no_configuration_there_is_nothing_to_mark() -> None:
 def test_the_port_to_ask_is_that_of_the_present_configuration() -> None:
     assert status_port(state(config(fleet(balancer={"status_port": 8123})))) == 8123
     assert status_port(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "exit_code", "said"),
+    [
+        ("exit 127", 1, ""),
+        ("echo '0 0 10.0.0.5:1 10.0.0.11:3001 users:((\"nginx\",pid=7))'", 0, "open 1\n"),
+        (":", 0, "open 0\n"),
+    ],
+)
+def test_no_answer_of_ss_is_not_no_stream(tmp_path, program, exit_code, said) -> None:
+    for name, text in (("ss", program), ("curl", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    command = marking.wait(["10.0.0.11:3001"], 0)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(command.words, input=command.stdin, capture_output=True, check=False, env={"PATH": path})
+    assert (done.returncode, done.stdout.decode()) == (exit_code, said)

@@ -73,6 +73,15 @@ def test_a_host_that_is_not_there_is_unreachable_and_no_host_without_changes(pat
     code, document, _ = rollback(path, capsys, OLD)
     assert code in (3, 4)
     assert {host["host"]: host["result"] for host in document["hosts"]}["lb-01"] == "unreachable"
+    code, _, said = rollback(path, capsys)
+    assert code == 2, "what lb-01 knows may be newer"
+    assert "not known without lb-01" in said
+
+
+def test_what_has_no_name_of_a_run_is_none(path, capsys):
+    begun(OLD, "deploy")
+    begun("zzz", "deploy")
+    assert rollback(path, capsys)[1]["of"] == OLD
 
 
 def test_nothing_is_asked_without_a_terminal(path, capsys):
