@@ -27,6 +27,7 @@ class Context:
         stop: set when the operator wants to stop; asked between steps.
         failed: names of hosts that have failed so far.
         working: names of hosts that are being worked on or still will be.
+        begun: names of those of them that are being worked on.
         lock_wait: seconds to wait for a host that somebody else has.
         command: what was called, as the hosts' journals name it.
         dead: ids of runs that are known to be dead: their locks are not waited for.
@@ -41,6 +42,7 @@ class Context:
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     failed: set[str] = dataclasses.field(default_factory=set)
     working: set[str] = dataclasses.field(default_factory=set)
+    begun: set[str] = dataclasses.field(default_factory=set)
     lock_wait: float = 0.0
     command: str = "deploy"
     dead: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
 """Taking running instances out of the upstream and giving them back: never more of a model at once than may be.
 
 One `Rolling` is shared by all hosts of a run. An instance is out from the moment its balancers were told until it has
-proved itself; one that does not is left out, and no other is taken out after it in this run.
+proved itself; one that does not is left out, and no other is taken out after it in this run. What earlier runs left out
+counts too.
 """
 
 import threading
@@ -15,10 +16,12 @@ from provision.inventory import Host, Instance, duration_seconds, share_of
 from provision.marker import Marker
 from provision.ssh import Session
 from provision.steps import endpoint
+from provision.steps.balancing import NOWHERE
 from provision.steps.base import EVERY
 from provision.steps.upstream import Member, label
 
 TICK = 1.0  # seconds between two looks at whether it is one's turn
+LOOK = 5.0  # and between two at the balancers, while what an earlier run left out is waited for
 
 Pause = Callable[[str], None]
 """Called while something is waited for, with what: keeps the host's lock, and raises when the run is to stop."""
@@ -26,19 +29,21 @@ Pause = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Served:
-    """Instances of one host that get requests.
+    """Instances of one host that get requests, or would if they were well.
 
     Args:
         host: the host.
         at: label -> `ADDRESS:PORT`.
         markers: the balancers that send to them.
         models: label -> its models; what has none counts as one of the model without a name.
+        down: those that get none now, because a run left them out.
     """
 
     host: Host
     at: Mapping[str, str]
     markers: tuple[Marker, ...]
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    down: frozenset[str] = frozenset()
 
     @property
     def scope(self) -> tuple[str, ...]:
@@ -63,6 +68,7 @@ class Rolling:
         self._password = become_password
         self._markers: dict[str, Marker] = {}
         self._out: dict[str, Served] = {}
+        self._stuck: dict[str, set[str]] = {}  # host -> the hosts whose instances it waits for
         self._turn = threading.Condition()
 
     @property
@@ -71,7 +77,7 @@ class Rolling:
         return frozenset(name for name, marker in self._markers.items() if marker.touched)
 
     def served(self, host: Host, names: frozenset[str]) -> Served:
-        """Which of these instances get requests now.
+        """Which of these instances get requests now, or will when they have proved themselves.
 
         Args:
             host: their host.
@@ -81,30 +87,29 @@ class Rolling:
             RefusedError: a balancer cannot be asked, and may send to them.
         """
         found: dict[str, str] = {}
+        up: set[str] = set()
         markers = []
         for marker in self.markers(host):
             members = {name: one for name, one in _look(marker, host).items() if _is_of(name, host, names)}
             markers += [marker] if members else []
-            found.update({name: one.at for name, one in members.items() if not one.down})
+            found.update({n: one.at for n, one in members.items() if not one.drained and one.address != NOWHERE})
+            up.update(name for name, one in members.items() if not one.down)
         models = {label(host.name, one.name): one.models or ("",) for one in host.instances}
-        return Served(host, found, tuple(markers), {name: models.get(name, ("",)) for name in found})
+        of = {name: models.get(name, ("",)) for name in found}
+        return Served(host, found, tuple(markers), of, frozenset(found) - up)
 
     def begin(self, served: Served, pause: Pause) -> None:
         """Wait until they may be taken out. From then on they count as out.
 
         Raises:
-            Stopped: the roll was halted.
+            Stopped: the roll was halted, or what is out already leaves no room for them.
         """
-        while True:
+        try:
+            while others := self._waits_for(served):
+                pause(f"waiting: {_are(others)} out of the upstream")
+        finally:
             with self._turn:
-                if self.halted:
-                    raise Stopped(f"not taken out of the upstream: {self.halted}", "mend that, then deploy again")
-                if self._fits(served):
-                    self._out.update(dict.fromkeys(served.at, served))
-                    return
-                others = ", ".join(sorted(self._out))
-                self._turn.wait(TICK)
-            pause(f"waiting: {others} {'is' if ',' not in others else 'are'} out of the upstream")
+                self._stuck.pop(served.host.name, None)
 
     def drain(self, served: Served, pause: Pause, say: Pause) -> None:
         """Have every balancer send nothing more to them, and wait for the streams that still run.
@@ -178,14 +183,81 @@ class Rolling:
                     self._markers[one.name] = Marker(one, Session(one.connection, self._password), self.context)
             return [self._markers[one.name] for one in found]
 
-    def _fits(self, served: Served) -> bool:
+    def _waits_for(self, served: Served) -> list[str]:
+        """What is out and must be back first, after a while in which it may have come; nothing if they count as out."""
+        with self._turn:
+            if self.halted:
+                raise Stopped(f"not taken out of the upstream: {self.halted}", "mend that, then deploy again")
+            others = {name: one for name, one in self._out.items() if one.scope == served.scope}
+            if not self._fits(served, others):
+                self._turn.wait(TICK)
+                return sorted(others)
+            self._out.update(dict.fromkeys(served.at, served))  # so that only one at a time looks, and nothing moves
+        down: dict[str, Member] | None = None
+        try:
+            down = self._in_the_way(served, others)
+        finally:
+            if down is None or down:
+                for name in served.at:
+                    self.drop(name)
+        return self._stay(served, down, others) if down else []
+
+    def _stay(self, served: Served, down: Mapping[str, Member], others: Mapping[str, Served]) -> list[str]:
+        """Wait a while for what is down, as long as a host is at work that may bring it back.
+
+        Raises:
+            Stopped: none is.
+        """
+        hosts = {
+            label(host.name, one.name): host.name for host in self.context.inventory.hosts for one in host.instances
+        }
+        with self._turn:
+            coming = {hosts[name] for name, one in down.items() if not one.drained}
+            self._stuck[served.host.name] = coming | {one.host.name for one in others.values()}
+            if not (set().union(*self._stuck.values()) & self.context.begun) - self._stuck.keys():
+                names = [f"{name} (drained)" if one.drained else name for name, one in sorted(down.items())]
+                why = f"{_are(names)} out of the upstream already, and more than max_unavailable would be"
+                self.halted = self.halted or why
+                hint = "bring it back, or drain what is to stay out, or allow more by ollama.max_unavailable"
+                raise Stopped(f"not taken out of the upstream: {why}", f"{hint}; then deploy again")
+        self.context.stop.wait(LOOK)
+        return sorted(down)
+
+    def _fits(self, served: Served, others: Mapping[str, Served]) -> bool:
         """Whether they may be out beside those that are. Alone, as many may be out as must be together."""
-        others = [model for name, one in self._out.items() if one.scope == served.scope for model in one.models[name]]
+        out = [model for name, one in others.items() for model in one.models[name]]
         own = [model for models in served.models.values() for model in models]
         return all(
-            others.count(model) + own.count(model) <= self._allowed(served.host, model)
-            for model in set(own) & set(others)
+            out.count(model) + own.count(model) <= self._allowed(served.host, model) for model in set(own) & set(out)
         )
+
+    def _in_the_way(self, served: Served, others: Mapping[str, Served]) -> dict[str, Member]:
+        """What is down already, and leaves no room for those of them that still get requests.
+
+        What an operator drained is his wish, and counts only where without it none of the model would be left.
+        """
+        seen: dict[str, Member] = {}
+        for marker in served.markers:
+            found = {name: one for name, one in _look(marker, served.host).items() if name not in {*served.at, *others}}
+            seen.update({name: one for name, one in found.items() if one.down or name not in seen})
+        out = [model for name, one in others.items() for model in one.models[name]]
+        out += [model for models in served.models.values() for model in models]
+        blocking: set[str] = set()
+        for model in {model for name in served.at if name not in served.down for model in served.models[name]}:
+            alike = self._labels(model) & seen.keys()
+            drained = {name for name in alike if seen[name].drained}
+            down = {name for name in alike - drained if seen[name].down}
+            allowed = self._allowed(served.host, model) - out.count(model)
+            if down and len(down) > allowed:
+                blocking |= down
+            if drained == alike - down and drained and len(drained | down) > allowed:
+                blocking |= drained
+        return {name: seen[name] for name in blocking}
+
+    def _labels(self, model: str) -> set[str]:
+        """Every declared instance of a model."""
+        all_of_them = (one for host in self.context.inventory.hosts for one in host.instances)
+        return {label(one.host, one.name) for one in all_of_them if model in (one.models or ("",))}
 
     def _allowed(self, host: Host, model: str) -> int:
         """How many instances of a model may be out at once."""
@@ -196,6 +268,11 @@ class Rolling:
         hosts = (one for one in self.context.inventory.hosts if one.gpu)
         alike = (one for one in hosts if endpoint.balancers(one, self.context.inventory) == behind)
         return max(1, int(share_of(said) * _count(model, (one for host in alike for one in host.instances))))
+
+
+def _are(names: Iterable[str]) -> str:
+    text = ", ".join(names)
+    return f"{text} {'are' if ',' in text else 'is'}"
 
 
 def _count(model: str, instances: Iterable[Instance]) -> int:

@@ -271,6 +271,7 @@ class Rollout:
 
         def one(member: _Member) -> None:
             begun = time.monotonic()
+            self.context.begun.add(member.outcome.host)
             with self._caught(member):
                 if self.context.stop.is_set():
                     raise Stopped(self.guarded or "stopped before it began", "run it again to go on")
@@ -278,6 +279,7 @@ class Rollout:
                 if not (member.run.locked or any(entry.role in later for entry in member.run.entries)):
                     member.run.session.close()
             self.context.working.discard(member.outcome.host)
+            self.context.begun.discard(member.outcome.host)
             member.outcome.seconds += time.monotonic() - begun
 
         builders = sequence.builders(self.context.inventory)

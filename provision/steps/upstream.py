@@ -26,11 +26,13 @@ class Member:
         address: an IPv4 address.
         port: TCP port.
         down: whether nothing is sent to it.
+        drained: whether that is an operator's wish.
     """
 
     address: str
     port: int
     down: bool
+    drained: bool = False
 
     @property
     def at(self) -> str:
@@ -73,7 +75,8 @@ def text_of(have: State) -> str:
 
 def members(text: str) -> dict[str, Member]:
     """Label -> line."""
-    found = ((name, Member(at, int(port), bool(down))) for at, port, down, name in _LINE.findall(text))
+    out = drained(text)
+    found = ((name, Member(at, int(port), bool(down), name in out)) for at, port, down, name in _LINE.findall(text))
     return {name: member for name, member in found if is_ipv4(member.address)}
 
 

@@ -27,13 +27,15 @@ class Fake:
         self.touched = False
         self.unreachable = False
         self.down: set[str] = set()
+        self.drained: set[str] = set()
         self.members: dict[str, int] = {}
         self.connections: list[tuple[int, bool]] = []
 
     def look(self) -> dict[str, Member]:
         if self.unreachable:
             raise UnreachableError("no route")
-        return {name: Member("10.0.0.1", port, name in self.down) for name, port in self.members.items()}
+        down, drained = self.down | self.drained, self.drained
+        return {name: Member("10.0.0.1", at, name in down, name in drained) for name, at in self.members.items()}
 
     def mark(self, *, down: Any = (), up: Any = ()) -> None:
         self.down = (self.down | set(down)) - set(up)
@@ -46,6 +48,7 @@ class Fake:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rolling, "Marker", Fake)
     monkeypatch.setattr(rolling, "TICK", 0.01)
+    monkeypatch.setattr(rolling, "LOOK", 0.01)
 
 
 def gpu(name: str, models: tuple[tuple[str, ...], ...] = (("m",), ("m",)), **settings: Any) -> Host:
@@ -123,9 +126,9 @@ def test_who_gets_no_requests_needs_no_turn(tmp_path: Path) -> None:
     one = gpu("a")
     made = make(tmp_path, one)
     marker: Any = made.markers(one)[0]
-    marker.down = {"a/ollama1"}
+    marker.drained = {"a/ollama1"}
     assert not made.served(one, ONE).at
-    marker.members = {}
+    marker.drained, marker.members = set(), {}
     assert not made.served(one, EVERY).at
 
 
@@ -199,3 +202,100 @@ def test_one_that_is_left_out_halts_the_roll_also_for_who_waits(tmp_path: Path) 
     assert "a/ollama1 is not fit to serve" in str(found[0])
     assert made.halted == "a/ollama1 is not fit to serve"
     assert made.unfit == {"a/ollama1"}
+
+
+def test_what_a_run_left_out_takes_a_turn_and_gets_back_in(tmp_path: Path) -> None:
+    one, two = gpu("a"), gpu("b")
+    made = make(tmp_path, one, two)
+    marker: Any = made.markers(one)[0]
+    marker.down = {"a/ollama1"}
+    assert set(made.served(one, ONE).at) == {"a/ollama1"}
+    assert fits(made, one)
+    assert not fits(made, two)
+    made.back("a/ollama1")
+    assert marker.down == set()
+
+
+def test_what_a_run_left_out_counts_as_out(tmp_path: Path) -> None:
+    one, two = gpu("a", (("m",),)), gpu("b", (("m",),))
+    made = make(tmp_path, one, two)
+    marker: Any = made.markers(one)[0]
+    marker.down = {"a/ollama1"}
+    with pytest.raises(Stopped, match="a/ollama1 is out of the upstream already"):
+        fits(made, two)
+    assert made.halted
+    assert marker.down == {"a/ollama1"}
+
+
+def test_it_is_waited_for_while_its_host_is_worked_on(tmp_path: Path) -> None:
+    one, two = gpu("a", (("m",),)), gpu("b", (("m",),))
+    made = make(tmp_path, one, two)
+    marker: Any = made.markers(one)[0]
+    marker.down = {"a/ollama1"}
+    made.context.begun.add("a")
+    said: list[str] = []
+
+    def pause(text: str) -> None:
+        said.append(text)
+        if len(said) == 2:
+            assert fits(made, one)  # it is its turn meanwhile, and not kept from it
+            made.back("a/ollama1")
+
+    made.begin(made.served(two, ONE), pause)
+    assert said == ["waiting: a/ollama1 is out of the upstream"] * 2
+    assert made._out.keys() == {"b/ollama1"}
+
+
+def test_hosts_that_would_wait_for_each_other_stop(tmp_path: Path) -> None:
+    one, two = gpu("a"), gpu("b")
+    made = make(tmp_path, one, two)
+    marker: Any = made.markers(one)[0]
+    marker.down = {"a/ollama2", "b/ollama2"}
+    made.context.begun.update("ab")
+    found: list[str] = []
+
+    def roll(host: Host) -> None:
+        try:
+            made.begin(made.served(host, ONE), lambda _: None)
+        except Stopped as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=roll, args=(host,)) for host in (one, two)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(("said", "count", "allowed"), [(1, 3, False), (2, 3, True), (1, 1, True), ("50%", 4, True)])
+def test_there_is_room_beside_what_is_down(tmp_path: Path, said: Any, count: int, allowed: bool) -> None:
+    hosts = [gpu(name, (("m",),), max_unavailable=said) for name in "abcd"[:count]]
+    made = make(tmp_path, *hosts)
+    marker: Any = made.markers(hosts[0])[0]
+    marker.down = {"b/ollama1"} & marker.members.keys()
+    if allowed:
+        assert fits(made, hosts[0])
+    else:
+        with pytest.raises(Stopped):
+            fits(made, hosts[0])
+
+
+def test_another_model_that_is_down_is_in_nobodys_way(tmp_path: Path) -> None:
+    one, two = gpu("a", (("m",), ("n",))), gpu("b", (("m",),))
+    made = make(tmp_path, one, two)
+    marker: Any = made.markers(one)[0]
+    marker.down = {"a/ollama2"}
+    assert fits(made, two)
+
+
+def test_what_is_drained_is_in_the_way_only_where_nobody_would_be_left(tmp_path: Path) -> None:
+    hosts = [gpu(name, (("m",),)) for name in "abc"]
+    made = make(tmp_path, *hosts)
+    marker: Any = made.markers(hosts[0])[0]
+    marker.drained = {"a/ollama1"}
+    assert fits(made, hosts[1])
+    made.drop("b/ollama1")
+    marker.drained = {"a/ollama1", "c/ollama1"}
+    with pytest.raises(Stopped, match=r"a/ollama1 \(drained\), c/ollama1 \(drained\) are out"):
+        fits(made, hosts[1])
