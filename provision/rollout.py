@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from provision import sequence
 from provision.apply import HostRun
 from provision.context import Context, Stopped
-from provision.errors import BugError, HostError, LockedError, RefusedError, UnreachableError
+from provision.errors import BugError, FactError, HostError, LockedError, RefusedError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Inventory
 from provision.plan import NOTHING_CHANGED, HostPlan
@@ -25,6 +25,8 @@ from provision.steps.facts import Fleet
 from provision.steps.upstream import Drained
 
 FORKS = 32
+
+BESIDE = ("image:", "model:")  # steps that put something beside what runs, and change nothing of it
 
 INSTANCES = frozenset({"ollama", "models"})  # the roles that look at whether instances serve
 
@@ -173,10 +175,18 @@ class Rollout:
             if host.gpu and member.outcome.error is None and member.run.roles >= INSTANCES:
                 with self._caught(member):
                     addresses[host.name] = listen_address(host, self.context.inventory, member.run.facts)
-        partly = frozenset(member.outcome.host for member in self.members if member.run.turn.failed)
+        partly = frozenset(member.outcome.host for member in self.members if self._keeps_marks(member))
         drained = {label: one for member in self.members for label, one in marks.drained(member.run.upstream()).items()}
         unfit = frozenset(self.rolling.unfit | self._gone())
         return Fleet(addresses, frozenset(self.context.failed) - partly, partly, unfit, drained)
+
+    def _keeps_marks(self, member: _Member) -> bool:
+        """Whether a host's instances are known to serve as before, but for those of which something else is known."""
+        error, journal = member.outcome.error, self.context.journals.get(member.outcome.host)
+        if error is None or isinstance(error, UnreachableError):
+            return False
+        untouched = journal is None or all(step.startswith(BESIDE) for step in journal.changes)
+        return member.run.turn.failed or (untouched and not isinstance(error, FactError))
 
     def _gone(self) -> set[str]:
         """Labels of instances that are declared, and that a rollback takes away."""

@@ -46,7 +46,7 @@ class Fleet:
     Args:
         addresses: host -> the address its instances listen on, for hosts that were read in this run.
         failed: hosts that failed or were not reached in this run.
-        partly: hosts of which only what happened to some instances is known: the others keep their marks.
+        partly: hosts that failed, where all or all other instances are known to be as before: those keep their marks.
         unfit: labels (`HOST/INSTANCE`) of instances that did not pass their test in this run.
         drained: label -> what an operator drained, by the balancers that were read in this run.
     """

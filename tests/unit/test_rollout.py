@@ -9,7 +9,7 @@ from provision.artifacts import Store
 from provision.cli.run import _hosts
 from provision.command import Obtain, run, sh
 from provision.context import Context
-from provision.errors import UsageError
+from provision.errors import CommandError, FactError, RefusedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Inventory
 from provision.rollout import Pace, Rollout, selection
 from provision.sequence import Entry
@@ -246,3 +246,25 @@ def test_one_balancer_that_fails_stops_nobody_else(make):
     made = make({"lb-01": BAD}, role="balancer")
     assert results(made) == {"lb-01": "failed"}
     assert made.guarded == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "changes", "in_turn", "keeps"),
+    [
+        (RefusedError("lb-01 cannot be reached"), [], False, True),
+        (CommandError("no such registry"), ["image:ollama", "model:ollama1/m"], False, True),
+        (CommandError("no"), ["image:ollama", "container:ollama1"], False, False),
+        (CommandError("no"), ["container:ollama1"], True, True),
+        (FactError("what?"), [], False, False),
+        (UnreachableError("no route"), [], False, False),
+        (UnreachableError("lost"), ["container:ollama1"], True, False),
+    ],
+)
+def test_a_failed_host_keeps_its_marks_where_nothing_that_runs_was_touched(make, error, changes, in_turn, keeps):
+    made = make({"gpu-01": ()})
+    (member,) = made.members
+    made._fail(member, error)
+    made.context.journal("gpu-01").changes.extend(changes)
+    member.run.turn.failed = in_turn
+    fleet = made.fleet()
+    assert (fleet.partly, fleet.failed) == ((frozenset({"gpu-01"}), frozenset())[:: 1 if keeps else -1])
