@@ -138,10 +138,21 @@ class Rolling:
 
         Args:
             name: its label.
+
+        Raises:
+            HostError: a balancer could not be told; all others were, and the roll is halted.
         """
+        first: HostError | None = None
         for marker in self._out[name].markers:
-            marker.mark(up=[name])
+            try:
+                marker.mark(up=[name])
+            except HostError as error:
+                first = first or error
+        if first is not None:
+            self.halted = self.halted or f"{name} could not be given back: {first.message}"
         self.drop(name)
+        if first is not None:
+            raise first
 
     def leave(self, name: str, why: str) -> None:
         """Leave an instance out, and take out no other in this run.

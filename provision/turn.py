@@ -139,9 +139,12 @@ class Turn:
             return None
         try:
             self.test(instance)
-            self.rolling.back(name)
         except HostError as error:
             self.rolling.leave(name, error.message)
+            return error
+        try:
+            self.rolling.back(name)
+        except HostError as error:
             return error
         return None
 

@@ -15,6 +15,7 @@ from provision.roles import ollama
 from provision.rolling import Rolling
 from provision.steps.base import EVERY
 from provision.steps.upstream import Member
+from provision.turn import Turn
 
 ONE = frozenset({"ollama1"})
 
@@ -38,6 +39,8 @@ class Fake:
         return {name: Member("10.0.0.1", at, name in down, name in drained) for name, at in self.members.items()}
 
     def mark(self, *, down: Any = (), up: Any = ()) -> None:
+        if self.unreachable:
+            raise UnreachableError(f"{self.host.name}: lost")
         self.down = (self.down | set(down)) - set(up)
 
     def wait(self, addresses: list[str], seconds: float) -> tuple[int, bool]:
@@ -299,3 +302,21 @@ def test_what_is_drained_is_in_the_way_only_where_nobody_would_be_left(tmp_path:
     marker.drained = {"a/ollama1", "c/ollama1"}
     with pytest.raises(Stopped, match=r"a/ollama1 \(drained\), c/ollama1 \(drained\) are out"):
         fits(made, hosts[1])
+
+
+def test_a_balancer_that_dies_meanwhile_keeps_no_other_from_being_told(tmp_path: Path) -> None:
+    one = gpu("a")
+    made = make(tmp_path, one, balancers=3)
+    served = made.served(one, ONE)
+    made.begin(served, lambda _: None)
+    made.drain(served, lambda _: None, lambda _: None)
+    markers: list[Any] = made.markers(one)
+    markers[0].unreachable = markers[1].unreachable = True
+    turn = Turn(one, None, None, made, made.context, lambda *_: None)  # type: ignore[arg-type]
+    turn.test, turn._out = lambda instance: None, {"a/ollama1": "ollama1"}  # type: ignore[method-assign]
+    with pytest.raises(UnreachableError, match="lb-0: lost"):
+        turn.give_back()
+    assert [marker.down for marker in markers] == [{"a/ollama1"}, {"a/ollama1"}, set()]
+    assert made.halted == "a/ollama1 could not be given back: lb-0: lost"
+    assert made.unfit == set()
+    assert made._out == {}
