@@ -25,6 +25,7 @@ class Context:
         listen: is told what happens; called from many threads.
         store: where artifacts are kept.
         stop: set when the operator wants to stop; asked between steps.
+        cut: set when he wants that at once: the connections are cut, and none is to be made again.
         failed: names of hosts that have failed so far.
         working: names of hosts that are being worked on or still will be.
         begun: names of those of them that are being worked on.
@@ -40,6 +41,7 @@ class Context:
     listen: Listener
     store: Store
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+    cut: threading.Event = dataclasses.field(default_factory=threading.Event)
     failed: set[str] = dataclasses.field(default_factory=set)
     working: set[str] = dataclasses.field(default_factory=set)
     begun: set[str] = dataclasses.field(default_factory=set)

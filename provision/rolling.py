@@ -5,9 +5,10 @@ proved itself; one that does not is left out, and no other is taken out after it
 counts too.
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from provision.context import Context, Stopped
@@ -120,18 +121,33 @@ class Rolling:
             say: is told which streams are cut, if the longest wait is over.
         """
         for marker in served.markers:
-            marker.mark(down=served.at)
+            with self._about_balancer():
+                marker.mark(down=served.at)
         limit = duration_seconds(endpoint.ollama(served.host).drain_timeout)
         deadline = time.monotonic() + limit
         addresses = list(served.at.values())
         for marker in served.markers:
-            count, useful = marker.wait(addresses, deadline - time.monotonic())
+            count, useful = self._streams(marker, addresses, deadline)
             while count and useful and time.monotonic() < deadline:
                 pause(f"waiting: {count} streams of {', '.join(served.at)} still run")
-                count, useful = marker.wait(addresses, deadline - time.monotonic())
+                count, useful = self._streams(marker, addresses, deadline)
             if count:
                 why = f"after {limit:.0f} s" if useful else "it does not answer any more"
                 say(f"waiting no longer: {count} streams through {marker.host.name} are cut ({why})")
+
+    def _streams(self, marker: Marker, addresses: Sequence[str], deadline: float) -> tuple[int, bool]:
+        with self._about_balancer():
+            return marker.wait(addresses, deadline - time.monotonic())
+
+    @contextlib.contextmanager
+    def _about_balancer(self) -> Iterator[None]:
+        """A balancer that was lost does not make the gpu host, whose error it becomes, an unreachable one."""
+        try:
+            yield
+        except UnreachableError as error:
+            if self.context.cut.is_set():
+                raise
+            raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error
 
     def back(self, name: str) -> None:
         """Have its balancers send to an instance again. It has proved itself.
@@ -145,7 +161,8 @@ class Rolling:
         first: HostError | None = None
         for marker in self._out[name].markers:
             try:
-                marker.mark(up=[name])
+                with self._about_balancer():
+                    marker.mark(up=[name])
             except HostError as error:
                 first = first or error
         if first is not None:

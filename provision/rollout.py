@@ -124,7 +124,6 @@ class Rollout:
         ]
         self.interrupted = False
         """Whether the operator stopped it."""
-        self._cut = False
         self._stopped = ""
         self._one_balancer = threading.Lock()
         self._bad_balancer = ""
@@ -155,7 +154,8 @@ class Rollout:
         """Stop after the current steps, or at once by cutting the connections. Hosts that are only read are cut."""
         self.context.stop.set()
         self.interrupted = True
-        self._cut = now
+        if now:
+            self.context.cut.set()
         for member in self.members:
             if now or not member.run.locked:
                 member.run.session.close()
@@ -211,13 +211,13 @@ class Rollout:
         waiting = down - {label for text in texts for label in marks.drained(text)} - self.rolling.unfit
         ready = [one for one in self.members if one.outcome.error is None and one.run.roles >= INSTANCES]
         with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
-            list(pool.map(lambda member: self._test(member, waiting), ready if waiting else ()))
+            self._await([pool.submit(self._test, member, waiting) for member in (ready if waiting else ())])
 
     def _test(self, member: _Member, waiting: set[str]) -> None:
         """Test the instances of a host that wait to be readmitted."""
         for one in member.run.host.instances:
             label = marks.label(one.host, one.name)
-            if label in waiting and member.outcome.error is None:
+            if label in waiting and member.outcome.error is None and not self.context.stop.is_set():
                 with self._caught(member):
                     try:
                         member.run.turn.test(one.name)
@@ -345,7 +345,7 @@ class Rollout:
             self._fail(member, BugError(error))
 
     def _fail(self, member: _Member, error: HostError) -> None:
-        cut = self._cut or (self.context.stop.is_set() and not member.run.locked)
+        cut = self.context.cut.is_set() or (self.context.stop.is_set() and not member.run.locked)
         if cut and isinstance(error, UnreachableError):
             error = Stopped("stopped at once: its connection was cut", "run it again to go on", step=error.step)
         for name in ("message", "hint", "command", "stderr"):

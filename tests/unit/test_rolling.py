@@ -9,7 +9,7 @@ import pytest
 from provision import rolling
 from provision.artifacts import Store
 from provision.context import Context, Stopped
-from provision.errors import RefusedError, UnreachableError
+from provision.errors import HostError, RefusedError, UnreachableError
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.roles import ollama
 from provision.rolling import Rolling
@@ -314,9 +314,22 @@ def test_a_balancer_that_dies_meanwhile_keeps_no_other_from_being_told(tmp_path:
     markers[0].unreachable = markers[1].unreachable = True
     turn = Turn(one, None, None, made, made.context, lambda *_: None)  # type: ignore[arg-type]
     turn.test, turn._out = lambda instance: None, {"a/ollama1": "ollama1"}  # type: ignore[method-assign]
-    with pytest.raises(UnreachableError, match="lb-0: lost"):
+    with pytest.raises(HostError, match="lb-0: lost") as found:
         turn.give_back()
+    assert not isinstance(found.value, UnreachableError)  # the gpu host was reached
     assert [marker.down for marker in markers] == [{"a/ollama1"}, {"a/ollama1"}, set()]
     assert made.halted == "a/ollama1 could not be given back: lb-0: lost"
     assert made.unfit == set()
+    assert made._out == {}
+
+
+def test_what_is_cut_off_is_left_out_without_a_test(tmp_path: Path) -> None:
+    one = gpu("a")
+    made = make(tmp_path, one)
+    made.begin(made.served(one, ONE), lambda _: None)
+    turn = Turn(one, None, None, made, made.context, lambda *_: None)  # type: ignore[arg-type]
+    turn._out = {"a/ollama1": "ollama1"}
+    made.context.cut.set()
+    turn.abandon()  # it has no connection, and asks for none
+    assert made.unfit == {"a/ollama1"}
     assert made._out == {}

@@ -1,5 +1,7 @@
 """Across hosts: one bad host stops nobody else, and every host has a result."""
 
+import dataclasses
+import signal
 import threading
 
 import pytest
@@ -10,8 +12,8 @@ from provision.cli.run import _hosts
 from provision.command import Obtain, run, sh
 from provision.context import Context
 from provision.errors import CommandError, FactError, RefusedError, UnreachableError, UsageError
-from provision.inventory import Connection, Host, Inventory
-from provision.rollout import Pace, Rollout, selection
+from provision.inventory import Connection, Host, Instance, Inventory
+from provision.rollout import INSTANCES, Pace, Rollout, selection
 from provision.sequence import Entry
 
 from .local import LocalSession
@@ -268,3 +270,33 @@ def test_a_failed_host_keeps_its_marks_where_nothing_that_runs_was_touched(make,
     member.run.turn.failed = in_turn
     fleet = made.fleet()
     assert (fleet.partly, fleet.failed) == ((frozenset({"gpu-01"}), frozenset())[:: 1 if keeps else -1])
+
+
+def test_ctrl_c_while_what_is_down_is_tested_stops_after_that_one(make, monkeypatch):
+    made = make({"gpu-01": ()})
+    (member,) = made.members
+    made.context = dataclasses.replace(made.context, roles=frozenset({"balancer"}))
+    ones = [Instance(host="gpu-01", name=f"ollama{n}", gpus=(n,), port=3000 + n) for n in (1, 2)]
+    member.run.host = dataclasses.replace(member.run.host, instances=tuple(ones))
+    member.run.roles = INSTANCES
+    text = "".join(f"server 10.0.0.1:{one.port} down; # gpu-01/{one.name}\n" for one in ones)
+    monkeypatch.setattr(member.run, "upstream", lambda: text)
+    tested = []
+
+    def test(name):
+        tested.append(name)
+        signal.raise_signal(signal.SIGINT)
+        made.context.stop.wait(5)
+
+    monkeypatch.setattr(member.run.turn, "test", test)
+    made._readmit()
+    assert tested == ["ollama1"]
+    assert made.interrupted
+
+
+def test_the_second_interrupt_is_known_to_all(make):
+    made = make({"one": ()})
+    made.interrupt(now=False)
+    assert not made.context.cut.is_set()
+    made.interrupt(now=True)
+    assert made.context.cut.is_set()
