@@ -25,6 +25,7 @@ from provision.steps.upstream import Drained, Member
 
 POLL = 5  # seconds that one look at the connections may wait on the balancer
 ROLE = LAST[0]
+PATIENCE = 600.0  # seconds that somebody else's lock is waited for before an instance that is well stays out
 KEPT = 2  # generations with only other marks that are kept: somebody may be reading them
 
 
@@ -78,7 +79,7 @@ class Marker:
             HostError: it did not come to that.
         """
         with self._marking, self._named():
-            have = self._locked()
+            have = self._locked(back=bool(up))
             if have is None or upstream.FILE not in have["files"]:
                 return False
             step = Marking(
@@ -113,17 +114,34 @@ class Marker:
             raise HostError(f"{self.host.name}: {waiting} failed", exit_status=answer.exit, stderr=answer.error)
         return int(count), word == "open"
 
+    def renew(self) -> None:
+        """Keep the lock, if it is held: an instance is out of the upstream and is to get back in.
+
+        Raises:
+            HostError: it is somebody else's by now, or the balancer is lost.
+        """
+        if self._lease.held:
+            with self._named():
+                self._lease.renew()
+
     def finish(self) -> None:
         """Give the lock back and close the connection."""
         with contextlib.suppress(HostError):  # the lease ends by itself
             self._lease.end(self._performer.closing("changed", None))
         self.session.close()
 
-    def _locked(self) -> State:
-        """Take the lock, or renew it, and read; wait for somebody else as long as the run may."""
+    def _locked(self, *, back: bool) -> State:
+        """Take the lock, or renew it, and read; wait for somebody else as long as the run may.
+
+        Args:
+            back: whether an instance gets back in: that is worth a wait, also for a run that is to stop.
+        """
         lease, context = self._lease, self.context
+        seconds, stop = context.lock_wait, context.stop
+        if back:
+            seconds, stop = max(seconds, PATIENCE), context.cut
         taken, read = self.session.batch([lease.acquire(), self._step.fact().command], stop=False)
-        waited = lease.wait(taken, context.lock_wait, context.stop, lambda text: self._say("progress", "lock", text))
+        waited = lease.wait(taken, seconds, stop, lambda text: self._say("progress", "lock", text))
         return self._read() if waited else self._parsed(read)
 
     def _read(self) -> State:

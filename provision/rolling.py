@@ -23,6 +23,7 @@ from provision.steps.upstream import Member, label
 
 TICK = 1.0  # seconds between two looks at whether it is one's turn
 LOOK = 5.0  # and between two at the balancers, while what an earlier run left out is waited for
+KEEP = 30.0  # between two looks at whether the balancers' locks want to be renewed
 
 Pause = Callable[[str], None]
 """Called while something is waited for, with what: keeps the host's lock, and raises when the run is to stop."""
@@ -71,6 +72,8 @@ class Rolling:
         self._out: dict[str, Served] = {}
         self._stuck: dict[str, set[str]] = {}  # host -> the hosts whose instances it waits for
         self._turn = threading.Condition()
+        self._keeper: threading.Thread | None = None
+        self._finished = threading.Event()
 
     @property
     def touched(self) -> frozenset[str]:
@@ -123,6 +126,7 @@ class Rolling:
         for marker in served.markers:
             with self._about_balancer():
                 marker.mark(down=served.at)
+        self._keep()
         limit = duration_seconds(endpoint.ollama(served.host).drain_timeout)
         deadline = time.monotonic() + limit
         addresses = list(served.at.values())
@@ -199,6 +203,9 @@ class Rolling:
 
     def finish(self) -> None:
         """Give the balancers' locks back."""
+        self._finished.set()
+        if self._keeper is not None:
+            self._keeper.join(KEEP)
         for marker in self._markers.values():
             marker.finish()
 
@@ -210,6 +217,21 @@ class Rolling:
                 if one.name not in self._markers:
                     self._markers[one.name] = Marker(one, Session(one.connection, self._password), self.context)
             return [self._markers[one.name] for one in found]
+
+    def _keep(self) -> None:
+        """From now on renew the balancers' locks while instances are out: a model takes long to load and to test."""
+        with self._turn:
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._renew, name="renew", daemon=True)
+                self._keeper.start()
+
+    def _renew(self) -> None:
+        while not (self._finished.wait(KEEP) or self.context.cut.is_set()):
+            with self._turn:
+                markers = {marker.host.name: marker for one in self._out.values() for marker in one.markers}
+            for marker in markers.values():
+                with contextlib.suppress(HostError):  # it is told when the instance gets back in
+                    marker.renew()
 
     def _waits_for(self, served: Served) -> list[str]:
         """What is out and must be back first, after a while in which it may have come; nothing if they count as out."""

@@ -29,6 +29,7 @@ class Fake:
         self.unreachable = False
         self.down: set[str] = set()
         self.drained: set[str] = set()
+        self.renewed = threading.Event()
         self.members: dict[str, int] = {}
         self.connections: list[tuple[int, bool]] = []
 
@@ -42,6 +43,12 @@ class Fake:
         if self.unreachable:
             raise UnreachableError(f"{self.host.name}: lost")
         self.down = (self.down | set(down)) - set(up)
+
+    def renew(self) -> None:
+        self.renewed.set()
+
+    def finish(self) -> None:
+        """Nothing to give back."""
 
     def wait(self, addresses: list[str], seconds: float) -> tuple[int, bool]:
         return self.connections.pop(0) if self.connections else (0, True)
@@ -333,3 +340,18 @@ def test_what_is_cut_off_is_left_out_without_a_test(tmp_path: Path) -> None:
     turn.abandon()  # it has no connection, and asks for none
     assert made.unfit == {"a/ollama1"}
     assert made._out == {}
+
+
+def test_every_balancers_lock_is_kept_while_an_instance_is_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolling, "KEEP", 0.01)
+    one = gpu("a")
+    made = make(tmp_path, one, balancers=2)
+    served = made.served(one, ONE)
+    made.begin(served, lambda _: None)
+    made.drain(served, lambda _: None, lambda _: None)
+    markers: list[Any] = made.markers(one)
+    assert all(marker.renewed.wait(5) for marker in markers)
+    monkeypatch.setattr(rolling, "KEEP", 5.0)
+    made.finish()
+    assert made._keeper is not None
+    assert not made._keeper.is_alive()

@@ -1,0 +1,58 @@
+"""How a balancer's marks are read and changed while others may hold its lock."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision import lease, lock, sequence
+from provision.artifacts import Store
+from provision.command import Answer
+from provision.context import Context
+from provision.errors import LockedError
+from provision.marker import Marker
+from provision.sequence import Entry
+
+from .balancer_fleet import config, fleet
+
+THEIRS = Answer(lock.HELD, b"", b"run-2 900 100 200 no them@there\n\n")
+
+
+class Busy:
+    """A balancer whose lock somebody else holds for some more looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def batch(self, commands: Any, *, stop: bool) -> list[Answer]:
+        self.looks -= 1
+        return [THEIRS if self.looks >= 0 else Answer(0, b"", b"")] * len(commands)
+
+
+def make(tmp_path: Path, session: Any, monkeypatch: pytest.MonkeyPatch) -> Marker:
+    monkeypatch.setattr(lease, "POLL", 0.0)
+    monkeypatch.setattr(sequence, "steps", lambda host, inventory: (Entry("balancer", config(inventory)),))
+    inventory = fleet()
+    context = Context("run-1", inventory, frozenset(), lambda _: None, Store(tmp_path))
+    made = Marker(inventory.group("balancer")[0], session, context)
+    monkeypatch.setattr(made, "_parsed", lambda answer: None)
+    return made
+
+
+def test_what_gets_back_in_waits_for_somebody_elses_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(tmp_path, Busy(3), monkeypatch)
+    made.context.stop.set()
+    assert made.mark(up=["gpu-01/ollama1"]) is False  # there is nothing to mark, once it has the lock
+
+
+def test_and_what_is_taken_out_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(tmp_path, Busy(3), monkeypatch)
+    with pytest.raises(LockedError):
+        made.mark(down=["gpu-01/ollama1"])
+
+
+def test_nor_does_it_wait_after_the_second_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(tmp_path, Busy(3), monkeypatch)
+    made.context.cut.set()
+    with pytest.raises(LockedError):
+        made.mark(up=["gpu-01/ollama1"])
