@@ -102,6 +102,30 @@ class Rolling:
         of = {name: models.get(name, ("",)) for name in found}
         return Served(host, found, tuple(markers), of, frozenset(found) - up)
 
+    def waiting(self, hosts: Sequence[Host]) -> set[str]:
+        """Labels that a run left out on these hosts' balancers. What of these cannot be asked is passed over.
+
+        Args:
+            hosts: gpu hosts.
+        """
+        found: set[str] = set()
+        for marker in {one.host.name: one for host in hosts for one in self.markers(host)}.values():
+            with contextlib.suppress(HostError):
+                members = marker.look().items()
+                found |= {n for n, one in members if one.down and not one.drained and one.address != NOWHERE}
+        return found
+
+    def readmit(self, host: Host, name: str) -> None:
+        """Have the balancers send to an instance that an earlier run left out. It has proved itself.
+
+        Args:
+            host: its host.
+            name: its label.
+        """
+        for marker in self.markers(host):
+            with self._about_balancer():
+                marker.mark(up=[name])
+
     def begin(self, served: Served, pause: Pause) -> None:
         """Wait until they may be taken out. From then on they count as out.
 

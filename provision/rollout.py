@@ -15,6 +15,7 @@ from provision.errors import BugError, FactError, HostError, LockedError, Refuse
 from provision.events import Event
 from provision.inventory import Host, Inventory
 from provision.plan import NOTHING_CHANGED, HostPlan
+from provision.readmit import INSTANCES, Readmission
 from provision.rolling import Rolling
 from provision.sequence import LAST, Entry
 from provision.ssh import Session
@@ -27,8 +28,6 @@ from provision.steps.upstream import Drained
 FORKS = 32
 
 BESIDE = ("image:", "model:")  # steps that put something beside what runs, and change nothing of it
-
-INSTANCES = frozenset({"ollama", "models"})  # the roles that look at whether instances serve
 
 NO_LIMIT = 10**9
 
@@ -200,31 +199,19 @@ class Rollout:
 
     def _readmit(self) -> None:
         """Before the balancers are told: what is marked down, and would get requests again, proves itself first."""
-        if self.context.stop.is_set() or not self.context.roles & frozenset(LAST):
-            return
-        for member in self.members:
-            if member.outcome.error is None and member.outcome.host in self.rolling.touched:
-                with self._caught(member):
-                    member.run.read()  # marks are others by now
-        texts = [member.run.upstream() for member in self.members]
-        down = {label for text in texts for label, one in marks.members(text).items() if one.down}
-        waiting = down - {label for text in texts for label in marks.drained(text)} - self.rolling.unfit
-        ready = [one for one in self.members if one.outcome.error is None and one.run.roles >= INSTANCES]
-        with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
-            self._await([pool.submit(self._test, member, waiting) for member in (ready if waiting else ())])
+        if not self.context.stop.is_set():
+            Readmission(self.context, self.rolling, [member.run for member in self.members], self._on).readmit()
 
-    def _test(self, member: _Member, waiting: set[str]) -> None:
-        """Test the instances of a host that wait to be readmitted."""
-        for one in member.run.host.instances:
-            label = marks.label(one.host, one.name)
-            if label in waiting and member.outcome.error is None and not self.context.stop.is_set():
-                with self._caught(member):
-                    try:
-                        member.run.turn.test(one.name)
-                    except HostError:
-                        member.run.turn.failed = True
-                        self.rolling.unfit.add(label)
-                        raise
+    def _on(self, work: Callable[[HostRun], None], runs: Sequence[HostRun]) -> None:
+        """Do this on those of these hosts that have not failed."""
+
+        def one(member: _Member) -> None:
+            with self._caught(member):
+                work(member.run)
+
+        chosen = [member for member in self.members if member.run in runs and member.outcome.error is None]
+        with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
+            self._await([pool.submit(one, member) for member in chosen])
 
     def _waves(
         self,

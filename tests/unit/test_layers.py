@@ -14,6 +14,7 @@ ROWS = [
     {"report_past", "report_drain", "report_lock"},
     {"report"},
     {"rollout", "verify", "loadtest", "each", "drain"},
+    {"readmit"},
     {"apply", "rollback"},
     {"turn"},
     {"rolling"},

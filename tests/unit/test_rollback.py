@@ -12,7 +12,8 @@ from provision.command import Answer, run
 from provision.context import Context
 from provision.errors import FactError, HostError
 from provision.past import Entry, Made, Story
-from provision.rollout import INSTANCES, Rollout
+from provision.readmit import INSTANCES
+from provision.rollout import Rollout
 from provision.steps import engine, upstream
 from provision.steps.balancing import Balancing
 from provision.steps.base import Fact, RefusalError, converged

@@ -355,3 +355,16 @@ def test_every_balancers_lock_is_kept_while_an_instance_is_out(tmp_path: Path, m
     made.finish()
     assert made._keeper is not None
     assert not made._keeper.is_alive()
+
+
+def test_what_an_earlier_run_left_out_is_found_and_given_back(tmp_path: Path) -> None:
+    one = gpu("a")
+    made = make(tmp_path, one, balancers=3)
+    markers: list[Any] = made.markers(one)
+    markers[0].unreachable = True
+    markers[1].down, markers[2].drained = {"a/ollama1"}, {"a/ollama2"}
+    assert made.waiting([one]) == {"a/ollama1"}
+    markers[0].unreachable = False
+    made.readmit(one, "a/ollama1")
+    assert markers[1].down == set()
+    assert markers[2].drained == {"a/ollama2"}

@@ -1,7 +1,6 @@
 """Across hosts: one bad host stops nobody else, and every host has a result."""
 
 import dataclasses
-import signal
 import threading
 
 import pytest
@@ -13,7 +12,8 @@ from provision.command import Obtain, run, sh
 from provision.context import Context
 from provision.errors import CommandError, FactError, RefusedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Instance, Inventory
-from provision.rollout import INSTANCES, Pace, Rollout, selection
+from provision.readmit import INSTANCES
+from provision.rollout import Pace, Rollout, selection
 from provision.sequence import Entry
 
 from .local import LocalSession
@@ -281,13 +281,20 @@ def test_ctrl_c_while_what_is_down_is_tested_stops_after_that_one(make, monkeypa
     member.run.roles = INSTANCES
     text = "".join(f"server 10.0.0.1:{one.port} down; # gpu-01/{one.name}\n" for one in ones)
     monkeypatch.setattr(member.run, "upstream", lambda: text)
-    tested = []
+    tested, begun = [], threading.Event()
 
     def test(name):
         tested.append(name)
-        signal.raise_signal(signal.SIGINT)
-        made.context.stop.wait(5)
+        begun.set()
+        assert made.context.stop.wait(5)
 
+    def press(pending, timeout, really=rollout.wait):
+        if not made.context.stop.is_set():
+            assert begun.wait(5)
+            raise KeyboardInterrupt
+        return really(pending, timeout)
+
+    monkeypatch.setattr(rollout, "wait", press)
     monkeypatch.setattr(member.run.turn, "test", test)
     made._readmit()
     assert tested == ["ollama1"]
@@ -300,3 +307,34 @@ def test_the_second_interrupt_is_known_to_all(make):
     assert not made.context.cut.is_set()
     made.interrupt(now=True)
     assert made.context.cut.is_set()
+
+
+@pytest.mark.parametrize(
+    ("run", "own", "given"),
+    [
+        ({"ollama"}, {"ollama"}, True),
+        ({"ollama", "balancer"}, {"ollama", "balancer"}, True),
+        ({"docker"}, {"docker"}, False),
+        ({"ollama", "models", "balancer"}, {"ollama", "models", "balancer"}, False),  # the last wave does it
+    ],
+)
+@pytest.mark.parametrize("fit", [True, False])
+def test_a_run_of_some_roles_gives_back_what_an_earlier_one_left_out(make, monkeypatch, run, own, given, fit):
+    made = make({"gpu-01": ()})
+    (member,) = made.members
+    made.context = dataclasses.replace(made.context, roles=frozenset(run))
+    one = Instance(host="gpu-01", name="ollama1", gpus=(0,), port=3001)
+    member.run.host = dataclasses.replace(member.run.host, instances=(one,))
+    member.run.roles = frozenset(own)
+    given_back = []
+
+    def test(name):
+        if not fit:
+            raise CommandError("it does not answer")
+
+    monkeypatch.setattr(member.run.turn, "test", test)
+    monkeypatch.setattr(made.rolling, "waiting", lambda hosts: {"gpu-01/ollama1", "gpu-02/ollama1"})
+    monkeypatch.setattr(made.rolling, "readmit", lambda host, name: given_back.append(name))
+    made._readmit()
+    assert given_back == (["gpu-01/ollama1"] if given and fit else [])
+    assert (member.outcome.error is None) == (fit or not given)
