@@ -53,14 +53,14 @@ class Marker:
         self._step = next(entry.step for entry in entries if isinstance(entry.step, Balancing))
 
     def look(self) -> dict[str, Member]:
-        """Who is in the upstream; nobody where no nginx of ours runs. Takes no lock.
+        """Who is in the upstream, also while nginx does not run: it may run again any moment. Takes no lock.
 
         Raises:
             HostError: it cannot be read.
         """
         with self._marking, self._named():
             have = self._read()
-        return upstream.members(upstream.text_of(have)) if have and have["exe"] else {}
+        return upstream.members(upstream.text_of(have))
 
     def mark(
         self,
@@ -180,10 +180,15 @@ class Marker:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """Have an error say which balancer it is about: it may be shown as that of the gpu host that waits for it."""
+        """Have an error say which balancer it is about, and hide that one's secrets.
+
+        It may be shown as an error of the gpu host that waits for it, which knows only its own.
+        """
         try:
             yield
         except HostError as error:
             if not error.message.startswith(f"{self.host.name}: "):
                 error.message = f"{self.host.name}: {error.message}"
+            for name in ("message", "hint", "command", "stderr"):
+                setattr(error, name, self._hide(getattr(error, name)))
             raise

@@ -9,11 +9,12 @@ from provision import lease, lock, sequence
 from provision.artifacts import Store
 from provision.command import Answer
 from provision.context import Context
-from provision.errors import LockedError
+from provision.errors import CommandError, LockedError
+from provision.inventory import Mask, Secret
 from provision.marker import Marker
 from provision.sequence import Entry
 
-from .balancer_fleet import config, fleet
+from .balancer_fleet import config, fleet, state
 
 THEIRS = Answer(lock.HELD, b"", b"run-2 900 100 200 no them@there\n\n")
 
@@ -56,3 +57,28 @@ def test_nor_does_it_wait_after_the_second_ctrl_c(tmp_path: Path, monkeypatch: p
     made.context.cut.set()
     with pytest.raises(LockedError):
         made.mark(up=["gpu-01/ollama1"])
+
+
+def test_who_is_in_the_upstream_is_known_also_while_nginx_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path, Busy(0), monkeypatch)
+    found = state(config(fleet()))
+    assert not found["exe"]
+    monkeypatch.setattr(made, "_parsed", lambda answer: found)
+    assert sorted(made.look()) == [f"gpu-0{host}/ollama{one}" for host in (1, 2) for one in (1, 2)]
+
+
+def test_an_error_shows_no_secret_of_the_balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(tmp_path, Busy(0), monkeypatch)
+    made._hide = Mask([Secret("swordfish")])
+
+    def fail(answer: Answer) -> None:
+        raise CommandError("no swordfish", "a swordfish", command="cat swordfish", stderr="swordfish!")
+
+    monkeypatch.setattr(made, "_parsed", fail)
+    with pytest.raises(CommandError) as found:
+        made.look()
+    error = found.value
+    assert "swordfish" not in f"{error.message} {error.hint} {error.command} {error.stderr}"
+    assert error.message.startswith("lb-01: no ")
