@@ -67,6 +67,9 @@ class Rolling:
         """Why no other instance is taken out any more; empty while all is well."""
         self.unfit: set[str] = set()
         """Labels of instances that were left out."""
+        self.prove: Callable[[str], bool] = lambda label: False
+        """Has an instance that an earlier run left out prove itself, and gives it back; False if it stays out."""
+        self._proved: set[str] = set()
         self._password = become_password
         self._markers: dict[str, Marker] = {}
         self._out: dict[str, Served] = {}
@@ -270,11 +273,27 @@ class Rolling:
         down: dict[str, Member] | None = None
         try:
             down = self._in_the_way(served, others)
+            proved = self._prove(served.host, down)
         finally:
             if down is None or down:
                 for name in served.at:
                     self.drop(name)
+        if proved:
+            return sorted(down)
         return self._stay(served, down, others) if down else []
+
+    def _prove(self, host: Host, down: Mapping[str, Member]) -> bool:
+        """Test once what is out and may be well: a run that was killed left it so. Who is at work does that himself."""
+        busy = self.context.begun - {host.name}
+        hosts = self._hosts()
+        chosen = [n for n, one in down.items() if not one.drained and hosts[n] not in busy and n not in self._proved]
+        self._proved.update(chosen)
+        found = [self.prove(name) for name in chosen]
+        return True in found
+
+    def _hosts(self) -> dict[str, str]:
+        """Label of every declared instance -> its host."""
+        return {label(one.name, i.name): one.name for one in self.context.inventory.hosts for i in one.instances}
 
     def _stay(self, served: Served, down: Mapping[str, Member], others: Mapping[str, Served]) -> list[str]:
         """Wait a while for what is down, as long as a host is at work that may bring it back.
@@ -282,9 +301,7 @@ class Rolling:
         Raises:
             Stopped: none is.
         """
-        hosts = {
-            label(host.name, one.name): host.name for host in self.context.inventory.hosts for one in host.instances
-        }
+        hosts = self._hosts()
         with self._turn:
             coming = {hosts[name] for name, one in down.items() if not one.drained}
             self._stuck[served.host.name] = coming | {one.host.name for one in others.values()}

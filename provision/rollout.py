@@ -117,6 +117,7 @@ class Rollout:
         self.pace = pace
         self.past = past
         self.rolling = Rolling(context, become_password)
+        self.rolling.prove = self._prove
         self.forks = max(1, min(forks, len(hosts)))
         self.members = [
             _Member(self._run_of(host, become_password, roles), Outcome(host.name)) for host, roles in hosts
@@ -201,6 +202,21 @@ class Rollout:
         """Before the balancers are told: what is marked down, and would get requests again, proves itself first."""
         if not self.context.stop.is_set():
             Readmission(self.context, self.rolling, [member.run for member in self.members], self._on).readmit()
+
+    def _prove(self, label: str) -> bool:
+        """Have an instance that an earlier run left out prove itself, and give it back; False if it stays out."""
+        found = ((member, one) for member in self.members for one in member.run.host.instances)
+        member, instance = next(
+            (pair for pair in found if marks.label(pair[1].host, pair[1].name) == label), (None, None)
+        )
+        if member is None or instance is None or member.outcome.error is not None or self.context.stop.is_set():
+            return False
+        try:
+            member.run.turn.test(instance.name)
+            self.rolling.readmit(member.run.host, label)
+        except HostError:  # its own turn, or the end of the run, tells more of it
+            return False
+        return True
 
     def _on(self, work: Callable[[HostRun], None], runs: Sequence[HostRun]) -> None:
         """Do this on those of these hosts that have not failed."""

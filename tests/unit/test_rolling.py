@@ -368,3 +368,26 @@ def test_what_an_earlier_run_left_out_is_found_and_given_back(tmp_path: Path) ->
     made.readmit(one, "a/ollama1")
     assert markers[1].down == set()
     assert markers[2].drained == {"a/ollama2"}
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_what_a_killed_run_left_out_proves_itself_when_it_is_in_the_way(tmp_path: Path, well: bool) -> None:
+    one, two = gpu("a"), gpu("b")
+    made = make(tmp_path, one, two)
+    marker: Any = made.markers(one)[0]
+    marker.down = {"a/ollama2"}  # of the same host, and nothing of it is to be changed
+    made.context.begun.update("ab")
+    asked = []
+
+    def prove(name: str) -> bool:
+        asked.append(name)
+        marker.down -= {name} if well else set()
+        return well
+
+    made.prove = prove
+    if well:
+        made.begin(made.served(one, ONE), lambda _: None)
+    else:
+        with pytest.raises(Stopped, match="a/ollama2 is out of the upstream already"):
+            fits(made, one)
+    assert asked == ["a/ollama2"]

@@ -338,3 +338,22 @@ def test_a_run_of_some_roles_gives_back_what_an_earlier_one_left_out(make, monke
     made._readmit()
     assert given_back == (["gpu-01/ollama1"] if given and fit else [])
     assert (member.outcome.error is None) == (fit or not given)
+
+
+@pytest.mark.parametrize("fit", [True, False])
+def test_an_instance_that_is_in_the_way_is_given_back_if_it_is_well(make, monkeypatch, fit):
+    made = make({"gpu-01": ()})
+    (member,) = made.members
+    one = Instance(host="gpu-01", name="ollama1", gpus=(0,), port=3001)
+    member.run.host = dataclasses.replace(member.run.host, instances=(one,))
+    given_back = []
+
+    def test(name):
+        if not fit:
+            raise CommandError("it does not answer")
+
+    monkeypatch.setattr(member.run.turn, "test", test)
+    monkeypatch.setattr(made.rolling, "readmit", lambda host, name: given_back.append(name))
+    assert made.rolling.prove("gpu-01/ollama1") is fit
+    assert given_back == ["gpu-01/ollama1"] * fit
+    assert not made.rolling.prove("gpu-02/ollama1")  # not of this run
