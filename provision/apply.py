@@ -196,8 +196,8 @@ class HostRun:
         return self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
 
     def _proofs(self, changes: Sequence[Change]) -> list[Run]:
-        """What tells whether instances still see their cards, where one of these changes can take them away."""
-        if not any(change.step.prepares_host or self._disrupts(change) for change in changes):
+        """What tells whether instances still see their cards; not after a mere change of the balancer's configuration."""
+        if all(change.role in LAST and not change.step.prepares_host for change in changes):
             return []
         return [entry.step.fact().command for entry in self.entries if is_container(entry.step)]
 
