@@ -196,7 +196,7 @@ class HostRun:
         return self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
 
     def _proofs(self, changes: Sequence[Change]) -> list[Run]:
-        """What tells whether instances still see their cards; not after a mere change of the balancer's configuration."""
+        """What tells whether instances still see their cards; not after the balancer's configuration alone changed."""
         if all(change.role in LAST and not change.step.prepares_host for change in changes):
             return []
         return [entry.step.fact().command for entry in self.entries if is_container(entry.step)]
