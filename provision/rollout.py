@@ -201,7 +201,9 @@ class Rollout:
     def _readmit(self) -> None:
         """Before the balancers are told: what is marked down, and would get requests again, proves itself first."""
         if not self.context.stop.is_set():
-            Readmission(self.context, self.rolling, [member.run for member in self.members], self._on).readmit()
+            made = Readmission(self.context, self.rolling, [member.run for member in self.members], self._on)
+            with ThreadPoolExecutor(1) as pool:  # also while balancers are asked, Ctrl-C stops and does not kill
+                self._await([pool.submit(made.readmit)])
 
     def _prove(self, label: str) -> bool:
         """Have an instance that an earlier run left out prove itself, and give it back; False if it stays out."""

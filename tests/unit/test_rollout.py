@@ -357,3 +357,23 @@ def test_an_instance_that_is_in_the_way_is_given_back_if_it_is_well(make, monkey
     assert made.rolling.prove("gpu-01/ollama1") is fit
     assert given_back == ["gpu-01/ollama1"] * fit
     assert not made.rolling.prove("gpu-02/ollama1")  # not of this run
+
+
+def test_ctrl_c_while_balancers_are_asked_who_is_down_is_a_stop(make, monkeypatch):
+    made = make({"gpu-01": ()})
+    made.context = dataclasses.replace(made.context, roles=frozenset({"ollama"}))
+    made.members[0].run.roles = frozenset({"ollama"})
+
+    def waiting(hosts):
+        assert made.context.stop.wait(5)
+        return set()
+
+    def press(pending, timeout, really=rollout.wait):
+        if not made.context.stop.is_set():
+            raise KeyboardInterrupt
+        return really(pending, timeout)
+
+    monkeypatch.setattr(made.rolling, "waiting", waiting)
+    monkeypatch.setattr(rollout, "wait", press)
+    made._readmit()
+    assert made.interrupted
