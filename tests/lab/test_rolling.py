@@ -218,3 +218,26 @@ def test_every_instance_proves_its_cards_after_any_change_on_its_host(fleet, lab
     assert done.host("gpu-01")["changed"] == ["file:/opt/provision/lib/docker-notes"]
     assert "does not see its cards any more" in done.host("gpu-01")["why"]
     fleet.deploy()
+
+
+def test_what_an_earlier_run_left_out_counts_as_out_and_is_given_back_when_it_is_well(fleet, lab):
+    before, bad = containers(lab), "gpu-01/ollama1"
+    fleet.vars["ollama"]["log_max_file"] = 4
+    faults.switch(lab, bad, "stream-fails", on=True)
+    try:
+        first = fleet.provision("deploy", "--yes", "--json", "--limit", "gpu-01")
+        second = fleet.provision("deploy", "--yes", "--json", "--limit", "gpu-02")
+    finally:
+        faults.switch(lab, bad, "stream-fails", on=False)
+    assert (first.code, second.code) == (7, 7)
+    assert f"{bad} is out of the upstream already" in second.host("gpu-02")["why"]
+    assert replaced(before, containers(lab)) == {bad}
+    assert down(fleet) == {bad}
+    # It proves itself where it is in the way, also in a run without the last wave.
+    with Watch(lab) as watch:
+        fleet.deploy("--tags", "ollama")
+    assert replaced(before, containers(lab)) == ALL
+    assert len(watch.most) == 1
+    assert down(fleet) == set()
+    del fleet.vars["ollama"]["log_max_file"]
+    fleet.deploy()
