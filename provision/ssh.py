@@ -257,9 +257,9 @@ class Session:
     def _connected(self) -> fabric.Connection:
         with self._dialling:
             with self._lock:
+                opening, self._opening = self._opening, None  # taken once: what was opened then may be closed later
                 if self._client is not None and self._client.is_connected:
                     return self._client
-                opening, self._opening = self._opening, None
             return opening.result() if opening else self._open()
 
     def _open(self) -> fabric.Connection:

@@ -6,6 +6,7 @@ import time
 import paramiko
 import pytest
 
+from provision import ssh
 from provision.connect import _know
 from provision.errors import UnreachableError
 from provision.inventory import Connection
@@ -59,3 +60,31 @@ def test_a_connection_that_is_being_opened_can_be_closed():
         session.close()
         with silent, pytest.raises(UnreachableError):
             session.open()
+
+
+class Opened:
+    """What stands for a connection: whether it still is one."""
+
+    def __init__(self):
+        self.is_connected = True
+        self.client = self
+
+    def close(self):
+        self.is_connected = False
+
+
+def test_what_was_opened_in_the_background_and_closed_since_is_not_used_again(monkeypatch):
+    def dial(target, gateway, begun):
+        made = Opened()
+        begun(made)
+        return made
+
+    monkeypatch.setattr(ssh, "open_connection", dial)
+    session = Session(Connection(address="192.0.2.1"))
+    session.begin()
+    while session._client is None:  # the steps are put together meanwhile
+        time.sleep(0.01)
+    first = session._connected()
+    session.close()
+    assert session._connected() is not first
+    assert (session._connected().is_connected, session.connects) == (True, 2)
