@@ -362,6 +362,17 @@ def stories(lab, first_deploy, tmp_path_factory):
     return Stories(Fleet(lab, tmp_path_factory.mktemp("drift")))
 
 
+# What a balancer has otherwise when instances were out of the upstream meanwhile: another generation.
+MARKS = Breakage("config:balancer", "told of instances that were replaced", ":")
+
+
+def _is_told(pack: Pack) -> bool:
+    """Whether these are breakages of a balancer, beside which instances are replaced in the same round."""
+    row = next(row for row in rounds() if pack in row.values())
+    others = [one for host, found in row.items() if host != "lb-01" for one in found]
+    return row.get("lb-01") == pack and any(_instance(one) or "docker" in one.step for one in others)
+
+
 @pytest.mark.parametrize(
     "pack", [pack for row in rounds() for pack in row.values()], ids=lambda pack: "; ".join(map(str, pack))
 )
@@ -375,7 +386,8 @@ def test_what_drifts_is_seen_mended_and_nothing_else_is_touched(stories, pack):
     assert story.planned.keys() - known_later <= steps <= story.planned.keys()
     assert set(story.changed) == steps
     assert story.left == {}
-    assert [name for name in story.touched if not any(_may_differ(name, breakage) for breakage in pack)] == []
+    marked = [MARKS] if _is_told(pack) else []
+    assert [name for name in story.touched if not any(_may_differ(name, one) for one in (*pack, *marked))] == []
 
 
 def _may_differ(name: str, breakage: Breakage) -> bool:
