@@ -1,4 +1,4 @@
-"""One lab for all tests on real hosts, deployed once, and put back by discarding overlays where a test left it broken.
+"""A lab for the tests on real hosts, deployed once, and put back by discarding overlays where a test left it broken.
 
 Its fixtures are those of tests/conftest.py, so that tests/lab and tests/faults share one lab in one session.
 """
@@ -22,8 +22,8 @@ from provision.lab.lab import Lab
 from provision.lab.shell import LabError
 from provision.lab.spec import Spec
 
-# For work on the tests: a lab of another name, kept up between sessions.
-NAME = os.environ.get("PROVISION_LAB_NAME", "test")
+# For work on the tests: a lab of another name, kept up between sessions. Every worker of pytest-xdist has its own.
+NAME = "-".join(filter(None, [os.environ.get("PROVISION_LAB_NAME", "test"), os.environ.get("PYTEST_XDIST_WORKER")]))
 KEEP = bool(os.environ.get("PROVISION_KEEP_LAB"))
 DEPLOYED = "deployed"
 FAILED = pytest.StashKey[bool]()

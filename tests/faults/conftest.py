@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.faults.seen import Seen
 from tests.faults.world import World
 from tests.fleet import DEPLOYED, Fleet, settle
 
+SEEN = pytest.StashKey[Seen]()
 RECORD = os.environ.get("PROVISION_FAULTS_RECORD", "")
 
 
@@ -31,16 +33,21 @@ def put_back(lab, first_deploy, tmp_path_factory):
 @pytest.fixture
 def seen(request):
     """What the case notes for the page."""
-    made = Seen()
-    request.node.user_properties.append(("seen", made))
-    return made
+    request.node.stash[SEEN] = Seen()
+    return request.node.stash[SEEN]
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    noted = item.stash.get(SEEN, None)
+    if RECORD and noted and (report.when == "call" or report.failed):
+        _record(report, noted)
+    return report
+
+
+def _record(report: pytest.TestReport, noted: Seen) -> None:
     """Write a line per case as it ends: a suite that is broken off keeps what it saw."""
-    noted = dict(report.user_properties).get("seen")
-    if not RECORD or noted is None or (report.when != "call" and report.passed):
-        return
     file, _, rest = report.nodeid.partition("::")
     name, _, case = rest.partition("[")
     row = {
