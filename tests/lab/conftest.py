@@ -1,5 +1,28 @@
-"""What tests of the lab import from here."""
+"""What tests of the lab import from here, and what each of them leaves behind."""
+
+import pytest
 
 from tests.fleet import DEPLOYED, Done, Fleet, settle, wait_for
 
 __all__ = ["DEPLOYED", "Done", "Fleet", "settle", "wait_for"]
+UPSTREAM = "/etc/provision/nginx/upstream.conf"
+PASSED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_out(request):
+    """A test that leaves an instance out of the balancer fails itself, and not the next that counts instances."""
+    shared = "fleet" in request.fixturenames
+    lab = request.getfixturevalue("lab") if shared else None
+    yield
+    if lab and request.node.stash.get(PASSED, False):
+        text = lab.host("lb-01").run(["cat", UPSTREAM]).stdout
+        assert [line for line in text.splitlines() if " down;" in line] == []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call":
+        item.stash[PASSED] = report.passed
+    return report

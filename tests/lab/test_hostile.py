@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Done
+from .conftest import Done, settle
 
 pytestmark = pytest.mark.lab
 GOOD, BAD = "gpu-01", "gpu-02"
@@ -26,6 +26,9 @@ def restored(fleet, lab):
     """The deployed fleet; the bad host is put back afterwards."""
     yield fleet
     lab.restore(BAD, "deployed")
+    settle(fleet)
+    done = fleet.provision("undrain", BAD)  # the balancer was not put back, and remembers
+    assert done.code == 0, done
 
 
 def canaries(lab) -> list[str]:
