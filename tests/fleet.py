@@ -164,7 +164,10 @@ def settle(fleet: Fleet) -> None:
     """Wait until hosts that were booted serve again, which they do by themselves."""
     fleet.data = yaml.safe_load(Path(fleet.lab.inventory).read_text())
     # While Docker starts on a busy machine a plan may fail: that is no reason not to ask again.
-    wait_for(lambda: fleet.provision("plan", "--exit-code").code == 0)
+    deadline = time.monotonic() + 180
+    while (done := fleet.provision("plan", "--exit-code")).code:
+        assert time.monotonic() < deadline, done
+        time.sleep(1)
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = 180) -> None:
