@@ -20,6 +20,7 @@ MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a fil
 _BLOBS = "/models/blobs/"  # of what is there, no content is read
 SILENT, LEFT_OVER, NO_CURL = 75, 76, 77
 LOOK = 30  # seconds for a look into a container: a busy host may take many
+STARTING = 20  # seconds that a daemon which is being started is waited for
 MOST = 64  # instances of a host that are asked; it has no more cards
 
 # The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
@@ -60,8 +61,14 @@ if ! command -v docker >/dev/null 2>&1; then
   echo '# absent'; exit 0
 fi
 # asking a stopped daemon would start it, where docker.socket listens for it: a read must not
-if [ -d /run/systemd/system ] && ! systemctl -q is-active docker.service; then
-  echo 'docker.service is not running' >&2; exit {SILENT}
+# one that just starts, as after a boot, is waited for: what is read beside this may find it running
+if [ -d /run/systemd/system ]; then
+  for _ in $(seq {STARTING}); do
+    state=$(systemctl is-active docker.service)
+    [ "$state" = activating ] || break
+    sleep 1
+  done
+  case $state in active | reloading) ;; *) echo 'docker.service is not running' >&2; exit {SILENT} ;; esac
 fi
 containers() {{
   ids=$(timeout 15 docker ps -aq --no-trunc) || exit {SILENT}

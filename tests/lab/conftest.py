@@ -16,7 +16,7 @@ def nothing_left_out(request):
     lab = request.getfixturevalue("lab") if shared else None
     yield
     if lab and request.node.stash.get(PASSED, False):
-        text = lab.host("lb-01").run(["cat", UPSTREAM]).stdout
+        text = lab.host("lb-01").run(["cat", UPSTREAM], check=False).stdout  # some tests have another balancer
         assert [line for line in text.splitlines() if " down;" in line] == []
 
 

@@ -25,3 +25,20 @@ def test_everything_comes_back_by_itself(fleet, lab):
     assert {generate(fleet, time.monotonic())[0] for _ in range(12)} == ALL - {"gpu-01/ollama2"}
     assert fleet.provision("undrain", "gpu-01/ollama2", "--json").code == 0
     assert fleet.provision("verify", "--json").code == 0
+
+
+def test_a_host_whose_docker_just_starts_is_read_when_it_has(fleet, lab):
+    """As after a boot: containers serve already (live-restore), and the daemon takes a while."""
+    host, drop_in = lab.host("gpu-01"), "/run/systemd/system/docker.service.d/slow.conf"
+    host.run(["mkdir", "-p", "/run/systemd/system/docker.service.d"])
+    host.write(drop_in, "[Service]\nExecStartPre=sleep 6\n")
+    try:
+        host.run(["sh", "-euc", "systemctl daemon-reload; systemctl restart --no-block docker.service; sleep 1"])
+        assert host.run(["systemctl", "is-active", "docker.service"], check=False).stdout == "activating\n"
+        done = fleet.provision("plan", "--json", "--limit", "gpu-01", "--tags", "ollama,models")
+        assert host.run(["systemctl", "is-active", "docker.service"]).stdout == "active\n"
+    finally:
+        host.run(["sh", "-euc", f"rm {drop_in}; systemctl daemon-reload"])
+    assert done.code == 0, done
+    follows = {"service:provision-instances"}  # starts after Docker, and may still be on its way
+    assert {change["step"] for change in done.host("gpu-01")["changes"]} <= follows
