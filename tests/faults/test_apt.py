@@ -115,7 +115,7 @@ def other_signature(handler, answer, body):
     handler.wfile.write(other)
 
 
-@pytest.mark.parametrize("case", params(CASES, "half a package"))
+@pytest.mark.parametrize("case", params(CASES, "the mirror has no such package"))
 def test_apt(world, seen, case):
     play(world, case, seen)
 

@@ -49,6 +49,6 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", params(CASES, "a day behind"))
+@pytest.mark.parametrize("case", params(CASES, "a day ahead, with a package to install"))
 def test_clock(world, seen, case):
     play(world, case, seen)

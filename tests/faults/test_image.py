@@ -52,6 +52,6 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", params(CASES, "a layer has another byte"))
+@pytest.mark.parametrize("case", params(CASES, "the registry has no manifest any more"))
 def test_image(world, seen, case):
     play(world, case, seen)

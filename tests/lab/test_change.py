@@ -6,7 +6,7 @@ of every change is walked too.
 
 import pytest
 
-from .conftest import Fleet, settle
+from .conftest import Fleet
 
 pytestmark = pytest.mark.lab
 
@@ -103,14 +103,6 @@ def test_models_come_and_go_and_those_pulled_by_hand_stay(fleet):
     settled(fleet)
 
 
-def test_another_image_is_pulled_before_the_old_container_goes(fleet):
-    fleet.vars["ollama"]["image"] = "ollama/ollama:0.33.0"
-    changed = fleet.deploy("--limit", "gpu-01").host("gpu-01")["changed"]
-    assert changed.index("image:ollama/ollama:0.33.0") < changed.index("container:ollama1")
-    assert "0.33.0" in fleet.ssh("gpu-01", "curl", "-sf", f"http://{fleet.address('gpu-01')}:3001/api/version")
-    del fleet.vars["ollama"]["image"]
-
-
 def test_a_host_dropped_leaves_the_upstream(fleet):
     del fleet.hosts("gpu")["gpu-02"]
     done = fleet.deploy()
@@ -152,14 +144,5 @@ def test_and_all_the_way_back(fleet):
     settled(fleet)
     assert sorted(containers(fleet, "gpu-02")) == ["ollama1", "ollama2"]
     assert len(upstream(fleet)) == 4
-    done = fleet.provision("verify", "--json")
-    assert done.code == 0, done
-
-
-def test_a_reboot_brings_everything_back_by_itself(fleet, lab):
-    lab.host("gpu-01").shutdown()
-    lab.host("gpu-01").start()
-    lab.host("gpu-01").wait()
-    settle(fleet)
     done = fleet.provision("verify", "--json")
     assert done.code == 0, done

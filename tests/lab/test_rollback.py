@@ -53,7 +53,9 @@ def offline(lab):
 
 def test_an_image_there_and_back_and_there_again_without_a_registry(fleet, lab):
     fleet.vars["ollama"]["image"] = OTHER
-    run = fleet.deploy("--limit", "gpu-01").doc["run"]
+    done = fleet.deploy("--limit", "gpu-01")
+    run, changed = done.doc["run"], done.host("gpu-01")["changed"]
+    assert changed.index(f"image:{OTHER}") < changed.index("container:ollama1"), "pulled before the old one goes"
     before = inspect(fleet, "gpu-02", "ollama1", ".State.StartedAt")
     with offline(lab):
         planned = fleet.provision("rollback", "--check", "--json")

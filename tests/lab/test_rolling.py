@@ -164,7 +164,7 @@ def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab,
     path = tmp_path / "interrupted.yaml"
     path.write_text(yaml.safe_dump(fleet.data))
     argv = [sys.executable, "-m", "provision", "deploy", "--yes", "-v", "-l", "gpu-01", "-i", str(path)]
-    with Load(fleet.address("lb-01"), 8, 500, "interrupted") as load:
+    with Load(fleet.address("lb-01"), 4, 250, "interrupted") as load:
         time.sleep(1)
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in process.stdout:
@@ -179,16 +179,14 @@ def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab,
     assert down(fleet) == set()
 
 
-def test_streams_that_do_not_end_in_time_are_cut_and_told_of(fleet, lab):
-    fleet.vars["ollama"] |= {"log_max_file": 4, "drain_timeout": "1s"}
-    with Load(fleet.address("lb-01"), 4, 200, "cut") as load:
+def test_streams_that_do_not_end_in_time_are_cut_and_told_of(scratch):
+    scratch.vars["ollama"] |= {"log_max_file": 4, "drain_timeout": "1s"}
+    with Load(scratch.address("lb-01"), 4, 200, "cut") as load:
         time.sleep(1)
-        done = fleet.provision("deploy", "--yes", "--limit", "gpu-01")
+        done = scratch.provision("deploy", "--yes", "--limit", "gpu-01")
     assert done.code == 0, done
     assert "streams through lb-01 are cut (after 1 s)" in done.err
     assert {answer.failure for answer in load.failed} == {"cut"}
-    del fleet.vars["ollama"]["log_max_file"], fleet.vars["ollama"]["drain_timeout"]
-    fleet.deploy()
 
 
 def test_a_restart_of_docker_that_stops_containers_takes_the_host_out_for_it(fleet, lab):
@@ -220,7 +218,8 @@ def test_every_instance_proves_its_cards_after_any_change_on_its_host(fleet, lab
     fleet.deploy()
 
 
-def test_what_an_earlier_run_left_out_counts_as_out_and_is_given_back_when_it_is_well(fleet, lab):
+def test_what_an_earlier_run_left_out_counts_as_out_and_is_given_back_when_it_is_well(scratch, lab):
+    fleet = scratch
     before, bad = containers(lab), "gpu-01/ollama1"
     fleet.vars["ollama"]["log_max_file"] = 4
     faults.switch(lab, bad, "stream-fails", on=True)
@@ -239,5 +238,3 @@ def test_what_an_earlier_run_left_out_counts_as_out_and_is_given_back_when_it_is
     assert replaced(before, containers(lab)) == ALL
     assert len(watch.most) == 1
     assert down(fleet) == set()
-    del fleet.vars["ollama"]["log_max_file"]
-    fleet.deploy()
