@@ -2,8 +2,11 @@
 
 import pytest
 
+from tests.bench.roll.load import Load
 from tests.faults.case import Case, both, params, play
 from tests.faults.common import DAEMON, container_back, key_back, one_container, one_key
+from tests.faults.world import BAD
+from tests.lab.test_rolling import Watch, down
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
 STOP = "systemctl stop docker.socket docker.service"
@@ -98,3 +101,24 @@ CASES = {
 @pytest.mark.parametrize("case", params(CASES, "stopped while a container is made"))
 def test_docker(world, seen, case):
     play(world, case, seen)
+
+
+def test_where_a_daemon_reload_may_take_the_cards_the_instances_go_out_for_it(world, scratch, lab):
+    """A host that others set up: containers in cgroups of systemd's making (FACTS 2.5). The lab's cards stay."""
+    world.set("docker", cgroup_driver="systemd")
+    scratch.deploy()
+    world.set("ollama", log_max_file=4)  # containers keep their old cgroups until they are made anew
+    scratch.deploy()
+    assert world.sh("docker info --format '{{.CgroupDriver}}'") == "systemd\n"
+    assert "/system.slice/docker-" in world.sh("cat /proc/$(docker inspect -f '{{.State.Pid}}' ollama1)/cgroup")
+    unit = "/etc/systemd/system/provision-instances.service"
+    world.sh(f"echo '# by hand' >>{unit}; systemctl daemon-reload")
+    planned = world.plan("--limit", f"{BAD},lb-01")
+    assert "takes every instance of this host out meanwhile" in planned.out, planned
+    with Load(scratch.address("lb-01"), 2, 20, "reload") as load, Watch(lab) as watch:
+        done = scratch.deploy("--limit", f"{BAD},lb-01")
+    assert done.host(BAD)["changed"] == ["unit:provision-instances.service"]
+    assert watch.most == {f"{BAD}/ollama1", f"{BAD}/ollama2"}
+    assert load.failed == []
+    assert down(scratch) == set()
+    assert world.changes()[BAD] == []
