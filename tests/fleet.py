@@ -160,14 +160,26 @@ def first_deploy(lab, tmp_path_factory):
     return done
 
 
-def settle(fleet: Fleet) -> None:
-    """Wait until hosts that were booted serve again, which they do by themselves."""
+def settle(fleet: Fleet, *words: str) -> None:
+    """Wait until hosts that were booted serve again, which they do by themselves.
+
+    Args:
+        fleet: the fleet; its inventory is that of the lab again.
+        words: further words of `plan`, such as `--limit HOST`.
+    """
     fleet.data = yaml.safe_load(Path(fleet.lab.inventory).read_text())
     # While Docker starts on a busy machine a plan may fail: that is no reason not to ask again.
     deadline = time.monotonic() + 180
-    while (done := fleet.provision("plan", "--exit-code")).code:
-        assert time.monotonic() < deadline, done
+    while (done := fleet.provision("plan", "--exit-code", *words)).code:
+        assert time.monotonic() < deadline, (done, _boots(fleet))
         time.sleep(1)
+
+
+def _boots(fleet: Fleet) -> str:
+    """What the hosts' own units say of this boot."""
+    units = [word for unit in ("docker", "provision-firewall", "provision-instances") for word in ("-u", unit)]
+    words = ["journalctl", "-b", "-q", "--no-pager", "-o", "short-monotonic", "-n", "25", *units]
+    return "\n".join(f"{host.name}\n{host.run(words, check=False).stdout}" for host in fleet.lab.hosts())
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = 180) -> None:

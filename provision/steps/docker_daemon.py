@@ -306,9 +306,10 @@ class GpuDriver(Step):
             noted = live.run("cat %s", f"{dockerd.NOTES}/hook").stdout.strip()
             yield Check("Docker found the NVIDIA hook when it started", bool(noted), True)
             return
-        engine.read_live(live)  # other steps look at that for strangers on the cards, and must not see this one
-        words = "docker run --rm --pull=never --network=none --gpus=all --entrypoint=nvidia-smi %s -L"
-        inside = live.run(words, self.image)
+        words = "docker run --rm --pull=never --network=none --gpus=all --label %s --entrypoint=nvidia-smi %s -L"
+        inside = live.run(
+            words, f"{engine.PROBE}=1", self.image
+        )  # marked: a run beside this one takes no offence at it
         _, outside = cards_live(live)
         seen = cards(inside.stdout) if inside.rc == 0 else inside.stderr.strip()[-300:]
         yield Check("a container sees the host's cards", seen, sorted(outside.values()))

@@ -15,6 +15,7 @@ from provision.command import READ_TIMEOUT, Answer, Run
 from provision.steps.base import BlockedError, Fact, State, UnreadableError, asked_once
 
 MANAGED = "provision.managed"
+PROBE = "provision.probe"  # label of a container that lives for one look at the cards, and is nobody's instance
 MARKS = "/var/lib/provision/images"
 MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a file for each model that we pulled
 _BLOBS = "/models/blobs/"  # of what is there, no content is read

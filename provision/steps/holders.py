@@ -12,7 +12,7 @@ from provision.command import Command
 from provision.steps import engine
 from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.container import cards_of
-from provision.steps.engine import MANAGED, Engine
+from provision.steps.engine import MANAGED, PROBE, Engine
 from provision.steps.facts import HostFacts
 from provision.steps.require import cards_live
 
@@ -96,7 +96,8 @@ def foreign(found: Engine) -> list[dict[str, Any]]:
     return [
         {"name": name, "cards": cards_of(item) + _visible(item), "ports": _ports(item)}
         for name, item in sorted(found.containers.items())
-        if (item["labels"] or {}).get(MANAGED) != "1" and item["status"] in ("running", "restarting", "paused")
+        if "1" not in map((item["labels"] or {}).get, (MANAGED, PROBE))
+        and item["status"] in ("running", "restarting", "paused")
     ]
 
 

@@ -39,9 +39,9 @@ def asks_apt(world):
 CASES = {
     "a day ahead": Case(off(1), mend=both(right, DONE), code=0, **WORK),
     "a day behind": Case(off(-1), mend=both(right, DONE), code=0, **WORK),
-    "a day ahead, with a package to install": Case(both(asks_apt, off(1)), mend=right, code=0),
+    "a day ahead, with a package to install": Case(both(off(1), asks_apt), mend=right, code=0),
     "years behind, with a package to install": Case(
-        both(asks_apt, off(-3000)), ("not valid yet|clock|Release file",), right, TOOLKIT
+        both(off(-3000), asks_apt), ("not valid yet|clock|Release file",), right, TOOLKIT
     ),
     "it jumps a day ahead in the middle of the run": Case(
         off(1), mend=both(right, DONE), at="docker_config:daemon.json", code=0, **WORK

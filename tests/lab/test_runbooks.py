@@ -12,7 +12,7 @@ import pytest
 
 from provision.lab import faults
 
-from .conftest import Fleet
+from .conftest import Fleet, wait_for
 
 pytestmark = pytest.mark.lab
 FOLDER = Path(__file__).parents[2] / "docs/runbooks"
@@ -70,6 +70,7 @@ def reboot(operator: Operator) -> None:
     host.shutdown()
     host.start()
     host.wait()
+    wait_for(lambda: operator.fleet.provision("plan", "--exit-code", "--limit", "gpu-02").code == 0)
 
 
 def into_the_inventory(operator: Operator) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from provision.steps.holders import Holders
+from provision.steps.engine import read_live
+from provision.steps.holders import Holders, foreign
 from tests.unit.step_cases import TESTS
 
 CARDS = "0, GPU-6506c7fb-0468-e2f5-1691-2db0f8554bf0\n1, GPU-00218c52-170c-270b-d75b-7bbf9e0460ab\n"
@@ -33,3 +34,11 @@ def live() -> Any:
 def test_check(card: int, port: int, names: list[str]) -> None:
     step = Holders(cards={"ollama1": (card,)}, ports={"ollama1": port}, address="10.0.0.11")
     assert [check.name for check in step.check(live()) if not check.passed] == names
+
+
+def test_the_look_of_a_verify_beside_it_is_no_stranger() -> None:
+    engine = read_live(live())
+    stranger = engine.containers["theirs"]
+    assert [one["name"] for one in foreign(engine)] == ["theirs"]
+    stranger["labels"] = {"provision.probe": "1"}
+    assert foreign(engine) == []
