@@ -42,9 +42,10 @@ WantedBy=basic.target
 _REMOUNT = """\
 #!/bin/sh
 set -eu
-while read -r _ where kind _; do
-    [ "$kind" != cgroup ] || mount -o remount,rw,bind "$where"
-done </proc/mounts
+# not by reading /proc/mounts: others mount meanwhile, and lines are skipped
+for where in /sys/fs/cgroup/*; do
+    [ -L "$where" ] || [ "$(stat -f -c %T "$where")" != cgroupfs ] || mount -o remount,rw,bind "$where"
+done
 """
 _SSHD = "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n"
 
