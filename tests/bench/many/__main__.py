@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ _HEAD = (
 def main() -> None:
     """Boot the host that is many, measure, write, take it down."""
     options = _options()
+    # What a shell starts in the background has it ignored, and so would the runs that are to be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     page_lines = [f"Measured {page.machine()} Command: `make bench-many`."]
     with taken_down("bench-many"):
         fleet = Fleet(booted("bench-many", 1, _say), [NAME])
