@@ -160,17 +160,12 @@ def first_deploy(lab, tmp_path_factory):
     return done
 
 
-def settle(fleet: Fleet, *words: str) -> None:
-    """Wait until hosts that were booted serve again, which they do by themselves.
-
-    Args:
-        fleet: the fleet; its inventory is that of the lab again.
-        words: further words of `plan`, such as `--limit HOST`.
-    """
+def settle(fleet: Fleet) -> None:
+    """Wait until hosts that were booted serve again, which they do by themselves."""
     fleet.data = yaml.safe_load(Path(fleet.lab.inventory).read_text())
     # While Docker starts on a busy machine a plan may fail: that is no reason not to ask again.
     deadline = time.monotonic() + 180
-    while (done := fleet.provision("plan", "--exit-code", *words)).code:
+    while (done := fleet.provision("plan", "--exit-code")).code:
         assert time.monotonic() < deadline, (done, _boots(fleet))
         time.sleep(1)
 

@@ -9,7 +9,7 @@ from provision.artifacts import Store
 from provision.context import Context
 from provision.rollout import Rollout, selection
 
-from .conftest import settle
+from .conftest import wait_for
 
 pytestmark = pytest.mark.lab
 HOSTS = ["gpu-01", "gpu-02", "lb-01"]
@@ -104,7 +104,7 @@ def test_a_host_that_cannot_be_reached_is_down_in_the_upstream_and_comes_back(fl
     finally:
         lab.host("gpu-02").start()
         lab.host("gpu-02").wait()
-    settle(fleet, "--limit", "gpu-02")
+    wait_for(lambda: fleet.changes()["gpu-02"] == [])
     done = fleet.deploy()
     assert done.host("lb-01")["changed"] == ["config:balancer"]
     assert fleet.provision("verify", "--json").code == 0
