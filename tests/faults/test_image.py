@@ -35,7 +35,7 @@ CASES = {
         PULL,
     ),
     "the registry has no manifest any more": Case(
-        tampered(MANIFESTS, missing), ("Failed to pull manifest|no such host",), mended, PULL
+        tampered(MANIFESTS, missing), ("404|not found|unknown",), mended, PULL
     ),
     "a layer is missing": Case(tampered(BLOBS, missing), ("404|not found|unknown",), mended, PULL),
     "a layer is cut short": Case(tampered(BLOBS, half), ("EOF|short|unexpected",), mended, PULL),

@@ -56,6 +56,7 @@ def test_an_image_there_and_back_and_there_again_without_a_registry(fleet, lab):
     done = fleet.deploy("--limit", "gpu-01")
     run, changed = done.doc["run"], done.host("gpu-01")["changed"]
     assert changed.index(f"image:{OTHER}") < changed.index("container:ollama1"), "pulled before the old one goes"
+    assert "0.33.0" in fleet.ssh("gpu-01", "curl", "-sf", f"http://{fleet.address('gpu-01')}:3001/api/version")
     before = inspect(fleet, "gpu-02", "ollama1", ".State.StartedAt")
     with offline(lab):
         planned = fleet.provision("rollback", "--check", "--json")

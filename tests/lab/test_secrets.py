@@ -47,7 +47,7 @@ class Watch(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        while not self.over.wait(0.02):
+        while not self.over.wait(0.005):
             self.rounds += 1
             # a glob would stumble over those that end meanwhile
             for process in filter(str.isdigit, (one.name for one in Path("/proc").iterdir())):
