@@ -18,14 +18,20 @@ from provision.steps.facts import HostFacts
 PULL_TIMEOUT = 4 * 3600.0
 TRIES = "4"
 
+# What a mirror answered is told by the daemon's log alone, as a quoted string: docker says what came of the registry
+# that it tried next.
+MIRROR = r"""
+sed -nE 's/.*Attempting next endpoint for pull after error: (([^"\\]|\\.)*)".*/a mirror said: \1/p' |
+  sed -E 's/\\(["\\])/\1/g' | cut -c-300 | sort -u
+"""
 # `docker pull` keeps whole layers when it is called again. What no other try can mend ends at once. What containers use
 # until now is marked anew: it is what was replaced last, and stays for a rollback.
 PULL = f"""
+mirror() {{{MIRROR}}}
 why=$(mktemp); trap 'rm -f -- "$why"' EXIT
 tries=0
 until since=$(date +%s); docker pull "$1" 2>"$why"; do
-  journalctl -u docker.service --since "@$since" -o cat --no-pager 2>/dev/null |
-    sed -n 's/.*Attempting next endpoint for pull after error: \\([^"\\]*\\)".*/a mirror said: \\1/p' | sort -u >>"$why"
+  journalctl -u docker.service --since "@$since" -o cat --no-pager 2>/dev/null | mirror >>"$why"
   cat -- "$why" >&2
   if grep -q -i -E 'not found|manifest unknown|access denied|unauthorized|no space left' -- "$why"; then exit 1; fi
   tries=$((tries + 1))

@@ -40,9 +40,8 @@ def seen(request):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    noted = item.stash.get(SEEN, None)
-    if RECORD and noted and (report.when == "call" or report.failed):
-        _record(report, noted)
+    if RECORD and (report.when == "call" or report.failed):
+        _record(report, item.stash.get(SEEN, Seen()))
     return report
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from provision.inventory import Connection, Host, Inventory
 from provision.roles import models as models_role
 from provision.roles import ollama as role
-from provision.steps import boot, endpoint, instance_shell, model_shell, storage, variables
+from provision.steps import boot, endpoint, image, instance_shell, model_shell, storage, variables
 from provision.steps.base import RefusalError
 from provision.steps.docker_words import bind, create_words, gpus_word
 from provision.steps.facts import Card, HostFacts
@@ -358,3 +358,24 @@ def test_words_reach_docker_as_they_are(tmp_path: Path, environment: dict[str, s
 def test_scripts_are_shell(text: str) -> None:
     done = subprocess.run(["sh", "-n"], input=text.encode(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [
+        (
+            r'level=info msg="Attempting next endpoint for pull after error: manifest unknown" spanID=1',
+            "manifest unknown",
+        ),
+        (
+            r'msg="Attempting next endpoint for pull after error: HTTP 404 response body: \"<p class=\\\"x\\\">"',
+            r'HTTP 404 response body: "<p class=\"x\">',
+        ),
+        (r'level=info msg="Layer sha256:aa cleaned up"', ""),
+    ],
+)
+def test_what_a_mirror_answered_is_taken_out_of_the_daemons_log(logged: str, said: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", image.MIRROR], input=f"{logged}\n{logged}\n", text=True, capture_output=True, check=True
+    )
+    assert done.stdout == (f"a mirror said: {said}\n" if said else "")
