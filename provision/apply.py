@@ -12,7 +12,7 @@ from provision.command import Answer, Run
 from provision.context import Context, Stopped
 from provision.errors import FactError, HostError
 from provision.events import Event
-from provision.grouping import Group, groups, is_container, may_run
+from provision.grouping import Group, creates, groups, is_container, may_run
 from provision.inventory import Host, Mask
 from provision.lease import Lease
 from provision.perform import Performer
@@ -347,6 +347,8 @@ class HostRun:
     def _settled(self, change: Change, fleet: Fleet | None, group: Group) -> Change | None:
         """The change as it is now, with the instances out of the upstream that it would hurt."""
         settled = self._settle(change, fleet)
+        if settled is not None and creates(settled):
+            self.turn.hold_back(settled.step.part_of)
         names = self._disrupts(settled) if settled is not None else frozenset()
         if not names or self.turn.covers(names):
             return settled

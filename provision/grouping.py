@@ -35,6 +35,11 @@ def is_container(step: Step) -> bool:
     return bool(step.part_of) and step.id == f"container:{step.part_of}"
 
 
+def creates(change: Change) -> bool:
+    """Whether it makes an instance that is not there."""
+    return is_container(change.step) and change.have is None and change.want is not None and not change.pending
+
+
 def groups(changes: Sequence[Change], disrupts: Disrupts) -> tuple[Group, ...]:
     """The changes of one host, grouped.
 

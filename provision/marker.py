@@ -9,7 +9,7 @@ from types import MappingProxyType
 from provision import evidence, plan, sequence
 from provision.command import Answer
 from provision.context import Context
-from provision.errors import HostError, RefusedError
+from provision.errors import FactError, HostError, RefusedError
 from provision.events import Event
 from provision.inventory import Host, Mask
 from provision.lease import Lease
@@ -18,7 +18,7 @@ from provision.sequence import LAST, Entry
 from provision.ssh import Session
 from provision.steps import marking, upstream
 from provision.steps.balancing import Balancing
-from provision.steps.base import RefusalError, State, converged
+from provision.steps.base import BlockedError, RefusalError, State, converged
 from provision.steps.facts import HostFacts
 from provision.steps.marking import Marking
 from provision.steps.upstream import Drained, Member
@@ -148,14 +148,22 @@ class Marker:
         return self._parsed(self.session.batch([self._step.fact().command], stop=False)[0])
 
     def _parsed(self, answer: Answer) -> State:
-        """The state; read again where nginx was asked at the inventory's port, and by its files has another."""
+        """The state; read again where nginx was asked at the inventory's port, and by its files has another.
+
+        Raises:
+            FactError: it cannot be known.
+        """
         fact = self._step.fact()
-        have = plan.parse(fact, {fact.command: answer}, self._step.id)
-        port = marking.status_port(have)
-        if port in (0, self._step.status_port):
-            return have
-        fact = dataclasses.replace(self._step, status_port=port).fact()
-        return plan.parse(fact, {fact.command: self.session.batch([fact.command], stop=False)[0]}, self._step.id)
+        try:
+            have = plan.parse(fact, {fact.command: answer}, self._step.id)
+            port = marking.status_port(have)
+            if port in (0, self._step.status_port):
+                return have
+            fact = dataclasses.replace(self._step, status_port=port).fact()
+            return plan.parse(fact, {fact.command: self.session.batch([fact.command], stop=False)[0]}, self._step.id)
+        except BlockedError as error:
+            hint = "deploy it with all its roles first"
+            raise FactError(f"{self._step.id}: {error}", hint, stderr=error.evidence) from error
 
     def _change(self, step: Marking, have: State) -> bool:
         try:

@@ -1,5 +1,6 @@
 """One host's turn: its instances that are out of the upstream, and the test that each must pass to get back in."""
 
+import contextlib
 from collections.abc import Callable
 
 from provision.context import Context, Stopped
@@ -77,6 +78,22 @@ class Turn:
         self.rolling.drain(found, pause, lambda text: self.say("progress", f"drain:{', '.join(found.at)}", text))
         self._stop_before(step)
         return True
+
+    def hold_back(self, instance: str) -> None:
+        """Have no balancer send to an instance that is about to be made: it has no model yet.
+
+        Balancers know one whose host was installed anew. It gets back in as what an earlier run left out does. One that
+        cannot be asked is passed over: it must not keep a host from being set up.
+
+        Args:
+            instance: its name.
+        """
+        name = label(self.host.name, instance)
+        for marker in self.rolling.markers(self.host):
+            with contextlib.suppress(HostError):
+                found = marker.look().get(name)
+                if found is not None and not found.down:
+                    marker.mark(down=[name])
 
     def _stop_before(self, step: str) -> None:
         """Leave the host as it is, if that is wished: nothing has been changed for this step yet."""

@@ -21,6 +21,9 @@ hypothesis.settings.load_profile("untimed")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Every start of ours would compile all its modules anew; an installed tool does not.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 LEFT_OUT = pytest.StashKey[int]()
 
 

@@ -1,5 +1,6 @@
 """How a balancer's marks are read and changed while others may hold its lock."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from provision import lease, lock, sequence
 from provision.artifacts import Store
 from provision.command import Answer
 from provision.context import Context
-from provision.errors import CommandError, LockedError
+from provision.errors import CommandError, FactError, LockedError
 from provision.inventory import Mask, Secret
 from provision.marker import Marker
 from provision.sequence import Entry
+from provision.steps.generation import NO_CURL
 
 from .balancer_fleet import config, fleet, state
 
@@ -28,6 +30,16 @@ class Busy:
     def batch(self, commands: Any, *, stop: bool) -> list[Answer]:
         self.looks -= 1
         return [THEIRS if self.looks >= 0 else Answer(0, b"", b"")] * len(commands)
+
+
+class Fixed:
+    """A balancer that says one thing to everything."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    def batch(self, commands: Any, *, stop: bool) -> list[Answer]:
+        return [self.answer] * len(commands)
 
 
 def make(tmp_path: Path, session: Any, monkeypatch: pytest.MonkeyPatch) -> Marker:
@@ -67,6 +79,15 @@ def test_who_is_in_the_upstream_is_known_also_while_nginx_does_not_run(
     assert not found["exe"]
     monkeypatch.setattr(made, "_parsed", lambda answer: found)
     assert sorted(made.look()) == [f"gpu-0{host}/ollama{one}" for host in (1, 2) for one in (1, 2)]
+
+
+def test_what_cannot_be_known_of_a_balancer_is_said_and_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_curl = Answer(NO_CURL, b"", b"curl is not there to ask with")
+    made = make(tmp_path, Fixed(without_curl), monkeypatch)
+    monkeypatch.setattr(made, "_parsed", functools.partial(Marker._parsed, made))
+    with pytest.raises(FactError) as found:
+        made.look()
+    assert found.value.message == "lb-01: config:balancer: known after packages:nginx"
 
 
 def test_an_error_shows_no_secret_of_the_balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,9 @@ class FakeTurn:
         self._asked, self.out = names, tuple(sorted(names))
         return True
 
+    def hold_back(self, instance):
+        self._note(f"hold {instance}")
+
     def give_back(self):
         if self.out:
             self._note("back " + " ".join(self.out))
@@ -116,6 +119,21 @@ def test_what_is_not_there_yet_is_not_taken_out(host, make):
     made.deploy(ROLES)
     assert events() == []
     assert made.changed == ["note:c1", "note:c2"]
+
+
+@dataclass(frozen=True)
+class Container(Part):
+    """The container of an instance."""
+
+    @property
+    def id(self):
+        return f"container:{self.instance}"
+
+
+def test_an_instance_gets_no_requests_before_it_has_its_model(host, make):
+    steps = Container(str(make.folder / "c1"), instance="1"), part(make, "m1", "1", hurts=False)
+    host(*steps, old=["m1"]).deploy(ROLES)
+    assert FakeTurn.events == [("hold 1", {"m1": "old"})]
 
 
 def test_the_lock_is_kept_until_the_last_one_is_back(host, make, tmp_path):
