@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tests.faults import page
 
+LABS = "3"  # side by side: much of it is waiting for connections that do not answer any more
+
 
 def main(classes: list[str]) -> int:
     """Run these classes (all by default); the exit code of pytest."""
@@ -22,7 +24,7 @@ def main(classes: list[str]) -> int:
     with tempfile.TemporaryDirectory() as work:
         record = Path(work) / "record"
         environment = {"PROVISION_REQUIRE_LAB": "1", **os.environ, "PROVISION_FAULTS_RECORD": str(record)}
-        words = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *files]
+        words = [sys.executable, "-m", "pytest", "-q", "-n", LABS, "--dist", "loadgroup", *files]
         code = subprocess.run(words, env=environment, check=False).returncode
         given = f' CLASS="{" ".join(classes)}"' if classes else ""
         page.publish(page.read(record), f"make test-faults{given}", time.monotonic() - begun)

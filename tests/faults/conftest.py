@@ -16,6 +16,13 @@ SEEN = pytest.StashKey[Seen]()
 RECORD = os.environ.get("PROVISION_FAULTS_RECORD", "")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may go side by side, each in a lab of its own: cases that go on from one another stay together."""
+    for item in items:
+        cut = getattr(item, "callspec", None) and item.callspec.params.get("cut")
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{cut.name}" if cut else item.path.stem))
+
+
 @pytest.fixture
 def world(fleet, lab, tmp_path):
     """The deployed fleet."""
@@ -41,16 +48,15 @@ def seen(request):
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if RECORD and (report.when == "call" or report.failed):
-        _record(report, item.stash.get(SEEN, Seen()))
+        _record(item, report, item.stash.get(SEEN, Seen()))
     return report
 
 
-def _record(report: pytest.TestReport, noted: Seen) -> None:
+def _record(item: pytest.Item, report: pytest.TestReport, noted: Seen) -> None:
     """Write a line per case as it ends: a suite that is broken off keeps what it saw."""
-    file, _, rest = report.nodeid.partition("::")
-    name, _, case = rest.partition("[")
+    name, _, case = item.name.partition("[")
     row = {
-        "class": Path(file).stem.removeprefix("test_"),
+        "class": item.path.stem.removeprefix("test_"),
         "case": case.removesuffix("]") or name.removeprefix("test_").replace("_", " "),
         "seconds": round(report.duration),
         "passed": report.passed,

@@ -141,7 +141,6 @@ STORIES = {
             "resident:ollama1",
             f"model:ollama2/{MORE}",
             "resident:ollama2",
-            f"image:{IMAGE}",
         ),
         live=True,
     ),
