@@ -53,7 +53,8 @@ _DEPLOY = (NOOP, "provision deploy")
 _RATIOS = {
     (_DEPLOY, (NOOP, "floor")): ("deploy to floor", "at most 1.5"),
     ((NOOP, "provision plan"), (NOOP, "floor")): ("plan to floor", "at most 1.5"),
-    ((CHANGE, "provision deploy"), (CHANGE, "floor")): ("a weight changed to its floor", "at most 2.5"),
+    ((CHANGE, "provision deploy"), (NOOP, "floor")): ("a weight changed to the floor", "at most 2.5"),
+    ((CHANGE, "provision deploy"), (CHANGE, "floor")): ("a weight changed to one command", "at most 2.5"),
     ((CHANGE, "provision deploy -t balancer"), (CHANGE, "floor")): ("the same with `--tags balancer`", "at most 2.5"),
     ((NOOP, "provision verify"), _DEPLOY): ("verify to deploy", "at most 3 at 30 ms"),
     ((NOOP, "pyinfra"), _DEPLOY): ("pyinfra to deploy", "at least 2.5"),
