@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from provision.command import Command, run
+from provision.command import Command, run, sh
 from provision.steps import units
 from provision.steps.base import Answer, Check, Fact, Owned, State, Step, differing
 from provision.steps.facts import HostFacts
@@ -12,6 +12,10 @@ from provision.steps.file import change_file, diff_file
 from provision.steps.listing import Content
 
 RELOAD = run("systemctl", "daemon-reload")
+# Of what does not start systemctl says no more than where to look.
+START = """
+systemctl start -- "$1" || { code=$?; systemctl status --no-pager --full --lines=15 -- "$1" >&2 || :; exit $code; }
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +237,8 @@ def change_service(unit: str, have: State, want: State) -> list[Command]:
     if changes.get("enabled") is not None:
         commands.append(run("systemctl", "enable" if changes["enabled"] else "disable", "--", unit))
     if changes.get("running") is True:  # a service that failed too often would be refused another start
-        commands += [run("systemctl", "reset-failed", "--", unit, ok=(0, 1)), run("systemctl", "start", "--", unit)]
+        commands += [run("systemctl", "reset-failed", "--", unit, ok=(0, 1))]
+        commands += [sh(START, unit, title=f"systemctl start -- {unit}")]
     elif changes.get("running") is False and have is not None:
         commands.append(run("systemctl", "stop", "--", unit))
     if changes.get("masked"):
