@@ -10,7 +10,7 @@ from typing import cast
 from provision import evidence, plan
 from provision.command import Answer, Run
 from provision.context import Context, Stopped
-from provision.errors import FactError, HostError
+from provision.errors import FactError, HostError, UnreachableError
 from provision.events import Event
 from provision.grouping import Group, creates, groups, is_container, may_run
 from provision.inventory import Host, Mask
@@ -18,7 +18,7 @@ from provision.lease import Lease
 from provision.perform import Performer
 from provision.plan import Change, HostPlan
 from provision.rolling import Rolling
-from provision.sequence import LAST, Entry, owned, peers, steps
+from provision.sequence import INSTANCES, LAST, Entry, owned, peers, steps
 from provision.ssh import Session
 from provision.steps import docker_daemon, dockerd
 from provision.steps import facts as host_facts
@@ -59,6 +59,8 @@ class HostRun:
         self.past = past
         self.facts = HostFacts()
         self.changed: list[str] = []
+        self.created: set[str] = set()
+        """Names of instances that were not there and were made, or would have been."""
         self.plans: list[HostPlan] = []
         self.hide = Mask(host.secrets())
         self._peers = peers(host, context.inventory)
@@ -132,6 +134,11 @@ class HostRun:
         Raises:
             HostError: something failed; what was changed until then is in `changed`.
         """
+        self._converge(roles, fleet)
+        if fleet is None and roles >= INSTANCES:
+            self.turn.admit()
+
+    def _converge(self, roles: frozenset[str], fleet: Fleet | None) -> None:
         todo = self.plan(roles, fleet)
         self.plans.append(todo)
         self._known = {}  # it may be long ago that it was read
@@ -158,7 +165,8 @@ class HostRun:
             result: as the recap names it.
             error: what failed on this host, with nothing secret in it; or None.
         """
-        self._lease.end(self._performer.closing(result, error))
+        cut_off = isinstance(error, UnreachableError) or (isinstance(error, Stopped) and self.context.cut.is_set())
+        self._lease.end(self._performer.closing(result, error), cut_off=cut_off)
 
     @property
     def locked(self) -> bool:
@@ -281,9 +289,18 @@ class HostRun:
     def _give_back(self) -> None:
         """Give back what is out, after what broke while Docker or systemd were busy has been put right."""
         for entry in self.entries if self.turn.out else ():
+            if is_container(entry.step) and entry.step.part_of in self.turn.out and self._is_missing(entry):
+                self.turn.drop(entry.step.part_of)
             if entry.step.part_of in self.turn.out:
                 self._repair(entry)
         self.turn.give_back()
+
+    def _is_missing(self, entry: Entry) -> bool:
+        """Whether what the balancers send to is not there: it was removed by hand, or an earlier run never made it."""
+        fact = entry.step.fact()
+        with contextlib.suppress(BlockedError):
+            return plan.parse(fact, self._ask([fact.command]), entry.step.id) is None
+        return False
 
     def _repair(self, entry: Entry) -> None:
         fact = entry.step.fact()
@@ -346,9 +363,12 @@ class HostRun:
 
     def _settled(self, change: Change, fleet: Fleet | None, group: Group) -> Change | None:
         """The change as it is now, with the instances out of the upstream that it would hurt."""
-        settled = self._settle(change, fleet)
+        step, settled = change.step, self._settle(change, fleet)
         if settled is not None and creates(settled):
-            self.turn.hold_back(settled.step.part_of)
+            self.created.add(step.part_of)
+            if self.turn.hold_back(step.part_of):
+                self._known = {}
+                settled = self._settle(change, fleet)
         names = self._disrupts(settled) if settled is not None else frozenset()
         if not names or self.turn.covers(names):
             return settled

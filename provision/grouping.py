@@ -65,15 +65,29 @@ def _whole_host(changes: Sequence[Change], disrupts: Disrupts) -> tuple[int, int
 
 
 def _in_turn(changes: Sequence[Change], clusters: Mapping[str, frozenset[str]]) -> Iterator[Group]:
-    """Each cluster where its first change is. What is removed keeps its place: it goes before anything is added."""
+    """Each cluster where its first change is, but what other instances need to serve comes before the first of them:
+    they may be missing in the upstream, and then nothing else could be taken out of it.
+
+    What is removed keeps its place.
+    """
     begun: set[frozenset[str]] = set()
-    for change in changes:
+    early: list[Change] = []
+    for number, change in enumerate(changes):
         cluster = _cluster(change, clusters)
         if not cluster:
-            yield Group((change,))
+            if change not in early:
+                yield Group((change,))
         elif cluster not in begun:
+            if not begun:
+                early = [one for one in changes[number:] if _serves(one) and not _cluster(one, clusters)]
+                yield from (Group((one,)) for one in early)
             begun.add(cluster)
             yield Group(tuple(one for one in changes if _cluster(one, clusters) == cluster), cluster)
+
+
+def _serves(change: Change) -> bool:
+    """Whether an instance needs it to serve."""
+    return bool(change.step.part_of) and change.action != "remove"
 
 
 def _cluster(change: Change, clusters: Mapping[str, frozenset[str]]) -> frozenset[str]:

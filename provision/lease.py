@@ -111,13 +111,15 @@ class Lease:
         """Note whether it was given back."""
         self.held = answer.exit != 0
 
-    def end(self, before: Sequence[Run] = ()) -> None:
+    def end(self, before: Sequence[Run] = (), *, cut_off: bool = False) -> None:
         """Give it back, if it is held.
 
         Args:
             before: what is run before that in any case.
+            cut_off: whether the connection was lost in the middle: what ran then may still run, so the lease is left
+                to end by itself. This machine knows that it is over, and does not wait for it.
         """
-        commands = [*before, *([self.release()] if self.held else [])]
+        commands = [*before, *([self.release()] if self.held and not cut_off else [])]
         self.held = False
         if commands:
             self.session.batch(commands, stop=False)

@@ -7,6 +7,7 @@ other operators only: who started it may come back, and attaches to it. A lock b
 
 import functools
 import getpass
+import os
 import re
 import socket
 from collections.abc import Sequence
@@ -64,14 +65,23 @@ printf '%s %s %s %s\\n%s\\n' "$1" "$until" "$since" "$2" "$5" >"$folder/lock.new
 mv "$folder/lock.new" "$folder/lock"
 """
 
-RELEASE = r"""
+# While a job still runs, the lock stays as a lease that is over: see ACQUIRE.
+RELEASE = f"""
 folder=$2
 [ -s "$folder/lock" ] || exit 0
-read -r run rest <"$folder/lock" || :
+umask 077
+exec 9>"$folder/lock.guard"
+flock 9
+{READ}
 [ "$run" = "$1" ] || exit 0
 for rc in "$folder"/jobs/*/rc; do
-  [ ! -f "$rc" ] || rm -rf -- "${rc%/rc}"
+  [ ! -f "$rc" ] || rm -rf -- "${{rc%/rc}}"
 done
+[ $busy = no ] || {{
+  printf '%s %s %s %s\\n%s\\n' "$run" "$now" "$since" "$who" "$why" >"$folder/lock.new"
+  mv "$folder/lock.new" "$folder/lock"
+  exit 0
+}}
 rm -f "$folder/lock"
 """
 
@@ -141,7 +151,11 @@ def _age(seconds: int) -> str:
 @functools.cache
 def who() -> str:
     """The operator and the machine, as shown to others. The same for all of a run, whatever the machine is renamed."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        name = f"uid-{os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
 
 
 def acquire(run_id: str, seconds: float = 0.0, dead: Sequence[str] = ()) -> Run:

@@ -1,19 +1,22 @@
 """Giving back what earlier runs left out of the upstream: it proves itself first."""
 
 import functools
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from provision.apply import HostRun
 from provision.context import Context
 from provision.errors import HostError
 from provision.rolling import Rolling
-from provision.sequence import LAST
+from provision.sequence import INSTANCES, LAST
 from provision.steps import upstream as marks
 
-INSTANCES = frozenset({"ollama", "models"})  # the roles that look at whether instances serve
 
-On = Callable[[Callable[[HostRun], None], Sequence[HostRun]], None]
-"""Does something on hosts, at the same time; a host's error stays with the host."""
+class On(Protocol):
+    """Does something on hosts, at the same time; a host's error stays with the host."""
+
+    def __call__(self, work: Callable[[HostRun], None], runs: Sequence[HostRun], *, failed: bool = False) -> None: ...
 
 
 class Readmission:
@@ -23,51 +26,88 @@ class Readmission:
         context: what the hosts share.
         rolling: who is out in this run.
         runs: the hosts of the run.
-        on: does something on those of them that are well.
+        on: does something on those of them that are well, or on those that are not.
+        serves: whether a host that is not serves as before, but for some of its instances.
     """
 
-    def __init__(self, context: Context, rolling: Rolling, runs: Sequence[HostRun], on: On) -> None:
+    def __init__(
+        self,
+        context: Context,
+        rolling: Rolling,
+        runs: Sequence[HostRun],
+        on: On,
+        serves: Callable[[HostRun], bool],
+    ) -> None:
         self.context = context
         self.rolling = rolling
-        self.runs = runs
+        self.runs = [run for run in runs if run.host.gpu and run.roles & INSTANCES]
+        self._all = runs
         self._on = on
+        self._serves = serves
+        self._marked = threading.Event()
 
     def readmit(self) -> None:
         """Test what would get requests again by the last wave, and mark what no last wave will concern itself with."""
         late = bool(self.context.roles & frozenset(LAST))
         known = [run for run in self.runs if late and run.roles >= INSTANCES]
-        rest = [run for run in self.runs if run.host.gpu and "ollama" in run.roles and run not in known]
-        if rest:
-            waiting = self.rolling.waiting([run.host for run in rest])
+        hurt = [run for run in self.runs if self._serves(run)]  # their marks stay in the last wave
+        rest = [run for run in self.runs if run not in known]
+        if rest or hurt:
+            waiting = self.rolling.waiting([run.host for run in {*rest, *hurt}])
             self._on(functools.partial(self._given_back, waiting), rest if waiting else ())
+            self._on(functools.partial(self._given_back, waiting), hurt if waiting else (), failed=True)
         if late and not self.context.stop.is_set():
-            self._on(HostRun.read, [run for run in self.runs if run.host.name in self.rolling.touched])
+            self._look_again()
+            self._marked.clear()
             self._on(functools.partial(self._test, self._down()), known)
+            if self._marked.is_set():
+                self._look_again()
+
+    def _look_again(self) -> None:
+        """Read the balancers whose marks this run has changed."""
+        self._on(HostRun.read, [run for run in self._all if run.host.name in self.rolling.touched])
 
     def _down(self) -> set[str]:
         """What is down by the balancers of this run, and no operator's wish."""
-        texts = [run.upstream() for run in self.runs]
+        texts = [run.upstream() for run in self._all]
         down = {name for text in texts for name, one in marks.members(text).items() if one.down}
         return down - {name for text in texts for name in marks.drained(text)}
 
     def _test(self, waiting: set[str], run: HostRun) -> None:
-        """Test the instances of a host that wait."""
-        for label, name in self._of(run, waiting).items():
-            if self.context.stop.is_set():
-                return
-            try:
-                run.turn.test(name)
-            except HostError:
-                run.turn.failed = True
-                self.rolling.unfit.add(label)
-                raise
+        """Test the instances of a host that wait. The last wave has balancers send to them, if all of them are well."""
+        well, error = self._tested(waiting, run)
+        if error is not None:
+            self._send_to(well, run)
+            raise error
 
     def _given_back(self, waiting: set[str], run: HostRun) -> None:
-        """Test the instances of a host that wait, and have its balancers send to them."""
+        """Test the instances of a host that wait, and have its balancers send to those that are well."""
+        well, error = self._tested(waiting, run)
+        self._send_to(well, run)
+        if error is not None:
+            raise error
+
+    def _tested(self, waiting: set[str], run: HostRun) -> tuple[dict[str, str], HostError | None]:
+        """Label -> name of those that wait and are well, and the first error of those that are not."""
+        well: dict[str, str] = {}
+        first: HostError | None = None
         for label, name in self._of(run, waiting).items():
-            self._test({label}, run)
+            if self.context.stop.is_set():
+                break
+            try:
+                run.turn.test(name)
+                well[label] = name
+            except HostError as error:
+                run.turn.failed = True
+                self.rolling.unfit.add(label)
+                first = first or error
+        return well, first
+
+    def _send_to(self, well: Mapping[str, str], run: HostRun) -> None:
+        for label, name in well.items():
             if self.context.stop.is_set():
                 return
+            self._marked.set()
             self.rolling.readmit(run.host, label)
             run.say("progress", f"test:{name}", "it gets requests again")
 

@@ -22,6 +22,7 @@ from provision.steps.container import Container
 from provision.steps.docker_daemon import DockerService
 from provision.steps.generation import Generation
 from provision.steps.image import Image
+from provision.steps.model import Model
 from provision.steps.resident import Resident
 from provision.steps.restored import Remarked, Restored
 from provision.steps.systemd import Service, Unit
@@ -99,7 +100,9 @@ def _undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str])
         else:
             kept.append(one)
     then = _as_it_was(host, kept)
-    return Undo(then, tuple(_entries(kept, then, inventory)), tuple(left))
+    entries = _entries(kept, then, inventory)
+    ids = {entry.step.id for entry in entries}
+    return Undo(then, tuple(entries), tuple(one for one in left if one.step not in ids))
 
 
 def with_balancers(undos: Mapping[str, Undo], inventory: Inventory, roles: frozenset[str]) -> dict[str, Undo]:
@@ -194,7 +197,9 @@ def _entries(targets: Sequence[_Target], then: Host, inventory: Inventory) -> li
     back = [_restored(one) for one in sorted(there, key=place) if not isinstance(one.entry.step, FOLLOWING)]
     gone = [_restored(one) for one in sorted(new, key=lambda one: -order.index(one.entry.role))]
     needed = _images(there)
-    following = _following(back, {one.made.step for one in there}, {one.made.step for one in new}, declared)
+    lost = {one.made.step for one in there if one.after is None}
+    removed = {one.made.step for one in new}
+    following = _following(back, {one.made.step for one in there}, removed, lost, declared)
     first = [entry for entry in back if entry.step.prepares_host]
     rest = [entry for entry in [*needed, *back] if entry not in first]
     return _in_sequence([*first, *rest, *following], order) + gone
@@ -223,17 +228,20 @@ def _images(targets: Sequence[_Target]) -> list[Entry]:
     return list(found.values())
 
 
-def _following(back: Sequence[Entry], restored: set[str], removed: set[str], declared: Sequence[Entry]) -> list[Entry]:
+def _following(
+    back: Sequence[Entry], restored: set[str], removed: set[str], lost: set[str], declared: Sequence[Entry]
+) -> list[Entry]:
     """What has to be as it should be after that: services that run, models that are loaded.
 
     Args:
         back: what is put back.
         restored: ids of what was there.
         removed: ids of what was not.
+        lost: ids of what the run took away.
         declared: the steps of the host as it then is.
     """
     known = {entry.step.id for entry in declared}
-    wanted = [entry for entry in declared if _follows(entry.step, restored, removed)]
+    wanted = [entry for entry in declared if _follows(entry.step, restored, removed, lost)]
     units = [(entry.role, entry.step.step) for entry in back if isinstance(entry.step, Restored)]
     others = [
         Entry(role, Service(name=step.name.removesuffix(".service")))
@@ -243,7 +251,9 @@ def _following(back: Sequence[Entry], restored: set[str], removed: set[str], dec
     return [*wanted, *others]
 
 
-def _follows(step: Step, restored: set[str], removed: set[str]) -> bool:
+def _follows(step: Step, restored: set[str], removed: set[str], lost: set[str]) -> bool:
+    if isinstance(step, Model):  # it went with its instance, and there is nothing to load or to test without it
+        return f"container:{step.instance}" in lost
     if isinstance(step, Resident):
         return bool({step.id, f"container:{step.instance}"} & restored) and bool(step.models)
     if isinstance(step, Service):

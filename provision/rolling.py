@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from provision.context import Context, Stopped
 from provision.errors import HostError, RefusedError, UnreachableError
+from provision.holding import Holding
 from provision.inventory import Host, Instance, duration_seconds, share_of
 from provision.marker import Marker
 from provision.ssh import Session
@@ -69,6 +70,8 @@ class Rolling:
         """Labels of instances that were left out."""
         self.prove: Callable[[str], bool] = lambda label: False
         """Has an instance that an earlier run left out prove itself, and gives it back; False if it stays out."""
+        self.holding = Holding(self.markers)
+        """What gets no requests before it can serve."""
         self._proved: set[str] = set()
         self._password = become_password
         self._markers: dict[str, Marker] = {}
@@ -119,15 +122,16 @@ class Rolling:
         return found
 
     def readmit(self, host: Host, name: str) -> None:
-        """Have the balancers send to an instance that an earlier run left out. It has proved itself.
+        """Have the balancers send to an instance that was left out. It has proved itself.
 
         Args:
             host: its host.
             name: its label.
+
+        Raises:
+            HostError: a balancer could not be told; all others were.
         """
-        for marker in self.markers(host):
-            with self._about_balancer():
-                marker.mark(up=[name])
+        _tell(self.markers(host), lambda marker: self._up(marker, name))
 
     def begin(self, served: Served, pause: Pause) -> None:
         """Wait until they may be taken out. From then on they count as out.
@@ -189,18 +193,17 @@ class Rolling:
         Raises:
             HostError: a balancer could not be told; all others were, and the roll is halted.
         """
-        first: HostError | None = None
-        for marker in self._out[name].markers:
-            try:
-                with self._about_balancer():
-                    marker.mark(up=[name])
-            except HostError as error:
-                first = first or error
-        if first is not None:
-            self.halted = self.halted or f"{name} could not be given back: {first.message}"
-        self.drop(name)
-        if first is not None:
-            raise first
+        try:
+            _tell(self._out[name].markers, lambda marker: self._up(marker, name))
+        except HostError as error:
+            self.halted = self.halted or f"{name} could not be given back: {error.message}"
+            raise
+        finally:
+            self.drop(name)
+
+    def _up(self, marker: Marker, name: str) -> None:
+        with self._about_balancer():
+            marker.mark(up=[name])
 
     def leave(self, name: str, why: str) -> None:
         """Leave an instance out, and take out no other in this run.
@@ -359,6 +362,18 @@ class Rolling:
         hosts = (one for one in self.context.inventory.hosts if one.gpu)
         alike = (one for one in hosts if endpoint.balancers(one, self.context.inventory) == behind)
         return max(1, int(share_of(said) * _count(model, (one for host in alike for one in host.instances))))
+
+
+def _tell(markers: Sequence[Marker], tell: Callable[[Marker], None]) -> None:
+    """Tell every balancer, also after one that could not be told; the first error is raised then."""
+    first: HostError | None = None
+    for marker in markers:
+        try:
+            tell(marker)
+        except HostError as error:
+            first = first or error
+    if first is not None:
+        raise first
 
 
 def _are(names: Iterable[str]) -> str:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from provision import sequence
+from provision import sequence, standing
 from provision.apply import HostRun
 from provision.context import Context, Stopped
-from provision.errors import BugError, FactError, HostError, LockedError, RefusedError, UnreachableError
+from provision.errors import BugError, HostError, LockedError, RefusedError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Inventory
 from provision.plan import NOTHING_CHANGED, HostPlan
-from provision.readmit import INSTANCES, Readmission
+from provision.readmit import Readmission
 from provision.rolling import Rolling
-from provision.sequence import LAST, Entry
+from provision.sequence import INSTANCES, LAST, Entry
 from provision.ssh import Session
 from provision.steps import upstream as marks
 from provision.steps.base import RefusalError
@@ -26,8 +26,6 @@ from provision.steps.facts import Fleet
 from provision.steps.upstream import Drained
 
 FORKS = 32
-
-BESIDE = ("image:", "model:")  # steps that put something beside what runs, and change nothing of it
 
 NO_LIMIT = 10**9
 
@@ -175,18 +173,18 @@ class Rollout:
             if host.gpu and member.outcome.error is None and member.run.roles >= INSTANCES:
                 with self._caught(member):
                     addresses[host.name] = listen_address(host, self.context.inventory, member.run.facts)
-        partly = frozenset(member.outcome.host for member in self.members if self._keeps_marks(member))
+        unclear = (
+            m for m in self.members if standing.is_unfinished(m.run, m.outcome.error) or self._keeps_marks(m.run)
+        )
+        partly = frozenset(member.outcome.host for member in unclear)
         drained = {label: one for member in self.members for label, one in marks.drained(member.run.upstream()).items()}
         unfit = frozenset(self.rolling.unfit | self._gone())
         return Fleet(addresses, frozenset(self.context.failed) - partly, partly, unfit, drained)
 
-    def _keeps_marks(self, member: _Member) -> bool:
-        """Whether a host's instances are known to serve as before, but for those of which something else is known."""
-        error, journal = member.outcome.error, self.context.journals.get(member.outcome.host)
-        if error is None or isinstance(error, UnreachableError):
-            return False
-        untouched = journal is None or all(step.startswith(BESIDE) for step in journal.changes)
-        return member.run.turn.failed or (untouched and not isinstance(error, FactError))
+    def _keeps_marks(self, run: HostRun) -> bool:
+        """Whether a host failed, and its instances are known to serve as before; see `standing`."""
+        error = next(member.outcome.error for member in self.members if member.run is run)
+        return standing.keeps_marks(run, error, self.context.journals.get(run.host.name))
 
     def _gone(self) -> set[str]:
         """Labels of instances that are declared, and that a rollback takes away."""
@@ -201,7 +199,8 @@ class Rollout:
     def _readmit(self) -> None:
         """Before the balancers are told: what is marked down, and would get requests again, proves itself first."""
         if not self.context.stop.is_set():
-            made = Readmission(self.context, self.rolling, [member.run for member in self.members], self._on)
+            runs = [member.run for member in self.members]
+            made = Readmission(self.context, self.rolling, runs, self._on, self._keeps_marks)
             with ThreadPoolExecutor(1) as pool:  # also while balancers are asked, Ctrl-C stops and does not kill
                 self._await([pool.submit(made.readmit)])
 
@@ -220,14 +219,14 @@ class Rollout:
             return False
         return True
 
-    def _on(self, work: Callable[[HostRun], None], runs: Sequence[HostRun]) -> None:
-        """Do this on those of these hosts that have not failed."""
+    def _on(self, work: Callable[[HostRun], None], runs: Sequence[HostRun], *, failed: bool = False) -> None:
+        """Do this on those of these hosts that have not failed; or that have, and then their first error is told."""
 
         def one(member: _Member) -> None:
-            with self._caught(member):
+            with contextlib.suppress(HostError) if failed else self._caught(member):
                 work(member.run)
 
-        chosen = [member for member in self.members if member.run in runs and member.outcome.error is None]
+        chosen = [one for one in self.members if one.run in runs and (one.outcome.error is not None) == failed]
         with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
             self._await([pool.submit(one, member) for member in chosen])
 

@@ -12,6 +12,7 @@ from provision.inventory import Host, Instance, Inventory, Settings
 from provision.steps.base import Owned, Step
 
 CONTAINERS = "ollama"  # the first role that starts containers
+INSTANCES = frozenset({"ollama", "models"})  # the roles that look at whether instances serve
 LAST = ("balancer",)  # roles that need to know how it went on the other hosts
 
 

@@ -1,6 +1,5 @@
 """One host's turn: its instances that are out of the upstream, and the test that each must pass to get back in."""
 
-import contextlib
 from collections.abc import Callable
 
 from provision.context import Context, Stopped
@@ -42,6 +41,7 @@ class Turn:
         """Whether something failed while an instance was out: the host's other instances are not concerned."""
         self._asked: frozenset[str] = frozenset()
         self._out: dict[str, str] = {}  # label -> name
+        self._held: dict[str, str] = {}  # likewise
 
     @property
     def out(self) -> tuple[str, ...]:
@@ -79,21 +79,49 @@ class Turn:
         self._stop_before(step)
         return True
 
-    def hold_back(self, instance: str) -> None:
-        """Have no balancer send to an instance that is about to be made: it has no model yet.
+    def hold_back(self, instance: str) -> bool:
+        """Have no balancer send to an instance that is about to be made: it has no model yet. See `Holding`.
 
-        Balancers know one whose host was installed anew. It gets back in as what an earlier run left out does. One that
-        cannot be asked is passed over: it must not keep a host from being set up.
+        Args:
+            instance: its name.
+
+        Returns:
+            whether one did, and this took its time.
+        """
+        name = label(self.host.name, instance)
+        if not self.rolling.holding.hold(self.host, name):
+            return False
+        self._held[name] = instance
+        self.lease.renew()
+        return True
+
+    def admit(self) -> None:
+        """Test what was held back, now that it has all it needs, and have the balancers send to it.
+
+        Raises:
+            HostError: an instance failed its test and stays out, or a balancer could not be told.
+        """
+        held, self._held = self._held, {}
+        for name, instance in sorted(held.items()):
+            if not any(one.name == instance for one in self.host.instances):
+                continue  # it came back by a rollback, without its models
+            try:
+                self.test(instance)
+            except HostError as error:
+                self.failed = True
+                self.rolling.leave(name, error.message)
+                raise
+            self.rolling.readmit(self.host, name)
+
+    def drop(self, instance: str) -> None:
+        """Leave an instance out without a test: it is not there, and will be made.
 
         Args:
             instance: its name.
         """
         name = label(self.host.name, instance)
-        for marker in self.rolling.markers(self.host):
-            with contextlib.suppress(HostError):
-                found = marker.look().get(name)
-                if found is not None and not found.down:
-                    marker.mark(down=[name])
+        self._out.pop(name, None)
+        self.rolling.drop(name)
 
     def _stop_before(self, step: str) -> None:
         """Leave the host as it is, if that is wished: nothing has been changed for this step yet."""

@@ -12,7 +12,7 @@ from provision.inventory import Duration, Host, Inventory, ModelName, Sha256, du
 from provision.inventory import Settings as Base
 from provision.steps import storage
 from provision.steps.base import Owned, Step
-from provision.steps.model import Model, OwnedModels
+from provision.steps.model import LeavingModels, Model, OwnedModels
 from provision.steps.resident import Resident
 from provision.steps.servers import canonical
 
@@ -66,4 +66,4 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
             yield Resident(instance=one.name, models=one.models, after=after)
 
 
-OWNED: tuple[Owned, ...] = (OwnedModels(),)
+OWNED: tuple[Owned, ...] = (LeavingModels(), OwnedModels())

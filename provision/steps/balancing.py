@@ -118,7 +118,8 @@ class Balancing(Generation):
         present, named = marks.members(marks.text_of(have)), marks.members(then)
         kept = marks.drained(marks.text_of(have)) if present else facts.fleet.drained
         then = marks.marked(then, undrain=set(marks.drained(then)))
-        down = {name for name in named if _stays_out(name, facts.fleet, present.get(name))}
+        declared = {server.label for server in self.servers}
+        down = {name for name in named if _stays_out(name, facts.fleet, present.get(name), name in declared)}
         return {**files, UPSTREAM: marks.marked(then, down, set(named) - down, _of(kept, named)).encode()}
 
     def impact(self, have: State, want: State) -> str:
@@ -187,12 +188,15 @@ def _line(server: Server, facts: HostFacts, before: marks.Member | None, drained
     )
 
 
-def _stays_out(label: str, fleet: Fleet, now: marks.Member | None) -> bool:
-    """Whether an instance of a configuration of then gets no requests, by what is known of it now."""
+def _stays_out(label: str, fleet: Fleet, now: marks.Member | None, declared: bool) -> bool:
+    """Whether an instance of a configuration of then gets no requests, by what is known of it now.
+
+    One that came back and is not declared was made without its models, and nobody has tested it.
+    """
     host = label.rpartition("/")[0]
     if host in fleet.failed or label in fleet.unfit or (now is None and host in fleet.partly):
         return True
-    return (now is None or now.down) and host not in fleet.addresses
+    return (now is None or now.down) and (host not in fleet.addresses or not declared)
 
 
 def _of(drained: Mapping[str, Drained], named: Container[str]) -> dict[str, Drained]:

@@ -4,12 +4,13 @@ A model that somebody pulled by hand is not ours: it is used where it is declare
 Sources: pulling, FACTS 4.4; names and files, FACTS 4.6; sizes of deepseek-r1, FACTS 5.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from provision.command import Command, sh
 from provision.steps import model_shell, servers, storage
@@ -177,7 +178,17 @@ def pull_progress(line: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class MarkedModel(Model):
-    """A model that we pulled, by its mark: known also where its server does not run."""
+    """A model that we pulled, by its mark: known also where its server does not run.
+
+    Args:
+        leaves: whether its instance goes too: then it must get no requests any more when its model does.
+    """
+
+    leaves: bool = False
+
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """Its instance, if that goes."""
+        return frozenset({self.instance} if self.leaves and want is None else ())
 
     def fact(self) -> Fact:
         """Looks at every instance's files."""
@@ -193,7 +204,14 @@ class OwnedModels(Owned):
     """Finds the models that we pulled, by the marks beside them: also where their server does not run.
 
     Where instances share a directory, what one of them no longer declares may be what another one serves: those stay.
+    They go last: what an instance served is served until its successor is there.
     """
+
+    last: ClassVar[bool] = True
+
+    def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+        """Those of instances that go: see `LeavingModels`."""
+        return [step_id for step_id in found if not _stays(step_id, declared)]
 
     def fact(self) -> Fact:
         """Looks at every instance's files."""
@@ -214,3 +232,24 @@ class OwnedModels(Owned):
             for name in server.marked
             if folders.count(server.folder) == 1
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeavingModels(OwnedModels):
+    """Finds those of instances that are no longer declared. They go first, while there is a server to delete them."""
+
+    last: ClassVar[bool] = False
+
+    def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+        """Those of instances that stay: see `OwnedModels`."""
+        return [step_id for step_id in found if _stays(step_id, declared)]
+
+    def step(self, step_id: str) -> Step:
+        """A model of that instance, to be deleted with it."""
+        return dataclasses.replace(cast(MarkedModel, super().step(step_id)), leaves=True)
+
+
+def _stays(step_id: str, declared: Collection[str]) -> bool:
+    """Whether the instance of a model is declared."""
+    instance, _, _ = step_id.partition(":")[2].partition("/")
+    return f"container:{instance}" in declared

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.faults import page
 
-LABS = "3"  # side by side: much of it is waiting for connections that do not answer any more
+LABS = "4"  # side by side: much of it is waiting for connections that do not answer any more
 
 
 def main(classes: list[str]) -> int:

@@ -16,6 +16,7 @@ SEEN = pytest.StashKey[Seen]()
 RECORD = os.environ.get("PROVISION_FAULTS_RECORD", "")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks by the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What may go side by side, each in a lab of its own: cases that go on from one another stay together."""
     for item in items:

@@ -182,7 +182,7 @@ def test_an_instance_that_was_taken_away_comes_back_and_goes_again(fleet):
     assert inspect(fleet, "gpu-02", "ollama2", ".State.Status") == "running"
     mark = fleet.ssh("gpu-02", "docker", "volume", "inspect", "-f", "{{json .Labels}}", "ollama2")
     assert "provision.managed" in mark
-    assert "# gpu-02/ollama2" in fleet.ssh("lb-01", "cat", UPSTREAM)
+    assert " down; # gpu-02/ollama2" in fleet.ssh("lb-01", "cat", UPSTREAM), "it has no model"
     rollback(fleet)
     assert "ollama2" not in fleet.ssh("gpu-02", "docker", "ps", "-a", "--format", "{{.Names}}")
     assert "# gpu-02/ollama2" not in fleet.ssh("lb-01", "cat", UPSTREAM)

@@ -8,7 +8,7 @@ from provision import apply, jobs, lease, lock
 from provision.apply import HostRun
 from provision.artifacts import Store
 from provision.command import Answer, Obtain, Put, Run, run, sh
-from provision.context import Context
+from provision.context import Context, Stopped
 from provision.errors import CommandError, HostError, LockedError, NotConvergedError, UnreachableError
 from provision.inventory import Connection, Host, Inventory
 from provision.sequence import Entry
@@ -313,6 +313,16 @@ def test_each_change_is_one_exec_and_the_last_one_reads_everything_again_and_giv
     assert not (tmp_path / "run" / "lock").exists()
     host.finish()
     assert host.session.execs == 4
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_was_cut_off_may_still_run_so_its_lease_is_left_to_end(make, tmp_path, cut):
+    host = make(note(make), roles=ROLES | {"balancer"})
+    host.deploy(ROLES)
+    if cut:
+        host.context.cut.set()
+    host.finish("unreachable", Stopped("stopped at once") if cut else UnreachableError("lost"))
+    assert (tmp_path / "run" / "lock").exists()
 
 
 def test_the_lock_is_kept_where_a_wave_is_still_to_come(make, tmp_path):

@@ -83,7 +83,27 @@ def test_a_new_instance_that_takes_a_card_is_made_while_its_holder_is_out():
 
 def test_a_container_that_cannot_be_read_yet_may_run():
     found = shown(change("container:1", pending=True), change("container:2"), change("resident:1", pending=True))
-    assert found == [(["1"], ["container:1", "resident:1"]), ([], ["container:2"])]
+    assert found == [([], ["container:2"]), (["1"], ["container:1", "resident:1"])]
+
+
+def test_what_another_instance_lacks_comes_before_one_is_taken_out():
+    found = shown(
+        change("model:0/old", action="remove"),
+        change("image:a"),
+        container("2"),
+        change("model:1/m"),
+        change("resident:1"),
+        change("resident:2"),
+        change("config:x"),
+    )
+    assert found == [
+        ([], ["model:0/old"]),
+        ([], ["image:a"]),
+        ([], ["model:1/m"]),
+        ([], ["resident:1"]),
+        (["2"], ["container:2", "resident:2"]),
+        ([], ["config:x"]),
+    ]
 
 
 def test_what_cuts_every_stream_is_one_outage():

@@ -138,3 +138,22 @@ def test_two_at_once_one_has_it(by):
         process.stdout.close()
         process.stderr.close()
     assert codes == [0, *[lock.HELD] * 5]
+
+
+def test_a_lock_that_is_given_back_while_a_job_runs_still_keeps_others_off(by, folder):
+    lock.checked(ran(lock.acquire("run-1")))
+    (folder / "jobs/a").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"]) as job:
+        (folder / "jobs/a/pid").write_text(str(job.pid))
+        assert ran(lock.release("run-1")) == Answer(0, b"", b"")
+        by(BOB)
+        with pytest.raises(LockedError, match="its lease has ended, a job of it still runs here"):
+            lock.checked(ran(lock.acquire("run-2")))
+        by(ALICE)
+        lock.checked(ran(lock.acquire("run-3")))
+        job.kill()
+
+
+def test_a_user_without_a_name_has_a_number(monkeypatch):
+    monkeypatch.setattr(lock.getpass, "getuser", lambda: {}["LOGNAME"])
+    assert lock.who.__wrapped__().startswith(f"uid-{lock.os.getuid()}@")

@@ -368,3 +368,15 @@ def test_human() -> None:
 def test_stall_is_bounded() -> None:
     assert [path for path, _ in role.Settings(stall="-1").problems()] == [("stall",)]
     assert not list(role.Settings().problems())
+
+
+def test_a_model_goes_after_its_successor_came_but_one_whose_instance_goes_goes_first_and_serves_nobody_then() -> None:
+    leaving, staying = role.OWNED
+    found = {"model:ollama1/a": {}, "model:ollama2/a": {}}
+    declared = {"container:ollama1", "model:ollama1/b"}
+    assert [(one.last, [i for i in found if i not in one.kept(found, declared)]) for one in (leaving, staying)] == [
+        (False, ["model:ollama2/a"]),
+        (True, ["model:ollama1/a"]),
+    ]
+    assert leaving.step("model:ollama2/a").disrupts({}, None) == {"ollama2"}
+    assert staying.step("model:ollama1/a").disrupts({}, None) == frozenset()

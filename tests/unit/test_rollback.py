@@ -12,8 +12,8 @@ from provision.command import Answer, run
 from provision.context import Context
 from provision.errors import FactError, HostError
 from provision.past import Entry, Made, Story
-from provision.readmit import INSTANCES
 from provision.rollout import Rollout
+from provision.sequence import INSTANCES
 from provision.steps import engine, upstream
 from provision.steps.balancing import Balancing
 from provision.steps.base import Fact, RefusalError, converged
@@ -305,6 +305,26 @@ def test_what_failed_or_was_drained_since_stays_out(balancing):
     assert [member.down for member in upstream.members(text).values()] == [False, True]
     text, _ = lines(balancing, Fleet(failed=frozenset({"gpu-01"})))
     assert all(member.down for member in upstream.members(text).values())
+
+
+def test_what_comes_back_and_is_not_declared_any_more_has_no_model_and_stays_out(balancing):
+    gone = "    server 10.0.0.11:3009 weight=1 max_conns=1; # gpu-01/gone\n"
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), then=THEN + gone)
+    assert [member.down for member in upstream.members(text).values()] == [False, False, True]
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), then=THEN + gone, now=NOW + gone)
+    assert [member.down for member in upstream.members(text).values()] == [False] * 3, "it serves"
+
+
+def test_what_comes_back_and_is_declared_gets_its_models_again(inventory):
+    model = {"whole": True, "digest": "", "size": 1, "damaged": [], "ours": True}
+    found = undo(
+        inventory,
+        made("model:ollama1/deepseek-r1:1.5b", model, None, role="models"),
+        made("container:ollama1", container(inventory), None),
+    )
+    kinds = [one.partition(":")[0] for one in ids(found) if "ollama1" in one]
+    assert kinds == ["container", "model", "model", "resident"]
+    assert found.left == ()
 
 
 def test_a_drain_of_then_that_ended_since_is_not_put_back(balancing):

@@ -142,16 +142,6 @@ def test_who_gets_no_requests_needs_no_turn(tmp_path: Path) -> None:
     assert not made.served(one, EVERY).at
 
 
-def test_an_instance_that_is_made_anew_gets_no_requests_yet(tmp_path: Path) -> None:
-    one = gpu("a")
-    made = make(tmp_path, one, balancers=3)
-    here, dead, knows_none = made.markers(one)  # type: Any, Any, Any
-    dead.unreachable, knows_none.members = True, {}
-    Turn(one, None, None, made, made.context, lambda *_: None).hold_back("ollama1")  # type: ignore[arg-type]
-    assert (here.down, knows_none.down) == ({"a/ollama1"}, set())
-    assert made.waiting([one]) == {"a/ollama1"}
-
-
 def test_hosts_that_balance_for_themselves_do_not_wait_for_each_other(tmp_path: Path) -> None:
     one, two = gpu("a"), gpu("b")
     made = make(tmp_path, one, two, balancers=0)

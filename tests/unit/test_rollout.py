@@ -2,19 +2,19 @@
 
 import dataclasses
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from provision import apply, lock, rollout
+from provision import apply, lock, rollout, standing
 from provision.artifacts import Store
 from provision.cli.run import _hosts
 from provision.command import Obtain, run, sh
-from provision.context import Context
-from provision.errors import CommandError, FactError, RefusedError, UnreachableError, UsageError
+from provision.context import Context, Stopped
+from provision.errors import CommandError, FactError, LockedError, RefusedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Instance, Inventory
-from provision.readmit import INSTANCES
 from provision.rollout import Pace, Rollout, selection
-from provision.sequence import Entry
+from provision.sequence import INSTANCES, Entry
 
 from .local import LocalSession
 from .test_apply import Note
@@ -270,6 +270,63 @@ def test_a_failed_host_keeps_its_marks_where_nothing_that_runs_was_touched(make,
     member.run.turn.failed = in_turn
     fleet = made.fleet()
     assert (fleet.partly, fleet.failed) == ((frozenset({"gpu-01"}), frozenset())[:: 1 if keeps else -1])
+
+
+def test_a_host_that_could_not_be_given_one_more_instance_keeps_its_marks(make):
+    made = make({"gpu-01": ()})
+    (member,) = made.members
+    made._fail(member, CommandError("no such model", step="model:ollama8/m"))
+    shared = ["volume:ollama8", "file:/etc/provision/ollama/instances", "firewall:DOCKER-USER"]
+    made.context.journal("gpu-01").changes.extend([*shared, "note:a", "model:ollama8/m"])
+    assert made.fleet().failed == {"gpu-01"}, "note:a is nobody's"
+    member.run.created.add("ollama8")
+    member.run.__dict__["entries"] = (Entry("ollama", SimpleNamespace(id="note:a", part_of="ollama8")),)
+    assert made.fleet().partly == {"gpu-01"}
+    made._fail(member, CommandError("no rule", step="firewall:DOCKER-USER"))
+    assert made.fleet().failed == {"gpu-01"}
+
+
+@pytest.mark.parametrize(
+    ("error", "roles", "unclear"),
+    [
+        (Stopped("halted"), INSTANCES, True),
+        (LockedError("somebody"), INSTANCES, True),
+        (None, {"ollama"}, True),
+        (None, INSTANCES, False),
+        (None, {"docker"}, False),
+    ],
+)
+def test_what_is_new_on_a_host_that_is_not_finished_may_not_serve_yet(make, error, roles, unclear):
+    made = make({"gpu-01": ()})
+    (member,) = made.members
+    member.run.roles = frozenset(roles)
+    assert standing.is_unfinished(member.run, error) is unclear
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_one_that_is_ill_keeps_no_other_of_its_host_out(make, monkeypatch, failed):
+    made = make({"gpu-01": ()})
+    (member,) = made.members
+    made.context = dataclasses.replace(made.context, roles=INSTANCES | {"balancer"})
+    ones = [Instance(host="gpu-01", name=f"ollama{n}", gpus=(n,), port=3000 + n) for n in (1, 2)]
+    member.run.host = dataclasses.replace(member.run.host, instances=tuple(ones))
+    member.run.roles = INSTANCES
+    text = "".join(f"server 10.0.0.1:{one.port} down; # gpu-01/{one.name}\n" for one in ones)
+    monkeypatch.setattr(member.run, "upstream", lambda: text)
+    monkeypatch.setattr(made.rolling, "waiting", lambda hosts: {f"gpu-01/{one.name}" for one in ones})
+    if failed:
+        made._fail(member, CommandError("no such model", step="model:ollama1/m"))
+    given_back = []
+
+    def test(name):
+        if name == "ollama1":
+            raise CommandError("it does not answer")
+
+    monkeypatch.setattr(member.run.turn, "test", test)
+    monkeypatch.setattr(made.rolling, "readmit", lambda host, name: given_back.append(name))
+    made._readmit()
+    assert given_back == ["gpu-01/ollama2"]
+    assert member.outcome.error.message == ("no such model" if failed else "it does not answer")
 
 
 def test_ctrl_c_while_what_is_down_is_tested_stops_after_that_one(make, monkeypatch):

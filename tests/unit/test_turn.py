@@ -57,6 +57,14 @@ class FakeTurn:
 
     def hold_back(self, instance):
         self._note(f"hold {instance}")
+        return True
+
+    def admit(self):
+        self._note("admit")
+
+    def drop(self, instance):
+        self._note(f"drop {instance}")
+        self.out = tuple(one for one in self.out if one != instance)
 
     def give_back(self):
         if self.out:
@@ -130,10 +138,27 @@ class Container(Part):
         return f"container:{self.instance}"
 
 
-def test_an_instance_gets_no_requests_before_it_has_its_model(host, make):
+def test_an_instance_gets_no_requests_before_it_has_its_model(host, make, monkeypatch):
     steps = Container(str(make.folder / "c1"), instance="1"), part(make, "m1", "1", hurts=False)
-    host(*steps, old=["m1"]).deploy(ROLES)
-    assert FakeTurn.events == [("hold 1", {"m1": "old"})]
+    made = host(*steps, old=["m1"])
+    monkeypatch.setattr(apply, "INSTANCES", ROLES)
+    made.deploy(ROLES)
+    assert FakeTurn.events == [("hold 1", {"m1": "old"}), ("admit", {"c1": "wanted", "m1": "wanted"})]
+    assert made.created == {"1"}
+
+
+def test_what_is_not_there_is_not_tested_with_all_others_that_are_out(host, make, monkeypatch):
+    steps = (
+        part(make, "docker", "2"),
+        Container(str(make.folder / "c2"), instance="2"),
+        Container(str(make.folder / "c1"), instance="1"),
+    )
+    made = host(*steps, old=["docker", "c2"])
+    monkeypatch.setattr(Part, "disrupts", lambda one, have, want: EVERY if one.path.endswith("docker") else frozenset())
+    monkeypatch.setattr(FakeTurn, "take", lambda turn, names, step: setattr(turn, "out", ("1", "2")) or True)
+    monkeypatch.setattr(made, "_may_serve", lambda: True)
+    made.deploy(ROLES)
+    assert events() == ["drop 1", "back 2", "hold 1"]
 
 
 def test_the_lock_is_kept_until_the_last_one_is_back(host, make, tmp_path):

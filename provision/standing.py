@@ -1,0 +1,39 @@
+"""What is known of a host's instances when its part of the run is over: which of them the balancers send to."""
+
+from provision.apply import HostRun
+from provision.context import Stopped
+from provision.errors import FactError, HostError, LockedError, UnreachableError
+from provision.journal import Journal
+from provision.sequence import INSTANCES
+from provision.steps.boot import FOLDER
+
+BESIDE = ("image:", "model:", "volume:")  # steps that put something beside what runs, and change nothing of it
+SHARED = ("firewall:", f"file:{FOLDER}/")  # what is written anew for one more instance: fine for all where it succeeded
+
+
+def keeps_marks(run: HostRun, error: HostError | None, journal: Journal | None) -> bool:
+    """Whether the instances of a host that failed serve as before, but for those of which something else is known.
+
+    Args:
+        run: the host.
+        error: what failed, or None.
+        journal: what this run wrote there.
+    """
+    if error is None or isinstance(error, UnreachableError):
+        return False
+    if run.turn.failed:
+        return True
+    parts = {entry.step.id: entry.step.part_of for entry in run.entries}
+    changed = journal.changes if journal is not None else []
+    beside = (
+        step.startswith(BESIDE) or parts.get(step) in run.created or (step.startswith(SHARED) and step != error.step)
+        for step in changed
+    )
+    return all(beside) and not isinstance(error, FactError)
+
+
+def is_unfinished(run: HostRun, error: HostError | None) -> bool:
+    """Whether what is new on a host may not be able to serve yet: the run stopped before, or left out roles."""
+    if error is not None:
+        return isinstance(error, Stopped | LockedError)
+    return run.host.gpu and bool(run.roles & INSTANCES) and not run.roles >= INSTANCES

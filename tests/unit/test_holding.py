@@ -1,0 +1,108 @@
+"""What is made on a host that the balancers list already gets no requests before it has proved itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision import rolling
+from provision.errors import CommandError, HostError
+from provision.turn import Turn
+
+from .test_rolling import Fake, gpu, make
+
+ONE = "a/ollama1"
+
+
+class Counted(Fake):
+    """Counts how often it is asked."""
+
+    looks = 0
+
+    def look(self) -> Any:
+        type(self).looks += 1
+        return super().look()
+
+
+class Lease:
+    """Notes nothing."""
+
+    held = False
+
+    def renew(self) -> None:
+        """There is no host."""
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolling, "Marker", Counted)
+    monkeypatch.setattr(Counted, "looks", 0)
+
+
+def turn(made: Any, host: Any, monkeypatch: pytest.MonkeyPatch, *, fit: bool = True) -> Turn:
+    found = Turn(host, None, Lease(), made, made.context, lambda *_: None)  # type: ignore[arg-type]
+
+    def test(instance: str) -> None:
+        if not fit:
+            raise CommandError("it does not answer")
+
+    monkeypatch.setattr(found, "test", test)
+    return found
+
+
+def test_it_is_held_and_admitted_when_it_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = gpu("a")
+    made = make(tmp_path, host, balancers=3)
+    here, dead, knows_none = made.markers(host)  # type: Any, Any, Any
+    dead.unreachable, knows_none.members = True, {}
+    one = turn(made, host, monkeypatch)
+    assert one.hold_back("ollama1")
+    assert (here.down, knows_none.down) == ({ONE}, set())
+    assert made.waiting([host]) == {ONE}
+    dead.unreachable = False
+    one.admit()
+    assert here.down == set()
+
+
+def test_it_stays_out_when_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = gpu("a")
+    made = make(tmp_path, host)
+    one = turn(made, host, monkeypatch, fit=False)
+    one.hold_back("ollama1")
+    with pytest.raises(HostError):
+        one.admit()
+    assert (made.markers(host)[0].down, made.unfit) == ({ONE}, {ONE})  # type: ignore[attr-defined]
+    assert "does not answer" in made.halted
+
+
+def test_every_balancer_is_asked_once_also_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = [gpu(name) for name in "abcd"]
+    made = make(tmp_path, *hosts)
+    made.markers(hosts[0])[0].unreachable = True  # type: ignore[attr-defined]
+    for host in hosts:
+        assert not turn(made, host, monkeypatch).hold_back("ollama1")
+    assert Counted.looks == 1
+
+
+def test_what_came_back_by_a_rollback_and_is_not_declared_stays_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = gpu("a")
+    made = make(tmp_path, host)
+    made.markers(host)[0].members["a/gone"] = 3009  # type: ignore[attr-defined]
+    one = turn(made, host, monkeypatch)
+    one.hold_back("gone")
+    one.admit()
+    assert made.markers(host)[0].down == {"a/gone"}  # type: ignore[attr-defined]
+
+
+def test_a_balancer_that_cannot_be_told_keeps_no_other_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = gpu("a")
+    made = make(tmp_path, host, balancers=2)
+    one = turn(made, host, monkeypatch)
+    one.hold_back("ollama1")
+    first, second = made.markers(host)  # type: Any, Any
+    first.unreachable = True
+    with pytest.raises(HostError, match="lost"):
+        one.admit()
+    assert second.down == set()
