@@ -153,7 +153,7 @@ def first_deploy(lab, tmp_path_factory):
     if kept.exists():
         return Done(0, kept.read_text(), "")
     done = fleet.provision("deploy", "--yes", "--json", timeout=900)
-    assert done.code == 0, done
+    assert done.code == 0, (done, _boots(fleet))
     lab.save(DEPLOYED)
     settle(fleet)
     kept.write_text(done.out)
