@@ -104,10 +104,13 @@ def remove(lab: str, member: str = "") -> None:
 
 
 def _hierarchies() -> list[Path]:
+    """Every hierarchy, also a cgroup2 mount beside those of v1: systemd-nspawn takes the place of a host from there, and
+    without it all hosts would share the cgroups of their units."""
     if cgroup_version() == 2:
         return [Path("/sys/fs/cgroup")]
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    return [Path(mount[1]) for mount in mounts if mount[2] == "cgroup" and mount[1].startswith("/sys/fs/cgroup/")]
+    kinds = ("cgroup", "cgroup2")
+    return [Path(mount[1]) for mount in mounts if mount[2] in kinds and mount[1].startswith("/sys/fs/cgroup/")]
 
 
 def _confine(path: Path, part: str) -> None:

@@ -17,13 +17,8 @@ from provision.lab.spec import HostSpec
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Everything Docker needs, less what would let root on a host at the machine's kernel (the disk: cgroups.py).
 _CAPABILITIES = ("--capability=all", "--drop-capability=CAP_SYS_MODULE,CAP_SYS_RAWIO")
-# On a busy machine a boot's first units can lose their cgroup (219/CGROUP), whoever wrote them: Docker then starts no
-# container, or our firewall is not there. So it is where a cgroup stayed read-only.
-_LOST_CGROUP = """
-if grep -q '^cgroup /sys/fs/cgroup/[^ ]* cgroup ro' /proc/mounts; then exit; fi
-units=$(systemctl list-unit-files --no-legend 'lab-*.service' 'provision-*.service' | cut -d' ' -f1)
-systemctl show --property=ExecMainStatus $units | grep -qx ExecMainStatus=219
-"""
+# Where a cgroup stayed read-only Docker starts no container.
+_LOST_CGROUP = "grep -q '^cgroup /sys/fs/cgroup/[^ ]* cgroup ro' /proc/mounts"
 
 
 class Host:

@@ -73,6 +73,14 @@ def test_up_again_changes_nothing(lab):
     assert lab.inventory.read_text() == before
 
 
+def test_no_host_shares_a_cgroup_with_another(lab):
+    """Or each would remove those of units that the other is starting: systemd then fails with 219/CGROUP."""
+    for host in lab.hosts():
+        lines = Path(f"/proc/{host.leader}/cgroup").read_text().splitlines()
+        places = {line.split(":", 2)[2] for line in lines}
+        assert [one for one in places if not f"{one}/".startswith(f"/provision-lab/{lab.name}/{host.name}/")] == []
+
+
 def test_root_on_a_host_cannot_open_the_machines_disk(lab):
     """A node can be made, because runc insists; opening it is refused, and so is changing that."""
     device = os.stat("/").st_dev  # noqa: PTH116
