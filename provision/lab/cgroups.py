@@ -104,7 +104,7 @@ def remove(lab: str, member: str = "") -> None:
 
 
 def _hierarchies() -> list[Path]:
-    """Every hierarchy, also a cgroup2 mount beside those of v1: systemd-nspawn takes the place of a host from there, and
+    """Every hierarchy, also a cgroup2 mount beside those of v1: systemd-nspawn looks up a host's place there, and
     without it all hosts would share the cgroups of their units."""
     if cgroup_version() == 2:
         return [Path("/sys/fs/cgroup")]
