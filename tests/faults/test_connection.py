@@ -8,7 +8,7 @@ from tests.faults.walk import PLACES, cut_there
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
 KINDS = [cut for cut in CUTS.values() if cut.code is not None]
-SAMPLE = ("reset", "change of a gpu host, container:ollama1")
+SAMPLE = ("reset", "change of a balancer, config:balancer")
 CASES = [(cut, place) for cut in KINDS for place in PLACES]  # in the order in which they follow one another
 
 
