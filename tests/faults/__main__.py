@@ -24,7 +24,7 @@ def main(classes: list[str]) -> int:
     with tempfile.TemporaryDirectory() as work:
         record = Path(work) / "record"
         environment = {"PROVISION_REQUIRE_LAB": "1", **os.environ, "PROVISION_FAULTS_RECORD": str(record)}
-        words = [sys.executable, "-m", "pytest", "-q", "-n", LABS, "--dist", "loadgroup", *files]
+        words = [sys.executable, "-m", "pytest", "-q", "-n", LABS, "--dist", "loadscope", *files]
         code = subprocess.run(words, env=environment, check=False).returncode
         given = f' CLASS="{" ".join(classes)}"' if classes else ""
         page.publish(page.read(record), f"make test-faults{given}", time.monotonic() - begun)

@@ -16,14 +16,6 @@ SEEN = pytest.StashKey[Seen]()
 RECORD = os.environ.get("PROVISION_FAULTS_RECORD", "")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks by the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may go side by side, each in a lab of its own: cases that go on from one another stay together."""
-    for item in items:
-        cut = getattr(item, "callspec", None) and item.callspec.params.get("cut")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{cut.name}" if cut else item.path.stem))
-
-
 @pytest.fixture
 def world(fleet, lab, tmp_path):
     """The deployed fleet."""

@@ -1,5 +1,8 @@
 """The connection is cut at every step of a first deploy and of a change: the run says so and ends, nothing half-done is
-live, and the next deploy goes on from there."""
+live, and the next deploy goes on from there.
+
+Cases that follow one another are a class: `make test-faults` gives each class to a lab of its own.
+"""
 
 import pytest
 
@@ -7,22 +10,54 @@ from tests.faults.cuts import CUTS
 from tests.faults.walk import PLACES, cut_there
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
-KINDS = [cut for cut in CUTS.values() if cut.code is not None]
-SAMPLE = ("reset", "change of a balancer, config:balancer")
-CASES = [(cut, place) for cut in KINDS for place in PLACES]  # in the order in which they follow one another
+SAMPLE = "reset: change of a balancer, config:balancer"
 
 
-def is_sample(cut, place):
-    return (cut.name, str(place)) == SAMPLE
+def pytest_generate_tests(metafunc):
+    places = [place for place in PLACES if place.story.startswith(metafunc.cls.story)]
+    cases = {f"{metafunc.cls.cut}: {place}": place for place in places}
+    marks = {SAMPLE: [pytest.mark.sample]}
+    params = [pytest.param(name, place, id=name, marks=marks.get(name, ())) for name, place in cases.items()]
+    metafunc.parametrize(("case", "place"), params)
 
 
-@pytest.mark.parametrize(
-    ("cut", "place"),
-    [
-        pytest.param(*case, id=f"{case[0].name}: {case[1]}", marks=[pytest.mark.sample] if is_sample(*case) else [])
-        for case in CASES
-    ],
-)
 @pytest.mark.usefixtures("put_back")
-def test_cut(world, seen, cut, place):
-    cut_there(world, place, cut, seen, follow=is_sample(cut, place))
+class Cutting:
+    """Every place of the stories that begin so."""
+
+    cut = story = ""
+
+    def test_cut(self, world, seen, case, place):
+        cut_there(world, place, CUTS[self.cut], seen, follow=case == SAMPLE)
+
+
+class TestDroppedInAFirstDeploy(Cutting):
+    cut, story = "dropped", "first deploy"
+
+
+class TestDroppedInAChange(Cutting):
+    cut, story = "dropped", "change"
+
+
+class TestResetInAFirstDeploy(Cutting):
+    cut, story = "reset", "first deploy"
+
+
+class TestResetInAChange(Cutting):
+    cut, story = "reset", "change"
+
+
+class TestSshdKilledInAFirstDeploy(Cutting):
+    cut, story = "sshd-killed", "first deploy"
+
+
+class TestSshdKilledInAChange(Cutting):
+    cut, story = "sshd-killed", "change"
+
+
+class TestPoweredOffInAFirstDeploy(Cutting):
+    cut, story = "powered-off", "first deploy"
+
+
+class TestPoweredOffInAChange(Cutting):
+    cut, story = "powered-off", "change"
