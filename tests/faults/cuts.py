@@ -20,18 +20,25 @@ class Cut:
         strike: does it to a host, or to the run.
         lift: undoes it.
         code: the run's exit code; None where nobody is left to give one.
+        silent: whether nothing tells the host's peers that it is gone.
     """
 
     name: str
     strike: Callable[[World, str, Running], object]
     lift: Callable[[World, str], object]
     code: int | None = 4
+    silent: bool = False
 
 
 CUTS = {
     cut.name: cut
     for cut in (
-        Cut("dropped", lambda world, host, _: world.fault("cut", "on", host), lambda w, h: w.fault("cut", "off", h)),
+        Cut(
+            "dropped",
+            lambda world, host, _: world.fault("cut", "on", host),
+            lambda world, host: world.fault("cut", "off", host),
+            silent=True,
+        ),
         Cut(
             "reset",
             lambda world, host, _: world.fault("ssh-reset", "on", host),
