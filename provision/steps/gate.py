@@ -12,8 +12,10 @@ from provision.steps.model_shell import LOADING, PLACE, WHOLE
 TIMEOUT = 1800  # seconds: it may have to load its model first
 
 # $1 container, $2 model or empty, $3 a request for a stream, $4 the request for a model that only embeds, $5 seconds.
+# A Docker that hangs would take all the time that a model may take to load.
 SCRIPT = (
-    PLACE
+    """docker() { timeout -k 5 60 docker "$@"; }"""
+    + PLACE
     + LOADING
     + WHOLE
     + r"""
