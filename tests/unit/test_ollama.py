@@ -371,6 +371,10 @@ def test_scripts_are_shell(text: str) -> None:
             r'msg="Attempting next endpoint for pull after error: HTTP 404 response body: \"<p class=\\\"x\\\">"',
             r'HTTP 404 response body: "<p class=\"x\">',
         ),
+        (
+            r'level=info msg="Download failed, retrying (1/5): unexpected EOF" spanID=1',
+            "unexpected EOF",
+        ),
         (r'level=info msg="Layer sha256:aa cleaned up"', ""),
     ],
 )
