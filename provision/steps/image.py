@@ -21,7 +21,7 @@ TRIES = "4"
 # What a mirror answered is told by the daemon's log alone, as a quoted string: docker says what came of the registry
 # that it tried next.
 MIRROR = r"""
-sed -nE 's/.*(Attempting next endpoint for pull after error|Download failed[^:"]*): (([^"\\]|\\.)*)".*/a mirror said: \2/p' |
+sed -nE 's/.*(Attempting next endpoint [a-z ]*|Download failed[^:"]*): (([^"\\]|\\.)*)".*/a mirror said: \2/p' |
   sed -E 's/\\(["\\])/\1/g' | cut -c-300 | sort -u
 """
 # `docker pull` keeps whole layers when it is called again. What no other try can mend ends at once. What containers use
