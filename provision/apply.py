@@ -28,6 +28,7 @@ from provision.steps.base import EVERY, BlockedError, Owned, State, UnreadableEr
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 from provision.turn import Turn
 
+HEALTH = ("running", "answers", "said")  # of a state: what comes and goes while something starts again and again
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
 
 
@@ -225,7 +226,7 @@ class HostRun:
         return dataclasses.replace(self.facts, fleet=fleet) if fleet else self.facts
 
     def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: Fleet | None) -> HostPlan:
-        """Lock, read again in the same exec, and stop if the host is no longer what was planned for.
+        """Lock, read again in the same exec, and stop if there is something to change that was not planned.
 
         Returns:
             the plan to carry out: after a wait for somebody else's run it is made anew, for that run changed things.
@@ -241,7 +242,8 @@ class HostRun:
         self._known = dict(zip(reads, answers, strict=True))
         self._take(self._known)
         now = self.plan(roles, fleet)
-        if not waited and _outline(now) != _outline(planned):
+        before = _outline(planned)
+        if not waited and not all(change in before for change in _outline(now)):
             raise HostError("the host changed while it was being planned for", "run it again")
         return now
 
@@ -411,5 +413,10 @@ class HostRun:
             raise FactError(said, hint, stderr=error.evidence) from error
 
 
-def _outline(planned: HostPlan) -> list[tuple[str, str, str, State, State]]:
-    return [(c.step.id, c.action, c.reason, c.have, c.want) for c in planned.changes]
+def _outline(planned: HostPlan) -> list[tuple[str, str, State, State]]:
+    """What would be changed, from what to what. What became right by itself is no reason to stop, nor how ill it is."""
+    return [(c.step.id, c.action, _lasting(c.have), c.want) for c in planned.changes]
+
+
+def _lasting(have: State) -> State:
+    return None if have is None else {key: value for key, value in have.items() if key not in HEALTH}

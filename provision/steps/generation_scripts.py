@@ -101,6 +101,10 @@ back() {
   relink
   echo "$1; it goes on with what it had. Its log says:" >&2
   tail -c "+$((logged + 1))" -- "$log" | grep -E '\\[(emerg|alert|crit)\\]' | tail -n 5 >&2 || :
+  mounts=/proc/$(cat -- "$pidfile")/mountinfo
+  if [ -e "$mounts" ] && ! grep -q " ${log%/*} " "$mounts"; then
+    echo "it lost its log folder, which was moved or removed: systemctl restart $unit (open streams end)" >&2
+  fi
   exit 1
 }
 if [ "$how" = restart ]; then

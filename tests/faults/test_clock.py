@@ -41,7 +41,7 @@ CASES = {
     "a day behind": Case(off(-1), mend=both(right, DONE), code=0, **WORK),
     "a day ahead, with a package to install": Case(both(off(1), asks_apt), mend=right, code=0),
     "years behind, with a package to install": Case(
-        both(off(-3000), asks_apt), ("not valid yet|clock|Release file",), right, TOOLKIT
+        both(off(-3000), asks_apt), ("not valid yet|Not live until|clock|Release file",), right, TOOLKIT
     ),
     "it jumps a day ahead in the middle of the run": Case(
         off(1), mend=both(right, DONE), at="docker_config:daemon.json", code=0, **WORK

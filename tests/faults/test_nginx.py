@@ -40,6 +40,7 @@ CASES = {
         both(lambda w: w.sh(f"[ -e {LOGS} ] || mv /root/logs {LOGS}; rm -rf /root/logs", host=BALANCER), old_queue),
         at="config:balancer",
         ready=new_queue,
+        put_back=True,  # nginx has no log folder any more until it is started anew
         **LB,
     ),
     "the upstream renders as garbage": garbage("balancer/upstream.conf.j2", "garbage {", says=("emerg|unexpected",)),
