@@ -222,6 +222,15 @@ def test_a_host_that_changed_since_it_was_planned_for_is_left_alone(make):
         host._lock(planned, ROLES, None)
 
 
+def test_what_became_right_by_itself_is_no_reason_to_stop_nor_is_how_ill_a_thing_is(make):
+    host = make(note(make), note(make, "b"))
+    planned = host.plan(ROLES)
+    (make.folder / "a").write_text("wanted")
+    assert [change.step.id for change in host._lock(planned, ROLES, None).changes] == ["note:b"]
+    ill, worse = ({"image": "x", "running": running} for running in (True, False))
+    assert apply._lasting(ill) == apply._lasting(worse) == {"image": "x"}
+
+
 def test_stopping_is_between_steps(make):
     with pytest.raises(apply.Stopped):
         make(note(make), stop=True).deploy(ROLES)
