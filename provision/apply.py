@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import cast
 
 from provision import evidence, plan
@@ -12,7 +12,7 @@ from provision.command import Answer, Run
 from provision.context import Context, Stopped
 from provision.errors import FactError, HostError, UnreachableError
 from provision.events import Event
-from provision.grouping import Group, creates, groups, is_container, may_run
+from provision.grouping import Group, creates, groups, is_container, is_missing, may_run
 from provision.inventory import Host, Mask
 from provision.lease import Lease
 from provision.perform import Performer
@@ -28,7 +28,6 @@ from provision.steps.base import EVERY, BlockedError, Owned, State, UnreadableEr
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 from provision.turn import Turn
 
-HEALTH = ("running", "answers", "said")  # of a state: what comes and goes while something starts again and again
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
 
 
@@ -111,7 +110,7 @@ class HostRun:
             fleet: what is known of the other hosts, for roles that need it.
             earlier: what will have been changed before that.
         """
-        facts = self._facts(fleet)
+        facts = dataclasses.replace(self.facts, fleet=fleet) if fleet else self.facts
         chosen = roles & self.roles
         # The guards are asked once, in the first wave, whatever roles it has.
         entries = [e for e in self.goals if e.role in chosen or (e.step.guards_host and fleet is None)]
@@ -124,10 +123,9 @@ class HostRun:
         step = next((entry.step for entry in self.entries if isinstance(entry.step, Balancing)), None)
         if step is None or step.fact().command not in self._answers:
             return ""
-        try:
+        with contextlib.suppress(BlockedError, FactError):
             return marks.text_of(plan.parse(step.fact(), self._answers, step.id))
-        except (BlockedError, FactError):
-            return ""
+        return ""
 
     def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> None:
         """Make these roles' steps what they should be. A host on which nothing differs is not touched.
@@ -222,9 +220,6 @@ class HostRun:
             self._known.update(zip(missing, self.session.batch(missing, stop=False), strict=True))
         return self._known
 
-    def _facts(self, fleet: Fleet | None) -> HostFacts:
-        return dataclasses.replace(self.facts, fleet=fleet) if fleet else self.facts
-
     def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: Fleet | None) -> HostPlan:
         """Lock, read again in the same exec, and stop if there is something to change that was not planned.
 
@@ -233,17 +228,14 @@ class HostRun:
         """
         reads = self._scope(roles, fleet)
         first, *answers = self.session.batch([self._lease.acquire(), *reads], stop=False)
-        context = self.context
-        waited = self._lease.wait(
-            first, context.lock_wait, context.stop, lambda text: self.say("progress", "lock", text)
-        )
+        say = partial(self.say, "progress", "lock")
+        waited = self._lease.wait(first, self.context.lock_wait, self.context.stop, say)
         if waited:
             answers = self.session.batch(reads, stop=False)
         self._known = dict(zip(reads, answers, strict=True))
         self._take(self._known)
         now = self.plan(roles, fleet)
-        before = _outline(planned)
-        if not waited and not all(change in before for change in _outline(now)):
+        if not waited and not plan.covers(planned, now):
             raise HostError("the host changed while it was being planned for", "run it again")
         return now
 
@@ -276,7 +268,7 @@ class HostRun:
         return names if names != EVERY or self._may_serve() else frozenset()
 
     def _may_serve(self) -> bool:
-        """Whether an instance may be running, by what was read last; what nobody asked for may."""
+        """Whether an instance may be running, by what was read last."""
         answers = {**self._answers, **self._known}
         return any(may_run(entry, answers) for entry in self.entries if is_container(entry.step))
 
@@ -291,18 +283,13 @@ class HostRun:
     def _give_back(self) -> None:
         """Give back what is out, after what broke while Docker or systemd were busy has been put right."""
         for entry in self.entries if self.turn.out else ():
-            if is_container(entry.step) and entry.step.part_of in self.turn.out and self._is_missing(entry):
+            if entry.step.part_of not in self.turn.out:
+                continue
+            if is_container(entry.step) and is_missing(entry, self._ask([entry.step.fact().command])):
                 self.turn.drop(entry.step.part_of)
-            if entry.step.part_of in self.turn.out:
+            else:
                 self._repair(entry)
         self.turn.give_back()
-
-    def _is_missing(self, entry: Entry) -> bool:
-        """Whether what the balancers send to is not there: it was removed by hand, or an earlier run never made it."""
-        fact = entry.step.fact()
-        with contextlib.suppress(BlockedError):
-            return plan.parse(fact, self._ask([fact.command]), entry.step.id) is None
-        return False
 
     def _repair(self, entry: Entry) -> None:
         fact = entry.step.fact()
@@ -411,12 +398,3 @@ class HostRun:
         except BlockedError as error:
             said, hint = f"{change.step.id} cannot be read after it was changed", "look at the host, then run it again"
             raise FactError(said, hint, stderr=error.evidence) from error
-
-
-def _outline(planned: HostPlan) -> list[tuple[str, str, State, State]]:
-    """What would be changed, from what to what. What became right by itself is no reason to stop, nor how ill it is."""
-    return [(c.step.id, c.action, _lasting(c.have), c.want) for c in planned.changes]
-
-
-def _lasting(have: State) -> State:
-    return None if have is None else {key: value for key, value in have.items() if key not in HEALTH}

@@ -135,3 +135,16 @@ def may_run(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
     except (BlockedError, FactError):
         return True
     return have is not None and bool(have.get("running"))
+
+
+def is_missing(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
+    """Whether an instance is not there: it was removed by hand, or an earlier run never made it.
+
+    Args:
+        entry: its container's step.
+        answers: what was read last.
+    """
+    try:
+        return parse(entry.step.fact(), answers, entry.step.id) is None
+    except BlockedError:
+        return False

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from provision import evidence, plan, sequence
@@ -200,3 +200,15 @@ class Marker:
             for name in ("message", "hint", "command", "stderr"):
                 setattr(error, name, self._hide(getattr(error, name)))
             raise
+
+
+def tell_all(markers: Sequence[Marker], tell: Callable[[Marker], None]) -> None:
+    """Tell every balancer, also after one that could not be told; the first error is raised then."""
+    first: HostError | None = None
+    for marker in markers:
+        try:
+            tell(marker)
+        except HostError as error:
+            first = first or error
+    if first is not None:
+        raise first

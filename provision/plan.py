@@ -257,3 +257,23 @@ def _orphans(
             if step_id not in stay and step_id not in orphans:
                 orphans[step_id] = make_change(Entry(role, finder.step(step_id)), have, None)
     return list(orphans.values())
+
+
+HEALTH = ("running", "answers", "said")  # of a state: what comes and goes while something starts again and again
+
+
+def covers(planned: HostPlan, now: HostPlan) -> bool:
+    """Whether all that is to be changed now was planned, from what to what.
+
+    What became right by itself is not in it any more, and how ill a thing is does not count.
+    """
+    before = _outline(planned)
+    return all(change in before for change in _outline(now))
+
+
+def _outline(planned: HostPlan) -> list[tuple[str, str, State, State]]:
+    return [(c.step.id, c.action, _lasting(c.have), c.want) for c in planned.changes]
+
+
+def _lasting(have: State) -> State:
+    return None if have is None else {key: value for key, value in have.items() if key not in HEALTH}

@@ -15,7 +15,7 @@ from provision.context import Context, Stopped
 from provision.errors import HostError, RefusedError, UnreachableError
 from provision.holding import Holding
 from provision.inventory import Host, Instance, duration_seconds, share_of
-from provision.marker import Marker
+from provision.marker import Marker, tell_all
 from provision.ssh import Session
 from provision.steps import endpoint
 from provision.steps.balancing import NOWHERE
@@ -131,7 +131,7 @@ class Rolling:
         Raises:
             HostError: a balancer could not be told; all others were.
         """
-        _tell(self.markers(host), lambda marker: self._up(marker, name))
+        tell_all(self.markers(host), lambda marker: self._up(marker, name))
 
     def begin(self, served: Served, pause: Pause) -> None:
         """Wait until they may be taken out. From then on they count as out.
@@ -194,7 +194,7 @@ class Rolling:
             HostError: a balancer could not be told; all others were, and the roll is halted.
         """
         try:
-            _tell(self._out[name].markers, lambda marker: self._up(marker, name))
+            tell_all(self._out[name].markers, lambda marker: self._up(marker, name))
         except HostError as error:
             self.halted = self.halted or f"{name} could not be given back: {error.message}"
             raise
@@ -362,18 +362,6 @@ class Rolling:
         hosts = (one for one in self.context.inventory.hosts if one.gpu)
         alike = (one for one in hosts if endpoint.balancers(one, self.context.inventory) == behind)
         return max(1, int(share_of(said) * _count(model, (one for host in alike for one in host.instances))))
-
-
-def _tell(markers: Sequence[Marker], tell: Callable[[Marker], None]) -> None:
-    """Tell every balancer, also after one that could not be told; the first error is raised then."""
-    first: HostError | None = None
-    for marker in markers:
-        try:
-            tell(marker)
-        except HostError as error:
-            first = first or error
-    if first is not None:
-        raise first
 
 
 def _are(names: Iterable[str]) -> str:

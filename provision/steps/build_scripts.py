@@ -24,8 +24,9 @@ fi
 builder=59173  # in the range that Debian policy 9.2.2 reserves and nobody allocates
 root=${prefix%/*}  # where programs must be able to run; on hardened hosts they do not below /tmp and /var/tmp
 install -d -m 0755 -- "$root"
-work=$(mktemp -d "$root/.new.XXXXXXXXXX")
-out=$(mktemp -d "$root/.new.XXXXXXXXXX")
+work=$root/.new.$$.work out=$root/.new.$$.out
+rm -rf -- "$work" "$out"
+mkdir -- "$work" "$out"
 trap 'rm -rf -- "$work" "$out"' EXIT
 trap 'exit 129' HUP INT TERM
 chmod 0700 "$work"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from provision import apply, jobs, lease, lock
+from provision import apply, jobs, lease, lock, plan
 from provision.apply import HostRun
 from provision.artifacts import Store
 from provision.command import Answer, Obtain, Put, Run, run, sh
@@ -228,7 +228,7 @@ def test_what_became_right_by_itself_is_no_reason_to_stop_nor_is_how_ill_a_thing
     (make.folder / "a").write_text("wanted")
     assert [change.step.id for change in host._lock(planned, ROLES, None).changes] == ["note:b"]
     ill, worse = ({"image": "x", "running": running} for running in (True, False))
-    assert apply._lasting(ill) == apply._lasting(worse) == {"image": "x"}
+    assert plan._lasting(ill) == plan._lasting(worse) == {"image": "x"}
 
 
 def test_stopping_is_between_steps(make):
