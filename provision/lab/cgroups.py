@@ -1,10 +1,12 @@
 """Control groups of the lab: one per host (and one for the site) in every hierarchy, which is also how
 `down` finds each process, whoever started it and whatever was killed before."""
 
+import fcntl
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from provision.lab.machine import cgroup_version
@@ -38,18 +40,33 @@ def make(lab: str, member: str) -> list[Path]:
         lab: name of the lab.
         member: name of the host, or `site`.
     """
-    made = []
-    for hierarchy in _hierarchies():
-        path = hierarchy
-        for part in (_TOP, lab, member):
-            path = path / part
-            if not path.exists():
-                path.mkdir(exist_ok=True)
-                _inherit_cpuset(path)
-                _confine(path, part)
-                _delegate(path.parent)
-        made.append(path)
-    return made
+    with _alone():
+        return [_make(hierarchy, lab, member) for hierarchy in _hierarchies()]
+
+
+def _make(hierarchy: Path, lab: str, member: str) -> Path:
+    path = hierarchy
+    for part in (_TOP, lab, member):
+        path = path / part
+        if not path.exists():
+            path.mkdir()
+            _inherit_cpuset(path)
+            _delegate(path.parent)
+        if part == _TOP:
+            _confine(path)
+    return path
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other labs from making or removing cgroups: one made below a top that is not confined to the end
+    could never open /dev/null."""
+    directory = os.open("/sys/fs/cgroup", os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def processes(lab: str, member: str = "") -> list[int]:
@@ -94,13 +111,13 @@ def _thaw(lab: str, member: str) -> None:
 
 def remove(lab: str, member: str = "") -> None:
     """Remove the (empty) cgroups of a lab or of one member, and the lab's top one when it is the last."""
-    for hierarchy in _hierarchies():
-        top = hierarchy / _TOP / lab / member
-        for directory, _, _ in os.walk(top, topdown=False):
+    with _alone():
+        for hierarchy in _hierarchies():
+            for directory, _, _ in os.walk(hierarchy / _TOP / lab / member, topdown=False):
+                with suppress(OSError):
+                    Path(directory).rmdir()
             with suppress(OSError):
-                Path(directory).rmdir()
-        with suppress(OSError):
-            (hierarchy / _TOP).rmdir()
+                (hierarchy / _TOP).rmdir()
 
 
 def _hierarchies() -> list[Path]:
@@ -113,12 +130,16 @@ def _hierarchies() -> list[Path]:
     return [Path(mount[1]) for mount in mounts if mount[2] in kinds and mount[1].startswith("/sys/fs/cgroup/")]
 
 
-def _confine(path: Path, part: str) -> None:
+def _confine(top: Path) -> None:
     # at the top: a host can write to its own list, and the kernel then only asks what the level above allows
-    if part == _TOP and (path / "devices.deny").exists():
-        (path / "devices.deny").write_text("a")
-        for rule in _DEVICES:
-            (path / "devices.allow").write_text(rule)
+    if not (top / "devices.list").exists():
+        return
+    allowed = (top / "devices.list").read_text().splitlines()
+    if "a *:* rwm" in allowed:
+        (top / "devices.deny").write_text("a")
+    for rule in _DEVICES:
+        if rule not in allowed:  # all of them, or those that a run which was killed here did not come to
+            (top / "devices.allow").write_text(rule)
 
 
 def _delegate(path: Path) -> None:

@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -79,6 +81,30 @@ def test_no_host_shares_a_cgroup_with_another(lab):
         lines = Path(f"/proc/{host.leader}/cgroup").read_text().splitlines()
         places = {line.split(":", 2)[2] for line in lines}
         assert [one for one in places if not f"{one}/".startswith(f"/provision-lab/{lab.name}/{host.name}/")] == []
+
+
+def test_labs_that_come_up_at_once_may_all_open_what_a_host_needs(monkeypatch):
+    """A cgroup that is born while the one above it is still being confined can open nothing, not even /dev/null."""
+    monkeypatch.setattr(cgroups, "_TOP", "provision-lab-race")
+    together = Barrier(6)
+
+    def make(number):
+        together.wait()
+        return sorted(
+            Path(path, "devices.list").read_text()
+            for path in cgroups.make(f"race{number}", "a")
+            if "devices" in path.parts
+        )
+
+    for _ in range(20):
+        try:
+            with ThreadPoolExecutor(6) as pool:
+                lists = list(pool.map(make, range(6)))
+        finally:
+            for number in range(6):
+                cgroups.remove(f"race{number}")
+        assert all("c 1:3 rwm" in text for one in lists for text in one)
+        assert len({tuple(one) for one in lists}) == 1
 
 
 def test_root_on_a_host_cannot_open_the_machines_disk(lab):
