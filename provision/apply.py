@@ -296,7 +296,7 @@ class HostRun:
         try:
             have = plan.parse(fact, self._ask([fact.command]), entry.step.id)
         except BlockedError as error:
-            raise FactError(f"{entry.step.id} cannot be read any more", stderr=error.evidence) from error
+            raise evidence.unknown(entry.step.id, "cannot be read any more", error) from error
         want = entry.step.repaired(have)
         if not converged(have, want):
             self._run(plan.make_change(entry, have, want), [], done=False)
@@ -379,8 +379,7 @@ class HostRun:
                 return None if have is None else plan.make_change(Entry(change.role, step), have, None)
             want = plan.wanted(step, facts, have)
         except BlockedError as error:
-            hint = "look at the host, then run it again"
-            raise FactError(f"{step.id} still cannot be read", hint, step=step.id, stderr=error.evidence) from error
+            raise evidence.unknown(step.id, "still cannot be read", error) from error
         return None if converged(have, want) else plan.make_change(Entry(change.role, step), have, want)
 
     def _read_facts(self) -> HostFacts:
@@ -396,5 +395,4 @@ class HostRun:
         try:
             return plan.parse(fact, self._known, change.step.id)
         except BlockedError as error:
-            said, hint = f"{change.step.id} cannot be read after it was changed", "look at the host, then run it again"
-            raise FactError(said, hint, stderr=error.evidence) from error
+            raise evidence.unknown(change.step.id, "cannot be read after it was changed", error) from error

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from provision.command import Answer, Command
-from provision.errors import CommandError, NotConvergedError
+from provision.errors import CommandError, FactError, NotConvergedError
 from provision.plan import Change, HostPlan
-from provision.steps.base import State, differing
+from provision.steps.base import BlockedError, State, differing
 
 
 def command_failed(change: Change, command: Command, answer: Answer) -> CommandError:
@@ -42,6 +42,23 @@ def not_converged(change: Change, have: State) -> NotConvergedError:
         "something else may be changing this host; look at it, then run it again",
         step=change.step.id,
         stderr=said[:2000],
+    )
+
+
+def unknown(step: str, when: str, blocked: BlockedError) -> FactError:
+    """What a step has to know cannot be read in the middle of a run.
+
+    Args:
+        step: id of the step.
+        when: that, and when, in words.
+        blocked: what the host said; its last line goes into the message.
+    """
+    lines = blocked.evidence.splitlines() or [str(blocked)]
+    return FactError(
+        f"{step} {when}: {lines[-1][:300]}",
+        "look at the host, then run it again",
+        step=step,
+        stderr="\n".join(lines[:-1])[-4000:],
     )
 
 

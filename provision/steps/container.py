@@ -23,6 +23,9 @@ OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")
 # Of runc, such as where /tmp is full (`write /tmp/runc-process1: no space left on device`). That the container has no
 # nvidia-smi (`executable file not found`) comes so too, and is an answer.
 NOT_RUN = "OCI runtime exec failed"
+# Said where the root of a container that goes on is gone from the host: a start of Docker that failed beside it takes
+# that away (seen with Docker 26.1.5 and runc 1.1.15), and no restart of Docker brings it back.
+ROOT_GONE = "/proc/self/exe: no such file or directory"
 NO_ANSWER = ("(exit code 124)", "(exit code 137)")  # of timeout(1): it ended, or killed, what took too long
 # The log is read from its present start only: it outlives the restart that mended what it tells of.
 CHECK = """
@@ -152,8 +155,7 @@ class Container(Step):
         if have is None:
             return f"creates {self.name}"
         if not _is_kept(have, want):
-            lost = running and have["gpus"] == want["gpus"] and have["sees"] != want["sees"]
-            return f"recreates {self.name}{', which has lost its cards' if lost else ''}{ends}"
+            return f"recreates {self.name}{_loss(have, want)}{ends}"
         if running and want["running"]:
             return f"restarts {self.name}, which does not answer{ends}"
         return f"{'starts' if want['running'] else 'stops'} {self.name}{ends}"
@@ -181,7 +183,7 @@ class Container(Step):
         sees = found.containers.get(self.name, {}).get("sees", "")
         if self.image and sees.endswith(NO_ANSWER):  # one that is to be removed may be as ill as it likes
             raise UnreadableError(f"nvidia-smi inside {self.name} gave no answer in {engine.LOOK} s")
-        if self.image and NOT_RUN in sees and "not found" not in sees:
+        if self.image and NOT_RUN in sees and "not found" not in sees and ROOT_GONE not in sees:
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
         return state(found, self.name)
 
@@ -207,14 +209,21 @@ class Container(Step):
 def _is_kept(have: State, want: Mapping[str, Any]) -> bool:
     """Whether the container itself is right, and only has to be started, stopped or restarted.
 
-    One that runs and does not see its cards is not: where a start of Docker failed beside running containers, their
-    root is gone from the host and no restart brings it back (seen with Docker 26.1.5); and FACTS 2.5 recreates too.
+    One that runs and does not see its cards is not: its root may be gone (ROOT_GONE), and FACTS 2.5 recreates too.
     """
     if have is None:
         return False
     differs = {key for key, _ in differing(have, want)}
     lost = have["running"] and want["running"] and "sees" in differs
     return not lost and differs <= {"running", "sees", "answers"}
+
+
+def _loss(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
+    """What a container that runs has lost, if that is why it is made anew."""
+    if not have["running"] or have["gpus"] != want["gpus"] or have["sees"] == want["sees"]:
+        return ""
+    gone = any(ROOT_GONE in line for line in have["sees"])
+    return ", in which nothing can be run any more" if gone else ", which has lost its cards"
 
 
 def fingerprint(value: str) -> str:

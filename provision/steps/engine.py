@@ -21,6 +21,7 @@ MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a fil
 _BLOBS = "/models/blobs/"  # of what is there, no content is read
 SILENT, LEFT_OVER, NO_CURL = 75, 76, 77
 LOOK = 30  # seconds for a look into a container: a busy host may take many
+ANSWERS = 15  # seconds for the daemon to list its containers
 STARTING = 20  # seconds that a daemon which is being started is waited for
 MOST = 64  # instances of a host that are asked; it has no more cards
 
@@ -72,8 +73,11 @@ if [ -d /run/systemd/system ]; then
   case $state in active | reloading) ;; *) echo 'docker.service is not running' >&2; exit {SILENT} ;; esac
 fi
 containers() {{
-  ids=$(timeout 15 docker ps -aq --no-trunc) || exit {SILENT}
-  [ -z "$ids" ] || timeout 15 docker inspect --type container --format '{_CONTAINER}{_PLACE}' $ids
+  ids=$(timeout {ANSWERS} docker ps -aq --no-trunc) || {{
+    [ $? -ne 124 ] || echo 'Docker does not answer (docker ps, {ANSWERS} s)' >&2
+    exit {SILENT}
+  }}
+  [ -z "$ids" ] || timeout {ANSWERS} docker inspect --type container --format '{_CONTAINER}{_PLACE}' $ids
 }}
 found=$(containers 2>/dev/null) || found=$(containers) || exit {SILENT}
 ours=$(printf '%s\n' "$found" | sed -n 's/^@ //p')

@@ -79,7 +79,8 @@ class Mirror:
                 connection = http.client.HTTPConnection(*self.site, timeout=60)
                 with contextlib.suppress(OSError), contextlib.closing(connection):
                     names = ("accept", "if-modified-since", "range")
-                    sent = {name: self.headers[name] for name in names if self.headers[name]}
+                    # all of each: Docker says in several lines what it accepts, and a registry goes by every one
+                    sent = {name: ", ".join(self.headers.get_all(name)) for name in names if self.headers[name]}
                     connection.request(self.command, self.path, headers=sent)
                     answer = connection.getresponse()
                     body = answer.read()
