@@ -20,13 +20,14 @@ STATUS = "status.conf"
 _PORT = re.compile(r"^\s*listen 127\.0\.0\.1:(\d+);", re.MULTILINE)
 
 # $1 seconds at most; then ADDRESS:PORT of each. Prints how many connections nginx still has to them. Old workers close
-# their idle ones when they shut down. An instance that does not answer any more ends no stream either.
+# their idle ones when they shut down. One that is still being made counts: a request goes over it in a moment, and is
+# not sent twice if it gets cut. An instance that does not answer any more ends no stream either.
 WAIT = r"""
 seconds=$1; shift
 uptime() { cut -d. -f1 /proc/uptime; }
 until=$(($(uptime) + seconds))
 open() {
-  found=$(for at do ss -Htnp state established dst "$at" || exit; done) || exit 1 # no answer is not no stream
+  found=$(for at do ss -Htnp state connected dst "$at" || exit; done) || exit 1 # no answer is not no stream
   printf '%s\n' "$found" | grep -c '"nginx"' || :
 }
 alive() {

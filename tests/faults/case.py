@@ -49,6 +49,7 @@ class Case:
         env: further variables of the first run's environment.
         result: of that host in the recap.
         balancer: whether the balancer has to answer all along.
+        hanging: label of the instance that takes requests and never answers; see `Watch`.
         keep: whether the containers of the host must be those of before, after the run.
         words: further words of the commands.
         put_back: whether the host is thrown away afterwards and put back as it was deployed.
@@ -69,6 +70,7 @@ class Case:
     env: tuple[tuple[str, str], ...] = ()
     result: str = "failed"
     balancer: bool = True
+    hanging: str = ""
     keep: bool = True
     words: tuple[str, ...] = ()
     put_back: bool = False
@@ -87,7 +89,7 @@ def play(world: World, case: Case, seen: Seen) -> None:
     """Run into a fault; then lift it and deploy again."""
     other, mended = GOOD if case.host != GOOD else BAD, False
     try:
-        with Watch(world.lab, case.host, balancer=case.balancer) as watch:
+        with Watch(world.lab, case.host, balancer=case.balancer, hanging=case.hanging, cable=world.cable) as watch:
             case.ready(world)
             world.sh(f"echo '# by hand' >>{SPOILT}", host=other)
             containers = watch.containers(case.host) if case.keep else ""

@@ -46,6 +46,7 @@ CASES = {
         r"\S+",
         keep=False,
         stops=True,
+        hanging=ONE,
     ),
     "has its model on the CPU": Case(
         ill("cpu"),

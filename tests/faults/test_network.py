@@ -24,9 +24,9 @@ def plugged(rtt):
     """The cable between this machine and the lab has this round-trip time, in milliseconds."""
 
     def plug(world):
-        network = world.lab.network
-        world.unplug()
-        network.connect(rtt, world.lab.home / "delay.log")
+        with world.cable:  # what is asked without one goes out with another address, and is never answered
+            world.unplug()
+            world.lab.network.connect(rtt, world.lab.home / "delay.log")
 
     return plug
 

@@ -1,5 +1,6 @@
 """Whether those whom a fault does not concern notice anything of it."""
 
+import contextlib
 import threading
 import time
 import urllib.request
@@ -23,27 +24,37 @@ class Watch:
         lab: the lab.
         victim: the host on which the fault is.
         balancer: whether the balancer has to answer all along.
+        hanging: label of an instance that takes requests and never answers. Nobody can tell from outside, so what was
+            sent to it is lost until the balancer has it down, and nothing later.
+        cable: held while somebody asks, or changes the cable.
     """
 
-    def __init__(self, lab: Lab, victim: str, *, balancer: bool) -> None:
+    def __init__(
+        self, lab: Lab, victim: str, *, balancer: bool, hanging: str = "", cable: threading.Lock | None = None
+    ) -> None:
         self._lab = lab
+        self._cable = cable or threading.Lock()
+        self._hanging = hanging
+        self._out = 0.0
         self._others = [host.name for host in lab.hosts() if host.name not in (victim, BALANCER)]
         self._asked = balancer
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask_on)
+        self._threads = [threading.Thread(target=self._ask_on)] if balancer else []
+        self._threads += [threading.Thread(target=self._await_out)] if hanging else []
         self.answers = 0
         self.wrong: list[str] = []
+        self.late: list[str] = []
 
     def __enter__(self) -> Self:
         self._before = self._started()
-        if self._asked:
-            self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        if self._asked:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def containers(self, host: str) -> str:
         """The containers of a host, with the time they were started."""
@@ -60,7 +71,11 @@ class Watch:
         assert self._started() == self._before, "containers of other hosts were restarted"
         failed = f"{len(self.wrong)} requests failed of {self.answers + len(self.wrong)}: {self.wrong}"
         assert [one for one in self.wrong if "timed out" not in one] == [], failed
-        assert len(self.wrong) <= lost, failed
+        if self._hanging:
+            assert self._out, f"{self._hanging} was never taken out"
+            assert self.late == [], failed
+        else:
+            assert len(self.wrong) <= lost, failed
         assert self.answers or not self._asked
 
     def _started(self) -> dict[str, str]:
@@ -69,11 +84,27 @@ class Watch:
     def _ask_on(self) -> None:
         begun = time.monotonic()
         while not self._stop.wait(0.3):
+            asked, out = time.monotonic(), self._out
             try:
-                ask(self._lab)
+                with self._cable:
+                    ask(self._lab)
                 self.answers += 1
             except (OSError, ValueError) as error:
-                self.wrong.append(f"after {time.monotonic() - begun:.1f} s: {error!r}")
+                said = f"{asked - begun:.1f} to {time.monotonic() - begun:.1f} s: {error!r}"
+                self.wrong.append(said)
+                self.late += [said] if out else []
+
+    def _await_out(self) -> None:
+        """Note when the balancer first has the hanging instance down."""
+        root = self._lab.host(BALANCER).disk.root
+        while not self._stop.wait(0.05):
+            with contextlib.suppress(OSError):
+                link = (root / "etc/provision/nginx").readlink()
+                text = (root / str(link).lstrip("/") / "upstream.conf").read_text()
+                if any(f"# {self._hanging}" in line and " down;" in line for line in text.splitlines()):
+                    time.sleep(2)  # the file is linked, then nginx is told to read it
+                    self._out = time.monotonic()
+                    return
 
 
 def ask(lab: Lab, timeout: float = 30) -> None:

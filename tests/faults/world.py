@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import threading
 from pathlib import Path
 
 from provision.lab import faults
@@ -34,6 +35,7 @@ class World:
         self.fleet = fleet
         self.lab = lab
         self.folder = folder
+        self.cable = threading.Lock()
         self._mirrors: list[Mirror] = []
 
     def sh(self, text: str, *args: str, host: str = BAD, timeout: float = 60) -> str:

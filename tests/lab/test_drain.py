@@ -5,6 +5,7 @@ import json
 import pytest
 
 from provision.lab import faults
+from provision.steps import marking
 
 from .conftest import wait_for
 from .test_rolling import containers, down, replaced, upstream
@@ -97,3 +98,27 @@ def test_draining_is_written_down_and_locked(fleet, lab):
         fleet.provision("lock", "release", "--limit", "lb-01")
     assert refused.code == 6, refused
     assert refused.host("lb-01")["result"] == "locked"
+
+
+def test_a_connection_that_is_still_being_made_is_waited_for(lab):
+    """A request goes over it in a moment; stopped by then, the instance would cut it."""
+    balancer, at = lab.host("lb-01"), f"{lab.host('gpu-02').address}:3001"
+    lost = ["OUTPUT", "-p", "tcp", "--sport", "45001", "-j", "DROP"]
+    waiting = marking.wait([at], 0)
+
+    def left() -> str:
+        return balancer.run(waiting.words, stdin=waiting.stdin.decode()).stdout
+
+    assert left() == "open 0\n"
+    balancer.run(["iptables", "-w", "-I", *lost])
+    balancer.run(["cp", "/usr/bin/curl", "/root/nginx"])
+    try:
+        asking = f"/root/nginx -m 20 --local-port 45001 http://{at}/ >/dev/null 2>&1 & echo $!"
+        number = balancer.run(["sh", "-c", asking]).stdout.strip()
+        wait_for(lambda: "SYN-SENT" in balancer.run(["ss", "-Htn", "state", "all", "dst", at]).stdout)
+        assert left() == "open 1\n"
+        balancer.run(["kill", number])
+        wait_for(lambda: left() == "open 0\n")
+    finally:
+        balancer.run(["iptables", "-w", "-D", *lost])
+        balancer.run(["rm", "/root/nginx"])
