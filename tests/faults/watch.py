@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 import urllib.request
+from contextlib import AbstractContextManager
 from typing import Self
 
 from provision.lab.lab import Lab
@@ -30,10 +31,10 @@ class Watch:
     """
 
     def __init__(
-        self, lab: Lab, victim: str, *, balancer: bool, hanging: str = "", cable: threading.Lock | None = None
+        self, lab: Lab, victim: str, *, balancer: bool, hanging: str = "", cable: AbstractContextManager | None = None
     ) -> None:
         self._lab = lab
-        self._cable = cable or threading.Lock()
+        self._cable = cable or contextlib.nullcontext()
         self._hanging = hanging
         self._out = 0.0
         self._others = [host.name for host in lab.hosts() if host.name not in (victim, BALANCER)]
