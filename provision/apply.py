@@ -59,8 +59,6 @@ class HostRun:
         self.past = past
         self.facts = HostFacts()
         self.changed: list[str] = []
-        self.created: set[str] = set()
-        """Names of instances that were not there and were made, or would have been."""
         self.plans: list[HostPlan] = []
         self.hide = Mask(host.secrets())
         self._peers = peers(host, context.inventory)
@@ -116,7 +114,7 @@ class HostRun:
         entries = [e for e in self.goals if e.role in chosen or (e.step.guards_host and fleet is None)]
         finders = [(role, finder) for role, finder in self.finders if role in chosen]
         found = plan.plan_host(entries, self.declared, finders, facts, self._answers, {c.step.id: c for c in earlier})
-        return dataclasses.replace(found, changes=tuple(self._hidden(self._costed(one)) for one in found.changes))
+        return dataclasses.replace(found, changes=tuple(plan.hidden(self._costed(c), self.hide) for c in found.changes))
 
     def upstream(self) -> str:
         """The upstream of a balancer as it was read last; empty on other hosts, and where there is none."""
@@ -133,9 +131,12 @@ class HostRun:
         Raises:
             HostError: something failed; what was changed until then is in `changed`.
         """
-        self._converge(roles, fleet)
-        if fleet is None and roles >= INSTANCES:
-            self.turn.admit()
+        try:
+            self._converge(roles, fleet)
+            if fleet is None and roles >= INSTANCES:
+                self.turn.admit()
+        finally:
+            self.turn.end()
 
     def _converge(self, roles: frozenset[str], fleet: Fleet | None) -> None:
         todo = self.plan(roles, fleet)
@@ -178,11 +179,6 @@ class HostRun:
             return change
         said = "takes every instance of this host out meanwhile"
         return dataclasses.replace(change, impact=f"{change.impact}; {said}" if change.impact else said)
-
-    def _hidden(self, change: Change) -> Change:
-        """The change with nothing secret in what is shown of it."""
-        shown = {name: self.hide(getattr(change, name)) for name in ("reason", "diff", "impact")}
-        return dataclasses.replace(change, **shown)
 
     def _reads(self, roles: frozenset[str], *, guards: bool = True) -> list[Run]:
         """The commands that read everything that planning for these roles looks at; host facts first."""
@@ -257,6 +253,8 @@ class HostRun:
                 self._apply(change, fleet, following, group, done=last and end)
                 if change is group.changes[-1]:
                     self._give_back()
+                    if self.roles >= INSTANCES:
+                        self.turn.hand_over()
         except Exception:
             self.turn.abandon()
             raise
@@ -353,12 +351,12 @@ class HostRun:
     def _settled(self, change: Change, fleet: Fleet | None, group: Group) -> Change | None:
         """The change as it is now, with the instances out of the upstream that it would hurt."""
         step, settled = change.step, self._settle(change, fleet)
-        if settled is not None and creates(settled):
-            self.created.add(step.part_of)
-            if self.turn.hold_back(step.part_of):
-                self._known = {}
-                settled = self._settle(change, fleet)
+        if settled is not None and creates(settled) and self.turn.hold_back(step.part_of):
+            self._known = {}
+            settled = self._settle(change, fleet)
         names = self._disrupts(settled) if settled is not None else frozenset()
+        if settled is not None and creates(settled):  # what another one holds, it gives up for it
+            names = group.instances - EVERY
         if not names or self.turn.covers(names):
             return settled
         if self.turn.out:  # never hold one and wait for another

@@ -50,6 +50,12 @@ class Context:
     dead: tuple[str, ...] = ()
     journals: dict[str, Journal] = dataclasses.field(default_factory=dict)
 
+    @property
+    def brings_models(self) -> bool:
+        """Whether this run sees to it that instances have the models that are declared: a rollback pulls none of them
+        but for an instance that comes back."""
+        return "models" in self.roles and self.command.partition(" ")[0] != "rollback"
+
     def journal(self, host: str) -> Journal:
         """What this run writes on a host of what it does there."""
         return self.journals.setdefault(host, Journal(self.run_id, self.command))

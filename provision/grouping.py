@@ -68,7 +68,7 @@ def _in_turn(changes: Sequence[Change], clusters: Mapping[str, frozenset[str]]) 
     """Each cluster where its first change is, but what other instances need to serve comes before the first of them:
     they may be missing in the upstream, and then nothing else could be taken out of it.
 
-    What is removed keeps its place.
+    What is removed keeps its place, unless what takes its cards or its port is made here: then it goes with that.
     """
     begun: set[frozenset[str]] = set()
     early: list[Change] = []
@@ -77,7 +77,7 @@ def _in_turn(changes: Sequence[Change], clusters: Mapping[str, frozenset[str]]) 
         if not cluster:
             if change not in early:
                 yield Group((change,))
-        elif cluster not in begun:
+        elif cluster not in begun and change.action != "remove":
             if not begun:
                 early = [one for one in changes[number:] if _serves(one) and not _cluster(one, clusters)]
                 yield from (Group((one,)) for one in early)
@@ -91,7 +91,8 @@ def _serves(change: Change) -> bool:
 
 
 def _cluster(change: Change, clusters: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    return frozenset() if change.action == "remove" else clusters.get(change.step.part_of, frozenset())
+    found = clusters.get(change.step.part_of, frozenset())
+    return frozenset() if change.action == "remove" and len(found) == 1 else found
 
 
 def _clusters(changes: Sequence[Change], disrupts: Disrupts) -> dict[str, frozenset[str]]:

@@ -8,9 +8,9 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from provision.errors import HostError
+from provision.errors import HostError, UnreachableError
 from provision.inventory import Host
-from provision.marker import Marker
+from provision.marker import Marker, tell_all
 
 
 class Holding:
@@ -27,7 +27,7 @@ class Holding:
         self._listed: dict[str, frozenset[str]] = {}
 
     def hold(self, host: Host, name: str) -> bool:
-        """Have no balancer send to an instance. One that cannot be asked or told keeps no host from being set up.
+        """Have no balancer send to an instance. One that cannot be asked keeps no host from being set up.
 
         Args:
             host: its host.
@@ -35,12 +35,20 @@ class Holding:
 
         Returns:
             whether one did.
+
+        Raises:
+            HostError: one does, and could not be told: it would send to what has no model yet.
         """
         found = [marker for marker in self._markers(host) if name in self._sends_to(marker)]
-        for marker in found:
-            with contextlib.suppress(HostError):
-                marker.mark(down=[name])
+        tell_all(found, lambda marker: self._hold(marker, name))
         return bool(found)
+
+    @staticmethod
+    def _hold(marker: Marker, name: str) -> None:
+        try:
+            marker.mark(down=[name])
+        except UnreachableError as error:  # the balancer is, and not the gpu host whose error it becomes
+            raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error
 
     def _sends_to(self, marker: Marker) -> frozenset[str]:
         """Labels of those that a balancer sends to; none where it cannot be asked."""

@@ -21,7 +21,7 @@ from provision.steps.balancing import Balancing
 from provision.steps.base import BlockedError, RefusalError, State, converged
 from provision.steps.facts import HostFacts
 from provision.steps.marking import Marking
-from provision.steps.upstream import Drained, Member
+from provision.steps.upstream import Drained, Member, Place
 
 POLL = 5  # seconds that one look at the connections may wait on the balancer
 ROLE = LAST[0]
@@ -66,7 +66,7 @@ class Marker:
         self,
         *,
         down: Collection[str] = (),
-        up: Collection[str] = (),
+        up: Mapping[str, Place] = MappingProxyType({}),
         drain: Mapping[str, Drained] = MappingProxyType({}),
         undrain: Collection[str] = (),
     ) -> bool:
@@ -88,7 +88,7 @@ class Marker:
                 binary=have["exe"] or self._step.binary,
                 status_port=marking.status_port(have) or self._step.status_port,
                 down=frozenset(down),
-                up=frozenset(up),
+                up=up,
                 drain=drain,
                 undrain=frozenset(undrain),
                 forget=self._own[0] if len(self._own) > KEPT else "",

@@ -1,6 +1,7 @@
 """Steps and what was found -> what would change. Pure."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -8,6 +9,7 @@ from typing import Any
 
 from provision.command import Answer, Command, Run
 from provision.errors import FactError, RefusedError
+from provision.inventory import Mask
 from provision.sequence import Entry
 from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
 from provision.steps.facts import HostFacts
@@ -257,6 +259,16 @@ def _orphans(
             if step_id not in stay and step_id not in orphans:
                 orphans[step_id] = make_change(Entry(role, finder.step(step_id)), have, None)
     return list(orphans.values())
+
+
+def hidden(change: Change, hide: Mask) -> Change:
+    """A change with nothing secret in what is shown of it.
+
+    Args:
+        change: the change.
+        hide: takes secrets out of a text.
+    """
+    return dataclasses.replace(change, reason=hide(change.reason), diff=hide(change.diff), impact=hide(change.impact))
 
 
 HEALTH = ("running", "answers", "said")  # of a state: what comes and goes while something starts again and again

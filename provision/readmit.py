@@ -88,15 +88,14 @@ class Readmission:
             raise error
 
     def _tested(self, waiting: set[str], run: HostRun) -> tuple[dict[str, str], HostError | None]:
-        """Label -> name of those that wait and are well, and the first error of those that are not."""
+        """Label -> `ADDRESS:PORT` of those that wait and are well, and the first error of those that are not."""
         well: dict[str, str] = {}
         first: HostError | None = None
         for label, name in self._of(run, waiting).items():
             if self.context.stop.is_set():
                 break
             try:
-                run.turn.test(name)
-                well[label] = name
+                well[label] = run.turn.test(name)
             except HostError as error:
                 run.turn.failed = True
                 self.rolling.unfit.add(label)
@@ -104,12 +103,12 @@ class Readmission:
         return well, first
 
     def _send_to(self, well: Mapping[str, str], run: HostRun) -> None:
-        for label, name in well.items():
+        for label, at in well.items():
             if self.context.stop.is_set():
                 return
             self._marked.set()
-            self.rolling.readmit(run.host, label)
-            run.say("progress", f"test:{name}", "it gets requests again")
+            self.rolling.readmit(run.host, label, at)
+            run.say("progress", f"test:{label.rpartition('/')[2]}", "it gets requests again")
 
     def _of(self, run: HostRun, waiting: set[str]) -> dict[str, str]:
         """Label -> name of a host's instances that wait."""

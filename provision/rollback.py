@@ -6,15 +6,15 @@ model before its container, a container before its volume.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from provision import sequence
 from provision.errors import FactError
-from provision.inventory import Host, Inventory
+from provision.inventory import Host, Instance, Inventory
 from provision.past import Made, Story
 from provision.plan import GARBLED
 from provision.sequence import Entry
-from provision.steps import marking
+from provision.steps import marking, storage
 from provision.steps.balancing import Balancing, is_balancing, sources
 from provision.steps.base import State, Step
 from provision.steps.build import Builds
@@ -25,6 +25,7 @@ from provision.steps.image import Image
 from provision.steps.model import Model
 from provision.steps.resident import Resident
 from provision.steps.restored import Remarked, Restored
+from provision.steps.servers import canonical
 from provision.steps.systemd import Service, Unit
 
 NGINX = ("nginx", "balancer")  # the roles that are nothing without a build of nginx
@@ -69,6 +70,44 @@ class _Target:
     after: State
 
 
+@dataclass
+class _Models:
+    """The models of a host's instances after a rollback, each by its place and its name as the server shows it.
+
+    Args:
+        places: instance -> where its models are, as `storage.of` says.
+        absent: what the run added or deleted: it is not there then.
+        kept: what of that the run added and what stays nevertheless -> its name as it was declared.
+    """
+
+    places: Mapping[str, str]
+    absent: set[tuple[str, str]] = field(default_factory=set)
+    kept: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def place(self, instance: str) -> str:
+        """A folder of the host, which instances may share, or the instance, whose own volume it is."""
+        found = self.places.get(instance, storage.VOLUME)
+        return instance if found == storage.VOLUME else found
+
+    def key(self, instance: str, model: str) -> tuple[str, str]:
+        """What stands for a model here."""
+        return self.place(instance), canonical(model)
+
+    def of(self, instance: Instance) -> tuple[str, ...]:
+        """The models that an instance has then, as far as is known: what is declared, and what stays."""
+        place = self.place(instance.name)
+        stay = {name: said for (where, name), said in self.kept.items() if where == place}
+        declared = {canonical(name): name for name in instance.models if (place, canonical(name)) not in self.absent}
+        return tuple({**stay, **declared}.values())
+
+    def why_kept(self, one: _Target) -> str:
+        """Why a model that was added stays; empty for all else."""
+        step = one.entry.step
+        if not isinstance(step, Model) or not _is_new(one) or self.key(step.instance, step.name) not in self.kept:
+            return ""
+        return f"kept: no other model is known to be left on {step.instance}"
+
+
 def undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) -> Undo:
     """What puts back what a run did on a host.
 
@@ -93,13 +132,14 @@ def _undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str])
     targets, left = _targets(story.made, declared, roles)
     kept: list[_Target] = []
     without_nginx = any(isinstance(one.entry.step, Builds) for one in targets)
+    models = _models(host, targets)
     for one in targets:
-        why = _why_not(one, without_nginx=without_nginx)
+        why = _why_not(one, without_nginx=without_nginx) or models.why_kept(one)
         if why:
             left.append(Left(one.made.step, why))
         else:
             kept.append(one)
-    then = _as_it_was(host, kept)
+    then = _as_it_was(host, kept, models)
     entries = _entries(kept, then, inventory)
     ids = {entry.step.id for entry in entries}
     return Undo(then, tuple(entries), tuple(one for one in left if one.step not in ids))
@@ -168,15 +208,42 @@ def _why_not(one: _Target, *, without_nginx: bool) -> str:
     return one.entry.step.irrevocable(one.made.have, one.after)
 
 
-def _as_it_was(host: Host, targets: Sequence[_Target]) -> Host:
+def _models(host: Host, targets: Sequence[_Target]) -> _Models:
+    """What becomes of the models that the run added or deleted.
+
+    A model that was deleted comes back from a registry only, which a rollback does without; and an instance without any
+    answers every request with 404 while the balancers send to it. So what was added stays where nothing else would be
+    left. Who shares a folder has what the others pull into it, and loses what they delete.
+    """
+    places = storage.of(host) if host.gpu and host.instances else {}
+    steps = [(one.entry.step, one) for one in targets]
+    gone = {step.name for step, one in steps if isinstance(step, Container) and _is_new(one)}
+    pulled = {step.name for step, one in steps if isinstance(step, Container) and one.after is None}  # see `_follows`
+    found = _Models(places)
+    for step, one in steps:
+        if isinstance(step, Model) and (_is_new(one) or (one.after is None and step.instance not in pulled)):
+            found.absent.add(found.key(step.instance, step.name))
+    left = {found.place(one.name) for one in host.instances if found.of(one)}
+    stay = {one.name for one in host.instances} - gone
+    for step, one in steps:
+        if isinstance(step, Model) and _is_new(one) and found.place(step.instance) not in left:
+            alike = {step.instance, *(name for name in stay if found.place(name) == found.place(step.instance))}
+            if alike - gone:
+                found.kept[found.key(step.instance, step.name)] = step.name
+    return found
+
+
+def _is_new(one: _Target) -> bool:
+    """Whether the run added it."""
+    return one.made.known and one.made.have is None
+
+
+def _as_it_was(host: Host, targets: Sequence[_Target], models: _Models) -> Host:
     """The host with the instances, and their models, that it has once what was added is gone: those are tested."""
     gone = {one.made.step for one in targets if one.made.have is None}
     pairs = zip(host.instances, getattr(host.settings.get("ollama"), "instances", ()), strict=False)
     left = [(one, item) for one, item in pairs if f"container:{one.name}" not in gone]
-    instances = tuple(
-        dataclasses.replace(one, models=tuple(name for name in one.models if f"model:{one.name}/{name}" not in gone))
-        for one, _ in left
-    )
+    instances = tuple(dataclasses.replace(one, models=models.of(one)) for one, _ in left)
     if len(left) == len(host.instances):
         return dataclasses.replace(host, instances=instances)
     ollama = host.settings["ollama"].model_copy(update={"instances": tuple(item for _, item in left)})

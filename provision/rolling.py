@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from provision.alike import Alike
 from provision.context import Context, Stopped
 from provision.errors import HostError, RefusedError, UnreachableError
 from provision.holding import Holding
-from provision.inventory import Host, Instance, duration_seconds, share_of
+from provision.inventory import Host, duration_seconds
 from provision.marker import Marker, tell_all
 from provision.ssh import Session
 from provision.steps import endpoint
 from provision.steps.balancing import NOWHERE
 from provision.steps.base import EVERY
-from provision.steps.upstream import Member, label
+from provision.steps.upstream import Member, Place, label
 
 TICK = 1.0  # seconds between two looks at whether it is one's turn
 LOOK = 5.0  # and between two at the balancers, while what an earlier run left out is waited for
@@ -72,6 +73,7 @@ class Rolling:
         """Has an instance that an earlier run left out prove itself, and gives it back; False if it stays out."""
         self.holding = Holding(self.markers)
         """What gets no requests before it can serve."""
+        self._alike = Alike(context.inventory)
         self._proved: set[str] = set()
         self._password = become_password
         self._markers: dict[str, Marker] = {}
@@ -104,9 +106,7 @@ class Rolling:
             markers += [marker] if members else []
             found.update({n: one.at for n, one in members.items() if not one.drained and one.address != NOWHERE})
             up.update(name for name, one in members.items() if not one.down)
-        models = {label(host.name, one.name): one.models or ("",) for one in host.instances}
-        of = {name: models.get(name, ("",)) for name in found}
-        return Served(host, found, tuple(markers), of, frozenset(found) - up)
+        return Served(host, found, tuple(markers), self._alike.models(host, found), frozenset(found) - up)
 
     def waiting(self, hosts: Sequence[Host]) -> set[str]:
         """Labels that a run left out on these hosts' balancers. What of these cannot be asked is passed over.
@@ -121,17 +121,18 @@ class Rolling:
                 found |= {n for n, one in members if one.down and not one.drained and one.address != NOWHERE}
         return found
 
-    def readmit(self, host: Host, name: str) -> None:
+    def readmit(self, host: Host, name: str, at: str) -> None:
         """Have the balancers send to an instance that was left out. It has proved itself.
 
         Args:
             host: its host.
             name: its label.
+            at: `ADDRESS:PORT` where it did.
 
         Raises:
             HostError: a balancer could not be told; all others were.
         """
-        tell_all(self.markers(host), lambda marker: self._up(marker, name))
+        tell_all(self.markers(host), lambda marker: self._up(marker, name, at))
 
     def begin(self, served: Served, pause: Pause) -> None:
         """Wait until they may be taken out. From then on they count as out.
@@ -184,26 +185,28 @@ class Rolling:
                 raise
             raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error
 
-    def back(self, name: str) -> None:
+    def back(self, name: str, at: str, heir: str = "") -> None:
         """Have its balancers send to an instance again. It has proved itself.
 
         Args:
             name: its label.
+            at: `ADDRESS:PORT` where it did.
+            heir: label of the one that did, and takes its place; empty where that is itself.
 
         Raises:
             HostError: a balancer could not be told; all others were, and the roll is halted.
         """
         try:
-            tell_all(self._out[name].markers, lambda marker: self._up(marker, name))
+            tell_all(self._out[name].markers, lambda marker: self._up(marker, heir or name, at, name))
         except HostError as error:
-            self.halted = self.halted or f"{name} could not be given back: {error.message}"
+            self.halted = self.halted or f"{heir or name} could not be given back: {error.message}"
             raise
         finally:
             self.drop(name)
 
-    def _up(self, marker: Marker, name: str) -> None:
+    def _up(self, marker: Marker, name: str, at: str, before: str = "") -> None:
         with self._about_balancer():
-            marker.mark(up=[name])
+            marker.mark(up={name: Place(at, before or name)})
 
     def leave(self, name: str, why: str) -> None:
         """Leave an instance out, and take out no other in this run.
@@ -268,7 +271,8 @@ class Rolling:
         with self._turn:
             if self.halted:
                 raise Stopped(f"not taken out of the upstream: {self.halted}", "mend that, then deploy again")
-            others = {name: one for name, one in self._out.items() if one.scope == served.scope}
+            behind = {name: one for name, one in self._out.items() if one.scope == served.scope}
+            others = {name: one for name, one in behind.items() if one.host is not served.host}  # its own are gone
             if not self._fits(served, others):
                 self._turn.wait(TICK)
                 return sorted(others)
@@ -288,15 +292,11 @@ class Rolling:
     def _prove(self, host: Host, down: Mapping[str, Member]) -> bool:
         """Test once what is out and may be well: a run that was killed left it so. Who is at work does that himself."""
         busy = self.context.begun - {host.name}
-        hosts = self._hosts()
-        chosen = [n for n, one in down.items() if not one.drained and hosts[n] not in busy and n not in self._proved]
+        may = [name for name, one in down.items() if not one.drained and name not in self._proved]
+        chosen = [name for name in may if self._alike.host_of(name) not in busy]
         self._proved.update(chosen)
         found = [self.prove(name) for name in chosen]
         return True in found
-
-    def _hosts(self) -> dict[str, str]:
-        """Label of every declared instance -> its host."""
-        return {label(one.name, i.name): one.name for one in self.context.inventory.hosts for i in one.instances}
 
     def _stay(self, served: Served, down: Mapping[str, Member], others: Mapping[str, Served]) -> list[str]:
         """Wait a while for what is down, as long as a host is at work that may bring it back.
@@ -304,9 +304,8 @@ class Rolling:
         Raises:
             Stopped: none is.
         """
-        hosts = self._hosts()
         with self._turn:
-            coming = {hosts[name] for name, one in down.items() if not one.drained}
+            coming = {self._alike.host_of(name) for name, one in down.items() if not one.drained}
             self._stuck[served.host.name] = coming | {one.host.name for one in others.values()}
             if not (set().union(*self._stuck.values()) & self.context.begun) - self._stuck.keys():
                 names = [f"{name} (drained)" if one.drained else name for name, one in sorted(down.items())]
@@ -322,7 +321,8 @@ class Rolling:
         out = [model for name, one in others.items() for model in one.models[name]]
         own = [model for models in served.models.values() for model in models]
         return all(
-            out.count(model) + own.count(model) <= self._allowed(served.host, model) for model in set(own) & set(out)
+            out.count(model) + own.count(model) <= self._alike.allowed(served.host, model)
+            for model in set(own) & set(out)
         )
 
     def _in_the_way(self, served: Served, others: Mapping[str, Served]) -> dict[str, Member]:
@@ -330,47 +330,30 @@ class Rolling:
 
         What an operator drained is his wish, and counts only where without it none of the model would be left.
         """
-        seen: dict[str, Member] = {}
+        listed: dict[str, Member] = {}
         for marker in served.markers:
-            found = {name: one for name, one in _look(marker, served.host).items() if name not in {*served.at, *others}}
-            seen.update({name: one for name, one in found.items() if one.down or name not in seen})
+            found = _look(marker, served.host)
+            listed.update({name: one for name, one in found.items() if one.down or name not in listed})
+        own = {name for name, one in self._out.items() if one.host is served.host}
+        seen = {name: one for name, one in listed.items() if name not in {*served.at, *others, *own}}
         out = [model for name, one in others.items() for model in one.models[name]]
         out += [model for models in served.models.values() for model in models]
         blocking: set[str] = set()
         for model in {model for name in served.at if name not in served.down for model in served.models[name]}:
-            alike = self._labels(model) & seen.keys()
+            alike = self._alike.serving(model, listed) & seen.keys()
             drained = {name for name in alike if seen[name].drained}
             down = {name for name in alike - drained if seen[name].down}
-            allowed = self._allowed(served.host, model) - out.count(model)
+            allowed = self._alike.allowed(served.host, model) - out.count(model)
             if down and len(down) > allowed:
                 blocking |= down
             if drained == alike - down and drained and len(drained | down) > allowed:
                 blocking |= drained
         return {name: seen[name] for name in blocking}
 
-    def _labels(self, model: str) -> set[str]:
-        """Every declared instance of a model."""
-        all_of_them = (one for host in self.context.inventory.hosts for one in host.instances)
-        return {label(one.host, one.name) for one in all_of_them if model in (one.models or ("",))}
-
-    def _allowed(self, host: Host, model: str) -> int:
-        """How many instances of a model may be out at once."""
-        said = endpoint.ollama(host).max_unavailable
-        if isinstance(said, int):
-            return said
-        behind = endpoint.balancers(host, self.context.inventory)
-        hosts = (one for one in self.context.inventory.hosts if one.gpu)
-        alike = (one for one in hosts if endpoint.balancers(one, self.context.inventory) == behind)
-        return max(1, int(share_of(said) * _count(model, (one for host in alike for one in host.instances))))
-
 
 def _are(names: Iterable[str]) -> str:
     text = ", ".join(names)
     return f"{text} {'are' if ',' in text else 'is'}"
-
-
-def _count(model: str, instances: Iterable[Instance]) -> int:
-    return sum(model in (one.models or ("",)) for one in instances)
 
 
 def _look(marker: Marker, host: Host) -> Mapping[str, Member]:

@@ -36,7 +36,7 @@ class Pace:
 
     Args:
         serial: hosts at a time; the next ones begin when these have ended.
-        canary: whether the first host goes alone, and the others only if all is well there.
+        canary: whether one host goes first and alone, if it can a gpu host; the others only if all is well there.
         max_fail: so many hosts may fail or be unreachable; with one more the run stops.
     """
 
@@ -213,8 +213,7 @@ class Rollout:
         if member is None or instance is None or member.outcome.error is not None or self.context.stop.is_set():
             return False
         try:
-            member.run.turn.test(instance.name)
-            self.rolling.readmit(member.run.host, label)
+            self.rolling.readmit(member.run.host, label, member.run.turn.test(instance.name))
         except HostError:  # its own turn, or the end of the run, tells more of it
             return False
         return True
@@ -296,13 +295,14 @@ class Rollout:
             self.context.begun.discard(member.outcome.host)
             member.outcome.seconds += time.monotonic() - begun
 
-        builders = sequence.builders(self.context.inventory)
         alive = [member for member in self.members if member.outcome.error is None]
         self.context.working.update(member.outcome.host for member in alive)
-        # Who makes what others wait for comes first, or with few workers all of them would wait for it.
-        alive.sort(key=lambda member: member.outcome.host not in builders)
-        if self.pace.canary:  # a balancer proves nothing of instances; who waits for a builder cannot be the first
-            alive.sort(key=lambda member: not member.run.host.gpu or bool(builders - {member.outcome.host}))
+        waits = sequence.waiting(self.context.inventory, self.context.roles)
+        free = (member for member in alive if waits.get(member.outcome.host) not in self.context.working)
+        # A balancer proves nothing of instances, and who waits for another host's build cannot be alone.
+        canary = next((member for member in free if self.pace.canary and member.run.host.gpu), None)
+        # Then who makes what others wait for, or with few workers all of them would wait for it.
+        alive.sort(key=lambda member: (member is not canary, member.outcome.host not in waits.values()))
         for batch in self._batches(alive):
             with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
                 self._await([pool.submit(one, member) for member in batch])

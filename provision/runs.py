@@ -34,6 +34,9 @@ class Log:
         tags: what `--tags` said.
         skip_tags: what `--skip-tags` said.
         extra_vars: how many `-e` there were; what they said may be secret.
+        serial: what `--serial` said.
+        canary: whether `--canary` was said.
+        max_fail: what `--max-fail` said.
         who: operator and machine.
         time: when it began.
         machine: name of the machine.
@@ -51,6 +54,9 @@ class Log:
     tags: tuple[str, ...] = ()
     skip_tags: tuple[str, ...] = ()
     extra_vars: int = 0
+    serial: str = ""
+    canary: bool = False
+    max_fail: str = ""
     who: str = field(default_factory=who)
     time: str = field(default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
     machine: str = field(default_factory=socket.gethostname)

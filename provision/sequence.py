@@ -2,15 +2,17 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from provision import inventory as inventories
 from provision.errors import InventoryError, Problem, ProvisionError, UsageError
 from provision.inventory import Host, Instance, Inventory, Settings
+from provision.steps.balancing import is_balancing
 from provision.steps.base import Owned, Step
 
+BUILDS = "nginx"  # the role whose work one host may do for others
 CONTAINERS = "ollama"  # the first role that starts containers
 INSTANCES = frozenset({"ollama", "models"})  # the roles that look at whether instances serve
 LAST = ("balancer",)  # roles that need to know how it went on the other hosts
@@ -131,10 +133,20 @@ def peers(host: Host, inventory: Inventory) -> tuple[str, ...]:
     return tuple(found)
 
 
-def builders(inventory: Inventory) -> frozenset[str]:
-    """The names of hosts that make what other hosts wait for (`nginx.build_host`)."""
-    named = (str(getattr(host.settings.get("nginx"), "build_host", "")) for host in inventory.hosts)
-    return frozenset(name for name in named if name)
+def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
+    """Host -> the other host that alone may compile its nginx (`nginx.build_host`), and that it has to wait for.
+
+    Args:
+        inventory: all hosts.
+        roles: the roles of this run; without nginx nobody waits.
+    """
+    found = {}
+    for host in inventory.hosts if BUILDS in roles else ():
+        settings: Any = host.settings[BUILDS]
+        named = settings.build_host if settings.build == "once" and is_balancing(host, inventory) else ""
+        if named not in ("", host.name):
+            found[host.name] = str(named)
+    return found
 
 
 def choose(tags: Sequence[str], skip: Sequence[str]) -> frozenset[str]:

@@ -26,7 +26,7 @@ def keeps_marks(run: HostRun, error: HostError | None, journal: Journal | None) 
     parts = {entry.step.id: entry.step.part_of for entry in run.entries}
     changed = journal.changes if journal is not None else []
     beside = (
-        step.startswith(BESIDE) or parts.get(step) in run.created or (step.startswith(SHARED) and step != error.step)
+        step.startswith(BESIDE) or parts.get(step) in run.turn.made or (step.startswith(SHARED) and step != error.step)
         for step in changed
     )
     return all(beside) and not isinstance(error, FactError)

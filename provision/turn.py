@@ -39,9 +39,13 @@ class Turn:
         self.say = say
         self.failed = False
         """Whether something failed while an instance was out: the host's other instances are not concerned."""
+        self.made: set[str] = set()
+        """Names of instances that were not there and were made, or would have been."""
         self._asked: frozenset[str] = frozenset()
         self._out: dict[str, str] = {}  # label -> name
         self._held: dict[str, str] = {}  # likewise
+        self._gone: list[str] = []  # labels that are no longer declared, and were taken out
+        self._placed: set[str] = set()  # labels of what took their place
 
     @property
     def out(self) -> tuple[str, ...]:
@@ -74,6 +78,7 @@ class Turn:
 
         self.rolling.begin(found, pause)
         self._out = {name: name.rpartition("/")[2] for name in found.at}
+        self._held = {name: instance for name, instance in self._held.items() if name not in self._out}
         self._stop_before(step)
         self.rolling.drain(found, pause, lambda text: self.say("progress", f"drain:{', '.join(found.at)}", text))
         self._stop_before(step)
@@ -88,6 +93,7 @@ class Turn:
         Returns:
             whether one did, and this took its time.
         """
+        self.made.add(instance)
         name = label(self.host.name, instance)
         if not self.rolling.holding.hold(self.host, name):
             return False
@@ -101,17 +107,55 @@ class Turn:
         Raises:
             HostError: an instance failed its test and stays out, or a balancer could not be told.
         """
+        self.hand_over()
         held, self._held = self._held, {}
         for name, instance in sorted(held.items()):
             if not any(one.name == instance for one in self.host.instances):
                 continue  # it came back by a rollback, without its models
-            try:
-                self.test(instance)
-            except HostError as error:
-                self.failed = True
-                self.rolling.leave(name, error.message)
-                raise
-            self.rolling.readmit(self.host, name)
+            self.rolling.readmit(self.host, name, self._proved(name, instance))
+            self._placed.add(name)
+
+    def hand_over(self) -> None:
+        """Have the balancers send to what was made instead of what is gone, one for one.
+
+        What an operator renames is gone under its old label, and unknown to the balancers under the new one until the
+        last wave: until then all hosts could be out at once.
+
+        Raises:
+            HostError: one failed its test, or a balancer could not be told.
+        """
+        made = {label(self.host.name, one.name): one.name for one in self.host.instances if one.name in self.made}
+        new = [name for name in made if name not in {*self._held, *self._placed}]
+        for old, name in zip(sorted(self._gone), new, strict=False):
+            at = self._proved(name, made[name])
+            self._gone.remove(old)
+            self._placed.add(name)
+            self.rolling.back(old, at, name)
+
+    def end(self) -> None:
+        """The host's part is over: what is gone keeps no other host waiting.
+
+        No other may go the same way, if something was made to take its place and did not.
+        """
+        whole = self.made <= {name.rpartition("/")[2] for name in self._placed}
+        for name in self._gone:
+            if whole:
+                self.rolling.drop(name)
+            else:
+                self._lost(name)
+        self._gone = []
+
+    def _lost(self, name: str) -> None:
+        self.rolling.leave(name, f"{name} is gone, and nothing took its place")
+
+    def _proved(self, name: str, instance: str) -> str:
+        """`ADDRESS:PORT` of an instance that passed its test; one that does not is left out, and halts the roll."""
+        try:
+            return self.test(instance)
+        except HostError as error:
+            self.failed = True
+            self.rolling.leave(name, error.message)
+            raise
 
     def drop(self, instance: str) -> None:
         """Leave an instance out without a test: it is not there, and will be made.
@@ -151,19 +195,24 @@ class Turn:
                 self.rolling.leave(name, f"{name} was left out of the upstream")
             else:
                 self._given_back(name, instance)
-        self._asked, self._out = frozenset(), {}
+        for name in self._gone:
+            self._lost(name)
+        self._asked, self._out, self._gone = frozenset(), {}, []
 
-    def test(self, instance: str) -> None:
+    def test(self, instance: str) -> str:
         """Have an instance prove that it can serve.
 
         Args:
             instance: its name.
 
+        Returns:
+            `ADDRESS:PORT` where it did.
+
         Raises:
             HostError: it did not.
         """
         models = next((one.models for one in self.host.instances if one.name == instance), ())
-        command = gate.command(instance, models[0] if models else "")
+        command = gate.command(instance, models, any_model=not self.context.brings_models)
         self.say("progress", f"test:{instance}", str(command))
         held = [self.lease.acquire(command.timeout)] if self.lease.held else []
         *taken, answer = self.session.batch([*held, command], stop=False)
@@ -179,19 +228,20 @@ class Turn:
                 exit_status=answer.exit,
                 stderr=answer.error[-4000:],
             )
+        return gate.place(answer)
 
     def _given_back(self, name: str, instance: str) -> HostError | None:
         """Test an instance and give it back; the error if it stays out."""
         if not any(one.name == instance for one in self.host.instances):
-            self.rolling.drop(name)  # it is no longer declared, and gone
+            self._gone.append(name)  # it counts as out until something takes its place
             return None
         try:
-            self.test(instance)
+            at = self.test(instance)
         except HostError as error:
             self.rolling.leave(name, error.message)
             return error
         try:
-            self.rolling.back(name)
+            self.rolling.back(name, at)
         except HostError as error:
             return error
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from provision.cli.run import Chosen
+    from provision.cli.run import Careful, Chosen
     from provision.runs import Log
 
 
@@ -18,9 +18,10 @@ class Logged:
         run: its id.
         command: what was called.
         chosen: what it was told.
+        careful: how carefully it goes.
     """
 
-    def __init__(self, run: str, command: str, chosen: "Chosen") -> None:
+    def __init__(self, run: str, command: str, chosen: "Chosen", careful: "Careful") -> None:
         from provision.runs import Log, Logs, default_folder
 
         self._logs = Logs(default_folder())
@@ -32,6 +33,9 @@ class Logged:
             tags=chosen.tags,
             skip_tags=chosen.skip_tags,
             extra_vars=len(chosen.extra_vars),
+            serial=careful.serial,
+            canary=careful.canary,
+            max_fail=careful.max_fail,
         )
 
     def begin(self) -> None:
@@ -62,11 +66,12 @@ def dead_runs() -> tuple[str, ...]:
     return Logs(default_folder()).dead()
 
 
-def resumed(chosen: "Chosen", run: str) -> "Chosen":
+def resumed(chosen: "Chosen", careful: "Careful", run: str) -> "tuple[Chosen, Careful]":
     """What a run was told that is to go on: out of this machine's log, else what is said now.
 
     Args:
         chosen: what the command line says.
+        careful: what it says of how carefully to go; that run's counts where it says nothing.
         run: id of the run.
 
     Raises:
@@ -79,7 +84,7 @@ def resumed(chosen: "Chosen", run: str) -> "Chosen":
     log = Logs(default_folder()).find(run_id_of(run))
     if log is None:
         _known_to_hosts(chosen, run)
-        return chosen
+        return chosen, careful
     if log.command != "deploy":
         raise UsageError(f"run {run} is no deploy but a {log.command}", "call that again: it goes on where it is")
     if log.exit == 0:
@@ -92,11 +97,20 @@ def resumed(chosen: "Chosen", run: str) -> "Chosen":
         raise UsageError(
             f"run {run} had settings by -e, which are not kept, because they may be secret: say them again"
         )
-    return _as_told(chosen, log)
+    return _as_told(chosen, log), _as_careful(careful, log)
 
 
 def _as_told(chosen: "Chosen", log: "Log") -> "Chosen":
     return dataclasses.replace(chosen, inventory=log.inventory, limit=log.limit, tags=log.tags, skip_tags=log.skip_tags)
+
+
+def _as_careful(careful: "Careful", log: "Log") -> "Careful":
+    return dataclasses.replace(
+        careful,
+        serial=careful.serial or log.serial,
+        canary=careful.canary or log.canary,
+        max_fail=careful.max_fail or log.max_fail,
+    )
 
 
 def _known_to_hosts(chosen: "Chosen", run: str) -> None:

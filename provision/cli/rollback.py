@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli.run import Careful, Chosen, common_options, ended, exit_of, run_id, seconds_of
+from provision.cli.run import Careful, Chosen, chosen_words, common_options, ended, exit_of, run_id, seconds_of
 
 if TYPE_CHECKING:
     from provision.errors import HostError
@@ -184,7 +184,7 @@ def _put_back(chosen: Chosen, undoing: Undoing, careful: Careful) -> int:
     shown = report.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
     rollout = _rollout(chosen, undoing, careful, shown)
     run = rollout.context.run_id
-    log = Logged(run, rollout.context.command, chosen)
+    log = Logged(run, rollout.context.command, chosen, careful)
     try:
         log.begin()
         with shown:
@@ -215,7 +215,4 @@ def _failed(undoing: Undoing) -> "list[Outcome]":
 
 def _again(chosen: Chosen, run: str, hosts: Sequence[str]) -> str:
     """The command that puts back the rest."""
-    words = ["provision", "rollback", run, "-i", chosen.inventory, "-l", ",".join(hosts)]
-    for option, values in (("-e", chosen.extra_vars), ("-t", chosen.tags), ("--skip-tags", chosen.skip_tags)):
-        words += [word for value in values for word in (option, value)]
-    return shlex.join([*words, *(["-K"] if chosen.become_password is not None else [])])
+    return shlex.join(["provision", "rollback", run, *chosen_words(chosen, hosts)])

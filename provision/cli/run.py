@@ -110,10 +110,12 @@ def plan(chosen: Chosen, diff: bool, exit_code: bool) -> int:
 @click.option("-D", "--diff", is_flag=True, help="With the plan, show what would change in files.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--serial", default="", metavar="N|P%", help="So many hosts at a time.  [default: --forks]")
-@click.option("--canary", is_flag=True, help="The first host alone; the others only if all is well there.")
+@click.option("--canary", is_flag=True, help="One gpu host alone; the others only if all is well there.")
 @click.option("--max-fail", default="", metavar="N|P%", help="Stop when more hosts than this fail.  [default: never]")
 @click.option("--lock-wait", default="0", metavar="DURATION", help="Wait so long for a host that somebody else has.")
-@click.option("--resume", default="", metavar="RUN", help="Go on with a run that was killed: its hosts, its roles.")
+@click.option(
+    "--resume", default="", metavar="RUN", help="Go on with a run that was killed: its hosts, roles and pace."
+)
 def deploy(
     chosen: Chosen,
     check: bool,
@@ -126,10 +128,11 @@ def deploy(
     resume: str,
 ) -> int:
     """Make the hosts what the inventory says. What is as it should be is not touched."""
+    careful = Careful(serial, canary, max_fail, seconds_of(lock_wait, "--lock-wait", least=0))
     if resume:
         from provision.cli.resume import resumed
 
-        chosen = resumed(chosen, resume)
+        chosen, careful = resumed(chosen, careful, resume)
     if check:
         return _plan(chosen, diff=diff, exit_code=False)
     from provision import report
@@ -142,10 +145,9 @@ def deploy(
         click.confirm("Deploy this?", abort=True)
     elif not yes:
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
-    careful = Careful(serial, canary, max_fail, seconds_of(lock_wait, "--lock-wait", least=0))
     inventory, rollout, shown = _rollout(chosen, careful, resume)
     run_id = rollout.context.run_id
-    hooks, log = Hooks(chosen.inventory, run_id), Logged(run_id, "deploy", chosen)
+    hooks, log = Hooks(chosen.inventory, run_id), Logged(run_id, "deploy", chosen, careful)
     try:
         hooks.check()
         names = [member.run.host.name for member in rollout.members]
@@ -163,7 +165,8 @@ def deploy(
     if chosen.as_json:
         report.document("deploy", code, inventory.warnings, **document)
     else:
-        report.recap(outcomes, run_id, _again(chosen, [o.host for o in outcomes if o.error]) if code else "")
+        again = _again(chosen, careful, [one.host for one in outcomes if one.error]) if code else ""
+        report.recap(outcomes, run_id, again)
     return code
 
 
@@ -284,22 +287,43 @@ def run_id() -> str:
 
 
 def ended(rollout: Any, outcomes: Sequence[Any]) -> int:
-    """The exit code of a run that changed hosts: an operator's stop counts most, then a guard's."""
-    return 130 if rollout.interrupted else 7 if rollout.guarded else exit_of(outcomes)
+    """The exit code of a run that changed hosts: an operator's stop counts most, then a bug, then a guard's stop."""
+    if rollout.interrupted:
+        return 130
+    return 1 if _has_bug(outcomes) else 7 if rollout.guarded else exit_of(outcomes)
+
+
+def _has_bug(outcomes: Sequence[Any]) -> bool:
+    return any(outcome.error and outcome.error.exit_code == 1 for outcome in outcomes)
 
 
 def exit_of(outcomes: Sequence[Any]) -> int:
     """The exit code for hosts that came to these outcomes."""
     results = {outcome.result for outcome in outcomes}
-    if "stopped" not in results and any(outcome.error and outcome.error.exit_code == 1 for outcome in outcomes):
+    if "stopped" not in results and _has_bug(outcomes):
         return 1
     return next((code for result, code in EXIT_BY_RESULT if result in results), 0)
 
 
-def _again(chosen: Chosen, hosts: Sequence[str]) -> str:
-    """The command that tries the same again, on the hosts where it did not end well."""
-    words = ["provision", "deploy", "-i", chosen.inventory, "-l", ",".join(hosts)]
-    for option, values in (("-e", chosen.extra_vars), ("-t", chosen.tags), ("--skip-tags", chosen.skip_tags)):
+def _again(chosen: Chosen, careful: Careful, hosts: Sequence[str]) -> str:
+    """The command that tries the same again as carefully, on the hosts where it did not end well."""
+    words = ["--canary"] if careful.canary else []
+    for option, value in (("--serial", careful.serial), ("--max-fail", careful.max_fail)):
+        words += [option, value] if value else []
+    return shlex.join(["provision", "deploy", *chosen_words(chosen, hosts), *words])
+
+
+def chosen_words(chosen: Chosen, hosts: Sequence[str]) -> list[str]:
+    """What is typed to choose the same again, but for what `-e` set: that may be secret, and is not printed.
+
+    Args:
+        chosen: what was chosen.
+        hosts: the hosts that it is for now.
+    """
+    from provision.inventory import unsaid
+
+    words = ["-i", chosen.inventory, "-l", ",".join(hosts)]
+    settings = [unsaid(word) for word in chosen.extra_vars]
+    for option, values in (("-e", settings), ("-t", chosen.tags), ("--skip-tags", chosen.skip_tags)):
         words += [word for value in values for word in (option, value)]
-    words += ["-K"] if chosen.become_password is not None else []
-    return shlex.join(words)
+    return [*words, *(["-K"] if chosen.become_password is not None else [])]

@@ -13,6 +13,7 @@ patterns             `--limit`
 masked, example      what people see: the merged result; every setting with its meaning
 """
 
+from provision.inventory.extra import unsaid
 from provision.inventory.loader import load
 from provision.inventory.loadtest import LoadTest, Targets
 from provision.inventory.masked import as_yaml, show
@@ -73,4 +74,5 @@ __all__ = [
     "share_of",
     "show",
     "size_bytes",
+    "unsaid",
 ]

@@ -1,5 +1,6 @@
 """`-e`: what wins over every file."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,6 +11,19 @@ from provision.inventory.paths import expanded
 from provision.inventory.value import Value
 
 FILE = "-e"
+UNSAID = "..."  # stands for what was set; as YAML it is nothing, so it cannot be meant
+_HARMLESS = ("not YAML", "!env", "!file")  # these problems quote nothing but a setting's place, or where a secret is
+
+
+def unsaid(word: str) -> str:
+    """What a word of `-e` sets, without what it is set to: that may be a secret.
+
+    Args:
+        word: as `read_extra` takes it. The name of a file stays.
+    """
+    if word.startswith("@"):
+        return word
+    return f"{{{UNSAID}}}" if word.lstrip().startswith("{") else f"{word.partition('=')[0]}={UNSAID}"
 
 
 def read_extra(words: Sequence[str], roles: Collection[str], problems: list[Problem]) -> list[Mapping[str, Value]]:
@@ -27,19 +41,33 @@ def read_extra(words: Sequence[str], roles: Collection[str], problems: list[Prob
 def _one(word: str, roles: Collection[str], problems: list[Problem]) -> Mapping[str, Value]:
     if word.startswith("@"):
         return _mapping(read(expanded(word[1:]), problems), problems)
+    if word == unsaid(word):
+        problems.append(Problem(FILE, 0, "", f"{clip(word)}: {UNSAID} stands for what was not printed: say it again"))
+        return {}
     if word.lstrip().startswith("{"):
-        return _mapping(parse(word, FILE, problems), problems)
+        return _mapping(_parsed(word, problems), problems)
     key, equals, text = word.partition("=")
     path = tuple(key.split("."))
     if not equals or not all(path):
-        problems.append(Problem(FILE, 0, "", f"{clip(word)}: write key=value, role.key=value or @FILE"))
+        key = key if equals else re.split(r"[\s:]", key)[0]  # what follows may be a secret that was to be set
+        problems.append(Problem(FILE, 0, "", f"{clip(key)}: write key=value, role.key=value or @FILE"))
         return {}
     if len(path) > 1 and path[0] not in roles:
         near = did_you_mean(path[0], roles)
         problems.append(Problem(FILE, 0, clip(key), f"{clip(path[0])} is no role{near}"))
         return {}
-    value = parse(text, FILE, problems, path)
+    value = _parsed(text, problems, path)
     return {} if value is None else {path[0]: _nested(_unlined(value), path)}
+
+
+def _parsed(text: str, problems: list[Problem], path: tuple[str, ...] = ()) -> Value | None:
+    """Read YAML that may be a secret: a password that begins with `*` or `!` is not to be in the problem with it."""
+    found: list[Problem] = []
+    value = parse(text, FILE, found, path)
+    said = "is YAML that cannot be used here: write text in quotes"
+    bad = Problem(FILE, 0, ".".join(path), said)
+    problems += [one if one.message.startswith(_HARMLESS) else bad for one in found]
+    return value
 
 
 def _nested(value: Value, path: tuple[str, ...]) -> Value:

@@ -5,7 +5,7 @@ what the inventory alone can say. Hosts and instances that failed are `down`, an
 that this run did not visit keep their mark.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from provision.steps import upstream as marks
 from provision.steps.base import Check, RefusalError, State
 from provision.steps.facts import Fleet, HostFacts
 from provision.steps.generation import Generation
-from provision.steps.upstream import Drained, is_ipv4
+from provision.steps.upstream import Drained, Place, is_ipv4
 
 UPSTREAM = marks.FILE
 NOWHERE = "192.0.2.1"  # TEST-NET-1, RFC 5737: no machine has it; always with `down`
@@ -120,7 +120,7 @@ class Balancing(Generation):
         then = marks.marked(then, undrain=set(marks.drained(then)))
         declared = {server.label for server in self.servers}
         down = {name for name in named if _stays_out(name, facts.fleet, present.get(name), name in declared)}
-        return {**files, UPSTREAM: marks.marked(then, down, set(named) - down, _of(kept, named)).encode()}
+        return {**files, UPSTREAM: marks.marked(then, down, _as_they_are(set(named) - down), _of(kept, named)).encode()}
 
     def impact(self, have: State, want: State) -> str:
         """What happens to open streams; before the first time, who will reach it."""
@@ -161,12 +161,30 @@ def upstream(servers: tuple[Server, ...], facts: HostFacts, have: State) -> list
     """
     before = marks.members(marks.text_of(have))
     drained = marks.drained(marks.text_of(have)) if before else facts.fleet.drained
-    lines = [_line(server, facts, before.get(server.label), drained.get(server.label)) for server in servers]
     serving = any(not member.down for member in before.values())
+    lines = [
+        _line(server, facts, before.get(server.label), drained.get(server.label))
+        for server in servers
+        if not serving or _is_known(server, facts, before)
+    ]
+    if serving and servers and not lines:
+        raise RefusalError("no instance that was deployed would be left in the upstream; deploy their hosts first")
     if serving and lines and facts.fleet.failed and all(one.down for one in lines):
         failed = ", ".join(sorted(facts.fleet.failed))
         raise RefusalError(f"no instance would be left in the upstream, because of {failed}; it is left as it is")
     return lines
+
+
+def _is_known(server: Server, facts: HostFacts, before: Mapping[str, marks.Member]) -> bool:
+    """Whether an instance was seen by this run or an earlier one, under this label or another one at its place.
+
+    A host that nobody deployed yet, or that a run which was killed left half made, would swallow requests.
+    """
+    fleet = facts.fleet
+    if server.label in before or server.host in {*fleet.addresses, *fleet.failed, *fleet.partly}:
+        return True
+    stated = _ip(server.address) or _ip(facts.resolved.get(server.address, ""))
+    return any((one.address, one.port) == (stated, server.port) for one in before.values())
 
 
 def _line(server: Server, facts: HostFacts, before: marks.Member | None, drained: Drained | None) -> Line:
@@ -197,6 +215,10 @@ def _stays_out(label: str, fleet: Fleet, now: marks.Member | None, declared: boo
     if host in fleet.failed or label in fleet.unfit or (now is None and host in fleet.partly):
         return True
     return (now is None or now.down) and (host not in fleet.addresses or not declared)
+
+
+def _as_they_are(names: Collection[str]) -> dict[str, Place]:
+    return {name: Place("", name) for name in names}
 
 
 def _of(drained: Mapping[str, Drained], named: Container[str]) -> dict[str, Drained]:

@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 from provision.command import READ_TIMEOUT, Answer, Run
+from provision.steps import facts
 from provision.steps.base import BlockedError, Fact, State, UnreadableError, asked_once
 
-MANAGED = "provision.managed"
+MANAGED = facts.MANAGED
 PROBE = "provision.probe"  # label of a container that lives for one look at the cards, and is nobody's instance
 MARKS = "/var/lib/provision/images"
 MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a file for each model that we pulled
@@ -22,7 +23,6 @@ _BLOBS = "/models/blobs/"  # of what is there, no content is read
 SILENT, LEFT_OVER, NO_CURL = 75, 76, 77
 LOOK = 30  # seconds for a look into a container: a busy host may take many
 ANSWERS = 15  # seconds for the daemon to list its containers
-STARTING = 20  # seconds that a daemon which is being started is waited for
 MOST = 64  # instances of a host that are asked; it has no more cards
 
 # The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
@@ -62,16 +62,8 @@ if ! command -v docker >/dev/null 2>&1; then
   fi
   echo '# absent'; exit 0
 fi
-# asking a stopped daemon would start it, where docker.socket listens for it: a read must not
-# one that just starts, as after a boot, is waited for: what is read beside this may find it running
-if [ -d /run/systemd/system ]; then
-  for _ in $(seq {STARTING}); do
-    state=$(systemctl is-active docker.service)
-    [ "$state" = activating ] || break
-    sleep 1
-  done
-  case $state in active | reloading) ;; *) echo 'docker.service is not running' >&2; exit {SILENT} ;; esac
-fi
+{facts.DOCKER_RUNS.strip()}
+docker_runs || {{ echo 'docker.service is not running' >&2; exit {SILENT}; }}
 containers() {{
   ids=$(timeout {ANSWERS} docker ps -aq --no-trunc) || {{
     [ $? -ne 124 ] || echo 'Docker does not answer (docker ps, {ANSWERS} s)' >&2

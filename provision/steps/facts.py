@@ -14,6 +14,9 @@ from typing import Any
 from provision.command import READ_TIMEOUT, Run
 
 NVIDIA_SMI_TIMEOUT = "15"  # a healthy one answers within a second, a wedged driver never
+STARTING = 20  # seconds that a Docker which is being started is waited for
+DOCKER_TIMEOUT = 15  # seconds for it to list containers
+MANAGED = "provision.managed"  # label of our containers
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class HostFacts:
         cards: by nvidia-smi; empty where there is none or it failed.
         driver_error: why nvidia-smi gave no cards; empty when it did.
         systemd: whether PID 1 is systemd.
+        published: `ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
         fleet: what is known of the other hosts.
     """
 
@@ -90,6 +94,7 @@ class HostFacts:
     cards: tuple[Card, ...] = ()
     driver_error: str = ""
     systemd: bool = True
+    published: tuple[str, ...] | None = ()
     fleet: Fleet = field(default_factory=Fleet)
 
     def card(self, index: int) -> Card | None:
@@ -119,8 +124,29 @@ class LateFacts:
 
 QUERY = "index,uuid,name,driver_version,compute_cap,memory.total,mig.mode.current"
 
+# Whether Docker can be asked. To ask a stopped one would start it, where docker.socket listens for it: a read must not.
+# One that just starts, as after a boot, is waited for: what is read beside this may find it running.
+DOCKER_RUNS = f"""
+docker_runs() {{
+  [ -d /run/systemd/system ] || return 0
+  for _ in $(seq {STARTING}); do
+    state=$(systemctl is-active docker.service)
+    [ "$state" = activating ] || break
+    sleep 1
+  done
+  case $state in active | reloading) ;; *) return 1 ;; esac
+}}
+"""
+_BINDINGS = "{{range .HostConfig.PortBindings}}{{range .}}{{println .HostIp .HostPort}}{{end}}{{end}}"
+
 # One section per line that starts with `#`; os-release and addresses are plain text, so nothing needs quoting.
+# A container may go between `ps` and `inspect`: the second attempt lists anew.
 SCRIPT = f"""
+{DOCKER_RUNS.strip()}
+published() {{
+  ids=$(timeout {DOCKER_TIMEOUT} docker ps -aq --no-trunc --filter label={MANAGED}=1) || return
+  [ -z "$ids" ] || timeout {DOCKER_TIMEOUT} docker inspect --type container --format '{_BINDINGS}' $ids
+}}
 gpu() {{
   echo '# gpu'
   if command -v nvidia-smi >/dev/null 2>&1; then
@@ -144,6 +170,12 @@ for peer in "$@"; do
   source=$(ip -o route get "${{address:-$peer}}" 2>/dev/null | sed -n 's/.* src \\([^ ]*\\).*/\\1/p') || :
   echo '# peer'; printf '%s\\n%s\\n%s\\n' "$peer" "$address" "$source"
 done
+echo '# published'
+if command -v docker >/dev/null 2>&1; then
+  if docker_runs && {{ found=$(published) || found=$(published); }} 2>/dev/null; then printf '%s\\n' "$found"
+  else echo unknown
+  fi
+fi
 cat
 }}
 """
@@ -165,7 +197,7 @@ def command(peers: tuple[str, ...]) -> Run:
         peers: names or addresses of hosts that the host must be able to reach.
     """
     stdin = ("set -u\n" + SCRIPT.strip("\n") + "\n").encode()
-    timeout = READ_TIMEOUT + float(NVIDIA_SMI_TIMEOUT)
+    timeout = READ_TIMEOUT + STARTING + 4 * DOCKER_TIMEOUT
     return Run(("sh", "-s", "--", *peers), stdin, timeout, title="host facts", slow=True)
 
 
@@ -192,6 +224,7 @@ def parse(text: str) -> HostFacts:
         cards=cards,
         driver_error=error,
         systemd=_first(sections, "systemd") == "yes",
+        published=_published(sections.get("published", [[]])[0]),
     )
 
 
@@ -207,6 +240,14 @@ def _sections(text: str) -> dict[str, list[list[str]]]:
     if "gpu-exit" not in sections:
         raise ValueError("the answer ends early")
     return sections
+
+
+def _published(lines: list[str]) -> tuple[str, ...] | None:
+    """The bindings that name both address and port."""
+    if "unknown" in lines:
+        return None
+    pairs = (line.split() for line in lines)
+    return tuple(sorted({":".join(pair) for pair in pairs if len(pair) == 2}))
 
 
 def _first(sections: Mapping[str, list[list[str]]], name: str) -> str:

@@ -8,12 +8,13 @@ DOCKER-USER when it starts; somebody's `nft flush ruleset` takes that away, and 
 IPv6 needs no rules: instances are published on one IPv4 address, `endpoint.listen_address` refuses any other.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from provision.command import READ_TIMEOUT, Answer, Command, Run, sh
-from provision.steps.base import Check, Fact, Owned, State, Step, UnreadableError
+from provision.steps.base import BlockedError, Check, Fact, Owned, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
 
 CHAIN = "PROVISION"
@@ -94,13 +95,22 @@ class Firewall(Step):
 
     def want(self, facts: HostFacts, have: State) -> State:
         """The rules, in a chain that comes first, where every packet for a container comes by."""
-        return {"forwarded": True, "first": True, "rules": self.rules(facts)}
+        return {"forwarded": True, "first": True, "rules": self.rules(_known(facts))}
 
     def rules(self, facts: HostFacts) -> list[str]:
-        """The rules of our chain, as `iptables -A` takes them."""
+        """The rules of our chain, as `iptables -A` takes them.
+
+        A port or an address that changes stays closed where a container of ours is still published, which may be for
+        long where a roll is halted: Ollama asks nobody for a password. What is published says so, and not the rules
+        that are there, because a restart of the unit or a flush may have taken those away; and the unit's file has the
+        same rules, for a boot in between. They go in the next round of the same run, once the container has moved.
+        """
         address = self.address(facts) if callable(self.address) else self.address
+        return self._rules([*((address, port) for port in self.ports), *_published(facts)], facts)
+
+    def _rules(self, places: Iterable[tuple[str, int]], facts: HostFacts) -> list[str]:
         admit = self.admit(facts) if callable(self.admit) else self.admit
-        return [rule for port in self.ports for rule in _port_rules(address, port, admit)]
+        return [rule for at, port in dict.fromkeys(places) for rule in _port_rules(at, port, admit)]
 
     def content(self, facts: HostFacts) -> bytes:
         """The rules for `iptables-restore`: what the boot unit puts in place before Docker starts a container."""
@@ -114,8 +124,11 @@ class Firewall(Step):
         return [sh(FILL, restore_text(want["rules"]), title=f"fill chain {CHAIN}, first in {PARENT}")]
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """The rules of then, where every packet for a container comes by."""
-        return {**past, "forwarded": True, "first": True}
+        """The rules of then, where every packet for a container comes by, and those of what is still published."""
+        rules = list(past["rules"])
+        if self.ports:  # where no chain is declared, nobody knows any more who was to be let in
+            rules += self._rules((at for at in _published(_known(facts)) if not _closes(rules, *at)), facts)
+        return {**past, "rules": rules, "forwarded": True, "first": True}
 
     def check(self, live: Any) -> Iterator[Check]:
         """A packet for an instance meets our rules before any other, and there is no other among them."""
@@ -131,8 +144,42 @@ class Firewall(Step):
         yield Check("FORWARD leads to DOCKER-USER", f"-A FORWARD -j {PARENT}" in lines, True)
 
 
+def _known(facts: HostFacts) -> HostFacts:
+    """The same facts, with what is published.
+
+    Raises:
+        BlockedError: Docker cannot be asked.
+    """
+    if facts.published is None:
+        raise BlockedError("service:docker", "Docker cannot be asked what is published")
+    return facts
+
+
+def _published(facts: HostFacts) -> list[tuple[str, int]]:
+    """Where our containers can be reached from outside; on every address none of them is for long, see `Container`."""
+    pairs = (at.rpartition(":")[::2] for at in facts.published or ())
+    return [(address, int(port)) for address, port in pairs if port.isdecimal() and _is_outside(address)]
+
+
+def _is_outside(address: str) -> bool:
+    try:
+        found = ipaddress.IPv4Address(address)
+    except ValueError:
+        return False
+    return not (found.is_loopback or found.is_unspecified)
+
+
+def _match(address: str, port: int) -> str:
+    return f"-p tcp -m conntrack --ctorigdst {address} --ctorigdstport {port} --ctdir ORIGINAL"
+
+
+def _closes(rules: Sequence[str], address: str, port: int) -> bool:
+    """Whether the last word of these rules about a port is there."""
+    return f"{_match(address, port)} -j REJECT --reject-with tcp-reset" in rules
+
+
 def _port_rules(address: str, port: int, admit: Sequence[str]) -> Iterator[str]:
-    match = f"-p tcp -m conntrack --ctorigdst {address} --ctorigdstport {port} --ctdir ORIGINAL"
+    match = _match(address, port)
     for network in admit:  # iptables drops a source that says nothing
         yield f"{match} -j RETURN" if network.endswith("/0") else f"-s {network} {match} -j RETURN"
     yield f"{match} -j REJECT --reject-with tcp-reset"

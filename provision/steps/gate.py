@@ -4,24 +4,35 @@ Asked of the instance itself, on its host. Sources: a stream that broke off has 
 `"done":true`, FACTS 4.3; a model that is partly off the cards answers without an error, FACTS 5.
 """
 
-import json
+import re
+from collections.abc import Sequence
 
-from provision.command import Run, sh
+from provision.command import Answer, Run, sh
 from provision.steps.model_shell import LOADING, PLACE, WHOLE
+from provision.steps.servers import canonical
 
 TIMEOUT = 1800  # seconds: it may have to load its model first
 
-# $1 container, $2 model or empty, $3 a request for a stream, $4 the request for a model that only embeds, $5 seconds.
-# A Docker that hangs would take all the time that a model may take to load.
+# $1 container, $2 seconds, $3 model or empty, then models: the first of them that is there is tested in its place, or
+# another that is there where none of them is. A Docker that hangs would take all the time that a model may take to
+# load.
 SCRIPT = (
     """docker() { timeout -k 5 60 docker "$@"; }"""
     + PLACE
     + LOADING
     + WHOLE
     + r"""
-name=$1 model=$2 stream=$3 embedding=$4 limit=$5
+name=$1 limit=$2 model=$3; shift 3
 answer=$(mktemp); trap 'rm -f "$answer"' EXIT
 no() { echo "$name $1" >&2; docker logs --tail 15 "$name" >&2 2>&1 || :; exit 1; }
+there() { # models
+  curl --noproxy '*' -fsS -m 60 "http://$at/api/tags" >"$answer" 2>&1 || no "does not list its models: $(cat "$answer")"
+  listed=$(tr ',{' '\n\n' <"$answer" | sed -n 's/^ *"name" *: *"\([^"\\]*\)".*/\1/p')
+  for one do
+    if printf '%s\n' "$listed" | grep -qxF -e "$one"; then echo "$one"; return; fi
+  done
+  printf '%s\n' "$listed" | head -n 1
+}
 at=$(at "$name")
 tries=0
 until curl --noproxy '*' -fsS -m 5 -o /dev/null "http://$at/api/version" 2>/dev/null; do
@@ -29,7 +40,10 @@ until curl --noproxy '*' -fsS -m 5 -o /dev/null "http://$at/api/version" 2>/dev/
   sleep 0.5
 done
 docker exec "$name" nvidia-smi -L >"$answer" 2>&1 || no "sees no card: $(head -c 300 "$answer")"
-[ -n "$model" ] || exit 0
+[ $# -eq 0 ] || model=$(there "$@")
+[ -n "$model" ] || { echo "at $at"; exit 0; }
+stream="{\"model\":\"$model\",\"prompt\":\"Say yes.\",\"options\":{\"num_predict\":8}}"
+embedding="{\"model\":\"$model\",\"input\":\".\"}"
 code=$(post "$stream" "$answer" "$limit" "http://$at/api/generate") || code="$code, then it broke off"
 if [ "$code" = 400 ] && grep -q 'does not support generate' "$answer"; then
   load "$at" '' "$embedding" "$answer" "$limit" || no "does not embed with $model: $(tail -c 300 "$answer")"
@@ -40,18 +54,31 @@ if docker inspect --type container --format '{{json .Config.Env}}' "$name" | gre
   curl --noproxy '*' -fsS -m 20 "http://$at/api/ps" | grep -q '"name"' || no "has $model not loaded"
 fi
 whole "$name" "$at"
+echo "at $at"
 """
 )
 
 
-def command(instance: str, model: str) -> Run:
+def place(answer: Answer) -> str:
+    """`ADDRESS:PORT` where an instance passed its test, as its Docker says it; empty if it does not.
+
+    Args:
+        answer: to the test.
+    """
+    found = re.findall(r"^at (\S+)$", answer.text, re.MULTILINE)
+    return found[-1] if found else ""
+
+
+def command(instance: str, models: Sequence[str], *, any_model: bool = False) -> Run:
     """The test.
 
     Args:
         instance: name of the container.
-        model: one of its models, or empty where it has none.
+        models: those that it is to have; the first is tested. Without any, none is.
+        any_model: whether the first of them that it has is tested instead, or another that it has. Where nobody pulls
+            what it lacks, that must not keep from it the requests that it can answer; with no model at all it has only
+            to answer and to see its cards.
     """
-    stream = {"model": model, "prompt": "Say yes.", "options": {"num_predict": 8}}
-    embedding = {"model": model, "input": "."}
-    words = (instance, model, json.dumps(stream), json.dumps(embedding), str(TIMEOUT))
-    return sh(SCRIPT, *words, title=f"test {instance}: version, one streamed answer, cards", timeout=TIMEOUT + 60)
+    which = ["", *map(canonical, models)] if any_model and models else [*models, ""][:1]
+    title = f"test {instance}: version, one streamed answer, cards"
+    return sh(SCRIPT, instance, str(TIMEOUT), *which, title=title, timeout=TIMEOUT + 60)

@@ -14,7 +14,7 @@ from provision.steps.base import RefusalError, State
 from provision.steps.facts import HostFacts
 from provision.steps.generation import GENERATIONS, MARK, Generation
 from provision.steps.listing import Content
-from provision.steps.upstream import Drained
+from provision.steps.upstream import Drained, Place
 
 STATUS = "status.conf"
 _PORT = re.compile(r"^\s*listen 127\.0\.0\.1:(\d+);", re.MULTILINE)
@@ -50,14 +50,14 @@ class Marking(Generation):
 
     Args:
         down: labels that get no more requests.
-        up: labels that get requests again.
+        up: label -> place, of those that get requests again.
         drain: labels that an operator takes out.
         undrain: labels that an operator gives back.
         forget: id of a generation that this run made some time before; empty for none.
     """
 
     down: frozenset[str] = frozenset()
-    up: frozenset[str] = frozenset()
+    up: Mapping[str, Place] = field(default_factory=dict)
     drain: Mapping[str, Drained] = field(default_factory=dict)
     undrain: frozenset[str] = frozenset()
     forget: str = ""

@@ -6,7 +6,7 @@ before that line, so that the balancer itself remembers it, whatever becomes of 
 
 import ipaddress
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -14,7 +14,10 @@ from provision.steps.base import State
 from provision.steps.listing import Content
 
 FILE = "upstream.conf"
+ANY = "0.0.0.0"  # noqa: S104 - compared, not bound
 _LINE = re.compile(r"^\s*server (\S+):(\d+) (?:[^;#]*?)(down)?; # (\S+)$", re.MULTILINE)
+_NAMED = re.compile(r'^\s*"(\S+)" "(\S+)";$')  # of the map that tells who answered
+_AT = re.compile(r"([0-9.]+):([0-9]{1,5})")
 _DRAINED = re.compile(r"^\s*# drained (\S+) since (\S+) by (\S+): ?(.*)$", re.MULTILINE)
 
 
@@ -38,6 +41,19 @@ class Member:
     def at(self) -> str:
         """`ADDRESS:PORT`."""
         return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an instance that gets requests again has proved itself.
+
+    Args:
+        at: `ADDRESS:PORT`, by its host's Docker; empty, or the address 0.0.0.0, for the one in the upstream.
+        before: label of the line that becomes its own: another one where it takes the place of what is gone.
+    """
+
+    at: str
+    before: str
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,7 @@ def is_ipv4(text: str) -> bool:
 def marked(
     text: str,
     down: Collection[str] = (),
-    up: Collection[str] = (),
+    up: Mapping[str, Place] = MappingProxyType({}),
     drain: Mapping[str, Drained] = MappingProxyType({}),
     undrain: Collection[str] = (),
 ) -> str:
@@ -106,13 +122,35 @@ def marked(
     Args:
         text: the upstream.
         down: labels that get no more requests.
-        up: labels that get requests again, unless they are drained.
+        up: label -> place, of those that get requests again, unless they are drained.
         drain: labels that an operator takes out, with what is said of it.
         undrain: labels that an operator gives back.
     """
     kept = {name: one for name, one in {**drained(text), **drain}.items() if name not in undrain}
-    lines = (line for line in text.split("\n") if not _DRAINED.match(line))
+    lines: Iterable[str] = (line for line in text.split("\n") if not _DRAINED.match(line))
+    for name, place in up.items():
+        lines = _moved(list(lines), name, place)
     return "\n".join(new for line in lines for new in _marked(line, {*down, *drain}, {*up, *undrain}, kept))
+
+
+def _moved(lines: Sequence[str], name: str, place: Place) -> Iterator[str]:
+    """The lines with an instance where it has proved itself."""
+    own = {found[4]: found for found in map(_LINE.match, lines) if found}
+    old = own.get(place.before)
+    if old is None or (name != place.before and name in own):
+        yield from lines
+        return
+    said = _AT.fullmatch(place.at)
+    address = said[1] if said and is_ipv4(said[1]) and said[1] != ANY else old[1]
+    at = f"{address}:{said[2] if said else old[2]}"
+    for line in lines:
+        found, named = _LINE.match(line), _NAMED.match(line)
+        if found and found[4] == place.before:
+            yield line.replace(f"{found[1]}:{found[2]} ", f"{at} ", 1).removesuffix(place.before) + name
+        elif named and named[1] == f"{old[1]}:{old[2]}" and named[2] == place.before:
+            yield line.replace(f'"{named[1]}" "{named[2]}"', f'"{at}" "{name}"')
+        elif not (named and named[1] == at):  # nginx refuses a map with two equal keys
+            yield line
 
 
 def _marked(line: str, down: set[str], up: set[str], kept: Mapping[str, Drained]) -> Iterator[str]:

@@ -79,19 +79,6 @@ def test_two_cards_in_one_instance(fleet):
     settled(fleet)
 
 
-def test_an_instance_renamed_is_one_gone_and_one_new(fleet):
-    fleet.deploy()
-    before = started(fleet, "gpu-01", "ollama2")
-    instances(fleet, "gpu-01")[0].update(name="chat", port=3001)
-    fleet.deploy()
-    assert sorted(containers(fleet, "gpu-01")) == ["chat", "ollama2"]
-    assert started(fleet, "gpu-01", "ollama2") == before
-    volumes = fleet.ssh("gpu-01", "docker", "volume", "ls", "-q").split()
-    assert not [name for name in volumes if "ollama1" in name]
-    assert "gpu-01/chat" in upstream(fleet)
-    settled(fleet)
-
-
 def test_models_come_and_go_and_those_pulled_by_hand_stay(fleet):
     fleet.deploy()
     port = f"{fleet.address('gpu-01')}:3001"

@@ -156,14 +156,19 @@ def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
     assert rollback(fleet, run).doc["summary"]["changed"] == 0, "what is as it was is not touched"
 
 
-def test_models_that_were_added_go_and_those_that_were_removed_are_listed(fleet):
+def test_models_that_were_added_go_unless_an_instance_would_have_none(fleet):
+    at = f"http://{fleet.address('gpu-01')}:3001/api/tags"
+    fleet.vars["ollama"]["models"] = ["deepseek-r1:1.5b", "deepseek-r1:7b"]
+    fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
+    rollback(fleet)
+    assert "deepseek-r1:7b" not in fleet.ssh("gpu-01", "curl", "-sf", at)
     fleet.vars["ollama"]["models"] = ["deepseek-r1:7b"]
     fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
     done = rollback(fleet)
     left = {one["step"]: one["why"] for one in done.doc["left"]}
     assert "must be pulled again" in left["model:ollama1/deepseek-r1:1.5b"]
-    at = f"http://{fleet.address('gpu-01')}:3001/api/tags"
-    assert "deepseek-r1:7b" not in fleet.ssh("gpu-01", "curl", "-sf", at)
+    assert left["model:ollama1/deepseek-r1:7b"].startswith("kept")
+    assert "deepseek-r1:7b" in fleet.ssh("gpu-01", "curl", "-sf", at), "it would answer every request with 404"
     fleet.vars["ollama"]["models"] = ["deepseek-r1:1.5b"]
     fleet.deploy()
     settled(fleet)

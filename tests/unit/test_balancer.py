@@ -8,6 +8,7 @@ import pytest
 from provision.inventory import Inventory
 from provision.roles import balancer
 from provision.steps.balancing import NOWHERE, sources
+from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
 from tests.unit.nginx_config import find, parse
@@ -38,6 +39,22 @@ def test_a_host_that_is_not_visited_keeps_address_and_mark() -> None:
     first = texts(step, Fleet(READ, frozenset({"gpu-02"})))[UPSTREAM]
     again = texts(step, Fleet({"gpu-01": READ["gpu-01"]}), state(step, **{UPSTREAM: first}))[UPSTREAM]
     assert again == first
+
+
+def test_what_no_run_has_brought_to_its_end_is_not_in_it() -> None:
+    """A host that nobody deployed yet, or that a run which was killed left half made: it would swallow requests."""
+    step = config(fleet())
+    text = texts(step, Fleet(READ))[UPSTREAM]
+    before = "\n".join(line for line in text.splitlines() if "gpu-02" not in line)
+    have = state(step, **{UPSTREAM: before})
+    one = Fleet({"gpu-01": READ["gpu-01"]})
+    assert [address for address, _ in servers(texts(step, one, have)[UPSTREAM])] == ["10.1.0.11:3001", "10.1.0.11:3002"]
+    assert [down for _, down in servers(texts(step, Fleet(READ), have)[UPSTREAM])] == [False] * 4
+    renamed = state(step, **{UPSTREAM: text.replace("10.1.0", "10.0.0").replace("gpu-02", "node-2")})
+    assert len(servers(texts(step, one, renamed)[UPSTREAM])) == 4, "the balancer sends to that place already"
+    strangers = state(step, **{UPSTREAM: text.replace("gpu-0", "node-")})
+    with pytest.raises(RefusalError, match="deploy their hosts first"):
+        texts(step, Fleet(), strangers)
 
 
 def test_an_instance_that_failed_alone_leaves_the_others_of_its_host_as_they_are() -> None:
@@ -166,7 +183,6 @@ def facts_of() -> Any:
 
 def test_the_last_instances_are_not_taken_out_because_their_hosts_failed():
     from provision.steps.balancing import Server, upstream
-    from provision.steps.base import RefusalError
     from provision.steps.facts import Fleet, HostFacts
     from provision.steps.listing import Content
 

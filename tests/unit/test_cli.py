@@ -4,8 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from provision.cli.run import ended
+from provision.context import Stopped
+from provision.errors import BugError, CommandError, LockedError, UnreachableError
+from provision.rollout import Outcome
 
 HEAVY = {"fabric", "paramiko", "pydantic", "jinja2", "yaml", "pytest", "testinfra", "rich"}
 
@@ -81,6 +87,23 @@ def test_exit_codes_where_several_apply():
     assert [code for _, code in EXIT_BY_RESULT] == [130, 3, 6, 4]
 
 
+@pytest.mark.parametrize(
+    ("interrupted", "guarded", "errors", "code"),
+    [
+        (True, "the canary failed", [BugError(KeyError("x")), Stopped("no")], 130),
+        (False, "the canary failed", [BugError(KeyError("x")), Stopped("no")], 1),
+        (False, "the canary failed", [CommandError("no"), Stopped("no"), UnreachableError("no")], 7),
+        (False, "", [CommandError("no"), BugError(KeyError("x"))], 1),
+        (False, "", [UnreachableError("no"), LockedError("no"), CommandError("no")], 3),
+        (False, "", [UnreachableError("no"), LockedError("no"), None], 6),
+        (False, "", [None], 0),
+    ],
+)
+def test_a_bug_counts_more_than_a_guard_and_an_interrupt_more_than_both(interrupted, guarded, errors, code):
+    rollout = SimpleNamespace(interrupted=interrupted, guarded=guarded)
+    assert ended(rollout, [Outcome("box", error=error) for error in errors]) == code
+
+
 def test_a_bug_is_a_few_lines_with_where_it_happened(inventory, tmp_path):
     broken = tmp_path / "sitecustomize.py"
     broken.write_text("import provision.sequence as s\ndef load(*a): raise KeyError('surprise')\ns.load = load\n")
@@ -103,7 +126,22 @@ def test_an_inventory_that_cannot_be_used_is_a_document_too(command, tmp_path):
 
 def test_what_to_run_next_keeps_what_was_asked_for(inventory):
     done = provision("deploy", "--yes", "-i", inventory, "-t", "docker", "-e", "docker.log_max_file=5")
-    assert f"again: provision deploy -i {inventory} -l box -e docker.log_max_file=5 -t docker" in done.stdout
+    assert f"again: provision deploy -i {inventory} -l box -e docker.log_max_file=... -t docker" in done.stdout
+
+
+def test_and_how_carefully_it_was_to_go(inventory):
+    done = provision("deploy", "--yes", "-i", inventory, "--max-fail", "0", "--serial", "25%", "--canary")
+    assert done.returncode == 7, done
+    assert f"again: provision deploy -i {inventory} -l box --canary --serial 25% --max-fail 0\n" in done.stdout
+
+
+def test_a_run_that_is_resumed_goes_as_carefully_as_it_was_told(inventory, tmp_path):
+    env = {"XDG_STATE_HOME": str(tmp_path)}
+    first = provision("deploy", "--yes", "-i", inventory, "--canary", "--serial", "25%", env=env)
+    [run] = [path.stem for path in tmp_path.rglob("*.json")]
+    again = provision("deploy", "--yes", "--resume", run, "--serial", "2", env=env)
+    assert first.returncode == again.returncode == 7
+    assert "-l box --canary --serial 2\n" in again.stdout
 
 
 def test_what_the_user_has_set_for_pytest_does_not_leave_out_proofs(inventory, tmp_path):

@@ -1,5 +1,6 @@
 """The firewall of the instances: its rules in a real kernel's words, what its check sees, and when it goes."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from provision.command import Run
 from provision.plan import plan_host
 from provision.roles import ollama as role
 from provision.steps import engine
-from provision.steps.base import Answer
+from provision.steps.base import Answer, BlockedError
 from provision.steps.facts import HostFacts
 from provision.steps.firewall import COMMAND, FILL, Firewall, OwnedFirewall
 from tests.unit.step_cases import TESTS
@@ -73,3 +74,49 @@ def test_the_chain_goes_after_the_containers() -> None:
         "firewall:DOCKER-USER",
         "volume:ollama1",
     ]
+
+
+def wall(port: int) -> list[str]:
+    """The rules of one port."""
+    return [rule.replace("3001", str(port)) for rule in (LETS_IN, REJECTS)]
+
+
+MOVED = dataclasses.replace(WALL, ports=(3101,))
+
+
+def publishing(*places: str) -> HostFacts:
+    return HostFacts(published=places)
+
+
+def test_a_port_stays_closed_until_no_container_of_ours_is_published_on_it() -> None:
+    before = publishing("10.0.0.11:3001")
+    assert MOVED.want(before, None) == {"forwarded": True, "first": True, "rules": [*wall(3101), *wall(3001)]}
+    assert MOVED.content(before).decode().count("REJECT") == 2, "a boot in between fills the chain from the file"
+    after = publishing("10.0.0.11:3101")
+    assert MOVED.rules(after) == wall(3101)
+    assert "3001" not in MOVED.content(after).decode()
+
+
+def test_an_address_stays_closed_too() -> None:
+    found = dataclasses.replace(WALL, address="10.0.0.12").rules(publishing("10.0.0.11:3001"))
+    assert found[2:] == wall(3001)
+
+
+@pytest.mark.parametrize(
+    "place", ["127.0.0.1:3001", "0.0.0.0:3001", "::1:3001", "x:y", "10.0.0.11:x", "10.0.0.11:3101"]
+)
+def test_nothing_else_gets_rules(place: str) -> None:
+    assert MOVED.rules(publishing(place)) == wall(3101)
+
+
+def test_where_docker_cannot_be_asked_the_chain_is_known_later() -> None:
+    with pytest.raises(BlockedError, match="service:docker"):
+        MOVED.want(HostFacts(published=None), None)
+
+
+def test_a_rollback_keeps_a_port_closed_too() -> None:
+    then = {"forwarded": True, "first": True, "rules": wall(3001)}
+    first = MOVED.restore(publishing("10.0.0.11:3101"), None, then)
+    assert first is not None
+    assert first["rules"] == [*wall(3001), *wall(3101)]
+    assert MOVED.restore(publishing("10.0.0.11:3001"), None, then) == then

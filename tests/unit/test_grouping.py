@@ -81,6 +81,27 @@ def test_a_new_instance_that_takes_a_card_is_made_while_its_holder_is_out():
     assert found == [(["new", "old"], ["container:new", "container:old"])]
 
 
+def test_what_is_no_longer_declared_goes_just_before_what_takes_its_card():
+    """Renamed, or rolled back: never more of a model out than that one."""
+    found = shown(
+        change("model:old1/m", action="remove", cuts=["old1"]),
+        change("container:old1", action="remove", cuts=["old1"], have={"gpus": ["A"]}),
+        change("container:old2", action="remove", cuts=["old2"], have={"gpus": ["B"]}),
+        change("container:old3", action="remove", cuts=["old3"], have={"gpus": ["C"]}),
+        change("image:a"),
+        container("new1", running=False, wants=["A"]),
+        container("new2", running=False, wants=["B"]),
+        change("model:new1/m"),
+        change("model:new2/m"),
+    )
+    assert found == [
+        ([], ["container:old3"]),
+        ([], ["image:a"]),
+        (["new1", "old1"], ["model:old1/m", "container:old1", "container:new1", "model:new1/m"]),
+        (["new2", "old2"], ["container:old2", "container:new2", "model:new2/m"]),
+    ]
+
+
 def test_a_container_that_cannot_be_read_yet_may_run():
     found = shown(change("container:1", pending=True), change("container:2"), change("resident:1", pending=True))
     assert found == [([], ["container:2"]), (["1"], ["container:1", "resident:1"])]

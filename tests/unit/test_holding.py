@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from provision import rolling
-from provision.errors import CommandError, HostError
+from provision.errors import CommandError, HostError, LockedError
 from provision.turn import Turn
 
 from .test_rolling import Fake, gpu, make
@@ -42,9 +42,10 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 def turn(made: Any, host: Any, monkeypatch: pytest.MonkeyPatch, *, fit: bool = True) -> Turn:
     found = Turn(host, None, Lease(), made, made.context, lambda *_: None)  # type: ignore[arg-type]
 
-    def test(instance: str) -> None:
+    def test(instance: str) -> str:
         if not fit:
             raise CommandError("it does not answer")
+        return f"10.0.0.1:300{instance[-1]}"
 
     monkeypatch.setattr(found, "test", test)
     return found
@@ -73,6 +74,22 @@ def test_it_stays_out_when_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyP
         one.admit()
     assert (made.markers(host)[0].down, made.unfit) == ({ONE}, {ONE})  # type: ignore[attr-defined]
     assert "does not answer" in made.halted
+
+
+def test_where_a_balancer_sends_to_it_and_cannot_be_told_it_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = gpu("a")
+    made = make(tmp_path, host, balancers=2)
+    first, second = made.markers(host)  # type: Any, Any
+
+    def refuse(**_: Any) -> None:
+        raise LockedError("lb-0: somebody is at work")
+
+    monkeypatch.setattr(first, "mark", refuse)
+    with pytest.raises(LockedError, match="somebody"):
+        turn(made, host, monkeypatch).hold_back("ollama1")
+    assert second.down == {ONE}
 
 
 def test_every_balancer_is_asked_once_also_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

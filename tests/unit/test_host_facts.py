@@ -26,3 +26,35 @@ def test_a_name_with_both_kinds_of_address_means_its_ipv4_one(tmp_path: Path, pe
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     said = subprocess.run(command.words, input=command.stdin, capture_output=True, env=environment, check=True)
     assert facts.parse(said.stdout.decode()).resolved == {peer: address}
+
+
+DOCKER = """#!/bin/sh
+[ -z "${SILENT:-}" ] || exit 1
+case "$*" in
+  'ps -aq --no-trunc --filter label=provision.managed=1') echo one two ;;
+  inspect*' one two') printf '10.0.0.11 3002\\n10.0.0.11 3001\\n 3003\\n\\n10.0.0.11 3001\\n' ;;
+  *) exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("silent", "active", "published"),
+    [("", "active", ("10.0.0.11:3001", "10.0.0.11:3002")), ("yes", "active", None), ("", "inactive", None)],
+)
+def test_what_our_containers_are_published_on(
+    tmp_path: Path, silent: str, active: str, published: tuple[str, ...] | None
+) -> None:
+    programs = {"docker": DOCKER, "systemctl": f"#!/bin/sh\necho {active}\n", "nvidia-smi": "#!/bin/sh\nexit 9\n"}
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    command = facts.command(())
+    script = command.stdin.decode().replace("/run/systemd/system", str(tmp_path))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SILENT": silent}
+    said = subprocess.run(command.words, input=script, capture_output=True, env=environment, check=True, text=True)
+    assert facts.parse(said.stdout).published == published
+
+
+def test_without_docker_nothing_is_published() -> None:
+    assert facts.parse("# gpu\n# gpu-exit\n127\n# published\n").published == ()

@@ -26,7 +26,7 @@ ROWS = [
     {"runs"},
     {"ssh", "artifacts", "lock", "trust", "evidence"},
     {"connect", "jobs", "channels"},
-    {"grouping"},
+    {"grouping", "alike"},
     {"plan"},
     {"sequence"},
     {"roles"},

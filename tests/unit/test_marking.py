@@ -10,7 +10,7 @@ from provision.steps import marking, upstream
 from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet, HostFacts
 from provision.steps.marking import Marking, status_port
-from provision.steps.upstream import Drained
+from provision.steps.upstream import Drained, Place
 from tests.unit.balancer_fleet import config, fleet, state, texts
 
 READ = {"gpu-01": "10.1.0.11", "gpu-02": "10.1.0.12"}
@@ -30,7 +30,7 @@ def down(text: str) -> set[str]:
 def test_marking_and_unmarking_gives_the_same_bytes() -> None:
     marked = upstream.marked(written(), down=[ONE, TWO])
     assert down(marked) == {ONE, TWO}
-    assert upstream.marked(marked, up=[ONE, TWO]) == written()
+    assert upstream.marked(marked, up={ONE: Place("10.1.0.11:3001", ONE), TWO: Place("", TWO)}) == written()
 
 
 def test_marks_are_what_the_role_writes_itself() -> None:
@@ -38,10 +38,42 @@ def test_marks_are_what_the_role_writes_itself() -> None:
     assert upstream.marked(written(), drain={ONE: WHY}) == written(drained={ONE: WHY})
 
 
+@pytest.mark.parametrize(
+    ("said", "address"),
+    [
+        ("10.1.0.11:4001", "10.1.0.11:4001"),
+        ("10.9.0.1:3001", "10.9.0.1:3001"),
+        ("0.0.0.0:4001", "10.1.0.11:4001"),
+        ("", "10.1.0.11:3001"),
+        ("10.1.0.11:3001; evil", "10.1.0.11:3001"),
+        ("999.1.1.1:4001", "10.1.0.11:4001"),
+    ],
+)
+def test_what_gets_back_in_gets_its_requests_where_it_proved_itself(said: str, address: str) -> None:
+    moved = upstream.marked(upstream.marked(written(), down=[ONE]), up={ONE: Place(said, ONE)})
+    assert moved == written().replace("10.1.0.11:3001", address)
+
+
+def test_what_takes_the_place_of_what_is_gone_gets_its_line() -> None:
+    gone = upstream.marked(written(), down=[ONE])
+    moved = upstream.marked(gone, up={"gpu-01/chat": Place("10.1.0.11:3001", ONE)})
+    assert moved == written().replace(ONE, "gpu-01/chat")
+    assert upstream.marked(gone, up={TWO: Place("10.1.0.11:3001", ONE)}) == gone, "it has a line of its own"
+
+
+def test_two_that_change_ports_are_no_two_equal_keys() -> None:
+    """Of the map of names: nginx would refuse it."""
+    one = upstream.marked(written(), up={ONE: Place("10.1.0.11:3002", ONE)})
+    assert one.count('"10.1.0.11:3002" "') == 1
+    two = upstream.marked(one, up={"gpu-01/ollama2": Place("10.1.0.11:3001", "gpu-01/ollama2")})
+    assert [member.port for member in upstream.members(two).values()] == [3002, 3001, 3001, 3002]
+    assert two.count('"10.1.0.11:300') == 1
+
+
 def test_who_is_drained_is_not_marked_up() -> None:
     drained = upstream.marked(written(), drain={ONE: WHY})
     assert upstream.drained(drained) == {ONE: WHY}
-    assert upstream.marked(drained, up=[ONE]) == drained
+    assert upstream.marked(drained, up={ONE: Place("", ONE)}) == drained
     assert upstream.marked(drained, undrain=[ONE]) == written()
 
 
@@ -85,7 +117,7 @@ def test_nothing_but_marks_is_changed_and_the_running_nginx_checks() -> None:
 def test_a_mark_that_is_there_changes_nothing() -> None:
     have = {**state(config(fleet())), "exe": "/opt/nginx"}
     have["loaded"] = have["id"]
-    marking = Marking(name="balancer", files={}, binary=have["exe"], status_port=8080, up=frozenset({ONE}))
+    marking = Marking(name="balancer", files={}, binary=have["exe"], status_port=8080, up={ONE: Place("", ONE)})
     assert marking.want(HostFacts(), have) == {
         key: have[key] for key in ("kind", "id", "files", "odd", "exe", "loaded")
     }

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -39,9 +40,14 @@ class Fake:
         down, drained = self.down | self.drained, self.drained
         return {name: Member("10.0.0.1", at, name in down, name in drained) for name, at in self.members.items()}
 
-    def mark(self, *, down: Any = (), up: Any = ()) -> None:
+    def mark(self, *, down: Any = (), up: Any = MappingProxyType({})) -> None:
         if self.unreachable:
             raise UnreachableError(f"{self.host.name}: lost")
+        for name, place in up.items():
+            if place.before in self.members:
+                self.members.pop(place.before)
+                self.members[name] = int(place.at.rpartition(":")[2] or 0)
+                self.down.discard(place.before)
         self.down = (self.down | set(down)) - set(up)
 
     def renew(self) -> None:
@@ -157,7 +163,7 @@ def test_every_balancer_is_told_both_ways(tmp_path: Path) -> None:
     made.drain(served, lambda _: None, lambda _: None)
     markers: list[Any] = made.markers(one)
     assert [marker.down for marker in markers] == [{"a/ollama1"}] * 2
-    made.back("a/ollama1")
+    made.back("a/ollama1", "10.0.0.1:3001")
     assert [marker.down for marker in markers] == [set()] * 2
 
 
@@ -222,7 +228,7 @@ def test_what_a_run_left_out_takes_a_turn_and_gets_back_in(tmp_path: Path) -> No
     assert set(made.served(one, ONE).at) == {"a/ollama1"}
     assert fits(made, one)
     assert not fits(made, two)
-    made.back("a/ollama1")
+    made.back("a/ollama1", "10.0.0.1:3001")
     assert marker.down == set()
 
 
@@ -249,7 +255,7 @@ def test_it_is_waited_for_while_its_host_is_worked_on(tmp_path: Path) -> None:
         said.append(text)
         if len(said) == 2:
             assert fits(made, one)  # it is its turn meanwhile, and not kept from it
-            made.back("a/ollama1")
+            made.back("a/ollama1", "10.0.0.1:3001")
 
     made.begin(made.served(two, ONE), pause)
     assert said == ["waiting: a/ollama1 is out of the upstream"] * 2
@@ -320,7 +326,7 @@ def test_a_balancer_that_dies_meanwhile_keeps_no_other_from_being_told(tmp_path:
     markers: list[Any] = made.markers(one)
     markers[0].unreachable = markers[1].unreachable = True
     turn = Turn(one, None, None, made, made.context, lambda *_: None)  # type: ignore[arg-type]
-    turn.test, turn._out = lambda instance: None, {"a/ollama1": "ollama1"}  # type: ignore[method-assign]
+    turn.test, turn._out = lambda instance: "", {"a/ollama1": "ollama1"}  # type: ignore[method-assign]
     with pytest.raises(HostError, match="lb-0: lost") as found:
         turn.give_back()
     assert not isinstance(found.value, UnreachableError)  # the gpu host was reached
@@ -365,7 +371,7 @@ def test_what_an_earlier_run_left_out_is_found_and_given_back(tmp_path: Path) ->
     markers[1].down, markers[2].drained = {"a/ollama1"}, {"a/ollama2"}
     assert made.waiting([one]) == {"a/ollama1"}
     markers[0].unreachable = False
-    made.readmit(one, "a/ollama1")
+    made.readmit(one, "a/ollama1", "10.0.0.1:3001")
     assert markers[1].down == set()
     assert markers[2].drained == {"a/ollama2"}
 

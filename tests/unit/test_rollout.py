@@ -279,7 +279,7 @@ def test_a_host_that_could_not_be_given_one_more_instance_keeps_its_marks(make):
     shared = ["volume:ollama8", "file:/etc/provision/ollama/instances", "firewall:DOCKER-USER"]
     made.context.journal("gpu-01").changes.extend([*shared, "note:a", "model:ollama8/m"])
     assert made.fleet().failed == {"gpu-01"}, "note:a is nobody's"
-    member.run.created.add("ollama8")
+    member.run.turn.made.add("ollama8")
     member.run.__dict__["entries"] = (Entry("ollama", SimpleNamespace(id="note:a", part_of="ollama8")),)
     assert made.fleet().partly == {"gpu-01"}
     made._fail(member, CommandError("no rule", step="firewall:DOCKER-USER"))
@@ -323,7 +323,7 @@ def test_one_that_is_ill_keeps_no_other_of_its_host_out(make, monkeypatch, faile
             raise CommandError("it does not answer")
 
     monkeypatch.setattr(member.run.turn, "test", test)
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name: given_back.append(name))
+    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at: given_back.append(name))
     made._readmit()
     assert given_back == ["gpu-01/ollama2"]
     assert member.outcome.error.message == ("no such model" if failed else "it does not answer")
@@ -391,7 +391,7 @@ def test_a_run_of_some_roles_gives_back_what_an_earlier_one_left_out(make, monke
 
     monkeypatch.setattr(member.run.turn, "test", test)
     monkeypatch.setattr(made.rolling, "waiting", lambda hosts: {"gpu-01/ollama1", "gpu-02/ollama1"})
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name: given_back.append(name))
+    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at: given_back.append(name))
     made._readmit()
     assert given_back == (["gpu-01/ollama1"] if given and fit else [])
     assert (member.outcome.error is None) == (fit or not given)
@@ -410,7 +410,7 @@ def test_an_instance_that_is_in_the_way_is_given_back_if_it_is_well(make, monkey
             raise CommandError("it does not answer")
 
     monkeypatch.setattr(member.run.turn, "test", test)
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name: given_back.append(name))
+    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at: given_back.append(name))
     assert made.rolling.prove("gpu-01/ollama1") is fit
     assert given_back == ["gpu-01/ollama1"] * fit
     assert not made.rolling.prove("gpu-02/ollama1")  # not of this run

@@ -1,6 +1,7 @@
 """The log that this machine keeps of its runs: which of them died, and going on with one."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from provision import lock, runs
 from provision.cli import resume
-from provision.cli.run import Chosen
+from provision.cli.run import Careful, Chosen
 from provision.errors import LockedError, UsageError
 from provision.runs import Log, Logs
 
@@ -17,6 +18,7 @@ from .local import LocalSession
 
 RUN, OTHER = "20261122T081140Z-585d", "20261122T091140Z-0001"
 CHOSEN = Chosen("inventory.yaml", (), (), (), (), 1, None, False, False)
+CAREFUL = Careful("25%", True, "0")
 
 
 @pytest.fixture
@@ -102,8 +104,25 @@ def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, m
 
 def test_a_run_goes_on_with_what_it_was_told(logs):
     logs.write(log(pid=gone(), limit=("gpu",), tags=("nginx",)))
-    chosen = resume.resumed(CHOSEN, RUN)
+    chosen, careful = resume.resumed(CHOSEN, Careful(), RUN)
     assert (chosen.inventory, chosen.limit, chosen.tags) == ("/srv/prod.yaml", ("gpu",), ("nginx",))
+    assert careful == Careful()
+
+
+def test_and_as_carefully_as_it_was_told_unless_something_else_is_said(logs):
+    resume.Logged(RUN, "deploy", CHOSEN, CAREFUL).begin()
+    logs.write(dataclasses.replace(logs.find(RUN), exit=7))
+    assert resume.resumed(CHOSEN, Careful(), RUN)[1] == CAREFUL
+    said = Careful("100%", max_fail="3", lock_wait=60)
+    assert resume.resumed(CHOSEN, said, RUN)[1] == Careful("100%", True, "3", 60)
+
+
+def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
+    logs.write(log(exit=7))
+    path = logs.folder / f"{RUN}.json"
+    keys = ("serial", "canary", "max_fail")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in keys}))
+    assert resume.resumed(CHOSEN, Careful(serial="2"), RUN)[1] == Careful(serial="2")
 
 
 @pytest.mark.parametrize(
@@ -119,13 +138,13 @@ def test_a_run_goes_on_with_what_it_was_told(logs):
 def test_what_cannot_go_on_is_refused_and_says_why(logs, how, said, why):
     logs.write(log(**how))
     with pytest.raises(UsageError, match=why):
-        resume.resumed(dataclasses.replace(CHOSEN, **said), RUN)
+        resume.resumed(dataclasses.replace(CHOSEN, **said), Careful(), RUN)
 
 
 def test_a_run_of_which_there_is_no_log_must_be_known_to_a_host(tmp_path):
     path = tmp_path / "inventory.yaml"
     path.write_text("gpu: {hosts: {a: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}")
     with pytest.raises(UsageError, match="neither this machine nor these hosts know"):
-        resume.resumed(dataclasses.replace(CHOSEN, inventory=str(path)), RUN)
+        resume.resumed(dataclasses.replace(CHOSEN, inventory=str(path)), Careful(), RUN)
     with pytest.raises(UsageError, match="is no run"):
-        resume.resumed(CHOSEN, "latest")
+        resume.resumed(CHOSEN, Careful(), "latest")

@@ -4,6 +4,7 @@ into a file that nobody but root may read."""
 import base64
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from provision import cli, plan, report, sequence
 from provision.apply import HostRun
 from provision.artifacts import Store
 from provision.cli.resume import Logged
-from provision.cli.run import Chosen
+from provision.cli.run import Careful, Chosen
 from provision.command import Put, Run
 from provision.context import Context
 from provision.errors import CommandError
@@ -30,6 +31,7 @@ from tests.unit.test_hostile import FACTS
 
 SUDO, LOGIN, PROXY = "canary-of-sudo", "canary-of-login", "http://user:canary-of-proxy@proxy.test:3128"
 CANARIES = ("canary-of-sudo", "canary-of-login", "canary-of-proxy", "canary-of-token")
+RUN = "20261122T081140Z-585d"
 INVENTORY = """
 all:
   vars:
@@ -144,10 +146,53 @@ def test_what_is_read_of_a_secret_file_for_a_rollback_is_no_more_than_its_hash(p
 
 def test_the_log_of_a_run_keeps_no_setting_of_the_command_line(path):
     chosen = Chosen(str(path), (), ("ollama.https_proxy=" + PROXY,), (), (), 1, SUDO, False, False)
-    Logged("20261122T081140Z-585d", "deploy", chosen).begin()
+    Logged(RUN, "deploy", chosen, Careful()).begin()
     [file] = default_folder().iterdir()
     assert clean(file.read_text())
     assert json.loads(file.read_text())["extra_vars"] == 1
+
+
+WORDS = (
+    f"ansible_become_password={SUDO}",
+    f"ollama.https_proxy={PROXY}",
+    f"{{ansible_password: {LOGIN}}}",
+)
+
+
+@pytest.mark.parametrize("command", [["deploy", "--yes"], ["rollback", RUN, "--yes"]])
+def test_the_command_to_run_next_names_what_was_set_by_e_and_not_to_what(path, tmp_path, monkeypatch, capfd, command):
+    (tmp_path / "more.yaml").write_text("mine: {}")
+    for module in ("rollout", "each"):
+        monkeypatch.setattr(f"provision.{module}.Session", lambda connection, password: LocalSession(frozenset({1})))
+    begin = [word for value in (*WORDS, f"@{tmp_path}/more.yaml") for word in ("-e", value)]
+    assert cli.execute([*command, "-i", str(path), "-l", "gpu-01", "-t", "docker", *begin]) == 4
+    said = capfd.readouterr()
+    assert clean(said.out + said.err)
+    again = said.out.partition("again: ")[2]
+    assert "-e ansible_become_password=... -e ollama.https_proxy=... -e '{...}' -e @" in again
+    assert cli.execute([*shlex.split(again)[1:], "--yes"]) == 2, "what was not printed is not a setting"
+    assert capfd.readouterr().err.count("stands for what was not printed: say it again") == 3
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        f".password={SUDO}",
+        f"ansible_become_password: {SUDO}",
+        f"ansible_become_password:{SUDO}",
+        f"ansible_become_password=*{SUDO}",
+        f"ansible_become_password=!{SUDO}",
+        f"ansible_become_password=!!int {SUDO}",
+        f"{{ansible_become_password: *{SUDO}}}",
+        f"ansible_become_password=[{SUDO}]",
+        f"ansible_become_passwort={SUDO}",
+    ],
+)
+def test_what_cannot_be_set_by_e_is_said_without_what_it_was_to_be(path, word, capsys):
+    assert cli.execute(["inventory", "check", "-i", str(path), "-e", word]) in (0, 2)
+    said = capsys.readouterr()
+    assert "ansible_become_password" in said.err or word[0] in ".{"
+    assert clean(said.out + said.err)
 
 
 @pytest.mark.parametrize("words", [["show"], ["show", "--json"], ["check"], ["check", "--json"], ["show", "gpu-01"]])
@@ -184,7 +229,7 @@ def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, monke
     assert clean(str(events))
     assert "[secret]" in member.outcome.error.stderr
     change = plan.make_change(Entry("role", member.run.entries[0].step), {"text": said}, None)
-    shown = member.run._hidden(dataclasses.replace(change, diff=(said,), reason=said, impact=said))
+    shown = plan.hidden(dataclasses.replace(change, diff=(said,), reason=said, impact=said), member.run.hide)
     assert clean(f"{shown.diff}{shown.reason}{shown.impact}")
     assert isinstance(member.run, HostRun)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from provision import apply
+from provision import apply, grouping
 from provision.command import run, sh
 from provision.errors import CommandError, HostError
 from provision.steps.base import EVERY
@@ -46,6 +46,7 @@ class FakeTurn:
 
     def __init__(self, *_):
         self.out, self.failed, self._asked = (), False, frozenset()
+        self.made = set()
 
     def covers(self, names):
         return self._asked == EVERY or names <= self._asked
@@ -56,11 +57,18 @@ class FakeTurn:
         return True
 
     def hold_back(self, instance):
+        self.made.add(instance)
         self._note(f"hold {instance}")
         return True
 
     def admit(self):
         self._note("admit")
+
+    def hand_over(self):
+        """Nothing is gone."""
+
+    def end(self):
+        """Nothing is left."""
 
     def drop(self, instance):
         self._note(f"drop {instance}")
@@ -144,7 +152,16 @@ def test_an_instance_gets_no_requests_before_it_has_its_model(host, make, monkey
     monkeypatch.setattr(apply, "INSTANCES", ROLES)
     made.deploy(ROLES)
     assert FakeTurn.events == [("hold 1", {"m1": "old"}), ("admit", {"c1": "wanted", "m1": "wanted"})]
-    assert made.created == {"1"}
+    assert made.turn.made == {"1"}
+
+
+def test_what_a_new_one_takes_from_another_is_given_up_in_turn(host, make, monkeypatch):
+    """It would be stopped with its streams, while balancers send to it."""
+    steps = [Container(str(make.folder / f"c{n}"), instance=n) for n in ("1", "2")]
+    made = host(*steps, old=["c2"])
+    monkeypatch.setattr(grouping, "_holds", lambda state: {"card"} if state else set())
+    made.deploy(ROLES)
+    assert events() == ["hold 1", "take 1 2", "back 1 2"]
 
 
 def test_what_is_not_there_is_not_tested_with_all_others_that_are_out(host, make, monkeypatch):

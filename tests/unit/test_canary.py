@@ -1,0 +1,79 @@
+"""Which host goes first and alone, and who comes after it."""
+
+import pytest
+
+from provision import rollout, sequence
+from provision.artifacts import Store
+from provision.context import Context
+from provision.errors import CommandError
+from provision.rollout import Pace, Rollout, selection
+
+from .local import LocalSession
+
+GPU = "ollama: {instances: [{gpus: [0]}]}"
+FLEET = """
+all:
+  vars: {nginx: {NGINX}}
+  children:
+    gpu: {hosts: {gpu-01: {GPU}, gpu-02: {GPU}, gpu-03: {GPU}}}
+    balancer: {hosts: {BALANCERS}}
+"""
+ALL = frozenset(sequence.order())
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Makes a Rollout of an inventory whose work is the test's own."""
+    monkeypatch.setattr(rollout, "Session", lambda connection, password: LocalSession())
+
+    def build(nginx, balancers, *, roles=ALL, limit=(), **pace):
+        path = tmp_path / "inventory.yaml"
+        path.write_text(FLEET.replace("NGINX", nginx).replace("GPU", GPU).replace("BALANCERS", balancers))
+        inventory = sequence.load(str(path))
+        context = Context("run-1", inventory, roles, lambda event: None, Store(tmp_path / "store"))
+        chosen = selection(inventory, inventory.select(limit), roles)
+        return Rollout(context, chosen, None, 4, Pace(canary=True, **pace))
+
+    return build
+
+
+def worked_on(made, bad=""):
+    """The hosts on which anything was done, in order; one of them fails, or each of them for `*`."""
+    seen = []
+
+    def work(member):
+        seen.append(member.outcome.host)
+        if bad in ("*", member.outcome.host):
+            raise CommandError("no")
+
+    made._all(work)
+    return seen
+
+
+BALANCED = "lb-01: {}, lb-02: {}"
+
+
+@pytest.mark.parametrize(
+    ("nginx", "balancers", "how", "canary"),
+    [
+        ("", BALANCED, {}, "gpu-01"),
+        ("build_host: lb-01", BALANCED, {}, "gpu-01"),
+        ("build_host: gpu-02", "gpu-02: {}, lb-01: {}", {}, "gpu-01"),
+        ("build_host: lb-01", "gpu-01: {}, lb-01: {}", {}, "gpu-02"),
+        ("build_host: gpu-02", "", {}, "gpu-02"),
+        ("build_host: gpu-02, build: each", "", {}, "gpu-01"),
+        ("build_host: gpu-02", "", {"roles": ALL - {"nginx"}}, "gpu-01"),
+        ("build_host: gpu-02", "", {"limit": ["gpu-01,gpu-03"]}, "gpu-01"),
+        ("build_host: lb-01", BALANCED, {"limit": ["balancer"]}, "lb-01"),
+    ],
+)
+def test_the_canary_is_the_first_gpu_host_that_waits_for_nobodys_build(make, nginx, balancers, how, canary):
+    made = make(nginx, balancers, **how)
+    assert worked_on(made, bad="*") == [canary]
+    assert made.guarded == f"{canary}, which went first, failed"
+    assert {one.outcome.result for one in made.members if one.outcome.host != canary} == {"stopped"}
+
+
+def test_after_it_comes_who_makes_what_others_wait_for(make):
+    made = make("build_host: lb-02", BALANCED, serial=1)
+    assert worked_on(made) == ["gpu-01", "lb-02", "gpu-02", "gpu-03", "lb-01"]

@@ -1,0 +1,133 @@
+"""Instances that get another name on every host: their hosts go one after the other, as for any change."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision import rolling
+from provision.context import Stopped
+from provision.errors import CommandError, HostError
+from provision.inventory import Host
+from provision.rolling import Rolling
+from provision.turn import Turn
+
+from .test_rolling import Fake, fits, gpu, make
+
+OLD = frozenset({"old"})
+
+
+class Lease:
+    """Notes nothing."""
+
+    held = False
+
+    def renew(self) -> None:
+        """There is no host."""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolling, "Marker", Fake)
+    monkeypatch.setattr(rolling, "TICK", 0.01)
+    monkeypatch.setattr(rolling, "LOOK", 0.01)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> tuple[Rolling, list[Host], Any]:
+    """Three hosts whose balancer knows an instance of each under its old name."""
+    found = [gpu(name, (("m",),)) for name in "abc"]
+    made = make(tmp_path, *found)
+    marker: Any = made.markers(found[0])[0]
+    marker.members = {f"{name}/old": 3001 for name in "abc"}
+    return made, found, marker
+
+
+def turn(made: Rolling, host: Host, *, fit: bool = True) -> Turn:
+    found = Turn(host, None, Lease(), made, made.context, lambda *_: None)  # type: ignore[arg-type]
+
+    def test(instance: str) -> str:
+        if not fit:
+            raise CommandError(f"{instance} does not answer")
+        return "10.0.0.1:3001"
+
+    found.test = test  # type: ignore[method-assign]
+    return found
+
+
+def test_the_new_one_takes_the_place_of_the_old_one_before_the_next_host_goes(hosts: Any) -> None:
+    made, (one, two, _), marker = hosts
+    first = turn(made, one)
+    first.take(OLD, "container:old")
+    first.give_back()
+    assert marker.down == {"a/old"}
+    assert not fits(made, two, OLD), "what is gone counts as out"
+    first.hold_back("ollama1")
+    first.hand_over()
+    first.end()
+    assert (set(marker.members), marker.down) == ({"a/ollama1", "b/old", "c/old"}, set())
+    assert fits(made, two, OLD)
+    assert made.halted == ""
+
+
+def test_where_the_new_one_is_ill_the_others_keep_the_old_ones(hosts: Any) -> None:
+    made, (one, two, _), marker = hosts
+    first = turn(made, one, fit=False)
+    first.take(OLD, "container:old")
+    first.give_back()
+    first.hold_back("ollama1")
+    with pytest.raises(HostError, match="does not answer"):
+        first.hand_over()
+    first.end()
+    assert (marker.down, made.unfit) == ({"a/old"}, {"a/old", "a/ollama1"})
+    with pytest.raises(Stopped):
+        fits(made, two, OLD)
+
+
+def test_where_the_new_one_was_never_made_the_others_keep_the_old_ones(hosts: Any) -> None:
+    made, (one, two, _), _ = hosts
+    first = turn(made, one)
+    first.take(OLD, "container:old")
+    first.give_back()
+    first.abandon()
+    first.end()
+    assert made.halted == "a/old is gone, and nothing took its place"
+    with pytest.raises(Stopped):
+        fits(made, two, OLD)
+
+
+def test_where_nothing_is_to_take_its_place_the_next_host_goes_on(hosts: Any) -> None:
+    """An operator wants fewer instances."""
+    made, (one, two, _), marker = hosts
+    marker.members.update({f"{name}/ollama1": 3002 for name in "abc"})
+    first = turn(made, one)
+    first.take(OLD, "container:old")
+    first.give_back()
+    assert not fits(made, two, OLD)
+    first.end()
+    assert fits(made, two, OLD)
+    assert made.halted == ""
+
+
+def test_two_of_one_host_do_not_wait_for_each_other(hosts: Any) -> None:
+    made, (one, *_), marker = hosts
+    marker.members["a/older"] = 3002
+    first = turn(made, one)
+    for name in ("old", "older"):
+        first.take(frozenset({name}), f"container:{name}")
+        first.give_back()
+    assert marker.down == {"a/old", "a/older"}
+
+
+def test_what_a_killed_run_left_so_counts_until_the_new_one_is_listed(hosts: Any) -> None:
+    made, (_, two, _), marker = hosts
+    marker.down = {"a/old"}
+    with pytest.raises(Stopped, match="a/old is out of the upstream already"):
+        fits(made, two, OLD)
+
+
+def test_it_is_in_nobodys_way_when_the_new_one_is(hosts: Any) -> None:
+    made, (_, two, _), marker = hosts
+    marker.members["a/ollama1"] = 3002
+    marker.down = {"a/old"}
+    assert fits(made, two, OLD)
