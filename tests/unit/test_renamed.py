@@ -1,5 +1,6 @@
 """Instances that get another name on every host: their hosts go one after the other, as for any change."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from provision.context import Stopped
 from provision.errors import CommandError, HostError
 from provision.inventory import Host
 from provision.rolling import Rolling
+from provision.sequence import INSTANCES
 from provision.turn import Turn
 
 from .test_rolling import Fake, fits, gpu, make
@@ -38,6 +40,7 @@ def hosts(tmp_path: Path) -> tuple[Rolling, list[Host], Any]:
     """Three hosts whose balancer knows an instance of each under its old name."""
     found = [gpu(name, (("m",),)) for name in "abc"]
     made = make(tmp_path, *found)
+    made.context = dataclasses.replace(made.context, roles=INSTANCES)
     marker: Any = made.markers(found[0])[0]
     marker.members = {f"{name}/old": 3001 for name in "abc"}
     return made, found, marker
@@ -107,6 +110,16 @@ def test_where_nothing_is_to_take_its_place_the_next_host_goes_on(hosts: Any) ->
     first.end()
     assert fits(made, two, OLD)
     assert made.halted == ""
+
+
+def test_a_run_that_removes_nothing_gives_back_what_it_took_out(hosts: Any) -> None:
+    """Such as `-t docker`, after the names in the inventory were changed."""
+    made, (one, *_), marker = hosts
+    made.context = dataclasses.replace(made.context, roles=frozenset({"docker"}))
+    first = turn(made, one)
+    first.take(OLD, "service:docker")
+    first.give_back()
+    assert marker.down == set()
 
 
 def test_two_of_one_host_do_not_wait_for_each_other(hosts: Any) -> None:
