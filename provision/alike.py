@@ -31,9 +31,13 @@ class Alike:
             names: labels. One that is not declared any more counts for all models that its host is to serve: who
                 takes its place is not in the upstream yet.
         """
-        declared = {label(host.name, one.name): _models(one) for one in host.instances}
-        every = tuple(dict.fromkeys(model for models in declared.values() for model in models)) or ("",)
-        return {name: declared.get(name, every) for name in names}
+        own = {label(host.name, one.name): _models(one) for one in host.instances}
+        every = tuple(dict.fromkeys(model for models in own.values() for model in models)) or ("",)
+        return {name: own.get(name, every) for name in names}
+
+    def declared(self, host: Host) -> frozenset[str]:
+        """The labels of a host's instances."""
+        return frozenset(label(host.name, one.name) for one in host.instances)
 
     def serving(self, model: str, listed: Collection[str]) -> set[str]:
         """Those of an upstream that are there for a model.
@@ -45,7 +49,7 @@ class Alike:
         found: set[str] = set()
         for host in self.inventory.hosts:
             own = {name for name in listed if name.rpartition("/")[0] == _place(host)}
-            declared = {label(host.name, one.name) for one in host.instances}
+            declared = self.declared(host)
             counted = own if declared - own else own & declared
             found |= {name for name, models in self.models(host, counted).items() if model in models}
         return found

@@ -121,18 +121,34 @@ class Rolling:
                 found |= {n for n, one in members if one.down and not one.drained and one.address != NOWHERE}
         return found
 
-    def readmit(self, host: Host, name: str, at: str) -> None:
+    def readmit(self, host: Host, name: str, at: str, before: str = "") -> None:
         """Have the balancers send to an instance that was left out. It has proved itself.
 
         Args:
             host: its host.
             name: its label.
             at: `ADDRESS:PORT` where it did.
+            before: label of one that is gone, and whose place it takes; empty where it has one of its own.
 
         Raises:
             HostError: a balancer could not be told; all others were.
         """
-        tell_all(self.markers(host), lambda marker: self._up(marker, name, at))
+        tell_all(self.markers(host), lambda marker: self._up(marker, name, at, before))
+
+    def hand_over(self, host: Host, old: str, name: str, at: str) -> None:
+        """Have the balancers send to an instance instead of one that is gone. It has proved itself.
+
+        Args:
+            host: their host.
+            old: label of what is gone.
+            name: label of the other.
+            at: `ADDRESS:PORT` where it did.
+
+        Raises:
+            HostError: a balancer could not be told; all others were, and the roll is halted.
+        """
+        with self._ending(old, name):
+            self.readmit(host, name, at, old)
 
     def begin(self, served: Served, pause: Pause) -> None:
         """Wait until they may be taken out. From then on they count as out.
@@ -185,24 +201,29 @@ class Rolling:
                 raise
             raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error
 
-    def back(self, name: str, at: str, heir: str = "") -> None:
+    def back(self, name: str, at: str) -> None:
         """Have its balancers send to an instance again. It has proved itself.
 
         Args:
             name: its label.
             at: `ADDRESS:PORT` where it did.
-            heir: label of the one that did, and takes its place; empty where that is itself.
 
         Raises:
             HostError: a balancer could not be told; all others were, and the roll is halted.
         """
+        with self._ending(name, name):
+            tell_all(self._out[name].markers, lambda marker: self._up(marker, name, at))
+
+    @contextlib.contextmanager
+    def _ending(self, out: str, name: str) -> Iterator[None]:
+        """What is out is so no longer after this; the roll is halted if it fails."""
         try:
-            tell_all(self._out[name].markers, lambda marker: self._up(marker, heir or name, at, name))
+            yield
         except HostError as error:
-            self.halted = self.halted or f"{heir or name} could not be given back: {error.message}"
+            self.halted = self.halted or f"{name} could not be given back: {error.message}"
             raise
         finally:
-            self.drop(name)
+            self.drop(out)
 
     def _up(self, marker: Marker, name: str, at: str, before: str = "") -> None:
         with self._about_balancer():
@@ -334,8 +355,8 @@ class Rolling:
         for marker in served.markers:
             found = _look(marker, served.host)
             listed.update({name: one for name, one in found.items() if one.down or name not in listed})
-        own = {name for name, one in self._out.items() if one.host is served.host}
-        seen = {name: one for name, one in listed.items() if name not in {*served.at, *others, *own}}
+        gone = {name for name in listed if _is_of(name, served.host, EVERY)} - self._alike.declared(served.host)
+        seen = {name: one for name, one in listed.items() if name not in {*served.at, *others, *gone}}
         out = [model for name, one in others.items() for model in one.models[name]]
         out += [model for models in served.models.values() for model in models]
         blocking: set[str] = set()

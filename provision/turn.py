@@ -46,7 +46,7 @@ class Turn:
         self._asked: frozenset[str] = frozenset()
         self._out: dict[str, str] = {}  # label -> name
         self._held: dict[str, str] = {}  # likewise
-        self._gone: list[str] = []  # labels that are no longer declared, and were taken out
+        self._gone: set[str] = set()  # labels that are no longer declared, and were taken out
         self._placed: set[str] = set()  # labels of what took their place
 
     @property
@@ -78,6 +78,8 @@ class Turn:
             self.lease.renew()
             self._stop_before(step)
 
+        for name in self._gone:  # two hosts that both hold one and want another would wait for each other for ever
+            self.rolling.drop(name)
         self.rolling.begin(found, pause)
         self._out = {name: name.rpartition("/")[2] for name in found.at}
         self._held = {name: instance for name, instance in self._held.items() if name not in self._out}
@@ -132,7 +134,7 @@ class Turn:
             at = self._proved(name, made[name])
             self._gone.remove(old)
             self._placed.add(name)
-            self.rolling.back(old, at, name)
+            self.rolling.hand_over(self.host, old, name, at)
 
     def end(self) -> None:
         """The host's part is over: what is gone keeps no other host waiting.
@@ -145,7 +147,7 @@ class Turn:
                 self.rolling.drop(name)
             else:
                 self._lost(name)
-        self._gone = []
+        self._gone = set()
 
     def _lost(self, name: str) -> None:
         self.rolling.leave(name, f"{name} is gone, and nothing took its place")
@@ -199,7 +201,7 @@ class Turn:
                 self._given_back(name, instance)
         for name in self._gone:
             self._lost(name)
-        self._asked, self._out, self._gone = frozenset(), {}, []
+        self._asked, self._out, self._gone = frozenset(), {}, set()
 
     def test(self, instance: str) -> str:
         """Have an instance prove that it can serve.
@@ -236,7 +238,7 @@ class Turn:
         """Test an instance and give it back; the error if it stays out."""
         declared = any(one.name == instance for one in self.host.instances)
         if not declared and CONTAINERS in self.context.roles:
-            self._gone.append(name)  # it counts as out until something takes its place
+            self._gone.add(name)  # it counts as out until something takes its place
             return None
         try:
             at = self.test(instance)

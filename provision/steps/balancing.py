@@ -176,12 +176,12 @@ def upstream(servers: tuple[Server, ...], facts: HostFacts, have: State) -> list
 
 
 def _is_known(server: Server, facts: HostFacts, before: Mapping[str, marks.Member]) -> bool:
-    """Whether an instance was seen by this run or an earlier one, under this label or another one at its place.
+    """Whether a run brought an instance to its end, this one or an earlier, under this label or another at its place.
 
-    A host that nobody deployed yet, or that a run which was killed left half made, would swallow requests.
+    A host that nobody deployed yet, or that was left half made, would swallow requests; and marked `down` it would
+    count as out, and be in the way of others.
     """
-    fleet = facts.fleet
-    if server.label in before or server.host in {*fleet.addresses, *fleet.failed, *fleet.partly}:
+    if server.label in before or server.host in facts.fleet.addresses:
         return True
     stated = _ip(server.address) or _ip(facts.resolved.get(server.address, ""))
     return any((one.address, one.port) == (stated, server.port) for one in before.values())

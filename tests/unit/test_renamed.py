@@ -1,6 +1,7 @@
 """Instances that get another name on every host: their hosts go one after the other, as for any change."""
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from provision.errors import CommandError, HostError
 from provision.inventory import Host
 from provision.rolling import Rolling
 from provision.sequence import INSTANCES
+from provision.steps.base import EVERY
 from provision.turn import Turn
 
 from .test_rolling import Fake, fits, gpu, make
@@ -130,6 +132,35 @@ def test_two_of_one_host_do_not_wait_for_each_other(hosts: Any) -> None:
         first.take(frozenset({name}), f"container:{name}")
         first.give_back()
     assert marker.down == {"a/old", "a/older"}
+    first.hold_back("ollama1")
+    first.hand_over()
+    assert set(marker.members) == {"a/ollama1", "a/older", "b/old", "c/old"}
+
+
+def test_two_hosts_that_both_lost_one_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    pair = [gpu(name, (("m",), ("m",)), max_unavailable=2) for name in "ab"]
+    made = make(tmp_path, *pair)
+    made.context = dataclasses.replace(made.context, roles=INSTANCES)
+    marker: Any = made.markers(pair[0])[0]
+    marker.members.update({f"{name}/old": 3009 for name in "ab"})
+    turns = [turn(made, host) for host in pair]
+    for one in turns:
+        one.take(OLD, "container:old")
+        one.give_back()
+    made.context.begun.update("ab")
+
+    def rest(one: Turn) -> None:
+        one.take(EVERY, "service:docker")
+        one.give_back()
+        one.end()
+
+    threads = [threading.Thread(target=rest, args=[one], daemon=True) for one in turns]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert [thread.is_alive() for thread in threads] == [False, False]
+    assert made.halted == ""
 
 
 def test_what_a_killed_run_left_so_counts_until_the_new_one_is_listed(hosts: Any) -> None:
