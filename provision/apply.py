@@ -254,7 +254,7 @@ class HostRun:
                 if change is group.changes[-1]:
                     self._give_back()
                     if self.roles >= INSTANCES:
-                        self.turn.hand_over()
+                        self.turn.hand_over({later.step.part_of for _, later in order[number:]})
         except Exception:
             self.turn.abandon()
             raise
@@ -356,7 +356,7 @@ class HostRun:
             settled = self._settle(change, fleet)
         names = self._disrupts(settled) if settled is not None else frozenset()
         if settled is not None and creates(settled):  # what another one holds, it gives up for it
-            names = group.instances - EVERY
+            names = group.instances - EVERY - {step.part_of}
         if not names or self.turn.covers(names):
             return settled
         if self.turn.out:  # never hold one and wait for another

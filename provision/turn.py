@@ -1,6 +1,6 @@
 """One host's turn: its instances that are out of the upstream, and the test that each must pass to get back in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from provision.context import Context, Stopped
 from provision.errors import CommandError, HostError
@@ -119,17 +119,21 @@ class Turn:
             self.rolling.readmit(self.host, name, self._proved(name, instance))
             self._placed.add(name)
 
-    def hand_over(self) -> None:
+    def hand_over(self, unfinished: Collection[str] = ()) -> None:
         """Have the balancers send to what was made instead of what is gone, one for one.
 
         What an operator renames is gone under its old label, and unknown to the balancers under the new one until the
         last wave: until then all hosts could be out at once.
 
+        Args:
+            unfinished: names of instances for which something is still to be done: they cannot serve yet.
+
         Raises:
             HostError: one failed its test, or a balancer could not be told.
         """
         made = {label(self.host.name, one.name): one.name for one in self.host.instances if one.name in self.made}
-        new = [name for name in made if name not in {*self._held, *self._placed}]
+        here = {*self._held, *self._placed}
+        new = [name for name, instance in made.items() if name not in here and instance not in unfinished]
         for old, name in zip(sorted(self._gone), new, strict=False):
             at = self._proved(name, made[name])
             self._gone.remove(old)

@@ -113,9 +113,13 @@ class Host:
     def _state(self) -> str:
         """Console, system state, jobs that hang and addresses, for whoever has to find out why it does not boot."""
         said = [(self.home / "console.log").read_text(errors="replace")[-1500:], f"init: {self.leader}"]
+        said.append(f"its sshd answers: {self._answers()}")
         for words in (
             ["systemctl", "is-system-running"],
             ["systemctl", "list-jobs", "--no-pager"],
+            ["systemctl", "--failed", "--no-pager", "--plain", "--no-legend"],
+            ["systemctl", "is-active", "ssh.service"],
+            ["grep", "^cgroup", "/proc/mounts"],
             ["ip", "-br", "addr"],
         ):
             with suppress(LabError):

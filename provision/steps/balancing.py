@@ -5,6 +5,7 @@ what the inventory alone can say. Hosts and instances that failed are `down`, an
 that this run did not visit keep their mark.
 """
 
+import dataclasses
 from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +121,10 @@ class Balancing(Generation):
         then = marks.marked(then, undrain=set(marks.drained(then)))
         declared = {server.label for server in self.servers}
         down = {name for name in named if _stays_out(name, facts.fleet, present.get(name), name in declared)}
-        return {**files, UPSTREAM: marks.marked(then, down, _as_they_are(set(named) - down), _of(kept, named)).encode()}
+        text = marks.marked(then, down, _as_they_are(set(named) - down), _of(kept, named))
+        if any(not one.down for one in present.values()) and all(one.down for one in marks.members(text).values()):
+            raise RefusalError("no instance that serves would be left in the upstream of then; it is left as it is")
+        return {**files, UPSTREAM: text.encode()}
 
     def impact(self, have: State, want: State) -> str:
         """What happens to open streams; before the first time, who will reach it."""
@@ -162,11 +166,8 @@ def upstream(servers: tuple[Server, ...], facts: HostFacts, have: State) -> list
     before = marks.members(marks.text_of(have))
     drained = marks.drained(marks.text_of(have)) if before else facts.fleet.drained
     serving = any(not member.down for member in before.values())
-    lines = [
-        _line(server, facts, before.get(server.label), drained.get(server.label))
-        for server in servers
-        if not serving or _is_known(server, facts, before)
-    ]
+    known = _known(servers, facts, before) if serving else [(one, before.get(one.label)) for one in servers]
+    lines = [_line(server, facts, member, drained.get(server.label)) for server, member in known]
     if serving and servers and not lines:
         raise RefusalError("no instance that was deployed would be left in the upstream; deploy their hosts first")
     if serving and lines and facts.fleet.failed and all(one.down for one in lines):
@@ -175,16 +176,38 @@ def upstream(servers: tuple[Server, ...], facts: HostFacts, have: State) -> list
     return lines
 
 
-def _is_known(server: Server, facts: HostFacts, before: Mapping[str, marks.Member]) -> bool:
-    """Whether a run brought an instance to its end, this one or an earlier, under this label or another at its place.
+def _known(
+    servers: tuple[Server, ...], facts: HostFacts, before: Mapping[str, marks.Member]
+) -> Iterator[tuple[Server, marks.Member | None]]:
+    """The instances that this run or an earlier one brought to their end, with what the balancer, which serves, has.
 
-    A host that nobody deployed yet, or that was left half made, would swallow requests; and marked `down` it would
-    count as out, and be in the way of others.
+    Of a host that this run did not bring to its end, it is what the balancer has, also under names or ports that are no
+    longer declared: that is what serves there. What is new there, or was left half made, would swallow requests; and
+    marked `down` it would count as out, and be in the way of others.
     """
-    if server.label in before or server.host in facts.fleet.addresses:
-        return True
-    stated = _ip(server.address) or _ip(facts.resolved.get(server.address, ""))
-    return any((one.address, one.port) == (stated, server.port) for one in before.values())
+    declared = {server.label for server in servers}
+    hosts = {_place(server.label): server for server in servers}
+    for server in servers:
+        # a host that has another name now is the same where its instances are
+        same = (one for name, one in before.items() if _place(name) not in hosts and one.at == _at(server, facts))
+        member = before.get(server.label) or next(same, None)
+        if member or server.host in facts.fleet.addresses:
+            yield server, member
+    for name, one in before.items():
+        alike = hosts.get(_place(name))
+        if alike and name not in declared and alike.host not in facts.fleet.addresses:
+            instance = name.rpartition("/")[2]
+            yield dataclasses.replace(alike, instance=instance, port=one.port, address=one.address), one
+
+
+def _place(label: str) -> str:
+    """The host of a label."""
+    return label.rpartition("/")[0]
+
+
+def _at(server: Server, facts: HostFacts) -> str:
+    """Where the inventory says that it is."""
+    return f"{_ip(server.address) or _ip(facts.resolved.get(server.address, ''))}:{server.port}"
 
 
 def _line(server: Server, facts: HostFacts, before: marks.Member | None, drained: Drained | None) -> Line:
@@ -198,7 +221,7 @@ def _line(server: Server, facts: HostFacts, before: marks.Member | None, drained
     return Line(
         label=server.label,
         address=address or NOWHERE,
-        port=server.port,
+        port=before.port if old and before and server.host not in fleet.addresses else server.port,
         weight=server.weight,
         max_conns=server.max_conns,
         down=failed or kept or drained is not None or not address,

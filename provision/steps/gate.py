@@ -39,7 +39,12 @@ until curl --noproxy '*' -fsS -m 5 -o /dev/null "http://$at/api/version" 2>/dev/
   tries=$((tries + 1)); [ "$tries" -lt 20 ] || no 'does not answer /api/version'
   sleep 0.5
 done
-docker exec "$name" nvidia-smi -L >"$answer" 2>&1 || no "sees no card: $(head -c 300 "$answer")"
+tries=0
+until docker exec "$name" nvidia-smi -L >"$answer" 2>&1; do
+  tries=$((tries + 1)) # that nothing could be run inside is no word of the cards, and passes on a busy host
+  { [ "$tries" -lt 3 ] && grep -q 'OCI runtime exec failed' "$answer"; } || no "sees no card: $(head -c 300 "$answer")"
+  sleep 2
+done
 [ $# -eq 0 ] || model=$(there "$@")
 [ -n "$model" ] || { echo "at $at"; exit 0; }
 stream="{\"model\":\"$model\",\"prompt\":\"Say yes.\",\"options\":{\"num_predict\":8}}"

@@ -267,7 +267,7 @@ class Story:
 
 Pack = tuple[Breakage, ...]
 QUIET = ("apt_key", "apt_source", "file", "directory", "link")  # no other step has to follow these
-MOST = 5  # of one host at once
+MOST = 3  # of one host at once
 
 
 def _instance(breakage: Breakage) -> str:

@@ -57,6 +57,25 @@ def test_what_no_run_has_brought_to_its_end_is_not_in_it() -> None:
         texts(step, Fleet(), strangers)
 
 
+@pytest.mark.parametrize(("new", "old"), [("gpu-02/ollama2", "gpu-02/chat"), ("10.1.0.12:3002", "10.1.0.12:4002")])
+def test_of_a_host_that_was_not_reached_it_has_what_serves_there(new: str, old: str) -> None:
+    """Its instances have another name or port by now, and the roll was halted before its turn, or it was not chosen."""
+    step = config(fleet())
+    now = texts(step, Fleet(READ))[UPSTREAM].replace(new, old)
+    have = state(step, **{UPSTREAM: now})
+    for known in (
+        Fleet({"gpu-01": READ["gpu-01"]}),
+        Fleet({"gpu-01": READ["gpu-01"]}, partly=frozenset({"gpu-02"})),
+        Fleet(partly=frozenset({"gpu-01", "gpu-02"})),
+    ):
+        text = texts(step, known, have)[UPSTREAM]
+        assert servers(text) == servers(now)
+        assert old in text
+    assert new in texts(step, Fleet(READ), have)[UPSTREAM]
+    failed = texts(step, Fleet({"gpu-01": READ["gpu-01"]}, failed=frozenset({"gpu-02"})), have)[UPSTREAM]
+    assert [down for _, down in servers(failed)] == [False, False, True, True]
+
+
 def test_an_instance_that_failed_alone_leaves_the_others_of_its_host_as_they_are() -> None:
     step = config(fleet())
     known = Fleet({"gpu-02": READ["gpu-02"]}, partly=frozenset({"gpu-01"}), unfit=frozenset({"gpu-01/ollama1"}))

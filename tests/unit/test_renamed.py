@@ -68,6 +68,8 @@ def test_the_new_one_takes_the_place_of_the_old_one_before_the_next_host_goes(ho
     assert marker.down == {"a/old"}
     assert not fits(made, two, OLD), "what is gone counts as out"
     first.hold_back("ollama1")
+    first.hand_over({"ollama1"})
+    assert marker.down == {"a/old"}, "it has no model yet"
     first.hand_over()
     first.end()
     assert (set(marker.members), marker.down) == ({"a/ollama1", "b/old", "c/old"}, set())

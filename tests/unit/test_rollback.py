@@ -303,8 +303,8 @@ def test_what_failed_or_was_drained_since_stays_out(balancing):
     assert upstream.drained(text)[one].why == "why"
     text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}, unfit=frozenset({two})))
     assert [member.down for member in upstream.members(text).values()] == [False, True]
-    text, _ = lines(balancing, Fleet(failed=frozenset({"gpu-01"})))
-    assert all(member.down for member in upstream.members(text).values())
+    with pytest.raises(RefusalError, match="no instance that serves would be left"):
+        lines(balancing, Fleet(failed=frozenset({"gpu-01"})))
 
 
 def test_what_comes_back_and_is_not_declared_any_more_has_no_model_and_stays_out(balancing):

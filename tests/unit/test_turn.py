@@ -46,7 +46,7 @@ class FakeTurn:
 
     def __init__(self, *_):
         self.out, self.failed, self._asked = (), False, frozenset()
-        self.made = set()
+        self.made, self.unfinished = set(), []
 
     def covers(self, names):
         return self._asked == EVERY or names <= self._asked
@@ -64,8 +64,8 @@ class FakeTurn:
     def admit(self):
         self._note("admit")
 
-    def hand_over(self):
-        """Nothing is gone."""
+    def hand_over(self, unfinished=()):
+        self.unfinished.append(set(unfinished))
 
     def end(self):
         """Nothing is left."""
@@ -153,6 +153,7 @@ def test_an_instance_gets_no_requests_before_it_has_its_model(host, make, monkey
     made.deploy(ROLES)
     assert FakeTurn.events == [("hold 1", {"m1": "old"}), ("admit", {"c1": "wanted", "m1": "wanted"})]
     assert made.turn.made == {"1"}
+    assert made.turn.unfinished == [{"1"}, set()], "nothing takes its place before it has its model"
 
 
 def test_what_a_new_one_takes_from_another_is_given_up_in_turn(host, make, monkeypatch):
