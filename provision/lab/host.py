@@ -108,7 +108,18 @@ class Host:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
-        return self.run(["sh", "-c", _LOST_CGROUP], check=False).returncode != 0
+        return not self._lost_cgroup() or self._remounted()
+
+    def _lost_cgroup(self) -> bool:
+        return self.run(["sh", "-c", _LOST_CGROUP], check=False).returncode == 0
+
+    def _remounted(self) -> bool:
+        """Whether a second try makes the cgroups writable; Docker, which came up without them, is started anew then."""
+        self.run(["/usr/local/sbin/lab-cgroups"], check=False)
+        if self._lost_cgroup():
+            return False
+        self.run(["systemctl", "try-restart", "docker.service"], check=False)
+        return True
 
     def _state(self) -> str:
         """Console, system state, jobs that hang and addresses, for whoever has to find out why it does not boot."""
@@ -118,7 +129,7 @@ class Host:
             ["systemctl", "is-system-running"],
             ["systemctl", "list-jobs", "--no-pager"],
             ["systemctl", "--failed", "--no-pager", "--plain", "--no-legend"],
-            ["systemctl", "is-active", "ssh.service"],
+            ["systemctl", "status", "--no-pager", "lab-cgroups.service"],
             ["grep", "^cgroup", "/proc/mounts"],
             ["ip", "-br", "addr"],
         ):
@@ -203,7 +214,8 @@ class Host:
             "--register=no",
             "--keep-unit",
             "--boot",
-            f"--machine={self.name}",
+            f"--machine={self._network.lab}-{self.name}",  # what goes by this name is not another lab's
+            f"--hostname={self.name}",
             f"--directory={self.disk.root}",
             f"--network-namespace-path=/run/netns/{self._network.host_netns(self.name)}",
             *_CAPABILITIES,
