@@ -108,18 +108,7 @@ class Host:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
-        return not self._lost_cgroup() or self._remounted()
-
-    def _lost_cgroup(self) -> bool:
-        return self.run(["sh", "-c", _LOST_CGROUP], check=False).returncode == 0
-
-    def _remounted(self) -> bool:
-        """Whether a second try makes the cgroups writable; Docker, which came up without them, is started anew then."""
-        self.run(["/usr/local/sbin/lab-cgroups"], check=False)
-        if self._lost_cgroup():
-            return False
-        self.run(["systemctl", "try-restart", "docker.service"], check=False)
-        return True
+        return self.run(["sh", "-c", _LOST_CGROUP], check=False).returncode != 0
 
     def _state(self) -> str:
         """Console, system state, jobs that hang and addresses, for whoever has to find out why it does not boot."""
