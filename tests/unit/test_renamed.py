@@ -16,18 +16,10 @@ from provision.sequence import INSTANCES
 from provision.steps.base import EVERY
 from provision.turn import Turn
 
+from .test_holding import Lease
 from .test_rolling import Fake, fits, gpu, make
 
 OLD = frozenset({"old"})
-
-
-class Lease:
-    """Notes nothing."""
-
-    held = False
-
-    def renew(self) -> None:
-        """There is no host."""
 
 
 @pytest.fixture(autouse=True)
