@@ -114,3 +114,27 @@ class Readmission:
         """Label -> name of a host's instances that wait."""
         found = {marks.label(one.host, one.name): one.name for one in run.host.instances}
         return {label: name for label, name in found.items() if label in waiting - self.rolling.unfit}
+
+
+def prove(rolling: Rolling, run: HostRun, label: str) -> bool:
+    """Have what an earlier run left out prove itself, and the balancers send to it.
+
+    Args:
+        rolling: who is out in this run.
+        run: its host.
+        label: its label. Where that is not declared any more, the run that took it away died before what took its
+            place had proved itself: that does so now.
+
+    Returns:
+        whether anything was given back.
+
+    Raises:
+        HostError: it did not pass its test, or a balancer cannot be asked or told.
+    """
+    declared = {marks.label(one.host, one.name): one.name for one in run.host.instances}
+    listed = [] if label in declared else [marker.look() for marker in rolling.markers(run.host)]
+    new = sorted(name for name in declared if any(label in found and name not in found for found in listed))
+    fit = label if label in declared else next(iter(new), "")
+    if fit:
+        rolling.readmit(run.host, fit, run.turn.test(declared[fit]), label)
+    return bool(fit)

@@ -15,7 +15,7 @@ from provision.errors import BugError, HostError, LockedError, RefusedError, Unr
 from provision.events import Event
 from provision.inventory import Host, Inventory
 from provision.plan import NOTHING_CHANGED, HostPlan
-from provision.readmit import Readmission
+from provision.readmit import Readmission, prove
 from provision.rolling import Rolling
 from provision.sequence import INSTANCES, LAST, Entry
 from provision.ssh import Session
@@ -206,17 +206,14 @@ class Rollout:
 
     def _prove(self, label: str) -> bool:
         """Have an instance that an earlier run left out prove itself, and give it back; False if it stays out."""
-        found = ((member, one) for member in self.members for one in member.run.host.instances)
-        member, instance = next(
-            (pair for pair in found if marks.label(pair[1].host, pair[1].name) == label), (None, None)
-        )
-        if member is None or instance is None or member.outcome.error is not None or self.context.stop.is_set():
+        place = label.rpartition("/")[0]
+        member = next((one for one in self.members if marks.label(one.run.host.name, "") == f"{place}/"), None)
+        if member is None or member.outcome.error is not None or self.context.stop.is_set():
             return False
         try:
-            self.rolling.readmit(member.run.host, label, member.run.turn.test(instance.name))
+            return prove(self.rolling, member.run, label)
         except HostError:  # its own turn, or the end of the run, tells more of it
             return False
-        return True
 
     def _on(self, work: Callable[[HostRun], None], runs: Sequence[HostRun], *, failed: bool = False) -> None:
         """Do this on those of these hosts that have not failed; or that have, and then their first error is told."""
