@@ -6,7 +6,6 @@ Its fixtures are those of tests/conftest.py, so that tests/lab and tests/faults 
 import contextlib
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -103,11 +102,9 @@ class Fleet:
         assert done.code == 0, done
         return done
 
-    def ssh(self, host: str, *words: str) -> str:
-        """Run words on a host as an operator would, and give what they print."""
-        argv = self.lab.ssh(host, ["sudo", shlex.join(words)])  # ssh gives its words to a shell as one line
-        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
-        return done.stdout
+    def on(self, host: str, *words: str) -> str:
+        """Run words on a host as root, and give what they print."""
+        return self.lab.host(host).run(words, timeout=120).stdout
 
     @property
     def vars(self) -> dict[str, Any]:

@@ -13,14 +13,14 @@ pytestmark = pytest.mark.lab
 
 def containers(fleet: Fleet, host: str) -> dict[str, list[str]]:
     """Container -> the cards it sees."""
-    names = fleet.ssh(host, "docker", "ps", "-a", "--format", "{{.Names}}").split()
+    names = fleet.on(host, "docker", "ps", "-a", "--format", "{{.Names}}").split()
     return {
-        name: fleet.ssh(host, "docker", "exec", name, "nvidia-smi", "-L").split("UUID: ")[1:] for name in sorted(names)
+        name: fleet.on(host, "docker", "exec", name, "nvidia-smi", "-L").split("UUID: ")[1:] for name in sorted(names)
     }
 
 
 def cards(fleet: Fleet, host: str) -> list[str]:
-    return [line.split("UUID: ")[1] for line in fleet.ssh(host, "nvidia-smi", "-L").splitlines()]
+    return [line.split("UUID: ")[1] for line in fleet.on(host, "nvidia-smi", "-L").splitlines()]
 
 
 def instances(fleet: Fleet, host: str) -> list[dict]:
@@ -35,17 +35,17 @@ def settled(fleet: Fleet) -> None:
 def ours(fleet: Fleet, host: str) -> str:
     """What of ours is on a host."""
     places = "/etc/provision/* /opt/provision/* /etc/systemd/system/provision-*"
-    return fleet.ssh(host, "sh", "-c", f"ls -d {places} 2>/dev/null || :").strip()
+    return fleet.on(host, "sh", "-c", f"ls -d {places} 2>/dev/null || :").strip()
 
 
 def upstream(fleet: Fleet) -> list[str]:
     """host/instance of every server line."""
-    text = fleet.ssh("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
+    text = fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
     return [line.split("#")[1].strip() for line in text.splitlines() if line.strip().startswith("server ")]
 
 
 def started(fleet: Fleet, host: str, name: str) -> str:
-    return fleet.ssh(host, "docker", "inspect", "-f", "{{.State.StartedAt}}", name)
+    return fleet.on(host, "docker", "inspect", "-f", "{{.State.StartedAt}}", name)
 
 
 def test_a_changed_setting_recreates_just_that_container(fleet):
@@ -55,7 +55,7 @@ def test_a_changed_setting_recreates_just_that_container(fleet):
     assert "container:ollama1" not in done.host("gpu-01")["changed"]
     assert "container:ollama2" in done.host("gpu-01")["changed"]
     assert started(fleet, "gpu-01", "ollama1") == before
-    assert fleet.ssh("gpu-01", "docker", "inspect", "-f", "{{.HostConfig.Memory}}", "ollama2").strip() == str(4 << 30)
+    assert fleet.on("gpu-01", "docker", "inspect", "-f", "{{.HostConfig.Memory}}", "ollama2").strip() == str(4 << 30)
     settled(fleet)
 
 
@@ -82,10 +82,10 @@ def test_two_cards_in_one_instance(fleet):
 def test_models_come_and_go_and_those_pulled_by_hand_stay(fleet):
     fleet.deploy()
     port = f"{fleet.address('gpu-01')}:3001"
-    fleet.ssh("gpu-01", "curl", "-sf", f"http://{port}/api/pull", "-d", '{"model": "qwen3:8b"}')
+    fleet.on("gpu-01", "curl", "-sf", f"http://{port}/api/pull", "-d", '{"model": "qwen3:8b"}')
     fleet.vars["ollama"]["models"] = ["deepseek-r1:7b"]
     fleet.deploy()
-    tags = fleet.ssh("gpu-01", "curl", "-sf", f"http://{port}/api/tags")
+    tags = fleet.on("gpu-01", "curl", "-sf", f"http://{port}/api/tags")
     assert ("deepseek-r1:7b" in tags, "deepseek-r1:1.5b" in tags, "qwen3:8b" in tags) == (True, False, True)
     settled(fleet)
 
@@ -103,7 +103,7 @@ def test_a_host_that_leaves_its_groups_is_cleaned(fleet):
     del fleet.data["all"]["children"]["retired"]["hosts"]["gpu-02"]["ollama"]
     fleet.deploy()
     assert containers(fleet, "gpu-02") == {}
-    left = fleet.ssh(
+    left = fleet.on(
         "gpu-02", "sh", "-c", "ls -d /etc/provision/* /opt/provision/* /etc/systemd/system/provision-* 2>/dev/null || :"
     )
     assert left.strip() == ""
@@ -114,15 +114,15 @@ def test_without_a_balancer_group_every_gpu_host_balances_over_its_own(fleet):
     retired = fleet.data["all"]["children"].pop("balancer")
     fleet.data["all"]["children"]["retired"] = retired
     fleet.deploy()
-    assert "inactive" in fleet.ssh("lb-01", "sh", "-c", "systemctl is-active provision-nginx || :")
-    left = fleet.ssh(
+    assert "inactive" in fleet.on("lb-01", "sh", "-c", "systemctl is-active provision-nginx || :")
+    left = fleet.on(
         "lb-01", "sh", "-c", "ls -d /etc/provision/* /opt/provision/* /etc/systemd/system/provision-* 2>/dev/null || :"
     )
     assert left.strip() == ""
     for host in ("gpu-01", "gpu-02"):
-        text = fleet.ssh(host, "cat", "/etc/provision/nginx/upstream.conf")
+        text = fleet.on(host, "cat", "/etc/provision/nginx/upstream.conf")
         assert [f"127.0.0.1:{port}" in text for port in (3001, 3002)] == [True, True]
-        assert "127.0.0.1:3001" in fleet.ssh(host, "docker", "port", "ollama1")
+        assert "127.0.0.1:3001" in fleet.on(host, "docker", "port", "ollama1")
     settled(fleet)
 
 

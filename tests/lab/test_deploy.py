@@ -31,7 +31,7 @@ def test_a_second_deploy_changes_nothing(fleet):
 
 
 def test_a_deploy_that_changes_nothing_writes_nothing(fleet):
-    before = {name: fleet.ssh(name, "date", "+%s.%N").strip() for name in HOSTS}
+    before = {name: fleet.on(name, "date", "+%s.%N").strip() for name in HOSTS}
     fleet.deploy()
     for name in HOSTS:
         words = (
@@ -51,7 +51,7 @@ def test_a_deploy_that_changes_nothing_writes_nothing(fleet):
         )
         written = [
             path
-            for path in fleet.ssh(name, *words).splitlines()
+            for path in fleet.on(name, *words).splitlines()
             if not any(part in path + "/" for part in WRITTEN_ANYWAY)
         ]
         assert written == [], name
@@ -78,10 +78,10 @@ def test_everything_is_verified(fleet):
 
 
 def test_a_limit_leaves_the_upstream_whole(fleet):
-    before = fleet.ssh("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
+    before = fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
     assert fleet.deploy("--limit", "gpu-01").doc["summary"]["changed"] == 0
     assert fleet.deploy("--limit", "lb-01").doc["summary"]["changed"] == 0
-    assert fleet.ssh("lb-01", "cat", "/etc/provision/nginx/upstream.conf") == before
+    assert fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf") == before
     assert before.count("server ") == 4
 
 
@@ -95,7 +95,7 @@ def test_a_host_that_cannot_be_reached_is_down_in_the_upstream_and_comes_back(fl
             "gpu-02": "unreachable",
             "lb-01": "changed",
         }
-        upstream = fleet.ssh("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
+        upstream = fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
         assert [line.split()[1].split(":")[0] for line in upstream.splitlines() if " down" in line] == [
             fleet.address("gpu-02")
         ] * 2

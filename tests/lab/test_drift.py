@@ -267,6 +267,8 @@ class Story:
 
 Pack = tuple[Breakage, ...]
 QUIET = ("apt_key", "apt_source", "file", "directory", "link")  # no other step has to follow these
+FIREWALL = ("firewall:DOCKER-USER", "unit:provision-firewall.service", "service:provision-firewall")
+NGINX_TOOLS = ("packages:nginx", "user:provision-nginx may log in")
 MOST = 3  # of one host at once
 
 
@@ -281,8 +283,29 @@ def _together(one: Breakage, other: Breakage) -> bool:
     """Whether neither can be mistaken for what the other does."""
     if one.step == other.step:
         return False
-    quiet = all(each.step.partition(":")[0] in QUIET for each in (one, other))
-    return quiet or ("" != _instance(one) != _instance(other) != "")
+    areas = {_area(one), _area(other)}
+    return areas in APART or areas == {"quiet"} or ("" != _instance(one) != _instance(other) != "")
+
+
+def _area(breakage: Breakage) -> str:
+    """What it is about, if that says with what it has nothing to do."""
+    kind = breakage.step.partition(":")[0]
+    if breakage.step in FIREWALL:
+        return "firewall"
+    if str(breakage).startswith(NGINX_TOOLS):
+        return "tools of nginx"
+    if kind in QUIET:
+        return "quiet"
+    return "instance" if _instance(breakage) else kind
+
+
+APART = (
+    {"firewall", "instance"},
+    {"quiet", "config"},
+    {"tools of nginx", "config"},
+    {"tools of nginx", "service"},
+    {"tools of nginx", "quiet"},
+)
 
 
 def packs(breakages: Sequence[Breakage]) -> list[Pack]:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.lab
 @pytest.fixture
 def running(fleet, tmp_path):
     """A deploy with something to do on gpu-01, stopped by a test at a line of its output."""
-    fleet.ssh("gpu-01", "docker", "rm", "-f", "ollama1", "ollama2")
+    fleet.on("gpu-01", "docker", "rm", "-f", "ollama1", "ollama2")
     path = tmp_path / "inventory.yaml"
     path.write_text(yaml.safe_dump(fleet.data))
     argv = [sys.executable, "-m", "provision", "deploy", "--yes", "-v", "-l", "gpu-01", "-i", str(path)]
@@ -40,7 +40,7 @@ def running(fleet, tmp_path):
 
 
 def lock(fleet) -> str:
-    return fleet.ssh("gpu-01", "sh", "-c", "cat /run/provision/lock 2>/dev/null || :").strip()
+    return fleet.on("gpu-01", "sh", "-c", "cat /run/provision/lock 2>/dev/null || :").strip()
 
 
 def test_ctrl_c_ends_the_step_and_says_where_it_stopped(running, fleet):
@@ -79,4 +79,4 @@ def test_a_killed_run_leaves_a_lease_that_others_see_and_that_expires(running, f
     assert refused.code == 6, refused
     assert "locked by" in refused.out
     # Not waited for: the uptime at which it ends is put into the past.
-    fleet.ssh("gpu-01", "sed", "-i", "s/^\\([^ ]*\\) [0-9]*/\\1 1/", "/run/provision/lock")
+    fleet.on("gpu-01", "sed", "-i", "s/^\\([^ ]*\\) [0-9]*/\\1 1/", "/run/provision/lock")

@@ -17,7 +17,7 @@ def history(fleet, *words):
 def written(fleet, host):
     """Every file of the journal and its store, with its size and mode."""
     text = f"find {JOURNAL} {STORE} -printf '%p %s %m\\n' 2>/dev/null || :"
-    return fleet.ssh(host, "sh", "-c", text).splitlines()
+    return fleet.on(host, "sh", "-c", text).splitlines()
 
 
 def test_a_change_is_in_the_history_of_the_hosts_it_was_made_on_and_told_step_by_step(fleet):
@@ -37,7 +37,7 @@ def test_a_change_is_in_the_history_of_the_hosts_it_was_made_on_and_told_step_by
     text = fleet.provision("show", run)
     assert "config:balancer" in text.out
     assert run in fleet.provision("history").out
-    audit = fleet.ssh("lb-01", "journalctl", "-q", "-t", "provision", "-o", "cat")
+    audit = fleet.on("lb-01", "journalctl", "-q", "-t", "provision", "-o", "cat")
     assert re.search(rf"^run {run} by \S+: deploy, 1 step, changed$", audit, re.MULTILINE)
 
 

@@ -52,12 +52,12 @@ def test_other_ways_to_ask(fleet, profile):
 
 def test_an_instance_on_the_cpu_is_named_though_every_answer_is_right(fleet, lab):
     lab.host("gpu-01").write("/etc/provision-lab/faults/ollama1.cpu", "")
-    fleet.ssh("gpu-01", "docker", "restart", "ollama1")
-    wait_for(lambda: "ollama1" in fleet.ssh("gpu-01", "docker", "ps", "--filter", "name=ollama1"))
+    fleet.on("gpu-01", "docker", "restart", "ollama1")
+    wait_for(lambda: "ollama1" in fleet.on("gpu-01", "docker", "ps", "--filter", "name=ollama1"))
     words = ("--duration", "10s", "--max-tokens", "8", "--users", "8", "--max-fail", "10%")
     done = fleet.provision("loadtest", *words)
     lab.host("gpu-01").run(["rm", "/etc/provision-lab/faults/ollama1.cpu"])
-    fleet.ssh("gpu-01", "docker", "restart", "ollama1")
+    fleet.on("gpu-01", "docker", "restart", "ollama1")
     assert "look at: gpu-01/ollama1 gives " in done.out, done
     assert "fallen to the CPU" in done.out
     fleet.deploy("--limit", "gpu-01")

@@ -15,6 +15,7 @@ JOBS = "/run/provision/jobs"
 JOURNALS = "/var/lib/provision/journal/*.jsonl"
 BEGUN = '\'"change", "step": "container:ollama1"\''
 LOADED = "resident:ollama1"
+TWO = (("gpu-02", "ollama1"), ("gpu-02", "ollama2"))
 
 
 class Running:
@@ -58,18 +59,28 @@ class Running:
 
 
 @pytest.fixture
-def slow(fleet, lab):
-    """gpu-01 has to make ollama1 anew and takes long to load its model."""
+def loading(fleet, lab):
+    """gpu-01 takes long to load its models."""
     lab.host("gpu-01").write(KNOBS, '{"load_seconds": 12}')
-    fleet.ssh("gpu-01", "docker", "rm", "-f", "ollama1")
     yield fleet
     lab.host("gpu-01").run(["rm", "-f", KNOBS])
     fleet.deploy()
 
 
+@pytest.fixture
+def slow(loading):
+    """gpu-01 has to make ollama1 anew, too."""
+    loading.on("gpu-01", "docker", "rm", "-f", "ollama1")
+    return loading
+
+
 def jobs(fleet):
     """Process ids of the jobs of gpu-01."""
-    return fleet.ssh("gpu-01", "sh", "-c", f"cat {JOBS}/*/pid 2>/dev/null || :").split()
+    return fleet.on("gpu-01", "sh", "-c", f"cat {JOBS}/*/pid 2>/dev/null || :").split()
+
+
+def upstream(fleet):
+    return fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf").splitlines()
 
 
 def newest(fleet):
@@ -95,7 +106,7 @@ def test_killed_in_a_long_job_the_next_deploy_attaches_to_it_at_once(slow):
 def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow):
     first = Running(slow, "--limit", "gpu-01", "--tags", "ollama,models")
     first.until("changing  container:ollama1")
-    slow.ssh("gpu-01", "sh", "-c", f"until tail -qn 1 {JOURNALS} | grep -q {BEGUN}; do sleep 0.02; done")
+    slow.on("gpu-01", "sh", "-c", f"until tail -qn 1 {JOURNALS} | grep -q {BEGUN}; do sleep 0.02; done")
     first.kill()
     left = newest(slow)
     assert [(one["result"], one["step"]) for one in left["hosts"]] == [("running", "container:ollama1")]
@@ -116,6 +127,27 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
     over = slow.provision("deploy", "--yes", "--resume", left["run"])
     assert over.code == 2, over
     assert "nothing to resume" in over.err
+
+
+def test_killed_before_a_renamed_instance_has_proved_itself_the_next_roll_goes_through(loading):
+    """What is gone is still in the upstream, and nothing of it will ever come back: its successor does instead."""
+    instance = loading.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
+    instance["name"] = "chat"
+    first = Running(slow, "-l", "gpu-01")
+    first.until("changing  resident:chat")
+    first.kill()
+    lines = upstream(loading)
+    assert [line for line in lines if "gpu-01/ollama1" in line and " down;" in line]
+    assert not [line for line in lines if "gpu-01/chat" in line]
+    loading.hosts("gpu")["gpu-02"]["ollama"]["log_max_file"] = 4
+    done = loading.deploy()
+    assert "container:ollama1" in done.host("gpu-02")["changed"]
+    lines = upstream(loading)
+    assert {line.rpartition("# ")[2] for line in lines if line.strip().startswith("server ")} == {
+        f"{host}/{name}" for host, name in (("gpu-01", "chat"), ("gpu-01", "ollama2"), *TWO)
+    }
+    assert not [line for line in lines if " down;" in line]
+    del instance["name"], loading.hosts("gpu")["gpu-02"]["ollama"]["log_max_file"]
 
 
 def test_from_another_machine_a_dead_run_is_waited_for_or_its_lock_taken_away_and_then_resumed(slow, tmp_path):

@@ -27,16 +27,16 @@ def settled(fleet: Fleet) -> None:
 
 
 def inspect(fleet: Fleet, host: str, name: str, what: str) -> str:
-    return fleet.ssh(host, "docker", "inspect", "-f", f"{{{{{what}}}}}", name).strip()
+    return fleet.on(host, "docker", "inspect", "-f", f"{{{{{what}}}}}", name).strip()
 
 
 def sha256(fleet: Fleet, host: str, path: str) -> str:
-    return fleet.ssh(host, "sha256sum", path)[:64]
+    return fleet.on(host, "sha256sum", path)[:64]
 
 
 def nginx(fleet: Fleet) -> str:
     """The program that runs as the balancer."""
-    return fleet.ssh("lb-01", "sh", "-c", "readlink /proc/$(cat /run/provision-nginx/nginx.pid)/exe").strip()
+    return fleet.on("lb-01", "sh", "-c", "readlink /proc/$(cat /run/provision-nginx/nginx.pid)/exe").strip()
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def test_an_image_there_and_back_without_a_registry(fleet, lab):
     done = fleet.deploy("--limit", "gpu-01")
     run, changed = done.doc["run"], done.host("gpu-01")["changed"]
     assert changed.index(f"image:{OTHER}") < changed.index("container:ollama1"), "pulled before the old one goes"
-    assert "0.33.0" in fleet.ssh("gpu-01", "curl", "-sf", f"http://{fleet.address('gpu-01')}:3001/api/version")
+    assert "0.33.0" in fleet.on("gpu-01", "curl", "-sf", f"http://{fleet.address('gpu-01')}:3001/api/version")
     before = inspect(fleet, "gpu-02", "ollama1", ".State.StartedAt")
     with offline(lab):
         planned = fleet.provision("rollback", "--check", "--json")
@@ -89,7 +89,7 @@ def test_settings_of_a_container_and_its_secret_file_are_what_they_were(fleet):
     first = fleet.provision("history", "--json").doc["runs"][2]["run"]
     rollback(fleet, first)
     assert inspect(fleet, "gpu-02", "ollama1", ".HostConfig.Memory") == "0"
-    assert fleet.ssh("gpu-02", "sh", "-c", f"ls {secret} 2>/dev/null || :") == ""
+    assert fleet.on("gpu-02", "sh", "-c", f"ls {secret} 2>/dev/null || :") == ""
     del one["memory"], one["https_proxy"]
     settled(fleet)
 
@@ -118,10 +118,10 @@ def test_a_configuration_goes_back_and_what_was_drained_meanwhile_stays_out(flee
     one["weight"] = 9
     fleet.deploy()
     assert fleet.provision("drain", "gpu-02/ollama2", "-m", "a new card").code == 0
-    assert "weight=9 " in fleet.ssh("lb-01", "cat", UPSTREAM)
+    assert "weight=9 " in fleet.on("lb-01", "cat", UPSTREAM)
     done = rollback(fleet)
     assert done.host("lb-01")["changed"] == ["config:balancer"], "the drain is not what is put back"
-    text = fleet.ssh("lb-01", "cat", UPSTREAM)
+    text = fleet.on("lb-01", "cat", UPSTREAM)
     assert "weight=9 " not in text
     assert [line.split("# ")[-1] for line in text.splitlines() if " down;" in line] == ["gpu-02/ollama2"]
     assert "a new card" in text
@@ -161,14 +161,14 @@ def test_models_that_were_added_go_unless_an_instance_would_have_none(fleet):
     fleet.vars["ollama"]["models"] = ["deepseek-r1:1.5b", "deepseek-r1:7b"]
     fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
     rollback(fleet)
-    assert "deepseek-r1:7b" not in fleet.ssh("gpu-01", "curl", "-sf", at)
+    assert "deepseek-r1:7b" not in fleet.on("gpu-01", "curl", "-sf", at)
     fleet.vars["ollama"]["models"] = ["deepseek-r1:7b"]
     fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
     done = rollback(fleet)
     left = {one["step"]: one["why"] for one in done.doc["left"]}
     assert "must be pulled again" in left["model:ollama1/deepseek-r1:1.5b"]
     assert left["model:ollama1/deepseek-r1:7b"].startswith("kept")
-    assert "deepseek-r1:7b" in fleet.ssh("gpu-01", "curl", "-sf", at), "it would answer every request with 404"
+    assert "deepseek-r1:7b" in fleet.on("gpu-01", "curl", "-sf", at), "it would answer every request with 404"
     fleet.vars["ollama"]["models"] = ["deepseek-r1:1.5b"]
     fleet.deploy()
     settled(fleet)
@@ -181,13 +181,13 @@ def test_an_instance_that_was_taken_away_comes_back_and_goes_again(fleet):
     back = rollback(fleet)
     assert {one["step"] for one in back.doc["left"]} == {"model:ollama2/deepseek-r1:1.5b"}
     assert inspect(fleet, "gpu-02", "ollama2", ".State.Status") == "running"
-    mark = fleet.ssh("gpu-02", "docker", "volume", "inspect", "-f", "{{json .Labels}}", "ollama2")
+    mark = fleet.on("gpu-02", "docker", "volume", "inspect", "-f", "{{json .Labels}}", "ollama2")
     assert "provision.managed" in mark
-    assert " down; # gpu-02/ollama2" in fleet.ssh("lb-01", "cat", UPSTREAM), "it has no model"
+    assert " down; # gpu-02/ollama2" in fleet.on("lb-01", "cat", UPSTREAM), "it has no model"
     again = rollback(fleet)
     assert again.doc["of"] == back.doc["run"], "a rollback is a run like any other"
-    assert "ollama2" not in fleet.ssh("gpu-02", "docker", "ps", "-a", "--format", "{{.Names}}")
-    assert "# gpu-02/ollama2" not in fleet.ssh("lb-01", "cat", UPSTREAM)
+    assert "ollama2" not in fleet.on("gpu-02", "docker", "ps", "-a", "--format", "{{.Names}}")
+    assert "# gpu-02/ollama2" not in fleet.on("lb-01", "cat", UPSTREAM)
     settled(fleet)
     fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"] = whole
     fleet.deploy()

@@ -30,7 +30,7 @@ def slow(fleet, lab):
 
 
 def upstream(fleet) -> str:
-    return fleet.ssh("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
+    return fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
 
 
 def down(fleet) -> set[str]:
@@ -231,7 +231,7 @@ def test_a_restart_of_docker_that_stops_containers_takes_the_host_out_for_it(fle
 
 def test_every_instance_proves_its_cards_after_any_change_on_its_host(fleet, lab):
     """Also where the run looks at another role only."""
-    fleet.ssh("gpu-01", "rm", "/opt/provision/lib/docker-notes")
+    fleet.on("gpu-01", "rm", "/opt/provision/lib/docker-notes")
     faults.switch(lab, "gpu-01", "gpu-lost", on=True)
     try:
         done = fleet.provision("deploy", "--yes", "--json", "--tags", "docker", "--limit", "gpu-01")

@@ -66,9 +66,9 @@ def test_the_first_token_comes_long_before_the_last(fleet):
 
 def test_each_container_has_exactly_the_card_it_was_given(fleet):
     for host in ("gpu-01", "gpu-02"):
-        cards = fleet.ssh(host, "nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader").split()
+        cards = fleet.on(host, "nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader").split()
         for number in (1, 2):
-            inside = fleet.ssh(host, "docker", "exec", f"ollama{number}", "nvidia-smi", "-L")
+            inside = fleet.on(host, "docker", "exec", f"ollama{number}", "nvidia-smi", "-L")
             assert [card for card in cards if card in inside] == [cards[number - 1]]
             assert inside.count("GPU ") == 1
 
@@ -94,7 +94,7 @@ def test_openai_clients_work(fleet):
 
 
 def test_an_instance_that_is_gone_is_not_seen_by_clients(fleet):
-    fleet.ssh("gpu-01", "docker", "stop", "-t", "1", "ollama1")
+    fleet.on("gpu-01", "docker", "stop", "-t", "1", "ollama1")
     try:
         served = {generate(fleet, n)[0] for n in range(12)}
     finally:

@@ -203,7 +203,7 @@ class Verdicts:
             return verify(self.fleet)
         finally:
             self.fleet.lab.each(lambda host: self._tell(host, row[host.name], on=False), hosts)
-            if self.fleet.provision("deploy", "--yes", "--json").code or any(self.fleet.changes().values()):
+            if self.fleet.provision("deploy", "--yes", "--json").code:
                 self.fleet.lab.restore(label=DEPLOYED)
                 settle(self.fleet)
 
