@@ -20,7 +20,7 @@ PROBE = "provision.probe"  # label of a container that lives for one look at the
 MARKS = "/var/lib/provision/images"
 MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a file for each model that we pulled
 _BLOBS = "/models/blobs/"  # of what is there, no content is read
-SILENT, LEFT_OVER, NO_CURL = 75, 76, 77
+SILENT, LEFT_OVER, NO_CURL, BABBLES = 75, 76, 77, 78
 LOOK = 30  # seconds for a look into a container: a busy host may take many
 ANSWERS = 15  # seconds for the daemon to list its containers
 MOST = 64  # instances of a host that are asked; it has no more cards
@@ -69,12 +69,14 @@ containers() {{
     [ $? -ne 124 ] || echo 'Docker does not answer (docker ps, {ANSWERS} s)' >&2
     exit {SILENT}
   }}
-  [ -z "$ids" ] || timeout {ANSWERS} docker inspect --type container --format '{_CONTAINER}{_PLACE}' $ids
+  case $ids in *[!0-9a-f"$nl"]*) echo 'docker ps prints what are no ids of containers' >&2; exit {BABBLES} ;; esac
+  [ -z "$ids" ] || timeout {ANSWERS} docker inspect --type container --format '{_CONTAINER}{_PLACE}' $ids ||
+    exit {SILENT}
 }}
-found=$(containers 2>/dev/null) || found=$(containers) || exit {SILENT}
-ours=$(printf '%s\n' "$found" | sed -n 's/^@ //p')
 nl='
 '
+found=$(containers 2>/dev/null) || found=$(containers) || exit $?
+ours=$(printf '%s\n' "$found" | sed -n 's/^@ //p')
 case $nl$ours in *"${{nl}}running "*)
   command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }} ;;
 esac

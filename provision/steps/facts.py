@@ -143,8 +143,11 @@ _BINDINGS = "{{range .HostConfig.PortBindings}}{{range .}}{{println .HostIp .Hos
 # A container may go between `ps` and `inspect`: the second attempt lists anew.
 SCRIPT = f"""
 {DOCKER_RUNS.strip()}
+nl='
+'
 published() {{
   ids=$(timeout {DOCKER_TIMEOUT} docker ps -aq --no-trunc --filter label={MANAGED}=1) || return
+  case $ids in *[!0-9a-f"$nl"]*) return 1 ;; esac
   [ -z "$ids" ] || timeout {DOCKER_TIMEOUT} docker inspect --type container --format '{_BINDINGS}' $ids
 }}
 gpu() {{

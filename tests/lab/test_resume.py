@@ -133,7 +133,7 @@ def test_killed_before_a_renamed_instance_has_proved_itself_the_next_roll_goes_t
     """What is gone is still in the upstream, and nothing of it will ever come back: its successor does instead."""
     instance = loading.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     instance["name"] = "chat"
-    first = Running(slow, "-l", "gpu-01")
+    first = Running(loading, "-l", "gpu-01")
     first.until("changing  resident:chat")
     first.kill()
     lines = upstream(loading)

@@ -31,19 +31,24 @@ def test_a_name_with_both_kinds_of_address_means_its_ipv4_one(tmp_path: Path, pe
 DOCKER = """#!/bin/sh
 [ -z "${SILENT:-}" ] || exit 1
 case "$*" in
-  'ps -aq --no-trunc --filter label=provision.managed=1') echo one two ;;
-  inspect*' one two') printf '10.0.0.11 3002\\n10.0.0.11 3001\\n 3003\\n\\n10.0.0.11 3001\\n' ;;
+  'ps -aq --no-trunc --filter label=provision.managed=1') echo "$IDS" | tr ' ' '\n' ;;
+  inspect*' 0a1b 2c3d') printf '10.0.0.11 3002\\n10.0.0.11 3001\\n 3003\\n\\n10.0.0.11 3001\\n' ;;
   *) exit 1 ;;
 esac
 """
 
 
 @pytest.mark.parametrize(
-    ("silent", "active", "published"),
-    [("", "active", ("10.0.0.11:3001", "10.0.0.11:3002")), ("yes", "active", None), ("", "inactive", None)],
+    ("silent", "active", "ids", "published"),
+    [
+        ("", "active", "0a1b 2c3d", ("10.0.0.11:3001", "10.0.0.11:3002")),
+        ("yes", "active", "0a1b 2c3d", None),
+        ("", "inactive", "0a1b 2c3d", None),
+        ("", "active", "0a1b --help", None),
+    ],
 )
 def test_what_our_containers_are_published_on(
-    tmp_path: Path, silent: str, active: str, published: tuple[str, ...] | None
+    tmp_path: Path, silent: str, active: str, ids: str, published: tuple[str, ...] | None
 ) -> None:
     programs = {"docker": DOCKER, "systemctl": f"#!/bin/sh\necho {active}\n", "nvidia-smi": "#!/bin/sh\nexit 9\n"}
     for name, text in programs.items():
@@ -51,7 +56,7 @@ def test_what_our_containers_are_published_on(
         (tmp_path / name).chmod(0o755)
     command = facts.command(())
     script = command.stdin.decode().replace("/run/systemd/system", str(tmp_path))
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SILENT": silent}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SILENT": silent, "IDS": ids}
     said = subprocess.run(command.words, input=script, capture_output=True, env=environment, check=True, text=True)
     assert facts.parse(said.stdout).published == published
 
