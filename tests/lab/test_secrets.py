@@ -21,6 +21,7 @@ PROXY = f"http://user:{CANARY}-proxy@proxy.test:3128"
 # A container's settings: of Docker's making, and only root gets there.
 DOCKERS_OWN = ("/var/lib/docker/containers/", "/var/lib/containerd/", "/run/containerd/")
 STORE = "/var/lib/provision/store/"
+YOUNG = 2.0  # seconds
 PLACES = ["/etc", "/opt", "/var", "/root", "/home", "/run", "/tmp", "/usr/local"]
 
 
@@ -37,7 +38,11 @@ yaml.add_representer(File, lambda d, v: d.represent_scalar("!file", str(v)), Dum
 
 
 class Watch(threading.Thread):
-    """Reads the words of every process of this machine, the lab's hosts among them, again and again."""
+    """Reads the words of every process of this machine, the lab's hosts among them, again and again.
+
+    Those that are there for long seldom get other ones: they are read in every fiftieth round only, so that the others
+    are read the more often.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -47,10 +52,15 @@ class Watch(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
+        born: dict[str, float] = {}
         while not self.over.wait(0.005):
             self.rounds += 1
-            # a glob would stumble over those that end meanwhile
-            for process in filter(str.isdigit, (one.name for one in Path("/proc").iterdir())):
+            now = time.monotonic()
+            present = [one.name for one in Path("/proc").iterdir() if one.name.isdigit()]
+            born = {process: born.get(process, now) for process in present}
+            for process in present:
+                if now - born[process] > YOUNG and self.rounds % 50:
+                    continue
                 try:
                     words = Path("/proc", process, "cmdline").read_bytes()
                 except OSError:
