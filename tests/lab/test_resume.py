@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from .conftest import Fleet, wait_for
+from .conftest import DEPLOYED, Fleet, settle, wait_for
 
 pytestmark = pytest.mark.lab
 KNOBS = "/etc/provision-lab/knobs.json"
@@ -129,7 +129,7 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
     assert "nothing to resume" in over.err
 
 
-def test_killed_before_a_renamed_instance_has_proved_itself_the_next_roll_goes_through(loading):
+def test_killed_before_a_renamed_instance_has_proved_itself_the_next_roll_goes_through(loading, lab):
     """What is gone is still in the upstream, and nothing of it will ever come back: its successor does instead."""
     instance = loading.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     instance["name"] = "chat"
@@ -147,7 +147,8 @@ def test_killed_before_a_renamed_instance_has_proved_itself_the_next_roll_goes_t
         f"{host}/{name}" for host, name in (("gpu-01", "chat"), ("gpu-01", "ollama2"), *TWO)
     }
     assert not [line for line in lines if " down;" in line]
-    del instance["name"], loading.hosts("gpu")["gpu-02"]["ollama"]["log_max_file"]
+    lab.restore(label=DEPLOYED)
+    settle(loading)
 
 
 def test_from_another_machine_a_dead_run_is_waited_for_or_its_lock_taken_away_and_then_resumed(slow, tmp_path):
