@@ -140,6 +140,10 @@ class HostRun:
 
     def _converge(self, roles: frozenset[str], fleet: Fleet | None) -> None:
         todo = self.plan(roles, fleet)
+        confirmed = self.context.confirmed.get(self.host.name)
+        # The last wave's plan depends on what becomes of the others.
+        if fleet is None and confirmed is not None and not plan.covers(confirmed, todo):
+            raise HostError("the host changed since its plan was agreed to", "look at it again: deploy shows it")
         self.plans.append(todo)
         self._known = {}  # it may be long ago that it was read
         last = fleet is not None or not self.context.roles & frozenset(LAST)

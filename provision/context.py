@@ -2,12 +2,14 @@
 
 import dataclasses
 import threading
+from collections.abc import Mapping
 
 from provision.artifacts import Store
 from provision.errors import HostError
 from provision.events import Listener
 from provision.inventory import Inventory
 from provision.journal import Journal
+from provision.plan import HostPlan
 
 
 class Stopped(HostError):  # noqa: N818 - a wish of the operator, not an error
@@ -32,6 +34,7 @@ class Context:
         lock_wait: seconds to wait for a host that somebody else has.
         command: what was called, as the hosts' journals name it.
         dead: ids of runs that are known to be dead: their locks are not waited for.
+        confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
         journals: host -> what is written there; a balancer's may be written by several connections.
     """
 
@@ -48,13 +51,15 @@ class Context:
     lock_wait: float = 0.0
     command: str = "deploy"
     dead: tuple[str, ...] = ()
+    confirmed: Mapping[str, HostPlan] = dataclasses.field(default_factory=dict)
     journals: dict[str, Journal] = dataclasses.field(default_factory=dict)
 
     @property
     def brings_models(self) -> bool:
-        """Whether this run sees to it that instances have the models that are declared: a rollback pulls none of them
-        but for an instance that comes back."""
-        return "models" in self.roles and self.command.partition(" ")[0] != "rollback"
+        """Whether instances must have the models that are declared, to be fit in this run: it sees to that, or it does
+        nothing else than to give them back. A rollback pulls none but for an instance that comes back."""
+        command = self.command.partition(" ")[0]
+        return command == "undrain" or ("models" in self.roles and command != "rollback")
 
     def journal(self, host: str) -> Journal:
         """What this run writes on a host of what it does there."""

@@ -65,7 +65,7 @@ class Draining:
         """
         now = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
         said = Mask([one for host in self.context.inventory.hosts for one in host.secrets()])(why)
-        records = [Drained(name, now, "".join(lock.who().split()), said) for name in self._labels()]
+        records = [Drained(name, now, lock.who(), said) for name in self._labels()]
         if timeout is None:
             timeout = max(duration_seconds(endpoint.ollama(host).drain_timeout) for host, _ in self.chosen)
         deadline = time.monotonic() + timeout

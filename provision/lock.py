@@ -155,7 +155,7 @@ def who() -> str:
         name = getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in containers
         name = f"uid-{os.getuid()}"
-    return f"{name}@{socket.gethostname()}"
+    return "".join(f"{name}@{socket.gethostname()}".split())  # blanks part the words of what is written of a lock
 
 
 def acquire(run_id: str, seconds: float = 0.0, dead: Sequence[str] = ()) -> Run:

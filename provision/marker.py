@@ -1,7 +1,6 @@
 """The marks of one balancer's upstream, changed while its own configuration may be worked on elsewhere in the run."""
 
 import contextlib
-import dataclasses
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -86,7 +85,7 @@ class Marker:
                 name=self._step.name,
                 files={},
                 binary=have["exe"] or self._step.binary,
-                status_port=marking.status_port(have) or self._step.status_port,
+                status_port=self._step.status_port,
                 down=frozenset(down),
                 up=up,
                 drain=drain,
@@ -148,19 +147,14 @@ class Marker:
         return self._parsed(self.session.batch([self._step.fact().command], stop=False)[0])
 
     def _parsed(self, answer: Answer) -> State:
-        """The state; read again where nginx was asked at the inventory's port, and by its files has another.
+        """The state.
 
         Raises:
             FactError: it cannot be known.
         """
         fact = self._step.fact()
         try:
-            have = plan.parse(fact, {fact.command: answer}, self._step.id)
-            port = marking.status_port(have)
-            if port in (0, self._step.status_port):
-                return have
-            fact = dataclasses.replace(self._step, status_port=port).fact()
-            return plan.parse(fact, {fact.command: self.session.batch([fact.command], stop=False)[0]}, self._step.id)
+            return plan.parse(fact, {fact.command: answer}, self._step.id)
         except BlockedError as error:
             hint = "deploy it with all its roles first"
             raise FactError(f"{self._step.id}: {error}", hint, stderr=error.evidence) from error

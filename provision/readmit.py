@@ -134,7 +134,15 @@ def prove(rolling: Rolling, run: HostRun, label: str) -> bool:
     declared = {marks.label(one.host, one.name): one.name for one in run.host.instances}
     listed = [] if label in declared else [marker.look() for marker in rolling.markers(run.host)]
     new = sorted(name for name in declared if any(label in found and name not in found for found in listed))
-    fit = label if label in declared else next(iter(new), "")
-    if fit:
-        rolling.readmit(run.host, fit, run.turn.test(declared[fit]), label)
-    return bool(fit)
+    first: HostError | None = None
+    for name in [label] if label in declared else new:
+        try:
+            at = run.turn.test(declared[name])
+        except HostError as error:  # another may be there already
+            first = first or error
+            continue
+        rolling.readmit(run.host, name, at, label)
+        return True
+    if first is not None:
+        raise first
+    return False

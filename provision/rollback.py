@@ -14,7 +14,7 @@ from provision.inventory import Host, Instance, Inventory
 from provision.past import Made, Story
 from provision.plan import GARBLED
 from provision.sequence import Entry
-from provision.steps import marking, storage
+from provision.steps import storage
 from provision.steps.balancing import Balancing, is_balancing, sources
 from provision.steps.base import State, Step
 from provision.steps.build import Builds
@@ -193,8 +193,7 @@ def _found_by_mark(made: Made) -> Entry | None:
         if step is None or step.id != made.step:
             continue
         if isinstance(step, Generation) and made.have is not None:
-            binary, port = str(made.have.get("exe", "")), marking.status_port(made.have)
-            step = dataclasses.replace(step, binary=binary, status_port=port)
+            step = dataclasses.replace(step, binary=str(made.have.get("exe", "")))
         return Entry(role, step)
     return None
 

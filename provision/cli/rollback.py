@@ -1,5 +1,6 @@
 """`provision rollback`: put back what a run changed."""
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli.run import Careful, Chosen, chosen_words, common_options, ended, exit_of, run_id, seconds_of
+from provision.cli.run import Careful, Chosen, Planned, chosen_words, common_options, ended, exit_of, run_id, seconds_of
 
 if TYPE_CHECKING:
     from provision.errors import HostError
@@ -28,12 +29,14 @@ class Undoing:
         inventory: all hosts.
         undos: host -> what is done there, for the hosts on which the run did something.
         errors: hosts of which that is not known, with the reason.
+        confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
     """
 
     run: str
     inventory: "Inventory"
     undos: Mapping[str, "Undo"]
     errors: Mapping[str, "HostError"] = field(default_factory=dict)
+    confirmed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @click.command()
@@ -59,10 +62,11 @@ def rollback(chosen: Chosen, run: str, check: bool, diff: bool, yes: bool, lock_
     for warning in undoing.inventory.warnings if not chosen.as_json else ():
         report.warn(warning)
     if check or asks:
-        code = _plan(chosen, undoing, diff=diff)
+        planned = _plan(chosen, undoing, diff=diff)
         if check:
-            return code
+            return planned.code
         click.confirm("Put this back?", abort=True)
+        undoing = dataclasses.replace(undoing, confirmed=planned.plans)
     return _put_back(chosen, undoing, careful)
 
 
@@ -151,13 +155,14 @@ def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> 
         lock_wait=careful.lock_wait,
         command=f"rollback {undoing.run}",
         dead=dead_runs(),
+        confirmed=undoing.confirmed,
     )
     hosts = [(undo.host, roles) for undo in undoing.undos.values()]
     past = {name: undo.entries for name, undo in undoing.undos.items()}
     return Rollout(context, hosts, chosen.become_password, chosen.forks, past=past)
 
 
-def _plan(chosen: Chosen, undoing: Undoing, *, diff: bool) -> int:
+def _plan(chosen: Chosen, undoing: Undoing, *, diff: bool) -> Planned:
     from provision import report, report_past
 
     shown = report.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
@@ -174,7 +179,7 @@ def _plan(chosen: Chosen, undoing: Undoing, *, diff: bool) -> int:
         report.say(f"Putting back what run {undoing.run} did:")
         report.plan_text(outcomes, diff=diff)
         report_past.left_text(left)
-    return code
+    return Planned(code, undoing.inventory, {outcome.host: outcome.plan for outcome in outcomes})
 
 
 def _put_back(chosen: Chosen, undoing: Undoing, careful: Careful) -> int:

@@ -4,7 +4,7 @@ import datetime as dt
 import secrets
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -41,6 +41,21 @@ class Careful:
     canary: bool = False
     max_fail: str = ""
     lock_wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was planned and shown.
+
+    Args:
+        code: the exit code that says it.
+        inventory: that it was planned for.
+        plans: host -> what was to change there.
+    """
+
+    code: int
+    inventory: Any
+    plans: Mapping[str, Any]
 
 
 def answered(name: str, as_json: bool, command: Callable[[], int]) -> int:
@@ -101,7 +116,7 @@ def common_options(command: F) -> F:
 @click.option("--exit-code", is_flag=True, help="Exit 5 when something would change.")
 def plan(chosen: Chosen, diff: bool, exit_code: bool) -> int:
     """Say what a deploy would change on every host, why, and what it would cost. Changes nothing."""
-    return _plan(chosen, diff=diff, exit_code=exit_code)
+    return _plan(chosen, diff=diff, exit_code=exit_code).code
 
 
 @click.command()
@@ -134,18 +149,19 @@ def deploy(
 
         chosen, careful = resumed(chosen, careful, resume)
     if check:
-        return _plan(chosen, diff=diff, exit_code=False)
+        return _plan(chosen, diff=diff).code
     from provision import report
     from provision.cli.resume import Logged
     from provision.errors import UsageError
     from provision.hooks import Hooks
 
+    confirmed = None
     if not yes and not chosen.as_json and sys.stdin.isatty() and sys.stdout.isatty():
-        _plan(chosen, diff=diff, exit_code=False)
+        confirmed = _plan(chosen, diff=diff)
         click.confirm("Deploy this?", abort=True)
     elif not yes:
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
-    inventory, rollout, shown = _rollout(chosen, careful, resume)
+    inventory, rollout, shown = _rollout(chosen, careful, resume, confirmed)
     run_id = rollout.context.run_id
     hooks, log = Hooks(chosen.inventory, run_id), Logged(run_id, "deploy", chosen, careful)
     try:
@@ -160,13 +176,14 @@ def deploy(
     code = ended(rollout, outcomes)
     log.end(code, outcomes)
     document = report.deploy_document(outcomes, run_id)
-    if problem := hooks.after({"inventory": chosen.inventory, "exit": code, **document}, failed=bool(code)):
-        report.warn(problem)
     if chosen.as_json:
         report.document("deploy", code, inventory.warnings, **document)
     else:
         again = _again(chosen, careful, [one.host for one in outcomes if one.error]) if code else ""
         report.recap(outcomes, run_id, again)
+    # What came of it is told before somebody else's program has a say in how long that takes.
+    if problem := hooks.after({"inventory": chosen.inventory, "exit": code, **document}, failed=bool(code)):
+        report.warn(problem)
     return code
 
 
@@ -195,7 +212,8 @@ def verify(chosen: Chosen, junit: str) -> int:
     return code
 
 
-def _plan(chosen: Chosen, *, diff: bool, exit_code: bool) -> int:
+def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False) -> Planned:
+    """Plan, and show it."""
     from provision import report
 
     inventory, rollout, shown = _rollout(chosen)
@@ -209,7 +227,7 @@ def _plan(chosen: Chosen, *, diff: bool, exit_code: bool) -> int:
         report.document("plan", code, inventory.warnings, **report.plan_document(outcomes))
     else:
         report.plan_text(outcomes, diff=diff)
-    return code
+    return Planned(code, inventory, {outcome.host: outcome.plan for outcome in outcomes})
 
 
 def seconds_of(text: str, option: str, *, least: float) -> float:
@@ -232,7 +250,9 @@ def seconds_of(text: str, option: str, *, least: float) -> float:
     return found
 
 
-def _rollout(chosen: Chosen, careful: Careful = Careful(), resume: str = "") -> tuple[Any, Any, Any]:
+def _rollout(
+    chosen: Chosen, careful: Careful = Careful(), resume: str = "", confirmed: Planned | None = None
+) -> tuple[Any, Any, Any]:
     """The inventory, the run over its selection, and what shows it."""
     from provision import report, sequence
     from provision.artifacts import Store, default_folder
@@ -240,14 +260,22 @@ def _rollout(chosen: Chosen, careful: Careful = Careful(), resume: str = "") -> 
     from provision.context import Context
     from provision.rollout import NO_LIMIT, Pace, Rollout, selection
 
-    inventory = sequence.load(chosen.inventory, chosen.extra_vars)
+    inventory = confirmed.inventory if confirmed else sequence.load(chosen.inventory, chosen.extra_vars)
     roles = sequence.choose(chosen.tags, chosen.skip_tags)
     hosts = selection(inventory, inventory.select(chosen.limit), roles)
     shown = report.listener([host.name for host, _ in hosts], as_json=chosen.as_json, verbose=chosen.verbose)
-    for warning in inventory.warnings if not chosen.as_json else ():
+    for warning in inventory.warnings if not (chosen.as_json or confirmed) else ():
         report.warn(warning)
-    store, dead = Store(default_folder()), dead_runs()
-    context = Context(resume or run_id(), inventory, roles, shown, store, lock_wait=careful.lock_wait, dead=dead)
+    context = Context(
+        resume or run_id(),
+        inventory,
+        roles,
+        shown,
+        Store(default_folder()),
+        lock_wait=careful.lock_wait,
+        dead=dead_runs(),
+        confirmed=confirmed.plans if confirmed else {},
+    )
     pace = Pace(
         serial=_hosts(careful.serial, "--serial", len(hosts), least=1) or NO_LIMIT,
         canary=careful.canary,

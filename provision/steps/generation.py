@@ -32,12 +32,13 @@ from provision.steps.listing import Content
 
 GENERATIONS = "/var/lib/provision/nginx"
 NEW = f"{GENERATIONS}/.new"
-MARK = "generation.conf"
+MARK, STATUS = "generation.conf", "status.conf"
 # What nginx has loaded, where the link leads, and by its exit code what `nginx -t` says.
 ASK = """echo "$(curl --noproxy '*' -s --max-time 30 %s)"; readlink -- %s || echo; exec %s -t -q"""
 NO_CURL = 77  # READ exits with it
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound
 _ID = re.compile(r"[0-9a-f]{12}")
+_PORT = re.compile(r"^\s*listen 127\.0\.0\.1:(\d+);", re.MULTILINE)
 _LISTEN = re.compile(rb"^\s*listen (\S+):(\d+)[ ;]", re.MULTILINE)
 
 
@@ -49,7 +50,7 @@ class Generation(Step):
         name: the second half of the id.
         files: name -> bytes; `nginx.conf` is the one nginx reads, and includes the others.
         binary: the nginx that checks them and that must be running, if one runs.
-        status_port: port on the loopback address where nginx says what it has loaded.
+        status_port: port on the loopback address where nginx says what it has loaded, if the files do not name it.
     """
 
     name: str
@@ -108,7 +109,8 @@ class Generation(Step):
         previous = "" if have is None or same else have["id"]
         nginx = want.get("exe") or self.binary
         written = [] if same else [*self._written(want), self._install(want["id"], nginx)]
-        return [*written, self._load(want["id"], previous, nginx, restart=rebinds(have, want))]
+        port = status_port(want) or self.status_port
+        return [*written, self._load(want["id"], previous, nginx, port, restart=rebinds(have, want))]
 
     def _written(self, want: Mapping[str, Any]) -> list[Command]:
         """The files, in the folder where they are checked."""
@@ -121,8 +123,9 @@ class Generation(Step):
         title = f"check with nginx -t, then link {CONFIG} to generation {now}"
         return sh(INSTALL, CONFIG, GENERATIONS, now, nginx, PID, title=title)
 
-    def _load(self, now: str, previous: str, nginx: str, *, restart: bool) -> Command:
-        words = (CONFIG, GENERATIONS, now, previous, nginx, PID, str(self.status_port), UNIT)
+    @staticmethod
+    def _load(now: str, previous: str, nginx: str, port: int, *, restart: bool) -> Command:
+        words = (CONFIG, GENERATIONS, now, previous, nginx, PID, str(port), UNIT)
         title = f"{'restart' if restart else 'reload'} nginx if it runs, and wait until it has loaded {now}"
         return sh(LOAD, *words, "restart" if restart else "reload", title=title)
 
@@ -171,6 +174,13 @@ def parse(answer: Answer) -> State:
         "exe": said.get("exe", ""),
         "loaded": said.get("loaded", ""),
     }
+
+
+def status_port(have: State) -> int:
+    """Where the nginx of this configuration says what it has loaded; 0 where it does not say."""
+    content = (have or {}).get("files", {}).get(STATUS)
+    found = _PORT.search(content.data.decode(errors="replace")) if isinstance(content, Content) else None
+    return int(found[1]) if found else 0
 
 
 def _mode(entry: listing.Found) -> str:

@@ -1,8 +1,8 @@
 """The scripts that read, install and load a generation of nginx's configuration. Constants: data comes as words."""
 
-# $1 link, $2 pid file, $3 status port, $4 where our builds are, $5 unit. The pid file is asked and not systemd, because
-# while an old nginx lets its streams finish, systemd still names the old one; but without that file nothing reloads.
-# The files are those of one generation, also where the link is swapped meanwhile.
+# $1 link, $2 pid file, $3 status port where the files name none, $4 where our builds are, $5 unit. The pid file is
+# asked and not systemd, because while an old nginx lets its streams finish, systemd still names the old one; without
+# that file nothing reloads. The files are those of one generation, also where the link is swapped meanwhile.
 READ = r"""
 at=$1
 if [ -L "$1" ]; then at=$(readlink -- "$1"); printf 'kind link\ntarget %s\n' "$at"
@@ -19,9 +19,14 @@ fi
 exe=''
 case $pid in ''|0|*[!0-9]*) ;; *) exe=$(readlink -- "/proc/$pid/exe") || : ;; esac
 case $exe in "$4"/*) ;; *) exe='' ;; esac
+port=$3
+{ while read -r word value rest; do
+  case $word:$value in listen:127.0.0.1:*\;) value=${value#*:}; port=${value%;}; break ;; esac
+done <"$at/status.conf"; } 2>/dev/null || :
+case $port in ''|*[!0-9]*) port=$3 ;; esac
 if [ -n "$exe" ]; then
   command -v curl >/dev/null || { echo 'curl is not there to ask with' >&2; exit 77; }
-  loaded=$(curl --noproxy '*' -s --max-time 3 "http://127.0.0.1:$3/generation" | head -c 64 | tr -cd 0-9a-f) || :
+  loaded=$(curl --noproxy '*' -s --max-time 3 "http://127.0.0.1:$port/generation" | head -c 64 | tr -cd 0-9a-f) || :
   printf 'exe %s\nloaded %s\n' "$exe" "${lost:-$loaded}"
 fi
 echo '# files'

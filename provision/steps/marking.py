@@ -4,7 +4,6 @@ What the balancer has now is the base, whatever the inventory says by now, and t
 version is wanted: half a roll carries no other change into production.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +14,6 @@ from provision.steps.facts import HostFacts
 from provision.steps.generation import GENERATIONS, MARK, Generation
 from provision.steps.listing import Content
 from provision.steps.upstream import Drained, Place
-
-STATUS = "status.conf"
-_PORT = re.compile(r"^\s*listen 127\.0\.0\.1:(\d+);", re.MULTILINE)
 
 # $1 seconds at most; then ADDRESS:PORT of each. Prints how many connections nginx still has to them. Old workers close
 # their idle ones when they shut down. One that is still being made counts: a request goes over it in a moment, and is
@@ -77,13 +73,6 @@ class Marking(Generation):
         if self.forget and want is not None and self.forget not in (want["id"], (have or {}).get("id")):
             made.append(run("rm", "-rf", "--", f"{GENERATIONS}/{self.forget}", title=f"forget {self.forget}"))
         return made
-
-
-def status_port(have: State) -> int:
-    """Where the nginx of this configuration says what it has loaded; 0 where it does not say."""
-    content = (have or {}).get("files", {}).get(STATUS)
-    found = _PORT.search(content.data.decode(errors="replace")) if isinstance(content, Content) else None
-    return int(found[1]) if found else 0
 
 
 def wait(addresses: Sequence[str], seconds: int) -> Run:

@@ -133,6 +133,39 @@ def marked(
     return "\n".join(new for line in lines for new in _marked(line, {*down, *drain}, {*up, *undrain}, kept))
 
 
+def placed(text: str, now: str, labels: Collection[str]) -> str:
+    """An upstream of then with some instances where they are now: without those that are not, with those that are new.
+
+    Args:
+        text: the upstream of then.
+        now: the present one.
+        labels: the instances; weights and limits stay those of then.
+    """
+    then, present = members(text), members(now)
+    lost = (then.keys() & set(labels)) - present.keys()
+    lines = [line for line in text.split("\n") if _whose(line) not in lost]
+    for name in sorted(then.keys() & present.keys() & set(labels)):
+        if then[name].at != present[name].at:
+            lines = list(_moved(lines, name, Place(present[name].at, name)))
+    new = (present.keys() & set(labels)) - then.keys()
+    more = [line for line in now.split("\n") if _whose(line) in new]
+    return "\n".join(_with(_with(lines, more, _LINE, "keepalive "), more, _NAMED, "}"))
+
+
+def _whose(line: str) -> str:
+    """The instance that a line is about, or nothing."""
+    found, named = _LINE.match(line), _NAMED.match(line)
+    return found[4] if found else named[2] if named else ""
+
+
+def _with(lines: Sequence[str], more: Sequence[str], kind: re.Pattern[str], end: str) -> list[str]:
+    """The lines with those of a kind of others behind their own: before the last line that begins so."""
+    last = next((number for number in reversed(range(len(lines))) if lines[number].strip().startswith(end)), len(lines))
+    said = {found[1] for found in map(_NAMED.match, lines) if found}  # nginx refuses a map with two equal keys
+    added = [line for line in more if (found := kind.match(line)) and not (kind is _NAMED and found[1] in said)]
+    return [*lines[:last], *added, *lines[last:]]
+
+
 def _moved(lines: Sequence[str], name: str, place: Place) -> Iterator[str]:
     """The lines with an instance where it has proved itself."""
     own = {found[4]: found for found in map(_LINE.match, lines) if found}

@@ -121,13 +121,6 @@ GPU = (
     Breakage(f"image:{IMAGE}", "untagged", f"docker tag {IMAGE} by-hand:1; docker rmi {IMAGE}"),
     Breakage("file:/opt/provision/lib/ollama-firewall", "removed", REMOVE),
     Breakage("file:/etc/provision/ollama/firewall.rules", "edited", "sed -i /REJECT/d $1"),
-    Breakage("unit:provision-firewall.service", "edited", EDIT_UNIT),
-    Breakage("service:provision-firewall", "disabled", "systemctl disable provision-firewall"),
-    Breakage("service:provision-firewall", "stopped", "systemctl stop provision-firewall"),
-    firewall("without its jump", "iptables -D DOCKER-USER -j PROVISION"),
-    firewall("flushed", "iptables -F PROVISION"),
-    firewall("passed by", "iptables -I DOCKER-USER -p tcp -j ACCEPT"),
-    firewall("with a hole", "iptables -I PROVISION -p tcp -j RETURN"),
     Breakage("file:/opt/provision/lib/ollama-instances", "edited", EDIT),
     Breakage("file:/etc/provision/ollama/instances", "removed", REMOVE),
     Breakage("unit:provision-instances.service", "removed", REMOVE_UNIT),
@@ -155,31 +148,39 @@ GPU = (
     Breakage("resident:ollama2", "restarted", "docker restart -t 1 ollama2; sleep 1", touches=("container ollama2",)),
     volume_gone("ollama1"),
     volume_gone("ollama2"),
+    Breakage("unit:provision-firewall.service", "edited", EDIT_UNIT),
+    Breakage("service:provision-firewall", "disabled", "systemctl disable provision-firewall"),
+    Breakage("service:provision-firewall", "stopped", "systemctl stop provision-firewall"),
+    firewall("without its jump", "iptables -D DOCKER-USER -j PROVISION"),
+    firewall("flushed", "iptables -F PROVISION"),
+    firewall("passed by", "iptables -I DOCKER-USER -p tcp -j ACCEPT"),
+    firewall("with a hole", "iptables -I PROVISION -p tcp -j RETURN"),
     Breakage("packages:apt-tools", "without gnupg", "dpkg --remove --force-depends gnupg"),
     Breakage("packages:apt-tools", "without curl", "dpkg --remove --force-depends curl"),
     Breakage("packages:nvidia_toolkit", "removed", "apt-get -qy remove libnvidia-container-tools"),
     Breakage("packages:docker", "removed", "apt-get -qy remove docker-ce", touches=DOCKER_RESTARTS),
 )
 
+# In the order of the rounds: while instances are replaced, the balancer is told, and some of these are mended by that.
 BALANCER = (
-    Breakage("user:provision-nginx", "may log in", 'usermod -s /bin/bash "$1"'),
     Breakage("directory:/var/log/provision-nginx", "open to all", 'chmod 0777 "$1"'),
     Breakage("directory:/var/cache/provision-nginx", "removed", 'rm -r "$1"'),
+    Breakage("file:/etc/logrotate.d/provision-nginx", "edited", EDIT),
     Breakage("link:/opt/provision/nginx/current", "removed", REMOVE),
     Breakage("link:/opt/provision/nginx/current", "leads elsewhere", "ln -sfn /usr/local $1"),
-    Breakage("file:/etc/logrotate.d/provision-nginx", "edited", EDIT),
+    Breakage("user:provision-nginx", "may log in", 'usermod -s /bin/bash "$1"'),
     Breakage("unit:provision-nginx.service", "edited", EDIT_UNIT),
     Breakage("unit:provision-nginx.service", "removed", REMOVE_UNIT),
     balancer("upstream edited", f"sed -i s/max_conns=/max_conns=1/ {UPSTREAM}"),
-    balancer("upstream edited and loaded", f"sed -i s/max_conns=/max_conns=1/ {UPSTREAM}; {RELOAD_NGINX}"),
+    balancer("without its pid file", "rm /run/provision-nginx/nginx.pid"),
     balancer("link removed", f"rm {NGINX}"),
     balancer("generation removed", f"rm -r $(readlink {NGINX})"),
-    balancer("unreadable", f"chmod 0 {NGINX}/site.conf"),
-    balancer("with a file more", f"echo 'server_tokens on;' >{NGINX}/more.conf"),
-    balancer("without its pid file", "rm /run/provision-nginx/nginx.pid"),
     Breakage("service:provision-nginx", "stopped", "systemctl stop provision-nginx"),
     Breakage("service:provision-nginx", "disabled", "systemctl disable provision-nginx"),
     Breakage("service:provision-nginx", "killed", "kill $(cat /run/provision-nginx/nginx.pid); sleep 1"),
+    balancer("upstream edited and loaded", f"sed -i s/max_conns=/max_conns=1/ {UPSTREAM}; {RELOAD_NGINX}"),
+    balancer("unreadable", f"chmod 0 {NGINX}/site.conf"),
+    balancer("with a file more", f"echo 'server_tokens on;' >{NGINX}/more.conf"),
     Breakage(
         *("user:provision-nginx", "removed", 'systemctl stop provision-nginx; userdel "$1"'),
         also=("service:provision-nginx",),
@@ -294,7 +295,7 @@ def _area(breakage: Breakage) -> str:
         return "firewall"
     if str(breakage).startswith(NGINX_TOOLS):
         return "tools of nginx"
-    if kind in QUIET:
+    if kind in QUIET and kind != "link":  # nginx is started and told by way of its link
         return "quiet"
     return "instance" if _instance(breakage) else kind
 
@@ -305,6 +306,7 @@ APART = (
     {"tools of nginx", "config"},
     {"tools of nginx", "service"},
     {"tools of nginx", "quiet"},
+    {"tools of nginx", "link"},
 )
 
 

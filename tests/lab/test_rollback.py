@@ -6,6 +6,7 @@ import pytest
 
 from provision import sequence
 from provision.lab import faults
+from provision.steps import upstream
 
 from .conftest import Fleet
 
@@ -116,6 +117,7 @@ def test_nginx_goes_back_to_the_build_before_and_forth_again_without_compiling(f
 def test_a_configuration_goes_back_and_what_was_drained_meanwhile_stays_out(fleet):
     one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     one["weight"] = 9
+    fleet.vars["balancer"] = {"status_port": 9080}  # of which the inventory goes on to speak
     fleet.deploy()
     assert fleet.provision("drain", "gpu-02/ollama2", "-m", "a new card").code == 0
     assert "weight=9 " in fleet.on("lb-01", "cat", UPSTREAM)
@@ -123,6 +125,8 @@ def test_a_configuration_goes_back_and_what_was_drained_meanwhile_stays_out(flee
     assert done.host("lb-01")["changed"] == ["config:balancer"], "the drain is not what is put back"
     text = fleet.on("lb-01", "cat", UPSTREAM)
     assert "weight=9 " not in text
+    linked = fleet.on("lb-01", "readlink", "/etc/provision/nginx").strip()
+    assert fleet.on("lb-01", "curl", "-sf", "http://127.0.0.1:8080/generation") == linked.rpartition("/")[2]
     assert [line.split("# ")[-1] for line in text.splitlines() if " down;" in line] == ["gpu-02/ollama2"]
     assert "a new card" in text
     drained = fleet.provision("history", "--json").doc["runs"][1]
@@ -131,13 +135,15 @@ def test_a_configuration_goes_back_and_what_was_drained_meanwhile_stays_out(flee
     assert refused.code == 2, refused
     assert "undrain" in refused.err
     assert fleet.provision("undrain", "gpu-02/ollama2").code == 0
-    del one["weight"]
+    del one["weight"], fleet.vars["balancer"]
     settled(fleet)
 
 
 def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
     before = {host: sha256(fleet, host, DAEMON) for host in ("gpu-01", "gpu-02")}
     fleet.vars.setdefault("docker", {})["log_max_file"] = 5
+    moved = fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"][0]
+    moved["port"] = 4001
     run = fleet.deploy().doc["run"]
     assert all(sha256(fleet, host, DAEMON) != before[host] for host in before)
     faults.switch(lab, "gpu-02", "ssh-reset", on=True)
@@ -145,13 +151,15 @@ def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
     faults.switch(lab, "gpu-02", "ssh-reset", on=False)
     assert done.code == 4, done
     assert "UNREACHABLE" in done.out
+    assert upstream.members(fleet.on("lb-01", "cat", UPSTREAM))["gpu-02/ollama1"].port == 4001, "it serves there"
     assert f"rollback {run}" in done.out
     assert "-l gpu-02" in done.out
     assert sha256(fleet, "gpu-01", DAEMON) == before["gpu-01"]
     assert "log_max_file" not in done.err
     rollback(fleet, run, "--limit", "gpu-02")
     assert sha256(fleet, "gpu-02", DAEMON) == before["gpu-02"]
-    del fleet.vars["docker"]["log_max_file"]
+    assert upstream.members(fleet.on("lb-01", "cat", UPSTREAM))["gpu-02/ollama1"].port == 3001
+    del fleet.vars["docker"]["log_max_file"], moved["port"]
     settled(fleet)
     assert rollback(fleet, run).doc["summary"]["changed"] == 0, "what is as it was is not touched"
 

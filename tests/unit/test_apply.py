@@ -222,6 +222,19 @@ def test_a_host_that_changed_since_it_was_planned_for_is_left_alone(make):
         host._lock(planned, ROLES, None)
 
 
+def test_another_plan_than_the_one_that_was_agreed_to_is_not_carried_out(make):
+    host = make(note(make))
+    host.context.confirmed.update(h=host.plan(ROLES))
+    (make.folder / "a").write_text("by somebody else")
+    host.read()
+    with pytest.raises(HostError, match="since its plan was agreed to"):
+        host.deploy(ROLES)
+    assert host.changed == []
+    host.context.confirmed["h"] = host.plan(ROLES)
+    host.deploy(ROLES)
+    assert host.changed == ["note:a"]
+
+
 def test_what_became_right_by_itself_is_no_reason_to_stop_nor_is_how_ill_a_thing_is(make):
     host = make(note(make), note(make, "b"))
     planned = host.plan(ROLES)

@@ -96,6 +96,8 @@ def test_a_server_that_does_not_list_its_models_is_not_fit(server: Server, monke
         ({"ollama", "models"}, "deploy", True),
         ({"ollama"}, "deploy", False),
         ({"docker", "ollama", "models"}, "rollback 20260101T000000Z-0000", False),
+        (set(), "undrain gpu-01", True),
+        (set(), "drain gpu-01", False),
     ],
 )
 def test_who_brings_models(roles: set[str], command: str, brings: bool) -> None:

@@ -157,3 +157,8 @@ def test_a_lock_that_is_given_back_while_a_job_runs_still_keeps_others_off(by, f
 def test_a_user_without_a_name_has_a_number(monkeypatch):
     monkeypatch.setattr(lock.getpass, "getuser", lambda: {}["LOGNAME"])
     assert lock.who.__wrapped__().startswith(f"uid-{lock.os.getuid()}@")
+
+
+def test_blanks_in_the_name_of_a_user_end_up_in_no_word_of_a_lock(monkeypatch):
+    monkeypatch.setattr(lock.getpass, "getuser", lambda: "john doe")
+    assert lock.who.__wrapped__().startswith("johndoe@")

@@ -9,7 +9,8 @@ import pytest
 from provision.steps import marking, upstream
 from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet, HostFacts
-from provision.steps.marking import Marking, status_port
+from provision.steps.generation import status_port
+from provision.steps.marking import Marking
 from provision.steps.upstream import Drained, Place
 from tests.unit.balancer_fleet import config, fleet, state, texts
 

@@ -295,6 +295,40 @@ def test_the_configuration_of_then_has_the_marks_of_now(balancing):
     assert all("/opt/provision/nginx/old/sbin/nginx" in command.words for command in commands[-2:])
 
 
+MAP = """
+map $upstream_addr $instance {
+    "%s:3001" "gpu-01/ollama1";
+}
+"""
+
+
+def test_of_a_host_that_was_not_put_back_the_configuration_has_what_serves_there(balancing):
+    then = f"{THEN}    keepalive 4;{MAP % '10.0.0.11'}"
+    moved = then.replace(":3001", ":4001").replace("weight=9", "weight=1").replace("down", "")
+    now = moved.replace("gpu-01/ollama2", "gpu-01/chat").replace("}", '    "10.0.0.11:3002" "gpu-01/chat";\n}')
+    text, _ = lines(balancing, Fleet(), now=now, then=then)
+    assert {name: one.at for name, one in upstream.members(text).items()} == {
+        "gpu-01/ollama1": "10.0.0.11:4001",
+        "gpu-01/chat": "10.0.0.11:3002",
+    }
+    assert "weight=9" in text
+    assert " down" not in text
+    assert text.index("gpu-01/chat") < text.index("keepalive")
+    assert '"10.0.0.11:4001" "gpu-01/ollama1";' in text
+    assert text.rstrip().endswith('"10.0.0.11:3002" "gpu-01/chat";\n}')
+
+
+def test_of_a_host_that_was_put_back_it_has_what_was_there_but_where_another_place_proved_itself(balancing):
+    now = NOW.replace(":3001", ":4001").replace(":3002 weight=1", ":4002 weight=1 down")
+    now = f"{now}    server 10.0.0.11:3003 weight=1 max_conns=1; # gpu-01/added\n"
+    now = now.replace("weight=1 down max_conns=1;", "weight=1 max_conns=1 down;")
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now)
+    assert {name: one.at for name, one in upstream.members(text).items()} == {
+        "gpu-01/ollama1": "10.0.0.11:4001",
+        "gpu-01/ollama2": "10.0.0.11:3002",
+    }
+
+
 def test_what_failed_or_was_drained_since_stays_out(balancing):
     one, two = "gpu-01/ollama1", "gpu-01/ollama2"
     drained = upstream.marked(NOW, drain={one: upstream.Drained(one, "today", "me", "why")})

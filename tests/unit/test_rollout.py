@@ -438,6 +438,25 @@ def test_what_took_the_place_of_what_a_killed_run_took_away_is_given_back_instea
     assert given_back == given
 
 
+def test_of_two_that_took_its_place_the_one_that_is_there_is_given_back(make, monkeypatch):
+    made = make({"gpu-01": ()})
+    (member,) = made.members
+    both = tuple(Instance(host="gpu-01", name=name, gpus=(0,), port=3001) for name in ("absent", "there"))
+    member.run.host = dataclasses.replace(member.run.host, instances=both)
+    given_back = []
+
+    def test(name):
+        if name == "absent":
+            raise CommandError("there is no such container")
+        return "10.0.0.1:3001"
+
+    monkeypatch.setattr(made.rolling, "markers", lambda host: [SimpleNamespace(look=lambda: {"gpu-01/old": None})])
+    monkeypatch.setattr(member.run.turn, "test", test)
+    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at, old: given_back.append((name, old)))
+    assert made.rolling.prove("gpu-01/old")
+    assert given_back == [("gpu-01/there", "gpu-01/old")]
+
+
 def test_ctrl_c_while_balancers_are_asked_who_is_down_is_a_stop(make, monkeypatch):
     made = make({"gpu-01": ()})
     made.context = dataclasses.replace(made.context, roles=frozenset({"ollama"}))
