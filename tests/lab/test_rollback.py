@@ -166,18 +166,19 @@ def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
 
 def test_models_that_were_added_go_unless_an_instance_would_have_none(fleet):
     at = f"http://{fleet.address('gpu-01')}:3001/api/tags"
-    fleet.vars["ollama"]["models"] = ["deepseek-r1:1.5b", "deepseek-r1:7b"]
+    one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
+    one["models"] = ["deepseek-r1:1.5b", "deepseek-r1:7b"]
     fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
     rollback(fleet)
     assert "deepseek-r1:7b" not in fleet.on("gpu-01", "curl", "-sf", at)
-    fleet.vars["ollama"]["models"] = ["deepseek-r1:7b"]
+    one["models"] = ["deepseek-r1:7b"]
     fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
     done = rollback(fleet)
     left = {one["step"]: one["why"] for one in done.doc["left"]}
     assert "must be pulled again" in left["model:ollama1/deepseek-r1:1.5b"]
     assert left["model:ollama1/deepseek-r1:7b"].startswith("kept")
     assert "deepseek-r1:7b" in fleet.on("gpu-01", "curl", "-sf", at), "it would answer every request with 404"
-    fleet.vars["ollama"]["models"] = ["deepseek-r1:1.5b"]
+    del one["models"]
     fleet.deploy()
     settled(fleet)
 

@@ -101,29 +101,22 @@ def test_every_instance_is_replaced_and_back_and_nobody_notices(fleet, lab):
     assert not any(fleet.changes().values())
 
 
-def test_ports_and_names_that_change_everywhere_are_rolled_too(fleet, lab):
-    """All ports of one host and all names of the other, there and back: the balancers follow one by one."""
-    moved, renamed = (fleet.hosts("gpu")[host]["ollama"]["instances"] for host in GPU)
-    with Load(fleet.address("lb-01"), 2, 20, "names") as load, Watch(lab) as watch:
+def test_ports_and_names_that_change_everywhere_are_rolled_too(scratch, lab):
+    """All ports of one host and all names of the other: the balancers follow one by one."""
+    moved, renamed = (scratch.hosts("gpu")[host]["ollama"]["instances"] for host in GPU)
+    with Load(scratch.address("lb-01"), 2, 20, "names") as load, Watch(lab) as watch:
         for one, port in zip(moved, (4001, 4002), strict=True):
             one["port"] = port
         for one, name in zip(renamed, ("chat", "code"), strict=True):
             one["name"] = name
-        fleet.deploy()
-        there = containers(lab)
-        assert not any(fleet.changes().values())
-        for one in moved:
-            del one["port"]
-        for one in renamed:
-            del one["name"]
-        fleet.deploy()
+        scratch.deploy()
     assert load.failed == []
     assert len(watch.most) == 1
-    assert there.keys() == {"gpu-01/ollama1", "gpu-01/ollama2", "gpu-02/chat", "gpu-02/code"}
-    assert containers(lab).keys() == ALL
-    assert down(fleet) == set()
+    assert not any(scratch.changes().values())
+    assert containers(lab).keys() == {"gpu-01/ollama1", "gpu-01/ollama2", "gpu-02/chat", "gpu-02/code"}
+    assert down(scratch) == set()
     volumes = lab.host("gpu-02").run(["docker", "volume", "ls", "-q"]).stdout.split()
-    assert [name for name in volumes if "chat" in name or "code" in name] == []
+    assert [name for name in volumes if "ollama" in name] == []
 
 
 def test_cards_that_change_hands_are_one_outage(fleet, lab):

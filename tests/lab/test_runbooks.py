@@ -93,9 +93,15 @@ def another_card(operator: Operator) -> None:
     host.write(CARDS, text.replace(last, last[:-12] + "0123456789ab"))
 
 
+def memory(operator: Operator, size: str) -> None:
+    """Another limit for one instance of every host, which replaces it."""
+    for host in operator.fleet.hosts("gpu").values():
+        host["ollama"]["instances"][0]["memory"] = size
+
+
 def deploy_fails(operator: Operator) -> None:
     operator.fault("gpu-02", "driver-broken", on=True)
-    operator.fleet.vars["ollama"]["memory"] = "4g"
+    memory(operator, "4g")
     operator.deploy(3)
 
 
@@ -105,7 +111,7 @@ def mended(operator: Operator) -> None:
 
 def killed(operator: Operator) -> None:
     """It dies at the first change it makes, whatever that is."""
-    operator.fleet.vars["ollama"]["memory"] = "5g"
+    memory(operator, "5g")
     words = operator.fleet.command("deploy", "--yes", "--verbose")
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=operator.environment) as process:
         assert process.stderr is not None
@@ -117,7 +123,7 @@ def killed(operator: Operator) -> None:
 
 
 def no_good_idea(operator: Operator) -> None:
-    operator.fleet.vars["ollama"]["memory"] = "6g"
+    memory(operator, "6g")
     operator.fleet.vars["balancer"] = {"max_fails": 5}
     operator.deploy(0)
 
