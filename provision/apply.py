@@ -139,11 +139,7 @@ class HostRun:
             self.turn.end()
 
     def _converge(self, roles: frozenset[str], fleet: Fleet | None) -> None:
-        todo = self.plan(roles, fleet)
-        confirmed = self.context.confirmed.get(self.host.name)
-        # The last wave's plan depends on what becomes of the others.
-        if fleet is None and confirmed is not None and not plan.covers(confirmed, todo):
-            raise HostError("the host changed since its plan was agreed to", "look at it again: deploy shows it")
+        todo = self._agreed(self.plan(roles, fleet), fleet)
         self.plans.append(todo)
         self._known = {}  # it may be long ago that it was read
         last = fleet is not None or not self.context.roles & frozenset(LAST)
@@ -234,10 +230,14 @@ class HostRun:
             answers = self.session.batch(reads, stop=False)
         self._known = dict(zip(reads, answers, strict=True))
         self._take(self._known)
-        now = self.plan(roles, fleet)
+        now = self._agreed(self.plan(roles, fleet), fleet)
         if not waited and not plan.covers(planned, now):
             raise HostError("the host changed while it was being planned for", "run it again")
         return now
+
+    def _agreed(self, todo: HostPlan, fleet: Fleet | None) -> HostPlan:
+        """The plan, if an operator who was asked agreed to it; that of the last wave depends on the other hosts."""
+        return plan.agreed(self.context.confirmed.get(self.host.name), todo) if fleet is None else todo
 
     def _make(self, changes: Sequence[Change], fleet: Fleet | None, reads: list[Run], *, last: bool) -> None:
         """Make the changes, group after group; what a group took out of the upstream goes back after it.

@@ -36,8 +36,11 @@ def is_container(step: Step) -> bool:
 
 
 def creates(change: Change) -> bool:
-    """Whether it makes an instance that is not there."""
-    return is_container(change.step) and change.have is None and change.want is not None and not change.pending
+    """Whether it makes an instance where none is: it is not there, or does not run and listened elsewhere."""
+    if not is_container(change.step) or change.want is None or change.pending:
+        return False
+    have = change.have
+    return have is None or not (have.get("running") or have.get("publish") == change.want.get("publish"))
 
 
 def groups(changes: Sequence[Change], disrupts: Disrupts) -> tuple[Group, ...]:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from provision.command import Answer, Command, Run
-from provision.errors import FactError, RefusedError
+from provision.errors import FactError, HostError, RefusedError
 from provision.inventory import Mask
 from provision.sequence import Entry
 from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
@@ -281,6 +281,24 @@ def covers(planned: HostPlan, now: HostPlan) -> bool:
     """
     before = _outline(planned)
     return all(change in before for change in _outline(now))
+
+
+def agreed(shown: HostPlan | None, now: HostPlan) -> HostPlan:
+    """The plan, if an operator has agreed to all of it: nothing else is changed or removed.
+
+    What a thing is like by now does not count: time has passed, and requests and boots go on.
+
+    Args:
+        shown: the plan that he has seen; None where nobody was asked.
+        now: what is to be done.
+
+    Raises:
+        HostError: he has not.
+    """
+    before = {(change.step.id, change.action == "remove") for change in shown.changes} if shown else set()
+    if shown and not before.issuperset((change.step.id, change.action == "remove") for change in now.changes):
+        raise HostError("more is to be changed than was agreed to", "run it again: it shows what")
+    return now
 
 
 def _outline(planned: HostPlan) -> list[tuple[str, str, State, State]]:

@@ -148,7 +148,7 @@ def paint(text: str, colour: str) -> str:
 def document(command: str, exit_code: int, warnings: Sequence[str], **body: Any) -> None:
     """The one JSON document on stdout (DESIGN 8): keys are added, never renamed."""
     head = {"schema": SCHEMA, "command": command, "exit": exit_code, "warnings": list(warnings)}
-    print(json.dumps({**head, **body}, indent=2, default=str))
+    print(json.dumps({**head, **body}, indent=2, default=str), flush=True)
 
 
 def error_document(command: str, error: ProvisionError) -> None:

@@ -176,14 +176,15 @@ def deploy(
     code = ended(rollout, outcomes)
     log.end(code, outcomes)
     document = report.deploy_document(outcomes, run_id)
-    if chosen.as_json:
-        report.document("deploy", code, inventory.warnings, **document)
-    else:
-        again = _again(chosen, careful, [one.host for one in outcomes if one.error]) if code else ""
-        report.recap(outcomes, run_id, again)
-    # What came of it is told before somebody else's program has a say in how long that takes.
-    if problem := hooks.after({"inventory": chosen.inventory, "exit": code, **document}, failed=bool(code)):
-        report.warn(problem)
+    try:  # what came of it is told before somebody else's program has a say in how long that takes
+        if chosen.as_json:
+            report.document("deploy", code, inventory.warnings, **document)
+        else:
+            again = _again(chosen, careful, [one.host for one in outcomes if one.error]) if code else ""
+            report.recap(outcomes, run_id, again)
+    finally:
+        if problem := hooks.after({"inventory": chosen.inventory, "exit": code, **document}, failed=bool(code)):
+            report.warn(problem)
     return code
 
 

@@ -119,10 +119,11 @@ class Balancing(Generation):
         present, named = marks.members(marks.text_of(have)), marks.members(then)
         kept = marks.drained(marks.text_of(have)) if present else facts.fleet.drained
         then = marks.marked(then, undrain=set(marks.drained(then)))
-        if present:
-            then = marks.placed(then, marks.text_of(have), _where_they_are(named, present, facts.fleet))
-            named = marks.members(then)
         declared = {server.label for server in self.servers}
+        if present:
+            known = _where_they_are(named, present, facts.fleet, declared)
+            then = marks.placed(then, marks.text_of(have), known)
+            named = marks.members(then)
         down = {name for name in named if _stays_out(name, facts.fleet, present.get(name), name in declared)}
         text = marks.marked(then, down, _as_they_are(set(named) - down), _of(kept, named))
         if any(not one.down for one in present.values()) and all(one.down for one in marks.members(text).values()):
@@ -243,14 +244,18 @@ def _stays_out(label: str, fleet: Fleet, now: marks.Member | None, declared: boo
     return (now is None or now.down) and (host not in fleet.addresses or not declared)
 
 
-def _where_they_are(then: Collection[str], now: Mapping[str, marks.Member], fleet: Fleet) -> set[str]:
+def _where_they_are(
+    then: Collection[str], now: Mapping[str, marks.Member], fleet: Fleet, declared: Collection[str]
+) -> set[str]:
     """The instances of which the present upstream knows better where they are than one of then.
 
     Those of hosts that this run did not bring to their end are as they are, whatever they were; and of the others
-    those that get requests, because they proved themselves there.
+    those that get requests, because they proved themselves there; what was added since is not taken away from them,
+    unless this run takes it away.
     """
     others = {name for name in {*then, *now} if _place(name) not in fleet.addresses}
-    return others | {name for name, one in now.items() if name in then and not one.down}
+    kept = {name for name in {*then, *declared} if name not in fleet.unfit or name in then}
+    return others | {name for name, one in now.items() if name in kept and not one.down}
 
 
 def _as_they_are(names: Collection[str]) -> dict[str, Place]:

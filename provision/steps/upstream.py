@@ -17,6 +17,7 @@ FILE = "upstream.conf"
 ANY = "0.0.0.0"  # noqa: S104 - compared, not bound
 _LINE = re.compile(r"^\s*server (\S+):(\d+) (?:[^;#]*?)(down)?; # (\S+)$", re.MULTILINE)
 _NAMED = re.compile(r'^\s*"(\S+)" "(\S+)";$')  # of the map that tells who answered
+_NOBODY = re.compile(r"^\s*server 127\.0\.0\.1:1 down;")  # stands where no instance is declared
 _AT = re.compile(r"([0-9.]+):([0-9]{1,5})")
 _DRAINED = re.compile(r"^\s*# drained (\S+) since (\S+) by (\S+): ?(.*)$", re.MULTILINE)
 
@@ -142,14 +143,17 @@ def placed(text: str, now: str, labels: Collection[str]) -> str:
         labels: the instances; weights and limits stay those of then.
     """
     then, present = members(text), members(now)
+    new = (present.keys() & set(labels)) - then.keys()
     lost = (then.keys() & set(labels)) - present.keys()
-    lines = [line for line in text.split("\n") if _whose(line) not in lost]
+    if not new and not then.keys() - lost:  # nginx refuses an upstream without any
+        lost = set()
+    lines = [line for line in text.split("\n") if _whose(line) not in lost and not (new and _NOBODY.match(line))]
     for name in sorted(then.keys() & present.keys() & set(labels)):
         if then[name].at != present[name].at:
             lines = list(_moved(lines, name, Place(present[name].at, name)))
-    new = (present.keys() & set(labels)) - then.keys()
     more = [line for line in now.split("\n") if _whose(line) in new]
-    return "\n".join(_with(_with(lines, more, _LINE, "keepalive "), more, _NAMED, "}"))
+    named = [line for line in now.split("\n") if _whose(line) in labels]
+    return "\n".join(_with(_with(lines, more, _LINE, "keepalive "), named, _NAMED, "}"))
 
 
 def _whose(line: str) -> str:

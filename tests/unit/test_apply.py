@@ -224,13 +224,17 @@ def test_a_host_that_changed_since_it_was_planned_for_is_left_alone(make):
 
 def test_another_plan_than_the_one_that_was_agreed_to_is_not_carried_out(make):
     host = make(note(make))
-    host.context.confirmed.update(h=host.plan(ROLES))
+    (make.folder / "a").write_text("wanted")
+    host.read()
+    host.context.confirmed["h"] = host.plan(ROLES)
     (make.folder / "a").write_text("by somebody else")
     host.read()
-    with pytest.raises(HostError, match="since its plan was agreed to"):
+    with pytest.raises(HostError, match="more is to be changed than was agreed to"):
         host.deploy(ROLES)
     assert host.changed == []
     host.context.confirmed["h"] = host.plan(ROLES)
+    (make.folder / "a").write_text("by somebody else again")
+    host.read()
     host.deploy(ROLES)
     assert host.changed == ["note:a"]
 

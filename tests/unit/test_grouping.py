@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from provision.grouping import groups
+from provision.grouping import creates, groups
 from provision.plan import Change
 from provision.steps.base import EVERY
 
@@ -146,3 +146,16 @@ def test_what_cuts_every_stream_is_one_outage():
 def test_and_what_would_be_out_again_is_done_in_it(second):
     found = shown(change("service:docker", cuts=EVERY), change("image:a"), second, change("resident:1"))
     assert found == [(["*"], ["service:docker", "image:a", "container:1", "resident:1"])]
+
+
+@pytest.mark.parametrize(
+    ("have", "made"),
+    [
+        (None, True),
+        ({"running": True, "publish": ["10.0.0.1:4001"]}, False),
+        ({"running": False, "publish": ["10.0.0.1:3001"]}, False),
+        ({"running": False, "publish": ["10.0.0.1:4001"]}, True),  # nobody was there to prove the place it comes to
+    ],
+)
+def test_what_is_made_where_nothing_runs_gets_no_requests_before_it_is_tested(have, made):
+    assert creates(change("container:1", have=have, want={"running": True, "publish": ["10.0.0.1:3001"]})) is made

@@ -322,11 +322,33 @@ def test_of_a_host_that_was_put_back_it_has_what_was_there_but_where_another_pla
     now = NOW.replace(":3001", ":4001").replace(":3002 weight=1", ":4002 weight=1 down")
     now = f"{now}    server 10.0.0.11:3003 weight=1 max_conns=1; # gpu-01/added\n"
     now = now.replace("weight=1 down max_conns=1;", "weight=1 max_conns=1 down;")
+    places = {"gpu-01/ollama1": "10.0.0.11:4001", "gpu-01/ollama2": "10.0.0.11:3002"}
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now)
+    assert {name: one.at for name, one in upstream.members(text).items()} == places, "it is not declared"
+    added = dataclasses.replace(balancing.servers[0], instance="added")
+    balancing = dataclasses.replace(balancing, servers=(*balancing.servers, added))
     text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now)
     assert {name: one.at for name, one in upstream.members(text).items()} == {
-        "gpu-01/ollama1": "10.0.0.11:4001",
-        "gpu-01/ollama2": "10.0.0.11:3002",
+        **places,
+        "gpu-01/added": "10.0.0.11:3003",
     }
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}, unfit=frozenset({"gpu-01/added"})), now=now)
+    assert {name: one.at for name, one in upstream.members(text).items()} == places, "this run takes it away"
+
+
+def test_an_upstream_without_any_line_is_none(balancing):
+    then = "    server 10.0.0.12:3001 weight=1 max_conns=1; # gpu-02/ollama1"
+    now = NOW.replace(" max_conns=1;", " max_conns=1 down;")
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now, then=then)
+    assert [(name, one.down) for name, one in upstream.members(text).items()] == [("gpu-02/ollama1", True)]
+
+
+def test_ports_that_shift_on_a_host_that_was_not_put_back_keep_their_names(balancing):
+    then = f"{THEN}{MAP % '10.0.0.11'}".replace("}", '    "10.0.0.11:3002" "gpu-01/ollama2";\n}')
+    now = then.replace(":3002", ":3003").replace(":3001", ":3002")
+    text, _ = lines(balancing, Fleet(), now=now, then=then)
+    assert '"10.0.0.11:3002" "gpu-01/ollama1";' in text
+    assert '"10.0.0.11:3003" "gpu-01/ollama2";' in text
 
 
 def test_what_failed_or_was_drained_since_stays_out(balancing):
