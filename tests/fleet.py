@@ -4,14 +4,12 @@ Its fixtures are those of tests/conftest.py, so that tests/lab and tests/faults 
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,27 +149,12 @@ def first_deploy(lab, tmp_path_factory):
     kept = lab.home / "first_deploy.json"
     if kept.exists():
         return Done(0, kept.read_text(), "")
-    with _compiled_once(lab, tmp_path_factory):
-        done = fleet.provision("deploy", "--yes", "--json", timeout=900)
+    done = fleet.provision("deploy", "--yes", "--json", timeout=900)
     assert done.code == 0, (done, _boots(fleet))
     lab.save(DEPLOYED)
     settle(fleet)
     kept.write_text(done.out)
     return done
-
-
-@contextlib.contextmanager
-def _compiled_once(lab: Lab, folders: pytest.TempPathFactory) -> Iterator[None]:
-    """Of the labs of one session the first to deploy compiles nginx, and the others have it in their stores by then."""
-    base = folders.getbasetemp()
-    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    with (shared / "compiled.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (shared / "cache").exists():
-            shutil.copytree(shared / "cache", lab.home / "cache", dirs_exist_ok=True)
-        yield
-        if not (shared / "cache").exists():
-            shutil.copytree(lab.home / "cache", shared / "cache")
 
 
 def settle(fleet: Fleet) -> None:
