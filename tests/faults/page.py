@@ -30,6 +30,7 @@ CLASSES = {
 """Class -> its heading; a class is the file tests/faults/test_CLASS.py."""
 HEAD = ("fault", "exit", "what it said", "seconds", "second deploy", "seen (UTC)")
 SAID = 160  # characters of a sentence that are shown
+_MIRROR = re.compile(r"\b(https?://)[^/\s']+")  # which one it was is this machine's own business
 _ADDRESS = re.compile(r"\b10\.213\.\d+\.(\d+)\b")
 
 
@@ -66,7 +67,7 @@ def there(name: str, page: Path = PAGE) -> dict[str, tuple[str, ...]]:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    said = _ADDRESS.sub(r"10.0.0.\1", row["said"]).replace("|", "/")
+    said = _MIRROR.sub(r"\1mirror", _ADDRESS.sub(r"10.0.0.\1", row["said"])).replace("|", "/")
     said = f"{said[:SAID]}..." if len(said) > SAID else said
     code = row["code"] if row["passed"] else f"{row['code']} FAILED"
     again = row["again"].replace("the next case goes on from here", "goes on")
