@@ -37,7 +37,7 @@ unit: .venv/installed ## Tests that need no lab
 lab-test: .venv/installed ## Tests on real hosts, and a sample of every class of faults; fails where no lab can be started
 	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q -n 2 --dist loadfile tests/lab tests/faults -m "sample or not faults"
 
-test-faults: .venv/installed ## Every fault at every place; writes docs/reliability.md (hours; CLASS="apt disk" for some)
+test-faults: .venv/installed ## Every fault at every place; writes docs/reliability.md (42 minutes; CLASS="apt disk" for some)
 	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)
 
 example: .venv/installed ## Write inventory/example.yaml again from the roles' settings
