@@ -32,7 +32,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 unit: .venv/installed ## Tests that need no lab
-	$(BIN)/pytest -q -n 2 tests/unit
+	$(BIN)/pytest -q -n 4 tests/unit
 
 lab-test: .venv/installed ## Tests on real hosts, and a sample of every class of faults; fails where no lab can be started
 	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q -n 2 --dist loadfile tests/lab tests/faults -m "sample or not faults"

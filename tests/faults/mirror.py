@@ -97,7 +97,7 @@ class Mirror:
 
         self._server = ThreadingHTTPServer((lab.network.gateway, 0), Handler)
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self._host = lab.host(host)
         to = f"{lab.network.gateway}:{self._server.server_address[1]}"
         self._rule = [

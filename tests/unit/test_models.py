@@ -56,7 +56,7 @@ class Server:
         self.loaded: list[dict[str, Any]] = []
         handler = type("Handler", (_Handler,), {"server_": self})
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
     def write(self) -> None:
         """Put manifest and blob on disk; the blob spoilt as often as asked."""

@@ -34,8 +34,9 @@ def test_the_wheel_holds_every_module_role_and_template(wheel):
 
 def test_it_works_from_another_directory(wheel, tmp_path):
     home = tmp_path / "env"
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=300)
-    subprocess.run([str(home / "bin/pip"), "install", "-q", str(wheel)], check=True, timeout=600)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=300)
+    pip = [sys.executable, "-m", "pip", "--python", str(home / "bin/python")]
+    subprocess.run([*pip, "install", "-q", "--no-compile", str(wheel)], check=True, timeout=600)
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
     def provision(*words):
