@@ -8,9 +8,9 @@ import signal
 import hypothesis
 import pytest
 
-from tests.fleet import first_deploy, fleet, lab, pytest_runtest_makereport, scratch
+from tests.fleet import builds, first_deploy, fleet, lab, pytest_runtest_makereport, scratch
 
-__all__ = ["first_deploy", "fleet", "lab", "pytest_runtest_makereport", "scratch"]
+__all__ = ["builds", "first_deploy", "fleet", "lab", "pytest_runtest_makereport", "scratch"]
 
 # How long an example takes says nothing about the code, and much about what else this machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)

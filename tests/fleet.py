@@ -4,12 +4,14 @@ Its fixtures are those of tests/conftest.py, so that tests/lab and tests/faults 
 """
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,18 +145,39 @@ def lab():
 
 
 @pytest.fixture(scope="session")
-def first_deploy(lab, tmp_path_factory):
+def builds(tmp_path_factory):
+    """A folder for what one lab of this session has compiled and others need not."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "builds"
+
+
+@pytest.fixture(scope="session")
+def first_deploy(lab, builds, tmp_path_factory):
     """The first deploy on bare hosts; what it said."""
     fleet = Fleet(lab, tmp_path_factory.mktemp("first"))
     kept = lab.home / "first_deploy.json"
     if kept.exists():
         return Done(0, kept.read_text(), "")
-    done = fleet.provision("deploy", "--yes", "--json", timeout=900)
+    with _compiled_once(builds, lab.home / "cache"):
+        done = fleet.provision("deploy", "--yes", "--json", timeout=900)
     assert done.code == 0, (done, _boots(fleet))
     lab.save(DEPLOYED)
     settle(fleet)
     kept.write_text(done.out)
     return done
+
+
+@contextlib.contextmanager
+def _compiled_once(builds: Path, cache: Path) -> Iterator[None]:
+    """Of the labs of one session the first to deploy compiles nginx, and the others have it in their stores by then."""
+    with builds.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if builds.exists():
+            shutil.copytree(builds, cache, dirs_exist_ok=True)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        yield
+        if not builds.exists():
+            shutil.copytree(cache, builds)
 
 
 def settle(fleet: Fleet) -> None:
