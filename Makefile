@@ -35,7 +35,7 @@ unit: .venv/installed ## Tests that need no lab
 	$(BIN)/pytest -q -n 4 tests/unit
 
 lab-test: .venv/installed ## Tests on real hosts, and a sample of every class of faults; fails where no lab can be started
-	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q -n 3 --dist loadfile tests/lab tests/faults -m "sample or not faults"
+	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/lab tests/faults -m "sample or not faults"
 
 test-faults: .venv/installed ## Every fault at every place; writes docs/reliability.md (42 minutes; CLASS="apt disk" for some)
 	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)
