@@ -207,6 +207,16 @@ def wait_for(holds: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(1)
 
 
+def begun(fleet: Fleet, step: str, then: str = ":") -> None:
+    """Wait until gpu-01 is at work on a step of the newest run, and do something there then.
+
+    What a run says comes earlier: it may first have to tell a balancer, and what is stopped by then leaves no trace.
+    """
+    last = 'tail -n 1 "$(ls -t /var/lib/provision/journal/*.jsonl | head -n 1)"'
+    text = f'until {last} | grep -qF \'"change", "step": "{step}"\'; do sleep 0.02; done; {then}'
+    fleet.on("gpu-01", "sh", "-c", text)
+
+
 @pytest.fixture
 def fleet(lab, first_deploy, tmp_path, request):
     """The deployed fleet. A test leaves it as it found it, or is put back if it failed."""

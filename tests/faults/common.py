@@ -1,6 +1,7 @@
 """What several classes of faults need: something for the run to do, and where a fault shows."""
 
 from provision.roles.nginx import LEAN
+from provision.steps.build import TOOLS
 from tests.faults.world import BAD, BALANCER, World
 
 IMAGE, NEWER = "ollama/ollama:0.34.4", "ollama/ollama:0.33.0"
@@ -62,6 +63,16 @@ def new_build(world: World) -> None:
 def old_build(world: World) -> None:
     """Undo `new_build`."""
     world.unset("nginx", "build", "configure_args", host=BALANCER)
+
+
+def compiler(world: World) -> None:
+    """The balancer has what a build needs, also where its nginx came from another lab."""
+    world.sh(
+        'export DEBIAN_FRONTEND=noninteractive; apt-get -qq update; apt-get -qqy install "$@" >/dev/null 2>&1',
+        *TOOLS.packages,
+        host=BALANCER,
+        timeout=300,
+    )
 
 
 def drop_in(folder: str, name: str, text: str, host: str = BAD):

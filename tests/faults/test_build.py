@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults.case import Case, both, params, play
-from tests.faults.common import new_build, old_build
+from tests.faults.common import compiler, new_build, old_build
 from tests.faults.mirror import WEB, half, missing
 from tests.faults.world import BALANCER
 
@@ -43,8 +43,8 @@ CASES = {
         lambda w: w.set("nginx", BALANCER, configure_args=["--with-http_no_such_module"]),
         ('invalid option "--with-http_no_such_module"',),
         lambda w: w.unset("nginx", "configure_args", host=BALANCER),
-        # The source, where another lab compiled and this host never had it.
-        leaves=("/var/lib/provision/artifacts",),
+        ready=compiler,
+        leaves=("/var/lib/provision/artifacts",),  # the source, where this host never had it
         **LB,
     ),
     "the compiler is killed": Case(

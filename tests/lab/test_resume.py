@@ -7,13 +7,11 @@ import sys
 import pytest
 import yaml
 
-from .conftest import DEPLOYED, Fleet, settle, wait_for
+from .conftest import DEPLOYED, Fleet, begun, settle, wait_for
 
 pytestmark = pytest.mark.lab
 KNOBS = "/etc/provision-lab/knobs.json"
 JOBS = "/run/provision/jobs"
-JOURNALS = "/var/lib/provision/journal/*.jsonl"
-BEGUN = '\'"change", "step": "container:ollama1"\''
 LOADED = "resident:ollama1"
 TWO = (("gpu-02", "ollama1"), ("gpu-02", "ollama2"))
 
@@ -106,7 +104,7 @@ def test_killed_in_a_long_job_the_next_deploy_attaches_to_it_at_once(slow):
 def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow):
     first = Running(slow, "--limit", "gpu-01", "--tags", "ollama,models")
     first.until("changing  container:ollama1")
-    slow.on("gpu-01", "sh", "-c", f"until tail -qn 1 {JOURNALS} | grep -q {BEGUN}; do sleep 0.02; done")
+    begun(slow, "container:ollama1")
     first.kill()
     left = newest(slow)
     assert [(one["result"], one["step"]) for one in left["hosts"]] == [("running", "container:ollama1")]
