@@ -34,6 +34,7 @@ CASES = {
         lambda w: w.set("nginx", BALANCER, sha256="f" * 64),
         ("has sha256 69ee2b23", "f{64} is expected", "tampered"),
         lambda w: w.unset("nginx", "sha256", host=BALANCER),
+        ready=compiler,
         leaves=("/var/lib/provision/artifacts",),
         **LB,
     ),
