@@ -57,6 +57,8 @@ class Lab:
             lab.network.make()
             lab.network.connect(lab.spec.rtt, lab.home / "delay.log")
             site.start_servers(lab.network, lab.home, lab.spec.release)
+            with _locked("_cache"):  # every lab's registry keeps its images there
+                registry.publish(lab.network.site, lab.spec.release)
             lab.each(Host.start)
             sheet.write(lab.home, lab.spec, lab.network, lab.hosts())
             lab.each(Host.wait)

@@ -8,8 +8,10 @@ is in them for ever, anything else as long as its server says that it is unchang
 
 import hashlib
 import http.client
+import os
 import shutil
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -64,15 +66,20 @@ class _Proxy(BaseHTTPRequestHandler):
         return 200
 
     def _keep(self, kept: Path, stamp: Path, answer: http.client.HTTPResponse) -> None:
-        part = kept.with_suffix(".part")
-        with part.open("wb") as sink:
-            shutil.copyfileobj(answer, sink, 1 << 18)
-        length = answer.headers.get("Content-Length")
-        if length is not None and part.stat().st_size != int(length):
-            raise http.client.IncompleteRead(b"")
-        if modified := answer.headers.get("Last-Modified"):
-            stamp.write_text(modified)
-        part.rename(kept)
+        # a name of its own: the proxies of other labs keep theirs in the same folder
+        with tempfile.NamedTemporaryFile(dir=self.cache, suffix=".part", delete=False) as part:
+            try:
+                shutil.copyfileobj(answer, part, 1 << 18)
+                length = answer.headers.get("Content-Length")
+                if length is not None and part.tell() != int(length):
+                    raise http.client.IncompleteRead(b"")
+                part.close()
+                if modified := answer.headers.get("Last-Modified"):
+                    stamp.write_text(modified)
+                Path(part.name).rename(kept)
+            except BaseException:
+                Path(part.name).unlink()
+                raise
 
     def _send(self, kept: Path) -> None:
         stamp = kept.with_suffix(".modified")
@@ -81,12 +88,12 @@ class _Proxy(BaseHTTPRequestHandler):
             self.send_response(304)
             self.end_headers()
             return
-        self.send_response(200)
-        self.send_header("Content-Length", str(kept.stat().st_size))
-        if modified:
-            self.send_header("Last-Modified", modified)
-        self.end_headers()
         with kept.open("rb") as source:
+            self.send_response(200)
+            self.send_header("Content-Length", str(os.fstat(source.fileno()).st_size))
+            if modified:
+                self.send_header("Last-Modified", modified)
+            self.end_headers()
             shutil.copyfileobj(source, self.wfile, 1 << 18)
 
 

@@ -51,7 +51,7 @@ def ensure(release: str, say: Callable[[str], None]) -> None:
 
 
 def start_servers(network: Network, home: Path, release: str) -> None:
-    """Start the site's servers in the lab's namespace, and bring the registry up to date."""
+    """Start the site's servers in the lab's namespace. The registry may still be without its images."""
     if not cgroups.processes(network.lab, "site"):
         joined = cgroups.make(network.lab, "site")
         enter = ["nsenter", f"--net={paths.NETNS / network.netns}", "--", *_with_resolver(home)]
@@ -61,7 +61,6 @@ def start_servers(network: Network, home: Path, release: str) -> None:
         start([*enter, *registry.command(home, network.site, release)], cgroups=joined, log=home / "registry.log")
     for port in (80, 3142, 5000):
         wait_for_port(network.site, port)
-    registry.publish(network.site, release)
 
 
 def _with_resolver(home: Path) -> list[str]:

@@ -7,8 +7,11 @@ import importlib.util
 import socket
 import threading
 import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -79,11 +82,12 @@ def test_every_toolkit_package_says_that_it_is_simulated_and_its_files_exist():
 
 @pytest.fixture
 def proxy(tmp_path):
-    """The caching proxy, and a server behind it that counts what it is asked."""
+    """The caching proxies of two labs, and a server behind them that counts what it is asked."""
     spec = importlib.util.spec_from_file_location("serve", Path(paths.__file__).with_name("serve.py"))
     serve = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(serve)
     asked = []
+    answers = {}  # path -> what writes the body instead
 
     class Origin(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
@@ -91,7 +95,10 @@ def proxy(tmp_path):
 
         def do_GET(self):
             asked.append(self.path)
-            super().do_GET()
+            if self.path in answers:
+                answers[self.path](self)
+            else:
+                super().do_GET()
 
         def log_message(self, *args):
             pass
@@ -102,19 +109,22 @@ def proxy(tmp_path):
         def log_message(self, *args):
             pass
 
+    class Beside(Proxy):
+        locks: ClassVar = defaultdict(threading.Lock)  # of another process
+
     (tmp_path / "origin").mkdir()
     (tmp_path / "cache").mkdir()
-    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Origin, Proxy)]
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Origin, Proxy, Beside)]
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def get(name, headers=None):
-        connection = http.client.HTTPConnection("127.0.0.1", servers[1].server_port, timeout=10)
+    def get(name, headers=None, lab=1):
+        connection = http.client.HTTPConnection("127.0.0.1", servers[lab].server_port, timeout=10)
         connection.request("GET", f"http://127.0.0.1:{servers[0].server_port}/{name}", headers=headers or {})
         answer = connection.getresponse()
         return answer.status, answer.read(), answer.headers.get("Last-Modified")
 
-    yield SimpleNamespace(get=get, asked=asked, origin=tmp_path / "origin", stop=servers[0])
+    yield SimpleNamespace(get=get, asked=asked, answers=answers, origin=tmp_path / "origin", stop=servers[0])
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -141,6 +151,34 @@ def test_what_the_mirror_refuses_is_refused_and_not_kept(proxy):
     assert proxy.get("none.deb")[0] == 404
     (proxy.origin / "none.deb").write_bytes(b"now")
     assert proxy.get("none.deb")[:2] == (200, b"now")
+
+
+def test_two_labs_fetch_one_file_at_once(proxy):
+    half, second, done = b"x" * 600_000, threading.Event(), threading.Event()
+
+    def answer(request):
+        request.send_response(200)
+        request.send_header("Content-Length", str(2 * len(half)))
+        request.end_headers()
+        if len(proxy.asked) == 1:
+            request.wfile.write(half)
+            second.wait(5)
+            time.sleep(0.1)  # by now the other one has its file open
+            request.wfile.write(half)
+        else:
+            second.set()
+            done.wait(5)
+            request.wfile.write(2 * half)
+
+    proxy.answers["/a.deb"] = answer
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(proxy.get, "a.deb")
+        first.add_done_callback(lambda _: done.set())
+        while not proxy.asked:
+            time.sleep(0.01)
+        other = pool.submit(proxy.get, "a.deb", lab=2)
+    assert [future.result()[1] == 2 * half for future in (first, other)] == [True, True]
+    assert proxy.get("a.deb")[1] == 2 * half
 
 
 def test_the_delay_line_delays_both_ways_and_keeps_the_order():
