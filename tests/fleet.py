@@ -5,10 +5,10 @@ Its fixtures are those of tests/conftest.py, so that tests/lab and tests/faults 
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ import yaml
 from provision.lab.lab import Lab
 from provision.lab.shell import LabError
 from provision.lab.spec import Spec
+from tests.starter import Starter
 
 # For work on the tests: a lab of another name, kept up between sessions. Every worker of pytest-xdist has its own.
 NAME = "-".join(filter(None, [os.environ.get("PROVISION_LAB_NAME", "test"), os.environ.get("PYTEST_XDIST_WORKER")]))
@@ -51,6 +52,12 @@ class Done:
         return f"exit {self.code}\n{self.out[-6000:]}\n{self.err[-6000:]}"
 
 
+@functools.cache
+def starter() -> Starter:
+    """What starts the commands of this process's tests."""
+    return Starter()
+
+
 class Fleet:
     """The shared lab with an inventory of the test's own.
 
@@ -77,15 +84,7 @@ class Fleet:
 
     def provision(self, *words: str, env: dict[str, str] | None = None, timeout: float = 600) -> Done:
         """Run a command of ours on the inventory as it now is."""
-        done = subprocess.run(
-            self.command(*words),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-            env={**self.environment, **(env or {})},
-            stdin=subprocess.DEVNULL,
-        )
+        done = starter().run(self.command(*words)[3:], {**self.environment, **(env or {})}, timeout)
         return Done(done.returncode, done.stdout, done.stderr)
 
     def plan(self, *words: str) -> Done:

@@ -1,0 +1,147 @@
+"""Commands of ours without the quarter of a second in which each of them would import the same modules.
+
+A process that has imported them forks once for every command. What it forks is a process of its own with the words,
+the environment, the folder and the streams that a shell would have given it, and ends as the command does. Only the
+words of the process list are another's; tests that kill or hold a command start a real one.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_NOT_OURS_TO_IMPORT = ("provision.__main__", "provision.fabfile", "provision.lab", "provision.loadtest.locustfile")
+_MESSAGE = 1 << 20  # bytes
+
+
+class Starter:
+    """Starts commands; ends with the process that made it."""
+
+    def __init__(self) -> None:
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, its):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE)
+        self._socket = ours
+        with its:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.starter", str(its.fileno())],
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+                cwd=Path(__file__).parent.parent,
+            )
+
+    def run(
+        self, words: Sequence[str], env: Mapping[str, str], timeout: float, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `provision` and wait for its end.
+
+        Args:
+            words: those after `provision`.
+            env: its whole environment.
+            timeout: seconds after which it is killed.
+            cwd: its folder; this process's when None.
+
+        Raises:
+            TimeoutExpired: it took longer.
+        """
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            near, far = socket.socketpair()
+            with near:
+                with far:
+                    asked = json.dumps([list(words), dict(env), str(cwd or Path.cwd())]).encode()
+                    socket.send_fds(self._socket, [asked], [out.fileno(), err.fileno(), far.fileno()])
+                near.settimeout(timeout)
+                code = self._end(near, words, timeout)
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode())
+        return subprocess.CompletedProcess(["provision", *words], code, *texts)
+
+    def _end(self, reply: socket.socket, words: Sequence[str], timeout: float) -> int:
+        pid = int.from_bytes(reply.recv(8), "big")
+        try:
+            said = reply.recv(8)
+        except TimeoutError as error:
+            os.kill(pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired(list(words), timeout) from error
+        assert said, "the starter ended"
+        return int.from_bytes(said, "big", signed=True)
+
+    def close(self) -> None:
+        """End it."""
+        self._socket.close()
+        self._process.wait(10)
+
+
+def _serve(control: socket.socket) -> list[str] | None:
+    """Fork for every request, and tell how each ended. Gives the words of a command in the process that is to be it."""
+    running: dict[int, tuple[int, socket.socket]] = {}
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    while True:
+        for ready, _ in poll.poll():
+            if ready != control.fileno():
+                poll.unregister(ready)
+                pid, reply = running.pop(ready)
+                os.close(ready)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with contextlib.suppress(BrokenPipeError), reply:
+                    reply.sendall(code.to_bytes(8, "big", signed=True))
+                continue
+            asked, files, _, _ = socket.recv_fds(control, _MESSAGE, 3)
+            if not asked:
+                return None
+            pid = os.fork()
+            if not pid:
+                return _become(*json.loads(asked), files)
+            reply = socket.socket(fileno=files[2])
+            os.close(files[0])
+            os.close(files[1])
+            reply.sendall(pid.to_bytes(8, "big"))
+            watched = os.pidfd_open(pid)
+            running[watched] = pid, reply
+            poll.register(watched, select.POLLIN)
+
+
+def _become(words: list[str], env: dict[str, str], cwd: str, files: list[int]) -> list[str]:
+    os.dup2(files[0], 1)
+    os.dup2(files[1], 2)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    return words
+
+
+def _import_all() -> None:
+    import provision
+
+    for module in pkgutil.walk_packages(provision.__path__, "provision."):
+        if not module.name.startswith(_NOT_OURS_TO_IMPORT):
+            importlib.import_module(module.name)
+
+
+def _main() -> None:
+    _import_all()
+    from provision.cli import main
+
+    gc.collect()
+    gc.freeze()
+    words = _serve(socket.socket(fileno=int(sys.argv[1])))
+    if words is not None:
+        sys.argv = ["provision", *words]
+        main()
+
+
+if __name__ == "__main__":
+    _main()
