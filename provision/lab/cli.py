@@ -15,14 +15,31 @@ def lab() -> None:
 _name = click.option("--name", default="lab", show_default=True, help="Name of the lab.")
 
 
+_release = click.option(
+    "--release", default="", help="Release of the hosts.  [default: trixie; on Ubuntu the machine's]"
+)
+_install = click.option("--install", is_flag=True, help="Install what this machine lacks with apt-get.")
+
+
+@lab.command()
+@_release
+@_install
+def prepare(release: str, install: bool) -> None:
+    """Make what takes minutes the first time and needs the package mirror; `up` does it otherwise."""
+    from provision.lab import machine
+    from provision.lab.lab import Lab
+
+    Lab.prepare(release or machine.default_release(), install=install, say=lambda text: click.echo(text, err=True))
+
+
 @lab.command()
 @_name
 @click.option("--gpu-hosts", default=2, show_default=True, help="Hosts with simulated GPUs.")
 @click.option("--balancers", default=1, show_default=True, help="Hosts without.")
 @click.option("--gpus", default=2, show_default=True, help="Cards per gpu host.")
 @click.option("--rtt", default=0.0, show_default=True, help="Round-trip delay to the hosts, in milliseconds.")
-@click.option("--release", default="", help="Release of the hosts.  [default: trixie; on Ubuntu the machine's]")
-@click.option("--install", is_flag=True, help="Install what this machine lacks with apt-get.")
+@_release
+@_install
 def up(name: str, gpu_hosts: int, balancers: int, gpus: int, rtt: float, release: str, install: bool) -> None:
     """Boot the lab; finish, enlarge or keep the one that is there."""
     from provision.lab import machine

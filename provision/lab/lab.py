@@ -49,10 +49,7 @@ class Lab:
         machine.require_programs(install=install)
         with _locked(spec.name):
             lab = _registered(spec)
-            with _locked("_cache"):
-                base.ensure(lab.spec.release, say)
-                registry.ensure()
-                site.ensure(lab.spec.release, say)
+            _make_parts(lab.spec.release, say)
             keys.ssh_key(lab.key, f"provision lab {lab.name}")
             lab.network.make()
             lab.network.connect(lab.spec.rtt, lab.home / "delay.log")
@@ -63,6 +60,22 @@ class Lab:
             sheet.write(lab.home, lab.spec, lab.network, lab.hosts())
             lab.each(Host.wait)
         return lab
+
+    @staticmethod
+    def prepare(release: str, *, install: bool = False, say: Callable[[str], None] = lambda _: None) -> None:
+        """Make what takes long the first time, so that labs of that release come up at once.
+
+        Args:
+            release: of the hosts.
+            install: install missing programs of the machine.
+            say: is told what takes long, before it begins.
+
+        Raises:
+            LabError: something is missing or failed.
+        """
+        machine.require_root()
+        machine.require_programs(install=install)
+        _make_parts(release, say)
 
     @classmethod
     def find(cls, name: str) -> "Lab":
@@ -200,6 +213,14 @@ class Lab:
         # ssh's own first choice takes 90 ms of CPU at every login, for a secret that never leaves this machine
         options += ["-o", "KexAlgorithms=curve25519-sha256"]
         return ["ssh", *options, f"ops@{self.host(host).address}", *words]
+
+
+def _make_parts(release: str, say: Callable[[str], None]) -> None:
+    """Make what every lab of a release shares, unless the cache has it."""
+    with _locked("_cache"):
+        base.ensure(release, say)
+        registry.ensure()
+        site.ensure(release, say)
 
 
 def _registered(spec: Spec) -> Lab:

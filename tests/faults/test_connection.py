@@ -10,7 +10,7 @@ from tests.faults.cuts import CUTS
 from tests.faults.walk import PLACES, cut_there
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
-SAMPLE = "reset: change of a balancer, config:balancer"
+SAMPLE = "reset: change of a gpu host, container:ollama1"
 
 
 def pytest_generate_tests(metafunc):
