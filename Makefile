@@ -33,8 +33,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# nice: what the lab is made of takes longer
 unit: .venv/installed ## Tests that need no lab
-	$(BIN)/pytest -q -n 4 tests/unit
+	nice $(BIN)/pytest -q -n 4 tests/unit
 
 lab-parts: .venv/installed
 	$(SUDO) $(BIN)/provision lab prepare --install
