@@ -25,6 +25,7 @@ demo: .venv/installed ## Two bare (simulated) GPU hosts become a verified, balan
 	$(SUDO) $(BIN)/provision lab demo
 
 test: lint ## Everything that CI runs: lint, types, unit and lab tests (19 minutes on two cores)
+	@$(SUDO) true
 	$(MAKE) --no-print-directory -j2 unit lab-parts
 	$(MAKE) --no-print-directory lab-test
 
@@ -40,7 +41,7 @@ unit: .venv/installed ## Tests that need no lab
 lab-parts: .venv/installed
 	$(SUDO) $(BIN)/provision lab prepare --install
 
-lab-test: .venv/installed ## Tests on real hosts, and a sample of every class of faults; fails where no lab can be started
+lab-test: lab-parts ## Tests on real hosts, and a sample of every class of faults; fails where no lab can be started
 	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/lab tests/faults -m "sample or not faults"
 
 test-faults: .venv/installed ## Every fault at every place; writes docs/reliability.md (42 minutes; CLASS="apt disk" for some)

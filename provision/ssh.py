@@ -32,6 +32,8 @@ FREED = 5.0  # seconds for sshd to notice that a channel was closed
 # Prints that it is there, drops every line up to the word it waits for (a password that sudo did not ask for among
 # them) and becomes the program that reads the rest. `read` takes one byte at a time, so nothing of the rest is lost.
 LOADER = 'echo ready-{word}; while IFS= read -r line; do case $line in {word}) exec "$@";; esac; done'
+# What sudo says is read in English.
+SUDO = 'LC_ALL=C; export LC_ALL; exec sudo -n "$@"'
 # $1 path, $2 mode, $3 owner, $4 bytes that must have come: a connection that breaks off looks like the end of the file.
 # In one line, because it goes through the user's login shell, whatever that is.
 RECEIVE = (
@@ -240,7 +242,7 @@ class Session:
             stderr.start()
             return b""
         if self._password is None:
-            channels.start(channel, "sudo -n " + shlex.join(program))
+            channels.start(channel, shlex.join(("sh", "-c", SUDO, "sudo", *program)))
             stderr.start()
             return b""
         word = secrets.token_hex(16)

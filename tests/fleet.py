@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ import yaml
 from provision.lab.lab import Lab
 from provision.lab.shell import LabError
 from provision.lab.spec import Spec
-from tests.starter import Starter
+from tests.starter import Starter, needs_a_start
 
 # For work on the tests: a lab of another name, kept up between sessions. Every worker of pytest-xdist has its own.
 NAME = "-".join(filter(None, [os.environ.get("PROVISION_LAB_NAME", "test"), os.environ.get("PYTEST_XDIST_WORKER")]))
@@ -79,12 +80,18 @@ class Fleet:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Its environment. The store of builds lives as long as the lab: nginx is compiled once in its life."""
+        """Its environment. The store of builds lives as long as the lab: nginx is compiled at most once in its life."""
         return {**os.environ, "XDG_CACHE_HOME": str(self.lab.home / "cache")}
 
     def provision(self, *words: str, env: dict[str, str] | None = None, timeout: float = 600) -> Done:
         """Run a command of ours on the inventory as it now is."""
-        done = starter().run(self.command(*words)[3:], {**self.environment, **(env or {})}, timeout)
+        argv, environment = self.command(*words), {**self.environment, **(env or {})}
+        if needs_a_start(env or {}):
+            done = subprocess.run(
+                argv, capture_output=True, text=True, timeout=timeout, env=environment, stdin=subprocess.DEVNULL
+            )
+        else:
+            done = starter().run(argv[3:], environment, timeout)
         return Done(done.returncode, done.stdout, done.stderr)
 
     def plan(self, *words: str) -> Done:
@@ -159,7 +166,7 @@ def first_deploy(lab, builds, tmp_path_factory):
         return Done(0, kept.read_text(), "")
     with _compiled_once(builds, lab.home / "cache"):
         done = fleet.provision("deploy", "--yes", "--json", timeout=900)
-    assert done.code == 0, (done, _boots(fleet))
+        assert done.code == 0, (done, _boots(fleet))
     lab.save(DEPLOYED)
     settle(fleet)
     kept.write_text(done.out)
@@ -206,13 +213,14 @@ def wait_for(holds: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(1)
 
 
-def begun(fleet: Fleet, step: str, then: str = ":") -> None:
+def at_work(fleet: Fleet, step: str, then: str = ":") -> None:
     """Wait until gpu-01 is at work on a step of the newest run, and do something there then.
 
     What a run says comes earlier: it may first have to tell a balancer, and what is stopped by then leaves no trace.
     """
     last = 'tail -n 1 "$(ls -t /var/lib/provision/journal/*.jsonl | head -n 1)"'
-    text = f'until {last} | grep -qF \'"change", "step": "{step}"\'; do sleep 0.02; done; {then}'
+    seen = f'{last} | grep -qF \'"change", "step": "{step}"\''
+    text = f"for _ in $(seq 3000); do if {seen}; then {then}; exit; fi; sleep 0.02; done; echo never at work; exit 1"
     fleet.on("gpu-01", "sh", "-c", text)
 
 

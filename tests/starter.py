@@ -1,8 +1,10 @@
 """Commands of ours without the quarter of a second in which each of them would import the same modules.
 
 A process that has imported them forks once for every command. What it forks is a process of its own with the words,
-the environment, the folder and the streams that a shell would have given it, and ends as the command does. Only the
-words of the process list are another's; tests that kill or hold a command start a real one.
+the environment, the folder and the streams that a shell would have given it, and ends as the command does. It differs
+in what Python does before `main`: nothing is imported any more, the seed of its hashes is that of its siblings, and
+PYTHON* variables and a locale have no effect. `needs_a_start` knows an environment in which that would matter; tests
+that kill or hold a command, and those of the runbooks, start real ones.
 """
 
 import contextlib
@@ -20,8 +22,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_NOT_OURS_TO_IMPORT = ("provision.__main__", "provision.fabfile", "provision.lab", "provision.loadtest.locustfile")
+_READ_AT_THE_START = ("PYTHON", "LC_", "LANG", "TZ")
+_NOT_IMPORTED = ("provision.__main__", "provision.fabfile", "provision.lab", "provision.loadtest.locustfile")
 _MESSAGE = 1 << 20  # bytes
+
+
+def needs_a_start(env: Mapping[str, str]) -> bool:
+    """Whether some of these variables only count for a process that starts anew."""
+    return any(name.startswith(_READ_AT_THE_START) for name in env)
 
 
 class Starter:
@@ -60,7 +68,6 @@ class Starter:
                 with far:
                     asked = json.dumps([list(words), dict(env), str(cwd or Path.cwd())]).encode()
                     socket.send_fds(self._socket, [asked], [out.fileno(), err.fileno(), far.fileno()])
-                near.settimeout(timeout)
                 code = self._end(near, words, timeout)
             texts = []
             for file in (out, err):
@@ -70,11 +77,14 @@ class Starter:
 
     def _end(self, reply: socket.socket, words: Sequence[str], timeout: float) -> int:
         pid = int.from_bytes(reply.recv(8), "big")
+        reply.settimeout(timeout)
         try:
             said = reply.recv(8)
-        except TimeoutError as error:
+        except BaseException as error:
             os.kill(pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired(list(words), timeout) from error
+            if isinstance(error, TimeoutError):
+                raise subprocess.TimeoutExpired(list(words), timeout) from error
+            raise
         assert said, "the starter ended"
         return int.from_bytes(said, "big", signed=True)
 
@@ -96,8 +106,8 @@ def _serve(control: socket.socket) -> list[str] | None:
                 pid, reply = running.pop(ready)
                 os.close(ready)
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                with contextlib.suppress(BrokenPipeError), reply:
-                    reply.sendall(code.to_bytes(8, "big", signed=True))
+                _tell(reply, code)
+                reply.close()
                 continue
             asked, files, _, _ = socket.recv_fds(control, _MESSAGE, 3)
             if not asked:
@@ -108,10 +118,15 @@ def _serve(control: socket.socket) -> list[str] | None:
             reply = socket.socket(fileno=files[2])
             os.close(files[0])
             os.close(files[1])
-            reply.sendall(pid.to_bytes(8, "big"))
+            _tell(reply, pid)
             watched = os.pidfd_open(pid)
             running[watched] = pid, reply
             poll.register(watched, select.POLLIN)
+
+
+def _tell(reply: socket.socket, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # who asked has gone
+        reply.sendall(number.to_bytes(8, "big", signed=True))
 
 
 def _become(words: list[str], env: dict[str, str], cwd: str, files: list[int]) -> list[str]:
@@ -120,6 +135,7 @@ def _become(words: list[str], env: dict[str, str], cwd: str, files: list[int]) -
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return words
 
 
@@ -127,7 +143,7 @@ def _import_all() -> None:
     import provision
 
     for module in pkgutil.walk_packages(provision.__path__, "provision."):
-        if not module.name.startswith(_NOT_OURS_TO_IMPORT):
+        if not module.name.startswith(_NOT_IMPORTED):
             importlib.import_module(module.name)
 
 
@@ -135,6 +151,7 @@ def _main() -> None:
     _import_all()
     from provision.cli import main
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest: what it then still runs is started from here
     gc.collect()
     gc.freeze()
     words = _serve(socket.socket(fileno=int(sys.argv[1])))

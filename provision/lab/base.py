@@ -67,7 +67,7 @@ def ensure(release: str, say: Callable[[str], None]) -> Path:
         return base
     say(f"making the file system that every host starts from ({release}, once; one to three minutes)")
     partial = base.with_name(f"{base.name}.partial")
-    discard(partial)
+    abandon()  # what a run left that was killed here may still be at it
     partial.parent.mkdir(parents=True, exist_ok=True)
     _debootstrap(release, partial)
     _furnish(release, partial)

@@ -63,7 +63,7 @@ class Lab:
 
     @staticmethod
     def prepare(release: str, *, install: bool = False, say: Callable[[str], None] = lambda _: None) -> None:
-        """Make what takes long the first time, so that labs of that release come up at once.
+        """Make what takes long the first time, so that labs of that release then come up quickly.
 
         Args:
             release: of the hosts.

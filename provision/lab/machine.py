@@ -67,7 +67,7 @@ def require_programs(*, install: bool = False) -> None:
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
     if not install:
         raise LabError(
-            f"this machine lacks {', '.join(missing)}", f"run `sudo {' '.join(command)}`, or `lab up --install`"
+            f"this machine lacks {', '.join(missing)}", f"run `sudo {' '.join(command)}`, or add `--install`"
         )
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "update"], env=env, timeout=600)

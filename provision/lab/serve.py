@@ -11,7 +11,6 @@ import http.client
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -67,19 +66,16 @@ class _Proxy(BaseHTTPRequestHandler):
 
     def _keep(self, kept: Path, stamp: Path, answer: http.client.HTTPResponse) -> None:
         # a name of its own: the proxies of other labs keep theirs in the same folder
-        with tempfile.NamedTemporaryFile(dir=self.cache, suffix=".part", delete=False) as part:
-            try:
-                shutil.copyfileobj(answer, part, 1 << 18)
-                length = answer.headers.get("Content-Length")
-                if length is not None and part.tell() != int(length):
-                    raise http.client.IncompleteRead(b"")
-                part.close()
-                if modified := answer.headers.get("Last-Modified"):
-                    stamp.write_text(modified)
-                Path(part.name).rename(kept)
-            except BaseException:
-                Path(part.name).unlink()
-                raise
+        host, port = self.connection.getsockname()
+        part = kept.with_suffix(f".{host}-{port}.part")
+        with part.open("wb") as sink:
+            shutil.copyfileobj(answer, sink, 1 << 18)
+        length = answer.headers.get("Content-Length")
+        if length is not None and part.stat().st_size != int(length):
+            raise http.client.IncompleteRead(b"")
+        if modified := answer.headers.get("Last-Modified"):
+            stamp.write_text(modified)
+        part.rename(kept)
 
     def _send(self, kept: Path) -> None:
         stamp = kept.with_suffix(".modified")

@@ -51,7 +51,7 @@ def run(
             check=False,
         )
     except FileNotFoundError as error:
-        raise LabError(f"{argv[0]} is not installed", "run `provision lab up --install`") from error
+        raise LabError(f"{argv[0]} is not installed", "run `provision lab prepare --install`") from error
     except subprocess.TimeoutExpired as error:
         raise LabError(f"`{shlex.join(argv)}` did not end within {timeout:g} seconds") from error
     if check and result.returncode:

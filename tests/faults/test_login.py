@@ -132,6 +132,9 @@ CASES = {
     "the sudo password is wrong, in German": Case(
         both(german, sudo_asks("wrong")), ("sudo password is wrong", "-K"), both(sudo_as_before, english)
     ),
+    "sudo asks in German, and no password was given": Case(
+        both(german, sudo_asks()), ("sudo asks for a password", "-K"), both(sudo_as_before, english)
+    ),
     "a banner, and noise on both streams": Case(noise, mend=both(quiet, DONE), **WORK),
     "the shell is sh": Case(shell("/bin/sh"), mend=both(bash, DONE), **WORK),
     "the shell is tcsh": Case(shell("/bin/tcsh", "tcsh"), mend=both(bash, DONE), **WORK),

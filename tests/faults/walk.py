@@ -163,6 +163,10 @@ STORIES = {
         ),
         live=True,
     ),
+    # the one change that a balancer sees every day
+    "configuration of a balancer": Story(
+        BALANCER, as_deployed(BALANCER), {"balancer": {"queue": 30}}, ("config:balancer",), live=True
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import begun
+from .conftest import at_work
 
 pytestmark = pytest.mark.lab
 
@@ -47,7 +47,7 @@ def lock(fleet) -> str:
 
 def test_ctrl_c_ends_the_step_and_says_where_it_stopped(running, fleet):
     running.until("changing  container:ollama1")
-    begun(fleet, "container:ollama1")
+    at_work(fleet, "container:ollama1")
     running.send_signal(signal.SIGINT)
     said, _ = running.communicate(timeout=120)
     assert running.returncode == 130
@@ -60,7 +60,9 @@ def test_ctrl_c_ends_the_step_and_says_where_it_stopped(running, fleet):
 
 def test_ctrl_c_twice_stops_at_once_and_still_says_where(running, fleet):
     running.until("changing  container:ollama1")
-    begun(fleet, "container:ollama1", then="pkill -STOP -x dockerd")  # else the step may be over before the second one
+    at_work(
+        fleet, "container:ollama1", then="pkill -STOP -x dockerd"
+    )  # else the step may be over before the second one
     try:
         for _ in range(2):
             running.send_signal(signal.SIGINT)

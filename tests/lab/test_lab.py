@@ -15,7 +15,7 @@ from threading import Barrier
 import pytest
 
 from provision.lab import cgroups, faults, paths
-from provision.lab.lab import Lab
+from provision.lab.lab import Lab, _locked
 from provision.lab.shell import LabError
 from provision.lab.spec import Spec
 
@@ -202,9 +202,10 @@ def test_two_labs_side_by_side_with_a_delay(lab):
 def make_the_image_at_once(*labs):
     """As the first labs of a machine do when they come up together: what they make is for all of them."""
     registry = paths.CACHE / "registry" / labs[0].spec.release
-    registry.with_suffix(".published").unlink()
-    for image in paths.CACHE.glob(f"image-{labs[0].spec.release}*"):
-        image.unlink()
+    with _locked("_cache"):
+        registry.with_suffix(".published").unlink()
+        for image in paths.CACHE.glob(f"image-{labs[0].spec.release}*"):
+            image.unlink()
     with ThreadPoolExecutor(len(labs)) as pool:
         list(pool.map(Lab.up, [lab.spec for lab in labs]))
     assert not list(paths.CACHE.glob("*.partial"))

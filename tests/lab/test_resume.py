@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from .conftest import DEPLOYED, Fleet, begun, settle, wait_for
+from .conftest import DEPLOYED, Fleet, at_work, settle, wait_for
 
 pytestmark = pytest.mark.lab
 KNOBS = "/etc/provision-lab/knobs.json"
@@ -104,7 +104,7 @@ def test_killed_in_a_long_job_the_next_deploy_attaches_to_it_at_once(slow):
 def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow):
     first = Running(slow, "--limit", "gpu-01", "--tags", "ollama,models")
     first.until("changing  container:ollama1")
-    begun(slow, "container:ollama1")
+    at_work(slow, "container:ollama1")
     first.kill()
     left = newest(slow)
     assert [(one["result"], one["step"]) for one in left["hosts"]] == [("running", "container:ollama1")]

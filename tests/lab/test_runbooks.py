@@ -4,6 +4,7 @@ import copy
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from provision.lab import faults
 
-from .conftest import Fleet, starter, wait_for
+from .conftest import Fleet, wait_for
 
 pytestmark = pytest.mark.lab
 FOLDER = Path(__file__).parents[2] / "docs/runbooks"
@@ -44,7 +45,10 @@ class Operator:
         assert words[0] == "provision", line
         self.fleet.command("plan")  # writes the inventory as it now is
         (self.folder / "prod.yaml").write_text((self.fleet.folder / "inventory.yaml").read_text())
-        said = starter().run(words[1:], self.environment, 300, self.folder)
+        argv = [sys.executable, "-m", *words]
+        said = subprocess.run(
+            argv, capture_output=True, text=True, check=False, cwd=self.folder, timeout=300, env=self.environment
+        )
         assert said.returncode == int(code or 0), (line, said.stdout[-4000:], said.stderr[-4000:])
         return said
 

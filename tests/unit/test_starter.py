@@ -1,4 +1,4 @@
-"""What starts the commands of lab tests: a command must not be able to tell, nor may its test."""
+"""What starts the commands of lab tests: what a command is given and what it gives arrives."""
 
 import os
 import subprocess
