@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import cast
 
-from provision import evidence, plan
+from provision import cards, evidence, plan
 from provision.command import Answer, Run
 from provision.context import Context, Stopped
 from provision.errors import FactError, HostError, UnreachableError
@@ -20,11 +20,10 @@ from provision.plan import Change, HostPlan
 from provision.rolling import Rolling
 from provision.sequence import INSTANCES, LAST, Entry, owned, peers, steps
 from provision.ssh import Session
-from provision.steps import docker_daemon, dockerd
 from provision.steps import facts as host_facts
 from provision.steps import upstream as marks
 from provision.steps.balancing import Balancing
-from provision.steps.base import EVERY, BlockedError, Owned, State, UnreadableError, converged
+from provision.steps.base import EVERY, BlockedError, Owned, State, converged
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 from provision.turn import Turn
 
@@ -175,7 +174,7 @@ class HostRun:
 
     def _costed(self, change: Change) -> Change:
         """The change, with what it costs where a daemon-reload may take the cards of containers."""
-        if not (change.step.prepares_host and self._disrupts(change) == EVERY):
+        if not (cards.endangers(change) and self._disrupts(change) == EVERY):
             return change
         said = "takes every instance of this host out meanwhile"
         return dataclasses.replace(change, impact=f"{change.impact}; {said}" if change.impact else said)
@@ -189,7 +188,9 @@ class HostRun:
 
     def _endangered(self, roles: frozenset[str]) -> list[Run]:
         """What tells whether changes of these roles can take the cards of containers, where no role here asks it."""
-        return [dockerd.COMMAND] if self.host.gpu and any(e.step.prepares_host for e in self._of(roles)) else []
+        if not (self.host.gpu and any(entry.step.endangers_cards for entry in self._of(roles))):
+            return []
+        return cards.reads(self.entries)
 
     def _of(self, roles: frozenset[str]) -> Iterator[Entry]:
         return (entry for entry in self.goals if entry.role in roles & self.roles)
@@ -200,7 +201,7 @@ class HostRun:
 
     def _proofs(self, changes: Sequence[Change]) -> list[Run]:
         """What tells whether instances still see their cards; not after the balancer's configuration alone changed."""
-        if all(change.role in LAST and not change.step.prepares_host for change in changes):
+        if all(change.role in LAST and not cards.endangers(change) for change in changes):
             return []
         return [entry.step.fact().command for entry in self.entries if is_container(entry.step)]
 
@@ -265,7 +266,7 @@ class HostRun:
 
     def _disrupts(self, change: Change) -> frozenset[str]:
         """Whose streams a change would cut, or whose cards it may take."""
-        unsafe = change.step.prepares_host and not self._reload_safe()
+        unsafe = cards.endangers(change) and not self._reload_safe()
         names = EVERY if unsafe else change.step.disrupts(change.have, change.want)
         return names if names != EVERY or self._may_serve() else frozenset()
 
@@ -276,11 +277,7 @@ class HostRun:
 
     def _reload_safe(self) -> bool:
         """Whether containers keep their cards over a daemon-reload, by what was read last."""
-        answer = self._answers.get(dockerd.COMMAND)
-        try:
-            return answer is None or not self.host.gpu or docker_daemon.reload_safe(answer)
-        except UnreadableError:
-            return False
+        return not self.host.gpu or cards.are_safe(self.entries, self._answers)
 
     def _give_back(self) -> None:
         """Give back what is out, after what broke while Docker or systemd were busy has been put right."""

@@ -121,6 +121,7 @@ class Packages(Step):
     """
 
     prepares_host: ClassVar[bool] = True
+    endangers_cards: ClassVar[bool] = True
 
     name: str
     packages: Mapping[str, str | None]

@@ -100,6 +100,9 @@ class Step(ABC):
     """Whether it installs packages or reloads systemd, either of which can take the card from a running container
     (FACTS 2.5): then it comes before the first container, whatever its role."""
 
+    endangers_cards: ClassVar[bool] = False
+    """Whether a change of it can reload systemd or restart Docker: then it is asked whether this one does."""
+
     gone: ClassVar[str] = "no longer declared"
     """Why it is removed, where it is."""
 
@@ -146,6 +149,10 @@ class Step(ABC):
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """The instances of its host whose streams this change would cut, by name, or `EVERY`."""
         return frozenset()
+
+    def endangers(self, have: State, want: State) -> bool:
+        """Whether this change may take the cards from running containers, where they are not safe (FACTS 2.5)."""
+        return self.prepares_host
 
     def repaired(self, have: State) -> State:
         """What was found, with what broke by itself put right and nothing else changed; `have` where nothing did."""

@@ -26,6 +26,10 @@ NOT_RUN = "OCI runtime exec failed"
 # Said where the root of a container that goes on is gone from the host: a start of Docker that failed beside it takes
 # that away (seen with Docker 26.1.5 and runc 1.1.15), and no restart of Docker brings it back.
 ROOT_GONE = "/proc/self/exe: no such file or directory"
+# Whose cards any daemon-reload takes (FACTS 2.5): made while Docker had systemd make cgroups, it lived on when that was
+# changed. Where Docker still has, another container would be no better.
+LEFT = "systemd's, from before"
+OWN = "as Docker makes it"
 NO_ANSWER = ("(exit code 124)", "(exit code 137)")  # of timeout(1): it ended, or killed, what took too long
 # The log is read from its present start only: it outlives the restart that mended what it tells of.
 CHECK = """
@@ -112,6 +116,7 @@ class Container(Step):
             "privileged": False,
             "devices": [],
             "network": "bridge",
+            "cgroup": OWN,
         }
         run = run_hash(self.name, wanted)
         seen = {"sees": wanted["gpus"], "answers": "yes"}
@@ -144,7 +149,7 @@ class Container(Step):
         missing = sorted(set(past["gpus"]) - {card.uuid for card in facts.cards})
         if missing:
             raise RefusalError(f"{self.name} was on {', '.join(missing)}, which this host has no more")
-        return {**past, "current": True, "running": True, "sees": past["gpus"], "answers": "yes"}
+        return {**past, "current": True, "running": True, "sees": past["gpus"], "answers": "yes", "cgroup": OWN}
 
     def impact(self, have: State, want: State) -> str:
         """Who is taken out of the upstream for it."""
@@ -174,6 +179,7 @@ class Container(Step):
         yield Check("port", address.rpartition(":")[2], str(self.port))
         yield Check("listens elsewhere", _elsewhere(found, item, self.port), [])
         yield Check("log lines that say it found no card", logged.strip(), "0")
+        yield Check("keeps its cards over a daemon-reload, as others do", item["scope"] in ("", "systemd"), True)
         limits = (item["memory"] or 0, item["cpus"] or 0, max(item["pids"] or 0, 0))
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
 
@@ -219,7 +225,9 @@ def _is_kept(have: State, want: Mapping[str, Any]) -> bool:
 
 
 def _loss(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
-    """What a container that runs has lost, if that is why it is made anew."""
+    """What a container that runs has lost, or may lose, if that is why it is made anew."""
+    if [key for key, _ in differing(have, want)] == ["cgroup"]:
+        return ", whose cards a daemon-reload would take"
     if not have["running"] or have["gpus"] != want["gpus"] or have["sees"] == want["sees"]:
         return ""
     gone = any(ROOT_GONE in line for line in have["sees"])
@@ -294,6 +302,7 @@ def state(found: Engine, name: str) -> State:
         "privileged": bool(item["privileged"]),
         "devices": [device["PathOnHost"] for device in item["devices"] or ()],
         "network": _network(item),
+        "cgroup": LEFT if item["scope"] == "cgroupfs" else OWN,
         "run": labels.get("provision.run", ""),
     }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, run, sh
 from provision.steps import dockerd, engine
@@ -82,6 +82,8 @@ class DockerService(Step):
         after: ids of the steps that install, configure or restart it.
     """
 
+    endangers_cards: ClassVar[bool] = True
+
     live_restore: bool = True
     cgroup_driver: str = ""
     proxied: bool = False
@@ -137,6 +139,13 @@ class DockerService(Step):
         restarts = have is not None and have["running"] and want is not None and what == "restart"
         stops = have is not None and have["running"] and want is not None and not want["running"]
         return stopped_by_restart(have, proxied=self.proxied) if restarts or stops else frozenset()
+
+    def endangers(self, have: State, want: State) -> bool:
+        """Where it restarts Docker, or has systemd reload."""
+        if have is None or want is None:
+            return False
+        restarts = have["running"] and str(have["pending"]).startswith("restart") and want["pending"] == NOTHING
+        return restarts or bool(_registration(have, want))
 
     def check(self, live: Any) -> Iterator[Check]:
         """It answers, starts at boot, and is as the containers need it."""
@@ -211,7 +220,9 @@ def stopped_by_restart(have: State, *, proxied: bool) -> frozenset[str]:
 
 
 def reload_safe(answer: Answer) -> bool:
-    """Whether containers keep their cards over a `systemctl daemon-reload` (FACTS 2.5): also where none can run.
+    """Whether containers that Docker makes now keep their cards over a `systemctl daemon-reload` (FACTS 2.5).
+
+    It is so where it can make none, too.
 
     Args:
         answer: to `dockerd.COMMAND`.
@@ -262,6 +273,8 @@ class GpuDriver(Step):
         after: ids of the steps that install the hook or restart Docker.
     """
 
+    endangers_cards: ClassVar[bool] = True
+
     image: str = ""
     proxied: bool = False
     after: tuple[str, ...] = ()
@@ -294,6 +307,10 @@ class GpuDriver(Step):
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """See `DockerService`."""
         return stopped_by_restart(have, proxied=self.proxied) if want else frozenset()
+
+    def endangers(self, have: State, want: State) -> bool:
+        """It restarts Docker."""
+        return want is not None
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """Why."""

@@ -41,9 +41,10 @@ _CONTAINER = (
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
 _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
 
-# What is to be asked of an instance, in words for the shell below: status, id, address:port, folder of its models.
+# What is to be asked of an instance, in words for the shell below: status, id, its first process, address:port, folder
+# of its models.
 _PLACE = (
-    '{{if index .Config.Labels "provision.instance"}}{{println}}@ {{.State.Status}} {{.Id}} '
+    '{{if index .Config.Labels "provision.instance"}}{{println}}@ {{.State.Status}} {{.Id}} {{.State.Pid}} '
     '{{with index .HostConfig.PortBindings "11434/tcp"}}{{with index . 0}}{{.HostIp}}:{{.HostPort}}{{end}}'
     "{{else}}nowhere{{end}} "
     '{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}{{end}}'
@@ -90,14 +91,21 @@ sees() {{
   set -- $({{ timeout -k 1 {LOOK} docker exec "$1" nvidia-smi -L || echo "(exit code $?)"; }} 2>&1 | head -c 3000)
   printf '%s sees %s\n' "$id" "$*"
 }}
+# Who lives in a scope of systemd's, and who makes Docker's cgroups by now: it may have been told otherwise since.
+scope() {{
+  ! grep -qs "docker-$1\.scope" "/proc/$2/cgroup" ||
+    printf '%s scope %s\n' "$1" "$(timeout {ANSWERS} docker info --format '{{{{.CgroupDriver}}}}' 2>/dev/null)"
+}}
 probes() {{
   asked=0
-  while read -r status id at folder; do
+  while read -r status id pid at folder; do
     # each is asked by processes of its own: what is no container of ours must not become one
     case $status:$id in running:*[!0-9a-f]* | running:) continue ;; running:*) ;; *) continue ;; esac
+    case $pid in *[!0-9]* | '') continue ;; esac
     asked=$((asked + 1)); [ $asked -le {MOST} ] || break
     answers "$id" "$at" &
     sees "$id" &
+    scope "$id" "$pid" &
   done <<ours
 $ours
 ours
@@ -106,7 +114,7 @@ ours
 # A folder of models is the container's own to write: names in it may be anything.
 files() {{
   set --
-  while read -r status id at folder; do
+  while read -r status id pid at folder; do
     [ -z "$folder" ] || set -- "$@" "$folder"
   done <<ours
 $ours
@@ -163,7 +171,8 @@ class Engine:
 
     Args:
         containers: name -> inspect's fields, under the names that `SCRIPT` gives them; and of running instances
-            `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `tags` and `ps` (bodies).
+            `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `tags` and `ps` (bodies), and
+            `scope`: of one that lives in a scope of systemd's, who makes Docker's cgroups by now; else empty.
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
         pulled: the references of images that we pulled; what was pulled or replaced last comes first.
@@ -268,6 +277,7 @@ def _containers(lines: Iterable[str], probes: Iterable[str]) -> dict[str, dict[s
         said[container, what] = said.get((container, what), "") + text.strip()
     for item in items:
         item["sees"] = said.get((item["id"], "sees"), "")
+        item["scope"] = said.get((item["id"], "scope"), "")
         item.update(_api(said.get((item["id"], "api"), "")))
     return {item["name"].lstrip("/"): item for item in items}
 

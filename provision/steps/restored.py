@@ -32,6 +32,11 @@ class Restored(Step):
         return self.step.prepares_host
 
     @property
+    def endangers_cards(self) -> bool:  # type: ignore[override]
+        """As the step."""
+        return self.step.endangers_cards
+
+    @property
     def gone(self) -> str:  # type: ignore[override]
         """Why it is removed."""
         return "was not there before"
@@ -65,6 +70,10 @@ class Restored(Step):
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """As the step."""
         return self.step.disrupts(have, want)
+
+    def endangers(self, have: State, want: State) -> bool:
+        """As the step."""
+        return self.step.endangers(have, want)
 
     def repaired(self, have: State) -> State:
         """As the step."""

@@ -28,6 +28,7 @@ class Unit(Step):
     """
 
     prepares_host: ClassVar[bool] = True
+    endangers_cards: ClassVar[bool] = True
 
     name: str
     content: bytes = field(repr=False)
@@ -153,6 +154,8 @@ class Service(Step):
         after: ids of steps that start or stop it behind our back.
     """
 
+    endangers_cards: ClassVar[bool] = True
+
     name: str
     enabled: bool = True
     running: bool = True
@@ -180,6 +183,10 @@ class Service(Step):
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Enables or disables, starts or stops."""
         return change_service(self.unit, have, want)
+
+    def endangers(self, have: State, want: State) -> bool:
+        """Where it is enabled, disabled or unmasked: systemctl has systemd reload."""
+        return want is not None and bool({"enabled", "masked"} & dict(differing(have, want)).keys())
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
         """Running: a service that was found dead is not put back to that."""

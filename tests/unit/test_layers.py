@@ -26,6 +26,7 @@ ROWS = [
     {"runs"},
     {"ssh", "artifacts", "lock", "trust", "evidence"},
     {"connect", "jobs", "channels"},
+    {"cards"},
     {"grouping", "alike"},
     {"plan"},
     {"sequence"},

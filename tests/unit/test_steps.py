@@ -63,6 +63,9 @@ def compare_optional(step: Step, case: dict[str, Any], have: Any, want: Any) -> 
         assert step.impact(have, want) == case["impact"]
     if "diff" in case:
         assert list(step.diff(have, want)) == case["diff"]
+    if "endangers" in case:
+        assert step.endangers(have, want) == case["endangers"]
+    assert step.endangers_cards or not step.endangers(have, want)
 
 
 def test_there_are_cases() -> None:
