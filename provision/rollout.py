@@ -248,7 +248,7 @@ class Rollout:
     def _deploy(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
             member.run.read()
-        balancer = fleet is not None and member.run.host in self.context.inventory.group("balancer")
+        balancer = fleet is not None and (member.run.host.balancer or bool(member.run.upstream()))
         try:
             if balancer and member.run.plan(roles, fleet).changes:
                 self._deploy_balancer(member, roles, fleet)

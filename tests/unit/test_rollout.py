@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from provision import apply, lock, rollout, standing
+from provision.apply import HostRun
 from provision.artifacts import Store
 from provision.cli.run import _hosts
 from provision.command import Obtain, run, sh
@@ -202,7 +203,7 @@ def test_as_many_failures_as_allowed_stop_nothing(make):
 
 
 def test_no_more_hosts_at_a_time_than_is_said(make, tmp_path):
-    busy = 'mkdir "$1/$2"; sleep 0.2; ls "$1" | wc -l >>"$1.count"; rmdir "$1/$2"; printf wanted >"$3"'
+    busy = 'mkdir "$1/$2"; sleep 0.7; ls "$1" | wc -l >>"$1.count"; rmdir "$1/$2"; printf wanted >"$3"'
     (tmp_path / "busy").mkdir()
 
     def how(name):
@@ -225,15 +226,16 @@ def test_what_is_no_number_of_hosts(text):
         _hosts(text, "--serial", 10, least=1)
 
 
-def test_balancers_are_changed_one_at_a_time(make, tmp_path):
-    alone = 'mkdir "$1"; sleep 0.2; rmdir "$1"; printf wanted >"$2"'
-
-    def how(name):
-        return (run("sh", "-c", alone, "sh", str(tmp_path / "busy"), str(tmp_path / name / "a")),)
-
-    names = ("lb-01", "lb-02", "lb-03")
-    made = make({name: how(name) for name in names}, role="balancer")
+@pytest.mark.parametrize("names", [("lb-01", "lb-02", "lb-03"), ("gpu-01", "gpu-02", "gpu-03")])
+def test_balancers_are_changed_one_at_a_time(make, tmp_path, monkeypatch, names):
+    """Gpu hosts that balance over their own instances, too."""
+    said = []
+    monkeypatch.setattr(HostRun, "upstream", lambda run: "server 127.0.0.1:3001;" if run.host.gpu else "")
+    monkeypatch.setattr(HostRun, "say", lambda run, kind, *rest: said.append(kind))
+    how = {name: (sh('sleep 0.1; printf wanted >"$1"', str(tmp_path / name / "a"), title="write"),) for name in names}
+    made = make(how, role="balancer")
     assert results(made) == dict.fromkeys(names, "changed")
+    assert [kind for kind in said if kind in ("changing", "changed")] == ["changing", "changed"] * len(names)
 
 
 def test_after_a_balancer_that_failed_the_others_are_left_as_they_are(make, tmp_path):
