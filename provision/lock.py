@@ -2,7 +2,8 @@
 
 A run's lock is a lease: it expires by itself, counted on the host's own uptime, and ends with the boot, so neither a
 wrong clock nor a killed controller can leave a host locked. A job of the host that still runs holds it too, but against
-other operators only: who started it may come back, and attaches to it. A lock by hand does not expire.
+other operators only: who started it may come back, and attaches to it. A lock by hand does not expire, and outlives a
+boot: it is there because of what somebody does to the host.
 """
 
 import functools
@@ -20,27 +21,35 @@ LEASE_SECONDS = 180.0  # at least; renewed with every exec of the run, and while
 RENEW_SECONDS = 60.0  # how often, while a job is followed
 HELD = 75  # EX_TEMPFAIL
 FOLDER = "/run/provision"
+KEPT = "/var/lib/provision"  # where a lock by hand is
 BY_HAND = "by-hand"  # instead of a run's id, and of the uptime at which a lease ends
 LONGEST_REASON = 200  # characters
 
-# What is there, into run, until, since (both uptimes), who, why, now and busy. $folder is in /run, which is gone at a
-# boot. The lock is two lines: run, until, since, who; and why.
+# What is there, into run, until, since, who, why, now and busy. $folder is in /run, which is gone at a boot, and there
+# `until` and the others are uptimes; of a lock by hand, in $kept, `since` and `now` are of the host's clock. The lock is
+# two lines: run, until, since, who; and why.
 READ = r"""
-now=$(cut -d. -f1 /proc/uptime)
-run='' until=0 since=$now who='' why='' busy=no
-if [ -s "$folder/lock" ]; then
-  { read -r run until since who; read -r why; } <"$folder/lock" || :
-  case $until in by-hand) ;; '' | *[!0-9]*) until=0 ;; esac
-  case $since in '' | *[!0-9]*) since=$now ;; esac
+now=$(cut -d. -f1 /proc/uptime) busy=no
+there() {
+  run='' until=0 since='' who='' why=''
+  [ ! -s "$1/lock" ] || { read -r run until since who; read -r why; } <"$1/lock" || :
+}
+there "$kept"
+if [ "$until" = by-hand ]; then now=$(date +%s)
+else
+  there "$folder"
+  case $until in '' | *[!0-9]*) until=0 ;; esac
 fi
+case $since in '' | *[!0-9]*) since=$now ;; esac
 for pid in "$folder"/jobs/*/pid; do
   [ -f "$pid" ] && [ ! -f "${pid%pid}rc" ] && kill -0 "$(cat "$pid")" 2>/dev/null && busy=yes
 done
 """
 
-# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 why, $6 runs that are known to be dead.
+# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 why, $6 runs that are known to be dead, $7 where a
+# lock by hand is.
 ACQUIRE = f"""
-folder=$4
+folder=$4 kept=$7
 umask 077
 mkdir -p -m 0700 "$folder"
 exec 9>"$folder/lock.guard"
@@ -57,17 +66,21 @@ if [ $held = yes ]; then
   printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
   exit {HELD}
 fi
+place=$folder until=$3
+case $until in
+  {BY_HAND}) place=$kept now=$(date +%s); mkdir -p "$kept" ;;
+  *) until=$((now + until)) ;;
+esac
 [ "$run" = "$1" ] || since=$now
-until=$3
-[ "$until" = {BY_HAND} ] || until=$((now + until))
-printf '%s %s %s %s\\n%s\\n' "$1" "$until" "$since" "$2" "$5" >"$folder/lock.new" ||
-  {{ rm -f "$folder/lock.new"; exit 1; }}
-mv "$folder/lock.new" "$folder/lock"
+{{ printf '%s %s %s %s\\n%s\\n' "$1" "$until" "$since" "$2" "$5" >"$place/lock.new" &&
+  sync -- "$place/lock.new"; }} || {{ rm -f "$place/lock.new"; exit 1; }}
+mv "$place/lock.new" "$place/lock"
+[ "$place" = "$folder" ] || rm -f "$folder/lock"
 """
 
 # While a job still runs, the lock stays as a lease that is over: see ACQUIRE.
 RELEASE = f"""
-folder=$2
+folder=$2 kept=$3
 [ -s "$folder/lock" ] || exit 0
 umask 077
 exec 9>"$folder/lock.guard"
@@ -86,26 +99,27 @@ rm -f "$folder/lock"
 """
 
 STATUS = f"""
-folder=$1
+folder=$1 kept=$2
 {READ}
 [ -z "$run" ] || printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why"
 """
 
 
-# $1 folder, $2 `yes` to take away what a run holds too. Says what was there.
+# $1 folder, $2 where a lock by hand is, $3 `yes` to take away what a run holds too. Says what was there.
 BREAK = f"""
-folder=$1
-[ -d "$folder" ] || exit 0
+folder=$1 kept=$2
+[ -s "$folder/lock" ] || [ -s "$kept/lock" ] || exit 0
 umask 077
+mkdir -p -m 0700 "$folder"
 exec 9>"$folder/lock.guard"
 flock 9
 {READ}
 [ -n "$run" ] || exit 0
-if [ "$until" != {BY_HAND} ] && [ "$2" != yes ] && {{ [ "$until" -gt "$now" ] || [ $busy = yes ]; }}; then
+if [ "$until" != {BY_HAND} ] && [ "$3" != yes ] && {{ [ "$until" -gt "$now" ] || [ $busy = yes ]; }}; then
   printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
   exit {HELD}
 fi
-rm -f "$folder/lock"
+rm -f "$folder/lock" "$kept/lock"
 printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why"
 """
 
@@ -167,7 +181,7 @@ def acquire(run_id: str, seconds: float = 0.0, dead: Sequence[str] = ()) -> Run:
         dead: ids of runs that are known to be dead; theirs is taken at once.
     """
     lease = f"{max(LEASE_SECONDS, seconds + RENEW_SECONDS):.0f}"
-    return sh(ACQUIRE, run_id, who(), lease, FOLDER, "", " ".join(dead), title="take the lock")
+    return sh(ACQUIRE, run_id, who(), lease, FOLDER, "", " ".join(dead), KEPT, title="take the lock")
 
 
 def acquire_by_hand(why: str) -> Run:
@@ -176,17 +190,17 @@ def acquire_by_hand(why: str) -> Run:
     Args:
         why: shown to whoever meets it; one line.
     """
-    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, why, "", title="take the lock")
+    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, why, "", KEPT, title="take the lock")
 
 
 def release(run_id: str) -> Run:
     """Give the lock back, if it is this run's, and forget jobs that have ended."""
-    return sh(RELEASE, run_id, FOLDER, title="release the lock")
+    return sh(RELEASE, run_id, FOLDER, KEPT, title="release the lock")
 
 
 def status() -> Run:
     """Read the lock; writes nothing."""
-    return sh(STATUS, FOLDER, title="read the lock")
+    return sh(STATUS, FOLDER, KEPT, title="read the lock")
 
 
 def take_away(*, force: bool) -> Run:
@@ -195,7 +209,7 @@ def take_away(*, force: bool) -> Run:
     Args:
         force: take away that of a run too, which may still be at work.
     """
-    return sh(BREAK, FOLDER, "yes" if force else "no", title="take the lock away")
+    return sh(BREAK, FOLDER, KEPT, "yes" if force else "no", title="take the lock away")
 
 
 def held(answer: Answer) -> Held | None:
@@ -213,8 +227,12 @@ def held(answer: Answer) -> Held | None:
     return _parse(answer.text) if answer.text.strip() else None
 
 
-def checked(answer: Answer) -> None:
+def checked(answer: Answer, folder: str = FOLDER) -> None:
     """Make sure that the lock was taken.
+
+    Args:
+        answer: to `acquire` or `acquire_by_hand`.
+        folder: where it is written; `KEPT` for one by hand.
 
     Raises:
         LockedError: somebody else has it.
@@ -225,15 +243,16 @@ def checked(answer: Answer) -> None:
         hint = "ask them; `provision lock release` takes it away" if found.left is None else "wait for that run"
         raise LockedError(f"locked by {found}", hint + ("" if found.left is None else "; the lock expires by itself"))
     if answer.exit:
-        said = f"{FOLDER}: {answer.error}" if answer.error else ""
-        raise HostError("the lock could not be taken", "is there room in /run, and can it be written to?", stderr=said)
+        said = f"{folder}: {answer.error}" if answer.error else ""
+        hint = f"is there room in {folder}, and can it be written to?"
+        raise HostError("the lock could not be taken", hint, stderr=said)
 
 
 def _parse(text: str) -> Held:
     first, _, why = text.strip("\n").partition("\n")
     found = re.fullmatch(r"(\S+) (\d+|by-hand) (\d+) (\d+) (yes|no) ?(.*)", first)
     if found is None:
-        raise FactError("the lock is not one of ours", "look at /run/provision/lock", stderr=text[:300])
+        raise FactError("the lock is not one of ours", f"look at {FOLDER}/lock and {KEPT}/lock", stderr=text[:300])
     run, until, since, now, busy, name = found.groups()
     by_hand = until == BY_HAND
     left = None if by_hand else int(until) - int(now)

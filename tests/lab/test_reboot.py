@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from provision import lock
 from provision.lab import faults
 
 from .conftest import wait_for
@@ -13,8 +14,19 @@ from .test_serve import generate
 pytestmark = pytest.mark.lab
 
 
+def locks(fleet):
+    """Host -> the run that has its lock; empty for one by hand."""
+    said = fleet.provision("lock", "status", "--json")
+    assert said.code == 0, said
+    return {host["host"]: host["lock"]["run"] for host in said.doc["hosts"] if host["lock"]}
+
+
 def test_everything_comes_back_by_itself(fleet, lab):
     assert fleet.provision("drain", "gpu-01/ollama2", "-m", "it hums", "--json").code == 0
+    assert fleet.provision("lock", "acquire", "-m", "a card is replaced", "--limit", "gpu-01", "--json").code == 0
+    killed = lock.acquire("20990101T000000Z-dead")
+    lab.host("gpu-02").run(killed.words, stdin=killed.stdin.decode())
+    assert locks(fleet) == {"gpu-01": "", "gpu-02": "20990101T000000Z-dead"}
     for host in ("gpu-01", "gpu-02", "lb-01"):
         faults.switch(lab, host, "power-off", on=True)
     for host in ("gpu-01", "gpu-02", "lb-01"):
@@ -23,6 +35,8 @@ def test_everything_comes_back_by_itself(fleet, lab):
     wait_for(lambda: not any(fleet.changes().values()))
     assert down(fleet) == {"gpu-01/ollama2"}
     assert {generate(fleet, time.monotonic())[0] for _ in range(12)} == ALL - {"gpu-01/ollama2"}
+    assert locks(fleet) == {"gpu-01": ""}, "a lock by hand is for what somebody does to the host; a lease ends"
+    assert fleet.provision("lock", "release", "--limit", "gpu-01", "--json").code == 0
     assert fleet.provision("undrain", "gpu-01/ollama2", "--json").code == 0
     assert fleet.provision("verify", "--json").code == 0
 

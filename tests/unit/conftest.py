@@ -2,7 +2,7 @@
 
 import pytest
 
-from provision import journal
+from provision import journal, lock
 
 
 @pytest.fixture(autouse=True)
@@ -10,4 +10,5 @@ def kept_apart(tmp_path, monkeypatch):
     """Journals and logs go to the test's own folder."""
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
     monkeypatch.setattr(journal, "STORE", str(tmp_path / "kept"))
+    monkeypatch.setattr(lock, "KEPT", str(tmp_path / "kept"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

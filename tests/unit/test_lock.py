@@ -1,5 +1,6 @@
 """The lock's own scripts, run by the shell of this machine in a folder of the test's."""
 
+import shutil
 import subprocess
 import time
 
@@ -90,6 +91,39 @@ def test_a_lock_by_hand_does_not_expire_and_says_why(by, folder):
     with pytest.raises(LockedError, match="by hand"):
         lock.checked(ran(lock.acquire_by_hand("mine")))
     assert lock.held(ran(lock.take_away(force=False))).who == ALICE, "anybody may release it: it is for people"
+    assert status() is None
+
+
+def test_a_lock_by_hand_outlives_a_boot_and_a_lease_does_not(by, folder, tmp_path):
+    lock.checked(ran(lock.acquire("run-1")))
+    shutil.rmtree(folder)
+    assert status() is None
+    lock.checked(ran(lock.acquire_by_hand("new card")))
+    shutil.rmtree(folder)
+    assert 0 <= status().seconds < 60
+    with pytest.raises(LockedError, match="new card"):
+        lock.checked(ran(lock.acquire("run-1")))
+    shutil.rmtree(folder)
+    assert (tmp_path / "kept/lock").stat().st_mode & 0o777 == 0o600
+    assert lock.held(ran(lock.take_away(force=False))).why == "new card"
+    assert status() is None
+
+
+def test_a_lock_by_hand_that_is_garbage_keeps_nobody_off(by, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/lock").write_text("garbage\n")
+    lock.checked(ran(lock.acquire("run-1")))
+    assert status().run == "run-1"
+    ran(lock.release("run-1"))
+    assert status() is None
+
+
+def test_what_a_lock_by_hand_replaces_is_gone_with_it(by, monkeypatch):
+    monkeypatch.setattr(lock, "LEASE_SECONDS", -5.0)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", -5.0)
+    lock.checked(ran(lock.acquire("run-1")))
+    lock.checked(ran(lock.acquire_by_hand("mine")))
+    assert lock.held(ran(lock.take_away(force=False))).why == "mine"
     assert status() is None
 
 
