@@ -25,9 +25,9 @@ KEPT = "/var/lib/provision"  # where a lock by hand is
 BY_HAND = "by-hand"  # instead of a run's id, and of the uptime at which a lease ends
 LONGEST_REASON = 200  # characters
 
-# What is there, into run, until, since, who, why, now and busy. $folder is in /run, which is gone at a boot, and there
-# `until` and the others are uptimes; of a lock by hand, in $kept, `since` and `now` are of the host's clock. The lock is
-# two lines: run, until, since, who; and why.
+# What is there, into run, until, since, who, why, now and busy. $folder is in /run, which is gone at a boot, and times
+# are uptimes there; of a lock by hand, in $kept, `since` and `now` are of the host's clock. The lock is two lines: run,
+# until, since, who; and why.
 READ = r"""
 now=$(cut -d. -f1 /proc/uptime) busy=no
 there() {
