@@ -1,5 +1,6 @@
 """The controller is killed with SIGKILL, in a long job and in a short step: nobody waits, nothing is done twice."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,8 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
         if one["step"] == "container:ollama1"
     ]
     assert change["result"] == "unfinished"
+    audit = slow.on("gpu-01", "journalctl", "-q", "-t", "provision", "-o", "cat")
+    assert re.search(rf"^run {left['run']} by \S+: deploy begins to change this host$", audit, re.MULTILINE)
     refused = slow.provision("deploy", "--yes", "--resume", left["run"], "--limit", "gpu-02")
     assert refused.code == 2, refused
     assert "leave out --limit" in refused.err

@@ -157,6 +157,30 @@ def test_journals_are_bounded_in_number_and_age_and_with_them_what_they_keep(mak
     assert [entry.run for entry in entries()] == ["run-5", "run-4", "run-3"]
 
 
+def test_many_drains_push_no_other_run_out(make, monkeypatch):
+    monkeypatch.setattr(journal, "RUNS", 2)
+    commands = ["deploy", "drain a/b", "undrain a/b", "drain a", "deploy"]
+    for number, command in enumerate(commands):
+        (make.folder / "a").write_text(f"before {number}")
+        host = make(note(make), run_id=f"run-{number}")
+        host._performer.journal.command = command
+        host.deploy(ROLES)
+    assert [entry.run for entry in entries()] == ["run-4", "run-3", "run-2", "run-0"]
+
+
+def test_what_is_kept_is_bounded_in_bytes_and_the_newest_stays_all_the_same(make, monkeypatch):
+    monkeypatch.setattr(journal, "KIBIBYTES", 2500)
+    for number in range(4):
+        (make.folder / "a").write_text(f"{number}" * 1_000_000)
+        make(note(make), run_id=f"run-{number}").deploy(ROLES)
+    assert [entry.run for entry in entries()] == ["run-3", "run-2"]
+    monkeypatch.setattr(journal, "KIBIBYTES", 1)
+    (make.folder / "a").write_text("x" * 1_000_000)
+    make(note(make), run_id="run-4").deploy(ROLES)
+    assert [entry.run for entry in entries()] == ["run-4"]
+    assert sum(path.stat().st_size for path in Path(journal.STORE).iterdir()) > 1_000_000
+
+
 def test_what_a_kept_state_names_is_kept_with_it(make, monkeypatch):
     monkeypatch.setattr(journal, "RUNS", 1)
     named = "a" * 64

@@ -104,14 +104,14 @@ def test_a_lock_by_hand_outlives_a_boot_and_a_lease_does_not(by, folder, tmp_pat
     with pytest.raises(LockedError, match="new card"):
         lock.checked(ran(lock.acquire("run-1")))
     shutil.rmtree(folder)
-    assert (tmp_path / "kept/lock").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "by-hand/lock").stat().st_mode & 0o777 == 0o600
     assert lock.held(ran(lock.take_away(force=False))).why == "new card"
     assert status() is None
 
 
 def test_a_lock_by_hand_that_is_garbage_keeps_nobody_off(by, tmp_path):
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept/lock").write_text("garbage\n")
+    (tmp_path / "by-hand").mkdir()
+    (tmp_path / "by-hand/lock").write_text("garbage\n")
     lock.checked(ran(lock.acquire("run-1")))
     assert status().run == "run-1"
     ran(lock.release("run-1"))
