@@ -20,11 +20,24 @@ def main(classes: list[str]) -> int:
         return 2
     folder = Path(__file__).parent
     files = [str(folder / f"test_{name}.py") for name in classes or page.CLASSES]
+    files += [] if classes else [str(folder.parent / "lab")]
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         record = Path(work) / "record"
         environment = {"PROVISION_REQUIRE_LAB": "1", **os.environ, "PROVISION_FAULTS_RECORD": str(record)}
-        words = [sys.executable, "-m", "pytest", "-q", "-n", LABS, "--dist", "loadscope", *files]
+        words = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            LABS,
+            "--dist",
+            "loadscope",
+            "-m",
+            "faults or matrix",
+            *files,
+        ]
         code = subprocess.run(words, env=environment, check=False).returncode
         given = f' CLASS="{" ".join(classes)}"' if classes else ""
         page.publish(page.read(record), f"make test-faults{given}", time.monotonic() - begun)

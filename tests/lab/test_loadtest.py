@@ -103,6 +103,7 @@ def test_a_load_that_only_fails_ends_itself(fleet, lab):
     assert 20 <= done.doc["overall"]["requests"] < 200
 
 
+@pytest.mark.matrix
 def test_the_capacity_agrees_with_arithmetic(scratch, lab):
     """Four instances that answer one each and let one wait: four users keep all busy, eight fit in, nine do not.
 

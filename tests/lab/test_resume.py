@@ -130,6 +130,7 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
     assert "nothing to resume" in over.err
 
 
+@pytest.mark.matrix
 def test_killed_before_a_renamed_instance_has_proved_itself_the_next_roll_goes_through(loading, lab):
     """What is gone is still in the upstream, and nothing of it will ever come back: its successor does instead."""
     instance = loading.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]

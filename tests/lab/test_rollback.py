@@ -139,6 +139,7 @@ def test_a_configuration_goes_back_and_what_was_drained_meanwhile_stays_out(flee
     settled(fleet)
 
 
+@pytest.mark.matrix
 def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
     before = {host: sha256(fleet, host, DAEMON) for host in ("gpu-01", "gpu-02")}
     fleet.vars.setdefault("docker", {})["log_max_file"] = 5
@@ -164,6 +165,7 @@ def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
     assert rollback(fleet, run).doc["summary"]["changed"] == 0, "what is as it was is not touched"
 
 
+@pytest.mark.matrix
 def test_models_that_were_added_go_unless_an_instance_would_have_none(fleet):
     at = f"http://{fleet.address('gpu-01')}:3001/api/tags"
     one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
@@ -183,6 +185,7 @@ def test_models_that_were_added_go_unless_an_instance_would_have_none(fleet):
     settled(fleet)
 
 
+@pytest.mark.matrix
 def test_an_instance_that_was_taken_away_comes_back_and_goes_again(fleet):
     whole = fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"]
     fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"] = whole[:1]

@@ -101,6 +101,7 @@ def test_every_instance_is_replaced_and_back_and_nobody_notices(fleet, lab):
     assert not any(fleet.changes().values())
 
 
+@pytest.mark.matrix
 def test_ports_and_names_that_change_everywhere_are_rolled_too(scratch, lab):
     """All ports of one host and all names of the other: the balancers follow one by one."""
     moved, renamed = (scratch.hosts("gpu")[host]["ollama"]["instances"] for host in GPU)
@@ -236,6 +237,7 @@ def test_every_instance_proves_its_cards_after_any_change_on_its_host(fleet, lab
     fleet.deploy()
 
 
+@pytest.mark.matrix
 def test_what_an_earlier_run_left_out_counts_as_out_and_is_given_back_when_it_is_well(scratch, lab):
     fleet = scratch
     before, bad = containers(lab), "gpu-01/ollama1"
