@@ -286,9 +286,19 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
         why += ", ..." if not outcome.error and len(outcome.changed) > 3 else ""
         say(f"{outcome.host:{width}}  {result}  {steps:>7}  {len(outcome.changed):>7}  {outcome.seconds:6.1f}s  {why}")
     _drained_lines(outcomes)
-    counts = deploy_summary(outcomes)
-    words = ", ".join(f"{count} {result}" for result, count in counts.items() if count and result != "hosts")
-    say(f"{words} of {len(outcomes)} · run {run_id}" + (f" · again: {again}" if again else ""))
+    last_line([outcome.result for outcome in outcomes], run_id, again)
+
+
+def last_line(results: Sequence[str], run_id: str, again: str) -> None:
+    """Print what a run came to in one line, and the command to run next.
+
+    Args:
+        results: of every host.
+        run_id: the run.
+        again: the command that tries again; empty for none.
+    """
+    words = ", ".join(f"{count} {result}" for result, count in _counts(results).items() if count)
+    say(f"{words} of {len(results)} · run {run_id}" + (f" · again: {again}" if again else ""))
 
 
 def _done(outcome: Outcome) -> int:
@@ -323,9 +333,11 @@ def _deploy_host(outcome: Outcome) -> dict[str, Any]:
 
 def deploy_summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
     """How many hosts came to which result."""
-    results = [outcome.result for outcome in outcomes]
-    names = ("ok", "changed", "failed", "unreachable", "locked", "stopped")
-    return {"hosts": len(results), **{name: results.count(name) for name in names}}
+    return {"hosts": len(outcomes), **_counts([outcome.result for outcome in outcomes])}
+
+
+def _counts(results: Sequence[str]) -> dict[str, int]:
+    return {name: results.count(name) for name in ("ok", "changed", "failed", "unreachable", "locked", "stopped")}
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------
