@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from provision.errors import HostError, InventoryError, ProvisionError
@@ -272,10 +272,7 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
         run_id: the run.
         again: the command that tries again.
     """
-    for outcome in outcomes:
-        if outcome.error is not None:
-            say(f"\n{paint(outcome.host, 'bold')}  {line(outcome.error.step)}")
-            say(indent(error_text(outcome.error)))
+    failures((outcome.host, outcome.error) for outcome in outcomes)
     width = max((len(outcome.host) for outcome in outcomes), default=4)
     say(f"\n{'HOST':{width}}  {'RESULT':11}  {'STEPS':>7}  {'CHANGED':>7}  {'TIME':>7}  WHY")
     for outcome in sorted(outcomes, key=lambda outcome: WORST_FIRST.index(outcome.result)):
@@ -289,14 +286,16 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
     last_line([outcome.result for outcome in outcomes], run_id, again)
 
 
-def last_line(results: Sequence[str], run_id: str, again: str) -> None:
-    """Print what a run came to in one line, and the command to run next.
+def failures(found: Iterable[tuple[str, HostError | None]]) -> None:
+    """Print what failed on which host."""
+    for host, error in found:
+        if error is not None:
+            say(f"\n{paint(host, 'bold')}  {line(error.step)}")
+            say(indent(error_text(error)))
 
-    Args:
-        results: of every host.
-        run_id: the run.
-        again: the command that tries again; empty for none.
-    """
+
+def last_line(results: Sequence[str], run_id: str, again: str) -> None:
+    """Print what a run came to, by every host's result, and the command that tries again, if there is one."""
     words = ", ".join(f"{count} {result}" for result, count in _counts(results).items() if count)
     say(f"{words} of {len(results)} · run {run_id}" + (f" · again: {again}" if again else ""))
 

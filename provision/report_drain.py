@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from provision.printable import line
-from provision.report import COLOURS, error_text, indent, last_line, paint, say
+from provision.report import COLOURS, failures, last_line, paint, say
 
 if TYPE_CHECKING:
     from provision.drain import Drain
@@ -21,16 +21,15 @@ def text(command: str, found: "Sequence[Drain]", run_id: str, again: str) -> Non
         run_id: the run.
         again: the command that tries again.
     """
+    failures((one.host, one.error) for one in found)
+    if any(one.error for one in found):
+        say()
     width = max((len(one.host) for one in found), default=4)
     done, nothing = WORDS[command]
     for one in found:
         names = ", ".join(map(line, one.labels))
         said = paint(one.result.upper(), COLOURS[one.result]) if one.error else done if one.changed else nothing
         say(f"{one.host:{width}}  {names}  {said}")
-    for one in found:
-        if one.error:
-            say(f"\n{paint(one.host, 'bold')}")
-            say(indent(error_text(one.error)))
     last_line([one.result for one in found], run_id, again)
 
 

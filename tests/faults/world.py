@@ -129,6 +129,11 @@ class World:
         wait_for(read)
         return {host["host"]: [change["step"] for change in host["changes"]] for host in found[0].doc["hosts"]}
 
+    def down(self) -> frozenset[str]:
+        """Labels of the instances that the balancer sends nothing to."""
+        lines = self.sh("cat /etc/provision/nginx/upstream.conf", host=BALANCER).splitlines()
+        return frozenset(line.rpartition("# ")[2] for line in lines if " down;" in line)
+
     def expire(self) -> None:
         """Let the lease of a run that is gone end now: its end is put into the past, so that nobody has to wait."""
         for host in self.lab.hosts():
