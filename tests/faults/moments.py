@@ -178,7 +178,7 @@ def cut_there(world: World, strike: Strike, seen: Seen) -> None:
 def _struck(world: World, moment: Moment, cut_off: tuple[Cut, str], seen: Seen, judge: Next) -> None:
     act, (cut, host) = ACTS[moment.command], cut_off
     words = act.ready(world)
-    with Watch(world.lab, BAD, balancer=True, streams=True) as watch:
+    with Watch(world.lab, BAD, balancer=True, streams=cut.serves) as watch:
         with _streams(world) if moment.streams else contextlib.nullcontext():
             running = Running(world.fleet, *words, "-v", hold_at=moment.at)
             try:

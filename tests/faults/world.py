@@ -1,5 +1,6 @@
 """The deployed fleet, and what is done to it."""
 
+import contextlib
 import re
 import subprocess
 import threading
@@ -155,6 +156,13 @@ class World:
                 paths = self.sh(f"find {LISTED} -type f -path '*[.n]*' 2>/dev/null || :", host=host).splitlines()
                 found += [f"{host}:{one}" for one in paths if TEMPORARY.search(one) and not one.startswith(REFUSED)]
         return found
+
+    def answers(self) -> bool:
+        """Whether the balancer answers."""
+        with contextlib.suppress(OSError):
+            ask(self.lab)
+            return True
+        return False
 
     def nginx_is_good(self) -> None:
         """The configuration that is linked is one that nginx takes, and nginx answers through it."""
