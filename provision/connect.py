@@ -176,4 +176,9 @@ def _explained(where: str, target: Connection) -> Iterator[None]:
     except ConnectionRefusedError as error:
         raise UnreachableError(f"tcp {where} connection refused", "is sshd running there?") from error
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise UnreachableError(f"no SSH connection to {where}: {error}", "try the same with ssh -v") from error
+        raise UnreachableError(f"no SSH connection to {where}: {said(error)}", "try the same with ssh -v") from error
+
+
+def said(error: Exception) -> str:
+    """What an error of a connection says; the end of one says nothing (EOFError)."""
+    return str(error) or "it was closed"

@@ -2,10 +2,12 @@
 
 import datetime as dt
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
-from provision import lock
+from provision import ending, lock
 from provision.context import Context, Stopped
 from provision.errors import HostError, UsageError
 from provision.events import Event
@@ -37,6 +39,11 @@ class Drain:
     changed: bool = False
     error: HostError | None = None
 
+    @property
+    def result(self) -> str:
+        """`ok`, `changed`, `failed`, `unreachable`, `locked` or `stopped`."""
+        return ending.result(self.error, changed=self.changed)
+
 
 class Draining:
     """Drains instances, or gives them back.
@@ -53,8 +60,13 @@ class Draining:
     def __init__(self, context: Context, become_password: str | None, words: Sequence[str]) -> None:
         self.context = context
         self.chosen = _chosen(context.inventory, words)
+        self.interrupted = False
+        """Whether the operator stopped it."""
+        self.hide = Mask([one for host in context.inventory.hosts for one in host.secrets()])
+        """Masks what is secret on any host."""
         self._password = become_password
         self._rolling = Rolling(context, become_password)
+        self._tests: list[Session] = []  # connections over which instances are tested
 
     def drain(self, why: str, timeout: float | None) -> list[Drain]:
         """Mark them on every balancer that sends to them, and wait for their streams to end.
@@ -64,28 +76,51 @@ class Draining:
             timeout: seconds to wait; `ollama.drain_timeout` for None.
         """
         now = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
-        said = Mask([one for host in self.context.inventory.hosts for one in host.secrets()])(why)
-        records = [Drained(name, now, lock.who(), said) for name in self._labels()]
+        records = [Drained(name, now, lock.who(), self.hide(why)) for name in self._labels()]
         if timeout is None:
             timeout = max(duration_seconds(endpoint.ollama(host).drain_timeout) for host, _ in self.chosen)
         deadline = time.monotonic() + timeout
-        try:
-            found = [self._marked(marker, records) for marker in self._markers()]
-            for marker, (outcome, addresses) in zip(self._markers(), found, strict=True):
-                if outcome.error is None:
-                    self._await(marker, outcome, addresses, deadline)
-        finally:
-            self._rolling.finish()
-        return [outcome for outcome, _ in found]
+        return self._done(lambda: self._drain(records, deadline))
 
     def undrain(self) -> list[Drain]:
         """Have each instance prove itself, and give back those that do."""
-        try:
-            tested = [one for host, names in self.chosen for one in self._tested(host, names)]
-            good = {name for one in tested if one.error is None for name in one.labels}
-            back = [self._given_back(marker, good) for marker in self._markers()] if good else []
-        finally:
-            self._rolling.finish()
+        return self._done(self._undrain)
+
+    def interrupt(self, *, now: bool) -> None:
+        """Stop after the mark that is being made, or at once by cutting the connections. What is only read is cut."""
+        self.context.stop.set()
+        self.interrupted = True
+        if now:
+            self.context.cut.set()
+        cut = [marker.session for marker in self._markers() if now or not marker.locked]
+        for session in [*cut, *self._tests]:
+            session.close()
+
+    def _done(self, work: Callable[[], list[Drain]]) -> list[Drain]:
+        """Do it in a thread: Ctrl-C stops it between two marks, and the balancers' locks are given back."""
+
+        def whole() -> list[Drain]:
+            try:
+                return work()
+            finally:
+                self._rolling.finish()
+
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(whole)
+            ending.await_all([done], self.interrupt)
+        return done.result()
+
+    def _drain(self, records: Sequence[Drained], deadline: float) -> list[Drain]:
+        found = [self._marked(marker, records) for marker in self._markers()]
+        for marker, (outcome, addresses) in zip(self._markers(), found, strict=True):
+            if outcome.error is None:
+                self._await(marker, outcome, addresses, deadline)
+        return [outcome for outcome, _ in found]
+
+    def _undrain(self) -> list[Drain]:
+        tested = [one for host, names in self.chosen for one in self._tested(host, names)]
+        good = {name for one in tested if one.error is None for name in one.labels}
+        back = [self._given_back(marker, good) for marker in self._markers()] if good else []
         return [*(one for one in tested if one.error), *back]
 
     def _labels(self) -> list[str]:
@@ -97,8 +132,9 @@ class Draining:
 
     def _marked(self, marker: Marker, records: Iterable[Drained]) -> tuple[Drain, list[str]]:
         """Mark them on one balancer; and where it reaches them."""
-        outcome = Drain(marker.host.name)
+        outcome = Drain(marker.host.name, tuple(one.label for one in records))
         try:
+            self._stop_before("it was told")
             members = marker.look()
             here = {one.label: one for one in records if one.label in members}
             outcome.labels = tuple(here)
@@ -106,48 +142,68 @@ class Draining:
                 raise HostError(f"{marker.host.name}: none of these is in its upstream", HINT)
             outcome.changed = marker.mark(drain=here)
         except HostError as error:
-            outcome.error = error
+            outcome.error = self._told(error, marker)
             return outcome, []
         return outcome, [members[name].at for name in here]
 
     def _await(self, marker: Marker, outcome: Drain, addresses: Sequence[str], deadline: float) -> None:
         """Wait until none of their streams is left on one balancer."""
         try:
-            count, useful = marker.wait(addresses, deadline - time.monotonic())
-            while count and useful and time.monotonic() < deadline:
-                if self.context.stop.is_set():
-                    raise Stopped("stopped while streams still run; nothing new is sent to them")
-                self.context.listen(Event(marker.host.name, "progress", "drain", f"waiting: {count} streams still run"))
+            while True:
+                self._stop_before("their streams had ended; nothing new is sent to them")
                 count, useful = marker.wait(addresses, deadline - time.monotonic())
-            if count and useful:
-                hint = "nothing new is sent to them: drain again to wait on, or do what you came for and cut them"
-                raise HostError(f"{marker.host.name}: {count} streams still run", hint)
+                if not (count and useful):
+                    return
+                if time.monotonic() >= deadline:
+                    hint = "nothing new is sent to them: drain again to wait on, or do what you came for and cut them"
+                    raise HostError(f"{marker.host.name}: {count} streams still run", hint)
+                self._say(marker.host, "progress", "drain", f"waiting: {count} streams still run")
         except HostError as error:
-            outcome.error = error
+            outcome.error = self._told(error, marker)
 
     def _tested(self, host: Host, names: Sequence[str]) -> list[Drain]:
         session = Session(host.connection, self._password)
-        lease = Lease(session, self.context.run_id)
-        turn = Turn(host, session, lease, self._rolling, self.context, lambda kind, step, text: None)
+        self._tests.append(session)
+        turn = Turn(
+            host, session, Lease(session, self.context.run_id), self._rolling, self.context, partial(self._say, host)
+        )
         found = []
         for name in names:
             outcome = Drain(host.name, (label(host.name, name),))
             try:
+                self._stop_before("it was tested")
                 turn.test(name)
             except HostError as error:
-                outcome.error = _hidden(error, host)
+                outcome.error = self._hidden(ending.told(error, self.context, locked=False))
             found.append(outcome)
         session.close()
         return found
 
     def _given_back(self, marker: Marker, good: set[str]) -> Drain:
-        outcome = Drain(marker.host.name)
+        outcome = Drain(marker.host.name, tuple(sorted(good)))
         try:
+            self._stop_before("it was told")
             outcome.labels = tuple(sorted(good & set(marker.look())))
             outcome.changed = marker.mark(undrain=outcome.labels)
         except HostError as error:
-            outcome.error = error
+            outcome.error = self._told(error, marker)
         return outcome
+
+    def _stop_before(self, what: str) -> None:
+        if self.context.stop.is_set():
+            raise Stopped(f"stopped before {what}", "run it again to go on")
+
+    def _told(self, error: HostError, marker: Marker) -> HostError:
+        return ending.told(error, self.context, locked=marker.locked)
+
+    def _hidden(self, error: HostError) -> HostError:
+        """The error without secrets."""
+        for name in ("message", "hint", "command", "stderr"):
+            setattr(error, name, self.hide(getattr(error, name)))
+        return error
+
+    def _say(self, host: Host, kind: str, step: str, text: str) -> None:
+        self.context.listen(Event(host.name, kind, step, self.hide(text)))
 
 
 def _chosen(inventory: Inventory, words: Sequence[str]) -> list[tuple[Host, tuple[str, ...]]]:
@@ -165,11 +221,3 @@ def _chosen(inventory: Inventory, words: Sequence[str]) -> list[tuple[Host, tupl
         for host in hosts.values()
     )
     return [(host, names) for host, names in found if names]
-
-
-def _hidden(error: HostError, host: Host) -> HostError:
-    """The error without secrets."""
-    hide = Mask(host.secrets())
-    for name in ("message", "hint", "command", "stderr"):
-        setattr(error, name, hide(getattr(error, name)))
-    return error

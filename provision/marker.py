@@ -1,14 +1,15 @@
 """The marks of one balancer's upstream, changed while its own configuration may be worked on elsewhere in the run."""
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from provision import evidence, plan, sequence
+from provision import ending, evidence, plan, sequence
 from provision.command import Answer
 from provision.context import Context
-from provision.errors import FactError, HostError, RefusedError
+from provision.errors import FactError, HostError, RefusedError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Mask
 from provision.lease import Lease
@@ -47,9 +48,15 @@ class Marker:
         self._lease = Lease(session, context.run_id, context.dead)
         self._performer = Performer(host.name, session, self._lease, context, self._say)
         self._marking = threading.Lock()  # a mark is a read and a write
+        self._failed: HostError | None = None  # what became of the last mark
         self._own: list[str] = []  # the generations that were made here and are kept, the newest last
         entries = sequence.steps(host, context.inventory)
         self._step = next(entry.step for entry in entries if isinstance(entry.step, Balancing))
+
+    @property
+    def locked(self) -> bool:
+        """Whether the balancer may hold this run's lock."""
+        return self._lease.held
 
     def look(self) -> dict[str, Member]:
         """Who is in the upstream, also while nginx does not run: it may run again any moment. Takes no lock.
@@ -77,7 +84,7 @@ class Marker:
         Raises:
             HostError: it did not come to that.
         """
-        with self._marking, self._named():
+        with self._marking, self._named(), self._noted():
             have = self._locked(back=bool(up))
             if have is None or upstream.FILE not in have["files"]:
                 return False
@@ -124,9 +131,14 @@ class Marker:
                 self._lease.renew()
 
     def finish(self) -> None:
-        """Give the lock back and close the connection."""
+        """Give the lock back and close the connection.
+
+        The lock of a mark that may still be made, because the connection was lost meanwhile, is left to end by itself.
+        """
+        error = self._failed and ending.told(self._failed, self.context, locked=self.locked)
+        said = self._performer.closing(ending.result(error, changed=True), error)
         with contextlib.suppress(HostError):  # the lease ends by itself
-            self._lease.end(self._performer.closing("changed", None))
+            self._lease.end(said, cut_off=isinstance(self._failed, UnreachableError))
         self.session.close()
 
     def _locked(self, *, back: bool) -> State:
@@ -166,7 +178,7 @@ class Marker:
             raise RefusedError(str(error), step=step.id) from error
         if converged(have, want):
             return False
-        change = plan.make_change(Entry(ROLE, step), have, want)
+        change = dataclasses.replace(plan.make_change(Entry(ROLE, step), have, want), reason=step.reason)
         self._say("changing", step.id, change.reason)
         self.touched = True
         command = step.fact().command
@@ -179,6 +191,16 @@ class Marker:
 
     def _say(self, kind: str, step: str = "", text: str = "") -> None:
         self.context.listen(Event(self.host.name, kind, step, self._hide(text)))
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Remember whether a mark failed."""
+        self._failed = None
+        try:
+            yield
+        except HostError as error:
+            self._failed = error
+            raise
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from provision.errors import HostError, InventoryError, ProvisionError
@@ -272,10 +272,7 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
         run_id: the run.
         again: the command that tries again.
     """
-    for outcome in outcomes:
-        if outcome.error is not None:
-            say(f"\n{paint(outcome.host, 'bold')}  {line(outcome.error.step)}")
-            say(indent(error_text(outcome.error)))
+    failures((outcome.host, outcome.error) for outcome in outcomes)
     width = max((len(outcome.host) for outcome in outcomes), default=4)
     say(f"\n{'HOST':{width}}  {'RESULT':11}  {'STEPS':>7}  {'CHANGED':>7}  {'TIME':>7}  WHY")
     for outcome in sorted(outcomes, key=lambda outcome: WORST_FIRST.index(outcome.result)):
@@ -286,9 +283,21 @@ def recap(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:
         why += ", ..." if not outcome.error and len(outcome.changed) > 3 else ""
         say(f"{outcome.host:{width}}  {result}  {steps:>7}  {len(outcome.changed):>7}  {outcome.seconds:6.1f}s  {why}")
     _drained_lines(outcomes)
-    counts = deploy_summary(outcomes)
-    words = ", ".join(f"{count} {result}" for result, count in counts.items() if count and result != "hosts")
-    say(f"{words} of {len(outcomes)} · run {run_id}" + (f" · again: {again}" if again else ""))
+    last_line([outcome.result for outcome in outcomes], run_id, again)
+
+
+def failures(found: Iterable[tuple[str, HostError | None]]) -> None:
+    """Print what failed on which host."""
+    for host, error in found:
+        if error is not None:
+            say(f"\n{paint(host, 'bold')}  {line(error.step)}")
+            say(indent(error_text(error)))
+
+
+def last_line(results: Sequence[str], run_id: str, again: str) -> None:
+    """Print what a run came to, by every host's result, and the command that tries again, if there is one."""
+    words = ", ".join(f"{count} {result}" for result, count in _counts(results).items() if count)
+    say(f"{words} of {len(results)} · run {run_id}" + (f" · again: {again}" if again else ""))
 
 
 def _done(outcome: Outcome) -> int:
@@ -323,9 +332,11 @@ def _deploy_host(outcome: Outcome) -> dict[str, Any]:
 
 def deploy_summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
     """How many hosts came to which result."""
-    results = [outcome.result for outcome in outcomes]
-    names = ("ok", "changed", "failed", "unreachable", "locked", "stopped")
-    return {"hosts": len(results), **{name: results.count(name) for name in names}}
+    return {"hosts": len(outcomes), **_counts([outcome.result for outcome in outcomes])}
+
+
+def _counts(results: Sequence[str]) -> dict[str, int]:
+    return {name: results.count(name) for name in ("ok", "changed", "failed", "unreachable", "locked", "stopped")}
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------

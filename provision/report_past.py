@@ -129,7 +129,19 @@ def difference(made: Made) -> list[str]:
         return ["what it was is not kept on this host any more"]
     if made.have is None or made.want is None:
         return []
-    return [f"{key}: {made.have.get(key)} -> {value}"[:400] for key, value in differing(made.have, made.want)]
+    return [
+        text[:400] for key, value in differing(made.have, made.want) for text in _other(key, made.have.get(key), value)
+    ]
+
+
+def _other(key: str, have: Any, want: Any) -> list[str]:
+    """What is otherwise; of a mapping, such as the files of a configuration, what of it is."""
+    if isinstance(have, Mapping) and isinstance(want, Mapping):
+        names = sorted({*have, *want})
+        return [
+            f"{key} {name}: {have.get(name)} -> {want.get(name)}" for name in names if have.get(name) != want.get(name)
+        ]
+    return [f"{key}: {have} -> {want}"]
 
 
 def story_text(run: str, found: Sequence[tuple[Host, Story | HostError | None]]) -> None:

@@ -220,7 +220,8 @@ class Rolling:
         try:
             yield
         except HostError as error:
-            self.halted = self.halted or f"{name} could not be given back: {error.message}"
+            error.message = f"{name} could not be given back: {error.message}"
+            self.halted = self.halted or error.message
             raise
         finally:
             self.drop(out)

@@ -5,13 +5,13 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from provision import sequence, standing
+from provision import ending, sequence, standing
 from provision.apply import HostRun
 from provision.context import Context, Stopped
-from provision.errors import BugError, HostError, LockedError, RefusedError, UnreachableError
+from provision.errors import BugError, HostError, LockedError, RefusedError
 from provision.events import Event
 from provision.inventory import Host, Inventory
 from provision.plan import NOTHING_CHANGED, HostPlan
@@ -72,16 +72,7 @@ class Outcome:
     @property
     def result(self) -> str:
         """`ok`, `changed`, `failed`, `unreachable`, `locked` or `stopped`."""
-        match self.error:
-            case None:
-                return "changed" if self.changed else "ok"
-            case UnreachableError():
-                return "unreachable"
-            case LockedError():
-                return "locked"
-            case Stopped():
-                return "stopped"
-        return "failed"
+        return ending.result(self.error, changed=bool(self.changed))
 
 
 @dataclass
@@ -202,7 +193,7 @@ class Rollout:
             runs = [member.run for member in self.members]
             made = Readmission(self.context, self.rolling, runs, self._on, self._keeps_marks)
             with ThreadPoolExecutor(1) as pool:  # also while balancers are asked, Ctrl-C stops and does not kill
-                self._await([pool.submit(made.readmit)])
+                ending.await_all([pool.submit(made.readmit)], self.interrupt)
 
     def _prove(self, label: str) -> bool:
         """Have an instance that an earlier run left out prove itself, and give it back; False if it stays out."""
@@ -224,7 +215,7 @@ class Rollout:
 
         chosen = [one for one in self.members if one.run in runs and (one.outcome.error is not None) == failed]
         with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
-            self._await([pool.submit(one, member) for member in chosen])
+            ending.await_all([pool.submit(one, member) for member in chosen], self.interrupt)
 
     def _waves(
         self,
@@ -302,7 +293,7 @@ class Rollout:
         alive.sort(key=lambda member: (member is not canary, member.outcome.host not in waits.values()))
         for batch in self._batches(alive):
             with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
-                self._await([pool.submit(one, member) for member in batch])
+                ending.await_all([pool.submit(one, member) for member in batch], self.interrupt)
             if self.pace.canary and batch[0] is alive[0] and batch[0].outcome.error is not None:
                 self._guard(f"{batch[0].outcome.host}, which went first, failed")
 
@@ -319,20 +310,6 @@ class Rollout:
         self._stopped = self._stopped or why
         self.context.stop.set()
 
-    def _await(self, futures: Sequence[Future[None]]) -> None:
-        """Wait for all of them; the first Ctrl-C asks them to stop, the second cuts the connections."""
-        pressed = 0
-        pending = set(futures)
-        while pending:
-            try:
-                done, pending = wait(pending, timeout=0.5)
-            except KeyboardInterrupt:
-                pressed += 1
-                self.interrupt(now=pressed > 1)
-                continue
-            for future in done:
-                future.result()
-
     @contextlib.contextmanager
     def _caught(self, member: _Member) -> Iterator[None]:
         """Keep a host's error with the host, also one that nobody foresaw: the others go on."""
@@ -346,9 +323,7 @@ class Rollout:
             self._fail(member, BugError(error))
 
     def _fail(self, member: _Member, error: HostError) -> None:
-        cut = self.context.cut.is_set() or (self.context.stop.is_set() and not member.run.locked)
-        if cut and isinstance(error, UnreachableError):
-            error = Stopped("stopped at once: its connection was cut", "run it again to go on", step=error.step)
+        error = ending.told(error, self.context, locked=member.run.locked)
         for name in ("message", "hint", "command", "stderr"):
             setattr(error, name, member.run.hide(getattr(error, name)))
         member.outcome.error = error

@@ -20,7 +20,7 @@ import paramiko
 
 from provision import channels, jobs, script
 from provision.command import Answer, Put, Run
-from provision.connect import open_connection
+from provision.connect import open_connection, said
 from provision.errors import FactError, HostError, UnreachableError
 from provision.inventory import Connection
 
@@ -206,7 +206,7 @@ class Session:
             ) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             self.close()
-            raise UnreachableError(f"the connection was lost: {error}", "run it again") from error
+            raise UnreachableError(f"the connection was lost: {said(error)}", "run it again") from error
 
     @contextlib.contextmanager
     def _channel(self, transport: paramiko.Transport) -> Iterator[paramiko.Channel]:

@@ -1,4 +1,4 @@
-"""The log of a deploy on this machine, and going on with one that did not come to its end."""
+"""The log of a run on this machine, and going on with one that did not come to its end."""
 
 import contextlib
 import dataclasses
@@ -39,13 +39,13 @@ class Logged:
         )
 
     def begin(self) -> None:
-        """Write that it begins. That this cannot be written is said, and is no reason not to deploy."""
+        """Write that it begins. That this cannot be written is said, and is no reason not to begin."""
         from provision import report
 
         try:
             self._logs.write(self._log)
         except OSError as error:
-            report.warn(f"this run cannot be resumed by its id, its log cannot be kept: {error}")
+            report.warn(f"this run's log cannot be kept: if it dies, its locks are waited for ({error})")
 
     def end(self, code: int, outcomes: Sequence[Any]) -> None:
         """Write what came of it.

@@ -342,16 +342,17 @@ def _again(chosen: Chosen, careful: Careful, hosts: Sequence[str]) -> str:
     return shlex.join(["provision", "deploy", *chosen_words(chosen, hosts), *words])
 
 
-def chosen_words(chosen: Chosen, hosts: Sequence[str]) -> list[str]:
+def chosen_words(chosen: Chosen, hosts: Sequence[str] = ()) -> list[str]:
     """What is typed to choose the same again, but for what `-e` set: that may be secret, and is not printed.
 
     Args:
         chosen: what was chosen.
-        hosts: the hosts that it is for now.
+        hosts: the hosts that it is for now; none for those of then.
     """
     from provision.inventory import unsaid
 
-    words = ["-i", chosen.inventory, "-l", ",".join(hosts)]
+    limit = ",".join(hosts or chosen.limit)
+    words = ["-i", chosen.inventory, *(["-l", limit] if limit else [])]
     settings = [unsaid(word) for word in chosen.extra_vars]
     for option, values in (("-e", settings), ("-t", chosen.tags), ("--skip-tags", chosen.skip_tags)):
         words += [word for value in values for word in (option, value)]

@@ -58,6 +58,12 @@ class Marking(Generation):
     undrain: frozenset[str] = frozenset()
     forget: str = ""
 
+    @property
+    def reason(self) -> str:
+        """Who is marked, and how."""
+        said = {"down": self.down, "up": self.up, "drained": self.drain, "drained no longer": self.undrain}
+        return "; ".join(f"{', '.join(sorted(names))} {mark}" for mark, names in said.items() if names)
+
     def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
         """The present files with other marks."""
         found = {name: content for name, content in (have or {}).get("files", {}).items() if name != MARK}

@@ -21,6 +21,7 @@ class Cut:
         lift: undoes it.
         code: the run's exit code; None where nobody is left to give one.
         silent: whether nothing tells the host's peers that it is gone.
+        serves: whether what runs on the host goes on answering.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Cut:
     lift: Callable[[World, str], object]
     code: int | None = 4
     silent: bool = False
+    serves: bool = True
 
 
 CUTS = {
@@ -38,6 +40,7 @@ CUTS = {
             lambda world, host, _: world.fault("cut", "on", host),
             lambda world, host: world.fault("cut", "off", host),
             silent=True,
+            serves=False,
         ),
         Cut(
             "reset",
@@ -53,6 +56,7 @@ CUTS = {
             "powered-off",
             lambda world, host, _: world.fault("power-off", "on", host),
             lambda world, host: world.power_on(host),
+            serves=False,
         ),
         Cut("killed", lambda _world, _host, running: running.kill(), lambda _world, _host: None, code=None),
     )

@@ -7,7 +7,16 @@ from tests.fleet import Done
 LINES, COLUMNS = 45, 1000
 
 
-def one_clear_screen(done: Done, host: str, codes: tuple[int, ...], result: str, step: str = "") -> None:
+def one_clear_screen(
+    done: Done,
+    host: str,
+    codes: tuple[int, ...],
+    result: str,
+    step: str = "",
+    again: str = "",
+    about: str = "",
+    errors: int = 1,
+) -> None:
     """The exit code is right, the host and step are named, with evidence and what to do; no traceback, no flood.
 
     Args:
@@ -16,6 +25,9 @@ def one_clear_screen(done: Done, host: str, codes: tuple[int, ...], result: str,
         codes: the exit codes that are right.
         result: of that host in the recap.
         step: a pattern of the step it failed at; empty where it was none.
+        again: a pattern of the command that goes on; empty for a deploy of that host.
+        about: a pattern of what stands between the host and its result.
+        errors: how many hosts failed by it.
     """
     assert done.code in codes, done
     text = done.out + done.err
@@ -23,11 +35,12 @@ def one_clear_screen(done: Done, host: str, codes: tuple[int, ...], result: str,
     assert "bug of provision" not in text, done
     assert len(done.out.splitlines()) <= LINES, done
     assert max(map(len, done.out.splitlines())) <= COLUMNS, done
-    assert len(re.findall(r"^ *error: ", done.out, re.MULTILINE)) == 1, done
+    assert len(re.findall(r"^ *error: ", done.out, re.MULTILINE)) == errors, done
     assert re.search(rf"^{host}  ({step})$" if step else rf"^{host} *$", done.out, re.MULTILINE), (step, done)
     assert "  -> " in done.out, done
-    assert re.search(rf"again: provision deploy -i \S+ -l {host}\b", done.out), done
-    assert re.search(rf"^{host} +{result.upper()}", done.out, re.MULTILINE), done
+    again = again or rf"deploy -i \S+ -l {host}\b"
+    assert re.search(rf"again: provision {again}", done.out), done
+    assert re.search(rf"^{host} +{about}{result.upper()}", done.out, re.MULTILINE), done
 
 
 def first_error(done: Done) -> str:

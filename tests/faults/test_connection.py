@@ -6,6 +6,7 @@ Cases that follow one another are a class: `make test-faults` gives each class t
 
 import pytest
 
+from tests.faults import moments
 from tests.faults.cuts import CUTS
 from tests.faults.walk import PLACES, cut_there
 
@@ -14,6 +15,8 @@ SAMPLE = "reset: configuration of a balancer, config:balancer"
 
 
 def pytest_generate_tests(metafunc):
+    if not issubclass(metafunc.cls, Cutting):
+        return
     places = [place for place in PLACES if place.story.startswith(metafunc.cls.story)]
     cases = {f"{metafunc.cls.cut}: {place}": place for place in places}
     marks = {SAMPLE: [pytest.mark.sample]}
@@ -65,3 +68,11 @@ class TestPoweredOffInAChange(Cutting):
 
 class TestResetInAConfiguration(Cutting):
     cut, story = "reset", "configuration"
+
+
+class TestOfAnotherCommand:
+    """A rollback, a drain and an undrain, while an instance is taken out, out, and given back."""
+
+    @pytest.mark.parametrize("strike", [pytest.param(one, id=str(one)) for one in moments.STRIKES])
+    def test_cut(self, world, seen, strike):
+        moments.cut_there(world, strike, seen)

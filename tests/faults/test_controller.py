@@ -4,6 +4,7 @@ deploy goes on from there."""
 import pytest
 
 from tests.faults.cuts import CUTS
+from tests.faults.moments import KILLS, killed_there
 from tests.faults.walk import PLACES, cut_there
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
@@ -16,3 +17,11 @@ SAMPLE = "change of a gpu host, image:ollama/ollama:0.33.0"
 @pytest.mark.usefixtures("put_back")
 def test_killed(world, seen, place):
     cut_there(world, place, CUTS["killed"], seen, follow=str(place) == SAMPLE)
+
+
+class TestOfAnotherCommand:
+    """A rollback, a drain and an undrain, while an instance is taken out, out, and given back."""
+
+    @pytest.mark.parametrize("moment", [pytest.param(one, id=str(one)) for one in KILLS])
+    def test_killed(self, world, seen, moment):
+        killed_there(world, moment, seen)

@@ -58,6 +58,7 @@ class Story:
             as_deployed(host)(world)
         # That the balancer leaves out a host on which nothing is yet is right.
         wait_for(lambda: not any(world.changes()[one] for one in others if one != BALANCER))
+        wait_for(lambda: self.host != BALANCER or not self.live or world.answers())
 
 
 def bare(host: str) -> Callable[[World], object]:
@@ -206,7 +207,9 @@ def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool 
     story.prepare(world)
     if place.step == story.steps[0] or place.step not in story.missing(world):
         story.start_over(world)
-    with Watch(world.lab, story.host, balancer=story.host != BALANCER) as watch:
+    serves = cut.serves and story.live
+    asked = serves or story.host != BALANCER
+    with Watch(world.lab, story.host, balancer=asked, streams=cut.serves or not story.live) as watch:
         _strike(world, story, place.step, cut, seen)
         if cut.code is not None:
             world.expire()

@@ -1,6 +1,8 @@
 """Whether those whom a fault does not concern notice anything of it."""
 
 import contextlib
+import itertools
+import json
 import threading
 import time
 import urllib.request
@@ -11,6 +13,7 @@ from provision.lab.lab import Lab
 
 BALANCER = "lb-01"
 MODEL = "deepseek-r1:1.5b"
+STREAMED = 4  # one in so many requests is a streamed answer
 STARTED = """
 command -v docker >/dev/null && systemctl -q is-active docker || exit 0
 ids=$(timeout 5 docker ps -aq) && [ -n "$ids" ] || exit 0
@@ -28,10 +31,19 @@ class Watch:
         hanging: label of an instance that takes requests and never answers. Nobody can tell from outside, so what was
             sent to it is lost until the balancer has it down, and nothing later.
         cable: held while somebody asks, or changes the cable.
+        streams: whether some of the requests are streamed answers: not where the fault takes away an instance that
+            serves, and with it what it streams.
     """
 
     def __init__(
-        self, lab: Lab, victim: str, *, balancer: bool, hanging: str = "", cable: AbstractContextManager | None = None
+        self,
+        lab: Lab,
+        victim: str,
+        *,
+        balancer: bool,
+        hanging: str = "",
+        cable: AbstractContextManager | None = None,
+        streams: bool = False,
     ) -> None:
         self._lab = lab
         self._cable = cable or contextlib.nullcontext()
@@ -39,6 +51,7 @@ class Watch:
         self._out = 0.0
         self._others = [host.name for host in lab.hosts() if host.name not in (victim, BALANCER)]
         self._asked = balancer
+        self._streams = streams
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask_on)] if balancer else []
         self._threads += [threading.Thread(target=self._await_out)] if hanging else []
@@ -84,11 +97,13 @@ class Watch:
 
     def _ask_on(self) -> None:
         begun = time.monotonic()
-        while not self._stop.wait(0.3):
+        for number in itertools.count():
+            if self._stop.wait(0.3):
+                return
             asked, out = time.monotonic(), self._out
             try:
                 with self._cable:
-                    ask(self._lab)
+                    stream(self._lab) if self._streams and number % STREAMED == 0 else ask(self._lab)
                 self.answers += 1
             except (OSError, ValueError) as error:
                 said = f"{asked - begun:.1f} to {time.monotonic() - begun:.1f} s: {error!r}"
@@ -106,6 +121,16 @@ class Watch:
                     time.sleep(2)  # the file is linked, then nginx is told to read it
                     self._out = time.monotonic()
                     return
+
+
+def stream(lab: Lab, timeout: float = 30) -> None:
+    """Ask the balancer for a streamed answer of a second; an error where it does not come to its end."""
+    url = f"http://{lab.host(BALANCER).address}:3008/api/generate"
+    body = json.dumps({"model": MODEL, "prompt": "watch", "options": {"num_predict": 60}}).encode()
+    with urllib.request.urlopen(url, body, timeout=timeout) as answer:
+        *_, last = answer
+        if not json.loads(last).get("done"):
+            raise ValueError("the stream was cut")
 
 
 def ask(lab: Lab, timeout: float = 30) -> None:

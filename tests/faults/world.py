@@ -1,5 +1,6 @@
 """The deployed fleet, and what is done to it."""
 
+import contextlib
 import re
 import subprocess
 import threading
@@ -129,6 +130,11 @@ class World:
         wait_for(read)
         return {host["host"]: [change["step"] for change in host["changes"]] for host in found[0].doc["hosts"]}
 
+    def down(self) -> frozenset[str]:
+        """Labels of the instances that the balancer sends nothing to."""
+        lines = self.sh("cat /etc/provision/nginx/upstream.conf", host=BALANCER).splitlines()
+        return frozenset(line.rpartition("# ")[2] for line in lines if " down;" in line)
+
     def expire(self) -> None:
         """Let the lease of a run that is gone end now: its end is put into the past, so that nobody has to wait."""
         for host in self.lab.hosts():
@@ -150,6 +156,13 @@ class World:
                 paths = self.sh(f"find {LISTED} -type f -path '*[.n]*' 2>/dev/null || :", host=host).splitlines()
                 found += [f"{host}:{one}" for one in paths if TEMPORARY.search(one) and not one.startswith(REFUSED)]
         return found
+
+    def answers(self) -> bool:
+        """Whether the balancer answers."""
+        with contextlib.suppress(OSError):
+            ask(self.lab)
+            return True
+        return False
 
     def nginx_is_good(self) -> None:
         """The configuration that is linked is one that nginx takes, and nginx answers through it."""

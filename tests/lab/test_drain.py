@@ -1,11 +1,15 @@
 """Instances that an operator takes out stay out, whatever happens to anybody, until they are given back."""
 
 import json
+import re
+import signal
 
 import pytest
 
 from provision.lab import faults
+from provision.runs import Logs, default_folder
 from provision.steps import marking
+from tests.faults.running import Running
 
 from .conftest import wait_for
 from .test_rolling import containers, down, replaced, upstream
@@ -98,6 +102,25 @@ def test_draining_is_written_down_and_locked(fleet, lab):
         fleet.provision("lock", "release", "--limit", "lb-01")
     assert refused.code == 6, refused
     assert refused.host("lb-01")["result"] == "locked"
+
+
+def test_ctrl_c_leaves_the_mark_that_is_made_and_gives_the_lock_back(fleet, lab):
+    running = Running(fleet, "drain", "gpu-02", "-v", hold_at=r"^lb-01 +changing +config:balancer")
+    running.until_held()
+    running.signal(signal.SIGINT)
+    running.go()
+    done = running.end()
+    assert done.code == 130, done
+    assert "lb-01  gpu-02/ollama1, gpu-02/ollama2  STOPPED" in done.out
+    again = done.out.partition("again: provision ")[2].split()
+    assert again[:2] == ["drain", "gpu-02"]
+    assert fleet.on("lb-01", "sh", "-c", "cat /run/provision/lock 2>/dev/null || :") == ""
+    log = Logs(default_folder()).find(re.search(r"· run (\S+)", done.out)[1])
+    assert (log.command, log.exit, log.hosts) == ("drain gpu-02", 130, {"lb-01": "stopped"})
+    assert fleet.provision(*again).code == 0
+    assert down(fleet) == HOST
+    shown = fleet.provision("show", log.run)
+    assert "gpu-02/ollama1, gpu-02/ollama2 drained" in shown.out, shown
 
 
 def test_a_connection_that_is_still_being_made_is_waited_for(lab):

@@ -7,6 +7,7 @@ import pytest
 from provision import sequence
 from provision.lab import faults
 from provision.steps import upstream
+from tests.bench.roll.load import Load
 
 from .conftest import Fleet
 
@@ -65,7 +66,10 @@ def test_an_image_there_and_back_without_a_registry(fleet, lab):
         assert planned.doc["of"] == run, "the last one that changed something"
         assert {one["step"] for one in planned.doc["left"]} <= {f"image:{OTHER}"}
         assert inspect(fleet, "gpu-01", "ollama1", ".Config.Image") == OTHER, "only planned"
-        back = rollback(fleet)
+        with Load(fleet.address("lb-01"), 3, 40, "back") as load:
+            back = rollback(fleet)
+        assert load.answers
+        assert load.failed == [], "it rolls like a deploy: nobody notices"
         assert inspect(fleet, "gpu-01", "ollama1", ".Config.Image") != OTHER
         assert "container:ollama2" in back.host("gpu-01")["changed"]
     assert inspect(fleet, "gpu-02", "ollama1", ".State.StartedAt") == before, "the run never was there"

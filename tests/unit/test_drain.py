@@ -1,16 +1,20 @@
 """Draining by hand: which balancers are told what, and what is said when it does not come to that."""
 
+import dataclasses
+import re
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from provision import drain, rolling
+from provision import drain, ending, rolling, runs
 from provision.artifacts import Store
 from provision.cli import execute
-from provision.context import Context
+from provision.context import Context, Stopped
 from provision.drain import Draining
-from provision.errors import CommandError, LockedError, UsageError
+from provision.errors import CommandError, LockedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Inventory, Secret
 from provision.steps.upstream import Drained, Member
 from tests.unit.test_rolling import gpu
@@ -28,20 +32,31 @@ class Fake:
         self.members = {name: Member("10.0.0.1", 3001, down=False) for name in (ONE, TWO)}
         self.drained: dict[str, Drained] = {}
         self.streams = 0
+        self.taken = False
         self.locked = False
+        self.cut = False
+        self.told = lambda: None
+        self.session = SimpleNamespace(close=self.close)
         Fake.made[host.name] = self
 
     def look(self) -> dict[str, Member]:
         return self.members
 
     def mark(self, *, drain: Any = None, undrain: Any = ()) -> bool:
-        if self.locked:
+        if self.taken:
             raise LockedError("locked by them")
+        self.locked = True
+        self.told()
         before = dict(self.drained)
         self.drained = {name: one for name, one in {**before, **(drain or {})}.items() if name not in undrain}
         return self.drained != before
 
+    def close(self) -> None:
+        self.cut = True
+
     def wait(self, addresses: list[str], seconds: float) -> tuple[int, bool]:
+        if self.cut:
+            raise UnreachableError("the connection was lost")
         return self.streams, True
 
     def finish(self) -> None:
@@ -100,7 +115,7 @@ def test_streams_that_go_on_are_told_and_the_mark_stays(make: Any) -> None:
 
 def test_a_balancer_that_somebody_has_does_not_keep_the_other_from_being_told(make: Any) -> None:
     made = make("a/ollama1")
-    Fake.made["lb-1"].locked = True
+    Fake.made["lb-1"].taken = True
     found = made.drain("", 0.0)
     assert [one.error is None for one in found] == [False, True]
     assert drained() == [set(), {ONE}]
@@ -132,6 +147,139 @@ def test_only_who_can_serve_is_given_back(make: Any, monkeypatch: pytest.MonkeyP
         ("lb-2", (TWO,), True),
     ]
     assert drained() == [{ONE}] * 2
+
+
+def press(monkeypatch: pytest.MonkeyPatch, *when: threading.Event) -> None:
+    """Ctrl-C as soon as these have come, one after the other."""
+    left = list(when)
+
+    def wait(pending: Any, timeout: float, really: Any = ending.wait) -> Any:
+        if left and left[0].wait(5):
+            left.pop(0)
+            raise KeyboardInterrupt
+        return really(pending, timeout)
+
+    monkeypatch.setattr(ending, "wait", wait)
+
+
+def test_ctrl_c_stops_before_the_next_balancer_and_says_so(make: Any) -> None:
+    made = make("a/ollama1")
+    Fake.made["lb-1"].told = lambda: made.interrupt(now=False)
+    found = made.drain("", 60.0)
+    assert [(one.host, one.changed, one.result) for one in found] == [
+        ("lb-1", True, "stopped"),
+        ("lb-2", False, "stopped"),
+    ]
+    assert drained() == [{ONE}, set()]
+    assert made.interrupted
+    assert [Fake.made[name].cut for name in ("lb-1", "lb-2")] == [False, True], "what is changed is not cut"
+
+
+def test_ctrl_c_while_streams_are_waited_for_is_told_and_the_mark_stays(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, waiting = make("a/ollama1"), threading.Event()
+    Fake.made["lb-1"].streams = 3
+    made.context = dataclasses.replace(made.context, listen=lambda event: waiting.set())
+    press(monkeypatch, waiting)
+    found = made.drain("", 60.0)
+    assert [one.result for one in found] == ["stopped", "stopped"]
+    assert "nothing new is sent to them" in found[0].error.message
+    assert drained() == [{ONE}] * 2
+
+
+def test_the_second_ctrl_c_cuts_the_connections_at_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, waiting = make("a/ollama1"), threading.Event()
+    fake = Fake.made["lb-1"]
+
+    def wait(addresses: Any, seconds: float) -> tuple[int, bool]:
+        waiting.set()
+        while not fake.cut:
+            made.context.cut.wait(5)
+        raise UnreachableError("the connection was lost")
+
+    monkeypatch.setattr(fake, "wait", wait)
+    press(monkeypatch, waiting, made.context.stop)
+    found = made.drain("", 60.0)
+    assert [one.result for one in found] == ["stopped", "stopped"]
+    assert found[0].error.message == "stopped at once: its connection was cut"
+
+
+def test_ctrl_c_while_an_instance_is_tested_gives_nothing_back(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, closed = make("a"), threading.Event()
+    monkeypatch.setattr(drain.Session, "close", lambda session: closed.set())
+
+    def test(self: Any, name: str) -> None:
+        made.interrupt(now=False)
+        assert closed.is_set(), "the host is only read"
+        raise UnreachableError("the connection was lost")
+
+    monkeypatch.setattr(drain.Turn, "test", test)
+    found = made.undrain()
+    assert [(one.host, one.labels, one.result) for one in found] == [
+        ("a", (ONE,), "stopped"),
+        ("a", (TWO,), "stopped"),
+    ]
+
+
+def test_an_instance_that_was_tested_before_ctrl_c_is_not_given_back_after_it(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("a/ollama1").drain("", 0.0)
+    before = dict(Fake.made["lb-1"].drained)
+    made = make("a/ollama1")
+    for fake in Fake.made.values():
+        fake.drained = dict(before)
+    monkeypatch.setattr(drain.Turn, "test", lambda self, name: made.interrupt(now=False))
+    assert [(one.host, one.labels, one.result) for one in made.undrain()] == [
+        ("lb-1", (ONE,), "stopped"),
+        ("lb-2", (ONE,), "stopped"),
+    ]
+    assert drained() == [{ONE}] * 2
+
+
+INVENTORY = """
+gpu: {hosts: {a: {ansible_host: 10.0.0.1, ollama: {instances: [{gpus: [0]}, {gpus: [1]}]}}}}
+balancer: {hosts: {lb-1: {ansible_host: 10.0.0.5}}}
+all: {vars: {ansible_become_password: hunter2-hunter2}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "said"),
+    [
+        (None, 0, r"lb-1  a/ollama1  drained\n1 changed of 1 · run \S+$"),
+        (LockedError("locked by them"), 6, r"lb-1  a/ollama1  LOCKED"),
+        (Stopped("stopped before it was told"), 130, r"lb-1  a/ollama1  STOPPED"),
+    ],
+)
+def test_a_drain_has_a_log_and_a_recap_whatever_comes_of_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    result: Any,
+    code: int,
+    said: str,
+) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(INVENTORY)
+    begun = []
+
+    def work(draining: Draining, why: str, timeout: float | None) -> list[drain.Drain]:
+        begun.append(runs.Logs(runs.default_folder()).find(draining.context.run_id))
+        draining.interrupted = code == 130
+        return [drain.Drain("lb-1", (ONE,), changed=True, error=result)]
+
+    monkeypatch.setattr(Draining, "drain", work)
+    assert execute(["drain", ONE, "-i", str(path), "-m", "hunter2-hunter2 it is", "--timeout", "1m"]) == code
+    out = capsys.readouterr().out
+    assert re.search(said, out, re.MULTILINE), out
+    again = f"again: provision drain {ONE} -i {path} -m '[secret] it is' --timeout 1m"
+    assert (again in out) is bool(code), out
+    (log,) = begun
+    assert (log.command, log.exit, log.is_dead) == (f"drain {ONE}", None, False)
+    after = runs.Logs(runs.default_folder()).find(log.run)
+    assert (after.exit, dict(after.hosts)) == (code, {"lb-1": out.split()[2].lower() if code else "changed"})
 
 
 @pytest.mark.parametrize("word", ["c", "lb-1", "a/ollama9", ""])

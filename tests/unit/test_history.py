@@ -74,6 +74,12 @@ def test_what_a_run_did_is_told_step_by_step(make, capsys):
     assert "gpu-02" not in said
 
 
+def test_of_a_configuration_the_files_that_differ_are_told():
+    have, want = ({"files": {"nginx.conf": "same", "upstream.conf": now}, "id": now} for now in ("one", "two"))
+    made = past.Made("config:balancer", "balancer", "change", "a/ollama1 drained", have, want, True)
+    assert report_past.difference(made) == ["files upstream.conf: one -> two", "id: one -> two"]
+
+
 def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys):
     nasty = "\x1b[2Jhunter2-and-more\x07"
     made = past.Made(nasty, nasty, nasty, nasty, {nasty: nasty}, {nasty: "x"}, True, nasty, 1, nasty)

@@ -20,7 +20,7 @@ ROWS = [
     {"rolling"},
     {"holding"},
     {"marker"},
-    {"perform", "past"},
+    {"perform", "past", "ending"},
     {"context", "lease", "live"},
     {"journal"},
     {"runs"},

@@ -151,3 +151,16 @@ def test_no_answer_of_ss_is_not_no_stream(tmp_path, program, exit_code, said) ->
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(command.words, input=command.stdin, capture_output=True, check=False, env={"PATH": path})
     assert (done.returncode, done.stdout.decode()) == (exit_code, said)
+
+
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        ({"down": frozenset({TWO, ONE})}, f"{ONE}, {TWO} down"),
+        ({"up": {ONE: Place("", ONE)}}, f"{ONE} up"),
+        ({"drain": {ONE: WHY}}, f"{ONE} drained"),
+        ({"undrain": frozenset({ONE})}, f"{ONE} drained no longer"),
+    ],
+)
+def test_a_mark_says_whose_it_is(marks: dict[str, Any], said: str) -> None:
+    assert Marking(name="balancer", files={}, binary="", status_port=8080, **marks).reason == said

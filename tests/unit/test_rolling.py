@@ -329,6 +329,7 @@ def test_a_balancer_that_dies_meanwhile_keeps_no_other_from_being_told(tmp_path:
     turn.test, turn._out = lambda instance: "", {"a/ollama1": "ollama1"}  # type: ignore[method-assign]
     with pytest.raises(HostError, match="lb-0: lost") as found:
         turn.give_back()
+    assert found.value.message == "a/ollama1 could not be given back: lb-0: lost", "it says what that costs"
     assert not isinstance(found.value, UnreachableError)  # the gpu host was reached
     assert [marker.down for marker in markers] == [{"a/ollama1"}, {"a/ollama1"}, set()]
     assert made.halted == "a/ollama1 could not be given back: lb-0: lost"

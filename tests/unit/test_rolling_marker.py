@@ -10,7 +10,7 @@ from provision import lease, lock, sequence
 from provision.artifacts import Store
 from provision.command import Answer
 from provision.context import Context
-from provision.errors import CommandError, FactError, LockedError
+from provision.errors import CommandError, FactError, LockedError, UnreachableError
 from provision.inventory import Mask, Secret
 from provision.marker import Marker
 from provision.sequence import Entry
@@ -40,6 +40,27 @@ class Fixed:
 
     def batch(self, commands: Any, *, stop: bool) -> list[Answer]:
         return [self.answer] * len(commands)
+
+
+class Asked:
+    """A balancer that says yes, and is lost at some exec.
+
+    Args:
+        lost: its number, from 1.
+    """
+
+    def __init__(self, lost: int = 0) -> None:
+        self.lost = lost
+        self.execs: list[list[Any]] = []
+
+    def batch(self, commands: Any, *, stop: bool) -> list[Answer]:
+        self.execs.append(list(commands))
+        if len(self.execs) == self.lost:
+            raise UnreachableError("the connection was lost")
+        return [Answer(0, b"", b"")] * len(commands)
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 def make(tmp_path: Path, session: Any, monkeypatch: pytest.MonkeyPatch) -> Marker:
@@ -103,3 +124,33 @@ def test_an_error_shows_no_secret_of_the_balancer(tmp_path: Path, monkeypatch: p
     error = found.value
     assert "swordfish" not in f"{error.message} {error.hint} {error.command} {error.stderr}"
     assert error.message.startswith("lb-01: no ")
+
+
+def test_the_lock_of_a_mark_that_may_still_be_made_is_left_to_end_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Asked(lost=1)
+    made = make(tmp_path, session, monkeypatch)
+    with pytest.raises(UnreachableError):
+        made.mark(down=["gpu-01/ollama1"])
+    made.finish()
+    assert len(session.execs) == 1
+
+
+def test_a_mark_that_failed_is_one_in_the_journal_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Asked()
+    made = make(tmp_path, session, monkeypatch)
+    monkeypatch.setattr(made, "_parsed", lambda answer: state(config(fleet())))
+
+    def fail(step: Any, have: Any) -> bool:
+        made._performer.journal.changes.append(step.id)
+        raise CommandError("nginx -t exited 1", step=step.id)
+
+    monkeypatch.setattr(made, "_change", fail)
+    with pytest.raises(CommandError):
+        made.mark(down=["gpu-01/ollama1"])
+    made.finish()
+    ending, released = session.execs[-1]
+    assert b'"record": "failed", "step": "config:balancer"' in ending.stdin
+    assert b'"record": "end", "result": "failed"' in ending.stdin
+    assert released.title == "release the lock"

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision import apply, lock, rollout, standing
+from provision import apply, ending, lock, rollout, standing
 from provision.apply import HostRun
 from provision.artifacts import Store
 from provision.cli.run import _hosts
@@ -347,13 +347,13 @@ def test_ctrl_c_while_what_is_down_is_tested_stops_after_that_one(make, monkeypa
         begun.set()
         assert made.context.stop.wait(5)
 
-    def press(pending, timeout, really=rollout.wait):
+    def press(pending, timeout, really=ending.wait):
         if not made.context.stop.is_set():
             assert begun.wait(5)
             raise KeyboardInterrupt
         return really(pending, timeout)
 
-    monkeypatch.setattr(rollout, "wait", press)
+    monkeypatch.setattr(ending, "wait", press)
     monkeypatch.setattr(member.run.turn, "test", test)
     made._readmit()
     assert tested == ["ollama1"]
@@ -468,12 +468,12 @@ def test_ctrl_c_while_balancers_are_asked_who_is_down_is_a_stop(make, monkeypatc
         assert made.context.stop.wait(5)
         return set()
 
-    def press(pending, timeout, really=rollout.wait):
+    def press(pending, timeout, really=ending.wait):
         if not made.context.stop.is_set():
             raise KeyboardInterrupt
         return really(pending, timeout)
 
     monkeypatch.setattr(made.rolling, "waiting", waiting)
-    monkeypatch.setattr(rollout, "wait", press)
+    monkeypatch.setattr(ending, "wait", press)
     made._readmit()
     assert made.interrupted
