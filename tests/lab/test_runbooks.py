@@ -132,6 +132,23 @@ def as_it_was(operator: Operator) -> None:
     operator.fleet.data = copy.deepcopy(operator.declared)
 
 
+def _held(operator: Operator, seconds: int) -> None:
+    """Somebody else's run has gpu-01, where there is something to do."""
+    text = (
+        "chmod 0644 /opt/provision/lib/docker-notes; umask 077; mkdir -p /run/provision; "
+        'now=$(cut -d. -f1 /proc/uptime); echo "20990101T000000Z-b0b0 $((now + $1)) $now bob@desk" >/run/provision/lock'
+    )
+    operator.fleet.lab.host("gpu-01").run(["sh", "-euc", text, "sh", str(seconds)])
+
+
+def soon_over(operator: Operator) -> None:
+    _held(operator, 12)
+
+
+def dead_for_sure(operator: Operator) -> None:
+    _held(operator, 1000)
+
+
 HANDS: dict[str, Callable[[Operator], None]] = {
     "another image": another_image,
     "the work on gpu-02, and a reboot": reboot,
@@ -143,6 +160,8 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "a deploy whose controller is killed": killed,
     "a deploy that was no good idea": no_good_idea,
     "the inventory as it was": as_it_was,
+    "somebody's run on gpu-01, which will soon be over": soon_over,
+    "somebody's run on gpu-01, which is dead for sure": dead_for_sure,
 }
 
 
