@@ -23,13 +23,15 @@ from provision.steps.listing import Content
 FOLDER = "/var/lib/provision/journal"
 STORE = FILES
 WORSE = ("changed", "stopped", "locked", "unreachable", "failed")  # results, the worst last
-RUNS = 50  # journals that a host keeps, and as many of drains: many of these must not push out the run to roll back
+DRAINS = ("drain", "undrain")  # what they did is undone by each other, and survives a rollback
+RUNS = 50  # journals that a host keeps; of drains as many again, or they would push out what can be rolled back
 DAYS = 90  # and for how long
-KIBIBYTES = 200 * 1024  # with what they keep; the newest, and the newest that is no drain's, stay whatever their size
+BYTES = 64 * 1024 * 1024  # and how many, with what they name
+TOLD = 200  # characters of what was called that the host's own log is told: a drain names its instances
 
-# $1 folder, $2 store, $3 run, $4 what the host's own log is told, or nothing; records and what is to be kept on stdin.
-# Each record is told when it came, by the host's clock and by its uptime and boot, which no clock that is set changes.
-# A line that a full disk cut short must not take the next one with it.
+# $1 folder, $2 store, $3 run; records and what is to be kept on standard input. Each record is told when it came, by
+# the host's clock and by its uptime and boot, which no clock that is set changes. A line that a full disk cut short
+# must not take the next one with it.
 WRITE = r"""
 set -eu
 umask 077
@@ -54,43 +56,55 @@ while IFS= read -r line; do
   esac
 done
 sync -- "$journal"
-[ -z "$4" ] || ! command -v logger >/dev/null || logger -t provision -p user.notice -- "$4" || :
 """
 
-# The same, and what a run that has ended leaves to do. $5 how many journals stay, $6 for how many days, $7 how many
-# kibibytes. What no journal names any more is not kept: a state names the bytes of its files.
-END = (
+# The same, and the host's own log is told: $4 what.
+TELL = (
     WRITE
     + r"""
+! command -v logger >/dev/null || logger -t provision -p user.notice -- "$4" || :
+"""
+)
+
+# The same, and what a run that has ended leaves to do. $5 how many journals stay, and how many of drains, $6 for how
+# many days, $7 how many bytes with all that they keep. The last run that can be rolled back stays, whatever came after
+# it, and so does this one. What no journal names any more is not kept: a state names the bytes of its files.
+END = (
+    TELL
+    + r"""
+most=$5 days=$6 bytes=$7 own=$3.jsonl
 find "$store" -name '.new.*' -mmin +60 -delete
 cd -- "$folder"
-forget() {
-  used=$(mktemp)
-  trap 'rm -f -- "$new" "$used" "$used.states"' EXIT
-  while IFS= read -r name; do rm -f -- "$name"; done
-  cat -- *.jsonl | grep -oE '[0-9a-f]{64}' | sort -u >"$used.states" || :
-  (
-    cd -- "$store"
-    { cat "$used.states"; xargs -r -a "$used.states" grep -shoE '[0-9a-f]{64}' -- || :; } | sort -u >"$used"
-    { ls -1A | grep -vxFf "$used" || :; } | while IFS= read -r name; do rm -f -- "$name"; done
-  )
-  rm -f -- "$used" "$used.states"
-}
-all=$(ls -1 | grep '\.jsonl$' | sort -r)
-drains=$(grep -lsE '"record": "begin".*"command": "(un)?drain[" ]' -- *.jsonl | sort -r || :)
-others=$(printf '%s\n' "$all" | grep -vxF -- "$drains" || :)
+newest() { ls -1 | grep '\.jsonl$' | sort -r; }
+drains=$(grep -lE '"command": "(DRAINS)[ "]' -- *.jsonl) || :
+latest=$(newest | grep -vxF -- "$drains" | head -n 1)
+loose() { grep -vxF -e "$latest" -e "$own"; }
+over() { [ "$(du -scb -- "$folder" "$store" | tail -n 1 | cut -f 1)" -gt "$bytes" ]; }
 old=$(
-  for kind in "$drains" "$others"; do printf '%s\n' "$kind" | tail -n "+$(($5 + 1))"; done
-  find . -name '*.jsonl' -mtime "+$6" -printf '%P\n'
+  {
+    newest | grep -xF -- "$drains" | tail -n "+$((most + 1))"
+    newest | grep -vxF -- "$drains" | tail -n "+$((most + 1))"
+    find . -name '*.jsonl' -mtime "+$days" -printf '%P\n'
+  } | loose
+) || :
+[ -n "$old" ] || over || exit 0
+used=$(mktemp)
+trap 'rm -f -- "$new" "$used" "$used.states"' EXIT
+sweep() (
+  cat -- *.jsonl | grep -oE '[0-9a-f]{64}' | sort -u >"$used.states" || :
+  cd -- "$store"
+  { cat "$used.states"; xargs -r -a "$used.states" grep -shoE '[0-9a-f]{64}' -- || :; } | sort -u >"$used"
+  { ls -1A | grep -vxFf "$used" || :; } | while IFS= read -r name; do rm -f -- "$name"; done
 )
-[ -z "$old" ] || printf '%s\n' "$old" | forget
-while [ "$(du -skc -- "$folder" "$store" | tail -n 1 | cut -f 1)" -gt "$7" ]; do
-  stay=$(printf '%s\n' "$all" | head -n 1; printf '%s\n' "$others" | head -n 1)
-  oldest=$(ls -1 | grep '\.jsonl$' | sort | grep -vxF -- "$stay" | head -n 1)
+[ -z "$old" ] || printf '%s\n' "$old" | while IFS= read -r name; do rm -f -- "$name"; done
+sweep
+while over; do
+  oldest=$(newest | loose | tail -n 1)
   [ -n "$oldest" ] || break
-  printf '%s\n' "$oldest" | forget
+  rm -f -- "$oldest"
+  sweep
 done
-"""
+""".replace("DRAINS", "|".join(DRAINS))
 )
 
 
@@ -113,11 +127,10 @@ class Journal:
     """The worst that has come of it so far: marks may be written on a balancer after its own part has failed."""
 
     def before(self, change: Change) -> Run:
-        """Write that a change comes now, and keep what is needed to undo it."""
+        """Write that a change comes now, and keep what is needed to undo it; tell the host's own log of the first."""
         records: list[Mapping[str, Any]] = []
-        said = ""
-        if not self.changes:
-            said = f"run {self.run} by {lock.who()}: {self.command} begins to change this host"
+        first = not self.changes
+        if first:
             now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
             records.append(
                 {"record": "begin", "run": self.run, "time": now, "who": lock.who(), "command": self.command}
@@ -142,11 +155,12 @@ class Journal:
         self.changes.append(change.step.id)
         self.ended = False
         states = {digest(text): text for text in (have, want) if text is not None}
-        return self._run(WRITE, records, {**known, **states}, said)
+        kept = {**known, **states}
+        return self._run(TELL, records, kept, self._said("begins")) if first else self._run(WRITE, records, kept)
 
     def done(self, step: str) -> Run:
         """Write that a change's commands have ended well; that it cannot be written is no failure of the change."""
-        return self._run(WRITE, [{"record": "done", "step": step}], None, "", ok=())
+        return self._run(WRITE, [{"record": "done", "step": step}], ok=())
 
     def end(self, result: str = "changed", failed: Mapping[str, Any] | None = None) -> Run:
         """Write what came of the run on this host, tell the host's own log, and forget runs of long ago.
@@ -161,8 +175,11 @@ class Journal:
         records: list[Mapping[str, Any]] = [{"record": "failed", **failed}] if failed else []
         records.append({"record": "end", "result": self.result, "changes": count})
         steps = f"{count} step{'s' if count != 1 else ''}"
-        said = f"run {self.run} by {lock.who()}: {self.command}, {steps}, {self.result}"
-        return self._run(END, records, None, said, str(RUNS), str(DAYS), str(KIBIBYTES), ok=())
+        said = self._said(f"{steps}, {self.result}")
+        return self._run(END, records, None, said, str(RUNS), str(DAYS), str(BYTES), ok=())
+
+    def _said(self, what: str) -> str:
+        return f"run {self.run} by {lock.who()}: {self.command:.{TOLD}}, {what}"
 
     def _run(
         self,

@@ -2,8 +2,8 @@
 
 A run's lock is a lease: it expires by itself, counted on the host's own uptime, and ends with the boot, so neither a
 wrong clock nor a killed controller can leave a host locked. A job of the host that still runs holds it too, but against
-other operators only: who started it may come back, and attaches to it. A lock by hand does not expire, and outlives a
-boot: it is there because of what somebody does to the host.
+other operators only: who started it may come back, and attaches to it. A lock by hand does not expire, and outlives
+boots: somebody who works on the machine reboots it.
 """
 
 import functools
@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from provision.command import Answer, Run, sh
 from provision.errors import FactError, HostError, LockedError
@@ -21,35 +22,34 @@ LEASE_SECONDS = 180.0  # at least; renewed with every exec of the run, and while
 RENEW_SECONDS = 60.0  # how often, while a job is followed
 HELD = 75  # EX_TEMPFAIL
 FOLDER = "/run/provision"
-KEPT = "/var/lib/provision"  # where a lock by hand is
+KEPT = "/var/lib/provision/lock"  # a lock by hand
 BY_HAND = "by-hand"  # instead of a run's id, and of the uptime at which a lease ends
 LONGEST_REASON = 200  # characters
 
-# What is there, into run, until, since, who, why, now and busy. $folder is in /run, which is gone at a boot, and times
-# are uptimes there; of a lock by hand, in $kept, `since` and `now` are of the host's clock. The lock is two lines: run,
-# until, since, who; and why.
+# What is there, into run, until, since, who, why, now and busy. $folder is in /run, which is gone at a boot; $kept is
+# not, so what it says of time is the clock's, and the rest is uptime. A lock is two lines: run, until, since, who; and
+# why. One by hand counts however damaged it is: nobody but people may take it away.
 READ = r"""
-now=$(cut -d. -f1 /proc/uptime) busy=no
-there() {
-  run='' until=0 since='' who='' why=''
-  [ ! -s "$1/lock" ] || { read -r run until since who; read -r why; } <"$1/lock" || :
-}
-there "$kept"
-if [ "$until" = by-hand ]; then now=$(date +%s)
-else
-  there "$folder"
+now=$(cut -d. -f1 /proc/uptime)
+lock=$folder/lock
+[ ! -s "$kept" ] || lock=$kept now=$(date +%s)
+run='' until=0 since=$now who='' why='' busy=no
+if [ -s "$lock" ]; then
+  { read -r run until since who; read -r why; } <"$lock" || :
   case $until in '' | *[!0-9]*) until=0 ;; esac
+  case $since in '' | *[!0-9]*) since=$now ;; esac
 fi
-case $since in '' | *[!0-9]*) since=$now ;; esac
+[ "$lock" != "$kept" ] || run=${run:-by-hand} until=by-hand
 for pid in "$folder"/jobs/*/pid; do
   [ -f "$pid" ] && [ ! -f "${pid%pid}rc" ] && kill -0 "$(cat "$pid")" 2>/dev/null && busy=yes
 done
 """
 
-# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 why, $6 runs that are known to be dead, $7 where a
-# lock by hand is.
+# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 runs that are known to be
+# dead. Says where it could not be written.
 ACQUIRE = f"""
-folder=$4 kept=$7
+folder=$4 kept=$5
+failed() {{ rm -f "$lock.new"; printf '%s\\n' "${{lock%/*}}"; exit 1; }}
 umask 077
 mkdir -p -m 0700 "$folder"
 exec 9>"$folder/lock.guard"
@@ -57,7 +57,7 @@ flock 9
 {READ}
 held=no
 if [ "$run" != "$1" ] && [ -n "$run" ]; then
-  case " $6 " in *" $run "*) until=0 who=$2 ;; esac
+  case " $7 " in *" $run "*) until=0 who=$2 ;; esac
   if [ "$until" = {BY_HAND} ] || [ "$until" -gt "$now" ]; then held=yes
   elif [ $busy = yes ] && [ "$who" != "$2" ]; then held=yes
   fi
@@ -66,16 +66,18 @@ if [ $held = yes ]; then
   printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
   exit {HELD}
 fi
-place=$folder until=$3
-case $until in
-  {BY_HAND}) place=$kept now=$(date +%s); mkdir -p "$kept" ;;
-  *) until=$((now + until)) ;;
-esac
-[ "$run" = "$1" ] || since=$now
-{{ printf '%s %s %s %s\\n%s\\n' "$1" "$until" "$since" "$2" "$5" >"$place/lock.new" &&
-  sync -- "$place/lock.new"; }} || {{ rm -f "$place/lock.new"; exit 1; }}
-mv "$place/lock.new" "$place/lock"
-[ "$place" = "$folder" ] || rm -f "$folder/lock"
+if [ "$3" = {BY_HAND} ]; then
+  lock=$kept until=$3
+  [ "$run" = "$1" ] || since=$(date +%s)
+  install -d -m 0700 -- "${{lock%/*}}" || failed
+else
+  until=$((now + $3))
+  [ "$run" = "$1" ] || since=$now
+fi
+printf '%s %s %s %s\\n%s\\n' "$1" "$until" "$since" "$2" "$6" >"$lock.new" || failed
+[ "$until" != {BY_HAND} ] || sync -- "$lock.new" || failed
+mv "$lock.new" "$lock" || failed
+[ "$until" != {BY_HAND} ] || {{ sync -- "${{lock%/*}}"; rm -f "$folder/lock"; }}
 """
 
 # While a job still runs, the lock stays as a lease that is over: see ACQUIRE.
@@ -105,10 +107,10 @@ folder=$1 kept=$2
 """
 
 
-# $1 folder, $2 where a lock by hand is, $3 `yes` to take away what a run holds too. Says what was there.
+# $1 folder, $2 lock by hand, $3 `yes` to take away what a run holds too. Says what was there.
 BREAK = f"""
 folder=$1 kept=$2
-[ -s "$folder/lock" ] || [ -s "$kept/lock" ] || exit 0
+[ -s "$folder/lock" ] || [ -s "$kept" ] || exit 0
 umask 077
 mkdir -p -m 0700 "$folder"
 exec 9>"$folder/lock.guard"
@@ -119,7 +121,7 @@ if [ "$until" != {BY_HAND} ] && [ "$3" != yes ] && {{ [ "$until" -gt "$now" ] ||
   printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
   exit {HELD}
 fi
-rm -f "$folder/lock" "$kept/lock"
+rm -f "$folder/lock" "$kept" || exit
 printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why"
 """
 
@@ -181,16 +183,16 @@ def acquire(run_id: str, seconds: float = 0.0, dead: Sequence[str] = ()) -> Run:
         dead: ids of runs that are known to be dead; theirs is taken at once.
     """
     lease = f"{max(LEASE_SECONDS, seconds + RENEW_SECONDS):.0f}"
-    return sh(ACQUIRE, run_id, who(), lease, FOLDER, "", " ".join(dead), KEPT, title="take the lock")
+    return sh(ACQUIRE, run_id, who(), lease, FOLDER, KEPT, "", " ".join(dead), title="take the lock")
 
 
 def acquire_by_hand(why: str) -> Run:
-    """Take the lock until somebody releases it.
+    """Take the lock until somebody releases it, across boots.
 
     Args:
         why: shown to whoever meets it; one line.
     """
-    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, why, "", KEPT, title="take the lock")
+    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, KEPT, why, "", title="take the lock")
 
 
 def release(run_id: str) -> Run:
@@ -227,12 +229,8 @@ def held(answer: Answer) -> Held | None:
     return _parse(answer.text) if answer.text.strip() else None
 
 
-def checked(answer: Answer, folder: str = FOLDER) -> None:
+def checked(answer: Answer) -> None:
     """Make sure that the lock was taken.
-
-    Args:
-        answer: to `acquire` or `acquire_by_hand`.
-        folder: where it is written; `KEPT` for one by hand.
 
     Raises:
         LockedError: somebody else has it.
@@ -243,8 +241,10 @@ def checked(answer: Answer, folder: str = FOLDER) -> None:
         hint = "ask them; `provision lock release` takes it away" if found.left is None else "wait for that run"
         raise LockedError(f"locked by {found}", hint + ("" if found.left is None else "; the lock expires by itself"))
     if answer.exit:
-        said = f"{folder}: {answer.error}" if answer.error else ""
-        hint = f"is there room in {folder}, and can it be written to?"
+        kept = str(Path(KEPT).parent)
+        place = kept if answer.text.strip() == kept else FOLDER
+        said = f"{place}: {answer.error}" if answer.error else ""
+        hint = f"is there room in {place}, and can it be written to?"
         raise HostError("the lock could not be taken", hint, stderr=said)
 
 
@@ -252,7 +252,7 @@ def _parse(text: str) -> Held:
     first, _, why = text.strip("\n").partition("\n")
     found = re.fullmatch(r"(\S+) (\d+|by-hand) (\d+) (\d+) (yes|no) ?(.*)", first)
     if found is None:
-        raise FactError("the lock is not one of ours", f"look at {FOLDER}/lock and {KEPT}/lock", stderr=text[:300])
+        raise FactError("the lock is not one of ours", f"look at {FOLDER}/lock and {KEPT}", stderr=text[:300])
     run, until, since, now, busy, name = found.groups()
     by_hand = until == BY_HAND
     left = None if by_hand else int(until) - int(now)

@@ -30,7 +30,6 @@ from provision.steps.systemd import Service, Unit
 
 NGINX = ("nginx", "balancer")  # the roles that are nothing without a build of nginx
 FOLLOWING = (Resident, Service, DockerService)  # as they are wanted: what they were, their health was
-DRAINS = ("drain", "undrain")  # what they did is undone by each other, and survives a rollback
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def acquire(message: str, **options: Any) -> int:
         raise UsageError(f"-m takes one line of at most {locks.LONGEST_REASON} characters")
 
     def work(_: "Host", session: "Session") -> Any:
-        locks.checked(session.batch([locks.acquire_by_hand(message)], stop=False)[0], locks.KEPT)
+        locks.checked(session.batch([locks.acquire_by_hand(message)], stop=False)[0])
         return locks.held(session.batch([locks.status()], stop=False)[0])
 
     return _run("lock acquire", options, work)

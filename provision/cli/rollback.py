@@ -72,7 +72,7 @@ def rollback(chosen: Chosen, run: str, check: bool, diff: bool, yes: bool, lock_
 
 def _undoing(chosen: Chosen, run: str) -> Undoing:
     """What is to be put back where, by the hosts' journals."""
-    from provision import rollback, sequence
+    from provision import journal, rollback, sequence
     from provision.cli.history import run_id_of
     from provision.errors import HostError, UsageError
 
@@ -85,7 +85,7 @@ def _undoing(chosen: Chosen, run: str) -> Undoing:
     known = [(host, one) for host, one in stories if one is not None and not isinstance(one, HostError)]
     if not known and not errors:
         raise UsageError(f"none of these hosts knows a run {wanted}", "`provision history` lists them")
-    if any(one.entry.command.partition(" ")[0] in rollback.DRAINS for _, one in known):
+    if any(one.entry.command.partition(" ")[0] in journal.DRAINS for _, one in known):
         raise UsageError(f"run {wanted} is a drain or its end", "`provision undrain` and `provision drain` undo it")
     undos = {}
     for host, one in known:
@@ -112,13 +112,13 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
     Raises:
         UsageError: there is none.
     """
-    from provision import journal, past, rollback
+    from provision import journal, past
     from provision.cli.history import RUN_ID
     from provision.each import each
     from provision.errors import HostError, UsageError
 
     def work(_: "Host", session: Any) -> "list[Entry]":
-        return past.entries(session.batch([past.listed(journal.RUNS)], stop=False)[0])
+        return past.entries(session.batch([past.listed(2 * journal.RUNS)], stop=False)[0])
 
     found = each(hosts, work, chosen.become_password, chosen.forks)
     lost = [host.name for host, one in found if isinstance(one, HostError)]
@@ -127,7 +127,7 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
         for _, one in found
         if not isinstance(one, HostError)
         for entry in one
-        if re.fullmatch(RUN_ID, entry.run) and entry.changes and entry.command.partition(" ")[0] not in rollback.DRAINS
+        if re.fullmatch(RUN_ID, entry.run) and entry.changes and entry.command.partition(" ")[0] not in journal.DRAINS
     }
     if runs and lost:
         said = f"which run was the last to change something is not known without {', '.join(lost)}"

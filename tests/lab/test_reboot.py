@@ -1,4 +1,7 @@
-"""After a boot a host serves again by itself: containers, nginx, models on their cards; what was drained stays out."""
+"""After a boot a host serves again by itself: containers, nginx, models on their cards; what was drained stays out.
+
+And who has it by hand still has it, where a run does not.
+"""
 
 import time
 
@@ -15,18 +18,17 @@ pytestmark = pytest.mark.lab
 
 
 def locks(fleet):
-    """Host -> the run that has its lock; empty for one by hand."""
-    said = fleet.provision("lock", "status", "--json")
-    assert said.code == 0, said
-    return {host["host"]: host["lock"]["run"] for host in said.doc["hosts"] if host["lock"]}
+    """Host -> its lock."""
+    return {host["host"]: host["lock"] for host in fleet.provision("lock", "status", "--json").doc["hosts"]}
 
 
 def test_everything_comes_back_by_itself(fleet, lab):
     assert fleet.provision("drain", "gpu-01/ollama2", "-m", "it hums", "--json").code == 0
-    assert fleet.provision("lock", "acquire", "-m", "a card is replaced", "--limit", "gpu-01", "--json").code == 0
-    killed = lock.acquire("20990101T000000Z-dead")
-    lab.host("gpu-02").run(killed.words, stdin=killed.stdin.decode())
-    assert locks(fleet) == {"gpu-01": "", "gpu-02": "20990101T000000Z-dead"}
+    assert fleet.provision("lock", "acquire", "-m", "another card", "-l", "gpu-02").code == 0
+    lease = lock.acquire("20260101T000000Z-beef", 9000)
+    lab.host("gpu-01").run(lease.words, stdin=lease.stdin.decode())
+    before = locks(fleet)
+    assert before["gpu-01"]["run"] == "20260101T000000Z-beef"
     for host in ("gpu-01", "gpu-02", "lb-01"):
         faults.switch(lab, host, "power-off", on=True)
     for host in ("gpu-01", "gpu-02", "lb-01"):
@@ -35,8 +37,18 @@ def test_everything_comes_back_by_itself(fleet, lab):
     wait_for(lambda: not any(fleet.changes().values()))
     assert down(fleet) == {"gpu-01/ollama2"}
     assert {generate(fleet, time.monotonic())[0] for _ in range(12)} == ALL - {"gpu-01/ollama2"}
-    assert locks(fleet) == {"gpu-01": ""}, "a lock by hand is for what somebody does to the host; a lease ends"
-    assert fleet.provision("lock", "release", "--limit", "gpu-01", "--json").code == 0
+    after = locks(fleet)
+    assert (after["gpu-01"], after["gpu-02"]["who"], after["gpu-02"]["why"]) == (
+        None,
+        before["gpu-02"]["who"],
+        "another card",
+    )
+    fleet.vars.setdefault("docker", {})["log_max_file"] = 5
+    refused = fleet.provision("deploy", "--yes", "--json", "--limit", "gpu-02")
+    assert refused.code == 6, refused
+    assert "another card" in refused.host("gpu-02")["why"]
+    del fleet.vars["docker"]["log_max_file"]
+    assert fleet.provision("lock", "release", "-l", "gpu-02").code == 0
     assert fleet.provision("undrain", "gpu-01/ollama2", "--json").code == 0
     assert fleet.provision("verify", "--json").code == 0
 

@@ -1,4 +1,4 @@
-"""What no unit test may touch: where a host keeps its journal, and where this machine keeps its own."""
+"""What no unit test may touch: where a host keeps its journal and a lock by hand, and this machine its logs."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from provision import journal, lock
 
 @pytest.fixture(autouse=True)
 def kept_apart(tmp_path, monkeypatch):
-    """Journals and logs go to the test's own folder."""
+    """Journals, locks by hand and logs go to the test's own folder."""
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
     monkeypatch.setattr(journal, "STORE", str(tmp_path / "kept"))
-    monkeypatch.setattr(lock, "KEPT", str(tmp_path / "by-hand"))
+    monkeypatch.setattr(lock, "KEPT", str(tmp_path / "by-hand" / "lock"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provision import journal, past
+from provision import journal, lock, past
 from provision.command import run, sh
 from provision.errors import CommandError, UnreachableError
 from provision.plan import Change
@@ -89,6 +89,40 @@ def test_what_failed_is_written_with_its_exit_code(make):
     assert (entry.result, entry.step, entry.changes) == ("failed", "note:a", 1)
 
 
+@pytest.fixture
+def audited(tmp_path, monkeypatch):
+    """Runs a command of the journal; gives what a host's own log was told so far."""
+    (tmp_path / "bin").mkdir()
+    told = tmp_path / "told"
+    (tmp_path / "bin/logger").write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{told}\n')
+    (tmp_path / "bin/logger").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    def ran(command):
+        subprocess.run(command.words, input=command.stdin, check=True, timeout=60)
+        return told.read_text().splitlines() if told.exists() else []
+
+    return ran
+
+
+def test_the_hosts_own_log_is_told_when_a_run_begins_to_change_it_and_when_it_ends(audited, monkeypatch):
+    monkeypatch.setattr(lock, "who", lambda: "alice@desk")
+    written = journal.Journal("run-1", "deploy")
+    first, second = (Change("docker", Note(path), "add", "not there", None, {"text": path}) for path in ("/a", "/b"))
+    begun = "-t provision -p user.notice -- run run-1 by alice@desk: deploy, begins"
+    assert audited(written.before(first)) == [begun], "it may be killed before its end"
+    assert audited(written.done("note:a")) == [begun]
+    assert audited(written.before(second)) == [begun]
+    assert audited(written.end()) == [begun, begun.replace("begins", "2 steps, changed")]
+
+
+def test_what_the_hosts_own_log_is_told_of_a_long_command_is_short(audited):
+    written = journal.Journal("run-1", f"drain {' '.join(f'gpu-{number:03}' for number in range(200))}")
+    [line] = audited(written.before(Change("balancer", Note("/a"), "add", "not there", None, {"text": "x"})))
+    assert "drain gpu-000 gpu-001" in line
+    assert len(line) < 400
+
+
 def test_a_run_that_was_killed_in_a_step_is_unfinished_and_says_in_which(make):
     class Dying(LocalSession):
         """The connection ends with the step's first command."""
@@ -157,28 +191,66 @@ def test_journals_are_bounded_in_number_and_age_and_with_them_what_they_keep(mak
     assert [entry.run for entry in entries()] == ["run-5", "run-4", "run-3"]
 
 
-def test_many_drains_push_no_other_run_out(make, monkeypatch):
+def wrote(run_id, command="deploy", size=10):
+    """One change of a run, of which so many bytes are kept."""
+    written = journal.Journal(run_id, command)
+    before = {"text": f"{run_id} {'x' * size}"}
+    change = Change("docker", Note("/a"), "change", "differs", before, {"text": "wanted"})
+    answers = LocalSession().batch([written.before(change), written.done("note:a"), written.end()], stop=False)
+    assert [answer.exit for answer in answers] == [0, 0, 0], answers
+
+
+def test_drains_push_no_other_run_out_nor_are_they_kept_for_ever(monkeypatch):
     monkeypatch.setattr(journal, "RUNS", 2)
-    commands = ["deploy", "drain a/b", "undrain a/b", "drain a", "deploy"]
-    for number, command in enumerate(commands):
-        (make.folder / "a").write_text(f"before {number}")
-        host = make(note(make), run_id=f"run-{number}")
-        host._performer.journal.command = command
-        host.deploy(ROLES)
-    assert [entry.run for entry in entries()] == ["run-4", "run-3", "run-2", "run-0"]
+    for number in range(3):
+        wrote(f"run-0{number}")
+    for number in range(10, 15):
+        wrote(f"run-{number}", "drain gpu-01" if number % 2 else "undrain gpu-01")
+    assert [entry.run for entry in entries()] == ["run-14", "run-13", "run-02", "run-01"]
+    assert story("run-02").made[0].known
+    wrote("run-20", 'rollback "drain"')
+    assert [entry.run for entry in entries()] == ["run-20", "run-14", "run-13", "run-02"]
 
 
-def test_what_is_kept_is_bounded_in_bytes_and_the_newest_stays_all_the_same(make, monkeypatch):
-    monkeypatch.setattr(journal, "KIBIBYTES", 2500)
-    for number in range(4):
-        (make.folder / "a").write_text(f"{number}" * 1_000_000)
-        make(note(make), run_id=f"run-{number}").deploy(ROLES)
-    assert [entry.run for entry in entries()] == ["run-3", "run-2"]
-    monkeypatch.setattr(journal, "KIBIBYTES", 1)
-    (make.folder / "a").write_text("x" * 1_000_000)
-    make(note(make), run_id="run-4").deploy(ROLES)
-    assert [entry.run for entry in entries()] == ["run-4"]
-    assert sum(path.stat().st_size for path in Path(journal.STORE).iterdir()) > 1_000_000
+def kept_bytes():
+    return sum(path.stat().st_size for place in (journal.FOLDER, journal.STORE) for path in Path(place).iterdir())
+
+
+def test_journals_are_bounded_in_bytes_with_all_that_they_keep(monkeypatch):
+    monkeypatch.setattr(journal, "BYTES", 60_000)
+    for number in range(8):
+        wrote(f"run-{number}", size=15_000)
+    assert kept_bytes() < 60_000
+    kept = [entry.run for entry in entries()]
+    assert kept == ["run-7", "run-6", "run-5"]
+    assert all(story(run).made[0].known for run in kept)
+
+
+def test_what_nobody_names_goes_before_a_run_does(monkeypatch):
+    monkeypatch.setattr(journal, "BYTES", 60_000)
+    wrote("run-1")
+    (Path(journal.STORE) / ("b" * 64)).write_text("nobody's" * 10_000)
+    wrote("run-2")
+    assert [entry.run for entry in entries()] == ["run-2", "run-1"]
+    assert kept_bytes() < 60_000
+
+
+def test_the_last_run_that_can_be_rolled_back_is_never_pushed_out(monkeypatch):
+    monkeypatch.setattr(journal, "BYTES", 60_000)
+    wrote("run-1", size=100)
+    wrote("run-2", size=100_000)
+    wrote("run-3", "drain gpu-01")
+    os.utime(Path(journal.FOLDER) / "run-2.jsonl", (0, 0))
+    wrote("run-4", "undrain gpu-01")
+    assert [entry.run for entry in entries()] == ["run-4", "run-2"], "too large and too old"
+    assert story("run-2").made[0].known
+
+
+def test_a_run_that_goes_on_after_newer_ones_does_not_push_itself_out(monkeypatch):
+    monkeypatch.setattr(journal, "RUNS", 1)
+    wrote("run-2")
+    wrote("run-1")
+    assert [entry.run for entry in entries()] == ["run-2", "run-1"]
 
 
 def test_what_a_kept_state_names_is_kept_with_it(make, monkeypatch):

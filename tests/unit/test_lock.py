@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -94,36 +95,90 @@ def test_a_lock_by_hand_does_not_expire_and_says_why(by, folder):
     assert status() is None
 
 
-def test_a_lock_by_hand_outlives_a_boot_and_a_lease_does_not(by, folder, tmp_path):
-    lock.checked(ran(lock.acquire("run-1")))
-    shutil.rmtree(folder)
+def test_a_boot_ends_a_lease_and_no_lock_by_hand(by, folder):
+    lock.checked(ran(lock.acquire("run-1", 9000)))
+    shutil.rmtree(folder)  # as /run is after a boot
     assert status() is None
-    lock.checked(ran(lock.acquire_by_hand("new card")))
+    lock.checked(ran(lock.acquire_by_hand("another card")))
+    kept = Path(lock.KEPT)
+    assert [path.stat().st_mode & 0o777 for path in (kept.parent, kept)] == [0o700, 0o600]
     shutil.rmtree(folder)
-    assert 0 <= status().seconds < 60
-    with pytest.raises(LockedError, match="new card"):
-        lock.checked(ran(lock.acquire("run-1")))
+    found = status()
+    assert (found.who, found.why, found.left) == (ALICE, "another card", None)
+    assert 0 <= found.seconds < 60
+    assert not folder.exists(), "looking writes nothing"
+    with pytest.raises(LockedError, match=r"alice@desk by hand for .*: another card"):
+        lock.checked(ran(lock.acquire("run-2")))
     shutil.rmtree(folder)
-    assert (tmp_path / "by-hand/lock").stat().st_mode & 0o777 == 0o600
-    assert lock.held(ran(lock.take_away(force=False))).why == "new card"
+    assert lock.held(ran(lock.take_away(force=False))).why == "another card"
     assert status() is None
+    assert list(kept.parent.iterdir()) == []
 
 
-def test_a_lock_by_hand_that_is_garbage_keeps_nobody_off(by, tmp_path):
-    (tmp_path / "by-hand").mkdir()
-    (tmp_path / "by-hand/lock").write_text("garbage\n")
-    lock.checked(ran(lock.acquire("run-1")))
-    assert status().run == "run-1"
-    ran(lock.release("run-1"))
-    assert status() is None
+def test_who_has_it_by_hand_may_say_another_reason_and_has_it_since_then(by, monkeypatch):
+    lock.checked(ran(lock.acquire_by_hand("another card")))
+    kept = Path(lock.KEPT)
+    first = kept.read_text().split()[2]
+    kept.write_text(kept.read_text().replace(first, str(int(first) - 7000)))
+    lock.checked(ran(lock.acquire_by_hand("two more cards")))
+    assert (status().why, status().seconds >= 7000) == ("two more cards", True)
 
 
-def test_what_a_lock_by_hand_replaces_is_gone_with_it(by, monkeypatch):
+def test_a_lock_by_hand_takes_the_place_of_a_lease_that_ended(by, monkeypatch):
     monkeypatch.setattr(lock, "LEASE_SECONDS", -5.0)
     monkeypatch.setattr(lock, "RENEW_SECONDS", -5.0)
     lock.checked(ran(lock.acquire("run-1")))
-    lock.checked(ran(lock.acquire_by_hand("mine")))
-    assert lock.held(ran(lock.take_away(force=False))).why == "mine"
+    by(BOB)
+    lock.checked(ran(lock.acquire_by_hand("another card")))
+    ran(lock.release("run-1"))
+    assert status().who == BOB
+    ran(lock.take_away(force=False))
+    assert status() is None
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_was_set_does_not_end_a_lock_by_hand(by, days):
+    lock.checked(ran(lock.acquire_by_hand("another card")))
+    kept = Path(lock.KEPT)
+    since = kept.read_text().split()[2]
+    kept.write_text(kept.read_text().replace(since, str(int(since) - days * 86400)))
+    assert status().seconds // 3600 == max(0, 24 * days)
+    with pytest.raises(LockedError, match="another card"):
+        lock.checked(ran(lock.acquire("run-1")))
+
+
+@pytest.mark.parametrize("text", ["\n\n", "garbage", "a b c d\n", "by-hand-x by-hand", "\0\0\0\0"])
+def test_a_lock_by_hand_that_is_damaged_is_held_until_it_is_taken_away(by, text):
+    kept = Path(lock.KEPT)
+    kept.parent.mkdir()
+    kept.write_text(text)
+    assert status().left is None
+    with pytest.raises(LockedError, match="by hand"):
+        lock.checked(ran(lock.acquire("run-1")))
+    ran(lock.take_away(force=False))
+    lock.checked(ran(lock.acquire("run-1")))
+    assert status().run == "run-1"
+
+
+def test_where_there_is_no_room_for_a_lock_by_hand_that_place_is_named_and_nothing_is_left(by):
+    kept = Path(lock.KEPT)
+    kept.parent.mkdir()
+    kept.with_name("lock.new").symlink_to("/dev/full")
+    with pytest.raises(HostError, match="could not be taken") as caught:
+        lock.checked(ran(lock.acquire_by_hand("another card")))
+    assert f"is there room in {kept.parent}," in caught.value.hint
+    assert str(kept.parent) in caught.value.stderr
+    assert list(kept.parent.iterdir()) == []
+    assert status() is None
+    lock.checked(ran(lock.acquire("run-1")))
+
+
+def test_where_there_is_no_room_for_a_lease_that_place_is_named(folder):
+    folder.mkdir()
+    (folder / "lock.new").symlink_to("/dev/full")
+    with pytest.raises(HostError) as caught:
+        lock.checked(ran(lock.acquire("run-1")))
+    assert f"is there room in {folder}," in caught.value.hint
     assert status() is None
 
 
@@ -157,8 +212,12 @@ def test_an_answer_that_is_no_lock_is_an_error():
         lock.held(Answer(0, b"something else\n", b""))
 
 
-def test_two_at_once_one_has_it(by):
-    commands = [lock.acquire(f"run-{number}") for number in range(6)]
+@pytest.mark.parametrize("by_hand", [False, True], ids=["runs", "operators"])
+def test_two_at_once_one_has_it(by, by_hand):
+    commands = []
+    for number in range(6):
+        by(f"op{number}@desk")
+        commands.append(lock.acquire_by_hand("mine") if by_hand else lock.acquire(f"run-{number}"))
     processes = [
         subprocess.Popen(one.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for one in commands

@@ -53,6 +53,13 @@ def test_it_is_the_newest_run_that_was_no_drain(path, capsys):
     assert {one["host"] for one in document["left"]} == {"gpu-01", "lb-01"}
 
 
+def test_it_is_found_behind_as_many_drains_as_a_host_keeps(path, capsys):
+    begun(OLD, "deploy")
+    for number in range(journal.RUNS):
+        begun(f"20261123T0911{number:02}Z-0002", "undrain gpu-01" if number % 2 else "drain gpu-01")
+    assert rollback(path, capsys)[1]["of"] == OLD
+
+
 def test_a_drain_is_undone_by_its_own_command(path, capsys):
     begun(DRAIN, "drain gpu-01")
     code, _, said = rollback(path, capsys, DRAIN)
