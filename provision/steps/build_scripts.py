@@ -27,7 +27,12 @@ install -d -m 0755 -- "$root"
 work=$root/.new.$$.work out=$root/.new.$$.out
 rm -rf -- "$work" "$out"
 mkdir -- "$work" "$out"
-trap 'rm -rf -- "$work" "$out"' EXIT
+leave() { # of a full disk curl says only that it cannot write
+  free=$(df -Pk -- "$root" | awk 'NR==2{print int($4/1024)}')
+  if [ "$1" != 0 ] && [ "$free" -lt 8 ]; then echo "full disk: $root has $free MB left" >&2; fi
+  rm -rf -- "$work" "$out"
+}
+trap 'leave $?' EXIT
 trap 'exit 129' HUP INT TERM
 chmod 0700 "$work"
 chown "$builder:$builder" "$work"

@@ -1,10 +1,10 @@
 """Units of ours, our drop-ins for the units of others, services, and the finder of our units."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from provision.command import Command, run, sh
+from provision.command import Command, Put, run, sh
 from provision.steps import units
 from provision.steps.base import Answer, Check, Fact, Owned, State, Step, differing
 from provision.steps.facts import HostFacts
@@ -12,6 +12,25 @@ from provision.steps.file import change_file, diff_file
 from provision.steps.listing import Content
 
 RELOAD = run("systemctl", "daemon-reload")
+# $1 unit, $2 path of its file or of a drop-in, $3 the new file, $4 folder of units. Before the new file is put in place
+# systemd reads it and nothing else: it is added to a service of our own, dependencies and programs may come later.
+PLACE = r"""
+work=$(mktemp -d)
+trap 'rm -rf -- "$work" "$3"' EXIT
+file=$work/${2#"$4/"}
+if [ "$file" != "$work/$1" ]; then
+  mkdir -- "${file%/*}"
+  printf '[Service]\nExecStart=/bin/true\n' >"$work/$1"
+fi
+cp -- "$3" "$file"
+SYSTEMD_UNIT_PATH=$work SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=warning \
+  systemd-analyze verify --man=no "$work/$1" >"$work/said" 2>&1 </dev/null || :
+if grep -E "^($file:|Unit $1 |$1: (.* Refusing|Command [^/].* is not executable))" "$work/said" >"$work/wrong"; then
+  sed "s|^$file:|$2:|" "$work/wrong" >&2
+  exit 1
+fi
+mv -fT -- "$3" "$2"
+"""
 # Of what does not start systemctl says no more than where to look.
 START = """
 systemctl start -- "$1" || { code=$?; systemctl status --no-pager --full --lines=15 -- "$1" >&2 || :; exit $code; }
@@ -62,7 +81,16 @@ class Unit(Step):
             return [*self._stop(), *change_file(self.path, _as_file(have), None), RELOAD]
         stale = [key for key, _ in differing(have, want) if key != "loaded"]
         written = change_file(self.path, _as_file(have), _as_file(want)) if stale else []
-        return [*written, RELOAD]
+        return [*(command for one in written for command in self._checked(one)), RELOAD]
+
+    def _checked(self, command: Command) -> list[Command]:
+        """What is written is written beside the file, and checked before it is put in place."""
+        if not isinstance(command, Put):
+            return [command]
+        folder, _, file = self.path.rpartition("/")
+        new = f"{folder}/.{file}.provision-new"  # hidden: what is left of it after a crash is no unit
+        words = (self.name, self.path, new, units.DIRECTORY)
+        return [replace(command, path=new), sh(PLACE, *words, title=f"check {new} and put it in place")]
 
     def _stop(self) -> list[Command]:
         return [
@@ -100,7 +128,7 @@ class DropIn(Unit):
     """Our addition to a unit of somebody else: `NAME.d/provision.conf`.
 
     Args:
-        name: the unit, such as `docker.service`. It may not be there yet.
+        name: the service, such as `docker.service`. It may not be there yet.
         content: the file.
     """
 

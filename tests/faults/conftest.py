@@ -40,8 +40,11 @@ def seen(request):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    noted = item.stash.get(SEEN, Seen())
+    if report.when == "call" and report.passed and not (noted.code and noted.again):
+        report.outcome, report.longrepr = "failed", "the case notes nothing for its row of the page"
     if RECORD and (report.when == "call" or report.failed):
-        _record(item, report, item.stash.get(SEEN, Seen()))
+        _record(item, report, noted)
     return report
 
 

@@ -129,3 +129,18 @@ def test_apt_that_is_released_in_time_is_waited_for_and_that_is_said(world, seen
     assert len(re.findall(r"waiting: apt is locked by process \d+ \(.*python3 /root/holder.py", done.err)) == 1
     assert "packages:nvidia_toolkit" in done.err
     seen.second(world)
+
+
+def test_an_installation_that_broke_off_is_finished_and_that_is_said(world, seen):
+    no_package(world)
+    world.sh(
+        "cd /tmp; apt-get -qq download libnvidia-container-tools >/dev/null 2>&1;"
+        " dpkg --unpack ./libnvidia-container-tools_*.deb >/dev/null 2>&1; rm ./libnvidia-container-tools_*.deb"
+    )
+    assert "libnvidia-container-tools" in world.sh("dpkg --audit")
+    done = world.fleet.provision("deploy", "--yes", "-v", "--tags", "nvidia_toolkit", "--limit", BAD)
+    seen.first(done)
+    assert done.code == 0, done
+    assert "finishing an installation that was interrupted" in done.err
+    assert world.sh("dpkg --audit") == ""
+    seen.second(world)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from provision.steps.generation import GENERATIONS
 from tests.faults.case import Case, both, params, play
 from tests.faults.common import (
     TOOLKIT,
@@ -27,8 +28,8 @@ ROOT = ("/etc/docker", *BALANCERS)
 MORE = "nomic-embed-text:latest"
 
 
-def full(*paths, host="gpu-02"):
-    return lambda world: [world.full(path, host) for path in paths]
+def full(*paths, host="gpu-02", room=0):
+    return lambda world: [world.full(path, host, room) for path in paths]
 
 
 def roomy(*paths, host="gpu-02"):
@@ -45,6 +46,27 @@ def large_models(world):
     world.sh("mount -o remount,size=512m /srv/models")
 
 
+def docker_apart(world):
+    """Docker's directory is a file system of its own; its containers run again."""
+    world.sh(
+        "systemctl stop docker.socket docker.service; mkdir -p /mnt; mount -t tmpfs -o size=256m,mode=710 tmpfs /mnt;"
+        " cp -a /var/lib/docker/. /mnt; mount --bind /mnt /var/lib/docker; umount /mnt; systemctl start docker;"
+        " for _ in $(seq 60); do curl -fs -m 1 -o /dev/null http://127.0.0.1:3001/api/version && break; sleep 0.5; done"
+    )
+
+
+def docker_full(world):
+    world.sh(
+        "! head -c 1G /dev/zero 2>/dev/null >/var/lib/docker/filler;"
+        " if echo x 2>/dev/null >/var/lib/docker/x; then exit 1; fi; rm /var/lib/docker/x"
+    )
+
+
+def docker_roomy(world):
+    world.sh("rm -f /var/lib/docker/filler")
+
+
+BUILD = {"step": "build:nginx", "at": "build:nginx", "ready": new_build, "host": BALANCER}
 CASES = {
     "root, before a key of daemon.json is written": Case(
         both(one_key, full(*ROOT)), (NO_ROOM,), both(roomy(*ROOT), key_back), r"\S+"
@@ -90,6 +112,27 @@ CASES = {
         ready=new_build,
         host=BALANCER,
     ),
+    "/opt, before nginx is built": Case(
+        full("/opt", host=BALANCER),
+        ("compile nginx \\S+ exited 23", "full disk: /opt/provision/nginx has 0 MB left"),
+        both(roomy("/opt", host=BALANCER), old_build),
+        **BUILD,
+    ),
+    "/opt, while nginx is compiled": Case(
+        full("/opt", host=BALANCER, room=16000),
+        ("compile nginx", NO_ROOM),
+        both(roomy("/opt", host=BALANCER), old_build),
+        **BUILD,
+    ),
+    "where generations are, while one is written": Case(
+        full(GENERATIONS, host=BALANCER, room=8),
+        (rf"write {GENERATIONS}/\.new/\S+ .* exited 1", NO_ROOM),
+        both(roomy(GENERATIONS, host=BALANCER), old_queue),
+        "config:balancer",
+        at="config:balancer",
+        ready=new_queue,
+        host=BALANCER,
+    ),
     "our state": Case(
         both(one_key, full("/var/lib/provision")),
         (NO_ROOM,),
@@ -127,19 +170,30 @@ CASES = {
         roomy("/var/cache/apt/archives"),
         TOOLKIT,
     ),
-    "/var/lib/docker, before an image is pulled": Case(
+    "/var/lib/docker/tmp, before an image is pulled": Case(
         both(new_image, full("/var/lib/docker/tmp")),
         (NO_ROOM,),
         both(roomy("/var/lib/docker/tmp"), old_image),
         "image:ollama/ollama:0.33.0",
     ),
     "/var/lib/docker, while an image is pulled": Case(
-        full("/var/lib/docker/tmp"),
+        docker_full,
         (NO_ROOM,),
-        both(roomy("/var/lib/docker/tmp"), old_image),
+        both(docker_roomy, old_image),
         "image:ollama/ollama:0.33.0",
         at="image:ollama/ollama:0.33.0",
-        ready=new_image,
+        ready=both(docker_apart, new_image),
+        put_back=True,
+    ),
+    "/var/lib/docker, while a container is made": Case(
+        docker_full,
+        ("ollama1", NO_ROOM),
+        both(docker_roomy, container_back),
+        "container:ollama1",
+        at="container:ollama1",
+        ready=both(docker_apart, one_container),
+        put_back=True,
+        stops=True,
     ),
     "the models folder": Case(
         small_models,
@@ -167,6 +221,6 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", params(CASES, "root, while a key of daemon.json is written"))
+@pytest.mark.parametrize("case", params(CASES, "where generations are, while one is written"))
 def test_no_room(world, seen, case):
     play(world, case, seen)

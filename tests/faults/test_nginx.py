@@ -49,9 +49,12 @@ CASES = {
     "the site renders as what nginx takes and cannot load": garbage(
         "balancer/site.conf.j2", "server { listen 198.51.100.7:3008; }\n", says=("198.51.100.7|did not load|refused",)
     ),
-    # Nobody looks at it before nginx is started the next time; the second deploy puts it right.
     "nginx's unit renders as garbage": garbage(
-        "nginx/provision-nginx.service.j2", "[Service]\nExecStart=nothing\n", code=0, step=""
+        "nginx/provision-nginx.service.j2",
+        "[Service]\nExecStart=nothing\n",
+        step="unit:provision-nginx.service",
+        says=("provision-nginx.service: Command nothing is not executable",),
+        leaves=(),
     ),
     "a package source renders as garbage": garbage(
         "nvidia_toolkit/nvidia_toolkit.sources.j2",

@@ -68,14 +68,15 @@ class World:
         """As `provision lab fault`."""
         faults.switch(self.lab, target, name, on=state == "on", value=value)
 
-    def full(self, path: str, host: str = BAD) -> None:
-        """What is at this path stays there, on a file system of its own that has not a byte left."""
+    def full(self, path: str, host: str = BAD, room: int = 0) -> None:
+        """What is at this path stays there, on a file system of its own that has `room` kB left and not a byte more."""
         self.sh(
             'mkdir -p /mnt "$1"; mount -t tmpfs -o mode=$(stat -c %a "$1") tmpfs /mnt; cp -a "$1/." /mnt;'
             ' used=$(df -k --output=used /mnt | tail -n 1); [ "$used" -gt 0 ] || { echo >/mnt/.one-page; used=4; };'
-            ' mount -o remount,size=$((used))k /mnt; mount --bind /mnt "$1"; umount /mnt;'
-            ' if echo x 2>/dev/null >"$1/x"; then exit 1; fi; rm "$1/x"',
+            ' mount -o remount,size=$((used + $2))k /mnt; mount --bind /mnt "$1"; umount /mnt;'
+            ' if [ "$2" = 0 ]; then if echo x 2>/dev/null >"$1/x"; then exit 1; fi; rm "$1/x"; fi',
             path,
+            str(room),
             host=host,
         )
 

@@ -190,7 +190,7 @@ def test_two_labs_side_by_side_with_a_delay(lab):
         assert host.address != lab.host("gpu-01").address
         started = time.monotonic()
         socket.create_connection((host.address, 22), timeout=5).close()
-        assert 0.019 < time.monotonic() - started < 0.06
+        assert time.monotonic() - started > 0.019
         assert ssh(lab, "true").returncode == ssh(other, "true").returncode == 0
         make_the_image_at_once(lab, other)
     finally:

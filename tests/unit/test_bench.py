@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.bench import page
+from tests.bench.balancer.client import Answer
 from tests.bench.measure import measured
 from tests.bench.peers.results import CHANGE, NOOP, Record, Results
 from tests.bench.peers.tools import ANSIBLE_QUIET, PYINFRA_QUIET
+from tests.bench.roll.__main__ import Phase, served_then
 
 RECAP = "PLAY RECAP ***\ngpu-01 : ok=11   changed={}    unreachable={}    failed={}    skipped=2\n"
 
@@ -86,3 +88,29 @@ def test_a_bench_that_was_broken_off_goes_on(results, tmp_path):
     assert again.records == results.records
     assert not again.of(CHANGE, (1, 0.0), "floor")
     assert not Results(tmp_path / "results.jsonl", resume=False).records
+
+
+VICTIM, KILLED = "gpu-01/ollama1", 5.0
+
+
+@pytest.mark.parametrize(
+    ("answers", "wrong"),
+    [
+        ([Answer("well", 1.0)], ""),
+        ([], "nothing was answered"),
+        ([Answer("well", 1.0), Answer("failed", 2.0, "502")], "502 of nobody"),
+        ([Answer("well", 1.0), Answer("cut", 2.0, "cut", "gpu-02/ollama1")], "cut of gpu-02/ollama1"),
+        ([Answer("well", 1.0), Answer("served", 4.9, "cut", VICTIM)], ""),
+        ([Answer("well", 1.0), Answer("later", 5.1, "cut", VICTIM)], f"cut of {VICTIM}"),
+        ([Answer("well", 1.0), Answer("queued", 4.9, "502", VICTIM)], ""),
+        ([Answer("well", 1.0), Answer("retried", 4.9, "502", "gpu-02/ollama1")], "502 of gpu-02/ollama1"),
+        ([Answer("served", 4.9, "cut", VICTIM)], "nothing was answered"),
+    ],
+)
+def test_of_what_clients_see_of_a_kill_only_what_the_victim_was_serving_is_excused(answers, wrong):
+    phase = Phase("x", 1.0, answers, served_then(answers, VICTIM, KILLED))
+    assert phase.wrong == (wrong and f"x: {wrong}")
+
+
+def test_nothing_is_excused_of_a_roll():
+    assert Phase("x", 1.0, [Answer("well", 1.0), Answer("cut", 2.0, "cut", VICTIM)]).wrong == f"x: cut of {VICTIM}"

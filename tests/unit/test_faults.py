@@ -1,6 +1,9 @@
 """The fault suite, its page and `make test` are in step."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,13 @@ def test_every_class_is_a_file_and_stands_in_the_page():
     files = {path.stem.removeprefix("test_") for path in FOLDER.glob("test_*.py")}
     assert files == page.CLASSES.keys()
     assert re.findall(r"^<!-- faults (\w+) -->$", PAGE, re.MULTILINE) == list(page.CLASSES)
+
+
+def test_make_test_runs_one_case_of_every_class():
+    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "sample", str(FOLDER)]
+    environment = {**os.environ, "PROVISION_REQUIRE_LAB": "1"}  # else they are left out where no lab can be
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert sorted(re.findall(r"test_(\w+)\.py::", said)) == sorted(page.CLASSES)
 
 
 @pytest.mark.parametrize("name", page.CLASSES)

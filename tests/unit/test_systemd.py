@@ -1,9 +1,16 @@
-"""What is said of a service that does not start."""
+"""What is said of a service that does not start; and units that systemd would not take never get into their place."""
 
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from provision.steps.systemd import Service
+import pytest
+
+from provision.command import Put, Run
+from provision.render import render
+from provision.steps import units
+from provision.steps.systemd import DropIn, Service, Unit
 
 SYSTEMCTL = """#!/bin/sh
 case $1 in
@@ -11,6 +18,8 @@ case $1 in
   status) echo 'Main PID: 7 (code=exited, status=219/CGROUP)'; exit 3 ;;
 esac
 """
+OURS, THEIRS = "provision-x.service", "docker.service"
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="asks systemd itself")
 
 
 def test_why_a_service_does_not_start_is_part_of_the_evidence(tmp_path: Path) -> None:
@@ -22,3 +31,69 @@ def test_why_a_service_does_not_start_is_part_of_the_evidence(tmp_path: Path) ->
     done = subprocess.run(start.words, input=start.stdin, env=env, capture_output=True, check=False)  # type: ignore[union-attr]
     assert done.returncode == 5
     assert done.stderr == b"Job for x.service failed.\nMain PID: 7 (code=exited, status=219/CGROUP)\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where units are, with one of ours and one of our additions in place."""
+    monkeypatch.setattr(units, "DIRECTORY", str(tmp_path))
+    (tmp_path / OURS).write_text("before")
+    (tmp_path / f"{THEIRS}.d").mkdir()
+    (tmp_path / f"{THEIRS}.d" / "provision.conf").write_text("before")
+    return tmp_path
+
+
+def put_in_place(step: Unit) -> subprocess.CompletedProcess[str]:
+    """Carry out the two commands that write the file."""
+    have: dict[str, Any] = {"sha256": "0" * 64, "mode": "0644", "owner": "root:root", "loaded": True}
+    _, put, place, _ = step.commands(have, step.want(None, have))  # type: ignore[arg-type]
+    assert isinstance(put, Put)
+    assert isinstance(place, Run)
+    assert Path(put.path).name.startswith(".")  # what a crash leaves of it must not pass for a unit of ours
+    Path(put.path).write_bytes(put.content)
+    text = place.stdin.decode()
+    return subprocess.run(place.words, input=text, capture_output=True, text=True, check=False)
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (Unit(name=OURS, content=b"[Service]\nExecStart=nothing\n"), "Command nothing is not executable"),
+        (Unit(name=OURS, content=b"no unit \x01\n"), "Assignment outside of section"),
+        (Unit(name=OURS, content=b"# nothing\n"), "bad unit file setting"),
+        (Unit(name=OURS, content=b""), "is masked"),
+        (Unit(name=OURS, content=b"[Unit\n[Service]\nExecStart=/bin/true\n"), "Invalid section header"),
+        (Unit(name=OURS, content=b"[Service]\nExecStart=/bin/true\nKillSignal=SIGNONE\n"), "Failed to parse"),
+        (DropIn(name=THEIRS, content=b"no addition"), "Assignment outside of section"),
+        (DropIn(name=THEIRS, content=b"[Service]\nExecStart=/bin/false\n"), "more than one ExecStart="),
+        (DropIn(name=THEIRS, content=b"[Service]\nExecStartPre=nothing\n"), "Command nothing is not executable"),
+    ],
+)
+def test_what_systemd_would_not_take_is_refused_and_what_was_there_stays(folder: Path, step: Unit, said: str) -> None:
+    before = sorted(folder.rglob("*"))
+    done = put_in_place(step)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "/tmp/tmp." not in done.stderr  # the file is named as it would be, not where it was looked at
+    assert Path(step.path).read_text() == "before"
+    assert sorted(folder.rglob("*")) == before
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    "step",
+    [
+        Unit(name="provision-nginx.service", content=render("nginx/provision-nginx.service.j2")),
+        Unit(name=OURS, content=render("ollama/provision-firewall.service.j2", script="/not/yet/there")),
+        Unit(name=OURS, content=render("ollama/provision-instances.service.j2", script="/not/yet/there")),
+        Unit(name=OURS, content=b"[Unit]\nRequires=not-there.service\n[Service]\nExecStart=/not/yet/there\n"),
+        DropIn(name=THEIRS, content=render("docker/provision.conf.j2")),
+    ],
+)
+def test_what_is_yet_to_come_is_no_fault_of_a_unit(folder: Path, step: Unit) -> None:
+    (folder / "provision-nginx.service").write_text("before")
+    done = put_in_place(step)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path(step.path).read_bytes() == step.content
+    assert list(folder.rglob("*provision-new")) == []

@@ -10,8 +10,8 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,13 @@ class Phase:
         title: what happened.
         seconds: how long it took.
         answers: to every request, from before it until after it.
+        excused: those of them that nobody could have saved.
     """
 
     title: str
     seconds: float
     answers: list[Answer]
+    excused: list[Answer] = field(default_factory=list)
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -64,6 +66,14 @@ class Phase:
         slowest = max((answer.first or answer.total for answer in self.answers), default=0.0)
         counts = (len(self.answers), failed, cut)
         return (self.title, f"{self.seconds:.0f} s", *map(str, counts), f"{slowest:.1f} s")
+
+    @property
+    def wrong(self) -> str:
+        """What must not be: requests that failed, streams that were cut, or none that was answered at all."""
+        bad = [answer for answer in self.answers if not answer.good and answer not in self.excused]
+        if bad:
+            return f"{self.title}: " + ", ".join(f"{one.failure} of {one.instance or 'nobody'}" for one in bad)
+        return "" if any(answer.good for answer in self.answers) else f"{self.title}: nothing was answered"
 
 
 class Bench:
@@ -141,7 +151,7 @@ class Bench:
 
         phase, at = self.during("one instance killed (`kill -9`)", happens, RECOVERY)
         bad = [answer for answer in phase.answers if not answer.good]
-        serving = [one for one in bad if one.instance == victim and one.at < at]
+        serving = served_then(phase.answers, victim, at)
         later = [one.at for one in phase.answers if one.good and one.at > at and one.instance == victim]
         recovery = f"{min(later) - at:.0f} s" if later else f"more than {RECOVERY:.0f} s"
         counts = f"{len(serving)} streams failed that it was serving, {len(bad) - len(serving)} others"
@@ -150,11 +160,22 @@ class Bench:
             f"later. It answered again {recovery} after it was killed: Docker had started it anew, and the first "
             f"request loads the model ({LOADING:g} s here)."
         )
-        return phase, said
+        return replace(phase, excused=serving), said
+
+
+def served_then(answers: Sequence[Answer], victim: str, at: float) -> list[Answer]:
+    """What an instance was serving when it was killed, and what ended with it: begun streams, and what it had queued.
+
+    Args:
+        answers: to every request.
+        victim: label of the instance.
+        at: when it was killed, as `Answer.at` counts.
+    """
+    return [one for one in answers if not one.good and one.instance == victim and one.at < at]
 
 
 def main() -> None:
-    """Measure, and write the page."""
+    """Measure, and write the page; exit 1 where a client noticed what it must not."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     conditions = page.machine()
     with fleet.taken_down(NAME):
@@ -167,6 +188,7 @@ def main() -> None:
     text = "\n\n".join((_conditions(conditions), page.table(head, rows), said))
     page.write("roll", text, PAGE)
     print(text)
+    sys.exit("\n".join(filter(None, (phase.wrong for phase in (*phases, killed)))) or 0)
 
 
 def _conditions(machine: str) -> str:
