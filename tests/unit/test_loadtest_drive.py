@@ -115,7 +115,8 @@ def driven(*targets, **rest):
 
 
 def test_every_way_to_fail_is_told_apart_and_the_key_is_not_kept(endpoint, unused_tcp_port):
-    ended, tally = driven(endpoint(*ENDINGS), f"http://127.0.0.1:{unused_tcp_port}", users=36, seconds=5.0, key=Secret(KEY))
+    refusing = f"http://127.0.0.1:{unused_tcp_port}"
+    ended, tally = driven(endpoint(*ENDINGS), refusing, users=36, seconds=5.0, key=Secret(KEY))
     assert ended.why == ""
     kinds = {record.problem for record in tally.records}
     known = {"", "401", "429", "503", "HTTP 500", "HTTP 307", "cut stream", "error in stream", "timeout", "no answer"}
