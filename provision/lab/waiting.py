@@ -7,15 +7,21 @@ from contextlib import suppress
 from provision.lab.shell import LabError
 
 
-def wait_for_port(address: str, port: int, timeout: float = 20) -> None:
+def wait_for_port(address: str, port: int, timeout: float = 60) -> None:
     """Wait until something listens there.
+
+    Args:
+        address: an IPv4 address.
+        port: a TCP port.
+        timeout: seconds.
 
     Raises:
         LabError: nothing did in time.
     """
     deadline = time.monotonic() + timeout
     while True:
-        with suppress(OSError), socket.create_connection((address, port), timeout=1):
+        # a handshake is given time: over a delay line on a busy machine one may take longer than a second
+        with suppress(OSError), socket.create_connection((address, port), timeout=10):
             return
         if time.monotonic() > deadline:
             raise LabError(f"nothing listens on {address}:{port} after {timeout:g} seconds")
