@@ -40,7 +40,7 @@ def main(classes: list[str]) -> int:
         ]
         code = subprocess.run(words, env=environment, check=False).returncode
         given = f' CLASS="{" ".join(classes)}"' if classes else ""
-        page.publish(page.read(record), f"make test-faults{given}", time.monotonic() - begun)
+        page.publish(page.read(record), f"make test-faults{given}", time.monotonic() - begun, whole=not classes)
     return code
 
 

@@ -40,16 +40,19 @@ def read(record: Path) -> list[Mapping[str, Any]]:
     return list({(row["class"], row["case"]): row for row in rows}.values())
 
 
-def publish(rows: Iterable[Mapping[str, Any]], command: str, seconds: float, page: Path = PAGE) -> None:
-    """Write what was seen into the page; of cases that were not run, what stands there stays.
+def publish(
+    rows: Iterable[Mapping[str, Any]], command: str, seconds: float, *, whole: bool = False, page: Path = PAGE
+) -> None:
+    """Write what was seen into the page.
 
     Args:
         rows: the cases.
         command: what was called.
         seconds: how long all of it took.
+        whole: all there are were run; otherwise what stands there of others stays.
         page: the file.
     """
-    found = {name: there(name, page) for name in CLASSES}
+    found = {name: {} if whole else there(name, page) for name in CLASSES}
     for row in rows:
         found[row["class"]][row["case"]] = _cells(row)
     for name, heading in CLASSES.items():

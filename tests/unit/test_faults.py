@@ -34,15 +34,17 @@ def test_every_class_was_seen(name):
     assert [cells for cells in rows.values() if len(cells) != len(page.HEAD)] == []
 
 
-def test_rows_that_were_not_run_again_stay(tmp_path):
+def test_rows_that_were_not_run_again_stay_until_all_are_run(tmp_path):
     path = tmp_path / "page.md"
     path.write_text("# words of somebody\n")
     row = {"class": "apt", "code": "3", "said": "a | b on 10.213.7.12", "seconds": 5, "again": "exit 0", "at": "now"}
-    page.publish([{**row, "case": "one", "passed": True}, {**row, "case": "two", "passed": False}], "x", 9, path)
-    page.publish([{**row, "case": "two", "passed": True, "said": ""}], "x", 9, path)
+    page.publish([{**row, "case": "one", "passed": True}, {**row, "case": "two", "passed": False}], "x", 9, page=path)
+    page.publish([{**row, "case": "two", "passed": True, "said": ""}], "x", 9, page=path)
     assert page.there("apt", path) == {
         "one": ("one", "3", "`a / b on 10.0.0.12`", "5", "exit 0", "now"),
         "two": ("two", "3", "", "5", "exit 0", "now"),
     }
     assert path.read_text().startswith("# words of somebody\n")
     assert page.there("disk", path) == {}
+    page.publish([{**row, "case": "three", "passed": True}], "x", 9, whole=True, page=path)
+    assert list(page.there("apt", path)) == ["three"]
