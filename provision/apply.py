@@ -232,8 +232,9 @@ class HostRun:
         self._known = dict(zip(reads, answers, strict=True))
         self._take(self._known)
         now = self._agreed(self.plan(roles, fleet), fleet)
-        if not waited and not plan.covers(planned, now):
-            raise HostError("the host changed while it was being planned for", "run it again")
+        if not waited and (others := plan.unplanned(planned, now)):
+            said = f"the host changed while it was being planned for: {', '.join(others)}"
+            raise HostError(said[:500], "run it again: it shows what is to be done now")
         return now
 
     def _agreed(self, todo: HostPlan, fleet: Fleet | None) -> HostPlan:

@@ -271,16 +271,20 @@ def hidden(change: Change, hide: Mask) -> Change:
     return dataclasses.replace(change, reason=hide(change.reason), diff=hide(change.diff), impact=hide(change.impact))
 
 
-HEALTH = ("running", "answers", "said")  # of a state: what comes and goes while something starts again and again
+# Of a state: what comes and goes while something starts again and again.
+HEALTH = ("running", "answers", "said", "sees", "exe", "loaded")
 
 
-def covers(planned: HostPlan, now: HostPlan) -> bool:
-    """Whether all that is to be changed now was planned, from what to what.
+def unplanned(planned: HostPlan, now: HostPlan) -> list[str]:
+    """Ids of the steps that are to be changed now in another way than was planned, from what to what.
 
-    What became right by itself is not in it any more, and how ill a thing is does not count.
+    What became right by itself is not among them, nor what is only known after a planned change, and how ill a thing
+    is does not count.
     """
     before = _outline(planned)
-    return all(change in before for change in _outline(now))
+    waiting = {change.step.id for change in planned.changes if change.pending}
+    known = {change.step.id for change in now.changes if not change.pending}
+    return [change[0] for change in _outline(now) if change[0] in known - waiting and change not in before]
 
 
 def agreed(shown: HostPlan | None, now: HostPlan) -> HostPlan:

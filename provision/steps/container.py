@@ -30,7 +30,7 @@ ROOT_GONE = "/proc/self/exe: no such file or directory"
 # changed. Where Docker still has, another container would be no better.
 LEFT = "systemd's, from before"
 OWN = "as Docker makes it"
-NO_ANSWER = ("(exit code 124)", "(exit code 137)")  # of timeout(1): it ended, or killed, what took too long
+KILLED = "(exit code 137)"  # of nvidia-smi: where memory is short, a look into a container dies first
 # The log is read from its present start only: it outlives the restart that mended what it tells of.
 CHECK = """
 nvidia-smi --query-gpu=index,uuid --format=csv,noheader
@@ -185,10 +185,15 @@ class Container(Step):
 
     def _state(self, found: Engine) -> State:
         """What is known of it. No answer from inside is no proof that the cards are lost: a busy host takes long,
-        a full one runs nothing."""
-        sees = found.containers.get(self.name, {}).get("sees", "")
-        if self.image and sees.endswith(NO_ANSWER):  # one that is to be removed may be as ill as it likes
+        a full one runs nothing, a limit may be too small for the look. One that is to be removed may be as ill as it
+        likes; one whose limit is to be another is made anew whatever it sees."""
+        item = found.containers.get(self.name, {})
+        sees = item.get("sees", "")
+        if self.image and sees.endswith(engine.NO_ANSWER):
             raise UnreadableError(f"nvidia-smi inside {self.name} gave no answer in {engine.LOOK} s")
+        if self.image and sees.endswith(KILLED) and (item["memory"] or 0) == self.memory:
+            short = f"its limit of {self.memory} bytes is too small" if self.memory else "the host has no memory left"
+            raise UnreadableError(f"nvidia-smi inside {self.name} was killed; see whether {short}")
         if self.image and NOT_RUN in sees and "not found" not in sees and ROOT_GONE not in sees:
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
         return state(found, self.name)

@@ -22,6 +22,7 @@ MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a fil
 _BLOBS = "/models/blobs/"  # of what is there, no content is read
 SILENT, LEFT_OVER, NO_CURL, BABBLES = 75, 76, 77, 78
 LOOK = 30  # seconds for a look into a container: a busy host may take many
+NO_ANSWER = "(no answer)"  # of such a look, in that time
 ANSWERS = 15  # seconds for the daemon to list its containers
 MOST = 64  # instances of a host that are asked; it has no more cards
 
@@ -88,7 +89,8 @@ answers() {{
 }}
 sees() {{
   id=$1; set -f
-  set -- $({{ timeout -k 1 {LOOK} docker exec "$1" nvidia-smi -L || echo "(exit code $?)"; }} 2>&1 | head -c 3000)
+  set -- $({{ timeout -k 1 {LOOK} sh -c 'docker exec "$1" nvidia-smi -L || echo "(exit code $?)"' sh "$1" ||
+    echo '{NO_ANSWER}'; }} 2>&1 | head -c 3000)
   printf '%s sees %s\n' "$id" "$*"
 }}
 # Who lives in a scope of systemd's, and who makes Docker's cgroups by now: it may have been told otherwise since.

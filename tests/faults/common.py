@@ -55,8 +55,12 @@ def old_queue(world: World) -> None:
     world.unset("balancer", "queue", host=BALANCER)
 
 
+OTHERS = 'for one in /opt/provision/nginx/*-*; do [ "$one" -ef /opt/provision/nginx/current ] || rm -rf "$one"; done'
+
+
 def new_build(world: World) -> None:
-    """Another build of nginx, made on the balancer itself."""
+    """Another build of nginx, made on the balancer itself, also where an earlier case left that one."""
+    world.sh(OTHERS, host=BALANCER)
     world.set("nginx", BALANCER, build="each", configure_args=[*LEAN, "--with-http_sub_module"])
 
 

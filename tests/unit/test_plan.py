@@ -8,7 +8,7 @@ import pytest
 
 from provision.command import Answer, run
 from provision.errors import FactError, RefusedError
-from provision.plan import facts_of, plan_host
+from provision.plan import facts_of, plan_host, unplanned
 from provision.sequence import Entry
 from provision.steps.base import BlockedError, Check, Fact, Owned, RefusalError, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
@@ -182,3 +182,38 @@ def test_what_a_read_printed_is_no_evidence_because_it_may_be_secret():
     with pytest.raises(FactError) as error:
         plan_host([Entry("docker", thing)], frozenset(), [], HostFacts(), answers)
     assert "hunter2" not in f"{error.value.stderr}{error.value}"
+
+
+ON = {"on": True, "running": True, "sees": ["card 0"]}
+
+
+def thing(found, name="a", **more):
+    return Thing(name, found, ON, **more)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "others"),
+    [
+        ([thing({**ON, "on": False})], [thing(ON)], []),  # became right by itself
+        ([thing(ON)], [thing({**ON, "on": False})], ["thing:a"]),
+        ([thing(ON)], [thing({**ON, "sees": []})], ["thing:a"]),  # was not to be changed at all
+        ([thing({**ON, "on": False})], [thing({**ON, "on": "half"})], ["thing:a"]),
+        ([thing({**ON, "on": False})], [thing(None)], ["thing:a"]),
+        # starts again and again, and is to be changed anyway
+        ([thing({**ON, "on": False})], [thing({"on": False, "running": False, "sees": [""]})], []),
+        # and what waits for it is known or not
+        (
+            [thing({**ON, "on": False}), thing(BlockedError("thing:a", ""), "b")],
+            [thing({**ON, "on": False}), thing(None, "b")],
+            [],
+        ),
+        (
+            [thing({**ON, "on": False}), thing(ON, "b")],
+            [thing({**ON, "on": False}), thing(BlockedError("thing:a", ""), "b")],
+            [],
+        ),
+        ([thing(ON), thing(ON, "b")], [thing(None), thing(BlockedError("thing:a", ""), "b")], ["thing:a"]),
+    ],
+)
+def test_what_was_not_planned_is_named(before, after, others):
+    assert unplanned(planned(*before), planned(*after)) == others
