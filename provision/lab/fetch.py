@@ -35,12 +35,14 @@ class Archive:
         return files
 
     def source_tarball(self, name: str, target: Path) -> Path:
-        """Download a source package into `target` and return its upstream tarball, byte for byte upstream's.
+        """Download the upstream tarball of a source package into `target`, byte for byte upstream's.
+
+        Nothing else of it: what is the distribution's own changes with every update, and a mirror may be behind.
 
         Raises:
             LabError: the mirror does not have it.
         """
-        self._apt("source", "--download-only", name, cwd=target)
+        self._apt("source", "--download-only", "--tar-only", name, cwd=target)
         found = [path for path in target.glob(f"{name}_*.orig.tar.*") if path.suffix != ".asc"]
         if not found:
             raise LabError(f"the source package {name} of {self._release} has no upstream tarball")
