@@ -19,13 +19,14 @@ from provision.errors import FactError
 from provision.steps.base import State
 from provision.steps.listing import Content
 
-# $1 folder, $2 how many. Newest first: of each what it began with, what failed, and what came last.
+# $1 folder, $2 how many. Newest first: of each what it began with and was resumed with, what failed, what came last.
 LIST = r"""
 [ -d "$1" ] || exit 0
 cd -- "$1"
 ls -1 | grep '\.jsonl$' | sort -r | head -n "$2" | while IFS= read -r name; do
   printf '# %s %s\n' "$(grep -c '"record": "change"' -- "$name")" "${name%.jsonl}"
-  grep -E '"record": "(begin|failed)"' -- "$name" | head -n 20 | cut -c1-4000
+  grep '"record": "begin"' -- "$name" | sed -n '1p;$p' | cut -c1-4000
+  grep '"record": "failed"' -- "$name" | tail -n 1 | cut -c1-4000
   tail -n 1 -- "$name" | cut -c1-4000
 done
 """
@@ -61,6 +62,7 @@ class Entry:
         result: as the recap named it; `unfinished` where it did not come to its end.
         step: the step that failed, or that was begun and not ended.
         why: what failed.
+        resumed: when it was begun or resumed last.
     """
 
     run: str
@@ -71,6 +73,7 @@ class Entry:
     result: str
     step: str = ""
     why: str = ""
+    resumed: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,20 +196,21 @@ def _record(line: str) -> Mapping[str, Any] | None:
 
 
 def _entry(run: str, changes: int, records: Sequence[Mapping[str, Any]]) -> Entry:
-    begin = next((record for record in records if record["record"] == "begin"), {})
+    begun = [record for record in records if record["record"] == "begin"] or [{}]
     failed = [record for record in records if record["record"] == "failed"]
     last = records[-1] if records else {}
     ended = last.get("record") == "end"
     told = failed[-1] if ended and failed and last.get("result") != "changed" else {} if ended else last
     return Entry(
         run=run,
-        time=_said(begin, "time"),
-        who=_said(begin, "who"),
-        command=_said(begin, "command"),
+        time=_said(begun[0], "time"),
+        who=_said(begun[0], "who"),
+        command=_said(begun[0], "command"),
         changes=changes,
         result=_said(last, "result") if ended else "unfinished",
         step=_said(told, "step") if told.get("record") in ("failed", "change") else "",
         why=_said(told, "why"),
+        resumed=_said(begun[-1], "time"),
     )
 
 

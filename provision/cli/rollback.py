@@ -107,7 +107,7 @@ def _stories(chosen: Chosen, hosts: "Sequence[Host]", run: str) -> "list[tuple[H
 
 
 def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
-    """The last run that changed something on any of these hosts.
+    """The last run that changed something on any of these hosts; one that was resumed, as of then.
 
     Raises:
         UsageError: there is none.
@@ -123,7 +123,7 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
     found = each(hosts, work, chosen.become_password, chosen.forks)
     lost = [host.name for host, one in found if isinstance(one, HostError)]
     runs = {
-        entry.run
+        (max(re.sub(r"\D", "", time)[:14] for time in (entry.run, entry.resumed)), entry.run)
         for _, one in found
         if not isinstance(one, HostError)
         for entry in one
@@ -135,7 +135,7 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
     if not runs:
         why = next((one.message for _, one in found if isinstance(one, HostError)), "")
         raise UsageError("no run has changed these hosts, as far as they know" + (f" ({why})" if why else ""))
-    return max(runs)
+    return max(runs)[1]
 
 
 def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> "Rollout":

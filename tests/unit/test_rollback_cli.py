@@ -27,12 +27,15 @@ def path(tmp_path, monkeypatch):
     return str(tmp_path / "inventory.yaml")
 
 
-def begun(run, command, step="packages:docker"):
-    """A journal with one change."""
+def begun(run, command, step="packages:docker", resumed=()):
+    """A journal with one change, and one more for each time that it was resumed."""
     folder = Path(journal.FOLDER)
     folder.mkdir(exist_ok=True)
-    records = [{"record": "begin", "run": run, "command": command}]
-    records.append({"record": "change", "step": step, "role": "docker", "have": None, "want": "0" * 64, "bytes": []})
+    records = []
+    for at in ("", *resumed):
+        records.append({"record": "begin", "run": run, "command": command, "time": at})
+        change = {"record": "change", "step": step, "role": "docker", "have": None, "want": "0" * 64, "bytes": []}
+        records.append(change)
     (folder / f"{run}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -51,6 +54,12 @@ def test_it_is_the_newest_run_that_was_no_drain(path, capsys):
     _, document, _ = rollback(path, capsys)
     assert document["of"] == NEW
     assert {one["host"] for one in document["left"]} == {"gpu-01", "lb-01"}
+
+
+def test_it_is_the_one_that_was_resumed_last(path, capsys):
+    begun(OLD, "deploy", resumed=["2026-11-23T09:50:00+00:00"] * 30 + ["2026-11-23T11:00:00+00:00"])
+    begun(NEW, "deploy")
+    assert rollback(path, capsys)[1]["of"] == OLD
 
 
 def test_it_is_found_behind_as_many_drains_as_a_host_keeps(path, capsys):
