@@ -44,7 +44,7 @@ lab-parts: .venv/installed
 lab-test: lab-parts ## Tests on real hosts, and a sample of every class of faults; fails where no lab can be started
 	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/lab tests/faults -m "sample or not (faults or matrix)"
 
-test-faults: .venv/installed ## Every fault at every place, and the longest of the lab tests; writes docs/reliability.md (45 minutes; CLASS="apt disk" for some)
+test-faults: .venv/installed ## Every fault at every place, and the longest of the lab tests; writes docs/reliability.md (50 minutes; CLASS="apt disk" for some)
 	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)
 
 example: .venv/installed ## Write inventory/example.yaml again from the roles' settings

@@ -107,13 +107,13 @@ def test_a_load_that_only_fails_ends_itself(fleet, lab):
 def test_the_capacity_agrees_with_arithmetic(scratch, lab):
     """Four instances that answer one each and let one wait: four users keep all busy, eight fit in, nine do not.
 
-    Answers take a second, so that what lies between one and the next is little of it.
+    Answers take three seconds, so that what lies between one and the next is little of it on a busy machine, too.
     """
     for name in ("gpu-01", "gpu-02"):
-        lab.host(name).write("/etc/provision-lab/knobs.json", '{"answer_tokens": 60}')
+        lab.host(name).write("/etc/provision-lab/knobs.json", '{"tokens_per_second": 20, "answer_tokens": 60}')
     scratch.vars["balancer"] = {"queue": 1}
     scratch.deploy("--tags", "balancer")
-    words = ("--find-capacity", "--users", "10", "--duration", "3s", "--max-tokens", "60")
+    words = ("--find-capacity", "--users", "10", "--duration", "9s", "--max-tokens", "60")
     done = scratch.provision("loadtest", "--json", *words)
     assert done.code == 0, done
     found = done.doc["capacity"]
