@@ -3,7 +3,6 @@
 import datetime as dt
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -62,6 +61,7 @@ class Draining:
         self.chosen = _chosen(context.inventory, words)
         self.interrupted = False
         """Whether the operator stopped it."""
+        self._ending = False  # nothing is left to do but to give locks back
         self.hide = Mask([one for host in context.inventory.hosts for one in host.secrets()])
         """Masks what is secret on any host."""
         self._password = become_password
@@ -89,26 +89,20 @@ class Draining:
     def interrupt(self, *, now: bool) -> None:
         """Stop after the mark that is being made, or at once by cutting the connections. What is only read is cut."""
         self.context.stop.set()
-        self.interrupted = True
+        self.interrupted = self.interrupted or now or not self._ending
         if now:
             self.context.cut.set()
-        cut = [marker.session for marker in self._markers() if now or not marker.locked]
+        cut = [marker.session for marker in self._markers() if now or not (marker.locked or self._ending)]
         for session in [*cut, *self._tests]:
             session.close()
 
     def _done(self, work: Callable[[], list[Drain]]) -> list[Drain]:
-        """Do it in a thread: Ctrl-C stops it between two marks, and the balancers' locks are given back."""
-
-        def whole() -> list[Drain]:
-            try:
-                return work()
-            finally:
-                self._rolling.finish()
-
-        with ThreadPoolExecutor(1) as pool:
-            done = pool.submit(whole)
-            ending.await_all([done], self.interrupt)
-        return done.result()
+        """Do it, and give the balancers' locks back."""
+        try:
+            return work()
+        finally:
+            self._ending = True
+            self._rolling.finish()
 
     def _drain(self, records: Sequence[Drained], deadline: float) -> list[Drain]:
         found = [self._marked(marker, records) for marker in self._markers()]

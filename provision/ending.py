@@ -1,32 +1,49 @@
 """How the work on hosts ends: by itself or by Ctrl-C, and the word for what became of a host."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
-from typing import Any
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
 
 from provision.context import Context, Stopped
 from provision.errors import HostError, LockedError, UnreachableError
 
 
-def await_all(futures: Sequence[Future[Any]], interrupt: Callable[..., None]) -> None:
-    """Wait for all of them, also after Ctrl-C: a thread that works on a host is never left alone.
+@contextlib.contextmanager
+def at_ctrl_c(interrupt: Callable[..., None]) -> Iterator[None]:
+    """Have Ctrl-C ask for an end, and break off nothing: not a step, nor that locks are given back, nor the recap.
 
     Args:
-        futures: what is done in threads; the first error of one is raised.
-        interrupt: called at every Ctrl-C, with `now` true from the second on. The first asks them to stop after what
-            they are at, the second cuts their connections.
+        interrupt: called at every Ctrl-C, with `now` true from the second on. The first asks to stop after what is
+            being done, the second cuts the connections.
     """
-    pressed = 0
-    pending = set(futures)
-    while pending:
-        try:
-            done, pending = wait(pending, timeout=0.5)
-        except KeyboardInterrupt:
-            pressed += 1
-            interrupt(now=pressed > 1)
-            continue
-        for future in done:
-            future.result()
+    before = signal.getsignal(signal.SIGINT)
+    # A shell has programs that it puts into the background ignore it, and only the main thread is told of signals.
+    if before == signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # By the wakeup descriptor: a handler runs in the main thread, which may just have begun to wait for hours.
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def work() -> None:
+        presses = 0
+        with reader:
+            while number := reader.recv(1):
+                if number[0] == signal.SIGINT:
+                    presses += 1
+                    interrupt(now=presses > 1)
+
+    threading.Thread(target=work, name="ctrl-c", daemon=True).start()
+    signal.signal(signal.SIGINT, lambda *_: None)
+    woken = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(woken)
+        signal.signal(signal.SIGINT, before)
+        writer.close()
 
 
 def told(error: HostError, context: Context, *, locked: bool) -> HostError:

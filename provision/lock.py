@@ -45,8 +45,8 @@ for pid in "$folder"/jobs/*/pid; do
 done
 """
 
-# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 runs that are known to be
-# dead. Says where it could not be written.
+# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 runs of this
+# operator that are known to be dead: somebody else may have resumed one since. Says where it could not be written.
 ACQUIRE = f"""
 folder=$4 kept=$5
 failed() {{ rm -f "$lock.new"; printf '%s\\n' "${{lock%/*}}"; exit 1; }}
@@ -57,7 +57,7 @@ flock 9
 {READ}
 held=no
 if [ "$run" != "$1" ] && [ -n "$run" ]; then
-  case " $7 " in *" $run "*) until=0 who=$2 ;; esac
+  case " $7 " in *" $run "*) [ "$who" != "$2" ] || until=0 ;; esac
   if [ "$until" = {BY_HAND} ] || [ "$until" -gt "$now" ]; then held=yes
   elif [ $busy = yes ] && [ "$who" != "$2" ]; then held=yes
   fi

@@ -113,7 +113,10 @@ class Rollout:
         ]
         self.interrupted = False
         """Whether the operator stopped it."""
+        self.guard_exit = 7
+        """The exit code where it stopped itself."""
         self._stopped = ""
+        self._ending = False  # nothing is left to do but to give back
         self._one_balancer = threading.Lock()
         self._bad_balancer = ""
 
@@ -140,13 +143,16 @@ class Rollout:
         return outcomes
 
     def interrupt(self, *, now: bool) -> None:
-        """Stop after the current steps, or at once by cutting the connections. Hosts that are only read are cut."""
+        """Stop after the current steps, or at once by cutting the connections. Hosts that are only read are cut.
+
+        What has come to its end is not stopped any more; locks that cannot be given back are left to end by themselves.
+        """
         self.context.stop.set()
-        self.interrupted = True
+        self.interrupted = self.interrupted or now or not self._ending
         if now:
             self.context.cut.set()
         for member in self.members:
-            if now or not member.run.locked:
+            if now or not (member.run.locked or self._ending):
                 member.run.session.close()
         if now:
             self.rolling.close()
@@ -191,9 +197,7 @@ class Rollout:
         """Before the balancers are told: what is marked down, and would get requests again, proves itself first."""
         if not self.context.stop.is_set():
             runs = [member.run for member in self.members]
-            made = Readmission(self.context, self.rolling, runs, self._on, self._keeps_marks)
-            with ThreadPoolExecutor(1) as pool:  # also while balancers are asked, Ctrl-C stops and does not kill
-                ending.await_all([pool.submit(made.readmit)], self.interrupt)
+            Readmission(self.context, self.rolling, runs, self._on, self._keeps_marks).readmit()
 
     def _prove(self, label: str) -> bool:
         """Have an instance that an earlier run left out prove itself, and give it back; False if it stays out."""
@@ -215,7 +219,7 @@ class Rollout:
 
         chosen = [one for one in self.members if one.run in runs and (one.outcome.error is not None) == failed]
         with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
-            ending.await_all([pool.submit(one, member) for member in chosen], self.interrupt)
+            list(pool.map(one, chosen))
 
     def _waves(
         self,
@@ -257,6 +261,8 @@ class Rollout:
                 raise Stopped(f"left as it is: {self._stopped}", "mend that, then deploy again")
             try:
                 member.run.deploy(roles, fleet)
+            except (LockedError, Stopped):  # nothing is known to be wrong with it
+                raise
             except HostError:
                 self._bad_balancer = member.outcome.host
                 raise
@@ -293,9 +299,11 @@ class Rollout:
         alive.sort(key=lambda member: (member is not canary, member.outcome.host not in waits.values()))
         for batch in self._batches(alive):
             with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
-                ending.await_all([pool.submit(one, member) for member in batch], self.interrupt)
-            if self.pace.canary and batch[0] is alive[0] and batch[0].outcome.error is not None:
-                self._guard(f"{batch[0].outcome.host}, which went first, failed")
+                list(pool.map(one, batch))
+            if self.pace.canary and batch[0] is alive[0] and (error := batch[0].outcome.error):
+                locked = isinstance(error, LockedError)
+                self._guard(f"{batch[0].outcome.host}, which went first, {'is locked' if locked else 'failed'}")
+                self.guard_exit = LockedError.exit_code if locked else self.guard_exit
 
     def _batches(self, members: Sequence[_Member]) -> Iterator[Sequence[_Member]]:
         """The hosts that are worked on together, one group after the other."""
@@ -334,6 +342,8 @@ class Rollout:
         self.context.listen(Event(member.outcome.host, "failed", error.step, error.message))
 
     def _finish(self) -> list[Outcome]:
+        self._ending = True
+
         def give_back(member: _Member) -> None:
             with contextlib.suppress(Exception):  # the lease ends by itself, and what failed before is what is told
                 member.run.finish(member.outcome.result, member.outcome.error)

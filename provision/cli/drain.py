@@ -71,16 +71,17 @@ def _run(
         work: what it does.
         said: the words of its own options.
     """
-    from provision import report, report_drain, sequence
+    from provision import report, report_drain, report_live, sequence
     from provision.artifacts import Store, default_folder
     from provision.cli.resume import Logged, dead_runs
     from provision.context import Context
     from provision.drain import Draining
+    from provision.ending import at_ctrl_c
 
     chosen, careful = _chosen(options)
     inventory = sequence.load(chosen.inventory, chosen.extra_vars)
     names = [host.name for host in inventory.hosts]
-    shown = report.listener(names, as_json=chosen.as_json, verbose=chosen.verbose)
+    shown = report_live.listener(names, as_json=chosen.as_json, verbose=chosen.verbose)
     context = Context(
         run_id(),
         inventory,
@@ -93,16 +94,17 @@ def _run(
     )
     draining = Draining(context, chosen.become_password, options["instances"])
     log = Logged(context.run_id, context.command, chosen, careful)
-    log.begin()
-    with shown:
-        found = work(draining)
-    code = 130 if draining.interrupted else exit_of(found)
-    log.end(code, found)
-    if chosen.as_json:
-        report.document(command, code, inventory.warnings, **report_drain.document(found, context.run_id))
-    else:
-        words = ["provision", command, *options["instances"], *chosen_words(chosen), *said]
-        report_drain.text(command, found, context.run_id, draining.hide(shlex.join(words)) if code else "")
+    with at_ctrl_c(draining.interrupt):
+        log.begin()
+        with shown:
+            found = work(draining)
+        code = 130 if draining.interrupted else exit_of(found)
+        log.end(code, found)
+        if chosen.as_json:
+            report.document(command, code, inventory.warnings, **report_drain.document(found, context.run_id))
+        else:
+            words = ["provision", command, *options["instances"], *chosen_words(chosen), *said]
+            report_drain.text(command, found, context.run_id, draining.hide(shlex.join(words)) if code else "")
     return code
 
 

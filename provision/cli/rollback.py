@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli.run import Careful, Chosen, Planned, chosen_words, common_options, ended, exit_of, run_id, seconds_of
+from provision.cli.run import (
+    Careful,
+    Chosen,
+    Planned,
+    chosen_words,
+    common_options,
+    ended,
+    exit_of,
+    planned,
+    run_id,
+    seconds_of,
+)
 
 if TYPE_CHECKING:
     from provision.errors import HostError
@@ -62,11 +73,11 @@ def rollback(chosen: Chosen, run: str, check: bool, diff: bool, yes: bool, lock_
     for warning in undoing.inventory.warnings if not chosen.as_json else ():
         report.warn(warning)
     if check or asks:
-        planned = _plan(chosen, undoing, diff=diff)
-        if check:
-            return planned.code
+        shown = _plan(chosen, undoing, diff=diff)
+        if check or shown.is_none:
+            return shown.code
         click.confirm("Put this back?", abort=True)
-        undoing = dataclasses.replace(undoing, confirmed=planned.plans)
+        undoing = dataclasses.replace(undoing, confirmed=shown.plans)
     return _put_back(chosen, undoing, careful)
 
 
@@ -111,17 +122,18 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
 
     Raises:
         UsageError: there is none.
+        HostError: a host cannot be asked, and may know of a newer one.
     """
     from provision import journal, past
     from provision.cli.history import RUN_ID
     from provision.each import each
-    from provision.errors import HostError, UsageError
+    from provision.errors import HostError, UnreachableError, UsageError
 
     def work(_: "Host", session: Any) -> "list[Entry]":
         return past.entries(session.batch([past.listed(2 * journal.RUNS)], stop=False)[0])
 
     found = each(hosts, work, chosen.become_password, chosen.forks)
-    lost = [host.name for host, one in found if isinstance(one, HostError)]
+    lost = {host.name: one for host, one in found if isinstance(one, HostError)}
     runs = {
         (max(re.sub(r"\D", "", time)[:14] for time in (entry.run, entry.resumed)), entry.run)
         for _, one in found
@@ -129,12 +141,14 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
         for entry in one
         if re.fullmatch(RUN_ID, entry.run) and entry.changes and entry.command.partition(" ")[0] not in journal.DRAINS
     }
-    if runs and lost:
-        said = f"which run was the last to change something is not known without {', '.join(lost)}"
-        raise UsageError(said, "name the run: `provision history` lists them; or leave those hosts out by --limit")
+    if lost:
+        first = next(iter(lost.values()))
+        away = all(isinstance(one, UnreachableError) for one in lost.values())
+        said = f"which run was the last to change something is not known without {', '.join(lost)}: {first.message}"
+        hint = "name the run: `provision history` lists them; or leave those hosts out by --limit"
+        raise (UnreachableError if away else HostError)(said, hint, command=first.command, stderr=first.stderr)
     if not runs:
-        why = next((one.message for _, one in found if isinstance(one, HostError)), "")
-        raise UsageError("no run has changed these hosts, as far as they know" + (f" ({why})" if why else ""))
+        raise UsageError("no run has changed these hosts, as far as they know")
     return max(runs)[1]
 
 
@@ -163,59 +177,74 @@ def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> 
 
 
 def _plan(chosen: Chosen, undoing: Undoing, *, diff: bool) -> Planned:
-    from provision import report, report_past
+    from provision import report, report_live, report_past
+    from provision.ending import at_ctrl_c
 
-    shown = report.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
+    shown = report_live.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
     rollout = _rollout(chosen, undoing, Careful(), shown)
-    with shown:
-        outcomes = [*rollout.plan(), *_failed(undoing)]
-    rollout.close()
-    code = 130 if rollout.context.stop.is_set() else exit_of(outcomes)
-    left = report_past.left_document(undoing.undos)
-    if chosen.as_json:
-        document = report.plan_document(outcomes)
-        report.document("rollback", code, undoing.inventory.warnings, of=undoing.run, left=left, **document)
-    else:
-        report.say(f"Putting back what run {undoing.run} did:")
-        report.plan_text(outcomes, diff=diff)
-        report_past.left_text(left)
-    return Planned(code, undoing.inventory, {outcome.host: outcome.plan for outcome in outcomes})
+    with at_ctrl_c(rollout.interrupt):
+        with shown:
+            outcomes = _with_failed(rollout.plan(), undoing)
+        rollout.close()
+        code = 130 if rollout.interrupted else exit_of(outcomes)
+        left = report_past.left_document(undoing.undos)
+        if chosen.as_json:
+            document = report.plan_document(outcomes)
+            report.document("rollback", code, undoing.inventory.warnings, of=undoing.run, left=left, **document)
+        else:
+            report.say(f"Putting back what run {undoing.run} did:")
+            report.plan_text(outcomes, diff=diff)
+            report_past.left_text(left)
+    return planned(code, undoing.inventory, outcomes)
 
 
 def _put_back(chosen: Chosen, undoing: Undoing, careful: Careful) -> int:
-    from provision import report, report_past
+    from provision import report_live
     from provision.cli.resume import Logged
+    from provision.ending import at_ctrl_c
 
-    shown = report.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
+    shown = report_live.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
     rollout = _rollout(chosen, undoing, careful, shown)
     run = rollout.context.run_id
     log = Logged(run, rollout.context.command, chosen, careful)
     try:
-        log.begin()
-        with shown:
-            outcomes = [*rollout.deploy(), *_failed(undoing)]
+        with at_ctrl_c(rollout.interrupt):
+            log.begin()
+            with shown:
+                outcomes = _with_failed(rollout.deploy(), undoing)
+            code = ended(rollout, outcomes)
+            log.end(code, outcomes)
+            _tell(chosen, undoing, outcomes, run, code)
     finally:
         rollout.close()
-    code = ended(rollout, outcomes)
-    log.end(code, outcomes)
+    return code
+
+
+def _tell(chosen: Chosen, undoing: Undoing, outcomes: "Sequence[Outcome]", run: str, code: int) -> None:
+    from provision import report, report_past
+
     left = report_past.left_document(undoing.undos)
     if chosen.as_json:
         document = report.deploy_document(outcomes, run)
         report.document("rollback", code, undoing.inventory.warnings, of=undoing.run, left=left, **document)
-        return code
+        return
     report_past.left_text(left)
     again = _again(chosen, undoing.run, [one.host for one in outcomes if one.error]) if code else ""
     report.recap(outcomes, run, again)
     if any(outcome.changed for outcome in outcomes):
         report.say(f"The inventory still says what run {undoing.run} did: mend it, or the next deploy does it again.")
-    return code
 
 
-def _failed(undoing: Undoing) -> "list[Outcome]":
-    """The hosts of which nothing is known."""
+def _with_failed(outcomes: "Sequence[Outcome]", undoing: Undoing) -> "list[Outcome]":
+    """Every host once, also those of which it is not known what is to be put back: a balancer of which nothing is known
+    may have been told which instances are back."""
     from provision.rollout import Outcome
 
-    return [Outcome(name, error=error) for name, error in undoing.errors.items()]
+    found = {outcome.host: outcome for outcome in outcomes}
+    for name, error in undoing.errors.items():
+        one = found.setdefault(name, Outcome(name))
+        one.error = one.error or error
+    return list(found.values())
 
 
 def _again(chosen: Chosen, run: str, hosts: Sequence[str]) -> str:

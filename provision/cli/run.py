@@ -50,12 +50,14 @@ class Planned:
     Args:
         code: the exit code that says it.
         inventory: that it was planned for.
-        plans: host -> what was to change there.
+        plans: host -> what was to change there; nothing where that is not known.
+        is_none: whether there is nothing to agree to: the operator broke it off, or it is known of no host.
     """
 
     code: int
     inventory: Any
     plans: Mapping[str, Any]
+    is_none: bool
 
 
 def answered(name: str, as_json: bool, command: Callable[[], int]) -> int:
@@ -152,38 +154,40 @@ def deploy(
         return _plan(chosen, diff=diff).code
     from provision import report
     from provision.cli.resume import Logged
+    from provision.ending import at_ctrl_c
     from provision.errors import UsageError
     from provision.hooks import Hooks
 
     confirmed = None
     if not yes and not chosen.as_json and sys.stdin.isatty() and sys.stdout.isatty():
         confirmed = _plan(chosen, diff=diff)
+        if confirmed.is_none:
+            return confirmed.code
         click.confirm("Deploy this?", abort=True)
     elif not yes:
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
     inventory, rollout, shown = _rollout(chosen, careful, resume, confirmed)
     run_id = rollout.context.run_id
     hooks, log = Hooks(chosen.inventory, run_id), Logged(run_id, "deploy", chosen, careful)
+    hooks.check()
+    hooks.before({"inventory": chosen.inventory, "hosts": [member.run.host.name for member in rollout.members]})
+    document: dict[str, Any] = {}
     try:
-        hooks.check()
-        names = [member.run.host.name for member in rollout.members]
-        hooks.before({"inventory": chosen.inventory, "hosts": names})
-        log.begin()
-        with shown:
-            outcomes = rollout.deploy()
-    finally:
+        with at_ctrl_c(rollout.interrupt):
+            log.begin()
+            with shown:
+                outcomes = rollout.deploy()
+            code, document = ended(rollout, outcomes), report.deploy_document(outcomes, run_id)
+            log.end(code, outcomes)
+            if chosen.as_json:
+                report.document("deploy", code, inventory.warnings, **document)
+            else:
+                again = _again(chosen, careful, [one.host for one in outcomes if one.error]) if code else ""
+                report.recap(outcomes, run_id, again)
+    finally:  # what came of it is told before somebody else's program has a say in how long that takes
         rollout.close()
-    code = ended(rollout, outcomes)
-    log.end(code, outcomes)
-    document = report.deploy_document(outcomes, run_id)
-    try:  # what came of it is told before somebody else's program has a say in how long that takes
-        if chosen.as_json:
-            report.document("deploy", code, inventory.warnings, **document)
-        else:
-            again = _again(chosen, careful, [one.host for one in outcomes if one.error]) if code else ""
-            report.recap(outcomes, run_id, again)
-    finally:
-        if problem := hooks.after({"inventory": chosen.inventory, "exit": code, **document}, failed=bool(code)):
+        said = {"inventory": chosen.inventory, "exit": code, **document} if document else {}
+        if said and (problem := hooks.after(said, failed=bool(code))):
             report.warn(problem)
     return code
 
@@ -216,19 +220,27 @@ def verify(chosen: Chosen, junit: str) -> int:
 def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False) -> Planned:
     """Plan, and show it."""
     from provision import report
+    from provision.ending import at_ctrl_c
 
     inventory, rollout, shown = _rollout(chosen)
-    with shown:
-        outcomes = rollout.plan()
-    rollout.close()
-    code = 130 if rollout.context.stop.is_set() else exit_of(outcomes)
-    if not code and exit_code and any(outcome.plan.changes for outcome in outcomes):
-        code = 5
-    if chosen.as_json:
-        report.document("plan", code, inventory.warnings, **report.plan_document(outcomes))
-    else:
-        report.plan_text(outcomes, diff=diff)
-    return Planned(code, inventory, {outcome.host: outcome.plan for outcome in outcomes})
+    with at_ctrl_c(rollout.interrupt):
+        with shown:
+            outcomes = rollout.plan()
+        rollout.close()
+        code = 130 if rollout.interrupted else exit_of(outcomes)
+        if not code and exit_code and any(outcome.plan.changes for outcome in outcomes):
+            code = 5
+        if chosen.as_json:
+            report.document("plan", code, inventory.warnings, **report.plan_document(outcomes))
+        else:
+            report.plan_text(outcomes, diff=diff)
+    return planned(code, inventory, outcomes)
+
+
+def planned(code: int, inventory: Any, outcomes: Sequence[Any]) -> Planned:
+    """What was planned, by what became of every host."""
+    none = code == 130 or all(outcome.error for outcome in outcomes)
+    return Planned(code, inventory, {outcome.host: outcome.plan for outcome in outcomes}, none)
 
 
 def seconds_of(text: str, option: str, *, least: float) -> float:
@@ -255,7 +267,7 @@ def _rollout(
     chosen: Chosen, careful: Careful = Careful(), resume: str = "", confirmed: Planned | None = None
 ) -> tuple[Any, Any, Any]:
     """The inventory, the run over its selection, and what shows it."""
-    from provision import report, sequence
+    from provision import report, report_live, sequence
     from provision.artifacts import Store, default_folder
     from provision.cli.resume import dead_runs
     from provision.context import Context
@@ -264,7 +276,7 @@ def _rollout(
     inventory = confirmed.inventory if confirmed else sequence.load(chosen.inventory, chosen.extra_vars)
     roles = sequence.choose(chosen.tags, chosen.skip_tags)
     hosts = selection(inventory, inventory.select(chosen.limit), roles)
-    shown = report.listener([host.name for host, _ in hosts], as_json=chosen.as_json, verbose=chosen.verbose)
+    shown = report_live.listener([host.name for host, _ in hosts], as_json=chosen.as_json, verbose=chosen.verbose)
     for warning in inventory.warnings if not (chosen.as_json or confirmed) else ():
         report.warn(warning)
     context = Context(
@@ -319,7 +331,7 @@ def ended(rollout: Any, outcomes: Sequence[Any]) -> int:
     """The exit code of a run that changed hosts: an operator's stop counts most, then a bug, then a guard's stop."""
     if rollout.interrupted:
         return 130
-    return 1 if _has_bug(outcomes) else 7 if rollout.guarded else exit_of(outcomes)
+    return 1 if _has_bug(outcomes) else rollout.guard_exit if rollout.guarded else exit_of(outcomes)
 
 
 def _has_bug(outcomes: Sequence[Any]) -> bool:

@@ -4,8 +4,9 @@ import pytest
 
 from provision import rollout, sequence
 from provision.artifacts import Store
+from provision.cli.run import ended
 from provision.context import Context
-from provision.errors import CommandError
+from provision.errors import CommandError, LockedError
 from provision.rollout import Pace, Rollout, selection
 
 from .local import LocalSession
@@ -37,14 +38,14 @@ def make(tmp_path, monkeypatch):
     return build
 
 
-def worked_on(made, bad=""):
+def worked_on(made, bad="", error=CommandError):
     """The hosts on which anything was done, in order; one of them fails, or each of them for `*`."""
     seen = []
 
     def work(member):
         seen.append(member.outcome.host)
         if bad in ("*", member.outcome.host):
-            raise CommandError("no")
+            raise error("no")
 
     made._all(work)
     return seen
@@ -77,3 +78,10 @@ def test_the_canary_is_the_first_gpu_host_that_waits_for_nobodys_build(make, ngi
 def test_after_it_comes_who_makes_what_others_wait_for(make):
     made = make("build_host: lb-02", BALANCED, serial=1)
     assert worked_on(made) == ["gpu-01", "lb-02", "gpu-02", "gpu-03", "lb-01"]
+
+
+def test_one_that_is_locked_gates_the_others_too_but_has_not_failed(make):
+    made = make("", BALANCED)
+    assert worked_on(made, bad="*", error=LockedError) == ["gpu-01"]
+    assert made.guarded == "gpu-01, which went first, is locked"
+    assert ended(made, [member.outcome for member in made.members]) == 6

@@ -100,7 +100,7 @@ def test_exit_codes_where_several_apply():
     ],
 )
 def test_a_bug_counts_more_than_a_guard_and_an_interrupt_more_than_both(interrupted, guarded, errors, code):
-    rollout = SimpleNamespace(interrupted=interrupted, guarded=guarded)
+    rollout = SimpleNamespace(interrupted=interrupted, guarded=guarded, guard_exit=7)
     assert ended(rollout, [Outcome("box", error=error) for error in errors]) == code
 
 

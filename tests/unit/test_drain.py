@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from provision import drain, ending, rolling, runs
+from provision import drain, rolling, runs
 from provision.artifacts import Store
 from provision.cli import execute
 from provision.context import Context, Stopped
@@ -17,6 +17,7 @@ from provision.drain import Draining
 from provision.errors import CommandError, LockedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Inventory, Secret
 from provision.steps.upstream import Drained, Member
+from tests.unit.ctrl_c import pressed
 from tests.unit.test_rolling import gpu
 
 ONE, TWO = "a/ollama1", "a/ollama2"
@@ -149,19 +150,6 @@ def test_only_who_can_serve_is_given_back(make: Any, monkeypatch: pytest.MonkeyP
     assert drained() == [{ONE}] * 2
 
 
-def press(monkeypatch: pytest.MonkeyPatch, *when: threading.Event) -> None:
-    """Ctrl-C as soon as these have come, one after the other."""
-    left = list(when)
-
-    def wait(pending: Any, timeout: float, really: Any = ending.wait) -> Any:
-        if left and left[0].wait(5):
-            left.pop(0)
-            raise KeyboardInterrupt
-        return really(pending, timeout)
-
-    monkeypatch.setattr(ending, "wait", wait)
-
-
 def test_ctrl_c_stops_before_the_next_balancer_and_says_so(make: Any) -> None:
     made = make("a/ollama1")
     Fake.made["lb-1"].told = lambda: made.interrupt(now=False)
@@ -175,14 +163,12 @@ def test_ctrl_c_stops_before_the_next_balancer_and_says_so(make: Any) -> None:
     assert [Fake.made[name].cut for name in ("lb-1", "lb-2")] == [False, True], "what is changed is not cut"
 
 
-def test_ctrl_c_while_streams_are_waited_for_is_told_and_the_mark_stays(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_while_streams_are_waited_for_is_told_and_the_mark_stays(make: Any) -> None:
     made, waiting = make("a/ollama1"), threading.Event()
     Fake.made["lb-1"].streams = 3
     made.context = dataclasses.replace(made.context, listen=lambda event: waiting.set())
-    press(monkeypatch, waiting)
-    found = made.drain("", 60.0)
+    with pressed(made.interrupt, waiting):
+        found = made.drain("", 60.0)
     assert [one.result for one in found] == ["stopped", "stopped"]
     assert "nothing new is sent to them" in found[0].error.message
     assert drained() == [{ONE}] * 2
@@ -199,10 +185,31 @@ def test_the_second_ctrl_c_cuts_the_connections_at_once(make: Any, monkeypatch: 
         raise UnreachableError("the connection was lost")
 
     monkeypatch.setattr(fake, "wait", wait)
-    press(monkeypatch, waiting, made.context.stop)
-    found = made.drain("", 60.0)
+    with pressed(made.interrupt, waiting, made.context.stop):
+        found = made.drain("", 60.0)
     assert [one.result for one in found] == ["stopped", "stopped"]
     assert found[0].error.message == "stopped at once: its connection was cut"
+
+
+def test_ctrl_c_while_the_locks_are_given_back_is_too_late_and_cuts_nothing(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, finishing, pressed_it = make("a/ollama1"), threading.Event(), threading.Event()
+
+    def finish() -> None:
+        finishing.set()
+        assert pressed_it.wait(5)
+
+    def interrupt(*, now: bool) -> None:
+        made.interrupt(now=now)
+        pressed_it.set()
+
+    monkeypatch.setattr(made._rolling, "finish", finish)
+    with pressed(interrupt, finishing):
+        found = made.drain("", 0.0)
+    assert [one.result for one in found] == ["changed", "changed"]
+    assert not made.interrupted
+    assert not any(Fake.made[name].cut for name in ("lb-1", "lb-2"))
 
 
 def test_ctrl_c_while_an_instance_is_tested_gives_nothing_back(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

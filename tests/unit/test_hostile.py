@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from provision import plan, report, script, sequence
+from provision import plan, report, report_live, script, sequence
 from provision.command import Answer, Command, Obtain, Put, Run
 from provision.errors import CommandError, FactError, HostError
 from provision.events import Event
@@ -508,7 +508,7 @@ def test_huge_output_is_bounded_and_quick() -> None:
 def test_markup_of_a_host_is_shown_and_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    live = report.Live(["host [red]"])
+    live = report_live.Live(["host [red]"])
     said = "[bold red]x[/bold red] [/] [link=http://x]y[/link] \\"
     live(Event("host [red]", "progress", "[blink]step[/blink]", f"{said}\x1b]0;t\x07"))
     out = io.StringIO()
@@ -519,8 +519,20 @@ def test_markup_of_a_host_is_shown_and_not_obeyed(monkeypatch: pytest.MonkeyPatc
     assert "\x1b]" not in out.getvalue()
 
 
+def test_what_happens_on_a_balancer_that_nobody_chose_is_shown() -> None:
+    from rich.console import Console
+
+    live = report_live.Live(["gpu-01"])
+    for kind in ("changing", "progress", "changed", "done"):
+        live(Event("lb-01", kind, "config:nginx", "gpu-01/ollama1 down"))
+    live(Event("lb-02", "waiting", "lock"))
+    out = io.StringIO()
+    Console(file=out, force_terminal=True, width=200).print(live._progress.get_renderable())
+    assert "lb-02" in out.getvalue()
+
+
 def test_lines_of_progress_are_clean_and_bounded(capsys: pytest.CaptureFixture[str]) -> None:
-    show = report.Lines(4, verbose=True)
+    show = report_live.Lines(4, verbose=True)
     show(Event("host", "progress", "step:\x1b[31m", "\x1b[2Jx" + "y" * 10_000))
     err = capsys.readouterr().err
     assert "\x1b" not in err

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = [
     {"fabfile"},
     {"cli", "lab"},
-    {"report_past", "report_drain", "report_lock"},
+    {"report_past", "report_drain", "report_lock", "report_live"},
     {"report"},
     {"rollout", "verify", "loadtest", "each", "drain"},
     {"readmit", "standing"},
@@ -46,7 +46,7 @@ HOMES = {
     "pydantic": {"inventory", "roles"},
     "pydantic_core": {"inventory", "roles"},
     "click": {"cli", "lab"},
-    "rich": {"report", "lab"},
+    "rich": {"report_live", "lab"},
     "testinfra": {"live", "verify"},
     "pytest": {"verify"},
 }

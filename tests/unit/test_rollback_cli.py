@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from provision import cli, each, journal, rollout
+from provision.cli.rollback import Undoing, _with_failed
+from provision.errors import CommandError, UnreachableError
+from provision.rollout import Outcome
 
 from .local import LocalSession
 
@@ -90,8 +93,51 @@ def test_a_host_that_is_not_there_is_unreachable_and_no_host_without_changes(pat
     assert code in (3, 4)
     assert {host["host"]: host["result"] for host in document["hosts"]}["lb-01"] == "unreachable"
     code, _, said = rollback(path, capsys)
-    assert code == 2, "what lb-01 knows may be newer"
+    assert code == 4, "what lb-01 knows may be newer"
     assert "not known without lb-01" in said
+
+
+def test_a_balancer_that_cannot_be_asked_is_listed_once_also_where_an_instance_comes_back_to_it():
+    lost = UnreachableError("no")
+    known = [Outcome("gpu-01", changed=["x"]), Outcome("lb-01", changed=["marks"]), Outcome("lb-02", error=lost)]
+    undoing = Undoing(OLD, None, {}, {"lb-01": lost, "lb-02": CommandError("no"), "gpu-02": lost})
+    found = _with_failed(known, undoing)
+    assert [(one.host, one.result) for one in found] == [
+        ("gpu-01", "changed"),
+        ("lb-01", "unreachable"),
+        ("lb-02", "unreachable"),
+        ("gpu-02", "unreachable"),
+    ]
+
+
+@pytest.mark.parametrize("words", [["deploy"], ["rollback", OLD]])
+def test_nothing_is_asked_where_no_host_could_be_planned_for(path, capsys, monkeypatch, words):
+    begun(OLD, "deploy")
+    sessions = iter(range(1000))  # the first two read the journals of a rollback
+    asks_first = 2 if words[0] == "rollback" else 0
+
+    def session(connection, password):
+        return LocalSession(frozenset({1}) if next(sessions) >= asks_first else frozenset())
+
+    for module in (each, rollout):
+        monkeypatch.setattr(module, "Session", session)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("click.confirm", lambda *_, **__: pytest.fail("asked"))
+    assert cli.execute([*words, "-i", path, "-t", "docker"]) == 4
+    assert "UNREACHABLE" in capsys.readouterr().out
+
+
+def test_nor_where_the_operator_broke_off_what_was_to_be_shown(path, capsys, monkeypatch):
+    def plan(made):
+        made.interrupt(now=False)
+        return [Outcome(member.outcome.host) for member in made.members]
+
+    monkeypatch.setattr(rollout.Rollout, "plan", plan)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("click.confirm", lambda *_, **__: pytest.fail("asked"))
+    assert cli.execute(["deploy", "-i", path, "-t", "docker"]) == 130
 
 
 def test_what_has_no_name_of_a_run_is_none(path, capsys):

@@ -1,7 +1,9 @@
 """Across hosts: one bad host stops nobody else, and every host has a result."""
 
 import dataclasses
+import signal
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from provision import apply, ending, lock, rollout, standing
 from provision.apply import HostRun
 from provision.artifacts import Store
-from provision.cli.run import _hosts
+from provision.cli.run import _hosts, ended
 from provision.command import Obtain, run, sh
 from provision.context import Context, Stopped
 from provision.errors import CommandError, FactError, LockedError, RefusedError, UnreachableError, UsageError
@@ -17,6 +19,7 @@ from provision.inventory import Connection, Host, Instance, Inventory
 from provision.rollout import Pace, Rollout, selection
 from provision.sequence import INSTANCES, Entry
 
+from .ctrl_c import pressed
 from .local import LocalSession
 from .test_apply import Note
 
@@ -246,6 +249,18 @@ def test_after_a_balancer_that_failed_the_others_are_left_as_they_are(make, tmp_
     assert made.guarded == f"the balancer {bad} failed"
 
 
+def test_after_a_balancer_that_somebody_else_has_the_others_are_changed(make):
+    made = make({"lb-01": (), "lb-02": ()}, role="balancer")
+
+    def locked(roles, fleet):
+        raise LockedError("locked by somebody")
+
+    made.members[0].run.deploy = locked
+    outcomes = made.deploy()
+    assert {outcome.host: outcome.result for outcome in outcomes} == {"lb-01": "locked", "lb-02": "changed"}
+    assert ended(made, outcomes) == 6
+
+
 def test_one_balancer_that_fails_stops_nobody_else(make):
     made = make({"lb-01": BAD}, role="balancer")
     assert results(made) == {"lb-01": "failed"}
@@ -347,15 +362,9 @@ def test_ctrl_c_while_what_is_down_is_tested_stops_after_that_one(make, monkeypa
         begun.set()
         assert made.context.stop.wait(5)
 
-    def press(pending, timeout, really=ending.wait):
-        if not made.context.stop.is_set():
-            assert begun.wait(5)
-            raise KeyboardInterrupt
-        return really(pending, timeout)
-
-    monkeypatch.setattr(ending, "wait", press)
     monkeypatch.setattr(member.run.turn, "test", test)
-    made._readmit()
+    with pressed(made.interrupt, begun):
+        made._readmit()
     assert tested == ["ollama1"]
     assert made.interrupted
 
@@ -464,16 +473,72 @@ def test_ctrl_c_while_balancers_are_asked_who_is_down_is_a_stop(make, monkeypatc
     made.context = dataclasses.replace(made.context, roles=frozenset({"ollama"}))
     made.members[0].run.roles = frozenset({"ollama"})
 
+    asking = threading.Event()
+
     def waiting(hosts):
+        asking.set()
         assert made.context.stop.wait(5)
         return set()
 
-    def press(pending, timeout, really=ending.wait):
-        if not made.context.stop.is_set():
-            raise KeyboardInterrupt
-        return really(pending, timeout)
-
     monkeypatch.setattr(made.rolling, "waiting", waiting)
-    monkeypatch.setattr(ending, "wait", press)
-    made._readmit()
+    with pressed(made.interrupt, asking):
+        made._readmit()
     assert made.interrupted
+
+
+def test_ctrl_c_while_locks_are_given_back_is_too_late_and_the_second_cuts_them(make):
+    made = make({"one": ()})
+    (member,) = made.members
+    finishing, closed = threading.Event(), []
+
+    def finish(result, error):
+        member.run.session.close = lambda: closed.append(made.context.cut.is_set())
+        finishing.set()
+        assert made.context.cut.wait(5)
+
+    member.run.finish = finish
+    with pressed(made.interrupt, finishing, made.context.stop):
+        outcomes = made.deploy()
+    assert [outcome.result for outcome in outcomes] == ["changed"]
+    assert closed == [True], "only the second cuts what gives a lock back"
+    assert made.interrupted, "locks may be left"
+
+
+def test_ctrl_c_after_the_last_step_changes_nothing(make):
+    made = make({"one": ()})
+    (member,) = made.members
+    finishing = threading.Event()
+
+    def finish(result, error):
+        finishing.set()
+        assert made.context.stop.wait(5)
+
+    member.run.finish = finish
+    with pressed(made.interrupt, finishing):
+        outcomes = made.deploy()
+    assert [outcome.result for outcome in outcomes] == ["changed"]
+    assert not made.interrupted
+
+
+def test_ctrl_c_breaks_nothing_off_wherever_it_comes():
+    seen = []
+    before = signal.getsignal(signal.SIGINT)
+    with ending.at_ctrl_c(lambda *, now: seen.append(now)):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        deadline = time.monotonic() + 5
+        while len(seen) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert seen == [False, True, True]
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ending.at_ctrl_c(lambda *, now: None):
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -96,6 +96,12 @@ def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, m
         lock.checked(ran(lock.acquire(OTHER, 0, ["20261122T000000Z-0000"])))
     lock.checked(ran(lock.acquire(OTHER, 0, ["20261122T000000Z-0000", RUN])))
     assert lock.held(ran(lock.status())).run == OTHER
+    # Somebody else has resumed it, which the log here does not know.
+    with monkeypatch.context() as another:
+        another.setattr(lock, "who", lambda: "somebody@another")
+        lock.checked(ran(lock.acquire(OTHER)))
+    with pytest.raises(LockedError, match="somebody@another"):
+        lock.checked(ran(lock.acquire(RUN, 0, [OTHER])))
     lock.held(ran(lock.take_away(force=True)))
     lock.checked(ran(lock.acquire_by_hand("mine")))
     with pytest.raises(LockedError, match="mine"):
