@@ -113,6 +113,21 @@ def read(channel: paramiko.Channel, deadline: float, on_data: Callable[[bytes], 
             data += chunk
 
 
+def exit_status(channel: paramiko.Channel, deadline: float) -> int:
+    """The exit code, which follows the end of the output; a host that stops answering between them says none.
+
+    Args:
+        channel: the channel; its output has ended.
+        deadline: on the monotonic clock, in seconds.
+
+    Raises:
+        TimeoutError: it did not come in time.
+    """
+    if not channel.status_event.wait(max(deadline - time.monotonic(), 0.001)):
+        raise TimeoutError
+    return channel.recv_exit_status()
+
+
 def await_word(channel: paramiko.Channel, stderr: Collector, word: bytes) -> None:
     """Wait until the loader says that it is there.
 

@@ -198,7 +198,7 @@ class Session:
                 channels.send(channel, rest + text, extra, deadline)
                 stdout = channels.read(channel, deadline, on_data, limit)
                 err = stderr.join()
-                return stdout, err, channel.recv_exit_status()
+                return stdout, err, channels.exit_status(channel, deadline)
         except TimeoutError as error:
             self.close()
             raise UnreachableError(

@@ -33,11 +33,11 @@ free() { # container that needs it, then what it needs
 # Until the server answers, or with the end of its log as the reason.
 READY = r"""
 ready() { # container, address:port, seconds
-  end=$(($(date +%s) + $3))
+  end=$(($(cut -d. -f1 /proc/uptime) + $3))
   until curl --noproxy '*' -fsS -m 3 -o /dev/null "http://$2/api/version" 2>/dev/null; do
     status=$(docker inspect --type container --format '{{.State.Status}} {{.State.ExitCode}}' "$1")
     case $status in running*) ;; *) gone "$1" "is $status, not running"; return 1 ;; esac
-    [ "$(date +%s)" -lt "$end" ] || { gone "$1" "does not answer on $2 after $3 s"; return 1; }
+    [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || { gone "$1" "does not answer on $2 after $3 s"; return 1; }
     sleep 0.3
   done
 }

@@ -1,12 +1,14 @@
 """Which of the known keys are a host's, and connections that are not open yet."""
 
 import socket
+import threading
 import time
+from types import SimpleNamespace
 
 import paramiko
 import pytest
 
-from provision import ssh
+from provision import channels, ssh
 from provision.connect import _know
 from provision.errors import UnreachableError
 from provision.inventory import Connection
@@ -88,3 +90,11 @@ def test_what_was_opened_in_the_background_and_closed_since_is_not_used_again(mo
     session.close()
     assert session._connected() is not first
     assert (session._connected().is_connected, session.connects) == (True, 2)
+
+
+def test_an_exit_code_that_never_comes_after_the_output_is_not_waited_for_without_end():
+    channel = SimpleNamespace(status_event=threading.Event(), recv_exit_status=lambda: 3)
+    with pytest.raises(TimeoutError):
+        channels.exit_status(channel, time.monotonic() + 0.05)
+    channel.status_event.set()
+    assert channels.exit_status(channel, time.monotonic() + 0.05) == 3

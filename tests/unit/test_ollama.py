@@ -383,3 +383,11 @@ def test_what_a_mirror_answered_is_taken_out_of_the_daemons_log(logged: str, sai
         ["sh", "-c", image.MIRROR], input=f"{logged}\n{logged}\n", text=True, capture_output=True, check=True
     )
     assert done.stdout == (f"a mirror said: {said}\n" if said else "")
+
+
+def test_a_clock_that_jumps_while_an_instance_starts_is_no_wait_that_is_over(tmp_path: Path) -> None:
+    count = f'echo >>{tmp_path}/$0; [ "$(wc -l <{tmp_path}/$0)" -gt 2 ]'
+    for name, text in {"curl": count, "docker": "echo running 0", "date": f"{count} && echo 99999 || echo 1"}.items():
+        (tmp_path / f"{name}.sh").write_text(f"{name}() {{ set -- {name}; {text.replace('$0', '$1')}; }}\n")
+    text = "".join(path.read_text() for path in tmp_path.glob("*.sh")) + instance_shell.READY + "ready one a:1 120\n"
+    subprocess.run(["sh", "-eu", "-c", text], check=True, capture_output=True, timeout=30)
