@@ -141,7 +141,8 @@ class HostRun:
         todo = self._agreed(self.plan(roles, fleet), fleet)
         self.plans.append(todo)
         self._known = {}  # it may be long ago that it was read
-        last = fleet is not None or not self.context.roles & frozenset(LAST)
+        # While it is worked on, a balancer may be told of others' instances, and be locked for that.
+        last = fleet is not None or not (self.context.roles & frozenset(LAST) or self.host.balancer)
         for _ in range(PASSES):
             if not todo.changes:
                 return

@@ -31,7 +31,8 @@ TOLD = 200  # characters of what was called that the host's own log is told: a d
 
 # $1 folder, $2 store, $3 run; records and what is to be kept on standard input. Each record is told when it came, by
 # the host's clock and by its uptime and boot, which no clock that is set changes. A line that a full disk cut short
-# must not take the next one with it.
+# must not take the next one with it. One at a time: what one writes before its record names it, another that comes to
+# its end would sweep away.
 WRITE = r"""
 set -eu
 umask 077
@@ -42,6 +43,8 @@ new=
 # a full disk says no more than I/O error
 trap '[ $? = 0 ] || df -hP -- "$store" >&2; rm -f -- "$new"' EXIT
 trap 'exit 129' HUP INT TERM
+exec 8>>"$folder/.guard"
+flock 8
 at=$(date +%s) up=$(cut -d. -f1 /proc/uptime) boot=$(cat /proc/sys/kernel/random/boot_id)
 new=$(mktemp "$store/.new.XXXXXXXXXX")
 if [ -s "$journal" ] && [ -n "$(tail -c 1 -- "$journal")" ]; then echo >>"$journal"; fi

@@ -1,8 +1,10 @@
 """What runs write on a host of what they did: before, after, bounded, and read again whatever became of it."""
 
+import fcntl
 import json
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -313,3 +315,19 @@ def test_two_connections_to_one_host_write_one_journal_and_the_worst_result_stay
     other.finish()
     assert [kind for kind, _ in kinds()].count("begin") == 1
     assert [(entry.result, entry.step, entry.changes) for entry in entries()] == [("failed", "note:a", 2)]
+
+
+def test_one_writes_at_a_time_so_that_none_sweeps_away_what_another_is_about_to_name():
+    folder = Path(journal.FOLDER)
+    folder.mkdir(parents=True)
+    change = Change("docker", Note("/nowhere/a"), "add", "", None, {"text": "wanted"}, ())
+    write = journal.Journal("run-1", "deploy").before(change)
+    writer = threading.Thread(target=lambda: LocalSession().batch([write], stop=False))
+    with (folder / ".guard").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive()
+        assert not list(folder.glob("*.jsonl"))
+    writer.join(10)
+    assert kinds() == [("begin", ""), ("change", "note:a")]

@@ -261,6 +261,17 @@ def test_after_a_balancer_that_somebody_else_has_the_others_are_changed(make):
     assert ended(made, outcomes) == 6
 
 
+@pytest.mark.parametrize(("groups", "held"), [(("balancer",), True), ((), False)])
+def test_a_balancer_is_locked_until_all_is_over_for_it_may_still_be_told_of_others(make, tmp_path, groups, held):
+    made = make({"one": ()})
+    (member,) = made.members
+    member.run.host = dataclasses.replace(member.run.host, groups=groups)
+    made._all(lambda member: made._deploy(member, ROLES, None))
+    assert (tmp_path / "run" / "lock").exists() == held
+    made._finish()
+    assert not (tmp_path / "run" / "lock").exists()
+
+
 def test_one_balancer_that_fails_stops_nobody_else(make):
     made = make({"lb-01": BAD}, role="balancer")
     assert results(made) == {"lb-01": "failed"}
