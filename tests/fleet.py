@@ -213,15 +213,15 @@ def wait_for(holds: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(1)
 
 
-def at_work(fleet: Fleet, step: str, then: str = ":") -> None:
-    """Wait until gpu-01 is at work on a step of the newest run, and do something there then.
+def at_work(fleet: Fleet, step: str, then: str = ":", host: str = "gpu-01") -> None:
+    """Wait until a host is at work on a step of the newest run, and do something there then.
 
     What a run says comes earlier: it may first have to tell a balancer, and what is stopped by then leaves no trace.
     """
     last = 'tail -n 1 "$(ls -t /var/lib/provision/journal/*.jsonl | head -n 1)"'
     seen = f'{last} | grep -qF \'"change", "step": "{step}"\''
     text = f"for _ in $(seq 3000); do if {seen}; then {then}; exit; fi; sleep 0.02; done; echo never at work; exit 1"
-    fleet.on("gpu-01", "sh", "-c", text)
+    fleet.on(host, "sh", "-c", text)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults import moments
 from tests.faults.cuts import CUTS
-from tests.faults.walk import PLACES, cut_there
+from tests.faults.walk import AT_WORK, PLACES, cut_there
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
 SAMPLE = "reset: configuration of a balancer, config:balancer"
@@ -68,6 +68,15 @@ class TestPoweredOffInAChange(Cutting):
 
 class TestResetInAConfiguration(Cutting):
     cut, story = "reset", "configuration"
+
+
+@pytest.mark.usefixtures("put_back")
+class TestResetAtWork:
+    """While the host is at work on the step."""
+
+    @pytest.mark.parametrize("place", [pytest.param(place, id=f"reset, at work: {place}") for place in AT_WORK])
+    def test_cut(self, world, seen, place):
+        cut_there(world, place, CUTS["reset"], seen, follow=True, working=True)
 
 
 class TestOfAnotherCommand:

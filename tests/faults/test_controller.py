@@ -5,7 +5,7 @@ import pytest
 
 from tests.faults.cuts import CUTS
 from tests.faults.moments import KILLS, killed_there
-from tests.faults.walk import PLACES, cut_there
+from tests.faults.walk import AT_WORK, PLACES, cut_there
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
 SAMPLE = "change of a gpu host, image:ollama/ollama:0.33.0"
@@ -17,6 +17,15 @@ SAMPLE = "change of a gpu host, image:ollama/ollama:0.33.0"
 @pytest.mark.usefixtures("put_back")
 def test_killed(world, seen, place):
     cut_there(world, place, CUTS["killed"], seen, follow=str(place) == SAMPLE)
+
+
+@pytest.mark.usefixtures("put_back")
+class TestAtWork:
+    """While the host is at work on the step: it goes on without anybody who listens."""
+
+    @pytest.mark.parametrize("place", [pytest.param(place, id=f"at work: {place}") for place in AT_WORK])
+    def test_killed(self, world, seen, place):
+        cut_there(world, place, CUTS["killed"], seen, follow=True, working=True)
 
 
 class TestOfAnotherCommand:

@@ -12,7 +12,7 @@ from tests.faults.screen import first_error, one_clear_screen
 from tests.faults.seen import Seen
 from tests.faults.watch import Watch
 from tests.faults.world import BAD, BALANCER, World
-from tests.fleet import wait_for
+from tests.fleet import at_work, wait_for
 
 # nginx learns that a host is gone only by a new connection: each one that a worker keeps to an instance may swallow one
 # more request. Two instances, and as many workers as there are cores.
@@ -192,7 +192,25 @@ class Place:
 PLACES = [Place(name, step, step == story.steps[-1]) for name, story in STORIES.items() for step in story.steps]
 
 
-def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool = False) -> None:
+# Where a deploy is cut while the host is at work on the step, and not as it begins to be: what takes long enough.
+AT_WORK = [
+    Place("first deploy of a gpu host", "packages:docker"),
+    *(
+        Place("change of a gpu host", step)
+        for step in (
+            "service:docker",
+            f"image:{NEWER}",
+            "container:ollama1",
+            f"model:ollama1/{MORE}",
+            "resident:ollama1",
+        )
+    ),
+    Place("change of a balancer", "build:nginx"),
+    Place("configuration of a balancer", "config:balancer"),
+]
+
+
+def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool = False, working: bool = False) -> None:
     """Cut a deploy at a place; what comes of it is as it must be.
 
     Args:
@@ -202,6 +220,7 @@ def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool 
         seen: notes what is seen.
         follow: whether a second deploy follows to its end; it does so after the last step of a story, and before it
             the next case goes on from here.
+        working: whether it is cut while the host is at work on the step; else as the host is about to be told.
     """
     story = STORIES[place.story]
     story.prepare(world)
@@ -210,7 +229,7 @@ def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool 
     serves = cut.serves and story.live
     asked = serves or story.host != BALANCER
     with Watch(world.lab, story.host, balancer=asked, streams=cut.serves or not story.live) as watch:
-        _strike(world, story, place.step, cut, seen)
+        _strike(world, story, place.step, cut, seen, working=working)
         if cut.code is not None:
             world.expire()
         watch.check(lost=KEPT if cut.silent and story.live else 0)
@@ -225,11 +244,14 @@ def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool 
         world.put_back(story.host)
 
 
-def _strike(world: World, story: Story, step: str, cut: Cut, seen: Seen) -> None:
+def _strike(world: World, story: Story, step: str, cut: Cut, seen: Seen, *, working: bool) -> None:
     at = rf"^{story.host} +changing +{re.escape(step)}(\s|$)"
     running = Running(world.fleet, "deploy", "--yes", "-v", "--lock-wait", "3m", hold_at=at)
     try:
         running.until_held()
+        if working:
+            running.go()
+            at_work(world.fleet, step, host=story.host)
         cut.strike(world, story.host, running)
         running.go()
         done = running.end()

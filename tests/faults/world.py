@@ -142,6 +142,13 @@ class World:
             if host.running:
                 host.run(["sh", "-c", EXPIRE])
 
+    def locked(self) -> list[str]:
+        """Hosts on which a lease of a run has not ended."""
+        text = "{ read -r _ until _; } </run/provision/lock 2>/dev/null || exit 0;"
+        text += " echo $((until - $(cut -d. -f1 /proc/uptime)))"
+        left = {host.name: self.sh(text, host=host.name) for host in self.lab.hosts() if host.running}
+        return [name for name, seconds in left.items() if int(seconds or 0) > 0]
+
     def traces(self, host: str) -> dict[str, str]:
         """Every file that a deploy may write, with its hash."""
         if not self.lab.host(host).running:
