@@ -18,7 +18,12 @@ from tests.fleet import Done
 
 Action = Callable[[World], object]
 # The locks' guard, and what only says what was found and begun.
-LEFT_ANYWAY = ("/run/provision/lock.guard", "/var/lib/provision/journal/", "/var/lib/provision/store/")
+LEFT_ANYWAY = (
+    "/run/provision/lock.guard",
+    "/run/provision/shell",
+    "/var/lib/provision/journal/",
+    "/var/lib/provision/store/",
+)
 SPOILT = "/opt/provision/lib/docker-notes"  # drift on a host without the fault: it must be mended all the same
 
 
