@@ -19,7 +19,9 @@ from provision.lock import who
 RUNS = 200  # logs that are kept
 RUNNING, ENDED = ".running", ".json"
 DEAD = 20  # of those that are over, how many of the newest are looked for on hosts
-LOST = {"unreachable", "stopped"}  # results of hosts that may still be locked; a second Ctrl-C cuts the connections
+# Results of hosts that may still be locked: a second Ctrl-C cuts the connections, and what made a host fail (sudo, a full
+# disk) may also keep its lock from being given back.
+LOST = {"unreachable", "stopped", "failed"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Log:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether it ended here while it could not reach a host, on which its lock may be left."""
+        """Whether it ended here, and may have left its lock on a host."""
         return self.machine == socket.gethostname() and bool(LOST & set(self.hosts.values()))
 
 
@@ -123,7 +125,7 @@ class Logs:
     def dead(self) -> tuple[str, ...]:
         """Ids of runs that are over here and may have left a lock, the newest first of each kind.
 
-        They died; or they ended, and a host that was out of reach then could not be told.
+        They died; or they ended, and a host could not be told.
         """
         running = [_read(path) for path in self._paths(RUNNING)]
         ended = [_read(path) for path in self._paths(ENDED)[:DEAD]]

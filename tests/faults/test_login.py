@@ -128,6 +128,7 @@ CASES = {
         at="docker_config:daemon.json",
         ready=WORK["ready"],
         keep=False,
+        stays_locked=True,
     ),
     "the sudo password is wrong, in German": Case(
         both(german, sudo_asks("wrong")), ("sudo password is wrong", "-K"), both(sudo_as_before, english)

@@ -70,6 +70,8 @@ def test_a_run_that_ended_out_of_reach_of_a_host_may_have_left_its_lock_there(lo
     logs.write(log(exit=130, hosts={"gpu-01": "stopped"}))
     assert logs.dead() == (RUN,)
     logs.write(log(exit=3, hosts={"gpu-01": "failed", "gpu-02": "locked"}))
+    assert logs.dead() == (RUN,), "what failed there may be what gives the lock back"
+    logs.write(log(exit=6, hosts={"gpu-01": "changed", "gpu-02": "locked"}))
     assert logs.dead() == ()
     logs.write(log(exit=4, hosts={"gpu-01": "unreachable"}, machine="another"))
     assert logs.dead() == ()
