@@ -19,8 +19,8 @@ from provision.lock import who
 RUNS = 200  # logs that are kept
 RUNNING, ENDED = ".running", ".json"
 DEAD = 20  # of those that are over, how many of the newest are looked for on hosts
-# Results of hosts that may still be locked: a second Ctrl-C cuts the connections, and what made a host fail (sudo, a full
-# disk) may also keep its lock from being given back.
+# Results of hosts that may still be locked: a second Ctrl-C cuts the connections, and what made a host fail (sudo, a
+# full disk) may also keep its lock from being given back.
 LOST = {"unreachable", "stopped", "failed"}
 
 
