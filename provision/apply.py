@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import cast
 
-from provision import cards, evidence, plan
+from provision import cards, ending, evidence, plan
 from provision.command import Answer, Run
 from provision.context import Context, Stopped
-from provision.errors import FactError, HostError, UnreachableError
+from provision.errors import FactError, HostError
 from provision.events import Event
 from provision.grouping import Group, creates, groups, is_container, is_missing, may_run
 from provision.inventory import Host, Mask
@@ -165,7 +165,7 @@ class HostRun:
             result: as the recap names it.
             error: what failed on this host, with nothing secret in it; or None.
         """
-        cut_off = isinstance(error, UnreachableError) or (isinstance(error, Stopped) and self.context.cut.is_set())
+        cut_off = self.host.name in self.context.cut_off or ending.is_cut_off(error, self.context)
         self._lease.end(self._performer.closing(result, error), cut_off=cut_off)
 
     @property

@@ -31,6 +31,7 @@ class Context:
         failed: names of hosts that have failed so far.
         working: names of hosts that are being worked on or still will be.
         begun: names of those of them that are being worked on.
+        cut_off: names of hosts that were lost while they were locked: something may still be at work there.
         lock_wait: seconds to wait for a host that somebody else has.
         command: what was called, as the hosts' journals name it.
         dead: ids of runs that are known to be dead: their locks are not waited for.
@@ -48,6 +49,7 @@ class Context:
     failed: set[str] = dataclasses.field(default_factory=set)
     working: set[str] = dataclasses.field(default_factory=set)
     begun: set[str] = dataclasses.field(default_factory=set)
+    cut_off: set[str] = dataclasses.field(default_factory=set)
     lock_wait: float = 0.0
     command: str = "deploy"
     dead: tuple[str, ...] = ()

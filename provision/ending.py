@@ -33,7 +33,8 @@ def at_ctrl_c(interrupt: Callable[..., None]) -> Iterator[None]:
             while number := reader.recv(1):
                 if number[0] == signal.SIGINT:
                     presses += 1
-                    interrupt(now=presses > 1)
+                    with contextlib.suppress(Exception):  # else the next press, which cuts, would not be heard
+                        interrupt(now=presses > 1)
 
     threading.Thread(target=work, name="ctrl-c", daemon=True).start()
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -58,6 +59,16 @@ def told(error: HostError, context: Context, *, locked: bool) -> HostError:
     if cut and isinstance(error, UnreachableError):
         return Stopped("stopped at once: its connection was cut", "run it again to go on", step=error.step)
     return error
+
+
+def is_cut_off(error: HostError | None, context: Context) -> bool:
+    """Whether what was being done when a host failed may still be done there, because only the connection has ended.
+
+    Args:
+        error: of the host, or None.
+        context: of the run.
+    """
+    return isinstance(error, UnreachableError) or (isinstance(error, Stopped) and context.cut.is_set())
 
 
 def result(error: HostError | None, *, changed: bool) -> str:

@@ -11,7 +11,6 @@ from provision.errors import HostError, LockedError
 from provision.ssh import Session
 
 POLL = 2.0  # seconds between two looks at a lock that somebody else has
-CUT_OFF = 60.0  # seconds that the last command of a run that was cut off here is waited for in any case
 BEAT = 5.0  # seconds between two thoughts of whether it is time to renew
 
 
@@ -75,7 +74,7 @@ class Lease:
             thread.join(BEAT)
 
     def wait(self, answer: Answer, seconds: float, stop: threading.Event, say: Callable[[str], None]) -> bool:
-        """Make sure that it was taken, or wait for it as long as is allowed, and a minute for what is our own.
+        """Make sure that it was taken, or wait for it as long as is allowed.
 
         Args:
             answer: to `acquire`.
@@ -89,14 +88,13 @@ class Lease:
         Raises:
             LockedError: somebody else still has it.
         """
-        begun = time.monotonic()
+        deadline = time.monotonic() + seconds
         waited = False
         while True:
             try:
                 self.took(answer)
             except LockedError as error:
-                limit = max(seconds, CUT_OFF) if self._is_own(lock.holder(answer)) else seconds
-                if time.monotonic() >= begun + limit or stop.is_set():
+                if time.monotonic() >= deadline or stop.is_set():
                     raise
                 say(f"waiting: {error.message}")
             else:
@@ -104,10 +102,6 @@ class Lease:
             waited = True
             time.sleep(POLL)
             answer = self.session.batch([self.acquire()], stop=False)[0]
-
-    def _is_own(self, held: lock.Held) -> bool:
-        """Whether a dead run of this operator has it, because a command that it was cut off in is still at work."""
-        return held.run in self.dead and held.who == lock.who()
 
     def release(self) -> Run:
         """The command that gives it back; its answer goes to `gave_back`."""

@@ -45,13 +45,10 @@ for pid in "$folder"/jobs/*/pid; do
 done
 """
 
-# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 runs of this operator
-# that are known to be dead. Somebody else may have resumed one since; and what it was cut off in may still be at work,
-# in the shell that took the lock last: the parent of the `timeout` that runs this. Says where it could not be written.
+# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 runs of this
+# operator that are known to be dead: somebody else may have resumed one since. Says where it could not be written.
 ACQUIRE = f"""
 folder=$4 kept=$5
-begun() {{ cut -d ' ' -f 1,22 "/proc/$1/stat" 2>/dev/null; }}
-works() {{ read -r pid start <"$folder/shell" && [ "$(begun "$pid")" = "$pid $start" ]; }} 2>/dev/null
 failed() {{ rm -f "$lock.new"; printf '%s\\n' "${{lock%/*}}"; exit 1; }}
 umask 077
 mkdir -p -m 0700 "$folder"
@@ -60,7 +57,7 @@ flock 9
 {READ}
 held=no
 if [ "$run" != "$1" ] && [ -n "$run" ]; then
-  case " $7 " in *" $run "*) [ "$who" != "$2" ] || works || until=0 ;; esac
+  case " $7 " in *" $run "*) [ "$who" != "$2" ] || until=0 ;; esac
   if [ "$until" = {BY_HAND} ] || [ "$until" -gt "$now" ]; then held=yes
   elif [ $busy = yes ] && [ "$who" != "$2" ]; then held=yes
   fi
@@ -80,7 +77,6 @@ fi
 printf '%s %s %s %s\\n%s\\n' "$1" "$until" "$since" "$2" "$6" >"$lock.new" || failed
 [ "$until" != {BY_HAND} ] || sync -- "$lock.new" || failed
 mv "$lock.new" "$lock" || failed
-begun "$(cut -d ' ' -f 4 "/proc/$PPID/stat")" >"$folder/shell" || :
 [ "$until" != {BY_HAND} ] || {{ sync -- "${{lock%/*}}"; rm -f "$folder/lock"; }}
 """
 
@@ -241,7 +237,7 @@ def checked(answer: Answer) -> None:
         HostError: it cannot be taken at all.
     """
     if answer.exit == HELD:
-        found = holder(answer)
+        found = _parse(answer.error)
         hint = "ask them; `provision lock release` takes it away" if found.left is None else "wait for that run"
         raise LockedError(f"locked by {found}", hint + ("" if found.left is None else "; the lock expires by itself"))
     if answer.exit:
@@ -250,11 +246,6 @@ def checked(answer: Answer) -> None:
         said = f"{place}: {answer.error}" if answer.error else ""
         hint = f"is there room in {place}, and can it be written to?"
         raise HostError("the lock could not be taken", hint, stderr=said)
-
-
-def holder(answer: Answer) -> Held:
-    """Who has the lock that could not be taken."""
-    return _parse(answer.error)
 
 
 def _parse(text: str) -> Held:

@@ -133,12 +133,12 @@ class Marker:
     def finish(self) -> None:
         """Give the lock back and close the connection.
 
-        The lock of a mark that may still be made, because the connection was lost meanwhile, is left to end by itself.
+        The lock of what may still be done, because a connection was lost meanwhile, is left to end by itself.
         """
         error = self._failed and ending.told(self._failed, self.context, locked=self.locked)
         said = self._performer.closing(ending.result(error, changed=True), error)
         with contextlib.suppress(HostError):  # the lease ends by itself
-            self._lease.end(said, cut_off=isinstance(self._failed, UnreachableError))
+            self._lease.end(said, cut_off=self.host.name in self.context.cut_off)
         self.session.close()
 
     def _locked(self, *, back: bool) -> State:
@@ -200,6 +200,8 @@ class Marker:
             yield
         except HostError as error:
             self._failed = error
+            if self.locked and isinstance(error, UnreachableError):
+                self.context.cut_off.add(self.host.name)
             raise
 
     @contextlib.contextmanager

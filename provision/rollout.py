@@ -219,7 +219,9 @@ class Rollout:
 
         chosen = [one for one in self.members if one.run in runs and (one.outcome.error is not None) == failed]
         with ThreadPoolExecutor(self.forks, thread_name_prefix="host") as pool:
-            list(pool.map(one, chosen))
+            done = [pool.submit(one, member) for member in chosen]  # `map` would leave out the rest after an error
+        for future in done:
+            future.result()
 
     def _waves(
         self,
@@ -332,6 +334,8 @@ class Rollout:
 
     def _fail(self, member: _Member, error: HostError) -> None:
         error = ending.told(error, self.context, locked=member.run.locked)
+        if member.run.locked and ending.is_cut_off(error, self.context):
+            self.context.cut_off.add(member.outcome.host)
         for name in ("message", "hint", "command", "stderr"):
             setattr(error, name, member.run.hide(getattr(error, name)))
         member.outcome.error = error

@@ -88,7 +88,8 @@ class Log:
     @property
     def is_cut_off(self) -> bool:
         """Whether it ended here, and may have left its lock on a host."""
-        return self.machine == socket.gethostname() and bool(LOST & set(self.hosts.values()))
+        left = self.exit == 130 or bool(LOST & set(self.hosts.values()))
+        return self.machine == socket.gethostname() and left
 
 
 class Logs:

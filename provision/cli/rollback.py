@@ -127,7 +127,7 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
     from provision import journal, past
     from provision.cli.history import RUN_ID
     from provision.each import each
-    from provision.errors import HostError, UnreachableError, UsageError
+    from provision.errors import BugError, HostError, UnreachableError, UsageError
 
     def work(_: "Host", session: Any) -> "list[Entry]":
         return past.entries(session.batch([past.listed(2 * journal.RUNS)], stop=False)[0])
@@ -142,7 +142,9 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
         if re.fullmatch(RUN_ID, entry.run) and entry.changes and entry.command.partition(" ")[0] not in journal.DRAINS
     }
     if lost:
-        first = next(iter(lost.values()))
+        first = next((one for one in lost.values() if isinstance(one, BugError)), next(iter(lost.values())))
+        if isinstance(first, BugError):
+            raise first
         away = all(isinstance(one, UnreachableError) for one in lost.values())
         said = f"which run was the last to change something is not known without {', '.join(lost)}: {first.message}"
         hint = "name the run: `provision history` lists them; or leave those hosts out by --limit"

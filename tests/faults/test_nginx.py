@@ -8,6 +8,7 @@ import pytest
 from tests.faults.case import Case, both, params, play
 from tests.faults.common import TOOLKIT, new_queue, no_package, old_queue
 from tests.faults.world import BALANCER
+from tests.fleet import wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
 GARBAGE = Path(__file__).parent / "garbage"
@@ -31,6 +32,11 @@ def port_taken(world):
         f' "{program}"; for _ in $(seq 50); do ss -Hltn | grep -q ":3008 .*" && break; sleep 0.1; done',
         host=BALANCER,
     )
+
+
+def starts_again(world):
+    """By its unit, without anybody."""
+    wait_for(world.answers)
 
 
 CASES = {
@@ -70,7 +76,7 @@ CASES = {
     "killed while its configuration is written": Case(
         lambda w: w.sh(KILL, host=BALANCER),
         ("the host still differs in exe, loaded",),
-        old_queue,
+        both(old_queue, starts_again),
         at="config:balancer",
         ready=new_queue,
         balancer=False,

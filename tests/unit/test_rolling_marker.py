@@ -137,6 +137,20 @@ def test_the_lock_of_a_mark_that_may_still_be_made_is_left_to_end_by_itself(
     assert len(session.execs) == 1
 
 
+def test_so_is_that_of_a_balancer_whose_own_change_may_still_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Asked()
+    made = make(tmp_path, session, monkeypatch)
+    monkeypatch.setattr(made, "_parsed", lambda answer: state(config(fleet())))
+    made.mark(down=[])
+    assert made.locked
+    before = len(session.execs)
+    made.context.cut_off.add("lb-01")
+    made.finish()
+    assert [command.title for commands in session.execs[before:] for command in commands] == []
+
+
 def test_a_mark_that_failed_is_one_in_the_journal_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Asked()
     made = make(tmp_path, session, monkeypatch)

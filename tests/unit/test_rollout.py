@@ -272,6 +272,39 @@ def test_a_balancer_is_locked_until_all_is_over_for_it_may_still_be_told_of_othe
     assert not (tmp_path / "run" / "lock").exists()
 
 
+@pytest.mark.parametrize(("error", "left"), [(UnreachableError("lost"), True), (CommandError("no"), False)])
+def test_what_may_still_be_at_work_on_a_host_keeps_its_lock_whoever_else_of_the_run_is_over_there(
+    make, tmp_path, error, left
+):
+    made = make({"one": ()})
+
+    def work(member):
+        made._deploy(member, ROLES, None)
+        member.run.session.batch([member.run._lease.acquire()], stop=False)
+        raise error
+
+    made._all(work)
+    assert made.context.cut_off == ({"one"} if left else set())
+    made._finish()
+    assert (tmp_path / "run" / "lock").exists() == left
+
+
+def test_an_error_that_nobody_foresaw_keeps_no_other_host_from_its_turn(make):
+    made = make({f"host-{n}": () for n in range(6)}, forks=2)
+    seen = []
+
+    def work(run):
+        seen.append(run.host.name)
+        if len(seen) == 1:
+            raise KeyError("a bug")
+
+    for member in made.members:
+        member.outcome.error = CommandError("no")
+    with pytest.raises(KeyError):
+        made._on(work, [member.run for member in made.members], failed=True)
+    assert len(seen) == 6
+
+
 def test_one_balancer_that_fails_stops_nobody_else(make):
     made = make({"lb-01": BAD}, role="balancer")
     assert results(made) == {"lb-01": "failed"}
@@ -544,6 +577,23 @@ def test_ctrl_c_breaks_nothing_off_wherever_it_comes():
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_what_goes_wrong_at_the_first_ctrl_c_does_not_make_it_deaf_to_the_second():
+    heard, seen = threading.Event(), []
+
+    def interrupt(*, now):
+        seen.append(now)
+        heard.set()
+        raise KeyError("a bug")
+
+    second = threading.Event()
+    with pressed(interrupt, second, heard):
+        second.set()
+        deadline = time.monotonic() + 5
+        while len(seen) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert seen == [False, True]
 
 
 def test_ctrl_c_that_is_ignored_stays_so():

@@ -5,15 +5,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
-from provision import lease, lock, runs
+from provision import lock, runs
 from provision.cli import resume
 from provision.cli.run import Careful, Chosen
-from provision.command import sh
 from provision.errors import LockedError, UsageError
 from provision.runs import Log, Logs
 
@@ -73,6 +70,8 @@ def test_a_run_that_ended_out_of_reach_of_a_host_may_have_left_its_lock_there(lo
     assert logs.dead() == (RUN,), "what failed there may be what gives the lock back"
     logs.write(log(exit=6, hosts={"gpu-01": "changed", "gpu-02": "locked"}))
     assert logs.dead() == ()
+    logs.write(log(exit=130, hosts={"gpu-01": "changed"}))
+    assert logs.dead() == (RUN,), "the second Ctrl-C may have cut what gives locks back"
     logs.write(log(exit=4, hosts={"gpu-01": "unreachable"}, machine="another"))
     assert logs.dead() == ()
 
@@ -111,24 +110,6 @@ def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, m
     lock.checked(ran(lock.acquire_by_hand("mine")))
     with pytest.raises(LockedError, match="mine"):
         lock.checked(ran(lock.acquire(OTHER, 0, [RUN])))
-
-
-def test_the_command_that_a_dead_run_was_cut_off_in_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(lease, "POLL", 0.1)
-    go_on, said = tmp_path / "go-on", []
-    waiting = sh('until [ -e "$1" ]; do sleep 0.1; done', str(go_on), title="what it was cut off in")
-    cut_off = threading.Thread(target=lambda: LocalSession().batch([lock.acquire(RUN), waiting], stop=False))
-    cut_off.start()
-    while not (tmp_path / "run" / "shell").exists():
-        time.sleep(0.05)
-    own = lease.Lease(LocalSession(), OTHER, (RUN,))
-    with pytest.raises(LockedError, match=RUN):
-        own.took(own.session.batch([own.acquire()], stop=False)[0])
-    threading.Timer(0.5, go_on.touch).start()
-    assert own.wait(own.session.batch([own.acquire()], stop=False)[0], 0.0, threading.Event(), said.append)
-    assert RUN in said[0]
-    cut_off.join()
 
 
 def test_a_run_goes_on_with_what_it_was_told(logs):
