@@ -199,6 +199,7 @@ def _struck(world: World, moment: Moment, cut_off: tuple[Cut, str], seen: Seen, 
         act.back(world)
         assert world.down() == set()
         seen.second(world)
+        world.expire()  # a host on which nothing was left to change was locked by no run since the struck one
         watch.check(lost=KEPT if cut.silent else 0)
 
 
