@@ -18,7 +18,7 @@ from provision.lock import who
 
 RUNS = 200  # logs that are kept
 RUNNING, ENDED = ".running", ".json"
-DEAD = 20  # of those that are over, how many of the newest are looked for on hosts
+DEAD = 20  # of those that may have left a lock, how many of the newest are looked for on hosts
 # Results of hosts that may still be locked: a second Ctrl-C cuts the connections, and what made a host fail (sudo, a
 # full disk) may also keep its lock from being given back.
 LOST = {"unreachable", "stopped", "failed"}
@@ -129,10 +129,10 @@ class Logs:
         They died; or they ended, and a host could not be told.
         """
         running = [_read(path) for path in self._paths(RUNNING)]
-        ended = [_read(path) for path in self._paths(ENDED)[:DEAD]]
+        ended = [_read(path) for path in self._paths(ENDED)]
         died = [log.run for log in running if log is not None and log.is_dead]
         lost = [log.run for log in ended if log is not None and log.is_cut_off]
-        return (*died[:DEAD], *lost)
+        return (*died[:DEAD], *lost[:DEAD])
 
     def _paths(self, suffix: str) -> Sequence[Path]:
         return sorted(self.folder.glob(f"*{suffix}"), reverse=True)

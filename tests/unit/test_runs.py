@@ -76,6 +76,14 @@ def test_a_run_that_ended_out_of_reach_of_a_host_may_have_left_its_lock_there(lo
     assert logs.dead() == ()
 
 
+def test_runs_that_left_nothing_push_out_none_that_did(logs, monkeypatch):
+    monkeypatch.setattr(runs, "DEAD", 2)
+    ids = [f"20261122T08{minute}00Z-0000" for minute in range(10, 20)]
+    for number, one in enumerate(ids):
+        logs.write(log(run=one, exit=4, hosts={"gpu-01": "unreachable" if number < 3 else "ok"}))
+    assert logs.dead() == (ids[2], ids[1])
+
+
 def test_logs_are_bounded_and_what_is_no_log_is_none(logs, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", 3)
     for minute in range(10, 16):
