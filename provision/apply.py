@@ -77,6 +77,11 @@ class HostRun:
         """The steps that this run makes what they should be."""
         return self.entries if self.past is None else self.past
 
+    @property
+    def answers(self) -> Mapping[Run, Answer]:
+        """What the host said to every read so far."""
+        return self._answers
+
     @cached_property
     def declared(self) -> frozenset[str]:
         """The ids of all its steps."""

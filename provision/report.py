@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ from provision.plan import Change, HostPlan
 from provision.printable import line, lines, some
 from provision.rollout import Outcome
 from provision.steps.balanced import DRAINED
+from provision.steps.base import NOT_ASKED
 from provision.steps.upstream import Drained
 
 if TYPE_CHECKING:  # importing it imports pytest, which plan and deploy do not need
-    from provision.verify import HostResult
+    from provision.verify.checks import HostResult
 
 SCHEMA = 1
 DIFF_LINES = 400  # of one change; a file of ours is shorter, and what somebody else put in its place need not be read
@@ -250,37 +252,55 @@ def _counts(results: Sequence[str]) -> dict[str, int]:
 # ---- verify ----------------------------------------------------------------------------------------------------
 
 
-def verify_text(results: Sequence[HostResult]) -> None:
-    """Print every host, worst first."""
+def verify_text(results: Sequence[HostResult], following: str) -> None:
+    """Print every host, worst first, what was left out on purpose, and the command to run next.
+
+    Args:
+        results: of every host.
+        following: that command.
+    """
     width = max((len(result.host) for result in results), default=4)
-    said: dict[str, None] = {}
+    notes: dict[str, None] = {}
     say(f"\n{'HOST':{width}}  {'RESULT':11}  {'CHECKS':>7}  {'FAILED':>6}  {'TIME':>7}  WHY")
     for result in sorted(results, key=lambda result: WORST_FIRST.index(result.result)):
         checks = [check for step in result.steps for check in step.checks]
-        bad = [step.step for step in result.steps if not step.passed]
+        bad = [step for step in result.steps if not step.passed and not step.waits_for]
         verdict = paint(f"{result.result.upper():11}", "green" if result.result == "passed" else "red")
-        why = line(_why(result.error)) or ", ".join(bad[:4])
-        said.update(dict.fromkeys(check.name for check in checks if check.name.startswith(DRAINED)))
+        notes.update(dict.fromkeys(check.name for check in checks if check.name.startswith((DRAINED, NOT_ASKED))))
+        why = _why_failed(result)
         say(f"{result.host:{width}}  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  {why}")
-    for drained in said:
-        say(paint(line(drained), "yellow"))
+    for note in notes:
+        say(paint(line(note), "yellow"))
+    count = verify_summary(results)
+    hosts = f"{count['hosts']} host{'s' if count['hosts'] != 1 else ''}"
+    say(f"{count['passed']} of {count['checks']} checks passed on {hosts} · next: {following}")
+
+
+def _why_failed(result: HostResult) -> str:
+    """Why a host is not verified, on one line: the steps that failed, and how many wait for one of them."""
+    bad = [step.step for step in result.steps if not step.passed and not step.waits_for]
+    waiting = Counter(step.waits_for for step in result.steps if step.waits_for)
+    words = [", ".join(map(line, bad[:4])) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")]
+    words += [f"{count} known only after {line(step)}" for step, count in waiting.items()]
+    return line(_why(result.error)) or "; ".join(filter(None, words))
+
+
+def verify_summary(results: Sequence[HostResult]) -> dict[str, int]:
+    """How many hosts were asked, and how many checks came out how."""
+    checks = [check for result in results for check in _verify_host(result)["checks"]]
+    passed = sum(check["passed"] for check in checks)
+    return {
+        "hosts": len(results),
+        "unreachable": sum(result.result == "unreachable" for result in results),
+        "checks": len(checks),
+        "passed": passed,
+        "failed": len(checks) - passed,
+    }
 
 
 def verify_document(results: Sequence[HostResult]) -> dict[str, Any]:
     """The body of `verify --json`."""
-    hosts = [_verify_host(result) for result in results]
-    checks = [check for host in hosts for check in host["checks"]]
-    passed = sum(check["passed"] for check in checks)
-    return {
-        "hosts": hosts,
-        "summary": {
-            "hosts": len(hosts),
-            "unreachable": sum(host["result"] == "unreachable" for host in hosts),
-            "checks": len(checks),
-            "passed": passed,
-            "failed": len(checks) - passed,
-        },
-    }
+    return {"hosts": [_verify_host(result) for result in results], "summary": verify_summary(results)}
 
 
 def _verify_host(result: HostResult) -> dict[str, Any]:
@@ -294,7 +314,8 @@ def _verify_host(result: HostResult) -> dict[str, Any]:
         for check in step.checks:
             shown = {"name": check.name, "passed": check.passed, "got": check.got, "expected": check.expected}
             checks.append({**base, **shown})
-    why = _why(result.error) or ", ".join(step.step for step in result.steps if not step.passed)
+    bad = (step.step for step in result.steps if not step.passed and not step.waits_for)
+    why = _why(result.error) or ", ".join(bad)
     return {"host": result.host, "result": result.result, "why": why, "checks": checks}
 
 

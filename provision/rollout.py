@@ -115,6 +115,7 @@ class Rollout:
         """Whether the operator stopped it."""
         self.guard_exit = 7
         """The exit code where it stopped itself."""
+        self._stay_connected = False
         self._stopped = ""
         self._ending = False  # nothing is left to do but to give back
         self._one_balancer = threading.Lock()
@@ -129,8 +130,13 @@ class Rollout:
         past = None if self.past is None else self.past.get(host.name, ())
         return HostRun(host, Session(host.connection, become_password), self.context, roles, self.rolling, past)
 
-    def plan(self) -> list[Outcome]:
-        """What would change on every host. Changes nothing."""
+    def plan(self, *, stay_connected: bool = False) -> list[Outcome]:
+        """Compare every host with the inventory. Changes nothing.
+
+        Args:
+            stay_connected: keep the connection of every host open, for whoever asks more of it afterwards.
+        """
+        self._stay_connected = stay_connected
         self._waves(self._plan)
         return self._finish()
 
@@ -285,7 +291,11 @@ class Rollout:
                 if self.context.stop.is_set():
                     raise Stopped(self.guarded or "stopped before it began", "run it again to go on")
                 work(member)
-                if not (member.run.locked or any(entry.role in later for entry in member.run.entries)):
+                if not (
+                    self._stay_connected
+                    or member.run.locked
+                    or any(entry.role in later for entry in member.run.entries)
+                ):
                     member.run.session.close()
             self.context.working.discard(member.outcome.host)
             self.context.begun.discard(member.outcome.host)

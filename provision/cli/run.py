@@ -196,16 +196,16 @@ def deploy(
 @common_options
 @click.option("--junit", metavar="FILE", default="", help="Also write JUnit XML.")
 def verify(chosen: Chosen, junit: str) -> int:
-    """Ask every step of every host to prove what it is for, by testinfra; each is a pytest item."""
-    from provision import report, sequence
-    from provision.verify import Verification
-    from provision.verify import verify as run_verify
+    """Read every host as plan does, then have every step prove what it is for, by testinfra. Changes nothing.
 
-    inventory = sequence.load(chosen.inventory, chosen.extra_vars)
-    hosts = inventory.select(chosen.limit)
-    roles = sequence.choose(chosen.tags, chosen.skip_tags)
-    verification = Verification(inventory, hosts, roles, chosen.become_password, chosen.forks)
-    results = run_verify(verification, junit=junit, quiet=chosen.as_json)
+    What a deploy would change has failed. -v also lists what passed.
+    """
+    from provision import report
+    from provision.verify.checks import Verification
+    from provision.verify.pytest_plugin import verify as run_verify
+
+    inventory, rollout, _ = _rollout(chosen, silent=True)
+    results = run_verify(Verification(rollout), junit=junit, quiet=chosen.as_json, verbose=chosen.verbose)
     found = [result.result for result in results]
     bug = any(result.error and result.error.exit_code == 1 for result in results)
     failed = any(result.error and result.result == "failed" for result in results)
@@ -213,8 +213,19 @@ def verify(chosen: Chosen, junit: str) -> int:
     if chosen.as_json:
         report.document("verify", code, inventory.warnings, **report.verify_document(results))
     else:
-        report.verify_text(results)
+        report.verify_text(results, _after_verify(chosen, results))
     return code
+
+
+def _after_verify(chosen: Chosen, results: Sequence[Any]) -> str:
+    """The command to run after a verification: to mend what it found, to ask again, or to go on."""
+    bad = [one for one in results if one.result != "passed"]
+    drifted = [one.host for one in bad if any(step.drifted for step in one.steps)]
+    hosts = drifted or [one.host for one in bad]
+    words = chosen_words(chosen, hosts if len(hosts) < len(results) else ())
+    if not bad:
+        return shlex.join(["provision", "loadtest", "-i", chosen.inventory])
+    return shlex.join(["provision", "deploy", *words] if drifted else ["provision", "verify", *words, "-v"])
 
 
 def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False) -> Planned:
@@ -264,9 +275,14 @@ def seconds_of(text: str, option: str, *, least: float) -> float:
 
 
 def _rollout(
-    chosen: Chosen, careful: Careful = Careful(), resume: str = "", confirmed: Planned | None = None
+    chosen: Chosen,
+    careful: Careful = Careful(),
+    resume: str = "",
+    confirmed: Planned | None = None,
+    *,
+    silent: bool = False,
 ) -> tuple[Any, Any, Any]:
-    """The inventory, the run over its selection, and what shows it."""
+    """The inventory, the run over its selection, and what shows it; nothing shows one that is silent."""
     from provision import report, report_live, sequence
     from provision.artifacts import Store, default_folder
     from provision.cli.resume import dead_runs
@@ -283,7 +299,7 @@ def _rollout(
         resume or run_id(),
         inventory,
         roles,
-        shown,
+        (lambda event: None) if silent else shown,
         Store(default_folder()),
         lock_wait=careful.lock_wait,
         dead=dead_runs(),

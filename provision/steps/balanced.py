@@ -1,13 +1,14 @@
 """The proofs that a balancer balances: asked of nginx and the instances over HTTP, from the balancer itself."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from provision.steps import upstream
-from provision.steps.base import Check
+from provision.steps import servers, upstream
+from provision.steps.base import NOT_ASKED, Check, asked_once
 from provision.steps.build import CONFIG
 
 REFUSED = (
@@ -33,9 +34,17 @@ _SERVER = re.compile(r"^\s*server\s+([^\s;]+)", re.MULTILINE)
 # The limits are what a dead instance costs; a live one on a busy host may take long.
 ASK = "--noproxy '*' --silent --path-as-is --output /dev/null --max-time 30"
 
+QUIET = '--noproxy "*" --silent --max-time 30'
+
 # $@ ADDRESS:PORT of every instance; sixteen are asked at a time.
 DIRECT = f"""
 printf '%s\\n' "$@" | xargs -r -P 16 -I @ curl {ASK} --write-out '@ %{{http_code}}\\n' http://@/api/version || :
+"""
+
+# $@ ADDRESS:PORT of instances; of each what `/api/ps` says, in a line that a pipe takes whole (PIPE_BUF is 4096).
+LOADED = f"""
+printf '%s\\n' "$@" | xargs -r -P 16 -I @ sh -c '
+  printf "%s %s\\n" "$1" "$(curl {QUIET} "http://$1/api/ps" | head -c 2900 | base64 -w 0)"' sh @ || :
 """
 
 # METHOD URL pairs. One curl asks all of them, and says a status for each, in their order.
@@ -71,7 +80,7 @@ def members(
         expected: label -> port, weight, max_conns.
         settled: label -> its address, where the inventory alone says it.
     """
-    text = live.run("cat -- %s", f"{CONFIG}/upstream.conf").stdout
+    text = _upstream(live)
     found = {line["label"]: line for line in _LINE.finditer(text)}
     got = {name: (int(m["port"]), int(m["weight"]), int(m["max_conns"])) for name, m in found.items()}
     named = {f"{m['address']}:{m['port']}" for m in found.values()}
@@ -142,6 +151,12 @@ def stream(live: Any, url: str, model: str) -> Iterator[Check]:
         url: of the balancer.
         model: one that every instance serves.
     """
+    without = _without(live, model)
+    if without:
+        places = f"{', '.join(without[:4])}{' and others' if len(without) > 4 else ''}"
+        said = f"{model} is not loaded on {places}, and a question would load it"
+        yield Check(f"{NOT_ASKED}a streamed answer through the balancer: {said}", True, True)
+        return
     for tokens in LENGTHS:
         frames = _streamed(live, url, model, tokens)
         errors = [frame["error"] for _, frame in frames if "error" in frame]
@@ -151,6 +166,28 @@ def stream(live: Any, url: str, model: str) -> Iterator[Check]:
     yield Check("a streamed answer ends well", errors or done, True)
     if done and not errors:
         yield Check("lines of the answer come as they are made", is_spread(frames), True)
+
+
+def _upstream(live: Any) -> str:
+    """The text of the upstream, read once for all proofs."""
+    return str(asked_once(live, "cat -- %s", f"{CONFIG}/upstream.conf").stdout)
+
+
+def _without(live: Any, model: str) -> list[str]:
+    """Labels of the instances that get requests and do not have a model loaded."""
+    serving = {m["label"]: f"{m['address']}:{m['port']}" for m in _LINE.finditer(_upstream(live)) if not m["down"]}
+    blanks = " ".join(["%s"] * len(serving))
+    said = live.run(f"sh -c %s sh {blanks}", LOADED, *serving.values()).stdout if serving else ""
+    bodies = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+    return [label for label, at in serving.items() if servers.canonical(model) not in _names(bodies.get(at, ""))]
+
+
+def _names(body: str) -> set[str]:
+    """The models of an answer to `/api/ps`, encoded; none where it makes no sense."""
+    try:
+        return {servers.canonical(str(item["name"])) for item in json.loads(base64.b64decode(body))["models"] or ()}
+    except (ValueError, LookupError, TypeError):
+        return set()
 
 
 Frames = list[tuple[int, dict[str, Any]]]

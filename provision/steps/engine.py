@@ -13,7 +13,7 @@ from typing import Any
 
 from provision.command import READ_TIMEOUT, Answer, Run
 from provision.steps import facts
-from provision.steps.base import BlockedError, Fact, State, UnreadableError, asked_once
+from provision.steps.base import BlockedError, Fact, State, UnreadableError, read_once
 
 MANAGED = facts.MANAGED
 PROBE = "provision.probe"  # label of a container that lives for one look at the cards, and is nobody's instance
@@ -221,16 +221,13 @@ def read(answer: Answer) -> Engine:
     return _parse(answer.stdout)
 
 
-def read_live(live: Any, *, anew: bool = False) -> Engine:
-    """The same, asked through testinfra: once for all steps of a verification.
+def read_live(live: Any) -> Engine:
+    """The same in a verification: as its plan read it, for all steps.
 
     Args:
         live: testinfra's host.
-        anew: whether to see what a check has done since.
     """
-    words = ("sh -c %s", COMMAND.stdin.decode())
-    said = live.run(*words) if anew else asked_once(live, *words)
-    return read(Answer(said.rc, said.stdout.encode(), said.stderr.encode()))
+    return read(read_once(live, COMMAND))
 
 
 @lru_cache(maxsize=16)

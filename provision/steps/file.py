@@ -8,7 +8,7 @@ from typing import Any
 from provision.command import Command, Put, run, sh
 from provision.steps import facts as host_facts
 from provision.steps import listing
-from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, asked_once, text_diff
+from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, read_once, text_diff
 from provision.steps.facts import HostFacts
 from provision.steps.listing import Content, Found
 
@@ -154,9 +154,8 @@ def check_file(live: Any, step: File) -> Iterator[Check]:
 
 
 def _live_facts(live: Any, peers: Sequence[str]) -> HostFacts:
-    """The host facts, asked anew through testinfra."""
-    script = host_facts.command(tuple(peers)).stdin.decode()
-    return host_facts.parse(str(asked_once(live, "sh -c %s sh" + " %s" * len(peers), script, *peers).stdout))
+    """The host facts, as the verification's plan read them."""
+    return host_facts.parse(read_once(live, host_facts.command(tuple(peers))).text)
 
 
 @dataclass(frozen=True, kw_only=True)

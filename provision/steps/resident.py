@@ -11,7 +11,7 @@ from typing import Any
 
 from provision.command import Command, sh
 from provision.steps import model_shell, servers
-from provision.steps.base import Check, Fact, State, Step
+from provision.steps.base import NOT_ASKED, Check, Fact, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.servers import Server, Servers
 
@@ -96,18 +96,19 @@ class Resident(Step):
     def check(self, live: Any) -> Iterator[Check]:
         """They are loaded, one of them answers with a token, and no byte of them is off the cards.
 
-        Where models do not stay loaded, the first is by its answer.
+        Only a loaded model is asked: a question to another would load it, and verify changes nothing.
         """
         server = servers.read_live(live).by_name.get(self.instance)
         names = self._names(server)
         if server is None or server.keeps:
             yield Check("models loaded", len(names), self._limit(server.limit if server else 0))
-        if server and (names or not server.keeps):
-            asked = (names or self.models)[0]
-            yield Check(f"{asked}: generates a token", _token(live, server.at, asked), True)
-        if server and not names:
-            server = servers.read_live(live, anew=True).by_name.get(self.instance)
-        for name in self._names(server):
+        elif not names:
+            yield Check(
+                f"{NOT_ASKED}{self.instance} has no model loaded now, and a question would load one", True, True
+            )
+        if server and names:
+            yield Check(f"{names[0]}: generates a token", _token(live, server.at, names[0]), True)
+        for name in names:
             entry = ((server.loaded if server else None) or {})[servers.canonical(name)]
             yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))
 

@@ -97,14 +97,13 @@ def read(answer: Answer) -> Servers:
     return _servers(engine.read(answer))
 
 
-def read_live(live: Any, *, anew: bool = False) -> Servers:
-    """The same, asked through testinfra: once for all steps of a verification.
+def read_live(live: Any) -> Servers:
+    """The same in a verification: as its plan read it, for all steps.
 
     Args:
         live: testinfra's host.
-        anew: whether to see what a check has done since.
     """
-    return _servers(engine.read_live(live, anew=anew))
+    return _servers(engine.read_live(live))
 
 
 def _servers(found: Engine) -> Servers:

@@ -27,7 +27,15 @@ OLDER = "/var/lib/provision/nginx/aaaaaaaaaaaa"
 # What cannot be proved where something else is not there.
 INSTANCE = ("container:ollama1", f"model:ollama1/{MODEL}", "resident:ollama1")
 CARDS = (*INSTANCE, "container:ollama2", "resident:ollama2", "gpu_driver:docker")
-DOCKER = (*CARDS, f"model:ollama2/{MODEL}", "volume:ollama1", "volume:ollama2", f"image:{IMAGE}", "guard:instances")
+DOCKER = (
+    *CARDS,
+    f"model:ollama2/{MODEL}",
+    "volume:ollama1",
+    "volume:ollama2",
+    f"image:{IMAGE}",
+    "guard:instances",
+    "firewall:DOCKER-USER",
+)
 SERVICE = ("config:balancer", "listen:nginx")
 
 
@@ -117,6 +125,19 @@ GPU = (
         *("model dropped", f"model:ollama1/{MODEL}", "model present", "True", "False", ask("delete", "DELETE")),
         also=INSTANCE,
     ),
+    container(
+        "restart policy changed",
+        "restart as declared",
+        "unless-stopped",
+        "no",
+        script="docker update --restart no ollama1",
+    ),
+    Lie(
+        *("an orphan on a used card", "container:ollama9", "on the host", "absent: no longer declared", "present"),
+        f"docker run -d --name ollama9 --label provision.managed=1 --label provision.instance=ollama9 "
+        f"--gpus device=1 {IMAGE}",
+        also=("volume:ollama9",),
+    ),
     container("a listener beside it", "listens elsewhere", "[]", "127.0.0.1", **listener("127.0.0.1", 3001)),
     container("open to everybody", "listens elsewhere", "[]", ANY, script=made_anew(0, f"{ANY}:3001"), also=INSTANCE),
     firewall("passed by", "first rule of DOCKER-USER", "PROVISION", "ACCEPT", "DOCKER-USER -p tcp -j ACCEPT"),
@@ -147,6 +168,11 @@ BALANCER = (
     Lie(
         *("a port more", "listen:nginx", "listens on", "3008", "3009"),
         f"sed -i 's/listen 0.0.0.0:3008;/& listen 0.0.0.0:3009;/' {NGINX}/site.conf; {RELOAD}",
+        also=SERVICE,
+    ),
+    config(
+        *("a port that the next reload closes", "files as declared", "'nginx.conf'", "'nginx.conf'"),
+        f"sed -i '/include site.conf/d' {NGINX}/nginx.conf",
     ),
     config("open to pulls", "refused", "403", "200", f"sed -i 's/return 403/return 200/' {NGINX}/site.conf; {RELOAD}"),
     Lie(
@@ -284,12 +310,41 @@ def test_a_host_that_cannot_be_reached_is_in_everything_that_is_said(fleet):
         faults.switch(fleet.lab, "gpu-02", "ssh-reset", on=False)
     assert verdict.done.code == 4, verdict.done
     results = {host["host"]: host["result"] for host in verdict.done.doc["hosts"]}
-    assert results == {"gpu-01": "passed", "gpu-02": "unreachable", "lb-01": "passed"}
+    # plan would mark its instances down, so the balancer is not as it should be either
+    assert results == {"gpu-01": "passed", "gpu-02": "unreachable", "lb-01": "failed"}
+    assert {check["step"] for check in verdict.failed("lb-01")} == {"config:balancer"}
     assert verdict.done.host("gpu-02")["why"]
     assert verdict.done.doc["summary"]["unreachable"] == 1
     assert verdict.done.doc["exit"] == 4
-    assert len(verdict.cases["gpu-02"]) == len(verdict.cases["gpu-01"])
+    assert list(verdict.cases["gpu-02"]) == ["connection"]
     assert all(verdict.cases["gpu-02"].values())
+
+
+def test_verify_of_other_settings_than_were_deployed_fails_as_plan_would_change(fleet):
+    done = fleet.provision("verify", "--json", "-e", "ollama.context_length=8192")
+    planned = fleet.changes("-e", "ollama.context_length=8192")
+    failed = {
+        host["host"]: {check["step"] for check in host["checks"] if not check["passed"]} for host in done.doc["hosts"]
+    }
+    assert done.code == 5
+    assert planned["gpu-01"]
+    assert failed == {host: set(steps) for host, steps in planned.items()}
+
+
+def test_verify_does_not_load_a_model_that_is_not_loaded(fleet):
+    host = fleet.lab.host("gpu-01")
+    loaded = f"curl -sf http://{AT}/api/ps"
+    host.run(["sh", "-euc", ask("generate", keep_alive=0)])
+    try:
+        done = fleet.provision("verify", "--json")
+        after = host.run(["sh", "-euc", loaded]).stdout
+    finally:
+        fleet.deploy()
+    failed = [check for check in done.host("gpu-01")["checks"] if not check["passed"]]
+    assert done.code == 5
+    assert {check["step"] for check in failed} == {"resident:ollama1"}
+    assert json.loads(after)["models"] == []
+    assert any(check["name"].startswith("not asked: a streamed answer") for check in done.host("lb-01")["checks"])
 
 
 def test_people_read_step_expected_and_got(fleet):
@@ -305,3 +360,6 @@ def test_people_read_step_expected_and_got(fleet):
     assert "container:ollama1" in failure
     assert "listens elsewhere\n  expected []\n  got      ['127.0.0.1']" in failure
     assert "gpu-01  FAILED" in done.out
+    assert "PASSED" not in done.out[: done.out.index("FAILURES")]
+    last = done.out.strip().splitlines()[-1]
+    assert " checks passed on 2 hosts · next: provision verify" in last

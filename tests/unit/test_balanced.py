@@ -1,5 +1,6 @@
 """What verify finds in an upstream that does not lead where its labels say."""
 
+import base64
 import json
 import os
 import subprocess
@@ -92,15 +93,32 @@ Arrival = Callable[[int, int], int]
 """When a frame comes, in milliseconds: of its number, and how many tokens were asked for."""
 
 
-class Streaming:
-    """A balancer through which an answer of 20 ms a token comes."""
+PLACES = [f"10.1.0.1{host}:300{instance}" for host in (1, 2) for instance in (1, 2)]
 
-    def __init__(self, arrival: Arrival) -> None:
+
+class Streaming:
+    """A balancer through which an answer of 20 ms a token comes, in front of four instances.
+
+    Args:
+        arrival: when the lines of an answer come.
+        loaded: address of an instance -> the model that it has loaded.
+    """
+
+    def __init__(self, arrival: Arrival, loaded: dict[str, str]) -> None:
         self.arrival = arrival
+        self.loaded = loaded
         self.asked: list[int] = []
         self.stdout = ""
 
-    def run(self, _: str, *arguments: str) -> "Streaming":
+    def run(self, words: str, *arguments: str) -> "Streaming":
+        if words.startswith("cat "):
+            self.stdout = upstream()
+            return self
+        if arguments[0] == balanced.LOADED:
+            bodies = {at: json.dumps({"models": [{"name": self.loaded.get(at, "other:1")}]}) for at in arguments[1:]}
+            encoded = {at: base64.b64encode(body.encode()).decode() for at, body in bodies.items()}
+            self.stdout = "".join(f"{at} {body}\n" for at, body in encoded.items())
+            return self
         tokens = json.loads(arguments[-1])["options"]["num_predict"]
         self.asked.append(tokens)
         frames: list[dict[str, Any]] = [{"response": "1 "}] * tokens
@@ -112,7 +130,7 @@ class Streaming:
 
 def streamed(arrival: Arrival) -> tuple[list[bool], list[int]]:
     """Which proofs hold, and how long the answers were that they took."""
-    live = Streaming(arrival)
+    live = Streaming(arrival, dict.fromkeys(PLACES, "m:1"))
     return [check.passed for check in balanced.stream(live, "http://x", "m:1")], live.asked
 
 
@@ -126,6 +144,26 @@ def test_a_host_that_was_busy_when_a_short_answer_came_is_asked_for_a_longer_one
 
 def test_a_balancer_that_holds_answers_back_fails_however_long_they_are() -> None:
     assert streamed(lambda number, tokens: 5000) == ([True, False], [24, 96, 384])
+
+
+def test_a_model_that_an_instance_does_not_have_loaded_is_not_asked_for_because_that_would_load_it() -> None:
+    live = Streaming(lambda number, tokens: number * 20, dict.fromkeys(PLACES[:3], "m:1"))
+    [check] = balanced.stream(live, "http://x", "m:1")
+    assert (check.passed, live.asked) == (True, [])
+    assert check.name.startswith("not asked: ")
+    assert "m:1 is not loaded on gpu-02/ollama2, and" in check.name
+
+
+def test_the_look_for_loaded_models_asks_every_instance_and_takes_silence_for_none(tmp_path: Path) -> None:
+    curl = tmp_path / "curl"
+    curl.write_text(
+        '#!/bin/sh\nfor url do :; done\ncase $url in *1:3001/*) echo "{\\"models\\": []}";; *) exit 7;; esac\n'
+    )
+    curl.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = ["sh", "-c", balanced.LOADED, "sh", "10.1.0.11:3001", "10.1.0.12:3001"]
+    said = subprocess.run(words, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+    assert sorted(said) == ["10.1.0.11:3001 " + base64.b64encode(b'{"models": []}\n').decode(), "10.1.0.12:3001 "]
 
 
 def test_a_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:

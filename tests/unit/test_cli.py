@@ -146,8 +146,9 @@ def test_a_run_that_is_resumed_goes_as_carefully_as_it_was_told(inventory, tmp_p
 
 def test_what_the_user_has_set_for_pytest_does_not_leave_out_proofs(inventory, tmp_path):
     (tmp_path / "conftest.py").write_text("raise RuntimeError('not yours')\n")
-    argv = [sys.executable, "-m", "provision", "verify", "-i", inventory, "--json"]
+    argv = [sys.executable, "-m", "provision", "verify", "-i", inventory, "--json", "--junit", "junit.xml"]
     environment = {**os.environ, "PYTEST_ADDOPTS": "--collect-only"}
     done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, timeout=60)
     assert done.returncode == 4, done
-    assert json.loads(done.stdout)["hosts"][0]["checks"]
+    assert json.loads(done.stdout)["hosts"][0]["result"] == "unreachable"
+    assert '<testcase classname="box" name="connection"' in (tmp_path / "junit.xml").read_text()

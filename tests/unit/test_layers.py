@@ -13,7 +13,8 @@ ROWS = [
     {"cli", "lab"},
     {"report_past", "report_drain", "report_lock", "report_live"},
     {"report"},
-    {"rollout", "verify", "loadtest", "each", "drain"},
+    {"verify"},
+    {"rollout", "loadtest", "each", "drain"},
     {"readmit", "standing"},
     {"apply", "rollback"},
     {"turn"},
@@ -21,7 +22,7 @@ ROWS = [
     {"holding"},
     {"marker"},
     {"perform", "past", "ending"},
-    {"context", "lease", "live"},
+    {"context", "lease"},
     {"journal"},
     {"runs"},
     {"ssh", "artifacts", "lock", "trust", "evidence"},
@@ -47,7 +48,7 @@ HOMES = {
     "pydantic_core": {"inventory", "roles"},
     "click": {"cli", "lab"},
     "rich": {"report_live", "lab"},
-    "testinfra": {"live", "verify"},
+    "testinfra": {"verify"},
     "pytest": {"verify"},
 }
 

@@ -291,9 +291,15 @@ def proofs(live: Live) -> dict[str, bool]:
     return {check.name: check.passed for check in Resident(instance="ollama1", models=("m:1", "n:1")).check(live)}
 
 
-def test_a_model_that_was_unloaded_is_proved_by_its_answer() -> None:
-    assert proofs(Live("5m")) == {"m:1: generates a token": True, "m:1: bytes on the cards": False}
-    assert not proofs(Live("5m", token=False))["m:1: generates a token"]
+def test_a_model_that_is_not_loaded_is_not_asked_because_a_question_would_load_it() -> None:
+    [(name, passed)] = proofs(Live("5m")).items()
+    assert (name, passed) == ("not asked: ollama1 has no model loaded now, and a question would load one", True)
+
+
+def test_a_loaded_model_is_asked_for_a_token() -> None:
+    live = Live("5m", token=False)
+    live.loaded = [{"name": "m:1", "size": 10, "size_vram": 10}]
+    assert proofs(live) == {"m:1: generates a token": False, "m:1: bytes on the cards": True}
 
 
 def test_a_model_that_should_have_stayed_is_missed() -> None:

@@ -1,4 +1,4 @@
-"""Verification against a shell: many steps of a host at a time, and what several of them look at asked once."""
+"""Verification against a shell: plan's own read comes first, and what several proofs look at is asked once."""
 
 import threading
 import time
@@ -7,21 +7,34 @@ from dataclasses import dataclass
 
 import pytest
 
-from provision import live, verify
-from provision.command import Answer
+from provision import apply, report, rollout
+from provision.artifacts import Store
+from provision.command import Answer, Run
+from provision.context import Context
 from provision.inventory import Connection, Host, Inventory
+from provision.rollout import Rollout
 from provision.sequence import Entry
-from provision.steps.base import Check, asked_once
-from provision.verify import Verification
+from provision.steps.base import Check, Fact, UnreadableError, asked_once, read_once
+from provision.verify import backend as live
+from provision.verify.checks import Verification
+from provision.verify.pytest_plugin import describe, verify
 
 from .local import LocalSession
-from .test_apply import Note
+from .test_apply import Note, Notes
 
 ROLES = frozenset({"docker"})
 
 
 @dataclass(frozen=True)
-class Looks(Note):
+class Proved(Note):
+    """A note that is as wanted, and whose proofs are a test's own."""
+
+    def want(self, facts, have):
+        return have
+
+
+@dataclass(frozen=True)
+class Looks(Proved):
     """Its proof is a look that others share, and a count of its own."""
 
     def check(self, live):
@@ -32,7 +45,7 @@ class Looks(Note):
 
 
 @dataclass(frozen=True)
-class Breaks(Note):
+class Breaks(Proved):
     """Its proof cannot be read."""
 
     def check(self, live):
@@ -50,23 +63,53 @@ class Named(Looks):
         return f"note:{self.name}"
 
 
+@dataclass(frozen=True)
+class Unreadable(Proved):
+    """Its state cannot be read; its proof still holds."""
+
+    def fact(self):
+        def parse(answer):
+            raise UnreadableError("the host talks nonsense")
+
+        return Fact(super().fact().command, parse)
+
+
+@dataclass(frozen=True)
+class Reads(Proved):
+    """Its proof looks at what the plan has read, and at what the plan has not."""
+
+    def check(self, live):
+        read = read_once(live, self.fact().command)
+        yield Check("read", read.text, "as read by plan")
+        other = Run(("sh", "-s", "--", "an argument"), b'echo asked >>%s; echo "$1"' % f"{self.path}.asked".encode())
+        yield Check("asked now", [read_once(live, other).text for _ in range(2)], ["an argument\n"] * 2)
+
+
 @pytest.fixture
-def verified(monkeypatch):
+def verified(monkeypatch, tmp_path):
     """Verifies steps on one host; its result."""
 
-    def build(*things, dead=frozenset()):
+    def build(*things, dead=frozenset(), **options):
         entries = tuple(Entry("docker", thing) for thing in things)
-        monkeypatch.setattr(verify, "steps", lambda host, inventory: entries)
-        monkeypatch.setattr(verify, "Session", lambda connection, password: LocalSession(dead))
+        monkeypatch.setattr(apply, "steps", lambda host, inventory: entries)
+        monkeypatch.setattr(apply, "owned", lambda: (("docker", Notes(str(tmp_path))),))
+        monkeypatch.setattr(rollout, "Session", lambda connection, password: LocalSession(dead))
         host = Host(name="h", connection=Connection(address="192.0.2.1"))
-        verification = Verification(Inventory(path="", hosts=(host,)), (host,), ROLES, None, 4)
-        [result] = verify.verify(verification, quiet=True)
+        context = Context("run", Inventory(path="", hosts=(host,)), ROLES, lambda event: None, Store(tmp_path / "s"))
+        verification = Verification(Rollout(context, [(host, ROLES)], None, 4))
+        [result] = verify(verification, **{"quiet": True, **options})
         return result
 
     return build
 
 
-def test_what_several_steps_look_at_is_asked_once_and_the_rest_each_time(verified, tmp_path):
+def failed(result):
+    """Step -> its failed checks as (name, got, expected)."""
+    found = {step.step: [(c.name, c.got, c.expected) for c in step.checks if not c.passed] for step in result.steps}
+    return {step: checks for step, checks in found.items() if checks}
+
+
+def test_a_look_that_several_steps_share_is_asked_once_and_other_questions_each_time(verified, tmp_path):
     steps = [Named(str(tmp_path / "a"), name=str(number)) for number in range(12)]
     result = verified(*steps)
     assert (result.result, [one.step for one in result.steps]) == ("passed", [step.id for step in steps])
@@ -77,7 +120,14 @@ def test_what_several_steps_look_at_is_asked_once_and_the_rest_each_time(verifie
 def test_the_next_verification_looks_again(verified, tmp_path):
     step = Looks(str(tmp_path / "a"))
     assert verified(step).result == "passed"
-    assert verified(step).steps[0].checks[0].got == "2"
+    assert failed(verified(step)) == {step.id: [("looks", "2", "1")]}
+
+
+def test_a_proof_looks_at_what_plan_has_read_without_asking_again(verified, tmp_path):
+    (tmp_path / "a").write_text("as read by plan")
+    result = verified(Reads(str(tmp_path / "a")))
+    assert failed(result) == {}
+    assert (tmp_path / "a.asked").read_text() == "asked\n"
 
 
 def test_a_step_that_breaks_fails_alone(verified, tmp_path):
@@ -86,8 +136,82 @@ def test_a_step_that_breaks_fails_alone(verified, tmp_path):
     assert "ValueError" in result.steps[1].problem
 
 
-def test_a_connection_that_is_lost_fails_the_host_and_every_step_has_its_answer(verified, tmp_path):
-    result = verified(*(Named(str(tmp_path / "a"), name=str(n)) for n in range(9)), dead=frozenset(range(1, 99)))
+def test_a_step_that_plan_would_change_fails_with_the_found_and_the_declared_state(verified, tmp_path):
+    (tmp_path / "a").write_text("by hand")
+    steps = Note(str(tmp_path / "a")), Note(str(tmp_path / "b")), Note(str(tmp_path / "c"))
+    (tmp_path / "c").write_text("wanted")
+    result = verified(*steps)
+    assert result.result == "failed"
+    assert failed(result) == {
+        "note:a": [("text as declared", "by hand", "wanted")],
+        "note:b": [("on the host", "absent", "present")],
+    }
+    assert [step.drifted for step in result.steps] == [True, True, False]
+    assert "got      by hand" in describe(result.steps[0])
+
+
+def test_nothing_is_changed_by_it(verified, tmp_path):
+    (tmp_path / "a").write_text("by hand")
+    (tmp_path / "x.ours").write_text("an orphan")
+    verified(Note(str(tmp_path / "a")), Note(str(tmp_path / "b")))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {
+        "a": "by hand",
+        "x.ours": "an orphan",
+    }
+
+
+def test_an_orphan_fails_the_host(verified, tmp_path):
+    (tmp_path / "x.ours").write_text("")
+    result = verified(Looks(str(tmp_path / "a")))
+    assert result.result == "failed"
+    assert failed(result) == {"note:x.ours": [("on the host", "present", "absent: no longer declared")]}
+
+
+def test_a_step_behind_one_that_differs_is_not_asked_and_names_it(verified, tmp_path, capfd):
+    base = tmp_path / "base"
+    result = verified(Note(str(base)), Note(str(tmp_path / "a"), base=str(base)), quiet=False)
+    said = capfd.readouterr().out
+    assert (result.result, [step.waits_for for step in result.steps]) == ("failed", ["", "note:base"])
+    assert not result.steps[1].passed
+    assert result.steps[1].problem == "known after note:base"
+    assert "1 failed, 1 skipped" in said
+
+
+def test_the_table_names_the_cause_once_and_ends_with_the_next_command(verified, tmp_path, capfd):
+    base = tmp_path / "base"
+    result = verified(Note(str(base)), *(Note(str(tmp_path / name), base=str(base)) for name in "abc"))
+    report.verify_text([result], "provision deploy -i prod.yaml")
+    rows = capfd.readouterr().out.splitlines()
+    assert rows[2].split()[:4] == ["h", "FAILED", "2", "1"]
+    assert rows[2].endswith("note:base; 3 known only after note:base")
+    assert rows[-1] == "1 of 5 checks passed on 1 host · next: provision deploy -i prod.yaml"
+
+
+def test_a_step_that_cannot_be_read_fails_with_the_reason_and_the_others_are_asked(verified, tmp_path):
+    result = verified(Unreadable(str(tmp_path / "a")), Looks(str(tmp_path / "b")))
+    assert (result.result, result.error) == ("failed", None)
+    assert "the host talks nonsense" in result.steps[0].problem
+    assert [check.name for check in result.steps[1].checks] == ["looks", "asks itself"]
+
+
+@pytest.mark.parametrize(("verbose", "listed"), [(False, 0), (True, 3)])
+def test_passes_are_counted_and_listed_only_on_request(verified, tmp_path, capfd, verbose, listed):
+    verified(*(Named(str(tmp_path / "a"), name=str(n)) for n in range(3)), quiet=False, verbose=verbose)
+    said = capfd.readouterr().out
+    assert said.count("PASSED") == listed
+    assert "3 passed" in said
+
+
+def test_a_host_that_does_not_answer_is_one_line(verified, tmp_path, capfd):
+    result = verified(*(Named(str(tmp_path / "a"), name=str(n)) for n in range(9)), dead=frozenset({1}), quiet=False)
+    said = capfd.readouterr().out
+    assert (result.result, result.steps) == ("unreachable", [])
+    assert said.count("the connection was lost") == 1
+    assert "1 failed" in said
+
+
+def test_a_connection_that_is_lost_later_fails_the_host_and_every_step_has_its_answer(verified, tmp_path):
+    result = verified(*(Named(str(tmp_path / "a"), name=str(n)) for n in range(9)), dead=frozenset(range(2, 99)))
     assert (result.result, len(result.steps)) == ("unreachable", 9)
     assert {one.problem for one in result.steps} == {"the connection was lost"}
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -21,13 +22,15 @@ class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
     Args:
         session: the open connection.
         name: the host's name.
+        known: what the verification's plan read: command -> answer.
     """
 
     NAME = "provision"
 
-    def __init__(self, session: Session, name: str) -> None:
+    def __init__(self, session: Session, name: str, known: Mapping[Run, Answer] | None = None) -> None:
         super().__init__(name)
         self.session = session
+        self.known = known or {}
         self._execs = ThreadPoolExecutor(CHANNELS, thread_name_prefix=f"{name}-exec")
         self._waiting: deque[tuple[Run, Future[Answer]]] = deque()
         self._once: dict[str, Future[testinfra.backend.base.CommandResult]] = {}

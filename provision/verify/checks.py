@@ -1,0 +1,250 @@
+"""Verify: plan's own read of every host comes first, and then the proof of what each step is for.
+
+A step that plan would change is a failed check, so verify is never greener than plan. A step that can only be known
+after another one is not asked. The proofs go by testinfra over the connection that is already open; hosts are asked in
+parallel, each over a few channels of its one connection, because a proof mostly waits for a round trip. Nothing here
+changes a host.
+"""
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import testinfra.host
+
+from provision.apply import HostRun
+from provision.ending import at_ctrl_c
+from provision.errors import BugError, HostError, UnreachableError
+from provision.plan import Change
+from provision.rollout import Outcome, Rollout
+from provision.sequence import Entry
+from provision.steps.base import Check
+from provision.verify import drift
+from provision.verify.backend import Backend
+
+MODELS = "models"
+STEPS = 16  # steps of one host at a time: what several of them ask while all channels are taken goes in one exec
+
+
+@dataclass
+class StepResult:
+    """What verify found of one step.
+
+    Args:
+        step: id of the step.
+        role: its role.
+        checks: every check, in order.
+        problem: why the step could not be read or asked, or empty.
+        waits_for: id of the step without which nothing can be known of this one, or empty.
+        diff: lines that show how the host differs; never a secret.
+        drifted: whether a deploy would change it.
+        seconds: how long its proofs took.
+    """
+
+    step: str
+    role: str
+    checks: list[Check] = field(default_factory=list)
+    problem: str = ""
+    waits_for: str = ""
+    diff: Sequence[str] = ()
+    drifted: bool = False
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the step is proved: a step that proves nothing is not."""
+        return not self.problem and bool(self.checks) and all(check.passed for check in self.checks)
+
+
+@dataclass
+class HostResult:
+    """What became of one host's verification.
+
+    Args:
+        host: its name.
+        steps: the results, in the order of the sequence.
+        error: why the host could not be asked, or None.
+        seconds: how long it took.
+    """
+
+    host: str
+    steps: list[StepResult] = field(default_factory=list)
+    error: HostError | None = None
+    seconds: float = 0.0
+
+    @property
+    def result(self) -> str:
+        """`passed`, `failed` or `unreachable`."""
+        if isinstance(self.error, UnreachableError):
+            return "unreachable"
+        return "passed" if not self.error and all(step.passed for step in self.steps) else "failed"
+
+
+class Verification:
+    """Reads and plans for every host, then asks every step for its proofs.
+
+    Args:
+        rollout: a run over the hosts to ask, which only plans.
+    """
+
+    def __init__(self, rollout: Rollout) -> None:
+        self.rollout = rollout
+        self.results: dict[str, HostResult] = {}
+        self._runs = {member.run.host.name: member.run for member in rollout.members}
+        self._futures: dict[tuple[str, str], Future[StepResult]] = {}
+        self._asking: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(rollout.forks, thread_name_prefix="verify")
+
+    def start(self) -> None:
+        """Read and plan for every host; then begin to ask for proofs, in the background.
+
+        Raises:
+            KeyboardInterrupt: the operator stopped it.
+        """
+        with at_ctrl_c(self.rollout.interrupt):
+            outcomes = self.rollout.plan(stay_connected=True)
+        if self.rollout.interrupted:
+            raise KeyboardInterrupt
+        for outcome in outcomes:
+            result = self.results[outcome.host] = _planned(outcome, self._runs[outcome.host])
+            for step in result.steps:
+                self._futures[outcome.host, step.step] = Future()
+        self._asking = [self._pool.submit(self._host, name) for name in self.results]
+
+    def finish(self) -> list[HostResult]:
+        """Wait for every host; their results in the order of the inventory."""
+        for host in self._asking:
+            host.result()
+        return list(self.results.values())
+
+    def result(self, host: str, step: str) -> StepResult:
+        """Wait for what is found of a step."""
+        return self._futures[host, step].result()
+
+    def ids(self) -> list[tuple[str, list[str]]]:
+        """Every host that could be read with its steps' ids, in order."""
+        return [(name, [step.step for step in result.steps]) for name, result in self.results.items()]
+
+    def models(self) -> list[str]:
+        """The models that more than one step has, each once: their digests are compared over all hosts."""
+        names = [_model(step) for _, ids in self.ids() for step in ids if _model(step)]
+        return sorted({name for name in names if names.count(name) > 1})
+
+    def compared(self, model: str) -> StepResult:
+        """Whether all instances of all hosts have the same bytes under a model's name; tags move (FACTS 4.4).
+
+        An instance that differs from most fails its host too.
+        """
+        found = {(h, s): self._digest(h, s) for h, ids in self.ids() for s in ids if _model(s) == model}
+        known = {place: digest for place, digest in found.items() if digest}
+        usual = Counter(known.values()).most_common(1)[0][0] if known else ""
+        result = StepResult(f"model:{model}", MODELS)
+        for (host, step), digest in known.items():
+            check = Check(f"digest of {host} {step} is that of the other hosts", digest, usual)
+            result.checks.append(check)
+            if not check.passed:
+                self.results[host].steps.append(StepResult(step, MODELS, [check]))
+        result.problem = "" if known else "no instance has it"
+        return result
+
+    def _digest(self, host: str, step: str) -> str:
+        checks = self.result(host, step).checks
+        return next((str(check.got) for check in checks if check.name == "digest"), "")
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.rollout.close()
+
+    def _host(self, name: str) -> None:
+        """Ask the steps of one host for their proofs, a few at a time.
+
+        The last steps come first: they are what the others are for, and ask the most.
+        """
+        begun = time.monotonic()
+        run, outcome = self._runs[name], self.results[name]
+        entries = {entry.step.id: entry for entry in run.entries}
+        backend = Backend(run.session, name, run.answers)
+        live = testinfra.host.Host(backend)
+        with ThreadPoolExecutor(STEPS, thread_name_prefix=name) as pool:
+            for result in reversed(outcome.steps):
+                pool.submit(self._answer, run, outcome, entries.get(result.step), result, live)
+        backend.close()
+        run.session.close()
+        outcome.seconds += time.monotonic() - begun
+
+    def _answer(self, run: HostRun, outcome: HostResult, entry: Entry | None, result: StepResult, live: Any) -> None:
+        if entry is not None and not result.waits_for:
+            _ask(run, outcome, entry, result, live)
+        self._futures[outcome.host, result.step].set_result(result)
+
+
+def _planned(outcome: Outcome, run: HostRun) -> HostResult:
+    """What plan's read says of a host: every step that it looked at, and whatever else it would change there."""
+    error = outcome.error
+    result = HostResult(outcome.host, seconds=outcome.seconds)
+    if error is not None and (isinstance(error, UnreachableError | BugError) or not error.step):
+        result.error = error
+        return result
+    changes = {change.step.id: change for change in outcome.plan.changes}
+    looked = {entry.step.id: entry.role for entry in run.entries if entry.role in run.roles}
+    looked |= {step: change.role for step, change in changes.items() if step not in looked}
+    if error is not None:
+        looked.setdefault(error.step, "")
+    for step, role in looked.items():
+        found = StepResult(step, role)
+        if error is not None and error.step == step:
+            found.problem = "\n".join(filter(None, [error.message, error.stderr, error.hint]))
+        elif step in changes:
+            _drifted(found, changes[step], run)
+        elif error is None:
+            found.checks.append(Check("as declared", True, True))
+        result.steps.append(found)
+    return result
+
+
+def _drifted(found: StepResult, change: Change, run: HostRun) -> None:
+    if change.pending:
+        found.waits_for = change.reason.removeprefix("known after ")
+        found.problem = change.reason
+        return
+    found.drifted = True
+    found.checks += [_masked(run, check) for check in drift.checks_of(change)]
+    found.diff = drift.diff_of(change)
+
+
+def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, live: Any) -> None:
+    """A step's proofs. Whatever one of them raises fails this step and no other."""
+    begun = time.monotonic()
+    proofs: list[Check] = []
+    try:
+        proofs.extend(entry.step.check(live))
+        problem = "" if proofs else "the step proves nothing, which is a bug of provision"
+    except HostError as error:
+        outcome.error = error
+        problem = error.message
+    except AssertionError as error:
+        problem = str(error)[:2000] or "a check failed without a word"
+    except Exception as error:  # noqa: BLE001 - a check reads what a broken host says; that must not end the others
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        problem = f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"[:2000]
+    result.problem = result.problem or run.hide(problem)
+    result.checks += [_masked(run, check) for check in proofs]
+    result.seconds = time.monotonic() - begun
+
+
+def _masked(run: HostRun, check: Check) -> Check:
+    """The check without secrets; whether it passed was found out with them."""
+    got, expected = run.hide(check.got), run.hide(check.expected)
+    told_apart = check.passed or got != expected
+    return Check(run.hide(check.name), got if told_apart else f"another {got}", expected)
+
+
+def _model(step: str) -> str:
+    """The model of a step `model:INSTANCE/NAME`, or nothing."""
+    kind, _, rest = step.partition(":")
+    return rest.partition("/")[2] if kind == "model" else ""

@@ -1,0 +1,139 @@
+"""A verification as pytest items: one per step and host, so that report, exit code and JUnit are pytest's own."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from provision.errors import ProvisionError
+from provision.printable import line, lines
+from provision.verify.checks import HostResult, StepResult, Verification
+
+FLEET = "fleet"  # where pytest shows what is asked of all hosts together
+CONNECTION = "connection"  # the one item of a host that could not be asked
+ASKED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+class StepFailed(Exception):  # noqa: N818 - what happened
+    """A step is not proved."""
+
+    def __init__(self, result: StepResult) -> None:
+        super().__init__(describe(result))
+        self.result = result
+
+
+class _StepItem(pytest.Item):
+    """One step on one host."""
+
+    def __init__(self, *, wait: Callable[[], StepResult], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.wait = wait
+
+    def runtest(self) -> None:
+        result = self.wait()
+        if result.waits_for:  # what it waits for has failed, and is told once
+            pytest.skip(result.problem)
+        if not result.passed:
+            raise StepFailed(result)
+
+    def repr_failure(self, excinfo: Any, style: Any = None) -> str:
+        if isinstance(excinfo.value, StepFailed):
+            return describe(excinfo.value.result)
+        return str(super().repr_failure(excinfo))
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        # Not the node id: pytest would turn the dots of a path into `::` in what it prints.
+        return self.nodeid, None, self.nodeid.replace("::", " ", 1)
+
+
+class _HostNode(pytest.Collector):
+    """One host; its children are its steps."""
+
+    def collect(self) -> list[pytest.Item]:
+        return []
+
+
+class _Plugin:
+    """Gives pytest its items."""
+
+    def __init__(self, verification: Verification) -> None:
+        self.verification = verification
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        """Read and plan for every host; then collect one item per host and step."""
+        found = self.verification
+        found.start()
+        session.items = []
+        for host, ids in found.ids():
+            node = _HostNode.from_parent(session, name=host, nodeid=host)
+            session.items += [self._item(node, step, functools.partial(found.result, host, step)) for step in ids]
+            if not ids and (error := found.results[host].error):
+                lost = StepResult(CONNECTION, "", problem=error.message)
+                session.items.append(self._item(node, CONNECTION, functools.partial(_given, lost)))
+        fleet = _HostNode.from_parent(session, name=FLEET, nodeid=FLEET)
+        for model in found.models():
+            session.items.append(self._item(fleet, f"model:{model}", functools.partial(found.compared, model)))
+        session.testscollected = len(session.items)
+        return True
+
+    def _item(self, node: _HostNode, step: str, wait: Callable[[], StepResult]) -> pytest.Item:
+        item: pytest.Item = _StepItem.from_parent(node, name=step, wait=wait)
+        return item
+
+
+def _given(result: StepResult) -> StepResult:
+    return result
+
+
+def describe(result: StepResult) -> str:
+    """How a step differs and which of its proofs fail, in lines: each with what was expected and what was got."""
+    said = lines(result.problem, most=10) if result.problem else []
+    for check in result.checks:
+        if not check.passed:
+            said += [line(check.name), f"  expected {line(check.expected, 600)}", f"  got      {line(check.got, 600)}"]
+    return "\n".join([*said, *(f"  {line(text, 200)}" for text in result.diff)])
+
+
+def verify(
+    verification: Verification, *, junit: str = "", quiet: bool = False, verbose: bool = False
+) -> list[HostResult]:
+    """Ask everything, and report it as pytest does.
+
+    Args:
+        verification: what to ask.
+        junit: file for JUnit XML, or empty.
+        quiet: print nothing.
+        verbose: print a line for every step, also for those that passed.
+
+    Returns:
+        every host's results, in the order of the inventory.
+    """
+    args = ["-c", os.devnull, "--rootdir", os.curdir, "-p", "no:cacheprovider", "-p", "no:logging", "-s"]
+    args += ["--disable-plugin-autoload", "--noconftest"]
+    args += ["-p", "no:terminal"] if quiet else ["--no-header", "--tb=short", "-rN", "-v" if verbose else "-q"]
+    args += [f"--junitxml={junit}", "-o", "junit_suite_name=provision"] if junit else []
+    try:
+        with _without_the_users_pytest():
+            code = pytest.main(args, plugins=[_Plugin(verification)])
+        if code == pytest.ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
+        if code not in ASKED:
+            name = pytest.ExitCode(code).name.lower()
+            raise ProvisionError(f"pytest did not ask every step: {name}", "see what it printed")
+        return verification.finish()
+    finally:
+        verification.close()
+
+
+@contextlib.contextmanager
+def _without_the_users_pytest() -> Iterator[None]:
+    """What the operator has set for pytest elsewhere must not leave out or break a proof."""
+    kept = {name: os.environ.pop(name) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
