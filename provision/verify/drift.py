@@ -7,6 +7,7 @@ from provision.plan import Change
 from provision.steps.base import Check, Step, differing
 
 PRESENCE = "on the host"
+DECLARED = " as declared"  # how the name of a check ends that compares one key of a state
 DIFF_LINES = 40  # of one step; `provision plan` shows all of them
 
 
@@ -21,7 +22,7 @@ def checks_of(change: Change) -> list[Check]:
     if change.have is None:
         return [Check(PRESENCE, "absent", "present")]
     have = change.have
-    return [Check(f"{key} as declared", *_apart(have.get(key), want)) for key, want in differing(have, change.want)]
+    return [Check(f"{key}{DECLARED}", *_apart(have.get(key), want)) for key, want in differing(have, change.want)]
 
 
 def _apart(have: Any, want: Any) -> tuple[Any, Any]:

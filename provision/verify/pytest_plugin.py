@@ -11,6 +11,7 @@ import pytest
 from provision.errors import ProvisionError
 from provision.printable import line, lines
 from provision.verify.checks import HostResult, StepResult, Verification
+from provision.verify.drift import DECLARED
 
 FLEET = "fleet"  # where pytest shows what is asked of all hosts together
 CONNECTION = "connection"  # the one item of a host that could not be asked
@@ -92,10 +93,12 @@ def _given(result: StepResult) -> StepResult:
 def describe(result: StepResult) -> str:
     """How a step differs and which of its proofs fail, in lines: each with what was expected and what was got."""
     said = lines(result.problem, most=10) if result.problem else []
+    said += ["differs from the inventory:", *(f"  {line(text, 200)}" for text in result.diff)] if result.diff else []
     for check in result.checks:
-        if not check.passed:
+        told = bool(result.diff) and check.name.endswith(DECLARED)  # the diff says it better
+        if not (check.passed or told):
             said += [line(check.name), f"  expected {line(check.expected, 600)}", f"  got      {line(check.got, 600)}"]
-    return "\n".join([*said, *(f"  {line(text, 200)}" for text in result.diff)])
+    return "\n".join(said)
 
 
 def verify(

@@ -131,6 +131,7 @@ GPU = (
         "unless-stopped",
         "no",
         script="docker update --restart no ollama1",
+        also=INSTANCE,
     ),
     Lie(
         *("an orphan on a used card", "container:ollama9", "on the host", "absent: no longer declared", "present"),
