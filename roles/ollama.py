@@ -265,8 +265,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     cards, ports = {one.name: one.gpus for one in made}, {one.name: one.port for one in made}
     yield Holders(cards=cards, ports=ports, address=address)
     yield Image(reference=settings.image)
-    if not endpoint.is_local(host, inventory):
-        yield from _firewall(host, inventory, ports)
+    yield from _firewall(host, inventory, ports)
     yield from _boot(address, endpoint.peers(host, inventory), made, _kept_loaded(settings, made))
     yield from _containers(host, inventory, made)
 

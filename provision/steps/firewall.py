@@ -2,8 +2,14 @@
 
 Published ports pass ufw and firewalld by (FACTS 1.3), and DOCKER-USER is where Docker leaves room for rules. There a
 packet's destination is already the container's, so the rules match what the client asked for (`--ctorigdst`), and only
-on the way in (`--ctdir ORIGINAL`): answers have the same connection and another source. Docker has FORWARD jump to
-DOCKER-USER when it starts; somebody's `nft flush ruleset` takes that away, and with it everything we say there.
+on the way in (`--ctdir ORIGINAL`): answers have the same connection and another source.
+
+Docker puts its jump to DOCKER-USER first in FORWARD when it starts. A rule that another program puts before that jump
+later can accept a packet that our rules never see, and `nft flush ruleset` takes the jump away. So the jump is kept
+first here; the other program's rule stays, after it.
+
+Before Docker 28 a neighbour that routes 172.17.0.0/16 to this host reaches a published container by the container's own
+address (moby issue 45610), which no rule about the host's address matches: `DIRECT` closes that way.
 
 IPv6 needs no rules: instances are published on one IPv4 address, `endpoint.listen_address` refuses any other.
 """
@@ -41,25 +47,40 @@ COMMAND = Run(
     ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT, title="look at DOCKER-USER"
 )
 
-# The chain is filled in one go, then put first before a jump further down is taken
-# away: it is never open. Standard input: `restore_text`. Docker moves the jump out of
-# FORWARD to where it wants it when it starts.
+# Each of the three commits is atomic, so that no packet passes by in between: the chain
+# is filled, then each jump is moved to the first place. A jump is deleted by its words
+# and not by its number, which another program's change may shift. Standard input:
+# `restore_text`.
 APPLY = f"""
+first() {{ # chain, target
+  {{
+    echo '*filter'
+    iptables -w 10 -S "$1" | grep -xF -e "-A $1 -j $2" | sed 's/^-A/-D/'
+    printf '%s\\n' "-I $1 1 -j $2" COMMIT
+  }} | iptables-restore -w 10 --noflush
+}}
 apply() {{
   iptables -w 10 -N {PARENT} 2>/dev/null || :
   iptables-restore -w 10 --noflush || return
-  iptables -w 10 -C FORWARD -j {PARENT} 2>/dev/null || iptables -w 10 -I FORWARD 1 -j {PARENT} || return
-  iptables -w 10 -I {PARENT} 1 -j {CHAIN}
-  iptables -w 10 -n -L {PARENT} --line-numbers | awk '$2 == "{CHAIN}" && $1 > 1 {{print $1}}' | sort -rn |
-    while read -r number; do iptables -w 10 -D {PARENT} "$number"; done
+  first {PARENT} {CHAIN} || return
+  first FORWARD {PARENT}
 }}
 """
+# Every packet for a container comes to our rules, and to no others before.
+FIRST: Mapping[str, Any] = {"forwarded": True, "ahead": [], "first": True}
 # What the chain may have in it is in the file that the boot unit fills it from.
 LOOK = """
 iptables -w 10 -S %s 1 && iptables -w 10 -S %s && iptables -w 10 -S FORWARD
 echo '# file'; sed -n 's/^-A PROVISION //p' %s
 """
 RULE = f"-A {CHAIN} "
+BRIDGE, INSIDE = "docker0", 11434  # where containers of ours are, and the port of Ollama in them
+DIRECT = (
+    f"! -i {BRIDGE} -o {BRIDGE} -p tcp -m conntrack ! --ctstate DNAT --ctorigdstport {INSIDE} --ctdir ORIGINAL"
+    " -j REJECT --reject-with tcp-reset"
+)
+"""Nobody reaches the port of Ollama by a container's own address, but for the host itself and its containers."""
+MOST, LONGEST = 5, 200  # rules of other programs that are named, and characters of each
 FILL = APPLY + "printf '%s' \"$1\" | apply"
 REMOVE = f"""
 while iptables -w 10 -D {PARENT} -j {CHAIN} 2>/dev/null; do :; done
@@ -95,7 +116,7 @@ class Firewall(Step):
 
     def want(self, facts: HostFacts, have: State) -> State:
         """The rules, in a chain that comes first, where every packet for a container comes by."""
-        return {"forwarded": True, "first": True, "rules": self.rules(_known(facts))}
+        return {**FIRST, "rules": self.rules(_known(facts))}
 
     def rules(self, facts: HostFacts) -> list[str]:
         """The rules of our chain, as `iptables -A` takes them.
@@ -106,7 +127,7 @@ class Firewall(Step):
         same rules, for a boot in between. They go in the next round of the same run, once the container has moved.
         """
         address = self.address(facts) if callable(self.address) else self.address
-        return self._rules([*((address, port) for port in self.ports), *_published(facts)], facts)
+        return [*self._rules([*((address, port) for port in self.ports), *_published(facts)], facts), DIRECT]
 
     def _rules(self, places: Iterable[tuple[str, int]], facts: HostFacts) -> list[str]:
         admit = self.admit(facts) if callable(self.admit) else self.admit
@@ -128,7 +149,14 @@ class Firewall(Step):
         rules = list(past["rules"])
         if self.ports:  # where no chain is declared, nobody knows any more who was to be let in
             rules += self._rules((at for at in _published(_known(facts)) if not _closes(rules, *at)), facts)
-        return {**past, "rules": rules, "forwarded": True, "first": True}
+            rules += [] if DIRECT in rules else [DIRECT]
+        return {**past, **FIRST, "rules": rules}
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """As for any step. A rule of another program that stands before ours is named: it stays, after ours."""
+        ahead = (have or {}).get("ahead", ())
+        named = [f"FORWARD has a rule before ours, which stays after ours: {rule}" for rule in ahead]
+        return [*named, *(line for line in super().diff(have, want) if not line.startswith("ahead:"))]
 
     def check(self, live: Any) -> Iterator[Check]:
         """A packet for an instance meets our rules before any other, and there is no other among them."""
@@ -142,6 +170,7 @@ class Firewall(Step):
         others = [line for line in found if canonical(line.removeprefix(RULE)) not in ours]
         yield Check("rules among ours that are not", others, [])
         yield Check("FORWARD leads to DOCKER-USER", f"-A FORWARD -j {PARENT}" in lines, True)
+        yield Check("rules of FORWARD before DOCKER-USER", _ahead(lines), [])
 
 
 def _known(facts: HostFacts) -> HostFacts:
@@ -207,12 +236,21 @@ def parse(answer: Answer) -> State:
     rules = [line.removeprefix(f"-A {CHAIN} ") for line in lines if line.startswith(f"-A {CHAIN} ")]
     return {
         "forwarded": f"-A FORWARD -j {PARENT}" in lines,
+        "ahead": _ahead(lines),
         "first": parent[:1] == jumps and bool(jumps),
         "rules": [canonical(rule) for rule in rules],
     }
 
 
-ORDER = ("-s", "-p", "-m", "--ctorigdst", "--ctorigdstport", "--ctdir", "-j", "--reject-with")
+def _ahead(lines: Sequence[str]) -> list[str]:
+    """The rules of FORWARD that a packet meets before it comes to DOCKER-USER; of many only the first ones."""
+    forward = [line for line in lines if line.startswith("-A FORWARD ")]
+    jump = f"-A FORWARD -j {PARENT}"
+    ahead = forward[: forward.index(jump)] if jump in forward else []
+    return [rule.removeprefix("-A FORWARD ")[:LONGEST] for rule in ahead[:MOST]]
+
+
+ORDER = ("-s", "-i", "-o", "-p", "-m", "--ctstate", "--ctorigdst", "--ctorigdstport", "--ctdir", "-j", "--reject-with")
 
 
 def canonical(rule: str) -> str:
@@ -220,13 +258,13 @@ def canonical(rule: str) -> str:
 
     A rule with anything else in it is left as it is, and so equals none of ours.
     """
-    words = rule.split()
+    words = rule.replace("! ", "!").split()  # `! -i docker0` negates the option that follows
     pairs = list(zip(words[::2], words[1::2], strict=False))
-    if len(words) % 2 or any(option not in ORDER for option, _ in pairs):
+    if len(words) % 2 or any(option.lstrip("!") not in ORDER for option, _ in pairs):
         return rule
     pairs = [(option, value.removesuffix("/32") if option == "--ctorigdst" else value) for option, value in pairs]
-    kept = [pair for pair in pairs if pair != ("-m", "tcp")]
-    return " ".join(f"{option} {value}" for option, value in sorted(kept, key=lambda pair: ORDER.index(pair[0])))
+    kept = sorted((pair for pair in pairs if pair != ("-m", "tcp")), key=lambda pair: ORDER.index(pair[0].lstrip("!")))
+    return " ".join(f"{option} {value}" for option, value in kept).replace("!", "! ")
 
 
 def _rejects(line: str, port: int) -> bool:

@@ -13,7 +13,7 @@ from provision.roles import ollama as role
 from provision.steps import engine
 from provision.steps.base import Answer, BlockedError
 from provision.steps.facts import HostFacts
-from provision.steps.firewall import COMMAND, FILL, Firewall, OwnedFirewall
+from provision.steps.firewall import COMMAND, DIRECT, Firewall, OwnedFirewall
 from tests.unit.step_cases import TESTS
 
 MATCH = "-p tcp -m conntrack --ctorigdst 10.0.0.11 --ctorigdstport 3001 --ctdir ORIGINAL"
@@ -42,6 +42,10 @@ def failed(host: Any) -> list[str]:
         (live(f"{MATCH} -j RETURN", LETS_IN, REJECTS), ["rules among ours that are not"]),
         (live(LETS_IN, REJECTS, forward=""), ["FORWARD leads to DOCKER-USER"]),
         (live(LETS_IN, REJECTS, first="-A DOCKER-USER -j ACCEPT"), ["first rule of DOCKER-USER"]),
+        (
+            live(LETS_IN, REJECTS, forward="-A FORWARD -j ACCEPT\n-A FORWARD -j DOCKER-USER"),
+            ["rules of FORWARD before DOCKER-USER"],
+        ),
     ],
 )
 def test_check(host: Any, names: list[str]) -> None:
@@ -50,12 +54,7 @@ def test_check(host: Any, names: list[str]) -> None:
 
 def test_everybody_is_a_rule_without_source() -> None:
     wall = Firewall(ports=(3001,), address="10.0.0.11", admit=("0.0.0.0/0",))
-    assert wall.rules(HostFacts()) == [f"{MATCH} -j RETURN", REJECTS]
-
-
-def test_the_jump_out_of_forward_is_mended() -> None:
-    assert "-C FORWARD -j DOCKER-USER" in FILL
-    assert "-I FORWARD 1 -j DOCKER-USER" in FILL
+    assert wall.rules(HostFacts()) == [f"{MATCH} -j RETURN", REJECTS, DIRECT]
 
 
 def test_the_chain_goes_after_the_containers() -> None:
@@ -90,23 +89,25 @@ def publishing(*places: str) -> HostFacts:
 
 def test_a_port_stays_closed_until_no_container_of_ours_is_published_on_it() -> None:
     before = publishing("10.0.0.11:3001")
-    assert MOVED.want(before, None) == {"forwarded": True, "first": True, "rules": [*wall(3101), *wall(3001)]}
-    assert MOVED.content(before).decode().count("REJECT") == 2, "a boot in between fills the chain from the file"
+    wanted = MOVED.want(before, None)
+    assert wanted is not None
+    assert wanted["rules"] == [*wall(3101), *wall(3001), DIRECT]
+    assert MOVED.content(before).decode().count("REJECT") == 3, "a boot in between fills the chain from the file"
     after = publishing("10.0.0.11:3101")
-    assert MOVED.rules(after) == wall(3101)
+    assert MOVED.rules(after) == [*wall(3101), DIRECT]
     assert "3001" not in MOVED.content(after).decode()
 
 
 def test_an_address_stays_closed_too() -> None:
     found = dataclasses.replace(WALL, address="10.0.0.12").rules(publishing("10.0.0.11:3001"))
-    assert found[2:] == wall(3001)
+    assert found[2:] == [*wall(3001), DIRECT]
 
 
 @pytest.mark.parametrize(
     "place", ["127.0.0.1:3001", "0.0.0.0:3001", "::1:3001", "x:y", "10.0.0.11:x", "10.0.0.11:3101"]
 )
 def test_nothing_else_gets_rules(place: str) -> None:
-    assert MOVED.rules(publishing(place)) == wall(3101)
+    assert MOVED.rules(publishing(place)) == [*wall(3101), DIRECT]
 
 
 def test_where_docker_cannot_be_asked_the_chain_is_known_later() -> None:
@@ -115,8 +116,13 @@ def test_where_docker_cannot_be_asked_the_chain_is_known_later() -> None:
 
 
 def test_a_rollback_keeps_a_port_closed_too() -> None:
-    then = {"forwarded": True, "first": True, "rules": wall(3001)}
+    then = {"forwarded": True, "ahead": [], "first": True, "rules": wall(3001)}
     first = MOVED.restore(publishing("10.0.0.11:3101"), None, then)
     assert first is not None
-    assert first["rules"] == [*wall(3001), *wall(3101)]
-    assert MOVED.restore(publishing("10.0.0.11:3001"), None, then) == then
+    assert first["rules"] == [*wall(3001), *wall(3101), DIRECT]
+    assert MOVED.restore(publishing("10.0.0.11:3001"), None, then) == {**then, "rules": [*wall(3001), DIRECT]}
+
+
+def test_a_rollback_does_not_put_another_rule_before_ours() -> None:
+    then = {"forwarded": True, "ahead": ["-j ACCEPT"], "first": True, "rules": [*wall(3101), DIRECT]}
+    assert MOVED.restore(publishing("10.0.0.11:3101"), None, then) == {**then, "ahead": []}

@@ -170,12 +170,18 @@ def test_every_tuning_setting_reaches_a_variable_or_the_container() -> None:
 # -- steps
 
 
-def test_one_machine_needs_no_firewall() -> None:
+def test_one_machine_has_a_firewall_too() -> None:
+    """A neighbour reaches what is published on 127.0.0.1 by the container's own address."""
     alone = host()
     ids = [step.id for step in role.steps(alone, fleet(alone))]
     assert ids == [
         "guard:instances",
         "image:ollama/ollama:0.34.4",
+        "file:/opt/provision/lib/ollama-firewall",
+        "file:/etc/provision/ollama/firewall.rules",
+        "unit:provision-firewall.service",
+        "service:provision-firewall",
+        "firewall:DOCKER-USER",
         "file:/opt/provision/lib/ollama-instances",
         "file:/etc/provision/ollama/instances",
         "unit:provision-instances.service",
