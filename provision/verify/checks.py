@@ -16,13 +16,14 @@ from typing import Any
 
 import testinfra.host
 
+from provision import neighbours
 from provision.apply import HostRun
 from provision.ending import at_ctrl_c
 from provision.errors import BugError, HostError, UnreachableError
 from provision.plan import Change
 from provision.rollout import Outcome, Rollout
 from provision.sequence import Entry
-from provision.steps.base import Check
+from provision.steps.base import Check, RefusalError
 from provision.verify import drift
 from provision.verify.backend import Backend
 
@@ -97,6 +98,7 @@ class Verification:
         self._runs = {member.run.host.name: member.run for member in rollout.members}
         self._futures: dict[tuple[str, str], Future[StepResult]] = {}
         self._asking: list[Future[None]] = []
+        self._questions: dict[str, list[neighbours.Place]] = {}  # host -> the other hosts' instances that it asks
         self._pool = ThreadPoolExecutor(rollout.forks, thread_name_prefix="verify")
 
     def start(self) -> None:
@@ -113,6 +115,7 @@ class Verification:
             result = self.results[outcome.host] = _planned(outcome, self._runs[outcome.host])
             for step in result.steps:
                 self._futures[outcome.host, step.step] = Future()
+        self._assign()
         self._asking = [self._pool.submit(self._host, name) for name in self.results]
 
     def finish(self) -> list[HostResult]:
@@ -128,6 +131,28 @@ class Verification:
     def ids(self) -> list[tuple[str, list[str]]]:
         """Every host that could be read with its steps' ids, in order."""
         return [(name, [step.step for step in result.steps]) for name, result in self.results.items()]
+
+    def _assign(self) -> None:
+        """Choose which host asks whether another host's instance is closed to it; that result is the other host's."""
+        reached = [self._runs[name].host for name, result in self.results.items() if not result.error]
+        asked = [place for host in reached for place in self._places(self._runs[host.name])]
+        self._questions, unasked = neighbours.assign(asked, reached)
+        for place in asked:
+            self.results[place.host].steps.append(StepResult(place.step, neighbours.ROLE))
+            self._futures[place.host, place.step] = Future()
+        for reply in unasked:
+            self._replied(reply)
+
+    def _places(self, run: HostRun) -> tuple[neighbours.Place, ...]:
+        try:
+            return neighbours.places(run.host, self.rollout.context.inventory, run.facts) if _has(run) else ()
+        except RefusalError:  # plan has refused the host for it
+            return ()
+
+    def _replied(self, reply: neighbours.Reply) -> None:
+        result = next(step for step in self.results[reply.place.host].steps if step.step == reply.place.step)
+        result.checks.append(reply.check())
+        self._futures[reply.place.host, reply.place.step].set_result(result)
 
     def models(self) -> list[str]:
         """The models that more than one step has, each once: their digests are compared over all hosts."""
@@ -171,11 +196,20 @@ class Verification:
         backend = Backend(run.session, name, run.answers)
         live = testinfra.host.Host(backend)
         with ThreadPoolExecutor(STEPS, thread_name_prefix=name) as pool:
+            pool.submit(self._neighbours, run)
             for result in reversed(outcome.steps):
-                pool.submit(self._answer, run, outcome, entries.get(result.step), result, live)
+                if not result.step.startswith(neighbours.KIND):
+                    pool.submit(self._answer, run, outcome, entries.get(result.step), result, live)
         backend.close()
         run.session.close()
         outcome.seconds += time.monotonic() - begun
+
+    def _neighbours(self, run: HostRun) -> None:
+        """Have one host try to reach the instances of others that were given to it."""
+        questions = self._questions.get(run.host.name, [])
+        if questions:
+            for reply in neighbours.ask(run.host.name, questions, lambda one: run.session.batch([one], stop=False)[0]):
+                self._replied(reply)
 
     def _answer(self, run: HostRun, outcome: HostResult, entry: Entry | None, result: StepResult, live: Any) -> None:
         if entry is not None and not result.waits_for:
@@ -242,6 +276,11 @@ def _masked(run: HostRun, check: Check) -> Check:
     got, expected = run.hide(check.got), run.hide(check.expected)
     told_apart = check.passed or got != expected
     return Check(run.hide(check.name), got if told_apart else f"another {got}", expected)
+
+
+def _has(run: HostRun) -> bool:
+    """Whether the instances of a host are looked at."""
+    return run.host.gpu and neighbours.ROLE in run.roles
 
 
 def _model(step: str) -> str:

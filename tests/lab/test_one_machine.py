@@ -56,6 +56,8 @@ def test_six_lines_are_enough(machine, builds, tmp_path):
     assert verified.returncode == 0, verified
     ports = host.run(["docker", "ps", "--format", "{{.Ports}}"]).stdout
     assert ("127.0.0.1:3001->" in ports, "127.0.0.1:3002->" in ports) == (True, True)
+    rules = host.run(["iptables", "-S", "PROVISION"]).stdout
+    assert "! -i docker0 -o docker0" in rules, "a neighbour could reach the containers by their own addresses"
     body = json.dumps({"model": "deepseek-r1:1.5b", "prompt": "hello", "options": {"num_predict": 3}}).encode()
     request = urllib.request.Request(f"http://{host.address}:3008/api/generate", body)
     seen = set()

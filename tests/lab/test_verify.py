@@ -91,7 +91,9 @@ def listener(address: str, port: int) -> dict[str, str]:
 
 def firewall(how: str, check: str, expected: str, got: str, rule: str) -> Lie:
     """A rule put before ours by hand."""
-    return Lie(f"firewall {how}", "firewall:DOCKER-USER", check, expected, got, f"iptables -I {rule}")
+    opened = ("neighbour:ollama1", "neighbour:ollama2")
+    script, undo = f"iptables -I {rule}", f"iptables -D {rule}" if rule.startswith("FORWARD ") else ""
+    return Lie(f"firewall {how}", "firewall:DOCKER-USER", check, expected, got, script, also=opened, undo=undo)
 
 
 def ask(what: str, method: str = "POST", **fields: Any) -> str:
@@ -142,6 +144,10 @@ GPU = (
     container("a listener beside it", "listens elsewhere", "[]", "127.0.0.1", **listener("127.0.0.1", 3001)),
     container("open to everybody", "listens elsewhere", "[]", ANY, script=made_anew(0, f"{ANY}:3001"), also=INSTANCE),
     firewall("passed by", "first rule of DOCKER-USER", "PROVISION", "ACCEPT", "DOCKER-USER -p tcp -j ACCEPT"),
+    firewall(
+        *("passed by in FORWARD", "ahead as declared", "[]", "ACCEPT"),
+        "FORWARD -p tcp --dport 11434 -j ACCEPT",
+    ),
     firewall("with a hole", "rules among ours that are not", "[]", "RETURN", "PROVISION -p tcp -j RETURN"),
     Lie(
         *("driver broken", "require:cards", "nvidia-smi answers", "0", "9"),
@@ -282,7 +288,8 @@ def test_what_is_true_passes(fleet):
     assert {said for cases in verdict.cases.values() for said in cases.values()} == {""}
     inventory = sequence.load(str(fleet.lab.inventory))
     ids = {host.name: [entry.step.id for entry in sequence.steps(host, inventory)] for host in inventory.hosts}
-    assert {host: list(verdict.cases[host]) for host in ids} == ids
+    asked = {host.name: [f"neighbour:{one.name}" for one in host.instances] for host in inventory.hosts}
+    assert {host: list(verdict.cases[host]) for host in ids} == {host: ids[host] + asked[host] for host in ids}
 
 
 def test_the_document_is_as_designed(verdicts):

@@ -22,7 +22,7 @@ ROWS = [
     {"holding"},
     {"marker"},
     {"perform", "past", "ending"},
-    {"context", "lease"},
+    {"context", "lease", "neighbours"},
     {"journal"},
     {"runs"},
     {"ssh", "artifacts", "lock", "trust", "evidence"},

@@ -1,0 +1,144 @@
+"""Who asks whether an instance is closed, what is asked in one exec, and what the answer means."""
+
+import dataclasses
+import functools
+import socket
+import subprocess
+
+import pytest
+
+from provision import neighbours
+from provision.command import Answer
+from provision.errors import UnreachableError
+from provision.inventory import Connection, Host, Instance, Inventory
+from provision.neighbours import Place, Reply
+from provision.roles import ollama as role
+from provision.steps.facts import HostFacts
+
+
+def host(name, address, *groups, **settings):
+    return Host(
+        name=name,
+        groups=groups,
+        connection=Connection(address=address),
+        settings={"ollama": role.Settings.model_validate(settings)},
+        instances=(Instance(host=name, name="ollama1", gpus=(0,), port=3001),) if "gpu" in groups else (),
+    )
+
+
+LB = host("lb-01", "10.0.0.5", "balancer")
+GPU = [host(f"gpu-0{number}", f"10.0.0.1{number}", "gpu") for number in (1, 2, 3)]
+HOSTS = [*GPU, LB]
+PLACE = Place("gpu-01", "ollama1", "10.0.0.11", 3001, ("10.0.0.5/32",), frozenset({"lb-01"}))
+
+
+def place(number, **changes):
+    changed = {"host": f"gpu-0{number}", "address": f"10.0.0.1{number}", **changes}
+    return dataclasses.replace(PLACE, **changed)
+
+
+@pytest.mark.parametrize(("number", "asker"), [(1, "gpu-02"), (2, "gpu-03"), (3, "gpu-01")])
+def test_the_next_host_asks(number, asker):
+    assert neighbours.neighbour(place(number), HOSTS) == asker
+
+
+def test_a_host_that_may_reach_the_instance_does_not_ask():
+    assert neighbours.neighbour(place(1, admitted=("10.0.0.12", "10.0.0.5/32")), HOSTS) == "gpu-03"
+    assert neighbours.neighbour(place(1, senders=frozenset({"gpu-02", "lb-01"})), HOSTS) == "gpu-03"
+    assert neighbours.neighbour(place(1), [GPU[0], LB]) == ""
+    assert neighbours.neighbour(place(1, admitted=("0.0.0.0/0",)), HOSTS) == ""
+
+
+def test_where_instances_are_and_whom_they_admit():
+    first = host("gpu-01", "10.0.0.11", "gpu", admit=["10.9.0.0/16"])
+    facts = HostFacts(addresses=("10.0.0.11",), sources={"10.0.0.5": "10.0.0.11"}, resolved={"10.0.0.5": "10.0.0.5"})
+    inventory = Inventory(path="", hosts=(first, LB))
+    assert neighbours.places(first, inventory, facts) == (place(1, admitted=("10.0.0.5/32", "10.9.0.0/16")),)
+    assert neighbours.places(LB, inventory, facts) == ()
+    assert neighbours.places(first, Inventory(path="", hosts=(first,)), facts) == (), "its address is 127.0.0.1"
+
+
+class Run:
+    """Answers for hosts, and remembers what they were asked."""
+
+    def __init__(self, **lines):
+        self.lines, self.asked = lines, []
+
+    def __call__(self, name, command):
+        self.asked.append((name, command.words[3:]))
+        if name.replace("-", "_") not in self.lines:
+            raise UnreachableError("the connection was lost", "run it again")
+        return Answer(0, self.lines[name.replace("-", "_")].encode())
+
+
+def ask(places, hosts, run):
+    by_asker, replies = neighbours.assign(places, hosts)
+    for asker, questions in by_asker.items():
+        replies += neighbours.ask(asker, questions, functools.partial(run, asker))
+    return sorted(replies, key=lambda reply: reply.place.label)
+
+
+def test_every_neighbour_asks_once_whatever_number_of_instances():
+    two = [place(1), place(1, instance="ollama2", port=3002), place(2)]
+    run = Run(gpu_02="1 10.0.0.12 0\n0 10.0.0.12 1\n", gpu_03="0 10.0.0.13 124\n")
+    replies = ask(two, HOSTS, run)
+    assert sorted(run.asked) == [
+        ("gpu-02", ("10.0.0.11", "3001", "10.0.0.11", "3002")),
+        ("gpu-03", ("10.0.0.12", "3001")),
+    ]
+    assert [(reply.place.label, reply.asker, reply.reached) for reply in replies] == [
+        ("gpu-01/ollama1", "gpu-02", False),
+        ("gpu-01/ollama2", "gpu-02", True),
+        ("gpu-02/ollama1", "gpu-03", False),
+    ]
+    checks = [reply.check() for reply in replies]
+    assert [(check.name, check.got) for check in checks] == [
+        ("10.0.0.11:3001 is closed to gpu-02", "closed"),
+        ("10.0.0.11:3002 is closed to gpu-02", "open"),
+        ("10.0.0.12:3001 is closed to gpu-03", "closed"),
+    ]
+    assert [check.passed for check in checks] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("0 10.0.0.5 0", "gpu-02 asks from 10.0.0.5, which the instance admits"),
+        ("0 10.0.0.12 127", "gpu-02 could not try to connect (exit code 127)"),
+        ("", "gpu-02 could not try to connect (exit code unknown)"),
+        ("garbage 1 2 3\n7 10.0.0.12 0", "gpu-02 could not try to connect (exit code unknown)"),
+    ],
+)
+def test_what_proves_nothing_is_not_asked(said, why):
+    [reply] = ask([PLACE], HOSTS, Run(gpu_02=said))
+    assert reply == Reply(PLACE, "gpu-02", None, why)
+    assert reply.check().name == f"not asked: whether gpu-01/ollama1 is closed to others: {why}"
+
+
+def test_a_neighbour_that_cannot_be_asked_fails_nobody():
+    [reply] = ask([PLACE], HOSTS, Run())
+    assert (reply.reached, reply.why) == (None, "gpu-02 could not be asked: the connection was lost")
+
+
+@pytest.mark.parametrize(
+    ("changes", "hosts", "why"),
+    [
+        ({}, [GPU[0], LB], "no other host was reached that the instance has to be closed to"),
+        ({"admitted": ("0.0.0.0/0",)}, HOSTS, "ollama.admit lets everybody in"),
+    ],
+)
+def test_without_a_neighbour_nobody_is_asked(changes, hosts, why):
+    run = Run()
+    assert ask([place(1, **changes)], hosts, run) == [Reply(place(1, **changes), "", None, why)]
+    assert run.asked == []
+
+
+def test_the_script_tells_an_open_port_from_a_closed_one():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
+        opened, closed = server.getsockname()[1], other.getsockname()[1]
+        other.close()
+        places = [place(1, address="127.0.0.1", port=port) for port in [closed] + [opened] * 40]
+        command = neighbours.command(places)
+        done = subprocess.run(command.words, input=command.stdin, capture_output=True, check=True)
+    replies = neighbours.parse("gpu-02", places, Answer(0, done.stdout))
+    assert [reply.reached for reply in replies] == [False] + [True] * 40
