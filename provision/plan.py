@@ -58,11 +58,13 @@ class HostPlan:
         changes: in the order in which they are made: what nobody declares any more first, but for what is in use.
         steps: how many steps were looked at.
         found: step id -> what was found, for the steps that could be read.
+        notes: step id -> what an operator has to know though nothing of it changes.
     """
 
     changes: tuple[Change, ...] = ()
     steps: int = 0
     found: Mapping[str, State] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> int:
@@ -153,7 +155,8 @@ def plan_host(
         for last in (False, True)
     )
     changes = [change for step, change in changing.items() if step not in earlier]
-    return HostPlan((*first, *changes, *last), len(entries), found)
+    notes = {entry.step.id: note for entry in entries if (note := entry.step.note(facts))}
+    return HostPlan((*first, *changes, *last), len(entries), found, notes)
 
 
 def _change(

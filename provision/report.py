@@ -120,6 +120,8 @@ def _drained_document(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
 def _host_plan(host: str, plan: HostPlan, *, diff: bool) -> None:
     verdict = f"{len(plan.changes)} to change" if plan.changes else "nothing to change"
     say(f"{paint(host, 'bold')}  {plan.ok} of {plan.steps} steps ok, {verdict}")
+    for step, note in plan.notes.items():
+        say(f"    = {line(step):48} {line(note)}")
     role = ""
     for change in plan.changes:
         if change.role != role:
@@ -156,7 +158,8 @@ def _plan_host(outcome: Outcome) -> dict[str, Any]:
         }
         for change in outcome.plan.changes
     ]
-    return {"host": outcome.host, "result": result, "why": _why(outcome.error), "changes": changes}
+    notes = [{"step": step, "note": note} for step, note in outcome.plan.notes.items()]
+    return {"host": outcome.host, "result": result, "why": _why(outcome.error), "changes": changes, "notes": notes}
 
 
 def plan_summary(outcomes: Sequence[Outcome]) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """Across hosts: all of them at once, balancers' configuration last, one bad host stops nobody else."""
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -388,4 +387,5 @@ def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str
 def _merged(*plans: HostPlan) -> HostPlan:
     changes = tuple(change for plan in plans for change in plan.changes)
     found = {step: state for plan in plans for step, state in plan.found.items()}
-    return dataclasses.replace(HostPlan(), changes=changes, steps=sum(plan.steps for plan in plans), found=found)
+    notes = {step: note for plan in plans for step, note in plan.notes.items()}
+    return HostPlan(changes, sum(plan.steps for plan in plans), found, notes)

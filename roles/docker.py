@@ -25,7 +25,7 @@ from provision.inventory import (
 from provision.render import render
 from provision.steps import endpoint
 from provision.steps.apt import Packages
-from provision.steps.apt_repository import AptKey, OnlySource
+from provision.steps.apt_repository import AptKey, AptSource, OnlySource, Repository
 from provision.steps.base import Owned, Step
 from provision.steps.docker_config import DockerConfig
 from provision.steps.docker_daemon import DockerService
@@ -70,7 +70,8 @@ class Settings(inventory.Settings):
     repository: Url = "https://download.docker.com"
     """Base URL of Docker's repository, or of a mirror of it; `/linux/debian` and so on is added."""
     key_fingerprint: Fingerprint = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
-    """Fingerprint of the repository's key. Any other key is refused."""
+    """Fingerprint of the repository's key. Any other key is refused. A source of this repository that is there already
+    keeps its own key, which is not compared."""
     version: Version | None = None
     """Docker's version: 29.1.3 for any package of it, or a package version in full. If not said, whichever is there."""
     allow_downgrade: bool = False
@@ -143,9 +144,11 @@ def _repository(settings: Settings) -> Iterator[Step]:
     if settings.source == "distribution":
         return
     base = settings.repository.rstrip("/")
-    yield OnlySource(name="docker", uri=f"{base}/linux/{{distribution}}", signed_by=KEY)
-    yield AptKey(path=KEY, url=f"{base}/linux/{{distribution}}/gpg", fingerprint=settings.key_fingerprint)
-    yield File(path=SOURCE, content=partial(_source, base), kind="apt_source")
+    uri = f"{base}/linux/{{distribution}}"
+    repository = Repository(name="docker", uri=uri, suite="{codename}", component="stable", source=SOURCE, key=KEY)
+    yield OnlySource(repository=repository)
+    yield AptKey(path=KEY, url=f"{uri}/gpg", fingerprint=settings.key_fingerprint, repository=repository)
+    yield AptSource(path=SOURCE, content=partial(_source, base), repository=repository)
     if settings.version:
         values = {"packages": OFFICIAL[:2], "version": _pattern(settings.version)}
         yield File(path=PREFERENCES, content=render("docker/preferences.j2", **values))

@@ -8,7 +8,7 @@ from provision.inventory import Fingerprint, Host, Inventory, Url, Version, dura
 from provision.render import render
 from provision.steps import endpoint
 from provision.steps.apt import Packages
-from provision.steps.apt_repository import AptKey, OnlySource
+from provision.steps.apt_repository import AptKey, AptSource, OnlySource, Repository
 from provision.steps.base import Owned, Step
 from provision.steps.docker_daemon import GpuDriver
 from provision.steps.facts import HostFacts
@@ -32,7 +32,8 @@ class Settings(inventory.Settings):
     repository: Url = "https://nvidia.github.io/libnvidia-container"
     """Base URL of the toolkit's repository, or of a mirror of it; `/stable/deb/amd64` and so on is added."""
     key_fingerprint: Fingerprint = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
-    """Fingerprint of the repository's key. Any other key is refused."""
+    """Fingerprint of the repository's key. Any other key is refused. A source of this repository that is there already
+    keeps its own key, which is not compared."""
     version: Version = "1.20.0"
     """Version of all four packages of the toolkit."""
     allow_downgrade: bool = False
@@ -53,9 +54,11 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     settings = host.of(Settings)
     base = settings.repository.rstrip("/")
     version = settings.version if "-" in settings.version else f"{settings.version}-1"
-    yield OnlySource(name="nvidia_toolkit", uri=f"{base}/stable/deb/{{architecture}}", signed_by=KEY)
-    yield AptKey(path=KEY, url=f"{base}/gpgkey", fingerprint=settings.key_fingerprint)
-    yield File(path=SOURCE, content=partial(_source, base), kind="apt_source")
+    uri = f"{base}/stable/deb/{{architecture}}"
+    repository = Repository(name="nvidia_toolkit", uri=uri, suite="/", component="", source=SOURCE, key=KEY)
+    yield OnlySource(repository=repository)
+    yield AptKey(path=KEY, url=f"{base}/gpgkey", fingerprint=settings.key_fingerprint, repository=repository)
+    yield AptSource(path=SOURCE, content=partial(_source, base), repository=repository)
     yield File(path=PREFERENCES, content=render("nvidia_toolkit/preferences.j2", packages=PACKAGES, version=version))
     yield Packages(
         name="nvidia_toolkit",

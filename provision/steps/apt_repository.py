@@ -1,16 +1,21 @@
-"""Repositories of apt: their keys, and the guard against a second source line for the same one."""
+"""Repositories of apt: their keys and sources, and what other files say of the same repository.
+
+Where Docker's or NVIDIA's own instructions were followed on a host, a file such as docker.list names the repository
+with a key of its own. apt takes two lines for the same URI and suite only where they name the same key: the line there
+is used as it is, and ours is not written, or goes. A mirror that the inventory names is another URI.
+"""
 
 import base64
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, sh
 from provision.steps import listing
-from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step
+from provision.steps.apt_lines import AptLine
+from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.facts import HostFacts
-from provision.steps.file import change_file, file_state
+from provision.steps.file import File, change_file, file_state, live_facts
 from provision.steps.listing import Content, Found
 from provision.steps.openpgp import fingerprints
 
@@ -46,11 +51,15 @@ class AptKey(Step):
         path: where the key is kept.
         url: where it is fetched from, by the host; `{distribution}` stands for the host's.
         fingerprint: 40 hexadecimal digits.
+        repository: the repository that it is for, or None where the key is needed on every host.
     """
+
+    gone: ClassVar[str] = "another file names the repository, with a key of its own"
 
     path: str
     url: str
     fingerprint: str
+    repository: "Repository | None" = None
 
     @property
     def id(self) -> str:
@@ -62,7 +71,9 @@ class AptKey(Step):
         return Fact(listing.covering(self.path), lambda answer: _key_state(listing.parse(answer).get(self.path)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The one key, readable by apt."""
+        """The one key, readable by apt; none where no source refers to it."""
+        if self.repository and not self.repository.needs_key(facts):
+            return None
         return {"kind": "file", "fingerprints": [self.fingerprint], "mode": "0644"}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
@@ -73,7 +84,10 @@ class AptKey(Step):
         return [sh(FETCH, self.path, self.url, self.fingerprint, title=title, timeout=300)]
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The file has the pinned key, and apt may read it."""
+        """The file has the pinned key, and apt may read it; or no source refers to it."""
+        if self.repository and not self.repository.needs_key(live_facts(live)):
+            yield Check("key of our own", live.run("test -e %s", self.path).rc == 0, False)
+            return
         said = live.run("stat -c %%a -- %s && base64 -w0 <%s", self.path, self.path)
         mode, _, encoded = said.stdout.partition("\n")
         yield Check("mode", mode or "absent", "644")
@@ -93,42 +107,139 @@ def _key_state(found: Found | None) -> State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlySource(Step):
-    """A guard: nobody else's source names this repository with another key. apt refuses to do anything with both.
+class Repository:
+    """A repository of apt that the inventory asks for.
 
     Args:
-        name: what the repository is for.
-        uri: the repository; `{distribution}` and `{architecture}` stand for the host's.
-        signed_by: our key.
+        name: what it is for.
+        uri: where it is; `{distribution}` and `{architecture}` stand for the host's.
+        suite: its suite; `{codename}` stands for the host's.
+        component: its component, or empty for a flat repository.
+        source: the file in which provision names it.
+        key: the key to which that file refers.
     """
 
     name: str
     uri: str
-    signed_by: str
+    suite: str
+    component: str
+    source: str
+    key: str
+
+    def others(self, facts: HostFacts) -> tuple[AptLine, ...]:
+        """The lines of other files that name the same URI and suite: apt takes them for the same source."""
+        uri, suite = self._at(facts)
+        return tuple(
+            line
+            for line in facts.sources_of_apt
+            if line.path != self.source and (_uri(line.uri, facts), line.suite) == (uri, suite)
+        )
+
+    def reused(self, facts: HostFacts) -> AptLine | None:
+        """The line of another file from which apt has the packages already, if there is one."""
+        return next((line for line in self.others(facts) if self._serves(line, facts)), None)
+
+    def needs_key(self, facts: HostFacts) -> bool:
+        """Whether our key is needed: for our own source, or for a line of another file that refers to it."""
+        others = self.others(facts)
+        return not others or any(line.signed_by == self.key for line in others)
+
+    def refuse(self, facts: HostFacts) -> None:
+        """Refuse a host whose other files contradict each other, or leave out what is needed.
+
+        Raises:
+            RefusalError: they do; says which command resolves it.
+        """
+        others = self.others(facts)
+        uri, suite = self._at(facts)
+        kept = next((line for line in others if line.signed_by), None)
+        contrary = [line for line in others if kept and line.signed_by != kept.signed_by]
+        if kept and contrary and _is_refused_by_apt(others):
+            named = "; ".join(f"{line.place} {_signed(line)}" for line in (kept, *contrary[:MOST]))
+            raise RefusalError(
+                f"apt reads no source at all, because several lines name {uri} {suite} with different keys: {named}. "
+                f"Keep one of them. To keep the first: {_switched_off(contrary)}"
+            )
+        if others and not self.reused(facts):
+            raise RefusalError(
+                f"{others[0].place} names {uri} {suite}, but not for {self._missing(facts)}, and apt takes no second "
+                f"line with another key. Add that to the line, or let provision write its own: {_switched_off(others)}"
+            )
+
+    def _at(self, facts: HostFacts) -> tuple[str, str]:
+        uri = self.uri.replace("{distribution}", facts.distribution).replace("{architecture}", facts.architecture)
+        return uri.rstrip("/"), self.suite.replace("{codename}", facts.codename)
+
+    def _serves(self, line: AptLine, facts: HostFacts) -> bool:
+        here = not line.architectures or facts.architecture in line.architectures
+        return line.binary and here and (not self.component or self.component in line.components)
+
+    def _missing(self, facts: HostFacts) -> str:
+        return " ".join(filter(None, ("packages of", facts.architecture, self.component and f"in {self.component}")))
+
+
+MOST = 3  # lines that a refusal names
+
+
+def _uri(uri: str, facts: HostFacts) -> str:
+    return uri.replace("$(ARCH)", facts.architecture).rstrip("/")
+
+
+def _is_refused_by_apt(lines: Sequence[AptLine]) -> bool:
+    """Whether apt says `Conflicting values set for option Signed-By`: a later line must not have another key than the
+    lines before it, or none where they have one."""
+    key = ""
+    for line in lines:
+        if key and line.signed_by != key:
+            return True
+        key = line.signed_by
+    return False
+
+
+def _signed(line: AptLine) -> str:
+    return f"(signed by {line.signed_by.split(maxsplit=1)[0]})" if line.signed_by else "(no key of its own)"
+
+
+def _switched_off(lines: Sequence[AptLine]) -> str:
+    """The commands that switch lines off; the last line of a file first, because a command may add a line above it."""
+    found = sorted(lines[:MOST], key=lambda line: (line.path, -line.number))
+    return "; ".join(dict.fromkeys(line.switch_off for line in found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlySource(Step):
+    """A guard: what other files say of a repository must be something that apt takes.
+
+    Args:
+        repository: the repository.
+    """
+
+    repository: Repository
 
     @property
     def id(self) -> str:
         """`only_source:NAME`."""
-        return f"only_source:{self.name}"
+        return f"only_source:{self.repository.name}"
 
     def fact(self) -> Fact:
-        """Reads all sources."""
-        return Fact(listing.command(), _sources)
+        """Nothing of its own: apt's sources are among the host facts."""
+        return Fact(listing.command(), lambda answer: {})
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Nothing; refuses where another source is found."""
-        uri = self.uri.replace("{distribution}", facts.distribution).replace("{architecture}", facts.architecture)
-        for place, other, key in (have or {}).get("sources", ()):
-            if other.replace("$(ARCH)", facts.architecture).rstrip("/") == uri.rstrip("/") and key != self.signed_by:
-                raise RefusalError(
-                    f"{place} names {uri} with {'the key ' + key if key else 'no key of its own'}, and apt refuses a "
-                    f"second line with another: remove it (provision writes its own)"
-                )
+        """Nothing; refuses where apt would."""
+        self.repository.refuse(facts)
         return {}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """None: a guard changes nothing."""
         return []
+
+    def note(self, facts: HostFacts) -> str:
+        """Whose line is used."""
+        line = self.repository.reused(facts)
+        if line is None:
+            return ""
+        return f"packages come by {line.place} {_signed(line)}, which stays as it is: provision writes no source"
 
     def check(self, live: Any) -> Iterator[Check]:
         """Apt can read its sources."""
@@ -136,49 +247,36 @@ class OnlySource(Step):
         yield Check("apt reads its sources", said.stderr.strip() if said.rc else "", "")
 
 
-def _sources(answer: Answer) -> State:
-    found = listing.parse(answer)
-    return {"sources": [entry for path in sorted(found) for entry in _entries(path, found[path])]}
+@dataclass(frozen=True, kw_only=True)
+class AptSource(File):
+    """Our own source for a repository; none where another file names that repository.
 
+    Args:
+        repository: the repository.
+    """
 
-def _entries(path: str, found: Found) -> Iterator[list[str]]:
-    """Place, URI and key of every source in a file that apt would read."""
-    if not path.startswith("/etc/apt/sources.list") or not isinstance(found.sha256, Content):
-        return
-    text = found.sha256.data.decode(errors="replace")
-    if path.endswith(".list"):
-        yield from _one_line(path, text)
-    elif path.endswith(".sources"):
-        yield from _stanzas(path, text)
+    gone: ClassVar[str] = "another file names this repository"
 
+    repository: Repository
+    kind: str = "apt_source"
 
-ONE_LINE = re.compile(r"\s*deb(?:-src)?\s+(?:\[(?P<options>[^]]*)\]\s*)?(?P<uri>\S+)")
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The source, or none."""
+        return None if self.repository.others(facts) else super().want(facts, have)
 
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """What was there; refuses where another file has come to name the repository."""
+        others = self.repository.others(facts)
+        if others:
+            raise RefusalError(
+                f"{others[0].place} names the same repository by now, and apt takes no second line of it"
+            )
+        return super().restore(facts, have, past)
 
-def _one_line(path: str, text: str) -> Iterator[list[str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        match = ONE_LINE.match(line)
-        if match:
-            options = dict(word.partition("=")[::2] for word in (match["options"] or "").split())
-            yield [f"{path}:{number}", match["uri"], options.get("signed-by", "")]
-
-
-def _stanzas(path: str, text: str) -> Iterator[list[str]]:
-    for stanza in re.split(r"\n[ \t]*\n", text):
-        fields = _fields(stanza)
-        if fields.get("enabled", "yes").lower() not in ("no", "false", "0", "off"):
-            for uri in fields.get("uris", "").split():
-                yield [path, uri, fields.get("signed-by", "").strip()]
-
-
-def _fields(stanza: str) -> Mapping[str, str]:
-    fields: dict[str, str] = {}
-    name = ""
-    for line in stanza.splitlines():
-        if line[:1].isspace():
-            fields[name] = fields.get(name, "") + "\n" + line.strip()
-        elif ":" in line and not line.startswith("#"):
-            name, _, value = line.partition(":")
-            name = name.strip().lower()
-            fields[name] = value.strip()
-    return fields
+    def check(self, live: Any) -> Iterator[Check]:
+        """The file is as it was written, or another one names the repository."""
+        reused = self.repository.reused(live_facts(live))
+        if reused is None:
+            yield from super().check(live)
+        else:
+            yield Check("source of our own", live.run("test -e %s", self.path).rc == 0, False)

@@ -164,6 +164,10 @@ class Step(ABC):
         """What was found, with what broke by itself put right and nothing else changed; `have` where nothing did."""
         return have
 
+    def note(self, facts: HostFacts) -> str:
+        """What an operator has to know of this host though nothing of it changes, in one line; empty for nothing."""
+        return ""
+
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
         """The wanted state with which a rollback puts back what was found here before a change.
 

@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from provision.command import READ_TIMEOUT, Run
+from provision.steps import apt_lines
+from provision.steps.apt_lines import AptLine
 
 NVIDIA_SMI_TIMEOUT = "15"  # a healthy one answers within a second, a wedged driver never
 STARTING = 20  # seconds that a Docker which is being started is waited for
@@ -78,6 +80,7 @@ class HostFacts:
         cards: by nvidia-smi; empty where there is none or it failed.
         driver_error: why nvidia-smi gave no cards; empty when it did.
         systemd: whether PID 1 is systemd.
+        sources_of_apt: every repository that apt reads, in its order.
         published: `ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
         fleet: what is known of the other hosts.
     """
@@ -94,6 +97,7 @@ class HostFacts:
     cards: tuple[Card, ...] = ()
     driver_error: str = ""
     systemd: bool = True
+    sources_of_apt: tuple[AptLine, ...] = ()
     published: tuple[str, ...] | None = ()
     fleet: Fleet = field(default_factory=Fleet)
 
@@ -145,6 +149,9 @@ SCRIPT = f"""
 {DOCKER_RUNS.strip()}
 nl='
 '
+sources() {{
+{apt_lines.READ.strip()}
+}}
 published() {{
   ids=$(timeout {DOCKER_TIMEOUT} docker ps -aq --no-trunc --filter label={MANAGED}=1) || return
   case $ids in *[!0-9a-f"$nl"]*) return 1 ;; esac
@@ -166,6 +173,7 @@ echo '# arch'; dpkg --print-architecture 2>/dev/null || uname -m
 echo '# cgroup'; if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo 2; else echo 1; fi
 echo '# systemd'; [ -d /run/systemd/system ] && echo yes || echo no
 echo '# addresses'; ip -o addr show 2>/dev/null | awk '{{print $4}}' || :
+echo '# apt'; sources
 for peer in "$@"; do
   # IPv4 first: instances listen on no other. Another address is named too, so that it can be refused by its name.
   address=$(getent ahostsv4 "$peer" 2>/dev/null | awk 'NR==1{{print $1}}') || :
@@ -227,6 +235,7 @@ def parse(text: str) -> HostFacts:
         cards=cards,
         driver_error=error,
         systemd=_first(sections, "systemd") == "yes",
+        sources_of_apt=apt_lines.parse(sections.get("apt", [[]])[0]),
         published=_published(sections.get("published", [[]])[0]),
     )
 

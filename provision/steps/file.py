@@ -146,14 +146,14 @@ def check_file(live: Any, step: File) -> Iterator[Check]:
     lines = said.stdout.splitlines() if said.rc == 0 else ["absent", "absent"]
     yield Check("mode and owner", lines[0], f"{step.mode:o} {step.owner}")
     try:
-        content = step.content(_live_facts(live, step.peers)) if callable(step.content) else step.content
+        content = step.content(live_facts(live, step.peers)) if callable(step.content) else step.content
     except (RefusalError, ValueError) as error:
         yield Check("bytes for this host", str(error), "known")
         return
     yield Check("sha256", lines[1].split()[0], str(Content(content)))
 
 
-def _live_facts(live: Any, peers: Sequence[str]) -> HostFacts:
+def live_facts(live: Any, peers: Sequence[str] = ()) -> HostFacts:
     """The host facts, as the verification's plan read them."""
     return host_facts.parse(read_once(live, host_facts.command(tuple(peers))).text)
 

@@ -1,0 +1,116 @@
+"""The sources that apt reads on a host, line by line. Source: sources.list(5)."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+# Lines of every file that apt reads, each as grep prints it: path, number and text, with colons between them. Comment
+# lines are left out. apt takes no name with other characters.
+READ = r"""
+for list in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+  case $list in *[!A-Za-z0-9_./-]*) continue ;; esac
+  [ ! -f "$list" ] || set -- "$@" "$list"
+done
+[ $# -eq 0 ] || grep -Hnv '^#' -- "$@" || :
+"""
+SAID = re.compile(r"(/etc/apt/sources\.list(?:\.d/[A-Za-z0-9_.-]+)?):(\d{1,9}):(.*)", re.DOTALL)
+ONE_LINE = re.compile(r"\s*(?P<type>deb(?:-src)?)\s+(?:\[(?P<options>[^]]*)\]\s*)?(?P<rest>[^#]*)")
+OFF = ("no", "false", "0", "off", "without", "disable")
+
+
+@dataclass(frozen=True)
+class AptLine:
+    """One repository that a line or a stanza names.
+
+    Args:
+        path: the file.
+        number: the line; of a stanza the first one.
+        binary: whether it is there for packages, and not only for their sources.
+        uri: as it is written.
+        suite: likewise.
+        components: likewise; none for a flat repository.
+        architectures: those it is limited to; none for all.
+        signed_by: the key, or empty.
+    """
+
+    path: str
+    number: int
+    binary: bool
+    uri: str
+    suite: str
+    components: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    signed_by: str = ""
+
+    @property
+    def place(self) -> str:
+        """`FILE:LINE`."""
+        return f"{self.path}:{self.number}"
+
+    @property
+    def switch_off(self) -> str:
+        """The command that takes it out of what apt reads and leaves the rest of the file alone."""
+        edit = f"{self.number}i Enabled: no" if self.path.endswith(".sources") else f"{self.number}s/^/# /"
+        return f"sudo sed -i '{edit}' {self.path}"
+
+
+def parse(lines: Iterable[str]) -> tuple[AptLine, ...]:
+    """What `READ` printed, in apt's order: /etc/apt/sources.list, then the other files by name."""
+    files: dict[str, list[tuple[int, str]]] = {}
+    for line in lines:
+        said = SAID.fullmatch(line)
+        if said:
+            files.setdefault(said[1], []).append((int(said[2]), said[3]))
+    return tuple(entry for path in sorted(files) for entry in _entries(path, files[path]))
+
+
+def _entries(path: str, lines: list[tuple[int, str]]) -> Iterator[AptLine]:
+    if not path.endswith(".sources"):
+        for number, text in lines:
+            yield from _one_line(path, number, text)
+        return
+    stanza: list[tuple[int, str]] = []
+    for number, text in [*lines, (0, "")]:
+        if text.strip():
+            stanza.append((number, text))
+        elif stanza:
+            yield from _stanza(path, stanza)
+            stanza = []
+
+
+def _one_line(path: str, number: int, text: str) -> Iterator[AptLine]:
+    match = ONE_LINE.match(text)
+    words = match["rest"].split() if match else []
+    if match and len(words) >= 2:
+        options = dict(word.partition("=")[::2] for word in (match["options"] or "").split())
+        yield AptLine(
+            *(path, number, match["type"] == "deb", words[0], words[1], tuple(words[2:])),
+            architectures=tuple(filter(None, options.get("arch", "").split(","))),
+            signed_by=options.get("signed-by", ""),
+        )
+
+
+def _stanza(path: str, lines: list[tuple[int, str]]) -> Iterator[AptLine]:
+    fields = _fields(text for _, text in lines)
+    if fields.get("enabled", "yes").lower() in OFF:
+        return
+    types, uris, suites, components, architectures = (
+        tuple(fields.get(name, "").split()) for name in ("types", "uris", "suites", "components", "architectures")
+    )
+    for uri in uris:
+        for suite in suites:
+            key = fields.get("signed-by", "").strip()
+            yield AptLine(path, lines[0][0], "deb" in types, uri, suite, components, architectures, key)
+
+
+def _fields(lines: Iterable[str]) -> Mapping[str, str]:
+    fields: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        if line[:1].isspace():
+            fields[name] = fields.get(name, "") + "\n" + line.strip()
+        elif ":" in line:
+            name, _, value = line.partition(":")
+            name = name.strip().lower()
+            fields[name] = value.strip()
+    return fields
