@@ -170,7 +170,6 @@ class Firewall(Step):
         others = [line for line in found if canonical(line.removeprefix(RULE)) not in ours]
         yield Check("rules among ours that are not", others, [])
         yield Check("FORWARD leads to DOCKER-USER", f"-A FORWARD -j {PARENT}" in lines, True)
-        yield Check("rules of FORWARD before DOCKER-USER", _ahead(lines), [])
 
 
 def _known(facts: HostFacts) -> HostFacts:
