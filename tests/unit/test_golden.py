@@ -1,5 +1,7 @@
 """Whole inventories and the plan they give on a bare host, step by step with every command.
 
+What is in a file `.apt` beside an inventory is what apt reads on its hosts, as `apt_lines.READ` prints it.
+
 After a change that is meant to change plans: PROVISION_GOLDEN=write make unit, then read the diff.
 """
 
@@ -11,7 +13,8 @@ import pytest
 from provision import sequence
 from provision.plan import make_change
 from provision.sequence import Entry
-from provision.steps.base import BlockedError, converged
+from provision.steps import apt_lines
+from provision.steps.base import BlockedError, RefusalError, converged
 from provision.steps.facts import Card, Fleet, HostFacts
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -22,7 +25,7 @@ CARDS = tuple(
 )
 
 
-def facts(host: str) -> HostFacts:
+def facts(host: str, apt: Path) -> HostFacts:
     """A bare Debian 13 with two cards."""
     own = ADDRESSES[host]
     others = {address: address for address in ADDRESSES.values()}
@@ -32,6 +35,7 @@ def facts(host: str) -> HostFacts:
         codename="trixie",
         architecture="amd64",
         cgroup=2,
+        sources_of_apt=apt_lines.parse(apt.read_text().splitlines() if apt.exists() else ()),
         addresses=("127.0.0.1", own),
         sources=dict.fromkeys(others, own),
         resolved=others,
@@ -49,7 +53,11 @@ def shown(entry: Entry, found: HostFacts) -> list[str]:
         change = make_change(entry, None, want)
     except BlockedError as blocked:
         return [f"  {entry.role} {entry.step.id}: known after {blocked.by}"]
+    except RefusalError as refusal:
+        return [f"  {entry.role} {entry.step.id} refused: {refusal}"]
     impact = f"  [{change.impact}]" if change.impact else ""
+    note = entry.step.note(found)
+    impact += f"  = {note}" if note else ""
     return [f"  {entry.role} {entry.step.id}{impact}", *(f"      {command}" for command in change.commands)]
 
 
@@ -60,7 +68,7 @@ def plan(path: Path) -> str:
     for host in inventory.hosts:
         lines.append(host.name)
         for entry in sequence.steps(host, inventory):
-            lines += shown(entry, facts(host.name))
+            lines += shown(entry, facts(host.name, path.with_suffix(".apt")))
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,132 @@
+"""What apt reads on a host: the script's output as it is parsed, and how apt's own words are matched."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from provision.command import Answer
+from provision.roles.docker import KEY, SOURCE
+from provision.steps import apt_lines, facts
+from provision.steps.apt_lines import AptLine
+from provision.steps.apt_repository import AptSource, Repository
+from provision.steps.base import RefusalError
+from provision.steps.facts import HostFacts
+
+LIST = r"""# deb http://commented x
+deb [arch=amd64 signed-by=/k.asc] https://a/linux/debian trixie stable test # why
+ deb-src http://b sid main
+deb http://nosuite
+rpm http://c x y
+deb [ arch=amd64,arm64 ] http://d/$(ARCH) /
+"""
+STANZAS = """# a comment
+
+Types: deb deb-src
+URIs: http://c
+ http://d
+Suites: x y
+Components: main
+# in between
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ abc
+
+Types: deb
+URIs: http://off
+Suites: x
+Enabled: no
+
+types: deb-src
+uris: http://last
+suites: z
+architectures: arm64
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    """What the host facts' script prints of these files, with the names that they have on a host."""
+
+    def run(**files):
+        parts = tmp_path / "sources.list.d"
+        parts.mkdir()
+        for name, text in files.items():
+            (parts / name if name != "main" else tmp_path / "sources.list").write_text(text)
+        script = apt_lines.READ.replace("/etc/apt", str(tmp_path))
+        done = subprocess.run(["sh", "-s"], input="set -u\n" + script, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return apt_lines.parse(done.stdout.replace(str(tmp_path), "/etc/apt").splitlines())
+
+    return run
+
+
+def test_both_formats(read):
+    found = read(**{"main": "deb http://z sid main\n", "b.list": LIST, "a.sources": STANZAS})
+    parts = "/etc/apt/sources.list.d"
+    block = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n.\nabc"
+    assert found == (
+        AptLine("/etc/apt/sources.list", 1, True, "http://z", "sid", ("main",)),
+        *(
+            AptLine(f"{parts}/a.sources", 3, True, uri, suite, ("main",), signed_by=block)
+            for uri in ("http://c", "http://d")
+            for suite in ("x", "y")
+        ),
+        AptLine(f"{parts}/a.sources", 19, False, "http://last", "z", architectures=("arm64",)),
+        AptLine(
+            *(f"{parts}/b.list", 2, True, "https://a/linux/debian", "trixie", ("stable", "test")),
+            architectures=("amd64",),
+            signed_by="/k.asc",
+        ),
+        AptLine(f"{parts}/b.list", 3, False, "http://b", "sid", ("main",)),
+        AptLine(f"{parts}/b.list", 6, True, "http://d/$(ARCH)", "/", architectures=("amd64", "arm64")),
+    )
+
+
+def test_files_that_apt_ignores_are_ignored(read):
+    line = "deb http://a x y\n"
+    assert read(**{"a.list.save": line, "b.bak": line, "with blank.list": line, "empty.list": ""}) == ()
+
+
+def test_a_host_without_any_sources(read):
+    assert read() == ()
+
+
+def test_what_is_no_line_of_a_source_is_dropped():
+    said = ["/etc/shadow:1:deb http://a x y", "deb http://a x y", "/etc/apt/sources.list:one:deb http://a x y", ""]
+    assert apt_lines.parse(said) == ()
+
+
+def test_they_are_among_the_host_facts():
+    command = facts.command(("127.0.0.1",))
+    done = subprocess.run(command.words, input=command.stdin, capture_output=True, check=True)
+    assert facts.parse(Answer(0, done.stdout).text).resolved == {"127.0.0.1": "127.0.0.1"}, "the peers are still there"
+    text = "# apt\n/etc/apt/sources.list:3:deb http://a x y\n# gpu\n# gpu-exit\n127\n"
+    assert facts.parse(text).sources_of_apt == (AptLine("/etc/apt/sources.list", 3, True, "http://a", "x", ("y",)),)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.list", LIST), ("a.sources", STANZAS)])
+def test_the_command_that_is_named_switches_off_one_repository(tmp_path: Path, read, name, text):
+    first, *others = read(**{name: text})
+    path = tmp_path / "sources.list.d" / name
+    command = first.switch_off.removeprefix("sudo ").replace("/etc/apt", str(tmp_path))
+    subprocess.run(["sh", "-euc", command], check=True)
+    numbered = enumerate(path.read_text().splitlines(), 1)
+    left = apt_lines.parse(f"/etc/apt/sources.list.d/{name}:{n}:{one}" for n, one in numbered if one[:1] != "#")
+    assert [line.uri for line in left] == [line.uri for line in others if line.number != first.number]
+
+
+REPOSITORY = Repository(
+    name="docker", uri="https://a/linux/{distribution}", suite="{codename}", component="stable", source=SOURCE, key=KEY
+)
+LINE = AptLine("/etc/apt/sources.list.d/docker.list", 1, True, "https://a/linux/debian/", "trixie", ("stable",))
+
+
+def test_a_rollback_does_not_put_ours_beside_a_line_that_has_come_since():
+    step = AptSource(path=SOURCE, content=b"x", repository=REPOSITORY)
+    past = {"kind": "file", "sha256": "ab" * 32, "mode": "0644", "owner": "root:root"}
+    there = HostFacts(distribution="debian", codename="trixie", sources_of_apt=(LINE,))
+    with pytest.raises(RefusalError, match=r"docker.list:1 names the same repository by now"):
+        step.restore(there, None, past)
+    assert step.restore(HostFacts(distribution="debian", codename="trixie"), None, past) == past
