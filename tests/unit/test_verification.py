@@ -1,5 +1,6 @@
 """Verification against a shell: plan's own read comes first, and what several proofs look at is asked once."""
 
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from provision import apply, report, rollout
+from provision import apply, neighbours, report, rollout
 from provision.artifacts import Store
 from provision.command import Answer, Run
 from provision.context import Context
@@ -245,3 +246,32 @@ def test_what_is_asked_while_all_channels_are_taken_shares_an_exec():
         assert [one.result().stdout for one in first] == [f"first {n}" for n in range(live.CHANNELS)]
         assert [one.result().stdout for one in rest] == [f"rest {n}" for n in range(live.TOGETHER + 1)]
     assert sorted(session.sizes) == [1] * (live.CHANNELS + 1) + [live.TOGETHER]
+
+
+def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(monkeypatch, tmp_path):
+    """Two hosts that are this machine; the instance of the first is open, that of the second closed."""
+    monkeypatch.setattr(apply, "steps", lambda host, inventory: (Entry("ollama", Proved(str(tmp_path / "a"))),))
+    monkeypatch.setattr(apply, "owned", lambda: ())
+    monkeypatch.setattr(rollout, "Session", lambda connection, password: LocalSession())
+    first, second = (
+        Host(name=name, groups=("gpu",), connection=Connection(address=address))
+        for name, address in (("first", "192.0.2.1"), ("second", "192.0.2.2"))
+    )
+    roles = frozenset({"ollama"})
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = {"first": server.getsockname()[1], "second": other.getsockname()[1]}
+        other.close()
+        monkeypatch.setattr(
+            *(neighbours, "places"),
+            lambda host, inventory, facts: (
+                neighbours.Place(host.name, "ollama1", "127.0.0.1", ports[host.name], (), frozenset()),
+            ),
+        )
+        context = Context(
+            *("run", Inventory(path="", hosts=(first, second)), roles, lambda event: None, Store(tmp_path / "s"))
+        )
+        results = verify(Verification(Rollout(context, [(first, roles), (second, roles)], None, 4)), quiet=True)
+    assert {result.host: failed(result) for result in results} == {
+        "first": {"neighbour:ollama1": [(f"127.0.0.1:{ports['first']} is closed to second", "open", "closed")]},
+        "second": {},
+    }
