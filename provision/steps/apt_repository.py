@@ -197,7 +197,10 @@ def _is_refused_by_apt(lines: Sequence[AptLine]) -> bool:
 
 
 def _signed(line: AptLine) -> str:
-    return f"(signed by {line.signed_by.split(maxsplit=1)[0]})" if line.signed_by else "(no key of its own)"
+    if not line.signed_by:
+        return "(no key of its own)"
+    inside = line.signed_by.startswith("-----BEGIN")
+    return "(with a key in the file itself)" if inside else f"(signed by {line.signed_by[:200]})"
 
 
 def _switched_off(lines: Sequence[AptLine]) -> str:
