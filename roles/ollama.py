@@ -35,8 +35,8 @@ from provision.inventory import Settings as Base
 from provision.render import render
 from provision.steps import boot, endpoint, storage, variables
 from provision.steps.base import Owned, Step
-from provision.steps.container import Container, OwnedContainers, fingerprint
-from provision.steps.docker_words import bind, env_file, volume
+from provision.steps.container import Container, OwnedContainers
+from provision.steps.docker_words import bind, env_file, fingerprint, volume
 from provision.steps.facts import HostFacts
 from provision.steps.file import Directory, File, OwnedFiles
 from provision.steps.firewall import RULES_FILE, Firewall, OwnedFirewall
