@@ -285,7 +285,7 @@ def state(found: Engine, name: str, declared: Collection[str] = ()) -> State:
     labels = item["labels"] or {}
     if labels.get(engine.MANAGED) != "1":
         return {"foreign": True, "image": item["image"], "status": item["status"]}
-    current = found.image_id(item["image"])
+    current = found.pulled_id(item["image"]) or found.image_id(item["image"])
     return {
         "image": item["image"],
         "current": current in ("", item["image_id"]),

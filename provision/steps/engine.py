@@ -196,7 +196,8 @@ class Engine:
             `brought`: the configuration of its image, or None where that is not on the host any more.
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
-        pulled: the references of images that we pulled; what was pulled or replaced last comes first.
+        pulled: reference -> image id, of images that we pulled; what was pulled or replaced last comes first. The id
+            is empty where an earlier version of provision pulled it.
         listening: listening TCP sockets.
         files: path -> content, of manifests and marks in the folders of all instances.
         blobs: path -> size, of the blobs there.
@@ -206,7 +207,7 @@ class Engine:
     containers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     volumes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    pulled: tuple[str, ...] = ()
+    pulled: Mapping[str, str] = field(default_factory=dict)
     listening: tuple[Listener, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     blobs: Mapping[str, int] = field(default_factory=dict)
@@ -215,6 +216,11 @@ class Engine:
     def image_id(self, reference: str) -> str:
         """The id that a reference stands for on this host, or an empty string."""
         return self.images.get(familiar(reference), "")
+
+    def pulled_id(self, reference: str) -> str:
+        """The id of the image that we pulled by a reference, whatever the tag stands for now; empty if not known."""
+        known = {familiar(name): image_id for name, image_id in reversed(tuple(self.pulled.items()))}
+        return known.get(familiar(reference), "")
 
 
 def fact(pick: Callable[[Engine], State]) -> Fact:
@@ -266,7 +272,7 @@ def _parse(stdout: bytes) -> Engine:
             containers=containers,
             images=_images([json.loads(line) for line in sections["images"]]),
             volumes={item["name"]: _labels(item["labels"]) for item in map(json.loads, sections["volumes"])},
-            pulled=tuple(sections["pulled"]),
+            pulled=dict((line + " ").split(" ")[:2] for line in sections["pulled"]),
             listening=tuple(_listener(line) for line in sections["listening"]),
             files=files,
             blobs=blobs,
