@@ -28,12 +28,6 @@ NO_ANSWER = "(no answer)"  # of such a look, in that time
 ANSWERS = 15  # seconds for the daemon to list its containers
 MOST = 64  # instances of a host that are asked; it has no more cards
 
-# What an image and its containers have in common: read of our containers' images only.
-_CONFIG = (
-    '"Entrypoint":{{json .Config.Entrypoint}},"Cmd":{{json .Config.Cmd}},"User":{{json .Config.User}},'
-    '"WorkingDir":{{json .Config.WorkingDir}},"StopSignal":{{json .Config.StopSignal}},'
-    '"Healthcheck":{{json .Config.Healthcheck}}'
-)
 # The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
 _CONTAINER = (
     '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},"image":{{json .Config.Image}},'
@@ -45,11 +39,11 @@ _CONTAINER = (
     '"cpus":{{json .HostConfig.NanoCpus}},"pids":{{json .HostConfig.PidsLimit}},"log":{{json .HostConfig.LogConfig}},'
     '"privileged":{{json .HostConfig.Privileged}},"devices":{{json .HostConfig.Devices}},'
     '"runtime":{{json .HostConfig.Runtime}},'
-    f'{{{{if index .Config.Labels "{MANAGED}"}}}}"host":{{{{json .HostConfig}}}},"config":{{{_CONFIG}}},{{{{end}}}}'
+    f'{{{{if index .Config.Labels "{MANAGED}"}}}}"host":{{{{json .HostConfig}}}},"config":{{{{json .Config}}}},{{{{end}}}}'
     '"networks":[{{range $name, $_ := .NetworkSettings.Networks}}{{json $name}},{{end}}null]}'
 )
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
-_BROUGHT = '{"id":{{json .Id}},"Env":{{json .Config.Env}},' + _CONFIG + "}"
+_BROUGHT = '{"id":{{json .Id}},"config":{{json .Config}}}'
 _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
 
 # What is to be asked of an instance, in words for the shell below: status, id, its first process, address:port, image,
@@ -312,7 +306,7 @@ def _containers(
     lines: Iterable[str], brought: Iterable[str], said: Mapping[tuple[str, str], str]
 ) -> dict[str, dict[str, Any]]:
     items = [json.loads(line) for line in lines if not line.startswith("@ ")]
-    images = {image["id"]: image for image in map(json.loads, brought)}
+    images = {image["id"]: image["config"] for image in map(json.loads, brought)}
     for item in items:
         item["brought"] = images.get(item["image_id"])
         item["sees"] = said[item["id"], "sees"]
