@@ -39,7 +39,8 @@ _CONTAINER = (
     '"cpus":{{json .HostConfig.NanoCpus}},"pids":{{json .HostConfig.PidsLimit}},"log":{{json .HostConfig.LogConfig}},'
     '"privileged":{{json .HostConfig.Privileged}},"devices":{{json .HostConfig.Devices}},'
     '"runtime":{{json .HostConfig.Runtime}},'
-    f'{{{{if index .Config.Labels "{MANAGED}"}}}}"host":{{{{json .HostConfig}}}},"config":{{{{json .Config}}}},{{{{end}}}}'
+    f'{{{{if index .Config.Labels "{MANAGED}"}}}}"host":{{{{json .HostConfig}}}},'
+    '"config":{{json .Config}},{{end}}'
     '"networks":[{{range $name, $_ := .NetworkSettings.Networks}}{{json $name}},{{end}}null]}'
 )
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
