@@ -44,10 +44,13 @@ HOST = {
     "OomScoreAdj": "--oom-score-adj",
     "CgroupParent": "--cgroup-parent",
     "CpusetCpus": "--cpuset-cpus",
+    "CpusetMems": "--cpuset-mems",
     "CpuShares": "--cpu-shares",
     "CpuQuota": "--cpu-quota",
     "MemoryReservation": "--memory-reservation",
+    "PublishAllPorts": "--publish-all",
 }
+UNMASKED = "--security-opt systempaths=unconfined"  # Docker keeps an empty list instead of its own
 # Field of an image's configuration -> the option that replaces it. Values are not shown: a command may hold a token.
 CONFIG = {
     "Entrypoint": "--entrypoint",
@@ -105,6 +108,8 @@ def _host(config: Mapping[str, Any]) -> Iterator[str]:
             continue
         several = value if isinstance(value, list | dict) else [value]
         yield from (option if one is True else f"{option} {one}" for one in several)
+    if [] in (config.get("MaskedPaths"), config.get("ReadonlyPaths")):
+        yield UNMASKED
 
 
 def _config(item: Mapping[str, Any]) -> Iterator[str]:
