@@ -1,6 +1,6 @@
-"""What a container has beside the options that provision gives: a label proves nothing, anybody can copy one.
+"""Finds the options of a container that provision never gives. A label proves nothing, because anybody can copy one.
 
-A container gets its variables and its command from its image, so both are compared with the image's own configuration.
+A container gets its command and most of its variables from its image. Both are compared with the image's configuration.
 
 Sources: HostConfig in `docker inspect` of Docker 20.10 to 29, where a field is empty, 0, false or null unless an option
 set it; those that the daemon fills in from its own configuration (ShmSize, CgroupnsMode, Ulimits, MemorySwap) are left
@@ -14,7 +14,7 @@ from provision.steps.docker_words import PROXIES, fingerprint
 
 OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")  # variables that the server reads
 MOST = 50  # options that are told of one container
-# Of an image that is not on the host any more nothing is known; this one variable is in every Ollama image.
+# The configuration of an image that was removed is not known. Every Ollama image sets this variable.
 USUAL = {"OLLAMA_HOST": "0.0.0.0:11434"}
 NO_CARDS = "NVIDIA_VISIBLE_DEVICES=void"  # CDI sets this beside the cards that it gives, FACTS 2.3
 PRIVATE = ("private", "shareable")  # a daemon's default-ipc-mode
@@ -73,18 +73,18 @@ def options(item: Mapping[str, Any]) -> list[str]:
 
 
 def environment(item: Mapping[str, Any], declared: Collection[str]) -> dict[str, str]:
-    """The variables for the server that did not come with the image. A proxy may hold a password.
+    """The variables of the server that differ from the image's. A proxy may hold a password.
 
     Args:
         item: likewise.
         declared: variables that an instance is given, also where the image sets them to the same value.
     """
-    image = item.get("brought")
-    brought = pairs_of(image.get("Env")) if image else USUAL
+    image = item.get("image_config")
+    defaults = pairs_of(image.get("Env")) if image else USUAL
     return {
         key: fingerprint(value) if key.upper() in PROXIES else value
         for key, value in pairs_of(item["env"]).items()
-        if _is_the_servers(key) and (key in declared or brought.get(key) != value)
+        if _is_the_servers(key) and (key in declared or defaults.get(key) != value)
     }
 
 
@@ -113,24 +113,24 @@ def _host(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _config(item: Mapping[str, Any]) -> Iterator[str]:
-    brought, config = item.get("brought"), item.get("config")
-    if brought and config:
+    image, config = item.get("image_config"), item.get("config")
+    if image and config:
         for field, option in CONFIG.items():
-            if _plain(field, config.get(field)) != _plain(field, brought.get(field)):
+            if _plain(field, config.get(field)) != _plain(field, image.get(field)):
                 yield option
 
 
 def _plain(field: str, value: Any) -> Any:
-    """A value as Docker may also say it: it tidies paths, and nothing is null, empty or a list of nothing."""
+    """A value in one form: Docker cleans paths, and writes an unset field as null, empty text or an empty list."""
     return "/" + str(value or "").strip("/") if field == "WorkingDir" else value or None
 
 
 def _variables(item: Mapping[str, Any]) -> Iterator[str]:
-    """The variables, of those that the server does not read, that are not as the image has them. Names only."""
-    if not item.get("brought"):
+    """The names of variables that differ from the image's and that `environment` does not report."""
+    if not item.get("image_config"):
         return
-    have, brought = pairs_of(item["env"]), pairs_of(item["brought"].get("Env"))
-    for name in sorted(have.keys() | brought.keys()):
-        ours_to_set = _is_the_servers(name) and name in have
-        if not ours_to_set and have.get(name) != brought.get(name) and f"{name}={have.get(name)}" != NO_CARDS:
+    have, image = pairs_of(item["env"]), pairs_of(item["image_config"].get("Env"))
+    for name in sorted(have.keys() | image.keys()):
+        reported = _is_the_servers(name) and name in have
+        if not reported and have.get(name) != image.get(name) and f"{name}={have.get(name)}" != NO_CARDS:
             yield f"--env {name}"

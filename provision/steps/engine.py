@@ -44,7 +44,7 @@ _CONTAINER = (
     '"networks":[{{range $name, $_ := .NetworkSettings.Networks}}{{json $name}},{{end}}null]}'
 )
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
-_BROUGHT = '{"id":{{json .Id}},"config":{{json .Config}}}'
+_IMAGE_CONFIG = '{"id":{{json .Id}},"config":{{json .Config}}}'
 _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
 
 # What is to be asked of an instance, in words for the shell below: status, id, its first process, address:port, image,
@@ -137,15 +137,15 @@ ours
   [ $# -eq 0 ] || find "$@" -type f \( -path '*{_BLOBS}*' -printf '%p\0%s\0\0' -o \
     -printf '%p\0%s\0' -exec cat -- {{}} \; -printf '\0' \) 2>/dev/null
 }}
-# Once an image is gone, nobody knows any more what its containers got from it.
-brought() {{
+# The configuration of the images of our containers. An image that was removed has none any more.
+image_configs() {{
   set -- $(printf '%s\n' "$ours" | sed -nE 's/^([^ ]+ ){{4}}(sha256:[0-9a-f]+)( .*)?$/\2/p' | sort -u)
-  [ $# -eq 0 ] || timeout {ANSWERS} docker image inspect --format '{_BROUGHT}' "$@" 2>/dev/null || :
+  [ $# -eq 0 ] || timeout {ANSWERS} docker image inspect --format '{_IMAGE_CONFIG}' "$@" 2>/dev/null || :
 }}
 # the instances answer into the pipe while Docker is asked
 probes | {{
   echo '# containers'; printf '%s\n' "$found"
-  echo '# brought'; brought
+  echo '# image configs'; image_configs
   echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
   echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
   echo '# pulled'; ls -1t {MARKS} 2>/dev/null | while IFS= read -r name; do cat -- {MARKS}/"$name"; done
@@ -188,7 +188,7 @@ class Engine:
         containers: name -> inspect's fields, under the names that `SCRIPT` gives them; and of running instances
             `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `tags` and `ps` (bodies), and
             `scope`: of one that lives in a scope of systemd's, who makes Docker's cgroups by now; else empty. Of ours
-            `brought`: the configuration of its image, or None where that is not on the host any more.
+            `image_config`: the configuration of the container's image, or None where the image was removed.
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
         pulled: reference -> image id, of images that we pulled; what was pulled or replaced last comes first. The id
@@ -260,7 +260,7 @@ def _parse(stdout: bytes) -> Engine:
         if "absent" in sections:
             return Engine(applications=applications.parse(_said(sections["probes"])["host", "applications"], {}))
         said = _said(sections["probes"])
-        containers = _containers(sections["containers"], sections.get("brought", ()), said)
+        containers = _containers(sections["containers"], sections.get("image configs", ()), said)
         names = {item["id"]: name for name, item in containers.items()}
         files, blobs = _files(base64.b64decode("".join(sections["files"])))
         return Engine(
@@ -304,12 +304,12 @@ def _said(probes: Iterable[str]) -> Mapping[tuple[str, str], str]:
 
 
 def _containers(
-    lines: Iterable[str], brought: Iterable[str], said: Mapping[tuple[str, str], str]
+    lines: Iterable[str], image_configs: Iterable[str], said: Mapping[tuple[str, str], str]
 ) -> dict[str, dict[str, Any]]:
     items = [json.loads(line) for line in lines if not line.startswith("@ ")]
-    images = {image["id"]: image["config"] for image in map(json.loads, brought)}
+    images = {image["id"]: image["config"] for image in map(json.loads, image_configs)}
     for item in items:
-        item["brought"] = images.get(item["image_id"])
+        item["image_config"] = images.get(item["image_id"])
         item["sees"] = said[item["id"], "sees"]
         item["scope"] = said[item["id"], "scope"]
         item.update(_api(said[item["id"], "api"]))
