@@ -309,7 +309,7 @@ def _containers(
     items = [json.loads(line) for line in lines if not line.startswith("@ ")]
     images = {image["id"]: image["config"] for image in map(json.loads, image_configs)}
     for item in items:
-        item["image_config"] = images.get(item["image_id"])
+        item["image_config"] = images.get(item.get("image_id"))
         item["sees"] = said[item["id"], "sees"]
         item["scope"] = said[item["id"], "scope"]
         item.update(_api(said[item["id"], "api"]))
