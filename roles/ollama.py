@@ -6,6 +6,7 @@ container, and each instance's storage before its container.
 
 import ipaddress
 import math
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -35,8 +36,8 @@ from provision.inventory import Settings as Base
 from provision.render import render
 from provision.steps import boot, endpoint, storage, variables
 from provision.steps.base import Owned, Step
-from provision.steps.container import Container, OwnedContainers, fingerprint
-from provision.steps.docker_words import bind, env_file, volume
+from provision.steps.container import Container, OwnedContainers
+from provision.steps.docker_words import bind, env_file, fingerprint, volume
 from provision.steps.facts import HostFacts
 from provision.steps.file import Directory, File, OwnedFiles
 from provision.steps.firewall import RULES_FILE, Firewall, OwnedFirewall
@@ -48,6 +49,7 @@ from provision.steps.volume import OwnedVolumes, Volume
 
 FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
+_HOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 
 
 def _network(value: str) -> str:
@@ -61,6 +63,15 @@ def _network(value: str) -> str:
 
 
 Network = Annotated[str, AfterValidator(_network)]
+
+
+def _holder(value: str) -> str:
+    if not _HOLDER.fullmatch(value):
+        raise ValueError("must be the name of a container or a program: letters, digits, '_', '.', '+' and '-'")
+    return value
+
+
+Holder = Annotated[str, AfterValidator(_holder)]
 Cards = tuple[Annotated[int, Field(ge=0, le=1023)], ...]
 Storage = Literal["volume"] | AbsolutePath
 
@@ -153,6 +164,8 @@ class Settings(Tuning):
     """Address on which instances listen; by default the one by which the host reaches its balancers."""
     admit: tuple[Network, ...] = ()
     """Addresses and networks that may reach the instances, besides the balancers'."""
+    tolerate: Annotated[tuple[Holder, ...], Field(max_length=64)] = ()
+    """Names of containers, and of programs outside Docker, that may use the cards of instances."""
     storage: Storage = "volume"
     """Where models are: a Docker `volume` for each instance, or a directory below which each has its own."""
     restart: Literal["unless-stopped", "always", "on-failure"] = "unless-stopped"
@@ -263,7 +276,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         return
     address = partial(endpoint.listen_address, host, inventory)
     cards, ports = {one.name: one.gpus for one in made}, {one.name: one.port for one in made}
-    yield Holders(cards=cards, ports=ports, address=address)
+    yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate)
     yield Image(reference=settings.image)
     yield from _firewall(host, inventory, ports)
     yield from _boot(address, endpoint.peers(host, inventory), made, _kept_loaded(settings, made))

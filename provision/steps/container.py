@@ -7,19 +7,19 @@ its streams at once when it is stopped, FACTS 4.9.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from provision.command import Command, sh
 from provision.steps import engine, instance_shell
 from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
-from provision.steps.docker_words import NANO, PORT, PROXIES, create_words, csv_field
+from provision.steps.container_options import environment, options
+from provision.steps.docker_words import NANO, PORT, create_words, csv_field
 from provision.steps.engine import Engine
 from provision.steps.facts import HostFacts, dumps
 
 START_TIMEOUT = 300.0
-OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")
 # Of runc, such as where /tmp is full (`write /tmp/runc-process1: no space left on device`). That the container has no
 # nvidia-smi (`executable file not found`) comes so too, and is an answer.
 NOT_RUN = "OCI runtime exec failed"
@@ -115,12 +115,13 @@ class Container(Step):
             "log": {"driver": "json-file", "max-file": str(self.log_max_file), "max-size": self.log_max_size},
             "privileged": False,
             "devices": [],
+            "options": [],
             "network": "bridge",
             "cgroup": OWN,
         }
         run = run_hash(self.name, wanted)
         seen = {"sees": wanted["gpus"], "answers": "yes"}
-        return {**wanted, **seen, "environment": _with_image(wanted["environment"], have, run), "run": run}
+        return {**wanted, **seen, "run": run}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Starts what merely stopped, restarts what is ill; else makes the new container before the old one goes."""
@@ -143,13 +144,17 @@ class Container(Step):
         return frozenset({self.name} if have is not None and have.get("running") else ())
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """The image and settings of then, running and well, whatever it was then. Refuses cards that are not there."""
+        """The image and settings of then, running and well, whatever it was then. Refuses cards that are not there.
+
+        Options that provision never gives stay away: of most only the name is known.
+        """
         if past.get("foreign"):
             raise RefusalError(f"{self.name} was not ours")
         missing = sorted(set(past["gpus"]) - {card.uuid for card in facts.cards})
         if missing:
             raise RefusalError(f"{self.name} was on {', '.join(missing)}, which this host has no more")
-        return {**past, "current": True, "running": True, "sees": past["gpus"], "answers": "yes", "cgroup": OWN}
+        well = {"current": True, "running": True, "sees": past["gpus"], "answers": "yes", "cgroup": OWN}
+        return {**past, **well, "options": []}
 
     def impact(self, have: State, want: State) -> str:
         """Who is taken out of the upstream for it."""
@@ -196,7 +201,7 @@ class Container(Step):
             raise UnreadableError(f"nvidia-smi inside {self.name} was killed; see whether {short}")
         if self.image and NOT_RUN in sees and "not found" not in sees and ROOT_GONE not in sees:
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
-        return state(found, self.name)
+        return state(found, self.name, {*self.environment, *self.secrets})
 
     def _cards(self, listed: str) -> list[str]:
         """The UUIDs of its cards, by what nvidia-smi says of the host now."""
@@ -239,11 +244,6 @@ def _loss(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
     return ", in which nothing can be run any more" if gone else ", which has lost its cards"
 
 
-def fingerprint(value: str) -> str:
-    """What stands for a secret in states, labels and plans: enough to see that it changed."""
-    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
-
-
 def uuids(indices: Sequence[int], facts: HostFacts) -> list[str]:
     """The UUIDs of these cards.
 
@@ -271,24 +271,21 @@ def run_hash(name: str, wanted: Mapping[str, Any]) -> str:
     return hashlib.sha256(dumps([words, wanted["environment"]]).encode()).hexdigest()[:16]
 
 
-def _with_image(wanted: Mapping[str, str], have: State, run: str) -> dict[str, str]:
-    """Our variables, with those that the image brought where the container is the one we made.
+def state(found: Engine, name: str, declared: Collection[str] = ()) -> State:
+    """What is known of a container; None if there is none of that name.
 
-    An image may set variables of these names too; nobody can change them in a container that is there.
+    Args:
+        found: what Docker has.
+        name: of the container.
+        declared: the variables that it is given.
     """
-    brought = have["environment"] if have is not None and have.get("run") == run else {}
-    return {**brought, **wanted}
-
-
-def state(found: Engine, name: str) -> State:
-    """What is known of a container; None if there is none of that name."""
     item = found.containers.get(name)
     if item is None:
         return None
     labels = item["labels"] or {}
     if labels.get(engine.MANAGED) != "1":
         return {"foreign": True, "image": item["image"], "status": item["status"]}
-    current = found.image_id(item["image"])
+    current = found.pulled_id(item["image"]) or found.image_id(item["image"])
     return {
         "image": item["image"],
         "current": current in ("", item["image_id"]),
@@ -297,7 +294,7 @@ def state(found: Engine, name: str) -> State:
         "sees": _listed(item["sees"]) or [item["sees"][:200]],
         "answers": item["answers"][:200],
         "publish": _published(item),
-        "environment": _environment(item["env"] or ()),
+        "environment": environment(item, declared),
         "mounts": sorted(_mount(mount) for mount in item["mounts"] or ()),
         "restart": _restart(item["restart"] or {}),
         "memory": item["memory"] or 0,
@@ -306,6 +303,7 @@ def state(found: Engine, name: str) -> State:
         "log": _log(item["log"] or {}),
         "privileged": bool(item["privileged"]),
         "devices": [device["PathOnHost"] for device in item["devices"] or ()],
+        "options": options(item),
         "network": _network(item),
         "cgroup": LEFT if item["scope"] == "cgroupfs" else OWN,
         "run": labels.get("provision.run", ""),
@@ -327,15 +325,6 @@ def _published(item: Mapping[str, Any]) -> list[str]:
     found = [f"{binding['HostIp'] or '0.0.0.0'}:{binding['HostPort']}" for binding in bindings]  # noqa: S104
     others = [f"{port} too" for port in item["ports"] or {} if port != f"{PORT}/tcp"]
     return sorted(found) + sorted(others)
-
-
-def _environment(lines: Sequence[str]) -> dict[str, str]:
-    """What the server is told. The image sets OLLAMA_HOST itself; a proxy may hold a password."""
-    pairs = dict(line.partition("=")[::2] for line in lines)
-    pairs = {key: value for key, value in pairs.items() if key.startswith(OURS) or key.upper() in PROXIES}
-    if pairs.get("OLLAMA_HOST") == f"0.0.0.0:{PORT}":
-        del pairs["OLLAMA_HOST"]
-    return {key: fingerprint(value) if key.upper() in PROXIES else value for key, value in pairs.items()}
 
 
 def _mount(mount: Mapping[str, Any]) -> str:

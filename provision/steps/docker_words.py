@@ -3,6 +3,7 @@
 Source: `--gpus` and `--mount` are CSV records, so several cards need quotes that are part of the word, FACTS 2.4.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,11 @@ NANO = 1_000_000_000
 def env_file(name: str) -> str:
     """Where the variables of an instance are that nobody may see."""
     return f"{FOLDER}/{name}.env"
+
+
+def fingerprint(value: str) -> str:
+    """What stands for a secret in states, labels and plans: enough to see that it changed."""
+    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
 
 def volume(source: str) -> str:

@@ -6,13 +6,15 @@ Sources: `docker inspect`'s fields as Docker 20.10 to 29 print them; `--gpus` in
 import base64
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from provision.command import READ_TIMEOUT, Answer, Run
-from provision.steps import facts
+from provision.steps import applications, facts
+from provision.steps.applications import Application
 from provision.steps.base import BlockedError, Fact, State, UnreadableError, read_once
 
 MANAGED = facts.MANAGED
@@ -37,17 +39,20 @@ _CONTAINER = (
     '"cpus":{{json .HostConfig.NanoCpus}},"pids":{{json .HostConfig.PidsLimit}},"log":{{json .HostConfig.LogConfig}},'
     '"privileged":{{json .HostConfig.Privileged}},"devices":{{json .HostConfig.Devices}},'
     '"runtime":{{json .HostConfig.Runtime}},'
+    f'{{{{if index .Config.Labels "{MANAGED}"}}}}"host":{{{{json .HostConfig}}}},'
+    '"config":{{json .Config}},{{end}}'
     '"networks":[{{range $name, $_ := .NetworkSettings.Networks}}{{json $name}},{{end}}null]}'
 )
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
+_IMAGE_CONFIG = '{"id":{{json .Id}},"config":{{json .Config}}}'
 _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
 
-# What is to be asked of an instance, in words for the shell below: status, id, its first process, address:port, folder
-# of its models.
+# What is to be asked of an instance, in words for the shell below: status, id, its first process, address:port, image,
+# folder of its models.
 _PLACE = (
     '{{if index .Config.Labels "provision.instance"}}{{println}}@ {{.State.Status}} {{.Id}} {{.State.Pid}} '
     '{{with index .HostConfig.PortBindings "11434/tcp"}}{{with index . 0}}{{.HostIp}}:{{.HostPort}}{{end}}'
-    "{{else}}nowhere{{end}} "
+    "{{else}}nowhere{{end}} {{.Image}} "
     '{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}{{end}}'
 )
 
@@ -58,11 +63,12 @@ _PLACE = (
 # has listed its containers, the limit of the whole command will do for the rest.
 # A container may go between `ps` and `inspect`: the second attempt then lists anew.
 SCRIPT = rf"""
+{applications.SHELL.strip()}
 if ! command -v docker >/dev/null 2>&1; then
   if [ -n "$(ls -A /var/lib/docker/containers 2>/dev/null)" ]; then
     echo 'there are containers in /var/lib/docker, but no docker client to read them' >&2; exit {LEFT_OVER}
   fi
-  echo '# absent'; exit 0
+  echo '# absent'; echo '# probes'; applications; echo '# end'; exit 0
 fi
 {facts.DOCKER_RUNS.strip()}
 docker_runs || {{ echo 'docker.service is not running' >&2; exit {SILENT}; }}
@@ -100,7 +106,8 @@ scope() {{
 }}
 probes() {{
   asked=0
-  while read -r status id pid at folder; do
+  applications &
+  while read -r status id pid at image folder; do
     # each is asked by processes of its own: what is no container of ours must not become one
     case $status:$id in running:*[!0-9a-f]* | running:) continue ;; running:*) ;; *) continue ;; esac
     case $pid in *[!0-9]* | '') continue ;; esac
@@ -116,7 +123,7 @@ ours
 # A folder of models is the container's own to write: names in it may be anything.
 files() {{
   set --
-  while read -r status id pid at folder; do
+  while read -r status id pid at image folder; do
     [ -z "$folder" ] || set -- "$@" "$folder"
   done <<ours
 $ours
@@ -130,9 +137,15 @@ ours
   [ $# -eq 0 ] || find "$@" -type f \( -path '*{_BLOBS}*' -printf '%p\0%s\0\0' -o \
     -printf '%p\0%s\0' -exec cat -- {{}} \; -printf '\0' \) 2>/dev/null
 }}
+# The configuration of the images of our containers. An image that was removed has none any more.
+image_configs() {{
+  set -- $(printf '%s\n' "$ours" | sed -nE 's/^([^ ]+ ){{4}}(sha256:[0-9a-f]+)( .*)?$/\2/p' | sort -u)
+  [ $# -eq 0 ] || timeout {ANSWERS} docker image inspect --format '{_IMAGE_CONFIG}' "$@" 2>/dev/null || :
+}}
 # the instances answer into the pipe while Docker is asked
 probes | {{
   echo '# containers'; printf '%s\n' "$found"
+  echo '# image configs'; image_configs
   echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
   echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
   echo '# pulled'; ls -1t {MARKS} 2>/dev/null | while IFS= read -r name; do cat -- {MARKS}/"$name"; done
@@ -174,26 +187,35 @@ class Engine:
     Args:
         containers: name -> inspect's fields, under the names that `SCRIPT` gives them; and of running instances
             `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `tags` and `ps` (bodies), and
-            `scope`: of one that lives in a scope of systemd's, who makes Docker's cgroups by now; else empty.
+            `scope`: of one that lives in a scope of systemd's, who makes Docker's cgroups by now; else empty. Of ours
+            `image_config`: the configuration of the container's image, or None where the image was removed.
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
-        pulled: the references of images that we pulled; what was pulled or replaced last comes first.
+        pulled: reference -> image id, of images that we pulled; what was pulled or replaced last comes first. The id
+            is empty where an earlier version of provision pulled it.
         listening: listening TCP sockets.
         files: path -> content, of manifests and marks in the folders of all instances.
         blobs: path -> size, of the blobs there.
+        applications: the processes that hold memory of cards; None where nvidia-smi did not say.
     """
 
     containers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     volumes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    pulled: tuple[str, ...] = ()
+    pulled: Mapping[str, str] = field(default_factory=dict)
     listening: tuple[Listener, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     blobs: Mapping[str, int] = field(default_factory=dict)
+    applications: tuple[Application, ...] | None = None
 
     def image_id(self, reference: str) -> str:
         """The id that a reference stands for on this host, or an empty string."""
         return self.images.get(familiar(reference), "")
+
+    def pulled_id(self, reference: str) -> str:
+        """The id of the image that we pulled by a reference, whatever the tag stands for now; empty if not known."""
+        known = {familiar(name): image_id for name, image_id in reversed(tuple(self.pulled.items()))}
+        return known.get(familiar(reference), "")
 
 
 def fact(pick: Callable[[Engine], State]) -> Fact:
@@ -233,19 +255,23 @@ def read_live(live: Any) -> Engine:
 @lru_cache(maxsize=16)
 def _parse(stdout: bytes) -> Engine:
     lines = stdout.decode(errors="replace").splitlines()
-    if lines == ["# absent"]:
-        return Engine()
     sections = _sections(lines)
     try:
+        if "absent" in sections:
+            return Engine(applications=applications.parse(_said(sections["probes"])["host", "applications"], {}))
+        said = _said(sections["probes"])
+        containers = _containers(sections["containers"], sections.get("image configs", ()), said)
+        names = {item["id"]: name for name, item in containers.items()}
         files, blobs = _files(base64.b64decode("".join(sections["files"])))
         return Engine(
-            containers=_containers(sections["containers"], sections["probes"]),
+            containers=containers,
             images=_images([json.loads(line) for line in sections["images"]]),
             volumes={item["name"]: _labels(item["labels"]) for item in map(json.loads, sections["volumes"])},
-            pulled=tuple(sections["pulled"]),
+            pulled=dict((line + " ").split(" ")[:2] for line in sections["pulled"]),
             listening=tuple(_listener(line) for line in sections["listening"]),
             files=files,
             blobs=blobs,
+            applications=applications.parse(said["host", "applications"], names),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UnreadableError(f"Docker's answer is garbled ({type(error).__name__})") from None
@@ -269,15 +295,24 @@ _TOOK = re.compile(r" after \d+ m(s|illiseconds)\b")  # two reads of what does n
 _TRANSFER = re.compile(r"(.*?)\n(\d+) \d{3} ([^\n]*)\n", re.DOTALL)
 
 
-def _containers(lines: Iterable[str], probes: Iterable[str]) -> dict[str, dict[str, Any]]:
-    items = [json.loads(line) for line in lines if not line.startswith("@ ")]
-    said: dict[tuple[str, str], str] = {}
+def _said(probes: Iterable[str]) -> Mapping[tuple[str, str], str]:
+    """What was said of a container, or of the host: its parts joined, and empty where nothing was."""
+    said: dict[tuple[str, str], str] = defaultdict(str)
     for container, what, text in ((line + "  ").split(" ", 2) for line in probes):
-        said[container, what] = said.get((container, what), "") + text.strip()
+        said[container, what] += text.strip()
+    return said
+
+
+def _containers(
+    lines: Iterable[str], image_configs: Iterable[str], said: Mapping[tuple[str, str], str]
+) -> dict[str, dict[str, Any]]:
+    items = [json.loads(line) for line in lines if not line.startswith("@ ")]
+    images = {image["id"]: image["config"] for image in map(json.loads, image_configs)}
     for item in items:
-        item["sees"] = said.get((item["id"], "sees"), "")
-        item["scope"] = said.get((item["id"], "scope"), "")
-        item.update(_api(said.get((item["id"], "api"), "")))
+        item["image_config"] = images.get(item.get("image_id"))
+        item["sees"] = said[item["id"], "sees"]
+        item["scope"] = said[item["id"], "scope"]
+        item.update(_api(said[item["id"], "api"]))
     return {item["name"].lstrip("/"): item for item in items}
 
 

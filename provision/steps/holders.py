@@ -1,9 +1,12 @@
 """A guard: what the instances of a host need is free or ours. A card or a port that somebody else holds is refused
 before anything is changed, and the message says who holds it.
 
-Docker itself lets two containers share a card without a word (FACTS 1.3).
+Docker itself lets two containers share a card without a word (FACTS 1.3). A container that was given this very card
+holds it. A container that was given all cards may only watch them, as exporters of metrics do: it holds those on which
+nvidia-smi lists a process of it. So does any other process of the host.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +31,13 @@ class Holders(Step):
         cards: instance -> indices of its cards.
         ports: instance -> its port.
         address: the address they listen on, or a pure function of the host facts that gives it.
+        tolerate: names of containers, and of programs outside Docker, that may use the cards of instances.
     """
 
     cards: Mapping[str, tuple[int, ...]]
     ports: Mapping[str, int]
     address: str | Callable[[HostFacts], str]
+    tolerate: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -40,8 +45,8 @@ class Holders(Step):
         return "guard:instances"
 
     def fact(self) -> Fact:
-        """Reads what Docker has, and who listens."""
-        return engine.fact(lambda found: {"foreign": foreign(found), "listening": listening(found)})
+        """Reads what Docker has, who uses the cards, and who listens."""
+        return engine.fact(_found)
 
     def want(self, facts: HostFacts, have: State) -> State:
         """What was found, or a refusal."""
@@ -56,23 +61,25 @@ class Holders(Step):
         return ()
 
     def check(self, live: Any) -> Iterator[Check]:
-        """No foreign container took a card or a port since. That nvidia-smi answers, `require:cards` proves."""
-        others = foreign(engine.read_live(live))
+        """Nobody else took a card or a port since. That nvidia-smi answers, `require:cards` proves."""
+        have = _found(engine.read_live(live))
         ports = set(self.ports.values())
-        held = [f"{one['name']} holds port {port}" for one in others for port in one["ports"] if port in ports]
+        held = [f"{one['name']} holds port {port}" for one in have["foreign"] for port in one["ports"] if port in ports]
         yield Check("foreign containers on the ports", held, [])
         _, uuids = cards_live(live)
-        wanted = sorted({index for indices in self.cards.values() for index in indices})
-        shared = [(one, index) for one in others for index in wanted if _holds(one["cards"], index, uuids)]
-        yield Check("foreign containers on the cards", [f"{one['name']} holds card {i}" for one, i in shared], [])
+        yield Check("others on the cards", list(self._held(uuids, have)), [])
 
     def _cards(self, facts: HostFacts, have: Mapping[str, Any]) -> Iterator[str]:
-        uuids = {str(card.index): card.uuid for card in facts.cards}
+        yield from self._held({str(card.index): card.uuid for card in facts.cards}, have)
+
+    def _held(self, uuids: Mapping[str, str], have: Mapping[str, Any]) -> Iterator[str]:
+        """A sentence for each card and whoever else holds it."""
         for instance, indices in self.cards.items():
             for index in indices:
-                for holder in have.get("foreign", ()):
-                    if _holds(holder["cards"], index, uuids):
-                        yield f"card {index} of {instance} is held by the container {holder['name']}, which is not ours"
+                holders = dict(_holders(index, uuids.get(str(index), ""), have))
+                for name, said in holders.items():
+                    if name not in self.tolerate:
+                        yield f"card {index} of {instance} is {said}; end it, or list {name} in ollama.tolerate"
 
     def _ports(self, address: str, have: Mapping[str, Any]) -> Iterator[str]:
         places = (address, *EVERY_ADDRESS)
@@ -85,10 +92,47 @@ class Holders(Step):
                     yield f"port {port} of {instance} is taken by {listener['program']} on {listener['address']}"
 
 
-def _holds(held: Sequence[str], index: int, uuids: Mapping[str, str]) -> bool:
-    names = {"all", str(index), uuids.get(str(index), "")}
-    counts = [int(word.removeprefix("first ")) for word in held if word.startswith("first ")]
-    return bool(names & set(held)) or any(index < count for count in counts)
+def _holders(index: int, uuid: str, have: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Who else holds a card: the name to tolerate it by, and how it holds the card. The last word on a name counts."""
+    applications = have.get("applications")
+    for one in have.get("foreign", ()):
+        if _is_given(one["cards"], index, uuid):
+            yield one["name"], f"held by the container {one['name']}, which is not ours"
+        elif "all" in one["cards"] and applications is None:
+            said = "which is not ours, was given all cards, and may use it: nvidia-smi does not list who does"
+            yield one["name"], f"held by the container {one['name']}, {said}"
+    for one in applications or ():
+        if one["card"] == uuid:
+            program = f"{one['program']} (pid {one['pid']})"
+            if one["container"]:
+                yield one["container"], f"used by {program} of the container {one['container']}, which is not ours"
+            else:
+                yield one["program"], f"used by {program}, which runs outside Docker"
+
+
+def _is_given(cards: Sequence[str], index: int, uuid: str) -> bool:
+    """Whether a container was given this very card."""
+    counts = [int(word.removeprefix("first ")) for word in cards if word.startswith("first ")]
+    return str(index) in cards or uuid in cards or any(index < count for count in counts)
+
+
+def _found(found: Engine) -> dict[str, Any]:
+    return {"foreign": foreign(found), "listening": listening(found), "applications": applications(found)}
+
+
+def _is_foreign(item: Mapping[str, Any]) -> bool:
+    return "1" not in map((item["labels"] or {}).get, (MANAGED, PROBE))
+
+
+def applications(found: Engine) -> list[dict[str, Any]] | None:
+    """The processes on the cards that are in no container of ours; None where nvidia-smi did not say."""
+    if found.applications is None:
+        return None
+    return [
+        dataclasses.asdict(one)
+        for one in found.applications
+        if not one.container or _is_foreign(found.containers[one.container])
+    ]
 
 
 def foreign(found: Engine) -> list[dict[str, Any]]:
@@ -96,8 +140,7 @@ def foreign(found: Engine) -> list[dict[str, Any]]:
     return [
         {"name": name, "cards": cards_of(item) + _visible(item), "ports": _ports(item)}
         for name, item in sorted(found.containers.items())
-        if "1" not in map((item["labels"] or {}).get, (MANAGED, PROBE))
-        and item["status"] in ("running", "restarting", "paused")
+        if _is_foreign(item) and item["status"] in ("running", "restarting", "paused")
     ]
 
 

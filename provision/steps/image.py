@@ -17,6 +17,7 @@ from provision.steps.facts import HostFacts
 
 PULL_TIMEOUT = 4 * 3600.0
 TRIES = "4"
+AS_PULLED = "as pulled"
 
 # What a mirror answered is told by the daemon's log alone, as a quoted string: docker says what came of the registry
 # that it tried next.
@@ -44,7 +45,7 @@ docker ps -a --filter label={MANAGED}=1 --format '{{{{.Image}}}}' | sort -u | wh
   mark={MARKS}/$(printf %s "$used" | sha256sum | cut -c1-24)
   [ ! -f "$mark" ] || touch -- "$mark"
 done
-printf '%s\\n' "$1" >{MARKS}/"$2"
+printf '%s %s\\n' "$1" "$(docker image inspect --format '{{{{.Id}}}}' "$1")" >{MARKS}/"$2"
 """
 # Kept where a container that is not ours still uses it: Docker says so and we leave it.
 REMOVE = f"""
@@ -57,6 +58,9 @@ rmdir {MARKS} 2>/dev/null || :
 @dataclass(frozen=True, kw_only=True)
 class Image(Step):
     """An image is on the host under this reference. One that is there is not pulled again.
+
+    A tag can be given to another image on the host. The id of what was pulled is kept, so that this is seen; which
+    image the tag stands for is the registry's to say, so the image is pulled again.
 
     Args:
         reference: with a tag or a digest.
@@ -76,8 +80,8 @@ class Image(Step):
         return engine.fact(self._pick)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Present."""
-        return {"reference": self.reference}
+        """Present, and what was pulled."""
+        return {"reference": self.reference, "tag": AS_PULLED}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Pulls it by a job, or removes it."""
@@ -95,6 +99,8 @@ class Image(Step):
 
     def impact(self, have: State, want: State) -> str:
         """What comes over the network."""
+        if have and want:
+            return f"pulls {self.reference} again"
         return f"pulls {self.reference} (several GB)" if want else f"removes image {self.reference}"
 
     def check(self, live: Any) -> Iterator[Check]:
@@ -103,8 +109,12 @@ class Image(Step):
         yield Check("image present", said.stdout.strip() or said.stderr.strip()[-200:], "ok")
 
     def _pick(self, found: Engine) -> State:
-        image_id = found.image_id(self.reference)
-        return {"reference": self.reference, "image_id": image_id} if image_id else None
+        image_id, pulled = found.image_id(self.reference), found.pulled_id(self.reference)
+        if not image_id:
+            return None
+        moved = pulled not in ("", image_id)
+        tag = f"moved to {image_id[:19]} on this host, pulled was {pulled[:19]}" if moved else AS_PULLED
+        return {"reference": self.reference, "image_id": image_id, "tag": tag}
 
 
 @dataclass(frozen=True, kw_only=True)

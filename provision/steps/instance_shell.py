@@ -53,12 +53,13 @@ docker stop "$1" >/dev/null
 docker rm -f "$1" >/dev/null
 """
 
-# A wrong option shows while the old container still runs: the new one is made beside it and takes its name.
+# A wrong option shows while the old container still runs: the new one is made beside it and takes its name. Docker's
+# client would add the proxies of its own configuration (~/.docker/config.json): the container gets what is declared.
 RECREATE = r"""
 name=$1; shift
 new=$name.provision-new
 docker rm -f "$new" >/dev/null 2>&1 || :
-docker create --name "$new" "$@" >/dev/null
+DOCKER_CONFIG=/nonexistent docker create --name "$new" "$@" >/dev/null
 if docker inspect --type container "$name" >/dev/null 2>&1; then
   docker stop "$name" >/dev/null
   docker rm -f "$name" >/dev/null

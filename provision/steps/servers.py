@@ -5,6 +5,7 @@ looked at again by Ollama, FACTS 4.4.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -122,6 +123,7 @@ def _instance(item: Mapping[str, Any]) -> str:
 
 def _server(item: Mapping[str, Any], found: Engine) -> Server:
     variables = dict(line.partition("=")[::2] for line in item["env"] or ())
+    limit = variables.get("OLLAMA_MAX_LOADED_MODELS", "")
     folder = next((str(mount["Source"]) for mount in item["mounts"] or () if mount["Destination"] == HOME), "")
     inside = _below(found.files, f"{folder}/")
     at = next((f"{one['HostIp']}:{one['HostPort']}" for one in (item["ports"] or {}).get("11434/tcp") or ()), "")
@@ -131,7 +133,7 @@ def _server(item: Mapping[str, Any], found: Engine) -> Server:
         at=at,
         folder=folder,
         keeps=variables.get("OLLAMA_KEEP_ALIVE", "").startswith("-"),
-        limit=int(variables.get("OLLAMA_MAX_LOADED_MODELS", "0")),
+        limit=int(limit) if re.fullmatch("[0-9]{1,9}", limit) else 0,  # as the server takes what is no number
         tags=_models(item["tags"]),
         loaded=_models(item["ps"]),
         error=_complaint(item),

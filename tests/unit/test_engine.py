@@ -8,6 +8,7 @@ import pytest
 
 from provision.command import Answer
 from provision.steps import engine
+from provision.steps.applications import Application
 from provision.steps.base import BlockedError, UnreadableError
 
 DOCKER = """#!/bin/sh
@@ -52,3 +53,52 @@ def test_a_docker_that_refuses_proves_nothing(tmp_path: Path, says: dict[str, st
     answer, _ = ask(tmp_path, **says)
     with pytest.raises(BlockedError):
         engine.read(answer)
+
+
+SMI = """#!/bin/sh
+printf '%s\\n' "$ROWS"
+exit "${CODE:-0}"
+"""
+
+
+def applications(folder: Path, rows: str, **says: str) -> tuple[Application, ...] | None:
+    """The processes on the cards, where nvidia-smi says that of a host without containers."""
+    (folder / "nvidia-smi").write_text(SMI)
+    (folder / "nvidia-smi").chmod(0o755)
+    answer, _ = ask(folder, PS="", ROWS=rows, **says)
+    return engine.read(answer).applications
+
+
+def test_a_process_on_a_card_is_looked_up_on_the_host(tmp_path: Path) -> None:
+    me = os.getpid()
+    (found,) = applications(tmp_path, f"GPU-1, {me}, 512, /usr/bin/train --name x, y\nGPU-1, 4194305, 5, gone") or ()
+    assert (found.card, found.pid, found.program) == ("GPU-1", me, "train")
+    (unnamed,) = applications(tmp_path, f"GPU-1, {me}, [N/A], [Not Found]") or ()
+    assert unnamed.program == Path("/proc/self/comm").read_text().strip()
+
+
+@pytest.mark.parametrize("rows", ["", "GPU-1, $(reboot), 5, x", "GPU-1, ../../etc, 5, x", "--help"])
+def test_what_is_no_process_is_not_looked_up(tmp_path: Path, rows: str) -> None:
+    assert applications(tmp_path, rows) == ()
+
+
+def test_an_nvidia_smi_that_fails_proves_nothing(tmp_path: Path) -> None:
+    assert applications(tmp_path, "NVIDIA-SMI has failed", CODE="9") is None
+
+
+def test_without_docker_the_processes_on_the_cards_are_known_all_the_same(tmp_path: Path) -> None:
+    me = os.getpid()
+    shell = f'command() {{ [ "$2" != docker ]; }}\nls() {{ :; }}\n{engine.COMMAND.stdin.decode()}'
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    said = subprocess.run(
+        ["sh", "-s"],
+        input=shell.encode(),
+        capture_output=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "ROWS": f"GPU-1, {me}, 5, x"},
+        check=True,
+        timeout=60,
+    )
+    found = engine.read(Answer(0, said.stdout, said.stderr))
+    assert [one.pid for one in found.applications or ()] == [me]
+    assert found.containers == {}

@@ -27,7 +27,7 @@ def live() -> Any:
     ("card", "port", "names"),
     [
         (1, 3002, []),
-        (0, 3002, ["foreign containers on the cards"]),
+        (0, 3002, ["others on the cards"]),
         (1, 3001, ["foreign containers on the ports"]),
     ],
 )

@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import json
+import subprocess
 
 import pytest
 
@@ -121,6 +122,29 @@ def test_applications_of_servers_that_are_gone_are_not_shown(smi):
     (smi.home / "usage").mkdir()
     (smi.home / "usage/a.json").write_text(json.dumps([{"uuid": uuid, "mib": 100, "pid": 1, "name": "x"}]))
     assert smi("--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader") == (0, "")
+    assert smi("--query-compute-apps=pid,used_gpu_memory", "--format=csv") == (0, "pid, used_gpu_memory [MiB]\n")
+
+
+@pytest.mark.parametrize(
+    ("item", "row"),
+    [
+        ({"mib": 512, "name": "/usr/bin/python3"}, "512, /usr/bin/python3"),
+        ({"mib": 512, "shown": "[N/A]", "name": "[Not Found]"}, "[N/A], [Not Found]"),
+    ],
+)
+def test_an_application_is_shown_with_the_process_that_holds_its_file(smi, item, row):
+    uuid = json.loads((smi.home / "gpus.json").read_text())["cards"][1]["uuid"]
+    (smi.home / "usage").mkdir()
+    path = smi.home / "usage/training.json"
+    path.write_text(json.dumps([{"uuid": uuid, **item}]))
+    words = ("--query-compute-apps=gpu_uuid,pid,used_gpu_memory,process_name", "--format=csv,noheader,nounits")
+    with subprocess.Popen(["flock", "-F", str(path), "sh", "-c", "echo held; exec sleep 60"], stdout=-1) as holder:
+        holder.stdout.readline()
+        assert smi(*words) == (0, f"{uuid}, {holder.pid}, {row}\n")
+        assert smi(*words, "-i", "0") == (0, "")
+        (smi.home / "container.json").write_text(json.dumps({"visible": [uuid], "name": "ollama2"}))
+        assert smi(*words) == (0, "")
+        holder.kill()
 
 
 def test_the_hook_refuses_cards_that_are_not_there(smi, monkeypatch, capsys):

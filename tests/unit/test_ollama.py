@@ -108,6 +108,11 @@ def test_problems_between_instances(name: str) -> None:
         {"keep_alive": "for ever"},
         {"num_parallel": 0},
         {"kv_cache_type": "q2"},
+        {"tolerate": "dcgm-exporter"},
+        {"tolerate": ["two words"]},
+        {"tolerate": ["--privileged"]},
+        {"tolerate": ["x" * 129]},
+        {"tolerate": ["x"] * 65},
     ],
 )
 def test_refused_settings(said: dict[str, Any]) -> None:

@@ -1,0 +1,86 @@
+"""The processes that hold memory of a host's cards, as nvidia-smi lists them, each with the container it lives in.
+
+Sources: columns and their odd values (`[N/A]`, `[Not Found]`), FACTS 3; nvidia-smi on a host prints the host's own
+process ids. Docker names a container's cgroup `.../docker/ID` (driver cgroupfs) or `.../docker-ID.scope` (driver
+systemd), on a line for each hierarchy in cgroup v1 and on one line in v2, proc(5).
+"""
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+MOST = 256  # processes that are looked up
+LIMIT = 30  # seconds for nvidia-smi
+DONE = "(exit code 0)"
+
+# The name comes last: it may hold anything. A process that ended meanwhile has no files in /proc any more.
+SHELL = rf"""
+applications() {{
+  command -v nvidia-smi >/dev/null 2>&1 || return 0
+  rows=$({{ timeout -k 1 {LIMIT} nvidia-smi --query-compute-apps=gpu_uuid,pid,used_gpu_memory,process_name \
+    --format=csv,noheader,nounits; echo "(exit code $?)"; }} 2>&1 | head -c 100000)
+  set --
+  for pid in $(printf '%s\n' "$rows" | sed -nE 's/^[^,]*, ([0-9]{{1,10}}), .*/\1/p' | head -n {MOST}); do
+    set -- "$@" "/proc/$pid/cgroup" "/proc/$pid/comm"
+  done
+  {{ printf '%s\n' "$rows"; [ $# -eq 0 ] || grep -aHs . -- "$@"; }} |
+    base64 -w 3000 | while read -r part; do printf 'host applications %s\n' "$part"; done
+}}
+"""
+
+_ROW = re.compile(r"([^,]+), (\d{1,10}), ([^,]*), (.*)")
+_FILE = re.compile(r"/proc/(\d+)/(cgroup|comm):(.*)")
+_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+
+
+@dataclass(frozen=True)
+class Application:
+    """A process that holds memory of a card.
+
+    Args:
+        card: UUID of the card.
+        pid: of the process.
+        program: the program's name, without folder and arguments.
+        container: name of its container; empty where it is in none of Docker's.
+    """
+
+    card: str
+    pid: int
+    program: str
+    container: str
+
+
+def parse(text: str, containers: Mapping[str, str]) -> tuple[Application, ...] | None:
+    """What the shell above said; None where nvidia-smi is not there or failed, so that nobody knows.
+
+    Args:
+        text: the parts of its answer, joined.
+        containers: id -> name.
+    """
+    lines = base64.b64decode(text).decode(errors="replace").splitlines()
+    if DONE not in lines:
+        return None
+    end = len(lines) - 1 - lines[::-1].index(DONE)  # the last: a program's name may say the same
+    files = [found for line in lines[end + 1 :] if (found := _FILE.match(line))]
+    return tuple(sorted(_found(lines[:end], files, containers), key=lambda one: (one.card, one.pid)))
+
+
+def _found(rows: list[str], files: list[re.Match[str]], containers: Mapping[str, str]) -> Iterator[Application]:
+    names = {found[1]: found[3] for found in files if found[2] == "comm"}
+    groups: dict[str, str] = {}
+    for found in files:
+        if found[2] == "cgroup":
+            groups[found[1]] = f"{groups.get(found[1], '')} {found[3]}"
+    for row in filter(None, map(_ROW.match, rows)):
+        card, pid, _, name = row.groups()
+        if pid in groups:
+            ids = [one for one in _ID.findall(groups[pid]) if one in containers]
+            yield Application(card, int(pid), _program(name, names.get(pid, "")), containers[ids[-1]] if ids else "")
+
+
+def _program(shown: str, comm: str) -> str:
+    """A program's name: `python3` of `/usr/bin/python3 train.py`; the kernel's name for it where none is shown."""
+    if shown.startswith("[") or not shown.strip():
+        return comm or "a program"
+    return (shown.split(maxsplit=1)[0].rpartition("/")[2] or comm)[:128]
