@@ -41,7 +41,7 @@ class Model(Step):
         storage: where the instance's models are to be: `volume`, or a directory of the host.
         digest: sha256 of the model's manifest, where a certain one is wanted.
         tries: how often a pull is tried.
-        stall: seconds without a byte after which a try is given up.
+        stall: seconds without progress after which a try is given up.
         insecure: whether its registry may be asked over plain http.
         after: ids of steps that change it behind our back.
     """

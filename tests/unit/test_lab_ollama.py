@@ -114,7 +114,7 @@ def test_a_pull_that_was_interrupted_goes_on_where_it_was(pulled):
     blob.with_name(f"{blob.name}-partial").write_bytes(data[:half])
     (ollama_lab.LAB / "knobs.json").write_text(json.dumps({"pull_seconds": 1}))
     said = [f for f in frames(pulled, "/api/pull", {"model": MODEL}) if f.get("digest") == blob.name.replace("-", ":")]
-    assert said[0]["completed"] > half
+    assert said[0]["completed"] >= half
     assert blob.read_bytes() == data
 
 
