@@ -155,14 +155,11 @@ rmdir "$folder/{MARKS}" 2>/dev/null || :
 # other request. Whether it is wholly on the cards is read afterwards: a load that is not does not fail.
 LOADING = r"""
 post() { printf '%s' "$1" | curl --noproxy '*' -sS -m "$3" -o "$2" -w '%{http_code}' --data-binary @- "$4"; }
-only_embeds() { [ "$1" = 400 ] && grep -q 'does not support generate' "$2"; } # status, file with the answer
-embeds() { # address:port, request, file for answers, seconds
-  code=$(post "$2" "$3" "$4" "http://$1/api/embed") || return 1
-  [ "$code" = 200 ] && ! grep -q '"error" *:' "$3"
-}
 load() { # address:port, request, request for models that only embed, file for answers, seconds
   code=$(post "$2" "$4" "$5" "http://$1/api/generate") || return 1
-  if only_embeds "$code" "$4"; then embeds "$1" "$3" "$4" "$5"; return; fi
+  if [ "$code" = 400 ] && grep -q 'does not support generate' "$4"; then
+    code=$(post "$3" "$4" "$5" "http://$1/api/embed") || return 1
+  fi
   [ "$code" = 200 ] && ! grep -q '"error" *:' "$4"
 }
 """

@@ -192,7 +192,7 @@ def test_an_instance_that_does_not_embed_fails_its_test(host):
     weights(host).write_bytes(b"cut")
     done = run(gate.command("ollama1", (EMBEDDING,)))
     assert done.returncode == 1
-    assert f"ollama1 does not embed with {EMBEDDING}: " in done.stderr
+    assert f"ollama1 does not embed with {EMBEDDING} (status 500): " in done.stderr
     assert "invalid file magic" in done.stderr
 
 
