@@ -5,7 +5,8 @@ POSIX sh under `set -eu`. They run on the host, because a client that goes away 
 outside is not for its own instances: `--noproxy '*'`.
 """
 
-from provision.steps.servers import MARKS
+from provision.steps.instance_shell import READY
+from provision.steps.servers import MARKS, MENDED
 
 # Where the server of a container listens, and where its models are on the host.
 PLACE = r"""
@@ -70,8 +71,9 @@ progress() { # file of frames: shows the newest whole one and counts the seconds
 """
 
 # $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds of silence that end a
-# try, $7 name of the mark. Success is the last frame, never the status (FACTS 4.4); what no other try can mend ends at
-# once.
+# try, $7 name of the mark, $8 not empty where a blob is known to be damaged. Success is the last frame, never the
+# status (FACTS 4.4); what no other try can mend ends at once. The servers that run while a blob is damaged are noted by
+# the time of their start: each may take the model for useless until it restarts, also one that shares the folder.
 PULL = (
     PLACE
     + REASON
@@ -83,6 +85,14 @@ pid=
 trap 'rm -f "$frames" "$said"; [ -z "$pid" ] || kill "$pid" 2>/dev/null || :' EXIT
 trap 'exit 143' TERM INT HUP
 at=$(at "$1"); folder=$(folder "$1"); manifest=$folder/models/manifests/$4
+marks=$folder/{MARKS}
+mended() {{ # name of the mark
+  mkdir -p "$marks"
+  docker ps -q --no-trunc --filter label=provision.managed=1 |
+    xargs -r docker inspect --type container --format '{{{{.State.StartedAt}}}}' >"$marks/$1{MENDED}"
+}}
+umask 077
+[ -z "$8" ] || mended "$7"
 try=1
 while :; do
   : >"$frames"; why=; began
@@ -96,7 +106,7 @@ while :; do
   rc=0; wait "$pid" || rc=$?
   pid=
   case $why:$(tail -n 1 "$frames" | tr -d ' ') in
-    *'"status":"success"'*) if verify "$folder" "$manifest"; then break; fi; why='a blob was damaged' ;;
+    *'"status":"success"'*) if verify "$folder" "$manifest"; then break; fi; why='a blob was damaged'; mended "$7" ;;
     :*'"error":'*) why=$(reason "$frames") ;;
     :*) case $rc in
         0) why="the server's answer ended without success: $(reason "$frames")" ;;
@@ -113,9 +123,17 @@ while :; do
   echo "try $try failed: $why; again in 5 s"
   try=$((try + 1)); sleep 5
 done
-umask 077
-mkdir -p "$folder/{MARKS}"
-printf '%s\n' "$2" >"$folder/{MARKS}/$7"
+mkdir -p "$marks"
+printf '%s\n' "$2" >"$marks/$7"
+"""
+)
+
+RESTART = (
+    PLACE
+    + READY
+    + r"""
+docker restart "$1" >/dev/null
+ready "$1" "$(at "$1")" 120
 """
 )
 
@@ -146,7 +164,7 @@ case $code in
   *) echo "$1 could not be asked to delete $2 (it answered $code): its manifest is removed, its blobs go at a start"
     rm -f -- "$folder/models/manifests/$6" ;;
 esac
-rm -f -- "$folder/{MARKS}/$5"
+rm -f -- "$folder/{MARKS}/$5" "$folder/{MARKS}/$5{MENDED}"
 rmdir "$folder/{MARKS}" 2>/dev/null || :
 """
 )

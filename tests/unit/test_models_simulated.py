@@ -13,7 +13,9 @@ import pytest
 from provision.command import Answer
 from provision.lab.simulated import ollama_api, ollama_lab
 from provision.steps import gate, servers
+from provision.steps.facts import HostFacts
 from provision.steps.model import Model
+from provision.steps.resident import Resident
 from tests.unit.test_lab_ollama import MODEL, ask, server, weights
 
 __all__ = ["server"]
@@ -24,6 +26,8 @@ case "$*" in
   *Mounts*) echo "$FOLDER" ;;
   *Config.Env*) echo '["OLLAMA_KEEP_ALIVE=-1"]' ;;
   *State.Status*) echo running 0 ;;
+  ps*) echo 0123456789ab ;;
+  *State.StartedAt*) echo "$STARTED" ;;
   exec*) echo 'GPU 0: card (UUID: GPU-1)' ;;
   restart*) touch "$FOLDER/restarted"; while [ -e "$FOLDER/restarted" ]; do /bin/sleep 0.02; done ;;
   logs*) echo "the log" ;;
@@ -44,6 +48,7 @@ def host(server, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("AT", f"127.0.0.1:{server.port}")
     monkeypatch.setenv("FOLDER", str(tmp_path))
+    monkeypatch.setenv("STARTED", "2026-11-29T21:51:45.955095378Z")
     monkeypatch.setenv("OLLAMA_KEEP_ALIVE", "-1")
     server.restarts = 0
     ended = threading.Event()
@@ -173,6 +178,50 @@ def test_a_registry_that_does_not_redirect_is_asked_once(host):
     done = pull(tries=3)
     assert "try 1 failed" not in done.stdout
     assert "no Location header in response: Ollama pulls only from a registry that redirects to blobs" in done.stderr
+
+
+# -- damaged blobs
+
+SEEN = ("POST", "/api/generate", {"model": MODEL, "prompt": "hello", "stream": False})
+
+
+@pytest.fixture
+def damaged(host):
+    """A server that has looked at a model while the head of its weights was damaged."""
+    assert pull().returncode == 0
+    weights(host).write_bytes(bytes(2 << 20))
+    assert "does not support generate" in ask(host, *SEEN)[2]
+    return host
+
+
+def load() -> subprocess.CompletedProcess[str]:
+    step = Resident(instance="ollama1", models=(MODEL,))
+    (command,) = step.commands({"loaded": [], "on_cpu": []}, {"loaded": [MODEL], "on_cpu": []})
+    return run(command)
+
+
+def test_an_instance_restarts_after_a_blob_was_mended_and_answers(damaged):
+    have = {"whole": False, "damaged": weights(damaged).name}
+    step = Model(instance="ollama1", name=MODEL)
+    done = [run(command) for command in step.commands(have, step.want(HostFacts(), have))]
+    assert [one.returncode for one in done] == [0, 0], done
+    assert damaged.restarts == 1
+    assert load().returncode == 0
+    assert run(gate.command("ollama1", (MODEL,))).returncode == 0
+
+
+def test_a_pull_that_finds_a_blob_damaged_notes_the_servers_that_ran_then(damaged, tmp_path, monkeypatch):
+    assert pull(tries=2).returncode == 0
+    assert damaged.restarts == 0
+    assert load().returncode == 1, "the server still takes it for useless"
+    (mark,) = tmp_path.glob(f"{servers.MARKS}/*{servers.MENDED}")
+    assert mark.name == servers.mark(MODEL) + servers.MENDED
+    assert mark.read_text() == "2026-11-29T21:51:45.955095378Z\n"
+
+
+def test_a_pull_of_whole_blobs_notes_no_server(host, tmp_path):
+    assert pull().returncode == 0
+    assert not list(tmp_path.glob(f"{servers.MARKS}/*{servers.MENDED}"))
 
 
 # -- models that only embed
