@@ -42,7 +42,7 @@ def test_a_pull_that_stalls_is_given_up_and_the_host_is_free_again(scratch, lab)
     scratch.vars["ollama"]["models"] = [MODEL, EMBEDDING]
     scratch.vars["models"] = {"stall": "10s", "tries": 1}
     done = scratch.provision("deploy", "--yes", "--json", "--limit", "gpu-01", "--tags", "models")
-    assert done.code == 1, done
+    assert done.code == 3, done
     assert "nothing came for 1" in json.dumps(done.host("gpu-01")), done
     assert "(models.stall)" in json.dumps(done.host("gpu-01")), done
     status = scratch.provision("lock", "status", "--limit", "gpu-01", "--json")
