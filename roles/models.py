@@ -29,7 +29,9 @@ class Settings(Base):
     there than ever before: bytes that come a second time, because a part stalled and started over, are none. Ollama's
     own check of what came is silent too: allow a minute for each 30 GB of a model on slow disks."""
     insecure: bool = False
-    """Whether registries of one's own may be asked over plain http."""
+    """Whether registries of one's own may be asked over plain http. Ollama pulls only from a registry that redirects
+    to its blobs at another host name, and an ordinary one answers with the blobs themselves: such a pull fails with
+    `no Location header in response`."""
     digests: dict[ModelName, Sha256] = {}  # noqa: RUF012 - pydantic copies defaults
     """Model -> digest that it must have, because tags move."""
 
