@@ -61,7 +61,7 @@ curl "$@" || :
 # where many hosts share a machine, one `date` for each line would be what is measured.
 STREAM = """
 curl --noproxy '*' --silent --no-buffer --max-time 300 --header 'Content-Type: application/json' --data "$2" \\
-  "$1/api/generate" | while IFS= read -r line; do
+  "$1/api/generate" | while IFS= read -r line || [ -n "$line" ]; do
     read -r up rest </proc/uptime
     printf '%s0 %s\\n' "${up%.*}${up#*.}" "$line"
   done

@@ -33,7 +33,7 @@ def test_instances_whose_only_model_embeds_are_back_in_the_upstream_after_a_roll
     done = scratch.deploy()
     assert "container:ollama1" in done.host("gpu-01")["changed"]
     assert listed(scratch) == before
-    verified = scratch.provision("verify")
+    verified = scratch.provision("verify", "--json")
     assert verified.code == 0, verified
 
 

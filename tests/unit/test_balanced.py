@@ -191,7 +191,7 @@ def test_a_model_that_only_embeds_is_proved_by_an_embedding(answer: str, passed:
 
 def test_a_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:
     curl = tmp_path / "curl"
-    curl.write_text("#!/bin/sh\nprintf 'a  b\\\\n\\n'; sleep 0.1; echo c\n")
+    curl.write_text("#!/bin/sh\nprintf 'a  b\\\\n\\n'; sleep 0.1; printf c\n")  # an error has no line's end
     curl.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     words = ["sh", "-c", balanced.STREAM, "sh", "http://x", "{}"]
