@@ -1,10 +1,12 @@
 """Who is in the upstream, at which address, and who is `down`."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from provision import sequence
 from provision.inventory import Inventory
 from provision.roles import balancer
 from provision.steps import balanced
@@ -262,3 +264,12 @@ def test_many_models_make_one_short_warning_and_a_host_that_balances_for_itself_
     (text,) = balancer.warnings(inventory.hosts[0], inventory)
     assert text.startswith("gpu-01: the balancer sends")
     assert "m:4 (1 of 2 instances) and 4 more. " in text
+
+
+def test_every_command_that_reads_an_inventory_hears_of_models_that_some_instances_lack(tmp_path: Path) -> None:
+    instances = "{gpus: [0], models: [a]}, {gpus: [1], models: [b]}"
+    path = tmp_path / "i.yaml"
+    path.write_text(f"all: {{children: {{gpu: {{hosts: {{gpu-01: {{ollama: {{instances: [{instances}]}}}}}}}}}}}}\n")
+    (text,) = (one for one in sequence.load(str(path)).warnings if "404" in one)
+    assert text.startswith("gpu-01: the balancer sends a request to any of its instances, whatever model it asks for")
+    assert "not every instance has a:latest (1 of 2 instances), b:latest (1 of 2 instances). Give all of them" in text
