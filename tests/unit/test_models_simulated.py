@@ -217,6 +217,9 @@ def test_a_pull_that_finds_a_blob_damaged_notes_the_servers_that_ran_then(damage
     (mark,) = tmp_path.glob(f"{servers.MARKS}/*{servers.MENDED}")
     assert mark.name == servers.mark(MODEL) + servers.MENDED
     assert mark.read_text() == "2026-11-29T21:51:45.955095378Z\n"
+    (delete,) = Model(instance="ollama1", name=MODEL).commands({"whole": True}, None)
+    assert run(delete).returncode == 0
+    assert not mark.parent.exists(), "what nobody has is not stale"
 
 
 def test_a_pull_of_whole_blobs_notes_no_server(host, tmp_path):
