@@ -37,8 +37,8 @@ def order() -> tuple[str, ...]:
 
 
 def role(name: str) -> Any:
-    """A role's module: has `Settings`, `steps(host, inventory)` and `OWNED`, and may have `warnings(settings)` and
-    `problems(host, inventory)`, for what is wrong between hosts or roles."""
+    """A role's module: has `Settings`, `steps(host, inventory)` and `OWNED`, and may have `problems(host, inventory)`
+    and `warnings(host, inventory)`, for what is wrong, or looks wrong, with a host among the others."""
     return importlib.import_module(f"provision.roles.{name}")
 
 
@@ -59,7 +59,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     """
     inventory = inventories.load(path, roles=sections(), overrides=overrides)
     hosts = [dataclasses.replace(host, instances=_instances(host)) for host in inventory.hosts]
-    inventory = inventory.replace(hosts, *_warnings(hosts))
+    inventory = inventory.replace(hosts)
+    inventory = inventory.replace(hosts, *_warnings(inventory))
     problems = list(_fleet_problems(inventory))
     if problems:
         raise InventoryError(problems)
@@ -73,14 +74,13 @@ def _instances(host: Host) -> tuple[Instance, ...]:
     return derive(host.name, host.settings["ollama"])
 
 
-def _warnings(hosts: Sequence[Host]) -> list[str]:
-    """What the roles in use have to say about their settings, each sentence once."""
+def _warnings(inventory: Inventory) -> list[str]:
+    """What the roles have to say about the hosts, each sentence once."""
     said: dict[str, None] = {}
-    balancers = [host for host in hosts if host.balancer] or [host for host in hosts if host.gpu]
-    for name, users in (("nginx", balancers), ("ollama", [host for host in hosts if host.gpu])):
-        speak = getattr(role(name), "warnings", lambda settings: ())
-        for host in users:
-            said.update(dict.fromkeys(speak(host.settings[name])))
+    for name in order():
+        for host in inventory.hosts:
+            speak = getattr(role(name), "warnings", lambda host, inventory: ())
+            said.update(dict.fromkeys(speak(host, inventory)))
     return list(said)
 
 

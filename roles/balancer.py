@@ -1,6 +1,7 @@
 """The balancer: one address in front of every instance of the inventory."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -27,6 +28,7 @@ from provision.steps.base import Owned, Step
 from provision.steps.build import UNIT, nginx
 from provision.steps.generation import OwnedGenerations
 from provision.steps.listen import Listen
+from provision.steps.servers import canonical
 from provision.steps.systemd import Service
 
 ALLOWED = (
@@ -50,6 +52,7 @@ HASH_KEYS = {
 QUEUE = 4
 """Requests that wait for each one that is answered. Measured (docs/balancer.md): with one, 2 in 100 are refused at 80 %
 load although a place is soon free; with four hardly any, and nobody waits longer than a few answers take."""
+NAMED = 5  # models in one warning
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what the operator may ask for
 
 DURATIONS = ("read_timeout", "connect_timeout", "send_timeout", "fail_timeout", "shutdown_timeout")
@@ -155,6 +158,22 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
             yield host.problem("balancer", (name,), f"is the port of {ports[getattr(settings, name)]} on this host")
 
 
+def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
+    """Models that a request may miss, because it goes to any instance."""
+    if not is_balancing(host, inventory):
+        return
+    found = scattered([one for other in sources(host, inventory) for one in other.instances])
+    if found:
+        who = "the balancer" if inventory.group("balancer") else f"{host.name}: the balancer"
+        named = [f"{model} ({share})" for model, share in found.items()]
+        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        yield (
+            f"{who} sends a request to any of its instances, whatever model it asks for, so clients get 404 by chance:"
+            f" not every instance has {', '.join(named[:NAMED])}{more}. Give all of them the same models, or make an"
+            " inventory with a balancer for each set of models"
+        )
+
+
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """The configuration, checked and loaded, and the service that runs on it."""
     if not is_balancing(host, inventory):
@@ -177,6 +196,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         listens=_listens(settings),
         url=settings.url,
         model=_common([instance for _, instance in members]),
+        scattered=scattered([instance for _, instance in members]),
     )
     yield Service(name=UNIT.removesuffix(".service"), after=(f"unit:{UNIT}",))
 
@@ -227,8 +247,16 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
 
 def _common(instances: list[Instance]) -> str:
     """The first model that all of them serve, or empty."""
+    others = [set(map(canonical, one.models)) for one in instances]
     first = instances[0].models if instances else ()
-    return next((model for model in first if all(model in other.models for other in instances)), "")
+    return next((model for model in first if all(canonical(model) in models for models in others)), "")
+
+
+def scattered(instances: list[Instance]) -> dict[str, str]:
+    """The models that some of the instances serve and others do not, and how many do."""
+    served = Counter(model for one in instances for model in {canonical(name) for name in one.models})
+    count = len(instances)
+    return {model: f"{n} of {count} instances" for model, n in sorted(served.items()) if n < count}
 
 
 OWNED: tuple[Owned, ...] = (OwnedGenerations(name="balancer"),)

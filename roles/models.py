@@ -25,9 +25,13 @@ class Settings(Base):
     tries: Annotated[int, Field(ge=1, le=100)] = 5
     """How often a pull is tried; each try goes on where the last one ended."""
     stall: Duration = "10m"
-    """How long a pull may bring nothing, checking what came included."""
+    """How long one try of a pull may make no progress; then it is given up. A blob makes progress while more of it is
+    there than ever before: bytes that come a second time, because a part stalled and started over, are none. Ollama's
+    own check of what came is silent too: allow a minute for each 30 GB of a model on slow disks."""
     insecure: bool = False
-    """Whether registries of one's own may be asked over plain http."""
+    """Whether registries of one's own may be asked over plain http. Ollama pulls only from a registry that redirects
+    to its blobs at another host name, and an ordinary one answers with the blobs themselves: such a pull fails with
+    `no Location header in response`."""
     digests: dict[ModelName, Sha256] = {}  # noqa: RUF012 - pydantic copies defaults
     """Model -> digest that it must have, because tags move."""
 

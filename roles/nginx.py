@@ -121,7 +121,13 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def warnings(settings: Settings) -> Iterator[str]:
+def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
+    """What is open in the nginx of a balancer."""
+    if is_balancing(host, inventory):
+        yield from holes(host.of(Settings))
+
+
+def holes(settings: Settings) -> Iterator[str]:
     """What is open in the version that is set."""
     if release(settings.version) >= MENDED:
         return

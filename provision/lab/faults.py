@@ -43,6 +43,8 @@ FAULTS = [
     Fault("hang", INSTANCE, "requests are taken and never answered"),
     Fault("cpu", INSTANCE, "the model runs on the CPU: size_vram 0, new loads slow"),
     Fault("pull-fails", INSTANCE, "a pull ends in an error after status 200 (--value TEXT)"),
+    Fault("pull-stalls", INSTANCE, "half of a model comes, then nothing (--value manifest: not even its manifest)"),
+    Fault("pull-closes", INSTANCE, "the library closes connections before a blob is whole"),
     Fault("stream-fails", INSTANCE, "an answer breaks off with an error after status 200"),
     Fault("web-down", SITE, "the package repositories and the nginx tarball are refused"),
     Fault("packages-down", SITE, "the way to the distribution's mirror is refused"),

@@ -61,11 +61,12 @@ curl "$@" || :
 # where many hosts share a machine, one `date` for each line would be what is measured.
 STREAM = """
 curl --noproxy '*' --silent --no-buffer --max-time 300 --header 'Content-Type: application/json' --data "$2" \\
-  "$1/api/generate" | while IFS= read -r line; do
+  "$1/api/generate" | while IFS= read -r line || [ -n "$line" ]; do
     read -r up rest </proc/uptime
     printf '%s0 %s\\n' "${up%.*}${up#*.}" "$line"
   done
 """
+EMBED = "curl --noproxy '*' --silent --max-time 300 --header 'Content-Type: application/json' --data %s %s"
 LENGTHS = (24, 96, 384)  # tokens; more are asked for where fewer did not tell
 SHORT = 50.0  # milliseconds; what is made faster tells nothing
 
@@ -140,6 +141,16 @@ def edge(live: Any, url: str, status_port: int) -> Iterator[Check]:
     yield Check("refused", dict(zip(REFUSED, refused, strict=True)), dict.fromkeys(REFUSED, "403"))
 
 
+def models(scattered: Mapping[str, str]) -> Iterator[Check]:
+    """Every instance has every model: a request goes to any of them, whatever model it asks for.
+
+    Args:
+        scattered: models that only some of the instances are to have -> how many.
+    """
+    what = "models that some instances lack (clients get 404 by chance: give all instances the same models)"
+    yield Check(what if scattered else "every instance has every model", dict(scattered), {})
+
+
 def stream(live: Any, url: str, model: str) -> Iterator[Check]:
     """A streamed answer comes through unbuffered: its lines are spread over the time it took to make them.
 
@@ -160,6 +171,9 @@ def stream(live: Any, url: str, model: str) -> Iterator[Check]:
     for tokens in LENGTHS:
         frames = _streamed(live, url, model, tokens)
         errors = [frame["error"] for _, frame in frames if "error" in frame]
+        if any("does not support generate" in str(error) for error in errors):
+            yield from _embedding(live, url, model)
+            return
         done = bool(frames) and frames[-1][1].get("done") is True
         if errors or not done or (_made(frames) >= SHORT and is_spread(frames)):
             break
@@ -188,6 +202,12 @@ def _names(body: str) -> set[str]:
         return {servers.canonical(str(item["name"])) for item in json.loads(base64.b64decode(body))["models"] or ()}
     except (ValueError, LookupError, TypeError):
         return set()
+
+
+def _embedding(live: Any, url: str, model: str) -> Iterator[Check]:
+    """A model that only embeds answers with a vector; there is no stream to look at."""
+    said = live.run(EMBED, json.dumps({"model": model, "input": "."}), f"{url}/api/embed").stdout
+    yield Check("an embedding through the balancer", '"embeddings":' in said.replace(" ", "") or said[-300:], True)
 
 
 Frames = list[tuple[int, dict[str, Any]]]

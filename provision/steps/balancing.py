@@ -7,7 +7,7 @@ that this run did not visit keep their mark.
 
 import dataclasses
 from collections.abc import Collection, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from provision.inventory import Host, Inventory
@@ -87,6 +87,7 @@ class Balancing(Generation):
         listens: where clients reach it, in words for the plan.
         url: where clients on the host itself reach the balancer, for the proofs.
         model: a model that every instance serves, for the proofs; empty where there is none.
+        scattered: models that only some of the instances serve -> how many do.
     """
 
     servers: tuple[Server, ...]
@@ -97,6 +98,7 @@ class Balancing(Generation):
     listens: str
     url: str
     model: str = ""
+    scattered: Mapping[str, str] = field(default_factory=dict)
 
     def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
         """The files, with the upstream of this run."""
@@ -141,6 +143,7 @@ class Balancing(Generation):
         settled = {s.label: s.address for s in self.servers if s.settled}
         yield from balanced.members(live, expected, settled)
         yield from balanced.edge(live, self.url, self.status_port)
+        yield from balanced.models(self.scattered)
         if self.model and self.servers:
             yield from balanced.stream(live, self.url, self.model)
 

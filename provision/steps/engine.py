@@ -31,6 +31,7 @@ MOST = 64  # instances of a host that are asked; it has no more cards
 # The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
 _CONTAINER = (
     '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},"image":{{json .Config.Image}},'
+    '"started":{{json .State.StartedAt}},'
     '"image_id":{{json .Image}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
     f'"env":{{{{if index .Config.Labels "{MANAGED}"}}}}{{{{json .Config.Env}}}}{{{{else}}}}null{{{{end}}}},'
     '"visible":[{{range .Config.Env}}{{if eq (index (split . "=") 0) "NVIDIA_VISIBLE_DEVICES"}}{{json .}},{{end}}'

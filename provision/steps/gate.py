@@ -51,7 +51,9 @@ stream="{\"model\":\"$model\",\"prompt\":\"Say yes.\",\"options\":{\"num_predict
 embedding="{\"model\":\"$model\",\"input\":\".\"}"
 code=$(post "$stream" "$answer" "$limit" "http://$at/api/generate") || code="$code, then it broke off"
 if [ "$code" = 400 ] && grep -q 'does not support generate' "$answer"; then
-  load "$at" '' "$embedding" "$answer" "$limit" || no "does not embed with $model: $(tail -c 300 "$answer")"
+  code=$(post "$embedding" "$answer" "$limit" "http://$at/api/embed") || code="$code, then it broke off"
+  { [ "$code" = 200 ] && grep -q '"embeddings" *:' "$answer"; } ||
+    no "does not embed with $model (status $code): $(tail -c 300 "$answer")"
 elif [ "$code" != 200 ] || ! tail -n 1 "$answer" | tr -d ' ' | grep -q '"done":true'; then
   no "did not end a streamed answer of $model well (status $code): $(tail -c 300 "$answer")"
 fi

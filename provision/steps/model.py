@@ -5,7 +5,6 @@ Sources: pulling, FACTS 4.4; names and files, FACTS 4.6; sizes of deepseek-r1, F
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -41,7 +40,7 @@ class Model(Step):
         storage: where the instance's models are to be: `volume`, or a directory of the host.
         digest: sha256 of the model's manifest, where a certain one is wanted.
         tries: how often a pull is tried.
-        stall: seconds without a byte after which a try is given up.
+        stall: seconds without progress after which a try is given up.
         insecure: whether its registry may be asked over plain http.
         after: ids of steps that change it behind our back.
     """
@@ -70,28 +69,43 @@ class Model(Step):
         return Fact(servers.COMMAND, lambda answer: self._state(servers.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Present and whole, and of the digest if one is given."""
-        return {"whole": True, **({"digest": self.digest} if self.digest else {})}
+        """Present and whole, of the digest if one is given, and of a server that has not seen its blobs damaged."""
+        fresh = {"stale": False} if _restarts(have) else {}
+        return {"whole": True, **fresh, **({"digest": self.digest} if self.digest else {})}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Pulls it by a job, or has the server delete it."""
-        mark = hashlib.sha256(servers.canonical(self.name).encode()).hexdigest()[:24]
-        request, path = {"model": self.name}, servers.manifest_path(self.name)
+        """Pulls it by a job, or has the server delete it. After a blob was mended the instance restarts."""
         if want is None:
-            unload = json.dumps({**request, "keep_alive": 0, "stream": False})
-            words = (self.instance, self.name, json.dumps(request), unload, mark, path)
-            return [sh(model_shell.DELETE, *words, title=f"delete {self.name} from {self.instance}", timeout=300)]
-        body = json.dumps({**request, "stream": True, **({"insecure": True} if self.insecure else {})})
-        return [
-            sh(
-                model_shell.PULL,
-                *(self.instance, self.name, body, path, str(self.tries), str(self.stall), mark),
-                title=f"pull {self.name} into {self.instance}",
-                timeout=PULL_TIMEOUT,
-                job=True,
-                progress=pull_progress,
-            )
-        ]
+            return [self._delete()]
+        differs = have is None or any(have.get(key) != want[key] for key in ("whole", "digest") if key in want)
+        pull = [self._pull("mended" if _restarts(have) else "")] if differs else []
+        return [*pull, *([self._restart()] if _restarts(have) else [])]
+
+    def _delete(self) -> Command:
+        request = {"model": self.name}
+        unload = json.dumps({**request, "keep_alive": 0, "stream": False})
+        words = (self.instance, self.name, json.dumps(request), unload, servers.mark(self.name))
+        title = f"delete {self.name} from {self.instance}"
+        return sh(model_shell.DELETE, *words, servers.manifest_path(self.name), title=title, timeout=300)
+
+    def _pull(self, mended: str) -> Command:
+        body = json.dumps({"model": self.name, "stream": True, **({"insecure": True} if self.insecure else {})})
+        words = (self.instance, self.name, body, servers.manifest_path(self.name), str(self.tries), str(self.stall))
+        return sh(
+            model_shell.PULL,
+            *(*words, servers.mark(self.name), mended),
+            title=f"pull {self.name} into {self.instance}",
+            timeout=PULL_TIMEOUT,
+            job=True,
+            progress=pull_progress,
+        )
+
+    def _restart(self) -> Command:
+        return sh(model_shell.RESTART, self.instance, title=f"restart {self.instance}", timeout=300)
+
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """Its instance, if that restarts."""
+        return frozenset({self.instance} if want is not None and _restarts(have) else ())
 
     def irrevocable(self, before: State, after: State) -> str:
         """A model that was deleted is gone, and one that was mended stays so."""
@@ -104,8 +118,12 @@ class Model(Step):
         if want is None:
             return f"deletes {self.name} from {self.instance}"
         size = SIZES.get(servers.canonical(self.name))
+        if _restarts(have):
+            restarts = f"restarts {self.instance} (its streams finish first)"
+            damaged = (have or {}).get("damaged")
+            return f"pulls what is damaged of {self.name}, then {restarts}" if damaged else restarts
         if have is not None:
-            return f"pulls what is damaged of {self.name}"
+            return f"pulls what differs of {self.name}"
         return f"pulls {human(size)}" if size else f"pulls {self.name}, of unknown size"
 
     def check(self, live: Any) -> Iterator[Check]:
@@ -139,8 +157,18 @@ class Model(Step):
             "digest": str(entry.get("digest", "")).removeprefix("sha256:"),
             "size": entry.get("size"),
             "damaged": damaged,
+            "stale": servers.mark(self.name) in server.stale,
             "ours": servers.canonical(self.name) in map(servers.canonical, server.marked),
         }
+
+
+def _restarts(have: State) -> bool:
+    """Whether the instance restarts: its server keeps what it once took a model with a damaged blob for.
+
+    Ollama 0.33 says for life that such a model cannot generate, however whole it is by then. Where a pull itself finds
+    a blob damaged, the mark that it leaves makes the next look at the host find the model stale.
+    """
+    return have is not None and (not have["whole"] or bool(have.get("stale")))
 
 
 def _digests(found: Servers, model: str) -> set[str]:

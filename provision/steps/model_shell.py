@@ -5,7 +5,8 @@ POSIX sh under `set -eu`. They run on the host, because a client that goes away 
 outside is not for its own instances: `--noproxy '*'`.
 """
 
-from provision.steps.servers import MARKS
+from provision.steps.instance_shell import READY
+from provision.steps.servers import MARKS, MENDED
 
 # Where the server of a container listens, and where its models are on the host.
 PLACE = r"""
@@ -17,8 +18,14 @@ folder() {
   docker inspect --type container --format \
     '{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}' "$1"
 }
-reason() { # the text of an error frame, or the frame
-  sed -n 's/.*"error" *: *"\(.*\)".*/\1/p' "$1" | tail -n 1 | grep . || tail -n 1 "$1"
+"""
+
+# The text of the last error in a server's answer, with JSON's escapes taken out, or the end of the answer.
+REASON = r"""
+reason() {
+  { sed -n 's/.*"error" *: *"\(\([^"\\]\|\\.\)*\)".*/\1/p' "$1" | tail -n 1 | sed -e 's/\\\\/\n/g' -e 's/\\"/"/g' \
+    -e 's/\\u003c/</g' -e 's/\\u003e/>/g' -e 's/\\u0026/\&/g' -e 's/\\[nrt]/ /g' -e 's/\n/\\/g' | grep . ||
+    tail -n 1 "$1"; } | head -c 600
 }
 """
 
@@ -39,42 +46,94 @@ verify() { # folder, manifest: 1 where a blob is missing or was wrong
 }
 """
 
-# $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds without a byte after
-# which a try is given up, $7 name of the mark. Success is the last frame, never the status (FACTS 4.4); what no other
-# try can mend ends at once.
+# A server that pulls sends a frame every 60 ms, also when nothing arrives, and starts a stalled part over without end:
+# then `completed` goes back by what came of that part, up to 1 GB (server/download.go; measured with 0.33). So only a
+# count beyond the greatest one of its blob is progress. Bytes that come a second time are no progress, but the seconds
+# in which they come are no silence either: a part that is fetched again slowly is not given up, and a part that stalls
+# over and over is, because its silences add up.
+PROGRESS = r"""
+began() { phase=begin most=0 before=0 silent=0; seconds; last=$now; }
+seconds() { read -r now rest </proc/uptime; now=${now%%.*}; }
+progress() { # file of frames: shows the newest whole one and counts the seconds of silence
+  frame=$(tail -n 2 "$1" | grep '}$' | tail -n 1) || frame=
+  [ -z "$frame" ] || printf '%s\n' "$frame"
+  count=$(printf '%s\n' "$frame" | sed -n 's/.*"completed" *: *\([0-9]\{1,15\}\)[^0-9].*/\1/p')
+  status=$(printf '%s\n' "$frame" | sed -n 's/.*"status" *: *"\([^"]\{1,200\}\)".*/\1/p')
+  count=${count:-0}
+  seconds
+  if [ "$status" != "$phase" ] || [ "$count" -gt "$most" ]; then
+    phase=$status most=$count silent=0
+  elif [ "$count" -le "$before" ]; then
+    silent=$((silent + now - last))
+  fi
+  before=$count last=$now
+}
+"""
+
+# $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds of silence that end a
+# try, $7 name of the mark, $8 not empty where a blob is known to be damaged. Success is the last frame, never the
+# status (FACTS 4.4); what no other try can mend ends at once. The servers that run while a blob is damaged are noted by
+# the time of their start: each may take the model for useless until it restarts, also one that shares the folder.
 PULL = (
     PLACE
+    + REASON
     + BLOBS
+    + PROGRESS
     + rf"""
-frames=$(mktemp)
+frames=$(mktemp) said=$(mktemp)
 pid=
-trap 'rm -f "$frames"; [ -z "$pid" ] || kill "$pid" 2>/dev/null || :' EXIT
+trap 'rm -f "$frames" "$said"; [ -z "$pid" ] || kill "$pid" 2>/dev/null || :' EXIT
 trap 'exit 143' TERM INT HUP
 at=$(at "$1"); folder=$(folder "$1"); manifest=$folder/models/manifests/$4
+marks=$folder/{MARKS}
+mended() {{ # name of the mark
+  mkdir -p "$marks"
+  docker ps -q --no-trunc --filter label=provision.managed=1 |
+    xargs -r docker inspect --type container --format '{{{{.State.StartedAt}}}}' >"$marks/$1{MENDED}"
+}}
+umask 077
+[ -z "$8" ] || mended "$7"
 try=1
 while :; do
-  : >"$frames"
-  printf '%s' "$3" | curl --noproxy '*' -sS -N --speed-limit 1 --speed-time "$6" --data-binary @- -o "$frames" \
-    "http://$at/api/pull" &
+  : >"$frames"; why=; began
+  printf '%s' "$3" | curl --noproxy '*' -sS -N --data-binary @- -o "$frames" "http://$at/api/pull" 2>"$said" &
   pid=$!
-  while kill -0 "$pid" 2>/dev/null; do sleep 0.5; tail -n 2 "$frames" | head -n 1; done
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.5; progress "$frames"
+    [ "$silent" -lt "$6" ] || {{ why="nothing came for $silent s (models.stall) at: ${{phase:-the answer}}"; break; }}
+  done
+  [ -z "$why" ] || kill "$pid" 2>/dev/null || :
   rc=0; wait "$pid" || rc=$?
   pid=
-  case $(tail -n 1 "$frames" | tr -d ' ') in
-    *'"status":"success"'*) if verify "$folder" "$manifest"; then break; fi; why='a blob was damaged' ;;
-    *) why=$(reason "$frames"); [ -n "$why" ] || why="the connection ended (curl $rc)" ;;
+  case $why:$(tail -n 1 "$frames" | tr -d ' ') in
+    *'"status":"success"'*) if verify "$folder" "$manifest"; then break; fi; why='a blob was damaged'; mended "$7" ;;
+    :*'"error":'*) why=$(reason "$frames") ;;
+    :*) case $rc in
+        0) why="the server's answer ended without success: $(reason "$frames")" ;;
+        *) why="the connection to the server broke: $(head -n 1 "$said") at: ${{phase:-the answer}}" ;;
+      esac ;;
   esac
   case $why in
     *'file does not exist'* | *'no space left'* | *'invalid model name'*) try=$5 ;;
     *'requires a newer version'* | *unauthorized*) try=$5 ;;
+    *'no Location header in response'*) try=$5
+      why="$why: Ollama pulls only from a registry that redirects to blobs at another host name; this one does not" ;;
   esac
   if [ "$try" -ge "$5" ]; then echo "$1 could not pull $2: $why" >&2; exit 1; fi
   echo "try $try failed: $why; again in 5 s"
   try=$((try + 1)); sleep 5
 done
-umask 077
-mkdir -p "$folder/{MARKS}"
-printf '%s\n' "$2" >"$folder/{MARKS}/$7"
+mkdir -p "$marks"
+printf '%s\n' "$2" >"$marks/$7"
+"""
+)
+
+RESTART = (
+    PLACE
+    + READY
+    + r"""
+docker restart "$1" >/dev/null
+ready "$1" "$(at "$1")" 120
 """
 )
 
@@ -105,7 +164,7 @@ case $code in
   *) echo "$1 could not be asked to delete $2 (it answered $code): its manifest is removed, its blobs go at a start"
     rm -f -- "$folder/models/manifests/$6" ;;
 esac
-rm -f -- "$folder/{MARKS}/$5"
+rm -f -- "$folder/{MARKS}/$5" "$folder/{MARKS}/$5{MENDED}"
 rmdir "$folder/{MARKS}" 2>/dev/null || :
 """
 )
@@ -140,6 +199,7 @@ whole() { # container, address:port
 # $1 container, $2 seconds; then three words for each model: its name and the two requests.
 LOAD = (
     PLACE
+    + REASON
     + LOADING
     + WHOLE
     + r"""
@@ -185,6 +245,7 @@ done
 
 UNLOAD = (
     PLACE
+    + REASON
     + r"""
 at=$(at "$1"); shift
 for request do

@@ -4,6 +4,7 @@ Sources: `/api/tags` and `/api/ps`, FACTS 4.3; the layout of a models folder, FA
 looked at again by Ollama, FACTS 4.4.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,9 +16,22 @@ from provision.steps import engine
 from provision.steps.base import BlockedError, UnreadableError
 from provision.steps.engine import COMMAND, MODEL_MARKS, Engine
 
-__all__ = ["COMMAND", "MARKS", "Server", "Servers", "canonical", "manifest_path", "parts", "read", "read_live"]
+__all__ = [
+    "COMMAND",
+    "MARKS",
+    "MENDED",
+    "Server",
+    "Servers",
+    "canonical",
+    "manifest_path",
+    "mark",
+    "parts",
+    "read",
+    "read_live",
+]
 
 MARKS = MODEL_MARKS
+MENDED = ".mended"  # of a mark beside that of a model: when the servers started that ran while a blob was mended
 DEFAULT_REGISTRY, DEFAULT_SPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 HOME = "/root/.ollama"  # where the image keeps models, which a volume or a directory of the host is mounted at
 
@@ -38,6 +52,7 @@ class Server:
         manifests: path below `models/manifests` -> manifest.
         blobs: blob file -> size.
         marked: models that we pulled.
+        stale: names of the marks of models of which a blob was mended while this server ran.
     """
 
     status: str
@@ -51,6 +66,7 @@ class Server:
     manifests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     blobs: Mapping[str, int] = field(default_factory=dict)
     marked: tuple[str, ...] = ()
+    stale: frozenset[str] = frozenset()
 
     def damage(self, model: str) -> str:
         """The first blob of a model that is missing or has another size, or an empty string."""
@@ -127,7 +143,8 @@ def _server(item: Mapping[str, Any], found: Engine) -> Server:
     folder = next((str(mount["Source"]) for mount in item["mounts"] or () if mount["Destination"] == HOME), "")
     inside = _below(found.files, f"{folder}/")
     at = next((f"{one['HostIp']}:{one['HostPort']}" for one in (item["ports"] or {}).get("11434/tcp") or ()), "")
-    marks = [content for path, content in inside.items() if path.startswith(f"{MARKS}/")]
+    marks = {path: content.decode(errors="replace") for path, content in _below(inside, f"{MARKS}/").items()}
+    mended = {path: content for path, content in marks.items() if path.endswith(MENDED)}
     return Server(
         status=item["status"],
         at=at,
@@ -139,7 +156,10 @@ def _server(item: Mapping[str, Any], found: Engine) -> Server:
         error=_complaint(item),
         manifests={path: _manifest(text) for path, text in _below(inside, "models/manifests/").items()},
         blobs=_below(found.blobs, f"{folder}/models/blobs/"),
-        marked=tuple(sorted(text.decode(errors="replace").strip() for text in marks)),
+        marked=tuple(sorted(text.strip() for path, text in marks.items() if path not in mended)),
+        stale=frozenset(
+            path.removesuffix(MENDED) for path, text in mended.items() if item.get("started") in text.splitlines()
+        ),
     )
 
 
@@ -189,6 +209,11 @@ def canonical(model: str) -> str:
     if registry != DEFAULT_REGISTRY:
         return f"{registry}/{space}/{name}:{tag}"
     return f"{name}:{tag}" if space == DEFAULT_SPACE else f"{space}/{name}:{tag}"
+
+
+def mark(model: str) -> str:
+    """The name of the mark of a model that we pulled."""
+    return hashlib.sha256(canonical(model).encode()).hexdigest()[:24]
 
 
 def manifest_path(model: str) -> str:

@@ -160,6 +160,8 @@ GPU = (
         f"model:ollama2/{MODEL}",
         "truncated",
         "cd /var/lib/docker/volumes/ollama2/_data/models/blobs; truncate -s 9 $(ls -S | head -1)",
+        ("resident:ollama2",),
+        touches=("container ollama2",),  # it restarts
     ),
     Breakage("resident:ollama1", "unloaded", ASK + f"""ask POST generate '{{"model":"{MODEL}","keep_alive":0}}'"""),
     Breakage("resident:ollama2", "restarted", "docker restart -t 1 ollama2; sleep 1", touches=("container ollama2",)),

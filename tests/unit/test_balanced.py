@@ -166,9 +166,32 @@ def test_the_look_for_loaded_models_asks_every_instance_and_takes_silence_for_no
     assert sorted(said) == ["10.1.0.11:3001 " + base64.b64encode(b'{"models": []}\n').decode(), "10.1.0.12:3001 "]
 
 
+class Embedding(Streaming):
+    """A balancer in front of four instances with a model that only embeds."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__(lambda *_: 0, dict.fromkeys(PLACES, "m:1"))
+        self.answer = answer
+
+    def run(self, words: str, *arguments: str) -> "Streaming":
+        if words == balanced.EMBED:
+            self.stdout = self.answer if arguments[-1] == "http://x/api/embed" else "nothing"
+            return self
+        if arguments[0] == balanced.STREAM:
+            self.stdout = '12 {"error":"\\"m:1\\" does not support generate"}'
+            return self
+        return super().run(words, *arguments)
+
+
+@pytest.mark.parametrize(("answer", "passed"), [('{"embeddings":[[1]]}', True), ('{"error":"model not found"}', False)])
+def test_a_model_that_only_embeds_is_proved_by_an_embedding(answer: str, passed: bool) -> None:
+    (check,) = balanced.stream(Embedding(answer), "http://x", "m:1")
+    assert (check.name, check.passed) == ("an embedding through the balancer", passed)
+
+
 def test_a_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:
     curl = tmp_path / "curl"
-    curl.write_text("#!/bin/sh\nprintf 'a  b\\\\n\\n'; sleep 0.1; echo c\n")
+    curl.write_text("#!/bin/sh\nprintf 'a  b\\\\n\\n'; sleep 0.1; printf c\n")  # an error has no line's end
     curl.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     words = ["sh", "-c", balanced.STREAM, "sh", "http://x", "{}"]

@@ -1,12 +1,15 @@
 """Who is in the upstream, at which address, and who is `down`."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from provision import sequence
 from provision.inventory import Inventory
 from provision.roles import balancer
+from provision.steps import balanced
 from provision.steps.balancing import NOWHERE, sources
 from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet
@@ -217,3 +220,56 @@ def test_the_last_instances_are_not_taken_out_because_their_hosts_failed():
     with pytest.raises(RefusalError, match=r"no instance would be left.*gpu-01, gpu-02"):
         upstream(servers, both, have)
     assert [line.down for line in upstream(servers, both, None)] == [True, True]
+
+
+def serving(*models: tuple[str, ...], balancer_of_its_own: bool = True) -> Inventory:
+    """A host whose instances serve these models."""
+    gpu = host("gpu-01", "gpu", address="10.0.0.11", count=len(models))
+    instances = tuple(dataclasses.replace(one, models=names) for one, names in zip(gpu.instances, models, strict=True))
+    hosts = (dataclasses.replace(gpu, instances=instances), host("lb-01", "balancer", address="10.0.0.5"))
+    return Inventory(path="x", hosts=hosts[: 1 + balancer_of_its_own])
+
+
+@pytest.mark.parametrize(
+    ("models", "scattered"),
+    [
+        ((("a",), ("a",)), {}),
+        ((("a",), ("a:latest",)), {}),
+        ((("a", "b"), ("b", "a")), {}),
+        (((), ()), {}),
+        ((("a",), ("b",)), {"a:latest": "1 of 2 instances", "b:latest": "1 of 2 instances"}),
+        ((("a",), ()), {"a:latest": "1 of 2 instances"}),
+        ((("a", "b"), ("a",)), {"b:latest": "1 of 2 instances"}),
+    ],
+    ids=["the same", "a tag written out", "another order", "none", "others", "one has none", "one has more"],
+)
+def test_models_that_some_instances_lack_are_warned_of_and_fail_the_verification(
+    models: tuple[tuple[str, ...], ...], scattered: dict[str, str]
+) -> None:
+    inventory = serving(*models)
+    warned = [text for one in inventory.hosts for text in balancer.warnings(one, inventory)]
+    assert len(warned) == bool(scattered)
+    assert all(f"{model} ({share})" in warned[0] for model, share in scattered.items())
+    (check,) = balanced.models(config(inventory).scattered)
+    assert (check.passed, check.got) == (not scattered, scattered)
+
+
+def test_the_model_of_the_streamed_proof_is_one_that_all_have_however_its_name_is_written() -> None:
+    assert config(serving(("a", "b"), ("b:latest",))).model == "b"
+    assert config(serving(("a",), ("b",))).model == ""
+
+
+def test_many_models_make_one_short_warning_and_a_host_that_balances_for_itself_is_named() -> None:
+    inventory = serving(tuple(f"m:{n}" for n in range(9)), (), balancer_of_its_own=False)
+    (text,) = balancer.warnings(inventory.hosts[0], inventory)
+    assert text.startswith("gpu-01: the balancer sends")
+    assert "m:4 (1 of 2 instances) and 4 more. " in text
+
+
+def test_every_command_that_reads_an_inventory_hears_of_models_that_some_instances_lack(tmp_path: Path) -> None:
+    instances = "{gpus: [0], models: [a]}, {gpus: [1], models: [b]}"
+    path = tmp_path / "i.yaml"
+    path.write_text(f"all: {{children: {{gpu: {{hosts: {{gpu-01: {{ollama: {{instances: [{instances}]}}}}}}}}}}}}\n")
+    (text,) = (one for one in sequence.load(str(path)).warnings if "404" in one)
+    assert text.startswith("gpu-01: the balancer sends a request to any of its instances, whatever model it asks for")
+    assert "not every instance has a:latest (1 of 2 instances), b:latest (1 of 2 instances). Give all of them" in text

@@ -1,7 +1,9 @@
 """The simulated Ollama server speaks the protocol of the real one, errors after status 200 included."""
 
+import contextlib
 import hashlib
 import http.client
+import itertools
 import json
 import socket
 import threading
@@ -110,11 +112,86 @@ def test_a_pull_that_was_interrupted_goes_on_where_it_was(pulled):
     blob.unlink()
     half = len(data) // 2
     blob.with_name(f"{blob.name}-partial").write_bytes(data[:half])
-    first = next(
-        f for f in frames(pulled, "/api/pull", {"model": MODEL}) if blob.name.endswith(f.get("digest", "-")[7:] or "-")
-    )
-    assert first["completed"] > half
+    (ollama_lab.LAB / "knobs.json").write_text(json.dumps({"pull_seconds": 1}))
+    said = [f for f in frames(pulled, "/api/pull", {"model": MODEL}) if f.get("digest") == blob.name.replace("-", ":")]
+    assert said[0]["completed"] >= half
     assert blob.read_bytes() == data
+
+
+@pytest.fixture
+def slow(server):
+    """A server whose blobs come in a second, and whose part starts over when it stalled for half of one."""
+    knobs = {"pull_seconds": 1, "stall_seconds": 0.5, "retry_seconds": 0.01}
+    (ollama_lab.LAB / "knobs.json").write_text(json.dumps(knobs))
+    return server
+
+
+def lines(server, body):
+    """The frames of a pull as they come, until whoever asks has enough."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.request("POST", "/api/pull", json.dumps(body))
+    with contextlib.closing(connection):
+        for line in connection.getresponse():
+            yield json.loads(line)
+
+
+def test_a_pull_that_stalls_sends_frames_and_starts_over_without_end(slow):
+    (slow.faults / "ollama1.pull-stalls").touch()
+    counts = []
+    for frame in lines(slow, {"model": MODEL}):
+        counts.append(frame.get("completed", 0))
+        if counts.count(max(counts)) > 3 and sum(a > b for a, b in itertools.pairwise(counts)) == 2:
+            break
+    assert max(counts) < 2 << 20
+    (slow.faults / "ollama1.pull-stalls").unlink()
+    assert frames(slow, "/api/pull", {"model": MODEL})[-1] == {"status": "success"}
+
+
+def test_while_nothing_came_a_frame_says_no_number(slow):
+    (slow.faults / "ollama1.pull-stalls").touch()
+    for frame in lines(slow, {"model": MODEL}):
+        if frame.get("status", "").startswith("pulling ") and "digest" in frame and "completed" not in frame:
+            break
+    assert frame["total"] == 2 << 20
+
+
+def test_a_library_that_never_answers(slow):
+    (slow.faults / "ollama1.pull-stalls").write_text("manifest")
+    answer = lines(slow, {"model": MODEL})
+    assert next(answer) == {"status": "pulling manifest"}
+    (slow.faults / "ollama1.pull-stalls").unlink()
+    assert [*answer][-1] == {"status": "success"}
+
+
+def test_a_library_that_closes_connections_is_asked_six_times_and_every_time_goes_on(slow):
+    (slow.faults / "ollama1.pull-closes").touch()
+    said = frames(slow, "/api/pull", {"model": MODEL})
+    assert said[-1] == {"error": "max retries exceeded: unexpected EOF"}
+    (partial,) = (slow.models / "blobs").glob("*-partial")
+    assert partial.stat().st_size >= 6 * (2 << 20) // 16
+
+
+def test_two_clients_share_a_download_and_one_that_leaves_does_not_end_it(slow):
+    both = [lines(slow, {"model": MODEL}) for _ in range(2)]
+    for one in both:
+        while "completed" not in next(one):
+            pass
+    both[0].close()
+    assert [*both[1]][-1] == {"status": "success"}
+
+
+def test_a_download_ends_with_its_last_client_and_the_next_goes_on(slow):
+    answer = lines(slow, {"model": MODEL})
+    while "completed" not in next(answer):
+        pass
+    answer.close()
+    (partial,) = (slow.models / "blobs").glob("*-partial")
+    sizes = [partial.stat().st_size]
+    while len(sizes) < 2 or sizes[-1] != sizes[-2]:
+        time.sleep(0.3)
+        sizes.append(partial.stat().st_size)
+    assert sizes[-1] < 2 << 20
+    assert frames(slow, "/api/pull", {"model": MODEL})[-1] == {"status": "success"}
 
 
 def test_preload_puts_the_whole_model_on_the_card(pulled):
@@ -192,6 +269,8 @@ def test_openai_errors_have_their_own_shape(server):
     [
         ("POST", "/api/generate", {"model": "nope"}, 404, "model 'nope' not found"),
         ("POST", "/api/generate", {}, 400, "model is required"),
+        ("POST", "/api/generate", None, 400, "missing request body"),
+        ("DELETE", "/api/delete", None, 400, "missing request body"),
         ("POST", "/api/show", {"model": "nope"}, 404, "model 'nope' not found"),
         ("DELETE", "/api/delete", {"model": "nope"}, 404, "model 'nope' not found"),
         ("DELETE", "/api/delete", {"model": "../../x"}, 404, "model '../../x' not found"),
@@ -216,12 +295,68 @@ def test_copy_and_delete_keep_shared_blobs(pulled):
     assert frames(pulled, "/api/generate", {"model": "mine"})[-1]["done_reason"] == "load"
 
 
-def test_a_damaged_blob_pulls_well_and_does_not_load(pulled):
-    for blob in (pulled.models / "blobs").iterdir():
-        if blob.stat().st_size > 1 << 20:
-            blob.write_bytes(bytes(blob.stat().st_size))
+def weights(server):
+    """The file with the weights."""
+    (found,) = (blob for blob in (server.models / "blobs").iterdir() if blob.stat().st_size > 1 << 20)
+    return found
+
+
+LOAD = ("POST", "/api/generate", {"model": MODEL})
+
+
+def test_a_blob_with_a_damaged_head_pulls_well_and_does_not_load(pulled):
+    assert ask(pulled, *LOAD)[0] == 200
+    frames(pulled, "/api/generate", {"model": MODEL, "keep_alive": 0})
+    weights(pulled).write_bytes(bytes(2 << 20))
     assert frames(pulled, "/api/pull", {"model": MODEL})[-1] == {"status": "success"}
-    assert ask(pulled, "POST", "/api/generate", {"model": MODEL})[0] == 500
+    status, _, text = ask(pulled, *LOAD)
+    assert (status, json.loads(text)) == (500, {"error": "invalid file magic"})
+
+
+def test_a_server_that_first_saw_a_damaged_head_takes_the_model_for_useless_until_it_restarts(pulled):
+    blob = weights(pulled)
+    data = blob.read_bytes()
+    blob.write_bytes(bytes(len(data)))
+    for _ in range(2):
+        status, _, text = ask(pulled, *LOAD)
+        assert (status, json.loads(text)) == (400, {"error": f'"{MODEL}" does not support generate'})
+        blob.write_bytes(data)
+    assert "completion" in json.loads(ask(pulled, "POST", "/api/show", {"model": MODEL})[2])["capabilities"]
+    ollama_api.Handler.answers = ollama_api.Answers(ollama_api.Handler.scheduler)
+    assert ask(pulled, *LOAD)[0] == 200
+
+
+def test_a_blob_that_was_cut_does_not_load_and_damage_in_the_middle_is_not_noticed(pulled):
+    blob = weights(pulled)
+    data = blob.read_bytes()
+    blob.write_bytes(data[: 1 << 20])
+    status, _, text = ask(pulled, *LOAD)
+    assert (status, "offset+size exceeds file size" in text) == (500, True)
+    blob.write_bytes(data[:4096] + bytes(4096) + data[8192:])
+    assert ask(pulled, *LOAD)[0] == 200
+
+
+def test_embeddings_are_for_models_that_embed(pulled):
+    body = {"model": MODEL, "input": "hello"}
+    for path in ("/api/embed", "/v1/embeddings"):
+        status, _, text = ask(pulled, "POST", path, body)
+        assert (status, "This server does not support embeddings" in text) == (501, True)
+    assert json.loads(ask(pulled, "POST", "/api/embed", {"model": MODEL, "input": ""})[2])["embeddings"] == []
+    frames(pulled, "/api/pull", {"model": "nomic-embed-text"})
+    (vector,) = json.loads(ask(pulled, "POST", "/api/embed", {**body, "model": "nomic-embed-text"})[2])["embeddings"]
+    assert len(vector) == 768
+    status, _, text = ask(pulled, "POST", "/api/generate", {"model": "nomic-embed-text", "prompt": "hello"})
+    assert (status, json.loads(text)) == (400, {"error": '"nomic-embed-text" does not support generate'})
+
+
+def test_the_time_to_keep_a_model_stays_until_a_request_names_another(pulled, monkeypatch):
+    monkeypatch.setenv("OLLAMA_KEEP_ALIVE", "-1")
+    body = {"model": MODEL, "prompt": "hi", "think": False, "options": {"num_predict": 1}}
+    frames(pulled, "/api/generate", body)
+    assert ollama_api.Handler.scheduler.running()[0].keep == float("inf")
+    for more in ({"keep_alive": "5m"}, {}):
+        frames(pulled, "/api/generate", {**body, **more})
+        assert ollama_api.Handler.scheduler.running()[0].keep == 300
 
 
 def test_fault_503(pulled):

@@ -51,14 +51,14 @@ def test_known_versions_need_no_hash(version: str) -> None:
 
 
 def test_the_default_version_warns_and_says_what_to_set() -> None:
-    [text] = nginx.warnings(nginx.Settings())
+    [text] = nginx.holes(nginx.Settings())
     assert "1.30.5" in text
     assert nginx.KNOWN["1.30.5"] in text
-    assert not list(nginx.warnings(nginx.Settings(version="1.30.5")))
+    assert not list(nginx.holes(nginx.Settings(version="1.30.5")))
 
 
 def test_a_module_that_opens_a_hole_is_warned_of() -> None:
-    said = list(nginx.warnings(nginx.Settings(configure_args=("--with-http_mp4_module",))))
+    said = list(nginx.holes(nginx.Settings(configure_args=("--with-http_mp4_module",))))
     assert any("CVE-2026-27784" in text for text in said)
 
 

@@ -47,6 +47,18 @@ class Answers:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
+        self._seen: dict[str, tuple[str, ...]] = {}
+
+    def _abilities(self, model: Model) -> tuple[str, ...]:
+        """What a model can do, by the head of its weights: looked up once in the life of a server, as 0.33 does.
+
+        So a model whose weights were damaged then can do nothing until the server restarts.
+        """
+        digest = str(model.weights["digest"])
+        stated = tuple(model.facts["simulated"]["capabilities"])
+        if (whole := model.has_head()) is None:
+            return stated
+        return self._seen.setdefault(digest, stated if whole else ())
 
     def generate(self, body: dict[str, Any], alive: Callable[[], bool], *, chat: bool) -> Frames:
         """Frames of /api/generate or, with `chat`, of /api/chat.
@@ -55,7 +67,7 @@ class Answers:
             RefusedError: the request cannot be answered.
         """
         model = known(body)
-        abilities = model.facts["simulated"]["capabilities"]
+        abilities = self._abilities(model)
         kind = "chat" if chat else "generate"
         if "completion" not in abilities:
             raise RefusedError(400, f'"{body["model"]}" does not support {kind}')
@@ -81,7 +93,9 @@ class Answers:
         texts = [texts] if isinstance(texts, str) else list(texts)
         started = time.perf_counter_ns()
         with self._use(model, body, alive):
-            vectors = [_vector(str(text), model.facts["simulated"]["embedding"]) for text in texts]
+            if any(texts) and "embedding" not in model.facts["simulated"]["capabilities"]:
+                raise RefusedError(501, "This server does not support embeddings. Start it with `--embeddings`")
+            vectors = [_vector(str(text), model.facts["simulated"]["embedding"]) for text in texts if text]
         count = sum(len(str(text).split()) for text in texts)
         took = time.perf_counter_ns() - started
         return {"model": body["model"], "embeddings": vectors, "total_duration": took, "prompt_eval_count": count}

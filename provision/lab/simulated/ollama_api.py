@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +20,7 @@ from . import ollama_openai as openai
 from . import ollama_store as store
 from .ollama_answers import Answers, RefusedError, known, now
 from .ollama_lab import cards, driver, fault, log
+from .ollama_pull import PullError, pull
 from .ollama_runner import GoneError, Loaded, Scheduler, default_context
 
 _NDJSON = "application/x-ndjson"
@@ -91,6 +93,8 @@ class Handler(BaseHTTPRequestHandler):
         heads = {"/", "/api/version", "/api/tags"}
         found = routes.get(("GET" if method == "HEAD" and path in heads else method, path))
         if found:
+            if method in {"POST", "DELETE"} and path.startswith("/api/") and not self._length():
+                raise RefusedError(400, "missing request body")
             found(body)
         elif method == "GET" and path.startswith("/v1/models/"):
             self._json(_openai_model(known({"model": path.removeprefix("/v1/models/")})))
@@ -101,8 +105,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, b"404 page not found", "text/plain")
 
+    def _length(self) -> int:
+        return int(self.headers.get("Content-Length") or 0)
+
     def _body(self) -> dict[str, Any]:
-        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        data = self.rfile.read(self._length())
         if not data:
             return {}
         try:
@@ -221,12 +228,12 @@ class Handler(BaseHTTPRequestHandler):
         if not isinstance(name, str) or not name:
             raise RefusedError(400, "model is required")
         try:
-            frames = store.pull(name)
-            if body.get("stream", True):
-                self._lines(frames)
-            else:
-                self._json(list(frames)[-1])
-        except store.PullError as error:
+            with closing(pull(name, self._alive)) as frames:  # a client that leaves ends its download at once
+                if body.get("stream", True):
+                    self._lines(frames)
+                else:
+                    self._json(list(frames)[-1])
+        except PullError as error:
             raise RefusedError(500, str(error)) from error
         except OSError as error:
             if isinstance(error, (BrokenPipeError, ConnectionResetError)):

@@ -175,7 +175,8 @@ class Scheduler:
         limit = model.facts.get("simulated", {}).get("trained_context", asked)
         one = self._enter(model, min(asked, limit), alive)
         try:
-            one.keep = seconds(os.environ.get("OLLAMA_KEEP_ALIVE") or "5m") if keep is None else keep
+            if keep is not None:  # it stays with the model until a request names another, or the model is loaded anew
+                one.keep = keep
             one.slots.acquire(alive)
             try:
                 yield one
@@ -225,7 +226,7 @@ class Scheduler:
                 return None
             self._drop(min(idle, key=lambda other: other.used).model.name)
         slots = 1 if "embedding" in model.facts["simulated"]["capabilities"] else number("OLLAMA_NUM_PARALLEL", 1)
-        new = Loaded(model, context, Slots(slots))
+        new = Loaded(model, context, Slots(slots), keep=seconds(os.environ.get("OLLAMA_KEEP_ALIVE") or "5m"))
         self._loaded[model.name] = new
         self._place_in_memory(new, slots)
         return new
@@ -238,8 +239,8 @@ class Scheduler:
                     log("client connection closed before llama-server finished loading, aborting load", "WARN")
                     raise GoneError
                 time.sleep(0.05)
-            if not one.model.intact():
-                raise LoadError("llama-server process has terminated: error loading model: invalid model file")
+            if complaint := one.model.complaint():
+                raise LoadError(complaint)
         except (GoneError, LoadError):
             with self._changed:
                 one.active -= 1

@@ -1,24 +1,23 @@
-"""Models on disk, in Ollama's layout, and pulling them: the blobs are small, but real, named by their sha256."""
+"""Models on disk, in Ollama's layout, and what the library has: small blobs, but real, named by their sha256."""
 
 import hashlib
 import json
 import os
 import random
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .ollama_lab import fault, knob, log
+from .ollama_lab import log
 
 VERSION = Path("/usr/lib/ollama-simulated/version")
-_REGISTRY = "registry.ollama.ai"
+REGISTRY = "registry.ollama.ai"
 _KIND = "application/vnd.ollama.image."
 _BLOB = 2 << 20
+_HEAD = b"SIMULATED by the provision lab: "
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,6 @@ CATALOGUE = {
 }
 _ALIASES = {"deepseek-r1:latest": "deepseek-r1:8b", "llama3.1:latest": "llama3.1:8b", "qwen3:latest": "qwen3:8b"}
 _ALIASES["nomic-embed-text:v1.5"] = "nomic-embed-text:latest"
-_downloads: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-
-
-class PullError(Exception):
-    """A pull that cannot succeed, with the text the real server gives."""
 
 
 class NotFoundError(Exception):
@@ -65,7 +59,7 @@ class NotFoundError(Exception):
 
 def full_name(name: str) -> str:
     """The name with its tag, without the default registry and namespace."""
-    short = name.removeprefix(f"{_REGISTRY}/").removeprefix("library/")
+    short = name.removeprefix(f"{REGISTRY}/").removeprefix("library/")
     return short if ":" in short.rpartition("/")[2] else f"{short}:latest"
 
 
@@ -73,16 +67,22 @@ def models_folder() -> Path:
     return Path(os.environ.get("OLLAMA_MODELS") or Path.home() / ".ollama/models")
 
 
-def _manifest_path(name: str) -> Path:
+def manifest_path(name: str) -> Path:
+    """Where the manifest of a model is.
+
+    Raises:
+        NotFoundError: no model can have this name.
+    """
     path, _, tag = full_name(name).rpartition(":")
     parts = path.split("/")
     if any(part in {"", ".", ".."} for part in [*parts, tag]) or "/" in tag:
         raise NotFoundError(name)
-    where = {1: [_REGISTRY, "library"], 2: [_REGISTRY]}.get(len(parts), [])
+    where = {1: [REGISTRY, "library"], 2: [REGISTRY]}.get(len(parts), [])
     return models_folder().joinpath("manifests", *where, *parts, tag)
 
 
-def _blob_path(digest: str) -> Path:
+def blob_path(digest: str) -> Path:
+    """Where a blob is."""
     return models_folder() / "blobs" / digest.replace(":", "-")
 
 
@@ -124,13 +124,27 @@ class Model:
             "quantization_level": self.facts["file_type"],
         }
 
-    def intact(self) -> bool:
-        """Whether every blob still is what its name says."""
-        for layer in self.manifest["layers"]:
-            path = _blob_path(layer["digest"])
-            if not path.exists() or f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" != layer["digest"]:
-                return False
-        return True
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The layer with the weights."""
+        found: dict[str, Any] = next(one for one in self.manifest["layers"] if one["mediaType"] == f"{_KIND}model")
+        return found
+
+    def has_head(self) -> bool | None:
+        """Whether the weights begin as a file of weights does, which tells what the model can do; None for no file."""
+        with suppress(OSError), blob_path(self.weights["digest"]).open("rb") as file:
+            return file.read(len(_HEAD)) == _HEAD
+        return None
+
+    def complaint(self) -> str:
+        """Why the weights cannot be loaded; empty where they can. Damage in the middle is not noticed."""
+        path = blob_path(self.weights["digest"])
+        if not path.exists():
+            return f"open {path}: no such file or directory"
+        if not self.has_head():
+            return "invalid file magic"
+        short = path.stat().st_size < self.weights["size"]
+        return 'tensor "output_norm.weight" offset+size exceeds file size' if short else ""
 
 
 def find(name: str) -> Model:
@@ -139,11 +153,11 @@ def find(name: str) -> Model:
     Raises:
         NotFoundError: it is not on disk, or not whole.
     """
-    path = _manifest_path(name)
+    path = manifest_path(name)
     try:
         data = path.read_bytes()
         manifest = json.loads(data)
-        facts = json.loads(_blob_path(manifest["config"]["digest"]).read_bytes())
+        facts = json.loads(blob_path(manifest["config"]["digest"]).read_bytes())
     except (OSError, ValueError, KeyError) as error:
         raise NotFoundError(name) from error
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat().replace("+00:00", "Z")
@@ -157,7 +171,7 @@ def everything() -> list[Model]:
     for path in top.rglob("*"):
         if path.is_file():
             parts = list(path.relative_to(top).parts)
-            parts = parts[1:] if parts[0] == _REGISTRY else parts
+            parts = parts[1:] if parts[0] == REGISTRY else parts
             parts = parts[1:] if parts[0] == "library" else parts
             try:
                 found.append(find("/".join(parts[:-1]) + ":" + parts[-1]))
@@ -173,11 +187,11 @@ def delete(name: str) -> None:
         NotFoundError: it is not on disk.
     """
     model = find(name)
-    _manifest_path(name).unlink()
-    kept = {layer["digest"] for other in everything() for layer in _parts(other.manifest)}
-    for layer in _parts(model.manifest):
+    manifest_path(name).unlink()
+    kept = {layer["digest"] for other in everything() for layer in layers_of(other.manifest)}
+    for layer in layers_of(model.manifest):
         if layer["digest"] not in kept:
-            _blob_path(layer["digest"]).unlink(missing_ok=True)
+            blob_path(layer["digest"]).unlink(missing_ok=True)
 
 
 def copy(source: str, target: str) -> None:
@@ -187,23 +201,24 @@ def copy(source: str, target: str) -> None:
         NotFoundError: it is not on disk.
     """
     find(source)
-    path = _manifest_path(target)
+    path = manifest_path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_manifest_path(source).read_bytes())
+    path.write_bytes(manifest_path(source).read_bytes())
 
 
-def _parts(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+def layers_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every layer of a manifest, and its configuration."""
     return [*manifest["layers"], manifest["config"]]
 
 
-def _published(name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What the (simulated) library has under a name: its manifest, and its blobs by digest."""
+def published(name: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+    """What the (simulated) library has under a name: its manifest, and its blobs by digest; None for nothing."""
     wanted = full_name(name)
     wanted = _ALIASES.get(wanted, wanted)
     if wanted not in CATALOGUE:
-        raise PullError("pull model manifest: file does not exist")
+        return None
     model = CATALOGUE[wanted]
-    head = f"SIMULATED by the provision lab: not the weights of {wanted}\n".encode()
+    head = _HEAD + f"not the weights of {wanted}\n".encode()
     weights = head + random.Random(wanted).randbytes(_BLOB - len(head))  # noqa: S311 - wanted: the same every time
     config = {
         "model_format": "gguf",
@@ -230,54 +245,3 @@ def _layer(media_type: str, body: bytes, blobs: dict[str, bytes]) -> dict[str, A
     digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
     blobs[digest] = body
     return {"mediaType": media_type, "digest": digest, "size": len(body)}
-
-
-def pull(name: str) -> Iterator[dict[str, Any]]:
-    """Pull a model, giving the frames of its progress.
-
-    Raises:
-        PullError: no such model, or the fault `pull-fails` is on.
-    """
-    yield {"status": "pulling manifest"}
-    failing = fault("pull-fails")
-    if failing is not None:
-        lookup = f'Get "https://{_REGISTRY}/v2/": dial tcp: lookup {_REGISTRY}: no such host'
-        raise PullError(failing or f"pull model manifest: {lookup}")
-    if len(full_name(name).split("/")) > 2:
-        host = name.partition("/")[0]
-        raise PullError(f"pull model manifest: dial tcp: lookup {host}: no such host")
-    manifest, blobs = _published(name)
-    for layer in _parts(manifest):
-        yield from _download(layer["digest"], blobs[layer["digest"]])
-    yield {"status": "verifying sha256 digest"}
-    yield {"status": "writing manifest"}
-    path = _manifest_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(manifest, separators=(",", ":")))
-    partial.rename(path)
-    yield {"status": "success"}
-
-
-def _download(digest: str, body: bytes) -> Iterator[dict[str, Any]]:
-    """Write one blob piece by piece; what an interrupted pull left is continued."""
-    path = _blob_path(digest)
-    partial = path.with_name(f"{path.name}-partial")
-    frame = {"status": f"pulling {digest.split(':')[1][:12]}", "digest": digest, "total": len(body)}
-    with _downloads[digest]:
-        if path.exists():
-            yield {**frame, "completed": len(body)}
-            return
-        done = partial.stat().st_size if partial.exists() else 0
-        step = max(1, int(len(body) * 0.06 / max(0.06, knob("pull_seconds", 0.5))))
-        while done < len(body):
-            with partial.open("ab") as file:
-                file.write(body[done : done + step])
-            done = min(len(body), done + step)
-            yield {**frame, "completed": done}
-            time.sleep(0.06 if len(body) > 1 << 16 else 0)
-        found = f"sha256:{hashlib.sha256(partial.read_bytes()).hexdigest()}"
-        if found != digest:
-            partial.unlink()
-            raise PullError(f"digest mismatch, file must be downloaded again: want {digest}, got {found}")
-        partial.rename(path)

@@ -1,0 +1,80 @@
+"""Models that only embed, pulls that stall, and blobs that are damaged, on real hosts."""
+
+import json
+
+import pytest
+
+from provision.lab import faults
+
+from .conftest import UPSTREAM
+
+pytestmark = pytest.mark.lab
+MODEL, EMBEDDING = "deepseek-r1:1.5b", "nomic-embed-text"
+BLOBS = "/var/lib/docker/volumes/ollama1/_data/models/blobs"
+
+
+def ask(fleet, path, **body):
+    """What `gpu-01/ollama1` answers to a request from its own host."""
+    at = fleet.on("gpu-01", "docker", "port", "ollama1", "11434/tcp").splitlines()[0]
+    return fleet.on("gpu-01", "curl", "-s", "-d", json.dumps({"stream": False, **body}), f"http://{at}{path}")
+
+
+def listed(fleet) -> list[str]:
+    """The instances that the balancer sends requests to."""
+    lines = fleet.on("lb-01", "cat", UPSTREAM).splitlines()
+    return [line.rpartition("# ")[2] for line in lines if line.strip().startswith("server ") and " down;" not in line]
+
+
+def test_instances_whose_only_model_embeds_are_back_in_the_upstream_after_a_roll(scratch):
+    before = listed(scratch)
+    scratch.vars["ollama"]["models"] = [EMBEDDING]
+    scratch.deploy()
+    scratch.vars["ollama"]["log_max_file"] = 4
+    done = scratch.deploy()
+    assert "container:ollama1" in done.host("gpu-01")["changed"]
+    assert listed(scratch) == before
+    verified = scratch.provision("verify", "--json")
+    assert verified.code == 0, verified
+
+
+def test_a_pull_that_stalls_is_given_up_and_the_host_is_free_again(scratch, lab):
+    faults.switch(lab, "gpu-01/ollama1", "pull-stalls", on=True)
+    scratch.vars["ollama"]["models"] = [MODEL, EMBEDDING]
+    scratch.vars["models"] = {"stall": "10s", "tries": 1}
+    done = scratch.provision("deploy", "--yes", "--json", "--limit", "gpu-01", "--tags", "models")
+    assert done.code == 3, done
+    assert "nothing came for 1" in json.dumps(done.host("gpu-01")), done
+    assert "(models.stall)" in json.dumps(done.host("gpu-01")), done
+    status = scratch.provision("lock", "status", "--limit", "gpu-01", "--json")
+    assert status.host("gpu-01")["lock"] is None
+    faults.switch(lab, "gpu-01/ollama1", "pull-stalls", on=False)
+    scratch.deploy()
+    assert not any(scratch.changes().values())
+
+
+def test_a_blob_that_was_damaged_is_mended_and_its_instance_answers(fleet, lab):
+    """The server looks at the model while its blob is damaged: it takes it for useless until it restarts."""
+    before = listed(fleet)
+    largest = fleet.on("gpu-01", "sh", "-c", f"ls -S {BLOBS} | head -n 1").strip()
+    fleet.on("gpu-01", "sh", "-c", f"echo damaged >{BLOBS}/{largest}; docker restart ollama1")
+    lab.host("gpu-01").run(["sh", "-c", "until docker exec ollama1 ollama list; do sleep 0.2; done"])
+    assert "does not support generate" in ask(fleet, "/api/generate", model=MODEL, prompt="hello")
+    planned = fleet.plan()
+    assert "then restarts ollama1 (its streams finish first)" in planned.out
+    done = fleet.deploy()
+    assert f"model:ollama1/{MODEL}" in done.host("gpu-01")["changed"]
+    assert json.loads(ask(fleet, "/api/generate", model=MODEL, prompt="hello"))["done"]
+    assert listed(fleet) == before
+    assert not any(fleet.changes().values())
+
+
+def test_models_that_differ_are_warned_of_and_fail_the_verification(scratch):
+    instance = scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
+    instance["models"] = [EMBEDDING]
+    warned = [text for text in scratch.plan("--json").doc["warnings"] if "404" in text]
+    assert len(warned) == 1
+    assert f"{MODEL} (3 of 4 instances), {EMBEDDING}:latest (1 of 4 instances)" in warned[0]
+    scratch.deploy()
+    verified = scratch.provision("verify", "--json")
+    assert verified.code != 0, verified
+    assert "models that some instances lack" in verified.out

@@ -1,0 +1,252 @@
+"""The scripts of the models role and the test of an instance, run against the simulated Ollama of the lab."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from provision.command import Answer
+from provision.lab.simulated import ollama_api, ollama_lab
+from provision.steps import gate, servers
+from provision.steps.facts import HostFacts
+from provision.steps.model import Model
+from provision.steps.resident import Resident
+from tests.unit.test_lab_ollama import MODEL, ask, server, weights
+
+__all__ = ["server"]
+EMBEDDING = "nomic-embed-text"
+DOCKER = """#!/bin/sh
+case "$*" in
+  *PortBindings*) echo "$AT" ;;
+  *Mounts*) echo "$FOLDER" ;;
+  *Config.Env*) echo '["OLLAMA_KEEP_ALIVE=-1"]' ;;
+  *State.Status*) echo running 0 ;;
+  ps*) echo 0123456789ab ;;
+  *State.StartedAt*) echo "$STARTED" ;;
+  exec*) echo 'GPU 0: card (UUID: GPU-1)' ;;
+  restart*) touch "$FOLDER/restarted"; while [ -e "$FOLDER/restarted" ]; do /bin/sleep 0.02; done ;;
+  logs*) echo "the log" ;;
+esac
+"""
+
+
+@pytest.fixture
+def host(server, tmp_path, monkeypatch):
+    """The simulated server, with a docker that knows its container and restarts it, and short sleeps."""
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in {"docker": DOCKER, "sleep": "#!/bin/sh\nexec /bin/sleep 0.05\n"}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("AT", f"127.0.0.1:{server.port}")
+    monkeypatch.setenv("FOLDER", str(tmp_path))
+    monkeypatch.setenv("STARTED", "2026-11-29T21:51:45.955095378Z")
+    monkeypatch.setenv("OLLAMA_KEEP_ALIVE", "-1")
+    server.restarts = 0
+    ended = threading.Event()
+    restarter = threading.Thread(target=_restart, args=(server, tmp_path / "restarted", ended))
+    restarter.start()
+    yield server
+    ended.set()
+    restarter.join()
+
+
+def _restart(server, asked: Path, ended: threading.Event) -> None:
+    """What a restart does: everything that the server remembers is gone."""
+    while not ended.wait(0.02):
+        if asked.exists():
+            ollama_api.Handler.scheduler = ollama_api.Scheduler()
+            ollama_api.Handler.answers = ollama_api.Answers(ollama_api.Handler.scheduler)
+            server.restarts += 1
+            asked.unlink()
+
+
+def run(command, limit: float = 60):
+    """A command as a host runs it."""
+    words, text = command.words, command.stdin.decode()
+    return subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=limit)
+
+
+def pull(name: str = MODEL, tries: int = 1, stall: int = 600, have=None):
+    (command,) = Model(instance="ollama1", name=name, tries=tries, stall=stall).commands(have, {"whole": True})
+    return run(command)
+
+
+def knobs(**values: float) -> None:
+    (ollama_lab.LAB / "knobs.json").write_text(json.dumps(values))
+
+
+# -- pulls
+
+
+def test_a_pull(host, tmp_path):
+    done = pull()
+    assert done.returncode == 0, done.stderr
+    assert [path.read_text().strip() for path in tmp_path.glob(f"{servers.MARKS}/*")] == [MODEL]
+
+
+def test_a_stalled_pull_is_given_up_although_frames_come_all_the_time(host):
+    knobs(pull_seconds=0.2, stall_seconds=30)
+    (host.faults / "ollama1.pull-stalls").touch()
+    done = pull(tries=2, stall=1)
+    assert done.returncode == 1
+    assert "try 1 failed: nothing came for 1 s (models.stall) at: pulling " in done.stdout
+    assert "could not pull deepseek-r1:1.5b: nothing came for 1 s (models.stall) at: pulling " in done.stderr
+
+
+def test_a_part_that_starts_over_and_stalls_again_is_given_up(host):
+    knobs(pull_seconds=0.2, stall_seconds=0.7)
+    (host.faults / "ollama1.pull-stalls").touch()
+    done = pull(stall=3)
+    assert done.returncode == 1
+    assert "nothing came for 3 s (models.stall)" in done.stderr
+
+
+def test_a_part_that_starts_over_and_comes_slowly_is_not_given_up(host):
+    knobs(pull_seconds=8, stall_seconds=0.5)
+    fault = host.faults / "ollama1.pull-stalls"
+    fault.touch()
+
+    def end_of_the_stall() -> None:
+        for _ in range(2000):
+            time.sleep(0.01)
+            partial = next((host.models / "blobs").glob("*-partial"), None)
+            if partial and partial.stat().st_size > 1 << 20:
+                break
+        while partial.stat().st_size > 1 << 20:
+            time.sleep(0.01)
+        fault.unlink()
+
+    watcher = threading.Thread(target=end_of_the_stall)
+    watcher.start()
+    done = pull(stall=3)
+    watcher.join()
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+def test_a_library_that_does_not_answer_is_given_up(host):
+    (host.faults / "ollama1.pull-stalls").write_text("manifest")
+    done = pull(stall=1)
+    assert done.returncode == 1
+    assert "nothing came for 1 s (models.stall) at: pulling manifest" in done.stderr
+
+
+def test_a_library_that_closes_connections_is_named(host):
+    knobs(pull_seconds=2, retry_seconds=0.01)
+    (host.faults / "ollama1.pull-closes").touch()
+    assert "could not pull deepseek-r1:1.5b: max retries exceeded: unexpected EOF" in pull().stderr
+
+
+def test_a_server_that_ends_in_the_middle_is_named(host, monkeypatch):
+    def broken(*_):
+        yield {"status": "pulling manifest"}
+        yield {"status": "pulling 0123456789ab", "completed": 5, "total": 10}
+        raise ConnectionResetError
+
+    monkeypatch.setattr(ollama_api, "pull", broken)
+    said = pull().stderr
+    assert said.startswith("ollama1 could not pull deepseek-r1:1.5b: the connection to the server broke: curl: (18) ")
+    assert said.rstrip().endswith(" at: pulling 0123456789ab")
+
+
+def test_an_answer_that_ends_without_success_is_shown(host, monkeypatch):
+    monkeypatch.setattr(ollama_api, "pull", lambda *_: (frame for frame in [{"status": "pulling manifest"}]))
+    said = 'the server\'s answer ended without success: {"status":"pulling manifest"}'
+    assert pull().stderr == f"ollama1 could not pull deepseek-r1:1.5b: {said}\n"
+
+
+def test_the_reason_of_the_server_is_shown_without_the_escapes_of_its_json(host, monkeypatch):
+    dumps = json.dumps
+    escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # as Go writes them
+    table = str.maketrans(escapes)
+    monkeypatch.setattr(ollama_api.json, "dumps", lambda *words, **more: dumps(*words, **more).translate(table))
+    said = '500: \\ {"e":"<b>&amp"}'
+    (host.faults / "ollama1.pull-fails").write_text(said)
+    assert pull().stderr == f"ollama1 could not pull deepseek-r1:1.5b: {said}\n"
+
+
+def test_a_registry_that_does_not_redirect_is_asked_once(host):
+    (host.faults / "ollama1.pull-fails").write_text("http: no Location header in response")
+    done = pull(tries=3)
+    assert "try 1 failed" not in done.stdout
+    assert "no Location header in response: Ollama pulls only from a registry that redirects to blobs" in done.stderr
+
+
+# -- damaged blobs
+
+SEEN = ("POST", "/api/generate", {"model": MODEL, "prompt": "hello", "stream": False})
+
+
+@pytest.fixture
+def damaged(host):
+    """A server that has looked at a model while the head of its weights was damaged."""
+    assert pull().returncode == 0
+    weights(host).write_bytes(bytes(2 << 20))
+    assert "does not support generate" in ask(host, *SEEN)[2]
+    return host
+
+
+def load() -> subprocess.CompletedProcess[str]:
+    step = Resident(instance="ollama1", models=(MODEL,))
+    (command,) = step.commands({"loaded": [], "on_cpu": []}, {"loaded": [MODEL], "on_cpu": []})
+    return run(command)
+
+
+def test_an_instance_restarts_after_a_blob_was_mended_and_answers(damaged):
+    have = {"whole": False, "damaged": weights(damaged).name}
+    step = Model(instance="ollama1", name=MODEL)
+    done = [run(command) for command in step.commands(have, step.want(HostFacts(), have))]
+    assert [one.returncode for one in done] == [0, 0], done
+    assert damaged.restarts == 1
+    assert load().returncode == 0
+    assert run(gate.command("ollama1", (MODEL,))).returncode == 0
+
+
+def test_a_pull_that_finds_a_blob_damaged_notes_the_servers_that_ran_then(damaged, tmp_path, monkeypatch):
+    assert pull(tries=2).returncode == 0
+    assert damaged.restarts == 0
+    assert load().returncode == 1, "the server still takes it for useless"
+    (mark,) = tmp_path.glob(f"{servers.MARKS}/*{servers.MENDED}")
+    assert mark.name == servers.mark(MODEL) + servers.MENDED
+    assert mark.read_text() == "2026-11-29T21:51:45.955095378Z\n"
+    (delete,) = Model(instance="ollama1", name=MODEL).commands({"whole": True}, None)
+    assert run(delete).returncode == 0
+    assert not mark.parent.exists(), "what nobody has is not stale"
+
+
+def test_a_pull_of_whole_blobs_notes_no_server(host, tmp_path):
+    assert pull().returncode == 0
+    assert not list(tmp_path.glob(f"{servers.MARKS}/*{servers.MENDED}"))
+
+
+# -- models that only embed
+
+
+def test_an_instance_whose_first_model_only_embeds_passes_its_test(host):
+    assert pull(EMBEDDING).returncode == 0
+    done = run(gate.command("ollama1", (EMBEDDING, MODEL)))
+    assert done.returncode == 0, done.stderr
+    assert gate.place(_answer(done)) == f"127.0.0.1:{host.port}"
+    (running,) = json.loads(ask(host, "GET", "/api/ps")[2])["models"]
+    assert running["name"] == f"{EMBEDDING}:latest"
+
+
+def test_an_instance_that_does_not_embed_fails_its_test(host):
+    assert pull(EMBEDDING).returncode == 0
+    weights(host).write_bytes(b"cut")
+    done = run(gate.command("ollama1", (EMBEDDING,)))
+    assert done.returncode == 1
+    assert f"ollama1 does not embed with {EMBEDDING} (status 500): " in done.stderr
+    assert "invalid file magic" in done.stderr
+
+
+def _answer(done):
+    return Answer(done.returncode, done.stdout.encode(), done.stderr.encode())
