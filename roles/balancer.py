@@ -32,6 +32,7 @@ from provision.steps.servers import canonical
 from provision.steps.systemd import Service
 
 ALLOWED = (
+    "/",
     "/api/chat",
     "/api/embed",
     "/api/embeddings",
@@ -41,7 +42,8 @@ ALLOWED = (
     "/api/tags",
     "/api/version",
 )
-"""What clients need of Ollama's API, beside /v1/; the rest pulls, deletes, or shows memory (FACTS 6.5)."""
+"""What clients need of Ollama's API, beside /v1/; the rest pulls, deletes, or shows memory (FACTS 6.5). The `ollama`
+program asks for / before anything else."""
 
 HASH_KEYS = {
     "session": "$http_x_session_id",

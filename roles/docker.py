@@ -1,6 +1,6 @@
 """Docker: from its own repository or the distribution's, configured so that containers keep their cards.
 
-Only gpu hosts get it. The guards of every host are here too, because this role comes first.
+Only gpu hosts get it. The guards and the folders of every host are here too, because this role comes first.
 """
 
 import json
@@ -32,6 +32,7 @@ from provision.steps.docker_daemon import DockerService
 from provision.steps.docker_leave import OwnedDockerConfig
 from provision.steps.facts import HostFacts
 from provision.steps.file import File, OwnedFiles
+from provision.steps.folders import Folders
 from provision.steps.require import SupportedHost, UsableCards
 from provision.steps.systemd import DropIn, OwnedDropIns
 
@@ -119,12 +120,14 @@ OWNED: tuple[Owned, ...] = (
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
-    """The guards of every host; Docker on gpu hosts."""
+    """The guards and folders of every host; Docker on gpu hosts."""
     yield SupportedHost(docker=host.gpu)
+    if host.gpu:
+        yield UsableCards(gpus={one.name: one.gpus for one in host.instances}, image=_image(host))
+    yield Folders()
     if not host.gpu:
         return
     settings = host.of(Settings)
-    yield UsableCards(gpus={one.name: one.gpus for one in host.instances}, image=_image(host))
     yield from _repository(settings)
     yield File(path=NOTES, content=render("docker/docker-notes.j2"), mode=0o755)
     yield DropIn(name="docker.service", content=render("docker/provision.conf.j2"))

@@ -18,6 +18,7 @@ from provision.steps.base import Owned, Step
 from provision.steps.build import CACHE, CURRENT, LOGS, UNIT, USER, Build, OwnedBuilds, Source
 from provision.steps.file import Directory, File, OwnedFiles
 from provision.steps.link import Link, OwnedLinks
+from provision.steps.program import OwnedPrograms, Program
 from provision.steps.systemd import OwnedUnits, Unit
 
 KNOWN = {
@@ -165,6 +166,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield Directory(path=CACHE, mode=0o700, owner=f"{USER}:root", after=(account.id,))
     yield Build(source=source, mode=settings.build, host=settings.build_host, jobs=settings.jobs)
     yield Link(path=CURRENT, target=source.prefix)
+    yield Program(name="nginx", target=f"{CURRENT}/sbin/nginx")
     yield File(path="/etc/logrotate.d/provision-nginx", content=render("nginx/logrotate.j2", days=settings.log_days))
     yield Unit(name=UNIT, content=render("nginx/provision-nginx.service.j2"))
 
@@ -173,6 +175,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
 OWNED: tuple[Owned, ...] = (
     OwnedUnits(prefix="provision-nginx"),
     OwnedFiles(globs=("/etc/logrotate.d/provision-nginx",)),
+    OwnedPrograms(names=("nginx",)),
     OwnedLinks(paths=(CURRENT,)),
     OwnedBuilds(),
     OwnedAccounts(),

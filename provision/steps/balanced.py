@@ -131,11 +131,12 @@ def edge(live: Any, url: str, status_port: int) -> Iterator[Check]:
         url: of the balancer, without a path.
         status_port: where the status is.
     """
-    pairs = [f"GET {url}/api/version", f"GET http://127.0.0.1:{status_port}/stub_status"]
+    pairs = [f"GET {url}/", f"GET {url}/api/version", f"GET http://127.0.0.1:{status_port}/stub_status"]
     pairs += [f"{method} {url}{path}" for method, _, path in (pair.partition(" ") for pair in REFUSED)]
     blanks = " ".join(["%s"] * len(pairs))
     said = live.run(f"sh -c %s sh {blanks}", EDGE, *pairs).stdout.split()
-    version, status, *refused = said if len(said) == len(pairs) else ["nothing"] * len(pairs)
+    root, version, status, *refused = said if len(said) == len(pairs) else ["nothing"] * len(pairs)
+    yield Check("GET / through the balancer", root, "200")
     yield Check("GET /api/version through the balancer", version, "200")
     yield Check("stub_status on the loopback address", status, "200")
     yield Check("refused", dict(zip(REFUSED, refused, strict=True)), dict.fromkeys(REFUSED, "403"))

@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 from provision.command import READ_TIMEOUT, Command, Obtain, Put, Run, run, sh
 from provision.inventory import Host
 from provision.steps.apt import INSTALLED, Packages
-from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, UnreadableError
-from provision.steps.build_scripts import INSTALL, MAKE, READ, REMOVE_ALL
+from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
+from provision.steps.build_scripts import CLOSE, INSTALL, MAKE, READ, REMOVE_ALL
 from provision.steps.facts import HostFacts
 
 ROOT = "/opt/provision/nginx"
@@ -141,12 +141,15 @@ class Build(Step):
             "recipe": self.source.recipe,
             "platform": platform(facts),
             "intact": True,
+            "open": [],
         }
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Obtains the archive, or makes it here, and installs it; other builds but the one in use go."""
         if want is None:
             return [run("rm", "-rf", "--", self.source.prefix, title=f"remove {self.source.prefix}")]
+        if _only_open(have, want):
+            return [sh(CLOSE, self.source.prefix, title=f"close {self.source.prefix} to others")]
         archive = self._archive(want["platform"])
         folder = run("install", "-d", "-m", "0700", "--", "/var/lib/provision", ARTIFACTS)
         made = (
@@ -179,7 +182,7 @@ class Build(Step):
 
     def impact(self, have: State, want: State) -> str:
         """Says that it compiles."""
-        if want is None:
+        if want is None or _only_open(have, want):
             return ""
         where = f" on {self.host}" if self.host else ""
         once = f", once for {want['platform']}{where}" if self.mode == "once" else ""
@@ -207,7 +210,13 @@ class Build(Step):
             "recipe": said.get("recipe", ""),
             "platform": said.get("platform", ""),
             "intact": bool(said["now"]) and said["now"] == said.get("sha256"),
+            "open": sorted(line[5:] for line in answer.text.splitlines() if line.startswith("open /")),
         }
+
+
+def _only_open(have: State, want: State) -> bool:
+    """Whether the build is right, and others than root may write to it."""
+    return have is not None and [key for key, _ in differing(have, want)] == ["open"]
 
 
 def platform(facts: HostFacts) -> str:

@@ -1,12 +1,19 @@
 """The scripts by which nginx is built on a host. Constants: their data comes as words."""
 
-# $1 prefix. A prefix without a stamp was never finished.
+# $1 prefix. A prefix without a stamp was never finished. Root runs the program in it, so only root may write to it.
 READ = """
 [ -e "$1" ] || [ -L "$1" ] || { echo absent; exit 0; }
 [ ! -f "$1/.provision" ] || cat -- "$1/.provision"
 now=''
 [ ! -x "$1/sbin/nginx" ] || now=$(sha256sum <"$1/sbin/nginx" | cut -c1-64)
 printf 'now %s\\n' "$now"
+find "$1/" ! -type l \\( -perm /022 -o ! -user root -o ! -group root \\) -printf 'open %p: %m %u:%g\\n' 2>/dev/null || :
+"""
+
+# $1 prefix
+CLOSE = """
+chown -R -h root:root -- "$1"
+chmod -R go-w -- "$1"
 """
 
 # $1 archive, $2 platform, $3 sha256, $4 url, $5 jobs, $6 recipe, $7 prefix; then configure's arguments.

@@ -14,6 +14,7 @@ from provision.command import Command, Put, run, sh
 from provision.steps import dockerd
 from provision.steps.base import Check, Fact, RefusalError, State, Step, differing, text_diff
 from provision.steps.docker_daemon import CDI_ENGINE, LOAD, restart_impact
+from provision.steps.docker_flags import flags
 from provision.steps.dockerd import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts
 from provision.steps.file import KEEP
@@ -259,7 +260,7 @@ def config_state(found: Dockerd) -> State:
         "version": str(found.info.get("version", "")),
         "running": found.running,
         "containers": found.info.get("running", 0) > 0,
-        "flags": dockerd.flags(found),
+        "flags": flags(found),
     }
 
 

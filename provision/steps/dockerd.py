@@ -21,6 +21,7 @@ from provision.steps.base import UnreadableError
 CONFIG = "/etc/docker/daemon.json"
 NOTES = "/run/provision/docker"
 STATE = "/var/lib/provision/docker"
+UNITS = "/etc/systemd/system"
 HOOK = "nvidia-container-runtime-hook"
 
 RELOADABLE = frozenset(
@@ -49,15 +50,19 @@ _INFO = (
 
 # A stopped daemon is not asked: docker.socket would start it, and a read must change nothing.
 SCRIPT = f"""
-keys=LoadState,ActiveState,SubState,UnitFileState,InvocationID,MainPID,FragmentPath,DropInPaths
+keys=LoadState,ActiveState,SubState,UnitFileState,InvocationID,MainPID
+keys=$keys,FragmentPath,DropInPaths,EnvironmentFiles,ExecStart,NeedDaemonReload
 unit=$(systemctl show --no-pager --property="$keys" docker.service) || exit
 printf '%s\\n' "$unit"
-pid=0 active='' files=''
+pid=0 active='' files='' unread=''
 while IFS='=' read -r key value; do
   case $key in
     MainPID) pid=$value ;;
     ActiveState) active=$value ;;
     FragmentPath | DropInPaths) files="$files $value" ;;
+    EnvironmentFiles) files="$files ${{value%% (*}}" ;;
+    NeedDaemonReload) [ "$value" != yes ] || unread='{UNITS}/docker.service {UNITS}/docker.service.d/*.conf' ;;
+    LoadState) [ "$value" != not-found ] || files=/etc/default/docker ;;
   esac
 done <<unit
 $unit
@@ -79,9 +84,11 @@ if [ "$pid" -gt 0 ] 2>/dev/null && [ -r "/proc/$pid/stat" ]; then
   echo "started=$(awk -v t="$ticks" -v hz="$(getconf CLK_TCK)" '/^btime/{{printf "%d", $2 + t / hz}}' /proc/stat)"
   encoded words "/proc/$pid/cmdline"
 fi
+for path in $unread; do
+  case " $files " in *" $path "*) ;; *) files="$files $path" ;; esac
+done
 texts() {{ for path in $files; do echo "# $path"; cat -- "$path"; done; }}
 printf 'unit=%s\\n' "$(texts 2>/dev/null | base64 -w0)"
-encoded defaults /etc/default/docker
 if [ "$active" = active ]; then
   info=$(timeout 15 docker info --format '{_INFO}' 2>&1) && echo "info=$info" ||
     printf 'silent=%s\\n' "${{info:-nothing came within 15 s}}" | head -1
@@ -109,7 +116,7 @@ class Dockerd:
         config_is_older: whether daemon.json has not changed since the daemon started.
         hook: whether the running daemon found the NVIDIA hook when it started; None where there is no hook at all.
         words: the daemon's program and flags.
-        texts: file -> text, of everything that may give the daemon flags.
+        texts: file -> text, of everything that may give the daemon flags; the first line is the path.
         info: what the daemon says of itself; empty where it does not run.
         silent: what came instead, where it runs and does not answer.
     """
@@ -179,13 +186,13 @@ def _dockerd(said: Mapping[str, str]) -> Dockerd:
         config_is_older=int(said.get("config_changed", "0")) < started,
         hook=_hook(said, data, noted, started),
         words=tuple(data.get("words", b"").decode(errors="replace").split("\0")),
-        texts={"/etc/default/docker": _text(data, "defaults"), **_files(_text(data, "unit"))},
+        texts=_files(_text(data, "unit")),
         info=json.loads(said["info"]) if "info" in said else {},
         silent=said.get("silent", ""),
     )
 
 
-ENCODED = ("config", "ours", "started_with", "loaded", "invocation", "hook_at_start", "words", "unit", "defaults")
+ENCODED = ("config", "ours", "started_with", "loaded", "invocation", "hook_at_start", "words", "unit")
 
 
 def _hook(said: Mapping[str, str], data: Mapping[str, bytes], noted: bool, started: int) -> bool | None:
@@ -248,31 +255,3 @@ def _differing(one: bytes | None, other: bytes | None) -> set[str]:
     except ValueError:
         return {"daemon.json"}
     return {key for key in {*left, *right} if left.get(key) != right.get(key)}
-
-
-def flags(dockerd: Dockerd) -> dict[str, str]:
-    """Key of daemon.json -> where the same thing is set by a flag of the daemon. Docker refuses to start with both."""
-    words = dockerd.words if dockerd.running else tuple(" ".join(dockerd.texts.values()).split())
-    found: dict[str, str] = {}
-    for word in words:
-        flag = word.partition("=")[0].strip("\"'")
-        if flag.startswith("--") or flag in SHORT:
-            found.update(dict.fromkeys(_keys(SHORT.get(flag, flag[2:])), f"{flag} in {_where(dockerd, flag)}"))
-    return found
-
-
-SHORT = {"-H": "host", "-g": "data-root", "-D": "debug", "-s": "storage-driver", "-l": "log-level", "-b": "bridge"}
-
-
-def _keys(flag: str) -> tuple[str, ...]:
-    """The names that a flag may have in daemon.json: what may be given several times is plural there."""
-    special = {"add-runtime": "runtimes", "graph": "data-root"}
-    return (special.get(flag, flag), f"{flag}s", f"{flag.removesuffix('y')}ies")
-
-
-def _where(dockerd: Dockerd, flag: str) -> str:
-    for path, text in dockerd.texts.items():
-        for number, line in enumerate(text.splitlines(), 0 if path.endswith((".service", ".conf")) else 1):
-            if flag in line and not line.lstrip().startswith("#"):
-                return f"{path}:{number}"
-    return "the daemon's command line"

@@ -70,7 +70,7 @@ class Generation(Step):
         return Fact(Run(words, stdin, READ_TIMEOUT, title="read nginx's configuration"), parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """These files; and, where nginx runs, that it is this binary and has loaded them."""
+        """These files; and a running nginx is this binary, has loaded these files, and no file changed after that."""
         if have is not None and have["kind"] != "link":
             raise RefusalError(f"{CONFIG} is no link but a {have['kind']}: it is not ours to replace")
         return self.wanted(self.rendered(facts, have), have)
@@ -82,11 +82,11 @@ class Generation(Step):
     def wanted(self, files: Mapping[str, bytes], have: State) -> State:
         """The state with these files: the present id where they are the present ones, else its successor."""
         now = have["id"] if have is not None else ""
-        if have is None or not _ID.fullmatch(now) or have["files"] != _contents(files, now):
+        if have is None or not _ID.fullmatch(now) or have["files"] != _contents(files, now) or have.get("touched"):
             now = _successor(files, now)
         want = {"kind": "link", "id": now, "files": _contents(files, now), "odd": {}}
         if have is not None and have["exe"]:
-            want |= {"exe": self.binary, "loaded": now}
+            want |= {"exe": self.binary, "loaded": now, "touched": []}
         return want
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
@@ -143,7 +143,8 @@ class Generation(Step):
         """A unified diff of every file; or what nginx has not loaded yet."""
         lines = [line for name in _names(have, want) for line in _file_diff(name, have, want)]
         odd = [f"{CONFIG}/{name}: {mode}" for name, mode in ((have or {}).get("odd") or {}).items()]
-        return [*lines, *odd, *_pending(have, want)]
+        touched = (have or {}).get("touched", []) if want and not lines else []
+        return [*lines, *touched, *odd, *_pending(have, want)]
 
     def check(self, live: Any) -> Iterator[Check]:
         """nginx has loaded the generation that the link leads to."""
@@ -161,6 +162,7 @@ def parse(answer: Answer) -> State:
     head, mark, files = answer.stdout.partition(b"# files\n")
     if answer.exit or not mark:
         raise UnreadableError(answer.complaint if answer.exit else "the answer ends early")
+    head, _, stamps = head.partition(b"# noted\n")
     said = dict(line.partition(" ")[::2] for line in head.decode(errors="replace").splitlines())
     if said["kind"] == "absent":
         return None
@@ -173,7 +175,18 @@ def parse(answer: Answer) -> State:
         "odd": {name: _mode(entry) for name, entry in found.items() if _mode(entry) != "file 0644 root:root"},
         "exe": said.get("exe", ""),
         "loaded": said.get("loaded", ""),
+        "touched": _touched(stamps) if said.get("exe") else [],
     }
+
+
+def _touched(stamps: bytes) -> list[str]:
+    """The files that changed after nginx read them, as sentences."""
+    noted, _, now = stamps.decode(errors="replace").partition("# now\n")
+    if not noted:
+        return ["nginx started or reloaded before its unit noted which files it reads"]
+    changed = set(noted.splitlines()) ^ set(now.splitlines())
+    paths = {line.partition("/")[2] for line in changed}
+    return [f"/{path} has changed since nginx read it" for path in sorted(paths)]
 
 
 def status_port(have: State) -> int:
@@ -232,7 +245,12 @@ def _pending(have: State, want: State) -> list[str]:
         return []
     binary = [f"running: {have['exe']} -> {want['exe']}"] if have["exe"] != want.get("exe", have["exe"]) else []
     stale = have["id"] == want["id"] != have["loaded"]
-    return [*binary, *([f"nginx has loaded {have['loaded'] or 'nothing'}, not {want['id']}"] if stale else [])]
+    touched = have["touched"] if have["files"] == want["files"] else []
+    return [
+        *binary,
+        *touched,
+        *([f"nginx has loaded {have['loaded'] or 'nothing'}, not {want['id']}"] if stale else []),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,12 @@
-"""The scripts that read, install and load a generation of nginx's configuration. Constants: data comes as words."""
+"""The scripts that read, install and load a generation of nginx's configuration. Constants: data comes as words.
+
+Before nginx reads its files, at every start and reload, the unit or LOAD notes in /run/provision-nginx/loaded when each
+file was changed last. nginx may run with another version of a file that changed after the note, even if the content of
+the file is right again: somebody may have edited it, reloaded nginx and put it back. No clocks are compared.
+"""
+
+STAMP = r"at %C@ %p\n"
+"""The note of one file, as `find -printf` takes it. It has the inode's time, which whoever edits a file cannot set."""
 
 # $1 link, $2 pid file, $3 status port where the files name none, $4 where our builds are, $5 unit. The pid file is
 # asked and not systemd, because while an old nginx lets its streams finish, systemd still names the old one; without
@@ -27,14 +35,17 @@ case $port in ''|*[!0-9]*) port=$3 ;; esac
 if [ -n "$exe" ]; then
   command -v curl >/dev/null || { echo 'curl is not there to ask with' >&2; exit 77; }
   loaded=$(curl --noproxy '*' -s --max-time 3 "http://127.0.0.1:$port/generation" | head -c 64 | tr -cd 0-9a-f) || :
-  printf 'exe %s\nloaded %s\n' "$exe" "${lost:-$loaded}"
+  printf 'exe %s\nloaded %s\n# noted\n' "$exe" "${lost:-$loaded}"
+  cat -- "${2%/*}/loaded" 2>/dev/null || :
+  echo '# now'
+  find "$1/" -printf STAMP 2>/dev/null || :
 fi
 echo '# files'
 [ -d "$at/" ] || exit 0
 exec find "$at/" -mindepth 1 -printf '%p\0%y\0%m\0%u:%g\0%l\0' \( \
   -type f -size -4097k -printf 'content %s\n' -exec cat -- {} \; -o \
   -type f -exec sha256sum -- {} \; -o -true \) -printf '\n'
-"""
+""".replace("STAMP", f"'{STAMP}'")
 
 PREPARE = """
 umask 022
@@ -112,6 +123,7 @@ back() {
   fi
   exit 1
 }
+stamps=$(find "$link/" -printf STAMP)
 if [ "$how" = restart ]; then
   systemctl restart -- "$unit" || {
     relink
@@ -129,8 +141,9 @@ else
   kill -HUP "$(cat -- "$pidfile")"
 fi
 wait_for loaded "$id" || back "nginx did not load the new configuration"
+printf '%s\\n' "$stamps" >"${pidfile%/*}/loaded"
 wait_for accepting '' || :  # or what is asked next may still be answered by the old configuration
-"""
+""".replace("STAMP", f"'{STAMP}'")
 
 # $1 link, $2 generations
 REMOVE = """

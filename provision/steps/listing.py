@@ -23,7 +23,19 @@ ROOTS = (
 )
 """What the shared listing covers. Files elsewhere are read by a command of their own."""
 
-FLAT = ("/opt/provision/nginx/current", "/var/cache/provision-nginx", "/var/log/provision-nginx")
+FLAT = (
+    "/opt/provision",
+    "/opt/provision/nginx",
+    "/opt/provision/nginx/current",
+    "/run/provision",
+    "/usr/bin/nginx",
+    "/usr/local/bin/nginx",
+    "/usr/local/sbin/nginx",
+    "/usr/sbin/nginx",
+    "/var/cache/provision-nginx",
+    "/var/lib/provision",
+    "/var/log/provision-nginx",
+)
 """What it covers without what is below."""
 
 # Content only of what everybody on the host may read anyway, up to 64 KiB; of the rest its hash. GNU find flushes

@@ -1,12 +1,13 @@
 """Units of ours, our drop-ins for the units of others, services, and the finder of our units."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from provision.command import Command, Put, run, sh
 from provision.steps import units
-from provision.steps.base import Answer, Check, Fact, Owned, State, Step, differing
+from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, differing
 from provision.steps.facts import HostFacts
 from provision.steps.file import change_file, diff_file
 from provision.steps.listing import Content
@@ -72,14 +73,19 @@ class Unit(Step):
         return Fact(units.command(self.manages), lambda answer: _file(units.parse(answer), self.path, self.manages))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The file, loaded."""
+        """The file, loaded. Refuses a unit whose command a drop-in of the operator replaces."""
+        if have is not None and have.get("replaced_by"):
+            raise RefusalError(
+                f"{have['replaced_by']} replaces the command of {self.name}, which is provision's: remove that file, "
+                f"then run systemctl daemon-reload"
+            )
         return {"sha256": Content(self.content), "mode": "0644", "owner": "root:root", "loaded": True}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Writes or removes the file and has systemd read it; what is removed is stopped first."""
         if want is None:
             return [*self._stop(), *change_file(self.path, _as_file(have), None), RELOAD]
-        stale = [key for key, _ in differing(have, want) if key != "loaded"]
+        stale = [key for key, _ in differing(have, want) if key in _FILE]
         written = change_file(self.path, _as_file(have), _as_file(want)) if stale else []
         return [*(command for one in written for command in self._checked(one)), RELOAD]
 
@@ -100,7 +106,7 @@ class Unit(Step):
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
         """The file, loaded."""
-        return {**past, "loaded": True}
+        return {key: True if key == "loaded" else value for key, value in past.items() if key != "replaced_by"}
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """A unified diff of the file."""
@@ -164,11 +170,27 @@ def _file(seen: units.Seen, path: str, name: str) -> State:
         "mode": found.mode,
         "owner": found.owner,
         "loaded": whole and unit["NeedDaemonReload"] == "no",
+        "replaced_by": _replaced_by(found.sha256, unit) if path.endswith(name) else "",
     }
 
 
+def _replaced_by(content: str, unit: Mapping[str, str]) -> str:
+    """The drop-ins of a unit, if systemd starts another command than the unit's own file says."""
+    if not isinstance(content, Content) or not unit.get("DropInPaths") or not unit.get("ExecStart"):
+        return ""
+    command = unit["ExecStart"].partition("argv[]=")[2].partition(" ; ")[0]
+    own = [
+        line.partition("=")[2] for line in content.data.decode(errors="replace").splitlines() if _COMMAND.match(line)
+    ]
+    return "" if command in own else unit["DropInPaths"]
+
+
+_COMMAND = re.compile("ExecStart=.")
+_FILE = ("sha256", "mode", "owner")
+
+
 def _as_file(state: State) -> State:
-    return None if state is None else {"kind": "file", **{k: v for k, v in state.items() if k != "loaded"}}
+    return None if state is None else {"kind": "file", **{key: state[key] for key in _FILE}}
 
 
 @dataclass(frozen=True, kw_only=True)

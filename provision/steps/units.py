@@ -16,7 +16,8 @@ SHOWN = ("docker.service", "containerd.service")
 ABSENT = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "UnitFileState": ""}
 
 PROPERTIES = (
-    "Id,Names,LoadState,LoadError,ActiveState,SubState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths,Result"
+    "Id,Names,LoadState,LoadError,ActiveState,SubState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths,Result,"
+    "ExecStart"
 )
 
 SCRIPT = f"""

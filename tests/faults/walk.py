@@ -121,6 +121,7 @@ STORIES = {
             "directory:/var/cache/provision-nginx",
             "build:nginx",
             "link:/opt/provision/nginx/current",
+            "program:nginx",
             "file:/etc/logrotate.d/provision-nginx",
             "unit:provision-nginx.service",
             "config:balancer",

@@ -115,10 +115,8 @@ def test_without_a_balancer_group_every_gpu_host_balances_over_its_own(fleet):
     fleet.data["all"]["children"]["retired"] = retired
     fleet.deploy()
     assert "inactive" in fleet.on("lb-01", "sh", "-c", "systemctl is-active provision-nginx || :")
-    left = fleet.on(
-        "lb-01", "sh", "-c", "ls -d /etc/provision/* /opt/provision/* /etc/systemd/system/provision-* 2>/dev/null || :"
-    )
-    assert left.strip() == ""
+    ours = "/etc/provision/* /opt/provision/* /etc/systemd/system/provision-* /usr/local/sbin/nginx"
+    assert fleet.on("lb-01", "sh", "-c", f"ls -d {ours} 2>/dev/null || :").strip() == ""
     for host in ("gpu-01", "gpu-02"):
         text = fleet.on(host, "cat", "/etc/provision/nginx/upstream.conf")
         assert [f"127.0.0.1:{port}" in text for port in (3001, 3002)] == [True, True]

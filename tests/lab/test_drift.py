@@ -36,6 +36,19 @@ REMOVE_UNIT = 'rm -f -- "/etc/systemd/system/$1"; systemctl daemon-reload'
 STOP_DOCKER = "systemctl stop docker.socket docker.service"
 ASK = 'at=$(docker port ollama1 11434); ask() { curl -sf -X "$1" -d "$3" "http://$at/api/$2"; }; '
 RELOAD_NGINX = "systemctl reload provision-nginx; sleep 1"
+PID = "/run/provision-nginx/nginx.pid"
+LOAD_ANOTHER = f"""
+cp {NGINX}/site.conf /root/site.conf
+sed -i 's/client_max_body_size .*/client_max_body_size 1;/' {NGINX}/site.conf
+%s
+cat /root/site.conf >{NGINX}/site.conf
+"""
+READ_ANOTHER = """
+cp /etc/systemd/system/$1 /root/unit
+sed -i s/RestartSec=2/RestartSec=3/ /etc/systemd/system/$1
+systemctl daemon-reload
+cat /root/unit >/etc/systemd/system/$1
+"""
 OTHER_CARD = f"""
 at=$(docker port ollama1 11434)
 docker rm -f ollama1
@@ -138,6 +151,9 @@ GPU = (
     Breakage("file:/etc/provision/ollama/firewall.rules", "edited", "sed -i /REJECT/d $1"),
     Breakage("file:/opt/provision/lib/ollama-instances", "edited", EDIT),
     Breakage("file:/etc/provision/ollama/instances", "removed", REMOVE),
+    Breakage(
+        "folders:provision", "open", "chmod 0777 /etc/provision /var/lib/provision; chown nobody /etc/provision/ollama"
+    ),
     Breakage("unit:provision-instances.service", "removed", REMOVE_UNIT),
     Breakage("service:provision-instances", "stopped", "systemctl stop provision-instances"),
     Breakage("service:provision-instances", "disabled", "systemctl disable provision-instances"),
@@ -191,21 +207,30 @@ BALANCER = (
     Breakage("unit:provision-nginx.service", "edited", EDIT_UNIT),
     Breakage("unit:provision-nginx.service", "removed", REMOVE_UNIT),
     balancer("upstream edited", f"sed -i s/max_conns=/max_conns=1/ {UPSTREAM}"),
-    balancer("without its pid file", "rm /run/provision-nginx/nginx.pid"),
+    balancer("without its pid file", f"rm {PID}"),
     balancer("link removed", f"rm {NGINX}"),
     balancer("generation removed", f"rm -r $(readlink {NGINX})"),
     Breakage("service:provision-nginx", "stopped", "systemctl stop provision-nginx"),
     Breakage("service:provision-nginx", "disabled", "systemctl disable provision-nginx"),
-    Breakage("service:provision-nginx", "killed", "kill $(cat /run/provision-nginx/nginx.pid); sleep 1"),
+    Breakage("service:provision-nginx", "killed", f"kill $(cat {PID}); sleep 1"),
     balancer("upstream edited and loaded", f"sed -i s/max_conns=/max_conns=1/ {UPSTREAM}; {RELOAD_NGINX}"),
     balancer("unreadable", f"chmod 0 {NGINX}/site.conf"),
     balancer("with a file more", f"echo 'server_tokens on;' >{NGINX}/more.conf"),
+    Breakage("unit:provision-nginx.service", "edited, read and put back", READ_ANOTHER),
+    balancer("edited, loaded and put back", LOAD_ANOTHER % RELOAD_NGINX),
+    balancer("edited, loaded past the unit and put back", LOAD_ANOTHER % f"kill -HUP $(cat {PID}); sleep 1"),
+    balancer("open to all", f"chmod 0666 {NGINX}/nginx.conf"),
+    balancer("without a port", f"sed -i '/include site.conf/d' {NGINX}/nginx.conf"),
+    Breakage("build:nginx", "open to all", "chmod 0777 /opt/provision/nginx/current/sbin/nginx"),
+    Breakage("build:nginx", "somebody else's", "chown -R nobody /opt/provision/nginx/current/"),
     Breakage(
         *("user:provision-nginx", "removed", 'systemctl stop provision-nginx; userdel "$1"'),
         also=("service:provision-nginx",),
     ),
     Breakage("packages:nginx", "without logrotate", "dpkg --remove --force-depends logrotate"),
     Breakage("packages:nginx", "without curl", "dpkg --remove --force-depends curl"),
+    Breakage("folders:provision", "open to all", "chmod 0777 /etc/provision /opt/provision /var/lib/provision"),
+    Breakage("program:nginx", "removed", "rm /usr/local/sbin/nginx"),
     Breakage(
         *("build:nginx", "edited", "cd /opt/provision/nginx/current/sbin; cp nginx new; echo >>new; mv new nginx"),
         also=("config:balancer",),
@@ -227,7 +252,9 @@ PROCESSES = "processes of nginx"
 ABOUT = {
     "file": ("{}",),
     "link": ("{}",),
+    "program": ("/usr/local/sbin/{}", "/usr/sbin/{}"),
     "directory": ("{}",),
+    "folders": ("/etc/provision*", "/opt/provision", "/var/lib/provision"),
     "apt_key": ("{}",),
     "apt_source": ("{}",),
     "unit": ("/etc/systemd/system/{}",),
@@ -286,7 +313,15 @@ class Story:
 
 
 Pack = tuple[Breakage, ...]
-QUIET = ("apt_key", "apt_source", "file", "directory", "link")  # no other step has to follow these
+QUIET = (
+    "apt_key",
+    "apt_source",
+    "file",
+    "directory",
+    "folders",
+    "link",
+    "program",
+)  # no other step has to follow these
 FIREWALL = ("firewall:DOCKER-USER", "unit:provision-firewall.service", "service:provision-firewall")
 NGINX_TOOLS = ("packages:nginx", "user:provision-nginx may log in")
 MOST = 3  # of one host at once

@@ -9,6 +9,8 @@ import urllib.request
 
 import pytest
 
+from provision.lab.shell import LabError
+
 pytestmark = pytest.mark.lab
 MODEL = "deepseek-r1:1.5b"
 
@@ -82,9 +84,32 @@ def test_what_changes_models_is_refused(fleet, path):
 
 
 def test_pprof_and_unknown_paths_are_refused(fleet):
-    for path in ("/debug/pprof/", "/api/../debug/pprof/", "/", "/api/generate/../pull"):
+    for path in ("/debug/pprof/", "/api/../debug/pprof/", "/x", "/api/generate/../pull"):
         with request(fleet, path) as answer:
             assert answer.status in (400, 403)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_who_looks_whether_it_runs_is_answered_as_ollama_answers(fleet, method):
+    with request(fleet, "/", method=method) as answer:
+        assert answer.status == 200
+        assert answer.read() == (b"Ollama is running" if method == "GET" else b"")
+
+
+def test_the_ollama_program_works_and_may_not_change_models(fleet):
+    """From where it is: in a container of a gpu host, with the balancer as its server."""
+    url = f"http://{fleet.address('lb-01')}:3008"
+    ollama = ("docker", "exec", "-e", f"OLLAMA_HOST={url}", "ollama1", "ollama")
+    try:
+        assert MODEL in fleet.on("gpu-01", *ollama, "list")
+        assert MODEL in fleet.on("gpu-01", *ollama, "ps")
+        assert fleet.on("gpu-01", *ollama, "show", MODEL)
+        assert fleet.on("gpu-01", *ollama, "run", MODEL, "hello").strip()
+        fleet.on("gpu-01", *ollama, "stop", MODEL)
+    finally:
+        fleet.deploy()  # loads the model again that was stopped on one of the instances
+    with pytest.raises(LabError, match="this path is not open here"):
+        fleet.on("gpu-01", *ollama, "pull", "qwen3:8b")
 
 
 def test_openai_clients_work(fleet):

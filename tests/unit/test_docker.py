@@ -71,7 +71,7 @@ def content(step: Any) -> str:
 
 def test_a_balancer_gets_neither_docker_nor_the_toolkit() -> None:
     balancer = host(("balancer",))
-    assert list(steps(balancer)) == ["require:host"]
+    assert list(steps(balancer)) == ["require:host", "folders:provision"]
     assert list(steps(balancer, nvidia_toolkit)) == []
 
 

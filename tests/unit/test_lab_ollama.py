@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision.lab.simulated import ollama_api, ollama_lab, ollama_runner
+from provision.lab.simulated import ollama_api, ollama_cli, ollama_lab, ollama_runner
 
 CARD = {
     "uuid": "GPU-1",
@@ -449,6 +449,32 @@ def test_a_client_that_leaves_a_load_aborts_it(pulled):
 )
 def test_keep_alive(text, expected):
     assert ollama_runner.seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["list"], MODEL),
+        (["ps"], "PROCESSOR"),
+        (["show", MODEL], "model_info"),
+        (["run", MODEL, "hello"], "\n"),
+        (["stop", MODEL], ""),
+    ],
+)
+def test_the_program_asks_first_whether_the_server_runs(pulled, monkeypatch, capfd, words, said):
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{pulled.port}")
+    capfd.readouterr()
+    assert ollama_cli.main(words) == 0
+    out, log = capfd.readouterr()
+    assert said in out
+    assert next(line for line in log.splitlines() if "[GIN]" in line).endswith('HEAD "/"')
+
+
+def test_the_program_gives_up_where_a_server_refuses_to_say_whether_it_runs(server, monkeypatch, capfd):
+    (server.faults / "ollama1.answer-503").touch()
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.port}")
+    assert ollama_cli.main(["list"]) == 1
+    assert "something went wrong, please see the ollama server logs for details" in capfd.readouterr().err
 
 
 def test_keep_alive_refuses_nonsense():

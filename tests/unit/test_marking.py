@@ -116,11 +116,11 @@ def test_nothing_but_marks_is_changed_and_the_running_nginx_checks() -> None:
 
 
 def test_a_mark_that_is_there_changes_nothing() -> None:
-    have = {**state(config(fleet())), "exe": "/opt/nginx"}
+    have = {**state(config(fleet())), "exe": "/opt/nginx", "touched": []}
     have["loaded"] = have["id"]
     marking = Marking(name="balancer", files={}, binary=have["exe"], status_port=8080, up={ONE: Place("", ONE)})
     assert marking.want(HostFacts(), have) == {
-        key: have[key] for key in ("kind", "id", "files", "odd", "exe", "loaded")
+        key: have[key] for key in ("kind", "id", "files", "odd", "exe", "loaded", "touched")
     }
 
 

@@ -14,12 +14,13 @@ from provision import sequence
 from provision.command import Obtain, Run
 from provision.errors import InventoryError
 from provision.inventory import Inventory
+from provision.render import render
 from provision.roles import nginx
 from provision.steps.build import LAYOUT, Build
 from provision.steps.build_scripts import INSTALL, READ
 from provision.steps.facts import HostFacts
 from provision.steps.generation_scripts import INSTALL as ACTIVATE
-from provision.steps.generation_scripts import PREPARE
+from provision.steps.generation_scripts import PREPARE, STAMP
 from provision.steps.link import SWAP
 from tests.unit.balancer_fleet import fleet, host
 
@@ -199,3 +200,12 @@ def _program(path: Path, body: str) -> Path:
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
     return path
+
+
+def test_the_unit_notes_files_as_the_step_does() -> None:
+    """Both write the note of which files nginx reads, and the step compares whole lines."""
+    unit = render("nginx/provision-nginx.service.j2").decode()
+    noted = [line for line in unit.splitlines() if "/run/provision-nginx/loaded" in line]
+    stamp = STAMP.replace("%", "%%").replace("\\", "\\\\")
+    find = f'/usr/bin/find /etc/provision/nginx/ -fprintf /run/provision-nginx/loaded "{stamp}"'
+    assert noted == [f"ExecStartPre=-{find}", f"ExecReload=-{find}"]

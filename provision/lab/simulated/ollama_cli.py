@@ -1,4 +1,7 @@
-"""The commands of the simulated ollama: serve, list, ps, pull, show, stop, --version."""
+"""The commands of the simulated ollama: serve, list, ps, pull, run, show, stop, --version.
+
+As the real program does, every command that talks to a server sends `HEAD /` first, but for --version.
+"""
 
 import json
 import os
@@ -20,13 +23,16 @@ def main(words: list[str]) -> int:
             print(f'Error: unknown command "{rest[0]}" for "ollama serve"', file=sys.stderr)
             return 1
         return serve()
-    commands = {"list": show_list, "ls": show_list, "ps": show_running, "pull": pull, "show": show, "stop": stop}
+    commands = {"list": show_list, "ps": show_running, "pull": pull, "run": run, "show": show, "stop": stop}
     if command in {"--version", "-v"}:
         return version()
+    command = "list" if command == "ls" else command
     if command not in commands:
-        print("Usage: ollama [serve|list|ps|pull|show|stop|--version]   (SIMULATED by the provision lab)")
+        print("Usage: ollama [serve|list|ps|pull|run|show|stop|--version]   (SIMULATED by the provision lab)")
         return 0 if command in {"--help", "-h"} else 1
     try:
+        if not heartbeat():
+            return 1
         return commands[command](rest)
     except urllib.error.HTTPError as error:
         print(f"Error: {json.loads(error.read() or b'{}').get('error', error)}", file=sys.stderr)
@@ -35,12 +41,26 @@ def main(words: list[str]) -> int:
     return 1
 
 
+def server() -> str:
+    """The URL of the server."""
+    host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    return host if "://" in host else f"http://{host}"
+
+
+def heartbeat() -> bool:
+    """Ask the server whether it runs; say so where it refuses."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{server()}/", method="HEAD"), timeout=600):  # noqa: S310
+            return True
+    except urllib.error.HTTPError:
+        print("Error: something went wrong, please see the ollama server logs for details", file=sys.stderr)
+        return False
+
+
 def ask(path: str, body: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """The frames of the server's answer."""
-    host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
     data = None if body is None else json.dumps(body).encode()
-    url = host if "://" in host else f"http://{host}"
-    with urllib.request.urlopen(urllib.request.Request(url + path, data=data), timeout=600) as answer:  # noqa: S310
+    with urllib.request.urlopen(urllib.request.Request(server() + path, data=data), timeout=600) as answer:  # noqa: S310
         for line in answer:
             if line.strip():
                 yield json.loads(line)
@@ -83,6 +103,24 @@ def pull(words: list[str]) -> int:
             print(f"Error: {frame['error']}", file=sys.stderr)
             return 1
         print(frame["status"])
+    return 0
+
+
+def run(words: list[str]) -> int:
+    """Answer one prompt; a model that the server does not have is pulled first."""
+    try:
+        next(ask("/api/show", {"model": words[0]}))
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        if pull(words):
+            return 1
+    for frame in ask("/api/generate", {"model": words[0], "prompt": " ".join(words[1:])}):
+        if "error" in frame:
+            print(f"Error: {frame['error']}", file=sys.stderr)
+            return 1
+        print(frame.get("response", ""), end="", flush=True)
+    print()
     return 0
 
 
