@@ -1,14 +1,13 @@
 """Across hosts: all of them at once, balancers' configuration last, one bad host stops nobody else."""
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from provision import ending, sequence, standing
+from provision import ending, evidence, sequence, standing
 from provision.apply import HostRun
 from provision.context import Context, Stopped
 from provision.errors import BugError, HostError, LockedError, RefusedError
@@ -181,7 +180,7 @@ class Rollout:
         )
         partly = frozenset(member.outcome.host for member in unclear)
         drained = {label: one for member in self.members for label, one in marks.drained(member.run.upstream()).items()}
-        unfit = frozenset(self.rolling.unfit | self._gone())
+        unfit = frozenset(self.rolling.unfit | self.rolling.lost | self._gone())
         return Fleet(addresses, frozenset(self.context.failed) - partly, partly, unfit, drained)
 
     def _keeps_marks(self, run: HostRun) -> bool:
@@ -241,6 +240,13 @@ class Rollout:
         if self.context.roles & late:
             fleet = self.fleet()
             self._all(lambda member: work(member, self.context.roles & late, fleet))
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """Have hosts fail that are as they should be but for instances that cannot be worked on."""
+        for member in self.members:
+            if member.outcome.error is None and member.run.turn.refused:
+                self._fail(member, evidence.refused(member.run.turn.refused))
 
     def _plan(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
@@ -388,4 +394,6 @@ def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str
 def _merged(*plans: HostPlan) -> HostPlan:
     changes = tuple(change for plan in plans for change in plan.changes)
     found = {step: state for plan in plans for step, state in plan.found.items()}
-    return dataclasses.replace(HostPlan(), changes=changes, steps=sum(plan.steps for plan in plans), found=found)
+    refused = {name: why for plan in plans for name, why in plan.refused.items()}
+    steps, left_out = sum(plan.steps for plan in plans), sum(plan.left_out for plan in plans)
+    return HostPlan(changes, steps, found, refused, left_out)

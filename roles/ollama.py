@@ -33,7 +33,7 @@ from provision.inventory import (
 )
 from provision.inventory import Settings as Base
 from provision.render import render
-from provision.steps import boot, endpoint, storage, variables
+from provision.steps import boot, endpoint, smi, storage, variables
 from provision.steps.base import Owned, Step
 from provision.steps.container import Container, OwnedContainers, fingerprint
 from provision.steps.docker_words import bind, env_file, volume
@@ -267,7 +267,9 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield Image(reference=settings.image)
     if not endpoint.is_local(host, inventory):
         yield from _firewall(host, inventory, ports)
-    yield from _boot(address, endpoint.peers(host, inventory), made, _kept_loaded(settings, made))
+    peers = endpoint.peers(host, inventory)
+    yield from _boot(address, peers, made, _kept_loaded(settings, made))
+    yield File(path=smi.RECORD, content=lambda facts: smi.record_text(facts.record), peers=peers)
     yield from _containers(host, inventory, made)
 
 
