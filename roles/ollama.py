@@ -127,7 +127,8 @@ class InstanceSettings(Tuning):
     """One container of a host. What is not said here is as for all instances."""
 
     gpus: Cards
-    """Indices of its cards, as nvidia-smi shows them."""
+    """Indices of its cards, as nvidia-smi shows them at the first deploy. Each host remembers the UUID of every index,
+    so an index keeps its card when the cards are numbered otherwise at a boot, or when a card goes missing."""
     name: Name | None = None
     """Name of the container; by default ollama1, ollama2 and so on."""
     port: Port | None = None

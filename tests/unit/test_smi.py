@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from provision import sequence
+from provision.errors import InventoryError
 from provision.steps import facts, smi
 from provision.steps.facts import HostFacts
 from provision.steps.smi import Card
@@ -152,3 +154,26 @@ def test_an_index_keeps_its_card(remembered: dict[int, str], listed: list[str], 
 def test_the_card_of_an_index(index: int, uuid: str | None) -> None:
     card = HostFacts(cards=tuple(cards("GPU-a", "GPU-c")), remembered=THREE).card(index)
     assert (card and card.uuid) == uuid
+
+
+LIMITED = """all:
+  vars: {nvidia_toolkit: {smi_timeout: LIMIT}}
+  children: {gpu: {hosts: {gpu-01: {ollama: {instances: [{gpus: [0]}]}}}}}
+"""
+
+
+def test_the_time_limit_is_a_setting(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(LIMITED.replace("LIMIT", "2m"))
+    inventory = sequence.load(str(path))
+    command = sequence.facts_command(inventory.hosts[0], inventory)
+    assert command.words[3] == "120"
+    assert command.timeout > 120
+
+
+@pytest.mark.parametrize("limit", ["0s", "11m", "-1", "soon"])
+def test_a_time_limit_out_of_bounds_is_refused(tmp_path: Path, limit: str) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(LIMITED.replace("LIMIT", limit))
+    with pytest.raises(InventoryError, match=r"nvidia_toolkit\.smi_timeout"):
+        sequence.load(str(path))
