@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import cast
 
@@ -195,12 +195,9 @@ class HostRun:
 
     def _endangered(self, roles: frozenset[str]) -> list[Run]:
         """What tells whether changes of these roles can take the cards of containers, where no role here asks it."""
-        if not (self.host.gpu and any(entry.step.endangers_cards for entry in self._of(roles))):
+        if not (self.host.gpu and any(e.step.endangers_cards for e in self.goals if e.role in roles & self.roles)):
             return []
         return cards.reads(self.entries)
-
-    def _of(self, roles: frozenset[str]) -> Iterator[Entry]:
-        return (entry for entry in self.goals if entry.role in roles & self.roles)
 
     def _scope(self, roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
         """What is read under the lock: what the last wave's roles need; before it, what comes later too."""
@@ -315,13 +312,11 @@ class HostRun:
         Raises:
             HostError: one does not.
         """
-        for entry in (one for one in self.entries if one.step.part_of not in self.turn.refused):
-            if is_container(entry.step) and entry.role not in roles & self.roles:
-                fact = entry.step.fact()
-                with contextlib.suppress(BlockedError):
-                    have = plan.parse(fact, self._ask([fact.command]), entry.step.id)
-                    if have is not None and have.get("running") and have["sees"] != have["gpus"]:
-                        raise evidence.lost_cards(entry.step.id, have)
+        others = [one for one in self.entries if is_container(one.step) and one.role not in roles & self.roles]
+        for entry in (one for one in others if one.step.part_of not in self.turn.refused):
+            have = cards.blind(entry, self._ask([entry.step.fact().command]))
+            if have is not None:
+                raise evidence.lost_cards(entry.step.id, have)
 
     def _apply(
         self, change: Change, fleet: Fleet | None, following: Sequence[Run], group: Group, *, done: bool

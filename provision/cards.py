@@ -11,7 +11,7 @@ from provision.grouping import is_container
 from provision.plan import Change, parse
 from provision.sequence import Entry
 from provision.steps import docker_daemon, dockerd
-from provision.steps.base import BlockedError, RefusalError, UnreadableError
+from provision.steps.base import BlockedError, RefusalError, State, UnreadableError
 from provision.steps.container import LEFT, Container
 from provision.steps.facts import HostFacts
 
@@ -44,6 +44,23 @@ def are_safe(entries: Iterable[Entry], answers: Mapping[Run, Answer]) -> bool:
     except UnreadableError:
         return False
     return safe and not any(_is_left(entry, answers) for entry in entries if is_container(entry.step))
+
+
+def blind(entry: Entry, answers: Mapping[Run, Answer]) -> State:
+    """What was found of an instance that runs and does not see its cards; None for any other.
+
+    Args:
+        entry: its container.
+        answers: what was read last.
+
+    Raises:
+        FactError: it cannot be read.
+    """
+    try:
+        have = parse(entry.step.fact(), answers, entry.step.id)
+    except BlockedError:
+        return None
+    return have if have is not None and have.get("running") and have["sees"] != have["gpus"] else None
 
 
 def lost(

@@ -69,8 +69,7 @@ class Rolling:
         """Why no other instance is taken out any more; empty while all is well."""
         self.unfit: set[str] = set()
         """Labels of instances that were left out."""
-        self.lost: set[str] = set()
-        """Labels of instances that lost a card: this run does not wait for them or take them out."""
+        self.lost: set[str] = set()  # labels of instances that lost a card: neither waited for nor taken out
         self.prove: Callable[[str], bool] = lambda label: False
         """Has an instance that an earlier run left out prove itself, and gives it back; False if it stays out."""
         self.holding = Holding(self.markers)
