@@ -138,7 +138,7 @@ def test_a_turn_tests_what_its_run_can_answer_for(roles: set[str], any_model: bo
 def test_a_warning_beside_the_cards_keeps_no_instance_out(
     server: Server, listed: list[str], monkeypatch: pytest.MonkeyPatch, code: str, said: str, fit: bool
 ) -> None:
-    listed += ["a:latest"]
+    listed += ["a"]
     monkeypatch.setenv("SMI", code)
     monkeypatch.setenv("CARDS", said)
     done = run(gate.command("ollama1", ("a",)))
