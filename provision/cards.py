@@ -69,19 +69,19 @@ def lost(
     """Those of these instances that do not serve where the inventory has them, or not on cards that are well.
 
     Args:
-        names: instances that cannot be worked on.
+        names: instances that cannot be worked on. One whose container was not read is not among the result.
         entries: all steps of their host.
         answers: what was read last.
         facts: what is known of the host.
     """
-    steps = (entry.step for entry in entries if entry.step.part_of in names)
-    return frozenset(names) - {one.name for one in steps if isinstance(one, Container) and _serves(one, answers, facts)}
+    steps = (entry.step for entry in entries if entry.step.part_of in names and isinstance(entry.step, Container))
+    known = (step for step in steps if step.fact().command in answers)
+    return frozenset(step.part_of for step in known if not _serves(step, answers, facts))
 
 
 def _serves(step: Container, answers: Mapping[Run, Answer], facts: HostFacts) -> bool:
-    fact = step.fact()
     try:
-        have = parse(fact, answers, step.id) if fact.command in answers else None
+        have = parse(step.fact(), answers, step.id)
         address = step.address(facts) if callable(step.address) else step.address
     except (BlockedError, FactError, RefusalError):
         return False

@@ -20,9 +20,9 @@ NAMES = "Debian 12 and 13, Ubuntu 22.04 and 24.04, on amd64 and arm64"
 
 SNAP = 'if [ -e /snap/bin/docker ] || [ -d /var/snap/docker ]; then echo "snap"; else echo "none"; fi'
 LIST = f"""{smi.SCRIPT}
-rc=0; timeout -k 2 60 nvidia-smi --query-gpu={smi.CORE} --format=csv,noheader,nounits </dev/null || rc=$?
+limit=60
+smi gpu {smi.CORE}
 echo '# remembered'; remembered
-exit $rc
 """
 LOOK = Run(("sh", "-c", SNAP), title="look for Docker's snap")
 
@@ -175,12 +175,14 @@ def cards_live(live: Any) -> tuple[int, dict[int, Card]]:
     Args:
         live: testinfra's host.
     """
-    said = asked_once(live, "sh -c %s", LIST)
-    listed, _, remembered = said.stdout.partition("# remembered\n")
+    listed, _, rest = asked_once(live, "sh -c %s", LIST).stdout.partition("# gpu-exit\n")
+    status, _, remembered = rest.partition("\n# remembered\n")
     cards, _ = smi.read(listed.splitlines(), 0, ())
     by_uuid = {card.uuid: card for card in cards}
     found = smi.record(cards, smi.parse_record(remembered.splitlines()))
-    return said.rc, {index: by_uuid[uuid] for index, uuid in found.items() if uuid in by_uuid}
+    return int(status) if status.isdecimal() else -1, {
+        index: by_uuid[uuid] for index, uuid in found.items() if uuid in by_uuid
+    }
 
 
 def _list(facts: HostFacts) -> str:

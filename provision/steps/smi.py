@@ -15,6 +15,7 @@ CORE = "index,uuid,name,driver_version,memory.total"
 EXTRA = "uuid,compute_cap,mig.mode.current"
 MOST = 1024  # lines of the record
 
+# A query that fails may list nothing at all, and `nvidia-smi -L` beside it the cards that are well.
 # $1 of `smi` is the section, $2 the fields. Both queries run at once; each of them answers into the pipe of the next.
 # A process that a wedged driver does not let go keeps its pipe open, so readers stop at `# end` and not at its close.
 SCRIPT = f"""
@@ -23,6 +24,9 @@ smi() {{
   rc=127
   if command -v nvidia-smi >/dev/null 2>&1; then
     rc=0; timeout -k 2 "$limit" nvidia-smi --query-gpu="$2" --format=csv,noheader,nounits </dev/null 2>&1 || rc=$?
+    case $1:$rc in gpu:0 | gpu:14 | gpu:124 | gpu:137 | gpu-extra:*) ;;
+    *) printf '\n'; timeout -k 2 "$limit" nvidia-smi -L </dev/null 2>&1 ;;
+    esac
   fi
   printf '\\n# %s-exit\\n%s\\n' "$1" "$rc"
 }}
@@ -51,6 +55,7 @@ ERRORS = {
     137: _SLOW,  # killed, because it did not heed the first signal
 }
 
+_LISTED = re.compile(r"GPU ([0-9]{1,4}): (.{0,200}) \(UUID: (GPU-[0-9A-Za-z-]{1,64})\)")
 _UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,64}")
 _INDEX = re.compile(r"[0-9]{1,4}")
 _BROKEN = re.compile(r"requires reset|is lost", re.IGNORECASE)
@@ -85,20 +90,20 @@ def read(core: Sequence[str], exit_code: int, extra: Iterable[str]) -> tuple[tup
     """The cards that nvidia-smi lists, and why these may not be all; whatever its exit code is, its rows are used.
 
     Args:
-        core: what it printed for `CORE`.
+        core: what it printed for `CORE`, and behind it the output of `nvidia-smi -L`, where that was asked too.
         exit_code: its exit code for that.
         extra: what it printed for `EXTRA`; may be no rows at all.
     """
     more = {row[0]: row for row in map(_words, extra) if len(row) == len(EXTRA.split(","))}
-    cards: list[Card] = []
+    cards: dict[str, Card] = {}
     said: list[str] = []
     for line in core:
-        card = _card(_words(line), more)
+        card = _card(_words(line), more) or _listed(line)
         if card is not None:
-            cards.append(card)
-        elif line.strip():
+            cards.setdefault(card.uuid, card)
+        elif line.strip() and line.strip() not in said:
             said.append(line.strip())
-    return tuple(cards), _complaint(exit_code, " ".join(said)[:400], cards)
+    return tuple(cards.values()), _complaint(exit_code, " ".join(said)[:400], list(cards))
 
 
 def _words(line: str) -> list[str]:
@@ -126,7 +131,13 @@ def _card(row: Sequence[str], more: Mapping[str, Sequence[str]]) -> Card | None:
     )
 
 
-def _complaint(exit_code: int, said: str, cards: Sequence[Card]) -> str:
+def _listed(line: str) -> Card | None:
+    """The card of a line of `nvidia-smi -L`, which says no more than its index, name and UUID."""
+    found = _LISTED.fullmatch(line.strip())
+    return Card(int(found[1]), found[3], found[2], "", 0.0, 0) if found else None
+
+
+def _complaint(exit_code: int, said: str, cards: Sequence[str]) -> str:
     if exit_code:
         reason = ERRORS.get(exit_code, f"nvidia-smi exited {exit_code}")
         return f"{reason}: {said}" if said else reason

@@ -88,3 +88,4 @@ def test_an_instance_that_cannot_be_worked_on_may_serve_on(
     one = Entry("ollama", dataclasses.replace(entry().step, port=port))  # type: ignore[type-var]
     names = cards.lost(["ollama1"], [one], {engine.COMMAND: said}, HostFacts(cards=found))
     assert names == ({"ollama1"} if lost else set())
+    assert cards.lost(["ollama1"], [one], {}, HostFacts(cards=found)) == set(), "nobody looked at the container"

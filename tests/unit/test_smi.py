@@ -3,6 +3,8 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from provision import sequence
 from provision.errors import InventoryError
 from provision.steps import facts, smi
 from provision.steps.facts import HostFacts
+from provision.steps.require import cards_live
 from provision.steps.smi import Card
 
 FIRST = "0, GPU-0, NVIDIA L40S, 590.48.01, 46068"
@@ -19,10 +22,11 @@ WARNING = "WARNING: infoROM is corrupted at gpu 0000:01:00.0"
 EXTRA = "GPU-0, 8.9, Disabled\nGPU-1, 8.9, [N/A]"
 
 
-def answers(core: str, code: int = 0, extra: str = EXTRA, extra_code: int = 0) -> str:
+def answers(core: str, code: int = 0, extra: str = EXTRA, extra_code: int = 0, listed: str = "") -> str:
     """A nvidia-smi that answers one thing for the fields it must know, and another for the others."""
     return f"""#!/bin/sh
 case $1 in
+  -L) printf '%s\\n' '{listed}'; exit {code} ;;
   --query-gpu=index,*) printf '%s\\n' '{core}'; exit {code} ;;
   *) printf '%s\\n' '{extra}'; exit {extra_code} ;;
 esac
@@ -71,6 +75,20 @@ def test_what_it_prints_is_used_whatever_it_exits_with(
     assert [card.uuid for card in found.cards] == uuids
     assert found.driver_error.startswith(error)
     assert bool(found.driver_error) == bool(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "query"), [(15, LOST), (255, LOST), (2, 'Field "driver_version" is not a valid field to query.')]
+)
+def test_where_the_query_fails_as_a_whole_the_list_has_the_other_cards(tmp_path: Path, code: int, query: str) -> None:
+    listed = f"GPU 0: NVIDIA L40S (UUID: GPU-0)\n{LOST}\nGPU 2: NVIDIA L40S (UUID: GPU-2)"
+    found = ask(tmp_path, answers(query, code, listed=listed))
+    assert [(card.index, card.uuid, card.name) for card in found.cards] == [
+        (0, "GPU-0", "NVIDIA L40S"),
+        (2, "GPU-2", "NVIDIA L40S"),
+    ]
+    assert query in found.driver_error
+    assert found.driver_error.count(LOST) == 1
 
 
 def test_the_optional_fields_are_asked_for_by_themselves(tmp_path: Path) -> None:
@@ -177,3 +195,25 @@ def test_a_time_limit_out_of_bounds_is_refused(tmp_path: Path, limit: str) -> No
     path.write_text(LIMITED.replace("LIMIT", limit))
     with pytest.raises(InventoryError, match=r"nvidia_toolkit\.smi_timeout"):
         sequence.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("core", "code", "remembered", "found"),
+    [
+        (f"{FIRST}\n{SECOND}\n{WARNING}", 14, "", (14, {0: "GPU-0", 1: "GPU-1"})),
+        (f"{FIRST}\n{LOST}", 15, "0 GPU-gone\n1 GPU-0\n", (15, {1: "GPU-0"})),
+        ("no driver", 9, "0 GPU-0\n", (9, {})),
+    ],
+)
+def test_verify_sees_the_cards_as_plan_does(
+    tmp_path: Path, core: str, code: int, remembered: str, found: tuple[int, dict[int, str]]
+) -> None:
+    ask(tmp_path, answers(core, code), remembered=remembered)
+
+    def run(command: str, script: str) -> Any:
+        words = ["sh", "-c", script.replace(smi.RECORD, str(tmp_path / "cards"))]
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        return subprocess.run(words, capture_output=True, env=environment, text=True, check=False)
+
+    status, listed = cards_live(SimpleNamespace(run=run))
+    assert (status, {index: card.uuid for index, card in listed.items()}) == found
