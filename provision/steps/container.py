@@ -18,7 +18,6 @@ from provision.steps.docker_words import NANO, PORT, PROXIES, create_words, csv_
 from provision.steps.engine import Engine
 from provision.steps.facts import HostFacts, dumps
 from provision.steps.require import cards_live, complaint
-from provision.steps.smi import Card
 
 START_TIMEOUT = 300.0
 OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")
@@ -198,9 +197,9 @@ class Container(Step):
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
         return state(found, self.name)
 
-    def _cards(self, listed: Mapping[int, Card]) -> list[str]:
+    def _cards(self, listed: Mapping[str, str]) -> list[str]:
         """The UUIDs of its cards, by what nvidia-smi says of the host now."""
-        return sorted(listed[index].uuid if index in listed else f"no card {index}" for index in self.gpus)
+        return sorted(listed.get(str(index), f"no card {index}") for index in self.gpus)
 
     def _recreate(self, want: Mapping[str, Any]) -> Command:
         words = create_words(self.name, want)

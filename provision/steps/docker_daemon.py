@@ -327,7 +327,7 @@ class GpuDriver(Step):
         inside = live.run(
             words, f"{engine.PROBE}=1", self.image
         )  # marked: a run beside this one takes no offence at it
-        outside = sorted(card.uuid for card in cards_live(live)[1].values())
+        outside = sorted(cards_live(live)[1].values())
         seen = cards(inside.stdout) or inside.stderr.strip()[-300:]  # with a warning, what it lists still counts
         yield Check("a container sees the host's cards", seen, outside)
 

@@ -80,10 +80,14 @@ class HostFacts:
         """Index of the inventory -> UUID of its card, which may be gone."""
         return smi.record(self.cards, self.remembered)
 
+    @property
+    def by_index(self) -> Mapping[int, Card]:
+        """Index of the inventory -> its card, of all cards that are there."""
+        return smi.by_index(self.cards, self.remembered)
+
     def card(self, index: int) -> Card | None:
         """The card that an index of the inventory means, or None if it is gone or was never there."""
-        uuid = self.record.get(index)
-        return next((card for card in self.cards if card.uuid == uuid), None)
+        return self.by_index.get(index)
 
 
 class LateFacts:

@@ -61,20 +61,17 @@ class Holders(Step):
         ports = set(self.ports.values())
         held = [f"{one['name']} holds port {port}" for one in others for port in one["ports"] if port in ports]
         yield Check("foreign containers on the ports", held, [])
-        _, found = cards_live(live)
-        uuids = {str(card.index): card.uuid for card in found.values()}
-        named = sorted({index for indices in self.cards.values() for index in indices} & found.keys())
-        shared = [(one, index) for one in others for index in named if _holds(one["cards"], found[index].index, uuids)]
+        _, uuids = cards_live(live)
+        wanted = sorted({index for indices in self.cards.values() for index in indices})
+        shared = [(one, index) for one in others for index in wanted if _holds(one["cards"], index, uuids)]
         yield Check("foreign containers on the cards", [f"{one['name']} holds card {i}" for one, i in shared], [])
 
     def _cards(self, facts: HostFacts, have: Mapping[str, Any]) -> Iterator[str]:
-        uuids = {str(card.index): card.uuid for card in facts.cards}
+        uuids = {str(index): card.uuid for index, card in facts.by_index.items()}
         for instance, indices in self.cards.items():
             for index in indices:
-                card = facts.card(index)
-                number = card.index if card else index  # nvidia-smi's: a container may name its cards by it
                 for holder in have.get("foreign", ()):
-                    if _holds(holder["cards"], number, uuids):
+                    if _holds(holder["cards"], index, uuids):
                         yield f"card {index} of {instance} is held by the container {holder['name']}, which is not ours"
 
     def _ports(self, address: str, have: Mapping[str, Any]) -> Iterator[str]:

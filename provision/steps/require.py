@@ -133,7 +133,7 @@ class UsableCards(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """nvidia-smi lists every card that is named. What it says beside that keeps no card from working."""
-        status, found = cards_live(live)
+        status, found = _cards_live(live)
         good = {index for index, card in found.items() if not card.broken}
         yield Check("nvidia-smi answers", 0 if found else status, 0)
         missing = [f"GPU {index} of {instance}" for instance, index in self._named() if index not in good]
@@ -169,25 +169,27 @@ def complaint(index: int, facts: HostFacts) -> str:
     return f"there is no GPU {index}: this host has {_list(facts)}{evidence}"
 
 
-def cards_live(live: Any) -> tuple[int, dict[int, Card]]:
-    """The exit code of nvidia-smi and every card it lists, by the index of the inventory; asked once in a verification.
+def cards_live(live: Any) -> tuple[int, dict[str, str]]:
+    """The exit code of nvidia-smi, and the UUID of every card by its index of the inventory.
 
     Args:
         live: testinfra's host.
     """
+    status, cards = _cards_live(live)
+    return status, {str(index): card.uuid for index, card in cards.items()}
+
+
+def _cards_live(live: Any) -> tuple[int, dict[int, Card]]:
+    """What nvidia-smi lists, asked once for all steps of a verification."""
     listed, _, rest = asked_once(live, "sh -c %s", LIST).stdout.partition("# gpu-exit\n")
     status, _, remembered = rest.partition("\n# remembered\n")
     cards, _ = smi.read(listed.splitlines(), 0, ())
-    by_uuid = {card.uuid: card for card in cards}
-    found = smi.record(cards, smi.parse_record(remembered.splitlines()))
-    return int(status) if status.isdecimal() else -1, {
-        index: by_uuid[uuid] for index, uuid in found.items() if uuid in by_uuid
-    }
+    found = smi.by_index(cards, smi.parse_record(remembered.splitlines()))
+    return int(status) if status.isdecimal() else -1, found
 
 
 def _list(facts: HostFacts) -> str:
-    known = ((index, facts.card(index)) for index in sorted(facts.record))
-    return ", ".join(f"GPU {index} ({card.name})" for index, card in known if card) or "none"
+    return ", ".join(f"GPU {index} ({card.name})" for index, card in facts.by_index.items()) or "none"
 
 
 def driver_needed(image: str, compute_cap: float) -> int:

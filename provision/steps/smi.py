@@ -186,6 +186,17 @@ def record(cards: Iterable[Card], remembered: Mapping[int, str]) -> dict[int, st
     return found
 
 
+def by_index(cards: Sequence[Card], remembered: Mapping[int, str]) -> dict[int, Card]:
+    """Index of the inventory -> its card, of all cards that are there.
+
+    Args:
+        cards: those that nvidia-smi lists.
+        remembered: what the host remembers.
+    """
+    by_uuid = {card.uuid: card for card in cards}
+    return {index: by_uuid[uuid] for index, uuid in sorted(record(cards, remembered).items()) if uuid in by_uuid}
+
+
 def record_text(found: Mapping[int, str]) -> bytes:
     """The record of a host as a file.
 
