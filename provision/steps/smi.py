@@ -122,12 +122,12 @@ def _card(row: Sequence[str], more: Mapping[str, Sequence[str]]) -> Card | None:
     return Card(
         index=int(index),
         uuid=uuid,
-        name=name,
-        driver=driver,
+        name=name[:100],
+        driver=driver[:40],
         compute_cap=number(capability),
         memory_mib=int(number(memory)),
         mig=mig == "Enabled",
-        broken=next((word.strip("[]") for word in words if _BROKEN.search(word)), ""),
+        broken=next((word.strip("[]")[:100] for word in words if _BROKEN.search(word)), ""),
     )
 
 

@@ -123,6 +123,8 @@ GPU = (
     Breakage("file:/etc/provision/ollama/firewall.rules", "edited", "sed -i /REJECT/d $1"),
     Breakage("file:/opt/provision/lib/ollama-instances", "edited", EDIT),
     Breakage("file:/etc/provision/ollama/instances", "removed", REMOVE),
+    Breakage("file:/etc/provision/ollama/cards", "removed", REMOVE),
+    Breakage("file:/etc/provision/ollama/cards", "edited", EDIT),
     Breakage("unit:provision-instances.service", "removed", REMOVE_UNIT),
     Breakage("service:provision-instances", "stopped", "systemctl stop provision-instances"),
     Breakage("service:provision-instances", "disabled", "systemctl disable provision-instances"),
