@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision import apply, ending, lock, report, rollout, standing
+from provision import apply, cards, ending, lock, report, rollout, standing
 from provision.apply import HostRun
 from provision.artifacts import Store
 from provision.cli.run import _hosts, ended, planned
@@ -68,9 +68,10 @@ def test_one_bad_host_stops_nobody_else(make):
 
 
 def refuse(monkeypatch, name):
-    """The instance `two` of a host cannot be worked on."""
+    """The instance `two` of a host cannot be worked on, and does not serve."""
     why = {"two": "two cannot run: GPU 1 (GPU-1) is missing"}
     monkeypatch.setattr(Note, "refused", lambda self, facts: why if f"/{name}/" in self.path else {})
+    monkeypatch.setattr(cards, "lost", lambda names, *_: frozenset(names))
 
 
 def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(make, monkeypatch):
