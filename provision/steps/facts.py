@@ -169,10 +169,11 @@ def command(peers: tuple[str, ...], smi_timeout: float = smi.TIMEOUT) -> Run:
 
     Args:
         peers: names or addresses of hosts that the host must be able to reach.
-        smi_timeout: seconds that nvidia-smi may take.
+        smi_timeout: seconds that one call of nvidia-smi may take.
     """
     stdin = ("set -u\n" + SCRIPT.strip("\n") + "\n").encode()
-    timeout = READ_TIMEOUT + max(smi_timeout, STARTING + 4 * DOCKER_TIMEOUT)
+    asked_twice = 2 * smi_timeout + 5  # where the query fails, the list is asked for; each may have to be killed
+    timeout = READ_TIMEOUT + max(asked_twice, STARTING + 4 * DOCKER_TIMEOUT)
     return Run(("sh", "-s", "--", f"{smi_timeout:g}", *peers), stdin, timeout, title="host facts", slow=True)
 
 
