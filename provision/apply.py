@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import cast
 
@@ -18,9 +18,8 @@ from provision.lease import Lease
 from provision.perform import Performer
 from provision.plan import Change, HostPlan
 from provision.rolling import Rolling
-from provision.sequence import INSTANCES, LAST, Entry, owned, peers, steps
+from provision.sequence import INSTANCES, LAST, Entry, facts_command, owned, steps
 from provision.ssh import Session
-from provision.steps import facts as host_facts
 from provision.steps import upstream as marks
 from provision.steps.balancing import Balancing
 from provision.steps.base import EVERY, BlockedError, Owned, State, converged
@@ -60,7 +59,7 @@ class HostRun:
         self.changed: list[str] = []
         self.plans: list[HostPlan] = []
         self.hide = Mask(host.secrets())
-        self._peers = peers(host, context.inventory)
+        self._host_facts = facts_command(host, context.inventory)
         self._answers: dict[Run, Answer] = {}
         self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
         self._lease = Lease(session, context.run_id, context.dead)
@@ -118,6 +117,8 @@ class HostRun:
         entries = [e for e in self.goals if e.role in chosen or (e.step.guards_host and fleet is None)]
         finders = [(role, finder) for role, finder in self.finders if role in chosen]
         found = plan.plan_host(entries, self.declared, finders, facts, self._answers, {c.step.id: c for c in earlier})
+        if fleet is None:
+            self.turn.refuse(found.refused, cards.lost(found.refused, self.entries, self._answers, facts))
         return dataclasses.replace(found, changes=tuple(plan.hidden(self._costed(c), self.hide) for c in found.changes))
 
     def upstream(self) -> str:
@@ -190,16 +191,13 @@ class HostRun:
         chosen = (e for e in self.goals if e.role in roles & self.roles or (guards and e.step.guards_host))
         finders = ((role, finder) for role, finder in self.finders if role in roles)
         found = plan.facts_of(chosen, finders)
-        return list(dict.fromkeys([host_facts.command(self._peers), *found, *self._endangered(roles)]))
+        return list(dict.fromkeys([self._host_facts, *found, *self._endangered(roles)]))
 
     def _endangered(self, roles: frozenset[str]) -> list[Run]:
         """What tells whether changes of these roles can take the cards of containers, where no role here asks it."""
-        if not (self.host.gpu and any(entry.step.endangers_cards for entry in self._of(roles))):
+        if not (self.host.gpu and any(e.step.endangers_cards for e in self.goals if e.role in roles & self.roles)):
             return []
         return cards.reads(self.entries)
-
-    def _of(self, roles: frozenset[str]) -> Iterator[Entry]:
-        return (entry for entry in self.goals if entry.role in roles & self.roles)
 
     def _scope(self, roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
         """What is read under the lock: what the last wave's roles need; before it, what comes later too."""
@@ -214,7 +212,7 @@ class HostRun:
     def _take(self, answers: Mapping[Run, Answer]) -> None:
         """Plan with these answers from now on."""
         self._answers.update(answers)
-        self.facts = plan.host_facts(self._answers[host_facts.command(self._peers)])
+        self.facts = plan.host_facts(self._answers[self._host_facts])
 
     def _ask(self, reads: Sequence[Run]) -> Mapping[Run, Answer]:
         """What was read since the last change; what of these was not is read now, in one exec."""
@@ -314,13 +312,11 @@ class HostRun:
         Raises:
             HostError: one does not.
         """
-        for entry in self.entries:
-            if is_container(entry.step) and entry.role not in roles & self.roles:
-                fact = entry.step.fact()
-                with contextlib.suppress(BlockedError):
-                    have = plan.parse(fact, self._ask([fact.command]), entry.step.id)
-                    if have is not None and have.get("running") and have["sees"] != have["gpus"]:
-                        raise evidence.lost_cards(entry.step.id, have)
+        others = [one for one in self.entries if is_container(one.step) and one.role not in roles & self.roles]
+        for entry in (one for one in others if one.step.part_of not in self.turn.refused):
+            have = cards.blind(entry, self._ask([entry.step.fact().command]))
+            if have is not None:
+                raise evidence.lost_cards(entry.step.id, have)
 
     def _apply(
         self, change: Change, fleet: Fleet | None, following: Sequence[Run], group: Group, *, done: bool
@@ -389,8 +385,7 @@ class HostRun:
         return None if converged(have, want) else plan.make_change(Entry(change.role, step), have, want)
 
     def _read_facts(self) -> HostFacts:
-        command = host_facts.command(self._peers)
-        self.facts = plan.host_facts(self._ask([command])[command])
+        self.facts = plan.host_facts(self._ask([self._host_facts])[self._host_facts])
         return self.facts
 
     def _run(self, change: Change, following: Sequence[Run], *, done: bool) -> State:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from provision.command import Answer, Command
-from provision.errors import CommandError, FactError, NotConvergedError
+from provision.errors import CommandError, FactError, NotConvergedError, RefusedError
 from provision.plan import Change, HostPlan
 from provision.steps.base import BlockedError, State, differing
 
@@ -59,6 +59,20 @@ def unknown(step: str, when: str, blocked: BlockedError) -> FactError:
         "look at the host, then run it again",
         step=step,
         stderr="\n".join(lines[:-1])[-4000:],
+    )
+
+
+def refused(instances: Mapping[str, str]) -> RefusedError:
+    """Instances that cannot be worked on, on a host that is otherwise well.
+
+    Args:
+        instances: instance -> why.
+    """
+    return RefusedError(
+        "; ".join(instances.values()),
+        "the other instances of this host are not concerned; mend or replace the card and deploy again, or take the "
+        "instance out of the inventory",
+        step="require:cards",
     )
 
 

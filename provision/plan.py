@@ -59,17 +59,21 @@ class HostPlan:
         steps: how many steps were looked at.
         found: step id -> what was found, for the steps that could be read.
         notes: step id -> what an operator has to know though nothing of it changes.
+        refused: instance -> why it cannot be worked on. None of its steps is among the changes.
+        left_out: how many steps these instances have.
     """
 
     changes: tuple[Change, ...] = ()
     steps: int = 0
     found: Mapping[str, State] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    left_out: int = 0
 
     @property
     def ok(self) -> int:
         """How many steps are as wanted."""
-        return self.steps - sum(change.action != "remove" for change in self.changes)
+        return self.steps - self.left_out - sum(change.action != "remove" for change in self.changes)
 
 
 def facts_of(entries: Iterable[Entry], finders: Iterable[tuple[str, Owned]]) -> tuple[Run, ...]:
@@ -146,7 +150,9 @@ def plan_host(
     """
     changing: dict[str, Change] = dict(earlier)
     found: dict[str, State] = {}
-    for entry in entries:
+    refused = {name: why for entry in entries for name, why in entry.step.refused(facts).items()}
+    chosen = [entry for entry in entries if entry.step.part_of not in refused]
+    for entry in chosen:
         change = _change(entry, facts, answers, changing, found)
         if change is not None:
             changing[entry.step.id] = change
@@ -154,9 +160,11 @@ def plan_host(
         _orphans([(role, finder) for role, finder in finders if finder.last == last], declared, answers, changing)
         for last in (False, True)
     )
+    first, last = ([change for change in found if change.step.part_of not in refused] for found in (first, last))
     changes = [change for step, change in changing.items() if step not in earlier]
     notes = {entry.step.id: note for entry in entries if (note := entry.step.note(facts))}
-    return HostPlan((*first, *changes, *last), len(entries), found, notes)
+    left_out = len(entries) - len(chosen)
+    return HostPlan((*first, *changes, *last), len(entries), found, notes, refused, left_out)
 
 
 def _change(

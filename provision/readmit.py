@@ -113,7 +113,8 @@ class Readmission:
     def _of(self, run: HostRun, waiting: set[str]) -> dict[str, str]:
         """Label -> name of a host's instances that wait."""
         found = {marks.label(one.host, one.name): one.name for one in run.host.instances}
-        return {label: name for label, name in found.items() if label in waiting - self.rolling.unfit}
+        may = waiting - self.rolling.unfit - self.rolling.lost
+        return {label: name for label, name in found.items() if label in may}
 
 
 def prove(rolling: Rolling, run: HostRun, label: str) -> bool:

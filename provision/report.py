@@ -93,7 +93,8 @@ def plan_text(outcomes: Sequence[Outcome], *, diff: bool) -> None:
         if outcome.error is not None:
             say(f"{paint(outcome.host, 'bold')}  {paint(outcome.result.upper(), 'red')}")
             say(indent(error_text(outcome.error)))
-            continue
+            if not outcome.plan.refused:
+                continue
         _host_plan(outcome.host, outcome.plan, diff=diff)
     _drained_lines(outcomes)
     counts = plan_summary(outcomes)

@@ -69,6 +69,7 @@ class Rolling:
         """Why no other instance is taken out any more; empty while all is well."""
         self.unfit: set[str] = set()
         """Labels of instances that were left out."""
+        self.lost: set[str] = set()  # labels of instances that lost a card: neither waited for nor taken out
         self.prove: Callable[[str], bool] = lambda label: False
         """Has an instance that an earlier run left out prove itself, and gives it back; False if it stays out."""
         self.holding = Holding(self.markers)
@@ -102,7 +103,8 @@ class Rolling:
         up: set[str] = set()
         markers = []
         for marker in self.markers(host):
-            members = {name: one for name, one in _look(marker, host).items() if _is_of(name, host, names)}
+            seen = _look(marker, host)
+            members = {n: seen[n] for n in seen if n not in self.lost and _is_of(n, host, names)}
             markers += [marker] if members else []
             found.update({n: one.at for n, one in members.items() if not one.drained and one.address != NOWHERE})
             up.update(name for name, one in members.items() if not one.down)
@@ -177,19 +179,18 @@ class Rolling:
         self._keep()
         limit = duration_seconds(endpoint.ollama(served.host).drain_timeout)
         deadline = time.monotonic() + limit
-        addresses = list(served.at.values())
         for marker in served.markers:
-            count, useful = self._streams(marker, addresses, deadline)
+            count, useful = self._streams(marker, served, deadline)
             while count and useful and time.monotonic() < deadline:
                 pause(f"waiting: {count} streams of {', '.join(served.at)} still run")
-                count, useful = self._streams(marker, addresses, deadline)
+                count, useful = self._streams(marker, served, deadline)
             if count:
                 why = f"after {limit:.0f} s" if useful else "it does not answer any more"
                 say(f"waiting no longer: {count} streams through {marker.host.name} are cut ({why})")
 
-    def _streams(self, marker: Marker, addresses: Sequence[str], deadline: float) -> tuple[int, bool]:
+    def _streams(self, marker: Marker, served: Served, deadline: float) -> tuple[int, bool]:
         with self._about_balancer():
-            return marker.wait(addresses, deadline - time.monotonic())
+            return marker.wait(list(served.at.values()), deadline - time.monotonic())
 
     @contextlib.contextmanager
     def _about_balancer(self) -> Iterator[None]:
@@ -357,7 +358,7 @@ class Rolling:
             found = _look(marker, served.host)
             listed.update({name: one for name, one in found.items() if one.down or name not in listed})
         gone = {name for name in listed if _is_of(name, served.host, EVERY)} - self._alike.declared(served.host)
-        seen = {name: one for name, one in listed.items() if name not in {*served.at, *others, *gone}}
+        seen = {name: one for name, one in listed.items() if name not in {*served.at, *others, *gone, *self.lost}}
         out = [model for name, one in others.items() for model in one.models[name]]
         out += [model for models in served.models.values() for model in models]
         blocking: set[str] = set()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from provision import ending, sequence, standing
+from provision import clock, ending, evidence, sequence, standing
 from provision.apply import HostRun
 from provision.context import Context, Stopped
 from provision.errors import BugError, HostError, LockedError, RefusedError
@@ -59,6 +59,7 @@ class Outcome:
         error: what failed, or None.
         seconds: how long it took.
         drained: on a balancer, the instances that an operator keeps out.
+        clock: a warning if the host's clock and this machine's differ; else empty.
     """
 
     host: str
@@ -67,6 +68,7 @@ class Outcome:
     error: HostError | None = None
     seconds: float = 0.0
     drained: tuple[Drained, ...] = ()
+    clock: str = ""
 
     @property
     def result(self) -> str:
@@ -162,6 +164,10 @@ class Rollout:
         if now:
             self.rolling.close()
 
+    def under_way(self) -> list[str]:
+        """Names of the hosts that may hold this run's lock: what is done there is not broken off."""
+        return standing.under_way([member.run for member in self.members], self.rolling)
+
     def close(self) -> None:
         """Close every connection."""
         for member in self.members:
@@ -180,7 +186,7 @@ class Rollout:
         )
         partly = frozenset(member.outcome.host for member in unclear)
         drained = {label: one for member in self.members for label, one in marks.drained(member.run.upstream()).items()}
-        unfit = frozenset(self.rolling.unfit | self._gone())
+        unfit = frozenset(self.rolling.unfit | self.rolling.lost | self._gone())
         return Fleet(addresses, frozenset(self.context.failed) - partly, partly, unfit, drained)
 
     def _keeps_marks(self, run: HostRun) -> bool:
@@ -240,16 +246,28 @@ class Rollout:
         if self.context.roles & late:
             fleet = self.fleet()
             self._all(lambda member: work(member, self.context.roles & late, fleet))
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """Have hosts fail that are as they should be but for instances that cannot be worked on."""
+        for member in self.members:
+            if member.outcome.error is None and member.run.turn.refused:
+                self._fail(member, evidence.refused(member.run.turn.refused))
+
+    def _read(self, member: _Member) -> None:
+        asked = time.time()
+        member.run.read()
+        member.outcome.clock = clock.warning(member.outcome.host, member.run.facts.clock, asked, time.time())
 
     def _plan(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
-            member.run.read()
+            self._read(member)
         found = member.run.plan(roles, fleet, member.outcome.plan.changes)
         member.outcome.plan = _merged(member.outcome.plan, found)
 
     def _deploy(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
-            member.run.read()
+            self._read(member)
         balancer = fleet is not None and (member.run.host.balancer or bool(member.run.upstream()))
         try:
             if balancer and member.run.plan(roles, fleet).changes:
@@ -290,11 +308,8 @@ class Rollout:
                 if self.context.stop.is_set():
                     raise Stopped(self.guarded or "stopped before it began", "run it again to go on")
                 work(member)
-                if not (
-                    self._stay_connected
-                    or member.run.locked
-                    or any(entry.role in later for entry in member.run.entries)
-                ):
+                needed = member.run.locked or any(entry.role in later for entry in member.run.entries)
+                if not (needed or self._stay_connected):
                     member.run.session.close()
             self.context.working.discard(member.outcome.host)
             self.context.begun.discard(member.outcome.host)
@@ -388,4 +403,6 @@ def _merged(*plans: HostPlan) -> HostPlan:
     changes = tuple(change for plan in plans for change in plan.changes)
     found = {step: state for plan in plans for step, state in plan.found.items()}
     notes = {step: note for plan in plans for step, note in plan.notes.items()}
-    return HostPlan(changes, sum(plan.steps for plan in plans), found, notes)
+    refused = {name: why for plan in plans for name, why in plan.refused.items()}
+    steps, left_out = sum(plan.steps for plan in plans), sum(plan.left_out for plan in plans)
+    return HostPlan(changes, steps, found, notes, refused, left_out)

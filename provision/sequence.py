@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from provision import inventory as inventories
+from provision.command import Run
 from provision.errors import InventoryError, Problem, ProvisionError, UsageError
-from provision.inventory import Host, Instance, Inventory, Settings
+from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds
+from provision.steps import facts
 from provision.steps.balancing import is_balancing
 from provision.steps.base import Owned, Step
 
@@ -131,6 +133,17 @@ def peers(host: Host, inventory: Inventory) -> tuple[str, ...]:
     mixed = (other for other in inventory.hosts if other.name != host.name and other.balancer and host.gpu)
     found = dict.fromkeys(other.connection.address for other in (*others, *mixed) if other.gpu or other.balancer)
     return tuple(found)
+
+
+def facts_command(host: Host, inventory: Inventory) -> Run:
+    """The command that reads a host's facts.
+
+    Args:
+        host: one host of the inventory.
+        inventory: all of it.
+    """
+    limit = getattr(host.settings.get("nvidia_toolkit"), "smi_timeout", "15s")
+    return facts.command(peers(host, inventory), duration_seconds(limit))
 
 
 def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:

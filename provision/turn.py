@@ -1,6 +1,6 @@
 """One host's turn: its instances that are out of the upstream, and the test that each must pass to get back in."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from provision.context import Context, Stopped
 from provision.errors import CommandError, HostError
@@ -43,9 +43,12 @@ class Turn:
         """Whether something failed while an instance was out: the host's other instances are not concerned."""
         self.made: set[str] = set()
         """Names of instances that were not there and were made, or would have been."""
+        self.refused: Mapping[str, str] = {}
+        """Instance -> why it cannot be worked on."""
         self._asked: frozenset[str] = frozenset()
         self._out: dict[str, str] = {}  # label -> name
         self._held: dict[str, str] = {}  # likewise
+        self._cardless: set[str] = set()  # labels of those that cannot serve, either
         self._gone: set[str] = set()  # labels that are no longer declared, and were taken out
         self._placed: set[str] = set()  # labels of what took their place
 
@@ -53,6 +56,19 @@ class Turn:
     def out(self) -> tuple[str, ...]:
         """Names of the instances that are out."""
         return tuple(self._out.values())
+
+    def refuse(self, refused: Mapping[str, str], lost: Collection[str]) -> None:
+        """Know which instances of this host cannot be worked on, by the latest plan.
+
+        Args:
+            refused: instance -> why.
+            lost: names of those that cannot serve either.
+        """
+        self.refused = refused
+        labels = {label(self.host.name, one) for one in lost}
+        self.rolling.lost.difference_update(self._cardless - labels)
+        self.rolling.lost.update(labels)
+        self._cardless = labels
 
     def covers(self, names: frozenset[str]) -> bool:
         """Whether these need not be taken out any more: they are, or nothing is sent to them."""

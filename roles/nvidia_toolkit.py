@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from provision import inventory
-from provision.inventory import Fingerprint, Host, Inventory, Url, Version, duration_seconds
+from provision.inventory import Duration, Fingerprint, Host, Inventory, Url, Version, duration_seconds
 from provision.render import render
 from provision.steps import endpoint
 from provision.steps.apt import Packages
@@ -38,6 +38,13 @@ class Settings(inventory.Settings):
     """Version of all four packages of the toolkit."""
     allow_downgrade: bool = False
     """Whether a newer toolkit may be replaced by `version`."""
+    smi_timeout: Duration = "15s"
+    """How long nvidia-smi may take; more for hosts with many cards whose driver is not kept loaded."""
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """A time limit that would refuse every host, or wait for ever for a wedged driver."""
+        if not 1 <= duration_seconds(self.smi_timeout) <= 600:
+            yield ("smi_timeout",), "must be between 1s and 10m"
 
 
 OWNED: tuple[Owned, ...] = (

@@ -34,7 +34,7 @@ from provision.inventory import (
 )
 from provision.inventory import Settings as Base
 from provision.render import render
-from provision.steps import boot, endpoint, storage, variables
+from provision.steps import boot, endpoint, smi, storage, variables
 from provision.steps.base import Owned, Step
 from provision.steps.container import Container, OwnedContainers
 from provision.steps.docker_words import bind, env_file, fingerprint, volume
@@ -138,7 +138,8 @@ class InstanceSettings(Tuning):
     """One container of a host. What is not said here is as for all instances."""
 
     gpus: Cards
-    """Indices of its cards, as nvidia-smi shows them."""
+    """Indices of its cards, as nvidia-smi shows them at the first deploy. Each host remembers the UUID of every index,
+    so an index keeps its card when the cards are numbered otherwise at a boot, or when a card goes missing."""
     name: Name | None = None
     """Name of the container; by default ollama1, ollama2 and so on."""
     port: Port | None = None
@@ -278,8 +279,10 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     cards, ports = {one.name: one.gpus for one in made}, {one.name: one.port for one in made}
     yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate)
     yield Image(reference=settings.image)
+    peers = endpoint.peers(host, inventory)
     yield from _firewall(host, inventory, ports)
-    yield from _boot(address, endpoint.peers(host, inventory), made, _kept_loaded(settings, made))
+    yield from _boot(address, peers, made, _kept_loaded(settings, made))
+    yield File(path=smi.RECORD, content=lambda facts: smi.record_text(facts.record), peers=peers)
     yield from _containers(host, inventory, made)
 
 

@@ -250,7 +250,7 @@ def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False) -> Planned:
 
 def planned(code: int, inventory: Any, outcomes: Sequence[Any]) -> Planned:
     """What was planned, by what became of every host."""
-    none = code == 130 or all(outcome.error for outcome in outcomes)
+    none = code == 130 or all(outcome.error and not outcome.plan.refused for outcome in outcomes)
     return Planned(code, inventory, {outcome.host: outcome.plan for outcome in outcomes}, none)
 
 

@@ -32,8 +32,12 @@ class Fault:
 FAULTS = [
     Fault("driver-broken", HOST, "nvidia-smi exits 9: it cannot communicate with the driver"),
     Fault("driver-old", HOST, "the driver is 535.309.01, which Ollama silently leaves for the CPU"),
+    Fault("driver-ancient", HOST, "the driver is 470.256.02, and nvidia-smi exits 2 if it is asked for compute_cap"),
+    Fault("inforom-corrupt", HOST, "nvidia-smi lists all cards, warns of an infoROM, and exits 14"),
     Fault("nvidia-smi-hang", HOST, "nvidia-smi never ends"),
-    Fault("card-missing", HOST, "a card is gone (--value INDEX; the last one by default)"),
+    Fault("card-missing", HOST, "a card is gone, and those behind it move up (--value INDEX; the last one by default)"),
+    Fault("card-lost", HOST, "a card fell off the bus: nvidia-smi lists the others and exits 15 (--value INDEX)"),
+    Fault("card-broken", HOST, "nvidia-smi says `GPU requires reset` of a card (--value INDEX)"),
     Fault("gpu-lost", HOST, "containers say `Failed to initialize NVML: Unknown Error`, the host is fine"),
     Fault("cut", HOST, "every packet from and to the host is dropped"),
     Fault("lossy", HOST, "one packet in five to the host is lost"),

@@ -147,6 +147,14 @@ class Step(ABC):
         """What the change costs in the operator's terms (`restarts Docker`); empty for nothing to mention."""
         return ""
 
+    def refused(self, facts: HostFacts) -> Mapping[str, str]:
+        """The instances that cannot be worked on, each with the reason: their steps are left out, and the run fails.
+
+        Args:
+            facts: what is known of the host.
+        """
+        return {}
+
     @property
     def part_of(self) -> str:
         """The instance of its host that it is a part of; empty for none."""

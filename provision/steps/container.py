@@ -18,6 +18,7 @@ from provision.steps.container_options import environment, options
 from provision.steps.docker_words import NANO, PORT, create_words, csv_field
 from provision.steps.engine import Engine
 from provision.steps.facts import HostFacts, dumps
+from provision.steps.require import cards_live, complaint
 
 START_TIMEOUT = 300.0
 # Of runc, such as where /tmp is full (`write /tmp/runc-process1: no space left on device`). That the container has no
@@ -33,8 +34,6 @@ OWN = "as Docker makes it"
 KILLED = "(exit code 137)"  # of nvidia-smi: where memory is short, a look into a container dies first
 # The log is read from its present start only: it outlives the restart that mended what it tells of.
 CHECK = """
-nvidia-smi --query-gpu=index,uuid --format=csv,noheader
-echo '# log'
 since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$1")
 docker logs --since "$since" "$1" 2>&1 | grep -c library=cpu
 """
@@ -178,8 +177,8 @@ class Container(Step):
         if item.get("status") != "running":
             return
         address = _published(item)[0] if _published(item) else "nowhere"
-        host, _, logged = live.run("sh -c %s sh %s", CHECK, self.name).stdout.partition("# log\n")
-        yield Check("cards it sees", _listed(item["sees"]) or item["sees"][:200], self._cards(host))
+        logged = live.run("sh -c %s sh %s", CHECK, self.name).stdout
+        yield Check("cards it sees", _listed(item["sees"]) or item["sees"][:200], self._cards(cards_live(live)[1]))
         yield Check("answers /api/version", item["answers"], "yes")
         yield Check("port", address.rpartition(":")[2], str(self.port))
         yield Check("listens elsewhere", _elsewhere(found, item, self.port), [])
@@ -203,10 +202,9 @@ class Container(Step):
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
         return state(found, self.name, {*self.environment, *self.secrets})
 
-    def _cards(self, listed: str) -> list[str]:
+    def _cards(self, listed: Mapping[str, str]) -> list[str]:
         """The UUIDs of its cards, by what nvidia-smi says of the host now."""
-        rows = dict(line.split(", ") for line in listed.splitlines() if line.count(", ") == 1)
-        return sorted(rows.get(str(index), f"no card {index}") for index in self.gpus)
+        return sorted(listed.get(str(index), f"no card {index}") for index in self.gpus)
 
     def _recreate(self, want: Mapping[str, Any]) -> Command:
         words = create_words(self.name, want)
@@ -255,11 +253,8 @@ def uuids(indices: Sequence[int], facts: HostFacts) -> list[str]:
 
 def _uuid(index: int, facts: HostFacts) -> str:
     card = facts.card(index)
-    if card is None and facts.driver_error:
-        raise RefusalError(f"the cards of this host are not known: {facts.driver_error}")
-    if card is None:
-        have = ", ".join(f"{card.index} ({card.name})" for card in facts.cards) or "none"
-        raise RefusalError(f"this host has no card {index}; it has {have}")
+    if card is None or card.broken:
+        raise RefusalError(complaint(index, facts))
     if card.mig:
         raise RefusalError(f"card {index} ({card.name}) is in MIG mode and cannot be used whole; switch MIG off")
     return card.uuid

@@ -327,9 +327,9 @@ class GpuDriver(Step):
         inside = live.run(
             words, f"{engine.PROBE}=1", self.image
         )  # marked: a run beside this one takes no offence at it
-        _, outside = cards_live(live)
-        seen = cards(inside.stdout) if inside.rc == 0 else inside.stderr.strip()[-300:]
-        yield Check("a container sees the host's cards", seen, sorted(outside.values()))
+        outside = sorted(cards_live(live)[1].values())
+        seen = cards(inside.stdout) or inside.stderr.strip()[-300:]  # with a warning, what it lists still counts
+        yield Check("a container sees the host's cards", seen, outside)
 
 
 def cards(listing: str) -> list[str]:

@@ -1,9 +1,8 @@
 """Host facts: what every step may need to know of its host, read by one command.
 
-Sources: nvidia-smi's rows and exit codes, FACTS 3; os-release(5); proc(5) for cgroups.
+Sources: os-release(5); proc(5) for cgroups; nvidia-smi, see `smi`.
 """
 
-import csv
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -12,36 +11,13 @@ from functools import cached_property
 from typing import Any
 
 from provision.command import READ_TIMEOUT, Run
-from provision.steps import apt_lines
+from provision.steps import apt_lines, smi
 from provision.steps.apt_lines import AptLine
+from provision.steps.smi import Card
 
-NVIDIA_SMI_TIMEOUT = "15"  # a healthy one answers within a second, a wedged driver never
 STARTING = 20  # seconds that a Docker which is being started is waited for
 DOCKER_TIMEOUT = 15  # seconds for it to list containers
 MANAGED = "provision.managed"  # label of our containers
-
-
-@dataclass(frozen=True)
-class Card:
-    """One GPU as nvidia-smi sees it.
-
-    Args:
-        index: nvidia-smi's index; may change at a boot.
-        uuid: `GPU-...`; does not change.
-        name: product name.
-        driver: version of the driver, such as `590.48.01`.
-        compute_cap: compute capability, such as 8.9; 0.0 when not said.
-        memory_mib: total memory in MiB; 0 when not said.
-        mig: whether MIG mode is on (the card is then not usable as a whole).
-    """
-
-    index: int
-    uuid: str
-    name: str
-    driver: str
-    compute_cap: float
-    memory_mib: int
-    mig: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,10 +53,12 @@ class HostFacts:
         addresses: the host's own addresses, without prefix length.
         sources: peer as asked for -> the own address by which the host reaches it.
         resolved: peer as asked for -> its address.
-        cards: by nvidia-smi; empty where there is none or it failed.
-        driver_error: why nvidia-smi gave no cards; empty when it did.
+        cards: all that nvidia-smi lists, with its own indices; `card` has those of the inventory.
+        driver_error: why these may not be all cards, or why there is none; empty where nvidia-smi found no fault.
+        remembered: index of the inventory -> UUID of its card, as the host's record has it.
         systemd: whether PID 1 is systemd.
         sources_of_apt: every repository that apt reads, in its order.
+        clock: seconds since 1970 by the host's clock; None where that is not known.
         published: `ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
         fleet: what is known of the other hosts.
     """
@@ -96,14 +74,26 @@ class HostFacts:
     resolved: Mapping[str, str] = field(default_factory=dict)
     cards: tuple[Card, ...] = ()
     driver_error: str = ""
+    remembered: Mapping[int, str] = field(default_factory=dict)
     systemd: bool = True
     sources_of_apt: tuple[AptLine, ...] = ()
+    clock: int | None = None
     published: tuple[str, ...] | None = ()
     fleet: Fleet = field(default_factory=Fleet)
 
+    @property
+    def record(self) -> Mapping[int, str]:
+        """Index of the inventory -> UUID of its card, which may be gone."""
+        return smi.record(self.cards, self.remembered)
+
+    @property
+    def by_index(self) -> Mapping[int, Card]:
+        """Index of the inventory -> its card, of all cards that are there."""
+        return smi.by_index(self.cards, self.remembered)
+
     def card(self, index: int) -> Card | None:
-        """The card with this index, or None."""
-        return next((card for card in self.cards if card.index == index), None)
+        """The card that an index of the inventory means, or None if it is gone or was never there."""
+        return self.by_index.get(index)
 
 
 class LateFacts:
@@ -125,8 +115,6 @@ class LateFacts:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._facts, name)
 
-
-QUERY = "index,uuid,name,driver_version,compute_cap,memory.total,mig.mode.current"
 
 # Whether Docker can be asked. To ask a stopped one would start it, where docker.socket listens for it: a read must not.
 # One that just starts, as after a boot, is waited for: what is read beside this may find it running.
@@ -157,17 +145,11 @@ published() {{
   case $ids in *[!0-9a-f"$nl"]*) return 1 ;; esac
   [ -z "$ids" ] || timeout {DOCKER_TIMEOUT} docker inspect --type container --format '{_BINDINGS}' $ids
 }}
-gpu() {{
-  echo '# gpu'
-  if command -v nvidia-smi >/dev/null 2>&1; then
-    rc=0; timeout -k 2 {NVIDIA_SMI_TIMEOUT} nvidia-smi --query-gpu={QUERY} --format=csv,noheader,nounits 2>&1 || rc=$?
-    echo "# gpu-exit"; echo "$rc"
-  else
-    echo '# gpu-exit'; echo 127
-  fi
-}}
+limit=$1; shift
+{smi.SCRIPT.strip()}
 # nvidia-smi is slow where the driver is not kept loaded: it answers into the pipe while the rest is looked at
-gpu | {{
+cards | {{
+echo '# clock'; date +%s
 echo '# os'; cat /etc/os-release 2>/dev/null || :
 echo '# arch'; dpkg --print-architecture 2>/dev/null || uname -m
 echo '# cgroup'; if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo 2; else echo 1; fi
@@ -187,29 +169,23 @@ if command -v docker >/dev/null 2>&1; then
   else echo unknown
   fi
 fi
-cat
+echo '# remembered'; remembered
+until_end
 }}
 """
 
-DRIVER_ERRORS = {
-    124: "nvidia-smi does not answer (a wedged driver)",
-    127: "nvidia-smi is not installed: the NVIDIA driver is a prerequisite",
-    6: "nvidia-smi found no devices",
-    9: "the NVIDIA driver is not loaded",
-    15: "a GPU is lost: it needs a reset or a reboot",
-    18: "the driver's library and kernel module differ: reboot the host",
-}
 
-
-def command(peers: tuple[str, ...]) -> Run:
+def command(peers: tuple[str, ...], smi_timeout: float = smi.TIMEOUT) -> Run:
     """The read-only command whose answer `parse` understands.
 
     Args:
         peers: names or addresses of hosts that the host must be able to reach.
+        smi_timeout: seconds that one call of nvidia-smi may take.
     """
     stdin = ("set -u\n" + SCRIPT.strip("\n") + "\n").encode()
-    timeout = READ_TIMEOUT + STARTING + 4 * DOCKER_TIMEOUT
-    return Run(("sh", "-s", "--", *peers), stdin, timeout, title="host facts", slow=True)
+    asked_twice = 2 * smi_timeout + 5  # where the query fails, the list is asked for; each may have to be killed
+    timeout = READ_TIMEOUT + max(asked_twice, STARTING + 4 * DOCKER_TIMEOUT)
+    return Run(("sh", "-s", "--", f"{smi_timeout:g}", *peers), stdin, timeout, title="host facts", slow=True)
 
 
 def parse(text: str) -> HostFacts:
@@ -220,7 +196,8 @@ def parse(text: str) -> HostFacts:
     """
     sections = _sections(text)
     os_release = _os_release(sections.get("os", [[]])[0])
-    cards, error = _cards(sections.get("gpu", [[]])[0], sections.get("gpu-exit", [["127"]])[0])
+    exit_code = int((sections["gpu-exit"][0] or ["127"])[0])
+    cards, error = smi.read(sections.get("gpu", [[]])[0], exit_code, sections.get("gpu-extra", [[]])[0])
     peers = [[*peer, "", "", ""][:3] for peer in sections.get("peer", [])]
     return HostFacts(
         distribution=os_release.get("ID", ""),
@@ -234,8 +211,10 @@ def parse(text: str) -> HostFacts:
         resolved={peer: address for peer, address, _ in peers if address},
         cards=cards,
         driver_error=error,
+        remembered=smi.parse_record(sections.get("remembered", [[]])[0]),
         systemd=_first(sections, "systemd") == "yes",
         sources_of_apt=apt_lines.parse(sections.get("apt", [[]])[0]),
+        clock=int(said) if re.fullmatch(r"[0-9]{1,12}", said := _first(sections, "clock")) else None,
         published=_published(sections.get("published", [[]])[0]),
     )
 
@@ -270,36 +249,6 @@ def _first(sections: Mapping[str, list[list[str]]], name: str) -> str:
 def _os_release(lines: list[str]) -> dict[str, str]:
     pairs = (line.split("=", 1) for line in lines if "=" in line)
     return {key.strip(): value.strip().strip("\"'") for key, value in pairs}
-
-
-def _cards(lines: list[str], exit_lines: list[str]) -> tuple[tuple[Card, ...], str]:
-    exit_code = int((exit_lines or ["127"])[0])
-    if exit_code:
-        said = " ".join(line.strip() for line in lines if line.strip())[:400]
-        reason = DRIVER_ERRORS.get(exit_code, f"nvidia-smi exited {exit_code}")
-        return (), f"{reason}: {said}" if said else reason
-    rows = [row for row in csv.reader(lines, skipinitialspace=True) if len(row) == len(QUERY.split(","))]
-    cards = tuple(_card(row) for row in rows)
-    return cards, "" if cards else "nvidia-smi lists no card"
-
-
-def _card(row: list[str]) -> Card:
-    index, uuid, name, driver, cap, memory, mig = (value.strip() for value in row)
-    return Card(
-        index=int(index),
-        uuid=uuid,
-        name=name,
-        driver=driver,
-        compute_cap=_number(cap),
-        memory_mib=int(_number(memory)),
-        mig=mig == "Enabled",
-    )
-
-
-def _number(text: str) -> float:
-    """A leading number, or 0.0: `[N/A]`, `[Not Supported]` and `[Unknown Error]` are ordinary answers."""
-    match = re.match(r"\d+(\.\d+)?", text)
-    return float(match.group()) if match else 0.0
 
 
 def dumps(value: object) -> str:

@@ -70,7 +70,7 @@ class Holders(Step):
         yield Check("others on the cards", list(self._held(uuids, have)), [])
 
     def _cards(self, facts: HostFacts, have: Mapping[str, Any]) -> Iterator[str]:
-        yield from self._held({str(card.index): card.uuid for card in facts.cards}, have)
+        yield from self._held({str(index): card.uuid for index, card in facts.by_index.items()}, have)
 
     def _held(self, uuids: Mapping[str, str], have: Mapping[str, Any]) -> Iterator[str]:
         """A sentence for each card and whoever else holds it."""

@@ -9,14 +9,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from provision.command import Command, Run
+from provision.steps import smi
 from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError, asked_once
-from provision.steps.facts import Card, HostFacts
+from provision.steps.facts import HostFacts
+from provision.steps.smi import Card
 
 RELEASES = {"debian": ("12", "13"), "ubuntu": ("22.04", "24.04")}
 ARCHITECTURES = ("amd64", "arm64")
 NAMES = "Debian 12 and 13, Ubuntu 22.04 and 24.04, on amd64 and arm64"
 
 SNAP = 'if [ -e /snap/bin/docker ] || [ -d /var/snap/docker ]; then echo "snap"; else echo "none"; fi'
+LIST = f"""{smi.SCRIPT}
+limit=60
+smi gpu {smi.CORE}
+echo '# remembered'; remembered
+"""
 LOOK = Run(("sh", "-c", SNAP), title="look for Docker's snap")
 
 
@@ -73,7 +80,9 @@ def _snap(answer: Answer) -> State:
 
 @dataclass(frozen=True, kw_only=True)
 class UsableCards(Step):
-    """A guard: every card that an instance names is there, whole, and under a driver that its Ollama can use.
+    """A guard: the driver answers, and every card that an instance names is there, whole, and usable by its Ollama.
+
+    A host without any card is refused. A card that is gone or broken concerns its instance alone.
 
     Args:
         gpus: instance -> indices of its cards.
@@ -96,29 +105,39 @@ class UsableCards(Step):
 
     def want(self, facts: HostFacts, have: State) -> State:
         """Nothing; refuses a driver or cards that will not do."""
-        if facts.driver_error:
-            raise RefusalError(
-                f"{facts.driver_error}. The NVIDIA driver is a prerequisite: provision does not install it"
-            )
-        for instance, indices in self.gpus.items():
-            for index in indices:
-                card = facts.card(index)
-                if card is None:
-                    raise RefusalError(f"{instance} names GPU {index}, and this host has {_list(facts.cards)}")
+        if not facts.cards:
+            said = facts.driver_error or "nvidia-smi lists no card"
+            raise RefusalError(f"{said}. The NVIDIA driver is a prerequisite: provision does not install it")
+        for instance, index in self._named():
+            card = facts.card(index)
+            if card is not None:
                 self._refuse_card(instance, card)
         return {}
+
+    def refused(self, facts: HostFacts) -> Mapping[str, str]:
+        """The instances with a card that is gone, broken, or was never there."""
+        if not facts.cards:
+            return {}  # then the host is refused
+        found: dict[str, str] = {}
+        for instance, index in self._named():
+            if said := complaint(index, facts):
+                found.setdefault(instance, f"{instance} cannot run: {said}")
+        return found
+
+    def _named(self) -> Iterator[tuple[str, int]]:
+        return ((instance, index) for instance, indices in self.gpus.items() for index in indices)
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """None: a guard changes nothing."""
         return []
 
     def check(self, live: Any) -> Iterator[Check]:
-        """nvidia-smi answers and lists every card that is named."""
-        status, cards = cards_live(live)
-        named = sorted({index for indices in self.gpus.values() for index in indices})
-        found = {int(index) for index in cards if index.isdigit()}
-        yield Check("nvidia-smi answers", status, 0)
-        yield Check("cards", [index for index in named if index in found], named)
+        """nvidia-smi lists every card that is named. What it says beside that keeps no card from working."""
+        status, found = _cards_live(live)
+        good = {index for index, card in found.items() if not card.broken}
+        yield Check("nvidia-smi answers", 0 if found else status, 0)
+        missing = [f"GPU {index} of {instance}" for instance, index in self._named() if index not in good]
+        yield Check("cards that are missing or broken", missing, [])
 
     def _refuse_card(self, instance: str, card: Card) -> None:
         if card.mig:
@@ -127,26 +146,50 @@ class UsableCards(Step):
                 f"switch MIG off (nvidia-smi -i {card.index} -mig 0)"
             )
         needed = driver_needed(self.image, card.compute_cap)
-        if int(card.driver.split(".")[0] or 0) < needed:
+        if 0 < smi.number(card.driver) < needed:
             raise RefusalError(
                 f"the driver is {card.driver}, and {self.image} on GPU {card.index} ({card.name}) needs {needed} or "
                 f"newer: it would silently run on the CPU. Upgrade the driver, or use ollama/ollama:0.24.0"
             )
 
 
+def complaint(index: int, facts: HostFacts) -> str:
+    """Why the card that an index of the inventory means cannot be used; empty where it can.
+
+    Args:
+        index: as the inventory has it.
+        facts: what is known of the host.
+    """
+    uuid, card = facts.record.get(index), facts.card(index)
+    if card is not None:
+        return f"GPU {index} ({uuid}) is broken: {card.broken}" if card.broken else ""
+    evidence = f"; {facts.driver_error}" if facts.driver_error else ""
+    if uuid is not None:
+        return f"GPU {index} ({uuid}) is missing: nvidia-smi does not list it{evidence}"
+    return f"there is no GPU {index}: this host has {_list(facts)}{evidence}"
+
+
 def cards_live(live: Any) -> tuple[int, dict[str, str]]:
-    """The exit code of nvidia-smi and every card's index and UUID, asked once for all steps of a verification.
+    """The exit code of nvidia-smi, and the UUID of every card by its index of the inventory.
 
     Args:
         live: testinfra's host.
     """
-    said = asked_once(live, "timeout 60 nvidia-smi --query-gpu=index,uuid --format=csv,noheader")
-    rows = [line.split(", ") for line in said.stdout.splitlines()]
-    return said.rc, {row[0]: row[1] for row in rows if len(row) == 2}
+    status, cards = _cards_live(live)
+    return status, {str(index): card.uuid for index, card in cards.items()}
 
 
-def _list(cards: Sequence[Card]) -> str:
-    return ", ".join(f"GPU {card.index} ({card.name})" for card in cards) or "none"
+def _cards_live(live: Any) -> tuple[int, dict[int, Card]]:
+    """What nvidia-smi lists, asked once for all steps of a verification."""
+    listed, _, rest = asked_once(live, "sh -c %s", LIST).stdout.partition("# gpu-exit\n")
+    status, _, remembered = rest.partition("\n# remembered\n")
+    cards, _ = smi.read(listed.splitlines(), 0, ())
+    found = smi.by_index(cards, smi.parse_record(remembered.splitlines()))
+    return int(status) if status.isdecimal() else -1, found
+
+
+def _list(facts: HostFacts) -> str:
+    return ", ".join(f"GPU {index} ({card.name})" for index, card in facts.by_index.items()) or "none"
 
 
 def driver_needed(image: str, compute_cap: float) -> int:

@@ -225,6 +225,7 @@ def _planned(outcome: Outcome, run: HostRun) -> HostResult:
         result.error = error
         return result
     changes = {change.step.id: change for change in outcome.plan.changes}
+    refused = {entry.step.id for entry in run.entries if entry.step.part_of in outcome.plan.refused}
     looked = {entry.step.id: entry.role for entry in run.entries if entry.role in run.roles}
     looked |= {step: change.role for step, change in changes.items() if step not in looked}
     if error is not None:
@@ -233,9 +234,11 @@ def _planned(outcome: Outcome, run: HostRun) -> HostResult:
         found = StepResult(step, role)
         if error is not None and error.step == step:
             found.problem = "\n".join(filter(None, [error.message, error.stderr, error.hint]))
+        elif error is not None and step in refused:
+            found.waits_for, found.problem = error.step, f"known after {error.step}"
         elif step in changes:
             _drifted(found, changes[step], run)
-        elif error is None:
+        elif error is None or outcome.plan.refused:
             found.checks.append(Check("as declared", True, True))
         result.steps.append(found)
     return result

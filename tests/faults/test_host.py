@@ -85,14 +85,21 @@ CASES = {
     ),
     "a card is gone": Case(
         switched("card-missing")[0],
-        ("ollama2 names GPU 1, and this host has GPU 0",),
+        ("ollama2 cannot run: GPU 1 .* is missing: nvidia-smi does not list it",),
         switched("card-missing")[1],
+        leaves=(),
+        **GUARD,
+    ),
+    "a card fell off the bus": Case(
+        switched("card-lost")[0],
+        ("ollama2 cannot run: GPU 1 .* is missing.*; a GPU is lost.*Unable to determine the device handle",),
+        switched("card-lost")[1],
         leaves=(),
         **GUARD,
     ),
     "a card that never was": Case(
         lambda w: w.instance(1).update(gpus=[7]),
-        ("ollama2 names GPU 7, and this host has GPU 0 .*, GPU 1",),
+        ("ollama2 cannot run: there is no GPU 7: this host has GPU 0 .*, GPU 1",),
         lambda w: w.instance(1).update(gpus=[1]),
         leaves=(),
         **GUARD,

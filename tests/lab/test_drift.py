@@ -154,6 +154,8 @@ GPU = (
     Breakage(
         "folders:provision", "open", "chmod 0777 /etc/provision /var/lib/provision; chown nobody /etc/provision/ollama"
     ),
+    Breakage("file:/etc/provision/ollama/cards", "removed", REMOVE),
+    Breakage("file:/etc/provision/ollama/cards", "edited", EDIT),
     Breakage("unit:provision-instances.service", "removed", REMOVE_UNIT),
     Breakage("service:provision-instances", "stopped", "systemctl stop provision-instances"),
     Breakage("service:provision-instances", "disabled", "systemctl disable provision-instances"),

@@ -86,8 +86,13 @@ FLOOD = f"yes '{ANSI}' | head -c 45000000"
 LIES = {
     "cards that shout": answers("nvidia-smi", f"{SHOUT} >&2; {SHOUT}; exit 9"),
     "cards without end": answers("nvidia-smi", FLOOD),
-    "cards with hostile names": answers("nvidia-smi", f"echo '0, GPU-$(id), {ANSI}, 590.1, 8.9, 99999, Enabled'"),
-    "cards with hostile numbers": answers("nvidia-smi", f"echo '{'9' * 5000}, GPU-1, x, y.z, {'9' * 400}, -, -'"),
+    "cards with hostile names": answers(
+        "nvidia-smi",
+        f"echo '0, GPU-$(id), x, 590.1, 99999'; echo '0, GPU-1, {ANSI}, 590.1, [GPU requires reset {ANSI}]'",
+    ),
+    "cards with hostile numbers": answers(
+        "nvidia-smi", f"echo '{'9' * 5000}, GPU-1, x, y.z, 1'; echo '0, GPU-1, x, y.z, {'9' * 400}'"
+    ),
     "Docker that shouts": answers("docker", f"{SHOUT}; {SHOUT} >&2; exit 1"),
     "Docker that babbles": answers("docker", f"{SHOUT}; echo '# containers'; echo '{{\"name\": 5}}'; echo '# end'"),
     "Docker without end": answers("docker", FLOOD),

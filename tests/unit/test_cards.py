@@ -1,5 +1,6 @@
 """Whether running containers keep their cards, by what a host answered."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from provision.command import Answer
 from provision.sequence import Entry
 from provision.steps import dockerd, engine
 from provision.steps.container import Container
+from provision.steps.facts import HostFacts
+from provision.steps.smi import Card
 
 FACTS = Path(__file__).parents[1] / "facts"
 
@@ -56,3 +59,33 @@ def test_a_daemon_that_does_not_answer_is_not_trusted_and_what_nobody_asked_for_
     silent = said("DockerService/nothing_pending.yaml").stdout.replace(b"info=", b"silent=")
     assert not cards.are_safe([entry()], {dockerd.COMMAND: Answer(0, silent)})
     assert cards.are_safe([entry()], {})
+
+
+UUID = "GPU-6506c7fb-0468-e2f5-1691-2db0f8554bf0"
+WELL = Card(0, UUID, "RTX A6000", "580.95.05", 8.6, 49140)
+
+
+@pytest.mark.parametrize(
+    ("container", "found", "port", "lost"),
+    [
+        ("running", (WELL,), 3001, False),
+        ("running", (), 3001, True),
+        ("running", (dataclasses.replace(WELL, broken="GPU requires reset"),), 3001, True),
+        ("running", (WELL,), 3009, True),
+        ("stopped", (WELL,), 3001, True),
+        ("lost_its_cards", (WELL,), 3001, True),
+        ("does_not_answer", (WELL,), 3001, True),
+        ("foreign", (WELL,), 3001, True),
+        ("absent", (WELL,), 3001, True),
+        ("docker_stopped", (WELL,), 3001, True),
+    ],
+)
+def test_an_instance_that_cannot_be_worked_on_may_serve_on(
+    container: str, found: tuple[Card, ...], port: int, lost: bool
+) -> None:
+    case = yaml.safe_load((FACTS / f"Container/{container}.yaml").read_text())
+    said = Answer(case.get("exit", 0), case.get("stdout", "").encode(), case.get("stderr", "").encode())
+    one = Entry("ollama", dataclasses.replace(entry().step, port=port))  # type: ignore[type-var]
+    names = cards.lost(["ollama1"], [one], {engine.COMMAND: said}, HostFacts(cards=found))
+    assert names == ({"ollama1"} if lost else set())
+    assert cards.lost(["ollama1"], [one], {}, HostFacts(cards=found)) == set(), "nobody looked at the container"

@@ -125,3 +125,22 @@ def test_a_turn_tests_what_its_run_can_answer_for(roles: set[str], any_model: bo
     turn = Turn(host, session, lease, none, context, lambda *_: None)  # type: ignore[arg-type]
     turn.test("ollama1")
     assert session.ran == [gate.command("ollama1", host.instances[0].models, any_model=any_model)]
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "fit"),
+    [
+        ("0", "GPU 0: NVIDIA L40S (UUID: GPU-0)", True),
+        ("14", "GPU 0: NVIDIA L40S (UUID: GPU-0)\nWARNING: infoROM is corrupted at gpu 0000:01:00.0", True),
+        ("15", "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error", False),
+    ],
+)
+def test_a_warning_beside_the_cards_keeps_no_instance_out(
+    server: Server, listed: list[str], monkeypatch: pytest.MonkeyPatch, code: str, said: str, fit: bool
+) -> None:
+    listed += ["a"]
+    monkeypatch.setenv("SMI", code)
+    monkeypatch.setenv("CARDS", said)
+    done = run(gate.command("ollama1", ("a",)))
+    assert (done.returncode == 0) == fit
+    assert fit or f"ollama1 sees no card: {said}" in done.stderr

@@ -10,7 +10,9 @@ from provision.steps.engine import read_live
 from provision.steps.holders import Holders, foreign
 from tests.unit.step_cases import TESTS
 
-CARDS = "0, GPU-6506c7fb-0468-e2f5-1691-2db0f8554bf0\n1, GPU-00218c52-170c-270b-d75b-7bbf9e0460ab\n"
+CARDS = """0, GPU-6506c7fb-0468-e2f5-1691-2db0f8554bf0, RTX A6000, 580.95.05, 49140
+1, GPU-00218c52-170c-270b-d75b-7bbf9e0460ab, RTX A6000, 580.95.05, 49140
+"""
 
 
 def live() -> Any:
@@ -18,7 +20,8 @@ def live() -> Any:
     case = yaml.safe_load((TESTS / "facts/OwnedContainers/only_ours.yaml").read_text())
 
     def run(command: str, *words: str) -> SimpleNamespace:
-        return SimpleNamespace(rc=0, stdout=CARDS if "nvidia-smi --query-gpu" in command else case["stdout"], stderr="")
+        of_cards = "--query-gpu" in " ".join((command, *words))
+        return SimpleNamespace(rc=0, stdout=CARDS if of_cards else case["stdout"], stderr="")
 
     return SimpleNamespace(run=run)
 

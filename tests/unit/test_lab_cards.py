@@ -102,6 +102,43 @@ def test_faults_of_the_host(smi, fault, code, text):
     assert (found, text in said) == (code, True)
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "rows", "end"),
+    [
+        ("inforom-corrupt", 14, ["0", "1"], "WARNING: infoROM is corrupted at gpu 0000:01:00.0\n"),
+        ("card-lost", 15, ["1"], "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error\n"),
+    ],
+)
+def test_rows_come_before_the_complaint(smi, fault, code, rows, end):
+    (smi.home / "faults" / fault).write_text("0")
+    found, said = smi("--query-gpu=index,uuid", "--format=csv,noheader")
+    assert (found, said.endswith(end)) == (code, True)
+    assert [line.split(", ")[0] for line in said.removesuffix(end).splitlines()] == rows
+
+
+def test_a_lost_card_is_all_that_its_container_hears_of(smi):
+    uuid = json.loads((smi.home / "gpus.json").read_text())["cards"][1]["uuid"]
+    (smi.home / "container.json").write_text(json.dumps({"visible": [uuid], "name": "ollama2"}))
+    (smi.home / "faults/card-lost").touch()
+    assert smi("-L") == (15, "Unable to determine the device handle for GPU0000:02:00.0: Unknown Error\n")
+
+
+def test_a_broken_card_is_listed_without_its_values(smi):
+    (smi.home / "faults/card-broken").write_text("1")
+    code, said = smi("--query-gpu=index,memory.total,name", "--format=csv,noheader,nounits")
+    assert code == 0
+    assert said.splitlines()[1] == "1, [GPU requires reset], NVIDIA RTX A6000 (simulated)"
+
+
+def test_an_ancient_driver_does_not_know_a_field(smi):
+    (smi.home / "faults/driver-ancient").touch()
+    assert smi("--query-gpu=index,compute_cap", "--format=csv") == (
+        2,
+        'Field "compute_cap" is not a valid field to query.\n\n',
+    )
+    assert smi("--query-gpu=driver_version", "--format=csv,noheader") == (0, "470.256.02\n470.256.02\n")
+
+
 def test_a_missing_card_leaves_the_others_with_new_indices(smi):
     before = smi("-L")[1].splitlines()
     (smi.home / "faults/card-missing").write_text("0")

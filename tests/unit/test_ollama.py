@@ -191,6 +191,7 @@ def test_one_machine_has_a_firewall_too() -> None:
         "file:/etc/provision/ollama/instances",
         "unit:provision-instances.service",
         "service:provision-instances",
+        "file:/etc/provision/ollama/cards",
         "volume:ollama1",
         "volume:ollama2",
         "container:ollama1",
@@ -304,7 +305,7 @@ def test_files_that_depend_on_the_host_are_proved_by_their_bytes(path: str) -> N
 
     def checks(said: str, digest: str) -> list[str]:
         def run(command: str, *words: str) -> SimpleNamespace:
-            assert command.startswith("stat") or words[1:] == ("10.0.0.5",)
+            assert command.startswith("stat") or words[1:] == ("15", "10.0.0.5")
             stdout = f"644 root:root\n{digest}  -\n" if command.startswith("stat") else said
             return SimpleNamespace(rc=0, stdout=stdout, stderr="")
 

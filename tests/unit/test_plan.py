@@ -22,10 +22,19 @@ class Thing(Step):
     found: Any = None
     wanted: Any = field(default_factory=lambda: {"on": True})
     needs: tuple[str, ...] = ()
+    part: str = ""
+    refuses: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self):
         return f"thing:{self.name}"
+
+    @property
+    def part_of(self):
+        return self.part
+
+    def refused(self, facts):
+        return self.refuses
 
     @property
     def after(self):
@@ -62,7 +71,8 @@ class Marked(Owned):
         return Fact(run("list"), lambda answer: self.things)
 
     def step(self, step_id):
-        return Thing(step_id.split(":")[1])
+        name = step_id.split(":")[1]
+        return Thing(name, part=name.partition("/")[0])
 
 
 def planned(*things, marked=None, declared=(), earlier=()):
@@ -97,6 +107,14 @@ def test_what_nobody_declares_is_removed_first():
     plan = planned(Thing("a"), marked={"thing:old": {"on": True}, "thing:a": {"on": True}})
     assert rows(plan)[0] == ("remove", "thing:old", "no longer declared")
     assert len(plan.changes) == 2
+
+
+def test_an_instance_that_a_guard_refuses_is_left_out_and_the_others_are_not():
+    guard = Thing("guard", {"on": True}, refuses={"a": "a cannot run"})
+    dead = [Thing("a", UnreadableError("its card is gone"), part="a"), Thing("model", part="a")]
+    plan = planned(guard, *dead, Thing("b", part="b"), marked={"thing:a/old": {"on": 1}, "thing:b/old": {"on": 1}})
+    assert rows(plan) == [("remove", "thing:b/old", "no longer declared"), ("add", "thing:b", "not there")]
+    assert (plan.refused, plan.ok, plan.steps) == ({"a": "a cannot run"}, 1, 4)
 
 
 def test_what_a_role_left_out_declares_is_no_orphan():

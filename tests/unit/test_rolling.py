@@ -243,6 +243,17 @@ def test_what_a_run_left_out_counts_as_out(tmp_path: Path) -> None:
     assert marker.down == {"a/ollama1"}
 
 
+def test_what_lost_a_card_is_neither_taken_out_nor_waited_for(tmp_path: Path) -> None:
+    one, two = gpu("a"), gpu("b")
+    made = make(tmp_path, one, two)
+    marker: Any = made.markers(one)[0]
+    marker.down = {"a/ollama2"}
+    made.lost.add("a/ollama2")
+    assert set(made.served(one, EVERY).at) == {"a/ollama1"}
+    assert fits(made, two)
+    assert (made.halted, made.unfit) == ("", set())
+
+
 def test_it_is_waited_for_while_its_host_is_worked_on(tmp_path: Path) -> None:
     one, two = gpu("a", (("m",),)), gpu("b", (("m",),))
     made = make(tmp_path, one, two)

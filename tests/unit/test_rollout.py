@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision import apply, ending, lock, rollout, standing
+from provision import apply, cards, ending, lock, report, rollout, standing
 from provision.apply import HostRun
 from provision.artifacts import Store
-from provision.cli.run import _hosts, ended
+from provision.cli.run import _hosts, ended, planned
 from provision.command import Obtain, run, sh
 from provision.context import Context, Stopped
 from provision.errors import CommandError, FactError, LockedError, RefusedError, UnreachableError, UsageError
@@ -65,6 +65,36 @@ def test_one_bad_host_stops_nobody_else(make):
         "gone": "unreachable",
     }
     assert outcomes[1].error.step == "note:a"
+
+
+def refuse(monkeypatch, name):
+    """The instance `two` of a host cannot be worked on, and does not serve."""
+    why = {"two": "two cannot run: GPU 1 (GPU-1) is missing"}
+    monkeypatch.setattr(Note, "refused", lambda self, facts: why if f"/{name}/" in self.path else {})
+    monkeypatch.setattr(cards, "lost", lambda names, *_: frozenset(names))
+
+
+def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(make, monkeypatch):
+    refuse(monkeypatch, "gpu-01")
+    made = make({"gpu-01": (), "gpu-02": ()})
+    seen = []
+    made._readmit = lambda: seen.append(made.fleet())
+    one, other = made.deploy()
+    assert (one.result, one.changed, other.result) == ("failed", ["note:a"], "changed")
+    assert (one.error.exit_code, one.error.message) == (3, "two cannot run: GPU 1 (GPU-1) is missing")
+    (known,) = seen
+    assert (known.failed, known.unfit) == (frozenset(), {"gpu-01/two"}), "the balancers leave out that one alone"
+    assert made.guarded == ""
+
+
+def test_a_plan_shows_the_other_changes_of_a_host_with_such_an_instance(make, monkeypatch, capsys):
+    refuse(monkeypatch, "gpu-01")
+    outcomes = make({"gpu-01": ()}).plan()
+    report.plan_text(outcomes, diff=False)
+    said = capsys.readouterr().out
+    assert "two cannot run: GPU 1 (GPU-1) is missing" in said
+    assert "+ note:a" in said
+    assert not planned(3, None, outcomes).is_none, "there is something to deploy"
 
 
 def test_a_plan_changes_nothing_and_counts(make, tmp_path):

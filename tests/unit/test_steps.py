@@ -7,6 +7,7 @@ want:      what it must want
 commands:  the commands, as people are shown them
 undo:      likewise, back from `want` to `have` (optional)
 refused:   part of the message with which it refuses, instead of all these
+instances: of a guard, the instances that it refuses -> part of the reason (optional)
 impact:    what it costs (optional)
 diff:      lines of the diff (optional)
 """
@@ -61,6 +62,11 @@ def compare_optional(step: Step, case: dict[str, Any], have: Any, want: Any) -> 
         assert [str(command) for command in step.commands(want, have)] == case["undo"]
     if "impact" in case:
         assert step.impact(have, want) == case["impact"]
+    if "instances" in case:
+        found = step.refused(TypeAdapter(HostFacts).validate_python(case.get("facts", {})))
+        assert {name: case["instances"].get(name, "") in why for name, why in found.items()} == dict.fromkeys(
+            case["instances"], True
+        )
     if "diff" in case:
         assert list(step.diff(have, want)) == case["diff"]
     if "endangers" in case:

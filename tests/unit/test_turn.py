@@ -48,6 +48,9 @@ class FakeTurn:
         self.out, self.failed, self._asked = (), False, frozenset()
         self.made, self.unfinished = set(), []
 
+    def refuse(self, refused, lost):
+        self.refused = refused
+
     def covers(self, names):
         return self._asked == EVERY or names <= self._asked
 

@@ -275,3 +275,35 @@ def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(mon
         "first": {"neighbour:ollama1": [(f"127.0.0.1:{ports['first']} is closed to second", "open", "closed")]},
         "second": {},
     }
+
+
+@dataclass(frozen=True)
+class Guarded(Looks):
+    """A part of the instance `two`, which cannot be worked on."""
+
+    part: str = ""
+
+    @property
+    def id(self):
+        return f"note:{self.part or 'guard'}"
+
+    @property
+    def part_of(self):
+        return self.part
+
+    def refused(self, facts):
+        return {} if self.part else {"two": "two cannot run: GPU 1 (GPU-1) is missing"}
+
+
+def test_an_instance_that_cannot_be_worked_on_fails_once_and_the_others_are_proved(verified, tmp_path):
+    path = str(tmp_path / "a")
+    result = verified(Guarded(path), Guarded(path, part="one"), Guarded(path, part="two"))
+    found = {step.step: (step.passed, step.waits_for) for step in result.steps}
+    assert found == {
+        "note:guard": (True, ""),
+        "note:one": (True, ""),
+        "note:two": (False, "require:cards"),
+        "require:cards": (False, ""),
+    }
+    problem = next(step.problem for step in result.steps if step.step == "require:cards")
+    assert (result.result, problem.startswith("two cannot run: GPU 1 (GPU-1) is missing")) == ("failed", True)

@@ -71,15 +71,19 @@ def cards() -> list[dict[str, Any]]:
     if not visible:
         return []
     known = json.loads((LAB / "gpus.json").read_text())["cards"]
-    if _host_fault("card-missing"):
-        text = (LAB / "faults/card-missing").read_text().strip()
-        del known[int(text) if text else -1]
+    gone = {_of_fault(name, known) for name in ("card-missing", "card-lost", "card-broken") if _host_fault(name)}
     used = _used_by_others()
     return [
         {**card, "free_mib": card["memory_mib"] - card["reserved_mib"] - used.get(card["uuid"], 0)}
         for card in known
-        if card["uuid"] in visible
+        if card["uuid"] in visible and card["uuid"] not in gone
     ]
+
+
+def _of_fault(name: str, known: list[dict[str, Any]]) -> str:
+    """The UUID of the card that a fault concerns: its text is an index, and without one it is the last card."""
+    text = (LAB / "faults" / name).read_text().strip()
+    return str(known[int(text) if text else -1]["uuid"])
 
 
 def _used_by_others() -> dict[str, int]:

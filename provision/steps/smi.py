@@ -1,0 +1,214 @@
+"""The cards of a host as nvidia-smi lists them, and which card an index of the inventory means.
+
+Sources: fields, rows and exit codes of nvidia-smi, FACTS 3. Its indices may change at each boot, and the cards behind a
+card that is gone move up by one: so a host remembers the UUID of every index (`RECORD`).
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+RECORD = "/etc/provision/ollama/cards"
+TIMEOUT = 15.0  # seconds; a healthy driver that is kept loaded answers within one
+CORE = "index,uuid,name,driver_version,memory.total"
+# A driver that does not know one of the fields refuses the whole query: what may be unknown is asked for by itself.
+EXTRA = "uuid,compute_cap,mig.mode.current"
+MOST = 1024  # lines of the record
+
+# A query that fails may list nothing at all, and `nvidia-smi -L` beside it the cards that are well.
+# $1 of `smi` is the section, $2 the fields. Both queries run at once; each of them answers into the pipe of the next.
+# A process that a wedged driver does not let go keeps its pipe open, so readers stop at `# end` and not at its close.
+SCRIPT = f"""
+smi() {{
+  echo "# $1"
+  rc=127
+  if command -v nvidia-smi >/dev/null 2>&1; then
+    rc=0; timeout -k 2 "$limit" nvidia-smi --query-gpu="$2" --format=csv,noheader,nounits </dev/null 2>&1 || rc=$?
+    case $1:$rc in gpu:0 | gpu:14 | gpu:124 | gpu:137 | gpu-extra:*) ;;
+    *) printf '\n'; timeout -k 2 "$limit" nvidia-smi -L </dev/null 2>&1 ;;
+    esac
+  fi
+  printf '\\n# %s-exit\\n%s\\n' "$1" "$rc"
+}}
+until_end() {{ sed '/^# end$/q'; }}
+cards() {{
+  {{ smi gpu-extra {EXTRA}; echo '# end'; }} | {{ smi gpu {CORE}; until_end; }}
+}}
+remembered() {{ grep -E -m {MOST} '^[0-9]{{1,4}} GPU-[0-9A-Za-z-]{{1,64}}$' {RECORD} 2>/dev/null || :; }}
+"""
+
+_SLOW = (
+    "nvidia-smi does not answer in time (a wedged driver; where it is only slow, switch persistence mode on or raise "
+    "nvidia_toolkit.smi_timeout)"
+)
+ERRORS = {
+    2: "nvidia-smi does not know a field: its driver is too old",
+    6: "nvidia-smi found no devices",
+    9: "the NVIDIA driver is not loaded",
+    12: "the library of the NVIDIA driver (libnvidia-ml.so) is not found",
+    14: "the infoROM of a GPU is corrupt",
+    15: "a GPU is lost: it needs a reset or a reboot",
+    17: "the operating system or a cgroup keeps nvidia-smi from the GPUs",
+    18: "the driver's library and kernel module differ: reboot the host",
+    124: _SLOW,
+    127: "nvidia-smi is not installed: the NVIDIA driver is a prerequisite",
+    137: _SLOW,  # killed, because it did not heed the first signal
+}
+
+_LISTED = re.compile(r"GPU ([0-9]{1,4}): (.{0,200}) \(UUID: (GPU-[0-9A-Za-z-]{1,64})\)")
+_UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,64}")
+_INDEX = re.compile(r"[0-9]{1,4}")
+_BROKEN = re.compile(r"requires reset|is lost", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU as nvidia-smi sees it.
+
+    Args:
+        index: nvidia-smi's index; may change at a boot.
+        uuid: `GPU-...`; does not change.
+        name: product name.
+        driver: version of the driver, such as `590.48.01`.
+        compute_cap: compute capability, such as 8.9; 0.0 when not said.
+        memory_mib: total memory in MiB; 0 when not said.
+        mig: whether MIG mode is on (the card is then not usable as a whole).
+        broken: what nvidia-smi says instead of a value where the card cannot be used until a reset; else empty.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    driver: str
+    compute_cap: float
+    memory_mib: int
+    mig: bool = False
+    broken: str = ""
+
+
+def read(core: Sequence[str], exit_code: int, extra: Iterable[str]) -> tuple[tuple[Card, ...], str]:
+    """The cards that nvidia-smi lists, and why these may not be all; whatever its exit code is, its rows are used.
+
+    Args:
+        core: what it printed for `CORE`, and behind it the output of `nvidia-smi -L`, where that was asked too.
+        exit_code: its exit code for that.
+        extra: what it printed for `EXTRA`; may be no rows at all.
+    """
+    more = {row[0]: row for row in map(_words, extra) if len(row) == len(EXTRA.split(","))}
+    cards: dict[str, Card] = {}
+    said: list[str] = []
+    for line in core:
+        card = _card(_words(line), more) or _listed(line)
+        if card is not None:
+            cards.setdefault(card.uuid, card)
+        elif line.strip() and line.strip() not in said:
+            said.append(line.strip())
+    return tuple(cards.values()), _complaint(exit_code, " ".join(said)[:400], list(cards))
+
+
+def _words(line: str) -> list[str]:
+    return [word.strip() for word in line.split(",")]
+
+
+def _card(row: Sequence[str], more: Mapping[str, Sequence[str]]) -> Card | None:
+    """The card of a row; None for any other line, and for a card of which not even the UUID can be read."""
+    if len(row) != len(CORE.split(",")):
+        return None
+    index, uuid, name, driver, memory = row
+    if not (_INDEX.fullmatch(index) and _UUID.fullmatch(uuid)):
+        return None
+    _, capability, mig = more.get(uuid, ("", "", ""))
+    words = (name, driver, memory, capability, mig)
+    return Card(
+        index=int(index),
+        uuid=uuid,
+        name=name[:100],
+        driver=driver[:40],
+        compute_cap=number(capability),
+        memory_mib=int(number(memory)),
+        mig=mig == "Enabled",
+        broken=next((word.strip("[]")[:100] for word in words if _BROKEN.search(word)), ""),
+    )
+
+
+def _listed(line: str) -> Card | None:
+    """The card of a line of `nvidia-smi -L`, which says no more than its index, name and UUID."""
+    found = _LISTED.fullmatch(line.strip())
+    return Card(int(found[1]), found[3], found[2], "", 0.0, 0) if found else None
+
+
+def _complaint(exit_code: int, said: str, cards: Sequence[str]) -> str:
+    if exit_code:
+        reason = ERRORS.get(exit_code, f"nvidia-smi exited {exit_code}")
+        return f"{reason}: {said}" if said else reason
+    if said:
+        return f"nvidia-smi says: {said}"
+    return "" if cards else "nvidia-smi lists no card"
+
+
+def number(text: str) -> float:
+    """A leading number, or 0.0: `[N/A]`, `[Not Supported]` and `[Unknown Error]` are ordinary answers."""
+    match = re.match(r"\d{1,9}(\.\d{1,9})?", text)
+    return float(match.group()) if match else 0.0
+
+
+def parse_record(lines: Iterable[str]) -> dict[int, str]:
+    """Index -> UUID, by a host's record.
+
+    Args:
+        lines: its lines; those that are not of this form are passed over.
+    """
+    pairs = (line.split() for line in lines)
+    return {int(pair[0]): pair[1] for pair in pairs if len(pair) == 2 and pair[0].isascii() and pair[0].isdigit()}
+
+
+def record(cards: Iterable[Card], remembered: Mapping[int, str]) -> dict[int, str]:
+    """Index -> UUID: what a host is to remember, and what an index of its inventory means.
+
+    An index keeps its card wherever nvidia-smi lists it. A card that was never seen takes the index that nvidia-smi
+    gives it, unless another present card has that: then the index of a card that is gone, else the next free one.
+
+    Args:
+        cards: those that nvidia-smi lists.
+        remembered: what the host remembers; may be empty.
+    """
+    found = dict(remembered)
+    listed = sorted(cards, key=lambda card: card.index)
+    present = {card.uuid for card in listed}
+    new = [card for card in listed if card.uuid not in found.values()]
+    free = {index for index, uuid in found.items() if uuid not in present}
+    for card in sorted(new, key=lambda card: card.index in found and card.index not in free):
+        index = card.index
+        if index in found and index not in free:
+            index = min(free, default=next(number for number in range(len(found) + 1) if number not in found))
+        free.discard(index)
+        found[index] = card.uuid
+    return found
+
+
+def by_index(cards: Sequence[Card], remembered: Mapping[int, str]) -> dict[int, Card]:
+    """Index of the inventory -> its card, of all cards that are there.
+
+    Args:
+        cards: those that nvidia-smi lists.
+        remembered: what the host remembers.
+    """
+    by_uuid = {card.uuid: card for card in cards}
+    return {index: by_uuid[uuid] for index, uuid in sorted(record(cards, remembered).items()) if uuid in by_uuid}
+
+
+def record_text(found: Mapping[int, str]) -> bytes:
+    """The record of a host as a file.
+
+    Args:
+        found: index -> UUID.
+    """
+    rows = "".join(f"{index} {uuid}\n" for index, uuid in sorted(found.items()))
+    return (_HEAD + rows).encode()
+
+
+_HEAD = (
+    "# Written by provision: the card that each index of the inventory means on this host. An index keeps its card\n"
+    "# when nvidia-smi numbers the cards otherwise. To take over the indices of nvidia-smi: remove this file, deploy.\n"
+    "# index uuid\n"
+)

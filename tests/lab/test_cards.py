@@ -1,0 +1,150 @@
+"""Faults of one card of several: its instance fails and is down in the upstream, and all others of the host go on."""
+
+import json
+
+import pytest
+
+from provision.lab import faults
+from provision.steps import smi
+
+from .conftest import Fleet
+from .test_change import cards, containers, instances, settled, started, upstream
+
+pytestmark = pytest.mark.lab
+SHEET = "/etc/provision-lab/gpus.json"
+RECORD = f"file:{smi.RECORD}"
+
+
+def down(fleet: Fleet) -> list[str]:
+    """host/instance of every server line that is down."""
+    text = fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
+    return [line.split("#")[1].strip() for line in text.splitlines() if " down;" in line]
+
+
+def refused(fleet: Fleet, command: str, *words: str) -> dict:
+    """What a plan or deploy says of gpu-01, which must be all that fails."""
+    done = fleet.provision(command, "--json", *words)
+    assert done.code == 3, done
+    results = {host["host"]: host["result"] for host in done.doc["hosts"]}
+    assert results.pop("gpu-01") == "failed"
+    assert "failed" not in results.values(), done
+    return done.host("gpu-01")
+
+
+@pytest.fixture
+def fault(lab):
+    """Switches a fault of gpu-01 on; it is off after the test."""
+    on: list[str] = []
+
+    def switch(name: str, value: str = "") -> None:
+        on.append(name)
+        faults.switch(lab, "gpu-01", name, on=True, value=value)
+
+    yield switch
+    for name in on:
+        faults.switch(lab, "gpu-01", name, on=False)
+
+
+def test_a_card_that_is_gone_leaves_the_others_in_service_and_its_instance_can_be_removed(scratch, fault):
+    fleet = scratch
+    missing, other = cards(fleet, "gpu-01")
+    before = started(fleet, "gpu-01", "ollama2")
+    fault("card-missing", "0")
+    assert cards(fleet, "gpu-01") == [other], "the other card has moved up"
+
+    planned = refused(fleet, "plan")
+    assert f"ollama1 cannot run: GPU 0 ({missing.rstrip(')')}) is missing" in planned["why"]
+    assert planned["changes"] == []
+    said = fleet.provision("plan")
+    assert "nothing to change" in said.out, said
+
+    assert refused(fleet, "deploy", "--yes")["changed"] == []
+    assert down(fleet) == ["gpu-01/ollama1"]
+    assert started(fleet, "gpu-01", "ollama2") == before
+
+    _, two = instances(fleet, "gpu-01")
+    two["memory"] = "4g"
+    assert "container:ollama2" in refused(fleet, "deploy", "--yes")["changed"], "another instance can be changed"
+    assert down(fleet) == ["gpu-01/ollama1"]
+    proved = fleet.provision("verify", "--json", "--limit", "gpu-01")
+    failed = [check for check in proved.host("gpu-01")["checks"] if not check["passed"]]
+    assert (proved.code, {check["step"] for check in failed} >= {"require:cards"}) == (5, True), proved
+    assert not [check for check in failed if "ollama2" in check["step"]], proved
+
+    fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"] = [{**two, "name": "ollama2", "port": 3002}]
+    before = started(fleet, "gpu-01", "ollama2")
+    fleet.deploy()
+    assert list(containers(fleet, "gpu-01")) == ["ollama2"]
+    assert started(fleet, "gpu-01", "ollama2") == before
+    assert upstream(fleet) == ["gpu-01/ollama2", "gpu-02/ollama1", "gpu-02/ollama2"]
+    settled(fleet)
+
+
+def test_a_card_that_fell_off_the_bus_comes_back(fleet, lab, fault):
+    fault("card-lost", "1")
+    said = refused(fleet, "deploy", "--yes")
+    assert "ollama2 cannot run: GPU 1" in said["why"]
+    assert "a GPU is lost" in said["why"]
+    assert "Unable to determine the device handle" in said["why"]
+    assert (said["changed"], down(fleet)) == ([], ["gpu-01/ollama2"])
+    faults.switch(lab, "gpu-01", "card-lost", on=False)
+    assert fleet.deploy().host("gpu-01")["changed"] == []
+    assert down(fleet) == []
+    settled(fleet)
+
+
+def test_a_broken_card_fails_its_instance(fleet, lab, fault):
+    fault("card-broken", "0")
+    assert "ollama1 cannot run: GPU 0" in refused(fleet, "plan")["why"]
+    faults.switch(lab, "gpu-01", "card-broken", on=False)
+    settled(fleet)
+
+
+def test_an_index_that_never_was_leaves_the_instance_as_it_is(fleet):
+    instances(fleet, "gpu-01")[1]["gpus"] = [7]
+    assert "there is no GPU 7" in refused(fleet, "deploy", "--yes")["why"]
+    assert down(fleet) == [], "ollama2 still serves on the card that it has"
+
+
+def test_a_warning_is_no_fault(fleet, fault):
+    fault("inforom-corrupt")
+    settled(fleet)
+    done = fleet.provision("verify", "--json", "--limit", "gpu-01")
+    assert done.code == 0, done
+
+
+def test_a_driver_that_lacks_an_optional_field_is_told_by_its_version(fleet, fault):
+    fault("driver-ancient")
+    assert "the driver is 470.256.02" in refused(fleet, "plan")["why"]
+
+
+def test_cards_that_are_numbered_otherwise_change_nothing(scratch):
+    fleet = scratch
+    sheet = json.loads(fleet.on("gpu-01", "cat", SHEET))
+    sheet["cards"].reverse()
+    fleet.lab.host("gpu-01").write(SHEET, json.dumps(sheet))
+    settled(fleet)
+    done = fleet.provision("verify", "--json", "--limit", "gpu-01")
+    assert done.code == 0, done
+
+    fleet.on("gpu-01", "rm", smi.RECORD)  # what an operator does who wants nvidia-smi's indices
+    assert {RECORD, "container:ollama1", "container:ollama2"} <= set(fleet.changes()["gpu-01"])
+    fleet.deploy()
+    assert [seen[0].rstrip(")\n") for seen in containers(fleet, "gpu-01").values()] == [
+        card["uuid"] for card in sheet["cards"]
+    ]
+    settled(fleet)
+
+
+def test_a_replaced_card_takes_the_index_of_the_one_before(scratch):
+    fleet = scratch
+    sheet = json.loads(fleet.on("gpu-01", "cat", SHEET))
+    before = started(fleet, "gpu-01", "ollama1")
+    sheet["cards"][1]["uuid"] = "GPU-0f0e0d0c-0000-4000-8000-000000000001"
+    sheet["cards"].reverse()  # in another slot
+    fleet.lab.host("gpu-01").write(SHEET, json.dumps(sheet))
+    assert set(fleet.changes()["gpu-01"]) >= {RECORD, "container:ollama2"}
+    fleet.deploy()
+    assert started(fleet, "gpu-01", "ollama1") == before
+    assert sheet["cards"][0]["uuid"] in containers(fleet, "gpu-01")["ollama2"][0]
+    settled(fleet)
