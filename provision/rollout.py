@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from provision import ending, sequence, standing
+from provision import clock, ending, sequence, standing
 from provision.apply import HostRun
 from provision.context import Context, Stopped
 from provision.errors import BugError, HostError, LockedError, RefusedError
@@ -60,6 +60,7 @@ class Outcome:
         error: what failed, or None.
         seconds: how long it took.
         drained: on a balancer, the instances that an operator keeps out.
+        clock: a warning if the host's clock and this machine's differ; else empty.
     """
 
     host: str
@@ -68,6 +69,7 @@ class Outcome:
     error: HostError | None = None
     seconds: float = 0.0
     drained: tuple[Drained, ...] = ()
+    clock: str = ""
 
     @property
     def result(self) -> str:
@@ -242,15 +244,20 @@ class Rollout:
             fleet = self.fleet()
             self._all(lambda member: work(member, self.context.roles & late, fleet))
 
+    def _read(self, member: _Member) -> None:
+        asked = time.time()
+        member.run.read()
+        member.outcome.clock = clock.warning(member.outcome.host, member.run.facts.clock, asked, time.time())
+
     def _plan(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
-            member.run.read()
+            self._read(member)
         found = member.run.plan(roles, fleet, member.outcome.plan.changes)
         member.outcome.plan = _merged(member.outcome.plan, found)
 
     def _deploy(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
-            member.run.read()
+            self._read(member)
         balancer = fleet is not None and (member.run.host.balancer or bool(member.run.upstream()))
         try:
             if balancer and member.run.plan(roles, fleet).changes:

@@ -180,8 +180,10 @@ def deploy(
             code, document = ended(rollout, outcomes), report.deploy_document(outcomes, run_id)
             log.end(code, outcomes)
             if chosen.as_json:
-                report.document("deploy", code, inventory.warnings, **document)
+                report.document("deploy", code, [*inventory.warnings, *clocks(outcomes)], **document)
             else:
+                for warning in clocks(outcomes) if not confirmed else ():
+                    report.warn(warning)
                 again = _again(chosen, careful, [one.host for one in outcomes if one.error]) if code else ""
                 report.recap(outcomes, run_id, again)
     finally:  # what came of it is told before somebody else's program has a say in how long that takes
@@ -242,10 +244,17 @@ def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False) -> Planned:
         if not code and exit_code and any(outcome.plan.changes for outcome in outcomes):
             code = 5
         if chosen.as_json:
-            report.document("plan", code, inventory.warnings, **report.plan_document(outcomes))
+            report.document("plan", code, [*inventory.warnings, *clocks(outcomes)], **report.plan_document(outcomes))
         else:
+            for warning in clocks(outcomes):
+                report.warn(warning)
             report.plan_text(outcomes, diff=diff)
     return planned(code, inventory, outcomes)
+
+
+def clocks(outcomes: Sequence[Any]) -> list[str]:
+    """What is said of hosts whose clock is off."""
+    return [outcome.clock for outcome in outcomes if outcome.clock]
 
 
 def planned(code: int, inventory: Any, outcomes: Sequence[Any]) -> Planned:

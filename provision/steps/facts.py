@@ -78,6 +78,7 @@ class HostFacts:
         cards: by nvidia-smi; empty where there is none or it failed.
         driver_error: why nvidia-smi gave no cards; empty when it did.
         systemd: whether PID 1 is systemd.
+        clock: seconds since 1970 by the host's clock; None where that is not known.
         published: `ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
         fleet: what is known of the other hosts.
     """
@@ -94,6 +95,7 @@ class HostFacts:
     cards: tuple[Card, ...] = ()
     driver_error: str = ""
     systemd: bool = True
+    clock: int | None = None
     published: tuple[str, ...] | None = ()
     fleet: Fleet = field(default_factory=Fleet)
 
@@ -161,6 +163,7 @@ gpu() {{
 }}
 # nvidia-smi is slow where the driver is not kept loaded: it answers into the pipe while the rest is looked at
 gpu | {{
+echo '# clock'; date +%s
 echo '# os'; cat /etc/os-release 2>/dev/null || :
 echo '# arch'; dpkg --print-architecture 2>/dev/null || uname -m
 echo '# cgroup'; if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo 2; else echo 1; fi
@@ -227,6 +230,7 @@ def parse(text: str) -> HostFacts:
         cards=cards,
         driver_error=error,
         systemd=_first(sections, "systemd") == "yes",
+        clock=int(said) if re.fullmatch(r"[0-9]{1,12}", said := _first(sections, "clock")) else None,
         published=_published(sections.get("published", [[]])[0]),
     )
 
