@@ -118,6 +118,10 @@ class Draining:
         for session in [*cut, *self._tests]:
             session.close()
 
+    def under_way(self) -> list[str]:
+        """Names of the balancers that may hold this run's lock."""
+        return [marker.host.name for marker in self._markers() if marker.locked]
+
     def close(self) -> None:
         """Close every connection, where nothing is drained after all."""
         self._rolling.finish()

@@ -165,6 +165,12 @@ class Rollout:
         if now:
             self.rolling.close()
 
+    def under_way(self) -> list[str]:
+        """Names of the hosts that may hold this run's lock: what is done there is not broken off."""
+        runs = [member.run for member in self.members]
+        markers = (marker for run in runs if run.host.gpu for marker in self.rolling.markers(run.host))
+        return sorted({*(run.host.name for run in runs if run.locked), *(m.host.name for m in markers if m.locked)})
+
     def close(self) -> None:
         """Close every connection."""
         for member in self.members:

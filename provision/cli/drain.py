@@ -140,7 +140,7 @@ def _run(
         draining.close()
         raise
     log = Logged(context.run_id, context.command, chosen, careful)
-    with at_ctrl_c(draining.interrupt):
+    with at_ctrl_c(draining.interrupt, draining.under_way):
         log.begin()
         with shown:
             found = work(draining)

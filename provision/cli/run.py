@@ -173,7 +173,7 @@ def deploy(
     hooks.before({"inventory": chosen.inventory, "hosts": [member.run.host.name for member in rollout.members]})
     document: dict[str, Any] = {}
     try:
-        with at_ctrl_c(rollout.interrupt):
+        with at_ctrl_c(rollout.interrupt, rollout.under_way):
             log.begin()
             with shown:
                 outcomes = rollout.deploy()
@@ -236,7 +236,7 @@ def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False) -> Planned:
     from provision.ending import at_ctrl_c
 
     inventory, rollout, shown = _rollout(chosen)
-    with at_ctrl_c(rollout.interrupt):
+    with at_ctrl_c(rollout.interrupt, rollout.under_way):
         with shown:
             outcomes = rollout.plan()
         rollout.close()

@@ -177,7 +177,8 @@ def test_nothing_is_replaced_that_a_balancer_may_send_to_and_cannot_be_told(flee
     assert replaced(before, containers(lab)) == set()
 
 
-def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab, tmp_path, number):
     before = containers(lab)
     fleet.vars["ollama"]["log_max_file"] = 4
     path = tmp_path / "interrupted.yaml"
@@ -188,7 +189,7 @@ def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab,
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in process.stdout:
             if "still run" in line:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 break
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
