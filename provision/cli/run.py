@@ -151,7 +151,7 @@ def deploy(
 
         chosen, careful = resumed(chosen, careful, resume)
     if check:
-        return _plan(chosen, diff=diff).code
+        return _plan(chosen, diff=diff, resume=resume).code
     from provision import report
     from provision.cli.resume import Logged
     from provision.ending import at_ctrl_c
@@ -160,7 +160,7 @@ def deploy(
 
     confirmed = None
     if not yes and not chosen.as_json and sys.stdin.isatty() and sys.stdout.isatty():
-        confirmed = _plan(chosen, diff=diff)
+        confirmed = _plan(chosen, diff=diff, resume=resume)
         if confirmed.is_none:
             return confirmed.code
         click.confirm("Deploy this?", abort=True)
@@ -230,9 +230,10 @@ def _after_verify(chosen: Chosen, results: Sequence[Any]) -> str:
     return shlex.join(["provision", "deploy", *words] if drifted else ["provision", "verify", *words, "-v"])
 
 
-def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False) -> Planned:
+def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False, resume: str = "") -> Planned:
     """Plan, and show it."""
     from provision import report
+    from provision.cli.resume import unfinished
     from provision.ending import at_ctrl_c
 
     inventory, rollout, shown = _rollout(chosen)
@@ -243,10 +244,11 @@ def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False) -> Planned:
         code = 130 if rollout.interrupted else exit_of(outcomes)
         if not code and exit_code and any(outcome.plan.changes for outcome in outcomes):
             code = 5
+        found = [*clocks(outcomes), *([] if resume else unfinished(chosen.inventory))]
         if chosen.as_json:
-            report.document("plan", code, [*inventory.warnings, *clocks(outcomes)], **report.plan_document(outcomes))
+            report.document("plan", code, [*inventory.warnings, *found], **report.plan_document(outcomes))
         else:
-            for warning in clocks(outcomes):
+            for warning in found:
                 report.warn(warning)
             report.plan_text(outcomes, diff=diff)
     return planned(code, inventory, outcomes)

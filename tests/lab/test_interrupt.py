@@ -179,6 +179,35 @@ def test_a_roll_whose_terminal_is_closed_or_that_is_terminated_gives_instance_an
     fleet.deploy()
 
 
+def test_a_run_that_died_on_this_machine_is_known_and_its_locks_are_released(running, fleet):
+    running.until("changing  container:ollama1")
+    at_work(fleet, "container:ollama1")
+    running.send_signal(signal.SIGSTOP)
+    refused = fleet.provision("lock", "release", "--json")
+    assert refused.code == 6, "it is alive"
+    assert {host["host"]: host["result"] for host in refused.doc["hosts"]}["gpu-01"] == "locked"
+    assert " running" in fleet.provision("history", "-n", "1").out
+    assert "resume" not in fleet.provision("plan").err
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    run = fleet.provision("lock", "status", "--json").host("gpu-01")["lock"]["run"]
+    gone = f"run {run} died: its process {running.pid} on this machine is gone"
+    died = f"{gone}; to go on: provision deploy --resume {run}"
+    told = fleet.provision("history", "-n", "1")
+    assert " running" not in told.out
+    assert " unfinished" in told.out
+    for said in (told.out, fleet.provision("show", run).out, fleet.provision("plan").err):
+        assert died in said
+    assert fleet.provision("lock", "status").out.count(died) == 1
+    released = fleet.provision("lock", "release")
+    assert released.code == 0, released
+    assert died in released.out
+    assert lock(fleet) == ""
+    resumed = fleet.provision("deploy", "--yes", "--resume", run)
+    assert resumed.code == 0, resumed
+    assert "died" not in fleet.provision("history").out
+
+
 def test_a_killed_run_leaves_a_lease_that_others_see_and_that_expires(running, fleet, tmp_path):
     running.until("changing  container:ollama1")
     running.send_signal(signal.SIGKILL)
