@@ -167,9 +167,7 @@ class Rollout:
 
     def under_way(self) -> list[str]:
         """Names of the hosts that may hold this run's lock: what is done there is not broken off."""
-        runs = [member.run for member in self.members]
-        markers = (marker for run in runs if run.host.gpu for marker in self.rolling.markers(run.host))
-        return sorted({*(run.host.name for run in runs if run.locked), *(m.host.name for m in markers if m.locked)})
+        return standing.under_way([member.run for member in self.members], self.rolling)
 
     def close(self) -> None:
         """Close every connection."""
@@ -304,11 +302,8 @@ class Rollout:
                 if self.context.stop.is_set():
                     raise Stopped(self.guarded or "stopped before it began", "run it again to go on")
                 work(member)
-                if not (
-                    self._stay_connected
-                    or member.run.locked
-                    or any(entry.role in later for entry in member.run.entries)
-                ):
+                needed = member.run.locked or any(entry.role in later for entry in member.run.entries)
+                if not (needed or self._stay_connected):
                     member.run.session.close()
             self.context.working.discard(member.outcome.host)
             self.context.begun.discard(member.outcome.host)

@@ -66,14 +66,6 @@ def dead_runs() -> tuple[str, ...]:
     return Logs(default_folder()).dead()
 
 
-def unfinished(inventory: str) -> list[str]:
-    """What is said of the last run of an inventory that this machine began, if it died."""
-    from provision.runs import Logs, default_folder
-
-    log = Logs(default_folder()).unfinished(inventory)
-    return [log.epitaph] if log else []
-
-
 def resumed(chosen: "Chosen", careful: "Careful", run: str) -> "tuple[Chosen, Careful]":
     """What a run was told that is to go on: out of this machine's log, else what is said now.
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from provision.cli.options import extra_vars_option, inventory_option, json_option, limit_option
+from provision.cli.warnings import clocks, unfinished
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -233,7 +234,6 @@ def _after_verify(chosen: Chosen, results: Sequence[Any]) -> str:
 def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False, resume: str = "") -> Planned:
     """Plan, and show it."""
     from provision import report
-    from provision.cli.resume import unfinished
     from provision.ending import at_ctrl_c
 
     inventory, rollout, shown = _rollout(chosen)
@@ -252,11 +252,6 @@ def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False, resume: str = 
                 report.warn(warning)
             report.plan_text(outcomes, diff=diff)
     return planned(code, inventory, outcomes)
-
-
-def clocks(outcomes: Sequence[Any]) -> list[str]:
-    """What is said of hosts whose clock is off."""
-    return [outcome.clock for outcome in outcomes if outcome.clock]
 
 
 def planned(code: int, inventory: Any, outcomes: Sequence[Any]) -> Planned:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from provision import clock, rollout
-from provision.cli import run as cli
+from provision.cli.warnings import clocks
 from provision.steps import facts
 
 from . import test_rollout
@@ -47,10 +47,10 @@ def test_an_answer_that_is_no_time_is_not_known(answer: str, known: int | None) 
 @pytest.mark.parametrize("way", ["plan", "deploy"])
 def test_each_host_whose_clock_is_off_is_told_once(make: Any, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     right = getattr(make({"one": (), "two": ()}), way)()
-    assert cli.clocks(right) == []
+    assert clocks(right) == []
     off = SimpleNamespace(time=lambda: time.time() - 86400 * 400, monotonic=time.monotonic)
     monkeypatch.setattr(rollout, "time", off)
     found = getattr(make({"three": (), "four": ()}), way)()
-    assert [said.partition(": `")[0] for said in cli.clocks(found)] == [
+    assert [said.partition(": `")[0] for said in clocks(found)] == [
         f"{host}: the host's clock is 400 days ahead of this machine's" for host in ("three", "four")
     ]
