@@ -50,5 +50,5 @@ def under_way(runs: Sequence[HostRun], rolling: Rolling) -> list[str]:
         runs: the hosts of the run.
         rolling: knows the balancers on which marks are changed.
     """
-    markers = [marker for run in runs if run.host.gpu for marker in rolling.markers(run.host)]
-    return sorted({*(run.host.name for run in runs if run.locked), *(one.host.name for one in markers if one.locked)})
+    told = {marker.host.name for marker in rolling.known if marker.locked}
+    return sorted(told | {run.host.name for run in runs if run.locked})

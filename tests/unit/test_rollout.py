@@ -582,7 +582,7 @@ def test_ctrl_c_breaks_nothing_off_wherever_it_comes():
 def test_under_way_are_the_hosts_that_may_hold_the_lock_and_the_balancers_that_are_told(make, monkeypatch):
     made = make({"gpu-1": (), "gpu-2": ()})
     markers = [SimpleNamespace(host=SimpleNamespace(name=name), locked=False) for name in ("lb-1", "lb-2")]
-    monkeypatch.setattr(made.rolling, "markers", lambda host: markers)
+    monkeypatch.setattr(made.rolling, "_markers", {one.host.name: one for one in markers})
     assert made.under_way() == []
     made.members[1].run._lease.held = markers[1].locked = True
     assert made.under_way() == ["gpu-2", "lb-2"]
