@@ -15,6 +15,7 @@ from provision.errors import HostError, LockedError, UnreachableError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TOGETHER = 1.0  # seconds within which signals that no key sends are one: shells, `timeout` and systemd send several
+AT_ONCE = 0.2  # seconds that the answer to a signal may take before the run is asked to end all the same
 NAMED = 8  # hosts that are named
 
 
@@ -80,7 +81,7 @@ def _say_at_once(number: int, under_way: Callable[[], Sequence[str]], *, cut: bo
 
     thread = threading.Thread(target=say, daemon=True)
     thread.start()
-    thread.join(TOGETHER)
+    thread.join(AT_ONCE)
 
 
 def _heard(number: int, hosts: Sequence[str], *, cut: bool) -> str:

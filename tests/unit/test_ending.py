@@ -89,8 +89,13 @@ def test_what_is_ignored_stays_so_and_the_others_are_heard(monkeypatch: pytest.M
     ],
 )
 def test_a_signal_is_answered_before_anything_else_is_done(
-    capsys: pytest.CaptureFixture[str], number: signal.Signals, hosts: list[str], said: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    hosts: list[str],
+    said: str,
 ) -> None:
+    monkeypatch.setattr(ending, "AT_ONCE", 30.0)
     heard: list[str] = []
     wishes = Wishes()
 
@@ -105,7 +110,10 @@ def test_a_signal_is_answered_before_anything_else_is_done(
     assert heard[0].count("\n") == 1
 
 
-def test_the_second_says_what_is_cut_and_the_third_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_says_what_is_cut_and_the_third_nothing_more(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending, "AT_ONCE", 30.0)
     wishes = Wishes()
     with ending.at_ctrl_c(wishes, lambda: HOSTS):
         for count in (1, 2, 3):
@@ -192,8 +200,7 @@ def test_a_run_comes_to_its_end_though_nobody_can_read_it_any_more(
     assert (tmp_path / "done").read_text() == "given back"
 
 
-def test_who_does_not_read_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "TOGETHER", 0.1)
+def test_who_does_not_read_holds_up_nothing() -> None:
     release, wishes = threading.Event(), Wishes()
 
     def under_way() -> list[str]:
