@@ -1,12 +1,14 @@
 """Taking instances out by hand, until they are given back: recorded on the balancers, not on the instance's host."""
 
+import contextlib
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from provision import ending, lock
+from provision.alike import Alike
 from provision.context import Context, Stopped
 from provision.errors import HostError, UsageError
 from provision.events import Event
@@ -16,7 +18,7 @@ from provision.marker import Marker
 from provision.rolling import Rolling
 from provision.ssh import Session
 from provision.steps import endpoint
-from provision.steps.upstream import Drained, label
+from provision.steps.upstream import Drained, Member, label
 from provision.turn import Turn
 
 HINT = "deploy first: an instance that is in no upstream gets no requests anyway"
@@ -67,6 +69,26 @@ class Draining:
         self._password = become_password
         self._rolling = Rolling(context, become_password)
         self._tests: list[Session] = []  # connections over which instances are tested
+        self._looked: dict[str, Mapping[str, Member]] = {}  # balancer -> its upstream, until it is marked
+
+    def last(self) -> dict[str, tuple[str, ...]]:
+        """The models that nobody would serve any more after a drain, each with the instances that serve it now.
+
+        What is `down` or drained serves nobody. A balancer that cannot be asked is passed over: `drain` tells that.
+        """
+        alike, chosen = Alike(self.context.inventory), set(self._labels())
+        own = (alike.models(host, [label(host.name, one) for one in names]) for host, names in self.chosen)
+        models = {model for found in own for some in found.values() for model in some}
+        found: dict[str, set[str]] = {}
+        for marker in self._markers():
+            with contextlib.suppress(HostError):
+                members = self._looked[marker.host.name] = marker.look()
+                up = {name for name, one in members.items() if not one.down}
+                for model in models:
+                    serving = alike.serving(model, members) & up
+                    if serving and serving <= chosen:
+                        found.setdefault(model, set()).update(serving)
+        return {model: tuple(sorted(found[model])) for model in sorted(found)}
 
     def drain(self, why: str, timeout: float | None) -> list[Drain]:
         """Mark them on every balancer that sends to them, and wait for their streams to end.
@@ -95,6 +117,14 @@ class Draining:
         cut = [marker.session for marker in self._markers() if now or not (marker.locked or self._ending)]
         for session in [*cut, *self._tests]:
             session.close()
+
+    def under_way(self) -> list[str]:
+        """Names of the balancers that may hold this run's lock."""
+        return [marker.host.name for marker in self._markers() if marker.locked]
+
+    def close(self) -> None:
+        """Close every connection, where nothing is drained after all."""
+        self._rolling.finish()
 
     def _done(self, work: Callable[[], list[Drain]]) -> list[Drain]:
         """Do it, and give the balancers' locks back."""
@@ -129,7 +159,7 @@ class Draining:
         outcome = Drain(marker.host.name, tuple(one.label for one in records))
         try:
             self._stop_before("it was told")
-            members = marker.look()
+            members = self._looked.pop(marker.host.name, None) or marker.look()
             here = {one.label: one for one in records if one.label in members}
             outcome.labels = tuple(here)
             if not here:

@@ -107,7 +107,8 @@ folder=$1 kept=$2
 """
 
 
-# $1 folder, $2 lock by hand, $3 `yes` to take away what a run holds too. Says what was there.
+# $1 folder, $2 lock by hand, $3 `yes` to take away what a run holds too, $4 who, $5 runs of this operator that are
+# known to be dead: their locks go too, but not while a job of the host still runs. Says what was there.
 BREAK = f"""
 folder=$1 kept=$2
 [ -s "$folder/lock" ] || [ -s "$kept" ] || exit 0
@@ -117,6 +118,7 @@ exec 9>"$folder/lock.guard"
 flock 9
 {READ}
 [ -n "$run" ] || exit 0
+case " $5 " in *" $run "*) [ "$who" != "$4" ] || [ "$until" = {BY_HAND} ] || until=$now ;; esac
 if [ "$until" != {BY_HAND} ] && [ "$3" != yes ] && {{ [ "$until" -gt "$now" ] || [ $busy = yes ]; }}; then
   printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
   exit {HELD}
@@ -205,13 +207,15 @@ def status() -> Run:
     return sh(STATUS, FOLDER, KEPT, title="read the lock")
 
 
-def take_away(*, force: bool) -> Run:
+def take_away(*, force: bool, dead: Sequence[str] = ()) -> Run:
     """Take away a lock by hand, or one that nobody renews any more.
 
     Args:
         force: take away that of a run too, which may still be at work.
+        dead: ids of runs that are known to be dead; theirs is taken away, unless a job of it still runs.
     """
-    return sh(BREAK, FOLDER, KEPT, "yes" if force else "no", title="take the lock away")
+    words = ("yes" if force else "no", who(), " ".join(dead))
+    return sh(BREAK, FOLDER, KEPT, *words, title="take the lock away")
 
 
 def held(answer: Answer) -> Held | None:
@@ -222,8 +226,10 @@ def held(answer: Answer) -> Held | None:
         FactError: the answer is none.
     """
     if answer.exit == HELD:
-        hint = "wait for that run; its lock expires by itself. If it is dead for sure: --force"
-        raise LockedError(f"locked by {_parse(answer.error)}", hint)
+        found = _parse(answer.error)
+        over = found.left is not None and found.left <= 0
+        hint = "wait until that job has ended" if over else "wait for that run; its lock expires by itself"
+        raise LockedError(f"locked by {found}", f"{hint}. If it is dead for sure: --force")
     if answer.exit:
         raise FactError("the lock cannot be read", exit_status=answer.exit, stderr=answer.error)
     return _parse(answer.text) if answer.text.strip() else None

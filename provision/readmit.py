@@ -65,7 +65,8 @@ class Readmission:
 
     def _look_again(self) -> None:
         """Read the balancers whose marks this run has changed."""
-        self._on(HostRun.read, [run for run in self._all if run.host.name in self.rolling.touched])
+        touched = {marker.host.name for marker in self.rolling.known if marker.touched}
+        self._on(HostRun.read, [run for run in self._all if run.host.name in touched])
 
     def _down(self) -> set[str]:
         """What is down by the balancers of this run, and no operator's wish."""

@@ -9,6 +9,7 @@ from provision.past import Entry, Made, Story
 from provision.printable import line, some
 from provision.report import COLOURS, SIGNS, error_text, indent, paint, say
 from provision.rollback import Undo
+from provision.runs import Log
 from provision.steps.base import differing
 
 BAD = ("failed", "unfinished", "unreachable", "locked", "stopped")
@@ -172,6 +173,17 @@ def _came_of_it(change: Mapping[str, Any]) -> str:
     code = "" if change["exit"] is None else f", exit code {change['exit']}"
     why = f": {line(change['why'])}" if change["why"] else ""
     return paint(f"  [{line(change['result'], 20).upper()}{code}{why}]", "red")
+
+
+def unfinished(log: Log | None) -> dict[str, str] | None:
+    """The last run of this machine, if it died, in `history --json`."""
+    return {"run": log.run, "next": log.goes_on} if log else None
+
+
+def died(log: Log | None) -> None:
+    """The same for people."""
+    if log is not None:
+        say(f"\n{paint(line(log.epitaph, 1000), 'yellow')}")
 
 
 def left_document(undos: Mapping[str, Undo]) -> list[dict[str, str]]:

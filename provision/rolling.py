@@ -85,9 +85,9 @@ class Rolling:
         self._finished = threading.Event()
 
     @property
-    def touched(self) -> frozenset[str]:
-        """Names of the balancers on which something was written."""
-        return frozenset(name for name, marker in self._markers.items() if marker.touched)
+    def known(self) -> tuple[Marker, ...]:
+        """The balancers that this run has had to do with so far."""
+        return tuple(self._markers.values())
 
     def served(self, host: Host, names: frozenset[str]) -> Served:
         """Which of these instances get requests now, or will when they have proved themselves.

@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,6 +92,24 @@ class Log:
         left = self.exit == 130 or bool(LOST & set(self.hosts.values()))
         return self.machine == socket.gethostname() and left
 
+    @property
+    def epitaph(self) -> str:
+        """How a run that is over came to its end here, and the command that goes on with it."""
+        how = (
+            f"died: its process {self.pid} on this machine is gone"
+            if self.is_dead
+            else "has ended here and left this lock"
+        )
+        return f"run {self.run} {how}; to go on: {self.goes_on}"
+
+    @property
+    def goes_on(self) -> str:
+        """The command that goes on with it."""
+        if self.command == "deploy":
+            again = " -e ..." if self.extra_vars else ""  # what they said may be secret, and is not kept
+            return f"provision deploy --resume {self.run}{again}"
+        return f"provision {self.command} -i {shlex.quote(self.inventory)}"
+
 
 class Logs:
     """The logs of a user.
@@ -124,15 +143,31 @@ class Logs:
         return _read(self.folder / f"{run}{RUNNING}") or _read(self.folder / f"{run}{ENDED}")
 
     def dead(self) -> tuple[str, ...]:
-        """Ids of runs that are over here and may have left a lock, the newest first of each kind.
+        """Ids of the runs that are `over`."""
+        return tuple(self.over())
+
+    def over(self) -> dict[str, Log]:
+        """Runs that are over here and may have left a lock, by their ids; the newest first of each kind.
 
         They died; or they ended, and a host could not be told.
         """
         running = [_read(path) for path in self._paths(RUNNING)]
         ended = [_read(path) for path in self._paths(ENDED)]
-        died = [log.run for log in running if log is not None and log.is_dead]
-        lost = [log.run for log in ended if log is not None and log.is_cut_off]
-        return (*died[:DEAD], *lost[:DEAD])
+        died = [log for log in running if log is not None and log.is_dead]
+        lost = [log for log in ended if log is not None and log.is_cut_off]
+        return {log.run: log for log in (*died[:DEAD], *lost[:DEAD])}
+
+    def unfinished(self, inventory: str) -> Log | None:
+        """The last deploy or rollback of an inventory, if it died.
+
+        Args:
+            inventory: its path.
+        """
+        wanted = str(Path(inventory).resolve())
+        found = sorted([*self._paths(RUNNING), *self._paths(ENDED)], key=lambda path: path.stem, reverse=True)
+        logs = (log for log in map(_read, found) if log is not None and log.inventory == wanted)
+        last = next((log for log in logs if log.command.partition(" ")[0] in ("deploy", "rollback")), None)
+        return last if last is not None and last.is_dead else None
 
     def _paths(self, suffix: str) -> Sequence[Path]:
         return sorted(self.folder.glob(f"*{suffix}"), reverse=True)

@@ -1,9 +1,13 @@
-"""What is known of a host's instances when its part of the run is over: which of them the balancers send to."""
+"""Where a run stands: on which hosts something is under way; and when a host's part of the run is over, what is known
+of its instances: which of them the balancers send to."""
+
+from collections.abc import Sequence
 
 from provision.apply import HostRun
 from provision.context import Stopped
 from provision.errors import FactError, HostError, LockedError, UnreachableError
 from provision.journal import Journal
+from provision.rolling import Rolling
 from provision.sequence import INSTANCES
 from provision.steps.boot import FOLDER
 
@@ -37,3 +41,14 @@ def is_unfinished(run: HostRun, error: HostError | None) -> bool:
     if error is not None:
         return isinstance(error, Stopped | LockedError)
     return run.host.gpu and bool(run.roles & INSTANCES) and not run.roles >= INSTANCES
+
+
+def under_way(runs: Sequence[HostRun], rolling: Rolling) -> list[str]:
+    """Names of the hosts that may hold the run's lock: what is done there is not broken off.
+
+    Args:
+        runs: the hosts of the run.
+        rolling: knows the balancers on which marks are changed.
+    """
+    told = {marker.host.name for marker in rolling.known if marker.locked}
+    return sorted(told | {run.host.name for run in runs if run.locked})

@@ -94,6 +94,14 @@ def execute(args: list[str] | None = None) -> int:
     Returns:
         the exit code.
     """
+    from provision.cli.output import guarded
+
+    with guarded():
+        return _executed(args)
+
+
+def _executed(args: list[str] | None) -> int:
+    from provision.cli.output import UnwritableError, forget_stdout
     from provision.errors import ProvisionError
 
     try:
@@ -109,9 +117,11 @@ def execute(args: list[str] | None = None) -> int:
         from provision.report import error_text
 
         click.echo(error_text(error), err=True)
+        if isinstance(error, UnwritableError):
+            forget_stdout()
         return error.exit_code
     except BrokenPipeError:  # `provision plan | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_stdout()
         return 141
     except Exception as error:
         if os.environ.get("PROVISION_TRACEBACK"):

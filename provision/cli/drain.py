@@ -1,7 +1,8 @@
 """`provision drain` and `undrain`: take instances out of the upstream by hand, and give them back."""
 
 import shlex
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from provision.drain import Drain, Draining
 
 F = TypeVar("F", bound=Callable[..., Any])
+NAMED = 20  # instances that are named; of more, their number is said
 
 
 def _options(command: F) -> F:
@@ -32,10 +34,12 @@ def _options(command: F) -> F:
 @_options
 @click.option("-m", "--message", default="", metavar="WHY", help="Shown to whoever looks.")
 @click.option("--timeout", default="", metavar="DURATION", help="Wait so long for streams.  [ollama.drain_timeout]")
-def drain(message: str, timeout: str, **options: Any) -> int:
+@click.option("--force", is_flag=True, help="Do not ask before the last instances that serve a model are drained.")
+def drain(message: str, timeout: str, force: bool, **options: Any) -> int:
     """Have the balancers send nothing more to instances, and wait until their streams have ended.
 
     It lasts, over deploys and reboots, until `undrain`. Nothing is asked of the instances' hosts: they may be dead.
+    Where nobody would be left to serve a model, it asks first; without a terminal it then wants --force.
     """
     from provision.errors import UsageError
     from provision.lock import LONGEST_REASON
@@ -44,11 +48,43 @@ def drain(message: str, timeout: str, **options: Any) -> int:
         raise UsageError(f"-m takes one line of at most {LONGEST_REASON} characters")
     seconds = seconds_of(timeout, "--timeout", least=0) if timeout else None
     said = [*(["-m", message] if message else []), *(["--timeout", timeout] if timeout else [])]
+    said += ["--force"] if force else []
 
     def work(draining: "Draining") -> "Sequence[Drain]":
         return draining.drain(message, seconds)
 
-    return answered("drain", options["as_json"], lambda: _run("drain", options, work, said))
+    def ask(draining: "Draining") -> None:
+        if not force:
+            _agreed(draining.last(), as_json=options["as_json"])
+
+    return answered("drain", options["as_json"], lambda: _run("drain", options, work, said, ask))
+
+
+def _agreed(last: "Mapping[str, Sequence[str]]", *, as_json: bool) -> None:
+    """Have an operator agree that nobody serves these models any more.
+
+    Args:
+        last: model -> the last instances that serve it.
+        as_json: whether --json was said: then nobody is asked.
+
+    Raises:
+        GuardError: nobody can be asked.
+        Abort: he does not agree.
+    """
+    from provision.errors import GuardError
+    from provision.printable import line
+
+    said = []
+    for model, labels in last.items():
+        names = ", ".join(labels[:NAMED]) + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
+        what = f"the last that serve {model}" if model else "the last without a declared model that get requests"
+        said.append(line(f"{names} {'is' if len(labels) == 1 else 'are'} {what}", 1000))
+    if not said:
+        return
+    if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise GuardError("; ".join(said), "drain fewer, or say --force: then requests for it find nobody")
+    click.echo("\n".join(said), err=True)
+    click.confirm("Drain them all the same?", abort=True)
 
 
 @click.command()
@@ -61,7 +97,11 @@ def undrain(**options: Any) -> int:
 
 
 def _run(
-    command: str, options: dict[str, Any], work: "Callable[[Draining], Sequence[Drain]]", said: Sequence[str] = ()
+    command: str,
+    options: dict[str, Any],
+    work: "Callable[[Draining], Sequence[Drain]]",
+    said: Sequence[str] = (),
+    ask: "Callable[[Draining], None]" = lambda _: None,
 ) -> int:
     """Do it, keep the log of it, and say what came of it.
 
@@ -70,6 +110,7 @@ def _run(
         options: what both take.
         work: what it does.
         said: the words of its own options.
+        ask: asks the operator before anything is done, where that is needed.
     """
     from provision import report, report_drain, report_live, sequence
     from provision.artifacts import Store, default_folder
@@ -93,8 +134,13 @@ def _run(
         dead=dead_runs(),
     )
     draining = Draining(context, chosen.become_password, options["instances"])
+    try:
+        ask(draining)
+    except BaseException:  # also Ctrl-C
+        draining.close()
+        raise
     log = Logged(context.run_id, context.command, chosen, careful)
-    with at_ctrl_c(draining.interrupt):
+    with at_ctrl_c(draining.interrupt, draining.under_way):
         log.begin()
         with shown:
             found = work(draining)

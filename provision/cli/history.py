@@ -42,22 +42,32 @@ def history(number: int, **options: Any) -> int:
 def _history(number: int, options: dict[str, Any]) -> int:
     from provision import lock, past, report, report_past
     from provision.inventory import Mask
+    from provision.runs import Logs, default_folder
+
+    logs = Logs(default_folder())
+    over = logs.over()
 
     def work(host: "Host", session: "Session") -> "list[Entry]":
         listed, status = session.batch([past.listed(number), lock.status()], stop=False)
         holder = lock.held(status)
+        if holder is not None and holder.run in over and holder.who == lock.who():
+            holder = None
         return [_shown(entry, holder, Mask(host.secrets())) for entry in past.entries(listed)]
 
     inventory, found, code = on_hosts(options, work)
+    died = logs.unfinished(options["inventory"])
     if options["as_json"]:
-        report.document("history", code, inventory.warnings, **report_past.history_document(found, number))
+        document = {**report_past.history_document(found, number), "unfinished": report_past.unfinished(died)}
+        report.document("history", code, inventory.warnings, **document)
     else:
         report_past.history_text(found, number)
+        report_past.died(died)
     return code
 
 
 def _shown(entry: "Entry", holder: Any, hide: Any) -> "Entry":
-    """A run that has not ended and still has the lock may be at work. Nothing secret is shown."""
+    """A run that has not ended and still has the lock may be at work, unless it is known to be over. Nothing secret is
+    shown."""
     running = entry.result == "unfinished" and holder is not None and holder.run == entry.run and not holder.is_over
     return dataclasses.replace(entry, why=hide(entry.why), result="running" if running else entry.result)
 
@@ -76,6 +86,7 @@ def _show(run: str, options: dict[str, Any]) -> int:
     from provision import past, report, report_past
     from provision.errors import UsageError
     from provision.inventory import Mask
+    from provision.runs import Logs, default_folder
 
     def work(host: "Host", session: "Session") -> Any:
         [answer] = session.batch([past.read(run)], stop=False)
@@ -88,4 +99,6 @@ def _show(run: str, options: dict[str, Any]) -> int:
         report.document("show", code, inventory.warnings, **report_past.story_document(run, found))
     else:
         report_past.story_text(run, found)
+        log = Logs(default_folder()).find(run)
+        report_past.died(log if log is not None and log.is_dead else None)
     return code

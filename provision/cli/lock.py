@@ -51,11 +51,14 @@ def acquire(message: str, **options: Any) -> int:
 @host_options
 @click.option("--force", is_flag=True, help="Also the lock of a run, which may still be at work.")
 def release(force: bool, **options: Any) -> int:
-    """Take away locks by hand, and those of runs that are dead."""
+    """Take away locks by hand, and those of runs that are dead: gone from this machine, or silent for long."""
     from provision import lock as locks
+    from provision.cli.resume import dead_runs
+
+    dead = dead_runs()
 
     def work(_: "Host", session: "Session") -> Any:
-        return locks.held(session.batch([locks.take_away(force=force)], stop=False)[0])
+        return locks.held(session.batch([locks.take_away(force=force, dead=dead)], stop=False)[0])
 
     return _run("lock release", options, work)
 
@@ -68,10 +71,12 @@ def _run(command: str, options: dict[str, Any], work: "Callable[[Host, Session],
 
 def _on_all(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]") -> int:
     from provision import report, report_lock
+    from provision.runs import Logs, default_folder
 
     inventory, found, code = on_hosts(options, work)
+    over = Logs(default_folder()).over()
     if options["as_json"]:
-        report.document(command, code, inventory.warnings, **report_lock.locks_document(found))
+        report.document(command, code, inventory.warnings, **report_lock.locks_document(found, over))
     else:
-        report_lock.locks_text(found, released=command == "lock release")
+        report_lock.locks_text(found, over, released=command == "lock release")
     return code

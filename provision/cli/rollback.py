@@ -184,7 +184,7 @@ def _plan(chosen: Chosen, undoing: Undoing, *, diff: bool) -> Planned:
 
     shown = report_live.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
     rollout = _rollout(chosen, undoing, Careful(), shown)
-    with at_ctrl_c(rollout.interrupt):
+    with at_ctrl_c(rollout.interrupt, rollout.under_way):
         with shown:
             outcomes = _with_failed(rollout.plan(), undoing)
         rollout.close()
@@ -210,7 +210,7 @@ def _put_back(chosen: Chosen, undoing: Undoing, careful: Careful) -> int:
     run = rollout.context.run_id
     log = Logged(run, rollout.context.command, chosen, careful)
     try:
-        with at_ctrl_c(rollout.interrupt):
+        with at_ctrl_c(rollout.interrupt, rollout.under_way):
             log.begin()
             with shown:
                 outcomes = _with_failed(rollout.deploy(), undoing)

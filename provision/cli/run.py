@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from provision.cli.options import extra_vars_option, inventory_option, json_option, limit_option
+from provision.cli.warnings import clocks, unfinished
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -151,7 +152,7 @@ def deploy(
 
         chosen, careful = resumed(chosen, careful, resume)
     if check:
-        return _plan(chosen, diff=diff).code
+        return _plan(chosen, diff=diff, resume=resume).code
     from provision import report
     from provision.cli.resume import Logged
     from provision.ending import at_ctrl_c
@@ -160,7 +161,7 @@ def deploy(
 
     confirmed = None
     if not yes and not chosen.as_json and sys.stdin.isatty() and sys.stdout.isatty():
-        confirmed = _plan(chosen, diff=diff)
+        confirmed = _plan(chosen, diff=diff, resume=resume)
         if confirmed.is_none:
             return confirmed.code
         click.confirm("Deploy this?", abort=True)
@@ -173,15 +174,17 @@ def deploy(
     hooks.before({"inventory": chosen.inventory, "hosts": [member.run.host.name for member in rollout.members]})
     document: dict[str, Any] = {}
     try:
-        with at_ctrl_c(rollout.interrupt):
+        with at_ctrl_c(rollout.interrupt, rollout.under_way):
             log.begin()
             with shown:
                 outcomes = rollout.deploy()
             code, document = ended(rollout, outcomes), report.deploy_document(outcomes, run_id)
             log.end(code, outcomes)
             if chosen.as_json:
-                report.document("deploy", code, inventory.warnings, **document)
+                report.document("deploy", code, [*inventory.warnings, *clocks(outcomes)], **document)
             else:
+                for warning in clocks(outcomes) if not confirmed else ():
+                    report.warn(warning)
                 again = _again(chosen, careful, [one.host for one in outcomes if one.error]) if code else ""
                 report.recap(outcomes, run_id, again)
     finally:  # what came of it is told before somebody else's program has a say in how long that takes
@@ -228,22 +231,25 @@ def _after_verify(chosen: Chosen, results: Sequence[Any]) -> str:
     return shlex.join(["provision", "deploy", *words] if drifted else ["provision", "verify", *words, "-v"])
 
 
-def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False) -> Planned:
+def _plan(chosen: Chosen, *, diff: bool, exit_code: bool = False, resume: str = "") -> Planned:
     """Plan, and show it."""
     from provision import report
     from provision.ending import at_ctrl_c
 
     inventory, rollout, shown = _rollout(chosen)
-    with at_ctrl_c(rollout.interrupt):
+    with at_ctrl_c(rollout.interrupt, rollout.under_way):
         with shown:
             outcomes = rollout.plan()
         rollout.close()
         code = 130 if rollout.interrupted else exit_of(outcomes)
         if not code and exit_code and any(outcome.plan.changes for outcome in outcomes):
             code = 5
+        found = [*clocks(outcomes), *([] if resume else unfinished(chosen.inventory))]
         if chosen.as_json:
-            report.document("plan", code, inventory.warnings, **report.plan_document(outcomes))
+            report.document("plan", code, [*inventory.warnings, *found], **report.plan_document(outcomes))
         else:
+            for warning in found:
+                report.warn(warning)
             report.plan_text(outcomes, diff=diff)
     return planned(code, inventory, outcomes)
 

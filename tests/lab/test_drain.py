@@ -59,6 +59,24 @@ def test_a_dead_host_is_drained_and_stays_so_over_deploys_and_reboots(fleet, lab
     assert shown(fleet.plan()) == {}
 
 
+def test_the_last_instances_of_a_model_are_drained_only_by_force(fleet, lab):
+    every = ("gpu-01", "gpu-02")
+    for words in ((), ("--json",)):
+        done = fleet.provision("drain", *every, *words)
+        assert done.code == 7, done
+        assert "gpu-01/ollama1, gpu-01/ollama2, gpu-02/ollama1, gpu-02/ollama2 are the last that serve" in done.err
+        assert down(fleet) == set()
+    assert fleet.provision("drain", "gpu-02").code == 0
+    rest = fleet.provision("drain", "gpu-01", "--json")
+    assert rest.code == 7, "what is drained serves nobody"
+    assert "gpu-01/ollama1, gpu-01/ollama2 are the last that serve" in rest.doc["error"]["message"]
+    assert fleet.provision("drain", "gpu-02").code == 0, "what is drained already takes nothing away"
+    assert down(fleet) == HOST
+    assert fleet.provision("drain", "gpu-01", "--force").code == 0
+    assert down(fleet) == HOST | {"gpu-01/ollama1", "gpu-01/ollama2"}
+    assert fleet.on("lb-01", "sh", "-c", "cat /run/provision/lock 2>/dev/null || :") == ""
+
+
 def test_a_drained_instance_is_replaced_without_getting_requests(fleet, lab):
     assert fleet.provision("drain", "gpu-01/ollama1", "--json").code == 0
     before = containers(lab)

@@ -4,6 +4,9 @@ import re
 
 import pytest
 
+from tests.faults.test_clock import off, right
+from tests.faults.world import BAD, World
+
 pytestmark = pytest.mark.lab
 JOURNAL, STORE = "/var/lib/provision/journal", "/var/lib/provision/store"
 
@@ -98,3 +101,26 @@ def test_a_host_that_is_not_there_does_not_hide_what_the_others_know(fleet, lab)
     assert done.code == 4, done
     assert done.doc["runs"]
     assert done.host("gpu-02")["result"] == "unreachable"
+
+
+def test_a_clock_that_is_a_year_ahead_deletes_no_journal_and_is_told(fleet, lab, tmp_path):
+    world = World(fleet, lab, tmp_path)
+    changed = "echo '# by hand' >>/opt/provision/lib/docker-notes"
+    fleet.on(BAD, "sh", "-c", changed)
+    before = [fleet.deploy("--limit", BAD).doc["run"]]
+    known = [run["run"] for run in history(fleet, "--limit", BAD)]
+    assert before[0] in known
+    off(365)(world)
+    try:
+        planned = fleet.provision("plan", "--limit", BAD)
+        assert planned.code == 0, planned
+        [told] = [line for line in planned.err.splitlines() if "clock" in line]
+        assert f"{BAD}: the host's clock is 365 days ahead of this machine's" in told
+        fleet.on(BAD, "sh", "-c", changed)
+        done = fleet.deploy("--limit", BAD)
+        assert [f"{BAD}: the host's clock" in said for said in done.doc["warnings"] if "clock" in said] == [True]
+        assert done.host(BAD)["result"] == "changed"
+    finally:
+        right(world)
+    assert [run["run"] for run in history(fleet, "--limit", BAD)] == [done.doc["run"], *known]
+    assert not [said for said in fleet.plan().doc["warnings"] if "clock" in said]

@@ -98,7 +98,7 @@ def test_killed_in_a_long_job_the_next_deploy_attaches_to_it_at_once(slow):
     first.kill()
     [job] = jobs(slow)
     left = newest(slow)
-    assert [(one["result"], one["step"]) for one in left["hosts"]] == [("running", LOADED)], "its lease has not ended"
+    assert [(one["result"], one["step"]) for one in left["hosts"]] == [("unfinished", LOADED)], "it is dead"
     again = Running(slow, "-l", "gpu-01")
     again.until("changing  resident:ollama1")
     assert jobs(slow) == [job], "a second load was begun"
@@ -113,7 +113,7 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
     at_work(slow, "container:ollama1")
     first.kill()
     left = newest(slow)
-    assert [(one["result"], one["step"]) for one in left["hosts"]] == [("running", "container:ollama1")]
+    assert [(one["result"], one["step"]) for one in left["hosts"]] == [("unfinished", "container:ollama1")]
     [change] = [
         one
         for one in slow.provision("show", left["run"], "--json").host("gpu-01")["changes"]

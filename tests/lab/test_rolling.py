@@ -1,6 +1,7 @@
 """Running instances are replaced without anybody noticing; what goes wrong meanwhile stops there."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -177,25 +178,31 @@ def test_nothing_is_replaced_that_a_balancer_may_send_to_and_cannot_be_told(flee
     assert replaced(before, containers(lab)) == set()
 
 
-def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab, tmp_path, number):
     before = containers(lab)
     fleet.vars["ollama"]["log_max_file"] = 4
     path = tmp_path / "interrupted.yaml"
     path.write_text(yaml.safe_dump(fleet.data))
     argv = [sys.executable, "-m", "provision", "deploy", "--yes", "-v", "-l", "gpu-01", "-i", str(path)]
-    with Load(fleet.address("lb-01"), 4, 250, "interrupted") as load:
+    with Load(fleet.address("lb-01"), 4, 600, "interrupted") as load:
         time.sleep(1)
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        waited = set()
         for line in process.stdout:
-            if "still run" in line:
-                process.send_signal(signal.SIGINT)
+            if found := re.search(r"streams of (.*) still run", line):  # of the first whose streams last so long
+                process.send_signal(number)
+                waited = set(found[1].split(", "))
                 break
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert load.end()
     assert load.failed == []
-    assert replaced(before, containers(lab)) == set()
+    assert waited
+    assert not waited & replaced(before, containers(lab)), said
     assert down(fleet) == set()
+    del fleet.vars["ollama"]["log_max_file"]
+    fleet.deploy()
 
 
 def test_streams_that_do_not_end_in_time_are_cut_and_told_of(scratch):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -111,6 +112,22 @@ def test_a_bug_is_a_few_lines_with_where_it_happened(inventory, tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "surprise" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["inventory", "check"], ["inventory", "show"], ["plan"], ["plan", "--json"]])
+def test_a_full_disk_behind_stdout_is_an_error_and_no_bug(words, inventory):
+    argv = [sys.executable, "-m", "provision", *words, "-i", inventory]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 1
+        assert "error: standard output cannot be written: No space left on device\n" in done.stderr
+        assert "bug" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        nobody = subprocess.run(argv, stdout=full, stderr=full, stdin=subprocess.DEVNULL)
+        assert nobody.returncode == 1
+        remarks = subprocess.run(argv, stdout=subprocess.PIPE, stderr=full, text=True, stdin=subprocess.DEVNULL)
+        assert remarks.returncode in (0, 4), "what cannot be said on stderr changes nothing"
+        assert remarks.stdout
 
 
 @pytest.mark.parametrize("command", [["plan"], ["deploy", "--yes"], ["verify"]])

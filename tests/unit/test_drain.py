@@ -1,6 +1,8 @@
 """Draining by hand: which balancers are told what, and what is said when it does not come to that."""
 
 import dataclasses
+import io
+import json
 import re
 import threading
 from pathlib import Path
@@ -278,6 +280,7 @@ def test_a_drain_has_a_log_and_a_recap_whatever_comes_of_it(
         return [drain.Drain("lb-1", (ONE,), changed=True, error=result)]
 
     monkeypatch.setattr(Draining, "drain", work)
+    monkeypatch.setattr(Draining, "last", lambda self: {})
     assert execute(["drain", ONE, "-i", str(path), "-m", "hunter2-hunter2 it is", "--timeout", "1m"]) == code
     out = capsys.readouterr().out
     assert re.search(said, out, re.MULTILINE), out
@@ -287,6 +290,109 @@ def test_a_drain_has_a_log_and_a_recap_whatever_comes_of_it(
     assert (log.command, log.exit, log.is_dead) == (f"drain {ONE}", None, False)
     after = runs.Logs(runs.default_folder()).find(log.run)
     assert (after.exit, dict(after.hosts)) == (code, {"lb-1": out.split()[2].lower() if code else "changed"})
+
+
+DOWN, HAND = Member("10.0.0.2", 3001, down=True), Member("10.0.0.2", 3001, down=True, drained=True)
+UP = Member("10.0.0.2", 3001, down=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "others", "last"),
+    [
+        (["a"], {}, {"m": (ONE, TWO)}),
+        (["a"], {"b/ollama1": DOWN, "b/ollama2": HAND}, {"m": (ONE, TWO)}),
+        (["a"], {"b/ollama1": DOWN, "b/ollama2": UP}, {}),
+        (["a", "b"], {"b/ollama1": DOWN, "b/ollama2": UP}, {"m": (ONE, TWO, "b/ollama2")}),
+        (["a", "b/ollama1"], {"b/ollama2": UP}, {}),
+        ([ONE], {}, {}),
+        ([ONE], {TWO: DOWN}, {"m": (ONE,)}),
+        (["a"], {ONE: HAND, TWO: DOWN}, {}),
+    ],
+)
+def test_the_last_instances_of_a_model_are_known_before_they_are_drained(
+    make: Any, words: list[str], others: dict[str, Member], last: dict[str, tuple[str, ...]]
+) -> None:
+    made = make(*words)
+    for fake in Fake.made.values():
+        fake.members |= others
+    assert made.last() == last
+    assert drained() == [set(), set()]
+
+
+def test_one_balancer_that_would_send_to_nobody_is_enough(make: Any) -> None:
+    made = make("a")
+    Fake.made["lb-1"].members |= {"b/ollama1": UP}
+    assert made.last() == {"m": (ONE, TWO)}
+
+
+def test_a_balancer_is_looked_at_once_and_one_that_is_lost_is_told_by_the_drain(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, looks = make("a"), []
+    for fake in Fake.made.values():
+        monkeypatch.setattr(fake, "look", lambda fake=fake: (looks.append(fake.host.name), fake.members)[1])
+
+    def lost() -> dict[str, Member]:
+        raise UnreachableError("no route")
+
+    monkeypatch.setattr(Fake.made["lb-2"], "look", lost)
+    assert made.last() == {"m": (ONE, TWO)}
+    assert [one.result for one in made.drain("", 0.0)] == ["changed", "unreachable"]
+    assert looks == ["lb-1"]
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> str:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(INVENTORY)
+    return str(path)
+
+
+@pytest.fixture
+def last(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Draining takes away the last of a model; what was done then."""
+    done: list[str] = []
+    monkeypatch.setattr(Draining, "last", lambda self: {"m": (ONE, TWO), "": tuple(map(str, range(22)))})
+    monkeypatch.setattr(Draining, "drain", lambda *_: (done.append("drain"), [])[1])
+    monkeypatch.setattr(Draining, "close", lambda *_: done.append("close"))
+    return done
+
+
+SAID = (
+    "a/ollama1, a/ollama2 are the last that serve m; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, "
+    "19 and 2 more are the last without a declared model that get requests"
+)
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_nobody_is_asked_without_a_terminal_and_the_guard_names_model_and_instances(
+    inventory: str, last: list[str], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert execute(["drain", "a", "-i", inventory, *words]) == 7
+    said = capsys.readouterr()
+    assert f"error: {SAID}\n  -> drain fewer, or say --force" in said.err
+    assert last == ["close"]
+    assert not words or json.loads(said.out)["error"]["message"] == SAID
+    assert not runs.default_folder().exists(), "a run that did not begin has no log"
+
+
+def test_who_says_force_is_not_asked(inventory: str, last: list[str]) -> None:
+    assert execute(["drain", "a", "-i", inventory, "--force"]) == 0
+    assert last == ["drain"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "done"), [("y\n", 0, ["drain"]), ("n\n", 130, ["close"]), ("", 130, ["close"])]
+)
+def test_on_a_terminal_it_asks(
+    inventory: str, last: list[str], monkeypatch: pytest.MonkeyPatch, answer: str, code: int, done: list[str]
+) -> None:
+    typed = io.StringIO(answer)
+    typed.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", typed)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert execute(["drain", "a", "-i", inventory]) == code
+    assert last == done
 
 
 @pytest.mark.parametrize("word", ["c", "lb-1", "a/ollama9", ""])

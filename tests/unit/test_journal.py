@@ -179,7 +179,7 @@ def test_a_step_that_a_run_changes_again_keeps_only_what_was_there_before_the_ru
     assert str(Content(b"between")).encode() + b" " not in second.stdin
 
 
-def test_journals_are_bounded_in_number_and_age_and_with_them_what_they_keep(make, monkeypatch):
+def test_journals_are_bounded_in_number_and_with_them_what_they_keep(make, monkeypatch):
     monkeypatch.setattr(journal, "RUNS", 3)
     for number in range(5):
         (make.folder / "a").write_text(f"before {number}")
@@ -187,10 +187,27 @@ def test_journals_are_bounded_in_number_and_age_and_with_them_what_they_keep(mak
     assert [entry.run for entry in entries()] == ["run-4", "run-3", "run-2"]
     kept = {path.read_bytes() for path in Path(journal.STORE).iterdir()}
     assert kept == {b'{"text": "wanted"}', *(b'{"text": "before %d"}' % number for number in (2, 3, 4))}
-    os.utime(Path(journal.FOLDER) / "run-2.jsonl", (0, 0))
-    (make.folder / "a").write_text("before 5")
-    make(note(make), run_id="run-5").deploy(ROLES)
-    assert [entry.run for entry in entries()] == ["run-5", "run-4", "run-3"]
+
+
+@pytest.mark.parametrize("years", [-1, 1])
+def test_a_clock_that_is_wrong_deletes_no_journal(years):
+    """By a clock that is ahead, every other journal is old. By one that is behind, the next right one says the same."""
+    for number in range(3):
+        wrote(f"run-{number}")
+    for path in (*Path(journal.FOLDER).iterdir(), *Path(journal.STORE).iterdir()):
+        then = path.stat().st_mtime - years * 365 * 86400
+        os.utime(path, (then, then))
+    wrote("run-3")
+    assert [entry.run for entry in entries()] == ["run-3", "run-2", "run-1", "run-0"]
+    assert all(story(f"run-{number}").made[0].known for number in range(4))
+
+
+def test_what_a_writer_that_died_left_behind_goes_whatever_its_age():
+    wrote("run-1")
+    left = Path(journal.STORE) / ".new.0123456789"
+    left.write_text("half")
+    wrote("run-2")
+    assert not left.exists()
 
 
 def wrote(run_id, command="deploy", size=10):
@@ -220,6 +237,7 @@ def kept_bytes():
 
 def test_journals_are_bounded_in_bytes_with_all_that_they_keep(monkeypatch):
     monkeypatch.setattr(journal, "BYTES", 60_000)
+    monkeypatch.setattr(journal, "LAST", 2)
     for number in range(8):
         wrote(f"run-{number}", size=15_000)
     assert kept_bytes() < 60_000
@@ -237,15 +255,16 @@ def test_what_nobody_names_goes_before_a_run_does(monkeypatch):
     assert kept_bytes() < 60_000
 
 
-def test_the_last_run_that_can_be_rolled_back_is_never_pushed_out(monkeypatch):
+def test_the_last_runs_that_can_be_rolled_back_are_never_pushed_out(monkeypatch):
     monkeypatch.setattr(journal, "BYTES", 60_000)
-    wrote("run-1", size=100)
+    monkeypatch.setattr(journal, "LAST", 2)
+    wrote("run-0", size=100)
+    wrote("run-1", size=100_000)
     wrote("run-2", size=100_000)
     wrote("run-3", "drain gpu-01")
-    os.utime(Path(journal.FOLDER) / "run-2.jsonl", (0, 0))
     wrote("run-4", "undrain gpu-01")
-    assert [entry.run for entry in entries()] == ["run-4", "run-2"], "too large and too old"
-    assert story("run-2").made[0].known
+    assert [entry.run for entry in entries()] == ["run-4", "run-2", "run-1"], "each of them is larger than allowed"
+    assert all(story(run).made[0].known for run in ("run-1", "run-2"))
 
 
 def test_a_run_that_goes_on_after_newer_ones_does_not_push_itself_out(monkeypatch):

@@ -34,7 +34,7 @@ ROWS = [
     {"roles"},
     {"steps"},
     {"render", "script"},
-    {"inventory", "command", "events", "printable", "hooks"},
+    {"inventory", "command", "events", "printable", "hooks", "clock"},
     {"errors"},
 ]
 HOMES = {

@@ -609,6 +609,15 @@ def test_ctrl_c_breaks_nothing_off_wherever_it_comes():
         signal.raise_signal(signal.SIGINT)
 
 
+def test_under_way_are_the_hosts_that_may_hold_the_lock_and_the_balancers_that_are_told(make, monkeypatch):
+    made = make({"gpu-1": (), "gpu-2": ()})
+    markers = [SimpleNamespace(host=SimpleNamespace(name=name), locked=False) for name in ("lb-1", "lb-2")]
+    monkeypatch.setattr(made.rolling, "_markers", {one.host.name: one for one in markers})
+    assert made.under_way() == []
+    made.members[1].run._lease.held = markers[1].locked = True
+    assert made.under_way() == ["gpu-2", "lb-2"]
+
+
 def test_what_goes_wrong_at_the_first_ctrl_c_does_not_make_it_deaf_to_the_second():
     heard, seen = threading.Event(), []
 

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from provision import lock, runs
-from provision.cli import resume
+from provision import lock, report_lock, runs
+from provision.cli import execute, resume
 from provision.cli.run import Careful, Chosen
 from provision.errors import LockedError, UsageError
+from provision.inventory import Connection, Host
 from provision.runs import Log, Logs
 
 from .local import LocalSession
@@ -82,6 +83,70 @@ def test_runs_that_left_nothing_push_out_none_that_did(logs, monkeypatch):
     for number, one in enumerate(ids):
         logs.write(log(run=one, exit=4, hosts={"gpu-01": "unreachable" if number < 3 else "ok"}))
     assert logs.dead() == (ids[2], ids[1])
+
+
+def test_the_last_run_of_an_inventory_is_known_if_it_died(logs, tmp_path):
+    mine = str(tmp_path / "prod.yaml")
+    assert logs.unfinished(mine) is None
+    logs.write(log(inventory=mine, pid=gone()))
+    assert logs.unfinished(mine).run == RUN
+    assert logs.unfinished(str(tmp_path / "x" / ".." / "prod.yaml")).run == RUN
+    assert logs.unfinished(str(tmp_path / "other.yaml")) is None
+    logs.write(log(inventory=mine, run=OTHER, command="undrain gpu-01", exit=0))
+    assert logs.unfinished(mine).run == RUN, "what an operator takes out meanwhile ends no deploy"
+    for how in ({"exit": 3}, {}):
+        logs.write(log(inventory=mine, run=OTHER, **how))
+        assert logs.unfinished(mine) is None, "a newer one has ended, or is at work"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({}, f"provision deploy --resume {RUN}"),
+        ({"extra_vars": 2}, f"provision deploy --resume {RUN} -e ..."),
+        ({"command": f"rollback {OTHER}"}, f"provision rollback {OTHER} -i /srv/prod.yaml"),
+        (
+            {"command": "drain gpu-01", "inventory": "/srv/my prod.yaml"},
+            "provision drain gpu-01 -i '/srv/my prod.yaml'",
+        ),
+    ],
+)
+def test_a_run_that_is_over_names_the_command_that_goes_on(how, said):
+    died = log(pid=4242, **how, boot="before")
+    assert died.epitaph == f"run {RUN} died: its process 4242 on this machine is gone; to go on: {said}"
+    assert log(exit=130, **how).epitaph == f"run {RUN} has ended here and left this lock; to go on: {said}"
+
+
+def held(run_id, who=None):
+    return lock.Held(run_id, who or lock.who(), 60, 170, busy=False, why="")
+
+
+def test_lock_status_tells_whose_process_is_gone(logs, capsys):
+    logs.write(log(pid=gone()))
+    over = logs.over()
+    hosts = [Host(name=name, connection=Connection(address="192.0.2.1")) for name in "abcd"]
+    found = list(zip(hosts, [held(RUN), held(RUN), held(OTHER), held(RUN, "bob@lab")], strict=True))
+    report_lock.locks_text(found, over, released=False)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ")[0] for line in said] == ["a", "b", "c", "d", "run"]
+    assert said[4] == over[RUN].epitaph
+    locks = [one["lock"] for one in report_lock.locks_document(found, over)["hosts"]]
+    assert [one["over"] for one in locks] == [True, True, False, False]
+    assert [one["next"] for one in locks] == [f"provision deploy --resume {RUN}"] * 2 + [""] * 2
+
+
+UNREACHABLE = "gpu: {hosts: {a: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}"
+
+
+@pytest.mark.parametrize("words", [["history"], ["plan"], ["history", "--json"], ["plan", "--json"]])
+def test_history_and_plan_name_the_run_that_died_here(logs, tmp_path, capsys, words):
+    path = tmp_path / "inventory.yaml"
+    path.write_text(UNREACHABLE)
+    for pid, known in ((gone(), True), (os.getpid(), False)):
+        logs.write(log(inventory=str(path), pid=pid))
+        assert execute([*words, "-i", str(path)]) == 4
+        said = "".join(capsys.readouterr())
+        assert (f"provision deploy --resume {RUN}" in said) == known
 
 
 def test_logs_are_bounded_and_what_is_no_log_is_none(logs, monkeypatch):
@@ -161,7 +226,7 @@ def test_what_cannot_go_on_is_refused_and_says_why(logs, how, said, why):
 
 def test_a_run_of_which_there_is_no_log_must_be_known_to_a_host(tmp_path):
     path = tmp_path / "inventory.yaml"
-    path.write_text("gpu: {hosts: {a: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}")
+    path.write_text(UNREACHABLE)
     with pytest.raises(UsageError, match="neither this machine nor these hosts know"):
         resume.resumed(dataclasses.replace(CHOSEN, inventory=str(path)), Careful(), RUN)
     with pytest.raises(UsageError, match="is no run"):

@@ -1,0 +1,77 @@
+"""What is said, where that cannot be written: a full disk behind stdout, a terminal that was closed."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from provision.errors import ProvisionError
+
+
+class UnwritableError(ProvisionError):
+    """Standard output cannot be written."""
+
+
+class _Stream:
+    """A stream whose other methods are those of another one."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Results(_Stream):
+    """Standard output. Who asked for a document must not take half of it for all of it."""
+
+    def write(self, text: str) -> int:
+        with self._told():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._told():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # `provision plan | head`
+            raise
+        except OSError as error:
+            said = f"standard output cannot be written: {error.strerror or error}"
+            raise UnwritableError(said, "what was done stays: `provision history` shows it") from error
+
+
+class _Remarks(_Stream):
+    """Standard error. That nobody hears a remark is no reason to stop a run half-way."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Have both streams behave so while a command runs."""
+    out, err = sys.stdout, sys.stderr
+    results: Any = _Results(out)
+    remarks: Any = _Remarks(err)
+    sys.stdout, sys.stderr = results, remarks
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = out, err
+
+
+def forget_stdout() -> None:
+    """Have the interpreter not fail at its exit over what it could not write."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
