@@ -140,7 +140,7 @@ def _guard(hierarchies: list[Path]) -> Path:
 
 
 def _delegate(path: Path) -> None:
-    """On cgroup v2, let the groups below have every controller. (Not tried: see the package's docstring.)"""
+    """On cgroup v2, let the groups below have every controller."""
     controllers = path / "cgroup.controllers"
     if cgroup_version() == 2 and controllers.exists():
         for name in controllers.read_text().split():
