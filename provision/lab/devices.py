@@ -69,8 +69,8 @@ def confine(group: Path) -> None:
         raise LabError(
             f"the kernel takes no device list for {group} ({error.strerror}), and without a list root on a host "
             "could read the disk of this machine",
-            "on cgroup v2 the lab needs Linux 4.15 or newer with CONFIG_CGROUP_BPF; a container must be allowed bpf(2) "
-            "(CAP_SYS_ADMIN, or CAP_BPF with CAP_NET_ADMIN, and no seccomp filter of that call); a virtual machine is",
+            "on cgroup v2 the lab needs Linux 4.15 or newer with CONFIG_CGROUP_BPF, and in a container the right to "
+            "call bpf(2) (CAP_SYS_ADMIN, or CAP_BPF with CAP_NET_ADMIN); otherwise run the lab in a virtual machine",
         ) from error
 
 
