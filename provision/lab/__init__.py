@@ -19,7 +19,7 @@ A device list keeps root on a host from the machine's disks and other devices (d
 list, the lab does not start.
 
 Tried: Debian 12 as root on kernel 6.18 with cgroup v1, hosts of Debian 13 and 12, with the delay line; Debian 12 on
-its own kernel 6.1 with cgroup v2 in an emulated virtual machine, hosts of Debian 13: tests/lab/test_lab.py, and a
-deploy of Docker and Ollama.
+its own kernel 6.1 with cgroup v2 and netem in an emulated virtual machine, hosts of Debian 13: tests/lab/test_lab.py,
+and Docker with its containers, but no whole deploy.
 Not tried: Ubuntu, AppArmor or SELinux, or other than amd64.
 """
