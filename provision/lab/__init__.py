@@ -15,7 +15,11 @@ it speaks: the cards and nvidia-smi, NVIDIA's container toolkit, the Ollama serv
 
 A lab is a fleet, not a security boundary: do not run on it what you would not run on the machine itself.
 
-Tried: Debian 12 as root on kernel 6.18 with cgroup v1, hosts of Debian 13 and 12, with the delay line.
-Not tried: a machine with cgroup v2 (the code for it is here; there, root on a host is not kept from the machine's
-disks by a device list), a kernel with netem, Ubuntu, AppArmor or SELinux, or other than amd64.
+A device list keeps root on a host from the machine's disks and other devices (devices.py). Where the kernel takes no
+list, the lab does not start.
+
+Tried: Debian 12 as root on kernel 6.18 with cgroup v1, hosts of Debian 13 and 12, with the delay line; Debian 12 on
+its own kernel 6.1 with cgroup v2 and netem in an emulated virtual machine, hosts of Debian 13: tests/lab/test_lab.py,
+and Docker with its containers, but no whole deploy.
+Not tried: Ubuntu, AppArmor or SELinux, or other than amd64.
 """

@@ -7,30 +7,14 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
+from provision.lab import devices
 from provision.lab.machine import cgroup_version
 from provision.lab.shell import LabError
 
 _TOP = "provision-lab"
-# What anything in a lab may open: null, zero, full, random, urandom, tty, console, ptmx, ptys, tun, fuse. Without
-# this, root on a host could make a node for the machine's disk and read it. The two lines with `m` alone let it
-# make nodes (runc insists), not open them. On cgroup v2 there is no such list.
-_DEVICES = (
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:1 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-    "c 10:200 rwm",
-    "c 10:229 rwm",
-)
 
 
 def make(lab: str, member: str) -> list[Path]:
@@ -39,28 +23,37 @@ def make(lab: str, member: str) -> list[Path]:
     Args:
         lab: name of the lab.
         member: name of the host, or `site`.
+
+    Raises:
+        LabError: the kernel takes no device list for the lab.
     """
     with _alone():
-        return [_make(hierarchy, lab, member) for hierarchy in _hierarchies()]
+        hierarchies = _hierarchies()
+        guard = _guard(hierarchies)
+        return [_make(hierarchy, lab, member, confined=hierarchy == guard) for hierarchy in hierarchies]
 
 
-def _make(hierarchy: Path, lab: str, member: str) -> Path:
-    path = hierarchy
-    for part in (_TOP, lab, member):
-        path = path / part
-        if not path.exists():
-            path.mkdir()
-            _inherit_cpuset(path)
-            _delegate(path.parent)
-        if part == _TOP:
-            _confine(path)
-    return path
+def _make(hierarchy: Path, lab: str, member: str, *, confined: bool) -> Path:
+    ours = hierarchy / _TOP / lab
+    _add(ours.parent)
+    _add(ours)
+    if confined:
+        devices.confine(ours)  # above the cgroup of the host, where root on the host cannot undo it
+    _add(ours / member)
+    return ours / member
+
+
+def _add(path: Path) -> None:
+    if not path.exists():
+        path.mkdir()
+        _inherit_cpuset(path)
+        _delegate(path.parent)
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Keep other labs from making or removing cgroups: one made below a top that is not confined to the end
-    could never open /dev/null."""
+    """Keep other labs from making or removing cgroups: v1 takes no device list for a cgroup that has others below,
+    and a cgroup that is made below a half-written list can never open /dev/null."""
     directory = os.open("/sys/fs/cgroup", os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -130,20 +123,24 @@ def _hierarchies() -> list[Path]:
     return [Path(mount[1]) for mount in mounts if mount[2] in kinds and mount[1].startswith("/sys/fs/cgroup/")]
 
 
-def _confine(top: Path) -> None:
-    # at the top: a host can write to its own list, and the kernel then only asks what the level above allows
-    if not (top / "devices.list").exists():
-        return
-    allowed = (top / "devices.list").read_text().splitlines()
-    if "a *:* rwm" in allowed:
-        (top / "devices.deny").write_text("a")
-    for rule in _DEVICES:
-        if rule not in allowed:  # all of them, or those that a run which was killed here did not come to
-            (top / "devices.allow").write_text(rule)
+def _guard(hierarchies: list[Path]) -> Path:
+    """The hierarchy that keeps hosts from the machine's devices: v1's own one for that, else cgroup v2.
+
+    Raises:
+        LabError: the machine has neither.
+    """
+    version_2 = (path for path in hierarchies if (path / "cgroup.controllers").exists())
+    found = next(chain(filter(devices.has_list, hierarchies), version_2), None)
+    if found is None:
+        raise LabError(
+            "this machine has no cgroup hierarchy with a device list: root on a host could read its disk",
+            "mount cgroup v2, or the `devices` hierarchy of cgroup v1, below /sys/fs/cgroup",
+        )
+    return found
 
 
 def _delegate(path: Path) -> None:
-    """On cgroup v2, let the groups below have every controller. (Not tried: see the package's docstring.)"""
+    """On cgroup v2, let the groups below have every controller."""
     controllers = path / "cgroup.controllers"
     if cgroup_version() == 2 and controllers.exists():
         for name in controllers.read_text().split():

@@ -15,7 +15,7 @@ from provision.lab.shell import LabError, run, start
 from provision.lab.spec import HostSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Everything Docker needs, less what would let root on a host at the machine's kernel (the disk: cgroups.py).
+# Everything Docker needs, less what would let root on a host at the machine's kernel (the disk: devices.py).
 _CAPABILITIES = ("--capability=all", "--drop-capability=CAP_SYS_MODULE,CAP_SYS_RAWIO")
 # Where a cgroup stayed read-only Docker starts no container.
 _LOST_CGROUP = "grep -q '^cgroup /sys/fs/cgroup/[^ ]* cgroup ro' /proc/mounts"

@@ -49,6 +49,7 @@ class Lab:
         machine.require_programs(install=install)
         with _locked(spec.name):
             lab = _registered(spec)
+            cgroups.make(lab.name, "site")  # refuses a machine without device lists before it makes what takes long
             _make_parts(lab.spec.release, say)
             keys.ssh_key(lab.key, f"provision lab {lab.name}")
             lab.network.make()

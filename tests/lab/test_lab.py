@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -14,10 +16,13 @@ from threading import Barrier
 
 import pytest
 
-from provision.lab import cgroups, faults, paths
+from provision.lab import bpf, cgroups, devices, faults, paths
 from provision.lab.lab import Lab, _locked
-from provision.lab.shell import LabError
+from provision.lab.machine import cgroup_version
+from provision.lab.shell import LabError, joining
 from provision.lab.spec import Spec
+
+from .conftest import wait_for
 
 pytestmark = pytest.mark.lab
 NAME = "selftest"
@@ -107,14 +112,105 @@ def test_labs_that_come_up_at_once_may_all_open_what_a_host_needs(monkeypatch):
         assert len({tuple(one) for one in lists}) == 1
 
 
-def test_root_on_a_host_cannot_open_the_machines_disk(lab):
-    """A node can be made, because runc insists; opening it is refused, and so is changing that."""
-    device = os.stat("/").st_dev  # noqa: PTH116
-    number = [str(os.major(device)), str(os.minor(device))]
-    host = lab.host("gpu-01")
-    host.run(["mknod", "/root/disk", "b", *number])
-    host.run(["sh", "-c", "echo a > /sys/fs/cgroup/devices/devices.allow"], check=False)
-    assert host.run(["head", "-c1", "/root/disk"], check=False).returncode != 0
+# Makes a node for each KIND:MAJOR:MINOR, tries to open it and prints the name of the error, or OK.
+OPEN = """
+import errno, os, sys
+for device in sys.argv[2:]:
+    kind, major, minor = device.split(":")
+    node = os.path.join(sys.argv[1], "node")
+    os.mknod(node, {"b": 0o060600, "c": 0o020600}[kind], os.makedev(int(major), int(minor)))
+    try:
+        os.close(os.open(node, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
+        print(device, "OK")
+    except OSError as error:
+        print(device, errno.errorcode[error.errno])
+    os.unlink(node)
+"""
+KERNEL_LOG = "c:1:11"
+
+
+def opened(said):
+    """The answers of `OPEN`: device -> OK, or the name of an error."""
+    assert said.returncode == 0, said.stderr
+    return dict(line.split() for line in said.stdout.splitlines())
+
+
+def of_the_machine():
+    """Devices that no host may open: every disk of the machine, a loop device and the kernel's log."""
+    disks = [line.split()[:2] for line in Path("/proc/partitions").read_text().splitlines()[2:]]
+    return [*(f"b:{major}:{minor}" for major, minor in disks), "b:7:0", KERNEL_LOG]
+
+
+def open_here(folder, *asked, group=None):
+    """Open devices on the machine, from a cgroup if one is given."""
+    words = [sys.executable, "-c", OPEN, str(folder), *asked]
+    argv = joining([group], words) if group else words
+    return opened(subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60))
+
+
+def has_program(number):
+    """Whether the kernel has a BPF program of this number."""
+    get_descriptor = 13
+    try:
+        os.close(bpf._bpf(get_descriptor, struct.pack("<I", number)).result)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def open_on_the_host(lab, *asked):
+    """Open devices as root over SSH: a process that `Host.run` starts is in no cgroup of the host."""
+    return opened(ssh(lab, shlex.join(["sudo", "python3", "-c", OPEN, "/root", *asked])))
+
+
+def test_root_on_a_host_cannot_open_devices_of_the_machine(lab, tmp_path):
+    """Root can make a node, because runc must; the kernel refuses to open the node."""
+    assert open_here(tmp_path, KERNEL_LOG) == {KERNEL_LOG: "OK"}  # some machines refuse their disk to everybody
+    asked = of_the_machine()
+    assert open_on_the_host(lab, *asked) == dict.fromkeys(asked, "EPERM")
+
+
+def test_root_on_a_host_cannot_lift_its_device_list(lab):
+    """With cgroup v1 the host has a list of its own to write to; with v2 it has nothing to write to."""
+    lift = "for list in /sys/fs/cgroup/devices/devices.allow; do [ ! -e $list ] || echo a > $list; done"
+    ssh(lab, shlex.join(["sudo", "sh", "-c", lift]))
+    asked = of_the_machine()
+    assert open_on_the_host(lab, *asked) == dict.fromkeys(asked, "EPERM")
+
+
+def test_a_host_opens_every_device_that_it_needs(lab):
+    asked = {f"c:{device.major}:{device.minor}": device.name for device in devices.ALLOWED if device.minor is not None}
+    answers = {asked[device]: answer for device, answer in open_on_the_host(lab, *asked).items()}
+    plain = ("null", "zero", "full", "random", "urandom")
+    assert {name: answers[name] for name in plain} == dict.fromkeys(plain, "OK")
+    # the others may lack a terminal or a kernel module, but not the permission
+    assert [name for name, answer in answers.items() if answer == "EPERM"] == []
+
+
+def test_a_login_gets_a_terminal(lab):
+    command, *rest = lab.ssh("gpu-01", ["sudo sh -c 'tty; echo written > /dev/tty'"])
+    said = subprocess.run([command, "-tt", *rest], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    terminal, *written = said.stdout.split()
+    assert Path(terminal).parent == Path("/dev/pts")
+    assert written == ["written"]
+
+
+def test_the_kernel_decides_by_the_program_and_frees_it_with_its_cgroup(tmp_path):
+    """The program of cgroup v2, also on a machine whose device list is one of cgroup v1."""
+    top = Path("/sys/fs/cgroup") if cgroup_version() == 2 else Path("/sys/fs/cgroup/unified")
+    group = top / "provision-lab-program"
+    allowed = ["c:1:3", "c:1:5", "c:1:9"]
+    group.mkdir()
+    try:
+        asked = [*allowed, KERNEL_LOG]
+        assert open_here(tmp_path, *asked, group=group) == dict.fromkeys(asked, "OK")
+        bpf.attach(group, devices.program())
+        expected = {**dict.fromkeys(allowed, "OK"), **dict.fromkeys(of_the_machine(), "EPERM")}
+        assert open_here(tmp_path, *expected, group=group) == expected
+        (number,) = bpf.attached(group)
+    finally:
+        group.rmdir()
+    wait_for(lambda: not has_program(number), seconds=30)
 
 
 def test_repositories_are_signed_and_apt_takes_them(lab):
