@@ -8,6 +8,7 @@ import signal
 import hypothesis
 import pytest
 
+from tests import slices
 from tests.fleet import builds, first_deploy, fleet, lab, pytest_runtest_makereport, scratch
 
 __all__ = ["builds", "first_deploy", "fleet", "lab", "pytest_runtest_makereport", "scratch"]
@@ -38,6 +39,10 @@ def why_no_lab() -> str:
     return ""
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    slices.mark(item)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not why_no_lab():
         return
@@ -48,6 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    slices.summary(terminalreporter)
     count = config.stash.get(LEFT_OUT, 0)
     if count:
         terminalreporter.write_line(
