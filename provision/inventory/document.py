@@ -16,7 +16,7 @@ from provision.inventory.near import clip
 from provision.inventory.scalars import UnusableError, scalar
 from provision.inventory.secret import Secret
 from provision.inventory.settings import KeyPath
-from provision.inventory.value import Value, relocated
+from provision.inventory.value import Unusable, Value, relocated
 
 MAX_BYTES = 4 * 2**20
 MAX_VALUES = 250_000
@@ -153,17 +153,16 @@ class _Composer:
         if isinstance(event, yaml.MappingStartEvent):
             self._plain_tag(event, _MAP, path, line)
             return self._entries(path, depth)
-        return self._scalar(event, path, line)
+        return self._scalar(event)
 
-    def _scalar(self, event: Any, path: KeyPath, line: int) -> Any:
+    def _scalar(self, event: Any) -> Any:
         tag = event.tag
         if tag in (None, "!"):
             tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
         try:
             return scalar(tag, event.value, self._file, explicit=event.tag is not None)
         except UnusableError as error:
-            self._report(path, line, str(error))
-            return Secret("") if tag in ("!env", "!file") else None
+            return Unusable(str(error), Secret("") if tag in ("!env", "!file") else None)
 
     def _items(self, path: KeyPath, depth: int) -> tuple[Value, ...]:
         items: list[Value] = []
@@ -195,7 +194,7 @@ class _Composer:
             return str(event.value)
         if isinstance(event, yaml.AliasEvent):
             value = self._anchors.get(str(event.anchor))
-            if value is not None and not isinstance(value.data, dict | tuple | Secret):
+            if value is not None and not isinstance(value.data, dict | tuple | Secret | Unusable):
                 return value.text
         raise UnusableError("a key must be text", _line(event))
 
