@@ -34,10 +34,13 @@ ADVICE = {
     r"DO NOT MATCH THE HASHES[^\n]*\n\s+(\S+) from": """
         The index serves another file of {0} than requirements.lock names. Do not install that file: ask who runs the
         index. If its file is the right one, `make update` writes the new hash.""",
+    r"from versions: none\)\n[^\n]*No matching distribution found for ([^\s;]+)": """
+        The index has no file of {0}: the package disappeared, or the index does not answer or is an incomplete mirror.
+        Look at `pip config list` first. A package that is gone must be replaced in pyproject.toml, then `make update`
+        writes requirements.lock without it.""",
     r"No matching distribution found for ([^\s;]+)": """
-        The index has no {0} for this Python on this machine: the version was withdrawn, the package disappeared, or
-        the index is an incomplete mirror. `make update` writes requirements.lock from the versions that the index has;
-        a package that is gone must be replaced in pyproject.toml first.""",
+        The index has no {0} for this Python on this machine: the version was withdrawn, or the index is an incomplete
+        mirror. `make update` writes requirements.lock from the versions that the index has.""",
     r"[Bb]ecause (\S+) was not found in the package registry": """
         The index has no package {0}. Where pyproject.toml asks for it, replace it there; where another package asks for
         it, lower that package's upper bound in pyproject.toml. Then run `make update` again.

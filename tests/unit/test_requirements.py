@@ -92,7 +92,7 @@ def index(tmp_path, monkeypatch):
     ("line", "says"),
     [
         ("thing==1.1 --hash=sha256:HASH", "The index has no thing==1.1 for this Python"),
-        ("gone==1.0 --hash=sha256:HASH", "The index has no gone==1.0 for this Python"),
+        ("gone==1.0 --hash=sha256:HASH", "The index has no file of gone==1.0: the package disappeared"),
         ("thing==1.0 --hash=sha256:" + "0" * 64, "The index serves another file of thing==1.0 than requirements.lock"),
         ("thing==1.0", "requirements.lock does not resolve"),
         ("thing>=1.0 --hash=sha256:HASH", "requirements.lock does not resolve"),
