@@ -90,7 +90,7 @@ def newest(pip: list[str], root: Path = ROOT) -> None:
     moved = differing(have, (root / LOCK).read_text())
     for name, locked in sorted(moved.items()):
         print(f"{name} {have[name]}: {LOCK} has {', '.join(locked)}")
-    print(f"{len(moved)} packages are others than in {LOCK}")
+    print(f"{len(moved)} packages differ from {LOCK}")
 
 
 def differing(have: Mapping[str, str], text: str) -> dict[str, list[str]]:
