@@ -129,8 +129,8 @@ def _print(parts: Iterable[Part], seconds: float) -> None:
         print(part)
         tests += part.tests or Counter()
     for part in parts:
-        for file in part.missing:
-            print(f"the lab tests did not run: no test of {file} passed")
+        if part.missing:
+            print(f"the lab tests did not run: no test passed of {', '.join(part.missing)}")
     print(f"{'in all':<12} {_clock(seconds)}")
     print(f"tests: {_counted(tests)}", flush=True)
 
