@@ -39,11 +39,9 @@ def why_no_lab() -> str:
     return ""
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    slices.mark(item)
-
-
+@pytest.hookimpl(tryfirst=True)  # before -m looks at marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slices.mark(items)
     if not why_no_lab():
         return
     lab = [item for item in items if item.get_closest_marker("lab")]

@@ -49,23 +49,22 @@ def test_without_a_history_slice_0_is_taken_and_said(tmp_path, capfd):
 def collected(marks, **more):
     words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", marks, "tests/lab", "tests/faults"]
     environment = {**os.environ, "PROVISION_REQUIRE_LAB": "1", **more}  # else they are left out where no lab can be
-    environment = {name: value for name, value in environment.items() if value}
     said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"^tests/.*::.*$", said, re.MULTILINE))
+    return re.findall(r"^tests/.*::.*$", said, re.MULTILINE)
 
 
-def test_a_slice_is_the_tests_of_its_number_and_no_test_of_the_sample():
+def test_a_slice_is_a_twentieth_of_the_tests_that_are_not_in_the_sample():
     others = collected("(faults or matrix) and not sample", PROVISION_SLICE="")
-    wanted = {name for name in others if slices.of_test(name) == 7}
-    assert collected("slice", PROVISION_SLICE="7") == wanted
+    wanted = [name for place, name in enumerate(others) if slices.of_test(place) == 7]
     assert wanted
+    assert abs(len(wanted) - len(others) / slices.SLICES) <= slices.RUN
+    assert collected("slice", PROVISION_SLICE="7") == wanted
 
 
-def test_twenty_slices_are_all_of_the_tests_and_of_similar_size():
-    others = collected("(faults or matrix) and not sample", PROVISION_SLICE="")
-    sizes = [sum(slices.of_test(name) == number for name in others) for number in range(slices.SLICES)]
-    assert sum(sizes) == len(others)
-    assert max(sizes) <= 2 * len(others) / slices.SLICES
+def test_every_test_is_of_one_slice_and_follows_the_one_before():
+    places = [slices.of_test(place) for place in range(1000)]
+    assert set(places) == set(range(slices.SLICES))
+    assert all(len(set(places[first : first + slices.RUN])) == 1 for first in range(0, 1000, slices.RUN))
 
 
 def test_without_a_number_no_test_is_of_a_slice(monkeypatch):
