@@ -3,31 +3,41 @@
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 PYTHON ?= python3
 BIN := .venv/bin
+REPORT = $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 
-.PHONY: help demo test lint unit lab-parts lab-test test-faults example bench bench-balancer bench-many bench-roll clean
+.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-newest update example bench bench-balancer bench-many bench-roll clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-.venv/installed: pyproject.toml
-	@command -v apt-get >/dev/null || { echo "this needs Debian or Ubuntu (apt-get)"; exit 1; }
+needs:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "this needs Python 3.11 or newer: set PYTHON=..."; exit 1; }
+	@command -v apt-get >/dev/null || { echo "this needs Debian or Ubuntu (apt-get)"; exit 1; }
 	@missing=; for pair in curl:curl gpg:gnupg; do \
 	  command -v $${pair%:*} >/dev/null || missing="$$missing $${pair#*:}"; done; \
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	test -z "$$missing" || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy $$missing; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+
+.venv/installed: pyproject.toml requirements.lock | needs
+	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m tests.requirements install .venv
 	touch $@
+
+update: needs ## Write requirements.lock from the newest versions that pyproject.toml allows
+	$(PYTHON) -m tests.requirements update
+
+test-newest: needs ## Unit tests with the newest versions that pyproject.toml allows, in an environment of their own
+	$(PYTHON) -m venv --clear .venv-newest
+	$(PYTHON) -m tests.requirements newest .venv-newest
+	nice .venv-newest/bin/pytest -q -n 4 tests/unit
 
 demo: .venv/installed ## Two bare (simulated) GPU hosts become a verified, balanced endpoint
 	$(SUDO) $(BIN)/provision lab demo
 
-test: lint ## Everything that CI runs: lint, types, unit and lab tests (19 minutes on two cores)
+test: needs ## Everything that CI runs: lint, types, unit and lab tests (19 minutes on two cores, and 2 to 5 for the slice of faults)
 	@$(SUDO) true
-	$(MAKE) --no-print-directory -j2 unit lab-parts
-	$(MAKE) --no-print-directory lab-test
+	@$(PYTHON) -m tests.parts $(MAKE)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -36,13 +46,17 @@ lint: .venv/installed
 
 # nice: what the lab is made of takes longer
 unit: .venv/installed ## Tests that need no lab
-	nice $(BIN)/pytest -q -n 4 tests/unit
+	nice $(BIN)/pytest -q -n 4 $(REPORT) tests/unit
 
 lab-parts: .venv/installed
 	$(SUDO) $(BIN)/provision lab prepare --install
 
-lab-test: lab-parts ## Tests on real hosts, and a sample of every class of faults; fails where no lab can be started
-	$(SUDO) env PROVISION_REQUIRE_LAB=1 $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/lab tests/faults -m "sample or not (faults or matrix)"
+lab-test: lab-parts ## Tests on real hosts, with a sample and a slice of the faults; fails where no lab can be started
+	slice=$${PROVISION_SLICE:-$$($(PYTHON) -m tests.slices)} && $(SUDO) env PROVISION_REQUIRE_LAB=1 PROVISION_SLICE=$$slice \
+	  $(BIN)/pytest -q -n 3 --dist loadscope --no-loadscope-reorder $(REPORT) tests/lab tests/faults \
+	  -m "sample or slice or not (faults or matrix)"
+
+test-all: test-faults ## Every fault and every long test, of which make test runs a part (50 minutes)
 
 test-faults: .venv/installed ## Every fault at every place, and the longest of the lab tests; writes docs/reliability.md (50 minutes; CLASS="apt disk" for some)
 	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)
@@ -64,4 +78,4 @@ bench-roll: .venv/installed ## Instances replaced and killed under load; writes 
 
 clean: ## Take every lab of this machine down, and forget the virtual environment
 	-$(SUDO) $(BIN)/provision lab down --all
-	rm -rf .venv
+	rm -rf .venv .venv-newest

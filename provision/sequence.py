@@ -87,8 +87,6 @@ def _warnings(inventory: Inventory) -> list[str]:
 
 
 def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:
-    if not any(host.gpu or host.balancer for host in inventory.hosts):
-        yield Problem(inventory.path, 0, "all.children", "no host is in the group gpu or balancer: nothing to do")
     for host in inventory.hosts:
         for name in order():
             yield from getattr(role(name), "problems", lambda host, inventory: ())(host, inventory)

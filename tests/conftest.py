@@ -8,6 +8,7 @@ import signal
 import hypothesis
 import pytest
 
+from tests import slices
 from tests.fleet import builds, first_deploy, fleet, lab, pytest_runtest_makereport, scratch
 
 __all__ = ["builds", "first_deploy", "fleet", "lab", "pytest_runtest_makereport", "scratch"]
@@ -38,7 +39,9 @@ def why_no_lab() -> str:
     return ""
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slices.mark(items)
     if not why_no_lab():
         return
     lab = [item for item in items if item.get_closest_marker("lab")]
@@ -48,6 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    slices.summary(terminalreporter)
     count = config.stash.get(LEFT_OUT, 0)
     if count:
         terminalreporter.write_line(

@@ -5,6 +5,7 @@ the process), keeps the last of two equal keys, and expands aliases without end.
 for its worst traps: `0644`, `22:22` and `2024-01-01` stay text, and a key is always the text that was written.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from provision.inventory.near import clip
 from provision.inventory.scalars import UnusableError, scalar
 from provision.inventory.secret import Secret
 from provision.inventory.settings import KeyPath
-from provision.inventory.value import Value, relocated
+from provision.inventory.value import Unusable, Value, relocated
 
 MAX_BYTES = 4 * 2**20
 MAX_VALUES = 250_000
 MAX_DEPTH = 50
+TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAP, _SEQ = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
@@ -51,13 +53,36 @@ def parse(text: str, file: str, problems: list[Problem], path: KeyPath = ()) -> 
     """
     try:
         return _Composer(text, file, problems).document(path)
-    except yaml.MarkedYAMLError as error:
-        problems.append(_syntax(error, file))
-    except (yaml.YAMLError, UnicodeError, ValueError, OverflowError) as error:
-        problems.append(Problem(file, 0, "", f"not YAML: {clip(str(error))}"))
+    except (yaml.YAMLError, UnicodeError, ValueError, OverflowError, RecursionError) as error:
+        problems.append(_refused(error, text, file))
     except UnusableError as error:
         problems.append(Problem(file, error.line, "", str(error)))
     return None
+
+
+def _refused(error: Exception, text: str, file: str) -> Problem:
+    """Return why the parser cannot read a text. Parsers have depth limits with words of their own; ours comes first."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    line = _too_deep(text[: mark.index] if mark else text)
+    if line:
+        return Problem(file, line, "", TOO_DEEP)
+    if isinstance(error, yaml.MarkedYAMLError):
+        return _syntax(error, file)
+    return Problem(file, 0, "", f"not YAML: {clip(str(error))}")
+
+
+def _too_deep(text: str) -> int:
+    """Return the line on which the open brackets of a text pass MAX_DEPTH, or 0.
+
+    A parser reads ahead of the events that the composer counts, so it can give up before the composer does. This count
+    does not know quotes and comments: it only chooses the words about a text that is refused anyway.
+    """
+    depth = -1  # as the composer counts: the outermost value is at 0
+    for bracket in re.finditer(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket[0] in "[{" else max(-1, depth - 1)
+        if depth > MAX_DEPTH:
+            return text.count("\n", 0, bracket.start()) + 1
+    return 0
 
 
 def _syntax(error: yaml.MarkedYAMLError, file: str) -> Problem:
@@ -128,17 +153,16 @@ class _Composer:
         if isinstance(event, yaml.MappingStartEvent):
             self._plain_tag(event, _MAP, path, line)
             return self._entries(path, depth)
-        return self._scalar(event, path, line)
+        return self._scalar(event)
 
-    def _scalar(self, event: Any, path: KeyPath, line: int) -> Any:
+    def _scalar(self, event: Any) -> Any:
         tag = event.tag
         if tag in (None, "!"):
             tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
         try:
             return scalar(tag, event.value, self._file, explicit=event.tag is not None)
         except UnusableError as error:
-            self._report(path, line, str(error))
-            return Secret("") if tag in ("!env", "!file") else None
+            return Unusable(str(error), Secret("") if tag in ("!env", "!file") else None)
 
     def _items(self, path: KeyPath, depth: int) -> tuple[Value, ...]:
         items: list[Value] = []
@@ -170,7 +194,7 @@ class _Composer:
             return str(event.value)
         if isinstance(event, yaml.AliasEvent):
             value = self._anchors.get(str(event.anchor))
-            if value is not None and not isinstance(value.data, dict | tuple | Secret):
+            if value is not None and not isinstance(value.data, dict | tuple | Secret | Unusable):
                 return value.text
         raise UnusableError("a key must be text", _line(event))
 
@@ -214,8 +238,7 @@ class _Composer:
             message = f"holds more than {MAX_VALUES} values, aliases written out"
             raise UnusableError(message, line)
         if depth > MAX_DEPTH:
-            message = f"is nested more than {MAX_DEPTH} levels deep"
-            raise UnusableError(message, line)
+            raise UnusableError(TOO_DEEP, line)
 
     def _plain_tag(self, event: Any, wanted: str, path: KeyPath, line: int) -> None:
         if event.tag not in (None, "!", wanted):

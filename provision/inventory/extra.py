@@ -8,7 +8,7 @@ from provision.errors import Problem
 from provision.inventory.document import parse, read
 from provision.inventory.near import clip, did_you_mean
 from provision.inventory.paths import expanded
-from provision.inventory.value import Value
+from provision.inventory.value import Value, usable
 
 FILE = "-e"
 UNSAID = "..."  # stands for what was set; as YAML it is nothing, so it cannot be meant
@@ -40,7 +40,8 @@ def read_extra(words: Sequence[str], roles: Collection[str], problems: list[Prob
 
 def _one(word: str, roles: Collection[str], problems: list[Problem]) -> Mapping[str, Value]:
     if word.startswith("@"):
-        return _mapping(read(expanded(word[1:]), problems), problems)
+        value = read(expanded(word[1:]), problems)
+        return _mapping(value and usable(value, problems), problems)
     if word == unsaid(word):
         problems.append(Problem(FILE, 0, "", f"{clip(word)}: {UNSAID} stands for what was not printed: say it again"))
         return {}
@@ -64,6 +65,7 @@ def _parsed(text: str, problems: list[Problem], path: tuple[str, ...] = ()) -> V
     """Read YAML that may be a secret: a password that begins with `*` or `!` is not to be in the problem with it."""
     found: list[Problem] = []
     value = parse(text, FILE, found, path)
+    value = value and usable(value, found)
     said = "is YAML that cannot be used here: write text in quotes"
     bad = Problem(FILE, 0, ".".join(path), said)
     problems += [one if one.message.startswith(_HARMLESS) else bad for one in found]

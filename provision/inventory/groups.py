@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from provision.errors import Problem
 from provision.inventory.near import clip, did_you_mean
 from provision.inventory.ranges import MAX_NAMES, expand
-from provision.inventory.value import Value
+from provision.inventory.value import Unusable, Value
 
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -95,7 +95,9 @@ class _Gatherer:
         """Return a mapping's entries; none for an empty value; a Problem for anything else."""
         if isinstance(value.data, dict):
             return value.data
-        if value.data is not None:
+        if isinstance(value.data, Unusable):
+            self._problems.append(value.problem(value.data.message))
+        elif value.data is not None:
             shown = "a list" if isinstance(value.data, tuple) else clip(value.text)
             hint = "; write each name with a colon, `name:`" if isinstance(value.data, tuple) else ""
             self._problems.append(value.problem(f"must be a mapping, not {shown}{hint}"))
@@ -111,7 +113,7 @@ class _Gatherer:
         for part in parts.keys() - set(_PARTS):
             self._unknown(name, part, parts[part])
         if "vars" in parts:
-            self._variables(group, parts["vars"])
+            group.levels.append(self.mapping(parts["vars"]))
         self._hosts(group, parts)
         self._children(group, parts)
 
@@ -119,13 +121,6 @@ class _Gatherer:
         near = did_you_mean(part, _PARTS)
         hint = near or ("; other groups go under `children`" if group == "all" else "; settings go under `vars`")
         self._problems.append(value.problem(f"unknown; a group has hosts, children and vars{hint}"))
-
-    def _variables(self, group: Group, value: Value) -> None:
-        variables = self.mapping(value)
-        group.levels.append(variables)
-        priority = variables.get("ansible_group_priority")
-        if priority is not None and type(priority.data) is not int:
-            self._problems.append(priority.problem("must be a whole number"))
 
     def _hosts(self, group: Group, parts: Mapping[str, Value]) -> None:
         for written, value in self.mapping(parts["hosts"]).items() if "hosts" in parts else ():

@@ -1,7 +1,7 @@
 """From files to an `Inventory`."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,16 @@ from provision.inventory.document import read
 from provision.inventory.extra import read_extra
 from provision.inventory.groups import Group, Tree, gather
 from provision.inventory.model import Host, Inventory
-from provision.inventory.near import nearest
+from provision.inventory.near import clip, nearest
 from provision.inventory.settings import Settings
 from provision.inventory.sshconfig import SshConfig
-from provision.inventory.value import Value, layered, plain
+from provision.inventory.value import Value, layered, plain, usable
 from provision.inventory.varfiles import Levels, read_directory
-from provision.inventory.variables import PREFIX, strangers
+from provision.inventory.variables import PREFIX, PRIORITY, strangers
 
 _INI_SECTION = re.compile(rb"^\s*\[[A-Za-z0-9_.-]+(?::(?:vars|children))?\]\s*(?:[#;].*)?$", re.MULTILINE)
+OURS = frozenset({"gpu", "balancer"})
+SHOWN = 10  # names of hosts in a warning
 _INI = (
     "is an INI inventory; YAML is read here: `ansible-inventory -i {} --list --yaml --output inventory.yaml` writes it"
 )
@@ -70,12 +72,15 @@ class _Loader:
         if root is None:
             return None
         tree = gather(root, self._problems)
-        files = _Files(tree, *self._directories(tree), extra)
-        if not tree.hosts:
-            self._problems.append(root.problem("names no host"))
-        hosts = tuple(self._host(name, files) for name in tree.hosts)
+        memberships = {name: tree.groups_of(name) for name in tree.hosts}
+        ours = {name: groups for name, groups in memberships.items() if OURS & {group.name for group in groups}}
+        files = _Files(tree, *self._directories(tree, ours), extra)
+        self._group_variables([tree.groups["all"]], files)  # for its problems, also where no host is left
+        if not ours:
+            self._problems.append(_nothing_to_do(root, tree))
+        hosts = tuple(self._host(name, groups, files) for name, groups in ours.items())
         self._problems.extend(_same_machines(hosts, tree))
-        warnings = (*self._warnings, *_same_names(tree))
+        warnings = (*self._warnings, *_left_alone(tree, ours), *_same_names(tree, ours))
         return Inventory(path=str(self._path), hosts=hosts, warnings=tuple(dict.fromkeys(warnings)))
 
     def _root(self) -> Value | None:
@@ -93,21 +98,20 @@ class _Loader:
         except (OSError, ValueError):
             return False
 
-    def _directories(self, tree: Tree) -> tuple[Levels, Levels]:
+    def _directories(self, tree: Tree, ours: Mapping[str, list[Group]]) -> tuple[Levels, Levels]:
         beside = self._path.parent
+        groups = {"all", *(group.name for groups in ours.values() for group in groups)}
         return (
-            read_directory(beside / "group_vars", tree.groups, self._problems, self._warnings),
-            read_directory(beside / "host_vars", tree.hosts, self._problems, self._warnings),
+            read_directory(beside / "group_vars", tree.groups, groups, self._problems, self._warnings),
+            read_directory(beside / "host_vars", tree.hosts, ours, self._problems, self._warnings),
         )
 
-    def _host(self, name: str, files: _Files) -> Host:
-        groups = files.tree.groups_of(name)
+    def _host(self, name: str, groups: list[Group], files: _Files) -> Host:
         place = files.tree.places[name]
-        levels = [*files.tree.hosts[name], *files.host_levels.get(name, []), *files.extra]
-        variables = layered([self._group_variables(groups, files), *levels], self._roles)
+        own = self._usable([*files.tree.hosts[name], *files.host_levels.get(name, [])])
+        variables = layered([self._group_variables(groups, files), *own, *files.extra], self._roles)
         self._look_over(variables)
         names = tuple(group.name for group in groups if group.name != "all")
-        self._check_groups(name, names, place)
         sources = {role: variables.get(role) or _nothing(place, role) for role in self._roles}
         return Host(
             name=name,
@@ -122,10 +126,20 @@ class _Loader:
         """Return what the groups of a host say: Ansible puts every group file above every group in the inventory."""
         key = tuple(group.name for group in groups)
         if key not in self._of_groups:
-            inline = [level for group in groups for level in group.levels]
-            beside = [level for name in key for level in files.group_levels.get(name, [])]
+            inline = self._usable(level for group in groups for level in group.levels)
+            beside = self._usable(level for name in key for level in files.group_levels.get(name, []))
             self._of_groups[key] = layered([*inline, *beside], self._roles)
+            self._check_priorities(inline)
         return self._of_groups[key]
+
+    def _usable(self, levels: Iterable[Mapping[str, Value]]) -> list[dict[str, Value]]:
+        return [{name: usable(value, self._problems) for name, value in level.items()} for level in levels]
+
+    def _check_priorities(self, levels: Iterable[Mapping[str, Value]]) -> None:
+        for level in levels:
+            for name in PRIORITY:
+                if name in level and type(level[name].data) is not int:
+                    self._problems.append(level[name].problem("must be a whole number"))
 
     def _settings(self, sources: Mapping[str, Value]) -> Iterator[tuple[str, Settings]]:
         for role, cls in self._roles.items():
@@ -149,19 +163,33 @@ class _Loader:
         where = f"{value.file}:{value.line}" if value.line else value.file
         self._warnings.append(f"{where}: {message}")
 
-    def _check_groups(self, name: str, groups: tuple[str, ...], place: Value) -> None:
-        if not groups:
-            self._problems.append(place.problem(f"{name} is in no group: put it under gpu, balancer or both"))
-        elif not {"gpu", "balancer"} & set(groups):
-            self._warn(place, f"{name} is in neither gpu nor balancer: nothing will be done on it")
-
 
 def _nothing(place: Value, role: str) -> Value:
     return Value({}, place.file, place.line, (*place.path, role))
 
 
-def _same_names(tree: Tree) -> Iterator[str]:
-    for name in tree.hosts.keys() & tree.groups.keys():
+def _nothing_to_do(root: Value, tree: Tree) -> Problem:
+    """Return the problem of an inventory in which no host is ours."""
+    if not tree.hosts:
+        return root.problem("names no host")
+    hosts = clip(", ".join(tree.hosts))
+    message = f"no host is in the group gpu or balancer: nothing to do; put hosts under gpu, balancer or both: {hosts}"
+    return Problem(root.file, 0, "all.children", message)
+
+
+def _left_alone(tree: Tree, ours: Collection[str]) -> Iterator[str]:
+    """Yield a warning that names the hosts in no group of ours: switches, or hosts under a mistyped group."""
+    others = [name for name in tree.hosts if name not in ours]
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        names = ", ".join(others[:SHOWN]) + more
+        place = tree.places[others[0]]
+        said = "hosts in neither gpu nor balancer, on which nothing will be done"
+        yield f"{place.file}:{place.line}: {said}: {names}"
+
+
+def _same_names(tree: Tree, ours: Mapping[str, object]) -> Iterator[str]:
+    for name in ours.keys() & tree.groups.keys():
         yield f"{name} is the name of a host and of a group; --limit {name} means both"
 
 

@@ -1,5 +1,6 @@
 """Values that know where they were written."""
 
+import operator
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,11 +12,26 @@ from provision.inventory.settings import KeyPath
 
 
 @dataclass(frozen=True, slots=True)
+class Unusable:
+    """What stands in a file for a scalar that cannot be had: `!vault`, or `!env` of a variable that is not set.
+
+    A problem of the hosts that the scalar is for, and of no others.
+
+    Args:
+        message: why the scalar cannot be had.
+        instead: the data with which a load goes on, to find further problems.
+    """
+
+    message: str
+    instead: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """One value of a YAML file, or of the merged result.
 
     Args:
-        data: a scalar (str, int, float, bool, None, Secret), a tuple of Values, or a dict of str to Value.
+        data: a scalar (str, int, float, bool, None, Secret, Unusable), a tuple of Values, or a dict of str to Value.
         file: the file it was written in.
         line: the line of its key or item, from 1; 0 where there is none.
         path: its place in that file, such as `("all", "vars", "ollama", "instances", 0)`.
@@ -70,6 +86,26 @@ def locate(value: Value, path: KeyPath) -> Value:
         if inner is None:
             return replace(value, path=(*value.path, *path[index:]))
         value = inner
+    return value
+
+
+def usable(value: Value, problems: list[Problem]) -> Value:
+    """Return a value without anything Unusable in it.
+
+    Args:
+        value: as it was read.
+        problems: takes a Problem for everything Unusable.
+    """
+    data = value.data
+    if isinstance(data, Unusable):
+        problems.append(value.problem(data.message))
+        return replace(value, data=data.instead)
+    if isinstance(data, dict):
+        entries = {key: usable(item, problems) for key, item in data.items()}
+        return value if all(entries[key] is data[key] for key in data) else replace(value, data=entries)
+    if isinstance(data, tuple):
+        items = tuple(usable(item, problems) for item in data)
+        return value if all(map(operator.is_, items, data)) else replace(value, data=items)
     return value
 
 

@@ -1,7 +1,7 @@
 """`group_vars/` and `host_vars/` beside the inventory file."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from provision.errors import Problem
@@ -16,13 +16,18 @@ Levels = Mapping[str, list[Mapping[str, Value]]]
 
 
 def read_directory(
-    directory: Path, known: Mapping[str, object], problems: list[Problem], warnings: list[str]
+    directory: Path,
+    known: Mapping[str, object],
+    wanted: Collection[str],
+    problems: list[Problem],
+    warnings: list[str],
 ) -> Levels:
     """Return the variables that a directory holds for each group or host, in the order in which they win.
 
     Args:
         directory: `group_vars` or `host_vars`; need not exist.
         known: the names that files may be called by.
+        wanted: those of them whose files are read.
         problems: takes what is wrong.
         warnings: takes files that belong to nobody.
     """
@@ -34,6 +39,7 @@ def read_directory(
             continue
         if name not in known:
             warnings.append(f"{entry}: no {_noun(directory)} is called {name}{did_you_mean(name, known)}")
+        if name not in wanted:
             continue
         if name in sources:
             problems.append(Problem(str(entry), 0, "", f"{name} has {sources[name].name} too; keep one of them"))

@@ -57,7 +57,7 @@ class Running:
         if self._process.poll() is None:
             os.kill(self._process.pid, number)
 
-    def until_held(self, seconds: float = 150) -> None:
+    def until_held(self, seconds: float = 600) -> None:
         """Wait until it said what it is to be held at."""
         while not self.held.wait(0.1):
             seconds -= 0.1

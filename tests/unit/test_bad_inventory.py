@@ -140,7 +140,7 @@ def test_what_two_instances_cannot_both_have(write, capsys):
 NO_GPU = "all: {children: {gpu: {hosts: {gpu-01: {}}}}}\n"
 OFTEN = {
     "no instance": (NO_GPU, "gpu-01 is in the group gpu and has no instance"),
-    "no group": ("all: {hosts: {a: {}}}\n", "a is in no group: put it under gpu, balancer or both"),
+    "no group": ("all: {hosts: {a: {}}}\n", "put hosts under gpu, balancer or both: a"),
     "no yaml": ("all: [\n", "line|expected|YAML"),
     "no mapping": ("- a\n", "mapping"),
     "nothing": ("", "."),

@@ -68,3 +68,19 @@ def look_up(host: dict[str, Any], key: str) -> Any:
     if not name:
         return host["variables"][role]
     return host["connection"][name] if role == "connection" else host["settings"][role][name]
+
+
+def test_hosts_in_no_group_of_ours_are_left_out_and_one_warning_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DATA / "good" / "others")
+    loaded = load("inventory.yaml", roles=ROLES)
+    assert [host.name for host in loaded.hosts] == ["gpu-01"]
+    (warning,) = loaded.warnings
+    assert warning.startswith("inventory.yaml:4: hosts in neither gpu nor balancer, on which nothing will be done: ")
+    assert warning.endswith(": localhost, same-machine, sw-01, sw-02")
+
+
+def test_the_warning_of_a_great_inventory_stays_short(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text("all: {children: {gpu: {hosts: {gpu-01: }}, k8s: {hosts: {'node-[1:40]': , gpu-01: }}}}")
+    (warning,) = load(path, roles=ROLES).warnings
+    assert warning.endswith(", node-8, node-9, node-10 and 30 more")

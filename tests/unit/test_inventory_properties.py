@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -249,8 +250,6 @@ FIELDS = sorted({field for cls in ROLES.values() for field in cls.model_fields})
 @SOME
 @given(st.sampled_from([*FIELDS, "other"]), anything)
 def test_any_value_of_a_setting(tmp_path: Path, field: str, value: Any) -> None:
-    import yaml
-
     path = tmp_path / "inventory.yaml"
     role = {"ollama": {field: value}}
     path.write_text(yaml.safe_dump({"gpu": {"hosts": {"gpu-01": role}}}), encoding="utf-8", errors="replace")
@@ -261,8 +260,6 @@ def test_any_value_of_a_setting(tmp_path: Path, field: str, value: Any) -> None:
 @given(st.sampled_from(["ansible_host", "ansible_port", "ansible_user", "ansible_ssh_common_args", "ansible_become",
                         "ansible_password", "ansible_ssh_private_key_file", "ansible_timeout"]), anything)  # fmt: skip
 def test_any_value_of_a_connection_variable(tmp_path: Path, name: str, value: Any) -> None:
-    import yaml
-
     path = tmp_path / "inventory.yaml"
     text = yaml.safe_dump({"gpu": {"hosts": {"gpu-01": {name: value}}}})
     path.write_text(text, encoding="utf-8", errors="replace")
@@ -298,6 +295,41 @@ def test_bombs(text: str, message: str) -> None:
     problems: list[Any] = []
     assert parse(text, "bomb.yaml", problems) is None
     assert message in problems[0].message
+
+
+class Shallow(yaml.SafeLoader):
+    """A parser with a depth limit far below ours, and words of its own about it."""
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level == 20:
+            raise yaml.scanner.ScannerError(None, None, "cannot go that deep", self.get_mark())
+        super().fetch_flow_collection_start(token)
+
+
+class Recursive(yaml.SafeLoader):
+    """A parser that calls itself for every level."""
+
+    def get_event(self) -> Any:
+        raise RecursionError
+
+
+@pytest.mark.parametrize("text", ["[" * 1001, "[" * 52 + "]" * 52, "a:\n  - " + "[{a: " * 600])
+@pytest.mark.parametrize("parser", [getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader, Recursive])
+def test_a_document_that_is_too_deep_gets_the_same_message_from_every_parser(
+    parser: type, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provision.inventory.document._Loader", parser)
+    problems: list[Any] = []
+    assert parse(text, "bomb.yaml", problems) is None
+    assert [problem.message for problem in problems] == ["is nested more than 50 levels deep"]
+    assert problems[0].line == (2 if "\n" in text else 1)
+
+
+def test_a_parser_with_a_lower_limit_speaks_for_itself_below_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("provision.inventory.document._Loader", Shallow)
+    problems: list[Any] = []
+    assert parse("[" * 30 + "]" * 30, "deep.yaml", problems) is None
+    assert "cannot go that deep" in problems[0].message
 
 
 def test_a_file_that_is_too_large(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def starter():
 
 
 def test_words_folder_streams_and_exit_code_are_the_commands_own(starter, tmp_path):
-    (tmp_path / "inventory.yaml").write_text("all: {hosts: {gpu-01: {ansible_host: 192.0.2.1, ansible_port: 0}}}")
+    (tmp_path / "inventory.yaml").write_text("gpu: {hosts: {gpu-01: {ansible_host: 192.0.2.1, ansible_port: 0}}}")
     refused = starter.run(["inventory", "check"], os.environ, 60, tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "ansible_port" in refused.stderr

@@ -1,0 +1,75 @@
+"""The slice of the faults and long tests that runs beside the sample: `python -m tests.slices` prints its number.
+
+Every test belongs to one of twenty slices by its place among them, and every commit to one by the number of commits
+before it, so that twenty commits in a row run every test. A slice takes five tests that follow one another, then five
+further on: where a deploy is cut at each of its steps in turn, the next case proves the one before and goes on there.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+SLICES = 20
+RUN = 5  # tests that stay together
+ROOT = Path(__file__).parents[1]
+
+
+def of_commit(root: Path = ROOT) -> int:
+    """Return the slice of the commit that is checked out, by the number of commits; in a shallow clone by its hash."""
+    if _git(root, "rev-parse", "--is-shallow-repository") == "true":
+        return int(_git(root, "rev-parse", "HEAD"), 16) % SLICES
+    return int(_git(root, "rev-list", "--count", "HEAD") or 0) % SLICES
+
+
+def of_test(place: int) -> int:
+    """Return the slice of a test, by its place among the faults and long tests that are not in the sample."""
+    return place // RUN % SLICES
+
+
+def chosen() -> int | None:
+    """Return the slice that this run takes, if it takes one."""
+    number = os.environ.get("PROVISION_SLICE", "")
+    return int(number) if number else None
+
+
+def mark(items: Sequence["pytest.Item"]) -> None:
+    """Mark the tests that the chosen slice adds to the sample.
+
+    Args:
+        items: all that was collected, in order.
+    """
+    others = [item for item in items if item.get_closest_marker("faults") or item.get_closest_marker("matrix")]
+    others = [item for item in others if not item.get_closest_marker("sample")]
+    for place, item in enumerate(others):
+        if of_test(place) == chosen():
+            item.add_marker("slice")
+
+
+def summary(reporter: "pytest.TerminalReporter") -> None:
+    """Name the tests of the slice that ran."""
+    reports = [report for reports in reporter.stats.values() for report in reports]
+    names = sorted({report.nodeid for report in reports if "slice" in getattr(report, "keywords", ())})
+    if chosen() is not None:
+        reporter.section(f"slice {chosen()} of {SLICES}: {len(names)} faults and long tests beside the sample")
+        for name in names:
+            reporter.write_line(name)
+
+
+def _git(root: Path, *words: str) -> str:
+    """Run git, which may find that the checkout belongs to somebody else: `sudo make test`."""
+    argv = ["git", "-c", "safe.directory=*", "-C", str(root), *words]
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        print("no git history here: slice 0", file=sys.stderr)
+        return ""
+
+
+if __name__ == "__main__":
+    print(of_commit())
