@@ -53,7 +53,7 @@ def mark(items: Sequence["pytest.Item"]) -> None:
 
 def summary(reporter: "pytest.TerminalReporter") -> None:
     """Name the tests of the slice that ran."""
-    reports = [report for reports in reporter.stats.values() for report in reports]
+    reports = [report for kind, reports in reporter.stats.items() if kind != "deselected" for report in reports]
     names = sorted({report.nodeid for report in reports if "slice" in getattr(report, "keywords", ())})
     if chosen() is not None:
         reporter.section(f"slice {chosen()} of {SLICES}: {len(names)} faults and long tests beside the sample")

@@ -75,7 +75,11 @@ def test_without_a_number_no_test_is_of_a_slice(monkeypatch):
 def test_the_tests_of_the_slice_are_named_at_the_end(monkeypatch):
     lines = []
     report = SimpleNamespace(nodeid="tests/faults/test_apt.py::test_it[a]", keywords={"slice": 1})
-    stats = {"passed": [report, SimpleNamespace(nodeid="other", keywords={})], "": [report], "deselected": [object()]}
+    stats = {
+        "passed": [report, SimpleNamespace(nodeid="other", keywords={})],
+        "": [report],
+        "deselected": [SimpleNamespace(nodeid="x", keywords={"slice": 1})],
+    }
     reporter = SimpleNamespace(stats=stats, section=lines.append, write_line=lines.append)
     monkeypatch.setenv("PROVISION_SLICE", "7")
     slices.summary(reporter)
