@@ -56,7 +56,7 @@ lab-test: lab-parts ## Tests on real hosts, with a sample and a slice of the fau
 	  $(BIN)/pytest -q -n 3 --dist loadscope --no-loadscope-reorder $(REPORT) tests/lab tests/faults \
 	  -m "sample or slice or not (faults or matrix)"
 
-test-all: test-faults ## Every fault and every long test, of which make test runs a part (50 minutes)
+test-all: test-faults ## Every fault and every long lab test; make test runs a part of them, and everything else (50 minutes)
 
 test-faults: .venv/installed ## Every fault at every place, and the longest of the lab tests; writes docs/reliability.md (50 minutes; CLASS="apt disk" for some)
 	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)

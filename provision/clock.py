@@ -17,7 +17,7 @@ def warning(host: str, clock: int | None, asked: float, answered: float) -> str:
     if abs(off) <= TOLERANCE:
         return ""
     said = f"{_long(abs(off))} {'ahead of' if off > 0 else 'behind'} this machine's"
-    return f"{host}: the host's clock is {said}: `timedatectl` on both says which of them is wrong"
+    return f"{host}: the host's clock is {said}; run `timedatectl` on both machines to see which clock is wrong"
 
 
 def _off(clock: int, asked: float, answered: float) -> float:

@@ -70,8 +70,8 @@ def refused(instances: Mapping[str, str]) -> RefusedError:
     """
     return RefusedError(
         "; ".join(instances.values()),
-        "the other instances of this host are not concerned; mend or replace the card and deploy again, or take the "
-        "instance out of the inventory",
+        "the other instances of this host go on; repair or replace the card and deploy again, or take its instance out "
+        "of the inventory",
         step="require:cards",
     )
 

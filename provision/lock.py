@@ -229,7 +229,7 @@ def held(answer: Answer) -> Held | None:
         found = _parse(answer.error)
         over = found.left is not None and found.left <= 0
         hint = "wait until that job has ended" if over else "wait for that run; its lock expires by itself"
-        raise LockedError(f"locked by {found}", f"{hint}. If it is dead for sure: --force")
+        raise LockedError(f"locked by {found}", f"{hint}. If that run is certainly dead, use --force")
     if answer.exit:
         raise FactError("the lock cannot be read", exit_status=answer.exit, stderr=answer.error)
     return _parse(answer.text) if answer.text.strip() else None

@@ -1,4 +1,4 @@
-"""Whether a neighbour reaches an instance: another host of the inventory asks, one that the instance must not admit.
+"""Whether an instance is closed to a neighbour, a host of the inventory without access: the neighbour tries to connect.
 
 A host's own rules prove little: another program may accept a packet before it comes to them, or a network in between
 may lead around them. Each instance is asked by one neighbour, each neighbour asks all its questions in one exec, and
@@ -180,7 +180,7 @@ def _is_shut_out(host: Host, place: Place) -> bool:
 def _unasked(place: Place) -> Reply:
     if EVERYBODY in place.admitted:
         return Reply(place, why="ollama.admit lets everybody in")
-    return Reply(place, why="no other host was reached that the instance has to be closed to")
+    return Reply(place, why="every host that was reached has access to the instance")
 
 
 def command(questions: Iterable[Place]) -> Run:

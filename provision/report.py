@@ -285,7 +285,7 @@ def _why_failed(result: HostResult) -> str:
     bad = [step.step for step in result.steps if not step.passed and not step.waits_for]
     waiting = Counter(step.waits_for for step in result.steps if step.waits_for)
     words = [", ".join(map(line, bad[:4])) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")]
-    words += [f"{count} known only after {line(step)}" for step, count in waiting.items()]
+    words += [f"{count} not checked because of {line(step)}" for step, count in waiting.items()]
     return line(_why(result.error)) or "; ".join(filter(None, words))
 
 

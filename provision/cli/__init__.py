@@ -15,7 +15,7 @@ import click
 COMMANDS = {
     "plan": ("provision.cli.run", "What a deploy would change, and what it would cost"),
     "deploy": ("provision.cli.run", "Make the hosts what the inventory says"),
-    "verify": ("provision.cli.run", "Prove it, step by step, without trusting what deploy believed"),
+    "verify": ("provision.cli.run", "All that plan sees, and proof of what each step is for; changes nothing"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint; does it meet its targets, what does it hold"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until they are given back"),
     "undrain": ("provision.cli.drain", "Give drained instances back, when they can serve"),

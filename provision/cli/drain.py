@@ -34,12 +34,12 @@ def _options(command: F) -> F:
 @_options
 @click.option("-m", "--message", default="", metavar="WHY", help="Shown to whoever looks.")
 @click.option("--timeout", default="", metavar="DURATION", help="Wait so long for streams.  [ollama.drain_timeout]")
-@click.option("--force", is_flag=True, help="Do not ask before the last instances that serve a model are drained.")
+@click.option("--force", is_flag=True, help="Drain even the last instances of a model, without asking.")
 def drain(message: str, timeout: str, force: bool, **options: Any) -> int:
     """Have the balancers send nothing more to instances, and wait until their streams have ended.
 
     It lasts, over deploys and reboots, until `undrain`. Nothing is asked of the instances' hosts: they may be dead.
-    Where nobody would be left to serve a model, it asks first; without a terminal it then wants --force.
+    Before the last instances of a model are drained, the command asks; without a terminal it needs --force.
     """
     from provision.errors import UsageError
     from provision.lock import LONGEST_REASON
@@ -82,7 +82,9 @@ def _agreed(last: "Mapping[str, Sequence[str]]", *, as_json: bool) -> None:
     if not said:
         return
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise GuardError("; ".join(said), "drain fewer, or say --force: then requests for it find nobody")
+        raise GuardError(
+            "; ".join(said), "drain fewer instances, or use --force: requests for a model without an instance fail"
+        )
     click.echo("\n".join(said), err=True)
     click.confirm("Drain them all the same?", abort=True)
 

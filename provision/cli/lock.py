@@ -49,7 +49,7 @@ def acquire(message: str, **options: Any) -> int:
 
 @lock.command()
 @host_options
-@click.option("--force", is_flag=True, help="Also the lock of a run, which may still be at work.")
+@click.option("--force", is_flag=True, help="Also the lock of a run that may still be at work.")
 def release(force: bool, **options: Any) -> int:
     """Take away locks by hand, and those of runs that are dead: gone from this machine, or silent for long."""
     from provision import lock as locks

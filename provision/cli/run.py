@@ -201,7 +201,7 @@ def deploy(
 def verify(chosen: Chosen, junit: str) -> int:
     """Read every host as plan does, then have every step prove what it is for, by testinfra. Changes nothing.
 
-    What a deploy would change has failed. -v also lists what passed.
+    Whatever a deploy would change is a failed check. -v also lists the steps that passed.
     """
     from provision import report
     from provision.verify.checks import Verification

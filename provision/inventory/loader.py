@@ -184,7 +184,7 @@ def _left_alone(tree: Tree, ours: Collection[str]) -> Iterator[str]:
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         names = ", ".join(others[:SHOWN]) + more
         place = tree.places[others[0]]
-        said = "hosts in neither gpu nor balancer, on which nothing will be done"
+        said = "hosts left out, because they are in neither gpu nor balancer"
         yield f"{place.file}:{place.line}: {said}: {names}"
 
 

@@ -173,7 +173,7 @@ class Step(ABC):
         return have
 
     def note(self, facts: HostFacts) -> str:
-        """What an operator has to know of this host though nothing of it changes, in one line; empty for nothing."""
+        """A line for the operator about something on this host that stays as it is; empty for none."""
         return ""
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:

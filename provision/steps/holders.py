@@ -79,7 +79,7 @@ class Holders(Step):
                 holders = dict(_holders(index, uuids.get(str(index), ""), have))
                 for name, said in holders.items():
                     if name not in self.tolerate:
-                        yield f"card {index} of {instance} is {said}; end it, or list {name} in ollama.tolerate"
+                        yield f"card {index} of {instance} is {said}; stop {name}, or list the name in ollama.tolerate"
 
     def _ports(self, address: str, have: Mapping[str, Any]) -> Iterator[str]:
         places = (address, *EVERY_ADDRESS)

@@ -113,7 +113,7 @@ class Image(Step):
         if not image_id:
             return None
         moved = pulled not in ("", image_id)
-        tag = f"moved to {image_id[:19]} on this host, pulled was {pulled[:19]}" if moved else AS_PULLED
+        tag = f"moved on this host: {pulled[:19]} was pulled, the tag now names {image_id[:19]}" if moved else AS_PULLED
         return {"reference": self.reference, "image_id": image_id, "tag": tag}
 
 

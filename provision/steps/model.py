@@ -121,7 +121,7 @@ class Model(Step):
         if _restarts(have):
             restarts = f"restarts {self.instance} (its streams finish first)"
             damaged = (have or {}).get("damaged")
-            return f"pulls what is damaged of {self.name}, then {restarts}" if damaged else restarts
+            return f"pulls the damaged blobs of {self.name}, then {restarts}" if damaged else restarts
         if have is not None:
             return f"pulls what differs of {self.name}"
         return f"pulls {human(size)}" if size else f"pulls {self.name}, of unknown size"

@@ -64,7 +64,7 @@ class Program(Step):
         """PATH has a program of that name: the link, or the host's own program."""
         words = "readlink -- %s || ls -d -- %s %s %s %s"
         found = live.run(words, self.path, *_places(self.name)).stdout.partition("\n")[0]
-        yield Check("is found by its name", found in (self.target, *_places(self.name)), True)
+        yield Check(f"{self.name} is on PATH", found in (self.target, *_places(self.name)), True)
 
 
 def _places(name: str) -> tuple[str, ...]:

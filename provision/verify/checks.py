@@ -133,7 +133,7 @@ class Verification:
         return [(name, [step.step for step in result.steps]) for name, result in self.results.items()]
 
     def _assign(self) -> None:
-        """Choose which host asks whether another host's instance is closed to it; that result is the other host's."""
+        """Choose for each instance a neighbour that tries to reach it. The result belongs to the instance's host."""
         reached = [self._runs[name].host for name, result in self.results.items() if not result.error]
         asked = [place for host in reached for place in self._places(self._runs[host.name])]
         self._questions, unasked = neighbours.assign(asked, reached)
@@ -205,7 +205,7 @@ class Verification:
         outcome.seconds += time.monotonic() - begun
 
     def _neighbours(self, run: HostRun) -> None:
-        """Have one host try to reach the instances of others that were given to it."""
+        """Have a host try to reach the instances of its neighbours, as assigned."""
         questions = self._questions.get(run.host.name, [])
         if questions:
             for reply in neighbours.ask(run.host.name, questions, lambda one: run.session.batch([one], stop=False)[0]):
@@ -255,7 +255,7 @@ def _drifted(found: StepResult, change: Change, run: HostRun) -> None:
 
 
 def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, live: Any) -> None:
-    """A step's proofs. Whatever one of them raises fails this step and no other."""
+    """Run a step's proofs. An error in a proof fails this step alone."""
     begun = time.monotonic()
     proofs: list[Check] = []
     try:
@@ -265,7 +265,7 @@ def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, li
         outcome.error = error
         problem = error.message
     except AssertionError as error:
-        problem = str(error)[:2000] or "a check failed without a word"
+        problem = str(error)[:2000] or "a check failed without a message"
     except Exception as error:  # noqa: BLE001 - a check reads what a broken host says; that must not end the others
         where = traceback.extract_tb(error.__traceback__)[-1]
         problem = f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"[:2000]

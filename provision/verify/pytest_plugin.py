@@ -126,7 +126,7 @@ def verify(
             raise KeyboardInterrupt
         if code not in ASKED:
             name = pytest.ExitCode(code).name.lower()
-            raise ProvisionError(f"pytest did not ask every step: {name}", "see what it printed")
+            raise ProvisionError(f"pytest did not ask every step: {name}", "read pytest's output above")
         return verification.finish()
     finally:
         verification.close()

@@ -51,6 +51,6 @@ def test_each_host_whose_clock_is_off_is_told_once(make: Any, monkeypatch: pytes
     off = SimpleNamespace(time=lambda: time.time() - 86400 * 400, monotonic=time.monotonic)
     monkeypatch.setattr(rollout, "time", off)
     found = getattr(make({"three": (), "four": ()}), way)()
-    assert [said.partition(": `")[0] for said in clocks(found)] == [
+    assert [said.partition("; ")[0] for said in clocks(found)] == [
         f"{host}: the host's clock is 400 days ahead of this machine's" for host in ("three", "four")
     ]

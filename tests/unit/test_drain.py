@@ -370,7 +370,7 @@ def test_nobody_is_asked_without_a_terminal_and_the_guard_names_model_and_instan
 ) -> None:
     assert execute(["drain", "a", "-i", inventory, *words]) == 7
     said = capsys.readouterr()
-    assert f"error: {SAID}\n  -> drain fewer, or say --force" in said.err
+    assert f"error: {SAID}\n  -> drain fewer instances, or use --force" in said.err
     assert last == ["close"]
     assert not words or json.loads(said.out)["error"]["message"] == SAID
     assert not runs.default_folder().exists(), "a run that did not begin has no log"

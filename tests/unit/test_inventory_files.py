@@ -75,7 +75,7 @@ def test_hosts_in_no_group_of_ours_are_left_out_and_one_warning_names_them(monke
     loaded = load("inventory.yaml", roles=ROLES)
     assert [host.name for host in loaded.hosts] == ["gpu-01"]
     (warning,) = loaded.warnings
-    assert warning.startswith("inventory.yaml:4: hosts in neither gpu nor balancer, on which nothing will be done: ")
+    assert warning.startswith("inventory.yaml:4: hosts left out, because they are in neither gpu nor balancer: ")
     assert warning.endswith(": localhost, same-machine, sw-01, sw-02")
 
 

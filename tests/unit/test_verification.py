@@ -184,7 +184,7 @@ def test_the_table_names_the_cause_once_and_ends_with_the_next_command(verified,
     report.verify_text([result], "provision deploy -i prod.yaml")
     rows = capfd.readouterr().out.splitlines()
     assert rows[2].split()[:4] == ["h", "FAILED", "2", "1"]
-    assert rows[2].endswith("note:base; 3 known only after note:base")
+    assert rows[2].endswith("note:base; 3 not checked because of note:base")
     assert rows[-1] == "1 of 5 checks passed on 1 host · next: provision deploy -i prod.yaml"
 
 
