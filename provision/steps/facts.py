@@ -18,6 +18,7 @@ from provision.steps.smi import Card
 STARTING = 20  # seconds that a Docker which is being started is waited for
 DOCKER_TIMEOUT = 15  # seconds for it to list containers
 MANAGED = "provision.managed"  # label of our containers
+OURS = "/opt/provision/"  # our programs
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class HostFacts:
         remembered: index of the inventory -> UUID of its card, as the host's record has it.
         systemd: whether PID 1 is systemd.
         sources_of_apt: every repository that apt reads, in its order.
+        programs: paths of programs that are not ours and have the name of one of ours.
         clock: seconds since 1970 by the host's clock; None where that is not known.
         published: `ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
         fleet: what is known of the other hosts.
@@ -77,6 +79,7 @@ class HostFacts:
     remembered: Mapping[int, str] = field(default_factory=dict)
     systemd: bool = True
     sources_of_apt: tuple[AptLine, ...] = ()
+    programs: tuple[str, ...] = ()
     clock: int | None = None
     published: tuple[str, ...] | None = ()
     fleet: Fleet = field(default_factory=Fleet)
@@ -129,6 +132,17 @@ docker_runs() {{
   case $state in active | reloading) ;; *) return 1 ;; esac
 }}
 """
+# The programs that a link of ours on PATH would hide, or replace. A link that leads nowhere counts.
+PROGRAMS = f"""
+programs() {{
+  for path in /usr/local/sbin/nginx /usr/local/bin/nginx /usr/sbin/nginx /usr/bin/nginx; do
+    if [ -L "$path" ]; then case $(readlink -- "$path") in {OURS}*) continue ;; esac
+    elif [ ! -e "$path" ]; then continue
+    fi
+    echo "$path"
+  done
+}}
+"""
 _BINDINGS = "{{range .HostConfig.PortBindings}}{{range .}}{{println .HostIp .HostPort}}{{end}}{{end}}"
 
 # One section per line that starts with `#`; os-release and addresses are plain text, so nothing needs quoting.
@@ -140,6 +154,7 @@ nl='
 sources() {{
 {apt_lines.READ.strip()}
 }}
+{PROGRAMS.strip()}
 published() {{
   ids=$(timeout {DOCKER_TIMEOUT} docker ps -aq --no-trunc --filter label={MANAGED}=1) || return
   case $ids in *[!0-9a-f"$nl"]*) return 1 ;; esac
@@ -156,6 +171,7 @@ echo '# cgroup'; if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo 2; else 
 echo '# systemd'; [ -d /run/systemd/system ] && echo yes || echo no
 echo '# addresses'; ip -o addr show 2>/dev/null | awk '{{print $4}}' || :
 echo '# apt'; sources
+echo '# programs'; programs
 for peer in "$@"; do
   # IPv4 first: instances listen on no other. Another address is named too, so that it can be refused by its name.
   address=$(getent ahostsv4 "$peer" 2>/dev/null | awk 'NR==1{{print $1}}') || :
@@ -214,6 +230,7 @@ def parse(text: str) -> HostFacts:
         remembered=smi.parse_record(sections.get("remembered", [[]])[0]),
         systemd=_first(sections, "systemd") == "yes",
         sources_of_apt=apt_lines.parse(sections.get("apt", [[]])[0]),
+        programs=tuple(sections.get("programs", [[]])[0]),
         clock=int(said) if re.fullmatch(r"[0-9]{1,12}", said := _first(sections, "clock")) else None,
         published=_published(sections.get("published", [[]])[0]),
     )
