@@ -14,6 +14,7 @@ from provision.steps.facts import OURS, HostFacts
 from provision.steps.link import SWAP
 
 FOLDER = "/usr/local/sbin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 LINK = '[ -d "${1%/*}" ] || install -d -m 0755 -- "${1%/*}"' + SWAP
 
 
@@ -64,10 +65,8 @@ class Program(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """PATH has a program of that name: the link, or the host's own program."""
-        words = "readlink -- %s || ls -d -- %s %s %s %s"
-        places = [f"{folder}/{self.name}" for folder in (FOLDER, "/usr/local/bin", "/usr/sbin", "/usr/bin")]
-        found = live.run(words, self.path, *places).stdout.partition("\n")[0]
-        yield Check(f"{self.name} is on PATH", found in (self.target, *places), True)
+        found = live.run("PATH=%s; command -v -- %s", PATH, self.name).stdout.strip()
+        yield Check(f"{self.name} is on PATH", bool(found), True)
 
 
 def _state(answer: Answer, path: str) -> State:

@@ -1,12 +1,14 @@
 """The link to nginx on PATH, beside programs of the operator."""
 
+import shlex
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from provision.command import Answer
-from provision.steps import facts
+from provision.steps import facts, program
 from provision.steps.base import converged
 from provision.steps.facts import HostFacts
 from provision.steps.program import Program
@@ -39,3 +41,23 @@ def test_host_facts_name_the_programs_that_are_not_ours(tmp_path: Path) -> None:
     assert said.split() == [f"{theirs}/nginx", f"{dangling}/nginx"]
     text = "# programs\n/usr/sbin/nginx\n# gpu\n# gpu-exit\n127\n"
     assert facts.parse(text).programs == ("/usr/sbin/nginx",)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_link_of_the_operator_to_another_folder_is_on_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    monkeypatch.setattr(program, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(program, "PATH", str(tmp_path))
+    if installed:
+        (tmp_path / "built").write_text("#!/bin/sh\n")
+        (tmp_path / "built").chmod(0o755)
+    (tmp_path / "nginx").symlink_to(tmp_path / "built")
+
+    def run(command: str, *words: str) -> SimpleNamespace:
+        text = command % tuple(map(shlex.quote, words))
+        said = subprocess.run(["sh", "-c", text], capture_output=True, check=False, text=True)
+        return SimpleNamespace(stdout=said.stdout)
+
+    (check,) = STEP.check(SimpleNamespace(run=run))
+    assert check.passed == installed
