@@ -268,13 +268,8 @@ class AptSource(File):
         return None if self.repository.others(facts) else super().want(facts, have)
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """What was there; refuses where another file has come to name the repository."""
-        others = self.repository.others(facts)
-        if others:
-            raise RefusalError(
-                f"{others[0].place} names the same repository by now, and apt takes no second line of it"
-            )
-        return super().restore(facts, have, past)
+        """What was there; what is there now where another file has come to name the repository."""
+        return have if self.repository.others(facts) else super().restore(facts, have, past)
 
     def check(self, live: Any) -> Iterator[Check]:
         """The file is as it was written, or another one names the repository."""

@@ -10,7 +10,6 @@ from provision.roles.docker import KEY, SOURCE
 from provision.steps import apt_lines, facts
 from provision.steps.apt_lines import AptLine
 from provision.steps.apt_repository import AptSource, Repository
-from provision.steps.base import RefusalError
 from provision.steps.facts import HostFacts
 
 LIST = r"""# deb http://commented x
@@ -123,10 +122,10 @@ REPOSITORY = Repository(
 LINE = AptLine("/etc/apt/sources.list.d/docker.list", 1, True, "https://a/linux/debian/", "trixie", ("stable",))
 
 
-def test_a_rollback_does_not_put_ours_beside_a_line_that_has_come_since():
+def test_a_rollback_leaves_our_source_as_it_is_beside_a_line_that_has_come_since():
     step = AptSource(path=SOURCE, content=b"x", repository=REPOSITORY)
     past = {"kind": "file", "sha256": "ab" * 32, "mode": "0644", "owner": "root:root"}
     there = HostFacts(distribution="debian", codename="trixie", sources_of_apt=(LINE,))
-    with pytest.raises(RefusalError, match=r"docker.list:1 names the same repository by now"):
-        step.restore(there, None, past)
+    assert step.restore(there, None, past) is None
+    assert step.restore(there, {**past, "mode": "0600"}, past) == {**past, "mode": "0600"}
     assert step.restore(HostFacts(distribution="debian", codename="trixie"), None, past) == past
