@@ -206,7 +206,9 @@ def _signed(line: AptLine) -> str:
 def _switched_off(lines: Sequence[AptLine]) -> str:
     """The commands that switch lines off; the last line of a file first, because a command may add a line above it."""
     found = sorted(lines[:MOST], key=lambda line: (line.path, -line.number))
-    return "; ".join(dict.fromkeys(line.switch_off for line in found))
+    named = dict.fromkeys(line.switch_off for line in found)
+    more = len({line.switch_off for line in lines} - named.keys())
+    return "; ".join(named) + (f"; then run provision again, which names {more} more" if more else "")
 
 
 @dataclass(frozen=True, kw_only=True)

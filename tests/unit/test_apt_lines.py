@@ -1,5 +1,6 @@
 """What apt reads on a host: the script's output as it is parsed, and how apt's own words are matched."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from provision.roles.docker import KEY, SOURCE
 from provision.steps import apt_lines, facts
 from provision.steps.apt_lines import AptLine
 from provision.steps.apt_repository import AptSource, Repository
+from provision.steps.base import RefusalError
 from provision.steps.facts import HostFacts
 
 LIST = r"""# deb http://commented x
@@ -129,3 +131,14 @@ def test_a_rollback_leaves_our_source_as_it_is_beside_a_line_that_has_come_since
     assert step.restore(there, None, past) is None
     assert step.restore(there, {**past, "mode": "0600"}, past) == {**past, "mode": "0600"}
     assert step.restore(HostFacts(distribution="debian", codename="trixie"), None, past) == past
+
+
+@pytest.mark.parametrize(("count", "end"), [(3, "docker3.list"), (5, "then run provision again, which names 2 more")])
+def test_a_refusal_says_how_many_contrary_lines_it_does_not_name(count, end):
+    folder = "/etc/apt/sources.list.d"
+    lines = [
+        dataclasses.replace(LINE, path=f"{folder}/docker{n}.list", signed_by=f"/{n}.asc") for n in range(count + 1)
+    ]
+    with pytest.raises(RefusalError) as refusal:
+        REPOSITORY.refuse(HostFacts(distribution="debian", codename="trixie", sources_of_apt=tuple(lines)))
+    assert str(refusal.value).endswith(end)
