@@ -175,8 +175,13 @@ def _file(seen: units.Seen, path: str, name: str) -> State:
 
 
 def _replaced_by(content: str, unit: Mapping[str, str]) -> str:
-    """The drop-ins of a unit, if systemd starts another command than the unit's own file says."""
+    """The drop-ins of a unit, if systemd starts another command than the unit's own file says.
+
+    Until systemd has read the file as it is now, its command proves nothing of a drop-in.
+    """
     if not isinstance(content, Content) or not unit.get("DropInPaths") or not unit.get("ExecStart"):
+        return ""
+    if unit["NeedDaemonReload"] != "no":
         return ""
     command = unit["ExecStart"].partition("argv[]=")[2].partition(" ; ")[0]
     own = [
