@@ -3,7 +3,7 @@
 import contextlib
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from provision.marker import Marker
 from provision.rolling import Rolling
 from provision.ssh import Session
 from provision.steps import endpoint
-from provision.steps.upstream import Drained, Member, label
+from provision.steps.upstream import Drained, label
 from provision.turn import Turn
 
 HINT = "deploy first: an instance that is in no upstream gets no requests anyway"
@@ -69,7 +69,6 @@ class Draining:
         self._password = become_password
         self._rolling = Rolling(context, become_password)
         self._tests: list[Session] = []  # connections over which instances are tested
-        self._looked: dict[str, Mapping[str, Member]] = {}  # balancer -> its upstream, until it is marked
 
     def last(self) -> dict[str, tuple[str, ...]]:
         """The models that nobody would serve any more after a drain, each with the instances that serve it now.
@@ -82,7 +81,7 @@ class Draining:
         found: dict[str, set[str]] = {}
         for marker in self._markers():
             with contextlib.suppress(HostError):
-                members = self._looked[marker.host.name] = marker.look()
+                members = marker.look()
                 up = {name for name, one in members.items() if not one.down}
                 for model in models:
                     serving = alike.serving(model, members) & up
@@ -159,7 +158,7 @@ class Draining:
         outcome = Drain(marker.host.name, tuple(one.label for one in records))
         try:
             self._stop_before("it was told")
-            members = self._looked.pop(marker.host.name, None) or marker.look()
+            members = marker.look()  # not the look before a question: a deploy may have moved them since
             here = {one.label: one for one in records if one.label in members}
             outcome.labels = tuple(here)
             if not here:

@@ -2,7 +2,8 @@
 
 A host's own rules prove little: another program may accept a packet before it comes to them, or a network in between
 may lead around them. Each instance is asked by one neighbour, each neighbour asks all its questions in one exec, and
-where no host of the inventory has to be closed out the instance counts as not asked.
+where no host of the inventory has to be closed out, or the neighbour turns out to be admitted, the instance counts as
+not asked. A neighbour that gives no answer fails the proof.
 """
 
 import ipaddress
@@ -91,19 +92,21 @@ class Reply:
         asker: name of the neighbour, or empty.
         reached: whether the neighbour reached it; None where that was not asked or cannot be told.
         why: why not; empty where `reached` says it.
+        failed: whether the neighbour was asked and gave no answer: the proof fails, for the instance may be open.
     """
 
     place: Place
     asker: str = ""
     reached: bool | None = None
     why: str = ""
+    failed: bool = False
 
     def check(self) -> Check:
         """The proof, or why there is none."""
-        if self.reached is None:
+        if self.reached is None and not self.failed:
             return Check(f"{NOT_ASKED}whether {self.place.label} is closed to others: {self.why}", True, True)
         name = f"{self.place.address}:{self.place.port} is closed to {self.asker}"
-        return Check(name, "open" if self.reached else "closed", "closed")
+        return Check(name, self.why or ("open" if self.reached else "closed"), "closed")
 
 
 def places(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[Place, ...]:
@@ -153,7 +156,8 @@ def ask(asker: str, questions: Sequence[Place], run: Callable[[Run], Answer]) ->
         return parse(asker, questions, run(command(questions)))
     except Exception as error:  # noqa: BLE001 - the results of other hosts wait for every reply
         said = error.message if isinstance(error, HostError) else repr(error)
-        return [Reply(place, asker, why=f"{asker} could not be asked: {said}") for place in questions]
+        why = f"{asker} was asked and gave no answer: {said}"
+        return [Reply(place, asker, why=why, failed=True) for place in questions]
 
 
 def neighbour(place: Place, hosts: Sequence[Host]) -> str:
@@ -209,4 +213,4 @@ def _reply(asker: str, place: Place, found: tuple[str, str] | None) -> Reply:
         return Reply(place, asker, why=f"{asker} asks from {source}, which the instance admits")
     if code in (*REACHED, *CLOSED):
         return Reply(place, asker, reached=code in REACHED)
-    return Reply(place, asker, why=f"{asker} could not try to connect (exit code {code or 'unknown'})")
+    return Reply(place, asker, why=f"{asker} could not try to connect (exit code {code or 'unknown'})", failed=True)

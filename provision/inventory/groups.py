@@ -1,7 +1,7 @@
 """Groups and hosts of the inventory file, and the order in which their variables win."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from provision.errors import Problem
@@ -21,14 +21,14 @@ class Group:
     Args:
         name: its name.
         place: where it is first named.
-        levels: its `vars`, one entry per place, in file order.
+        levels: its `vars`, one entry per place, in file order; `mapping` judges each.
         children: names of the groups in it, with the place that says so.
         depth: longest way from `all`.
     """
 
     name: str
     place: Value
-    levels: list[Mapping[str, Value]] = field(default_factory=list)
+    levels: list[Value] = field(default_factory=list)
     children: dict[str, Value] = field(default_factory=dict)
     depth: int = 0
 
@@ -38,7 +38,8 @@ class Group:
         return self.depth, self._priority(), self.name
 
     def _priority(self) -> int:
-        found = [level["ansible_group_priority"].data for level in self.levels if "ansible_group_priority" in level]
+        levels = [level.data for level in self.levels if isinstance(level.data, dict)]
+        found = [level["ansible_group_priority"].data for level in levels if "ansible_group_priority" in level]
         return found[-1] if found and isinstance(found[-1], int) else 1
 
 
@@ -48,21 +49,27 @@ class Tree:
 
     Args:
         groups: by name; `all` is always there.
-        hosts: host name to its own variables, one entry per place, in file order.
+        hosts: host name to its own variables, one entry per place, in file order; `mapping` judges each.
         places: host name to the place that first names it.
         memberships: host name to the groups that name it.
         parents: group name to the groups that have it as a child.
+        misnamed: group name to the problems of names in it that stand for no host.
     """
 
     groups: dict[str, Group] = field(default_factory=dict)
-    hosts: dict[str, list[Mapping[str, Value]]] = field(default_factory=dict)
+    hosts: dict[str, list[Value]] = field(default_factory=dict)
     places: dict[str, Value] = field(default_factory=dict)
     memberships: dict[str, set[str]] = field(default_factory=dict)
     parents: dict[str, set[str]] = field(default_factory=dict)
+    misnamed: dict[str, list[Problem]] = field(default_factory=dict)
 
     def groups_of(self, host: str) -> list[Group]:
         """Return every group a host is in, `all` among them, lowest precedence first."""
-        found = {"all", *self.memberships[host]}
+        return self.with_parents(self.memberships[host])
+
+    def with_parents(self, groups: Iterable[str]) -> list[Group]:
+        """Return groups and every group around them, `all` among them, lowest precedence first."""
+        found = {"all", *groups}
         waiting = list(found)
         while waiting:
             new = self.parents.get(waiting.pop(), set()) - found
@@ -80,10 +87,23 @@ def gather(root: Value, problems: list[Problem]) -> Tree:
     """
     gatherer = _Gatherer(problems)
     gatherer.tree.groups["all"] = Group("all", root)
-    for name, value in gatherer.mapping(root).items():
+    for name, value in mapping(root, problems).items():
         gatherer.group(name, value)
     gatherer.finish()
     return gatherer.tree
+
+
+def mapping(value: Value, problems: list[Problem]) -> Mapping[str, Value]:
+    """Return a mapping's entries; none for an empty value; a Problem for anything else."""
+    if isinstance(value.data, dict):
+        return value.data
+    if isinstance(value.data, Unusable):
+        problems.append(value.problem(value.data.message))
+    elif value.data is not None:
+        shown = "a list" if isinstance(value.data, tuple) else clip(value.text)
+        hint = "; write each name with a colon, `name:`" if isinstance(value.data, tuple) else ""
+        problems.append(value.problem(f"must be a mapping, not {shown}{hint}"))
+    return {}
 
 
 class _Gatherer:
@@ -91,29 +111,17 @@ class _Gatherer:
         self.tree = Tree()
         self._problems = problems
 
-    def mapping(self, value: Value) -> Mapping[str, Value]:
-        """Return a mapping's entries; none for an empty value; a Problem for anything else."""
-        if isinstance(value.data, dict):
-            return value.data
-        if isinstance(value.data, Unusable):
-            self._problems.append(value.problem(value.data.message))
-        elif value.data is not None:
-            shown = "a list" if isinstance(value.data, tuple) else clip(value.text)
-            hint = "; write each name with a colon, `name:`" if isinstance(value.data, tuple) else ""
-            self._problems.append(value.problem(f"must be a mapping, not {shown}{hint}"))
-        return {}
-
     def group(self, name: str, value: Value) -> None:
         """Take in what one place says about a group."""
         if not _GROUP.fullmatch(name):
             self._problems.append(value.problem("is no name for a group: use letters, digits, '_' and '-'"))
             return
         group = self.tree.groups.setdefault(name, Group(name, value))
-        parts = self.mapping(value)
+        parts = mapping(value, self._problems)
         for part in parts.keys() - set(_PARTS):
             self._unknown(name, part, parts[part])
         if "vars" in parts:
-            group.levels.append(self.mapping(parts["vars"]))
+            group.levels.append(parts["vars"])
         self._hosts(group, parts)
         self._children(group, parts)
 
@@ -123,28 +131,31 @@ class _Gatherer:
         self._problems.append(value.problem(f"unknown; a group has hosts, children and vars{hint}"))
 
     def _hosts(self, group: Group, parts: Mapping[str, Value]) -> None:
-        for written, value in self.mapping(parts["hosts"]).items() if "hosts" in parts else ():
-            for name in self._names(written, value):
+        for written, value in mapping(parts["hosts"], self._problems).items() if "hosts" in parts else ():
+            for name in self._names(group, written, value):
                 self.tree.memberships.setdefault(name, set()).add(group.name)
                 self.tree.places.setdefault(name, value)
-                self.tree.hosts.setdefault(name, []).append(self.mapping(value))
+                self.tree.hosts.setdefault(name, []).append(value)
 
-    def _names(self, written: str, value: Value) -> list[str]:
+    def _names(self, group: Group, written: str, value: Value) -> list[str]:
         try:
             names = expand(written)
         except ValueError as error:
-            self._problems.append(value.problem(str(error)))
+            self._misnamed(group, value.problem(str(error)))
             return []
         if not all(_HOST.fullmatch(name) for name in names):
-            self._problems.append(value.problem("is no name for a host: use letters, digits, '.', '_' and '-'"))
+            self._misnamed(group, value.problem("is no name for a host: use letters, digits, '.', '_' and '-'"))
             return []
         if len(self.tree.hosts) + len(names) > 2 * MAX_NAMES:
             self._problems.append(value.problem(f"makes more than {2 * MAX_NAMES} hosts"))
             return []
         return names
 
+    def _misnamed(self, group: Group, problem: Problem) -> None:
+        self.tree.misnamed.setdefault(group.name, []).append(problem)
+
     def _children(self, group: Group, parts: Mapping[str, Value]) -> None:
-        for name, value in self.mapping(parts["children"]).items() if "children" in parts else ():
+        for name, value in mapping(parts["children"], self._problems).items() if "children" in parts else ():
             if name == "all":
                 self._problems.append(value.problem("all holds every group and cannot be inside one"))
                 continue

@@ -10,7 +10,7 @@ from provision.inventory.check import validated
 from provision.inventory.connection import Connections
 from provision.inventory.document import read
 from provision.inventory.extra import read_extra
-from provision.inventory.groups import Group, Tree, gather
+from provision.inventory.groups import Group, Tree, gather, mapping
 from provision.inventory.model import Host, Inventory
 from provision.inventory.near import clip, nearest
 from provision.inventory.settings import Settings
@@ -74,6 +74,7 @@ class _Loader:
         tree = gather(root, self._problems)
         memberships = {name: tree.groups_of(name) for name in tree.hosts}
         ours = {name: groups for name, groups in memberships.items() if OURS & {group.name for group in groups}}
+        self._misnamed(tree, {group.name for groups in ours.values() for group in groups})
         files = _Files(tree, *self._directories(tree, ours), extra)
         self._group_variables([tree.groups["all"]], files)  # for its problems, also where no host is left
         if not ours:
@@ -82,6 +83,19 @@ class _Loader:
         self._problems.extend(_same_machines(hosts, tree))
         warnings = (*self._warnings, *_left_alone(tree, ours), *_same_names(tree, ours))
         return Inventory(path=str(self._path), hosts=hosts, warnings=tuple(dict.fromkeys(warnings)))
+
+    def _misnamed(self, tree: Tree, around: Collection[str]) -> None:
+        """Report names that stand for no host: a problem in a group in or around gpu and balancer, else a warning.
+
+        Args:
+            tree: the groups and hosts.
+            around: names of the groups that hold a host of ours.
+        """
+        for name, found in tree.misnamed.items():
+            if name in around or OURS & {group.name for group in tree.with_parents([name])}:
+                self._problems += found
+            else:
+                self._warnings += map(str, found)
 
     def _root(self) -> Value | None:
         found: list[Problem] = []
@@ -108,7 +122,8 @@ class _Loader:
 
     def _host(self, name: str, groups: list[Group], files: _Files) -> Host:
         place = files.tree.places[name]
-        own = self._usable([*files.tree.hosts[name], *files.host_levels.get(name, [])])
+        inline = (mapping(value, self._problems) for value in files.tree.hosts[name])
+        own = self._usable([*inline, *files.host_levels.get(name, [])])
         variables = layered([self._group_variables(groups, files), *own, *files.extra], self._roles)
         self._look_over(variables)
         names = tuple(group.name for group in groups if group.name != "all")
@@ -126,7 +141,7 @@ class _Loader:
         """Return what the groups of a host say: Ansible puts every group file above every group in the inventory."""
         key = tuple(group.name for group in groups)
         if key not in self._of_groups:
-            inline = self._usable(level for group in groups for level in group.levels)
+            inline = self._usable(mapping(level, self._problems) for group in groups for level in group.levels)
             beside = self._usable(level for name in key for level in files.group_levels.get(name, []))
             self._of_groups[key] = layered([*inline, *beside], self._roles)
             self._check_priorities(inline)

@@ -30,6 +30,7 @@ _LINE = re.compile(
     re.MULTILINE,
 )
 DRAINED = "drained: "  # how the name of a check begins that only tells what an operator keeps out
+_NAME = re.compile(r'"name" *: *"([^"]*)"')
 _SERVER = re.compile(r"^\s*server\s+([^\s;]+)", re.MULTILINE)
 # The limits are what a dead instance costs; a live one on a busy host may take long.
 ASK = "--noproxy '*' --silent --path-as-is --output /dev/null --max-time 30"
@@ -40,11 +41,13 @@ QUIET = '--noproxy "*" --silent --max-time 30'
 DIRECT = f"""
 printf '%s\\n' "$@" | xargs -r -P 16 -I @ curl {ASK} --write-out '@ %{{http_code}}\\n' http://@/api/version || :
 """
+NAMES = r'grep -o "\"name\" *: *\"[^\"]*\""'
 
-# $@ ADDRESS:PORT of instances; of each what `/api/ps` says, in a line that a pipe takes whole (PIPE_BUF is 4096).
+# $@ ADDRESS:PORT of instances; of each the names of the models in `/api/ps`, which says much more of each model, in a
+# line that a pipe takes whole (PIPE_BUF is 4096).
 LOADED = f"""
 printf '%s\\n' "$@" | xargs -r -P 16 -I @ sh -c '
-  printf "%s %s\\n" "$1" "$(curl {QUIET} "http://$1/api/ps" | head -c 2900 | base64 -w 0)"' sh @ || :
+  printf "%s %s\\n" "$1" "$(curl {QUIET} "http://$1/api/ps" | {NAMES} | head -c 2900 | base64 -w 0)"' sh @ || :
 """
 
 # METHOD URL pairs. One curl asks all of them, and says a status for each, in their order.
@@ -198,11 +201,12 @@ def _without(live: Any, model: str) -> list[str]:
 
 
 def _names(body: str) -> set[str]:
-    """The models of an answer to `/api/ps`, encoded; none where it makes no sense."""
+    """The models that `LOADED` found on an instance, of its encoded answer; none where it makes no sense."""
     try:
-        return {servers.canonical(str(item["name"])) for item in json.loads(base64.b64decode(body))["models"] or ()}
-    except (ValueError, LookupError, TypeError):
+        text = base64.b64decode(body).decode(errors="replace")
+    except ValueError:
         return set()
+    return {servers.canonical(name) for name in _NAME.findall(text)}
 
 
 def _embedding(live: Any, url: str, model: str) -> Iterator[Check]:

@@ -267,7 +267,9 @@ def canonical(rule: str) -> str:
 
 
 def _rejects(line: str, port: int) -> bool:
-    return f"--ctorigdstport {port} " in line and "-j REJECT" in line and " -s " not in line
+    """Whether a rule closes a published port to everybody; `DIRECT` is about a container's own address."""
+    match = "--ctorigdst " in line and f"--ctorigdstport {port} " in line
+    return match and "-j REJECT" in line and " -s " not in line
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,8 @@ progress() { # file of frames: shows the newest whole one and counts the seconds
 # $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds of silence that end a
 # try, $7 name of the mark, $8 not empty where a blob is known to be damaged. Success is the last frame, never the
 # status (FACTS 4.4); what no other try can mend ends at once. The servers that run while a blob is damaged are noted by
-# the time of their start: each may take the model for useless until it restarts, also one that shares the folder.
+# the time of their start: each may take the model for useless until it restarts, also one that shares the folder. A
+# server that goes meanwhile is not noted.
 PULL = (
     PLACE
     + REASON
@@ -89,7 +90,7 @@ marks=$folder/{MARKS}
 mended() {{ # name of the mark
   mkdir -p "$marks"
   docker ps -q --no-trunc --filter label=provision.managed=1 |
-    xargs -r docker inspect --type container --format '{{{{.State.StartedAt}}}}' >"$marks/$1{MENDED}"
+    xargs -r docker inspect --type container --format '{{{{.State.StartedAt}}}}' >"$marks/$1{MENDED}" 2>/dev/null || :
 }}
 umask 077
 [ -z "$8" ] || mended "$7"

@@ -154,16 +154,32 @@ def test_a_model_that_an_instance_does_not_have_loaded_is_not_asked_for_because_
     assert "m:1 is not loaded on gpu-02/ollama2, and" in check.name
 
 
-def test_the_look_for_loaded_models_asks_every_instance_and_takes_silence_for_none(tmp_path: Path) -> None:
+def test_the_look_for_loaded_models_finds_each_of_many_and_takes_silence_for_none(tmp_path: Path) -> None:
+    details = {"format": "gguf", "family": "llama", "families": ["llama"], "quantization_level": "Q4_K_M"}
+    loaded = [{"name": f"m:{n}", "model": f"m:{n}", "digest": "0" * 64, "details": details} for n in range(40)]
+    (tmp_path / "ps").write_text(json.dumps({"models": loaded}))
     curl = tmp_path / "curl"
-    curl.write_text(
-        '#!/bin/sh\nfor url do :; done\ncase $url in *1:3001/*) echo "{\\"models\\": []}";; *) exit 7;; esac\n'
-    )
+    curl.write_text(f"#!/bin/sh\nfor url do :; done\ncase $url in *2:3001/*) exit 7;; *) cat {tmp_path}/ps;; esac\n")
     curl.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    words = ["sh", "-c", balanced.LOADED, "sh", "10.1.0.11:3001", "10.1.0.12:3001"]
-    said = subprocess.run(words, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
-    assert sorted(said) == ["10.1.0.11:3001 " + base64.b64encode(b'{"models": []}\n').decode(), "10.1.0.12:3001 "]
+
+    class Host(Streaming):
+        def run(self, words: str, *arguments: str) -> Streaming:
+            if arguments[:1] == (balanced.LOADED,):
+                command = ["sh", "-c", arguments[0], "sh", *arguments[1:]]
+                self.stdout = subprocess.run(
+                    command, capture_output=True, text=True, env=environment, check=True
+                ).stdout
+                return self
+            return super().run(words, *arguments)
+
+    live = Host(lambda number, tokens: number * 20, {})
+    [check] = balanced.stream(live, "http://x", "m:39")
+    silent = [f"gpu-02/ollama{n}" for n in (1, 2)]
+    assert check.name.startswith(
+        f"not asked: a streamed answer through the balancer: m:39 is not loaded on {silent[0]}"
+    )
+    assert "gpu-01" not in check.name
 
 
 class Embedding(Streaming):

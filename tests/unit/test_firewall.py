@@ -48,6 +48,13 @@ def test_check(host: Any, names: list[str]) -> None:
     assert failed(host) == names
 
 
+def test_the_rule_about_addresses_of_containers_closes_no_published_port() -> None:
+    wall = dataclasses.replace(WALL, ports=(11434,))
+    rejects = REJECTS.replace("3001", "11434")
+    found = [{check.name: check.got for check in wall.check(live(*rules))} for rules in ([DIRECT], [rejects, DIRECT])]
+    assert [checks["ports closed to others"] for checks in found] == [[], [11434]]
+
+
 def test_everybody_is_a_rule_without_source() -> None:
     wall = Firewall(ports=(3001,), address="10.0.0.11", admit=("0.0.0.0/0",))
     assert wall.rules(HostFacts()) == [f"{MATCH} -j RETURN", REJECTS, DIRECT]

@@ -70,11 +70,15 @@ def look_up(host: dict[str, Any], key: str) -> Any:
     return host["connection"][name] if role == "connection" else host["settings"][role][name]
 
 
-def test_hosts_in_no_group_of_ours_are_left_out_and_one_warning_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_in_no_group_of_ours_are_left_out_and_warnings_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(DATA / "good" / "others")
     loaded = load("inventory.yaml", roles=ROLES)
     assert [host.name for host in loaded.hosts] == ["gpu-01"]
-    (warning,) = loaded.warnings
+    *misnamed, warning = loaded.warnings
+    assert [line.partition(": ")[2] for line in misnamed] == [
+        'all.children.misnamed.hosts."sw3[": has a bracket that is no range such as [01:20] or [a:c]',
+        "all.children.misnamed.hosts.\"sw 4\": is no name for a host: use letters, digits, '.', '_' and '-'",
+    ]
     assert warning.startswith("inventory.yaml:4: hosts left out, because they are in neither gpu nor balancer: ")
     assert warning.endswith(": localhost, same-machine, sw-01, sw-02")
 

@@ -31,7 +31,8 @@ case "$*" in
   *Mounts*) echo "$FOLDER" ;;
   *State.Status*) echo "${STATUS:-running}" ;;
   start*) [ -z "${NO_START:-}" ] || { echo "could not select device driver" >&2; exit 1; } ;;
-  *StartedAt*) echo 2026-01-01T00:00:00Z ;;
+  *StartedAt*) echo 2026-01-01T00:00:00Z; exit "${GONE:-0}" ;;
+  ps*) printf '%s\n' 1 2 ;;
   logs*) echo "the log" ;;
   exec*nvidia-smi*) echo "${CARDS:-}"; exit "${SMI:-0}" ;;
 esac
@@ -164,6 +165,17 @@ def test_a_damaged_blob_is_pulled_again(server: Server) -> None:
     assert done.returncode == 0, done.stderr
     assert f"blob {NAME} is damaged" in done.stdout
     assert (server.folder / "models/blobs" / NAME).read_bytes() == BLOB
+
+
+def test_a_container_that_goes_while_a_blob_is_mended_does_not_end_the_pull(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GONE", "1")
+    server.damaged = 1
+    done = pull()
+    assert done.returncode == 0, done.stderr
+    assert (server.folder / "models/blobs" / NAME).read_bytes() == BLOB
+    assert sorted(marks(server)) == ["2026-01-01T00:00:00Z", "m:1"]
 
 
 def test_delete_takes_the_mark_away(server: Server) -> None:

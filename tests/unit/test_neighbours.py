@@ -100,24 +100,27 @@ def test_every_neighbour_asks_once_whatever_number_of_instances():
     assert [check.passed for check in checks] == [True, False, True]
 
 
-@pytest.mark.parametrize(
-    ("said", "why"),
-    [
-        ("0 10.0.0.5 0", "gpu-02 asks from 10.0.0.5, which the instance admits"),
-        ("0 10.0.0.12 127", "gpu-02 could not try to connect (exit code 127)"),
-        ("", "gpu-02 could not try to connect (exit code unknown)"),
-        ("garbage 1 2 3\n7 10.0.0.12 0", "gpu-02 could not try to connect (exit code unknown)"),
-    ],
-)
-def test_what_proves_nothing_is_not_asked(said, why):
-    [reply] = ask([PLACE], HOSTS, Run(gpu_02=said))
+def test_a_neighbour_that_the_instance_admits_proves_nothing():
+    why = "gpu-02 asks from 10.0.0.5, which the instance admits"
+    [reply] = ask([PLACE], HOSTS, Run(gpu_02="0 10.0.0.5 0"))
     assert reply == Reply(PLACE, "gpu-02", None, why)
     assert reply.check().name == f"not asked: whether gpu-01/ollama1 is closed to others: {why}"
+    assert reply.check().passed
 
 
-def test_a_neighbour_that_cannot_be_asked_fails_nobody():
-    [reply] = ask([PLACE], HOSTS, Run())
-    assert (reply.reached, reply.why) == (None, "gpu-02 could not be asked: the connection was lost")
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        ({"gpu_02": "0 10.0.0.12 127"}, "gpu-02 could not try to connect (exit code 127)"),
+        ({"gpu_02": ""}, "gpu-02 could not try to connect (exit code unknown)"),
+        ({"gpu_02": "garbage 1 2 3\n7 10.0.0.12 0"}, "gpu-02 could not try to connect (exit code unknown)"),
+        ({}, "gpu-02 was asked and gave no answer: the connection was lost"),
+    ],
+)
+def test_a_neighbour_that_gives_no_answer_fails_the_proof(answers, why):
+    [reply] = ask([PLACE], HOSTS, Run(**answers))
+    check = reply.check()
+    assert (check.name, check.got, check.passed) == ("10.0.0.11:3001 is closed to gpu-02", why, False)
 
 
 @pytest.mark.parametrize(
