@@ -6,7 +6,6 @@ container, and each instance's storage before its container.
 
 import ipaddress
 import math
-import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -49,7 +48,7 @@ from provision.steps.volume import OwnedVolumes, Volume
 
 FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
-_HOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
+_LONGEST_HOLDER = 128  # characters: more of a program's name is never shown
 
 
 def _network(value: str) -> str:
@@ -66,8 +65,11 @@ Network = Annotated[str, AfterValidator(_network)]
 
 
 def _holder(value: str) -> str:
-    if not _HOLDER.fullmatch(value):
-        raise ValueError("must be the name of a container or a program: letters, digits, '_', '.', '+' and '-'")
+    if not value.strip() or not value.isprintable() or len(value) > _LONGEST_HOLDER:
+        raise ValueError(
+            f"must be the name of a container or a program as provision shows it: at most {_LONGEST_HOLDER} characters "
+            "on one line"
+        )
     return value
 
 

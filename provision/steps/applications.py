@@ -80,7 +80,11 @@ def _found(rows: list[str], files: list[re.Match[str]], containers: Mapping[str,
 
 
 def _program(shown: str, comm: str) -> str:
-    """A program's name: `python3` of `/usr/bin/python3 train.py`; the kernel's name for it where none is shown."""
-    if shown.startswith("[") or not shown.strip():
-        return comm or "a program"
-    return (shown.split(maxsplit=1)[0].rpartition("/")[2] or comm)[:128]
+    """A program's name: `python3` of `/usr/bin/python3 train.py`; the kernel's name for it where none is shown.
+
+    Any name that this gives can be listed in an inventory: it is one line of 128 printable characters at most.
+    """
+    words = [] if shown.startswith("[") else shown.split(maxsplit=1)
+    name = (words[0].rpartition("/")[2].rstrip(":") if words else "") or comm  # `tmux:` in a list is YAML's mapping
+    printable = "".join(one if one.isprintable() else "?" for one in name[:128])
+    return printable.strip() or "a program"

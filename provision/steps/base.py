@@ -189,6 +189,14 @@ class Step(ABC):
         """
         return past
 
+    def restored_fact(self, past: State) -> Fact:
+        """How a rollback reads the state, so that what it finds compares with what it puts back.
+
+        Args:
+            past: as of `restore`; None for a thing that was not there.
+        """
+        return self.fact()
+
     def irrevocable(self, before: State, after: State) -> str:
         """Why a rollback leaves a change as it is; empty where it can be undone.
 

@@ -89,7 +89,7 @@ class Container(Step):
 
     def fact(self) -> Fact:
         """Reads what Docker has."""
-        return engine.fact(self._state)
+        return engine.fact(lambda found: self._state(found, {*self.environment, *self.secrets}))
 
     def want(self, facts: HostFacts, have: State) -> State:
         """The container on this host's cards. Refuses cards that are not there, and a foreign container of the name."""
@@ -155,6 +155,12 @@ class Container(Step):
         well = {"current": True, "running": True, "sees": past["gpus"], "answers": "yes", "cgroup": OWN}
         return {**past, **well, "options": []}
 
+    def restored_fact(self, past: State) -> Fact:
+        """Reads what Docker has. All variables of then are declared: those that the image sets too, which an earlier
+        version recorded and which the container is given."""
+        declared = (past or {}).get("environment") or ()
+        return engine.fact(lambda found: self._state(found, declared))
+
     def impact(self, have: State, want: State) -> str:
         """Who is taken out of the upstream for it."""
         running = have is not None and have.get("running")
@@ -187,7 +193,7 @@ class Container(Step):
         limits = (item["memory"] or 0, item["cpus"] or 0, max(item["pids"] or 0, 0))
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
 
-    def _state(self, found: Engine) -> State:
+    def _state(self, found: Engine, declared: Collection[str]) -> State:
         """What is known of it. No answer from inside is no proof that the cards are lost: a busy host takes long,
         a full one runs nothing, a limit may be too small for the look. One that is to be removed may be as ill as it
         likes; one whose limit is to be another is made anew whatever it sees."""
@@ -200,7 +206,7 @@ class Container(Step):
             raise UnreadableError(f"nvidia-smi inside {self.name} was killed; see whether {short}")
         if self.image and NOT_RUN in sees and "not found" not in sees and ROOT_GONE not in sees:
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
-        return state(found, self.name, {*self.environment, *self.secrets})
+        return state(found, self.name, declared)
 
     def _cards(self, listed: Mapping[str, str]) -> list[str]:
         """The UUIDs of its cards, by what nvidia-smi says of the host now."""

@@ -4,7 +4,8 @@ A container gets its command and most of its variables from its image. Both are 
 
 Sources: HostConfig in `docker inspect` of Docker 20.10 to 29, where a field is empty, 0, false or null unless an option
 set it; those that the daemon fills in from its own configuration (ShmSize, CgroupnsMode, Ulimits, MemorySwap) are left
-out. An image's Env, Entrypoint and the like are copied into the container, FACTS 4.8.
+out. So is Runtime: a container keeps the default runtime that the daemon had when it was made. An image's Env,
+Entrypoint and the like are copied into the container, FACTS 4.8; StopTimeout is null unless `--stop-timeout` set it.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -118,6 +119,8 @@ def _config(item: Mapping[str, Any]) -> Iterator[str]:
         for field, option in CONFIG.items():
             if _plain(field, config.get(field)) != _plain(field, image.get(field)):
                 yield option
+        if config.get("StopTimeout") not in (None, image.get("StopTimeout")):  # 0 is a value too
+            yield f"--stop-timeout {config['StopTimeout']}"
 
 
 def _plain(field: str, value: Any) -> Any:

@@ -213,10 +213,23 @@ class Engine:
         """The id that a reference stands for on this host, or an empty string."""
         return self.images.get(familiar(reference), "")
 
-    def pulled_id(self, reference: str) -> str:
-        """The id of the image that we pulled by a reference, whatever the tag stands for now; empty if not known."""
+    def recorded_id(self, reference: str) -> str | None:
+        """The id that the mark of a pulled image has: empty in one of an earlier version, None where there is none."""
         known = {familiar(name): image_id for name, image_id in reversed(tuple(self.pulled.items()))}
-        return known.get(familiar(reference), "")
+        return known.get(familiar(reference))
+
+    def used_ids(self, reference: str) -> set[str]:
+        """The ids of the images that our containers were made from by a reference."""
+        ours = [item for item in self.containers.values() if (item["labels"] or {}).get(MANAGED) == "1"]
+        return {item["image_id"] for item in ours if familiar(item["image"]) == familiar(reference)}
+
+    def pulled_id(self, reference: str) -> str:
+        """The id of the image that we pulled by a reference, whatever the tag stands for now; empty if not known.
+
+        Where an earlier version pulled it, our containers know: they were made from it.
+        """
+        recorded, used = self.recorded_id(reference), self.used_ids(reference)
+        return used.pop() if recorded == "" and len(used) == 1 else recorded or ""
 
 
 def fact(pick: Callable[[Engine], State]) -> Fact:

@@ -17,7 +17,8 @@ from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.container import cards_of
 from provision.steps.engine import MANAGED, PROBE, Engine
 from provision.steps.facts import HostFacts
-from provision.steps.require import cards_live
+from provision.steps.require import listed_live
+from provision.steps.smi import Card
 
 FORWARDERS = ("docker-proxy", "rootlesskit")
 EVERY_ADDRESS = ("0.0.0.0", "[::]", "*")  # noqa: S104 - compared, not bound
@@ -66,17 +67,16 @@ class Holders(Step):
         ports = set(self.ports.values())
         held = [f"{one['name']} holds port {port}" for one in have["foreign"] for port in one["ports"] if port in ports]
         yield Check("foreign containers on the ports", held, [])
-        _, uuids = cards_live(live)
-        yield Check("others on the cards", list(self._held(uuids, have)), [])
+        yield Check("others on the cards", list(self._held(listed_live(live), have)), [])
 
     def _cards(self, facts: HostFacts, have: Mapping[str, Any]) -> Iterator[str]:
-        yield from self._held({str(index): card.uuid for index, card in facts.by_index.items()}, have)
+        yield from self._held(facts.by_index, have)
 
-    def _held(self, uuids: Mapping[str, str], have: Mapping[str, Any]) -> Iterator[str]:
+    def _held(self, listed: Mapping[int, Card], have: Mapping[str, Any]) -> Iterator[str]:
         """A sentence for each card and whoever else holds it."""
         for instance, indices in self.cards.items():
-            for index in indices:
-                holders = dict(_holders(index, uuids.get(str(index), ""), have))
+            for index in filter(listed.__contains__, indices):
+                holders = dict(_holders(listed[index], have))
                 for name, said in holders.items():
                     if name not in self.tolerate:
                         yield f"card {index} of {instance} is {said}; stop {name}, or list the name in ollama.tolerate"
@@ -92,17 +92,17 @@ class Holders(Step):
                     yield f"port {port} of {instance} is taken by {listener['program']} on {listener['address']}"
 
 
-def _holders(index: int, uuid: str, have: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _holders(card: Card, have: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Who else holds a card: the name to tolerate it by, and how it holds the card. The last word on a name counts."""
     applications = have.get("applications")
     for one in have.get("foreign", ()):
-        if _is_given(one["cards"], index, uuid):
+        if _is_given(one["cards"], card):
             yield one["name"], f"held by the container {one['name']}, which is not ours"
         elif "all" in one["cards"] and applications is None:
             said = "which is not ours, was given all cards, and may use it: nvidia-smi does not list who does"
             yield one["name"], f"held by the container {one['name']}, {said}"
     for one in applications or ():
-        if one["card"] == uuid:
+        if one["card"] == card.uuid:
             program = f"{one['program']} (pid {one['pid']})"
             if one["container"]:
                 yield one["container"], f"used by {program} of the container {one['container']}, which is not ours"
@@ -110,10 +110,10 @@ def _holders(index: int, uuid: str, have: Mapping[str, Any]) -> Iterator[tuple[s
                 yield one["program"], f"used by {program}, which runs outside Docker"
 
 
-def _is_given(cards: Sequence[str], index: int, uuid: str) -> bool:
-    """Whether a container was given this very card."""
+def _is_given(cards: Sequence[str], card: Card) -> bool:
+    """Whether a container was given this very card: Docker counts the cards as nvidia-smi does."""
     counts = [int(word.removeprefix("first ")) for word in cards if word.startswith("first ")]
-    return str(index) in cards or uuid in cards or any(index < count for count in counts)
+    return str(card.index) in cards or card.uuid in cards or any(card.index < count for count in counts)
 
 
 def _found(found: Engine) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from provision.steps.facts import HostFacts
 PULL_TIMEOUT = 4 * 3600.0
 TRIES = "4"
 AS_PULLED = "as pulled"
+NO_ID = "pulled by an earlier version, which kept no id"
 
 # What a mirror answered is told by the daemon's log alone, as a quoted string: docker says what came of the registry
 # that it tried next.
@@ -47,6 +48,10 @@ docker ps -a --filter label={MANAGED}=1 --format '{{{{.Image}}}}' | sort -u | wh
 done
 printf '%s %s\\n' "$1" "$(docker image inspect --format '{{{{.Id}}}}' "$1")" >{MARKS}/"$2"
 """
+RECORD = f"""
+umask 077
+printf '%s %s\\n' "$1" "$2" >{MARKS}/"$3"
+"""
 # Kept where a container that is not ours still uses it: Docker says so and we leave it.
 REMOVE = f"""
 docker image rm "$1" >/dev/null 2>&1 || echo "image $1 is still used or gone; left as it is"
@@ -60,7 +65,8 @@ class Image(Step):
     """An image is on the host under this reference. One that is there is not pulled again.
 
     A tag can be given to another image on the host. The id of what was pulled is kept, so that this is seen; which
-    image the tag stands for is the registry's to say, so the image is pulled again.
+    image the tag stands for is the registry's to say, so the image is pulled again. An earlier version kept no id: our
+    containers have it, and where they have several, the image is pulled again too.
 
     Args:
         reference: with a tag or a digest.
@@ -88,6 +94,9 @@ class Image(Step):
         mark = hashlib.sha256(self.reference.encode()).hexdigest()[:24]
         if want is None:
             return [sh(REMOVE, self.reference, mark, title=f"remove image {self.reference}")]
+        if _lacks_id(have):
+            title = f"record the id of {self.reference}"
+            return [sh(RECORD, self.reference, (have or {})["image_id"], mark, title=title)]
         title = f"docker pull {self.reference}"
         return [
             sh(PULL, self.reference, mark, TRIES, title=title, timeout=PULL_TIMEOUT, job=True, progress=pull_progress)
@@ -99,6 +108,8 @@ class Image(Step):
 
     def impact(self, have: State, want: State) -> str:
         """What comes over the network."""
+        if want and _lacks_id(have):
+            return ""
         if have and want:
             return f"pulls {self.reference} again"
         return f"pulls {self.reference} (several GB)" if want else f"removes image {self.reference}"
@@ -109,12 +120,24 @@ class Image(Step):
         yield Check("image present", said.stdout.strip() or said.stderr.strip()[-200:], "ok")
 
     def _pick(self, found: Engine) -> State:
-        image_id, pulled = found.image_id(self.reference), found.pulled_id(self.reference)
+        image_id = found.image_id(self.reference)
         if not image_id:
             return None
-        moved = pulled not in ("", image_id)
-        tag = f"moved on this host: {pulled[:19]} was pulled, the tag now names {image_id[:19]}" if moved else AS_PULLED
-        return {"reference": self.reference, "image_id": image_id, "tag": tag}
+        return {"reference": self.reference, "image_id": image_id, "tag": self._tag(found, image_id)}
+
+    def _tag(self, found: Engine, image_id: str) -> str:
+        """What became of the tag since the image was pulled."""
+        pulled = found.pulled_id(self.reference)
+        if pulled not in ("", image_id):
+            return f"moved on this host: {pulled[:19]} was pulled, the tag now names {image_id[:19]}"
+        if found.recorded_id(self.reference) != "":
+            return AS_PULLED
+        several = len(found.used_ids(self.reference)) > 1
+        return f"{NO_ID}, and the containers use several images" if several else NO_ID
+
+
+def _lacks_id(have: State) -> bool:
+    return have is not None and have.get("tag") == NO_ID
 
 
 @dataclass(frozen=True, kw_only=True)

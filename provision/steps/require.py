@@ -179,6 +179,15 @@ def cards_live(live: Any) -> tuple[int, dict[str, str]]:
     return status, {str(index): card.uuid for index, card in cards.items()}
 
 
+def listed_live(live: Any) -> Mapping[int, Card]:
+    """Every card that nvidia-smi lists, by its index of the inventory.
+
+    Args:
+        live: testinfra's host.
+    """
+    return _cards_live(live)[1]
+
+
 def _cards_live(live: Any) -> tuple[int, dict[int, Card]]:
     """What nvidia-smi lists, asked once for all steps of a verification."""
     listed, _, rest = asked_once(live, "sh -c %s", LIST).stdout.partition("# gpu-exit\n")

@@ -52,8 +52,8 @@ class Restored(Step):
         return self.step.part_of
 
     def fact(self) -> Fact:
-        """As the step."""
-        return self.step.fact()
+        """As the step reads what it puts back."""
+        return self.step.restored_fact(self.past)
 
     def want(self, facts: HostFacts, have: State) -> State:
         """What it was, as far as that can be wanted."""

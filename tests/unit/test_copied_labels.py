@@ -64,6 +64,13 @@ def test_the_record_of_what_was_pulled_carries_the_id(tmp_path: Path) -> None:
     assert (tmp_path / "images/mark").read_text() == "ollama/ollama:0.34.4 sha256:49f8\n"
 
 
+def test_the_record_of_an_earlier_version_gets_the_id(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/mark").write_text("ollama/ollama:0.34.4\n")
+    with_docker(tmp_path, "exit 1", image.RECORD, "ollama/ollama:0.34.4", "sha256:49f8", "mark")
+    assert (tmp_path / "images/mark").read_text() == "ollama/ollama:0.34.4 sha256:49f8\n"
+
+
 @pytest.mark.parametrize("name", ["and_other_variables", "and_another_command"])
 def test_what_is_told_of_a_container_holds_no_value_that_may_be_secret(name: str) -> None:
     case = yaml.safe_load((TESTS / f"facts/Container/copied_labels_{name}.yaml").read_text())

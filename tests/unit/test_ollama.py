@@ -1,5 +1,6 @@
 """The ollama role: settings, instances, who may reach them, and that nothing hostile leaves its word."""
 
+import base64
 import csv
 import hashlib
 import io
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from provision.inventory import Connection, Host, Inventory
 from provision.roles import models as models_role
 from provision.roles import ollama as role
-from provision.steps import boot, endpoint, image, instance_shell, model_shell, storage, variables
+from provision.steps import applications, boot, endpoint, image, instance_shell, model_shell, storage, variables
 from provision.steps.base import RefusalError
 from provision.steps.docker_words import bind, create_words, gpus_word
 from provision.steps.facts import Card, HostFacts
@@ -109,8 +110,8 @@ def test_problems_between_instances(name: str) -> None:
         {"num_parallel": 0},
         {"kv_cache_type": "q2"},
         {"tolerate": "dcgm-exporter"},
-        {"tolerate": ["two words"]},
-        {"tolerate": ["--privileged"]},
+        {"tolerate": [" "]},
+        {"tolerate": ["two\nlines"]},
         {"tolerate": ["x" * 129]},
         {"tolerate": ["x"] * 65},
     ],
@@ -118,6 +119,16 @@ def test_problems_between_instances(name: str) -> None:
 def test_refused_settings(said: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         settings_of(**said)
+
+
+@pytest.mark.parametrize(
+    "shown", ["VLLM::EngineCore_0", "tmux: server", "[Not Found]", "/opt/x\t/y", "a\x1bb", "é" * 300, "/x/ y", "-c"]
+)
+@pytest.mark.parametrize("comm", ["tmux: server", "", "a\x07b"])
+def test_every_program_that_a_refusal_names_can_be_tolerated(shown: str, comm: str) -> None:
+    rows = f"GPU-1, 7, 512, {shown}\n(exit code 0)\n/proc/7/cgroup:0::/x\n/proc/7/comm:{comm}\n"
+    (one,) = applications.parse(base64.b64encode(rows.encode()).decode(), {}) or ()
+    assert settings_of(tolerate=[one.program]).tolerate == (one.program,)
 
 
 @pytest.mark.parametrize(

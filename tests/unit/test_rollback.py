@@ -23,6 +23,7 @@ from provision.steps.generation import Generation
 from provision.steps.image import OwnedImages
 from provision.steps.listing import Content
 from provision.steps.restored import Restored
+from tests.unit import step_cases
 from tests.unit.test_hostile import FACTS
 
 ROLES = frozenset(sequence.order())
@@ -251,6 +252,16 @@ def test_every_step_of_every_role_can_be_put_back_to_what_it_wants(inventory, ho
         assert converged(have, want), step.id
         target.commands(None, want)
         target.commands(have, None)
+
+
+@pytest.mark.parametrize("declared", [{}, {"OLLAMA_DEBUG": "1"}, {"OLLAMA_CONTEXT_LENGTH": "8192"}])
+def test_a_container_is_put_back_whichever_of_its_variables_the_image_sets_too(declared):
+    """An earlier version recorded the image's variables beside those that were declared."""
+    before = {"OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_KEEP_ALIVE": "5m"}
+    step = Container(name="ollama1", image="ollama/ollama:0.34.4", gpus=(), port=0, address="", environment=declared)
+    case = step_cases.load(step_cases.TESTS / "facts/Container/declared_as_the_image_has_it.yaml")
+    found = Restored(step=step, past={"environment": before}).fact().parse(Answer(0, case["stdout"].encode()))
+    assert found["environment"] == before
 
 
 def test_a_card_that_is_gone_is_a_refusal_before_anything_is_touched(inventory):
