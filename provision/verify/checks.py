@@ -16,7 +16,7 @@ from typing import Any
 
 import testinfra.host
 
-from provision import neighbours
+from provision import evidence, neighbours
 from provision.apply import HostRun
 from provision.ending import at_ctrl_c
 from provision.errors import BugError, HostError, UnreachableError
@@ -193,7 +193,7 @@ class Verification:
         begun = time.monotonic()
         run, outcome = self._runs[name], self.results[name]
         entries = {entry.step.id: entry for entry in run.entries}
-        backend = Backend(run.session, name, run.answers)
+        backend = Backend(run.session, name, run.answers, run.facts)
         live = testinfra.host.Host(backend)
         with ThreadPoolExecutor(STEPS, thread_name_prefix=name) as pool:
             pool.submit(self._neighbours, run)
@@ -226,22 +226,29 @@ def _planned(outcome: Outcome, run: HostRun) -> HostResult:
         return result
     changes = {change.step.id: change for change in outcome.plan.changes}
     refused = {entry.step.id for entry in run.entries if entry.step.part_of in outcome.plan.refused}
+    refusal = evidence.refused(outcome.plan.refused) if outcome.plan.refused else None
+    problems = {found.step: _problem(found, run) for found in (refusal, error) if found is not None}
+    compared = error is None or (refusal is not None and error.step == refusal.step)
     looked = {entry.step.id: entry.role for entry in run.entries if entry.role in run.roles}
     looked |= {step: change.role for step, change in changes.items() if step not in looked}
-    if error is not None:
-        looked.setdefault(error.step, "")
+    looked |= {step: "" for step in problems if step not in looked}
     for step, role in looked.items():
         found = StepResult(step, role)
-        if error is not None and error.step == step:
-            found.problem = "\n".join(filter(None, [error.message, error.stderr, error.hint]))
-        elif error is not None and step in refused:
-            found.waits_for, found.problem = error.step, f"known after {error.step}"
+        if step in problems:
+            found.problem = problems[step]
+        elif refusal is not None and step in refused:
+            found.waits_for, found.problem = refusal.step, f"known after {refusal.step}"
         elif step in changes:
             _drifted(found, changes[step], run)
-        elif error is None or outcome.plan.refused:
+        elif compared:
             found.checks.append(Check("as declared", True, True))
         result.steps.append(found)
     return result
+
+
+def _problem(error: HostError, run: HostRun) -> str:
+    said: str = run.hide("\n".join(filter(None, [error.message, error.stderr, error.hint])))
+    return said
 
 
 def _drifted(found: StepResult, change: Change, run: HostRun) -> None:

@@ -90,14 +90,16 @@ class Reads(Proved):
 def verified(monkeypatch, tmp_path):
     """Verifies steps on one host; its result."""
 
-    def build(*things, dead=frozenset(), **options):
-        entries = tuple(Entry("docker", thing) for thing in things)
+    def build(*things, dead=frozenset(), last=(), roles=ROLES, **options):
+        entries = tuple(
+            Entry(role, thing) for role, group in (("docker", things), ("balancer", last)) for thing in group
+        )
         monkeypatch.setattr(apply, "steps", lambda host, inventory: entries)
         monkeypatch.setattr(apply, "owned", lambda: (("docker", Notes(str(tmp_path))),))
         monkeypatch.setattr(rollout, "Session", lambda connection, password: LocalSession(dead))
         host = Host(name="h", connection=Connection(address="192.0.2.1"))
-        context = Context("run", Inventory(path="", hosts=(host,)), ROLES, lambda event: None, Store(tmp_path / "s"))
-        verification = Verification(Rollout(context, [(host, ROLES)], None, 4))
+        context = Context("run", Inventory(path="", hosts=(host,)), roles, lambda event: None, Store(tmp_path / "s"))
+        verification = Verification(Rollout(context, [(host, roles)], None, 4))
         [result] = verify(verification, **{"quiet": True, **options})
         return result
 
@@ -307,3 +309,15 @@ def test_an_instance_that_cannot_be_worked_on_fails_once_and_the_others_are_prov
     }
     problem = next(step.problem for step in result.steps if step.step == "require:cards")
     assert (result.result, problem.startswith("two cannot run: GPU 1 (GPU-1) is missing")) == ("failed", True)
+
+
+def test_steps_that_an_unreadable_balancer_left_unread_are_not_as_declared(verified, tmp_path):
+    path = str(tmp_path / "a")
+    things = Guarded(path), Guarded(path, part="two")
+    last = Unreadable(path), Named(path, name="service")
+    result = verified(*things, last=last, roles=ROLES | {"balancer"})
+    found = {step.step: step for step in result.steps}
+    assert found["require:cards"].problem.startswith("two cannot run: GPU 1 (GPU-1) is missing")
+    assert found["note:two"].waits_for == "require:cards"
+    assert "the host talks nonsense" in found["note:a"].problem
+    assert [check.name for check in found["note:service"].checks] == ["looks", "asks itself"]
