@@ -22,6 +22,7 @@ from provision.inventory import (
     Inventory,
     ModelName,
     Name,
+    Network,
     Port,
     Secret,
     Share,
@@ -49,19 +50,6 @@ from provision.steps.volume import OwnedVolumes, Volume
 FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
 _LONGEST_HOLDER = 128  # characters: more of a program's name is never shown
-
-
-def _network(value: str) -> str:
-    try:
-        network = ipaddress.ip_network(value)
-    except ValueError:
-        network = None
-    if network is None or network.version != 4:
-        raise ValueError("must be an IPv4 address or network such as 10.0.0.0/24")
-    return value
-
-
-Network = Annotated[str, AfterValidator(_network)]
 
 
 def _holder(value: str) -> str:
@@ -281,10 +269,9 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     cards, ports = {one.name: one.gpus for one in made}, {one.name: one.port for one in made}
     yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate)
     yield Image(reference=settings.image)
-    peers = endpoint.peers(host, inventory)
     yield from _firewall(host, inventory, ports)
-    yield from _boot(address, peers, made, _kept_loaded(settings, made))
-    yield File(path=smi.RECORD, content=lambda facts: smi.record_text(facts.record), peers=peers)
+    yield from _boot(address, made, _kept_loaded(settings, made))
+    yield File(path=smi.RECORD, content=lambda facts: smi.record_text(facts.record))
     yield from _containers(host, inventory, made)
 
 
@@ -296,21 +283,19 @@ def _firewall(host: Host, inventory: Inventory, ports: dict[str, int]) -> Iterat
         after=("service:docker", "service:provision-firewall"),
     )
     yield File(path=boot.FIREWALL_SCRIPT, content=boot.firewall_script(), mode=0o755)
-    yield File(path=RULES_FILE, content=chain.content, peers=endpoint.peers(host, inventory))
+    yield File(path=RULES_FILE, content=chain.content)
     unit = render("ollama/provision-firewall.service.j2", script=boot.FIREWALL_SCRIPT)
     yield Unit(name=boot.FIREWALL_UNIT, content=unit)
     yield Service(name=boot.FIREWALL_UNIT.removesuffix(".service"), after=(f"unit:{boot.FIREWALL_UNIT}",))
     yield chain
 
 
-def _boot(
-    address: partial[str], peers: tuple[str, ...], made: tuple[Instance, ...], kept: dict[str, tuple[str, ...]]
-) -> Iterator[Step]:
+def _boot(address: partial[str], made: tuple[Instance, ...], kept: dict[str, tuple[str, ...]]) -> Iterator[Step]:
     def lines(facts: HostFacts) -> bytes:
         return boot.instances_file((one.name, address(facts), one.port, kept[one.name]) for one in made)
 
     yield File(path=boot.INSTANCES_SCRIPT, content=boot.instances_script(), mode=0o755)
-    yield File(path=boot.INSTANCES, content=lines, peers=peers)
+    yield File(path=boot.INSTANCES, content=lines)
     unit = render("ollama/provision-instances.service.j2", script=boot.INSTANCES_SCRIPT)
     yield Unit(name=boot.INSTANCES_UNIT, content=unit)
     after = ("service:docker", f"unit:{boot.INSTANCES_UNIT}")

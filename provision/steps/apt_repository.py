@@ -14,8 +14,8 @@ from provision.command import Command, sh
 from provision.steps import listing
 from provision.steps.apt_lines import AptLine
 from provision.steps.base import Check, Fact, RefusalError, State, Step
-from provision.steps.facts import HostFacts
-from provision.steps.file import File, change_file, file_state, live_facts
+from provision.steps.facts import HostFacts, live_facts
+from provision.steps.file import File, change_file, file_state
 from provision.steps.listing import Content, Found
 from provision.steps.openpgp import fingerprints
 

@@ -17,8 +17,8 @@ from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, 
 from provision.steps.container_options import environment, options
 from provision.steps.docker_words import NANO, PORT, create_words, csv_field
 from provision.steps.engine import Engine
-from provision.steps.facts import HostFacts, dumps
-from provision.steps.require import cards_live, complaint
+from provision.steps.facts import HostFacts, dumps, live_facts
+from provision.steps.require import complaint
 
 START_TIMEOUT = 300.0
 # Of runc, such as where /tmp is full (`write /tmp/runc-process1: no space left on device`). That the container has no
@@ -184,7 +184,7 @@ class Container(Step):
             return
         address = _published(item)[0] if _published(item) else "nowhere"
         logged = live.run("sh -c %s sh %s", CHECK, self.name).stdout
-        yield Check("cards it sees", _listed(item["sees"]) or item["sees"][:200], self._cards(cards_live(live)[1]))
+        yield Check("cards it sees", _listed(item["sees"]) or item["sees"][:200], self._cards(live_facts(live)))
         yield Check("answers /api/version", item["answers"], "yes")
         yield Check("port", address.rpartition(":")[2], str(self.port))
         yield Check("listens elsewhere", _elsewhere(found, item, self.port), [])
@@ -208,9 +208,10 @@ class Container(Step):
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
         return state(found, self.name, declared)
 
-    def _cards(self, listed: Mapping[str, str]) -> list[str]:
-        """The UUIDs of its cards, by what nvidia-smi says of the host now."""
-        return sorted(listed.get(str(index), f"no card {index}") for index in self.gpus)
+    def _cards(self, facts: HostFacts) -> list[str]:
+        """The UUIDs of its cards."""
+        found = facts.by_index
+        return sorted(found[index].uuid if index in found else f"no card {index}" for index in self.gpus)
 
     def _recreate(self, want: Mapping[str, Any]) -> Command:
         words = create_words(self.name, want)

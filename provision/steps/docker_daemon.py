@@ -8,8 +8,7 @@ from provision.command import Command, run, sh
 from provision.steps import dockerd, engine
 from provision.steps.base import EVERY, Answer, BlockedError, Check, Fact, RefusalError, State, Step
 from provision.steps.dockerd import CONFIG, STATE, Dockerd
-from provision.steps.facts import HostFacts
-from provision.steps.require import cards_live
+from provision.steps.facts import HostFacts, live_facts
 from provision.steps.systemd import FIXED
 
 ID = "service:docker"
@@ -327,7 +326,7 @@ class GpuDriver(Step):
         inside = live.run(
             words, f"{engine.PROBE}=1", self.image
         )  # marked: a run beside this one takes no offence at it
-        outside = sorted(cards_live(live)[1].values())
+        outside = sorted(card.uuid for card in live_facts(live).cards)
         seen = cards(inside.stdout) or inside.stderr.strip()[-300:]  # with a warning, what it lists still counts
         yield Check("a container sees the host's cards", seen, outside)
 

@@ -50,11 +50,6 @@ def others(host: Host, inventory: Inventory) -> tuple[Host, ...]:
     return tuple(other for other in balancers(host, inventory) if other.name != host.name)
 
 
-def peers(host: Host, inventory: Inventory) -> tuple[str, ...]:
-    """The addresses of these: what `listen_address` and `admitted` need to know the way to."""
-    return tuple(other.connection.address for other in others(host, inventory))
-
-
 def is_local(host: Host, inventory: Inventory) -> bool:
     """Whether the host's instances listen on the loopback address: nobody but the host itself sends to them.
 

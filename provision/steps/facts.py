@@ -99,6 +99,16 @@ class HostFacts:
         return self.by_index.get(index)
 
 
+def live_facts(live: Any) -> HostFacts:
+    """The host facts, as the verification's plan read them.
+
+    Args:
+        live: testinfra's host, over the verification's backend.
+    """
+    found: HostFacts = live.backend.facts
+    return found
+
+
 class LateFacts:
     """Host facts that are read again when a step first asks for one: most never do, and nvidia-smi can take seconds.
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provision.command import Command, Put, run, sh
-from provision.steps import facts as host_facts
 from provision.steps import listing
-from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, read_once, text_diff
-from provision.steps.facts import HostFacts
+from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, text_diff
+from provision.steps.facts import HostFacts, live_facts
 from provision.steps.listing import Content, Found
 
 STORE = "/var/lib/provision/store"
@@ -52,7 +51,6 @@ class File(Step):
         owner: user and group.
         after: ids of steps that change it behind our back.
         kind: the first half of the id.
-        peers: addresses of the hosts to which `content` has to know the way.
     """
 
     path: str
@@ -61,7 +59,6 @@ class File(Step):
     owner: str = "root:root"
     after: tuple[str, ...] = ()
     kind: str = "file"
-    peers: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -141,21 +138,16 @@ def diff_file(path: str, have: State, want: State) -> list[str]:
 
 
 def check_file(live: Any, step: File) -> Iterator[Check]:
-    """The proofs of a file: one command, and another where the bytes depend on the host."""
+    """The proofs of a file, by one command."""
     said = live.run("stat -c '%%a %%U:%%G' -- %s && sha256sum <%s", step.path, step.path)
     lines = said.stdout.splitlines() if said.rc == 0 else ["absent", "absent"]
     yield Check("mode and owner", lines[0], f"{step.mode:o} {step.owner}")
     try:
-        content = step.content(live_facts(live, step.peers)) if callable(step.content) else step.content
+        content = step.content(live_facts(live)) if callable(step.content) else step.content
     except (RefusalError, ValueError) as error:
         yield Check("bytes for this host", str(error), "known")
         return
     yield Check("sha256", lines[1].split()[0], str(Content(content)))
-
-
-def live_facts(live: Any, peers: Sequence[str] = ()) -> HostFacts:
-    """The host facts, as the verification's plan read them."""
-    return host_facts.parse(read_once(live, host_facts.command(tuple(peers))).text)
 
 
 @dataclass(frozen=True, kw_only=True)

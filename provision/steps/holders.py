@@ -16,8 +16,7 @@ from provision.steps import engine
 from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.container import cards_of
 from provision.steps.engine import MANAGED, PROBE, Engine
-from provision.steps.facts import HostFacts
-from provision.steps.require import listed_live
+from provision.steps.facts import HostFacts, live_facts
 from provision.steps.smi import Card
 
 FORWARDERS = ("docker-proxy", "rootlesskit")
@@ -67,7 +66,7 @@ class Holders(Step):
         ports = set(self.ports.values())
         held = [f"{one['name']} holds port {port}" for one in have["foreign"] for port in one["ports"] if port in ports]
         yield Check("foreign containers on the ports", held, [])
-        yield Check("others on the cards", list(self._held(listed_live(live), have)), [])
+        yield Check("others on the cards", list(self._cards(live_facts(live), have)), [])
 
     def _cards(self, facts: HostFacts, have: Mapping[str, Any]) -> Iterator[str]:
         yield from self._held(facts.by_index, have)

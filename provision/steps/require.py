@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from provision.command import Command, Run
 from provision.steps import smi
-from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError, asked_once
-from provision.steps.facts import HostFacts
+from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError
+from provision.steps.facts import HostFacts, live_facts
 from provision.steps.smi import Card
 
 RELEASES = {"debian": ("12", "13"), "ubuntu": ("22.04", "24.04")}
@@ -19,11 +19,6 @@ ARCHITECTURES = ("amd64", "arm64")
 NAMES = "Debian 12 and 13, Ubuntu 22.04 and 24.04, on amd64 and arm64"
 
 SNAP = 'if [ -e /snap/bin/docker ] || [ -d /var/snap/docker ]; then echo "snap"; else echo "none"; fi'
-LIST = f"""{smi.SCRIPT}
-limit=60
-smi gpu {smi.CORE}
-echo '# remembered'; remembered
-"""
 LOOK = Run(("sh", "-c", SNAP), title="look for Docker's snap")
 
 
@@ -133,9 +128,9 @@ class UsableCards(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """nvidia-smi lists every card that is named. What it says beside that keeps no card from working."""
-        status, found = _cards_live(live)
-        good = {index for index, card in found.items() if not card.broken}
-        yield Check("nvidia-smi answers", 0 if found else status, 0)
+        facts = live_facts(live)
+        good = {index for index, card in facts.by_index.items() if not card.broken}
+        yield Check("nvidia-smi answers", "yes" if facts.cards else facts.driver_error, "yes")
         missing = [f"GPU {index} of {instance}" for instance, index in self._named() if index not in good]
         yield Check("cards that are missing or broken", missing, [])
 
@@ -167,34 +162,6 @@ def complaint(index: int, facts: HostFacts) -> str:
     if uuid is not None:
         return f"GPU {index} ({uuid}) is missing: nvidia-smi does not list it{evidence}"
     return f"there is no GPU {index}: this host has {_list(facts)}{evidence}"
-
-
-def cards_live(live: Any) -> tuple[int, dict[str, str]]:
-    """The exit code of nvidia-smi, and the UUID of every card by its index of the inventory.
-
-    Args:
-        live: testinfra's host.
-    """
-    status, cards = _cards_live(live)
-    return status, {str(index): card.uuid for index, card in cards.items()}
-
-
-def listed_live(live: Any) -> Mapping[int, Card]:
-    """Every card that nvidia-smi lists, by its index of the inventory.
-
-    Args:
-        live: testinfra's host.
-    """
-    return _cards_live(live)[1]
-
-
-def _cards_live(live: Any) -> tuple[int, dict[int, Card]]:
-    """What nvidia-smi lists, asked once for all steps of a verification."""
-    listed, _, rest = asked_once(live, "sh -c %s", LIST).stdout.partition("# gpu-exit\n")
-    status, _, remembered = rest.partition("\n# remembered\n")
-    cards, _ = smi.read(listed.splitlines(), 0, ())
-    found = smi.by_index(cards, smi.parse_record(remembered.splitlines()))
-    return int(status) if status.isdecimal() else -1, found
 
 
 def _list(facts: HostFacts) -> str:

@@ -10,6 +10,7 @@ import testinfra.backend.base
 
 from provision.command import Answer, Run
 from provision.ssh import Session
+from provision.steps.facts import HostFacts
 
 CHANNELS = 3  # execs of one host at a time; sshd allows ten channels, and may count those that have just ended
 TOGETHER = 8  # commands in one exec; they wait for each other
@@ -23,14 +24,18 @@ class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
         session: the open connection.
         name: the host's name.
         known: what the verification's plan read: command -> answer.
+        facts: what it found out of the host.
     """
 
     NAME = "provision"
 
-    def __init__(self, session: Session, name: str, known: Mapping[Run, Answer] | None = None) -> None:
+    def __init__(
+        self, session: Session, name: str, known: Mapping[Run, Answer] | None = None, facts: HostFacts | None = None
+    ) -> None:
         super().__init__(name)
         self.session = session
         self.known = known or {}
+        self.facts = facts or HostFacts()
         self._execs = ThreadPoolExecutor(CHANNELS, thread_name_prefix=f"{name}-exec")
         self._waiting: deque[tuple[Run, Future[Answer]]] = deque()
         self._once: dict[str, Future[testinfra.backend.base.CommandResult]] = {}

@@ -150,7 +150,7 @@ GPU = (
     ),
     firewall("with a hole", "rules among ours that are not", "[]", "RETURN", "PROVISION -p tcp -j RETURN"),
     Lie(
-        *("driver broken", "require:cards", "nvidia-smi answers", "0", "9"),
+        *("driver broken", "require:cards", "nvidia-smi answers", "yes", "the NVIDIA driver is not loaded"),
         fault=("HOST", "driver-broken"),
         also=CARDS,
     ),

@@ -7,12 +7,15 @@ import pytest
 import yaml
 
 from provision.steps.engine import read_live
+from provision.steps.facts import HostFacts
 from provision.steps.holders import Holders, foreign
+from provision.steps.smi import Card
 from tests.unit.step_cases import TESTS
 
-CARDS = """0, GPU-6506c7fb-0468-e2f5-1691-2db0f8554bf0, RTX A6000, 580.95.05, 49140
-1, GPU-00218c52-170c-270b-d75b-7bbf9e0460ab, RTX A6000, 580.95.05, 49140
-"""
+CARDS = (
+    Card(0, "GPU-6506c7fb-0468-e2f5-1691-2db0f8554bf0", "RTX A6000", "580.95.05", 8.6, 49140),
+    Card(1, "GPU-00218c52-170c-270b-d75b-7bbf9e0460ab", "RTX A6000", "580.95.05", 8.6, 49140),
+)
 
 
 def live() -> Any:
@@ -20,10 +23,9 @@ def live() -> Any:
     case = yaml.safe_load((TESTS / "facts/OwnedContainers/only_ours.yaml").read_text())
 
     def run(command: str, *words: str) -> SimpleNamespace:
-        of_cards = "--query-gpu" in " ".join((command, *words))
-        return SimpleNamespace(rc=0, stdout=CARDS if of_cards else case["stdout"], stderr="")
+        return SimpleNamespace(rc=0, stdout=case["stdout"], stderr="")
 
-    return SimpleNamespace(run=run)
+    return SimpleNamespace(run=run, backend=SimpleNamespace(facts=HostFacts(cards=CARDS)))
 
 
 @pytest.mark.parametrize(

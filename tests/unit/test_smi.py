@@ -4,7 +4,6 @@ import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,7 @@ from provision import sequence
 from provision.errors import InventoryError
 from provision.steps import facts, smi
 from provision.steps.facts import HostFacts
-from provision.steps.require import cards_live
+from provision.steps.require import UsableCards
 from provision.steps.smi import Card
 
 FIRST = "0, GPU-0, NVIDIA L40S, 590.48.01, 46068"
@@ -198,22 +197,17 @@ def test_a_time_limit_out_of_bounds_is_refused(tmp_path: Path, limit: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("core", "code", "remembered", "found"),
+    ("core", "code", "remembered", "failed"),
     [
-        (f"{FIRST}\n{SECOND}\n{WARNING}", 14, "", (14, {0: "GPU-0", 1: "GPU-1"})),
-        (f"{FIRST}\n{LOST}", 15, "0 GPU-gone\n1 GPU-0\n", (15, {1: "GPU-0"})),
-        ("no driver", 9, "0 GPU-0\n", (9, {})),
+        (f"{FIRST}\n{SECOND}\n{WARNING}", 14, "", []),
+        (f"{FIRST}\n{LOST}", 15, "0 GPU-gone\n1 GPU-0\n", ["cards that are missing or broken"]),
+        ("no driver", 9, "0 GPU-0\n", ["nvidia-smi answers", "cards that are missing or broken"]),
     ],
 )
-def test_verify_sees_the_cards_as_plan_does(
-    tmp_path: Path, core: str, code: int, remembered: str, found: tuple[int, dict[int, str]]
+def test_verify_takes_the_cards_from_what_plan_has_read(
+    tmp_path: Path, core: str, code: int, remembered: str, failed: list[str]
 ) -> None:
-    ask(tmp_path, answers(core, code), remembered=remembered)
-
-    def run(command: str, script: str) -> Any:
-        words = ["sh", "-c", script.replace(smi.RECORD, str(tmp_path / "cards"))]
-        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        return subprocess.run(words, capture_output=True, env=environment, text=True, check=False)
-
-    status, listed = cards_live(SimpleNamespace(run=run))
-    assert (status, {int(index): uuid for index, uuid in listed.items()}) == found
+    backend = SimpleNamespace(facts=ask(tmp_path, answers(core, code), remembered=remembered))
+    guard = UsableCards(gpus={"one": (0,), "two": (1,)}, image="ollama/ollama:0.30.0")
+    checks = list(guard.check(SimpleNamespace(backend=backend)))
+    assert [check.name for check in checks if not check.passed] == failed

@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from provision.inventory import Connection, Host, Inventory
 from provision.rollout import Rollout
 from provision.sequence import Entry
 from provision.steps.base import Check, Fact, UnreadableError, asked_once, read_once
+from provision.steps.file import File
 from provision.verify import backend as live
 from provision.verify.checks import Verification
 from provision.verify.pytest_plugin import describe, verify
@@ -90,17 +92,19 @@ class Reads(Proved):
 def verified(monkeypatch, tmp_path):
     """Verifies steps on one host; its result."""
 
-    def build(*things, dead=frozenset(), last=(), roles=ROLES, **options):
+    def build(*things, dead=frozenset(), last=(), roles=ROLES, settings=MappingProxyType({}), **options):
         entries = tuple(
             Entry(role, thing) for role, group in (("docker", things), ("balancer", last)) for thing in group
         )
         monkeypatch.setattr(apply, "steps", lambda host, inventory: entries)
         monkeypatch.setattr(apply, "owned", lambda: (("docker", Notes(str(tmp_path))),))
-        monkeypatch.setattr(rollout, "Session", lambda connection, password: LocalSession(dead))
-        host = Host(name="h", connection=Connection(address="192.0.2.1"))
+        session = LocalSession(dead)
+        monkeypatch.setattr(rollout, "Session", lambda connection, password: session)
+        host = Host(name="h", connection=Connection(address="192.0.2.1"), settings=settings)
         context = Context("run", Inventory(path="", hosts=(host,)), roles, lambda event: None, Store(tmp_path / "s"))
         verification = Verification(Rollout(context, [(host, roles)], None, 4))
         [result] = verify(verification, **{"quiet": True, **options})
+        result.scripts = session.scripts
         return result
 
     return build
@@ -131,6 +135,15 @@ def test_a_proof_looks_at_what_plan_has_read_without_asking_again(verified, tmp_
     result = verified(Reads(str(tmp_path / "a")))
     assert failed(result) == {}
     assert (tmp_path / "a.asked").read_text() == "asked\n"
+
+
+def test_a_proof_takes_the_host_facts_that_plan_has_read_whatever_their_time_limit(verified, tmp_path):
+    path = tmp_path / "a"
+    path.write_text("13")
+    step = File(path=str(path), content=lambda facts: str(facts.systemd).encode())
+    result = verified(step, settings={"nvidia_toolkit": SimpleNamespace(smi_timeout="2m")})
+    assert any("sha256" in check.name for check in result.steps[0].checks)
+    assert sum(b"smi gpu-extra" in script for script in result.scripts) == 1
 
 
 def test_a_step_that_breaks_fails_alone(verified, tmp_path):
