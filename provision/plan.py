@@ -282,6 +282,20 @@ def hidden(change: Change, hide: Mask) -> Change:
     return dataclasses.replace(change, reason=hide(change.reason), diff=hide(change.diff), impact=hide(change.impact))
 
 
+def merged(*plans: HostPlan) -> HostPlan:
+    """The plans of a host, one for each wave, as one plan.
+
+    Args:
+        plans: in the order of the waves.
+    """
+    changes = tuple(change for plan in plans for change in plan.changes)
+    found = {step: state for plan in plans for step, state in plan.found.items()}
+    notes = {step: note for plan in plans for step, note in plan.notes.items()}
+    refused = {name: why for plan in plans for name, why in plan.refused.items()}
+    steps, left_out = sum(plan.steps for plan in plans), sum(plan.left_out for plan in plans)
+    return HostPlan(changes, steps, found, notes, refused, left_out)
+
+
 # Of a state: what comes and goes while something starts again and again.
 HEALTH = ("running", "answers", "said", "sees", "exe", "loaded")
 

@@ -13,7 +13,7 @@ from provision.context import Context, Stopped
 from provision.errors import BugError, HostError, LockedError, RefusedError
 from provision.events import Event
 from provision.inventory import Host, Inventory
-from provision.plan import NOTHING_CHANGED, HostPlan
+from provision.plan import NOTHING_CHANGED, HostPlan, merged
 from provision.readmit import Readmission, prove
 from provision.rolling import Rolling
 from provision.sequence import INSTANCES, LAST, Entry
@@ -263,7 +263,7 @@ class Rollout:
         if fleet is None:
             self._read(member)
         found = member.run.plan(roles, fleet, member.outcome.plan.changes)
-        member.outcome.plan = _merged(member.outcome.plan, found)
+        member.outcome.plan = merged(member.outcome.plan, found)
 
     def _deploy(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
         if fleet is None:
@@ -275,7 +275,7 @@ class Rollout:
             else:
                 member.run.deploy(roles, fleet)
         finally:
-            member.outcome.plan = _merged(*member.run.plans)
+            member.outcome.plan = merged(*member.run.plans)
             member.outcome.changed = list(dict.fromkeys(member.run.changed))
 
     def _deploy_balancer(self, member: _Member, roles: frozenset[str], fleet: Fleet | None) -> None:
@@ -355,6 +355,8 @@ class Rollout:
             self._fail(member, RefusedError(str(error), NOTHING_CHANGED))
         except Exception as error:  # noqa: BLE001 - a bug on one host must not leave the others half-way and locked
             self._fail(member, BugError(error))
+        if len(self.context.failed) > self.pace.max_fail:
+            self._guard(f"{len(self.context.failed)} hosts failed, more than {self.pace.max_fail}")
 
     def _fail(self, member: _Member, error: HostError) -> None:
         error = ending.told(error, self.context, locked=member.run.locked)
@@ -365,8 +367,6 @@ class Rollout:
         member.outcome.error = error
         if not isinstance(error, LockedError | Stopped):  # nothing is known to be wrong with those hosts
             self.context.failed.add(member.outcome.host)
-            if len(self.context.failed) > self.pace.max_fail:
-                self._guard(f"{len(self.context.failed)} hosts failed, more than {self.pace.max_fail}")
         self.context.listen(Event(member.outcome.host, "failed", error.step, error.message))
 
     def _finish(self) -> list[Outcome]:
@@ -397,12 +397,3 @@ def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str
     last = roles & frozenset(LAST)
     senders = {host.name for host in inventory.hosts if host.balancer and last and any(one.gpu for one in chosen)}
     return [(host, roles if host.name in names else last) for host in inventory.hosts if host.name in names | senders]
-
-
-def _merged(*plans: HostPlan) -> HostPlan:
-    changes = tuple(change for plan in plans for change in plan.changes)
-    found = {step: state for plan in plans for step, state in plan.found.items()}
-    notes = {step: note for plan in plans for step, note in plan.notes.items()}
-    refused = {name: why for plan in plans for name, why in plan.refused.items()}
-    steps, left_out = sum(plan.steps for plan in plans), sum(plan.left_out for plan in plans)
-    return HostPlan(changes, steps, found, notes, refused, left_out)

@@ -87,6 +87,13 @@ def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(m
     assert made.guarded == ""
 
 
+def test_such_a_host_does_not_count_as_failed_for_the_limit_of_a_run_that_is_done(make, monkeypatch):
+    refuse(monkeypatch, "gpu-01")
+    made = make({"gpu-01": (), "gpu-02": ()}, pace=Pace(max_fail=0))
+    assert results(made) == {"gpu-01": "failed", "gpu-02": "changed"}
+    assert made.guarded == ""
+
+
 def test_a_plan_shows_the_other_changes_of_a_host_with_such_an_instance(make, monkeypatch, capsys):
     refuse(monkeypatch, "gpu-01")
     outcomes = make({"gpu-01": ()}).plan()
