@@ -107,6 +107,8 @@ class UsableCards(Step):
             card = facts.card(index)
             if card is not None:
                 self._refuse_card(instance, card)
+            elif not facts.remembered and facts.published != ():
+                self._refuse_order(instance, index, facts)
         return {}
 
     def refused(self, facts: HostFacts) -> Mapping[str, str]:
@@ -133,6 +135,15 @@ class UsableCards(Step):
         yield Check("nvidia-smi answers", "yes" if facts.cards else facts.driver_error, "yes")
         missing = [f"GPU {index} of {instance}" for instance, index in self._named() if index not in good]
         yield Check("cards that are missing or broken", missing, [])
+
+    def _refuse_order(self, instance: str, index: int, facts: HostFacts) -> None:
+        """A card that was lost before there was a record: nvidia-smi numbers the cards behind it otherwise by now."""
+        raise RefusalError(
+            f"{instance} cannot run: {complaint(index, facts)}. This host may have instances, and it has no record of "
+            f"the card that each index means: the cards behind a lost card have other indices by now. Repair or "
+            f"replace the card and deploy again, or write {smi.RECORD} with a line `INDEX UUID` for each card, by "
+            f"DeviceIDs of docker inspect"
+        )
 
     def _refuse_card(self, instance: str, card: Card) -> None:
         if card.mig:
