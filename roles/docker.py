@@ -120,11 +120,12 @@ OWNED: tuple[Owned, ...] = (
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
-    """The guards and folders of every host; Docker on gpu hosts."""
+    """The guards of every host, the folders where anything is declared; Docker on gpu hosts."""
     yield SupportedHost(docker=host.gpu)
     if host.gpu:
         yield UsableCards(gpus={one.name: one.gpus for one in host.instances}, image=_image(host))
-    yield Folders()
+    if host.gpu or host.balancer:  # a host under `retired` keeps no folder of ours
+        yield Folders()
     if not host.gpu:
         return
     settings = host.of(Settings)

@@ -20,7 +20,8 @@ from provision.inventory.varfiles import Levels, read_directory
 from provision.inventory.variables import PREFIX, PRIORITY, strangers
 
 _INI_SECTION = re.compile(rb"^\s*\[[A-Za-z0-9_.-]+(?::(?:vars|children))?\]\s*(?:[#;].*)?$", re.MULTILINE)
-OURS = frozenset({"gpu", "balancer"})
+# A host under `retired` is still ours: a deploy removes what provision made there.
+OURS = frozenset({"gpu", "balancer", "retired"})
 SHOWN = 10  # names of hosts in a warning
 _INI = (
     "is an INI inventory; YAML is read here: `ansible-inventory -i {} --list --yaml --output inventory.yaml` writes it"
@@ -85,7 +86,7 @@ class _Loader:
         return Inventory(path=str(self._path), hosts=hosts, warnings=tuple(dict.fromkeys(warnings)))
 
     def _misnamed(self, tree: Tree, around: Collection[str]) -> None:
-        """Report names that stand for no host: a problem in a group in or around gpu and balancer, else a warning.
+        """Report names that stand for no host: a problem in a group in or around ours, else a warning.
 
         Args:
             tree: the groups and hosts.
@@ -199,7 +200,7 @@ def _left_alone(tree: Tree, ours: Collection[str]) -> Iterator[str]:
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         names = ", ".join(others[:SHOWN]) + more
         place = tree.places[others[0]]
-        said = "hosts left out, because they are in neither gpu nor balancer"
+        said = "hosts left out, because they are in none of the groups gpu, balancer, retired"
         yield f"{place.file}:{place.line}: {said}: {names}"
 
 

@@ -33,6 +33,7 @@ EDIT = 'echo "# by hand" >>"$1"'
 EDIT_UNIT = 'echo "# by hand" >>/etc/systemd/system/$1'
 REMOVE = 'rm -f -- "$1"'
 REMOVE_UNIT = 'rm -f -- "/etc/systemd/system/$1"; systemctl daemon-reload'
+FORWARD = ("firewall:DOCKER-USER",)  # a Docker that starts puts its own rules before it
 STOP_DOCKER = "systemctl stop docker.socket docker.service"
 ASK = 'at=$(docker port ollama1 11434); ask() { curl -sf -X "$1" -d "$3" "http://$at/api/$2"; }; '
 RELOAD_NGINX = "systemctl reload provision-nginx; sleep 1"
@@ -135,10 +136,10 @@ GPU = (
     Breakage("drop_in:docker.service", "removed", 'rm -r "/etc/systemd/system/$1.d"; systemctl daemon-reload'),
     config("edited", f"sed -i s/50m/9m/ {DAEMON}"),
     config("removed", f"rm {DAEMON}"),
-    config("edited and loaded", f"sed -i s/50m/9m/ {DAEMON}; systemctl restart docker", "service:docker"),
+    config("edited and loaded", f"sed -i s/50m/9m/ {DAEMON}; systemctl restart docker", "service:docker", *FORWARD),
     config("edited and reloaded", f"sed -i /live-re/s/true/false/ {DAEMON}; systemctl reload docker"),
     config("without our note", "rm /var/lib/provision/docker/ours.json"),
-    Breakage("service:docker", "stopped", STOP_DOCKER),
+    Breakage("service:docker", "stopped", STOP_DOCKER, also=FORWARD),
     Breakage("service:docker", "disabled", "systemctl disable docker.service"),
     Breakage("service:docker", "stopped and masked", f"{STOP_DOCKER}; systemctl mask docker.service"),
     Breakage(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from provision import sequence
 from provision.errors import InventoryError
 from provision.inventory import load, show
 from tests.unit.inventory_roles import ROLES
@@ -79,7 +80,8 @@ def test_hosts_in_no_group_of_ours_are_left_out_and_warnings_name_them(monkeypat
         'all.children.misnamed.hosts."sw3[": has a bracket that is no range such as [01:20] or [a:c]',
         "all.children.misnamed.hosts.\"sw 4\": is no name for a host: use letters, digits, '.', '_' and '-'",
     ]
-    assert warning.startswith("inventory.yaml:4: hosts left out, because they are in neither gpu nor balancer: ")
+    left_out = "hosts left out, because they are in none of the groups gpu, balancer, retired: "
+    assert warning.startswith(f"inventory.yaml:4: {left_out}")
     assert warning.endswith(": localhost, same-machine, sw-01, sw-02")
 
 
@@ -88,3 +90,16 @@ def test_the_warning_of_a_great_inventory_stays_short(tmp_path: Path) -> None:
     path.write_text("all: {children: {gpu: {hosts: {gpu-01: }}, k8s: {hosts: {'node-[1:40]': , gpu-01: }}}}")
     (warning,) = load(path, roles=ROLES).warnings
     assert warning.endswith(", node-8, node-9, node-10 and 30 more")
+
+
+def test_a_host_under_retired_is_ours_and_has_nothing_declared(tmp_path):
+    path = tmp_path / "inventory.yaml"
+    path.write_text(
+        "all: {children: {gpu: {hosts: {a: {ansible_host: 10.0.0.1, ollama: {instances: [{gpus: [0]}]}}}},"
+        " retired: {hosts: {b: {ansible_host: 10.0.0.2}}}}}\n"
+    )
+    inventory = sequence.load(str(path))
+    retired = next(host for host in inventory.hosts if host.name == "b")
+    assert (retired.gpu, retired.balancer, retired.instances) == (False, False, ())
+    assert [entry.step.id for entry in sequence.steps(retired, inventory) if not entry.step.guards_host] == []
+    assert not any("left out" in warning for warning in inventory.warnings)

@@ -183,6 +183,12 @@ def test_an_orphan_fails_the_host(verified, tmp_path):
     assert failed(result) == {"note:x.ours": [("on the host", "present", "absent: no longer declared")]}
 
 
+def test_a_hostile_name_of_an_orphan_is_shown_escaped(verified, tmp_path, capfd):
+    (tmp_path / "\x1b[31m.ours").write_text("")
+    verified(Looks(str(tmp_path / "a")), quiet=False)
+    assert "\x1b" not in capfd.readouterr().out
+
+
 def test_a_step_behind_one_that_differs_is_not_asked_and_names_it(verified, tmp_path, capfd):
     base = tmp_path / "base"
     result = verified(Note(str(base)), Note(str(tmp_path / "a"), base=str(base)), quiet=False)
