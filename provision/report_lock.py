@@ -30,9 +30,9 @@ def locks_text(found: Sequence[tuple[Host, Held | HostError | None]], over: Over
         say(line(text, 1000))
 
 
-def _left_by(one: Held | HostError | None, over: Over) -> Log | None:
+def _left_by(held: Held | HostError | None, over: Over) -> Log | None:
     """The run that left a lock, if it is over; unless somebody else has resumed it, which is not known here."""
-    return over.get(one.run) if isinstance(one, Held) and one.who == who() else None
+    return over.get(held.run) if isinstance(held, Held) and held.who == who() else None
 
 
 def locks_document(found: Sequence[tuple[Host, Held | HostError | None]], over: Over) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
 
 def _common(instances: list[Instance]) -> str:
     """The first model that all of them serve, or empty."""
-    others = [set(map(canonical, one.models)) for one in instances]
+    others = [set(map(canonical, instance.models)) for instance in instances]
     first = instances[0].models if instances else ()
     return next((model for model in first if all(canonical(model) in models for models in others)), "")
 

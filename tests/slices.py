@@ -33,7 +33,7 @@ def of_test(place: int) -> int:
 
 
 def chosen() -> int | None:
-    """Return the slice that this run takes, if it takes one."""
+    """Return the number of the slice chosen for this run, or None."""
     number = os.environ.get("PROVISION_SLICE", "")
     return int(number) if number else None
 

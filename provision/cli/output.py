@@ -14,7 +14,7 @@ class UnwritableError(ProvisionError):
 
 
 class _Stream:
-    """A stream whose other methods are those of another one."""
+    """A stream that passes all its other methods to a wrapped stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -222,9 +222,9 @@ def verify(chosen: Chosen, junit: str) -> int:
 
 def _after_verify(chosen: Chosen, results: Sequence[Any]) -> str:
     """The command to run after a verification: to mend what it found, to ask again, or to go on."""
-    bad = [one for one in results if one.result != "passed"]
-    drifted = [one.host for one in bad if any(step.drifted for step in one.steps)]
-    hosts = drifted or [one.host for one in bad]
+    bad = [result for result in results if result.result != "passed"]
+    drifted = [result.host for result in bad if any(step.drifted for step in result.steps)]
+    hosts = drifted or [result.host for result in bad]
     words = chosen_words(chosen, hosts if len(hosts) < len(results) else ())
     if not bad:
         return shlex.join(["provision", "loadtest", "-i", chosen.inventory])

@@ -30,7 +30,7 @@ class Instruction(NamedTuple):
     """One instruction of a program.
 
     Args:
-        code: what it does; one of the constants above.
+        code: the operation, by a constant from above.
         target: the register that it changes or compares.
         source: the register that it reads.
         offset: bytes from the address in `source`, or instructions to skip.

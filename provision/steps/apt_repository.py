@@ -186,8 +186,8 @@ def _uri(uri: str, facts: HostFacts) -> str:
 
 
 def _is_refused_by_apt(lines: Sequence[AptLine]) -> bool:
-    """Whether apt says `Conflicting values set for option Signed-By`: a later line must not have another key than the
-    lines before it, or none where they have one."""
+    """Whether apt says `Conflicting values set for option Signed-By`: once a line has a key, every later
+    line must have the same key."""
     key = ""
     for line in lines:
         if key and line.signed_by != key:

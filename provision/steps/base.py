@@ -190,7 +190,7 @@ class Step(ABC):
         return past
 
     def restored_fact(self, past: State) -> Fact:
-        """How a rollback reads the state, so that what it finds compares with what it puts back.
+        """The fact of a rollback: its state compares with the past state.
 
         Args:
             past: as of `restore`; None for a thing that was not there.

@@ -16,7 +16,7 @@ from typing import Any
 
 import testinfra.host
 
-from provision import evidence, neighbours
+from provision import evidence
 from provision.apply import HostRun
 from provision.ending import at_ctrl_c
 from provision.errors import BugError, HostError, UnreachableError
@@ -24,7 +24,7 @@ from provision.plan import Change
 from provision.rollout import Outcome, Rollout
 from provision.sequence import Entry
 from provision.steps.base import Check, RefusalError
-from provision.verify import drift
+from provision.verify import drift, neighbours
 from provision.verify.backend import Backend
 
 MODELS = "models"

@@ -22,7 +22,7 @@ ROWS = [
     {"holding"},
     {"marker"},
     {"perform", "past", "ending"},
-    {"context", "lease", "neighbours"},
+    {"context", "lease"},
     {"journal"},
     {"runs"},
     {"ssh", "artifacts", "lock", "trust", "evidence"},

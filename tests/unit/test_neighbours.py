@@ -7,13 +7,13 @@ import subprocess
 
 import pytest
 
-from provision import neighbours
 from provision.command import Answer
 from provision.errors import UnreachableError
 from provision.inventory import Connection, Host, Instance, Inventory
-from provision.neighbours import Place, Reply
 from provision.roles import ollama as role
 from provision.steps.facts import HostFacts
+from provision.verify import neighbours
+from provision.verify.neighbours import Place, Reply
 
 
 def host(name, address, *groups, **settings):

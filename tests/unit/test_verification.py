@@ -9,7 +9,7 @@ from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
-from provision import apply, neighbours, report, rollout
+from provision import apply, report, rollout
 from provision.artifacts import Store
 from provision.command import Answer, Run
 from provision.context import Context
@@ -19,6 +19,7 @@ from provision.sequence import Entry
 from provision.steps.base import Check, Fact, UnreadableError, asked_once, read_once
 from provision.steps.file import File
 from provision.verify import backend as live
+from provision.verify import neighbours
 from provision.verify.checks import Verification
 from provision.verify.pytest_plugin import describe, verify
 
