@@ -104,6 +104,7 @@ def test_a_contradiction_is_refused_with_the_command_that_resolves_it(fleet):
     assert fleet.provision("plan", "--exit-code").code == 0
 
 
+@pytest.mark.matrix
 def test_a_bare_host_with_a_stanza_of_dockers_is_deployed_by_it(fleet):
     fleet.lab.restore(HOST)
     by_hand(fleet, DEB822)

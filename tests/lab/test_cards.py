@@ -118,6 +118,7 @@ def test_a_driver_that_lacks_an_optional_field_is_told_by_its_version(fleet, fau
     assert "the driver is 470.256.02" in refused(fleet, "plan")["why"]
 
 
+@pytest.mark.matrix
 def test_cards_that_are_numbered_otherwise_change_nothing(scratch):
     fleet = scratch
     sheet = json.loads(fleet.on("gpu-01", "cat", SHEET))
@@ -136,6 +137,7 @@ def test_cards_that_are_numbered_otherwise_change_nothing(scratch):
     settled(fleet)
 
 
+@pytest.mark.matrix
 def test_a_replaced_card_takes_the_index_of_the_one_before(scratch):
     fleet = scratch
     sheet = json.loads(fleet.on("gpu-01", "cat", SHEET))

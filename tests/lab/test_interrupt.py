@@ -96,7 +96,9 @@ def test_at_a_terminal_one_role_of_one_host_is_asked_for_shown_and_done(fleet):
     assert not any(fleet.changes().values())
 
 
-@pytest.mark.parametrize(("number", "apart"), [(signal.SIGINT, 0.2), (signal.SIGTERM, 1.5)])
+@pytest.mark.parametrize(
+    ("number", "apart"), [(signal.SIGINT, 0.2), pytest.param(signal.SIGTERM, 1.5, marks=pytest.mark.matrix)]
+)
 def test_ctrl_c_twice_stops_at_once_and_still_says_where(running, fleet, number, apart):
     running.until("changing  container:ollama1")
     at_work(

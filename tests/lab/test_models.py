@@ -25,6 +25,7 @@ def listed(fleet) -> list[str]:
     return [line.rpartition("# ")[2] for line in lines if line.strip().startswith("server ") and " down;" not in line]
 
 
+@pytest.mark.matrix
 def test_instances_whose_only_model_embeds_are_back_in_the_upstream_after_a_roll(scratch):
     before = listed(scratch)
     scratch.vars["ollama"]["models"] = [EMBEDDING]

@@ -178,7 +178,9 @@ def test_nothing_is_replaced_that_a_balancer_may_send_to_and_cannot_be_told(flee
     assert replaced(before, containers(lab)) == set()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.matrix) for one in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab, tmp_path, number):
     before = containers(lab)
     fleet.vars["ollama"]["log_max_file"] = 4
