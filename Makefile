@@ -35,7 +35,7 @@ test-newest: needs ## Unit tests with the newest versions that pyproject.toml al
 demo: .venv/installed ## Two bare (simulated) GPU hosts become a verified, balanced endpoint
 	$(SUDO) $(BIN)/provision lab demo
 
-test: needs ## Everything that CI runs: lint, types, unit and lab tests (19 minutes on two cores, and 2 to 5 for the slice of faults)
+test: needs ## Everything that CI runs: lint, types, unit and lab tests with a slice of the faults (about 30 minutes on two cores)
 	@$(SUDO) true
 	@$(PYTHON) -m tests.parts $(MAKE)
 

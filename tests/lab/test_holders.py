@@ -75,7 +75,7 @@ def test_a_container_that_uses_a_card_of_an_instance_is_named(fleet):
         said = why(fleet)
         assert "card 1 of ollama2 is used by python3 (pid " in said
         assert "of the container exporter, which is not ours" in said
-        assert "list exporter in ollama.tolerate" in said
+        assert "stop exporter, or list the name in ollama.tolerate" in said
         assert "card 0" not in said
         fleet.vars["ollama"]["tolerate"] = ["exporter"]
         assert why(fleet) == ""
