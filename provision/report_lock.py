@@ -16,7 +16,7 @@ Over = Mapping[str, Log]
 
 
 def locks_text(found: Sequence[tuple[Host, Held | HostError | None]], over: Over, *, released: bool) -> None:
-    """Who has which host; or, where locks were taken away, who had it. Then what is known of runs that are over."""
+    """Print the holder of every lock, or of every lock that was taken away; then how finished runs ended."""
     width = max((len(host.name) for host, _ in found), default=4)
     for host, one in found:
         said = f"failed: {one.message}" if isinstance(one, HostError) else str(one) if one else "nobody"

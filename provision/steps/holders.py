@@ -45,7 +45,7 @@ class Holders(Step):
         return "guard:instances"
 
     def fact(self) -> Fact:
-        """Reads what Docker has, who uses the cards, and who listens."""
+        """Reads the containers of Docker, the processes on the cards, and the listening sockets."""
         return engine.fact(_found)
 
     def want(self, facts: HostFacts, have: State) -> State:

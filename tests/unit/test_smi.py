@@ -67,9 +67,7 @@ def ask(folder: Path, nvidia_smi: str, *, limit: float = 15, remembered: str = "
         ("", 0, [], "nvidia-smi lists no card"),
     ],
 )
-def test_what_it_prints_is_used_whatever_it_exits_with(
-    tmp_path: Path, core: str, code: int, uuids: list[str], error: str
-) -> None:
+def test_rows_are_used_with_any_exit_code(tmp_path: Path, core: str, code: int, uuids: list[str], error: str) -> None:
     found = ask(tmp_path, answers(core, code))
     assert [card.uuid for card in found.cards] == uuids
     assert found.driver_error.startswith(error)
