@@ -164,7 +164,7 @@ def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
     """Models that a request may miss, because it goes to any instance."""
     if not is_balancing(host, inventory):
         return
-    found = scattered([one for other in sources(host, inventory) for one in other.instances])
+    found = scattered([instance for source in sources(host, inventory) for instance in source.instances])
     if found:
         who = "the balancer" if inventory.group("balancer") else f"{host.name}: the balancer"
         named = [f"{model} ({share})" for model, share in found.items()]

@@ -86,5 +86,5 @@ def _program(shown: str, comm: str) -> str:
     """
     words = [] if shown.startswith("[") else shown.split(maxsplit=1)
     name = (words[0].rpartition("/")[2].rstrip(":") if words else "") or comm  # `tmux:` in a list is YAML's mapping
-    printable = "".join(one if one.isprintable() else "?" for one in name[:128])
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name[:128])
     return printable.strip() or "a program"

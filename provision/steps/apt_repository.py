@@ -145,7 +145,7 @@ class Repository:
         return not others or any(line.signed_by == self.key for line in others)
 
     def refuse(self, facts: HostFacts) -> None:
-        """Refuse a host whose other files contradict each other, or leave out what is needed.
+        """Refuse a host with source lines that contradict each other or lack needed packages.
 
         Raises:
             RefusalError: they do; says which command resolves it.

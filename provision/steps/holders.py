@@ -2,8 +2,8 @@
 before anything is changed, and the message says who holds it.
 
 Docker itself lets two containers share a card without a word (FACTS 1.3). A container that was given this very card
-holds it. A container that was given all cards may only watch them, as exporters of metrics do: it holds those on which
-nvidia-smi lists a process of it. So does any other process of the host.
+holds the card. A container that was given all cards may only watch, as exporters of metrics do, and holds the cards on
+which nvidia-smi lists a process of the container. A process outside Docker holds a card where nvidia-smi lists it.
 """
 
 import dataclasses

@@ -98,7 +98,7 @@ def test_killed_in_a_long_job_the_next_deploy_attaches_to_it_at_once(slow):
     first.kill()
     [job] = jobs(slow)
     left = newest(slow)
-    assert [(one["result"], one["step"]) for one in left["hosts"]] == [("unfinished", LOADED)], "it is dead"
+    assert [(host["result"], host["step"]) for host in left["hosts"]] == [("unfinished", LOADED)], "the run is dead"
     again = Running(slow, "-l", "gpu-01")
     again.until("changing  resident:ollama1")
     assert jobs(slow) == [job], "a second load was begun"

@@ -38,7 +38,7 @@ def test_it_works_from_another_directory(wheel, tmp_path):
     home = tmp_path / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=300)
     pip = [sys.executable, "-m", "pip", "--python", str(home / "bin/python")]
-    here = {one.name: one.version for one in importlib.metadata.distributions() if one.name != "provision"}
+    here = {found.name: found.version for found in importlib.metadata.distributions() if found.name != "provision"}
     constraints = tmp_path / "constraints.txt"  # what is published tomorrow is the business of make test-newest
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in here.items()))
     subprocess.run([*pip, "install", "-q", "--no-compile", "-c", constraints, str(wheel)], check=True, timeout=600)

@@ -59,7 +59,7 @@ def test_all_that_pyproject_asks_for_is_locked_within_its_range(python, machine)
 
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked.name)
 def test_every_upper_bound_is_the_release_after_one_that_the_tests_ran_with(asked):
-    bounds = [one.version for one in asked.specifier if one.operator == "<"]
+    bounds = [bound.version for bound in asked.specifier if bound.operator == "<"]
     assert len(bounds) == 1, f"{asked} has no upper bound"
     *same, last = map(int, bounds[0].split("."))
     have = locked("3.11", "x86_64")[requirements.canonical(asked.name)]
