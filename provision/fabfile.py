@@ -14,7 +14,7 @@ from typing import Any
 from fabric import Connection, task
 
 from provision.cli import execute
-from provision.sequence import order
+from provision.plan.role_order import order
 
 
 def _stage(role: str) -> Callable[..., None]:

@@ -22,14 +22,14 @@ from provision.inventory import (
 from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
 from provision.render import render
-from provision.steps import endpoint
-from provision.steps.balancing import Balancing, Server, is_balancing, sources
 from provision.steps.base import Owned, Step
-from provision.steps.build import UNIT, nginx
-from provision.steps.generation import OwnedGenerations
-from provision.steps.listen import Listen
-from provision.steps.servers import canonical
-from provision.steps.systemd import Service
+from provision.steps.instance import endpoint
+from provision.steps.nginx.balancer_config import Balancing, Server, is_balancing, sources
+from provision.steps.nginx.build import UNIT, nginx
+from provision.steps.nginx.generation import OwnedGenerations
+from provision.steps.nginx.listen import Listen
+from provision.steps.ollama.server_state import canonical
+from provision.steps.system.systemd import Service
 
 ALLOWED = (
     "/",

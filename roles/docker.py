@@ -23,18 +23,18 @@ from provision.inventory import (
     duration_seconds,
 )
 from provision.render import render
-from provision.steps import endpoint
-from provision.steps.apt import Packages
-from provision.steps.apt_repository import AptKey, AptSource, OnlySource, Repository
 from provision.steps.base import Owned, Step
-from provision.steps.docker_config import DockerConfig
-from provision.steps.docker_daemon import DockerService
-from provision.steps.docker_leave import OwnedDockerConfig
+from provision.steps.docker.daemon_json import DockerConfig
+from provision.steps.docker.service import DockerService
+from provision.steps.docker.unmanage import OwnedDockerConfig
 from provision.steps.facts import HostFacts
-from provision.steps.file import File, OwnedFiles
-from provision.steps.folders import Folders
-from provision.steps.require import SupportedHost, UsableCards
-from provision.steps.systemd import DropIn, OwnedDropIns
+from provision.steps.instance import endpoint
+from provision.steps.system.apt import Packages
+from provision.steps.system.apt_repository import AptKey, AptSource, OnlySource, Repository
+from provision.steps.system.file import File, OwnedFiles
+from provision.steps.system.folders import Folders
+from provision.steps.system.preflight import SupportedHost, UsableCards
+from provision.steps.system.systemd import DropIn, OwnedDropIns
 
 KEY = "/etc/apt/keyrings/provision-docker.asc"
 SOURCE = "/etc/apt/sources.list.d/provision-docker.sources"

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from provision.inventory import Duration, Host, Inventory, ModelName, Sha256, duration_seconds
 from provision.inventory import Settings as Base
-from provision.steps import storage
 from provision.steps.base import Owned, Step
-from provision.steps.model import LeavingModels, Model, OwnedModels
-from provision.steps.resident import Resident
-from provision.steps.servers import canonical
+from provision.steps.instance import storage
+from provision.steps.ollama.loaded_models import Resident
+from provision.steps.ollama.model import LeavingModels, Model, OwnedModels
+from provision.steps.ollama.server_state import canonical
 
 
 class Settings(Base):

@@ -11,15 +11,15 @@ from provision.inventory import Host, Inventory, Name, Sha256, Text, Url, Versio
 from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
 from provision.render import render
-from provision.steps.account import Account, OwnedAccounts
-from provision.steps.apt import Packages
-from provision.steps.balancing import is_balancing
 from provision.steps.base import Owned, Step
-from provision.steps.build import CACHE, CURRENT, LOGS, UNIT, USER, Build, OwnedBuilds, Source
-from provision.steps.file import Directory, File, OwnedFiles
-from provision.steps.link import Link, OwnedLinks
-from provision.steps.program import OwnedPrograms, Program
-from provision.steps.systemd import OwnedUnits, Unit
+from provision.steps.nginx.balancer_config import is_balancing
+from provision.steps.nginx.build import CACHE, CURRENT, LOGS, UNIT, USER, Build, OwnedBuilds, Source
+from provision.steps.system.account import Account, OwnedAccounts
+from provision.steps.system.apt import Packages
+from provision.steps.system.file import Directory, File, OwnedFiles
+from provision.steps.system.link import Link, OwnedLinks
+from provision.steps.system.program import OwnedPrograms, Program
+from provision.steps.system.systemd import OwnedUnits, Unit
 
 KNOWN = {
     "1.26.3": "69ee2b237744036e61d24b836668aad3040dda461fe6f570f1787eab570c75aa",

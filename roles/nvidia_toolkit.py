@@ -6,13 +6,13 @@ from functools import partial
 from provision import inventory
 from provision.inventory import Duration, Fingerprint, Host, Inventory, Url, Version, duration_seconds
 from provision.render import render
-from provision.steps import endpoint
-from provision.steps.apt import Packages
-from provision.steps.apt_repository import AptKey, AptSource, OnlySource, Repository
 from provision.steps.base import Owned, Step
-from provision.steps.docker_daemon import GpuDriver
+from provision.steps.docker.service import GpuDriver
 from provision.steps.facts import HostFacts
-from provision.steps.file import File, OwnedFiles
+from provision.steps.instance import endpoint
+from provision.steps.system.apt import Packages
+from provision.steps.system.apt_repository import AptKey, AptSource, OnlySource, Repository
+from provision.steps.system.file import File, OwnedFiles
 
 KEY = "/etc/apt/keyrings/provision-nvidia_toolkit.asc"
 SOURCE = "/etc/apt/sources.list.d/provision-nvidia_toolkit.sources"

@@ -34,18 +34,20 @@ from provision.inventory import (
 )
 from provision.inventory import Settings as Base
 from provision.render import render
-from provision.steps import boot, endpoint, smi, storage, variables
+from provision.steps import nvidia_smi
 from provision.steps.base import Owned, Step
-from provision.steps.container import Container, OwnedContainers
-from provision.steps.docker_words import bind, env_file, fingerprint, volume
+from provision.steps.docker.firewall import RULES_FILE, Firewall, OwnedFirewall
+from provision.steps.docker.image import Image, OwnedImages
+from provision.steps.docker.volume import OwnedVolumes, Volume
 from provision.steps.facts import HostFacts
-from provision.steps.file import Directory, File, OwnedFiles
-from provision.steps.firewall import RULES_FILE, Firewall, OwnedFirewall
-from provision.steps.holders import Holders
-from provision.steps.image import Image, OwnedImages
-from provision.steps.servers import canonical
-from provision.steps.systemd import OwnedUnits, Service, Unit
-from provision.steps.volume import OwnedVolumes, Volume
+from provision.steps.instance import boot, endpoint, storage
+from provision.steps.instance.conflicts import Holders
+from provision.steps.instance.container import Container, OwnedContainers
+from provision.steps.instance.create_arguments import bind, env_file, fingerprint, volume
+from provision.steps.ollama import environment as variables
+from provision.steps.ollama.server_state import canonical
+from provision.steps.system.file import Directory, File, OwnedFiles
+from provision.steps.system.systemd import OwnedUnits, Service, Unit
 
 FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
@@ -271,7 +273,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield Image(reference=settings.image)
     yield from _firewall(host, inventory, ports)
     yield from _boot(address, made, _kept_loaded(settings, made))
-    yield File(path=smi.RECORD, content=lambda facts: smi.record_text(facts.record))
+    yield File(path=nvidia_smi.RECORD, content=lambda facts: nvidia_smi.record_text(facts.record))
     yield from _containers(host, inventory, made)
 
 

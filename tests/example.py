@@ -2,13 +2,13 @@
 
 import sys
 
-from provision import sequence
 from provision.inventory.example import render
+from provision.plan import role_order
 
 
 def text() -> str:
     """What `inventory/example.yaml` has to be."""
-    return render(sequence.sections())
+    return render(role_order.sections())
 
 
 if __name__ == "__main__":

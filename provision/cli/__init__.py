@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 COMMANDS = {
-    "plan": ("provision.cli.run", "What a deploy would change, and what it would cost"),
-    "deploy": ("provision.cli.run", "Make the hosts what the inventory says"),
-    "verify": ("provision.cli.run", "All that plan sees, and proof of what each step is for; changes nothing"),
+    "plan": ("provision.cli.deploy", "What a deploy would change, and what it would cost"),
+    "deploy": ("provision.cli.deploy", "Make the hosts what the inventory says"),
+    "verify": ("provision.cli.deploy", "All that plan sees, and proof of what each step is for; changes nothing"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint; does it meet its targets, what does it hold"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until they are given back"),
     "undrain": ("provision.cli.drain", "Give drained instances back, when they can serve"),
@@ -114,7 +114,7 @@ def _executed(args: list[str] | None) -> int:
         error.show()
         return error.exit_code
     except ProvisionError as error:
-        from provision.report import error_text
+        from provision.report.console import error_text
 
         click.echo(error_text(error), err=True)
         if isinstance(error, UnwritableError):
@@ -133,7 +133,7 @@ def _executed(args: list[str] | None) -> int:
 def _show_bug(error: Exception) -> None:
     """What nobody foresaw, in a few lines: where it happened, and how to see all of it."""
     from provision.errors import REPORT, where
-    from provision.printable import lines
+    from provision.terminal_text import lines
 
     hint = "the whole traceback: PROVISION_TRACEBACK=1"
     text = [f"error: a bug of provision: {type(error).__name__}: {error}", where(error), f"-> {REPORT}", hint]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from provision.cli.deploy import Careful, Chosen, answered, chosen_words, exit_of, run_id, seconds_of
 from provision.cli.options import extra_vars_option, inventory_option, json_option
-from provision.cli.run import Careful, Chosen, answered, chosen_words, exit_of, run_id, seconds_of
 
 if TYPE_CHECKING:
-    from provision.drain import Drain, Draining
+    from provision.actions.drain import Drain, Draining
 
 F = TypeVar("F", bound=Callable[..., Any])
 NAMED = 20  # instances that are named; of more, their number is said
@@ -42,7 +42,7 @@ def drain(message: str, timeout: str, force: bool, **options: Any) -> int:
     Before the last instances of a model are drained, the command asks; without a terminal it needs --force.
     """
     from provision.errors import UsageError
-    from provision.lock import LONGEST_REASON
+    from provision.runs.lock import LONGEST_REASON
 
     if len(message) > LONGEST_REASON or not message.isprintable():
         raise UsageError(f"-m takes one line of at most {LONGEST_REASON} characters")
@@ -72,7 +72,7 @@ def _agreed(last: "Mapping[str, Sequence[str]]", *, as_json: bool) -> None:
         Abort: he does not agree.
     """
     from provision.errors import GuardError
-    from provision.printable import line
+    from provision.terminal_text import line
 
     said = []
     for model, labels in last.items():
@@ -114,17 +114,18 @@ def _run(
         said: the words of its own options.
         ask: asks the operator before anything is done, where that is needed.
     """
-    from provision import report, report_drain, report_live, sequence
-    from provision.artifacts import Store, default_folder
-    from provision.cli.resume import Logged, dead_runs
-    from provision.context import Context
-    from provision.drain import Draining
-    from provision.ending import at_ctrl_c
+    from provision.actions.drain import Draining
+    from provision.actions.resume import Logged, dead_runs
+    from provision.artifacts.store import Store, default_folder
+    from provision.plan import role_order
+    from provision.report import console, drain, progress
+    from provision.runs.context import Context
+    from provision.runs.interrupt import at_ctrl_c
 
     chosen, careful = _chosen(options)
-    inventory = sequence.load(chosen.inventory, chosen.extra_vars)
+    inventory = role_order.load(chosen.inventory, chosen.extra_vars)
     names = [host.name for host in inventory.hosts]
-    shown = report_live.listener(names, as_json=chosen.as_json, verbose=chosen.verbose)
+    shown = progress.listener(names, as_json=chosen.as_json, verbose=chosen.verbose)
     context = Context(
         run_id(),
         inventory,
@@ -149,10 +150,10 @@ def _run(
         code = 130 if draining.interrupted else exit_of(found)
         log.end(code, found)
         if chosen.as_json:
-            report.document(command, code, inventory.warnings, **report_drain.document(found, context.run_id))
+            console.document(command, code, inventory.warnings, **drain.document(found, context.run_id))
         else:
             words = ["provision", command, *options["instances"], *chosen_words(chosen), *said]
-            report_drain.text(command, found, context.run_id, draining.hide(shlex.join(words)) if code else "")
+            drain.text(command, found, context.run_id, draining.hide(shlex.join(words)) if code else "")
     return code
 
 

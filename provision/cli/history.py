@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli.asking import host_options, on_hosts
+from provision.cli.hosts import host_options, on_hosts
 
 if TYPE_CHECKING:
     from provision.inventory import Host
-    from provision.past import Entry
-    from provision.ssh import Session
+    from provision.runs.history import Entry
+    from provision.ssh.session import Session
 
 RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{4}"
 
@@ -34,34 +34,36 @@ def run_id_of(text: str) -> str:
 @click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(1, 1000), help="So many runs.")
 def history(number: int, **options: Any) -> int:
     """The runs that changed these hosts, the newest first: who, when, and what came of it."""
-    from provision.cli.run import answered
+    from provision.cli.deploy import answered
 
     return answered("history", options["as_json"], lambda: _history(number, options))
 
 
 def _history(number: int, options: dict[str, Any]) -> int:
-    from provision import lock, past, report, report_past
     from provision.inventory import Mask
-    from provision.runs import Logs, default_folder
+    from provision.report import console
+    from provision.report import history as report
+    from provision.runs import history, lock
+    from provision.runs.log import Logs, default_folder
 
     logs = Logs(default_folder())
     over = logs.over()
 
     def work(host: "Host", session: "Session") -> "list[Entry]":
-        listed, status = session.batch([past.listed(number), lock.status()], stop=False)
+        listed, status = session.batch([history.listed(number), lock.status()], stop=False)
         holder = lock.held(status)
         if holder is not None and holder.run in over and holder.who == lock.who():
             holder = None
-        return [_shown(entry, holder, Mask(host.secrets())) for entry in past.entries(listed)]
+        return [_shown(entry, holder, Mask(host.secrets())) for entry in history.entries(listed)]
 
     inventory, found, code = on_hosts(options, work)
     died = logs.unfinished(options["inventory"])
     if options["as_json"]:
-        document = {**report_past.history_document(found, number), "unfinished": report_past.unfinished(died)}
-        report.document("history", code, inventory.warnings, **document)
+        document = {**report.history_document(found, number), "unfinished": report.unfinished(died)}
+        console.document("history", code, inventory.warnings, **document)
     else:
-        report_past.history_text(found, number)
-        report_past.died(died)
+        report.history_text(found, number)
+        report.died(died)
     return code
 
 
@@ -77,28 +79,30 @@ def _shown(entry: "Entry", holder: Any, hide: Any) -> "Entry":
 @host_options
 def show(run: str, **options: Any) -> int:
     """What a run did: on each host its steps, why, what they changed, and what came of it."""
-    from provision.cli.run import answered
+    from provision.cli.deploy import answered
 
     return answered("show", options["as_json"], lambda: _show(run_id_of(run), options))
 
 
 def _show(run: str, options: dict[str, Any]) -> int:
-    from provision import past, report, report_past
     from provision.errors import UsageError
     from provision.inventory import Mask
-    from provision.runs import Logs, default_folder
+    from provision.report import console
+    from provision.report import history as report
+    from provision.runs import history
+    from provision.runs.log import Logs, default_folder
 
     def work(host: "Host", session: "Session") -> Any:
-        [answer] = session.batch([past.read(run)], stop=False)
-        return past.hidden(past.story(run, answer), Mask(host.secrets()))
+        [answer] = session.batch([history.read(run)], stop=False)
+        return history.hidden(history.story(run, answer), Mask(host.secrets()))
 
     inventory, found, code = on_hosts(options, work)
     if not code and not any(one for _, one in found):
         raise UsageError(f"none of these hosts knows a run {run}", "`provision history` lists them")
     if options["as_json"]:
-        report.document("show", code, inventory.warnings, **report_past.story_document(run, found))
+        console.document("show", code, inventory.warnings, **report.story_document(run, found))
     else:
-        report_past.story_text(run, found)
+        report.story_text(run, found)
         log = Logs(default_folder()).find(run)
-        report_past.died(log if log is not None and log.is_dead else None)
+        report.died(log if log is not None and log.is_dead else None)
     return code

@@ -99,7 +99,7 @@ class Asked:
 @json_option
 def loadtest(**options: Any) -> int:
     """Put load on the endpoint and say whether it meets its targets, which instance is odd, how much it holds."""
-    from provision.cli.run import answered
+    from provision.cli.deploy import answered
 
     source = click.get_current_context().get_parameter_source("users")
     if options["find_capacity"] and source is click.core.ParameterSource.DEFAULT:
@@ -110,7 +110,7 @@ def loadtest(**options: Any) -> int:
 
 def _loadtest(asked: Asked) -> int:
     from provision.loadtest import files, session, stop, target, verdict
-    from provision.report import warn
+    from provision.report.console import warn
 
     endpoint, targets = _endpoint(asked)
     load, web = _load(asked, endpoint), _web(asked)
@@ -135,14 +135,14 @@ def _loadtest(asked: Asked) -> int:
 
 def _endpoint(asked: Asked) -> "tuple[Endpoint, Targets]":
     """What is tested, and what it has to reach: from the inventory, from the command line, or both."""
-    from provision import sequence
     from provision.errors import UsageError
     from provision.inventory import LoadTest
     from provision.loadtest import target
+    from provision.plan import role_order
 
     if asked.target and not os.path.exists(asked.inventory):  # noqa: PTH110 - which says no where it may not look
         return _foreign(asked), _targets(asked, LoadTest().targets)
-    inventory = sequence.load(asked.inventory, asked.extra_vars)
+    inventory = role_order.load(asked.inventory, asked.extra_vars)
     hosts = inventory.select(asked.limit)
     targets = _targets(asked, hosts[0].of(LoadTest).targets)
     try:
@@ -177,7 +177,7 @@ def _targets(asked: Asked, ours: "Targets") -> "Targets":
 
 
 def _load(asked: Asked, endpoint: "Endpoint") -> Any:
-    from provision.cli.run import seconds_of
+    from provision.cli.deploy import seconds_of
     from provision.loadtest import profile, target
     from provision.loadtest.drive import Load
 
@@ -248,14 +248,14 @@ def _key(place: str) -> "Secret | None":
 
 
 def _report(asked: Asked, result: "Result", notes: Sequence[str]) -> None:
-    from provision import report
     from provision.loadtest import files, session, text
+    from provision.report import console
 
     if asked.as_json:
-        report.document("loadtest", result.exit_code, notes, **session.document(result))
+        console.document("loadtest", result.exit_code, notes, **session.document(result))
     else:
         for line in text.whole(result):
-            report.say(line)
+            console.say(line)
     if asked.csv:
         files.write_csv(asked.csv, result.tally)
     if asked.html:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli.asking import host_options, on_hosts
+from provision.cli.hosts import host_options, on_hosts
 
 if TYPE_CHECKING:
     from provision.inventory import Host
-    from provision.ssh import Session
+    from provision.ssh.session import Session
 
 
 @click.group()
@@ -21,7 +21,7 @@ def lock() -> None:
 @host_options
 def status(**options: Any) -> int:
     """Who has which host, since when, and why."""
-    from provision import lock as locks
+    from provision.runs import lock as locks
 
     def work(_: "Host", session: "Session") -> Any:
         return locks.held(session.batch([locks.status()], stop=False)[0])
@@ -34,8 +34,8 @@ def status(**options: Any) -> int:
 @click.option("-m", "--message", required=True, metavar="WHY", help="Shown to whoever is kept off.")
 def acquire(message: str, **options: Any) -> int:
     """Keep everybody off the hosts until the lock is released: no deploy changes them, yours included."""
-    from provision import lock as locks
     from provision.errors import UsageError
+    from provision.runs import lock as locks
 
     if not message.strip() or len(message) > locks.LONGEST_REASON or not message.isprintable():
         raise UsageError(f"-m takes one line of at most {locks.LONGEST_REASON} characters")
@@ -52,8 +52,8 @@ def acquire(message: str, **options: Any) -> int:
 @click.option("--force", is_flag=True, help="Also the lock of a run that may still be at work.")
 def release(force: bool, **options: Any) -> int:
     """Take away locks by hand, and those of runs that are dead: gone from this machine, or silent for long."""
-    from provision import lock as locks
-    from provision.cli.resume import dead_runs
+    from provision.actions.resume import dead_runs
+    from provision.runs import lock as locks
 
     dead = dead_runs()
 
@@ -64,19 +64,19 @@ def release(force: bool, **options: Any) -> int:
 
 
 def _run(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]") -> int:
-    from provision.cli.run import answered
+    from provision.cli.deploy import answered
 
     return answered(command, options["as_json"], lambda: _on_all(command, options, work))
 
 
 def _on_all(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]") -> int:
-    from provision import report, report_lock
-    from provision.runs import Logs, default_folder
+    from provision.report import console, lock
+    from provision.runs.log import Logs, default_folder
 
     inventory, found, code = on_hosts(options, work)
     over = Logs(default_folder()).over()
     if options["as_json"]:
-        report.document(command, code, inventory.warnings, **report_lock.locks_document(found, over))
+        console.document(command, code, inventory.warnings, **lock.locks_document(found, over))
     else:
-        report_lock.locks_text(found, over, released=command == "lock release")
+        lock.locks_text(found, over, released=command == "lock release")
     return code

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli.run import (
+from provision.cli.deploy import (
     Careful,
     Chosen,
     Planned,
@@ -26,9 +26,9 @@ from provision.cli.run import (
 if TYPE_CHECKING:
     from provision.errors import HostError
     from provision.inventory import Host, Inventory
-    from provision.past import Entry, Story
-    from provision.rollback import Undo
-    from provision.rollout import Outcome, Rollout
+    from provision.rollout.waves import Outcome, Rollout
+    from provision.runs.history import Entry, Story
+    from provision.runs.rollback_plan import Undo
 
 
 @dataclass
@@ -62,8 +62,8 @@ def rollback(chosen: Chosen, run: str, check: bool, diff: bool, yes: bool, lock_
 
     Containers get their image and settings of before, files their bytes, nginx its build and its configuration.
     """
-    from provision import report
     from provision.errors import UsageError
+    from provision.report import console
 
     asks = not yes and not check and not chosen.as_json and sys.stdin.isatty() and sys.stdout.isatty()
     if not (yes or check or asks):
@@ -71,7 +71,7 @@ def rollback(chosen: Chosen, run: str, check: bool, diff: bool, yes: bool, lock_
     careful = Careful(lock_wait=seconds_of(lock_wait, "--lock-wait", least=0))
     undoing = _undoing(chosen, run)
     for warning in undoing.inventory.warnings if not chosen.as_json else ():
-        report.warn(warning)
+        console.warn(warning)
     if check or asks:
         shown = _plan(chosen, undoing, diff=diff)
         if check or shown.is_none:
@@ -83,12 +83,13 @@ def rollback(chosen: Chosen, run: str, check: bool, diff: bool, yes: bool, lock_
 
 def _undoing(chosen: Chosen, run: str) -> Undoing:
     """What is to be put back where, by the hosts' journals."""
-    from provision import journal, rollback, sequence
     from provision.cli.history import run_id_of
     from provision.errors import HostError, UsageError
+    from provision.plan import role_order
+    from provision.runs import journal, rollback_plan
 
-    inventory = sequence.load(chosen.inventory, chosen.extra_vars)
-    roles = sequence.choose(chosen.tags, chosen.skip_tags)
+    inventory = role_order.load(chosen.inventory, chosen.extra_vars)
+    roles = role_order.choose(chosen.tags, chosen.skip_tags)
     hosts = inventory.select(chosen.limit)
     wanted = run_id_of(run) if run else _newest(chosen, hosts)
     stories = _stories(chosen, hosts, wanted)
@@ -101,18 +102,18 @@ def _undoing(chosen: Chosen, run: str) -> Undoing:
     undos = {}
     for host, one in known:
         try:
-            undos[host.name] = rollback.undo(host, inventory, one, roles)
+            undos[host.name] = rollback_plan.undo(host, inventory, one, roles)
         except HostError as error:
             errors[host.name] = error
-    return Undoing(wanted, inventory, rollback.with_balancers(undos, inventory, roles), errors)
+    return Undoing(wanted, inventory, rollback_plan.with_balancers(undos, inventory, roles), errors)
 
 
 def _stories(chosen: Chosen, hosts: "Sequence[Host]", run: str) -> "list[tuple[Host, Story | HostError | None]]":
-    from provision import past
-    from provision.each import each
+    from provision.runs import history
+    from provision.ssh.fanout import each
 
     def work(_: "Host", session: Any) -> "Story | None":
-        return past.story(run, session.batch([past.read(run, with_bytes=True)], stop=False)[0])
+        return history.story(run, session.batch([history.read(run, with_bytes=True)], stop=False)[0])
 
     return each(hosts, work, chosen.become_password, chosen.forks)
 
@@ -124,13 +125,13 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
         UsageError: there is none.
         HostError: a host cannot be asked, and may know of a newer one.
     """
-    from provision import journal, past
     from provision.cli.history import RUN_ID
-    from provision.each import each
     from provision.errors import BugError, HostError, UnreachableError, UsageError
+    from provision.runs import history, journal
+    from provision.ssh.fanout import each
 
     def work(_: "Host", session: Any) -> "list[Entry]":
-        return past.entries(session.batch([past.listed(2 * journal.RUNS)], stop=False)[0])
+        return history.entries(session.batch([history.listed(2 * journal.RUNS)], stop=False)[0])
 
     found = each(hosts, work, chosen.become_password, chosen.forks)
     lost = {host.name: one for host, one in found if isinstance(one, HostError)}
@@ -155,13 +156,13 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
 
 
 def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> "Rollout":
-    from provision import sequence
-    from provision.artifacts import Store, default_folder
-    from provision.cli.resume import dead_runs
-    from provision.context import Context
-    from provision.rollout import Rollout
+    from provision.actions.resume import dead_runs
+    from provision.artifacts.store import Store, default_folder
+    from provision.plan import role_order
+    from provision.rollout.waves import Rollout
+    from provision.runs.context import Context
 
-    roles = sequence.choose(chosen.tags, chosen.skip_tags)
+    roles = role_order.choose(chosen.tags, chosen.skip_tags)
     context = Context(
         run_id(),
         undoing.inventory,
@@ -174,38 +175,38 @@ def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> 
         confirmed=undoing.confirmed,
     )
     hosts = [(undo.host, roles) for undo in undoing.undos.values()]
-    past = {name: undo.entries for name, undo in undoing.undos.items()}
-    return Rollout(context, hosts, chosen.become_password, chosen.forks, past=past)
+    history = {name: undo.entries for name, undo in undoing.undos.items()}
+    return Rollout(context, hosts, chosen.become_password, chosen.forks, past=history)
 
 
 def _plan(chosen: Chosen, undoing: Undoing, *, diff: bool) -> Planned:
-    from provision import report, report_live, report_past
-    from provision.ending import at_ctrl_c
+    from provision.report import console, history, progress
+    from provision.runs.interrupt import at_ctrl_c
 
-    shown = report_live.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
+    shown = progress.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
     rollout = _rollout(chosen, undoing, Careful(), shown)
     with at_ctrl_c(rollout.interrupt, rollout.under_way):
         with shown:
             outcomes = _with_failed(rollout.plan(), undoing)
         rollout.close()
         code = 130 if rollout.interrupted else exit_of(outcomes)
-        left = report_past.left_document(undoing.undos)
+        left = history.left_document(undoing.undos)
         if chosen.as_json:
-            document = report.plan_document(outcomes)
-            report.document("rollback", code, undoing.inventory.warnings, of=undoing.run, left=left, **document)
+            document = console.plan_document(outcomes)
+            console.document("rollback", code, undoing.inventory.warnings, of=undoing.run, left=left, **document)
         else:
-            report.say(f"Putting back what run {undoing.run} did:")
-            report.plan_text(outcomes, diff=diff)
-            report_past.left_text(left)
+            console.say(f"Putting back what run {undoing.run} did:")
+            console.plan_text(outcomes, diff=diff)
+            history.left_text(left)
     return planned(code, undoing.inventory, outcomes)
 
 
 def _put_back(chosen: Chosen, undoing: Undoing, careful: Careful) -> int:
-    from provision import report_live
-    from provision.cli.resume import Logged
-    from provision.ending import at_ctrl_c
+    from provision.actions.resume import Logged
+    from provision.report import progress
+    from provision.runs.interrupt import at_ctrl_c
 
-    shown = report_live.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
+    shown = progress.listener(list(undoing.undos), as_json=chosen.as_json, verbose=chosen.verbose)
     rollout = _rollout(chosen, undoing, careful, shown)
     run = rollout.context.run_id
     log = Logged(run, rollout.context.command, chosen, careful)
@@ -223,24 +224,24 @@ def _put_back(chosen: Chosen, undoing: Undoing, careful: Careful) -> int:
 
 
 def _tell(chosen: Chosen, undoing: Undoing, outcomes: "Sequence[Outcome]", run: str, code: int) -> None:
-    from provision import report, report_past
+    from provision.report import console, history
 
-    left = report_past.left_document(undoing.undos)
+    left = history.left_document(undoing.undos)
     if chosen.as_json:
-        document = report.deploy_document(outcomes, run)
-        report.document("rollback", code, undoing.inventory.warnings, of=undoing.run, left=left, **document)
+        document = console.deploy_document(outcomes, run)
+        console.document("rollback", code, undoing.inventory.warnings, of=undoing.run, left=left, **document)
         return
-    report_past.left_text(left)
+    history.left_text(left)
     again = _again(chosen, undoing.run, [one.host for one in outcomes if one.error]) if code else ""
-    report.recap(outcomes, run, again)
+    console.recap(outcomes, run, again)
     if any(outcome.changed for outcome in outcomes):
-        report.say(f"The inventory still says what run {undoing.run} did: mend it, or the next deploy does it again.")
+        console.say(f"The inventory still says what run {undoing.run} did: mend it, or the next deploy does it again.")
 
 
 def _with_failed(outcomes: "Sequence[Outcome]", undoing: Undoing) -> "list[Outcome]":
     """Every host once, also those of which it is not known what is to be put back: a balancer of which nothing is known
     may have been told which instances are back."""
-    from provision.rollout import Outcome
+    from provision.rollout.waves import Outcome
 
     found = {outcome.host: outcome for outcome in outcomes}
     for name, error in undoing.errors.items():

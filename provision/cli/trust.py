@@ -16,20 +16,21 @@ from provision.cli.options import extra_vars_option, inventory_option, limit_opt
 @click.option("-y", "--yes", is_flag=True, help="Write without asking: the fingerprints were compared elsewhere.")
 def trust(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], replace: bool, yes: bool) -> int:
     """Show the hosts' key fingerprints, and write them to known_hosts once you have compared them."""
-    from provision import sequence, trust
     from provision.errors import HostError, UsageError
+    from provision.plan import role_order
+    from provision.ssh import host_keys
 
     code = 0
-    new: dict[str, list[trust.Key]] = {}
-    for host in sequence.load(inventory, extra_vars).select(limit):
+    new: dict[str, list[host_keys.Key]] = {}
+    for host in role_order.load(inventory, extra_vars).select(limit):
         try:
-            key = trust.scan(host.connection)
+            key = host_keys.scan(host.connection)
         except HostError as error:
             click.echo(f"{host.name:20} UNREACHABLE  {error.message}", err=True)
             code = error.exit_code
             continue
-        have = trust.known(host.connection)
-        state = trust.state(key, have)
+        have = host_keys.known(host.connection)
+        state = host_keys.state(key, have)
         click.echo(f"{host.name:20} {state:8} {key.kind:22} {key.fingerprint}")
         if state == "new" and have:
             click.echo(f"  of another type a key is known: {', '.join(one.kind for one in have)}", err=True)
@@ -45,6 +46,6 @@ def trust(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], r
     if not yes:
         click.confirm("Are these the fingerprints that the hosts' own consoles show?", abort=True)
     for path, keys in new.items():
-        trust.write(Path(path), keys, replace=replace)
+        host_keys.write(Path(path), keys, replace=replace)
         click.echo(f"{len(keys)} written to {path}")
     return code

@@ -11,7 +11,7 @@ def clocks(outcomes: Sequence[Any]) -> list[str]:
 
 def unfinished(inventory: str) -> list[str]:
     """The last run of an inventory that this machine began, if it died."""
-    from provision.runs import Logs, default_folder
+    from provision.runs.log import Logs, default_folder
 
     log = Logs(default_folder()).unfinished(inventory)
     return [log.epitaph] if log else []

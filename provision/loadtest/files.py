@@ -16,8 +16,8 @@ from provision.loadtest.measure import Tally, histogram, overlap
 from provision.loadtest.record import Record
 from provision.loadtest.session import Result
 from provision.loadtest.verdict import percent, seconds, speed
-from provision.printable import line
 from provision.render import render
+from provision.terminal_text import line
 
 COLUMNS = (
     "at",

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from provision.errors import HostError, ProvisionError, UnreachableError, UsageError
 from provision.inventory import Host, Instance, Inventory, Secret
 from provision.loadtest.measure import Tally
-from provision.printable import line
-from provision.sequence import role
+from provision.plan.role_order import role
+from provision.terminal_text import line
 
 TIMEOUT = 10.0  # seconds without a word
 LARGEST = 4 * 1024 * 1024  # bytes of an answer
@@ -54,7 +54,7 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
     Raises:
         UsageError: none of the hosts is a balancer, or none can be reached from here.
     """
-    from provision.steps.balancing import is_balancing, sources
+    from provision.steps.nginx.balancer_config import is_balancing, sources
 
     balancers = [host for host in hosts if is_balancing(host, inventory)]
     if not balancers:

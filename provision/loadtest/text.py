@@ -7,7 +7,7 @@ from provision.loadtest.capacity import Capacity
 from provision.loadtest.measure import Figures, Spread, Summary, Tally, histogram
 from provision.loadtest.session import Result
 from provision.loadtest.verdict import Judged, kinds, percent, seconds, speed
-from provision.printable import line
+from provision.terminal_text import line
 
 BARS = " ▁▂▃▄▅▆▇█"
 BINS = 12

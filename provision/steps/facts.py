@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from provision.command import READ_TIMEOUT, Run
-from provision.steps import apt_lines, smi
+from provision.steps import apt_lines, nvidia_smi
 from provision.steps.apt_lines import AptLine
-from provision.steps.smi import Card
+from provision.steps.nvidia_smi import Card
 
 STARTING = 20  # seconds that a Docker which is being started is waited for
 DOCKER_TIMEOUT = 15  # seconds for it to list containers
@@ -87,12 +87,12 @@ class HostFacts:
     @property
     def record(self) -> Mapping[int, str]:
         """Index of the inventory -> UUID of its card, which may be gone."""
-        return smi.record(self.cards, self.remembered)
+        return nvidia_smi.record(self.cards, self.remembered)
 
     @property
     def by_index(self) -> Mapping[int, Card]:
         """Index of the inventory -> its card, of all cards that are there."""
-        return smi.by_index(self.cards, self.remembered)
+        return nvidia_smi.by_index(self.cards, self.remembered)
 
     def card(self, index: int) -> Card | None:
         """The card that an index of the inventory means, or None if it is gone or was never there."""
@@ -171,7 +171,7 @@ published() {{
   [ -z "$ids" ] || timeout {DOCKER_TIMEOUT} docker inspect --type container --format '{_BINDINGS}' $ids
 }}
 limit=$1; shift
-{smi.SCRIPT.strip()}
+{nvidia_smi.SCRIPT.strip()}
 # nvidia-smi is slow where the driver is not kept loaded: it answers into the pipe while the rest is looked at
 cards | {{
 echo '# clock'; date +%s
@@ -201,7 +201,7 @@ until_end
 """
 
 
-def command(peers: tuple[str, ...], smi_timeout: float = smi.TIMEOUT) -> Run:
+def command(peers: tuple[str, ...], smi_timeout: float = nvidia_smi.TIMEOUT) -> Run:
     """The read-only command whose answer `parse` understands.
 
     Args:
@@ -223,7 +223,7 @@ def parse(text: str) -> HostFacts:
     sections = _sections(text)
     os_release = _os_release(sections.get("os", [[]])[0])
     exit_code = int((sections["gpu-exit"][0] or ["127"])[0])
-    cards, error = smi.read(sections.get("gpu", [[]])[0], exit_code, sections.get("gpu-extra", [[]])[0])
+    cards, error = nvidia_smi.read(sections.get("gpu", [[]])[0], exit_code, sections.get("gpu-extra", [[]])[0])
     peers = [[*peer, "", "", ""][:3] for peer in sections.get("peer", [])]
     return HostFacts(
         distribution=os_release.get("ID", ""),
@@ -237,7 +237,7 @@ def parse(text: str) -> HostFacts:
         resolved={peer: address for peer, address, _ in peers if address},
         cards=cards,
         driver_error=error,
-        remembered=smi.parse_record(sections.get("remembered", [[]])[0]),
+        remembered=nvidia_smi.parse_record(sections.get("remembered", [[]])[0]),
         systemd=_first(sections, "systemd") == "yes",
         sources_of_apt=apt_lines.parse(sections.get("apt", [[]])[0]),
         programs=tuple(sections.get("programs", [[]])[0]),

@@ -9,7 +9,7 @@ from typing import Any
 import testinfra.backend.base
 
 from provision.command import Answer, Run
-from provision.ssh import Session
+from provision.ssh.session import Session
 from provision.steps.facts import HostFacts
 
 CHANNELS = 3  # execs of one host at a time; sshd allows ten channels, and may count those that have just ended

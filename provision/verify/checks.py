@@ -16,13 +16,13 @@ from typing import Any
 
 import testinfra.host
 
-from provision import evidence
-from provision.apply import HostRun
-from provision.ending import at_ctrl_c
+from provision.apply import diagnostics
+from provision.apply.host_run import HostRun
 from provision.errors import BugError, HostError, UnreachableError
-from provision.plan import Change
-from provision.rollout import Outcome, Rollout
-from provision.sequence import Entry
+from provision.plan.planner import Change
+from provision.plan.role_order import Entry
+from provision.rollout.waves import Outcome, Rollout
+from provision.runs.interrupt import at_ctrl_c
 from provision.steps.base import Check, RefusalError
 from provision.verify import drift, neighbours
 from provision.verify.backend import Backend
@@ -226,7 +226,7 @@ def _planned(outcome: Outcome, run: HostRun) -> HostResult:
         return result
     changes = {change.step.id: change for change in outcome.plan.changes}
     refused = {entry.step.id for entry in run.entries if entry.step.part_of in outcome.plan.refused}
-    refusal = evidence.refused(outcome.plan.refused) if outcome.plan.refused else None
+    refusal = diagnostics.refused(outcome.plan.refused) if outcome.plan.refused else None
     problems = {found.step: _problem(found, run) for found in (refusal, error) if found is not None}
     compared = error is None or (refusal is not None and error.step == refusal.step)
     looked = {entry.step.id: entry.role for entry in run.entries if entry.role in run.roles}

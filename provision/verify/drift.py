@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provision.plan import Change
+from provision.plan.planner import Change
 from provision.steps.base import Check, Step, differing
 
 PRESENCE = "on the host"

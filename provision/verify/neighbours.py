@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from provision.command import READ_TIMEOUT, Answer, Run, sh
 from provision.errors import HostError
 from provision.inventory import Host, Inventory
-from provision.steps import endpoint
 from provision.steps.base import NOT_ASKED, Check
 from provision.steps.facts import HostFacts
+from provision.steps.instance import endpoint
 
 ROLE, KIND = "ollama", "neighbour:"
 PATIENCE = 3  # seconds for one connection: a packet that is dropped gets no answer

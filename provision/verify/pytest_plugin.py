@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from provision.errors import ProvisionError
-from provision.printable import line, lines
+from provision.terminal_text import line, lines
 from provision.verify.checks import HostResult, StepResult, Verification
 from provision.verify.drift import DECLARED
 

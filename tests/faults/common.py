@@ -1,7 +1,7 @@
 """What several classes of faults need: something for the run to do, and where a fault shows."""
 
 from provision.roles.nginx import LEAN
-from provision.steps.build import TOOLS
+from provision.steps.nginx.build import TOOLS
 from tests.faults.world import BAD, BALANCER, World
 
 IMAGE, NEWER = "ollama/ollama:0.34.4", "ollama/ollama:0.33.0"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from provision.steps.generation import GENERATIONS
+from provision.steps.nginx.generation import GENERATIONS
 from tests.faults.case import Case, both, params, play
 from tests.faults.common import (
     TOOLKIT,

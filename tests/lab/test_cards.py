@@ -5,14 +5,14 @@ import json
 import pytest
 
 from provision.lab import faults
-from provision.steps import smi
+from provision.steps import nvidia_smi
 
 from .conftest import Fleet
 from .test_change import cards, containers, instances, settled, started, upstream
 
 pytestmark = pytest.mark.lab
 SHEET = "/etc/provision-lab/gpus.json"
-RECORD = f"file:{smi.RECORD}"
+RECORD = f"file:{nvidia_smi.RECORD}"
 
 
 def down(fleet: Fleet) -> list[str]:
@@ -128,7 +128,7 @@ def test_cards_that_are_numbered_otherwise_change_nothing(scratch):
     done = fleet.provision("verify", "--json", "--limit", "gpu-01")
     assert done.code == 0, done
 
-    fleet.on("gpu-01", "rm", smi.RECORD)  # what an operator does who wants nvidia-smi's indices
+    fleet.on("gpu-01", "rm", nvidia_smi.RECORD)  # what an operator does who wants nvidia-smi's indices
     assert {RECORD, "container:ollama1", "container:ollama2"} <= set(fleet.changes()["gpu-01"])
     fleet.deploy()
     assert [seen[0].rstrip(")\n") for seen in containers(fleet, "gpu-01").values()] == [

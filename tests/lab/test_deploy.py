@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from provision import sequence
-from provision.artifacts import Store
-from provision.context import Context
-from provision.rollout import Rollout, selection
+from provision.artifacts.store import Store
+from provision.plan import role_order
+from provision.rollout.waves import Rollout, selection
+from provision.runs.context import Context
 
 from .conftest import wait_for
 
@@ -60,8 +60,8 @@ def test_a_deploy_that_changes_nothing_writes_nothing(fleet):
 
 def test_a_deploy_that_changes_nothing_is_one_connection_and_one_exec_a_host(fleet, tmp_path):
     fleet.plan()  # writes the inventory
-    inventory = sequence.load(str(fleet.folder / "inventory.yaml"))
-    roles = sequence.choose((), ())
+    inventory = role_order.load(str(fleet.folder / "inventory.yaml"))
+    roles = role_order.choose((), ())
     context = Context("run", inventory, roles, lambda event: None, Store(tmp_path), threading.Event())
     rollout = Rollout(context, selection(inventory, inventory.hosts, roles), None, 8)
     outcomes = rollout.deploy()

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from provision.lab import faults
-from provision.runs import Logs, default_folder
-from provision.steps import marking
+from provision.runs.log import Logs, default_folder
+from provision.steps.nginx import member_update
 from tests.faults.running import Running
 
 from .conftest import wait_for
@@ -145,7 +145,7 @@ def test_a_connection_that_is_still_being_made_is_waited_for(lab):
     """A request goes over it in a moment; stopped by then, the instance would cut it."""
     balancer, at = lab.host("lb-01"), f"{lab.host('gpu-02').address}:3001"
     lost = ["OUTPUT", "-p", "tcp", "--sport", "45001", "-j", "DROP"]
-    waiting = marking.wait([at], 0)
+    waiting = member_update.wait([at], 0)
 
     def left() -> str:
         return balancer.run(waiting.words, stdin=waiting.stdin.decode()).stdout

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from provision.runs import Logs, default_folder
+from provision.runs.log import Logs, default_folder
 
 from .conftest import at_work
 from .test_rolling import containers, down, replaced

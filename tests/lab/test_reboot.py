@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from provision import lock
 from provision.lab import faults
+from provision.runs import lock
 
 from .conftest import wait_for
 from .test_rolling import ALL, down

@@ -10,7 +10,7 @@ import pytest
 from provision.command import run, sh
 from provision.errors import RefusedError, UnreachableError
 from provision.inventory import Connection
-from provision.ssh import Session
+from provision.ssh.session import Session
 
 pytestmark = pytest.mark.lab
 HOST = "gpu-01"

@@ -4,9 +4,9 @@ from typing import Any
 
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.roles import balancer, nginx, ollama
-from provision.steps.balancing import Balancing
 from provision.steps.facts import Fleet, HostFacts
-from provision.steps.listing import Content
+from provision.steps.nginx.balancer_config import Balancing
+from provision.steps.system.file_scan import Content
 
 
 def host(name: str, *groups: str, address: str = "", count: int = 0, **settings: Any) -> Host:

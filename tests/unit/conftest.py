@@ -2,7 +2,7 @@
 
 import pytest
 
-from provision import journal, lock
+from provision.runs import journal, lock
 
 
 @pytest.fixture(autouse=True)

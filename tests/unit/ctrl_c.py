@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from provision.ending import at_ctrl_c
+from provision.runs.interrupt import at_ctrl_c
 
 
 @contextmanager

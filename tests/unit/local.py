@@ -6,7 +6,7 @@ from typing import IO
 
 from provision.errors import UnreachableError
 from provision.inventory import Connection
-from provision.ssh import Session
+from provision.ssh.session import Session
 
 
 class LocalSession(Session):

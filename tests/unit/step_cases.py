@@ -37,7 +37,7 @@ def step_of(path: Path, case: dict[str, Any]) -> Any:
 @cache
 def classes() -> dict[str, type[Step] | type[Owned]]:
     """Every class of steps and finders, by name."""
-    names = [module.name for module in pkgutil.iter_modules(provision.steps.__path__)]
-    modules = [importlib.import_module(f"provision.steps.{name}") for name in names]
+    names = [module.name for module in pkgutil.walk_packages(provision.steps.__path__, "provision.steps.")]
+    modules = [importlib.import_module(name) for name in names]
     found = (thing for module in modules for thing in vars(module).values() if inspect.isclass(thing))
     return {thing.__name__: thing for thing in found if issubclass(thing, Step | Owned)}

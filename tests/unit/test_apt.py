@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provision.command import Run
-from provision.steps import apt, apt_repository
-from provision.steps.debian_version import compare
-from provision.steps.openpgp import fingerprints
+from provision.steps.system import apt, apt_repository
+from provision.steps.system.debian_version import compare
+from provision.steps.system.openpgp import fingerprints
 
 needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg"), reason="asks dpkg itself")
 needs_gpg = pytest.mark.skipif(not shutil.which("gpg"), reason="asks gpg itself")

@@ -10,9 +10,9 @@ from provision.command import Answer
 from provision.roles.docker import KEY, SOURCE
 from provision.steps import apt_lines, facts
 from provision.steps.apt_lines import AptLine
-from provision.steps.apt_repository import AptSource, Repository
 from provision.steps.base import RefusalError
 from provision.steps.facts import HostFacts
+from provision.steps.system.apt_repository import AptSource, Repository
 
 LIST = r"""# deb http://commented x
 deb [arch=amd64 signed-by=/k.asc] https://a/linux/debian trixie stable test # why

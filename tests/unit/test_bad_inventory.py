@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from provision import cli, ssh
+from provision import cli
+from provision.ssh import session
 
 BAD = """\
 all:
@@ -88,7 +89,7 @@ all:
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Writes an inventory; connecting to anything fails the test."""
-    monkeypatch.setattr(ssh.Session, "_connected", lambda self: pytest.fail("a host was reached"))
+    monkeypatch.setattr(session.Session, "_connected", lambda self: pytest.fail("a host was reached"))
 
     def make(text: str) -> str:
         path = tmp_path / "inventory.yaml"

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from provision import sequence
 from provision.inventory import Inventory
+from provision.plan import role_order
 from provision.roles import balancer
-from provision.steps import balanced
-from provision.steps.balancing import NOWHERE, sources
 from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet
+from provision.steps.nginx import balancer_checks
+from provision.steps.nginx.balancer_config import NOWHERE, sources
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
 from tests.unit.nginx_config import find, parse
 
@@ -204,9 +204,9 @@ def facts_of() -> Any:
 
 
 def test_the_last_instances_are_not_taken_out_because_their_hosts_failed():
-    from provision.steps.balancing import Server, upstream
     from provision.steps.facts import Fleet, HostFacts
-    from provision.steps.listing import Content
+    from provision.steps.nginx.balancer_config import Server, upstream
+    from provision.steps.system.file_scan import Content
 
     servers = tuple(
         Server(host=f"gpu-0{n}", instance="ollama1", port=3001, weight=1, max_conns=2, address=f"10.0.0.1{n}")
@@ -250,7 +250,7 @@ def test_models_that_some_instances_lack_are_warned_of_and_fail_the_verification
     warned = [text for one in inventory.hosts for text in balancer.warnings(one, inventory)]
     assert len(warned) == bool(scattered)
     assert all(f"{model} ({share})" in warned[0] for model, share in scattered.items())
-    (check,) = balanced.models(config(inventory).scattered)
+    (check,) = balancer_checks.models(config(inventory).scattered)
     assert (check.passed, check.got) == (not scattered, scattered)
 
 
@@ -270,6 +270,6 @@ def test_every_command_that_reads_an_inventory_hears_of_models_that_some_instanc
     instances = "{gpus: [0], models: [a]}, {gpus: [1], models: [b]}"
     path = tmp_path / "i.yaml"
     path.write_text(f"all: {{children: {{gpu: {{hosts: {{gpu-01: {{ollama: {{instances: [{instances}]}}}}}}}}}}}}\n")
-    (text,) = (one for one in sequence.load(str(path)).warnings if "404" in one)
+    (text,) = (one for one in role_order.load(str(path)).warnings if "404" in one)
     assert text.startswith("gpu-01: the balancer sends a request to any of its instances, whatever model it asks for")
     assert "not every instance has a:latest (1 of 2 instances), b:latest (1 of 2 instances). Give all of them" in text

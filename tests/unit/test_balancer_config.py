@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.roles import balancer, nginx, ollama
-from provision.steps.balanced import REFUSED, is_spread
-from provision.steps.generation import rebinds
+from provision.steps.nginx.balancer_checks import REFUSED, is_spread
+from provision.steps.nginx.generation import rebinds
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
 from tests.unit.nginx_config import Directive, find, parse
 

@@ -2,12 +2,13 @@
 
 import pytest
 
-from provision import rollout, sequence
-from provision.artifacts import Store
-from provision.cli.run import ended
-from provision.context import Context
+from provision.artifacts.store import Store
+from provision.cli.deploy import ended
 from provision.errors import CommandError, LockedError
-from provision.rollout import Pace, Rollout, selection
+from provision.plan import role_order
+from provision.rollout import waves
+from provision.rollout.waves import Pace, Rollout, selection
+from provision.runs.context import Context
 
 from .local import LocalSession
 
@@ -19,18 +20,18 @@ all:
     gpu: {hosts: {gpu-01: {GPU}, gpu-02: {GPU}, gpu-03: {GPU}}}
     balancer: {hosts: {BALANCERS}}
 """
-ALL = frozenset(sequence.order())
+ALL = frozenset(role_order.order())
 
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """Makes a Rollout of an inventory whose work is the test's own."""
-    monkeypatch.setattr(rollout, "Session", lambda connection, password: LocalSession())
+    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
 
     def build(nginx, balancers, *, roles=ALL, limit=(), **pace):
         path = tmp_path / "inventory.yaml"
         path.write_text(FLEET.replace("NGINX", nginx).replace("GPU", GPU).replace("BALANCERS", balancers))
-        inventory = sequence.load(str(path))
+        inventory = role_order.load(str(path))
         context = Context("run-1", inventory, roles, lambda event: None, Store(tmp_path / "store"))
         chosen = selection(inventory, inventory.select(limit), roles)
         return Rollout(context, chosen, None, 4, Pace(canary=True, **pace))

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision.cli.run import ended
-from provision.context import Stopped
+from provision.cli.deploy import ended
 from provision.errors import BugError, CommandError, LockedError, UnreachableError
-from provision.rollout import Outcome
+from provision.rollout.waves import Outcome
+from provision.runs.context import Stopped
 
 HEAVY = {"fabric", "paramiko", "pydantic", "jinja2", "yaml", "pytest", "testinfra", "rich"}
 
@@ -83,7 +83,7 @@ def test_the_recap_names_every_host_and_what_to_run_next(inventory):
 
 
 def test_exit_codes_where_several_apply():
-    from provision.cli.run import EXIT_BY_RESULT
+    from provision.cli.deploy import EXIT_BY_RESULT
 
     assert [code for _, code in EXIT_BY_RESULT] == [130, 3, 6, 4]
 
@@ -107,7 +107,9 @@ def test_a_bug_counts_more_than_a_guard_and_an_interrupt_more_than_both(interrup
 
 def test_a_bug_is_a_few_lines_with_where_it_happened(inventory, tmp_path):
     broken = tmp_path / "sitecustomize.py"
-    broken.write_text("import provision.sequence as s\ndef load(*a): raise KeyError('surprise')\ns.load = load\n")
+    broken.write_text(
+        "import provision.plan.role_order as s\ndef load(*a): raise KeyError('surprise')\ns.load = load\n"
+    )
     done = provision("plan", "-i", inventory, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

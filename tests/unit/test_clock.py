@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from provision import clock, rollout
 from provision.cli.warnings import clocks
+from provision.rollout import clock, waves
 from provision.steps import facts
 
-from . import test_rollout
+from . import test_waves
 
-make = test_rollout.make  # a fixture
+make = test_waves.make  # a fixture
 NOW = 1_790_000_000.0
 
 
@@ -49,7 +49,7 @@ def test_each_host_whose_clock_is_off_is_told_once(make: Any, monkeypatch: pytes
     right = getattr(make({"one": (), "two": ()}), way)()
     assert clocks(right) == []
     off = SimpleNamespace(time=lambda: time.time() - 86400 * 400, monotonic=time.monotonic)
-    monkeypatch.setattr(rollout, "time", off)
+    monkeypatch.setattr(waves, "time", off)
     found = getattr(make({"three": (), "four": ()}), way)()
     assert [said.partition("; ")[0] for said in clocks(found)] == [
         f"{host}: the host's clock is 400 days ahead of this machine's" for host in ("three", "four")

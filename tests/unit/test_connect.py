@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import paramiko
 import pytest
 
-from provision import channels, ssh
-from provision.connect import _know
 from provision.errors import UnreachableError
 from provision.inventory import Connection
-from provision.ssh import Session
+from provision.ssh import channels
+from provision.ssh import session as session_module
+from provision.ssh.connect import _know
+from provision.ssh.session import Session
 
 KEYS = [paramiko.ECDSAKey.generate() for _ in range(3)]
 OWN, OTHER, LATER = (f"{key.get_name()} {key.get_base64()}" for key in KEYS)
@@ -81,7 +82,7 @@ def test_what_was_opened_in_the_background_and_closed_since_is_not_used_again(mo
         begun(made)
         return made
 
-    monkeypatch.setattr(ssh, "open_connection", dial)
+    monkeypatch.setattr(session_module, "open_connection", dial)
     session = Session(Connection(address="192.0.2.1"))
     session.begin()
     while session._client is None:  # the steps are put together meanwhile

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from provision.command import Answer
-from provision.steps import image, instance_shell
-from provision.steps.container import Container
+from provision.steps.docker import image
 from provision.steps.facts import Card, HostFacts
+from provision.steps.instance import scripts
+from provision.steps.instance.container import Container
 from tests.unit.step_cases import TESTS
 
 CARD = "GPU-6506c7fb-0468-e2f5-1691-2db0f8554bf0"
@@ -54,7 +55,7 @@ def with_docker(folder: Path, docker: str, script: str, *words: str) -> None:
 
 def test_a_container_is_made_without_the_proxies_of_dockers_client(tmp_path: Path) -> None:
     docker = 'echo "$1 ${DOCKER_CONFIG:-its own}" >>"$SAID"; [ "$1" != inspect ]'
-    with_docker(tmp_path, docker, instance_shell.RECREATE, "ollama1", "--label", "x", "ollama/ollama:0.34.4")
+    with_docker(tmp_path, docker, scripts.RECREATE, "ollama1", "--label", "x", "ollama/ollama:0.34.4")
     assert "create /nonexistent" in (tmp_path / "said").read_text().splitlines()
 
 

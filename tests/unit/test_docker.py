@@ -11,16 +11,16 @@ import pytest
 from provision.command import Answer, Put, Run
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.inventory import Settings as AnySettings
-from provision.plan import plan_host
+from provision.plan.planner import plan_host
 from provision.render import render
 from provision.roles import docker, nvidia_toolkit
-from provision.steps.apt import Packages
 from provision.steps.base import converged
-from provision.steps.docker_config import SWAP, DockerConfig
-from provision.steps.docker_daemon import RESTART
-from provision.steps.docker_leave import OwnedDockerConfig
+from provision.steps.docker.daemon_json import SWAP, DockerConfig
+from provision.steps.docker.service import RESTART
+from provision.steps.docker.unmanage import OwnedDockerConfig
 from provision.steps.facts import HostFacts
-from provision.steps.file import File
+from provision.steps.system.apt import Packages
+from provision.steps.system.file import File
 from tests.unit.step_cases import load
 
 TRIXIE = HostFacts(distribution="debian", version="13", codename="trixie", architecture="amd64")

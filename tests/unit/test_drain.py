@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 
-from provision import drain, rolling, runs
-from provision.artifacts import Store
+from provision.actions import drain
+from provision.actions.drain import Draining
+from provision.artifacts.store import Store
 from provision.cli import execute
-from provision.context import Context, Stopped
-from provision.drain import Draining
 from provision.errors import CommandError, LockedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Inventory, Secret
-from provision.steps.upstream import Drained, Member
+from provision.rollout import budget
+from provision.runs import log
+from provision.runs.context import Context, Stopped
+from provision.steps.nginx.upstream import Drained, Member
 from tests.unit.ctrl_c import pressed
-from tests.unit.test_rolling import gpu
+from tests.unit.test_budget import gpu
 
 ONE, TWO = "a/ollama1", "a/ollama2"
 
@@ -69,7 +71,7 @@ class Fake:
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a Draining of words, over two balancers."""
-    monkeypatch.setattr(rolling, "Marker", Fake)
+    monkeypatch.setattr(budget, "Marker", Fake)
     monkeypatch.setattr(drain.Turn, "test", lambda self, name: None)
 
     def build(*words: str, **variables: Any) -> Draining:
@@ -275,7 +277,7 @@ def test_a_drain_has_a_log_and_a_recap_whatever_comes_of_it(
     begun = []
 
     def work(draining: Draining, why: str, timeout: float | None) -> list[drain.Drain]:
-        begun.append(runs.Logs(runs.default_folder()).find(draining.context.run_id))
+        begun.append(log.Logs(log.default_folder()).find(draining.context.run_id))
         draining.interrupted = code == 130
         return [drain.Drain("lb-1", (ONE,), changed=True, error=result)]
 
@@ -286,9 +288,9 @@ def test_a_drain_has_a_log_and_a_recap_whatever_comes_of_it(
     assert re.search(said, out, re.MULTILINE), out
     again = f"again: provision drain {ONE} -i {path} -m '[secret] it is' --timeout 1m"
     assert (again in out) is bool(code), out
-    (log,) = begun
-    assert (log.command, log.exit, log.is_dead) == (f"drain {ONE}", None, False)
-    after = runs.Logs(runs.default_folder()).find(log.run)
+    (record,) = begun
+    assert (record.command, record.exit, record.is_dead) == (f"drain {ONE}", None, False)
+    after = log.Logs(log.default_folder()).find(record.run)
     assert (after.exit, dict(after.hosts)) == (code, {"lb-1": out.split()[2].lower() if code else "changed"})
 
 
@@ -380,7 +382,7 @@ def test_nobody_is_asked_without_a_terminal_and_the_guard_names_model_and_instan
     assert f"error: {SAID}\n  -> drain fewer instances, or use --force" in said.err
     assert last == ["close"]
     assert not words or json.loads(said.out)["error"]["message"] == SAID
-    assert not runs.default_folder().exists(), "a run that did not begin has no log"
+    assert not log.default_folder().exists(), "a run that did not begin has no log"
 
 
 def test_who_says_force_is_not_asked(inventory: str, last: list[str]) -> None:

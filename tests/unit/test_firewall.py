@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from provision.command import Run
-from provision.plan import plan_host
+from provision.plan.planner import plan_host
 from provision.roles import ollama as role
-from provision.steps import engine
 from provision.steps.base import Answer, BlockedError
+from provision.steps.docker import inspect
+from provision.steps.docker.firewall import COMMAND, DIRECT, Firewall, OwnedFirewall
 from provision.steps.facts import HostFacts
-from provision.steps.firewall import COMMAND, DIRECT, Firewall, OwnedFirewall
 from tests.unit.step_cases import TESTS
 
 MATCH = "-p tcp -m conntrack --ctorigdst 10.0.0.11 --ctorigdstport 3001 --ctdir ORIGINAL"
@@ -66,7 +66,7 @@ def test_the_chain_goes_after_the_containers() -> None:
     rules = f"-N DOCKER-USER\n-A DOCKER-USER -j PROVISION\n-N PROVISION\n-A PROVISION {REJECTS}\n# end\n"
     answers: dict[Run, Answer] = {
         COMMAND: Answer(0, rules.encode(), b""),
-        engine.COMMAND: Answer(0, docker.encode(), b""),
+        inspect.COMMAND: Answer(0, docker.encode(), b""),
     }
     kinds = (OwnedFirewall, role.OwnedContainers, role.OwnedVolumes)
     finders = [("ollama", finder) for finder in role.OWNED if isinstance(finder, kinds)]

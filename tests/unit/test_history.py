@@ -4,17 +4,18 @@ import json
 
 import pytest
 
-from provision import past, report_past
 from provision.cli import history as cli
 from provision.command import Answer
 from provision.errors import FactError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Mask, Secret
+from provision.report import history as report
+from provision.runs import history
 
-from . import test_apply
+from . import test_host_run
 from .local import LocalSession
-from .test_apply import ROLES, note
+from .test_host_run import ROLES, note
 
-make = test_apply.make  # a fixture
+make = test_host_run.make  # a fixture
 
 
 def host(name):
@@ -23,7 +24,7 @@ def host(name):
 
 def entry(run="20261122T081140Z-585d", result="changed", **how):
     told = {"time": "2026-11-22T08:11:42+00:00", "who": "ops@desk", "command": "deploy", "changes": 2}
-    return past.Entry(run=run, result=result, **{**told, **how})
+    return history.Entry(run=run, result=result, **{**told, **how})
 
 
 def test_one_run_on_several_hosts_is_one_line_and_the_newest_comes_first(capsys):
@@ -33,7 +34,7 @@ def test_one_run_on_several_hosts_is_one_line_and_the_newest_comes_first(capsys)
         (host("gpu-02"), [entry(late, "unfinished", who="", time="", command="")]),
         (host("lb-01"), UnreachableError("no route")),
     ]
-    document = report_past.history_document(found, 20)
+    document = report.history_document(found, 20)
     assert [run["run"] for run in document["runs"]] == [late, entry().run]
     assert [one["result"] for one in document["runs"][0]["hosts"]] == ["failed", "unfinished"]
     assert {one["host"]: one["result"] for one in document["hosts"]} == {
@@ -42,7 +43,7 @@ def test_one_run_on_several_hosts_is_one_line_and_the_newest_comes_first(capsys)
         "lb-01": "unreachable",
     }
     json.dumps(document)
-    report_past.history_text(found, 20)
+    report.history_text(found, 20)
     said = capsys.readouterr().out
     assert "2026-11-22 08:11  ops@desk  deploy      1 changed" in said
     assert "1 failed, 1 unfinished (gpu-01 container:ollama1, gpu-02)" in said
@@ -51,16 +52,16 @@ def test_one_run_on_several_hosts_is_one_line_and_the_newest_comes_first(capsys)
 
 def test_as_many_runs_as_are_asked_for():
     found = [(host("gpu-01"), [entry(f"20261122T08{minute:02}00Z-0000") for minute in range(9, 0, -1)])]
-    assert len(report_past.history_document(found, 3)["runs"]) == 3
+    assert len(report.history_document(found, 3)["runs"]) == 3
 
 
 def test_what_a_run_did_is_told_step_by_step(make, capsys):
     (make.folder / "b").write_text("before")
     made = make(note(make), note(make, "b"))
     made.deploy(ROLES)
-    [answer] = LocalSession().batch([past.read("run-1")], stop=False)
-    found = [(host("gpu-01"), past.story("run-1", answer)), (host("gpu-02"), None)]
-    document = report_past.story_document("run-1", found)
+    [answer] = LocalSession().batch([history.read("run-1")], stop=False)
+    found = [(host("gpu-01"), history.story("run-1", answer)), (host("gpu-02"), None)]
+    document = report.story_document("run-1", found)
     assert document["about"]["command"] == "deploy"
     [one, other] = document["hosts"]
     assert (one["result"], other["result"], other["changes"]) == ("changed", "none", [])
@@ -68,7 +69,7 @@ def test_what_a_run_did_is_told_step_by_step(make, capsys):
         ("note:a", "add", [], "done"),
         ("note:b", "change", ["text: before -> wanted"], "done"),
     ]
-    report_past.story_text("run-1", found)
+    report.story_text("run-1", found)
     said = capsys.readouterr().out
     assert "text: before -> wanted" in said
     assert "gpu-02" not in said
@@ -76,20 +77,20 @@ def test_what_a_run_did_is_told_step_by_step(make, capsys):
 
 def test_of_a_configuration_the_files_that_differ_are_told():
     have, want = ({"files": {"nginx.conf": "same", "upstream.conf": now}, "id": now} for now in ("one", "two"))
-    made = past.Made("config:balancer", "balancer", "change", "a/ollama1 drained", have, want, True)
-    assert report_past.difference(made) == ["files upstream.conf: one -> two", "id: one -> two"]
+    made = history.Made("config:balancer", "balancer", "change", "a/ollama1 drained", have, want, True)
+    assert report.difference(made) == ["files upstream.conf: one -> two", "id: one -> two"]
 
 
 def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys):
     nasty = "\x1b[2Jhunter2-and-more\x07"
-    made = past.Made(nasty, nasty, nasty, nasty, {nasty: nasty}, {nasty: "x"}, True, nasty, 1, nasty)
-    story = past.hidden(past.Story(entry(result=nasty, why=nasty), (made,)), Mask([Secret("hunter2-and-more")]))
-    report_past.story_text("run", [(host("gpu-01"), story)])
-    report_past.history_text([(host("gpu-01"), [entry(result=nasty, step=nasty, who=nasty, time=nasty)])], 5)
+    made = history.Made(nasty, nasty, nasty, nasty, {nasty: nasty}, {nasty: "x"}, True, nasty, 1, nasty)
+    story = history.hidden(history.Story(entry(result=nasty, why=nasty), (made,)), Mask([Secret("hunter2-and-more")]))
+    report.story_text("run", [(host("gpu-01"), story)])
+    report.history_text([(host("gpu-01"), [entry(result=nasty, step=nasty, who=nasty, time=nasty)])], 5)
     said = capsys.readouterr().out
     assert "\x1b[2J" not in said
     assert "\x07" not in said
-    shown = json.dumps(report_past.story_document("run", [(host("gpu-01"), story)]))
+    shown = json.dumps(report.story_document("run", [(host("gpu-01"), story)]))
     assert "hunter2" not in shown.replace(json.dumps(nasty)[1:-1], "")
 
 
@@ -104,4 +105,4 @@ def test_what_is_no_run_is_refused_before_any_host_is_asked(text):
 @pytest.mark.parametrize("answer", [Answer(1, b"", b"sh: cannot fork"), Answer(0, b"# journal\nand then nothing")])
 def test_a_journal_that_cannot_be_read_is_an_error_and_not_an_empty_one(answer):
     with pytest.raises(FactError, match="cannot be read"):
-        past.story("run-1", answer)
+        history.story("run-1", answer)

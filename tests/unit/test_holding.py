@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from provision import rolling
 from provision.errors import CommandError, HostError, LockedError
-from provision.turn import Turn
+from provision.rollout import budget
+from provision.rollout.traffic import Turn
 
-from .test_rolling import Fake, gpu, make
+from .test_budget import Fake, gpu, make
 
 ONE = "a/ollama1"
 
@@ -35,7 +35,7 @@ class Lease:
 
 @pytest.fixture(autouse=True)
 def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rolling, "Marker", Counted)
+    monkeypatch.setattr(budget, "Marker", Counted)
     monkeypatch.setattr(Counted, "looks", 0)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from provision.errors import GuardError, UsageError
-from provision.hooks import Hooks
+from provision.runs.hooks import Hooks
 
 DOCUMENT = {"hosts": ["gpu-01"], "command": "deploy"}
 

@@ -20,19 +20,21 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from provision import plan, report, report_live, script, sequence
 from provision.command import Answer, Command, Obtain, Put, Run
 from provision.errors import CommandError, FactError, HostError
 from provision.events import Event
 from provision.inventory import Connection, Host, Inventory, Secret, Settings
 from provision.inventory.check import validated
 from provision.inventory.value import Value
-from provision.plan import HostPlan, host_facts
-from provision.printable import line, lines
-from provision.rollout import Outcome
-from provision.sequence import Entry
+from provision.plan import planner, role_order
+from provision.plan.planner import HostPlan, host_facts
+from provision.plan.role_order import Entry
+from provision.report import console, progress
+from provision.rollout.waves import Outcome
+from provision.ssh import script
 from provision.steps.base import BlockedError, Owned, RefusalError, Step
 from provision.steps.facts import Card, HostFacts
+from provision.terminal_text import line, lines
 from tests.unit.step_cases import cases, load, step_of
 from tests.unit.test_facts import answer_of
 
@@ -98,8 +100,8 @@ MINIMAL: dict[str, dict[str, Any]] = {"ollama": {"instances": [{"gpus": [0]}], "
 
 def fields() -> Iterator[tuple[str, tuple[str | int, ...], FieldInfo]]:
     """Every field of every role: role, path, what pydantic knows of it."""
-    for name in sequence.order():
-        yield from ((name, path, field) for path, field in within(sequence.role(name).Settings, ()))
+    for name in role_order.order():
+        yield from ((name, path, field) for path, field in within(role_order.role(name).Settings, ()))
 
 
 def within(cls: type[Settings], path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], FieldInfo]]:
@@ -147,7 +149,7 @@ def valued(found: Any, path: tuple[str | int, ...] = ()) -> Value:
 def accepted(role: str, found: Any) -> Settings | None:
     """The settings, or None where they are refused: with problems that can be printed, and are short."""
     problems: list[Any] = []
-    checked = validated(sequence.role(role).Settings, valued(found, (role,)), problems)
+    checked = validated(role_order.role(role).Settings, valued(found, (role,)), problems)
     assert (checked is None) == bool(problems)
     for problem in problems:
         assert str(problem).isprintable(), problem
@@ -167,14 +169,14 @@ def all_steps(role: str, chosen: Settings) -> list[Step]:
     hosts = []
     for name, address in (("gpu", "gpu"), ("lb", "lb")):
         given = {
-            other: chosen if other == role else sequence.role(other).Settings.model_validate(MINIMAL.get(other, {}))
-            for other in sequence.order()
+            other: chosen if other == role else role_order.role(other).Settings.model_validate(MINIMAL.get(other, {}))
+            for other in role_order.order()
         }
         group = "gpu" if name == "gpu" else "balancer"
         host = Host(name=name, groups=(group,), connection=Connection(address=address), settings=given)
-        hosts.append(sequence.dataclasses.replace(host, instances=sequence._instances(host)))
+        hosts.append(role_order.dataclasses.replace(host, instances=role_order._instances(host)))
     inventory = Inventory(path="", hosts=tuple(hosts))
-    return [entry.step for host in hosts for entry in sequence.steps(host, inventory)]
+    return [entry.step for host in hosts for entry in role_order.steps(host, inventory)]
 
 
 def changes(step: Step) -> list[Command]:
@@ -344,7 +346,7 @@ def test_secrets_take_hostile_values_and_show_none() -> None:
         for shown in (str(Secret(value)), repr(Secret(value)), f"{Secret(value)}"):
             assert shown == "[secret]"
     with pytest.raises(ValidationError) as error:
-        sequence.role("ollama").Settings.model_validate({"https_proxy": ["hunter2"]})
+        role_order.role("ollama").Settings.model_validate({"https_proxy": ["hunter2"]})
     assert "hunter2" not in str(error.value)
 
 
@@ -402,22 +404,22 @@ def test_a_garbled_answer_stops_the_host_with_a_clear_error_and_nothing_else(pat
         entries = [] if isinstance(thing, Owned) else [Entry("role", thing)]
         finders = [("role", thing)] if isinstance(thing, Owned) else []
         try:
-            planned = plan.plan_host(entries, frozenset(), finders, FACTS, answers)
+            planned = planner.plan_host(entries, frozenset(), finders, FACTS, answers)
         except HostError as error:
-            assert_screen(report.error_text(error))
+            assert_screen(console.error_text(error))
         else:
             assert_plan_can_be_shown(planned)
 
 
 def assert_plan_can_be_shown(planned: HostPlan) -> None:
     outcome = Outcome("host", planned)
-    json.dumps(report.plan_document([outcome]), default=str)
+    json.dumps(console.plan_document([outcome]), default=str)
     shown: list[str] = []
-    report_say, report.say = report.say, lambda text="": shown.append(text)
+    report_say, console.say = console.say, lambda text="": shown.append(text)
     try:
-        report.plan_text([outcome], diff=True)
+        console.plan_text([outcome], diff=True)
     finally:
-        report.say = report_say
+        console.say = report_say
     assert all(character.isprintable() or character == "\n" for text in shown for character in text)
     assert all(len(text) < 2000 for text in shown)
 
@@ -451,18 +453,18 @@ lb
 
 def test_garbled_host_facts_stop_the_host_or_give_facts_that_every_step_can_take() -> None:
     chance = random.Random(1)  # noqa: S311
-    chosen = sequence.role("ollama").Settings.model_validate(MINIMAL["ollama"])
+    chosen = role_order.role("ollama").Settings.model_validate(MINIMAL["ollama"])
     steps = all_steps("ollama", chosen)
     for _ in range(1500):
         answer = spoiled(Answer(0, GOOD_FACTS.encode()), chance)
         try:
             facts = host_facts(answer)
         except FactError as error:
-            assert_screen(report.error_text(error))
+            assert_screen(console.error_text(error))
             continue
         for step in steps if chance.random() < 0.1 else ():
             with contextlib.suppress(HostError, BlockedError):
-                plan.wanted(step, facts, None)
+                planner.wanted(step, facts, None)
 
 
 # ---- what is printed -------------------------------------------------------------------------------------------------
@@ -482,7 +484,7 @@ def assert_screen(text: str) -> None:
 @example("\r\x1b[Aoverwritten", "\u202e")
 def test_nothing_printed_commands_a_terminal(message: str, evidence: str) -> None:
     error = CommandError(message, evidence, step=message, command=evidence, exit_status=1, stderr=evidence * 500)
-    assert_screen(report.error_text(error))
+    assert_screen(console.error_text(error))
     assert line(message).isprintable()
     assert all(one.isprintable() for one in lines(evidence))
 
@@ -499,16 +501,16 @@ def test_sequences_go_as_a_whole_and_the_rest_stays() -> None:
 
 def test_huge_output_is_bounded_and_quick() -> None:
     error = CommandError("x" * 10_000_000, stderr="\x1b[31m" * 5_000_000 + "\n" * 1_000_000 + "the reason")
-    text = report.error_text(error)
+    text = console.error_text(error)
     assert_screen(text)
     assert "the reason" in text
-    assert len(json.dumps(report.deploy_document([Outcome("h", error=error)], "run"))) < 20_000
+    assert len(json.dumps(console.deploy_document([Outcome("h", error=error)], "run"))) < 20_000
 
 
 def test_markup_of_a_host_is_shown_and_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    live = report_live.Live(["host [red]"])
+    live = progress.Live(["host [red]"])
     said = "[bold red]x[/bold red] [/] [link=http://x]y[/link] \\"
     live(Event("host [red]", "progress", "[blink]step[/blink]", f"{said}\x1b]0;t\x07"))
     out = io.StringIO()
@@ -522,7 +524,7 @@ def test_markup_of_a_host_is_shown_and_not_obeyed(monkeypatch: pytest.MonkeyPatc
 def test_what_happens_on_a_balancer_that_nobody_chose_is_shown() -> None:
     from rich.console import Console
 
-    live = report_live.Live(["gpu-01"])
+    live = progress.Live(["gpu-01"])
     for kind in ("changing", "progress", "changed", "done"):
         live(Event("lb-01", kind, "config:nginx", "gpu-01/ollama1 down"))
     live(Event("lb-02", "waiting", "lock"))
@@ -532,7 +534,7 @@ def test_what_happens_on_a_balancer_that_nobody_chose_is_shown() -> None:
 
 
 def test_lines_of_progress_are_clean_and_bounded(capsys: pytest.CaptureFixture[str]) -> None:
-    show = report_live.Lines(4, verbose=True)
+    show = progress.Lines(4, verbose=True)
     show(Event("host", "progress", "step:\x1b[31m", "\x1b[2Jx" + "y" * 10_000))
     err = capsys.readouterr().err
     assert "\x1b" not in err

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from provision import jobs, lock
 from provision.command import sh
+from provision.runs import lock
+from provision.ssh import jobs
 
 
 @pytest.fixture(autouse=True)

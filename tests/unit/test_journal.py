@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from provision import journal, lock, past
 from provision.command import run, sh
 from provision.errors import CommandError, UnreachableError
-from provision.plan import Change
-from provision.steps.listing import Content
+from provision.plan.planner import Change
+from provision.runs import history, journal, lock
+from provision.steps.system.file_scan import Content
 
-from . import test_apply
+from . import test_host_run
 from .local import LocalSession
-from .test_apply import ROLES, Note, note
+from .test_host_run import ROLES, Note, note
 
-make = test_apply.make  # a fixture
+make = test_host_run.make  # a fixture
 
 
 def records(run_id="run-1"):
@@ -31,13 +31,13 @@ def kinds(run_id="run-1"):
 
 
 def story(run_id="run-1", **how):
-    [answer] = LocalSession().batch([past.read(run_id, **how)], stop=False)
-    return past.story(run_id, answer)
+    [answer] = LocalSession().batch([history.read(run_id, **how)], stop=False)
+    return history.story(run_id, answer)
 
 
 def entries(most=20):
-    [answer] = LocalSession().batch([past.listed(most)], stop=False)
-    return past.entries(answer)
+    [answer] = LocalSession().batch([history.listed(most)], stop=False)
+    return history.entries(answer)
 
 
 def test_a_run_that_changes_nothing_writes_nothing(make):

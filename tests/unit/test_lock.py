@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from provision import lock
 from provision.command import Answer
 from provision.errors import FactError, HostError, LockedError
+from provision.runs import lock
 
 ALICE, BOB = "alice@desk", "bob@lab"
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from provision.command import Run
 from provision.roles import models as role
-from provision.steps import servers
 from provision.steps.base import Answer, converged
 from provision.steps.facts import HostFacts
-from provision.steps.model import Model, human, pull_progress
-from provision.steps.resident import Resident
+from provision.steps.ollama import server_state
+from provision.steps.ollama.loaded_models import Resident
+from provision.steps.ollama.model import Model, human, pull_progress
 
 DOCKER = """#!/bin/sh
 case "$*" in
@@ -64,7 +64,7 @@ class Server:
         """Put manifest and blob on disk; the blob spoilt as often as asked."""
         blob, manifest = (
             self.folder / "models/blobs" / NAME,
-            self.folder / "models/manifests" / servers.manifest_path("m:1"),
+            self.folder / "models/manifests" / server_state.manifest_path("m:1"),
         )
         for path in (blob, manifest):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def pull(tries: int = 3) -> subprocess.CompletedProcess[str]:
 
 
 def marks(server: Server) -> list[str]:
-    return [path.read_text().strip() for path in server.folder.glob(f"{servers.MARKS}/*")]
+    return [path.read_text().strip() for path in server.folder.glob(f"{server_state.MARKS}/*")]
 
 
 def test_a_pull_that_ends_in_success_is_marked(server: Server) -> None:
@@ -192,7 +192,7 @@ def delete() -> subprocess.CompletedProcess[str]:
 
 
 def manifest(server: Server) -> Path:
-    return server.folder / "models/manifests" / servers.manifest_path("m:1")
+    return server.folder / "models/manifests" / server_state.manifest_path("m:1")
 
 
 def test_delete_from_a_server_that_is_ill_takes_the_manifest_away(server: Server) -> None:
@@ -346,7 +346,7 @@ def test_which_of_them_are_loaded_may_change_between_two_reads() -> None:
     ],
 )
 def test_names(name: str, short: str, path: str) -> None:
-    assert (servers.canonical(name), servers.manifest_path(name)) == (short, path)
+    assert (server_state.canonical(name), server_state.manifest_path(name)) == (short, path)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 
 from provision.command import Answer
 from provision.lab.simulated import ollama_api, ollama_lab
-from provision.steps import gate, servers
 from provision.steps.facts import HostFacts
-from provision.steps.model import Model
-from provision.steps.resident import Resident
+from provision.steps.ollama import readiness, server_state
+from provision.steps.ollama.loaded_models import Resident
+from provision.steps.ollama.model import Model
 from tests.unit.test_lab_ollama import MODEL, ask, server, weights
 
 __all__ = ["server"]
@@ -87,7 +87,7 @@ def knobs(**values: float) -> None:
 def test_a_pull(host, tmp_path):
     done = pull()
     assert done.returncode == 0, done.stderr
-    assert [path.read_text().strip() for path in tmp_path.glob(f"{servers.MARKS}/*")] == [MODEL]
+    assert [path.read_text().strip() for path in tmp_path.glob(f"{server_state.MARKS}/*")] == [MODEL]
 
 
 def test_a_stalled_pull_is_given_up_although_frames_come_all_the_time(host):
@@ -204,15 +204,15 @@ def test_an_instance_restarts_after_a_blob_was_mended_and_answers(damaged):
     assert [one.returncode for one in done] == [0, 0], done
     assert damaged.restarts == 1
     assert load().returncode == 0
-    assert run(gate.command("ollama1", (MODEL,))).returncode == 0
+    assert run(readiness.command("ollama1", (MODEL,))).returncode == 0
 
 
 def test_a_pull_that_finds_a_blob_damaged_notes_the_servers_that_ran_then(damaged, tmp_path, monkeypatch):
     assert pull(tries=2).returncode == 0
     assert damaged.restarts == 0
     assert load().returncode == 1, "the server still takes it for useless"
-    (mark,) = tmp_path.glob(f"{servers.MARKS}/*{servers.MENDED}")
-    assert mark.name == servers.mark(MODEL) + servers.MENDED
+    (mark,) = tmp_path.glob(f"{server_state.MARKS}/*{server_state.MENDED}")
+    assert mark.name == server_state.mark(MODEL) + server_state.MENDED
     assert mark.read_text() == "2026-11-29T21:51:45.955095378Z\n"
     (delete,) = Model(instance="ollama1", name=MODEL).commands({"whole": True}, None)
     assert run(delete).returncode == 0
@@ -221,7 +221,7 @@ def test_a_pull_that_finds_a_blob_damaged_notes_the_servers_that_ran_then(damage
 
 def test_a_pull_of_whole_blobs_notes_no_server(host, tmp_path):
     assert pull().returncode == 0
-    assert not list(tmp_path.glob(f"{servers.MARKS}/*{servers.MENDED}"))
+    assert not list(tmp_path.glob(f"{server_state.MARKS}/*{server_state.MENDED}"))
 
 
 # -- models that only embed
@@ -229,9 +229,9 @@ def test_a_pull_of_whole_blobs_notes_no_server(host, tmp_path):
 
 def test_an_instance_whose_first_model_only_embeds_passes_its_test(host):
     assert pull(EMBEDDING).returncode == 0
-    done = run(gate.command("ollama1", (EMBEDDING, MODEL)))
+    done = run(readiness.command("ollama1", (EMBEDDING, MODEL)))
     assert done.returncode == 0, done.stderr
-    assert gate.place(_answer(done)) == f"127.0.0.1:{host.port}"
+    assert readiness.place(_answer(done)) == f"127.0.0.1:{host.port}"
     (running,) = json.loads(ask(host, "GET", "/api/ps")[2])["models"]
     assert running["name"] == f"{EMBEDDING}:latest"
 
@@ -239,7 +239,7 @@ def test_an_instance_whose_first_model_only_embeds_passes_its_test(host):
 def test_an_instance_that_does_not_embed_fails_its_test(host):
     assert pull(EMBEDDING).returncode == 0
     weights(host).write_bytes(b"cut")
-    done = run(gate.command("ollama1", (EMBEDDING,)))
+    done = run(readiness.command("ollama1", (EMBEDDING,)))
     assert done.returncode == 1
     assert f"ollama1 does not embed with {EMBEDDING} (status 500): " in done.stderr
     assert "invalid file magic" in done.stderr

@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from provision import sequence
 from provision.command import Obtain, Run
 from provision.errors import InventoryError
 from provision.inventory import Inventory
+from provision.plan import role_order
 from provision.render import render
 from provision.roles import nginx
-from provision.steps.build import LAYOUT, Build
-from provision.steps.build_scripts import INSTALL, READ
 from provision.steps.facts import HostFacts
-from provision.steps.generation_scripts import INSTALL as ACTIVATE
-from provision.steps.generation_scripts import PREPARE, STAMP
-from provision.steps.link import SWAP
+from provision.steps.nginx.build import LAYOUT, Build
+from provision.steps.nginx.build_scripts import INSTALL, READ
+from provision.steps.nginx.generation_scripts import INSTALL as ACTIVATE
+from provision.steps.nginx.generation_scripts import PREPARE, STAMP
+from provision.steps.system.link import SWAP
 from tests.unit.balancer_fleet import fleet, host
 
 DEBIAN = HostFacts(distribution="debian", version="13", architecture="amd64")
@@ -107,7 +107,7 @@ def test_problems_between_a_role_and_the_rest_of_the_inventory_are_said_with_the
     path = tmp_path / "inventory.yaml"
     path.write_text(INVENTORY)
     with pytest.raises(InventoryError) as refused:
-        sequence.load(str(path))
+        role_order.load(str(path))
     said = sorted(
         (problem.line, problem.path.rpartition(".")[2], problem.message) for problem in refused.value.problems
     )

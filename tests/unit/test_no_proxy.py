@@ -17,8 +17,8 @@ _CURL = re.compile(r"\bcurl\s+-")
 
 def scripts() -> Iterator[tuple[str, str]]:
     """Every constant text of the steps in which curl is called, by its name."""
-    for module in pkgutil.iter_modules(provision.steps.__path__):
-        for name, value in vars(importlib.import_module(f"provision.steps.{module.name}")).items():
+    for module in pkgutil.walk_packages(provision.steps.__path__, "provision.steps."):
+        for name, value in vars(importlib.import_module(module.name)).items():
             text = value.stdin.decode() if isinstance(value, Run) else value
             if isinstance(text, str) and name != "__doc__" and _CURL.search(text):
                 yield f"{module.name}.{name}", text
@@ -33,5 +33,13 @@ def test_no_proxy(text: str) -> None:
 
 
 def test_every_module_that_asks_a_server_was_looked_at() -> None:
-    found = {name.partition(".")[0] for name, _ in scripts()}
-    assert found >= {"engine", "servers", "instance_shell", "model_shell", "resident", "balanced", "build_scripts"}
+    found = {name.removeprefix("provision.steps.").rpartition(".")[0] for name, _ in scripts()}
+    assert found >= {
+        "docker.inspect",
+        "instance.scripts",
+        "nginx.balancer_checks",
+        "nginx.build_scripts",
+        "ollama.loaded_models",
+        "ollama.scripts",
+        "ollama.server_state",
+    }

@@ -17,11 +17,15 @@ from pydantic import ValidationError
 from provision.inventory import Connection, Host, Inventory
 from provision.roles import models as models_role
 from provision.roles import ollama as role
-from provision.steps import applications, boot, endpoint, image, instance_shell, model_shell, storage, variables
 from provision.steps.base import RefusalError
-from provision.steps.docker_words import bind, create_words, gpus_word
+from provision.steps.docker import gpu_processes, image
+from provision.steps.docker.firewall import Firewall
 from provision.steps.facts import Card, HostFacts
-from provision.steps.firewall import Firewall
+from provision.steps.instance import boot, endpoint, storage
+from provision.steps.instance import scripts as instance_scripts
+from provision.steps.instance.create_arguments import bind, create_words, gpus_word
+from provision.steps.ollama import environment
+from provision.steps.ollama import scripts as model_scripts
 
 TEXT = st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" '\"$`\\;,=-"), max_size=40)
 HOSTILE = ["$(touch /tmp/x)", "`id`", "a\"b,c'd", "--privileged", "x; rm -rf /", "a\\b", " lead"]
@@ -127,7 +131,7 @@ def test_refused_settings(said: dict[str, Any]) -> None:
 @pytest.mark.parametrize("comm", ["tmux: server", "", "a\x07b"])
 def test_every_program_that_a_refusal_names_can_be_tolerated(shown: str, comm: str) -> None:
     rows = f"GPU-1, 7, 512, {shown}\n(exit code 0)\n/proc/7/cgroup:0::/x\n/proc/7/comm:{comm}\n"
-    (one,) = applications.parse(base64.b64encode(rows.encode()).decode(), {}) or ()
+    (one,) = gpu_processes.parse(base64.b64encode(rows.encode()).decode(), {}) or ()
     assert settings_of(tolerate=[one.program]).tolerate == (one.program,)
 
 
@@ -180,7 +184,7 @@ def test_environment() -> None:
 
 def test_every_tuning_setting_reaches_a_variable_or_the_container() -> None:
     elsewhere = {"memory", "cpus", "pids_limit", "environment"}
-    assert set(role.Tuning.model_fields) - elsewhere == set(variables.SETTINGS.values())
+    assert set(role.Tuning.model_fields) - elsewhere == set(environment.SETTINGS.values())
 
 
 # -- steps
@@ -336,8 +340,8 @@ esac
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(sorted(variables.OTHERS)), TEXT, max_size=3), TEXT)
-@example(dict(zip(sorted(variables.OTHERS), HOSTILE, strict=False)), "a\"b, '$(id)'")
+@given(st.dictionaries(st.sampled_from(sorted(environment.OTHERS)), TEXT, max_size=3), TEXT)
+@example(dict(zip(sorted(environment.OTHERS), HOSTILE, strict=False)), "a\"b, '$(id)'")
 def test_words_reach_docker_as_they_are(tmp_path: Path, environment: dict[str, str], path: str) -> None:
     stub = tmp_path / "docker"
     stub.write_text(STUB)
@@ -356,8 +360,8 @@ def test_words_reach_docker_as_they_are(tmp_path: Path, environment: dict[str, s
 @pytest.mark.parametrize(
     "text",
     [
-        *(value for name, value in vars(instance_shell).items() if name.isupper()),
-        *(value for name, value in vars(model_shell).items() if name.isupper() and name != "MARKS"),
+        *(value for name, value in vars(instance_scripts).items() if name.isupper()),
+        *(value for name, value in vars(model_scripts).items() if name.isupper() and name != "MARKS"),
         boot.firewall_script().decode(),
         boot.instances_script().decode(),
     ],
@@ -396,5 +400,5 @@ def test_a_clock_that_jumps_while_an_instance_starts_is_no_wait_that_is_over(tmp
     count = f'echo >>{tmp_path}/$0; [ "$(wc -l <{tmp_path}/$0)" -gt 2 ]'
     for name, text in {"curl": count, "docker": "echo running 0", "date": f"{count} && echo 99999 || echo 1"}.items():
         (tmp_path / f"{name}.sh").write_text(f"{name}() {{ set -- {name}; {text.replace('$0', '$1')}; }}\n")
-    text = "".join(path.read_text() for path in tmp_path.glob("*.sh")) + instance_shell.READY + "ready one a:1 120\n"
+    text = "".join(path.read_text() for path in tmp_path.glob("*.sh")) + instance_scripts.READY + "ready one a:1 120\n"
     subprocess.run(["sh", "-eu", "-c", text], check=True, capture_output=True, timeout=30)

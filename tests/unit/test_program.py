@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from provision.command import Answer
-from provision.steps import facts, program
+from provision.steps import facts
 from provision.steps.base import converged
 from provision.steps.facts import HostFacts
-from provision.steps.program import Program
+from provision.steps.system import program
+from provision.steps.system.program import Program
 
 STEP = Program(name="nginx", target="/opt/provision/nginx/current/sbin/nginx")
 LINKED = {"target": STEP.target}

@@ -7,26 +7,26 @@ from typing import Any
 
 import pytest
 
-from provision import rolling
-from provision.context import Stopped
 from provision.errors import CommandError, HostError
 from provision.inventory import Host
-from provision.rolling import Rolling
-from provision.sequence import INSTANCES
+from provision.plan.role_order import INSTANCES
+from provision.rollout import budget
+from provision.rollout.budget import Rolling
+from provision.rollout.traffic import Turn
+from provision.runs.context import Stopped
 from provision.steps.base import EVERY
-from provision.turn import Turn
 
+from .test_budget import Fake, fits, gpu, make
 from .test_holding import Lease
-from .test_rolling import Fake, fits, gpu, make
 
 OLD = frozenset({"old"})
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rolling, "Marker", Fake)
-    monkeypatch.setattr(rolling, "TICK", 0.01)
-    monkeypatch.setattr(rolling, "LOOK", 0.01)
+    monkeypatch.setattr(budget, "Marker", Fake)
+    monkeypatch.setattr(budget, "TICK", 0.01)
+    monkeypatch.setattr(budget, "LOOK", 0.01)
 
 
 @pytest.fixture

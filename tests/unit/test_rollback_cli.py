@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from provision import cli, each, journal, rollout
+from provision import cli
 from provision.cli.rollback import Undoing, _with_failed
 from provision.errors import CommandError, UnreachableError
-from provision.rollout import Outcome
+from provision.rollout import waves
+from provision.rollout.waves import Outcome
+from provision.runs import journal
+from provision.ssh import fanout
 
 from .local import LocalSession
 
@@ -24,7 +27,7 @@ all:
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     """An inventory whose hosts all have the journal of this test."""
-    for module in (each, rollout):
+    for module in (fanout, waves):
         monkeypatch.setattr(module, "Session", lambda connection, password: LocalSession())
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
     return str(tmp_path / "inventory.yaml")
@@ -88,7 +91,7 @@ def test_a_host_that_is_not_there_is_unreachable_and_no_host_without_changes(pat
     def session(connection, password):
         return LocalSession(frozenset({1}) if connection.address == "lb" else frozenset())
 
-    monkeypatch.setattr(each, "Session", session)
+    monkeypatch.setattr(fanout, "Session", session)
     code, document, _ = rollback(path, capsys, OLD)
     assert code in (3, 4)
     assert {host["host"]: host["result"] for host in document["hosts"]}["lb-01"] == "unreachable"
@@ -119,7 +122,7 @@ def test_nothing_is_asked_where_no_host_could_be_planned_for(path, capsys, monke
     def session(connection, password):
         return LocalSession(frozenset({1}) if next(sessions) >= asks_first else frozenset())
 
-    for module in (each, rollout):
+    for module in (fanout, waves):
         monkeypatch.setattr(module, "Session", session)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -133,7 +136,7 @@ def test_nor_where_the_operator_broke_off_what_was_to_be_shown(path, capsys, mon
         made.interrupt(now=False)
         return [Outcome(member.outcome.host) for member in made.members]
 
-    monkeypatch.setattr(rollout.Rollout, "plan", plan)
+    monkeypatch.setattr(waves.Rollout, "plan", plan)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr("click.confirm", lambda *_, **__: pytest.fail("asked"))

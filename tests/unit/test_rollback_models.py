@@ -2,8 +2,8 @@
 
 import pytest
 
-from provision import sequence
-from tests.unit.test_rollback import INVENTORY, container, ids, made, undo
+from provision.plan import role_order
+from tests.unit.test_rollback_plan import INVENTORY, container, ids, made, undo
 
 MODEL = {"whole": True, "digest": "", "size": 1, "damaged": [], "ours": True}
 
@@ -22,7 +22,7 @@ def declaring(tmp_path, models, *, storage="volume", instances="{gpus: [0]}"):
     path = tmp_path / "models.yaml"
     said = f"ollama: {{models: [{models}], storage: {storage}, instances: [{instances}]}}"
     path.write_text(INVENTORY.replace("ollama: {instances: [{gpus: [0]}, {gpus: [1]}]}", said))
-    return sequence.load(str(path))
+    return role_order.load(str(path))
 
 
 @pytest.mark.parametrize("models", ["new:1", "old:1"], ids=["as the run found it", "put back already"])

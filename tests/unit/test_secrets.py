@@ -10,21 +10,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from provision import cli, plan, report, sequence
-from provision.apply import HostRun
-from provision.artifacts import Store
-from provision.cli.resume import Logged
-from provision.cli.run import Careful, Chosen
+from provision import cli
+from provision.actions.resume import Logged
+from provision.apply.host_run import HostRun
+from provision.artifacts.store import Store
+from provision.cli.deploy import Careful, Chosen
 from provision.command import Put, Run
-from provision.context import Context
 from provision.errors import CommandError
 from provision.inventory import Mask, Secret
-from provision.journal import Journal
-from provision.plan import HostPlan
-from provision.rollout import Outcome, Rollout, selection
-from provision.runs import default_folder
-from provision.script import assemble
-from provision.sequence import Entry
+from provision.plan import planner, role_order
+from provision.plan.planner import HostPlan
+from provision.plan.role_order import Entry
+from provision.report import console
+from provision.rollout.waves import Outcome, Rollout, selection
+from provision.runs.context import Context
+from provision.runs.journal import Journal
+from provision.runs.log import default_folder
+from provision.ssh.script import assemble
 from provision.steps.base import RefusalError
 from tests.unit.local import LocalSession
 from tests.unit.test_hostile import FACTS
@@ -67,9 +69,9 @@ def clean(text: str) -> bool:
 
 def changes(path):
     """Every step of every host with what it wants from nothing, and the commands there and back."""
-    inventory = sequence.load(str(path))
+    inventory = role_order.load(str(path))
     for host in inventory.hosts:
-        for entry in sequence.steps(host, inventory):
+        for entry in role_order.steps(host, inventory):
             try:
                 want = entry.step.want(FACTS, None)
             except RefusalError:
@@ -102,24 +104,24 @@ def test_a_script_hands_secrets_to_builtins_only(path):
 
 
 def test_a_plan_shows_no_secret_in_any_form(path, capsys):
-    found = [plan.make_change(entry, None, want) for entry, want, _ in changes(path) if want]
-    gone = [plan.make_change(entry, want, None) for entry, want, _ in changes(path) if want]
+    found = [planner.make_change(entry, None, want) for entry, want, _ in changes(path) if want]
+    gone = [planner.make_change(entry, want, None) for entry, want, _ in changes(path) if want]
     other = [
-        plan.make_change(entry, {**want, "sha256": "0" * 64, "environment": {"HTTPS_PROXY": "sha256:0"}}, want)
+        planner.make_change(entry, {**want, "sha256": "0" * 64, "environment": {"HTTPS_PROXY": "sha256:0"}}, want)
         for entry, want, _ in changes(path)
         if want and ("environment" in want or want.get("kind") == "file")
     ]
     outcome = Outcome("gpu-01", HostPlan((*found, *gone, *other), 9))
-    report.plan_text([outcome], diff=True)
+    console.plan_text([outcome], diff=True)
     shown = capsys.readouterr()
     assert clean(shown.out + shown.err)
-    assert clean(json.dumps(report.plan_document([outcome]), default=str))
+    assert clean(json.dumps(console.plan_document([outcome]), default=str))
 
 
 def test_a_journal_names_what_is_secret_by_its_hash(path):
     for entry, want, _ in changes(path):
         journal = Journal("run", "deploy")
-        commands = [journal.before(plan.make_change(entry, None, want)), journal.done(entry.step.id), journal.end()]
+        commands = [journal.before(planner.make_change(entry, None, want)), journal.done(entry.step.id), journal.end()]
         for command in commands:
             assert clean(" ".join(command.words) + repr(command) + str(command))
             assert clean(told(command.stdin)), entry.step.id
@@ -134,8 +136,8 @@ def told(text):
 
 def test_what_is_read_of_a_secret_file_for_a_rollback_is_no_more_than_its_hash(path):
     """Root's own files are hashed where they are read, so their bytes are in no answer; the host keeps them itself."""
-    inventory = sequence.load(str(path))
-    steps = [entry.step for entry in sequence.steps(inventory.hosts[0], inventory)]
+    inventory = role_order.load(str(path))
+    steps = [entry.step for entry in role_order.steps(inventory.hosts[0], inventory)]
     files = [step for step in steps if step.id.endswith(".env")]
     assert files
     for step in files:
@@ -162,7 +164,7 @@ WORDS = (
 @pytest.mark.parametrize("command", [["deploy", "--yes"], ["rollback", RUN, "--yes"]])
 def test_the_command_to_run_next_names_what_was_set_by_e_and_not_to_what(path, tmp_path, monkeypatch, capfd, command):
     (tmp_path / "more.yaml").write_text("mine: {}")
-    for module in ("rollout", "each"):
+    for module in ("rollout.waves", "ssh.fanout"):
         monkeypatch.setattr(f"provision.{module}.Session", lambda connection, password: LocalSession(frozenset({1})))
     begin = [word for value in (*WORDS, f"@{tmp_path}/more.yaml") for word in ("-e", value)]
     assert cli.execute([*command, "-i", str(path), "-l", "gpu-01", "-t", "docker", *begin]) == 4
@@ -214,22 +216,22 @@ def test_a_secret_where_none_fits_is_not_in_the_problem(path, key, capsys):
 
 def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, monkeypatch):
     """A program may print its environment (Ollama does when it starts), and sudo or curl what they were given."""
-    inventory = sequence.load(str(path))
+    inventory = role_order.load(str(path))
     events = []
-    monkeypatch.setattr("provision.rollout.Session", lambda connection, password: LocalSession())
-    context = Context("run", inventory, frozenset(sequence.order()), events.append, Store(tmp_path / "store"))
+    monkeypatch.setattr("provision.rollout.waves.Session", lambda connection, password: LocalSession())
+    context = Context("run", inventory, frozenset(role_order.order()), events.append, Store(tmp_path / "store"))
     rollout = Rollout(context, selection(inventory, inventory.hosts[:1], context.roles), None, 1)
     member = rollout.members[0]
     said = f"env: HTTPS_PROXY={PROXY}; {SUDO} {LOGIN} canary-of-token"
     with rollout._caught(member):
         raise CommandError(said, said, step="s", command=said, exit_status=1, stderr=said)
     member.run.say("progress", "step", said)
-    assert clean(json.dumps(report.deploy_document([member.outcome], "run")))
-    assert clean(report.error_text(member.outcome.error))
+    assert clean(json.dumps(console.deploy_document([member.outcome], "run")))
+    assert clean(console.error_text(member.outcome.error))
     assert clean(str(events))
     assert "[secret]" in member.outcome.error.stderr
-    change = plan.make_change(Entry("role", member.run.entries[0].step), {"text": said}, None)
-    shown = plan.hidden(dataclasses.replace(change, diff=(said,), reason=said, impact=said), member.run.hide)
+    change = planner.make_change(Entry("role", member.run.entries[0].step), {"text": said}, None)
+    shown = planner.hidden(dataclasses.replace(change, diff=(said,), reason=said, impact=said), member.run.hide)
     assert clean(f"{shown.diff}{shown.reason}{shown.impact}")
     assert isinstance(member.run, HostRun)
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from provision.steps.base import RefusalError, Step
 from provision.steps.facts import HostFacts
-from provision.steps.listing import Content
+from provision.steps.system.file_scan import Content
 from tests.unit.step_cases import cases, load, step_of
 
 

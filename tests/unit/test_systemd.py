@@ -9,8 +9,8 @@ import pytest
 
 from provision.command import Put, Run
 from provision.render import render
-from provision.steps import units
-from provision.steps.systemd import DropIn, Service, Unit
+from provision.steps.system import unit_scan
+from provision.steps.system.systemd import DropIn, Service, Unit
 
 SYSTEMCTL = """#!/bin/sh
 case $1 in
@@ -36,7 +36,7 @@ def test_why_a_service_does_not_start_is_part_of_the_evidence(tmp_path: Path) ->
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where units are, with one of ours and one of our additions in place."""
-    monkeypatch.setattr(units, "DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(unit_scan, "DIRECTORY", str(tmp_path))
     (tmp_path / OURS).write_text("before")
     (tmp_path / f"{THEIRS}.d").mkdir()
     (tmp_path / f"{THEIRS}.d" / "provision.conf").write_text("before")

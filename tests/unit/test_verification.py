@@ -9,22 +9,24 @@ from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
-from provision import apply, report, rollout
-from provision.artifacts import Store
+from provision.apply import host_run
+from provision.artifacts.store import Store
 from provision.command import Answer, Run
-from provision.context import Context
 from provision.inventory import Connection, Host, Inventory
-from provision.rollout import Rollout
-from provision.sequence import Entry
+from provision.plan.role_order import Entry
+from provision.report import console
+from provision.rollout import waves
+from provision.rollout.waves import Rollout
+from provision.runs.context import Context
 from provision.steps.base import Check, Fact, UnreadableError, asked_once, read_once
-from provision.steps.file import File
+from provision.steps.system.file import File
 from provision.verify import backend as live
 from provision.verify import neighbours
 from provision.verify.checks import Verification
 from provision.verify.pytest_plugin import describe, verify
 
 from .local import LocalSession
-from .test_apply import Note, Notes
+from .test_host_run import Note, Notes
 
 ROLES = frozenset({"docker"})
 
@@ -97,10 +99,10 @@ def verified(monkeypatch, tmp_path):
         entries = tuple(
             Entry(role, thing) for role, group in (("docker", things), ("balancer", last)) for thing in group
         )
-        monkeypatch.setattr(apply, "steps", lambda host, inventory: entries)
-        monkeypatch.setattr(apply, "owned", lambda: (("docker", Notes(str(tmp_path))),))
+        monkeypatch.setattr(host_run, "steps", lambda host, inventory: entries)
+        monkeypatch.setattr(host_run, "owned", lambda: (("docker", Notes(str(tmp_path))),))
         session = LocalSession(dead)
-        monkeypatch.setattr(rollout, "Session", lambda connection, password: session)
+        monkeypatch.setattr(waves, "Session", lambda connection, password: session)
         host = Host(name="h", connection=Connection(address="192.0.2.1"), settings=settings)
         context = Context("run", Inventory(path="", hosts=(host,)), roles, lambda event: None, Store(tmp_path / "s"))
         verification = Verification(Rollout(context, [(host, roles)], None, 4))
@@ -203,7 +205,7 @@ def test_a_step_behind_one_that_differs_is_not_asked_and_names_it(verified, tmp_
 def test_the_table_names_the_cause_once_and_ends_with_the_next_command(verified, tmp_path, capfd):
     base = tmp_path / "base"
     result = verified(Note(str(base)), *(Note(str(tmp_path / name), base=str(base)) for name in "abc"))
-    report.verify_text([result], "provision deploy -i prod.yaml")
+    console.verify_text([result], "provision deploy -i prod.yaml")
     rows = capfd.readouterr().out.splitlines()
     assert rows[2].split()[:4] == ["h", "FAILED", "2", "1"]
     assert rows[2].endswith("note:base; 3 not checked because of note:base")
@@ -272,9 +274,9 @@ def test_what_is_asked_while_all_channels_are_taken_shares_an_exec():
 
 def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(monkeypatch, tmp_path):
     """Two hosts that are this machine; the instance of the first is open, that of the second closed."""
-    monkeypatch.setattr(apply, "steps", lambda host, inventory: (Entry("ollama", Proved(str(tmp_path / "a"))),))
-    monkeypatch.setattr(apply, "owned", lambda: ())
-    monkeypatch.setattr(rollout, "Session", lambda connection, password: LocalSession())
+    monkeypatch.setattr(host_run, "steps", lambda host, inventory: (Entry("ollama", Proved(str(tmp_path / "a"))),))
+    monkeypatch.setattr(host_run, "owned", lambda: ())
+    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
     first, second = (
         Host(name=name, groups=("gpu",), connection=Connection(address=address))
         for name, address in (("first", "192.0.2.1"), ("second", "192.0.2.2"))

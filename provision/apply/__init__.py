@@ -1,0 +1,1 @@
+"""One host: read, plan, lock, change, read again."""

@@ -1,0 +1,107 @@
+"""What went wrong with a change, as an error that carries its evidence and says what to do. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from provision.command import Answer, Command
+from provision.errors import CommandError, FactError, NotConvergedError, RefusedError
+from provision.plan.planner import Change, HostPlan
+from provision.steps.base import BlockedError, State, differing
+
+
+def command_failed(change: Change, command: Command, answer: Answer) -> CommandError:
+    """A command of a change failed.
+
+    Args:
+        change: the change.
+        command: the command.
+        answer: what it said; the last lines of its standard error are the evidence.
+    """
+    reason = "took too long" if answer.exit == 124 else f"exited {answer.exit}"
+    return CommandError(
+        f"{change.step.id}: {command} {reason}",
+        "mend what it says and run it again: what is done stays done",
+        step=change.step.id,
+        command=str(command),
+        exit_status=answer.exit,
+        stderr="\n".join(answer.error.splitlines()[-30:])[-4000:],
+    )
+
+
+def not_converged(change: Change, have: State) -> NotConvergedError:
+    """Every command of a change succeeded, and the host still differs.
+
+    Args:
+        change: the change.
+        have: what was found after it.
+    """
+    said = "still there" if change.want is None else "; ".join(change.step.diff(have, change.want))
+    keys = ", ".join(key for key, _ in differing(have, change.want))
+    return NotConvergedError(
+        f"{change.step.id}: every command succeeded, and the host still differs" + (f" in {keys}" if keys else ""),
+        "something else may be changing this host; look at it, then run it again",
+        step=change.step.id,
+        stderr=said[:2000],
+    )
+
+
+def unknown(step: str, when: str, blocked: BlockedError) -> FactError:
+    """What a step has to know cannot be read in the middle of a run.
+
+    Args:
+        step: id of the step.
+        when: that, and when, in words.
+        blocked: what the host said; its last line goes into the message.
+    """
+    lines = blocked.evidence.splitlines() or [str(blocked)]
+    return FactError(
+        f"{step} {when}: {lines[-1][:300]}",
+        "look at the host, then run it again",
+        step=step,
+        stderr="\n".join(lines[:-1])[-4000:],
+    )
+
+
+def refused(instances: Mapping[str, str]) -> RefusedError:
+    """Instances that cannot be worked on, on a host that is otherwise well.
+
+    Args:
+        instances: instance -> why.
+    """
+    return RefusedError(
+        "; ".join(instances.values()),
+        "the other instances of this host go on; repair or replace the card and deploy again, or take its instance out "
+        "of the inventory",
+        step="require:cards",
+    )
+
+
+def lost_cards(step: str, have: Mapping[str, Any]) -> NotConvergedError:
+    """A running container does not see the cards that it was given.
+
+    Args:
+        step: id of the container's step.
+        have: its state.
+    """
+    return NotConvergedError(
+        f"{step} does not see its cards any more",
+        "deploy again, without --tags: that makes the container anew",
+        step=step,
+        stderr=f"given: {', '.join(have['gpus'])}; nvidia-smi inside says: {', '.join(have['sees'])}"[:2000],
+    )
+
+
+def unsettled(todo: HostPlan, rounds: int) -> NotConvergedError:
+    """What was changed differs again.
+
+    Args:
+        todo: what would have to be changed once more.
+        rounds: how often it was changed.
+    """
+    ids = ", ".join(change.step.id for change in todo.changes)
+    evidence = "\n".join(f"{c.step.id}: {c.reason}: {'; '.join(c.diff)}"[:600] for c in todo.changes)
+    return NotConvergedError(
+        f"after {rounds} rounds these still differ: {ids}",
+        "something on the host undoes them; look at it, then run it again",
+        stderr=evidence,
+    )

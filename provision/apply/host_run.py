@@ -1,0 +1,405 @@
+"""One host of a run: read, plan, lock, change, read again."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import cast
+
+from provision.apply import diagnostics
+from provision.apply.step_runner import Performer
+from provision.command import Answer, Run
+from provision.errors import FactError, HostError
+from provision.events import Event
+from provision.inventory import Host, Mask
+from provision.plan import gpu_loss, planner
+from provision.plan.change_order import Group, creates, groups, is_container, is_missing, may_run
+from provision.plan.planner import Change, HostPlan
+from provision.plan.role_order import INSTANCES, LAST, Entry, facts_command, owned, steps
+from provision.rollout.budget import Rolling
+from provision.rollout.traffic import Turn
+from provision.runs import interrupt
+from provision.runs.context import Context, Stopped
+from provision.runs.lease import Lease
+from provision.ssh.session import Session
+from provision.steps.base import EVERY, BlockedError, Owned, State, converged
+from provision.steps.facts import Fleet, HostFacts, LateFacts
+from provision.steps.nginx import upstream as marks
+from provision.steps.nginx.balancer_config import Balancing
+
+PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
+
+
+class HostRun:
+    """One host during one run. Used by one thread at a time.
+
+    Args:
+        host: the host.
+        session: the connection; opened by the first read.
+        context: what it shares with the other hosts.
+        roles: names of the roles that are looked at on this host; those of the run when None.
+        rolling: who is out of the upstream in this run; one of its own when None.
+        past: the steps that a rollback puts back, in their order; what is declared when None.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        session: Session,
+        context: Context,
+        roles: frozenset[str] | None = None,
+        rolling: Rolling | None = None,
+        past: tuple[Entry, ...] | None = None,
+    ) -> None:
+        self.host = host
+        self.session = session
+        self.context = context
+        self.roles = context.roles if roles is None else roles
+        self.past = past
+        self.facts = HostFacts()
+        self.changed: list[str] = []
+        self.plans: list[HostPlan] = []
+        self.hide = Mask(host.secrets())
+        self._host_facts = facts_command(host, context.inventory)
+        self._answers: dict[Run, Answer] = {}
+        self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
+        self._lease = Lease(session, context.run_id, context.dead)
+        self._performer = Performer(host.name, session, self._lease, context, self.say)
+        self.turn = Turn(host, session, self._lease, rolling or Rolling(context), context, self.say)
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every step of the host, in its place."""
+        return steps(self.host, self.context.inventory)
+
+    @property
+    def goals(self) -> tuple[Entry, ...]:
+        """The steps that this run makes what they should be."""
+        return self.entries if self.past is None else self.past
+
+    @property
+    def answers(self) -> Mapping[Run, Answer]:
+        """What the host said to every read so far."""
+        return self._answers
+
+    @cached_property
+    def declared(self) -> frozenset[str]:
+        """The ids of all its steps."""
+        return frozenset(entry.step.id for entry in self.entries)
+
+    @cached_property
+    def finders(self) -> tuple[tuple[str, Owned], ...]:
+        """What looks for orphans of the roles that are looked at. A rollback leaves them to the next deploy."""
+        return () if self.past is not None else tuple((role, finder) for role, finder in owned() if role in self.roles)
+
+    def say(self, kind: str, step: str = "", text: str = "", seconds: float = 0.0) -> None:
+        """Tell the listener what happens on this host."""
+        self.context.listen(Event(self.host.name, kind, step, self.hide(text), seconds))
+
+    def read(self) -> None:
+        """Read everything, in one exec."""
+        self.say("reading")
+        if not self._answers:
+            self.session.begin()  # while it connects, the steps are put together
+        reads = self._reads(self.roles)
+        self._take(dict(zip(reads, self.session.batch(reads, stop=False), strict=True)))
+
+    def plan(self, roles: frozenset[str], fleet: Fleet | None = None, earlier: Sequence[Change] = ()) -> HostPlan:
+        """What would change, of the roles named.
+
+        Args:
+            roles: a subset of this run's roles.
+            fleet: what is known of the other hosts, for roles that need it.
+            earlier: what will have been changed before that.
+        """
+        facts = dataclasses.replace(self.facts, fleet=fleet) if fleet else self.facts
+        chosen = roles & self.roles
+        # The guards are asked once, in the first wave, whatever roles it has.
+        entries = [e for e in self.goals if e.role in chosen or (e.step.guards_host and fleet is None)]
+        finders = [(role, finder) for role, finder in self.finders if role in chosen]
+        found = planner.plan_host(
+            entries, self.declared, finders, facts, self._answers, {c.step.id: c for c in earlier}
+        )
+        if fleet is None:
+            self.turn.refuse(found.refused, gpu_loss.lost(found.refused, self.entries, self._answers, facts))
+        return dataclasses.replace(
+            found, changes=tuple(planner.hidden(self._costed(c), self.hide) for c in found.changes)
+        )
+
+    def upstream(self) -> str:
+        """The upstream of a balancer as it was read last; empty on other hosts, and where there is none."""
+        step = next((entry.step for entry in self.entries if isinstance(entry.step, Balancing)), None)
+        if step is None or step.fact().command not in self._answers:
+            return ""
+        with contextlib.suppress(BlockedError, FactError):
+            return marks.text_of(planner.parse(step.fact(), self._answers, step.id))
+        return ""
+
+    def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> None:
+        """Make these roles' steps what they should be. A host on which nothing differs is not touched.
+
+        Raises:
+            HostError: something failed; what was changed until then is in `changed`.
+        """
+        try:
+            self._converge(roles, fleet)
+            if fleet is None and roles >= INSTANCES:
+                self.turn.admit()
+        finally:
+            self.turn.end()
+
+    def _converge(self, roles: frozenset[str], fleet: Fleet | None) -> None:
+        todo = self._agreed(self.plan(roles, fleet), fleet)
+        self.plans.append(todo)
+        self._known = {}  # it may be long ago that it was read
+        # While it is worked on, a balancer may be told of others' instances, and be locked for that.
+        last = fleet is not None or not (self.context.roles & frozenset(LAST) or self.host.balancer)
+        for _ in range(PASSES):
+            if not todo.changes:
+                return
+            if not self.locked:
+                todo = self._lock(todo, roles, fleet)
+            proofs = self._proofs(todo.changes)
+            reads = list(dict.fromkeys([*self._scope(roles, fleet), *proofs]))
+            self._make(todo.changes, fleet, reads, last=last)
+            self._take(self._ask(reads))
+            todo = self.plan(roles, fleet)
+            if proofs:
+                self._prove(roles)
+        if todo.changes:
+            raise diagnostics.unsettled(todo, PASSES)
+
+    def finish(self, result: str = "changed", error: HostError | None = None) -> None:
+        """Write what came of it, where something was changed, and give the lock back.
+
+        Args:
+            result: as the recap names it.
+            error: what failed on this host, with nothing secret in it; or None.
+        """
+        cut_off = self.host.name in self.context.cut_off or interrupt.is_cut_off(error, self.context)
+        self._lease.end(self._performer.closing(result, error), cut_off=cut_off)
+
+    @property
+    def locked(self) -> bool:
+        """Whether the host may hold this run's lock."""
+        return self._lease.held
+
+    def _costed(self, change: Change) -> Change:
+        """The change, with what it costs where a daemon-reload may take the cards of containers."""
+        if not (gpu_loss.endangers(change) and self._disrupts(change) == EVERY):
+            return change
+        said = "takes every instance of this host out meanwhile"
+        return dataclasses.replace(change, impact=f"{change.impact}; {said}" if change.impact else said)
+
+    def _reads(self, roles: frozenset[str], *, guards: bool = True) -> list[Run]:
+        """The commands that read everything that planning for these roles looks at; host facts first."""
+        chosen = (e for e in self.goals if e.role in roles & self.roles or (guards and e.step.guards_host))
+        finders = ((role, finder) for role, finder in self.finders if role in roles)
+        found = planner.facts_of(chosen, finders)
+        return list(dict.fromkeys([self._host_facts, *found, *self._endangered(roles)]))
+
+    def _endangered(self, roles: frozenset[str]) -> list[Run]:
+        """What tells whether changes of these roles can take the cards of containers, where no role here asks it."""
+        if not (self.host.gpu and any(e.step.endangers_cards for e in self.goals if e.role in roles & self.roles)):
+            return []
+        return gpu_loss.reads(self.entries)
+
+    def _scope(self, roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
+        """What is read under the lock: what the last wave's roles need; before it, what comes later too."""
+        return self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
+
+    def _proofs(self, changes: Sequence[Change]) -> list[Run]:
+        """What tells whether instances still see their cards; not after the balancer's configuration alone changed."""
+        if all(change.role in LAST and not gpu_loss.endangers(change) for change in changes):
+            return []
+        return [entry.step.fact().command for entry in self.entries if is_container(entry.step)]
+
+    def _take(self, answers: Mapping[Run, Answer]) -> None:
+        """Plan with these answers from now on."""
+        self._answers.update(answers)
+        self.facts = planner.host_facts(self._answers[self._host_facts])
+
+    def _ask(self, reads: Sequence[Run]) -> Mapping[Run, Answer]:
+        """What was read since the last change; what of these was not is read now, in one exec."""
+        missing = [read for read in dict.fromkeys(reads) if read not in self._known]
+        if missing:
+            self._known.update(zip(missing, self.session.batch(missing, stop=False), strict=True))
+        return self._known
+
+    def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: Fleet | None) -> HostPlan:
+        """Lock, read again in the same exec, and stop if there is something to change that was not planned.
+
+        Returns:
+            the plan to carry out: after a wait for somebody else's run it is made anew, for that run changed things.
+        """
+        reads = self._scope(roles, fleet)
+        first, *answers = self.session.batch([self._lease.acquire(), *reads], stop=False)
+        say = partial(self.say, "progress", "lock")
+        waited = self._lease.wait(first, self.context.lock_wait, self.context.stop, say)
+        if waited:
+            answers = self.session.batch(reads, stop=False)
+        self._known = dict(zip(reads, answers, strict=True))
+        self._take(self._known)
+        now = self._agreed(self.plan(roles, fleet), fleet)
+        if not waited and (others := planner.unplanned(planned, now)):
+            said = f"the host changed while it was being planned for: {', '.join(others)}"
+            raise HostError(said[:500], "run it again: it shows what is to be done now")
+        return now
+
+    def _agreed(self, todo: HostPlan, fleet: Fleet | None) -> HostPlan:
+        """The plan, if an operator who was asked agreed to it; that of the last wave depends on the other hosts."""
+        return planner.agreed(self.context.confirmed.get(self.host.name), todo) if fleet is None else todo
+
+    def _make(self, changes: Sequence[Change], fleet: Fleet | None, reads: list[Run], *, last: bool) -> None:
+        """Make the changes, group after group; what a group took out of the upstream goes back after it.
+
+        Args:
+            changes: as planned.
+            fleet: what is known of the other hosts.
+            reads: what is to be read after the last one.
+            last: whether the lock can be given back then.
+        """
+        found = groups(changes, self._disrupts)
+        order = [(group, change) for group in found for change in group.changes]
+        try:
+            for number, (group, change) in enumerate(order, 1):
+                end = number == len(order)
+                following = reads if end else [order[number][1].step.fact().command]
+                self._apply(change, fleet, following, group, done=last and end)
+                if change is group.changes[-1]:
+                    self._give_back()
+                    if self.roles >= INSTANCES:
+                        self.turn.hand_over({later.step.part_of for _, later in order[number:]})
+        except Exception:
+            self.turn.abandon()
+            raise
+
+    def _disrupts(self, change: Change) -> frozenset[str]:
+        """Whose streams a change would cut, or whose cards it may take."""
+        unsafe = gpu_loss.endangers(change) and not self._reload_safe()
+        names = EVERY if unsafe else change.step.disrupts(change.have, change.want)
+        return names if names != EVERY or self._may_serve() else frozenset()
+
+    def _may_serve(self) -> bool:
+        """Whether an instance may be running, by what was read last."""
+        answers = {**self._answers, **self._known}
+        return any(may_run(entry, answers) for entry in self.entries if is_container(entry.step))
+
+    def _reload_safe(self) -> bool:
+        """Whether containers keep their cards over a daemon-reload, by what was read last."""
+        return not self.host.gpu or gpu_loss.are_safe(self.entries, self._answers)
+
+    def _give_back(self) -> None:
+        """Give back what is out, after what broke while Docker or systemd were busy has been put right."""
+        for entry in self.entries if self.turn.out else ():
+            if entry.step.part_of not in self.turn.out:
+                continue
+            if is_container(entry.step) and is_missing(entry, self._ask([entry.step.fact().command])):
+                self.turn.drop(entry.step.part_of)
+            else:
+                self._repair(entry)
+        self.turn.give_back()
+
+    def _repair(self, entry: Entry) -> None:
+        fact = entry.step.fact()
+        try:
+            have = planner.parse(fact, self._ask([fact.command]), entry.step.id)
+        except BlockedError as error:
+            raise diagnostics.unknown(entry.step.id, "cannot be read any more", error) from error
+        want = entry.step.repaired(have)
+        if not converged(have, want):
+            self._run(planner.make_change(entry, have, want), [], done=False)
+            self.changed.append(entry.step.id)
+
+    def _prove(self, roles: frozenset[str]) -> None:
+        """After changes, every instance still sees its cards. Where its role is looked at, that is planned for anyway.
+
+        Raises:
+            HostError: one does not.
+        """
+        others = [one for one in self.entries if is_container(one.step) and one.role not in roles & self.roles]
+        for entry in (one for one in others if one.step.part_of not in self.turn.refused):
+            have = gpu_loss.blind(entry, self._ask([entry.step.fact().command]))
+            if have is not None:
+                raise diagnostics.lost_cards(entry.step.id, have)
+
+    def _apply(
+        self, change: Change, fleet: Fleet | None, following: Sequence[Run], group: Group, *, done: bool
+    ) -> None:
+        """Make one change. What was read before an earlier change is not trusted: it is read again first.
+
+        Args:
+            change: as planned; made anew from what is now there.
+            fleet: what is known of the other hosts.
+            group: the changes that it is one of.
+            following: what is to be read after it, in the same exec.
+            done: whether the lock can be given back then, in the same exec.
+        """
+        if self.context.stop.is_set():
+            raise Stopped("stopped before " + change.step.id, "run it again to go on")
+        begun = time.monotonic()
+        step = change.step
+        self.say("changing", step.id, change.reason)
+        try:
+            settled = self._settled(change, fleet, group)
+            if settled is None:
+                self.say("ok", step.id)
+                return
+            change = settled
+            have = self._run(change, following, done=done and not self.turn.out)
+        except HostError as error:
+            error.step = error.step or step.id
+            if self.changed and error.hint == planner.NOTHING_CHANGED:
+                error.hint = "what was changed before it stays; mend it and run it again"
+            raise
+        if not converged(have, change.want):
+            raise diagnostics.not_converged(change, have)
+        self.changed.append(step.id)
+        self.say("changed", step.id, change.reason, time.monotonic() - begun)
+
+    def _settled(self, change: Change, fleet: Fleet | None, group: Group) -> Change | None:
+        """The change as it is now, with the instances out of the upstream that it would hurt."""
+        step, settled = change.step, self._settle(change, fleet)
+        if settled is not None and creates(settled) and self.turn.hold_back(step.part_of):
+            self._known = {}
+            settled = self._settle(change, fleet)
+        names = self._disrupts(settled) if settled is not None else frozenset()
+        if settled is not None and creates(settled):  # what another one holds, it gives up for it
+            names = group.instances - EVERY - {step.part_of}
+        if not names or self.turn.covers(names):
+            return settled
+        if self.turn.out:  # never hold one and wait for another
+            self._give_back()
+        together = names | group.instances
+        if self.turn.take(together if together.isdisjoint(EVERY) else EVERY, change.step.id):
+            self._known = {}  # it may have taken long
+            return self._settle(change, fleet)
+        return settled
+
+    def _settle(self, change: Change, fleet: Fleet | None) -> Change | None:
+        """The change as it is now, or None if there is nothing left to change."""
+        step, fact = change.step, change.step.fact()
+        facts = cast(HostFacts, LateFacts(self._read_facts, fleet or Fleet()))
+        try:
+            have = planner.parse(fact, self._ask([fact.command]), step.id)
+            if change.action == "remove":
+                return None if have is None else planner.make_change(Entry(change.role, step), have, None)
+            want = planner.wanted(step, facts, have)
+        except BlockedError as error:
+            raise diagnostics.unknown(step.id, "still cannot be read", error) from error
+        return None if converged(have, want) else planner.make_change(Entry(change.role, step), have, want)
+
+    def _read_facts(self) -> HostFacts:
+        self.facts = planner.host_facts(self._ask([self._host_facts])[self._host_facts])
+        return self.facts
+
+    def _run(self, change: Change, following: Sequence[Run], *, done: bool) -> State:
+        """Run a change's commands, and read its fact again and what comes next."""
+        fact = change.step.fact()
+        self._known = {}
+        self._known = dict(self._performer.perform(change, list(dict.fromkeys([fact.command, *following])), done=done))
+        try:
+            return planner.parse(fact, self._known, change.step.id)
+        except BlockedError as error:
+            raise diagnostics.unknown(change.step.id, "cannot be read after it was changed", error) from error

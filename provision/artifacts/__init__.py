@@ -1,0 +1,1 @@
+"""Bytes that hosts need, kept on the controller."""

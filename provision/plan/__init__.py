@@ -1,0 +1,1 @@
+"""An inventory becomes steps, and steps become changes in their order. Pure."""

@@ -1,0 +1,102 @@
+"""Whether a change may take the cards from running containers, and which instances have lost theirs. Pure.
+
+Source: `systemctl daemon-reload` and restarts of Docker behind containers in cgroups of systemd's making, FACTS 2.5.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from provision.command import Answer, Run
+from provision.errors import FactError
+from provision.plan.change_order import is_container
+from provision.plan.planner import Change, parse
+from provision.plan.role_order import Entry
+from provision.steps.base import BlockedError, RefusalError, State, UnreadableError
+from provision.steps.docker import daemon_state, service
+from provision.steps.facts import HostFacts
+from provision.steps.instance.container import LEFT, Container
+
+
+def endangers(change: Change) -> bool:
+    """Whether a change may reload systemd or restart Docker; of one that is pending that is not known yet."""
+    return change.step.endangers_cards if change.pending else change.step.endangers(change.have, change.want)
+
+
+def reads(entries: Iterable[Entry]) -> list[Run]:
+    """The commands that tell whether the cards of a gpu host are safe.
+
+    Args:
+        entries: all of its steps.
+    """
+    found = (entry.step.fact().command for entry in entries if is_container(entry.step))
+    return list(dict.fromkeys([daemon_state.COMMAND, *found]))
+
+
+def are_safe(entries: Iterable[Entry], answers: Mapping[Run, Answer]) -> bool:
+    """Whether all containers keep their cards over a daemon-reload; what nobody asked for is not doubted.
+
+    Args:
+        entries: all steps of a gpu host.
+        answers: what was read last.
+    """
+    answer = answers.get(daemon_state.COMMAND)
+    try:
+        safe = answer is None or service.reload_safe(answer)
+    except UnreadableError:
+        return False
+    return safe and not any(_is_left(entry, answers) for entry in entries if is_container(entry.step))
+
+
+def blind(entry: Entry, answers: Mapping[Run, Answer]) -> State:
+    """What was found of an instance that runs and does not see its cards; None for any other.
+
+    Args:
+        entry: its container.
+        answers: what was read last.
+
+    Raises:
+        FactError: it cannot be read.
+    """
+    try:
+        have = parse(entry.step.fact(), answers, entry.step.id)
+    except BlockedError:
+        return None
+    return have if have is not None and have.get("running") and have["sees"] != have["gpus"] else None
+
+
+def lost(
+    names: Collection[str], entries: Iterable[Entry], answers: Mapping[Run, Answer], facts: HostFacts
+) -> frozenset[str]:
+    """Those of these instances that do not serve where the inventory has them, or not on cards that are well.
+
+    Args:
+        names: instances that cannot be worked on. One whose container was not read is not among the result.
+        entries: all steps of their host.
+        answers: what was read last.
+        facts: what is known of the host.
+    """
+    steps = (entry.step for entry in entries if entry.step.part_of in names and isinstance(entry.step, Container))
+    known = (step for step in steps if step.fact().command in answers)
+    return frozenset(step.part_of for step in known if not _serves(step, answers, facts))
+
+
+def _serves(step: Container, answers: Mapping[Run, Answer], facts: HostFacts) -> bool:
+    try:
+        have = parse(step.fact(), answers, step.id)
+        address = step.address(facts) if callable(step.address) else step.address
+    except (BlockedError, FactError, RefusalError):
+        return False
+    if have is None or have.get("foreign") or not have["running"] or have["answers"] != "yes":
+        return False
+    well = {card.uuid for card in facts.cards if not card.broken}
+    in_place = have["publish"] == [f"{address}:{step.port}"]
+    return in_place and have["sees"] == have["gpus"] and well.issuperset(have["gpus"])
+
+
+def _is_left(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
+    """Whether an instance lives in a cgroup that Docker would not make any more."""
+    fact = entry.step.fact()
+    try:
+        have = parse(fact, answers, entry.step.id) if fact.command in answers else None
+    except (BlockedError, FactError):
+        return False
+    return have is not None and have.get("cgroup") == LEFT

@@ -1,0 +1,338 @@
+"""Steps and what was found -> what would change. Pure."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from provision.command import Answer, Command, Run
+from provision.errors import FactError, HostError, RefusedError
+from provision.inventory import Mask
+from provision.plan.role_order import Entry
+from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
+from provision.steps.facts import HostFacts
+from provision.steps.facts import parse as facts_of_host
+
+# What a parser may stumble over in an answer that nobody foresaw; a host may say anything.
+GARBLED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+NOTHING_CHANGED = "nothing was changed on this host"
+ReadAgain = Callable[[Sequence[Run]], Mapping[Run, Answer]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One step that is not as wanted.
+
+    Args:
+        role: the role it belongs to.
+        step: the step.
+        action: `add`, `change` or `remove`.
+        reason: why, in one line.
+        have: what was found; None where it is not known yet.
+        want: what is wanted; None where it is not known yet.
+        diff: lines that show the change; never a secret.
+        impact: what it costs, in the operator's terms; may be empty.
+        commands: what will be run; empty where it is not known yet.
+        pending: known only after another step has changed; read again then.
+    """
+
+    role: str
+    step: Step
+    action: str
+    reason: str
+    have: State = None
+    want: State = None
+    diff: tuple[str, ...] = ()
+    impact: str = ""
+    commands: tuple[Command, ...] = ()
+    pending: bool = False
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """What would change on one host.
+
+    Args:
+        changes: in the order in which they are made: what nobody declares any more first, but for what is in use.
+        steps: how many steps were looked at.
+        found: step id -> what was found, for the steps that could be read.
+        notes: step id -> what an operator has to know though nothing of it changes.
+        refused: instance -> why it cannot be worked on. None of its steps is among the changes.
+        left_out: how many steps these instances have.
+    """
+
+    changes: tuple[Change, ...] = ()
+    steps: int = 0
+    found: Mapping[str, State] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    left_out: int = 0
+
+    @property
+    def ok(self) -> int:
+        """How many steps are as wanted."""
+        return self.steps - self.left_out - sum(change.action != "remove" for change in self.changes)
+
+
+def facts_of(entries: Iterable[Entry], finders: Iterable[tuple[str, Owned]]) -> tuple[Run, ...]:
+    """The commands that read all of these, each once; those first that go on beside the others."""
+    facts = [entry.step.fact() for entry in entries] + [finder.fact() for _, finder in finders]
+    return tuple(sorted(dict.fromkeys(fact.command for fact in facts), key=lambda command: not command.slow))
+
+
+def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:
+    """What one fact says.
+
+    Raises:
+        BlockedError: known only after another step.
+        FactError: unreadable.
+    """
+    try:
+        return fact.parse(answers[fact.command])
+    except UnreadableError as error:
+        raise _unreadable(fact, answers[fact.command], step, str(error)) from error
+    except GARBLED as error:
+        said = f"its answer makes no sense ({type(error).__name__}: {str(error)[:200]})"
+        raise _unreadable(fact, answers[fact.command], step, said) from error
+
+
+def host_facts(answer: Answer) -> HostFacts:
+    """What is known of the host.
+
+    Args:
+        answer: to `facts.command`.
+
+    Raises:
+        FactError: it makes no sense.
+    """
+    try:
+        return facts_of_host(answer.text)
+    except GARBLED as error:
+        raise FactError(
+            f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
+        ) from error
+
+
+def _unreadable(fact: Fact, answer: Answer, step: str, why: str) -> FactError:
+    return FactError(
+        f"{step} cannot be read: {why[-1000:]}",
+        "look at the host; nothing was changed by this step",
+        step=step,
+        command=str(fact.command),
+        exit_status=answer.exit,
+        stderr=answer.complaint[-2000:],
+    )
+
+
+def plan_host(
+    entries: Sequence[Entry],
+    declared: frozenset[str],
+    finders: Sequence[tuple[str, Owned]],
+    facts: HostFacts,
+    answers: Mapping[Run, Answer],
+    earlier: Mapping[str, Change] = MappingProxyType({}),
+) -> HostPlan:
+    """What would change on a host.
+
+    Args:
+        entries: the steps to look at, in order.
+        declared: ids of everything the inventory declares on this host, looked at or not.
+        finders: what looks for things with our mark.
+        facts: host facts.
+        answers: what the host said to every fact's command.
+        earlier: step id -> change, of what will have been changed before these.
+
+    Raises:
+        FactError: something cannot be read.
+        RefusedError: a step refuses this host.
+    """
+    changing: dict[str, Change] = dict(earlier)
+    found: dict[str, State] = {}
+    refused = {name: why for entry in entries for name, why in entry.step.refused(facts).items()}
+    chosen = [entry for entry in entries if entry.step.part_of not in refused]
+    for entry in chosen:
+        change = _change(entry, facts, answers, changing, found)
+        if change is not None:
+            changing[entry.step.id] = change
+    first, last = (
+        _orphans([(role, finder) for role, finder in finders if finder.last == last], declared, answers, changing)
+        for last in (False, True)
+    )
+    first, last = ([change for change in found if change.step.part_of not in refused] for found in (first, last))
+    changes = [change for step, change in changing.items() if step not in earlier]
+    notes = {entry.step.id: note for entry in entries if (note := entry.step.note(facts))}
+    left_out = len(entries) - len(chosen)
+    return HostPlan((*first, *changes, *last), len(entries), found, notes, refused, left_out)
+
+
+def _change(
+    entry: Entry,
+    facts: HostFacts,
+    answers: Mapping[Run, Answer],
+    changing: Mapping[str, Change],
+    found: dict[str, State],
+) -> Change | None:
+    step, have = entry.step, None
+    try:
+        have = found[step.id] = parse(step.fact(), answers, step.id)
+        want = wanted(step, facts, have)
+    except BlockedError as blocked:
+        return _pending(entry, _blocker(step.id, blocked, changing), facts, have)
+    stale = next((other for other in step.after if other in changing), "")
+    if not stale:
+        return None if converged(have, want) else make_change(entry, have, want)
+    return _pending(entry, stale, facts, have)
+
+
+def wanted(step: Step, facts: HostFacts, have: State) -> State:
+    """What a step wants on this host.
+
+    Raises:
+        BlockedError: known only after another step.
+        RefusedError: the step refuses this host.
+    """
+    try:
+        return step.want(facts, have)
+    except RefusalError as error:
+        raise RefusedError(str(error), NOTHING_CHANGED, step=step.id) from error
+    except GARBLED as error:
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise FactError(f"{step.id}: what the host says of itself makes no sense ({said})", step=step.id) from error
+
+
+def make_change(entry: Entry, have: State, want: State) -> Change:
+    """The change from one known state to another.
+
+    Args:
+        entry: the step in its place.
+        have: what was found.
+        want: what is wanted; not converged with `have`.
+    """
+    step = entry.step
+    action = "remove" if want is None else "add" if have is None else "change"
+    diff = tuple(step.diff(have, want))
+    return Change(
+        role=entry.role,
+        step=step,
+        action=action,
+        reason=_reason(have, want) if want is not None else step.gone,
+        have=have,
+        want=want,
+        diff=diff,
+        impact=step.impact(have, want),
+        commands=tuple(step.commands(have, want)),
+    )
+
+
+def _reason(have: State, want: Mapping[str, Any]) -> str:
+    if have is None:
+        return "not there"
+    keys = [key for key in want if have.get(key) != want[key]]
+    return f"{', '.join(keys)} differ{'s' if len(keys) == 1 else ''}"
+
+
+def _pending(entry: Entry, by: str, facts: HostFacts, have: State) -> Change:
+    """A change that is known later. What it would cost from what was read, or from nothing, is the most it can cost."""
+    impact = ""
+    with contextlib.suppress(BlockedError, RefusalError):
+        impact = entry.step.impact(have, entry.step.want(facts, have))
+    reason = f"known after {by}"
+    return Change(entry.role, entry.step, "change", reason, impact=f"at most: {impact}" if impact else "", pending=True)
+
+
+def _blocker(step_id: str, blocked: BlockedError, changing: Mapping[str, Change]) -> str:
+    if blocked.by in changing:
+        return blocked.by
+    hint = f"{blocked.by} is not about to change; look at the host, or run without --tags"
+    raise FactError(f"{step_id} is known only after {blocked.by}", hint, step=step_id, stderr=blocked.evidence)
+
+
+def _orphans(
+    finders: Sequence[tuple[str, Owned]],
+    declared: frozenset[str],
+    answers: Mapping[Run, Answer],
+    changing: Mapping[str, Change],
+) -> list[Change]:
+    orphans: dict[str, Change] = {}
+    for role, finder in finders:
+        try:
+            marked = parse(finder.fact(), answers, type(finder).__name__)
+        except BlockedError as blocked:
+            if (
+                blocked.by in declared
+            ):  # else nobody will ever start it here, and what does not run needs no removal now
+                _blocker(type(finder).__name__, blocked, changing)
+            continue
+        stay = {*declared, *finder.kept(marked or {}, declared)}
+        for step_id, have in (marked or {}).items():
+            if step_id not in stay and step_id not in orphans:
+                orphans[step_id] = make_change(Entry(role, finder.step(step_id)), have, None)
+    return list(orphans.values())
+
+
+def hidden(change: Change, hide: Mask) -> Change:
+    """A change with nothing secret in what is shown of it.
+
+    Args:
+        change: the change.
+        hide: takes secrets out of a text.
+    """
+    return dataclasses.replace(change, reason=hide(change.reason), diff=hide(change.diff), impact=hide(change.impact))
+
+
+def merged(*plans: HostPlan) -> HostPlan:
+    """The plans of a host, one for each wave, as one plan.
+
+    Args:
+        plans: in the order of the waves.
+    """
+    changes = tuple(change for plan in plans for change in plan.changes)
+    found = {step: state for plan in plans for step, state in plan.found.items()}
+    notes = {step: note for plan in plans for step, note in plan.notes.items()}
+    refused = {name: why for plan in plans for name, why in plan.refused.items()}
+    steps, left_out = sum(plan.steps for plan in plans), sum(plan.left_out for plan in plans)
+    return HostPlan(changes, steps, found, notes, refused, left_out)
+
+
+# Of a state: what comes and goes while something starts again and again.
+HEALTH = ("running", "answers", "said", "sees", "exe", "loaded")
+
+
+def unplanned(planned: HostPlan, now: HostPlan) -> list[str]:
+    """Ids of the steps that are to be changed now in another way than was planned, from what to what.
+
+    What became right by itself is not among them, nor what is only known after a planned change, and how ill a thing
+    is does not count.
+    """
+    before = _outline(planned)
+    waiting = {change.step.id for change in planned.changes if change.pending}
+    known = {change.step.id for change in now.changes if not change.pending}
+    return [change[0] for change in _outline(now) if change[0] in known - waiting and change not in before]
+
+
+def agreed(shown: HostPlan | None, now: HostPlan) -> HostPlan:
+    """The plan, if an operator has agreed to all of it: nothing else is changed or removed.
+
+    What a thing is like by now does not count: time has passed, and requests and boots go on.
+
+    Args:
+        shown: the plan that he has seen; None where nobody was asked.
+        now: what is to be done.
+
+    Raises:
+        HostError: he has not.
+    """
+    before = {(change.step.id, change.action == "remove") for change in shown.changes} if shown else set()
+    if shown and not before.issuperset((change.step.id, change.action == "remove") for change in now.changes):
+        raise HostError("more is to be changed than was agreed to", "run it again: it shows what")
+    return now
+
+
+def _outline(planned: HostPlan) -> list[tuple[str, str, State, State]]:
+    return [(c.step.id, c.action, _lasting(c.have), c.want) for c in planned.changes]
+
+
+def _lasting(have: State) -> State:
+    return None if have is None else {key: value for key, value in have.items() if key not in HEALTH}

@@ -1,0 +1,199 @@
+"""What runs did, printed and as JSON: `history` and `show`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from provision.errors import HostError
+from provision.inventory import Host
+from provision.report.console import COLOURS, SIGNS, error_text, indent, paint, say
+from provision.runs.history import Entry, Made, Story
+from provision.runs.log import Log
+from provision.runs.rollback_plan import Undo
+from provision.steps.base import differing
+from provision.terminal_text import line, some
+
+BAD = ("failed", "unfinished", "unreachable", "locked", "stopped")
+DIFF_LINES = 60
+Found = Sequence[tuple[Host, Any | HostError]]
+
+
+def history_document(found: Sequence[tuple[Host, list[Entry] | HostError]], most: int) -> dict[str, Any]:
+    """The body of `history --json`: the runs of all hosts, the newest first, and the hosts that were asked.
+
+    Args:
+        found: of every host its runs, or why they are not known.
+        most: how many runs.
+    """
+    runs: dict[str, list[tuple[str, Entry]]] = {}
+    for host, one in found:
+        for entry in [] if isinstance(one, HostError) else one:
+            runs.setdefault(entry.run, []).append((host.name, entry))
+    newest = sorted(runs, reverse=True)[:most]
+    return {"runs": [_run(run, runs[run]) for run in newest], "hosts": _asked(found)}
+
+
+def _run(run: str, seen: Sequence[tuple[str, Entry]]) -> dict[str, Any]:
+    told = {key: next(filter(None, (getattr(one, key) for _, one in seen)), "") for key in ("time", "who", "command")}
+    hosts = [
+        {"host": host, "result": one.result, "changes": one.changes, "step": one.step, "why": one.why}
+        for host, one in seen
+    ]
+    return {"run": run, **told, "hosts": hosts}
+
+
+def _asked(found: Found) -> list[dict[str, Any]]:
+    return [{"host": host.name, "result": _result(one), "why": _why(one)} for host, one in found]
+
+
+def _result(one: Any) -> str:
+    return {4: "unreachable"}.get(one.exit_code, "failed") if isinstance(one, HostError) else "ok"
+
+
+def _why(one: Any) -> str:
+    return one.message if isinstance(one, HostError) else ""
+
+
+def history_text(found: Sequence[tuple[Host, list[Entry] | HostError]], most: int) -> None:
+    """A line for each run, the newest first, and what went wrong on which host."""
+    runs = history_document(found, most)["runs"]
+    width = max((len(run["run"]) for run in runs), default=3)
+    who = min(max((len(run["who"]) for run in runs), default=3), 30)
+    if runs:
+        say(f"{'RUN':{width}}  {'WHEN':16}  {'WHO':{who}}  {'COMMAND':10}  HOSTS")
+    for run in runs:
+        when = line(run["time"].replace("T", " ")[:16])
+        say(f"{line(run['run']):{width}}  {when:16}  {line(run['who'], who):{who}}  {_command(run):10}  {_counts(run)}")
+    if not runs:
+        say("no run has changed these hosts, as far as they know")
+    _errors(found)
+
+
+def _command(run: Mapping[str, Any]) -> str:
+    return line(run["command"].partition(" ")[0], 10)
+
+
+def _counts(run: Mapping[str, Any]) -> str:
+    """How many hosts came to which result; those where it was no good one by name."""
+    results = [host["result"] for host in run["hosts"]]
+    parts = [
+        f"{results.count(result)} {paint(line(result, 20), COLOURS.get(result, ''))}"
+        for result in dict.fromkeys(results)
+    ]
+    bad = [f"{host['host']} {line(host['step'], 60)}".strip() for host in run["hosts"] if host["result"] in BAD]
+    return ", ".join(parts) + (f" ({', '.join(bad[:4])}{', ...' if len(bad) > 4 else ''})" if bad else "")
+
+
+def _errors(found: Found) -> None:
+    for host, one in found:
+        if isinstance(one, HostError):
+            say(f"\n{host.name}")
+            say(indent(error_text(one)))
+
+
+def story_document(run: str, found: Sequence[tuple[Host, Story | HostError | None]]) -> dict[str, Any]:
+    """The body of `show --json`: what the run did on each host; hosts that know nothing of it have no changes.
+
+    Args:
+        run: its id.
+        found: of every host what it knows, or why that is not known.
+    """
+    hosts = [_host(host, one) for host, one in found]
+    first = next((one.entry for _, one in found if isinstance(one, Story)), None)
+    about = {"time": first.time, "who": first.who, "command": first.command} if first else None
+    return {"run": run, "about": about, "hosts": hosts}
+
+
+def _host(host: Host, one: Story | HostError | None) -> dict[str, Any]:
+    if not isinstance(one, Story):
+        result = "none" if one is None else _result(one)
+        return {"host": host.name, "result": result, "why": _why(one), "changes": []}
+    entry, changes = one.entry, [_change(made) for made in one.made]
+    return {"host": host.name, "result": entry.result, "why": entry.why, "changes": changes}
+
+
+def _change(made: Made) -> dict[str, Any]:
+    return {
+        "step": made.step,
+        "role": made.role,
+        "action": made.action,
+        "reason": made.reason,
+        "diff": difference(made),
+        "result": made.result,
+        "exit": made.exit,
+        "why": made.why,
+    }
+
+
+def difference(made: Made) -> list[str]:
+    """Lines that show a change of long ago, from its states: secrets are hashes in them."""
+    if not made.known:
+        return ["what it was is not kept on this host any more"]
+    if made.have is None or made.want is None:
+        return []
+    return [
+        text[:400] for key, value in differing(made.have, made.want) for text in _other(key, made.have.get(key), value)
+    ]
+
+
+def _other(key: str, have: Any, want: Any) -> list[str]:
+    """What is otherwise; of a mapping, such as the files of a configuration, what of it is."""
+    if isinstance(have, Mapping) and isinstance(want, Mapping):
+        names = sorted({*have, *want})
+        return [
+            f"{key} {name}: {have.get(name)} -> {want.get(name)}" for name in names if have.get(name) != want.get(name)
+        ]
+    return [f"{key}: {have} -> {want}"]
+
+
+def story_text(run: str, found: Sequence[tuple[Host, Story | HostError | None]]) -> None:
+    """What a run did, host by host."""
+    document = story_document(run, found)
+    if about := document["about"]:
+        say(f"{line(run)}  {line(about['command'])} by {line(about['who'])}, {line(about['time'])}")
+    for host in document["hosts"]:
+        if host["result"] in ("none", "unreachable") or not host["changes"]:
+            continue
+        result = paint(line(host["result"], 20).upper(), COLOURS.get(host["result"], "red"))
+        say(f"\n{paint(host['host'], 'bold')}  {result}")
+        for change in host["changes"]:
+            _change_lines(change)
+    _errors(found)
+
+
+def _change_lines(change: Mapping[str, Any]) -> None:
+    sign = SIGNS.get(change["action"], " ")
+    say(f"    {sign} {line(change['step']):48} {line(change['reason'])}{_came_of_it(change)}")
+    for text in some(change["diff"], most=DIFF_LINES):
+        say(f"        {text}")
+
+
+def _came_of_it(change: Mapping[str, Any]) -> str:
+    if change["result"] == "done":
+        return ""
+    code = "" if change["exit"] is None else f", exit code {change['exit']}"
+    why = f": {line(change['why'])}" if change["why"] else ""
+    return paint(f"  [{line(change['result'], 20).upper()}{code}{why}]", "red")
+
+
+def unfinished(log: Log | None) -> dict[str, str] | None:
+    """The last run of this machine, if it died, in `history --json`."""
+    return {"run": log.run, "next": log.goes_on} if log else None
+
+
+def died(log: Log | None) -> None:
+    """The same for people."""
+    if log is not None:
+        say(f"\n{paint(line(log.epitaph, 1000), 'yellow')}")
+
+
+def left_document(undos: Mapping[str, Undo]) -> list[dict[str, str]]:
+    """What a rollback leaves as it is, of every host."""
+    return [{"host": host, "step": one.step, "why": one.why} for host, undo in undos.items() for one in undo.left]
+
+
+def left_text(left: Sequence[Mapping[str, str]]) -> None:
+    """The same for people."""
+    if left:
+        say("\nNot put back:")
+    for one in left:
+        say(f"    {line(one['host'])}  {line(one['step']):44} {line(one['why'])}")

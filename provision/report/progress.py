@@ -1,0 +1,115 @@
+"""What is shown while a run is at work: a line per host that changes, or a line per change."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+from provision.events import Event
+from provision.terminal_text import line
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+
+class Lines:
+    """One line per change, host first so that parallel hosts can be grepped: for logs and pipes.
+
+    Args:
+        width: columns of the longest host name.
+        verbose: whether progress of long steps is shown too.
+    """
+
+    def __init__(self, width: int, *, verbose: bool = False) -> None:
+        self.width = width
+        self.verbose = verbose
+        self._lock = threading.Lock()
+        self._last: dict[str, str] = {}
+        self._waits: set[tuple[str, str]] = set()
+
+    def __call__(self, event: Event) -> None:
+        shown = {"changed", "failed"} | ({"changing", "progress", "ok"} if self.verbose else set())
+        if event.kind not in shown and not self._first_wait(event):
+            return
+        seconds = f"{event.seconds:8.1f}s" if event.seconds else ""
+        step, said = line(event.step, 120), line(event.text, 200)
+        text = f"{event.host:{self.width}}  {event.kind:8}  {step:44} {said}{seconds}".rstrip()
+        with self._lock:
+            if self._last.get(event.host) != text:
+                self._last[event.host] = text
+                with contextlib.suppress(OSError):  # nobody reads it any more (`| head`): no reason to stop half-way
+                    print(text, file=sys.stderr, flush=True)
+
+    def _first_wait(self, event: Event) -> bool:
+        """Whether a step begins to wait for somebody: a log that is silent for minutes should say why."""
+        if event.kind != "progress" or not event.text.startswith("waiting"):
+            return False
+        with self._lock:
+            known = (event.host, event.step) in self._waits
+            self._waits.add((event.host, event.step))
+        return not known
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+
+class Live:
+    """A line per host that shows what it is doing, for terminals; changes scroll by above.
+
+    Args:
+        hosts: their names.
+    """
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._lines = Lines(max(map(len, hosts), default=0))
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.fields[host]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._adding = threading.Lock()
+        self._tasks: dict[str, TaskID] = {}
+        for host in hosts:
+            self._task(host)
+
+    def __call__(self, event: Event) -> None:
+        if event.kind in ("changed", "failed"):
+            self._lines(event)
+        if event.kind == "done":
+            self._progress.update(self._task(event.host), visible=False)
+            return
+        words = f"{event.step} {event.text}" if event.step else f"{event.kind} {event.text}"
+        self._progress.update(self._task(event.host), description=line(words, 120))
+
+    def _task(self, host: str) -> TaskID:
+        """The line of a host; also of a balancer that nobody chose, and on which only marks are changed."""
+        with self._adding:
+            if host not in self._tasks:
+                self._tasks[host] = self._progress.add_task("", host=host, total=None)
+            return self._tasks[host]
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def listener(hosts: Sequence[str], *, as_json: bool, verbose: bool) -> Lines | Live:
+    """What shows a run's progress, on stderr: live on a terminal, lines elsewhere."""
+    if sys.stderr.isatty() and not verbose and not as_json and not os.environ.get("NO_COLOR"):
+        return Live(hosts)
+    return Lines(max(map(len, hosts), default=0), verbose=verbose)

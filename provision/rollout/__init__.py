@@ -1,0 +1,1 @@
+"""Across hosts: waves, disruption budget, traffic, recovery."""

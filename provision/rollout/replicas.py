@@ -1,0 +1,74 @@
+"""Which instances stand in for each other, by the inventory: those that serve the same model. Pure."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from provision.inventory import Host, Instance, Inventory, share_of
+from provision.steps.instance import endpoint
+from provision.steps.nginx.upstream import label
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Who serves which model.
+
+    Args:
+        inventory: all of it.
+    """
+
+    inventory: Inventory
+
+    def host_of(self, name: str) -> str:
+        """The host of a label; empty where the inventory has none such."""
+        place = name.rpartition("/")[0]
+        return next((one.name for one in self.inventory.hosts if _place(one) == place), "")
+
+    def models(self, host: Host, names: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """Label -> models; what has none counts as one of the model without a name.
+
+        Args:
+            host: the host of all of them.
+            names: labels. One that is not declared any more counts for all models that its host is to serve: who
+                takes its place is not in the upstream yet.
+        """
+        own = {label(host.name, one.name): _models(one) for one in host.instances}
+        every = tuple(dict.fromkeys(model for models in own.values() for model in models)) or ("",)
+        return {name: own.get(name, every) for name in names}
+
+    def declared(self, host: Host) -> frozenset[str]:
+        """The labels of a host's instances."""
+        return frozenset(label(host.name, one.name) for one in host.instances)
+
+    def serving(self, model: str, listed: Collection[str]) -> set[str]:
+        """Those of an upstream that are there for a model.
+
+        Args:
+            model: its name.
+            listed: labels of everything in the upstream. What is not declared counts until its host's are listed.
+        """
+        found: set[str] = set()
+        for host in self.inventory.hosts:
+            own = {name for name in listed if name.rpartition("/")[0] == _place(host)}
+            declared = self.declared(host)
+            counted = own if declared - own else own & declared
+            found |= {name for name, models in self.models(host, counted).items() if model in models}
+        return found
+
+    def allowed(self, host: Host, model: str) -> int:
+        """How many instances of a model may be out at once, of those behind the same balancers as this host's."""
+        said = endpoint.ollama(host).max_unavailable
+        if isinstance(said, int):
+            return said
+        behind = endpoint.balancers(host, self.inventory)
+        hosts = (one for one in self.inventory.hosts if one.gpu)
+        alike = (one for one in hosts if endpoint.balancers(one, self.inventory) == behind)
+        count = sum(model in _models(one) for host in alike for one in host.instances)
+        return max(1, int(share_of(said) * count))
+
+
+def _models(instance: Instance) -> tuple[str, ...]:
+    return instance.models or ("",)
+
+
+def _place(host: Host) -> str:
+    return label(host.name, "").rstrip("/")

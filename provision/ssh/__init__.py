@@ -1,0 +1,1 @@
+"""The connection to a host, and everything that goes over it."""

@@ -1,0 +1,118 @@
+"""Long commands as jobs of the host: detached, with a log and an exit code, followed over SSH. Pure but for `on_line`.
+
+A pull or a load ends when its client goes away (FACTS 4.4, 4.5), so the client is on the host. A job's folder is in
+/run: gone at a boot, like the job itself, so that a process id in it cannot mean another process.
+"""
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Callable
+
+from provision.command import Answer, Run
+from provision.ssh import script
+
+FOLDER = "/run/provision/jobs"
+RECONNECTS = 6
+TAIL = 64 * 1024  # bytes of a log's end that are kept as evidence
+
+# $1 folder, $2 seconds, $3 bytes of log seen, $4 mark, $5 who follows; then the words. Its standard input is the
+# job's. The exit code is written by rename: there is either none or a whole one. Who follows is noted, so that after a
+# lost connection the result of this job is found, and not that of an equal one that ended before. The folder stays:
+# a follower whose connection is gone may still be there, and must not take it away from the one that came after it.
+FOLLOW = r"""
+d=$1; limit=$2; seen=$3; mark=$4; token=$5; shift 5
+umask 077
+if [ -f "$d/pid" ] && [ ! -f "$d/rc" ] && kill -0 "$(cat "$d/pid")" 2>/dev/null; then echo "$token" >"$d/token"
+elif [ -f "$d/rc" ] && [ "$(cat "$d/token")" = "$token" ]; then :
+else
+  rm -rf -- "$d"; mkdir -p -- "$d"; : >"$d/log"; echo "$token" >"$d/token"
+  cat >"$d/stdin" || { # half a script must never run
+    rm -rf -- "$d"; printf '\n%s begin\nno room for a job in %s\n%s end 1\n' "$mark" "$d" "$mark"; exit
+  }
+  setsid sh -c 'd=$1; limit=$2; shift 2
+    timeout -k 5 "$limit" "$@" <"$d/stdin" >"$d/log" 2>&1; echo $? >"$d/rc.new"; mv "$d/rc.new" "$d/rc"
+  ' job "$d" "$limit" "$@" </dev/null >/dev/null 2>&1 &
+  echo $! >"$d/pid"
+fi
+printf '\n%s begin\n' "$mark"
+tail -c "+$((seen + 1))" -s 0.2 -f --pid="$(cat "$d/pid")" "$d/log" 2>/dev/null || :
+rc=$(cat "$d/rc" 2>/dev/null) || rc=137
+case $rc in '' | *[!0-9]*) rc=137 ;; esac
+printf '\n%s end %s\n' "$mark" "$rc"
+"""
+
+
+def folder(run: Run) -> str:
+    """Where a job lives on the host: the same for the same command, so that a second run finds the first one's."""
+    digest = hashlib.sha256(repr((run.words, run.stdin)).encode()).hexdigest()
+    return f"{FOLDER}/{digest[:24]}"
+
+
+class Follower:
+    """Follows one job over as many connections as it takes.
+
+    Args:
+        run: the job.
+        on_line: is given every line of its output once.
+    """
+
+    def __init__(self, run: Run, on_line: Callable[[str], None]) -> None:
+        self.run = run
+        self.on_line = on_line
+        self.seen = 0
+        self._token = script.make_mark()
+        self._mark = ""
+        self._raw = b""
+        self._begun = False
+        self._rest = b""
+        self._tail = b""
+        self._exit: int | None = None
+
+    def script(self) -> bytes:
+        """The script that starts the job or attaches to it, and prints its log from where we are."""
+        self._mark, self._raw, self._begun = script.make_mark(), b"", False
+        words = (folder(self.run), f"{self.run.timeout:g}", str(self.seen), self._mark, self._token, *self.run.words)
+        stdin = base64.b64encode(self.run.stdin).decode()
+        follow = f"sh -c {shlex.quote(FOLLOW)} follow {shlex.join(words)}"
+        head = script.PRELUDE.split("umask", 1)[0].strip("\n")
+        return f"{head}\nmain() {{\nprintf %s '{stdin}' | base64 -d | {follow}\n}}\nmain\n".encode()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take what the connection brought."""
+        self._raw += chunk
+        if not self._begun:
+            _, found, rest = self._raw.partition(f"\n{self._mark} begin\n".encode())
+            if not found:
+                return
+            self._begun, self._raw = True, rest
+        self._take()
+
+    def answer(self) -> Answer | None:
+        """The job's exit code and the end of its log; None while it has not ended."""
+        if self._exit is None:
+            return None
+        if self._rest:
+            self.on_line(self._rest.decode(errors="replace"))
+            self._rest = b""
+        return Answer(self._exit, self._tail)
+
+    def _take(self) -> None:
+        """Move on what cannot be part of the end mark."""
+        body, ended, tail = self._raw.partition(f"\n{self._mark} end ".encode())
+        if ended and b"\n" in tail:
+            self._exit = int(tail.split(b"\n", 1)[0])
+            self._raw = b""
+        elif ended:
+            return
+        else:
+            keep = len(self._mark) + 16
+            body, self._raw = self._raw[:-keep], self._raw[-keep:]
+        self._log(body)
+
+    def _log(self, body: bytes) -> None:
+        self.seen += len(body)
+        self._tail = (self._tail + body)[-TAIL:]
+        *lines, self._rest = (self._rest + body).split(b"\n")
+        for line in lines:
+            self.on_line(line.decode(errors="replace").rstrip("\r"))

@@ -1,0 +1,296 @@
+"""One SSH connection per host, and everything that goes over it.
+
+Knows commands, not steps. Every batch of commands is one exec: a script on the standard input of a root shell.
+No SFTP: what is sent rides in the script or on the standard input of a command, so hosts with SFTP switched off
+are hosts like any other.
+"""
+
+import contextlib
+import os
+import secrets
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import IO
+
+import fabric
+import paramiko
+
+from provision.command import Answer, Put, Run
+from provision.errors import FactError, HostError, UnreachableError
+from provision.inventory import Connection
+from provision.ssh import channels, jobs, script
+from provision.ssh.connect import open_connection, said
+
+OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of one exec's output that are kept; a host that sends more is not believed
+GRACE = 30.0  # seconds beyond the commands' own timeouts before the host counts as gone
+TRANSFER_TIMEOUT = 3600.0  # seconds for one large file
+FREED = 5.0  # seconds for sshd to notice that a channel was closed
+
+# Prints that it is there, drops every line up to the word it waits for (a password that sudo did not ask for among
+# them) and becomes the program that reads the rest. `read` takes one byte at a time, so nothing of the rest is lost.
+LOADER = 'echo ready-{word}; while IFS= read -r line; do case $line in {word}) exec "$@";; esac; done'
+# What sudo says is read in English.
+SUDO = 'LC_ALL=C; export LC_ALL; exec sudo -n "$@"'
+# $1 path, $2 mode, $3 owner, $4 bytes that must have come: a connection that breaks off looks like the end of the file.
+# In one line, because it goes through the user's login shell, whatever that is.
+RECEIVE = (
+    'umask 077; new=$(mktemp "$1.XXXXXXXXXX") && cat >"$new" && [ "$(stat -c %s -- "$new")" -eq "$4" ] && '
+    'chown -- "$3" "$new" && chmod -- "$2" "$new" && sync -- "$new" && mv -fT -- "$new" "$1" || '
+    '{ rm -f -- "$new"; exit 1; }'
+)
+
+
+class Session:
+    """An open connection to one host, as root. Opened when it is first used.
+
+    Args:
+        connection: how to reach the host.
+        become_password: overrides the inventory's sudo password (`-K`).
+
+    Raises (all methods):
+        UnreachableError: no connection, or it was lost. HostKeyError for a key that is not the known one.
+        HostError: sudo refused.
+    """
+
+    def __init__(self, connection: Connection, become_password: str | None = None) -> None:
+        self.connection = connection
+        self.execs = 0
+        self.connects = 0
+        self._client: fabric.Connection | None = None
+        self._opening: Future[fabric.Connection] | None = None
+        self._hops: list[fabric.Connection] = []
+        self._begun: list[fabric.Connection] = []  # that are being opened
+        self._closes = 0  # how often it was closed
+        self._channels = 0  # that are open now
+        self._dialling = threading.Lock()  # held while a connection is opened: there is only one
+        self._lock = threading.Lock()
+        own = connection.become_password
+        self._password = become_password if become_password is not None else own.reveal() if own else None
+
+    def begin(self) -> None:
+        """Begin to connect, in the background. What goes wrong is told by the method that then needs the connection."""
+        opening: Future[fabric.Connection] = Future()
+        self._opening = opening
+
+        def work() -> None:
+            try:
+                opening.set_result(self._open())
+            except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+                opening.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def open(self) -> None:
+        """Connect, unless that has been done."""
+        self._connected()
+
+    def batch(self, commands: Sequence[Run | Put], *, stop: bool) -> list[Answer]:
+        """Run commands one after the other, in one exec.
+
+        Args:
+            commands: what to run; `job` is not honoured here.
+            stop: whether a failing command ends it.
+
+        Returns:
+            the answers of the commands that ran: all of them, or up to the first that failed.
+        """
+        mark = script.make_mark()
+        limit = sum(c.timeout if isinstance(c, Run) else 60.0 for c in commands) + GRACE
+        text = script.assemble(commands, mark, stop=stop)
+        out, err, _ = self._exec(text, limit)
+        answers = script.parse(out, err, mark, len(commands))
+        complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
+        if not complete:
+            said = err.decode(errors="replace").strip()[-800:]
+            refusal = None if answers else channels.sudo_refusal(said)
+            raise refusal or UnreachableError("the answer broke off", "look at the host and run it again", stderr=said)
+        return answers
+
+    def job(self, run: Run, on_line: Callable[[str], None], stopped: Callable[[], bool] = lambda: False) -> Answer:
+        """Run a long command as a job of the host, and follow it; attach if it already runs.
+
+        The job goes on when this connection does not: it is followed again over a new one, a few times.
+
+        Args:
+            run: the command.
+            on_line: is given every line of output as it comes.
+            stopped: whether a connection that is lost was cut on purpose, and the job is not to be followed further.
+
+        Returns:
+            the exit code, with the end of the log as output.
+        """
+        follower = jobs.Follower(run, on_line)
+        for attempt in range(jobs.RECONNECTS + 1):
+            try:
+                self._exec(follower.script(), run.timeout + GRACE, follower.feed)
+            except UnreachableError:
+                if attempt == jobs.RECONNECTS or stopped():
+                    raise
+                self.close()
+                time.sleep(min(2.0**attempt, 15.0))
+            answer = follower.answer()
+            if answer is not None:
+                return answer
+            if stopped():
+                break
+        raise UnreachableError("the job's log broke off", "run it again: it attaches to the job if it still runs")
+
+    def upload(self, source: IO[bytes], path: str, mode: int = 0o600, owner: str = "root:root") -> None:
+        """Send a large file: to a temporary name, then renamed once all of it is there.
+
+        Args:
+            source: the bytes; can be asked for its size.
+            path: where they go.
+            mode: permission bits.
+            owner: user and group.
+        """
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+        words = ("sh", "-c", RECEIVE, "receive", path, f"{mode:04o}", owner, str(size))
+        _, err, code = self._exec(b"", TRANSFER_TIMEOUT, extra=source, program=words)
+        if code:
+            raise HostError(f"could not write {path}", stderr=err.decode(errors="replace"))
+
+    def download(self, path: str, target: IO[bytes]) -> None:
+        """Fetch a large file.
+
+        Args:
+            path: the file on the host.
+            target: where its bytes are written.
+        """
+        word = script.make_mark()
+        text = f"printf '%s\\n' {word}; cat -- {shlex.quote(path)} && printf '\\n%s' {word}\n"
+        out, err, code = self._exec(text.encode(), TRANSFER_TIMEOUT, limit=1 << 30)
+        body = out.partition(f"{word}\n".encode())[2]
+        if code or not body.endswith(f"\n{word}".encode()):
+            raise FactError(f"could not read {path}", stderr=err.decode(errors="replace"))
+        target.write(body[: -len(word) - 1])
+
+    def close(self) -> None:
+        """Close the connection and its jumps. Safe to call at any time, also from another thread."""
+        with self._lock:
+            hops = [*self._hops, *self._begun]
+            self._hops, self._begun, self._client = [], [], None
+            self._closes += 1
+        for hop in reversed(hops):
+            with contextlib.suppress(Exception):
+                hop.client.close()
+
+    def _exec(
+        self,
+        text: bytes,
+        limit_s: float,
+        on_data: Callable[[bytes], None] | None = None,
+        *,
+        extra: IO[bytes] | None = None,
+        limit: int = OUTPUT_LIMIT,
+        program: Sequence[str] = ("sh", "-s"),
+    ) -> tuple[bytes, bytes, int]:
+        client = self._connected()
+        deadline = time.monotonic() + limit_s
+        try:
+            with self._channel(client.transport) as channel:
+                stderr = channels.Collector(channel.recv_stderr, limit)
+                rest = self._become(channel, stderr, program)
+                channels.send(channel, rest + text, extra, deadline)
+                stdout = channels.read(channel, deadline, on_data, limit)
+                err = stderr.join()
+                return stdout, err, channels.exit_status(channel, deadline)
+        except TimeoutError as error:
+            self.close()
+            raise UnreachableError(
+                f"no answer within {limit_s:.0f} s", "look at the host, then run it again"
+            ) from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            self.close()
+            raise UnreachableError(f"the connection was lost: {said(error)}", "run it again") from error
+
+    @contextlib.contextmanager
+    def _channel(self, transport: paramiko.Transport) -> Iterator[paramiko.Channel]:
+        """A channel of its own; where sshd allows no more of them (MaxSessions), once another one of ours has ended.
+
+        sshd opens a channel before it looks at those that were closed just before: even one after the other needs two.
+        """
+        deadline = time.monotonic() + FREED
+        while True:
+            try:
+                channel = transport.open_session(timeout=channels.BECOME_TIMEOUT)
+                break
+            except paramiko.SSHException:  # ChannelException only for the first of several that are refused at once
+                if not transport.is_active() or (not self._channels and time.monotonic() > deadline):
+                    raise
+                time.sleep(0.05)
+        self._count(1)
+        try:
+            yield channel
+        finally:
+            channel.close()
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self._channels += more
+            self.execs += max(more, 0)
+
+    def _become(self, channel: paramiko.Channel, stderr: channels.Collector, program: Sequence[str]) -> bytes:
+        """Start a program as root; what is returned must be sent before its standard input."""
+        if not self.connection.become:
+            channels.start(channel, shlex.join(program))
+            stderr.start()
+            return b""
+        if self._password is None:
+            channels.start(channel, shlex.join(("sh", "-c", SUDO, "sudo", *program)))
+            stderr.start()
+            return b""
+        word = secrets.token_hex(16)
+        loader = LOADER.format(word=word)
+        loaded = shlex.join(("sh", "-c", loader, "loader", *program))
+        line = f"LC_ALL=C; export LC_ALL; if sudo -n true 2>/dev/null; then exec sudo -n {loaded}; "
+        line += f"else exec sudo -S -p '' {loaded}; fi"
+        channels.start(channel, shlex.join(("sh", "-c", line)))
+        stderr.start()
+        channel.sendall(self._password.encode() + b"\n")
+        channels.await_word(channel, stderr, f"ready-{word}\n".encode())
+        return word.encode() + b"\n"
+
+    def _connected(self) -> fabric.Connection:
+        with self._dialling:
+            with self._lock:
+                opening, self._opening = self._opening, None  # taken once: what was opened then may be closed later
+                if self._client is not None and self._client.is_connected:
+                    return self._client
+            return opening.result() if opening else self._open()
+
+    def _open(self) -> fabric.Connection:
+        hops: list[fabric.Connection] = []
+        with self._lock:
+            self._begun, closes = hops, self._closes
+        try:
+            for target in (*self.connection.jumps, self.connection):
+                open_connection(target, hops[-1] if hops else None, hops.append)
+            with self._lock:
+                if closes != self._closes:  # what was closed while it was opened is not to be used
+                    raise UnreachableError("the connection was closed while it was opened", "run it again")
+                self._hops, self._begun, self._client = hops, [], hops[-1]
+                self.connects += 1
+        except BaseException:
+            for hop in reversed(hops):
+                hop.client.close()
+            raise
+        return hops[-1]
+
+
+def first_failure(commands: Sequence[Run | Put], answers: Sequence[Answer]) -> int | None:
+    """The number of the first command that failed, or None.
+
+    Args:
+        commands: what was to be run.
+        answers: what came back, possibly fewer.
+    """
+    for number, (command, answer) in enumerate(zip(commands, answers, strict=False)):
+        if not command.good(answer.exit):
+            return number
+    return None

@@ -1,0 +1,1 @@
+"""Docker on a host: configuration, daemon, images, volumes, firewall."""

@@ -1,0 +1,273 @@
+"""Docker's daemon.json: our keys in it, the operator's own kept, and checked by Docker before it is put in place.
+
+Source: the keys and which of them a reload applies, FACTS 1.3; the cgroup driver that a daemon-reload hurts, FACTS 2.5.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from provision.command import Command, Put, run, sh
+from provision.steps.base import Check, Fact, RefusalError, State, Step, differing, text_diff
+from provision.steps.docker import daemon_state
+from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
+from provision.steps.docker.service import CDI_ENGINE, LOAD, restart_impact
+from provision.steps.docker.start_flags import flags
+from provision.steps.facts import HostFacts
+from provision.steps.system.file import KEEP
+from provision.steps.system.file_scan import Content
+
+NEW = f"{CONFIG}.provision-new"
+OURS = f"{STATE}/ours.json"
+# User and password of a URL in a line of JSON. Docker takes proxies without a scheme too.
+_USERINFO = re.compile(r"""(://|")(?:[^/\s"\\]|\\.)*@""")
+DRIVER = "native.cgroupdriver="
+
+FOLDERS = f"""
+[ -d /etc/docker ] || install -d -m 0755 /etc/docker
+install -d -m 0700 /var/lib/provision {STATE}
+"""
+# What Docker runs with now is what is put back if it does not come up with the new one. The drop-in keeps that at every
+# start; this is for a daemon that was started before the drop-in was there. It is reloaded at once: installing packages
+# restarts Docker next, and only with a live-restore that is loaded by then do the containers go on.
+SWAP = f"""
+if dockerd --help 2>/dev/null | grep -q -e --validate; then
+  dockerd --validate --config-file={NEW} >/dev/null || {{ rm -f -- {NEW}; exit 1; }}
+fi
+if [ ! -f {STATE}/good.json ] && systemctl -q is-active docker.service; then
+  if [ -f {CONFIG} ]; then cp -- {CONFIG} {STATE}/good.json; else echo '{{}}' >{STATE}/good.json; fi
+fi
+mv -fT -- {NEW} {CONFIG}
+{LOAD}"""
+REMOVE = f"""
+rm -f -- {CONFIG}
+{LOAD}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DockerConfig(Step):
+    """What daemon.json says, as far as it is ours to say. What we said once and do not any more is taken out.
+
+    Args:
+        keys: key -> value. A mapping is merged into the operator's own, anything else replaces it.
+        cgroup_driver: `cgroupfs`, `systemd`, or `auto`: whatever keeps the cards over a daemon-reload.
+        cdi: whether the toolkit is one that gives cards by CDI, which `auto` may then rely on.
+    """
+
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    cgroup_driver: str = "auto"
+    cdi: bool = False
+
+    @property
+    def id(self) -> str:
+        """`docker_config:daemon.json`."""
+        return "docker_config:daemon.json"
+
+    def fact(self) -> Fact:
+        """Reads the file, what we put into it last time, and the daemon."""
+        return Fact(daemon_state.COMMAND, lambda answer: config_state(daemon_state.read(answer)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The merged file. Refuses one that cannot be read, and keys that are flags of the daemon too."""
+        found = have or {}
+        config = _parsed(found.get("sha256"))
+        ours = self._ours(found, config)
+        merged = merge(config, _parsed(found.get("ours")), ours)
+        self._refuse_flags(found, ours)
+        same = merged == config and isinstance(found.get("sha256"), Content)
+        content = found["sha256"] if same else Content((json.dumps(merged, indent=2) + "\n").encode())
+        mode = found.get("mode", "0644")
+        return {"sha256": content, "mode": mode, "ours": Content((json.dumps(ours, indent=2) + "\n").encode())}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Writes beside the file, has Docker check it, then swaps. What is ours is noted last."""
+        changes = dict(differing(have, want))
+        target = want or {}
+        commands: list[Command] = [sh(FOLDERS, title="have /etc/docker")]
+        if {"sha256", "mode"} & set(changes):
+            commands += _write(target.get("sha256"), str(target.get("mode", "0644")))
+        ours = target.get("ours")
+        if isinstance(ours, Content):
+            commands.append(Put(OURS, ours.data, 0o600))
+        elif "ours" in changes:
+            commands.append(run("rm", "-f", "--", OURS, f"{STATE}/good.json", f"{STATE}/rejected.json"))
+        return commands
+
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """The file and what of it was ours. Refuses where its bytes are not kept."""
+        kept = {key: past[key] for key in ("sha256", "mode", "ours") if past[key] is not None or key != "mode"}
+        if any(kept[key] is not None and not isinstance(kept[key], Content) for key in ("sha256", "ours")):
+            raise RefusalError(f"what {CONFIG} was is not kept on this host any more")
+        return kept
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """Where there was no Docker before, what it runs with stays as long as it does."""
+        return "" if before else "it stays with Docker"
+
+    def impact(self, have: State, want: State) -> str:
+        """What loading it does to Docker and to the containers that run."""
+        found = have or {}
+        old, new = _parsed(found.get("sha256")), _parsed((want or {}).get("sha256"))
+        changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
+        if not found.get("running") or not changed:
+            return ""
+        if changed <= daemon_state.RELOADABLE:
+            return "reloads Docker"
+        goes = restart_impact({**found, "live_restore": new.get("live-restore") is True})
+        moved = found.get("containers") and _driver_of(new) not in ("", found.get("driver"))
+        stay = "they keep their old cgroups until the role ollama makes them anew, which follows"
+        return f"{goes}; {stay}" if moved else goes
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """A unified diff, without passwords in URLs."""
+        texts = [(state or {}).get("sha256") for state in (have, want)]
+        if texts[0] == texts[1]:
+            return ["which of its keys are provision's is noted anew"]
+        before, after = (text.data.decode(errors="replace") if isinstance(text, Content) else "" for text in texts)
+        return [_USERINFO.sub(r"\1[secret]@", line) for line in text_diff(before, after, CONFIG)]
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """The file is whole, and has our keys. Passwords in URLs are not shown."""
+        said = live.run("cat %s", CONFIG)
+        try:
+            config = daemon_state.parse_config(said.stdout.encode())
+        except ValueError as error:
+            yield Check("daemon.json is JSON", str(error), "")
+            return
+        for key, value in self.keys.items():
+            got = _part(config.get(key), value)
+            shown, expected = _masked(got), _masked(value)
+            yield Check(key, "another password" if got != value and shown == expected else shown, expected)
+
+    def _ours(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        driver = self._driver(found, config)
+        return {**self.keys, **({"exec-opts": [DRIVER + driver]} if driver else {})}
+
+    def _driver(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+        """The cgroup driver to write, or nothing. A host that CDI already makes safe is left as it is."""
+        if self.cgroup_driver != "auto":
+            return self.cgroup_driver
+        engine = tuple(int(part) for part in str(found.get("version", "")).split(".")[:2] if part.isdigit())
+        safe = self.cdi and engine >= CDI_ENGINE and found.get("driver") == "systemd"
+        return "" if safe and _driver_of(config) in ("", "systemd") else "cgroupfs"
+
+    def _refuse_flags(self, found: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+        for key, where in found.get("flags", {}).items():
+            if key in ours:
+                raise RefusalError(
+                    f"Docker is started with {where}, and {key} in {CONFIG} would say the same thing: it refuses to "
+                    f"start with both. Remove the flag; the inventory can say it (docker.daemon)"
+                )
+
+
+def merge(config: Mapping[str, Any], before: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The operator's daemon.json with our keys, and without those that we put there once and do not want any more.
+
+    Args:
+        config: what is there.
+        before: what of it we put there.
+        ours: what we want there.
+    """
+    merged = copy.deepcopy(dict(config))
+    if "log-driver" in ours and merged.get("log-driver", ours["log-driver"]) != ours["log-driver"]:
+        merged.pop("log-opts", None)  # options of another driver: Docker would not start with them
+    _take_out(merged, before, ours)
+    _put_in(merged, ours)
+    return merged
+
+
+def _take_out(merged: dict[str, Any], before: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    for key, value in before.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            kept = ours.get(key)
+            _take_out(merged[key], value, kept if isinstance(kept, Mapping) else {})
+            if not merged[key] and key not in ours:
+                del merged[key]
+        elif key == "exec-opts" and key in merged:
+            gone = set(value) - set(ours.get(key, ()))
+            _set_options(merged, [option for option in _options(merged) if option not in gone])
+        elif key not in ours and merged.get(key) == value:
+            del merged[key]
+
+
+def _put_in(merged: dict[str, Any], ours: Mapping[str, Any]) -> None:
+    for key, value in ours.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            _put_in(merged[key], value)
+        elif key == "exec-opts":
+            names = {option.partition("=")[0] for option in value}
+            others = [option for option in _options(merged) if option.partition("=")[0] not in names]
+            _set_options(merged, [*others, *value])
+        else:
+            merged[key] = copy.deepcopy(value)
+
+
+def _set_options(merged: dict[str, Any], options: list[str]) -> None:
+    if options:
+        merged["exec-opts"] = options
+    else:
+        merged.pop("exec-opts", None)
+
+
+def _part(have: Any, want: Any) -> Any:
+    """As much of `have` as `want` speaks of."""
+    if isinstance(have, dict) and isinstance(want, Mapping):
+        return {key: _part(have.get(key), value) for key, value in want.items()}
+    return have
+
+
+def _masked(value: Any) -> Any:
+    """The same without the passwords of its URLs."""
+    if isinstance(value, Mapping):
+        return {key: _masked(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(one) for one in value]
+    return re.sub(r"(^|://)[^/\s]*@", r"\1[secret]@", value) if isinstance(value, str) else value
+
+
+def _options(config: Mapping[str, Any]) -> list[str]:
+    """The daemon's exec-opts; whatever is no list of text there, Docker would not take either."""
+    options = config.get("exec-opts")
+    return [option for option in options if isinstance(option, str)] if isinstance(options, list) else []
+
+
+def _driver_of(config: Mapping[str, Any]) -> str:
+    found = [option for option in _options(config) if option.startswith(DRIVER)]
+    return found[-1].removeprefix(DRIVER) if found else ""
+
+
+def _parsed(content: Any) -> dict[str, Any]:
+    if not isinstance(content, Content):
+        return {}
+    try:
+        return daemon_state.parse_config(content.data)
+    except ValueError as error:
+        raise RefusalError(f"{CONFIG} is not what Docker can read: {error}") from error
+
+
+def config_state(found: Dockerd) -> State:
+    """What of the daemon this step is about; None where there is neither Docker nor anything of ours."""
+    if not (found.installed or found.config or found.ours):
+        return None
+    return {
+        "sha256": None if found.config is None else Content(found.config),
+        "mode": found.config_mode,
+        "ours": Content(found.ours.encode()) if found.ours else None,
+        "driver": str(found.info.get("driver", "")),
+        "version": str(found.info.get("version", "")),
+        "running": found.running,
+        "containers": found.info.get("running", 0) > 0,
+        "flags": flags(found),
+    }
+
+
+def _write(sha256: Any, mode: str) -> list[Command]:
+    keep = sh(KEEP, CONFIG, title=f"keep {CONFIG}")
+    if sha256 is None:
+        return [keep, sh(REMOVE, title=f"remove {CONFIG}", timeout=180)]
+    if not isinstance(sha256, Content):
+        raise RefusalError(f"the bytes of {CONFIG} with sha256 {sha256} are not known")
+    return [keep, Put(NEW, sha256.data, int(mode, 8)), sh(SWAP, title=f"check {NEW} and put it in place", timeout=180)]

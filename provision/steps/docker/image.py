@@ -1,0 +1,189 @@
+"""One image of the Docker engine, pulled by a job of the host, and the finder of images that we pulled.
+
+An image cannot be labelled by who pulls it, so a file on the host says so.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from provision.command import Command, sh
+from provision.steps.base import Check, Fact, Owned, State, Step
+from provision.steps.docker import inspect
+from provision.steps.docker.inspect import MANAGED, MARKS, Engine
+from provision.steps.facts import HostFacts
+
+PULL_TIMEOUT = 4 * 3600.0
+TRIES = "4"
+AS_PULLED = "as pulled"
+NO_ID = "pulled by an earlier version, which kept no id"
+
+# What a mirror answered is told by the daemon's log alone, as a quoted string: docker says what came of the registry
+# that it tried next.
+MIRROR = r"""
+sed -nE 's/.*(Attempting next endpoint [a-z ]*|Download failed[^:"]*): (([^"\\]|\\.)*)".*/a mirror said: \2/p' |
+  sed -E 's/\\(["\\])/\1/g' | cut -c-300 | sort -u
+"""
+# `docker pull` keeps whole layers when it is called again. What no other try can mend ends at once. What containers use
+# until now is marked anew: it is what was replaced last, and stays for a rollback.
+PULL = f"""
+mirror() {{{MIRROR}}}
+why=$(mktemp); trap 'rm -f -- "$why"' EXIT
+tries=0
+until since=$(date +%s); docker pull "$1" 2>"$why"; do
+  journalctl -u docker.service --since "@$since" -o cat --no-pager 2>/dev/null | mirror >>"$why"
+  cat -- "$why" >&2
+  if grep -q -i -E 'not found|manifest unknown|access denied|unauthorized|no space left' -- "$why"; then exit 1; fi
+  tries=$((tries + 1))
+  [ "$tries" -lt "$3" ] || exit 1
+  echo "try $tries failed; again in 10 s"; sleep 10
+done
+umask 077
+mkdir -p {MARKS}
+docker ps -a --filter label={MANAGED}=1 --format '{{{{.Image}}}}' | sort -u | while IFS= read -r used; do
+  mark={MARKS}/$(printf %s "$used" | sha256sum | cut -c1-24)
+  [ ! -f "$mark" ] || touch -- "$mark"
+done
+printf '%s %s\\n' "$1" "$(docker image inspect --format '{{{{.Id}}}}' "$1")" >{MARKS}/"$2"
+"""
+RECORD = f"""
+umask 077
+printf '%s %s\\n' "$1" "$2" >{MARKS}/"$3"
+"""
+# Kept where a container that is not ours still uses it: Docker says so and we leave it.
+REMOVE = f"""
+docker image rm "$1" >/dev/null 2>&1 || echo "image $1 is still used or gone; left as it is"
+rm -f {MARKS}/"$2"
+rmdir {MARKS} 2>/dev/null || :
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image(Step):
+    """An image is on the host under this reference. One that is there is not pulled again.
+
+    A tag can be given to another image on the host. The id of what was pulled is kept, so that this is seen; which
+    image the tag stands for is the registry's to say, so the image is pulled again. An earlier version kept no id: our
+    containers have it, and where they have several, the image is pulled again too.
+
+    Args:
+        reference: with a tag or a digest.
+        after: ids of steps that change it behind our back.
+    """
+
+    reference: str
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`image:REFERENCE`."""
+        return f"image:{self.reference}"
+
+    def fact(self) -> Fact:
+        """Reads what Docker has."""
+        return inspect.fact(self._pick)
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Present, and what was pulled."""
+        return {"reference": self.reference, "tag": AS_PULLED}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Pulls it by a job, or removes it."""
+        mark = hashlib.sha256(self.reference.encode()).hexdigest()[:24]
+        if want is None:
+            return [sh(REMOVE, self.reference, mark, title=f"remove image {self.reference}")]
+        if _lacks_id(have):
+            title = f"record the id of {self.reference}"
+            return [sh(RECORD, self.reference, (have or {})["image_id"], mark, title=title)]
+        title = f"docker pull {self.reference}"
+        return [
+            sh(PULL, self.reference, mark, TRIES, title=title, timeout=PULL_TIMEOUT, job=True, progress=pull_progress)
+        ]
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """An image alone does nothing: what needs one that is not there pulls it."""
+        return "it stays until the next change of the image" if after else "it was removed; nothing has used it"
+
+    def impact(self, have: State, want: State) -> str:
+        """What comes over the network."""
+        if want and _lacks_id(have):
+            return ""
+        if have and want:
+            return f"pulls {self.reference} again"
+        return f"pulls {self.reference} (several GB)" if want else f"removes image {self.reference}"
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """The engine can use it."""
+        said = live.run("docker image inspect --format ok %s", self.reference)
+        yield Check("image present", said.stdout.strip() or said.stderr.strip()[-200:], "ok")
+
+    def _pick(self, found: Engine) -> State:
+        image_id = found.image_id(self.reference)
+        if not image_id:
+            return None
+        return {"reference": self.reference, "image_id": image_id, "tag": self._tag(found, image_id)}
+
+    def _tag(self, found: Engine, image_id: str) -> str:
+        """What became of the tag since the image was pulled."""
+        pulled = found.pulled_id(self.reference)
+        if pulled not in ("", image_id):
+            return f"moved on this host: {pulled[:19]} was pulled, the tag now names {image_id[:19]}"
+        if found.recorded_id(self.reference) != "":
+            return AS_PULLED
+        several = len(found.used_ids(self.reference)) > 1
+        return f"{NO_ID}, and the containers use several images" if several else NO_ID
+
+
+def _lacks_id(have: State) -> bool:
+    return have is not None and have.get("tag") == NO_ID
+
+
+@dataclass(frozen=True, kw_only=True)
+class PulledImage(Image):
+    """An image that we pulled, by its mark: the image itself may stay, where somebody else uses it."""
+
+    def _pick(self, found: Engine) -> State:
+        return {"reference": self.reference} if self.reference in found.pulled else None
+
+
+_LAYER = re.compile(r"([0-9a-f]{12}): (Pulling fs layer|Download complete|Pull complete|Already exists)")
+
+
+def pull_progress(line: str) -> str | None:
+    """What to show of one line of `docker pull` without a terminal."""
+    found = _LAYER.match(line)
+    if found:
+        return f"layer {found[1]}: {found[2].lower()}"
+    return line.strip() if line.startswith(("Status:", "try ", "Error")) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedImages(Owned):
+    """Finds the images that we pulled. They go last: a container uses one until it is made anew from another.
+
+    The one that was replaced last stays one change longer, so that a rollback needs no registry.
+    """
+
+    last: ClassVar[bool] = True
+
+    def fact(self) -> Fact:
+        """Reads what Docker has."""
+        return inspect.fact(self._pick)
+
+    def step(self, step_id: str) -> Step:
+        """An image of that reference, to be removed."""
+        return PulledImage(reference=step_id.partition(":")[2])
+
+    def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+        """The image that was used before the one that is declared."""
+        others = [step_id for step_id in found if step_id not in declared]
+        return others[:1] if any(step_id.startswith("image:") for step_id in declared) else ()
+
+    @staticmethod
+    def _pick(found: Engine) -> State:
+        """What a container still uses comes first, then what was replaced last."""
+        used = {item["image"] for item in found.containers.values() if (item["labels"] or {}).get(MANAGED) == "1"}
+        ordered = sorted(found.pulled, key=lambda reference: reference not in used)
+        return {f"image:{reference}": {"reference": reference} for reference in ordered}

@@ -1,0 +1,394 @@
+"""What Docker has on a host: containers, images, volumes and listening sockets, read by one command for all steps.
+
+Sources: `docker inspect`'s fields as Docker 20.10 to 29 print them; `--gpus` in HostConfig.DeviceRequests, FACTS 2.4.
+"""
+
+import base64
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from provision.command import READ_TIMEOUT, Answer, Run
+from provision.steps import facts
+from provision.steps.base import BlockedError, Fact, State, UnreadableError, read_once
+from provision.steps.docker import gpu_processes
+from provision.steps.docker.gpu_processes import Application
+
+MANAGED = facts.MANAGED
+PROBE = "provision.probe"  # label of a container that lives for one look at the cards, and is nobody's instance
+MARKS = "/var/lib/provision/images"
+MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a file for each model that we pulled
+_BLOBS = "/models/blobs/"  # of what is there, no content is read
+SILENT, LEFT_OVER, NO_CURL, BABBLES = 75, 76, 77, 78
+LOOK = 30  # seconds for a look into a container: a busy host may take many
+NO_ANSWER = "(no answer)"  # of such a look, in that time
+ANSWERS = 15  # seconds for the daemon to list its containers
+MOST = 64  # instances of a host that are asked; it has no more cards
+
+# The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
+_CONTAINER = (
+    '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},"image":{{json .Config.Image}},'
+    '"started":{{json .State.StartedAt}},'
+    '"image_id":{{json .Image}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
+    f'"env":{{{{if index .Config.Labels "{MANAGED}"}}}}{{{{json .Config.Env}}}}{{{{else}}}}null{{{{end}}}},'
+    '"visible":[{{range .Config.Env}}{{if eq (index (split . "=") 0) "NVIDIA_VISIBLE_DEVICES"}}{{json .}},{{end}}'
+    '{{end}}null],"requests":{{json .HostConfig.DeviceRequests}},"ports":{{json .HostConfig.PortBindings}},'
+    '"restart":{{json .HostConfig.RestartPolicy}},"memory":{{json .HostConfig.Memory}},'
+    '"cpus":{{json .HostConfig.NanoCpus}},"pids":{{json .HostConfig.PidsLimit}},"log":{{json .HostConfig.LogConfig}},'
+    '"privileged":{{json .HostConfig.Privileged}},"devices":{{json .HostConfig.Devices}},'
+    '"runtime":{{json .HostConfig.Runtime}},'
+    f'{{{{if index .Config.Labels "{MANAGED}"}}}}"host":{{{{json .HostConfig}}}},'
+    '"config":{{json .Config}},{{end}}'
+    '"networks":[{{range $name, $_ := .NetworkSettings.Networks}}{{json $name}},{{end}}null]}'
+)
+_IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
+_IMAGE_CONFIG = '{"id":{{json .Id}},"config":{{json .Config}}}'
+_VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
+
+# What is to be asked of an instance, in words for the shell below: status, id, its first process, address:port, image,
+# folder of its models.
+_PLACE = (
+    '{{if index .Config.Labels "provision.instance"}}{{println}}@ {{.State.Status}} {{.Id}} {{.State.Pid}} '
+    '{{with index .HostConfig.PortBindings "11434/tcp"}}{{with index . 0}}{{.HostIp}}:{{.HostPort}}{{end}}'
+    "{{else}}nowhere{{end}} {{.Image}} "
+    '{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}{{end}}'
+)
+
+# Whether an instance answers and still sees its cards is asked of all of them at once: a container can lose its cards
+# while it runs (FACTS 2.5), and nothing but a look inside shows it. What it answers comes in pieces, each written whole
+# (a pipe takes up to 4096 bytes at once), because all of them answer into one pipe.
+# A daemon that does not answer is no proof of anything; no client and no containers on disk is one of absence. Once it
+# has listed its containers, the limit of the whole command will do for the rest.
+# A container may go between `ps` and `inspect`: the second attempt then lists anew.
+SCRIPT = rf"""
+{gpu_processes.SHELL.strip()}
+if ! command -v docker >/dev/null 2>&1; then
+  if [ -n "$(ls -A /var/lib/docker/containers 2>/dev/null)" ]; then
+    echo 'there are containers in /var/lib/docker, but no docker client to read them' >&2; exit {LEFT_OVER}
+  fi
+  echo '# absent'; echo '# probes'; applications; echo '# end'; exit 0
+fi
+{facts.DOCKER_RUNS.strip()}
+docker_runs || {{ echo 'docker.service is not running' >&2; exit {SILENT}; }}
+containers() {{
+  ids=$(timeout {ANSWERS} docker ps -aq --no-trunc) || {{
+    [ $? -ne 124 ] || echo 'Docker does not answer (docker ps, {ANSWERS} s)' >&2
+    exit {SILENT}
+  }}
+  case $ids in *[!0-9a-f"$nl"]*) echo 'docker ps prints what are no ids of containers' >&2; exit {BABBLES} ;; esac
+  [ -z "$ids" ] || timeout {ANSWERS} docker inspect --type container --format '{_CONTAINER}{_PLACE}' $ids ||
+    exit {SILENT}
+}}
+nl='
+'
+found=$(containers 2>/dev/null) || found=$(containers) || exit $?
+ours=$(printf '%s\n' "$found" | sed -n 's/^@ //p')
+case $nl$ours in *"${{nl}}running "*)
+  command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }} ;;
+esac
+answers() {{
+  curl --noproxy '*' -sf --fail-early -m 15 -w '\n%{{exitcode}} %{{http_code}} %{{errormsg}}\n' \
+    -o /dev/null "http://$2/api/version" -o - "http://$2/api/tags" -o - "http://$2/api/ps" |
+    base64 -w 3000 | while read -r part; do printf '%s api %s\n' "$1" "$part"; done
+}}
+sees() {{
+  id=$1; set -f
+  set -- $({{ timeout -k 1 {LOOK} sh -c 'docker exec "$1" nvidia-smi -L || echo "(exit code $?)"' sh "$1" ||
+    echo '{NO_ANSWER}'; }} 2>&1 | head -c 3000)
+  printf '%s sees %s\n' "$id" "$*"
+}}
+# Who lives in a scope of systemd's, and who makes Docker's cgroups by now: it may have been told otherwise since.
+scope() {{
+  ! grep -qs "docker-$1\.scope" "/proc/$2/cgroup" ||
+    printf '%s scope %s\n' "$1" "$(timeout {ANSWERS} docker info --format '{{{{.CgroupDriver}}}}' 2>/dev/null)"
+}}
+probes() {{
+  asked=0
+  applications &
+  while read -r status id pid at image folder; do
+    # each is asked by processes of its own: what is no container of ours must not become one
+    case $status:$id in running:*[!0-9a-f]* | running:) continue ;; running:*) ;; *) continue ;; esac
+    case $pid in *[!0-9]* | '') continue ;; esac
+    asked=$((asked + 1)); [ $asked -le {MOST} ] || break
+    answers "$id" "$at" &
+    sees "$id" &
+    scope "$id" "$pid" &
+  done <<ours
+$ours
+ours
+  wait
+}}
+# A folder of models is the container's own to write: names in it may be anything.
+files() {{
+  set --
+  while read -r status id pid at image folder; do
+    [ -z "$folder" ] || set -- "$@" "$folder"
+  done <<ours
+$ours
+ours
+  for folder do
+    for part in models/manifests {MODEL_MARKS} models/blobs; do
+      [ ! -d "$folder/$part" ] || set -- "$@" "$folder/$part"
+    done
+    shift
+  done
+  [ $# -eq 0 ] || find "$@" -type f \( -path '*{_BLOBS}*' -printf '%p\0%s\0\0' -o \
+    -printf '%p\0%s\0' -exec cat -- {{}} \; -printf '\0' \) 2>/dev/null
+}}
+# The configuration of the images of our containers. An image that was removed has none any more.
+image_configs() {{
+  set -- $(printf '%s\n' "$ours" | sed -nE 's/^([^ ]+ ){{4}}(sha256:[0-9a-f]+)( .*)?$/\2/p' | sort -u)
+  [ $# -eq 0 ] || timeout {ANSWERS} docker image inspect --format '{_IMAGE_CONFIG}' "$@" 2>/dev/null || :
+}}
+# the instances answer into the pipe while Docker is asked
+probes | {{
+  echo '# containers'; printf '%s\n' "$found"
+  echo '# image configs'; image_configs
+  echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
+  echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
+  echo '# pulled'; ls -1t {MARKS} 2>/dev/null | while IFS= read -r name; do cat -- {MARKS}/"$name"; done
+  echo '# listening'; ss -Hltnp 2>/dev/null || :
+  echo '# files'; files | base64 -w 0; echo
+  echo '# probes'; cat
+  echo '# end'
+}}
+"""
+
+COMMAND = Run(
+    ("sh", "-s"),
+    ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(),
+    READ_TIMEOUT + 60,
+    title="look at Docker",
+    slow=True,
+)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening TCP socket.
+
+    Args:
+        address: what it is bound to, such as `0.0.0.0` or `[::]`.
+        port: its port.
+        program: the program's name, or empty.
+    """
+
+    address: str
+    port: int
+    program: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What Docker has on a host.
+
+    Args:
+        containers: name -> inspect's fields, under the names that `SCRIPT` gives them; and of running instances
+            `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `tags` and `ps` (bodies), and
+            `scope`: of one that lives in a scope of systemd's, who makes Docker's cgroups by now; else empty. Of ours
+            `image_config`: the configuration of the container's image, or None where the image was removed.
+        images: reference (`repository:tag`, `repository@digest`) -> image id.
+        volumes: name -> labels.
+        pulled: reference -> image id, of images that we pulled; what was pulled or replaced last comes first. The id
+            is empty where an earlier version of provision pulled it.
+        listening: listening TCP sockets.
+        files: path -> content, of manifests and marks in the folders of all instances.
+        blobs: path -> size, of the blobs there.
+        applications: the processes that hold memory of cards; None where nvidia-smi did not say.
+    """
+
+    containers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    pulled: Mapping[str, str] = field(default_factory=dict)
+    listening: tuple[Listener, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    blobs: Mapping[str, int] = field(default_factory=dict)
+    applications: tuple[Application, ...] | None = None
+
+    def image_id(self, reference: str) -> str:
+        """The id that a reference stands for on this host, or an empty string."""
+        return self.images.get(familiar(reference), "")
+
+    def recorded_id(self, reference: str) -> str | None:
+        """The id that the mark of a pulled image has: empty in one of an earlier version, None where there is none."""
+        known = {familiar(name): image_id for name, image_id in reversed(tuple(self.pulled.items()))}
+        return known.get(familiar(reference))
+
+    def used_ids(self, reference: str) -> set[str]:
+        """The ids of the images that our containers were made from by a reference."""
+        ours = [item for item in self.containers.values() if (item["labels"] or {}).get(MANAGED) == "1"]
+        return {item["image_id"] for item in ours if familiar(item["image"]) == familiar(reference)}
+
+    def pulled_id(self, reference: str) -> str:
+        """The id of the image that we pulled by a reference, whatever the tag stands for now; empty if not known.
+
+        Where an earlier version pulled it, our containers know: they were made from it.
+        """
+        recorded, used = self.recorded_id(reference), self.used_ids(reference)
+        return used.pop() if recorded == "" and len(used) == 1 else recorded or ""
+
+
+def fact(pick: Callable[[Engine], State]) -> Fact:
+    """A fact about Docker; all of them share one command.
+
+    Args:
+        pick: the state out of what Docker has.
+    """
+    return Fact(COMMAND, lambda answer: pick(read(answer)))
+
+
+def read(answer: Answer) -> Engine:
+    """What the command found.
+
+    Raises:
+        BlockedError: the daemon does not answer, or there is nothing to ask the instances with.
+        UnreadableError: the answer is not whole, or proves nothing.
+    """
+    if answer.exit in (SILENT, 124):
+        raise BlockedError("service:docker", answer.complaint)
+    if answer.exit == NO_CURL:
+        raise BlockedError("packages:apt-tools", answer.complaint)
+    if answer.exit:
+        raise UnreadableError(answer.complaint or f"exit code {answer.exit}")
+    return _parse(answer.stdout)
+
+
+def read_live(live: Any) -> Engine:
+    """The same in a verification: as its plan read it, for all steps.
+
+    Args:
+        live: testinfra's host.
+    """
+    return read(read_once(live, COMMAND))
+
+
+@lru_cache(maxsize=16)
+def _parse(stdout: bytes) -> Engine:
+    lines = stdout.decode(errors="replace").splitlines()
+    sections = _sections(lines)
+    try:
+        if "absent" in sections:
+            return Engine(applications=gpu_processes.parse(_said(sections["probes"])["host", "applications"], {}))
+        said = _said(sections["probes"])
+        containers = _containers(sections["containers"], sections.get("image configs", ()), said)
+        names = {item["id"]: name for name, item in containers.items()}
+        files, blobs = _files(base64.b64decode("".join(sections["files"])))
+        return Engine(
+            containers=containers,
+            images=_images([json.loads(line) for line in sections["images"]]),
+            volumes={item["name"]: _labels(item["labels"]) for item in map(json.loads, sections["volumes"])},
+            pulled=dict((line + " ").split(" ")[:2] for line in sections["pulled"]),
+            listening=tuple(_listener(line) for line in sections["listening"]),
+            files=files,
+            blobs=blobs,
+            applications=gpu_processes.parse(said["host", "applications"], names),
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise UnreadableError(f"Docker's answer is garbled ({type(error).__name__})") from None
+
+
+def _sections(lines: list[str]) -> dict[str, list[str]]:
+    sections: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in lines:
+        if line.startswith("# "):
+            current = sections.setdefault(line[2:], [])
+        elif line.strip():
+            current.append(line)
+    if "end" not in sections:
+        raise UnreadableError("Docker's answer ends early")
+    return sections
+
+
+_TOOK = re.compile(r" after \d+ m(s|illiseconds)\b")  # two reads of what does not answer are to be equal
+# A body, then what curl was told to say of the transfer.
+_TRANSFER = re.compile(r"(.*?)\n(\d+) \d{3} ([^\n]*)\n", re.DOTALL)
+
+
+def _said(probes: Iterable[str]) -> Mapping[tuple[str, str], str]:
+    """What was said of a container, or of the host: its parts joined, and empty where nothing was."""
+    said: dict[tuple[str, str], str] = defaultdict(str)
+    for container, what, text in ((line + "  ").split(" ", 2) for line in probes):
+        said[container, what] += text.strip()
+    return said
+
+
+def _containers(
+    lines: Iterable[str], image_configs: Iterable[str], said: Mapping[tuple[str, str], str]
+) -> dict[str, dict[str, Any]]:
+    items = [json.loads(line) for line in lines if not line.startswith("@ ")]
+    images = {image["id"]: image["config"] for image in map(json.loads, image_configs)}
+    for item in items:
+        item["image_config"] = images.get(item.get("image_id"))
+        item["sees"] = said[item["id"], "sees"]
+        item["scope"] = said[item["id"], "scope"]
+        item.update(_api(said[item["id"], "api"]))
+    return {item["name"].lstrip("/"): item for item in items}
+
+
+def _api(text: str) -> dict[str, str]:
+    """What an instance answered. One that puts words into curl's mouth lies of nobody but itself."""
+    found = _TRANSFER.findall(base64.b64decode(text).decode(errors="replace"))
+    errors = [f"curl: ({code}) {_TOOK.sub('', error)}".strip() for _, code, error in found if code != "0"]
+    answers = "" if not found else errors[0] if found[0][1] != "0" else "yes"
+    bodies = [body for body, code, _ in found[1:3] if code == "0"]
+    tags, loaded = (*bodies, *errors, "", "")[:2]
+    return {"answers": answers, "tags": tags, "ps": loaded}
+
+
+def _files(data: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
+    """The files with their contents, and the blobs with their sizes."""
+    files: dict[str, bytes] = {}
+    blobs: dict[str, int] = {}
+    while data:
+        name, size, rest = data.split(b"\0", 2)
+        path, length = name.decode(errors="surrogateescape"), int(size)
+        if _BLOBS in path:
+            blobs[path], length = length, 0
+        else:
+            files[path] = rest[:length]
+        if rest[length : length + 1] != b"\0":
+            raise ValueError("a file changed while it was read")
+        data = rest[length + 1 :]
+    return files, blobs
+
+
+def _images(rows: list[dict[str, str]]) -> dict[str, str]:
+    found = {}
+    for row in rows:
+        for separator, part in ((":", row["tag"]), ("@", row["digest"])):
+            if "<none>" not in (row["repository"], part) and part:
+                found[f"{row['repository']}{separator}{part}"] = row["id"]
+    return found
+
+
+def _labels(text: str) -> dict[str, str]:
+    return dict(item.partition("=")[::2] for item in text.split(",") if item)
+
+
+def _listener(line: str) -> Listener:
+    words = line.split()
+    address, _, port = words[3].rpartition(":")
+    program = words[5].partition('("')[2].partition('"')[0] if len(words) > 5 else ""
+    return Listener(address.partition("%")[0], int(port), program)
+
+
+def familiar(reference: str) -> str:
+    """An image reference as Docker lists it: without its own registry and namespace, with a tag or only a digest.
+
+    Args:
+        reference: as in an inventory, such as `docker.io/ollama/ollama`.
+    """
+    name, _, digest = reference.partition("@")
+    for prefix in ("docker.io/", "index.docker.io/", "library/"):
+        name = name.removeprefix(prefix)
+    head, slash, last = name.rpartition("/")
+    last, colon, tag = last.partition(":")
+    if digest:
+        return f"{head}{slash}{last}@{digest}"
+    return f"{head}{slash}{last}:{tag if colon else 'latest'}"

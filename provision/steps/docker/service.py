@@ -1,0 +1,344 @@
+"""Docker's daemon: running with what its configuration says, and knowing how to give cards to containers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from provision.command import Command, run, sh
+from provision.steps.base import EVERY, Answer, BlockedError, Check, Fact, RefusalError, State, Step
+from provision.steps.docker import daemon_state, inspect
+from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
+from provision.steps.facts import HostFacts, live_facts
+from provision.steps.system.systemd import FIXED
+
+ID = "service:docker"
+NOTHING = "nothing"
+CDI_ENGINE = (29, 2)  # from here on --gpus goes by CDI first, which survives a daemon-reload (FACTS 2.3)
+
+# Has a running daemon load what a reload applies, live-restore among it, and waits until it says so: it loads it some
+# time after the signal. It is no failure if it does not: the restart, or the next deploy, sees what is not loaded.
+LOAD = f"""
+if systemctl -q is-active docker.service; then
+  systemctl reload docker.service || :
+  if grep -qs '"live-restore"[[:space:]]*:[[:space:]]*true' {CONFIG}; then
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+      [ "$(timeout 10 docker info --format '{{{{.LiveRestoreEnabled}}}}' 2>/dev/null)" != true ] || break
+      sleep 0.5
+    done
+  fi
+fi
+"""
+
+# $1: "live" to switch live-restore on first, so that containers go on while Docker restarts; or "".
+# The configuration that Docker last came up with is kept by our drop-in; it is put back when the new one is no good.
+RESTART = f"""
+good={STATE}/good.json
+answers() {{
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    if timeout 10 docker info >/dev/null 2>&1; then return 0; fi
+    sleep 1
+  done
+  return 1
+}}
+start() {{ systemctl reset-failed docker.service 2>/dev/null || :; systemctl restart docker.service && answers; }}
+if [ "$1" = live ] && systemctl -q is-active docker.service; then
+  systemctl reload docker.service
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ "$(timeout 10 docker info --format '{{{{.LiveRestoreEnabled}}}}' 2>/dev/null)" != true ] || break
+    sleep 0.5
+  done
+fi
+if start 2>/dev/null; then exit 0; fi
+journalctl -u docker.service -n 15 --no-pager -o cat | grep -v 'Reloaded configuration' | cut -c1-300 >&2 || :
+if [ -f "$good" ] && ! cmp -s "$good" {CONFIG}; then
+  install -m 0600 -- "$good" {CONFIG}.provision-new
+  if [ -f {CONFIG} ]; then
+    cp -f -- {CONFIG} {STATE}/rejected.json
+    chmod --reference={CONFIG} -- {CONFIG}.provision-new
+    chown --reference={CONFIG} -- {CONFIG}.provision-new
+  fi
+  mv -fT -- {CONFIG}.provision-new {CONFIG}
+  if start; then echo 'Docker did not come up; the daemon.json before this one was put back, and it runs with that' >&2
+  else echo 'Docker did not come up, not with the daemon.json before this one either' >&2; fi
+fi
+exit 1
+"""
+
+RELOAD = """
+systemctl reload docker.service
+timeout 10 docker info >/dev/null
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DockerService(Step):
+    """Docker runs, will after a boot, and has loaded its configuration.
+
+    Args:
+        live_restore: whether containers go on while the daemon is away; checked.
+        cgroup_driver: the driver that it must have, or empty for any that a daemon-reload does not hurt; checked.
+        proxied: whether instances listen on the loopback address, where Docker's own proxy passes streams on.
+        after: ids of the steps that install, configure or restart it.
+    """
+
+    endangers_cards: ClassVar[bool] = True
+
+    live_restore: bool = True
+    cgroup_driver: str = ""
+    proxied: bool = False
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`service:docker`."""
+        return ID
+
+    def fact(self) -> Fact:
+        """Reads the daemon."""
+        return Fact(daemon_state.COMMAND, lambda answer: _service(daemon_state.read(answer)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Running with what is configured. Refuses a swarm, in which live-restore does not work."""
+        if self.live_restore and (have or {}).get("swarm") == "active":
+            raise RefusalError(
+                "Docker is part of a swarm, where live-restore does not work: leave the swarm, or set "
+                "docker.live_restore: false"
+            )
+        return {"enabled": True, "running": True, "masked": False, "pending": NOTHING}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Enables; then starts, restarts or reloads, whichever is the least."""
+        if want is None:
+            return []
+        found = have or {"enabled": False, "running": False, "masked": False, "pending": NOTHING}
+        return [*_registration(found, want), *_running(found, want)]
+
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """Running with what is configured: Docker that was found dead is not put back to that."""
+        return self.want(facts, have)
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """Docker stays with its packages."""
+        return "" if before else "Docker stays, with its packages"
+
+    def impact(self, have: State, want: State) -> str:
+        """What becomes of the containers."""
+        if have is None or want is None:
+            return "starts or restarts Docker" if want else ""
+        if have["running"] and not want["running"]:
+            return "stops Docker"
+        if not have["running"]:
+            return "starts Docker" if want["running"] else ""
+        what = str(have["pending"]).partition(":")[0]
+        return restart_impact(have) if what == "restart" else "reloads Docker" if what == "reload" else ""
+
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """Every instance, if they stop with Docker, or it is Docker itself that passes their streams on."""
+        what = str((have or {}).get("pending")).partition(":")[0]
+        restarts = have is not None and have["running"] and want is not None and what == "restart"
+        stops = have is not None and have["running"] and want is not None and not want["running"]
+        return stopped_by_restart(have, proxied=self.proxied) if restarts or stops else frozenset()
+
+    def endangers(self, have: State, want: State) -> bool:
+        """Where it restarts Docker, or has systemd reload."""
+        if have is None or want is None:
+            return False
+        restarts = have["running"] and str(have["pending"]).startswith("restart") and want["pending"] == NOTHING
+        return restarts or bool(_registration(have, want))
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """It answers, starts at boot, and is as the containers need it."""
+        unit = live.run("systemctl is-enabled docker.service").stdout.strip()
+        yield Check("enabled at boot", unit in ("enabled", *FIXED), True)
+        said = live.run("systemctl -q is-active docker.service && timeout 15 docker info --format %s", CHECKED)
+        yield Check("answers", said.rc, 0)
+        words = [*said.stdout.split(), "", "", ""]
+        yield Check("live-restore", words[0] == "true", self.live_restore)
+        safe = words[1] == "cgroupfs" or _engine(words[2]) >= CDI_ENGINE
+        if self.cgroup_driver:
+            yield Check("cgroup driver", words[1], self.cgroup_driver)
+        else:
+            yield Check("containers keep their cards over a daemon-reload", safe, True)
+
+
+CHECKED = "{{.LiveRestoreEnabled}} {{.CgroupDriver}} {{.ServerVersion}}"
+
+
+def _engine(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def _service(found: Dockerd) -> State:
+    if not found.installed:
+        return None
+    file_state = found.unit.get("UnitFileState", "")
+    return {
+        "enabled": file_state in ("enabled", *FIXED),
+        "running": found.running,
+        "masked": file_state.startswith("masked"),
+        "pending": daemon_state.pending(found),
+        **evidence(found),
+    }
+
+
+def evidence(found: Dockerd) -> dict[str, Any]:
+    """What the impact of a restart depends on."""
+    try:
+        live_restore = daemon_state.parse_config(found.config).get("live-restore") is True
+    except ValueError:
+        live_restore = False
+    return {
+        "live_restore": live_restore,
+        "containers": found.info.get("running", 0) > 0,
+        "swarm": found.info.get("swarm", ""),
+    }
+
+
+def restart_impact(have: State) -> str:
+    """What a restart of Docker does to the containers that run."""
+    if have is None:
+        return "restarts Docker"
+    if not have.get("containers"):
+        return "restarts Docker (no container runs)"
+    goes = "they go on, by live-restore" if have.get("live_restore") else "they stop, when their streams have ended"
+    return f"restarts Docker while containers run: {goes}"
+
+
+def stopped_by_restart(have: State, *, proxied: bool) -> frozenset[str]:
+    """The instances whose streams a restart of Docker cuts.
+
+    Streams to 127.0.0.1 go through docker-proxy, which ends with the daemon, live-restore or not (seen with 26.1.5).
+
+    Args:
+        have: with what `evidence` gives.
+        proxied: whether instances listen on the loopback address.
+    """
+    if have is None or not have.get("containers"):
+        return frozenset()
+    return frozenset() if have.get("live_restore") and not proxied else EVERY
+
+
+def reload_safe(answer: Answer) -> bool:
+    """Whether containers that Docker makes now keep their cards over a `systemctl daemon-reload` (FACTS 2.5).
+
+    It is so where it can make none, too.
+
+    Args:
+        answer: to `dockerd.COMMAND`.
+
+    Raises:
+        UnreadableError: the daemon does not answer.
+    """
+    found = daemon_state.read(answer)
+    version = _engine(str(found.info.get("version", "")))
+    return not found.running or found.info.get("driver") == "cgroupfs" or version >= CDI_ENGINE
+
+
+def restart(have: State) -> Command:
+    """Restart Docker, or start it, and put the configuration before back if it does not come up."""
+    live = "live" if (have or {}).get("live_restore") else ""
+    return sh(RESTART, live, title="systemctl restart docker.service", timeout=300)
+
+
+def _registration(have: State, want: State) -> list[Command]:
+    was, shall = have or {}, want or {}
+    commands: list[Command] = []
+    if was.get("masked") and not shall.get("masked"):
+        commands.append(run("systemctl", "unmask", "docker.service"))
+    if was.get("enabled") != shall.get("enabled"):
+        commands.append(run("systemctl", "enable" if shall.get("enabled") else "disable", "docker.service"))
+    return commands
+
+
+def _running(have: State, want: State) -> list[Command]:
+    was, shall = have or {}, want or {}
+    if was["running"] and not shall["running"]:
+        return [run("systemctl", "stop", "docker.socket", "docker.service")]
+    what = str(was["pending"]).partition(":")[0]
+    if shall["running"] and (not was["running"] or (what == "restart" and shall["pending"] == NOTHING)):
+        return [restart(have)]
+    if what == "reload" and shall["pending"] == NOTHING:
+        return [sh(RELOAD, title="systemctl reload docker.service")]
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuDriver(Step):
+    """Docker's GPU driver: registered when the daemon starts, if the NVIDIA hook is there by then.
+
+    Args:
+        image: an image whose `nvidia-smi` is run in a container to prove it, where the host has that image.
+        proxied: see `DockerService`.
+        after: ids of the steps that install the hook or restart Docker.
+    """
+
+    endangers_cards: ClassVar[bool] = True
+
+    image: str = ""
+    proxied: bool = False
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`gpu_driver:docker`."""
+        return "gpu_driver:docker"
+
+    def fact(self) -> Fact:
+        """Reads the daemon."""
+        return Fact(daemon_state.COMMAND, lambda answer: _driver(daemon_state.read(answer)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Registered."""
+        return {"registered": True}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Restarts Docker; there is no way to take the driver away again but to remove the hook."""
+        return [restart(have)] if want and not (have or {}).get("registered") else []
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """There is no way back but to remove the hook, which is a package."""
+        return "the driver stays, with its packages"
+
+    def impact(self, have: State, want: State) -> str:
+        """What the restart does."""
+        return restart_impact(have) if want else ""
+
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """See `DockerService`."""
+        return stopped_by_restart(have, proxied=self.proxied) if want else frozenset()
+
+    def endangers(self, have: State, want: State) -> bool:
+        """It restarts Docker."""
+        return want is not None
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """Why."""
+        return ["the daemon started before the NVIDIA hook was there"] if want else []
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """A container that is given all cards sees the cards that the host has. Needs no image but the one in use."""
+        missing = live.run("docker image inspect --format present %s", self.image).rc if self.image else 1
+        if missing:
+            noted = live.run("cat %s", f"{daemon_state.NOTES}/hook").stdout.strip()
+            yield Check("Docker found the NVIDIA hook when it started", bool(noted), True)
+            return
+        words = "docker run --rm --pull=never --network=none --gpus=all --label %s --entrypoint=nvidia-smi %s -L"
+        inside = live.run(
+            words, f"{inspect.PROBE}=1", self.image
+        )  # marked: a run beside this one takes no offence at it
+        outside = sorted(card.uuid for card in live_facts(live).cards)
+        seen = cards(inside.stdout) or inside.stderr.strip()[-300:]  # with a warning, what it lists still counts
+        yield Check("a container sees the host's cards", seen, outside)
+
+
+def cards(listing: str) -> list[str]:
+    """The UUIDs of `nvidia-smi -L`."""
+    return sorted(line.rpartition("UUID: ")[2].rstrip(") ") for line in listing.splitlines() if "UUID: GPU-" in line)
+
+
+def _driver(found: Dockerd) -> State:
+    if not found.installed:
+        return None
+    if not found.running:
+        raise BlockedError(ID, "docker.service is not running")
+    return {"registered": found.hook is True, **evidence(found)}

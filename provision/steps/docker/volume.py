@@ -1,0 +1,83 @@
+"""One Docker volume, and the finder of volumes that carry our mark."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from provision.command import Command, run
+from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step
+from provision.steps.docker import inspect
+from provision.steps.docker.inspect import MANAGED, Engine
+from provision.steps.facts import HostFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume(Step):
+    """A volume for the models of one instance.
+
+    Args:
+        name: name of the volume.
+        after: ids of steps that change it behind our back.
+    """
+
+    name: str
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`volume:NAME`."""
+        return f"volume:{self.name}"
+
+    def fact(self) -> Fact:
+        """Reads what Docker has."""
+        return inspect.fact(self._pick)
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Present and ours. Refuses a foreign one: what is in it is not ours to serve or to delete."""
+        if have is not None and not have["ours"]:
+            raise RefusalError(
+                f"a volume named {self.name} is there that is not ours; rename it, give the instance another name,"
+                " or set ollama.storage to a directory"
+            )
+        return {"ours": True}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Creates or removes it."""
+        if want is None:
+            return [run("docker", "volume", "rm", "--", self.name)]
+        return [run("docker", "volume", "create", "--label", f"{MANAGED}=1", "--", self.name)]
+
+    def impact(self, have: State, want: State) -> str:
+        """What is lost."""
+        return "" if want else f"deletes the models of {self.name}"
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """It is there, with our mark."""
+        labels = inspect.read_live(live).volumes.get(self.name)
+        yield Check("our mark", "no such volume" if labels is None else labels.get(MANAGED), "1")
+
+    def _pick(self, found: Engine) -> State:
+        if self.name not in found.volumes:
+            return None
+        return {"ours": found.volumes[self.name].get(MANAGED) == "1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedVolumes(Owned):
+    """Finds the volumes that carry our mark."""
+
+    last: ClassVar[bool] = True  # a container has its volume until it is made anew without
+
+    def fact(self) -> Fact:
+        """Reads what Docker has."""
+        return inspect.fact(self._pick)
+
+    def step(self, step_id: str) -> Step:
+        """A volume of that name, to be removed."""
+        return Volume(name=step_id.partition(":")[2])
+
+    @staticmethod
+    def _pick(found: Engine) -> State:
+        return {
+            f"volume:{name}": {"ours": True} for name, labels in found.volumes.items() if labels.get(MANAGED) == "1"
+        }

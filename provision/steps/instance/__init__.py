@@ -1,0 +1,1 @@
+"""A model server in a container, of any engine."""

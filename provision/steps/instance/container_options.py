@@ -1,0 +1,139 @@
+"""Finds the options of a container that provision never gives. A label proves nothing, because anybody can copy one.
+
+A container gets its command and most of its variables from its image. Both are compared with the image's configuration.
+
+Sources: HostConfig in `docker inspect` of Docker 20.10 to 29, where a field is empty, 0, false or null unless an option
+set it; those that the daemon fills in from its own configuration (ShmSize, CgroupnsMode, Ulimits, MemorySwap) are left
+out. So is Runtime: a container keeps the default runtime that the daemon had when it was made. An image's Env,
+Entrypoint and the like are copied into the container, FACTS 4.8; StopTimeout is null unless `--stop-timeout` set it.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from provision.steps.instance.create_arguments import PROXIES, fingerprint
+
+OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")  # variables that the server reads
+MOST = 50  # options that are told of one container
+# The configuration of an image that was removed is not known. Every Ollama image sets this variable.
+USUAL = {"OLLAMA_HOST": "0.0.0.0:11434"}
+NO_CARDS = "NVIDIA_VISIBLE_DEVICES=void"  # CDI sets this beside the cards that it gives, FACTS 2.3
+PRIVATE = ("private", "shareable")  # a daemon's default-ipc-mode
+
+# Field of HostConfig -> the option of `docker run` that sets it.
+HOST = {
+    "PidMode": "--pid",
+    "IpcMode": "--ipc",
+    "UTSMode": "--uts",
+    "UsernsMode": "--userns",
+    "CapAdd": "--cap-add",
+    "CapDrop": "--cap-drop",
+    "SecurityOpt": "--security-opt",
+    "DeviceCgroupRules": "--device-cgroup-rule",
+    "GroupAdd": "--group-add",
+    "Tmpfs": "--tmpfs",
+    "ReadonlyRootfs": "--read-only",
+    "AutoRemove": "--rm",
+    "Init": "--init",
+    "Sysctls": "--sysctl",
+    "ExtraHosts": "--add-host",
+    "Dns": "--dns",
+    "DnsSearch": "--dns-search",
+    "DnsOptions": "--dns-option",
+    "Links": "--link",
+    "OomKillDisable": "--oom-kill-disable",
+    "OomScoreAdj": "--oom-score-adj",
+    "CgroupParent": "--cgroup-parent",
+    "CpusetCpus": "--cpuset-cpus",
+    "CpusetMems": "--cpuset-mems",
+    "CpuShares": "--cpu-shares",
+    "CpuQuota": "--cpu-quota",
+    "MemoryReservation": "--memory-reservation",
+    "PublishAllPorts": "--publish-all",
+}
+UNMASKED = "--security-opt systempaths=unconfined"  # Docker keeps an empty list instead of its own
+# Field of an image's configuration -> the option that replaces it. Values are not shown: a command may hold a token.
+CONFIG = {
+    "Entrypoint": "--entrypoint",
+    "Cmd": "another command",
+    "User": "--user",
+    "WorkingDir": "--workdir",
+    "StopSignal": "--stop-signal",
+    "Healthcheck": "--health-cmd",
+}
+
+
+def options(item: Mapping[str, Any]) -> list[str]:
+    """The options of `docker run` that this container was made with and that provision never gives.
+
+    Args:
+        item: what Docker says of a container, as `engine.Engine` has it.
+    """
+    found = [*_host(item.get("host") or {}), *_config(item), *_variables(item)]
+    return sorted(word[:100] for word in found)[:MOST]
+
+
+def environment(item: Mapping[str, Any], declared: Collection[str]) -> dict[str, str]:
+    """The variables of the server that differ from the image's. A proxy may hold a password.
+
+    Args:
+        item: likewise.
+        declared: variables that an instance is given, also where the image sets them to the same value.
+    """
+    image = item.get("image_config")
+    defaults = pairs_of(image.get("Env")) if image else USUAL
+    return {
+        key: fingerprint(value) if key.upper() in PROXIES else value
+        for key, value in pairs_of(item["env"]).items()
+        if _is_the_servers(key) and (key in declared or defaults.get(key) != value)
+    }
+
+
+def pairs_of(lines: Any) -> dict[str, str]:
+    """Variables by name, of lines such as `NAME=value`.
+
+    Args:
+        lines: what Docker says; may be None.
+    """
+    return dict(line.partition("=")[::2] for line in lines or ())
+
+
+def _is_the_servers(name: str) -> bool:
+    return name.startswith(OURS) or name.upper() in PROXIES
+
+
+def _host(config: Mapping[str, Any]) -> Iterator[str]:
+    for field, option in HOST.items():
+        value = config.get(field)
+        if not value or (field == "IpcMode" and value in PRIVATE):
+            continue
+        several = value if isinstance(value, list | dict) else [value]
+        yield from (option if one is True else f"{option} {one}" for one in several)
+    if [] in (config.get("MaskedPaths"), config.get("ReadonlyPaths")):
+        yield UNMASKED
+
+
+def _config(item: Mapping[str, Any]) -> Iterator[str]:
+    image, config = item.get("image_config"), item.get("config")
+    if image and config:
+        for field, option in CONFIG.items():
+            if _plain(field, config.get(field)) != _plain(field, image.get(field)):
+                yield option
+        if config.get("StopTimeout") not in (None, image.get("StopTimeout")):  # 0 is a value too
+            yield f"--stop-timeout {config['StopTimeout']}"
+
+
+def _plain(field: str, value: Any) -> Any:
+    """A value in one form: Docker cleans paths, and writes an unset field as null, empty text or an empty list."""
+    return "/" + str(value or "").strip("/") if field == "WorkingDir" else value or None
+
+
+def _variables(item: Mapping[str, Any]) -> Iterator[str]:
+    """The names of variables that differ from the image's and that `environment` does not report."""
+    if not item.get("image_config"):
+        return
+    have, image = pairs_of(item["env"]), pairs_of(item["image_config"].get("Env"))
+    for name in sorted(have.keys() | image.keys()):
+        reported = _is_the_servers(name) and name in have
+        if not reported and have.get(name) != image.get(name) and f"{name}={have.get(name)}" != NO_CARDS:
+            yield f"--env {name}"

@@ -1,0 +1,74 @@
+"""The words of `docker create` for an instance. Pure.
+
+Source: `--gpus` and `--mount` are CSV records, so several cards need quotes that are part of the word, FACTS 2.4.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from provision.steps.docker import inspect
+
+PORT = 11434  # inside the container
+HOME = "/root/.ollama"  # where the image keeps models and keys
+FOLDER = "/etc/provision/ollama"
+PROXIES = ("HTTPS_PROXY", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY")
+NANO = 1_000_000_000
+
+
+def env_file(name: str) -> str:
+    """Where the variables of an instance are that nobody may see."""
+    return f"{FOLDER}/{name}.env"
+
+
+def fingerprint(value: str) -> str:
+    """What stands for a secret in states, labels and plans: enough to see that it changed."""
+    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
+
+
+def volume(source: str) -> str:
+    """The word for `--mount` that puts a volume where Ollama keeps its models."""
+    return f"type=volume,{csv_field(f'source={source}')},target={HOME}"
+
+
+def bind(source: str) -> str:
+    """The word for `--mount` that puts a directory of the host where Ollama keeps its models."""
+    return f"type=bind,{csv_field(f'source={source}')},target={HOME}"
+
+
+def gpus_word(cards: Sequence[str]) -> str:
+    """The word for `--gpus`: quotes are part of it where there are several cards."""
+    return csv_field(f"device={','.join(cards)}")
+
+
+def create_words(name: str, want: Mapping[str, Any]) -> list[str]:
+    """The words after `docker create --name NAME`.
+
+    Args:
+        name: of the container.
+        want: a state.
+    """
+    words = ["--pull", "never", "--gpus", gpus_word(want["gpus"]), "--restart", want["restart"]]
+    words += _each("--publish", (f"{at}:{PORT}" for at in want["publish"]))
+    words += _each("--env", (f"{key}={value}" for key, value in want["environment"].items() if key not in PROXIES))
+    words += ["--env-file", env_file(name)] if set(PROXIES) & set(want["environment"]) else []
+    words += _each("--mount", want["mounts"])
+    words += ["--memory", str(want["memory"])] if want["memory"] else []
+    words += ["--cpus", f"{want['cpus'] / NANO:.9f}"] if want["cpus"] else []
+    words += ["--pids-limit", str(want["pids"])] if want["pids"] else []
+    words += ["--log-driver", want["log"]["driver"]]
+    words += _each("--log-opt", (f"{key}={value}" for key, value in want["log"].items() if key != "driver"))
+    words += ["--privileged"] if want["privileged"] else []
+    words += _each("--device", want["devices"])
+    words += [] if want["network"] == "bridge" else ["--network", want["network"]]
+    labels = (f"{inspect.MANAGED}=1", f"provision.instance={name}", f"provision.run={want['run']}")
+    return [*words, *_each("--label", labels), want["image"]]
+
+
+def _each(option: str, values: Any) -> list[str]:
+    return [word for value in values for word in (option, value)]
+
+
+def csv_field(text: str) -> str:
+    """One field of the CSV records that `--gpus` and `--mount` are."""
+    return f'"{text.replace(chr(34), chr(34) * 2)}"' if "," in text or '"' in text else text

@@ -1,0 +1,1 @@
+"""nginx: build, configuration, upstream."""

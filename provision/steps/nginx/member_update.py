@@ -1,0 +1,92 @@
+"""A change of nothing but the marks of a balancer's upstream, and the wait for the streams that still run.
+
+What the balancer has now is the base, whatever the inventory says by now, and the nginx that runs checks it, whatever
+version is wanted: half a roll carries no other change into production.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from provision.command import Command, Run, run, sh
+from provision.steps.base import RefusalError, State
+from provision.steps.facts import HostFacts
+from provision.steps.nginx import upstream
+from provision.steps.nginx.generation import GENERATIONS, MARK, Generation
+from provision.steps.nginx.upstream import Drained, Place
+from provision.steps.system.file_scan import Content
+
+# $1 seconds at most; then ADDRESS:PORT of each. Prints how many connections nginx still has to them. Old workers close
+# their idle ones when they shut down. One that is still being made counts: a request goes over it in a moment, and is
+# not sent twice if it gets cut. An instance that does not answer any more ends no stream either.
+WAIT = r"""
+seconds=$1; shift
+uptime() { cut -d. -f1 /proc/uptime; }
+until=$(($(uptime) + seconds))
+open() {
+  found=$(for at do ss -Htnp state connected dst "$at" || exit; done) || exit 1 # no answer is not no stream
+  printf '%s\n' "$found" | grep -c '"nginx"' || :
+}
+alive() {
+  for at do
+    for try in 1 2 3; do
+      if curl --noproxy '*' -fs -m 5 -o /dev/null "http://$at/api/version"; then return 0; fi
+    done
+  done
+  return 1
+}
+while count=$(open "$@") || exit 1; [ "$count" != 0 ] && [ "$(uptime)" -lt "$until" ]; do sleep 0.2; done
+[ "$count" = 0 ] || alive "$@" || { echo "dead $count"; exit 0; }
+echo "open $count"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marking(Generation):
+    """The present configuration with other marks.
+
+    Args:
+        down: labels that get no more requests.
+        up: label -> place, of those that get requests again.
+        drain: labels that an operator takes out.
+        undrain: labels that an operator gives back.
+        forget: id of a generation that this run made some time before; empty for none.
+    """
+
+    down: frozenset[str] = frozenset()
+    up: Mapping[str, Place] = field(default_factory=dict)
+    drain: Mapping[str, Drained] = field(default_factory=dict)
+    undrain: frozenset[str] = frozenset()
+    forget: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Who is marked, and how."""
+        said = {"down": self.down, "up": self.up, "drained": self.drain, "drained no longer": self.undrain}
+        return "; ".join(f"{', '.join(sorted(names))} {mark}" for mark, names in said.items() if names)
+
+    def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
+        """The present files with other marks."""
+        found = {name: content for name, content in (have or {}).get("files", {}).items() if name != MARK}
+        if upstream.FILE not in found or not all(isinstance(content, Content) for content in found.values()):
+            raise RefusalError("the balancer has no configuration of ours to mark anything in")
+        text = upstream.text_of(have)
+        new = upstream.marked(text, self.down, self.up, self.drain, self.undrain)
+        return {**{name: content.data for name, content in found.items()}, upstream.FILE: new.encode()}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """As for any generation. A roll would push all others out of those that are kept: its own go, but the last."""
+        made = list(super().commands(have, want))
+        if self.forget and want is not None and self.forget not in (want["id"], (have or {}).get("id")):
+            made.append(run("rm", "-rf", "--", f"{GENERATIONS}/{self.forget}", title=f"forget {self.forget}"))
+        return made
+
+
+def wait(addresses: Sequence[str], seconds: int) -> Run:
+    """Wait on the balancer until nginx has no connection to these any more.
+
+    Args:
+        addresses: `ADDRESS:PORT`.
+        seconds: how long at most.
+    """
+    title = f"wait until no stream from {', '.join(addresses)} is left"
+    return sh(WAIT, str(seconds), *addresses, title=title, timeout=seconds + 60)

@@ -1,0 +1,1 @@
+"""What only Ollama does: models, loading, environment, readiness."""

@@ -1,0 +1,178 @@
+"""The models of one instance, loaded and wholly on its cards.
+
+Sources: an empty request loads, and only while its client waits, FACTS 4.5; what does not fit goes to the CPU without
+an error, FACTS 5: only `size_vram == size` says that it did not; a container can lose its cards, FACTS 2.5.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provision.command import Command, sh
+from provision.steps.base import NOT_ASKED, Check, Fact, State, Step
+from provision.steps.facts import HostFacts
+from provision.steps.ollama import scripts, server_state
+from provision.steps.ollama.server_state import Server, Servers
+
+LOAD_TIMEOUT = 2 * 3600.0
+ANSWER_TIMEOUT = "300"  # a busy instance answers in its turn
+ASK = "curl --noproxy '*' -sS -m %s -d %s %s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resident(Step):
+    """Models are loaded, and wholly on the cards.
+
+    Args:
+        instance: name of the instance.
+        models: the models that it serves. Where the container may have fewer of them loaded, any do, because requests
+            decide which; where it unloads them after a while, none is wanted.
+        after: ids of steps that change it behind our back.
+    """
+
+    instance: str
+    models: tuple[str, ...]
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`resident:INSTANCE`."""
+        return f"resident:{self.instance}"
+
+    @property
+    def part_of(self) -> str:
+        """Its instance."""
+        return self.instance
+
+    def fact(self) -> Fact:
+        """Asks every server of the host at once."""
+        return Fact(server_state.COMMAND, lambda answer: self._state(server_state.read(answer)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """As many of them as may be. Which, requests decide, also between two reads: it is not said here."""
+        return {"enough": True, "on_cpu": []}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Loads what is missing by a job; what is partly off the cards is unloaded first."""
+        before, after = self._loaded(have), self._loaded(want, have)
+        slow = set((have or {}).get("on_cpu", ())) - set((want or {}).get("on_cpu", ()))
+        commands: list[Command] = []
+        if slow:
+            requests = [_request(model, 0) for model in sorted(slow)]
+            title = f"unload {', '.join(sorted(slow))} from {self.instance} and look for its cards"
+            commands.append(sh(scripts.REFRESH, self.instance, *requests, title=title, timeout=300))
+        if (after - before or slow) and (have or {}).get("keeps", True):
+            commands.append(self._load(sorted(after if slow else after - before)))
+        if before - after:
+            requests = [_request(model, 0) for model in sorted(before - after)]
+            title = f"unload {', '.join(sorted(before - after))} from {self.instance}"
+            commands.append(sh(scripts.UNLOAD, self.instance, *requests, title=title))
+        return commands
+
+    def repaired(self, have: State) -> State:
+        """Loaded, and wholly on the cards."""
+        return {"enough": True, "on_cpu": []}
+
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """Its instance, if what is partly off the cards is loaded anew."""
+        return frozenset({self.instance} if have is not None and have["on_cpu"] and want is not None else ())
+
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """Loaded: which models were loaded then, requests decided."""
+        return self.want(facts, have)
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """What was not there had no models loaded, and goes as a whole."""
+        return "" if before else "it goes with its container"
+
+    def impact(self, have: State, want: State) -> str:
+        """What waits for the cards."""
+        missing = sorted(self._loaded(want, have) - self._loaded(have))
+        if have is not None and have["on_cpu"]:
+            return f"loads {', '.join(have['on_cpu'])} of {self.instance} anew (its streams finish first)"
+        return f"loads {', '.join(missing)} on {self.instance}" if missing else ""
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """They are loaded, one of them answers with a token, and no byte of them is off the cards.
+
+        Only a loaded model is asked: a question to another would load it, and verify changes nothing.
+        """
+        server = server_state.read_live(live).by_name.get(self.instance)
+        names = self._names(server)
+        if server is None or server.keeps:
+            yield Check("models loaded", len(names), self._limit(server.limit if server else 0))
+        elif not names:
+            yield Check(
+                f"{NOT_ASKED}{self.instance} has no model loaded now, and a question would load one", True, True
+            )
+        if server and names:
+            yield Check(f"{names[0]}: generates a token", _token(live, server.at, names[0]), True)
+        for name in names:
+            entry = ((server.loaded if server else None) or {})[server_state.canonical(name)]
+            yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))
+
+    def _names(self, server: Server | None) -> list[str]:
+        """Those of its models that are loaded."""
+        loaded = (server.loaded if server else None) or {}
+        return [name for name in self.models if server_state.canonical(name) in loaded]
+
+    def _limit(self, limit: int) -> int:
+        """How many of them are loaded at once, by what the container says."""
+        return min(limit or len(self.models), len(self.models))
+
+    def _loaded(self, state: State, found: State = None) -> set[str]:
+        """The models that a state has loaded; of one that says only how many, those found and what they lack."""
+        if state is None or "loaded" in state:
+            return set((state or {}).get("loaded", ()))
+        known = found or {}
+        loaded = list(known.get("loaded", ()))
+        missing = [name for name in self.models if name not in loaded] if known.get("keeps", True) else []
+        return {*loaded, *missing[: max(0, self._limit(known.get("limit", 0)) - len(loaded))]}
+
+    def _load(self, models: Sequence[str]) -> Command:
+        words = [word for model in models for word in (model, _request(model, -1), _embedding(model, keep_alive=-1))]
+        title = f"load {', '.join(models)} on {self.instance}"
+        limit = str(round(LOAD_TIMEOUT / max(1, len(models))))
+        return sh(
+            scripts.LOAD,
+            *(self.instance, limit, *words),
+            title=title,
+            timeout=LOAD_TIMEOUT,
+            job=True,
+            progress=lambda line: line.strip() or None,
+        )
+
+    def _state(self, found: Servers) -> State:
+        server = found.answering(self.instance)
+        names = self._names(server)
+        entries = server.loaded or {}
+        return {
+            "enough": not server.keeps or len(names) >= self._limit(server.limit),
+            "loaded": sorted(names),
+            "keeps": server.keeps,
+            "limit": server.limit,
+            "on_cpu": sorted(name for name in names if not _on_cards(entries[server_state.canonical(name)])),
+        }
+
+
+def _on_cards(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("size")) and entry.get("size_vram") == entry.get("size")
+
+
+def _request(model: str, keep_alive: int) -> str:
+    return json.dumps({"model": model, "keep_alive": keep_alive, "stream": False})
+
+
+def _embedding(model: str, **said: int) -> str:
+    return json.dumps({"model": model, **said, "input": "."})
+
+
+def _token(live: Any, at: str, model: str) -> bool | str:
+    """Whether the model answers; else what came instead. Options are those of real traffic, or it would be reloaded."""
+    body = json.dumps({"model": model, "prompt": "1", "stream": False, "options": {"num_predict": 1}})
+    said = live.run(ASK, ANSWER_TIMEOUT, body, f"http://{at}/api/generate")
+    if "does not support generate" in said.stdout:
+        said = live.run(ASK, ANSWER_TIMEOUT, _embedding(model), f"http://{at}/api/embed")
+    good = '"eval_count":' in said.stdout.replace(" ", "") or '"embeddings":' in said.stdout
+    return good or (said.stdout or said.stderr)[-200:]

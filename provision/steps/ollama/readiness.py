@@ -1,0 +1,91 @@
+"""The test that an instance has to pass before it gets requests: it answers, generates to the end, and on its cards.
+
+Asked of the instance itself, on its host. Sources: a stream that broke off has status 200 too, only its last frame says
+`"done":true`, FACTS 4.3; a model that is partly off the cards answers without an error, FACTS 5.
+"""
+
+import re
+from collections.abc import Sequence
+
+from provision.command import Answer, Run, sh
+from provision.steps.ollama.scripts import LOADING, PLACE, WHOLE
+from provision.steps.ollama.server_state import canonical
+
+TIMEOUT = 1800  # seconds: it may have to load its model first
+
+# $1 container, $2 seconds, $3 model or empty, then models: the first of them that is there is tested in its place, or
+# another that is there where none of them is. A Docker that hangs would take all the time that a model may take to
+# load.
+SCRIPT = (
+    """docker() { timeout -k 5 60 docker "$@"; }"""
+    + PLACE
+    + LOADING
+    + WHOLE
+    + r"""
+name=$1 limit=$2 model=$3; shift 3
+answer=$(mktemp); trap 'rm -f "$answer"' EXIT
+no() { echo "$name $1" >&2; docker logs --tail 15 "$name" >&2 2>&1 || :; exit 1; }
+there() { # models
+  curl --noproxy '*' -fsS -m 60 "http://$at/api/tags" >"$answer" 2>&1 || no "does not list its models: $(cat "$answer")"
+  listed=$(tr ',{' '\n\n' <"$answer" | sed -n 's/^ *"name" *: *"\([^"\\]*\)".*/\1/p')
+  for one do
+    if printf '%s\n' "$listed" | grep -qxF -e "$one"; then echo "$one"; return; fi
+  done
+  printf '%s\n' "$listed" | head -n 1
+}
+at=$(at "$name")
+tries=0
+until curl --noproxy '*' -fsS -m 5 -o /dev/null "http://$at/api/version" 2>/dev/null; do
+  tries=$((tries + 1)); [ "$tries" -lt 20 ] || no 'does not answer /api/version'
+  sleep 0.5
+done
+tries=0
+until docker exec "$name" nvidia-smi -L >"$answer" 2>&1 || grep -q 'UUID: GPU-' "$answer"; do # else only a warning
+  tries=$((tries + 1)) # that nothing could be run inside is no word of the cards, and passes on a busy host
+  { [ "$tries" -lt 3 ] && grep -q 'OCI runtime exec failed' "$answer"; } || no "sees no card: $(head -c 300 "$answer")"
+  sleep 2
+done
+[ $# -eq 0 ] || model=$(there "$@")
+[ -n "$model" ] || { echo "at $at"; exit 0; }
+stream="{\"model\":\"$model\",\"prompt\":\"Say yes.\",\"options\":{\"num_predict\":8}}"
+embedding="{\"model\":\"$model\",\"input\":\".\"}"
+code=$(post "$stream" "$answer" "$limit" "http://$at/api/generate") || code="$code, then it broke off"
+if [ "$code" = 400 ] && grep -q 'does not support generate' "$answer"; then
+  code=$(post "$embedding" "$answer" "$limit" "http://$at/api/embed") || code="$code, then it broke off"
+  { [ "$code" = 200 ] && grep -q '"embeddings" *:' "$answer"; } ||
+    no "does not embed with $model (status $code): $(tail -c 300 "$answer")"
+elif [ "$code" != 200 ] || ! tail -n 1 "$answer" | tr -d ' ' | grep -q '"done":true'; then
+  no "did not end a streamed answer of $model well (status $code): $(tail -c 300 "$answer")"
+fi
+if docker inspect --type container --format '{{json .Config.Env}}' "$name" | grep -q '"OLLAMA_KEEP_ALIVE=-'; then
+  curl --noproxy '*' -fsS -m 20 "http://$at/api/ps" | grep -q '"name"' || no "has $model not loaded"
+fi
+whole "$name" "$at"
+echo "at $at"
+"""
+)
+
+
+def place(answer: Answer) -> str:
+    """`ADDRESS:PORT` where an instance passed its test, as its Docker says it; empty if it does not.
+
+    Args:
+        answer: to the test.
+    """
+    found = re.findall(r"^at (\S+)$", answer.text, re.MULTILINE)
+    return found[-1] if found else ""
+
+
+def command(instance: str, models: Sequence[str], *, any_model: bool = False) -> Run:
+    """The test.
+
+    Args:
+        instance: name of the container.
+        models: those that it is to have; the first is tested. Without any, none is.
+        any_model: whether the first of them that it has is tested instead, or another that it has. Where nobody pulls
+            what it lacks, that must not keep from it the requests that it can answer; with no model at all it has only
+            to answer and to see its cards.
+    """
+    which = ["", *map(canonical, models)] if any_model and models else [*models, ""][:1]
+    title = f"test {instance}: version, one streamed answer, cards"
+    return sh(SCRIPT, instance, str(TIMEOUT), *which, title=title, timeout=TIMEOUT + 60)

@@ -1,0 +1,256 @@
+"""The shell that hosts run to have models: constants, whose data always comes as arguments.
+
+POSIX sh under `set -eu`. They run on the host, because a client that goes away cancels a pull and a load (FACTS 4.4,
+4.5), and with the host's curl, because the image has none (FACTS 4.8). A proxy that the host uses for the world
+outside is not for its own instances: `--noproxy '*'`.
+"""
+
+from provision.steps.instance.scripts import READY
+from provision.steps.ollama.server_state import MARKS, MENDED
+
+# Where the server of a container listens, and where its models are on the host.
+PLACE = r"""
+at() {
+  docker inspect --type container --format \
+    '{{with index .HostConfig.PortBindings "11434/tcp"}}{{with index . 0}}{{.HostIp}}:{{.HostPort}}{{end}}{{end}}' "$1"
+}
+folder() {
+  docker inspect --type container --format \
+    '{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}' "$1"
+}
+"""
+
+# The text of the last error in a server's answer, with JSON's escapes taken out, or the end of the answer.
+REASON = r"""
+reason() {
+  { sed -n 's/.*"error" *: *"\(\([^"\\]\|\\.\)*\)".*/\1/p' "$1" | tail -n 1 | sed -e 's/\\\\/\n/g' -e 's/\\"/"/g' \
+    -e 's/\\u003c/</g' -e 's/\\u003e/>/g' -e 's/\\u0026/\&/g' -e 's/\\[nrt]/ /g' -e 's/\n/\\/g' | grep . ||
+    tail -n 1 "$1"; } | head -c 600
+}
+"""
+
+# Blobs that are not what their name says go: Ollama never looks at them again, and pulls only what is missing.
+BLOBS = r"""
+digests() { grep -o 'sha256:[0-9a-f]\{64\}' "$1" | sort -u | sed 's/:/-/'; }
+verify() { # folder, manifest: 1 where a blob is missing or was wrong
+  whole=0
+  for blob in $(digests "$2"); do
+    echo "verifying $blob"
+    is=$(sha256sum 2>/dev/null <"$1/models/blobs/$blob" | cut -c1-64) || is=
+    [ "sha256-$is" != "$blob" ] || continue
+    echo "blob $blob is damaged; it is pulled again"
+    rm -f "$1/models/blobs/$blob"
+    whole=1
+  done
+  return $whole
+}
+"""
+
+# A server that pulls sends a frame every 60 ms, also when nothing arrives, and starts a stalled part over without end:
+# then `completed` goes back by what came of that part, up to 1 GB (server/download.go; measured with 0.33). So only a
+# count beyond the greatest one of its blob is progress. Bytes that come a second time are no progress, but the seconds
+# in which they come are no silence either: a part that is fetched again slowly is not given up, and a part that stalls
+# over and over is, because its silences add up.
+PROGRESS = r"""
+began() { phase=begin most=0 before=0 silent=0; seconds; last=$now; }
+seconds() { read -r now rest </proc/uptime; now=${now%%.*}; }
+progress() { # file of frames: shows the newest whole one and counts the seconds of silence
+  frame=$(tail -n 2 "$1" | grep '}$' | tail -n 1) || frame=
+  [ -z "$frame" ] || printf '%s\n' "$frame"
+  count=$(printf '%s\n' "$frame" | sed -n 's/.*"completed" *: *\([0-9]\{1,15\}\)[^0-9].*/\1/p')
+  status=$(printf '%s\n' "$frame" | sed -n 's/.*"status" *: *"\([^"]\{1,200\}\)".*/\1/p')
+  count=${count:-0}
+  seconds
+  if [ "$status" != "$phase" ] || [ "$count" -gt "$most" ]; then
+    phase=$status most=$count silent=0
+  elif [ "$count" -le "$before" ]; then
+    silent=$((silent + now - last))
+  fi
+  before=$count last=$now
+}
+"""
+
+# $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds of silence that end a
+# try, $7 name of the mark, $8 not empty where a blob is known to be damaged. Success is the last frame, never the
+# status (FACTS 4.4); what no other try can mend ends at once. The servers that run while a blob is damaged are noted by
+# the time of their start: each may take the model for useless until it restarts, also one that shares the folder. A
+# server that goes meanwhile is not noted.
+PULL = (
+    PLACE
+    + REASON
+    + BLOBS
+    + PROGRESS
+    + rf"""
+frames=$(mktemp) said=$(mktemp)
+pid=
+trap 'rm -f "$frames" "$said"; [ -z "$pid" ] || kill "$pid" 2>/dev/null || :' EXIT
+trap 'exit 143' TERM INT HUP
+at=$(at "$1"); folder=$(folder "$1"); manifest=$folder/models/manifests/$4
+marks=$folder/{MARKS}
+mended() {{ # name of the mark
+  mkdir -p "$marks"
+  docker ps -q --no-trunc --filter label=provision.managed=1 |
+    xargs -r docker inspect --type container --format '{{{{.State.StartedAt}}}}' >"$marks/$1{MENDED}" 2>/dev/null || :
+}}
+umask 077
+[ -z "$8" ] || mended "$7"
+try=1
+while :; do
+  : >"$frames"; why=; began
+  printf '%s' "$3" | curl --noproxy '*' -sS -N --data-binary @- -o "$frames" "http://$at/api/pull" 2>"$said" &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.5; progress "$frames"
+    [ "$silent" -lt "$6" ] || {{ why="nothing came for $silent s (models.stall) at: ${{phase:-the answer}}"; break; }}
+  done
+  [ -z "$why" ] || kill "$pid" 2>/dev/null || :
+  rc=0; wait "$pid" || rc=$?
+  pid=
+  case $why:$(tail -n 1 "$frames" | tr -d ' ') in
+    *'"status":"success"'*) if verify "$folder" "$manifest"; then break; fi; why='a blob was damaged'; mended "$7" ;;
+    :*'"error":'*) why=$(reason "$frames") ;;
+    :*) case $rc in
+        0) why="the server's answer ended without success: $(reason "$frames")" ;;
+        *) why="the connection to the server broke: $(head -n 1 "$said") at: ${{phase:-the answer}}" ;;
+      esac ;;
+  esac
+  case $why in
+    *'file does not exist'* | *'no space left'* | *'invalid model name'*) try=$5 ;;
+    *'requires a newer version'* | *unauthorized*) try=$5 ;;
+    *'no Location header in response'*) try=$5
+      why="$why: Ollama pulls only from a registry that redirects to blobs at another host name; this one does not" ;;
+  esac
+  if [ "$try" -ge "$5" ]; then echo "$1 could not pull $2: $why" >&2; exit 1; fi
+  echo "try $try failed: $why; again in 5 s"
+  try=$((try + 1)); sleep 5
+done
+mkdir -p "$marks"
+printf '%s\n' "$2" >"$marks/$7"
+"""
+)
+
+RESTART = (
+    PLACE
+    + READY
+    + r"""
+docker restart "$1" >/dev/null
+ready "$1" "$(at "$1")" 120
+"""
+)
+
+# $1 container, $2 model, $3 request, $4 request to unload it, $5 name of the mark, $6 its manifest below
+# models/manifests. A container that went, or a model that did, is no failure: what is wanted is that neither is there.
+# A server that does not run is started for it, and stopped again. One that does not start, hangs or is ill keeps
+# nothing from being taken out of an inventory: its manifest goes then, and the blobs at its next start (FACTS 4.7).
+DELETE = (
+    PLACE
+    + rf"""
+docker inspect --type container "$1" >/dev/null 2>&1 || exit 0
+folder=$(folder "$1"); at=$(at "$1")
+code=000 started=
+case $(docker inspect --type container --format '{{{{.State.Status}}}}' "$1") in
+  running) up=yes ;;
+  *) if timeout 60 docker start "$1" >/dev/null; then up=yes started=yes; else up=; fi ;;
+esac
+if [ "$up" ]; then
+  printf '%s' "$4" | curl --noproxy '*' -sS -m 30 --retry 40 --retry-delay 1 --retry-max-time 40 --retry-connrefused \
+    -o /dev/null --data-binary @- "http://$at/api/generate" || :
+  code=$(printf '%s' "$3" | curl --noproxy '*' -sS -m 60 -o /dev/null -w '%{{http_code}}' -X DELETE --data-binary @- \
+    "http://$at/api/delete") || code=000
+fi
+[ -z "$started" ] || timeout 60 docker stop "$1" >/dev/null || :
+[ "$folder" ] || exit 0
+case $code in
+  200|404) ;;
+  *) echo "$1 could not be asked to delete $2 (it answered $code): its manifest is removed, its blobs go at a start"
+    rm -f -- "$folder/models/manifests/$6" ;;
+esac
+rm -f -- "$folder/{MARKS}/$5" "$folder/{MARKS}/$5{MENDED}"
+rmdir "$folder/{MARKS}" 2>/dev/null || :
+"""
+)
+
+# A model is loaded by an empty request, and only while the client waits (FACTS 4.5). A model without text answers the
+# other request. Whether it is wholly on the cards is read afterwards: a load that is not does not fail.
+LOADING = r"""
+post() { printf '%s' "$1" | curl --noproxy '*' -sS -m "$3" -o "$2" -w '%{http_code}' --data-binary @- "$4"; }
+load() { # address:port, request, request for models that only embed, file for answers, seconds
+  code=$(post "$2" "$4" "$5" "http://$1/api/generate") || return 1
+  if [ "$code" = 400 ] && grep -q 'does not support generate' "$4"; then
+    code=$(post "$3" "$4" "$5" "http://$1/api/embed") || return 1
+  fi
+  [ "$code" = 200 ] && ! grep -q '"error" *:' "$4"
+}
+"""
+
+# What does not fit, or a server that found no card, puts a model on the CPU without an error (FACTS 5).
+WHOLE = r"""
+whole() { # container, address:port
+  partly=$(curl --noproxy '*' -fsS -m 20 "http://$2/api/ps" | tr ',' '\n' |
+    sed -n 's/.*"\(size\|size_vram\)" *: *\([0-9]*\).*/\1 \2/p' |
+    awk '$1 == "size" {size = $2} $1 == "size_vram" {vram = $2; if (vram != size) print vram " of " size " bytes"}')
+  [ -n "$partly" ] || return 0
+  echo "only $partly of a model are on the cards of $1: the server found no card, or the model and its context" \
+    "(ollama.context_length times num_parallel) do not fit; the end of its log:" >&2
+  docker logs --tail 15 "$1" >&2 2>&1 || :
+  return 1
+}
+"""
+
+# $1 container, $2 seconds; then three words for each model: its name and the two requests.
+LOAD = (
+    PLACE
+    + REASON
+    + LOADING
+    + WHOLE
+    + r"""
+name=$1; limit=$2; shift 2
+answer=$(mktemp); trap 'rm -f "$answer"' EXIT
+at=$(at "$name")
+while [ $# -ge 3 ]; do
+  echo "loading $1"
+  if ! load "$at" "$2" "$3" "$answer" "$limit"; then
+    echo "$name could not load $1: $(reason "$answer")" >&2
+    docker logs --tail 15 "$name" >&2 2>&1 || :
+    exit 1
+  fi
+  shift 3
+done
+whole "$name" "$at"
+"""
+)
+
+# $1 container; then a request for each model to unload. A server that found no card when it started looks for none
+# again until it is restarted.
+REFRESH = (
+    PLACE
+    + r"""
+name=$1; shift
+at=$(at "$name")
+for request do
+  printf '%s' "$request" | curl --noproxy '*' -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate" || :
+done
+sleep 1
+since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$name")
+if docker logs --since "$since" "$name" 2>&1 | grep -q library=cpu; then
+  echo "$name found no card when it started; restarting it"
+  docker restart "$name" >/dev/null
+fi
+tries=0
+until curl --noproxy '*' -fsS -m 3 -o /dev/null "http://$at/api/version" 2>/dev/null; do
+  tries=$((tries + 1)); [ "$tries" -lt 200 ] || { echo "$name does not answer on $at" >&2; exit 1; }
+  sleep 0.3
+done
+"""
+)
+
+UNLOAD = (
+    PLACE
+    + REASON
+    + r"""
+at=$(at "$1"); shift
+for request do
+  printf '%s' "$request" | curl --noproxy '*' -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate"
+done
+"""
+)

@@ -1,0 +1,1 @@
+"""Files, packages, units, accounts and preflight checks of a host."""

@@ -1,0 +1,234 @@
+"""Files and directories, and the finder of those that carry our mark."""
+
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from provision.command import Command, Put, run, sh
+from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, text_diff
+from provision.steps.facts import HostFacts, live_facts
+from provision.steps.system import file_scan
+from provision.steps.system.file_scan import Content, Found
+
+STORE = "/var/lib/provision/store"
+
+KEEP = f"""
+umask 077
+[ -f "$1" ] || exit 0
+sum=$(sha256sum <"$1" | cut -c1-64)
+mkdir -p {STORE}
+[ ! -f {STORE}/"$sum" ] || exit 0
+trap 'rm -f -- {STORE}/"$sum.new"' EXIT
+cp -- "$1" {STORE}/"$sum.new"
+mv -f -- {STORE}/"$sum.new" {STORE}/"$sum"
+"""
+RESTORE = f"""
+[ -f {STORE}/"$2" ] || {{ echo "the bytes of $1 with sha256 $2 are not kept on this host" >&2; exit 1; }}
+trap 'rm -f -- "$1.provision-new"' EXIT
+install -m "$3" -o "${{4%%:*}}" -g "${{4#*:}}" -- {STORE}/"$2" "$1.provision-new"
+mv -fT -- "$1.provision-new" "$1"
+"""
+PARENT = '[ -d "$1" ] || install -d -m 0755 -- "$1"'
+# What is left empty of our own directories goes with the last file in them.
+REMOVE = """
+rm -f -- "$1"
+dir=$(dirname -- "$1")
+case $dir/ in
+  /etc/provision/*|/opt/provision/*|/etc/systemd/system/*.d/) rmdir -p --ignore-fail-on-non-empty -- "$dir" || : ;;
+esac
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File(Step):
+    """A file with exactly these bytes. Its directory is made where it is missing.
+
+    Args:
+        path: absolute path.
+        content: the bytes, or a pure function of the host facts that gives them.
+        mode: permission bits. What not everybody may read is never shown: not in a diff, not to the controller.
+        owner: user and group.
+        after: ids of steps that change it behind our back.
+        kind: the first half of the id.
+    """
+
+    path: str
+    content: bytes | Callable[[HostFacts], bytes] = field(repr=False)
+    mode: int = 0o644
+    owner: str = "root:root"
+    after: tuple[str, ...] = ()
+    kind: str = "file"
+
+    @property
+    def id(self) -> str:
+        """`file:PATH`."""
+        return f"{self.kind}:{self.path}"
+
+    def fact(self) -> Fact:
+        """Reads the listing."""
+        return Fact(file_scan.covering(self.path), lambda answer: file_state(file_scan.parse(answer).get(self.path)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The bytes for this host. Refuses to replace a directory."""
+        if have is not None and have["kind"] not in ("file", "link"):
+            raise RefusalError(f"{self.path} is no file but a {have['kind']}: it is not ours to replace")
+        content = self.content(facts) if callable(self.content) else self.content
+        return {"kind": "file", "sha256": Content(content), "mode": f"{self.mode:04o}", "owner": self.owner}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Keeps the old bytes by their hash, then writes or removes."""
+        return change_file(self.path, have, want)
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """A unified diff where everybody on the host may read the file; else which hashes differ."""
+        return diff_file(self.path, have, want) if self.mode & 0o004 else Step.diff(self, have, want)
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """The file has these bytes, mode and owner."""
+        yield from check_file(live, self)
+
+
+def file_state(found: Found | None) -> State:
+    """The state of one entry of the listing."""
+    if found is None:
+        return None
+    if found.kind == "link":
+        return {"kind": "link", "target": found.target}
+    common = {"kind": found.kind, "mode": found.mode, "owner": found.owner}
+    return {**common, "sha256": found.sha256} if found.kind == "file" else common
+
+
+def change_file(path: str, have: State, want: State) -> list[Command]:
+    """From any state of a file to any other.
+
+    Args:
+        path: the file.
+        have: found.
+        want: wanted; bytes that are not known come from the host's store.
+    """
+    changed = have is not None and (want is None or have.get("sha256") != want.get("sha256"))
+    kept: list[Command] = [sh(KEEP, path, title=f"keep {path}")] if changed else []
+    parent = path.rsplit("/", 1)[0] or "/"
+    if want is None:
+        return [*kept, sh(REMOVE, path, title=f"remove {path}")]
+    if have is None:
+        kept.append(sh(PARENT, parent, title=f"have {parent}"))
+    return [*kept, _write(path, want)]
+
+
+def _write(path: str, want: Mapping[str, Any]) -> Command:
+    if want["kind"] == "link":
+        return run("ln", "-sfn", "--", want["target"], path)
+    sha256, mode, owner = want["sha256"], want["mode"], want["owner"]
+    if isinstance(sha256, Content):
+        return Put(path, sha256.data, int(mode, 8), owner)
+    return sh(RESTORE, path, sha256, mode, owner, title=f"restore {path} (sha256 {sha256[:12]})")
+
+
+def diff_file(path: str, have: State, want: State) -> list[str]:
+    """What changes, as a unified diff as far as the bytes are known, and mode and owner."""
+    keys = [key for key in ("kind", "mode", "owner") if have and want and have.get(key) != want.get(key)]
+    changed = [f"{key}: {(have or {}).get(key)} -> {(want or {}).get(key)}" for key in keys]
+    old, new = ((state or {}).get("sha256", "") for state in (have, want))
+    if any(sha256 and not isinstance(sha256, Content) for sha256 in (old, new)):
+        return [*changed, f"sha256: {old or 'nothing'} -> {new or 'nothing'}"]
+    before, after = (text.data.decode(errors="replace") if text else "" for text in (old, new))
+    return [*changed, *text_diff(before, after, path)]
+
+
+def check_file(live: Any, step: File) -> Iterator[Check]:
+    """The proofs of a file, by one command."""
+    said = live.run("stat -c '%%a %%U:%%G' -- %s && sha256sum <%s", step.path, step.path)
+    lines = said.stdout.splitlines() if said.rc == 0 else ["absent", "absent"]
+    yield Check("mode and owner", lines[0], f"{step.mode:o} {step.owner}")
+    try:
+        content = step.content(live_facts(live)) if callable(step.content) else step.content
+    except (RefusalError, ValueError) as error:
+        yield Check("bytes for this host", str(error), "known")
+        return
+    yield Check("sha256", lines[1].split()[0], str(Content(content)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Directory(Step):
+    """A directory.
+
+    Args:
+        path: absolute path.
+        mode: permission bits.
+        owner: user and group.
+        foreign: whether one that is there is not ours, and keeps its mode and owner.
+        after: ids of steps that change it behind our back: what its owner is called depends on the user being there.
+    """
+
+    path: str
+    mode: int = 0o755
+    owner: str = "root:root"
+    foreign: bool = False
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`directory:PATH`."""
+        return f"directory:{self.path}"
+
+    def fact(self) -> Fact:
+        """Reads the directory itself, not what is in it."""
+        command = file_scan.covering(self.path, depth=0)
+        return Fact(command, lambda answer: file_state(file_scan.parse(answer).get(self.path)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The directory. Refuses to replace anything that is none."""
+        if have is not None and have["kind"] != "directory":
+            raise RefusalError(f"{self.path} is no directory but a {have['kind']}: it is not ours to replace")
+        if self.foreign and have is not None:
+            return {"kind": "directory"}
+        return {"kind": "directory", "mode": f"{self.mode:04o}", "owner": self.owner}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Makes it, or removes it if it is empty."""
+        if want is None:
+            return [run("rmdir", "--", self.path)]
+        if "owner" not in want:
+            return [run("install", "-d", "--", self.path)]
+        user, _, group = want["owner"].partition(":")
+        return [run("install", "-d", "-m", want["mode"], "-o", user, "-g", group, "--", self.path)]
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """One that was made stays: what is in it by now is not ours to delete."""
+        return "" if before else "the directory stays, with what is in it"
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """It is a directory, with this mode and owner if it is ours."""
+        said = live.run("stat -c '%%F %%a %%U:%%G' -- %s", self.path).stdout.strip() or "absent"
+        if self.foreign:
+            yield Check("is a directory", said.partition(" ")[0], "directory")
+        else:
+            yield Check("mode and owner", said, f"directory {self.mode:o} {self.owner}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedFiles(Owned):
+    """Finds files that carry our mark: files whose path matches one of these patterns.
+
+    Args:
+        globs: patterns below `listing.ROOTS`, as fnmatch takes them (`*` crosses slashes).
+        kind: the first half of the ids.
+    """
+
+    globs: tuple[str, ...]
+    kind: str = "file"
+
+    def fact(self) -> Fact:
+        """Reads the shared listing."""
+        return Fact(file_scan.command(), self._parse)
+
+    def step(self, step_id: str) -> Step:
+        """A file of that path, to be removed."""
+        return File(path=step_id.partition(":")[2], content=b"", kind=self.kind)
+
+    def _parse(self, answer: Answer) -> State:
+        found = file_scan.parse(answer)
+        ours = [path for path in found if any(fnmatch.fnmatchcase(path, glob) for glob in self.globs)]
+        return {f"{self.kind}:{path}": file_state(found[path]) for path in ours if found[path].kind in ("file", "link")}

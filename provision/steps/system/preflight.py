@@ -1,0 +1,192 @@
+"""Guards: what a host must be before anything of it is changed. They change nothing themselves.
+
+Sources: supported releases, DESIGN; snap, FACTS 1.1; the driver an Ollama needs, FACTS 2.5; MIG, FACTS 2.5.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from provision.command import Command, Run
+from provision.steps import nvidia_smi
+from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError
+from provision.steps.facts import HostFacts, live_facts
+from provision.steps.nvidia_smi import Card
+
+RELEASES = {"debian": ("12", "13"), "ubuntu": ("22.04", "24.04")}
+ARCHITECTURES = ("amd64", "arm64")
+NAMES = "Debian 12 and 13, Ubuntu 22.04 and 24.04, on amd64 and arm64"
+
+SNAP = 'if [ -e /snap/bin/docker ] || [ -d /var/snap/docker ]; then echo "snap"; else echo "none"; fi'
+LOOK = Run(("sh", "-c", SNAP), title="look for Docker's snap")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupportedHost(Step):
+    """A guard: a distribution that this is made for, with systemd.
+
+    Args:
+        docker: whether Docker will be installed here: then its snap is in the way.
+    """
+
+    guards_host: ClassVar[bool] = True
+
+    docker: bool = True
+
+    @property
+    def id(self) -> str:
+        """`require:host`."""
+        return "require:host"
+
+    def fact(self) -> Fact:
+        """Whether Docker is there as a snap; the rest is among the host facts."""
+        return Fact(LOOK, _snap)
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Nothing; refuses other hosts."""
+        if facts.version not in RELEASES.get(facts.distribution, ()):
+            is_now = f"{facts.distribution or 'unknown'} {facts.version}".strip()
+            raise RefusalError(f"this host is {is_now}; supported are {NAMES}")
+        if facts.architecture not in ARCHITECTURES:
+            raise RefusalError(f"this host's architecture is {facts.architecture}; supported are {NAMES}")
+        if not facts.systemd:
+            raise RefusalError("systemd is not running on this host: services could not be started at boot")
+        if self.docker and (have or {}).get("snap"):
+            raise RefusalError(
+                "Docker is installed as a snap, in which --gpus does not work: remove it (snap remove docker)"
+            )
+        return {}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """None: a guard changes nothing."""
+        return []
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """Systemd is in charge."""
+        yield Check("systemd is running", live.run("test -d /run/systemd/system").rc == 0, True)
+
+
+def _snap(answer: Answer) -> State:
+    if answer.exit or answer.text.strip() not in ("snap", "none"):
+        raise UnreadableError(answer.complaint or f"exited {answer.exit}")
+    return {"snap": answer.text.strip() == "snap"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsableCards(Step):
+    """A guard: the driver answers, and every card that an instance names is there, whole, and usable by its Ollama.
+
+    A host without any card is refused. A card that is gone or broken concerns its instance alone.
+
+    Args:
+        gpus: instance -> indices of its cards.
+        image: the Ollama image.
+    """
+
+    guards_host: ClassVar[bool] = True
+
+    gpus: Mapping[str, tuple[int, ...]]
+    image: str
+
+    @property
+    def id(self) -> str:
+        """`require:cards`."""
+        return "require:cards"
+
+    def fact(self) -> Fact:
+        """Nothing of its own, so what another guard asks anyway: the cards are among the host facts."""
+        return Fact(LOOK, lambda answer: {})
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Nothing; refuses a driver or cards that will not do."""
+        if not facts.cards:
+            said = facts.driver_error or "nvidia-smi lists no card"
+            raise RefusalError(f"{said}. The NVIDIA driver is a prerequisite: provision does not install it")
+        for instance, index in self._named():
+            card = facts.card(index)
+            if card is not None:
+                self._refuse_card(instance, card)
+            elif not facts.remembered and facts.published != ():
+                self._refuse_order(instance, index, facts)
+        return {}
+
+    def refused(self, facts: HostFacts) -> Mapping[str, str]:
+        """The instances with a card that is gone, broken, or was never there."""
+        if not facts.cards:
+            return {}  # then the host is refused
+        found: dict[str, str] = {}
+        for instance, index in self._named():
+            if said := complaint(index, facts):
+                found.setdefault(instance, f"{instance} cannot run: {said}")
+        return found
+
+    def _named(self) -> Iterator[tuple[str, int]]:
+        return ((instance, index) for instance, indices in self.gpus.items() for index in indices)
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """None: a guard changes nothing."""
+        return []
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """nvidia-smi lists every card that is named. What it says beside that keeps no card from working."""
+        facts = live_facts(live)
+        good = {index for index, card in facts.by_index.items() if not card.broken}
+        yield Check("nvidia-smi answers", "yes" if facts.cards else facts.driver_error, "yes")
+        missing = [f"GPU {index} of {instance}" for instance, index in self._named() if index not in good]
+        yield Check("cards that are missing or broken", missing, [])
+
+    def _refuse_order(self, instance: str, index: int, facts: HostFacts) -> None:
+        """A card that was lost before there was a record: nvidia-smi numbers the cards behind it otherwise by now."""
+        raise RefusalError(
+            f"{instance} cannot run: {complaint(index, facts)}. This host may have instances, and it has no record of "
+            f"the card that each index means: the cards behind a lost card have other indices by now. Repair or "
+            f"replace the card and deploy again, or write {nvidia_smi.RECORD} with a line `INDEX UUID` for each card, "
+            f"by DeviceIDs of docker inspect"
+        )
+
+    def _refuse_card(self, instance: str, card: Card) -> None:
+        if card.mig:
+            raise RefusalError(
+                f"{instance} names GPU {card.index} ({card.name}), which is in MIG mode and cannot be used as a whole: "
+                f"switch MIG off (nvidia-smi -i {card.index} -mig 0)"
+            )
+        needed = driver_needed(self.image, card.compute_cap)
+        if 0 < nvidia_smi.number(card.driver) < needed:
+            raise RefusalError(
+                f"the driver is {card.driver}, and {self.image} on GPU {card.index} ({card.name}) needs {needed} or "
+                f"newer: it would silently run on the CPU. Upgrade the driver, or use ollama/ollama:0.24.0"
+            )
+
+
+def complaint(index: int, facts: HostFacts) -> str:
+    """Why the card that an index of the inventory means cannot be used; empty where it can.
+
+    Args:
+        index: as the inventory has it.
+        facts: what is known of the host.
+    """
+    uuid, card = facts.record.get(index), facts.card(index)
+    if card is not None:
+        return f"GPU {index} ({uuid}) is broken: {card.broken}" if card.broken else ""
+    evidence = f"; {facts.driver_error}" if facts.driver_error else ""
+    if uuid is not None:
+        return f"GPU {index} ({uuid}) is missing: nvidia-smi does not list it{evidence}"
+    return f"there is no GPU {index}: this host has {_list(facts)}{evidence}"
+
+
+def _list(facts: HostFacts) -> str:
+    return ", ".join(f"GPU {index} ({card.name})" for index, card in facts.by_index.items()) or "none"
+
+
+def driver_needed(image: str, compute_cap: float) -> int:
+    """The oldest driver branch with which this Ollama uses this card. An image without a version is a new one.
+
+    Args:
+        image: reference of the image.
+        compute_cap: of the card; 0.0 where it is not known.
+    """
+    match = re.search(r":(\d+)\.(\d+)[^:/@]*(@|$)", image)
+    if match and (int(match[1]), int(match[2])) < (0, 30):
+        return 0
+    return 570 if 0 < compute_cap < 7.0 else 550

@@ -1,0 +1,360 @@
+"""Units of ours, our drop-ins for the units of others, services, and the finder of our units."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from provision.command import Command, Put, run, sh
+from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, differing
+from provision.steps.facts import HostFacts
+from provision.steps.system import unit_scan
+from provision.steps.system.file import change_file, diff_file
+from provision.steps.system.file_scan import Content
+
+RELOAD = run("systemctl", "daemon-reload")
+# $1 unit, $2 path of its file or of a drop-in, $3 the new file, $4 folder of units. Before the new file is put in place
+# systemd reads it and nothing else: it is added to a service of our own, dependencies and programs may come later.
+PLACE = r"""
+work=$(mktemp -d)
+trap 'rm -rf -- "$work" "$3"' EXIT
+file=$work/${2#"$4/"}
+if [ "$file" != "$work/$1" ]; then
+  mkdir -- "${file%/*}"
+  printf '[Service]\nExecStart=/bin/true\n' >"$work/$1"
+fi
+cp -- "$3" "$file"
+SYSTEMD_UNIT_PATH=$work SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=warning \
+  systemd-analyze verify --man=no "$work/$1" >"$work/said" 2>&1 </dev/null || :
+if grep -E "^($file:|Unit $1 |$1: (.* Refusing|Command [^/].* is not executable))" "$work/said" >"$work/wrong"; then
+  sed "s|^$file:|$2:|" "$work/wrong" >&2
+  exit 1
+fi
+mv -fT -- "$3" "$2"
+"""
+# Of what does not start systemctl says no more than where to look.
+START = """
+systemctl start -- "$1" || { code=$?; systemctl status --no-pager --full --lines=15 -- "$1" >&2 || :; exit $code; }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit(Step):
+    """A unit file of ours, as systemd has loaded it.
+
+    Args:
+        name: `provision-*.service` or another type of unit.
+        content: the file.
+    """
+
+    prepares_host: ClassVar[bool] = True
+    endangers_cards: ClassVar[bool] = True
+
+    name: str
+    content: bytes = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """`unit:NAME`."""
+        return f"unit:{self.name}"
+
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        return f"{unit_scan.DIRECTORY}/{self.name}"
+
+    @property
+    def manages(self) -> str:
+        """The unit whose loading tells whether systemd has read this file."""
+        return self.name
+
+    def fact(self) -> Fact:
+        """Reads the file, and whether systemd has read it."""
+        return Fact(
+            unit_scan.command(self.manages), lambda answer: _file(unit_scan.parse(answer), self.path, self.manages)
+        )
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The file, loaded. Refuses a unit whose command a drop-in of the operator replaces."""
+        if have is not None and have.get("replaced_by"):
+            raise RefusalError(
+                f"{have['replaced_by']} replaces the command of {self.name}, which is provision's: remove that file, "
+                f"then run systemctl daemon-reload"
+            )
+        return {"sha256": Content(self.content), "mode": "0644", "owner": "root:root", "loaded": True}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Writes or removes the file and has systemd read it; what is removed is stopped first."""
+        if want is None:
+            return [*self._stop(), *change_file(self.path, _as_file(have), None), RELOAD]
+        stale = [key for key, _ in differing(have, want) if key in _FILE]
+        written = change_file(self.path, _as_file(have), _as_file(want)) if stale else []
+        return [*(command for one in written for command in self._checked(one)), RELOAD]
+
+    def _checked(self, command: Command) -> list[Command]:
+        """What is written is written beside the file, and checked before it is put in place."""
+        if not isinstance(command, Put):
+            return [command]
+        folder, _, file = self.path.rpartition("/")
+        new = f"{folder}/.{file}.provision-new"  # hidden: what is left of it after a crash is no unit
+        words = (self.name, self.path, new, unit_scan.DIRECTORY)
+        return [replace(command, path=new), sh(PLACE, *words, title=f"check {new} and put it in place")]
+
+    def _stop(self) -> list[Command]:
+        return [
+            run("systemctl", "disable", "--now", "--", self.name),
+            run("systemctl", "reset-failed", "--", self.name, ok=(0, 1)),
+        ]
+
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """The file, loaded."""
+        return {key: True if key == "loaded" else value for key, value in past.items() if key != "replaced_by"}
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """A unified diff of the file."""
+        unread = have is not None and want is not None and have["sha256"] == want["sha256"] and not have["loaded"]
+        return ["systemd has not read the file yet"] if unread else diff_file(self.path, _as_file(have), _as_file(want))
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """Systemd has loaded the unit from this file, without an error."""
+        shown, sha256 = self._live(live, "LoadState,NeedDaemonReload,FragmentPath")
+        yield Check("loaded", shown.get("LoadState"), "loaded")
+        yield Check("from", shown.get("FragmentPath"), self.path)
+        yield Check("systemd has read the file", shown.get("NeedDaemonReload"), "no")
+        yield Check("sha256", sha256, str(Content(self.content)))
+
+    def _live(self, live: Any, keys: str) -> tuple[dict[str, str], str]:
+        """What systemd says of the unit, and the hash of the file."""
+        words = f"sha256sum <%s; systemctl show --property={keys} -- %s"
+        lines = live.run(words, self.path, self.manages).stdout.splitlines()
+        shown = dict(line.split("=", 1) for line in lines if "=" in line)
+        return shown, next((line[:64] for line in lines if line.endswith(" -")), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropIn(Unit):
+    """Our addition to a unit of somebody else: `NAME.d/provision.conf`.
+
+    Args:
+        name: the service, such as `docker.service`. It may not be there yet.
+        content: the file.
+    """
+
+    @property
+    def id(self) -> str:
+        """`drop_in:NAME`."""
+        return f"drop_in:{self.name}"
+
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        return f"{unit_scan.DIRECTORY}/{self.name}.d/provision.conf"
+
+    def _stop(self) -> list[Command]:
+        return []
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """Systemd applies this file to the unit."""
+        shown, sha256 = self._live(live, "DropInPaths,NeedDaemonReload")
+        yield Check("applied", self.path in shown.get("DropInPaths", "").split(), True)
+        yield Check("systemd has read the file", shown.get("NeedDaemonReload"), "no")
+        yield Check("sha256", sha256, str(Content(self.content)))
+
+
+def _file(seen: unit_scan.Seen, path: str, name: str) -> State:
+    """The state of a unit file. What systemd says of the unit itself counts only where the whole unit is ours."""
+    found, unit = seen.files.get(path), seen.unit(name)
+    if found is None:
+        return None
+    whole = not path.endswith(name) or unit["LoadState"] == "loaded"
+    return {
+        "sha256": found.sha256,
+        "mode": found.mode,
+        "owner": found.owner,
+        "loaded": whole and unit["NeedDaemonReload"] == "no",
+        "replaced_by": _replaced_by(found.sha256, unit) if path.endswith(name) else "",
+    }
+
+
+def _replaced_by(content: str, unit: Mapping[str, str]) -> str:
+    """The drop-ins of a unit, if systemd starts another command than the unit's own file says.
+
+    Until systemd has read the file as it is now, its command proves nothing of a drop-in.
+    """
+    if not isinstance(content, Content) or not unit.get("DropInPaths") or not unit.get("ExecStart"):
+        return ""
+    if unit["NeedDaemonReload"] != "no":
+        return ""
+    command = unit["ExecStart"].partition("argv[]=")[2].partition(" ; ")[0]
+    own = [
+        line.partition("=")[2] for line in content.data.decode(errors="replace").splitlines() if _COMMAND.match(line)
+    ]
+    return "" if command in own else unit["DropInPaths"]
+
+
+_COMMAND = re.compile("ExecStart=.")
+_FILE = ("sha256", "mode", "owner")
+
+
+def _as_file(state: State) -> State:
+    return None if state is None else {"kind": "file", **{key: state[key] for key in _FILE}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service(Step):
+    """A service that runs now and after a boot.
+
+    Args:
+        name: the service, without `.service`.
+        enabled: whether it starts at boot; what has no [Install] section is left alone.
+        running: whether it runs now.
+        after: ids of steps that start or stop it behind our back.
+    """
+
+    endangers_cards: ClassVar[bool] = True
+
+    name: str
+    enabled: bool = True
+    running: bool = True
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`service:NAME`."""
+        return f"service:{self.name}"
+
+    @property
+    def unit(self) -> str:
+        """The unit's full name."""
+        return f"{self.name}.service"
+
+    def fact(self) -> Fact:
+        """Reads what systemd says of the unit."""
+        return Fact(unit_scan.command(self.unit), lambda answer: service_state(unit_scan.parse(answer), self.unit))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """Running, enabled, not masked."""
+        enabled = None if have is not None and have["enabled"] is None else self.enabled
+        return {"enabled": enabled, "running": self.running, "masked": False}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Enables or disables, starts or stops."""
+        return change_service(self.unit, have, want)
+
+    def endangers(self, have: State, want: State) -> bool:
+        """Where it is enabled, disabled or unmasked: systemctl has systemd reload."""
+        return want is not None and bool({"enabled", "masked"} & dict(differing(have, want)).keys())
+
+    def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
+        """Running: a service that was found dead is not put back to that."""
+        return self.want(facts, have)
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """A service that was not there goes with its unit."""
+        return "" if before else "it goes with its unit"
+
+    def impact(self, have: State, want: State) -> str:
+        """Says when it stops or starts."""
+        was, shall = ((state or {}).get("running", False) for state in (have, want))
+        return "" if was == shall else f"{'starts' if shall else 'stops'} {self.name}"
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """Systemd says that it runs, and will after a boot."""
+        said = live.run("systemctl show --property=ActiveState,UnitFileState -- %s", self.unit).stdout
+        shown = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        yield Check("running", shown.get("ActiveState") == "active", self.running)
+        if shown.get("UnitFileState") not in FIXED:
+            yield Check("enabled at boot", shown.get("UnitFileState") == "enabled", self.enabled)
+
+
+FIXED = ("static", "indirect", "generated", "alias", "transient", "linked")  # nothing to enable
+
+
+def service_state(seen: unit_scan.Seen, name: str) -> State:
+    """The state of a service; None where systemd knows no such unit."""
+    unit = seen.unit(name)
+    if unit["LoadState"] == "not-found":
+        return None
+    file_state = unit["UnitFileState"]
+    return {
+        "enabled": None if file_state in FIXED else file_state == "enabled",
+        "running": unit["ActiveState"] in ("active", "reloading"),
+        "masked": file_state.startswith("masked"),
+        "said": f"{unit['ActiveState']} ({unit['SubState']})",
+    }
+
+
+def change_service(unit: str, have: State, want: State) -> list[Command]:
+    """From any state of a service to any other; for one that is not there any more there is nothing to do.
+
+    Args:
+        unit: full name.
+        have: found.
+        want: wanted.
+    """
+    if want is None:
+        return []
+    changes = dict(differing(have, want))
+    commands: list[Command] = []
+    if changes.get("masked") is False and have is not None:
+        commands.append(run("systemctl", "unmask", "--", unit))
+    if changes.get("enabled") is not None:
+        commands.append(run("systemctl", "enable" if changes["enabled"] else "disable", "--", unit))
+    if changes.get("running") is True:  # a service that failed too often would be refused another start
+        commands += [run("systemctl", "reset-failed", "--", unit, ok=(0, 1))]
+        commands += [sh(START, unit, title=f"systemctl start -- {unit}")]
+    elif changes.get("running") is False and have is not None:
+        commands.append(run("systemctl", "stop", "--", unit))
+    if changes.get("masked"):
+        commands.append(run("systemctl", "mask", "--", unit))
+    return commands
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedUnits(Owned):
+    """Finds our unit files.
+
+    Args:
+        prefix: how their names begin.
+    """
+
+    prefix: str = "provision-"
+
+    def fact(self) -> Fact:
+        """Reads the same as every unit."""
+        return Fact(unit_scan.command(), self._parse)
+
+    def step(self, step_id: str) -> Step:
+        """A unit of that name, to be stopped and removed."""
+        return Unit(name=step_id.partition(":")[2], content=b"")
+
+    def _parse(self, answer: Answer) -> State:
+        seen = unit_scan.parse(answer)
+        folder = unit_scan.DIRECTORY + "/"
+        names = [path.removeprefix(folder) for path, found in seen.files.items() if found.kind != "directory"]
+        ours = [name for name in names if "/" not in name and name.startswith(self.prefix)]
+        return {f"unit:{name}": _file(seen, folder + name, name) for name in ours}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedDropIns(Owned):
+    """Finds our additions to the units of others.
+
+    Args:
+        name: the unit whose addition a role owns, such as `docker.service`.
+    """
+
+    name: str
+
+    def fact(self) -> Fact:
+        """Reads the same as every unit."""
+        return Fact(unit_scan.command(self.name), self._parse)
+
+    def step(self, step_id: str) -> Step:
+        """The addition to that unit, to be removed."""
+        return DropIn(name=step_id.partition(":")[2], content=b"")
+
+    def _parse(self, answer: Answer) -> State:
+        drop_in = DropIn(name=self.name, content=b"")
+        state = _file(unit_scan.parse(answer), drop_in.path, self.name)
+        return {} if state is None else {drop_in.id: state}

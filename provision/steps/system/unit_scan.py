@@ -1,0 +1,87 @@
+"""Reading systemd: one command shows every unit and unit file that our steps may ask for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from provision.command import READ_TIMEOUT, Answer, Run
+from provision.steps.base import UnreadableError
+from provision.steps.system import file_scan
+from provision.steps.system.file_scan import Found
+
+DIRECTORY = "/etc/systemd/system"
+SHOWN = ("docker.service", "containerd.service")
+"""Units of others that steps ask for. Of ours, all that have a file are shown; the others are not there."""
+
+ABSENT = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "UnitFileState": ""}
+
+PROPERTIES = (
+    "Id,Names,LoadState,LoadError,ActiveState,SubState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths,Result,"
+    "ExecStart"
+)
+
+SCRIPT = f"""
+set -- {" ".join(SHOWN)} "$@"
+for path in {DIRECTORY}/provision-*; do
+  case $path in *.d|*@.*|*'*') ;; *) set -- "$@" "${{path##*/}}" ;; esac
+done
+systemctl show --no-pager --property={PROPERTIES} -- "$@" || exit
+echo '# files'
+depth=
+set -- {DIRECTORY}/provision-* {DIRECTORY}/*.d/provision.conf
+"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What systemd and its directory say.
+
+    Args:
+        units: name -> property -> value; a unit that does not exist has `LoadState` `not-found`.
+        files: path -> file, of ours.
+    """
+
+    units: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    files: Mapping[str, Found] = field(default_factory=dict)
+
+    def unit(self, name: str) -> Mapping[str, str]:
+        """The properties of one unit. Raises UnreadableError where systemd said nothing of it."""
+        if name in self.units:
+            return self.units[name]
+        if name.startswith("provision-") and f"{DIRECTORY}/{name}" not in self.files:
+            return ABSENT
+        raise UnreadableError(f"systemctl show says nothing of {name}")
+
+
+def command(name: str = "") -> Run:
+    """The read-only command, the same for ours and the usual ones, so that it is sent once.
+
+    Args:
+        name: a unit that a step asks for.
+    """
+    usual = not name or name in SHOWN or name.startswith("provision-")
+    text = "set -u\n" + SCRIPT.strip("\n") + "\n" + file_scan.FIND.strip("\n") + "\n"
+    return Run(("sh", "-s", "--", *(() if usual else (name,))), text.encode(), READ_TIMEOUT, title="show systemd units")
+
+
+def parse(answer: Answer) -> Seen:
+    """What the command said.
+
+    Raises:
+        UnreadableError: systemd did not answer, or the answer is not whole.
+    """
+    if answer.exit:
+        raise UnreadableError(answer.complaint or f"systemctl exited {answer.exit}")
+    return _parse(answer.stdout)
+
+
+@lru_cache(maxsize=64)  # every step of a host parses the same answer
+def _parse(text: bytes) -> Seen:
+    shown, mark, files = text.partition(b"\n# files\n")
+    if not mark:
+        raise UnreadableError("the answer of systemctl ends early")
+    units: dict[str, Mapping[str, str]] = {}
+    for block in shown.decode(errors="replace").split("\n\n"):
+        unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        units.update(dict.fromkeys((unit.get("Id", ""), *unit.get("Names", "").split()), unit))
+    return Seen(units, file_scan.parse_bytes(files))

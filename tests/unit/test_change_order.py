@@ -1,0 +1,161 @@
+"""In which order the changes of a host are made, and what is out of the upstream together."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from provision.plan.change_order import creates, groups
+from provision.plan.planner import Change
+from provision.steps.base import EVERY
+
+
+@dataclass(frozen=True)
+class Part:
+    """A step, as far as grouping looks at it."""
+
+    id: str
+    cuts: frozenset[str] = frozenset()
+
+    @property
+    def part_of(self):
+        kind, _, rest = self.id.partition(":")
+        return rest.partition("/")[0] if kind in ("container", "model", "resident") else ""
+
+
+def change(step, *, cuts=(), action="change", have=None, want=None, pending=False):
+    return Change("", Part(step, frozenset(cuts)), action, "", have=have, want=want, pending=pending)
+
+
+def container(name, *, running=True, has=(), wants=(), **more):
+    cuts = [name] if running else []
+    return change(f"container:{name}", cuts=cuts, have={"gpus": list(has)}, want={"gpus": list(wants)}, **more)
+
+
+def shown(*changes):
+    """Every group as its instances and its steps."""
+    found = groups(changes, lambda one: one.step.cuts)
+    return [(sorted(group.instances), [one.step.id for one in group.changes]) for group in found]
+
+
+def test_on_a_first_deploy_nothing_is_moved():
+    steps = ["image:a", "container:1", "container:2", "model:1/m", "resident:1", "model:2/m", "resident:2"]
+    found = shown(*(change(step, action="add") for step in steps))
+    assert found == [([], [step]) for step in steps]
+
+
+def test_what_an_instance_needs_to_serve_again_follows_its_container():
+    found = shown(
+        change("image:a"),
+        container("1"),
+        container("2"),
+        change("model:1/m"),
+        change("resident:1", pending=True),
+        change("resident:2", pending=True),
+        change("config:x"),
+    )
+    assert found == [
+        ([], ["image:a"]),
+        (["1"], ["container:1", "model:1/m", "resident:1"]),
+        (["2"], ["container:2", "resident:2"]),
+        ([], ["config:x"]),
+    ]
+
+
+def test_what_is_removed_goes_first_and_alone():
+    found = shown(change("model:1/old", action="remove"), change("image:a"), container("1"))
+    assert found == [([], ["model:1/old"]), ([], ["image:a"]), (["1"], ["container:1"])]
+
+
+def test_instances_whose_cards_change_hands_are_out_together():
+    found = shown(
+        container("1", has=["A"], wants=["B"]),
+        container("2", has=["B"], wants=["C"]),
+        container("3", has=["D"], wants=["D"]),
+        change("resident:1"),
+    )
+    assert found == [(["1", "2"], ["container:1", "container:2", "resident:1"]), (["3"], ["container:3"])]
+
+
+def test_a_new_instance_that_takes_a_card_is_made_while_its_holder_is_out():
+    found = shown(container("new", running=False, wants=["A"]), container("old", has=["A"], wants=["B"]))
+    assert found == [(["new", "old"], ["container:new", "container:old"])]
+
+
+def test_what_is_no_longer_declared_goes_just_before_what_takes_its_card():
+    """Renamed, or rolled back: never more of a model out than that one."""
+    found = shown(
+        change("model:old1/m", action="remove", cuts=["old1"]),
+        change("container:old1", action="remove", cuts=["old1"], have={"gpus": ["A"]}),
+        change("container:old2", action="remove", cuts=["old2"], have={"gpus": ["B"]}),
+        change("container:old3", action="remove", cuts=["old3"], have={"gpus": ["C"]}),
+        change("image:a"),
+        container("new1", running=False, wants=["A"]),
+        container("new2", running=False, wants=["B"]),
+        change("model:new1/m"),
+        change("model:new2/m"),
+    )
+    assert found == [
+        ([], ["container:old3"]),
+        ([], ["image:a"]),
+        (["new1", "old1"], ["model:old1/m", "container:old1", "container:new1", "model:new1/m"]),
+        (["new2", "old2"], ["container:old2", "container:new2", "model:new2/m"]),
+    ]
+
+
+def test_a_container_that_cannot_be_read_yet_may_run():
+    found = shown(change("container:1", pending=True), change("container:2"), change("resident:1", pending=True))
+    assert found == [([], ["container:2"]), (["1"], ["container:1", "resident:1"])]
+
+
+def test_what_another_instance_lacks_comes_before_one_is_taken_out():
+    found = shown(
+        change("model:0/old", action="remove"),
+        change("image:a"),
+        container("2"),
+        change("model:1/m"),
+        change("resident:1"),
+        change("resident:2"),
+        change("config:x"),
+    )
+    assert found == [
+        ([], ["model:0/old"]),
+        ([], ["image:a"]),
+        ([], ["model:1/m"]),
+        ([], ["resident:1"]),
+        (["2"], ["container:2", "resident:2"]),
+        ([], ["config:x"]),
+    ]
+
+
+def test_what_cuts_every_stream_is_one_outage():
+    found = shown(
+        change("apt_source:a"),
+        change("packages:docker", cuts=EVERY),
+        change("file:b"),
+        change("service:docker", cuts=EVERY),
+        change("file:c"),
+    )
+    assert found == [
+        ([], ["apt_source:a"]),
+        (["*"], ["packages:docker", "file:b", "service:docker"]),
+        ([], ["file:c"]),
+    ]
+
+
+@pytest.mark.parametrize("second", [container("1"), change("container:1", pending=True)])
+def test_and_what_would_be_out_again_is_done_in_it(second):
+    found = shown(change("service:docker", cuts=EVERY), change("image:a"), second, change("resident:1"))
+    assert found == [(["*"], ["service:docker", "image:a", "container:1", "resident:1"])]
+
+
+@pytest.mark.parametrize(
+    ("have", "made"),
+    [
+        (None, True),
+        ({"running": True, "publish": ["10.0.0.1:4001"]}, False),
+        ({"running": False, "publish": ["10.0.0.1:3001"]}, False),
+        ({"running": False, "publish": ["10.0.0.1:4001"]}, True),  # nobody was there to prove the place it comes to
+    ],
+)
+def test_what_is_made_where_nothing_runs_gets_no_requests_before_it_is_tested(have, made):
+    assert creates(change("container:1", have=have, want={"running": True, "publish": ["10.0.0.1:3001"]})) is made

@@ -1,0 +1,399 @@
+"""One host of a run, against a shell: read, lock, change, read again."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from provision.apply import host_run
+from provision.apply.host_run import HostRun
+from provision.artifacts.store import Store
+from provision.command import Answer, Obtain, Put, Run, run, sh
+from provision.errors import CommandError, HostError, LockedError, NotConvergedError, UnreachableError
+from provision.inventory import Connection, Host, Inventory
+from provision.plan import planner
+from provision.plan.role_order import Entry
+from provision.runs import lease, lock
+from provision.runs.context import Context, Stopped
+from provision.ssh import jobs
+from provision.steps.base import BlockedError, Check, Fact, Owned, Step
+from provision.steps.facts import Fleet
+
+from .local import LocalSession
+
+ROLES = frozenset({"docker"})
+
+
+def text_of(answer: Answer):
+    return {"text": answer.text} if answer.exit == 0 else None
+
+
+@dataclass(frozen=True)
+class Note(Step):
+    """A file with a text in it; `how` makes it with other commands, `base` is a note that must be there first."""
+
+    path: str
+    text: str | None = "wanted"
+    how: tuple = ()
+    base: str = ""
+
+    @property
+    def id(self):
+        return f"note:{self.path.rsplit('/', 1)[-1]}"
+
+    def fact(self):
+        def parse(answer):
+            if answer.exit == 9:
+                raise BlockedError(f"note:{self.base.rsplit('/', 1)[-1]}")
+            return text_of(answer)
+
+        script = 'if [ -n "$2" ] && [ ! -f "$2" ]; then exit 9; fi; cat "$1" 2>/dev/null'
+        return Fact(sh(script, self.path, self.base, title="cat"), parse)
+
+    def want(self, facts, have):
+        return None if self.text is None else {"text": self.text}
+
+    def commands(self, have, want):
+        if want is None:
+            return [run("rm", self.path)]
+        return self.how or [Put(self.path, want["text"].encode(), owner="")]
+
+    def check(self, live):
+        yield Check("is", 1, 1)
+
+
+@dataclass(frozen=True)
+class Notes(Owned):
+    folder: str
+
+    def fact(self):
+        def parse(answer):
+            return {f"note:{name}": {"text": ""} for name in answer.text.split()}
+
+        return Fact(sh('cd "$1"; ls *.ours 2>/dev/null || :', self.folder, title="ls"), parse)
+
+    def step(self, step_id):
+        return Note(f"{self.folder}/{step_id.split(':')[1]}", None)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Makes a HostRun for steps of a test, with everything in the test's own folder."""
+    (tmp_path / "host").mkdir()
+    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr(host_run, "steps", lambda host, inventory: host.variables["entries"])
+    monkeypatch.setattr(host_run, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
+    events = []
+
+    def build(*things, session=None, store=None, stop=False, run_id="run-1", roles=ROLES):
+        entries = tuple(Entry("docker", thing) for thing in things)
+        host = Host(name="h", connection=Connection(address="192.0.2.1"), variables={"entries": entries})
+        inventory = Inventory(path="", hosts=(host,))
+        context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"))
+        if stop:
+            context.stop.set()
+        made = HostRun(host, session or LocalSession(), context)
+        made.read()
+        return made
+
+    build.events = events
+    build.folder = tmp_path / "host"
+    return build
+
+
+def note(make, name="a", **kwargs):
+    return Note(str(make.folder / name), **kwargs)
+
+
+def test_nothing_to_change_is_one_exec_and_no_lock(make, tmp_path):
+    (make.folder / "a").write_text("wanted")
+    host = make(note(make))
+    host.deploy(ROLES)
+    host.finish()
+    assert (host.session.execs, host.changed) == (1, [])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_change_is_made_and_the_lock_given_back(make, tmp_path):
+    host = make(note(make), note(make, "b"))
+    host.deploy(ROLES)
+    host.finish()
+    assert host.changed == ["note:a", "note:b"]
+    assert (make.folder / "b").read_text() == "wanted"
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_what_blocks_is_changed_first_and_what_it_blocks_is_read_again(make):
+    host = make(note(make), note(make, "b", base=str(make.folder / "a")))
+    host.deploy(ROLES)
+    assert host.changed == ["note:a", "note:b"]
+
+
+def test_what_was_blocked_and_turns_out_right_is_not_changed(make):
+    (make.folder / "b").write_text("wanted")
+    host = make(note(make), note(make, "b", base=str(make.folder / "a")))
+    host.deploy(ROLES)
+    assert host.changed == ["note:a"]
+
+
+def test_orphans_are_removed_and_declared_things_are_not(make):
+    (make.folder / "x.ours").write_text("")
+    (make.folder / "y.ours").write_text("wanted")
+    host = make(note(make, "y.ours"))
+    host.deploy(ROLES)
+    assert host.changed == ["note:x.ours"]
+    assert [path.name for path in make.folder.iterdir()] == ["y.ours"]
+
+
+def test_success_is_what_the_host_says(make):
+    with pytest.raises(NotConvergedError, match="still differs"):
+        make(note(make, how=(run("true"),))).deploy(ROLES)
+
+
+def test_a_failing_command_carries_its_evidence_and_stops_the_host(make):
+    broken = sh("echo no space left on device >&2; exit 7", title="write it")
+    host = make(note(make, how=(broken, run("touch", str(make.folder / "never")))), note(make, "b"))
+    with pytest.raises(CommandError) as error:
+        host.deploy(ROLES)
+    found = error.value
+    assert (found.step, found.command, found.exit_status) == ("note:a", "write it", 7)
+    assert "no space left" in found.stderr
+    assert not list(make.folder.iterdir())
+
+
+def test_a_job_streams_and_its_failure_is_a_failure(make, tmp_path, monkeypatch):
+
+    monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
+    long = sh("echo step one; exit 5", title="long", job=True, progress=lambda line: line.upper())
+    with pytest.raises(CommandError) as error:
+        make(note(make, how=(long,))).deploy(ROLES)
+    assert error.value.exit_status == 5
+    assert "STEP ONE" in [event.text for event in make.events if event.kind == "progress"]
+
+
+def test_somebody_elses_lock_is_respected_and_named(make, tmp_path):
+    other = make(note(make), run_id="run-0")
+    other._lock(other.plan(ROLES), ROLES, None)
+    with pytest.raises(LockedError, match="run-0"):
+        make(note(make)).deploy(ROLES)
+    assert not list(make.folder.iterdir())
+
+
+def test_a_lock_that_is_waited_for_and_what_the_other_run_did_is_planned_with(make, monkeypatch):
+    other = make(note(make), note(make, "b"), run_id="run-0")
+    other._lock(other.plan(ROLES), ROLES, None)
+    host = make(note(make), note(make, "b"))
+    host.context = replace(host.context, lock_wait=60.0)
+    planned = host.plan(ROLES)
+
+    def meanwhile(seconds):
+        (make.folder / "a").write_text("wanted")
+        other.finish()
+
+    monkeypatch.setattr(host_run.time, "sleep", meanwhile)
+    host.deploy(ROLES)
+    assert [change.step.id for change in planned.changes] == ["note:a", "note:b"]
+    assert host.changed == ["note:b"]
+    assert any("waiting: locked by" in event.text for event in make.events)
+
+
+def test_a_lock_is_waited_for_as_long_as_is_said_and_no_longer(make, monkeypatch):
+    other = make(note(make), run_id="run-0")
+    other._lock(other.plan(ROLES), ROLES, None)
+    host = make(note(make))
+    host.context = replace(host.context, lock_wait=0.05)
+    monkeypatch.setattr(lease, "POLL", 0.1)
+    with pytest.raises(LockedError, match="run-0"):
+        host.deploy(ROLES)
+    assert not list(make.folder.iterdir())
+
+
+def test_an_expired_lock_is_taken_over(make, monkeypatch):
+    monkeypatch.setattr(lock, "LEASE_SECONDS", -1.0)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", -1.0)
+    other = make(note(make), run_id="run-0")
+    other._lock(other.plan(ROLES), ROLES, None)
+    host = make(note(make))
+    host.deploy(ROLES)
+    assert host.changed == ["note:a"]
+
+
+def test_a_host_that_changed_since_it_was_planned_for_is_left_alone(make):
+    host = make(note(make))
+    planned = host.plan(ROLES)
+    (make.folder / "a").write_text("by somebody else")
+    with pytest.raises(HostError, match="changed while"):
+        host._lock(planned, ROLES, None)
+
+
+def test_another_plan_than_the_one_that_was_agreed_to_is_not_carried_out(make):
+    host = make(note(make))
+    (make.folder / "a").write_text("wanted")
+    host.read()
+    host.context.confirmed["h"] = host.plan(ROLES)
+    (make.folder / "a").write_text("by somebody else")
+    host.read()
+    with pytest.raises(HostError, match="more is to be changed than was agreed to"):
+        host.deploy(ROLES)
+    assert host.changed == []
+    host.context.confirmed["h"] = host.plan(ROLES)
+    (make.folder / "a").write_text("by somebody else again")
+    host.read()
+    host.deploy(ROLES)
+    assert host.changed == ["note:a"]
+
+
+def test_what_became_right_by_itself_is_no_reason_to_stop_nor_is_how_ill_a_thing_is(make):
+    host = make(note(make), note(make, "b"))
+    planned = host.plan(ROLES)
+    (make.folder / "a").write_text("wanted")
+    assert [change.step.id for change in host._lock(planned, ROLES, None).changes] == ["note:b"]
+    ill, worse = ({"image": "x", "running": running} for running in (True, False))
+    assert planner._lasting(ill) == planner._lasting(worse) == {"image": "x"}
+
+
+def test_stopping_is_between_steps(make):
+    with pytest.raises(host_run.Stopped):
+        make(note(make), stop=True).deploy(ROLES)
+    assert not list(make.folder.iterdir())
+
+
+@pytest.mark.parametrize("dead", [2, 3, 4])
+def test_a_lost_connection_at_any_exec_is_unreachable_and_a_second_run_converges(make, dead):
+    host = make(note(make), note(make, "b"), session=LocalSession(frozenset({dead})))
+    with pytest.raises(UnreachableError):
+        host.deploy(ROLES)
+    again = make(note(make), note(make, "b"), run_id="run-1")
+    again.deploy(ROLES)
+    assert {path.name: path.read_text() for path in make.folder.iterdir()} == {"a": "wanted", "b": "wanted"}
+
+
+def test_large_files_have_an_exec_of_their_own(make):
+    text = "x" * 200_000
+    host = make(note(make, text=text))
+    host.deploy(ROLES)
+    assert (make.folder / "a").read_text() == text
+
+
+def test_an_artifact_is_made_once_and_then_given(make, tmp_path):
+    store = Store(tmp_path / "store")
+    count, tar = tmp_path / "count", make.folder / "tar"
+    built = sh('echo made >>"$1"; printf bytes >"$2"', str(count), str(tar), title="make it")
+    wanted = Obtain("key", str(tar), (built,))
+    for name in ("a", "b"):
+        how = (wanted, Run(("cp", str(tar), str(make.folder / name))), Run(("rm", str(tar))))
+        make(note(make, name, text="bytes", how=how), store=store).deploy(ROLES)
+    assert count.read_text() == "made\n"
+    assert (make.folder / "b").read_text() == "bytes"
+
+
+def test_a_corrupt_artifact_is_made_again(make, tmp_path):
+    store = Store(tmp_path / "store")
+    with store.adding("key") as path:
+        path.write_bytes(b"bytes")
+    store.find("key").write_bytes(b"other")
+    assert store.find("key") is None
+
+
+def test_a_first_command_that_fails_is_its_failure_and_no_lost_connection():
+    answers = LocalSession().batch([sh("exit 75", title="x"), run("true")], stop=True)
+    assert [answer.exit for answer in answers] == [75]
+
+
+def test_a_lock_that_was_lost_in_the_middle_is_said_as_such(make, tmp_path):
+    steal = sh('printf "other 99999999 1 thief\\n\\n" >"$1"', str(tmp_path / "run" / "lock"), title="steal")
+    host = make(note(make, how=(steal, Put(str(make.folder / "a"), b"wanted", owner=""))), note(make, "b"))
+    with pytest.raises(LockedError, match="thief"):
+        host.deploy(ROLES)
+    assert host.changed == ["note:a"]
+
+
+def test_a_file_that_did_not_come_whole_is_not_put_in_place(tmp_path):
+    import subprocess
+
+    from provision.ssh.session import RECEIVE
+
+    words = ["sh", "-c", RECEIVE, "receive", str(tmp_path / "file"), "0644", "", "10"]
+    assert subprocess.run(words, input=b"half", check=False).returncode == 1
+    assert list(tmp_path.iterdir()) == []
+    assert subprocess.run(words, input=b"0123456789", check=False).returncode == 0
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
+def test_what_only_another_host_may_make_is_not_waited_for_when_that_host_is_not_at_work(make):
+    wanted = Obtain("key", str(make.folder / "tar"), (run("true"),), host="builder", title="nginx")
+    with pytest.raises(HostError, match="only builder may make it, and it is not in this run"):
+        make(note(make, how=(wanted,))).deploy(ROLES)
+
+
+def test_a_host_that_is_locked_already_is_read_again_before_its_first_change(make):
+    host = make(note(make), note(make, "b"), roles=ROLES | {"balancer"})
+    host.deploy(ROLES)
+    (make.folder / "a").unlink()
+    host.read()
+    (make.folder / "a").write_text("wanted")
+    host.deploy(ROLES)
+    assert host.changed == ["note:a", "note:b"]
+
+
+def test_each_change_is_one_exec_and_the_last_one_reads_everything_again_and_gives_the_lock_back(make, tmp_path):
+    host = make(note(make), note(make, "b"))
+    host.deploy(ROLES)
+    assert host.session.execs == 4  # read; lock and read again; a, and what b is; b, everything, and the lock
+    assert not (tmp_path / "run" / "lock").exists()
+    host.finish()
+    assert host.session.execs == 4
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_was_cut_off_may_still_run_so_its_lease_is_left_to_end(make, tmp_path, cut):
+    host = make(note(make), roles=ROLES | {"balancer"})
+    host.deploy(ROLES)
+    if cut:
+        host.context.cut.set()
+    host.finish("unreachable", Stopped("stopped at once") if cut else UnreachableError("lost"))
+    assert (tmp_path / "run" / "lock").exists()
+
+
+def test_the_lock_is_kept_where_a_wave_is_still_to_come(make, tmp_path):
+    host = make(note(make), roles=ROLES | {"balancer"})
+    host.deploy(ROLES)
+    assert (tmp_path / "run" / "lock").exists()
+    host.deploy(frozenset({"balancer"}), Fleet())
+    host.finish()
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+@dataclass(frozen=True)
+class Codename(Note):
+    """A note that depends on the host."""
+
+    def want(self, facts, have):
+        return {"text": f"{facts.codename} {len(facts.fleet.failed)}"}
+
+
+@pytest.mark.parametrize(("kind", "execs"), [(Note, 4), (Codename, 5)])
+def test_host_facts_are_read_again_after_a_change_where_a_step_asks_for_one(make, kind, execs):
+    host = make(note(make), kind(str(make.folder / "b")))
+    host.deploy(ROLES)
+    assert (host.changed, host.session.execs) == (["note:a", "note:b"], execs)
+
+
+def test_what_an_earlier_change_did_to_a_later_step_is_seen(make):
+    both = (run("touch", str(make.folder / "a")), run("sh", "-c", 'printf wanted >"$1"', "sh", str(make.folder / "b")))
+    host = make(Note(str(make.folder / "a"), "", both), note(make, "b"))
+    host.deploy(ROLES)
+    assert host.changed == ["note:a"]
+    assert ("ok", "note:b") in [(event.kind, event.step) for event in make.events]
+
+
+def test_the_lock_is_kept_while_a_job_says_nothing(make, monkeypatch, tmp_path):
+    monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.0)
+    (make.folder / "a").write_text("")
+    silent = sh('sleep 0.6; printf wanted >"$1"', str(make.folder / "a"), title="long", job=True)
+    host = make(note(make, how=(silent,)))
+    host.deploy(ROLES)
+    renewals = [text for text in host.session.scripts if b"flock" in text and b"begin 1" not in text]
+    assert host.changed == ["note:a"]
+    assert len(renewals) >= 2

@@ -1,0 +1,236 @@
+"""The log that this machine keeps of its runs: which of them died, and going on with one."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from provision.actions import resume
+from provision.cli import execute
+from provision.cli.deploy import Careful, Chosen
+from provision.errors import LockedError, UsageError
+from provision.inventory import Connection, Host
+from provision.report import lock as report_lock
+from provision.runs import lock
+from provision.runs import log as runs
+from provision.runs.log import Log, Logs
+
+from .local import LocalSession
+
+RUN, OTHER = "20261122T081140Z-585d", "20261122T091140Z-0001"
+CHOSEN = Chosen("inventory.yaml", (), (), (), (), 1, None, False, False)
+CAREFUL = Careful("25%", True, "0")
+
+
+@pytest.fixture
+def logs():
+    return Logs(runs.default_folder())
+
+
+def gone():
+    """The id of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def log(**how):
+    return Log(**{"run": RUN, "command": "deploy", "inventory": "/srv/prod.yaml", **how})
+
+
+def test_a_log_is_there_again_and_only_for_its_owner(logs):
+    logs.write(log(limit=("gpu",), tags=("nginx",), extra_vars=2))
+    assert logs.find(RUN) == log(limit=("gpu",), tags=("nginx",), extra_vars=2, time=logs.find(RUN).time)
+    modes = [path.stat().st_mode & 0o777 for path in (logs.folder, *logs.folder.iterdir())]
+    assert modes == [0o700, 0o600]
+    logs.write(dataclasses.replace(logs.find(RUN), exit=3, hosts={"gpu-01": "failed"}))
+    assert (logs.find(RUN).exit, logs.find(RUN).hosts) == (3, {"gpu-01": "failed"})
+    assert len(list(logs.folder.iterdir())) == 1
+
+
+def test_a_run_is_dead_when_its_process_is_gone_without_a_result(logs, monkeypatch):
+    assert not log().is_dead, "it is this process"
+    assert log(pid=gone()).is_dead
+    assert log(started="1").is_dead, "the same number, another process"
+    assert log(boot="before").is_dead, "the machine was booted since"
+    assert not log(pid=gone(), exit=0).is_dead
+    assert not log(pid=gone(), machine="another").is_dead, "what is elsewhere cannot be told"
+    assert log(pid=gone(), started="", boot="").is_dead
+    assert not log(pid=os.getppid(), started="", boot="").is_dead
+    logs.write(log())
+    logs.write(log(run=OTHER, pid=gone()))
+    assert logs.dead() == (OTHER,)
+
+
+def test_a_run_that_ended_out_of_reach_of_a_host_may_have_left_its_lock_there(logs):
+    logs.write(log(exit=4, hosts={"gpu-01": "unreachable"}))
+    assert logs.dead() == (RUN,)
+    logs.write(log(exit=130, hosts={"gpu-01": "stopped"}))
+    assert logs.dead() == (RUN,)
+    logs.write(log(exit=3, hosts={"gpu-01": "failed", "gpu-02": "locked"}))
+    assert logs.dead() == (RUN,), "what failed there may be what gives the lock back"
+    logs.write(log(exit=6, hosts={"gpu-01": "changed", "gpu-02": "locked"}))
+    assert logs.dead() == ()
+    logs.write(log(exit=130, hosts={"gpu-01": "changed"}))
+    assert logs.dead() == (RUN,), "the second Ctrl-C may have cut what gives locks back"
+    logs.write(log(exit=4, hosts={"gpu-01": "unreachable"}, machine="another"))
+    assert logs.dead() == ()
+
+
+def test_runs_that_left_nothing_push_out_none_that_did(logs, monkeypatch):
+    monkeypatch.setattr(runs, "DEAD", 2)
+    ids = [f"20261122T08{minute}00Z-0000" for minute in range(10, 20)]
+    for number, one in enumerate(ids):
+        logs.write(log(run=one, exit=4, hosts={"gpu-01": "unreachable" if number < 3 else "ok"}))
+    assert logs.dead() == (ids[2], ids[1])
+
+
+def test_the_last_run_of_an_inventory_is_known_if_it_died(logs, tmp_path):
+    mine = str(tmp_path / "prod.yaml")
+    assert logs.unfinished(mine) is None
+    logs.write(log(inventory=mine, pid=gone()))
+    assert logs.unfinished(mine).run == RUN
+    assert logs.unfinished(str(tmp_path / "x" / ".." / "prod.yaml")).run == RUN
+    assert logs.unfinished(str(tmp_path / "other.yaml")) is None
+    logs.write(log(inventory=mine, run=OTHER, command="undrain gpu-01", exit=0))
+    assert logs.unfinished(mine).run == RUN, "what an operator takes out meanwhile ends no deploy"
+    for how in ({"exit": 3}, {}):
+        logs.write(log(inventory=mine, run=OTHER, **how))
+        assert logs.unfinished(mine) is None, "a newer one has ended, or is at work"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({}, f"provision deploy --resume {RUN}"),
+        ({"extra_vars": 2}, f"provision deploy --resume {RUN} -e ..."),
+        ({"command": f"rollback {OTHER}"}, f"provision rollback {OTHER} -i /srv/prod.yaml"),
+        (
+            {"command": "drain gpu-01", "inventory": "/srv/my prod.yaml"},
+            "provision drain gpu-01 -i '/srv/my prod.yaml'",
+        ),
+    ],
+)
+def test_a_run_that_is_over_names_the_command_that_goes_on(how, said):
+    died = log(pid=4242, **how, boot="before")
+    assert died.epitaph == f"run {RUN} died: its process 4242 on this machine is gone; to go on: {said}"
+    assert log(exit=130, **how).epitaph == f"run {RUN} has ended here and left this lock; to go on: {said}"
+
+
+def held(run_id, who=None):
+    return lock.Held(run_id, who or lock.who(), 60, 170, busy=False, why="")
+
+
+def test_lock_status_tells_whose_process_is_gone(logs, capsys):
+    logs.write(log(pid=gone()))
+    over = logs.over()
+    hosts = [Host(name=name, connection=Connection(address="192.0.2.1")) for name in "abcd"]
+    found = list(zip(hosts, [held(RUN), held(RUN), held(OTHER), held(RUN, "bob@lab")], strict=True))
+    report_lock.locks_text(found, over, released=False)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ")[0] for line in said] == ["a", "b", "c", "d", "run"]
+    assert said[4] == over[RUN].epitaph
+    locks = [one["lock"] for one in report_lock.locks_document(found, over)["hosts"]]
+    assert [one["over"] for one in locks] == [True, True, False, False]
+    assert [one["next"] for one in locks] == [f"provision deploy --resume {RUN}"] * 2 + [""] * 2
+
+
+UNREACHABLE = "gpu: {hosts: {a: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}"
+
+
+@pytest.mark.parametrize("words", [["history"], ["plan"], ["history", "--json"], ["plan", "--json"]])
+def test_history_and_plan_name_the_run_that_died_here(logs, tmp_path, capsys, words):
+    path = tmp_path / "inventory.yaml"
+    path.write_text(UNREACHABLE)
+    for pid, known in ((gone(), True), (os.getpid(), False)):
+        logs.write(log(inventory=str(path), pid=pid))
+        assert execute([*words, "-i", str(path)]) == 4
+        said = "".join(capsys.readouterr())
+        assert (f"provision deploy --resume {RUN}" in said) == known
+
+
+def test_logs_are_bounded_and_what_is_no_log_is_none(logs, monkeypatch):
+    monkeypatch.setattr(runs, "RUNS", 3)
+    for minute in range(10, 16):
+        logs.write(log(run=f"20261122T08{minute}00Z-0000", exit=0))
+    assert len(list(logs.folder.iterdir())) == 3
+    for text in ("", "{", "[]", '{"run": "x"}', '{"run": 3}'):
+        (logs.folder / f"{RUN}.running").write_text(text)
+        assert logs.find(RUN) is None
+        assert logs.dead() == ()
+
+
+def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+
+    def ran(command):
+        return LocalSession().batch([command], stop=False)[0]
+
+    lock.checked(ran(lock.acquire(RUN)))
+    with pytest.raises(LockedError):
+        lock.checked(ran(lock.acquire(OTHER)))
+    with pytest.raises(LockedError):
+        lock.checked(ran(lock.acquire(OTHER, 0, ["20261122T000000Z-0000"])))
+    lock.checked(ran(lock.acquire(OTHER, 0, ["20261122T000000Z-0000", RUN])))
+    assert lock.held(ran(lock.status())).run == OTHER
+    # Somebody else has resumed it, which the log here does not know.
+    with monkeypatch.context() as another:
+        another.setattr(lock, "who", lambda: "somebody@another")
+        lock.checked(ran(lock.acquire(OTHER)))
+    with pytest.raises(LockedError, match="somebody@another"):
+        lock.checked(ran(lock.acquire(RUN, 0, [OTHER])))
+    lock.held(ran(lock.take_away(force=True)))
+    lock.checked(ran(lock.acquire_by_hand("mine")))
+    with pytest.raises(LockedError, match="mine"):
+        lock.checked(ran(lock.acquire(OTHER, 0, [RUN])))
+
+
+def test_a_run_goes_on_with_what_it_was_told(logs):
+    logs.write(log(pid=gone(), limit=("gpu",), tags=("nginx",)))
+    chosen, careful = resume.resumed(CHOSEN, Careful(), RUN)
+    assert (chosen.inventory, chosen.limit, chosen.tags) == ("/srv/prod.yaml", ("gpu",), ("nginx",))
+    assert careful == Careful()
+
+
+def test_and_as_carefully_as_it_was_told_unless_something_else_is_said(logs):
+    resume.Logged(RUN, "deploy", CHOSEN, CAREFUL).begin()
+    logs.write(dataclasses.replace(logs.find(RUN), exit=7))
+    assert resume.resumed(CHOSEN, Careful(), RUN)[1] == CAREFUL
+    said = Careful("100%", max_fail="3", lock_wait=60)
+    assert resume.resumed(CHOSEN, said, RUN)[1] == Careful("100%", True, "3", 60)
+
+
+def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
+    logs.write(log(exit=7))
+    path = logs.folder / f"{RUN}.json"
+    keys = ("serial", "canary", "max_fail")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in keys}))
+    assert resume.resumed(CHOSEN, Careful(serial="2"), RUN)[1] == Careful(serial="2")
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "why"),
+    [
+        ({}, {}, "still at work"),
+        ({"exit": 0}, {}, "came to its end"),
+        ({"command": "rollback", "exit": 3}, {}, "no deploy but a rollback"),
+        ({"exit": 3}, {"limit": ("gpu",)}, "leave out --limit"),
+        ({"exit": 3, "extra_vars": 1}, {}, "say them again"),
+    ],
+)
+def test_what_cannot_go_on_is_refused_and_says_why(logs, how, said, why):
+    logs.write(log(**how))
+    with pytest.raises(UsageError, match=why):
+        resume.resumed(dataclasses.replace(CHOSEN, **said), Careful(), RUN)
+
+
+def test_a_run_of_which_there_is_no_log_must_be_known_to_a_host(tmp_path):
+    path = tmp_path / "inventory.yaml"
+    path.write_text(UNREACHABLE)
+    with pytest.raises(UsageError, match="neither this machine nor these hosts know"):
+        resume.resumed(dataclasses.replace(CHOSEN, inventory=str(path)), Careful(), RUN)
+    with pytest.raises(UsageError, match="is no run"):
+        resume.resumed(CHOSEN, Careful(), "latest")

@@ -1,0 +1,214 @@
+"""What nvidia-smi says, in health and in every way in which it fails, and which card an index means."""
+
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from provision.errors import InventoryError
+from provision.plan import role_order
+from provision.steps import facts, nvidia_smi
+from provision.steps.facts import HostFacts
+from provision.steps.nvidia_smi import Card
+from provision.steps.system.preflight import UsableCards
+
+FIRST = "0, GPU-0, NVIDIA L40S, 590.48.01, 46068"
+SECOND = "1, GPU-1, NVIDIA L40S, 590.48.01, 46068"
+LOST = "Unable to determine the device handle for GPU0000:0A:00.0: Unknown Error"
+WARNING = "WARNING: infoROM is corrupted at gpu 0000:01:00.0"
+EXTRA = "GPU-0, 8.9, Disabled\nGPU-1, 8.9, [N/A]"
+
+
+def answers(core: str, code: int = 0, extra: str = EXTRA, extra_code: int = 0, listed: str = "") -> str:
+    """A nvidia-smi that answers one thing for the fields it must know, and another for the others."""
+    return f"""#!/bin/sh
+case $1 in
+  -L) printf '%s\\n' '{listed}'; exit {code} ;;
+  --query-gpu=index,*) printf '%s\\n' '{core}'; exit {code} ;;
+  *) printf '%s\\n' '{extra}'; exit {extra_code} ;;
+esac
+"""
+
+
+def ask(folder: Path, program: str, *, limit: float = 15, remembered: str = "") -> HostFacts:
+    """The host facts of a machine with this nvidia-smi and this record."""
+    for name, text in {"nvidia-smi": program, "ip": "#!/bin/sh\n", "docker": "#!/bin/sh\nexit 1\n"}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    (folder / "cards").write_text(remembered)
+    command = facts.command((), limit)
+    script = command.stdin.decode().replace(nvidia_smi.RECORD, str(folder / "cards"))
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    said = subprocess.run(command.words, input=script, capture_output=True, env=environment, check=True, text=True)
+    return facts.parse(said.stdout)
+
+
+@pytest.mark.parametrize(
+    ("core", "code", "uuids", "error"),
+    [
+        (f"{FIRST}\n{SECOND}", 0, ["GPU-0", "GPU-1"], ""),
+        (f"{FIRST}\n{SECOND}\n{WARNING}", 14, ["GPU-0", "GPU-1"], f"the infoROM of a GPU is corrupt: {WARNING}"),
+        (f"{LOST}\n{SECOND}", 15, ["GPU-1"], f"a GPU is lost: it needs a reset or a reboot: {LOST}"),
+        (LOST, 15, [], f"a GPU is lost: it needs a reset or a reboot: {LOST}"),
+        (f"{FIRST}\n1, [Unknown Error], [N/A], [N/A], [N/A]", 0, ["GPU-0"], "nvidia-smi says: 1, [Unknown Error]"),
+        ("[N/A], GPU-0, x, 590, 1", 0, [], "nvidia-smi says: [N/A], GPU-0"),
+        ("0, GPU-$(id), x, 590, 1", 0, [], "nvidia-smi says: 0, GPU-$(id)"),
+        ("0, GPU-0, x, [N/A], [Not Supported]", 0, ["GPU-0"], ""),
+        (
+            'Field "uuid" is not a valid field to query.',
+            2,
+            [],
+            "nvidia-smi does not know a field: its driver is too old",
+        ),
+        ("No devices were found", 6, [], "nvidia-smi found no devices: No devices were found"),
+        ("Failed to initialize NVML: Unknown Error", 255, [], "nvidia-smi exited 255: Failed to initialize NVML"),
+        ("", 0, [], "nvidia-smi lists no card"),
+    ],
+)
+def test_rows_are_used_with_any_exit_code(tmp_path: Path, core: str, code: int, uuids: list[str], error: str) -> None:
+    found = ask(tmp_path, answers(core, code))
+    assert [card.uuid for card in found.cards] == uuids
+    assert found.driver_error.startswith(error)
+    assert bool(found.driver_error) == bool(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "query"), [(15, LOST), (255, LOST), (2, 'Field "driver_version" is not a valid field to query.')]
+)
+def test_where_the_query_fails_as_a_whole_the_list_has_the_other_cards(tmp_path: Path, code: int, query: str) -> None:
+    listed = f"GPU 0: NVIDIA L40S (UUID: GPU-0)\n{LOST}\nGPU 2: NVIDIA L40S (UUID: GPU-2)"
+    found = ask(tmp_path, answers(query, code, listed=listed))
+    assert [(card.index, card.uuid, card.name) for card in found.cards] == [
+        (0, "GPU-0", "NVIDIA L40S"),
+        (2, "GPU-2", "NVIDIA L40S"),
+    ]
+    assert query in found.driver_error
+    assert found.driver_error.count(LOST) == 1
+
+
+def test_the_optional_fields_are_asked_for_by_themselves(tmp_path: Path) -> None:
+    (first, second) = ask(tmp_path, answers(f"{FIRST}\n{SECOND}", extra="GPU-1, 9.0, Enabled\nGPU-0, 8.9, [N/A]")).cards
+    assert first == Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 8.9, 46068)
+    assert second == Card(1, "GPU-1", "NVIDIA L40S", "590.48.01", 9.0, 46068, mig=True)
+
+
+def test_a_driver_that_does_not_know_an_optional_field_leaves_it_unknown(tmp_path: Path) -> None:
+    said = 'Field "compute_cap" is not a valid field to query.\n'
+    found = ask(tmp_path, answers(FIRST, extra=said, extra_code=2))
+    assert (found.cards, found.driver_error) == ((Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 0.0, 46068),), "")
+
+
+@pytest.mark.parametrize("word", ["[GPU requires reset]", "[GPU is lost]"])
+def test_a_card_that_requires_a_reset_is_broken(tmp_path: Path, word: str) -> None:
+    (first, second) = ask(tmp_path, answers(f"{FIRST}\n1, GPU-1, NVIDIA L40S, 590.48.01, {word}")).cards
+    assert (first.broken, second.broken) == ("", word.strip("[]"))
+
+
+def test_no_program_is_an_answer(tmp_path: Path) -> None:
+    command = facts.command(())
+    script = command.stdin.decode().replace("nvidia-smi", "no-such-nvidia-smi")
+    said = subprocess.run(command.words, input=script, capture_output=True, check=True, text=True)
+    assert facts.parse(said.stdout).driver_error == nvidia_smi.ERRORS[127]
+
+
+# What a wedged driver holds goes on after its time, heeds no signal, and keeps the pipe open that it answers into.
+WEDGED = """#!/bin/sh
+trap '' TERM
+setsid sleep 600 &
+echo $! >>"$(dirname "$0")/held"
+sleep 600
+"""
+
+
+def test_a_wedged_driver_takes_its_time_limit_and_no_more(tmp_path: Path) -> None:
+    found = ask(tmp_path, WEDGED, limit=1)
+    for line in (tmp_path / "held").read_text().split():
+        os.kill(int(line), 9)  # it is still there: nobody waited for it
+    assert found.cards == ()
+    assert found.driver_error.startswith(nvidia_smi.ERRORS[137])
+
+
+def test_the_record_is_read_and_nothing_else_in_its_file(tmp_path: Path) -> None:
+    text = "# gpu\n0 GPU-0\n1 GPU-$(id)\nx GPU-2\n3 GPU-3 more\n# gpu-exit\n7 GPU-7\n"
+    found = ask(tmp_path, answers(SECOND), remembered=text)
+    assert found.remembered == {0: "GPU-0", 7: "GPU-7"}
+    assert nvidia_smi.parse_record(nvidia_smi.record_text(found.record).decode().splitlines()) == {
+        **found.remembered,
+        1: "GPU-1",
+    }
+
+
+def cards(*uuids: str) -> list[Card]:
+    return [Card(index, uuid, "NVIDIA L40S", "590.48.01", 8.9, 46068) for index, uuid in enumerate(uuids)]
+
+
+THREE = {0: "GPU-a", 1: "GPU-b", 2: "GPU-c"}
+
+
+@pytest.mark.parametrize(
+    ("remembered", "listed", "record"),
+    [
+        ({}, ["GPU-a", "GPU-b", "GPU-c"], THREE),  # the first time
+        (THREE, ["GPU-c", "GPU-a", "GPU-b"], THREE),  # numbered otherwise at a boot
+        (THREE, ["GPU-b", "GPU-c"], THREE),  # one is gone, and those behind it moved up
+        (THREE, [], THREE),
+        (THREE, ["GPU-a", "GPU-new", "GPU-c"], {**THREE, 1: "GPU-new"}),  # replaced in its slot
+        (THREE, ["GPU-new", "GPU-a", "GPU-c"], {**THREE, 1: "GPU-new"}),  # replaced, and in another slot
+        (THREE, ["GPU-x", "GPU-b", "GPU-y"], {0: "GPU-x", 1: "GPU-b", 2: "GPU-y"}),  # two replaced
+        (THREE, ["GPU-x", "GPU-y", "GPU-z"], {0: "GPU-x", 1: "GPU-y", 2: "GPU-z"}),  # another machine
+        (THREE, ["GPU-a", "GPU-b", "GPU-c", "GPU-new"], {**THREE, 3: "GPU-new"}),  # one more
+        (THREE, ["GPU-new", "GPU-a", "GPU-b", "GPU-c"], {**THREE, 3: "GPU-new"}),  # one more, in the first slot
+        ({5: "GPU-a"}, ["GPU-a", "GPU-b"], {5: "GPU-a", 1: "GPU-b"}),
+    ],
+)
+def test_an_index_keeps_its_card(remembered: dict[int, str], listed: list[str], record: dict[int, str]) -> None:
+    assert nvidia_smi.record(cards(*listed), remembered) == record
+    assert nvidia_smi.record(cards(*listed), record) == record, "what is written changes nothing of what it means"
+
+
+@pytest.mark.parametrize(("index", "uuid"), [(0, "GPU-a"), (1, None), (2, "GPU-c"), (9, None)])
+def test_the_card_of_an_index(index: int, uuid: str | None) -> None:
+    card = HostFacts(cards=tuple(cards("GPU-a", "GPU-c")), remembered=THREE).card(index)
+    assert (card and card.uuid) == uuid
+
+
+LIMITED = """all:
+  vars: {nvidia_toolkit: {smi_timeout: LIMIT}}
+  children: {gpu: {hosts: {gpu-01: {ollama: {instances: [{gpus: [0]}]}}}}}
+"""
+
+
+def test_the_time_limit_is_a_setting(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(LIMITED.replace("LIMIT", "2m"))
+    inventory = role_order.load(str(path))
+    command = role_order.facts_command(inventory.hosts[0], inventory)
+    assert command.words[3] == "120"
+    assert command.timeout > 240
+
+
+@pytest.mark.parametrize("limit", ["0s", "11m", "-1", "soon"])
+def test_a_time_limit_out_of_bounds_is_refused(tmp_path: Path, limit: str) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(LIMITED.replace("LIMIT", limit))
+    with pytest.raises(InventoryError, match=r"nvidia_toolkit\.smi_timeout"):
+        role_order.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("core", "code", "remembered", "failed"),
+    [
+        (f"{FIRST}\n{SECOND}\n{WARNING}", 14, "", []),
+        (f"{FIRST}\n{LOST}", 15, "0 GPU-gone\n1 GPU-0\n", ["cards that are missing or broken"]),
+        ("no driver", 9, "0 GPU-0\n", ["nvidia-smi answers", "cards that are missing or broken"]),
+    ],
+)
+def test_verify_takes_the_cards_from_what_plan_has_read(
+    tmp_path: Path, core: str, code: int, remembered: str, failed: list[str]
+) -> None:
+    backend = SimpleNamespace(facts=ask(tmp_path, answers(core, code), remembered=remembered))
+    guard = UsableCards(gpus={"one": (0,), "two": (1,)}, image="ollama/ollama:0.30.0")
+    checks = list(guard.check(SimpleNamespace(backend=backend)))
+    assert [check.name for check in checks if not check.passed] == failed

@@ -1,0 +1,237 @@
+"""The pure plan, with five-line steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from provision.command import Answer, run
+from provision.errors import FactError, RefusedError
+from provision.plan.planner import facts_of, plan_host, unplanned
+from provision.plan.role_order import Entry
+from provision.steps.base import BlockedError, Check, Fact, Owned, RefusalError, State, Step, UnreadableError
+from provision.steps.facts import HostFacts
+
+
+@dataclass(frozen=True)
+class Thing(Step):
+    """Finds what it is told to find."""
+
+    name: str
+    found: Any = None
+    wanted: Any = field(default_factory=lambda: {"on": True})
+    needs: tuple[str, ...] = ()
+    part: str = ""
+    refuses: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self):
+        return f"thing:{self.name}"
+
+    @property
+    def part_of(self):
+        return self.part
+
+    def refused(self, facts):
+        return self.refuses
+
+    @property
+    def after(self):
+        return self.needs
+
+    def fact(self):
+        def parse(answer: Answer) -> State:
+            if isinstance(self.found, Exception):
+                raise self.found
+            return self.found
+
+        return Fact(run("read", self.name), parse)
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        if isinstance(self.wanted, Exception):
+            raise self.wanted
+        return self.wanted
+
+    def commands(self, have, want):
+        return [run("make", self.name)]
+
+    def impact(self, have, want):
+        return "costs nothing"
+
+    def check(self, live):
+        yield Check("is", 1, 1)
+
+
+@dataclass(frozen=True)
+class Marked(Owned):
+    things: Mapping[str, State]
+
+    def fact(self):
+        return Fact(run("list"), lambda answer: self.things)
+
+    def step(self, step_id):
+        name = step_id.split(":")[1]
+        return Thing(name, part=name.partition("/")[0])
+
+
+def planned(*things, marked=None, declared=(), earlier=()):
+    entries = [Entry("docker", thing) for thing in things]
+    finders = [("docker", Marked(marked or {}))]
+    answers = dict.fromkeys(facts_of(entries, finders), Answer(1, b"", b"boom"))
+    ids = frozenset([thing.id for thing in things]) | frozenset(declared)
+    return plan_host(entries, ids, finders, HostFacts(), answers, {change.step.id: change for change in earlier})
+
+
+def rows(plan):
+    return [(change.action, change.step.id, change.reason) for change in plan.changes]
+
+
+def test_what_is_as_wanted_is_not_in_the_plan():
+    plan = planned(Thing("a", {"on": True, "evidence": 1}))
+    assert (rows(plan), plan.ok, plan.steps) == ([], 1, 1)
+
+
+def test_add_change_and_remove():
+    plan = planned(Thing("a"), Thing("b", {"on": False}), Thing("c", {"on": 1}, None), Thing("d", None, None))
+    assert rows(plan) == [
+        ("add", "thing:a", "not there"),
+        ("change", "thing:b", "on differs"),
+        ("remove", "thing:c", "no longer declared"),
+    ]
+    assert plan.changes[0].commands == (run("make", "a"),)
+    assert plan.changes[0].impact == "costs nothing"
+
+
+def test_what_nobody_declares_is_removed_first():
+    plan = planned(Thing("a"), marked={"thing:old": {"on": True}, "thing:a": {"on": True}})
+    assert rows(plan)[0] == ("remove", "thing:old", "no longer declared")
+    assert len(plan.changes) == 2
+
+
+def test_an_instance_that_a_guard_refuses_is_left_out_and_the_others_are_not():
+    guard = Thing("guard", {"on": True}, refuses={"a": "a cannot run"})
+    dead = [Thing("a", UnreadableError("its card is gone"), part="a"), Thing("model", part="a")]
+    plan = planned(guard, *dead, Thing("b", part="b"), marked={"thing:a/old": {"on": 1}, "thing:b/old": {"on": 1}})
+    assert rows(plan) == [("remove", "thing:b/old", "no longer declared"), ("add", "thing:b", "not there")]
+    assert (plan.refused, plan.ok, plan.steps) == ({"a": "a cannot run"}, 1, 4)
+
+
+def test_what_a_role_left_out_declares_is_no_orphan():
+    assert rows(planned(marked={"thing:x": {"on": True}}, declared=["thing:x"])) == []
+
+
+def test_blocked_by_a_step_that_changes_is_known_later_and_so_is_what_it_blocks():
+    plan = planned(Thing("a"), Thing("b", BlockedError("thing:a")), Thing("c", BlockedError("thing:b")))
+    assert rows(plan)[1:] == [
+        ("change", "thing:b", "known after thing:a"),
+        ("change", "thing:c", "known after thing:b"),
+    ]
+    assert plan.changes[1].pending
+
+
+def test_a_want_can_be_blocked_too():
+    assert rows(planned(Thing("a"), Thing("b", {}, BlockedError("thing:a"))))[1][2] == "known after thing:a"
+
+
+def test_blocked_by_a_step_that_does_not_change_is_unreadable():
+    with pytest.raises(FactError, match="thing:b is known only after thing:a"):
+        planned(Thing("a", {"on": True}), Thing("b", BlockedError("thing:a", "daemon is dead")))
+
+
+def test_what_comes_after_a_change_is_read_again_even_if_it_looks_right():
+    assert rows(planned(Thing("a"), Thing("b", {"on": True}, needs=("thing:a",))))[1][2] == "known after thing:a"
+    assert rows(planned(Thing("a", {"on": True}), Thing("b", {"on": True}, needs=("thing:a",)))) == []
+
+
+def test_what_comes_after_a_change_of_the_wave_before_is_known_later():
+    earlier = planned(Thing("a")).changes
+    late = planned(Thing("b", {"on": True}, needs=("thing:a",)), Thing("c", BlockedError("thing:a")), earlier=earlier)
+    assert [(step, reason) for _, step, reason in rows(late)] == [
+        ("thing:b", "known after thing:a"),
+        ("thing:c", "known after thing:a"),
+    ]
+
+
+@dataclass(frozen=True)
+class Blocked(Marked):
+    def fact(self):
+        def parse(answer: Answer) -> State:
+            raise BlockedError("thing:daemon", "it does not run")
+
+        return Fact(run("list"), parse)
+
+
+def searched(*things):
+    entries, finders = [Entry("docker", thing) for thing in things], [("docker", Blocked({}))]
+    answers = dict.fromkeys(facts_of(entries, finders), Answer(1))
+    return plan_host(entries, frozenset(thing.id for thing in things), finders, HostFacts(), answers)
+
+
+def test_a_search_that_needs_what_this_host_does_not_declare_is_left_out():
+    assert rows(searched(Thing("a"))) == [("add", "thing:a", "not there")]
+
+
+def test_a_search_that_needs_what_is_declared_and_dead_stops_the_host():
+    assert rows(searched(Thing("daemon"))) == [("add", "thing:daemon", "not there")]
+    with pytest.raises(FactError, match="Blocked is known only after thing:daemon"):
+        searched(Thing("daemon", {"on": True}))
+
+
+def test_unreadable_stops_the_host_with_the_evidence():
+    with pytest.raises(FactError) as error:
+        planned(Thing("a", UnreadableError("what is this")))
+    assert (error.value.step, error.value.exit_status, error.value.stderr) == ("thing:a", 1, "boom")
+
+
+def test_a_refusal_stops_the_host():
+    with pytest.raises(RefusedError, match="not mine"):
+        planned(Thing("a", {}, RefusalError("not mine")))
+
+
+def test_equal_commands_are_read_once():
+    entries = [Entry("docker", Thing("a")), Entry("docker", Thing("a"))]
+    assert facts_of(entries, []) == (run("read", "a"),)
+
+
+def test_what_a_read_printed_is_no_evidence_because_it_may_be_secret():
+    thing = Thing("a", UnreadableError("it took too long"))
+    answers = {thing.fact().command: Answer(124, b'"Env": ["TOKEN=hunter2"]')}
+    with pytest.raises(FactError) as error:
+        plan_host([Entry("docker", thing)], frozenset(), [], HostFacts(), answers)
+    assert "hunter2" not in f"{error.value.stderr}{error.value}"
+
+
+ON = {"on": True, "running": True, "sees": ["card 0"]}
+
+
+def thing(found, name="a", **more):
+    return Thing(name, found, ON, **more)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "others"),
+    [
+        ([thing({**ON, "on": False})], [thing(ON)], []),  # became right by itself
+        ([thing(ON)], [thing({**ON, "on": False})], ["thing:a"]),
+        ([thing(ON)], [thing({**ON, "sees": []})], ["thing:a"]),  # was not to be changed at all
+        ([thing({**ON, "on": False})], [thing({**ON, "on": "half"})], ["thing:a"]),
+        ([thing({**ON, "on": False})], [thing(None)], ["thing:a"]),
+        # starts again and again, and is to be changed anyway
+        ([thing({**ON, "on": False})], [thing({"on": False, "running": False, "sees": [""]})], []),
+        # and what waits for it is known or not
+        (
+            [thing({**ON, "on": False}), thing(BlockedError("thing:a", ""), "b")],
+            [thing({**ON, "on": False}), thing(None, "b")],
+            [],
+        ),
+        (
+            [thing({**ON, "on": False}), thing(ON, "b")],
+            [thing({**ON, "on": False}), thing(BlockedError("thing:a", ""), "b")],
+            [],
+        ),
+        ([thing(ON), thing(ON, "b")], [thing(None), thing(BlockedError("thing:a", ""), "b")], ["thing:a"]),
+    ],
+)
+def test_what_was_not_planned_is_named(before, after, others):
+    assert unplanned(planned(*before), planned(*after)) == others

@@ -1,0 +1,146 @@
+"""The test of an instance: which model it asks for, against a server that answers as Ollama does."""
+
+from typing import Any
+
+import pytest
+
+from provision.command import Answer
+from provision.inventory import Host
+from provision.rollout.traffic import Turn
+from provision.runs.context import Context
+from provision.steps.ollama import readiness
+from tests.unit.test_budget import gpu
+from tests.unit.test_models import Server, _Handler, run, server
+
+__all__ = ["server"]
+STREAM = [{"response": "yes", "done": False}, {"response": "", "done": True}]
+
+
+@pytest.fixture
+def listed(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names that `/api/tags` lists; the server generates with these alone."""
+    names: list[str] = []
+
+    def tags(self: Any) -> None:
+        if self.path == "/api/tags":
+            entries = [{"name": name, "model": name, "details": {"parent_model": ""}} for name in names]
+            self._say(200, [{"models": entries}])
+        else:
+            get(self)
+
+    def generate(self: Any) -> None:
+        length = self.headers["Content-Length"]
+        peeked = self.rfile.peek(int(length))
+        there = any(f'"model":"{name}"'.encode() in peeked for name in names)
+        server.answers = [(200, STREAM) if there else (404, [{"error": "model not found"}])]
+        post(self)
+
+    get, post = _Handler.do_GET, _Handler.do_POST
+    monkeypatch.setattr(_Handler, "do_GET", tags)
+    monkeypatch.setattr(_Handler, "do_POST", generate)
+    return names
+
+
+def asked(server: Server) -> list[str]:
+    return [body["model"] for _, _, body in server.asked]
+
+
+@pytest.mark.parametrize(
+    ("has", "which"),
+    [
+        (["old:1", "b:1", "a:latest"], ["a:latest"]),
+        (["old:1", "b:1"], ["b:1"]),
+        (["old:1", "older:1"], ["old:1"]),
+        ([], []),
+    ],
+    ids=["the first declared one", "the first declared one that is there", "another that is there", "none"],
+)
+def test_where_nobody_brings_models_it_is_tested_with_one_that_is_there(
+    server: Server, listed: list[str], has: list[str], which: list[str]
+) -> None:
+    listed += has
+    done = run(readiness.command("ollama1", ("a", "b:1"), any_model=True))
+    assert done.returncode == 0, done.stderr
+    assert asked(server) == which
+
+
+def test_where_the_run_brings_models_the_first_has_to_be_there(server: Server, listed: list[str]) -> None:
+    listed += ["b:1"]
+    done = run(readiness.command("ollama1", ("a", "b:1")))
+    assert done.returncode == 1
+    assert "status 404" in done.stderr
+    assert asked(server) == ["a"]
+
+
+@pytest.mark.parametrize("any_model", [False, True])
+def test_without_a_declared_model_none_is_asked_for(server: Server, listed: list[str], any_model: bool) -> None:
+    listed += ["by-hand:1"]
+    done = run(readiness.command("ollama1", (), any_model=any_model))
+    assert done.returncode == 0, done.stderr
+    assert asked(server) == []
+
+
+def test_a_server_that_does_not_list_its_models_is_not_fit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(self: Any) -> None:
+        self._say(500 if self.path == "/api/tags" else 200, [{}])
+
+    monkeypatch.setattr(_Handler, "do_GET", get)
+    done = run(readiness.command("ollama1", ("a",), any_model=True))
+    assert done.returncode == 1
+    assert "does not list its models" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("roles", "command", "brings"),
+    [
+        ({"ollama", "models"}, "deploy", True),
+        ({"ollama"}, "deploy", False),
+        ({"docker", "ollama", "models"}, "rollback 20260101T000000Z-0000", False),
+        (set(), "undrain gpu-01", True),
+        (set(), "drain gpu-01", False),
+    ],
+)
+def test_who_brings_models(roles: set[str], command: str, brings: bool) -> None:
+    none: Any = None
+    assert Context("run", none, frozenset(roles), none, none, command=command).brings_models == brings
+
+
+class Session:
+    """Notes what it is to run; all of it ends well."""
+
+    def __init__(self) -> None:
+        self.ran: list[Any] = []
+
+    def batch(self, commands: list[Any], *, stop: bool) -> list[Answer]:
+        self.ran += commands
+        return [Answer(0, b"") for _ in commands]
+
+
+@pytest.mark.parametrize(("roles", "any_model"), [({"ollama"}, True), ({"ollama", "models"}, False)])
+def test_a_turn_tests_what_its_run_can_answer_for(roles: set[str], any_model: bool) -> None:
+    none: Any = None
+    host: Host = gpu("a")
+    session, lease = Session(), type("Lease", (), {"held": False})
+    context = Context("run", none, frozenset(roles), none, none)
+    turn = Turn(host, session, lease, none, context, lambda *_: None)  # type: ignore[arg-type]
+    turn.test("ollama1")
+    assert session.ran == [readiness.command("ollama1", host.instances[0].models, any_model=any_model)]
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "fit"),
+    [
+        ("0", "GPU 0: NVIDIA L40S (UUID: GPU-0)", True),
+        ("14", "GPU 0: NVIDIA L40S (UUID: GPU-0)\nWARNING: infoROM is corrupted at gpu 0000:01:00.0", True),
+        ("15", "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error", False),
+    ],
+)
+def test_a_warning_beside_the_cards_keeps_no_instance_out(
+    server: Server, listed: list[str], monkeypatch: pytest.MonkeyPatch, code: str, said: str, fit: bool
+) -> None:
+    listed += ["a"]
+    monkeypatch.setenv("SMI", code)
+    monkeypatch.setenv("CARDS", said)
+    done = run(readiness.command("ollama1", ("a",)))
+    assert (done.returncode == 0) == fit
+    assert fit or f"ollama1 sees no card: {said}" in done.stderr

@@ -1,0 +1,477 @@
+"""What puts back what a run did: the steps, their order, and what is left as it is."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from provision.artifacts.store import Store
+from provision.command import Answer, run
+from provision.errors import FactError, HostError
+from provision.plan import planner, role_order
+from provision.plan.role_order import INSTANCES
+from provision.rollout.waves import Rollout
+from provision.runs import history, rollback_plan
+from provision.runs.context import Context
+from provision.runs.history import Entry, Made, Story
+from provision.steps.base import Fact, RefusalError, converged
+from provision.steps.docker import inspect
+from provision.steps.docker.image import OwnedImages
+from provision.steps.facts import Fleet
+from provision.steps.instance.container import Container
+from provision.steps.nginx import upstream
+from provision.steps.nginx.balancer_config import Balancing
+from provision.steps.nginx.generation import Generation
+from provision.steps.restored import Restored
+from provision.steps.system.file_scan import Content
+from tests.unit import step_cases
+from tests.unit.test_hostile import FACTS
+
+ROLES = frozenset(role_order.order())
+INVENTORY = """
+all:
+  vars:
+    ollama: {image: "ollama/ollama:0.34.4", models: [deepseek-r1:1.5b, qwen3:8b], https_proxy: "http://proxy.test:1"}
+  children:
+    gpu:
+      hosts:
+        gpu-01: {ansible_host: gpu, ollama: {instances: [{gpus: [0]}, {gpus: [1]}]}}
+    balancer: {hosts: {lb-01: {ansible_host: lb}}}
+"""
+
+
+@pytest.fixture
+def inventory(tmp_path: Path):
+    path = tmp_path / "inventory.yaml"
+    path.write_text(INVENTORY)
+    return role_order.load(str(path))
+
+
+def made(step, have, want, role="ollama", **how):
+    action = "remove" if want is None else "add" if have is None else "change"
+    return Made(step, role, action, "", have, want, **{"known": True, "result": "done", **how})
+
+
+def undo(inventory, *changes, host="gpu-01", roles=ROLES):
+    story = Story(Entry("run", "", "", "deploy", len(changes), "changed"), tuple(changes))
+    return rollback_plan.undo(inventory.host(host), inventory, story, roles)
+
+
+def ids(found):
+    return [entry.step.id for entry in found.entries]
+
+
+def container(inventory, name="ollama1", **how):
+    """The state of a container, as it was found."""
+    steps = (entry.step for entry in role_order.steps(inventory.host("gpu-01"), inventory))
+    step = next(step for step in steps if step.id == f"container:{name}")
+    return {**step.want(FACTS, None), **how}
+
+
+def kept(state):
+    """A state as it comes out of a journal, with the bytes that were known."""
+    text = json.dumps(state, default=str)
+    known = {str(one): one.data for one in contents(state)}
+    return history._alive(json.loads(text), known)
+
+
+def contents(value):
+    if isinstance(value, Content):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [one for part in parts for one in contents(part)]
+
+
+def test_a_container_comes_back_with_its_image_before_and_its_models_after_it(inventory):
+    before = container(inventory, image="ollama/ollama:0.33.0", run="before", answers="no", running=False)
+    found = undo(
+        inventory,
+        made("image:ollama/ollama:0.34.4", None, {"reference": "ollama/ollama:0.34.4"}),
+        made("container:ollama1", before, container(inventory)),
+        made("resident:ollama1", {"enough": False, "on_cpu": []}, {"enough": True, "on_cpu": []}, role="models"),
+    )
+    assert [one for one in ids(found) if not one.startswith("service:")] == [
+        "image:ollama/ollama:0.33.0",
+        "container:ollama1",
+        "resident:ollama1",
+    ]
+    assert [(one.step, "stays" in one.why) for one in found.left] == [("image:ollama/ollama:0.34.4", True)]
+    step = next(entry.step for entry in found.entries if entry.step.id == "container:ollama1")
+    want = step.want(FACTS, container(inventory))
+    assert (want["image"], want["answers"], want["running"]) == ("ollama/ollama:0.33.0", "yes", True)
+
+
+def test_the_first_state_of_a_step_is_put_back_whatever_came_after(inventory):
+    states = [container(inventory, run=f"run {number}") for number in range(3)]
+    found = undo(
+        inventory,
+        made("container:ollama1", states[0], states[1], result="failed"),
+        made("container:ollama1", states[1], states[2]),
+    )
+    [step] = [entry.step for entry in found.entries if entry.step.id == "container:ollama1"]
+    assert step.past["run"] == "run 0"
+
+
+def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(inventory):
+    found = undo(
+        inventory,
+        made("volume:ollama2", None, {"ours": True}),
+        made("file:/etc/provision/ollama/instances", {"kind": "file", "sha256": "0" * 64}, {"kind": "file"}),
+        made("container:ollama2", None, container(inventory, "ollama2")),
+        made("model:ollama2/qwen3:8b", None, {"whole": True}, role="models"),
+        made("model:ollama1/qwen3:8b", None, {"whole": True}, role="models"),
+        made("resident:ollama2", None, {"enough": True}, role="models"),
+    )
+    assert [one for one in ids(found) if not one.startswith("service:")] == [
+        "file:/etc/provision/ollama/instances",
+        "model:ollama1/qwen3:8b",
+        "model:ollama2/qwen3:8b",
+        "container:ollama2",
+        "volume:ollama2",
+    ]
+    assert [(one.name, one.models) for one in found.host.instances] == [("ollama1", ("deepseek-r1:1.5b",))]
+    role_order.steps(found.host, inventory)
+    assert all(entry.step.want(FACTS, {"x": 1}) is None for entry in found.entries[-4:])
+    assert found.entries[-1].step.gone == "was not there before"
+
+
+def test_only_models_that_are_there_then_are_loaded(inventory):
+    found = undo(
+        inventory,
+        made("model:ollama1/qwen3:8b", None, {"whole": True}, role="models"),
+        made("resident:ollama1", {"enough": True, "loaded": ["x"]}, {"enough": True}, role="models"),
+    )
+    step = next(entry.step for entry in found.entries if entry.step.id == "resident:ollama1")
+    assert step.models == ("deepseek-r1:1.5b",)
+
+
+def test_what_was_removed_comes_back_by_its_mark(inventory):
+    before = container(inventory, name="ollama1", run="before")
+    found = undo(
+        inventory,
+        made("container:old", before, None),
+        made("model:old/qwen3:8b", {"whole": True, "ours": True}, None, role="models"),
+        made("volume:old", {"ours": True}, None),
+        made("unit:provision-instances-old.service", {"sha256": Content(b"x"), "mode": "0644"}, None),
+    )
+    names = ids(found)
+    assert {"container:old", "volume:old", "service:provision-instances-old"} <= set(names)
+    assert names.index("volume:old") < names.index("container:old"), "Docker would make one without our mark"
+    assert names.index("unit:provision-instances-old.service") < names.index("container:old"), "before any container"
+    assert [(one.step, one.why) for one in found.left] == [
+        ("model:old/qwen3:8b", "qwen3:8b was deleted and must be pulled again")
+    ]
+
+
+def test_what_cannot_be_put_back_is_listed_with_its_reason(inventory):
+    found = undo(
+        inventory,
+        made("packages:docker", {"docker-ce": None}, {"docker-ce": "installed"}, role="docker"),
+        made("container:ollama1", None, None, known=False),
+        made("flux:capacitor", {"x": 1}, {"x": 2}),
+        made("no step at all", {"x": 1}, {"x": 2}),
+    )
+    assert {one.step: one.why for one in found.left} == {
+        "packages:docker": "packages stay as they are",
+        "container:ollama1": "what it was is not kept on this host any more",
+        "flux:capacitor": "this version of provision knows no such step",
+        "no step at all": "this version of provision knows no such step",
+    }
+    assert all(name.startswith("service:") for name in ids(found))
+
+
+def test_directories_and_builds_stay(inventory):
+    found = undo(
+        inventory,
+        made("directory:/var/log/provision-nginx", None, {"kind": "directory"}, role="nginx"),
+        made("build:nginx", None, {"prefix": "/x"}, role="nginx"),
+        host="lb-01",
+    )
+    assert [one.why for one in found.left] == [
+        "the directory stays, with what is in it",
+        "it stays until the next build, and is not used",
+    ]
+
+
+def test_without_a_build_nothing_of_nginx_can_come_back(inventory):
+    found = undo(
+        inventory,
+        made("build:nginx", {"builds": ["1.26.3-aaaaaaaa"]}, None, role="nginx"),
+        made("link:/opt/provision/nginx/current", {"kind": "link", "target": "/x"}, None, role="nginx"),
+        made("config:balancer", {"kind": "link", "files": {}}, None, role="balancer"),
+    )
+    assert {one.why for one in found.left} == {"nginx was removed and must be built again"}
+    assert len(found.left) == 3
+
+
+@pytest.mark.parametrize("state", [{"files": 3}, {"files": {"status.conf": 3}}, {"image": []}, {}])
+@pytest.mark.parametrize("step", ["config:balancer", "container:old", "container:ollama1", "volume:", "model:x", ":"])
+def test_a_journal_that_makes_no_sense_hurts_nobody_else(inventory, step, state):
+    for role in (*ROLES, "nonsense"):
+        try:
+            found = undo(inventory, made(step, state, state, role=role), roles=ROLES | {role})
+        except FactError:
+            continue
+        for entry in found.entries:
+            try:
+                planner.wanted(entry.step, FACTS, None)
+            except HostError:
+                continue
+
+
+def test_only_the_roles_that_are_asked_for(inventory):
+    change = made("container:ollama1", container(inventory, run="before"), container(inventory))
+    assert "container:ollama1" not in ids(undo(inventory, change, roles=frozenset({"nginx"})))
+
+
+def test_a_service_goes_with_its_unit_and_else_runs(inventory):
+    unit, service = "unit:provision-instances.service", "service:provision-instances"
+    gone = undo(inventory, made(unit, None, {"loaded": True}), made(service, None, {"running": True}))
+    assert service not in ids(gone)
+    back = undo(
+        inventory, made(unit, {"sha256": Content(b"x"), "loaded": False}, {"loaded": True}), made(service, {}, {})
+    )
+    step = next(entry.step for entry in back.entries if entry.step.id == unit)
+    assert step.want(FACTS, None)["loaded"] is True
+    assert service in ids(back)
+
+
+@pytest.mark.parametrize("host", ["gpu-01", "lb-01"])
+def test_every_step_of_every_role_can_be_put_back_to_what_it_wants(inventory, host):
+    """What is already as it was is not touched, and what is not gets commands."""
+    for entry in role_order.steps(inventory.host(host), inventory):
+        step = entry.step
+        try:
+            have = step.want(FACTS, None)
+        except RefusalError:
+            continue
+        if not have or step.irrevocable(have, have):
+            continue
+        have = {"exe": "", "loaded": "", **have} if isinstance(step, Generation) else have
+        target = Restored(step=step, past=kept(have))
+        want = target.want(FACTS, have)
+        assert converged(have, want), step.id
+        target.commands(None, want)
+        target.commands(have, None)
+
+
+@pytest.mark.parametrize("declared", [{}, {"OLLAMA_DEBUG": "1"}, {"OLLAMA_CONTEXT_LENGTH": "8192"}])
+def test_a_container_is_put_back_whichever_of_its_variables_the_image_sets_too(declared):
+    """An earlier version recorded the image's variables beside those that were declared."""
+    before = {"OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_KEEP_ALIVE": "5m"}
+    step = Container(name="ollama1", image="ollama/ollama:0.34.4", gpus=(), port=0, address="", environment=declared)
+    case = step_cases.load(step_cases.TESTS / "facts/Container/declared_as_the_image_has_it.yaml")
+    found = Restored(step=step, past={"environment": before}).fact().parse(Answer(0, case["stdout"].encode()))
+    assert found["environment"] == before
+
+
+def test_a_card_that_is_gone_is_a_refusal_before_anything_is_touched(inventory):
+    step = Container(name="ollama1", image="", gpus=(), port=0, address="")
+    with pytest.raises(RefusalError, match="GPU-gone, which this host has no more"):
+        step.restore(FACTS, None, container(inventory, gpus=["GPU-gone"]))
+
+
+# ---- the balancer's configuration ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def balancing(inventory):
+    steps = [entry.step for entry in role_order.steps(inventory.host("lb-01"), inventory)]
+    return next(step for step in steps if isinstance(step, Balancing))
+
+
+def configured(step, text, **how):
+    files = {**step.files, upstream.FILE: text.encode()}
+    return {"exe": "/opt/provision/nginx/old/sbin/nginx", "loaded": "", "odd": {}, **step.wanted(files, None), **how}
+
+
+THEN = """
+    server 10.0.0.11:3001 weight=9 max_conns=1; # gpu-01/ollama1
+    server 10.0.0.11:3002 weight=1 max_conns=1 down; # gpu-01/ollama2
+"""
+NOW = THEN.replace("weight=9", "weight=1").replace(" down", "")
+
+
+def lines(step, fleet, now=NOW, then=THEN):
+    facts = dataclasses.replace(FACTS, fleet=fleet)
+    want = step.restore(facts, configured(step, now), configured(step, then))
+    return want["files"][upstream.FILE].data.decode(), want
+
+
+def test_the_configuration_of_then_has_the_marks_of_now(balancing):
+    text, want = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}))
+    assert "weight=9" in text
+    assert " down" not in text, "it was down then and serves now"
+    assert want["exe"] == "/opt/provision/nginx/old/sbin/nginx"
+    commands = balancing.commands(configured(balancing, NOW, exe="/opt/provision/nginx/new/sbin/nginx"), want)
+    assert all("/opt/provision/nginx/old/sbin/nginx" in command.words for command in commands[-2:])
+
+
+MAP = """
+map $upstream_addr $instance {
+    "%s:3001" "gpu-01/ollama1";
+}
+"""
+
+
+def test_of_a_host_that_was_not_put_back_the_configuration_has_what_serves_there(balancing):
+    then = f"{THEN}    keepalive 4;{MAP % '10.0.0.11'}"
+    moved = then.replace(":3001", ":4001").replace("weight=9", "weight=1").replace("down", "")
+    now = moved.replace("gpu-01/ollama2", "gpu-01/chat").replace("}", '    "10.0.0.11:3002" "gpu-01/chat";\n}')
+    text, _ = lines(balancing, Fleet(), now=now, then=then)
+    assert {name: one.at for name, one in upstream.members(text).items()} == {
+        "gpu-01/ollama1": "10.0.0.11:4001",
+        "gpu-01/chat": "10.0.0.11:3002",
+    }
+    assert "weight=9" in text
+    assert " down" not in text
+    assert text.index("gpu-01/chat") < text.index("keepalive")
+    assert '"10.0.0.11:4001" "gpu-01/ollama1";' in text
+    assert text.rstrip().endswith('"10.0.0.11:3002" "gpu-01/chat";\n}')
+
+
+def test_of_a_host_that_was_put_back_it_has_what_was_there_but_where_another_place_proved_itself(balancing):
+    now = NOW.replace(":3001", ":4001").replace(":3002 weight=1", ":4002 weight=1 down")
+    now = f"{now}    server 10.0.0.11:3003 weight=1 max_conns=1; # gpu-01/added\n"
+    now = now.replace("weight=1 down max_conns=1;", "weight=1 max_conns=1 down;")
+    places = {"gpu-01/ollama1": "10.0.0.11:4001", "gpu-01/ollama2": "10.0.0.11:3002"}
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now)
+    assert {name: one.at for name, one in upstream.members(text).items()} == places, "it is not declared"
+    added = dataclasses.replace(balancing.servers[0], instance="added")
+    balancing = dataclasses.replace(balancing, servers=(*balancing.servers, added))
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now)
+    assert {name: one.at for name, one in upstream.members(text).items()} == {
+        **places,
+        "gpu-01/added": "10.0.0.11:3003",
+    }
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}, unfit=frozenset({"gpu-01/added"})), now=now)
+    assert {name: one.at for name, one in upstream.members(text).items()} == places, "this run takes it away"
+
+
+def test_an_upstream_without_any_line_is_none(balancing):
+    then = "    server 10.0.0.12:3001 weight=1 max_conns=1; # gpu-02/ollama1"
+    now = NOW.replace(" max_conns=1;", " max_conns=1 down;")
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now, then=then)
+    assert [(name, one.down) for name, one in upstream.members(text).items()] == [("gpu-02/ollama1", True)]
+
+
+def test_ports_that_shift_on_a_host_that_was_not_put_back_keep_their_names(balancing):
+    then = f"{THEN}{MAP % '10.0.0.11'}".replace("}", '    "10.0.0.11:3002" "gpu-01/ollama2";\n}')
+    now = then.replace(":3002", ":3003").replace(":3001", ":3002")
+    text, _ = lines(balancing, Fleet(), now=now, then=then)
+    assert '"10.0.0.11:3002" "gpu-01/ollama1";' in text
+    assert '"10.0.0.11:3003" "gpu-01/ollama2";' in text
+
+
+def test_what_failed_or_was_drained_since_stays_out(balancing):
+    one, two = "gpu-01/ollama1", "gpu-01/ollama2"
+    drained = upstream.marked(NOW, drain={one: upstream.Drained(one, "today", "me", "why")})
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=drained)
+    assert [member.down for member in upstream.members(text).values()] == [True, False]
+    assert upstream.drained(text)[one].why == "why"
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}, unfit=frozenset({two})))
+    assert [member.down for member in upstream.members(text).values()] == [False, True]
+    with pytest.raises(RefusalError, match="no instance that serves would be left"):
+        lines(balancing, Fleet(failed=frozenset({"gpu-01"})))
+
+
+def test_what_comes_back_and_is_not_declared_any_more_has_no_model_and_stays_out(balancing):
+    gone = "    server 10.0.0.11:3009 weight=1 max_conns=1; # gpu-01/gone\n"
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), then=THEN + gone)
+    assert [member.down for member in upstream.members(text).values()] == [False, False, True]
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), then=THEN + gone, now=NOW + gone)
+    assert [member.down for member in upstream.members(text).values()] == [False] * 3, "it serves"
+
+
+def test_what_comes_back_and_is_declared_gets_its_models_again(inventory):
+    model = {"whole": True, "digest": "", "size": 1, "damaged": [], "ours": True}
+    found = undo(
+        inventory,
+        made("model:ollama1/deepseek-r1:1.5b", model, None, role="models"),
+        made("container:ollama1", container(inventory), None),
+    )
+    kinds = [one.partition(":")[0] for one in ids(found) if "ollama1" in one]
+    assert kinds == ["container", "model", "model", "resident"]
+    assert found.left == ()
+
+
+def test_a_drain_of_then_that_ended_since_is_not_put_back(balancing):
+    one = "gpu-01/ollama1"
+    then = upstream.marked(THEN, drain={one: upstream.Drained(one, "then", "me", "why")})
+    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), then=then)
+    assert upstream.drained(text) == {}
+    assert " down" not in text
+
+
+def test_a_host_that_this_run_does_not_visit_keeps_its_mark(balancing):
+    text, _ = lines(balancing, Fleet(), now=upstream.marked(NOW, down={"gpu-01/ollama1"}))
+    assert [member.down for member in upstream.members(text).values()] == [True, False]
+
+
+def test_the_balancers_of_what_comes_back_look_at_their_marks_again(inventory, balancing):
+    change = made("container:ollama1", container(inventory, run="before"), container(inventory))
+    undos = {"gpu-01": undo(inventory, change)}
+    found = rollback_plan.with_balancers(undos, inventory, ROLES)
+    [entry] = found["lb-01"].entries
+    now = upstream.marked(NOW, down={"gpu-01/ollama1"})
+    facts = dataclasses.replace(FACTS, fleet=Fleet({"gpu-01": "10.0.0.11"}))
+    want = entry.step.want(facts, configured(balancing, now))
+    text = want["files"][upstream.FILE].data.decode()
+    assert [member.down for member in upstream.members(text).values()] == [False, False]
+    assert "weight=1 " in text, "nothing else is put back"
+    assert entry.step.want(facts, None) is None
+    assert set(rollback_plan.with_balancers(undos, inventory, frozenset({"ollama"}))) == {"gpu-01"}
+    assert set(
+        rollback_plan.with_balancers({"gpu-01": dataclasses.replace(undos["gpu-01"], entries=())}, inventory, ROLES)
+    ) == {"gpu-01"}
+
+
+def test_a_configuration_whose_bytes_are_not_kept_is_a_refusal(balancing):
+    state = configured(balancing, THEN)
+    with pytest.raises(RefusalError, match="not kept"):
+        balancing.restore(FACTS, state, {**state, "files": {name: str(one) for name, one in state["files"].items()}})
+
+
+def test_instances_are_looked_at_by_every_rollback():
+    assert INSTANCES <= ROLES
+
+
+# ---- what stays for it -----------------------------------------------------------------------------------------
+
+
+def pulled(*references, used):
+    containers = {
+        "ollama1": {"image": used, "labels": {inspect.MANAGED: "1"}},
+        "theirs": {"image": "x:9", "labels": {}},
+    }
+    return OwnedImages()._pick(inspect.Engine(containers=containers, pulled=references))
+
+
+def test_the_image_that_was_replaced_last_stays_one_change_longer():
+    finder = OwnedImages()
+    before = pulled("x:3", "x:1", "x:2", used="x:1")
+    assert list(finder.kept(before, {"image:x:4", "container:ollama1"})) == ["image:x:1"], "as planned"
+    after = pulled("x:4", "x:1", "x:3", "x:2", used="x:4")
+    assert list(finder.kept(after, {"image:x:4", "container:ollama1"})) == ["image:x:1"], "as found afterwards"
+    assert list(finder.kept(pulled("x:4", used="x:4"), {"image:x:4"})) == []
+    assert list(finder.kept(after, {"file:/x"})) == [], "where no image is wanted none stays"
+
+
+def test_what_a_finder_keeps_is_no_orphan():
+    answer = Answer(0, b"")
+
+    class Kept(OwnedImages):
+        def fact(self):
+            return Fact(run("true"), lambda _: {"image:x:1": {"reference": "x:1"}, "image:x:2": {"reference": "x:2"}})
+
+    answers = {run("true"): answer}
+    found = planner.plan_host([], frozenset({"image:x:3"}), [("ollama", Kept())], FACTS, answers)
+    assert [(change.step.id, change.action) for change in found.changes] == [("image:x:2", "remove")]
+
+
+def test_what_a_rollback_takes_away_gets_no_requests(inventory, tmp_path):
+    found = undo(inventory, made("container:ollama2", None, container(inventory, "ollama2")))
+    context = Context("run", inventory, ROLES, lambda event: None, Store(tmp_path / "store"))
+    rollout = Rollout(context, [(found.host, ROLES)], None, 1, past={"gpu-01": found.entries})
+    assert rollout.fleet().unfit == {"gpu-01/ollama2"}
