@@ -10,10 +10,9 @@ from functools import partial
 from provision.errors import HostError, UsageError
 from provision.events import Event
 from provision.inventory import Host, Inventory, Mask, duration_seconds
-from provision.rollout.balancer_pool import Marker
-from provision.rollout.budget import Rolling
-from provision.rollout.replicas import Alike
-from provision.rollout.traffic import Turn
+from provision.rollout.balancer_pool import BalancerPool
+from provision.rollout.replicas import Replicas
+from provision.rollout.traffic import HostTraffic, Roll
 from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
@@ -67,7 +66,7 @@ class Draining:
         self.hide = Mask([one for host in context.inventory.hosts for one in host.secrets()])
         """Masks what is secret on any host."""
         self._password = become_password
-        self._rolling = Rolling(context, become_password)
+        self._roll = Roll.of(context, become_password)
         self._tests: list[Session] = []  # connections over which instances are tested
 
     def last(self) -> dict[str, tuple[str, ...]]:
@@ -75,16 +74,16 @@ class Draining:
 
         What is `down` or drained serves nobody. A balancer that cannot be asked is passed over: `drain` tells that.
         """
-        alike, chosen = Alike(self.context.inventory), set(self._labels())
-        own = (alike.models(host, [label(host.name, one) for one in names]) for host, names in self.chosen)
+        replicas, chosen = Replicas(self.context.inventory), set(self._labels())
+        own = (replicas.models(host, [label(host.name, one) for one in names]) for host, names in self.chosen)
         models = {model for found in own for some in found.values() for model in some}
         found: dict[str, set[str]] = {}
-        for marker in self._markers():
+        for pool in self._pools():
             with contextlib.suppress(HostError):
-                members = marker.look()
+                members = pool.members()
                 up = {name for name, one in members.items() if not one.down}
                 for model in models:
-                    serving = alike.serving(model, members) & up
+                    serving = replicas.serving(model, members) & up
                     if serving and serving <= chosen:
                         found.setdefault(model, set()).update(serving)
         return {model: tuple(sorted(found[model])) for model in sorted(found)}
@@ -113,17 +112,17 @@ class Draining:
         self.interrupted = self.interrupted or now or not self._ending
         if now:
             self.context.cut.set()
-        cut = [marker.session for marker in self._markers() if now or not (marker.locked or self._ending)]
+        cut = [pool.session for pool in self._pools() if now or not (pool.locked or self._ending)]
         for session in [*cut, *self._tests]:
             session.close()
 
     def under_way(self) -> list[str]:
         """Names of the balancers that may hold this run's lock."""
-        return [marker.host.name for marker in self._markers() if marker.locked]
+        return [pool.host.name for pool in self._pools() if pool.locked]
 
     def close(self) -> None:
         """Close every connection, where nothing is drained after all."""
-        self._rolling.finish()
+        self._roll.pools.finish()
 
     def _done(self, work: Callable[[], list[Drain]]) -> list[Drain]:
         """Do it, and give the balancers' locks back."""
@@ -131,93 +130,94 @@ class Draining:
             return work()
         finally:
             self._ending = True
-            self._rolling.finish()
+            self._roll.pools.finish()
 
     def _drain(self, records: Sequence[Drained], deadline: float) -> list[Drain]:
-        found = [self._marked(marker, records) for marker in self._markers()]
-        for marker, (outcome, addresses) in zip(self._markers(), found, strict=True):
+        found = [self._marked(pool, records) for pool in self._pools()]
+        for pool, (outcome, addresses) in zip(self._pools(), found, strict=True):
             if outcome.error is None:
-                self._await(marker, outcome, addresses, deadline)
+                self._await(pool, outcome, addresses, deadline)
         return [outcome for outcome, _ in found]
 
     def _undrain(self) -> list[Drain]:
         tested = [one for host, names in self.chosen for one in self._tested(host, names)]
         good = {name for one in tested if one.error is None for name in one.labels}
-        back = [self._given_back(marker, good) for marker in self._markers()] if good else []
+        back = [self._given_back(pool, good) for pool in self._pools()] if good else []
         return [*(one for one in tested if one.error), *back]
 
     def _labels(self) -> list[str]:
         return [label(host.name, name) for host, names in self.chosen for name in names]
 
-    def _markers(self) -> list[Marker]:
-        found = {one.host.name: one for host, _ in self.chosen for one in self._rolling.markers(host)}
+    def _pools(self) -> list[BalancerPool]:
+        found = {one.host.name: one for host, _ in self.chosen for one in self._roll.pools.of(host)}
         return [found[name] for name in sorted(found)]
 
-    def _marked(self, marker: Marker, records: Iterable[Drained]) -> tuple[Drain, list[str]]:
+    def _marked(self, pool: BalancerPool, records: Iterable[Drained]) -> tuple[Drain, list[str]]:
         """Mark them on one balancer; and where it reaches them."""
-        outcome = Drain(marker.host.name, tuple(one.label for one in records))
+        outcome = Drain(pool.host.name, tuple(one.label for one in records))
         try:
             self._stop_before("it was told")
-            members = marker.look()  # not the look before a question: a deploy may have moved them since
+            members = pool.members()  # not the look before a question: a deploy may have moved them since
             here = {one.label: one for one in records if one.label in members}
             outcome.labels = tuple(here)
             if not here:
-                raise HostError(f"{marker.host.name}: none of these is in its upstream", HINT)
-            outcome.changed = marker.mark(drain=here)
+                raise HostError(f"{pool.host.name}: none of these is in its upstream", HINT)
+            outcome.changed = pool.update(drain=here)
         except HostError as error:
-            outcome.error = self._told(error, marker)
+            outcome.error = self._told(error, pool)
             return outcome, []
         return outcome, [members[name].at for name in here]
 
-    def _await(self, marker: Marker, outcome: Drain, addresses: Sequence[str], deadline: float) -> None:
+    def _await(self, pool: BalancerPool, outcome: Drain, addresses: Sequence[str], deadline: float) -> None:
         """Wait until none of their streams is left on one balancer."""
+        ended = "their streams had ended; nothing new is sent to them"
+
+        def waiting(count: int) -> None:
+            self._stop_before(ended)
+            self._say(pool.host, "progress", "drain", f"waiting: {count} streams still run")
+
         try:
-            while True:
-                self._stop_before("their streams had ended; nothing new is sent to them")
-                count, useful = marker.wait(addresses, deadline - time.monotonic())
-                if not (count and useful):
-                    return
-                if time.monotonic() >= deadline:
-                    hint = "nothing new is sent to them: drain again to wait on, or do what you came for and cut them"
-                    raise HostError(f"{marker.host.name}: {count} streams still run", hint)
-                self._say(marker.host, "progress", "drain", f"waiting: {count} streams still run")
+            self._stop_before(ended)
+            count, answers = pool.wait_idle(addresses, deadline, waiting)
+            if count and answers:
+                hint = "nothing new is sent to them: drain again to wait on, or do what you came for and cut them"
+                raise HostError(f"{pool.host.name}: {count} streams still run", hint)
         except HostError as error:
-            outcome.error = self._told(error, marker)
+            outcome.error = self._told(error, pool)
 
     def _tested(self, host: Host, names: Sequence[str]) -> list[Drain]:
         session = Session(host.connection, self._password)
         self._tests.append(session)
-        turn = Turn(
-            host, session, Lease(session, self.context.run_id), self._rolling, self.context, partial(self._say, host)
-        )
+        lease = Lease(session, self.context.run_id)
+        traffic = HostTraffic(host, session, lease, self._roll, partial(self._say, host))
         found = []
         for name in names:
             outcome = Drain(host.name, (label(host.name, name),))
             try:
                 self._stop_before("it was tested")
-                turn.test(name)
+                traffic.prove(name)
             except HostError as error:
                 outcome.error = self._hidden(interrupt.told(error, self.context, locked=False))
             found.append(outcome)
         session.close()
         return found
 
-    def _given_back(self, marker: Marker, good: set[str]) -> Drain:
-        outcome = Drain(marker.host.name, tuple(sorted(good)))
+    def _given_back(self, pool: BalancerPool, good: set[str]) -> Drain:
+        outcome = Drain(pool.host.name, tuple(sorted(good)))
         try:
             self._stop_before("it was told")
-            outcome.labels = tuple(sorted(good & set(marker.look())))
-            outcome.changed = marker.mark(undrain=outcome.labels)
+            outcome.labels = tuple(sorted(good & set(pool.members())))
+            outcome.changed = pool.update(undrain=outcome.labels)
         except HostError as error:
-            outcome.error = self._told(error, marker)
+            outcome.error = self._told(error, pool)
         return outcome
 
     def _stop_before(self, what: str) -> None:
         if self.context.stop.is_set():
             raise Stopped(f"stopped before {what}", "run it again to go on")
 
-    def _told(self, error: HostError, marker: Marker) -> HostError:
-        return interrupt.told(error, self.context, locked=marker.locked)
+    def _told(self, error: HostError, pool: BalancerPool) -> HostError:
+        return interrupt.told(error, self.context, locked=pool.locked)
 
     def _hidden(self, error: HostError) -> HostError:
         """The error without secrets."""

@@ -2,23 +2,23 @@
 
 import contextlib
 import dataclasses
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import cast
+from typing import Any, cast
 
 from provision.apply import diagnostics
 from provision.apply.step_runner import Performer
+from provision.apply.traffic import NoTraffic, Traffic
 from provision.command import Answer, Run
-from provision.errors import FactError, HostError
+from provision.errors import FactError, HostError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Mask
 from provision.plan import gpu_loss, planner
 from provision.plan.change_order import Group, creates, groups, is_container, is_missing, may_run
 from provision.plan.planner import Change, HostPlan
 from provision.plan.role_order import INSTANCES, LAST, Entry, facts_command, owned, steps
-from provision.rollout.budget import Rolling
-from provision.rollout.traffic import Turn
 from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
@@ -28,6 +28,7 @@ from provision.steps.facts import Fleet, HostFacts, LateFacts
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balancer_config import Balancing
 
+FRESH = 60.0  # seconds for which a host is taken to be what it was read to be
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
 
 
@@ -39,7 +40,8 @@ class HostRun:
         session: the connection; opened by the first read.
         context: what it shares with the other hosts.
         roles: names of the roles that are looked at on this host; those of the run when None.
-        rolling: who is out of the upstream in this run; one of its own when None.
+        lease: the host's lock; one of its own when None.
+        traffic: takes instances of the host out of the upstream; when None no balancer sends to any.
         past: the steps that a rollback puts back, in their order; what is declared when None.
     """
 
@@ -49,7 +51,8 @@ class HostRun:
         session: Session,
         context: Context,
         roles: frozenset[str] | None = None,
-        rolling: Rolling | None = None,
+        lease: Lease | None = None,
+        traffic: Traffic[Any] | None = None,
         past: tuple[Entry, ...] | None = None,
     ) -> None:
         self.host = host
@@ -64,9 +67,13 @@ class HostRun:
         self._host_facts = facts_command(host, context.inventory)
         self._answers: dict[Run, Answer] = {}
         self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
-        self._lease = Lease(session, context.run_id, context.dead)
+        self._read_at = 0.0
+        self._lease = lease or Lease(session, context.run_id, context.dead)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
-        self.turn = Turn(host, session, self._lease, rolling or Rolling(context), context, self.say)
+        self.traffic: Traffic[Any] = traffic or NoTraffic()
+        self.refused: Mapping[str, str] = {}
+        """Instance -> why it cannot be worked on, by the latest plan."""
+        self._hurt = False  # whether a change failed that may concern instances which were not taken out for it
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -104,6 +111,7 @@ class HostRun:
             self.session.begin()  # while it connects, the steps are put together
         reads = self._reads(self.roles)
         self._take(dict(zip(reads, self.session.batch(reads, stop=False), strict=True)))
+        self._read_at = time.monotonic()
 
     def plan(self, roles: frozenset[str], fleet: Fleet | None = None, earlier: Sequence[Change] = ()) -> HostPlan:
         """What would change, of the roles named.
@@ -122,7 +130,8 @@ class HostRun:
             entries, self.declared, finders, facts, self._answers, {c.step.id: c for c in earlier}
         )
         if fleet is None:
-            self.turn.refuse(found.refused, gpu_loss.lost(found.refused, self.entries, self._answers, facts))
+            self.refused = found.refused
+            self.traffic.lost_cards(gpu_loss.lost(found.refused, self.entries, self._answers, facts))
         return dataclasses.replace(
             found, changes=tuple(planner.hidden(self._costed(c), self.hide) for c in found.changes)
         )
@@ -136,20 +145,38 @@ class HostRun:
             return marks.text_of(planner.parse(step.fact(), self._answers, step.id))
         return ""
 
-    def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> None:
+    def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> Iterator[Any]:
         """Make these roles' steps what they should be. A host on which nothing differs is not touched.
+
+        Yields:
+            a slot whenever instances must go out of the upstream; is resumed when there may be room for them.
 
         Raises:
             HostError: something failed; what was changed until then is in `changed`.
         """
-        try:
-            self._converge(roles, fleet)
-            if fleet is None and roles >= INSTANCES:
-                self.turn.admit()
-        finally:
-            self.turn.end()
+        yield from self._converge(roles, fleet)
+        if fleet is None and self.host.gpu and self.roles & INSTANCES:
+            self.traffic.finish()
 
-    def _converge(self, roles: frozenset[str], fleet: Fleet | None) -> None:
+    def keeps_marks(self, error: HostError) -> bool:
+        """Whether the instances of this host serve as before, though it failed, but for those that went out.
+
+        Args:
+            error: what failed.
+        """
+        return not (self._hurt or isinstance(error, UnreachableError | FactError))
+
+    def changing(self, changes: Sequence[Change]) -> frozenset[str]:
+        """Names of the instances that changes concern, or `EVERY`, by what was read.
+
+        Args:
+            changes: as planned.
+        """
+        names = {change.step.part_of for change in changes if change.step.part_of}
+        disrupted = {name for change in changes for name in self._disrupts(change)}
+        return EVERY if disrupted >= EVERY else frozenset(names | disrupted)
+
+    def _converge(self, roles: frozenset[str], fleet: Fleet | None) -> Iterator[Any]:
         todo = self._agreed(self.plan(roles, fleet), fleet)
         self.plans.append(todo)
         self._known = {}  # it may be long ago that it was read
@@ -162,13 +189,59 @@ class HostRun:
                 todo = self._lock(todo, roles, fleet)
             proofs = self._proofs(todo.changes)
             reads = list(dict.fromkeys([*self._scope(roles, fleet), *proofs]))
-            self._make(todo.changes, fleet, reads, last=last)
+            yield from self._roll(todo.changes, fleet, reads, last=last)
             self._take(self._ask(reads))
             todo = self.plan(roles, fleet)
             if proofs:
                 self._prove(roles)
         if todo.changes:
+            self._hurt = True
             raise diagnostics.unsettled(todo, PASSES)
+
+    def _roll(
+        self, changes: Sequence[Change], fleet: Fleet | None, reads: Sequence[Run], *, last: bool
+    ) -> Iterator[Any]:
+        """Make the changes, group after group.
+
+        Args:
+            changes: as planned.
+            fleet: what is known of the other hosts.
+            reads: what is to be read after the last one.
+            last: whether the lock can be given back after that.
+        """
+        order = groups(changes, self._disrupts)
+        for group, following in itertools.zip_longest(order, order[1:]):
+            then = _facts(following.changes) if following else reads
+            yield from self._change(group, fleet, then, done=last and following is None)
+
+    def _change(self, group: Group, fleet: Fleet | None, then: Sequence[Run], *, done: bool) -> Iterator[Any]:
+        """Make the changes of one group, with the instances out of the upstream that they would hurt.
+
+        Args:
+            group: the changes.
+            fleet: what is known of the other hosts.
+            then: what is to be read after the last of them.
+            done: whether the lock can be given back after that.
+        """
+        hurt = self._hurts(group, fleet)
+        slot = self.traffic.request(hurt, group.changes[0].step.id) if hurt else None
+        try:
+            if slot is not None:
+                yield slot  # until there is room for it
+                while not self.traffic.cordon(slot):
+                    yield slot
+                self.traffic.drain(slot)
+                self._known = {}  # that may have taken long
+            for change, following in itertools.zip_longest(group.changes, group.changes[1:]):
+                reads = _facts([following]) if following else then
+                self._apply(change, fleet, reads, hurt, done=done and slot is None and following is None)
+            if slot is not None:
+                self._repair_all(slot.instances)
+        except Exception:
+            self.traffic.abandon(slot)
+            raise
+        if slot is not None:
+            self.traffic.uncordon(slot)
 
     def finish(self, result: str = "changed", error: HostError | None = None) -> None:
         """Write what came of it, where something was changed, and give the lock back.
@@ -231,7 +304,8 @@ class HostRun:
         """Lock, read again in the same exec, and stop if there is something to change that was not planned.
 
         Returns:
-            the plan to carry out: after a wait for somebody else's run it is made anew, for that run changed things.
+            the plan to carry out: it is made anew where the host had to wait for others of this run, or for the end of
+        somebody else's run, which changed things.
         """
         reads = self._scope(roles, fleet)
         first, *answers = self.session.batch([self._lease.acquire(), *reads], stop=False)
@@ -242,7 +316,8 @@ class HostRun:
         self._known = dict(zip(reads, answers, strict=True))
         self._take(self._known)
         now = self._agreed(self.plan(roles, fleet), fleet)
-        if not waited and (others := planner.unplanned(planned, now)):
+        fresh = time.monotonic() - self._read_at < FRESH
+        if fresh and not waited and (others := planner.unplanned(planned, now)):
             said = f"the host changed while it was being planned for: {', '.join(others)}"
             raise HostError(said[:500], "run it again: it shows what is to be done now")
         return now
@@ -250,30 +325,6 @@ class HostRun:
     def _agreed(self, todo: HostPlan, fleet: Fleet | None) -> HostPlan:
         """The plan, if an operator who was asked agreed to it; that of the last wave depends on the other hosts."""
         return planner.agreed(self.context.confirmed.get(self.host.name), todo) if fleet is None else todo
-
-    def _make(self, changes: Sequence[Change], fleet: Fleet | None, reads: list[Run], *, last: bool) -> None:
-        """Make the changes, group after group; what a group took out of the upstream goes back after it.
-
-        Args:
-            changes: as planned.
-            fleet: what is known of the other hosts.
-            reads: what is to be read after the last one.
-            last: whether the lock can be given back then.
-        """
-        found = groups(changes, self._disrupts)
-        order = [(group, change) for group in found for change in group.changes]
-        try:
-            for number, (group, change) in enumerate(order, 1):
-                end = number == len(order)
-                following = reads if end else [order[number][1].step.fact().command]
-                self._apply(change, fleet, following, group, done=last and end)
-                if change is group.changes[-1]:
-                    self._give_back()
-                    if self.roles >= INSTANCES:
-                        self.turn.hand_over({later.step.part_of for _, later in order[number:]})
-        except Exception:
-            self.turn.abandon()
-            raise
 
     def _disrupts(self, change: Change) -> frozenset[str]:
         """Whose streams a change would cut, or whose cards it may take."""
@@ -290,16 +341,39 @@ class HostRun:
         """Whether containers keep their cards over a daemon-reload, by what was read last."""
         return not self.host.gpu or gpu_loss.are_safe(self.entries, self._answers)
 
-    def _give_back(self) -> None:
-        """Give back what is out, after what broke while Docker or systemd were busy has been put right."""
-        for entry in self.entries if self.turn.out else ():
-            if entry.step.part_of not in self.turn.out:
+    def _hurts(self, group: Group, fleet: Fleet | None) -> frozenset[str]:
+        """The instances that the changes of a group would hurt, as the host is now: they must go out for it."""
+        self._ask(_facts(group.changes))
+        names = {name for change in group.changes for name in self._hurt_by(self._early(change, fleet), group)}
+        if names and group.instances:
+            names |= group.instances
+        return EVERY if names >= EVERY else frozenset(names)
+
+    def _early(self, change: Change, fleet: Fleet | None) -> Change | None:
+        """A change as it is before its group begins; as planned, where only the changes before it tell."""
+        try:
+            return self._settle(change, fleet)
+        except UnreachableError:
+            raise
+        except HostError:
+            return change
+
+    def _hurt_by(self, change: Change | None, group: Group) -> frozenset[str]:
+        if change is None:
+            return frozenset()
+        if creates(change):  # what another instance holds, it gives up for the new one
+            return group.instances - EVERY - {change.step.part_of}
+        return self._disrupts(change)
+
+    def _repair_all(self, instances: Collection[str]) -> None:
+        """Put right what broke of instances while Docker or systemd were busy, before they prove themselves."""
+        for entry in self.entries:
+            if entry.step.part_of not in instances:
                 continue
             if is_container(entry.step) and is_missing(entry, self._ask([entry.step.fact().command])):
-                self.turn.drop(entry.step.part_of)
+                self.traffic.missing(entry.step.part_of)
             else:
                 self._repair(entry)
-        self.turn.give_back()
 
     def _repair(self, entry: Entry) -> None:
         fact = entry.step.fact()
@@ -319,21 +393,22 @@ class HostRun:
             HostError: one does not.
         """
         others = [one for one in self.entries if is_container(one.step) and one.role not in roles & self.roles]
-        for entry in (one for one in others if one.step.part_of not in self.turn.refused):
+        for entry in (one for one in others if one.step.part_of not in self.refused):
             have = gpu_loss.blind(entry, self._ask([entry.step.fact().command]))
             if have is not None:
+                self._hurt = True
                 raise diagnostics.lost_cards(entry.step.id, have)
 
     def _apply(
-        self, change: Change, fleet: Fleet | None, following: Sequence[Run], group: Group, *, done: bool
+        self, change: Change, fleet: Fleet | None, following: Sequence[Run], hurt: frozenset[str], *, done: bool
     ) -> None:
         """Make one change. What was read before an earlier change is not trusted: it is read again first.
 
         Args:
             change: as planned; made anew from what is now there.
             fleet: what is known of the other hosts.
-            group: the changes that it is one of.
             following: what is to be read after it, in the same exec.
+            hurt: the instances that may be hurt: they are out, or nothing is sent to them.
             done: whether the lock can be given back then, in the same exec.
         """
         if self.context.stop.is_set():
@@ -342,40 +417,47 @@ class HostRun:
         step = change.step
         self.say("changing", step.id, change.reason)
         try:
-            settled = self._settled(change, fleet, group)
+            settled = self._settle(change, fleet)
+            if settled is not None and creates(settled) and self.traffic.hold(step.part_of):
+                self._known = {}  # that may have taken long
+                settled = self._settle(change, fleet)
             if settled is None:
                 self.say("ok", step.id)
                 return
-            change = settled
-            have = self._run(change, following, done=done and not self.turn.out)
+            self._only_hurts(settled, hurt)
+            self._carry_out(settled, following, done=done)
         except HostError as error:
             error.step = error.step or step.id
             if self.changed and error.hint == planner.NOTHING_CHANGED:
                 error.hint = "what was changed before it stays; mend it and run it again"
             raise
-        if not converged(have, change.want):
-            raise diagnostics.not_converged(change, have)
         self.changed.append(step.id)
         self.say("changed", step.id, change.reason, time.monotonic() - begun)
 
-    def _settled(self, change: Change, fleet: Fleet | None, group: Group) -> Change | None:
-        """The change as it is now, with the instances out of the upstream that it would hurt."""
-        step, settled = change.step, self._settle(change, fleet)
-        if settled is not None and creates(settled) and self.turn.hold_back(step.part_of):
-            self._known = {}
-            settled = self._settle(change, fleet)
-        names = self._disrupts(settled) if settled is not None else frozenset()
-        if settled is not None and creates(settled):  # what another one holds, it gives up for it
-            names = group.instances - EVERY - {step.part_of}
-        if not names or self.turn.covers(names):
-            return settled
-        if self.turn.out:  # never hold one and wait for another
-            self._give_back()
-        together = names | group.instances
-        if self.turn.take(together if together.isdisjoint(EVERY) else EVERY, change.step.id):
-            self._known = {}  # it may have taken long
-            return self._settle(change, fleet)
-        return settled
+    def _only_hurts(self, change: Change, hurt: frozenset[str]) -> None:
+        """Make sure that a change hurts no instance that still gets requests.
+
+        Raises:
+            HostError: it would, because the host changed meanwhile.
+        """
+        names = frozenset() if creates(change) else self._disrupts(change)
+        if hurt != EVERY and not names <= hurt:
+            cut = "all instances" if names == EVERY else ", ".join(sorted(names))
+            raise HostError(
+                f"{change.step.id} would cut the streams of {cut} now, because the host changed meanwhile",
+                "run it again: it takes them out of the upstream first",
+            )
+
+    def _carry_out(self, change: Change, following: Sequence[Run], *, done: bool) -> None:
+        """Run a change's commands, and make sure that the host is as wanted after it."""
+        alone = change.step.part_of or change.step.stands_apart
+        try:
+            have = self._run(change, following, done=done)
+            if not converged(have, change.want):
+                raise diagnostics.not_converged(change, have)
+        except HostError:
+            self._hurt = self._hurt or not alone
+            raise
 
     def _settle(self, change: Change, fleet: Fleet | None) -> Change | None:
         """The change as it is now, or None if there is nothing left to change."""
@@ -403,3 +485,8 @@ class HostRun:
             return planner.parse(fact, self._known, change.step.id)
         except BlockedError as error:
             raise diagnostics.unknown(change.step.id, "cannot be read after it was changed", error) from error
+
+
+def _facts(changes: Sequence[Change]) -> list[Run]:
+    """What tells how these changes stand now."""
+    return [change.step.fact().command for change in changes]

@@ -293,7 +293,8 @@ def _rollout(
     from provision.artifacts.store import Store, default_folder
     from provision.plan import role_order
     from provision.report import console, progress
-    from provision.rollout.waves import NO_LIMIT, Pace, Rollout, selection
+    from provision.rollout.outcome import NO_LIMIT, Pace, selection
+    from provision.rollout.waves import Rollout
     from provision.runs.context import Context
 
     inventory = confirmed.inventory if confirmed else role_order.load(chosen.inventory, chosen.extra_vars)

@@ -26,7 +26,8 @@ from provision.cli.deploy import (
 if TYPE_CHECKING:
     from provision.errors import HostError
     from provision.inventory import Host, Inventory
-    from provision.rollout.waves import Outcome, Rollout
+    from provision.rollout.outcome import Outcome
+    from provision.rollout.waves import Rollout
     from provision.runs.history import Entry, Story
     from provision.runs.rollback_plan import Undo
 
@@ -241,7 +242,7 @@ def _tell(chosen: Chosen, undoing: Undoing, outcomes: "Sequence[Outcome]", run: 
 def _with_failed(outcomes: "Sequence[Outcome]", undoing: Undoing) -> "list[Outcome]":
     """Every host once, also those of which it is not known what is to be put back: a balancer of which nothing is known
     may have been told which instances are back."""
-    from provision.rollout.waves import Outcome
+    from provision.rollout.outcome import Outcome
 
     found = {outcome.host: outcome for outcome in outcomes}
     for name, error in undoing.errors.items():

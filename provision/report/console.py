@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from provision.errors import HostError, InventoryError, ProvisionError
 from provision.plan.planner import Change, HostPlan
-from provision.rollout.waves import Outcome
+from provision.rollout.outcome import Outcome
 from provision.steps.base import NOT_ASKED
 from provision.steps.nginx.balancer_checks import DRAINED
 from provision.steps.nginx.upstream import Drained

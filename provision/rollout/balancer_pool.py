@@ -1,8 +1,13 @@
-"""The marks of one balancer's upstream, changed while its own configuration may be worked on elsewhere in the run."""
+"""The pools of the balancers: who is in one, who gets requests, and the wait until an instance is idle.
+
+A run changes members of a pool over a connection of its own, while the balancer's own configuration may be worked on
+elsewhere in the run.
+"""
 
 import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -20,6 +25,7 @@ from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import BlockedError, RefusalError, State, converged
 from provision.steps.facts import HostFacts
+from provision.steps.instance import endpoint
 from provision.steps.nginx import member_update, upstream
 from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.nginx.member_update import Marking
@@ -31,8 +37,8 @@ PATIENCE = 600.0  # seconds that somebody else's lock is waited for before an in
 KEPT = 2  # generations with only other marks that are kept: somebody may be reading them
 
 
-class Marker:
-    """Marks instances in the upstream of one balancer. May be used by many threads.
+class BalancerPool:
+    """The upstream of one balancer. May be used by many threads.
 
     Args:
         host: the balancer.
@@ -49,8 +55,8 @@ class Marker:
         self._hide = Mask(host.secrets())
         self._lease = Lease(session, context.run_id, context.dead)
         self._performer = Performer(host.name, session, self._lease, context, self._say)
-        self._marking = threading.Lock()  # a mark is a read and a write
-        self._failed: HostError | None = None  # what became of the last mark
+        self._updating = threading.Lock()  # an update is a read and a write
+        self._failed: HostError | None = None  # what became of the last update
         self._own: list[str] = []  # the generations that were made here and are kept, the newest last
         entries = role_order.steps(host, context.inventory)
         self._step = next(entry.step for entry in entries if isinstance(entry.step, Balancing))
@@ -60,17 +66,17 @@ class Marker:
         """Whether the balancer may hold this run's lock."""
         return self._lease.held
 
-    def look(self) -> dict[str, Member]:
+    def members(self) -> dict[str, Member]:
         """Who is in the upstream, also while nginx does not run: it may run again any moment. Takes no lock.
 
         Raises:
             HostError: it cannot be read.
         """
-        with self._marking, self._named():
+        with self._updating, self._named():
             have = self._read()
         return upstream.members(upstream.text_of(have))
 
-    def mark(
+    def update(
         self,
         *,
         down: Collection[str] = (),
@@ -86,7 +92,7 @@ class Marker:
         Raises:
             HostError: it did not come to that.
         """
-        with self._marking, self._named(), self._noted():
+        with self._updating, self._named(), self._noted():
             have = self._locked(back=bool(up))
             if have is None or upstream.FILE not in have["files"]:
                 return False
@@ -103,16 +109,28 @@ class Marker:
             )
             return self._change(step, have)
 
-    def wait(self, addresses: Sequence[str], seconds: float) -> tuple[int, bool]:
-        """Wait on the balancer for streams to end; not for longer than one look takes.
+    def wait_idle(self, addresses: Sequence[str], deadline: float, waiting: Callable[[int], None]) -> tuple[int, bool]:
+        """Wait on the balancer until nginx has no connection to instances any more.
 
         Args:
             addresses: `ADDRESS:PORT` of instances that are marked `down`.
-            seconds: how long at most.
+            deadline: the end of the wait, by `time.monotonic`.
+            waiting: is told the number of connections while there are some; may raise to end the wait.
 
         Returns:
-            how many connections are left, and whether it is of use to wait for them.
+            how many connections are left, and whether the instances still answer: one that does not ends no stream.
+
+        Raises:
+            HostError: the balancer does not tell.
         """
+        while True:
+            count, answers = self._connections(addresses, deadline - time.monotonic())
+            if not (count and answers) or time.monotonic() >= deadline:
+                return count, answers
+            waiting(count)
+
+    def _connections(self, addresses: Sequence[str], seconds: float) -> tuple[int, bool]:
+        """How many connections are left after a wait that is not longer than one look takes."""
         waiting = member_update.wait(addresses, max(0, min(POLL, round(seconds))))
         with self._named():
             renewed, answer = self.session.batch([self._lease.acquire(waiting.timeout), waiting], stop=False)
@@ -121,16 +139,6 @@ class Marker:
         if answer.exit or not count.isdigit():
             raise HostError(f"{self.host.name}: {waiting} failed", exit_status=answer.exit, stderr=answer.error)
         return int(count), word == "open"
-
-    def renew(self) -> None:
-        """Keep the lock, if it is held: an instance is out of the upstream and is to get back in.
-
-        Raises:
-            HostError: it is somebody else's by now, or the balancer is lost.
-        """
-        if self._lease.held:
-            with self._named():
-                self._lease.renew()
 
     def finish(self) -> None:
         """Give the lock back and close the connection.
@@ -222,13 +230,103 @@ class Marker:
             raise
 
 
-def tell_all(markers: Sequence[Marker], tell: Callable[[Marker], None]) -> None:
-    """Tell every balancer, also after one that could not be told; the first error is raised then."""
+class BalancerPools:
+    """The pools of all balancers that one run has to do with. May be used by many threads.
+
+    Args:
+        context: what the hosts of the run share.
+        become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
+    """
+
+    def __init__(self, context: Context, become_password: str | None = None) -> None:
+        self.context = context
+        self._password = become_password
+        self._pools: dict[str, BalancerPool] = {}
+        self._first: dict[str, Mapping[str, Member]] = {}
+        self._asking: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def known(self) -> tuple[BalancerPool, ...]:
+        """The pools that this run has had to do with so far."""
+        return tuple(self._pools.values())
+
+    def of(self, host: Host) -> list[BalancerPool]:
+        """The pools of the balancers that may send to a host's instances, by name.
+
+        Args:
+            host: a gpu host.
+        """
+        senders = sorted(endpoint.balancers(host, self.context.inventory), key=lambda balancer: balancer.name)
+        with self._lock:
+            for balancer in senders:
+                if balancer.name not in self._pools:
+                    session = Session(balancer.connection, self._password)
+                    self._pools[balancer.name] = BalancerPool(balancer, session, self.context)
+            return [self._pools[balancer.name] for balancer in senders]
+
+    def sending_to(self, host: Host, label: str) -> list[BalancerPool]:
+        """The pools that sent to an instance when this run first asked. A balancer that cannot be asked is passed over.
+
+        Args:
+            host: the host of the instance.
+            label: its label.
+        """
+        asked = ((pool, self.first_members(pool).get(label)) for pool in self.of(host))
+        return [pool for pool, member in asked if member is not None and not member.down]
+
+    def first_members(self, pool: BalancerPool) -> Mapping[str, Member]:
+        """Label -> member of a pool when this run first asked; nothing where the balancer cannot be asked.
+
+        Each balancer is asked once, also a dead one.
+        """
+        name = pool.host.name
+        with self._lock:
+            asking = self._asking.setdefault(name, threading.Lock())
+        with asking:
+            if name not in self._first:
+                self._first[name] = {}
+                with contextlib.suppress(HostError):
+                    self._first[name] = pool.members()
+            return self._first[name]
+
+    def finish(self) -> None:
+        """Give the balancers' locks back and close the connections."""
+        for pool in self.known:
+            pool.finish()
+
+    def close(self) -> None:
+        """Cut the connections to the balancers."""
+        for pool in self.known:
+            pool.session.close()
+
+
+def update_all(pools: Sequence[BalancerPool], update: Callable[[BalancerPool], object]) -> None:
+    """Update every pool, also after one that failed; the first error is raised at the end.
+
+    A balancer that cannot be reached does not make the gpu host, whose error it becomes, an unreachable one.
+    """
     first: HostError | None = None
-    for marker in markers:
+    for pool in pools:
         try:
-            tell(marker)
+            with about_balancer(pool.context):
+                update(pool)
         except HostError as error:
             first = first or error
     if first is not None:
         raise first
+
+
+@contextlib.contextmanager
+def about_balancer(context: Context) -> Iterator[None]:
+    """Have a balancer that was lost not make the gpu host, whose error it becomes, an unreachable one.
+
+    Args:
+        context: of the run; after its second Ctrl-C the connection was cut on purpose.
+    """
+    try:
+        yield
+    except UnreachableError as error:
+        if context.cut.is_set():
+            raise
+        raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error

@@ -1,4 +1,4 @@
-"""Which instances stand in for each other, by the inventory: those that serve the same model. Pure."""
+"""The replicas of a model: instances that stand in for each other, by the inventory. Pure."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from provision.steps.nginx.upstream import label
 
 
 @dataclass(frozen=True)
-class Alike:
+class Replicas:
     """Who serves which model.
 
     Args:
@@ -34,6 +34,15 @@ class Alike:
         own = {label(host.name, one.name): _models(one) for one in host.instances}
         every = tuple(dict.fromkeys(model for models in own.values() for model in models)) or ("",)
         return {name: own.get(name, every) for name in names}
+
+    def models_of(self, host: Host) -> frozenset[str]:
+        """The models that a host is to serve; the model without a name for an instance without any."""
+        return frozenset(model for instance in host.instances for model in _models(instance))
+
+    def stand_in(self, host: Host, other: Host, model: str) -> bool:
+        """Whether two hosts serve a model behind the same balancers."""
+        same = endpoint.balancers(host, self.inventory) == endpoint.balancers(other, self.inventory)
+        return same and model in self.models_of(host) & self.models_of(other)
 
     def declared(self, host: Host) -> frozenset[str]:
         """The labels of a host's instances."""

@@ -1,15 +1,22 @@
-"""One host's turn: its instances that are out of the upstream, and the test that each must pass to get back in."""
+"""One host's traffic: its instances are cordoned, drained, proved, and uncordoned. `apply.traffic` says what for."""
 
+import contextlib
+import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
-from provision.errors import CommandError, HostError
-from provision.inventory import Host
-from provision.rollout.budget import Rolling
+from provision.errors import CommandError, HostError, RefusedError, UnreachableError
+from provision.inventory import Host, duration_seconds
+from provision.rollout.balancer_pool import BalancerPool, BalancerPools, about_balancer, update_all
+from provision.rollout.budget import DisruptionBudget
+from provision.rollout.members import Members, Membership, Slot
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY
-from provision.steps.nginx.upstream import label
+from provision.steps.instance import endpoint
+from provision.steps.nginx.balancer_config import NOWHERE
+from provision.steps.nginx.upstream import Member, Place, label
 from provision.steps.ollama import readiness
 
 CONTAINERS = "ollama"  # the role that removes what is no longer declared; a run without it leaves that as it is
@@ -18,216 +25,282 @@ Say = Callable[[str, str, str], None]
 """Is told what happens: kind, step, text."""
 
 
-class Turn:
+@dataclass(frozen=True)
+class Roll:
+    """What the hosts of one roll share.
+
+    Args:
+        context: of the run.
+        pools: of its balancers.
+        members: where every instance stands.
+        budget: how many may be out at once.
+    """
+
+    context: Context
+    pools: BalancerPools
+    members: Members
+    budget: DisruptionBudget
+
+    @classmethod
+    def of(cls, context: Context, become_password: str | None = None) -> "Roll":
+        """A roll that begins.
+
+        Args:
+            context: of the run.
+            become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
+        """
+        return cls(context, BalancerPools(context, become_password), Members(), DisruptionBudget(context.inventory))
+
+
+class HostTraffic:
     """Takes instances of one host out of the upstream, and gives them back.
 
     Args:
         host: the host.
         session: its connection.
         lease: its lock.
-        rolling: shared by all hosts of the run.
-        context: likewise.
+        roll: shared by all hosts of the run.
         say: is told what happens.
     """
 
-    def __init__(
-        self, host: Host, session: Session, lease: Lease, rolling: Rolling, context: Context, say: Say
-    ) -> None:
+    def __init__(self, host: Host, session: Session, lease: Lease, roll: Roll, say: Say) -> None:
         self.host = host
         self.session = session
         self.lease = lease
-        self.rolling = rolling
-        self.context = context
+        self.roll = roll
         self.say = say
-        self.failed = False
-        """Whether something failed while an instance was out: the host's other instances are not concerned."""
-        self.made: set[str] = set()
-        """Names of instances that were not there and were made, or would have been."""
-        self.refused: Mapping[str, str] = {}
-        """Instance -> why it cannot be worked on."""
-        self._asked: frozenset[str] = frozenset()
-        self._out: dict[str, str] = {}  # label -> name
-        self._held: dict[str, str] = {}  # likewise
-        self._cardless: set[str] = set()  # labels of those that cannot serve, either
-        self._gone: set[str] = set()  # labels that are no longer declared, and were taken out
-        self._placed: set[str] = set()  # labels of what took their place
+        self.error: HostError | None = None
+        """The first error of an instance that an earlier run left out, and that is not fit to serve."""
+        self._left_out: set[str] = set()  # names of instances that earlier runs left out
 
-    @property
-    def out(self) -> tuple[str, ...]:
-        """Names of the instances that are out."""
-        return tuple(self._out.values())
-
-    def refuse(self, refused: Mapping[str, str], lost: Collection[str]) -> None:
-        """Know which instances of this host cannot be worked on, by the latest plan.
+    def lost_cards(self, names: Collection[str]) -> None:
+        """Know which instances of this host lost a card, by its latest plan.
 
         Args:
-            refused: instance -> why.
-            lost: names of those that cannot serve either.
+            names: their names.
         """
-        self.refused = refused
-        labels = {label(self.host.name, one) for one in lost}
-        self.rolling.lost.difference_update(self._cardless - labels)
-        self.rolling.lost.update(labels)
-        self._cardless = labels
+        self.roll.members.lost_cards(self.host.name, [self._label(name) for name in names])
 
-    def covers(self, names: frozenset[str]) -> bool:
-        """Whether these need not be taken out any more: they are, or nothing is sent to them."""
-        return self._asked == EVERY or names <= self._asked
-
-    def take(self, names: frozenset[str], step: str) -> bool:
-        """Take instances out: wait for the turn, then for their streams to end.
+    def request(self, names: frozenset[str], step: str) -> Slot | None:
+        """Which of these instances get requests, or will when they have proved themselves.
 
         Args:
-            names: instances, or `EVERY`; none is out yet.
-            step: id of the step that needs it.
+            names: instances, or `EVERY`.
+            step: id of the step that needs them out.
 
         Returns:
-            whether there was any that got requests.
+            the slot that they need to go out; None where no balancer sends to any of them.
+
+        Raises:
+            RefusedError: a balancer cannot be asked, and may send to them.
         """
-        found = self.rolling.served(self.host, names)
-        self._asked = names
-        if not found.at:
-            return False
+        at: dict[str, str] = {}
+        up: set[str] = set()
+        pools = []
+        for pool in self.roll.pools.of(self.host):
+            members = {key: member for key, member in self._members(pool).items() if self._is_meant(key, names)}
+            pools += [pool] if members else []
+            at |= {key: one.at for key, one in members.items() if not one.drained and one.address != NOWHERE}
+            up |= {key for key, member in members.items() if not member.down}
+        if not at:
+            return None
+        models = self.roll.budget.replicas.models(self.host, at)
+        return Slot(self.host, step, at, tuple(pools), models, frozenset(at) - up)
 
-        def pause(text: str) -> None:
-            self.say("progress", step, text)
-            self.lease.renew()
-            self._stop_before(step)
-
-        for name in self._gone:  # two hosts that both hold one and want another would wait for each other for ever
-            self.rolling.drop(name)
-        self.rolling.begin(found, pause)
-        self._out = {name: name.rpartition("/")[2] for name in found.at}
-        self._held = {name: instance for name, instance in self._held.items() if name not in self._out}
-        self._stop_before(step)
-        self.rolling.drain(found, pause, lambda text: self.say("progress", f"drain:{', '.join(found.at)}", text))
-        self._stop_before(step)
-        return True
-
-    def hold_back(self, instance: str) -> bool:
-        """Have no balancer send to an instance that is about to be made: it has no model yet. See `Holding`.
+    def cordon(self, slot: Slot) -> bool:
+        """Have no balancer send anything new to instances, if there is room for them beside what is out.
 
         Args:
-            instance: its name.
+            slot: the instances, for which room is reserved.
 
         Returns:
-            whether one did, and this took its time.
+            whether they are out; if not, `slot.blockers` says why, and their room is released.
+
+        Raises:
+            HostError: a balancer cannot be asked, or could not be told.
         """
-        self.made.add(instance)
-        name = label(self.host.name, instance)
-        if not self.rolling.holding.hold(self.host, name):
+        self._stop_before(slot.step)
+        members = self.roll.members
+        listed: dict[str, Member] = {}
+        for pool in slot.pools:
+            now = self._members(pool)
+            listed.update({key: member for key, member in now.items() if member.down or key not in listed})
+        blockers = self.roll.budget.blockers(slot, members.out(slot.scope), listed, members.unusable)
+        if blockers:
+            drained = (f"{key} (drained)" if member.drained else key for key, member in sorted(blockers.items()))
+            slot.blockers = tuple(drained)
+            members.release(slot)
             return False
-        self._held[name] = instance
-        self.lease.renew()
+        members.cordon(slot)
+        for pool in slot.pools:
+            with about_balancer(self.roll.context):
+                pool.update(down=slot.at)
         return True
 
-    def admit(self) -> None:
-        """Test what was held back, now that it has all it needs, and have the balancers send to it.
-
-        Raises:
-            HostError: an instance failed its test and stays out, or a balancer could not be told.
-        """
-        self.hand_over()
-        held, self._held = self._held, {}
-        for name, instance in sorted(held.items()):
-            if not any(one.name == instance for one in self.host.instances):
-                continue  # it came back by a rollback, without its models
-            self.rolling.readmit(self.host, name, self._proved(name, instance))
-            self._placed.add(name)
-
-    def hand_over(self, unfinished: Collection[str] = ()) -> None:
-        """Have the balancers send to what was made instead of what is gone, one for one.
-
-        What an operator renames is gone under its old label, and unknown to the balancers under the new one until the
-        last wave: until then all hosts could be out at once.
+    def drain(self, slot: Slot) -> None:
+        """Wait until the streams of instances have ended; after `ollama.drain_timeout` the rest is cut, and told.
 
         Args:
-            unfinished: names of instances for which something is still to be done: they cannot serve yet.
-
-        Raises:
-            HostError: one failed its test, or a balancer could not be told.
+            slot: the instances, cordoned.
         """
-        made = {label(self.host.name, one.name): one.name for one in self.host.instances if one.name in self.made}
-        here = {*self._held, *self._placed}
-        new = [name for name, instance in made.items() if name not in here and instance not in unfinished]
-        for old, name in zip(sorted(self._gone), new, strict=False):
-            at = self._proved(name, made[name])
-            self._gone.remove(old)
-            self._placed.add(name)
-            self.rolling.hand_over(self.host, old, name, at)
+        limit = duration_seconds(endpoint.ollama(self.host).drain_timeout)
+        deadline = time.monotonic() + limit
+        names = ", ".join(slot.at)
 
-    def end(self) -> None:
-        """The host's part is over: what is gone keeps no other host waiting.
+        def waiting(count: int) -> None:
+            self.say("progress", slot.step, f"waiting: {count} streams of {names} still run")
+            self._stop_before(slot.step)
 
-        No other may go the same way, if something was made to take its place and did not.
-        """
-        whole = self.made <= {name.rpartition("/")[2] for name in self._placed}
-        for name in self._gone:
-            if whole:
-                self.rolling.drop(name)
-            else:
-                self._lost(name)
-        self._gone = set()
+        for pool in slot.pools:
+            with about_balancer(self.roll.context):
+                count, answers = pool.wait_idle(list(slot.at.values()), deadline, waiting)
+            if count:
+                why = f"after {limit:.0f} s" if answers else "it does not answer any more"
+                cut = f"waiting no longer: {count} streams through {pool.host.name} are cut ({why})"
+                self.say("progress", f"drain:{names}", cut)
+        self._stop_before(slot.step)
 
-    def _lost(self, name: str) -> None:
-        self.rolling.leave(name, f"{name} is gone, and nothing took its place")
-
-    def _proved(self, name: str, instance: str) -> str:
-        """`ADDRESS:PORT` of an instance that passed its test; one that does not is left out, and halts the roll."""
-        try:
-            return self.test(instance)
-        except HostError as error:
-            self.failed = True
-            self.rolling.leave(name, error.message)
-            raise
-
-    def drop(self, instance: str) -> None:
-        """Leave an instance out without a test: it is not there, and will be made.
+    def uncordon(self, slot: Slot) -> None:
+        """Have instances prove themselves, and the balancers send to those that do.
 
         Args:
-            instance: its name.
-        """
-        name = label(self.host.name, instance)
-        self._out.pop(name, None)
-        self.rolling.drop(name)
-
-    def _stop_before(self, step: str) -> None:
-        """Leave the host as it is, if that is wished: nothing has been changed for this step yet."""
-        if self.context.stop.is_set():
-            raise Stopped(f"stopped before {step}", "run it again to go on")
-
-    def give_back(self) -> None:
-        """Test what is out, and give back what is well.
+            slot: the instances that went out.
 
         Raises:
-            HostError: an instance is not; it stays out, and the roll is halted.
+            HostError: the first error of an instance; it stays out, and the roll is halted.
         """
         first: HostError | None = None
-        for name, instance in sorted(self._out.items()):
-            error = self._given_back(name, instance)
-            first = first or error
-        self._asked, self._out = frozenset(), {}
+        for key, name in zip(slot.at, slot.instances, strict=True):
+            if self.roll.members.state(key) is not Membership.CORDONED:
+                continue
+            if self._is_removed(name):
+                self.roll.members.remove(key, succeeded=self._has_successor(slot))
+                continue
+            try:
+                self.admit(name, slot.pools)
+            except HostError as error:
+                first = first or error
         if first is not None:
-            self.failed = True
             raise first
 
-    def abandon(self) -> None:
-        """After an error: give back what is well nevertheless; the error is told, and not what is wrong by it."""
-        self.failed = self.failed or bool(self._out)
-        for name, instance in sorted(self._out.items()):
-            if self.context.cut.is_set():  # no test of half an hour: the next deploy does it
-                self.rolling.leave(name, f"{name} was left out of the upstream")
-            else:
-                self._given_back(name, instance)
-        for name in self._gone:
-            self._lost(name)
-        self._asked, self._out, self._gone = frozenset(), {}, set()
+    def abandon(self, slot: Slot | None) -> None:
+        """After an error while instances are out: give back those that are well; that error is told, not another one.
 
-    def test(self, instance: str) -> str:
+        Args:
+            slot: the instances, or None where none was taken out.
+        """
+        for key, name in zip(slot.at, slot.instances, strict=True) if slot else ():
+            if self.roll.members.state(key) is not Membership.CORDONED:
+                continue
+            if self.roll.context.cut.is_set():  # no test of half an hour: the next deploy does it
+                self.roll.members.leave_out(key, f"{key} was left out of the upstream")
+            elif self._is_removed(name):
+                self.roll.members.leave_out(key, f"{key} is gone, and nothing took its place")
+            else:
+                with contextlib.suppress(HostError):
+                    self.admit(name, slot.pools if slot else ())
+        if slot:
+            self.roll.members.release(slot)
+
+    def missing(self, name: str) -> None:
+        """An instance that went out is not there: it proves itself when it has been made.
+
+        Args:
+            name: its name.
+        """
+        self.roll.members.hold(self._label(name))
+
+    def hold(self, name: str) -> bool:
+        """Have no balancer send to an instance that is about to be made: it has no model yet.
+
+        Such a host was installed anew, or its container was removed by hand.
+
+        Args:
+            name: its name.
+
+        Returns:
+            whether a balancer sent to it, and this took its time.
+
+        Raises:
+            HostError: a balancer sends to it and could not be told.
+        """
+        key = self._label(name)
+        pools = self.roll.pools.sending_to(self.host, key)
+        if not pools:
+            return False
+        update_all(pools, lambda pool: pool.update(down=[key]))
+        self.roll.members.hold(key)
+        return True
+
+    def recover(self, listed: Mapping[str, Member], changing: frozenset[str]) -> None:
+        """Give back what earlier runs left out of the upstream, if it can serve. Raises nothing: see `error`.
+
+        Args:
+            listed: label -> member of the pools, as read at the start of the run.
+            changing: names of instances that this run changes, or `EVERY`: they prove themselves after that.
+        """
+        own = {self._label(instance.name): instance.name for instance in self.host.instances}
+        for key, name in own.items():
+            if key in listed and is_left_out(listed[key]) and key not in self.roll.members.unusable:
+                self._left_out.add(name)
+        ready = set() if changing == EVERY else self._left_out - changing
+        self._admit_each(sorted(ready))
+
+    def finish(self) -> None:
+        """Give back what is still out now that the host's part of the run is over.
+
+        Raises:
+            HostError: an instance is not fit to serve, or a balancer could not be told.
+        """
+        held = {key.rpartition("/")[2] for key in self.roll.members.labels(Membership.NEW) if self._is_own(key)}
+        declared = {instance.name for instance in self.host.instances}  # what a rollback brings back has no models
+        self._admit_each(sorted((held | self._left_out) & declared))
+        if self.error is not None:
+            raise self.error
+
+    def _admit_each(self, names: Collection[str]) -> None:
+        for name in names:
+            if self.roll.members.state(self._label(name)) in (Membership.IN, Membership.NOT_READY):
+                continue
+            if self.roll.context.stop.is_set():
+                return
+            try:
+                self.admit(name, self.roll.pools.of(self.host), halts=self._is_new(name))
+                self.say("progress", f"test:{name}", "it gets requests again")
+            except HostError as error:
+                self.error = self.error or error
+
+    def admit(self, name: str, pools: Collection[BalancerPool], *, halts: bool = True) -> None:
+        """Have an instance prove itself, and balancers send to it: the one way up.
+
+        Args:
+            name: its name.
+            pools: the balancers that are told.
+            halts: whether the roll is halted if the instance does not prove itself.
+
+        Raises:
+            HostError: it did not prove itself, or a balancer could not be told.
+        """
+        key = self._label(name)
+        try:
+            at = self.prove(name)
+        except HostError as error:
+            self.roll.members.leave_out(key, error.message, halts=halts)
+            raise
+        try:
+            update_all(list(pools), lambda pool: pool.update(up={key: Place(at, key)}))
+        except HostError as error:
+            error.message = f"{key} could not be given back: {error.message}"
+            self.roll.members.halt(error.message)
+            self.roll.members.forget(key)
+            raise
+        self.roll.members.admit(key)
+
+    def prove(self, name: str) -> str:
         """Have an instance prove that it can serve.
 
         Args:
-            instance: its name.
+            name: its name.
 
         Returns:
             `ADDRESS:PORT` where it did.
@@ -235,41 +308,75 @@ class Turn:
         Raises:
             HostError: it did not.
         """
-        models = next((one.models for one in self.host.instances if one.name == instance), ())
-        command = readiness.command(instance, models, any_model=not self.context.brings_models)
-        self.say("progress", f"test:{instance}", str(command))
+        models = next((instance.models for instance in self.host.instances if instance.name == name), ())
+        command = readiness.command(name, models, any_model=not self.roll.context.brings_models)
+        self.say("progress", f"test:{name}", str(command))
         held = [self.lease.acquire(command.timeout)] if self.lease.held else []
         *taken, answer = self.session.batch([*held, command], stop=False)
-        for one in taken:
-            self.lease.took(one)
+        for renewed in taken:
+            self.lease.took(renewed)
         if answer.exit:
-            name = label(self.host.name, instance)
             raise CommandError(
-                f"{name} is not fit to serve and stays out of the upstream: {_first(answer.error)}",
+                f"{self._label(name)} is not fit to serve and stays out of the upstream: {_first(answer.error)}",
                 "mend it, then deploy again: it gets back in when it passes its test",
-                step=f"test:{instance}",
+                step=f"test:{name}",
                 command=str(command),
                 exit_status=answer.exit,
                 stderr=answer.error[-4000:],
             )
         return readiness.place(answer)
 
-    def _given_back(self, name: str, instance: str) -> HostError | None:
-        """Test an instance and give it back; the error if it stays out."""
-        declared = any(one.name == instance for one in self.host.instances)
-        if not declared and CONTAINERS in self.context.roles:
-            self._gone.add(name)  # it counts as out until something takes its place
-            return None
+    def _members(self, pool: BalancerPool) -> Mapping[str, Member]:
         try:
-            at = self.test(instance)
+            return pool.members()
         except HostError as error:
-            self.rolling.leave(name, error.message)
-            return error
-        try:
-            self.rolling.back(name, at)
-        except HostError as error:
-            return error
-        return None
+            balancer = pool.host.name
+            wrong = "cannot be reached" if isinstance(error, UnreachableError) else "cannot be read"
+            raise RefusedError(
+                f"{balancer} {wrong}, and may send to the instances of {self.host.name}: none of them is replaced",
+                f"bring {balancer} back, or take it out of the inventory; then deploy again",
+                command=error.command,
+                stderr=error.stderr or error.message,
+            ) from error
+
+    def _is_new(self, name: str) -> bool:
+        return self.roll.members.state(self._label(name)) is Membership.NEW
+
+    def _label(self, name: str) -> str:
+        return label(self.host.name, name)
+
+    def _is_own(self, key: str) -> bool:
+        return key.rpartition("/")[0] == self._label("").rstrip("/")
+
+    def _is_meant(self, key: str, names: frozenset[str]) -> bool:
+        """Whether a label is one of this host's instances that are meant, and can serve."""
+        if key in self.roll.members.unusable:
+            return False
+        return self._is_own(key) if names == EVERY else key in {self._label(name) for name in names}
+
+    def _is_removed(self, name: str) -> bool:
+        """Whether an instance is not declared any more, and this run removes it."""
+        declared = any(instance.name == name for instance in self.host.instances)
+        return not declared and CONTAINERS in self.roll.context.roles
+
+    def _has_successor(self, slot: Slot) -> bool:
+        """Whether the host has an instance that the balancers learn of in the last wave only."""
+        listed = {key for pool in slot.pools for key in self._members(pool)}
+        return any(self._label(instance.name) not in listed for instance in self.host.instances)
+
+    def _stop_before(self, step: str) -> None:
+        """Leave the host as it is, if that is wished: nothing has been changed for this step yet."""
+        if self.roll.context.stop.is_set():
+            raise Stopped(f"stopped before {step}", "run it again to go on")
+
+
+def is_left_out(member: Member) -> bool:
+    """Whether a run left an instance out: it is down, no operator drained it, and its address was once known.
+
+    Args:
+        member: of a pool.
+    """
+    return member.down and not member.drained and member.address != NOWHERE
 
 
 def _first(text: str) -> str:

@@ -109,6 +109,9 @@ class Step(ABC):
     endangers_cards: ClassVar[bool] = False
     """Whether a change of it can reload systemd or restart Docker: then it is asked whether this one does."""
 
+    stands_apart: ClassVar[bool] = False
+    """Whether what it makes stands beside what runs, so that no instance is hurt where it fails half-way."""
+
     gone: ClassVar[str] = "no longer declared"
     """Why it is removed, where it is."""
 

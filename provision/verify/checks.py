@@ -21,7 +21,8 @@ from provision.apply.host_run import HostRun
 from provision.errors import BugError, HostError, UnreachableError
 from provision.plan.planner import Change
 from provision.plan.role_order import Entry
-from provision.rollout.waves import Outcome, Rollout
+from provision.rollout.outcome import Outcome
+from provision.rollout.waves import Rollout
 from provision.runs.interrupt import at_ctrl_c
 from provision.steps.base import Check, RefusalError
 from provision.verify import drift, neighbours

@@ -1,8 +1,9 @@
 """A host that is this machine's own shell: everything of a run but the SSH connection is real."""
 
 import subprocess
-from collections.abc import Callable, Sequence
-from typing import IO
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
 
 from provision.errors import UnreachableError
 from provision.inventory import Connection
@@ -46,3 +47,8 @@ class LocalSession(Session):
         if on_data:
             on_data(done.stdout)
         return done.stdout, done.stderr, done.returncode
+
+
+def deployed(slots: Iterator[Any]) -> None:
+    """Do a host's part of a run to its end, with room for every slot."""
+    deque(slots, maxlen=0)

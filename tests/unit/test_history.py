@@ -12,7 +12,7 @@ from provision.report import history as report
 from provision.runs import history
 
 from . import test_host_run
-from .local import LocalSession
+from .local import LocalSession, deployed
 from .test_host_run import ROLES, note
 
 make = test_host_run.make  # a fixture
@@ -58,7 +58,7 @@ def test_as_many_runs_as_are_asked_for():
 def test_what_a_run_did_is_told_step_by_step(make, capsys):
     (make.folder / "b").write_text("before")
     made = make(note(make), note(make, "b"))
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     [answer] = LocalSession().batch([history.read("run-1")], stop=False)
     found = [(host("gpu-01"), history.story("run-1", answer)), (host("gpu-02"), None)]
     document = report.story_document("run-1", found)

@@ -18,7 +18,7 @@ from provision.ssh import jobs
 from provision.steps.base import BlockedError, Check, Fact, Owned, Step
 from provision.steps.facts import Fleet
 
-from .local import LocalSession
+from .local import LocalSession, deployed
 
 ROLES = frozenset({"docker"})
 
@@ -107,7 +107,7 @@ def note(make, name="a", **kwargs):
 def test_nothing_to_change_is_one_exec_and_no_lock(make, tmp_path):
     (make.folder / "a").write_text("wanted")
     host = make(note(make))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     host.finish()
     assert (host.session.execs, host.changed) == (1, [])
     assert not (tmp_path / "run").exists()
@@ -115,7 +115,7 @@ def test_nothing_to_change_is_one_exec_and_no_lock(make, tmp_path):
 
 def test_a_change_is_made_and_the_lock_given_back(make, tmp_path):
     host = make(note(make), note(make, "b"))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     host.finish()
     assert host.changed == ["note:a", "note:b"]
     assert (make.folder / "b").read_text() == "wanted"
@@ -124,14 +124,14 @@ def test_a_change_is_made_and_the_lock_given_back(make, tmp_path):
 
 def test_what_blocks_is_changed_first_and_what_it_blocks_is_read_again(make):
     host = make(note(make), note(make, "b", base=str(make.folder / "a")))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert host.changed == ["note:a", "note:b"]
 
 
 def test_what_was_blocked_and_turns_out_right_is_not_changed(make):
     (make.folder / "b").write_text("wanted")
     host = make(note(make), note(make, "b", base=str(make.folder / "a")))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert host.changed == ["note:a"]
 
 
@@ -139,21 +139,21 @@ def test_orphans_are_removed_and_declared_things_are_not(make):
     (make.folder / "x.ours").write_text("")
     (make.folder / "y.ours").write_text("wanted")
     host = make(note(make, "y.ours"))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert host.changed == ["note:x.ours"]
     assert [path.name for path in make.folder.iterdir()] == ["y.ours"]
 
 
 def test_success_is_what_the_host_says(make):
     with pytest.raises(NotConvergedError, match="still differs"):
-        make(note(make, how=(run("true"),))).deploy(ROLES)
+        deployed(make(note(make, how=(run("true"),))).deploy(ROLES))
 
 
 def test_a_failing_command_carries_its_evidence_and_stops_the_host(make):
     broken = sh("echo no space left on device >&2; exit 7", title="write it")
     host = make(note(make, how=(broken, run("touch", str(make.folder / "never")))), note(make, "b"))
     with pytest.raises(CommandError) as error:
-        host.deploy(ROLES)
+        deployed(host.deploy(ROLES))
     found = error.value
     assert (found.step, found.command, found.exit_status) == ("note:a", "write it", 7)
     assert "no space left" in found.stderr
@@ -165,7 +165,7 @@ def test_a_job_streams_and_its_failure_is_a_failure(make, tmp_path, monkeypatch)
     monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
     long = sh("echo step one; exit 5", title="long", job=True, progress=lambda line: line.upper())
     with pytest.raises(CommandError) as error:
-        make(note(make, how=(long,))).deploy(ROLES)
+        deployed(make(note(make, how=(long,))).deploy(ROLES))
     assert error.value.exit_status == 5
     assert "STEP ONE" in [event.text for event in make.events if event.kind == "progress"]
 
@@ -174,7 +174,7 @@ def test_somebody_elses_lock_is_respected_and_named(make, tmp_path):
     other = make(note(make), run_id="run-0")
     other._lock(other.plan(ROLES), ROLES, None)
     with pytest.raises(LockedError, match="run-0"):
-        make(note(make)).deploy(ROLES)
+        deployed(make(note(make)).deploy(ROLES))
     assert not list(make.folder.iterdir())
 
 
@@ -190,7 +190,7 @@ def test_a_lock_that_is_waited_for_and_what_the_other_run_did_is_planned_with(ma
         other.finish()
 
     monkeypatch.setattr(host_run.time, "sleep", meanwhile)
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert [change.step.id for change in planned.changes] == ["note:a", "note:b"]
     assert host.changed == ["note:b"]
     assert any("waiting: locked by" in event.text for event in make.events)
@@ -203,7 +203,7 @@ def test_a_lock_is_waited_for_as_long_as_is_said_and_no_longer(make, monkeypatch
     host.context = replace(host.context, lock_wait=0.05)
     monkeypatch.setattr(lease, "POLL", 0.1)
     with pytest.raises(LockedError, match="run-0"):
-        host.deploy(ROLES)
+        deployed(host.deploy(ROLES))
     assert not list(make.folder.iterdir())
 
 
@@ -213,7 +213,7 @@ def test_an_expired_lock_is_taken_over(make, monkeypatch):
     other = make(note(make), run_id="run-0")
     other._lock(other.plan(ROLES), ROLES, None)
     host = make(note(make))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert host.changed == ["note:a"]
 
 
@@ -233,12 +233,12 @@ def test_another_plan_than_the_one_that_was_agreed_to_is_not_carried_out(make):
     (make.folder / "a").write_text("by somebody else")
     host.read()
     with pytest.raises(HostError, match="more is to be changed than was agreed to"):
-        host.deploy(ROLES)
+        deployed(host.deploy(ROLES))
     assert host.changed == []
     host.context.confirmed["h"] = host.plan(ROLES)
     (make.folder / "a").write_text("by somebody else again")
     host.read()
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert host.changed == ["note:a"]
 
 
@@ -253,7 +253,7 @@ def test_what_became_right_by_itself_is_no_reason_to_stop_nor_is_how_ill_a_thing
 
 def test_stopping_is_between_steps(make):
     with pytest.raises(host_run.Stopped):
-        make(note(make), stop=True).deploy(ROLES)
+        deployed(make(note(make), stop=True).deploy(ROLES))
     assert not list(make.folder.iterdir())
 
 
@@ -261,16 +261,16 @@ def test_stopping_is_between_steps(make):
 def test_a_lost_connection_at_any_exec_is_unreachable_and_a_second_run_converges(make, dead):
     host = make(note(make), note(make, "b"), session=LocalSession(frozenset({dead})))
     with pytest.raises(UnreachableError):
-        host.deploy(ROLES)
+        deployed(host.deploy(ROLES))
     again = make(note(make), note(make, "b"), run_id="run-1")
-    again.deploy(ROLES)
+    deployed(again.deploy(ROLES))
     assert {path.name: path.read_text() for path in make.folder.iterdir()} == {"a": "wanted", "b": "wanted"}
 
 
 def test_large_files_have_an_exec_of_their_own(make):
     text = "x" * 200_000
     host = make(note(make, text=text))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert (make.folder / "a").read_text() == text
 
 
@@ -281,7 +281,7 @@ def test_an_artifact_is_made_once_and_then_given(make, tmp_path):
     wanted = Obtain("key", str(tar), (built,))
     for name in ("a", "b"):
         how = (wanted, Run(("cp", str(tar), str(make.folder / name))), Run(("rm", str(tar))))
-        make(note(make, name, text="bytes", how=how), store=store).deploy(ROLES)
+        deployed(make(note(make, name, text="bytes", how=how), store=store).deploy(ROLES))
     assert count.read_text() == "made\n"
     assert (make.folder / "b").read_text() == "bytes"
 
@@ -303,7 +303,7 @@ def test_a_lock_that_was_lost_in_the_middle_is_said_as_such(make, tmp_path):
     steal = sh('printf "other 99999999 1 thief\\n\\n" >"$1"', str(tmp_path / "run" / "lock"), title="steal")
     host = make(note(make, how=(steal, Put(str(make.folder / "a"), b"wanted", owner=""))), note(make, "b"))
     with pytest.raises(LockedError, match="thief"):
-        host.deploy(ROLES)
+        deployed(host.deploy(ROLES))
     assert host.changed == ["note:a"]
 
 
@@ -322,22 +322,22 @@ def test_a_file_that_did_not_come_whole_is_not_put_in_place(tmp_path):
 def test_what_only_another_host_may_make_is_not_waited_for_when_that_host_is_not_at_work(make):
     wanted = Obtain("key", str(make.folder / "tar"), (run("true"),), host="builder", title="nginx")
     with pytest.raises(HostError, match="only builder may make it, and it is not in this run"):
-        make(note(make, how=(wanted,))).deploy(ROLES)
+        deployed(make(note(make, how=(wanted,))).deploy(ROLES))
 
 
 def test_a_host_that_is_locked_already_is_read_again_before_its_first_change(make):
     host = make(note(make), note(make, "b"), roles=ROLES | {"balancer"})
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     (make.folder / "a").unlink()
     host.read()
     (make.folder / "a").write_text("wanted")
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert host.changed == ["note:a", "note:b"]
 
 
 def test_each_change_is_one_exec_and_the_last_one_reads_everything_again_and_gives_the_lock_back(make, tmp_path):
     host = make(note(make), note(make, "b"))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert host.session.execs == 4  # read; lock and read again; a, and what b is; b, everything, and the lock
     assert not (tmp_path / "run" / "lock").exists()
     host.finish()
@@ -347,7 +347,7 @@ def test_each_change_is_one_exec_and_the_last_one_reads_everything_again_and_giv
 @pytest.mark.parametrize("cut", [False, True])
 def test_what_was_cut_off_may_still_run_so_its_lease_is_left_to_end(make, tmp_path, cut):
     host = make(note(make), roles=ROLES | {"balancer"})
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     if cut:
         host.context.cut.set()
     host.finish("unreachable", Stopped("stopped at once") if cut else UnreachableError("lost"))
@@ -356,9 +356,9 @@ def test_what_was_cut_off_may_still_run_so_its_lease_is_left_to_end(make, tmp_pa
 
 def test_the_lock_is_kept_where_a_wave_is_still_to_come(make, tmp_path):
     host = make(note(make), roles=ROLES | {"balancer"})
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert (tmp_path / "run" / "lock").exists()
-    host.deploy(frozenset({"balancer"}), Fleet())
+    deployed(host.deploy(frozenset({"balancer"}), Fleet()))
     host.finish()
     assert not (tmp_path / "run" / "lock").exists()
 
@@ -374,14 +374,14 @@ class Codename(Note):
 @pytest.mark.parametrize(("kind", "execs"), [(Note, 4), (Codename, 5)])
 def test_host_facts_are_read_again_after_a_change_where_a_step_asks_for_one(make, kind, execs):
     host = make(note(make), kind(str(make.folder / "b")))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert (host.changed, host.session.execs) == (["note:a", "note:b"], execs)
 
 
 def test_what_an_earlier_change_did_to_a_later_step_is_seen(make):
     both = (run("touch", str(make.folder / "a")), run("sh", "-c", 'printf wanted >"$1"', "sh", str(make.folder / "b")))
     host = make(Note(str(make.folder / "a"), "", both), note(make, "b"))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert host.changed == ["note:a"]
     assert ("ok", "note:b") in [(event.kind, event.step) for event in make.events]
 
@@ -393,7 +393,7 @@ def test_the_lock_is_kept_while_a_job_says_nothing(make, monkeypatch, tmp_path):
     (make.folder / "a").write_text("")
     silent = sh('sleep 0.6; printf wanted >"$1"', str(make.folder / "a"), title="long", job=True)
     host = make(note(make, how=(silent,)))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     renewals = [text for text in host.session.scripts if b"flock" in text and b"begin 1" not in text]
     assert host.changed == ["note:a"]
     assert len(renewals) >= 2

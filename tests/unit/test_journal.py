@@ -16,7 +16,7 @@ from provision.runs import history, journal, lock
 from provision.steps.system.file_scan import Content
 
 from . import test_host_run
-from .local import LocalSession
+from .local import LocalSession, deployed
 from .test_host_run import ROLES, Note, note
 
 make = test_host_run.make  # a fixture
@@ -43,7 +43,7 @@ def entries(most=20):
 def test_a_run_that_changes_nothing_writes_nothing(make):
     (make.folder / "a").write_text("wanted")
     host = make(note(make))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     host.finish()
     assert not Path(journal.FOLDER).exists()
     assert entries() == []
@@ -53,7 +53,7 @@ def test_a_run_that_changes_nothing_writes_nothing(make):
 def test_each_change_is_written_before_and_after_it_and_root_alone_may_read_it(make):
     (make.folder / "b").write_text("before")
     host = make(note(make), note(make, "b"))
-    host.deploy(ROLES)
+    deployed(host.deploy(ROLES))
     assert kinds() == [
         ("begin", ""),
         ("change", "note:a"),
@@ -82,7 +82,7 @@ def tree(place):
 def test_what_failed_is_written_with_its_exit_code(make):
     host = make(note(make, how=(sh("exit 7", title="break"),)), note(make, "b"))
     with pytest.raises(CommandError) as error:
-        host.deploy(ROLES)
+        deployed(host.deploy(ROLES))
     host.finish("failed", error.value)
     assert kinds() == [("begin", ""), ("change", "note:a"), ("failed", "note:a"), ("end", "")]
     [made] = story().made
@@ -138,7 +138,7 @@ def test_a_run_that_was_killed_in_a_step_is_unfinished_and_says_in_which(make):
 
     host = make(note(make, how=(run("echo", "kill-me"),)), session=Dying())
     with pytest.raises(UnreachableError):
-        host.deploy(ROLES)
+        deployed(host.deploy(ROLES))
     assert kinds() == [("begin", ""), ("change", "note:a")]
     [entry] = entries()
     assert (entry.result, entry.step) == ("unfinished", "note:a")
@@ -161,7 +161,7 @@ def test_the_bytes_that_rollback_needs_are_kept_by_their_hash_and_only_shown_on_
         return state and {"sha256": Content(state["text"].encode())}
 
     (make.folder / "a").write_text("before")
-    make(Read(str(make.folder / "a"))).deploy(ROLES)
+    deployed(make(Read(str(make.folder / "a"))).deploy(ROLES))
     assert (Path(journal.STORE) / Content(b"before")).read_bytes() == b"before"
     assert not (Path(journal.STORE) / Content(b"wanted")).exists(), "what is there now is kept when it is replaced"
     assert story().made[0].have == {"sha256": Content(b"before")}
@@ -183,7 +183,7 @@ def test_journals_are_bounded_in_number_and_with_them_what_they_keep(make, monke
     monkeypatch.setattr(journal, "RUNS", 3)
     for number in range(5):
         (make.folder / "a").write_text(f"before {number}")
-        make(note(make), run_id=f"run-{number}").deploy(ROLES)
+        deployed(make(note(make), run_id=f"run-{number}").deploy(ROLES))
     assert [entry.run for entry in entries()] == ["run-4", "run-3", "run-2"]
     kept = {path.read_bytes() for path in Path(journal.STORE).iterdir()}
     assert kept == {b'{"text": "wanted"}', *(b'{"text": "before %d"}' % number for number in (2, 3, 4))}
@@ -282,18 +282,18 @@ def test_what_a_kept_state_names_is_kept_with_it(make, monkeypatch):
         Path(journal.STORE).mkdir(exist_ok=True)
         (Path(journal.STORE) / named).write_text("bytes")
         (Path(journal.STORE) / ("b" * 64)).write_text("nobody's")
-        make(note(make), run_id=f"run-{number}").deploy(ROLES)
+        deployed(make(note(make), run_id=f"run-{number}").deploy(ROLES))
     assert (Path(journal.STORE) / named).exists()
     assert not (Path(journal.STORE) / ("b" * 64)).exists()
 
 
 def test_half_a_line_takes_no_other_with_it_and_what_is_no_record_is_left_out(make):
-    make(note(make)).deploy(ROLES)
+    deployed(make(note(make)).deploy(ROLES))
     path = Path(journal.FOLDER) / "run-1.jsonl"
     with path.open("a") as file:
         file.write('[1]\n"x"\n{"record": 3}\n\x1b[2J\n{"record": "change", "step": ["x"], "have": {}}\n{"at": 1, "rec')
     (make.folder / "a").write_text("by hand")
-    make(note(make)).deploy(ROLES)
+    deployed(make(note(make)).deploy(ROLES))
     assert [one.step for one in story().made] == ["note:a", "", "note:a"]
     assert [one.known for one in story().made] == [True, False, True]
     assert entries()[0].result == "changed"
@@ -301,7 +301,7 @@ def test_half_a_line_takes_no_other_with_it_and_what_is_no_record_is_left_out(ma
 
 def test_what_is_kept_and_is_not_what_its_name_says_is_not_believed(make):
     (make.folder / "a").write_text("before")
-    make(note(make)).deploy(ROLES)
+    deployed(make(note(make)).deploy(ROLES))
     for path in Path(journal.STORE).iterdir():
         path.write_text('{"text": "of somebody else"}')
     [made] = story().made
@@ -311,9 +311,9 @@ def test_what_is_kept_and_is_not_what_its_name_says_is_not_believed(make):
 def test_a_run_that_goes_on_under_its_own_id_is_one_journal(make):
     host = make(note(make), note(make, "b", how=(sh("exit 1", title="break"),)))
     with pytest.raises(CommandError) as error:
-        host.deploy(ROLES)
+        deployed(host.deploy(ROLES))
     host.finish("failed", error.value)
-    make(note(make), note(make, "b")).deploy(ROLES)
+    deployed(make(note(make), note(make, "b")).deploy(ROLES))
     assert [entry.result for entry in entries()] == ["changed"]
     assert [(one.step, one.result) for one in story().made] == [
         ("note:a", "done"),
@@ -328,9 +328,9 @@ def test_two_connections_to_one_host_write_one_journal_and_the_worst_result_stay
     other.context.journals["h"] = own.context.journal("h")
     other._performer.journal = own.context.journal("h")
     with pytest.raises(CommandError) as error:
-        own.deploy(ROLES)
+        deployed(own.deploy(ROLES))
     own.finish("failed", error.value)
-    other.deploy(ROLES)
+    deployed(other.deploy(ROLES))
     other.finish()
     assert [kind for kind, _ in kinds()].count("begin") == 1
     assert [(entry.result, entry.step, entry.changes) for entry in entries()] == [("failed", "note:a", 2)]

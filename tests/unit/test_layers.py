@@ -39,7 +39,6 @@ STEPS = [
 EXCEPTIONS = {
     ("provision/actions/resume.py", "cli"),
     ("provision/actions/resume.py", "report"),
-    ("provision/apply/host_run.py", "rollout"),
     ("provision/steps/instance/boot.py", "ollama"),
     ("provision/steps/nginx/balancer_checks.py", "ollama"),
 }

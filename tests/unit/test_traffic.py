@@ -10,6 +10,7 @@ from provision.errors import CommandError, HostError
 from provision.plan import change_order
 from provision.steps.base import EVERY
 
+from .local import deployed
 from .test_host_run import ROLES, Note, make, note
 
 __all__ = ["make"]
@@ -125,7 +126,7 @@ def test_an_instance_is_out_from_its_first_change_to_its_last(host, make):
         part(make, "m2", "2", hurts=False),
     )
     made = host(*steps)
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert FakeTurn.events == [
         ("take 1", {"image": "wanted", "c1": "old", "c2": "old", "m1": "old", "m2": "old"}),
         ("back 1", {"image": "wanted", "c1": "wanted", "c2": "old", "m1": "wanted", "m2": "old"}),
@@ -136,7 +137,7 @@ def test_an_instance_is_out_from_its_first_change_to_its_last(host, make):
 
 def test_what_is_not_there_yet_is_not_taken_out(host, make):
     made = host(part(make, "c1", "1"), part(make, "c2", "2"), old=())
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert events() == []
     assert made.changed == ["note:c1", "note:c2"]
 
@@ -154,7 +155,7 @@ def test_an_instance_gets_no_requests_before_it_has_its_model(host, make, monkey
     steps = Container(str(make.folder / "c1"), instance="1"), part(make, "m1", "1", hurts=False)
     made = host(*steps, old=["m1"])
     monkeypatch.setattr(host_run, "INSTANCES", ROLES)
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert FakeTurn.events == [("hold 1", {"m1": "old"}), ("admit", {"c1": "wanted", "m1": "wanted"})]
     assert made.turn.made == {"1"}
     assert made.turn.unfinished == [{"1"}, set()], "nothing takes its place before it has its model"
@@ -165,7 +166,7 @@ def test_what_a_new_one_takes_from_another_is_given_up_in_turn(host, make, monke
     steps = [Container(str(make.folder / f"c{n}"), instance=n) for n in ("1", "2")]
     made = host(*steps, old=["c2"])
     monkeypatch.setattr(change_order, "_holds", lambda state: {"card"} if state else set())
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert events() == ["hold 1", "take 1 2", "back 1 2"]
 
 
@@ -179,13 +180,13 @@ def test_what_is_not_there_is_not_tested_with_all_others_that_are_out(host, make
     monkeypatch.setattr(Part, "disrupts", lambda one, have, want: EVERY if one.path.endswith("docker") else frozenset())
     monkeypatch.setattr(FakeTurn, "take", lambda turn, names, step: setattr(turn, "out", ("1", "2")) or True)
     monkeypatch.setattr(made, "_may_serve", lambda: True)
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert events() == ["drop 1", "back 2", "hold 1"]
 
 
 def test_the_lock_is_kept_until_the_last_one_is_back(host, make, tmp_path):
     made = host(part(make, "c1", "1"))
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert made.locked
     made.finish()
     assert not (tmp_path / "run" / "lock").exists()
@@ -194,7 +195,7 @@ def test_the_lock_is_kept_until_the_last_one_is_back(host, make, tmp_path):
 def test_what_fails_while_it_is_out_is_told_after_it_was_tried_to_give_it_back(host, make):
     made = host(part(make, "c1", "1", how=(run("false"),)), part(make, "c2", "2"))
     with pytest.raises(CommandError):
-        made.deploy(ROLES)
+        deployed(made.deploy(ROLES))
     assert events() == ["take 1", "abandon 1"]
 
 
@@ -205,7 +206,7 @@ def test_a_turn_that_cannot_be_had_leaves_everything_as_it_is(host, make, monkey
     monkeypatch.setattr(FakeTurn, "take", refuse)
     made = host(part(make, "c1", "1"))
     with pytest.raises(HostError, match="cannot be reached"):
-        made.deploy(ROLES)
+        deployed(made.deploy(ROLES))
     assert (make.folder / "c1").read_text() == "old"
 
 
@@ -216,7 +217,7 @@ def test_what_changed_while_its_turn_was_waited_for_is_not_changed_again(host, m
 
     monkeypatch.setattr(FakeTurn, "take", take)
     made = host(part(make, "c1", "1", how=(run("false"),)))
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert made.changed == []
 
 
@@ -225,7 +226,7 @@ def test_what_broke_meanwhile_is_put_right_before_it_is_given_back(host, make):
     (make.folder / "m1").write_text("whole")
     model = part(make, "m1", "1", text="whole", mended="whole", hurts=False)
     made = host(part(make, "c1", "1", how=(breaks,)), model, old=("c1",))
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert FakeTurn.events[-1] == ("back 1", {"c1": "wanted", "m1": "whole"})
 
 
@@ -236,7 +237,7 @@ def test_a_daemon_reload_that_may_take_cards_takes_every_instance_out(host, make
     planned = made.plan(ROLES)
     assert planned.changes[0].impact == "takes every instance of this host out meanwhile"
     assert planned.changes[1].impact == ""
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert FakeTurn.events[0] == ("take *", {"unit": "old", "b": "old"})
     assert events() == ["take *", "back *"]
 
@@ -245,5 +246,5 @@ def test_where_no_instance_runs_nothing_is_taken_out(host, make, monkeypatch):
     monkeypatch.setattr(host_run.HostRun, "_reload_safe", lambda self: False)
     made = host(Preparing(str(make.folder / "unit")))
     assert made.plan(ROLES).changes[0].impact == ""
-    made.deploy(ROLES)
+    deployed(made.deploy(ROLES))
     assert events() == []

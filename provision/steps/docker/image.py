@@ -73,6 +73,8 @@ class Image(Step):
         after: ids of steps that change it behind our back.
     """
 
+    stands_apart = True
+
     reference: str
     after: tuple[str, ...] = ()
 

@@ -20,6 +20,8 @@ class Volume(Step):
         after: ids of steps that change it behind our back.
     """
 
+    stands_apart = True
+
     name: str
     after: tuple[str, ...] = ()
 

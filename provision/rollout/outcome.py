@@ -1,0 +1,76 @@
+"""What a run is asked for, and what becomes of its hosts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from provision.errors import HostError
+from provision.inventory import Host, Inventory
+from provision.plan.planner import HostPlan
+from provision.plan.role_order import LAST
+from provision.runs import interrupt
+from provision.steps.nginx.upstream import Drained
+
+NO_LIMIT = 10**9
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How carefully a run goes through its hosts.
+
+    Args:
+        serial: hosts at a time; the next ones begin when these have ended.
+        canary: whether one host goes first and alone, if it can a gpu host; the others only if all is well there.
+        max_fail: so many hosts may fail or be unreachable; with one more the run stops.
+    """
+
+    serial: int = NO_LIMIT
+    canary: bool = False
+    max_fail: int = NO_LIMIT
+
+
+DEFAULT = Pace()
+
+Selection = Sequence[tuple[Host, frozenset[str]]]
+"""Hosts, each with the names of the roles that are looked at there."""
+
+
+@dataclass
+class Outcome:
+    """What became of one host.
+
+    Args:
+        host: its name.
+        plan: what was to change.
+        changed: ids of the steps that were changed.
+        error: what failed, or None.
+        seconds: how long it took.
+        drained: on a balancer, the instances that an operator keeps out.
+        clock: a warning if the host's clock and this machine's differ; else empty.
+    """
+
+    host: str
+    plan: HostPlan = field(default_factory=HostPlan)
+    changed: list[str] = field(default_factory=list)
+    error: HostError | None = None
+    seconds: float = 0.0
+    drained: tuple[Drained, ...] = ()
+    clock: str = ""
+
+    @property
+    def result(self) -> str:
+        """`ok`, `changed`, `failed`, `unreachable`, `locked` or `stopped`."""
+        return interrupt.result(self.error, changed=bool(self.changed))
+
+
+def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str]) -> Selection:
+    """The hosts of a run: those chosen, and the balancers that send to the chosen ones, for their upstream alone.
+
+    Args:
+        inventory: all hosts.
+        chosen: what `--limit` left.
+        roles: the roles of this run.
+    """
+    names = {host.name for host in chosen}
+    last = roles & frozenset(LAST)
+    senders = {host.name for host in inventory.hosts if host.balancer and last and any(one.gpu for one in chosen)}
+    return [(host, roles if host.name in names else last) for host in inventory.hosts if host.name in names | senders]
