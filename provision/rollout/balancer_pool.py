@@ -62,6 +62,11 @@ class BalancerPool:
         self._step = next(entry.step for entry in entries if isinstance(entry.step, Balancing))
 
     @property
+    def step_id(self) -> str:
+        """Id of the step whose upstream this is."""
+        return self._step.id
+
+    @property
     def locked(self) -> bool:
         """Whether the balancer may hold this run's lock."""
         return self._lease.held

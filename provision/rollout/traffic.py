@@ -264,9 +264,11 @@ class HostTraffic:
                 continue
             if self.roll.context.stop.is_set():
                 return
+            new = self._is_new(name)
             try:
-                self.admit(name, self.roll.pools.of(self.host), halts=self._is_new(name))
+                self.admit(name, self.roll.pools.of(self.host), halts=new)
                 self.say("progress", f"test:{name}", "it gets requests again")
+                self.roll.members.recovered.update(() if new else (self._label(name),))
             except HostError as error:
                 self.error = self.error or error
 
