@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from provision.rollout.budget import are_out
-from provision.rollout.members import Membership, Slot
+from provision.rollout.members import Slot
 from provision.rollout.traffic import Roll
 from provision.runs.context import Stopped
 
@@ -143,7 +143,8 @@ class Scheduler:
 
     def _hint(self, slot: Slot) -> str:
         """What to do where there is no room for a slot."""
-        if slot.blockers and self.roll.members.labels(Membership.REMOVED).issuperset(slot.blockers):
+        declared = self.roll.budget.replicas.all_declared()
+        if slot.blockers and declared.isdisjoint(slot.blockers):
             return "deploy again: the balancers learn of the renamed instances at the end of this run"
         return f"{HINT}; then deploy again" if slot.blockers else "mend that, then deploy again"
 
