@@ -20,8 +20,7 @@ from provision.runs.context import Context, Stopped
 from provision.ssh.session import Session
 from provision.steps.base import EVERY
 from provision.steps.instance import endpoint
-from provision.steps.nginx.balancer_config import NOWHERE
-from provision.steps.nginx.upstream import Member, Place, label
+from provision.steps.nginx.upstream import NOWHERE, InstanceRef, Member, label
 
 TICK = 1.0  # seconds between two looks at whether it is one's turn
 LOOK = 5.0  # and between two at the balancers, while what an earlier run left out is waited for
@@ -123,34 +122,33 @@ class Rolling:
                 found |= {n for n, one in members if one.down and not one.drained and one.address != NOWHERE}
         return found
 
-    def readmit(self, host: Host, name: str, at: str, before: str = "") -> None:
+    def readmit(self, host: Host, name: str, at: str) -> None:
         """Have the balancers send to an instance that was left out. It has proved itself.
 
         Args:
             host: its host.
             name: its label.
             at: `ADDRESS:PORT` where it did.
-            before: label of one that is gone, and whose place it takes; empty where it has one of its own.
 
         Raises:
             HostError: a balancer could not be told; all others were.
         """
-        tell_all(self.markers(host), lambda marker: self._up(marker, name, at, before))
+        tell_all(self.markers(host), lambda marker: self._up(marker, name, at))
 
     def hand_over(self, host: Host, old: str, name: str, at: str) -> None:
-        """Have the balancers send to an instance instead of one that is gone. It has proved itself.
+        """End the turn of an instance that is gone: another one of its host has proved itself.
 
         Args:
             host: their host.
-            old: label of what is gone.
-            name: label of the other.
-            at: `ADDRESS:PORT` where it did.
+            old: label of what is gone. Its line stays `down` until the last wave.
+            name: label of the other. Balancers that do not list it yet send to it from the last wave on.
+            at: `ADDRESS:PORT` where it proved itself.
 
         Raises:
             HostError: a balancer could not be told; all others were, and the roll is halted.
         """
         with self._ending(old, name):
-            self.readmit(host, name, at, old)
+            self.readmit(host, name, at)
 
     def begin(self, served: Served, pause: Pause) -> None:
         """Wait until they may be taken out. From then on they count as out.
@@ -227,9 +225,9 @@ class Rolling:
         finally:
             self.drop(out)
 
-    def _up(self, marker: Marker, name: str, at: str, before: str = "") -> None:
+    def _up(self, marker: Marker, name: str, at: str) -> None:
         with self._about_balancer():
-            marker.mark(up={name: Place(at, before or name)})
+            marker.mark(up={name: at})
 
     def leave(self, name: str, why: str) -> None:
         """Leave an instance out, and take out no other in this run.
@@ -396,5 +394,5 @@ def _look(marker: Marker, host: Host) -> Mapping[str, Member]:
 def _is_of(name: str, host: Host, names: frozenset[str]) -> bool:
     """Whether a label is one of a host's instances that are meant."""
     if names == EVERY:
-        return name.rpartition("/")[0] == label(host.name, "").rstrip("/")
+        return InstanceRef.of(name).host == InstanceRef.of(label(host.name, "")).host
     return name in {label(host.name, one) for one in names}

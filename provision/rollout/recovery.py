@@ -124,27 +124,16 @@ def prove(rolling: Rolling, run: HostRun, label: str) -> bool:
     Args:
         rolling: who is out in this run.
         run: its host.
-        label: its label. Where that is not declared any more, the run that took it away died before what took its
-            place had proved itself: that does so now.
+        label: its label.
 
     Returns:
-        whether anything was given back.
+        whether it was given back; an instance that is not declared any more never is.
 
     Raises:
-        HostError: it did not pass its test, or a balancer cannot be asked or told.
+        HostError: it did not pass its test, or a balancer cannot be told.
     """
-    declared = {marks.label(one.host, one.name): one.name for one in run.host.instances}
-    listed = [] if label in declared else [marker.look() for marker in rolling.markers(run.host)]
-    new = sorted(name for name in declared if any(label in found and name not in found for found in listed))
-    first: HostError | None = None
-    for name in [label] if label in declared else new:
-        try:
-            at = run.turn.test(declared[name])
-        except HostError as error:  # another may be there already
-            first = first or error
-            continue
-        rolling.readmit(run.host, name, at, label)
-        return True
-    if first is not None:
-        raise first
-    return False
+    name = next((one.name for one in run.host.instances if marks.label(one.host, one.name) == label), None)
+    if name is None:
+        return False
+    rolling.readmit(run.host, label, run.turn.test(name))
+    return True
