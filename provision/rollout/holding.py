@@ -4,11 +4,10 @@ Such a host was installed anew, or its container was removed by hand. Each balan
 when an instance is made: what it sends to changes meanwhile by this run alone.
 """
 
-import contextlib
 import threading
 from collections.abc import Callable
 
-from provision.errors import HostError, UnreachableError
+from provision.errors import HostError, RefusedError, UnreachableError
 from provision.inventory import Host
 from provision.rollout.balancer_pool import Marker, tell_all
 
@@ -38,6 +37,7 @@ class Holding:
 
         Raises:
             HostError: one does, and could not be told: it would send to what has no model yet.
+            RefusedError: somebody else edited the upstream of one: it may send to it.
         """
         found = [marker for marker in self._markers(host) if name in self._sends_to(marker)]
         tell_all(found, lambda marker: self._hold(marker, name))
@@ -51,13 +51,20 @@ class Holding:
             raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error
 
     def _sends_to(self, marker: Marker) -> frozenset[str]:
-        """Labels of those that a balancer sends to; none where it cannot be asked."""
+        """Labels of those that a balancer sends to; none where it cannot be asked.
+
+        Raises:
+            RefusedError: somebody else edited its upstream: nobody knows what it sends to.
+        """
         name = marker.host.name
         with self._guard:
             asking = self._asking.setdefault(name, threading.Lock())
         with asking:  # a dead one is waited for once, and not by every host
             if name not in self._listed:
-                self._listed[name] = frozenset()
-                with contextlib.suppress(HostError):
+                try:
                     self._listed[name] = frozenset(label for label, one in marker.look().items() if not one.down)
+                except RefusedError:
+                    raise
+                except HostError:
+                    self._listed[name] = frozenset()
             return self._listed[name]
