@@ -107,24 +107,31 @@ def test_the_upstream_of_a_whole_inventory_is_read_as_it_was_written(path: Path)
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "strangers"),
     [
-        ("    zone ollama 68k;\n", ""),
-        ("    keepalive 16;\n", ""),
-        ("    server 10.1.0.11:3001", "    server 127.0.0.1:3999;\n    server 10.1.0.11:3001"),
-        ("    server 10.1.0.11:3001", "    server 127.0.0.1:3999; server 10.1.0.11:3001"),
-        ("; # gpu-01/ollama1", ";"),
-        ("server 10.1.0.11:3001", "server gpu.example:3001"),
-        ("# gpu-01/ollama2", "# gpu-01/ollama1"),
+        ("    server 10.1.0.11:3001", "    server 127.0.0.1:3999;\n    server 10.1.0.11:3001", ["127.0.0.1:3999"]),
+        ("    server 10.1.0.11:3001", "    server 127.0.0.1:3999; server 10.1.0.11:3001", ["127.0.0.1:3999"]),
+        ("; # gpu-01/ollama1", ";", ["10.1.0.11:3001"]),
+        ("server 10.1.0.11:3001", "server gpu.example:3001", ["gpu.example:3001"]),
+        ("# gpu-01/ollama2", "# gpu-01/ollama1", ["10.1.0.11:3001"]),
+        ("    server 10.1.0.11:3001", "    # server 10.1.0.11:3001", []),
     ],
 )
-def test_a_server_or_a_setting_that_somebody_else_wrote_makes_no_upstream(old: str, new: str) -> None:
+def test_a_server_that_is_no_member_is_a_stranger(old: str, new: str, strangers: list[str]) -> None:
     text = written().text
     assert old in text
-    assert Upstream.parse(text.replace(old, new, 1)) is None
+    assert upstream.strangers(text) == []
+    assert upstream.strangers(text.replace(old, new, 1)) == strangers
 
 
-@pytest.mark.parametrize("text", ["", "garbage {", "upstream ollama {\n}\n"])
+def test_the_server_that_stands_for_nobody_is_no_stranger() -> None:
+    assert upstream.strangers(written("nobody").text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "garbage {", "upstream ollama {\n    keepalive 16;\n}\n", "upstream ollama {\n    zone ollama 68k;\n}\n"],
+)
 def test_a_text_without_an_upstream_is_none(text: str) -> None:
     assert (Upstream.parse(text), upstream.members(text)) == (None, {})
 
@@ -142,11 +149,6 @@ def test_the_members_of_a_text_that_makes_no_upstream_are_known_with_their_marks
     assert Upstream.parse(text) is None
     assert [name for name, one in upstream.members(text).items() if one.down] == [ONE, TWO]
     assert upstream.drained(text) == {ONE: WHY}
-
-
-def test_a_server_that_is_no_member_is_a_stranger() -> None:
-    text = written().text.replace("    server", "    server 127.0.0.1:3999;\n    server", 1)
-    assert upstream.strangers(text) == ["127.0.0.1:3999"]
 
 
 # ---- labels ------------------------------------------------------------------------------------------------------

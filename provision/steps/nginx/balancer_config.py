@@ -105,7 +105,7 @@ class Balancing(Generation):
         return f"listens on {self.listens}" if have is None and want else super().impact(have, want)
 
     def check(self, live: Any) -> Iterator[Check]:
-        """What the present configuration is for: see `balanced`."""
+        """What the present configuration is for: see `balancer_checks`."""
         yield from super().check(live)
         expected = {s.label: (s.port, s.weight, s.max_conns) for s in self.servers}
         settled = {s.label: s.address for s in self.servers if s.settled}
@@ -166,10 +166,10 @@ def restored(past: Upstream, present: Mapping[str, Member], fleet: Fleet, declar
         declared: labels of the instances that the inventory declares.
 
     Returns:
-        the upstream without drains. A member of both is where it is now, but where it gets no requests now and its host
-        was put back it is where it was. An instance of a host that was put back is a member too if only the past has
-        it, or if only the present has it and this run does not take it away. A member is down if it is unfit, or gets
-        no requests now and was not both declared and put back: nobody has tested it.
+        the upstream, without drains. It lists the instances of both; those that only the present has, unless this run
+        takes them away; and those that only the past has, if their host was put back. An instance is where it is now,
+        or where it was, if it gets no requests now and its host was put back. An instance is down if it is unfit; and
+        if it gets no requests now, unless it is declared and its host was put back: only those have been tested.
     """
     old = {member.label: member for member in past.members}
     back = {name for name in {*old, *present} if InstanceRef.of(name).host in fleet.addresses}

@@ -90,8 +90,9 @@ def present(have: State) -> Upstream:
     Raises:
         RefusalError: somebody else wrote or edited a server or a setting of the upstream.
     """
-    found = Upstream.parse(upstream.text_of(have))
-    if found is None:
+    text = upstream.text_of(have)
+    found = Upstream.parse(text)
+    if found is None or upstream.strangers(text):
         by_hand = f"{CONFIG}/{upstream.FILE} has servers or settings that provision did not write"
         raise RefusalError(f"{by_hand}: `provision deploy --tags balancer` writes it anew")
     return found

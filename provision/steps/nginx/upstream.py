@@ -145,13 +145,13 @@ class Upstream:
 
     @classmethod
     def parse(cls, text: str) -> "Upstream | None":
-        """The upstream that a text says, or None where somebody else wrote or edited a server or a setting in it.
+        """The upstream that a text says, or None where the text is not one of provision.
 
-        A comment, a directive or a parameter that provision does not write is passed over. A number that no line says
-        is nginx's own default.
+        What provision does not write is passed over: comments, directives, parameters, and servers; see `strangers`.
+        A number that no line says is nginx's own default.
         """
         zone, keepalive, method = (pattern.search(text) for pattern in (_ZONE, _KEEPALIVE, _METHOD))
-        if zone is None or keepalive is None or set(strangers(text)) - {NOBODY}:
+        if zone is None or keepalive is None:
             return None
         parameters = next((found[3] for found in _MEMBER.finditer(text)), "")
         fail_timeout = _FAIL_TIMEOUT.search(parameters)
@@ -225,9 +225,9 @@ def drained(text: str) -> dict[str, Drained]:
 
 
 def strangers(text: str) -> list[str]:
-    """`ADDRESS:PORT` of the servers in a text that are no members."""
-    places = {member.at for member in members(text).values()}
-    return [place for place in _SERVER.findall(text) if place not in places]
+    """The servers in a text that are no members, by their address as it is written there."""
+    known = {NOBODY, *(member.at for member in members(text).values())}
+    return [place for place in _SERVER.findall(text) if place not in known]
 
 
 def zone_for(listed: Collection[Member]) -> int:
