@@ -7,13 +7,12 @@ import sys
 import pytest
 import yaml
 
-from .conftest import DEPLOYED, Fleet, at_work, settle, wait_for
+from .conftest import Fleet, at_work, wait_for
 
 pytestmark = pytest.mark.lab
 KNOBS = "/etc/provision-lab/knobs.json"
 JOBS = "/run/provision/jobs"
 LOADED = "resident:ollama1"
-TWO = (("gpu-02", "ollama1"), ("gpu-02", "ollama2"))
 
 
 class Running:
@@ -77,10 +76,6 @@ def jobs(fleet):
     return fleet.on("gpu-01", "sh", "-c", f"cat {JOBS}/*/pid 2>/dev/null || :").split()
 
 
-def upstream(fleet):
-    return fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf").splitlines()
-
-
 def audit(fleet, run):
     """What the log of gpu-01 was told of a run."""
     lines = fleet.on("gpu-01", "journalctl", "-q", "-t", "provision", "-o", "cat").splitlines()
@@ -134,29 +129,6 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
     over = slow.provision("deploy", "--yes", "--resume", left["run"])
     assert over.code == 2, over
     assert "nothing to resume" in over.err
-
-
-@pytest.mark.matrix
-def test_killed_before_a_renamed_instance_has_proved_itself_the_next_roll_goes_through(loading, lab):
-    """What is gone is still in the upstream, and nothing of it will ever come back: its successor does instead."""
-    instance = loading.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
-    instance["name"] = "chat"
-    first = Running(loading, "-l", "gpu-01")
-    first.until("changing  resident:chat")
-    first.kill()
-    lines = upstream(loading)
-    assert [line for line in lines if "gpu-01/ollama1" in line and " down;" in line]
-    assert not [line for line in lines if "gpu-01/chat" in line]
-    loading.hosts("gpu")["gpu-02"]["ollama"]["log_max_file"] = 4
-    done = loading.deploy()
-    assert "container:ollama1" in done.host("gpu-02")["changed"]
-    lines = upstream(loading)
-    assert {line.rpartition("# ")[2] for line in lines if line.strip().startswith("server ")} == {
-        f"{host}/{name}" for host, name in (("gpu-01", "chat"), ("gpu-01", "ollama2"), *TWO)
-    }
-    assert not [line for line in lines if " down;" in line]
-    lab.restore(label=DEPLOYED)
-    settle(loading)
 
 
 def test_from_another_machine_a_dead_run_is_waited_for_or_its_lock_taken_away_and_then_resumed(slow, tmp_path):
