@@ -28,8 +28,8 @@ from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint
 from provision.steps.nginx import member_update, upstream
 from provision.steps.nginx.balancer_config import Balancing
-from provision.steps.nginx.member_update import Marking
-from provision.steps.nginx.upstream import Drained, Member, Place
+from provision.steps.nginx.member_update import MemberUpdate
+from provision.steps.nginx.upstream import Drained, Member
 
 POLL = 5  # seconds that one look at the connections may wait on the balancer
 ROLE = LAST[0]
@@ -79,17 +79,22 @@ class BalancerPool:
         """
         with self._updating, self._named():
             have = self._read()
-        return upstream.members(upstream.text_of(have))
+            if not upstream.text_of(have):
+                return {}
+            try:
+                return {member.label: member for member in member_update.present(have).members}
+            except RefusalError as error:
+                raise RefusedError(str(error), step=self._step.id) from error
 
     def update(
         self,
         *,
         down: Collection[str] = (),
-        up: Mapping[str, Place] = MappingProxyType({}),
+        up: Mapping[str, str] = MappingProxyType({}),
         drain: Mapping[str, Drained] = MappingProxyType({}),
         undrain: Collection[str] = (),
     ) -> bool:
-        """Change marks, and have nginx load them; see `upstream.marked`.
+        """Change marks, and have nginx load them; see `Upstream.updated`.
 
         Returns:
             whether anything was to be changed.
@@ -101,7 +106,7 @@ class BalancerPool:
             have = self._locked(back=bool(up))
             if have is None or upstream.FILE not in have["files"]:
                 return False
-            step = Marking(
+            step = MemberUpdate(
                 name=self._step.name,
                 files={},
                 binary=have["exe"] or self._step.binary,
@@ -186,7 +191,7 @@ class BalancerPool:
             hint = "deploy it with all its roles first"
             raise FactError(f"{self._step.id}: {error}", hint, stderr=error.evidence) from error
 
-    def _change(self, step: Marking, have: State) -> bool:
+    def _change(self, step: MemberUpdate, have: State) -> bool:
         try:
             want = step.want(HostFacts(), have)
         except RefusalError as error:

@@ -15,8 +15,7 @@ from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY
 from provision.steps.instance import endpoint
-from provision.steps.nginx.balancer_config import NOWHERE
-from provision.steps.nginx.upstream import Member, Place, label
+from provision.steps.nginx.upstream import NOWHERE, Member, label
 from provision.steps.ollama import readiness
 
 CONTAINERS = "ollama"  # the role that removes what is no longer declared; a run without it leaves that as it is
@@ -290,7 +289,7 @@ class HostTraffic:
             self.roll.members.leave_out(key, error.message, halts=halts)
             raise
         try:
-            update_all(list(pools), lambda pool: pool.update(up={key: Place(at, key)}))
+            update_all(list(pools), lambda pool: pool.update(up={key: at}))
         except HostError as error:
             error.message = f"{key} could not be given back: {error.message}"
             self.roll.members.halt(error.message)

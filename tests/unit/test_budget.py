@@ -43,11 +43,6 @@ class Fake:
     def mark(self, *, down: Any = (), up: Any = MappingProxyType({})) -> None:
         if self.unreachable:
             raise UnreachableError(f"{self.host.name}: lost")
-        for name, place in up.items():
-            if place.before in self.members:
-                self.members.pop(place.before)
-                self.members[name] = int(place.at.rpartition(":")[2] or 0)
-                self.down.discard(place.before)
         self.down = (self.down | set(down)) - set(up)
 
     def renew(self) -> None:

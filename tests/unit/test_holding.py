@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from provision.errors import CommandError, HostError, LockedError
+from provision.errors import CommandError, HostError, LockedError, RefusedError
 from provision.rollout import budget
 from provision.rollout.traffic import Turn
 
@@ -90,6 +90,21 @@ def test_where_a_balancer_sends_to_it_and_cannot_be_told_it_is_not_made(
     with pytest.raises(LockedError, match="somebody"):
         turn(made, host, monkeypatch).hold_back("ollama1")
     assert second.down == {ONE}
+
+
+def test_where_an_upstream_was_edited_nothing_is_made_that_it_may_send_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = gpu("a")
+    made = make(tmp_path, host)
+
+    def refuse() -> Any:
+        raise RefusedError("lb-0: upstream.conf has servers that provision did not write")
+
+    monkeypatch.setattr(made.markers(host)[0], "look", refuse)
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="did not write"):
+            turn(made, host, monkeypatch).hold_back("ollama1")
 
 
 def test_every_balancer_is_asked_once_also_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

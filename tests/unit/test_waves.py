@@ -506,51 +506,16 @@ def test_an_instance_that_is_in_the_way_is_given_back_if_it_is_well(make, monkey
             raise CommandError("it does not answer")
 
     monkeypatch.setattr(member.run.turn, "test", test)
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at, old: given_back.append((name, old)))
+    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at: given_back.append(name))
     assert made.rolling.prove("gpu-01/ollama1") is fit
-    assert given_back == [("gpu-01/ollama1", "gpu-01/ollama1")] * fit
+    assert given_back == ["gpu-01/ollama1"] * fit
     assert not made.rolling.prove("gpu-02/ollama1")  # not of this run
 
 
-@pytest.mark.parametrize(
-    ("listed", "given"),
-    [
-        ({"gpu-01/old"}, [("gpu-01/new", "gpu-01/old")]),
-        ({"gpu-01/old", "gpu-01/new"}, []),  # it has a place of its own
-        (set(), []),  # the balancers know nothing of either
-    ],
-)
-def test_what_took_the_place_of_what_a_killed_run_took_away_is_given_back_instead(make, monkeypatch, listed, given):
+def test_an_instance_that_is_not_declared_any_more_is_never_given_back(make, monkeypatch):
     made = make({"gpu-01": ()})
-    (member,) = made.members
-    one = Instance(host="gpu-01", name="new", gpus=(0,), port=3001)
-    member.run.host = dataclasses.replace(member.run.host, instances=(one,))
-    given_back = []
-    marker = SimpleNamespace(look=lambda: dict.fromkeys(listed))
-    monkeypatch.setattr(made.rolling, "markers", lambda host: [marker])
-    monkeypatch.setattr(member.run.turn, "test", lambda name: "10.0.0.1:3001")
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at, old: given_back.append((name, old)))
-    assert made.rolling.prove("gpu-01/old") is bool(given)
-    assert given_back == given
-
-
-def test_of_two_that_took_its_place_the_one_that_is_there_is_given_back(make, monkeypatch):
-    made = make({"gpu-01": ()})
-    (member,) = made.members
-    both = tuple(Instance(host="gpu-01", name=name, gpus=(0,), port=3001) for name in ("absent", "there"))
-    member.run.host = dataclasses.replace(member.run.host, instances=both)
-    given_back = []
-
-    def test(name):
-        if name == "absent":
-            raise CommandError("there is no such container")
-        return "10.0.0.1:3001"
-
-    monkeypatch.setattr(made.rolling, "markers", lambda host: [SimpleNamespace(look=lambda: {"gpu-01/old": None})])
-    monkeypatch.setattr(member.run.turn, "test", test)
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at, old: given_back.append((name, old)))
-    assert made.rolling.prove("gpu-01/old")
-    assert given_back == [("gpu-01/there", "gpu-01/old")]
+    monkeypatch.setattr(made.members[0].run.turn, "test", lambda name: pytest.fail("it is not tested"))
+    assert not made.rolling.prove("gpu-01/old")
 
 
 def test_ctrl_c_while_balancers_are_asked_who_is_down_is_a_stop(make, monkeypatch):
