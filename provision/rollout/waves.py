@@ -41,6 +41,7 @@ class Rollout:
         forks: hosts at the same time.
         pace: how carefully it goes through them.
         past: of a rollback, host -> the steps that are put back there; of a deploy None.
+        roll: what the hosts share of the roll; a new one when None.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class Rollout:
         forks: int,
         pace: Pace = DEFAULT,
         past: Mapping[str, tuple[Entry, ...]] | None = None,
+        roll: Roll | None = None,
     ) -> None:
         self.context = context
         self.pace = pace
         self.past = past
-        self.roll = Roll.of(context, become_password)
+        self.roll = roll or Roll.of(context, become_password)
         self.forks = max(1, min(forks, len(hosts)))
         self.members = [self._host(host, roles, become_password) for host, roles in hosts]
         self.interrupted = False
