@@ -351,8 +351,8 @@ class HostTraffic:
         return key.rpartition("/")[0] == self._label("").rstrip("/")
 
     def _is_meant(self, key: str, names: frozenset[str]) -> bool:
-        """Whether a label is one of this host's instances that are meant, and can serve."""
-        if key in self.roll.members.unusable:
+        """Whether a label is one of this host's instances that are meant, and can serve: a removed one cannot."""
+        if key in self.roll.members.unusable or self.roll.members.state(key) is Membership.REMOVED:
             return False
         return self._is_own(key) if names == EVERY else key in {self._label(name) for name in names}
 

@@ -293,6 +293,14 @@ def test_a_run_that_removes_nothing_gives_back_what_it_took_out(tmp_path: Path) 
     assert pool_of(made).down == set()
 
 
+def test_a_removed_instance_goes_out_once(tmp_path: Path) -> None:
+    """Its room stays taken also where the host has no room for the rest of its instances."""
+    made, own, slot = removed(tmp_path, {})
+    own.uncordon(slot)
+    assert own.request(EVERY, "step") is None
+    assert made.members.out(slot.scope).keys() == {"a/old"}
+
+
 def test_a_new_instance_is_held_and_gets_requests_when_it_is_well(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, balancers=3)
     here, dead, knows_none = pools(made, host)
