@@ -363,7 +363,7 @@ class HostTraffic:
 
     def _has_successor(self, slot: Slot) -> bool:
         """Whether the host has an instance that the balancers learn of in the last wave only."""
-        listed = {key for pool in slot.pools for key in self._members(pool)}
+        listed = {key for pool in slot.pools for key in self.roll.pools.first_members(pool)}
         return any(self._label(instance.name) not in listed for instance in self.host.instances)
 
     def _stop_before(self, step: str) -> None:

@@ -301,6 +301,19 @@ def test_a_removed_instance_goes_out_once(tmp_path: Path) -> None:
     assert made.members.out(slot.scope).keys() == {"a/old"}
 
 
+def test_a_balancer_that_dies_keeps_no_instance_from_its_test_beside_one_that_is_removed(tmp_path: Path) -> None:
+    made, own, slot = removed(tmp_path, {A1: 3001}, balancers=1)
+    own.uncordon(slot)
+    pool = pool_of(made)
+    pool.listed |= {"a/older": 3008}
+    both = cordoned(own, frozenset({"older", "ollama1"}))
+    pool.unreachable = True
+    with pytest.raises(HostError, match="a/ollama1 could not be given back"):
+        own.uncordon(both)
+    assert made.members.labels(Membership.CORDONED) == frozenset(), "whatever became of it, its part is over"
+    assert made.members.out(both.scope).keys() <= {"a/older"}
+
+
 def test_a_new_instance_is_held_and_gets_requests_when_it_is_well(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, balancers=3)
     here, dead, knows_none = pools(made, host)
