@@ -262,9 +262,9 @@ class HostTraffic:
         for name in names:
             if self.roll.members.state(self._label(name)) in (Membership.IN, Membership.NOT_READY):
                 continue
-            if self.roll.context.stop.is_set():
-                return
             new = self._is_new(name)
+            if self.roll.context.cut.is_set() or (self.roll.context.stop.is_set() and not new):
+                continue
             try:
                 self.admit(name, self.roll.pools.of(self.host), halts=new)
                 self.say("progress", f"test:{name}", "it gets requests again")

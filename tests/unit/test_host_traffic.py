@@ -338,6 +338,16 @@ def test_a_new_instance_that_is_ill_stays_out_and_halts_the_roll(tmp_path: Path,
     assert "does not answer" in made.members.halted
 
 
+def test_new_instances_prove_themselves_also_where_the_run_is_to_stop(tmp_path: Path, host: Host) -> None:
+    """All of the host was changed, and nobody else would tell that one of its instances gets no requests."""
+    made = roll(tmp_path, host)
+    own = traffic(made, host)
+    own.hold("ollama1")
+    made.context.stop.set()
+    own.finish()
+    assert pool_of(made).down == set()
+
+
 def test_one_ill_new_instance_keeps_no_other_out(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own = traffic(made, host, ill=["ollama1"])
