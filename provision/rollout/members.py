@@ -61,6 +61,8 @@ class Members:
     def __init__(self) -> None:
         self.halted = ""
         """Why no other instance is taken out any more; empty while all is well."""
+        self.recovered: set[str] = set()
+        """Labels of instances that an earlier run left out, and that get requests again."""
         self._states: dict[str, Membership] = {}
         self._slots: dict[str, Slot] = {}
         self._unusable: dict[str, frozenset[str]] = {}

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from provision.errors import CommandError, HostError, LockedError, RefusedError, UnreachableError
+from provision.errors import HostError, LockedError, RefusedError, UnreachableError
 from provision.inventory import Host, duration_seconds
+from provision.rollout import proof
 from provision.rollout.balancer_pool import BalancerPool, BalancerPools, about_balancer, update_all
 from provision.rollout.budget import DisruptionBudget
 from provision.rollout.members import Members, Membership, Slot
@@ -17,7 +18,6 @@ from provision.steps.base import EVERY
 from provision.steps.instance import endpoint
 from provision.steps.nginx.balancer_config import NOWHERE
 from provision.steps.nginx.upstream import Member, Place, label
-from provision.steps.ollama import readiness
 
 CONTAINERS = "ollama"  # the role that removes what is no longer declared; a run without it leaves that as it is
 
@@ -267,7 +267,7 @@ class HostTraffic:
         self._admit_left_out(sorted((self._left_out & declared) - new))
         first: HostError | None = None
         for name in sorted(new):
-            if self.roll.context.stop.is_set():
+            if self.roll.context.cut.is_set():
                 break
             try:
                 self.admit(name, self.roll.pools.of(self.host))
@@ -291,6 +291,7 @@ class HostTraffic:
                 self._ill[name] = error
             else:
                 self._ill.pop(name, None)
+                self.roll.members.recovered.add(self._label(name))
                 self._say_admitted(name)
 
     def _try(self, names: Collection[str], step: str) -> bool:
@@ -312,6 +313,7 @@ class HostTraffic:
             self._tried.add((step, name))
             with contextlib.suppress(HostError):
                 self._tell(name, self.prove(name, lock=True), self.roll.pools.of(self.host))
+                self.roll.members.recovered.update({self._label(name)} if state is None else ())
                 self._say_admitted(name)
                 admitted = True
         return admitted
@@ -365,24 +367,13 @@ class HostTraffic:
         Raises:
             HostError: it did not.
         """
-        models = next((instance.models for instance in self.host.instances if instance.name == name), ())
-        command = readiness.command(name, models, any_model=not self.roll.context.brings_models)
+        command = proof.command(self.host, name, self.roll.context)
         self.say("progress", f"test:{name}", str(command))
         locks = [self.lease.acquire(command.timeout)] if lock or self.lease.held else []
         answers = self.session.batch([*locks, command], stop=True)
         for renewed in answers[: len(locks)]:
             self.lease.took(renewed)
-        answer = answers[-1]
-        if answer.exit:
-            raise CommandError(
-                f"{self._label(name)} is not fit to serve and stays out of the upstream: {_first(answer.error)}",
-                "mend it, then deploy again: it gets back in when it passes its test",
-                step=f"test:{name}",
-                command=str(command),
-                exit_status=answer.exit,
-                stderr=answer.error[-4000:],
-            )
-        return readiness.place(answer)
+        return proof.place(self.host, name, command, answers[-1])
 
     def _members(self, pool: BalancerPool) -> Mapping[str, Member]:
         try:
@@ -416,8 +407,8 @@ class HostTraffic:
         return key.rpartition("/")[0] == self._label("").rstrip("/")
 
     def _is_meant(self, key: str, names: frozenset[str]) -> bool:
-        """Whether a label is one of this host's instances that are meant, and can serve."""
-        if key in self.roll.members.unusable:
+        """Whether a label is one of this host's instances that are meant, and can serve: a removed one cannot."""
+        if key in self.roll.members.unusable or self.roll.members.state(key) is Membership.REMOVED:
             return False
         return self._is_own(key) if names == EVERY else key in {self._label(name) for name in names}
 
@@ -428,7 +419,7 @@ class HostTraffic:
 
     def _has_successor(self, slot: Slot) -> bool:
         """Whether the host has an instance that the balancers learn of in the last wave only."""
-        listed = {key for pool in slot.pools for key in self._members(pool)}
+        listed = {key for pool in slot.pools for key in self.roll.pools.first_members(pool)}
         return any(self._label(instance.name) not in listed for instance in self.host.instances)
 
     def _stop_before(self, step: str) -> None:
@@ -444,7 +435,3 @@ def is_left_out(member: Member) -> bool:
         member: of a pool.
     """
     return member.down and not member.drained and member.address != NOWHERE
-
-
-def _first(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[0][:300]

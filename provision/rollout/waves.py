@@ -336,7 +336,10 @@ class Rollout:
         with ThreadPoolExecutor(self.forks) as pool:
             list(pool.map(give_back, self.members))
         self.roll.pools.finish()
+        told = {pool.host.name: pool.step_id for pool in self.roll.pools.known if pool.touched}
         for host in self.members:
+            if self.roll.members.recovered and host.name in told:
+                host.outcome.changed = list(dict.fromkeys([*host.outcome.changed, told[host.name]]))
             host.outcome.drained = tuple(upstream.drained(host.run.upstream()).values())
             self.context.listen(Event(host.name, "done", text=host.outcome.result))
         return [host.outcome for host in self.members]

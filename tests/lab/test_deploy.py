@@ -6,7 +6,8 @@ import pytest
 
 from provision.artifacts.store import Store
 from provision.plan import role_order
-from provision.rollout.waves import Rollout, selection
+from provision.rollout.outcome import selection
+from provision.rollout.waves import Rollout
 from provision.runs.context import Context
 
 from .conftest import wait_for
