@@ -136,14 +136,23 @@ class HostRun:
             found, changes=tuple(planner.hidden(self._costed(c), self.hide) for c in found.changes)
         )
 
+    @property
+    def knows_upstream(self) -> bool:
+        """Whether the upstream of a balancer was read, also where there is none yet."""
+        return self._balancing is not None and self._balancing.fact().command in self._answers
+
     def upstream(self) -> str:
         """The upstream of a balancer as it was read last; empty on other hosts, and where there is none."""
-        step = next((entry.step for entry in self.entries if isinstance(entry.step, Balancing)), None)
-        if step is None or step.fact().command not in self._answers:
+        step = self._balancing
+        if step is None or not self.knows_upstream:
             return ""
         with contextlib.suppress(BlockedError, FactError):
             return marks.text_of(planner.parse(step.fact(), self._answers, step.id))
         return ""
+
+    @cached_property
+    def _balancing(self) -> Balancing | None:
+        return next((entry.step for entry in self.entries if isinstance(entry.step, Balancing)), None)
 
     def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> Iterator[Any]:
         """Make these roles' steps what they should be. A host on which nothing differs is not touched.

@@ -246,11 +246,18 @@ class BalancerPools:
     Args:
         context: what the hosts of the run share.
         become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
+        make: makes the pool of a balancer, of its connection and the context.
     """
 
-    def __init__(self, context: Context, become_password: str | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        become_password: str | None = None,
+        make: Callable[[Host, Session, Context], BalancerPool] = BalancerPool,
+    ) -> None:
         self.context = context
         self._password = become_password
+        self._make = make
         self._pools: dict[str, BalancerPool] = {}
         self._first: dict[str, Mapping[str, Member]] = {}
         self._asking: dict[str, threading.Lock] = {}
@@ -272,7 +279,7 @@ class BalancerPools:
             for balancer in senders:
                 if balancer.name not in self._pools:
                     session = Session(balancer.connection, self._password)
-                    self._pools[balancer.name] = BalancerPool(balancer, session, self.context)
+                    self._pools[balancer.name] = self._make(balancer, session, self.context)
             return [self._pools[balancer.name] for balancer in senders]
 
     def sending_to(self, host: Host, label: str) -> list[BalancerPool]:

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from provision.errors import CommandError, HostError, RefusedError, UnreachableError
+from provision.errors import HostError, LockedError, RefusedError, UnreachableError
 from provision.inventory import Host, duration_seconds
+from provision.rollout import proof
 from provision.rollout.balancer_pool import BalancerPool, BalancerPools, about_balancer, update_all
 from provision.rollout.budget import DisruptionBudget
 from provision.rollout.members import Members, Membership, Slot
@@ -16,7 +17,6 @@ from provision.ssh.session import Session
 from provision.steps.base import EVERY
 from provision.steps.instance import endpoint
 from provision.steps.nginx.upstream import NOWHERE, Member, label
-from provision.steps.ollama import readiness
 
 CONTAINERS = "ollama"  # the role that removes what is no longer declared; a run without it leaves that as it is
 
@@ -68,9 +68,14 @@ class HostTraffic:
         self.lease = lease
         self.roll = roll
         self.say = say
-        self.error: HostError | None = None
-        """The first error of an instance that an earlier run left out, and that is not fit to serve."""
         self._left_out: set[str] = set()  # names of instances that earlier runs left out
+        self._ill: dict[str, HostError] = {}  # those of them that did not get back in -> why
+        self._tried: set[tuple[str, str]] = set()  # step, and instance that proved itself or not on the way to it
+
+    @property
+    def error(self) -> HostError | None:
+        """The first error of an instance that an earlier run left out, and that could not be given back."""
+        return next(iter(self._ill.values()), None)
 
     def lost_cards(self, names: Collection[str]) -> None:
         """Know which instances of this host lost a card, by its latest plan.
@@ -120,11 +125,9 @@ class HostTraffic:
         """
         self._stop_before(slot.step)
         members = self.roll.members
-        listed: dict[str, Member] = {}
-        for pool in slot.pools:
-            now = self._members(pool)
-            listed.update({key: member for key, member in now.items() if member.down or key not in listed})
-        blockers = self.roll.budget.blockers(slot, members.out(slot.scope), listed, members.unusable)
+        blockers = self._blockers(slot)
+        if self._try([name for name in self._own(blockers) if not blockers[self._label(name)].drained], slot.step):
+            blockers = self._blockers(slot)
         if blockers:
             drained = (f"{key} (drained)" if member.drained else key for key, member in sorted(blockers.items()))
             slot.blockers = tuple(drained)
@@ -231,77 +234,131 @@ class HostTraffic:
         self.roll.members.hold(key)
         return True
 
-    def recover(self, listed: Mapping[str, Member], changing: frozenset[str]) -> None:
+    def recover(self, listed: Mapping[str, Member], changing: frozenset[str], *, early: bool = False) -> None:
         """Give back what earlier runs left out of the upstream, if it can serve. Raises nothing: see `error`.
 
         Args:
             listed: label -> member of the pools, as read at the start of the run.
             changing: names of instances that this run changes, or `EVERY`: they prove themselves after that.
+            early: whether these get a chance before that, too: other hosts, which may wait for them, begin before.
         """
+        held = self.lease.held
         own = {self._label(instance.name): instance.name for instance in self.host.instances}
         for key, name in own.items():
             if key in listed and is_left_out(listed[key]) and key not in self.roll.members.unusable:
                 self._left_out.add(name)
-        ready = set() if changing == EVERY else self._left_out - changing
-        self._admit_each(sorted(ready))
+        later = self._left_out if changing == EVERY else self._left_out & changing
+        self._admit_left_out(sorted(self._left_out - later))
+        if early:
+            self._try(sorted(later), "")
+        if self.lease.held and not (held or self.roll.context.cut.is_set()):
+            with contextlib.suppress(HostError):  # the lease ends by itself
+                self.lease.end()
 
     def finish(self) -> None:
         """Give back what is still out now that the host's part of the run is over.
 
         Raises:
-            HostError: an instance is not fit to serve, or a balancer could not be told.
+            HostError: an instance that was made is not fit to serve, or a balancer could not be told.
         """
-        held = {key.rpartition("/")[2] for key in self.roll.members.labels(Membership.NEW) if self._is_own(key)}
         declared = {instance.name for instance in self.host.instances}  # what a rollback brings back has no models
-        self._admit_each(sorted((held | self._left_out) & declared))
-        if self.error is not None:
-            raise self.error
+        new = {name for name in self._own(self.roll.members.labels(Membership.NEW)) if name in declared}
+        self._admit_left_out(sorted((self._left_out & declared) - new))
+        first: HostError | None = None
+        for name in sorted(new):
+            if self.roll.context.cut.is_set():
+                break
+            try:
+                self.admit(name, self.roll.pools.of(self.host))
+                self._say_admitted(name)
+            except HostError as error:
+                first = first or error
+        if first is not None:
+            raise first
 
-    def _admit_each(self, names: Collection[str]) -> None:
+    def _admit_left_out(self, names: Collection[str]) -> None:
+        """Give back instances that earlier runs left out, and keep the errors of those that stay out."""
         for name in names:
-            if self.roll.members.state(self._label(name)) in (Membership.IN, Membership.NOT_READY):
+            over = self.roll.members.state(self._label(name)) in (Membership.IN, Membership.NOT_READY)
+            if over or not isinstance(self._ill.get(name), LockedError | None):
                 continue
             if self.roll.context.stop.is_set():
                 return
-            new = self._is_new(name)
             try:
-                self.admit(name, self.roll.pools.of(self.host), halts=new)
-                self.say("progress", f"test:{name}", "it gets requests again")
-                self.roll.members.recovered.update(() if new else (self._label(name),))
+                self.admit(name, self.roll.pools.of(self.host), recovers=True)
             except HostError as error:
-                self.error = self.error or error
+                self._ill[name] = error
+            else:
+                self._ill.pop(name, None)
+                self.roll.members.recovered.add(self._label(name))
+                self._say_admitted(name)
 
-    def admit(self, name: str, pools: Collection[BalancerPool], *, halts: bool = True) -> None:
+    def _try(self, names: Collection[str], step: str) -> bool:
+        """Give back instances that are out and may be well, before they are changed; a test that fails counts nothing.
+
+        Args:
+            names: instances.
+            step: what they are in the way of: each is tested once for that.
+
+        Returns:
+            whether any got back in.
+        """
+        admitted = False
+        for name in names:
+            state = self.roll.members.state(self._label(name))
+            waits = state is Membership.NEW or (state is None and name in self._left_out)
+            if not waits or (step, name) in self._tried or self.roll.context.stop.is_set():
+                continue
+            self._tried.add((step, name))
+            with contextlib.suppress(HostError):
+                self._tell(name, self.prove(name, lock=True), self.roll.pools.of(self.host))
+                self.roll.members.recovered.update({self._label(name)} if state is None else ())
+                self._say_admitted(name)
+                admitted = True
+        return admitted
+
+    def _say_admitted(self, name: str) -> None:
+        self.say("progress", f"test:{name}", "it gets requests again")
+
+    def admit(self, name: str, pools: Collection[BalancerPool], *, recovers: bool = False) -> None:
         """Have an instance prove itself, and balancers send to it: the one way up.
 
         Args:
             name: its name.
             pools: the balancers that are told.
-            halts: whether the roll is halted if the instance does not prove itself.
+            recovers: whether an earlier run left it out: then the host is locked for that, because another run may be
+                at work on the instance, and the roll is not halted if it does not get back in.
 
         Raises:
             HostError: it did not prove itself, or a balancer could not be told.
         """
         key = self._label(name)
         try:
-            at = self.prove(name)
+            at = self.prove(name, lock=recovers)
         except HostError as error:
-            self.roll.members.leave_out(key, error.message, halts=halts)
+            if not (recovers and isinstance(error, LockedError)):  # who has the host gives the instance back
+                self.roll.members.leave_out(key, error.message, halts=not recovers)
             raise
         try:
-            update_all(list(pools), lambda pool: pool.update(up={key: at}))
+            self._tell(name, at, pools)
         except HostError as error:
             error.message = f"{key} could not be given back: {error.message}"
-            self.roll.members.halt(error.message)
+            if not recovers:
+                self.roll.members.halt(error.message)
             self.roll.members.forget(key)
             raise
+
+    def _tell(self, name: str, at: str, pools: Collection[BalancerPool]) -> None:
+        key = self._label(name)
+        update_all(list(pools), lambda pool: pool.update(up={key: at}))
         self.roll.members.admit(key)
 
-    def prove(self, name: str) -> str:
+    def prove(self, name: str, *, lock: bool = False) -> str:
         """Have an instance prove that it can serve.
 
         Args:
             name: its name.
+            lock: whether the host is locked first, if it is not yet.
 
         Returns:
             `ADDRESS:PORT` where it did.
@@ -309,23 +366,13 @@ class HostTraffic:
         Raises:
             HostError: it did not.
         """
-        models = next((instance.models for instance in self.host.instances if instance.name == name), ())
-        command = readiness.command(name, models, any_model=not self.roll.context.brings_models)
+        command = proof.command(self.host, name, self.roll.context)
         self.say("progress", f"test:{name}", str(command))
-        held = [self.lease.acquire(command.timeout)] if self.lease.held else []
-        *taken, answer = self.session.batch([*held, command], stop=False)
-        for renewed in taken:
+        locks = [self.lease.acquire(command.timeout)] if lock or self.lease.held else []
+        answers = self.session.batch([*locks, command], stop=True)
+        for renewed in answers[: len(locks)]:
             self.lease.took(renewed)
-        if answer.exit:
-            raise CommandError(
-                f"{self._label(name)} is not fit to serve and stays out of the upstream: {_first(answer.error)}",
-                "mend it, then deploy again: it gets back in when it passes its test",
-                step=f"test:{name}",
-                command=str(command),
-                exit_status=answer.exit,
-                stderr=answer.error[-4000:],
-            )
-        return readiness.place(answer)
+        return proof.place(self.host, name, command, answers[-1])
 
     def _members(self, pool: BalancerPool) -> Mapping[str, Member]:
         try:
@@ -340,8 +387,17 @@ class HostTraffic:
                 stderr=error.stderr or error.message,
             ) from error
 
-    def _is_new(self, name: str) -> bool:
-        return self.roll.members.state(self._label(name)) is Membership.NEW
+    def _blockers(self, slot: Slot) -> dict[str, Member]:
+        """The members that are down, and leave no room for a slot."""
+        listed: dict[str, Member] = {}
+        for pool in slot.pools:
+            now = self._members(pool)
+            listed.update({key: member for key, member in now.items() if member.down or key not in listed})
+        return self.roll.budget.blockers(slot, self.roll.members.out(slot.scope), listed, self.roll.members.unusable)
+
+    def _own(self, keys: Collection[str]) -> list[str]:
+        """Names of those of these labels that are this host's."""
+        return sorted(key.rpartition("/")[2] for key in keys if self._is_own(key))
 
     def _label(self, name: str) -> str:
         return label(self.host.name, name)
@@ -350,8 +406,8 @@ class HostTraffic:
         return key.rpartition("/")[0] == self._label("").rstrip("/")
 
     def _is_meant(self, key: str, names: frozenset[str]) -> bool:
-        """Whether a label is one of this host's instances that are meant, and can serve."""
-        if key in self.roll.members.unusable:
+        """Whether a label is one of this host's instances that are meant, and can serve: a removed one cannot."""
+        if key in self.roll.members.unusable or self.roll.members.state(key) is Membership.REMOVED:
             return False
         return self._is_own(key) if names == EVERY else key in {self._label(name) for name in names}
 
@@ -362,7 +418,7 @@ class HostTraffic:
 
     def _has_successor(self, slot: Slot) -> bool:
         """Whether the host has an instance that the balancers learn of in the last wave only."""
-        listed = {key for pool in slot.pools for key in self._members(pool)}
+        listed = {key for pool in slot.pools for key in self.roll.pools.first_members(pool)}
         return any(self._label(instance.name) not in listed for instance in self.host.instances)
 
     def _stop_before(self, step: str) -> None:
@@ -378,7 +434,3 @@ def is_left_out(member: Member) -> bool:
         member: of a pool.
     """
     return member.down and not member.drained and member.address != NOWHERE
-
-
-def _first(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[0][:300]

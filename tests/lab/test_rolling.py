@@ -120,7 +120,9 @@ def test_no_more_instances_are_renamed_at_once_than_may_be_out(scratch, lab):
     before = containers(lab)
     instances = scratch.hosts("gpu")["gpu-02"]["ollama"]["instances"]
     instances[0]["name"], instances[1]["name"] = "chat", "code"
-    said = "this run would rename 2 instances of deepseek-r1:1.5b, and ollama.max_unavailable allows 1 of them to be out"
+    said = (
+        "this run would rename 2 instances of deepseek-r1:1.5b, and ollama.max_unavailable allows 1 of them to be out"
+    )
     for command in (["plan"], ["deploy", "--yes"]):
         done = scratch.provision(*command, "--json")
         assert done.code == 3, done

@@ -1,0 +1,492 @@
+"""How one host's instances are taken out of the upstream, prove themselves, and get requests again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision.errors import HostError, LockedError, RefusedError, UnreachableError
+from provision.inventory import Host
+from provision.rollout.members import Membership, Slot
+from provision.rollout.traffic import HostTraffic, Roll
+from provision.runs.context import Stopped
+from provision.steps.base import EVERY
+from provision.steps.nginx.upstream import Member
+
+from .fake_roll import Said, gpu, pool_of, pools, roll, traffic
+
+ONE = frozenset({"ollama1"})
+A1, A2 = "a/ollama1", "a/ollama2"
+
+
+def cordoned(made: HostTraffic, names: frozenset[str] = ONE) -> Slot:
+    """The slot of instances that are out now."""
+    slot = made.request(names, "step")
+    assert slot is not None
+    made.roll.members.reserve(slot)
+    assert made.cordon(slot)
+    return slot
+
+
+@pytest.fixture
+def host() -> Host:
+    return gpu("a")
+
+
+def test_every_balancer_is_told_both_ways(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, balancers=2)
+    own = traffic(made, host)
+    slot = cordoned(own)
+    assert [pool.down for pool in pools(made, host)] == [{A1}] * 2
+    assert made.members.state(A1) is Membership.CORDONED
+    own.drain(slot)
+    own.uncordon(slot)
+    assert [pool.down for pool in pools(made, host)] == [set()] * 2
+    assert [pool.sent_to for pool in pools(made, host)] == [{A1: "10.0.0.1:3001"}] * 2, "where its Docker has it"
+    assert made.members.state(A1) is Membership.IN
+    assert made.members.out(slot.scope) == {}
+
+
+def test_what_is_in_no_upstream_or_drained_needs_no_slot(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own, pool = traffic(made, host), pool_of(made)
+    pool.drained = {A1}
+    assert own.request(ONE, "step") is None
+    pool.drained, pool.nowhere = set(), {A1}
+    assert own.request(ONE, "step") is None, "its address is not known yet"
+    pool.listed = {}
+    assert own.request(EVERY, "step") is None
+
+
+def test_a_whole_host_is_what_the_balancers_list_of_it(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, gpu("ab"))
+    own, pool = traffic(made, host), pool_of(made)
+    pool.listed |= {"a/old": 3009}
+    pool.drained = {A2}
+    slot = own.request(EVERY, "step")
+    assert slot is not None
+    assert sorted(slot.at) == ["a/old", A1]
+    assert sorted(slot.instances) == ["old", "ollama1"]
+
+
+def test_what_an_earlier_run_left_out_takes_a_slot_and_gets_back_in(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own, pool = traffic(made, host), pool_of(made)
+    pool.down = {A1}
+    slot = cordoned(own)
+    assert slot.down == {A1}
+    own.uncordon(slot)
+    assert pool.down == set()
+
+
+def test_a_balancer_that_cannot_be_asked_forbids_it(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, balancers=2)
+    pools(made, host)[1].unreachable = True
+    with pytest.raises(RefusedError, match="lb-1 cannot be reached, and may send to the instances of a"):
+        traffic(made, host).request(ONE, "step")
+
+
+def test_an_instance_that_lost_a_card_is_not_taken_out(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own = traffic(made, host)
+    own.lost_cards(["ollama2"])
+    slot = own.request(EVERY, "step")
+    assert slot is not None
+    assert set(slot.at) == {A1}
+    own.lost_cards([])
+    again = own.request(EVERY, "step")
+    assert again is not None
+    assert set(again.at) == {A1, A2}, "by the latest plan it has its card again"
+
+
+def test_where_something_is_down_already_the_slot_says_what_and_gives_its_room_back(tmp_path: Path) -> None:
+    one, two = gpu("a", (("m",),)), gpu("b", (("m",),))
+    made = roll(tmp_path, one, two)
+    pool_of(made).down = {A1}
+    own = traffic(made, two)
+    slot = own.request(ONE, "step")
+    assert slot is not None
+    made.members.reserve(slot)
+    assert not own.cordon(slot)
+    assert slot.blockers == (A1,)
+    assert made.members.out(slot.scope) == {}
+    assert pool_of(made).down == {A1}, "no balancer was told anything"
+    pool_of(made).down = set()
+    pool_of(made).drained = {A1}
+    assert not own.cordon(slot)
+    assert slot.blockers == (f"{A1} (drained)",)
+
+
+def test_a_balancer_that_is_locked_leaves_what_is_cordoned_to_be_abandoned(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, balancers=2)
+    first, second = pools(made, host)
+    second.taken = True
+    own = traffic(made, host)
+    slot = own.request(ONE, "step")
+    assert slot is not None
+    made.members.reserve(slot)
+    with pytest.raises(LockedError):
+        own.cordon(slot)
+    assert first.down == {A1}
+    second.taken = False
+    own.abandon(slot)
+    assert first.down == set()
+    assert made.members.out(slot.scope) == {}
+
+
+@pytest.mark.parametrize(
+    ("timeout", "streams", "told"),
+    [
+        ("10m", [(2, True), (1, True), (0, True)], []),
+        ("10m", [(2, True), (1, False)], ["1 streams through lb-0 are cut (it does not answer any more)"]),
+        ("0s", [(3, True)], ["3 streams through lb-0 are cut (after 0 s)"]),
+    ],
+    ids=["they end", "a dead instance ends none", "they take too long"],
+)
+def test_streams_are_waited_for_and_what_is_cut_is_told(
+    tmp_path: Path, timeout: str, streams: list[tuple[int, bool]], told: list[str]
+) -> None:
+    host = gpu("a", drain_timeout=timeout)
+    made, said = roll(tmp_path, host), Said()
+    own, pool = traffic(made, host, say=said), pool_of(made)
+    slot = cordoned(own)
+    pool.streams = list(streams)
+    own.drain(slot)
+    cut = [text.removeprefix("waiting no longer: ") for text in said.texts if text.startswith("waiting no longer")]
+    assert cut == told
+    waited = [count for count, answers in streams if count and answers and timeout != "0s"]
+    assert [int(text.split()[1]) for text in said.texts if text.endswith("still run")] == waited
+    assert pool.awaited == [["10.0.0.1:3001"]]
+
+
+def test_a_balancer_that_is_lost_while_streams_end_makes_the_gpu_host_no_unreachable_one(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> Any:
+        raise UnreachableError("lb-0: lost")
+
+    made = roll(tmp_path, host)
+    own = traffic(made, host)
+    slot = cordoned(own)
+    monkeypatch.setattr(pool_of(made), "wait_idle", lost)
+    with pytest.raises(HostError, match="lb-0: lost") as error:
+        own.drain(slot)
+    assert not isinstance(error.value, UnreachableError)
+
+
+def test_a_run_that_is_to_stop_takes_nothing_out_and_waits_for_no_stream(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own, pool = traffic(made, host), pool_of(made)
+    slot = cordoned(own)
+    pool.streams = [(3, True)] * 9
+    made.context.stop.set()
+    with pytest.raises(Stopped, match="stopped before step"):
+        own.drain(slot)
+    own.abandon(slot)
+    assert pool.down == set(), "nothing was changed: it proves itself and gets its requests back"
+    with pytest.raises(Stopped):
+        own.cordon(slot)
+    assert pool.down == set()
+
+
+def test_an_ill_instance_stays_out_and_halts_the_roll_and_the_others_get_back_in(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own = traffic(made, host, ill=["ollama1"])
+    slot = cordoned(own, EVERY)
+    with pytest.raises(
+        HostError, match="a/ollama1 is not fit to serve and stays out of the upstream: ollama1 does not"
+    ):
+        own.uncordon(slot)
+    assert pool_of(made).down == {A1}
+    assert made.members.labels(Membership.NOT_READY) == {A1}
+    assert made.members.halted.startswith("a/ollama1 is not fit to serve")
+    assert made.members.out(slot.scope) == {}
+
+
+def test_a_balancer_that_dies_meanwhile_keeps_no_other_from_being_told(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, balancers=3)
+    own = traffic(made, host)
+    slot = cordoned(own)
+    first, second, third = pools(made, host)
+    first.unreachable = second.unreachable = True
+    with pytest.raises(HostError, match="lb-0: lost") as error:
+        own.uncordon(slot)
+    assert error.value.message == "a/ollama1 could not be given back: lb-0: lost", "it says what that costs"
+    assert not isinstance(error.value, UnreachableError), "the gpu host was reached"
+    assert [pool.down for pool in (first, second, third)] == [{A1}, {A1}, set()]
+    assert made.members.halted == "a/ollama1 could not be given back: lb-0: lost"
+    assert made.members.labels(Membership.NOT_READY) == frozenset()
+    assert made.members.out(slot.scope) == {}
+
+
+def test_after_an_error_who_is_well_gets_requests_and_no_second_error_is_told(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own = traffic(made, host, ill=["ollama2"])
+    slot = cordoned(own, EVERY)
+    own.abandon(slot)
+    assert pool_of(made).down == {A2}
+    assert made.members.halted.startswith("a/ollama2 is not fit to serve")
+    assert made.members.out(slot.scope) == {}
+
+
+def test_after_the_second_ctrl_c_instances_are_left_out_without_a_test(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host)
+    slot = cordoned(own)
+    made.context.cut.set()
+    own.abandon(slot)
+    assert own.session.ran == [], "there is no connection any more"
+    assert made.members.labels(Membership.NOT_READY) == {A1}
+    assert made.members.halted == "a/ollama1 was left out of the upstream"
+    assert made.members.out(slot.scope) == {}
+
+
+def test_what_never_went_out_is_not_tested_after_an_error(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host)
+    slot = own.request(ONE, "step")
+    made.members.reserve(slot)
+    own.abandon(slot)
+    own.abandon(None)
+    assert own.session.proved == []
+    assert made.members.out(slot.scope) == {}
+
+
+def removed(tmp_path: Path, listed: dict[str, int], **more: Any) -> tuple[Roll, HostTraffic, Slot]:
+    """A host whose balancer knew `old`, which is not declared any more and has gone out."""
+    host = gpu("a", (("m",),))
+    made = roll(tmp_path, host, gpu("b", (("m",),)), **more)
+    own = traffic(made, host)
+    pool_of(made).listed = {**listed, "a/old": 3009, "b/ollama1": 3001}
+    return made, own, cordoned(own, frozenset({"old"}))
+
+
+def test_a_removed_instance_keeps_its_room_until_the_balancers_know_its_successor(tmp_path: Path) -> None:
+    made, own, slot = removed(tmp_path, {})
+    own.uncordon(slot)
+    assert made.members.labels(Membership.REMOVED) == {"a/old"}
+    assert made.members.out(slot.scope).keys() == {"a/old"}
+    assert pool_of(made).down == {"a/old"}
+    assert made.members.halted == ""
+
+
+def test_an_instance_that_is_removed_without_a_successor_is_in_nobodys_way(tmp_path: Path) -> None:
+    """An operator wants fewer instances."""
+    made, own, slot = removed(tmp_path, {A1: 3001})
+    own.uncordon(slot)
+    assert made.members.out(slot.scope) == {}
+    assert pool_of(made).down == {"a/old"}
+    assert made.members.halted == ""
+
+
+def test_where_the_removal_fails_no_other_instance_is_taken_out(tmp_path: Path) -> None:
+    made, own, slot = removed(tmp_path, {})
+    own.abandon(slot)
+    assert made.members.halted == "a/old is gone, and nothing took its place"
+    assert made.members.labels(Membership.NOT_READY) == {"a/old"}
+
+
+def test_a_run_that_removes_nothing_gives_back_what_it_took_out(tmp_path: Path) -> None:
+    """Such as `-t docker`, after the names in the inventory were changed."""
+    made, own, slot = removed(tmp_path, {}, roles=frozenset({"docker"}))
+    own.uncordon(slot)
+    assert pool_of(made).down == set()
+
+
+def test_a_removed_instance_goes_out_once(tmp_path: Path) -> None:
+    """Its room stays taken also where the host has no room for the rest of its instances."""
+    made, own, slot = removed(tmp_path, {})
+    own.uncordon(slot)
+    assert own.request(EVERY, "step") is None
+    assert made.members.out(slot.scope).keys() == {"a/old"}
+
+
+def test_a_balancer_that_dies_keeps_no_instance_from_its_test_beside_one_that_is_removed(tmp_path: Path) -> None:
+    made, own, slot = removed(tmp_path, {A1: 3001}, balancers=1)
+    own.uncordon(slot)
+    pool = pool_of(made)
+    pool.listed |= {"a/older": 3008}
+    both = cordoned(own, frozenset({"older", "ollama1"}))
+    pool.unreachable = True
+    with pytest.raises(HostError) as error:
+        own.uncordon(both)
+    assert error.value.message == "a/ollama1 could not be given back: lb-0: lost"
+    assert made.members.labels(Membership.CORDONED) == frozenset(), "whatever became of it, its part is over"
+    assert made.members.out(both.scope).keys() <= {"a/older"}
+
+
+def test_a_new_instance_is_held_and_gets_requests_when_it_is_well(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, balancers=3)
+    here, dead, knows_none = pools(made, host)
+    dead.unreachable, knows_none.listed = True, {}
+    own = traffic(made, host)
+    assert own.hold("ollama1")
+    assert (here.down, knows_none.down) == ({A1}, set())
+    assert made.members.state(A1) is Membership.NEW
+    dead.unreachable = False
+    own.finish()
+    assert here.down == set()
+    assert made.members.state(A1) is Membership.IN
+
+
+def test_a_new_instance_that_is_ill_stays_out_and_halts_the_roll(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own = traffic(made, host, ill=["ollama1"])
+    own.hold("ollama1")
+    with pytest.raises(HostError, match="does not answer"):
+        own.finish()
+    assert (pool_of(made).down, made.members.labels(Membership.NOT_READY)) == ({A1}, {A1})
+    assert "does not answer" in made.members.halted
+
+
+def test_new_instances_prove_themselves_also_where_the_run_is_to_stop(tmp_path: Path, host: Host) -> None:
+    """All of the host was changed, and nobody else would tell that one of its instances gets no requests."""
+    made = roll(tmp_path, host)
+    own = traffic(made, host)
+    own.hold("ollama1")
+    made.context.stop.set()
+    own.finish()
+    assert pool_of(made).down == set()
+
+
+def test_one_ill_new_instance_keeps_no_other_out(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own = traffic(made, host, ill=["ollama1"])
+    own.hold("ollama1")
+    own.hold("ollama2")
+    with pytest.raises(HostError, match="a/ollama1 is not fit"):
+        own.finish()
+    assert pool_of(made).down == {A1}
+
+
+def test_where_a_balancer_sends_to_it_and_cannot_be_told_it_is_not_made(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, balancers=2)
+    first, second = pools(made, host)
+    first.taken = True
+    with pytest.raises(LockedError, match="somebody"):
+        traffic(made, host).hold("ollama1")
+    assert second.down == {A1}
+
+
+def test_every_balancer_is_asked_once_who_is_listed_also_a_dead_one(tmp_path: Path) -> None:
+    hosts = [gpu(name) for name in "abcd"]
+    made = roll(tmp_path, *hosts)
+    pool_of(made).unreachable = True
+    assert [traffic(made, host).hold("ollama1") for host in hosts] == [False] * 4
+    assert pool_of(made).looks == 1
+
+
+def test_what_came_back_by_a_rollback_and_is_not_declared_stays_out(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    pool_of(made).listed["a/gone"] = 3009
+    own = traffic(made, host)
+    own.hold("gone")
+    own.finish()
+    assert pool_of(made).down == {"a/gone"}
+
+
+def test_a_balancer_that_cannot_be_told_of_a_new_one_keeps_no_other_from_it(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, balancers=2)
+    first, second = pools(made, host)
+    own = traffic(made, host)
+    own.hold("ollama1")
+    first.unreachable = True
+    with pytest.raises(HostError, match="lost"):
+        own.finish()
+    assert second.down == set()
+
+
+def test_an_instance_that_is_not_there_proves_itself_when_it_has_been_made(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host)
+    slot = cordoned(own, EVERY)
+    own.missing("ollama1")
+    own.uncordon(slot)
+    assert own.session.proved == ["ollama2"]
+    assert pool_of(made).down == {A1}
+    own.finish()
+    assert own.session.proved == ["ollama2", "ollama1"]
+    assert pool_of(made).down == set()
+
+
+DOWN = Member("10.0.0.1", 3001, down=True)
+
+
+@pytest.mark.parametrize(
+    ("member", "changing", "proved"),
+    [
+        (DOWN, frozenset(), ["ollama1"]),
+        (DOWN, frozenset({"ollama2"}), ["ollama1"]),
+        (DOWN, ONE, []),
+        (DOWN, EVERY, []),
+        (Member("10.0.0.1", 3001, down=False), frozenset(), []),
+        (Member("10.0.0.1", 3001, down=True, drained=True), frozenset(), []),
+        (Member("192.0.2.1", 3001, down=True), frozenset(), []),
+    ],
+    ids=["left out", "another is changed", "is changed", "all are", "gets requests", "drained", "never had an address"],
+)
+def test_what_an_earlier_run_left_out_proves_itself_unless_this_run_changes_it(
+    tmp_path: Path, host: Host, member: Member, changing: frozenset[str], proved: list[str]
+) -> None:
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host)
+    pool_of(made).down = {A1} if member.down else set()
+    own.recover({A1: member}, changing)
+    assert own.session.proved == proved
+    assert (A1 in pool_of(made).down) == (member.down and not proved)
+
+
+def test_what_an_earlier_run_left_out_and_this_one_changes_proves_itself_at_the_end(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host)
+    pool_of(made).down = {A1}
+    own.recover({A1: DOWN}, ONE)
+    assert own.session.proved == []
+    own.finish()
+    assert own.session.proved == ["ollama1"]
+    assert pool_of(made).down == set()
+
+
+def test_an_instance_proves_itself_once(tmp_path: Path, host: Host) -> None:
+    """What was read of the balancers at the start is old by now."""
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host)
+    pool_of(made).down = {A1}
+    for _ in range(2):
+        own.recover({A1: DOWN}, frozenset())
+    own.finish()
+    assert own.session.proved == ["ollama1"]
+
+
+def test_an_ill_instance_of_an_earlier_run_halts_nothing_and_is_told_at_the_end(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host, ill=["ollama1"])
+    pool_of(made).down = {A1, A2}
+    own.recover({A1: DOWN, A2: DOWN}, frozenset())
+    assert (pool_of(made).down, made.members.halted) == ({A1}, "")
+    with pytest.raises(HostError, match="a/ollama1 is not fit to serve"):
+        own.finish()
+    assert own.session.proved == ["ollama1", "ollama2"]
+
+
+@pytest.mark.parametrize("how", ["stop", "lost a card"])
+def test_what_an_earlier_run_left_out_stays_so_where(tmp_path: Path, host: Host, how: str) -> None:
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host)
+    pool_of(made).down = {A1}
+    if how == "stop":
+        made.context.stop.set()
+    else:
+        own.lost_cards(["ollama1"])
+    own.recover({A1: DOWN}, frozenset())
+    own.finish()
+    assert (own.session.proved, pool_of(made).down) == ([], {A1})
+
+
+def test_a_test_names_the_host_and_keeps_its_evidence(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    with pytest.raises(HostError) as error:
+        traffic(made, host, ill=["ollama1"]).prove("ollama1")
+    assert error.value.step == "test:ollama1"
+    assert error.value.stderr == "ollama1 does not answer"
+    assert "deploy again" in error.value.hint
