@@ -16,7 +16,6 @@ from provision.rollout.replicas import Alike
 from provision.rollout.traffic import Turn
 from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
-from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.instance import endpoint
 from provision.steps.nginx.upstream import Drained, label
@@ -132,6 +131,7 @@ class Draining:
         finally:
             self._ending = True
             self._rolling.finish()
+            self.context.keeper.stop()
 
     def _drain(self, records: Sequence[Drained], deadline: float) -> list[Drain]:
         found = [self._marked(marker, records) for marker in self._markers()]
@@ -187,9 +187,8 @@ class Draining:
     def _tested(self, host: Host, names: Sequence[str]) -> list[Drain]:
         session = Session(host.connection, self._password)
         self._tests.append(session)
-        turn = Turn(
-            host, session, Lease(session, self.context.run_id), self._rolling, self.context, partial(self._say, host)
-        )
+        lease = self.context.lease(session)
+        turn = Turn(host, session, lease, self._rolling, self.context, partial(self._say, host))
         found = []
         for name in names:
             outcome = Drain(host.name, (label(host.name, name),))

@@ -21,7 +21,6 @@ from provision.rollout.budget import Rolling
 from provision.rollout.traffic import Turn
 from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
-from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY, BlockedError, Owned, State, converged
 from provision.steps.facts import Fleet, HostFacts, LateFacts
@@ -64,7 +63,7 @@ class HostRun:
         self._host_facts = facts_command(host, context.inventory)
         self._answers: dict[Run, Answer] = {}
         self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
-        self._lease = Lease(session, context.run_id, context.dead)
+        self._lease = context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
         self.turn = Turn(host, session, self._lease, rolling or Rolling(context), context, self.say)
 

@@ -16,7 +16,6 @@ from provision.plan import planner, role_order
 from provision.plan.role_order import LAST, Entry
 from provision.runs import interrupt
 from provision.runs.context import Context
-from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import BlockedError, RefusalError, State, converged
 from provision.steps.facts import HostFacts
@@ -47,7 +46,7 @@ class Marker:
         self.touched = False
         """Whether something was written on the balancer."""
         self._hide = Mask(host.secrets())
-        self._lease = Lease(session, context.run_id, context.dead)
+        self._lease = context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self._say)
         self._marking = threading.Lock()  # a mark is a read and a write
         self._failed: HostError | None = None  # what became of the last mark

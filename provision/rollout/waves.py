@@ -382,6 +382,7 @@ class Rollout:
         with ThreadPoolExecutor(self.forks) as pool:
             list(pool.map(give_back, self.members))
         self.rolling.finish()
+        self.context.keeper.stop()
         for member in self.members:
             member.outcome.drained = tuple(marks.drained(member.run.upstream()).values())
             self.context.listen(Event(member.outcome.host, "done", text=member.outcome.result))

@@ -10,6 +10,9 @@ from provision.events import Listener
 from provision.inventory import Inventory
 from provision.plan.planner import HostPlan
 from provision.runs.journal import Journal
+from provision.runs.lease import Lease
+from provision.runs.lease_keeper import LeaseKeeper
+from provision.ssh.session import Session
 
 
 class Stopped(HostError):  # noqa: N818 - a wish of the operator, not an error
@@ -35,6 +38,7 @@ class Context:
         lock_wait: seconds to wait for a host that somebody else has.
         command: what was called, as the hosts' journals name it.
         dead: ids of runs that are known to be dead: their locks are not waited for.
+        keeper: renews the locks that the run holds; ends with the run.
         confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
         journals: host -> what is written there; a balancer's may be written by several connections.
     """
@@ -53,8 +57,12 @@ class Context:
     lock_wait: float = 0.0
     command: str = "deploy"
     dead: tuple[str, ...] = ()
+    keeper: LeaseKeeper = dataclasses.field(default_factory=LeaseKeeper)
     confirmed: Mapping[str, HostPlan] = dataclasses.field(default_factory=dict)
     journals: dict[str, Journal] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keeper.cut = self.cut
 
     @property
     def brings_models(self) -> bool:
@@ -66,3 +74,7 @@ class Context:
     def journal(self, host: str) -> Journal:
         """What this run writes on a host of what it does there."""
         return self.journals.setdefault(host, Journal(self.run_id, self.command))
+
+    def lease(self, session: Session) -> Lease:
+        """This run's lock on the host of a connection; not taken yet."""
+        return Lease(session, self.run_id, self.keeper, self.dead)
