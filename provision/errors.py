@@ -138,9 +138,19 @@ class NotConvergedError(HostError):
 
 
 class LockedError(HostError):
-    """Somebody else holds the host's lock."""
+    """Somebody else holds the host's lock.
+
+    Args:
+        message: who holds it.
+        hint: what to do next.
+        run: id of the run that holds it; empty for a lock by hand.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, hint: str = "", *, run: str = "") -> None:
+        super().__init__(message, hint)
+        self.run = run
 
 
 class BugError(HostError):

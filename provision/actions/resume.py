@@ -59,13 +59,6 @@ class Logged:
             self._logs.write(dataclasses.replace(self._log, exit=code, hosts=hosts))
 
 
-def dead_runs() -> tuple[str, ...]:
-    """Ids of the runs of this machine whose process is gone without a result."""
-    from provision.runs.log import Logs, default_folder
-
-    return Logs(default_folder()).dead()
-
-
 def resumed(chosen: "Chosen", careful: "Careful", run: str) -> "tuple[Chosen, Careful]":
     """What a run was told that is to go on: out of this machine's log, else what is said now.
 

@@ -115,7 +115,7 @@ def _run(
         ask: asks the operator before anything is done, where that is needed.
     """
     from provision.actions.drain import Draining
-    from provision.actions.resume import Logged, dead_runs
+    from provision.actions.resume import Logged
     from provision.artifacts.store import Store, default_folder
     from provision.plan import role_order
     from provision.report import console, drain, progress
@@ -134,7 +134,6 @@ def _run(
         Store(default_folder()),
         lock_wait=careful.lock_wait,
         command=f"{command} {shlex.join(options['instances'])}",
-        dead=dead_runs(),
     )
     draining = Draining(context, chosen.become_password, options["instances"])
     try:

@@ -156,7 +156,6 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
 
 
 def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> "Rollout":
-    from provision.actions.resume import dead_runs
     from provision.artifacts.store import Store, default_folder
     from provision.plan import role_order
     from provision.rollout.waves import Rollout
@@ -171,7 +170,6 @@ def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> 
         Store(default_folder()),
         lock_wait=careful.lock_wait,
         command=f"rollback {undoing.run}",
-        dead=dead_runs(),
         confirmed=undoing.confirmed,
     )
     hosts = [(undo.host, roles) for undo in undoing.undos.values()]

@@ -1,7 +1,7 @@
 """What `provision lock` prints."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from provision.errors import HostError
@@ -11,8 +11,8 @@ from provision.runs.lock import Held, who
 from provision.runs.log import Log
 from provision.terminal_text import line
 
-Over = Mapping[str, Log]
-"""Runs of this machine that are over, by their ids."""
+Over = Callable[[str], Log | None]
+"""The log of a run of this machine that is over, by its id."""
 
 
 def locks_text(found: Sequence[tuple[Host, Held | HostError | None]], over: Over, *, released: bool) -> None:
@@ -32,7 +32,7 @@ def locks_text(found: Sequence[tuple[Host, Held | HostError | None]], over: Over
 
 def _left_by(held: Held | HostError | None, over: Over) -> Log | None:
     """The run that left a lock, if it is over; unless somebody else has resumed it, which is not known here."""
-    return over.get(held.run) if isinstance(held, Held) and held.who == who() else None
+    return over(held.run) if isinstance(held, Held) and held.who == who() else None
 
 
 def locks_document(found: Sequence[tuple[Host, Held | HostError | None]], over: Over) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from provision.artifacts.store import Store
 from provision.errors import HostError
@@ -12,6 +12,7 @@ from provision.plan.planner import HostPlan
 from provision.runs.journal import Journal
 from provision.runs.lease import Lease
 from provision.runs.lease_keeper import LeaseKeeper
+from provision.runs.log import is_over
 from provision.ssh.session import Session
 
 
@@ -37,7 +38,7 @@ class Context:
         cut_off: names of hosts that were lost while they were locked: something may still be at work there.
         lock_wait: seconds to wait for a host that somebody else has.
         command: what was called, as the hosts' journals name it.
-        dead: ids of runs that are known to be dead: their locks are not waited for.
+        is_over: whether the run of this id is over, as far as this machine's log knows: its locks are not waited for.
         keeper: renews the locks that the run holds; ends with the run.
         confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
         journals: host -> what is written there; a balancer's may be written by several connections.
@@ -56,7 +57,7 @@ class Context:
     cut_off: set[str] = dataclasses.field(default_factory=set)
     lock_wait: float = 0.0
     command: str = "deploy"
-    dead: tuple[str, ...] = ()
+    is_over: Callable[[str], bool] = is_over
     keeper: LeaseKeeper = dataclasses.field(default_factory=LeaseKeeper)
     confirmed: Mapping[str, HostPlan] = dataclasses.field(default_factory=dict)
     journals: dict[str, Journal] = dataclasses.field(default_factory=dict)
@@ -77,4 +78,4 @@ class Context:
 
     def lease(self, session: Session) -> Lease:
         """This run's lock on the host of a connection; not taken yet."""
-        return Lease(session, self.run_id, self.keeper, self.dead)
+        return Lease(session, self.run_id, self.keeper, self.is_over)

@@ -11,7 +11,7 @@ from provision.runs import lock
 from provision.runs.lease_keeper import LeaseKeeper
 from provision.ssh.session import Session
 
-POLL = 2.0  # seconds between two looks at a lock that somebody else has
+POLL = 2.0  # seconds
 LAST_RENEWAL = 5.0  # seconds
 
 
@@ -22,8 +22,7 @@ class Lease:
         session: the connection.
         run_id: the run.
         keeper: renews the lease from the first answer that says it is taken, until it is given back.
-        dead: ids of runs that are known to be dead; their locks are taken at once.
-        last_renewal: seconds that a renewal under way may take before the lock is given back all the same.
+        is_over: whether the run of this id is over, as far as this machine knows; its lock is taken over at once.
     """
 
     def __init__(
@@ -31,13 +30,15 @@ class Lease:
         session: Session,
         run_id: str,
         keeper: LeaseKeeper,
-        dead: Sequence[str] = (),
-        last_renewal: float = LAST_RENEWAL,
+        is_over: Callable[[str], bool] = lambda run: False,
     ) -> None:
         self.session = session
         self.run_id = run_id
-        self.dead = dead
-        self.last_renewal = last_renewal
+        self.is_over = is_over
+        self.poll = POLL
+        """Seconds between two looks at a lock that somebody else has."""
+        self.last_renewal = LAST_RENEWAL
+        """Seconds that a renewal under way may take before the lock is given back all the same."""
         self.held = False
         """Whether the host may hold this run's lock."""
         self._keeper = keeper
@@ -46,15 +47,16 @@ class Lease:
         self._renewed = 0.0  # on the monotonic clock
         self._covered = 0.0  # likewise, until when the exec may take that is under way
 
-    def acquire(self, seconds: float = 0.0) -> Run:
+    def acquire(self, seconds: float = 0.0, dead: str = "") -> Run:
         """The command that takes or renews it; its answer goes to `took`.
 
         Args:
             seconds: how long what comes now may take.
+            dead: id of a run whose lock is taken over, or empty.
         """
         self.held = True  # before the answer: it may be lost, and giving back what is not ours does nothing
         self._covered = time.monotonic() + seconds
-        return lock.acquire(self.run_id, seconds, self.dead)
+        return lock.acquire(self.run_id, seconds, dead)
 
     def took(self, answer: Answer) -> None:
         """Make sure that it was taken; from then on the run's keeper renews it.
@@ -87,13 +89,15 @@ class Lease:
             if self._kept and self.is_due(every):
                 self._renewed = time.monotonic()
                 left = max(0.0, self._covered - self._renewed)  # or it would shorten the lease
-                command = lock.acquire(self.run_id, left, self.dead)
+                command = lock.acquire(self.run_id, left)
                 lock.checked(self.session.batch([command], stop=False, beside=True)[0])
         finally:
             self._renewing.release()
 
     def wait(self, answer: Answer, seconds: float, stop: threading.Event, say: Callable[[str], None]) -> bool:
         """Make sure that it was taken, or wait for it as long as is allowed.
+
+        The lock of a run that is over, as far as this machine knows, is taken over without a wait.
 
         Args:
             answer: to `acquire`.
@@ -111,7 +115,7 @@ class Lease:
         waited = False
         while True:
             try:
-                self.took(answer)
+                self._took_or_takes_over(answer)
             except LockedError as error:
                 if time.monotonic() >= deadline or stop.is_set():
                     raise
@@ -119,8 +123,17 @@ class Lease:
             else:
                 return waited
             waited = True
-            time.sleep(POLL)
+            time.sleep(self.poll)
             answer = self.session.batch([self.acquire()], stop=False)[0]
+
+    def _took_or_takes_over(self, answer: Answer) -> None:
+        """Make sure that it was taken; take it over from a run that is over, in one more exec."""
+        try:
+            self.took(answer)
+        except LockedError as error:
+            if not (error.run and self.is_over(error.run)):
+                raise
+            self.took(self.session.batch([self.acquire(dead=error.run)], stop=False)[0])
 
     def release(self) -> Run:
         """The command that gives it back; its answer goes to `gave_back`."""
@@ -152,3 +165,25 @@ class Lease:
         self._keeper.leave(self)
         if self._renewing.acquire(timeout=self.last_renewal):
             self._renewing.release()
+
+
+def take_away(session: Session, is_over: Callable[[str], bool], *, force: bool) -> lock.Held | None:
+    """Take a lock away from a host: one by hand, one whose lease has ended, or that of a run that is over.
+
+    Args:
+        session: the connection.
+        is_over: whether the run of this id is over, as far as this machine knows.
+        force: take away that of a run too that may still be at work.
+
+    Returns:
+        the lock that was there, or None.
+
+    Raises:
+        LockedError: a run has it that may still be at work, or a job of it runs.
+    """
+    try:
+        return lock.held(session.batch([lock.take_away(force=force)], stop=False)[0])
+    except LockedError as error:
+        if not is_over(error.run):
+            raise
+        return lock.held(session.batch([lock.take_away(force=False, dead=error.run)], stop=False)[0])

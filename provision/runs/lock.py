@@ -11,7 +11,6 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +44,8 @@ for pid in "$folder"/jobs/*/pid; do
 done
 """
 
-# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 runs of this
-# operator that are known to be dead: somebody else may have resumed one since. Says where it could not be written.
+# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 a run of this operator
+# that is known to be dead, or nothing: somebody else may have resumed it since. Says where it could not be written.
 ACQUIRE = f"""
 folder=$4 kept=$5
 failed() {{ rm -f "$lock.new"; printf '%s\\n' "${{lock%/*}}"; exit 1; }}
@@ -57,7 +56,7 @@ flock 9
 {READ}
 held=no
 if [ "$run" != "$1" ] && [ -n "$run" ]; then
-  case " $7 " in *" $run "*) [ "$who" != "$2" ] || until=0 ;; esac
+  [ "$run" != "$7" ] || [ "$who" != "$2" ] || [ "$until" = {BY_HAND} ] || until=0
   if [ "$until" = {BY_HAND} ] || [ "$until" -gt "$now" ]; then held=yes
   elif [ $busy = yes ] && [ "$who" != "$2" ]; then held=yes
   fi
@@ -107,8 +106,8 @@ folder=$1 kept=$2
 """
 
 
-# $1 folder, $2 lock by hand, $3 `yes` to take away what a run holds too, $4 who, $5 runs of this operator that are
-# known to be dead: their locks go too, but not while a job of the host still runs. Says what was there.
+# $1 folder, $2 lock by hand, $3 `yes` to take away what a run holds too, $4 who, $5 a run of this operator that
+# is known to be dead, or nothing: its lock goes too, but not while a job of the host still runs. Says what was there.
 BREAK = f"""
 folder=$1 kept=$2
 [ -s "$folder/lock" ] || [ -s "$kept" ] || exit 0
@@ -118,7 +117,7 @@ exec 9>"$folder/lock.guard"
 flock 9
 {READ}
 [ -n "$run" ] || exit 0
-case " $5 " in *" $run "*) [ "$who" != "$4" ] || [ "$until" = {BY_HAND} ] || until=$now ;; esac
+[ "$run" != "$5" ] || [ "$who" != "$4" ] || [ "$until" = {BY_HAND} ] || until=$now
 if [ "$until" != {BY_HAND} ] && [ "$3" != yes ] && {{ [ "$until" -gt "$now" ] || [ $busy = yes ]; }}; then
   printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
   exit {HELD}
@@ -176,16 +175,16 @@ def who() -> str:
     return "".join(f"{name}@{socket.gethostname()}".split())  # blanks part the words of what is written of a lock
 
 
-def acquire(run_id: str, seconds: float = 0.0, dead: Sequence[str] = ()) -> Run:
+def acquire(run_id: str, seconds: float = 0.0, dead: str = "") -> Run:
     """Take the lock, or renew it.
 
     Args:
         run_id: the run that has it.
         seconds: how long what comes now may take.
-        dead: ids of runs that are known to be dead; theirs is taken at once.
+        dead: id of a run that is known to be dead; if it has the lock, that is taken over. Empty for none.
     """
     lease = f"{max(LEASE_SECONDS, seconds + RENEW_SECONDS):.0f}"
-    return sh(ACQUIRE, run_id, who(), lease, FOLDER, KEPT, "", " ".join(dead), title="take the lock")
+    return sh(ACQUIRE, run_id, who(), lease, FOLDER, KEPT, "", dead, title="take the lock")
 
 
 def acquire_by_hand(why: str) -> Run:
@@ -207,14 +206,14 @@ def status() -> Run:
     return sh(STATUS, FOLDER, KEPT, title="read the lock")
 
 
-def take_away(*, force: bool, dead: Sequence[str] = ()) -> Run:
+def take_away(*, force: bool, dead: str = "") -> Run:
     """Take away a lock by hand, or one that nobody renews any more.
 
     Args:
         force: take away that of a run too, which may still be at work.
-        dead: ids of runs that are known to be dead; theirs is taken away, unless a job of it still runs.
+        dead: id of a run that is known to be dead; its lock is taken away, unless a job of it still runs.
     """
-    words = ("yes" if force else "no", who(), " ".join(dead))
+    words = ("yes" if force else "no", who(), dead)
     return sh(BREAK, FOLDER, KEPT, *words, title="take the lock away")
 
 
@@ -229,7 +228,7 @@ def held(answer: Answer) -> Held | None:
         found = _parse(answer.error)
         over = found.left is not None and found.left <= 0
         hint = "wait until that job has ended" if over else "wait for that run; its lock expires by itself"
-        raise LockedError(f"locked by {found}", f"{hint}. If that run is certainly dead, use --force")
+        raise LockedError(f"locked by {found}", f"{hint}. If that run is certainly dead, use --force", run=found.run)
     if answer.exit:
         raise FactError("the lock cannot be read", exit_status=answer.exit, stderr=answer.error)
     return _parse(answer.text) if answer.text.strip() else None
@@ -244,8 +243,9 @@ def checked(answer: Answer) -> None:
     """
     if answer.exit == HELD:
         found = _parse(answer.error)
-        hint = "ask them; `provision lock release` takes it away" if found.left is None else "wait for that run"
-        raise LockedError(f"locked by {found}", hint + ("" if found.left is None else "; the lock expires by itself"))
+        hint = "wait for that run; the lock expires by itself"
+        hint = "ask them; `provision lock release` takes it away" if found.left is None else hint
+        raise LockedError(f"locked by {found}", hint, run=found.run)
     if answer.exit:
         kept = str(Path(KEPT).parent)
         place = kept if answer.text.strip() == kept else FOLDER

@@ -8,8 +8,10 @@ import pytest
 from provision.command import Answer
 from provision.errors import HostError, LockedError, UnreachableError
 from provision.runs import lock
-from provision.runs.lease import Lease
+from provision.runs.lease import Lease, take_away
 from provision.runs.lease_keeper import LeaseKeeper
+
+from .local import LocalSession
 
 GIVEN = Answer(0, b"", b"")
 THEIRS = Answer(lock.HELD, b"", b"run-0 999 1 2 no alice@desk\n\n")
@@ -151,7 +153,8 @@ def test_a_lease_that_is_given_back_is_not_taken_again_by_a_renewal_that_was_und
 
 def test_a_renewal_without_an_answer_does_not_hold_up_the_end(keeper):
     host = Host(hangs=True)
-    lease = Lease(host, "run-1", keeper, last_renewal=0.05)
+    lease = Lease(host, "run-1", keeper)
+    lease.last_renewal = 0.05
     lease.acquire()
     lease.took(GIVEN)
     assert host.is_renewed(1)
@@ -176,3 +179,69 @@ def test_no_renewal_begins_after_the_operator_cut_the_connections_or_the_run_has
     thread.join(5)
     assert not thread.is_alive()
     assert all(host.is_left_alone() for host in hosts)
+
+
+class Locked:
+    """A host of which other runs have the lock, one after the other.
+
+    Args:
+        runs: their ids.
+    """
+
+    def __init__(self, *runs):
+        self.runs = list(runs)
+        self.dead = []
+
+    def batch(self, commands, *, stop, beside=False):
+        [command] = commands
+        self.dead.append(command.words[-1])
+        if self.runs and self.runs[0] == command.words[-1]:
+            self.runs.pop(0)
+        return [self.answer()]
+
+    def answer(self):
+        return Answer(lock.HELD, b"", f"{self.runs[0]} 999 1 2 no {lock.who()}\n\n".encode()) if self.runs else GIVEN
+
+
+def waited(host, seconds, over):
+    lease = Lease(host, "run-1", LeaseKeeper(), over.__contains__)
+    lease.poll = 0.01
+    return lease.wait(host.answer(), seconds, threading.Event(), lambda text: None)
+
+
+def test_the_lock_of_a_run_that_is_over_is_taken_over_by_its_id_in_one_more_exec():
+    host = Locked("run-0")
+    assert waited(host, 0, over={"run-0", "run-2"}) is False, "what was read with the first exec still holds"
+    assert host.dead == ["run-0"]
+
+
+def test_a_lock_of_a_run_that_is_not_over_costs_no_exec_more():
+    host = Locked("run-0")
+    with pytest.raises(LockedError, match="run-0"):
+        waited(host, 0, over={"run-2"})
+    assert host.dead == []
+
+
+def test_the_lock_of_a_run_that_dies_while_it_is_waited_for_is_taken_over():
+    host = Locked("run-0")
+    over = set()
+    threading.Timer(0.1, over.add, ["run-0"]).start()
+    assert waited(host, 60, over) is True
+    assert (host.dead[0], host.dead[-1]) == ("", "run-0")
+
+
+def test_a_lock_that_another_run_took_meanwhile_is_not_taken_over():
+    host = Locked("run-0", "run-2")
+    with pytest.raises(LockedError, match="run-2"):
+        waited(host, 0, over={"run-0"})
+
+
+def test_a_lock_is_taken_away_by_force_or_when_its_run_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+    session = LocalSession()
+    for over, force in (({"run-0"}, False), ({}, True)):
+        lock.checked(session.batch([lock.acquire("run-0")], stop=False)[0])
+        with pytest.raises(LockedError, match="run-0"):
+            take_away(session, {"run-2"}.__contains__, force=False)
+        assert take_away(session, over.__contains__, force=force).run == "run-0"
+        assert take_away(session, over.__contains__, force=force) is None
