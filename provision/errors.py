@@ -18,7 +18,9 @@ Anything else that escapes is a bug, and the command line says so.
 """
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 
 class ProvisionError(Exception):
@@ -109,6 +111,16 @@ class HostError(ProvisionError):
         self.command = command
         self.exit_status = exit_status
         self.stderr = stderr
+
+    def masked(self, hide: Callable[[str], str]) -> Self:
+        """This error, with what is secret hidden in everything that is shown of it.
+
+        Args:
+            hide: replaces secrets in a text, such as `inventory.Mask`.
+        """
+        self.message, self.hint = hide(self.message), hide(self.hint)
+        self.command, self.stderr = hide(self.command), hide(self.stderr)
+        return self
 
 
 class UnreachableError(HostError):

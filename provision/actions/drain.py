@@ -196,7 +196,7 @@ class Draining:
                 self._stop_before("it was tested")
                 turn.test(name)
             except HostError as error:
-                outcome.error = self._hidden(interrupt.told(error, self.context, locked=False))
+                outcome.error = interrupt.told(error, self.context, locked=False).masked(self.hide)
             found.append(outcome)
         session.close()
         return found
@@ -217,12 +217,6 @@ class Draining:
 
     def _told(self, error: HostError, marker: Marker) -> HostError:
         return interrupt.told(error, self.context, locked=marker.locked)
-
-    def _hidden(self, error: HostError) -> HostError:
-        """The error without secrets."""
-        for name in ("message", "hint", "command", "stderr"):
-            setattr(error, name, self.hide(getattr(error, name)))
-        return error
 
     def _say(self, host: Host, kind: str, step: str, text: str) -> None:
         self.context.listen(Event(host.name, kind, step, self.hide(text)))

@@ -216,8 +216,7 @@ class Marker:
         except HostError as error:
             if not error.message.startswith(f"{self.host.name}: "):
                 error.message = f"{self.host.name}: {error.message}"
-            for name in ("message", "hint", "command", "stderr"):
-                setattr(error, name, self._hide(getattr(error, name)))
+            error.masked(self._hide)
             raise
 
 

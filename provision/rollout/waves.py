@@ -365,9 +365,7 @@ class Rollout:
         error = interrupt.told(error, self.context, locked=member.run.locked)
         if member.run.locked and interrupt.is_cut_off(error, self.context):
             self.context.cut_off.add(member.outcome.host)
-        for name in ("message", "hint", "command", "stderr"):
-            setattr(error, name, member.run.hide(getattr(error, name)))
-        member.outcome.error = error
+        member.outcome.error = error.masked(member.run.hide)
         if not isinstance(error, LockedError | Stopped):  # nothing is known to be wrong with those hosts
             self.context.failed.add(member.outcome.host)
         self.context.listen(Event(member.outcome.host, "failed", error.step, error.message))
