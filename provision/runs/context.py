@@ -1,15 +1,16 @@
 """What the hosts of one run share."""
 
 import dataclasses
+import shlex
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from provision.artifacts.store import Store
 from provision.errors import HostError
 from provision.events import Listener
 from provision.inventory import Inventory
 from provision.plan.planner import HostPlan
-from provision.runs.journal import Journal
+from provision.runs.journal import Journal, Kind
 from provision.runs.lease import Lease
 from provision.runs.lease_keeper import LeaseKeeper
 from provision.runs.log import is_over
@@ -37,7 +38,8 @@ class Context:
         begun: names of those of them that are being worked on.
         cut_off: names of hosts that were lost while they were locked: something may still be at work there.
         lock_wait: seconds to wait for a host that somebody else has.
-        command: what was called, as the hosts' journals name it.
+        kind: what the run does.
+        words: what it was told, for the hosts' journals: of a drain the instances, of a rollback the run.
         is_over: whether the run of this id is over, as far as this machine's log knows: its locks are not waited for.
         keeper: renews the locks that the run holds; ends with the run.
         confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
@@ -56,7 +58,8 @@ class Context:
     begun: set[str] = dataclasses.field(default_factory=set)
     cut_off: set[str] = dataclasses.field(default_factory=set)
     lock_wait: float = 0.0
-    command: str = "deploy"
+    kind: Kind = "deploy"
+    words: Sequence[str] = ()
     is_over: Callable[[str], bool] = is_over
     keeper: LeaseKeeper = dataclasses.field(default_factory=LeaseKeeper)
     confirmed: Mapping[str, HostPlan] = dataclasses.field(default_factory=dict)
@@ -69,8 +72,12 @@ class Context:
     def brings_models(self) -> bool:
         """Whether instances must have the models that are declared, to be fit in this run: it sees to that, or it does
         nothing else than to give them back. A rollback pulls none but for an instance that comes back."""
-        command = self.command.partition(" ")[0]
-        return command == "undrain" or ("models" in self.roles and command != "rollback")
+        return self.kind == "undrain" or ("models" in self.roles and self.kind != "rollback")
+
+    @property
+    def command(self) -> str:
+        """What was called, as journals and logs name it; `journal.kind_of` reads its kind."""
+        return shlex.join((self.kind, *self.words))
 
     def journal(self, host: str) -> Journal:
         """What this run writes on a host of what it does there."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from provision.command import CHANGE_TIMEOUT, Run
 from provision.plan.planner import Change
@@ -23,7 +23,9 @@ from provision.steps.system.file_scan import Content
 FOLDER = "/var/lib/provision/journal"
 STORE = FILES
 WORSE = ("changed", "stopped", "locked", "unreachable", "failed")  # results, the worst last
-DRAINS = ("drain", "undrain")  # what they did is undone by each other, and survives a rollback
+Kind = Literal["deploy", "rollback", "drain", "undrain"]
+"""What a run that changes hosts does."""
+DRAINS: tuple[Kind, ...] = ("drain", "undrain")  # what they did is undone by each other, and survives a rollback
 RUNS = 50  # journals that a host keeps; of drains as many again, or they would push out what can be rolled back
 TOLD = 200  # characters of what was called that the host's own log is told: a drain names its instances
 
@@ -103,7 +105,7 @@ class Journal:
 
     Args:
         run: id of the run.
-        command: what was called, such as `deploy`. Never its options, in which there may be secrets.
+        command: what was called, its kind first, such as `deploy`. Never its options, in which there may be secrets.
     """
 
     run: str
@@ -188,6 +190,11 @@ class Journal:
 def _text(state: State) -> bytes | None:
     """A state as it is kept; what else it may hold beside JSON's own types is a hash."""
     return None if state is None else json.dumps(state, sort_keys=True, default=str).encode()
+
+
+def kind_of(command: str) -> str:
+    """The kind of a run: the first word of its command, as a journal or a log has it; empty for an empty command."""
+    return command.partition(" ")[0]
 
 
 def digest(text: bytes) -> str:

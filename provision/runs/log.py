@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from provision.runs.journal import kind_of
 from provision.runs.lock import who
 
 RUNS = 200  # logs that are kept
@@ -157,7 +158,7 @@ class Logs:
         wanted = str(Path(inventory).resolve())
         found = sorted([*self._paths(RUNNING), *self._paths(ENDED)], key=lambda path: path.stem, reverse=True)
         logs = (log for log in map(_read, found) if log is not None and log.inventory == wanted)
-        last = next((log for log in logs if log.command.partition(" ")[0] in ("deploy", "rollback")), None)
+        last = next((log for log in logs if kind_of(log.command) in ("deploy", "rollback")), None)
         return last if last is not None and last.is_dead else None
 
     def _paths(self, suffix: str) -> Sequence[Path]:

@@ -1,5 +1,6 @@
 """What runs write on a host of what they did: before, after, bounded, and read again whatever became of it."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -236,6 +237,21 @@ def test_runs_are_kept_whatever_the_size_of_the_files_that_they_replaced():
         wrote(f"run-{number}", size=1_000_000)
     assert [entry.run for entry in entries()] == [f"run-{number}" for number in reversed(range(8))]
     assert all(story(f"run-{number}").made[0].known for number in range(8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "command"),
+    [
+        ("deploy", (), "deploy"),
+        ("rollback", ("20260101T000000Z-0000",), "rollback 20260101T000000Z-0000"),
+        ("drain", ("gpu-01/ollama1", "gpu 02"), "drain gpu-01/ollama1 'gpu 02'"),
+    ],
+)
+def test_a_journal_says_the_kind_of_its_run_in_the_text_of_its_command(make, kind, words, command):
+    context = dataclasses.replace(make(note(make)).context, kind=kind, words=words, journals={})
+    assert context.command == context.journal("h").command == command
+    wrote("run-1", command)
+    assert [(entry.kind, entry.command) for entry in entries()] == [(kind, command)]
 
 
 def test_a_run_that_goes_on_after_newer_ones_does_not_push_itself_out(monkeypatch):
