@@ -119,7 +119,7 @@ def _known_to_hosts(chosen: "Chosen", run: str) -> None:
 
     def work(_: Any, session: Any) -> Any:
         told, status = session.batch([history.read(run), lock.status()], stop=False)
-        holder = lock.held(status)
+        holder = lock.holder_of(status)
         if holder is not None and holder.run == run and (holder.left or 0) > 0:
             hint = "wait until its lease has ended; if it is dead for sure: provision lock release --force"
             raise LockedError(f"run {run} may still be at work: locked by {holder}", hint)

@@ -50,7 +50,7 @@ def _history(number: int, options: dict[str, Any]) -> int:
 
     def work(host: "Host", session: "Session") -> "list[Entry]":
         listed, status = session.batch([history.listed(number), lock.status()], stop=False)
-        holder = lock.held(status)
+        holder = lock.holder_of(status)
         if holder is not None and holder.who == lock.who() and logs.over(holder.run):
             holder = None
         return [_shown(entry, holder, Mask(host.secrets())) for entry in history.entries(listed)]

@@ -24,7 +24,7 @@ def status(**options: Any) -> int:
     from provision.runs import lock as locks
 
     def work(_: "Host", session: "Session") -> Any:
-        return locks.held(session.batch([locks.status()], stop=False)[0])
+        return locks.holder_of(session.batch([locks.status()], stop=False)[0])
 
     return _run("lock status", options, work)
 
@@ -42,7 +42,7 @@ def acquire(message: str, **options: Any) -> int:
 
     def work(_: "Host", session: "Session") -> Any:
         locks.checked(session.batch([locks.acquire_by_hand(message)], stop=False)[0])
-        return locks.held(session.batch([locks.status()], stop=False)[0])
+        return locks.holder_of(session.batch([locks.status()], stop=False)[0])
 
     return _run("lock acquire", options, work)
 

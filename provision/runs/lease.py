@@ -167,7 +167,7 @@ class Lease:
             self._renewing.release()
 
 
-def take_away(session: Session, is_over: Callable[[str], bool], *, force: bool) -> lock.Held | None:
+def take_away(session: Session, is_over: Callable[[str], bool], *, force: bool) -> lock.Holder | None:
     """Take a lock away from a host: one by hand, one whose lease has ended, or that of a run that is over.
 
     Args:
@@ -182,8 +182,8 @@ def take_away(session: Session, is_over: Callable[[str], bool], *, force: bool) 
         LockedError: a run has it that may still be at work, or a job of it runs.
     """
     try:
-        return lock.held(session.batch([lock.take_away(force=force)], stop=False)[0])
+        return lock.holder_of(session.batch([lock.take_away(force=force)], stop=False)[0])
     except LockedError as error:
         if not is_over(error.run):
             raise
-        return lock.held(session.batch([lock.take_away(force=False, dead=error.run)], stop=False)[0])
+        return lock.holder_of(session.batch([lock.take_away(force=False, dead=error.run)], stop=False)[0])

@@ -10,5 +10,5 @@ def kept_apart(tmp_path, monkeypatch):
     """Journals, locks by hand and logs go to the test's own folder."""
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
     monkeypatch.setattr(journal, "STORE", str(tmp_path / "kept"))
-    monkeypatch.setattr(lock, "KEPT", str(tmp_path / "by-hand" / "lock"))
+    monkeypatch.setattr(lock, "BY_HAND_FILE", str(tmp_path / "by-hand" / "lock"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

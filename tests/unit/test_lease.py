@@ -14,7 +14,7 @@ from provision.runs.lease_keeper import LeaseKeeper
 from .local import LocalSession
 
 GIVEN = Answer(0, b"", b"")
-THEIRS = Answer(lock.HELD, b"", b"run-0 999 1 2 no alice@desk\n\n")
+THEIRS = Answer(lock.EXIT_HELD, b"", b"run-0 999 1 2 no alice@desk\n\n")
 
 
 class Host:
@@ -200,7 +200,9 @@ class Locked:
         return [self.answer()]
 
     def answer(self):
-        return Answer(lock.HELD, b"", f"{self.runs[0]} 999 1 2 no {lock.who()}\n\n".encode()) if self.runs else GIVEN
+        return (
+            Answer(lock.EXIT_HELD, b"", f"{self.runs[0]} 999 1 2 no {lock.who()}\n\n".encode()) if self.runs else GIVEN
+        )
 
 
 def waited(host, seconds, over):

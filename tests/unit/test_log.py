@@ -118,7 +118,7 @@ def test_a_run_that_is_over_names_the_command_that_goes_on(how, said):
 
 
 def held(run_id, who=None):
-    return lock.Held(run_id, who or lock.who(), 60, 170, busy=False, why="")
+    return lock.Holder(run_id, who or lock.who(), 60, 170, busy=False, why="")
 
 
 def test_lock_status_tells_whose_process_is_gone(logs, capsys):
@@ -172,14 +172,14 @@ def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, m
         with pytest.raises(LockedError):
             lock.checked(ran(lock.acquire(OTHER, 0, another)))
     lock.checked(ran(lock.acquire(OTHER, 0, RUN)))
-    assert lock.held(ran(lock.status())).run == OTHER
+    assert lock.holder_of(ran(lock.status())).run == OTHER
     # Somebody else has resumed it, which the log here does not know.
     with monkeypatch.context() as another:
         another.setattr(lock, "who", lambda: "somebody@another")
         lock.checked(ran(lock.acquire(OTHER)))
     with pytest.raises(LockedError, match="somebody@another"):
         lock.checked(ran(lock.acquire(RUN, 0, OTHER)))
-    lock.held(ran(lock.take_away(force=True)))
+    lock.holder_of(ran(lock.take_away(force=True)))
     lock.checked(ran(lock.acquire_by_hand("mine")))
     with pytest.raises(LockedError, match="mine"):
         lock.checked(ran(lock.acquire(OTHER, 0, RUN)))
