@@ -95,15 +95,11 @@ def make(tmp_path, monkeypatch):
             context.stop.set()
         made = HostRun(host, session or LocalSession(), context)
         made.read()
-        contexts.append(context)
         return made
 
-    contexts = []
     build.events = events
     build.folder = tmp_path / "host"
-    yield build
-    for context in contexts:
-        context.keeper.stop()
+    return build
 
 
 def note(make, name="a", **kwargs):

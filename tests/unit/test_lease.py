@@ -55,9 +55,7 @@ class Host:
 
 @pytest.fixture
 def keeper():
-    made = LeaseKeeper(every=0.0, look=0.01)
-    yield made
-    made.stop()
+    return LeaseKeeper(every=0.0, look=0.01)
 
 
 @pytest.fixture
@@ -109,7 +107,6 @@ def test_a_lease_that_an_exec_renews_is_left_alone(take):
     host, keeper = Host(), LeaseKeeper(every=60.0, look=0.01)
     take(host, keeper)
     assert host.is_left_alone()
-    keeper.stop()
 
 
 def test_a_lease_that_was_taken_for_a_long_exec_is_not_shortened_meanwhile(take):
