@@ -15,7 +15,6 @@ from provision.rollout.replicas import Replicas
 from provision.rollout.traffic import HostTraffic, Roll
 from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
-from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.instance import endpoint
 from provision.steps.nginx.upstream import Drained, label
@@ -131,6 +130,7 @@ class Draining:
         finally:
             self._ending = True
             self._roll.pools.finish()
+            self.context.keeper.stop()
 
     def _drain(self, records: Sequence[Drained], deadline: float) -> list[Drain]:
         found = [self._marked(pool, records) for pool in self._pools()]
@@ -188,7 +188,7 @@ class Draining:
     def _tested(self, host: Host, names: Sequence[str]) -> list[Drain]:
         session = Session(host.connection, self._password)
         self._tests.append(session)
-        lease = Lease(session, self.context.run_id)
+        lease = self.context.lease(session)
         traffic = HostTraffic(host, session, lease, self._roll, partial(self._say, host))
         found = []
         for name in names:
@@ -197,7 +197,7 @@ class Draining:
                 self._stop_before("it was tested")
                 traffic.prove(name)
             except HostError as error:
-                outcome.error = self._hidden(interrupt.told(error, self.context, locked=False))
+                outcome.error = interrupt.told(error, self.context, locked=False).masked(self.hide)
             found.append(outcome)
         session.close()
         return found
@@ -218,12 +218,6 @@ class Draining:
 
     def _told(self, error: HostError, pool: BalancerPool) -> HostError:
         return interrupt.told(error, self.context, locked=pool.locked)
-
-    def _hidden(self, error: HostError) -> HostError:
-        """The error without secrets."""
-        for name in ("message", "hint", "command", "stderr"):
-            setattr(error, name, self.hide(getattr(error, name)))
-        return error
 
     def _say(self, host: Host, kind: str, step: str, text: str) -> None:
         self.context.listen(Event(host.name, kind, step, self.hide(text)))

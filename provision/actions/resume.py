@@ -59,13 +59,6 @@ class Logged:
             self._logs.write(dataclasses.replace(self._log, exit=code, hosts=hosts))
 
 
-def dead_runs() -> tuple[str, ...]:
-    """Ids of the runs of this machine whose process is gone without a result."""
-    from provision.runs.log import Logs, default_folder
-
-    return Logs(default_folder()).dead()
-
-
 def resumed(chosen: "Chosen", careful: "Careful", run: str) -> "tuple[Chosen, Careful]":
     """What a run was told that is to go on: out of this machine's log, else what is said now.
 
@@ -126,7 +119,7 @@ def _known_to_hosts(chosen: "Chosen", run: str) -> None:
 
     def work(_: Any, session: Any) -> Any:
         told, status = session.batch([history.read(run), lock.status()], stop=False)
-        holder = lock.held(status)
+        holder = lock.holder_of(status)
         if holder is not None and holder.run == run and (holder.left or 0) > 0:
             hint = "wait until its lease has ended; if it is dead for sure: provision lock release --force"
             raise LockedError(f"run {run} may still be at work: locked by {holder}", hint)

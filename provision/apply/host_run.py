@@ -68,7 +68,7 @@ class HostRun:
         self._answers: dict[Run, Answer] = {}
         self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
         self._read_at = 0.0
-        self._lease = lease or Lease(session, context.run_id, context.dead)
+        self._lease = lease or context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
         self.traffic: Traffic[Any] = traffic or NoTraffic()
         self.refused: Mapping[str, str] = {}

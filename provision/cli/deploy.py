@@ -289,7 +289,6 @@ def _rollout(
     silent: bool = False,
 ) -> tuple[Any, Any, Any]:
     """The inventory, the run over its selection, and what shows it; nothing shows one that is silent."""
-    from provision.actions.resume import dead_runs
     from provision.artifacts.store import Store, default_folder
     from provision.plan import role_order
     from provision.report import console, progress
@@ -310,7 +309,6 @@ def _rollout(
         (lambda event: None) if silent else shown,
         Store(default_folder()),
         lock_wait=careful.lock_wait,
-        dead=dead_runs(),
         confirmed=confirmed.plans if confirmed else {},
     )
     pace = Pace(

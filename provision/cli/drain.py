@@ -12,6 +12,7 @@ from provision.cli.options import extra_vars_option, inventory_option, json_opti
 
 if TYPE_CHECKING:
     from provision.actions.drain import Drain, Draining
+    from provision.runs.journal import Kind
 
 F = TypeVar("F", bound=Callable[..., Any])
 NAMED = 20  # instances that are named; of more, their number is said
@@ -99,7 +100,7 @@ def undrain(**options: Any) -> int:
 
 
 def _run(
-    command: str,
+    command: "Kind",
     options: dict[str, Any],
     work: "Callable[[Draining], Sequence[Drain]]",
     said: Sequence[str] = (),
@@ -115,7 +116,7 @@ def _run(
         ask: asks the operator before anything is done, where that is needed.
     """
     from provision.actions.drain import Draining
-    from provision.actions.resume import Logged, dead_runs
+    from provision.actions.resume import Logged
     from provision.artifacts.store import Store, default_folder
     from provision.plan import role_order
     from provision.report import console, drain, progress
@@ -133,8 +134,8 @@ def _run(
         shown,
         Store(default_folder()),
         lock_wait=careful.lock_wait,
-        command=f"{command} {shlex.join(options['instances'])}",
-        dead=dead_runs(),
+        kind=command,
+        words=options["instances"],
     )
     draining = Draining(context, chosen.become_password, options["instances"])
     try:

@@ -47,12 +47,11 @@ def _history(number: int, options: dict[str, Any]) -> int:
     from provision.runs.log import Logs, default_folder
 
     logs = Logs(default_folder())
-    over = logs.over()
 
     def work(host: "Host", session: "Session") -> "list[Entry]":
         listed, status = session.batch([history.listed(number), lock.status()], stop=False)
-        holder = lock.held(status)
-        if holder is not None and holder.run in over and holder.who == lock.who():
+        holder = lock.holder_of(status)
+        if holder is not None and holder.who == lock.who() and logs.over(holder.run):
             holder = None
         return [_shown(entry, holder, Mask(host.secrets())) for entry in history.entries(listed)]
 

@@ -24,7 +24,7 @@ def status(**options: Any) -> int:
     from provision.runs import lock as locks
 
     def work(_: "Host", session: "Session") -> Any:
-        return locks.held(session.batch([locks.status()], stop=False)[0])
+        return locks.holder_of(session.batch([locks.status()], stop=False)[0])
 
     return _run("lock status", options, work)
 
@@ -42,7 +42,7 @@ def acquire(message: str, **options: Any) -> int:
 
     def work(_: "Host", session: "Session") -> Any:
         locks.checked(session.batch([locks.acquire_by_hand(message)], stop=False)[0])
-        return locks.held(session.batch([locks.status()], stop=False)[0])
+        return locks.holder_of(session.batch([locks.status()], stop=False)[0])
 
     return _run("lock acquire", options, work)
 
@@ -52,15 +52,10 @@ def acquire(message: str, **options: Any) -> int:
 @click.option("--force", is_flag=True, help="Also the lock of a run that may still be at work.")
 def release(force: bool, **options: Any) -> int:
     """Take away locks by hand, and those of runs that are dead: gone from this machine, or silent for long."""
-    from provision.actions.resume import dead_runs
-    from provision.runs import lock as locks
+    from provision.runs.lease import take_away
+    from provision.runs.log import is_over
 
-    dead = dead_runs()
-
-    def work(_: "Host", session: "Session") -> Any:
-        return locks.held(session.batch([locks.take_away(force=force, dead=dead)], stop=False)[0])
-
-    return _run("lock release", options, work)
+    return _run("lock release", options, lambda _, session: take_away(session, is_over, force=force))
 
 
 def _run(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]") -> int:
@@ -74,7 +69,7 @@ def _on_all(command: str, options: dict[str, Any], work: "Callable[[Host, Sessio
     from provision.runs.log import Logs, default_folder
 
     inventory, found, code = on_hosts(options, work)
-    over = Logs(default_folder()).over()
+    over = Logs(default_folder()).over
     if options["as_json"]:
         console.document(command, code, inventory.warnings, **lock.locks_document(found, over))
     else:

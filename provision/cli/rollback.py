@@ -98,7 +98,7 @@ def _undoing(chosen: Chosen, run: str) -> Undoing:
     known = [(host, one) for host, one in stories if one is not None and not isinstance(one, HostError)]
     if not known and not errors:
         raise UsageError(f"none of these hosts knows a run {wanted}", "`provision history` lists them")
-    if any(one.entry.command.partition(" ")[0] in journal.DRAINS for _, one in known):
+    if any(one.entry.kind in journal.DRAINS for _, one in known):
         raise UsageError(f"run {wanted} is a drain or its end", "`provision undrain` and `provision drain` undo it")
     undos = {}
     for host, one in known:
@@ -141,7 +141,7 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
         for _, one in found
         if not isinstance(one, HostError)
         for entry in one
-        if re.fullmatch(RUN_ID, entry.run) and entry.changes and entry.command.partition(" ")[0] not in journal.DRAINS
+        if re.fullmatch(RUN_ID, entry.run) and entry.changes and entry.kind not in journal.DRAINS
     }
     if lost:
         first = next((one for one in lost.values() if isinstance(one, BugError)), next(iter(lost.values())))
@@ -157,7 +157,6 @@ def _newest(chosen: Chosen, hosts: "Sequence[Host]") -> str:
 
 
 def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> "Rollout":
-    from provision.actions.resume import dead_runs
     from provision.artifacts.store import Store, default_folder
     from provision.plan import role_order
     from provision.rollout.waves import Rollout
@@ -171,8 +170,8 @@ def _rollout(chosen: Chosen, undoing: Undoing, careful: Careful, shown: Any) -> 
         shown,
         Store(default_folder()),
         lock_wait=careful.lock_wait,
-        command=f"rollback {undoing.run}",
-        dead=dead_runs(),
+        kind="rollback",
+        words=(undoing.run,),
         confirmed=undoing.confirmed,
     )
     hosts = [(undo.host, roles) for undo in undoing.undos.values()]

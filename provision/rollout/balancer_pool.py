@@ -21,7 +21,6 @@ from provision.plan import planner, role_order
 from provision.plan.role_order import LAST, Entry
 from provision.runs import interrupt
 from provision.runs.context import Context
-from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import BlockedError, RefusalError, State, converged
 from provision.steps.facts import HostFacts
@@ -53,7 +52,7 @@ class BalancerPool:
         self.touched = False
         """Whether something was written on the balancer."""
         self._hide = Mask(host.secrets())
-        self._lease = Lease(session, context.run_id, context.dead)
+        self._lease = context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self._say)
         self._updating = threading.Lock()  # an update is a read and a write
         self._failed: HostError | None = None  # what became of the last update
@@ -235,8 +234,7 @@ class BalancerPool:
         except HostError as error:
             if not error.message.startswith(f"{self.host.name}: "):
                 error.message = f"{self.host.name}: {error.message}"
-            for name in ("message", "hint", "command", "stderr"):
-                setattr(error, name, self._hide(getattr(error, name)))
+            error.masked(self._hide)
             raise
 
 

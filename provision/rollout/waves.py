@@ -24,7 +24,6 @@ from provision.rollout.scheduler import Scheduler, Work
 from provision.rollout.traffic import HostTraffic, Roll
 from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
-from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet
@@ -74,7 +73,7 @@ class Rollout:
     def _host(self, host: Host, roles: frozenset[str], become_password: str | None) -> HostPart:
         past = None if self.past is None else self.past.get(host.name, ())
         session = Session(host.connection, become_password)
-        lease = Lease(session, self.context.run_id, self.context.dead)
+        lease = self.context.lease(session)
         traffic = HostTraffic(host, session, lease, self.roll, partial(self._say, host.name, Mask(host.secrets())))
         return HostPart(HostRun(host, session, self.context, roles, lease, traffic, past), traffic, Outcome(host.name))
 
@@ -315,9 +314,7 @@ class Rollout:
         error = interrupt.told(error, self.context, locked=host.run.locked)
         if host.run.locked and interrupt.is_cut_off(error, self.context):
             self.context.cut_off.add(host.name)
-        for name in ("message", "hint", "command", "stderr"):
-            setattr(error, name, host.run.hide(getattr(error, name)))
-        host.outcome.error = error
+        host.outcome.error = error.masked(host.run.hide)
         self.context.working.discard(host.name)  # no other waits for its build
         if not isinstance(error, LockedError | Stopped):  # nothing is known to be wrong with those hosts
             self.context.failed.add(host.name)
@@ -336,6 +333,7 @@ class Rollout:
         with ThreadPoolExecutor(self.forks) as pool:
             list(pool.map(give_back, self.members))
         self.roll.pools.finish()
+        self.context.keeper.stop()
         told = {pool.host.name: pool.step_id for pool in self.roll.pools.known if pool.touched}
         for host in self.members:
             if self.roll.members.recovered and host.name in told:

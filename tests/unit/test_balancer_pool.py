@@ -21,7 +21,7 @@ from provision.steps.system.file_scan import Content
 
 from .balancer_fleet import config, fleet, state
 
-THEIRS = Answer(lock.HELD, b"", b"run-2 900 100 200 no them@there\n\n")
+THEIRS = Answer(lock.EXIT_HELD, b"", b"run-2 900 100 200 no them@there\n\n")
 
 
 class Busy:

@@ -14,6 +14,7 @@ from provision.plan import planner
 from provision.plan.role_order import Entry
 from provision.runs import lease, lock
 from provision.runs.context import Context, Stopped
+from provision.runs.lease_keeper import LeaseKeeper
 from provision.ssh import jobs
 from provision.steps.base import BlockedError, Check, Fact, Owned, Step
 from provision.steps.facts import Fleet
@@ -82,13 +83,14 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
     monkeypatch.setattr(host_run, "steps", lambda host, inventory: host.variables["entries"])
     monkeypatch.setattr(host_run, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
-    events = []
+    events, keeper = [], LeaseKeeper(every=0.0, look=0.05)
 
-    def build(*things, session=None, store=None, stop=False, run_id="run-1", roles=ROLES):
+    def build(*things, session=None, store=None, stop=False, run_id="run-1", roles=ROLES, kept=False):
         entries = tuple(Entry("docker", thing) for thing in things)
         host = Host(name="h", connection=Connection(address="192.0.2.1"), variables={"entries": entries})
         inventory = Inventory(path="", hosts=(host,))
-        context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"))
+        renewals = {"keeper": keeper} if kept else {}
+        context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"), **renewals)
         if stop:
             context.stop.set()
         made = HostRun(host, session or LocalSession(), context)
@@ -388,11 +390,9 @@ def test_what_an_earlier_change_did_to_a_later_step_is_seen(make):
 
 def test_the_lock_is_kept_while_a_job_says_nothing(make, monkeypatch, tmp_path):
     monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
-    monkeypatch.setattr(lease, "BEAT", 0.05)
-    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.0)
     (make.folder / "a").write_text("")
     silent = sh('sleep 0.6; printf wanted >"$1"', str(make.folder / "a"), title="long", job=True)
-    host = make(note(make, how=(silent,)))
+    host = make(note(make, how=(silent,)), kept=True)
     deployed(host.deploy(ROLES))
     renewals = [text for text in host.session.scripts if b"flock" in text and b"begin 1" not in text]
     assert host.changed == ["note:a"]
