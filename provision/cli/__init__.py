@@ -8,14 +8,13 @@ import gc
 import importlib
 import os
 import sys
-from typing import Any
 
 import click
 
 COMMANDS = {
-    "plan": ("provision.cli.deploy", "What a deploy would change, and what it would cost"),
+    "plan": ("provision.cli.plan", "What a deploy would change, and what it would cost"),
     "deploy": ("provision.cli.deploy", "Make the hosts what the inventory says"),
-    "verify": ("provision.cli.deploy", "All that plan sees, and proof of what each step is for; changes nothing"),
+    "verify": ("provision.cli.verify", "All that plan sees, and proof of what each step is for; changes nothing"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint; does it meet its targets, what does it hold"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until they are given back"),
     "undrain": ("provision.cli.drain", "Give drained instances back, when they can serve"),
@@ -72,7 +71,7 @@ def group() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit with the code of DESIGN 8.
+    """Run the command line and exit with the exit code of the command.
 
     Args:
         args: the words after `provision`; those of the process when None.
@@ -105,7 +104,7 @@ def _executed(args: list[str] | None) -> int:
     from provision.errors import ProvisionError
 
     try:
-        result: Any = group.main(args=args, prog_name="provision", standalone_mode=False)
+        result: object = group.main(args=args, prog_name="provision", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -1,18 +1,16 @@
-"""What `drain` and `undrain` print, and how drained instances are shown elsewhere."""
+"""What `drain` and `undrain` print."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from provision.report.console import COLOURS, failures, last_line, paint, say
+from provision.actions.draining import Drain
+from provision.report.console import COLOURS, failures, paint, say
+from provision.report.recap import last_line
 from provision.terminal_text import line
-
-if TYPE_CHECKING:
-    from provision.actions.drain import Drain
 
 WORDS = {"drain": ("drained", "was drained"), "undrain": ("gets requests again", "was not drained")}
 
 
-def text(command: str, found: "Sequence[Drain]", run_id: str, again: str) -> None:
+def text(command: str, found: Sequence[Drain], run_id: str, again: str) -> None:
     """Every balancer with what it was told, and every instance that did not prove itself.
 
     Args:
@@ -31,17 +29,3 @@ def text(command: str, found: "Sequence[Drain]", run_id: str, again: str) -> Non
         said = paint(one.result.upper(), COLOURS[one.result]) if one.error else done if one.changed else nothing
         say(f"{one.host:{width}}  {names}  {said}")
     last_line([one.result for one in found], run_id, again)
-
-
-def document(found: "Iterable[Drain]", run_id: str) -> dict[str, Any]:
-    """The body of `drain --json` and `undrain --json`."""
-    hosts = [
-        {
-            "host": one.host,
-            "result": one.result,
-            "why": one.error.message if one.error else "",
-            "instances": list(one.labels),
-        }
-        for one in found
-    ]
-    return {"run": run_id, "hosts": hosts}

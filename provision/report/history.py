@@ -8,7 +8,6 @@ from provision.inventory import Host
 from provision.report.console import COLOURS, SIGNS, error_text, indent, paint, say
 from provision.runs.history import Entry, Made, Story
 from provision.runs.log import Log
-from provision.runs.rollback_plan import Undo
 from provision.steps.base import differing
 from provision.terminal_text import line, some
 
@@ -184,16 +183,3 @@ def died(log: Log | None) -> None:
     """The same for people."""
     if log is not None:
         say(f"\n{paint(line(log.epitaph, 1000), 'yellow')}")
-
-
-def left_document(undos: Mapping[str, Undo]) -> list[dict[str, str]]:
-    """What a rollback leaves as it is, of every host."""
-    return [{"host": host, "step": one.step, "why": one.why} for host, undo in undos.items() for one in undo.left]
-
-
-def left_text(left: Sequence[Mapping[str, str]]) -> None:
-    """The same for people."""
-    if left:
-        say("\nNot put back:")
-    for one in left:
-        say(f"    {line(one['host'])}  {line(one['step']):44} {line(one['why'])}")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from provision.actions import drain
-from provision.actions.drain import Draining
+from provision.actions import draining as drain
+from provision.actions.draining import Draining
 from provision.artifacts.store import Store
 from provision.cli import execute
 from provision.errors import CommandError, LockedError, UnreachableError, UsageError
@@ -387,11 +387,11 @@ def test_nobody_is_asked_without_a_terminal_and_the_guard_names_model_and_instan
 
 def test_who_says_force_is_not_asked(inventory: str, last: list[str]) -> None:
     assert execute(["drain", "a", "-i", inventory, "--force"]) == 0
-    assert last == ["drain"]
+    assert last == ["drain", "close"]
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "done"), [("y\n", 0, ["drain"]), ("n\n", 130, ["close"]), ("", 130, ["close"])]
+    ("answer", "code", "done"), [("y\n", 0, ["drain", "close"]), ("n\n", 130, ["close"]), ("", 130, ["close"])]
 )
 def test_on_a_terminal_it_asks(
     inventory: str, last: list[str], monkeypatch: pytest.MonkeyPatch, answer: str, code: int, done: list[str]

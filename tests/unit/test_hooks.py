@@ -18,7 +18,7 @@ def place(tmp_path):
 
 
 def hooks(place):
-    return Hooks(str(place / "prod.yaml"), "run-1")
+    return Hooks(str(place / "prod.yaml"), "run-1", "deploy")
 
 
 def write(place, name, text, mode=0o755):

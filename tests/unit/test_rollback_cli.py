@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from provision import cli
-from provision.cli.rollback import Undoing, _with_failed
+from provision.actions.undoing import Undoing
 from provision.errors import CommandError, UnreachableError
 from provision.rollout import waves
 from provision.rollout.waves import Outcome
@@ -104,7 +104,7 @@ def test_a_balancer_that_cannot_be_asked_is_listed_once_also_where_an_instance_c
     lost = UnreachableError("no")
     known = [Outcome("gpu-01", changed=["x"]), Outcome("lb-01", changed=["marks"]), Outcome("lb-02", error=lost)]
     undoing = Undoing(OLD, None, {}, {"lb-01": lost, "lb-02": CommandError("no"), "gpu-02": lost})
-    found = _with_failed(known, undoing)
+    found = undoing.with_failed(known)
     assert [(one.host, one.result) for one in found] == [
         ("gpu-01", "changed"),
         ("lb-01", "unreachable"),
