@@ -68,12 +68,12 @@ def _known_to_hosts(request: Request, run: str) -> None:
     """
 
     def work(_: Host, session: Session) -> Story | None:
-        told, status = session.batch([history.read(run), lock.status()], stop=False)
+        journal, status = session.batch([history.read(run), lock.status()], stop=False)
         holder = lock.held(status)
         if holder is not None and holder.run == run and (holder.left or 0) > 0:
             hint = "wait until its lease has ended; if it is dead for sure: provision lock release --force"
             raise LockedError(f"run {run} may still be at work: locked by {holder}", hint)
-        return history.story(run, told)
+        return history.story(run, journal)
 
     inventory = role_order.load(request.inventory, request.extra_vars)
     answers = each(inventory.select(request.limit), work, request.become_password, request.forks)

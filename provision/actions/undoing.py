@@ -170,7 +170,7 @@ def _not_known_without(lost: Mapping[str, HostError]) -> HostError:
     if bug is not None:
         return bug
     away = all(isinstance(error, UnreachableError) for error in errors)
-    said = f"which run was the last to change something is not known without {', '.join(lost)}: {errors[0].message}"
+    message = f"which run was the last to change something is not known without {', '.join(lost)}: {errors[0].message}"
     hint = "name the run: `provision history` lists them; or leave those hosts out by --limit"
     kind = UnreachableError if away else HostError
-    return kind(said, hint, command=errors[0].command, stderr=errors[0].stderr)
+    return kind(message, hint, command=errors[0].command, stderr=errors[0].stderr)

@@ -8,6 +8,7 @@ import gc
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -93,18 +94,30 @@ def execute(args: list[str] | None = None) -> int:
     Returns:
         the exit code.
     """
+    return in_words(lambda: group.main(args=args, prog_name="provision", standalone_mode=False))
+
+
+def in_words(work: Callable[[], object]) -> int:
+    """Do something that prints, with every error shown in words.
+
+    Args:
+        work: what to do; an int that it returns is the exit code.
+
+    Returns:
+        the exit code.
+    """
     from provision.cli.output import guarded
 
     with guarded():
-        return _executed(args)
+        return _in_words(work)
 
 
-def _executed(args: list[str] | None) -> int:
+def _in_words(work: Callable[[], object]) -> int:
     from provision.cli.output import UnwritableError, forget_stdout
     from provision.errors import ProvisionError
 
     try:
-        result: object = group.main(args=args, prog_name="provision", standalone_mode=False)
+        result = work()
         return result if isinstance(result, int) else 0
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from provision.cli.options import Screen, common_options, seconds_of
-from provision.cli.plan import show
 
 if TYPE_CHECKING:
     from provision.actions import DeployResult, Plan, Request
@@ -40,39 +39,24 @@ def deploy(
     """Make the hosts what the inventory says. What is as it should be is not touched."""
     from provision import actions
     from provision.errors import UsageError
+    from provision.report import plan, recap
 
     pace = actions.Pace(serial, canary, max_fail, seconds_of(lock_wait, "--lock-wait", least=0))
     listen = screen.progress()
     if check:
-        found = actions.plan(request, resume=resume, listen=listen)
-        show(found, screen, found.exit_code, diff=diff)
-        return found.exit_code
+        planned = actions.plan(request, resume=resume, listen=listen)
+        plan.show(planned, planned.exit_code, as_json=screen.as_json, diff=diff)
+        return planned.exit_code
     asks = not yes and screen.asks
     if not (yes or asks):
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
 
-    def confirm(found: Plan) -> bool:
-        show(found, screen, found.exit_code, diff=diff)
-        return not found.is_none and click.confirm("Deploy this?", abort=True)
+    def confirm(planned: Plan) -> bool:
+        plan.show(planned, planned.exit_code, as_json=False, diff=diff)
+        return not planned.is_none and click.confirm("Deploy this?", abort=True)
 
-    result = actions.deploy(
-        request,
-        pace,
-        resume=resume,
-        confirm=confirm if asks else None,
-        listen=listen,
-        tell=lambda result: _tell(result, screen, warned=asks),
-    )
-    return result.exit_code
+    def tell(result: DeployResult) -> None:
+        recap.show(result, as_json=screen.as_json, warned=asks)
 
-
-def _tell(result: DeployResult, screen: Screen, *, warned: bool) -> None:
-    """Print what came of it; warnings of clocks unless the plan showed them."""
-    from provision.report import console, next_command, recap
-
-    if screen.as_json:
-        console.document("deploy", result.exit_code, result.warnings, **result.document())
-        return
-    for warning in result.clocks if not warned else ():
-        console.warn(warning)
-    recap.text(result.outcomes, result.run_id, next_command.after_deploy(result))
+    confirming = confirm if asks else None
+    return actions.deploy(request, pace, resume=resume, confirm=confirming, listen=listen, tell=tell).exit_code

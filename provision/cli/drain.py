@@ -33,9 +33,14 @@ def drain(
     Before the last instances of a model are drained, the command asks; without a terminal it needs --force.
     """
     from provision import actions
+    from provision.report import drain as report
 
     own = [*(["-m", message] if message else []), *(["--timeout", timeout] if timeout else [])]
     own += ["--force"] if force else []
+
+    def tell(result: DrainResult) -> None:
+        report.show(result, as_json=screen.as_json, own=own)
+
     result = actions.drain(
         request,
         instances,
@@ -45,7 +50,7 @@ def drain(
         force=force,
         confirm=_agree if screen.asks else None,
         listen=screen.progress(),
-        tell=lambda result: _tell(result, screen, own),
+        tell=tell,
     )
     return result.exit_code
 
@@ -55,15 +60,12 @@ def drain(
 def undrain(request: Request, screen: Screen, instances: tuple[str, ...], lock_wait: str) -> int:
     """Have instances prove that they can serve, and the balancers send to them again."""
     from provision import actions
+    from provision.report import drain as report
 
-    result = actions.undrain(
-        request,
-        instances,
-        _pace(lock_wait),
-        listen=screen.progress(),
-        tell=lambda result: _tell(result, screen),
-    )
-    return result.exit_code
+    def tell(result: DrainResult) -> None:
+        report.show(result, as_json=screen.as_json)
+
+    return actions.undrain(request, instances, _pace(lock_wait), listen=screen.progress(), tell=tell).exit_code
 
 
 def _pace(lock_wait: str) -> Pace:
@@ -80,20 +82,3 @@ def _agree(losses: Sequence[str]) -> bool:
     """
     click.echo("\n".join(losses), err=True)
     return click.confirm("Drain them all the same?", abort=True)
-
-
-def _tell(result: DrainResult, screen: Screen, own: Sequence[str] = ()) -> None:
-    """Print what came of it.
-
-    Args:
-        result: what came of it.
-        screen: how.
-        own: the words of the command's own options.
-    """
-    from provision.report import console, drain, next_command
-
-    verb = result.command.partition(" ")[0]
-    if screen.as_json:
-        console.document(verb, result.exit_code, result.inventory.warnings, **result.document())
-    else:
-        drain.text(verb, result.outcomes, result.run_id, next_command.after_drain(result, own))

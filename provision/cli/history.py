@@ -18,17 +18,11 @@ if TYPE_CHECKING:
 def history(request: Request, screen: Screen, number: int) -> int:
     """The runs that changed these hosts, the newest first: who, when, and what came of it."""
     from provision import actions
-    from provision.report import console
-    from provision.report import history as report
+    from provision.report.history import show_history
 
-    found = actions.history(request, number)
-    if screen.as_json:
-        body = {**report.history_document(found.hosts, number), "unfinished": report.unfinished(found.died)}
-        console.document("history", found.exit_code, found.inventory.warnings, **body)
-    else:
-        report.history_text(found.hosts, number)
-        report.died(found.died)
-    return found.exit_code
+    runs = actions.history(request, number)
+    show_history(runs, number, as_json=screen.as_json)
+    return runs.exit_code
 
 
 @click.command()
@@ -37,14 +31,8 @@ def history(request: Request, screen: Screen, number: int) -> int:
 def show(request: Request, screen: Screen, run: str) -> int:
     """What a run did: on each host its steps, why, what they changed, and what came of it."""
     from provision import actions
-    from provision.report import console
-    from provision.report import history as report
+    from provision.report.history import show_story
 
-    found = actions.show(request, run)
-    if screen.as_json:
-        body = report.story_document(run, found.hosts)
-        console.document("show", found.exit_code, found.inventory.warnings, **body)
-    else:
-        report.story_text(run, found.hosts)
-        report.died(found.died)
-    return found.exit_code
+    story = actions.show(request, run)
+    show_story(story, as_json=screen.as_json)
+    return story.exit_code

@@ -47,13 +47,8 @@ def release(request: Request, screen: Screen, force: bool) -> int:
     return _tell("lock release", actions.lock.release(request, force=force), screen)
 
 
-def _tell(command: str, found: Locks, screen: Screen) -> int:
-    from provision.report import console, lock
+def _tell(command: str, locks: Locks, screen: Screen) -> int:
+    from provision.report import lock
 
-    if screen.as_json:
-        console.document(
-            command, found.exit_code, found.inventory.warnings, **lock.locks_document(found.hosts, found.over)
-        )
-    else:
-        lock.locks_text(found.hosts, found.over, released=command == "lock release")
-    return found.exit_code
+    lock.show(command, locks, as_json=screen.as_json)
+    return locks.exit_code

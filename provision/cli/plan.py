@@ -9,7 +9,7 @@ import click
 from provision.cli.options import Screen, common_options
 
 if TYPE_CHECKING:
-    from provision.actions import Plan, Request
+    from provision.actions import Request
 
 
 @click.command()
@@ -19,27 +19,9 @@ if TYPE_CHECKING:
 def plan(request: Request, screen: Screen, diff: bool, exit_code: bool) -> int:
     """Say what a deploy would change on every host, why, and what it would cost. Changes nothing."""
     from provision import actions
+    from provision.report import plan as report
 
-    found = actions.plan(request, listen=screen.progress())
-    code = found.drift_exit_code if exit_code else found.exit_code
-    show(found, screen, code, diff=diff)
+    planned = actions.plan(request, listen=screen.progress())
+    code = planned.drift_exit_code if exit_code else planned.exit_code
+    report.show(planned, code, as_json=screen.as_json, diff=diff)
     return code
-
-
-def show(found: Plan, screen: Screen, code: int, *, diff: bool) -> None:
-    """Print a plan.
-
-    Args:
-        found: the plan.
-        screen: how.
-        code: the exit code of the command.
-        diff: whether to show what would change in files.
-    """
-    from provision.report import console, plan
-
-    if screen.as_json:
-        console.document("plan", code, found.warnings, **plan.document(found.outcomes))
-        return
-    for remark in found.remarks:
-        console.warn(remark)
-    plan.text(found.outcomes, diff=diff)

@@ -26,6 +26,7 @@ def rollback(request: Request, screen: Screen, run: str, check: bool, diff: bool
     """
     from provision import actions
     from provision.errors import UsageError
+    from provision.report import rollback as report
 
     asks = not yes and not check and screen.asks
     if not (yes or check or asks):
@@ -33,40 +34,16 @@ def rollback(request: Request, screen: Screen, run: str, check: bool, diff: bool
     pace = actions.Pace(lock_wait=seconds_of(lock_wait, "--lock-wait", least=0))
     listen = screen.progress()
     if check:
-        found = actions.plan_rollback(request, run, listen=listen)
-        _show(found, screen, diff=diff)
-        return found.exit_code
+        planned = actions.plan_rollback(request, run, listen=listen)
+        report.show_plan(planned, as_json=screen.as_json, diff=diff)
+        return planned.exit_code
 
-    def confirm(found: RollbackPlan) -> bool:
-        _show(found, screen, diff=diff)
-        return not found.is_none and click.confirm("Put this back?", abort=True)
+    def confirm(planned: RollbackPlan) -> bool:
+        report.show_plan(planned, as_json=False, diff=diff)
+        return not planned.is_none and click.confirm("Put this back?", abort=True)
 
-    result = actions.rollback(
-        request,
-        run,
-        pace,
-        confirm=confirm if asks else None,
-        listen=listen,
-        tell=lambda result: _tell(result, screen),
-    )
-    return result.exit_code
+    def tell(result: RollbackResult) -> None:
+        report.show(result, as_json=screen.as_json)
 
-
-def _show(found: RollbackPlan, screen: Screen, *, diff: bool) -> None:
-    from provision.report import console
-    from provision.report import rollback as report
-
-    if screen.as_json:
-        console.document("rollback", found.exit_code, found.inventory.warnings, **report.plan_document(found))
-    else:
-        report.plan_text(found, diff=diff)
-
-
-def _tell(result: RollbackResult, screen: Screen) -> None:
-    from provision.report import console
-    from provision.report import rollback as report
-
-    if screen.as_json:
-        console.document("rollback", result.exit_code, result.inventory.warnings, **result.document())
-    else:
-        report.text(result)
+    confirming = confirm if asks else None
+    return actions.rollback(request, run, pace, confirm=confirming, listen=listen, tell=tell).exit_code

@@ -21,14 +21,10 @@ def verify(request: Request, screen: Screen, junit: str) -> int:
     Whatever a deploy would change is a failed check. -v also lists the steps that passed.
     """
     from provision import actions
-    from provision.report import console, next_command
     from provision.report import verify as report
 
     result = actions.verify(
         request, junit=junit, quiet=screen.as_json, verbose=screen.verbose, listen=screen.progress()
     )
-    if screen.as_json:
-        console.document("verify", result.exit_code, result.inventory.warnings, **report.document(result.hosts))
-    else:
-        report.text(result.hosts, next_command.after_verify(request, result))
+    report.show(request, result, as_json=screen.as_json)
     return result.exit_code

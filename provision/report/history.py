@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from provision.actions import History, RunStory
 from provision.errors import HostError
 from provision.inventory import Host
+from provision.report import console
 from provision.report.console import COLOURS, SIGNS, error_text, indent, paint, say
 from provision.runs.history import Entry, Made, Story
 from provision.runs.log import Log
@@ -14,6 +16,37 @@ from provision.terminal_text import line, some
 BAD = ("failed", "unfinished", "unreachable", "locked", "stopped")
 DIFF_LINES = 60
 Found = Sequence[tuple[Host, Any | HostError]]
+
+
+def show_history(runs: History, most: int, *, as_json: bool) -> None:
+    """Print the runs of all hosts, or the JSON document.
+
+    Args:
+        runs: of every host.
+        most: how many runs are printed.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        body = {**history_document(runs.hosts, most), "unfinished": unfinished(runs.died)}
+        console.document("history", runs.exit_code, runs.inventory.warnings, **body)
+        return
+    history_text(runs.hosts, most)
+    died(runs.died)
+
+
+def show_story(story: RunStory, *, as_json: bool) -> None:
+    """Print what a run did, host by host, or the JSON document.
+
+    Args:
+        story: of every host.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        body = story_document(story.run, story.hosts)
+        console.document("show", story.exit_code, story.inventory.warnings, **body)
+        return
+    story_text(story.run, story.hosts)
+    died(story.died)
 
 
 def history_document(found: Sequence[tuple[Host, list[Entry] | HostError]], most: int) -> dict[str, Any]:

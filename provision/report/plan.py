@@ -3,13 +3,31 @@
 from collections.abc import Sequence
 from typing import Any
 
-from provision.actions import documents
+from provision.actions import Plan, documents
 from provision.plan.planner import Change, HostPlan
+from provision.report import console
 from provision.report.console import COLOURS, SIGNS, error_text, indent, paint, say
 from provision.rollout.waves import Outcome
 from provision.terminal_text import line, some
 
 DIFF_LINES = 400  # of one change; a file of ours is shorter, and what somebody else put in its place need not be read
+
+
+def show(plan: Plan, exit_code: int, *, as_json: bool, diff: bool) -> None:
+    """Print a plan with its warnings, or its JSON document.
+
+    Args:
+        plan: what a deploy would change.
+        exit_code: of the command.
+        as_json: whether the document is wanted.
+        diff: whether to print what would change in files.
+    """
+    if as_json:
+        console.document("plan", exit_code, plan.warnings, **document(plan.outcomes))
+        return
+    for remark in plan.remarks:
+        console.warn(remark)
+    text(plan.outcomes, diff=diff)
 
 
 def text(outcomes: Sequence[Outcome], *, diff: bool) -> None:
@@ -31,9 +49,9 @@ def text(outcomes: Sequence[Outcome], *, diff: bool) -> None:
 
 def drained_lines(outcomes: Sequence[Outcome]) -> None:
     """Print every instance that an operator keeps out of the upstreams."""
-    for drained in documents.drained(outcomes):
-        said = "drained: {instance} since {since} by {by}: {why}"
-        say(paint(said.format_map({key: line(text) for key, text in drained.items()}), "yellow"))
+    for record in documents.drained(outcomes):
+        label, since, by, why = (line(record[key]) for key in ("instance", "since", "by", "why"))
+        say(paint(f"drained: {label} since {since} by {by}: {why}", "yellow"))
 
 
 def _host_plan(host: str, plan: HostPlan, *, diff: bool) -> None:

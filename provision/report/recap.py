@@ -2,11 +2,28 @@
 
 from collections.abc import Sequence
 
-from provision.actions import documents
+from provision.actions import DeployResult, documents
+from provision.report import console, next_command
 from provision.report.console import COLOURS, WORST_FIRST, failures, paint, say
 from provision.report.plan import drained_lines
 from provision.rollout.waves import Outcome
 from provision.terminal_text import line
+
+
+def show(result: DeployResult, *, as_json: bool, warned: bool) -> None:
+    """Print what came of a deploy, or its JSON document.
+
+    Args:
+        result: what came of it.
+        as_json: whether the document is wanted.
+        warned: whether the operator has already seen what is wrong with the hosts' clocks.
+    """
+    if as_json:
+        console.document("deploy", result.exit_code, result.warnings, **result.document())
+        return
+    for warning in result.clocks if not warned else ():
+        console.warn(warning)
+    text(result.outcomes, result.run_id, next_command.after_deploy(result))
 
 
 def text(outcomes: Sequence[Outcome], run_id: str, again: str) -> None:

@@ -1,29 +1,41 @@
 """What `rollback` prints: what it puts back, what it leaves, and what came of it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from provision.actions import RollbackPlan, RollbackResult, documents
-from provision.report import next_command, plan, recap
+from provision.report import console, next_command, plan, recap
 from provision.report.console import say
 from provision.runs.rollback_plan import Undo
 from provision.terminal_text import line
 
 
-def plan_text(found: RollbackPlan, *, diff: bool) -> None:
-    """Print what would be put back on every host, and what would stay."""
-    say(f"Putting back what run {found.of} did:")
-    plan.text(found.outcomes, diff=diff)
-    _left(found.undos)
+def show_plan(planned: RollbackPlan, *, as_json: bool, diff: bool) -> None:
+    """Print what would be put back on every host and what would stay, or the JSON document.
+
+    Args:
+        planned: what a rollback would put back.
+        as_json: whether the document is wanted.
+        diff: whether to print what would change in files.
+    """
+    if as_json:
+        body = {"of": planned.of, "left": documents.left(planned.undos), **plan.document(planned.outcomes)}
+        console.document("rollback", planned.exit_code, planned.inventory.warnings, **body)
+        return
+    say(f"Putting back what run {planned.of} did:")
+    plan.text(planned.outcomes, diff=diff)
+    _left(planned.undos)
 
 
-def plan_document(found: RollbackPlan) -> dict[str, Any]:
-    """The body of `rollback --check --json`."""
-    return {"of": found.of, "left": documents.left(found.undos), **plan.document(found.outcomes)}
+def show(result: RollbackResult, *, as_json: bool) -> None:
+    """Print what stays, every host with its result, and what the inventory still says; or the JSON document.
 
-
-def text(result: RollbackResult) -> None:
-    """Print what stays, every host with its result, and what the inventory still says."""
+    Args:
+        result: what came of a rollback.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        console.document("rollback", result.exit_code, result.inventory.warnings, **result.document())
+        return
     _left(result.undos)
     recap.text(result.outcomes, result.run_id, next_command.after_rollback(result))
     if any(outcome.changed for outcome in result.outcomes):

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from provision.actions import Request, VerifyResult
 from provision.actions.documents import why
+from provision.report import console, next_command
 from provision.report.console import WORST_FIRST, paint, say
 from provision.steps.base import NOT_ASKED
 from provision.steps.nginx.balancer_checks import DRAINED
@@ -14,6 +16,20 @@ from provision.terminal_text import line
 
 if TYPE_CHECKING:  # importing it imports pytest
     from provision.verify.checks import HostResult
+
+
+def show(request: Request, result: VerifyResult, *, as_json: bool) -> None:
+    """Print what came of a verification, or its JSON document.
+
+    Args:
+        request: what was verified.
+        result: what came of it.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        console.document("verify", result.exit_code, result.inventory.warnings, **document(result.hosts))
+    else:
+        text(result.hosts, next_command.after_verify(request, result))
 
 
 def text(results: Sequence[HostResult], following: str) -> None:
