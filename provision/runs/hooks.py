@@ -104,7 +104,7 @@ class Hooks:
             done = subprocess.run(
                 [str(path)],
                 input=text,
-                stdout=sys.stderr.fileno(),
+                stdout=_standard_error(),
                 cwd=self._folder.parent,
                 env=env,
                 timeout=TIMEOUT,
@@ -115,3 +115,11 @@ class Hooks:
         except OSError as error:
             return f"could not be started: {error.strerror}"
         return f"ended with exit code {done.returncode}" if done.returncode else ""
+
+
+def _standard_error() -> int:
+    """Where hooks print: our standard error, or that of the process where a program has replaced ours by no file."""
+    try:
+        return sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        return 2
