@@ -107,6 +107,11 @@ class RunResult(Generic[O]):
         """Names of the hosts with an error."""
         return [outcome.host for outcome in self.outcomes if outcome.error is not None]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the operator should know beside what came of the hosts."""
+        return self.inventory.warnings
+
     def document(self) -> dict[str, Any]:
         """The body of the command's JSON document."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = ()) -> None
     """
     verb = result.command.partition(" ")[0]
     if as_json:
-        console.document(verb, result.exit_code, result.inventory.warnings, **result.document())
+        console.document(verb, result.exit_code, result.warnings, **result.document())
         return
     outcomes = result.outcomes
     failures((outcome.host, outcome.error) for outcome in outcomes)

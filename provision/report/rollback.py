@@ -34,7 +34,7 @@ def show(result: RollbackResult, *, as_json: bool) -> None:
         as_json: whether the document is wanted.
     """
     if as_json:
-        console.document("rollback", result.exit_code, result.inventory.warnings, **result.document())
+        console.document("rollback", result.exit_code, result.warnings, **result.document())
         return
     _left(result.undos)
     recap.text(result.outcomes, result.run_id, next_command.after_rollback(result))
