@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from provision import actions
+from provision import actions, cli
 from provision.apply import host_run
 from provision.errors import UsageError
 from provision.plan.role_order import Entry
@@ -170,6 +171,28 @@ def test_the_documentation_names_every_function():
     functions = {name for name in actions.__all__ if name.islower() and callable(getattr(actions, name))}
     text = PAGE.read_text()
     assert functions == {name for name in functions if re.search(rf"`{name}\(", text)}
+
+
+@pytest.mark.parametrize(("agrees", "code", "made"), [(True, 0, ["gpu-01.note", "gpu-02.note"]), (False, 130, [])])
+def test_on_a_terminal_the_command_shows_the_plan_once_and_asks(
+    request_of, tmp_path, monkeypatch, capsys, agrees, code, made
+):
+    def confirm(text, *, abort):
+        assert text == "Deploy this?"
+        assert abort
+        if not agrees:
+            raise click.Abort
+        return True
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("click.confirm", confirm)
+    assert cli.execute(["deploy", "-i", "inventory.yaml", "-t", "docker"]) == code
+    said = capsys.readouterr()
+    assert said.out.count("note:gpu-01.note") == (2 if agrees else 1), "in the plan and in the recap"
+    assert ("2 changed of 2" in said.out) == agrees
+    assert said.err.count("warning") == len(actions.plan(request_of()).inventory.warnings) == 1
+    assert notes(tmp_path) == made
 
 
 def test_a_stage_as_a_fabric_task_deploys_one_host(request_of, tmp_path):
