@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from provision.actions.lock import Locks
 from provision.errors import HostError
 from provision.inventory import Host
+from provision.report import console
 from provision.report.console import error_text, indent, say
 from provision.runs.lock import Holder, who
 from provision.runs.log import Log
@@ -13,6 +15,21 @@ from provision.terminal_text import line
 
 Over = Callable[[str], Log | None]
 """The log of a run of this machine that is over, by its id."""
+
+
+def show(command: str, locks: Locks, *, as_json: bool) -> None:
+    """Print who has or had every host, or the JSON document.
+
+    Args:
+        command: what was called, such as `lock status`.
+        locks: of every host.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        body = locks_document(locks.hosts, locks.over)
+        console.document(command, locks.exit_code, locks.inventory.warnings, **body)
+    else:
+        locks_text(locks.hosts, locks.over, released=command == "lock release")
 
 
 def locks_text(found: Sequence[tuple[Host, Holder | HostError | None]], over: Over, *, released: bool) -> None:

@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
+from provision.actions import exit_code
 from provision.artifacts.store import Store
-from provision.cli.deploy import ended
 from provision.errors import CommandError, LockedError
 from provision.plan import role_order
 from provision.plan.planner import HostPlan
@@ -101,4 +101,4 @@ def test_one_that_is_locked_gates_the_others_too_but_has_not_failed(make):
     made = make("", BALANCED)
     assert worked_on(made, bad="*", error=LockedError) == ["gpu-01"]
     assert made.guarded == "gpu-01, which went first, is locked"
-    assert ended(made, [member.outcome for member in made.members]) == 6
+    assert exit_code.of_run(made, [member.outcome for member in made.members]) == 6

@@ -37,8 +37,6 @@ STEPS = [
 ]
 # Imports that go up, until the refactoring that ends each of them.
 EXCEPTIONS = {
-    ("provision/actions/resume.py", "cli"),
-    ("provision/actions/resume.py", "report"),
     ("provision/steps/instance/boot.py", "ollama"),
     ("provision/steps/nginx/balancer_checks.py", "ollama"),
 }
@@ -120,3 +118,41 @@ def test_a_loose_module_is_used_by_three_rooms() -> None:
             users[module.split(".")[1] if module.startswith("provision.") else ""].add(room)
     loose = {path.stem for path in (ROOT / "provision").glob("*.py")} - {"__init__", "__main__", "fabfile", "testing"}
     assert {name: users[name] for name in loose if len(users[name] - {name}) < 3} == {}
+
+
+def called(path: Path) -> set[str]:
+    """Names of the functions that a file calls by their plain name."""
+    calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return {call.id for call in calls if isinstance(call, ast.Name)}
+
+
+# What prints beside `report`: the lab's programs, tasks of Fabric (where the fabfile is), and the answer to a signal.
+PRINTS = {"report", "lab", "fabfile"}
+ANSWERS_SIGNALS = ROOT / "provision" / "runs" / "interrupt.py"
+
+
+@pytest.mark.parametrize(("room", "part", "path"), MODULES)
+def test_report_alone_prints(room: str, part: str, path: Path) -> None:
+    assert room in PRINTS or path == ANSWERS_SIGNALS or not called(path) & {"print", "input"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "provision" / "cli").glob("*.py")), ids=lambda path: path.name)
+def test_the_command_line_knows_its_types(path: Path) -> None:
+    names = (node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name))
+    assert "Any" not in names
+    assert "typing.Any" not in imported(path)
+
+
+@pytest.mark.parametrize("room", ["actions", "rollout", "apply"])
+def test_what_works_knows_no_screen(room: str) -> None:
+    for path in sorted((ROOT / "provision" / room).rglob("*.py")):
+        tops = {tuple(module.split(".")[:2]) for module in imported(path)}
+        assert not {top for top in tops if top[0] == "click" or top == ("provision", "report")}, path
+        assert not called(path) & {"print", "input"}, path
+
+
+def test_no_command_imports_another() -> None:
+    shared = {"options", "output"}
+    for path in sorted((ROOT / "provision" / "cli").glob("*.py")):
+        targets = {module.split(".")[2] for module in imported(path) if module.startswith("provision.cli.")}
+        assert targets <= shared, path

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from provision.actions import resume
+from provision.actions import Pace, Request, resume
+from provision.actions.run_session import Logged
 from provision.cli import execute
-from provision.cli.deploy import Careful, Chosen
 from provision.errors import LockedError, UsageError
 from provision.inventory import Connection, Host
 from provision.report import lock as report_lock
@@ -21,8 +21,8 @@ from provision.runs.log import Log, Logs
 from .local import LocalSession
 
 RUN, OTHER = "20261122T081140Z-585d", "20261122T091140Z-0001"
-CHOSEN = Chosen("inventory.yaml", (), (), (), (), 1, None, False, False)
-CAREFUL = Careful("25%", True, "0")
+REQUEST = Request("inventory.yaml")
+PACE = Pace("25%", True, "0")
 
 
 @pytest.fixture
@@ -187,17 +187,17 @@ def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, m
 
 def test_a_run_goes_on_with_what_it_was_told(logs):
     logs.write(log(pid=gone(), limit=("gpu",), tags=("nginx",)))
-    chosen, careful = resume.resumed(CHOSEN, Careful(), RUN)
-    assert (chosen.inventory, chosen.limit, chosen.tags) == ("/srv/prod.yaml", ("gpu",), ("nginx",))
-    assert careful == Careful()
+    request, pace = resume.resumed(REQUEST, Pace(), RUN)
+    assert (request.inventory, request.limit, request.tags) == ("/srv/prod.yaml", ("gpu",), ("nginx",))
+    assert pace == Pace()
 
 
 def test_and_as_carefully_as_it_was_told_unless_something_else_is_said(logs):
-    resume.Logged(RUN, "deploy", CHOSEN, CAREFUL).begin()
+    Logged(RUN, "deploy", REQUEST, PACE).begin()
     logs.write(dataclasses.replace(logs.find(RUN), exit=7))
-    assert resume.resumed(CHOSEN, Careful(), RUN)[1] == CAREFUL
-    said = Careful("100%", max_fail="3", lock_wait=60)
-    assert resume.resumed(CHOSEN, said, RUN)[1] == Careful("100%", True, "3", 60)
+    assert resume.resumed(REQUEST, Pace(), RUN)[1] == PACE
+    said = Pace("100%", max_fail="3", lock_wait=60)
+    assert resume.resumed(REQUEST, said, RUN)[1] == Pace("100%", True, "3", 60)
 
 
 def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
@@ -205,7 +205,7 @@ def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
     path = logs.folder / f"{RUN}.json"
     keys = ("serial", "canary", "max_fail")
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in keys}))
-    assert resume.resumed(CHOSEN, Careful(serial="2"), RUN)[1] == Careful(serial="2")
+    assert resume.resumed(REQUEST, Pace(serial="2"), RUN)[1] == Pace(serial="2")
 
 
 @pytest.mark.parametrize(
@@ -221,13 +221,13 @@ def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
 def test_what_cannot_go_on_is_refused_and_says_why(logs, how, said, why):
     logs.write(log(**how))
     with pytest.raises(UsageError, match=why):
-        resume.resumed(dataclasses.replace(CHOSEN, **said), Careful(), RUN)
+        resume.resumed(dataclasses.replace(REQUEST, **said), Pace(), RUN)
 
 
 def test_a_run_of_which_there_is_no_log_must_be_known_to_a_host(tmp_path):
     path = tmp_path / "inventory.yaml"
     path.write_text(UNREACHABLE)
     with pytest.raises(UsageError, match="neither this machine nor these hosts know"):
-        resume.resumed(dataclasses.replace(CHOSEN, inventory=str(path)), Careful(), RUN)
+        resume.resumed(dataclasses.replace(REQUEST, inventory=str(path)), Pace(), RUN)
     with pytest.raises(UsageError, match="is no run"):
-        resume.resumed(CHOSEN, Careful(), "latest")
+        resume.resumed(REQUEST, Pace(), "latest")

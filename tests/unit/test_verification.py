@@ -14,7 +14,7 @@ from provision.artifacts.store import Store
 from provision.command import Answer, Run
 from provision.inventory import Connection, Host, Inventory
 from provision.plan.role_order import Entry
-from provision.report import console
+from provision.report import verify as report
 from provision.rollout import waves
 from provision.rollout.waves import Rollout
 from provision.runs.context import Context
@@ -205,7 +205,7 @@ def test_a_step_behind_one_that_differs_is_not_asked_and_names_it(verified, tmp_
 def test_the_table_names_the_cause_once_and_ends_with_the_next_command(verified, tmp_path, capfd):
     base = tmp_path / "base"
     result = verified(Note(str(base)), *(Note(str(tmp_path / name), base=str(base)) for name in "abc"))
-    console.verify_text([result], "provision deploy -i prod.yaml")
+    report.text([result], "provision deploy -i prod.yaml")
     rows = capfd.readouterr().out.splitlines()
     assert rows[2].split()[:4] == ["h", "FAILED", "2", "1"]
     assert rows[2].endswith("note:base; 3 not checked because of note:base")

@@ -8,18 +8,19 @@ from types import SimpleNamespace
 
 import pytest
 
+from provision import actions
+from provision.actions import exit_code
 from provision.apply import host_run
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
-from provision.cli.deploy import _hosts, ended, planned
 from provision.command import Obtain, run, sh
 from provision.errors import CommandError, FactError, LockedError, RefusedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Inventory
 from provision.plan import gpu_loss
 from provision.plan.role_order import INSTANCES, Entry
-from provision.report import console
+from provision.report import plan as report_plan
 from provision.rollout import fleet, waves
-from provision.rollout.outcome import Pace, selection
+from provision.rollout.outcome import NO_LIMIT, Pace, selection
 from provision.rollout.waves import Rollout
 from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
@@ -101,12 +102,13 @@ def test_such_a_host_does_not_count_as_failed_for_the_limit_of_a_run_that_is_don
 
 def test_a_plan_shows_the_other_changes_of_a_host_with_such_an_instance(make, monkeypatch, capsys):
     refuse(monkeypatch, "gpu-01")
-    outcomes = make({"gpu-01": ()}).plan()
-    console.plan_text(outcomes, diff=False)
+    made = make({"gpu-01": ()})
+    outcomes = made.plan()
+    report_plan.text(outcomes, diff=False)
     said = capsys.readouterr().out
     assert "two cannot run: GPU 1 (GPU-1) is missing" in said
     assert "+ note:a" in said
-    assert not planned(3, None, outcomes).is_none, "there is something to deploy"
+    assert not actions.Plan(made.context.inventory, outcomes, 3).is_none, "there is something to deploy"
 
 
 def test_a_plan_changes_nothing_and_counts(make, tmp_path):
@@ -260,15 +262,15 @@ def test_no_more_hosts_at_a_time_than_is_said(make, tmp_path):
     assert max(map(int, (tmp_path / "busy.count").read_text().split())) <= 2
 
 
-@pytest.mark.parametrize(("text", "number"), [("3", 3), ("25%", 2), ("1%", 1), ("100%", 10), ("", 0)])
+@pytest.mark.parametrize(("text", "number"), [("3", 3), ("25%", 2), ("1%", 1), ("100%", 10), ("", NO_LIMIT)])
 def test_hosts_as_a_number_or_a_share(text, number):
-    assert _hosts(text, "--serial", 10, least=1) == number
+    assert actions.Pace(serial=text).counted(10).serial == number
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "150%", "1.5"])
 def test_what_is_no_number_of_hosts(text):
     with pytest.raises(UsageError, match="--serial must be"):
-        _hosts(text, "--serial", 10, least=1)
+        actions.Pace(serial=text).counted(10)
 
 
 @pytest.mark.parametrize("names", [("lb-01", "lb-02", "lb-03"), ("gpu-01", "gpu-02", "gpu-03")])
@@ -300,7 +302,7 @@ def test_after_a_balancer_that_somebody_else_has_the_others_are_changed(make):
     made.members[0].run.deploy = locked
     outcomes = made.deploy()
     assert {outcome.host: outcome.result for outcome in outcomes} == {"lb-01": "locked", "lb-02": "changed"}
-    assert ended(made, outcomes) == 6
+    assert exit_code.of_run(made, outcomes) == 6
 
 
 @pytest.mark.parametrize(("groups", "held"), [(("balancer",), True), ((), False)])
