@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from provision.command import Answer, Command, Run
 from provision.errors import FactError, HostError, RefusedError
 from provision.inventory import Mask
-from provision.plan.role_order import Entry
+from provision.plan.role_order import UNSET, Entry, Past
 from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
 from provision.steps.facts import HostFacts
 from provision.steps.facts import parse as facts_of_host
@@ -18,7 +18,6 @@ from provision.steps.facts import parse as facts_of_host
 # What a parser may stumble over in an answer that nobody foresaw; a host may say anything.
 GARBLED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 NOTHING_CHANGED = "nothing was changed on this host"
-ReadAgain = Callable[[Sequence[Run]], Mapping[Run, Answer]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Change:
         impact: what it costs, in the operator's terms; may be empty.
         commands: what will be run; empty where it is not known yet.
         pending: known only after another step has changed; read again then.
+        past: as of its `Entry`.
     """
 
     role: str
@@ -48,6 +48,12 @@ class Change:
     impact: str = ""
     commands: tuple[Command, ...] = ()
     pending: bool = False
+    past: State | Past = field(default=UNSET, repr=False)
+
+    @property
+    def entry(self) -> Entry:
+        """The step in its place, with the state that the run brings it to."""
+        return Entry(self.role, self.step, self.past)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class HostPlan:
 
 def facts_of(entries: Iterable[Entry], finders: Iterable[tuple[str, Owned]]) -> tuple[Run, ...]:
     """The commands that read all of these, each once; those first that go on beside the others."""
-    facts = [entry.step.fact() for entry in entries] + [finder.fact() for _, finder in finders]
+    facts = [entry.fact() for entry in entries] + [finder.fact() for _, finder in finders]
     return tuple(sorted(dict.fromkeys(fact.command for fact in facts), key=lambda command: not command.slow))
 
 
@@ -176,8 +182,8 @@ def _change(
 ) -> Change | None:
     step, have = entry.step, None
     try:
-        have = found[step.id] = parse(step.fact(), answers, step.id)
-        want = wanted(step, facts, have)
+        have = found[step.id] = parse(entry.fact(), answers, step.id)
+        want = wanted(entry, facts, have)
     except BlockedError as blocked:
         return _pending(entry, _blocker(step.id, blocked, changing), facts, have)
     stale = next((other for other in step.after if other in changing), "")
@@ -186,15 +192,21 @@ def _change(
     return _pending(entry, stale, facts, have)
 
 
-def wanted(step: Step, facts: HostFacts, have: State) -> State:
-    """What a step wants on this host.
+def wanted(entry: Entry, facts: HostFacts, have: State) -> State:
+    """What a step wants on this host, or what a rollback puts back.
+
+    Args:
+        entry: the step in its place.
+        facts: what is known of the host.
+        have: what was found.
 
     Raises:
         BlockedError: known only after another step.
         RefusedError: the step refuses this host.
     """
+    step = entry.step
     try:
-        return step.want(facts, have)
+        return entry.want(facts, have)
     except RefusalError as error:
         raise RefusedError(str(error), NOTHING_CHANGED, step=step.id) from error
     except GARBLED as error:
@@ -217,12 +229,13 @@ def make_change(entry: Entry, have: State, want: State) -> Change:
         role=entry.role,
         step=step,
         action=action,
-        reason=_reason(have, want) if want is not None else step.gone,
+        reason=_reason(have, want) if want is not None else entry.gone,
         have=have,
         want=want,
         diff=diff,
         impact=step.impact(have, want),
         commands=tuple(step.commands(have, want)),
+        past=entry.past,
     )
 
 
@@ -237,9 +250,10 @@ def _pending(entry: Entry, by: str, facts: HostFacts, have: State) -> Change:
     """A change that is known later. What it would cost from what was read, or from nothing, is the most it can cost."""
     impact = ""
     with contextlib.suppress(BlockedError, RefusalError):
-        impact = entry.step.impact(have, entry.step.want(facts, have))
+        impact = entry.step.impact(have, entry.want(facts, have))
     reason = f"known after {by}"
-    return Change(entry.role, entry.step, "change", reason, impact=f"at most: {impact}" if impact else "", pending=True)
+    most = f"at most: {impact}" if impact else ""
+    return Change(entry.role, entry.step, "change", reason, impact=most, pending=True, past=entry.past)
 
 
 def _blocker(step_id: str, blocked: BlockedError, changing: Mapping[str, Change]) -> str:

@@ -12,7 +12,7 @@ from provision.errors import FactError
 from provision.inventory import Host, Instance, Inventory
 from provision.plan import role_order
 from provision.plan.planner import GARBLED
-from provision.plan.role_order import Entry
+from provision.plan.role_order import PRESENT, Entry
 from provision.runs.history import Made, Story
 from provision.steps.base import State, Step
 from provision.steps.docker.image import Image
@@ -25,7 +25,6 @@ from provision.steps.nginx.generation import Generation
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import Model
 from provision.steps.ollama.server_state import canonical
-from provision.steps.restored import Remarked, Restored
 from provision.steps.system.systemd import Service, Unit
 
 NGINX = ("nginx", "balancer")  # the roles that are nothing without a build of nginx
@@ -160,7 +159,7 @@ def with_balancers(undos: Mapping[str, Undo], inventory: Inventory, roles: froze
         known = found.get(host.name, Undo(host))
         entry = next(one for one in role_order.steps(host, inventory) if isinstance(one.step, Balancing))
         if entry.step.id not in {one.step.id for one in known.entries}:
-            marks = Entry(entry.role, Remarked(step=entry.step))
+            marks = Entry(entry.role, entry.step, PRESENT)
             found[host.name] = dataclasses.replace(known, entries=(*known.entries, marks))
     return found
 
@@ -280,7 +279,7 @@ def _in_sequence(entries: Sequence[Entry], order: Sequence[str]) -> list[Entry]:
 
 
 def _restored(one: _Target) -> Entry:
-    return Entry(one.entry.role, Restored(step=one.entry.step, past=one.made.have))
+    return Entry(one.entry.role, one.entry.step, one.made.have)
 
 
 def _images(targets: Sequence[_Target]) -> list[Entry]:
@@ -307,7 +306,7 @@ def _following(
     """
     known = {entry.step.id for entry in declared}
     wanted = [entry for entry in declared if _follows(entry.step, restored, removed, lost)]
-    units = [(entry.role, entry.step.step) for entry in back if isinstance(entry.step, Restored)]
+    units = [(entry.role, entry.step) for entry in back]
     others = [
         Entry(role, Service(name=step.name.removesuffix(".service")))
         for role, step in units

@@ -84,14 +84,14 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(host_run, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
     events = []
 
-    def build(*things, session=None, store=None, stop=False, run_id="run-1", roles=ROLES):
+    def build(*things, session=None, store=None, stop=False, run_id="run-1", roles=ROLES, past=None):
         entries = tuple(Entry("docker", thing) for thing in things)
         host = Host(name="h", connection=Connection(address="192.0.2.1"), variables={"entries": entries})
         inventory = Inventory(path="", hosts=(host,))
         context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"))
         if stop:
             context.stop.set()
-        made = HostRun(host, session or LocalSession(), context)
+        made = HostRun(host, session or LocalSession(), context, past=past)
         made.read()
         return made
 
@@ -120,6 +120,17 @@ def test_a_change_is_made_and_the_lock_given_back(make, tmp_path):
     assert host.changed == ["note:a", "note:b"]
     assert (make.folder / "b").read_text() == "wanted"
     assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_a_rollback_brings_a_step_to_its_past_and_not_to_what_it_wants(make):
+    (make.folder / "a").write_text("wanted")
+    (make.folder / "b").write_text("added")
+    past = (Entry("docker", note(make), {"text": "of then"}), Entry("docker", note(make, "b"), None))
+    host = make(note(make), note(make, "b"), past=past)
+    host.deploy(ROLES)
+    assert host.changed == ["note:a", "note:b"]
+    assert {path.name: path.read_text() for path in make.folder.iterdir()} == {"a": "of then"}
+    assert [change.reason for change in host.plans[0].changes] == ["text differs", "was not there before"]
 
 
 def test_what_blocks_is_changed_first_and_what_it_blocks_is_read_again(make):

@@ -33,7 +33,7 @@ STEPS = [
     {"instance"},
     {"docker", "nginx"},
     {"system"},
-    {"base", "restored", "facts", "nvidia_smi", "apt_lines"},
+    {"base", "facts", "nvidia_smi", "apt_lines"},
 ]
 # Imports that go up, until the refactoring that ends each of them.
 EXCEPTIONS = {
