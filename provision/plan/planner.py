@@ -310,15 +310,11 @@ def merged(*plans: HostPlan) -> HostPlan:
     return HostPlan(changes, steps, found, notes, refused, left_out)
 
 
-# Of a state: what comes and goes while something starts again and again.
-HEALTH = ("running", "answers", "said", "sees", "exe", "loaded")
-
-
 def unplanned(planned: HostPlan, now: HostPlan) -> list[str]:
     """Ids of the steps that are to be changed now in another way than was planned, from what to what.
 
-    What became right by itself is not among them, nor what is only known after a planned change, and how ill a thing
-    is does not count.
+    What became right by itself is not among them, nor what is only known after a planned change. Keys of a state that
+    are `Step.volatile` do not count.
     """
     before = _outline(planned)
     waiting = {change.step.id for change in planned.changes if change.pending}
@@ -345,8 +341,8 @@ def agreed(shown: HostPlan | None, now: HostPlan) -> HostPlan:
 
 
 def _outline(planned: HostPlan) -> list[tuple[str, str, State, State]]:
-    return [(c.step.id, c.action, _lasting(c.have), c.want) for c in planned.changes]
+    return [(c.step.id, c.action, _lasting(c.step, c.have), c.want) for c in planned.changes]
 
 
-def _lasting(have: State) -> State:
-    return None if have is None else {key: value for key, value in have.items() if key not in HEALTH}
+def _lasting(step: Step, have: State) -> State:
+    return None if have is None else {key: value for key, value in have.items() if key not in step.volatile}

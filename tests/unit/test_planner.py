@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,6 +17,8 @@ from provision.steps.facts import HostFacts
 @dataclass(frozen=True)
 class Thing(Step):
     """Finds what it is told to find."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"running", "sees"})
 
     name: str
     found: Any = None
