@@ -124,25 +124,13 @@ def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(in
     )
     assert [one for one in ids(found) if not one.startswith("service:")] == [
         "file:/etc/provision/ollama/instances",
-        "model:ollama1/qwen3:8b",
-        "model:ollama2/qwen3:8b",
         "container:ollama2",
         "volume:ollama2",
     ]
-    assert [(one.name, one.models) for one in found.host.instances] == [("ollama1", ("deepseek-r1:1.5b",))]
+    assert [instance.name for instance in found.host.instances] == ["ollama1"]
     role_order.steps(found.host, inventory)
-    assert all(entry.want(FACTS, {"x": 1}) is None for entry in found.entries[-4:])
+    assert all(entry.want(FACTS, {"x": 1}) is None for entry in found.entries[-2:])
     assert planner.make_change(found.entries[-1], {"ours": True}, None).reason == "was not there before"
-
-
-def test_only_models_that_are_there_then_are_loaded(inventory):
-    found = undo(
-        inventory,
-        made("model:ollama1/qwen3:8b", None, {"whole": True}, role="models"),
-        made("resident:ollama1", {"enough": True, "loaded": ["x"]}, {"enough": True}, role="models"),
-    )
-    step = next(entry.step for entry in found.entries if entry.step.id == "resident:ollama1")
-    assert step.models == ("deepseek-r1:1.5b",)
 
 
 def test_what_was_removed_comes_back_by_its_mark(inventory):

@@ -121,9 +121,9 @@ class Model(Step):
         return frozenset({self.instance} if want is not None and _restarts(have) else ())
 
     def irrevocable(self, before: State, after: State) -> str:
-        """A model that was deleted is gone, and one that was mended stays so."""
+        """A model that was deleted is gone, one that was mended stays so, and one that was pulled stays too."""
         if before is None:
-            return ""
+            return f"a rollback deletes no model; the next deploy deletes {self.name} unless it is declared"
         return f"{self.name} was deleted and must be pulled again" if after is None else "what was pulled stays"
 
     def follows(self, put_back: PutBack) -> Step | None:
