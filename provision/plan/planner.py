@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from provision.command import Answer, Command, Run
 from provision.errors import FactError, HostError, RefusedError
 from provision.inventory import Mask
+from provision.plan.orphans import orphans
 from provision.plan.role_order import UNSET, Entry, Past
 from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
 from provision.steps.facts import HostFacts
@@ -162,11 +164,15 @@ def plan_host(
         change = _change(entry, facts, answers, changing, found)
         if change is not None:
             changing[entry.step.id] = change
+    read = partial(_marked, declared=declared, answers=answers, changing=changing)
     first, last = (
-        _orphans([(role, finder) for role, finder in finders if finder.last == last], declared, answers, changing)
-        for last in (False, True)
+        [
+            make_change(entry, have, None)
+            for entry, have in orphans(finders, declared, read, last=is_last)
+            if entry.step.part_of not in refused
+        ]
+        for is_last in (False, True)
     )
-    first, last = ([change for change in found if change.step.part_of not in refused] for found in (first, last))
     changes = [change for step, change in changing.items() if step not in earlier]
     notes = {entry.step.id: note for entry in entries if (note := entry.step.note(facts))}
     left_out = len(entries) - len(chosen)
@@ -263,27 +269,21 @@ def _blocker(step_id: str, blocked: BlockedError, changing: Mapping[str, Change]
     raise FactError(f"{step_id} is known only after {blocked.by}", hint, step=step_id, stderr=blocked.evidence)
 
 
-def _orphans(
-    finders: Sequence[tuple[str, Owned]],
-    declared: frozenset[str],
-    answers: Mapping[Run, Answer],
-    changing: Mapping[str, Change],
-) -> list[Change]:
-    orphans: dict[str, Change] = {}
-    for role, finder in finders:
-        try:
-            marked = parse(finder.fact(), answers, type(finder).__name__)
-        except BlockedError as blocked:
-            if (
-                blocked.by in declared
-            ):  # else nobody will ever start it here, and what does not run needs no removal now
-                _blocker(type(finder).__name__, blocked, changing)
-            continue
-        stay = {*declared, *finder.kept(marked or {}, declared)}
-        for step_id, have in (marked or {}).items():
-            if step_id not in stay and step_id not in orphans:
-                orphans[step_id] = make_change(Entry(role, finder.step(step_id)), have, None)
-    return list(orphans.values())
+def _marked(
+    finder: Owned, declared: frozenset[str], answers: Mapping[Run, Answer], changing: Mapping[str, Change]
+) -> Mapping[str, State]:
+    """What carries our mark, by step id; nothing where that is known only after another step.
+
+    What another step would have to start first, and nobody declares, will not be started: nothing of it runs, so
+    nothing of it has to be removed now.
+    """
+    kind = type(finder).__name__
+    try:
+        return parse(finder.fact(), answers, kind) or {}
+    except BlockedError as blocked:
+        if blocked.by in declared:
+            _blocker(kind, blocked, changing)
+        return {}
 
 
 def hidden(change: Change, hide: Mask) -> Change:
