@@ -105,37 +105,37 @@ def with_balancers(undos: Mapping[str, Undo], inventory: Inventory, roles: froze
         inventory: the whole inventory.
         roles: the roles whose changes are put back.
     """
-    found = dict(undos)
-    touched = {name for name, one in undos.items() if one.entries}
+    result = dict(undos)
+    touched = {name for name, planned in undos.items() if planned.entries}
     for host in inventory.hosts if set(role_order.LAST) <= roles else ():
-        if not is_balancing(host, inventory) or not touched & {one.name for one in sources(host, inventory)}:
+        if not is_balancing(host, inventory) or not touched & {source.name for source in sources(host, inventory)}:
             continue
-        known = found.get(host.name, Undo(host))
-        entry = next(one for one in role_order.steps(host, inventory) if one.step.routes)
-        if entry.step.id not in {one.step.id for one in known.entries}:
-            marks = Entry(entry.role, entry.step, PRESENT)
-            found[host.name] = dataclasses.replace(known, entries=(*known.entries, marks))
-    return found
+        known = result.get(host.name, Undo(host))
+        routing = next(entry for entry in role_order.steps(host, inventory) if entry.step.routes)
+        if routing.step.id not in {entry.step.id for entry in known.entries}:
+            marks = dataclasses.replace(routing, past=PRESENT)
+            result[host.name] = dataclasses.replace(known, entries=(*known.entries, marks))
+    return result
 
 
 def _targets(
     made: Iterable[Made], declared: Mapping[str, Entry], roles: frozenset[str]
 ) -> tuple[list[_Target], list[Left]]:
     """The steps of the run, each once, and those of which nobody knows any more what they are."""
-    found: dict[str, _Target] = {}
+    targets: dict[str, _Target] = {}
     left: dict[str, Left] = {}
-    for one in made:
-        if one.role not in roles:
+    for change in made:
+        if change.role not in roles:
             continue
-        if one.step in found:
-            found[one.step].after = one.want
+        if change.step in targets:
+            targets[change.step].after = change.want
             continue
-        entry = declared.get(one.step) or _found_by_mark(one)
+        entry = declared.get(change.step) or _found_by_mark(change)
         if entry is None:
-            left[one.step] = Left(one.step, "this version of provision knows no such step")
+            left[change.step] = Left(change.step, "this version of provision knows no such step")
         else:
-            found[one.step] = _Target(entry, one, one.want)
-    return list(found.values()), list(left.values())
+            targets[change.step] = _Target(entry, change, change.want)
+    return list(targets.values()), list(left.values())
 
 
 def _found_by_mark(made: Made) -> Entry | None:
@@ -164,7 +164,7 @@ def _irrevocable(target: _Target) -> str:
 def _as_it_was(host: Host, targets: Sequence[_Target]) -> Host:
     """The host with the instances that it has once those that the run added are gone: the others are tested."""
     gone = {target.entry.step.part_of for target in targets if target.entry.step.serves and target.is_new}
-    if not gone:
+    if gone.isdisjoint(instance.name for instance in host.instances):
         return host
     pairs = zip(host.instances, getattr(host.settings.get("ollama"), "instances", ()), strict=False)
     left = [(instance, item) for instance, item in pairs if instance.name not in gone]

@@ -133,6 +133,13 @@ def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(in
     assert planner.make_change(found.entries[-1], {"ours": True}, None).reason == "was not there before"
 
 
+@pytest.mark.parametrize("host", ["gpu-01", "lb-01"])
+def test_an_instance_that_was_added_and_is_declared_no_longer_goes(inventory, host):
+    found = undo(inventory, made("container:extra", None, container(inventory)), host=host)
+    assert "container:extra" in ids(found)
+    assert found.host == inventory.host(host)
+
+
 def test_what_was_removed_comes_back_by_its_mark(inventory):
     before = container(inventory, name="ollama1", run="before")
     found = undo(
