@@ -470,16 +470,17 @@ class HostRun:
 
     def _settle(self, change: Change, fleet: Fleet | None) -> Change | None:
         """The change as it is now, or None if there is nothing left to change."""
-        step, fact = change.step, change.step.fact()
+        entry, step = change.entry, change.step
+        fact = entry.fact()
         facts = cast(HostFacts, LateFacts(self._read_facts, fleet or Fleet()))
         try:
             have = planner.parse(fact, self._ask([fact.command]), step.id)
             if change.action == "remove":
-                return None if have is None else planner.make_change(Entry(change.role, step), have, None)
-            want = planner.wanted(step, facts, have)
+                return None if have is None else planner.make_change(entry, have, None)
+            want = planner.wanted(entry, facts, have)
         except BlockedError as error:
             raise diagnostics.unknown(step.id, "still cannot be read", error) from error
-        return None if converged(have, want) else planner.make_change(Entry(change.role, step), have, want)
+        return None if converged(have, want) else planner.make_change(entry, have, want)
 
     def _read_facts(self) -> HostFacts:
         self.facts = planner.host_facts(self._ask([self._host_facts])[self._host_facts])
@@ -487,7 +488,7 @@ class HostRun:
 
     def _run(self, change: Change, following: Sequence[Run], *, done: bool) -> State:
         """Run a change's commands, and read its fact again and what comes next."""
-        fact = change.step.fact()
+        fact = change.entry.fact()
         self._known = {}
         self._known = dict(self._performer.perform(change, list(dict.fromkeys([fact.command, *following])), done=done))
         try:

@@ -466,7 +466,7 @@ def test_garbled_host_facts_stop_the_host_or_give_facts_that_every_step_can_take
             continue
         for step in steps if chance.random() < 0.1 else ():
             with contextlib.suppress(HostError, BlockedError):
-                planner.wanted(step, facts, None)
+                planner.wanted(role_order.Entry("ollama", step), facts, None)
 
 
 # ---- what is printed -------------------------------------------------------------------------------------------------

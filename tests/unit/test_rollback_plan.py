@@ -23,7 +23,6 @@ from provision.steps.instance.container import Container
 from provision.steps.nginx.balancer_config import UPSTREAM, Balancing
 from provision.steps.nginx.generation import Generation
 from provision.steps.nginx.upstream import Drained, Member, Upstream
-from provision.steps.restored import Restored
 from provision.steps.system.file_scan import Content
 from tests.unit import step_cases
 from tests.unit.test_hostile import FACTS
@@ -97,8 +96,8 @@ def test_a_container_comes_back_with_its_image_before_and_its_models_after_it(in
         "resident:ollama1",
     ]
     assert [(one.step, "stays" in one.why) for one in found.left] == [("image:ollama/ollama:0.34.4", True)]
-    step = next(entry.step for entry in found.entries if entry.step.id == "container:ollama1")
-    want = step.want(FACTS, container(inventory))
+    entry = next(entry for entry in found.entries if entry.step.id == "container:ollama1")
+    want = entry.want(FACTS, container(inventory))
     assert (want["image"], want["answers"], want["running"]) == ("ollama/ollama:0.33.0", "yes", True)
 
 
@@ -109,8 +108,8 @@ def test_the_first_state_of_a_step_is_put_back_whatever_came_after(inventory):
         made("container:ollama1", states[0], states[1], result="failed"),
         made("container:ollama1", states[1], states[2]),
     )
-    [step] = [entry.step for entry in found.entries if entry.step.id == "container:ollama1"]
-    assert step.past["run"] == "run 0"
+    [entry] = [entry for entry in found.entries if entry.step.id == "container:ollama1"]
+    assert entry.past["run"] == "run 0"
 
 
 def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(inventory):
@@ -125,25 +124,20 @@ def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(in
     )
     assert [one for one in ids(found) if not one.startswith("service:")] == [
         "file:/etc/provision/ollama/instances",
-        "model:ollama1/qwen3:8b",
-        "model:ollama2/qwen3:8b",
         "container:ollama2",
         "volume:ollama2",
     ]
-    assert [(one.name, one.models) for one in found.host.instances] == [("ollama1", ("deepseek-r1:1.5b",))]
+    assert [instance.name for instance in found.host.instances] == ["ollama1"]
     role_order.steps(found.host, inventory)
-    assert all(entry.step.want(FACTS, {"x": 1}) is None for entry in found.entries[-4:])
-    assert found.entries[-1].step.gone == "was not there before"
+    assert all(entry.want(FACTS, {"x": 1}) is None for entry in found.entries[-2:])
+    assert planner.make_change(found.entries[-1], {"ours": True}, None).reason == "was not there before"
 
 
-def test_only_models_that_are_there_then_are_loaded(inventory):
-    found = undo(
-        inventory,
-        made("model:ollama1/qwen3:8b", None, {"whole": True}, role="models"),
-        made("resident:ollama1", {"enough": True, "loaded": ["x"]}, {"enough": True}, role="models"),
-    )
-    step = next(entry.step for entry in found.entries if entry.step.id == "resident:ollama1")
-    assert step.models == ("deepseek-r1:1.5b",)
+@pytest.mark.parametrize("host", ["gpu-01", "lb-01"])
+def test_an_instance_that_was_added_and_is_declared_no_longer_goes(inventory, host):
+    found = undo(inventory, made("container:extra", None, container(inventory)), host=host)
+    assert "container:extra" in ids(found)
+    assert found.host == inventory.host(host)
 
 
 def test_what_was_removed_comes_back_by_its_mark(inventory):
@@ -215,7 +209,7 @@ def test_a_journal_that_makes_no_sense_hurts_nobody_else(inventory, step, state)
             continue
         for entry in found.entries:
             try:
-                planner.wanted(entry.step, FACTS, None)
+                planner.wanted(entry, FACTS, None)
             except HostError:
                 continue
 
@@ -232,8 +226,8 @@ def test_a_service_goes_with_its_unit_and_else_runs(inventory):
     back = undo(
         inventory, made(unit, {"sha256": Content(b"x"), "loaded": False}, {"loaded": True}), made(service, {}, {})
     )
-    step = next(entry.step for entry in back.entries if entry.step.id == unit)
-    assert step.want(FACTS, None)["loaded"] is True
+    entry = next(entry for entry in back.entries if entry.step.id == unit)
+    assert entry.want(FACTS, None)["loaded"] is True
     assert service in ids(back)
 
 
@@ -249,11 +243,10 @@ def test_every_step_of_every_role_can_be_put_back_to_what_it_wants(inventory, ho
         if not have or step.irrevocable(have, have):
             continue
         have = {"exe": "", "loaded": "", **have} if isinstance(step, Generation) else have
-        target = Restored(step=step, past=kept(have))
-        want = target.want(FACTS, have)
+        want = dataclasses.replace(entry, past=kept(have)).want(FACTS, have)
         assert converged(have, want), step.id
-        target.commands(None, want)
-        target.commands(have, None)
+        step.commands(None, want)
+        step.commands(have, None)
 
 
 @pytest.mark.parametrize("declared", [{}, {"OLLAMA_DEBUG": "1"}, {"OLLAMA_CONTEXT_LENGTH": "8192"}])
@@ -262,7 +255,8 @@ def test_a_container_is_put_back_whichever_of_its_variables_the_image_sets_too(d
     before = {"OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_KEEP_ALIVE": "5m"}
     step = Container(name="ollama1", image="ollama/ollama:0.34.4", gpus=(), port=0, address="", environment=declared)
     case = step_cases.load(step_cases.TESTS / "facts/Container/declared_as_the_image_has_it.yaml")
-    found = Restored(step=step, past={"environment": before}).fact().parse(Answer(0, case["stdout"].encode()))
+    entry = role_order.Entry("ollama", step, {"environment": before})
+    found = entry.fact().parse(Answer(0, case["stdout"].encode()))
     assert found["environment"] == before
 
 
@@ -383,9 +377,9 @@ def test_the_balancers_of_what_comes_back_look_at_their_marks_again(inventory, b
     [entry] = found["lb-01"].entries
     now = NOW.updated(down={ONE})
     facts = dataclasses.replace(FACTS, fleet=BACK)
-    want = entry.step.want(facts, configured(balancing, now))
+    want = entry.want(facts, configured(balancing, now))
     assert Upstream.parse(want["files"][UPSTREAM].data.decode()) == NOW, "the mark, and nothing else"
-    assert entry.step.want(facts, None) is None
+    assert entry.want(facts, None) is None
     assert set(rollback_plan.with_balancers(undos, inventory, frozenset({"ollama"}))) == {"gpu-01"}
     assert set(
         rollback_plan.with_balancers({"gpu-01": dataclasses.replace(undos["gpu-01"], entries=())}, inventory, ROLES)

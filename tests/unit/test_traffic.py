@@ -1,6 +1,7 @@
 """Where in a host's changes instances are taken out, put right, and given back."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
@@ -145,6 +146,8 @@ def test_what_is_not_there_yet_is_not_taken_out(host, make):
 @dataclass(frozen=True)
 class Container(Part):
     """The container of an instance."""
+
+    serves: ClassVar[bool] = True
 
     @property
     def id(self):

@@ -8,7 +8,7 @@ that this run did not visit keep their mark.
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.inventory import Host, Inventory
 from provision.steps.base import Check, RefusalError, State
@@ -64,6 +64,8 @@ class Balancing(Generation):
         model: a model that every instance serves, for the proofs; empty where there is none.
         scattered: models that only some of the instances serve -> how many do.
     """
+
+    routes: ClassVar[bool] = True
 
     servers: tuple[Server, ...]
     method: str
