@@ -23,10 +23,9 @@ from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
-from provision.steps.base import EVERY, BlockedError, Owned, State, converged
+from provision.steps.base import EVERY, BlockedError, Owned, State, Step, converged
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 from provision.steps.nginx import upstream as marks
-from provision.steps.nginx.balancer_config import Balancing
 
 FRESH = 60.0  # seconds for which a host is taken to be what it was read to be
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
@@ -151,8 +150,8 @@ class HostRun:
         return ""
 
     @cached_property
-    def _balancing(self) -> Balancing | None:
-        return next((entry.step for entry in self.entries if isinstance(entry.step, Balancing)), None)
+    def _balancing(self) -> Step | None:
+        return next((entry.step for entry in self.entries if entry.step.routes), None)
 
     def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> Iterator[Any]:
         """Make these roles' steps what they should be. A host on which nothing differs is not touched.

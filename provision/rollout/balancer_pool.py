@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import cast
 
 from provision.apply import diagnostics
 from provision.apply.step_runner import Performer
@@ -58,7 +59,7 @@ class BalancerPool:
         self._failed: HostError | None = None  # what became of the last update
         self._own: list[str] = []  # the generations that were made here and are kept, the newest last
         entries = role_order.steps(host, context.inventory)
-        self._step = next(entry.step for entry in entries if isinstance(entry.step, Balancing))
+        self._step = cast(Balancing, next(entry.step for entry in entries if entry.step.routes))
 
     @property
     def step_id(self) -> str:

@@ -41,12 +41,6 @@ EXCEPTIONS = {
     ("provision/steps/instance/boot.py", "ollama"),
     ("provision/steps/nginx/balancer_checks.py", "ollama"),
 }
-# Files that ask for the kind of a step or spell its id, until the refactoring that ends each of them.
-KNOWS_KINDS = {
-    "provision/apply/host_run.py",
-    "provision/rollout/balancer_pool.py",
-    "provision/rollout/standing.py",
-}
 HOMES = {
     "fabric": {"ssh", "fabfile"},
     "paramiko": {"ssh", "inventory"},
@@ -202,11 +196,6 @@ def asks_for_a_kind(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize(("room", "part", "path"), MODULES)
 def test_nobody_else_asks_for_the_kind_of_a_step_or_spells_its_id(room: str, part: str, path: Path) -> None:
-    if room not in ("steps", "roles") and str(path.relative_to(ROOT)) not in KNOWS_KINDS:
+    if room not in ("steps", "roles"):
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if asks_for_a_kind(node)]
         assert [ast.unparse(node) for node in nodes] == [], "what others must know is a member of Step"
-
-
-def test_no_exception_is_kept_that_is_needed_no_more() -> None:
-    nodes = {name: ast.walk(ast.parse((ROOT / name).read_text())) for name in KNOWS_KINDS}
-    assert {name for name, found in nodes.items() if not any(map(asks_for_a_kind, found))} == set()
