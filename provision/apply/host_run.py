@@ -498,4 +498,4 @@ class HostRun:
 
 def _facts(changes: Sequence[Change]) -> list[Run]:
     """What tells how these changes stand now."""
-    return [change.step.fact().command for change in changes]
+    return [change.entry.fact().command for change in changes]
