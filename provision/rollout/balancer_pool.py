@@ -331,14 +331,14 @@ def update_all(pools: Sequence[BalancerPool], update: Callable[[BalancerPool], o
 
 @contextlib.contextmanager
 def about_balancer(context: Context) -> Iterator[None]:
-    """Have a balancer that was lost not make the gpu host, whose error it becomes, an unreachable one.
+    """Have a balancer that was lost or cannot be read not make that of the gpu host, whose error it becomes.
 
     Args:
         context: of the run; after its second Ctrl-C the connection was cut on purpose.
     """
     try:
         yield
-    except UnreachableError as error:
+    except (UnreachableError, FactError) as error:
         if context.cut.is_set():
             raise
         raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error

@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from provision.errors import LockedError
-from provision.plan.role_order import LAST
+from provision.plan.role_order import INSTANCES, LAST
 from provision.rollout import fleet
 from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.host_part import HostPart
-from provision.rollout.traffic import Roll, is_left_out
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import is_left_out
 from provision.runs.context import Stopped
 from provision.steps.nginx import upstream
+from provision.steps.nginx.balancer_config import NOWHERE
 from provision.steps.nginx.upstream import Member, label
 
 
@@ -61,6 +63,18 @@ class Recovery:
             host.traffic.recover(listed, host.changing, early=host not in first)
 
         self._each(recover, [host for host in left_out if host.planned is not None and self._may(host)])
+        if not batch and self._is_last_wave_to_come:
+            self._check(listed)
+
+    def _check(self, listed: Mapping[str, Member]) -> None:
+        """Test the instances whose address the balancers learn in the last wave, which sends to them."""
+        unknown = {key for key, member in listed.items() if member.address == NOWHERE and not member.drained}
+        names = {
+            host: [instance.name for instance in host.run.host.instances if label(host.name, instance.name) in unknown]
+            for host in self.hosts
+            if host.is_well and host.run.roles >= INSTANCES
+        }
+        self._each(lambda host: host.traffic.check(names[host]), [host for host in names if names[host]])
 
     def _may(self, host: HostPart) -> bool:
         """Whether a host is well, or failed in a way that leaves its other instances as they were."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from provision.rollout.budget import are_out
 from provision.rollout.members import Membership, Slot
-from provision.rollout.traffic import Roll
+from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
 
 HINT = "bring it back, or drain what is to stay out, or allow more by ollama.max_unavailable"

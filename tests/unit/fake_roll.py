@@ -15,7 +15,8 @@ from provision.roles import ollama
 from provision.rollout.balancer_pool import BalancerPools
 from provision.rollout.budget import DisruptionBudget
 from provision.rollout.members import Members
-from provision.rollout.traffic import HostTraffic, Roll
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Context
 from provision.steps.nginx.upstream import Member
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from provision.errors import HostError, LockedError, RefusedError, UnreachableError
+from provision.errors import FactError, HostError, LockedError, RefusedError, UnreachableError
 from provision.inventory import Host
+from provision.rollout.balancer_pool import about_balancer
 from provision.rollout.members import Membership, Slot
-from provision.rollout.traffic import HostTraffic, Roll
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Stopped
 from provision.steps.base import EVERY
 from provision.steps.nginx.upstream import Member
@@ -551,3 +553,11 @@ def test_a_test_names_the_host_and_keeps_its_evidence(tmp_path: Path, host: Host
     assert error.value.step == "test:ollama1"
     assert error.value.stderr == "ollama1 does not answer"
     assert "deploy again" in error.value.hint
+
+
+@pytest.mark.parametrize("error", [UnreachableError("lost"), FactError("not to be read")])
+def test_what_is_unknown_of_a_balancer_does_not_count_for_the_gpu_host(tmp_path: Path, host: Host, error: Any) -> None:
+    made = roll(tmp_path, host)
+    with pytest.raises(HostError) as raised, about_balancer(made.context):
+        raise error
+    assert type(raised.value) is HostError

@@ -14,9 +14,9 @@ from provision.plan.planner import HostPlan
 from provision.plan.role_order import Entry
 from provision.rollout import waves
 from provision.rollout.budget import DisruptionBudget
-from provision.rollout.members import Members
+from provision.rollout.members import Members, Membership
 from provision.rollout.outcome import Pace
-from provision.rollout.traffic import Roll
+from provision.rollout.roll import Roll
 from provision.rollout.waves import Rollout
 from provision.runs import lock
 from provision.runs.context import Context
@@ -270,3 +270,18 @@ def test_ctrl_c_while_balancers_are_asked_is_a_stop(make):
         results = result(rollout)
     assert results == {"gpu-01": "stopped"}
     assert rollout.interrupted
+
+
+@pytest.mark.parametrize("ill", [False, True])
+def test_an_instance_whose_address_the_balancers_learn_in_the_last_wave_proves_itself_before_it(make, monkeypatch, ill):
+    monkeypatch.setattr(host_run.HostRun, "knows_upstream", True)
+    text = "server 192.0.2.1:3001 down; # gpu-01/ollama1\n"
+    monkeypatch.setattr(host_run.HostRun, "upstream", lambda run: text if run.host.name == "lb-01" else "")
+    roles = ("ollama", "models", "balancer")
+    down = {"gpu-01/ollama1"} if ill else set()
+    rollout = make({"gpu-01": "old", "lb-01": "wanted"}, {}, ill=down, roles=roles)
+    known = []
+    rollout._last_wave = lambda: known.append(rollout.roll.members.labels(Membership.NOT_READY))
+    assert result(rollout) == {"gpu-01": "failed" if ill else "changed", "lb-01": "ok"}
+    assert make.events == ["deploy gpu-01", "deploy lb-01", "prove gpu-01/ollama1"]
+    assert known == [down]

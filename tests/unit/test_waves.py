@@ -376,7 +376,7 @@ def test_one_balancer_that_fails_stops_nobody_else(make):
 )
 def test_a_failed_host_keeps_its_marks_where_it_is_known_how_it_stands(make, error, keeps):
     made = make({"gpu-01": ()})
-    made._fail(made.members[0], error)
+    made.members[0].fail(error, made.context)
     known = made.fleet()
     assert (known.partly, known.failed) == ((frozenset({"gpu-01"}), frozenset())[:: 1 if keeps else -1])
 
