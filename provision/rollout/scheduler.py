@@ -28,14 +28,16 @@ class Work:
         say: tells the operator what the host waits for.
         slot: the slot that the host waits for, or None.
         refused: whether the host was resumed, and there was no room for its slot after all.
-        seen: how much had happened when there was no room for the slot.
+        resumed: how often a host had come further when this one was resumed.
+        waits_for: what the operator was told that the host waits for.
     """
 
     slots: Iterator[Slot]
     say: Callable[[str], None]
     slot: Slot | None = None
     refused: bool = False
-    seen: int = -1
+    resumed: int = -1
+    waits_for: tuple[str, ...] = ()
 
 
 class Scheduler:
@@ -50,7 +52,7 @@ class Scheduler:
         self.roll = roll
         self.forks = forks
         self._events: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._progress = 0  # how often a host came further: only that can make room for another one
+        self._progress = 0  # how often a host came further: only that can make room beside what is down already
 
     def wake(self) -> None:
         """Have it look at once whether the run is to stop. Safe to call from any thread, and when it is not at work."""
@@ -71,7 +73,7 @@ class Scheduler:
                 granted = self._granted(waiting, idle=not running and not begun)
                 waiting = [work for work in waiting if work not in granted]
                 for work in (*begun, *granted):
-                    work.seen = self._progress
+                    work.resumed = self._progress
                     pool.submit(self._go_on, work)
                 running += len(begun) + len(granted)
                 ended = self._events.get()
@@ -91,11 +93,12 @@ class Scheduler:
         return granted
 
     def _fits(self, work: Work) -> bool:
-        """Whether there is room for a slot; then it is reserved. Nothing is looked at twice while nothing happens."""
+        """Whether there is room for a slot; then it is reserved. One that was refused waits until a host comes further:
+        meanwhile the hosts that it kept waiting have its room.
+        """
         slot = work.slot
-        if slot is None or work.seen == self._progress:
+        if slot is None or (work.refused and work.resumed == self._progress):
             return False
-        work.seen = self._progress
         others = self.roll.members.out(slot.scope)
         if not self.roll.budget.fits(slot, others):
             self._wait(work, sorted(label for label, other in others.items() if other.host is not slot.host))
@@ -112,14 +115,16 @@ class Scheduler:
         if work.refused:
             self._wait(work, work.slot.blockers)
         else:
-            work.seen = -1
+            work.waits_for = ()
         return [work]
 
     @staticmethod
     def _wait(work: Work, blockers: Sequence[str]) -> None:
         if work.slot is not None:
             work.slot.blockers = tuple(blockers)
-        work.say(f"waiting: {are_out(blockers)} out of the upstream")
+        if work.waits_for != tuple(blockers):
+            work.waits_for = tuple(blockers)
+            work.say(f"waiting: {are_out(blockers)} out of the upstream")
 
     def _go_on(self, work: Work) -> None:
         """Go on with a host until it needs a slot, or has ended. Runs in a thread of the pool."""

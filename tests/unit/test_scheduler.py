@@ -166,6 +166,19 @@ def test_what_is_drained_is_named_as_such(tmp_path: Path) -> None:
     assert made.members.halted.startswith("a/ollama1 (drained), c/ollama1 (drained) are out of the upstream already")
 
 
+def test_what_is_down_already_is_waited_for_while_its_host_is_worked_on(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, (("m",),), (("m",),))
+    pool_of(made).down = {"a/ollama1"}
+    refused = threading.Event()
+    first, second = Part(own[0], [ONE]), Part(own[1], [ONE])
+    second.said = said = Noted(refused)
+    first.before = lambda: refused.wait(10) or pytest.fail("the second one did not wait")
+    run(made, [first, second])
+    assert (first.error, second.error, made.members.halted) == (None, None, "")
+    assert said[0] == "waiting: a/ollama1 is out of the upstream"
+    assert pool_of(made).down == set()
+
+
 def test_a_refused_host_asks_the_balancers_again_only_when_another_came_further(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, (("m",),), (("m",),), (("n",), ("n",)))
     pool_of(made).down = {"a/ollama1"}
@@ -177,6 +190,20 @@ def test_a_refused_host_asks_the_balancers_again_only_when_another_came_further(
     assert waiting.refusals <= 4, "once at first, and once for each step of the other host"
     assert parts[1].error is None
     assert made.members.halted
+
+
+def test_the_room_of_a_refused_host_is_offered_to_those_that_it_kept_waiting(tmp_path: Path) -> None:
+    """Host b has room for one model and none for the other: it keeps c from neither."""
+    made, own = fleet(tmp_path, (("m",),), (("m", "n"),), (("n",),))
+    pool_of(made).down = {"a/ollama1"}
+    blocked, free = Part(own[1], [ONE]), Part(own[2], [ONE])
+    waits = threading.Event()
+    free.said = Noted(waits)
+    free.before = lambda: until(lambda: bool(made.members.out(("lb-0",))))
+    blocked.going = lambda: waits.wait(10) or pytest.fail("the other one did not wait")
+    run(made, [blocked, free])
+    assert isinstance(blocked.error, Stopped)
+    assert free.error is None
 
 
 def test_an_ill_instance_halts_the_roll_also_for_those_that_wait(tmp_path: Path) -> None:
