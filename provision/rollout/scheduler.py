@@ -16,7 +16,9 @@ from provision.rollout.members import Membership, Slot
 from provision.rollout.traffic import Roll
 from provision.runs.context import Stopped
 
-HINT = "bring it back, or drain what is to stay out, or allow more by ollama.max_unavailable"
+MEND = "mend that, then deploy again"
+MAKE_ROOM = "bring it back, or drain what is to stay out, or allow more by ollama.max_unavailable; then deploy again"
+RENAMED = "deploy again: the balancers learn of the renamed instances at the end of this run"
 
 
 @dataclass(eq=False)
@@ -52,6 +54,7 @@ class Scheduler:
         self.roll = roll
         self.forks = forks
         self._events: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._hint = MEND  # what to do where the roll is halted
         self._progress = 0  # how often a host came further: only that can make room beside what is down already
 
     def wake(self) -> None:
@@ -87,10 +90,16 @@ class Scheduler:
             return list(waiting)
         granted = [work for work in waiting if self._fits(work)]
         if idle and waiting and not granted:
-            why = f"{_are_out(waiting)} out of the upstream already, and more than max_unavailable would be"
-            self.roll.members.halt(why)
+            self._halt(waiting)
             return list(waiting)
         return granted
+
+    def _halt(self, waiting: Sequence[Work]) -> None:
+        """Halt the roll: there will never be room for those that wait."""
+        blockers = {label for work in waiting if work.slot for label in work.slot.blockers}
+        self._hint = RENAMED if blockers <= self.roll.members.labels(Membership.REMOVED) else MAKE_ROOM
+        text = are_out(sorted(blockers))
+        self.roll.members.halt(f"{text} out of the upstream already, and more than max_unavailable would be")
 
     def _fits(self, work: Work) -> bool:
         """Whether there is room for a slot; then it is reserved. One that was refused waits until a host comes further:
@@ -143,22 +152,11 @@ class Scheduler:
         if self.roll.context.stop.is_set():
             return self._throw(work, Stopped(f"stopped before {work.slot.step}", "run it again to go on"))
         if why := self.roll.members.halted:
-            return self._throw(work, Stopped(f"not taken out of the upstream: {why}", self._hint(work.slot)))
+            return self._throw(work, Stopped(f"not taken out of the upstream: {why}", self._hint))
         return next(work.slots)
-
-    def _hint(self, slot: Slot) -> str:
-        """What to do where there is no room for a slot."""
-        if slot.blockers and self.roll.members.labels(Membership.REMOVED).issuperset(slot.blockers):
-            return "deploy again: the balancers learn of the renamed instances at the end of this run"
-        return f"{HINT}; then deploy again" if slot.blockers else "mend that, then deploy again"
 
     def _throw(self, work: Work, error: Stopped) -> Slot:
         if work.slot is not None:
             self.roll.members.release(work.slot)
         throw: Callable[[Stopped], Slot] = work.slots.throw  # type: ignore[attr-defined]
         return throw(error)
-
-
-def _are_out(waiting: Iterable[Work]) -> str:
-    """What is in the way of those that wait, as a subject with its verb."""
-    return are_out(sorted({label for work in waiting if work.slot for label in work.slot.blockers}))

@@ -216,6 +216,7 @@ def test_an_ill_instance_halts_the_roll_also_for_those_that_wait(tmp_path: Path)
     run(made, [first, second])
     assert isinstance(second.error, Stopped)
     assert "a/ollama1 is not fit to serve" in second.error.message
+    assert second.error.hint == "mend that, then deploy again"
     assert made.members.labels(Membership.NOT_READY) == {"a/ollama1"}
     assert pool_of(made).down == {"a/ollama1"}
 
