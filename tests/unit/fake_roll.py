@@ -76,8 +76,9 @@ class FakePool:
         self.awaited: list[list[str]] = []
         """The addresses whose streams were waited for."""
         self.looks = 0
-        self.watch: Callable[[FakePool, frozenset[str]], None] = lambda pool, down: None
-        """Is told the labels that nothing is sent to from now on, before anybody else may change the upstream."""
+        self.watch: Callable[[FakePool, frozenset[str], frozenset[str]], None] = lambda pool, down, lost: None
+        """Is told the labels that are marked, and those of them that got requests until now; nobody else may change
+        the upstream meanwhile."""
         self._changing = threading.RLock()
 
     def members(self) -> dict[str, Member]:
@@ -110,7 +111,7 @@ class FakePool:
             self.down = (self.down | (set(down) & self.listed.keys())) - set(up)
             self.drained = (self.drained | set(drain)) - set(undrain)
             self.sent_to |= {label: getattr(place, "at", place) for label, place in up.items()}
-            self.watch(self, frozenset(down))
+            self.watch(self, frozenset(down), frozenset(self.down - before[0] - self.drained))
             changed = before != (self.down, self.drained)
         self.touched = self.touched or changed
         return changed

@@ -84,14 +84,15 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(host_run, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
     events = []
 
-    def build(*things, session=None, store=None, stop=False, run_id="run-1", roles=ROLES):
+    def build(*things, session=None, store=None, stop=False, run_id="run-1", roles=ROLES, groups=(), traffic=None):
         entries = tuple(Entry("docker", thing) for thing in things)
-        host = Host(name="h", connection=Connection(address="192.0.2.1"), variables={"entries": entries})
+        address = Connection(address="192.0.2.1")
+        host = Host(name="h", groups=groups, connection=address, variables={"entries": entries})
         inventory = Inventory(path="", hosts=(host,))
         context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"))
         if stop:
             context.stop.set()
-        made = HostRun(host, session or LocalSession(), context)
+        made = HostRun(host, session or LocalSession(), context, traffic=traffic)
         made.read()
         return made
 
