@@ -92,7 +92,8 @@ class Rollout:
         self._stay_connected = stay_connected
         late = self._late
         self._each(self._read, self._in_order(), later=late)
-        self._refuse_renaming()
+        if not stay_connected:  # a verification tells what differs, whether or not it can be deployed at once
+            self._refuse_renaming()
         if late:
             known = self.fleet()
             self._each(lambda host: self._plan(host, late, known), self._well())

@@ -85,13 +85,13 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
     events = []
 
-    def build(hosts, down, *, ill=(), pace=None, roles=("ollama",), step=Note, forks=4):
+    def build(hosts, down, *, ill=(), pace=None, roles=("ollama",), step=Note, forks=4, role="ollama"):
         made = []
         for name, text in hosts.items():
             (tmp_path / name).mkdir()
             (tmp_path / name / "a").write_text(text)
             how = (sh('echo "change $2" >>"$1/log"; printf wanted >"$1/a"', str(tmp_path / name), name, title="write"),)
-            entries = (Entry("ollama", step(str(tmp_path / name / "a"), how=how)),)
+            entries = (Entry(role, step(str(tmp_path / name / "a"), how=how)),)
             instances = tuple(Instance(host=name, name=f"ollama{n}", gpus=(n,), port=3000 + n) for n in (1, 2))
             groups = ("gpu",) if name.startswith("gpu") else ("balancer",)
             connection, variables = Connection(address=name), {"entries": entries}
@@ -285,3 +285,19 @@ def test_an_instance_whose_address_the_balancers_learn_in_the_last_wave_proves_i
     assert result(rollout) == {"gpu-01": "failed" if ill else "changed", "lb-01": "ok"}
     assert make.events == ["deploy gpu-01", "deploy lb-01", "prove gpu-01/ollama1"]
     assert known == [down]
+
+
+@pytest.mark.parametrize("ill", [False, True])
+def test_a_run_of_other_roles_gives_back_what_would_be_in_its_way_and_fails_no_host_for_it(make, ill):
+    down = {"gpu-02/ollama2": ""}
+    rollout = make(
+        {"gpu-01": "old", "gpu-02": "wanted"},
+        down,
+        ill=down if ill else (),
+        roles=("docker",),
+        role="docker",
+        step=Part,
+    )
+    assert result(rollout) == {"gpu-01": "changed", "gpu-02": "ok"}
+    assert make.events[0] == "prove gpu-02/ollama2"
+    assert ("up gpu-02/ollama2" in make.events) is not ill
