@@ -224,7 +224,8 @@ class HostTraffic:
         self._admit_left_out(sorted(self._left_out - later))
         if early:
             self._try(sorted(later), "")
-        if self.lease.held and not (held or self.roll.context.cut.is_set()):
+        # A balancer may just be told of others' instances, under the same lock.
+        if self.lease.held and not (held or self.host.balancer or self.roll.context.cut.is_set()):
             with contextlib.suppress(HostError):  # the lease ends by itself
                 self.lease.end()
 
