@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from provision.errors import CommandError, HostError, RefusedError, UnreachableError
 from provision.inventory import Host, duration_seconds
-from provision.rollout.balancer_pool import BalancerPool, BalancerPools, about_balancer, update_all
+from provision.rollout.balancer_pool import BalancerPool, BalancerPools, MakePool, about_balancer, update_all
 from provision.rollout.budget import DisruptionBudget
 from provision.rollout.members import Members, Membership, Slot
 from provision.runs.context import Context, Stopped
@@ -42,14 +42,16 @@ class Roll:
     budget: DisruptionBudget
 
     @classmethod
-    def of(cls, context: Context, become_password: str | None = None) -> "Roll":
+    def of(cls, context: Context, become_password: str | None = None, make: MakePool = BalancerPool) -> "Roll":
         """A roll that begins.
 
         Args:
             context: of the run.
             become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
+            make: makes the pool of a balancer.
         """
-        return cls(context, BalancerPools(context, become_password), Members(), DisruptionBudget(context.inventory))
+        pools = BalancerPools(context, become_password, make)
+        return cls(context, pools, Members(), DisruptionBudget(context.inventory))
 
 
 class HostTraffic:
