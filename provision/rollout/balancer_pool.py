@@ -235,20 +235,24 @@ class BalancerPool:
             raise
 
 
+MakePool = Callable[[Host, Session, Context], BalancerPool]
+"""Makes the pool of a balancer, of the host, a connection to it, and the context of the run."""
+
+
 class BalancerPools:
     """The pools of all balancers that one run has to do with. May be used by many threads.
 
     Args:
         context: what the hosts of the run share.
         become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
-        make: makes the pool of a balancer, of its connection and the context.
+        make: makes the pool of a balancer.
     """
 
     def __init__(
         self,
         context: Context,
         become_password: str | None = None,
-        make: Callable[[Host, Session, Context], BalancerPool] = BalancerPool,
+        make: MakePool = BalancerPool,
     ) -> None:
         self.context = context
         self._password = become_password

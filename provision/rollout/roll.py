@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from provision.rollout.balancer_pool import BalancerPools
+from provision.rollout.balancer_pool import BalancerPool, BalancerPools, MakePool
 from provision.rollout.budget import DisruptionBudget
 from provision.rollout.members import Members
 from provision.runs.context import Context
@@ -25,11 +25,13 @@ class Roll:
     budget: DisruptionBudget
 
     @classmethod
-    def of(cls, context: Context, become_password: str | None = None) -> "Roll":
+    def of(cls, context: Context, become_password: str | None = None, make: MakePool = BalancerPool) -> "Roll":
         """A roll that begins.
 
         Args:
             context: of the run.
             become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
+            make: makes the pool of a balancer.
         """
-        return cls(context, BalancerPools(context, become_password), Members(), DisruptionBudget(context.inventory))
+        pools = BalancerPools(context, become_password, make)
+        return cls(context, pools, Members(), DisruptionBudget(context.inventory))

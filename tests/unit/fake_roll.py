@@ -12,9 +12,6 @@ from provision.command import Answer
 from provision.errors import LockedError, UnreachableError
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.roles import ollama
-from provision.rollout.balancer_pool import BalancerPools
-from provision.rollout.budget import DisruptionBudget
-from provision.rollout.members import Members
 from provision.rollout.roll import Roll
 from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Context
@@ -203,7 +200,7 @@ def roll(
     """
     inventory = Inventory(path="", hosts=(*hosts, *(balancer(f"lb-{n}") for n in range(balancers))))
     context = Context("run", inventory, roles, listen, Store(folder))
-    made = Roll(context, BalancerPools(context, make=make), Members(), DisruptionBudget(inventory))
+    made = Roll.of(context, make=make)
     for host in hosts:
         for pool in pools(made, host):
             pool.listed |= {f"{host.name}/{instance.name}": instance.port for instance in host.instances}
