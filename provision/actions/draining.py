@@ -12,7 +12,8 @@ from provision.events import Event
 from provision.inventory import Host, Inventory, Mask, duration_seconds
 from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.replicas import Replicas
-from provision.rollout.traffic import HostTraffic, Roll
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import HostTraffic
 from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
 from provision.ssh.session import Session

@@ -433,7 +433,7 @@ class HostRun:
                 self.say("ok", step.id)
                 return
             self._only_hurts(settled, hurt)
-            self._carry_out(settled, following, done=done)
+            self._carry_out(settled, following, hurt, done=done)
         except HostError as error:
             error.step = error.step or step.id
             if self.changed and error.hint == planner.NOTHING_CHANGED:
@@ -456,9 +456,9 @@ class HostRun:
                 "run it again: it takes them out of the upstream first",
             )
 
-    def _carry_out(self, change: Change, following: Sequence[Run], *, done: bool) -> None:
+    def _carry_out(self, change: Change, following: Sequence[Run], hurt: frozenset[str], *, done: bool) -> None:
         """Run a change's commands, and make sure that the host is as wanted after it."""
-        alone = change.step.part_of or change.step.stands_apart
+        alone = change.step.part_of or change.step.stands_apart or hurt == EVERY  # each of all is tested after it
         try:
             have = self._run(change, following, done=done)
             if not converged(have, change.want):

@@ -239,20 +239,24 @@ class BalancerPool:
             raise
 
 
+MakePool = Callable[[Host, Session, Context], BalancerPool]
+"""Makes the pool of a balancer, of the host, a connection to it, and the context of the run."""
+
+
 class BalancerPools:
     """The pools of all balancers that one run has to do with. May be used by many threads.
 
     Args:
         context: what the hosts of the run share.
         become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
-        make: makes the pool of a balancer, of its connection and the context.
+        make: makes the pool of a balancer.
     """
 
     def __init__(
         self,
         context: Context,
         become_password: str | None = None,
-        make: Callable[[Host, Session, Context], BalancerPool] = BalancerPool,
+        make: MakePool = BalancerPool,
     ) -> None:
         self.context = context
         self._password = become_password
@@ -335,14 +339,14 @@ def update_all(pools: Sequence[BalancerPool], update: Callable[[BalancerPool], o
 
 @contextlib.contextmanager
 def about_balancer(context: Context) -> Iterator[None]:
-    """Have a balancer that was lost not make the gpu host, whose error it becomes, an unreachable one.
+    """Have a balancer that was lost or cannot be read not make that of the gpu host, whose error it becomes.
 
     Args:
         context: of the run; after its second Ctrl-C the connection was cut on purpose.
     """
     try:
         yield
-    except UnreachableError as error:
+    except (UnreachableError, FactError) as error:
         if context.cut.is_set():
             raise
         raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error

@@ -7,7 +7,7 @@ from provision.errors import LockedError
 from provision.plan.role_order import INSTANCES
 from provision.rollout.host_part import HostPart
 from provision.rollout.members import Membership
-from provision.rollout.traffic import Roll
+from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
 from provision.steps.facts import Fleet
 from provision.steps.instance.endpoint import listen_address

@@ -3,10 +3,14 @@
 from dataclasses import dataclass, field
 
 from provision.apply.host_run import HostRun
+from provision.errors import HostError, LockedError
+from provision.events import Event
 from provision.plan.planner import HostPlan
 from provision.plan.role_order import INSTANCES
 from provision.rollout.outcome import Outcome
 from provision.rollout.traffic import HostTraffic
+from provision.runs import interrupt
+from provision.runs.context import Context, Stopped
 
 
 @dataclass(eq=False)
@@ -51,3 +55,27 @@ class HostPart:
         if self.run.plans or self.planned is None:
             return frozenset()
         return self.run.changing(self.planned.changes)
+
+    def needs_connection(self, later: frozenset[str]) -> bool:
+        """Whether its connection is still needed: for its lock, or for roles that are still to come.
+
+        Args:
+            later: those roles.
+        """
+        return self.run.locked or any(entry.role in later for entry in self.run.entries)
+
+    def fail(self, error: HostError, context: Context) -> None:
+        """Note what failed, with nothing secret in it. Nobody waits any longer for what only this host makes.
+
+        Args:
+            error: what failed.
+            context: of the run.
+        """
+        error = interrupt.told(error, context, locked=self.run.locked)
+        if self.run.locked and interrupt.is_cut_off(error, context):
+            context.cut_off.add(self.name)
+        self.outcome.error = error.masked(self.run.hide)
+        if not isinstance(error, LockedError | Stopped):  # nothing is known to be wrong with those hosts
+            context.failed.add(self.name)
+        context.working.discard(self.name)
+        context.listen(Event(self.name, "failed", error.step, error.message))

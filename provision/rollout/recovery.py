@@ -8,14 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from provision.errors import LockedError
-from provision.plan.role_order import LAST
+from provision.plan.role_order import INSTANCES, LAST
 from provision.rollout import fleet
 from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.host_part import HostPart
-from provision.rollout.traffic import Roll, is_left_out
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import is_left_out
 from provision.runs.context import Stopped
+from provision.steps.base import EVERY
 from provision.steps.nginx import upstream
-from provision.steps.nginx.upstream import Member, label
+from provision.steps.nginx.upstream import NOWHERE, Member, label
 
 
 class Each(Protocol):
@@ -43,6 +45,7 @@ class Recovery:
         self.forks = forks
         self._each = each
         self._read = read
+        self._changing: dict[HostPart, frozenset[str]] = {}  # what is still to be changed of instances, by the plans
 
     def recover(self, batch: Sequence[HostPart] = ()) -> None:
         """Give back every instance that was left out and can serve.
@@ -52,30 +55,50 @@ class Recovery:
         """
         if self.roll.context.stop.is_set():
             return
+        self._changing = {host: host.changing for host in self.hosts}
         listed = self._listed()
         left_out = [host for host in self.hosts if self._may(host) and _has_left_out(host, listed)]
-        self._each(self._read, [host for host in left_out if host.planned is None])
+        unread = [host for host in left_out if host.planned is None]
+        self._each(self._read, unread)
+        self._changing |= {host: host.changing for host in unread}
         first = batch[: self.forks]
 
         def recover(host: HostPart) -> None:
-            host.traffic.recover(listed, host.changing, early=host not in first)
+            changing = self._changing[host] if host.serves else EVERY  # an ill one is no matter of this run
+            host.traffic.recover(listed, changing, early=host not in first or not host.serves)
 
         self._each(recover, [host for host in left_out if host.planned is not None and self._may(host)])
+        if not batch and self._is_last_wave_to_come:
+            self._check(listed)
+
+    def _check(self, listed: Mapping[str, Member]) -> None:
+        """Test the instances whose address the balancers learn in the last wave, which sends to them."""
+        unknown = {key for key, member in listed.items() if member.address == NOWHERE and not member.drained}
+        names = {
+            host: [instance.name for instance in host.run.host.instances if label(host.name, instance.name) in unknown]
+            for host in self.hosts
+            if host.is_well and host.run.roles >= INSTANCES
+        }
+        self._each(lambda host: host.traffic.check(names[host]), [host for host in names if names[host]])
 
     def _may(self, host: HostPart) -> bool:
-        """Whether a host is well, or failed in a way that leaves its other instances as they were."""
+        """Whether instances of a host may be given back: it is well, or failed in a way that left them as they were.
+
+        A run that does not look at instances gives them back where it changes other ones.
+        """
+        if not (host.serves or (host.run.host.gpu and any(self._changing.values()))):
+            return False
         error = host.outcome.error
-        if error is None:
-            return host.serves
         locked = isinstance(error, LockedError | Stopped)
-        return host.serves and host.planned is not None and not locked and fleet.keeps_marks(host)
+        return error is None or (host.planned is not None and not locked and fleet.keeps_marks(host))
 
     def _listed(self) -> dict[str, Member]:
         """Label -> member of the upstreams, as they were read; a balancer that is not read is asked if it matters."""
         read = {host.name: host.run.upstream() for host in self.hosts if host.run.knows_upstream}
         pools: dict[str, BalancerPool] = {}
         for host in self.hosts:
-            if self._may(host) and host.planned is not None and (host.changing or not self._is_last_wave_to_come):
+            looks = self._changing[host] or (host.serves and not self._is_last_wave_to_come)
+            if looks and host.planned is not None and self._may(host):
                 pools |= {pool.host.name: pool for pool in self.roll.pools.of(host.run.host)}
         asked = [pool for name, pool in pools.items() if name not in read]
         with ThreadPoolExecutor(self.forks, thread_name_prefix="balancer") as threads:

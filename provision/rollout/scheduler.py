@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from provision.rollout.budget import are_out
 from provision.rollout.members import Slot
-from provision.rollout.traffic import Roll
+from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
 
-HINT = "bring it back, or drain what is to stay out, or allow more by ollama.max_unavailable"
+MEND = "mend that, then deploy again"
+MAKE_ROOM = "bring it back, or drain what is to stay out, or allow more by ollama.max_unavailable; then deploy again"
+RENAMED = "deploy again: the balancers learn of the renamed instances at the end of this run"
 
 
 @dataclass(eq=False)
@@ -28,14 +30,16 @@ class Work:
         say: tells the operator what the host waits for.
         slot: the slot that the host waits for, or None.
         refused: whether the host was resumed, and there was no room for its slot after all.
-        seen: how much had happened when there was no room for the slot.
+        resumed: how often a host had come further when this one was resumed.
+        waits_for: what the operator was told that the host waits for.
     """
 
     slots: Iterator[Slot]
     say: Callable[[str], None]
     slot: Slot | None = None
     refused: bool = False
-    seen: int = -1
+    resumed: int = -1
+    waits_for: tuple[str, ...] = ()
 
 
 class Scheduler:
@@ -50,7 +54,8 @@ class Scheduler:
         self.roll = roll
         self.forks = forks
         self._events: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._progress = 0  # how often a host came further: only that can make room for another one
+        self._hint = MEND  # what to do where the roll is halted
+        self._progress = 0  # how often a host came further: only that can make room beside what is down already
 
     def wake(self) -> None:
         """Have it look at once whether the run is to stop. Safe to call from any thread, and when it is not at work."""
@@ -71,7 +76,7 @@ class Scheduler:
                 granted = self._granted(waiting, idle=not running and not begun)
                 waiting = [work for work in waiting if work not in granted]
                 for work in (*begun, *granted):
-                    work.seen = self._progress
+                    work.resumed = self._progress
                     pool.submit(self._go_on, work)
                 running += len(begun) + len(granted)
                 ended = self._events.get()
@@ -85,17 +90,24 @@ class Scheduler:
             return list(waiting)
         granted = [work for work in waiting if self._fits(work)]
         if idle and waiting and not granted:
-            why = f"{_are_out(waiting)} out of the upstream already, and more than max_unavailable would be"
-            self.roll.members.halt(why)
+            self._halt(waiting)
             return list(waiting)
         return granted
 
+    def _halt(self, waiting: Sequence[Work]) -> None:
+        """Halt the roll: there will never be room for those that wait."""
+        blockers = {label for work in waiting if work.slot for label in work.slot.blockers}
+        self._hint = RENAMED if blockers.isdisjoint(self.roll.budget.replicas.all_declared()) else MAKE_ROOM
+        text = are_out(sorted(blockers))
+        self.roll.members.halt(f"{text} out of the upstream already, and more than max_unavailable would be")
+
     def _fits(self, work: Work) -> bool:
-        """Whether there is room for a slot; then it is reserved. Nothing is looked at twice while nothing happens."""
+        """Whether there is room for a slot; then it is reserved. One that was refused waits until a host comes further:
+        meanwhile the hosts that it kept waiting have its room.
+        """
         slot = work.slot
-        if slot is None or work.seen == self._progress:
+        if slot is None or (work.refused and work.resumed == self._progress):
             return False
-        work.seen = self._progress
         others = self.roll.members.out(slot.scope)
         if not self.roll.budget.fits(slot, others):
             self._wait(work, sorted(label for label, other in others.items() if other.host is not slot.host))
@@ -112,14 +124,16 @@ class Scheduler:
         if work.refused:
             self._wait(work, work.slot.blockers)
         else:
-            work.seen = -1
+            work.waits_for = ()
         return [work]
 
     @staticmethod
     def _wait(work: Work, blockers: Sequence[str]) -> None:
         if work.slot is not None:
             work.slot.blockers = tuple(blockers)
-        work.say(f"waiting: {are_out(blockers)} out of the upstream")
+        if work.waits_for != tuple(blockers):
+            work.waits_for = tuple(blockers)
+            work.say(f"waiting: {are_out(blockers)} out of the upstream")
 
     def _go_on(self, work: Work) -> None:
         """Go on with a host until it needs a slot, or has ended. Runs in a thread of the pool."""
@@ -138,23 +152,11 @@ class Scheduler:
         if self.roll.context.stop.is_set():
             return self._throw(work, Stopped(f"stopped before {work.slot.step}", "run it again to go on"))
         if why := self.roll.members.halted:
-            return self._throw(work, Stopped(f"not taken out of the upstream: {why}", self._hint(work.slot)))
+            return self._throw(work, Stopped(f"not taken out of the upstream: {why}", self._hint))
         return next(work.slots)
-
-    def _hint(self, slot: Slot) -> str:
-        """What to do where there is no room for a slot."""
-        declared = self.roll.budget.replicas.all_declared()
-        if slot.blockers and declared.isdisjoint(slot.blockers):
-            return "deploy again: the balancers learn of the renamed instances at the end of this run"
-        return f"{HINT}; then deploy again" if slot.blockers else "mend that, then deploy again"
 
     def _throw(self, work: Work, error: Stopped) -> Slot:
         if work.slot is not None:
             self.roll.members.release(work.slot)
         throw: Callable[[Stopped], Slot] = work.slots.throw  # type: ignore[attr-defined]
         return throw(error)
-
-
-def _are_out(waiting: Iterable[Work]) -> str:
-    """What is in the way of those that wait, as a subject with its verb."""
-    return are_out(sorted({label for work in waiting if work.slot for label in work.slot.blockers}))

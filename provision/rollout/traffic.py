@@ -3,15 +3,14 @@
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 
 from provision.errors import HostError, LockedError, RefusedError, UnreachableError
 from provision.inventory import Host, duration_seconds
 from provision.rollout import proof
-from provision.rollout.balancer_pool import BalancerPool, BalancerPools, about_balancer, update_all
-from provision.rollout.budget import DisruptionBudget
-from provision.rollout.members import Members, Membership, Slot
-from provision.runs.context import Context, Stopped
+from provision.rollout.balancer_pool import BalancerPool, about_balancer, update_all
+from provision.rollout.members import Membership, Slot
+from provision.rollout.roll import Roll
+from provision.runs.context import Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY
@@ -22,33 +21,6 @@ CONTAINERS = "ollama"  # the role that removes what is no longer declared; a run
 
 Say = Callable[[str, str, str], None]
 """Is told what happens: kind, step, text."""
-
-
-@dataclass(frozen=True)
-class Roll:
-    """What the hosts of one roll share.
-
-    Args:
-        context: of the run.
-        pools: of its balancers.
-        members: where every instance stands.
-        budget: how many may be out at once.
-    """
-
-    context: Context
-    pools: BalancerPools
-    members: Members
-    budget: DisruptionBudget
-
-    @classmethod
-    def of(cls, context: Context, become_password: str | None = None) -> "Roll":
-        """A roll that begins.
-
-        Args:
-            context: of the run.
-            become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
-        """
-        return cls(context, BalancerPools(context, become_password), Members(), DisruptionBudget(context.inventory))
 
 
 class HostTraffic:
@@ -251,7 +223,8 @@ class HostTraffic:
         self._admit_left_out(sorted(self._left_out - later))
         if early:
             self._try(sorted(later), "")
-        if self.lease.held and not (held or self.roll.context.cut.is_set()):
+        # A balancer may just be told of others' instances, under the same lock.
+        if self.lease.held and not (held or self.host.balancer or self.roll.context.cut.is_set()):
             with contextlib.suppress(HostError):  # the lease ends by itself
                 self.lease.end()
 
@@ -276,11 +249,29 @@ class HostTraffic:
         if first is not None:
             raise first
 
+    def check(self, names: Collection[str]) -> None:
+        """Have instances prove themselves that the balancers learn of in the last wave. Raises nothing: see `error`.
+
+        Args:
+            names: their names.
+        """
+        for name in names:
+            if self._is_over(name) or self.roll.context.stop.is_set():
+                continue
+            try:
+                self.prove(name)
+            except HostError as error:
+                self.roll.members.leave_out(self._label(name), error.message, halts=False)
+                self._ill[name] = error
+
+    def _is_over(self, name: str) -> bool:
+        """Whether this run knows already if an instance can serve."""
+        return self.roll.members.state(self._label(name)) in (Membership.IN, Membership.NOT_READY)
+
     def _admit_left_out(self, names: Collection[str]) -> None:
         """Give back instances that earlier runs left out, and keep the errors of those that stay out."""
         for name in names:
-            over = self.roll.members.state(self._label(name)) in (Membership.IN, Membership.NOT_READY)
-            if over or not isinstance(self._ill.get(name), LockedError | None):
+            if self._is_over(name) or not isinstance(self._ill.get(name), LockedError | None):
                 continue
             if self.roll.context.stop.is_set():
                 return

@@ -20,9 +20,9 @@ from provision.rollout.members import Slot
 from provision.rollout.order import batches, in_order
 from provision.rollout.outcome import DEFAULT, Outcome, Pace, Selection
 from provision.rollout.recovery import Recovery
+from provision.rollout.roll import Roll
 from provision.rollout.scheduler import Scheduler, Work
-from provision.rollout.traffic import HostTraffic, Roll
-from provision.runs import interrupt
+from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Context, Stopped
 from provision.ssh.session import Session
 from provision.steps.base import RefusalError
@@ -91,7 +91,8 @@ class Rollout:
         self._stay_connected = stay_connected
         late = self._late
         self._each(self._read, self._in_order(), later=late)
-        self._refuse_renaming()
+        if not stay_connected:  # a verification tells what differs, whether or not it can be deployed at once
+            self._refuse_renaming()
         if late:
             known = self.fleet()
             self._each(lambda host: self._plan(host, late, known), self._well())
@@ -161,7 +162,7 @@ class Rollout:
         self._recovery.recover()
         for host in self._well():
             if host.traffic.error is not None:
-                self._fail(host, host.traffic.error)
+                host.fail(host.traffic.error, self.context)
 
     def _last_wave(self) -> None:
         """The last roles, with what is known of all hosts. Balancers with something to change go one at a time."""
@@ -228,14 +229,8 @@ class Rollout:
         host.outcome.plan = merged(host.outcome.plan, host.run.plan(roles, known, host.outcome.plan.changes))
 
     def _leave(self, host: HostPart, later: frozenset[str]) -> None:
-        """Close a connection that is not needed any more: of 200 hosts no more are open than are worked on.
-
-        Args:
-            host: the host.
-            later: the roles that are still to come.
-        """
-        needed = host.run.locked or any(entry.role in later for entry in host.run.entries)
-        if not (needed or self._stay_connected):
+        """Close a connection that is not needed any more: of 200 hosts no more are open than are worked on."""
+        if not (host.needs_connection(later) or self._stay_connected):
             host.run.session.close()
 
     def _each(
@@ -269,13 +264,13 @@ class Rollout:
     def _refuse_renaming(self) -> None:
         """Have hosts fail on which more instances would be renamed at once than may be out."""
         for host, error in renaming.refused(self._well(), self.roll.budget):
-            self._fail(host, error)
+            host.fail(error, self.context)
 
     def _fail_refused(self) -> None:
         """Have hosts fail that are as they should be but for instances that cannot be worked on."""
         for host in self._well():
             if host.run.refused:
-                self._fail(host, diagnostics.refused(host.run.refused))
+                host.fail(diagnostics.refused(host.run.refused), self.context)
 
     def _stop_before_it_begins(self) -> None:
         if self.context.stop.is_set():
@@ -302,23 +297,13 @@ class Rollout:
         try:
             yield
         except HostError as error:
-            self._fail(host, error)
+            host.fail(error, self.context)
         except RefusalError as error:
-            self._fail(host, RefusedError(str(error), NOTHING_CHANGED))
+            host.fail(RefusedError(str(error), NOTHING_CHANGED), self.context)
         except Exception as error:  # noqa: BLE001 - a bug on one host must not leave the others half-way and locked
-            self._fail(host, BugError(error))
+            host.fail(BugError(error), self.context)
         if len(self.context.failed) > self.pace.max_fail:
             self._guard(f"{len(self.context.failed)} hosts failed, more than {self.pace.max_fail}")
-
-    def _fail(self, host: HostPart, error: HostError) -> None:
-        error = interrupt.told(error, self.context, locked=host.run.locked)
-        if host.run.locked and interrupt.is_cut_off(error, self.context):
-            self.context.cut_off.add(host.name)
-        host.outcome.error = error.masked(host.run.hide)
-        self.context.working.discard(host.name)  # no other waits for its build
-        if not isinstance(error, LockedError | Stopped):  # nothing is known to be wrong with those hosts
-            self.context.failed.add(host.name)
-        self.context.listen(Event(host.name, "failed", error.step, error.message))
 
     def _say(self, host: str, hide: Mask, kind: str, step: str, text: str) -> None:
         self.context.listen(Event(host, kind, step, hide(text)))

@@ -12,10 +12,8 @@ from provision.command import Answer
 from provision.errors import LockedError, UnreachableError
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.roles import ollama
-from provision.rollout.balancer_pool import BalancerPools
-from provision.rollout.budget import DisruptionBudget
-from provision.rollout.members import Members
-from provision.rollout.traffic import HostTraffic, Roll
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Context
 from provision.steps.nginx.upstream import Member
 
@@ -75,8 +73,9 @@ class FakePool:
         self.awaited: list[list[str]] = []
         """The addresses whose streams were waited for."""
         self.looks = 0
-        self.watch: Callable[[FakePool, frozenset[str]], None] = lambda pool, down: None
-        """Is told the labels that nothing is sent to from now on, before anybody else may change the upstream."""
+        self.watch: Callable[[FakePool, frozenset[str], frozenset[str]], None] = lambda pool, down, lost: None
+        """Is told the labels that are marked, and those of them that got requests until now; nobody else may change
+        the upstream meanwhile."""
         self._changing = threading.RLock()
 
     def members(self) -> dict[str, Member]:
@@ -109,7 +108,7 @@ class FakePool:
             self.down = (self.down | (set(down) & self.listed.keys())) - set(up)
             self.drained = (self.drained | set(drain)) - set(undrain)
             self.sent_to |= {label: getattr(place, "at", place) for label, place in up.items()}
-            self.watch(self, frozenset(down))
+            self.watch(self, frozenset(down), frozenset(self.down - before[0] - self.drained))
             changed = before != (self.down, self.drained)
         self.touched = self.touched or changed
         return changed
@@ -156,12 +155,29 @@ class FakeSession:
 
 
 class FakeLease:
-    """The lock of a gpu host, which nobody has."""
+    """The lock of a gpu host."""
 
-    held = False
+    def __init__(self) -> None:
+        self.held = False
+        self.taken = False
+        """Whether somebody else has it."""
+        self.ends = 0
+        """How often it was given back."""
 
     def renew(self) -> None:
         """There is no host."""
+
+    def acquire(self, seconds: float = 0.0) -> str:
+        self.held = True
+        return "lock"
+
+    def took(self, answer: Answer) -> None:
+        if self.taken:
+            raise LockedError("a is locked by somebody")
+
+    def end(self) -> None:
+        self.held = False
+        self.ends += 1
 
 
 def roll(
@@ -184,7 +200,7 @@ def roll(
     """
     inventory = Inventory(path="", hosts=(*hosts, *(balancer(f"lb-{n}") for n in range(balancers))))
     context = Context("run", inventory, roles, listen, Store(folder))
-    made = Roll(context, BalancerPools(context, make=make), Members(), DisruptionBudget(inventory))
+    made = Roll.of(context, make=make)
     for host in hosts:
         for pool in pools(made, host):
             pool.listed |= {f"{host.name}/{instance.name}": instance.port for instance in host.instances}

@@ -5,8 +5,10 @@ import io
 import json
 import re
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,72 +19,71 @@ from provision.actions.draining import Draining
 from provision.artifacts.store import Store
 from provision.cli import execute
 from provision.errors import CommandError, GuardError, LockedError, UnreachableError, UsageError
-from provision.inventory import Connection, Host, Inventory, Secret
-from provision.rollout import budget
+from provision.inventory import Host, Inventory, Secret
+from provision.rollout.roll import Roll
 from provision.runs import log
 from provision.runs.context import Context, Stopped
 from provision.steps.nginx.upstream import Drained, Member
 from tests.unit.ctrl_c import pressed
-from tests.unit.test_budget import gpu
+from tests.unit.fake_roll import FakePool, balancer, gpu
 
 ONE, TWO = "a/ollama1", "a/ollama2"
 
 
-class Fake:
+class Fake(FakePool):
     """A balancer as it is told who is drained."""
 
     made: dict[str, "Fake"] = {}  # noqa: RUF012 - the test's own
 
     def __init__(self, host: Host, *_: Any) -> None:
-        self.host = host
-        self.members = {name: Member("10.0.0.1", 3001, down=False) for name in (ONE, TWO)}
-        self.drained: dict[str, Drained] = {}
-        self.streams = 0
-        self.taken = False
-        self.locked = False
+        super().__init__(host)
+        self.listed = {ONE: 3001, TWO: 3002}
+        self.records: dict[str, Drained] = {}
+        self.left = 0
+        """How many streams go on."""
         self.cut = False
         self.told = lambda: None
         self.session = SimpleNamespace(close=self.close)
         Fake.made[host.name] = self
 
-    def look(self) -> dict[str, Member]:
-        return self.members
-
-    def mark(self, *, drain: Any = None, undrain: Any = ()) -> bool:
-        if self.taken:
-            raise LockedError("locked by them")
-        self.locked = True
-        self.told()
-        before = dict(self.drained)
-        self.drained = {name: one for name, one in {**before, **(drain or {})}.items() if name not in undrain}
-        return self.drained != before
+    def update(self, *, drain: Any = MappingProxyType({}), undrain: Any = (), **_: Any) -> bool:
+        if not self.taken:
+            self.locked = True
+            self.told()
+        changed = super().update(drain=drain, undrain=undrain)
+        self.records |= drain
+        return changed
 
     def close(self) -> None:
         self.cut = True
 
-    def wait(self, addresses: list[str], seconds: float) -> tuple[int, bool]:
-        if self.cut:
-            raise UnreachableError("the connection was lost")
-        return self.streams, True
+    def add(self, members: dict[str, Member]) -> None:
+        """Have more instances in the upstream."""
+        self.listed |= {label: member.port for label, member in members.items()}
+        self.drained |= {label for label, member in members.items() if member.drained}
+        self.down |= {label for label, member in members.items() if member.down and not member.drained}
 
-    def finish(self) -> None:
-        """Nothing to give back."""
+    def wait_idle(self, addresses: Any, deadline: float, waiting: Callable[[int], None]) -> tuple[int, bool]:
+        self.awaited.append(list(addresses))
+        while self.left and time.monotonic() < deadline:
+            waiting(self.left)
+            time.sleep(0.01)
+        return self.left, True
 
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a Draining of words, over two balancers."""
-    monkeypatch.setattr(budget, "Marker", Fake)
-    monkeypatch.setattr(drain.Turn, "test", lambda self, name: None)
+    monkeypatch.setattr(drain.HostTraffic, "prove", lambda self, name: "")
 
     def build(*words: str, **variables: Any) -> Draining:
-        lbs = (Host(name=n, groups=("balancer",), connection=Connection(address=n)) for n in ("lb-1", "lb-2"))
+        balancers = (balancer(name) for name in ("lb-1", "lb-2"))
         one = gpu("a")
-        hosts = (Host(**{**vars(one), "variables": variables}), gpu("b"), *lbs)
+        hosts = (Host(**{**vars(one), "variables": variables}), gpu("b"), *balancers)
         context = Context("run", Inventory(path="", hosts=hosts), frozenset(), lambda _: None, Store(tmp_path))
         made = Draining(context, None, words)
-        for host in made.context.inventory.hosts[:1]:
-            made._rolling.markers(host)
+        made._roll = Roll.of(context, make=Fake)  # type: ignore[arg-type]
+        made._roll.pools.of(hosts[0])
         return made
 
     return build
@@ -98,7 +99,7 @@ def test_every_balancer_is_told(make: Any) -> None:
         (name, (ONE, TWO), True, None) for name in ("lb-1", "lb-2")
     ]
     assert drained() == [{ONE, TWO}] * 2
-    assert Fake.made["lb-1"].drained[ONE].why == "for a new fan"
+    assert Fake.made["lb-1"].records[ONE].why == "for a new fan"
 
 
 def test_one_instance_can_be_meant(make: Any) -> None:
@@ -108,12 +109,12 @@ def test_one_instance_can_be_meant(make: Any) -> None:
 
 def test_a_secret_in_a_reason_is_not_written_down(make: Any) -> None:
     make("a", password=Secret("hunter2-hunter2")).drain("its password is hunter2-hunter2", 0.0)
-    assert "hunter2" not in Fake.made["lb-1"].drained[ONE].why
+    assert "hunter2" not in Fake.made["lb-1"].records[ONE].why
 
 
 def test_streams_that_go_on_are_told_and_the_mark_stays(make: Any) -> None:
     made = make("a/ollama1")
-    Fake.made["lb-2"].streams = 3
+    Fake.made["lb-2"].left = 3
     found = made.drain("", 0.0)
     assert [one.error and one.error.message for one in found] == [None, "lb-2: 3 streams still run"]
     assert drained() == [{ONE}] * 2
@@ -129,14 +130,14 @@ def test_a_balancer_that_somebody_has_does_not_keep_the_other_from_being_told(ma
 
 def test_what_is_in_no_upstream_cannot_be_drained(make: Any) -> None:
     made = make("a/ollama1")
-    Fake.made["lb-1"].members = {}
+    Fake.made["lb-1"].listed = {}
     found = made.drain("", 0.0)
     assert "none of these is in its upstream" in found[0].error.message
 
 
 def test_only_who_can_serve_is_given_back(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     make("a").drain("", 0.0)
-    before = dict(Fake.made["lb-1"].drained)
+    before = set(Fake.made["lb-1"].drained)
 
     def test(self: Any, name: str) -> None:
         if name == "ollama1":
@@ -144,8 +145,8 @@ def test_only_who_can_serve_is_given_back(make: Any, monkeypatch: pytest.MonkeyP
 
     made = make("a")
     for fake in Fake.made.values():
-        fake.drained = dict(before)
-    monkeypatch.setattr(drain.Turn, "test", test)
+        fake.drained = set(before)
+    monkeypatch.setattr(drain.HostTraffic, "prove", test)
     found = made.undrain()
     assert [(one.host, one.labels, one.error is None) for one in found] == [
         ("a", (ONE,), False),
@@ -170,7 +171,7 @@ def test_ctrl_c_stops_before_the_next_balancer_and_says_so(make: Any) -> None:
 
 def test_ctrl_c_while_streams_are_waited_for_is_told_and_the_mark_stays(make: Any) -> None:
     made, waiting = make("a/ollama1"), threading.Event()
-    Fake.made["lb-1"].streams = 3
+    Fake.made["lb-1"].left = 3
     made.context = dataclasses.replace(made.context, listen=lambda event: waiting.set())
     with pressed(made.interrupt, waiting):
         found = made.drain("", 60.0)
@@ -183,13 +184,13 @@ def test_the_second_ctrl_c_cuts_the_connections_at_once(make: Any, monkeypatch: 
     made, waiting = make("a/ollama1"), threading.Event()
     fake = Fake.made["lb-1"]
 
-    def wait(addresses: Any, seconds: float) -> tuple[int, bool]:
+    def wait_idle(*_: Any) -> tuple[int, bool]:
         waiting.set()
         while not fake.cut:
             made.context.cut.wait(5)
         raise UnreachableError("the connection was lost")
 
-    monkeypatch.setattr(fake, "wait", wait)
+    monkeypatch.setattr(fake, "wait_idle", wait_idle)
     with pressed(made.interrupt, waiting, made.context.stop):
         found = made.drain("", 60.0)
     assert [one.result for one in found] == ["stopped", "stopped"]
@@ -209,7 +210,7 @@ def test_ctrl_c_while_the_locks_are_given_back_is_too_late_and_cuts_nothing(
         made.interrupt(now=now)
         pressed_it.set()
 
-    monkeypatch.setattr(made._rolling, "finish", finish)
+    monkeypatch.setattr(made._roll.pools, "finish", finish)
     with pressed(interrupt, finishing):
         found = made.drain("", 0.0)
     assert [one.result for one in found] == ["changed", "changed"]
@@ -226,7 +227,7 @@ def test_ctrl_c_while_an_instance_is_tested_gives_nothing_back(make: Any, monkey
         assert closed.is_set(), "the host is only read"
         raise UnreachableError("the connection was lost")
 
-    monkeypatch.setattr(drain.Turn, "test", test)
+    monkeypatch.setattr(drain.HostTraffic, "prove", test)
     found = made.undrain()
     assert [(one.host, one.labels, one.result) for one in found] == [
         ("a", (ONE,), "stopped"),
@@ -238,11 +239,11 @@ def test_an_instance_that_was_tested_before_ctrl_c_is_not_given_back_after_it(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make("a/ollama1").drain("", 0.0)
-    before = dict(Fake.made["lb-1"].drained)
+    before = set(Fake.made["lb-1"].drained)
     made = make("a/ollama1")
     for fake in Fake.made.values():
-        fake.drained = dict(before)
-    monkeypatch.setattr(drain.Turn, "test", lambda self, name: made.interrupt(now=False))
+        fake.drained = set(before)
+    monkeypatch.setattr(drain.HostTraffic, "prove", lambda self, name: made.interrupt(now=False))
     assert [(one.host, one.labels, one.result) for one in made.undrain()] == [
         ("lb-1", (ONE,), "stopped"),
         ("lb-2", (ONE,), "stopped"),
@@ -317,27 +318,24 @@ def test_the_last_instances_of_a_model_are_known_before_they_are_drained(
 ) -> None:
     made = make(*words)
     for fake in Fake.made.values():
-        fake.members |= others
+        fake.add(others)
     assert made.last() == last
-    assert drained() == [set(), set()]
+    assert [fake.touched for fake in Fake.made.values()] == [False, False]
 
 
 def test_one_balancer_that_would_send_to_nobody_is_enough(make: Any) -> None:
     made = make("a")
-    Fake.made["lb-1"].members |= {"b/ollama1": UP}
+    Fake.made["lb-1"].add({"b/ollama1": UP})
     assert made.last() == {"m": (ONE, TWO)}
 
 
-def test_the_streams_are_awaited_where_an_instance_moved_while_the_question_waited(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, awaited = make("a/ollama1"), []
-    monkeypatch.setattr(Fake, "wait", lambda self, addresses, seconds: (awaited.append(addresses), (0, True))[1])
+def test_the_streams_are_awaited_where_an_instance_moved_while_the_question_waited(make: Any) -> None:
+    made = make("a/ollama1")
     made.last()
     for fake in Fake.made.values():
-        fake.members = {ONE: Member("10.0.0.1", 3009, down=False)}
+        fake.listed = {ONE: 3009}
     made.drain("", 0.0)
-    assert awaited == [["10.0.0.1:3009"]] * 2
+    assert [fake.awaited for fake in Fake.made.values()] == [[["10.0.0.1:3009"]]] * 2
 
 
 def test_a_balancer_that_is_lost_is_told_by_the_drain(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +344,7 @@ def test_a_balancer_that_is_lost_is_told_by_the_drain(make: Any, monkeypatch: py
     def lost() -> dict[str, Member]:
         raise UnreachableError("no route")
 
-    monkeypatch.setattr(Fake.made["lb-2"], "look", lost)
+    monkeypatch.setattr(Fake.made["lb-2"], "members", lost)
     assert made.last() == {"m": (ONE, TWO)}
     assert [one.result for one in made.drain("", 0.0)] == ["changed", "unreachable"]
 
@@ -473,7 +471,7 @@ def test_as_a_library_the_last_instances_of_a_model_are_drained_only_if_the_call
 
 def test_the_connections_of_a_drain_are_closed_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made, finished = make("a"), []
-    monkeypatch.setattr(made._rolling, "finish", lambda: finished.append(1))
+    monkeypatch.setattr(made._roll.pools, "finish", lambda: finished.append(1))
     made.drain("", 0.0)
     made.close()
     assert finished == [1]

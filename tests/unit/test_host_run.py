@@ -84,15 +84,27 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(host_run, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
     events, keeper = [], LeaseKeeper(every=0.0, look=0.05)
 
-    def build(*things, session=None, store=None, stop=False, run_id="run-1", roles=ROLES, kept=False, past=None):
+    def build(
+        *things,
+        session=None,
+        store=None,
+        stop=False,
+        run_id="run-1",
+        roles=ROLES,
+        kept=False,
+        past=None,
+        groups=(),
+        traffic=None,
+    ):
         entries = tuple(Entry("docker", thing) for thing in things)
-        host = Host(name="h", connection=Connection(address="192.0.2.1"), variables={"entries": entries})
+        address = Connection(address="192.0.2.1")
+        host = Host(name="h", groups=more.pop("groups", ()), connection=address, variables={"entries": entries})
         inventory = Inventory(path="", hosts=(host,))
         renewals = {"keeper": keeper} if kept else {}
         context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"), **renewals)
         if stop:
             context.stop.set()
-        made = HostRun(host, session or LocalSession(), context, past=past)
+        made = HostRun(host, session or LocalSession(), context, **more)
         made.read()
         return made
 

@@ -1,16 +1,14 @@
 """The test of an instance: which model it asks for, against a server that answers as Ollama does."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from provision.command import Answer
-from provision.inventory import Host
-from provision.rollout.traffic import Turn
 from provision.runs.context import Context
 from provision.runs.journal import Kind
 from provision.steps.ollama import readiness
-from tests.unit.test_budget import gpu
+from tests.unit.fake_roll import FakeSession, gpu, roll, traffic
 from tests.unit.test_models import Server, _Handler, run, server
 
 __all__ = ["server"]
@@ -106,26 +104,15 @@ def test_who_brings_models(roles: set[str], kind: Kind, brings: bool) -> None:
     assert Context("run", none, frozenset(roles), none, none, kind=kind).brings_models == brings
 
 
-class Session:
-    """Notes what it is to run; all of it ends well."""
-
-    def __init__(self) -> None:
-        self.ran: list[Any] = []
-
-    def batch(self, commands: list[Any], *, stop: bool) -> list[Answer]:
-        self.ran += commands
-        return [Answer(0, b"") for _ in commands]
-
-
 @pytest.mark.parametrize(("roles", "any_model"), [({"ollama"}, True), ({"ollama", "models"}, False)])
-def test_a_turn_tests_what_its_run_can_answer_for(roles: set[str], any_model: bool) -> None:
-    none: Any = None
-    host: Host = gpu("a")
-    session, lease = Session(), type("Lease", (), {"held": False})
-    context = Context("run", none, frozenset(roles), none, none)
-    turn = Turn(host, session, lease, none, context, lambda *_: None)  # type: ignore[arg-type]
-    turn.test("ollama1")
-    assert session.ran == [readiness.command("ollama1", host.instances[0].models, any_model=any_model)]
+def test_an_instance_is_tested_with_what_its_run_can_answer_for(
+    tmp_path: Path, roles: set[str], any_model: bool
+) -> None:
+    host = gpu("a")
+    own = traffic(roll(tmp_path, host, roles=frozenset(roles)), host)
+    assert own.prove("ollama1") == "10.0.0.1:3001"
+    assert isinstance(own.session, FakeSession)
+    assert own.session.ran == [readiness.command("ollama1", host.instances[0].models, any_model=any_model)]
 
 
 @pytest.mark.parametrize(

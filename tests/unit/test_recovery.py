@@ -14,9 +14,9 @@ from provision.plan.planner import HostPlan
 from provision.plan.role_order import Entry
 from provision.rollout import waves
 from provision.rollout.budget import DisruptionBudget
-from provision.rollout.members import Members
+from provision.rollout.members import Members, Membership
 from provision.rollout.outcome import Pace
-from provision.rollout.traffic import Roll
+from provision.rollout.roll import Roll
 from provision.rollout.waves import Rollout
 from provision.runs import lock
 from provision.runs.context import Context
@@ -85,13 +85,13 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
     events = []
 
-    def build(hosts, down, *, ill=(), pace=None, roles=("ollama",), step=Note, forks=4):
+    def build(hosts, down, *, ill=(), pace=None, roles=("ollama",), step=Note, forks=4, role="ollama"):
         made = []
         for name, text in hosts.items():
             (tmp_path / name).mkdir()
             (tmp_path / name / "a").write_text(text)
             how = (sh('echo "change $2" >>"$1/log"; printf wanted >"$1/a"', str(tmp_path / name), name, title="write"),)
-            entries = (Entry("ollama", step(str(tmp_path / name / "a"), how=how)),)
+            entries = (Entry(role, step(str(tmp_path / name / "a"), how=how)),)
             instances = tuple(Instance(host=name, name=f"ollama{n}", gpus=(n,), port=3000 + n) for n in (1, 2))
             groups = ("gpu",) if name.startswith("gpu") else ("balancer",)
             connection, variables = Connection(address=name), {"entries": entries}
@@ -270,3 +270,34 @@ def test_ctrl_c_while_balancers_are_asked_is_a_stop(make):
         results = result(rollout)
     assert results == {"gpu-01": "stopped"}
     assert rollout.interrupted
+
+
+@pytest.mark.parametrize("ill", [False, True])
+def test_an_instance_whose_address_the_balancers_learn_in_the_last_wave_proves_itself_before_it(make, monkeypatch, ill):
+    monkeypatch.setattr(host_run.HostRun, "knows_upstream", True)
+    text = "server 192.0.2.1:3001 down; # gpu-01/ollama1\n"
+    monkeypatch.setattr(host_run.HostRun, "upstream", lambda run: text if run.host.name == "lb-01" else "")
+    roles = ("ollama", "models", "balancer")
+    down = {"gpu-01/ollama1"} if ill else set()
+    rollout = make({"gpu-01": "old", "lb-01": "wanted"}, {}, ill=down, roles=roles)
+    known = []
+    rollout._last_wave = lambda: known.append(rollout.roll.members.labels(Membership.NOT_READY))
+    assert result(rollout) == {"gpu-01": "failed" if ill else "changed", "lb-01": "ok"}
+    assert make.events == ["deploy gpu-01", "deploy lb-01", "prove gpu-01/ollama1"]
+    assert known == [down]
+
+
+@pytest.mark.parametrize("ill", [False, True])
+def test_a_run_of_other_roles_gives_back_what_would_be_in_its_way_and_fails_no_host_for_it(make, ill):
+    down = {"gpu-02/ollama2": ""}
+    rollout = make(
+        {"gpu-01": "old", "gpu-02": "wanted"},
+        down,
+        ill=down if ill else (),
+        roles=("docker",),
+        role="docker",
+        step=Part,
+    )
+    assert result(rollout) == {"gpu-01": "changed", "gpu-02": "ok"}
+    assert make.events[0] == "prove gpu-02/ollama2"
+    assert ("up gpu-02/ollama2" in make.events) is not ill

@@ -1,28 +1,38 @@
 """Where in a host's changes instances are taken out, put right, and given back."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import pytest
 
-from provision.apply import host_run
 from provision.command import run, sh
 from provision.errors import CommandError, HostError
-from provision.plan import change_order
-from provision.steps.base import EVERY
+from provision.runs.context import Stopped
+from provision.steps.base import EVERY, Fact
+from provision.steps.facts import Fleet
+from provision.steps.instance.container import LEFT
 
 from .local import deployed
 from .test_host_run import ROLES, Note, make, note
 
 __all__ = ["make"]
 
+SERVING = ROLES | {"ollama", "models"}
+
 
 @dataclass(frozen=True)
 class Part(Note):
-    """A note that is a part of an instance, and hurts it if it is changed while it is there."""
+    """A note that is a part of an instance, and hurts it if it is changed while it is there.
+
+    Args:
+        instance: the instance; empty for none.
+        hurts: whether a change cuts its streams.
+        whole: whether a change cuts the streams of all instances.
+        mended: the text to which it is repaired; empty for the one it has.
+    """
 
     instance: str = ""
     hurts: bool = True
+    whole: bool = False
     mended: str = ""
 
     @property
@@ -30,82 +40,142 @@ class Part(Note):
         return self.instance
 
     def disrupts(self, have, want):
-        return frozenset({self.instance} if have is not None and self.hurts else ())
+        if have is None or not self.hurts:
+            return frozenset()
+        return EVERY if self.whole else frozenset({self.instance})
 
     def repaired(self, have):
         return {"text": self.mended} if self.mended else have
 
 
 @dataclass(frozen=True)
+class Container(Part):
+    """The container of an instance: where its note is there, it runs.
+
+    Args:
+        cards: the cards that it holds.
+        left: whether it lives in a cgroup that loses its cards at a daemon-reload.
+    """
+
+    cards: tuple[str, ...] = ()
+    left: bool = False
+
+    @property
+    def id(self):
+        return f"container:{self.instance}"
+
+    def fact(self):
+        text = super().fact()
+
+        def parse(answer):
+            cards = list(self.cards)
+            runs = {"running": True, "gpus": cards, "sees": cards, "cgroup": LEFT if self.left else "own"}
+            state = text.parse(answer)
+            return state and {**state, **runs}
+
+        return Fact(text.command, parse)
+
+    def want(self, facts, have):
+        return {"text": self.text, "running": True, "gpus": list(self.cards)}
+
+
+@dataclass(frozen=True)
 class Preparing(Note):
+    """A note whose change reloads systemd."""
+
     prepares_host = True
 
 
-class FakeTurn:
-    """Notes what is asked of it, and what was in the notes by then."""
+@dataclass
+class Slot:
+    """Instances that go out together."""
 
-    folder = None
-    events: list = []  # noqa: RUF012 - the test's own
+    instances: tuple[str, ...]
 
-    def __init__(self, *_):
-        self.out, self.failed, self._asked = (), False, frozenset()
-        self.made, self.unfinished = set(), []
 
-    def refuse(self, refused, lost):
-        self.refused = refused
+@dataclass
+class FakeTraffic:
+    """Notes what is asked of it, and what is in the notes by then.
 
-    def covers(self, names):
-        return self._asked == EVERY or names <= self._asked
+    Args:
+        folder: where the notes are.
+        serving: the instances that balancers send to.
+        refusals: how often there is no room.
+        meanwhile: is called while streams are waited for.
+        holding: is called while a new instance is held.
+    """
 
-    def take(self, names, step):
-        self._note("take " + " ".join(sorted(names)))
-        self._asked, self.out = names, tuple(sorted(names))
+    folder: object
+    serving: tuple[str, ...] = ("1", "2")
+    refusals: int = 0
+    meanwhile: object = staticmethod(lambda: None)
+    holding: object = staticmethod(lambda: None)
+    events: list = field(default_factory=list)
+    steps: list = field(default_factory=list)
+    absent: set = field(default_factory=set)
+
+    def request(self, names, step):
+        out = tuple(name for name in self.serving if names == EVERY or name in names)
+        self.steps.append(step)
+        return Slot(out) if out else None
+
+    def cordon(self, slot):
+        if self.refusals:
+            self.refusals -= 1
+            return False
+        self._note("out", *slot.instances)
         return True
 
-    def hold_back(self, instance):
-        self.made.add(instance)
-        self._note(f"hold {instance}")
+    def drain(self, slot):
+        self.meanwhile()
+
+    def uncordon(self, slot):
+        self._note("back", *(name for name in slot.instances if name not in self.absent))
+
+    def abandon(self, slot):
+        if slot is not None:
+            self._note("abandon", *slot.instances)
+
+    def hold(self, name):
+        self._note("hold", name)
+        self.holding()
         return True
 
-    def admit(self):
-        self._note("admit")
+    def missing(self, name):
+        self._note("missing", name)
+        self.absent.add(name)
 
-    def hand_over(self, unfinished=()):
-        self.unfinished.append(set(unfinished))
+    def finish(self):
+        self._note("finish")
 
-    def end(self):
-        """Nothing is left."""
+    def lost_cards(self, names):
+        """Nobody waits for them."""
 
-    def drop(self, instance):
-        self._note(f"drop {instance}")
-        self.out = tuple(one for one in self.out if one != instance)
+    @property
+    def said(self):
+        """What was asked, without the notes."""
+        return [event for event, _ in self.events]
 
-    def give_back(self):
-        if self.out:
-            self._note("back " + " ".join(self.out))
-        self.out, self._asked = (), frozenset()
-
-    def abandon(self):
-        self._note("abandon " + " ".join(self.out))
-        self.out = ()
-
-    def _note(self, what):
+    def _note(self, *words):
         texts = {path.name: path.read_text() for path in sorted(self.folder.iterdir())}
-        self.events.append((what, texts))
+        self.events.append((" ".join(words), texts))
 
 
 @pytest.fixture
-def host(make, monkeypatch):
-    """Makes a HostRun with a FakeTurn; its notes are `old` unless said otherwise."""
-    FakeTurn.folder, FakeTurn.events = make.folder, []
-    monkeypatch.setattr(host_run, "Turn", FakeTurn)
+def traffic(make):
+    return FakeTraffic(make.folder)
 
-    def build(*steps, old=None):
+
+@pytest.fixture
+def host(make, traffic):
+    """Makes a HostRun with a FakeTraffic; its notes are `old` unless said otherwise."""
+
+    def build(*steps, old=None, **more):
         for step in steps:
             name = step.path.rsplit("/", 1)[-1]
             if old is None or name in old:
                 (make.folder / name).write_text("old")
-        return make(*steps)
+        return make(*steps, traffic=traffic, **more)
 
     return build
 
@@ -114,11 +184,11 @@ def part(make, name, instance, **more):
     return Part(str(make.folder / name), instance=instance, **more)
 
 
-def events():
-    return [what for what, _ in FakeTurn.events]
+def container(make, instance, **more):
+    return Container(str(make.folder / f"c{instance}"), instance=instance, **more)
 
 
-def test_an_instance_is_out_from_its_first_change_to_its_last(host, make):
+def test_an_instance_is_out_from_its_first_change_to_its_last(host, make, traffic):
     steps = (
         note(make, "image"),
         part(make, "c1", "1"),
@@ -126,65 +196,58 @@ def test_an_instance_is_out_from_its_first_change_to_its_last(host, make):
         part(make, "m1", "1", hurts=False),
         part(make, "m2", "2", hurts=False),
     )
-    made = host(*steps)
-    deployed(made.deploy(ROLES))
-    assert FakeTurn.events == [
-        ("take 1", {"image": "wanted", "c1": "old", "c2": "old", "m1": "old", "m2": "old"}),
+    deployed(host(*steps).deploy(ROLES))
+    assert traffic.events == [
+        ("out 1", {"image": "wanted", "c1": "old", "c2": "old", "m1": "old", "m2": "old"}),
         ("back 1", {"image": "wanted", "c1": "wanted", "c2": "old", "m1": "wanted", "m2": "old"}),
-        ("take 2", {"image": "wanted", "c1": "wanted", "c2": "old", "m1": "wanted", "m2": "old"}),
+        ("out 2", {"image": "wanted", "c1": "wanted", "c2": "old", "m1": "wanted", "m2": "old"}),
         ("back 2", {"image": "wanted", "c1": "wanted", "c2": "wanted", "m1": "wanted", "m2": "wanted"}),
     ]
+    assert traffic.steps == ["note:c1", "note:c2"], "the first step of each is what the operator is told"
 
 
-def test_what_is_not_there_yet_is_not_taken_out(host, make):
+def test_what_is_not_there_yet_is_not_taken_out(host, make, traffic):
     made = host(part(make, "c1", "1"), part(make, "c2", "2"), old=())
     deployed(made.deploy(ROLES))
-    assert events() == []
+    assert traffic.said == []
     assert made.changed == ["note:c1", "note:c2"]
 
 
-@dataclass(frozen=True)
-class Container(Part):
-    """The container of an instance."""
-
-    serves: ClassVar[bool] = True
-
-    @property
-    def id(self):
-        return f"container:{self.instance}"
+def test_an_instance_that_no_balancer_sends_to_is_changed_at_once(host, make, traffic):
+    traffic.serving = ()
+    made = host(part(make, "c1", "1"))
+    assert list(made.deploy(ROLES)) == []
+    assert (traffic.said, made.changed) == ([], ["note:c1"])
 
 
-def test_an_instance_gets_no_requests_before_it_has_its_model(host, make, monkeypatch):
-    steps = Container(str(make.folder / "c1"), instance="1"), part(make, "m1", "1", hurts=False)
-    made = host(*steps, old=["m1"])
-    monkeypatch.setattr(host_run, "INSTANCES", ROLES)
-    deployed(made.deploy(ROLES))
-    assert FakeTurn.events == [("hold 1", {"m1": "old"}), ("admit", {"c1": "wanted", "m1": "wanted"})]
-    assert made.turn.made == {"1"}
-    assert made.turn.unfinished == [{"1"}, set()], "nothing takes its place before it has its model"
+def test_an_instance_gets_no_requests_before_it_has_its_model(host, make, traffic):
+    made = host(container(make, "1"), part(make, "m1", "1", hurts=False), old=["m1"], roles=SERVING, groups=("gpu",))
+    deployed(made.deploy(SERVING))
+    assert traffic.events == [("hold 1", {"m1": "old"}), ("finish", {"c1": "wanted", "m1": "wanted"})]
 
 
-def test_what_a_new_one_takes_from_another_is_given_up_in_turn(host, make, monkeypatch):
+@pytest.mark.parametrize(
+    ("roles", "groups", "fleet"),
+    [(ROLES, ("gpu",), None), (SERVING, (), None), (SERVING, ("gpu",), Fleet())],
+    ids=["its instances are not looked at", "it is no gpu host", "it is the last wave"],
+)
+def test_nothing_is_given_back_at_the_end_where(host, make, traffic, roles, groups, fleet):
+    deployed(host(note(make), roles=roles, groups=groups).deploy(roles, fleet))
+    assert traffic.said == []
+
+
+def test_what_a_new_one_takes_from_another_is_given_up_out_of_the_upstream(host, make, traffic):
     """It would be stopped with its streams, while balancers send to it."""
-    steps = [Container(str(make.folder / f"c{n}"), instance=n) for n in ("1", "2")]
-    made = host(*steps, old=["c2"])
-    monkeypatch.setattr(change_order, "_holds", lambda state: {"card"} if state else set())
+    made = host(container(make, "1", cards=("GPU-1",)), container(make, "2", cards=("GPU-1",)), old=["c2"])
     deployed(made.deploy(ROLES))
-    assert events() == ["hold 1", "take 1 2", "back 1 2"]
+    assert traffic.events[0] == ("out 1 2", {"c2": "old"})
+    assert traffic.said == ["out 1 2", "hold 1", "back 1 2"]
 
 
-def test_what_is_not_there_is_not_tested_with_all_others_that_are_out(host, make, monkeypatch):
-    steps = (
-        part(make, "docker", "2"),
-        Container(str(make.folder / "c2"), instance="2"),
-        Container(str(make.folder / "c1"), instance="1"),
-    )
-    made = host(*steps, old=["docker", "c2"])
-    monkeypatch.setattr(Part, "disrupts", lambda one, have, want: EVERY if one.path.endswith("docker") else frozenset())
-    monkeypatch.setattr(FakeTurn, "take", lambda turn, names, step: setattr(turn, "out", ("1", "2")) or True)
-    monkeypatch.setattr(made, "_may_serve", lambda: True)
-    deployed(made.deploy(ROLES))
-    assert events() == ["drop 1", "back 2", "hold 1"]
+def test_what_is_not_there_is_not_tested_with_all_others_that_are_out(host, make, traffic):
+    steps = part(make, "docker", "", whole=True), container(make, "2", text="old"), container(make, "1")
+    deployed(host(*steps, old=["docker", "c2"]).deploy(ROLES))
+    assert traffic.said == ["out 1 2", "missing 1", "back 2", "hold 1"]
 
 
 def test_the_lock_is_kept_until_the_last_one_is_back(host, make, tmp_path):
@@ -195,59 +258,117 @@ def test_the_lock_is_kept_until_the_last_one_is_back(host, make, tmp_path):
     assert not (tmp_path / "run" / "lock").exists()
 
 
-def test_what_fails_while_it_is_out_is_told_after_it_was_tried_to_give_it_back(host, make):
+def test_what_fails_while_it_is_out_is_told_after_it_was_tried_to_give_it_back(host, make, traffic):
     made = host(part(make, "c1", "1", how=(run("false"),)), part(make, "c2", "2"))
     with pytest.raises(CommandError):
         deployed(made.deploy(ROLES))
-    assert events() == ["take 1", "abandon 1"]
+    assert traffic.said == ["out 1", "abandon 1"]
 
 
-def test_a_turn_that_cannot_be_had_leaves_everything_as_it_is(host, make, monkeypatch):
-    def refuse(self, names, step):
+def test_a_slot_that_cannot_be_had_leaves_everything_as_it_is(host, make, traffic, monkeypatch):
+    def refuse(names, step):
         raise HostError("lb-01 cannot be reached")
 
-    monkeypatch.setattr(FakeTurn, "take", refuse)
-    made = host(part(make, "c1", "1"))
+    monkeypatch.setattr(traffic, "request", refuse)
     with pytest.raises(HostError, match="cannot be reached"):
-        deployed(made.deploy(ROLES))
+        deployed(host(part(make, "c1", "1")).deploy(ROLES))
     assert (make.folder / "c1").read_text() == "old"
 
 
-def test_what_changed_while_its_turn_was_waited_for_is_not_changed_again(host, make, monkeypatch):
-    def take(self, names, step):
-        (make.folder / "c1").write_text("wanted")
-        return True
+def test_a_host_without_room_waits_and_asks_again(host, make, traffic):
+    traffic.refusals = 2
+    made = host(part(make, "c1", "1"))
+    slots = list(made.deploy(ROLES))
+    assert len(slots) == 3
+    assert all(slot is slots[0] for slot in slots)
+    assert traffic.said == ["out 1", "back 1"]
 
-    monkeypatch.setattr(FakeTurn, "take", take)
+
+@pytest.mark.parametrize("refusals", [0, 1])
+def test_a_host_that_is_told_to_stop_while_it_waits_changes_nothing(host, make, traffic, refusals):
+    traffic.refusals = refusals
+    slots = host(part(make, "c1", "1")).deploy(ROLES)
+    for _ in range(refusals + 1):
+        next(slots)
+    with pytest.raises(Stopped):
+        slots.throw(Stopped("stopped"))
+    assert traffic.said == ["abandon 1"]
+    assert (make.folder / "c1").read_text() == "old"
+
+
+def test_what_changed_while_streams_were_waited_for_is_not_changed_again(host, make, traffic):
+    traffic.meanwhile = lambda: (make.folder / "c1").write_text("wanted")
     made = host(part(make, "c1", "1", how=(run("false"),)))
     deployed(made.deploy(ROLES))
     assert made.changed == []
+    assert traffic.said == ["out 1", "back 1"]
 
 
-def test_what_broke_meanwhile_is_put_right_before_it_is_given_back(host, make):
+def test_a_change_that_would_hurt_who_still_gets_requests_is_refused(host, make, traffic):
+    """Somebody else makes the instance while the balancers are told to hold it: it may serve by now."""
+    traffic.holding = lambda: (make.folder / "c1").write_text("by somebody else")
+    made = host(container(make, "1"), old=())
+    with pytest.raises(HostError, match="container:1 would cut the streams of 1 now, because the host") as error:
+        deployed(made.deploy(ROLES))
+    assert error.value.hint == "run it again: it takes them out of the upstream first"
+    assert (make.folder / "c1").read_text() == "by somebody else"
+    assert made.changed == []
+
+
+def test_a_change_that_would_hurt_all_instances_is_refused_where_one_is_out(host, make, traffic):
+    traffic.meanwhile = lambda: (make.folder / "all").write_text("old")
+    (make.folder / "c2").write_text("wanted")
+    steps = part(make, "c1", "1"), part(make, "all", "1", whole=True), container(make, "2")
+    made = host(*steps, old=["c1"])
+    with pytest.raises(HostError, match="note:all would cut the streams of all instances now"):
+        deployed(made.deploy(ROLES))
+    assert traffic.said == ["out 1", "abandon 1"]
+
+
+def test_what_broke_meanwhile_is_put_right_before_it_is_given_back(host, make, traffic):
     breaks = sh('printf wanted >"$1"; printf broken >"$2"', *(str(make.folder / n) for n in ("c1", "m1")), title="x")
     (make.folder / "m1").write_text("whole")
     model = part(make, "m1", "1", text="whole", mended="whole", hurts=False)
-    made = host(part(make, "c1", "1", how=(breaks,)), model, old=("c1",))
-    deployed(made.deploy(ROLES))
-    assert FakeTurn.events[-1] == ("back 1", {"c1": "wanted", "m1": "whole"})
+    deployed(host(part(make, "c1", "1", how=(breaks,)), model, old=("c1",)).deploy(ROLES))
+    assert traffic.events[-1] == ("back 1", {"c1": "wanted", "m1": "whole"})
 
 
-def test_a_daemon_reload_that_may_take_cards_takes_every_instance_out(host, make, monkeypatch):
-    monkeypatch.setattr(host_run.HostRun, "_reload_safe", lambda self: False)
-    monkeypatch.setattr(host_run.HostRun, "_may_serve", lambda self: True)
-    made = host(Preparing(str(make.folder / "unit")), note(make, "b"))
+def test_a_daemon_reload_that_may_take_cards_takes_every_instance_out(host, make, traffic):
+    steps = Preparing(str(make.folder / "unit")), note(make, "b"), container(make, "1", text="old", left=True)
+    made = host(*steps, groups=("gpu",))
     planned = made.plan(ROLES)
     assert planned.changes[0].impact == "takes every instance of this host out meanwhile"
     assert planned.changes[1].impact == ""
     deployed(made.deploy(ROLES))
-    assert FakeTurn.events[0] == ("take *", {"unit": "old", "b": "old"})
-    assert events() == ["take *", "back *"]
+    assert traffic.events[0] == ("out 1 2", {"unit": "old", "b": "old", "c1": "old"})
+    assert traffic.said == ["out 1 2", "back 1 2"]
 
 
-def test_where_no_instance_runs_nothing_is_taken_out(host, make, monkeypatch):
-    monkeypatch.setattr(host_run.HostRun, "_reload_safe", lambda self: False)
-    made = host(Preparing(str(make.folder / "unit")))
+def test_where_no_instance_runs_nothing_is_taken_out(host, make, traffic):
+    steps = Preparing(str(make.folder / "unit")), container(make, "1", left=True)
+    made = host(*steps, old=["unit"], groups=("gpu",))
     assert made.plan(ROLES).changes[0].impact == ""
     deployed(made.deploy(ROLES))
-    assert events() == []
+    assert traffic.said == ["hold 1"]
+
+
+def test_a_failure_of_an_instance_alone_leaves_the_marks_of_the_others(host, make):
+    made = host(part(make, "c1", "1", how=(run("false"),)))
+    with pytest.raises(CommandError) as error:
+        deployed(made.deploy(ROLES))
+    assert made.keeps_marks(error.value)
+
+
+def test_a_failure_that_may_concern_all_instances_does_not(host, make):
+    made = host(note(make, "docker", how=(run("false"),)))
+    with pytest.raises(CommandError) as error:
+        deployed(made.deploy(ROLES))
+    assert not made.keeps_marks(error.value)
+
+
+def test_a_failure_while_all_instances_are_out_leaves_the_marks_of_those_that_prove_themselves(host, make):
+    steps = Preparing(str(make.folder / "unit"), how=(run("false"),)), container(make, "1", text="old", left=True)
+    made = host(*steps, groups=("gpu",))
+    with pytest.raises(CommandError) as error:
+        deployed(made.deploy(ROLES))
+    assert made.keeps_marks(error.value)

@@ -378,7 +378,7 @@ def test_one_balancer_that_fails_stops_nobody_else(make):
 )
 def test_a_failed_host_keeps_its_marks_where_it_is_known_how_it_stands(make, error, keeps):
     made = make({"gpu-01": ()})
-    made._fail(made.members[0], error)
+    made.members[0].fail(error, made.context)
     known = made.fleet()
     assert (known.partly, known.failed) == ((frozenset({"gpu-01"}), frozenset())[:: 1 if keeps else -1])
 
@@ -491,3 +491,48 @@ def test_ctrl_c_that_is_ignored_stays_so():
             assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Counted(LocalSession):
+    """A connection that counts itself while it is open."""
+
+    open_now: set[int] = set()  # noqa: RUF012 - of one test
+    most = 0
+
+    def _exec(self, *args, **kwargs):
+        self.open_now.add(id(self))
+        Counted.most = max(Counted.most, len(self.open_now))
+        return super()._exec(*args, **kwargs)
+
+    def close(self):
+        self.open_now.discard(id(self))
+        super().close()
+
+
+@pytest.mark.parametrize("pace", [Pace(), Pace(serial=3)])
+def test_no_more_connections_are_open_than_hosts_are_worked_on(make, monkeypatch, pace):
+    made = make({f"gpu-{n}": () for n in range(6)}, forks=2, pace=pace)
+    Counted.most = 0
+    sessions = []
+    for part in made.members:
+        session = Counted()
+        part.run.session = part.run._lease.session = part.run._performer.session = session
+        sessions.append(session)
+    assert set(results(made).values()) == {"changed"}
+    assert Counted.most <= 2
+    assert not Counted.open_now
+
+
+def test_a_change_that_fails_and_may_concern_instances_costs_their_host_its_marks(make):
+    made = make({"gpu-01": BAD})
+    made.deploy()
+    assert made.fleet().failed == {"gpu-01"}, "nobody knows what a note concerns"
+
+
+def test_a_change_of_one_instance_that_fails_leaves_the_marks_of_the_others(make, monkeypatch):
+    monkeypatch.setattr(Note, "part_of", "ollama1")
+    made = make({"gpu-01": BAD})
+    made.roll.pools.of = lambda host: []  # no balancer sends to it
+    made.deploy()
+    known = made.fleet()
+    assert (known.partly, known.failed) == ({"gpu-01"}, frozenset())

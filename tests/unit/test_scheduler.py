@@ -1,0 +1,380 @@
+"""Which host goes next, and when the roll is halted."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from provision.errors import HostError
+from provision.inventory import Host
+from provision.rollout.members import Membership, Slot
+from provision.rollout.roll import Roll
+from provision.rollout.scheduler import Scheduler, Work
+from provision.rollout.traffic import HostTraffic
+from provision.runs.context import Stopped
+from provision.steps.base import EVERY
+
+from .fake_roll import FakePool, gpu, pool_of, roll, traffic
+
+ONE = frozenset({"ollama1"})
+TWO = frozenset({"ollama2"})
+
+
+class Part:
+    """One host's part of a roll: takes instances out, works on them, and gives them back, as a `HostRun` does.
+
+    Args:
+        own: its traffic.
+        groups: the instances that go out together, one group after the other.
+        work: is called while they are out.
+        before: is called before the first slot is asked for.
+    """
+
+    def __init__(
+        self,
+        own: HostTraffic,
+        groups: Sequence[frozenset[str]],
+        work: Callable[["Part"], None] = lambda part: None,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.own = own
+        self.groups = groups
+        self.work = work
+        self.before = before
+        self.slot: Slot | None = None
+        self.error: HostError | None = None
+        self.said: list[str] = []
+        self.refusals = 0
+        """How often there was no room after all."""
+        self.going: Callable[[], object] = lambda: None
+        """Called when it has room, before its instances go out."""
+        self.came_late = False
+        """Whether the roll was halted before it asked for its last slot."""
+
+    @property
+    def name(self) -> str:
+        return self.own.host.name
+
+    def as_work(self) -> Work:
+        return Work(self._slots(), self.said.append)
+
+    def _slots(self) -> Iterator[Slot]:
+        try:
+            self.before()
+            for names in self.groups:
+                yield from self._group(names)
+            self.own.finish()
+        except HostError as error:
+            self.error = error
+
+    def _group(self, names: frozenset[str]) -> Iterator[Slot]:
+        self.slot = slot = self.own.request(names, "step")
+        if slot is None:
+            return
+        self.came_late = bool(self.own.roll.members.halted)
+        try:
+            yield slot
+            self.going()
+            while not self.own.cordon(slot):
+                self.refusals += 1
+                yield slot
+            self.own.drain(slot)
+            self.work(self)
+        except Exception:
+            self.own.abandon(slot)
+            raise
+        self.own.uncordon(slot)
+
+
+def run(made: Roll, parts: Sequence[Part], forks: int = 8, wait: float = 30.0) -> None:
+    """Do all of it, and make sure that it comes to its end."""
+    scheduler = Scheduler(made, forks)
+    thread = threading.Thread(target=scheduler.run, args=([part.as_work() for part in parts],), daemon=True)
+    thread.start()
+    thread.join(wait)
+    assert not thread.is_alive(), "hosts wait for each other"
+
+
+def fleet(folder: Path, *models: tuple[tuple[str, ...], ...], **settings: Any) -> tuple[Roll, list[HostTraffic]]:
+    """A roll over hosts a, b, c ... with these models, and their traffic."""
+    hosts = [gpu(name, served, **settings) for name, served in zip("abcdefgh", models, strict=False)]
+    made = roll(folder, *hosts)
+    return made, [traffic(made, host) for host in hosts]
+
+
+def test_hosts_take_their_instances_out_in_the_order_in_which_they_begin(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, *[(("m",),)] * 4)
+    order: list[str] = []
+    parts = [Part(one, [ONE], lambda part: order.append(part.name)) for one in own]
+    run(made, parts, forks=1)
+    assert order == ["a", "b", "c", "d"]
+    assert pool_of(made).down == set()
+
+
+def test_an_instance_waits_while_another_of_its_model_is_out_and_says_so(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, (("m",),), (("m",),))
+    second = Part(own[1], [ONE])
+    asked = threading.Event()
+    second.said = said = Noted(asked)
+    first = Part(own[0], [ONE], lambda part: asked.wait(10) or pytest.fail("the second one did not wait"))
+    run(made, [first, second])
+    assert said == ["waiting: a/ollama1 is out of the upstream"]
+    assert (first.error, second.error, made.members.halted) == (None, None, "")
+
+
+class Noted(list[str]):
+    """What is said, with an event that tells that something was."""
+
+    def __init__(self, event: threading.Event) -> None:
+        super().__init__()
+        self.event = event
+
+    def append(self, text: str) -> None:
+        super().append(text)
+        self.event.set()
+
+
+def test_instances_of_other_models_go_out_at_the_same_time(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, (("m",),), (("n",),))
+    both = threading.Barrier(2)
+    run(made, [Part(one, [ONE], lambda part: both.wait(10) and None) for one in own])
+    assert made.members.halted == ""
+
+
+def test_what_is_down_already_halts_the_roll_where_nothing_is_under_way(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, (("m",),), (("m",),))
+    pool_of(made).down = {"a/ollama1"}
+    part = Part(own[1], [ONE])
+    run(made, [part])
+    why = "a/ollama1 is out of the upstream already, and more than max_unavailable would be"
+    assert made.members.halted == why
+    assert isinstance(part.error, Stopped)
+    assert part.error.message == f"not taken out of the upstream: {why}"
+    assert part.error.hint.startswith("bring it back, or drain what is to stay out")
+    assert pool_of(made).down == {"a/ollama1"}
+
+
+def test_what_is_drained_is_named_as_such(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, *[(("m",),)] * 3)
+    pool_of(made).drained = {"a/ollama1", "c/ollama1"}
+    run(made, [Part(own[1], [ONE])])
+    assert made.members.halted.startswith("a/ollama1 (drained), c/ollama1 (drained) are out of the upstream already")
+
+
+def test_what_is_down_already_is_waited_for_while_its_host_is_worked_on(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, (("m",),), (("m",),))
+    pool_of(made).down = {"a/ollama1"}
+    refused = threading.Event()
+    first, second = Part(own[0], [ONE]), Part(own[1], [ONE])
+    second.said = said = Noted(refused)
+    first.before = lambda: refused.wait(10) or pytest.fail("the second one did not wait")
+    run(made, [first, second])
+    assert (first.error, second.error, made.members.halted) == (None, None, "")
+    assert said[0] == "waiting: a/ollama1 is out of the upstream"
+    assert pool_of(made).down == set()
+
+
+def test_a_refused_host_asks_the_balancers_again_only_when_another_came_further(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, (("m",),), (("m",),), (("n",), ("n",)))
+    pool_of(made).down = {"a/ollama1"}
+    refused = threading.Event()
+    waiting = Part(own[1], [ONE])
+    waiting.said = Noted(refused)
+    parts = [waiting, Part(own[2], [ONE, TWO], before=lambda: refused.wait(10) or pytest.fail("it was not refused"))]
+    run(made, parts)
+    assert waiting.refusals <= 4, "once at first, and once for each step of the other host"
+    assert parts[1].error is None
+    assert made.members.halted
+
+
+def test_the_room_of_a_refused_host_is_offered_to_those_that_it_kept_waiting(tmp_path: Path) -> None:
+    """Host b has room for one model and none for the other: it keeps c from neither."""
+    made, own = fleet(tmp_path, (("m",),), (("m", "n"),), (("n",),))
+    pool_of(made).down = {"a/ollama1"}
+    blocked, free = Part(own[1], [ONE]), Part(own[2], [ONE])
+    waits = threading.Event()
+    free.said = Noted(waits)
+    free.before = lambda: until(lambda: bool(made.members.out(("lb-0",))))
+    blocked.going = lambda: waits.wait(10) or pytest.fail("the other one did not wait")
+    run(made, [blocked, free])
+    assert isinstance(blocked.error, Stopped)
+    assert free.error is None
+
+
+def test_an_ill_instance_halts_the_roll_also_for_those_that_wait(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, (("m",),), (("m",),))
+    second = Part(own[1], [ONE])
+    asked = threading.Event()
+    second.said = Noted(asked)
+    own[0].session.ill.add("ollama1")  # type: ignore[attr-defined]
+    first = Part(own[0], [ONE], lambda part: asked.wait(10) or pytest.fail("the second one did not wait"))
+    run(made, [first, second])
+    assert isinstance(second.error, Stopped)
+    assert "a/ollama1 is not fit to serve" in second.error.message
+    assert second.error.hint == "mend that, then deploy again"
+    assert made.members.labels(Membership.NOT_READY) == {"a/ollama1"}
+    assert pool_of(made).down == {"a/ollama1"}
+
+
+def test_a_stop_wakes_everybody_who_waits(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, *[(("m",),)] * 4)
+    scheduler = Scheduler(made, 8)
+    waits = threading.Semaphore(0)
+
+    def stop(part: Part) -> None:
+        for _ in own[1:]:
+            assert waits.acquire(timeout=10)
+        made.context.stop.set()
+        scheduler.wake()
+        for other in parts[1:]:
+            assert other.ended.wait(10), "it is told while another host is still at work"
+
+    class Waiting(Part):
+        def __init__(self, *words: Any) -> None:
+            super().__init__(*words)
+            self.ended = threading.Event()
+
+        def as_work(self) -> Work:
+            return Work(self._noted(), lambda text: waits.release())
+
+        def _noted(self) -> Iterator[Slot]:
+            yield from self._slots()
+            self.ended.set()
+
+    parts = [Waiting(one, [ONE], stop if one is own[0] else lambda part: None) for one in own]
+    thread = threading.Thread(target=scheduler.run, args=([part.as_work() for part in parts],), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert [str(part.error) for part in parts[1:]] == ["stopped before step"] * 3
+    assert parts[0].error is None, "it is out, was changed, and gets its requests back"
+    assert pool_of(made).down == set()
+    assert made.members.out(("lb-0",)) == {}
+
+
+def test_a_scheduler_that_is_woken_when_it_is_not_at_work_works_all_the_same(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, (("m",),))
+    scheduler = Scheduler(made, 1)
+    scheduler.wake()
+    part = Part(own[0], [ONE])
+    scheduler.run([part.as_work()])
+    scheduler.wake()
+    scheduler.run([])
+    assert part.error is None
+
+
+def test_hosts_that_wait_take_no_place_of_those_at_work_for_ever(tmp_path: Path) -> None:
+    """Of eight hosts that stand in for each other, two at a time."""
+    made, own = fleet(tmp_path, *[(("m",), ("m",))] * 8)
+    parts = [Part(one, [ONE, TWO]) for one in own]
+    run(made, parts, forks=2)
+    assert [part.error for part in parts] == [None] * 8
+
+
+def test_a_roll_without_hosts_ends(tmp_path: Path) -> None:
+    made, _ = fleet(tmp_path, (("m",),))
+    run(made, [])
+
+
+def test_renamed_instances_halt_who_needs_their_room_and_a_second_deploy_is_advised(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, (("m",),), (("m",),))
+    pool_of(made).listed = {"a/old": 3009, "b/ollama1": 3001}
+    removed, part = Part(own[0], [frozenset({"old"})]), Part(own[1], [ONE])
+    part.before = lambda: until(lambda: bool(made.members.labels(Membership.REMOVED)))
+    run(made, [removed, part])
+    assert removed.error is None
+    assert isinstance(part.error, Stopped)
+    assert "a/old is out of the upstream already" in part.error.message
+    assert part.error.hint == "deploy again: the balancers learn of the renamed instances at the end of this run"
+
+
+def until(so: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    end = time.monotonic() + 10
+    while not so():
+        assert time.monotonic() < end, "it never was"
+        time.sleep(0.001)
+
+
+class Watch:
+    """Makes sure that never more of a model gets no requests than may, whenever a balancer is told of more.
+
+    Alone, as many instances of one host may be out as must be together.
+
+    Args:
+        made: the roll.
+    """
+
+    def __init__(self, made: Roll) -> None:
+        self.made = made
+        self.wrong: list[str] = []
+        self.most: Counter[str] = Counter()
+
+    def __call__(self, pool: FakePool, down: frozenset[str], lost: frozenset[str]) -> None:
+        replicas = self.made.budget.replicas
+        hosts = {host.name: host for host in self.made.context.inventory.hosts}
+        for label in lost:
+            host = hosts[label.partition("/")[0]]
+            for model in replicas.models(host, [label])[label]:
+                out = {one for one in pool.down if model in self._models(hosts, one)}
+                self.most[model] = max(self.most[model], len(out))
+                if len(out) > replicas.allowed(host, model) and not out <= down:
+                    self.wrong.append(f"{sorted(out)} of {model} are out")
+
+    def _models(self, hosts: dict[str, Host], label: str) -> tuple[str, ...]:
+        return self.made.budget.replicas.models(hosts[label.partition("/")[0]], [label])[label]
+
+
+served = st.sampled_from([("m",), ("n",), ("m", "n"), ()])
+group = st.sampled_from([ONE, TWO, EVERY])
+
+
+@st.composite
+def rolls(draw: st.DrawFn) -> dict[str, Any]:
+    """A fleet, what is to go out of it, and what is down already."""
+    count = draw(st.integers(1, 6))
+    models = [tuple(draw(st.lists(served, min_size=2, max_size=2))) for _ in range(count)]
+    labels = [f"{name}/ollama{n}" for name in "abcdef"[:count] for n in (1, 2)]
+    return {
+        "models": models,
+        "groups": [draw(st.lists(group, max_size=3)) for _ in range(count)],
+        "max_unavailable": draw(st.sampled_from([1, 2, 3, "25%", "50%"])),
+        "forks": draw(st.integers(1, 4)),
+        "down": set(draw(st.lists(st.sampled_from(labels), max_size=2))),
+        "drained": set(draw(st.lists(st.sampled_from(labels), max_size=2))),
+        "pauses": draw(st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.003]), min_size=1, max_size=8)),
+    }
+
+
+@given(rolls())
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_however_hosts_come_no_more_are_out_than_may_be_and_all_come_to_an_end(case: dict[str, Any]) -> None:
+    made, own = fleet(Path("/nowhere"), *case["models"], max_unavailable=case["max_unavailable"])
+    pool = pool_of(made)
+    pool.down, pool.drained = case["down"] - case["drained"], set(case["drained"])
+    watch = pool.watch = Watch(made)
+    pauses = iter(case["pauses"] * 99)
+    parts = [
+        Part(one, groups, lambda part: time.sleep(next(pauses)), lambda: time.sleep(next(pauses)))
+        for one, groups in zip(own, case["groups"], strict=True)
+    ]
+    run(made, parts, case["forks"])
+    assert watch.wrong == []
+    assert made.members.out(("lb-0",)) == {}
+    assert pool.down <= case["down"], "all that went out is back"
+    if not case["down"] | case["drained"]:
+        assert made.members.halted == ""
+    for part in parts:
+        if not made.members.halted:
+            assert part.error is None
+        elif part.error is not None and not part.came_late:
+            assert isinstance(part.error, Stopped)
+            assert part.slot is not None
+            listed = pool.members()
+            assert made.budget.blockers(part.slot, {}, listed, ()), f"{part.name} was stopped though it had room"
