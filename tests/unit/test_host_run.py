@@ -84,18 +84,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(host_run, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
     events, keeper = [], LeaseKeeper(every=0.0, look=0.05)
 
-    def build(
-        *things,
-        session=None,
-        store=None,
-        stop=False,
-        run_id="run-1",
-        roles=ROLES,
-        kept=False,
-        past=None,
-        groups=(),
-        traffic=None,
-    ):
+    def build(*things, session=None, store=None, stop=False, kept=False, roles=ROLES, run_id="run-1", **more):
         entries = tuple(Entry("docker", thing) for thing in things)
         address = Connection(address="192.0.2.1")
         host = Host(name="h", groups=more.pop("groups", ()), connection=address, variables={"entries": entries})

@@ -57,6 +57,7 @@ class Container(Part):
         left: whether it lives in a cgroup that loses its cards at a daemon-reload.
     """
 
+    serves: ClassVar[bool] = True
     cards: tuple[str, ...] = ()
     left: bool = False
 
