@@ -30,7 +30,7 @@ class Work:
         say: tells the operator what the host waits for.
         slot: the slot that the host waits for, or None.
         refused: whether the host was resumed, and there was no room for its slot after all.
-        resumed: how often a host had come further when this one was resumed.
+        resumed: how much had happened when the host was resumed.
         waits_for: what the operator was told that the host waits for.
     """
 
@@ -55,7 +55,7 @@ class Scheduler:
         self.forks = forks
         self._events: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._hint = MEND  # what to do where the roll is halted
-        self._progress = 0  # how often a host came further: only that can make room beside what is down already
+        self._progress = 0  # how often a host came further
 
     def wake(self) -> None:
         """Have it look at once whether the run is to stop. Safe to call from any thread, and when it is not at work."""
@@ -76,7 +76,7 @@ class Scheduler:
                 granted = self._granted(waiting, idle=not running and not begun)
                 waiting = [work for work in waiting if work not in granted]
                 for work in (*begun, *granted):
-                    work.resumed = self._progress
+                    work.resumed = self._happened()
                     pool.submit(self._go_on, work)
                 running += len(begun) + len(granted)
                 ended = self._events.get()
@@ -102,11 +102,11 @@ class Scheduler:
         self.roll.members.halt(f"{text} out of the upstream already, and more than max_unavailable would be")
 
     def _fits(self, work: Work) -> bool:
-        """Whether there is room for a slot; then it is reserved. One that was refused waits until a host comes further:
+        """Whether there is room for a slot; then it is reserved. One that was refused waits until something happens:
         meanwhile the hosts that it kept waiting have its room.
         """
         slot = work.slot
-        if slot is None or (work.refused and work.resumed == self._progress):
+        if slot is None or (work.refused and work.resumed == self._happened()):
             return False
         others = self.roll.members.out(slot.scope)
         if not self.roll.budget.fits(slot, others):
@@ -114,6 +114,10 @@ class Scheduler:
             return False
         self.roll.members.reserve(slot)
         return True
+
+    def _happened(self) -> int:
+        """How often a host came further or admitted an instance: that can make room beside what is down already."""
+        return self._progress + self.roll.members.admissions
 
     def _ended(self, work: Work) -> list[Work]:
         """The work itself, if it waits for a slot now."""

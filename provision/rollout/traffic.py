@@ -74,6 +74,7 @@ class HostTraffic:
         self.error: HostError | None = None
         """The first error of an instance that an earlier run left out, and that is not fit to serve."""
         self._left_out: set[str] = set()  # names of instances that earlier runs left out
+        self._tried: set[str] = set()  # those of them that were tested because they were in the way
 
     def lost_cards(self, names: Collection[str]) -> None:
         """Know which instances of this host lost a card, by its latest plan.
@@ -123,11 +124,9 @@ class HostTraffic:
         """
         self._stop_before(slot.step)
         members = self.roll.members
-        listed: dict[str, Member] = {}
-        for pool in slot.pools:
-            now = self._members(pool)
-            listed.update({key: member for key, member in now.items() if member.down or key not in listed})
-        blockers = self.roll.budget.blockers(slot, members.out(slot.scope), listed, members.unusable)
+        blockers = self._blockers(slot)
+        if self._admit_own(blockers):
+            blockers = self._blockers(slot)
         if blockers:
             drained = (f"{key} (drained)" if member.drained else key for key, member in sorted(blockers.items()))
             slot.blockers = tuple(drained)
@@ -138,6 +137,41 @@ class HostTraffic:
             with about_balancer(self.roll.context):
                 pool.update(down=slot.at)
         return True
+
+    def _blockers(self, slot: Slot) -> dict[str, Member]:
+        """What is down by the balancers, and leaves no room for instances."""
+        listed: dict[str, Member] = {}
+        for pool in slot.pools:
+            now = self._members(pool)
+            listed.update({key: member for key, member in now.items() if member.down or key not in listed})
+        members = self.roll.members
+        return self.roll.budget.blockers(slot, members.out(slot.scope), listed, members.unusable)
+
+    def _admit_own(self, blockers: Collection[str]) -> bool:
+        """Admit what is in the way of its own host, because this run made or mended it: nobody else would.
+
+        An instance has all that it needs by then: see `change_order`.
+
+        Args:
+            blockers: labels of the instances in the way.
+
+        Returns:
+            whether any gets requests again.
+
+        Raises:
+            HostError: an instance that this run made is not fit to serve, or a balancer could not be told.
+        """
+        admitted = False
+        for name in [instance.name for instance in self.host.instances if self._label(instance.name) in blockers]:
+            if self._is_new(name):
+                self.admit(name, self.roll.pools.of(self.host))
+                admitted = True
+            elif name in self._left_out - self._tried:
+                self._tried.add(name)
+                with contextlib.suppress(CommandError):  # it may be fit when it has been changed
+                    self._send_to(name, self.prove(name), self.roll.pools.of(self.host))
+                    admitted = True
+        return admitted
 
     def drain(self, slot: Slot) -> None:
         """Wait until the streams of instances have ended; after `ollama.drain_timeout` the rest is cut, and told.
@@ -291,6 +325,10 @@ class HostTraffic:
         except HostError as error:
             self.roll.members.leave_out(key, error.message, halts=halts)
             raise
+        self._send_to(name, at, pools)
+
+    def _send_to(self, name: str, at: str, pools: Collection[BalancerPool]) -> None:
+        key = self._label(name)
         try:
             update_all(list(pools), lambda pool: pool.update(up={key: Place(at, key)}))
         except HostError as error:

@@ -409,6 +409,54 @@ def test_an_instance_that_is_not_there_proves_itself_when_it_has_been_made(tmp_p
     assert pool_of(made).down == set()
 
 
+def test_a_new_instance_is_not_in_the_way_of_its_own_host(tmp_path: Path, host: Host) -> None:
+    """Its container was removed by hand, and all others of its host are to be replaced."""
+    made = roll(tmp_path, host)
+    own = traffic(made, host)
+    own.hold("ollama1")
+    cordoned(own, frozenset({"ollama2"}))
+    assert pool_of(made).down == {A2}
+    assert made.members.state(A1) is Membership.IN
+
+
+def test_where_it_is_ill_that_is_the_error_of_its_host(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own = traffic(made, host, ill=["ollama1"])
+    own.hold("ollama1")
+    with pytest.raises(HostError, match="a/ollama1 is not fit to serve"):
+        cordoned(own, frozenset({"ollama2"}))
+    assert pool_of(made).down == {A1}
+    assert made.members.halted
+
+
+@pytest.mark.parametrize("ill", [False, True])
+def test_an_instance_that_an_earlier_run_left_out_is_tested_once_where_it_is_in_the_way_of_its_own_host(
+    tmp_path: Path, host: Host, *, ill: bool
+) -> None:
+    """What this run changed of it needed no slot, such as the start of its container."""
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host, ill=["ollama1"] if ill else [])
+    pool_of(made).down = {A1}
+    own.recover({A1: Member("10.0.0.1", 3001, down=True)}, ONE)
+    slot = own.request(frozenset({"ollama2"}), "step")
+    made.members.reserve(slot)
+    assert own.cordon(slot) != ill
+    assert own.cordon(slot) != ill
+    assert own.session.proved == ["ollama1"]
+    assert pool_of(made).down == ({A1} if ill else {A2})
+    assert (slot.blockers, made.members.halted) == ((A1,) if ill else (), "")
+
+
+def test_an_instance_of_another_host_that_is_in_the_way_is_left_to_that(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, gpu("b"))
+    own: Any = traffic(made, host)
+    pool_of(made).down = {"b/ollama1"}
+    slot = own.request(ONE, "step")
+    made.members.reserve(slot)
+    assert not own.cordon(slot)
+    assert own.session.proved == []
+
+
 DOWN = Member("10.0.0.1", 3001, down=True)
 
 
