@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from provision.errors import HostError
 from provision.inventory import Host
-from provision.rollout.members import Membership, Slot
+from provision.rollout.members import Members, Membership, Slot
 from provision.rollout.scheduler import Scheduler, Work
 from provision.rollout.traffic import HostTraffic, Roll
 from provision.runs.context import Stopped
@@ -313,6 +314,44 @@ def test_an_instance_that_a_host_admits_makes_room_also_where_that_host_is_refus
     assert first.error is None
     assert isinstance(second.error, Stopped)
     assert pool_of(made).down == {"c/ollama1"}
+
+
+class Meeting(Members):
+    """The table of hosts that look at it at once: none of them goes on before another one has looked too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_meet = threading.Semaphore(0)
+        """How many of the next looks meet another one."""
+        self._both = threading.Barrier(2)
+
+    def out(self, scope: tuple[str, ...]) -> dict[str, Slot]:
+        taken = super().out(scope)
+        if threading.current_thread().name.startswith("host") and self.to_meet.acquire(blocking=False):
+            self._both.wait(10)
+        return taken
+
+
+def test_two_hosts_that_ask_at_once_are_not_both_refused_for_ever(tmp_path: Path) -> None:
+    """Two may be out, and one is down: there is room for either."""
+    hosts = [gpu(name, (("m",),), max_unavailable=2) for name in "abc"]
+    whole = gpu("d", (("m",), ("m",)), max_unavailable=2)
+    meeting = Meeting()
+    made = replace(roll(tmp_path, *hosts, whole), members=meeting)
+    parts = [Part(traffic(made, host), [ONE]) for host in hosts[:2]]
+    waits = [threading.Event() for _ in parts]
+    for part, event in zip(parts, waits, strict=True):
+        part.said = Noted(event)
+        part.before = lambda: until(lambda: bool(made.members.labels(Membership.CORDONED)))
+
+    def let_both_go(part: Part) -> None:
+        assert all(event.wait(10) for event in waits)
+        pool_of(made).down.add("c/ollama1")
+        meeting.to_meet.release(2)
+
+    run(made, [Part(traffic(made, whole), [EVERY], let_both_go), *parts])
+    assert [part.error for part in parts] == [None, None]
+    assert made.members.halted == ""
 
 
 def until(so: Callable[[], bool]) -> None:
