@@ -18,7 +18,9 @@ Anything else that escapes is a bug, and the command line says so.
 """
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 
 class ProvisionError(Exception):
@@ -110,6 +112,16 @@ class HostError(ProvisionError):
         self.exit_status = exit_status
         self.stderr = stderr
 
+    def masked(self, hide: Callable[[str], str]) -> Self:
+        """This error, with what is secret hidden in everything that is shown of it.
+
+        Args:
+            hide: replaces secrets in a text, such as `inventory.Mask`.
+        """
+        self.message, self.hint = hide(self.message), hide(self.hint)
+        self.command, self.stderr = hide(self.command), hide(self.stderr)
+        return self
+
 
 class UnreachableError(HostError):
     """No connection could be made, or it was lost."""
@@ -138,9 +150,19 @@ class NotConvergedError(HostError):
 
 
 class LockedError(HostError):
-    """Somebody else holds the host's lock."""
+    """Somebody else holds the host's lock.
+
+    Args:
+        message: who holds it.
+        hint: what to do next.
+        run: id of the run that holds it; empty for a lock by hand.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, hint: str = "", *, run: str = "") -> None:
+        super().__init__(message, hint)
+        self.run = run
 
 
 class BugError(HostError):

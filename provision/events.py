@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened on one host.
+    """One thing that happened on one host, or to the whole run.
 
     Args:
-        host: its name.
-        kind: `reading`, `waiting`, `changing`, `progress`, `changed`, `ok`, `failed` or `done`.
-        step: id of the step, or empty.
+        host: its name; empty for the whole run.
+        kind: of a host `selected` (before any other), `reading`, `waiting`, `changing`, `progress`, `changed`, `ok`,
+            `failed` or `done`; of a run `warning` or `over`, after which nothing more happens on hosts.
+        step: id of the step, or empty; of a warning where it comes from: `inventory`, `log` or `hooks`.
         text: what to show; never a secret.
         seconds: how long it took; 0.0 where that means nothing.
     """
@@ -24,3 +25,7 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+
+
+def ignore(_: object) -> None:
+    """A listener that hears nothing."""

@@ -13,20 +13,36 @@ from typing import Any
 
 from fabric import Connection, task
 
-from provision.cli import execute
+from provision import actions
+from provision.cli import in_words
 from provision.plan.role_order import order
+from provision.report import plan, recap
+from provision.report.progress import Progress
 
 
 def _stage(role: str) -> Callable[..., None]:
     def stage(connection: Connection, inventory: str = "inventory.yaml", check: bool = False) -> None:
-        verb = ["plan"] if check else ["deploy", "--yes"]
-        code = execute([*verb, "--inventory", inventory, "--limit", connection.original_host, "--tags", role])
+        request = actions.Request(inventory, limit=(connection.original_host,), tags=(role,))
+        code = in_words(lambda: _plan(request) if check else _deploy(request))
         if code:
             sys.exit(code)
 
     stage.__name__ = role
     stage.__doc__ = f"The {role} stage on the hosts of -H; --check only plans."
     return stage
+
+
+def _plan(request: actions.Request) -> int:
+    planned = actions.plan(request, listen=Progress(as_json=False, verbose=False))
+    plan.show(planned, planned.exit_code, as_json=False, diff=True)
+    return planned.exit_code
+
+
+def _deploy(request: actions.Request) -> int:
+    def tell(result: actions.DeployResult) -> None:
+        recap.show(result, as_json=False, warned=False)
+
+    return actions.deploy(request, listen=Progress(as_json=False, verbose=False), tell=tell).exit_code
 
 
 def _tasks() -> dict[str, Any]:

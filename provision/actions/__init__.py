@@ -1,1 +1,53 @@
-"""What a command does, without a screen."""
+"""What a command does, without a screen: functions of values, which the command line and other programs call.
+
+    from provision import actions
+
+    result = actions.deploy(actions.Request("inventory.yaml", limit=("gpu-01",)))
+
+Nothing here prints, asks or exits. What an operator is asked is handed in; what happens meanwhile is told to a listener
+(`provision.events`). `docs/library.md` is the introduction. Importing this imports nothing heavy.
+"""
+
+from provision.actions import lock as lock
+from provision.actions.deploy import deploy
+from provision.actions.drain import drain, undrain
+from provision.actions.history import History, RunStory, history, show
+from provision.actions.plan import plan
+from provision.actions.request import Pace, Request
+from provision.actions.results import (
+    Answers,
+    DeployResult,
+    DrainResult,
+    Plan,
+    RollbackPlan,
+    RollbackResult,
+    RunResult,
+    VerifyResult,
+)
+from provision.actions.rollback import plan_rollback, rollback
+from provision.actions.verify import verify
+
+__all__ = [
+    "Answers",
+    "DeployResult",
+    "DrainResult",
+    "History",
+    "Pace",
+    "Plan",
+    "Request",
+    "RollbackPlan",
+    "RollbackResult",
+    "RunResult",
+    "RunStory",
+    "VerifyResult",
+    "deploy",
+    "drain",
+    "history",
+    "lock",
+    "plan",
+    "plan_rollback",
+    "rollback",
+    "show",
+    "undrain",
+    "verify",
+]

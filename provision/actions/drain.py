@@ -1,246 +1,143 @@
-"""Taking instances out by hand, until they are given back: recorded on the balancers, not on the instance's host."""
+"""Take instances out of the balancers' upstreams by hand, and give them back."""
 
-import contextlib
-import datetime as dt
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from provision.errors import HostError, UsageError
-from provision.events import Event
-from provision.inventory import Host, Inventory, Mask, duration_seconds
-from provision.rollout.balancer_pool import BalancerPool
-from provision.rollout.replicas import Replicas
-from provision.rollout.traffic import HostTraffic, Roll
-from provision.runs import interrupt, lock
-from provision.runs.context import Context, Stopped
-from provision.runs.lease import Lease
-from provision.ssh.session import Session
-from provision.steps.instance import endpoint
-from provision.steps.nginx.upstream import Drained, label
+from provision.actions.exit_code import INTERRUPTED
+from provision.actions.request import DEFAULT_PACE, Pace, Request
+from provision.actions.results import DrainResult
+from provision.errors import GuardError, UsageError
+from provision.events import Listener, ignore
+from provision.terminal_text import line
 
-HINT = "deploy first: an instance that is in no upstream gets no requests anyway"
+if TYPE_CHECKING:
+    from provision.actions.draining import Drain, Draining
+    from provision.actions.run_session import RunSession
+    from provision.runs.journal import Kind
 
-
-@dataclass
-class Drain:
-    """What became of one host: a balancer that was told, or one whose instances were to prove themselves.
-
-    Args:
-        host: its name.
-        labels: the instances that it was about.
-        changed: whether anything was to be changed.
-        error: what failed, or None.
-    """
-
-    host: str
-    labels: tuple[str, ...] = ()
-    changed: bool = False
-    error: HostError | None = None
-
-    @property
-    def result(self) -> str:
-        """`ok`, `changed`, `failed`, `unreachable`, `locked` or `stopped`."""
-        return interrupt.result(self.error, changed=self.changed)
+NAMED = 20  # instances that are named; of more, only the number is said
 
 
-class Draining:
-    """Drains instances, or gives them back.
+def drain(
+    request: Request,
+    instances: Sequence[str],
+    pace: Pace = DEFAULT_PACE,
+    *,
+    why: str = "",
+    timeout: float | None = None,
+    force: bool = False,
+    confirm: Callable[[Sequence[str]], bool] | None = None,
+    listen: Listener = ignore,
+    tell: Callable[[DrainResult], None] = ignore,
+) -> DrainResult:
+    """Have the balancers send nothing more to instances, and wait until their streams have ended.
 
     Args:
-        context: the inventory, the run's id and who is told.
-        become_password: sudo's password (`-K`), or None for the inventory's.
-        words: `HOST` or `HOST/INSTANCE`.
+        request: the inventory, and sudo's password; its hosts and roles are not used.
+        instances: `HOST` or `HOST/INSTANCE`.
+        pace: of it a drain uses `lock_wait` alone.
+        why: shown to whoever looks; one line.
+        timeout: seconds to wait for streams; `ollama.drain_timeout` for None.
+        force: whether the last instances of a model are drained unasked.
+        confirm: is told in sentences which models nobody would serve any more, and says whether to go on.
+        listen: hears what happens.
+        tell: is given the result before the hooks that follow the run; Ctrl-C does not break it off.
+
+    Returns:
+        what came of it; the result of a drain that did not begin has no `run_id`.
 
     Raises:
-        UsageError: there is none of these.
+        GuardError: nobody would serve a model any more, and nobody can be asked: nothing was done.
+        ProvisionError: nothing was done; what fails on a balancer is in its outcome.
     """
+    from provision.runs.lock import LONGEST_REASON
 
-    def __init__(self, context: Context, become_password: str | None, words: Sequence[str]) -> None:
-        self.context = context
-        self.chosen = _chosen(context.inventory, words)
-        self.interrupted = False
-        """Whether the operator stopped it."""
-        self._ending = False  # nothing is left to do but to give locks back
-        self.hide = Mask([one for host in context.inventory.hosts for one in host.secrets()])
-        """Masks what is secret on any host."""
-        self._password = become_password
-        self._roll = Roll.of(context, become_password)
-        self._tests: list[Session] = []  # connections over which instances are tested
-
-    def last(self) -> dict[str, tuple[str, ...]]:
-        """The models that nobody would serve any more after a drain, each with the instances that serve it now.
-
-        What is `down` or drained serves nobody. A balancer that cannot be asked is passed over: `drain` tells that.
-        """
-        replicas, chosen = Replicas(self.context.inventory), set(self._labels())
-        own = (replicas.models(host, [label(host.name, one) for one in names]) for host, names in self.chosen)
-        models = {model for found in own for some in found.values() for model in some}
-        found: dict[str, set[str]] = {}
-        for pool in self._pools():
-            with contextlib.suppress(HostError):
-                members = pool.members()
-                up = {name for name, one in members.items() if not one.down}
-                for model in models:
-                    serving = replicas.serving(model, members) & up
-                    if serving and serving <= chosen:
-                        found.setdefault(model, set()).update(serving)
-        return {model: tuple(sorted(found[model])) for model in sorted(found)}
-
-    def drain(self, why: str, timeout: float | None) -> list[Drain]:
-        """Mark them on every balancer that sends to them, and wait for their streams to end.
-
-        Args:
-            why: shown to whoever looks; one line.
-            timeout: seconds to wait; `ollama.drain_timeout` for None.
-        """
-        now = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
-        records = [Drained(name, now, lock.who(), self.hide(why)) for name in self._labels()]
-        if timeout is None:
-            timeout = max(duration_seconds(endpoint.ollama(host).drain_timeout) for host, _ in self.chosen)
-        deadline = time.monotonic() + timeout
-        return self._done(lambda: self._drain(records, deadline))
-
-    def undrain(self) -> list[Drain]:
-        """Have each instance prove itself, and give back those that do."""
-        return self._done(self._undrain)
-
-    def interrupt(self, *, now: bool) -> None:
-        """Stop after the mark that is being made, or at once by cutting the connections. What is only read is cut."""
-        self.context.stop.set()
-        self.interrupted = self.interrupted or now or not self._ending
-        if now:
-            self.context.cut.set()
-        cut = [pool.session for pool in self._pools() if now or not (pool.locked or self._ending)]
-        for session in [*cut, *self._tests]:
-            session.close()
-
-    def under_way(self) -> list[str]:
-        """Names of the balancers that may hold this run's lock."""
-        return [pool.host.name for pool in self._pools() if pool.locked]
-
-    def close(self) -> None:
-        """Close every connection, where nothing is drained after all."""
-        self._roll.pools.finish()
-
-    def _done(self, work: Callable[[], list[Drain]]) -> list[Drain]:
-        """Do it, and give the balancers' locks back."""
-        try:
-            return work()
-        finally:
-            self._ending = True
-            self._roll.pools.finish()
-
-    def _drain(self, records: Sequence[Drained], deadline: float) -> list[Drain]:
-        found = [self._marked(pool, records) for pool in self._pools()]
-        for pool, (outcome, addresses) in zip(self._pools(), found, strict=True):
-            if outcome.error is None:
-                self._await(pool, outcome, addresses, deadline)
-        return [outcome for outcome, _ in found]
-
-    def _undrain(self) -> list[Drain]:
-        tested = [one for host, names in self.chosen for one in self._tested(host, names)]
-        good = {name for one in tested if one.error is None for name in one.labels}
-        back = [self._given_back(pool, good) for pool in self._pools()] if good else []
-        return [*(one for one in tested if one.error), *back]
-
-    def _labels(self) -> list[str]:
-        return [label(host.name, name) for host, names in self.chosen for name in names]
-
-    def _pools(self) -> list[BalancerPool]:
-        found = {one.host.name: one for host, _ in self.chosen for one in self._roll.pools.of(host)}
-        return [found[name] for name in sorted(found)]
-
-    def _marked(self, pool: BalancerPool, records: Iterable[Drained]) -> tuple[Drain, list[str]]:
-        """Mark them on one balancer; and where it reaches them."""
-        outcome = Drain(pool.host.name, tuple(one.label for one in records))
-        try:
-            self._stop_before("it was told")
-            members = pool.members()  # not the look before a question: a deploy may have moved them since
-            here = {one.label: one for one in records if one.label in members}
-            outcome.labels = tuple(here)
-            if not here:
-                raise HostError(f"{pool.host.name}: none of these is in its upstream", HINT)
-            outcome.changed = pool.update(drain=here)
-        except HostError as error:
-            outcome.error = self._told(error, pool)
-            return outcome, []
-        return outcome, [members[name].at for name in here]
-
-    def _await(self, pool: BalancerPool, outcome: Drain, addresses: Sequence[str], deadline: float) -> None:
-        """Wait until none of their streams is left on one balancer."""
-        ended = "their streams had ended; nothing new is sent to them"
-
-        def waiting(count: int) -> None:
-            self._stop_before(ended)
-            self._say(pool.host, "progress", "drain", f"waiting: {count} streams still run")
-
-        try:
-            self._stop_before(ended)
-            count, answers = pool.wait_idle(addresses, deadline, waiting)
-            if count and answers:
-                hint = "nothing new is sent to them: drain again to wait on, or do what you came for and cut them"
-                raise HostError(f"{pool.host.name}: {count} streams still run", hint)
-        except HostError as error:
-            outcome.error = self._told(error, pool)
-
-    def _tested(self, host: Host, names: Sequence[str]) -> list[Drain]:
-        session = Session(host.connection, self._password)
-        self._tests.append(session)
-        lease = Lease(session, self.context.run_id)
-        traffic = HostTraffic(host, session, lease, self._roll, partial(self._say, host))
-        found = []
-        for name in names:
-            outcome = Drain(host.name, (label(host.name, name),))
-            try:
-                self._stop_before("it was tested")
-                traffic.prove(name)
-            except HostError as error:
-                outcome.error = self._hidden(interrupt.told(error, self.context, locked=False))
-            found.append(outcome)
-        session.close()
-        return found
-
-    def _given_back(self, pool: BalancerPool, good: set[str]) -> Drain:
-        outcome = Drain(pool.host.name, tuple(sorted(good)))
-        try:
-            self._stop_before("it was told")
-            outcome.labels = tuple(sorted(good & set(pool.members())))
-            outcome.changed = pool.update(undrain=outcome.labels)
-        except HostError as error:
-            outcome.error = self._told(error, pool)
-        return outcome
-
-    def _stop_before(self, what: str) -> None:
-        if self.context.stop.is_set():
-            raise Stopped(f"stopped before {what}", "run it again to go on")
-
-    def _told(self, error: HostError, pool: BalancerPool) -> HostError:
-        return interrupt.told(error, self.context, locked=pool.locked)
-
-    def _hidden(self, error: HostError) -> HostError:
-        """The error without secrets."""
-        for name in ("message", "hint", "command", "stderr"):
-            setattr(error, name, self.hide(getattr(error, name)))
-        return error
-
-    def _say(self, host: Host, kind: str, step: str, text: str) -> None:
-        self.context.listen(Event(host.name, kind, step, self.hide(text)))
+    if len(why) > LONGEST_REASON or not why.isprintable():
+        raise UsageError(f"-m takes one line of at most {LONGEST_REASON} characters")
+    session, draining = _prepared("drain", request, instances, pace, listen)
+    if not force and not _agreed(draining, confirm):
+        context = draining.context
+        return DrainResult("", context.command, request, pace, context.inventory, [], INTERRUPTED)
+    return _run(session, draining, partial(draining.drain, why, timeout), tell)
 
 
-def _chosen(inventory: Inventory, words: Sequence[str]) -> list[tuple[Host, tuple[str, ...]]]:
-    """The hosts, each with the instances of it that are meant, in the order of the inventory."""
-    wanted = [word.partition("/")[::2] for word in words]
-    hosts = {host.name: host for host in inventory.hosts if host.gpu}
-    for name, instance in wanted:
-        if name not in hosts:
-            raise UsageError(f"no such gpu host: {name}", f"gpu hosts are {', '.join(hosts)}"[:500])
-        known = [one.name for one in hosts[name].instances]
-        if instance and instance not in known:
-            raise UsageError(f"{name} has no instance {instance}", f"it has {', '.join(known)}")
-    found = (
-        (host, tuple(one.name for one in host.instances if {(host.name, ""), (host.name, one.name)} & set(wanted)))
-        for host in hosts.values()
-    )
-    return [(host, names) for host, names in found if names]
+def undrain(
+    request: Request,
+    instances: Sequence[str],
+    pace: Pace = DEFAULT_PACE,
+    *,
+    listen: Listener = ignore,
+    tell: Callable[[DrainResult], None] = ignore,
+) -> DrainResult:
+    """Have instances prove that they can serve, and the balancers send to them again.
+
+    Args:
+        request: the inventory, and sudo's password; its hosts and roles are not used.
+        instances: `HOST` or `HOST/INSTANCE`.
+        pace: of it an undrain uses `lock_wait` alone.
+        listen: hears what happens.
+        tell: is given the result before the hooks that follow the run; Ctrl-C does not break it off.
+
+    Raises:
+        ProvisionError: nothing was done; what fails on a host is in its outcome.
+    """
+    session, draining = _prepared("undrain", request, instances, pace, listen)
+    return _run(session, draining, draining.undrain, tell)
+
+
+def _prepared(
+    verb: Kind, request: Request, instances: Sequence[str], pace: Pace, listen: Listener
+) -> tuple[RunSession, Draining]:
+    from provision.actions.draining import Draining
+    from provision.actions.run_session import RunSession
+    from provision.plan import role_order
+
+    inventory = role_order.load(request.inventory, request.extra_vars)
+    session = RunSession(request, pace, verb, inventory, frozenset(), listen, words=instances)
+    return session, Draining(session.context, request.become_password, instances)
+
+
+def _run(
+    session: RunSession,
+    draining: Draining,
+    work: Callable[[], Sequence[Drain]],
+    tell: Callable[[DrainResult], None],
+) -> DrainResult:
+    result = partial(session.result, DrainResult)
+    return session.run(draining, work, draining.hosts(), result, tell, instances=draining.labels())
+
+
+def _agreed(draining: Draining, confirm: Callable[[Sequence[str]], bool] | None) -> bool:
+    """Whether instances may be drained: nobody's last ones, or an operator agrees.
+
+    Raises:
+        GuardError: somebody's last ones, and nobody can be asked.
+    """
+    agreed = False
+    try:
+        sentences = _losses(draining.last())
+        if sentences and confirm is None:
+            hint = "drain fewer instances, or use --force: requests for a model without an instance fail"
+            raise GuardError("; ".join(sentences), hint)
+        agreed = confirm is None or not sentences or confirm(sentences)
+    finally:
+        if not agreed:
+            draining.close()
+    return agreed
+
+
+def _losses(last: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence for each model that nobody would serve any more.
+
+    Args:
+        last: model -> the last instances that serve it.
+    """
+    sentences = []
+    for model, labels in last.items():
+        names = ", ".join(labels[:NAMED]) + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
+        what = f"the last that serve {model}" if model else "the last without a declared model that get requests"
+        sentences.append(line(f"{names} {'is' if len(labels) == 1 else 'are'} {what}", 1000))
+    return sentences

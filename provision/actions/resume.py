@@ -1,143 +1,87 @@
-"""The log of a run on this machine, and going on with one that did not come to its end."""
+"""Going on with a run that did not come to its end."""
 
-import contextlib
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from provision.cli.deploy import Careful, Chosen
-    from provision.runs.log import Log
-
-
-class Logged:
-    """Keeps the log of one run of this machine.
-
-    Args:
-        run: its id.
-        command: what was called.
-        chosen: what it was told.
-        careful: how carefully it goes.
-    """
-
-    def __init__(self, run: str, command: str, chosen: "Chosen", careful: "Careful") -> None:
-        from provision.runs.log import Log, Logs, default_folder
-
-        self._logs = Logs(default_folder())
-        self._log = Log(
-            run=run,
-            command=command,
-            inventory=str(Path(chosen.inventory).resolve()),
-            limit=chosen.limit,
-            tags=chosen.tags,
-            skip_tags=chosen.skip_tags,
-            extra_vars=len(chosen.extra_vars),
-            serial=careful.serial,
-            canary=careful.canary,
-            max_fail=careful.max_fail,
-        )
-
-    def begin(self) -> None:
-        """Write that it begins. That this cannot be written is said, and is no reason not to begin."""
-        from provision.report import console
-
-        try:
-            self._logs.write(self._log)
-        except OSError as error:
-            console.warn(f"this run's log cannot be kept: if it dies, its locks are waited for ({error})")
-
-    def end(self, code: int, outcomes: Sequence[Any]) -> None:
-        """Write what came of it.
-
-        Args:
-            code: the exit code.
-            outcomes: of every host.
-        """
-        hosts = {outcome.host: outcome.result for outcome in outcomes}
-        with contextlib.suppress(OSError):
-            self._logs.write(dataclasses.replace(self._log, exit=code, hosts=hosts))
+from provision.actions.request import Pace, Request, run_id_of
+from provision.errors import HostError, LockedError, UsageError
+from provision.inventory import Host
+from provision.plan import role_order
+from provision.runs import history, lock
+from provision.runs.history import Story
+from provision.runs.log import Log, Logs, default_folder
+from provision.ssh.fanout import each
+from provision.ssh.session import Session
 
 
-def dead_runs() -> tuple[str, ...]:
-    """Ids of the runs of this machine whose process is gone without a result."""
-    from provision.runs.log import Logs, default_folder
-
-    return Logs(default_folder()).dead()
-
-
-def resumed(chosen: "Chosen", careful: "Careful", run: str) -> "tuple[Chosen, Careful]":
-    """What a run was told that is to go on: out of this machine's log, else what is said now.
+def resumed(request: Request, pace: Pace, run: str) -> tuple[Request, Pace]:
+    """What a run is about that goes on: from this machine's log, else what is asked for now.
 
     Args:
-        chosen: what the command line says.
-        careful: what it says of how carefully to go; that run's counts where it says nothing.
+        request: what is asked for now.
+        pace: how carefully to go; where it says nothing, as carefully as the run went.
         run: id of the run.
 
     Raises:
-        UsageError: it cannot go on.
+        UsageError: the run cannot go on.
+        LockedError: the run may still be at work.
     """
-    from provision.cli.history import run_id_of
-    from provision.errors import UsageError
-    from provision.runs.log import Logs, default_folder
-
     log = Logs(default_folder()).find(run_id_of(run))
     if log is None:
-        _known_to_hosts(chosen, run)
-        return chosen, careful
+        _known_to_hosts(request, run)
+        return request, pace
     if log.command != "deploy":
         raise UsageError(f"run {run} is no deploy but a {log.command}", "call that again: it goes on where it is")
     if log.exit == 0:
         raise UsageError(f"run {run} came to its end: there is nothing to resume")
     if log.exit is None and not log.is_dead:
         raise UsageError(f"run {run} is still at work, as process {log.pid} on {log.machine}")
-    if chosen.limit or chosen.tags or chosen.skip_tags:
+    if request.limit or request.tags or request.skip_tags:
         raise UsageError("--resume goes on with the hosts and roles of that run: leave out --limit and --tags")
-    if log.extra_vars and not chosen.extra_vars:
+    if log.extra_vars and not request.extra_vars:
         raise UsageError(
             f"run {run} had settings by -e, which are not kept, because they may be secret: say them again"
         )
-    return _as_told(chosen, log), _as_careful(careful, log)
+    return _request_of(request, log), _pace_of(pace, log)
 
 
-def _as_told(chosen: "Chosen", log: "Log") -> "Chosen":
-    return dataclasses.replace(chosen, inventory=log.inventory, limit=log.limit, tags=log.tags, skip_tags=log.skip_tags)
-
-
-def _as_careful(careful: "Careful", log: "Log") -> "Careful":
+def _request_of(request: Request, log: Log) -> Request:
     return dataclasses.replace(
-        careful,
-        serial=careful.serial or log.serial,
-        canary=careful.canary or log.canary,
-        max_fail=careful.max_fail or log.max_fail,
+        request, inventory=log.inventory, limit=log.limit, tags=log.tags, skip_tags=log.skip_tags
     )
 
 
-def _known_to_hosts(chosen: "Chosen", run: str) -> None:
+def _pace_of(pace: Pace, log: Log) -> Pace:
+    return dataclasses.replace(
+        pace,
+        serial=pace.serial or log.serial,
+        canary=pace.canary or log.canary,
+        max_fail=pace.max_fail or log.max_fail,
+    )
+
+
+def _known_to_hosts(request: Request, run: str) -> None:
     """Make sure that at least one of the chosen hosts knows a run of which this machine has no log.
 
     Raises:
         UsageError: none does, or it is no deploy.
+        LockedError: the run still holds a host's lock.
     """
-    from provision.errors import HostError, LockedError, UsageError
-    from provision.plan import role_order
-    from provision.runs import history, lock
-    from provision.ssh.fanout import each
 
-    def work(_: Any, session: Any) -> Any:
-        told, status = session.batch([history.read(run), lock.status()], stop=False)
-        holder = lock.held(status)
+    def work(_: Host, session: Session) -> Story | None:
+        journal, status = session.batch([history.read(run), lock.status()], stop=False)
+        holder = lock.holder_of(status)
         if holder is not None and holder.run == run and (holder.left or 0) > 0:
             hint = "wait until its lease has ended; if it is dead for sure: provision lock release --force"
             raise LockedError(f"run {run} may still be at work: locked by {holder}", hint)
-        return history.story(run, told)
+        return history.story(run, journal)
 
-    inventory = role_order.load(chosen.inventory, chosen.extra_vars)
-    found = each(inventory.select(chosen.limit), work, chosen.become_password, chosen.forks)
-    for _, one in found:
-        if isinstance(one, LockedError):
-            raise one
-    commands = {one.entry.command for _, one in found if one is not None and not isinstance(one, HostError)}
+    inventory = role_order.load(request.inventory, request.extra_vars)
+    answers = each(inventory.select(request.limit), work, request.become_password, request.forks)
+    for _, answer in answers:
+        if isinstance(answer, LockedError):
+            raise answer
+    stories = [answer for _, answer in answers if answer is not None and not isinstance(answer, HostError)]
+    commands = {story.entry.command for story in stories}
     if not commands:
         raise UsageError(f"neither this machine nor these hosts know a run {run}", "`provision history` lists them")
     if commands - {"deploy", ""}:

@@ -7,6 +7,7 @@ from provision.command import Answer, Command
 from provision.errors import CommandError, FactError, NotConvergedError, RefusedError
 from provision.plan.planner import Change, HostPlan
 from provision.steps.base import BlockedError, State, differing
+from provision.steps.system.preflight import CARDS
 
 
 def command_failed(change: Change, command: Command, answer: Answer) -> CommandError:
@@ -72,7 +73,7 @@ def refused(instances: Mapping[str, str]) -> RefusedError:
         "; ".join(instances.values()),
         "the other instances of this host go on; repair or replace the card and deploy again, or take its instance out "
         "of the inventory",
-        step="require:cards",
+        step=CARDS,
     )
 
 

@@ -23,10 +23,9 @@ from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
-from provision.steps.base import EVERY, BlockedError, Owned, State, converged
+from provision.steps.base import EVERY, BlockedError, Owned, State, Step, converged
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 from provision.steps.nginx import upstream as marks
-from provision.steps.nginx.balancer_config import Balancing
 
 FRESH = 60.0  # seconds for which a host is taken to be what it was read to be
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
@@ -68,7 +67,7 @@ class HostRun:
         self._answers: dict[Run, Answer] = {}
         self._known: dict[Run, Answer] = {}  # what was read under the lock since the last change
         self._read_at = 0.0
-        self._lease = lease or Lease(session, context.run_id, context.dead)
+        self._lease = lease or context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
         self.traffic: Traffic[Any] = traffic or NoTraffic()
         self.refused: Mapping[str, str] = {}
@@ -136,14 +135,23 @@ class HostRun:
             found, changes=tuple(planner.hidden(self._costed(c), self.hide) for c in found.changes)
         )
 
+    @property
+    def knows_upstream(self) -> bool:
+        """Whether the upstream of a balancer was read, also where there is none yet."""
+        return self._balancing is not None and self._balancing.fact().command in self._answers
+
     def upstream(self) -> str:
         """The upstream of a balancer as it was read last; empty on other hosts, and where there is none."""
-        step = next((entry.step for entry in self.entries if isinstance(entry.step, Balancing)), None)
-        if step is None or step.fact().command not in self._answers:
+        step = self._balancing
+        if step is None or not self.knows_upstream:
             return ""
         with contextlib.suppress(BlockedError, FactError):
             return marks.text_of(planner.parse(step.fact(), self._answers, step.id))
         return ""
+
+    @cached_property
+    def _balancing(self) -> Step | None:
+        return next((entry.step for entry in self.entries if entry.step.routes), None)
 
     def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> Iterator[Any]:
         """Make these roles' steps what they should be. A host on which nothing differs is not touched.
@@ -425,7 +433,7 @@ class HostRun:
                 self.say("ok", step.id)
                 return
             self._only_hurts(settled, hurt)
-            self._carry_out(settled, following, done=done)
+            self._carry_out(settled, following, hurt, done=done)
         except HostError as error:
             error.step = error.step or step.id
             if self.changed and error.hint == planner.NOTHING_CHANGED:
@@ -448,9 +456,9 @@ class HostRun:
                 "run it again: it takes them out of the upstream first",
             )
 
-    def _carry_out(self, change: Change, following: Sequence[Run], *, done: bool) -> None:
+    def _carry_out(self, change: Change, following: Sequence[Run], hurt: frozenset[str], *, done: bool) -> None:
         """Run a change's commands, and make sure that the host is as wanted after it."""
-        alone = change.step.part_of or change.step.stands_apart
+        alone = change.step.part_of or change.step.stands_apart or hurt == EVERY  # each of all is tested after it
         try:
             have = self._run(change, following, done=done)
             if not converged(have, change.want):
@@ -461,16 +469,17 @@ class HostRun:
 
     def _settle(self, change: Change, fleet: Fleet | None) -> Change | None:
         """The change as it is now, or None if there is nothing left to change."""
-        step, fact = change.step, change.step.fact()
+        entry, step = change.entry, change.step
+        fact = entry.fact()
         facts = cast(HostFacts, LateFacts(self._read_facts, fleet or Fleet()))
         try:
             have = planner.parse(fact, self._ask([fact.command]), step.id)
             if change.action == "remove":
-                return None if have is None else planner.make_change(Entry(change.role, step), have, None)
-            want = planner.wanted(step, facts, have)
+                return None if have is None else planner.make_change(entry, have, None)
+            want = planner.wanted(entry, facts, have)
         except BlockedError as error:
             raise diagnostics.unknown(step.id, "still cannot be read", error) from error
-        return None if converged(have, want) else planner.make_change(Entry(change.role, step), have, want)
+        return None if converged(have, want) else planner.make_change(entry, have, want)
 
     def _read_facts(self) -> HostFacts:
         self.facts = planner.host_facts(self._ask([self._host_facts])[self._host_facts])
@@ -478,7 +487,7 @@ class HostRun:
 
     def _run(self, change: Change, following: Sequence[Run], *, done: bool) -> State:
         """Run a change's commands, and read its fact again and what comes next."""
-        fact = change.step.fact()
+        fact = change.entry.fact()
         self._known = {}
         self._known = dict(self._performer.perform(change, list(dict.fromkeys([fact.command, *following])), done=done))
         try:
@@ -489,4 +498,4 @@ class HostRun:
 
 def _facts(changes: Sequence[Change]) -> list[Run]:
     """What tells how these changes stand now."""
-    return [change.step.fact().command for change in changes]
+    return [change.entry.fact().command for change in changes]

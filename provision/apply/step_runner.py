@@ -116,8 +116,7 @@ class Performer:
             if text:
                 self.say("progress", change.step.id, text[:200])
 
-        with self.lease.kept():
-            answer = self.session.job(run, show, self.context.stop.is_set)
+        answer = self.session.job(run, show, self.context.stop.is_set)
         if not run.good(answer.exit):
             raise diagnostics.command_failed(change, run, answer)
 
@@ -137,7 +136,6 @@ class Performer:
     def _waiting(self, change: Change, wanted: Obtain) -> None:
         """Called while another host makes an artifact; raises when there is nothing to wait for."""
         self.say("progress", change.step.id, f"waiting for {wanted}")
-        self.lease.renew()
         if self.context.stop.is_set():
             raise Stopped("stopped while waiting", "run it again to go on")
         if wanted.host and wanted.host not in self.context.working:

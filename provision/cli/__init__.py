@@ -8,14 +8,14 @@ import gc
 import importlib
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
 
 import click
 
 COMMANDS = {
-    "plan": ("provision.cli.deploy", "What a deploy would change, and what it would cost"),
+    "plan": ("provision.cli.plan", "What a deploy would change, and what it would cost"),
     "deploy": ("provision.cli.deploy", "Make the hosts what the inventory says"),
-    "verify": ("provision.cli.deploy", "All that plan sees, and proof of what each step is for; changes nothing"),
+    "verify": ("provision.cli.verify", "All that plan sees, and proof of what each step is for; changes nothing"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint; does it meet its targets, what does it hold"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until they are given back"),
     "undrain": ("provision.cli.drain", "Give drained instances back, when they can serve"),
@@ -72,7 +72,7 @@ def group() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit with the code of DESIGN 8.
+    """Run the command line and exit with the exit code of the command.
 
     Args:
         args: the words after `provision`; those of the process when None.
@@ -94,18 +94,30 @@ def execute(args: list[str] | None = None) -> int:
     Returns:
         the exit code.
     """
+    return in_words(lambda: group.main(args=args, prog_name="provision", standalone_mode=False))
+
+
+def in_words(work: Callable[[], object]) -> int:
+    """Do something that prints, with every error shown in words.
+
+    Args:
+        work: what to do; an int that it returns is the exit code.
+
+    Returns:
+        the exit code.
+    """
     from provision.cli.output import guarded
 
     with guarded():
-        return _executed(args)
+        return _in_words(work)
 
 
-def _executed(args: list[str] | None) -> int:
+def _in_words(work: Callable[[], object]) -> int:
     from provision.cli.output import UnwritableError, forget_stdout
     from provision.errors import ProvisionError
 
     try:
-        result: Any = group.main(args=args, prog_name="provision", standalone_mode=False)
+        result = work()
         return result if isinstance(result, int) else 0
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -1,9 +1,8 @@
 """`provision init`, `provision inventory check` and `provision inventory show`."""
 
-import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -44,6 +43,7 @@ def inventory() -> None:
 def check(inventory: str, extra_vars: tuple[str, ...], as_json: bool) -> int:
     """Report every problem of the inventory at once; exit 2 if there is one. Reaches no host."""
     from provision.plan import role_order
+    from provision.report.console import document
 
     try:
         loaded = role_order.load(inventory, extra_vars)
@@ -51,7 +51,7 @@ def check(inventory: str, extra_vars: tuple[str, ...], as_json: bool) -> int:
         _failed(error.problems, as_json=as_json)
         return error.exit_code
     if as_json:
-        _document("inventory check", 0, loaded.warnings, problems=[], summary=_summary(loaded))
+        document("inventory check", 0, loaded.warnings, problems=[], summary=_summary(loaded))
         return 0
     _warn(loaded.warnings)
     click.echo(f"{inventory}: {', '.join(_counted(_summary(loaded)))}; no problems")
@@ -69,12 +69,13 @@ def show(host: str | None, inventory: str, limit: tuple[str, ...], extra_vars: t
     from provision.inventory import as_yaml
     from provision.inventory import show as merged
     from provision.plan import role_order
+    from provision.report.console import document
 
     loaded = role_order.load(inventory, extra_vars)
     chosen = loaded.replace(loaded.select(limit)) if limit else loaded
     shown = merged(chosen, host)
     if as_json:
-        _document("inventory show", 0, loaded.warnings, **shown)
+        document("inventory show", 0, loaded.warnings, **shown)
         return 0
     _warn(loaded.warnings)
     click.echo(as_yaml(shown), nl=False)
@@ -84,8 +85,10 @@ def show(host: str | None, inventory: str, limit: tuple[str, ...], extra_vars: t
 def _failed(problems: list[Problem], *, as_json: bool) -> None:
     """Print every problem, on stdout as JSON or on stderr for people."""
     if as_json:
+        from provision.report.console import document
+
         found = [vars(problem) for problem in problems]
-        _document("inventory check", 2, (), problems=found, summary={})
+        document("inventory check", 2, (), problems=found, summary={})
         return
     for problem in problems:
         click.echo(problem, err=True)
@@ -105,8 +108,3 @@ def _summary(loaded: "Inventory") -> dict[str, int]:
 
 def _counted(summary: dict[str, int]) -> list[str]:
     return [f"{count} {noun if count != 1 else noun.removesuffix('s')}" for noun, count in summary.items()]
-
-
-def _document(command: str, code: int, warnings: tuple[str, ...], **rest: Any) -> None:
-    head = {"schema": 1, "command": command, "exit": code, "warnings": list(warnings)}
-    click.echo(json.dumps({**head, **rest}, indent=2, ensure_ascii=False))

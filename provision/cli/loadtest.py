@@ -3,17 +3,19 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.options import extra_vars_option, inventory_option, json_option, limit_option
+from provision.cli.options import answered, extra_vars_option, inventory_option, json_option, limit_option, seconds_of
 
 if TYPE_CHECKING:
     from provision.inventory import Secret, Targets
+    from provision.loadtest.drive import Load, Web
+    from provision.loadtest.measure import Tally
     from provision.loadtest.session import Result
     from provision.loadtest.target import Endpoint
 
@@ -97,14 +99,13 @@ class Asked:
 @click.option("--html", default="", metavar="FILE", help="Also write a page with plots.")
 @click.option("--csv", default="", metavar="FILE", help="Also write every request.")
 @json_option
-def loadtest(**options: Any) -> int:
+def loadtest(**options: object) -> int:
     """Put load on the endpoint and say whether it meets its targets, which instance is odd, how much it holds."""
-    from provision.cli.deploy import answered
-
     source = click.get_current_context().get_parameter_source("users")
     if options["find_capacity"] and source is click.core.ParameterSource.DEFAULT:
         options["users"] = 256
-    asked = Asked(**options)
+    parsed: Callable[..., Asked] = Asked  # click has checked the types
+    asked = parsed(**options)
     return answered("loadtest", asked.as_json, lambda: _loadtest(asked))
 
 
@@ -176,8 +177,7 @@ def _targets(asked: Asked, ours: "Targets") -> "Targets":
     return ours.replaced({name: value for name, value in said.items() if value is not None})
 
 
-def _load(asked: Asked, endpoint: "Endpoint") -> Any:
-    from provision.cli.deploy import seconds_of
+def _load(asked: Asked, endpoint: "Endpoint") -> "Load":
     from provision.loadtest import profile, target
     from provision.loadtest.drive import Load
 
@@ -197,7 +197,7 @@ def _load(asked: Asked, endpoint: "Endpoint") -> Any:
     )
 
 
-def _web(asked: Asked) -> Any:
+def _web(asked: Asked) -> "Web | None":
     from provision.errors import UsageError
     from provision.inventory import is_address
     from provision.loadtest.drive import Web
@@ -269,14 +269,14 @@ class _Progress:
         self._begun = self._said = time.monotonic()
         self._every = 0.5 if sys.stderr.isatty() else 10.0
 
-    def __call__(self, tally: Any) -> None:
+    def __call__(self, tally: "Tally") -> None:
         self._say("", tally)
 
-    def step(self, users: int, tally: Any) -> None:
+    def step(self, users: int, tally: "Tally") -> None:
         """A step of the search for the capacity."""
         self._say(f"{users} users  ", tally)
 
-    def _say(self, head: str, tally: Any) -> None:
+    def _say(self, head: str, tally: "Tally") -> None:
         from provision.loadtest.text import progress
 
         now = time.monotonic()

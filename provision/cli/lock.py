@@ -1,15 +1,16 @@
 """`provision lock`: who has a host, keep others off it, and take a dead lock away."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.hosts import host_options, on_hosts
+from provision.cli.options import Screen, host_options
 
 if TYPE_CHECKING:
-    from provision.inventory import Host
-    from provision.ssh.session import Session
+    from provision.actions import Request
+    from provision.actions.lock import Locks
 
 
 @click.group()
@@ -19,64 +20,35 @@ def lock() -> None:
 
 @lock.command()
 @host_options
-def status(**options: Any) -> int:
+def status(request: Request, screen: Screen) -> int:
     """Who has which host, since when, and why."""
-    from provision.runs import lock as locks
+    from provision import actions
 
-    def work(_: "Host", session: "Session") -> Any:
-        return locks.held(session.batch([locks.status()], stop=False)[0])
-
-    return _run("lock status", options, work)
+    return _tell("lock status", actions.lock.status(request), screen)
 
 
 @lock.command()
 @host_options
 @click.option("-m", "--message", required=True, metavar="WHY", help="Shown to whoever is kept off.")
-def acquire(message: str, **options: Any) -> int:
+def acquire(request: Request, screen: Screen, message: str) -> int:
     """Keep everybody off the hosts until the lock is released: no deploy changes them, yours included."""
-    from provision.errors import UsageError
-    from provision.runs import lock as locks
+    from provision import actions
 
-    if not message.strip() or len(message) > locks.LONGEST_REASON or not message.isprintable():
-        raise UsageError(f"-m takes one line of at most {locks.LONGEST_REASON} characters")
-
-    def work(_: "Host", session: "Session") -> Any:
-        locks.checked(session.batch([locks.acquire_by_hand(message)], stop=False)[0])
-        return locks.held(session.batch([locks.status()], stop=False)[0])
-
-    return _run("lock acquire", options, work)
+    return _tell("lock acquire", actions.lock.acquire(request, message), screen)
 
 
 @lock.command()
 @host_options
 @click.option("--force", is_flag=True, help="Also the lock of a run that may still be at work.")
-def release(force: bool, **options: Any) -> int:
+def release(request: Request, screen: Screen, force: bool) -> int:
     """Take away locks by hand, and those of runs that are dead: gone from this machine, or silent for long."""
-    from provision.actions.resume import dead_runs
-    from provision.runs import lock as locks
+    from provision import actions
 
-    dead = dead_runs()
-
-    def work(_: "Host", session: "Session") -> Any:
-        return locks.held(session.batch([locks.take_away(force=force, dead=dead)], stop=False)[0])
-
-    return _run("lock release", options, work)
+    return _tell("lock release", actions.lock.release(request, force=force), screen)
 
 
-def _run(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]") -> int:
-    from provision.cli.deploy import answered
+def _tell(command: str, locks: Locks, screen: Screen) -> int:
+    from provision.report import lock
 
-    return answered(command, options["as_json"], lambda: _on_all(command, options, work))
-
-
-def _on_all(command: str, options: dict[str, Any], work: "Callable[[Host, Session], Any]") -> int:
-    from provision.report import console, lock
-    from provision.runs.log import Logs, default_folder
-
-    inventory, found, code = on_hosts(options, work)
-    over = Logs(default_folder()).over()
-    if options["as_json"]:
-        console.document(command, code, inventory.warnings, **lock.locks_document(found, over))
-    else:
-        lock.locks_text(found, over, released=command == "lock release")
-    return code
+    lock.show(command, locks, as_json=screen.as_json)
+    return locks.exit_code

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO, cast
 
 from provision.errors import ProvisionError
 
@@ -19,7 +19,7 @@ class _Stream:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
 
@@ -62,9 +62,7 @@ class _Remarks(_Stream):
 def guarded() -> Iterator[None]:
     """Have both streams behave so while a command runs."""
     out, err = sys.stdout, sys.stderr
-    results: Any = _Results(out)
-    remarks: Any = _Remarks(err)
-    sys.stdout, sys.stderr = results, remarks
+    sys.stdout, sys.stderr = cast(TextIO, _Results(out)), cast(TextIO, _Remarks(err))
     try:
         yield
     finally:

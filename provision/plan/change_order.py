@@ -31,8 +31,8 @@ class Group:
 
 
 def is_container(step: Step) -> bool:
-    """Whether a step is the container of an instance, also where it stands for what that was before."""
-    return bool(step.part_of) and step.id == f"container:{step.part_of}"
+    """Whether a step is the container of an instance."""
+    return step.serves
 
 
 def creates(change: Change) -> bool:

@@ -10,10 +10,10 @@ from provision.errors import FactError
 from provision.plan.change_order import is_container
 from provision.plan.planner import Change, parse
 from provision.plan.role_order import Entry
-from provision.steps.base import BlockedError, RefusalError, State, UnreadableError
+from provision.steps.base import BlockedError, RefusalError, State, Step, UnreadableError
 from provision.steps.docker import daemon_state, service
 from provision.steps.facts import HostFacts
-from provision.steps.instance.container import LEFT, Container
+from provision.steps.instance.container import LEFT
 
 
 def endangers(change: Change) -> bool:
@@ -74,22 +74,16 @@ def lost(
         answers: what was read last.
         facts: what is known of the host.
     """
-    steps = (entry.step for entry in entries if entry.step.part_of in names and isinstance(entry.step, Container))
+    steps = (entry.step for entry in entries if entry.step.part_of in names and entry.step.serves)
     known = (step for step in steps if step.fact().command in answers)
     return frozenset(step.part_of for step in known if not _serves(step, answers, facts))
 
 
-def _serves(step: Container, answers: Mapping[Run, Answer], facts: HostFacts) -> bool:
+def _serves(step: Step, answers: Mapping[Run, Answer], facts: HostFacts) -> bool:
     try:
-        have = parse(step.fact(), answers, step.id)
-        address = step.address(facts) if callable(step.address) else step.address
+        return step.is_serving(facts, parse(step.fact(), answers, step.id))
     except (BlockedError, FactError, RefusalError):
         return False
-    if have is None or have.get("foreign") or not have["running"] or have["answers"] != "yes":
-        return False
-    well = {card.uuid for card in facts.cards if not card.broken}
-    in_place = have["publish"] == [f"{address}:{step.port}"]
-    return in_place and have["sees"] == have["gpus"] and well.issuperset(have["gpus"])
 
 
 def _is_left(entry: Entry, answers: Mapping[Run, Answer]) -> bool:

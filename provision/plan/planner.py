@@ -2,15 +2,17 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from provision.command import Answer, Command, Run
 from provision.errors import FactError, HostError, RefusedError
 from provision.inventory import Mask
-from provision.plan.role_order import Entry
+from provision.plan.orphans import orphans
+from provision.plan.role_order import UNSET, Entry, Past
 from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
 from provision.steps.facts import HostFacts
 from provision.steps.facts import parse as facts_of_host
@@ -18,7 +20,6 @@ from provision.steps.facts import parse as facts_of_host
 # What a parser may stumble over in an answer that nobody foresaw; a host may say anything.
 GARBLED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 NOTHING_CHANGED = "nothing was changed on this host"
-ReadAgain = Callable[[Sequence[Run]], Mapping[Run, Answer]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Change:
         impact: what it costs, in the operator's terms; may be empty.
         commands: what will be run; empty where it is not known yet.
         pending: known only after another step has changed; read again then.
+        past: as of its `Entry`.
     """
 
     role: str
@@ -48,6 +50,12 @@ class Change:
     impact: str = ""
     commands: tuple[Command, ...] = ()
     pending: bool = False
+    past: State | Past = field(default=UNSET, repr=False)
+
+    @property
+    def entry(self) -> Entry:
+        """The step in its place, with the state that the run brings it to."""
+        return Entry(self.role, self.step, self.past)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class HostPlan:
 
 def facts_of(entries: Iterable[Entry], finders: Iterable[tuple[str, Owned]]) -> tuple[Run, ...]:
     """The commands that read all of these, each once; those first that go on beside the others."""
-    facts = [entry.step.fact() for entry in entries] + [finder.fact() for _, finder in finders]
+    facts = [entry.fact() for entry in entries] + [finder.fact() for _, finder in finders]
     return tuple(sorted(dict.fromkeys(fact.command for fact in facts), key=lambda command: not command.slow))
 
 
@@ -156,11 +164,15 @@ def plan_host(
         change = _change(entry, facts, answers, changing, found)
         if change is not None:
             changing[entry.step.id] = change
+    read = partial(_marked, declared=declared, answers=answers, changing=changing)
     first, last = (
-        _orphans([(role, finder) for role, finder in finders if finder.last == last], declared, answers, changing)
-        for last in (False, True)
+        [
+            make_change(entry, have, None)
+            for entry, have in orphans(finders, declared, read, last=is_last)
+            if entry.step.part_of not in refused
+        ]
+        for is_last in (False, True)
     )
-    first, last = ([change for change in found if change.step.part_of not in refused] for found in (first, last))
     changes = [change for step, change in changing.items() if step not in earlier]
     notes = {entry.step.id: note for entry in entries if (note := entry.step.note(facts))}
     left_out = len(entries) - len(chosen)
@@ -176,8 +188,8 @@ def _change(
 ) -> Change | None:
     step, have = entry.step, None
     try:
-        have = found[step.id] = parse(step.fact(), answers, step.id)
-        want = wanted(step, facts, have)
+        have = found[step.id] = parse(entry.fact(), answers, step.id)
+        want = wanted(entry, facts, have)
     except BlockedError as blocked:
         return _pending(entry, _blocker(step.id, blocked, changing), facts, have)
     stale = next((other for other in step.after if other in changing), "")
@@ -186,15 +198,21 @@ def _change(
     return _pending(entry, stale, facts, have)
 
 
-def wanted(step: Step, facts: HostFacts, have: State) -> State:
-    """What a step wants on this host.
+def wanted(entry: Entry, facts: HostFacts, have: State) -> State:
+    """What a step wants on this host, or what a rollback puts back.
+
+    Args:
+        entry: the step in its place.
+        facts: what is known of the host.
+        have: what was found.
 
     Raises:
         BlockedError: known only after another step.
         RefusedError: the step refuses this host.
     """
+    step = entry.step
     try:
-        return step.want(facts, have)
+        return entry.want(facts, have)
     except RefusalError as error:
         raise RefusedError(str(error), NOTHING_CHANGED, step=step.id) from error
     except GARBLED as error:
@@ -217,12 +235,13 @@ def make_change(entry: Entry, have: State, want: State) -> Change:
         role=entry.role,
         step=step,
         action=action,
-        reason=_reason(have, want) if want is not None else step.gone,
+        reason=_reason(have, want) if want is not None else entry.gone,
         have=have,
         want=want,
         diff=diff,
         impact=step.impact(have, want),
         commands=tuple(step.commands(have, want)),
+        past=entry.past,
     )
 
 
@@ -237,9 +256,10 @@ def _pending(entry: Entry, by: str, facts: HostFacts, have: State) -> Change:
     """A change that is known later. What it would cost from what was read, or from nothing, is the most it can cost."""
     impact = ""
     with contextlib.suppress(BlockedError, RefusalError):
-        impact = entry.step.impact(have, entry.step.want(facts, have))
+        impact = entry.step.impact(have, entry.want(facts, have))
     reason = f"known after {by}"
-    return Change(entry.role, entry.step, "change", reason, impact=f"at most: {impact}" if impact else "", pending=True)
+    most = f"at most: {impact}" if impact else ""
+    return Change(entry.role, entry.step, "change", reason, impact=most, pending=True, past=entry.past)
 
 
 def _blocker(step_id: str, blocked: BlockedError, changing: Mapping[str, Change]) -> str:
@@ -249,27 +269,21 @@ def _blocker(step_id: str, blocked: BlockedError, changing: Mapping[str, Change]
     raise FactError(f"{step_id} is known only after {blocked.by}", hint, step=step_id, stderr=blocked.evidence)
 
 
-def _orphans(
-    finders: Sequence[tuple[str, Owned]],
-    declared: frozenset[str],
-    answers: Mapping[Run, Answer],
-    changing: Mapping[str, Change],
-) -> list[Change]:
-    orphans: dict[str, Change] = {}
-    for role, finder in finders:
-        try:
-            marked = parse(finder.fact(), answers, type(finder).__name__)
-        except BlockedError as blocked:
-            if (
-                blocked.by in declared
-            ):  # else nobody will ever start it here, and what does not run needs no removal now
-                _blocker(type(finder).__name__, blocked, changing)
-            continue
-        stay = {*declared, *finder.kept(marked or {}, declared)}
-        for step_id, have in (marked or {}).items():
-            if step_id not in stay and step_id not in orphans:
-                orphans[step_id] = make_change(Entry(role, finder.step(step_id)), have, None)
-    return list(orphans.values())
+def _marked(
+    finder: Owned, declared: frozenset[str], answers: Mapping[Run, Answer], changing: Mapping[str, Change]
+) -> Mapping[str, State]:
+    """What carries our mark, by step id; nothing where that is known only after another step.
+
+    What another step would have to start first, and nobody declares, will not be started: nothing of it runs, so
+    nothing of it has to be removed now.
+    """
+    kind = type(finder).__name__
+    try:
+        return parse(finder.fact(), answers, kind) or {}
+    except BlockedError as blocked:
+        if blocked.by in declared:
+            _blocker(kind, blocked, changing)
+        return {}
 
 
 def hidden(change: Change, hide: Mask) -> Change:
@@ -296,15 +310,11 @@ def merged(*plans: HostPlan) -> HostPlan:
     return HostPlan(changes, steps, found, notes, refused, left_out)
 
 
-# Of a state: what comes and goes while something starts again and again.
-HEALTH = ("running", "answers", "said", "sees", "exe", "loaded")
-
-
 def unplanned(planned: HostPlan, now: HostPlan) -> list[str]:
     """Ids of the steps that are to be changed now in another way than was planned, from what to what.
 
-    What became right by itself is not among them, nor what is only known after a planned change, and how ill a thing
-    is does not count.
+    What became right by itself is not among them, nor what is only known after a planned change. Keys of a state that
+    are `Step.volatile` do not count.
     """
     before = _outline(planned)
     waiting = {change.step.id for change in planned.changes if change.pending}
@@ -331,8 +341,8 @@ def agreed(shown: HostPlan | None, now: HostPlan) -> HostPlan:
 
 
 def _outline(planned: HostPlan) -> list[tuple[str, str, State, State]]:
-    return [(c.step.id, c.action, _lasting(c.have), c.want) for c in planned.changes]
+    return [(c.step.id, c.action, _lasting(c.step, c.have), c.want) for c in planned.changes]
 
 
-def _lasting(have: State) -> State:
-    return None if have is None else {key: value for key, value in have.items() if key not in HEALTH}
+def _lasting(step: Step, have: State) -> State:
+    return None if have is None else {key: value for key, value in have.items() if key not in step.volatile}

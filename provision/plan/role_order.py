@@ -3,15 +3,16 @@
 import dataclasses
 import importlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
 
 from provision import inventory as inventories
 from provision.command import Run
 from provision.errors import InventoryError, Problem, ProvisionError, UsageError
 from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds
 from provision.steps import facts
-from provision.steps.base import Owned, Step
+from provision.steps.base import Fact, Owned, State, Step
+from provision.steps.facts import HostFacts
 from provision.steps.nginx.balancer_config import is_balancing
 
 BUILDS = "nginx"  # the role whose work one host may do for others
@@ -21,16 +22,59 @@ LAST = ("balancer",)  # roles that need to know how it went on the other hosts
 
 
 @dataclass(frozen=True)
+class Past:
+    """Stands for the state that an entry is brought to, where no recorded state is given.
+
+    Args:
+        meaning: which state that is.
+    """
+
+    meaning: str
+
+
+UNSET: Final = Past("what the step wants")
+PRESENT: Final = Past("what the host has, as if that were put back")
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A step in its place.
+    """A step in its place, with the state that a run brings it to.
 
     Args:
         role: the role it belongs to.
         step: the step.
+        past: the recorded state that a rollback puts back, None for a thing that was not there; `UNSET` for what the
+            step wants; `PRESENT` for the state that the host has, as if that were put back.
     """
 
     role: str
     step: Step
+    past: State | Past = field(default=UNSET, repr=False)
+
+    def fact(self) -> Fact:
+        """How to read the state, so that it compares with `want`."""
+        return self.step.fact() if isinstance(self.past, Past) else self.step.restored_fact(self.past)
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The wanted state.
+
+        Args:
+            facts: what is known of the host.
+            have: what was found.
+
+        Raises:
+            BlockedError: known only after another step.
+            RefusalError: this host must not be touched, or the past state cannot be put back on it.
+        """
+        if self.past == UNSET:
+            return self.step.want(facts, have)
+        past = have if isinstance(self.past, Past) else self.past
+        return None if past is None else self.step.restore(facts, have, past)
+
+    @property
+    def gone(self) -> str:
+        """Why the thing is removed, where it is."""
+        return self.step.gone if self.past == UNSET else "was not there before"
 
 
 def order() -> tuple[str, ...]:

@@ -1,47 +1,36 @@
-"""What `drain` and `undrain` print, and how drained instances are shown elsewhere."""
+"""What `drain` and `undrain` print."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from provision.report.console import COLOURS, failures, last_line, paint, say
+from provision.actions import DrainResult
+from provision.report import console, next_command
+from provision.report.console import COLOURS, failures, paint, say
+from provision.report.recap import last_line
 from provision.terminal_text import line
-
-if TYPE_CHECKING:
-    from provision.actions.drain import Drain
 
 WORDS = {"drain": ("drained", "was drained"), "undrain": ("gets requests again", "was not drained")}
 
 
-def text(command: str, found: "Sequence[Drain]", run_id: str, again: str) -> None:
-    """Every balancer with what it was told, and every instance that did not prove itself.
+def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = ()) -> None:
+    """Print every balancer with what it was told and every instance that failed its test, or the JSON document.
 
     Args:
-        command: `drain` or `undrain`.
-        found: what became of it.
-        run_id: the run.
-        again: the command that tries again.
+        result: what came of a drain or an undrain.
+        as_json: whether the document is wanted.
+        own: the words of the command's own options.
     """
-    failures((one.host, one.error) for one in found)
-    if any(one.error for one in found):
+    verb = result.command.partition(" ")[0]
+    if as_json:
+        console.document(verb, result.exit_code, result.warnings, **result.document())
+        return
+    outcomes = result.outcomes
+    failures((outcome.host, outcome.error) for outcome in outcomes)
+    if result.failed:
         say()
-    width = max((len(one.host) for one in found), default=4)
-    done, nothing = WORDS[command]
-    for one in found:
-        names = ", ".join(map(line, one.labels))
-        said = paint(one.result.upper(), COLOURS[one.result]) if one.error else done if one.changed else nothing
-        say(f"{one.host:{width}}  {names}  {said}")
-    last_line([one.result for one in found], run_id, again)
-
-
-def document(found: "Iterable[Drain]", run_id: str) -> dict[str, Any]:
-    """The body of `drain --json` and `undrain --json`."""
-    hosts = [
-        {
-            "host": one.host,
-            "result": one.result,
-            "why": one.error.message if one.error else "",
-            "instances": list(one.labels),
-        }
-        for one in found
-    ]
-    return {"run": run_id, "hosts": hosts}
+    width = max((len(outcome.host) for outcome in outcomes), default=4)
+    done, nothing = WORDS[verb]
+    for outcome in outcomes:
+        names = ", ".join(map(line, outcome.labels))
+        came_of_it = paint(outcome.result.upper(), COLOURS[outcome.result]) if outcome.error else ""
+        say(f"{outcome.host:{width}}  {names}  {came_of_it or (done if outcome.changed else nothing)}")
+    last_line([outcome.result for outcome in outcomes], result.run_id, next_command.after_drain(result, own))

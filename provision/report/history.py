@@ -3,18 +3,50 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from provision.actions import History, RunStory
 from provision.errors import HostError
 from provision.inventory import Host
+from provision.report import console
 from provision.report.console import COLOURS, SIGNS, error_text, indent, paint, say
 from provision.runs.history import Entry, Made, Story
 from provision.runs.log import Log
-from provision.runs.rollback_plan import Undo
 from provision.steps.base import differing
 from provision.terminal_text import line, some
 
 BAD = ("failed", "unfinished", "unreachable", "locked", "stopped")
 DIFF_LINES = 60
 Found = Sequence[tuple[Host, Any | HostError]]
+
+
+def show_history(runs: History, most: int, *, as_json: bool) -> None:
+    """Print the runs of all hosts, or the JSON document.
+
+    Args:
+        runs: of every host.
+        most: how many runs are printed.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        body = {**history_document(runs.hosts, most), "unfinished": unfinished(runs.died)}
+        console.document("history", runs.exit_code, runs.inventory.warnings, **body)
+        return
+    history_text(runs.hosts, most)
+    died(runs.died)
+
+
+def show_story(story: RunStory, *, as_json: bool) -> None:
+    """Print what a run did, host by host, or the JSON document.
+
+    Args:
+        story: of every host.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        body = story_document(story.run, story.hosts)
+        console.document("show", story.exit_code, story.inventory.warnings, **body)
+        return
+    story_text(story.run, story.hosts)
+    died(story.died)
 
 
 def history_document(found: Sequence[tuple[Host, list[Entry] | HostError]], most: int) -> dict[str, Any]:
@@ -184,16 +216,3 @@ def died(log: Log | None) -> None:
     """The same for people."""
     if log is not None:
         say(f"\n{paint(line(log.epitaph, 1000), 'yellow')}")
-
-
-def left_document(undos: Mapping[str, Undo]) -> list[dict[str, str]]:
-    """What a rollback leaves as it is, of every host."""
-    return [{"host": host, "step": one.step, "why": one.why} for host, undo in undos.items() for one in undo.left]
-
-
-def left_text(left: Sequence[Mapping[str, str]]) -> None:
-    """The same for people."""
-    if left:
-        say("\nNot put back:")
-    for one in left:
-        say(f"    {line(one['host'])}  {line(one['step']):44} {line(one['why'])}")

@@ -1,26 +1,43 @@
 """What `provision lock` prints."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from provision.actions.lock import Locks
 from provision.errors import HostError
 from provision.inventory import Host
+from provision.report import console
 from provision.report.console import error_text, indent, say
-from provision.runs.lock import Held, who
+from provision.runs.lock import Holder, who
 from provision.runs.log import Log
 from provision.terminal_text import line
 
-Over = Mapping[str, Log]
-"""Runs of this machine that are over, by their ids."""
+Over = Callable[[str], Log | None]
+"""The log of a run of this machine that is over, by its id."""
 
 
-def locks_text(found: Sequence[tuple[Host, Held | HostError | None]], over: Over, *, released: bool) -> None:
+def show(command: str, locks: Locks, *, as_json: bool) -> None:
+    """Print who has or had every host, or the JSON document.
+
+    Args:
+        command: what was called, such as `lock status`.
+        locks: of every host.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        body = locks_document(locks.hosts, locks.over)
+        console.document(command, locks.exit_code, locks.inventory.warnings, **body)
+    else:
+        locks_text(locks.hosts, locks.over, released=command == "lock release")
+
+
+def locks_text(found: Sequence[tuple[Host, Holder | HostError | None]], over: Over, *, released: bool) -> None:
     """Print the holder of every lock, or of every lock that was taken away; then how finished runs ended."""
     width = max((len(host.name) for host, _ in found), default=4)
     for host, one in found:
         said = f"failed: {one.message}" if isinstance(one, HostError) else str(one) if one else "nobody"
-        say(f"{host.name:{width}}  {'was held by ' if released and isinstance(one, Held) else ''}{line(said, 400)}")
+        say(f"{host.name:{width}}  {'was held by ' if released and isinstance(one, Holder) else ''}{line(said, 400)}")
     for host, one in found:
         if isinstance(one, HostError):
             say(f"\n{host.name}")
@@ -30,17 +47,17 @@ def locks_text(found: Sequence[tuple[Host, Held | HostError | None]], over: Over
         say(line(text, 1000))
 
 
-def _left_by(held: Held | HostError | None, over: Over) -> Log | None:
+def _left_by(holder: Holder | HostError | None, over: Over) -> Log | None:
     """The run that left a lock, if it is over; unless somebody else has resumed it, which is not known here."""
-    return over.get(held.run) if isinstance(held, Held) and held.who == who() else None
+    return over(holder.run) if isinstance(holder, Holder) and holder.who == who() else None
 
 
-def locks_document(found: Sequence[tuple[Host, Held | HostError | None]], over: Over) -> dict[str, Any]:
+def locks_document(found: Sequence[tuple[Host, Holder | HostError | None]], over: Over) -> dict[str, Any]:
     """The body of `lock ... --json`."""
     return {"hosts": [_locks_host(host, one, _left_by(one, over)) for host, one in found]}
 
 
-def _locks_host(host: Host, one: Held | HostError | None, left_by: Log | None) -> dict[str, Any]:
+def _locks_host(host: Host, one: Holder | HostError | None, left_by: Log | None) -> dict[str, Any]:
     if isinstance(one, HostError):
         result = {3: "failed", 4: "unreachable", 6: "locked"}.get(one.exit_code, "failed")
         return {"host": host.name, "result": result, "why": one.message, "lock": None}

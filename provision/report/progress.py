@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from provision.events import Event
+from provision.report.console import warn
 from provision.terminal_text import line
 
 if TYPE_CHECKING:
@@ -108,8 +109,46 @@ class Live:
         self._progress.stop()
 
 
-def listener(hosts: Sequence[str], *, as_json: bool, verbose: bool) -> Lines | Live:
-    """What shows a run's progress, on stderr: live on a terminal, lines elsewhere."""
-    if sys.stderr.isatty() and not verbose and not as_json and not os.environ.get("NO_COLOR"):
-        return Live(hosts)
-    return Lines(max(map(len, hosts), default=0), verbose=verbose)
+class Progress:
+    """The listener of the command line: shows what happens on stderr, live on a terminal and in lines elsewhere.
+
+    Args:
+        as_json: whether a JSON document comes in the end: it has the warnings of the inventory.
+        verbose: whether progress of long steps is shown too.
+    """
+
+    def __init__(self, *, as_json: bool, verbose: bool) -> None:
+        self._as_json = as_json
+        self._verbose = verbose
+        self._hosts: list[str] = []
+        self._shown: Lines | Live | None = None
+        self._beginning = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        match event.kind:
+            case "warning":
+                if not (self._as_json and event.step == "inventory"):
+                    warn(event.text)
+            case "selected":
+                self._hosts.append(event.host)
+            case "over":
+                self._end()
+            case _:
+                self._begun()(event)
+
+    def _begun(self) -> Lines | Live:
+        """What shows the run: made at the first event on a host, when all hosts are known."""
+        with self._beginning:
+            if self._shown is None:
+                self._shown = self._made().__enter__()
+            return self._shown
+
+    def _made(self) -> Lines | Live:
+        if sys.stderr.isatty() and not self._verbose and not self._as_json and not os.environ.get("NO_COLOR"):
+            return Live(self._hosts)
+        return Lines(max(map(len, self._hosts), default=0), verbose=self._verbose)
+
+    def _end(self) -> None:
+        if self._shown is not None:
+            self._shown.__exit__()
+        self._shown, self._hosts = None, []

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import cast
 
 from provision.apply import diagnostics
 from provision.apply.step_runner import Performer
@@ -21,15 +22,14 @@ from provision.plan import planner, role_order
 from provision.plan.role_order import LAST, Entry
 from provision.runs import interrupt
 from provision.runs.context import Context
-from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import BlockedError, RefusalError, State, converged
 from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint
 from provision.steps.nginx import member_update, upstream
 from provision.steps.nginx.balancer_config import Balancing
-from provision.steps.nginx.member_update import Marking
-from provision.steps.nginx.upstream import Drained, Member, Place
+from provision.steps.nginx.member_update import MemberUpdate
+from provision.steps.nginx.upstream import Drained, Member
 
 POLL = 5  # seconds that one look at the connections may wait on the balancer
 ROLE = LAST[0]
@@ -53,13 +53,13 @@ class BalancerPool:
         self.touched = False
         """Whether something was written on the balancer."""
         self._hide = Mask(host.secrets())
-        self._lease = Lease(session, context.run_id, context.dead)
+        self._lease = context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self._say)
         self._updating = threading.Lock()  # an update is a read and a write
         self._failed: HostError | None = None  # what became of the last update
         self._own: list[str] = []  # the generations that were made here and are kept, the newest last
         entries = role_order.steps(host, context.inventory)
-        self._step = next(entry.step for entry in entries if isinstance(entry.step, Balancing))
+        self._step = cast(Balancing, next(entry.step for entry in entries if entry.step.routes))
 
     @property
     def step_id(self) -> str:
@@ -79,17 +79,22 @@ class BalancerPool:
         """
         with self._updating, self._named():
             have = self._read()
-        return upstream.members(upstream.text_of(have))
+            if not upstream.text_of(have):
+                return {}
+            try:
+                return {member.label: member for member in member_update.present(have).members}
+            except RefusalError as error:
+                raise RefusedError(str(error), step=self._step.id) from error
 
     def update(
         self,
         *,
         down: Collection[str] = (),
-        up: Mapping[str, Place] = MappingProxyType({}),
+        up: Mapping[str, str] = MappingProxyType({}),
         drain: Mapping[str, Drained] = MappingProxyType({}),
         undrain: Collection[str] = (),
     ) -> bool:
-        """Change marks, and have nginx load them; see `upstream.marked`.
+        """Change marks, and have nginx load them; see `Upstream.updated`.
 
         Returns:
             whether anything was to be changed.
@@ -101,7 +106,7 @@ class BalancerPool:
             have = self._locked(back=bool(up))
             if have is None or upstream.FILE not in have["files"]:
                 return False
-            step = Marking(
+            step = MemberUpdate(
                 name=self._step.name,
                 files={},
                 binary=have["exe"] or self._step.binary,
@@ -186,7 +191,7 @@ class BalancerPool:
             hint = "deploy it with all its roles first"
             raise FactError(f"{self._step.id}: {error}", hint, stderr=error.evidence) from error
 
-    def _change(self, step: Marking, have: State) -> bool:
+    def _change(self, step: MemberUpdate, have: State) -> bool:
         try:
             want = step.want(HostFacts(), have)
         except RefusalError as error:
@@ -230,8 +235,7 @@ class BalancerPool:
         except HostError as error:
             if not error.message.startswith(f"{self.host.name}: "):
                 error.message = f"{self.host.name}: {error.message}"
-            for name in ("message", "hint", "command", "stderr"):
-                setattr(error, name, self._hide(getattr(error, name)))
+            error.masked(self._hide)
             raise
 
 
@@ -335,14 +339,14 @@ def update_all(pools: Sequence[BalancerPool], update: Callable[[BalancerPool], o
 
 @contextlib.contextmanager
 def about_balancer(context: Context) -> Iterator[None]:
-    """Have a balancer that was lost not make the gpu host, whose error it becomes, an unreachable one.
+    """Have a balancer that was lost or cannot be read not make that of the gpu host, whose error it becomes.
 
     Args:
         context: of the run; after its second Ctrl-C the connection was cut on purpose.
     """
     try:
         yield
-    except UnreachableError as error:
+    except (UnreachableError, FactError) as error:
         if context.cut.is_set():
             raise
         raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error

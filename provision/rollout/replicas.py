@@ -48,6 +48,10 @@ class Replicas:
         """The labels of a host's instances."""
         return frozenset(label(host.name, one.name) for one in host.instances)
 
+    def all_declared(self) -> frozenset[str]:
+        """The labels of all instances of the inventory."""
+        return frozenset(name for host in self.inventory.hosts for name in self.declared(host))
+
     def serving(self, model: str, listed: Collection[str]) -> set[str]:
         """Those of an upstream that are there for a model.
 

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from provision.rollout.budget import are_out
-from provision.rollout.members import Membership, Slot
-from provision.rollout.traffic import Roll
+from provision.rollout.members import Slot
+from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
 
 MEND = "mend that, then deploy again"
@@ -110,7 +110,7 @@ class Scheduler:
     def _halt(self, waiting: Sequence[Work]) -> None:
         """Halt the roll: there will never be room for those that wait."""
         blockers = {label for work in waiting if work.slot for label in work.slot.blockers}
-        self._hint = RENAMED if blockers <= self.roll.members.labels(Membership.REMOVED) else MAKE_ROOM
+        self._hint = RENAMED if blockers.isdisjoint(self.roll.budget.replicas.all_declared()) else MAKE_ROOM
         text = are_out(sorted(blockers))
         self.roll.members.halt(f"{text} out of the upstream already, and more than max_unavailable would be")
 

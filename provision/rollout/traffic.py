@@ -3,55 +3,24 @@
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 
-from provision.errors import CommandError, HostError, RefusedError, UnreachableError
+from provision.errors import HostError, LockedError, RefusedError, UnreachableError
 from provision.inventory import Host, duration_seconds
-from provision.rollout.balancer_pool import BalancerPool, BalancerPools, MakePool, about_balancer, update_all
-from provision.rollout.budget import DisruptionBudget
-from provision.rollout.members import Members, Membership, Slot
-from provision.runs.context import Context, Stopped
+from provision.rollout import proof
+from provision.rollout.balancer_pool import BalancerPool, about_balancer, update_all
+from provision.rollout.members import Membership, Slot
+from provision.rollout.roll import Roll
+from provision.runs.context import Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY
 from provision.steps.instance import endpoint
-from provision.steps.nginx.balancer_config import NOWHERE
-from provision.steps.nginx.upstream import Member, Place, label
-from provision.steps.ollama import readiness
+from provision.steps.nginx.upstream import NOWHERE, Member, label
 
 CONTAINERS = "ollama"  # the role that removes what is no longer declared; a run without it leaves that as it is
 
 Say = Callable[[str, str, str], None]
 """Is told what happens: kind, step, text."""
-
-
-@dataclass(frozen=True)
-class Roll:
-    """What the hosts of one roll share.
-
-    Args:
-        context: of the run.
-        pools: of its balancers.
-        members: where every instance stands.
-        budget: how many may be out at once.
-    """
-
-    context: Context
-    pools: BalancerPools
-    members: Members
-    budget: DisruptionBudget
-
-    @classmethod
-    def of(cls, context: Context, become_password: str | None = None, make: MakePool = BalancerPool) -> "Roll":
-        """A roll that begins.
-
-        Args:
-            context: of the run.
-            become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
-            make: makes the pool of a balancer.
-        """
-        pools = BalancerPools(context, become_password, make)
-        return cls(context, pools, Members(), DisruptionBudget(context.inventory))
 
 
 class HostTraffic:
@@ -71,10 +40,14 @@ class HostTraffic:
         self.lease = lease
         self.roll = roll
         self.say = say
-        self.error: HostError | None = None
-        """The first error of an instance that an earlier run left out, and that is not fit to serve."""
         self._left_out: set[str] = set()  # names of instances that earlier runs left out
-        self._tried: set[str] = set()  # those of them that were tested because they were in the way
+        self._ill: dict[str, HostError] = {}  # those of them that did not get back in -> why
+        self._tried: set[tuple[str, str]] = set()  # step, and instance that proved itself or not on the way to it
+
+    @property
+    def error(self) -> HostError | None:
+        """The first error of an instance that an earlier run left out, and that could not be given back."""
+        return next(iter(self._ill.values()), None)
 
     def lost_cards(self, names: Collection[str]) -> None:
         """Know which instances of this host lost a card, by its latest plan.
@@ -125,7 +98,7 @@ class HostTraffic:
         self._stop_before(slot.step)
         members = self.roll.members
         blockers = self._blockers(slot)
-        if self._admit_own(blockers):
+        if self._try([name for name in self._own(blockers) if not blockers[self._label(name)].drained], slot.step):
             blockers = self._blockers(slot)
         if blockers:
             drained = (f"{key} (drained)" if member.drained else key for key, member in sorted(blockers.items()))
@@ -137,41 +110,6 @@ class HostTraffic:
             with about_balancer(self.roll.context):
                 pool.update(down=slot.at)
         return True
-
-    def _blockers(self, slot: Slot) -> dict[str, Member]:
-        """What is down by the balancers, and leaves no room for instances."""
-        listed: dict[str, Member] = {}
-        for pool in slot.pools:
-            now = self._members(pool)
-            listed.update({key: member for key, member in now.items() if member.down or key not in listed})
-        members = self.roll.members
-        return self.roll.budget.blockers(slot, members.out(slot.scope), listed, members.unusable)
-
-    def _admit_own(self, blockers: Collection[str]) -> bool:
-        """Admit what is in the way of its own host, because this run made or mended it: nobody else would.
-
-        An instance has all that it needs by then: see `change_order`.
-
-        Args:
-            blockers: labels of the instances in the way.
-
-        Returns:
-            whether any gets requests again.
-
-        Raises:
-            HostError: an instance that this run made is not fit to serve, or a balancer could not be told.
-        """
-        admitted = False
-        for name in [instance.name for instance in self.host.instances if self._label(instance.name) in blockers]:
-            if self._is_new(name):
-                self.admit(name, self.roll.pools.of(self.host))
-                admitted = True
-            elif name in self._left_out - self._tried:
-                self._tried.add(name)
-                with contextlib.suppress(CommandError):  # it may be fit when it has been changed
-                    self._send_to(name, self.prove(name), self.roll.pools.of(self.host))
-                    admitted = True
-        return admitted
 
     def drain(self, slot: Slot) -> None:
         """Wait until the streams of instances have ended; after `ollama.drain_timeout` the rest is cut, and told.
@@ -268,81 +206,150 @@ class HostTraffic:
         self.roll.members.hold(key)
         return True
 
-    def recover(self, listed: Mapping[str, Member], changing: frozenset[str]) -> None:
+    def recover(self, listed: Mapping[str, Member], changing: frozenset[str], *, early: bool = False) -> None:
         """Give back what earlier runs left out of the upstream, if it can serve. Raises nothing: see `error`.
 
         Args:
             listed: label -> member of the pools, as read at the start of the run.
             changing: names of instances that this run changes, or `EVERY`: they prove themselves after that.
+            early: whether these get a chance before that, too: other hosts, which may wait for them, begin before.
         """
+        held = self.lease.held
         own = {self._label(instance.name): instance.name for instance in self.host.instances}
         for key, name in own.items():
             if key in listed and is_left_out(listed[key]) and key not in self.roll.members.unusable:
                 self._left_out.add(name)
-        ready = set() if changing == EVERY else self._left_out - changing
-        self._admit_each(sorted(ready))
+        later = self._left_out if changing == EVERY else self._left_out & changing
+        self._admit_left_out(sorted(self._left_out - later))
+        if early:
+            self._try(sorted(later), "")
+        # A balancer may just be told of others' instances, under the same lock.
+        if self.lease.held and not (held or self.host.balancer or self.roll.context.cut.is_set()):
+            with contextlib.suppress(HostError):  # the lease ends by itself
+                self.lease.end()
 
     def finish(self) -> None:
         """Give back what is still out now that the host's part of the run is over.
 
         Raises:
-            HostError: an instance is not fit to serve, or a balancer could not be told.
+            HostError: an instance that was made is not fit to serve, or a balancer could not be told.
         """
-        held = {key.rpartition("/")[2] for key in self.roll.members.labels(Membership.NEW) if self._is_own(key)}
         declared = {instance.name for instance in self.host.instances}  # what a rollback brings back has no models
-        self._admit_each(sorted((held | self._left_out) & declared))
-        if self.error is not None:
-            raise self.error
+        new = {name for name in self._own(self.roll.members.labels(Membership.NEW)) if name in declared}
+        self._admit_left_out(sorted((self._left_out & declared) - new))
+        first: HostError | None = None
+        for name in sorted(new):
+            if self.roll.context.cut.is_set():
+                break
+            try:
+                self.admit(name, self.roll.pools.of(self.host))
+                self._say_admitted(name)
+            except HostError as error:
+                first = first or error
+        if first is not None:
+            raise first
 
-    def _admit_each(self, names: Collection[str]) -> None:
+    def check(self, names: Collection[str]) -> None:
+        """Have instances prove themselves that the balancers learn of in the last wave. Raises nothing: see `error`.
+
+        Args:
+            names: their names.
+        """
         for name in names:
-            if self.roll.members.state(self._label(name)) in (Membership.IN, Membership.NOT_READY):
-                continue
-            new = self._is_new(name)
-            if self.roll.context.cut.is_set() or (self.roll.context.stop.is_set() and not new):
+            if self._is_over(name) or self.roll.context.stop.is_set():
                 continue
             try:
-                self.admit(name, self.roll.pools.of(self.host), halts=new)
-                self.say("progress", f"test:{name}", "it gets requests again")
-                self.roll.members.recovered.update(() if new else (self._label(name),))
+                self.prove(name)
             except HostError as error:
-                self.error = self.error or error
+                self.roll.members.leave_out(self._label(name), error.message, halts=False)
+                self._ill[name] = error
 
-    def admit(self, name: str, pools: Collection[BalancerPool], *, halts: bool = True) -> None:
+    def _is_over(self, name: str) -> bool:
+        """Whether this run knows already if an instance can serve."""
+        return self.roll.members.state(self._label(name)) in (Membership.IN, Membership.NOT_READY)
+
+    def _admit_left_out(self, names: Collection[str]) -> None:
+        """Give back instances that earlier runs left out, and keep the errors of those that stay out."""
+        for name in names:
+            if self._is_over(name) or not isinstance(self._ill.get(name), LockedError | None):
+                continue
+            if self.roll.context.stop.is_set():
+                return
+            try:
+                self.admit(name, self.roll.pools.of(self.host), recovers=True)
+            except HostError as error:
+                self._ill[name] = error
+            else:
+                self._ill.pop(name, None)
+                self.roll.members.recovered.add(self._label(name))
+                self._say_admitted(name)
+
+    def _try(self, names: Collection[str], step: str) -> bool:
+        """Give back instances that are out and may be well, before they are changed; a test that fails counts nothing.
+
+        Args:
+            names: instances.
+            step: what they are in the way of: each is tested once for that.
+
+        Returns:
+            whether any got back in.
+        """
+        admitted = False
+        for name in names:
+            state = self.roll.members.state(self._label(name))
+            waits = state is Membership.NEW or (state is None and name in self._left_out)
+            if not waits or (step, name) in self._tried or self.roll.context.stop.is_set():
+                continue
+            self._tried.add((step, name))
+            with contextlib.suppress(HostError):
+                self._tell(name, self.prove(name, lock=True), self.roll.pools.of(self.host))
+                self.roll.members.recovered.update({self._label(name)} if state is None else ())
+                self._say_admitted(name)
+                admitted = True
+        return admitted
+
+    def _say_admitted(self, name: str) -> None:
+        self.say("progress", f"test:{name}", "it gets requests again")
+
+    def admit(self, name: str, pools: Collection[BalancerPool], *, recovers: bool = False) -> None:
         """Have an instance prove itself, and balancers send to it: the one way up.
 
         Args:
             name: its name.
             pools: the balancers that are told.
-            halts: whether the roll is halted if the instance does not prove itself.
+            recovers: whether an earlier run left it out: then the host is locked for that, because another run may be
+                at work on the instance, and the roll is not halted if it does not get back in.
 
         Raises:
             HostError: it did not prove itself, or a balancer could not be told.
         """
         key = self._label(name)
         try:
-            at = self.prove(name)
+            at = self.prove(name, lock=recovers)
         except HostError as error:
-            self.roll.members.leave_out(key, error.message, halts=halts)
+            if not (recovers and isinstance(error, LockedError)):  # who has the host gives the instance back
+                self.roll.members.leave_out(key, error.message, halts=not recovers)
             raise
-        self._send_to(name, at, pools)
-
-    def _send_to(self, name: str, at: str, pools: Collection[BalancerPool]) -> None:
-        key = self._label(name)
         try:
-            update_all(list(pools), lambda pool: pool.update(up={key: Place(at, key)}))
+            self._tell(name, at, pools)
         except HostError as error:
             error.message = f"{key} could not be given back: {error.message}"
-            self.roll.members.halt(error.message)
+            if not recovers:
+                self.roll.members.halt(error.message)
             self.roll.members.forget(key)
             raise
+
+    def _tell(self, name: str, at: str, pools: Collection[BalancerPool]) -> None:
+        key = self._label(name)
+        update_all(list(pools), lambda pool: pool.update(up={key: at}))
         self.roll.members.admit(key)
 
-    def prove(self, name: str) -> str:
+    def prove(self, name: str, *, lock: bool = False) -> str:
         """Have an instance prove that it can serve.
 
         Args:
             name: its name.
+            lock: whether the host is locked first, if it is not yet.
 
         Returns:
             `ADDRESS:PORT` where it did.
@@ -350,23 +357,13 @@ class HostTraffic:
         Raises:
             HostError: it did not.
         """
-        models = next((instance.models for instance in self.host.instances if instance.name == name), ())
-        command = readiness.command(name, models, any_model=not self.roll.context.brings_models)
+        command = proof.command(self.host, name, self.roll.context)
         self.say("progress", f"test:{name}", str(command))
-        held = [self.lease.acquire(command.timeout)] if self.lease.held else []
-        *taken, answer = self.session.batch([*held, command], stop=False)
-        for renewed in taken:
+        locks = [self.lease.acquire(command.timeout)] if lock or self.lease.held else []
+        answers = self.session.batch([*locks, command], stop=True)
+        for renewed in answers[: len(locks)]:
             self.lease.took(renewed)
-        if answer.exit:
-            raise CommandError(
-                f"{self._label(name)} is not fit to serve and stays out of the upstream: {_first(answer.error)}",
-                "mend it, then deploy again: it gets back in when it passes its test",
-                step=f"test:{name}",
-                command=str(command),
-                exit_status=answer.exit,
-                stderr=answer.error[-4000:],
-            )
-        return readiness.place(answer)
+        return proof.place(self.host, name, command, answers[-1])
 
     def _members(self, pool: BalancerPool) -> Mapping[str, Member]:
         try:
@@ -381,8 +378,17 @@ class HostTraffic:
                 stderr=error.stderr or error.message,
             ) from error
 
-    def _is_new(self, name: str) -> bool:
-        return self.roll.members.state(self._label(name)) is Membership.NEW
+    def _blockers(self, slot: Slot) -> dict[str, Member]:
+        """The members that are down, and leave no room for a slot."""
+        listed: dict[str, Member] = {}
+        for pool in slot.pools:
+            now = self._members(pool)
+            listed.update({key: member for key, member in now.items() if member.down or key not in listed})
+        return self.roll.budget.blockers(slot, self.roll.members.out(slot.scope), listed, self.roll.members.unusable)
+
+    def _own(self, keys: Collection[str]) -> list[str]:
+        """Names of those of these labels that are this host's."""
+        return sorted(key.rpartition("/")[2] for key in keys if self._is_own(key))
 
     def _label(self, name: str) -> str:
         return label(self.host.name, name)
@@ -419,7 +425,3 @@ def is_left_out(member: Member) -> bool:
         member: of a pool.
     """
     return member.down and not member.drained and member.address != NOWHERE
-
-
-def _first(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[0][:300]

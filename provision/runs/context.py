@@ -1,15 +1,20 @@
 """What the hosts of one run share."""
 
 import dataclasses
+import shlex
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from provision.artifacts.store import Store
 from provision.errors import HostError
 from provision.events import Listener
 from provision.inventory import Inventory
 from provision.plan.planner import HostPlan
-from provision.runs.journal import Journal
+from provision.runs.journal import Journal, Kind
+from provision.runs.lease import Lease
+from provision.runs.lease_keeper import LeaseKeeper
+from provision.runs.log import is_over
+from provision.ssh.session import Session
 
 
 class Stopped(HostError):  # noqa: N818 - a wish of the operator, not an error
@@ -33,8 +38,10 @@ class Context:
         begun: names of those of them that are being worked on.
         cut_off: names of hosts that were lost while they were locked: something may still be at work there.
         lock_wait: seconds to wait for a host that somebody else has.
-        command: what was called, as the hosts' journals name it.
-        dead: ids of runs that are known to be dead: their locks are not waited for.
+        kind: what the run does.
+        words: what it was told, for the hosts' journals: of a drain the instances, of a rollback the run.
+        is_over: whether the run of this id is over, as far as this machine's log knows: its locks are not waited for.
+        keeper: renews the locks that the run holds; ends with the run.
         confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
         journals: host -> what is written there; a balancer's may be written by several connections.
     """
@@ -51,18 +58,31 @@ class Context:
     begun: set[str] = dataclasses.field(default_factory=set)
     cut_off: set[str] = dataclasses.field(default_factory=set)
     lock_wait: float = 0.0
-    command: str = "deploy"
-    dead: tuple[str, ...] = ()
+    kind: Kind = "deploy"
+    words: Sequence[str] = ()
+    is_over: Callable[[str], bool] = is_over
+    keeper: LeaseKeeper = dataclasses.field(default_factory=LeaseKeeper)
     confirmed: Mapping[str, HostPlan] = dataclasses.field(default_factory=dict)
     journals: dict[str, Journal] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keeper.cut = self.cut
 
     @property
     def brings_models(self) -> bool:
         """Whether instances must have the models that are declared, to be fit in this run: it sees to that, or it does
         nothing else than to give them back. A rollback pulls none but for an instance that comes back."""
-        command = self.command.partition(" ")[0]
-        return command == "undrain" or ("models" in self.roles and command != "rollback")
+        return self.kind == "undrain" or ("models" in self.roles and self.kind != "rollback")
+
+    @property
+    def command(self) -> str:
+        """What was called, as journals and logs name it; `journal.kind_of` reads its kind."""
+        return shlex.join((self.kind, *self.words))
 
     def journal(self, host: str) -> Journal:
         """What this run writes on a host of what it does there."""
         return self.journals.setdefault(host, Journal(self.run_id, self.command))
+
+    def lease(self, session: Session) -> Lease:
+        """This run's lock on the host of a connection; not taken yet."""
+        return Lease(session, self.run_id, self.keeper, self.is_over)

@@ -75,6 +75,11 @@ class Entry:
     why: str = ""
     resumed: str = ""
 
+    @property
+    def kind(self) -> str:
+        """`deploy`, `rollback`, `drain` or `undrain`; empty where the journal does not say it."""
+        return journal.kind_of(self.command)
+
 
 @dataclass(frozen=True)
 class Made:

@@ -1,10 +1,12 @@
-"""Programs of the operator's that run before and after a deploy: `hooks/` beside the inventory.
+"""Programs of the operator that run around a deploy, a rollback, a drain and an undrain: `hooks/` beside the inventory.
 
     hooks/pre-deploy    before anything is touched; if it fails, nothing is
     hooks/post-deploy   when every host came to what was wanted
     hooks/on-failure    when one did not
 
-Each gets one JSON document on standard input. What it prints goes to our standard error.
+Each gets one JSON document on standard input. Its environment says which command runs (`PROVISION_COMMAND`: `deploy`,
+`rollback`, `drain` or `undrain`), which hook this is (`PROVISION_EVENT`), and the id of the run (`PROVISION_RUN`); the
+document has the same three as `command`, `event` and `run`. What a hook prints goes to our standard error.
 """
 
 import json
@@ -29,11 +31,13 @@ class Hooks:
     Args:
         inventory: path of the inventory file.
         run_id: id of the run, given to each hook as PROVISION_RUN.
+        command: the command that runs, given to each hook as PROVISION_COMMAND.
     """
 
-    def __init__(self, inventory: str, run_id: str) -> None:
+    def __init__(self, inventory: str, run_id: str, command: str) -> None:
         self._folder = Path(inventory).resolve().parent / FOLDER
         self._run_id = run_id
+        self._command = command
 
     def before(self, document: Mapping[str, Any]) -> None:
         """Run pre-deploy.
@@ -47,7 +51,11 @@ class Hooks:
             raise GuardError(f"{PRE} {problem}: nothing was touched", "see what it said above")
 
     def after(self, document: Mapping[str, Any], *, failed: bool) -> str:
-        """Run post-deploy or on-failure; what went wrong with it, or nothing: the deploy stays what it was."""
+        """Run post-deploy or on-failure. The result of the run stays what it was.
+
+        Returns:
+            what went wrong with the hook, or nothing.
+        """
         name = FAILURE if failed else POST
         try:
             problem = self._call(name, document)
@@ -88,13 +96,15 @@ class Hooks:
         path = self._program(name)
         if path is None:
             return ""
-        text = json.dumps({"schema": 1, "event": name, "run": self._run_id, **document}, default=str).encode()
-        env = {**os.environ, "PROVISION_RUN": self._run_id, "PROVISION_EVENT": name}
+        head = {"schema": 1, "event": name, "run": self._run_id, "command": self._command}
+        text = json.dumps({**head, **document}, default=str).encode()
+        names = {"PROVISION_RUN": self._run_id, "PROVISION_EVENT": name, "PROVISION_COMMAND": self._command}
+        env = {**os.environ, **names}
         try:
             done = subprocess.run(
                 [str(path)],
                 input=text,
-                stdout=sys.stderr.fileno(),
+                stdout=_standard_error(),
                 cwd=self._folder.parent,
                 env=env,
                 timeout=TIMEOUT,
@@ -105,3 +115,11 @@ class Hooks:
         except OSError as error:
             return f"could not be started: {error.strerror}"
         return f"ended with exit code {done.returncode}" if done.returncode else ""
+
+
+def _standard_error() -> int:
+    """Where hooks print: our standard error, or that of the process where a program has replaced ours by no file."""
+    try:
+        return sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        return 2

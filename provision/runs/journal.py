@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from provision.command import CHANGE_TIMEOUT, Run
 from provision.plan.planner import Change
@@ -23,10 +23,10 @@ from provision.steps.system.file_scan import Content
 FOLDER = "/var/lib/provision/journal"
 STORE = FILES
 WORSE = ("changed", "stopped", "locked", "unreachable", "failed")  # results, the worst last
-DRAINS = ("drain", "undrain")  # what they did is undone by each other, and survives a rollback
+Kind = Literal["deploy", "rollback", "drain", "undrain"]
+"""What a run that changes hosts does."""
+DRAINS: tuple[Kind, ...] = ("drain", "undrain")  # what they did is undone by each other, and survives a rollback
 RUNS = 50  # journals that a host keeps; of drains as many again, or they would push out what can be rolled back
-BYTES = 64 * 1024 * 1024  # and how many, with what they name
-LAST = 5  # the last runs that can be rolled back, which stay whatever their size
 TOLD = 200  # characters of what was called that the host's own log is told: a drain names its instances
 
 # $1 folder, $2 store, $3 run; records and what is to be kept on standard input. Each record is told when it came, by
@@ -69,44 +69,32 @@ TELL = (
 """
 )
 
-# The same, and what a run that has ended leaves to do. $5 how many journals stay, and how many of drains, $6 how many
-# bytes with all that they keep, $7 how many of the last runs that can be rolled back stay whatever their size; this run
+# The same, and what a run that has ended leaves to do. $5 how many journals stay, and how many of drains; this run
 # stays too. Runs are counted in the order of their ids, which carry the operator's time. The age of a file means
 # nothing: a host's clock that is wrong once would make every other journal old. What no journal names any more is not
 # kept: a state names the bytes of its files.
 END = (
     TELL
     + r"""
-most=$5 bytes=$6 last=$7 own=$3.jsonl
+most=$5 own=$3.jsonl
 find "$store" -name '.new.*' ! -path "$new" -delete # the guard is held: nobody writes to those any more
 cd -- "$folder"
 newest() { ls -1 | grep '\.jsonl$' | sort -r; }
 drains=$(grep -lE '"command": "(DRAINS)[ "]' -- *.jsonl) || :
-latest=$(newest | grep -vxF -- "$drains" | head -n "$last")
-over() { [ "$(du -scb -- "$folder" "$store" | tail -n 1 | cut -f 1)" -gt "$bytes" ]; }
 old=$(
   {
     newest | grep -xF -- "$drains" | tail -n "+$((most + 1))"
     newest | grep -vxF -- "$drains" | tail -n "+$((most + 1))"
   } | grep -vxF -- "$own"
 ) || :
-[ -n "$old" ] || over || exit 0
+[ -n "$old" ] || exit 0
 used=$(mktemp)
 trap 'rm -f -- "$new" "$used" "$used.states"' EXIT
-sweep() (
-  cat -- *.jsonl | grep -oE '[0-9a-f]{64}' | sort -u >"$used.states" || :
-  cd -- "$store"
-  { cat "$used.states"; xargs -r -a "$used.states" grep -shoE '[0-9a-f]{64}' -- || :; } | sort -u >"$used"
-  { ls -1A | grep -vxFf "$used" || :; } | while IFS= read -r name; do rm -f -- "$name"; done
-)
-[ -z "$old" ] || printf '%s\n' "$old" | while IFS= read -r name; do rm -f -- "$name"; done
-sweep
-while over; do
-  oldest=$(newest | grep -vxF -e "$latest" -e "$own" | tail -n 1)
-  [ -n "$oldest" ] || break
-  rm -f -- "$oldest"
-  sweep
-done
+printf '%s\n' "$old" | while IFS= read -r name; do rm -f -- "$name"; done
+cat -- *.jsonl | grep -oE '[0-9a-f]{64}' | sort -u >"$used.states" || :
+cd -- "$store"
+{ cat "$used.states"; xargs -r -a "$used.states" grep -shoE '[0-9a-f]{64}' -- || :; } | sort -u >"$used"
+{ ls -1A | grep -vxFf "$used" || :; } | while IFS= read -r name; do rm -f -- "$name"; done
 """.replace("DRAINS", "|".join(DRAINS))
 )
 
@@ -117,7 +105,7 @@ class Journal:
 
     Args:
         run: id of the run.
-        command: what was called, such as `deploy`. Never its options, in which there may be secrets.
+        command: what was called, its kind first, such as `deploy`. Never its options, in which there may be secrets.
     """
 
     run: str
@@ -179,7 +167,7 @@ class Journal:
         records.append({"record": "end", "result": self.result, "changes": count})
         steps = f"{count} step{'s' if count != 1 else ''}"
         said = self._said(f"{steps}, {self.result}")
-        return self._run(END, records, None, said, str(RUNS), str(BYTES), str(LAST), ok=())
+        return self._run(END, records, None, said, str(RUNS), ok=())
 
     def _said(self, what: str) -> str:
         return f"run {self.run} by {lock.who()}: {self.command:.{TOLD}}, {what}"
@@ -202,6 +190,11 @@ class Journal:
 def _text(state: State) -> bytes | None:
     """A state as it is kept; what else it may hold beside JSON's own types is a hash."""
     return None if state is None else json.dumps(state, sort_keys=True, default=str).encode()
+
+
+def kind_of(command: str) -> str:
+    """The kind of a run: the first word of its command, as a journal or a log has it; empty for an empty command."""
+    return command.partition(" ")[0]
 
 
 def digest(text: bytes) -> str:

@@ -11,44 +11,43 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from provision.command import Answer, Run, sh
 from provision.errors import FactError, HostError, LockedError
 
-LEASE_SECONDS = 180.0  # at least; renewed with every exec of the run, and while a job is followed
-RENEW_SECONDS = 60.0  # how often, while a job is followed
-HELD = 75  # EX_TEMPFAIL
+LEASE_SECONDS = 180.0  # at least; renewed with every exec of the run, and by its keeper
+RENEW_SECONDS = 60.0  # how often by the keeper
+EXIT_HELD = 75  # EX_TEMPFAIL
 FOLDER = "/run/provision"
-KEPT = "/var/lib/provision/lock"  # a lock by hand
+BY_HAND_FILE = "/var/lib/provision/lock"  # a lock by hand
 BY_HAND = "by-hand"  # instead of a run's id, and of the uptime at which a lease ends
 LONGEST_REASON = 200  # characters
 
-# What is there, into run, until, since, who, why, now and busy. $folder is in /run, which is gone at a boot; $kept is
-# not, so what it says of time is the clock's, and the rest is uptime. A lock is two lines: run, until, since, who; and
-# why. One by hand counts however damaged it is: nobody but people may take it away.
+# What is there, into run, until, since, who, why, now and busy. $folder is in /run, which is gone at a boot;
+# $by_hand is not, so what it says of time is the clock's, and the rest is uptime. A lock is two lines: run, until,
+# since, who; and why. One by hand counts however damaged it is: nobody but people may take it away.
 READ = r"""
 now=$(cut -d. -f1 /proc/uptime)
 lock=$folder/lock
-[ ! -s "$kept" ] || lock=$kept now=$(date +%s)
+[ ! -s "$by_hand" ] || lock=$by_hand now=$(date +%s)
 run='' until=0 since=$now who='' why='' busy=no
 if [ -s "$lock" ]; then
   { read -r run until since who; read -r why; } <"$lock" || :
   case $until in '' | *[!0-9]*) until=0 ;; esac
   case $since in '' | *[!0-9]*) since=$now ;; esac
 fi
-[ "$lock" != "$kept" ] || run=${run:-by-hand} until=by-hand
+[ "$lock" != "$by_hand" ] || run=${run:-by-hand} until=by-hand
 for pid in "$folder"/jobs/*/pid; do
   [ -f "$pid" ] && [ ! -f "${pid%pid}rc" ] && kill -0 "$(cat "$pid")" 2>/dev/null && busy=yes
 done
 """
 
-# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 runs of this
-# operator that are known to be dead: somebody else may have resumed one since. Says where it could not be written.
+# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 a run of this operator
+# that is known to be dead, or nothing: somebody else may have resumed it since. Says where it could not be written.
 ACQUIRE = f"""
-folder=$4 kept=$5
+folder=$4 by_hand=$5
 failed() {{ rm -f "$lock.new"; printf '%s\\n' "${{lock%/*}}"; exit 1; }}
 umask 077
 mkdir -p -m 0700 "$folder"
@@ -57,17 +56,17 @@ flock 9
 {READ}
 held=no
 if [ "$run" != "$1" ] && [ -n "$run" ]; then
-  case " $7 " in *" $run "*) [ "$who" != "$2" ] || until=0 ;; esac
+  [ "$run" != "$7" ] || [ "$who" != "$2" ] || [ "$until" = {BY_HAND} ] || until=0
   if [ "$until" = {BY_HAND} ] || [ "$until" -gt "$now" ]; then held=yes
   elif [ $busy = yes ] && [ "$who" != "$2" ]; then held=yes
   fi
 fi
 if [ $held = yes ]; then
   printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
-  exit {HELD}
+  exit {EXIT_HELD}
 fi
 if [ "$3" = {BY_HAND} ]; then
-  lock=$kept until=$3
+  lock=$by_hand until=$3
   [ "$run" = "$1" ] || since=$(date +%s)
   install -d -m 0700 -- "${{lock%/*}}" || failed
 else
@@ -82,7 +81,7 @@ mv "$lock.new" "$lock" || failed
 
 # While a job still runs, the lock stays as a lease that is over: see ACQUIRE.
 RELEASE = f"""
-folder=$2 kept=$3
+folder=$2 by_hand=$3
 [ -s "$folder/lock" ] || exit 0
 umask 077
 exec 9>"$folder/lock.guard"
@@ -101,36 +100,36 @@ rm -f "$folder/lock"
 """
 
 STATUS = f"""
-folder=$1 kept=$2
+folder=$1 by_hand=$2
 {READ}
 [ -z "$run" ] || printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why"
 """
 
 
-# $1 folder, $2 lock by hand, $3 `yes` to take away what a run holds too, $4 who, $5 runs of this operator that are
-# known to be dead: their locks go too, but not while a job of the host still runs. Says what was there.
+# $1 folder, $2 lock by hand, $3 `yes` to take away what a run holds too, $4 who, $5 a run of this operator that
+# is known to be dead, or nothing: its lock goes too, but not while a job of the host still runs. Says what was there.
 BREAK = f"""
-folder=$1 kept=$2
-[ -s "$folder/lock" ] || [ -s "$kept" ] || exit 0
+folder=$1 by_hand=$2
+[ -s "$folder/lock" ] || [ -s "$by_hand" ] || exit 0
 umask 077
 mkdir -p -m 0700 "$folder"
 exec 9>"$folder/lock.guard"
 flock 9
 {READ}
 [ -n "$run" ] || exit 0
-case " $5 " in *" $run "*) [ "$who" != "$4" ] || [ "$until" = {BY_HAND} ] || until=$now ;; esac
+[ "$run" != "$5" ] || [ "$who" != "$4" ] || [ "$until" = {BY_HAND} ] || until=$now
 if [ "$until" != {BY_HAND} ] && [ "$3" != yes ] && {{ [ "$until" -gt "$now" ] || [ $busy = yes ]; }}; then
   printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why" >&2
-  exit {HELD}
+  exit {EXIT_HELD}
 fi
-rm -f "$folder/lock" "$kept" || exit
+rm -f "$folder/lock" "$by_hand" || exit
 printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why"
 """
 
 
 @dataclass(frozen=True)
-class Held:
-    """A lock that is there.
+class Holder:
+    """Who has the lock of a host, and for how long.
 
     Args:
         run: id of the run that has it; empty for a lock by hand.
@@ -176,16 +175,16 @@ def who() -> str:
     return "".join(f"{name}@{socket.gethostname()}".split())  # blanks part the words of what is written of a lock
 
 
-def acquire(run_id: str, seconds: float = 0.0, dead: Sequence[str] = ()) -> Run:
+def acquire(run_id: str, seconds: float = 0.0, dead: str = "") -> Run:
     """Take the lock, or renew it.
 
     Args:
         run_id: the run that has it.
         seconds: how long what comes now may take.
-        dead: ids of runs that are known to be dead; theirs is taken at once.
+        dead: id of a run that is known to be dead; if it has the lock, that is taken over. Empty for none.
     """
     lease = f"{max(LEASE_SECONDS, seconds + RENEW_SECONDS):.0f}"
-    return sh(ACQUIRE, run_id, who(), lease, FOLDER, KEPT, "", " ".join(dead), title="take the lock")
+    return sh(ACQUIRE, run_id, who(), lease, FOLDER, BY_HAND_FILE, "", dead, title="take the lock")
 
 
 def acquire_by_hand(why: str) -> Run:
@@ -194,42 +193,42 @@ def acquire_by_hand(why: str) -> Run:
     Args:
         why: shown to whoever meets it; one line.
     """
-    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, KEPT, why, "", title="take the lock")
+    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, BY_HAND_FILE, why, "", title="take the lock")
 
 
 def release(run_id: str) -> Run:
     """Give the lock back, if it is this run's, and forget jobs that have ended."""
-    return sh(RELEASE, run_id, FOLDER, KEPT, title="release the lock")
+    return sh(RELEASE, run_id, FOLDER, BY_HAND_FILE, title="release the lock")
 
 
 def status() -> Run:
     """Read the lock; writes nothing."""
-    return sh(STATUS, FOLDER, KEPT, title="read the lock")
+    return sh(STATUS, FOLDER, BY_HAND_FILE, title="read the lock")
 
 
-def take_away(*, force: bool, dead: Sequence[str] = ()) -> Run:
+def take_away(*, force: bool, dead: str = "") -> Run:
     """Take away a lock by hand, or one that nobody renews any more.
 
     Args:
         force: take away that of a run too, which may still be at work.
-        dead: ids of runs that are known to be dead; theirs is taken away, unless a job of it still runs.
+        dead: id of a run that is known to be dead; its lock is taken away, unless a job of it still runs.
     """
-    words = ("yes" if force else "no", who(), " ".join(dead))
-    return sh(BREAK, FOLDER, KEPT, *words, title="take the lock away")
+    words = ("yes" if force else "no", who(), dead)
+    return sh(BREAK, FOLDER, BY_HAND_FILE, *words, title="take the lock away")
 
 
-def held(answer: Answer) -> Held | None:
-    """The lock that `status` found, or that `take_away` took; None if there was none.
+def holder_of(answer: Answer) -> Holder | None:
+    """Who has the lock that `status` found, or had the one that `take_away` took; None if there was none.
 
     Raises:
         LockedError: a run has it, and it was not to be forced.
         FactError: the answer is none.
     """
-    if answer.exit == HELD:
+    if answer.exit == EXIT_HELD:
         found = _parse(answer.error)
         over = found.left is not None and found.left <= 0
         hint = "wait until that job has ended" if over else "wait for that run; its lock expires by itself"
-        raise LockedError(f"locked by {found}", f"{hint}. If that run is certainly dead, use --force")
+        raise LockedError(f"locked by {found}", f"{hint}. If that run is certainly dead, use --force", run=found.run)
     if answer.exit:
         raise FactError("the lock cannot be read", exit_status=answer.exit, stderr=answer.error)
     return _parse(answer.text) if answer.text.strip() else None
@@ -242,24 +241,25 @@ def checked(answer: Answer) -> None:
         LockedError: somebody else has it.
         HostError: it cannot be taken at all.
     """
-    if answer.exit == HELD:
+    if answer.exit == EXIT_HELD:
         found = _parse(answer.error)
-        hint = "ask them; `provision lock release` takes it away" if found.left is None else "wait for that run"
-        raise LockedError(f"locked by {found}", hint + ("" if found.left is None else "; the lock expires by itself"))
+        hint = "wait for that run; the lock expires by itself"
+        hint = "ask them; `provision lock release` takes it away" if found.left is None else hint
+        raise LockedError(f"locked by {found}", hint, run=found.run)
     if answer.exit:
-        kept = str(Path(KEPT).parent)
-        place = kept if answer.text.strip() == kept else FOLDER
+        by_hand = str(Path(BY_HAND_FILE).parent)
+        place = by_hand if answer.text.strip() == by_hand else FOLDER
         said = f"{place}: {answer.error}" if answer.error else ""
         hint = f"is there room in {place}, and can it be written to?"
         raise HostError("the lock could not be taken", hint, stderr=said)
 
 
-def _parse(text: str) -> Held:
+def _parse(text: str) -> Holder:
     first, _, why = text.strip("\n").partition("\n")
     found = re.fullmatch(r"(\S+) (\d+|by-hand) (\d+) (\d+) (yes|no) ?(.*)", first)
     if found is None:
-        raise FactError("the lock is not one of ours", f"look at {FOLDER}/lock and {KEPT}", stderr=text[:300])
+        raise FactError("the lock is not one of ours", f"look at {FOLDER}/lock and {BY_HAND_FILE}", stderr=text[:300])
     run, until, since, now, busy, name = found.groups()
     by_hand = until == BY_HAND
     left = None if by_hand else int(until) - int(now)
-    return Held("" if by_hand else run, name, max(0, int(now) - int(since)), left, busy == "yes", why.strip())
+    return Holder("" if by_hand else run, name, max(0, int(now) - int(since)), left, busy == "yes", why.strip())

@@ -15,14 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from provision.runs.journal import kind_of
 from provision.runs.lock import who
 
 RUNS = 200  # logs that are kept
 RUNNING, ENDED = ".running", ".json"
-DEAD = 20  # of those that may have left a lock, how many of the newest are looked for on hosts
-# Results of hosts that may still be locked: a second Ctrl-C cuts the connections, and what made a host fail (sudo, a
-# full disk) may also keep its lock from being given back.
-LOST = {"unreachable", "stopped", "failed"}
 
 
 @dataclass(frozen=True)
@@ -87,10 +84,9 @@ class Log:
         return False
 
     @property
-    def is_cut_off(self) -> bool:
-        """Whether it ended here, and may have left its lock on a host."""
-        left = self.exit == 130 or bool(LOST & set(self.hosts.values()))
-        return self.machine == socket.gethostname() and left
+    def is_over(self) -> bool:
+        """Whether it died or ended here: a lock of it that is still on a host could not be given back."""
+        return self.is_dead or (self.exit is not None and self.machine == socket.gethostname())
 
     @property
     def epitaph(self) -> str:
@@ -139,23 +135,19 @@ class Logs:
                 old.unlink(missing_ok=True)
 
     def find(self, run: str) -> Log | None:
-        """The log of a run, or None if there is none that can be read."""
+        """The log of a run, or None if there is none that can be read.
+
+        Args:
+            run: its id; a host may have named it, so that it may be anything.
+        """
+        if Path(run).name != run:
+            return None
         return _read(self.folder / f"{run}{RUNNING}") or _read(self.folder / f"{run}{ENDED}")
 
-    def dead(self) -> tuple[str, ...]:
-        """Ids of the runs that are `over`."""
-        return tuple(self.over())
-
-    def over(self) -> dict[str, Log]:
-        """Runs that are over here and may have left a lock, by their ids; the newest first of each kind.
-
-        They died; or they ended, and a host could not be told.
-        """
-        running = [_read(path) for path in self._paths(RUNNING)]
-        ended = [_read(path) for path in self._paths(ENDED)]
-        died = [log for log in running if log is not None and log.is_dead]
-        lost = [log for log in ended if log is not None and log.is_cut_off]
-        return {log.run: log for log in (*died[:DEAD], *lost[:DEAD])}
+    def over(self, run: str) -> Log | None:
+        """The log of a run that is over here, or None: it runs, or this machine does not know it."""
+        log = self.find(run)
+        return log if log is not None and log.is_over else None
 
     def unfinished(self, inventory: str) -> Log | None:
         """The last deploy or rollback of an inventory, if it died.
@@ -166,11 +158,16 @@ class Logs:
         wanted = str(Path(inventory).resolve())
         found = sorted([*self._paths(RUNNING), *self._paths(ENDED)], key=lambda path: path.stem, reverse=True)
         logs = (log for log in map(_read, found) if log is not None and log.inventory == wanted)
-        last = next((log for log in logs if log.command.partition(" ")[0] in ("deploy", "rollback")), None)
+        last = next((log for log in logs if kind_of(log.command) in ("deploy", "rollback")), None)
         return last if last is not None and last.is_dead else None
 
     def _paths(self, suffix: str) -> Sequence[Path]:
         return sorted(self.folder.glob(f"*{suffix}"), reverse=True)
+
+
+def is_over(run: str) -> bool:
+    """Whether a run is over, by the logs of this user on this machine."""
+    return Logs(default_folder()).over(run) is not None
 
 
 def default_folder() -> Path:

@@ -31,18 +31,11 @@ def each(
         try:
             return host, work(host, session)
         except HostError as error:
-            return host, _hidden(error, Mask(host.secrets()))
+            return host, error.masked(Mask(host.secrets()))
         except Exception as error:  # noqa: BLE001 - a bug on one host must not hide what the others said
-            return host, _hidden(BugError(error), Mask(host.secrets()))
+            return host, BugError(error).masked(Mask(host.secrets()))
         finally:
             session.close()
 
     with ThreadPoolExecutor(max(1, min(forks, len(hosts))), thread_name_prefix="host") as pool:
         return list(pool.map(one, hosts))
-
-
-def _hidden(error: HostError, hide: Mask) -> HostError:
-    """The error without secrets."""
-    for name in ("message", "hint", "command", "stderr"):
-        setattr(error, name, hide(getattr(error, name)))
-    return error

@@ -74,10 +74,11 @@ class Session:
         """Begin to connect, in the background. What goes wrong is told by the method that then needs the connection."""
         opening: Future[fabric.Connection] = Future()
         self._opening = opening
+        closes = self._closes
 
         def work() -> None:
             try:
-                opening.set_result(self._open())
+                opening.set_result(self._open(closes))
             except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
                 opening.set_exception(error)
 
@@ -87,12 +88,14 @@ class Session:
         """Connect, unless that has been done."""
         self._connected()
 
-    def batch(self, commands: Sequence[Run | Put], *, stop: bool) -> list[Answer]:
+    def batch(self, commands: Sequence[Run | Put], *, stop: bool, beside: bool = False) -> list[Answer]:
         """Run commands one after the other, in one exec.
 
         Args:
             commands: what to run; `job` is not honoured here.
             stop: whether a failing command ends it.
+            beside: whether another thread may be at work over this connection: one that was closed is not opened
+                again, and one that does not answer is left open.
 
         Returns:
             the answers of the commands that ran: all of them, or up to the first that failed.
@@ -100,7 +103,7 @@ class Session:
         mark = script.make_mark()
         limit = sum(c.timeout if isinstance(c, Run) else 60.0 for c in commands) + GRACE
         text = script.assemble(commands, mark, stop=stop)
-        out, err, _ = self._exec(text, limit)
+        out, err, _ = self._exec(text, limit, beside=beside)
         answers = script.parse(out, err, mark, len(commands))
         complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
         if not complete:
@@ -188,8 +191,9 @@ class Session:
         extra: IO[bytes] | None = None,
         limit: int = OUTPUT_LIMIT,
         program: Sequence[str] = ("sh", "-s"),
+        beside: bool = False,
     ) -> tuple[bytes, bytes, int]:
-        client = self._connected()
+        client = self._connected(reopen=not beside)
         deadline = time.monotonic() + limit_s
         try:
             with self._channel(client.transport) as channel:
@@ -200,12 +204,14 @@ class Session:
                 err = stderr.join()
                 return stdout, err, channels.exit_status(channel, deadline)
         except TimeoutError as error:
-            self.close()
+            if not beside:
+                self.close()
             raise UnreachableError(
                 f"no answer within {limit_s:.0f} s", "look at the host, then run it again"
             ) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
-            self.close()
+            if not beside:
+                self.close()
             raise UnreachableError(f"the connection was lost: {said(error)}", "run it again") from error
 
     @contextlib.contextmanager
@@ -256,18 +262,34 @@ class Session:
         channels.await_word(channel, stderr, f"ready-{word}\n".encode())
         return word.encode() + b"\n"
 
-    def _connected(self) -> fabric.Connection:
+    def _connected(self, *, reopen: bool = True) -> fabric.Connection:
+        """The open connection; opened if there is none.
+
+        Args:
+            reopen: whether a connection that was closed is opened too, and not only one that was lost.
+
+        Raises:
+            UnreachableError: it was closed and is not to be opened, or it cannot be opened.
+        """
         with self._dialling:
             with self._lock:
+                if self._client is None and not reopen:
+                    raise UnreachableError("the connection is closed", "run it again")
+                closes = self._closes
                 opening, self._opening = self._opening, None  # taken once: what was opened then may be closed later
                 if self._client is not None and self._client.is_connected:
                     return self._client
-            return opening.result() if opening else self._open()
+            return opening.result() if opening else self._open(closes)
 
-    def _open(self) -> fabric.Connection:
+    def _open(self, closes: int) -> fabric.Connection:
+        """Open the connection.
+
+        Args:
+            closes: how often the session had been closed when this was asked for.
+        """
         hops: list[fabric.Connection] = []
         with self._lock:
-            self._begun, closes = hops, self._closes
+            self._begun = hops
         try:
             for target in (*self.connection.jumps, self.connection):
                 open_connection(target, hops[-1] if hops else None, hops.append)

@@ -22,6 +22,7 @@ __all__ = [
     "Check",
     "Fact",
     "Owned",
+    "PutBack",
     "RefusalError",
     "State",
     "Step",
@@ -84,16 +85,39 @@ class Fact:
 
 @dataclass(frozen=True)
 class Check:
-    """One proof that a step serves its purpose: passed when `got == expected`."""
+    """One proof that a step serves its purpose: passed when `got == expected`.
+
+    Args:
+        name: what is proved.
+        got: what the host says.
+        expected: what it should say.
+        compared: whether `got` must also be the same for every step in the fleet with the same `Step.compared_as`.
+    """
 
     name: str
     got: Any
     expected: Any
+    compared: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether the proof holds."""
         return bool(self.got == self.expected)
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """What a rollback does on one host, as ids of steps.
+
+    Args:
+        restored: things that were there before the run, and are there after the rollback.
+        recreated: those of them that the run removed.
+        removed: things that the run added, and that the rollback removes.
+    """
+
+    restored: frozenset[str] = frozenset()
+    recreated: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
 
 
 class Step(ABC):
@@ -114,6 +138,22 @@ class Step(ABC):
 
     gone: ClassVar[str] = "no longer declared"
     """Why it is removed, where it is."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset()
+    """Keys of its state that come and go by themselves, while something starts again and again: a plan that differs in
+    them alone is the same plan."""
+
+    serves: ClassVar[bool] = False
+    """Whether it is the server of the instance that it is a part of: the instance exists where this exists."""
+
+    routes: ClassVar[bool] = False
+    """Whether it says which instances get requests."""
+
+    is_health: ClassVar[bool] = False
+    """Whether its past state tells only how well something was: a rollback does not put it back (see `follows`)."""
+
+    foundation_of: ClassVar[frozenset[str]] = frozenset()
+    """Names of the roles of which nothing can be put back where a run removed this."""
 
     @property
     @abstractmethod
@@ -163,6 +203,23 @@ class Step(ABC):
         """The instance of its host that it is a part of; empty for none."""
         return ""
 
+    @property
+    def compared_as(self) -> str:
+        """What it is a copy of; empty for nothing. Verify compares all copies in the fleet by a `compared` check."""
+        return ""
+
+    def is_serving(self, facts: HostFacts, have: State) -> bool:
+        """Whether its instance serves where it is declared, on cards that are well; only a step that `serves` knows.
+
+        Args:
+            facts: what is known of the host.
+            have: what was found.
+
+        Raises:
+            RefusalError: where it is declared is not known on this host.
+        """
+        return False
+
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """The instances of its host whose streams this change would cut, by name, or `EVERY`."""
         return frozenset()
@@ -199,6 +256,26 @@ class Step(ABC):
             past: as of `restore`; None for a thing that was not there.
         """
         return self.fact()
+
+    def needs(self, past: Mapping[str, Any]) -> "Sequence[Step]":
+        """What has to be as wanted before a rollback puts a past state back.
+
+        Args:
+            past: as of `restore`.
+        """
+        return ()
+
+    def brings(self) -> "Sequence[Step]":
+        """What a rollback that puts this back has to make as wanted too, where the inventory declares neither."""
+        return ()
+
+    def follows(self, put_back: PutBack) -> "Step | None":
+        """The declared step that a rollback makes as wanted after all else; None where the rollback does not touch it.
+
+        Args:
+            put_back: what else the rollback does on this host.
+        """
+        return None
 
     def irrevocable(self, before: State, after: State) -> str:
         """Why a rollback leaves a change as it is; empty where it can be undone.
@@ -244,6 +321,16 @@ class Owned(ABC):
     @abstractmethod
     def step(self, step_id: str) -> Step:
         """The step that can remove the thing of this id: `commands(have, None)` is what is used of it."""
+
+    def former(self, step_id: str, have: State) -> Step | None:
+        """The step of a thing that is declared no longer, for a rollback; None where this kind has no such id.
+
+        Args:
+            step_id: as a journal names it.
+            have: what was found of the thing before the run; None for a thing that was not there.
+        """
+        step = self.step(step_id) if ":" in step_id else None
+        return step if step is not None and step.id == step_id else None
 
 
 def asked_once(live: Any, command: str, *args: str) -> Any:

@@ -6,6 +6,7 @@ parallel, each over a few channels of its one connection, because a proof mostly
 changes a host.
 """
 
+import dataclasses
 import time
 import traceback
 from collections import Counter
@@ -28,7 +29,6 @@ from provision.steps.base import Check, RefusalError
 from provision.verify import drift, neighbours
 from provision.verify.backend import Backend
 
-MODELS = "models"
 STEPS = 16  # steps of one host at a time: what several of them ask while all channels are taken goes in one exec
 
 
@@ -45,6 +45,8 @@ class StepResult:
         diff: lines that show how the host differs; never a secret.
         drifted: whether a deploy would change it.
         seconds: how long its proofs took.
+        compared_as: as of the step; empty for a result that no step has.
+        by_neighbour: whether another host is asked for it.
     """
 
     step: str
@@ -55,6 +57,8 @@ class StepResult:
     diff: Sequence[str] = ()
     drifted: bool = False
     seconds: float = 0.0
+    compared_as: str = ""
+    by_neighbour: bool = False
 
     @property
     def passed(self) -> bool:
@@ -139,7 +143,7 @@ class Verification:
         asked = [place for host in reached for place in self._places(self._runs[host.name])]
         self._questions, unasked = neighbours.assign(asked, reached)
         for place in asked:
-            self.results[place.host].steps.append(StepResult(place.step, neighbours.ROLE))
+            self.results[place.host].steps.append(StepResult(place.step, neighbours.ROLE, by_neighbour=True))
             self._futures[place.host, place.step] = Future()
         for reply in unasked:
             self._replied(reply)
@@ -155,31 +159,32 @@ class Verification:
         result.checks.append(reply.check())
         self._futures[reply.place.host, reply.place.step].set_result(result)
 
-    def models(self) -> list[str]:
-        """The models that more than one step has, each once: their digests are compared over all hosts."""
-        names = [_model(step) for _, ids in self.ids() for step in ids if _model(step)]
+    def compared_names(self) -> list[str]:
+        """What more than one step has a copy of (`Step.compared_as`), each name once."""
+        names = [step.compared_as for result in self.results.values() for step in result.steps if step.compared_as]
         return sorted({name for name in names if names.count(name) > 1})
 
-    def compared(self, model: str) -> StepResult:
-        """Whether all instances of all hosts have the same bytes under a model's name; tags move (FACTS 4.4).
+    def compare(self, name: str) -> StepResult:
+        """Whether all copies on all hosts are the same. A copy that differs from most fails its host too.
 
-        An instance that differs from most fails its host too.
+        Args:
+            name: one of `compared_names`.
         """
-        found = {(h, s): self._digest(h, s) for h, ids in self.ids() for s in ids if _model(s) == model}
-        known = {place: digest for place, digest in found.items() if digest}
-        usual = Counter(known.values()).most_common(1)[0][0] if known else ""
-        result = StepResult(f"model:{model}", MODELS)
-        for (host, step), digest in known.items():
-            check = Check(f"digest of {host} {step} is that of the other hosts", digest, usual)
+        copies = [(host, step) for host, of in self.results.items() for step in of.steps if step.compared_as == name]
+        known = [(host, step, check) for host, step in copies if (check := self._compared(host, step)) is not None]
+        usual = Counter(check.got for _, _, check in known).most_common(1)[0][0] if known else ""
+        result = StepResult(name, copies[0][1].role)
+        for host, step, own in known:
+            check = Check(f"{own.name} of {host} {step.step} is that of the other hosts", own.got, usual)
             result.checks.append(check)
             if not check.passed:
-                self.results[host].steps.append(StepResult(step, MODELS, [check]))
+                self.results[host].steps.append(StepResult(step.step, step.role, [check]))
         result.problem = "" if known else "no instance has it"
         return result
 
-    def _digest(self, host: str, step: str) -> str:
-        checks = self.result(host, step).checks
-        return next((str(check.got) for check in checks if check.name == "digest"), "")
+    def _compared(self, host: str, step: StepResult) -> Check | None:
+        """Wait for the check of a copy that tells it from others; None where the copy is not there."""
+        return next((check for check in self.result(host, step.step).checks if check.compared and check.got), None)
 
     def close(self) -> None:
         """Close every connection."""
@@ -199,7 +204,7 @@ class Verification:
         with ThreadPoolExecutor(STEPS, thread_name_prefix=name) as pool:
             pool.submit(self._neighbours, run)
             for result in reversed(outcome.steps):
-                if not result.step.startswith(neighbours.KIND):
+                if not result.by_neighbour:
                     pool.submit(self._answer, run, outcome, entries.get(result.step), result, live)
         backend.close()
         run.session.close()
@@ -230,11 +235,13 @@ def _planned(outcome: Outcome, run: HostRun) -> HostResult:
     refusal = diagnostics.refused(outcome.plan.refused) if outcome.plan.refused else None
     problems = {found.step: _problem(found, run) for found in (refusal, error) if found is not None}
     compared = error is None or (refusal is not None and error.step == refusal.step)
+    steps = [*(change.step for change in changes.values()), *(entry.step for entry in run.entries)]
+    copies = {step.id: step.compared_as for step in steps}
     looked = {entry.step.id: entry.role for entry in run.entries if entry.role in run.roles}
     looked |= {step: change.role for step, change in changes.items() if step not in looked}
     looked |= {step: "" for step in problems if step not in looked}
     for step, role in looked.items():
-        found = StepResult(step, role)
+        found = StepResult(step, role, compared_as=copies.get(step, ""))
         if step in problems:
             found.problem = problems[step]
         elif refusal is not None and step in refused:
@@ -286,15 +293,10 @@ def _masked(run: HostRun, check: Check) -> Check:
     """The check without secrets; whether it passed was found out with them."""
     got, expected = run.hide(check.got), run.hide(check.expected)
     told_apart = check.passed or got != expected
-    return Check(run.hide(check.name), got if told_apart else f"another {got}", expected)
+    got = got if told_apart else f"another {got}"
+    return dataclasses.replace(check, name=run.hide(check.name), got=got, expected=expected)
 
 
 def _has(run: HostRun) -> bool:
     """Whether the instances of a host are looked at."""
     return run.host.gpu and neighbours.ROLE in run.roles
-
-
-def _model(step: str) -> str:
-    """The model of a step `model:INSTANCE/NAME`, or nothing."""
-    kind, _, rest = step.partition(":")
-    return rest.partition("/")[2] if kind == "model" else ""

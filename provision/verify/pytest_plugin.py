@@ -76,8 +76,8 @@ class _Plugin:
                 lost = StepResult(CONNECTION, "", problem=error.message)
                 session.items.append(self._item(node, CONNECTION, functools.partial(_given, lost)))
         fleet = _HostNode.from_parent(session, name=FLEET, nodeid=FLEET)
-        for model in found.models():
-            session.items.append(self._item(fleet, f"model:{model}", functools.partial(found.compared, model)))
+        for name in found.compared_names():
+            session.items.append(self._item(fleet, name, functools.partial(found.compare, name)))
         session.testscollected = len(session.items)
         return True
 

@@ -137,8 +137,8 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
 
 
 @pytest.mark.matrix
-def test_killed_before_a_renamed_instance_has_proved_itself_the_next_roll_goes_through(loading, lab):
-    """What is gone is still in the upstream, and nothing of it will ever come back: its successor does instead."""
+def test_killed_before_the_balancers_learn_of_a_renamed_instance_the_next_run_tells_them(loading, lab):
+    """The old instance is still in the upstream, and counts as out until the last wave puts the new one there."""
     instance = loading.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     instance["name"] = "chat"
     first = Running(loading, "-l", "gpu-01")
@@ -148,6 +148,10 @@ def test_killed_before_a_renamed_instance_has_proved_itself_the_next_roll_goes_t
     assert [line for line in lines if "gpu-01/ollama1" in line and " down;" in line]
     assert not [line for line in lines if "gpu-01/chat" in line]
     loading.hosts("gpu")["gpu-02"]["ollama"]["log_max_file"] = 4
+    done = loading.provision("deploy", "--yes", "--json")
+    assert done.code == 7, done
+    assert "gpu-01/ollama1 is out of the upstream already" in done.host("gpu-02")["why"]
+    assert not [line for line in upstream(loading) if "gpu-01/ollama1" in line]
     done = loading.deploy()
     assert "container:ollama1" in done.host("gpu-02")["changed"]
     lines = upstream(loading)

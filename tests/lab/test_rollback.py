@@ -170,22 +170,24 @@ def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
 
 
 @pytest.mark.matrix
-def test_models_that_were_added_go_unless_an_instance_would_have_none(fleet):
+def test_models_stay_as_they_are_until_the_next_deploy(fleet):
     at = f"http://{fleet.address('gpu-01')}:3001/api/tags"
     one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     one["models"] = ["deepseek-r1:1.5b", "deepseek-r1:7b"]
     fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
-    rollback(fleet)
-    assert "deepseek-r1:7b" not in fleet.on("gpu-01", "curl", "-sf", at)
+    done = rollback(fleet)
+    left = {one["step"]: one["why"] for one in done.doc["left"]}
+    assert "the next deploy deletes deepseek-r1:7b unless it is declared" in left["model:ollama1/deepseek-r1:7b"]
+    assert "deepseek-r1:7b" in fleet.on("gpu-01", "curl", "-sf", at)
     one["models"] = ["deepseek-r1:7b"]
     fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
     done = rollback(fleet)
     left = {one["step"]: one["why"] for one in done.doc["left"]}
     assert "must be pulled again" in left["model:ollama1/deepseek-r1:1.5b"]
-    assert left["model:ollama1/deepseek-r1:7b"].startswith("kept")
-    assert "deepseek-r1:7b" in fleet.on("gpu-01", "curl", "-sf", at), "it would answer every request with 404"
+    assert "deepseek-r1:7b" in fleet.on("gpu-01", "curl", "-sf", at), "and the instance goes on to serve it"
     del one["models"]
     fleet.deploy()
+    assert "deepseek-r1:7b" not in fleet.on("gpu-01", "curl", "-sf", at), "nobody declares it"
     settled(fleet)
 
 

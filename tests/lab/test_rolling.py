@@ -103,14 +103,35 @@ def test_every_instance_is_replaced_and_back_and_nobody_notices(fleet, lab):
 
 
 @pytest.mark.matrix
-def test_ports_and_names_that_change_everywhere_are_rolled_too(scratch, lab):
-    """All ports of one host and all names of the other: the balancers follow one by one."""
-    moved, renamed = (scratch.hosts("gpu")[host]["ollama"]["instances"] for host in GPU)
+def test_ports_that_change_are_rolled_too(scratch, lab):
+    """The balancers follow an instance to its new port, one instance after the other."""
+    with Load(scratch.address("lb-01"), 2, 20, "ports") as load, Watch(lab) as watch:
+        for instance, port in zip(scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"], (4001, 4002), strict=True):
+            instance["port"] = port
+        scratch.deploy()
+    assert load.failed == []
+    assert len(watch.most) == 1
+    assert not any(scratch.changes().values())
+    assert down(scratch) == set()
+
+
+def test_no_more_instances_are_renamed_at_once_than_may_be_out(scratch, lab):
+    """A renamed instance is out until the end of its run: the balancers learn its new name in the last wave."""
+    before = containers(lab)
+    instances = scratch.hosts("gpu")["gpu-02"]["ollama"]["instances"]
+    instances[0]["name"], instances[1]["name"] = "chat", "code"
+    said = (
+        "this run would rename 2 instances of deepseek-r1:1.5b, and ollama.max_unavailable allows 1 of them to be out"
+    )
+    for command in (["plan"], ["deploy", "--yes"]):
+        done = scratch.provision(*command, "--json")
+        assert done.code == 3, done
+        assert said in json.dumps(done.doc)
+    assert containers(lab) == before
+    del instances[1]["name"]
     with Load(scratch.address("lb-01"), 2, 20, "names") as load, Watch(lab) as watch:
-        for one, port in zip(moved, (4001, 4002), strict=True):
-            one["port"] = port
-        for one, name in zip(renamed, ("chat", "code"), strict=True):
-            one["name"] = name
+        scratch.deploy()
+        instances[1]["name"] = "code"
         scratch.deploy()
     assert load.failed == []
     assert len(watch.most) == 1

@@ -12,7 +12,8 @@ from provision.command import Answer
 from provision.errors import LockedError, UnreachableError
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.roles import ollama
-from provision.rollout.traffic import HostTraffic, Roll
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Context
 from provision.steps.nginx.upstream import Member
 
@@ -154,12 +155,29 @@ class FakeSession:
 
 
 class FakeLease:
-    """The lock of a gpu host, which nobody has."""
+    """The lock of a gpu host."""
 
-    held = False
+    def __init__(self) -> None:
+        self.held = False
+        self.taken = False
+        """Whether somebody else has it."""
+        self.ends = 0
+        """How often it was given back."""
 
     def renew(self) -> None:
         """There is no host."""
+
+    def acquire(self, seconds: float = 0.0) -> str:
+        self.held = True
+        return "lock"
+
+    def took(self, answer: Answer) -> None:
+        if self.taken:
+            raise LockedError("a is locked by somebody")
+
+    def end(self) -> None:
+        self.held = False
+        self.ends += 1
 
 
 def roll(

@@ -37,6 +37,7 @@ class LocalSession(Session):
         extra: IO[bytes] | None = None,
         limit: int = 0,
         program: Sequence[str] = ("sh", "-s"),
+        beside: bool = False,
     ) -> tuple[bytes, bytes, int]:
         self.execs += 1
         self.scripts.append(text)

@@ -12,7 +12,8 @@ from provision.roles import balancer
 from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet
 from provision.steps.nginx import balancer_checks
-from provision.steps.nginx.balancer_config import NOWHERE, sources
+from provision.steps.nginx.balancer_config import sources
+from provision.steps.nginx.upstream import NOWHERE
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
 from tests.unit.nginx_config import find, parse
 
@@ -53,8 +54,8 @@ def test_what_no_run_has_brought_to_its_end_is_not_in_it() -> None:
     one = Fleet({"gpu-01": READ["gpu-01"]})
     assert [address for address, _ in servers(texts(step, one, have)[UPSTREAM])] == ["10.1.0.11:3001", "10.1.0.11:3002"]
     assert [down for _, down in servers(texts(step, Fleet(READ), have)[UPSTREAM])] == [False] * 4
-    renamed = state(step, **{UPSTREAM: text.replace("10.1.0", "10.0.0").replace("gpu-02", "node-2")})
-    assert len(servers(texts(step, one, renamed)[UPSTREAM])) == 4, "the balancer sends to that place already"
+    renamed = state(step, **{UPSTREAM: text.replace("gpu-02", "node-2")})
+    assert len(servers(texts(step, one, renamed)[UPSTREAM])) == 2, "a host with another name is another host"
     strangers = state(step, **{UPSTREAM: text.replace("gpu-0", "node-")})
     with pytest.raises(RefusalError, match="deploy their hosts first"):
         texts(step, Fleet(), strangers)
@@ -204,22 +205,13 @@ def facts_of() -> Any:
 
 
 def test_the_last_instances_are_not_taken_out_because_their_hosts_failed():
-    from provision.steps.facts import Fleet, HostFacts
-    from provision.steps.nginx.balancer_config import Server, upstream
-    from provision.steps.system.file_scan import Content
-
-    servers = tuple(
-        Server(host=f"gpu-0{n}", instance="ollama1", port=3001, weight=1, max_conns=2, address=f"10.0.0.1{n}")
-        for n in (1, 2)
-    )
-    text = "".join(f"server {s.address}:3001 weight=1; # {s.label}\n" for s in servers)
-    have = {"files": {"upstream.conf": Content(text.encode())}}
-    one = HostFacts(fleet=Fleet(failed=frozenset({"gpu-01"})))
-    both = HostFacts(fleet=Fleet(failed=frozenset({"gpu-01", "gpu-02"})))
-    assert [line.down for line in upstream(servers, one, have)] == [True, False]
+    step = config(fleet())
+    have = state(step, **{UPSTREAM: texts(step, Fleet(READ))[UPSTREAM]})
+    one, both = Fleet(failed=frozenset({"gpu-01"})), Fleet(failed=frozenset({"gpu-01", "gpu-02"}))
+    assert [down for _, down in servers(texts(step, one, have)[UPSTREAM])] == [True, True, False, False]
     with pytest.raises(RefusalError, match=r"no instance would be left.*gpu-01, gpu-02"):
-        upstream(servers, both, have)
-    assert [line.down for line in upstream(servers, both, None)] == [True, True]
+        texts(step, both, have)
+    assert [down for _, down in servers(texts(step, both)[UPSTREAM])] == [True] * 4
 
 
 def serving(*models: tuple[str, ...], balancer_of_its_own: bool = True) -> Inventory:

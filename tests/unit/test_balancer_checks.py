@@ -13,7 +13,7 @@ import pytest
 from provision.inventory import Inventory
 from provision.steps.facts import Fleet
 from provision.steps.nginx import balancer_checks
-from provision.steps.nginx.upstream import Drained, marked
+from provision.steps.nginx.upstream import Drained, Upstream
 from tests.unit.balancer_fleet import config, fleet, host, texts
 
 TWINS, TORN, SAID = (
@@ -223,7 +223,9 @@ def test_a_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:
 
 def test_who_was_drained_is_named_and_need_not_answer() -> None:
     why = Drained("gpu-01/ollama1", "2026-11-22T08:00:00Z", "ops@desk", "a new fan")
-    text = marked(upstream(), drain={why.label: why})
+    written = Upstream.parse(upstream())
+    assert written is not None
+    text = written.updated(drain={why.label: why}).text
     assert failed(fleet(), text) == {}
     names = [check.name for check in balancer_checks.members(Live(text), {})]
     assert "drained: gpu-01/ollama1 since 2026-11-22T08:00:00Z by ops@desk: a new fan" in names

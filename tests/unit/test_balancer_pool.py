@@ -9,20 +9,22 @@ import pytest
 
 from provision.artifacts.store import Store
 from provision.command import Answer
-from provision.errors import CommandError, FactError, HostError, LockedError, UnreachableError
+from provision.errors import CommandError, FactError, HostError, LockedError, RefusedError, UnreachableError
 from provision.inventory import Mask, Secret
 from provision.plan import role_order
 from provision.plan.role_order import Entry
 from provision.rollout.balancer_pool import BalancerPool, BalancerPools, update_all
 from provision.runs import lease, lock
 from provision.runs.context import Context, Stopped
+from provision.steps.nginx import upstream
 from provision.steps.nginx.generation import NO_CURL
+from provision.steps.system.file_scan import Content
 
 from .balancer_fleet import config, fleet, state
 from .fake_roll import FakePool, gpu, pool_of, pools, roll
 
 UP = {"gpu-01/ollama1": "10.0.0.11:3001"}
-THEIRS = Answer(lock.HELD, b"", b"run-2 900 100 200 no them@there\n\n")
+THEIRS = Answer(lock.EXIT_HELD, b"", b"run-2 900 100 200 no them@there\n\n")
 
 
 class Busy:
@@ -104,6 +106,18 @@ def test_who_is_in_the_upstream_is_known_also_while_nginx_does_not_run(
     assert not found["exe"]
     monkeypatch.setattr(made, "_parsed", lambda answer: found)
     assert sorted(made.members()) == [f"gpu-0{host}/ollama{one}" for host in (1, 2) for one in (1, 2)]
+
+
+def test_an_upstream_that_somebody_else_edited_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its instances may serve, and would be replaced without a wait for their streams."""
+    made = make(tmp_path, Busy(0), monkeypatch)
+    found = state(config(fleet()))
+    text = found["files"][upstream.FILE].data.replace(b"; # gpu-01/ollama1", b";")
+    monkeypatch.setattr(made, "_parsed", lambda answer: {**found, "files": {upstream.FILE: Content(text)}})
+    with pytest.raises(RefusedError, match="`provision deploy --tags balancer`"):
+        made.members()
+    monkeypatch.setattr(made, "_parsed", lambda answer: None)
+    assert made.members() == {}
 
 
 def test_what_cannot_be_known_of_a_balancer_is_said_and_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,17 @@
 """Which host goes first and alone, and who comes after it."""
 
+from functools import partial
+
 import pytest
 
+from provision.actions import exit_code
 from provision.artifacts.store import Store
-from provision.cli.deploy import ended
 from provision.errors import CommandError, LockedError
 from provision.plan import role_order
+from provision.plan.planner import HostPlan
 from provision.rollout import waves
-from provision.rollout.waves import Pace, Rollout, selection
+from provision.rollout.outcome import Pace, selection
+from provision.rollout.waves import Rollout
 from provision.runs.context import Context
 
 from .local import LocalSession
@@ -39,16 +43,22 @@ def make(tmp_path, monkeypatch):
     return build
 
 
-def worked_on(made, bad="", error=CommandError):
-    """The hosts on which anything was done, in order; one of them fails, or each of them for `*`."""
+def worked_on(rollout, bad="", error=CommandError):
+    """The hosts that are changed, in order; one of them fails, or each of them for `*`. All of them are as read."""
     seen = []
 
-    def work(member):
-        seen.append(member.outcome.host)
-        if bad in ("*", member.outcome.host):
-            raise error("no")
+    def deploy(host, roles, fleet=None):
+        if fleet is None:
+            seen.append(host)
+            if bad in ("*", host):
+                raise error("no")
+        yield from ()
 
-    made._all(work)
+    for part in rollout.members:
+        part.run.read = lambda: None
+        part.run.plan = lambda *args: HostPlan()
+        part.run.deploy = partial(deploy, part.name)
+    rollout.deploy()
     return seen
 
 
@@ -81,8 +91,14 @@ def test_after_it_comes_who_makes_what_others_wait_for(make):
     assert worked_on(made) == ["gpu-01", "lb-02", "gpu-02", "gpu-03", "lb-01"]
 
 
+def test_a_later_host_that_fails_alone_is_not_taken_for_the_canary(make):
+    made = make("", BALANCED, serial=1)
+    assert worked_on(made, bad="gpu-02") == ["gpu-01", "gpu-02", "gpu-03", "lb-01", "lb-02"]
+    assert made.guarded == ""
+
+
 def test_one_that_is_locked_gates_the_others_too_but_has_not_failed(make):
     made = make("", BALANCED)
     assert worked_on(made, bad="*", error=LockedError) == ["gpu-01"]
     assert made.guarded == "gpu-01, which went first, is locked"
-    assert ended(made, [member.outcome for member in made.members]) == 6
+    assert exit_code.of_run(made, [member.outcome for member in made.members]) == 6

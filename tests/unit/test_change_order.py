@@ -21,6 +21,10 @@ class Part:
         kind, _, rest = self.id.partition(":")
         return rest.partition("/")[0] if kind in ("container", "model", "resident") else ""
 
+    @property
+    def serves(self):
+        return self.id.startswith("container:")
+
 
 def change(step, *, cuts=(), action="change", have=None, want=None, pending=False):
     return Change("", Part(step, frozenset(cuts)), action, "", have=have, want=want, pending=pending)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision.cli.deploy import ended
+from provision.actions import exit_code
 from provision.errors import BugError, CommandError, LockedError, UnreachableError
 from provision.rollout.waves import Outcome
 from provision.runs.context import Stopped
@@ -83,9 +83,7 @@ def test_the_recap_names_every_host_and_what_to_run_next(inventory):
 
 
 def test_exit_codes_where_several_apply():
-    from provision.cli.deploy import EXIT_BY_RESULT
-
-    assert [code for _, code in EXIT_BY_RESULT] == [130, 3, 6, 4]
+    assert [code for _, code in exit_code.EXIT_BY_RESULT] == [130, 3, 6, 4]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def test_exit_codes_where_several_apply():
 )
 def test_a_bug_counts_more_than_a_guard_and_an_interrupt_more_than_both(interrupted, guarded, errors, code):
     rollout = SimpleNamespace(interrupted=interrupted, guarded=guarded, guard_exit=7)
-    assert ended(rollout, [Outcome("box", error=error) for error in errors]) == code
+    assert exit_code.of_run(rollout, [Outcome("box", error=error) for error in errors]) == code
 
 
 def test_a_bug_is_a_few_lines_with_where_it_happened(inventory, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from provision.cli.warnings import clocks
+from provision.actions.results import clocks
 from provision.rollout import clock, waves
 from provision.steps import facts
 

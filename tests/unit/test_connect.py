@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import paramiko
 import pytest
 
+from provision.command import run
 from provision.errors import UnreachableError
 from provision.inventory import Connection
 from provision.ssh import channels
@@ -76,14 +77,45 @@ class Opened:
         self.is_connected = False
 
 
-def test_what_was_opened_in_the_background_and_closed_since_is_not_used_again(monkeypatch):
+@pytest.fixture
+def session(monkeypatch):
+    """A session to a host to which every connection comes about."""
+
     def dial(target, gateway, begun):
         made = Opened()
         begun(made)
         return made
 
     monkeypatch.setattr(session_module, "open_connection", dial)
-    session = Session(Connection(address="192.0.2.1"))
+    return Session(Connection(address="192.0.2.1"))
+
+
+def test_what_runs_beside_does_not_open_what_was_closed_but_what_was_lost(session):
+    with pytest.raises(UnreachableError, match="closed"):
+        session.batch([run("true")], stop=False, beside=True)
+    session.open()
+    session._client.close()
+    assert session._connected(reopen=False).is_connected
+    session.close()
+    with pytest.raises(UnreachableError, match="closed"):
+        session._connected(reopen=False)
+    assert session.connects == 2
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_what_runs_beside_and_gets_no_answer_leaves_the_connection_to_others(session, beside):
+    def silent(timeout):
+        raise TimeoutError
+
+    session.open()
+    client = session._client
+    client.transport = SimpleNamespace(open_session=silent)
+    with pytest.raises(UnreachableError, match="no answer"):
+        session.batch([run("true")], stop=False, beside=beside)
+    assert client.is_connected == beside
+
+
+def test_what_was_opened_in_the_background_and_closed_since_is_not_used_again(session):
     session.begin()
     while session._client is None:  # the steps are put together meanwhile
         time.sleep(0.01)

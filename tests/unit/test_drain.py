@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from provision.actions import drain
-from provision.actions.drain import Draining
+from provision import actions
+from provision.actions import draining as drain
+from provision.actions.draining import Draining
 from provision.artifacts.store import Store
 from provision.cli import execute
-from provision.errors import CommandError, LockedError, UnreachableError, UsageError
+from provision.errors import CommandError, GuardError, LockedError, UnreachableError, UsageError
 from provision.inventory import Host, Inventory, Secret
-from provision.rollout.traffic import Roll
+from provision.rollout.roll import Roll
 from provision.runs import log
 from provision.runs.context import Context, Stopped
 from provision.steps.nginx.upstream import Drained, Member
@@ -385,11 +386,11 @@ def test_nobody_is_asked_without_a_terminal_and_the_guard_names_model_and_instan
 
 def test_who_says_force_is_not_asked(inventory: str, last: list[str]) -> None:
     assert execute(["drain", "a", "-i", inventory, "--force"]) == 0
-    assert last == ["drain"]
+    assert last == ["drain", "close"]
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "done"), [("y\n", 0, ["drain"]), ("n\n", 130, ["close"]), ("", 130, ["close"])]
+    ("answer", "code", "done"), [("y\n", 0, ["drain", "close"]), ("n\n", 130, ["close"]), ("", 130, ["close"])]
 )
 def test_on_a_terminal_it_asks(
     inventory: str, last: list[str], monkeypatch: pytest.MonkeyPatch, answer: str, code: int, done: list[str]
@@ -414,3 +415,63 @@ def test_what_is_not_there_is_a_usage_error(make: Any, word: str) -> None:
 )
 def test_what_cannot_be_said_is_a_usage_error(words: list[str]) -> None:
     assert execute(["drain", *words]) == 2
+
+
+@pytest.mark.parametrize("command", ["drain", "undrain"])
+def test_hooks_run_around_a_drain_and_its_end_and_are_told_the_instances(
+    inventory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    for name in ("pre-deploy", "post-deploy"):
+        hook(tmp_path, name)
+    monkeypatch.setattr(Draining, "last", lambda self: {})
+    monkeypatch.setattr(Draining, command, lambda self, *_: [drain.Drain("lb-1", (ONE,), changed=True)])
+    assert execute([command, ONE, "-i", inventory, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    before, after = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("pre-deploy", "post-deploy"))
+    assert (before["command"], before["hosts"], before["instances"]) == (command, ["a", "lb-1"], [ONE])
+    assert (after["command"], after["exit"], after["run"]) == (command, 0, document["run"])
+    assert after["hosts"] == document["hosts"]
+
+
+@pytest.mark.parametrize("command", ["drain", "undrain"])
+def test_a_hook_that_fails_before_a_drain_keeps_every_balancer_from_being_told(
+    inventory: str, tmp_path: Path, last: list[str], capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    hook(tmp_path, "pre-deploy", "exit 3")
+    assert execute([command, "a", "-i", inventory, *(["--force"] if command == "drain" else [])]) == 7
+    assert "pre-deploy ended with exit code 3: nothing was touched" in capsys.readouterr().err
+    assert last == ["close"]
+
+
+def hook(folder: Path, name: str, text: str = "exit 0") -> None:
+    """A hook beside the inventory that keeps what it is told."""
+    program = folder / "hooks" / name
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\ncat >"$PROVISION_EVENT.json"\n{text}\n')
+    program.chmod(0o755)
+
+
+def test_as_a_library_the_last_instances_of_a_model_are_drained_only_if_the_caller_agrees(
+    inventory: str, last: list[str]
+) -> None:
+    request, asked = actions.Request(inventory), []
+
+    def confirm(losses: Any) -> bool:
+        asked.extend(losses)
+        return len(asked) > 2
+
+    result = actions.drain(request, ["a"], confirm=confirm)
+    assert (result.run_id, result.exit_code, last) == ("", 130, ["close"])
+    assert "; ".join(asked) == SAID
+    assert actions.drain(request, ["a"], confirm=confirm).exit_code == 0
+    assert last == ["close", "drain", "close"]
+    with pytest.raises(GuardError, match="are the last that serve m"):
+        actions.drain(request, ["a"])
+
+
+def test_the_connections_of_a_drain_are_closed_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, finished = make("a"), []
+    monkeypatch.setattr(made._roll.pools, "finish", lambda: finished.append(1))
+    made.drain("", 0.0)
+    made.close()
+    assert finished == [1]

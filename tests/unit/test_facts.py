@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from provision.steps.base import Answer, BlockedError, UnreadableError
-from tests.unit.step_cases import cases, load, step_of
+from provision.steps.base import Answer, BlockedError, Step, UnreadableError
+from tests.unit.step_cases import cases, classes, load, step_of
 
 
 @pytest.mark.parametrize("path", cases("facts"))
@@ -36,6 +36,17 @@ def test_fact(path: Path) -> None:
     else:
         state = json.loads(json.dumps(fact.parse(answer_of(case)), default=str))
         assert {key: state.get(key) for key in case["state"]} == case["state"]
+
+
+def test_every_volatile_key_is_a_key_of_a_state_that_its_kind_finds() -> None:
+    seen: dict[str, set[str]] = {}
+    for path in (param.values[0] for param in cases("facts")):
+        case = load(path)
+        if "state" in case:
+            seen.setdefault(path.parent.name, set()).update(step_of(path, case).fact().parse(answer_of(case)))
+    kinds = {name: kind.volatile for name, kind in classes().items() if name in seen and issubclass(kind, Step)}
+    assert {name: keys - seen[name] for name, keys in kinds.items() if keys - seen[name]} == {}
+    assert kinds["Container"] == {"running", "answers", "sees"}
 
 
 def complaint(path: Path, answer: Answer) -> str:

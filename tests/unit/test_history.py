@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from provision.cli import history as cli
+from provision.actions.request import run_id_of
 from provision.command import Answer
 from provision.errors import FactError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Mask, Secret
@@ -99,7 +99,7 @@ def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys)
 )
 def test_what_is_no_run_is_refused_before_any_host_is_asked(text):
     with pytest.raises(UsageError, match="is no run"):
-        cli.run_id_of(text)
+        run_id_of(text)
 
 
 @pytest.mark.parametrize("answer", [Answer(1, b"", b"sh: cannot fork"), Answer(0, b"# journal\nand then nothing")])

@@ -1,5 +1,6 @@
-"""Programs of the operator's around a deploy."""
+"""Programs of the operator around what changes hosts."""
 
+import io
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from provision.errors import GuardError, UsageError
 from provision.runs.hooks import Hooks
 
-DOCUMENT = {"hosts": ["gpu-01"], "command": "deploy"}
+DOCUMENT = {"hosts": ["gpu-01"]}
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def place(tmp_path):
 
 
 def hooks(place):
-    return Hooks(str(place / "prod.yaml"), "run-1")
+    return Hooks(str(place / "prod.yaml"), "run-1", "deploy")
 
 
 def write(place, name, text, mode=0o755):
@@ -36,7 +37,7 @@ def test_without_hooks_nothing_happens(tmp_path):
 
 def test_each_gets_the_run_as_json_and_runs_beside_the_inventory(place):
     for name in ("pre-deploy", "post-deploy", "on-failure"):
-        write(place, name, 'cat >"$PROVISION_EVENT.json"; echo "$PROVISION_RUN"')
+        write(place, name, 'cat >"$PROVISION_EVENT.json"; echo "$PROVISION_COMMAND" >>commands')
     found = hooks(place)
     found.before(DOCUMENT)
     assert found.after({**DOCUMENT, "exit": 0}, failed=False) == ""
@@ -44,6 +45,8 @@ def test_each_gets_the_run_as_json_and_runs_beside_the_inventory(place):
     for name in ("pre-deploy", "post-deploy", "on-failure"):
         said = json.loads((place / f"{name}.json").read_text())
         assert (said["schema"], said["event"], said["run"], said["hosts"]) == (1, name, "run-1", ["gpu-01"])
+        assert said["command"] == "deploy"
+    assert (place / "commands").read_text() == "deploy\n" * 3
 
 
 def test_what_a_hook_prints_is_not_on_our_standard_output(place, capfd):
@@ -51,6 +54,13 @@ def test_what_a_hook_prints_is_not_on_our_standard_output(place, capfd):
     hooks(place).before(DOCUMENT)
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "from the hook\n")
+
+
+def test_a_hook_runs_in_a_program_whose_standard_error_is_no_file(place, capfd, monkeypatch):
+    write(place, "pre-deploy", "echo from the hook")
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    hooks(place).before(DOCUMENT)
+    assert capfd.readouterr() == ("", "from the hook\n")
 
 
 def test_a_pre_deploy_that_fails_stops_the_run_with_exit_7(place):

@@ -1,14 +1,17 @@
 """How one host's instances are taken out of the upstream, prove themselves, and get requests again."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from provision.errors import HostError, LockedError, RefusedError, UnreachableError
+from provision.errors import FactError, HostError, LockedError, RefusedError, UnreachableError
 from provision.inventory import Host
+from provision.rollout.balancer_pool import about_balancer
 from provision.rollout.members import Membership, Slot
-from provision.rollout.traffic import HostTraffic, Roll
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Stopped
 from provision.steps.base import EVERY
 from provision.steps.nginx.upstream import Member
@@ -409,44 +412,6 @@ def test_an_instance_that_is_not_there_proves_itself_when_it_has_been_made(tmp_p
     assert pool_of(made).down == set()
 
 
-def test_a_new_instance_is_not_in_the_way_of_its_own_host(tmp_path: Path, host: Host) -> None:
-    """Its container was removed by hand, and all others of its host are to be replaced."""
-    made = roll(tmp_path, host)
-    own = traffic(made, host)
-    own.hold("ollama1")
-    cordoned(own, frozenset({"ollama2"}))
-    assert pool_of(made).down == {A2}
-    assert made.members.state(A1) is Membership.IN
-
-
-def test_where_it_is_ill_that_is_the_error_of_its_host(tmp_path: Path, host: Host) -> None:
-    made = roll(tmp_path, host)
-    own = traffic(made, host, ill=["ollama1"])
-    own.hold("ollama1")
-    with pytest.raises(HostError, match="a/ollama1 is not fit to serve"):
-        cordoned(own, frozenset({"ollama2"}))
-    assert pool_of(made).down == {A1}
-    assert made.members.halted
-
-
-@pytest.mark.parametrize("ill", [False, True])
-def test_an_instance_that_an_earlier_run_left_out_is_tested_once_where_it_is_in_the_way_of_its_own_host(
-    tmp_path: Path, host: Host, *, ill: bool
-) -> None:
-    """What this run changed of it needed no slot, such as the start of its container."""
-    made = roll(tmp_path, host)
-    own: Any = traffic(made, host, ill=["ollama1"] if ill else [])
-    pool_of(made).down = {A1}
-    own.recover({A1: Member("10.0.0.1", 3001, down=True)}, ONE)
-    slot = own.request(frozenset({"ollama2"}), "step")
-    made.members.reserve(slot)
-    assert own.cordon(slot) != ill
-    assert own.cordon(slot) != ill
-    assert own.session.proved == ["ollama1"]
-    assert pool_of(made).down == ({A1} if ill else {A2})
-    assert (slot.blockers, made.members.halted) == ((A1,) if ill else (), "")
-
-
 def test_an_instance_of_another_host_that_is_in_the_way_is_left_to_that(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, gpu("b"))
     own: Any = traffic(made, host)
@@ -512,9 +477,73 @@ def test_an_ill_instance_of_an_earlier_run_halts_nothing_and_is_told_at_the_end(
     pool_of(made).down = {A1, A2}
     own.recover({A1: DOWN, A2: DOWN}, frozenset())
     assert (pool_of(made).down, made.members.halted) == ({A1}, "")
-    with pytest.raises(HostError, match="a/ollama1 is not fit to serve"):
-        own.finish()
+    own.finish()
     assert own.session.proved == ["ollama1", "ollama2"]
+    assert "a/ollama1 is not fit to serve" in str(own.error)
+
+
+@pytest.mark.parametrize("groups", [("gpu",), ("gpu", "balancer")])
+def test_a_host_is_locked_while_its_instances_are_recovered(
+    tmp_path: Path, host: Host, groups: tuple[str, ...]
+) -> None:
+    """A balancer stays locked: the run may just tell it of other hosts' instances."""
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, dataclasses.replace(host, groups=groups))
+    own.recover({A1: DOWN}, frozenset())
+    assert own.session.ran[0] == "lock"
+    assert own.lease.held == ("balancer" in groups)
+
+
+def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host)
+    pool_of(made).down = {A1}
+    own.lease.taken = True
+    own.recover({A1: DOWN}, frozenset())
+    assert (pool_of(made).down, made.members.state(A1), made.members.halted) == ({A1}, None, "")
+    assert isinstance(own.error, LockedError)
+    own.lease.taken = False
+    own.recover({A1: DOWN}, frozenset())
+    assert (pool_of(made).down, own.error) == (set(), None)
+
+
+@pytest.mark.parametrize("how", ["left out", "made"])
+@pytest.mark.parametrize("ill", [False, True])
+def test_an_own_instance_that_is_out_and_well_is_given_back_before_another_goes_out(
+    tmp_path: Path, host: Host, how: str, ill: bool
+) -> None:
+    """Its host waits for nobody else: it would wait for ever."""
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host, ill=["ollama1"] if ill else [])
+    if how == "made":
+        assert own.hold("ollama1")
+    else:
+        pool_of(made).down = {A1}
+        own.recover({A1: DOWN}, ONE)
+    slot = own.request(frozenset({"ollama2"}), "container:ollama2")
+    made.members.reserve(slot)
+    assert own.cordon(slot) is not ill
+    assert pool_of(made).down == ({A1} if ill else {A2})
+    assert made.members.halted == ""
+    if ill:
+        assert not own.cordon(slot)
+    assert own.session.proved == ["ollama1"], "once for one step"
+
+
+@pytest.mark.parametrize("ill", [False, True])
+def test_an_instance_that_is_changed_after_other_hosts_gets_its_chance_early(
+    tmp_path: Path, host: Host, ill: bool
+) -> None:
+    made = roll(tmp_path, host)
+    own: Any = traffic(made, host, ill=["ollama1"] if ill else [])
+    pool_of(made).down = {A1}
+    own.recover({A1: DOWN}, ONE, early=True)
+    assert own.session.proved == ["ollama1"]
+    assert (pool_of(made).down, own.error) == ({A1} if ill else set(), None)
+    own.session.ill.clear()
+    own.finish()
+    assert own.session.proved == ["ollama1"] * (2 if ill else 1)
+    assert pool_of(made).down == set()
 
 
 @pytest.mark.parametrize("how", ["stop", "lost a card"])
@@ -538,3 +567,11 @@ def test_a_test_names_the_host_and_keeps_its_evidence(tmp_path: Path, host: Host
     assert error.value.step == "test:ollama1"
     assert error.value.stderr == "ollama1 does not answer"
     assert "deploy again" in error.value.hint
+
+
+@pytest.mark.parametrize("error", [UnreachableError("lost"), FactError("not to be read")])
+def test_what_is_unknown_of_a_balancer_does_not_count_for_the_gpu_host(tmp_path: Path, host: Host, error: Any) -> None:
+    made = roll(tmp_path, host)
+    with pytest.raises(HostError) as raised, about_balancer(made.context):
+        raise error
+    assert type(raised.value) is HostError

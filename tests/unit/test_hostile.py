@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from provision.actions import documents
 from provision.command import Answer, Command, Obtain, Put, Run
 from provision.errors import CommandError, FactError, HostError
 from provision.events import Event
@@ -30,6 +31,7 @@ from provision.plan import planner, role_order
 from provision.plan.planner import HostPlan, host_facts
 from provision.plan.role_order import Entry
 from provision.report import console, progress
+from provision.report import plan as report_plan
 from provision.rollout.waves import Outcome
 from provision.ssh import script
 from provision.steps.base import BlockedError, Owned, RefusalError, Step
@@ -413,13 +415,13 @@ def test_a_garbled_answer_stops_the_host_with_a_clear_error_and_nothing_else(pat
 
 def assert_plan_can_be_shown(planned: HostPlan) -> None:
     outcome = Outcome("host", planned)
-    json.dumps(console.plan_document([outcome]), default=str)
+    json.dumps(report_plan.document([outcome]), default=str)
     shown: list[str] = []
-    report_say, console.say = console.say, lambda text="": shown.append(text)
+    report_say, report_plan.say = report_plan.say, lambda text="": shown.append(text)
     try:
-        console.plan_text([outcome], diff=True)
+        report_plan.text([outcome], diff=True)
     finally:
-        console.say = report_say
+        report_plan.say = report_say
     assert all(character.isprintable() or character == "\n" for text in shown for character in text)
     assert all(len(text) < 2000 for text in shown)
 
@@ -464,7 +466,7 @@ def test_garbled_host_facts_stop_the_host_or_give_facts_that_every_step_can_take
             continue
         for step in steps if chance.random() < 0.1 else ():
             with contextlib.suppress(HostError, BlockedError):
-                planner.wanted(step, facts, None)
+                planner.wanted(role_order.Entry("ollama", step), facts, None)
 
 
 # ---- what is printed -------------------------------------------------------------------------------------------------
@@ -504,7 +506,7 @@ def test_huge_output_is_bounded_and_quick() -> None:
     text = console.error_text(error)
     assert_screen(text)
     assert "the reason" in text
-    assert len(json.dumps(console.deploy_document([Outcome("h", error=error)], "run"))) < 20_000
+    assert len(json.dumps(documents.deployed([Outcome("h", error=error)], "run"))) < 20_000
 
 
 def test_markup_of_a_host_is_shown_and_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What runs write on a host of what they did: before, after, bounded, and read again whatever became of it."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -231,40 +232,26 @@ def test_drains_push_no_other_run_out_nor_are_they_kept_for_ever(monkeypatch):
     assert [entry.run for entry in entries()] == ["run-20", "run-14", "run-13", "run-02"]
 
 
-def kept_bytes():
-    return sum(path.stat().st_size for place in (journal.FOLDER, journal.STORE) for path in Path(place).iterdir())
-
-
-def test_journals_are_bounded_in_bytes_with_all_that_they_keep(monkeypatch):
-    monkeypatch.setattr(journal, "BYTES", 60_000)
-    monkeypatch.setattr(journal, "LAST", 2)
+def test_runs_are_kept_whatever_the_size_of_the_files_that_they_replaced():
     for number in range(8):
-        wrote(f"run-{number}", size=15_000)
-    assert kept_bytes() < 60_000
-    kept = [entry.run for entry in entries()]
-    assert kept == ["run-7", "run-6", "run-5"]
-    assert all(story(run).made[0].known for run in kept)
+        wrote(f"run-{number}", size=1_000_000)
+    assert [entry.run for entry in entries()] == [f"run-{number}" for number in reversed(range(8))]
+    assert all(story(f"run-{number}").made[0].known for number in range(8))
 
 
-def test_what_nobody_names_goes_before_a_run_does(monkeypatch):
-    monkeypatch.setattr(journal, "BYTES", 60_000)
-    wrote("run-1")
-    (Path(journal.STORE) / ("b" * 64)).write_text("nobody's" * 10_000)
-    wrote("run-2")
-    assert [entry.run for entry in entries()] == ["run-2", "run-1"]
-    assert kept_bytes() < 60_000
-
-
-def test_the_last_runs_that_can_be_rolled_back_are_never_pushed_out(monkeypatch):
-    monkeypatch.setattr(journal, "BYTES", 60_000)
-    monkeypatch.setattr(journal, "LAST", 2)
-    wrote("run-0", size=100)
-    wrote("run-1", size=100_000)
-    wrote("run-2", size=100_000)
-    wrote("run-3", "drain gpu-01")
-    wrote("run-4", "undrain gpu-01")
-    assert [entry.run for entry in entries()] == ["run-4", "run-2", "run-1"], "each of them is larger than allowed"
-    assert all(story(run).made[0].known for run in ("run-1", "run-2"))
+@pytest.mark.parametrize(
+    ("kind", "words", "command"),
+    [
+        ("deploy", (), "deploy"),
+        ("rollback", ("20260101T000000Z-0000",), "rollback 20260101T000000Z-0000"),
+        ("drain", ("gpu-01/ollama1", "gpu 02"), "drain gpu-01/ollama1 'gpu 02'"),
+    ],
+)
+def test_a_journal_says_the_kind_of_its_run_in_the_text_of_its_command(make, kind, words, command):
+    context = dataclasses.replace(make(note(make)).context, kind=kind, words=words, journals={})
+    assert context.command == context.journal("h").command == command
+    wrote("run-1", command)
+    assert [(entry.kind, entry.command) for entry in entries()] == [(kind, command)]
 
 
 def test_a_run_that_goes_on_after_newer_ones_does_not_push_itself_out(monkeypatch):

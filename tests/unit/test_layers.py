@@ -1,6 +1,7 @@
 """The rules of the house: what may import what, where the words of an engine may stand, what may lie about loose."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +34,10 @@ STEPS = [
     {"instance"},
     {"docker", "nginx"},
     {"system"},
-    {"base", "restored", "facts", "nvidia_smi", "apt_lines"},
+    {"base", "facts", "nvidia_smi", "apt_lines"},
 ]
 # Imports that go up, until the refactoring that ends each of them.
 EXCEPTIONS = {
-    ("provision/actions/resume.py", "cli"),
-    ("provision/actions/resume.py", "report"),
     ("provision/steps/instance/boot.py", "ollama"),
     ("provision/steps/nginx/balancer_checks.py", "ollama"),
 }
@@ -120,3 +119,83 @@ def test_a_loose_module_is_used_by_three_rooms() -> None:
             users[module.split(".")[1] if module.startswith("provision.") else ""].add(room)
     loose = {path.stem for path in (ROOT / "provision").glob("*.py")} - {"__init__", "__main__", "fabfile", "testing"}
     assert {name: users[name] for name in loose if len(users[name] - {name}) < 3} == {}
+
+
+def called(path: Path) -> set[str]:
+    """Names of the functions that a file calls by their plain name."""
+    calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return {call.id for call in calls if isinstance(call, ast.Name)}
+
+
+# What prints beside `report`: the lab's programs, tasks of Fabric (where the fabfile is), and the answer to a signal.
+PRINTS = {"report", "lab", "fabfile"}
+ANSWERS_SIGNALS = ROOT / "provision" / "runs" / "interrupt.py"
+
+
+@pytest.mark.parametrize(("room", "part", "path"), MODULES)
+def test_report_alone_prints(room: str, part: str, path: Path) -> None:
+    assert room in PRINTS or path == ANSWERS_SIGNALS or not called(path) & {"print", "input"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "provision" / "cli").glob("*.py")), ids=lambda path: path.name)
+def test_the_command_line_knows_its_types(path: Path) -> None:
+    names = (node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name))
+    assert "Any" not in names
+    assert "typing.Any" not in imported(path)
+
+
+@pytest.mark.parametrize("room", ["actions", "rollout", "apply"])
+def test_what_works_knows_no_screen(room: str) -> None:
+    for path in sorted((ROOT / "provision" / room).rglob("*.py")):
+        tops = {tuple(module.split(".")[:2]) for module in imported(path)}
+        assert not {top for top in tops if top[0] == "click" or top == ("provision", "report")}, path
+        assert not called(path) & {"print", "input"}, path
+
+
+def test_no_command_imports_another() -> None:
+    shared = {"options", "output"}
+    for path in sorted((ROOT / "provision" / "cli").glob("*.py")):
+        targets = {module.split(".")[2] for module in imported(path) if module.startswith("provision.cli.")}
+        assert targets <= shared, path
+
+
+def kinds_of_steps() -> tuple[set[str], set[str]]:
+    """The classes of steps and of their finders, and how the ids of steps begin, by the docstrings of `id`."""
+    trees = [ast.parse(path.read_text()) for room, _, path in files() if room == "steps"]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    classes = {"Step", "Owned"}
+    while more := {node.name for node in nodes if classes & set(map(ast.unparse, node.bases))} - classes:
+        classes |= more
+    methods = [method for node in nodes for method in node.body if isinstance(method, ast.FunctionDef)]
+    texts = [ast.get_docstring(method) or "" for method in methods if method.name == "id"]
+    return classes - {"Step", "Owned"}, {kind for text in texts for kind in re.findall("`([a-z_]+):", text)}
+
+
+CLASSES, PREFIXES = kinds_of_steps()
+
+
+def test_kinds_of_steps_are_known_to_the_next_test() -> None:
+    assert {"Container", "MarkedModel", "OwnedGenerations"} <= CLASSES
+    assert {"container", "model", "config", "unit", "file"} <= PREFIXES
+
+
+def asks_for_a_kind(node: ast.AST) -> bool:
+    """Whether code compares a class with a kind of step, or spells the beginning of a step's id."""
+    if isinstance(node, ast.Constant):
+        kind, colon, rest = node.value.partition(":") if isinstance(node.value, str) else ("", "", "")
+        return bool(colon) and kind in PREFIXES and not re.search(r"\s", rest)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+        asked: list[ast.expr] = node.args[1:]
+    elif isinstance(node, ast.Compare):
+        asked = [node.left, *node.comparators]
+    else:
+        asked = [node.cls] if isinstance(node, ast.MatchClass) else []
+    names = {ast.unparse(part).rpartition(".")[2] for expression in asked for part in ast.walk(expression)}
+    return bool(names & CLASSES)
+
+
+@pytest.mark.parametrize(("room", "part", "path"), MODULES)
+def test_nobody_else_asks_for_the_kind_of_a_step_or_spells_its_id(room: str, part: str, path: Path) -> None:
+    if room not in ("steps", "roles"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if asks_for_a_kind(node)]
+        assert [ast.unparse(node) for node in nodes] == [], "what others must know is a member of Step"

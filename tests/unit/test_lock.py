@@ -37,7 +37,7 @@ def ran(command):
 
 
 def status():
-    return lock.held(ran(lock.status()))
+    return lock.holder_of(ran(lock.status()))
 
 
 def test_nobody_has_it_and_looking_writes_nothing(folder):
@@ -91,7 +91,7 @@ def test_a_lock_by_hand_does_not_expire_and_says_why(by, folder):
     by(BOB)
     with pytest.raises(LockedError, match="by hand"):
         lock.checked(ran(lock.acquire_by_hand("mine")))
-    assert lock.held(ran(lock.take_away(force=False))).who == ALICE, "anybody may release it: it is for people"
+    assert lock.holder_of(ran(lock.take_away(force=False))).who == ALICE, "anybody may release it: it is for people"
     assert status() is None
 
 
@@ -100,7 +100,7 @@ def test_a_boot_ends_a_lease_and_no_lock_by_hand(by, folder):
     shutil.rmtree(folder)  # as /run is after a boot
     assert status() is None
     lock.checked(ran(lock.acquire_by_hand("another card")))
-    kept = Path(lock.KEPT)
+    kept = Path(lock.BY_HAND_FILE)
     assert [path.stat().st_mode & 0o777 for path in (kept.parent, kept)] == [0o700, 0o600]
     shutil.rmtree(folder)
     found = status()
@@ -110,14 +110,14 @@ def test_a_boot_ends_a_lease_and_no_lock_by_hand(by, folder):
     with pytest.raises(LockedError, match=r"alice@desk by hand for .*: another card"):
         lock.checked(ran(lock.acquire("run-2")))
     shutil.rmtree(folder)
-    assert lock.held(ran(lock.take_away(force=False))).why == "another card"
+    assert lock.holder_of(ran(lock.take_away(force=False))).why == "another card"
     assert status() is None
     assert list(kept.parent.iterdir()) == []
 
 
 def test_who_has_it_by_hand_may_say_another_reason_and_has_it_since_then(by, monkeypatch):
     lock.checked(ran(lock.acquire_by_hand("another card")))
-    kept = Path(lock.KEPT)
+    kept = Path(lock.BY_HAND_FILE)
     first = kept.read_text().split()[2]
     kept.write_text(kept.read_text().replace(first, str(int(first) - 7000)))
     lock.checked(ran(lock.acquire_by_hand("two more cards")))
@@ -139,7 +139,7 @@ def test_a_lock_by_hand_takes_the_place_of_a_lease_that_ended(by, monkeypatch):
 @pytest.mark.parametrize("days", [-1, 1])
 def test_a_clock_that_was_set_does_not_end_a_lock_by_hand(by, days):
     lock.checked(ran(lock.acquire_by_hand("another card")))
-    kept = Path(lock.KEPT)
+    kept = Path(lock.BY_HAND_FILE)
     since = kept.read_text().split()[2]
     kept.write_text(kept.read_text().replace(since, str(int(since) - days * 86400)))
     assert status().seconds // 3600 == max(0, 24 * days)
@@ -149,7 +149,7 @@ def test_a_clock_that_was_set_does_not_end_a_lock_by_hand(by, days):
 
 @pytest.mark.parametrize("text", ["\n\n", "garbage", "a b c d\n", "by-hand-x by-hand", "\0\0\0\0"])
 def test_a_lock_by_hand_that_is_damaged_is_held_until_it_is_taken_away(by, text):
-    kept = Path(lock.KEPT)
+    kept = Path(lock.BY_HAND_FILE)
     kept.parent.mkdir()
     kept.write_text(text)
     assert status().left is None
@@ -161,7 +161,7 @@ def test_a_lock_by_hand_that_is_damaged_is_held_until_it_is_taken_away(by, text)
 
 
 def test_where_there_is_no_room_for_a_lock_by_hand_that_place_is_named_and_nothing_is_left(by):
-    kept = Path(lock.KEPT)
+    kept = Path(lock.BY_HAND_FILE)
     kept.parent.mkdir()
     kept.with_name("lock.new").symlink_to("/dev/full")
     with pytest.raises(HostError, match="could not be taken") as caught:
@@ -185,23 +185,23 @@ def test_where_there_is_no_room_for_a_lease_that_place_is_named(folder):
 def test_a_runs_lock_is_taken_away_by_force_alone(by):
     lock.checked(ran(lock.acquire("run-1")))
     with pytest.raises(LockedError, match="run-1") as caught:
-        lock.held(ran(lock.take_away(force=False)))
+        lock.holder_of(ran(lock.take_away(force=False)))
     assert "--force" in caught.value.hint
-    assert lock.held(ran(lock.take_away(force=True))).run == "run-1"
+    assert lock.holder_of(ran(lock.take_away(force=True))).run == "run-1"
     assert status() is None
-    assert lock.held(ran(lock.take_away(force=True))) is None
+    assert lock.holder_of(ran(lock.take_away(force=True))) is None
 
 
 def test_the_lock_of_a_run_that_is_known_to_be_dead_is_released_but_of_nobody_else(by, folder):
     lock.checked(ran(lock.acquire("run-1")))
-    for dead in ((), ("run-2", "run")):
+    for dead in ("", "run-2", "run"):
         with pytest.raises(LockedError, match="run-1"):
-            lock.held(ran(lock.take_away(force=False, dead=dead)))
+            lock.holder_of(ran(lock.take_away(force=False, dead=dead)))
     by(BOB)
     with pytest.raises(LockedError, match="alice"):
-        lock.held(ran(lock.take_away(force=False, dead=["run-1"])))
+        lock.holder_of(ran(lock.take_away(force=False, dead="run-1")))
     by(ALICE)
-    assert lock.held(ran(lock.take_away(force=False, dead=["run-2", "run-1"]))).run == "run-1"
+    assert lock.holder_of(ran(lock.take_away(force=False, dead="run-1"))).run == "run-1"
     assert status() is None
 
 
@@ -211,15 +211,15 @@ def test_a_job_of_a_run_that_is_dead_keeps_its_lock_and_says_so(by, folder):
     with subprocess.Popen(["sleep", "60"]) as job:
         (folder / "jobs/a/pid").write_text(str(job.pid))
         with pytest.raises(LockedError, match="a job of it still runs here") as caught:
-            lock.held(ran(lock.take_away(force=False, dead=["run-1"])))
+            lock.holder_of(ran(lock.take_away(force=False, dead="run-1")))
         assert "wait until that job has ended" in caught.value.hint
         job.kill()
-    assert lock.held(ran(lock.take_away(force=False, dead=["run-1"]))).run == "run-1"
+    assert lock.holder_of(ran(lock.take_away(force=False, dead="run-1"))).run == "run-1"
 
 
 def test_a_lock_by_hand_is_none_of_a_run_whatever_is_dead(by):
     lock.checked(ran(lock.acquire_by_hand("another card")))
-    found = lock.held(ran(lock.take_away(force=False, dead=[f"{lock.BY_HAND}-{ALICE}"])))
+    found = lock.holder_of(ran(lock.take_away(force=False, dead=f"{lock.BY_HAND}-{ALICE}")))
     assert (found.left, found.why) == (None, "another card")
 
 
@@ -240,7 +240,7 @@ def test_a_lock_that_is_not_ours_to_read_is_no_end(by, folder, text):
 
 def test_an_answer_that_is_no_lock_is_an_error():
     with pytest.raises(FactError):
-        lock.held(Answer(0, b"something else\n", b""))
+        lock.holder_of(Answer(0, b"something else\n", b""))
 
 
 @pytest.mark.parametrize("by_hand", [False, True], ids=["runs", "operators"])
@@ -261,7 +261,7 @@ def test_two_at_once_one_has_it(by, by_hand):
     for process in processes:
         process.stdout.close()
         process.stderr.close()
-    assert codes == [0, *[lock.HELD] * 5]
+    assert codes == [0, *[lock.EXIT_HELD] * 5]
 
 
 def test_a_lock_that_is_given_back_while_a_job_runs_still_keeps_others_off(by, folder):

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from provision.actions import resume
+from provision.actions import Pace, Request, resume
+from provision.actions.run_session import Logged
 from provision.cli import execute
-from provision.cli.deploy import Careful, Chosen
 from provision.errors import LockedError, UsageError
 from provision.inventory import Connection, Host
 from provision.report import lock as report_lock
@@ -21,8 +21,8 @@ from provision.runs.log import Log, Logs
 from .local import LocalSession
 
 RUN, OTHER = "20261122T081140Z-585d", "20261122T091140Z-0001"
-CHOSEN = Chosen("inventory.yaml", (), (), (), (), 1, None, False, False)
-CAREFUL = Careful("25%", True, "0")
+REQUEST = Request("inventory.yaml")
+PACE = Pace("25%", True, "0")
 
 
 @pytest.fixture
@@ -62,30 +62,27 @@ def test_a_run_is_dead_when_its_process_is_gone_without_a_result(logs, monkeypat
     assert not log(pid=os.getppid(), started="", boot="").is_dead
     logs.write(log())
     logs.write(log(run=OTHER, pid=gone()))
-    assert logs.dead() == (OTHER,)
+    assert (logs.over(RUN), logs.over(OTHER).run) == (None, OTHER)
+    assert (runs.is_over(RUN), runs.is_over(OTHER)) == (False, True)
 
 
-def test_a_run_that_ended_out_of_reach_of_a_host_may_have_left_its_lock_there(logs):
-    logs.write(log(exit=4, hosts={"gpu-01": "unreachable"}))
-    assert logs.dead() == (RUN,)
-    logs.write(log(exit=130, hosts={"gpu-01": "stopped"}))
-    assert logs.dead() == (RUN,)
-    logs.write(log(exit=3, hosts={"gpu-01": "failed", "gpu-02": "locked"}))
-    assert logs.dead() == (RUN,), "what failed there may be what gives the lock back"
-    logs.write(log(exit=6, hosts={"gpu-01": "changed", "gpu-02": "locked"}))
-    assert logs.dead() == ()
-    logs.write(log(exit=130, hosts={"gpu-01": "changed"}))
-    assert logs.dead() == (RUN,), "the second Ctrl-C may have cut what gives locks back"
-    logs.write(log(exit=4, hosts={"gpu-01": "unreachable"}, machine="another"))
-    assert logs.dead() == ()
+@pytest.mark.parametrize(
+    ("code", "result"), [(4, "unreachable"), (130, "stopped"), (3, "failed"), (130, "changed"), (0, "changed")]
+)
+def test_a_run_that_ended_here_is_over_whatever_came_of_it(logs, code, result):
+    logs.write(log(exit=code, hosts={"gpu-01": result}))
+    assert logs.over(RUN).exit == code
+    logs.write(log())
+    assert logs.over(RUN) is None, "it was resumed, and runs"
+    logs.write(log(exit=code, hosts={"gpu-01": result}, machine="another"))
+    assert logs.over(RUN) is None
 
 
-def test_runs_that_left_nothing_push_out_none_that_did(logs, monkeypatch):
-    monkeypatch.setattr(runs, "DEAD", 2)
-    ids = [f"20261122T08{minute}00Z-0000" for minute in range(10, 20)]
-    for number, one in enumerate(ids):
-        logs.write(log(run=one, exit=4, hosts={"gpu-01": "unreachable" if number < 3 else "ok"}))
-    assert logs.dead() == (ids[2], ids[1])
+def test_a_host_that_names_a_file_as_its_run_has_none_read(logs):
+    logs.write(log(exit=0))
+    (logs.folder.parent / f"{RUN}.json").write_text((logs.folder / f"{RUN}.json").read_text())
+    for name in (f"../{RUN}", str(logs.folder.parent / RUN), "..", "", "x" * 5000, "a\0b"):
+        assert logs.over(name) is None
 
 
 def test_the_last_run_of_an_inventory_is_known_if_it_died(logs, tmp_path):
@@ -121,19 +118,18 @@ def test_a_run_that_is_over_names_the_command_that_goes_on(how, said):
 
 
 def held(run_id, who=None):
-    return lock.Held(run_id, who or lock.who(), 60, 170, busy=False, why="")
+    return lock.Holder(run_id, who or lock.who(), 60, 170, busy=False, why="")
 
 
 def test_lock_status_tells_whose_process_is_gone(logs, capsys):
     logs.write(log(pid=gone()))
-    over = logs.over()
     hosts = [Host(name=name, connection=Connection(address="192.0.2.1")) for name in "abcd"]
     found = list(zip(hosts, [held(RUN), held(RUN), held(OTHER), held(RUN, "bob@lab")], strict=True))
-    report_lock.locks_text(found, over, released=False)
+    report_lock.locks_text(found, logs.over, released=False)
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(" ")[0] for line in said] == ["a", "b", "c", "d", "run"]
-    assert said[4] == over[RUN].epitaph
-    locks = [one["lock"] for one in report_lock.locks_document(found, over)["hosts"]]
+    assert said[4] == logs.over(RUN).epitaph
+    locks = [one["lock"] for one in report_lock.locks_document(found, logs.over)["hosts"]]
     assert [one["over"] for one in locks] == [True, True, False, False]
     assert [one["next"] for one in locks] == [f"provision deploy --resume {RUN}"] * 2 + [""] * 2
 
@@ -160,7 +156,7 @@ def test_logs_are_bounded_and_what_is_no_log_is_none(logs, monkeypatch):
     for text in ("", "{", "[]", '{"run": "x"}', '{"run": 3}'):
         (logs.folder / f"{RUN}.running").write_text(text)
         assert logs.find(RUN) is None
-        assert logs.dead() == ()
+        assert logs.over(RUN) is None
 
 
 def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, monkeypatch):
@@ -172,35 +168,36 @@ def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, m
     lock.checked(ran(lock.acquire(RUN)))
     with pytest.raises(LockedError):
         lock.checked(ran(lock.acquire(OTHER)))
-    with pytest.raises(LockedError):
-        lock.checked(ran(lock.acquire(OTHER, 0, ["20261122T000000Z-0000"])))
-    lock.checked(ran(lock.acquire(OTHER, 0, ["20261122T000000Z-0000", RUN])))
-    assert lock.held(ran(lock.status())).run == OTHER
+    for another in ("20261122T000000Z-0000", RUN[:-1], f"{RUN} {OTHER}"):
+        with pytest.raises(LockedError):
+            lock.checked(ran(lock.acquire(OTHER, 0, another)))
+    lock.checked(ran(lock.acquire(OTHER, 0, RUN)))
+    assert lock.holder_of(ran(lock.status())).run == OTHER
     # Somebody else has resumed it, which the log here does not know.
     with monkeypatch.context() as another:
         another.setattr(lock, "who", lambda: "somebody@another")
         lock.checked(ran(lock.acquire(OTHER)))
     with pytest.raises(LockedError, match="somebody@another"):
-        lock.checked(ran(lock.acquire(RUN, 0, [OTHER])))
-    lock.held(ran(lock.take_away(force=True)))
+        lock.checked(ran(lock.acquire(RUN, 0, OTHER)))
+    lock.holder_of(ran(lock.take_away(force=True)))
     lock.checked(ran(lock.acquire_by_hand("mine")))
     with pytest.raises(LockedError, match="mine"):
-        lock.checked(ran(lock.acquire(OTHER, 0, [RUN])))
+        lock.checked(ran(lock.acquire(OTHER, 0, RUN)))
 
 
 def test_a_run_goes_on_with_what_it_was_told(logs):
     logs.write(log(pid=gone(), limit=("gpu",), tags=("nginx",)))
-    chosen, careful = resume.resumed(CHOSEN, Careful(), RUN)
-    assert (chosen.inventory, chosen.limit, chosen.tags) == ("/srv/prod.yaml", ("gpu",), ("nginx",))
-    assert careful == Careful()
+    request, pace = resume.resumed(REQUEST, Pace(), RUN)
+    assert (request.inventory, request.limit, request.tags) == ("/srv/prod.yaml", ("gpu",), ("nginx",))
+    assert pace == Pace()
 
 
 def test_and_as_carefully_as_it_was_told_unless_something_else_is_said(logs):
-    resume.Logged(RUN, "deploy", CHOSEN, CAREFUL).begin()
+    Logged(RUN, "deploy", REQUEST, PACE).begin()
     logs.write(dataclasses.replace(logs.find(RUN), exit=7))
-    assert resume.resumed(CHOSEN, Careful(), RUN)[1] == CAREFUL
-    said = Careful("100%", max_fail="3", lock_wait=60)
-    assert resume.resumed(CHOSEN, said, RUN)[1] == Careful("100%", True, "3", 60)
+    assert resume.resumed(REQUEST, Pace(), RUN)[1] == PACE
+    said = Pace("100%", max_fail="3", lock_wait=60)
+    assert resume.resumed(REQUEST, said, RUN)[1] == Pace("100%", True, "3", 60)
 
 
 def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
@@ -208,7 +205,7 @@ def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
     path = logs.folder / f"{RUN}.json"
     keys = ("serial", "canary", "max_fail")
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in keys}))
-    assert resume.resumed(CHOSEN, Careful(serial="2"), RUN)[1] == Careful(serial="2")
+    assert resume.resumed(REQUEST, Pace(serial="2"), RUN)[1] == Pace(serial="2")
 
 
 @pytest.mark.parametrize(
@@ -224,13 +221,13 @@ def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
 def test_what_cannot_go_on_is_refused_and_says_why(logs, how, said, why):
     logs.write(log(**how))
     with pytest.raises(UsageError, match=why):
-        resume.resumed(dataclasses.replace(CHOSEN, **said), Careful(), RUN)
+        resume.resumed(dataclasses.replace(REQUEST, **said), Pace(), RUN)
 
 
 def test_a_run_of_which_there_is_no_log_must_be_known_to_a_host(tmp_path):
     path = tmp_path / "inventory.yaml"
     path.write_text(UNREACHABLE)
     with pytest.raises(UsageError, match="neither this machine nor these hosts know"):
-        resume.resumed(dataclasses.replace(CHOSEN, inventory=str(path)), Careful(), RUN)
+        resume.resumed(dataclasses.replace(REQUEST, inventory=str(path)), Pace(), RUN)
     with pytest.raises(UsageError, match="is no run"):
-        resume.resumed(CHOSEN, Careful(), "latest")
+        resume.resumed(REQUEST, Pace(), "latest")

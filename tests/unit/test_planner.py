@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from provision.command import Answer, run
 from provision.errors import FactError, RefusedError
 from provision.plan.planner import facts_of, plan_host, unplanned
-from provision.plan.role_order import Entry
+from provision.plan.role_order import PRESENT, Entry
 from provision.steps.base import BlockedError, Check, Fact, Owned, RefusalError, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
 
@@ -17,6 +17,8 @@ from provision.steps.facts import HostFacts
 @dataclass(frozen=True)
 class Thing(Step):
     """Finds what it is told to find."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"running", "sees"})
 
     name: str
     found: Any = None
@@ -75,8 +77,21 @@ class Marked(Owned):
         return Thing(name, part=name.partition("/")[0])
 
 
+@dataclass(frozen=True)
+class Kept(Thing):
+    """Has a restored fact and a way of its own to be put back."""
+
+    def restore(self, facts, have, past):
+        return {**past, "restored": True}
+
+    def restored_fact(self, past):
+        fact = self.fact()
+        return Fact(fact.command, lambda answer: {**fact.parse(answer), "read for": past})
+
+
 def planned(*things, marked=None, declared=(), earlier=()):
-    entries = [Entry("docker", thing) for thing in things]
+    entries = [thing if isinstance(thing, Entry) else Entry("docker", thing) for thing in things]
+    things = [entry.step for entry in entries]
     finders = [("docker", Marked(marked or {}))]
     answers = dict.fromkeys(facts_of(entries, finders), Answer(1, b"", b"boom"))
     ids = frozenset([thing.id for thing in things]) | frozenset(declared)
@@ -101,6 +116,27 @@ def test_add_change_and_remove():
     ]
     assert plan.changes[0].commands == (run("make", "a"),)
     assert plan.changes[0].impact == "costs nothing"
+
+
+def test_an_entry_with_a_past_is_brought_to_what_its_step_restores():
+    past = {"on": False}
+    plan = planned(Entry("docker", Kept("a", {"on": True}), past))
+    assert rows(plan) == [("change", "thing:a", "on, restored differ")]
+    [change] = plan.changes
+    assert change.want == {"on": False, "restored": True}
+    assert change.have == {"on": True, "read for": past}
+    assert change.entry == Entry("docker", Kept("a", {"on": True}), past)
+
+
+def test_an_entry_whose_past_is_nothing_removes_the_thing():
+    plan = planned(Entry("docker", Thing("a", {"on": True}), None), Entry("docker", Thing("b", None), None))
+    assert rows(plan) == [("remove", "thing:a", "was not there before")]
+
+
+def test_an_entry_of_the_present_state_restores_that_state_where_there_is_one():
+    there, absent = Kept("a", {"on": 1}), Thing("b", None)
+    plan = planned(Entry("docker", there, PRESENT), Entry("docker", absent, PRESENT))
+    assert [change.want for change in plan.changes] == [{"on": 1, "restored": True}]
 
 
 def test_what_nobody_declares_is_removed_first():

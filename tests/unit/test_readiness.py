@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from provision.runs.context import Context
+from provision.runs.journal import Kind
 from provision.steps.ollama import readiness
 from tests.unit.fake_roll import FakeSession, gpu, roll, traffic
 from tests.unit.test_models import Server, _Handler, run, server
@@ -89,18 +90,18 @@ def test_a_server_that_does_not_list_its_models_is_not_fit(server: Server, monke
 
 
 @pytest.mark.parametrize(
-    ("roles", "command", "brings"),
+    ("roles", "kind", "brings"),
     [
         ({"ollama", "models"}, "deploy", True),
         ({"ollama"}, "deploy", False),
-        ({"docker", "ollama", "models"}, "rollback 20260101T000000Z-0000", False),
-        (set(), "undrain gpu-01", True),
-        (set(), "drain gpu-01", False),
+        ({"docker", "ollama", "models"}, "rollback", False),
+        (set(), "undrain", True),
+        (set(), "drain", False),
     ],
 )
-def test_who_brings_models(roles: set[str], command: str, brings: bool) -> None:
+def test_who_brings_models(roles: set[str], kind: Kind, brings: bool) -> None:
     none: Any = None
-    assert Context("run", none, frozenset(roles), none, none, command=command).brings_models == brings
+    assert Context("run", none, frozenset(roles), none, none, kind=kind).brings_models == brings
 
 
 @pytest.mark.parametrize(("roles", "any_model"), [({"ollama"}, True), ({"ollama", "models"}, False)])

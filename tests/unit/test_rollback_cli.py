@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from provision import cli
-from provision.cli.rollback import Undoing, _with_failed
+from provision import actions, cli
+from provision.actions.undoing import Undoing
 from provision.errors import CommandError, UnreachableError
 from provision.rollout import waves
 from provision.rollout.waves import Outcome
@@ -104,7 +104,7 @@ def test_a_balancer_that_cannot_be_asked_is_listed_once_also_where_an_instance_c
     lost = UnreachableError("no")
     known = [Outcome("gpu-01", changed=["x"]), Outcome("lb-01", changed=["marks"]), Outcome("lb-02", error=lost)]
     undoing = Undoing(OLD, None, {}, {"lb-01": lost, "lb-02": CommandError("no"), "gpu-02": lost})
-    found = _with_failed(known, undoing)
+    found = undoing.with_failed(known)
     assert [(one.host, one.result) for one in found] == [
         ("gpu-01", "changed"),
         ("lb-01", "unreachable"),
@@ -153,3 +153,50 @@ def test_nothing_is_asked_without_a_terminal(path, capsys):
     begun(OLD, "deploy")
     assert cli.execute(["rollback", "-i", path]) == 2
     assert "--yes" in capsys.readouterr().err
+
+
+def hook(path, name, text="exit 0"):
+    """A hook beside the inventory that keeps what it is told."""
+    program = Path(path).parent / "hooks" / name
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\ncat >"$PROVISION_EVENT.json"\n{text}\n')
+    program.chmod(0o755)
+
+
+def test_hooks_run_around_a_rollback_and_are_told_which_run_it_undoes(path, tmp_path, capsys, monkeypatch):
+    begun(OLD, "deploy")
+    hook(path, "pre-deploy")
+    hook(path, "post-deploy")
+    monkeypatch.setattr(waves.Rollout, "deploy", lambda rollout: [Outcome("gpu-01"), Outcome("lb-01")])
+    assert cli.execute(["rollback", OLD, "--yes", "--json", "-i", path, "-t", "docker"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    before, after = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("pre-deploy", "post-deploy"))
+    assert (before["command"], before["of"], before["hosts"]) == ("rollback", OLD, ["gpu-01", "lb-01"])
+    assert (after["command"], after["exit"], after["run"]) == ("rollback", 0, document["run"])
+    assert {key: after[key] for key in ("of", "left", "hosts", "summary")} == {
+        key: document[key] for key in ("of", "left", "hosts", "summary")
+    }
+
+
+def test_a_hook_that_fails_before_a_rollback_keeps_everything_as_it_is(path, capsys, monkeypatch):
+    begun(OLD, "deploy")
+    hook(path, "pre-deploy", "exit 3")
+    monkeypatch.setattr(waves.Rollout, "deploy", lambda rollout: pytest.fail("something was put back"))
+    assert cli.execute(["rollback", OLD, "--yes", "-i", path, "-t", "docker"]) == 7
+    assert "pre-deploy ended with exit code 3: nothing was touched" in capsys.readouterr().err
+
+
+def test_a_plan_of_a_rollback_runs_no_hook(path, tmp_path, capsys):
+    begun(OLD, "deploy")
+    hook(path, "pre-deploy")
+    rollback(path, capsys, OLD)
+    assert not (tmp_path / "pre-deploy.json").exists()
+
+
+def test_what_the_operator_does_not_agree_to_is_not_put_back(path, monkeypatch):
+    begun(OLD, "deploy")
+    monkeypatch.setattr(waves.Rollout, "plan", lambda rollout: [Outcome("gpu-01"), Outcome("lb-01")])
+    monkeypatch.setattr(waves.Rollout, "deploy", lambda rollout: pytest.fail("something was put back"))
+    request = actions.Request(path, tags=("docker",))
+    result = actions.rollback(request, OLD, confirm=lambda planned: False)
+    assert (result.run_id, result.exit_code, result.of) == ("", 130, OLD)

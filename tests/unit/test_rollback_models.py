@@ -1,4 +1,4 @@
-"""Which models a rollback takes away again: never the last that an instance has."""
+"""A rollback leaves models alone: it deletes none, and pulls none but those of an instance that comes back."""
 
 import pytest
 
@@ -17,56 +17,48 @@ def swapped(instance="ollama1", old="old:1", new="new:1"):
     )
 
 
-def declaring(tmp_path, models, *, storage="volume", instances="{gpus: [0]}"):
-    """An inventory whose instances are to have these models."""
+def declaring(tmp_path, models):
+    """An inventory whose one instance is to have these models."""
     path = tmp_path / "models.yaml"
-    said = f"ollama: {{models: [{models}], storage: {storage}, instances: [{instances}]}}"
+    said = f"ollama: {{models: [{models}], instances: [{{gpus: [0]}}]}}"
     path.write_text(INVENTORY.replace("ollama: {instances: [{gpus: [0]}, {gpus: [1]}]}", said))
     return role_order.load(str(path))
 
 
-@pytest.mark.parametrize("models", ["new:1", "old:1"], ids=["as the run found it", "put back already"])
+def loaded(found):
+    """The models that the rollback loads where the instance has them."""
+    steps = [entry.step for entry in found.entries if entry.step.id.startswith("resident:")]
+    assert all(step.pulled_only for step in steps)
+    return [step.models for step in steps]
+
+
 @pytest.mark.parametrize("container_too", [False, True])
-def test_an_instance_is_not_left_without_any_model(tmp_path, models, container_too):
-    inventory = declaring(tmp_path, models)
+def test_a_model_that_the_run_pulled_stays_and_one_that_it_deleted_stays_away(tmp_path, container_too):
+    inventory = declaring(tmp_path, "new:1")
     before = container(inventory, run="before")
     changes = (made("container:ollama1", before, container(inventory)),) if container_too else ()
     found = undo(inventory, *changes, *swapped())
-    assert "model:ollama1/new:1" not in ids(found)
-    assert {one.step: one.why for one in found.left} == {
-        "model:ollama1/new:1": "kept: no other model is known to be left on ollama1",
+    assert {change.step: change.why for change in found.left} == {
+        "model:ollama1/new:1": "a rollback deletes no model; the next deploy deletes new:1 unless it is declared",
         "model:ollama1/old:1": "old:1 was deleted and must be pulled again",
     }
-    assert [one.models for one in found.host.instances] == [("new:1",)], "that is what can be loaded and tested"
-    step = next(entry.step for entry in found.entries if entry.step.id == "resident:ollama1")
-    assert step.models == ("new:1",)
+    assert not [step for step in ids(found) if step.startswith("model:")]
+    assert loaded(found) == [("new:1",)]
 
 
-def test_a_model_that_was_added_goes_where_another_is_left(tmp_path):
-    found = undo(declaring(tmp_path, "stays:1, new:1"), *swapped())
-    assert "model:ollama1/new:1" in ids(found)
-    assert [one.models for one in found.host.instances] == [("stays:1",)]
+def test_a_model_that_the_run_deleted_is_neither_pulled_nor_waited_for_although_it_is_declared_again(tmp_path):
+    found = undo(declaring(tmp_path, "old:1"), *swapped())
+    assert not [step for step in ids(found) if step.startswith("model:")]
+    assert loaded(found) == [("old:1",)]
 
 
-def test_a_model_that_was_deleted_is_not_loaded(tmp_path):
-    found = undo(declaring(tmp_path, "stays:1, old:1"), *swapped())
-    step = next(entry.step for entry in found.entries if entry.step.id == "resident:ollama1")
-    assert step.models == ("stays:1",)
+def test_of_an_instance_whose_models_were_not_touched_none_is_loaded(tmp_path):
+    assert loaded(undo(declaring(tmp_path, "new:1"), swapped()[0])) == []
 
 
-def test_a_shared_folder_keeps_its_last_model_for_every_instance(tmp_path):
-    """The second instance found there what the first had pulled, and so has no change of its own."""
-    both = "{gpus: [0], storage: /srv/models}, {gpus: [1], storage: /srv/models}"
-    inventory = declaring(tmp_path, "new:1", instances=both)
-    pulled = made("model:ollama1/new:1", None, {"whole": True}, role="models")
-    found = undo(inventory, pulled)
-    assert [one.step for one in found.left] == ["model:ollama1/new:1"]
-    found = undo(inventory, made("container:ollama1", None, container(inventory)), pulled)
-    assert "model:ollama1/new:1" not in ids(found), "ollama2 stays, and serves it"
-    assert [(one.name, one.models) for one in found.host.instances] == [("ollama2", ("new:1",))]
-
-
-def test_a_model_goes_with_the_instance_that_was_added(tmp_path):
+def test_an_instance_that_the_run_added_goes_without_its_model_being_deleted_first(tmp_path):
     inventory = declaring(tmp_path, "new:1")
     found = undo(inventory, made("container:ollama1", None, container(inventory)), swapped()[0])
-    assert {"model:ollama1/new:1", "container:ollama1"} <= set(ids(found))
+    assert "container:ollama1" in ids(found)
+    assert [change.step for change in found.left] == ["model:ollama1/new:1"]
+    assert found.host.instances == ()

@@ -20,10 +20,9 @@ from provision.steps.docker import inspect
 from provision.steps.docker.image import OwnedImages
 from provision.steps.facts import Fleet
 from provision.steps.instance.container import Container
-from provision.steps.nginx import upstream
-from provision.steps.nginx.balancer_config import Balancing
+from provision.steps.nginx.balancer_config import UPSTREAM, Balancing
 from provision.steps.nginx.generation import Generation
-from provision.steps.restored import Restored
+from provision.steps.nginx.upstream import Drained, Member, Upstream
 from provision.steps.system.file_scan import Content
 from tests.unit import step_cases
 from tests.unit.test_hostile import FACTS
@@ -97,8 +96,8 @@ def test_a_container_comes_back_with_its_image_before_and_its_models_after_it(in
         "resident:ollama1",
     ]
     assert [(one.step, "stays" in one.why) for one in found.left] == [("image:ollama/ollama:0.34.4", True)]
-    step = next(entry.step for entry in found.entries if entry.step.id == "container:ollama1")
-    want = step.want(FACTS, container(inventory))
+    entry = next(entry for entry in found.entries if entry.step.id == "container:ollama1")
+    want = entry.want(FACTS, container(inventory))
     assert (want["image"], want["answers"], want["running"]) == ("ollama/ollama:0.33.0", "yes", True)
 
 
@@ -109,8 +108,8 @@ def test_the_first_state_of_a_step_is_put_back_whatever_came_after(inventory):
         made("container:ollama1", states[0], states[1], result="failed"),
         made("container:ollama1", states[1], states[2]),
     )
-    [step] = [entry.step for entry in found.entries if entry.step.id == "container:ollama1"]
-    assert step.past["run"] == "run 0"
+    [entry] = [entry for entry in found.entries if entry.step.id == "container:ollama1"]
+    assert entry.past["run"] == "run 0"
 
 
 def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(inventory):
@@ -125,25 +124,20 @@ def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(in
     )
     assert [one for one in ids(found) if not one.startswith("service:")] == [
         "file:/etc/provision/ollama/instances",
-        "model:ollama1/qwen3:8b",
-        "model:ollama2/qwen3:8b",
         "container:ollama2",
         "volume:ollama2",
     ]
-    assert [(one.name, one.models) for one in found.host.instances] == [("ollama1", ("deepseek-r1:1.5b",))]
+    assert [instance.name for instance in found.host.instances] == ["ollama1"]
     role_order.steps(found.host, inventory)
-    assert all(entry.step.want(FACTS, {"x": 1}) is None for entry in found.entries[-4:])
-    assert found.entries[-1].step.gone == "was not there before"
+    assert all(entry.want(FACTS, {"x": 1}) is None for entry in found.entries[-2:])
+    assert planner.make_change(found.entries[-1], {"ours": True}, None).reason == "was not there before"
 
 
-def test_only_models_that_are_there_then_are_loaded(inventory):
-    found = undo(
-        inventory,
-        made("model:ollama1/qwen3:8b", None, {"whole": True}, role="models"),
-        made("resident:ollama1", {"enough": True, "loaded": ["x"]}, {"enough": True}, role="models"),
-    )
-    step = next(entry.step for entry in found.entries if entry.step.id == "resident:ollama1")
-    assert step.models == ("deepseek-r1:1.5b",)
+@pytest.mark.parametrize("host", ["gpu-01", "lb-01"])
+def test_an_instance_that_was_added_and_is_declared_no_longer_goes(inventory, host):
+    found = undo(inventory, made("container:extra", None, container(inventory)), host=host)
+    assert "container:extra" in ids(found)
+    assert found.host == inventory.host(host)
 
 
 def test_what_was_removed_comes_back_by_its_mark(inventory):
@@ -215,7 +209,7 @@ def test_a_journal_that_makes_no_sense_hurts_nobody_else(inventory, step, state)
             continue
         for entry in found.entries:
             try:
-                planner.wanted(entry.step, FACTS, None)
+                planner.wanted(entry, FACTS, None)
             except HostError:
                 continue
 
@@ -232,8 +226,8 @@ def test_a_service_goes_with_its_unit_and_else_runs(inventory):
     back = undo(
         inventory, made(unit, {"sha256": Content(b"x"), "loaded": False}, {"loaded": True}), made(service, {}, {})
     )
-    step = next(entry.step for entry in back.entries if entry.step.id == unit)
-    assert step.want(FACTS, None)["loaded"] is True
+    entry = next(entry for entry in back.entries if entry.step.id == unit)
+    assert entry.want(FACTS, None)["loaded"] is True
     assert service in ids(back)
 
 
@@ -249,11 +243,10 @@ def test_every_step_of_every_role_can_be_put_back_to_what_it_wants(inventory, ho
         if not have or step.irrevocable(have, have):
             continue
         have = {"exe": "", "loaded": "", **have} if isinstance(step, Generation) else have
-        target = Restored(step=step, past=kept(have))
-        want = target.want(FACTS, have)
+        want = dataclasses.replace(entry, past=kept(have)).want(FACTS, have)
         assert converged(have, want), step.id
-        target.commands(None, want)
-        target.commands(have, None)
+        step.commands(None, want)
+        step.commands(have, None)
 
 
 @pytest.mark.parametrize("declared", [{}, {"OLLAMA_DEBUG": "1"}, {"OLLAMA_CONTEXT_LENGTH": "8192"}])
@@ -262,7 +255,8 @@ def test_a_container_is_put_back_whichever_of_its_variables_the_image_sets_too(d
     before = {"OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_KEEP_ALIVE": "5m"}
     step = Container(name="ollama1", image="ollama/ollama:0.34.4", gpus=(), port=0, address="", environment=declared)
     case = step_cases.load(step_cases.TESTS / "facts/Container/declared_as_the_image_has_it.yaml")
-    found = Restored(step=step, past={"environment": before}).fact().parse(Answer(0, case["stdout"].encode()))
+    entry = role_order.Entry("ollama", step, {"environment": before})
+    found = entry.fact().parse(Answer(0, case["stdout"].encode()))
     assert found["environment"] == before
 
 
@@ -281,107 +275,74 @@ def balancing(inventory):
     return next(step for step in steps if isinstance(step, Balancing))
 
 
-def configured(step, text, **how):
-    files = {**step.files, upstream.FILE: text.encode()}
+def configured(step, upstream, **how):
+    files = {**step.files, UPSTREAM: upstream.text.encode()}
     return {"exe": "/opt/provision/nginx/old/sbin/nginx", "loaded": "", "odd": {}, **step.wanted(files, None), **how}
 
 
-THEN = """
-    server 10.0.0.11:3001 weight=9 max_conns=1; # gpu-01/ollama1
-    server 10.0.0.11:3002 weight=1 max_conns=1 down; # gpu-01/ollama2
-"""
-NOW = THEN.replace("weight=9", "weight=1").replace(" down", "")
+ONE, TWO = "gpu-01/ollama1", "gpu-01/ollama2"
+PAST = Upstream(
+    method="random",
+    max_fails=4,
+    fail_timeout="5s",
+    keepalive=6,
+    zone=66,
+    members=(
+        Member("10.0.0.11", 3001, label=ONE, weight=9, max_conns=1),
+        Member("10.0.0.11", 3002, down=True, label=TWO, max_conns=1),
+    ),
+)
+NOW = dataclasses.replace(
+    PAST, method="least_conn", members=tuple(dataclasses.replace(one, weight=1, down=False) for one in PAST.members)
+)
+BACK = Fleet({"gpu-01": "10.0.0.11"})
 
 
-def lines(step, fleet, now=NOW, then=THEN):
+def restored(step, fleet, now=NOW, past=PAST):
+    """The upstream that a rollback wants, and the whole configuration."""
     facts = dataclasses.replace(FACTS, fleet=fleet)
-    want = step.restore(facts, configured(step, now), configured(step, then))
-    return want["files"][upstream.FILE].data.decode(), want
+    want = step.restore(facts, configured(step, now), configured(step, past))
+    return Upstream.parse(want["files"][UPSTREAM].data.decode()), want
 
 
-def test_the_configuration_of_then_has_the_marks_of_now(balancing):
-    text, want = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}))
-    assert "weight=9" in text
-    assert " down" not in text, "it was down then and serves now"
+def test_the_configuration_of_the_past_has_the_marks_of_the_present(balancing):
+    found, want = restored(balancing, BACK)
+    assert found == dataclasses.replace(
+        PAST, members=tuple(dataclasses.replace(one, down=False) for one in PAST.members)
+    ), "an instance was down in the past and serves now"
     assert want["exe"] == "/opt/provision/nginx/old/sbin/nginx"
     commands = balancing.commands(configured(balancing, NOW, exe="/opt/provision/nginx/new/sbin/nginx"), want)
     assert all("/opt/provision/nginx/old/sbin/nginx" in command.words for command in commands[-2:])
 
 
-MAP = """
-map $upstream_addr $instance {
-    "%s:3001" "gpu-01/ollama1";
-}
-"""
+def test_a_drained_instance_stays_out_of_the_restored_upstream(balancing):
+    wish = Drained(ONE, "today", "me", "why")
+    found, _ = restored(balancing, BACK, now=NOW.updated(drain={ONE: wish}))
+    assert [(one.down, one.drained) for one in found.members] == [(True, wish), (False, None)]
 
 
-def test_of_a_host_that_was_not_put_back_the_configuration_has_what_serves_there(balancing):
-    then = f"{THEN}    keepalive 4;{MAP % '10.0.0.11'}"
-    moved = then.replace(":3001", ":4001").replace("weight=9", "weight=1").replace("down", "")
-    now = moved.replace("gpu-01/ollama2", "gpu-01/chat").replace("}", '    "10.0.0.11:3002" "gpu-01/chat";\n}')
-    text, _ = lines(balancing, Fleet(), now=now, then=then)
-    assert {name: one.at for name, one in upstream.members(text).items()} == {
-        "gpu-01/ollama1": "10.0.0.11:4001",
-        "gpu-01/chat": "10.0.0.11:3002",
-    }
-    assert "weight=9" in text
-    assert " down" not in text
-    assert text.index("gpu-01/chat") < text.index("keepalive")
-    assert '"10.0.0.11:4001" "gpu-01/ollama1";' in text
-    assert text.rstrip().endswith('"10.0.0.11:3002" "gpu-01/chat";\n}')
+def test_a_rollback_that_would_leave_no_instance_that_serves_is_refused(balancing):
+    found, _ = restored(balancing, dataclasses.replace(BACK, unfit=frozenset({TWO})))
+    assert [one.down for one in found.members] == [False, True]
+    with pytest.raises(RefusalError, match="no instance that serves would be left"):
+        restored(balancing, Fleet(failed=frozenset({"gpu-01"})))
+    elsewhere = dataclasses.replace(PAST, members=(Member("10.0.0.12", 3001, label="gpu-02/ollama1"),))
+    with pytest.raises(RefusalError, match="no instance that serves would be left"):
+        restored(balancing, dataclasses.replace(BACK, unfit=frozenset({ONE, TWO})), past=elsewhere)
 
 
-def test_of_a_host_that_was_put_back_it_has_what_was_there_but_where_another_place_proved_itself(balancing):
-    now = NOW.replace(":3001", ":4001").replace(":3002 weight=1", ":4002 weight=1 down")
-    now = f"{now}    server 10.0.0.11:3003 weight=1 max_conns=1; # gpu-01/added\n"
-    now = now.replace("weight=1 down max_conns=1;", "weight=1 max_conns=1 down;")
-    places = {"gpu-01/ollama1": "10.0.0.11:4001", "gpu-01/ollama2": "10.0.0.11:3002"}
-    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now)
-    assert {name: one.at for name, one in upstream.members(text).items()} == places, "it is not declared"
-    added = dataclasses.replace(balancing.servers[0], instance="added")
-    balancing = dataclasses.replace(balancing, servers=(*balancing.servers, added))
-    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now)
-    assert {name: one.at for name, one in upstream.members(text).items()} == {
-        **places,
-        "gpu-01/added": "10.0.0.11:3003",
-    }
-    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}, unfit=frozenset({"gpu-01/added"})), now=now)
-    assert {name: one.at for name, one in upstream.members(text).items()} == places, "this run takes it away"
-
-
-def test_an_upstream_without_any_line_is_none(balancing):
-    then = "    server 10.0.0.12:3001 weight=1 max_conns=1; # gpu-02/ollama1"
-    now = NOW.replace(" max_conns=1;", " max_conns=1 down;")
-    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=now, then=then)
-    assert [(name, one.down) for name, one in upstream.members(text).items()] == [("gpu-02/ollama1", True)]
+def test_an_upstream_of_the_past_that_somebody_else_wrote_is_refused(balancing):
+    past = configured(balancing, PAST)
+    past["files"] = {**past["files"], UPSTREAM: Content(b"garbage {")}
+    with pytest.raises(RefusalError, match="not as provision writes it"):
+        balancing.restore(FACTS, configured(balancing, NOW), past)
 
 
 def test_ports_that_shift_on_a_host_that_was_not_put_back_keep_their_names(balancing):
-    then = f"{THEN}{MAP % '10.0.0.11'}".replace("}", '    "10.0.0.11:3002" "gpu-01/ollama2";\n}')
-    now = then.replace(":3002", ":3003").replace(":3001", ":3002")
-    text, _ = lines(balancing, Fleet(), now=now, then=then)
-    assert '"10.0.0.11:3002" "gpu-01/ollama1";' in text
-    assert '"10.0.0.11:3003" "gpu-01/ollama2";' in text
-
-
-def test_what_failed_or_was_drained_since_stays_out(balancing):
-    one, two = "gpu-01/ollama1", "gpu-01/ollama2"
-    drained = upstream.marked(NOW, drain={one: upstream.Drained(one, "today", "me", "why")})
-    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), now=drained)
-    assert [member.down for member in upstream.members(text).values()] == [True, False]
-    assert upstream.drained(text)[one].why == "why"
-    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}, unfit=frozenset({two})))
-    assert [member.down for member in upstream.members(text).values()] == [False, True]
-    with pytest.raises(RefusalError, match="no instance that serves would be left"):
-        lines(balancing, Fleet(failed=frozenset({"gpu-01"})))
-
-
-def test_what_comes_back_and_is_not_declared_any_more_has_no_model_and_stays_out(balancing):
-    gone = "    server 10.0.0.11:3009 weight=1 max_conns=1; # gpu-01/gone\n"
-    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), then=THEN + gone)
-    assert [member.down for member in upstream.members(text).values()] == [False, False, True]
-    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), then=THEN + gone, now=NOW + gone)
-    assert [member.down for member in upstream.members(text).values()] == [False] * 3, "it serves"
+    now = NOW.updated(up={ONE: "10.0.0.11:3002", TWO: "10.0.0.11:3003"})
+    found, _ = restored(balancing, Fleet(), now=now)
+    assert '"10.0.0.11:3002" "gpu-01/ollama1";' in found.text
+    assert '"10.0.0.11:3003" "gpu-01/ollama2";' in found.text
 
 
 def test_what_comes_back_and_is_declared_gets_its_models_again(inventory):
@@ -396,17 +357,17 @@ def test_what_comes_back_and_is_declared_gets_its_models_again(inventory):
     assert found.left == ()
 
 
-def test_a_drain_of_then_that_ended_since_is_not_put_back(balancing):
-    one = "gpu-01/ollama1"
-    then = upstream.marked(THEN, drain={one: upstream.Drained(one, "then", "me", "why")})
-    text, _ = lines(balancing, Fleet({"gpu-01": "10.0.0.11"}), then=then)
-    assert upstream.drained(text) == {}
-    assert " down" not in text
+def test_a_drain_of_the_past_that_ended_since_is_not_put_back(balancing):
+    found, _ = restored(balancing, BACK, past=PAST.updated(drain={ONE: Drained(ONE, "then", "me", "why")}))
+    assert [(one.down, one.drained) for one in found.members] == [(False, None)] * 2
 
 
-def test_a_host_that_this_run_does_not_visit_keeps_its_mark(balancing):
-    text, _ = lines(balancing, Fleet(), now=upstream.marked(NOW, down={"gpu-01/ollama1"}))
-    assert [member.down for member in upstream.members(text).values()] == [True, False]
+def test_a_balancer_without_an_upstream_takes_the_drains_from_the_others(balancing):
+    wish = Drained(ONE, "today", "me", "why")
+    facts = dataclasses.replace(FACTS, fleet=dataclasses.replace(BACK, drained={ONE: wish}))
+    want = balancing.restore(facts, None, configured(balancing, PAST))
+    found = Upstream.parse(want["files"][UPSTREAM].data.decode())
+    assert [(one.down, one.drained) for one in found.members] == [(True, wish), (False, None)]
 
 
 def test_the_balancers_of_what_comes_back_look_at_their_marks_again(inventory, balancing):
@@ -414,13 +375,11 @@ def test_the_balancers_of_what_comes_back_look_at_their_marks_again(inventory, b
     undos = {"gpu-01": undo(inventory, change)}
     found = rollback_plan.with_balancers(undos, inventory, ROLES)
     [entry] = found["lb-01"].entries
-    now = upstream.marked(NOW, down={"gpu-01/ollama1"})
-    facts = dataclasses.replace(FACTS, fleet=Fleet({"gpu-01": "10.0.0.11"}))
-    want = entry.step.want(facts, configured(balancing, now))
-    text = want["files"][upstream.FILE].data.decode()
-    assert [member.down for member in upstream.members(text).values()] == [False, False]
-    assert "weight=1 " in text, "nothing else is put back"
-    assert entry.step.want(facts, None) is None
+    now = NOW.updated(down={ONE})
+    facts = dataclasses.replace(FACTS, fleet=BACK)
+    want = entry.want(facts, configured(balancing, now))
+    assert Upstream.parse(want["files"][UPSTREAM].data.decode()) == NOW, "the mark, and nothing else"
+    assert entry.want(facts, None) is None
     assert set(rollback_plan.with_balancers(undos, inventory, frozenset({"ollama"}))) == {"gpu-01"}
     assert set(
         rollback_plan.with_balancers({"gpu-01": dataclasses.replace(undos["gpu-01"], entries=())}, inventory, ROLES)
@@ -428,7 +387,7 @@ def test_the_balancers_of_what_comes_back_look_at_their_marks_again(inventory, b
 
 
 def test_a_configuration_whose_bytes_are_not_kept_is_a_refusal(balancing):
-    state = configured(balancing, THEN)
+    state = configured(balancing, PAST)
     with pytest.raises(RefusalError, match="not kept"):
         balancing.restore(FACTS, state, {**state, "files": {name: str(one) for name, one in state["files"].items()}})
 

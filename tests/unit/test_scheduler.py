@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from provision.errors import HostError
 from provision.inventory import Host
 from provision.rollout.members import Members, Membership, Slot
+from provision.rollout.roll import Roll
 from provision.rollout.scheduler import Scheduler, Work
-from provision.rollout.traffic import HostTraffic, Roll
+from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Stopped
 from provision.steps.base import EVERY
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from provision import cli
-from provision.actions.resume import Logged
+from provision.actions import Pace, Request, documents
+from provision.actions.run_session import Logged
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
-from provision.cli.deploy import Careful, Chosen
 from provision.command import Put, Run
 from provision.errors import CommandError
 from provision.inventory import Mask, Secret
@@ -22,6 +22,7 @@ from provision.plan import planner, role_order
 from provision.plan.planner import HostPlan
 from provision.plan.role_order import Entry
 from provision.report import console
+from provision.report import plan as report_plan
 from provision.rollout.waves import Outcome, Rollout, selection
 from provision.runs.context import Context
 from provision.runs.journal import Journal
@@ -112,10 +113,10 @@ def test_a_plan_shows_no_secret_in_any_form(path, capsys):
         if want and ("environment" in want or want.get("kind") == "file")
     ]
     outcome = Outcome("gpu-01", HostPlan((*found, *gone, *other), 9))
-    console.plan_text([outcome], diff=True)
+    report_plan.text([outcome], diff=True)
     shown = capsys.readouterr()
     assert clean(shown.out + shown.err)
-    assert clean(json.dumps(console.plan_document([outcome]), default=str))
+    assert clean(json.dumps(report_plan.document([outcome]), default=str))
 
 
 def test_a_journal_names_what_is_secret_by_its_hash(path):
@@ -147,8 +148,8 @@ def test_what_is_read_of_a_secret_file_for_a_rollback_is_no_more_than_its_hash(p
 
 
 def test_the_log_of_a_run_keeps_no_setting_of_the_command_line(path):
-    chosen = Chosen(str(path), (), ("ollama.https_proxy=" + PROXY,), (), (), 1, SUDO, False, False)
-    Logged(RUN, "deploy", chosen, Careful()).begin()
+    request = Request(str(path), extra_vars=("ollama.https_proxy=" + PROXY,), become_password=SUDO)
+    Logged(RUN, "deploy", request, Pace()).begin()
     [file] = default_folder().iterdir()
     assert clean(file.read_text())
     assert json.loads(file.read_text())["extra_vars"] == 1
@@ -226,7 +227,7 @@ def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, monke
     with rollout._caught(member):
         raise CommandError(said, said, step="s", command=said, exit_status=1, stderr=said)
     member.run.say("progress", "step", said)
-    assert clean(json.dumps(console.deploy_document([member.outcome], "run")))
+    assert clean(json.dumps(documents.deployed([member.outcome], "run")))
     assert clean(console.error_text(member.outcome.error))
     assert clean(str(events))
     assert "[secret]" in member.outcome.error.stderr

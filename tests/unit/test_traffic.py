@@ -364,3 +364,11 @@ def test_a_failure_that_may_concern_all_instances_does_not(host, make):
     with pytest.raises(CommandError) as error:
         deployed(made.deploy(ROLES))
     assert not made.keeps_marks(error.value)
+
+
+def test_a_failure_while_all_instances_are_out_leaves_the_marks_of_those_that_prove_themselves(host, make):
+    steps = Preparing(str(make.folder / "unit"), how=(run("false"),)), container(make, "1", text="old", left=True)
+    made = host(*steps, groups=("gpu",))
+    with pytest.raises(CommandError) as error:
+        deployed(made.deploy(ROLES))
+    assert made.keeps_marks(error.value)

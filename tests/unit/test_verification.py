@@ -14,7 +14,7 @@ from provision.artifacts.store import Store
 from provision.command import Answer, Run
 from provision.inventory import Connection, Host, Inventory
 from provision.plan.role_order import Entry
-from provision.report import console
+from provision.report import verify as report
 from provision.rollout import waves
 from provision.rollout.waves import Rollout
 from provision.runs.context import Context
@@ -91,6 +91,18 @@ class Reads(Proved):
         yield Check("asked now", [read_once(live, other).text for _ in range(2)], ["an argument\n"] * 2)
 
 
+@dataclass(frozen=True)
+class Copy(Proved):
+    """A copy of something that must be the same everywhere; its first check says something else on every copy."""
+
+    compared_as = "copy:x"
+
+    def check(self, live):
+        yield Check("path", self.path, self.path)
+        digest = live.run("cat %s", self.path).stdout
+        yield Check("digest", digest, digest, compared=True)
+
+
 @pytest.fixture
 def verified(monkeypatch, tmp_path):
     """Verifies steps on one host; its result."""
@@ -125,6 +137,21 @@ def test_a_look_that_several_steps_share_is_asked_once_and_other_questions_each_
     assert (result.result, [one.step for one in result.steps]) == ("passed", [step.id for step in steps])
     assert (tmp_path / "a.looks").read_text() == "look\n"
     assert (tmp_path / "a.own").read_text() == "own\n" * 12
+
+
+def test_copies_that_differ_from_most_fail_and_a_copy_that_is_not_there_does_not(verified, tmp_path):
+    for name, text in (("a", "1"), ("b", "2"), ("c", "1"), ("absent", "")):
+        (tmp_path / name).write_text(text)
+    copies = [Copy(str(tmp_path / name)) for name in ("a", "b", "c", "absent")]
+    check = ("digest of h note:b is that of the other hosts", "2", "1")
+    assert failed(verified(*copies)) == {"note:b": [check]}
+    assert failed(verified(*copies[:1], *copies[2:])) == {}
+
+
+def test_one_copy_alone_is_compared_with_nothing(verified, tmp_path):
+    (tmp_path / "a").write_text("1")
+    result = verified(Copy(str(tmp_path / "a")))
+    assert [check.name for step in result.steps for check in step.checks] == ["as declared", "path", "digest"]
 
 
 def test_the_next_verification_looks_again(verified, tmp_path):
@@ -205,7 +232,7 @@ def test_a_step_behind_one_that_differs_is_not_asked_and_names_it(verified, tmp_
 def test_the_table_names_the_cause_once_and_ends_with_the_next_command(verified, tmp_path, capfd):
     base = tmp_path / "base"
     result = verified(Note(str(base)), *(Note(str(tmp_path / name), base=str(base)) for name in "abc"))
-    console.verify_text([result], "provision deploy -i prod.yaml")
+    report.text([result], "provision deploy -i prod.yaml")
     rows = capfd.readouterr().out.splitlines()
     assert rows[2].split()[:4] == ["h", "FAILED", "2", "1"]
     assert rows[2].endswith("note:base; 3 not checked because of note:base")

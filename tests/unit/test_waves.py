@@ -8,23 +8,25 @@ from types import SimpleNamespace
 
 import pytest
 
+from provision import actions
+from provision.actions import exit_code
 from provision.apply import host_run
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
-from provision.cli.deploy import _hosts, ended, planned
 from provision.command import Obtain, run, sh
 from provision.errors import CommandError, FactError, LockedError, RefusedError, UnreachableError, UsageError
-from provision.inventory import Connection, Host, Instance, Inventory
+from provision.inventory import Connection, Host, Inventory
 from provision.plan import gpu_loss
 from provision.plan.role_order import INSTANCES, Entry
-from provision.report import console
-from provision.rollout import standing, waves
-from provision.rollout.waves import Pace, Rollout, selection
+from provision.report import plan as report_plan
+from provision.rollout import fleet, waves
+from provision.rollout.outcome import NO_LIMIT, Pace, selection
+from provision.rollout.waves import Rollout
 from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
 
 from .ctrl_c import pressed
-from .local import LocalSession
+from .local import LocalSession, deployed
 from .test_host_run import Note
 
 ROLES = frozenset({"docker"})
@@ -82,7 +84,7 @@ def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(m
     refuse(monkeypatch, "gpu-01")
     made = make({"gpu-01": (), "gpu-02": ()})
     seen = []
-    made._readmit = lambda: seen.append(made.fleet())
+    made._last_wave = lambda: seen.append(made.fleet())
     one, other = made.deploy()
     assert (one.result, one.changed, other.result) == ("failed", ["note:a"], "changed")
     assert (one.error.exit_code, one.error.message) == (3, "two cannot run: GPU 1 (GPU-1) is missing")
@@ -100,12 +102,13 @@ def test_such_a_host_does_not_count_as_failed_for_the_limit_of_a_run_that_is_don
 
 def test_a_plan_shows_the_other_changes_of_a_host_with_such_an_instance(make, monkeypatch, capsys):
     refuse(monkeypatch, "gpu-01")
-    outcomes = make({"gpu-01": ()}).plan()
-    console.plan_text(outcomes, diff=False)
+    made = make({"gpu-01": ()})
+    outcomes = made.plan()
+    report_plan.text(outcomes, diff=False)
     said = capsys.readouterr().out
     assert "two cannot run: GPU 1 (GPU-1) is missing" in said
     assert "+ note:a" in said
-    assert not planned(3, None, outcomes).is_none, "there is something to deploy"
+    assert not actions.Plan(made.context.inventory, outcomes, 3).is_none, "there is something to deploy"
 
 
 def test_a_plan_changes_nothing_and_counts(make, tmp_path):
@@ -259,15 +262,15 @@ def test_no_more_hosts_at_a_time_than_is_said(make, tmp_path):
     assert max(map(int, (tmp_path / "busy.count").read_text().split())) <= 2
 
 
-@pytest.mark.parametrize(("text", "number"), [("3", 3), ("25%", 2), ("1%", 1), ("100%", 10), ("", 0)])
+@pytest.mark.parametrize(("text", "number"), [("3", 3), ("25%", 2), ("1%", 1), ("100%", 10), ("", NO_LIMIT)])
 def test_hosts_as_a_number_or_a_share(text, number):
-    assert _hosts(text, "--serial", 10, least=1) == number
+    assert actions.Pace(serial=text).counted(10).serial == number
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "150%", "1.5"])
 def test_what_is_no_number_of_hosts(text):
     with pytest.raises(UsageError, match="--serial must be"):
-        _hosts(text, "--serial", 10, least=1)
+        actions.Pace(serial=text).counted(10)
 
 
 @pytest.mark.parametrize("names", [("lb-01", "lb-02", "lb-03"), ("gpu-01", "gpu-02", "gpu-03")])
@@ -299,7 +302,7 @@ def test_after_a_balancer_that_somebody_else_has_the_others_are_changed(make):
     made.members[0].run.deploy = locked
     outcomes = made.deploy()
     assert {outcome.host: outcome.result for outcome in outcomes} == {"lb-01": "locked", "lb-02": "changed"}
-    assert ended(made, outcomes) == 6
+    assert exit_code.of_run(made, outcomes) == 6
 
 
 @pytest.mark.parametrize(("groups", "held"), [(("balancer",), True), ((), False)])
@@ -307,7 +310,8 @@ def test_a_balancer_is_locked_until_all_is_over_for_it_may_still_be_told_of_othe
     made = make({"one": ()})
     (member,) = made.members
     member.run.host = dataclasses.replace(member.run.host, groups=groups)
-    made._all(lambda member: made._deploy(member, ROLES, None))
+    made._read(member)
+    deployed(made._deploy(member))
     assert (tmp_path / "run" / "lock").exists() == held
     made._finish()
     assert not (tmp_path / "run" / "lock").exists()
@@ -319,31 +323,42 @@ def test_what_may_still_be_at_work_on_a_host_keeps_its_lock_whoever_else_of_the_
 ):
     made = make({"one": ()})
 
-    def work(member):
-        made._deploy(member, ROLES, None)
+    (member,) = made.members
+    deploy = member.run.deploy
+
+    def work(*args):
+        yield from deploy(*args)
         member.run.session.batch([member.run._lease.acquire()], stop=False)
         raise error
 
-    made._all(work)
+    member.run.deploy = work
+    made.deploy()
     assert made.context.cut_off == ({"one"} if left else set())
-    made._finish()
     assert (tmp_path / "run" / "lock").exists() == left
 
 
-def test_an_error_that_nobody_foresaw_keeps_no_other_host_from_its_turn(make):
-    made = make({f"host-{n}": () for n in range(6)}, forks=2)
-    seen = []
+def test_a_bug_on_one_host_stops_no_other(make):
+    made = make({"one": (), "two": (), "three": ()}, forks=2)
 
-    def work(run):
-        seen.append(run.host.name)
-        if len(seen) == 1:
-            raise KeyError("a bug")
+    def broken(*args):
+        raise KeyError("a bug")
 
-    for member in made.members:
-        member.outcome.error = CommandError("no")
-    with pytest.raises(KeyError):
-        made._on(work, [member.run for member in made.members], failed=True)
-    assert len(seen) == 6
+    made.members[0].run.deploy = broken
+    assert results(made) == {"one": "failed", "two": "changed", "three": "changed"}
+
+
+@pytest.mark.parametrize("unreachable", [False, True])
+def test_no_host_waits_for_the_build_of_one_that_failed_before_its_part_began(make, unreachable):
+    how = (Obtain("key", "/nowhere", (run("true"),), host="builder", title="nginx"),)
+    made = make({"builder": (), "waits": how}, unreachable=["builder"] if unreachable else [])
+    if not unreachable:
+        made.members[0].run.plan = broken_plan
+    outcomes = made.deploy()
+    assert "only builder may make it, and it failed" in outcomes[1].error.message
+
+
+def broken_plan(*args):
+    raise RefusedError("two names for one instance")
 
 
 def test_one_balancer_that_fails_stops_nobody_else(make):
@@ -353,39 +368,19 @@ def test_one_balancer_that_fails_stops_nobody_else(make):
 
 
 @pytest.mark.parametrize(
-    ("error", "changes", "in_turn", "keeps"),
+    ("error", "keeps"),
     [
-        (RefusedError("lb-01 cannot be reached"), [], False, True),
-        (CommandError("no such registry"), ["image:ollama", "model:ollama1/m"], False, True),
-        (CommandError("no"), ["image:ollama", "container:ollama1"], False, False),
-        (CommandError("no"), ["container:ollama1"], True, True),
-        (FactError("what?"), [], False, False),
-        (UnreachableError("no route"), [], False, False),
-        (UnreachableError("lost"), ["container:ollama1"], True, False),
+        (RefusedError("lb-01 cannot be reached"), True),
+        (CommandError("no such registry"), True),
+        (FactError("what?"), False),
+        (UnreachableError("no route"), False),
     ],
 )
-def test_a_failed_host_keeps_its_marks_where_nothing_that_runs_was_touched(make, error, changes, in_turn, keeps):
+def test_a_failed_host_keeps_its_marks_where_it_is_known_how_it_stands(make, error, keeps):
     made = make({"gpu-01": ()})
-    (member,) = made.members
-    made._fail(member, error)
-    made.context.journal("gpu-01").changes.extend(changes)
-    member.run.turn.failed = in_turn
-    fleet = made.fleet()
-    assert (fleet.partly, fleet.failed) == ((frozenset({"gpu-01"}), frozenset())[:: 1 if keeps else -1])
-
-
-def test_a_host_that_could_not_be_given_one_more_instance_keeps_its_marks(make):
-    made = make({"gpu-01": ()})
-    (member,) = made.members
-    made._fail(member, CommandError("no such model", step="model:ollama8/m"))
-    shared = ["volume:ollama8", "file:/etc/provision/ollama/instances", "firewall:DOCKER-USER"]
-    made.context.journal("gpu-01").changes.extend([*shared, "note:a", "model:ollama8/m"])
-    assert made.fleet().failed == {"gpu-01"}, "note:a is nobody's"
-    member.run.turn.made.add("ollama8")
-    member.run.__dict__["entries"] = (Entry("ollama", SimpleNamespace(id="note:a", part_of="ollama8")),)
-    assert made.fleet().partly == {"gpu-01"}
-    made._fail(member, CommandError("no rule", step="firewall:DOCKER-USER"))
-    assert made.fleet().failed == {"gpu-01"}
+    made.members[0].fail(error, made.context)
+    known = made.fleet()
+    assert (known.partly, known.failed) == ((frozenset({"gpu-01"}), frozenset())[:: 1 if keeps else -1])
 
 
 @pytest.mark.parametrize(
@@ -402,56 +397,8 @@ def test_what_is_new_on_a_host_that_is_not_finished_may_not_serve_yet(make, erro
     made = make({"gpu-01": ()})
     (member,) = made.members
     member.run.roles = frozenset(roles)
-    assert standing.is_unfinished(member.run, error) is unclear
-
-
-@pytest.mark.parametrize("failed", [False, True])
-def test_one_that_is_ill_keeps_no_other_of_its_host_out(make, monkeypatch, failed):
-    made = make({"gpu-01": ()})
-    (member,) = made.members
-    made.context = dataclasses.replace(made.context, roles=INSTANCES | {"balancer"})
-    ones = [Instance(host="gpu-01", name=f"ollama{n}", gpus=(n,), port=3000 + n) for n in (1, 2)]
-    member.run.host = dataclasses.replace(member.run.host, instances=tuple(ones))
-    member.run.roles = INSTANCES
-    text = "".join(f"server 10.0.0.1:{one.port} down; # gpu-01/{one.name}\n" for one in ones)
-    monkeypatch.setattr(member.run, "upstream", lambda: text)
-    monkeypatch.setattr(made.rolling, "waiting", lambda hosts: {f"gpu-01/{one.name}" for one in ones})
-    if failed:
-        made._fail(member, CommandError("no such model", step="model:ollama1/m"))
-    given_back = []
-
-    def test(name):
-        if name == "ollama1":
-            raise CommandError("it does not answer")
-
-    monkeypatch.setattr(member.run.turn, "test", test)
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at: given_back.append(name))
-    made._readmit()
-    assert given_back == ["gpu-01/ollama2"]
-    assert member.outcome.error.message == ("no such model" if failed else "it does not answer")
-
-
-def test_ctrl_c_while_what_is_down_is_tested_stops_after_that_one(make, monkeypatch):
-    made = make({"gpu-01": ()})
-    (member,) = made.members
-    made.context = dataclasses.replace(made.context, roles=frozenset({"balancer"}))
-    ones = [Instance(host="gpu-01", name=f"ollama{n}", gpus=(n,), port=3000 + n) for n in (1, 2)]
-    member.run.host = dataclasses.replace(member.run.host, instances=tuple(ones))
-    member.run.roles = INSTANCES
-    text = "".join(f"server 10.0.0.1:{one.port} down; # gpu-01/{one.name}\n" for one in ones)
-    monkeypatch.setattr(member.run, "upstream", lambda: text)
-    tested, begun = [], threading.Event()
-
-    def test(name):
-        tested.append(name)
-        begun.set()
-        assert made.context.stop.wait(5)
-
-    monkeypatch.setattr(member.run.turn, "test", test)
-    with pressed(made.interrupt, begun):
-        made._readmit()
-    assert tested == ["ollama1"]
-    assert made.interrupted
+    member.outcome.error = error
+    assert fleet.keeps_marks(member) is unclear
 
 
 def test_the_second_interrupt_is_known_to_all(make):
@@ -460,115 +407,6 @@ def test_the_second_interrupt_is_known_to_all(make):
     assert not made.context.cut.is_set()
     made.interrupt(now=True)
     assert made.context.cut.is_set()
-
-
-@pytest.mark.parametrize(
-    ("run", "own", "given"),
-    [
-        ({"ollama"}, {"ollama"}, True),
-        ({"ollama", "balancer"}, {"ollama", "balancer"}, True),
-        ({"docker"}, {"docker"}, False),
-        ({"ollama", "models", "balancer"}, {"ollama", "models", "balancer"}, False),  # the last wave does it
-    ],
-)
-@pytest.mark.parametrize("fit", [True, False])
-def test_a_run_of_some_roles_gives_back_what_an_earlier_one_left_out(make, monkeypatch, run, own, given, fit):
-    made = make({"gpu-01": ()})
-    (member,) = made.members
-    made.context = dataclasses.replace(made.context, roles=frozenset(run))
-    one = Instance(host="gpu-01", name="ollama1", gpus=(0,), port=3001)
-    member.run.host = dataclasses.replace(member.run.host, instances=(one,))
-    member.run.roles = frozenset(own)
-    given_back = []
-
-    def test(name):
-        if not fit:
-            raise CommandError("it does not answer")
-
-    monkeypatch.setattr(member.run.turn, "test", test)
-    monkeypatch.setattr(made.rolling, "waiting", lambda hosts: {"gpu-01/ollama1", "gpu-02/ollama1"})
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at: given_back.append(name))
-    made._readmit()
-    assert given_back == (["gpu-01/ollama1"] if given and fit else [])
-    assert (member.outcome.error is None) == (fit or not given)
-
-
-@pytest.mark.parametrize("fit", [True, False])
-def test_an_instance_that_is_in_the_way_is_given_back_if_it_is_well(make, monkeypatch, fit):
-    made = make({"gpu-01": ()})
-    (member,) = made.members
-    one = Instance(host="gpu-01", name="ollama1", gpus=(0,), port=3001)
-    member.run.host = dataclasses.replace(member.run.host, instances=(one,))
-    given_back = []
-
-    def test(name):
-        if not fit:
-            raise CommandError("it does not answer")
-
-    monkeypatch.setattr(member.run.turn, "test", test)
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at, old: given_back.append((name, old)))
-    assert made.rolling.prove("gpu-01/ollama1") is fit
-    assert given_back == [("gpu-01/ollama1", "gpu-01/ollama1")] * fit
-    assert not made.rolling.prove("gpu-02/ollama1")  # not of this run
-
-
-@pytest.mark.parametrize(
-    ("listed", "given"),
-    [
-        ({"gpu-01/old"}, [("gpu-01/new", "gpu-01/old")]),
-        ({"gpu-01/old", "gpu-01/new"}, []),  # it has a place of its own
-        (set(), []),  # the balancers know nothing of either
-    ],
-)
-def test_what_took_the_place_of_what_a_killed_run_took_away_is_given_back_instead(make, monkeypatch, listed, given):
-    made = make({"gpu-01": ()})
-    (member,) = made.members
-    one = Instance(host="gpu-01", name="new", gpus=(0,), port=3001)
-    member.run.host = dataclasses.replace(member.run.host, instances=(one,))
-    given_back = []
-    marker = SimpleNamespace(look=lambda: dict.fromkeys(listed))
-    monkeypatch.setattr(made.rolling, "markers", lambda host: [marker])
-    monkeypatch.setattr(member.run.turn, "test", lambda name: "10.0.0.1:3001")
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at, old: given_back.append((name, old)))
-    assert made.rolling.prove("gpu-01/old") is bool(given)
-    assert given_back == given
-
-
-def test_of_two_that_took_its_place_the_one_that_is_there_is_given_back(make, monkeypatch):
-    made = make({"gpu-01": ()})
-    (member,) = made.members
-    both = tuple(Instance(host="gpu-01", name=name, gpus=(0,), port=3001) for name in ("absent", "there"))
-    member.run.host = dataclasses.replace(member.run.host, instances=both)
-    given_back = []
-
-    def test(name):
-        if name == "absent":
-            raise CommandError("there is no such container")
-        return "10.0.0.1:3001"
-
-    monkeypatch.setattr(made.rolling, "markers", lambda host: [SimpleNamespace(look=lambda: {"gpu-01/old": None})])
-    monkeypatch.setattr(member.run.turn, "test", test)
-    monkeypatch.setattr(made.rolling, "readmit", lambda host, name, at, old: given_back.append((name, old)))
-    assert made.rolling.prove("gpu-01/old")
-    assert given_back == [("gpu-01/there", "gpu-01/old")]
-
-
-def test_ctrl_c_while_balancers_are_asked_who_is_down_is_a_stop(make, monkeypatch):
-    made = make({"gpu-01": ()})
-    made.context = dataclasses.replace(made.context, roles=frozenset({"ollama"}))
-    made.members[0].run.roles = frozenset({"ollama"})
-
-    asking = threading.Event()
-
-    def waiting(hosts):
-        asking.set()
-        assert made.context.stop.wait(5)
-        return set()
-
-    monkeypatch.setattr(made.rolling, "waiting", waiting)
-    with pressed(made.interrupt, asking):
-        made._readmit()
-    assert made.interrupted
 
 
 def test_ctrl_c_while_locks_are_given_back_is_too_late_and_the_second_cuts_them(make):
@@ -620,10 +458,10 @@ def test_ctrl_c_breaks_nothing_off_wherever_it_comes():
         signal.raise_signal(signal.SIGINT)
 
 
-def test_under_way_are_the_hosts_that_may_hold_the_lock_and_the_balancers_that_are_told(make, monkeypatch):
+def test_under_way_are_the_hosts_that_may_hold_the_lock_and_the_balancers_that_are_told(make):
     made = make({"gpu-1": (), "gpu-2": ()})
     markers = [SimpleNamespace(host=SimpleNamespace(name=name), locked=False) for name in ("lb-1", "lb-2")]
-    monkeypatch.setattr(made.rolling, "_markers", {one.host.name: one for one in markers})
+    made.roll.pools._pools.update({one.host.name: one for one in markers})
     assert made.under_way() == []
     made.members[1].run._lease.held = markers[1].locked = True
     assert made.under_way() == ["gpu-2", "lb-2"]
@@ -653,3 +491,48 @@ def test_ctrl_c_that_is_ignored_stays_so():
             assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Counted(LocalSession):
+    """A connection that counts itself while it is open."""
+
+    open_now: set[int] = set()  # noqa: RUF012 - of one test
+    most = 0
+
+    def _exec(self, *args, **kwargs):
+        self.open_now.add(id(self))
+        Counted.most = max(Counted.most, len(self.open_now))
+        return super()._exec(*args, **kwargs)
+
+    def close(self):
+        self.open_now.discard(id(self))
+        super().close()
+
+
+@pytest.mark.parametrize("pace", [Pace(), Pace(serial=3)])
+def test_no_more_connections_are_open_than_hosts_are_worked_on(make, monkeypatch, pace):
+    made = make({f"gpu-{n}": () for n in range(6)}, forks=2, pace=pace)
+    Counted.most = 0
+    sessions = []
+    for part in made.members:
+        session = Counted()
+        part.run.session = part.run._lease.session = part.run._performer.session = session
+        sessions.append(session)
+    assert set(results(made).values()) == {"changed"}
+    assert Counted.most <= 2
+    assert not Counted.open_now
+
+
+def test_a_change_that_fails_and_may_concern_instances_costs_their_host_its_marks(make):
+    made = make({"gpu-01": BAD})
+    made.deploy()
+    assert made.fleet().failed == {"gpu-01"}, "nobody knows what a note concerns"
+
+
+def test_a_change_of_one_instance_that_fails_leaves_the_marks_of_the_others(make, monkeypatch):
+    monkeypatch.setattr(Note, "part_of", "ollama1")
+    made = make({"gpu-01": BAD})
+    made.roll.pools.of = lambda host: []  # no balancer sends to it
+    made.deploy()
+    known = made.fleet()
+    assert (known.partly, known.failed) == ({"gpu-01"}, frozenset())

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, Put, run, sh
 from provision.steps.base import Check, Fact, RefusalError, State, Step, differing, text_diff
@@ -56,6 +56,8 @@ class DockerConfig(Step):
         cgroup_driver: `cgroupfs`, `systemd`, or `auto`: whatever keeps the cards over a daemon-reload.
         cdi: whether the toolkit is one that gives cards by CDI, which `auto` may then rely on.
     """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"running"})
 
     keys: Mapping[str, Any] = field(default_factory=dict)
     cgroup_driver: str = "auto"

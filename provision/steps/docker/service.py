@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from provision.command import Command, run, sh
-from provision.steps.base import EVERY, Answer, BlockedError, Check, Fact, RefusalError, State, Step
+from provision.steps.base import EVERY, Answer, BlockedError, Check, Fact, PutBack, RefusalError, State, Step
 from provision.steps.docker import daemon_state, inspect
 from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts, live_facts
@@ -82,6 +82,8 @@ class DockerService(Step):
     """
 
     endangers_cards: ClassVar[bool] = True
+    volatile: ClassVar[frozenset[str]] = frozenset({"running"})
+    is_health: ClassVar[bool] = True
 
     live_restore: bool = True
     cgroup_driver: str = ""
@@ -120,6 +122,10 @@ class DockerService(Step):
     def irrevocable(self, before: State, after: State) -> str:
         """Docker stays with its packages."""
         return "" if before else "Docker stays, with its packages"
+
+    def follows(self, put_back: PutBack) -> Step | None:
+        """Itself: Docker runs after every rollback."""
+        return self
 
     def impact(self, have: State, want: State) -> str:
         """What becomes of the containers."""

@@ -9,11 +9,12 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, sh
 from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.docker import inspect
+from provision.steps.docker.image import Image
 from provision.steps.docker.inspect import Engine
 from provision.steps.facts import HostFacts, dumps, live_facts
 from provision.steps.instance import scripts
@@ -61,6 +62,9 @@ class Container(Step):
         log_max_file: how many log files are kept.
         after: ids of steps that change it behind our back.
     """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"running", "answers", "sees"})
+    serves: ClassVar[bool] = True
 
     name: str
     image: str
@@ -161,6 +165,19 @@ class Container(Step):
         version recorded and which the container is given."""
         declared = (past or {}).get("environment") or ()
         return inspect.fact(lambda found: self._state(found, declared))
+
+    def needs(self, past: Mapping[str, Any]) -> Sequence[Step]:
+        """The image of then: it is there, but for one of long ago, which is pulled."""
+        return (Image(reference=str(past.get("image", ""))),)
+
+    def is_serving(self, facts: HostFacts, have: State) -> bool:
+        """It is ours, runs, answers at the declared address, and sees its own cards, none of which is broken."""
+        if have is None or have.get("foreign") or not have["running"] or have["answers"] != "yes":
+            return False
+        address = self.address(facts) if callable(self.address) else self.address
+        well = {card.uuid for card in facts.cards if not card.broken}
+        in_place = have["publish"] == [f"{address}:{self.port}"]
+        return in_place and have["sees"] == have["gpus"] and well.issuperset(have["gpus"])
 
     def impact(self, have: State, want: State) -> str:
         """Who is taken out of the upstream for it."""

@@ -10,6 +10,7 @@ from typing import Any
 from provision.steps.base import NOT_ASKED, Check, asked_once
 from provision.steps.nginx import upstream
 from provision.steps.nginx.build import CONFIG
+from provision.steps.nginx.upstream import InstanceRef, Member
 from provision.steps.ollama import server_state
 
 REFUSED = (
@@ -25,14 +26,8 @@ REFUSED = (
     "POST /v1/%2e%2e/api/pull",
     "POST //api/pull",
 )
-_LINE = re.compile(
-    r"^\s*server (?P<address>\S+):(?P<port>\d+) weight=(?P<weight>\d+) max_conns=(?P<max_conns>\d+)"
-    r"[^;#]*?(?P<down> down)?; # (?P<label>\S+)$",
-    re.MULTILINE,
-)
 DRAINED = "drained: "  # how the name of a check begins that only tells what an operator keeps out
 _NAME = re.compile(r'"name" *: *"([^"]*)"')
-_SERVER = re.compile(r"^\s*server\s+([^\s;]+)", re.MULTILINE)
 # The limits are what a dead instance costs; a live one on a busy host may take long.
 ASK = "--noproxy '*' --silent --path-as-is --output /dev/null --max-time 30"
 
@@ -86,35 +81,32 @@ def members(
         settled: label -> its address, where the inventory alone says it.
     """
     text = _upstream(live)
-    found = {line["label"]: line for line in _LINE.finditer(text)}
-    got = {name: (int(m["port"]), int(m["weight"]), int(m["max_conns"])) for name, m in found.items()}
-    named = {f"{m['address']}:{m['port']}" for m in found.values()}
-    strangers = [address for address in _SERVER.findall(text) if expected and address not in named]
+    listed = upstream.members(text)
+    got = {name: (one.port, one.weight, one.max_conns) for name, one in listed.items()}
     yield Check("upstream (port, weight, max_conns)", got, dict(expected))
-    yield Check("servers that are no instance", strangers, [])
-    drained = {name for name in upstream.drained(text) if name in found and found[name]["down"]}
-    down = sorted(name for name, match in found.items() if match["down"] and name not in drained)
-    yield Check("instances marked down", down, [])
-    for one in (upstream.drained(text)[name] for name in sorted(drained)):
-        yield Check(f"{DRAINED}{one.label} since {one.since} by {one.by}: {one.why}", True, True)
-    yield from _apart({name: match["address"] for name, match in found.items() if not match["down"]}, settled, got)
-    addresses = {name: f"{m['address']}:{m['port']}" for name, m in found.items() if name not in drained}
+    yield Check("servers that are no instance", upstream.strangers(text), [])
+    drained = {name: one.drained for name, one in sorted(listed.items()) if one.drained and one.down}
+    yield Check("instances marked down", sorted(n for n, one in listed.items() if one.down and n not in drained), [])
+    for wish in drained.values():
+        yield Check(f"{DRAINED}{wish.label} since {wish.since} by {wish.by}: {wish.why}", True, True)
+    yield from _apart({name: one for name, one in listed.items() if not one.down}, settled)
+    addresses = {name: one.at for name, one in listed.items() if name not in drained}
     if addresses:
         yield from _answering(live, addresses)
 
 
-def _apart(
-    addresses: Mapping[str, str], settled: Mapping[str, str], ports: Mapping[str, tuple[int, int, int]]
-) -> Iterator[Check]:
+def _apart(up: Mapping[str, Member], settled: Mapping[str, str]) -> Iterator[Check]:
     """Each is at an address of its own, all of a host at one: whoever answers, an instance does not say which it is."""
-    named = {name: address for name, address in settled.items() if name in addresses}
-    yield Check("addresses that the inventory says", {name: addresses[name] for name in named}, named)
+    named = {name: address for name, address in settled.items() if name in up}
+    yield Check("addresses that the inventory says", {name: up[name].address for name in named}, named)
     at: dict[str, list[str]] = {}
     hosts: dict[str, set[str]] = {}
-    for name, address in addresses.items():
-        at.setdefault(f"{address}:{ports[name][0]}", []).append(name)
-        hosts.setdefault(name.rpartition("/")[0], set()).add(address)
-    yield Check("instances at one address and port", {one: names for one, names in at.items() if len(names) > 1}, {})
+    for name, member in up.items():
+        at.setdefault(member.at, []).append(name)
+        hosts.setdefault(InstanceRef.of(name).host, set()).add(member.address)
+    yield Check(
+        "instances at one address and port", {place: names for place, names in at.items() if len(names) > 1}, {}
+    )
     torn = {host: sorted(found) for host, found in hosts.items() if len(found) > 1}
     yield Check("hosts with several addresses", torn, {})
 
@@ -189,12 +181,12 @@ def stream(live: Any, url: str, model: str) -> Iterator[Check]:
 
 def _upstream(live: Any) -> str:
     """The text of the upstream, read once for all proofs."""
-    return str(asked_once(live, "cat -- %s", f"{CONFIG}/upstream.conf").stdout)
+    return str(asked_once(live, "cat -- %s", f"{CONFIG}/{upstream.FILE}").stdout)
 
 
 def _without(live: Any, model: str) -> list[str]:
     """Labels of the instances that get requests and do not have a model loaded."""
-    serving = {m["label"]: f"{m['address']}:{m['port']}" for m in _LINE.finditer(_upstream(live)) if not m["down"]}
+    serving = {name: one.at for name, one in upstream.members(_upstream(live)).items() if not one.down}
     blanks = " ".join(["%s"] * len(serving))
     said = live.run(f"sh -c %s sh {blanks}", LOADED, *serving.values()).stdout if serving else ""
     bodies = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from provision.command import READ_TIMEOUT, Command, Obtain, Put, Run, run, sh
 from provision.inventory import Host
@@ -247,6 +247,8 @@ def _progress(line: str) -> str | None:
 @dataclass(frozen=True, kw_only=True)
 class Builds(Step):
     """Every build together, for their removal."""
+
+    foundation_of: ClassVar[frozenset[str]] = frozenset({"nginx", "balancer"})
 
     @property
     def id(self) -> str:

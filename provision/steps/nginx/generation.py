@@ -8,8 +8,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from provision.command import READ_TIMEOUT, Command, Put, Run, sh
 from provision.steps.base import (
@@ -52,6 +52,8 @@ class Generation(Step):
         binary: the nginx that checks them and that must be running, if one runs.
         status_port: port on the loopback address where nginx says what it has loaded, if the files do not name it.
     """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"exe", "loaded"})
 
     name: str
     files: Mapping[str, bytes] = field(repr=False)
@@ -270,6 +272,11 @@ class OwnedGenerations(Owned):
     def step(self, step_id: str) -> Step:
         """The configuration, to be removed with all its generations."""
         return Generation(name=self.name, files={}, binary="", status_port=0)
+
+    def former(self, step_id: str, have: State) -> Step | None:
+        """The configuration, in the nginx of then."""
+        step = super().former(step_id, have)
+        return replace(step, binary=str(have.get("exe", ""))) if isinstance(step, Generation) and have else step
 
     def _parse(self, answer: Answer) -> State:
         link = file_scan.parse(answer).get(CONFIG)

@@ -11,8 +11,9 @@ from provision.command import Command, Run, run, sh
 from provision.steps.base import RefusalError, State
 from provision.steps.facts import HostFacts
 from provision.steps.nginx import upstream
+from provision.steps.nginx.build import CONFIG
 from provision.steps.nginx.generation import GENERATIONS, MARK, Generation
-from provision.steps.nginx.upstream import Drained, Place
+from provision.steps.nginx.upstream import Drained, Upstream
 from provision.steps.system.file_scan import Content
 
 # $1 seconds at most; then ADDRESS:PORT of each. Prints how many connections nginx still has to them. Old workers close
@@ -41,19 +42,19 @@ echo "open $count"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Marking(Generation):
+class MemberUpdate(Generation):
     """The present configuration with other marks.
 
     Args:
         down: labels that get no more requests.
-        up: label -> place, of those that get requests again.
+        up: label -> `ADDRESS:PORT`, of those that get requests again; empty leaves the place as it is.
         drain: labels that an operator takes out.
         undrain: labels that an operator gives back.
         forget: id of a generation that this run made some time before; empty for none.
     """
 
     down: frozenset[str] = frozenset()
-    up: Mapping[str, Place] = field(default_factory=dict)
+    up: Mapping[str, str] = field(default_factory=dict)
     drain: Mapping[str, Drained] = field(default_factory=dict)
     undrain: frozenset[str] = frozenset()
     forget: str = ""
@@ -69,9 +70,8 @@ class Marking(Generation):
         found = {name: content for name, content in (have or {}).get("files", {}).items() if name != MARK}
         if upstream.FILE not in found or not all(isinstance(content, Content) for content in found.values()):
             raise RefusalError("the balancer has no configuration of ours to mark anything in")
-        text = upstream.text_of(have)
-        new = upstream.marked(text, self.down, self.up, self.drain, self.undrain)
-        return {**{name: content.data for name, content in found.items()}, upstream.FILE: new.encode()}
+        new = present(have).updated(self.down, self.up, self.drain, self.undrain)
+        return {**{name: content.data for name, content in found.items()}, upstream.FILE: new.text.encode()}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """As for any generation. A roll would push all others out of those that are kept: its own go, but the last."""
@@ -79,6 +79,23 @@ class Marking(Generation):
         if self.forget and want is not None and self.forget not in (want["id"], (have or {}).get("id")):
             made.append(run("rm", "-rf", "--", f"{GENERATIONS}/{self.forget}", title=f"forget {self.forget}"))
         return made
+
+
+def present(have: State) -> Upstream:
+    """The upstream of a configuration.
+
+    Args:
+        have: the configuration, which has one.
+
+    Raises:
+        RefusalError: somebody else wrote or edited a server or a setting of the upstream.
+    """
+    text = upstream.text_of(have)
+    found = Upstream.parse(text)
+    if found is None or upstream.strangers(text):
+        by_hand = f"{CONFIG}/{upstream.FILE} has servers or settings that provision did not write"
+        raise RefusalError(f"{by_hand}: `provision deploy --tags balancer` writes it anew")
+    return found
 
 
 def wait(addresses: Sequence[str], seconds: int) -> Run:

@@ -1,65 +1,68 @@
-"""The text of a balancer's upstream: who is in it, who is marked `down`, and who was drained by an operator.
+"""A balancer's upstream as data: its settings and its members, each with its place, its weight and its marks.
 
-Each instance has one line `server ADDRESS:PORT ...; # HOST/INSTANCE`. One that was drained has a comment of its own
-before that line, so that the balancer itself remembers it, whatever becomes of the instance's host.
+This module alone reads and writes the text of `upstream.conf`. Each instance has one line `server ADDRESS:PORT ...; #
+HOST/INSTANCE`. A drained instance has a comment of its own before that line, so that the balancer itself remembers the
+drain, whatever becomes of the instance's host.
 """
 
-import ipaddress
+import dataclasses
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from types import MappingProxyType
+from typing import NamedTuple
 
+from provision.render import render
 from provision.steps.base import State
 from provision.steps.system.file_scan import Content
 
 FILE = "upstream.conf"
+TEMPLATE = f"balancer/{FILE}.j2"
 ANY = "0.0.0.0"  # noqa: S104 - compared, not bound
-_LINE = re.compile(r"^\s*server (\S+):(\d+) (?:[^;#]*?)(down)?; # (\S+)$", re.MULTILINE)
-_NAMED = re.compile(r'^\s*"(\S+)" "(\S+)";$')  # of the map that tells who answered
-_NOBODY = re.compile(r"^\s*server 127\.0\.0\.1:1 down;")  # stands where no instance is declared
-_AT = re.compile(r"([0-9.]+):([0-9]{1,5})")
-_DRAINED = re.compile(r"^\s*# drained (\S+) since (\S+) by (\S+): ?(.*)$", re.MULTILINE)
+NOWHERE = "192.0.2.1"  # TEST-NET-1, RFC 5737: no machine has it; a member there is always down
+NOBODY = "127.0.0.1:1"  # the server of an upstream without members: nginx refuses an upstream without servers
+_MEMBER = re.compile(r"^[ \t]*server (\S+):([0-9]{1,5})((?: [^;#\n]*)?); # (\S+)$", re.MULTILINE)
+_SERVER = re.compile(r"^[ \t]*server[ \t]+([^\s;]+)", re.MULTILINE)
+_DRAINED = re.compile(r"^[ \t]*# drained (\S+) since (\S+) by (\S+): ?(.*)$", re.MULTILINE)
+_METHOD = re.compile(r"^[ \t]*((?:least_conn|ip_hash|random|hash)\b[^;\n]*);$", re.MULTILINE)
+_ZONE = re.compile(r"^[ \t]*zone ollama ([0-9]+)k;$", re.MULTILINE)
+_KEEPALIVE = re.compile(r"^[ \t]*keepalive ([0-9]+);$", re.MULTILINE)
+_NUMBER = re.compile(r" (weight|max_conns|max_fails)=([0-9]+)(?!\S)")
+_FAIL_TIMEOUT = re.compile(r" fail_timeout=(\S+)")
+_PLACE = re.compile(r"([0-9.]+):([0-9]{1,5})")
 
 
-@dataclass(frozen=True)
-class Member:
-    """One line of an upstream.
+class InstanceRef(NamedTuple):
+    """Names an instance across the fleet.
 
     Args:
-        address: an IPv4 address.
-        port: TCP port.
-        down: whether nothing is sent to it.
-        drained: whether that is an operator's wish.
+        host: name of its host.
+        name: its name there.
     """
 
-    address: str
-    port: int
-    down: bool
-    drained: bool = False
+    host: str
+    name: str
 
     @property
-    def at(self) -> str:
-        """`ADDRESS:PORT`."""
-        return f"{self.address}:{self.port}"
+    def label(self) -> str:
+        """`HOST/INSTANCE`, of characters that mean nothing to nginx."""
+        return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{self.host}/{self.name}")
 
+    @classmethod
+    def of(cls, text: str) -> "InstanceRef":
+        """The instance that a label names.
 
-@dataclass(frozen=True)
-class Place:
-    """Where an instance that gets requests again has proved itself.
-
-    Args:
-        at: `ADDRESS:PORT`, by its host's Docker; empty, or the address 0.0.0.0, for the one in the upstream.
-        before: label of the line that becomes its own: another one where it takes the place of what is gone.
-    """
-
-    at: str
-    before: str
+        Args:
+            text: `HOST/INSTANCE`.
+        """
+        host, _, name = text.rpartition("/")
+        return cls(host, name)
 
 
 @dataclass(frozen=True)
 class Drained:
-    """An instance that an operator keeps out.
+    """An operator's wish that an instance gets no requests.
 
     Args:
         label: `HOST/INSTANCE`.
@@ -75,129 +78,182 @@ class Drained:
 
     @property
     def comment(self) -> str:
-        """What stands in the upstream."""
+        """The comment that stands in the upstream."""
         return f"# drained {self.label} since {self.since} by {self.by}: {self.why}".rstrip()
+
+
+@dataclass(frozen=True)
+class Member:
+    """An instance as the upstream lists it.
+
+    Args:
+        address: an IPv4 address.
+        port: TCP port.
+        down: whether nginx sends nothing to it.
+        drained: who drained it and why; None where no operator did. A drained instance is rendered as down.
+        label: `HOST/INSTANCE`.
+        weight: its share of the requests.
+        max_conns: how many requests may be at it at once; 0 for no limit.
+    """
+
+    address: str
+    port: int
+    down: bool = False
+    drained: Drained | None = None
+    label: str = ""
+    weight: int = 1
+    max_conns: int = 0
+
+    @property
+    def at(self) -> str:
+        """`ADDRESS:PORT`."""
+        return f"{self.address}:{self.port}"
+
+    def moved(self, at: str) -> "Member":
+        """The member at another place.
+
+        Args:
+            at: `ADDRESS:PORT`. Anything else leaves the member where it is; an address that no instance can be reached
+                at, such as 0.0.0.0, leaves its address.
+        """
+        place = _PLACE.fullmatch(at)
+        if place is None:
+            return self
+        reachable = is_ipv4(place[1]) and place[1] != ANY
+        return dataclasses.replace(self, address=place[1] if reachable else self.address, port=int(place[2]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """An upstream.
+
+    Args:
+        method: the balancing method as nginx's directive, or empty for round robin.
+        max_fails: failures within `fail_timeout` after which nginx leaves a member alone for as long.
+        fail_timeout: in nginx's notation.
+        keepalive: idle connections that each worker keeps.
+        zone: KiB of the shared memory in which the workers count; see `zone_for`.
+        members: the instances, in the order of their lines.
+    """
+
+    method: str
+    max_fails: int
+    fail_timeout: str
+    keepalive: int
+    zone: int
+    members: tuple[Member, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Upstream | None":
+        """The upstream that a text says, or None where the text is not one of provision.
+
+        What provision does not write is passed over: comments, directives, parameters, and servers; see `strangers`.
+        A number that no line says is nginx's own default.
+        """
+        zone, keepalive, method = (pattern.search(text) for pattern in (_ZONE, _KEEPALIVE, _METHOD))
+        if zone is None or keepalive is None:
+            return None
+        parameters = next((found[3] for found in _MEMBER.finditer(text)), "")
+        fail_timeout = _FAIL_TIMEOUT.search(parameters)
+        return cls(
+            method=method[1] if method else "",
+            max_fails=_numbers(parameters).get("max_fails", 1),
+            fail_timeout=fail_timeout[1] if fail_timeout else "10s",
+            keepalive=int(keepalive[1]),
+            zone=int(zone[1]),
+            members=tuple(members(text).values()),
+        )
+
+    @property
+    def text(self) -> str:
+        """The text of `upstream.conf`."""
+        return render(TEMPLATE, upstream=self, named=self._named()).decode()
+
+    def updated(
+        self,
+        down: Collection[str] = (),
+        up: Mapping[str, str] = MappingProxyType({}),
+        drain: Mapping[str, Drained] = MappingProxyType({}),
+        undrain: Collection[str] = (),
+    ) -> "Upstream":
+        """The upstream with other marks, and nothing else changed. Labels that it does not list are passed over.
+
+        Args:
+            down: labels of instances that get no more requests.
+            up: label -> `ADDRESS:PORT`, of instances that get requests again, unless they are drained; see
+                `Member.moved`.
+            drain: labels that an operator takes out, with what is said of it.
+            undrain: labels that an operator gives back.
+        """
+        out, back = {*down, *drain}, {*up, *undrain}
+
+        def update(member: Member) -> Member:
+            name = member.label
+            drained = None if name in undrain else drain.get(name, member.drained)
+            is_down = drained is not None or name in out or (member.down and name not in back)
+            return dataclasses.replace(member.moved(up.get(name, "")), down=is_down, drained=drained)
+
+        return dataclasses.replace(self, members=tuple(update(member) for member in self.members))
+
+    def _named(self) -> list[Member]:
+        """The members with a place of their own: nginx refuses a map with two equal keys."""
+        first = {member.at: member for member in reversed(self.members) if member.address != NOWHERE}
+        return [member for member in self.members if first.get(member.at) is member]
 
 
 def label(host: str, instance: str) -> str:
     """`HOST/INSTANCE`, of characters that mean nothing to nginx."""
-    return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{host}/{instance}")
+    return InstanceRef(host, instance).label
 
 
 def text_of(have: State) -> str:
-    """The upstream in a configuration's state; empty where there is none."""
+    """The text of the upstream in a configuration's state; empty where there is none."""
     content = (have or {}).get("files", {}).get(FILE)
     return content.data.decode(errors="replace") if isinstance(content, Content) else ""
 
 
 def members(text: str) -> dict[str, Member]:
-    """Label -> line."""
-    out = drained(text)
-    found = ((name, Member(at, int(port), bool(down), name in out)) for at, port, down, name in _LINE.findall(text))
-    return {name: member for name, member in found if is_ipv4(member.address)}
+    """Label -> member, of any text: also of one that `Upstream.parse` makes nothing of."""
+    drains = {words[0]: Drained(*words) for words in _DRAINED.findall(text)}
+    lines = (found.groups() for found in _MEMBER.finditer(text))
+    return {name: _member(at, port, said, name, drains.get(name)) for at, port, said, name in lines if is_ipv4(at)}
 
 
 def drained(text: str) -> dict[str, Drained]:
-    """Label -> who was drained."""
-    return {words[0]: Drained(*words) for words in _DRAINED.findall(text)}
+    """Label -> who drained it and why."""
+    return {name: member.drained for name, member in members(text).items() if member.drained}
+
+
+def strangers(text: str) -> list[str]:
+    """The servers in a text that are no members, by their address as it is written there."""
+    known = {NOBODY, *(member.at for member in members(text).values())}
+    return [place for place in _SERVER.findall(text) if place not in known]
+
+
+def zone_for(listed: Collection[Member]) -> int:
+    """KiB of shared memory for so many members: measured with nginx 1.26.3 and 1.30.4, with room to spare."""
+    return 64 + len(listed)
+
+
+def serves(listed: Iterable[Member]) -> bool:
+    """Whether any of these members gets requests."""
+    return any(not member.down for member in listed)
 
 
 def is_ipv4(text: str) -> bool:
     """Whether it is an IPv4 address; instances listen on no other."""
     try:
-        ipaddress.IPv4Address(text)
+        IPv4Address(text)
     except ValueError:
         return False
     return True
 
 
-def marked(
-    text: str,
-    down: Collection[str] = (),
-    up: Mapping[str, Place] = MappingProxyType({}),
-    drain: Mapping[str, Drained] = MappingProxyType({}),
-    undrain: Collection[str] = (),
-) -> str:
-    """The upstream with other marks, and nothing else changed.
-
-    Args:
-        text: the upstream.
-        down: labels that get no more requests.
-        up: label -> place, of those that get requests again, unless they are drained.
-        drain: labels that an operator takes out, with what is said of it.
-        undrain: labels that an operator gives back.
-    """
-    kept = {name: one for name, one in {**drained(text), **drain}.items() if name not in undrain}
-    lines: Iterable[str] = (line for line in text.split("\n") if not _DRAINED.match(line))
-    for name, place in up.items():
-        lines = _moved(list(lines), name, place)
-    return "\n".join(new for line in lines for new in _marked(line, {*down, *drain}, {*up, *undrain}, kept))
+def _member(address: str, port: str, parameters: str, name: str, drain: Drained | None) -> Member:
+    numbers = _numbers(parameters)
+    down = "down" in parameters.split()
+    return Member(address, int(port), down, drain, name, numbers.get("weight", 1), numbers.get("max_conns", 0))
 
 
-def placed(text: str, now: str, labels: Collection[str]) -> str:
-    """An upstream of then with some instances where they are now: without those that are not, with those that are new.
-
-    Args:
-        text: the upstream of then.
-        now: the present one.
-        labels: the instances; weights and limits stay those of then.
-    """
-    then, present = members(text), members(now)
-    new = (present.keys() & set(labels)) - then.keys()
-    lost = (then.keys() & set(labels)) - present.keys()
-    if not new and not then.keys() - lost:  # nginx refuses an upstream without any
-        lost = set()
-    lines = [line for line in text.split("\n") if _whose(line) not in lost and not (new and _NOBODY.match(line))]
-    for name in sorted(then.keys() & present.keys() & set(labels)):
-        if then[name].at != present[name].at:
-            lines = list(_moved(lines, name, Place(present[name].at, name)))
-    more = [line for line in now.split("\n") if _whose(line) in new]
-    named = [line for line in now.split("\n") if _whose(line) in labels]
-    return "\n".join(_with(_with(lines, more, _LINE, "keepalive "), named, _NAMED, "}"))
-
-
-def _whose(line: str) -> str:
-    """The instance that a line is about, or nothing."""
-    found, named = _LINE.match(line), _NAMED.match(line)
-    return found[4] if found else named[2] if named else ""
-
-
-def _with(lines: Sequence[str], more: Sequence[str], kind: re.Pattern[str], end: str) -> list[str]:
-    """The lines with those of a kind of others behind their own: before the last line that begins so."""
-    last = next((number for number in reversed(range(len(lines))) if lines[number].strip().startswith(end)), len(lines))
-    said = {found[1] for found in map(_NAMED.match, lines) if found}  # nginx refuses a map with two equal keys
-    added = [line for line in more if (found := kind.match(line)) and not (kind is _NAMED and found[1] in said)]
-    return [*lines[:last], *added, *lines[last:]]
-
-
-def _moved(lines: Sequence[str], name: str, place: Place) -> Iterator[str]:
-    """The lines with an instance where it has proved itself."""
-    own = {found[4]: found for found in map(_LINE.match, lines) if found}
-    old = own.get(place.before)
-    if old is None or (name != place.before and name in own):
-        yield from lines
-        return
-    said = _AT.fullmatch(place.at)
-    address = said[1] if said and is_ipv4(said[1]) and said[1] != ANY else old[1]
-    at = f"{address}:{said[2] if said else old[2]}"
-    for line in lines:
-        found, named = _LINE.match(line), _NAMED.match(line)
-        if found and found[4] == place.before:
-            yield line.replace(f"{found[1]}:{found[2]} ", f"{at} ", 1).removesuffix(place.before) + name
-        elif named and named[1] == f"{old[1]}:{old[2]}" and named[2] == place.before:
-            yield line.replace(f'"{named[1]}" "{named[2]}"', f'"{at}" "{name}"')
-        elif not (named and named[1] == at):  # nginx refuses a map with two equal keys
-            yield line
-
-
-def _marked(line: str, down: set[str], up: set[str], kept: Mapping[str, Drained]) -> Iterator[str]:
-    found = _LINE.match(line)
-    if found is None:
-        yield line
-        return
-    name = found[4]
-    if name in kept:
-        yield f"{line[: len(line) - len(line.lstrip())]}{kept[name].comment}"
-    head, _, tail = line.partition(";")
-    is_down = name in kept or (bool(found[3]) and name not in up) or name in down
-    yield f"{head.removesuffix(' down')}{' down' if is_down else ''};{tail}"
+def _numbers(parameters: str) -> dict[str, int]:
+    return {name: int(number) for name, number in _NUMBER.findall(parameters)}

@@ -6,11 +6,11 @@ an error, FACTS 5: only `size_vram == size` says that it did not; a container ca
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from provision.command import Command, sh
-from provision.steps.base import NOT_ASKED, Check, Fact, State, Step
+from provision.steps.base import NOT_ASKED, Check, Fact, PutBack, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.ollama import scripts, server_state
 from provision.steps.ollama.server_state import Server, Servers
@@ -28,11 +28,16 @@ class Resident(Step):
         instance: name of the instance.
         models: the models that it serves. Where the container may have fewer of them loaded, any do, because requests
             decide which; where it unloads them after a while, none is wanted.
+        pulled_only: whether only those of the models count that the instance has: a rollback pulls none.
         after: ids of steps that change it behind our back.
     """
 
+    volatile: ClassVar[frozenset[str]] = frozenset({"loaded"})
+    is_health: ClassVar[bool] = True
+
     instance: str
     models: tuple[str, ...]
+    pulled_only: bool = False
     after: tuple[str, ...] = ()
 
     @property
@@ -86,6 +91,11 @@ class Resident(Step):
         """What was not there had no models loaded, and goes as a whole."""
         return "" if before else "it goes with its container"
 
+    def follows(self, put_back: PutBack) -> Step | None:
+        """Those of its models that are there, where it or its container was there before the run."""
+        touched = {self.id, f"container:{self.instance}"} & put_back.restored
+        return replace(self, pulled_only=True) if touched and self.models else None
+
     def impact(self, have: State, want: State) -> str:
         """What waits for the cards."""
         missing = sorted(self._loaded(want, have) - self._loaded(have))
@@ -101,7 +111,8 @@ class Resident(Step):
         server = server_state.read_live(live).by_name.get(self.instance)
         names = self._names(server)
         if server is None or server.keeps:
-            yield Check("models loaded", len(names), self._limit(server.limit if server else 0))
+            limit = self._limit(server.limit, self._absent(server)) if server else self._limit(0)
+            yield Check("models loaded", len(names), limit)
         elif not names:
             yield Check(
                 f"{NOT_ASKED}{self.instance} has no model loaded now, and a question would load one", True, True
@@ -117,9 +128,15 @@ class Resident(Step):
         loaded = (server.loaded if server else None) or {}
         return [name for name in self.models if server_state.canonical(name) in loaded]
 
-    def _limit(self, limit: int) -> int:
+    def _absent(self, server: Server) -> list[str]:
+        """Those of its models that do not count, because the instance does not have them."""
+        tags = server.tags or {}
+        return [name for name in self.models if server_state.canonical(name) not in tags] if self.pulled_only else []
+
+    def _limit(self, limit: int, absent: Sequence[str] = ()) -> int:
         """How many of them are loaded at once, by what the container says."""
-        return min(limit or len(self.models), len(self.models))
+        count = len(self.models) - len(absent)
+        return min(limit or count, count)
 
     def _loaded(self, state: State, found: State = None) -> set[str]:
         """The models that a state has loaded; of one that says only how many, those found and what they lack."""
@@ -127,8 +144,9 @@ class Resident(Step):
             return set((state or {}).get("loaded", ()))
         known = found or {}
         loaded = list(known.get("loaded", ()))
-        missing = [name for name in self.models if name not in loaded] if known.get("keeps", True) else []
-        return {*loaded, *missing[: max(0, self._limit(known.get("limit", 0)) - len(loaded))]}
+        absent = known.get("absent", ())
+        there = [name for name in self.models if name not in (*loaded, *absent)] if known.get("keeps", True) else []
+        return {*loaded, *there[: max(0, self._limit(known.get("limit", 0), absent) - len(loaded))]}
 
     def _load(self, models: Sequence[str]) -> Command:
         words = [word for model in models for word in (model, _request(model, -1), _embedding(model, keep_alive=-1))]
@@ -147,8 +165,10 @@ class Resident(Step):
         server = found.answering(self.instance)
         names = self._names(server)
         entries = server.loaded or {}
+        absent = self._absent(server)
         return {
-            "enough": not server.keeps or len(names) >= self._limit(server.limit),
+            "enough": not server.keeps or len(names) >= self._limit(server.limit, absent),
+            "absent": absent,
             "loaded": sorted(names),
             "keeps": server.keeps,
             "limit": server.limit,

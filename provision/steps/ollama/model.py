@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from provision.command import Command, sh
-from provision.steps.base import Answer, BlockedError, Check, Fact, Owned, State, Step, UnreadableError
+from provision.steps.base import Answer, BlockedError, Check, Fact, Owned, PutBack, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
 from provision.steps.instance import storage
 from provision.steps.ollama import scripts, server_state
@@ -65,6 +65,11 @@ class Model(Step):
         """Its instance."""
         return self.instance
 
+    @property
+    def compared_as(self) -> str:
+        """The model: all instances of all hosts must have the same bytes under its name; tags move (FACTS 4.4)."""
+        return f"model:{self.name}"
+
     def fact(self) -> Fact:
         """Asks every server of the host at once, and looks at its files."""
         return Fact(server_state.COMMAND, lambda answer: self._state(server_state.read(answer)))
@@ -116,10 +121,14 @@ class Model(Step):
         return frozenset({self.instance} if want is not None and _restarts(have) else ())
 
     def irrevocable(self, before: State, after: State) -> str:
-        """A model that was deleted is gone, and one that was mended stays so."""
+        """A model that was deleted is gone, one that was mended stays so, and one that was pulled stays too."""
         if before is None:
-            return ""
+            return f"a rollback deletes no model; the next deploy deletes {self.name} unless it is declared"
         return f"{self.name} was deleted and must be pulled again" if after is None else "what was pulled stays"
+
+    def follows(self, put_back: PutBack) -> Step | None:
+        """Itself where its instance comes back, with which it went: there is nothing to load or to test without it."""
+        return self if f"container:{self.instance}" in put_back.recreated else None
 
     def impact(self, have: State, want: State) -> str:
         """What comes over the network, or what goes."""
@@ -147,7 +156,7 @@ class Model(Step):
             return
         yield Check("blobs whole", state["damaged"] or "whole", "whole")
         yield Check("same digest on this host's instances", sorted(_digests(found, self.name)), [state["digest"]])
-        yield Check("digest", state["digest"], self.digest or state["digest"])
+        yield Check("digest", state["digest"], self.digest or state["digest"], compared=True)
 
     def _state(self, found: Servers) -> State:
         server = found.by_name.get(self.instance)

@@ -19,6 +19,7 @@ ARCHITECTURES = ("amd64", "arm64")
 NAMES = "Debian 12 and 13, Ubuntu 22.04 and 24.04, on amd64 and arm64"
 
 SNAP = 'if [ -e /snap/bin/docker ] || [ -d /var/snap/docker ]; then echo "snap"; else echo "none"; fi'
+CARDS = "require:cards"  # id of the guard that says which instances lack a card
 LOOK = Run(("sh", "-c", SNAP), title="look for Docker's snap")
 
 
@@ -92,7 +93,7 @@ class UsableCards(Step):
     @property
     def id(self) -> str:
         """`require:cards`."""
-        return "require:cards"
+        return CARDS
 
     def fact(self) -> Fact:
         """Nothing of its own, so what another guard asks anyway: the cards are among the host facts."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from provision.command import Command, Put, run, sh
-from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, differing
+from provision.steps.base import Answer, Check, Fact, Owned, PutBack, RefusalError, State, Step, differing
 from provision.steps.facts import HostFacts
 from provision.steps.system import unit_scan
 from provision.steps.system.file import change_file, diff_file
@@ -49,6 +49,7 @@ class Unit(Step):
 
     prepares_host: ClassVar[bool] = True
     endangers_cards: ClassVar[bool] = True
+    volatile: ClassVar[frozenset[str]] = frozenset({"loaded"})
 
     name: str
     content: bytes = field(repr=False)
@@ -110,6 +111,10 @@ class Unit(Step):
         """The file, loaded."""
         return {key: True if key == "loaded" else value for key, value in past.items() if key != "replaced_by"}
 
+    def brings(self) -> Sequence[Step]:
+        """Its service."""
+        return (Service(name=self.name.removesuffix(".service")),) if self.name.endswith(".service") else ()
+
     def diff(self, have: State, want: State) -> Sequence[str]:
         """A unified diff of the file."""
         unread = have is not None and want is not None and have["sha256"] == want["sha256"] and not have["loaded"]
@@ -149,6 +154,10 @@ class DropIn(Unit):
     def path(self) -> str:
         """Where the file is."""
         return f"{unit_scan.DIRECTORY}/{self.name}.d/provision.conf"
+
+    def brings(self) -> Sequence[Step]:
+        """Nothing: the service is not ours."""
+        return ()
 
     def _stop(self) -> list[Command]:
         return []
@@ -212,6 +221,8 @@ class Service(Step):
     """
 
     endangers_cards: ClassVar[bool] = True
+    volatile: ClassVar[frozenset[str]] = frozenset({"running", "said"})
+    is_health: ClassVar[bool] = True
 
     name: str
     enabled: bool = True
@@ -252,6 +263,10 @@ class Service(Step):
     def irrevocable(self, before: State, after: State) -> str:
         """A service that was not there goes with its unit."""
         return "" if before else "it goes with its unit"
+
+    def follows(self, put_back: PutBack) -> Step | None:
+        """Itself, unless its unit goes."""
+        return None if f"unit:{self.unit}" in put_back.removed else self
 
     def impact(self, have: State, want: State) -> str:
         """Says when it stops or starts."""

@@ -1,0 +1,54 @@
+"""Make hosts what the inventory says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from provision.actions.exit_code import INTERRUPTED
+from provision.actions.plan import planned
+from provision.actions.request import DEFAULT_PACE, Pace, Request
+from provision.actions.results import DeployResult, Plan
+from provision.events import Listener, ignore
+
+
+def deploy(
+    request: Request,
+    pace: Pace = DEFAULT_PACE,
+    *,
+    resume: str = "",
+    confirm: Callable[[Plan], bool] | None = None,
+    listen: Listener = ignore,
+    tell: Callable[[DeployResult], None] = ignore,
+) -> DeployResult:
+    """Make hosts what the inventory says. What is as declared is not touched.
+
+    Args:
+        request: what it is about.
+        pace: how carefully it goes.
+        resume: id of a killed run to go on with; empty for a new run.
+        confirm: is shown the plan and says whether to deploy it; then nothing else is changed. None deploys unasked.
+        listen: hears what happens; called from many threads.
+        tell: is given the result before the hooks that follow the run; Ctrl-C does not break it off.
+
+    Returns:
+        what came of it; the result of a run that did not begin has no `run_id`.
+
+    Raises:
+        ProvisionError: nothing was done; what fails on a host is in the outcome of that host.
+    """
+    from provision.actions.resume import resumed
+    from provision.actions.run_session import hosts_of, session_over_hosts
+
+    if resume:
+        request, pace = resumed(request, pace, resume)
+    seen = None
+    if confirm is not None:
+        seen = planned(request, resume, listen)
+        agreed = confirm(seen)
+        if seen.is_none or not agreed:
+            code = seen.exit_code if seen.is_none else INTERRUPTED
+            return DeployResult("", "deploy", request, pace, seen.inventory, seen.outcomes, code)
+    session, rollout = session_over_hosts(request, pace, listen, run_id=resume, confirmed=seen)
+    result = partial(session.result, DeployResult)
+    return session.run(rollout, rollout.deploy, hosts_of(rollout), result, tell)

@@ -1,0 +1,90 @@
+"""What came of a run as plain values: the body of its JSON document, which its hooks get too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from provision.actions.draining import Drain
+    from provision.errors import HostError
+    from provision.rollout.outcome import Outcome
+    from provision.runs.rollback_plan import Undo
+
+RESULTS = ("ok", "changed", "failed", "unreachable", "locked", "stopped")
+STDERR_LIMIT = 4000  # characters of evidence
+
+
+def deployed(outcomes: Sequence[Outcome], run_id: str) -> dict[str, Any]:
+    """The body of `deploy --json`.
+
+    Args:
+        outcomes: of every host.
+        run_id: the run.
+    """
+    hosts = [_host(outcome) for outcome in outcomes]
+    results = [outcome.result for outcome in outcomes]
+    summary = {"hosts": len(outcomes), **counts(results)}
+    return {"run": run_id, "hosts": hosts, "drained": drained(outcomes), "summary": summary}
+
+
+def _host(outcome: Outcome) -> dict[str, Any]:
+    error = outcome.error
+    failed = error and {
+        "step": error.step,
+        "command": error.command,
+        "exit": error.exit_status,
+        "stderr": error.stderr[-STDERR_LIMIT:],
+    }
+    return {
+        "host": outcome.host,
+        "result": outcome.result,
+        "why": why(error),
+        "changed": outcome.changed,
+        "failed": failed,
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def drains(outcomes: Sequence[Drain], run_id: str) -> dict[str, Any]:
+    """The body of `drain --json` and `undrain --json`.
+
+    Args:
+        outcomes: of every balancer, and of every host whose instance failed its test.
+        run_id: the run.
+    """
+    hosts = [
+        {
+            "host": outcome.host,
+            "result": outcome.result,
+            "why": outcome.error.message if outcome.error else "",
+            "instances": list(outcome.labels),
+        }
+        for outcome in outcomes
+    ]
+    return {"run": run_id, "hosts": hosts}
+
+
+def drained(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
+    """The instances that operators keep out of the upstreams, each once."""
+    records = {record.label: record for outcome in outcomes for record in outcome.drained}
+    return [
+        {"instance": record.label, "since": record.since, "by": record.by, "why": record.why}
+        for record in records.values()
+    ]
+
+
+def counts(results: Sequence[str]) -> dict[str, int]:
+    """How many hosts came to which result."""
+    return {result: results.count(result) for result in RESULTS}
+
+
+def why(error: HostError | None) -> str:
+    """The first line of an error's message; empty without an error."""
+    return (error.message.splitlines() or [""])[0][:1000] if error else ""
+
+
+def left(undos: Mapping[str, Undo]) -> list[dict[str, str]]:
+    """What a rollback leaves as it is, of every host."""
+    return [{"host": host, "step": step.step, "why": step.why} for host, undo in undos.items() for step in undo.left]

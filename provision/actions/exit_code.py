@@ -1,0 +1,71 @@
+"""The exit code of an action, by what became of its hosts (`provision --help` lists the codes)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from provision.errors import HostError
+
+INTERRUPTED = 130
+# Where several apply, the first of these counts.
+EXIT_BY_RESULT = (("stopped", INTERRUPTED), ("failed", 3), ("locked", 6), ("unreachable", 4))
+ERRORS = (1, 3, 6, 4)  # likewise, of errors
+
+
+class HostOutcome(Protocol):
+    """What became of one host."""
+
+    host: str
+    error: HostError | None
+
+    @property
+    def result(self) -> str:
+        """`ok`, `changed`, `failed`, `unreachable`, `locked` or `stopped`."""
+        ...
+
+
+class Ended(Protocol):
+    """A run that has come to its end."""
+
+    interrupted: bool
+    """Whether the operator stopped it."""
+    guard_exit: int
+    """The exit code where it stopped itself."""
+
+    @property
+    def guarded(self) -> str:
+        """Why it stopped itself; empty if it did not."""
+        ...
+
+
+def of_run(run: Ended, outcomes: Sequence[HostOutcome]) -> int:
+    """The exit code of a run that changed hosts: an operator's stop counts most, then a bug, then a guard's stop."""
+    if run.interrupted:
+        return INTERRUPTED
+    return 1 if _has_bug(outcomes) else run.guard_exit if run.guarded else of_outcomes(outcomes)
+
+
+def of_plan(run: Ended, outcomes: Sequence[HostOutcome]) -> int:
+    """The exit code of a run that changed nothing."""
+    return INTERRUPTED if run.interrupted else of_outcomes(outcomes)
+
+
+def of_outcomes(outcomes: Sequence[HostOutcome]) -> int:
+    """The exit code for hosts that came to these outcomes."""
+    results = {outcome.result for outcome in outcomes}
+    if "stopped" not in results and _has_bug(outcomes):
+        return 1
+    return next((code for result, code in EXIT_BY_RESULT if result in results), 0)
+
+
+def of_errors(errors: Iterable[HostError]) -> int:
+    """The exit code for hosts that were only asked something."""
+    codes = {error.exit_code for error in errors}
+    return next((code for code in ERRORS if code in codes), 0)
+
+
+def _has_bug(outcomes: Sequence[HostOutcome]) -> bool:
+    return any(outcome.error and outcome.error.exit_code == 1 for outcome in outcomes)

@@ -1,0 +1,104 @@
+"""What runs did, as the hosts themselves remember it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provision.actions.request import Request, run_id_of
+from provision.actions.results import Answers
+from provision.errors import UsageError
+
+if TYPE_CHECKING:
+    from provision.inventory import Host, Mask
+    from provision.runs.history import Entry, Story
+    from provision.runs.lock import Holder
+    from provision.runs.log import Log
+    from provision.ssh.session import Session
+
+
+@dataclass(frozen=True)
+class History(Answers["list[Entry]"]):
+    """The runs of every host.
+
+    Args:
+        died: the last run that this machine began on this inventory, if it died.
+    """
+
+    died: Log | None
+
+
+@dataclass(frozen=True)
+class RunStory(Answers["Story | None"]):
+    """What one run did on every host; None on a host that does not know the run.
+
+    Args:
+        run: id of the run.
+        died: the log that this machine has of the run, if the run died.
+    """
+
+    run: str
+    died: Log | None
+
+
+def history(request: Request, number: int = 20) -> History:
+    """The runs that changed hosts.
+
+    Args:
+        request: which hosts are asked.
+        number: how many runs each host is asked for.
+    """
+    from provision.actions.asking import ask
+    from provision.inventory import Mask
+    from provision.runs import history as journals
+    from provision.runs import lock
+    from provision.runs.log import Logs, default_folder
+
+    logs = Logs(default_folder())
+
+    def work(host: Host, session: Session) -> list[Entry]:
+        listed, status = session.batch([journals.listed(number), lock.status()], stop=False)
+        holder = lock.holder_of(status)
+        if holder is not None and holder.who == lock.who() and logs.over(holder.run):
+            holder = None
+        return [_shown(entry, holder, Mask(host.secrets())) for entry in journals.entries(listed)]
+
+    answers = ask(request, work)
+    return History(answers.inventory, answers.hosts, answers.exit_code, logs.unfinished(request.inventory))
+
+
+def _shown(entry: Entry, holder: Holder | None, hide: Mask) -> Entry:
+    """The run without secrets. A run that has not ended and still holds the lock may be at work, unless it is known to
+    be over."""
+    running = entry.result == "unfinished" and holder is not None and holder.run == entry.run and not holder.is_over
+    return dataclasses.replace(entry, why=hide(entry.why), result="running" if running else entry.result)
+
+
+def show(request: Request, run: str) -> RunStory:
+    """What a run did on each host: its steps, why, what they changed, and what came of it.
+
+    Args:
+        request: which hosts are asked.
+        run: id of the run.
+
+    Raises:
+        UsageError: this is no run's id, or all hosts answered and none knows the run.
+    """
+    from provision.actions.asking import ask
+    from provision.inventory import Mask
+    from provision.runs import history as journals
+    from provision.runs.log import Logs, default_folder
+
+    run_id_of(run)
+
+    def work(host: Host, session: Session) -> Story | None:
+        [answer] = session.batch([journals.read(run)], stop=False)
+        return journals.hidden(journals.story(run, answer), Mask(host.secrets()))
+
+    answers = ask(request, work)
+    if not answers.exit_code and not any(story for _, story in answers.hosts):
+        raise UsageError(f"none of these hosts knows a run {run}", "`provision history` lists them")
+    log = Logs(default_folder()).find(run)
+    died = log if log is not None and log.is_dead else None
+    return RunStory(answers.inventory, answers.hosts, answers.exit_code, run, died)

@@ -1,0 +1,174 @@
+"""What a rollback is to put back, by the journals of the hosts, and the run that puts it back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from provision.actions import exit_code
+from provision.actions.request import DEFAULT_PACE, RUN_ID, Pace, Request, run_id_of
+from provision.actions.results import RollbackPlan
+from provision.actions.run_session import RunSession, hosts_of, warn_of
+from provision.errors import BugError, HostError, UnreachableError, UsageError
+from provision.events import Listener
+from provision.inventory import Host, Inventory
+from provision.plan import role_order
+from provision.plan.planner import HostPlan
+from provision.rollout.outcome import Outcome
+from provision.rollout.waves import Rollout
+from provision.runs import history, journal, rollback_plan
+from provision.runs.history import Entry, Story
+from provision.runs.rollback_plan import Undo
+from provision.ssh.fanout import each
+from provision.ssh.session import Session
+
+
+@dataclass(frozen=True)
+class Undoing:
+    """A rollback that can begin.
+
+    Args:
+        run: id of the run that is undone.
+        inventory: all hosts.
+        undos: host -> what is done there, for the hosts on which the run did something.
+        errors: hosts of which that is not known, with the reason.
+        confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
+    """
+
+    run: str
+    inventory: Inventory
+    undos: Mapping[str, Undo]
+    errors: Mapping[str, HostError] = field(default_factory=dict)
+    confirmed: Mapping[str, HostPlan] = field(default_factory=dict)
+
+    def with_failed(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Every host once, also those of which it is not known what is to be put back: a balancer of which nothing is
+        known may have been told which instances are back."""
+        by_host = {outcome.host: outcome for outcome in outcomes}
+        for name, error in self.errors.items():
+            outcome = by_host.setdefault(name, Outcome(name))
+            outcome.error = outcome.error or error
+        return list(by_host.values())
+
+
+def undoing_of(request: Request, run: str, listen: Listener) -> Undoing:
+    """What is to be put back where, by the hosts' journals.
+
+    Args:
+        request: the hosts and roles that it is about.
+        run: id of the run to undo; empty for the last one that changed something.
+        listen: hears what the inventory warns of.
+
+    Raises:
+        UsageError: there is no such run, or it cannot be undone.
+        HostError: which run was the last is not known, because a host cannot be asked.
+    """
+    inventory = role_order.load(request.inventory, request.extra_vars)
+    roles = role_order.choose(request.tags, request.skip_tags)
+    hosts = inventory.select(request.limit)
+    wanted = run_id_of(run) if run else _newest(request, hosts)
+    stories = _stories(request, hosts, wanted)
+    errors = {host.name: story for host, story in stories if isinstance(story, HostError)}
+    known = [(host, story) for host, story in stories if story is not None and not isinstance(story, HostError)]
+    if not known and not errors:
+        raise UsageError(f"none of these hosts knows a run {wanted}", "`provision history` lists them")
+    if any(_is_drain(story.entry) for _, story in known):
+        raise UsageError(f"run {wanted} is a drain or its end", "`provision undrain` and `provision drain` undo it")
+    undos = {}
+    for host, story in known:
+        try:
+            undos[host.name] = rollback_plan.undo(host, inventory, story, roles)
+        except HostError as error:
+            errors[host.name] = error
+    warn_of(inventory, listen)
+    return Undoing(wanted, inventory, rollback_plan.with_balancers(undos, inventory, roles), errors)
+
+
+def planned(request: Request, undoing: Undoing, listen: Listener) -> RollbackPlan:
+    """What would be put back.
+
+    Args:
+        request: the hosts and roles that it is about.
+        undoing: what is to be put back.
+        listen: hears what happens.
+    """
+    session, rollout = session_over_undoing(request, DEFAULT_PACE, undoing, listen)
+    outcomes = session.look(rollout, lambda: undoing.with_failed(rollout.plan()), hosts_of(rollout))
+    code = exit_code.of_plan(rollout, outcomes)
+    return RollbackPlan(undoing.inventory, outcomes, code, of=undoing.run, undos=undoing.undos)
+
+
+def session_over_undoing(
+    request: Request, pace: Pace, undoing: Undoing, listen: Listener
+) -> tuple[RunSession, Rollout]:
+    """The run that puts it back; it has not begun.
+
+    Args:
+        request: the hosts and roles that it is about.
+        pace: how long it waits for locks.
+        undoing: what is to be put back.
+        listen: hears what happens.
+    """
+    roles = role_order.choose(request.tags, request.skip_tags)
+    session = RunSession(
+        request, pace, "rollback", undoing.inventory, roles, listen, words=(undoing.run,), confirmed=undoing.confirmed
+    )
+    hosts = [(undo.host, roles) for undo in undoing.undos.values()]
+    past = {name: undo.entries for name, undo in undoing.undos.items()}
+    return session, Rollout(session.context, hosts, request.become_password, request.forks, past=past)
+
+
+def _stories(request: Request, hosts: Sequence[Host], run: str) -> list[tuple[Host, Story | HostError | None]]:
+    def work(_: Host, session: Session) -> Story | None:
+        return history.story(run, session.batch([history.read(run, with_bytes=True)], stop=False)[0])
+
+    return each(hosts, work, request.become_password, request.forks)
+
+
+def _newest(request: Request, hosts: Sequence[Host]) -> str:
+    """The last run that changed something on any of these hosts. A run that was resumed counts from then on.
+
+    Raises:
+        UsageError: there is none.
+        HostError: a host cannot be asked, and may know of a newer one.
+    """
+
+    def work(_: Host, session: Session) -> list[Entry]:
+        return history.entries(session.batch([history.listed(2 * journal.RUNS)], stop=False)[0])
+
+    answers = each(hosts, work, request.become_password, request.forks)
+    lost = {host.name: answer for host, answer in answers if isinstance(answer, HostError)}
+    if lost:
+        raise _not_known_without(lost)
+    entries = [entry for _, answer in answers if not isinstance(answer, HostError) for entry in answer]
+    runs = [(_begun(entry), entry.run) for entry in entries if _can_be_undone(entry)]
+    if not runs:
+        raise UsageError("no run has changed these hosts, as far as they know")
+    return max(runs)[1]
+
+
+def _begun(entry: Entry) -> str:
+    """When a run began, or was resumed for the last time, as digits that sort by time."""
+    return max(re.sub(r"\D", "", time)[:14] for time in (entry.run, entry.resumed))
+
+
+def _can_be_undone(entry: Entry) -> bool:
+    return bool(re.fullmatch(RUN_ID, entry.run)) and bool(entry.changes) and not _is_drain(entry)
+
+
+def _is_drain(entry: Entry) -> bool:
+    return entry.kind in journal.DRAINS
+
+
+def _not_known_without(lost: Mapping[str, HostError]) -> HostError:
+    """The error where hosts cannot be asked that may know of a newer run; a bug counts more than that."""
+    errors = list(lost.values())
+    bug = next((error for error in errors if isinstance(error, BugError)), None)
+    if bug is not None:
+        return bug
+    away = all(isinstance(error, UnreachableError) for error in errors)
+    message = f"which run was the last to change something is not known without {', '.join(lost)}: {errors[0].message}"
+    hint = "name the run: `provision history` lists them; or leave those hosts out by --limit"
+    kind = UnreachableError if away else HostError
+    return kind(message, hint, command=errors[0].command, stderr=errors[0].stderr)

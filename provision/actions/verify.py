@@ -1,0 +1,49 @@
+"""Read every host as a plan does, then have every step prove what it is for. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from provision.actions.request import DEFAULT_PACE, Request
+from provision.actions.results import VerifyResult
+from provision.events import Listener, ignore
+
+if TYPE_CHECKING:
+    from provision.verify.checks import HostResult
+
+
+def verify(
+    request: Request, *, junit: str = "", quiet: bool = True, verbose: bool = False, listen: Listener = ignore
+) -> VerifyResult:
+    """Have every step of every host prove itself. Whatever a deploy would change is a failed check.
+
+    Args:
+        request: what it is about.
+        junit: file for JUnit XML; empty for none.
+        quiet: whether pytest, which asks for the proofs, prints nothing.
+        verbose: whether pytest prints a line for every step, unless it is quiet.
+        listen: hears what the inventory warns of.
+
+    Raises:
+        ProvisionError: nothing could be verified; what fails on a host is in the result of that host.
+        KeyboardInterrupt: the operator stopped it.
+    """
+    from provision.actions.run_session import session_over_hosts, warn_of
+    from provision.verify.checks import Verification
+    from provision.verify.pytest_plugin import verify as run_pytest
+
+    session, rollout = session_over_hosts(request, DEFAULT_PACE, ignore)
+    inventory = session.context.inventory
+    warn_of(inventory, listen)
+    results = run_pytest(Verification(rollout), junit=junit, quiet=quiet, verbose=verbose)
+    return VerifyResult(inventory, results, _exit_code(results))
+
+
+def _exit_code(results: Sequence[HostResult]) -> int:
+    """A bug counts most, then a host that failed, then one that is unreachable, then a check."""
+    errors = [result.error for result in results if result.error and result.result == "failed"]
+    words = {result.result for result in results}
+    if any(error.exit_code == 1 for error in errors):
+        return 1
+    return 3 if errors else 4 if "unreachable" in words else 5 if "failed" in words else 0

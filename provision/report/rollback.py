@@ -1,0 +1,50 @@
+"""What `rollback` prints: what it puts back, what it leaves, and what came of it."""
+
+from collections.abc import Mapping
+
+from provision.actions import RollbackPlan, RollbackResult, documents
+from provision.report import console, next_command, plan, recap
+from provision.report.console import say
+from provision.runs.rollback_plan import Undo
+from provision.terminal_text import line
+
+
+def show_plan(planned: RollbackPlan, *, as_json: bool, diff: bool) -> None:
+    """Print what would be put back on every host and what would stay, or the JSON document.
+
+    Args:
+        planned: what a rollback would put back.
+        as_json: whether the document is wanted.
+        diff: whether to print what would change in files.
+    """
+    if as_json:
+        body = {"of": planned.of, "left": documents.left(planned.undos), **plan.document(planned.outcomes)}
+        console.document("rollback", planned.exit_code, planned.inventory.warnings, **body)
+        return
+    say(f"Putting back what run {planned.of} did:")
+    plan.text(planned.outcomes, diff=diff)
+    _left(planned.undos)
+
+
+def show(result: RollbackResult, *, as_json: bool) -> None:
+    """Print what stays, every host with its result, and what the inventory still says; or the JSON document.
+
+    Args:
+        result: what came of a rollback.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        console.document("rollback", result.exit_code, result.warnings, **result.document())
+        return
+    _left(result.undos)
+    recap.text(result.outcomes, result.run_id, next_command.after_rollback(result))
+    if any(outcome.changed for outcome in result.outcomes):
+        say(f"The inventory still says what run {result.of} did: mend it, or the next deploy does it again.")
+
+
+def _left(undos: Mapping[str, Undo]) -> None:
+    steps = documents.left(undos)
+    if steps:
+        say("\nNot put back:")
+    for step in steps:
+        say(f"    {line(step['host'])}  {line(step['step']):44} {line(step['why'])}")

@@ -1,0 +1,99 @@
+"""What `verify` prints after pytest has shown the proofs: every host, worst first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from provision.actions import Request, VerifyResult
+from provision.actions.documents import why
+from provision.report import console, next_command
+from provision.report.console import WORST_FIRST, paint, say
+from provision.steps.base import NOT_ASKED
+from provision.steps.nginx.balancer_checks import DRAINED
+from provision.terminal_text import line
+
+if TYPE_CHECKING:  # importing it imports pytest
+    from provision.verify.checks import HostResult
+
+
+def show(request: Request, result: VerifyResult, *, as_json: bool) -> None:
+    """Print what came of a verification, or its JSON document.
+
+    Args:
+        request: what was verified.
+        result: what came of it.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        console.document("verify", result.exit_code, result.inventory.warnings, **document(result.hosts))
+    else:
+        text(result.hosts, next_command.after_verify(request, result))
+
+
+def text(results: Sequence[HostResult], following: str) -> None:
+    """Print every host, worst first, what was left out on purpose, and the command to run next.
+
+    Args:
+        results: of every host.
+        following: that command.
+    """
+    width = max((len(result.host) for result in results), default=4)
+    notes: dict[str, None] = {}
+    say(f"\n{'HOST':{width}}  {'RESULT':11}  {'CHECKS':>7}  {'FAILED':>6}  {'TIME':>7}  WHY")
+    for result in sorted(results, key=lambda result: WORST_FIRST.index(result.result)):
+        checks = [check for step in result.steps for check in step.checks]
+        bad = [step for step in result.steps if not step.passed and not step.waits_for]
+        verdict = paint(f"{result.result.upper():11}", "green" if result.result == "passed" else "red")
+        notes.update(dict.fromkeys(check.name for check in checks if check.name.startswith((DRAINED, NOT_ASKED))))
+        reason = _why_failed(result)
+        say(f"{result.host:{width}}  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  {reason}")
+    for note in notes:
+        say(paint(line(note), "yellow"))
+    count = summary(results)
+    hosts = f"{count['hosts']} host{'s' if count['hosts'] != 1 else ''}"
+    say(f"{count['passed']} of {count['checks']} checks passed on {hosts} · next: {following}")
+
+
+def _why_failed(result: HostResult) -> str:
+    """Why a host is not verified, on one line: the steps that failed, and how many wait for one of them."""
+    bad = [step.step for step in result.steps if not step.passed and not step.waits_for]
+    waiting = Counter(step.waits_for for step in result.steps if step.waits_for)
+    words = [", ".join(map(line, bad[:4])) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")]
+    words += [f"{count} not checked because of {line(step)}" for step, count in waiting.items()]
+    return line(why(result.error)) or "; ".join(filter(None, words))
+
+
+def summary(results: Sequence[HostResult]) -> dict[str, int]:
+    """How many hosts were asked, and how many checks came out how."""
+    checks = [check for result in results for check in _verify_host(result)["checks"]]
+    passed = sum(check["passed"] for check in checks)
+    return {
+        "hosts": len(results),
+        "unreachable": sum(result.result == "unreachable" for result in results),
+        "checks": len(checks),
+        "passed": passed,
+        "failed": len(checks) - passed,
+    }
+
+
+def document(results: Sequence[HostResult]) -> dict[str, Any]:
+    """The body of `verify --json`."""
+    return {"hosts": [_verify_host(result) for result in results], "summary": summary(results)}
+
+
+def _verify_host(result: HostResult) -> dict[str, Any]:
+    checks: list[Mapping[str, Any]] = []
+    for step in result.steps:
+        base = {"step": step.step, "role": step.role}
+        if step.problem:
+            checks.append(
+                {**base, "name": "can be asked", "passed": False, "got": step.problem, "expected": "an answer"}
+            )
+        for check in step.checks:
+            shown = {"name": check.name, "passed": check.passed, "got": check.got, "expected": check.expected}
+            checks.append({**base, **shown})
+    bad = (step.step for step in result.steps if not step.passed and not step.waits_for)
+    reason = why(result.error) or ", ".join(bad)
+    return {"host": result.host, "result": result.result, "why": reason, "checks": checks}

@@ -1,0 +1,63 @@
+"""What the last wave knows of the fleet: where instances listen, and which of them get requests."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from provision.errors import LockedError
+from provision.plan.role_order import INSTANCES
+from provision.rollout.host_part import HostPart
+from provision.rollout.members import Membership
+from provision.rollout.roll import Roll
+from provision.runs.context import Stopped
+from provision.steps.facts import Fleet
+from provision.steps.instance.endpoint import listen_address
+from provision.steps.nginx import upstream
+from provision.steps.nginx.upstream import label
+
+Caught = Callable[[HostPart], AbstractContextManager[None]]
+"""Keeps an error with its host."""
+
+
+def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> Fleet:
+    """What is known of hosts whose instances a run looked at; of others the upstream keeps its marks.
+
+    Args:
+        hosts: all hosts of the run.
+        roll: where their instances stand.
+        caught: keeps the error of a host whose address cannot be told.
+    """
+    inventory = roll.context.inventory
+    addresses = {}
+    for host in hosts:
+        if host.run.host.gpu and host.is_well and host.run.roles >= INSTANCES:
+            with caught(host):
+                addresses[host.name] = listen_address(host.run.host, inventory, host.run.facts)
+    partly = frozenset(host.name for host in hosts if keeps_marks(host))
+    drained = {key: record for host in hosts for key, record in upstream.drained(host.run.upstream()).items()}
+    unfit = roll.members.labels(Membership.NOT_READY) | roll.members.unusable | _taken_away(hosts, roll)
+    return Fleet(addresses, frozenset(roll.context.failed) - partly, partly, unfit, drained)
+
+
+def keeps_marks(host: HostPart) -> bool:
+    """Whether the balancers keep the marks of a host's instances: nothing of them changed, or it is not known to serve.
+
+    A run that stopped, or left out roles, may have left something new on a host that cannot serve yet.
+
+    Args:
+        host: of the run, after its part.
+    """
+    error = host.outcome.error
+    if error is None:
+        return host.serves and not host.run.roles >= INSTANCES
+    return isinstance(error, LockedError | Stopped) or host.run.keeps_marks(error)
+
+
+def _taken_away(hosts: Sequence[HostPart], roll: Roll) -> frozenset[str]:
+    """Labels of instances that are declared, and that a rollback takes away."""
+    declared = {host.name: host.instances for host in roll.context.inventory.hosts}
+    return frozenset(
+        label(host.name, instance.name)
+        for host in hosts
+        for instance in declared.get(host.name, ())
+        if instance.name not in {left.name for left in host.run.host.instances}
+    )

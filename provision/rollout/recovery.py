@@ -1,0 +1,126 @@
+"""Recovery: instances that earlier runs left out of the upstream prove themselves and are given back.
+
+That comes first, because they are in the way of others. An instance that this run changes proves itself after that.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from provision.errors import LockedError
+from provision.plan.role_order import INSTANCES, LAST
+from provision.rollout import fleet
+from provision.rollout.balancer_pool import BalancerPool
+from provision.rollout.host_part import HostPart
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import is_left_out
+from provision.runs.context import Stopped
+from provision.steps.base import EVERY
+from provision.steps.nginx import upstream
+from provision.steps.nginx.upstream import NOWHERE, Member, label
+
+
+class Each(Protocol):
+    """Does something on hosts at the same time; a host's error stays with the host."""
+
+    def __call__(self, work: Callable[[HostPart], None], hosts: Sequence[HostPart]) -> None: ...
+
+
+class Recovery:
+    """Gives back what earlier runs left out on the hosts of one run.
+
+    Args:
+        roll: where every instance stands.
+        hosts: all hosts of the run.
+        forks: hosts at the same time.
+        each: does something on hosts.
+        read: reads and plans a host.
+    """
+
+    def __init__(
+        self, roll: Roll, hosts: Sequence[HostPart], forks: int, each: Each, read: Callable[[HostPart], None]
+    ) -> None:
+        self.roll = roll
+        self.hosts = hosts
+        self.forks = forks
+        self._each = each
+        self._read = read
+        self._changing: dict[HostPart, frozenset[str]] = {}  # what is still to be changed of instances, by the plans
+
+    def recover(self, batch: Sequence[HostPart] = ()) -> None:
+        """Give back every instance that was left out and can serve.
+
+        Args:
+            batch: the hosts that are changed next, in the order in which they begin; none after the last batch.
+        """
+        if self.roll.context.stop.is_set():
+            return
+        self._changing = {host: host.changing for host in self.hosts}
+        listed = self._listed()
+        left_out = [host for host in self.hosts if self._may(host) and _has_left_out(host, listed)]
+        unread = [host for host in left_out if host.planned is None]
+        self._each(self._read, unread)
+        self._changing |= {host: host.changing for host in unread}
+        first = batch[: self.forks]
+
+        def recover(host: HostPart) -> None:
+            changing = self._changing[host] if host.serves else EVERY  # an ill one is no matter of this run
+            host.traffic.recover(listed, changing, early=host not in first or not host.serves)
+
+        self._each(recover, [host for host in left_out if host.planned is not None and self._may(host)])
+        if not batch and self._is_last_wave_to_come:
+            self._check(listed)
+
+    def _check(self, listed: Mapping[str, Member]) -> None:
+        """Test the instances whose address the balancers learn in the last wave, which sends to them."""
+        unknown = {key for key, member in listed.items() if member.address == NOWHERE and not member.drained}
+        names = {
+            host: [instance.name for instance in host.run.host.instances if label(host.name, instance.name) in unknown]
+            for host in self.hosts
+            if host.is_well and host.run.roles >= INSTANCES
+        }
+        self._each(lambda host: host.traffic.check(names[host]), [host for host in names if names[host]])
+
+    def _may(self, host: HostPart) -> bool:
+        """Whether instances of a host may be given back: it is well, or failed in a way that left them as they were.
+
+        A run that does not look at instances gives them back where it changes other ones.
+        """
+        if not (host.serves or (host.run.host.gpu and any(self._changing.values()))):
+            return False
+        error = host.outcome.error
+        locked = isinstance(error, LockedError | Stopped)
+        return error is None or (host.planned is not None and not locked and fleet.keeps_marks(host))
+
+    def _listed(self) -> dict[str, Member]:
+        """Label -> member of the upstreams, as they were read; a balancer that is not read is asked if it matters."""
+        read = {host.name: host.run.upstream() for host in self.hosts if host.run.knows_upstream}
+        pools: dict[str, BalancerPool] = {}
+        for host in self.hosts:
+            looks = self._changing[host] or (host.serves and not self._is_last_wave_to_come)
+            if looks and host.planned is not None and self._may(host):
+                pools |= {pool.host.name: pool for pool in self.roll.pools.of(host.run.host)}
+        asked = [pool for name, pool in pools.items() if name not in read]
+        with ThreadPoolExecutor(self.forks, thread_name_prefix="balancer") as threads:
+            answers = list(threads.map(self.roll.pools.first_members, asked))
+        return _merged([*(upstream.members(text) for text in read.values()), *answers])
+
+    @property
+    def _is_last_wave_to_come(self) -> bool:
+        return bool(self.roll.context.roles & frozenset(LAST))
+
+
+def _merged(upstreams: Sequence[Mapping[str, Member]]) -> dict[str, Member]:
+    """Label -> the member that gets the least: an instance may be left out on one balancer, and not on another."""
+    merged: dict[str, Member] = {}
+    for members in upstreams:
+        for key, member in members.items():
+            other = merged.get(key)
+            if other is None or (member.drained, member.down) > (other.drained, other.down):
+                merged[key] = member
+    return merged
+
+
+def _has_left_out(host: HostPart, listed: Mapping[str, Member]) -> bool:
+    own = (listed.get(label(host.name, instance.name)) for instance in host.run.host.instances)
+    return any(member is not None and is_left_out(member) for member in own)

@@ -1,0 +1,37 @@
+"""What the hosts of one roll share."""
+
+from dataclasses import dataclass
+
+from provision.rollout.balancer_pool import BalancerPool, BalancerPools, MakePool
+from provision.rollout.budget import DisruptionBudget
+from provision.rollout.members import Members
+from provision.runs.context import Context
+
+
+@dataclass(frozen=True)
+class Roll:
+    """What the hosts of one roll share.
+
+    Args:
+        context: of the run.
+        pools: of its balancers.
+        members: where every instance stands.
+        budget: how many may be out at once.
+    """
+
+    context: Context
+    pools: BalancerPools
+    members: Members
+    budget: DisruptionBudget
+
+    @classmethod
+    def of(cls, context: Context, become_password: str | None = None, make: MakePool = BalancerPool) -> "Roll":
+        """A roll that begins.
+
+        Args:
+            context: of the run.
+            become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
+            make: makes the pool of a balancer.
+        """
+        pools = BalancerPools(context, become_password, make)
+        return cls(context, pools, Members(), DisruptionBudget(context.inventory))

@@ -1,0 +1,75 @@
+"""The keeper of a run's leases: renews every lease that the run holds, whatever the run waits for meanwhile."""
+
+import contextlib
+import threading
+from typing import Protocol
+
+from provision.errors import HostError
+from provision.runs import lock
+
+LOOK_SECONDS = 5.0  # between two looks at which leases are due
+
+
+class Renewed(Protocol):
+    """A lease, as the keeper sees it."""
+
+    def is_due(self, every: float) -> bool:
+        """Whether its last renewal is more than `every` seconds ago."""
+
+    def renew(self, every: float) -> None:
+        """Renew the lease if it is due."""
+
+
+class LeaseKeeper:
+    """Renews the leases of one run from a thread of its own, which runs while the run holds any.
+
+    Each renewal has a short-lived thread: a host that does not answer delays the renewal of no other host's lease.
+    Nobody waits for these threads at the end of the program.
+
+    Args:
+        every: seconds between two renewals of a lease.
+        look: seconds between two looks at the leases.
+    """
+
+    def __init__(self, every: float = lock.RENEW_SECONDS, look: float = LOOK_SECONDS) -> None:
+        self.every = every
+        self.look = look
+        self.cut = threading.Event()
+        """Set when the operator cuts the connections: no renewal begins after that."""
+        self._leases: set[Renewed] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def join(self, lease: Renewed) -> None:
+        """Renew this lease from now on."""
+        with self._changed:
+            self._leases.add(lease)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
+                self._thread.start()
+
+    def leave(self, lease: Renewed) -> None:
+        """Begin no further renewal of this lease."""
+        with self._changed:
+            self._leases.discard(lease)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Begin no further renewal of any lease: the run has ended."""
+        with self._changed:
+            self._leases.clear()
+            self._changed.notify()
+
+    def _keep(self) -> None:
+        with self._changed:
+            while self._leases and not self.cut.is_set():
+                for lease in self._leases:
+                    if lease.is_due(self.every):
+                        threading.Thread(target=self._renew, args=(lease,), name="renewal", daemon=True).start()
+                self._changed.wait(self.look)
+            self._thread = None
+
+    def _renew(self, lease: Renewed) -> None:
+        """Renew a lease. An error is told by the next exec: it takes the lock again, or says who has it."""
+        with contextlib.suppress(HostError):
+            lease.renew(self.every)

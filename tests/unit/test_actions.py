@@ -1,0 +1,211 @@
+"""The actions as a library: what they take and return, and what they leave to their caller."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from provision import actions, cli
+from provision.apply import host_run
+from provision.errors import UsageError
+from provision.plan.role_order import Entry
+from provision.rollout import waves
+from provision.runs import lock
+from provision.runs.log import Logs, default_folder
+
+from .local import LocalSession
+from .test_host_run import Note
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "library.md"
+HEAVY = {"click", "fabric", "jinja2", "locust", "paramiko", "pydantic", "pytest", "rich", "testinfra", "yaml"}
+INVENTORY = """
+gpu:
+  hosts:
+    gpu-01: {ansible_host: 192.0.2.1, ollama: {instances: [{gpus: [0]}]}}
+    gpu-02: {ansible_host: 192.0.2.2, ollama: {instances: [{gpus: [0]}]}}
+"""
+
+
+@pytest.fixture
+def request_of(tmp_path, monkeypatch):
+    """Makes a Request about two hosts that are this machine's shell; each should have a note in its folder."""
+    (tmp_path / "inventory.yaml").write_text(INVENTORY)
+
+    def steps(host, inventory):
+        return (Entry("docker", Note(str(tmp_path / f"{host.name}.note"))),)
+
+    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr(host_run, "steps", steps)
+    monkeypatch.setattr(host_run, "owned", lambda: ())
+    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
+    monkeypatch.chdir(tmp_path)
+    return lambda **words: actions.Request("inventory.yaml", tags=("docker",), **words)
+
+
+def notes(folder):
+    return sorted(path.name for path in folder.glob("*.note"))
+
+
+def test_importing_them_imports_nothing_heavy():
+    program = "import sys; from provision import actions; print(actions.deploy, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not HEAVY & {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_a_plan_names_the_changes_and_changes_nothing(request_of, tmp_path, capfd):
+    plan = actions.plan(request_of())
+    changes = {outcome.host: [str(change.step.id) for change in outcome.plan.changes] for outcome in plan.outcomes}
+    assert changes == {"gpu-01": ["note:gpu-01.note"], "gpu-02": ["note:gpu-02.note"]}
+    assert (plan.exit_code, plan.drift_exit_code, plan.changes, plan.is_none) == (0, 5, True, False)
+    assert notes(tmp_path) == []
+    assert capfd.readouterr() == ("", ""), "an action prints nothing"
+
+
+def test_a_deploy_returns_what_came_of_every_host(request_of, tmp_path, capfd):
+    events = []
+    result = actions.deploy(request_of(limit=("gpu-01",)), listen=events.append)
+    assert [(outcome.host, outcome.result) for outcome in result.outcomes] == [("gpu-01", "changed")]
+    assert (result.exit_code, result.command, result.failed) == (0, "deploy", [])
+    assert result.document()["hosts"][0]["changed"] == ["note:gpu-01.note"]
+    assert notes(tmp_path) == ["gpu-01.note"]
+    kinds = [event.kind for event in events if event.kind != "warning"]
+    assert (kinds[0], kinds[-1]) == ("selected", "over")
+    assert "changed" in kinds
+    assert capfd.readouterr() == ("", ""), "an action prints nothing"
+    assert Logs(default_folder()).find(result.run_id).exit == 0
+
+
+def test_what_the_plan_showed_is_changed_if_the_caller_agrees(request_of, tmp_path):
+    shown = []
+
+    def confirm(plan):
+        shown.append(plan)
+        return True
+
+    result = actions.deploy(request_of(), confirm=confirm)
+    assert shown[0].changes
+    assert (result.exit_code, notes(tmp_path)) == (0, ["gpu-01.note", "gpu-02.note"])
+
+
+def test_nothing_is_changed_if_the_caller_does_not_agree(request_of, tmp_path):
+    told = []
+    result = actions.deploy(request_of(), confirm=lambda plan: False, tell=told.append)
+    assert (result.exit_code, result.run_id, told) == (130, "", [])
+    assert notes(tmp_path) == []
+    assert not default_folder().exists(), "a run that did not begin has no log"
+
+
+def test_nothing_is_deployed_where_no_host_could_be_planned_for(request_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession(frozenset({1})))
+    result = actions.deploy(request_of(), confirm=lambda plan: True)
+    assert (result.exit_code, result.run_id) == (4, "")
+
+
+def test_who_is_told_hears_it_before_the_hook_that_follows(request_of, tmp_path):
+    hook = tmp_path / "hooks" / "post-deploy"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\ntouch after\n")
+    hook.chmod(0o755)
+    seen = []
+    result = actions.deploy(request_of(), tell=lambda result: seen.append((result, Path("after").exists())))
+    assert seen == [(result, False)]
+    assert Path("after").exists()
+
+
+def test_a_verification_returns_the_checks_of_every_step(request_of, capfd):
+    actions.deploy(request_of())
+    proof = actions.verify(request_of())
+    assert [(host.host, host.result) for host in proof.hosts] == [("gpu-01", "passed"), ("gpu-02", "passed")]
+    assert proof.exit_code == 0
+    assert capfd.readouterr().out == "", "an action prints nothing"
+
+
+def test_what_the_inventory_warns_of_is_an_event_and_in_the_plan(request_of, tmp_path):
+    (tmp_path / "inventory.yaml").write_text(INVENTORY + "spare: {hosts: {idle: {ansible_host: 192.0.2.9}}}\n")
+    events = []
+    plan = actions.plan(request_of(limit=("gpu-01",)), listen=events.append)
+    warnings = [event.text for event in events if event.kind == "warning"]
+    assert warnings == list(plan.warnings)
+    assert any("idle" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: actions.Request("inventory.yaml", limit="gpu"), "limit must be a tuple of strings"),
+        (lambda: actions.Request("inventory.yaml", tags="docker"), "tags must be a tuple of strings"),
+        (lambda: actions.Request("inventory.yaml", forks=0), "forks must be 1 or more"),
+        (lambda: actions.Pace(lock_wait=-1.0), "lock_wait must be between 0 and 86400 seconds"),
+        (lambda: actions.Pace(lock_wait=1e6), "lock_wait must be between 0 and 86400 seconds"),
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_a_usage_error(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
+
+
+def test_a_password_is_not_in_what_a_request_looks_like():
+    assert "hunter2" not in repr(actions.Request("inventory.yaml", become_password="hunter2"))
+
+
+def test_the_code_of_the_documentation_runs(request_of, tmp_path, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    names = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102 - the page is ours
+    said = capsys.readouterr().out
+    assert "gpu-01 add note:gpu-01.note" in said
+    assert "gpu-02 changed note:gpu-02.note" in said
+    assert "gpu-01 changed ['note:gpu-01.note'] None" in said
+    assert "gpu-02 passed []" in said
+    assert notes(tmp_path) == ["gpu-01.note", "gpu-02.note"]
+
+
+def test_the_documentation_names_every_function():
+    functions = {name for name in actions.__all__ if name.islower() and callable(getattr(actions, name))}
+    text = PAGE.read_text()
+    assert functions == {name for name in functions if re.search(rf"`{name}\(", text)}
+
+
+@pytest.mark.parametrize(("agrees", "code", "made"), [(True, 0, ["gpu-01.note", "gpu-02.note"]), (False, 130, [])])
+def test_on_a_terminal_the_command_shows_the_plan_once_and_asks(
+    request_of, tmp_path, monkeypatch, capsys, agrees, code, made
+):
+    def confirm(text, *, abort):
+        assert text == "Deploy this?"
+        assert abort
+        if not agrees:
+            raise click.Abort
+        return True
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("click.confirm", confirm)
+    assert cli.execute(["deploy", "-i", "inventory.yaml", "-t", "docker"]) == code
+    said = capsys.readouterr()
+    assert said.out.count("note:gpu-01.note") == (2 if agrees else 1), "in the plan and in the recap"
+    assert ("2 changed of 2" in said.out) == agrees
+    assert said.err.count("warning") == len(actions.plan(request_of()).inventory.warnings) == 1
+    assert notes(tmp_path) == made
+
+
+def test_a_stage_as_a_fabric_task_deploys_one_host(request_of, tmp_path):
+    """As a process of its own: the tasks are found by Fabric."""
+    inventory = tmp_path / "inventory.yaml"
+    inventory.write_text(
+        "gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}"
+    )
+    program = Path(sys.executable).with_name("fab")
+    words = ["-r", str(ROOT / "provision"), "-H", "box", "docker", "--inventory", str(inventory)]
+    done = subprocess.run(
+        [str(program), *words], capture_output=True, text=True, check=False, timeout=60, env={**os.environ}
+    )
+    assert done.returncode == 4, done
+    assert "UNREACHABLE" in done.stdout
+    assert f"again: provision deploy -i {inventory} -l box -t docker" in done.stdout
