@@ -63,6 +63,8 @@ class Members:
         """Why no other instance is taken out any more; empty while all is well."""
         self.recovered: set[str] = set()
         """Labels of instances that an earlier run left out, and that get requests again."""
+        self.admissions = 0
+        """How often an instance got its requests back."""
         self._states: dict[str, Membership] = {}
         self._slots: dict[str, Slot] = {}
         self._unusable: dict[str, frozenset[str]] = {}
@@ -120,6 +122,8 @@ class Members:
     def admit(self, label: str) -> None:
         """An instance proved itself, and the balancers send to it."""
         self._end(label, Membership.IN)
+        with self._lock:
+            self.admissions += 1
 
     def leave_out(self, label: str, why: str, *, halts: bool = True) -> None:
         """An instance stays out.

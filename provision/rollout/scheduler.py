@@ -30,7 +30,8 @@ class Work:
         say: tells the operator what the host waits for.
         slot: the slot that the host waits for, or None.
         refused: whether the host was resumed, and there was no room for its slot after all.
-        resumed: how often a host had come further when this one was resumed.
+        resumed: how much had happened when the host was resumed.
+        alone: how much had happened when the host was resumed while no other held room.
         waits_for: what the operator was told that the host waits for.
     """
 
@@ -39,6 +40,7 @@ class Work:
     slot: Slot | None = None
     refused: bool = False
     resumed: int = -1
+    alone: int = -1
     waits_for: tuple[str, ...] = ()
 
 
@@ -55,7 +57,7 @@ class Scheduler:
         self.forks = forks
         self._events: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._hint = MEND  # what to do where the roll is halted
-        self._progress = 0  # how often a host came further: only that can make room beside what is down already
+        self._progress = 0  # how often a host came further
 
     def wake(self) -> None:
         """Have it look at once whether the run is to stop. Safe to call from any thread, and when it is not at work."""
@@ -76,7 +78,7 @@ class Scheduler:
                 granted = self._granted(waiting, idle=not running and not begun)
                 waiting = [work for work in waiting if work not in granted]
                 for work in (*begun, *granted):
-                    work.resumed = self._progress
+                    work.resumed = self._happened()
                     pool.submit(self._go_on, work)
                 running += len(begun) + len(granted)
                 ended = self._events.get()
@@ -88,11 +90,22 @@ class Scheduler:
         """The hosts that go on: there is room for their slot, or there never will be."""
         if self.roll.context.stop.is_set() or self.roll.members.halted:
             return list(waiting)
-        granted = [work for work in waiting if self._fits(work)]
+        granted = [work for work in waiting if not self._is_refused(work) and self._fits(work)]
+        if idle and waiting and not granted:
+            granted = self._alone(waiting)
         if idle and waiting and not granted:
             self._halt(waiting)
             return list(waiting)
         return granted
+
+    def _alone(self, waiting: Sequence[Work]) -> list[Work]:
+        """One host that asks again while no other holds room: those that ask at once may keep each other out."""
+        for work in waiting:
+            if work.alone != self._happened():
+                work.alone = self._happened()
+                if self._fits(work):
+                    return [work]
+        return []
 
     def _halt(self, waiting: Sequence[Work]) -> None:
         """Halt the roll: there will never be room for those that wait."""
@@ -102,11 +115,9 @@ class Scheduler:
         self.roll.members.halt(f"{text} out of the upstream already, and more than max_unavailable would be")
 
     def _fits(self, work: Work) -> bool:
-        """Whether there is room for a slot; then it is reserved. One that was refused waits until a host comes further:
-        meanwhile the hosts that it kept waiting have its room.
-        """
+        """Whether there is room for a slot; then it is reserved."""
         slot = work.slot
-        if slot is None or (work.refused and work.resumed == self._progress):
+        if slot is None:
             return False
         others = self.roll.members.out(slot.scope)
         if not self.roll.budget.fits(slot, others):
@@ -114,6 +125,14 @@ class Scheduler:
             return False
         self.roll.members.reserve(slot)
         return True
+
+    def _is_refused(self, work: Work) -> bool:
+        """Whether a host was refused and nothing happened since: those that it kept waiting have its room meanwhile."""
+        return work.refused and work.resumed == self._happened()
+
+    def _happened(self) -> int:
+        """How often a host came further or admitted an instance: that can make room beside what is down already."""
+        return self._progress + self.roll.members.admissions
 
     def _ended(self, work: Work) -> list[Work]:
         """The work itself, if it waits for a slot now."""

@@ -412,6 +412,16 @@ def test_an_instance_that_is_not_there_proves_itself_when_it_has_been_made(tmp_p
     assert pool_of(made).down == set()
 
 
+def test_an_instance_of_another_host_that_is_in_the_way_is_left_to_that(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host, gpu("b"))
+    own: Any = traffic(made, host)
+    pool_of(made).down = {"b/ollama1"}
+    slot = own.request(ONE, "step")
+    made.members.reserve(slot)
+    assert not own.cordon(slot)
+    assert own.session.proved == []
+
+
 DOWN = Member("10.0.0.1", 3001, down=True)
 
 

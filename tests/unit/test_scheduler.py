@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from provision.errors import HostError
 from provision.inventory import Host
-from provision.rollout.members import Membership, Slot
+from provision.rollout.members import Members, Membership, Slot
 from provision.rollout.roll import Roll
 from provision.rollout.scheduler import Scheduler, Work
 from provision.rollout.traffic import HostTraffic
@@ -41,7 +42,7 @@ class Part:
         own: HostTraffic,
         groups: Sequence[frozenset[str]],
         work: Callable[["Part"], None] = lambda part: None,
-        before: Callable[[], None] = lambda: None,
+        before: Callable[[], object] = lambda: None,
     ) -> None:
         self.own = own
         self.groups = groups
@@ -188,7 +189,7 @@ def test_a_refused_host_asks_the_balancers_again_only_when_another_came_further(
     waiting.said = Noted(refused)
     parts = [waiting, Part(own[2], [ONE, TWO], before=lambda: refused.wait(10) or pytest.fail("it was not refused"))]
     run(made, parts)
-    assert waiting.refusals <= 4, "once at first, and once for each step of the other host"
+    assert waiting.refusals <= 6, "once at first, and once for each step and instance of the other host"
     assert parts[1].error is None
     assert made.members.halted
 
@@ -294,6 +295,66 @@ def test_renamed_instances_halt_who_needs_their_room_and_a_second_deploy_is_advi
     assert part.error.hint == "deploy again: the balancers learn of the renamed instances at the end of this run"
 
 
+def test_hosts_that_each_make_an_instance_anew_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    made, own = fleet(tmp_path, *[(("m",), ("m",))] * 3)
+    parts = [Part(one, [TWO], before=partial(one.hold, "ollama1")) for one in own]
+    run(made, parts)
+    assert ([part.error for part in parts], made.members.halted) == ([None] * 3, "")
+    assert pool_of(made).down == set()
+
+
+def test_an_instance_that_a_host_admits_makes_room_also_where_that_host_is_refused(tmp_path: Path) -> None:
+    """Host a waits for an instance of b alone, and b for one that nobody gives back."""
+    made, own = fleet(tmp_path, (("m",),), (("m",), ("m", "n")), (("n",),), max_unavailable=1)
+    pool_of(made).down = {"c/ollama1"}
+    own[1].hold("ollama1")
+    waits, first, second = threading.Event(), Part(own[0], [ONE]), Part(own[1], [TWO])
+    first.said = Noted(waits)
+    second.before = lambda: waits.wait(10) or pytest.fail("the first one was not refused")
+    run(made, [first, second])
+    assert first.error is None
+    assert isinstance(second.error, Stopped)
+    assert pool_of(made).down == {"c/ollama1"}
+
+
+class Meeting(Members):
+    """The table of hosts that look at it at once: none of them goes on before another one has looked too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_meet = threading.Semaphore(0)
+        """How many of the next looks meet another one."""
+        self._both = threading.Barrier(2)
+
+    def out(self, scope: tuple[str, ...]) -> dict[str, Slot]:
+        taken = super().out(scope)
+        if threading.current_thread().name.startswith("host") and self.to_meet.acquire(blocking=False):
+            self._both.wait(10)
+        return taken
+
+
+def test_two_hosts_that_ask_at_once_are_not_both_refused_for_ever(tmp_path: Path) -> None:
+    """Two may be out, and one is down: there is room for either."""
+    hosts = [gpu(name, (("m",),), max_unavailable=2) for name in "abc"]
+    whole = gpu("d", (("m",), ("m",)), max_unavailable=2)
+    meeting = Meeting()
+    made = replace(roll(tmp_path, *hosts, whole), members=meeting)
+    parts = [Part(traffic(made, host), [ONE]) for host in hosts[:2]]
+    waits = [threading.Event() for _ in parts]
+    for part, event in zip(parts, waits, strict=True):
+        part.said = Noted(event)
+        part.before = lambda: until(lambda: bool(made.members.labels(Membership.CORDONED)))
+
+    def let_both_go(part: Part) -> None:
+        assert all(event.wait(10) for event in waits)
+        pool_of(made).down.add("c/ollama1")
+        meeting.to_meet.release(2)
+
+    run(made, [Part(traffic(made, whole), [EVERY], let_both_go), *parts])
+    assert [part.error for part in parts] == [None, None]
+    assert made.members.halted == ""
+
+
 def until(so: Callable[[], bool]) -> None:
     """Wait until it is so."""
     end = time.monotonic() + 10
@@ -309,21 +370,23 @@ class Watch:
 
     Args:
         made: the roll.
+        held: labels of instances that are made anew: they are not there when balancers are told of them.
     """
 
-    def __init__(self, made: Roll) -> None:
+    def __init__(self, made: Roll, held: set[str]) -> None:
         self.made = made
+        self.held = held
         self.wrong: list[str] = []
-        self.most: Counter[str] = Counter()
 
     def __call__(self, pool: FakePool, down: frozenset[str], lost: frozenset[str]) -> None:
         replicas = self.made.budget.replicas
         hosts = {host.name: host for host in self.made.context.inventory.hosts}
-        for label in lost:
+        cordoned = self.made.members.labels(Membership.CORDONED)
+        for label in lost & cordoned:
             host = hosts[label.partition("/")[0]]
             for model in replicas.models(host, [label])[label]:
-                out = {one for one in pool.down if model in self._models(hosts, one)}
-                self.most[model] = max(self.most[model], len(out))
+                there = pool.down - (self.held - cordoned)
+                out = {one for one in there if model in self._models(hosts, one)}
                 if len(out) > replicas.allowed(host, model) and not out <= down:
                     self.wrong.append(f"{sorted(out)} of {model} are out")
 
@@ -348,6 +411,7 @@ def rolls(draw: st.DrawFn) -> dict[str, Any]:
         "forks": draw(st.integers(1, 4)),
         "down": set(draw(st.lists(st.sampled_from(labels), max_size=2))),
         "drained": set(draw(st.lists(st.sampled_from(labels), max_size=2))),
+        "held": set(draw(st.lists(st.sampled_from(labels), max_size=2))),
         "pauses": draw(st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.003]), min_size=1, max_size=8)),
     }
 
@@ -358,16 +422,25 @@ def test_however_hosts_come_no_more_are_out_than_may_be_and_all_come_to_an_end(c
     made, own = fleet(Path("/nowhere"), *case["models"], max_unavailable=case["max_unavailable"])
     pool = pool_of(made)
     pool.down, pool.drained = case["down"] - case["drained"], set(case["drained"])
-    watch = pool.watch = Watch(made)
+    watch = pool.watch = Watch(made, case["held"])
     pauses = iter(case["pauses"] * 99)
+
+    def begin(own: HostTraffic) -> None:
+        time.sleep(next(pauses))
+        for label in sorted(case["held"]):
+            host, _, name = label.partition("/")
+            if host == own.host.name:
+                own.hold(name)
+
     parts = [
-        Part(one, groups, lambda part: time.sleep(next(pauses)), lambda: time.sleep(next(pauses)))
+        Part(one, groups, lambda part: time.sleep(next(pauses)), partial(begin, one))
         for one, groups in zip(own, case["groups"], strict=True)
     ]
     run(made, parts, case["forks"])
     assert watch.wrong == []
     assert made.members.out(("lb-0",)) == {}
-    assert pool.down <= case["down"], "all that went out is back"
+    stopped = case["held"] if made.members.halted else set()  # the next run gives them back
+    assert pool.down <= case["down"] | stopped, "all that went out is back"
     if not case["down"] | case["drained"]:
         assert made.members.halted == ""
     for part in parts:
