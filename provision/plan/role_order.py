@@ -133,15 +133,28 @@ def peers(host: Host, inventory: Inventory) -> tuple[str, ...]:
     return tuple(found)
 
 
-def facts_command(host: Host, inventory: Inventory) -> Run:
+def facts_command(host: Host, inventory: Inventory, parts: Collection[str] = facts.PARTS) -> Run:
     """The command that reads a host's facts.
 
     Args:
         host: one host of the inventory.
         inventory: all of it.
+        parts: what is read beside the host itself, see `facts.PARTS`; of a host without cards nothing is.
     """
     limit = getattr(host.settings.get("nvidia_toolkit"), "smi_timeout", "15s")
-    return facts.command(peers(host, inventory), duration_seconds(limit))
+    chosen = frozenset(parts) if host.gpu else frozenset()
+    return facts.command(peers(host, inventory), duration_seconds(limit), chosen)
+
+
+def facts_parts(roles: Collection[str], *, guards: bool) -> frozenset[str]:
+    """The parts of the host facts that the steps of these roles look at: a role's `FACTS`, all where it has none.
+
+    Args:
+        roles: names of roles.
+        guards: whether the guards of the host are asked too.
+    """
+    asked = {part for name in roles for part in getattr(role(name), "FACTS", facts.PARTS)}
+    return frozenset(asked | ({facts.CARDS, facts.AT_FIRST} if guards else set()))
 
 
 def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:

@@ -25,6 +25,7 @@ def answers(core: str, code: int = 0, extra: str = EXTRA, extra_code: int = 0, l
     """A nvidia-smi that answers one thing for the fields it must know, and another for the others."""
     return f"""#!/bin/sh
 case $1 in
+  --query-gpu=index,*,mig.mode.current) exit 2 ;;
   -L) printf '%s\\n' '{listed}'; exit {code} ;;
   --query-gpu=index,*) printf '%s\\n' '{core}'; exit {code} ;;
   *) printf '%s\\n' '{extra}'; exit {extra_code} ;;

@@ -267,6 +267,22 @@ def read_live(live: Any) -> Engine:
     return read(read_once(live, COMMAND))
 
 
+def published(answer: Answer) -> tuple[str, ...] | None:
+    """`ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
+
+    Args:
+        answer: to `COMMAND`.
+    """
+    try:
+        containers = read(answer).containers.values()
+    except (BlockedError, UnreadableError):
+        return None
+    ours = (item for item in containers if (item["labels"] or {}).get(MANAGED) == "1")
+    places = (place for item in ours for bound in (item["ports"] or {}).values() for place in bound or ())
+    pairs = ((place.get("HostIp"), place.get("HostPort")) for place in places)
+    return tuple(sorted({f"{address}:{port}" for address, port in pairs if address and port}))
+
+
 @lru_cache(maxsize=16)
 def _parse(stdout: bytes) -> Engine:
     lines = stdout.decode(errors="replace").splitlines()
