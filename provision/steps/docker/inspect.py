@@ -95,17 +95,34 @@ answers() {{
     -o /dev/null "http://$2/api/version" -o - "http://$2/api/tags" -o - "http://$2/api/ps" |
     base64 -w 3000 | while read -r part; do printf '%s api %s\n' "$1" "$part"; done
 }}
+# `docker exec` has the container's runtime do the same, over a client and two daemons. So the runtime is asked without
+# them, and only its success counts: whatever else it says, Docker is asked. A process that the driver does not let go
+# keeps the pipe open that it answers into: the reader stops at the code.
+runtime=/run/docker/runtime-runc/moby
+directly() {{
+  [ -f "$runtime/$1/state.json" ] && command -v runc >/dev/null || {{ echo '# code 127'; return; }}
+  {{ timeout -k 1 {LOOK} runc --root "$runtime" exec "$1" nvidia-smi -L 2>/dev/null; printf '\n# code %s\n' $?; }} |
+    sed '/^# code /q' | head -c 3000
+}}
 sees() {{
   id=$1; set -f
-  set -- $({{ timeout -k 1 {LOOK} sh -c 'docker exec "$1" nvidia-smi -L || echo "(exit code $?)"' sh "$1" ||
-    echo '{NO_ANSWER}'; }} 2>&1 | head -c 3000)
+  cards=$(directly "$1")
+  case $cards in
+    GPU\ *"$nl# code 0") set -- ${{cards%"$nl"*}} ;;
+    *'# code 124') set -- '{NO_ANSWER}' ;;
+    *) set -- $({{ timeout -k 1 {LOOK} sh -c 'docker exec "$1" nvidia-smi -L || echo "(exit code $?)"' sh "$1" ||
+      echo '{NO_ANSWER}'; }} 2>&1 | head -c 3000) ;;
+  esac
   printf '%s sees %s\n' "$id" "$*"
 }}
 # Who lives in a scope of systemd's, and who makes Docker's cgroups by now: it may have been told otherwise since.
 scope() {{
-  ! grep -qs "docker-$1\.scope" "/proc/$2/cgroup" ||
+  while read -r line; do
+    case $line in *"docker-$1.scope"*) ;; *) continue ;; esac
     printf '%s scope %s\n' "$1" "$(timeout {ANSWERS} docker info --format '{{{{.CgroupDriver}}}}' 2>/dev/null)"
-}}
+    break
+  done <"/proc/$2/cgroup"
+}} 2>/dev/null
 probes() {{
   asked=0
   applications &
