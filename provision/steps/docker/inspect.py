@@ -154,7 +154,7 @@ ours
     shift
   done
   [ $# -eq 0 ] || find "$@" -type f \( -path '*{_BLOBS}*' -printf '%p\0%s\0\0' -o \
-    -printf '%p\0%s\0' -exec cat -- {{}} \; -printf '\0' \) 2>/dev/null
+    -printf '%p\0%s\0=' -exec sh -c 'printf "=%s\0" $#; exec cat -- "$@"' sh {{}} + \) 2>/dev/null
 }}
 # The configuration of the images of our containers. An image that was removed has none any more.
 image_configs() {{
@@ -378,9 +378,22 @@ def _files(data: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
     """The files with their contents, and the blobs with their sizes."""
     files: dict[str, bytes] = {}
     blobs: dict[str, int] = {}
+    waiting: list[tuple[str, int]] = []  # their contents come behind the list, of all at once
     while data:
+        if data.startswith(b"="):
+            count, data = data[1:].split(b"\0", 1)
+            for path, length in waiting[: int(count)]:
+                files[path], data = data[:length], data[length:]
+            waiting = waiting[int(count) :]
+            if data[:1] not in (b"", b"/", b"="):
+                raise ValueError("a file changed while it was read")
+            continue
         name, size, rest = data.split(b"\0", 2)
         path, length = name.decode(errors="surrogateescape"), int(size)
+        if rest.startswith(b"="):
+            waiting.append((path, length))
+            data = rest[1:]
+            continue
         if _BLOBS in path:
             blobs[path], length = length, 0
         else:
@@ -388,6 +401,8 @@ def _files(data: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
         if rest[length : length + 1] != b"\0":
             raise ValueError("a file changed while it was read")
         data = rest[length + 1 :]
+    if waiting:
+        raise ValueError("the contents of files are missing")
     return files, blobs
 
 
