@@ -27,6 +27,7 @@ SILENT, LEFT_OVER, NO_CURL, BABBLES = 75, 76, 77, 78
 LOOK = 30  # seconds for a look into a container: a busy host may take many
 NO_ANSWER = "(no answer)"  # of such a look, in that time
 ANSWERS = 15  # seconds for the daemon to list its containers
+SOCKET, _API = "/var/run/docker.sock", "http://docker"
 MOST = 64  # instances of a host that are asked; it has no more cards
 
 # The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
@@ -156,17 +157,22 @@ ours
   [ $# -eq 0 ] || find "$@" -type f \( -path '*{_BLOBS}*' -printf '%p\0%s\0\0' -o \
     -printf '%p\0%s\0=' -exec sh -c 'printf "=%s\0" $#; exec cat -- "$@"' sh {{}} + \) 2>/dev/null
 }}
-# The configuration of the images of our containers. An image that was removed has none any more.
-image_configs() {{
-  set -- $(printf '%s\n' "$ours" | sed -nE 's/^([^ ]+ ){{4}}(sha256:[0-9a-f]+)( .*)?$/\2/p' | sort -u)
-  [ $# -eq 0 ] || timeout {ANSWERS} docker image inspect --format '{_IMAGE_CONFIG}' "$@" 2>/dev/null || :
+# All images and volumes, and the configuration of the images of our containers: one that was removed has none any more.
+# One call of Docker's API tells it all; where that cannot be called, three of its client do.
+listed() {{
+  ids=$(printf '%s\n' "$ours" | sed -nE 's/^([^ ]+ ){{4}}(sha256:[0-9a-f]+)( .*)?$/\2/p' | sort -u)
+  urls=$(for id in $ids; do echo "{_API}/images/$id/json"; done)
+  said=$(curl --noproxy '*' -sf -m {ANSWERS} -w '\n' --unix-socket {SOCKET} {_API}/images/json {_API}/volumes $urls)
+  case $said in '['*"]$nl"*'{{"Volumes":'*) echo '# api'; printf '%s\n' "$said"; return ;; esac
+  echo '# image configs'
+  [ -z "$ids" ] || timeout {ANSWERS} docker image inspect --format '{_IMAGE_CONFIG}' $ids 2>/dev/null || :
+  echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
+  echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
 }}
 # the instances answer into the pipe while Docker is asked
 probes | {{
   echo '# containers'; printf '%s\n' "$found"
-  echo '# image configs'; image_configs
-  echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
-  echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
+  listed
   echo '# pulled'; ls -1t {MARKS} 2>/dev/null | while IFS= read -r name; do cat -- {MARKS}/"$name"; done
   echo '# listening'; ss -Hltnp 2>/dev/null || :
   echo '# files'; files | base64 -w 0; echo
@@ -302,19 +308,20 @@ def published(answer: Answer) -> tuple[str, ...] | None:
 
 @lru_cache(maxsize=16)
 def _parse(stdout: bytes) -> Engine:
-    lines = stdout.decode(errors="replace").splitlines()
+    lines = stdout.decode(errors="replace").split("\n")  # names may hold what only Python takes for the end of a line
     sections = _sections(lines)
     try:
         if "absent" in sections:
             return Engine(applications=gpu_processes.parse(_said(sections["probes"])["host", "applications"], {}))
         said = _said(sections["probes"])
-        containers = _containers(sections["containers"], sections.get("image configs", ()), said)
+        images, volumes, configs = _listed(sections)
+        containers = _containers(sections["containers"], configs, said)
         names = {item["id"]: name for name, item in containers.items()}
         files, blobs = _files(base64.b64decode("".join(sections["files"])))
         return Engine(
             containers=containers,
-            images=_images([json.loads(line) for line in sections["images"]]),
-            volumes={item["name"]: _labels(item["labels"]) for item in map(json.loads, sections["volumes"])},
+            images=images,
+            volumes=volumes,
             pulled=dict((line + " ").split(" ")[:2] for line in sections["pulled"]),
             listening=tuple(_listener(line) for line in sections["listening"]),
             files=files,
@@ -352,10 +359,9 @@ def _said(probes: Iterable[str]) -> Mapping[tuple[str, str], str]:
 
 
 def _containers(
-    lines: Iterable[str], image_configs: Iterable[str], said: Mapping[tuple[str, str], str]
+    lines: Iterable[str], images: Mapping[str, Any], said: Mapping[tuple[str, str], str]
 ) -> dict[str, dict[str, Any]]:
     items = [json.loads(line) for line in lines if not line.startswith("@ ")]
-    images = {image["id"]: image["config"] for image in map(json.loads, image_configs)}
     for item in items:
         item["image_config"] = images.get(item.get("image_id"))
         item["sees"] = said[item["id"], "sees"]
@@ -404,6 +410,27 @@ def _files(data: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
     if waiting:
         raise ValueError("the contents of files are missing")
     return files, blobs
+
+
+def _listed(sections: Mapping[str, list[str]]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, Any]]:
+    """Reference -> image id, volume -> labels, and image id -> configuration: of Docker's API or of its client."""
+    if "api" in sections:
+        images, volumes, *configs = map(json.loads, sections["api"])
+        references = {
+            reference: image["Id"]
+            for image in images
+            for reference in (*(image["RepoTags"] or ()), *(image["RepoDigests"] or ()))
+            if "<none>" not in reference
+        }
+        labels = {item["Name"]: item["Labels"] or {} for item in volumes["Volumes"] or ()}
+        return references, labels, {image["Id"]: image["Config"] for image in configs}
+    configs = [json.loads(line) for line in sections.get("image configs", ())]
+    volumes = [json.loads(line) for line in sections["volumes"]]
+    return (
+        _images([json.loads(line) for line in sections["images"]]),
+        {item["name"]: _labels(item["labels"]) for item in volumes},
+        {image["id"]: image["config"] for image in configs},
+    )
 
 
 def _images(rows: list[dict[str, str]]) -> dict[str, str]:
