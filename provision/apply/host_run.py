@@ -13,10 +13,10 @@ from provision.command import Answer, Run
 from provision.errors import FactError, HostError
 from provision.events import Event
 from provision.inventory import Host, Mask
-from provision.plan import gpu_loss, planner, role_order
+from provision.plan import gpu_loss, planner
 from provision.plan.change_order import Group, creates, groups, is_container, is_missing, may_run
 from provision.plan.planner import Change, HostPlan
-from provision.plan.role_order import INSTANCES, LAST, Entry, facts_command, owned, steps
+from provision.plan.role_order import INSTANCES, LAST, Entry, facts_command, facts_needed, owned, steps
 from provision.rollout.budget import Rolling
 from provision.rollout.traffic import Turn
 from provision.runs import interrupt
@@ -24,8 +24,7 @@ from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY, BlockedError, Owned, State, converged
-from provision.steps.docker import inspect
-from provision.steps.facts import AT_FIRST, PUBLISHED, TITLE, Fleet, HostFacts, LateFacts
+from provision.steps.facts import TITLE, Fleet, HostFacts, LateFacts
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balancer_config import Balancing
 
@@ -199,10 +198,7 @@ class HostRun:
         chosen = (e for e in self.goals if e.role in roles & self.roles or (guards and e.step.guards_host))
         finders = ((role, finder) for role, finder in self.finders if role in roles)
         found = [*planner.facts_of(chosen, finders), *self._endangered(roles - frozenset(LAST))]
-        parts = role_order.facts_parts(roles & self.roles, guards=guards)
-        if inspect.COMMAND in found:  # it says where containers are published
-            parts -= {PUBLISHED, AT_FIRST}
-        facts = role_order.facts_command(self.host, self.context.inventory, parts)
+        facts = facts_needed(self.host, self.context.inventory, roles & self.roles, found, guards=guards)
         return list(dict.fromkeys([facts, *found]))
 
     def _endangered(self, roles: frozenset[str], changes: Sequence[Change] = ()) -> list[Run]:

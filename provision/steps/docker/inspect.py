@@ -15,17 +15,14 @@ from typing import Any
 from provision.command import READ_TIMEOUT, Answer, Run
 from provision.steps import facts
 from provision.steps.base import BlockedError, Fact, State, UnreadableError, read_once
-from provision.steps.docker import gpu_processes
+from provision.steps.docker import card_look, gpu_processes, model_files
 from provision.steps.docker.gpu_processes import Application
 
 MANAGED = facts.MANAGED
+MODEL_MARKS, NO_ANSWER = model_files.MARKS, card_look.NO_ANSWER
 PROBE = "provision.probe"  # label of a container that lives for one look at the cards, and is nobody's instance
 MARKS = "/var/lib/provision/images"
-MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a file for each model that we pulled
-_BLOBS = "/models/blobs/"  # of what is there, no content is read
 SILENT, LEFT_OVER, NO_CURL, BABBLES = 75, 76, 77, 78
-LOOK = 30  # seconds for a look into a container: a busy host may take many
-NO_ANSWER = "(no answer)"  # of such a look, in that time
 ANSWERS = 15  # seconds for the daemon to list its containers
 SOCKET, _API = "/var/run/docker.sock", "http://docker"
 MOST = 64  # instances of a host that are asked; it has no more cards
@@ -96,26 +93,7 @@ answers() {{
     -o /dev/null "http://$2/api/version" -o - "http://$2/api/tags" -o - "http://$2/api/ps" |
     base64 -w 3000 | while read -r part; do printf '%s api %s\n' "$1" "$part"; done
 }}
-# `docker exec` has the container's runtime do the same, over a client and two daemons. So the runtime is asked without
-# them, and only its success counts: whatever else it says, Docker is asked. A process that the driver does not let go
-# keeps the pipe open that it answers into: the reader stops at the code.
-runtime=/run/docker/runtime-runc/moby
-directly() {{
-  [ -f "$runtime/$1/state.json" ] && command -v runc >/dev/null || {{ echo '# code 127'; return; }}
-  {{ timeout -k 1 {LOOK} runc --root "$runtime" exec "$1" nvidia-smi -L 2>/dev/null; printf '\n# code %s\n' $?; }} |
-    sed '/^# code /q' | head -c 3000
-}}
-sees() {{
-  id=$1; set -f
-  cards=$(directly "$1")
-  case $cards in
-    GPU\ *"$nl# code 0") set -- ${{cards%"$nl"*}} ;;
-    *'# code 124') set -- '{NO_ANSWER}' ;;
-    *) set -- $({{ timeout -k 1 {LOOK} sh -c 'docker exec "$1" nvidia-smi -L || echo "(exit code $?)"' sh "$1" ||
-      echo '{NO_ANSWER}'; }} 2>&1 | head -c 3000) ;;
-  esac
-  printf '%s sees %s\n' "$id" "$*"
-}}
+{card_look.SHELL.strip()}
 # Who lives in a scope of systemd's, and who makes Docker's cgroups by now: it may have been told otherwise since.
 scope() {{
   while read -r line; do
@@ -140,23 +118,7 @@ $ours
 ours
   wait
 }}
-# A folder of models is the container's own to write: names in it may be anything.
-files() {{
-  set --
-  while read -r status id pid at image folder; do
-    [ -z "$folder" ] || set -- "$@" "$folder"
-  done <<ours
-$ours
-ours
-  for folder do
-    for part in models/manifests {MODEL_MARKS} models/blobs; do
-      [ ! -d "$folder/$part" ] || set -- "$@" "$folder/$part"
-    done
-    shift
-  done
-  [ $# -eq 0 ] || find "$@" -type f \( -path '*{_BLOBS}*' -printf '%p\0%s\0\0' -o \
-    -printf '%p\0%s\0=' -exec sh -c 'printf "=%s\0" $#; exec cat -- "$@"' sh {{}} + \) 2>/dev/null
-}}
+{model_files.SHELL.strip()}
 # All images and volumes, and the configuration of the images of our containers: one that was removed has none any more.
 # One call of Docker's API tells it all; where that cannot be called, three of its client do.
 listed() {{
@@ -317,7 +279,7 @@ def _parse(stdout: bytes) -> Engine:
         images, volumes, configs = _listed(sections)
         containers = _containers(sections["containers"], configs, said)
         names = {item["id"]: name for name, item in containers.items()}
-        files, blobs = _files(base64.b64decode("".join(sections["files"])))
+        files, blobs = model_files.parse(base64.b64decode("".join(sections["files"])))
         return Engine(
             containers=containers,
             images=images,
@@ -378,38 +340,6 @@ def _api(text: str) -> dict[str, str]:
     bodies = [body for body, code, _ in found[1:3] if code == "0"]
     tags, loaded = (*bodies, *errors, "", "")[:2]
     return {"answers": answers, "tags": tags, "ps": loaded}
-
-
-def _files(data: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
-    """The files with their contents, and the blobs with their sizes."""
-    files: dict[str, bytes] = {}
-    blobs: dict[str, int] = {}
-    waiting: list[tuple[str, int]] = []  # their contents come behind the list, of all at once
-    while data:
-        if data.startswith(b"="):
-            count, data = data[1:].split(b"\0", 1)
-            for path, length in waiting[: int(count)]:
-                files[path], data = data[:length], data[length:]
-            waiting = waiting[int(count) :]
-            if data[:1] not in (b"", b"/", b"="):
-                raise ValueError("a file changed while it was read")
-            continue
-        name, size, rest = data.split(b"\0", 2)
-        path, length = name.decode(errors="surrogateescape"), int(size)
-        if rest.startswith(b"="):
-            waiting.append((path, length))
-            data = rest[1:]
-            continue
-        if _BLOBS in path:
-            blobs[path], length = length, 0
-        else:
-            files[path] = rest[:length]
-        if rest[length : length + 1] != b"\0":
-            raise ValueError("a file changed while it was read")
-        data = rest[length + 1 :]
-    if waiting:
-        raise ValueError("the contents of files are missing")
-    return files, blobs
 
 
 def _listed(sections: Mapping[str, list[str]]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, Any]]:
