@@ -189,7 +189,7 @@ echo '# programs'; programs
 for peer in "$@"; do
   address=''
   case $peer in
-    *[!0-9.]* | *.*.*.*.* | 0?* | *.0?*) ;;
+    *[!0-9.]* | *.*.*.*.* | 0[0-9]* | *.0[0-9]*) ;;
     ?*.?*.?*.?*) source_of "$peer"; [ -z "$source" ] || address=$peer ;;
   esac
   # IPv4 first: instances listen on no other. Another address is named too, so that it can be refused by its name.

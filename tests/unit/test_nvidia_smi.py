@@ -101,6 +101,32 @@ def test_a_driver_that_does_not_know_an_optional_field_leaves_it_unknown(tmp_pat
     assert (found.cards, found.driver_error) == ((Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 0.0, 46068),), "")
 
 
+WHOLE = """#!/bin/sh
+echo "$1" >>"$(dirname "$0")/asked"
+echo '0, GPU-0, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled'
+echo '1, [Unknown Error], [N/A], [N/A], [N/A], [N/A], [N/A]'
+exit CODE
+"""
+
+
+def test_a_driver_that_knows_all_fields_is_asked_once(tmp_path: Path) -> None:
+    found = ask(tmp_path, WHOLE.replace("CODE", "0"))
+    assert found.cards == (Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 8.9, 46068),)
+    assert found.driver_error == "nvidia-smi says: 1, [Unknown Error], [N/A], [N/A], [N/A]"
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
+
+
+def test_what_a_query_says_that_fails_is_not_used(tmp_path: Path) -> None:
+    found = ask(tmp_path, WHOLE.replace("CODE", "15"))
+    assert "a GPU is lost" in found.driver_error
+    assert sorted((tmp_path / "asked").read_text().split()) == [
+        "--query-gpu=index,uuid,name,driver_version,memory.total",
+        f"--query-gpu={nvidia_smi.ALL}",
+        f"--query-gpu={nvidia_smi.EXTRA}",
+        "-L",
+    ]
+
+
 @pytest.mark.parametrize("word", ["[GPU requires reset]", "[GPU is lost]"])
 def test_a_card_that_requires_a_reset_is_broken(tmp_path: Path, word: str) -> None:
     (first, second) = ask(tmp_path, answers(f"{FIRST}\n1, GPU-1, NVIDIA L40S, 590.48.01, {word}")).cards
