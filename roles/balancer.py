@@ -60,6 +60,11 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what the operator may ask for
 DURATIONS = ("read_timeout", "connect_timeout", "send_timeout", "fail_timeout", "shutdown_timeout")
 
 
+FACTS: frozenset[str] = frozenset()
+"""The parts of the host facts that its steps look at, see `facts.PARTS`: none. Its configuration names
+addresses, no cards and no containers."""
+
+
 class Settings(Base):
     """How requests are balanced over the instances. Without a group `balancer` every gpu host balances over its own."""
 

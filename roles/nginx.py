@@ -68,6 +68,11 @@ _ARGUMENT = re.compile(r"--with(?:out)?-[a-z0-9_-]+(?:=[A-Za-z0-9_=,.:/+@% -]{0,
 _OURS = ("--with-cc=", "--with-cpp=")
 
 
+FACTS: frozenset[str] = frozenset()
+"""The parts of the host facts that its steps look at, see `facts.PARTS`: none. A build depends on
+the distribution alone."""
+
+
 class Settings(Base):
     """How nginx is built. Without a group `balancer` every gpu host has one."""
 

@@ -18,13 +18,13 @@ from provision.inventory import Host, Mask
 from provision.plan import gpu_loss, planner
 from provision.plan.change_order import Group, creates, groups, is_container, is_missing, may_run
 from provision.plan.planner import Change, HostPlan
-from provision.plan.role_order import INSTANCES, LAST, Entry, facts_command, owned, steps
+from provision.plan.role_order import INSTANCES, LAST, Entry, facts_command, facts_needed, owned, steps
 from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY, BlockedError, Owned, State, Step, converged
-from provision.steps.facts import Fleet, HostFacts, LateFacts
+from provision.steps.facts import TITLE, Fleet, HostFacts, LateFacts
 from provision.steps.nginx import upstream as marks
 
 FRESH = 60.0  # seconds for which a host is taken to be what it was read to be
@@ -97,7 +97,8 @@ class HostRun:
     @cached_property
     def finders(self) -> tuple[tuple[str, Owned], ...]:
         """What looks for orphans of the roles that are looked at. A rollback leaves them to the next deploy."""
-        return () if self.past is not None else tuple((role, finder) for role, finder in owned() if role in self.roles)
+        finders = ((role, finder) for role, finder in owned() if role in self.roles and self.past is None)
+        return tuple((role, finder) for role, finder in finders if not self.declared >= finder.finds > frozenset())
 
     def say(self, kind: str, step: str = "", text: str = "", seconds: float = 0.0) -> None:
         """Tell the listener what happens on this host."""
@@ -196,7 +197,7 @@ class HostRun:
             if not self.locked:
                 todo = self._lock(todo, roles, fleet)
             proofs = self._proofs(todo.changes)
-            reads = list(dict.fromkeys([*self._scope(roles, fleet), *proofs]))
+            reads = list(dict.fromkeys([*self._scope(roles, fleet, todo.changes), *proofs]))
             yield from self._roll(todo.changes, fleet, reads, last=last)
             self._take(self._ask(reads))
             todo = self.plan(roles, fleet)
@@ -277,18 +278,26 @@ class HostRun:
         """The commands that read everything that planning for these roles looks at; host facts first."""
         chosen = (e for e in self.goals if e.role in roles & self.roles or (guards and e.step.guards_host))
         finders = ((role, finder) for role, finder in self.finders if role in roles)
-        found = planner.facts_of(chosen, finders)
-        return list(dict.fromkeys([self._host_facts, *found, *self._endangered(roles)]))
+        found = [*planner.facts_of(chosen, finders), *self._endangered(roles - frozenset(LAST))]
+        facts = facts_needed(self.host, self.context.inventory, roles & self.roles, found, guards=guards)
+        return list(dict.fromkeys([facts, *found]))
 
-    def _endangered(self, roles: frozenset[str]) -> list[Run]:
-        """What tells whether changes of these roles can take the cards of containers, where no role here asks it."""
-        if not (self.host.gpu and any(e.step.endangers_cards for e in self.goals if e.role in roles & self.roles)):
+    def _endangered(self, roles: frozenset[str], changes: Sequence[Change] = ()) -> list[Run]:
+        """What tells whether containers can lose their cards.
+
+        Args:
+            roles: those of which any step may endanger the cards, whatever there is to change.
+            changes: of other roles; only changes that do endanger the cards need to know.
+        """
+        steps = (e.step for e in self.goals if e.role in roles & self.roles)
+        if not self.host.gpu or not (any(s.endangers_cards for s in steps) or any(map(gpu_loss.endangers, changes))):
             return []
         return gpu_loss.reads(self.entries)
 
-    def _scope(self, roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
+    def _scope(self, roles: frozenset[str], fleet: Fleet | None, changes: Sequence[Change]) -> list[Run]:
         """What is read under the lock: what the last wave's roles need; before it, what comes later too."""
-        return self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
+        reads = self._reads(self.roles) if fleet is None else self._reads(roles, guards=False)
+        return [*reads, *(read for read in self._endangered(frozenset(), changes) if read not in reads)]
 
     def _proofs(self, changes: Sequence[Change]) -> list[Run]:
         """What tells whether instances still see their cards; not after the balancer's configuration alone changed."""
@@ -299,7 +308,7 @@ class HostRun:
     def _take(self, answers: Mapping[Run, Answer]) -> None:
         """Plan with these answers from now on."""
         self._answers.update(answers)
-        self.facts = planner.host_facts(self._answers[self._host_facts])
+        self.facts = planner.host_facts(answers, self.facts)
 
     def _ask(self, reads: Sequence[Run]) -> Mapping[Run, Answer]:
         """What was read since the last change; what of these was not is read now, in one exec."""
@@ -315,7 +324,7 @@ class HostRun:
             the plan to carry out: it is made anew where the host had to wait for others of this run, or for the end of
         somebody else's run, which changed things.
         """
-        reads = self._scope(roles, fleet)
+        reads = self._scope(roles, fleet, planned.changes)
         first, *answers = self.session.batch([self._lease.acquire(), *reads], stop=False)
         say = partial(self.say, "progress", "lock")
         waited = self._lease.wait(first, self.context.lock_wait, self.context.stop, say)
@@ -324,6 +333,7 @@ class HostRun:
         self._known = dict(zip(reads, answers, strict=True))
         self._take(self._known)
         now = self._agreed(self.plan(roles, fleet), fleet)
+        self._take(self._ask(self._endangered(frozenset(), now.changes)))
         fresh = time.monotonic() - self._read_at < FRESH
         if fresh and not waited and (others := planner.unplanned(planned, now)):
             said = f"the host changed while it was being planned for: {', '.join(others)}"
@@ -346,8 +356,13 @@ class HostRun:
         return any(may_run(entry, answers) for entry in self.entries if is_container(entry.step))
 
     def _reload_safe(self) -> bool:
-        """Whether containers keep their cards over a daemon-reload, by what was read last."""
-        return not self.host.gpu or gpu_loss.are_safe(self.entries, self._answers)
+        """Whether containers keep their cards over a daemon-reload, by what was read last; what was not is read now."""
+        if not self.host.gpu:
+            return True
+        missing = [read for read in gpu_loss.reads(self.entries) if read not in self._answers]
+        if missing:
+            self._take(dict(zip(missing, self.session.batch(missing, stop=False), strict=True)))
+        return gpu_loss.are_safe(self.entries, self._answers)
 
     def _hurts(self, group: Group, fleet: Fleet | None) -> frozenset[str]:
         """The instances that the changes of a group would hurt, as the host is now: they must go out for it."""
@@ -482,7 +497,9 @@ class HostRun:
         return None if converged(have, want) else planner.make_change(entry, have, want)
 
     def _read_facts(self) -> HostFacts:
-        self.facts = planner.host_facts(self._ask([self._host_facts])[self._host_facts])
+        """The host facts as they are since the last change. What was read then has all that the roles look at."""
+        known = any(read.title == TITLE for read in self._known)
+        self.facts = planner.host_facts(self._known if known else self._ask([self._host_facts]), self.facts)
         return self.facts
 
     def _run(self, change: Change, following: Sequence[Run], *, done: bool) -> State:

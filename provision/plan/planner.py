@@ -14,7 +14,8 @@ from provision.inventory import Mask
 from provision.plan.orphans import orphans
 from provision.plan.role_order import UNSET, Entry, Past
 from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
-from provision.steps.facts import HostFacts
+from provision.steps.docker import inspect
+from provision.steps.facts import TITLE, HostFacts
 from provision.steps.facts import parse as facts_of_host
 
 # What a parser may stumble over in an answer that nobody foresaw; a host may say anything.
@@ -106,21 +107,30 @@ def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:
         raise _unreadable(fact, answers[fact.command], step, said) from error
 
 
-def host_facts(answer: Answer) -> HostFacts:
+def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -> HostFacts:
     """What is known of the host.
 
     Args:
-        answer: to `facts.command`.
+        answers: to one or more of `facts.command`; where our containers are published may also come of the look at
+            Docker.
+        before: what was known before: what was not read stays as it was.
 
     Raises:
-        FactError: it makes no sense.
+        FactError: an answer makes no sense.
     """
-    try:
-        return facts_of_host(answer.text)
-    except GARBLED as error:
-        raise FactError(
-            f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
-        ) from error
+    found = before or HostFacts()
+    for command, answer in answers.items():
+        if command.title != TITLE:
+            continue
+        try:
+            found = facts_of_host(answer.text, found)
+        except GARBLED as error:
+            raise FactError(
+                f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
+            ) from error
+    if inspect.COMMAND in answers:
+        found = dataclasses.replace(found, published=inspect.published(answers[inspect.COMMAND]))
+    return found
 
 
 def _unreadable(fact: Fact, answer: Answer, step: str, why: str) -> FactError:

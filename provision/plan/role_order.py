@@ -12,6 +12,7 @@ from provision.errors import InventoryError, Problem, ProvisionError, UsageError
 from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds
 from provision.steps import facts
 from provision.steps.base import Fact, Owned, State, Step
+from provision.steps.docker.inspect import COMMAND
 from provision.steps.facts import HostFacts
 from provision.steps.nginx.balancer_config import is_balancing
 
@@ -177,15 +178,34 @@ def peers(host: Host, inventory: Inventory) -> tuple[str, ...]:
     return tuple(found)
 
 
-def facts_command(host: Host, inventory: Inventory) -> Run:
+def facts_command(host: Host, inventory: Inventory, parts: Collection[str] = facts.PARTS) -> Run:
     """The command that reads a host's facts.
 
     Args:
         host: one host of the inventory.
         inventory: all of it.
+        parts: what is read beside the host itself, see `facts.PARTS`; of a host without cards nothing is.
     """
     limit = getattr(host.settings.get("nvidia_toolkit"), "smi_timeout", "15s")
-    return facts.command(peers(host, inventory), duration_seconds(limit))
+    chosen = frozenset(parts) if host.gpu else frozenset()
+    return facts.command(peers(host, inventory), duration_seconds(limit), chosen)
+
+
+def facts_needed(
+    host: Host, inventory: Inventory, roles: Collection[str], others: Collection[Run], *, guards: bool
+) -> Run:
+    """The command that reads as much of a host's facts as these roles look at: a role's `FACTS`, all where it has none.
+
+    Args:
+        host: one host of the inventory.
+        inventory: all of it.
+        roles: names of roles.
+        others: what is read beside it. The look at Docker also says where containers are published.
+        guards: whether the guards of the host are asked too.
+    """
+    parts = {part for name in roles for part in getattr(role(name), "FACTS", facts.PARTS)}
+    parts |= {facts.CARDS, facts.AT_FIRST} if guards else set()
+    return facts_command(host, inventory, parts - ({facts.PUBLISHED, facts.AT_FIRST} if COMMAND in others else set()))
 
 
 def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:

@@ -125,6 +125,7 @@ def _is_named(token: str, names: set[str]) -> bool:
 
 def _connect_kwargs(target: Connection, direct: bool) -> dict[str, Any]:
     kwargs: dict[str, Any] = {
+        "compress": True,  # scripts and what hosts answer are text: a third of the bytes; sshd may decline
         "look_for_keys": not target.key_files,
         "timeout": target.connect_timeout,
         "banner_timeout": target.connect_timeout + 20,

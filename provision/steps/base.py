@@ -305,6 +305,11 @@ class Owned(ABC):
     last: ClassVar[bool] = False
     """Whether orphans go after everything else has changed: what was there is used until its successor is there."""
 
+    @property
+    def finds(self) -> frozenset[str]:
+        """The ids of all that it can find; empty where nobody knows them before. It looks for no declared ones."""
+        return frozenset()
+
     @abstractmethod
     def fact(self) -> Fact:
         """Reads everything of this kind that carries our mark: step id -> state."""

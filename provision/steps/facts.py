@@ -6,8 +6,8 @@ Sources: os-release(5); proc(5) for cgroups; nvidia-smi, see `smi`.
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from typing import Any
 
 from provision.command import READ_TIMEOUT, Run
@@ -19,6 +19,13 @@ STARTING = 20  # seconds that a Docker which is being started is waited for
 DOCKER_TIMEOUT = 15  # seconds for it to list containers
 MANAGED = "provision.managed"  # label of our containers
 OURS = "/opt/provision/"  # our programs
+
+TITLE = "host facts"
+CARDS, PUBLISHED, AT_FIRST = "cards", "published", "published at first"
+PARTS = frozenset({CARDS, PUBLISHED})
+"""The parts of the host facts that cost programs of their own, and that a read may leave out: the cards by nvidia-smi,
+and by Docker where our containers are published. `AT_FIRST` is the latter only while the host has no record of its
+cards: a guard asks no more."""
 
 
 @dataclass(frozen=True)
@@ -156,76 +163,109 @@ programs() {{
 _BINDINGS = "{{range .HostConfig.PortBindings}}{{range .}}{{println .HostIp .HostPort}}{{end}}{{end}}"
 
 # One section per line that starts with `#`; os-release and addresses are plain text, so nothing needs quoting.
-# A container may go between `ps` and `inspect`: the second attempt lists anew.
-SCRIPT = f"""
-{DOCKER_RUNS.strip()}
-nl='
-'
+# An address as it is written is not looked up: `ip` knows a route to what is one.
+_HOST = f"""
 sources() {{
 {apt_lines.READ.strip()}
 }}
 {PROGRAMS.strip()}
-published() {{
-  ids=$(timeout {DOCKER_TIMEOUT} docker ps -aq --no-trunc --filter label={MANAGED}=1) || return
-  case $ids in *[!0-9a-f"$nl"]*) return 1 ;; esac
-  [ -z "$ids" ] || timeout {DOCKER_TIMEOUT} docker inspect --type container --format '{_BINDINGS}' $ids
+source_of() {{
+  source=$(ip -o route get "$1" 2>/dev/null) || :
+  case $source in *' src '*) source=${{source##* src }}; source=${{source%%[ "$nl"]*}} ;; *) source='' ;; esac
 }}
+nl='
+'
 limit=$1; shift
-{nvidia_smi.SCRIPT.strip()}
-# nvidia-smi is slow where the driver is not kept loaded: it answers into the pipe while the rest is looked at
-cards | {{
+"""
+_LOOK = """
 echo '# clock'; date +%s
 echo '# os'; cat /etc/os-release 2>/dev/null || :
 echo '# arch'; dpkg --print-architecture 2>/dev/null || uname -m
 echo '# cgroup'; if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo 2; else echo 1; fi
 echo '# systemd'; [ -d /run/systemd/system ] && echo yes || echo no
-echo '# addresses'; ip -o addr show 2>/dev/null | awk '{{print $4}}' || :
+echo '# addresses'; ip -o addr show 2>/dev/null | awk '{print $4}' || :
 echo '# apt'; sources
 echo '# programs'; programs
 for peer in "$@"; do
+  address=''
+  case $peer in
+    *[!0-9.]* | *.*.*.*.* | 0[0-9]* | *.0[0-9]*) ;;
+    ?*.?*.?*.?*) source_of "$peer"; [ -z "$source" ] || address=$peer ;;
+  esac
   # IPv4 first: instances listen on no other. Another address is named too, so that it can be refused by its name.
-  address=$(getent ahostsv4 "$peer" 2>/dev/null | awk 'NR==1{{print $1}}') || :
-  [ -n "$address" ] || address=$(getent ahosts "$peer" 2>/dev/null | awk 'NR==1{{print $1}}') || :
-  source=$(ip -o route get "${{address:-$peer}}" 2>/dev/null | sed -n 's/.* src \\([^ ]*\\).*/\\1/p') || :
+  if [ -z "$address" ]; then
+    address=$(getent ahostsv4 "$peer" 2>/dev/null | awk 'NR==1{print $1}') || :
+    [ -n "$address" ] || address=$(getent ahosts "$peer" 2>/dev/null | awk 'NR==1{print $1}') || :
+    source_of "${address:-$peer}"
+  fi
   echo '# peer'; printf '%s\\n%s\\n%s\\n' "$peer" "$address" "$source"
 done
+"""
+# A container may go between `ps` and `inspect`: the second attempt lists anew.
+_PUBLISHED = f"""
+{DOCKER_RUNS.strip()}
+published() {{
+  ids=$(timeout {DOCKER_TIMEOUT} docker ps -aq --no-trunc --filter label={MANAGED}=1) || return
+  case $ids in *[!0-9a-f"$nl"]*) return 1 ;; esac
+  [ -z "$ids" ] || timeout {DOCKER_TIMEOUT} docker inspect --type container --format '{_BINDINGS}' $ids
+}}
 echo '# published'
-if command -v docker >/dev/null 2>&1; then
+if [ "$asked" = yes ] || [ ! -s {nvidia_smi.RECORD} ]; then
+command -v docker >/dev/null 2>&1 &&
   if docker_runs && {{ found=$(published) || found=$(published); }} 2>/dev/null; then printf '%s\\n' "$found"
   else echo unknown
   fi
+else echo unknown
 fi
-echo '# remembered'; remembered
-until_end
-}}
 """
 
 
-def command(peers: tuple[str, ...], smi_timeout: float = nvidia_smi.TIMEOUT) -> Run:
+def _script(parts: frozenset[str]) -> str:
+    """The script that reads the host itself and these parts."""
+    look = _LOOK.strip("\n")
+    if parts & {PUBLISHED, AT_FIRST}:
+        look += f"\nasked={'yes' if PUBLISHED in parts else 'no'}{_PUBLISHED.rstrip()}"
+    if CARDS not in parts:
+        return f"{_HOST.strip()}\n{look}\necho '# end'"
+    # nvidia-smi is slow where the driver is not kept loaded: it answers into the pipe while the rest is looked at
+    beside = f"cards | {{\n{look}\necho '# remembered'; remembered\nuntil_end\n}}"
+    return f"{_HOST.strip()}\n{nvidia_smi.SCRIPT.strip()}\n{beside}"
+
+
+@cache
+def command(peers: tuple[str, ...], smi_timeout: float = nvidia_smi.TIMEOUT, parts: frozenset[str] = PARTS) -> Run:
     """The read-only command whose answer `parse` understands.
 
     Args:
         peers: names or addresses of hosts that the host must be able to reach.
         smi_timeout: seconds that one call of nvidia-smi may take.
+        parts: of `PARTS` and `AT_FIRST`, what is read beside the host itself.
     """
-    stdin = ("set -u\n" + SCRIPT.strip("\n") + "\n").encode()
-    asked_twice = 2 * smi_timeout + 5  # where the query fails, the list is asked for; each may have to be killed
-    timeout = READ_TIMEOUT + max(asked_twice, STARTING + 4 * DOCKER_TIMEOUT)
-    return Run(("sh", "-s", "--", f"{smi_timeout:g}", *peers), stdin, timeout, title="host facts", slow=True)
+    stdin = f"set -u\n{_script(parts)}\n".encode()
+    # Where a query fails, its halves are asked for, and where one of those fails the list; each may have to be killed.
+    cards = 3 * smi_timeout + 6 if CARDS in parts else 0
+    docker = STARTING + 4 * DOCKER_TIMEOUT if parts & {PUBLISHED, AT_FIRST} else 0
+    words = ("sh", "-s", "--", f"{smi_timeout:g}", *peers)
+    return Run(words, stdin, READ_TIMEOUT + max(cards, docker), title=TITLE, slow=bool(parts))
 
 
-def parse(text: str) -> HostFacts:
+def parse(text: str, before: HostFacts | None = None) -> HostFacts:
     """Host facts from the command's standard output.
+
+    Args:
+        text: the output.
+        before: what was known before: the parts that were not read stay as they were.
 
     Raises:
         ValueError: the output is not that of the command.
     """
     sections = _sections(text)
     os_release = _os_release(sections.get("os", [[]])[0])
-    exit_code = int((sections["gpu-exit"][0] or ["127"])[0])
-    cards, error = nvidia_smi.read(sections.get("gpu", [[]])[0], exit_code, sections.get("gpu-extra", [[]])[0])
     peers = [[*peer, "", "", ""][:3] for peer in sections.get("peer", [])]
-    return HostFacts(
+    return replace(
+        before or HostFacts(),
+        **_cards(sections),
+        **_published(sections),
         distribution=os_release.get("ID", ""),
         version=os_release.get("VERSION_ID", ""),
         codename=os_release.get("VERSION_CODENAME", ""),
@@ -235,15 +275,27 @@ def parse(text: str) -> HostFacts:
         addresses=tuple(line.split("/")[0] for line in sections.get("addresses", [[]])[0] if line),
         sources={peer: source for peer, _, source in peers if source},
         resolved={peer: address for peer, address, _ in peers if address},
-        cards=cards,
-        driver_error=error,
-        remembered=nvidia_smi.parse_record(sections.get("remembered", [[]])[0]),
         systemd=_first(sections, "systemd") == "yes",
         sources_of_apt=apt_lines.parse(sections.get("apt", [[]])[0]),
         programs=tuple(sections.get("programs", [[]])[0]),
         clock=int(said) if re.fullmatch(r"[0-9]{1,12}", said := _first(sections, "clock")) else None,
-        published=_published(sections.get("published", [[]])[0]),
     )
+
+
+def _cards(sections: Mapping[str, list[list[str]]]) -> dict[str, Any]:
+    """What the host says of its cards; nothing where it was not asked."""
+    if "gpu-exit" not in sections and "gpu-all-exit" not in sections:
+        return {}
+    code = int(_first(sections, "gpu-all-exit") or 127)
+    core, extra = nvidia_smi.halves(sections.get("gpu-all", [[]])[0])
+    if "gpu-exit" in sections:
+        code = int(_first(sections, "gpu-exit") or 127)
+        core, extra = sections.get("gpu", [[]])[0], sections.get("gpu-extra", [[]])[0]
+    elif code not in nvidia_smi.FINAL:
+        raise ValueError("the answer ends early")
+    cards, error = nvidia_smi.read(core, code, extra)
+    remembered = nvidia_smi.parse_record(sections.get("remembered", [[]])[0])
+    return {"cards": cards, "driver_error": error, "remembered": remembered}
 
 
 def _sections(text: str) -> dict[str, list[list[str]]]:
@@ -255,17 +307,19 @@ def _sections(text: str) -> dict[str, list[list[str]]]:
             sections.setdefault(line[2:].strip(), []).append(current)
         else:
             current.append(line)
-    if "gpu-exit" not in sections:
+    if not sections.keys() & {"end", "gpu-exit"}:
         raise ValueError("the answer ends early")
     return sections
 
 
-def _published(lines: list[str]) -> tuple[str, ...] | None:
-    """The bindings that name both address and port."""
-    if "unknown" in lines:
-        return None
+def _published(sections: Mapping[str, list[list[str]]]) -> dict[str, Any]:
+    """The bindings that name both address and port; nothing where Docker was not asked."""
+    if "published" not in sections:
+        return {}
+    lines = sections["published"][0]
     pairs = (line.split() for line in lines)
-    return tuple(sorted({":".join(pair) for pair in pairs if len(pair) == 2}))
+    known = tuple(sorted({":".join(pair) for pair in pairs if len(pair) == 2}))
+    return {"published": None if "unknown" in lines else known}
 
 
 def _first(sections: Mapping[str, list[list[str]]], name: str) -> str:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 RECORD = "/etc/provision/ollama/cards"
 TIMEOUT = 15.0  # seconds; a healthy driver that is kept loaded answers within one
 CORE = "index,uuid,name,driver_version,memory.total"
-# A driver that does not know one of the fields refuses the whole query: what may be unknown is asked for by itself.
+# A driver that does not know one of the fields refuses the whole query: what may be unknown is then asked for alone.
 EXTRA = "uuid,compute_cap,mig.mode.current"
+ALL = f"{CORE},{EXTRA.partition(',')[2]}"
 MOST = 1024  # lines of the record
 
-# A query that fails may list nothing at all, and `nvidia-smi -L` beside it the cards that are well.
-# $1 of `smi` is the section, $2 the fields. Both queries run at once; each of them answers into the pipe of the next.
+# One query asks for all fields. Only where that query fails, the two halves of it are asked for: both at once; each of
+# them answers into the pipe of the next. A query that fails may list nothing at all, and `nvidia-smi -L` beside it the
+# cards that are well. $1 of `smi` is the section, $2 the fields.
 # A process that a wedged driver does not let go keeps its pipe open, so readers stop at `# end` and not at its close.
 SCRIPT = f"""
 smi() {{
@@ -24,7 +26,7 @@ smi() {{
   rc=127
   if command -v nvidia-smi >/dev/null 2>&1; then
     rc=0; timeout -k 2 "$limit" nvidia-smi --query-gpu="$2" --format=csv,noheader,nounits </dev/null 2>&1 || rc=$?
-    case $1:$rc in gpu:0 | gpu:14 | gpu:124 | gpu:137 | gpu-extra:*) ;;
+    case $1:$rc in gpu:0 | gpu:14 | gpu:124 | gpu:137 | gpu-extra:* | gpu-all:*) ;;
     *) printf '\n'; timeout -k 2 "$limit" nvidia-smi -L </dev/null 2>&1 ;;
     esac
   fi
@@ -32,7 +34,11 @@ smi() {{
 }}
 until_end() {{ sed '/^# end$/q'; }}
 cards() {{
-  {{ smi gpu-extra {EXTRA}; echo '# end'; }} | {{ smi gpu {CORE}; until_end; }}
+  smi gpu-all {ALL}
+  case $rc in
+    0 | 124 | 137) echo '# end' ;;
+    *) {{ smi gpu-extra {EXTRA}; echo '# end'; }} | {{ smi gpu {CORE}; until_end; }} ;;
+  esac
 }}
 remembered() {{ grep -E -m {MOST} '^[0-9]{{1,4}} GPU-[0-9A-Za-z-]{{1,64}}$' {RECORD} 2>/dev/null || :; }}
 """
@@ -84,6 +90,25 @@ class Card:
     memory_mib: int
     mig: bool = False
     broken: str = ""
+
+
+FINAL = (0, 124, 137)
+"""Exit codes of the query for all fields after which its two halves are not asked for: it answered, or it hangs."""
+
+
+def halves(rows: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What nvidia-smi printed for `ALL`, as it prints it for `CORE` and for `EXTRA`.
+
+    Args:
+        rows: its lines; those that are no rows of a card are among the first half.
+    """
+    core, extra = [], []
+    for row in rows:
+        words = _words(row)
+        whole = len(words) == len(ALL.split(","))
+        core.append(", ".join(words[:5]) if whole else row)
+        extra += [", ".join((words[1], *words[5:]))] if whole else []
+    return core, extra
 
 
 def read(core: Sequence[str], exit_code: int, extra: Iterable[str]) -> tuple[tuple[Card, ...], str]:

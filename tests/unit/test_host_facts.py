@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.steps import facts
+from provision.steps import facts, nvidia_smi
 
 # A resolver that, like glibc's, names IPv6 addresses first.
 GETENT = """#!/bin/sh
@@ -63,3 +63,66 @@ def test_what_our_containers_are_published_on(
 
 def test_without_docker_nothing_is_published() -> None:
     assert facts.parse("# gpu\n# gpu-exit\n127\n# published\n").published == ()
+
+
+IP = """#!/bin/sh
+case "$*" in
+  *'route get 10.0.0.5') echo '10.0.0.5 dev eth0 src 10.0.0.11 uid 0 \\    cache' ;;
+  *'route get 192.0.2.7') echo '192.0.2.7 via 10.0.0.1 dev eth0 src 10.0.0.12 uid 0' ;;
+  *) exit 2 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("peer", "address", "source", "looked_up"),
+    [
+        ("10.0.0.5", "10.0.0.5", "10.0.0.11", False),
+        ("lb", "192.0.2.7", "10.0.0.12", True),
+        ("10.5", "192.0.2.7", "10.0.0.12", True),  # the resolver's to say what it means
+        ("10.0.0.05", "192.0.2.7", "10.0.0.12", True),
+        ("1.2.3.4.5", "192.0.2.7", "10.0.0.12", True),
+        ("10.0.0.300", "192.0.2.7", "10.0.0.12", True),
+    ],
+)
+def test_an_address_as_it_is_written_is_not_looked_up(
+    tmp_path: Path, peer: str, address: str, source: str, looked_up: bool
+) -> None:
+    getent = GETENT.replace("#!/bin/sh", f"#!/bin/sh\necho asked >>{tmp_path}/asked")
+    for name, text in {"getent": getent, "ip": IP}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    command = facts.command((peer,), parts=frozenset())
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(command.words, input=command.stdin, capture_output=True, env=environment, check=True)
+    found = facts.parse(said.stdout.decode())
+    assert (found.resolved, found.sources) == ({peer: address}, {peer: source})
+    assert (tmp_path / "asked").exists() is looked_up
+
+
+def test_parts_that_were_not_read_stay_as_they_were() -> None:
+    before = facts.HostFacts(driver_error="no driver", remembered={0: "GPU-0"}, published=("10.0.0.11:3001",), cgroup=1)
+    found = facts.parse("# cgroup\n2\n# end\n", before)
+    assert (found.driver_error, found.remembered, found.published) == ("no driver", {0: "GPU-0"}, ("10.0.0.11:3001",))
+    assert found.cgroup == 2
+
+
+@pytest.mark.parametrize("text", ["# cgroup\n2\n", "# gpu-all\n# gpu-all-exit\n2\n", "# gpu-all\n# gpu-all-exit\n0\n"])
+def test_an_answer_that_ends_early_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="ends early"):
+        facts.parse(text)
+
+
+@pytest.mark.parametrize(("record", "published"), [("0 GPU-0\n", None), ("", ())])
+def test_a_guard_asks_docker_what_is_published_only_while_there_is_no_record(
+    tmp_path: Path, record: str, published: tuple[str, ...] | None
+) -> None:
+    (tmp_path / "cards").write_text(record)
+    (tmp_path / "docker").write_text("#!/bin/sh\n")
+    (tmp_path / "docker").chmod(0o755)
+    command = facts.command((), parts=frozenset({facts.CARDS, facts.AT_FIRST}))
+    script = command.stdin.decode().replace(nvidia_smi.RECORD, str(tmp_path / "cards"))
+    script = script.replace("/run/systemd/system", str(tmp_path / "none")).replace("nvidia-smi", "no-such-nvidia-smi")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(command.words, input=script, capture_output=True, env=environment, check=True, text=True)
+    assert facts.parse(said.stdout).published == published

@@ -34,6 +34,7 @@ from provision.report import console, progress
 from provision.report import plan as report_plan
 from provision.rollout.waves import Outcome
 from provision.ssh import script
+from provision.steps import facts as host_facts_read
 from provision.steps.base import BlockedError, Owned, RefusalError, Step
 from provision.steps.facts import Card, HostFacts
 from provision.terminal_text import line, lines
@@ -460,7 +461,7 @@ def test_garbled_host_facts_stop_the_host_or_give_facts_that_every_step_can_take
     for _ in range(1500):
         answer = spoiled(Answer(0, GOOD_FACTS.encode()), chance)
         try:
-            facts = host_facts(answer)
+            facts = host_facts({host_facts_read.command(()): answer})
         except FactError as error:
             assert_screen(console.error_text(error))
             continue

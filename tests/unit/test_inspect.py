@@ -1,5 +1,6 @@
 """What Docker is asked, by a real shell and a Docker that says what it likes."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from provision.command import Answer
 from provision.steps.base import BlockedError, UnreadableError
-from provision.steps.docker import inspect
+from provision.steps.docker import card_look, inspect
 from provision.steps.docker.gpu_processes import Application
 
 DOCKER = """#!/bin/sh
@@ -102,3 +103,98 @@ def test_without_docker_the_processes_on_the_cards_are_known_all_the_same(tmp_pa
     found = inspect.read(Answer(0, said.stdout, said.stderr))
     assert [one.pid for one in found.applications or ()] == [me]
     assert found.containers == {}
+
+
+ID = "0a1b" * 16
+CARDS = "GPU 0: NVIDIA L40S (UUID: GPU-0)"
+RUNC = """#!/bin/sh
+echo "runc $*" >>"$ASKED"
+printf '%s\\n' "$DIRECTLY"
+exit "${CODE:-0}"
+"""
+EXEC = """#!/bin/sh
+echo "docker $*" >>"$ASKED"
+echo "as Docker says"
+"""
+
+
+def sees(folder: Path, *, made: bool = True, **says: str) -> tuple[str, list[str]]:
+    """What a look into a container shows, and who was asked."""
+    for name, text in {"docker": EXEC, "runc": RUNC}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    if made:
+        (folder / "state" / ID).mkdir(parents=True)
+        (folder / "state" / ID / "state.json").write_text("{}")
+    script = card_look.SHELL.replace("/run/docker/runtime-runc/moby", f"{folder}/state")
+    asked = folder / "asked"
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(asked), **says}
+    said = subprocess.run(
+        ["sh", "-eus"], input=f"{script}\nsees {ID}", capture_output=True, env=environment, check=True, text=True
+    )
+    return said.stdout.removeprefix(f"{ID} sees ").strip(), [line.split()[0] for line in asked.read_text().splitlines()]
+
+
+def test_the_runtime_of_a_container_is_asked_for_its_cards_without_docker(tmp_path: Path) -> None:
+    assert sees(tmp_path, DIRECTLY=CARDS) == (CARDS, ["runc"])
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"DIRECTLY": "Failed to initialize NVML: Unknown Error", "CODE": "255"},
+        {"DIRECTLY": "Failed to initialize NVML: Unknown Error"},
+        {"DIRECTLY": CARDS, "CODE": "1"},
+        {"DIRECTLY": "", "CODE": "137"},
+        {"DIRECTLY": "No devices were found"},
+    ],
+)
+def test_docker_has_the_word_where_the_runtime_shows_no_cards(tmp_path: Path, says: dict[str, str]) -> None:
+    assert sees(tmp_path, **says) == ("as Docker says", ["runc", "docker"])
+
+
+def test_docker_is_asked_where_its_runtime_keeps_its_state_elsewhere(tmp_path: Path) -> None:
+    assert sees(tmp_path, made=False, DIRECTLY=CARDS) == ("as Docker says", ["docker"])
+
+
+def answered(*sections: str) -> Answer:
+    probes = "# probes\nhost applications\n# end\n"
+    return Answer(0, "\n".join([*sections, "# pulled", "# listening", "# files", "", probes]).encode())
+
+
+def container(**fields: object) -> str:
+    known = {"id": ID, "name": "/ollama1", "labels": {"provision.managed": "1"}, "image_id": "sha256:1", "ports": {}}
+    return json.dumps({**known, **fields}, ensure_ascii=False)
+
+
+def test_images_and_volumes_of_dockers_api_are_those_of_its_client() -> None:
+    image = {"Id": "sha256:1", "RepoTags": ["a/b:1", "<none>:<none>"], "RepoDigests": ["a/b@sha256:2"]}
+    bare = {"Id": "sha256:3", "RepoTags": None, "RepoDigests": []}
+    volumes = {"Volumes": [{"Name": "one", "Labels": {"x": "1,2"}}, {"Name": "two", "Labels": None}], "Warnings": None}
+    config = {"Id": "sha256:1", "Config": {"Env": ["A=b"]}}
+    lines = [json.dumps(one) for one in ([image, bare], volumes, config)]
+    engine = inspect.read(answered("# containers", container(), "# api", *lines))
+    assert engine.images == {"a/b:1": "sha256:1", "a/b@sha256:2": "sha256:1"}
+    assert engine.volumes == {"one": {"x": "1,2"}, "two": {}}
+    assert engine.containers["ollama1"]["image_config"] == {"Env": ["A=b"]}
+
+
+@pytest.mark.parametrize("ending", ["\x85", "\u2028", "\x1c"])
+def test_a_label_with_another_line_end_makes_no_section(ending: str) -> None:
+    labels = {"provision.managed": "1", "x": f"{ending}# absent{ending}# end"}
+    line = container(labels=labels).replace("\x1c", "\\u001c")
+    assert set(inspect.read(answered("# containers", line, "# images", "# volumes")).containers) == {"ollama1"}
+
+
+def test_where_our_containers_are_published_is_read_with_them() -> None:
+    bound = {
+        "11434/tcp": [{"HostIp": "10.0.0.11", "HostPort": "3001"}, {"HostIp": "", "HostPort": "3003"}],
+        "1/udp": None,
+    }
+    foreign = container(
+        id="ff" * 32, name="/other", labels=None, ports={"1/tcp": [{"HostIp": "192.0.2.1", "HostPort": "9"}]}
+    )
+    answer = answered("# containers", container(ports=bound), foreign, "# images", "# volumes")
+    assert inspect.published(answer) == ("10.0.0.11:3001",)
+    assert inspect.published(Answer(0, b"# absent\n# probes\nhost applications\n# end\n")) == ()
+    assert inspect.published(Answer(75, b"", b"docker.service is not running")) is None

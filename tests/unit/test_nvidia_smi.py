@@ -25,6 +25,7 @@ def answers(core: str, code: int = 0, extra: str = EXTRA, extra_code: int = 0, l
     """A nvidia-smi that answers one thing for the fields it must know, and another for the others."""
     return f"""#!/bin/sh
 case $1 in
+  --query-gpu=index,*,mig.mode.current) exit 2 ;;
   -L) printf '%s\\n' '{listed}'; exit {code} ;;
   --query-gpu=index,*) printf '%s\\n' '{core}'; exit {code} ;;
   *) printf '%s\\n' '{extra}'; exit {extra_code} ;;
@@ -98,6 +99,32 @@ def test_a_driver_that_does_not_know_an_optional_field_leaves_it_unknown(tmp_pat
     said = 'Field "compute_cap" is not a valid field to query.\n'
     found = ask(tmp_path, answers(FIRST, extra=said, extra_code=2))
     assert (found.cards, found.driver_error) == ((Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 0.0, 46068),), "")
+
+
+WHOLE = """#!/bin/sh
+echo "$1" >>"$(dirname "$0")/asked"
+echo '0, GPU-0, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled'
+echo '1, [Unknown Error], [N/A], [N/A], [N/A], [N/A], [N/A]'
+exit CODE
+"""
+
+
+def test_a_driver_that_knows_all_fields_is_asked_once(tmp_path: Path) -> None:
+    found = ask(tmp_path, WHOLE.replace("CODE", "0"))
+    assert found.cards == (Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 8.9, 46068),)
+    assert found.driver_error == "nvidia-smi says: 1, [Unknown Error], [N/A], [N/A], [N/A]"
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
+
+
+def test_what_a_query_says_that_fails_is_not_used(tmp_path: Path) -> None:
+    found = ask(tmp_path, WHOLE.replace("CODE", "15"))
+    assert "a GPU is lost" in found.driver_error
+    assert sorted((tmp_path / "asked").read_text().split()) == [
+        "--query-gpu=index,uuid,name,driver_version,memory.total",
+        f"--query-gpu={nvidia_smi.ALL}",
+        f"--query-gpu={nvidia_smi.EXTRA}",
+        "-L",
+    ]
 
 
 @pytest.mark.parametrize("word", ["[GPU requires reset]", "[GPU is lost]"])

@@ -1,6 +1,7 @@
 """Where in a host's changes instances are taken out, put right, and given back."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 

@@ -15,18 +15,16 @@ from typing import Any
 from provision.command import READ_TIMEOUT, Answer, Run
 from provision.steps import facts
 from provision.steps.base import BlockedError, Fact, State, UnreadableError, read_once
-from provision.steps.docker import gpu_processes
+from provision.steps.docker import card_look, gpu_processes, model_files
 from provision.steps.docker.gpu_processes import Application
 
 MANAGED = facts.MANAGED
+MODEL_MARKS, NO_ANSWER = model_files.MARKS, card_look.NO_ANSWER
 PROBE = "provision.probe"  # label of a container that lives for one look at the cards, and is nobody's instance
 MARKS = "/var/lib/provision/images"
-MODEL_MARKS = "provision-models"  # folder beside an instance's `models/`: a file for each model that we pulled
-_BLOBS = "/models/blobs/"  # of what is there, no content is read
 SILENT, LEFT_OVER, NO_CURL, BABBLES = 75, 76, 77, 78
-LOOK = 30  # seconds for a look into a container: a busy host may take many
-NO_ANSWER = "(no answer)"  # of such a look, in that time
 ANSWERS = 15  # seconds for the daemon to list its containers
+SOCKET, _API = "/var/run/docker.sock", "http://docker"
 MOST = 64  # instances of a host that are asked; it has no more cards
 
 # The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
@@ -95,17 +93,15 @@ answers() {{
     -o /dev/null "http://$2/api/version" -o - "http://$2/api/tags" -o - "http://$2/api/ps" |
     base64 -w 3000 | while read -r part; do printf '%s api %s\n' "$1" "$part"; done
 }}
-sees() {{
-  id=$1; set -f
-  set -- $({{ timeout -k 1 {LOOK} sh -c 'docker exec "$1" nvidia-smi -L || echo "(exit code $?)"' sh "$1" ||
-    echo '{NO_ANSWER}'; }} 2>&1 | head -c 3000)
-  printf '%s sees %s\n' "$id" "$*"
-}}
+{card_look.SHELL.strip()}
 # Who lives in a scope of systemd's, and who makes Docker's cgroups by now: it may have been told otherwise since.
 scope() {{
-  ! grep -qs "docker-$1\.scope" "/proc/$2/cgroup" ||
+  while read -r line; do
+    case $line in *"docker-$1.scope"*) ;; *) continue ;; esac
     printf '%s scope %s\n' "$1" "$(timeout {ANSWERS} docker info --format '{{{{.CgroupDriver}}}}' 2>/dev/null)"
-}}
+    break
+  done <"/proc/$2/cgroup"
+}} 2>/dev/null
 probes() {{
   asked=0
   applications &
@@ -122,34 +118,23 @@ $ours
 ours
   wait
 }}
-# A folder of models is the container's own to write: names in it may be anything.
-files() {{
-  set --
-  while read -r status id pid at image folder; do
-    [ -z "$folder" ] || set -- "$@" "$folder"
-  done <<ours
-$ours
-ours
-  for folder do
-    for part in models/manifests {MODEL_MARKS} models/blobs; do
-      [ ! -d "$folder/$part" ] || set -- "$@" "$folder/$part"
-    done
-    shift
-  done
-  [ $# -eq 0 ] || find "$@" -type f \( -path '*{_BLOBS}*' -printf '%p\0%s\0\0' -o \
-    -printf '%p\0%s\0' -exec cat -- {{}} \; -printf '\0' \) 2>/dev/null
-}}
-# The configuration of the images of our containers. An image that was removed has none any more.
-image_configs() {{
-  set -- $(printf '%s\n' "$ours" | sed -nE 's/^([^ ]+ ){{4}}(sha256:[0-9a-f]+)( .*)?$/\2/p' | sort -u)
-  [ $# -eq 0 ] || timeout {ANSWERS} docker image inspect --format '{_IMAGE_CONFIG}' "$@" 2>/dev/null || :
+{model_files.SHELL.strip()}
+# All images and volumes, and the configuration of the images of our containers: one that was removed has none any more.
+# One call of Docker's API tells it all; where that cannot be called, three of its client do.
+listed() {{
+  ids=$(printf '%s\n' "$ours" | sed -nE 's/^([^ ]+ ){{4}}(sha256:[0-9a-f]+)( .*)?$/\2/p' | sort -u)
+  urls=$(for id in $ids; do echo "{_API}/images/$id/json"; done)
+  said=$(curl --noproxy '*' -sf -m {ANSWERS} -w '\n' --unix-socket {SOCKET} {_API}/images/json {_API}/volumes $urls)
+  case $said in '['*"]$nl"*'{{"Volumes":'*) echo '# api'; printf '%s\n' "$said"; return ;; esac
+  echo '# image configs'
+  [ -z "$ids" ] || timeout {ANSWERS} docker image inspect --format '{_IMAGE_CONFIG}' $ids 2>/dev/null || :
+  echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
+  echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
 }}
 # the instances answer into the pipe while Docker is asked
 probes | {{
   echo '# containers'; printf '%s\n' "$found"
-  echo '# image configs'; image_configs
-  echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
-  echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
+  listed
   echo '# pulled'; ls -1t {MARKS} 2>/dev/null | while IFS= read -r name; do cat -- {MARKS}/"$name"; done
   echo '# listening'; ss -Hltnp 2>/dev/null || :
   echo '# files'; files | base64 -w 0; echo
@@ -267,21 +252,38 @@ def read_live(live: Any) -> Engine:
     return read(read_once(live, COMMAND))
 
 
+def published(answer: Answer) -> tuple[str, ...] | None:
+    """`ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
+
+    Args:
+        answer: to `COMMAND`.
+    """
+    try:
+        containers = read(answer).containers.values()
+    except (BlockedError, UnreadableError):
+        return None
+    ours = (item for item in containers if (item["labels"] or {}).get(MANAGED) == "1")
+    places = (place for item in ours for bound in (item["ports"] or {}).values() for place in bound or ())
+    pairs = ((place.get("HostIp"), place.get("HostPort")) for place in places)
+    return tuple(sorted({f"{address}:{port}" for address, port in pairs if address and port}))
+
+
 @lru_cache(maxsize=16)
 def _parse(stdout: bytes) -> Engine:
-    lines = stdout.decode(errors="replace").splitlines()
+    lines = stdout.decode(errors="replace").split("\n")  # names may hold what only Python takes for the end of a line
     sections = _sections(lines)
     try:
         if "absent" in sections:
             return Engine(applications=gpu_processes.parse(_said(sections["probes"])["host", "applications"], {}))
         said = _said(sections["probes"])
-        containers = _containers(sections["containers"], sections.get("image configs", ()), said)
+        images, volumes, configs = _listed(sections)
+        containers = _containers(sections["containers"], configs, said)
         names = {item["id"]: name for name, item in containers.items()}
-        files, blobs = _files(base64.b64decode("".join(sections["files"])))
+        files, blobs = model_files.parse(base64.b64decode("".join(sections["files"])))
         return Engine(
             containers=containers,
-            images=_images([json.loads(line) for line in sections["images"]]),
-            volumes={item["name"]: _labels(item["labels"]) for item in map(json.loads, sections["volumes"])},
+            images=images,
+            volumes=volumes,
             pulled=dict((line + " ").split(" ")[:2] for line in sections["pulled"]),
             listening=tuple(_listener(line) for line in sections["listening"]),
             files=files,
@@ -319,10 +321,9 @@ def _said(probes: Iterable[str]) -> Mapping[tuple[str, str], str]:
 
 
 def _containers(
-    lines: Iterable[str], image_configs: Iterable[str], said: Mapping[tuple[str, str], str]
+    lines: Iterable[str], images: Mapping[str, Any], said: Mapping[tuple[str, str], str]
 ) -> dict[str, dict[str, Any]]:
     items = [json.loads(line) for line in lines if not line.startswith("@ ")]
-    images = {image["id"]: image["config"] for image in map(json.loads, image_configs)}
     for item in items:
         item["image_config"] = images.get(item.get("image_id"))
         item["sees"] = said[item["id"], "sees"]
@@ -341,21 +342,25 @@ def _api(text: str) -> dict[str, str]:
     return {"answers": answers, "tags": tags, "ps": loaded}
 
 
-def _files(data: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
-    """The files with their contents, and the blobs with their sizes."""
-    files: dict[str, bytes] = {}
-    blobs: dict[str, int] = {}
-    while data:
-        name, size, rest = data.split(b"\0", 2)
-        path, length = name.decode(errors="surrogateescape"), int(size)
-        if _BLOBS in path:
-            blobs[path], length = length, 0
-        else:
-            files[path] = rest[:length]
-        if rest[length : length + 1] != b"\0":
-            raise ValueError("a file changed while it was read")
-        data = rest[length + 1 :]
-    return files, blobs
+def _listed(sections: Mapping[str, list[str]]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, Any]]:
+    """Reference -> image id, volume -> labels, and image id -> configuration: of Docker's API or of its client."""
+    if "api" in sections:
+        images, volumes, *configs = map(json.loads, sections["api"])
+        references = {
+            reference: image["Id"]
+            for image in images
+            for reference in (*(image["RepoTags"] or ()), *(image["RepoDigests"] or ()))
+            if "<none>" not in reference
+        }
+        labels = {item["Name"]: item["Labels"] or {} for item in volumes["Volumes"] or ()}
+        return references, labels, {image["Id"]: image["Config"] for image in configs}
+    configs = [json.loads(line) for line in sections.get("image configs", ())]
+    volumes = [json.loads(line) for line in sections["volumes"]]
+    return (
+        _images([json.loads(line) for line in sections["images"]]),
+        {item["name"]: _labels(item["labels"]) for item in volumes},
+        {image["id"]: image["config"] for image in configs},
+    )
 
 
 def _images(rows: list[dict[str, str]]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from provision.command import Command, sh
 from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
-from provision.steps.docker import inspect
+from provision.steps.docker import card_look, inspect
 from provision.steps.docker.image import Image
 from provision.steps.docker.inspect import Engine
 from provision.steps.facts import HostFacts, dumps, live_facts
@@ -218,7 +218,7 @@ class Container(Step):
         item = found.containers.get(self.name, {})
         sees = item.get("sees", "")
         if self.image and sees.endswith(inspect.NO_ANSWER):
-            raise UnreadableError(f"nvidia-smi inside {self.name} gave no answer in {inspect.LOOK} s")
+            raise UnreadableError(f"nvidia-smi inside {self.name} gave no answer in {card_look.LIMIT} s")
         if self.image and sees.endswith(KILLED) and (item["memory"] or 0) == self.memory:
             short = f"its limit of {self.memory} bytes is too small" if self.memory else "the host has no memory left"
             raise UnreadableError(f"nvidia-smi inside {self.name} was killed; see whether {short}")

@@ -265,6 +265,11 @@ class OwnedGenerations(Owned):
 
     name: str
 
+    @property
+    def finds(self) -> frozenset[str]:
+        """The one configuration."""
+        return frozenset({f"config:{self.name}"})
+
     def fact(self) -> Fact:
         """Looks for the link; what it leads to is removed before it."""
         return Fact(file_scan.command(), self._parse)

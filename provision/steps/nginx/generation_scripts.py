@@ -5,6 +5,8 @@ file was changed last. nginx may run with another version of a file that changed
 the file is right again: somebody may have edited it, reloaded nginx and put it back. No clocks are compared.
 """
 
+from provision.steps.system.file_scan import CONTENTS, RECORD, SUMS
+
 STAMP = r"at %C@ %p\n"
 """The note of one file, as `find -printf` takes it. It has the inode's time, which whoever edits a file cannot set."""
 
@@ -42,10 +44,10 @@ if [ -n "$exe" ]; then
 fi
 echo '# files'
 [ -d "$at/" ] || exit 0
-exec find "$at/" -mindepth 1 -printf '%p\0%y\0%m\0%u:%g\0%l\0' \( \
-  -type f -size -4097k -printf 'content %s\n' -exec cat -- {} \; -o \
-  -type f -exec sha256sum -- {} \; -o -true \) -printf '\n'
-""".replace("STAMP", f"'{STAMP}'")
+exec find "$at/" -mindepth 1 -printf 'RECORD' \( \
+  -type f -size -4097k -printf 'later %s\n\n' CONTENTS -o -type f -printf 'sum\n\n' SUMS -o -printf '\n' \)
+"""
+READ = READ.replace("STAMP", f"'{STAMP}'").replace("RECORD", RECORD).replace("CONTENTS", CONTENTS).replace("SUMS", SUMS)
 
 PREPARE = """
 umask 022

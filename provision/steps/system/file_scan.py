@@ -3,7 +3,7 @@
 import fnmatch
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
 
@@ -35,17 +35,26 @@ FLAT = (
 )
 """What it covers without what is below."""
 
-# Content only of what everybody on the host may read anyway, up to 64 KiB; of the rest its hash. GNU find flushes
-# what it has printed before it runs a program, so that both come in order. Names end in NUL: they may hold newlines.
-FIND = r"""
+RECORD = r"%p\0%y\0%m\0%u:%g\0%l\0"
+"""What `find -printf` says of one thing. Names end in NUL: they may hold newlines."""
+
+CONTENTS = r"""-exec sh -c 'echo "=contents $#"; exec cat -- "$@"' sh {} +"""
+"""One program for the contents of many files. They come behind the records, each of which says `later SIZE`, and in
+their order. GNU find flushes what it has printed before it runs a program."""
+
+SUMS = r"""-exec sh -c 'echo "=sums $#"; exec sha256sum -- "$@"' sh {} +"""
+"""Likewise for their hashes; the records say `sum`."""
+
+# Content only of what everybody on the host may read anyway, up to 64 KiB; of the rest its hash.
+FIND = rf"""
 for path do
   if [ -e "$path" ] || [ -L "$path" ]; then set -- "$@" "$path"; fi
   shift
 done
 [ $# -gt 0 ] || exit 0
-exec find "$@" $depth -printf '%p\0%y\0%m\0%u:%g\0%l\0' \( \
-  -type f -size -65k -perm -004 -printf 'content %s\n' -exec cat -- {} \; -o \
-  -type f -exec sha256sum -- {} \; -o -true \) -printf '\n'
+exec find "$@" $depth -printf '{RECORD}' \( \
+  -type f -size -65k -perm -004 -printf 'later %s\n\n' {CONTENTS} -o \
+  -type f -printf 'sum\n\n' {SUMS} -o -printf '\n' \)
 """
 
 
@@ -117,6 +126,10 @@ def _matches(path: str, glob: str) -> bool:
     return path.count("/") == glob.count("/") and fnmatch.fnmatchcase(path, glob)
 
 
+Waiting = dict[str, list[tuple[str, int]]]
+"""What is still to come, by the word before it: the files, each with its size."""
+
+
 def parse(answer: Answer) -> Mapping[str, Found]:
     """Path -> what is there.
 
@@ -132,27 +145,62 @@ def parse(answer: Answer) -> Mapping[str, Found]:
 def parse_bytes(listing: bytes) -> Mapping[str, Found]:
     """What `parse` does, for a listing inside a longer answer."""
     found: dict[str, Found] = {}
+    waiting: Waiting = {"=contents": [], "=sums": []}
     while listing:
-        path, listing = _record(listing, found)
+        if listing.startswith(b"="):
+            listing = _behind(listing, found, waiting)
+            continue
+        path, listing = _record(listing, found, waiting)
         if not path.startswith("/"):
             raise UnreadableError(f"the listing is garbled at {path[:60]!r}")
+    if any(waiting.values()):
+        raise UnreadableError("the listing ends early")
     return found
 
 
 KINDS = {"f": "file", "d": "directory", "l": "link"}
 
 
-def _record(listing: bytes, found: dict[str, Found]) -> tuple[str, bytes]:
+def _record(listing: bytes, found: dict[str, Found], waiting: Waiting) -> tuple[str, bytes]:
     try:
         *head, rest = listing.split(b"\0", 5)
         path, kind, mode, owner, target = (part.decode(errors="surrogateescape") for part in head)
-        sha256, rest = _sum(rest) if kind == "f" else ("", rest)
+        word, _, after = rest.partition(b"\n") if kind == "f" else (b"", b"", b"")
+        sha256 = ""
+        if word.startswith((b"later ", b"sum")):
+            size = int(word.split()[1]) if word.startswith(b"later ") else 0
+            waiting["=contents" if word.startswith(b"later ") else "=sums"].append((path, size))
+            rest = after
+        elif kind == "f":
+            sha256, rest = _sum(rest)
         if not rest.startswith(b"\n"):
             raise UnreadableError(f"{path} changed while it was read")
         found[path] = Found(KINDS.get(kind, kind), f"{int(mode, 8):04o}", owner, target, sha256)
     except ValueError as error:
         raise UnreadableError("the listing ends early") from error
     return path, rest[1:]
+
+
+def _behind(listing: bytes, found: dict[str, Found], waiting: Waiting) -> bytes:
+    """Take the contents or hashes of the first files that wait for them; gives what follows."""
+    line, _, rest = listing.partition(b"\n")
+    try:
+        word, count = line.decode().split()
+        files, waiting[word] = waiting[word][: int(count)], waiting[word][int(count) :]
+    except (ValueError, KeyError) as error:
+        raise UnreadableError(f"the listing is garbled at {line[:60]!r}") from error
+    for path, size in files:
+        content: str = ""
+        if word == "=sums":
+            content, rest = _sum(rest)
+        elif len(rest) >= size:
+            content, rest = Content(rest[:size]), rest[size:]
+        if len(content) != 64:
+            raise UnreadableError(f"{path} changed while it was read")
+        found[path] = replace(found[path], sha256=content)
+    if len(files) < int(count) or not (rest.startswith((b"/", b"=")) or not rest):
+        raise UnreadableError("a file changed while it was read")
+    return rest
 
 
 def _sum(rest: bytes) -> tuple[str, bytes]:

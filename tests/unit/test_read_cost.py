@@ -1,0 +1,113 @@
+"""What a read costs, counted in the script that a host gets: commands, programs by name, and bytes. Never a time."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from provision.apply.host_run import HostRun
+from provision.artifacts.store import Store
+from provision.command import Answer, Run
+from provision.inventory import Inventory
+from provision.plan import gpu_loss, role_order
+from provision.plan.planner import Change
+from provision.runs.context import Context
+from provision.ssh import script
+from provision.steps.facts import HostFacts
+from provision.steps.system.systemd import Service
+from tests.unit.local import LocalSession
+from tests.unit.test_golden import facts
+
+INVENTORY = Path(__file__).parent / "golden" / "one-machine.yaml"
+BALANCER = frozenset({"balancer"})
+DOCKER = re.compile(rb"\b(docker (ps|inspect|image|volume|info|exec)|runc|nvidia-smi)\b")
+
+
+class Silent(LocalSession):
+    """A host that answers every command with nothing, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[list[Run]] = []
+
+    def batch(self, commands, *, stop):
+        self.asked.append(list(commands))
+        return [Answer(1) for _ in commands]
+
+
+def run_of(roles, folder) -> HostRun:
+    inventory: Inventory = role_order.load(str(INVENTORY))
+    context = Context("run-1", inventory, roles, lambda event: None, Store(folder))
+    return HostRun(inventory.hosts[0], Silent(), context)
+
+
+def reads(roles, folder, *, guards: bool = True) -> tuple[list[Run], bytes]:
+    """What is read for these roles, and the script that does it."""
+    commands = run_of(roles, folder)._reads(roles, guards=guards)
+    return commands, script.assemble(commands, script.make_mark(), stop=False)
+
+
+def test_the_whole_read_is_few_commands_and_asks_docker_in_one_of_them(tmp_path):
+    commands, text = reads(frozenset(role_order.order()), tmp_path)
+    assert len(commands) <= 16
+    assert [str(command) for command in commands if command.slow] == ["host facts", "look at Docker"]
+    assert len(text) < 22_000
+    assert text.count(b"-exec cat") == 1, "contents are printed by one program, but for what a container may change"
+    assert text.count(b"nvidia-smi --query-gpu") == 1
+    assert text.count(b"docker ps -aq") == 1, "where containers are published comes of the look at Docker"
+
+
+def test_a_read_for_the_balancer_asks_no_docker(tmp_path):
+    commands, text = reads(BALANCER, tmp_path)
+    assert len(commands) <= 5
+    assert len(text) < 8_500
+    assert not any("Docker" in str(command) for command in commands if "snap" not in str(command))
+
+
+def test_the_read_under_the_lock_and_after_a_change_of_the_balancer_asks_neither_docker_nor_nvidia_smi(tmp_path):
+    commands, text = reads(BALANCER, tmp_path, guards=False)
+    assert [command.slow for command in commands] == [False] * 4
+    assert len(text) < 6_500
+    assert DOCKER.search(text) is None
+
+
+@pytest.mark.parametrize("role", ["balancer", "nginx"])
+def test_a_role_that_leaves_parts_of_the_host_facts_out_looks_at_none_of_them(role):
+    class Blind(HostFacts):
+        def __getattribute__(self, name):
+            assert name not in ("cards", "driver_error", "remembered", "published"), name
+            return super().__getattribute__(name)
+
+    inventory = role_order.load(str(INVENTORY))
+    host = inventory.hosts[0]
+    known = facts(host.name, INVENTORY.with_suffix(".apt"))
+    blind = Blind(**{name: getattr(known, name) for name in known.__dataclass_fields__})
+    steps = [entry.step for entry in role_order.steps(host, inventory) if entry.role == role]
+    assert steps
+    assert not role_order.role(role).FACTS
+    for step in steps:
+        step.refused(blind)
+        step.note(blind)
+        step.want(blind, None)
+
+
+def enabling(run: HostRun) -> Change:
+    """A change of the balancer that has systemd reload: its service is to start at boot."""
+    step = next(e.step for e in run.entries if e.role == "balancer" and isinstance(e.step, Service))
+    have = {"enabled": False, "running": True, "masked": False}
+    return Change("balancer", step, "change", "enabled differs", have, {**have, "enabled": True})
+
+
+def test_a_change_of_the_balancer_that_endangers_cards_has_docker_read_too(tmp_path):
+    run = run_of(BALANCER, tmp_path)
+    needed = gpu_loss.reads(run.entries)
+    assert set(needed) <= set(run._scope(BALANCER, None, [enabling(run)]))
+    assert not set(needed) & set(run._scope(BALANCER, None, []))
+
+
+def test_whether_cards_are_safe_is_never_taken_for_granted(tmp_path):
+    run = run_of(BALANCER, tmp_path)
+    assert run._disrupts(enabling(run)) == {"*"}
+    assert run.session.asked == [gpu_loss.reads(run.entries)]
+    run._disrupts(enabling(run))
+    assert len(run.session.asked) == 1
