@@ -21,10 +21,11 @@ from provision.inventory import (
 )
 from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
+from provision.inventory.topology import is_balancing, sources
 from provision.render import render
 from provision.steps.base import Owned, Step
 from provision.steps.instance import endpoint
-from provision.steps.nginx.balancer_config import Balancing, Server, is_balancing, sources
+from provision.steps.nginx.balancer_config import Balancing, Server
 from provision.steps.nginx.build import UNIT, nginx
 from provision.steps.nginx.generation import OwnedGenerations
 from provision.steps.nginx.listen import Listen

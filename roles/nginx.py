@@ -10,9 +10,9 @@ from provision.errors import Problem
 from provision.inventory import Host, Inventory, Name, Sha256, Text, Url, Version
 from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
+from provision.inventory.topology import is_balancing
 from provision.render import render
 from provision.steps.base import Owned, Step
-from provision.steps.nginx.balancer_config import is_balancing
 from provision.steps.nginx.build import CACHE, CURRENT, LOGS, UNIT, USER, Build, OwnedBuilds, Source
 from provision.steps.system.account import Account, OwnedAccounts
 from provision.steps.system.apt import Packages

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from provision.errors import HostError, ProvisionError, UnreachableError, UsageError
 from provision.inventory import Host, Instance, Inventory, Secret
+from provision.inventory.topology import is_balancing, sources
 from provision.loadtest.measure import Tally
 from provision.plan.role_order import role
 from provision.terminal_text import line
@@ -54,8 +55,6 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
     Raises:
         UsageError: none of the hosts is a balancer, or none can be reached from here.
     """
-    from provision.steps.nginx.balancer_config import is_balancing, sources
-
     balancers = [host for host in hosts if is_balancing(host, inventory)]
     if not balancers:
         names = ", ".join(host.name for host in inventory.hosts if is_balancing(host, inventory))

@@ -9,10 +9,9 @@ from typing import Any, cast
 from provision import inventory as inventories
 from provision.command import Run
 from provision.errors import InventoryError, Problem, ProvisionError, UsageError
-from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds
+from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds, topology
 from provision.steps import facts
 from provision.steps.base import Owned, Step
-from provision.steps.nginx.balancer_config import is_balancing
 
 BUILDS = "nginx"  # the role whose work one host may do for others
 CONTAINERS = "ollama"  # the first role that starts containers
@@ -125,23 +124,16 @@ def owned() -> tuple[tuple[str, Owned], ...]:
     return tuple((name, finder) for name in reversed(order()) for finder in role(name).OWNED)
 
 
-def peers(host: Host, inventory: Inventory) -> tuple[str, ...]:
-    """The addresses that a host has to know the way to: its balancers', or its gpu hosts'."""
-    others = (other for other in inventory.hosts if other.name != host.name and other.gpu != host.gpu)
-    mixed = (other for other in inventory.hosts if other.name != host.name and other.balancer and host.gpu)
-    found = dict.fromkeys(other.connection.address for other in (*others, *mixed) if other.gpu or other.balancer)
-    return tuple(found)
-
-
 def facts_command(host: Host, inventory: Inventory) -> Run:
-    """The command that reads a host's facts.
+    """The command that reads a host's facts, with its way to the addresses of its balancers, or of its gpu hosts.
 
     Args:
         host: one host of the inventory.
         inventory: all of it.
     """
     limit = getattr(host.settings.get("nvidia_toolkit"), "smi_timeout", "15s")
-    return facts.command(peers(host, inventory), duration_seconds(limit))
+    addresses = dict.fromkeys(other.connection.address for other in topology.counterparts(host, inventory))
+    return facts.command(tuple(addresses), duration_seconds(limit))
 
 
 def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
@@ -154,7 +146,7 @@ def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
     found = {}
     for host in inventory.hosts if BUILDS in roles else ():
         settings: Any = host.settings[BUILDS]
-        named = settings.build_host if settings.build == "once" and is_balancing(host, inventory) else ""
+        named = settings.build_host if settings.build == "once" and topology.is_balancing(host, inventory) else ""
         if named not in ("", host.name):
             found[host.name] = str(named)
     return found

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from provision.errors import HostError, RefusedError, UnreachableError
-from provision.inventory import Host, duration_seconds
+from provision.inventory import Host, duration_seconds, topology
 from provision.rollout.balancer_pool import Marker, tell_all
 from provision.rollout.holding import Holding
 from provision.rollout.replicas import Alike
@@ -268,7 +268,7 @@ class Rolling:
     def markers(self, host: Host) -> list[Marker]:
         """The balancers that may send to a host's instances, by name."""
         with self._turn:
-            found = sorted(endpoint.balancers(host, self.context.inventory), key=lambda one: one.name)
+            found = sorted(topology.balancers(host, self.context.inventory), key=lambda one: one.name)
             for one in found:
                 if one.name not in self._markers:
                     self._markers[one.name] = Marker(one, Session(one.connection, self._password), self.context)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from provision.inventory import Host, Instance, Inventory, share_of
+from provision.inventory import Host, Instance, Inventory, share_of, topology
 from provision.steps.instance import endpoint
 from provision.steps.nginx.upstream import label
 
@@ -59,9 +59,9 @@ class Alike:
         said = endpoint.ollama(host).max_unavailable
         if isinstance(said, int):
             return said
-        behind = endpoint.balancers(host, self.inventory)
+        behind = topology.balancers(host, self.inventory)
         hosts = (one for one in self.inventory.hosts if one.gpu)
-        alike = (one for one in hosts if endpoint.balancers(one, self.inventory) == behind)
+        alike = (one for one in hosts if topology.balancers(one, self.inventory) == behind)
         count = sum(model in _models(one) for host in alike for one in host.instances)
         return max(1, int(share_of(said) * count))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from provision.errors import FactError
 from provision.inventory import Host, Instance, Inventory
+from provision.inventory.topology import is_balancing, sources
 from provision.plan import role_order
 from provision.plan.planner import GARBLED
 from provision.plan.role_order import Entry
@@ -19,7 +20,7 @@ from provision.steps.docker.image import Image
 from provision.steps.docker.service import DockerService
 from provision.steps.instance import storage
 from provision.steps.instance.container import Container
-from provision.steps.nginx.balancer_config import Balancing, is_balancing, sources
+from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.nginx.build import Builds
 from provision.steps.nginx.generation import Generation
 from provision.steps.ollama.loaded_models import Resident

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Protocol, cast
 
 from provision.inventory import Host, Inventory
+from provision.inventory.topology import remote_balancers
 from provision.steps.base import RefusalError
 from provision.steps.facts import HostFacts
 
@@ -40,23 +41,13 @@ def ollama(host: Host) -> OllamaSettings:
     return cast(OllamaSettings, host.settings["ollama"])
 
 
-def balancers(host: Host, inventory: Inventory) -> tuple[Host, ...]:
-    """The hosts that send to this host's instances: the balancers, or without any the host itself."""
-    return inventory.group("balancer") or (host,)
-
-
-def others(host: Host, inventory: Inventory) -> tuple[Host, ...]:
-    """The balancers of this host that are other machines."""
-    return tuple(other for other in balancers(host, inventory) if other.name != host.name)
-
-
 def is_local(host: Host, inventory: Inventory) -> bool:
     """Whether the host's instances listen on the loopback address: nobody but the host itself sends to them.
 
     An inventory alone decides it, so that it is known before the host is read.
     """
     address = ollama(host).listen_address
-    return not others(host, inventory) if not address else ipaddress.ip_address(address).is_loopback
+    return not remote_balancers(host, inventory) if not address else ipaddress.ip_address(address).is_loopback
 
 
 def listen_address(host: Host, inventory: Inventory, facts: HostFacts) -> str:
@@ -95,12 +86,12 @@ def admitted(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[str, .
     Raises:
         RefusalError: a balancer's address is not known to the host, or is no IPv4 address.
     """
-    peers = [_resolved(other, facts) for other in others(host, inventory)]
-    return tuple(dict.fromkeys(str(ipaddress.ip_network(peer)) for peer in (*peers, *ollama(host).admit)))
+    senders = [_resolved(other, facts) for other in remote_balancers(host, inventory)]
+    return tuple(dict.fromkeys(str(ipaddress.ip_network(one)) for one in (*senders, *ollama(host).admit)))
 
 
 def _loopback(address: str, host: Host, inventory: Inventory) -> str:
-    away = others(host, inventory)
+    away = remote_balancers(host, inventory)
     if away:
         raise RefusalError(
             f"ollama.listen_address {address} is this host's own loopback, which {_names(away)} cannot reach"
@@ -109,7 +100,7 @@ def _loopback(address: str, host: Host, inventory: Inventory) -> str:
 
 
 def _source(host: Host, inventory: Inventory, facts: HostFacts) -> str:
-    away = others(host, inventory)
+    away = remote_balancers(host, inventory)
     lost = [other for other in away if not facts.sources.get(other.connection.address)]
     if lost:
         raise RefusalError(f"this host finds no route to {_names(lost)}; set ollama.listen_address")
