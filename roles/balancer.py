@@ -17,6 +17,7 @@ from provision.inventory import (
     Port,
     Size,
     duration_seconds,
+    shared_settings,
     size_bytes,
 )
 from provision.inventory import Settings as Base
@@ -26,7 +27,7 @@ from provision.render import render
 from provision.steps.base import Owned, Step
 from provision.steps.instance import endpoint
 from provision.steps.nginx.balancer_config import Balancing, Server
-from provision.steps.nginx.build import UNIT, nginx
+from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation import OwnedGenerations
 from provision.steps.nginx.listen import Listen
 from provision.steps.ollama.server_state import canonical
@@ -183,13 +184,14 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         return
     settings = host.of(Settings)
     own = (*settings.addresses, f"127.0.0.1:{settings.status_port}")
+    nginx = shared_settings.nginx(host)
     hosts = sources(host, inventory)
     members = [(other, instance) for other in hosts for instance in other.instances]
     yield Listen(name="nginx", addresses=own)
     yield Balancing(
         name="balancer",
-        files=_files(settings, nginx(host).version, tries=1 + max((len(one.instances) for one in hosts), default=1)),
-        binary=nginx(host).source.binary,
+        files=_files(settings, nginx.version, tries=1 + max((len(one.instances) for one in hosts), default=1)),
+        binary=nginx.binary,
         status_port=settings.status_port,
         servers=tuple(_server(other, instance, settings, inventory) for other, instance in members),
         method=settings.directive,

@@ -21,6 +21,7 @@ from provision.inventory import (
     Url,
     Version,
     duration_seconds,
+    shared_settings,
 )
 from provision.render import render
 from provision.steps.base import Owned, Step
@@ -231,5 +232,5 @@ def _image(host: Host) -> str:
 
 
 def _toolkit(host: Host) -> tuple[int, ...]:
-    version = str(getattr(host.settings.get("nvidia_toolkit"), "version", "0"))
+    version = shared_settings.toolkit(host).version
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -109,6 +109,11 @@ class Settings(Base):
         sha256 = self.sha256 or KNOWN[self.version]
         return Source(version=self.version, sha256=sha256, url=url, arguments=self.configure_args)
 
+    @property
+    def binary(self) -> str:
+        """The path of the program that is built."""
+        return self.source.binary
+
 
 def _wrong(argument: str) -> Iterator[str]:
     if not _ARGUMENT.fullmatch(argument) or argument.startswith(_OURS):

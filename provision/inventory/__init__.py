@@ -4,6 +4,7 @@ settings, types      what a role declares
 loadtest             what `provision loadtest` demands: a section that is no role's
 model, secret        what a loaded inventory is made of
 topology             who sends to whom: balancers and the hosts behind them
+shared_settings      what others may know of a role's settings
 loader               from files to an `Inventory`, through:
   document, scalars    YAML files to values that know their file and line (value)
   groups, ranges       Ansible's groups; the order in which they win

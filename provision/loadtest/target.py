@@ -14,10 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from provision.errors import HostError, ProvisionError, UnreachableError, UsageError
-from provision.inventory import Host, Instance, Inventory, Secret
+from provision.inventory import Host, Instance, Inventory, Secret, shared_settings
 from provision.inventory.topology import is_balancing, sources
 from provision.loadtest.measure import Tally
-from provision.plan.role_order import role
 from provision.terminal_text import line
 
 TIMEOUT = 10.0  # seconds without a word
@@ -86,7 +85,7 @@ def _addresses(host: Host) -> set[str]:
 
 def _url(host: Host) -> str:
     """Where clients reach a balancer: the address by which we reach its host, unless it listens elsewhere."""
-    settings = host.of(role("balancer").Settings)
+    settings = shared_settings.balancer(host)
     listens = settings.listen
     everywhere = {"0.0.0.0", "::"} & set(listens)  # noqa: S104 - compared, not bound
     address = host.connection.address if everywhere else listens[0]

@@ -9,7 +9,7 @@ from typing import Any, cast
 from provision import inventory as inventories
 from provision.command import Run
 from provision.errors import InventoryError, Problem, ProvisionError, UsageError
-from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds, topology
+from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds, shared_settings, topology
 from provision.steps import facts
 from provision.steps.base import Owned, Step
 
@@ -131,9 +131,8 @@ def facts_command(host: Host, inventory: Inventory) -> Run:
         host: one host of the inventory.
         inventory: all of it.
     """
-    limit = getattr(host.settings.get("nvidia_toolkit"), "smi_timeout", "15s")
     addresses = dict.fromkeys(other.connection.address for other in topology.counterparts(host, inventory))
-    return facts.command(tuple(addresses), duration_seconds(limit))
+    return facts.command(tuple(addresses), duration_seconds(shared_settings.toolkit(host).smi_timeout))
 
 
 def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
@@ -145,10 +144,10 @@ def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
     """
     found = {}
     for host in inventory.hosts if BUILDS in roles else ():
-        settings: Any = host.settings[BUILDS]
+        settings = shared_settings.nginx(host)
         named = settings.build_host if settings.build == "once" and topology.is_balancing(host, inventory) else ""
         if named not in ("", host.name):
-            found[host.name] = str(named)
+            found[host.name] = named
     return found
 
 

@@ -18,7 +18,7 @@ from provision.ssh import jobs
 from provision.steps.base import BlockedError, Check, Fact, Owned, Step
 from provision.steps.facts import Fleet
 
-from .local import LocalSession
+from .local import SETTINGS, LocalSession
 
 ROLES = frozenset({"docker"})
 
@@ -86,7 +86,8 @@ def make(tmp_path, monkeypatch):
 
     def build(*things, session=None, store=None, stop=False, run_id="run-1", roles=ROLES):
         entries = tuple(Entry("docker", thing) for thing in things)
-        host = Host(name="h", connection=Connection(address="192.0.2.1"), variables={"entries": entries})
+        variables = {"entries": entries}
+        host = Host(name="h", connection=Connection(address="192.0.2.1"), settings=SETTINGS, variables=variables)
         inventory = Inventory(path="", hosts=(host,))
         context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"))
         if stop:
