@@ -237,14 +237,14 @@ def _files(settings: Settings, version: str, tries: int) -> Mapping[str, bytes]:
 
 def _server(host: Host, instance: Instance, settings: Settings, inventory: Inventory) -> Server:
     local = endpoint.is_local(host, inventory)
-    settled = endpoint.ollama(host).listen_address or (endpoint.LOOPBACK if local else "")
+    settled = instance.listen_address or (endpoint.LOOPBACK if local else "")
     queue = QUEUE * instance.parallel if settings.queue is None else settings.queue
     return Server(
         host=host.name,
         instance=instance.name,
         port=instance.port,
         weight=instance.weight,
-        max_conns=instance.parallel + queue if instance.max_conns is None else instance.max_conns,
+        max_conns=instance.parallel + queue,
         address=settled or host.connection.address,
         settled=bool(settled),
     )

@@ -124,7 +124,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """The guards of every host, the folders where anything is declared; Docker on gpu hosts."""
     yield SupportedHost(docker=host.gpu)
     if host.gpu:
-        yield UsableCards(gpus={one.name: one.gpus for one in host.instances}, image=_image(host))
+        yield UsableCards(gpus={one.name: one.gpus for one in host.instances}, image=host.serving.image)
     if host.gpu or host.balancer:  # a host under `retired` keeps no folder of ours
         yield Folders()
     if not host.gpu:
@@ -225,10 +225,6 @@ def _keys(settings: Settings) -> Mapping[str, Any]:
 
 def _joined(ours: Any, extra: Any) -> Any:
     return {**ours, **extra} if isinstance(ours, dict) and isinstance(extra, dict) else extra
-
-
-def _image(host: Host) -> str:
-    return str(getattr(host.settings.get("ollama"), "image", ""))
 
 
 def _toolkit(host: Host) -> tuple[int, ...]:

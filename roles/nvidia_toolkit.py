@@ -84,7 +84,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         lock_timeout=int(duration_seconds(shared_settings.docker(host).lock_timeout)),
     )
     yield GpuDriver(
-        image=_image(host),
+        image=host.serving.image,
         proxied=endpoint.is_local(host, inventory),
         after=("packages:nvidia_toolkit", "service:docker"),
     )
@@ -93,7 +93,3 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
 def _source(base: str, facts: HostFacts) -> bytes:
     values = {"repository": base, "architecture": facts.architecture, "key": KEY}
     return render("nvidia_toolkit/nvidia_toolkit.sources.j2", **values)
-
-
-def _image(host: Host) -> str:
-    return str(getattr(host.settings.get("ollama"), "image", ""))

@@ -19,7 +19,7 @@ from provision.inventory.extra import unsaid
 from provision.inventory.loader import load
 from provision.inventory.loadtest import LoadTest, Targets
 from provision.inventory.masked import as_yaml, show
-from provision.inventory.model import Connection, Host, Instance, Inventory
+from provision.inventory.model import Connection, Host, Instance, Inventory, Serving
 from provision.inventory.secret import Mask, Secret
 from provision.inventory.settings import Settings
 from provision.inventory.types import (
@@ -62,6 +62,7 @@ __all__ = [
     "Network",
     "Port",
     "Secret",
+    "Serving",
     "Settings",
     "Sha256",
     "Share",

@@ -1,7 +1,7 @@
 """What may be known of a role's settings outside that role: by other roles, by the plan, by the load test.
 
 A role never imports another. Each class here names the settings of one role that others read; the role's own
-`Settings` declares them, with their defaults.
+`Settings` declares them, with their defaults. What others read of `ollama` is in `Instance`.
 """
 
 from typing import Protocol, cast

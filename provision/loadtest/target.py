@@ -76,8 +76,7 @@ def _name(host: Host, instance: Instance) -> str:
 
 def _addresses(host: Host) -> set[str]:
     """Where its instances may be, by all that is known here."""
-    chosen = str(getattr(host.settings["ollama"], "listen_address", None) or "")
-    found = {chosen, host.connection.address} - {""}
+    found = {host.serving.listen_address, host.connection.address} - {""}
     with suppress(OSError):
         found |= {str(one[4][0]) for one in socket.getaddrinfo(host.connection.address, None, socket.AF_INET)}
     return found

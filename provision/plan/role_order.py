@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -59,20 +59,23 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
         InventoryError: with every problem found.
     """
     inventory = inventories.load(path, roles=sections(), overrides=overrides)
-    hosts = [dataclasses.replace(host, instances=_instances(host)) for host in inventory.hosts]
-    inventory = inventory.replace(hosts)
-    inventory = inventory.replace(hosts, *_warnings(inventory))
+    inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
+    inventory = inventory.replace(inventory.hosts, *_warnings(inventory))
     problems = list(_fleet_problems(inventory))
     if problems:
         raise InventoryError(problems)
     return inventory
 
 
-def _instances(host: Host) -> tuple[Instance, ...]:
-    if not host.gpu:
-        return ()
-    derive = cast(Callable[[str, Settings], tuple[Instance, ...]], role("ollama").instances)
-    return derive(host.name, host.settings["ollama"])
+def with_instances(host: Host) -> Host:
+    """Return the host with the instances that its settings declare, and with what holds for undeclared ones.
+
+    Args:
+        host: a host as the inventory's loader makes it, with the settings of every role.
+    """
+    engine, settings = role(CONTAINERS), host.settings[CONTAINERS]
+    instances: tuple[Instance, ...] = engine.instances(host.name, settings) if host.gpu else ()
+    return dataclasses.replace(host, instances=instances, undeclared=engine.serving(settings))
 
 
 def _warnings(inventory: Inventory) -> list[str]:

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from provision.errors import HostError, RefusedError, UnreachableError
-from provision.inventory import Host, duration_seconds, topology
+from provision.inventory import Host, topology
 from provision.rollout.balancer_pool import Marker, tell_all
 from provision.rollout.holding import Holding
 from provision.rollout.replicas import Alike
 from provision.runs.context import Context, Stopped
 from provision.ssh.session import Session
 from provision.steps.base import EVERY
-from provision.steps.instance import endpoint
 from provision.steps.nginx.balancer_config import NOWHERE
 from provision.steps.nginx.upstream import Member, Place, label
 
@@ -177,7 +176,7 @@ class Rolling:
             with self._about_balancer():
                 marker.mark(down=served.at)
         self._keep()
-        limit = duration_seconds(endpoint.ollama(served.host).drain_timeout)
+        limit = served.host.serving.drain_timeout
         deadline = time.monotonic() + limit
         for marker in served.markers:
             count, useful = self._streams(marker, served, deadline)

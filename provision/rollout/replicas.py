@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from provision.inventory import Host, Instance, Inventory, share_of, topology
-from provision.steps.instance import endpoint
 from provision.steps.nginx.upstream import label
 
 
@@ -56,7 +55,7 @@ class Alike:
 
     def allowed(self, host: Host, model: str) -> int:
         """How many instances of a model may be out at once, of those behind the same balancers as this host's."""
-        said = endpoint.ollama(host).max_unavailable
+        said = host.serving.max_unavailable
         if isinstance(said, int):
             return said
         behind = topology.balancers(host, self.inventory)

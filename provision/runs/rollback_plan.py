@@ -75,7 +75,7 @@ class _Models:
     """The models of a host's instances after a rollback, each by its place and its name as the server shows it.
 
     Args:
-        places: instance -> where its models are, as `storage.of` says.
+        places: instance -> where its models are, as `Instance.storage` says.
         absent: what the run added or deleted: it is not there then.
         kept: what of that the run added and what stays nevertheless -> its name as it was declared.
     """
@@ -214,7 +214,7 @@ def _models(host: Host, targets: Sequence[_Target]) -> _Models:
     answers every request with 404 while the balancers send to it. So what was added stays where nothing else would be
     left. Who shares a folder has what the others pull into it, and loses what they delete.
     """
-    places = storage.of(host) if host.gpu and host.instances else {}
+    places = {one.name: one.storage for one in host.instances}
     steps = [(one.entry.step, one) for one in targets]
     gone = {step.name for step, one in steps if isinstance(step, Container) and _is_new(one)}
     pulled = {step.name for step, one in steps if isinstance(step, Container) and one.after is None}  # see `_follows`
@@ -240,13 +240,8 @@ def _is_new(one: _Target) -> bool:
 def _as_it_was(host: Host, targets: Sequence[_Target], models: _Models) -> Host:
     """The host with the instances, and their models, that it has once what was added is gone: those are tested."""
     gone = {one.made.step for one in targets if one.made.have is None}
-    pairs = zip(host.instances, getattr(host.settings.get("ollama"), "instances", ()), strict=False)
-    left = [(one, item) for one, item in pairs if f"container:{one.name}" not in gone]
-    instances = tuple(dataclasses.replace(one, models=models.of(one)) for one, _ in left)
-    if len(left) == len(host.instances):
-        return dataclasses.replace(host, instances=instances)
-    ollama = host.settings["ollama"].model_copy(update={"instances": tuple(item for _, item in left)})
-    return dataclasses.replace(host, instances=instances, settings={**host.settings, "ollama": ollama})
+    left = [one for one in host.instances if f"container:{one.name}" not in gone]
+    return dataclasses.replace(host, instances=tuple(dataclasses.replace(one, models=models.of(one)) for one in left))
 
 
 def _entries(targets: Sequence[_Target], then: Host, inventory: Inventory) -> list[Entry]:

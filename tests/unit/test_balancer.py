@@ -152,8 +152,6 @@ def test_two_instances_at_one_address_are_named_once() -> None:
         ({}, {"parallel": 4}, "max_conns=20"),
         ({"queue": 0}, {"parallel": 4}, "max_conns=4"),
         ({"queue": 10}, {"parallel": 4}, "max_conns=14"),
-        ({"queue": 10}, {"max_conns": 3}, "max_conns=3"),
-        ({}, {"max_conns": 0}, "max_conns=0"),
         ({}, {"weight": 5}, "weight=5"),
     ],
 )

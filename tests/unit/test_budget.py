@@ -68,15 +68,17 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gpu(name: str, models: tuple[tuple[str, ...], ...] = (("m",), ("m",)), **settings: Any) -> Host:
+    serving = ollama.serving(ollama.Settings(**settings))
     instances = tuple(
-        Instance(host=name, name=f"ollama{n}", gpus=(n,), port=3000 + n, models=one) for n, one in enumerate(models, 1)
+        Instance(host=name, name=f"ollama{n}", gpus=(n,), port=3000 + n, models=one, **vars(serving))
+        for n, one in enumerate(models, 1)
     )
     return Host(
         name=name,
         groups=("gpu",),
         connection=Connection(address=name),
-        settings={"ollama": ollama.Settings(**settings)},
         instances=instances,
+        undeclared=serving,
     )
 
 
