@@ -17,15 +17,17 @@ from provision.inventory import (
     Port,
     Size,
     duration_seconds,
+    shared_settings,
     size_bytes,
 )
 from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
+from provision.inventory.topology import is_balancing, sources
 from provision.render import render
 from provision.steps.base import Owned, Step
 from provision.steps.instance import endpoint
-from provision.steps.nginx.balancer_config import Balancing, Server, is_balancing, sources
-from provision.steps.nginx.build import UNIT, nginx
+from provision.steps.nginx.balancer_config import Balancing, Server
+from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation import OwnedGenerations
 from provision.steps.nginx.listen import Listen
 from provision.steps.ollama.server_state import canonical
@@ -187,13 +189,14 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         return
     settings = host.of(Settings)
     own = (*settings.addresses, f"127.0.0.1:{settings.status_port}")
+    nginx = shared_settings.nginx(host)
     hosts = sources(host, inventory)
     members = [(other, instance) for other in hosts for instance in other.instances]
     yield Listen(name="nginx", addresses=own)
     yield Balancing(
         name="balancer",
-        files=_files(settings, nginx(host).version, tries=1 + max((len(one.instances) for one in hosts), default=1)),
-        binary=nginx(host).source.binary,
+        files=_files(settings, nginx.version, tries=1 + max((len(one.instances) for one in hosts), default=1)),
+        binary=nginx.binary,
         status_port=settings.status_port,
         servers=tuple(_server(other, instance, settings, inventory) for other, instance in members),
         method=settings.directive,
@@ -239,14 +242,14 @@ def _files(settings: Settings, version: str, tries: int) -> Mapping[str, bytes]:
 
 def _server(host: Host, instance: Instance, settings: Settings, inventory: Inventory) -> Server:
     local = endpoint.is_local(host, inventory)
-    settled = endpoint.ollama(host).listen_address or (endpoint.LOOPBACK if local else "")
+    settled = instance.listen_address or (endpoint.LOOPBACK if local else "")
     queue = QUEUE * instance.parallel if settings.queue is None else settings.queue
     return Server(
         host=host.name,
         instance=instance.name,
         port=instance.port,
         weight=instance.weight,
-        max_conns=instance.parallel + queue if instance.max_conns is None else instance.max_conns,
+        max_conns=instance.parallel + queue,
         address=settled or host.connection.address,
         settled=bool(settled),
     )

@@ -21,6 +21,7 @@ from provision.inventory import (
     Url,
     Version,
     duration_seconds,
+    shared_settings,
 )
 from provision.render import render
 from provision.steps.base import Owned, Step
@@ -123,7 +124,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """The guards of every host, the folders where anything is declared; Docker on gpu hosts."""
     yield SupportedHost(docker=host.gpu)
     if host.gpu:
-        yield UsableCards(gpus={one.name: one.gpus for one in host.instances}, image=_image(host))
+        yield UsableCards(gpus={one.name: one.gpus for one in host.instances}, image=host.serving.image)
     if host.gpu or host.balancer:  # a host under `retired` keeps no folder of ours
         yield Folders()
     if not host.gpu:
@@ -226,10 +227,6 @@ def _joined(ours: Any, extra: Any) -> Any:
     return {**ours, **extra} if isinstance(ours, dict) and isinstance(extra, dict) else extra
 
 
-def _image(host: Host) -> str:
-    return str(getattr(host.settings.get("ollama"), "image", ""))
-
-
 def _toolkit(host: Host) -> tuple[int, ...]:
-    version = str(getattr(host.settings.get("nvidia_toolkit"), "version", "0"))
+    version = shared_settings.toolkit(host).version
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -11,7 +11,6 @@ from pydantic import Field
 from provision.inventory import Duration, Host, Inventory, ModelName, Sha256, duration_seconds
 from provision.inventory import Settings as Base
 from provision.steps.base import Owned, Step
-from provision.steps.instance import storage
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import LeavingModels, Model, OwnedModels
 from provision.steps.ollama.server_state import canonical
@@ -50,13 +49,12 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """
     settings = host.of(Settings)
     digests = {canonical(name): digest for name, digest in settings.digests.items()}
-    places = storage.of(host) if host.gpu and host.instances else {}
     for one in host.instances:
         models = [
             Model(
                 instance=one.name,
                 name=name,
-                storage=places[one.name],
+                storage=one.storage,
                 digest=digests.get(canonical(name), ""),
                 tries=settings.tries,
                 stall=round(duration_seconds(settings.stall)),

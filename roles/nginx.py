@@ -10,9 +10,9 @@ from provision.errors import Problem
 from provision.inventory import Host, Inventory, Name, Sha256, Text, Url, Version
 from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
+from provision.inventory.topology import is_balancing
 from provision.render import render
 from provision.steps.base import Owned, Step
-from provision.steps.nginx.balancer_config import is_balancing
 from provision.steps.nginx.build import CACHE, CURRENT, LOGS, UNIT, USER, Build, OwnedBuilds, Source
 from provision.steps.system.account import Account, OwnedAccounts
 from provision.steps.system.apt import Packages
@@ -113,6 +113,11 @@ class Settings(Base):
         url = self.url or f"https://nginx.org/download/nginx-{self.version}.tar.gz"
         sha256 = self.sha256 or KNOWN[self.version]
         return Source(version=self.version, sha256=sha256, url=url, arguments=self.configure_args)
+
+    @property
+    def binary(self) -> str:
+        """The path of the program that is built."""
+        return self.source.binary
 
 
 def _wrong(argument: str) -> Iterator[str]:

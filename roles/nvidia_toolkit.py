@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from functools import partial
 
 from provision import inventory
-from provision.inventory import Duration, Fingerprint, Host, Inventory, Url, Version, duration_seconds
+from provision.inventory import (
+    Duration,
+    Fingerprint,
+    Host,
+    Inventory,
+    Url,
+    Version,
+    duration_seconds,
+    shared_settings,
+)
 from provision.render import render
 from provision.steps.base import Owned, Step
 from provision.steps.docker.service import GpuDriver
@@ -72,10 +81,10 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         packages=dict.fromkeys(PACKAGES, version),
         costs="restarts Docker, that it learns of the cards",
         downgrade=settings.allow_downgrade,
-        lock_timeout=int(duration_seconds(getattr(host.settings.get("docker"), "lock_timeout", "10m"))),
+        lock_timeout=int(duration_seconds(shared_settings.docker(host).lock_timeout)),
     )
     yield GpuDriver(
-        image=_image(host),
+        image=host.serving.image,
         proxied=endpoint.is_local(host, inventory),
         after=("packages:nvidia_toolkit", "service:docker"),
     )
@@ -84,7 +93,3 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
 def _source(base: str, facts: HostFacts) -> bytes:
     values = {"repository": base, "architecture": facts.architecture, "key": KEY}
     return render("nvidia_toolkit/nvidia_toolkit.sources.j2", **values)
-
-
-def _image(host: Host) -> str:
-    return str(getattr(host.settings.get("ollama"), "image", ""))

@@ -25,6 +25,7 @@ from provision.inventory import (
     Network,
     Port,
     Secret,
+    Serving,
     Share,
     Size,
     Text,
@@ -49,6 +50,7 @@ from provision.steps.ollama.server_state import canonical
 from provision.steps.system.file import Directory, File, OwnedFiles
 from provision.steps.system.systemd import OwnedUnits, Service, Unit
 
+ENGINE = "ollama"
 FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
 _LONGEST_HOLDER = 128  # characters: more of a program's name is never shown
@@ -209,9 +211,9 @@ def _is_one_line(secret: Secret) -> bool:
 def _doubled(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """The same name, port or card in two instances."""
     seen: dict[tuple[str, str | int], int] = {}
-    for index, (item, made) in enumerate(zip(settings.instances, instances("", settings), strict=True)):
-        claims: list[tuple[str, str | int]] = [("name", made.name), ("port", made.port)]
-        for kind, value in [*claims, *(("gpus", card) for card in set(item.gpus))]:
+    for index, instance in enumerate(instances("", settings)):
+        claims: list[tuple[str, str | int]] = [("name", instance.name), ("port", instance.port)]
+        for kind, value in [*claims, *(("gpus", card) for card in set(instance.gpus))]:
             first = seen.setdefault((kind, value), index)
             if first != index:
                 what = f"card {value}" if kind == "gpus" else f"{kind} {value}"
@@ -239,15 +241,34 @@ def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
     return tuple(
         Instance(
             host=host_name,
-            name=item.name or f"ollama{number}",
+            name=name,
             gpus=item.gpus,
-            port=item.port or FIRST_PORT + number - 1,
+            port=item.port or FIRST_PORT + index,
+            storage=storage.place(item.storage, settings.storage, name),
             models=_models(settings, item),
             parallel=item.num_parallel or settings.num_parallel,
             weight=item.weight,
+            **vars(serving(settings)),
         )
-        for number, item in enumerate(settings.instances, 1)
+        for index, (name, item) in enumerate(_named(settings))
     )
+
+
+def serving(settings: Settings) -> Serving:
+    """What the settings of a host say of every instance, also of those that are no longer declared."""
+    return Serving(
+        engine=ENGINE,
+        image=settings.image,
+        listen_address=settings.listen_address,
+        admit=settings.admit,
+        drain_timeout=duration_seconds(settings.drain_timeout),
+        max_unavailable=settings.max_unavailable,
+    )
+
+
+def _named(settings: Settings) -> Iterator[tuple[str, InstanceSettings]]:
+    """The settings of each instance with the instance's name, in their order."""
+    return ((item.name or f"ollama{number}", item) for number, item in enumerate(settings.instances, 1))
 
 
 def _models(settings: Settings, item: InstanceSettings) -> tuple[str, ...]:
@@ -264,17 +285,18 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         inventory: the whole inventory, for the host's balancers.
     """
     settings = host.of(Settings)
-    made = host.instances
-    if not host.gpu or not made:
+    instances = host.instances
+    if not host.gpu or not instances:
         return
     address = partial(endpoint.listen_address, host, inventory)
-    cards, ports = {one.name: one.gpus for one in made}, {one.name: one.port for one in made}
+    cards, ports = {one.name: one.gpus for one in instances}, {one.name: one.port for one in instances}
     yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate)
     yield Image(reference=settings.image)
     yield from _firewall(host, inventory, ports)
-    yield from _boot(address, made, _kept_loaded(settings, made))
+    yield from _boot(address, instances, _kept_loaded(settings, instances))
     yield File(path=nvidia_smi.RECORD, content=lambda facts: nvidia_smi.record_text(facts.record))
-    yield from _containers(host, inventory, made)
+    yield from _storages(instances)
+    yield from _containers(host, inventory)
 
 
 def _firewall(host: Host, inventory: Inventory, ports: dict[str, int]) -> Iterator[Step]:
@@ -292,9 +314,9 @@ def _firewall(host: Host, inventory: Inventory, ports: dict[str, int]) -> Iterat
     yield chain
 
 
-def _boot(address: partial[str], made: tuple[Instance, ...], kept: dict[str, tuple[str, ...]]) -> Iterator[Step]:
+def _boot(address: partial[str], instances: tuple[Instance, ...], kept: dict[str, tuple[str, ...]]) -> Iterator[Step]:
     def lines(facts: HostFacts) -> bytes:
-        return boot.instances_file((one.name, address(facts), one.port, kept[one.name]) for one in made)
+        return boot.instances_file((one.name, address(facts), one.port, kept[one.name]) for one in instances)
 
     yield File(path=boot.INSTANCES_SCRIPT, content=boot.instances_script(), mode=0o755)
     yield File(path=boot.INSTANCES, content=lines)
@@ -304,43 +326,46 @@ def _boot(address: partial[str], made: tuple[Instance, ...], kept: dict[str, tup
     yield Service(name=boot.INSTANCES_UNIT.removesuffix(".service"), after=after)
 
 
-def _kept_loaded(settings: Settings, made: tuple[Instance, ...]) -> dict[str, tuple[str, ...]]:
+def _kept_loaded(settings: Settings, instances: tuple[Instance, ...]) -> dict[str, tuple[str, ...]]:
     """The models that an instance has loaded all the time, by instance."""
-    kept = {}
-    for one, item in zip(made, settings.instances, strict=True):
+    items, kept = dict(_named(settings)), {}
+    for one in instances:
+        item = items[one.name]
         lasting = math.isinf(duration_seconds(_said(settings, item, "keep_alive")))
         kept[one.name] = one.models[: loaded_at_once(settings, one, item)] if lasting else ()
     return kept
 
 
-def _containers(host: Host, inventory: Inventory, made: tuple[Instance, ...]) -> Iterator[Step]:
+def _storages(instances: tuple[Instance, ...]) -> Iterator[Step]:
+    yield from (Volume(name=one.name) for one in instances if one.storage == storage.VOLUME)
+    folders = dict.fromkeys(one.storage for one in instances if one.storage != storage.VOLUME)
+    yield from (Directory(path=folder, foreign=True) for folder in folders)
+
+
+def _containers(host: Host, inventory: Inventory) -> Iterator[Step]:
     settings = host.of(Settings)
-    places = storage.of(host)
-    yield from (Volume(name=name) for name, place in places.items() if place == storage.VOLUME)
-    folders = [place for place in dict.fromkeys(places.values()) if place != storage.VOLUME]
-    yield from (Directory(path=place, foreign=True) for place in folders)
-    for one, item in zip(made, settings.instances, strict=True):
-        secrets = _secrets(settings, item)
+    items = dict(_named(settings))
+    for instance in host.instances:
+        secrets = _secrets(settings, items[instance.name])
         if secrets:
             text = "".join(f"{key}={value}\n" for key, value in secrets.items())
-            yield File(path=env_file(one.name), content=text.encode(), mode=0o600)
-    for one, item in zip(made, settings.instances, strict=True):
-        yield _container(host, inventory, one, item)
+            yield File(path=env_file(instance.name), content=text.encode(), mode=0o600)
+    for instance in host.instances:
+        yield _container(host, inventory, instance, items[instance.name])
 
 
 def _container(host: Host, inventory: Inventory, one: Instance, item: InstanceSettings) -> Container:
     settings = host.of(Settings)
-    place = storage.of(host)[one.name]
     memory, cpus, pids = (_said(settings, item, name) for name in ("memory", "cpus", "pids_limit"))
     return Container(
         name=one.name,
-        image=settings.image,
+        image=one.image,
         gpus=one.gpus,
         port=one.port,
         address=partial(endpoint.listen_address, host, inventory),
         environment=environment(settings, one, item),
         secrets={key: fingerprint(value) for key, value in _secrets(settings, item).items()},
-        mounts=(volume(one.name) if place == storage.VOLUME else bind(place),),
+        mounts=(volume(one.name) if one.storage == storage.VOLUME else bind(one.storage),),
         restart=settings.restart,
         memory=size_bytes(memory) if memory else 0,
         cpus=cpus or 0.0,

@@ -9,7 +9,7 @@ from functools import partial
 
 from provision.errors import GuardError, HostError, UsageError
 from provision.events import Event
-from provision.inventory import Host, Inventory, Mask, duration_seconds
+from provision.inventory import Host, Inventory, Mask
 from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.replicas import Replicas
 from provision.rollout.roll import Roll
@@ -17,7 +17,6 @@ from provision.rollout.traffic import HostTraffic
 from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
 from provision.ssh.session import Session
-from provision.steps.instance import endpoint
 from provision.steps.nginx.upstream import Drained, label
 
 HINT = "deploy first: an instance that is in no upstream gets no requests anyway"
@@ -110,7 +109,7 @@ class Draining:
         now = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
         records = [Drained(name, now, lock.who(), self.hide(why)) for name in self.labels()]
         if timeout is None:
-            timeout = max(duration_seconds(endpoint.ollama(host).drain_timeout) for host, _ in self.chosen)
+            timeout = max(host.serving.drain_timeout for host, _ in self.chosen)
         deadline = time.monotonic() + timeout
         return self._done(lambda: self._drain(records, deadline))
 

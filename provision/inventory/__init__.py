@@ -3,6 +3,8 @@
 settings, types      what a role declares
 loadtest             what `provision loadtest` demands: a section that is no role's
 model, secret        what a loaded inventory is made of
+topology             who sends to whom: balancers and the hosts behind them
+shared_settings      what others may know of a role's settings
 loader               from files to an `Inventory`, through:
   document, scalars    YAML files to values that know their file and line (value)
   groups, ranges       Ansible's groups; the order in which they win
@@ -17,7 +19,7 @@ from provision.inventory.extra import unsaid
 from provision.inventory.loader import load
 from provision.inventory.loadtest import LoadTest, Targets
 from provision.inventory.masked import as_yaml, show
-from provision.inventory.model import Connection, Host, Instance, Inventory
+from provision.inventory.model import Connection, Host, Instance, Inventory, Serving
 from provision.inventory.secret import Mask, Secret
 from provision.inventory.settings import Settings
 from provision.inventory.types import (
@@ -60,6 +62,7 @@ __all__ = [
     "Network",
     "Port",
     "Secret",
+    "Serving",
     "Settings",
     "Sha256",
     "Share",

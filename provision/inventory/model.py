@@ -46,28 +46,50 @@ class Connection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instance:
-    """One Ollama container: what containers, models and upstream are all rendered from.
+class Serving:
+    """What holds for every instance of a host.
+
+    Args:
+        engine: the model server that runs in its container: `ollama`.
+        image: reference of the container's image.
+        listen_address: the declared address to listen on; empty for the one by which the host reaches its balancers.
+        admit: addresses and networks, besides the balancers', that may reach it.
+        drain_timeout: seconds that its streams may go on before it is replaced.
+        max_unavailable: how many instances of a model may be out of the upstream at once: a number, or a share
+            such as `25%`.
+    """
+
+    engine: str = "ollama"
+    image: str = ""
+    listen_address: str = ""
+    admit: tuple[str, ...] = ()
+    drain_timeout: float = 0.0
+    max_unavailable: int | str = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance(Serving):
+    """One model server in a container, as its role declares it: all that other roles and the rollout know of it.
 
     Args:
         host: name of its host.
         name: name of the container, `ollama1` and so on unless said otherwise.
         gpus: indices of its cards, as the operator wrote them.
         port: TCP port it listens on.
+        storage: where its models are: `volume`, for a Docker volume of the instance's name, or a directory of the host.
         models: names of the models it serves.
         parallel: requests it answers at once (OLLAMA_NUM_PARALLEL).
         weight: its share in the upstream.
-        max_conns: connections the balancer may open to it, or None for no limit.
     """
 
     host: str
     name: str
     gpus: tuple[int, ...]
     port: int
+    storage: str = "volume"
     models: tuple[str, ...] = ()
     parallel: int = 1
     weight: int = 1
-    max_conns: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +102,8 @@ class Host:
         connection: how to reach it.
         settings: role name to that role's validated settings; every role is there.
         variables: the operator's own variables, plain values in which secrets are still `Secret`.
-        instances: its Ollama containers (filled by `sequence`).
+        instances: its declared instances (filled by `role_order`).
+        undeclared: what holds for instances that are on the host and not declared any more (filled by `role_order`).
         sources: role name to the merged mapping with the place of every value, for `problem` and `show`.
     """
 
@@ -90,6 +113,7 @@ class Host:
     settings: Mapping[str, Settings] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     instances: tuple[Instance, ...] = ()
+    undeclared: Serving = Serving()
     sources: Mapping[str, Value] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, cls: type[S]) -> S:
@@ -113,6 +137,11 @@ class Host:
     def secrets(self) -> tuple[Secret, ...]:
         """Return every secret that holds for this host, wherever it was written."""
         return tuple(secrets_in([self.settings, self.sources, self.variables, self.connection]))
+
+    @property
+    def serving(self) -> Serving:
+        """What holds for every instance on the host, declared or not."""
+        return self.instances[0] if self.instances else self.undeclared
 
     @property
     def gpu(self) -> bool:

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from provision.errors import HostError, ProvisionError, UnreachableError, UsageError
-from provision.inventory import Host, Instance, Inventory, Secret
+from provision.inventory import Host, Instance, Inventory, Secret, shared_settings
+from provision.inventory.topology import is_balancing, sources
 from provision.loadtest.measure import Tally
-from provision.plan.role_order import role
 from provision.terminal_text import line
 
 TIMEOUT = 10.0  # seconds without a word
@@ -54,8 +54,6 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
     Raises:
         UsageError: none of the hosts is a balancer, or none can be reached from here.
     """
-    from provision.steps.nginx.balancer_config import is_balancing, sources
-
     balancers = [host for host in hosts if is_balancing(host, inventory)]
     if not balancers:
         names = ", ".join(host.name for host in inventory.hosts if is_balancing(host, inventory))
@@ -78,8 +76,7 @@ def _name(host: Host, instance: Instance) -> str:
 
 def _addresses(host: Host) -> set[str]:
     """Where its instances may be, by all that is known here."""
-    chosen = str(getattr(host.settings["ollama"], "listen_address", None) or "")
-    found = {chosen, host.connection.address} - {""}
+    found = {host.serving.listen_address, host.connection.address} - {""}
     with suppress(OSError):
         found |= {str(one[4][0]) for one in socket.getaddrinfo(host.connection.address, None, socket.AF_INET)}
     return found
@@ -87,7 +84,7 @@ def _addresses(host: Host) -> set[str]:
 
 def _url(host: Host) -> str:
     """Where clients reach a balancer: the address by which we reach its host, unless it listens elsewhere."""
-    settings = host.of(role("balancer").Settings)
+    settings = shared_settings.balancer(host)
     listens = settings.listen
     everywhere = {"0.0.0.0", "::"} & set(listens)  # noqa: S104 - compared, not bound
     address = host.connection.address if everywhere else listens[0]

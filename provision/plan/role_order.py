@@ -2,19 +2,18 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from provision import inventory as inventories
 from provision.command import Run
 from provision.errors import InventoryError, Problem, ProvisionError, UsageError
-from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds
+from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds, shared_settings, topology
 from provision.steps import facts
 from provision.steps.base import Fact, Owned, State, Step
 from provision.steps.docker.inspect import COMMAND
 from provision.steps.facts import HostFacts
-from provision.steps.nginx.balancer_config import is_balancing
 
 BUILDS = "nginx"  # the role whose work one host may do for others
 CONTAINERS = "ollama"  # the first role that starts containers
@@ -105,20 +104,23 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
         InventoryError: with every problem found.
     """
     inventory = inventories.load(path, roles=sections(), overrides=overrides)
-    hosts = [dataclasses.replace(host, instances=_instances(host)) for host in inventory.hosts]
-    inventory = inventory.replace(hosts)
-    inventory = inventory.replace(hosts, *_warnings(inventory))
+    inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
+    inventory = inventory.replace(inventory.hosts, *_warnings(inventory))
     problems = list(_fleet_problems(inventory))
     if problems:
         raise InventoryError(problems)
     return inventory
 
 
-def _instances(host: Host) -> tuple[Instance, ...]:
-    if not host.gpu:
-        return ()
-    derive = cast(Callable[[str, Settings], tuple[Instance, ...]], role("ollama").instances)
-    return derive(host.name, host.settings["ollama"])
+def with_instances(host: Host) -> Host:
+    """Return the host with the instances that its settings declare, and with what holds for undeclared ones.
+
+    Args:
+        host: a host as the inventory's loader makes it, with the settings of every role.
+    """
+    engine, settings = role(CONTAINERS), host.settings[CONTAINERS]
+    instances: tuple[Instance, ...] = engine.instances(host.name, settings) if host.gpu else ()
+    return dataclasses.replace(host, instances=instances, undeclared=engine.serving(settings))
 
 
 def _warnings(inventory: Inventory) -> list[str]:
@@ -170,25 +172,17 @@ def owned() -> tuple[tuple[str, Owned], ...]:
     return tuple((name, finder) for name in reversed(order()) for finder in role(name).OWNED)
 
 
-def peers(host: Host, inventory: Inventory) -> tuple[str, ...]:
-    """The addresses that a host has to know the way to: its balancers', or its gpu hosts'."""
-    others = (other for other in inventory.hosts if other.name != host.name and other.gpu != host.gpu)
-    mixed = (other for other in inventory.hosts if other.name != host.name and other.balancer and host.gpu)
-    found = dict.fromkeys(other.connection.address for other in (*others, *mixed) if other.gpu or other.balancer)
-    return tuple(found)
-
-
 def facts_command(host: Host, inventory: Inventory, parts: Collection[str] = facts.PARTS) -> Run:
-    """The command that reads a host's facts.
+    """The command that reads a host's facts, with its way to the addresses of its balancers, or of its gpu hosts.
 
     Args:
         host: one host of the inventory.
         inventory: all of it.
         parts: what is read beside the host itself, see `facts.PARTS`; of a host without cards nothing is.
     """
-    limit = getattr(host.settings.get("nvidia_toolkit"), "smi_timeout", "15s")
+    addresses = dict.fromkeys(other.connection.address for other in topology.counterparts(host, inventory))
     chosen = frozenset(parts) if host.gpu else frozenset()
-    return facts.command(peers(host, inventory), duration_seconds(limit), chosen)
+    return facts.command(tuple(addresses), duration_seconds(shared_settings.toolkit(host).smi_timeout), chosen)
 
 
 def facts_needed(
@@ -217,10 +211,10 @@ def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
     """
     found = {}
     for host in inventory.hosts if BUILDS in roles else ():
-        settings: Any = host.settings[BUILDS]
-        named = settings.build_host if settings.build == "once" and is_balancing(host, inventory) else ""
+        settings = shared_settings.nginx(host)
+        named = settings.build_host if settings.build == "once" and topology.is_balancing(host, inventory) else ""
         if named not in ("", host.name):
-            found[host.name] = str(named)
+            found[host.name] = named
     return found
 
 

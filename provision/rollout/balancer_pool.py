@@ -17,7 +17,7 @@ from provision.apply.step_runner import Performer
 from provision.command import Answer
 from provision.errors import FactError, HostError, RefusedError, UnreachableError
 from provision.events import Event
-from provision.inventory import Host, Mask
+from provision.inventory import Host, Mask, topology
 from provision.plan import planner, role_order
 from provision.plan.role_order import LAST, Entry
 from provision.runs import interrupt
@@ -25,7 +25,6 @@ from provision.runs.context import Context
 from provision.ssh.session import Session
 from provision.steps.base import BlockedError, RefusalError, State, converged
 from provision.steps.facts import HostFacts
-from provision.steps.instance import endpoint
 from provision.steps.nginx import member_update, upstream
 from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.nginx.member_update import MemberUpdate
@@ -277,7 +276,7 @@ class BalancerPools:
         Args:
             host: a gpu host.
         """
-        senders = sorted(endpoint.balancers(host, self.context.inventory), key=lambda balancer: balancer.name)
+        senders = sorted(topology.balancers(host, self.context.inventory), key=lambda balancer: balancer.name)
         with self._lock:
             for balancer in senders:
                 if balancer.name not in self._pools:

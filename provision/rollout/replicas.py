@@ -3,8 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from provision.inventory import Host, Instance, Inventory, share_of
-from provision.steps.instance import endpoint
+from provision.inventory import Host, Instance, Inventory, share_of, topology
 from provision.steps.nginx.upstream import label
 
 
@@ -41,7 +40,7 @@ class Replicas:
 
     def stand_in(self, host: Host, other: Host, model: str) -> bool:
         """Whether two hosts serve a model behind the same balancers."""
-        same = endpoint.balancers(host, self.inventory) == endpoint.balancers(other, self.inventory)
+        same = topology.balancers(host, self.inventory) == topology.balancers(other, self.inventory)
         return same and model in self.models_of(host) & self.models_of(other)
 
     def declared(self, host: Host) -> frozenset[str]:
@@ -69,12 +68,12 @@ class Replicas:
 
     def allowed(self, host: Host, model: str) -> int:
         """How many instances of a model may be out at once, of those behind the same balancers as this host's."""
-        said = endpoint.ollama(host).max_unavailable
+        said = host.serving.max_unavailable
         if isinstance(said, int):
             return said
-        behind = endpoint.balancers(host, self.inventory)
+        behind = topology.balancers(host, self.inventory)
         hosts = (one for one in self.inventory.hosts if one.gpu)
-        alike = (one for one in hosts if endpoint.balancers(one, self.inventory) == behind)
+        alike = (one for one in hosts if topology.balancers(one, self.inventory) == behind)
         count = sum(model in _models(one) for host in alike for one in host.instances)
         return max(1, int(share_of(said) * count))
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from provision.errors import HostError, LockedError, RefusedError, UnreachableError
-from provision.inventory import Host, duration_seconds
+from provision.inventory import Host
 from provision.rollout import proof
 from provision.rollout.balancer_pool import BalancerPool, about_balancer, update_all
 from provision.rollout.members import Membership, Slot
@@ -14,7 +14,6 @@ from provision.runs.context import Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY
-from provision.steps.instance import endpoint
 from provision.steps.nginx.upstream import NOWHERE, Member, label
 
 CONTAINERS = "ollama"  # the role that removes what is no longer declared; a run without it leaves that as it is
@@ -117,7 +116,7 @@ class HostTraffic:
         Args:
             slot: the instances, cordoned.
         """
-        limit = duration_seconds(endpoint.ollama(self.host).drain_timeout)
+        limit = self.host.serving.drain_timeout
         deadline = time.monotonic() + limit
         names = ", ".join(slot.at)
 

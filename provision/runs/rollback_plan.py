@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from provision.errors import FactError
 from provision.inventory import Host, Inventory
+from provision.inventory.topology import is_balancing, sources
 from provision.plan import role_order
 from provision.plan.planner import GARBLED
 from provision.plan.role_order import PRESENT, Entry
 from provision.runs.history import Made, Story
 from provision.steps.base import PutBack, State
-from provision.steps.nginx.balancer_config import is_balancing, sources
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,8 @@ def _irrevocable(target: _Target) -> str:
 def _as_it_was(host: Host, targets: Sequence[_Target]) -> Host:
     """The host with the instances that it has once those that the run added are gone: the others are tested."""
     gone = {target.entry.step.part_of for target in targets if target.entry.step.serves and target.is_new}
-    if gone.isdisjoint(instance.name for instance in host.instances):
-        return host
-    pairs = zip(host.instances, getattr(host.settings.get("ollama"), "instances", ()), strict=False)
-    left = [(instance, item) for instance, item in pairs if instance.name not in gone]
-    ollama = host.settings["ollama"].model_copy(update={"instances": tuple(item for _, item in left)})
-    instances = tuple(instance for instance, _ in left)
-    return dataclasses.replace(host, instances=instances, settings={**host.settings, "ollama": ollama})
+    left = tuple(instance for instance in host.instances if instance.name not in gone)
+    return dataclasses.replace(host, instances=left)
 
 
 def _entries(targets: Sequence[_Target], declared: Sequence[Entry]) -> list[Entry]:

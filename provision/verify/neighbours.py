@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from provision.command import READ_TIMEOUT, Answer, Run, sh
 from provision.errors import HostError
-from provision.inventory import Host, Inventory
+from provision.inventory import Host, Inventory, topology
 from provision.steps.base import NOT_ASKED, Check
 from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint
@@ -124,7 +124,7 @@ def places(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[Place, .
         return ()
     address = endpoint.listen_address(host, inventory, facts)
     admitted = endpoint.admitted(host, inventory, facts)
-    senders = frozenset(one.name for one in endpoint.balancers(host, inventory))
+    senders = frozenset(one.name for one in topology.balancers(host, inventory))
     return tuple(Place(host.name, one.name, address, one.port, admitted, senders) for one in host.instances)
 
 

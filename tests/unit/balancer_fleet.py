@@ -3,7 +3,7 @@
 from typing import Any
 
 from provision.inventory import Connection, Host, Instance, Inventory
-from provision.roles import balancer, nginx, ollama
+from provision.roles import balancer, nginx
 from provision.steps.facts import Fleet, HostFacts
 from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.system.file_scan import Content
@@ -22,7 +22,6 @@ def host(name: str, *groups: str, address: str = "", count: int = 0, **settings:
         settings={
             "nginx": nginx.Settings(**settings.get("nginx", {})),
             "balancer": balancer.Settings(**settings.get("balancer", {})),
-            "ollama": ollama.Settings(),
         },
         instances=instances,
     )

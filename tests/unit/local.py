@@ -7,7 +7,11 @@ from typing import IO, Any
 
 from provision.errors import UnreachableError
 from provision.inventory import Connection
+from provision.roles import nvidia_toolkit
 from provision.ssh.session import Session
+
+SETTINGS = {"nvidia_toolkit": nvidia_toolkit.Settings()}
+"""The settings that reading a host needs, whatever its steps are."""
 
 
 class LocalSession(Session):

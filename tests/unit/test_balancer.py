@@ -12,7 +12,6 @@ from provision.roles import balancer
 from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet
 from provision.steps.nginx import balancer_checks
-from provision.steps.nginx.balancer_config import sources
 from provision.steps.nginx.upstream import NOWHERE
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
 from tests.unit.nginx_config import find, parse
@@ -126,7 +125,6 @@ def named() -> Inventory:
 def test_without_balancers_a_gpu_host_balances_over_its_own_instances_on_loopback() -> None:
     inventory = Inventory(path="x", hosts=(host("a", "gpu", count=2), host("b", "gpu", count=1)))
     assert servers(texts(config(inventory, "a"))[UPSTREAM]) == [("127.0.0.1:3001", False), ("127.0.0.1:3002", False)]
-    assert [other.name for other in sources(inventory.host("b"), inventory)] == ["b"]
 
 
 def test_only_balancers_balance_where_there_are_some() -> None:
@@ -154,8 +152,6 @@ def test_two_instances_at_one_address_are_named_once() -> None:
         ({}, {"parallel": 4}, "max_conns=20"),
         ({"queue": 0}, {"parallel": 4}, "max_conns=4"),
         ({"queue": 10}, {"parallel": 4}, "max_conns=14"),
-        ({"queue": 10}, {"max_conns": 3}, "max_conns=3"),
-        ({}, {"max_conns": 0}, "max_conns=0"),
         ({}, {"weight": 5}, "weight=5"),
     ],
 )

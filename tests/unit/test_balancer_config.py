@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from provision.inventory import Connection, Host, Instance, Inventory
-from provision.roles import balancer, nginx, ollama
+from provision.roles import balancer, nginx
 from provision.steps.nginx.balancer_checks import REFUSED, is_spread
 from provision.steps.nginx.generation import rebinds
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
@@ -163,7 +163,7 @@ def test_no_name_or_address_breaks_out_of_the_upstream(name: str, container: str
         name=name,
         groups=("gpu",),
         connection=Connection(address=address),
-        settings={"ollama": ollama.Settings(), "nginx": nginx.Settings(), "balancer": balancer.Settings()},
+        settings={"nginx": nginx.Settings(), "balancer": balancer.Settings()},
         instances=(Instance(host=name, name=container, gpus=(0,), port=3001),),
     )
     said = parse(texts(config(Inventory(path="x", hosts=(gpu, host("lb-01", "balancer")))))["upstream.conf"])

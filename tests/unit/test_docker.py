@@ -10,7 +10,6 @@ import pytest
 
 from provision.command import Answer, Put, Run
 from provision.inventory import Connection, Host, Instance, Inventory
-from provision.inventory import Settings as AnySettings
 from provision.plan.planner import plan_host
 from provision.render import render
 from provision.roles import docker, nvidia_toolkit
@@ -26,13 +25,6 @@ from tests.unit.step_cases import load
 TRIXIE = HostFacts(distribution="debian", version="13", codename="trixie", architecture="amd64")
 
 
-class Ollama(AnySettings):
-    """Stands for the ollama role, of which only the image and the address are asked for."""
-
-    image: str = "ollama/ollama:0.34.4"
-    listen_address: str = ""
-
-
 def host(groups: tuple[str, ...] = ("gpu",), **settings: Any) -> Host:
     return Host(
         name="gpu-01",
@@ -41,9 +33,8 @@ def host(groups: tuple[str, ...] = ("gpu",), **settings: Any) -> Host:
         settings={
             "docker": docker.Settings(**settings),
             "nvidia_toolkit": nvidia_toolkit.Settings(),
-            "ollama": Ollama(),
         },
-        instances=(Instance(host="gpu-01", name="ollama1", gpus=(0,), port=3001),),
+        instances=(Instance(host="gpu-01", name="ollama1", gpus=(0,), port=3001, image="ollama/ollama:0.34.4"),),
     )
 
 

@@ -18,7 +18,7 @@ from provision.ssh import jobs
 from provision.steps.base import BlockedError, Check, Fact, Owned, Step
 from provision.steps.facts import Fleet
 
-from .local import LocalSession, deployed
+from .local import SETTINGS, LocalSession, deployed
 
 ROLES = frozenset({"docker"})
 
@@ -86,8 +86,9 @@ def make(tmp_path, monkeypatch):
 
     def build(*things, session=None, store=None, stop=False, kept=False, roles=ROLES, run_id="run-1", **more):
         entries = tuple(Entry("docker", thing) for thing in things)
-        address = Connection(address="192.0.2.1")
-        host = Host(name="h", groups=more.pop("groups", ()), connection=address, variables={"entries": entries})
+        address, groups = Connection(address="192.0.2.1"), more.pop("groups", ())
+        variables = {"entries": entries}
+        host = Host(name="h", groups=groups, connection=address, settings=SETTINGS, variables=variables)
         inventory = Inventory(path="", hosts=(host,))
         renewals = {"keeper": keeper} if kept else {}
         context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"), **renewals)

@@ -177,7 +177,7 @@ def all_steps(role: str, chosen: Settings) -> list[Step]:
         }
         group = "gpu" if name == "gpu" else "balancer"
         host = Host(name=name, groups=(group,), connection=Connection(address=address), settings=given)
-        hosts.append(role_order.dataclasses.replace(host, instances=role_order._instances(host)))
+        hosts.append(role_order.with_instances(host))
     inventory = Inventory(path="", hosts=tuple(hosts))
     return [entry.step for host in hosts for entry in role_order.steps(host, inventory)]
 

@@ -10,7 +10,6 @@ import pytest
 from provision.command import Answer
 from provision.errors import UnreachableError
 from provision.inventory import Connection, Host, Instance, Inventory
-from provision.roles import ollama as role
 from provision.steps.facts import HostFacts
 from provision.verify import neighbours
 from provision.verify.neighbours import Place, Reply
@@ -21,8 +20,7 @@ def host(name, address, *groups, **settings):
         name=name,
         groups=groups,
         connection=Connection(address=address),
-        settings={"ollama": role.Settings.model_validate(settings)},
-        instances=(Instance(host=name, name="ollama1", gpus=(0,), port=3001),) if "gpu" in groups else (),
+        instances=(Instance(host=name, name="ollama1", gpus=(0,), port=3001, **settings),) if "gpu" in groups else (),
     )
 
 
@@ -50,7 +48,7 @@ def test_a_host_that_may_reach_the_instance_does_not_ask():
 
 
 def test_where_instances_are_and_whom_they_admit():
-    first = host("gpu-01", "10.0.0.11", "gpu", admit=["10.9.0.0/16"])
+    first = host("gpu-01", "10.0.0.11", "gpu", admit=("10.9.0.0/16",))
     facts = HostFacts(addresses=("10.0.0.11",), sources={"10.0.0.5": "10.0.0.11"}, resolved={"10.0.0.5": "10.0.0.5"})
     inventory = Inventory(path="", hosts=(first, LB))
     assert neighbours.places(first, inventory, facts) == (place(1, admitted=("10.0.0.5/32", "10.9.0.0/16")),)

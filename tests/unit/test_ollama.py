@@ -21,7 +21,7 @@ from provision.steps.base import RefusalError
 from provision.steps.docker import gpu_processes, image
 from provision.steps.docker.firewall import Firewall
 from provision.steps.facts import Card, HostFacts
-from provision.steps.instance import boot, endpoint, storage
+from provision.steps.instance import boot, endpoint
 from provision.steps.instance import scripts as instance_scripts
 from provision.steps.instance.create_arguments import bind, create_words, gpus_word
 from provision.steps.ollama import environment
@@ -245,9 +245,20 @@ def test_the_boot_file_names_what_stays_loaded() -> None:
     assert content.decode().splitlines()[2:] == ["ollama1 10.0.0.11 3001 a:1", "ollama2 10.0.0.11 3002"]
 
 
-def test_storage() -> None:
-    gpu = host(storage="/data/m/", instances=[{"gpus": [0]}, {"gpus": [1], "storage": "volume"}])
-    assert storage.of(gpu) == {"ollama1": "/data/m/ollama1", "ollama2": "volume"}
+@pytest.mark.parametrize(
+    ("common", "own", "expected"),
+    [
+        ({}, {}, "volume"),
+        ({}, {"storage": "/m/"}, "/m"),
+        ({"storage": "/data/m/"}, {}, "/data/m/ollama1"),
+        ({"storage": "/data/m"}, {"name": "big"}, "/data/m/big"),
+        ({"storage": "/data/m"}, {"storage": "volume"}, "volume"),
+        ({"storage": "/data/m"}, {"storage": "/srv//one"}, "/srv/one"),
+    ],
+)
+def test_the_storage_of_an_instance(common: dict[str, Any], own: dict[str, Any], expected: str) -> None:
+    (one,) = host(instances=[{"gpus": [0], **own}], **common).instances
+    assert one.storage == expected
 
 
 # -- who may reach them

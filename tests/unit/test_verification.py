@@ -25,7 +25,7 @@ from provision.verify import neighbours
 from provision.verify.checks import Verification
 from provision.verify.pytest_plugin import describe, verify
 
-from .local import LocalSession
+from .local import SETTINGS, LocalSession
 from .test_host_run import Note, Notes
 
 ROLES = frozenset({"docker"})
@@ -107,7 +107,7 @@ class Copy(Proved):
 def verified(monkeypatch, tmp_path):
     """Verifies steps on one host; its result."""
 
-    def build(*things, dead=frozenset(), last=(), roles=ROLES, settings=MappingProxyType({}), **options):
+    def build(*things, dead=frozenset(), last=(), roles=ROLES, settings=MappingProxyType(SETTINGS), **options):
         entries = tuple(
             Entry(role, thing) for role, group in (("docker", things), ("balancer", last)) for thing in group
         )
@@ -305,7 +305,7 @@ def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(mon
     monkeypatch.setattr(host_run, "owned", lambda: ())
     monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
     first, second = (
-        Host(name=name, groups=("gpu",), connection=Connection(address=address))
+        Host(name=name, groups=("gpu",), connection=Connection(address=address), settings=SETTINGS)
         for name, address in (("first", "192.0.2.1"), ("second", "192.0.2.2"))
     )
     roles = frozenset({"ollama"})

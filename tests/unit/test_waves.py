@@ -26,7 +26,7 @@ from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
 
 from .ctrl_c import pressed
-from .local import LocalSession, deployed
+from .local import SETTINGS, LocalSession, deployed
 from .test_host_run import Note
 
 ROLES = frozenset({"docker"})
@@ -52,7 +52,7 @@ def make(tmp_path, monkeypatch):
             note = Note(str(tmp_path / name / "a"), how=how)
             connection, variables = Connection(address=name), {"entries": (Entry(role, note),)}
             kinds = ("gpu",) if name.startswith("gpu") else groups
-            made.append(Host(name=name, groups=kinds, connection=connection, variables=variables))
+            made.append(Host(name=name, groups=kinds, connection=connection, settings=SETTINGS, variables=variables))
             monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
         inventory = Inventory(path="", hosts=tuple(made))
         context = Context(

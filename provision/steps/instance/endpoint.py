@@ -6,48 +6,13 @@ Published ports pass ufw and firewalld by, and Ollama asks nobody for a password
 
 import ipaddress
 from collections.abc import Iterable
-from typing import Protocol, cast
 
 from provision.inventory import Host, Inventory
+from provision.inventory.topology import remote_balancers
 from provision.steps.base import RefusalError
 from provision.steps.facts import HostFacts
 
 LOOPBACK = "127.0.0.1"
-
-
-class OllamaSettings(Protocol):
-    """What roles other than `ollama` may know of its settings."""
-
-    @property
-    def listen_address(self) -> str:
-        """The address its instances listen on; empty for the one by which the host reaches its balancers."""
-
-    @property
-    def admit(self) -> tuple[str, ...]:
-        """Addresses and networks, besides the balancers', that may reach the instances."""
-
-    @property
-    def max_unavailable(self) -> int | str:
-        """How many instances of a model may be out of the upstream at once."""
-
-    @property
-    def drain_timeout(self) -> str:
-        """How long streams may go on before their instance is replaced."""
-
-
-def ollama(host: Host) -> OllamaSettings:
-    """The ollama settings of a host, as far as other roles may know them."""
-    return cast(OllamaSettings, host.settings["ollama"])
-
-
-def balancers(host: Host, inventory: Inventory) -> tuple[Host, ...]:
-    """The hosts that send to this host's instances: the balancers, or without any the host itself."""
-    return inventory.group("balancer") or (host,)
-
-
-def others(host: Host, inventory: Inventory) -> tuple[Host, ...]:
-    """The balancers of this host that are other machines."""
-    return tuple(other for other in balancers(host, inventory) if other.name != host.name)
 
 
 def is_local(host: Host, inventory: Inventory) -> bool:
@@ -55,8 +20,8 @@ def is_local(host: Host, inventory: Inventory) -> bool:
 
     An inventory alone decides it, so that it is known before the host is read.
     """
-    address = ollama(host).listen_address
-    return not others(host, inventory) if not address else ipaddress.ip_address(address).is_loopback
+    address = host.serving.listen_address
+    return not remote_balancers(host, inventory) if not address else ipaddress.ip_address(address).is_loopback
 
 
 def listen_address(host: Host, inventory: Inventory, facts: HostFacts) -> str:
@@ -73,7 +38,7 @@ def listen_address(host: Host, inventory: Inventory, facts: HostFacts) -> str:
     Raises:
         RefusalError: the address is not the host's own, not one address, or of no use to the balancers.
     """
-    address = ollama(host).listen_address or (
+    address = host.serving.listen_address or (
         LOOPBACK if is_local(host, inventory) else _source(host, inventory, facts)
     )
     if ipaddress.ip_address(address).version != 4:
@@ -95,12 +60,12 @@ def admitted(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[str, .
     Raises:
         RefusalError: a balancer's address is not known to the host, or is no IPv4 address.
     """
-    peers = [_resolved(other, facts) for other in others(host, inventory)]
-    return tuple(dict.fromkeys(str(ipaddress.ip_network(peer)) for peer in (*peers, *ollama(host).admit)))
+    senders = [_resolved(other, facts) for other in remote_balancers(host, inventory)]
+    return tuple(dict.fromkeys(str(ipaddress.ip_network(one)) for one in (*senders, *host.serving.admit)))
 
 
 def _loopback(address: str, host: Host, inventory: Inventory) -> str:
-    away = others(host, inventory)
+    away = remote_balancers(host, inventory)
     if away:
         raise RefusalError(
             f"ollama.listen_address {address} is this host's own loopback, which {_names(away)} cannot reach"
@@ -109,7 +74,7 @@ def _loopback(address: str, host: Host, inventory: Inventory) -> str:
 
 
 def _source(host: Host, inventory: Inventory, facts: HostFacts) -> str:
-    away = others(host, inventory)
+    away = remote_balancers(host, inventory)
     lost = [other for other in away if not facts.sources.get(other.connection.address)]
     if lost:
         raise RefusalError(f"this host finds no route to {_names(lost)}; set ollama.listen_address")

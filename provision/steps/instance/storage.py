@@ -1,49 +1,20 @@
-"""Where the models of each instance are: the containers and the models must agree on it, so it is said here."""
+"""Where the models of an instance are, as `Instance.storage` says it: a Docker volume, or a directory of the host."""
 
 import posixpath
-from collections.abc import Sequence
-from typing import Protocol, cast
-
-from provision.inventory import Host
 
 VOLUME = "volume"
 """Not a directory of the host, but a Docker volume of the instance's name."""
 
 
-class Item(Protocol):
-    """What is said for one instance."""
-
-    @property
-    def storage(self) -> str | None:
-        """`volume`, a directory, or None for what holds for all."""
-
-
-class Settings(Protocol):
-    """What is said for all of them."""
-
-    @property
-    def storage(self) -> str:
-        """`volume`, or a directory below which each instance has its own."""
-
-    @property
-    def instances(self) -> Sequence[Item]:
-        """The instances, in the order of the host's."""
-
-
-def of(host: Host) -> dict[str, str]:
-    """Instance -> `volume`, or the directory of the host where its models are.
+def place(own: str | None, common: str, name: str) -> str:
+    """The storage of one instance: `volume`, or a directory of the host.
 
     Args:
-        host: a host with its instances.
+        own: `volume`, a directory, or None where the instance has the common storage.
+        common: `volume`, or a directory below which each instance has its own.
+        name: of the instance.
     """
-    settings = cast(Settings, host.settings["ollama"])
-    pairs = zip(host.instances, settings.instances, strict=True)
-    return {one.name: posixpath.normpath(item.storage or below(settings.storage, one.name)) for one, item in pairs}
-
-
-def below(storage: str, name: str) -> str:
-    """What the storage of all instances means for one of them."""
-    return VOLUME if storage == VOLUME else f"{storage}/{name}"
+    return posixpath.normpath(own or (VOLUME if common == VOLUME else f"{common}/{name}"))
 
 
 def is_at(folder: str, storage: str, name: str) -> bool:

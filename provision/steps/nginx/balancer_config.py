@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from provision.inventory import Host, Inventory
 from provision.steps.base import Check, RefusalError, State
 from provision.steps.facts import Fleet, HostFacts
 from provision.steps.nginx import balancer_checks
@@ -116,16 +115,6 @@ class Balancing(Generation):
         yield from balancer_checks.models(self.scattered)
         if self.model and self.servers:
             yield from balancer_checks.stream(live, self.url, self.model)
-
-
-def is_balancing(host: Host, inventory: Inventory) -> bool:
-    """Whether a host is a balancer: of that group, or with no such group every gpu host is its own."""
-    return host.balancer if inventory.group("balancer") else host.gpu
-
-
-def sources(host: Host, inventory: Inventory) -> tuple[Host, ...]:
-    """The hosts whose instances this balancer sends to."""
-    return tuple(other for other in inventory.hosts if other.gpu) if inventory.group("balancer") else (host,)
 
 
 def members(servers: tuple[Server, ...], facts: HostFacts, have: State) -> tuple[Member, ...]:

@@ -5,10 +5,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar
 
 from provision.command import READ_TIMEOUT, Command, Obtain, Put, Run, run, sh
-from provision.inventory import Host
 from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.facts import HostFacts
 from provision.steps.nginx.build_scripts import CLOSE, INSTALL, MAKE, READ, REMOVE_ALL
@@ -47,23 +46,6 @@ TOOLS = Packages(
     ),
 )
 """What compiling needs; installed where nginx is compiled and nowhere else."""
-
-
-class NginxSettings(Protocol):
-    """What roles other than `nginx` may know of its settings."""
-
-    @property
-    def version(self) -> str:
-        """The version to build."""
-
-    @property
-    def source(self) -> "Source":
-        """What is built."""
-
-
-def nginx(host: Host) -> NginxSettings:
-    """The nginx settings of a host, as far as other roles may know them."""
-    return cast(NginxSettings, host.settings["nginx"])
 
 
 @dataclass(frozen=True, kw_only=True)
