@@ -23,7 +23,7 @@ from provision.runs.context import Context
 from provision.steps.nginx.upstream import Member
 
 from .ctrl_c import pressed
-from .local import LocalSession
+from .local import SETTINGS, LocalSession
 from .test_host_run import Note
 
 
@@ -99,6 +99,7 @@ def make(tmp_path, monkeypatch):
                 Host(
                     name=name,
                     groups=groups,
+                    settings=SETTINGS,
                     connection=connection,
                     variables=variables,
                     instances=instances if "gpu" in groups else (),
