@@ -23,7 +23,7 @@ from provision.runs.context import Context
 from provision.steps.nginx.upstream import Member
 
 from .ctrl_c import pressed
-from .local import LocalSession
+from .local import SETTINGS, LocalSession
 from .test_host_run import Note
 
 
@@ -100,6 +100,7 @@ def make(tmp_path, monkeypatch):
                     name=name,
                     groups=groups,
                     connection=connection,
+                    settings=SETTINGS,
                     variables=variables,
                     instances=instances if "gpu" in groups else (),
                 )
