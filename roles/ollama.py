@@ -51,6 +51,8 @@ from provision.steps.system.file import Directory, File, OwnedFiles
 from provision.steps.system.systemd import OwnedUnits, Service, Unit
 
 ENGINE = "ollama"
+SERVES = DECLARES_INSTANCES = STARTS_CONTAINERS = True
+GROUPS = ("gpu",)
 FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
 _LONGEST_HOLDER = 128  # characters: more of a program's name is never shown

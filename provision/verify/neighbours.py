@@ -19,7 +19,7 @@ from provision.steps.base import NOT_ASKED, Check
 from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint
 
-ROLE, KIND = "ollama", "neighbour:"
+KIND = "neighbour:"
 PATIENCE = 3  # seconds for one connection: a packet that is dropped gets no answer
 AT_ONCE = 32  # connections that a neighbour tries at the same time
 EVERYBODY = "0.0.0.0/0"
