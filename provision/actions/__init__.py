@@ -12,8 +12,9 @@ from provision.actions import lock as lock
 from provision.actions.deploy import deploy
 from provision.actions.drain import drain, undrain
 from provision.actions.history import History, RunStory, history, show
+from provision.actions.pace import Pace
 from provision.actions.plan import plan
-from provision.actions.request import Pace, Request
+from provision.actions.request import Request
 from provision.actions.results import (
     Answers,
     DeployResult,

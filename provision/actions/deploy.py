@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from provision.actions.exit_code import INTERRUPTED
+from provision.actions.pace import DEFAULT_PACE, Pace
 from provision.actions.plan import planned
-from provision.actions.request import DEFAULT_PACE, Pace, Request
+from provision.actions.request import Request
 from provision.actions.results import DeployResult, Plan
 from provision.events import Listener, ignore
 

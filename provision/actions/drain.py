@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from provision.actions.exit_code import INTERRUPTED
-from provision.actions.request import DEFAULT_PACE, Pace, Request
+from provision.actions.pace import DEFAULT_PACE, Pace
+from provision.actions.request import Request
 from provision.actions.results import DrainResult
 from provision.errors import GuardError, UsageError
 from provision.events import Listener, ignore

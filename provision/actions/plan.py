@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from provision.actions.request import DEFAULT_PACE, Request
+from provision.actions.pace import DEFAULT_PACE
+from provision.actions.request import Request
 from provision.actions.results import Plan, clocks
 from provision.events import Listener, ignore
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from provision.actions.draining import Drain  # noqa: F401 - a base class names it
-    from provision.actions.request import Pace, Request
+    from provision.actions.pace import Pace
+    from provision.actions.request import Request
     from provision.errors import HostError
     from provision.inventory import Host, Inventory
     from provision.plan.planner import HostPlan

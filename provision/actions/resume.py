@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from provision.actions.request import Pace, Request, run_id_of
+from provision.actions.pace import Pace
+from provision.actions.request import Request, run_id_of
 from provision.errors import HostError, LockedError, UsageError
 from provision.inventory import Host
 from provision.plan import role_order

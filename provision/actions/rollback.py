@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 from provision.actions.exit_code import INTERRUPTED
-from provision.actions.request import DEFAULT_PACE, Pace, Request
+from provision.actions.pace import DEFAULT_PACE, Pace
+from provision.actions.request import Request
 from provision.actions.results import RollbackPlan, RollbackResult
 from provision.events import Listener, ignore
 

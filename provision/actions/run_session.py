@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from provision.actions import exit_code
 from provision.actions.exit_code import HostOutcome
-from provision.actions.request import Pace, Request
+from provision.actions.pace import Pace
+from provision.actions.request import Request
 from provision.actions.results import Plan, RunResult
 from provision.artifacts import store
 from provision.events import Event, Listener

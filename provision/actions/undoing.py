@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from provision.actions import exit_code
-from provision.actions.request import DEFAULT_PACE, RUN_ID, Pace, Request, run_id_of
+from provision.actions.pace import DEFAULT_PACE, Pace
+from provision.actions.request import RUN_ID, Request, run_id_of
 from provision.actions.results import RollbackPlan
 from provision.actions.run_session import RunSession, hosts_of, warn_of
 from provision.errors import BugError, HostError, UnreachableError, UsageError

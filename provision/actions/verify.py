@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from provision.actions.request import DEFAULT_PACE, Request
+from provision.actions.pace import DEFAULT_PACE
+from provision.actions.request import Request
 from provision.actions.results import VerifyResult
 from provision.events import Listener, ignore
 

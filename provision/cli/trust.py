@@ -18,19 +18,19 @@ def trust(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], r
     """Show the hosts' key fingerprints, and write them to known_hosts once you have compared them."""
     from provision.errors import HostError, UsageError
     from provision.plan import role_order
-    from provision.ssh import host_keys
+    from provision.ssh import trust as known_keys
 
     code = 0
-    new: dict[str, list[host_keys.Key]] = {}
+    new: dict[str, list[known_keys.Key]] = {}
     for host in role_order.load(inventory, extra_vars).select(limit):
         try:
-            key = host_keys.scan(host.connection)
+            key = known_keys.scan(host.connection)
         except HostError as error:
             click.echo(f"{host.name:20} UNREACHABLE  {error.message}", err=True)
             code = error.exit_code
             continue
-        have = host_keys.known(host.connection)
-        state = host_keys.state(key, have)
+        have = known_keys.known(host.connection)
+        state = known_keys.state(key, have)
         click.echo(f"{host.name:20} {state:8} {key.kind:22} {key.fingerprint}")
         if state == "new" and have:
             click.echo(f"  of another type a key is known: {', '.join(one.kind for one in have)}", err=True)
@@ -46,6 +46,6 @@ def trust(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], r
     if not yes:
         click.confirm("Are these the fingerprints that the hosts' own consoles show?", abort=True)
     for path, keys in new.items():
-        host_keys.write(Path(path), keys, replace=replace)
+        known_keys.write(Path(path), keys, replace=replace)
         click.echo(f"{len(keys)} written to {path}")
     return code

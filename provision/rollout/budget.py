@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from provision.errors import RefusedError
-from provision.inventory import Host, Inventory
+from provision.inventory import Host, Inventory, share_of
 from provision.plan.planner import NOTHING_CHANGED
 from provision.plan.role_order import declaring
 from provision.rollout.members import Slot
@@ -35,6 +35,16 @@ class DisruptionBudget:
     def __init__(self, inventory: Inventory) -> None:
         self.replicas = Replicas(inventory)
 
+    def allowed(self, host: Host, model: str) -> int:
+        """How many instances of a model may be out at once, of those behind the same balancers as a host's.
+
+        Args:
+            host: a gpu host; its `max_unavailable` counts, a share rounded down, but at least 1.
+            model: the model.
+        """
+        limit = host.serving.max_unavailable
+        return limit if isinstance(limit, int) else max(1, int(share_of(limit) * self.replicas.count(host, model)))
+
     def fits(self, slot: Slot, out: Mapping[str, Slot]) -> bool:
         """Whether instances may be out beside those that this run has taken out.
 
@@ -47,8 +57,7 @@ class DisruptionBudget:
         taken = [model for label, other in _of_others(slot, out).items() for model in other.models[label]]
         own = [model for models in slot.models.values() for model in models]
         return all(
-            taken.count(model) + own.count(model) <= self.replicas.allowed(slot.host, model)
-            for model in set(own) & set(taken)
+            taken.count(model) + own.count(model) <= self.allowed(slot.host, model) for model in set(own) & set(taken)
         )
 
     def blockers(
@@ -76,7 +85,7 @@ class DisruptionBudget:
             replicas = self.replicas.serving(model, listed) & seen.keys()
             drained = {label for label in replicas if seen[label].drained}
             down = {label for label in replicas - drained if seen[label].down}
-            allowed = self.replicas.allowed(slot.host, model) - taken.count(model)
+            allowed = self.allowed(slot.host, model) - taken.count(model)
             if down and len(down) > allowed:
                 blocking |= down
             if drained == replicas - down and drained and len(drained | down) > allowed:
@@ -96,7 +105,7 @@ class DisruptionBudget:
         for renaming in renamings:
             for model in self.replicas.models_of(renaming.host):
                 same = [other for other in renamings if self.replicas.stand_in(other.host, renaming.host, model)]
-                count, allowed = sum(other.count for other in same), self.replicas.allowed(renaming.host, model)
+                count, allowed = sum(other.count for other in same), self.allowed(renaming.host, model)
                 if count > allowed:
                     refused[renaming.host.name] = _too_many(model, count, allowed)
         return refused

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from provision.inventory import Host, Instance, Inventory, share_of, topology
+from provision.inventory import Host, Instance, Inventory, topology
 from provision.steps.nginx.upstream import label
 
 
@@ -66,16 +66,12 @@ class Replicas:
             found |= {name for name, models in self.models(host, counted).items() if model in models}
         return found
 
-    def allowed(self, host: Host, model: str) -> int:
-        """How many instances of a model may be out at once, of those behind the same balancers as this host's."""
-        said = host.serving.max_unavailable
-        if isinstance(said, int):
-            return said
+    def count(self, host: Host, model: str) -> int:
+        """How many instances serve a model behind the same balancers as a host's."""
         behind = topology.balancers(host, self.inventory)
-        hosts = (one for one in self.inventory.hosts if one.gpu)
-        alike = (one for one in hosts if topology.balancers(one, self.inventory) == behind)
-        count = sum(model in _models(one) for host in alike for one in host.instances)
-        return max(1, int(share_of(said) * count))
+        gpu_hosts = (other for other in self.inventory.hosts if other.gpu)
+        alike = (other for other in gpu_hosts if topology.balancers(other, self.inventory) == behind)
+        return sum(model in _models(instance) for other in alike for instance in other.instances)
 
 
 def _models(instance: Instance) -> tuple[str, ...]:

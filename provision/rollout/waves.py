@@ -15,9 +15,9 @@ from provision.plan import role_order
 from provision.plan.planner import NOTHING_CHANGED, merged
 from provision.plan.role_order import Entry
 from provision.rollout import clock, fleet, renaming
+from provision.rollout.batches import batches, in_order
 from provision.rollout.host_part import HostPart
 from provision.rollout.members import Slot
-from provision.rollout.order import batches, in_order
 from provision.rollout.outcome import DEFAULT, Outcome, Pace, Selection
 from provision.rollout.recovery import Recovery
 from provision.rollout.roll import Roll

@@ -13,8 +13,10 @@ from typing import Any
 import fabric
 import paramiko
 
-from provision.errors import HostError, HostKeyError, UnreachableError
+from provision.errors import HostError, UnreachableError
 from provision.inventory import Connection
+from provision.ssh import host_keys
+from provision.ssh.host_keys import KnownHostsOnly
 
 DEAD_PEER_MS = 30_000  # unacknowledged bytes are given up after this long (TCP_USER_TIMEOUT)
 
@@ -24,24 +26,6 @@ class _Transport(paramiko.Transport):
     for a connection that waits, of which there may be 200 for a minute."""
 
     _active_check_timeout = 1.0
-
-
-class _KnownHostsOnly(paramiko.MissingHostKeyPolicy):
-    """Refuses every key that is not in known_hosts, as ssh does with StrictHostKeyChecking=yes."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        alias = self.connection.host_key_alias
-        known = client.get_host_keys().lookup(alias) or client._system_host_keys.lookup(alias) if alias else None  # type: ignore[attr-defined]
-        if known and known.get(key.get_name()) == key:
-            return
-        files = ", ".join(self.connection.known_hosts)
-        raise HostKeyError(
-            f"the host key of {hostname} is not known ({key.get_name()} {key.fingerprint})",
-            f"compare it on the host's console, then: provision trust (it writes to {files})",
-        )
 
 
 def open_transport(target: Connection) -> paramiko.Transport:
@@ -89,7 +73,7 @@ def open_connection(
         connect_kwargs=_connect_kwargs(target, gateway is None),
     )
     begun(connection)
-    connection.client.set_missing_host_key_policy(_KnownHostsOnly(target))
+    connection.client.set_missing_host_key_policy(KnownHostsOnly(target))
     for path in target.known_hosts:
         _know(connection.client.get_host_keys(), path, target)
     with _explained(where, target):
@@ -159,11 +143,7 @@ def _explained(where: str, target: Connection) -> Iterator[None]:
     except HostError:
         raise
     except paramiko.BadHostKeyException as error:
-        raise HostKeyError(
-            f"the host key of {where} has CHANGED: known is {error.expected_key.fingerprint}, "
-            f"it shows {error.key.fingerprint}",
-            "another machine answers, or the host was reinstalled: find out which; then provision trust --replace",
-        ) from error
+        raise host_keys.changed(where, error) from error
     except paramiko.AuthenticationException as error:
         hint = "check ansible_user, the key (ansible_ssh_private_key_file) and the host's authorized_keys"
         raise UnreachableError(f"{target.user}@{where} refused to log us in: {error}", hint) from error

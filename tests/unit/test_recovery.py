@@ -99,8 +99,8 @@ def make(tmp_path, monkeypatch):
                 Host(
                     name=name,
                     groups=groups,
-                    connection=connection,
                     settings=SETTINGS,
+                    connection=connection,
                     variables=variables,
                     instances=instances if "gpu" in groups else (),
                 )

@@ -6,8 +6,8 @@ import paramiko
 import pytest
 
 from provision.inventory import Connection
-from provision.ssh import host_keys
-from provision.ssh.host_keys import Key
+from provision.ssh import trust
+from provision.ssh.trust import Key
 
 # Any bytes do for a key that nobody logs in with, but for the type that they name.
 OLD, NEW, OTHER = (paramiko.ECDSAKey.generate().get_base64() for _ in range(3))
@@ -27,7 +27,7 @@ def test_replace_takes_the_old_key_away_where_names_are_hashed_too(tmp_path: Pat
     stranger = f"{paramiko.HostKeys.hash_host('gpu-02')} {KIND} {OTHER}"
     broken = ["# a comment", "", "|1|broken", f"|1|AAAA|AAAA {KIND} {OTHER}", f"@revoked * {KIND} {OTHER}"]
     path = hosts(tmp_path, f"{field} {KIND} {OLD}", stranger, *broken)
-    host_keys.write(path, [Key(name, KIND, NEW)], replace=True)
+    trust.write(path, [Key(name, KIND, NEW)], replace=True)
     assert path.read_text().splitlines() == [stranger, *broken, f"{name} {KIND} {NEW}"]
 
 
@@ -35,21 +35,21 @@ def test_a_replaced_key_is_the_one_that_is_known(tmp_path: Path) -> None:
     path = hosts(tmp_path, f"{paramiko.HostKeys.hash_host('192.0.2.1')} {KIND} {OLD}")
     connection = Connection(address="192.0.2.1", known_hosts=(str(path),))
     key = Key("192.0.2.1", KIND, NEW)
-    assert host_keys.state(key, host_keys.known(connection)) == "CHANGED"
-    host_keys.write(path, [key], replace=True)
-    assert host_keys.known(connection) == [key]
+    assert trust.state(key, trust.known(connection)) == "CHANGED"
+    trust.write(path, [key], replace=True)
+    assert trust.known(connection) == [key]
 
 
 def test_without_replace_nothing_is_taken_away(tmp_path: Path) -> None:
     line = f"{paramiko.HostKeys.hash_host('a')} {KIND} {OLD}"
     path = hosts(tmp_path, line)
-    host_keys.write(path, [Key("a", KIND, NEW)], replace=False)
+    trust.write(path, [Key("a", KIND, NEW)], replace=False)
     assert path.read_text().splitlines() == [line, f"a {KIND} {NEW}"]
 
 
 def test_a_key_of_another_type_is_new_and_not_changed() -> None:
     key = Key("a", "ssh-ed25519", NEW)
-    assert host_keys.state(key, []) == "new"
-    assert host_keys.state(key, [Key("a", KIND, OLD)]) == "new"
-    assert host_keys.state(key, [Key("a", KIND, OLD), Key("a", "ssh-ed25519", OLD)]) == "CHANGED"
-    assert host_keys.state(key, [Key("a", KIND, OLD), key]) == "known"
+    assert trust.state(key, []) == "new"
+    assert trust.state(key, [Key("a", KIND, OLD)]) == "new"
+    assert trust.state(key, [Key("a", KIND, OLD), Key("a", "ssh-ed25519", OLD)]) == "CHANGED"
+    assert trust.state(key, [Key("a", KIND, OLD), key]) == "known"
