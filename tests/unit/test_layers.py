@@ -198,7 +198,6 @@ ENDED_BY = {
     ("ollama", "provision/steps/docker/firewall.py"): ENGINE,
     ("ollama", "provision/steps/docker/inspect.py"): ENGINE,
     ("ollama", "provision/steps/instance/boot.py"): ENGINE,
-    ("ollama", "provision/steps/instance/conflicts.py"): ENGINE,
     ("ollama", "provision/steps/instance/container.py"): ENGINE,
     ("ollama", "provision/steps/instance/container_options.py"): ENGINE,
     ("ollama", "provision/steps/instance/create_arguments.py"): ENGINE,

@@ -124,6 +124,15 @@ def inventory(monitoring: ModuleType, tmp_path: Path) -> Inventory:
     return role_order.load(str(path))
 
 
+def test_every_role_says_only_what_somebody_asks_for() -> None:
+    """A misspelt `LATE` would be an early role."""
+    for name in roles.ORDER:
+        flags = {
+            word for word, value in vars(role_order.role(name)).items() if value is True and not word.startswith("_")
+        }
+        assert flags <= set(vars(role_order.Role)), name
+
+
 def test_a_new_role_is_loaded_with_its_settings_its_group_and_its_warnings(inventory: Inventory) -> None:
     assert tuple(host.name for host in inventory.hosts) == NAMES
     assert inventory.host("gpu-01").settings["monitoring"] == Monitoring(interval="5s")
