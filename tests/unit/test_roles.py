@@ -30,6 +30,8 @@ from .balancer_fleet import config, fleet, state
 from .local import LocalSession
 from .test_balancer_pool import Asked, make
 from .test_host_run import Note
+from .test_recovery import OUT
+from .test_recovery import make as recovering  # noqa: F401 - a fixture
 
 NAMES = ("gpu-01", "gpu-02", "lb-01", "lb-02", "mon-01")
 INVENTORY = """
@@ -227,6 +229,16 @@ def test_balancers_go_one_at_a_time_beside_a_new_late_role(rollout: Callable[...
     ends = [line.split()[1] for line in balancing]
     assert len(balancing) == 8
     assert sorted(map(tuple, (ends[:4], ends[4:]))) == [("lb-01",) * 4, ("lb-02",) * 4]
+
+
+def test_a_late_role_that_sends_nobody_requests_leaves_recovery_to_the_first_wave(
+    monitoring: ModuleType,
+    recovering: Any,  # noqa: F811 - the fixture
+) -> None:
+    run = recovering({"gpu-01": "wanted", "lb-01": "wanted"}, OUT, roles=("ollama", "monitoring"))
+    run.deploy()
+    assert run.pool.looks, "no last wave renders the upstream, so the balancer is asked"
+    assert "up gpu-01/ollama1" in recovering.events
 
 
 def test_marks_are_journalled_under_the_role_whose_step_routes(
