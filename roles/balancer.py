@@ -62,6 +62,9 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what the operator may ask for
 DURATIONS = ("read_timeout", "connect_timeout", "send_timeout", "fail_timeout", "shutdown_timeout")
 
 
+LATE = True
+ROUTES = True
+GROUPS = ("balancer",)
 FACTS: frozenset[str] = frozenset()
 """The parts of the host facts that its steps look at, see `facts.PARTS`: none. Its configuration names
 addresses, no cards and no containers."""
@@ -181,6 +184,11 @@ def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
             f" not every instance has {', '.join(named[:NAMED])}{more}. Give all of them the same models, or make an"
             " inventory with a balancer for each set of models"
         )
+
+
+def concerns(host: Host, inventory: Inventory) -> tuple[Host, ...]:
+    """The hosts whose instances are in its upstream."""
+    return sources(host, inventory) if is_balancing(host, inventory) else ()
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:

@@ -15,6 +15,8 @@ from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import LeavingModels, Model, OwnedModels
 from provision.steps.ollama.server_state import canonical
 
+SERVES = BRINGS_MODELS = True
+
 
 class Settings(Base):
     """How models get to the instances."""

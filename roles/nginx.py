@@ -160,6 +160,12 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
         yield host.problem("nginx", ("build_host",), f"must be one of the balancers: {', '.join(users)}")
 
 
+def waits_for(host: Host, inventory: Inventory) -> str:
+    """The host that alone compiles for this one (`build_host`)."""
+    settings = host.of(Settings)
+    return settings.build_host if settings.build == "once" and is_balancing(host, inventory) else ""
+
+
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """Everything of nginx but its configuration and its service, which are the balancer's."""
     if not is_balancing(host, inventory):

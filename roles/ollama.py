@@ -51,6 +51,9 @@ from provision.steps.system.file import Directory, File, OwnedFiles
 from provision.steps.system.systemd import OwnedUnits, Service, Unit
 
 ENGINE = "ollama"
+TOLERATE = f"{ENGINE}.tolerate"
+SERVES = DECLARES_INSTANCES = STARTS_CONTAINERS = True
+GROUPS = ("gpu",)
 FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
 _LONGEST_HOLDER = 128  # characters: more of a program's name is never shown
@@ -290,7 +293,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         return
     address = partial(endpoint.listen_address, host, inventory)
     cards, ports = {one.name: one.gpus for one in instances}, {one.name: one.port for one in instances}
-    yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate)
+    yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate, setting=TOLERATE)
     yield Image(reference=settings.image)
     yield from _firewall(host, inventory, ports)
     yield from _boot(address, instances, _kept_loaded(settings, instances))

@@ -18,7 +18,7 @@ from provision.inventory import Host, Mask
 from provision.plan import gpu_loss, planner
 from provision.plan.change_order import Group, creates, groups, is_container, is_missing, may_run
 from provision.plan.planner import Change, HostPlan
-from provision.plan.role_order import INSTANCES, LAST, Entry, facts_command, facts_needed, owned, steps
+from provision.plan.role_order import Entry, facts_command, facts_needed, late, owned, serving, steps
 from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
@@ -164,7 +164,7 @@ class HostRun:
             HostError: something failed; what was changed until then is in `changed`.
         """
         yield from self._converge(roles, fleet)
-        if fleet is None and self.host.gpu and self.roles & INSTANCES:
+        if fleet is None and self.host.gpu and self.roles & serving():
             self.traffic.finish()
 
     def keeps_marks(self, error: HostError) -> bool:
@@ -190,7 +190,7 @@ class HostRun:
         self.plans.append(todo)
         self._known = {}  # it may be long ago that it was read
         # While it is worked on, a balancer may be told of others' instances, and be locked for that.
-        last = fleet is not None or not (self.context.roles & frozenset(LAST) or self.host.balancer)
+        last = fleet is not None or not (self.context.roles & late() or self.host.balancer)
         for _ in range(PASSES):
             if not todo.changes:
                 return
@@ -278,7 +278,7 @@ class HostRun:
         """The commands that read everything that planning for these roles looks at; host facts first."""
         chosen = (e for e in self.goals if e.role in roles & self.roles or (guards and e.step.guards_host))
         finders = ((role, finder) for role, finder in self.finders if role in roles)
-        found = [*planner.facts_of(chosen, finders), *self._endangered(roles - frozenset(LAST))]
+        found = [*planner.facts_of(chosen, finders), *self._endangered(roles - late())]
         facts = facts_needed(self.host, self.context.inventory, roles & self.roles, found, guards=guards)
         return list(dict.fromkeys([facts, *found]))
 
@@ -301,7 +301,7 @@ class HostRun:
 
     def _proofs(self, changes: Sequence[Change]) -> list[Run]:
         """What tells whether instances still see their cards; not after the balancer's configuration alone changed."""
-        if all(change.role in LAST and not gpu_loss.endangers(change) for change in changes):
+        if all(change.role in late() and not gpu_loss.endangers(change) for change in changes):
             return []
         return [entry.step.fact().command for entry in self.entries if is_container(entry.step)]
 

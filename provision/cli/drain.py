@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @click.command()
 @instance_options
 @click.option("-m", "--message", default="", metavar="WHY", help="Shown to whoever looks.")
-@click.option("--timeout", default="", metavar="DURATION", help="Wait so long for streams.  [ollama.drain_timeout]")
+@click.option(
+    "--timeout", default="", metavar="DURATION", help="Wait so long for streams.  [drain_timeout of the inventory]"
+)
 @click.option("--force", is_flag=True, help="Drain even the last instances of a model, without asking.")
 def drain(
     request: Request,

@@ -28,19 +28,26 @@ _INI = (
 )
 
 
-def load(path: str | Path, *, roles: Mapping[str, type[Settings]], overrides: Sequence[str] = ()) -> Inventory:
+def load(
+    path: str | Path,
+    *,
+    roles: Mapping[str, type[Settings]],
+    overrides: Sequence[str] = (),
+    groups: Collection[str] = (),
+) -> Inventory:
     """Read an inventory with its `group_vars/` and `host_vars/`, and check every setting.
 
     Args:
         path: the inventory file.
         roles: role names with their Settings classes.
         overrides: what `-e` was given: `key=value`, `role.key=value` or `@FILE`; these win over everything.
+        groups: more groups whose hosts belong to the inventory, beside `OURS`.
 
     Raises:
         InventoryError: the files have problems; it holds all of them.
     """
     problems: list[Problem] = []
-    loader = _Loader(Path(path), roles, problems)
+    loader = _Loader(Path(path), roles, problems, OURS.union(groups))
     inventory = loader.inventory(overrides)
     if problems or inventory is None:
         raise InventoryError(problems)
@@ -58,8 +65,11 @@ class _Files:
 
 
 class _Loader:
-    def __init__(self, path: Path, roles: Mapping[str, type[Settings]], problems: list[Problem]) -> None:
+    def __init__(
+        self, path: Path, roles: Mapping[str, type[Settings]], problems: list[Problem], ours: Collection[str]
+    ) -> None:
         self._path = path
+        self._ours = frozenset(ours)
         self._roles = roles
         self._problems = problems
         self._warnings: list[str] = []
@@ -74,7 +84,7 @@ class _Loader:
             return None
         tree = gather(root, self._problems)
         memberships = {name: tree.groups_of(name) for name in tree.hosts}
-        ours = {name: groups for name, groups in memberships.items() if OURS & {group.name for group in groups}}
+        ours = {name: groups for name, groups in memberships.items() if self._ours & {group.name for group in groups}}
         self._misnamed(tree, {group.name for groups in ours.values() for group in groups})
         files = _Files(tree, *self._directories(tree, ours), extra)
         self._group_variables([tree.groups["all"]], files)  # for its problems, also where no host is left
@@ -93,7 +103,7 @@ class _Loader:
             around: names of the groups that hold a host of ours.
         """
         for name, found in tree.misnamed.items():
-            if name in around or OURS & {group.name for group in tree.with_parents([name])}:
+            if name in around or self._ours & {group.name for group in tree.with_parents([name])}:
                 self._problems += found
             else:
                 self._warnings += map(str, found)

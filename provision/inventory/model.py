@@ -50,7 +50,7 @@ class Serving:
     """What holds for every instance of a host.
 
     Args:
-        engine: the model server that runs in its container: `ollama`.
+        engine: the model server that runs in its container, such as `ollama`; its settings stand under this name.
         image: reference of the container's image.
         listen_address: the declared address to listen on; empty for the one by which the host reaches its balancers.
         admit: addresses and networks, besides the balancers', that may reach it.
@@ -59,7 +59,7 @@ class Serving:
             such as `25%`.
     """
 
-    engine: str = "ollama"
+    engine: str = ""
     image: str = ""
     listen_address: str = ""
     admit: tuple[str, ...] = ()

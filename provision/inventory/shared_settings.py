@@ -40,14 +40,6 @@ class NginxSettings(Protocol):
     def binary(self) -> str:
         """The path of the program that is built."""
 
-    @property
-    def build(self) -> str:
-        """`once`: one host per platform compiles. `each`: every balancer does."""
-
-    @property
-    def build_host(self) -> str:
-        """The only host that may compile, with `build: once`; empty for whichever balancer comes first."""
-
 
 class BalancerSettings(Protocol):
     """What others read of the role `balancer`."""

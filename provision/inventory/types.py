@@ -149,7 +149,7 @@ Fingerprint = Annotated[
     BeforeValidator(_fingerprint),
     _check("a key fingerprint: 40 hexadecimal digits, blanks allowed", 40, _FINGERPRINT.fullmatch),
 ]
-ImageRef = Annotated[str, _check("an image such as ollama/ollama:0.34.4 or NAME@sha256:DIGEST", 500, _IMAGE.fullmatch)]
+ImageRef = Annotated[str, _check("an image such as NAME:TAG or NAME@sha256:DIGEST", 500, _IMAGE.fullmatch)]
 ModelName = Annotated[str, _check("a model such as deepseek-r1:32b or HOST/SPACE/NAME:TAG", 400, _MODEL.fullmatch)]
 AbsolutePath = Annotated[str, _check("an absolute path without '..'", 1000, _is_absolute)]
 Address = Annotated[str, _check("an IP address", 45, is_address)]

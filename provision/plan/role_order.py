@@ -2,23 +2,94 @@
 
 import dataclasses
 import importlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from provision import inventory as inventories
 from provision.command import Run
 from provision.errors import InventoryError, Problem, ProvisionError, UsageError
-from provision.inventory import Host, Instance, Inventory, Settings, duration_seconds, shared_settings, topology
+from provision.inventory import (
+    Host,
+    Instance,
+    Inventory,
+    Serving,
+    Settings,
+    duration_seconds,
+    shared_settings,
+    topology,
+)
 from provision.steps import facts
 from provision.steps.base import Fact, Owned, State, Step
 from provision.steps.docker.inspect import COMMAND
 from provision.steps.facts import HostFacts
 
-BUILDS = "nginx"  # the role whose work one host may do for others
-CONTAINERS = "ollama"  # the first role that starts containers
-INSTANCES = frozenset({"ollama", "models"})  # the roles that look at whether instances serve
-LAST = ("balancer",)  # roles that need to know how it went on the other hosts
+
+class Role(Protocol):
+    """What the module of a role says. It has `Settings`, `OWNED` and `steps`; of the rest it may leave out whatever is
+    the same as here. Nobody else names a role to say what it is: the functions of this module tell."""
+
+    Settings: type[inventories.Settings]
+    """What an operator may set."""
+    OWNED: tuple[Owned, ...]
+    """The finders of everything that carries the role's mark."""
+    LATE: bool = False
+    """Whether it comes in the last wave, after all other roles on all hosts, and is told what became of these
+    (`HostFacts.fleet`)."""
+    SERVES: bool = False
+    """Whether it looks at whether instances serve."""
+    DECLARES_INSTANCES: bool = False
+    """Whether the instances of gpu hosts are its own; exactly one role says so, and has `instances` and `serving`."""
+    STARTS_CONTAINERS: bool = False
+    """Whether it starts containers: what prepares the host comes before the first role that does."""
+    BRINGS_MODELS: bool = False
+    """Whether it brings instances the models that are declared."""
+    ROUTES: bool = False
+    """Whether it says which instances get requests."""
+    GROUPS: tuple[str, ...] = ()
+    """Groups of the inventory, beside those of every inventory, whose hosts are worked on for this role."""
+    FACTS: Collection[str] = facts.PARTS
+    """The parts of the host facts that its steps look at."""
+
+    @staticmethod
+    def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
+        """The steps of the role on a host, in order; none where it has nothing to do."""
+        raise NotImplementedError
+
+    @staticmethod
+    def instances(host_name: str, settings: Any) -> tuple[Instance, ...]:
+        """The instances that a gpu host declares by these settings of the role."""
+        raise NotImplementedError
+
+    @staticmethod
+    def serving(settings: Any) -> Serving:
+        """What holds for instances that are on a host and not declared any more."""
+        raise NotImplementedError
+
+    @staticmethod
+    def problems(host: Host, inventory: Inventory) -> Iterable[Problem]:
+        """What is wrong with a host among the others."""
+        return ()
+
+    @staticmethod
+    def warnings(host: Host, inventory: Inventory) -> Iterable[str]:
+        """What looks wrong with a host among the others."""
+        return ()
+
+    @staticmethod
+    def waits_for(host: Host, inventory: Inventory) -> str:
+        """The name of the other host that alone makes what this host needs; empty if there is none."""
+        return ""
+
+    @staticmethod
+    def peers(host: Host, inventory: Inventory) -> Iterable[Host]:
+        """The hosts, beside its balancers or its gpu hosts, the way to which is among this host's facts."""
+        return ()
+
+    @staticmethod
+    def concerns(host: Host, inventory: Inventory) -> Iterable[Host]:
+        """Of a late role: the hosts that its part on this host tells of. A run over one of them includes this part."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -83,9 +154,55 @@ def order() -> tuple[str, ...]:
 
 
 def role(name: str) -> Any:
-    """A role's module: has `Settings`, `steps(host, inventory)` and `OWNED`, and may have `problems(host, inventory)`
-    and `warnings(host, inventory)`, for what is wrong, or looks wrong, with a host among the others."""
+    """A role's module, see `Role`; an optional attribute may be missing there."""
     return importlib.import_module(f"provision.roles.{name}")
+
+
+def _said(name: str, attribute: str) -> Any:
+    """An attribute of a role, or the default of `Role`. Not kept: Python keeps the modules, and that is quick."""
+    return getattr(role(name), attribute, getattr(Role, attribute))
+
+
+def _which(attribute: str) -> frozenset[str]:
+    return frozenset(name for name in order() if _said(name, attribute))
+
+
+def late() -> frozenset[str]:
+    """The roles of the last wave."""
+    return _which("LATE")
+
+
+def serving() -> frozenset[str]:
+    """The roles that look at whether instances serve."""
+    return _which("SERVES")
+
+
+def routing() -> frozenset[str]:
+    """The roles that say which instances get requests."""
+    return _which("ROUTES")
+
+
+def bringing_models() -> frozenset[str]:
+    """The roles that bring instances their models."""
+    return _which("BRINGS_MODELS")
+
+
+def declaring() -> str:
+    """The role whose settings declare the instances, and which removes those that are not declared any more."""
+    (name,) = _which("DECLARES_INSTANCES")
+    return name
+
+
+def concerned(host: Host, inventory: Inventory, roles: Collection[str]) -> Mapping[str, frozenset[str]]:
+    """Late role -> the names of the hosts that its part on a host tells of.
+
+    Args:
+        host: one host of the inventory.
+        inventory: all of it.
+        roles: the roles of the run; others are left out.
+    """
+    names = late() & frozenset(roles)
+    return {name: frozenset(other.name for other in _said(name, "concerns")(host, inventory)) for name in names}
 
 
 def sections() -> dict[str, type[Settings]]:
@@ -103,7 +220,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     Raises:
         InventoryError: with every problem found.
     """
-    inventory = inventories.load(path, roles=sections(), overrides=overrides)
+    groups = frozenset(group for name in order() for group in _said(name, "GROUPS"))
+    inventory = inventories.load(path, roles=sections(), overrides=overrides, groups=groups)
     inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
     inventory = inventory.replace(inventory.hosts, *_warnings(inventory))
     problems = list(_fleet_problems(inventory))
@@ -118,7 +236,8 @@ def with_instances(host: Host) -> Host:
     Args:
         host: a host as the inventory's loader makes it, with the settings of every role.
     """
-    engine, settings = role(CONTAINERS), host.settings[CONTAINERS]
+    name = declaring()
+    engine, settings = role(name), host.settings[name]
     instances: tuple[Instance, ...] = engine.instances(host.name, settings) if host.gpu else ()
     return dataclasses.replace(host, instances=instances, undeclared=engine.serving(settings))
 
@@ -128,17 +247,16 @@ def _warnings(inventory: Inventory) -> list[str]:
     said: dict[str, None] = {}
     for name in order():
         for host in inventory.hosts:
-            speak = getattr(role(name), "warnings", lambda host, inventory: ())
-            said.update(dict.fromkeys(speak(host, inventory)))
+            said.update(dict.fromkeys(_said(name, "warnings")(host, inventory)))
     return list(said)
 
 
 def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:
     for host in inventory.hosts:
         for name in order():
-            yield from getattr(role(name), "problems", lambda host, inventory: ())(host, inventory)
+            yield from _said(name, "problems")(host, inventory)
         if host.gpu and not host.instances:
-            yield host.problem("ollama", ("instances",), f"{host.name} is in the group gpu and has no instance")
+            yield host.problem(declaring(), ("instances",), f"{host.name} is in the group gpu and has no instance")
 
 
 def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
@@ -162,7 +280,8 @@ def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
 
 def _prepared(entries: list[Entry]) -> list[Entry]:
     """The entries with what prepares the host before the first role that starts containers."""
-    start = next((number for number, entry in enumerate(entries) if entry.role == CONTAINERS), len(entries))
+    starting = _which("STARTS_CONTAINERS")
+    start = next((number for number, entry in enumerate(entries) if entry.role in starting), len(entries))
     early = [entry for entry in entries[start:] if entry.step.prepares_host]
     return [*entries[:start], *early, *(entry for entry in entries[start:] if not entry.step.prepares_host)]
 
@@ -173,14 +292,17 @@ def owned() -> tuple[tuple[str, Owned], ...]:
 
 
 def facts_command(host: Host, inventory: Inventory, parts: Collection[str] = facts.PARTS) -> Run:
-    """The command that reads a host's facts, with its way to the addresses of its balancers, or of its gpu hosts.
+    """The command that reads a host's facts, with its way to the addresses of its balancers, or of its gpu hosts,
+    and of the hosts that roles call its peers.
 
     Args:
         host: one host of the inventory.
         inventory: all of it.
         parts: what is read beside the host itself, see `facts.PARTS`; of a host without cards nothing is.
     """
-    addresses = dict.fromkeys(other.connection.address for other in topology.counterparts(host, inventory))
+    peers = (peer for name in order() for peer in _said(name, "peers")(host, inventory) if peer.name != host.name)
+    others = (*topology.counterparts(host, inventory), *peers)
+    addresses = dict.fromkeys(other.connection.address for other in others)
     chosen = frozenset(parts) if host.gpu else frozenset()
     return facts.command(tuple(addresses), duration_seconds(shared_settings.toolkit(host).smi_timeout), chosen)
 
@@ -197,25 +319,25 @@ def facts_needed(
         others: what is read beside it. The look at Docker also says where containers are published.
         guards: whether the guards of the host are asked too.
     """
-    parts = {part for name in roles for part in getattr(role(name), "FACTS", facts.PARTS)}
+    parts = {part for name in roles for part in _said(name, "FACTS")}
     parts |= {facts.CARDS, facts.AT_FIRST} if guards else set()
     return facts_command(host, inventory, parts - ({facts.PUBLISHED, facts.AT_FIRST} if COMMAND in others else set()))
 
 
 def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
-    """Host -> the other host that alone may compile its nginx (`nginx.build_host`), and that it has to wait for.
+    """Host -> the other host that alone makes what it needs, and that it has to wait for.
 
     Args:
         inventory: all hosts.
-        roles: the roles of this run; without nginx nobody waits.
+        roles: the roles of this run; for the work of others nobody waits.
     """
-    found = {}
-    for host in inventory.hosts if BUILDS in roles else ():
-        settings = shared_settings.nginx(host)
-        named = settings.build_host if settings.build == "once" and topology.is_balancing(host, inventory) else ""
-        if named not in ("", host.name):
-            found[host.name] = named
-    return found
+    pairs = (
+        (host, _said(name, "waits_for")(host, inventory))
+        for name in order()
+        if name in roles
+        for host in inventory.hosts
+    )
+    return {host.name: maker for host, maker in pairs if maker not in ("", host.name)}
 
 
 def choose(tags: Sequence[str], skip: Sequence[str]) -> frozenset[str]:

@@ -19,7 +19,7 @@ from provision.errors import FactError, HostError, RefusedError, UnreachableErro
 from provision.events import Event
 from provision.inventory import Host, Mask, topology
 from provision.plan import planner, role_order
-from provision.plan.role_order import LAST, Entry
+from provision.plan.role_order import Entry
 from provision.runs import interrupt
 from provision.runs.context import Context
 from provision.ssh.session import Session
@@ -31,7 +31,6 @@ from provision.steps.nginx.member_update import MemberUpdate
 from provision.steps.nginx.upstream import Drained, Member
 
 POLL = 5  # seconds that one look at the connections may wait on the balancer
-ROLE = LAST[0]
 PATIENCE = 600.0  # seconds that somebody else's lock is waited for before an instance that is well stays out
 KEPT = 2  # generations with only other marks that are kept: somebody may be reading them
 
@@ -58,7 +57,8 @@ class BalancerPool:
         self._failed: HostError | None = None  # what became of the last update
         self._own: list[str] = []  # the generations that were made here and are kept, the newest last
         entries = role_order.steps(host, context.inventory)
-        self._step = cast(Balancing, next(entry.step for entry in entries if entry.step.routes))
+        entry = next(entry for entry in entries if entry.step.routes)
+        self._role, self._step = entry.role, cast(Balancing, entry.step)
 
     @property
     def step_id(self) -> str:
@@ -197,7 +197,7 @@ class BalancerPool:
             raise RefusedError(str(error), step=step.id) from error
         if converged(have, want):
             return False
-        change = dataclasses.replace(planner.make_change(Entry(ROLE, step), have, want), reason=step.reason)
+        change = dataclasses.replace(planner.make_change(Entry(self._role, step), have, want), reason=step.reason)
         self._say("changing", step.id, change.reason)
         self.touched = True
         command = step.fact().command

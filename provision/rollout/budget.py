@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from provision.errors import RefusedError
 from provision.inventory import Host, Inventory, share_of
 from provision.plan.planner import NOTHING_CHANGED
+from provision.plan.role_order import declaring
 from provision.rollout.members import Slot
 from provision.rollout.replicas import Replicas
 from provision.steps.nginx.upstream import Member
@@ -117,7 +118,7 @@ def _of_others(slot: Slot, out: Mapping[str, Slot]) -> dict[str, Slot]:
 def _too_many(model: str, count: int, allowed: int) -> RefusedError:
     served = f"instances of {model}" if model else "instances without a declared model"
     return RefusedError(
-        f"this run would rename {count} {served}, and ollama.max_unavailable allows {allowed} of them to be out",
+        f"this run would rename {count} {served}, and {declaring()}.max_unavailable allows {allowed} of them to be out",
         f"rename fewer of them in one deploy: use --limit, or change their names in several steps; {NOTHING_CHANGED}",
     )
 

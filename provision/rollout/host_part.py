@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from provision.apply.host_run import HostRun
 from provision.errors import HostError, LockedError
 from provision.events import Event
+from provision.plan import role_order
 from provision.plan.planner import HostPlan
-from provision.plan.role_order import INSTANCES
 from provision.rollout.outcome import Outcome
 from provision.rollout.traffic import HostTraffic
 from provision.runs import interrupt
@@ -42,7 +42,7 @@ class HostPart:
     @property
     def serves(self) -> bool:
         """Whether the run looks at its instances."""
-        return self.run.host.gpu and bool(self.run.roles & INSTANCES)
+        return self.run.host.gpu and bool(self.run.roles & role_order.serving())
 
     @property
     def has_changes(self) -> bool:

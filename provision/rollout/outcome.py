@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from provision.errors import HostError
 from provision.inventory import Host, Inventory
+from provision.plan import role_order
 from provision.plan.planner import HostPlan
-from provision.plan.role_order import LAST
 from provision.runs import interrupt
 from provision.steps.nginx.upstream import Drained
 
@@ -63,7 +63,9 @@ class Outcome:
 
 
 def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str]) -> Selection:
-    """The hosts of a run: those chosen, and the balancers that send to the chosen ones, for their upstream alone.
+    """The hosts of a run: those chosen, and for late roles alone those whose part tells of a chosen one.
+
+    A balancer whose upstream has instances of a chosen host is one of the latter.
 
     Args:
         inventory: all hosts.
@@ -71,6 +73,13 @@ def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str
         roles: the roles of this run.
     """
     names = {host.name for host in chosen}
-    last = roles & frozenset(LAST)
-    senders = {host.name for host in inventory.hosts if host.balancer and last and any(one.gpu for one in chosen)}
-    return [(host, roles if host.name in names else last) for host in inventory.hosts if host.name in names | senders]
+    looked_at = (
+        (host, roles if host.name in names else _late(host, inventory, names, roles)) for host in inventory.hosts
+    )
+    return [(host, own) for host, own in looked_at if own or host.name in names]
+
+
+def _late(host: Host, inventory: Inventory, names: set[str], roles: frozenset[str]) -> frozenset[str]:
+    """The late roles of a host that is not chosen, whose part tells of a host that is."""
+    concerned = role_order.concerned(host, inventory, roles)
+    return frozenset(role for role, others in concerned.items() if others & names)

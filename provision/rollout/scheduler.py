@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from provision.plan.role_order import declaring
 from provision.rollout.budget import are_out
 from provision.rollout.members import Slot
 from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
 
 MEND = "mend that, then deploy again"
-MAKE_ROOM = "bring it back, or drain what is to stay out, or allow more by ollama.max_unavailable; then deploy again"
+MAKE_ROOM = "bring it back, or drain what is to stay out, or allow more by {}.max_unavailable; then deploy again"
 RENAMED = "deploy again: the balancers learn of the renamed instances at the end of this run"
 
 
@@ -110,7 +111,8 @@ class Scheduler:
     def _halt(self, waiting: Sequence[Work]) -> None:
         """Halt the roll: there will never be room for those that wait."""
         blockers = {label for work in waiting if work.slot for label in work.slot.blockers}
-        self._hint = RENAMED if blockers.isdisjoint(self.roll.budget.replicas.all_declared()) else MAKE_ROOM
+        are_renamed = blockers.isdisjoint(self.roll.budget.replicas.all_declared())
+        self._hint = RENAMED if are_renamed else MAKE_ROOM.format(declaring())
         text = are_out(sorted(blockers))
         self.roll.members.halt(f"{text} out of the upstream already, and more than max_unavailable would be")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from provision.errors import HostError, LockedError, RefusedError, UnreachableError
 from provision.inventory import Host
+from provision.plan import role_order
 from provision.rollout import proof
 from provision.rollout.balancer_pool import BalancerPool, about_balancer, update_all
 from provision.rollout.members import Membership, Slot
@@ -15,8 +16,6 @@ from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY
 from provision.steps.nginx.upstream import NOWHERE, Member, label
-
-CONTAINERS = "ollama"  # the role that removes what is no longer declared; a run without it leaves that as it is
 
 Say = Callable[[str, str, str], None]
 """Is told what happens: kind, step, text."""
@@ -404,7 +403,7 @@ class HostTraffic:
     def _is_removed(self, name: str) -> bool:
         """Whether an instance is not declared any more, and this run removes it."""
         declared = any(instance.name == name for instance in self.host.instances)
-        return not declared and CONTAINERS in self.roll.context.roles
+        return not declared and role_order.declaring() in self.roll.context.roles
 
     def _has_successor(self, slot: Slot) -> bool:
         """Whether the host has an instance that the balancers learn of in the last wave only."""

@@ -13,7 +13,7 @@ from provision.events import Event
 from provision.inventory import Host, Mask
 from provision.plan import role_order
 from provision.plan.planner import NOTHING_CHANGED, merged
-from provision.plan.role_order import LAST, Entry
+from provision.plan.role_order import Entry
 from provision.rollout import clock, fleet, renaming
 from provision.rollout.batches import batches, in_order
 from provision.rollout.host_part import HostPart
@@ -141,11 +141,11 @@ class Rollout:
 
     @property
     def _late(self) -> frozenset[str]:
-        return self.context.roles & frozenset(LAST)
+        return self.context.roles & role_order.late()
 
     @property
     def _early(self) -> frozenset[str]:
-        return self.context.roles - frozenset(LAST)
+        return self.context.roles - role_order.late()
 
     def _well(self) -> list[HostPart]:
         return [host for host in self.members if host.is_well]
@@ -186,7 +186,8 @@ class Rollout:
         if not (host.run.host.balancer or host.run.upstream()):
             return False
         with self._caught(host):
-            return bool(host.run.plan(self._late, known).changes)
+            changes = host.run.plan(self._late, known).changes
+            return any(change.role in role_order.routing() for change in changes)
         return False
 
     def _deploy_balancer(self, host: HostPart, known: Fleet, bad: str) -> Iterator[Slot]:

@@ -107,7 +107,7 @@ def with_balancers(undos: Mapping[str, Undo], inventory: Inventory, roles: froze
     """
     result = dict(undos)
     touched = {name for name, planned in undos.items() if planned.entries}
-    for host in inventory.hosts if set(role_order.LAST) <= roles else ():
+    for host in inventory.hosts if role_order.routing() <= roles else ():
         if not is_balancing(host, inventory) or not touched & {source.name for source in sources(host, inventory)}:
             continue
         known = result.get(host.name, Undo(host))

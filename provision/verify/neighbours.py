@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from provision.command import READ_TIMEOUT, Answer, Run, sh
 from provision.errors import HostError
 from provision.inventory import Host, Inventory, topology
+from provision.plan.role_order import declaring
 from provision.steps.base import NOT_ASKED, Check
 from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint
 
-ROLE, KIND = "ollama", "neighbour:"
+KIND = "neighbour:"
 PATIENCE = 3  # seconds for one connection: a packet that is dropped gets no answer
 AT_ONCE = 32  # connections that a neighbour tries at the same time
 EVERYBODY = "0.0.0.0/0"
@@ -183,7 +184,7 @@ def _is_shut_out(host: Host, place: Place) -> bool:
 
 def _unasked(place: Place) -> Reply:
     if EVERYBODY in place.admitted:
-        return Reply(place, why="ollama.admit lets everybody in")
+        return Reply(place, why=f"{declaring()}.admit lets everybody in")
     return Reply(place, why="every host that was reached has access to the instance")
 
 

@@ -159,6 +159,104 @@ def test_no_command_imports_another() -> None:
         assert targets <= shared, path
 
 
+# Where the words of one program may stand. Who imports a room is the matter of the rows above, and docstrings
+# and comments may name a program to explain; all other text and every identifier is looked at.
+WORDS = {
+    "ollama": r"ollama|/api/|11434",
+    "nginx": r"nginx",
+}
+PLACES = {
+    "ollama": (
+        "provision/steps/ollama/",
+        "provision/lab/",
+        "provision/loadtest/",
+        "provision/inventory/example.py",  # shows an inventory as operators write it
+        "roles/__init__.py",
+        "roles/ollama.py",
+        "roles/models.py",
+        "roles/balancer.py",  # the paths that clients may ask for
+        "templates/ollama/",
+        "templates/balancer/",
+    ),
+    "nginx": (
+        "provision/steps/nginx/",
+        "provision/lab/",
+        "provision/loadtest/",
+        "provision/inventory/shared_settings.py",  # the settings of a role that others read, under its name
+        "roles/__init__.py",
+        "roles/nginx.py",
+        "roles/balancer.py",
+        "templates/nginx/",
+        "templates/balancer/",
+    ),
+}
+ENGINE = "R5: an Engine says its port, paths, health check and variables"
+GATEWAY = "R5: the gateway's paths and the health check come from the Engine; the upstream is called by a name of ours"
+PROGRAMS = "R7: steps say which folders and programs of theirs are looked at"
+# Files that have such words elsewhere, with the refactoring that ends each. It may only shrink.
+ENDED_BY = {
+    ("ollama", "provision/steps/docker/firewall.py"): ENGINE,
+    ("ollama", "provision/steps/docker/inspect.py"): ENGINE,
+    ("ollama", "provision/steps/instance/boot.py"): ENGINE,
+    ("ollama", "provision/steps/instance/container.py"): ENGINE,
+    ("ollama", "provision/steps/instance/container_options.py"): ENGINE,
+    ("ollama", "provision/steps/instance/create_arguments.py"): ENGINE,
+    ("ollama", "provision/steps/instance/scripts.py"): ENGINE,
+    ("ollama", "provision/steps/nvidia_smi.py"): ENGINE,
+    ("ollama", "provision/steps/system/preflight.py"): ENGINE,
+    ("ollama", "provision/steps/nginx/balancer_checks.py"): GATEWAY,
+    ("ollama", "provision/steps/nginx/member_update.py"): GATEWAY,
+    ("ollama", "provision/steps/nginx/upstream.py"): GATEWAY,
+    (
+        "ollama",
+        "templates/nginx/provision-nginx.service.j2",
+    ): f"{GATEWAY}; another text is a daemon-reload on every host",
+    ("nginx", "provision/steps/facts.py"): PROGRAMS,
+    ("nginx", "provision/steps/system/file_scan.py"): PROGRAMS,
+}
+
+
+def texts_of(source: str) -> Iterator[str]:
+    """Constants and identifiers of Python source, without docstrings, comments and the modules that it imports."""
+    nodes = list(ast.walk(ast.parse(source)))
+    explained = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and id(node) not in explained:
+            yield str(node.value)
+        names = (getattr(node, name, None) for name in ("id", "attr", "arg", "name", "asname"))
+        yield from (name for name in names if isinstance(name, str) and not isinstance(node, ast.alias))
+
+
+def test_docstrings_and_comments_alone_may_name_a_program() -> None:
+    source = (
+        '"""Ollama."""\nimport ollama\ndef f(nginx: int):  # nginx\n    """See /api/ps."""\n    return f"{nginx} a"\n'
+    )
+    assert set(texts_of(source)) == {"f", "nginx", "int", " a"}
+    assert {"b'/api/'", "11434", "key"} <= set(texts_of("x = b'/api/', 11434, f(key=1)"))
+
+
+def files_with(word: str) -> Iterator[str]:
+    """The files that have words of a program outside of its places."""
+    for path in sorted(path for folder in ("provision", "roles", "templates") for path in (ROOT / folder).rglob("*.*")):
+        name = str(path.relative_to(ROOT))
+        if path.suffix in (".py", ".j2") and not name.startswith(PLACES[word]):
+            texts = texts_of(path.read_text()) if path.suffix == ".py" else [path.read_text()]
+            if any(re.search(WORDS[word], text, re.IGNORECASE) for text in texts):
+                yield name
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_words_of_a_program_stand_where_they_belong(word: str) -> None:
+    elsewhere, excused = set(files_with(word)), {name for program, name in ENDED_BY if program == word}
+    assert elsewhere - excused == set(), f"words of {word} belong to {', '.join(PLACES[word])}"
+    assert excused - elsewhere == set(), "these need no exception any more: take them out of ENDED_BY"
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_place_of_a_word_has_it(word: str) -> None:
+    assert [place for place in PLACES[word] if not (ROOT / place).exists()] == []
+
+
 def kinds_of_steps() -> tuple[set[str], set[str]]:
     """The classes of steps and of their finders, and how the ids of steps begin, by the docstrings of `id`."""
     trees = [ast.parse(path.read_text()) for room, _, path in files() if room == "steps"]

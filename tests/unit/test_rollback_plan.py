@@ -10,7 +10,6 @@ from provision.artifacts.store import Store
 from provision.command import Answer, run
 from provision.errors import FactError, HostError
 from provision.plan import planner, role_order
-from provision.plan.role_order import INSTANCES
 from provision.rollout.waves import Rollout
 from provision.runs import history, rollback_plan
 from provision.runs.context import Context
@@ -393,7 +392,7 @@ def test_a_configuration_whose_bytes_are_not_kept_is_a_refusal(balancing):
 
 
 def test_instances_are_looked_at_by_every_rollback():
-    assert INSTANCES <= ROLES
+    assert role_order.serving() <= ROLES
 
 
 # ---- what stays for it -----------------------------------------------------------------------------------------

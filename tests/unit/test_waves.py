@@ -17,7 +17,7 @@ from provision.command import Obtain, run, sh
 from provision.errors import CommandError, FactError, LockedError, RefusedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Inventory
 from provision.plan import gpu_loss
-from provision.plan.role_order import INSTANCES, Entry
+from provision.plan.role_order import Entry, serving
 from provision.report import plan as report_plan
 from provision.rollout import fleet, waves
 from provision.rollout.outcome import NO_LIMIT, Pace, selection
@@ -386,10 +386,10 @@ def test_a_failed_host_keeps_its_marks_where_it_is_known_how_it_stands(make, err
 @pytest.mark.parametrize(
     ("error", "roles", "unclear"),
     [
-        (Stopped("halted"), INSTANCES, True),
-        (LockedError("somebody"), INSTANCES, True),
+        (Stopped("halted"), serving(), True),
+        (LockedError("somebody"), serving(), True),
         (None, {"ollama"}, True),
-        (None, INSTANCES, False),
+        (None, serving(), False),
         (None, {"docker"}, False),
     ],
 )

@@ -120,7 +120,7 @@ class DockerConfig(Step):
             return "reloads Docker"
         goes = restart_impact({**found, "live_restore": new.get("live-restore") is True})
         moved = found.get("containers") and _driver_of(new) not in ("", found.get("driver"))
-        stay = "they keep their old cgroups until the role ollama makes them anew, which follows"
+        stay = "they keep their old cgroups until they are made anew, which follows"
         return f"{goes}; {stay}" if moved else goes
 
     def diff(self, have: State, want: State) -> Sequence[str]:

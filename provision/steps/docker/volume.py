@@ -39,7 +39,7 @@ class Volume(Step):
         if have is not None and not have["ours"]:
             raise RefusalError(
                 f"a volume named {self.name} is there that is not ours; rename it, give the instance another name,"
-                " or set ollama.storage to a directory"
+                " or set its storage to a directory"
             )
         return {"ours": True}
 

@@ -32,12 +32,14 @@ class Holders(Step):
         ports: instance -> its port.
         address: the address they listen on, or a pure function of the host facts that gives it.
         tolerate: names of containers, and of programs outside Docker, that may use the cards of instances.
+        setting: how the inventory calls `tolerate`.
     """
 
     cards: Mapping[str, tuple[int, ...]]
     ports: Mapping[str, int]
     address: str | Callable[[HostFacts], str]
     tolerate: tuple[str, ...] = ()
+    setting: str = "tolerate"
 
     @property
     def id(self) -> str:
@@ -78,7 +80,7 @@ class Holders(Step):
                 holders = dict(_holders(listed[index], have))
                 for name, said in holders.items():
                     if name not in self.tolerate:
-                        yield f"card {index} of {instance} is {said}; stop {name}, or list the name in ollama.tolerate"
+                        yield f"card {index} of {instance} is {said}; stop {name}, or list the name in {self.setting}"
 
     def _ports(self, address: str, have: Mapping[str, Any]) -> Iterator[str]:
         places = (address, *EVERY_ADDRESS)

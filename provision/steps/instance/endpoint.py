@@ -44,13 +44,13 @@ def listen_address(host: Host, inventory: Inventory, facts: HostFacts) -> str:
     if ipaddress.ip_address(address).version != 4:
         raise RefusalError(
             f"instances would listen on {address}, but only IPv4 is supported, because not every Docker puts IPv6"
-            " through the DOCKER-USER chain; set ollama.listen_address to an IPv4 address of this host"
+            f" through the DOCKER-USER chain; set {_setting(host)} to an IPv4 address of this host"
         )
     if ipaddress.ip_address(address).is_loopback:
         return _loopback(address, host, inventory)
     if address not in facts.addresses:
         own = ", ".join(facts.addresses) or "none known"
-        raise RefusalError(f"ollama.listen_address {address} is no address of this host (it has {own})")
+        raise RefusalError(f"{_setting(host)} {address} is no address of this host (it has {own})")
     return address
 
 
@@ -67,9 +67,7 @@ def admitted(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[str, .
 def _loopback(address: str, host: Host, inventory: Inventory) -> str:
     away = remote_balancers(host, inventory)
     if away:
-        raise RefusalError(
-            f"ollama.listen_address {address} is this host's own loopback, which {_names(away)} cannot reach"
-        )
+        raise RefusalError(f"{_setting(host)} {address} is this host's own loopback, which {_names(away)} cannot reach")
     return address
 
 
@@ -77,14 +75,19 @@ def _source(host: Host, inventory: Inventory, facts: HostFacts) -> str:
     away = remote_balancers(host, inventory)
     lost = [other for other in away if not facts.sources.get(other.connection.address)]
     if lost:
-        raise RefusalError(f"this host finds no route to {_names(lost)}; set ollama.listen_address")
+        raise RefusalError(f"this host finds no route to {_names(lost)}; set {_setting(host)}")
     sources = sorted({facts.sources[other.connection.address] for other in away})
     if len(sources) > 1:
         raise RefusalError(
             f"this host reaches its balancers from several addresses ({', '.join(sources)});"
-            " set ollama.listen_address to the one all of them can reach"
+            f" set {_setting(host)} to the one all of them can reach"
         )
     return sources[0]
+
+
+def _setting(host: Host) -> str:
+    """How the inventory calls the declared address of a host's instances."""
+    return f"{host.serving.engine}.listen_address"
 
 
 def _resolved(other: Host, facts: HostFacts) -> str:
