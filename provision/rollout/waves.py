@@ -161,8 +161,8 @@ class Rollout:
                 self._stop_behind(batch[0])
         self._recovery.recover()
         for host in self._well():
-            if host.traffic.error is not None:
-                host.fail(host.traffic.error, self.context)
+            if host.traffic.left_out.error is not None:
+                host.fail(host.traffic.left_out.error, self.context)
 
     def _last_wave(self) -> None:
         """The last roles, with what is known of all hosts. Balancers with something to change go one at a time."""

@@ -26,16 +26,19 @@ def gpu(name: str, models: tuple[tuple[str, ...], ...] = (("m",), ("m",)), **set
         models: of each instance, the models that it serves.
         settings: of the role `ollama`.
     """
+    section = ollama.Settings(**settings)
+    serving = ollama.serving(section)
     instances = tuple(
-        Instance(host=name, name=f"ollama{n}", gpus=(n,), port=3000 + n, models=served)
+        Instance(host=name, name=f"ollama{n}", gpus=(n,), port=3000 + n, models=served, **vars(serving))
         for n, served in enumerate(models, 1)
     )
     return Host(
         name=name,
         groups=("gpu",),
         connection=Connection(address=name),
-        settings={"ollama": ollama.Settings(**settings)},
+        settings={"ollama": section},
         instances=instances,
+        undeclared=serving,
     )
 
 

@@ -23,7 +23,7 @@ from provision.runs.context import Context
 from provision.steps.nginx.upstream import Member
 
 from .ctrl_c import pressed
-from .local import LocalSession
+from .local import SETTINGS, LocalSession
 from .test_host_run import Note
 
 
@@ -100,6 +100,7 @@ def make(tmp_path, monkeypatch):
                     name=name,
                     groups=groups,
                     connection=connection,
+                    settings=SETTINGS,
                     variables=variables,
                     instances=instances if "gpu" in groups else (),
                 )
@@ -110,7 +111,7 @@ def make(tmp_path, monkeypatch):
         roll = Roll(context, Pools(pool), Members(), DisruptionBudget(inventory))
         rollout = Rollout(context, [(host, context.roles) for host in made], None, forks, pace or Pace(), roll=roll)
         for part in rollout.members:
-            part.traffic.prove = prove(part.name, ill)
+            part.traffic.admission.prove = prove(part.name, ill)
             part.run.deploy = noting(part.name, part.run.deploy)
         rollout.pool = pool
         return rollout
@@ -227,7 +228,7 @@ def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(make):
     def locked(name, *, lock=False):
         raise LockedError("gpu-01 is locked by run-0")
 
-    rollout.members[0].traffic.prove = locked
+    rollout.members[0].traffic.admission.prove = locked
     assert result(rollout) == {"gpu-01": "locked"}
     assert "up gpu-01/ollama1" not in make.events
     assert not rollout.fleet().unfit, "its marks are kept"
@@ -238,7 +239,7 @@ def test_ctrl_c_in_the_middle_of_recovery_stops_after_the_instance_that_is_teste
     rollout = make({"gpu-01": "old", "gpu-02": "old"}, OUT)
     begun = threading.Event()
     (first, _) = rollout.members
-    prove = first.traffic.prove
+    prove = first.traffic.admission.prove
     tested = []
 
     def waiting(name, *, lock=False):
@@ -248,7 +249,7 @@ def test_ctrl_c_in_the_middle_of_recovery_stops_after_the_instance_that_is_teste
             assert rollout.context.stop.wait(5)
         return prove(name, lock=lock)
 
-    first.traffic.prove = waiting
+    first.traffic.admission.prove = waiting
     with pressed(rollout.interrupt, begun):
         results = result(rollout)
     assert tested == ["ollama1", "ollama2"][:step]
