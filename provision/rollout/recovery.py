@@ -94,7 +94,7 @@ class Recovery:
 
     def _listed(self) -> dict[str, Member]:
         """Label -> member of the upstreams, as they were read; a balancer that is not read is asked if it matters."""
-        read = {host.name: host.run.upstream() for host in self.hosts if host.run.knows_upstream}
+        read = {host.name: host.run.reader.upstream() for host in self.hosts if host.run.reader.knows_upstream}
         pools: dict[str, BalancerPool] = {}
         for host in self.hosts:
             looks = self._changing[host] or (host.serves and not self._is_last_wave_to_come)

@@ -183,7 +183,7 @@ class Rollout:
                 bad = bad or host.name
 
     def _is_changed_balancer(self, host: HostPart, known: Fleet) -> bool:
-        if not (host.run.host.balancer or host.run.upstream()):
+        if not (host.run.host.balancer or host.run.reader.upstream()):
             return False
         with self._caught(host):
             return bool(host.run.plan(self._late, known).changes)
@@ -221,7 +221,7 @@ class Rollout:
         self._stop_before_it_begins()
         asked = time.time()
         host.run.read()
-        host.outcome.clock = clock.warning(host.name, host.run.facts.clock, asked, time.time())
+        host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, asked, time.time())
         self._plan(host, self._early)
         host.planned = host.outcome.plan
 
@@ -323,6 +323,6 @@ class Rollout:
         for host in self.members:
             if self.roll.members.recovered and host.name in told:
                 host.outcome.changed = list(dict.fromkeys([*host.outcome.changed, told[host.name]]))
-            host.outcome.drained = tuple(upstream.drained(host.run.upstream()).values())
+            host.outcome.drained = tuple(upstream.drained(host.run.reader.upstream()).values())
             self.context.listen(Event(host.name, "done", text=host.outcome.result))
         return [host.outcome for host in self.members]

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision.apply import host_run
+from provision.apply import host_steps
+from provision.apply.host_reader import HostReader
 from provision.artifacts.store import Store
 from provision.command import sh
 from provision.errors import CommandError, LockedError
@@ -80,8 +81,8 @@ class Pools:
 def make(tmp_path, monkeypatch):
     """Makes a Rollout over gpu hosts and a balancer that is part of the run; every host is a folder of the test."""
     monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_run, "steps", lambda host, inventory: host.variables["entries"])
-    monkeypatch.setattr(host_run, "owned", lambda: ())
+    monkeypatch.setattr(host_steps, "steps", lambda host, inventory: host.variables["entries"])
+    monkeypatch.setattr(host_steps, "owned", lambda: ())
     monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
     events = []
 
@@ -275,9 +276,9 @@ def test_ctrl_c_while_balancers_are_asked_is_a_stop(make):
 
 @pytest.mark.parametrize("ill", [False, True])
 def test_an_instance_whose_address_the_balancers_learn_in_the_last_wave_proves_itself_before_it(make, monkeypatch, ill):
-    monkeypatch.setattr(host_run.HostRun, "knows_upstream", True)
+    monkeypatch.setattr(HostReader, "knows_upstream", True)
     text = "server 192.0.2.1:3001 down; # gpu-01/ollama1\n"
-    monkeypatch.setattr(host_run.HostRun, "upstream", lambda run: text if run.host.name == "lb-01" else "")
+    monkeypatch.setattr(HostReader, "upstream", lambda reader: text if reader.steps.host.name == "lb-01" else "")
     roles = ("ollama", "models", "balancer")
     down = {"gpu-01/ollama1"} if ill else set()
     rollout = make({"gpu-01": "old", "lb-01": "wanted"}, {}, ill=down, roles=roles)
