@@ -68,8 +68,9 @@ class HostTraffic:
         for pool in self.roll.pools.of(self.host):
             members = {key: member for key, member in self._members(pool).items() if self._is_meant(key, names)}
             pools += [pool] if members else []
-            sent_to = {k: member for k, member in members.items() if not member.drained and member.address != NOWHERE}
-            at |= {key: member.at for key, member in sent_to.items()}
+            at |= {
+                key: member.at for key, member in members.items() if not member.drained and member.address != NOWHERE
+            }
             up |= {key for key, member in members.items() if not member.down}
         if not at:
             return None
@@ -91,12 +92,12 @@ class HostTraffic:
         self._stop_before(slot.step)
         members = self.roll.members
         blockers = self._blockers(slot)
-        idle = {key for key, member in blockers.items() if not member.drained}
-        if self.left_out.try_once(self._own(idle), slot.step):
+        undrained = [key for key, member in blockers.items() if not member.drained]
+        if self.left_out.try_once(self._own(undrained), slot.step):
             blockers = self._blockers(slot)
         if blockers:
-            drained = (f"{key} (drained)" if member.drained else key for key, member in sorted(blockers.items()))
-            slot.blockers = tuple(drained)
+            names = (f"{key} (drained)" if member.drained else key for key, member in sorted(blockers.items()))
+            slot.blockers = tuple(names)
             members.release(slot)
             return False
         members.cordon(slot)

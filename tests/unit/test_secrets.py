@@ -23,7 +23,8 @@ from provision.plan.planner import HostPlan
 from provision.plan.role_order import Entry
 from provision.report import console
 from provision.report import plan as report_plan
-from provision.rollout.waves import Outcome, Rollout, selection
+from provision.rollout.outcome import Outcome, selection
+from provision.rollout.waves import Rollout
 from provision.runs.context import Context
 from provision.runs.journal import Journal
 from provision.runs.log import default_folder
