@@ -34,21 +34,19 @@ from provision.inventory import (
     size_bytes,
 )
 from provision.inventory import Settings as Base
-from provision.render import render
 from provision.steps import nvidia_smi
 from provision.steps.base import Owned, Step
-from provision.steps.docker.firewall import RULES_FILE, Firewall, OwnedFirewall
+from provision.steps.docker.firewall import OwnedFirewall
 from provision.steps.docker.image import Image, OwnedImages
-from provision.steps.docker.volume import OwnedVolumes, Volume
-from provision.steps.facts import HostFacts
+from provision.steps.docker.volume import OwnedVolumes
 from provision.steps.instance import boot, endpoint, storage
 from provision.steps.instance.conflicts import Holders
 from provision.steps.instance.container import Container, OwnedContainers
 from provision.steps.instance.create_arguments import bind, env_file, fingerprint, volume
 from provision.steps.ollama import environment as variables
 from provision.steps.ollama.server_state import canonical
-from provision.steps.system.file import Directory, File, OwnedFiles
-from provision.steps.system.systemd import OwnedUnits, Service, Unit
+from provision.steps.system.file import File, OwnedFiles
+from provision.steps.system.systemd import OwnedUnits
 
 ENGINE = "ollama"
 TOLERATE = f"{ENGINE}.tolerate"
@@ -120,8 +118,8 @@ class Tuning(Base):
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Variables that the server would ignore, and values that do not go together."""
         for name in self.environment:
-            if said := variables.complaint(name):
-                yield ("environment", name), said
+            if complaint := variables.complaint(name):
+                yield ("environment", name), complaint
         if self.kv_cache_type in ("q8_0", "q4_0") and self.flash_attention is False:
             yield ("kv_cache_type",), f"{self.kv_cache_type} needs flash attention, and flash_attention is false"
         for index, origin in enumerate(self.origins or ()):
@@ -292,57 +290,25 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     if not host.gpu or not instances:
         return
     address = partial(endpoint.listen_address, host, inventory)
-    cards, ports = {one.name: one.gpus for one in instances}, {one.name: one.port for one in instances}
+    cards = {instance.name: instance.gpus for instance in instances}
+    ports = {instance.name: instance.port for instance in instances}
     yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate, setting=TOLERATE)
     yield Image(reference=settings.image)
-    yield from _firewall(host, inventory, ports)
-    yield from _boot(address, instances, _kept_loaded(settings, instances))
+    yield from boot.firewall_steps(host, inventory)
+    yield from boot.start_steps(host, address, _kept_loaded(settings, instances))
     yield File(path=nvidia_smi.RECORD, content=lambda facts: nvidia_smi.record_text(facts.record))
-    yield from _storages(instances)
+    yield from storage.steps(instances)
     yield from _containers(host, inventory)
-
-
-def _firewall(host: Host, inventory: Inventory, ports: dict[str, int]) -> Iterator[Step]:
-    chain = Firewall(
-        ports=tuple(ports.values()),
-        address=partial(endpoint.listen_address, host, inventory),
-        admit=partial(endpoint.admitted, host, inventory),
-        after=("service:docker", "service:provision-firewall"),
-    )
-    yield File(path=boot.FIREWALL_SCRIPT, content=boot.firewall_script(), mode=0o755)
-    yield File(path=RULES_FILE, content=chain.content)
-    unit = render("ollama/provision-firewall.service.j2", script=boot.FIREWALL_SCRIPT)
-    yield Unit(name=boot.FIREWALL_UNIT, content=unit)
-    yield Service(name=boot.FIREWALL_UNIT.removesuffix(".service"), after=(f"unit:{boot.FIREWALL_UNIT}",))
-    yield chain
-
-
-def _boot(address: partial[str], instances: tuple[Instance, ...], kept: dict[str, tuple[str, ...]]) -> Iterator[Step]:
-    def lines(facts: HostFacts) -> bytes:
-        return boot.instances_file((one.name, address(facts), one.port, kept[one.name]) for one in instances)
-
-    yield File(path=boot.INSTANCES_SCRIPT, content=boot.instances_script(), mode=0o755)
-    yield File(path=boot.INSTANCES, content=lines)
-    unit = render("ollama/provision-instances.service.j2", script=boot.INSTANCES_SCRIPT)
-    yield Unit(name=boot.INSTANCES_UNIT, content=unit)
-    after = ("service:docker", f"unit:{boot.INSTANCES_UNIT}")
-    yield Service(name=boot.INSTANCES_UNIT.removesuffix(".service"), after=after)
 
 
 def _kept_loaded(settings: Settings, instances: tuple[Instance, ...]) -> dict[str, tuple[str, ...]]:
     """The models that an instance has loaded all the time, by instance."""
     items, kept = dict(_named(settings)), {}
-    for one in instances:
-        item = items[one.name]
-        lasting = math.isinf(duration_seconds(_said(settings, item, "keep_alive")))
-        kept[one.name] = one.models[: loaded_at_once(settings, one, item)] if lasting else ()
+    for instance in instances:
+        item = items[instance.name]
+        is_for_ever = math.isinf(duration_seconds(_value(settings, item, "keep_alive")))
+        kept[instance.name] = instance.models[: loaded_at_once(settings, instance, item)] if is_for_ever else ()
     return kept
-
-
-def _storages(instances: tuple[Instance, ...]) -> Iterator[Step]:
-    yield from (Volume(name=one.name) for one in instances if one.storage == storage.VOLUME)
-    folders = dict.fromkeys(one.storage for one in instances if one.storage != storage.VOLUME)
-    yield from (Directory(path=folder, foreign=True) for folder in folders)
 
 
 def _containers(host: Host, inventory: Inventory) -> Iterator[Step]:
@@ -357,18 +323,18 @@ def _containers(host: Host, inventory: Inventory) -> Iterator[Step]:
         yield _container(host, inventory, instance, items[instance.name])
 
 
-def _container(host: Host, inventory: Inventory, one: Instance, item: InstanceSettings) -> Container:
+def _container(host: Host, inventory: Inventory, instance: Instance, item: InstanceSettings) -> Container:
     settings = host.of(Settings)
-    memory, cpus, pids = (_said(settings, item, name) for name in ("memory", "cpus", "pids_limit"))
+    memory, cpus, pids = (_value(settings, item, name) for name in ("memory", "cpus", "pids_limit"))
     return Container(
-        name=one.name,
-        image=one.image,
-        gpus=one.gpus,
-        port=one.port,
+        name=instance.name,
+        image=instance.image,
+        gpus=instance.gpus,
+        port=instance.port,
         address=partial(endpoint.listen_address, host, inventory),
-        environment=environment(settings, one, item),
+        environment=environment(settings, instance, item),
         secrets={key: fingerprint(value) for key, value in _secrets(settings, item).items()},
-        mounts=(volume(one.name) if one.storage == storage.VOLUME else bind(one.storage),),
+        mounts=(volume(instance.name) if instance.storage == storage.VOLUME else bind(instance.storage),),
         restart=settings.restart,
         memory=size_bytes(memory) if memory else 0,
         cpus=cpus or 0.0,
@@ -378,31 +344,31 @@ def _container(host: Host, inventory: Inventory, one: Instance, item: InstanceSe
     )
 
 
-def environment(settings: Settings, one: Instance, item: InstanceSettings) -> dict[str, str]:
+def environment(settings: Settings, instance: Instance, item: InstanceSettings) -> dict[str, str]:
     """The variables of an instance's server, but for those that nobody may see.
 
     OLLAMA_CONTEXT_LENGTH is always there: the server's own default depends on the card and overflows it (FACTS 4.1, 5).
     """
-    said = {name: _said(settings, item, name) for name in Tuning.model_fields if name not in _SECRET}
-    said["max_loaded_models"] = loaded_at_once(settings, one, item)
-    if said["no_prune"] is None and _shares(settings, item):
-        said["no_prune"] = True
-    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if len(one.gpus) > 1 else {}
-    return {**order, **variables.from_settings(said), **settings.environment, **item.environment}
+    values = {name: _value(settings, item, name) for name in Tuning.model_fields if name not in _SECRET}
+    values["max_loaded_models"] = loaded_at_once(settings, instance, item)
+    if values["no_prune"] is None and _shares(settings, item):
+        values["no_prune"] = True
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if len(instance.gpus) > 1 else {}
+    return {**order, **variables.from_settings(values), **settings.environment, **item.environment}
 
 
-def loaded_at_once(settings: Settings, one: Instance, item: InstanceSettings) -> int:
+def loaded_at_once(settings: Settings, instance: Instance, item: InstanceSettings) -> int:
     """How many models an instance keeps loaded: all of its own, unless that is said otherwise."""
-    return _said(settings, item, "max_loaded_models") or max(1, len(one.models))
+    return _value(settings, item, "max_loaded_models") or max(1, len(instance.models))
 
 
 def _secrets(settings: Settings, item: InstanceSettings) -> dict[str, str]:
-    proxy, without = _said(settings, item, "https_proxy"), _said(settings, item, "no_proxy")
+    proxy, without = _value(settings, item, "https_proxy"), _value(settings, item, "no_proxy")
     values = {"HTTPS_PROXY": proxy.reveal() if proxy else "", "NO_PROXY": without or ""}
     return {name: value for name, value in values.items() if value}
 
 
-def _said(settings: Settings, item: InstanceSettings, name: str) -> Any:
+def _value(settings: Settings, item: InstanceSettings, name: str) -> Any:
     """What an instance says, or what is said for all."""
     own = getattr(item, name)
     return getattr(settings, name) if own is None else own

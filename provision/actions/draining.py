@@ -10,10 +10,10 @@ from functools import partial
 from provision.errors import GuardError, HostError, UsageError
 from provision.events import Event
 from provision.inventory import Host, Inventory, Mask
+from provision.rollout.admission import Admission
 from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.replicas import Replicas
 from provision.rollout.roll import Roll
-from provision.rollout.traffic import HostTraffic
 from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
 from provision.ssh.session import Session
@@ -199,18 +199,18 @@ class Draining:
         session = Session(host.connection, self._password)
         self._tests.append(session)
         lease = self.context.lease(session)
-        traffic = HostTraffic(host, session, lease, self._roll, partial(self._say, host))
-        found = []
+        admission = Admission(host, session, lease, self._roll, partial(self._say, host))
+        outcomes = []
         for name in names:
             outcome = Drain(host.name, (label(host.name, name),))
             try:
                 self._stop_before("it was tested")
-                traffic.prove(name)
+                admission.prove(name)
             except HostError as error:
                 outcome.error = interrupt.told(error, self.context, locked=False).masked(self.hide)
-            found.append(outcome)
+            outcomes.append(outcome)
         session.close()
-        return found
+        return outcomes
 
     def _given_back(self, pool: BalancerPool, good: set[str]) -> Drain:
         outcome = Drain(pool.host.name, tuple(sorted(good)))

@@ -31,9 +31,9 @@ def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> Fleet:
     for host in hosts:
         if host.run.host.gpu and host.is_well and host.run.roles >= role_order.serving():
             with caught(host):
-                addresses[host.name] = listen_address(host.run.host, inventory, host.run.facts)
+                addresses[host.name] = listen_address(host.run.host, inventory, host.run.reader.facts)
     partly = frozenset(host.name for host in hosts if keeps_marks(host))
-    drained = {key: record for host in hosts for key, record in upstream.drained(host.run.upstream()).items()}
+    drained = {key: record for host in hosts for key, record in upstream.drained(host.run.reader.upstream()).items()}
     unfit = roll.members.labels(Membership.NOT_READY) | roll.members.unusable | _taken_away(hosts, roll)
     return Fleet(addresses, frozenset(roll.context.failed) - partly, partly, unfit, drained)
 

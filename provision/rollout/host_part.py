@@ -54,7 +54,7 @@ class HostPart:
         """Names of the instances that its changes concern, or `EVERY`; none once the host is worked on."""
         if self.run.plans or self.planned is None:
             return frozenset()
-        return self.run.changing(self.planned.changes)
+        return self.run.disruption.concerned(self.planned.changes)
 
     def needs_connection(self, later: frozenset[str]) -> bool:
         """Whether its connection is still needed: for its lock, or for roles that are still to come.
@@ -62,7 +62,7 @@ class HostPart:
         Args:
             later: those roles.
         """
-        return self.run.locked or any(entry.role in later for entry in self.run.entries)
+        return self.run.locked or any(entry.role in later for entry in self.run.steps.entries)
 
     def fail(self, error: HostError, context: Context) -> None:
         """Note what failed, with nothing secret in it. Nobody waits any longer for what only this host makes.

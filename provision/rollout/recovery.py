@@ -12,8 +12,8 @@ from provision.plan import role_order
 from provision.rollout import fleet
 from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.host_part import HostPart
+from provision.rollout.left_out import is_left_out
 from provision.rollout.roll import Roll
-from provision.rollout.traffic import is_left_out
 from provision.runs.context import Stopped
 from provision.steps.base import EVERY
 from provision.steps.nginx import upstream
@@ -65,7 +65,7 @@ class Recovery:
 
         def recover(host: HostPart) -> None:
             changing = self._changing[host] if host.serves else EVERY  # an ill one is no matter of this run
-            host.traffic.recover(listed, changing, early=host not in first or not host.serves)
+            host.traffic.left_out.recover(listed, changing, early=host not in first or not host.serves)
 
         self._each(recover, [host for host in left_out if host.planned is not None and self._may(host)])
         if not batch and self._is_last_wave_to_come:
@@ -79,7 +79,7 @@ class Recovery:
             for host in self.hosts
             if host.is_well and host.run.roles >= role_order.serving()
         }
-        self._each(lambda host: host.traffic.check(names[host]), [host for host in names if names[host]])
+        self._each(lambda host: host.traffic.left_out.check(names[host]), [host for host in names if names[host]])
 
     def _may(self, host: HostPart) -> bool:
         """Whether instances of a host may be given back: it is well, or failed in a way that left them as they were.
@@ -94,7 +94,7 @@ class Recovery:
 
     def _listed(self) -> dict[str, Member]:
         """Label -> member of the upstreams, as they were read; a balancer that is not read is asked if it matters."""
-        read = {host.name: host.run.upstream() for host in self.hosts if host.run.knows_upstream}
+        read = {host.name: host.run.reader.upstream() for host in self.hosts if host.run.reader.knows_upstream}
         pools: dict[str, BalancerPool] = {}
         for host in self.hosts:
             looks = self._changing[host] or (host.serves and not self._is_last_wave_to_come)

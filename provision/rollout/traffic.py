@@ -1,14 +1,18 @@
-"""One host's traffic: its instances are cordoned, drained, proved, and uncordoned. `apply.traffic` says what for."""
+"""One host's traffic: its instances are cordoned, drained, and uncordoned. `apply.traffic` says what for.
+
+An instance comes back by `admission` alone; `left_out` has those that earlier runs left out.
+"""
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
-from provision.errors import HostError, LockedError, RefusedError, UnreachableError
+from provision.errors import HostError, RefusedError, UnreachableError
 from provision.inventory import Host
 from provision.plan import role_order
-from provision.rollout import proof
+from provision.rollout.admission import Admission, Say
 from provision.rollout.balancer_pool import BalancerPool, about_balancer, update_all
+from provision.rollout.left_out import LeftOut
 from provision.rollout.members import Membership, Slot
 from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
@@ -16,9 +20,6 @@ from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY
 from provision.steps.nginx.upstream import NOWHERE, Member, label
-
-Say = Callable[[str, str, str], None]
-"""Is told what happens: kind, step, text."""
 
 
 class HostTraffic:
@@ -34,18 +35,10 @@ class HostTraffic:
 
     def __init__(self, host: Host, session: Session, lease: Lease, roll: Roll, say: Say) -> None:
         self.host = host
-        self.session = session
-        self.lease = lease
         self.roll = roll
         self.say = say
-        self._left_out: set[str] = set()  # names of instances that earlier runs left out
-        self._ill: dict[str, HostError] = {}  # those of them that did not get back in -> why
-        self._tried: set[tuple[str, str]] = set()  # step, and instance that proved itself or not on the way to it
-
-    @property
-    def error(self) -> HostError | None:
-        """The first error of an instance that an earlier run left out, and that could not be given back."""
-        return next(iter(self._ill.values()), None)
+        self.admission = Admission(host, session, lease, roll, say)
+        self.left_out = LeftOut(host, lease, roll, self.admission)
 
     def lost_cards(self, names: Collection[str]) -> None:
         """Know which instances of this host lost a card, by its latest plan.
@@ -74,7 +67,9 @@ class HostTraffic:
         for pool in self.roll.pools.of(self.host):
             members = {key: member for key, member in self._members(pool).items() if self._is_meant(key, names)}
             pools += [pool] if members else []
-            at |= {key: one.at for key, one in members.items() if not one.drained and one.address != NOWHERE}
+            at |= {
+                key: member.at for key, member in members.items() if not member.drained and member.address != NOWHERE
+            }
             up |= {key for key, member in members.items() if not member.down}
         if not at:
             return None
@@ -96,11 +91,12 @@ class HostTraffic:
         self._stop_before(slot.step)
         members = self.roll.members
         blockers = self._blockers(slot)
-        if self._try([name for name in self._own(blockers) if not blockers[self._label(name)].drained], slot.step):
+        undrained = [key for key, member in blockers.items() if not member.drained]
+        if self.left_out.try_once(self._own(undrained), slot.step):
             blockers = self._blockers(slot)
         if blockers:
-            drained = (f"{key} (drained)" if member.drained else key for key, member in sorted(blockers.items()))
-            slot.blockers = tuple(drained)
+            names = (f"{key} (drained)" if member.drained else key for key, member in sorted(blockers.items()))
+            slot.blockers = tuple(names)
             members.release(slot)
             return False
         members.cordon(slot)
@@ -149,7 +145,7 @@ class HostTraffic:
                 self.roll.members.remove(key, succeeded=self._has_successor(slot))
                 continue
             try:
-                self.admit(name, slot.pools)
+                self.admission.admit(name, slot.pools)
             except HostError as error:
                 first = first or error
         if first is not None:
@@ -170,17 +166,9 @@ class HostTraffic:
                 self.roll.members.leave_out(key, f"{key} is gone, and nothing took its place")
             else:
                 with contextlib.suppress(HostError):
-                    self.admit(name, slot.pools if slot else ())
+                    self.admission.admit(name, slot.pools if slot else ())
         if slot:
             self.roll.members.release(slot)
-
-    def missing(self, name: str) -> None:
-        """An instance that went out is not there: it proves itself when it has been made.
-
-        Args:
-            name: its name.
-        """
-        self.roll.members.hold(self._label(name))
 
     def hold(self, name: str) -> bool:
         """Have no balancer send to an instance that is about to be made: it has no model yet.
@@ -204,27 +192,13 @@ class HostTraffic:
         self.roll.members.hold(key)
         return True
 
-    def recover(self, listed: Mapping[str, Member], changing: frozenset[str], *, early: bool = False) -> None:
-        """Give back what earlier runs left out of the upstream, if it can serve. Raises nothing: see `error`.
+    def missing(self, name: str) -> None:
+        """An instance that went out is not there: it proves itself when it has been made.
 
         Args:
-            listed: label -> member of the pools, as read at the start of the run.
-            changing: names of instances that this run changes, or `EVERY`: they prove themselves after that.
-            early: whether these get a chance before that, too: other hosts, which may wait for them, begin before.
+            name: its name.
         """
-        held = self.lease.held
-        own = {self._label(instance.name): instance.name for instance in self.host.instances}
-        for key, name in own.items():
-            if key in listed and is_left_out(listed[key]) and key not in self.roll.members.unusable:
-                self._left_out.add(name)
-        later = self._left_out if changing == EVERY else self._left_out & changing
-        self._admit_left_out(sorted(self._left_out - later))
-        if early:
-            self._try(sorted(later), "")
-        # A balancer may just be told of others' instances, under the same lock.
-        if self.lease.held and not (held or self.host.balancer or self.roll.context.cut.is_set()):
-            with contextlib.suppress(HostError):  # the lease ends by itself
-                self.lease.end()
+        self.roll.members.hold(self._label(name))
 
     def finish(self) -> None:
         """Give back what is still out now that the host's part of the run is over.
@@ -233,135 +207,19 @@ class HostTraffic:
             HostError: an instance that was made is not fit to serve, or a balancer could not be told.
         """
         declared = {instance.name for instance in self.host.instances}  # what a rollback brings back has no models
-        new = {name for name in self._own(self.roll.members.labels(Membership.NEW)) if name in declared}
-        self._admit_left_out(sorted((self._left_out & declared) - new))
+        made = [name for name in self._own(self.roll.members.labels(Membership.NEW)) if name in declared]
+        self.left_out.give_back(made)
         first: HostError | None = None
-        for name in sorted(new):
+        for name in made:
             if self.roll.context.cut.is_set():
                 break
             try:
-                self.admit(name, self.roll.pools.of(self.host))
-                self._say_admitted(name)
+                self.admission.admit(name, self.roll.pools.of(self.host))
+                self.admission.announce(name)
             except HostError as error:
                 first = first or error
         if first is not None:
             raise first
-
-    def check(self, names: Collection[str]) -> None:
-        """Have instances prove themselves that the balancers learn of in the last wave. Raises nothing: see `error`.
-
-        Args:
-            names: their names.
-        """
-        for name in names:
-            if self._is_over(name) or self.roll.context.stop.is_set():
-                continue
-            try:
-                self.prove(name)
-            except HostError as error:
-                self.roll.members.leave_out(self._label(name), error.message, halts=False)
-                self._ill[name] = error
-
-    def _is_over(self, name: str) -> bool:
-        """Whether this run knows already if an instance can serve."""
-        return self.roll.members.state(self._label(name)) in (Membership.IN, Membership.NOT_READY)
-
-    def _admit_left_out(self, names: Collection[str]) -> None:
-        """Give back instances that earlier runs left out, and keep the errors of those that stay out."""
-        for name in names:
-            if self._is_over(name) or not isinstance(self._ill.get(name), LockedError | None):
-                continue
-            if self.roll.context.stop.is_set():
-                return
-            try:
-                self.admit(name, self.roll.pools.of(self.host), recovers=True)
-            except HostError as error:
-                self._ill[name] = error
-            else:
-                self._ill.pop(name, None)
-                self.roll.members.recovered.add(self._label(name))
-                self._say_admitted(name)
-
-    def _try(self, names: Collection[str], step: str) -> bool:
-        """Give back instances that are out and may be well, before they are changed; a test that fails counts nothing.
-
-        Args:
-            names: instances.
-            step: what they are in the way of: each is tested once for that.
-
-        Returns:
-            whether any got back in.
-        """
-        admitted = False
-        for name in names:
-            state = self.roll.members.state(self._label(name))
-            waits = state is Membership.NEW or (state is None and name in self._left_out)
-            if not waits or (step, name) in self._tried or self.roll.context.stop.is_set():
-                continue
-            self._tried.add((step, name))
-            with contextlib.suppress(HostError):
-                self._tell(name, self.prove(name, lock=True), self.roll.pools.of(self.host))
-                self.roll.members.recovered.update({self._label(name)} if state is None else ())
-                self._say_admitted(name)
-                admitted = True
-        return admitted
-
-    def _say_admitted(self, name: str) -> None:
-        self.say("progress", f"test:{name}", "it gets requests again")
-
-    def admit(self, name: str, pools: Collection[BalancerPool], *, recovers: bool = False) -> None:
-        """Have an instance prove itself, and balancers send to it: the one way up.
-
-        Args:
-            name: its name.
-            pools: the balancers that are told.
-            recovers: whether an earlier run left it out: then the host is locked for that, because another run may be
-                at work on the instance, and the roll is not halted if it does not get back in.
-
-        Raises:
-            HostError: it did not prove itself, or a balancer could not be told.
-        """
-        key = self._label(name)
-        try:
-            at = self.prove(name, lock=recovers)
-        except HostError as error:
-            if not (recovers and isinstance(error, LockedError)):  # who has the host gives the instance back
-                self.roll.members.leave_out(key, error.message, halts=not recovers)
-            raise
-        try:
-            self._tell(name, at, pools)
-        except HostError as error:
-            error.message = f"{key} could not be given back: {error.message}"
-            if not recovers:
-                self.roll.members.halt(error.message)
-            self.roll.members.forget(key)
-            raise
-
-    def _tell(self, name: str, at: str, pools: Collection[BalancerPool]) -> None:
-        key = self._label(name)
-        update_all(list(pools), lambda pool: pool.update(up={key: at}))
-        self.roll.members.admit(key)
-
-    def prove(self, name: str, *, lock: bool = False) -> str:
-        """Have an instance prove that it can serve.
-
-        Args:
-            name: its name.
-            lock: whether the host is locked first, if it is not yet.
-
-        Returns:
-            `ADDRESS:PORT` where it did.
-
-        Raises:
-            HostError: it did not.
-        """
-        command = proof.command(self.host, name, self.roll.context)
-        self.say("progress", f"test:{name}", str(command))
-        locks = [self.lease.acquire(command.timeout)] if lock or self.lease.held else []
-        answers = self.session.batch([*locks, command], stop=True)
-        for renewed in answers[: len(locks)]:
-            self.lease.took(renewed)
-        return proof.place(self.host, name, command, answers[-1])
 
     def _members(self, pool: BalancerPool) -> Mapping[str, Member]:
         try:
@@ -414,12 +272,3 @@ class HostTraffic:
         """Leave the host as it is, if that is wished: nothing has been changed for this step yet."""
         if self.roll.context.stop.is_set():
             raise Stopped(f"stopped before {step}", "run it again to go on")
-
-
-def is_left_out(member: Member) -> bool:
-    """Whether a run left an instance out: it is down, no operator drained it, and its address was once known.
-
-    Args:
-        member: of a pool.
-    """
-    return member.down and not member.drained and member.address != NOWHERE

@@ -161,8 +161,8 @@ class Rollout:
                 self._stop_behind(batch[0])
         self._recovery.recover()
         for host in self._well():
-            if host.traffic.error is not None:
-                host.fail(host.traffic.error, self.context)
+            if host.traffic.left_out.error is not None:
+                host.fail(host.traffic.left_out.error, self.context)
 
     def _last_wave(self) -> None:
         """The last roles, with what is known of all hosts. Balancers with something to change go one at a time."""
@@ -183,7 +183,7 @@ class Rollout:
                 bad = bad or host.name
 
     def _is_changed_balancer(self, host: HostPart, known: Fleet) -> bool:
-        if not (host.run.host.balancer or host.run.upstream()):
+        if not (host.run.host.balancer or host.run.reader.upstream()):
             return False
         with self._caught(host):
             changes = host.run.plan(self._late, known).changes
@@ -222,7 +222,7 @@ class Rollout:
         self._stop_before_it_begins()
         asked = time.time()
         host.run.read()
-        host.outcome.clock = clock.warning(host.name, host.run.facts.clock, asked, time.time())
+        host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, asked, time.time())
         self._plan(host, self._early)
         host.planned = host.outcome.plan
 
@@ -324,6 +324,6 @@ class Rollout:
         for host in self.members:
             if self.roll.members.recovered and host.name in told:
                 host.outcome.changed = list(dict.fromkeys([*host.outcome.changed, told[host.name]]))
-            host.outcome.drained = tuple(upstream.drained(host.run.upstream()).values())
+            host.outcome.drained = tuple(upstream.drained(host.run.reader.upstream()).values())
             self.context.listen(Event(host.name, "done", text=host.outcome.result))
         return [host.outcome for host in self.members]

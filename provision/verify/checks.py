@@ -151,7 +151,7 @@ class Verification:
 
     def _places(self, run: HostRun) -> tuple[neighbours.Place, ...]:
         try:
-            return neighbours.places(run.host, self.rollout.context.inventory, run.facts) if _has(run) else ()
+            return neighbours.places(run.host, self.rollout.context.inventory, run.reader.facts) if _has(run) else ()
         except RefusalError:  # plan has refused the host for it
             return ()
 
@@ -199,8 +199,8 @@ class Verification:
         """
         begun = time.monotonic()
         run, outcome = self._runs[name], self.results[name]
-        entries = {entry.step.id: entry for entry in run.entries}
-        backend = Backend(run.session, name, run.answers, run.facts)
+        entries = {entry.step.id: entry for entry in run.steps.entries}
+        backend = Backend(run.session, name, run.reader.answers, run.reader.facts)
         live = testinfra.host.Host(backend)
         with ThreadPoolExecutor(STEPS, thread_name_prefix=name) as pool:
             pool.submit(self._neighbours, run)
@@ -232,13 +232,13 @@ def _planned(outcome: Outcome, run: HostRun) -> HostResult:
         result.error = error
         return result
     changes = {change.step.id: change for change in outcome.plan.changes}
-    refused = {entry.step.id for entry in run.entries if entry.step.part_of in outcome.plan.refused}
+    refused = {entry.step.id for entry in run.steps.entries if entry.step.part_of in outcome.plan.refused}
     refusal = diagnostics.refused(outcome.plan.refused) if outcome.plan.refused else None
     problems = {found.step: _problem(found, run) for found in (refusal, error) if found is not None}
     compared = error is None or (refusal is not None and error.step == refusal.step)
-    steps = [*(change.step for change in changes.values()), *(entry.step for entry in run.entries)]
+    steps = [*(change.step for change in changes.values()), *(entry.step for entry in run.steps.entries)]
     copies = {step.id: step.compared_as for step in steps}
-    looked = {entry.step.id: entry.role for entry in run.entries if entry.role in run.roles}
+    looked = {entry.step.id: entry.role for entry in run.steps.entries if entry.role in run.roles}
     looked |= {step: change.role for step, change in changes.items() if step not in looked}
     looked |= {step: "" for step in problems if step not in looked}
     for step, role in looked.items():

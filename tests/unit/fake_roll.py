@@ -26,7 +26,8 @@ def gpu(name: str, models: tuple[tuple[str, ...], ...] = (("m",), ("m",)), **set
         models: of each instance, the models that it serves.
         settings: of the role `ollama`.
     """
-    serving = ollama.serving(ollama.Settings(**settings))
+    section = ollama.Settings(**settings)
+    serving = ollama.serving(section)
     instances = tuple(
         Instance(host=name, name=f"ollama{n}", gpus=(n,), port=3000 + n, models=served, **vars(serving))
         for n, served in enumerate(models, 1)
@@ -35,6 +36,7 @@ def gpu(name: str, models: tuple[tuple[str, ...], ...] = (("m",), ("m",)), **set
         name=name,
         groups=("gpu",),
         connection=Connection(address=name),
+        settings={"ollama": section},
         instances=instances,
         undeclared=serving,
     )

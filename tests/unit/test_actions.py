@@ -10,7 +10,7 @@ import click
 import pytest
 
 from provision import actions, cli
-from provision.apply import host_run
+from provision.apply import host_steps
 from provision.errors import UsageError
 from provision.plan.role_order import Entry
 from provision.rollout import waves
@@ -40,8 +40,8 @@ def request_of(tmp_path, monkeypatch):
         return (Entry("docker", Note(str(tmp_path / f"{host.name}.note"))),)
 
     monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_run, "steps", steps)
-    monkeypatch.setattr(host_run, "owned", lambda: ())
+    monkeypatch.setattr(host_steps, "steps", steps)
+    monkeypatch.setattr(host_steps, "owned", lambda: ())
     monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
     monkeypatch.chdir(tmp_path)
     return lambda **words: actions.Request("inventory.yaml", tags=("docker",), **words)

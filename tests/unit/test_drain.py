@@ -74,7 +74,7 @@ class Fake(FakePool):
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a Draining of words, over two balancers."""
-    monkeypatch.setattr(drain.HostTraffic, "prove", lambda self, name: "")
+    monkeypatch.setattr(drain.Admission, "prove", lambda self, name: "")
 
     def build(*words: str, **variables: Any) -> Draining:
         balancers = (balancer(name) for name in ("lb-1", "lb-2"))
@@ -146,7 +146,7 @@ def test_only_who_can_serve_is_given_back(make: Any, monkeypatch: pytest.MonkeyP
     made = make("a")
     for fake in Fake.made.values():
         fake.drained = set(before)
-    monkeypatch.setattr(drain.HostTraffic, "prove", test)
+    monkeypatch.setattr(drain.Admission, "prove", test)
     found = made.undrain()
     assert [(one.host, one.labels, one.error is None) for one in found] == [
         ("a", (ONE,), False),
@@ -227,7 +227,7 @@ def test_ctrl_c_while_an_instance_is_tested_gives_nothing_back(make: Any, monkey
         assert closed.is_set(), "the host is only read"
         raise UnreachableError("the connection was lost")
 
-    monkeypatch.setattr(drain.HostTraffic, "prove", test)
+    monkeypatch.setattr(drain.Admission, "prove", test)
     found = made.undrain()
     assert [(one.host, one.labels, one.result) for one in found] == [
         ("a", (ONE,), "stopped"),
@@ -243,7 +243,7 @@ def test_an_instance_that_was_tested_before_ctrl_c_is_not_given_back_after_it(
     made = make("a/ollama1")
     for fake in Fake.made.values():
         fake.drained = set(before)
-    monkeypatch.setattr(drain.HostTraffic, "prove", lambda self, name: made.interrupt(now=False))
+    monkeypatch.setattr(drain.Admission, "prove", lambda self, name: made.interrupt(now=False))
     assert [(one.host, one.labels, one.result) for one in made.undrain()] == [
         ("lb-1", (ONE,), "stopped"),
         ("lb-2", (ONE,), "stopped"),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from provision.apply import host_run
+from provision.apply import host_run, host_steps
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
 from provision.command import Answer, Obtain, Put, Run, run, sh
@@ -80,8 +80,8 @@ def make(tmp_path, monkeypatch):
     """Makes a HostRun for steps of a test, with everything in the test's own folder."""
     (tmp_path / "host").mkdir()
     monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_run, "steps", lambda host, inventory: host.variables["entries"])
-    monkeypatch.setattr(host_run, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
+    monkeypatch.setattr(host_steps, "steps", lambda host, inventory: host.variables["entries"])
+    monkeypatch.setattr(host_steps, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
     events, keeper = [], LeaseKeeper(every=0.0, look=0.05)
 
     def build(*things, session=None, store=None, stop=False, kept=False, roles=ROLES, run_id="run-1", **more):

@@ -238,7 +238,7 @@ def test_after_the_second_ctrl_c_instances_are_left_out_without_a_test(tmp_path:
     slot = cordoned(own)
     made.context.cut.set()
     own.abandon(slot)
-    assert own.session.ran == [], "there is no connection any more"
+    assert own.admission.session.ran == [], "there is no connection any more"
     assert made.members.labels(Membership.NOT_READY) == {A1}
     assert made.members.halted == "a/ollama1 was left out of the upstream"
     assert made.members.out(slot.scope) == {}
@@ -251,7 +251,7 @@ def test_what_never_went_out_is_not_tested_after_an_error(tmp_path: Path, host: 
     made.members.reserve(slot)
     own.abandon(slot)
     own.abandon(None)
-    assert own.session.proved == []
+    assert own.admission.session.proved == []
     assert made.members.out(slot.scope) == {}
 
 
@@ -405,10 +405,10 @@ def test_an_instance_that_is_not_there_proves_itself_when_it_has_been_made(tmp_p
     slot = cordoned(own, EVERY)
     own.missing("ollama1")
     own.uncordon(slot)
-    assert own.session.proved == ["ollama2"]
+    assert own.admission.session.proved == ["ollama2"]
     assert pool_of(made).down == {A1}
     own.finish()
-    assert own.session.proved == ["ollama2", "ollama1"]
+    assert own.admission.session.proved == ["ollama2", "ollama1"]
     assert pool_of(made).down == set()
 
 
@@ -419,7 +419,7 @@ def test_an_instance_of_another_host_that_is_in_the_way_is_left_to_that(tmp_path
     slot = own.request(ONE, "step")
     made.members.reserve(slot)
     assert not own.cordon(slot)
-    assert own.session.proved == []
+    assert own.admission.session.proved == []
 
 
 DOWN = Member("10.0.0.1", 3001, down=True)
@@ -444,8 +444,8 @@ def test_what_an_earlier_run_left_out_proves_itself_unless_this_run_changes_it(
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
     pool_of(made).down = {A1} if member.down else set()
-    own.recover({A1: member}, changing)
-    assert own.session.proved == proved
+    own.left_out.recover({A1: member}, changing)
+    assert own.admission.session.proved == proved
     assert (A1 in pool_of(made).down) == (member.down and not proved)
 
 
@@ -453,10 +453,10 @@ def test_what_an_earlier_run_left_out_and_this_one_changes_proves_itself_at_the_
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
     pool_of(made).down = {A1}
-    own.recover({A1: DOWN}, ONE)
-    assert own.session.proved == []
+    own.left_out.recover({A1: DOWN}, ONE)
+    assert own.admission.session.proved == []
     own.finish()
-    assert own.session.proved == ["ollama1"]
+    assert own.admission.session.proved == ["ollama1"]
     assert pool_of(made).down == set()
 
 
@@ -466,20 +466,20 @@ def test_an_instance_proves_itself_once(tmp_path: Path, host: Host) -> None:
     own: Any = traffic(made, host)
     pool_of(made).down = {A1}
     for _ in range(2):
-        own.recover({A1: DOWN}, frozenset())
+        own.left_out.recover({A1: DOWN}, frozenset())
     own.finish()
-    assert own.session.proved == ["ollama1"]
+    assert own.admission.session.proved == ["ollama1"]
 
 
 def test_an_ill_instance_of_an_earlier_run_halts_nothing_and_is_told_at_the_end(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host, ill=["ollama1"])
     pool_of(made).down = {A1, A2}
-    own.recover({A1: DOWN, A2: DOWN}, frozenset())
+    own.left_out.recover({A1: DOWN, A2: DOWN}, frozenset())
     assert (pool_of(made).down, made.members.halted) == ({A1}, "")
     own.finish()
-    assert own.session.proved == ["ollama1", "ollama2"]
-    assert "a/ollama1 is not fit to serve" in str(own.error)
+    assert own.admission.session.proved == ["ollama1", "ollama2"]
+    assert "a/ollama1 is not fit to serve" in str(own.left_out.error)
 
 
 @pytest.mark.parametrize("groups", [("gpu",), ("gpu", "balancer")])
@@ -489,22 +489,22 @@ def test_a_host_is_locked_while_its_instances_are_recovered(
     """A balancer stays locked: the run may just tell it of other hosts' instances."""
     made = roll(tmp_path, host)
     own: Any = traffic(made, dataclasses.replace(host, groups=groups))
-    own.recover({A1: DOWN}, frozenset())
-    assert own.session.ran[0] == "lock"
-    assert own.lease.held == ("balancer" in groups)
+    own.left_out.recover({A1: DOWN}, frozenset())
+    assert own.admission.session.ran[0] == "lock"
+    assert own.admission.lease.held == ("balancer" in groups)
 
 
 def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
     pool_of(made).down = {A1}
-    own.lease.taken = True
-    own.recover({A1: DOWN}, frozenset())
+    own.admission.lease.taken = True
+    own.left_out.recover({A1: DOWN}, frozenset())
     assert (pool_of(made).down, made.members.state(A1), made.members.halted) == ({A1}, None, "")
-    assert isinstance(own.error, LockedError)
-    own.lease.taken = False
-    own.recover({A1: DOWN}, frozenset())
-    assert (pool_of(made).down, own.error) == (set(), None)
+    assert isinstance(own.left_out.error, LockedError)
+    own.admission.lease.taken = False
+    own.left_out.recover({A1: DOWN}, frozenset())
+    assert (pool_of(made).down, own.left_out.error) == (set(), None)
 
 
 @pytest.mark.parametrize("how", ["left out", "made"])
@@ -519,7 +519,7 @@ def test_an_own_instance_that_is_out_and_well_is_given_back_before_another_goes_
         assert own.hold("ollama1")
     else:
         pool_of(made).down = {A1}
-        own.recover({A1: DOWN}, ONE)
+        own.left_out.recover({A1: DOWN}, ONE)
     slot = own.request(frozenset({"ollama2"}), "container:ollama2")
     made.members.reserve(slot)
     assert own.cordon(slot) is not ill
@@ -527,7 +527,7 @@ def test_an_own_instance_that_is_out_and_well_is_given_back_before_another_goes_
     assert made.members.halted == ""
     if ill:
         assert not own.cordon(slot)
-    assert own.session.proved == ["ollama1"], "once for one step"
+    assert own.admission.session.proved == ["ollama1"], "once for one step"
 
 
 @pytest.mark.parametrize("ill", [False, True])
@@ -537,12 +537,12 @@ def test_an_instance_that_is_changed_after_other_hosts_gets_its_chance_early(
     made = roll(tmp_path, host)
     own: Any = traffic(made, host, ill=["ollama1"] if ill else [])
     pool_of(made).down = {A1}
-    own.recover({A1: DOWN}, ONE, early=True)
-    assert own.session.proved == ["ollama1"]
-    assert (pool_of(made).down, own.error) == ({A1} if ill else set(), None)
-    own.session.ill.clear()
+    own.left_out.recover({A1: DOWN}, ONE, early=True)
+    assert own.admission.session.proved == ["ollama1"]
+    assert (pool_of(made).down, own.left_out.error) == ({A1} if ill else set(), None)
+    own.admission.session.ill.clear()
     own.finish()
-    assert own.session.proved == ["ollama1"] * (2 if ill else 1)
+    assert own.admission.session.proved == ["ollama1"] * (2 if ill else 1)
     assert pool_of(made).down == set()
 
 
@@ -555,15 +555,15 @@ def test_what_an_earlier_run_left_out_stays_so_where(tmp_path: Path, host: Host,
         made.context.stop.set()
     else:
         own.lost_cards(["ollama1"])
-    own.recover({A1: DOWN}, frozenset())
+    own.left_out.recover({A1: DOWN}, frozenset())
     own.finish()
-    assert (own.session.proved, pool_of(made).down) == ([], {A1})
+    assert (own.admission.session.proved, pool_of(made).down) == ([], {A1})
 
 
 def test_a_test_names_the_host_and_keeps_its_evidence(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     with pytest.raises(HostError) as error:
-        traffic(made, host, ill=["ollama1"]).prove("ollama1")
+        traffic(made, host, ill=["ollama1"]).admission.prove("ollama1")
     assert error.value.step == "test:ollama1"
     assert error.value.stderr == "ollama1 does not answer"
     assert "deploy again" in error.value.hint

@@ -43,7 +43,7 @@ def run_of(roles, folder) -> HostRun:
 
 def reads(roles, folder, *, guards: bool = True) -> tuple[list[Run], bytes]:
     """What is read for these roles, and the script that does it."""
-    commands = run_of(roles, folder)._reads(roles, guards=guards)
+    commands = run_of(roles, folder).reader.needed(roles, guards=guards)
     return commands, script.assemble(commands, script.make_mark(), stop=False)
 
 
@@ -93,21 +93,21 @@ def test_a_role_that_leaves_parts_of_the_host_facts_out_looks_at_none_of_them(ro
 
 def enabling(run: HostRun) -> Change:
     """A change of the balancer that has systemd reload: its service is to start at boot."""
-    step = next(e.step for e in run.entries if e.role == "balancer" and isinstance(e.step, Service))
+    step = next(e.step for e in run.steps.entries if e.role == "balancer" and isinstance(e.step, Service))
     have = {"enabled": False, "running": True, "masked": False}
     return Change("balancer", step, "change", "enabled differs", have, {**have, "enabled": True})
 
 
 def test_a_change_of_the_balancer_that_endangers_cards_has_docker_read_too(tmp_path):
     run = run_of(BALANCER, tmp_path)
-    needed = gpu_loss.reads(run.entries)
-    assert set(needed) <= set(run._scope(BALANCER, None, [enabling(run)]))
-    assert not set(needed) & set(run._scope(BALANCER, None, []))
+    needed = gpu_loss.reads(run.steps.entries)
+    assert set(needed) <= set(run.reader.needed_for([enabling(run)], BALANCER, None))
+    assert not set(needed) & set(run.reader.needed_for([], BALANCER, None))
 
 
 def test_whether_cards_are_safe_is_never_taken_for_granted(tmp_path):
     run = run_of(BALANCER, tmp_path)
-    assert run._disrupts(enabling(run)) == {"*"}
-    assert run.session.asked == [gpu_loss.reads(run.entries)]
-    run._disrupts(enabling(run))
+    assert run.disruption.of(enabling(run)) == {"*"}
+    assert run.session.asked == [gpu_loss.reads(run.steps.entries)]
+    run.disruption.of(enabling(run))
     assert len(run.session.asked) == 1

@@ -110,9 +110,9 @@ def test_an_instance_is_tested_with_what_its_run_can_answer_for(
 ) -> None:
     host = gpu("a")
     own = traffic(roll(tmp_path, host, roles=frozenset(roles)), host)
-    assert own.prove("ollama1") == "10.0.0.1:3001"
-    assert isinstance(own.session, FakeSession)
-    assert own.session.ran == [readiness.command("ollama1", host.instances[0].models, any_model=any_model)]
+    assert own.admission.prove("ollama1") == "10.0.0.1:3001"
+    assert isinstance(own.admission.session, FakeSession)
+    assert own.admission.session.ran == [readiness.command("ollama1", host.instances[0].models, any_model=any_model)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision.apply import host_run
+from provision.apply import host_steps
+from provision.apply.host_reader import HostReader
 from provision.artifacts.store import Store
 from provision.command import sh
 from provision.errors import CommandError, LockedError
@@ -80,8 +81,8 @@ class Pools:
 def make(tmp_path, monkeypatch):
     """Makes a Rollout over gpu hosts and a balancer that is part of the run; every host is a folder of the test."""
     monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_run, "steps", lambda host, inventory: host.variables["entries"])
-    monkeypatch.setattr(host_run, "owned", lambda: ())
+    monkeypatch.setattr(host_steps, "steps", lambda host, inventory: host.variables["entries"])
+    monkeypatch.setattr(host_steps, "owned", lambda: ())
     monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
     events = []
 
@@ -111,7 +112,7 @@ def make(tmp_path, monkeypatch):
         roll = Roll(context, Pools(pool), Members(), DisruptionBudget(inventory))
         rollout = Rollout(context, [(host, context.roles) for host in made], None, forks, pace or Pace(), roll=roll)
         for part in rollout.members:
-            part.traffic.prove = prove(part.name, ill)
+            part.traffic.admission.prove = prove(part.name, ill)
             part.run.deploy = noting(part.name, part.run.deploy)
         rollout.pool = pool
         return rollout
@@ -228,7 +229,7 @@ def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(make):
     def locked(name, *, lock=False):
         raise LockedError("gpu-01 is locked by run-0")
 
-    rollout.members[0].traffic.prove = locked
+    rollout.members[0].traffic.admission.prove = locked
     assert result(rollout) == {"gpu-01": "locked"}
     assert "up gpu-01/ollama1" not in make.events
     assert not rollout.fleet().unfit, "its marks are kept"
@@ -239,7 +240,7 @@ def test_ctrl_c_in_the_middle_of_recovery_stops_after_the_instance_that_is_teste
     rollout = make({"gpu-01": "old", "gpu-02": "old"}, OUT)
     begun = threading.Event()
     (first, _) = rollout.members
-    prove = first.traffic.prove
+    prove = first.traffic.admission.prove
     tested = []
 
     def waiting(name, *, lock=False):
@@ -249,7 +250,7 @@ def test_ctrl_c_in_the_middle_of_recovery_stops_after_the_instance_that_is_teste
             assert rollout.context.stop.wait(5)
         return prove(name, lock=lock)
 
-    first.traffic.prove = waiting
+    first.traffic.admission.prove = waiting
     with pressed(rollout.interrupt, begun):
         results = result(rollout)
     assert tested == ["ollama1", "ollama2"][:step]
@@ -275,9 +276,9 @@ def test_ctrl_c_while_balancers_are_asked_is_a_stop(make):
 
 @pytest.mark.parametrize("ill", [False, True])
 def test_an_instance_whose_address_the_balancers_learn_in_the_last_wave_proves_itself_before_it(make, monkeypatch, ill):
-    monkeypatch.setattr(host_run.HostRun, "knows_upstream", True)
+    monkeypatch.setattr(HostReader, "knows_upstream", True)
     text = "server 192.0.2.1:3001 down; # gpu-01/ollama1\n"
-    monkeypatch.setattr(host_run.HostRun, "upstream", lambda run: text if run.host.name == "lb-01" else "")
+    monkeypatch.setattr(HostReader, "upstream", lambda reader: text if reader.steps.host.name == "lb-01" else "")
     roles = ("ollama", "models", "balancer")
     down = {"gpu-01/ollama1"} if ill else set()
     rollout = make({"gpu-01": "old", "lb-01": "wanted"}, {}, ill=down, roles=roles)

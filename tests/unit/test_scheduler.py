@@ -213,7 +213,7 @@ def test_an_ill_instance_halts_the_roll_also_for_those_that_wait(tmp_path: Path)
     second = Part(own[1], [ONE])
     asked = threading.Event()
     second.said = Noted(asked)
-    own[0].session.ill.add("ollama1")  # type: ignore[attr-defined]
+    own[0].admission.session.ill.add("ollama1")  # type: ignore[attr-defined]
     first = Part(own[0], [ONE], lambda part: asked.wait(10) or pytest.fail("the second one did not wait"))
     run(made, [first, second])
     assert isinstance(second.error, Stopped)

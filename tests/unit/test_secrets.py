@@ -232,7 +232,7 @@ def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, monke
     assert clean(console.error_text(member.outcome.error))
     assert clean(str(events))
     assert "[secret]" in member.outcome.error.stderr
-    change = planner.make_change(Entry("role", member.run.entries[0].step), {"text": said}, None)
+    change = planner.make_change(Entry("role", member.run.steps.entries[0].step), {"text": said}, None)
     shown = planner.hidden(dataclasses.replace(change, diff=(said,), reason=said, impact=said), member.run.hide)
     assert clean(f"{shown.diff}{shown.reason}{shown.impact}")
     assert isinstance(member.run, HostRun)

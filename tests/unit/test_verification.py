@@ -9,7 +9,7 @@ from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
-from provision.apply import host_run
+from provision.apply import host_steps
 from provision.artifacts.store import Store
 from provision.command import Answer, Run
 from provision.inventory import Connection, Host, Inventory
@@ -111,8 +111,8 @@ def verified(monkeypatch, tmp_path):
         entries = tuple(
             Entry(role, thing) for role, group in (("docker", things), ("balancer", last)) for thing in group
         )
-        monkeypatch.setattr(host_run, "steps", lambda host, inventory: entries)
-        monkeypatch.setattr(host_run, "owned", lambda: (("docker", Notes(str(tmp_path))),))
+        monkeypatch.setattr(host_steps, "steps", lambda host, inventory: entries)
+        monkeypatch.setattr(host_steps, "owned", lambda: (("docker", Notes(str(tmp_path))),))
         session = LocalSession(dead)
         monkeypatch.setattr(waves, "Session", lambda connection, password: session)
         host = Host(name="h", connection=Connection(address="192.0.2.1"), settings=settings)
@@ -301,8 +301,8 @@ def test_what_is_asked_while_all_channels_are_taken_shares_an_exec():
 
 def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(monkeypatch, tmp_path):
     """Two hosts that are this machine; the instance of the first is open, that of the second closed."""
-    monkeypatch.setattr(host_run, "steps", lambda host, inventory: (Entry("ollama", Proved(str(tmp_path / "a"))),))
-    monkeypatch.setattr(host_run, "owned", lambda: ())
+    monkeypatch.setattr(host_steps, "steps", lambda host, inventory: (Entry("ollama", Proved(str(tmp_path / "a"))),))
+    monkeypatch.setattr(host_steps, "owned", lambda: ())
     monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
     first, second = (
         Host(name=name, groups=("gpu",), connection=Connection(address=address), settings=SETTINGS)

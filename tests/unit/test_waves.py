@@ -10,7 +10,8 @@ import pytest
 
 from provision import actions
 from provision.actions import exit_code
-from provision.apply import host_run
+from provision.apply import host_steps
+from provision.apply.host_reader import HostReader
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
 from provision.command import Obtain, run, sh
@@ -36,8 +37,8 @@ ROLES = frozenset({"docker"})
 def make(tmp_path, monkeypatch):
     """Makes a Rollout whose hosts are folders of the test."""
     monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_run, "steps", lambda host, inventory: host.variables["entries"])
-    monkeypatch.setattr(host_run, "owned", lambda: ())
+    monkeypatch.setattr(host_steps, "steps", lambda host, inventory: host.variables["entries"])
+    monkeypatch.setattr(host_steps, "owned", lambda: ())
     dead = {}
     monkeypatch.setattr(
         waves, "Session", lambda connection, password: LocalSession(dead.get(connection.address, frozenset()))
@@ -277,7 +278,9 @@ def test_what_is_no_number_of_hosts(text):
 def test_balancers_are_changed_one_at_a_time(make, tmp_path, monkeypatch, names):
     """Gpu hosts that balance over their own instances, too."""
     said = []
-    monkeypatch.setattr(HostRun, "upstream", lambda run: "server 127.0.0.1:3001;" if run.host.gpu else "")
+    monkeypatch.setattr(
+        HostReader, "upstream", lambda reader: "server 127.0.0.1:3001;" if reader.steps.host.gpu else ""
+    )
     monkeypatch.setattr(HostRun, "say", lambda run, kind, *rest: said.append(kind))
     how = {name: (sh('sleep 0.1; printf wanted >"$1"', str(tmp_path / name / "a"), title="write"),) for name in names}
     made = make(how, role="balancer")
@@ -516,7 +519,7 @@ def test_no_more_connections_are_open_than_hosts_are_worked_on(make, monkeypatch
     sessions = []
     for part in made.members:
         session = Counted()
-        part.run.session = part.run._lease.session = part.run._performer.session = session
+        part.run.session = part.run.reader.session = part.run._lease.session = part.run._performer.session = session
         sessions.append(session)
     assert set(results(made).values()) == {"changed"}
     assert Counted.most <= 2

@@ -7,11 +7,19 @@ restarted server has no model loaded (FACTS 4.5). The scripts are constants; wha
 quoting, because the inventory's types allow no blank in any of these.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
-from provision.steps.docker.firewall import APPLY, RULES_FILE
+from provision.inventory import Host, Inventory
+from provision.render import render
+from provision.steps.base import Step
+from provision.steps.docker.firewall import APPLY, RULES_FILE, Firewall
+from provision.steps.facts import HostFacts
+from provision.steps.instance import endpoint
 from provision.steps.instance.scripts import READY
 from provision.steps.ollama.scripts import LOADING
+from provision.steps.system.file import File
+from provision.steps.system.systemd import Service, Unit
 
 FOLDER = "/etc/provision/ollama"
 INSTANCES = f"{FOLDER}/instances"
@@ -66,6 +74,50 @@ done <"$list"
 wait
 [ ! -s "$failed" ] || {{ echo "failed: $(tr '\n' ' ' <"$failed")" >&2; exit 1; }}
 """
+
+
+def firewall_steps(host: Host, inventory: Inventory) -> Iterator[Step]:
+    """The firewall of a host's instances: in place now, and at boot before Docker starts a container.
+
+    Args:
+        host: a gpu host.
+        inventory: the whole inventory, for the host's balancers.
+    """
+    firewall = Firewall(
+        ports=tuple(instance.port for instance in host.instances),
+        address=partial(endpoint.listen_address, host, inventory),
+        admit=partial(endpoint.admitted, host, inventory),
+        after=("service:docker", "service:provision-firewall"),
+    )
+    yield File(path=FIREWALL_SCRIPT, content=firewall_script(), mode=0o755)
+    yield File(path=RULES_FILE, content=firewall.content)
+    unit = render("ollama/provision-firewall.service.j2", script=FIREWALL_SCRIPT)
+    yield Unit(name=FIREWALL_UNIT, content=unit)
+    yield Service(name=FIREWALL_UNIT.removesuffix(".service"), after=(f"unit:{FIREWALL_UNIT}",))
+    yield firewall
+
+
+def start_steps(
+    host: Host, address: Callable[[HostFacts], str], kept_loaded: dict[str, tuple[str, ...]]
+) -> Iterator[Step]:
+    """What starts a host's instances at boot and loads their models.
+
+    Args:
+        host: a gpu host.
+        address: where its instances listen.
+        kept_loaded: instance -> the models that it has loaded all the time.
+    """
+
+    def lines(facts: HostFacts) -> bytes:
+        listening = address(facts)
+        return instances_file((own.name, listening, own.port, kept_loaded[own.name]) for own in host.instances)
+
+    yield File(path=INSTANCES_SCRIPT, content=instances_script(), mode=0o755)
+    yield File(path=INSTANCES, content=lines)
+    unit = render("ollama/provision-instances.service.j2", script=INSTANCES_SCRIPT)
+    yield Unit(name=INSTANCES_UNIT, content=unit)
+    after = ("service:docker", f"unit:{INSTANCES_UNIT}")
+    yield Service(name=INSTANCES_UNIT.removesuffix(".service"), after=after)
 
 
 def firewall_script() -> bytes:

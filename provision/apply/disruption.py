@@ -1,0 +1,95 @@
+"""Whose streams a change of one host would cut, and whose cards it may take, by what was read of the host."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from provision.apply.host_reader import HostReader
+from provision.errors import HostError
+from provision.plan import gpu_loss
+from provision.plan.change_order import Group, creates, may_run
+from provision.plan.planner import Change
+from provision.steps.base import EVERY
+
+
+class Disruption:
+    """Tells which instances of one host its changes disrupt.
+
+    Args:
+        reader: reads the host.
+    """
+
+    def __init__(self, reader: HostReader) -> None:
+        self._reader = reader
+
+    def of(self, change: Change) -> frozenset[str]:
+        """Names of the instances whose streams a change would cut, or whose cards it may take; or `EVERY`.
+
+        Args:
+            change: as planned, or as the host is now.
+        """
+        unsafe = gpu_loss.endangers(change) and not self._reload_is_safe()
+        names = EVERY if unsafe else change.step.disrupts(change.have, change.want)
+        return names if names != EVERY or self._may_serve() else frozenset()
+
+    def within(self, change: Change, group: Group) -> frozenset[str]:
+        """Names of the instances that must go out for a change, or `EVERY`.
+
+        Args:
+            change: as the host is now.
+            group: the changes that are made together with it.
+        """
+        if creates(change):  # what another instance holds, it gives up for the new one
+            return group.instances - EVERY - {change.step.part_of}
+        return self.of(change)
+
+    def concerned(self, changes: Sequence[Change]) -> frozenset[str]:
+        """Names of the instances that changes concern, disrupted or not, or `EVERY`.
+
+        Args:
+            changes: as planned.
+        """
+        names = {change.step.part_of for change in changes if change.step.part_of}
+        disrupted = {name for change in changes for name in self.of(change)}
+        return EVERY if disrupted >= EVERY else frozenset(names | disrupted)
+
+    def with_cost(self, change: Change) -> Change:
+        """The change with what it costs, where a daemon-reload may take the cards of containers.
+
+        Args:
+            change: as planned.
+        """
+        if not (gpu_loss.endangers(change) and self.of(change) == EVERY):
+            return change
+        impact = "takes every instance of this host out meanwhile"
+        return dataclasses.replace(change, impact=f"{change.impact}; {impact}" if change.impact else impact)
+
+    def refuse_others(self, change: Change, out: frozenset[str]) -> None:
+        """Make sure that a change disrupts no instance that still gets requests.
+
+        Args:
+            change: as the host is now.
+            out: names of the instances that get none, or `EVERY`.
+
+        Raises:
+            HostError: it would, because the host changed meanwhile.
+        """
+        names = frozenset() if creates(change) else self.of(change)
+        if out != EVERY and not names <= out:
+            cut = "all instances" if names == EVERY else ", ".join(sorted(names))
+            raise HostError(
+                f"{change.step.id} would cut the streams of {cut} now, because the host changed meanwhile",
+                "run it again: it takes them out of the upstream first",
+            )
+
+    def _may_serve(self) -> bool:
+        """Whether an instance may be running, by what was read last."""
+        answers = self._reader.latest
+        return any(may_run(entry, answers) for entry in self._reader.steps.containers)
+
+    def _reload_is_safe(self) -> bool:
+        """Whether containers keep their cards over a daemon-reload, by what was read last; what was not is read now."""
+        steps = self._reader.steps
+        if not steps.host.gpu:
+            return True
+        self._reader.take_missing(gpu_loss.reads(steps.entries))
+        return gpu_loss.are_safe(steps.entries, self._reader.answers)

@@ -1,0 +1,82 @@
+"""The one way up: what follows where an instance does not get back in."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision.errors import HostError, LockedError
+from provision.rollout.admission import Failure
+from provision.rollout.members import Membership
+from provision.rollout.roll import Roll
+
+from .fake_roll import Said, gpu, pool_of, roll, traffic
+
+LABEL = "a/ollama1"
+
+
+def admission(folder: Path, *, ill: bool = False) -> tuple[Roll, Any]:
+    """A roll in which `LABEL` is being made, and the admission of its host."""
+    host = gpu("a")
+    made = roll(folder, host)
+    assert traffic(made, host).hold("ollama1")
+    return made, traffic(made, host, ill=["ollama1"] if ill else []).admission
+
+
+@pytest.mark.parametrize("failure", Failure)
+def test_an_instance_that_proves_itself_gets_requests(tmp_path: Path, failure: Failure) -> None:
+    made, own = admission(tmp_path)
+    own.admit("ollama1", made.pools.of(own.host), failure)
+    assert pool_of(made).down == set()
+    assert made.members.state(LABEL) is Membership.IN
+    assert own.lease.held == (failure is not Failure.HALTS), "another run may be at work on the instance"
+
+
+@pytest.mark.parametrize(
+    ("failure", "state", "halts"),
+    [
+        (Failure.HALTS, Membership.NOT_READY, True),
+        (Failure.STAYS_OUT, Membership.NOT_READY, False),
+        (Failure.IGNORED, Membership.NEW, False),
+    ],
+)
+def test_an_instance_that_is_ill_stays_out(tmp_path: Path, failure: Failure, state: Membership, halts: bool) -> None:
+    made, own = admission(tmp_path, ill=True)
+    with pytest.raises(HostError, match="not fit to serve"):
+        own.admit("ollama1", made.pools.of(own.host), failure)
+    assert pool_of(made).down == {LABEL}
+    assert made.members.state(LABEL) is state
+    assert bool(made.members.halted) == halts
+
+
+@pytest.mark.parametrize(
+    ("failure", "state", "halts"),
+    [(Failure.HALTS, None, True), (Failure.STAYS_OUT, None, False), (Failure.IGNORED, Membership.NEW, False)],
+)
+def test_a_balancer_that_cannot_be_told_keeps_the_instance_out(
+    tmp_path: Path, failure: Failure, state: Membership | None, halts: bool
+) -> None:
+    made, own = admission(tmp_path)
+    pool_of(made).unreachable = True
+    with pytest.raises(HostError) as error:
+        own.admit("ollama1", made.pools.of(own.host), failure)
+    assert error.value.message == "a/ollama1 could not be given back: lb-0: lost"
+    assert made.members.state(LABEL) is state
+    assert bool(made.members.halted) == halts
+
+
+@pytest.mark.parametrize("failure", [Failure.STAYS_OUT, Failure.IGNORED])
+def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(tmp_path: Path, failure: Failure) -> None:
+    made, own = admission(tmp_path)
+    own.lease.taken = True
+    with pytest.raises(LockedError):
+        own.admit("ollama1", made.pools.of(own.host), failure)
+    assert made.members.state(LABEL) is Membership.NEW
+    assert made.members.halted == ""
+
+
+def test_an_admission_that_the_operator_does_not_expect_is_announced(tmp_path: Path) -> None:
+    said, host = Said(), gpu("a")
+    made = roll(tmp_path, host)
+    traffic(made, host, say=said).admission.announce("ollama1")
+    assert said.texts == ["it gets requests again"]
