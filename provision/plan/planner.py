@@ -129,7 +129,10 @@ def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -
                 f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
             ) from error
     if inspect.COMMAND in answers:
-        found = dataclasses.replace(found, published=inspect.published(answers[inspect.COMMAND]))
+        try:
+            found = dataclasses.replace(found, published=inspect.published(answers[inspect.COMMAND]))
+        except BlockedError as blocked:
+            found = dataclasses.replace(found, published=None, asked_after=blocked.by)
     return found
 
 

@@ -58,6 +58,7 @@ class Scheduler:
         self.forks = forks
         self._events: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._hint = MEND  # what to do where the roll is halted
+        self._bug: BaseException | None = None  # of a host that did not keep its errors
         self._progress = 0  # how often a host came further
 
     def wake(self) -> None:
@@ -86,6 +87,8 @@ class Scheduler:
                 if ended is not None:
                     running -= 1
                     waiting += self._ended(ended)
+        if self._bug is not None:
+            raise self._bug
 
     def _granted(self, waiting: Sequence[Work], *, idle: bool) -> list[Work]:
         """The hosts that go on: there is room for their slot, or there never will be."""
@@ -163,6 +166,8 @@ class Scheduler:
             slot = self._resume(work)
         except StopIteration:
             pass
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`, when all others have come to their end
+            self._bug = self._bug or error
         finally:
             work.slot, work.refused = slot, slot is not None and slot is before
             self._events.put(work)

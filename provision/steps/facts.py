@@ -69,6 +69,7 @@ class HostFacts:
         programs: paths of programs that are not ours and have the name of one of ours.
         clock: seconds since 1970 by the host's clock; None where that is not known.
         published: `ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
+        asked_after: id of the step after which Docker can be asked what is published.
         fleet: what is known of the other hosts.
     """
 
@@ -89,6 +90,7 @@ class HostFacts:
     programs: tuple[str, ...] = ()
     clock: int | None = None
     published: tuple[str, ...] | None = ()
+    asked_after: str = "service:docker"
     fleet: Fleet = field(default_factory=Fleet)
 
     @property

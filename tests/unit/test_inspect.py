@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from provision.command import Answer
+from provision.plan.planner import host_facts
 from provision.steps.base import BlockedError, UnreadableError
 from provision.steps.docker import card_look, inspect
 from provision.steps.docker.gpu_processes import Application
+from provision.steps.facts import HostFacts
 
 DOCKER = """#!/bin/sh
 echo "$*" >>"$ASKED"
@@ -197,4 +199,12 @@ def test_where_our_containers_are_published_is_read_with_them() -> None:
     answer = answered("# containers", container(ports=bound), foreign, "# images", "# volumes")
     assert inspect.published(answer) == ("10.0.0.11:3001",)
     assert inspect.published(Answer(0, b"# absent\n# probes\nhost applications\n# end\n")) == ()
-    assert inspect.published(Answer(75, b"", b"docker.service is not running")) is None
+    assert inspect.published(Answer(1, b"", b"what?")) is None
+    with pytest.raises(BlockedError, match="service:docker"):
+        inspect.published(Answer(75, b"", b"docker.service is not running"))
+
+
+def test_without_a_way_to_ask_docker_the_rules_are_known_after_the_step_that_blocks_the_look() -> None:
+    answers = {inspect.COMMAND: Answer(inspect.NO_CURL, b"", b"curl is not there to ask with")}
+    facts = host_facts(answers, HostFacts())
+    assert (facts.published, facts.asked_after) == (None, "packages:apt-tools")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from provision import roles
-from provision.apply import host_run
+from provision.apply import host_steps
 from provision.artifacts.store import Store
 from provision.command import Command, sh
 from provision.errors import CommandError
@@ -198,8 +198,8 @@ def rollout(
     for name in NAMES:
         (tmp_path / name).mkdir()
     monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_run, "steps", steps)
-    monkeypatch.setattr(host_run, "owned", lambda: ())
+    monkeypatch.setattr(host_steps, "steps", steps)
+    monkeypatch.setattr(host_steps, "owned", lambda: ())
     monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
     return build
 

@@ -387,7 +387,7 @@ class Watch:
             for model in replicas.models(host, [label])[label]:
                 there = pool.down - (self.held - cordoned)
                 out = {one for one in there if model in self._models(hosts, one)}
-                if len(out) > replicas.allowed(host, model) and not out <= down:
+                if len(out) > self.made.budget.allowed(host, model) and not out <= down:
                     self.wrong.append(f"{sorted(out)} of {model} are out")
 
     def _models(self, hosts: dict[str, Host], label: str) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def _known(facts: HostFacts) -> HostFacts:
         BlockedError: Docker cannot be asked.
     """
     if facts.published is None:
-        raise BlockedError("service:docker", "Docker cannot be asked what is published")
+        raise BlockedError(facts.asked_after, "Docker cannot be asked what is published")
     return facts
 
 

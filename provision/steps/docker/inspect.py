@@ -253,14 +253,17 @@ def read_live(live: Any) -> Engine:
 
 
 def published(answer: Answer) -> tuple[str, ...] | None:
-    """`ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
+    """`ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be read.
 
     Args:
         answer: to `COMMAND`.
+
+    Raises:
+        BlockedError: known only after another step.
     """
     try:
         containers = read(answer).containers.values()
-    except (BlockedError, UnreadableError):
+    except UnreadableError:
         return None
     ours = (item for item in containers if (item["labels"] or {}).get(MANAGED) == "1")
     places = (place for item in ours for bound in (item["ports"] or {}).values() for place in bound or ())
