@@ -9,7 +9,7 @@ from provision.artifacts.store import Store
 from provision.errors import HostError
 from provision.events import Listener
 from provision.inventory import Inventory
-from provision.plan import role_order
+from provision.plan import role_registry
 from provision.plan.planner import HostPlan
 from provision.runs.journal import Journal, Kind
 from provision.runs.lease import Lease
@@ -73,7 +73,9 @@ class Context:
     def brings_models(self) -> bool:
         """Whether instances must have the models that are declared, to be fit in this run: it sees to that, or it does
         nothing else than to give them back. A rollback pulls none but for an instance that comes back."""
-        return self.kind == "undrain" or (bool(self.roles & role_order.bringing_models()) and self.kind != "rollback")
+        return self.kind == "undrain" or (
+            bool(self.roles & role_registry.bringing_models()) and self.kind != "rollback"
+        )
 
     @property
     def command(self) -> str:
