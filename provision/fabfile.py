@@ -15,7 +15,7 @@ from fabric import Connection, task
 
 from provision import actions
 from provision.cli import in_words
-from provision.plan.role_registry import order
+from provision.plan.role_interface import order
 from provision.report import plan, recap
 from provision.report.progress import Progress
 

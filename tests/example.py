@@ -3,12 +3,12 @@
 import sys
 
 from provision.inventory.example import render
-from provision.plan import role_registry
+from provision.plan import role_interface
 
 
 def text() -> str:
     """What `inventory/example.yaml` has to be."""
-    return render(role_registry.sections())
+    return render(role_interface.sections())
 
 
 if __name__ == "__main__":

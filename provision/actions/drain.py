@@ -94,9 +94,9 @@ def _prepared(
 ) -> tuple[RunSession, Draining]:
     from provision.actions.draining import Draining
     from provision.actions.run_session import RunSession
-    from provision.plan import role_registry
+    from provision.plan import role_interface
 
-    inventory = role_registry.load(request.inventory, request.extra_vars)
+    inventory = role_interface.load(request.inventory, request.extra_vars)
     session = RunSession(request, pace, verb, inventory, frozenset(), listen, words=instances)
     return session, Draining(session.context, request.become_password, instances)
 

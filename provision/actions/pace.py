@@ -46,36 +46,15 @@ class Pace:
             UsageError: `serial` or `max_fail` is no number of hosts.
         """
         from provision.rollout import outcome
+        from provision.rollout.batches import number_of_hosts
 
         return outcome.Pace(
-            serial=_hosts(self.serial, "--serial", hosts, least=1) if self.serial else outcome.NO_LIMIT,
+            serial=number_of_hosts(self.serial, "--serial", hosts, least=1) if self.serial else outcome.NO_LIMIT,
             canary=self.canary,
-            max_fail=_hosts(self.max_fail, "--max-fail", hosts, least=0) if self.max_fail else outcome.NO_LIMIT,
+            max_fail=number_of_hosts(self.max_fail, "--max-fail", hosts, least=0)
+            if self.max_fail
+            else outcome.NO_LIMIT,
         )
 
 
 DEFAULT_PACE = Pace()
-
-
-def _hosts(text: str, option: str, count: int, *, least: int) -> int:
-    """A number of hosts, or a share of them rounded down.
-
-    Args:
-        text: `3` or `25%`.
-        option: where it was said.
-        count: the hosts that there are.
-        least: the smallest number that is allowed; a share is never rounded below it.
-
-    Raises:
-        UsageError: it is no number of hosts.
-    """
-    from provision.inventory import share_of
-
-    try:
-        part = share_of(text) if text.endswith("%") else None
-        number = int(text) if part is None else max(least, int(count * part))
-    except ValueError:
-        part, number = None, -1
-    if number < least or (part is not None and part > 1):
-        raise UsageError(f"{option} must be a number of hosts from {least} on, or a share of them such as 25%")
-    return number

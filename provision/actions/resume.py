@@ -6,7 +6,7 @@ from provision.actions.pace import Pace
 from provision.actions.request import Request, run_id_of
 from provision.errors import HostError, LockedError, UsageError
 from provision.inventory import Host
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.runs import history, lock
 from provision.runs.history import Story
 from provision.runs.log import Log, Logs, default_folder
@@ -76,7 +76,7 @@ def _known_to_hosts(request: Request, run: str) -> None:
             raise LockedError(f"run {run} may still be at work: locked by {holder}", hint)
         return history.story(run, journal)
 
-    inventory = role_registry.load(request.inventory, request.extra_vars)
+    inventory = role_interface.load(request.inventory, request.extra_vars)
     answers = each(inventory.select(request.limit), work, request.become_password, request.forks)
     for _, answer in answers:
         if isinstance(answer, LockedError):

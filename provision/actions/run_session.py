@@ -19,7 +19,7 @@ from provision.actions.results import Plan, RunResult
 from provision.artifacts import store
 from provision.events import Event, Listener
 from provision.inventory import Inventory
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import HostPlan
 from provision.rollout.outcome import selection
 from provision.rollout.waves import Rollout
@@ -191,8 +191,8 @@ def session_over_hosts(
         run_id: of a run that goes on; empty for a new one.
         confirmed: the plan that an operator has seen and agreed to: its inventory is used, and not read again.
     """
-    inventory = confirmed.inventory if confirmed else role_registry.load(request.inventory, request.extra_vars)
-    roles = role_registry.choose(request.tags, request.skip_tags)
+    inventory = confirmed.inventory if confirmed else role_interface.load(request.inventory, request.extra_vars)
+    roles = role_interface.choose(request.tags, request.skip_tags)
     hosts = selection(inventory, inventory.select(request.limit), roles)
     plans = confirmed.by_host if confirmed else {}
     session = RunSession(request, pace, "deploy", inventory, roles, listen, run_id=run_id, confirmed=plans)

@@ -14,7 +14,7 @@ from provision.actions.run_session import RunSession, hosts_of, warn_of
 from provision.errors import BugError, HostError, UnreachableError, UsageError
 from provision.events import Listener
 from provision.inventory import Host, Inventory
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import HostPlan
 from provision.rollout.outcome import Outcome
 from provision.rollout.waves import Rollout
@@ -65,8 +65,8 @@ def undoing_of(request: Request, run: str, listen: Listener) -> Undoing:
         UsageError: there is no such run, or it cannot be undone.
         HostError: which run was the last is not known, because a host cannot be asked.
     """
-    inventory = role_registry.load(request.inventory, request.extra_vars)
-    roles = role_registry.choose(request.tags, request.skip_tags)
+    inventory = role_interface.load(request.inventory, request.extra_vars)
+    roles = role_interface.choose(request.tags, request.skip_tags)
     hosts = inventory.select(request.limit)
     wanted = run_id_of(run) if run else _newest(request, hosts)
     stories = _stories(request, hosts, wanted)
@@ -111,7 +111,7 @@ def session_over_undoing(
         undoing: what is to be put back.
         listen: hears what happens.
     """
-    roles = role_registry.choose(request.tags, request.skip_tags)
+    roles = role_interface.choose(request.tags, request.skip_tags)
     session = RunSession(
         request, pace, "rollback", undoing.inventory, roles, listen, words=(undoing.run,), confirmed=undoing.confirmed
     )

@@ -9,7 +9,7 @@ from provision.command import Answer, Run
 from provision.errors import FactError
 from provision.plan import gpu_loss, planner
 from provision.plan.planner import Change
-from provision.plan.role_registry import facts_command, facts_needed, late
+from provision.plan.role_interface import facts_command, facts_needed, late
 from provision.ssh.session import Session
 from provision.steps.base import BlockedError, Fact, State
 from provision.steps.facts import TITLE, Fleet, HostFacts

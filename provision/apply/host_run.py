@@ -24,7 +24,7 @@ from provision.inventory import Host, Mask
 from provision.plan import gpu_loss, planner
 from provision.plan.change_order import Group, creates, groups, is_container, is_missing
 from provision.plan.planner import Change, HostPlan
-from provision.plan.role_registry import Entry, late, serving
+from provision.plan.role_interface import Entry, late, serving
 from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease

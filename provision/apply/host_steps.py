@@ -5,7 +5,7 @@ from functools import cached_property
 
 from provision.inventory import Host, Inventory
 from provision.plan.change_order import is_container
-from provision.plan.role_registry import Entry, owned, steps
+from provision.plan.role_interface import Entry, owned, steps
 from provision.steps.base import Owned, Step
 
 

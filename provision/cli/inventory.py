@@ -42,11 +42,11 @@ def inventory() -> None:
 @json_option
 def check(inventory: str, extra_vars: tuple[str, ...], as_json: bool) -> int:
     """Report every problem of the inventory at once; exit 2 if there is one. Reaches no host."""
-    from provision.plan import role_registry
+    from provision.plan import role_interface
     from provision.report.console import document
 
     try:
-        loaded = role_registry.load(inventory, extra_vars)
+        loaded = role_interface.load(inventory, extra_vars)
     except InventoryError as error:
         _failed(error.problems, as_json=as_json)
         return error.exit_code
@@ -68,10 +68,10 @@ def show(host: str | None, inventory: str, limit: tuple[str, ...], extra_vars: t
     """Show what holds for every host, or for HOST, after merging; secrets are masked."""
     from provision.inventory import as_yaml
     from provision.inventory import show as merged
-    from provision.plan import role_registry
+    from provision.plan import role_interface
     from provision.report.console import document
 
-    loaded = role_registry.load(inventory, extra_vars)
+    loaded = role_interface.load(inventory, extra_vars)
     chosen = loaded.replace(loaded.select(limit)) if limit else loaded
     shown = merged(chosen, host)
     if as_json:

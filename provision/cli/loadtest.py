@@ -139,11 +139,11 @@ def _endpoint(asked: Asked) -> "tuple[Endpoint, Targets]":
     from provision.errors import UsageError
     from provision.inventory import LoadTest
     from provision.loadtest import target
-    from provision.plan import role_registry
+    from provision.plan import role_interface
 
     if asked.target and not os.path.exists(asked.inventory):  # noqa: PTH110 - which says no where it may not look
         return _foreign(asked), _targets(asked, LoadTest().targets)
-    inventory = role_registry.load(asked.inventory, asked.extra_vars)
+    inventory = role_interface.load(asked.inventory, asked.extra_vars)
     hosts = inventory.select(asked.limit)
     targets = _targets(asked, hosts[0].of(LoadTest).targets)
     try:

@@ -17,12 +17,12 @@ from provision.cli.options import extra_vars_option, inventory_option, limit_opt
 def trust(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], replace: bool, yes: bool) -> int:
     """Show the hosts' key fingerprints, and write them to known_hosts once you have compared them."""
     from provision.errors import HostError, UsageError
-    from provision.plan import role_registry
+    from provision.plan import role_interface
     from provision.ssh import trust as known_keys
 
     code = 0
     new: dict[str, list[known_keys.Key]] = {}
-    for host in role_registry.load(inventory, extra_vars).select(limit):
+    for host in role_interface.load(inventory, extra_vars).select(limit):
         try:
             key = known_keys.scan(host.connection)
         except HostError as error:

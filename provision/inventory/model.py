@@ -102,8 +102,8 @@ class Host:
         connection: how to reach it.
         settings: role name to that role's validated settings; every role is there.
         variables: the operator's own variables, plain values in which secrets are still `Secret`.
-        instances: its declared instances (filled by `role_registry`).
-        undeclared: what holds for instances that are on the host and not declared any more (filled by `role_registry`).
+        instances: its declared instances (filled by `role_interface`).
+        undeclared: what holds for instances on the host that are not declared any more (filled by `role_interface`).
         sources: role name to the merged mapping with the place of every value, for `problem` and `show`.
     """
 

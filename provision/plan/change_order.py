@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from provision.command import Answer, Run
 from provision.errors import FactError
 from provision.plan.planner import Change, parse
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.steps.base import EVERY, BlockedError, Step
 
 Disrupts = Callable[[Change], frozenset[str]]

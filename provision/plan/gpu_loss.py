@@ -9,7 +9,7 @@ from provision.command import Answer, Run
 from provision.errors import FactError
 from provision.plan.change_order import is_container
 from provision.plan.planner import Change, parse
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.steps.base import BlockedError, RefusalError, State, Step, UnreadableError
 from provision.steps.docker import daemon_state, service
 from provision.steps.facts import HostFacts

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.steps.base import Owned, State
 
 Read = Callable[[Owned], Mapping[str, State]]

@@ -12,7 +12,7 @@ from provision.command import Answer, Command, Run
 from provision.errors import FactError, HostError, RefusedError
 from provision.inventory import Mask
 from provision.plan.orphans import orphans
-from provision.plan.role_registry import UNSET, Entry, Past
+from provision.plan.role_interface import UNSET, Entry, Past
 from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State, Step, UnreadableError, converged
 from provision.steps.docker import inspect
 from provision.steps.facts import TITLE, HostFacts

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-from provision.errors import HostError, LockedError
+from provision.command import Answer, Run
+from provision.errors import CommandError, HostError, LockedError
 from provision.inventory import Host
-from provision.rollout import proof
 from provision.rollout.balancer_pool import BalancerPool, update_all
 from provision.rollout.roll import Roll
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.nginx.upstream import label
+from provision.steps.ollama import readiness
 
 Say = Callable[[str, str, str], None]
 """Is told what happens: kind, step, text."""
@@ -94,10 +95,39 @@ class Admission:
         Raises:
             HostError: it did not.
         """
-        command = proof.command(self.host, name, self.roll.context)
+        models = next((declared.models for declared in self.host.instances if declared.name == name), ())
+        command = readiness.command(name, models, any_model=not self.roll.context.brings_models)
         self.say("progress", f"test:{name}", str(command))
         locks = [self.lease.acquire(command.timeout)] if lock or self.lease.held else []
         answers = self.session.batch([*locks, command], stop=True)
         for renewed in answers[: len(locks)]:
             self.lease.took(renewed)
-        return proof.place(self.host, name, command, answers[-1])
+        return _place(self.host, name, command, answers[-1])
+
+
+def _place(host: Host, instance: str, test: Run, answer: Answer) -> str:
+    """`ADDRESS:PORT` where an instance proved itself.
+
+    Args:
+        host: its host.
+        instance: its name.
+        test: the command that tested it.
+        answer: to the command.
+
+    Raises:
+        CommandError: it did not prove itself.
+    """
+    if answer.exit:
+        raise CommandError(
+            f"{label(host.name, instance)} is not fit to serve and stays out of the upstream: {_first(answer.error)}",
+            "mend it, then deploy again: it gets back in when it passes its test",
+            step=f"test:{instance}",
+            command=str(test),
+            exit_status=answer.exit,
+            stderr=answer.error[-4000:],
+        )
+    return readiness.place(answer)
+
+
+def _first(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[0][:300]

@@ -18,8 +18,8 @@ from provision.command import Answer
 from provision.errors import FactError, HostError, RefusedError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Mask, topology
-from provision.plan import planner, role_registry
-from provision.plan.role_registry import Entry
+from provision.plan import planner, role_interface
+from provision.plan.role_interface import Entry
 from provision.runs import interrupt
 from provision.runs.context import Context
 from provision.ssh.session import Session
@@ -56,7 +56,7 @@ class BalancerPool:
         self._updating = threading.Lock()  # an update is a read and a write
         self._failed: HostError | None = None  # what became of the last update
         self._own: list[str] = []  # the generations that were made here and are kept, the newest last
-        entries = role_registry.steps(host, context.inventory)
+        entries = role_interface.steps(host, context.inventory)
         entry = next(entry for entry in entries if entry.step.routes)
         self._role, self._step = entry.role, cast(Balancing, entry.step)
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from provision.errors import UsageError
+from provision.inventory import share_of
 from provision.rollout.host_part import HostPart
 from provision.rollout.outcome import Pace
 
@@ -36,3 +38,25 @@ def batches(hosts: Sequence[HostPart], pace: Pace) -> Iterator[Sequence[HostPart
         yield hosts[:first]
     for start in range(first, len(hosts), pace.serial):
         yield hosts[start : start + pace.serial]
+
+
+def number_of_hosts(text: str, option: str, count: int, *, least: int) -> int:
+    """A number of hosts, or a share of them rounded down.
+
+    Args:
+        text: `3` or `25%`.
+        option: where it was said.
+        count: the hosts that there are.
+        least: the smallest number that is allowed; a share is never rounded below it.
+
+    Raises:
+        UsageError: it is no number of hosts.
+    """
+    try:
+        part = share_of(text) if text.endswith("%") else None
+        number = int(text) if part is None else max(least, int(count * part))
+    except ValueError:
+        part, number = None, -1
+    if number < least or (part is not None and part > 1):
+        raise UsageError(f"{option} must be a number of hosts from {least} on, or a share of them such as 25%")
+    return number

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from provision.errors import RefusedError
 from provision.inventory import Host, Inventory, share_of
 from provision.plan.planner import NOTHING_CHANGED
-from provision.plan.role_registry import declaring
+from provision.plan.role_interface import declaring
 from provision.rollout.members import Slot
 from provision.rollout.replicas import Replicas
 from provision.steps.nginx.upstream import Member

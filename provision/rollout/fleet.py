@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from provision.errors import LockedError
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.rollout.host_part import HostPart
 from provision.rollout.members import Membership
 from provision.rollout.roll import Roll
@@ -29,7 +29,7 @@ def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> Fleet:
     inventory = roll.context.inventory
     addresses = {}
     for host in hosts:
-        if host.run.host.gpu and host.is_well and host.run.roles >= role_registry.serving():
+        if host.run.host.gpu and host.is_well and host.run.roles >= role_interface.serving():
             with caught(host):
                 addresses[host.name] = listen_address(host.run.host, inventory, host.run.reader.facts)
     partly = frozenset(host.name for host in hosts if keeps_marks(host))
@@ -48,7 +48,7 @@ def keeps_marks(host: HostPart) -> bool:
     """
     error = host.outcome.error
     if error is None:
-        return host.serves and not host.run.roles >= role_registry.serving()
+        return host.serves and not host.run.roles >= role_interface.serving()
     return isinstance(error, LockedError | Stopped) or host.run.keeps_marks(error)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from provision.apply.host_run import HostRun
 from provision.errors import HostError, LockedError
 from provision.events import Event
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import HostPlan
 from provision.rollout.outcome import Outcome
 from provision.rollout.traffic import HostTraffic
@@ -42,7 +42,7 @@ class HostPart:
     @property
     def serves(self) -> bool:
         """Whether the run looks at its instances."""
-        return self.run.host.gpu and bool(self.run.roles & role_registry.serving())
+        return self.run.host.gpu and bool(self.run.roles & role_interface.serving())
 
     @property
     def has_changes(self) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from provision.errors import HostError
 from provision.inventory import Host, Inventory
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import HostPlan
 from provision.runs import interrupt
 from provision.steps.nginx.upstream import Drained
@@ -81,5 +81,5 @@ def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str
 
 def _late(host: Host, inventory: Inventory, names: set[str], roles: frozenset[str]) -> frozenset[str]:
     """The late roles of a host that is not chosen, whose part tells of a host that is."""
-    concerned = role_registry.concerned(host, inventory, roles)
+    concerned = role_interface.concerned(host, inventory, roles)
     return frozenset(role for role, others in concerned.items() if others & names)

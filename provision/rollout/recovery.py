@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from provision.errors import LockedError
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.rollout import fleet
 from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.host_part import HostPart
@@ -77,7 +77,7 @@ class Recovery:
         names = {
             host: [instance.name for instance in host.run.host.instances if label(host.name, instance.name) in unknown]
             for host in self.hosts
-            if host.is_well and host.run.roles >= role_registry.serving()
+            if host.is_well and host.run.roles >= role_interface.serving()
         }
         self._each(lambda host: host.traffic.left_out.check(names[host]), [host for host in names if names[host]])
 
@@ -107,7 +107,7 @@ class Recovery:
 
     @property
     def _is_last_wave_to_come(self) -> bool:
-        return bool(self.roll.context.roles & role_registry.routing())
+        return bool(self.roll.context.roles & role_interface.routing())
 
 
 def _merged(upstreams: Sequence[Mapping[str, Member]]) -> dict[str, Member]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from provision.plan.role_registry import declaring
+from provision.plan.role_interface import declaring
 from provision.rollout.budget import are_out
 from provision.rollout.members import Slot
 from provision.rollout.roll import Roll

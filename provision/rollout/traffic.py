@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 from provision.errors import HostError, RefusedError, UnreachableError
 from provision.inventory import Host
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.rollout.admission import Admission, Say
 from provision.rollout.balancer_pool import BalancerPool, about_balancer, update_all
 from provision.rollout.left_out import LeftOut
@@ -261,7 +261,7 @@ class HostTraffic:
     def _is_removed(self, name: str) -> bool:
         """Whether an instance is not declared any more, and this run removes it."""
         declared = any(instance.name == name for instance in self.host.instances)
-        return not declared and role_registry.declaring() in self.roll.context.roles
+        return not declared and role_interface.declaring() in self.roll.context.roles
 
     def _has_successor(self, slot: Slot) -> bool:
         """Whether the host has an instance that the balancers learn of in the last wave only."""

@@ -11,9 +11,9 @@ from provision.apply.host_run import HostRun
 from provision.errors import BugError, HostError, LockedError, RefusedError
 from provision.events import Event
 from provision.inventory import Host, Mask
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import NOTHING_CHANGED, merged
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.rollout import clock, fleet, renaming
 from provision.rollout.batches import batches, in_order
 from provision.rollout.host_part import HostPart
@@ -141,11 +141,11 @@ class Rollout:
 
     @property
     def _late(self) -> frozenset[str]:
-        return self.context.roles & role_registry.late()
+        return self.context.roles & role_interface.late()
 
     @property
     def _early(self) -> frozenset[str]:
-        return self.context.roles - role_registry.late()
+        return self.context.roles - role_interface.late()
 
     def _well(self) -> list[HostPart]:
         return [host for host in self.members if host.is_well]
@@ -187,7 +187,7 @@ class Rollout:
             return False
         with self._caught(host):
             changes = host.run.plan(self._late, known).changes
-            return any(change.role in role_registry.routing() for change in changes)
+            return any(change.role in role_interface.routing() for change in changes)
         return False
 
     def _deploy_balancer(self, host: HostPart, known: Fleet, bad: str) -> Iterator[Slot]:
@@ -279,7 +279,7 @@ class Rollout:
 
     def _in_order(self) -> list[HostPart]:
         self.context.working.update(host.name for host in self.members)
-        waits = role_registry.waiting(self.context.inventory, self.context.roles)
+        waits = role_interface.waiting(self.context.inventory, self.context.roles)
         return in_order(self.members, waits, self.context.working, canary=self.pace.canary)
 
     def _stop_behind(self, canary: HostPart) -> None:

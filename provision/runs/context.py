@@ -9,7 +9,7 @@ from provision.artifacts.store import Store
 from provision.errors import HostError
 from provision.events import Listener
 from provision.inventory import Inventory
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import HostPlan
 from provision.runs.journal import Journal, Kind
 from provision.runs.lease import Lease
@@ -74,7 +74,7 @@ class Context:
         """Whether instances must have the models that are declared, to be fit in this run: it sees to that, or it does
         nothing else than to give them back. A rollback pulls none but for an instance that comes back."""
         return self.kind == "undrain" or (
-            bool(self.roles & role_registry.bringing_models()) and self.kind != "rollback"
+            bool(self.roles & role_interface.bringing_models()) and self.kind != "rollback"
         )
 
     @property

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from provision.errors import FactError
 from provision.inventory import Host, Inventory
 from provision.inventory.topology import is_balancing, sources
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import GARBLED
-from provision.plan.role_registry import PRESENT, Entry
+from provision.plan.role_interface import PRESENT, Entry
 from provision.runs.history import Made, Story
 from provision.steps.base import PutBack, State
 
@@ -86,13 +86,13 @@ def undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) 
 
 
 def _undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) -> Undo:
-    declared = {entry.step.id: entry for entry in role_registry.steps(host, inventory)}
+    declared = {entry.step.id: entry for entry in role_interface.steps(host, inventory)}
     targets, left = _targets(story.made, declared, roles)
     reasons = _reasons(targets)
     kept = [target for target in targets if target.made.step not in reasons]
     left += [Left(step, why) for step, why in reasons.items()]
     then = _as_it_was(host, kept)
-    entries = _entries(kept, role_registry.steps(then, inventory))
+    entries = _entries(kept, role_interface.steps(then, inventory))
     ids = {entry.step.id for entry in entries}
     return Undo(then, tuple(entries), tuple(change for change in left if change.step not in ids))
 
@@ -107,11 +107,11 @@ def with_balancers(undos: Mapping[str, Undo], inventory: Inventory, roles: froze
     """
     result = dict(undos)
     touched = {name for name, planned in undos.items() if planned.entries}
-    for host in inventory.hosts if role_registry.routing() <= roles else ():
+    for host in inventory.hosts if role_interface.routing() <= roles else ():
         if not is_balancing(host, inventory) or not touched & {source.name for source in sources(host, inventory)}:
             continue
         known = result.get(host.name, Undo(host))
-        routing = next(entry for entry in role_registry.steps(host, inventory) if entry.step.routes)
+        routing = next(entry for entry in role_interface.steps(host, inventory) if entry.step.routes)
         if routing.step.id not in {entry.step.id for entry in known.entries}:
             marks = dataclasses.replace(routing, past=PRESENT)
             result[host.name] = dataclasses.replace(known, entries=(*known.entries, marks))
@@ -140,7 +140,7 @@ def _targets(
 
 def _found_by_mark(made: Made) -> Entry | None:
     """A step that is no longer declared, as the finder of its kind makes it."""
-    finders = (finder for role, finder in role_registry.owned() if role == made.role)
+    finders = (finder for role, finder in role_interface.owned() if role == made.role)
     steps = (finder.former(made.step, made.have) for finder in finders)
     return next((Entry(made.role, step) for step in steps if step is not None), None)
 
@@ -176,7 +176,7 @@ def _entries(targets: Sequence[_Target], declared: Sequence[Entry]) -> list[Entr
         declared: the steps of the host as it then is.
     """
     places = {entry.step.id: number for number, entry in enumerate(declared)}
-    order = role_registry.order()
+    order = role_interface.order()
 
     def place(target: _Target) -> tuple[int, int]:
         """What is not declared comes first in its role; below, the last that was removed before the others."""

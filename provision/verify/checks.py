@@ -20,9 +20,9 @@ import testinfra.host
 from provision.apply import diagnostics
 from provision.apply.host_run import HostRun
 from provision.errors import BugError, HostError, UnreachableError
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import Change
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.rollout.outcome import Outcome
 from provision.rollout.waves import Rollout
 from provision.runs.interrupt import at_ctrl_c
@@ -144,7 +144,7 @@ class Verification:
         asked = [place for host in reached for place in self._places(self._runs[host.name])]
         self._questions, unasked = neighbours.assign(asked, reached)
         for place in asked:
-            self.results[place.host].steps.append(StepResult(place.step, role_registry.declaring(), by_neighbour=True))
+            self.results[place.host].steps.append(StepResult(place.step, role_interface.declaring(), by_neighbour=True))
             self._futures[place.host, place.step] = Future()
         for reply in unasked:
             self._replied(reply)
@@ -300,4 +300,4 @@ def _masked(run: HostRun, check: Check) -> Check:
 
 def _has(run: HostRun) -> bool:
     """Whether the instances of a host are looked at."""
-    return run.host.gpu and role_registry.declaring() in run.roles
+    return run.host.gpu and role_interface.declaring() in run.roles

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from provision.command import READ_TIMEOUT, Answer, Run, sh
 from provision.errors import HostError
 from provision.inventory import Host, Inventory, topology
-from provision.plan.role_registry import declaring
+from provision.plan.role_interface import declaring
 from provision.steps.base import NOT_ASKED, Check
 from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from provision.plan import role_registry
+from provision.plan import role_interface
 from tests.lab.conftest import DEPLOYED, Done, Fleet, settle
 
 pytestmark = pytest.mark.lab
@@ -485,7 +485,7 @@ def _may_differ(name: str, breakage: Breakage) -> bool:
 
 @pytest.mark.parametrize(("host", "breakages"), [("gpu-01", GPU), ("lb-01", BALANCER)])
 def test_every_step_is_broken_or_cannot_drift(lab, host, breakages):
-    inventory = role_registry.load(str(lab.inventory))
+    inventory = role_interface.load(str(lab.inventory))
     (found,) = (one for one in inventory.hosts if one.name == host)
-    ids = {entry.step.id for entry in role_registry.steps(found, inventory)}
+    ids = {entry.step.id for entry in role_interface.steps(found, inventory)}
     assert ids - CANNOT_DRIFT.keys() == {breakage.step for breakage in breakages}

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from provision.lab import faults
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.steps.nginx import upstream
 from tests.bench.roll.load import Load
 
@@ -101,7 +101,7 @@ def test_settings_of_a_container_and_its_secret_file_are_what_they_were(fleet):
 
 def test_nginx_goes_back_to_the_build_before_and_forth_again_without_compiling(fleet, lab):
     before = nginx(fleet)
-    arguments = [one for one in role_registry.role("nginx").LEAN if one != "--without-http_mirror_module"]
+    arguments = [one for one in role_interface.role("nginx").LEAN if one != "--without-http_mirror_module"]
     fleet.vars["nginx"] = {**fleet.vars.get("nginx", {}), "configure_args": arguments}
     run = fleet.deploy("--limit", "lb-01").doc["run"]
     after = nginx(fleet)

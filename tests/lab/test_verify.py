@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from provision.lab import faults
-from provision.plan import role_registry
+from provision.plan import role_interface
 from tests.lab.conftest import DEPLOYED, Done, Fleet, settle
 
 pytestmark = pytest.mark.lab
@@ -286,8 +286,8 @@ def test_what_is_true_passes(fleet):
     verdict = verify(fleet)
     assert verdict.done.code == 0, verdict.done
     assert {said for cases in verdict.cases.values() for said in cases.values()} == {""}
-    inventory = role_registry.load(str(fleet.lab.inventory))
-    ids = {host.name: [entry.step.id for entry in role_registry.steps(host, inventory)] for host in inventory.hosts}
+    inventory = role_interface.load(str(fleet.lab.inventory))
+    ids = {host.name: [entry.step.id for entry in role_interface.steps(host, inventory)] for host in inventory.hosts}
     asked = {host.name: [f"neighbour:{one.name}" for one in host.instances] for host in inventory.hosts}
     assert {host: list(verdict.cases[host]) for host in ids} == {host: ids[host] + asked[host] for host in ids}
 

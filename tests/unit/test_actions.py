@@ -12,7 +12,7 @@ import pytest
 from provision import actions, cli
 from provision.apply import host_steps
 from provision.errors import UsageError
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.rollout import waves
 from provision.runs import lock
 from provision.runs.log import Logs, default_folder

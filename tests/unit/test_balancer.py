@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from provision.inventory import Inventory
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.roles import balancer
 from provision.steps.base import RefusalError
 from provision.steps.facts import Fleet
@@ -258,6 +258,6 @@ def test_every_command_that_reads_an_inventory_hears_of_models_that_some_instanc
     instances = "{gpus: [0], models: [a]}, {gpus: [1], models: [b]}"
     path = tmp_path / "i.yaml"
     path.write_text(f"all: {{children: {{gpu: {{hosts: {{gpu-01: {{ollama: {{instances: [{instances}]}}}}}}}}}}}}\n")
-    (text,) = (one for one in role_registry.load(str(path)).warnings if "404" in one)
+    (text,) = (one for one in role_interface.load(str(path)).warnings if "404" in one)
     assert text.startswith("gpu-01: the balancer sends a request to any of its instances, whatever model it asks for")
     assert "not every instance has a:latest (1 of 2 instances), b:latest (1 of 2 instances). Give all of them" in text

@@ -11,8 +11,8 @@ from provision.artifacts.store import Store
 from provision.command import Answer
 from provision.errors import CommandError, FactError, HostError, LockedError, RefusedError, UnreachableError
 from provision.inventory import Mask, Secret
-from provision.plan import role_registry
-from provision.plan.role_registry import Entry
+from provision.plan import role_interface
+from provision.plan.role_interface import Entry
 from provision.rollout.balancer_pool import BalancerPool, BalancerPools, update_all
 from provision.runs import lease, lock
 from provision.runs.context import Context, Stopped
@@ -71,7 +71,7 @@ class Asked:
 
 def make(tmp_path: Path, session: Any, monkeypatch: pytest.MonkeyPatch) -> BalancerPool:
     monkeypatch.setattr(lease, "POLL", 0.0)
-    monkeypatch.setattr(role_registry, "steps", lambda host, inventory: (Entry("balancer", config(inventory)),))
+    monkeypatch.setattr(role_interface, "steps", lambda host, inventory: (Entry("balancer", config(inventory)),))
     inventory = fleet()
     context = Context("run-1", inventory, frozenset(), lambda _: None, Store(tmp_path))
     made = BalancerPool(inventory.group("balancer")[0], session, context)

@@ -7,7 +7,7 @@ import pytest
 from provision.actions import exit_code
 from provision.artifacts.store import Store
 from provision.errors import CommandError, LockedError
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import HostPlan
 from provision.rollout import waves
 from provision.rollout.outcome import Pace, selection
@@ -24,7 +24,7 @@ all:
     gpu: {hosts: {gpu-01: {GPU}, gpu-02: {GPU}, gpu-03: {GPU}}}
     balancer: {hosts: {BALANCERS}}
 """
-ALL = frozenset(role_registry.order())
+ALL = frozenset(role_interface.order())
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def make(tmp_path, monkeypatch):
     def build(nginx, balancers, *, roles=ALL, limit=(), **pace):
         path = tmp_path / "inventory.yaml"
         path.write_text(FLEET.replace("NGINX", nginx).replace("GPU", GPU).replace("BALANCERS", balancers))
-        inventory = role_registry.load(str(path))
+        inventory = role_interface.load(str(path))
         context = Context("run-1", inventory, roles, lambda event: None, Store(tmp_path / "store"))
         chosen = selection(inventory, inventory.select(limit), roles)
         return Rollout(context, chosen, None, 4, Pace(canary=True, **pace))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.plan.planner import make_change
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.steps import apt_lines
 from provision.steps.base import BlockedError, RefusalError, converged
 from provision.steps.facts import Card, Fleet, HostFacts
@@ -63,11 +63,11 @@ def shown(entry: Entry, found: HostFacts) -> list[str]:
 
 def plan(path: Path) -> str:
     """The plan of every host of an inventory."""
-    inventory = role_registry.load(str(path))
+    inventory = role_interface.load(str(path))
     lines = []
     for host in inventory.hosts:
         lines.append(host.name)
-        for entry in role_registry.steps(host, inventory):
+        for entry in role_interface.steps(host, inventory):
             lines += shown(entry, facts(host.name, path.with_suffix(".apt")))
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,7 @@ import yaml
 
 from provision.command import Answer
 from provision.plan import gpu_loss
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.steps.docker import daemon_state, inspect
 from provision.steps.facts import HostFacts
 from provision.steps.instance.container import Container

@@ -10,7 +10,7 @@ from provision.artifacts.store import Store
 from provision.command import Answer, Obtain, Put, Run, run, sh
 from provision.errors import CommandError, HostError, LockedError, NotConvergedError, UnreachableError
 from provision.inventory import Connection, Host, Inventory
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.runs import lease, lock
 from provision.runs.context import Context, Stopped
 from provision.runs.lease_keeper import LeaseKeeper

@@ -27,9 +27,9 @@ from provision.events import Event
 from provision.inventory import Connection, Host, Inventory, Secret, Settings
 from provision.inventory.check import validated
 from provision.inventory.value import Value
-from provision.plan import planner, role_registry
+from provision.plan import planner, role_interface
 from provision.plan.planner import HostPlan, host_facts
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.report import console, progress
 from provision.report import plan as report_plan
 from provision.rollout.waves import Outcome
@@ -103,8 +103,8 @@ MINIMAL: dict[str, dict[str, Any]] = {"ollama": {"instances": [{"gpus": [0]}], "
 
 def fields() -> Iterator[tuple[str, tuple[str | int, ...], FieldInfo]]:
     """Every field of every role: role, path, what pydantic knows of it."""
-    for name in role_registry.order():
-        yield from ((name, path, field) for path, field in within(role_registry.role(name).Settings, ()))
+    for name in role_interface.order():
+        yield from ((name, path, field) for path, field in within(role_interface.role(name).Settings, ()))
 
 
 def within(cls: type[Settings], path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], FieldInfo]]:
@@ -152,7 +152,7 @@ def valued(found: Any, path: tuple[str | int, ...] = ()) -> Value:
 def accepted(role: str, found: Any) -> Settings | None:
     """The settings, or None where they are refused: with problems that can be printed, and are short."""
     problems: list[Any] = []
-    checked = validated(role_registry.role(role).Settings, valued(found, (role,)), problems)
+    checked = validated(role_interface.role(role).Settings, valued(found, (role,)), problems)
     assert (checked is None) == bool(problems)
     for problem in problems:
         assert str(problem).isprintable(), problem
@@ -174,14 +174,14 @@ def all_steps(role: str, chosen: Settings) -> list[Step]:
         given = {
             other: chosen
             if other == role
-            else role_registry.role(other).Settings.model_validate(MINIMAL.get(other, {}))
-            for other in role_registry.order()
+            else role_interface.role(other).Settings.model_validate(MINIMAL.get(other, {}))
+            for other in role_interface.order()
         }
         group = "gpu" if name == "gpu" else "balancer"
         host = Host(name=name, groups=(group,), connection=Connection(address=address), settings=given)
-        hosts.append(role_registry.with_instances(host))
+        hosts.append(role_interface.with_instances(host))
     inventory = Inventory(path="", hosts=tuple(hosts))
-    return [entry.step for host in hosts for entry in role_registry.steps(host, inventory)]
+    return [entry.step for host in hosts for entry in role_interface.steps(host, inventory)]
 
 
 def changes(step: Step) -> list[Command]:
@@ -351,7 +351,7 @@ def test_secrets_take_hostile_values_and_show_none() -> None:
         for shown in (str(Secret(value)), repr(Secret(value)), f"{Secret(value)}"):
             assert shown == "[secret]"
     with pytest.raises(ValidationError) as error:
-        role_registry.role("ollama").Settings.model_validate({"https_proxy": ["hunter2"]})
+        role_interface.role("ollama").Settings.model_validate({"https_proxy": ["hunter2"]})
     assert "hunter2" not in str(error.value)
 
 
@@ -458,7 +458,7 @@ lb
 
 def test_garbled_host_facts_stop_the_host_or_give_facts_that_every_step_can_take() -> None:
     chance = random.Random(1)  # noqa: S311
-    chosen = role_registry.role("ollama").Settings.model_validate(MINIMAL["ollama"])
+    chosen = role_interface.role("ollama").Settings.model_validate(MINIMAL["ollama"])
     steps = all_steps("ollama", chosen)
     for _ in range(1500):
         answer = spoiled(Answer(0, GOOD_FACTS.encode()), chance)
@@ -469,7 +469,7 @@ def test_garbled_host_facts_stop_the_host_or_give_facts_that_every_step_can_take
             continue
         for step in steps if chance.random() < 0.1 else ():
             with contextlib.suppress(HostError, BlockedError):
-                planner.wanted(role_registry.Entry("ollama", step), facts, None)
+                planner.wanted(role_interface.Entry("ollama", step), facts, None)
 
 
 # ---- what is printed -------------------------------------------------------------------------------------------------

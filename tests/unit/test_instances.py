@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from provision.inventory import Inventory, Serving
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.roles import ollama
 from provision.steps.instance import endpoint
 
@@ -34,7 +34,7 @@ SERVING = {
 def inventory(tmp_path: Path) -> Inventory:
     path = tmp_path / "inventory.yaml"
     path.write_text(INVENTORY.replace("VARS", f"{SAID}, max_unavailable: 25%"))
-    return role_registry.load(str(path))
+    return role_interface.load(str(path))
 
 
 def test_every_instance_carries_what_its_host_says_of_all(inventory: Inventory) -> None:

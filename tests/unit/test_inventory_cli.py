@@ -17,12 +17,12 @@ from tests.unit.inventory_roles import ROLES
 @pytest.fixture(autouse=True)
 def sequence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let the commands load inventories with the roles of these tests."""
-    from provision.plan import role_registry
+    from provision.plan import role_interface
 
     def loading(path: str, overrides: Any = ()) -> Inventory:
         return load(path, roles=ROLES, overrides=overrides)
 
-    monkeypatch.setattr(role_registry, "load", loading)
+    monkeypatch.setattr(role_interface, "load", loading)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PROVISION_INVENTORY", raising=False)

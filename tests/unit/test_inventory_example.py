@@ -7,7 +7,7 @@ import pytest
 
 from provision.inventory import Settings, load
 from provision.inventory.example import meaning, settings_in
-from provision.plan import role_registry
+from provision.plan import role_interface
 from tests import example
 
 FILES = Path(__file__).parents[2] / "inventory"
@@ -18,7 +18,7 @@ def test_the_example_is_up_to_date() -> None:
 
 
 def test_every_setting_has_a_meaning() -> None:
-    roles = [role_registry.role(name).Settings for name in role_registry.order()]
+    roles = [role_interface.role(name).Settings for name in role_interface.order()]
     assert [f"{cls.__qualname__}.{name}" for cls, name in settings_of(roles) if not meaning(cls, name)] == []
 
 
@@ -33,6 +33,6 @@ def settings_of(classes: Iterable[type[Settings]]) -> Iterator[tuple[type[Settin
 @pytest.mark.parametrize("name", ["example.yaml", "starter.yaml"])
 def test_the_files_load(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    roles = {role: role_registry.role(role).Settings for role in role_registry.order()}
+    roles = {role: role_interface.role(role).Settings for role in role_interface.order()}
     assert load(FILES / name, roles=roles).hosts
-    assert role_registry.load(str(FILES / name)).warnings is not None
+    assert role_interface.load(str(FILES / name)).warnings is not None

@@ -13,7 +13,7 @@ import pytest
 
 from provision.errors import InventoryError
 from provision.inventory import load, show
-from provision.plan import role_registry
+from provision.plan import role_interface
 from tests.unit.inventory_roles import ROLES
 
 DATA = Path(__file__).parent / "inventory"
@@ -98,8 +98,8 @@ def test_a_host_under_retired_is_ours_and_has_nothing_declared(tmp_path):
         "all: {children: {gpu: {hosts: {a: {ansible_host: 10.0.0.1, ollama: {instances: [{gpus: [0]}]}}}},"
         " retired: {hosts: {b: {ansible_host: 10.0.0.2}}}}}\n"
     )
-    inventory = role_registry.load(str(path))
+    inventory = role_interface.load(str(path))
     retired = next(host for host in inventory.hosts if host.name == "b")
     assert (retired.gpu, retired.balancer, retired.instances) == (False, False, ())
-    assert [entry.step.id for entry in role_registry.steps(retired, inventory) if not entry.step.guards_host] == []
+    assert [entry.step.id for entry in role_interface.steps(retired, inventory) if not entry.step.guards_host] == []
     assert not any("left out" in warning for warning in inventory.warnings)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from provision.command import Obtain, Run
 from provision.errors import InventoryError
 from provision.inventory import Inventory
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.render import render
 from provision.roles import nginx
 from provision.steps.facts import HostFacts
@@ -107,7 +107,7 @@ def test_problems_between_a_role_and_the_rest_of_the_inventory_are_said_with_the
     path = tmp_path / "inventory.yaml"
     path.write_text(INVENTORY)
     with pytest.raises(InventoryError) as refused:
-        role_registry.load(str(path))
+        role_interface.load(str(path))
     said = sorted(
         (problem.line, problem.path.rpartition(".")[2], problem.message) for problem in refused.value.problems
     )

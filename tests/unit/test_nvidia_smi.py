@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from provision.errors import InventoryError
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.steps import facts, nvidia_smi
 from provision.steps.facts import HostFacts
 from provision.steps.nvidia_smi import Card
@@ -210,8 +210,8 @@ LIMITED = """all:
 def test_the_time_limit_is_a_setting(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text(LIMITED.replace("LIMIT", "2m"))
-    inventory = role_registry.load(str(path))
-    command = role_registry.facts_command(inventory.hosts[0], inventory)
+    inventory = role_interface.load(str(path))
+    command = role_interface.facts_command(inventory.hosts[0], inventory)
     assert command.words[3] == "120"
     assert command.timeout > 240
 
@@ -221,7 +221,7 @@ def test_a_time_limit_out_of_bounds_is_refused(tmp_path: Path, limit: str) -> No
     path = tmp_path / "inventory.yaml"
     path.write_text(LIMITED.replace("LIMIT", limit))
     with pytest.raises(InventoryError, match=r"nvidia_toolkit\.smi_timeout"):
-        role_registry.load(str(path))
+        role_interface.load(str(path))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_it_works_from_another_directory(wheel, tmp_path):
     assert provision("init", "inventory.yaml").returncode == 0
     checked = provision("inventory", "check", "-i", "inventory.yaml")
     assert checked.returncode == 0, checked.stderr
-    probe = "from provision.render import render; from provision.plan import role_registry as s; "
+    probe = "from provision.render import render; from provision.plan import role_interface as s; "
     probe += "print(s.order(), s.role('ollama'))"
     done = subprocess.run(
         [str(home / "bin/python"), "-c", probe], cwd=tmp_path, env=env, capture_output=True, text=True

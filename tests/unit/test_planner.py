@@ -9,7 +9,7 @@ import pytest
 from provision.command import Answer, run
 from provision.errors import FactError, RefusedError
 from provision.plan.planner import facts_of, plan_host, unplanned
-from provision.plan.role_registry import PRESENT, Entry
+from provision.plan.role_interface import PRESENT, Entry
 from provision.steps.base import BlockedError, Check, Fact, Owned, RefusalError, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
 

@@ -9,7 +9,7 @@ from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
 from provision.command import Answer, Run
 from provision.inventory import Inventory
-from provision.plan import gpu_loss, role_registry
+from provision.plan import gpu_loss, role_interface
 from provision.plan.planner import Change
 from provision.runs.context import Context
 from provision.ssh import script
@@ -36,7 +36,7 @@ class Silent(LocalSession):
 
 
 def run_of(roles, folder) -> HostRun:
-    inventory: Inventory = role_registry.load(str(INVENTORY))
+    inventory: Inventory = role_interface.load(str(INVENTORY))
     context = Context("run-1", inventory, roles, lambda event: None, Store(folder))
     return HostRun(inventory.hosts[0], Silent(), context)
 
@@ -48,7 +48,7 @@ def reads(roles, folder, *, guards: bool = True) -> tuple[list[Run], bytes]:
 
 
 def test_the_whole_read_is_few_commands_and_asks_docker_in_one_of_them(tmp_path):
-    commands, text = reads(frozenset(role_registry.order()), tmp_path)
+    commands, text = reads(frozenset(role_interface.order()), tmp_path)
     assert len(commands) <= 16
     assert [str(command) for command in commands if command.slow] == ["host facts", "look at Docker"]
     assert len(text) < 22_000
@@ -78,13 +78,13 @@ def test_a_role_that_leaves_parts_of_the_host_facts_out_looks_at_none_of_them(ro
             assert name not in ("cards", "driver_error", "remembered", "published"), name
             return super().__getattribute__(name)
 
-    inventory = role_registry.load(str(INVENTORY))
+    inventory = role_interface.load(str(INVENTORY))
     host = inventory.hosts[0]
     known = facts(host.name, INVENTORY.with_suffix(".apt"))
     blind = Blind(**{name: getattr(known, name) for name in known.__dataclass_fields__})
-    steps = [entry.step for entry in role_registry.steps(host, inventory) if entry.role == role]
+    steps = [entry.step for entry in role_interface.steps(host, inventory) if entry.role == role]
     assert steps
-    assert not role_registry.role(role).FACTS
+    assert not role_interface.role(role).FACTS
     for step in steps:
         step.refused(blind)
         step.note(blind)

@@ -12,7 +12,7 @@ from provision.command import sh
 from provision.errors import CommandError, LockedError
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.plan.planner import HostPlan
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.rollout import waves
 from provision.rollout.budget import DisruptionBudget
 from provision.rollout.members import Members, Membership

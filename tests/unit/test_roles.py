@@ -16,8 +16,8 @@ from provision.artifacts.store import Store
 from provision.command import Command, sh
 from provision.errors import CommandError
 from provision.inventory import Host, Inventory, Settings
-from provision.plan import role_registry
-from provision.plan.role_registry import Entry
+from provision.plan import role_interface
+from provision.plan.role_interface import Entry
 from provision.rollout import waves
 from provision.rollout.outcome import DEFAULT, selection
 from provision.rollout.waves import Rollout
@@ -123,16 +123,18 @@ def _logged(folder: Path, host: Host, word: str, *, fails: bool = False) -> Logg
 def inventory(monitoring: ModuleType, tmp_path: Path) -> Inventory:
     path = tmp_path / "inventory.yaml"
     path.write_text(INVENTORY)
-    return role_registry.load(str(path))
+    return role_interface.load(str(path))
 
 
 def test_every_role_says_only_what_somebody_asks_for() -> None:
     """A misspelt `LATE` would be an early role."""
     for name in roles.ORDER:
         flags = {
-            word for word, value in vars(role_registry.role(name)).items() if value is True and not word.startswith("_")
+            word
+            for word, value in vars(role_interface.role(name)).items()
+            if value is True and not word.startswith("_")
         }
-        assert flags <= set(vars(role_registry.Role)), name
+        assert flags <= set(vars(role_interface.Role)), name
 
 
 def test_a_new_role_is_loaded_with_its_settings_its_group_and_its_warnings(inventory: Inventory) -> None:
@@ -142,16 +144,16 @@ def test_a_new_role_is_loaded_with_its_settings_its_group_and_its_warnings(inven
 
 
 def test_a_new_role_has_its_place_among_the_steps_of_every_host(inventory: Inventory) -> None:
-    assert role_registry.choose(["monitoring"], []) == {"monitoring"}
-    assert role_registry.late() == {"monitoring", "balancer"}
+    assert role_interface.choose(["monitoring"], []) == {"monitoring"}
+    assert role_interface.late() == {"monitoring", "balancer"}
     for host in inventory.hosts:
-        names = [entry.role for entry in role_registry.steps(host, inventory)]
+        names = [entry.role for entry in role_interface.steps(host, inventory)]
         assert Counter(names)["monitoring"] == 1
-        assert list(dict.fromkeys(names)) == [name for name in role_registry.order() if name in names]
+        assert list(dict.fromkeys(names)) == [name for name in role_interface.order() if name in names]
 
 
 def test_the_way_to_the_peers_of_a_role_is_among_the_facts(inventory: Inventory) -> None:
-    words = role_registry.facts_command(inventory.host("mon-01"), inventory).words
+    words = role_interface.facts_command(inventory.host("mon-01"), inventory).words
     assert {"gpu-01", "gpu-02", "lb-01", "lb-02"} <= set(words)
     assert "mon-01" not in words
 
@@ -180,9 +182,9 @@ def rollout(
         yield _logged(tmp_path, host, "work", fails=host.name in failing)
 
     def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
-        entries = [e for e in role_registry.steps(host, inventory) if e.role in ("work", "monitoring")]
+        entries = [e for e in role_interface.steps(host, inventory) if e.role in ("work", "monitoring")]
         balances = [Entry("balancer", _logged(tmp_path, host, "balancer"))] if host.balancer else []
-        return tuple(sorted([*entries, *balances], key=lambda entry: role_registry.order().index(entry.role)))
+        return tuple(sorted([*entries, *balances], key=lambda entry: role_interface.order().index(entry.role)))
 
     def build(*bad: str) -> Rollout:
         failing.extend(bad)

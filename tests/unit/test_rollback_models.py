@@ -2,7 +2,7 @@
 
 import pytest
 
-from provision.plan import role_registry
+from provision.plan import role_interface
 from tests.unit.test_rollback_plan import INVENTORY, container, ids, made, undo
 
 MODEL = {"whole": True, "digest": "", "size": 1, "damaged": [], "ours": True}
@@ -22,7 +22,7 @@ def declaring(tmp_path, models):
     path = tmp_path / "models.yaml"
     said = f"ollama: {{models: [{models}], instances: [{{gpus: [0]}}]}}"
     path.write_text(INVENTORY.replace("ollama: {instances: [{gpus: [0]}, {gpus: [1]}]}", said))
-    return role_registry.load(str(path))
+    return role_interface.load(str(path))
 
 
 def loaded(found):

@@ -9,7 +9,7 @@ import pytest
 from provision.artifacts.store import Store
 from provision.command import Answer, run
 from provision.errors import FactError, HostError
-from provision.plan import planner, role_registry
+from provision.plan import planner, role_interface
 from provision.rollout.waves import Rollout
 from provision.runs import history, rollback_plan
 from provision.runs.context import Context
@@ -26,7 +26,7 @@ from provision.steps.system.file_scan import Content
 from tests.unit import step_cases
 from tests.unit.test_hostile import FACTS
 
-ROLES = frozenset(role_registry.order())
+ROLES = frozenset(role_interface.order())
 INVENTORY = """
 all:
   vars:
@@ -43,7 +43,7 @@ all:
 def inventory(tmp_path: Path):
     path = tmp_path / "inventory.yaml"
     path.write_text(INVENTORY)
-    return role_registry.load(str(path))
+    return role_interface.load(str(path))
 
 
 def made(step, have, want, role="ollama", **how):
@@ -62,7 +62,7 @@ def ids(found):
 
 def container(inventory, name="ollama1", **how):
     """The state of a container, as it was found."""
-    steps = (entry.step for entry in role_registry.steps(inventory.host("gpu-01"), inventory))
+    steps = (entry.step for entry in role_interface.steps(inventory.host("gpu-01"), inventory))
     step = next(step for step in steps if step.id == f"container:{name}")
     return {**step.want(FACTS, None), **how}
 
@@ -127,7 +127,7 @@ def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(in
         "volume:ollama2",
     ]
     assert [instance.name for instance in found.host.instances] == ["ollama1"]
-    role_registry.steps(found.host, inventory)
+    role_interface.steps(found.host, inventory)
     assert all(entry.want(FACTS, {"x": 1}) is None for entry in found.entries[-2:])
     assert planner.make_change(found.entries[-1], {"ours": True}, None).reason == "was not there before"
 
@@ -233,7 +233,7 @@ def test_a_service_goes_with_its_unit_and_else_runs(inventory):
 @pytest.mark.parametrize("host", ["gpu-01", "lb-01"])
 def test_every_step_of_every_role_can_be_put_back_to_what_it_wants(inventory, host):
     """What is already as it was is not touched, and what is not gets commands."""
-    for entry in role_registry.steps(inventory.host(host), inventory):
+    for entry in role_interface.steps(inventory.host(host), inventory):
         step = entry.step
         try:
             have = step.want(FACTS, None)
@@ -254,7 +254,7 @@ def test_a_container_is_put_back_whichever_of_its_variables_the_image_sets_too(d
     before = {"OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_KEEP_ALIVE": "5m"}
     step = Container(name="ollama1", image="ollama/ollama:0.34.4", gpus=(), port=0, address="", environment=declared)
     case = step_cases.load(step_cases.TESTS / "facts/Container/declared_as_the_image_has_it.yaml")
-    entry = role_registry.Entry("ollama", step, {"environment": before})
+    entry = role_interface.Entry("ollama", step, {"environment": before})
     found = entry.fact().parse(Answer(0, case["stdout"].encode()))
     assert found["environment"] == before
 
@@ -270,7 +270,7 @@ def test_a_card_that_is_gone_is_a_refusal_before_anything_is_touched(inventory):
 
 @pytest.fixture
 def balancing(inventory):
-    steps = [entry.step for entry in role_registry.steps(inventory.host("lb-01"), inventory)]
+    steps = [entry.step for entry in role_interface.steps(inventory.host("lb-01"), inventory)]
     return next(step for step in steps if isinstance(step, Balancing))
 
 
@@ -392,7 +392,7 @@ def test_a_configuration_whose_bytes_are_not_kept_is_a_refusal(balancing):
 
 
 def test_instances_are_looked_at_by_every_rollback():
-    assert role_registry.serving() <= ROLES
+    assert role_interface.serving() <= ROLES
 
 
 # ---- what stays for it -----------------------------------------------------------------------------------------

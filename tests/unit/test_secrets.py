@@ -18,9 +18,9 @@ from provision.artifacts.store import Store
 from provision.command import Put, Run
 from provision.errors import CommandError
 from provision.inventory import Mask, Secret
-from provision.plan import planner, role_registry
+from provision.plan import planner, role_interface
 from provision.plan.planner import HostPlan
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.report import console
 from provision.report import plan as report_plan
 from provision.rollout.outcome import Outcome, selection
@@ -71,9 +71,9 @@ def clean(text: str) -> bool:
 
 def changes(path):
     """Every step of every host with what it wants from nothing, and the commands there and back."""
-    inventory = role_registry.load(str(path))
+    inventory = role_interface.load(str(path))
     for host in inventory.hosts:
-        for entry in role_registry.steps(host, inventory):
+        for entry in role_interface.steps(host, inventory):
             try:
                 want = entry.step.want(FACTS, None)
             except RefusalError:
@@ -138,8 +138,8 @@ def told(text):
 
 def test_what_is_read_of_a_secret_file_for_a_rollback_is_no_more_than_its_hash(path):
     """Root's own files are hashed where they are read, so their bytes are in no answer; the host keeps them itself."""
-    inventory = role_registry.load(str(path))
-    steps = [entry.step for entry in role_registry.steps(inventory.hosts[0], inventory)]
+    inventory = role_interface.load(str(path))
+    steps = [entry.step for entry in role_interface.steps(inventory.hosts[0], inventory)]
     files = [step for step in steps if step.id.endswith(".env")]
     assert files
     for step in files:
@@ -218,10 +218,10 @@ def test_a_secret_where_none_fits_is_not_in_the_problem(path, key, capsys):
 
 def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, monkeypatch):
     """A program may print its environment (Ollama does when it starts), and sudo or curl what they were given."""
-    inventory = role_registry.load(str(path))
+    inventory = role_interface.load(str(path))
     events = []
     monkeypatch.setattr("provision.rollout.waves.Session", lambda connection, password: LocalSession())
-    context = Context("run", inventory, frozenset(role_registry.order()), events.append, Store(tmp_path / "store"))
+    context = Context("run", inventory, frozenset(role_interface.order()), events.append, Store(tmp_path / "store"))
     rollout = Rollout(context, selection(inventory, inventory.hosts[:1], context.roles), None, 1)
     member = rollout.members[0]
     said = f"env: HTTPS_PROXY={PROXY}; {SUDO} {LOGIN} canary-of-token"

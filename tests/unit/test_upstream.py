@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision.plan import role_registry
+from provision.plan import role_interface
 from provision.steps.facts import Fleet, HostFacts
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balancer_config import Balancing, restored
@@ -95,8 +95,8 @@ def test_a_name_that_an_earlier_version_lost_between_two_moves_comes_back() -> N
 
 @pytest.mark.parametrize("path", sorted((HERE / "golden").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_upstream_of_a_whole_inventory_is_read_as_it_was_written(path: Path) -> None:
-    inventory = role_registry.load(str(path))
-    steps = [entry.step for host in inventory.hosts for entry in role_registry.steps(host, inventory)]
+    inventory = role_interface.load(str(path))
+    steps = [entry.step for host in inventory.hosts for entry in role_interface.steps(host, inventory)]
     for step in steps:
         if isinstance(step, Balancing):
             text = step.rendered(HostFacts(), None)[upstream.FILE].decode()

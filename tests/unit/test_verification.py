@@ -13,7 +13,7 @@ from provision.apply import host_steps
 from provision.artifacts.store import Store
 from provision.command import Answer, Run
 from provision.inventory import Connection, Host, Inventory
-from provision.plan.role_registry import Entry
+from provision.plan.role_interface import Entry
 from provision.report import verify as report
 from provision.rollout import waves
 from provision.rollout.waves import Rollout

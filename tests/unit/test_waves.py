@@ -18,7 +18,7 @@ from provision.command import Obtain, run, sh
 from provision.errors import CommandError, FactError, LockedError, RefusedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Inventory
 from provision.plan import gpu_loss
-from provision.plan.role_registry import Entry, serving
+from provision.plan.role_interface import Entry, serving
 from provision.report import plan as report_plan
 from provision.rollout import fleet, waves
 from provision.rollout.outcome import NO_LIMIT, Pace, selection

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from provision.inventory import Host
-from provision.plan import role_registry
+from provision.plan import role_interface
 from tests.bench.fleet import Fleet
 
 # Where a Docker package or the toolkit comes from, and which toolkit it is.
@@ -69,7 +69,7 @@ class Job:
         upstream = first.run(["cat", UPSTREAM]).stdout.replace(first.name, "{{ host_name }}")
         self._template = fleet.folder / "upstream.conf.j2"
         self._template.write_text(upstream.replace("weight=1", "weight={{ weight }}", 1))
-        found = role_registry.load(str(self.inventory[1]))
+        found = role_interface.load(str(self.inventory[1]))
         hosts = {host.name: _host(host) for host in found.hosts if host.gpu}
         self._variables = self._shared(found.hosts[0])
         self._write_pyinfra(hosts)
