@@ -4,6 +4,7 @@ Below, `deploy` is told from the whole to its parts. What the host said is in `h
 would cut in `disruption`, and how a change's commands are run in `step_runner`.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -202,23 +203,25 @@ class HostRun:
             then: what is to be read after the last of them.
             done: whether the lock can be given back after that.
         """
-        hurt = self._hurt_by(group, fleet)
-        slot = self.traffic.request(hurt, group.changes[0].step.id) if hurt else None
-        try:
-            if slot is not None:
-                yield slot  # until there is room for it
-                while not self.traffic.cordon(slot):
-                    yield slot
-                self.traffic.drain(slot)
-                self.reader.forget()  # that may have taken long
-            for change, following in itertools.zip_longest(group.changes, group.changes[1:]):
-                reads = _facts([following]) if following else then
-                self._apply(change, fleet, reads, hurt, done=done and slot is None and following is None)
-            if slot is not None:
-                self._repair_all(slot.instances)
-        except Exception:
-            self.traffic.abandon(slot)
-            raise
+        first = group.changes[0].step.id
+        with _about(first):
+            hurt = self._hurt_by(group, fleet)
+            slot = self.traffic.request(hurt, first) if hurt else None
+            try:
+                if slot is not None:
+                    yield slot  # until there is room for it
+                    while not self.traffic.cordon(slot):
+                        yield slot
+                    self.traffic.drain(slot)
+                    self.reader.forget()  # that may have taken long
+                for change, following in itertools.zip_longest(group.changes, group.changes[1:]):
+                    reads = _facts([following]) if following else then
+                    self._apply(change, fleet, reads, hurt, done=done and slot is None and following is None)
+                if slot is not None:
+                    self._repair_all(slot.instances)
+            except Exception:
+                self.traffic.abandon(slot)
+                raise
         if slot is not None:
             self.traffic.uncordon(slot)
 
@@ -360,6 +363,16 @@ class HostRun:
         """
         cut_off = self.host.name in self.context.cut_off or interrupt.is_cut_off(error, self.context)
         self._lease.end(self._performer.closing(result, error), cut_off=cut_off)
+
+
+@contextlib.contextmanager
+def _about(step: str) -> Iterator[None]:
+    """Have an error name a step, where it names none yet."""
+    try:
+        yield
+    except HostError as error:
+        error.step = error.step or step
+        raise
 
 
 def _facts(changes: Sequence[Change]) -> list[Run]:

@@ -279,6 +279,24 @@ def test_a_lost_connection_at_any_exec_is_unreachable_and_a_second_run_converges
     assert {path.name: path.read_text() for path in make.folder.iterdir()} == {"a": "wanted", "b": "wanted"}
 
 
+def test_a_connection_that_is_lost_between_two_changes_names_the_step_that_comes_next(make):
+    (make.folder / "b").write_text("old")
+    turns_out_right = note(make, "b", how=(run("false"),))
+    session = LocalSession(frozenset({4}))  # read; lock and read again; the first change; the read before the second
+    host = make(
+        note(
+            make,
+            how=(sh('printf wanted >"$1"; printf wanted >"$2"', *(str(make.folder / n) for n in "ab"), title="x"),),
+        ),
+        turns_out_right,
+        note(make, "c"),
+        session=session,
+    )
+    with pytest.raises(UnreachableError) as error:
+        deployed(host.deploy(ROLES))
+    assert error.value.step == "note:c"
+
+
 def test_large_files_have_an_exec_of_their_own(make):
     text = "x" * 200_000
     host = make(note(make, text=text))
