@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from provision.command import Command, run, sh
-from provision.steps.base import EVERY, Answer, BlockedError, Check, Fact, PutBack, RefusalError, State, Step
+from provision.steps.base import EVERY, BlockedError, Check, Fact, PutBack, RefusalError, State, Step
 from provision.steps.docker import daemon_state, inspect
 from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts, live_facts
@@ -160,7 +160,7 @@ class DockerService(Step):
         yield Check("answers", said.rc, 0)
         words = [*said.stdout.split(), "", "", ""]
         yield Check("live-restore", words[0] == "true", self.live_restore)
-        safe = words[1] == "cgroupfs" or _engine(words[2]) >= CDI_ENGINE
+        safe = words[1] == "cgroupfs" or engine_version(words[2]) >= CDI_ENGINE
         if self.cgroup_driver:
             yield Check("cgroup driver", words[1], self.cgroup_driver)
         else:
@@ -170,7 +170,12 @@ class DockerService(Step):
 CHECKED = "{{.LiveRestoreEnabled}} {{.CgroupDriver}} {{.ServerVersion}}"
 
 
-def _engine(version: str) -> tuple[int, ...]:
+def engine_version(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version of Docker's engine, such as `(29, 2)`.
+
+    Args:
+        version: as the daemon says it.
+    """
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
@@ -222,22 +227,6 @@ def stopped_by_restart(have: State, *, proxied: bool) -> frozenset[str]:
     if have is None or not have.get("containers"):
         return frozenset()
     return frozenset() if have.get("live_restore") and not proxied else EVERY
-
-
-def reload_safe(answer: Answer) -> bool:
-    """Whether containers that Docker makes now keep their cards over a `systemctl daemon-reload` (FACTS 2.5).
-
-    It is so where it can make none, too.
-
-    Args:
-        answer: to `dockerd.COMMAND`.
-
-    Raises:
-        UnreadableError: the daemon does not answer.
-    """
-    found = daemon_state.read(answer)
-    version = _engine(str(found.info.get("version", "")))
-    return not found.running or found.info.get("driver") == "cgroupfs" or version >= CDI_ENGINE
 
 
 def restart(have: State) -> Command:
