@@ -30,7 +30,7 @@ class Request:
 
     inventory: str
     limit: tuple[str, ...] = ()
-    extra_vars: tuple[str, ...] = ()
+    extra_vars: tuple[str, ...] = field(default=(), repr=False)
     tags: tuple[str, ...] = ()
     skip_tags: tuple[str, ...] = ()
     forks: int = FORKS

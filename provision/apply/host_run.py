@@ -74,6 +74,7 @@ class HostRun:
         """Instance -> why it cannot be worked on, by the latest plan."""
         self._lease = lease or context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
+        self._planned_under_lock = False  # what recovery locked was not read under the lock
         self._hurt = False  # whether a change failed that may concern instances which were not taken out for it
 
     @property
@@ -139,7 +140,7 @@ class HostRun:
         for _ in range(PASSES):
             if not todo.changes:
                 return
-            if not self.locked:
+            if not (self.locked and self._planned_under_lock):
                 todo = self._lock(todo, roles, fleet)
             proofs = self.reader.of_containers(todo.changes)
             reads = list(dict.fromkeys([*self.reader.needed_for(todo.changes, roles, fleet), *proofs]))
@@ -171,6 +172,7 @@ class HostRun:
             answers = self.session.batch(reads, stop=False)
         self.reader.renew(dict(zip(reads, answers, strict=True)))
         self.reader.take(self.reader.ask(reads))
+        self._planned_under_lock = True
         now = self._agreed(self.plan(roles, fleet), fleet)
         self.reader.take(self.reader.ask(self.reader.of_cards(frozenset(), now.changes)))
         if self.reader.is_fresh and not waited and (others := planner.unplanned(planned, now)):
@@ -209,9 +211,12 @@ class HostRun:
             slot = self.traffic.request(hurt, first) if hurt else None
             try:
                 if slot is not None:
+                    asked = time.monotonic()
                     yield slot  # until there is room for it
+                    self._confirm(asked)
                     while not self.traffic.cordon(slot):
                         yield slot
+                        self._confirm(asked)
                     self.traffic.drain(slot)
                     self.reader.forget()  # that may have taken long
                 for change, following in itertools.zip_longest(group.changes, group.changes[1:]):
@@ -224,6 +229,18 @@ class HostRun:
                 raise
         if slot is not None:
             self.traffic.uncordon(slot)
+
+    def _confirm(self, asked: float) -> None:
+        """After a long wait, make sure that the host is still there, and locked by this run, before anything goes out.
+
+        Args:
+            asked: when the wait began, on the monotonic clock.
+
+        Raises:
+            HostError: it is not.
+        """
+        if time.monotonic() - asked > self.context.long_wait:
+            self._lease.took(self.session.batch([self._lease.acquire()], stop=False)[0])
 
     def _hurt_by(self, group: Group, fleet: Fleet | None) -> frozenset[str]:
         """The instances that the changes of a group would hurt, as the host is now: they must go out for it."""

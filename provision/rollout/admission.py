@@ -97,12 +97,24 @@ class Admission:
         """
         models = next((declared.models for declared in self.host.instances if declared.name == name), ())
         command = readiness.command(name, models, any_model=not self.roll.context.brings_models)
-        self.say("progress", f"test:{name}", str(command))
-        locks = [self.lease.acquire(command.timeout)] if lock or self.lease.held else []
+        self.say("progress", f"test:{name}", f"waiting: {command}")
+        if lock and not self.lease.held:
+            self._lock()
+        locks = [self.lease.acquire(command.timeout)] if self.lease.held else []
         answers = self.session.batch([*locks, command], stop=True)
         for renewed in answers[: len(locks)]:
             self.lease.took(renewed)
         return _place(self.host, name, command, answers[-1])
+
+    def _lock(self) -> None:
+        """Lock the host; a lock of a run that is over is taken over, somebody else's is waited for as long as is said.
+
+        Raises:
+            LockedError: somebody else has it.
+        """
+        context = self.roll.context
+        answer = self.session.batch([self.lease.acquire()], stop=False)[0]
+        self.lease.wait(answer, context.lock_wait, context.stop, lambda text: self.say("progress", "lock", text))
 
 
 def _place(host: Host, instance: str, test: Run, answer: Answer) -> str:

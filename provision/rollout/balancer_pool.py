@@ -55,6 +55,8 @@ class BalancerPool:
         self._performer = Performer(host.name, session, self._lease, context, self._say)
         self._updating = threading.Lock()  # an update is a read and a write
         self._failed: HostError | None = None  # what became of the last update
+        self._out: set[str] = set()  # labels that this run has marked down, and not up again
+        self._lease.wanted = lambda: bool(self._out)
         self._own: list[str] = []  # the generations that were made here and are kept, the newest last
         entries = role_interface.steps(host, context.inventory)
         entry = next(entry for entry in entries if entry.step.routes)
@@ -116,7 +118,9 @@ class BalancerPool:
                 undrain=frozenset(undrain),
                 forget=self._own[0] if len(self._own) > KEPT else "",
             )
-            return self._change(step, have)
+            changed = self._change(step, have)
+            self._out = (self._out | set(down)) - set(up)
+            return changed
 
     def wait_idle(self, addresses: Sequence[str], deadline: float, waiting: Callable[[int], None]) -> tuple[int, bool]:
         """Wait on the balancer until nginx has no connection to instances any more.

@@ -5,7 +5,7 @@ changed, the others prove themselves at the end of their host's part, or before 
 """
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from provision.errors import HostError, LockedError
 from provision.inventory import Host
@@ -58,16 +58,22 @@ class LeftOut:
             changing: names of instances that this run changes, or `EVERY`: they prove themselves after that.
             early: whether these get a chance before that, too: other hosts, which may wait for them, begin before.
         """
-        was_locked = self.lease.held
         unusable = self.roll.members.unusable
         for instance in self.host.instances:
             key = label(self.host.name, instance.name)
             if key in listed and is_left_out(listed[key]) and key not in unusable:
                 self._names.add(instance.name)
         later = self._names if changing == EVERY else self._names & changing
-        self._admit(self._names - later)
-        if early:
-            self.try_once(later, "")
+        with self._no_longer_locked():
+            self._admit(self._names - later)
+            if early:
+                self.try_once(later, "")
+
+    @contextlib.contextmanager
+    def _no_longer_locked(self) -> Iterator[None]:
+        """Give a lock back that is taken meanwhile: the part of the host takes it again where anything is to change."""
+        was_locked = self.lease.held
+        yield
         # A balancer may just be told of others' instances, under the same lock.
         if self.lease.held and not (was_locked or self.host.balancer or self.roll.context.cut.is_set()):
             with contextlib.suppress(HostError):  # the lease ends by itself
@@ -120,7 +126,8 @@ class LeftOut:
             made: names of the instances that this run made: they are not among what earlier runs left out any more.
         """
         declared = {instance.name for instance in self.host.instances}  # what a rollback brings back has no models
-        self._admit(self._names & declared - set(made))
+        with self._no_longer_locked():
+            self._admit(self._names & declared - set(made))
 
     def _admit(self, names: Collection[str]) -> None:
         """Give back instances, and keep the errors of those that stay out; what another run holds is tried again."""

@@ -116,9 +116,13 @@ def _merged(upstreams: Sequence[Mapping[str, Member]]) -> dict[str, Member]:
     for members in upstreams:
         for key, member in members.items():
             other = merged.get(key)
-            if other is None or (member.drained, member.down) > (other.drained, other.down):
+            if other is None or _rank(member) > _rank(other):
                 merged[key] = member
     return merged
+
+
+def _rank(member: Member) -> tuple[bool, bool]:
+    return member.drained is not None, member.down
 
 
 def _has_left_out(host: HostPart, listed: Mapping[str, Member]) -> bool:

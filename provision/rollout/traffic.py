@@ -92,7 +92,9 @@ class HostTraffic:
         members = self.roll.members
         blockers = self._blockers(slot)
         undrained = [key for key, member in blockers.items() if not member.drained]
-        if self.left_out.try_once(self._own(undrained), slot.step):
+        # Its own that are down may be in the way of other hosts, which are in its way.
+        own = self._own([*undrained, *slot.down]) if blockers else []
+        if self.left_out.try_once(own, slot.step):
             blockers = self._blockers(slot)
         if blockers:
             names = (f"{key} (drained)" if member.drained else key for key, member in sorted(blockers.items()))

@@ -39,6 +39,7 @@ class Context:
         begun: names of those of them that are being worked on.
         cut_off: names of hosts that were lost while they were locked: something may still be at work there.
         lock_wait: seconds to wait for a host that somebody else has.
+        long_wait: seconds after which a host that waited for its slot is asked whether it is still there.
         kind: what the run does.
         words: what it was told, for the hosts' journals: of a drain the instances, of a rollback the run.
         is_over: whether the run of this id is over, as far as this machine's log knows: its locks are not waited for.
@@ -59,6 +60,7 @@ class Context:
     begun: set[str] = dataclasses.field(default_factory=set)
     cut_off: set[str] = dataclasses.field(default_factory=set)
     lock_wait: float = 0.0
+    long_wait: float = 60.0
     kind: Kind = "deploy"
     words: Sequence[str] = ()
     is_over: Callable[[str], bool] = is_over

@@ -37,6 +37,8 @@ class Lease:
         self.is_over = is_over
         self.poll = POLL
         """Seconds between two looks at a lock that somebody else has."""
+        self.wanted: Callable[[], bool] = lambda: True
+        """Whether the keeper renews it: a lease that nobody needs for the moment may end."""
         self.last_renewal = LAST_RENEWAL
         """Seconds that a renewal under way may take before the lock is given back all the same."""
         self.held = False
@@ -64,14 +66,18 @@ class Lease:
         Raises:
             LockedError: somebody else has it.
         """
-        lock.checked(answer)
+        try:
+            lock.checked(answer)
+        except LockedError:
+            self.held = False
+            raise
         self._renewed, self._covered = time.monotonic(), 0.0
         self._kept = True
         self._keeper.join(self)
 
     def is_due(self, every: float) -> bool:
-        """Whether its last renewal is more than `every` seconds ago."""
-        return time.monotonic() - self._renewed > every
+        """Whether it is wanted, and its last renewal is more than `every` seconds ago."""
+        return self.wanted() and time.monotonic() - self._renewed > every
 
     def renew(self, every: float = lock.RENEW_SECONDS) -> None:
         """Renew it if it is due, beside what the host's own thread does. Does nothing once it is given back.

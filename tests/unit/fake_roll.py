@@ -166,6 +166,8 @@ class FakeLease:
         """Whether somebody else has it."""
         self.ends = 0
         """How often it was given back."""
+        self.waits: list[float] = []
+        """The longest waits for somebody else's lock, in seconds."""
 
     def renew(self) -> None:
         """There is no host."""
@@ -176,7 +178,13 @@ class FakeLease:
 
     def took(self, answer: Answer) -> None:
         if self.taken:
+            self.held = False
             raise LockedError("a is locked by somebody")
+
+    def wait(self, answer: Answer, seconds: float, stop: Any, say: Callable[[str], None]) -> bool:
+        self.waits.append(seconds)
+        self.took(answer)
+        return False
 
     def end(self) -> None:
         self.held = False

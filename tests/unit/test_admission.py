@@ -80,3 +80,10 @@ def test_an_admission_that_the_operator_does_not_expect_is_announced(tmp_path: P
     made = roll(tmp_path, host)
     traffic(made, host, say=said).admission.announce("ollama1")
     assert said.texts == ["it gets requests again"]
+
+
+def test_the_lock_of_a_run_that_is_over_does_not_keep_an_instance_out(tmp_path: Path) -> None:
+    """A lock is taken as every other part of a run takes it: by `Lease.wait`, which knows dead runs and --lock-wait."""
+    made, own = admission(tmp_path)
+    own.admit("ollama1", made.pools.of(own.host), Failure.STAYS_OUT)
+    assert own.lease.waits == [made.context.lock_wait]

@@ -298,3 +298,15 @@ def test_all_pools_give_their_locks_back(tmp_path: Path) -> None:
     made.of(host)
     made.finish()
     assert ended == ["lb-0", "lb-1"]
+
+
+def test_its_lock_is_renewed_only_while_an_instance_is_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the hours in which hosts pull models, an operator can drain another instance."""
+    made = make(tmp_path, Busy(0), monkeypatch)
+    found = state(config(fleet()))
+    monkeypatch.setattr(made, "_parsed", lambda answer: found)
+    monkeypatch.setattr(made, "_change", lambda step, have: True)
+    made.update(down=["gpu-01/ollama1"])
+    assert made._lease.wanted()
+    made.update(up=UP)
+    assert not made._lease.wanted()

@@ -91,6 +91,7 @@ def make(tmp_path, monkeypatch):
         host = Host(name="h", groups=groups, connection=address, settings=SETTINGS, variables=variables)
         inventory = Inventory(path="", hosts=(host,))
         renewals = {"keeper": keeper} if kept else {}
+        renewals["long_wait"] = more.pop("long_wait", 60.0)
         context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"), **renewals)
         if stop:
             context.stop.set()

@@ -530,6 +530,21 @@ def test_an_own_instance_that_is_out_and_well_is_given_back_before_another_goes_
     assert own.admission.session.proved == ["ollama1"], "once for one step"
 
 
+def test_two_hosts_whose_instances_keep_each_other_out_give_them_back_first(tmp_path: Path) -> None:
+    """A run that was cut left one of each out: each slot holds its own, and is blocked by that of the other host."""
+    hosts = [gpu(name, max_unavailable=2) for name in "ab"]
+    made = roll(tmp_path, *hosts)
+    pool_of(made).down = {A1, "b/ollama1"}
+    own: list[Any] = [traffic(made, one) for one in hosts]
+    for one in own:
+        one.left_out.recover({A1: DOWN, "b/ollama1": DOWN}, EVERY)
+        slot = one.request(EVERY, "docker_config:daemon.json")
+        made.members.reserve(slot)
+        if one.cordon(slot):
+            one.uncordon(slot)
+    assert pool_of(made).down == set()
+
+
 @pytest.mark.parametrize("ill", [False, True])
 def test_an_instance_that_is_changed_after_other_hosts_gets_its_chance_early(
     tmp_path: Path, host: Host, ill: bool

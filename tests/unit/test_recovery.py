@@ -13,7 +13,7 @@ from provision.errors import CommandError, LockedError
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.plan.planner import HostPlan
 from provision.plan.role_interface import Entry
-from provision.rollout import waves
+from provision.rollout import recovery, waves
 from provision.rollout.budget import DisruptionBudget
 from provision.rollout.members import Members, Membership
 from provision.rollout.outcome import Pace
@@ -21,6 +21,7 @@ from provision.rollout.roll import Roll
 from provision.rollout.waves import Rollout
 from provision.runs import lock
 from provision.runs.context import Context
+from provision.steps.nginx import upstream
 from provision.steps.nginx.upstream import Member
 
 from .ctrl_c import pressed
@@ -303,3 +304,12 @@ def test_a_run_of_other_roles_gives_back_what_would_be_in_its_way_and_fails_no_h
     assert result(rollout) == {"gpu-01": "changed", "gpu-02": "ok"}
     assert make.events[0] == "prove gpu-02/ollama2"
     assert ("up gpu-02/ollama2" in make.events) is not ill
+
+
+def test_balancers_that_disagree_about_a_drain_stop_no_run() -> None:
+    """A drain that reached one of two balancers lasts, and is read by every deploy after it."""
+    drained = "# drained a/ollama1 since now by me@here: repair\nserver 10.0.0.1:3001 down; # a/ollama1\n"
+    texts = [f"upstream x {{\n{text}}}" for text in (drained, "server 10.0.0.1:3001; # a/ollama1\n")]
+    for order in (texts, texts[::-1]):
+        merged = recovery._merged([upstream.members(text) for text in order])
+        assert merged["a/ollama1"].drained is not None

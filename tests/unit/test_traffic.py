@@ -6,13 +6,13 @@ from typing import ClassVar
 import pytest
 
 from provision.command import run, sh
-from provision.errors import CommandError, HostError
+from provision.errors import CommandError, HostError, UnreachableError
 from provision.runs.context import Stopped
 from provision.steps.base import EVERY, Fact
 from provision.steps.facts import Fleet
 from provision.steps.instance.container import LEFT
 
-from .local import deployed
+from .local import LocalSession, deployed
 from .test_host_run import ROLES, Note, make, note
 
 __all__ = ["make"]
@@ -374,3 +374,13 @@ def test_a_failure_while_all_instances_are_out_leaves_the_marks_of_those_that_pr
     with pytest.raises(CommandError) as error:
         deployed(made.deploy(ROLES))
     assert made.keeps_marks(error.value)
+
+
+def test_a_host_that_is_lost_while_it_waits_takes_nothing_out(host, make, traffic):
+    """Its instances would be out with nobody to give them back, and the roll would be halted for all others."""
+    session = LocalSession(frozenset({3}))  # read; lock and read again; look whether it is still there
+    made = host(part(make, "c1", "1"), session=session, long_wait=0.0)
+    with pytest.raises(UnreachableError):
+        deployed(made.deploy(ROLES))
+    assert [what for what, _ in traffic.events if what.startswith("out")] == []
+    assert (make.folder / "c1").read_text() == "old"
