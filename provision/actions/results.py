@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -82,7 +83,7 @@ class RollbackPlan(Plan):
 
 
 @dataclass(frozen=True)
-class RunResult(Generic[O]):
+class RunResult(ABC, Generic[O]):
     """What came of a run that may have changed hosts.
 
     Args:
@@ -113,9 +114,9 @@ class RunResult(Generic[O]):
         """What the operator should know beside what came of the hosts."""
         return self.inventory.warnings
 
+    @abstractmethod
     def document(self) -> dict[str, Any]:
         """The body of the command's JSON document."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

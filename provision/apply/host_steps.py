@@ -39,7 +39,7 @@ class HostSteps:
 
     @property
     def goals(self) -> tuple[Entry, ...]:
-        """The steps that this run makes what they should be."""
+        """The steps that this run brings to their wanted state."""
         return self.entries if self.past is None else self.past
 
     def goals_of(self, roles: frozenset[str], *, guards: bool) -> Iterator[Entry]:

@@ -42,6 +42,6 @@ def counterparts(host: Host, inventory: Inventory) -> tuple[Host, ...]:
     A host must know the way to the address of each. A host that is both exchanges requests with both.
     """
     others = [other for other in inventory.hosts if other.name != host.name and (other.gpu or other.balancer)]
-    opposite = [other for other in others if other.gpu != host.gpu]
-    both = [other for other in others if other.gpu == host.gpu and other.balancer and host.gpu]
+    opposite = [peer for peer in others if peer.gpu != host.gpu]
+    both = [peer for peer in others if peer.gpu == host.gpu and peer.balancer and host.gpu]
     return (*opposite, *both)

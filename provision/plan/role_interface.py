@@ -54,17 +54,14 @@ class Role(Protocol):
     @staticmethod
     def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         """The steps of the role on a host, in order; none where it has nothing to do."""
-        raise NotImplementedError
 
     @staticmethod
     def instances(host_name: str, settings: Any) -> tuple[Instance, ...]:
         """The instances that a gpu host declares by these settings of the role."""
-        raise NotImplementedError
 
     @staticmethod
     def serving(settings: Any) -> Serving:
         """What holds for instances that are on a host and not declared any more."""
-        raise NotImplementedError
 
     @staticmethod
     def problems(host: Host, inventory: Inventory) -> Iterable[Problem]:
@@ -325,7 +322,7 @@ def facts_needed(
 
 
 def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
-    """Host -> the other host that alone makes what it needs, and that it has to wait for.
+    """Name of each host that waits for another host's build -> the name of that other host.
 
     Args:
         inventory: all hosts.

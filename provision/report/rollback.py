@@ -1,4 +1,4 @@
-"""What `rollback` prints: what it puts back, what it leaves, and what came of it."""
+"""Prints a rollback: the changes that it puts back, those that it leaves, and each host's result."""
 
 from collections.abc import Mapping
 

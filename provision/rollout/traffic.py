@@ -245,7 +245,7 @@ class HostTraffic:
         return self.roll.budget.blockers(slot, self.roll.members.out(slot.scope), listed, self.roll.members.unusable)
 
     def _own(self, keys: Collection[str]) -> list[str]:
-        """Names of those of these labels that are this host's."""
+        """Names of this host's instances among some labels."""
         return sorted(key.rpartition("/")[2] for key in keys if self._is_own(key))
 
     def _label(self, name: str) -> str:

@@ -37,7 +37,7 @@ class Setup:
 
     Args:
         host: the machine.
-        link: whose bytes are those between it and us.
+        link: the host's network interface; its bytes are counted.
         text: the inventory.
         path: the file that has it.
         words: what comes after every command.
