@@ -229,20 +229,18 @@ def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool 
         story.start_over(world)
     serves = cut.serves and story.live
     asked = serves or story.host != BALANCER
-    # An instance that an earlier case left out gets requests from the start of the run on.
-    lost = KEPT if cut.silent and (story.live or place.last) else 0
     with Watch(world.lab, story.host, balancer=asked, streams=cut.serves or not story.live) as watch:
         _strike(world, story, place.step, cut, seen, working=working)
         if cut.code is not None:
             world.expire()
-        watch.check(lost=lost)
+        watch.check(lost=KEPT if cut.silent and story.live else 0)
         if story.host == BALANCER and story.live:
             world.nginx_is_good()
         if not (place.last or follow):
             seen.again = "the next case goes on from here"
             return
         seen.second(world)
-        watch.check(lost=lost)
+        watch.check(lost=KEPT if cut.silent and story.live else 0)
     if story.live:
         world.put_back(story.host)
 
