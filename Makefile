@@ -43,6 +43,8 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.prose
+	$(BIN)/python -m tests.prose --added
 
 # nice: what the lab is made of takes longer
 unit: .venv/installed ## Tests that need no lab
