@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -109,8 +110,8 @@ def test_without_docker_the_processes_on_the_cards_are_known_all_the_same(tmp_pa
 
 ID = "0a1b" * 16
 CARDS = "GPU 0: NVIDIA L40S (UUID: GPU-0)"
-RUNC = """#!/bin/sh
-echo "runc $*" >>"$ASKED"
+INSIDE = """#!/bin/sh
+echo "inside $*" >>"$ASKED"
 printf '%s\\n' "$DIRECTLY"
 exit "${CODE:-0}"
 """
@@ -118,27 +119,59 @@ EXEC = """#!/bin/sh
 echo "docker $*" >>"$ASKED"
 echo "as Docker says"
 """
+UNIFIED = f"0::/system.slice/docker-{ID}.scope"
+HYBRID = f"9:cpu:/docker/{ID}\n3:devices:/docker/{ID}\n0::/elsewhere/{ID}"
 
 
-def sees(folder: Path, *, made: bool = True, **says: str) -> tuple[str, list[str]]:
-    """What a look into a container shows, and who was asked."""
-    for name, text in {"docker": EXEC, "runc": RUNC}.items():
+@dataclass(frozen=True)
+class Look:
+    """A look into a container.
+
+    Args:
+        cards: the answer.
+        asked: the programs that were started for it.
+        first: the words of the first of them.
+        joined: the text in `cgroup.procs` of the container's cgroup.
+    """
+
+    cards: str
+    asked: tuple[str, ...]
+    first: str
+    joined: str
+
+
+def sees(folder: Path, cgroup: str = UNIFIED, group: str = f"system.slice/docker-{ID}.scope", **says: str) -> Look:
+    """Look into a container whose process 7 is in a cgroup; only the folder of one group can be joined."""
+    for name, text in {"docker": EXEC, "setpriv": INSIDE}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    if made:
-        (folder / "state" / ID).mkdir(parents=True)
-        (folder / "state" / ID / "state.json").write_text("{}")
-    script = card_look.SHELL.replace("/run/docker/runtime-runc/moby", f"{folder}/state")
+    (folder / "proc/7").mkdir(parents=True)
+    (folder / "proc/7/cgroup").write_text(cgroup + "\n")
+    (folder / "sys" / group).mkdir(parents=True)
+    script = card_look.SHELL.replace("/proc/$2", f"{folder}/proc/$2").replace("/sys/fs/cgroup", f"{folder}/sys")
     asked = folder / "asked"
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(asked), **says}
     said = subprocess.run(
-        ["sh", "-eus"], input=f"{script}\nsees {ID}", capture_output=True, env=environment, check=True, text=True
+        ["sh", "-eus"], input=f"{script}\nsees {ID} 7", capture_output=True, env=environment, check=True, text=True
     )
-    return said.stdout.removeprefix(f"{ID} sees ").strip(), [line.split()[0] for line in asked.read_text().splitlines()]
+    joined = folder / "sys" / group / "cgroup.procs"
+    return Look(
+        said.stdout.removeprefix(f"{ID} sees ").strip(),
+        tuple(line.split()[0] for line in asked.read_text().splitlines()),
+        asked.read_text().splitlines()[0],
+        joined.read_text() if joined.exists() else "",
+    )
 
 
-def test_the_runtime_of_a_container_is_asked_for_its_cards_without_docker(tmp_path: Path) -> None:
-    assert sees(tmp_path, DIRECTLY=CARDS) == (CARDS, ["runc"])
+def test_nvidia_smi_runs_in_the_containers_cgroup_and_namespaces_without_rights(tmp_path: Path) -> None:
+    look = sees(tmp_path, DIRECTLY=CARDS)
+    assert (look.cards, look.asked, look.joined) == (CARDS, ("inside",), "0\n")
+    assert look.first.startswith("inside --no-new-privs nsenter -t 7 -m -u -i -n -p -S 65534 -G 65534 nvidia-smi")
+
+
+def test_the_cgroup_of_the_devices_counts_where_controllers_have_their_own(tmp_path: Path) -> None:
+    look = sees(tmp_path, HYBRID, f"devices/docker/{ID}", DIRECTLY=CARDS)
+    assert (look.cards, look.asked, look.joined) == (CARDS, ("inside",), "0\n")
 
 
 @pytest.mark.parametrize(
@@ -151,12 +184,19 @@ def test_the_runtime_of_a_container_is_asked_for_its_cards_without_docker(tmp_pa
         {"DIRECTLY": "No devices were found"},
     ],
 )
-def test_docker_has_the_word_where_the_runtime_shows_no_cards(tmp_path: Path, says: dict[str, str]) -> None:
-    assert sees(tmp_path, **says) == ("as Docker says", ["runc", "docker"])
+def test_docker_is_asked_where_the_namespaces_show_no_cards(tmp_path: Path, says: dict[str, str]) -> None:
+    look = sees(tmp_path, **says)
+    assert (look.cards, look.asked) == ("as Docker says", ("inside", "docker"))
 
 
-def test_docker_is_asked_where_its_runtime_keeps_its_state_elsewhere(tmp_path: Path) -> None:
-    assert sees(tmp_path, made=False, DIRECTLY=CARDS) == ("as Docker says", ["docker"])
+@pytest.mark.parametrize(
+    ("cgroup", "group"),
+    [(f"0::/system.slice/docker-{'ff' * 32}.scope", f"system.slice/docker-{'ff' * 32}.scope"), (UNIFIED, "elsewhere")],
+    ids=["the process is another's", "the cgroup cannot be joined"],
+)
+def test_nothing_runs_outside_of_the_containers_cgroup(tmp_path: Path, cgroup: str, group: str) -> None:
+    look = sees(tmp_path, cgroup, group, DIRECTLY=CARDS)
+    assert (look.cards, look.asked, look.joined) == ("as Docker says", ("docker",), "")
 
 
 def answered(*sections: str) -> Answer:

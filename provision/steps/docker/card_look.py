@@ -1,23 +1,39 @@
-"""A look into a container for its cards: nothing else shows that it lost them while it runs (FACTS 2.5)."""
+"""A look into a container for its cards: nothing else shows that a running container lost them (docs/facts.md)."""
 
 LIMIT = 30  # seconds for a look: a busy host may take many
 NO_ANSWER = "(no answer)"  # of a look, in that time
 
-# `docker exec` has the container's runtime do the same, over a client and two daemons. So the runtime is asked without
-# them, and only its success counts: whatever else it says, Docker is asked. A process that the driver does not let go
-# keeps the pipe open that it answers into: the reader stops at the code.
+# `docker exec` starts two runtimes and asks two daemons, five times the price of nvidia-smi itself. So nvidia-smi first
+# runs in the container's namespaces without them: in the container's cgroup, because that decides which devices a
+# process may open; as nobody and without a way to more rights, because the program is the container's. Only a list of
+# cards counts as an answer; in every other case Docker is asked. The check of the cgroup's path ties the process id to
+# the container. A process that the driver does not let go keeps its pipe open: the reader stops at the exit code.
 SHELL = rf"""
 nl='
 '
-runtime=/run/docker/runtime-runc/moby
-directly() {{
-  [ -f "$runtime/$1/state.json" ] && command -v runc >/dev/null || {{ echo '# code 127'; return; }}
-  {{ timeout -k 1 {LIMIT} runc --root "$runtime" exec "$1" nvidia-smi -L 2>/dev/null; printf '\n# code %s\n' $?; }} |
-    sed '/^# code /q' | head -c 3000
+cgroup_of() {{
+  folder=
+  while IFS=: read -r _ controllers path; do
+    case $controllers:$path in
+      devices:*"$1"*) folder=/sys/fs/cgroup/devices$path; break ;;
+      :*"$1"*) folder=/sys/fs/cgroup$path ;;
+    esac
+  done <"/proc/$2/cgroup"
+  [ -n "$folder" ]
+}} 2>/dev/null
+inside() {{
+  cgroup_of "$1" "$2" || return 0
+  {{
+    (
+      echo 0 >"$folder/cgroup.procs" || exit 127
+      exec timeout -k 1 {LIMIT} setpriv --no-new-privs nsenter -t "$2" -m -u -i -n -p -S 65534 -G 65534 nvidia-smi -L
+    ) 2>/dev/null
+    printf '\n# code %s\n' $?
+  }} | sed '/^# code /q' | head -c 3000
 }}
 sees() {{
   id=$1; set -f
-  cards=$(directly "$1")
+  cards=$(inside "$1" "$2")
   case $cards in
     GPU\ *"$nl# code 0") set -- ${{cards%"$nl"*}} ;;
     *'# code 124') set -- '{NO_ANSWER}' ;;

@@ -111,7 +111,7 @@ probes() {{
     case $pid in *[!0-9]* | '') continue ;; esac
     asked=$((asked + 1)); [ $asked -le {MOST} ] || break
     answers "$id" "$at" &
-    sees "$id" &
+    sees "$id" "$pid" &
     scope "$id" "$pid" &
   done <<ours
 $ours
