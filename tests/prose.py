@@ -52,7 +52,6 @@ BOUNDS: dict[str, float] = {
     "provision/loadtest": 10.5,
     "provision/plan": 13.0,
     "provision/report": 10.5,
-    "provision/rollout": 11.5,
     "provision/runs": 13.0,
     "provision/ssh": 12.0,
     "provision/steps": 12.5,

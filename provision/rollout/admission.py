@@ -1,4 +1,4 @@
-"""The one way up: an instance proves itself, its balancers are told where it is, and it gets requests."""
+"""Admission, the only way back into an upstream: test the instance, tell the balancers its address, uncordon."""
 
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -14,11 +14,11 @@ from provision.steps.nginx.upstream import label
 from provision.steps.ollama import readiness
 
 Say = Callable[[str, str, str], None]
-"""Is told what happens: kind, step, text."""
+"""Tells the operator about progress: kind of event, id of the step, text."""
 
 
 class Failure(Enum):
-    """What follows where an instance does not get back in."""
+    """The consequence for the roll if an instance is not admitted."""
 
     HALTS = "this run took it out or made it: it stays out, and no other instance goes out any more"
     STAYS_OUT = "an earlier run left it out: it stays out, and the roll goes on"
@@ -26,14 +26,14 @@ class Failure(Enum):
 
 
 class Admission:
-    """Gives requests to instances of one host that prove themselves.
+    """Tests instances of one host, and uncordons an instance after a passed test.
 
     Args:
-        host: the host.
-        session: its connection.
-        lease: its lock.
+        host: the gpu host.
+        session: the connection to the host.
+        lease: the lock on the host.
         roll: shared by all hosts of the run.
-        say: is told what happens.
+        say: tells the operator about progress.
     """
 
     def __init__(self, host: Host, session: Session, lease: Lease, roll: Roll, say: Say) -> None:
@@ -44,16 +44,16 @@ class Admission:
         self.say = say
 
     def admit(self, name: str, pools: Sequence[BalancerPool], failure: Failure = Failure.HALTS) -> None:
-        """Have an instance prove itself, and balancers send to it.
+        """Test an instance, then have the balancers send requests to the instance.
 
         Args:
-            name: its name.
-            pools: the balancers that are told.
-            failure: what follows where it does not get back in. Unless this run took the instance out or made it, the
-                host is locked first, because another run may be at work on the instance.
+            name: the instance.
+            pools: the balancers to tell.
+            failure: the consequence for the roll of a failed test. Unless `HALTS`, the host is locked first: another
+                run may be at work on an instance that this run neither cordoned nor made.
 
         Raises:
-            HostError: it did not prove itself, or a balancer could not be told.
+            HostError: the test failed, or a balancer could not be told.
         """
         key, members = label(self.host.name, name), self.roll.members
         try:
@@ -75,25 +75,25 @@ class Admission:
         members.admit(key)
 
     def announce(self, name: str) -> None:
-        """Say that an instance was admitted which the host's own changes had not taken out.
+        """Report the admission of an instance that no change of this host had taken out.
 
         Args:
-            name: its name.
+            name: the instance.
         """
         self.say("progress", f"test:{name}", "it gets requests again")
 
     def prove(self, name: str, *, lock: bool = False) -> str:
-        """Have an instance prove that it can serve.
+        """Run the readiness test of an instance.
 
         Args:
-            name: its name.
-            lock: whether the host is locked first, if it is not yet.
+            name: the instance.
+            lock: lock the host first, unless this run has the lock already.
 
         Returns:
-            `ADDRESS:PORT` where it did.
+            `ADDRESS:PORT` of the instance.
 
         Raises:
-            HostError: it did not.
+            HostError: the test failed.
         """
         models = next((declared.models for declared in self.host.instances if declared.name == name), ())
         command = readiness.command(name, models, any_model=not self.roll.context.brings_models)
@@ -107,10 +107,10 @@ class Admission:
         return _place(self.host, name, command, answers[-1])
 
     def _lock(self) -> None:
-        """Lock the host; a lock of a run that is over is taken over, somebody else's is waited for as long as is said.
+        """Lock the host: take over the lock of a dead run, and wait `--lock-wait` for the lock of a live run.
 
         Raises:
-            LockedError: somebody else has it.
+            LockedError: another run still has the lock.
         """
         context = self.roll.context
         answer = self.session.batch([self.lease.acquire()], stop=False)[0]
@@ -118,16 +118,16 @@ class Admission:
 
 
 def _place(host: Host, instance: str, test: Run, answer: Answer) -> str:
-    """`ADDRESS:PORT` where an instance proved itself.
+    """Read `ADDRESS:PORT` from the answer of a readiness test.
 
     Args:
-        host: its host.
-        instance: its name.
-        test: the command that tested it.
-        answer: to the command.
+        host: the gpu host.
+        instance: the name of the instance.
+        test: the command of the test.
+        answer: the answer to the command.
 
     Raises:
-        CommandError: it did not prove itself.
+        CommandError: the test failed.
     """
     if answer.exit:
         raise CommandError(

@@ -1,7 +1,7 @@
-"""The pools of the balancers: who is in one, who gets requests, and the wait until an instance is idle.
+"""Balancer pools: the members of an upstream, their marks, and the wait until an instance is idle.
 
-A run changes members of a pool over a connection of its own, while the balancer's own configuration may be worked on
-elsewhere in the run.
+A run marks members over a connection of its own, because the run may change the balancer's configuration at the same
+time.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.nginx.member_update import MemberUpdate
 from provision.steps.nginx.upstream import Drained, Member
 
-POLL = 5  # seconds that one look at the connections may wait on the balancer
-PATIENCE = 600.0  # seconds that somebody else's lock is waited for before an instance that is well stays out
-KEPT = 2  # generations with only other marks that are kept: somebody may be reading them
+POLL = 5  # seconds that one count of connections may wait on the balancer
+PATIENCE = 600.0  # seconds to wait for another run's lock before a healthy instance stays out
+KEPT = 2  # generations with changed marks to keep: somebody may be reading the files
 
 
 class BalancerPool:
-    """The upstream of one balancer. May be used by many threads.
+    """The upstream of one balancer. Safe for many threads.
 
     Args:
         host: the balancer.
-        session: a connection of its own; opened when it is needed.
-        context: what it shares with the hosts of the run.
+        session: a connection for this pool alone, opened at the first use.
+        context: shared by all hosts of the run.
     """
 
     def __init__(self, host: Host, session: Session, context: Context) -> None:
@@ -49,34 +49,36 @@ class BalancerPool:
         self.session = session
         self.context = context
         self.touched = False
-        """Whether something was written on the balancer."""
+        """Whether this run wrote anything on the balancer."""
         self._hide = Mask(host.secrets())
         self._lease = context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self._say)
         self._updating = threading.Lock()  # an update is a read and a write
-        self._failed: HostError | None = None  # what became of the last update
-        self._out: set[str] = set()  # labels that this run has marked down, and not up again
+        self._failed: HostError | None = None  # error of the last update, if any
+        self._out: set[str] = set()  # labels that this run has marked down and not yet marked up
         self._lease.wanted = lambda: bool(self._out)
-        self._own: list[str] = []  # the generations that were made here and are kept, the newest last
+        self._own: list[str] = []  # generations made by this run and kept, oldest first
         entries = role_interface.steps(host, context.inventory)
         entry = next(entry for entry in entries if entry.step.routes)
         self._role, self._step = entry.role, cast(Balancing, entry.step)
 
     @property
     def step_id(self) -> str:
-        """Id of the step whose upstream this is."""
+        """Return the id of the step that renders the upstream."""
         return self._step.id
 
     @property
     def locked(self) -> bool:
-        """Whether the balancer may hold this run's lock."""
+        """Whether this run may hold the lock of the balancer."""
         return self._lease.held
 
     def members(self) -> dict[str, Member]:
-        """Who is in the upstream, also while nginx does not run: it may run again any moment. Takes no lock.
+        """Return label -> member of the upstream, also while nginx is stopped: nginx may start again any moment.
+
+        Takes no lock.
 
         Raises:
-            HostError: it cannot be read.
+            HostError: the upstream cannot be read.
         """
         with self._updating, self._named():
             have = self._read()
@@ -95,13 +97,13 @@ class BalancerPool:
         drain: Mapping[str, Drained] = MappingProxyType({}),
         undrain: Collection[str] = (),
     ) -> bool:
-        """Change marks, and have nginx load them; see `Upstream.updated`.
+        """Change marks of members, and have nginx load the change; see `Upstream.updated`.
 
         Returns:
-            whether anything was to be changed.
+            whether any mark changed.
 
         Raises:
-            HostError: it did not come to that.
+            HostError: the marks are not changed, or not known to be loaded.
         """
         with self._updating, self._named(), self._noted():
             have = self._locked(back=bool(up))
@@ -123,18 +125,18 @@ class BalancerPool:
             return changed
 
     def wait_idle(self, addresses: Sequence[str], deadline: float, waiting: Callable[[int], None]) -> tuple[int, bool]:
-        """Wait on the balancer until nginx has no connection to instances any more.
+        """Wait on the balancer until nginx has no connection to some instances.
 
         Args:
             addresses: `ADDRESS:PORT` of instances that are marked `down`.
             deadline: the end of the wait, by `time.monotonic`.
-            waiting: is told the number of connections while there are some; may raise to end the wait.
+            waiting: called with the number of open connections, again and again; may raise to end the wait.
 
         Returns:
-            how many connections are left, and whether the instances still answer: one that does not ends no stream.
+            the number of connections left, and whether the instances still answer: a dead instance ends no stream.
 
         Raises:
-            HostError: the balancer does not tell.
+            HostError: the balancer cannot count its connections.
         """
         while True:
             count, answers = self._connections(addresses, deadline - time.monotonic())
@@ -143,7 +145,7 @@ class BalancerPool:
             waiting(count)
 
     def _connections(self, addresses: Sequence[str], seconds: float) -> tuple[int, bool]:
-        """How many connections are left after a wait that is not longer than one look takes."""
+        """Count the connections left, after a wait of at most `POLL` seconds."""
         waiting = member_update.wait(addresses, max(0, min(POLL, round(seconds))))
         with self._named():
             renewed, answer = self.session.batch([self._lease.acquire(waiting.timeout), waiting], stop=False)
@@ -156,19 +158,20 @@ class BalancerPool:
     def finish(self) -> None:
         """Give the lock back and close the connection.
 
-        The lock of what may still be done, because a connection was lost meanwhile, is left to end by itself.
+        After a lost connection a command may still be running on the balancer: then the lock is left to expire.
         """
         error = self._failed and interrupt.told(self._failed, self.context, locked=self.locked)
         said = self._performer.closing(interrupt.result(error, changed=True), error)
-        with contextlib.suppress(HostError):  # the lease ends by itself
+        with contextlib.suppress(HostError):  # the lease expires by itself
             self._lease.end(said, cut_off=self.host.name in self.context.cut_off)
         self.session.close()
 
     def _locked(self, *, back: bool) -> State:
-        """Take the lock, or renew it, and read; wait for somebody else as long as the run may.
+        """Take or renew the lock, and read the upstream. Wait for another run's lock as long as `--lock-wait` says.
 
         Args:
-            back: whether an instance gets back in: that is worth a wait, also for a run that is to stop.
+            back: whether an instance is to be uncordoned: then wait at least `PATIENCE`, also in a run that is
+                stopping.
         """
         lease, context = self._lease, self.context
         seconds, stop = context.lock_wait, context.stop
@@ -182,10 +185,10 @@ class BalancerPool:
         return self._parsed(self.session.batch([self._step.fact().command], stop=False)[0])
 
     def _parsed(self, answer: Answer) -> State:
-        """The state.
+        """Parse the state of the upstream.
 
         Raises:
-            FactError: it cannot be known.
+            FactError: the state cannot be read.
         """
         fact = self._step.fact()
         try:
@@ -217,7 +220,7 @@ class BalancerPool:
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
-        """Remember whether a mark failed."""
+        """Remember the error of an update."""
         self._failed = None
         try:
             yield
@@ -229,9 +232,9 @@ class BalancerPool:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """Have an error say which balancer it is about, and hide that one's secrets.
+        """Put the balancer's name before an error message, and mask the balancer's secrets.
 
-        It may be shown as an error of the gpu host that waits for it, which knows only its own.
+        The error may be shown for the gpu host that waits for the balancer, and a gpu host masks only its own secrets.
         """
         try:
             yield
@@ -243,15 +246,15 @@ class BalancerPool:
 
 
 MakePool = Callable[[Host, Session, Context], BalancerPool]
-"""Makes the pool of a balancer, of the host, a connection to it, and the context of the run."""
+"""Makes the pool of a balancer, from the host, a connection, and the context of the run."""
 
 
 class BalancerPools:
-    """The pools of all balancers that one run has to do with. May be used by many threads.
+    """The pools of all balancers that one run asks or changes. Safe for many threads.
 
     Args:
-        context: what the hosts of the run share.
-        become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
+        context: shared by the hosts of the run.
+        become_password: sudo's password for the balancers (`-K`), or None for the password in the inventory.
         make: makes the pool of a balancer.
     """
 
@@ -271,11 +274,11 @@ class BalancerPools:
 
     @property
     def known(self) -> tuple[BalancerPool, ...]:
-        """The pools that this run has had to do with so far."""
+        """Return the pools that this run has used so far."""
         return tuple(self._pools.values())
 
     def of(self, host: Host) -> list[BalancerPool]:
-        """The pools of the balancers that may send to a host's instances, by name.
+        """Return the pools of the balancers that may send to a host's instances, sorted by name.
 
         Args:
             host: a gpu host.
@@ -289,19 +292,19 @@ class BalancerPools:
             return [self._pools[balancer.name] for balancer in senders]
 
     def sending_to(self, host: Host, label: str) -> list[BalancerPool]:
-        """The pools that sent to an instance when this run first asked. A balancer that cannot be asked is passed over.
+        """Return the pools whose balancer sent to an instance at the run's first look; skip unreadable balancers.
 
         Args:
             host: the host of the instance.
-            label: its label.
+            label: the label of the instance.
         """
         asked = ((pool, self.first_members(pool).get(label)) for pool in self.of(host))
         return [pool for pool, member in asked if member is not None and not member.down]
 
     def first_members(self, pool: BalancerPool) -> Mapping[str, Member]:
-        """Label -> member of a pool when this run first asked; nothing where the balancer cannot be asked.
+        """Return label -> member of a pool at the run's first look; empty for an unreadable balancer.
 
-        Each balancer is asked once, also a dead one.
+        Each balancer is asked once, even a dead balancer.
         """
         name = pool.host.name
         with self._lock:
@@ -325,9 +328,9 @@ class BalancerPools:
 
 
 def update_all(pools: Sequence[BalancerPool], update: Callable[[BalancerPool], object]) -> None:
-    """Update every pool, also after one that failed; the first error is raised at the end.
+    """Update every pool, also after a failure, and raise the first error at the end.
 
-    A balancer that cannot be reached does not make the gpu host, whose error it becomes, an unreachable one.
+    The error becomes an error of a gpu host. An unreachable balancer does not make the gpu host `unreachable`.
     """
     first: HostError | None = None
     for pool in pools:
@@ -342,10 +345,10 @@ def update_all(pools: Sequence[BalancerPool], update: Callable[[BalancerPool], o
 
 @contextlib.contextmanager
 def about_balancer(context: Context) -> Iterator[None]:
-    """Have a balancer that was lost or cannot be read not make that of the gpu host, whose error it becomes.
+    """Turn the error of a lost or unreadable balancer into a plain error of the gpu host that needs the balancer.
 
     Args:
-        context: of the run; after its second Ctrl-C the connection was cut on purpose.
+        context: of the run. After the second Ctrl-C the connection was cut on purpose, and the error stays as raised.
     """
     try:
         yield

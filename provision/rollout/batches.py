@@ -1,4 +1,4 @@
-"""In which order the hosts of a run begin, and which of them at the same time. Pure."""
+"""The order in which the hosts of a run begin, and the batches that run side by side. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -11,15 +11,16 @@ from provision.rollout.outcome import Pace
 def in_order(
     hosts: Sequence[HostPart], waits: Mapping[str, str], working: Collection[str], *, canary: bool
 ) -> list[HostPart]:
-    """The canary, then the hosts that make what others wait for, then the others.
+    """Order hosts: first the canary, then hosts whose build others wait for, then the rest.
 
-    A balancer proves nothing of instances, and a host that waits for another one's build cannot be alone.
+    A canary is a gpu host, because a balancer proves nothing about instances, and a host that needs no other host's
+    build, because such a host could not run alone.
 
     Args:
-        hosts: of the run, as in the inventory.
-        waits: host -> the host whose build it waits for.
-        working: names of the hosts that are worked on, or will be.
-        canary: whether one host goes first and alone.
+        hosts: of the run, in the order of the inventory.
+        waits: host -> the host whose build is waited for.
+        working: names of the hosts that the run still works on.
+        canary: whether a single host goes first.
     """
     free = (host for host in hosts if waits.get(host.name) not in working)
     first = next((host for host in free if canary and host.run.host.gpu), None)
@@ -27,11 +28,11 @@ def in_order(
 
 
 def batches(hosts: Sequence[HostPart], pace: Pace) -> Iterator[Sequence[HostPart]]:
-    """The hosts that are worked on together, one batch after the other.
+    """Yield the batches: hosts that are worked on side by side.
 
     Args:
         hosts: in their order.
-        pace: how many, and whether the first of them goes alone.
+        pace: the size of a batch, and whether the first host goes alone.
     """
     first = 1 if pace.canary else 0
     if hosts[:first]:
@@ -41,16 +42,16 @@ def batches(hosts: Sequence[HostPart], pace: Pace) -> Iterator[Sequence[HostPart
 
 
 def number_of_hosts(text: str, option: str, count: int, *, least: int) -> int:
-    """A number of hosts, or a share of them rounded down.
+    """Parse a number of hosts, or a percentage rounded down.
 
     Args:
         text: `3` or `25%`.
-        option: where it was said.
-        count: the hosts that there are.
-        least: the smallest number that is allowed; a share is never rounded below it.
+        option: the option with this text, for the error.
+        count: the number of all hosts.
+        least: the smallest number allowed. A percentage is never rounded below.
 
     Raises:
-        UsageError: it is no number of hosts.
+        UsageError: the text is no number of hosts.
     """
     try:
         part = share_of(text) if text.endswith("%") else None

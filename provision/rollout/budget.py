@@ -14,11 +14,11 @@ from provision.steps.nginx.upstream import Member
 
 @dataclass(frozen=True)
 class Renaming:
-    """Instances of one host that a run removes while it makes others there, which the balancers do not know yet.
+    """Instances of one host that a run removes while making new instances, unknown to the balancers so far.
 
     Args:
         host: the host.
-        count: how many: the smaller number of those removed and those made.
+        count: the number of removed or of new instances, whichever is smaller.
     """
 
     host: Host
@@ -26,35 +26,35 @@ class Renaming:
 
 
 class DisruptionBudget:
-    """Says whether instances may go out, by the inventory and what is out already.
+    """Decides whether instances may go out, by the inventory and the instances that are out already.
 
     Args:
-        inventory: all of it.
+        inventory: the whole inventory.
     """
 
     def __init__(self, inventory: Inventory) -> None:
         self.replicas = Replicas(inventory)
 
     def allowed(self, host: Host, model: str) -> int:
-        """How many instances of a model may be out at once, of those behind the same balancers as a host's.
+        """Return how many instances of a model may be out at once, counted behind the same balancers.
 
         Args:
-            host: a gpu host; its `max_unavailable` counts, a share rounded down, but at least 1.
+            host: a gpu host. Its `max_unavailable` counts; a percentage is rounded down, but never below 1.
             model: the model.
         """
         limit = host.serving.max_unavailable
         return limit if isinstance(limit, int) else max(1, int(share_of(limit) * self.replicas.count(host, model)))
 
     def fits(self, slot: Slot, out: Mapping[str, Slot]) -> bool:
-        """Whether instances may be out beside those that this run has taken out.
+        """Whether the instances of a slot may be out beside the instances that this run has taken out.
 
-        Alone, as many may be out as must be together.
+        A slot alone always fits, even above `max_unavailable`: its instances have to go together.
 
         Args:
             slot: the instances.
-            out: label -> slot of all that takes room behind the same balancers; those of the same host do not count.
+            out: label -> slot of all taken slots behind the same balancers. Slots of the same host do not count.
         """
-        taken = [model for label, other in _of_others(slot, out).items() for model in other.models[label]]
+        taken = [model for label, taken_slot in _of_others(slot, out).items() for model in taken_slot.models[label]]
         own = [model for models in slot.models.values() for model in models]
         return all(
             taken.count(model) + own.count(model) <= self.allowed(slot.host, model) for model in set(own) & set(taken)
@@ -63,15 +63,15 @@ class DisruptionBudget:
     def blockers(
         self, slot: Slot, out: Mapping[str, Slot], listed: Mapping[str, Member], unusable: Collection[str]
     ) -> dict[str, Member]:
-        """The members of the upstream that are down already and leave no room for instances that still get requests.
+        """Return the members that are down already and leave no room for a slot of instances with requests.
 
-        A drained instance is an operator's wish: it counts only where without it none of the model would be left.
+        A drained instance is an operator's wish. Drained members count only if the model would have no instance left.
 
         Args:
-            slot: the instances that are to go out.
-            out: label -> slot of all that takes room behind the same balancers.
-            listed: label -> member, as the balancers have it now.
-            unusable: labels of instances that lost a card: nobody waits for them.
+            slot: the instances to take out.
+            out: label -> slot of all taken slots behind the same balancers.
+            listed: label -> member, as the balancers have the members now.
+            unusable: labels of instances with a lost card. Nothing waits for an unusable instance.
         """
         others = _of_others(slot, out)
         own_host = {label for label in listed if self.replicas.host_of(label) == slot.host.name}
@@ -93,10 +93,10 @@ class DisruptionBudget:
         return {label: seen[label] for label in blocking}
 
     def refuse_renaming(self, renamings: Sequence[Renaming]) -> dict[str, RefusedError]:
-        """The hosts on which more instances are renamed at once than may be out, each with the refusal.
+        """Return the hosts that rename more instances at once than may be out, each with the refusal.
 
-        An instance that is renamed goes under its old label, and the balancers learn the new one in the last wave of
-        the run: until then every renamed instance is out.
+        A renamed instance leaves under its old label, and the balancers learn the new label in the last wave. Until
+        then every renamed instance is out.
 
         Args:
             renamings: of all hosts of the run.

@@ -1,17 +1,17 @@
-"""Whether a host's clock and this machine's agree, by the read that every run begins with. Pure."""
+"""Compares the clock of a host with this machine's, from the read at the start of every run. Pure."""
 
-TOLERANCE = 60  # seconds beyond the time that the read took
+TOLERANCE = 60  # seconds of difference, not counting the duration of the read
 UNITS = ((2 * 86400, 86400, "days"), (7200, 3600, "h"), (120, 60, "min"))
 
 
 def warning(host: str, clock: int | None, asked: float, answered: float) -> str:
-    """What is said of a host's clock; empty where it agrees with this machine's, or is not known.
+    """Return a warning about a host's clock; empty if the clocks agree, or the host's clock is not known.
 
     Args:
-        host: its name.
-        clock: what the host's clock said, in seconds since 1970; or None.
-        asked: this machine's clock before the host was asked.
-        answered: this machine's clock after the host had answered.
+        host: the name of the host.
+        clock: the host's clock in seconds since 1970, or None.
+        asked: this machine's clock before the question to the host, in seconds since 1970.
+        answered: this machine's clock after the answer, in seconds since 1970.
     """
     off = _off(clock, asked, answered) if clock is not None else 0.0
     if abs(off) <= TOLERANCE:
@@ -21,11 +21,11 @@ def warning(host: str, clock: int | None, asked: float, answered: float) -> str:
 
 
 def _off(clock: int, asked: float, answered: float) -> float:
-    """Seconds by which the host's clock is ahead at least, or behind if below zero: it was read at some moment between
-    the question and the answer."""
+    """Return the seconds by which the host's clock is ahead at least, below zero if behind. The host read its clock at
+    some moment between the question and the answer."""
     if clock > answered:
         return clock - answered
-    return min(0.0, clock + 1 - asked)  # a clock says whole seconds
+    return min(0.0, clock + 1 - asked)  # the host's clock has whole seconds
 
 
 def _long(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What the last wave knows of the fleet: where instances listen, and which of them get requests."""
+"""The state of the fleet for the last wave: where instances listen, and which instances get requests."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,16 +15,16 @@ from provision.steps.nginx import upstream
 from provision.steps.nginx.upstream import label
 
 Caught = Callable[[HostPart], AbstractContextManager[None]]
-"""Keeps an error with its host."""
+"""A context that keeps an error with its host."""
 
 
 def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> Fleet:
-    """What is known of hosts whose instances a run looked at; of others the upstream keeps its marks.
+    """Return the state of the hosts whose instances this run looked at. Members of other hosts keep their marks.
 
     Args:
         hosts: all hosts of the run.
-        roll: where their instances stand.
-        caught: keeps the error of a host whose address cannot be told.
+        roll: shared by all hosts of the run.
+        caught: keeps the error of a host whose listen address is unknown.
     """
     inventory = roll.context.inventory
     addresses = {}
@@ -39,9 +39,9 @@ def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> Fleet:
 
 
 def keeps_marks(host: HostPart) -> bool:
-    """Whether the balancers keep the marks of a host's instances: nothing of them changed, or it is not known to serve.
+    """Whether the members of a host keep their marks: no instance changed, or nobody knows that all of them serve.
 
-    A run that stopped, or left out roles, may have left something new on a host that cannot serve yet.
+    A run that stopped or left out roles may leave a new instance that cannot serve yet.
 
     Args:
         host: of the run, after its part.
@@ -53,7 +53,7 @@ def keeps_marks(host: HostPart) -> bool:
 
 
 def _taken_away(hosts: Sequence[HostPart], roll: Roll) -> frozenset[str]:
-    """Labels of instances that are declared, and that a rollback takes away."""
+    """Return the labels of declared instances that a rollback removes."""
     declared = {host.name: host.instances for host in roll.context.inventory.hosts}
     return frozenset(
         label(host.name, instance.name)

@@ -1,4 +1,4 @@
-"""One host of a run across hosts: its work, its traffic, and what becomes of it."""
+"""One host of a run across hosts: its work, its traffic, its outcome."""
 
 from dataclasses import dataclass, field
 
@@ -18,10 +18,10 @@ class HostPart:
     """One host's part of the run.
 
     Args:
-        run: does its work.
-        traffic: takes its instances out, and gives them back.
-        outcome: what becomes of it.
-        planned: what is to change of all but the last roles; None before the host was read.
+        run: the work on the host.
+        traffic: cordons and admits the host's instances.
+        outcome: the result so far.
+        planned: the changes of all roles but the late roles; None before the host is read.
     """
 
     run: HostRun
@@ -41,41 +41,41 @@ class HostPart:
 
     @property
     def serves(self) -> bool:
-        """Whether the run looks at its instances."""
+        """Whether the run looks at the host's instances."""
         return self.run.host.gpu and bool(self.run.roles & role_interface.serving())
 
     @property
     def has_changes(self) -> bool:
-        """Whether anything but the last roles is to change."""
+        """Whether the plan changes anything outside the late roles."""
         return self.planned is not None and bool(self.planned.changes)
 
     @property
     def changing(self) -> frozenset[str]:
-        """Names of the instances that its changes concern, or `EVERY`; none once the host is worked on."""
+        """Names of the instances that planned changes concern, or `EVERY`; empty once work on the host has begun."""
         if self.run.plans or self.planned is None:
             return frozenset()
         return self.run.disruption.concerned(self.planned.changes)
 
     def needs_connection(self, later: frozenset[str]) -> bool:
-        """Whether its connection is still needed: for its lock, or for roles that are still to come.
+        """Whether the connection is still needed: for the lock, or for roles to come.
 
         Args:
-            later: those roles.
+            later: the roles to come.
         """
         return self.run.locked or any(entry.role in later for entry in self.run.steps.entries)
 
     def fail(self, error: HostError, context: Context) -> None:
-        """Note what failed, with nothing secret in it. Nobody waits any longer for what only this host makes.
+        """Note an error with its secrets masked. Hosts that wait for this host's build wait no longer.
 
         Args:
-            error: what failed.
+            error: the error.
             context: of the run.
         """
         error = interrupt.told(error, context, locked=self.run.locked)
         if self.run.locked and interrupt.is_cut_off(error, context):
             context.cut_off.add(self.name)
         self.outcome.error = error.masked(self.run.hide)
-        if not isinstance(error, LockedError | Stopped):  # nothing is known to be wrong with those hosts
+        if not isinstance(error, LockedError | Stopped):  # a locked or stopped host is not known to be broken
             context.failed.add(self.name)
         context.working.discard(self.name)
         context.listen(Event(self.name, "failed", error.step, error.message))

@@ -1,7 +1,7 @@
-"""Instances of one host that earlier runs left out of the upstream: they get requests again when they can serve.
+"""Instances of one host that earlier runs left out of the upstream, and that get requests again after a passed test.
 
-`recovery` says at which moments of a run: an instance that the run does not change proves itself before anything is
-changed, the others prove themselves at the end of their host's part, or before that if they are in the way.
+`recovery` decides when to test: an instance without changes in this run at the start, an instance with changes at the
+end of its host's part, or earlier if the instance blocks others.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from provision.steps.nginx.upstream import NOWHERE, Member, label
 
 
 def is_left_out(member: Member) -> bool:
-    """Whether a run left an instance out: it is down, no operator drained it, and its address was once known.
+    """Whether a run left an instance out: `down`, not drained by an operator, and with a known address.
 
     Args:
         member: of a pool.
@@ -27,13 +27,13 @@ def is_left_out(member: Member) -> bool:
 
 
 class LeftOut:
-    """Gives back the instances of one host that earlier runs left out.
+    """Admits the instances of one host that earlier runs left out.
 
     Args:
-        host: the host.
-        lease: its lock.
+        host: the gpu host.
+        lease: the lock on the host.
         roll: shared by all hosts of the run.
-        admission: gives requests to its instances.
+        admission: tests and uncordons instances.
     """
 
     def __init__(self, host: Host, lease: Lease, roll: Roll, admission: Admission) -> None:
@@ -42,21 +42,21 @@ class LeftOut:
         self.roll = roll
         self.admission = admission
         self._names: set[str] = set()
-        self._errors: dict[str, HostError] = {}  # instance that did not get back in -> why
-        self._tried: set[tuple[str, str]] = set()  # step, and instance that was tested because it was in the way of it
+        self._errors: dict[str, HostError] = {}  # instance that was not admitted -> error
+        self._tried: set[tuple[str, str]] = set()  # (step, blocking instance) of the tests done for a step
 
     @property
     def error(self) -> HostError | None:
-        """The first error of an instance that could not be given back."""
+        """The first error of an instance that was not admitted."""
         return next(iter(self._errors.values()), None)
 
     def recover(self, listed: Mapping[str, Member], changing: frozenset[str], *, early: bool = False) -> None:
-        """Learn which instances were left out, and give back those that can serve. Raises nothing: see `error`.
+        """Find the instances that were left out, and admit every instance that passes its test. Errors go to `error`.
 
         Args:
             listed: label -> member of the pools, as read at the start of the run.
-            changing: names of instances that this run changes, or `EVERY`: they prove themselves after that.
-            early: whether these get a chance before that, too: other hosts, which may wait for them, begin before.
+            changing: names of instances with changes in this run, or `EVERY`: tested after the change.
+            early: test changing instances now as well, because hosts that begin earlier may wait for these instances.
         """
         unusable = self.roll.members.unusable
         for instance in self.host.instances:
@@ -71,23 +71,24 @@ class LeftOut:
 
     @contextlib.contextmanager
     def _no_longer_locked(self) -> Iterator[None]:
-        """Give a lock back that is taken meanwhile: the part of the host takes it again where anything is to change."""
+        """Give back a lock that was taken meanwhile. The host's own part takes the lock again for its changes."""
         was_locked = self.lease.held
         yield
-        # A balancer may just be told of others' instances, under the same lock.
+        # Another thread may be marking members on this balancer under the same lock.
         if self.lease.held and not (was_locked or self.host.balancer or self.roll.context.cut.is_set()):
-            with contextlib.suppress(HostError):  # the lease ends by itself
+            with contextlib.suppress(HostError):  # the lease expires by itself
                 self.lease.end()
 
     def try_once(self, names: Collection[str], step: str) -> bool:
-        """Give back instances that are out and may be well, before they are changed; a test that fails counts nothing.
+        """Test instances that are out before their change, and admit the healthy ones. A failed test has no
+        consequence.
 
         Args:
-            names: instances, also those that this run makes.
-            step: id of the step that they are in the way of: each instance is tested once for that.
+            names: instances, also new instances of this run.
+            step: id of the step that the instances block. Each instance is tested once for a step.
 
         Returns:
-            whether any instance got back in.
+            whether any instance was admitted.
         """
         admitted = False
         for name in sorted(names):
@@ -105,10 +106,10 @@ class LeftOut:
         return admitted
 
     def check(self, names: Collection[str]) -> None:
-        """Have instances prove themselves that the balancers learn of in the last wave. Raises nothing: see `error`.
+        """Test instances whose address the balancers learn in the last wave. Errors go to `error`.
 
         Args:
-            names: their names.
+            names: the instances.
         """
         for name in names:
             if self._is_settled(name) or self.roll.context.stop.is_set():
@@ -120,17 +121,18 @@ class LeftOut:
                 self._errors[name] = error
 
     def give_back(self, made: Collection[str]) -> None:
-        """Give back what is still out at the end of the host's part of the run. Raises nothing: see `error`.
+        """Admit the instances that are still out at the end of the host's part. Errors go to `error`.
 
         Args:
-            made: names of the instances that this run made: they are not among what earlier runs left out any more.
+            made: names of the instances made by this run: no longer left out by an earlier run.
         """
-        declared = {instance.name for instance in self.host.instances}  # what a rollback brings back has no models
+        # An instance that a rollback brings back has no models.
+        declared = {instance.name for instance in self.host.instances}
         with self._no_longer_locked():
             self._admit(self._names & declared - set(made))
 
     def _admit(self, names: Collection[str]) -> None:
-        """Give back instances, and keep the errors of those that stay out; what another run holds is tried again."""
+        """Admit instances, and keep the error of each failure. An instance under another run's lock is tried again."""
         for name in sorted(names):
             if self._is_settled(name) or not isinstance(self._errors.get(name), LockedError | None):
                 continue
@@ -149,5 +151,5 @@ class LeftOut:
         return self.roll.members.state(label(self.host.name, name))
 
     def _is_settled(self, name: str) -> bool:
-        """Whether this run knows already if an instance can serve."""
+        """Whether this run has tested the instance already."""
         return self._state(name) in (Membership.IN, Membership.NOT_READY)

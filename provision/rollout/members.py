@@ -1,6 +1,6 @@
-"""Where every instance stands that a run has to do with: one table, changed by named transitions under one lock.
+"""The membership of every instance that a run touches: one table, changed by named transitions under one lock.
 
-A drained instance is the balancers' knowledge, and not in this table: an operator's wish outlives runs.
+Drained instances are not in this table: the balancers keep the mark of an operator, because the mark outlives runs.
 """
 
 import threading
@@ -24,16 +24,16 @@ class Membership(Enum):
 
 @dataclass
 class Slot:
-    """Instances of one host that get requests and are to go out together, and the room that they take in the budget.
+    """Instances of one host that get requests and go out together: their claim on the disruption budget.
 
     Args:
-        host: their host.
-        step: id of the step that needs them out.
+        host: the host of the instances.
+        step: id of the step that needs the instances out.
         at: label -> `ADDRESS:PORT`.
-        pools: the balancers that send to them.
-        models: label -> its models; an instance without any counts as one of the model without a name.
-        down: labels of those that get no requests now, because an earlier run left them out.
-        blockers: what else was out when there was no room for them, for the operator.
+        pools: the balancers that send to the instances.
+        models: label -> models. An instance without models counts for a model without a name.
+        down: labels of instances that get no requests now, because an earlier run left them out.
+        blockers: labels that were out when the slot did not fit, for the operator.
     """
 
     host: Host
@@ -46,7 +46,7 @@ class Slot:
 
     @property
     def scope(self) -> tuple[str, ...]:
-        """The balancers' names: instances behind other balancers are no substitute for each other."""
+        """Names of the balancers: instances behind different balancers cannot replace each other."""
         return tuple(pool.host.name for pool in self.pools)
 
     @property
@@ -60,93 +60,93 @@ class Members:
 
     def __init__(self) -> None:
         self.halted = ""
-        """Why no other instance is taken out any more; empty while all is well."""
+        """Why no more instances are taken out; empty while all is well."""
         self.recovered: set[str] = set()
-        """Labels of instances that an earlier run left out, and that get requests again."""
+        """Labels of instances that an earlier run left out, and this run admitted."""
         self.admissions = 0
-        """How often an instance got its requests back."""
+        """Number of admissions so far."""
         self._states: dict[str, Membership] = {}
         self._slots: dict[str, Slot] = {}
         self._unusable: dict[str, frozenset[str]] = {}
         self._lock = threading.Lock()
 
     def state(self, label: str) -> Membership | None:
-        """Where an instance stands; None for one that this run has nothing to do with."""
+        """Return the membership of an instance; None for an instance that this run has not touched."""
         return self._states.get(label)
 
     def labels(self, *states: Membership) -> frozenset[str]:
-        """Labels of the instances in these states."""
+        """Return the labels of the instances in some states."""
         with self._lock:
             return frozenset(label for label, state in self._states.items() if state in states)
 
     def out(self, scope: tuple[str, ...]) -> dict[str, Slot]:
-        """Label -> slot of the instances that take room in the budget.
+        """Return label -> slot of the instances that use up the budget.
 
         Args:
-            scope: names of the balancers that send to them.
+            scope: names of the balancers that send to the instances.
         """
         with self._lock:
             return {label: slot for label, slot in self._slots.items() if slot.scope == scope}
 
     @property
     def unusable(self) -> frozenset[str]:
-        """Labels of instances that lost a card: nobody waits for them, and none of them is taken out."""
+        """Labels of instances with a lost card: nothing waits for an unusable instance, and none is taken out."""
         with self._lock:
             return frozenset(label for labels in self._unusable.values() for label in labels)
 
     def lost_cards(self, host: str, labels: Collection[str]) -> None:
-        """Know which instances of a host lost a card, by its latest plan."""
+        """Note the instances of a host with a lost card, by the latest plan."""
         with self._lock:
             self._unusable[host] = frozenset(labels)
 
     def reserve(self, slot: Slot) -> None:
-        """Instances are about to go out: they take room from now on."""
+        """Count instances as out from now on, just before they go out."""
         with self._lock:
             self._slots.update(dict.fromkeys(slot.at, slot))
 
     def release(self, slot: Slot) -> None:
-        """Instances do not go out after all."""
+        """Stop counting instances that do not go out after all."""
         with self._lock:
             for label in slot.at:
                 self._slots.pop(label, None)
 
     def cordon(self, slot: Slot) -> None:
-        """Instances go out, in the room that is reserved for them."""
+        """Note that instances go out, in a reserved slot."""
         with self._lock:
             self._states.update(dict.fromkeys(slot.at, Membership.CORDONED))
 
     def hold(self, label: str) -> None:
-        """An instance is made where balancers list it already."""
+        """Note that a new instance is made under a label that balancers list already."""
         self._end(label, Membership.NEW)
 
     def admit(self, label: str) -> None:
-        """An instance proved itself, and the balancers send to it."""
+        """Note that an instance passed its test and gets requests."""
         self._end(label, Membership.IN)
         with self._lock:
             self.admissions += 1
 
     def leave_out(self, label: str, why: str, *, halts: bool = True) -> None:
-        """An instance stays out.
+        """Note that an instance stays out.
 
         Args:
-            label: its label.
-            why: what is wrong with it.
-            halts: whether this run takes no other instance out any more: it does not for what an earlier run left out.
+            label: the label of the instance.
+            why: the reason, for the operator.
+            halts: whether to halt the roll. An instance that an earlier run left out halts nothing.
         """
         self._end(label, Membership.NOT_READY)
         if halts:
             self.halt(why)
 
     def halt(self, why: str) -> None:
-        """No other instance is taken out any more in this run; the first reason counts."""
+        """Take no more instances out in this run. The first reason counts."""
         self.halted = self.halted or why
 
     def remove(self, label: str, *, succeeded: bool) -> None:
-        """An instance that is not declared any more is gone.
+        """Note that an instance is gone and no longer declared.
 
         Args:
-            label: its label.
-            succeeded: whether another instance takes its place, in the last wave: until then its room stays taken.
+            label: the label of the instance.
+            succeeded: whether a new instance replaces this instance in the last wave. Until then the slot stays taken.
         """
         with self._lock:
             self._states[label] = Membership.REMOVED
@@ -154,7 +154,7 @@ class Members:
                 self._slots.pop(label, None)
 
     def forget(self, label: str) -> None:
-        """This run has nothing more to do with an instance; balancers keep it as it is."""
+        """Forget an instance. The balancers keep its marks."""
         with self._lock:
             self._states.pop(label, None)
             self._slots.pop(label, None)

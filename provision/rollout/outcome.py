@@ -1,4 +1,4 @@
-"""What a run is asked for, and what becomes of its hosts."""
+"""The pace of a run, and the outcome of each host."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ class Pace:
     """How carefully a run goes through its hosts.
 
     Args:
-        serial: hosts at a time; the next ones begin when these have ended.
-        canary: whether one host goes first and alone, if it can a gpu host; the others only if all is well there.
-        max_fail: so many hosts may fail or be unreachable; with one more the run stops.
+        serial: hosts in a batch. The next batch begins after all hosts of this batch have ended.
+        canary: whether a single host goes first, a gpu host if possible. The run stops if the canary fails.
+        max_fail: how many hosts may fail or be unreachable before the run stops.
     """
 
     serial: int = NO_LIMIT
@@ -31,20 +31,20 @@ class Pace:
 DEFAULT = Pace()
 
 Selection = Sequence[tuple[Host, frozenset[str]]]
-"""Hosts, each with the names of the roles that are looked at there."""
+"""Hosts, each with the names of the roles to look at."""
 
 
 @dataclass
 class Outcome:
-    """What became of one host.
+    """The outcome of one host.
 
     Args:
-        host: its name.
-        plan: what was to change.
-        changed: ids of the steps that were changed.
-        error: what failed, or None.
-        seconds: how long it took.
-        drained: on a balancer, the instances that an operator keeps out.
+        host: the name of the host.
+        plan: the planned changes.
+        changed: ids of the changed steps.
+        error: the failure, or None.
+        seconds: the time spent on the host.
+        drained: on a balancer, the instances drained by an operator.
         clock: a warning if the host's clock and this machine's differ; else empty.
     """
 
@@ -63,13 +63,13 @@ class Outcome:
 
 
 def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str]) -> Selection:
-    """The hosts of a run: those chosen, and for late roles alone those whose part tells of a chosen one.
+    """Return the hosts of a run: the chosen hosts, and hosts with late roles alone that depend on a chosen host.
 
-    A balancer whose upstream has instances of a chosen host is one of the latter.
+    A balancer depends on the hosts whose instances are in its upstream.
 
     Args:
         inventory: all hosts.
-        chosen: what `--limit` left.
+        chosen: the hosts that `--limit` selects.
         roles: the roles of this run.
     """
     names = {host.name for host in chosen}
@@ -80,6 +80,6 @@ def selection(inventory: Inventory, chosen: Sequence[Host], roles: frozenset[str
 
 
 def _late(host: Host, inventory: Inventory, names: set[str], roles: frozenset[str]) -> frozenset[str]:
-    """The late roles of a host that is not chosen, whose part tells of a host that is."""
+    """Return the late roles of a host outside the limit that depend on a chosen host."""
     concerned = role_interface.concerned(host, inventory, roles)
     return frozenset(role for role, others in concerned.items() if others & names)

@@ -1,6 +1,7 @@
-"""Recovery: instances that earlier runs left out of the upstream prove themselves and are given back.
+"""Recovery: test the instances that earlier runs left out of the upstream, and admit the healthy instances.
 
-That comes first, because they are in the way of others. An instance that this run changes proves itself after that.
+Recovery comes first, because an instance that is out blocks others. Instances that this run changes are tested after
+the change.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +22,19 @@ from provision.steps.nginx.upstream import NOWHERE, Member, label
 
 
 class Each(Protocol):
-    """Does something on hosts at the same time; a host's error stays with the host."""
+    """Calls `work` for hosts side by side; an error stays with its host."""
 
     def __call__(self, work: Callable[[HostPart], None], hosts: Sequence[HostPart]) -> None: ...
 
 
 class Recovery:
-    """Gives back what earlier runs left out on the hosts of one run.
+    """Admits the instances that earlier runs left out, on all hosts of one run.
 
     Args:
-        roll: where every instance stands.
+        roll: shared by all hosts of the run.
         hosts: all hosts of the run.
         forks: hosts at the same time.
-        each: does something on hosts.
+        each: calls a function for many hosts.
         read: reads and plans a host.
     """
 
@@ -45,13 +46,13 @@ class Recovery:
         self.forks = forks
         self._each = each
         self._read = read
-        self._changing: dict[HostPart, frozenset[str]] = {}  # what is still to be changed of instances, by the plans
+        self._changing: dict[HostPart, frozenset[str]] = {}  # host -> instances still to be changed, by the plan
 
     def recover(self, batch: Sequence[HostPart] = ()) -> None:
-        """Give back every instance that was left out and can serve.
+        """Admit every instance that was left out and passes its test.
 
         Args:
-            batch: the hosts that are changed next, in the order in which they begin; none after the last batch.
+            batch: the hosts to change next, in their order; empty after the last batch.
         """
         if self.roll.context.stop.is_set():
             return
@@ -64,7 +65,7 @@ class Recovery:
         first = batch[: self.forks]
 
         def recover(host: HostPart) -> None:
-            changing = self._changing[host] if host.serves else EVERY  # an ill one is no matter of this run
+            changing = self._changing[host] if host.serves else EVERY  # this run answers only for instances it serves
             host.traffic.left_out.recover(listed, changing, early=host not in first or not host.serves)
 
         self._each(recover, [host for host in left_out if host.planned is not None and self._may(host)])
@@ -72,7 +73,7 @@ class Recovery:
             self._check(listed)
 
     def _check(self, listed: Mapping[str, Member]) -> None:
-        """Test the instances whose address the balancers learn in the last wave, which sends to them."""
+        """Test the instances whose address the balancers learn in the last wave, before requests arrive."""
         unknown = {key for key, member in listed.items() if member.address == NOWHERE and not member.drained}
         names = {
             host: [instance.name for instance in host.run.host.instances if label(host.name, instance.name) in unknown]
@@ -82,9 +83,10 @@ class Recovery:
         self._each(lambda host: host.traffic.left_out.check(names[host]), [host for host in names if names[host]])
 
     def _may(self, host: HostPart) -> bool:
-        """Whether instances of a host may be given back: it is well, or failed in a way that left them as they were.
+        """Whether instances of a host may be admitted: the host is well, or its failure left the instances as they
+        were.
 
-        A run that does not look at instances gives them back where it changes other ones.
+        A run without the roles that serve admits instances only if the run changes other instances.
         """
         if not (host.serves or (host.run.host.gpu and any(self._changing.values()))):
             return False
@@ -93,7 +95,7 @@ class Recovery:
         return error is None or (host.planned is not None and not locked and fleet.keeps_marks(host))
 
     def _listed(self) -> dict[str, Member]:
-        """Label -> member of the upstreams, as they were read; a balancer that is not read is asked if it matters."""
+        """Return label -> member of all upstreams. A balancer without a read is asked only if the answer matters."""
         read = {host.name: host.run.reader.upstream() for host in self.hosts if host.run.reader.knows_upstream}
         pools: dict[str, BalancerPool] = {}
         for host in self.hosts:
@@ -111,7 +113,7 @@ class Recovery:
 
 
 def _merged(upstreams: Sequence[Mapping[str, Member]]) -> dict[str, Member]:
-    """Label -> the member that gets the least: an instance may be left out on one balancer, and not on another."""
+    """Merge upstreams: an instance that is out on one balancer counts as out."""
     merged: dict[str, Member] = {}
     for members in upstreams:
         for key, member in members.items():

@@ -1,4 +1,4 @@
-"""Instances that a run renames: which hosts would rename more of them at once than may be out."""
+"""Finds the hosts on which a run would rename more instances at once than may be out."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from provision.rollout.host_part import HostPart
 
 
 def refused(hosts: Sequence[HostPart], budget: DisruptionBudget) -> list[tuple[HostPart, RefusedError]]:
-    """The hosts that are not changed for that, each with its error. A host that was worked on already is none of them.
+    """Return the hosts to refuse, each with the error. A host that was changed already is never refused.
 
     Args:
-        hosts: those that are well.
+        hosts: the hosts that are well.
         budget: how many instances may be out.
     """
     renamings = [Renaming(host.run.host, _renamed(host.planned)) for host in hosts if host.planned is not None]
@@ -22,7 +22,7 @@ def refused(hosts: Sequence[HostPart], budget: DisruptionBudget) -> list[tuple[H
 
 
 def _renamed(planned: HostPlan) -> int:
-    """How many instances of a host are removed while others are made."""
+    """Count the instances of a host that are removed while new instances are made."""
     changes = planned.changes
     removed = [change for change in changes if change.action == "remove" and is_container(change.step)]
     running = [change for change in removed if (change.have or {}).get("running")]

@@ -1,4 +1,4 @@
-"""What the hosts of one roll share."""
+"""State that the hosts of one roll share."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from provision.runs.context import Context
 
 @dataclass(frozen=True)
 class Roll:
-    """What the hosts of one roll share.
+    """State that the hosts of one roll share.
 
     Args:
         context: of the run.
-        pools: of its balancers.
-        members: where every instance stands.
-        budget: how many may be out at once.
+        pools: the upstreams of the balancers.
+        members: the membership of every instance.
+        budget: how many instances may be out at once.
     """
 
     context: Context
@@ -26,11 +26,11 @@ class Roll:
 
     @classmethod
     def of(cls, context: Context, become_password: str | None = None, make: MakePool = BalancerPool) -> "Roll":
-        """A roll that begins.
+        """Begin a roll.
 
         Args:
             context: of the run.
-            become_password: sudo's password for the balancers (`-K`), or None for the inventory's.
+            become_password: sudo's password for the balancers (`-K`), or None for the password in the inventory.
             make: makes the pool of a balancer.
         """
         pools = BalancerPools(context, become_password, make)

@@ -1,8 +1,8 @@
-"""Which host goes next: works on hosts at the same time, and says when each may take instances out of the upstream.
+"""The scheduler: works on hosts side by side, and decides when a host may take instances out of the upstream.
 
-A host is an iterator of slots. It does what it can, hands out a slot when instances must go out, and is resumed when
-there is room for them. One thread decides for all hosts, so no host waits for another: where nothing is under way and
-no slot fits, no slot will ever fit, and the roll is halted.
+A host is an iterator of slots. The host works until instances must go out, yields a slot, and is resumed when the slot
+fits. One thread decides for all hosts, so hosts never wait for each other. If no host is working and no slot fits, no
+slot will ever fit: the scheduler halts the roll.
 """
 
 import queue
@@ -27,13 +27,13 @@ class Work:
     """One host's part of a wave.
 
     Args:
-        slots: does the work; hands out a slot whenever instances must go out. Keeps the errors of its host.
-        say: tells the operator what the host waits for.
+        slots: does the work, and yields a slot whenever instances must go out. Keeps the errors of its host.
+        say: tells the operator why the host waits.
         slot: the slot that the host waits for, or None.
-        refused: whether the host was resumed, and there was no room for its slot after all.
-        resumed: how much had happened when the host was resumed.
-        alone: how much had happened when the host was resumed while no other held room.
-        waits_for: what the operator was told that the host waits for.
+        refused: whether the host was resumed with a slot that did not fit after all.
+        resumed: the count of events (`_happened`) when the host was resumed.
+        alone: the count of events when the host was resumed while no slot was taken.
+        waits_for: the labels last shown to the operator as blockers.
     """
 
     slots: Iterator[Slot]
@@ -49,7 +49,7 @@ class Scheduler:
     """Runs the work of hosts, and grants slots.
 
     Args:
-        roll: where every instance stands, and how many may be out.
+        roll: the membership of every instance, and the budget.
         forks: hosts at the same time.
     """
 
@@ -57,19 +57,19 @@ class Scheduler:
         self.roll = roll
         self.forks = forks
         self._events: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._hint = MEND  # what to do where the roll is halted
-        self._bug: BaseException | None = None  # of a host that did not keep its errors
-        self._progress = 0  # how often a host came further
+        self._hint = MEND  # what the operator should do after a halt
+        self._bug: BaseException | None = None  # an exception that a host's work let through
+        self._progress = 0  # number of times a host made progress
 
     def wake(self) -> None:
-        """Have it look at once whether the run is to stop. Safe to call from any thread, and when it is not at work."""
+        """Have the scheduler check now whether the run is to stop. Safe from any thread, also while idle."""
         self._events.put(None)
 
     def run(self, works: Iterable[Work]) -> None:
-        """Do all of this work.
+        """Do the work of all hosts.
 
         Args:
-            works: one for each host, in the order in which the hosts begin.
+            works: the work of each host, in the order in which the hosts begin.
         """
         fresh = deque(works)
         waiting: list[Work] = []
@@ -91,7 +91,7 @@ class Scheduler:
             raise self._bug
 
     def _granted(self, waiting: Sequence[Work], *, idle: bool) -> list[Work]:
-        """The hosts that go on: there is room for their slot, or there never will be."""
+        """Return the hosts to resume: their slot fits, or no slot will ever fit."""
         if self.roll.context.stop.is_set() or self.roll.members.halted:
             return list(waiting)
         granted = [work for work in waiting if not self._is_refused(work) and self._fits(work)]
@@ -103,7 +103,7 @@ class Scheduler:
         return granted
 
     def _alone(self, waiting: Sequence[Work]) -> list[Work]:
-        """One host that asks again while no other holds room: those that ask at once may keep each other out."""
+        """Retry a single host while no slot is taken: two hosts that ask together may block each other."""
         for work in waiting:
             if work.alone != self._happened():
                 work.alone = self._happened()
@@ -112,7 +112,7 @@ class Scheduler:
         return []
 
     def _halt(self, waiting: Sequence[Work]) -> None:
-        """Halt the roll: there will never be room for those that wait."""
+        """Halt the roll: the waiting slots will never fit."""
         blockers = {label for work in waiting if work.slot for label in work.slot.blockers}
         are_renamed = blockers.isdisjoint(self.roll.budget.replicas.all_declared())
         self._hint = RENAMED if are_renamed else MAKE_ROOM.format(declaring())
@@ -120,7 +120,7 @@ class Scheduler:
         self.roll.members.halt(f"{text} out of the upstream already, and more than max_unavailable would be")
 
     def _fits(self, work: Work) -> bool:
-        """Whether there is room for a slot; then it is reserved."""
+        """Reserve a slot if it fits; return whether it does."""
         slot = work.slot
         if slot is None:
             return False
@@ -132,15 +132,15 @@ class Scheduler:
         return True
 
     def _is_refused(self, work: Work) -> bool:
-        """Whether a host was refused and nothing happened since: those that it kept waiting have its room meanwhile."""
+        """Whether a host was refused and nothing has changed since: the hosts behind it use the room meanwhile."""
         return work.refused and work.resumed == self._happened()
 
     def _happened(self) -> int:
-        """How often a host came further or admitted an instance: that can make room beside what is down already."""
+        """Count progress and admissions: both can make room beside members that are down already."""
         return self._progress + self.roll.members.admissions
 
     def _ended(self, work: Work) -> list[Work]:
-        """The work itself, if it waits for a slot now."""
+        """Return the work itself if its host waits for a slot."""
         if work.slot is None or not work.refused:
             self._progress += 1
         if work.slot is None:
@@ -160,13 +160,13 @@ class Scheduler:
             work.say(f"waiting: {are_out(blockers)} out of the upstream")
 
     def _go_on(self, work: Work) -> None:
-        """Go on with a host until it needs a slot, or has ended. Runs in a thread of the pool."""
+        """Continue a host until its next slot or its end. Runs in a thread of the pool."""
         before, slot = work.slot, None
         try:
             slot = self._resume(work)
         except StopIteration:
             pass
-        except BaseException as error:  # noqa: BLE001 - raised again by `run`, when all others have come to their end
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`, after all hosts have ended
             self._bug = self._bug or error
         finally:
             work.slot, work.refused = slot, slot is not None and slot is before

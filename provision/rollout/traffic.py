@@ -1,6 +1,6 @@
-"""One host's traffic: its instances are cordoned, drained, and uncordoned. `apply.traffic` says what for.
+"""One host's traffic: cordon, drain, uncordon its instances. `apply.traffic` has the interface and its purpose.
 
-An instance comes back by `admission` alone; `left_out` has those that earlier runs left out.
+`admission` alone uncordons an instance. `left_out` handles the instances that earlier runs left out.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from provision.steps.nginx.upstream import NOWHERE, Member, label
 
 
 class HostTraffic:
-    """Takes instances of one host out of the upstream, and gives them back.
+    """Takes instances of one host out of the upstream, and has them admitted again.
 
     Args:
-        host: the host.
-        session: its connection.
-        lease: its lock.
+        host: the gpu host.
+        session: the connection to the host.
+        lease: the lock on the host.
         roll: shared by all hosts of the run.
-        say: is told what happens.
+        say: tells the operator about progress.
     """
 
     def __init__(self, host: Host, session: Session, lease: Lease, roll: Roll, say: Say) -> None:
@@ -41,25 +41,25 @@ class HostTraffic:
         self.left_out = LeftOut(host, lease, roll, self.admission)
 
     def lost_cards(self, names: Collection[str]) -> None:
-        """Know which instances of this host lost a card, by its latest plan.
+        """Note the instances of this host with a lost card, by the latest plan.
 
         Args:
-            names: their names.
+            names: the instances.
         """
         self.roll.members.lost_cards(self.host.name, [self._label(name) for name in names])
 
     def request(self, names: frozenset[str], step: str) -> Slot | None:
-        """Which of these instances get requests, or will when they have proved themselves.
+        """Return a slot for the instances that get requests, or will after their test.
 
         Args:
             names: instances, or `EVERY`.
-            step: id of the step that needs them out.
+            step: id of the step that needs the instances out.
 
         Returns:
-            the slot that they need to go out; None where no balancer sends to any of them.
+            the slot; None if no balancer sends to any of the instances.
 
         Raises:
-            RefusedError: a balancer cannot be asked, and may send to them.
+            RefusedError: an unreadable balancer may send to the instances.
         """
         at: dict[str, str] = {}
         up: set[str] = set()
@@ -77,22 +77,22 @@ class HostTraffic:
         return Slot(self.host, step, at, tuple(pools), models, frozenset(at) - up)
 
     def cordon(self, slot: Slot) -> bool:
-        """Have no balancer send anything new to instances, if there is room for them beside what is out.
+        """Mark the instances of a slot `down` on every balancer, if the slot still fits.
 
         Args:
-            slot: the instances, for which room is reserved.
+            slot: the instances, with a reserved place in the budget.
 
         Returns:
-            whether they are out; if not, `slot.blockers` says why, and their room is released.
+            whether the instances are out. If not, `slot.blockers` has the reasons, and the slot is released.
 
         Raises:
-            HostError: a balancer cannot be asked, or could not be told.
+            HostError: a balancer cannot be read, or could not be told.
         """
         self._stop_before(slot.step)
         members = self.roll.members
         blockers = self._blockers(slot)
         undrained = [key for key, member in blockers.items() if not member.drained]
-        # Its own that are down may be in the way of other hosts, which are in its way.
+        # An own instance that is down may block other hosts, and other hosts may block this host.
         own = self._own([*undrained, *slot.down]) if blockers else []
         if self.left_out.try_once(own, slot.step):
             blockers = self._blockers(slot)
@@ -108,10 +108,10 @@ class HostTraffic:
         return True
 
     def drain(self, slot: Slot) -> None:
-        """Wait until the streams of instances have ended; after `ollama.drain_timeout` the rest is cut, and told.
+        """Wait until the streams of the instances have ended. After `ollama.drain_timeout` report and cut the rest.
 
         Args:
-            slot: the instances, cordoned.
+            slot: the cordoned instances.
         """
         limit = self.host.serving.drain_timeout
         deadline = time.monotonic() + limit
@@ -131,13 +131,13 @@ class HostTraffic:
         self._stop_before(slot.step)
 
     def uncordon(self, slot: Slot) -> None:
-        """Have instances prove themselves, and the balancers send to those that do.
+        """Test the instances of a slot, and admit each healthy instance.
 
         Args:
             slot: the instances that went out.
 
         Raises:
-            HostError: the first error of an instance; it stays out, and the roll is halted.
+            HostError: the first failed test. The instance stays out, and the roll is halted.
         """
         first: HostError | None = None
         for key, name in zip(slot.at, slot.instances, strict=True):
@@ -154,15 +154,15 @@ class HostTraffic:
             raise first
 
     def abandon(self, slot: Slot | None) -> None:
-        """After an error while instances are out: give back those that are well; that error is told, not another one.
+        """Admit the healthy instances of a slot after an error. Only the first error is reported.
 
         Args:
-            slot: the instances, or None where none was taken out.
+            slot: the instances, or None if no instance was taken out.
         """
         for key, name in zip(slot.at, slot.instances, strict=True) if slot else ():
             if self.roll.members.state(key) is not Membership.CORDONED:
                 continue
-            if self.roll.context.cut.is_set():  # no test of half an hour: the next deploy does it
+            if self.roll.context.cut.is_set():  # a test may take half an hour: leave it to the next deploy
                 self.roll.members.leave_out(key, f"{key} was left out of the upstream")
             elif self._is_removed(name):
                 self.roll.members.leave_out(key, f"{key} is gone, and nothing took its place")
@@ -173,18 +173,18 @@ class HostTraffic:
             self.roll.members.release(slot)
 
     def hold(self, name: str) -> bool:
-        """Have no balancer send to an instance that is about to be made: it has no model yet.
+        """Mark a member `down` whose instance is about to be made: the new instance has no model yet.
 
-        Such a host was installed anew, or its container was removed by hand.
+        The host was installed anew, or the container was removed by hand.
 
         Args:
-            name: its name.
+            name: the instance.
 
         Returns:
-            whether a balancer sent to it, and this took its time.
+            whether a balancer sent to the instance, so that marking took time.
 
         Raises:
-            HostError: a balancer sends to it and could not be told.
+            HostError: a balancer sends to the instance and could not be told.
         """
         key = self._label(name)
         pools = self.roll.pools.sending_to(self.host, key)
@@ -195,20 +195,21 @@ class HostTraffic:
         return True
 
     def missing(self, name: str) -> None:
-        """An instance that went out is not there: it proves itself when it has been made.
+        """Note that a cordoned instance is gone: the test comes after the instance is made again.
 
         Args:
-            name: its name.
+            name: the instance.
         """
         self.roll.members.hold(self._label(name))
 
     def finish(self) -> None:
-        """Give back what is still out now that the host's part of the run is over.
+        """Admit the instances that are still out at the end of the host's part.
 
         Raises:
-            HostError: an instance that was made is not fit to serve, or a balancer could not be told.
+            HostError: a new instance failed its test, or a balancer could not be told.
         """
-        declared = {instance.name for instance in self.host.instances}  # what a rollback brings back has no models
+        # An instance that a rollback brings back has no models.
+        declared = {instance.name for instance in self.host.instances}
         made = [name for name in self._own(self.roll.members.labels(Membership.NEW)) if name in declared]
         self.left_out.give_back(made)
         first: HostError | None = None
@@ -237,7 +238,7 @@ class HostTraffic:
             ) from error
 
     def _blockers(self, slot: Slot) -> dict[str, Member]:
-        """The members that are down, and leave no room for a slot."""
+        """Return the members that are down and leave no room for a slot."""
         listed: dict[str, Member] = {}
         for pool in slot.pools:
             now = self._members(pool)
@@ -245,7 +246,7 @@ class HostTraffic:
         return self.roll.budget.blockers(slot, self.roll.members.out(slot.scope), listed, self.roll.members.unusable)
 
     def _own(self, keys: Collection[str]) -> list[str]:
-        """Names of this host's instances among some labels."""
+        """Return the names of this host's instances among some labels."""
         return sorted(key.rpartition("/")[2] for key in keys if self._is_own(key))
 
     def _label(self, name: str) -> str:
@@ -255,22 +256,22 @@ class HostTraffic:
         return key.rpartition("/")[0] == self._label("").rstrip("/")
 
     def _is_meant(self, key: str, names: frozenset[str]) -> bool:
-        """Whether a label is one of this host's instances that are meant, and can serve: a removed one cannot."""
+        """Whether a label is an own instance among `names` that can serve: a removed instance cannot."""
         if key in self.roll.members.unusable or self.roll.members.state(key) is Membership.REMOVED:
             return False
         return self._is_own(key) if names == EVERY else key in {self._label(name) for name in names}
 
     def _is_removed(self, name: str) -> bool:
-        """Whether an instance is not declared any more, and this run removes it."""
+        """Whether this run removes an instance that is no longer declared."""
         declared = any(instance.name == name for instance in self.host.instances)
         return not declared and role_interface.declaring() in self.roll.context.roles
 
     def _has_successor(self, slot: Slot) -> bool:
-        """Whether the host has an instance that the balancers learn of in the last wave only."""
+        """Whether the host has an instance that the balancers learn in the last wave."""
         listed = {key for pool in slot.pools for key in self.roll.pools.first_members(pool)}
         return any(self._label(instance.name) not in listed for instance in self.host.instances)
 
     def _stop_before(self, step: str) -> None:
-        """Leave the host as it is, if that is wished: nothing has been changed for this step yet."""
+        """Raise `Stopped` if the run is to stop. No command of this step has run yet."""
         if self.roll.context.stop.is_set():
             raise Stopped(f"stopped before {step}", "run it again to go on")

@@ -1,4 +1,4 @@
-"""Across hosts: all of them at once, balancers' configuration last, one bad host stops nobody else."""
+"""Across hosts: all hosts side by side, the balancers' configuration last. A failed host stops no other host."""
 
 import contextlib
 import time
@@ -34,13 +34,13 @@ class Rollout:
     """One run over a selection of hosts.
 
     Args:
-        context: what the hosts share.
-        hosts: the selection: hosts, and the names of the roles that are looked at on each.
-        become_password: sudo's password for all of them (`-K`), or None for the inventory's.
+        context: shared by the hosts of the run.
+        hosts: hosts, each with the names of the roles to look at.
+        become_password: sudo's password for all hosts (`-K`), or None for the password in the inventory.
         forks: hosts at the same time.
-        pace: how carefully it goes through them.
-        past: of a rollback, host -> the steps that are put back there; of a deploy None.
-        roll: what the hosts share of the roll; a new one when None.
+        pace: how carefully the run goes through the hosts.
+        past: for a rollback, host -> the steps to restore; None for a deploy.
+        roll: state shared by the hosts; a new roll by default.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class Rollout:
         self.forks = max(1, min(forks, len(hosts)))
         self.members = [self._host(host, roles, become_password) for host, roles in hosts]
         self.interrupted = False
-        """Whether the operator stopped it."""
+        """Whether the operator stopped the run."""
         self.guard_exit = 7
-        """The exit code where it stopped itself."""
+        """The exit code of a run that stopped itself."""
         self._scheduler = Scheduler(self.roll, self.forks)
         each = partial(self._each, later=self._late, keep=True)
         self._recovery = Recovery(self.roll, self.members, self.forks, each, self._read)
         self._stay_connected = False
         self._stopped = ""
-        self._ending = False  # nothing is left to do but to give back
+        self._ending = False  # all work is done, only locks are to be given back
 
     def _host(self, host: Host, roles: frozenset[str], become_password: str | None) -> HostPart:
         past = None if self.past is None else self.past.get(host.name, ())
@@ -79,19 +79,19 @@ class Rollout:
 
     @property
     def guarded(self) -> str:
-        """Why the run stopped itself, or a part of it; empty if it did not."""
+        """Why the run, or its roll, stopped itself; empty if neither did."""
         return self._stopped or self.roll.members.halted
 
     def plan(self, *, stay_connected: bool = False) -> list[Outcome]:
         """Compare every host with the inventory. Changes nothing.
 
         Args:
-            stay_connected: keep the connection of every host open, for whoever asks more of it afterwards.
+            stay_connected: keep every connection open, for a verification that follows.
         """
         self._stay_connected = stay_connected
         late = self._late
         self._each(self._read, self._in_order(), later=late)
-        if not stay_connected:  # a verification tells what differs, whether or not it can be deployed at once
+        if not stay_connected:  # a verification lists all differences, deployable or not
             self._refuse_renaming()
         if late:
             known = self.fleet()
@@ -100,7 +100,7 @@ class Rollout:
         return self._finish()
 
     def deploy(self) -> list[Outcome]:
-        """Make every host what it should be."""
+        """Change every host to the state in the inventory."""
         try:
             self._first_wave()
             self._last_wave()
@@ -110,9 +110,9 @@ class Rollout:
         return outcomes
 
     def interrupt(self, *, now: bool) -> None:
-        """Stop after the current steps, or at once by cutting the connections. Hosts that are only read are cut.
+        """Stop after the current steps, or cut the connections now. Hosts without a lock are cut in both cases.
 
-        A host whose part has ended is not stopped any more. A lock that cannot be given back is left to end by itself.
+        Work that has ended is not stopped. A lock that cannot be given back is left to expire.
         """
         self.context.stop.set()
         self.interrupted = self.interrupted or now or not self._ending
@@ -126,7 +126,7 @@ class Rollout:
         self._scheduler.wake()
 
     def under_way(self) -> list[str]:
-        """Names of the hosts that may hold this run's lock: what is done there is not broken off."""
+        """Return the names of the hosts that may be locked by this run: their current commands are finished."""
         balancers = {pool.host.name for pool in self.roll.pools.known if pool.locked}
         return sorted(balancers | {host.name for host in self.members if host.run.locked})
 
@@ -136,7 +136,7 @@ class Rollout:
             host.run.session.close()
 
     def fleet(self) -> Fleet:
-        """What is known of the fleet so far."""
+        """Return the state of the fleet so far."""
         return fleet.known(self.members, self.roll, self._caught)
 
     @property
@@ -151,7 +151,7 @@ class Rollout:
         return [host for host in self.members if host.is_well]
 
     def _first_wave(self) -> None:
-        """All roles but the last on all hosts: read, give back what earlier runs left out, and change."""
+        """Run all roles but the late roles on all hosts: read, recover left-out instances, change."""
         for number, batch in enumerate(batches(self._in_order(), self.pace)):
             self._each(self._read, batch, later=self._late, keep=len(batch) <= self.forks)
             self._refuse_renaming()
@@ -165,7 +165,7 @@ class Rollout:
                 host.fail(host.traffic.left_out.error, self.context)
 
     def _last_wave(self) -> None:
-        """The last roles, with what is known of all hosts. Balancers with something to change go one at a time."""
+        """Run the late roles, with the state of the fleet. Balancers with changes go one at a time."""
         late = self._late
         if not late:
             return
@@ -191,7 +191,7 @@ class Rollout:
         return False
 
     def _deploy_balancer(self, host: HostPart, known: Fleet, bad: str) -> Iterator[Slot]:
-        """None is changed after one that failed: what broke that one would break the next."""
+        """Leave the balancer alone after a failed balancer: the same change would break this balancer too."""
         if bad:
             self._guard(f"the balancer {bad} failed")
             with self._caught(host):
@@ -204,7 +204,7 @@ class Rollout:
         return Work(slots, partial(self._say, host.name, host.run.hide, "progress", "upstream"))
 
     def _deploy(self, host: HostPart, known: Fleet | None = None) -> Iterator[Slot]:
-        """One host's part of a wave; its errors stay with the host."""
+        """Do one host's part of a wave. Errors stay with the host."""
         begun = time.monotonic()
         with self._caught(host):
             self._stop_before_it_begins()
@@ -218,7 +218,7 @@ class Rollout:
         host.outcome.seconds += time.monotonic() - begun
 
     def _read(self, host: HostPart) -> None:
-        """Read a host, and plan all but its last roles."""
+        """Read a host, and plan all roles but the late roles."""
         self._stop_before_it_begins()
         asked = time.time()
         host.run.read()
@@ -230,7 +230,7 @@ class Rollout:
         host.outcome.plan = merged(host.outcome.plan, host.run.plan(roles, known, host.outcome.plan.changes))
 
     def _leave(self, host: HostPart, later: frozenset[str]) -> None:
-        """Close a connection that is not needed any more: of 200 hosts no more are open than are worked on."""
+        """Close a connection that is no longer needed: a fleet of 200 hosts has only as many open as are worked on."""
         if not (host.needs_connection(later) or self._stay_connected):
             host.run.session.close()
 
@@ -242,13 +242,13 @@ class Rollout:
         later: frozenset[str] = frozenset(),
         keep: bool = False,
     ) -> None:
-        """Do this on hosts in a bounded pool; an error stays with its host.
+        """Call a function for hosts in a bounded pool; an error stays with its host.
 
         Args:
-            work: what to do.
-            hosts: where.
-            later: the roles that are still to come: connections of hosts that have any of them are kept.
-            keep: whether connections are kept where anything else is to change.
+            work: the function.
+            hosts: the hosts.
+            later: roles to come. A host with any of these roles keeps its connection.
+            keep: whether a host with further changes keeps its connection too.
         """
 
         def each(host: HostPart) -> None:
@@ -263,12 +263,12 @@ class Rollout:
             list(pool.map(each, hosts))
 
     def _refuse_renaming(self) -> None:
-        """Have hosts fail on which more instances would be renamed at once than may be out."""
+        """Fail the hosts that would rename more instances at once than may be out."""
         for host, error in renaming.refused(self._well(), self.roll.budget):
             host.fail(error, self.context)
 
     def _fail_refused(self) -> None:
-        """Have hosts fail that are as they should be but for instances that cannot be worked on."""
+        """Fail the hosts with refused instances whose other steps are all done."""
         for host in self._well():
             if host.run.refused:
                 host.fail(diagnostics.refused(host.run.refused), self.context)
@@ -288,13 +288,13 @@ class Rollout:
         self.guard_exit = LockedError.exit_code if locked else self.guard_exit
 
     def _guard(self, why: str) -> None:
-        """Stop the run: hosts that have not begun are left alone, the others stop after their present step."""
+        """Stop the run: hosts that have not begun are left alone, the rest stop after their current step."""
         self._stopped = self._stopped or why
         self.context.stop.set()
 
     @contextlib.contextmanager
     def _caught(self, host: HostPart) -> Iterator[None]:
-        """Keep a host's error with the host, also one that nobody foresaw: the others go on."""
+        """Keep a host's error with the host, even an unforeseen exception, so that the other hosts go on."""
         try:
             yield
         except HostError as error:
@@ -313,7 +313,8 @@ class Rollout:
         self._ending = True
 
         def give_back(host: HostPart) -> None:
-            with contextlib.suppress(Exception):  # the lease ends by itself, and what failed before is what is told
+            # The lease expires by itself, and an earlier error is the one to report.
+            with contextlib.suppress(Exception):
                 host.run.finish(host.outcome.result, host.outcome.error)
 
         with ThreadPoolExecutor(self.forks) as pool:
