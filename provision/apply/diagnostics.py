@@ -6,7 +6,7 @@ from typing import Any
 from provision.command import Answer, Command
 from provision.errors import CommandError, FactError, NotConvergedError, RefusedError
 from provision.plan.planner import Change, HostPlan
-from provision.steps.base import BlockedError, State, differing
+from provision.steps.base import BlockedError, State
 from provision.steps.system.preflight import CARDS
 
 
@@ -36,14 +36,20 @@ def not_converged(change: Change, have: State) -> NotConvergedError:
         change: the change.
         have: what was found after it.
     """
-    said = "still there" if change.want is None else "; ".join(change.step.diff(have, change.want))
-    keys = ", ".join(key for key, _ in differing(have, change.want))
+    said = "\n".join(change.step.diff(have, change.want)) if change.want is not None else ""
     return NotConvergedError(
-        f"{change.step.id}: every command succeeded, and the host still differs" + (f" in {keys}" if keys else ""),
+        f"{change.step.id}: every command succeeded, and the host still differs: {_still(change, have)}",
         "something else may be changing this host; look at it, then run it again",
         step=change.step.id,
         stderr=said[:2000],
     )
+
+
+def _still(change: Change, have: State) -> str:
+    """How a host differs after a change, in the operator's words."""
+    if change.want is None or have is None:
+        return "still there" if change.want is None else "not there"
+    return change.step.why(have, change.want)
 
 
 def unknown(step: str, when: str, blocked: BlockedError) -> FactError:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from provision.apply.host_reader import HostReader
+from provision.artifacts.store import Store
+from provision.command import Obtain
 from provision.errors import HostError
 from provision.plan import gpu_loss
 from provision.plan.change_order import Group, creates, may_run
@@ -52,12 +54,15 @@ class Disruption:
         disrupted = {name for change in changes for name in self.of(change)}
         return EVERY if disrupted >= EVERY else frozenset(names | disrupted)
 
-    def with_cost(self, change: Change) -> Change:
-        """The change with what it costs, where a daemon-reload may take the cards of containers.
+    def with_cost(self, change: Change, store: Store) -> Change:
+        """The change with what it costs here: a daemon-reload may take the cards of containers, and what is in this
+        machine's store is copied, not made.
 
         Args:
             change: as planned.
+            store: where this machine keeps what hosts made.
         """
+        change = _copied(change, store)
         if not (gpu_loss.endangers(change) and self.of(change) == EVERY):
             return change
         impact = "takes every instance of this host out meanwhile"
@@ -93,3 +98,12 @@ class Disruption:
             return True
         self._reader.take_missing(gpu_loss.reads(steps.entries))
         return gpu_loss.are_safe(steps.entries, self._reader.answers)
+
+
+def _copied(change: Change, store: Store) -> Change:
+    """The change, with its cost where all that it would have a host make is in the store."""
+    made = [command for command in change.commands if isinstance(command, Obtain)]
+    if not made or any(store.find(command.key) is None for command in made):
+        return change
+    titles = ", ".join(command.title or command.key for command in made)
+    return dataclasses.replace(change, impact=f"copies {titles}, which is built already")

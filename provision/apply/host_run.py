@@ -110,7 +110,9 @@ class HostRun:
         if fleet is None:
             self.refused = plan.refused
             self.traffic.lost_cards(gpu_loss.lost(plan.refused, self.steps.entries, answers, facts))
-        changes = (planner.hidden(self.disruption.with_cost(change), self.hide) for change in plan.changes)
+        changes = (
+            planner.hidden(self.disruption.with_cost(change, self.context.store), self.hide) for change in plan.changes
+        )
         return dataclasses.replace(plan, changes=tuple(changes))
 
     def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> Iterator[Any]:

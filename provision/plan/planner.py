@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 from provision.command import Answer, Command, Run
 from provision.errors import FactError, HostError, RefusedError
@@ -248,7 +247,7 @@ def make_change(entry: Entry, have: State, want: State) -> Change:
         role=entry.role,
         step=step,
         action=action,
-        reason=_reason(have, want) if want is not None else entry.gone,
+        reason=entry.gone if want is None else "not there" if have is None else step.why(have, want),
         have=have,
         want=want,
         diff=diff,
@@ -256,13 +255,6 @@ def make_change(entry: Entry, have: State, want: State) -> Change:
         commands=tuple(step.commands(have, want)),
         past=entry.past,
     )
-
-
-def _reason(have: State, want: Mapping[str, Any]) -> str:
-    if have is None:
-        return "not there"
-    keys = [key for key in want if have.get(key) != want[key]]
-    return f"{', '.join(keys)} differ{'s' if len(keys) == 1 else ''}"
 
 
 def _pending(entry: Entry, by: str, facts: HostFacts, have: State) -> Change:

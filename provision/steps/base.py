@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from provision.command import Answer, Command, Run
+from provision.steps import wording
 from provision.steps.facts import HostFacts
 
 __all__ = [
@@ -135,6 +136,9 @@ class Step(ABC):
 
     stands_apart: ClassVar[bool] = False
     """Whether what it makes stands beside what runs, so that no instance is hurt where it fails half-way."""
+
+    words: ClassVar[wording.Vocabulary] = {}
+    """What the keys of its state are called to an operator; a key that is missing here is called by its own name."""
 
     gone: ClassVar[str] = "no longer declared"
     """Why it is removed, where it is."""
@@ -288,7 +292,11 @@ class Step(ABC):
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """Lines that show the change. Never shows a secret."""
-        return [f"{key}: {_short((have or {}).get(key))} -> {_short(value)}" for key, value in differing(have, want)]
+        return wording.lines(self.words, have, want)
+
+    def why(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
+        """Why the step changes, in the operator's words."""
+        return wording.reason(self.words, have, want)
 
     @abstractmethod
     def check(self, live: Any) -> Iterator[Check]:
@@ -389,8 +397,3 @@ def text_diff(have: str, want: str, path: str) -> list[str]:
     """A unified diff of two texts, without the two header lines' dates."""
     lines = difflib.unified_diff(have.splitlines(), want.splitlines(), path, path, lineterm="", n=2)
     return list(lines)
-
-
-def _short(value: Any, limit: int = 160) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

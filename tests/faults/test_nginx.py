@@ -75,7 +75,7 @@ CASES = {
     ),
     "killed while its configuration is written": Case(
         lambda w: w.sh(KILL, host=BALANCER),
-        ("the host still differs in exe, loaded",),
+        ("the host still differs: nginx does not run",),
         both(old_queue, starts_again),
         at="config:balancer",
         ready=new_queue,
@@ -84,7 +84,7 @@ CASES = {
     ),
     "stopped while its configuration is written": Case(
         lambda w: w.sh("systemctl stop provision-nginx", host=BALANCER),
-        ("the host still differs in exe, loaded",),
+        ("the host still differs: nginx does not run",),
         old_queue,
         at="config:balancer",
         ready=new_queue,

@@ -34,7 +34,7 @@ STEPS = [
     {"instance"},
     {"docker", "nginx"},
     {"system"},
-    {"base", "facts", "nvidia_smi", "apt_lines"},
+    {"base", "facts", "nvidia_smi", "apt_lines", "wording"},
 ]
 # Imports that go up, until the refactoring that ends each of them.
 EXCEPTIONS = {

@@ -121,7 +121,7 @@ def test_add_change_and_remove():
 def test_an_entry_with_a_past_is_brought_to_what_its_step_restores():
     past = {"on": False}
     plan = planned(Entry("docker", Kept("a", {"on": True}), past))
-    assert rows(plan) == [("change", "thing:a", "on, restored differ")]
+    assert rows(plan) == [("change", "thing:a", "on differs, restored differs")]
     [change] = plan.changes
     assert change.want == {"on": False, "restored": True}
     assert change.have == {"on": True, "read for": past}

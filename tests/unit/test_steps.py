@@ -9,6 +9,7 @@ undo:      likewise, back from `want` to `have` (optional)
 refused:   part of the message with which it refuses, instead of all these
 instances: of a guard, the instances that it refuses -> part of the reason (optional)
 impact:    what it costs (optional)
+reason:    why the step changes, in the operator's words (optional)
 diff:      lines of the diff (optional)
 """
 
@@ -67,6 +68,8 @@ def compare_optional(step: Step, case: dict[str, Any], have: Any, want: Any) -> 
         assert {name: case["instances"].get(name, "") in why for name, why in found.items()} == dict.fromkeys(
             case["instances"], True
         )
+    if "reason" in case:
+        assert step.why(have, want) == case["reason"]
     if "diff" in case:
         assert list(step.diff(have, want)) == case["diff"]
     if "endangers" in case:

@@ -19,6 +19,7 @@ from provision.steps.docker.start_flags import flags
 from provision.steps.facts import HostFacts
 from provision.steps.system.file import KEEP
 from provision.steps.system.file_scan import Content
+from provision.steps.wording import Vocabulary, Words
 
 NEW = f"{CONFIG}.provision-new"
 OURS = f"{STATE}/ours.json"
@@ -58,6 +59,11 @@ class DockerConfig(Step):
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"running"})
+    words: ClassVar[Vocabulary] = {
+        "sha256": Words("other settings"),
+        "mode": Words("other mode", "mode"),
+        "ours": Words("no record of which settings are provision's", unless=("sha256",)),
+    }
 
     keys: Mapping[str, Any] = field(default_factory=dict)
     cgroup_driver: str = "auto"
@@ -127,7 +133,7 @@ class DockerConfig(Step):
         """A unified diff, without passwords in URLs."""
         texts = [(state or {}).get("sha256") for state in (have, want)]
         if texts[0] == texts[1]:
-            return ["which of its keys are provision's is noted anew"]
+            return ["the record of which settings are provision's is written again"]
         before, after = (text.data.decode(errors="replace") if isinstance(text, Content) else "" for text in texts)
         return [_USERINFO.sub(r"\1[secret]@", line) for line in text_diff(before, after, CONFIG)]
 

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from provision.command import READ_TIMEOUT, Answer, Command, Run, sh
 from provision.steps.base import BlockedError, Check, Fact, Owned, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
+from provision.steps.wording import Vocabulary, Words
 
 CHAIN = "PROVISION"
 PARENT = "DOCKER-USER"
@@ -99,6 +100,13 @@ class Firewall(Step):
         admit: the networks that may reach them, or such a function.
         after: ids of steps that change it behind our back.
     """
+
+    words: ClassVar[Vocabulary] = {
+        "forwarded": Words("packets for containers do not pass DOCKER-USER"),
+        "ahead": Words("a rule of another program comes first"),
+        "first": Words("not first in DOCKER-USER"),
+        "rules": Words("other rules", "rules"),
+    }
 
     ports: tuple[int, ...]
     address: str | Callable[[HostFacts], str]

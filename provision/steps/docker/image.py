@@ -14,6 +14,7 @@ from provision.steps.base import Check, Fact, Owned, State, Step
 from provision.steps.docker import inspect
 from provision.steps.docker.inspect import MANAGED, MARKS, Engine
 from provision.steps.facts import HostFacts
+from provision.steps.wording import Vocabulary, Words
 
 PULL_TIMEOUT = 4 * 3600.0
 TRIES = "4"
@@ -74,6 +75,9 @@ class Image(Step):
     """
 
     stands_apart = True
+    words: ClassVar[Vocabulary] = {
+        "tag": Words("its tag may stand for another image now", "tag"),
+    }
 
     reference: str
     after: tuple[str, ...] = ()

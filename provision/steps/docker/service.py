@@ -10,6 +10,7 @@ from provision.steps.docker import daemon_state, inspect
 from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.system.systemd import FIXED
+from provision.steps.wording import Vocabulary, Words
 
 ID = "service:docker"
 NOTHING = "nothing"
@@ -84,6 +85,12 @@ class DockerService(Step):
     endangers_cards: ClassVar[bool] = True
     volatile: ClassVar[frozenset[str]] = frozenset({"running"})
     is_health: ClassVar[bool] = True
+    words: ClassVar[Vocabulary] = {
+        "running": Words("stopped"),
+        "enabled": Words("does not start at boot"),
+        "masked": Words("masked"),
+        "pending": Words("has not loaded daemon.json ({have})", unless=("running",)),
+    }
 
     live_restore: bool = True
     cgroup_driver: str = ""
@@ -268,6 +275,9 @@ class GpuDriver(Step):
     """
 
     endangers_cards: ClassVar[bool] = True
+    words: ClassVar[Vocabulary] = {
+        "registered": Words("Docker started before the NVIDIA toolkit was installed"),
+    }
 
     image: str = ""
     proxied: bool = False

@@ -9,6 +9,7 @@ from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step
 from provision.steps.docker import inspect
 from provision.steps.docker.inspect import MANAGED, Engine
 from provision.steps.facts import HostFacts
+from provision.steps.wording import Vocabulary, Words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,9 @@ class Volume(Step):
     """
 
     stands_apart = True
+    words: ClassVar[Vocabulary] = {
+        "ours": Words("not made by provision"),
+    }
 
     name: str
     after: tuple[str, ...] = ()

@@ -18,9 +18,10 @@ from provision.steps.docker.image import Image
 from provision.steps.docker.inspect import Engine
 from provision.steps.facts import HostFacts, dumps, live_facts
 from provision.steps.instance import scripts
-from provision.steps.instance.container_options import environment, options
+from provision.steps.instance.container_options import WORDS, environment, options
 from provision.steps.instance.create_arguments import NANO, PORT, create_words, csv_field
 from provision.steps.system.preflight import complaint
+from provision.steps.wording import Vocabulary
 
 START_TIMEOUT = 300.0
 # Of runc, such as where /tmp is full (`write /tmp/runc-process1: no space left on device`). That the container has no
@@ -65,6 +66,7 @@ class Container(Step):
 
     volatile: ClassVar[frozenset[str]] = frozenset({"running", "answers", "sees"})
     serves: ClassVar[bool] = True
+    words: ClassVar[Vocabulary] = WORDS
 
     name: str
     image: str

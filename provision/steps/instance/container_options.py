@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from provision.steps.instance.create_arguments import PROXIES, fingerprint
+from provision.steps.wording import ANY, Vocabulary, Words
 
 OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")  # variables that the server reads
 MOST = 50  # options that are told of one container
@@ -19,6 +20,30 @@ MOST = 50  # options that are told of one container
 USUAL = {"OLLAMA_HOST": "0.0.0.0:11434"}
 NO_CARDS = "NVIDIA_VISIBLE_DEVICES=void"  # CDI sets this beside the cards that it gives, FACTS 2.3
 PRIVATE = ("private", "shareable")  # a daemon's default-ipc-mode
+
+WORDS: Vocabulary = {
+    "image": Words("other image", "image"),
+    "current": Words("made from an older image of this tag", unless=("image",)),
+    "running": Words("stopped", otherwise="runs"),
+    "gpus": Words("other cards", "cards"),
+    "sees": Words("does not see its cards", "cards seen inside", unless=("gpus", "running")),
+    "answers": Words("does not answer", "answer of /api/version", unless=("running",)),
+    "publish": Words("other address", "address"),
+    "environment": Words("variable {names}", "variable"),
+    "mounts": Words("other mounts", "mounts"),
+    "restart": Words("other restart policy", "restart policy"),
+    "memory": Words("other memory limit", "memory limit in bytes"),
+    "cpus": Words("other CPU limit", "CPU limit in billionths"),
+    "pids": Words("other limit of processes", "limit of processes"),
+    "log": Words("log setting {names}", "log setting"),
+    "privileged": Words("privileged"),
+    "devices": Words("devices that provision does not give", "devices"),
+    "options": Words("options that provision does not give", "options"),
+    "network": Words("other network", "network"),
+    "cgroup": Words("a daemon-reload would take its cards", "cgroup"),
+    "run": Words("made by other options", unless=(ANY,)),
+}
+"""What the keys of a container's state are called to an operator."""
 
 # Field of HostConfig -> the option of `docker run` that sets it.
 HOST = {

@@ -12,6 +12,7 @@ from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State
 from provision.steps.facts import HostFacts
 from provision.steps.nginx.build_scripts import CLOSE, INSTALL, MAKE, READ, REMOVE_ALL
 from provision.steps.system.apt import INSTALLED, Packages
+from provision.steps.wording import Vocabulary, Words
 
 ROOT = "/opt/provision/nginx"
 CURRENT = f"{ROOT}/current"
@@ -96,6 +97,14 @@ class Build(Step):
         host: the only host that may compile; empty for whichever comes first.
         jobs: how many compilers at once; 0 for one per processor.
     """
+
+    words: ClassVar[Vocabulary] = {
+        "prefix": Words("another place", "place"),
+        "recipe": Words("built from other arguments or another source"),
+        "platform": Words("built for another platform", "platform"),
+        "intact": Words("its binary is not the one that was built"),
+        "open": Words("open to others", "open to others"),
+    }
 
     source: Source
     mode: str = "once"

@@ -29,6 +29,7 @@ from provision.steps.nginx.build import CONFIG, PID, ROOT, UNIT
 from provision.steps.nginx.generation_scripts import COPY, INSTALL, LOAD, PREPARE, READ, REMOVE
 from provision.steps.system import file_scan
 from provision.steps.system.file_scan import Content
+from provision.steps.wording import changed_entries
 
 GENERATIONS = "/var/lib/provision/nginx"
 NEW = f"{GENERATIONS}/.new"
@@ -140,6 +141,17 @@ class Generation(Step):
         if have["exe"] != want.get("exe", have["exe"]):
             return "replaces the running nginx by the new build (open streams finish on the old one)"
         return "reloads nginx (open streams finish)"
+
+    def why(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
+        """The files that differ; else what nginx runs with instead."""
+        changed = [name for name in changed_entries(have["files"], want["files"]) if name != MARK]
+        files = [f"other text in {', '.join(changed)}"] if changed else []
+        odd = [f"mode or owner of {', '.join(have['odd'])}"] if have.get("odd") else []
+        runs, wanted = have["exe"], want.get("exe", have["exe"])
+        stale = bool(have.get("touched")) or want.get("loaded", have["loaded"]) != have["loaded"]
+        binary = [] if runs == wanted else ["nginx runs another build" if runs else "nginx does not run"]
+        late = ["nginx has not loaded it"] if runs and stale and not files else []
+        return ", ".join([*files, *odd, *binary, *late]) or "other text"
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """A unified diff of every file; or what nginx has not loaded yet."""

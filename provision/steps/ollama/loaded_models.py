@@ -14,6 +14,7 @@ from provision.steps.base import NOT_ASKED, Check, Fact, PutBack, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.ollama import scripts, server_state
 from provision.steps.ollama.server_state import Server, Servers
+from provision.steps.wording import Vocabulary, Words
 
 LOAD_TIMEOUT = 2 * 3600.0
 ANSWER_TIMEOUT = "300"  # a busy instance answers in its turn
@@ -34,6 +35,10 @@ class Resident(Step):
 
     volatile: ClassVar[frozenset[str]] = frozenset({"loaded"})
     is_health: ClassVar[bool] = True
+    words: ClassVar[Vocabulary] = {
+        "enough": Words("declared models are not loaded"),
+        "on_cpu": Words("partly on the CPU: {have}"),
+    }
 
     instance: str
     models: tuple[str, ...]

@@ -17,6 +17,7 @@ from provision.steps.facts import HostFacts
 from provision.steps.instance import storage
 from provision.steps.ollama import scripts, server_state
 from provision.steps.ollama.server_state import Servers
+from provision.steps.wording import Vocabulary, Words
 
 PULL_TIMEOUT = 24 * 3600.0
 SIZES = {
@@ -45,6 +46,12 @@ class Model(Step):
         insecure: whether its registry may be asked over plain http.
         after: ids of steps that change it behind our back.
     """
+
+    words: ClassVar[Vocabulary] = {
+        "whole": Words("its files are damaged or incomplete"),
+        "stale": Words("its server has not read the mended files", unless=("whole",)),
+        "digest": Words("other bytes under this name", "digest"),
+    }
 
     instance: str
     name: str

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import READ_TIMEOUT, Command, Run, run
 from provision.steps.base import Answer, Check, Fact, Owned, State, Step, UnreadableError, differing
 from provision.steps.facts import HostFacts
+from provision.steps.wording import Vocabulary, Words
 
 HOME = "/nonexistent"
 SHELL = "/usr/sbin/nologin"
@@ -29,6 +30,14 @@ class Account(Step):
     Args:
         name: `provision-*`.
     """
+
+    words: ClassVar[Vocabulary] = {
+        "user": Words("no such user"),
+        "group": Words("no such group"),
+        "primary": Words("its group is not the user's main group", unless=("user", "group")),
+        "home": Words("other home", "home", unless=("user",)),
+        "shell": Words("other shell", "shell", unless=("user",)),
+    }
 
     name: str
 

@@ -168,6 +168,19 @@ class Packages(Step):
         title = f"apt-get install {' '.join(changing)}"
         return [sh(SCRIPT, *options, *specs, title=title, timeout=JOB_TIMEOUT, job=True, progress=progress)]
 
+    def why(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
+        """The packages that are missing, and those of another version."""
+        differs = differing(have, want)
+        missing = [name for name, _ in differs if not have.get(name)]
+        others = [f"other version of {name}" for name, _ in differs if name not in missing]
+        return ", ".join([*([f"missing: {' '.join(missing)}"] if missing else []), *others])
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """The versions of each package; the reason names the packages that are missing."""
+        found = have or {}
+        wanted = [(name, version) for name, version in differing(have, want) if version is not None]
+        return [f"{name}: {found.get(name) or 'missing'} -> {version}" for name, version in wanted]
+
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """Every instance, if a service restarts that their streams need."""
         replaced, newer = self._replaced(have, want)

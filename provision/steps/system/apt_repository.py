@@ -15,9 +15,10 @@ from provision.steps.apt_lines import AptLine
 from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.system import file_scan
-from provision.steps.system.file import File, change_file, file_state
+from provision.steps.system.file import FILE_WORDS, File, change_file, file_state
 from provision.steps.system.file_scan import Content, Found
 from provision.steps.system.openpgp import fingerprints
+from provision.steps.wording import Vocabulary, Words
 
 KEYRINGS = "/etc/apt/keyrings/"
 
@@ -55,6 +56,10 @@ class AptKey(Step):
     """
 
     gone: ClassVar[str] = "another file names the repository, with a key of its own"
+    words: ClassVar[Vocabulary] = {
+        **FILE_WORDS,
+        "fingerprints": Words("other keys", "keys"),
+    }
 
     path: str
     url: str

@@ -3,13 +3,14 @@
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, Put, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, text_diff
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.system import file_scan
 from provision.steps.system.file_scan import Content, Found
+from provision.steps.wording import Vocabulary, Words
 
 STORE = "/var/lib/provision/store"
 
@@ -40,6 +41,14 @@ esac
 """
 
 
+FILE_WORDS: Vocabulary = {
+    "kind": Words("another kind of file", "kind"),
+    "sha256": Words("other text"),
+    "mode": Words("other mode", "mode"),
+    "owner": Words("other owner", "owner"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class File(Step):
     """A file with exactly these bytes. Its directory is made where it is missing.
@@ -52,6 +61,8 @@ class File(Step):
         after: ids of steps that change it behind our back.
         kind: the first half of the id.
     """
+
+    words: ClassVar[Vocabulary] = FILE_WORDS
 
     path: str
     content: bytes | Callable[[HostFacts], bytes] = field(repr=False)
@@ -81,8 +92,12 @@ class File(Step):
         return change_file(self.path, have, want)
 
     def diff(self, have: State, want: State) -> Sequence[str]:
-        """A unified diff where everybody on the host may read the file; else which hashes differ."""
-        return diff_file(self.path, have, want) if self.mode & 0o004 else Step.diff(self, have, want)
+        """A unified diff where everybody on the host may read the file; else that its text is not shown."""
+        if self.mode & 0o004:
+            return diff_file(self.path, have, want)
+        changed = [*Step.diff(self, have, want)] if have and want else []
+        other = (have or {}).get("sha256") != (want or {}).get("sha256")
+        return [*changed, *(["its text is not shown: it may hold secrets"] if other else [])]
 
     def check(self, live: Any) -> Iterator[Check]:
         """The file has these bytes, mode and owner."""
@@ -161,6 +176,8 @@ class Directory(Step):
         foreign: whether one that is there is not ours, and keeps its mode and owner.
         after: ids of steps that change it behind our back: what its owner is called depends on the user being there.
     """
+
+    words: ClassVar[Vocabulary] = FILE_WORDS
 
     path: str
     mode: int = 0o755

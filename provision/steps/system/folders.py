@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, sh
 from provision.steps.base import Answer, Check, Fact, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.system import file_scan
+from provision.steps.wording import Vocabulary, Words
 
 PUBLIC = ("/etc/provision", "/opt/provision")
 PRIVATE = ("/var/lib/provision", "/run/provision")
@@ -29,6 +30,10 @@ class Folders(Step):
 
     The step makes no folder: the steps that need one do.
     """
+
+    words: ClassVar[Vocabulary] = {
+        "open": Words("open to others: {names}"),
+    }
 
     @property
     def id(self) -> str:

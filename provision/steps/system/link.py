@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from provision.command import Command, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.system import file_scan
 from provision.steps.system.file import file_state
+from provision.steps.wording import Vocabulary, Words
 
 SWAP = """
 [ -e "$2" ] || { echo "$2, where $1 is to lead, does not exist" >&2; exit 1; }
@@ -27,6 +28,11 @@ class Link(Step):
         target: where it leads; must exist by then.
         cost: what a switch costs, in the operator's terms.
     """
+
+    words: ClassVar[Vocabulary] = {
+        "kind": Words("no link"),
+        "target": Words("leads elsewhere", "leads to"),
+    }
 
     path: str
     target: str

@@ -12,6 +12,7 @@ from provision.steps.base import Answer, Check, Fact, Owned, State, Step
 from provision.steps.facts import OURS, HostFacts
 from provision.steps.system import file_scan
 from provision.steps.system.link import SWAP
+from provision.steps.wording import Vocabulary, Words
 
 FOLDER = "/usr/local/sbin"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
@@ -28,6 +29,9 @@ class Program(Step):
     """
 
     gone: ClassVar[str] = "no longer declared, or the host has another program of that name"
+    words: ClassVar[Vocabulary] = {
+        "target": Words("leads elsewhere", "leads to"),
+    }
 
     name: str
     target: str

@@ -9,8 +9,9 @@ from provision.command import Command, Put, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, PutBack, RefusalError, State, Step, differing
 from provision.steps.facts import HostFacts
 from provision.steps.system import unit_scan
-from provision.steps.system.file import change_file, diff_file
+from provision.steps.system.file import FILE_WORDS, change_file, diff_file
 from provision.steps.system.file_scan import Content
+from provision.steps.wording import Vocabulary, Words
 
 RELOAD = run("systemctl", "daemon-reload")
 # $1 unit, $2 path of its file or of a drop-in, $3 the new file, $4 folder of units. Before the new file is put in place
@@ -50,6 +51,10 @@ class Unit(Step):
     prepares_host: ClassVar[bool] = True
     endangers_cards: ClassVar[bool] = True
     volatile: ClassVar[frozenset[str]] = frozenset({"loaded"})
+    words: ClassVar[Vocabulary] = {
+        **FILE_WORDS,
+        "loaded": Words("systemd has not read the file"),
+    }
 
     name: str
     content: bytes = field(repr=False)
@@ -223,6 +228,11 @@ class Service(Step):
     endangers_cards: ClassVar[bool] = True
     volatile: ClassVar[frozenset[str]] = frozenset({"running", "said"})
     is_health: ClassVar[bool] = True
+    words: ClassVar[Vocabulary] = {
+        "running": Words("stopped", otherwise="runs"),
+        "enabled": Words("does not start at boot", otherwise="starts at boot"),
+        "masked": Words("masked"),
+    }
 
     name: str
     enabled: bool = True
