@@ -44,8 +44,8 @@ ALLOWED = (
     "/api/tags",
     "/api/version",
 )
-"""What clients need of Ollama's API, beside /v1/; the rest pulls, deletes, or shows memory (FACTS 6.5). The `ollama`
-program asks for / before anything else."""
+"""What clients need of Ollama's API, beside /v1/; the rest pulls, deletes, or shows memory
+(docs/facts.md#nginx-paths). The `ollama` program asks for / before anything else."""
 
 HASH_KEYS = {
     "session": "$http_x_session_id",

@@ -61,7 +61,7 @@ OWN_KEYS = {
 }
 # What a new package does to containers. Live-restore is loaded by then: daemon.json comes before the packages.
 LIVE, DYING = "go on, by live-restore", "stop, when their streams have ended"
-CDI_TOOLKIT = (1, 18)  # from here on the toolkit keeps the CDI description of the cards up to date (FACTS 2.3)
+CDI_TOOLKIT = (1, 18)  # from here on the toolkit keeps the CDI description of the cards up to date (docs/facts.md#cdi)
 
 
 class Settings(inventory.Settings):

@@ -27,7 +27,7 @@ KNOWN = {
     "1.30.4": "4261dc90e9e47c1c4041276e9aaa3d48ebe2e664f728e14fa95ae6c67d57a08b",
     "1.30.5": "6c20565aa2325cb82216ae804f4a4ff1875179014759a381c42ddc8e11c4906d",
 }
-"""sha256 of the tarballs, FACTS 6.1. That of 1.26.3 was computed here, from a file that its maker's key signs."""
+"""sha256 of the tarballs, docs/facts.md#nginx-versions. That of 1.26.3 was computed here."""
 
 LEAN = (
     "--with-http_ssl_module",
@@ -50,7 +50,7 @@ LEAN = (
     "--without-http_charset_module",
     "--without-http_mirror_module",
 )
-"""What a balancer needs and no more, FACTS 6.2: what is not built cannot be attacked."""
+"""What a balancer needs and no more (docs/facts.md#nginx-build): what is not built cannot be attacked."""
 
 NEEDED = ("http_stub_status_module", "http_upstream_zone_module", "http_upstream_keepalive_module", "http_map_module")
 
@@ -62,7 +62,8 @@ ADVISORIES = (
     ("--with-http_v3_module", "CVE-2026-40460, CVE-2026-42530"),
     ("--with-mail", "CVE-2025-53859, CVE-2026-27651, CVE-2026-28753"),
 )
-"""Advisories that need a module which is not built by default, FACTS 6.1: mended in 1.30.4 or before."""
+"""Advisories that need a module which is not built by default, mended in 1.30.4 or before
+(docs/facts.md#nginx-versions)."""
 
 _ARGUMENT = re.compile(r"--with(?:out)?-[a-z0-9_-]+(?:=[A-Za-z0-9_=,.:/+@% -]{0,300})?")
 _OURS = ("--with-cc=", "--with-cpp=")

@@ -347,7 +347,8 @@ def _container(host: Host, inventory: Inventory, instance: Instance, item: Insta
 def environment(settings: Settings, instance: Instance, item: InstanceSettings) -> dict[str, str]:
     """The variables of an instance's server, but for those that nobody may see.
 
-    OLLAMA_CONTEXT_LENGTH is always there: the server's own default depends on the card and overflows it (FACTS 4.1, 5).
+    OLLAMA_CONTEXT_LENGTH is always there: the server's own default depends on the card and overflows it
+    (docs/facts.md#ollama-variables).
     """
     values = {name: _value(settings, item, name) for name in Tuning.model_fields if name not in _SECRET}
     values["max_loaded_models"] = loaded_at_once(settings, instance, item)
@@ -375,7 +376,7 @@ def _value(settings: Settings, item: InstanceSettings, name: str) -> Any:
 
 
 def _shares(settings: Settings, item: InstanceSettings) -> bool:
-    """A server that starts prunes what its neighbour is just pulling into the same directory (FACTS 4.7)."""
+    """A server that starts prunes what its neighbour pulls into its folder (docs/facts.md#shared-models-folder)."""
     paths = [str(other.storage) for other in settings.instances if other.storage not in (None, "volume")]
     return item.storage is not None and paths.count(str(item.storage)) > 1
 

@@ -15,7 +15,8 @@ PATHS = {"chat": "/api/chat", "generate": "/api/generate", "openai": "/v1/chat/c
 LARGEST_FILE = 64 * 1024 * 1024  # bytes
 MOST_REQUESTS = 100_000
 
-RELOADING = frozenset({"main_gpu", "num_batch", "num_ctx", "num_gpu", "num_thread", "use_mmap"})  # FACTS 4.3
+# A request with another value of such an option loads the model anew (docs/facts.md#ollama-api).
+RELOADING = frozenset({"main_gpu", "num_batch", "num_ctx", "num_gpu", "num_thread", "use_mmap"})
 
 _TOPICS = (
     "Explain to a new colleague how a load balancer chooses where a request goes",

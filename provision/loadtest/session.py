@@ -47,7 +47,7 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """That of DESIGN 8: 130 interrupted, 7 ended by our own guard, 5 a target was missed, 0."""
+        """The command's exit code: 130 interrupted, 7 ended by our own guard, 5 a target was missed, else 0."""
         if self.ended.interrupted:
             return 130
         if self.ended.guarded:

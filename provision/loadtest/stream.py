@@ -1,8 +1,8 @@
 """A streamed answer, frame by frame: how far it got, how fast, and how it ended.
 
 Native streams are NDJSON and end with a frame that says `done`; `/v1/` streams are server-sent events and end with
-`[DONE]`. An error in the middle comes after status 200, as a line of its own (FACTS 4.3): so status says nothing, and
-only the last frame makes an answer.
+`[DONE]`. An error in the middle comes after status 200, as a line of its own (docs/facts.md#ollama-api): so the status
+says nothing, and only the last frame makes an answer.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Whether a change may take the cards from running containers, and which instances have lost theirs. Pure.
 
-Source: `systemctl daemon-reload` and restarts of Docker behind containers in cgroups of systemd's making, FACTS 2.5.
+Source: `systemctl daemon-reload` behind containers in cgroups of systemd's making, docs/facts.md#lost-cards.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -48,7 +48,7 @@ def are_safe(entries: Iterable[Entry], answers: Mapping[Run, Answer]) -> bool:
 
 
 def reload_safe(answer: Answer) -> bool:
-    """Whether containers that Docker makes now keep their cards over a `systemctl daemon-reload` (FACTS 2.5).
+    """Whether containers that Docker makes now keep their cards over a daemon-reload (docs/facts.md#lost-cards).
 
     They do where Docker can make none, too.
 

@@ -1,7 +1,8 @@
 """Long commands as jobs of the host: detached, with a log and an exit code, followed over SSH. Pure but for `on_line`.
 
-A pull or a load ends when its client goes away (FACTS 4.4, 4.5), so the client is on the host. A job's folder is in
-/run: gone at a boot, like the job itself, so that a process id in it cannot mean another process.
+A pull or a load ends when its client goes away (docs/facts.md#ollama-pull, docs/facts.md#ollama-load), so the client
+is on the host. A job's folder is in /run: gone at a boot, like the job itself, so that a process id in it cannot mean
+another process.
 """
 
 import base64

@@ -129,7 +129,7 @@ class Step(ABC):
 
     prepares_host: ClassVar[bool] = False
     """Whether it installs packages or reloads systemd, either of which can take the card from a running container
-    (FACTS 2.5): then it comes before the first container, whatever its role."""
+    (docs/facts.md#lost-cards): then it comes before the first container, whatever its role."""
 
     endangers_cards: ClassVar[bool] = False
     """Whether a change of it can reload systemd or restart Docker: then it is asked whether this one does."""
@@ -229,7 +229,7 @@ class Step(ABC):
         return frozenset()
 
     def endangers(self, have: State, want: State) -> bool:
-        """Whether this change may take the cards from running containers, where they are not safe (FACTS 2.5)."""
+        """Whether this change may take the cards from running containers (docs/facts.md#lost-cards)."""
         return self.prepares_host
 
     def repaired(self, have: State) -> State:

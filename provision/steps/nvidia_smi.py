@@ -1,7 +1,7 @@
 """The cards of a host as nvidia-smi lists them, and which card an index of the inventory means.
 
-Sources: fields, rows and exit codes of nvidia-smi, FACTS 3. Its indices may change at each boot, and the cards behind a
-card that is gone move up by one: so a host remembers the UUID of every index (`RECORD`).
+Source: fields, rows and exit codes of nvidia-smi, docs/facts.md#nvidia-smi. Its indices may change at each boot, and
+the cards behind a card that is gone move up by one: so a host remembers the UUID of every index (`RECORD`).
 """
 
 import re

@@ -104,7 +104,7 @@ def test_docker(world, seen, case):
 
 
 # Runs at every daemon-reload. What a container in a scope of systemd's may use is then what systemd knows of it, and of
-# the cards that the hook gave it systemd knows nothing (FACTS 2.5); another start gives them back.
+# the cards that the hook gave it systemd knows nothing (docs/facts.md#lost-cards); another start gives them back.
 CARDS_GO = """#!/bin/sh
 for pid in $(docker ps -q | xargs -r docker inspect -f '{{.State.Pid}}'); do
   ! grep -q 'docker-[0-9a-f]*[.]scope' "/proc/$pid/cgroup" ||

@@ -1,6 +1,7 @@
 """What the documentation names exists, and what exists is named."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -10,6 +11,32 @@ from provision.cli import COMMANDS, group
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
+INVENTED = (ROOT / "docs/facts.md", ROOT / "tests/unit/test_prose.py")  # pages of other projects, and of no project
+FOLDERS = ("provision", "roles", "templates", "tests", "inventory", ".ci")
+REFERENCE = re.compile(r"\b(docs/(?:[a-z/]+/)?(?![A-Z]+\.md)[\w.-]+\.md)\b(?:#([\w-]+))?")  # PAGE.md is any page
+LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)")
+NOBODY_HAS = re.compile(r"\b(?:FACTS|DESIGN|SCALE|GATEWAY|PEERS)(?:\.md|,? \d)")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(
+        r"^#+ +(.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    """Every file of ours that people read."""
+    files = [*PAGES, ROOT / "Makefile", ROOT / "pyproject.toml"]
+    for folder in FOLDERS:
+        files += (path for path in sorted((ROOT / folder).rglob("*")) if path.is_file())
+    for path in files:
+        try:
+            yield path, path.read_text()
+        except UnicodeDecodeError:
+            continue
 
 
 def commands() -> list[tuple[str, click.Command]]:
@@ -33,9 +60,35 @@ def test_every_command_has_help_and_stands_in_the_readme(name, command):
 
 
 def test_every_link_of_the_documentation_leads_somewhere():
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for page in PAGES:
+        for target, anchor in LINK.findall(page.read_text()):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}#{anchor}"
+
+
+def test_every_reference_to_a_page_leads_to_a_heading_of_it():
+    found = 0
+    for path, text in texts():
+        if path in INVENTED:
+            continue
+        for name, anchor in REFERENCE.findall(text):
+            page = ROOT / name
+            assert page.exists(), f"{path.relative_to(ROOT)} refers to {name}"
+            assert not anchor or anchor in anchors(page), f"{path.relative_to(ROOT)} refers to {name}#{anchor}"
+            found += bool(anchor)
+    assert found > 40  # the facts that the code relies on
+
+
+def test_no_text_refers_to_a_document_that_is_not_here():
+    for path, text in texts():
+        assert not (match := NOBODY_HAS.search(text)), f"{path.relative_to(ROOT)} refers to {match and match[0]}"
+
+
+def test_a_heading_has_the_anchor_that_github_gives_it(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# The `gpus` option\n\n```\n# no heading\n```\n\n## MIG, and more: A-B\n")
+    assert anchors(page) == {"the-gpus-option", "mig-and-more-a-b"}
 
 
 def test_the_readme_says_what_is_simulated():

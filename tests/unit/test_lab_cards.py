@@ -39,7 +39,7 @@ def smi(tmp_path, monkeypatch, capsys):
     return run
 
 
-# FACTS 3: the fields the project asks for
+# docs/facts.md#nvidia-smi: the fields the project asks for
 FIELDS = (
     "index,uuid,name,pci.bus_id,driver_version,compute_cap,memory.total,memory.used,memory.free,mig.mode.current,"
     "ecc.mode.current,persistence_mode,compute_mode,utilization.gpu,temperature.gpu,power.draw,power.limit"

@@ -67,7 +67,7 @@ def default_context() -> int:
 class Slots:
     """Places for requests at once, given in the order of asking, without limit to the queue.
 
-    As Ollama's own `semaphore.Weighted` does (FACTS 4.3, llama_server.go).
+    As Ollama's own `semaphore.Weighted` does (docs/facts.md#ollama-api).
     """
 
     def __init__(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""A look into a container for its cards: nothing else shows that a running container lost them (docs/facts.md)."""
+"""A look into a container for its cards: nothing else shows that the cards are lost (docs/facts.md#lost-cards)."""
 
 LIMIT = 30  # seconds for a look: a busy host may take many
 NO_ANSWER = "(no answer)"  # of a look, in that time

@@ -1,6 +1,7 @@
 """Docker's daemon.json: our keys in it, the operator's own kept, and checked by Docker before it is put in place.
 
-Source: the keys and which of them a reload applies, FACTS 1.3; the cgroup driver that a daemon-reload hurts, FACTS 2.5.
+Sources: the keys and which of them a reload applies, docs/facts.md#docker-reload; the cgroup driver that a
+daemon-reload hurts, docs/facts.md#lost-cards.
 """
 
 import copy

@@ -4,7 +4,8 @@ Our drop-in for docker.service keeps, in /run/provision/docker, what the daemon 
 reloaded, so that work which a failed run left undone is still seen. A daemon that was started before the drop-in was
 there left no such notes; then a daemon.json that is older than the daemon must be what it loaded.
 
-Sources: which keys a reload applies, FACTS 1.3; when the GPU driver is registered, FACTS 1.3 (at the daemon's start).
+Source: which keys a reload applies, and that the GPU driver is registered at the daemon's start,
+docs/facts.md#docker-reload.
 """
 
 import base64

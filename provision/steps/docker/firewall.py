@@ -1,8 +1,9 @@
 """Who may reach the instances of a host: a chain of our own, first in DOCKER-USER.
 
-Published ports pass ufw and firewalld by (FACTS 1.3), and DOCKER-USER is where Docker leaves room for rules. There a
-packet's destination is already the container's, so the rules match what the client asked for (`--ctorigdst`), and only
-on the way in (`--ctdir ORIGINAL`): answers have the same connection and another source.
+Published ports pass ufw and firewalld by, and DOCKER-USER is where Docker leaves room for rules
+(docs/facts.md#docker-ports). There a packet's destination is already the container's, so the rules match what the
+client asked for (`--ctorigdst`), and only on the way in (`--ctdir ORIGINAL`): answers have the same connection and
+another source.
 
 Docker puts its jump to DOCKER-USER first in FORWARD when it starts. A rule that another program puts before that jump
 later can accept a packet that our rules never see, and `nft flush ruleset` takes the jump away. So the jump is kept

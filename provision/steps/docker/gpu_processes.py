@@ -1,8 +1,8 @@
 """The processes that hold memory of a host's cards, as nvidia-smi lists them, each with the container it lives in.
 
-Sources: columns and their odd values (`[N/A]`, `[Not Found]`), FACTS 3; nvidia-smi on a host prints the host's own
-process ids. Docker names a container's cgroup `.../docker/ID` (driver cgroupfs) or `.../docker-ID.scope` (driver
-systemd), on a line for each hierarchy in cgroup v1 and on one line in v2, proc(5).
+Sources: columns and their odd values (`[N/A]`, `[Not Found]`), docs/facts.md#nvidia-smi; nvidia-smi on a host prints
+the host's own process ids. Docker names a container's cgroup `.../docker/ID` (driver cgroupfs) or `.../docker-ID.scope`
+(driver systemd), on a line for each hierarchy in cgroup v1 and on one line in v2, proc(5).
 """
 
 import base64

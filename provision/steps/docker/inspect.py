@@ -1,6 +1,6 @@
 """What Docker has on a host: containers, images, volumes and listening sockets, read by one command for all steps.
 
-Sources: `docker inspect`'s fields as Docker 20.10 to 29 print them; `--gpus` in HostConfig.DeviceRequests, FACTS 2.4.
+Source: the fields of `docker inspect`, `--gpus` in HostConfig.DeviceRequests among them, docs/facts.md#docker-inspect.
 """
 
 import base64
@@ -57,8 +57,8 @@ _PLACE = (
 )
 
 # Whether an instance answers and still sees its cards is asked of all of them at once: a container can lose its cards
-# while it runs (FACTS 2.5), and nothing but a look inside shows it. What it answers comes in pieces, each written whole
-# (a pipe takes up to 4096 bytes at once), because all of them answer into one pipe.
+# while it runs (docs/facts.md#lost-cards), and nothing but a look inside shows it. What it answers comes in pieces,
+# each written whole (a pipe takes up to 4096 bytes at once), because all of them answer into one pipe.
 # A daemon that does not answer is no proof of anything; no client and no containers on disk is one of absence. Once it
 # has listed its containers, the limit of the whole command will do for the rest.
 # A container may go between `ps` and `inspect`: the second attempt then lists anew.

@@ -14,7 +14,7 @@ from provision.steps.wording import Vocabulary, Words
 
 ID = "service:docker"
 NOTHING = "nothing"
-CDI_ENGINE = (29, 2)  # from here on --gpus goes by CDI first, which survives a daemon-reload (FACTS 2.3)
+CDI_ENGINE = (29, 2)  # from here on --gpus goes by CDI first, which survives a daemon-reload (docs/facts.md#cdi)
 
 # Has a running daemon load what a reload applies, live-restore among it, and waits until it says so: it loads it some
 # time after the signal. It is no failure if it does not: the restart, or the next deploy, sees what is not loaded.

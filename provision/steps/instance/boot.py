@@ -1,10 +1,11 @@
 """What a host does at boot without anyone running a command: the firewall before Docker starts a container, then the
 instances, then their models.
 
-Docker leaves a container `exited` whose address is not there yet, whatever its restart policy (FACTS 1.3), and a
-restarted server has no model loaded (FACTS 4.5). The scripts are constants; what differs is in plain files below
-/etc/provision/ollama: `instances` has a line `NAME ADDRESS PORT MODEL ...` for each instance, and nothing in it needs
-quoting, because the inventory's types allow no blank in any of these.
+Docker leaves a container `exited` whose address is not there yet, whatever its restart policy
+(docs/facts.md#docker-accepts), and a restarted server has no model loaded (docs/facts.md#ollama-load). The scripts are
+constants; what differs is in plain files below /etc/provision/ollama: `instances` has a line
+`NAME ADDRESS PORT MODEL ...` for each instance, and nothing in it needs quoting, because the inventory's types allow no
+blank in any of these.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,9 +1,10 @@
 """A guard: what the instances of a host need is free or ours. A card or a port that somebody else holds is refused
 before anything is changed, and the message says who holds it.
 
-Docker itself lets two containers share a card without a word (FACTS 1.3). A container that was given this very card
-holds the card. A container that was given all cards may only watch, as exporters of metrics do, and holds the cards on
-which nvidia-smi lists a process of the container. A process outside Docker holds a card where nvidia-smi lists it.
+Docker itself lets two containers share a card without a word (docs/facts.md#docker-accepts). A container that was given
+this very card holds the card. A container that was given all cards may only watch, as exporters of metrics do, and
+holds the cards on which nvidia-smi lists a process of the container. A process outside Docker holds a card where
+nvidia-smi lists it.
 """
 
 import dataclasses
@@ -146,7 +147,7 @@ def foreign(found: Engine) -> list[dict[str, Any]]:
 
 
 def _visible(item: Mapping[str, Any]) -> list[str]:
-    """Cards given by a variable: only where the container runs in NVIDIA's runtime, FACTS 2.2."""
+    """Cards given by a variable: only where the container runs in NVIDIA's runtime (docs/facts.md#the-gpus-option)."""
     if item["runtime"] != "nvidia":
         return []
     values = [line.partition("=")[2] for line in item["visible"] if line]

@@ -1,8 +1,8 @@
 """One Ollama container, pinned to its cards, and the finder of containers that carry our mark.
 
-Sources: `--gpus` is one CSV record, so several cards need quotes that are part of the word, FACTS 2.4; Docker lets two
-containers share a card without a word, and leaves one `exited` whose address is not there yet, FACTS 1.3; Ollama ends
-its streams at once when it is stopped, FACTS 4.9.
+Sources: several cards need quotes that are part of the word, docs/facts.md#the-gpus-option; Docker lets two containers
+share a card without a word, and leaves one `exited` whose address is not there yet, docs/facts.md#docker-accepts;
+Ollama ends its streams at once when it is stopped, docs/facts.md#ollama-stop.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ NOT_RUN = "OCI runtime exec failed"
 # Said where the root of a container that goes on is gone from the host: a start of Docker that failed beside it takes
 # that away (seen with Docker 26.1.5 and runc 1.1.15), and no restart of Docker brings it back.
 ROOT_GONE = "/proc/self/exe: no such file or directory"
-# Whose cards any daemon-reload takes (FACTS 2.5): made while Docker had systemd make cgroups, it lived on when that was
-# changed. Where Docker still has, another container would be no better.
+# Whose cards any daemon-reload takes (docs/facts.md#lost-cards): made while Docker had systemd make cgroups, it lived
+# on when that was changed. Where Docker still has, another container would be no better.
 LEFT = "systemd's, from before"
 OWN = "as Docker makes it"
 KILLED = "(exit code 137)"  # of nvidia-smi: where memory is short, a look into a container dies first
@@ -248,7 +248,8 @@ class Container(Step):
 def _is_kept(have: State, want: Mapping[str, Any]) -> bool:
     """Whether the container itself is right, and only has to be started, stopped or restarted.
 
-    One that runs and does not see its cards is not: its root may be gone (ROOT_GONE), and FACTS 2.5 recreates too.
+    One that runs and does not see its cards is not: its root may be gone (ROOT_GONE), and NVIDIA's own cure is to make
+    such a container anew (docs/facts.md#lost-cards).
     """
     if have is None:
         return False

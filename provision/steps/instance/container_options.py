@@ -5,7 +5,8 @@ A container gets its command and most of its variables from its image. Both are 
 Sources: HostConfig in `docker inspect` of Docker 20.10 to 29, where a field is empty, 0, false or null unless an option
 set it; those that the daemon fills in from its own configuration (ShmSize, CgroupnsMode, Ulimits, MemorySwap) are left
 out. So is Runtime: a container keeps the default runtime that the daemon had when it was made. An image's Env,
-Entrypoint and the like are copied into the container, FACTS 4.8; StopTimeout is null unless `--stop-timeout` set it.
+Entrypoint and the like are copied into the container; StopTimeout is null unless `--stop-timeout` set it. All in
+docs/facts.md#docker-inspect.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -18,7 +19,7 @@ OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")  # variables that the server reads
 MOST = 50  # options that are told of one container
 # The configuration of an image that was removed is not known. Every Ollama image sets this variable.
 USUAL = {"OLLAMA_HOST": "0.0.0.0:11434"}
-NO_CARDS = "NVIDIA_VISIBLE_DEVICES=void"  # CDI sets this beside the cards that it gives, FACTS 2.3
+NO_CARDS = "NVIDIA_VISIBLE_DEVICES=void"  # CDI sets this beside the cards (docs/facts.md#cdi)
 PRIVATE = ("private", "shareable")  # a daemon's default-ipc-mode
 
 WORDS: Vocabulary = {

@@ -1,6 +1,7 @@
 """The words of `docker create` for an instance. Pure.
 
-Source: `--gpus` and `--mount` are CSV records, so several cards need quotes that are part of the word, FACTS 2.4.
+Source: `--gpus` and `--mount` are CSV records, so several cards need quotes that are part of the word,
+docs/facts.md#the-gpus-option.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Where a host's instances listen, and who may reach them: the containers, the firewall, the boot unit and every
 balancer's upstream must agree on it, so it is said here and nowhere else.
 
-Published ports pass ufw and firewalld by, and Ollama asks nobody for a password (FACTS 1.3, 4.9).
+Published ports pass ufw and firewalld by (docs/facts.md#docker-ports), and Ollama asks nobody for a password
+(docs/facts.md#ollama-security).
 """
 
 import ipaddress

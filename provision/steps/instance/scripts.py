@@ -1,7 +1,7 @@
 """The shell that hosts run for instances: constants, whose data always comes as arguments.
 
 POSIX sh. They run under `set -eu`; `docker` and `curl` are there, the image itself has neither curl nor a shell to
-rely on (FACTS 4.8). Only containers with our label are ever stopped or removed.
+rely on (docs/facts.md#ollama-image). Only containers with our label are ever stopped or removed.
 """
 
 # What holds one of the cards ($3..) or the address and port ($2) that container $1 needs, and is ours, goes first:

@@ -1,7 +1,8 @@
 """The variables that an Ollama server really reads, and what to do instead of those that it does not.
 
-Sources: envconfig/config.go of Ollama, FACTS 4.1; names that guides use and that do not exist, FACTS 4.2. A variable
-that the server does not know is ignored without a word, so it is refused here.
+Sources: envconfig/config.go of Ollama, docs/facts.md#ollama-variables; names that guides use and that do not exist,
+docs/facts.md#invented-parameters. A variable that the server does not know is ignored without a word, so it is refused
+here.
 """
 
 from collections.abc import Mapping

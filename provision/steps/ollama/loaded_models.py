@@ -1,7 +1,8 @@
 """The models of one instance, loaded and wholly on its cards.
 
-Sources: an empty request loads, and only while its client waits, FACTS 4.5; what does not fit goes to the CPU without
-an error, FACTS 5: only `size_vram == size` says that it did not; a container can lose its cards, FACTS 2.5.
+Sources: an empty request loads, and only while its client waits, docs/facts.md#ollama-load; what does not fit goes to
+the CPU without an error, docs/facts.md#model-memory: only `size_vram == size` says that it did not; a container can
+lose its cards, docs/facts.md#lost-cards.
 """
 
 import json

@@ -1,7 +1,8 @@
 """One model on one instance, pulled over its API by a job of the host, and the finder of models that we pulled.
 
 A model that somebody pulled by hand is not ours: it is used where it is declared, and never deleted.
-Sources: pulling, FACTS 4.4; names and files, FACTS 4.6; sizes of deepseek-r1, FACTS 5.
+Sources: pulling, docs/facts.md#ollama-pull; names and files, docs/facts.md#ollama-files; sizes of deepseek-r1,
+docs/facts.md#model-memory.
 """
 
 import dataclasses
@@ -74,7 +75,7 @@ class Model(Step):
 
     @property
     def compared_as(self) -> str:
-        """The model: all instances of all hosts must have the same bytes under its name; tags move (FACTS 4.4)."""
+        """The model: all instances of all hosts must have the same bytes under its name, because tags move."""
         return f"model:{self.name}"
 
     def fact(self) -> Fact:
@@ -215,7 +216,7 @@ def pull_progress(line: str) -> str | None:
     """What to show of one line of a pull: its frames, and our own words.
 
     Args:
-        line: a frame of FACTS 4.4, or what the script says.
+        line: a frame of Ollama's (docs/facts.md#ollama-pull), or what the script says.
     """
     if not line.startswith("{"):
         return _HASH.sub(r"\1", line.strip()) or None

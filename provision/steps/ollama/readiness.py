@@ -1,7 +1,8 @@
 """The test that an instance has to pass before it gets requests: it answers, generates to the end, and on its cards.
 
 Asked of the instance itself, on its host. Sources: a stream that broke off has status 200 too, only its last frame says
-`"done":true`, FACTS 4.3; a model that is partly off the cards answers without an error, FACTS 5.
+`"done":true`, docs/facts.md#ollama-api; a model that is partly off the cards answers without an error,
+docs/facts.md#model-memory.
 """
 
 import re

@@ -1,8 +1,9 @@
 """The shell that hosts run to have models: constants, whose data always comes as arguments.
 
-POSIX sh under `set -eu`. They run on the host, because a client that goes away cancels a pull and a load (FACTS 4.4,
-4.5), and with the host's curl, because the image has none (FACTS 4.8). A proxy that the host uses for the world
-outside is not for its own instances: `--noproxy '*'`.
+POSIX sh under `set -eu`. They run on the host, because a client that goes away cancels a pull and a load
+(docs/facts.md#ollama-pull, docs/facts.md#ollama-load), and with the host's curl, because the image has none
+(docs/facts.md#ollama-image). A proxy that the host uses for the world outside is not for its own instances:
+`--noproxy '*'`.
 """
 
 from provision.steps.instance.scripts import READY
@@ -72,9 +73,9 @@ progress() { # file of frames: shows the newest whole one and counts the seconds
 
 # $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds of silence that end a
 # try, $7 name of the mark, $8 not empty where a blob is known to be damaged. Success is the last frame, never the
-# status (FACTS 4.4); what no other try can mend ends at once. The servers that run while a blob is damaged are noted by
-# the time of their start: each may take the model for useless until it restarts, also one that shares the folder. A
-# server that goes meanwhile is not noted.
+# status (docs/facts.md#ollama-pull); what no other try can mend ends at once. The servers that run while a blob is
+# damaged are noted by the time of their start: each may take the model for useless until it restarts, also one that
+# shares the folder. A server that goes meanwhile is not noted.
 PULL = (
     PLACE
     + REASON
@@ -141,7 +142,8 @@ ready "$1" "$(at "$1")" 120
 # $1 container, $2 model, $3 request, $4 request to unload it, $5 name of the mark, $6 its manifest below
 # models/manifests. A container that went, or a model that did, is no failure: what is wanted is that neither is there.
 # A server that does not run is started for it, and stopped again. One that does not start, hangs or is ill keeps
-# nothing from being taken out of an inventory: its manifest goes then, and the blobs at its next start (FACTS 4.7).
+# nothing from being taken out of an inventory: its manifest goes then, and the blobs at its next start
+# (docs/facts.md#shared-models-folder).
 DELETE = (
     PLACE
     + rf"""
@@ -170,8 +172,8 @@ rmdir "$folder/{MARKS}" 2>/dev/null || :
 """
 )
 
-# A model is loaded by an empty request, and only while the client waits (FACTS 4.5). A model without text answers the
-# other request. Whether it is wholly on the cards is read afterwards: a load that is not does not fail.
+# A model is loaded by an empty request, and only while the client waits (docs/facts.md#ollama-load). A model without
+# text answers the other request. Whether it is wholly on the cards is read afterwards: a load that is not succeeds too.
 LOADING = r"""
 post() { printf '%s' "$1" | curl --noproxy '*' -sS -m "$3" -o "$2" -w '%{http_code}' --data-binary @- "$4"; }
 load() { # address:port, request, request for models that only embed, file for answers, seconds
@@ -183,7 +185,8 @@ load() { # address:port, request, request for models that only embed, file for a
 }
 """
 
-# What does not fit, or a server that found no card, puts a model on the CPU without an error (FACTS 5).
+# What does not fit, or a server that found no card, puts a model on the CPU without an error
+# (docs/facts.md#model-memory).
 WHOLE = r"""
 whole() { # container, address:port
   partly=$(curl --noproxy '*' -fsS -m 20 "http://$2/api/ps" | tr ',' '\n' |

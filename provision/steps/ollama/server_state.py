@@ -1,7 +1,7 @@
 """What the Ollama servers of a host say and have on disk: one read for all models of all instances.
 
-Sources: `/api/tags` and `/api/ps`, FACTS 4.3; the layout of a models folder, FACTS 4.6; a blob that is on disk is never
-looked at again by Ollama, FACTS 4.4.
+Sources: `/api/tags` and `/api/ps`, docs/facts.md#ollama-api; the layout of a models folder, docs/facts.md#ollama-files;
+a blob that is on disk is never looked at again by Ollama, docs/facts.md#ollama-pull.
 """
 
 import hashlib

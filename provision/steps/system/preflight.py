@@ -1,6 +1,7 @@
 """Guards: what a host must be before anything of it is changed. They change nothing themselves.
 
-Sources: supported releases, DESIGN; snap, FACTS 1.1; the driver an Ollama needs, FACTS 2.5; MIG, FACTS 2.5.
+Supported releases are a decision of ours (README, Requirements). Sources of the rest: snap,
+docs/facts.md#docker-packages; the driver an Ollama needs, docs/facts.md#driver-versions; docs/facts.md#mig.
 """
 
 import re
