@@ -1,1 +1,1 @@
-"""An inventory becomes steps, and steps become changes in their order. Pure."""
+"""From an inventory to steps, and from steps to ordered changes. Pure."""

@@ -1,7 +1,7 @@
-"""In which order the changes of a host are made, and which of them while the same instances serve nobody. Pure.
+"""The order of a host's changes, in groups: the same instances are out of service for all changes of a group. Pure.
 
-A running instance that is replaced is out of the upstream from the change that stops it to the last one that it needs
-to serve again. So all of its changes follow each other, instance after instance; all others keep their place.
+A replaced instance is out of the upstream from the change that stops the instance to the last change that the instance
+needs to serve again. So all changes of an instance follow each other. Changes of no instance keep their place.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,16 +14,17 @@ from provision.plan.role_interface import Entry
 from provision.steps.base import EVERY, BlockedError, Step
 
 Disrupts = Callable[[Change], frozenset[str]]
-"""Which instances of the host a change cuts the streams of."""
+"""The instances of the host whose streams a change cuts."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Changes that are made one after the other; what is taken out for them goes back after the last one.
+    """Changes made one after the other. Instances taken out for the group are admitted after the last change.
 
     Args:
         changes: the changes.
-        instances: what is out together if one of them is; empty where a change concerns none, or itself alone.
+        instances: the instances that go out together if any of them does; empty for a change without an instance, or
+            for a change that goes alone.
     """
 
     changes: tuple[Change, ...]
@@ -36,7 +37,7 @@ def is_container(step: Step) -> bool:
 
 
 def creates(change: Change) -> bool:
-    """Whether it makes an instance where none is: it is not there, or does not run and listened elsewhere."""
+    """Whether a change makes an instance where none serves: no container, or a stopped container with another port."""
     if not is_container(change.step) or change.want is None or change.pending:
         return False
     have = change.have
@@ -44,11 +45,11 @@ def creates(change: Change) -> bool:
 
 
 def groups(changes: Sequence[Change], disrupts: Disrupts) -> tuple[Group, ...]:
-    """The changes of one host, grouped.
+    """Group the changes of one host.
 
     Args:
         changes: as planned.
-        disrupts: whose streams a change cuts.
+        disrupts: the instances whose streams a change cuts.
     """
     everything = _whole_host(changes, disrupts)
     if everything is not None:
@@ -59,19 +60,20 @@ def groups(changes: Sequence[Change], disrupts: Disrupts) -> tuple[Group, ...]:
 
 
 def _whole_host(changes: Sequence[Change], disrupts: Disrupts) -> tuple[int, int] | None:
-    """From the first change that disrupts all instances to the last; to the end where others would be out again."""
-    found = [number for number, change in enumerate(changes) if disrupts(change) == EVERY]
-    if not found:
+    """From the first change that disrupts all instances to the last; to the very end if a later change would take out
+    instances again."""
+    whole = [number for number, change in enumerate(changes) if disrupts(change) == EVERY]
+    if not whole:
         return None
-    others = any(disrupts(change) or _may_disrupt(change) for change in changes[found[-1] + 1 :])
-    return found[0], len(changes) if others else found[-1] + 1
+    others = any(disrupts(change) or _may_disrupt(change) for change in changes[whole[-1] + 1 :])
+    return whole[0], len(changes) if others else whole[-1] + 1
 
 
 def _in_turn(changes: Sequence[Change], clusters: Mapping[str, frozenset[str]]) -> Iterator[Group]:
-    """Each cluster where its first change is, but what other instances need to serve comes before the first of them:
-    they may be missing in the upstream, and then nothing else could be taken out of it.
+    """Yield each cluster at the place of its first change; before the first cluster yield what other instances need.
 
-    What is removed keeps its place, unless what takes its cards or its port is made here: then it goes with that.
+    Such instances may be missing in the upstream, and then no instance could be taken out. A removal keeps its place,
+    unless the new owner of its cards or port is made here: then the removal joins the cluster of the new owner.
     """
     begun: set[frozenset[str]] = set()
     early: list[Change] = []
@@ -82,43 +84,45 @@ def _in_turn(changes: Sequence[Change], clusters: Mapping[str, frozenset[str]]) 
                 yield Group((change,))
         elif cluster not in begun and change.action != "remove":
             if not begun:
-                early = [one for one in changes[number:] if _serves(one) and not _cluster(one, clusters)]
-                yield from (Group((one,)) for one in early)
+                early = [later for later in changes[number:] if _serves(later) and not _cluster(later, clusters)]
+                yield from (Group((needed,)) for needed in early)
             begun.add(cluster)
-            yield Group(tuple(one for one in changes if _cluster(one, clusters) == cluster), cluster)
+            yield Group(tuple(member for member in changes if _cluster(member, clusters) == cluster), cluster)
 
 
 def _serves(change: Change) -> bool:
-    """Whether an instance needs it to serve."""
+    """Whether an instance needs the change in order to serve."""
     return bool(change.step.part_of) and change.action != "remove"
 
 
 def _cluster(change: Change, clusters: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    found = clusters.get(change.step.part_of, frozenset())
-    return frozenset() if change.action == "remove" and len(found) == 1 else found
+    cluster = clusters.get(change.step.part_of, frozenset())
+    return frozenset() if change.action == "remove" and len(cluster) == 1 else cluster
 
 
 def _clusters(changes: Sequence[Change], disrupts: Disrupts) -> dict[str, frozenset[str]]:
-    """Every instance that may be taken out -> those that must be out with it, because cards or ports change hands."""
-    moving = {one.step.part_of for one in changes if one.step.part_of and (disrupts(one) or _may_disrupt(one))}
-    found = {name: frozenset({name}) for name in moving}
+    """Return instance -> the instances that go out together, because cards or ports move among them."""
+    moving = {
+        change.step.part_of for change in changes if change.step.part_of and (disrupts(change) or _may_disrupt(change))
+    }
+    clusters = {name: frozenset({name}) for name in moving}
     containers = [change for change in changes if is_container(change.step)]
     for taker in containers:
         for giver in containers:
             if taker is not giver and _holds(taker.want) & _holds(giver.have):
-                one, other = taker.step.part_of, giver.step.part_of
-                joined = found.get(one, frozenset({one})) | found.get(other, frozenset({other}))
-                found.update(dict.fromkeys(joined, joined))
-    return found
+                first, second = taker.step.part_of, giver.step.part_of
+                joined = clusters.get(first, frozenset({first})) | clusters.get(second, frozenset({second}))
+                clusters.update(dict.fromkeys(joined, joined))
+    return clusters
 
 
 def _may_disrupt(change: Change) -> bool:
-    """Whether it is a container of which more is known only when its turn comes."""
+    """Whether the change is a container whose state is known only later."""
     return change.pending and is_container(change.step)
 
 
 def _holds(state: Mapping[str, object] | None) -> set[str]:
-    """Cards, and addresses with ports, of a container's state."""
+    """Return the cards, and the addresses with ports, of a container's state."""
     held: set[str] = set()
     for key in ("gpus", "publish"):
         value = (state or {}).get(key)
@@ -127,11 +131,11 @@ def _holds(state: Mapping[str, object] | None) -> set[str]:
 
 
 def may_run(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
-    """Whether an instance may be running; what nobody asked for may.
+    """Whether an instance may be running; without an answer, it may.
 
     Args:
-        entry: its container's step.
-        answers: what was read last.
+        entry: the step of the container.
+        answers: the latest reads.
     """
     fact = entry.step.fact()
     try:
@@ -142,11 +146,11 @@ def may_run(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
 
 
 def is_missing(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
-    """Whether an instance is not there: it was removed by hand, or an earlier run never made it.
+    """Whether an instance is gone: removed by hand, or never made by an earlier run.
 
     Args:
-        entry: its container's step.
-        answers: what was read last.
+        entry: the step of the container.
+        answers: the latest reads.
     """
     try:
         return parse(entry.step.fact(), answers, entry.step.id) is None

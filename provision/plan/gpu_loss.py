@@ -1,6 +1,6 @@
-"""Whether a change may take the cards from running containers, and which instances have lost theirs. Pure.
+"""Whether a change may take the cards from running containers, and which instances have lost their cards. Pure.
 
-Source: `systemctl daemon-reload` behind containers in cgroups of systemd's making, docs/facts.md#lost-cards.
+Source: `systemctl daemon-reload`, with containers in cgroups made by systemd, docs/facts.md#lost-cards.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,26 +18,26 @@ from provision.steps.instance.container import LEFT
 
 
 def endangers(change: Change) -> bool:
-    """Whether a change may reload systemd or restart Docker; of one that is pending that is not known yet."""
+    """Whether a change may reload systemd or restart Docker. A pending change counts if its kind can."""
     return change.step.endangers_cards if change.pending else change.step.endangers(change.have, change.want)
 
 
 def reads(entries: Iterable[Entry]) -> list[Run]:
-    """The commands that tell whether the cards of a gpu host are safe.
+    """Return the commands that tell whether the cards of a gpu host are safe.
 
     Args:
-        entries: all of its steps.
+        entries: all steps of the host.
     """
-    found = (entry.step.fact().command for entry in entries if is_container(entry.step))
-    return list(dict.fromkeys([daemon_state.COMMAND, *found]))
+    containers = (entry.step.fact().command for entry in entries if is_container(entry.step))
+    return list(dict.fromkeys([daemon_state.COMMAND, *containers]))
 
 
 def are_safe(entries: Iterable[Entry], answers: Mapping[Run, Answer]) -> bool:
-    """Whether all containers keep their cards over a daemon-reload; what nobody asked for is not doubted.
+    """Whether all containers keep their cards over a daemon-reload. A container without a read counts as safe.
 
     Args:
         entries: all steps of a gpu host.
-        answers: what was read last.
+        answers: the latest reads.
     """
     answer = answers.get(daemon_state.COMMAND)
     try:
@@ -48,9 +48,9 @@ def are_safe(entries: Iterable[Entry], answers: Mapping[Run, Answer]) -> bool:
 
 
 def reload_safe(answer: Answer) -> bool:
-    """Whether containers that Docker makes now keep their cards over a daemon-reload (docs/facts.md#lost-cards).
+    """Whether new containers keep their cards over a `systemctl daemon-reload` (docs/facts.md#lost-cards).
 
-    They do where Docker can make none, too.
+    True also if Docker cannot make containers.
 
     Args:
         answer: to `daemon_state.COMMAND`.
@@ -64,14 +64,14 @@ def reload_safe(answer: Answer) -> bool:
 
 
 def blind(entry: Entry, answers: Mapping[Run, Answer]) -> State:
-    """What was found of an instance that runs and does not see its cards; None for any other.
+    """Return the state of an instance that runs and does not see its cards; None for any other instance.
 
     Args:
-        entry: its container.
-        answers: what was read last.
+        entry: the step of the container.
+        answers: the latest reads.
 
     Raises:
-        FactError: it cannot be read.
+        FactError: the container cannot be read.
     """
     try:
         have = parse(entry.step.fact(), answers, entry.step.id)
@@ -83,13 +83,13 @@ def blind(entry: Entry, answers: Mapping[Run, Answer]) -> State:
 def lost(
     names: Collection[str], entries: Iterable[Entry], answers: Mapping[Run, Answer], facts: HostFacts
 ) -> frozenset[str]:
-    """Those of these instances that do not serve where the inventory has them, or not on cards that are well.
+    """Return the refused instances that do not serve at their declared address, or not on healthy cards.
 
     Args:
-        names: instances that cannot be worked on. One whose container was not read is not among the result.
-        entries: all steps of their host.
-        answers: what was read last.
-        facts: what is known of the host.
+        names: the refused instances. An instance without a read of its container is left out of the result.
+        entries: all steps of the host.
+        answers: the latest reads.
+        facts: facts about the host.
     """
     steps = (entry.step for entry in entries if entry.step.part_of in names and entry.step.serves)
     known = (step for step in steps if step.fact().command in answers)
@@ -104,7 +104,7 @@ def _serves(step: Step, answers: Mapping[Run, Answer], facts: HostFacts) -> bool
 
 
 def _is_left(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
-    """Whether an instance lives in a cgroup that Docker would not make any more."""
+    """Whether an instance lives in a cgroup of a kind that Docker no longer makes."""
     fact = entry.step.fact()
     try:
         have = parse(fact, answers, entry.step.id) if fact.command in answers else None

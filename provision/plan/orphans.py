@@ -1,4 +1,4 @@
-"""Orphans: what carries our mark on a host and nobody declares any more. Pure."""
+"""Orphans: marked things of ours on a host that the inventory no longer declares. Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -6,19 +6,19 @@ from provision.plan.role_interface import Entry
 from provision.steps.base import Owned, State
 
 Read = Callable[[Owned], Mapping[str, State]]
-"""From a finder to all things of its kind that carry our mark: step id -> state."""
+"""From a finder to all marked things of its kind: step id -> state."""
 
 
 def orphans(
     finders: Iterable[tuple[str, Owned]], declared: Collection[str], read: Read, *, last: bool
 ) -> list[tuple[Entry, State]]:
-    """What is to be removed, with the state in which it was found.
+    """Return the orphans to remove, each with its state on the host.
 
     Args:
-        finders: role and finder, in the order in which things are removed.
-        declared: ids of everything that is declared on the host.
-        read: what carries the mark of a finder.
-        last: whether those are asked for that go after all other changes (`Owned.last`), or those that go before.
+        finders: role and finder, in the order of removal.
+        declared: ids of everything declared on the host.
+        read: reads the marked things of a finder.
+        last: True for orphans removed after all changes (`Owned.last`), False for orphans removed before.
     """
     removals: dict[str, tuple[Entry, State]] = {}
     for role, finder in finders:

@@ -1,4 +1,4 @@
-"""Steps and what was found -> what would change. Pure."""
+"""The planner: from steps and the state of a host to changes. Pure."""
 
 import contextlib
 import dataclasses
@@ -17,27 +17,27 @@ from provision.steps.docker import inspect
 from provision.steps.facts import TITLE, HostFacts
 from provision.steps.facts import parse as facts_of_host
 
-# What a parser may stumble over in an answer that nobody foresaw; a host may say anything.
+# Exceptions of a parser that meets an unforeseen answer: a host may answer anything.
 GARBLED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 NOTHING_CHANGED = "nothing was changed on this host"
 
 
 @dataclass(frozen=True)
 class Change:
-    """One step that is not as wanted.
+    """A step whose state on the host differs from the wanted state.
 
     Args:
-        role: the role it belongs to.
+        role: the role of the step.
         step: the step.
         action: `add`, `change` or `remove`.
-        reason: why, in one line.
-        have: what was found; None where it is not known yet.
-        want: what is wanted; None where it is not known yet.
+        reason: why the step changes, in one line.
+        have: the state on the host; None if absent or not known yet.
+        want: the wanted state; None for a removal, or if not known yet.
         diff: lines that show the change; never a secret.
-        impact: what it costs, in the operator's terms; may be empty.
-        commands: what will be run; empty where it is not known yet.
-        pending: known only after another step has changed; read again then.
-        past: as of its `Entry`.
+        impact: the cost in the operator's terms; may be empty.
+        commands: the commands to run; empty if not known yet.
+        pending: known only after another step has changed, and read again then.
+        past: as in `Entry`.
     """
 
     role: str
@@ -54,21 +54,21 @@ class Change:
 
     @property
     def entry(self) -> Entry:
-        """The step in its place, with the state that the run brings it to."""
+        """The step with its role, and with the state that the run brings about."""
         return Entry(self.role, self.step, self.past)
 
 
 @dataclass(frozen=True)
 class HostPlan:
-    """What would change on one host.
+    """The changes of one host.
 
     Args:
-        changes: in the order in which they are made: what nobody declares any more first, but for what is in use.
-        steps: how many steps were looked at.
-        found: step id -> what was found, for the steps that could be read.
-        notes: step id -> what an operator has to know though nothing of it changes.
-        refused: instance -> why it cannot be worked on. None of its steps is among the changes.
-        left_out: how many steps these instances have.
+        changes: in order: orphans first, unless in use, then the declared steps.
+        steps: the number of steps compared.
+        found: step id -> state on the host, for every readable step.
+        notes: step id -> a remark for the operator about something left unchanged.
+        refused: instance -> the reason of the refusal. No step of a refused instance is among the changes.
+        left_out: the number of steps of refused instances.
     """
 
     changes: tuple[Change, ...] = ()
@@ -80,22 +80,23 @@ class HostPlan:
 
     @property
     def ok(self) -> int:
-        """How many steps are as wanted."""
+        """The number of steps that are as wanted."""
         return self.steps - self.left_out - sum(change.action != "remove" for change in self.changes)
 
 
 def facts_of(entries: Iterable[Entry], finders: Iterable[tuple[str, Owned]]) -> tuple[Run, ...]:
-    """The commands that read all of these, each once; those first that go on beside the others."""
+    """Return the commands that read all entries and finders, each once; first the slow commands that run beside the
+    rest."""
     facts = [entry.fact() for entry in entries] + [finder.fact() for _, finder in finders]
     return tuple(sorted(dict.fromkeys(fact.command for fact in facts), key=lambda command: not command.slow))
 
 
 def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:
-    """What one fact says.
+    """Parse the answer to one fact.
 
     Raises:
         BlockedError: known only after another step.
-        FactError: unreadable.
+        FactError: the answer is unreadable.
     """
     try:
         return fact.parse(answers[fact.command])
@@ -107,32 +108,31 @@ def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:
 
 
 def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -> HostFacts:
-    """What is known of the host.
+    """Parse the facts about the host.
 
     Args:
-        answers: to one or more of `facts.command`; where our containers are published may also come of the look at
-            Docker.
-        before: what was known before: what was not read stays as it was.
+        answers: to one or more of `facts.command`. The read of Docker also tells where our containers are published.
+        before: the facts known before. A fact without an answer keeps its value.
 
     Raises:
         FactError: an answer makes no sense.
     """
-    found = before or HostFacts()
+    facts = before or HostFacts()
     for command, answer in answers.items():
         if command.title != TITLE:
             continue
         try:
-            found = facts_of_host(answer.text, found)
+            facts = facts_of_host(answer.text, facts)
         except GARBLED as error:
             raise FactError(
                 f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
             ) from error
     if inspect.COMMAND in answers:
         try:
-            found = dataclasses.replace(found, published=inspect.published(answers[inspect.COMMAND]))
+            facts = dataclasses.replace(facts, published=inspect.published(answers[inspect.COMMAND]))
         except BlockedError as blocked:
-            found = dataclasses.replace(found, published=None, asked_after=blocked.by)
-    return found
+            facts = dataclasses.replace(facts, published=None, asked_after=blocked.by)
+    return facts
 
 
 def _unreadable(fact: Fact, answer: Answer, step: str, why: str) -> FactError:
@@ -154,18 +154,18 @@ def plan_host(
     answers: Mapping[Run, Answer],
     earlier: Mapping[str, Change] = MappingProxyType({}),
 ) -> HostPlan:
-    """What would change on a host.
+    """Plan the changes of a host.
 
     Args:
-        entries: the steps to look at, in order.
-        declared: ids of everything the inventory declares on this host, looked at or not.
-        finders: what looks for things with our mark.
-        facts: host facts.
-        answers: what the host said to every fact's command.
-        earlier: step id -> change, of what will have been changed before these.
+        entries: the steps to compare, in order.
+        declared: ids of everything that the inventory declares on this host, compared or not.
+        finders: find marked things of ours.
+        facts: facts about the host.
+        answers: the answers to the commands of all facts.
+        earlier: step id -> change, for the changes made before these entries.
 
     Raises:
-        FactError: something cannot be read.
+        FactError: a fact is unreadable.
         RefusedError: a step refuses this host.
     """
     changing: dict[str, Change] = dict(earlier)
@@ -211,16 +211,17 @@ def _change(
 
 
 def wanted(entry: Entry, facts: HostFacts, have: State) -> State:
-    """What a step wants on this host, or what a rollback puts back.
+    """Return the wanted state of a step on this host; in a rollback the state to restore.
 
     Args:
-        entry: the step in its place.
-        facts: what is known of the host.
-        have: what was found.
+        entry: the step with its role.
+        facts: facts about the host.
+        have: the state on the host.
 
     Raises:
         BlockedError: known only after another step.
         RefusedError: the step refuses this host.
+        FactError: the facts about the host make no sense.
     """
     step = entry.step
     try:
@@ -233,12 +234,12 @@ def wanted(entry: Entry, facts: HostFacts, have: State) -> State:
 
 
 def make_change(entry: Entry, have: State, want: State) -> Change:
-    """The change from one known state to another.
+    """Make the change from one known state to another.
 
     Args:
-        entry: the step in its place.
-        have: what was found.
-        want: what is wanted; not converged with `have`.
+        entry: the step with its role.
+        have: the state on the host.
+        want: the wanted state; not converged with `have`.
     """
     step = entry.step
     action = "remove" if want is None else "add" if have is None else "change"
@@ -258,7 +259,7 @@ def make_change(entry: Entry, have: State, want: State) -> Change:
 
 
 def _pending(entry: Entry, by: str, facts: HostFacts, have: State) -> Change:
-    """A change that is known later. What it would cost from what was read, or from nothing, is the most it can cost."""
+    """Make a change that is known later. Its impact is the most it can cost, from the present read or from nothing."""
     impact = ""
     with contextlib.suppress(BlockedError, RefusalError):
         impact = entry.step.impact(have, entry.want(facts, have))
@@ -277,10 +278,10 @@ def _blocker(step_id: str, blocked: BlockedError, changing: Mapping[str, Change]
 def _marked(
     finder: Owned, declared: frozenset[str], answers: Mapping[Run, Answer], changing: Mapping[str, Change]
 ) -> Mapping[str, State]:
-    """What carries our mark, by step id; nothing where that is known only after another step.
+    """Return the marked things of a finder, by step id; empty if known only after another step.
 
-    What another step would have to start first, and nobody declares, will not be started: nothing of it runs, so
-    nothing of it has to be removed now.
+    If the inventory does not declare that step, the step will not be changed, so none of the things runs, and nothing
+    has to be removed now.
     """
     kind = type(finder).__name__
     try:
@@ -292,34 +293,34 @@ def _marked(
 
 
 def hidden(change: Change, hide: Mask) -> Change:
-    """A change with nothing secret in what is shown of it.
+    """Return a change with secrets masked in everything shown.
 
     Args:
         change: the change.
-        hide: takes secrets out of a text.
+        hide: masks secrets in a text.
     """
     return dataclasses.replace(change, reason=hide(change.reason), diff=hide(change.diff), impact=hide(change.impact))
 
 
 def merged(*plans: HostPlan) -> HostPlan:
-    """The plans of a host, one for each wave, as one plan.
+    """Merge the plans of a host, one for each wave.
 
     Args:
         plans: in the order of the waves.
     """
     changes = tuple(change for plan in plans for change in plan.changes)
-    found = {step: state for plan in plans for step, state in plan.found.items()}
+    states = {step: state for plan in plans for step, state in plan.found.items()}
     notes = {step: note for plan in plans for step, note in plan.notes.items()}
     refused = {name: why for plan in plans for name, why in plan.refused.items()}
     steps, left_out = sum(plan.steps for plan in plans), sum(plan.left_out for plan in plans)
-    return HostPlan(changes, steps, found, notes, refused, left_out)
+    return HostPlan(changes, steps, states, notes, refused, left_out)
 
 
 def unplanned(planned: HostPlan, now: HostPlan) -> list[str]:
-    """Ids of the steps that are to be changed now in another way than was planned, from what to what.
+    """Return the ids of steps whose change now differs from the planned change.
 
-    What became right by itself is not among them, nor what is only known after a planned change. Keys of a state that
-    are `Step.volatile` do not count.
+    A step that became right by itself does not count, nor a step known only after a planned change. `Step.volatile`
+    keys of a state do not count.
     """
     before = _outline(planned)
     waiting = {change.step.id for change in planned.changes if change.pending}
@@ -328,16 +329,16 @@ def unplanned(planned: HostPlan, now: HostPlan) -> list[str]:
 
 
 def agreed(shown: HostPlan | None, now: HostPlan) -> HostPlan:
-    """The plan, if an operator has agreed to all of it: nothing else is changed or removed.
+    """Return the plan, if the operator agreed to every change of it.
 
-    What a thing is like by now does not count: time has passed, and requests and boots go on.
+    The state on the host does not count: time has passed, and requests and boots go on.
 
     Args:
-        shown: the plan that he has seen; None where nobody was asked.
-        now: what is to be done.
+        shown: the plan shown to the operator; None if nobody was asked.
+        now: the plan to carry out.
 
     Raises:
-        HostError: he has not.
+        HostError: a change is new since the question.
     """
     before = {(change.step.id, change.action == "remove") for change in shown.changes} if shown else set()
     if shown and not before.issuperset((change.step.id, change.action == "remove") for change in now.changes):

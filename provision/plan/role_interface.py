@@ -1,4 +1,4 @@
-"""From an inventory to every host's steps, in the fixed order. Pure but for reading the inventory's files."""
+"""The interface of a role, and the steps of every host in the fixed order. Pure, except for reading inventory files."""
 
 import dataclasses
 import importlib
@@ -26,75 +26,77 @@ from provision.steps.facts import HostFacts
 
 
 class Role(Protocol):
-    """What the module of a role says. It has `Settings`, `OWNED` and `steps`; of the rest it may leave out whatever is
-    the same as here. Nobody else names a role to say what it is: the functions of this module tell."""
+    """The interface of a role's module. `Settings`, `OWNED` and `steps` are required; the rest has the defaults below.
+    No code outside this module asks for a role by name: the functions below answer."""
 
     Settings: type[inventories.Settings]
-    """What an operator may set."""
+    """The settings of the role."""
     OWNED: tuple[Owned, ...]
     """The finders of everything that carries the role's mark."""
     LATE: bool = False
-    """Whether it comes in the last wave, after all other roles on all hosts, and is told what became of these
+    """Whether the role comes in the last wave, after all other roles on all hosts, and reads the state of the fleet
     (`HostFacts.fleet`)."""
     SERVES: bool = False
-    """Whether it looks at whether instances serve."""
+    """Whether the role checks that instances serve."""
     DECLARES_INSTANCES: bool = False
-    """Whether the instances of gpu hosts are its own; exactly one role says so, and has `instances` and `serving`."""
+    """Whether the role declares the instances of gpu hosts. Exactly one role does, and has `instances` and
+    `serving`."""
     STARTS_CONTAINERS: bool = False
-    """Whether it starts containers: what prepares the host comes before the first role that does."""
+    """Whether the role starts containers. Steps that prepare the host come before the first role with containers."""
     BRINGS_MODELS: bool = False
-    """Whether it brings instances the models that are declared."""
+    """Whether the role brings instances their declared models."""
     ROUTES: bool = False
-    """Whether it says which instances get requests."""
+    """Whether the role routes requests to instances."""
     GROUPS: tuple[str, ...] = ()
-    """Groups of the inventory, beside those of every inventory, whose hosts are worked on for this role."""
+    """Groups of the inventory, beside `gpu` and `balancer`, whose hosts have steps of this role."""
     FACTS: Collection[str] = facts.PARTS
-    """The parts of the host facts that its steps look at."""
+    """The costly parts of the host facts that steps of the role read."""
 
     @staticmethod
     def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
-        """The steps of the role on a host, in order; none where it has nothing to do."""
+        """Yield the steps of the role on a host, in order; nothing if the role has no work there."""
 
     @staticmethod
     def instances(host_name: str, settings: Any) -> tuple[Instance, ...]:
-        """The instances that a gpu host declares by these settings of the role."""
+        """Return the instances that the settings of a gpu host declare."""
 
     @staticmethod
     def serving(settings: Any) -> Serving:
-        """What holds for instances that are on a host and not declared any more."""
+        """Return the settings for instances on a host that are no longer declared."""
 
     @staticmethod
     def problems(host: Host, inventory: Inventory) -> Iterable[Problem]:
-        """What is wrong with a host among the others."""
+        """Return the problems of a host among the rest of the fleet."""
         return ()
 
     @staticmethod
     def warnings(host: Host, inventory: Inventory) -> Iterable[str]:
-        """What looks wrong with a host among the others."""
+        """Return warnings about a host among the rest of the fleet."""
         return ()
 
     @staticmethod
     def waits_for(host: Host, inventory: Inventory) -> str:
-        """The name of the other host that alone makes what this host needs; empty if there is none."""
+        """Return the name of the host whose build this host needs; empty if none."""
         return ""
 
     @staticmethod
     def peers(host: Host, inventory: Inventory) -> Iterable[Host]:
-        """The hosts, beside its balancers or its gpu hosts, the way to which is among this host's facts."""
+        """Return hosts to which this host's facts include a route, beside its balancers or gpu hosts."""
         return ()
 
     @staticmethod
     def concerns(host: Host, inventory: Inventory) -> Iterable[Host]:
-        """Of a late role: the hosts that its part on this host tells of. A run over one of them includes this part."""
+        """Of a late role: return the hosts that its steps on this host depend on. A run over any of these hosts
+        includes this host."""
         return ()
 
 
 @dataclass(frozen=True)
 class Past:
-    """Stands for the state that an entry is brought to, where no recorded state is given.
+    """Stands for the target state of an entry without a recorded state.
 
     Args:
-        meaning: which state that is.
+        meaning: the state, in words.
     """
 
     meaning: str
@@ -106,13 +108,13 @@ PRESENT: Final = Past("what the host has, as if that were put back")
 
 @dataclass(frozen=True)
 class Entry:
-    """A step in its place, with the state that a run brings it to.
+    """A step with its role, and the state that a run brings about.
 
     Args:
-        role: the role it belongs to.
+        role: the role of the step.
         step: the step.
-        past: the recorded state that a rollback puts back, None for a thing that was not there; `UNSET` for what the
-            step wants; `PRESENT` for the state that the host has, as if that were put back.
+        past: the recorded state that a rollback restores, None for a thing that was absent; `UNSET` for the wanted
+            state of the step; `PRESENT` for the state on the host, as if restored.
     """
 
     role: str
@@ -120,19 +122,19 @@ class Entry:
     past: State | Past = field(default=UNSET, repr=False)
 
     def fact(self) -> Fact:
-        """How to read the state, so that it compares with `want`."""
+        """Return the fact whose state compares with `want`."""
         return self.step.fact() if isinstance(self.past, Past) else self.step.restored_fact(self.past)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The wanted state.
+        """Return the wanted state.
 
         Args:
-            facts: what is known of the host.
-            have: what was found.
+            facts: facts about the host.
+            have: the state on the host.
 
         Raises:
             BlockedError: known only after another step.
-            RefusalError: this host must not be touched, or the past state cannot be put back on it.
+            RefusalError: the step refuses this host, or the past state cannot be restored here.
         """
         if self.past == UNSET:
             return self.step.want(facts, have)
@@ -141,22 +143,22 @@ class Entry:
 
     @property
     def gone(self) -> str:
-        """Why the thing is removed, where it is."""
+        """Why the thing is removed, if it is."""
         return self.step.gone if self.past == UNSET else "was not there before"
 
 
 def order() -> tuple[str, ...]:
-    """The role names, in the order in which a host goes through them."""
+    """Return the names of the roles, in the order in which a host runs them."""
     return cast(tuple[str, ...], importlib.import_module("provision.roles").ORDER)
 
 
 def role(name: str) -> Any:
-    """A role's module, see `Role`; an optional attribute may be missing there."""
+    """Return the module of a role, see `Role`. An optional attribute may be missing in the module."""
     return importlib.import_module(f"provision.roles.{name}")
 
 
 def _said(name: str, attribute: str) -> Any:
-    """An attribute of a role, or the default of `Role`. Not kept: Python keeps the modules, and that is quick."""
+    """Return an attribute of a role, or the default of `Role`. No cache: Python caches modules, so this is quick."""
     return getattr(role(name), attribute, getattr(Role, attribute))
 
 
@@ -165,45 +167,45 @@ def _which(attribute: str) -> frozenset[str]:
 
 
 def late() -> frozenset[str]:
-    """The roles of the last wave."""
+    """Return the roles of the last wave."""
     return _which("LATE")
 
 
 def serving() -> frozenset[str]:
-    """The roles that look at whether instances serve."""
+    """Return the roles that check whether instances serve."""
     return _which("SERVES")
 
 
 def routing() -> frozenset[str]:
-    """The roles that say which instances get requests."""
+    """Return the roles that route requests to instances."""
     return _which("ROUTES")
 
 
 def bringing_models() -> frozenset[str]:
-    """The roles that bring instances their models."""
+    """Return the roles that bring instances their models."""
     return _which("BRINGS_MODELS")
 
 
 def declaring() -> str:
-    """The role whose settings declare the instances, and which removes those that are not declared any more."""
+    """Return the role whose settings declare the instances. The role also removes undeclared instances."""
     (name,) = _which("DECLARES_INSTANCES")
     return name
 
 
 def concerned(host: Host, inventory: Inventory, roles: Collection[str]) -> Mapping[str, frozenset[str]]:
-    """Late role -> the names of the hosts that its part on a host tells of.
+    """Return late role -> names of the hosts that its steps on a host depend on.
 
     Args:
         host: one host of the inventory.
-        inventory: all of it.
-        roles: the roles of the run; others are left out.
+        inventory: the whole inventory.
+        roles: the roles of the run. Late roles outside the run are left out.
     """
     names = late() & frozenset(roles)
     return {name: frozenset(other.name for other in _said(name, "concerns")(host, inventory)) for name in names}
 
 
 def sections() -> dict[str, type[Settings]]:
-    """Every section of settings an inventory may have: one for each role, and that of the load test."""
+    """Return every section of settings in an inventory: one for each role, and the load test."""
     return {**{name: role(name).Settings for name in order()}, "loadtest": inventories.LoadTest}
 
 
@@ -215,7 +217,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
         overrides: `-e` words: `role.key=value` or `@FILE`.
 
     Raises:
-        InventoryError: with every problem found.
+        InventoryError: with every problem of the inventory.
     """
     groups = frozenset(group for name in order() for group in _said(name, "GROUPS"))
     inventory = inventories.load(path, roles=sections(), overrides=overrides, groups=groups)
@@ -228,7 +230,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
 
 
 def with_instances(host: Host) -> Host:
-    """Return the host with the instances that its settings declare, and with what holds for undeclared ones.
+    """Return the host with its declared instances, and with the settings for undeclared instances.
 
     Args:
         host: a host as the inventory's loader makes it, with the settings of every role.
@@ -240,7 +242,7 @@ def with_instances(host: Host) -> Host:
 
 
 def _warnings(inventory: Inventory) -> list[str]:
-    """What the roles have to say about the hosts, each sentence once."""
+    """Return the warnings of all roles about the hosts, each sentence once."""
     said: dict[str, None] = {}
     for name in order():
         for host in inventory.hosts:
@@ -257,11 +259,11 @@ def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:
 
 
 def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
-    """Every step of a host, in order.
+    """Return every step of a host, in order.
 
     Args:
         host: one host of the inventory.
-        inventory: the whole inventory: upstream and firewall come from all of it.
+        inventory: the whole inventory: upstream and firewall depend on all of it.
 
     Raises:
         ProvisionError: two steps have the same id, which is a bug of a role.
@@ -276,7 +278,7 @@ def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
 
 
 def _prepared(entries: list[Entry]) -> list[Entry]:
-    """The entries with what prepares the host before the first role that starts containers."""
+    """Move the steps that prepare the host before the first role that starts containers."""
     starting = _which("STARTS_CONTAINERS")
     start = next((number for number, entry in enumerate(entries) if entry.role in starting), len(entries))
     early = [entry for entry in entries[start:] if entry.step.prepares_host]
@@ -284,18 +286,17 @@ def _prepared(entries: list[Entry]) -> list[Entry]:
 
 
 def owned() -> tuple[tuple[str, Owned], ...]:
-    """The finders of everything that carries our mark, last role first: what depends is removed before its base."""
+    """Return the finders of everything that carries our mark, last role first: a dependent goes before its base."""
     return tuple((name, finder) for name in reversed(order()) for finder in role(name).OWNED)
 
 
 def facts_command(host: Host, inventory: Inventory, parts: Collection[str] = facts.PARTS) -> Run:
-    """The command that reads a host's facts, with its way to the addresses of its balancers, or of its gpu hosts,
-    and of the hosts that roles call its peers.
+    """Return the command that reads a host's facts, with routes to its balancers or gpu hosts, and to its roles' peers.
 
     Args:
         host: one host of the inventory.
-        inventory: all of it.
-        parts: what is read beside the host itself, see `facts.PARTS`; of a host without cards nothing is.
+        inventory: the whole inventory.
+        parts: the costly parts to read, see `facts.PARTS`; a host without cards has none.
     """
     peers = (peer for name in order() for peer in _said(name, "peers")(host, inventory) if peer.name != host.name)
     others = (*topology.counterparts(host, inventory), *peers)
@@ -307,14 +308,14 @@ def facts_command(host: Host, inventory: Inventory, parts: Collection[str] = fac
 def facts_needed(
     host: Host, inventory: Inventory, roles: Collection[str], others: Collection[Run], *, guards: bool
 ) -> Run:
-    """The command that reads as much of a host's facts as these roles look at: a role's `FACTS`, all where it has none.
+    """Return the command that reads a host's facts, limited to the parts that some roles read (`FACTS`, or all parts).
 
     Args:
         host: one host of the inventory.
-        inventory: all of it.
+        inventory: the whole inventory.
         roles: names of roles.
-        others: what is read beside it. The look at Docker also says where containers are published.
-        guards: whether the guards of the host are asked too.
+        others: commands in the same read. The read of Docker also tells where containers are published.
+        guards: whether the guards of the host are read too.
     """
     parts = {part for name in roles for part in _said(name, "FACTS")}
     parts |= {facts.CARDS, facts.AT_FIRST} if guards else set()
@@ -322,11 +323,11 @@ def facts_needed(
 
 
 def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
-    """Name of each host that waits for another host's build -> the name of that other host.
+    """Return host -> the host to wait for, because that host builds for both.
 
     Args:
         inventory: all hosts.
-        roles: the roles of this run; for the work of others nobody waits.
+        roles: the roles of this run. Nobody waits for a role outside the run.
     """
     pairs = (
         (host, _said(name, "waits_for")(host, inventory))
@@ -338,14 +339,14 @@ def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
 
 
 def choose(tags: Sequence[str], skip: Sequence[str]) -> frozenset[str]:
-    """The role names that `--tags` and `--skip-tags` leave.
+    """Return the names of the roles that `--tags` and `--skip-tags` select.
 
     Args:
-        tags: role names, or words of them separated by commas; all roles for none.
+        tags: role names, or words of role names separated by commas; all roles if empty.
         skip: likewise, taken away.
 
     Raises:
-        UsageError: a name that is no role's.
+        UsageError: no role has such a name.
     """
     return frozenset(_names(tags) or order()) - frozenset(_names(skip))
 

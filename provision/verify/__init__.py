@@ -1,1 +1,1 @@
-"""Verification: plan's own read of every host, and then the proof of each step's purpose, by testinfra."""
+"""Verification: plan's own read of every host, then proofs by testinfra that each step serves its purpose."""

@@ -1,4 +1,4 @@
-"""What testinfra asks of a host goes over our own session: one SSH policy, one sudo, one connection."""
+"""testinfra's questions to a host over our own session: one SSH policy, one sudo, one connection."""
 
 import threading
 from collections import deque
@@ -12,19 +12,19 @@ from provision.command import Answer, Run
 from provision.ssh.session import Session
 from provision.steps.facts import HostFacts
 
-CHANNELS = 3  # execs of one host at a time; sshd allows ten channels, and may count those that have just ended
-TOGETHER = 8  # commands in one exec; they wait for each other
-CHECK_TIMEOUT = 330.0  # seconds for one command of a check; a generation that loads a large model first takes a while
+CHANNELS = 3  # execs on a host at a time; sshd allows ten channels, and may still count channels that have just ended
+TOGETHER = 8  # commands in one exec; each waits for the command before
+CHECK_TIMEOUT = 330.0  # seconds for a command of a check: a generation that loads a large model first is slow
 
 
 class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
-    """testinfra's commands over a session of ours: one SSH policy, one sudo, one connection.
+    """Runs testinfra's commands over our session.
 
     Args:
         session: the open connection.
-        name: the host's name.
-        known: what the verification's plan read: command -> answer.
-        facts: what it found out of the host.
+        name: the name of the host.
+        known: command -> answer, from the plan of the verification.
+        facts: facts about the host, from the same plan.
     """
 
     NAME = "provision"
@@ -42,36 +42,37 @@ class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
         self._guard = threading.Lock()
 
     def run(self, command: str, *args: str, **kwargs: Any) -> testinfra.backend.base.CommandResult:
-        """Run one of testinfra's commands as root; see its documentation."""
+        """Run a command of testinfra as root; see testinfra's documentation."""
         line = self.get_command(command, *args)
-        said: Future[Answer] = Future()
+        answered: Future[Answer] = Future()
         with self._guard:
-            self._waiting.append((Run(("sh", "-c", line), timeout=CHECK_TIMEOUT), said))
+            self._waiting.append((Run(("sh", "-c", line), timeout=CHECK_TIMEOUT), answered))
         self._execs.submit(self._send)
-        answer = said.result()
+        answer = answered.result()
         return self.result(answer.exit, line.encode(), answer.stdout, answer.stderr)
 
     def _send(self) -> None:
-        """Run what waits, in one exec. There is one of these for each command: it may have gone with another."""
+        """Send all waiting commands in one exec. Each command submits one `_send`; a command may go with an earlier
+        exec."""
         with self._guard:
-            asked = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
-        if not asked:
+            sent = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
+        if not sent:
             return
         try:
-            answers = self.session.batch([run for run, _ in asked], stop=False)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
-            for _, said in asked:
-                said.set_exception(error)
+            answers = self.session.batch([run for run, _ in sent], stop=False)
+        except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
+            for _, answered in sent:
+                answered.set_exception(error)
         else:
-            for (_, said), answer in zip(asked, answers, strict=True):
-                said.set_result(answer)
+            for (_, answered), answer in zip(sent, answers, strict=True):
+                answered.set_result(answer)
 
     def close(self) -> None:
-        """Ask nothing any more."""
+        """Send nothing more."""
         self._execs.shutdown(wait=False)
 
     def run_once(self, command: str, *args: str) -> testinfra.backend.base.CommandResult:
-        """What a command of several steps said; it is run for the first of them. See `steps.base.asked_once`."""
+        """Run a command that several steps share, once; see `steps.base.asked_once`."""
         line = self.get_command(command, *args)
         with self._guard:
             asked = line in self._once
@@ -79,6 +80,6 @@ class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
         if not asked:
             try:
                 answer.set_result(self.run(command, *args))
-            except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
                 answer.set_exception(error)
         return answer.result()

@@ -1,9 +1,8 @@
-"""Verify: plan's own read of every host comes first, and then the proof of what each step is for.
+"""Verify: first plan's own read of every host, then the proofs that each step serves its purpose.
 
-A step that plan would change is a failed check, so verify is never greener than plan. A step that can only be known
-after another one is not asked. The proofs go by testinfra over the connection that is already open; hosts are asked in
-parallel, each over a few channels of its one connection, because a proof mostly waits for a round trip. Nothing here
-changes a host.
+A step that plan would change is a failed check, so verify is never greener than plan. A step known only after another
+step is not asked. The proofs run by testinfra over the open connection. Hosts run in parallel, each over a few channels
+of its connection, because a proof mostly waits for a round trip. Verify changes no host.
 """
 
 import dataclasses
@@ -30,24 +29,24 @@ from provision.steps.base import Check, RefusalError
 from provision.verify import drift, neighbours
 from provision.verify.backend import Backend
 
-STEPS = 16  # steps of one host at a time: what several of them ask while all channels are taken goes in one exec
+STEPS = 16  # steps of a host at a time: while all channels are taken, their questions collect and go in one exec
 
 
 @dataclass
 class StepResult:
-    """What verify found of one step.
+    """The result of one step.
 
     Args:
         step: id of the step.
-        role: its role.
+        role: the role of the step.
         checks: every check, in order.
-        problem: why the step could not be read or asked, or empty.
-        waits_for: id of the step without which nothing can be known of this one, or empty.
+        problem: why the step could not be read or asked; empty if it could.
+        waits_for: id of the step that must change first; empty if none.
         diff: lines that show how the host differs; never a secret.
-        drifted: whether a deploy would change it.
-        seconds: how long its proofs took.
-        compared_as: as of the step; empty for a result that no step has.
-        by_neighbour: whether another host is asked for it.
+        drifted: whether a deploy would change the step.
+        seconds: the duration of the proofs.
+        compared_as: as of the step; empty for a result without a step.
+        by_neighbour: whether another host gives the answer.
     """
 
     step: str
@@ -63,19 +62,19 @@ class StepResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the step is proved: a step that proves nothing is not."""
+        """Whether the step is proved. A step without checks is not proved."""
         return not self.problem and bool(self.checks) and all(check.passed for check in self.checks)
 
 
 @dataclass
 class HostResult:
-    """What became of one host's verification.
+    """The result of one host.
 
     Args:
-        host: its name.
+        host: the name of the host.
         steps: the results, in the order of the sequence.
         error: why the host could not be asked, or None.
-        seconds: how long it took.
+        seconds: the time spent on the host.
     """
 
     host: str
@@ -92,10 +91,10 @@ class HostResult:
 
 
 class Verification:
-    """Reads and plans for every host, then asks every step for its proofs.
+    """Reads and plans every host, then runs the proofs of every step.
 
     Args:
-        rollout: a run over the hosts to ask, which only plans.
+        rollout: a run over the hosts that only plans.
     """
 
     def __init__(self, rollout: Rollout) -> None:
@@ -104,14 +103,14 @@ class Verification:
         self._runs = {member.run.host.name: member.run for member in rollout.members}
         self._futures: dict[tuple[str, str], Future[StepResult]] = {}
         self._asking: list[Future[None]] = []
-        self._questions: dict[str, list[neighbours.Place]] = {}  # host -> the other hosts' instances that it asks
+        self._questions: dict[str, list[neighbours.Place]] = {}  # host -> instances of other hosts to try to reach
         self._pool = ThreadPoolExecutor(rollout.forks, thread_name_prefix="verify")
 
     def start(self) -> None:
-        """Read and plan for every host; then begin to ask for proofs, in the background.
+        """Read and plan every host, then begin the proofs in the background.
 
         Raises:
-            KeyboardInterrupt: the operator stopped it.
+            KeyboardInterrupt: the operator stopped the verification.
         """
         with at_ctrl_c(self.rollout.interrupt):
             outcomes = self.rollout.plan(stay_connected=True)
@@ -125,25 +124,25 @@ class Verification:
         self._asking = [self._pool.submit(self._host, name) for name in self.results]
 
     def finish(self) -> list[HostResult]:
-        """Wait for every host; their results in the order of the inventory."""
+        """Wait for every host, and return the results in the order of the inventory."""
         for host in self._asking:
             host.result()
         return list(self.results.values())
 
     def result(self, host: str, step: str) -> StepResult:
-        """Wait for what is found of a step."""
+        """Wait for the result of a step."""
         return self._futures[host, step].result()
 
     def ids(self) -> list[tuple[str, list[str]]]:
-        """Every host that could be read with its steps' ids, in order."""
+        """Return every readable host with the ids of its steps, in order."""
         return [(name, [step.step for step in result.steps]) for name, result in self.results.items()]
 
     def _assign(self) -> None:
-        """Choose for each instance a neighbour that tries to reach it. The result belongs to the instance's host."""
+        """Choose a neighbour to try to reach each instance. The result belongs to the host of the instance."""
         reached = [self._runs[name].host for name, result in self.results.items() if not result.error]
-        asked = [place for host in reached for place in self._places(self._runs[host.name])]
-        self._questions, unasked = neighbours.assign(asked, reached)
-        for place in asked:
+        published = [place for host in reached for place in self._places(self._runs[host.name])]
+        self._questions, unasked = neighbours.assign(published, reached)
+        for place in published:
             self.results[place.host].steps.append(StepResult(place.step, role_interface.declaring(), by_neighbour=True))
             self._futures[place.host, place.step] = Future()
         for reply in unasked:
@@ -152,7 +151,7 @@ class Verification:
     def _places(self, run: HostRun) -> tuple[neighbours.Place, ...]:
         try:
             return neighbours.places(run.host, self.rollout.context.inventory, run.reader.facts) if _has(run) else ()
-        except RefusalError:  # plan has refused the host for it
+        except RefusalError:  # plan has refused the host for the same reason
             return ()
 
     def _replied(self, reply: neighbours.Reply) -> None:
@@ -161,12 +160,12 @@ class Verification:
         self._futures[reply.place.host, reply.place.step].set_result(result)
 
     def compared_names(self) -> list[str]:
-        """What more than one step has a copy of (`Step.compared_as`), each name once."""
+        """Return the names that several steps share as copies (`Step.compared_as`), each once."""
         names = [step.compared_as for result in self.results.values() for step in result.steps if step.compared_as]
         return sorted({name for name in names if names.count(name) > 1})
 
     def compare(self, name: str) -> StepResult:
-        """Whether all copies on all hosts are the same. A copy that differs from most fails its host too.
+        """Compare all copies of a thing on all hosts. A copy that differs from most copies fails its host too.
 
         Args:
             name: one of `compared_names`.
@@ -184,7 +183,7 @@ class Verification:
         return result
 
     def _compared(self, host: str, step: StepResult) -> Check | None:
-        """Wait for the check of a copy that tells it from others; None where the copy is not there."""
+        """Wait for the check that identifies a copy; None if the copy is absent."""
         return next((check for check in self.result(host, step.step).checks if check.compared and check.got), None)
 
     def close(self) -> None:
@@ -193,9 +192,9 @@ class Verification:
         self.rollout.close()
 
     def _host(self, name: str) -> None:
-        """Ask the steps of one host for their proofs, a few at a time.
+        """Run the proofs of one host's steps, a few at a time.
 
-        The last steps come first: they are what the others are for, and ask the most.
+        The last steps come first: earlier steps serve them, and they ask the most.
         """
         begun = time.monotonic()
         run, outcome = self._runs[name], self.results[name]
@@ -212,7 +211,7 @@ class Verification:
         outcome.seconds += time.monotonic() - begun
 
     def _neighbours(self, run: HostRun) -> None:
-        """Have a host try to reach the instances of its neighbours, as assigned."""
+        """Have a host try to reach its assigned instances of neighbours."""
         questions = self._questions.get(run.host.name, [])
         if questions:
             for reply in neighbours.ask(run.host.name, questions, lambda one: run.session.batch([one], stop=False)[0]):
@@ -225,7 +224,7 @@ class Verification:
 
 
 def _planned(outcome: Outcome, run: HostRun) -> HostResult:
-    """What plan's read says of a host: every step that it looked at, and whatever else it would change there."""
+    """Make the result of plan's read: every step compared, and every other change that plan would make."""
     error = outcome.error
     result = HostResult(outcome.host, seconds=outcome.seconds)
     if error is not None and (isinstance(error, UnreachableError | BugError) or not error.step):
@@ -271,7 +270,7 @@ def _drifted(found: StepResult, change: Change, run: HostRun) -> None:
 
 
 def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, live: Any) -> None:
-    """Run a step's proofs. An error in a proof fails this step alone."""
+    """Run the proofs of a step. An error in a proof fails this step alone."""
     begun = time.monotonic()
     proofs: list[Check] = []
     try:
@@ -282,7 +281,7 @@ def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, li
         problem = error.message
     except AssertionError as error:
         problem = str(error)[:2000] or "a check failed without a message"
-    except Exception as error:  # noqa: BLE001 - a check reads what a broken host says; that must not end the others
+    except Exception as error:  # noqa: BLE001 - a check parses answers of a broken host; the rest of the proofs go on
         where = traceback.extract_tb(error.__traceback__)[-1]
         problem = f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"[:2000]
     result.problem = result.problem or run.hide(problem)
@@ -291,7 +290,7 @@ def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, li
 
 
 def _masked(run: HostRun, check: Check) -> Check:
-    """The check without secrets; whether it passed was found out with them."""
+    """Return a check with secrets masked. `passed` was decided on the true values."""
     got, expected = run.hide(check.got), run.hide(check.expected)
     told_apart = check.passed or got != expected
     got = got if told_apart else f"another {got}"
@@ -299,5 +298,5 @@ def _masked(run: HostRun, check: Check) -> Check:
 
 
 def _has(run: HostRun) -> bool:
-    """Whether the instances of a host are looked at."""
+    """Whether the instances of a host are verified."""
     return run.host.gpu and role_interface.declaring() in run.roles

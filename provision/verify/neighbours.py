@@ -1,9 +1,9 @@
 """Whether an instance is closed to a neighbour, a host of the inventory without access: the neighbour tries to connect.
 
-A host's own rules prove little: another program may accept a packet before it comes to them, or a network in between
-may lead around them. Each instance is asked by one neighbour, each neighbour asks all its questions in one exec, and
-where no host of the inventory has to be closed out, or the neighbour turns out to be admitted, the instance counts as
-not asked. A neighbour that gives no answer fails the proof.
+A host's own rules prove little: another program may accept a packet earlier, or a network in between may lead around
+the rules. Each instance is tried by one neighbour, and a neighbour tries all its instances in one exec. If every host
+has access, or the neighbour turns out to have access, the instance counts as not asked. If the neighbour gives no
+answer, the proof fails.
 """
 
 import ipaddress
@@ -21,12 +21,12 @@ from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint
 
 KIND = "neighbour:"
-PATIENCE = 3  # seconds for one connection: a packet that is dropped gets no answer
-AT_ONCE = 32  # connections that a neighbour tries at the same time
+PATIENCE = 3  # seconds for one connection: a dropped packet gets no answer
+AT_ONCE = 32  # connections at the same time from one neighbour
 EVERYBODY = "0.0.0.0/0"
 
-# Arguments: pairs of address and port. A line for each: its number, the address that this host asks from, and the exit
-# code of the attempt. Every supported distribution has bash.
+# Arguments: pairs of address and port. Output: a line for each pair with its number, the source address of this host,
+# and the exit code of the attempt. Every supported distribution has bash.
 SCRIPT = rf"""
 number=0
 while [ $# -ge 2 ]; do
@@ -50,12 +50,12 @@ class Place:
     """An instance, as its neighbours would reach it.
 
     Args:
-        host: name of its host.
-        instance: its name.
-        address: the address it is published on.
-        port: likewise.
-        admitted: the networks that may reach it.
-        senders: names of the balancers that send to it.
+        host: the name of the host.
+        instance: the name of the instance.
+        address: the published address.
+        port: the published port.
+        admitted: the networks with access.
+        senders: names of the balancers that send to the instance.
     """
 
     host: str
@@ -67,7 +67,7 @@ class Place:
 
     @property
     def step(self) -> str:
-        """What verify calls the question, beside the ids of steps."""
+        """The id of the question among the ids of steps."""
         return f"{KIND}{self.instance}"
 
     @property
@@ -76,7 +76,7 @@ class Place:
         return f"{self.host}/{self.instance}"
 
     def admits(self, address: str) -> bool:
-        """Whether it may be reached from an address. No text but an address is admitted."""
+        """Whether an address has access. Text that is no address has none."""
         try:
             source = ipaddress.ip_address(address)
         except ValueError:
@@ -86,14 +86,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one question.
+    """The result of one question.
 
     Args:
         place: the instance.
-        asker: name of the neighbour, or empty.
-        reached: whether the neighbour reached it; None where that was not asked or cannot be told.
-        why: why not; empty where `reached` says it.
-        failed: whether the neighbour was asked and gave no answer: the proof fails, for the instance may be open.
+        asker: the name of the neighbour, or empty.
+        reached: whether the neighbour reached the instance; None if not asked or not known.
+        why: the reason for None; else empty.
+        failed: whether the neighbour was asked and gave no answer: the proof fails, because the instance may be open.
     """
 
     place: Place
@@ -103,7 +103,7 @@ class Reply:
     failed: bool = False
 
     def check(self) -> Check:
-        """The proof, or why there is none."""
+        """Return the proof, or the reason why there is none."""
         if self.reached is None and not self.failed:
             return Check(f"{NOT_ASKED}whether {self.place.label} is closed to others: {self.why}", True, True)
         name = f"{self.place.address}:{self.place.port} is closed to {self.asker}"
@@ -111,22 +111,24 @@ class Reply:
 
 
 def places(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[Place, ...]:
-    """The instances of a host that are published to a network; none on a loopback address.
+    """Return the instances of a host that are published to a network; none if published on a loopback address.
 
     Args:
         host: one host.
-        inventory: all of it, for the balancers.
-        facts: of the host.
+        inventory: the whole inventory, for the balancers.
+        facts: facts about the host.
 
     Raises:
-        RefusalError: where they listen, or whom they admit, is not known.
+        RefusalError: the listen address or the networks with access are unknown.
     """
     if not host.instances or endpoint.is_local(host, inventory):
         return ()
     address = endpoint.listen_address(host, inventory, facts)
     admitted = endpoint.admitted(host, inventory, facts)
-    senders = frozenset(one.name for one in topology.balancers(host, inventory))
-    return tuple(Place(host.name, one.name, address, one.port, admitted, senders) for one in host.instances)
+    senders = frozenset(balancer.name for balancer in topology.balancers(host, inventory))
+    return tuple(
+        Place(host.name, instance.name, address, instance.port, admitted, senders) for instance in host.instances
+    )
 
 
 def assign(asked: Iterable[Place], hosts: Sequence[Host]) -> tuple[dict[str, list[Place]], list[Reply]]:
@@ -134,10 +136,10 @@ def assign(asked: Iterable[Place], hosts: Sequence[Host]) -> tuple[dict[str, lis
 
     Args:
         asked: the instances.
-        hosts: the hosts that can be connected to, in the order of the inventory.
+        hosts: the hosts with a connection, in the order of the inventory.
 
     Returns:
-        host -> the instances that it has to try to reach; a reply for each instance that no host has to.
+        host -> instances to try to reach; and a reply for each instance without a neighbour.
     """
     by_asker: dict[str, list[Place]] = {}
     for place in asked:
@@ -149,7 +151,7 @@ def ask(asker: str, questions: Sequence[Place], run: Callable[[Run], Answer]) ->
     """Have a neighbour try to reach instances, in one exec.
 
     Args:
-        asker: name of the neighbour.
+        asker: the name of the neighbour.
         questions: the instances.
         run: runs a command on the neighbour.
     """
@@ -162,14 +164,14 @@ def ask(asker: str, questions: Sequence[Place], run: Callable[[Run], Answer]) ->
 
 
 def neighbour(place: Place, hosts: Sequence[Host]) -> str:
-    """The host that asks: the next one after the instance's own that must not reach it, so that the work is spread.
+    """Choose the neighbour that tries an instance: the next host without access, so that the work is spread.
 
     Args:
         place: the instance.
-        hosts: the hosts that can be connected to.
+        hosts: the hosts with a connection.
 
     Returns:
-        its name; empty where every host may reach the instance.
+        the name of the host; empty if every host has access.
     """
     names = [host.name for host in hosts]
     start = names.index(place.host) + 1 if place.host in names else 0
@@ -189,27 +191,27 @@ def _unasked(place: Place) -> Reply:
 
 
 def command(questions: Iterable[Place]) -> Run:
-    """What a neighbour runs: all its questions at once."""
+    """Return the command of a neighbour: all its questions at once."""
     words = [word for place in questions for word in (place.address, str(place.port))]
     rounds = 1 + len(words) // 2 // AT_ONCE
     return sh(SCRIPT, *words, title="ask the ports of other hosts' instances", timeout=READ_TIMEOUT + PATIENCE * rounds)
 
 
 def parse(asker: str, questions: Sequence[Place], answer: Answer) -> list[Reply]:
-    """What a neighbour found.
+    """Parse the answer of a neighbour.
 
     Args:
-        asker: its name.
-        questions: the instances, in the order in which `command` was given them.
-        answer: to that command.
+        asker: the name of the neighbour.
+        questions: the instances, in the order given to `command`.
+        answer: to the command.
     """
     lines = (LINE.fullmatch(line) for line in answer.text.splitlines())
-    found = {int(line[1]): (line[2], line[3]) for line in lines if line}
-    return [_reply(asker, place, found.get(number)) for number, place in enumerate(questions)]
+    attempts = {int(line[1]): (line[2], line[3]) for line in lines if line}
+    return [_reply(asker, place, attempts.get(number)) for number, place in enumerate(questions)]
 
 
-def _reply(asker: str, place: Place, found: tuple[str, str] | None) -> Reply:
-    source, code = found or ("", "")
+def _reply(asker: str, place: Place, attempt: tuple[str, str] | None) -> Reply:
+    source, code = attempt or ("", "")
     if place.admits(source):
         return Reply(place, asker, why=f"{asker} asks from {source}, which the instance admits")
     if code in (*REACHED, *CLOSED):

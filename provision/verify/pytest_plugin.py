@@ -1,4 +1,4 @@
-"""A verification as pytest items: one per step and host, so that report, exit code and JUnit are pytest's own."""
+"""A verification as pytest items, one per step and host: report, exit code and JUnit are pytest's own."""
 
 import contextlib
 import functools
@@ -13,12 +13,12 @@ from provision.terminal_text import line, lines
 from provision.verify.checks import HostResult, StepResult, Verification
 from provision.verify.drift import DECLARED
 
-FLEET = "fleet"  # where pytest shows what is asked of all hosts together
-CONNECTION = "connection"  # the one item of a host that could not be asked
+FLEET = "fleet"  # pytest's node for checks across all hosts
+CONNECTION = "connection"  # the only item of a host that could not be asked
 ASKED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
-class StepFailed(Exception):  # noqa: N818 - what happened
+class StepFailed(Exception):  # noqa: N818 - an outcome, not an error of the program
     """A step is not proved."""
 
     def __init__(self, result: StepResult) -> None:
@@ -35,7 +35,7 @@ class _StepItem(pytest.Item):
 
     def runtest(self) -> None:
         result = self.wait()
-        if result.waits_for:  # what it waits for has failed, and is told once
+        if result.waits_for:  # the step waited for has failed, and is reported once
             pytest.skip(result.problem)
         if not result.passed:
             raise StepFailed(result)
@@ -51,38 +51,40 @@ class _StepItem(pytest.Item):
 
 
 class _HostNode(pytest.Collector):
-    """One host; its children are its steps."""
+    """One host, with its steps as children."""
 
     def collect(self) -> list[pytest.Item]:
         return []
 
 
 class _Plugin:
-    """Gives pytest its items."""
+    """Makes the items for pytest."""
 
     def __init__(self, verification: Verification) -> None:
         self.verification = verification
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> bool:
-        """Read and plan for every host; then collect one item per host and step."""
-        found = self.verification
-        found.start()
+        """Read and plan every host, then collect one item per host and step."""
+        verification = self.verification
+        verification.start()
         session.items = []
-        for host, ids in found.ids():
+        for host, ids in verification.ids():
             node = _HostNode.from_parent(session, name=host, nodeid=host)
-            session.items += [self._item(node, step, functools.partial(found.result, host, step)) for step in ids]
-            if not ids and (error := found.results[host].error):
+            session.items += [
+                self._item(node, step, functools.partial(verification.result, host, step)) for step in ids
+            ]
+            if not ids and (error := verification.results[host].error):
                 lost = StepResult(CONNECTION, "", problem=error.message)
                 session.items.append(self._item(node, CONNECTION, functools.partial(_given, lost)))
         fleet = _HostNode.from_parent(session, name=FLEET, nodeid=FLEET)
-        for name in found.compared_names():
-            session.items.append(self._item(fleet, name, functools.partial(found.compare, name)))
+        for name in verification.compared_names():
+            session.items.append(self._item(fleet, name, functools.partial(verification.compare, name)))
         session.testscollected = len(session.items)
         return True
 
     def _item(self, node: _HostNode, step: str, wait: Callable[[], StepResult]) -> pytest.Item:
-        # an orphan's id holds the name of a file on the host, which may hold anything
+        # The id of an orphan may contain a file name from the host, which may contain anything.
         item: pytest.Item = _StepItem.from_parent(node, name=line(step, 300), wait=wait)
         return item
 
@@ -92,11 +94,12 @@ def _given(result: StepResult) -> StepResult:
 
 
 def describe(result: StepResult) -> str:
-    """How a step differs and which of its proofs fail, in lines: each with what was expected and what was got."""
+    """Describe the differences of a step and its failed checks in lines, each with the expected and the actual
+    value."""
     said = lines(result.problem, most=10) if result.problem else []
     said += ["differs from the inventory:", *(f"  {line(text, 200)}" for text in result.diff)] if result.diff else []
     for check in result.checks:
-        told = bool(result.diff) and check.name.endswith(DECLARED)  # the diff says it better
+        told = bool(result.diff) and check.name.endswith(DECLARED)  # the diff says the same in more detail
         if not (check.passed or told):
             said += [line(check.name), f"  expected {line(check.expected, 600)}", f"  got      {line(check.got, 600)}"]
     return "\n".join(said)
@@ -105,16 +108,16 @@ def describe(result: StepResult) -> str:
 def verify(
     verification: Verification, *, junit: str = "", quiet: bool = False, verbose: bool = False
 ) -> list[HostResult]:
-    """Ask everything, and report it as pytest does.
+    """Ask everything, and report as pytest does.
 
     Args:
-        verification: what to ask.
+        verification: the verification to run.
         junit: file for JUnit XML, or empty.
         quiet: print nothing.
-        verbose: print a line for every step, also for those that passed.
+        verbose: print a line for every step, not only for failed steps.
 
     Returns:
-        every host's results, in the order of the inventory.
+        the results of every host, in the order of the inventory.
     """
     args = ["-c", os.devnull, "--rootdir", os.curdir, "-p", "no:cacheprovider", "-p", "no:logging", "-s"]
     args += ["--disable-plugin-autoload", "--noconftest"]
@@ -135,7 +138,7 @@ def verify(
 
 @contextlib.contextmanager
 def _without_the_users_pytest() -> Iterator[None]:
-    """What the operator has set for pytest elsewhere must not leave out or break a proof."""
+    """Keep the operator's own settings for pytest from leaving out or breaking a proof."""
     kept = {name: os.environ.pop(name) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS") if name in os.environ}
     try:
         yield
