@@ -18,7 +18,7 @@ Anything else that escapes is a bug, and the command line says so.
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -67,12 +67,18 @@ class Problem:
 
 
 class InventoryError(ProvisionError):
-    """The inventory cannot be used. Holds every problem found, not only the first."""
+    """The inventory cannot be used. Holds every problem found, not only the first.
+
+    Args:
+        problems: every problem.
+        warnings: what looks wrong beside them, such as a misspelt role.
+    """
 
     exit_code = 2
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], warnings: Iterable[str] = ()) -> None:
         self.problems = sorted(set(problems))
+        self.warnings = tuple(dict.fromkeys(warnings))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

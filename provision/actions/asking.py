@@ -22,7 +22,7 @@ def ask(request: Request, work: Callable[[Host, Session], T]) -> Answers[T]:
         request: which hosts.
         work: asks one host; may raise HostError.
     """
-    inventory = role_interface.load(request.inventory, request.extra_vars)
+    inventory = role_interface.load(request.inventory, request.overrides)
     answers = each(inventory.select(request.limit), work, request.become_password, request.forks)
     errors = [answer for _, answer in answers if isinstance(answer, HostError)]
     return Answers(inventory, answers, exit_code.of_errors(errors))

@@ -37,8 +37,8 @@ def drain(
     """Have the balancers send nothing more to instances, and wait until their streams have ended.
 
     Args:
-        request: the inventory, and sudo's password; its hosts and roles are not used.
-        instances: `HOST` or `HOST/INSTANCE`.
+        request: the inventory, the hosts that it is limited to, and how they are reached; its roles are not used.
+        instances: `PATTERN` or `PATTERN/INSTANCE`; `all` for every instance.
         pace: of it a drain uses `lock_wait` alone.
         why: shown to whoever looks; one line.
         timeout: seconds to wait for streams; `ollama.drain_timeout` for None.
@@ -76,8 +76,8 @@ def undrain(
     """Have instances prove that they can serve, and the balancers send to them again.
 
     Args:
-        request: the inventory, and sudo's password; its hosts and roles are not used.
-        instances: `HOST` or `HOST/INSTANCE`.
+        request: the inventory, the hosts that it is limited to, and how they are reached; its roles are not used.
+        instances: `PATTERN` or `PATTERN/INSTANCE`; `all` for every instance.
         pace: of it an undrain uses `lock_wait` alone.
         listen: hears what happens.
         tell: is given the result before the hooks that follow the run; Ctrl-C does not break it off.
@@ -96,9 +96,9 @@ def _prepared(
     from provision.actions.run_session import RunSession
     from provision.plan import role_interface
 
-    inventory = role_interface.load(request.inventory, request.extra_vars)
+    inventory = role_interface.load(request.inventory, request.overrides)
     session = RunSession(request, pace, verb, inventory, frozenset(), listen, words=instances)
-    return session, Draining(session.context, request.become_password, instances)
+    return session, Draining(session.context, request.become_password, instances, request.limit)
 
 
 def _run(

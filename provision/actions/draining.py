@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from provision.errors import GuardError, HostError, UsageError
+from provision.actions.instances import chosen
+from provision.errors import GuardError, HostError
 from provision.events import Event
-from provision.inventory import Host, Inventory, Mask
+from provision.inventory import Host, Mask
 from provision.rollout.admission import Admission
 from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.replicas import Replicas
@@ -50,18 +51,21 @@ class Draining:
     Args:
         context: the inventory, the run's id and who is told.
         become_password: sudo's password (`-K`), or None for the inventory's.
-        words: `HOST` or `HOST/INSTANCE`.
+        words: `PATTERN` or `PATTERN/INSTANCE`, see `instances.chosen`.
+        limit: patterns of the only hosts whose instances are meant; none for all hosts.
 
     Raises:
-        UsageError: there is none of these.
+        UsageError: a word means no instance.
     """
 
     guarded = ""  # no guard stops a drain that has begun
     guard_exit = GuardError.exit_code
 
-    def __init__(self, context: Context, become_password: str | None, words: Sequence[str]) -> None:
+    def __init__(
+        self, context: Context, become_password: str | None, words: Sequence[str], limit: Sequence[str] = ()
+    ) -> None:
         self.context = context
-        self.chosen = _chosen(context.inventory, words)
+        self.chosen = chosen(context.inventory, limit, words)
         self.interrupted = False
         """Whether the operator stopped it."""
         self._ending = False  # nothing is left to do but to give locks back
@@ -231,20 +235,3 @@ class Draining:
 
     def _say(self, host: Host, kind: str, step: str, text: str) -> None:
         self.context.listen(Event(host.name, kind, step, self.hide(text)))
-
-
-def _chosen(inventory: Inventory, words: Sequence[str]) -> list[tuple[Host, tuple[str, ...]]]:
-    """The hosts, each with the instances of it that are meant, in the order of the inventory."""
-    wanted = [word.partition("/")[::2] for word in words]
-    hosts = {host.name: host for host in inventory.hosts if host.gpu}
-    for name, instance in wanted:
-        if name not in hosts:
-            raise UsageError(f"no such gpu host: {name}", f"gpu hosts are {', '.join(hosts)}"[:500])
-        known = [one.name for one in hosts[name].instances]
-        if instance and instance not in known:
-            raise UsageError(f"{name} has no instance {instance}", f"it has {', '.join(known)}")
-    found = (
-        (host, tuple(one.name for one in host.instances if {(host.name, ""), (host.name, one.name)} & set(wanted)))
-        for host in hosts.values()
-    )
-    return [(host, names) for host, names in found if names]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provision.actions.request import Request, run_id_of
+from provision.actions.request import RUN_ID, Request, run_id_of
 from provision.actions.results import Answers
-from provision.errors import UsageError
+from provision.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from provision.inventory import Host, Mask
@@ -75,12 +76,12 @@ def _shown(entry: Entry, holder: Holder | None, hide: Mask) -> Entry:
     return dataclasses.replace(entry, why=hide(entry.why), result="running" if running else entry.result)
 
 
-def show(request: Request, run: str) -> RunStory:
+def show(request: Request, run: str = "") -> RunStory:
     """What a run did on each host: its steps, why, what they changed, and what came of it.
 
     Args:
         request: which hosts are asked.
-        run: id of the run.
+        run: id of the run; empty for the last one that a host knows.
 
     Raises:
         UsageError: this is no run's id, or all hosts answered and none knows the run.
@@ -90,7 +91,7 @@ def show(request: Request, run: str) -> RunStory:
     from provision.runs import history as journals
     from provision.runs.log import Logs, default_folder
 
-    run_id_of(run)
+    run = run_id_of(run) if run else _last(request)
 
     def work(host: Host, session: Session) -> Story | None:
         [answer] = session.batch([journals.read(run)], stop=False)
@@ -102,3 +103,27 @@ def show(request: Request, run: str) -> RunStory:
     log = Logs(default_folder()).find(run)
     died = log if log is not None and log.is_dead else None
     return RunStory(answers.inventory, answers.hosts, answers.exit_code, run, died)
+
+
+def _last(request: Request) -> str:
+    """Id of the last run that a host knows: the first one that `history` lists.
+
+    Raises:
+        UsageError: no host knows any.
+        HostError: no host can be asked.
+    """
+    from provision.actions.asking import ask
+    from provision.runs import history as journals
+
+    def work(_: Host, session: Session) -> list[Entry]:
+        return journals.entries(session.batch([journals.listed(1)], stop=False)[0])
+
+    answers = [answer for _, answer in ask(request, work).hosts]
+    entries = [entry for answer in answers if not isinstance(answer, HostError) for entry in answer]
+    known = [entry.run for entry in entries if re.fullmatch(RUN_ID, entry.run)]
+    if known:
+        return max(known)
+    for answer in answers:
+        if isinstance(answer, HostError):
+            raise answer
+    raise UsageError("no run has changed these hosts, as far as they know")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ class Request:
         skip_tags: names of roles that are left out.
         forks: hosts at the same time.
         become_password: sudo's password, or None for the inventory's.
+        user: name to log in as; empty for the inventory's.
+        private_key: path of the key to log in with; empty for the inventory's.
 
     Raises:
         UsageError: a string stands where a tuple is wanted, or there are no forks.
@@ -35,6 +38,8 @@ class Request:
     skip_tags: tuple[str, ...] = ()
     forks: int = FORKS
     become_password: str | None = field(default=None, repr=False)
+    user: str = ""
+    private_key: str = ""
 
     def __post_init__(self) -> None:
         for name in ("limit", "extra_vars", "tags", "skip_tags"):
@@ -42,6 +47,12 @@ class Request:
                 raise UsageError(f"{name} must be a tuple of strings, not one string")
         if self.forks < 1:
             raise UsageError("forks must be 1 or more")
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """All settings that win over the inventory's: `extra_vars`, then the user and the key."""
+        own = (("ansible_user", self.user), ("ansible_ssh_private_key_file", self.private_key))
+        return (*self.extra_vars, *(f"{name}={json.dumps(value)}" for name, value in own if value))
 
 
 def run_id_of(text: str) -> str:

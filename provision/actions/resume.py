@@ -76,7 +76,7 @@ def _known_to_hosts(request: Request, run: str) -> None:
             raise LockedError(f"run {run} may still be at work: locked by {holder}", hint)
         return history.story(run, journal)
 
-    inventory = role_interface.load(request.inventory, request.extra_vars)
+    inventory = role_interface.load(request.inventory, request.overrides)
     answers = each(inventory.select(request.limit), work, request.become_password, request.forks)
     for _, answer in answers:
         if isinstance(answer, LockedError):

@@ -191,7 +191,7 @@ def session_over_hosts(
         run_id: of a run that goes on; empty for a new one.
         confirmed: the plan that an operator has seen and agreed to: its inventory is used, and not read again.
     """
-    inventory = confirmed.inventory if confirmed else role_interface.load(request.inventory, request.extra_vars)
+    inventory = confirmed.inventory if confirmed else role_interface.load(request.inventory, request.overrides)
     roles = role_interface.choose(request.tags, request.skip_tags)
     hosts = selection(inventory, inventory.select(request.limit), roles)
     plans = confirmed.by_host if confirmed else {}

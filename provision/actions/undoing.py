@@ -65,7 +65,7 @@ def undoing_of(request: Request, run: str, listen: Listener) -> Undoing:
         UsageError: there is no such run, or it cannot be undone.
         HostError: which run was the last is not known, because a host cannot be asked.
     """
-    inventory = role_interface.load(request.inventory, request.extra_vars)
+    inventory = role_interface.load(request.inventory, request.overrides)
     roles = role_interface.choose(request.tags, request.skip_tags)
     hosts = inventory.select(request.limit)
     wanted = run_id_of(run) if run else _newest(request, hosts)

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import click
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "init": ("provision.cli.inventory", "Write a commented inventory to start from"),
     "inventory": ("provision.cli.inventory", "Check the inventory, or show it merged"),
     "trust": ("provision.cli.trust", "Show the hosts' key fingerprints and write known_hosts"),
+    "help": ("provision.cli.help", "The help of a command"),
     "lab": ("provision.lab.cli", "A throw-away fleet with simulated GPUs on this machine"),
 }
 
@@ -62,13 +64,18 @@ class LazyGroup(click.Group):
 EXIT_CODES = """\b
 Exit codes: 0 done · 1 our own fault · 2 usage or inventory · 3 a host failed ·
 4 a host unreachable (none failed) · 5 verify or a target failed, or drift with plan --exit-code ·
-6 locked · 7 stopped by a guard · 130 interrupted"""
+6 locked · 7 stopped by a guard · 130 interrupted, or the answer was no"""
 
 
 @click.command(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="provision")
-def group() -> None:
+@click.version_option(None, "-V", "--version", package_name="provision")
+@click.option("-i", "--inventory", metavar="FILE", help="The inventory, for commands that take one.")
+@click.option("--no-color", is_flag=True, help="No colours.")
+def group(inventory: str | None, no_color: bool) -> None:
     """Turn bare GPU servers into a private, verified LLM endpoint over SSH."""
+    if no_color:
+        os.environ["NO_COLOR"] = "1"
+        os.environ.pop("FORCE_COLOR", None)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -94,14 +101,17 @@ def execute(args: list[str] | None = None) -> int:
     Returns:
         the exit code.
     """
-    return in_words(lambda: group.main(args=args, prog_name="provision", standalone_mode=False))
+    words = sys.argv[1:] if args is None else args
+    work = partial(group.main, args=args, prog_name="provision", standalone_mode=False)
+    return in_words(work, as_json="--json" in words)
 
 
-def in_words(work: Callable[[], object]) -> int:
+def in_words(work: Callable[[], object], *, as_json: bool = False) -> int:
     """Do something that prints, with every error shown in words.
 
     Args:
         work: what to do; an int that it returns is the exit code.
+        as_json: whether wrong usage is also told in a JSON document.
 
     Returns:
         the exit code.
@@ -109,10 +119,10 @@ def in_words(work: Callable[[], object]) -> int:
     from provision.cli.output import guarded
 
     with guarded():
-        return _in_words(work)
+        return _in_words(work, as_json=as_json)
 
 
-def _in_words(work: Callable[[], object]) -> int:
+def _in_words(work: Callable[[], object], *, as_json: bool) -> int:
     from provision.cli.output import UnwritableError, forget_stdout
     from provision.errors import ProvisionError
 
@@ -124,6 +134,8 @@ def _in_words(work: Callable[[], object]) -> int:
         return 130
     except click.ClickException as error:
         error.show()
+        if as_json:
+            _usage_document(error)
         return error.exit_code
     except ProvisionError as error:
         from provision.report.console import error_text
@@ -140,6 +152,15 @@ def _in_words(work: Callable[[], object]) -> int:
             raise
         _show_bug(error)
         return 1
+
+
+def _usage_document(error: click.ClickException) -> None:
+    """The JSON document of a command that was not understood."""
+    from provision.report.console import failure_document
+
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    name = context.command_path.partition(" ")[2] if context else ""
+    failure_document(name, error.exit_code, error.format_message())
 
 
 def _show_bug(error: Exception) -> None:

@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.options import Screen, common_options, seconds_of
+from provision.cli.options import Screen, diff_option, exit_code_option, listing_options, lock_wait_option, seconds_of
 
 if TYPE_CHECKING:
     from provision.actions import DeployResult, Plan, Request
 
 
 @click.command()
-@common_options
+@listing_options
 @click.option("-C", "--check", "--dry-run", is_flag=True, help="Only plan.")
-@click.option("-D", "--diff", is_flag=True, help="With the plan, show what would change in files.")
+@diff_option
+@exit_code_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--serial", default="", metavar="N|P%", help="So many hosts at a time.  [default: --forks]")
 @click.option("--canary", is_flag=True, help="One gpu host alone; the others only if all is well there.")
 @click.option("--max-fail", default="", metavar="N|P%", help="Stop when more hosts than this fail.  [default: never]")
-@click.option("--lock-wait", default="0", metavar="DURATION", help="Wait so long for a host that somebody else has.")
+@lock_wait_option("a host")
 @click.option(
     "--resume", default="", metavar="RUN", help="Go on with a run that was killed: its hosts, roles and pace."
 )
@@ -29,6 +30,7 @@ def deploy(
     screen: Screen,
     check: bool,
     diff: bool,
+    exit_code: bool,
     yes: bool,
     serial: str,
     canary: bool,
@@ -45,8 +47,11 @@ def deploy(
     listen = screen.progress()
     if check:
         planned = actions.plan(request, resume=resume, listen=listen)
-        plan.show(planned, planned.exit_code, as_json=screen.as_json, diff=diff)
-        return planned.exit_code
+        code = planned.drift_exit_code if exit_code else planned.exit_code
+        plan.show(planned, code, as_json=screen.as_json, diff=diff, quiet=screen.quiet)
+        return code
+    if exit_code:
+        raise UsageError("--exit-code is about a plan", "say --check too, or use `provision plan --exit-code`")
     asks = not yes and screen.asks
     if not (yes or asks):
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
@@ -56,7 +61,7 @@ def deploy(
         return not planned.is_none and click.confirm("Deploy this?", abort=True)
 
     def tell(result: DeployResult) -> None:
-        recap.show(result, as_json=screen.as_json, warned=asks)
+        recap.show(result, as_json=screen.as_json, warned=asks, quiet=screen.quiet)
 
     confirming = confirm if asks else None
     return actions.deploy(request, pace, resume=resume, confirm=confirming, listen=listen, tell=tell).exit_code

@@ -24,6 +24,7 @@ def drain(
     request: Request,
     screen: Screen,
     instances: tuple[str, ...],
+    everything: bool,
     lock_wait: str,
     message: str,
     timeout: str,
@@ -31,8 +32,9 @@ def drain(
 ) -> int:
     """Have the balancers send nothing more to instances, and wait until their streams have ended.
 
-    It lasts, over deploys and reboots, until `undrain`. Nothing is asked of the instances' hosts: they may be dead.
-    Before the last instances of a model are drained, the command asks; without a terminal it needs --force.
+    A PATTERN is a host, a group or another pattern of --limit. A drain lasts, over deploys and reboots, until
+    `undrain`. Nothing is asked of the instances' hosts: they may be dead. Before the last instances of a model are
+    drained, the command asks; without a terminal it needs --force.
     """
     from provision import actions
     from provision.report import drain as report
@@ -41,11 +43,11 @@ def drain(
     own += ["--force"] if force else []
 
     def tell(result: DrainResult) -> None:
-        report.show(result, as_json=screen.as_json, own=own)
+        report.show(result, as_json=screen.as_json, own=own, quiet=screen.quiet)
 
     result = actions.drain(
         request,
-        instances,
+        _words(request, instances, everything=everything),
         _pace(lock_wait),
         why=message,
         timeout=seconds_of(timeout, "--timeout", least=0) if timeout else None,
@@ -59,15 +61,31 @@ def drain(
 
 @click.command()
 @instance_options
-def undrain(request: Request, screen: Screen, instances: tuple[str, ...], lock_wait: str) -> int:
+def undrain(request: Request, screen: Screen, instances: tuple[str, ...], everything: bool, lock_wait: str) -> int:
     """Have instances prove that they can serve, and the balancers send to them again."""
     from provision import actions
     from provision.report import drain as report
 
     def tell(result: DrainResult) -> None:
-        report.show(result, as_json=screen.as_json)
+        report.show(result, as_json=screen.as_json, quiet=screen.quiet)
 
-    return actions.undrain(request, instances, _pace(lock_wait), listen=screen.progress(), tell=tell).exit_code
+    words = _words(request, instances, everything=everything)
+    return actions.undrain(request, words, _pace(lock_wait), listen=screen.progress(), tell=tell).exit_code
+
+
+def _words(request: Request, instances: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:
+    """The words that choose instances. Nobody gets all of them by leaving the words out.
+
+    Raises:
+        UsageError: nothing is chosen, or twice.
+    """
+    from provision.errors import UsageError
+
+    if everything and instances:
+        raise UsageError("--all and the names of instances do not go together", "leave out one of them")
+    if not (everything or instances or request.limit):
+        raise UsageError("no instance is named", "name a host, a group or HOST/INSTANCE; --all means every instance")
+    return instances or ("all",)
 
 
 def _pace(lock_wait: str) -> Pace:

@@ -26,10 +26,13 @@ def history(request: Request, screen: Screen, number: int) -> int:
 
 
 @click.command()
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="[RUN]", required=False, default="")
 @host_options
 def show(request: Request, screen: Screen, run: str) -> int:
-    """What a run did: on each host its steps, why, what they changed, and what came of it."""
+    """What a run did: on each host its steps, why, what they changed, and what came of it.
+
+    Without RUN it is the last run that any of the hosts knows.
+    """
     from provision import actions
     from provision.report.history import show_story
 

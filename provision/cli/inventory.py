@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.options import extra_vars_option, inventory_option, json_option, limit_option
-from provision.errors import InventoryError, Problem, UsageError
+from provision.cli.options import (
+    answered,
+    colour_option,
+    extra_vars_option,
+    inventory_option,
+    json_option,
+    limit_option,
+)
+from provision.errors import InventoryError, UsageError
 
 if TYPE_CHECKING:
     from provision.inventory import Inventory
@@ -38,23 +45,33 @@ def inventory() -> None:
 
 @inventory.command()
 @inventory_option
+@limit_option
 @extra_vars_option
+@colour_option
 @json_option
-def check(inventory: str, extra_vars: tuple[str, ...], as_json: bool) -> int:
-    """Report every problem of the inventory at once; exit 2 if there is one. Reaches no host."""
+def check(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], as_json: bool) -> int:
+    """Report every problem of the inventory at once; exit 2 if there is one. Reaches no host.
+
+    --limit chooses the hosts that are counted: the problems of all hosts are reported.
+    """
+    return answered("inventory check", as_json, lambda: _check(inventory, limit, extra_vars, as_json=as_json))
+
+
+def _check(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], *, as_json: bool) -> int:
     from provision.plan import role_interface
     from provision.report.console import document
 
     try:
         loaded = role_interface.load(inventory, extra_vars)
     except InventoryError as error:
-        _failed(error.problems, as_json=as_json)
+        _failed(error, as_json=as_json)
         return error.exit_code
+    chosen = loaded.replace(loaded.select(limit))
     if as_json:
-        document("inventory check", 0, loaded.warnings, problems=[], summary=_summary(loaded))
+        document("inventory check", 0, loaded.warnings, problems=[], summary=_summary(chosen))
         return 0
     _warn(loaded.warnings)
-    click.echo(f"{inventory}: {', '.join(_counted(_summary(loaded)))}; no problems")
+    click.echo(f"{inventory}: {', '.join(_counted(_summary(chosen)))}; no problems")
     return 0
 
 
@@ -63,9 +80,16 @@ def check(inventory: str, extra_vars: tuple[str, ...], as_json: bool) -> int:
 @inventory_option
 @limit_option
 @extra_vars_option
+@colour_option
 @json_option
 def show(host: str | None, inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], as_json: bool) -> int:
     """Show what holds for every host, or for HOST, after merging; secrets are masked."""
+    return answered("inventory show", as_json, lambda: _show(host, inventory, limit, extra_vars, as_json=as_json))
+
+
+def _show(
+    host: str | None, inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], *, as_json: bool
+) -> int:
     from provision.inventory import as_yaml
     from provision.inventory import show as merged
     from provision.plan import role_interface
@@ -75,21 +99,24 @@ def show(host: str | None, inventory: str, limit: tuple[str, ...], extra_vars: t
     chosen = loaded.replace(loaded.select(limit)) if limit else loaded
     shown = merged(chosen, host)
     if as_json:
-        document("inventory show", 0, loaded.warnings, **shown)
+        hosts = [{"host": name, **settings} for name, settings in shown["hosts"].items()]
+        document("inventory show", 0, loaded.warnings, inventory=shown["inventory"], hosts=hosts)
         return 0
     _warn(loaded.warnings)
     click.echo(as_yaml(shown), nl=False)
     return 0
 
 
-def _failed(problems: list[Problem], *, as_json: bool) -> None:
+def _failed(error: InventoryError, *, as_json: bool) -> None:
     """Print every problem, on stdout as JSON or on stderr for people."""
+    problems = error.problems
     if as_json:
         from provision.report.console import document
 
         found = [vars(problem) for problem in problems]
-        document("inventory check", 2, (), problems=found, summary={})
+        document("inventory check", 2, error.warnings, problems=found, summary={})
         return
+    _warn(error.warnings)
     for problem in problems:
         click.echo(problem, err=True)
     click.echo(f"{len(problems)} problem{'s'[: len(problems) != 1]}", err=True)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.options import answered, extra_vars_option, inventory_option, json_option, limit_option, seconds_of
+from provision.cli.options import (
+    answered,
+    colour_option,
+    extra_vars_option,
+    inventory_option,
+    json_option,
+    limit_option,
+    seconds_of,
+)
 
 if TYPE_CHECKING:
     from provision.inventory import Secret, Targets
@@ -66,13 +74,24 @@ class Asked:
 @click.option(
     "-r", "--spawn-rate", default=10.0, show_default=True, type=click.FloatRange(0.01, 1000), help="Users a second."
 )
-@click.option("--duration", default="", help=f"How long users ask; of a step of --find-capacity.  [{DURATION}; {STEP}]")
-@click.option("--model", default="", help="The model.  [default: the inventory's]")
+@click.option(
+    "--duration",
+    default="",
+    metavar="DURATION",
+    help=f"How long users ask; of a step of --find-capacity.  [{DURATION}; {STEP}]",
+)
+@click.option("--model", default="", metavar="NAME", help="The model.  [default: the inventory's]")
 @click.option(
     "--profile", default="chat", show_default=True, metavar="chat|generate|openai|FILE", help="What is asked."
 )
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1, 100_000), help="Of an answer.")
-@click.option("--timeout", default="60s", show_default=True, help="Longest time for an answer, waiting included.")
+@click.option(
+    "--timeout",
+    default="60s",
+    show_default=True,
+    metavar="DURATION",
+    help="Longest time for an answer, waiting included.",
+)
 @click.option(
     "--max-requests", default=100_000, show_default=True, type=click.IntRange(1), help="End after so many (in a step)."
 )
@@ -80,6 +99,7 @@ class Asked:
     "--stop-at-failures",
     default="50%",
     show_default=True,
+    metavar="SHARE",
     help="End when more than this share of the latest requests fails; no step of --find-capacity is ended so.",
 )
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256), help="Locust's; one a core.")
@@ -88,16 +108,19 @@ class Asked:
 @click.option("--api-key", default="", metavar="env:NAME|file:PATH", help="Where the endpoint's key is.")
 @click.option("--max-ttft-p95", metavar="DURATION", help="Target: time to first token of 95 % of the answers.")
 @click.option("--max-fail", metavar="SHARE", help="Target: failed requests, such as 1%.")
-@click.option("--min-tokens-per-second", type=float, help="Target: speed of 95 % of the answers.")
+@click.option("--min-tokens-per-second", type=float, metavar="N", help="Target: speed of 95 % of the answers.")
 @click.option("--max-skew", metavar="SHARE", help="Target: how uneven instances share the requests.")
 @click.option("--baseline", default="", metavar="FILE", help="Compare with what --json printed earlier.")
-@click.option("--margin", default="10%", show_default=True, help="How much worse than the baseline is allowed.")
+@click.option(
+    "--margin", default="10%", show_default=True, metavar="SHARE", help="How much worse than the baseline is allowed."
+)
 @click.option("--find-capacity", is_flag=True, help="How many users it holds, up to --users.  [of 256]")
 @click.option("--web", is_flag=True, help="Locust's own page, set up for this endpoint.")
-@click.option("--web-host", default="127.0.0.1", show_default=True, help="Address of that page.")
+@click.option("--web-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address of that page.")
 @click.option("--web-port", default=8089, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
 @click.option("--html", default="", metavar="FILE", help="Also write a page with plots.")
 @click.option("--csv", default="", metavar="FILE", help="Also write every request.")
+@colour_option
 @json_option
 def loadtest(**options: object) -> int:
     """Put load on the endpoint and say whether it meets its targets, which instance is odd, how much it holds."""

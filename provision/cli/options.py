@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from provision.actions import Request
 from provision.actions.request import FORKS
 
 if TYPE_CHECKING:
-    from provision.report.progress import Progress
+    from provision.events import Listener
 
 Command = Callable[..., int]
 F = TypeVar("F", bound=Callable[..., int])
@@ -27,21 +28,30 @@ class Screen:
     Args:
         as_json: as one JSON document.
         verbose: with every step and the output of long ones.
+        quiet: with nothing but what failed and the last line.
     """
 
     as_json: bool
     verbose: bool = False
+    quiet: bool = False
 
-    def progress(self) -> Progress:
+    def progress(self) -> Listener:
         """A listener that shows what happens."""
-        from provision.report.progress import Progress
+        from provision.report.progress import Progress, failures_only
 
+        if self.quiet:
+            return failures_only
         return Progress(as_json=self.as_json, verbose=self.verbose)
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody sits at the standard input."""
+        return not self.as_json and sys.stdin.isatty()
 
     @property
     def asks(self) -> bool:
         """Whether somebody is there who can be asked."""
-        return not self.as_json and sys.stdin.isatty() and sys.stdout.isatty()
+        return self.can_ask and sys.stdout.isatty()
 
 
 def inventory_option(command: F) -> F:
@@ -55,13 +65,21 @@ def inventory_option(command: F) -> F:
         show_envvar=True,
         metavar="FILE",
         help="The inventory.",
+        callback=_inventory,
     )
     return option(command)
 
 
+def _inventory(context: click.Context, option: click.Parameter, value: str) -> str:
+    """The inventory that the command names; else that of `provision -i FILE COMMAND`; else the default."""
+    source = context.get_parameter_source(option.name or "")
+    before = context.find_root().params.get("inventory")
+    return str(before) if before and source is not click.core.ParameterSource.COMMANDLINE else value
+
+
 def limit_option(command: F) -> F:
     """Add `-l/--limit PATTERN`, repeatable: the parameter `limit`, a tuple of str."""
-    help_text = "Only these hosts: Ansible patterns, such as gpu,!gpu-03 or @FILE."
+    help_text = "Only these hosts: Ansible patterns, such as gpu,!gpu-03, ~gpu-0[1-4] or @FILE."
     return click.option("-l", "--limit", multiple=True, metavar="PATTERN", help=help_text)(command)
 
 
@@ -81,45 +99,103 @@ def password_option(command: F) -> F:
     return click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for sudo's password.")(command)
 
 
-def common_options(command: Command) -> Command:
-    """The options of commands that plan; they arrive as a `Request` and a `Screen`."""
-    forks = click.IntRange(1, 500)
-    return _with(
-        command,
-        inventory_option,
-        limit_option,
-        extra_vars_option,
-        click.option("-t", "--tags", multiple=True, metavar="ROLE", help="Only these roles."),
-        click.option("--skip-tags", multiple=True, metavar="ROLE", help="Not these roles."),
-        click.option("-f", "--forks", default=FORKS, show_default=True, type=forks, help="Hosts at once."),
-        password_option,
-        click.option("-v", "--verbose", is_flag=True, help="Show every step and the output of long ones."),
-        json_option,
+def forks_option(command: F) -> F:
+    """Add `-f/--forks N`: the parameter `forks`, an int."""
+    count = click.IntRange(1, 500)
+    option = click.option(
+        "-f", "--forks", default=FORKS, show_default=True, type=count, metavar="N", help="Hosts at once."
     )
+    return option(command)
+
+
+def colour_option(command: F) -> F:
+    """Add `--no-color`, as NO_COLOR in the environment; no parameter."""
+    option = click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="No colours.")
+    return option(command)
+
+
+def _no_color(_: click.Context, __: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["NO_COLOR"] = "1"
+        os.environ.pop("FORCE_COLOR", None)
+
+
+def lock_wait_option(what: str) -> Callable[[F], F]:
+    """Add `--lock-wait DURATION`: the parameter `lock_wait`, a str.
+
+    Args:
+        what: what may be locked.
+    """
+    help_text = f"Wait so long for {what} that somebody else has."
+    return click.option("--lock-wait", default="0", metavar="DURATION", help=help_text)
+
+
+diff_option = click.option(
+    "-D/ ", "--diff/--no-diff", default=True, show_default=True, help="Show what would change in files."
+)
+exit_code_option = click.option("--exit-code", is_flag=True, help="With a plan: exit 5 when something would change.")
+
+_REACH = (
+    click.option("-u", "--user", default="", metavar="NAME", help="Log in as NAME, whatever the inventory says."),
+    click.option("--private-key", default="", metavar="FILE", help="Log in with this key."),
+    password_option,
+    forks_option,
+)
+_ROLES = (
+    click.option("-t", "--tags", multiple=True, metavar="ROLE", help="Only these roles."),
+    click.option("--skip-tags", multiple=True, metavar="ROLE", help="Not these roles."),
+)
+_OUTPUT = (
+    click.option("-v", "--verbose", is_flag=True, help="Show every step and the output of long ones."),
+    click.option("-q", "--quiet", is_flag=True, help="Show only failures and the last line."),
+    colour_option,
+    json_option,
+)
+_LISTS = (
+    click.option("--list-hosts", is_flag=True, help="List the chosen hosts and end; connects to none."),
+    click.option("--list-steps", is_flag=True, help="List the steps of each chosen host and end; connects to none."),
+)
+
+
+def run_options(command: Command) -> Command:
+    """The options of commands that plan; they arrive as a `Request` and a `Screen`."""
+    return _with(command, inventory_option, limit_option, extra_vars_option, *_ROLES, *_REACH, *_OUTPUT)
+
+
+def listing_options(command: Command) -> Command:
+    """As `run_options`, with `--list-hosts` and `--list-steps`, which are answered instead of the command."""
+    return _with(command, inventory_option, limit_option, extra_vars_option, *_ROLES, *_LISTS, *_REACH, *_OUTPUT)
 
 
 def host_options(command: Command) -> Command:
     """The options of commands that ask hosts something and are no run; they arrive as a `Request` and a `Screen`."""
-    return _with(command, inventory_option, limit_option, extra_vars_option, password_option, json_option)
+    chosen = (inventory_option, limit_option, extra_vars_option)
+    return _with(command, *chosen, *_REACH, colour_option, json_option)
+
+
+def key_options(command: Command) -> Command:
+    """As `host_options`; a command that logs in to no host takes -K like the others, and asks for no password."""
+    chosen = (inventory_option, limit_option, extra_vars_option)
+    return _with(command, *chosen, *_REACH, colour_option, json_option, needs_password=False)
 
 
 def instance_options(command: Command) -> Command:
-    """The options of commands about instances; they arrive as a `Request`, a `Screen`, `instances` and `lock_wait`."""
+    """The options of commands about instances; they arrive as a `Request`, a `Screen`, `instances`, `everything` and
+    `lock_wait`."""
     return _with(
         command,
-        click.argument("instances", nargs=-1, required=True, metavar="HOST[/INSTANCE]..."),
+        click.argument("instances", nargs=-1, metavar="[PATTERN[/INSTANCE]]..."),
+        click.option("--all", "everything", is_flag=True, help="All instances of the inventory."),
         inventory_option,
+        limit_option,
         extra_vars_option,
-        password_option,
-        click.option(
-            "--lock-wait", default="0", metavar="DURATION", help="Wait so long for a balancer that somebody else has."
-        ),
-        click.option("-v", "--verbose", is_flag=True, help="Show every step."),
-        json_option,
+        *_REACH,
+        lock_wait_option("a balancer"),
+        *_OUTPUT,
     )
 
 
-def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
+def _with(command: Command, *options: Callable[[Command], Command], needs_password: bool = True) -> Command:
     """The command with these options, of which those about hosts arrive as a `Request`, the others by name."""
 
     @functools.wraps(command)
@@ -129,23 +205,46 @@ def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
         extra_vars: tuple[str, ...],
         ask_become_pass: bool,
         as_json: bool,
+        user: str,
+        private_key: str,
+        forks: int,
         limit: tuple[str, ...] = (),
         tags: tuple[str, ...] = (),
         skip_tags: tuple[str, ...] = (),
-        forks: int = FORKS,
         verbose: bool = False,
+        quiet: bool = False,
+        list_hosts: bool = False,
+        list_steps: bool = False,
         **own: object,
     ) -> int:
-        password = click.prompt("sudo password", hide_input=True, err=True) if ask_become_pass else None
-        request = Request(inventory, limit, extra_vars, tags, skip_tags, forks, password)
-        screen = Screen(as_json, verbose)
+        if verbose and quiet:
+            raise click.UsageError("-v and -q do not go together")
+        listed = list_hosts or list_steps
+        asks = ask_become_pass and needs_password and not listed
+        password = click.prompt("sudo password", hide_input=True, err=True) if asks else None
+        request = Request(inventory, limit, extra_vars, tags, skip_tags, forks, password, user, private_key)
+        screen = Screen(as_json, verbose, quiet)
         name = click.get_current_context().command_path.partition(" ")[2]
+        if listed:
+            return answered(name, as_json, lambda: _listed(name, request, screen, steps=list_steps, **own))
         return answered(name, as_json, lambda: command(request, screen, **own))
 
     wrapped: Command = gathered
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped
+
+
+def _listed(name: str, request: Request, screen: Screen, *, steps: bool, resume: object = "", **_: object) -> int:
+    """List what the options select, in place of the command."""
+    from provision.actions.selection import selected
+    from provision.errors import UsageError
+    from provision.report import selection
+
+    if resume:
+        raise UsageError("--resume takes the hosts of its run: leave out --list-hosts and --list-steps")
+    selection.show(name, selected(request), as_json=screen.as_json, steps=steps)
+    return 0
 
 
 def answered(name: str, as_json: bool, command: Callable[[], int]) -> int:
@@ -156,17 +255,28 @@ def answered(name: str, as_json: bool, command: Callable[[], int]) -> int:
         as_json: whether --json was said.
         command: what to run; returns the exit code.
     """
-    from provision.errors import ProvisionError
+    from provision.cli.output import UnwritableError, is_written
+    from provision.errors import REPORT, ProvisionError
+
+    if not as_json:
+        return command()
+    from provision.report import console
 
     try:
         return command()
+    except (UnwritableError, BrokenPipeError):
+        raise
     except ProvisionError as error:
-        if not as_json:
-            raise
-        from provision.report import console
-
         console.error_document(name, error)
         return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        if not is_written():
+            console.failure_document(name, 130, "interrupted")
+        raise
+    except Exception as error:
+        if not is_written():
+            console.failure_document(name, 1, f"a bug of provision: {type(error).__name__}: {error}"[:1000], REPORT)
+        raise
 
 
 def seconds_of(text: str, option: str, *, least: float) -> float:

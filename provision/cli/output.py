@@ -26,7 +26,11 @@ class _Stream:
 class _Results(_Stream):
     """Standard output. Who asked for a document must not take half of it for all of it."""
 
+    is_written = False
+    """Whether anything was printed."""
+
     def write(self, text: str) -> int:
+        self.is_written = True
         with self._told():
             return self._stream.write(text)
 
@@ -67,6 +71,11 @@ def guarded() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = out, err
+
+
+def is_written() -> bool:
+    """Whether the command has printed anything on standard output, such as its document."""
+    return bool(getattr(sys.stdout, "is_written", False))
 
 
 def forget_stdout() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.options import Screen, common_options, seconds_of
+from provision.cli.options import Screen, diff_option, lock_wait_option, run_options, seconds_of
 
 if TYPE_CHECKING:
     from provision.actions import Request, RollbackPlan, RollbackResult
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", metavar="[RUN]", required=False, default="")
-@common_options
+@run_options
 @click.option("-C", "--check", "--dry-run", is_flag=True, help="Only plan.")
-@click.option("-D/ ", "--diff/--no-diff", default=True, show_default=True, help="Show what would change in files.")
+@diff_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--lock-wait", default="0", metavar="DURATION", help="Wait so long for a host that somebody else has.")
+@lock_wait_option("a host")
 def rollback(request: Request, screen: Screen, run: str, check: bool, diff: bool, yes: bool, lock_wait: str) -> int:
     """Put back what a run changed: the last one that changed something, unless another is named.
 
@@ -35,7 +35,7 @@ def rollback(request: Request, screen: Screen, run: str, check: bool, diff: bool
     listen = screen.progress()
     if check:
         planned = actions.plan_rollback(request, run, listen=listen)
-        report.show_plan(planned, as_json=screen.as_json, diff=diff)
+        report.show_plan(planned, as_json=screen.as_json, diff=diff, quiet=screen.quiet)
         return planned.exit_code
 
     def confirm(planned: RollbackPlan) -> bool:
@@ -43,7 +43,7 @@ def rollback(request: Request, screen: Screen, run: str, check: bool, diff: bool
         return not planned.is_none and click.confirm("Put this back?", abort=True)
 
     def tell(result: RollbackResult) -> None:
-        report.show(result, as_json=screen.as_json)
+        report.show(result, as_json=screen.as_json, quiet=screen.quiet)
 
     confirming = confirm if asks else None
     return actions.rollback(request, run, pace, confirm=confirming, listen=listen, tell=tell).exit_code

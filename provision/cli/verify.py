@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.options import Screen, common_options
+from provision.cli.options import Screen, listing_options
 
 if TYPE_CHECKING:
     from provision.actions import Request
 
 
 @click.command()
-@common_options
+@listing_options
 @click.option("--junit", metavar="FILE", default="", help="Also write JUnit XML.")
 def verify(request: Request, screen: Screen, junit: str) -> int:
     """Read every host as plan does, then have every step prove what it is for, by testinfra. Changes nothing.
@@ -24,7 +24,7 @@ def verify(request: Request, screen: Screen, junit: str) -> int:
     from provision.report import verify as report
 
     result = actions.verify(
-        request, junit=junit, quiet=screen.as_json, verbose=screen.verbose, listen=screen.progress()
+        request, junit=junit, quiet=screen.as_json or screen.quiet, verbose=screen.verbose, listen=screen.progress()
     )
-    report.show(request, result, as_json=screen.as_json)
+    report.show(request, result, as_json=screen.as_json, quiet=screen.quiet)
     return result.exit_code

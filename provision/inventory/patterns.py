@@ -1,8 +1,8 @@
 """Ansible's host patterns, as after `--limit`.
 
 A pattern is a host, a group, a glob over both, `group[0]` or `group[0:3]` (hosts of it by position, both ends
-included), or names with a range (`gpu-[01:05]`). `!` takes away and `&` keeps only, whatever the order; without a
-plain pattern they work on all hosts.
+included), names with a range (`gpu-[01:05]`), or `~` with a regular expression that begins a name. `!` takes away and
+`&` keeps only, whatever the order; without a plain pattern they work on all hosts.
 """
 
 import fnmatch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 2**20
 
 _SUBSCRIPT = re.compile(r"(?P<name>[^\[\]]+)\[(?P<first>-?[0-9]{1,6})(?P<colon>:)?(?P<last>[0-9]{0,6})\]")
-_SEPARATOR = re.compile(r"[,:](?![^\[]*\])")  # not the colon inside of brackets
+_SEPARATORS = ",:"
 
 
 def select(hosts: Sequence["Host"], patterns: Sequence[str]) -> tuple["Host", ...]:
@@ -62,7 +62,15 @@ def split(pattern: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in _SEPARATOR.split(text) if word.strip()]
+    """Return the words between separators. Inside brackets a separator is part of a range or a regular expression."""
+    words, depth = [""], 0
+    for letter in text:
+        depth = max(0, depth + (letter in "[({") - (letter in "])}"))
+        if letter in _SEPARATORS and not depth:
+            words.append("")
+        else:
+            words[-1] += letter
+    return [word.strip() for word in words if word.strip()]
 
 
 def _lines(path: Path) -> Iterable[str]:
@@ -81,12 +89,24 @@ def _chosen(hosts: Sequence["Host"], patterns: Iterable[str]) -> set[str]:
 
 def _matching(hosts: Sequence["Host"], pattern: str) -> list[str]:
     """Return the names of the hosts that one pattern means. Raises UsageError if there is none."""
-    found = _by_position(hosts, pattern) or _by_range(hosts, pattern) or _by_name(hosts, pattern)
+    if pattern.startswith("~"):
+        found = _by_regex(hosts, pattern[1:])
+    else:
+        found = _by_position(hosts, pattern) or _by_range(hosts, pattern) or _by_name(hosts, pattern)
     if not found:
         names = [host.name for host in hosts] + sorted({group for host in hosts for group in host.groups})
         message = f"no host or group matches {clip(pattern)}{did_you_mean(pattern, names)}"
         raise UsageError(message)
     return found
+
+
+def _by_regex(hosts: Sequence["Host"], expression: str) -> list[str]:
+    """Return the hosts of which the name or a group begins with a match, as in Ansible."""
+    try:
+        wanted = re.compile(expression)
+    except re.error as error:
+        raise UsageError(f"~{clip(expression)} is not a regular expression: {error}") from None
+    return [host.name for host in hosts if any(wanted.match(name) for name in (host.name, "all", *host.groups))]
 
 
 def _by_name(hosts: Sequence["Host"], pattern: str) -> list[str]:

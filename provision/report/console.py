@@ -63,6 +63,19 @@ def error_document(command: str, error: ProvisionError) -> None:
     document(command, error.exit_code, [], hosts=[], error=said)
 
 
+def failure_document(command: str, exit_code: int, message: str, hint: str = "") -> None:
+    """The document of a command that ended before it had a result.
+
+    Args:
+        command: what was called; empty where that was not understood.
+        exit_code: of the command.
+        message: what went wrong.
+        hint: what to do about it.
+    """
+    said = {"message": message, "hint": hint, "problems": []}
+    document(command, exit_code, [], hosts=[], error=said)
+
+
 def error_text(error: ProvisionError) -> str:
     """An error on one screen: what, where, the evidence, what to do."""
     if isinstance(error, InventoryError):
@@ -76,6 +89,11 @@ def error_text(error: ProvisionError) -> str:
         shown += [f"  | {said}" for said in lines(error.stderr, last=True)] if error.stderr else []
     shown += [f"  -> {line(error.hint)}"] if error.hint else []
     return "\n".join(shown)
+
+
+def result_of(error: HostError) -> str:
+    """The word for an error of a host that was only asked something."""
+    return {4: "unreachable", 6: "locked"}.get(error.exit_code, "failed")
 
 
 def failures(errors: Iterable[tuple[str, HostError | None]]) -> None:

@@ -11,13 +11,14 @@ from provision.terminal_text import line
 WORDS = {"drain": ("drained", "was drained"), "undrain": ("gets requests again", "was not drained")}
 
 
-def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = ()) -> None:
+def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = (), quiet: bool = False) -> None:
     """Print every balancer with what it was told and every instance that failed its test, or the JSON document.
 
     Args:
         result: what came of a drain or an undrain.
         as_json: whether the document is wanted.
         own: the words of the command's own options.
+        quiet: whether to print failures and the last line alone.
     """
     verb = result.command.partition(" ")[0]
     if as_json:
@@ -25,11 +26,11 @@ def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = ()) -> None
         return
     outcomes = result.outcomes
     failures((outcome.host, outcome.error) for outcome in outcomes)
-    if result.failed:
+    if result.failed and not quiet:
         say()
     width = max((len(outcome.host) for outcome in outcomes), default=4)
     done, nothing = WORDS[verb]
-    for outcome in outcomes:
+    for outcome in () if quiet else outcomes:
         names = ", ".join(map(line, outcome.labels))
         came_of_it = paint(outcome.result.upper(), COLOURS[outcome.result]) if outcome.error else ""
         say(f"{outcome.host:{width}}  {names}  {came_of_it or (done if outcome.changed else nothing)}")

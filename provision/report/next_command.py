@@ -66,6 +66,8 @@ def request_words(request: Request, hosts: Sequence[str] = ()) -> list[str]:
     settings = [unsaid(word) for word in request.extra_vars]
     for option, values in (("-e", settings), ("-t", request.tags), ("--skip-tags", request.skip_tags)):
         words += [word for value in values for word in (option, value)]
+    for option, value in (("-u", request.user), ("--private-key", request.private_key)):
+        words += [option, value] if value else []
     return [*words, *(["-K"] if request.become_password is not None else [])]
 
 

@@ -13,7 +13,7 @@ from provision.terminal_text import line, some
 DIFF_LINES = 400  # of one change; a file of ours is shorter, and what somebody else put in its place need not be read
 
 
-def show(plan: Plan, exit_code: int, *, as_json: bool, diff: bool) -> None:
+def show(plan: Plan, exit_code: int, *, as_json: bool, diff: bool, quiet: bool = False) -> None:
     """Print a plan with its warnings, or its JSON document.
 
     Args:
@@ -21,28 +21,33 @@ def show(plan: Plan, exit_code: int, *, as_json: bool, diff: bool) -> None:
         exit_code: of the command.
         as_json: whether the document is wanted.
         diff: whether to print what would change in files.
+        quiet: whether to print failures and the last line alone.
     """
     if as_json:
         console.document("plan", exit_code, plan.warnings, **document(plan.outcomes))
         return
-    for remark in plan.remarks:
+    for remark in () if quiet else plan.remarks:
         console.warn(remark)
-    text(plan.outcomes, diff=diff)
+    text(plan.outcomes, diff=diff, quiet=quiet)
 
 
-def text(outcomes: Sequence[Outcome], *, diff: bool) -> None:
-    """Print every host's plan and the totals."""
+def text(outcomes: Sequence[Outcome], *, diff: bool, quiet: bool = False) -> None:
+    """Print every host's plan and the totals; if quiet, what failed and the totals."""
     for outcome in outcomes:
         if outcome.error is not None:
             say(f"{paint(outcome.host, 'bold')}  {paint(outcome.result.upper(), 'red')}")
             say(indent(error_text(outcome.error)))
             if not outcome.plan.refused:
                 continue
-        _host_plan(outcome.host, outcome.plan, diff=diff)
-    drained_lines(outcomes)
+        if not quiet:
+            _host_plan(outcome.host, outcome.plan, diff=diff)
+    if not quiet:
+        drained_lines(outcomes)
     counts = summary(outcomes)
+    if not quiet:
+        say()
     say(
-        f"\n{counts['hosts']} hosts, {counts['steps']} steps: {counts['add']} to add, {counts['change']} to change, "
+        f"{counts['hosts']} hosts, {counts['steps']} steps: {counts['add']} to add, {counts['change']} to change, "
         f"{counts['remove']} to remove, {counts['ok']} ok. Nothing was changed."
     )
 

@@ -152,3 +152,10 @@ class Progress:
         if self._shown is not None:
             self._shown.__exit__()
         self._shown, self._hosts = None, []
+
+
+def failures_only(event: Event) -> None:
+    """The listener of `--quiet`: warnings of the run itself, such as a hook that failed. A report tells what failed on
+    hosts."""
+    if event.kind == "warning" and event.step != "inventory":
+        warn(event.text)

@@ -9,32 +9,40 @@ from provision.runs.rollback_plan import Undo
 from provision.terminal_text import line
 
 
-def show_plan(planned: RollbackPlan, *, as_json: bool, diff: bool) -> None:
+def show_plan(planned: RollbackPlan, *, as_json: bool, diff: bool, quiet: bool = False) -> None:
     """Print what would be put back on every host and what would stay, or the JSON document.
 
     Args:
         planned: what a rollback would put back.
         as_json: whether the document is wanted.
         diff: whether to print what would change in files.
+        quiet: whether to print failures and the last line alone.
     """
     if as_json:
         body = {"of": planned.of, "left": documents.left(planned.undos), **plan.document(planned.outcomes)}
         console.document("rollback", planned.exit_code, planned.inventory.warnings, **body)
+        return
+    if quiet:
+        plan.text(planned.outcomes, diff=diff, quiet=True)
         return
     say(f"Putting back what run {planned.of} did:")
     plan.text(planned.outcomes, diff=diff)
     _left(planned.undos)
 
 
-def show(result: RollbackResult, *, as_json: bool) -> None:
+def show(result: RollbackResult, *, as_json: bool, quiet: bool = False) -> None:
     """Print what stays, every host with its result, and what the inventory still says; or the JSON document.
 
     Args:
         result: what came of a rollback.
         as_json: whether the document is wanted.
+        quiet: whether to print failures and the last line alone.
     """
     if as_json:
         console.document("rollback", result.exit_code, result.warnings, **result.document())
+        return
+    if quiet:
+        recap.text(result.outcomes, result.run_id, next_command.after_rollback(result), quiet=True)
         return
     _left(result.undos)
     recap.text(result.outcomes, result.run_id, next_command.after_rollback(result))

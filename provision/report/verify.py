@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from provision.actions import Request, VerifyResult
 from provision.actions.documents import why
 from provision.report import console, next_command
-from provision.report.console import WORST_FIRST, paint, say
+from provision.report.console import WORST_FIRST, error_text, indent, paint, say
 from provision.steps.base import NOT_ASKED
 from provision.steps.nginx.balancer_checks import DRAINED
 from provision.terminal_text import line
@@ -18,16 +18,20 @@ if TYPE_CHECKING:  # importing it imports pytest
     from provision.verify.checks import HostResult
 
 
-def show(request: Request, result: VerifyResult, *, as_json: bool) -> None:
+def show(request: Request, result: VerifyResult, *, as_json: bool, quiet: bool = False) -> None:
     """Print what came of a verification, or its JSON document.
 
     Args:
         request: what was verified.
         result: what came of it.
         as_json: whether the document is wanted.
+        quiet: whether to print failures and the last line alone; pytest has printed nothing then.
     """
     if as_json:
         console.document("verify", result.exit_code, result.inventory.warnings, **document(result.hosts))
+    elif quiet:
+        failures(result.hosts)
+        last_line(result.hosts, next_command.after_verify(request, result))
     else:
         text(result.hosts, next_command.after_verify(request, result))
 
@@ -51,6 +55,30 @@ def text(results: Sequence[HostResult], following: str) -> None:
         say(f"{result.host:{width}}  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  {reason}")
     for note in notes:
         say(paint(line(note), "yellow"))
+    last_line(results, following)
+
+
+def failures(results: Sequence[HostResult]) -> None:
+    """Print every step that is not proved, and every host that could not be asked."""
+    from provision.verify.pytest_plugin import describe
+
+    for result in results:
+        if result.error is not None:
+            say(f"{paint(result.host, 'bold')}  {paint(result.result.upper(), 'red')}")
+            say(indent(error_text(result.error)))
+        for step in result.steps:
+            if not (step.passed or step.waits_for or (result.error and not step.checks)):
+                say(f"{paint(result.host, 'bold')}  {line(step.step)}")
+                say(indent(describe(step)))
+
+
+def last_line(results: Sequence[HostResult], following: str) -> None:
+    """Print how many checks passed, and the command to run next.
+
+    Args:
+        results: of every host.
+        following: that command.
+    """
     count = summary(results)
     hosts = f"{count['hosts']} host{'s' if count['hosts'] != 1 else ''}"
     say(f"{count['passed']} of {count['checks']} checks passed on {hosts} · next: {following}")

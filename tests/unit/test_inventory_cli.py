@@ -88,10 +88,10 @@ def test_show_merges_and_masks(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert run("inventory", "show", "gpu-01", "-i", "i.yaml", "--json", "-e", "nginx.version=1.30.5") == 0
     out = capsys.readouterr().out
     found = json.loads(out)["hosts"]
-    assert list(found) == ["gpu-01"]
-    assert found["gpu-01"]["settings"]["ollama"]["image"] == "a/b:1"
-    assert found["gpu-01"]["settings"]["nginx"]["version"] == "1.30.5"
-    assert found["gpu-01"]["variables"]["pass"] == "[secret]"
+    assert [host["host"] for host in found] == ["gpu-01"]
+    assert found[0]["settings"]["ollama"]["image"] == "a/b:1"
+    assert found[0]["settings"]["nginx"]["version"] == "1.30.5"
+    assert found[0]["variables"]["pass"] == "[secret]"
     assert run("inventory", "show", "-i", "i.yaml", "-l", "gpu:!gpu-01") == 0
     assert list(yaml.safe_load(capsys.readouterr().out)["hosts"]) == ["gpu-02"]
 

@@ -146,6 +146,13 @@ def fleet() -> Inventory:
         (["gpu[1:]"], "2 3"),
         (["gpu[1:]:lb-01"], "2 3 l"),
         ([" gpu-01 , lb-01 "], "1 l"),
+        (["~gpu-0[13]"], "1 3"),
+        (["~.*-01"], "1 l"),
+        (["~rack(1|2)"], "1 2 3"),
+        (["~(gpu-03|lb),gpu-01"], "1 3 l"),
+        (["~gpu-0{1,2}[12]:!~.*2"], "1"),
+        (["gpu:!~gpu-0[23]"], "1"),
+        (["gpu:&~rack1"], "1 2"),
     ],
 )
 def test_patterns(patterns: list[str], expected: str) -> None:
@@ -163,6 +170,8 @@ def test_patterns(patterns: list[str], expected: str) -> None:
         ("gpu[9]", "no host or group matches gpu[9]"),
         ("", "names no host: --limit ''"),
         ("!", "names no host: --limit !"),
+        ("~gpu-1", "no host or group matches ~gpu-1; did you mean gpu-01?"),
+        ("~gpu-(", "~gpu-( is not a regular expression: "),
         ("@/nothing/here", "--limit @/nothing/here cannot be read"),
     ],
 )

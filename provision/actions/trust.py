@@ -1,0 +1,70 @@
+"""The host keys that hosts show, beside those that known_hosts has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provision.actions.request import Request
+from provision.actions.results import Answers
+
+if TYPE_CHECKING:
+    from provision.inventory import Host
+    from provision.ssh.session import Session
+    from provision.ssh.trust import Key
+
+
+@dataclass(frozen=True)
+class SeenKey:
+    """The key that one host shows.
+
+    Args:
+        key: the key.
+        state: `known`, `new`, or `changed` where known_hosts has another key of the same type.
+        others: types of the keys that known_hosts has for the host.
+        file: the known_hosts file in which the key belongs.
+    """
+
+    key: Key
+    state: str
+    others: tuple[str, ...]
+    file: str
+
+
+def host_keys(request: Request) -> Answers[SeenKey]:
+    """The keys that hosts show. No login is tried.
+
+    Args:
+        request: which hosts are asked.
+    """
+    from provision.actions.asking import ask
+    from provision.ssh import trust
+
+    def work(host: Host, _: Session) -> SeenKey:
+        key, have = trust.scan(host.connection), trust.known(host.connection)
+        others = tuple(one.kind for one in have)
+        return SeenKey(key, trust.state(key, have).lower(), others, host.connection.known_hosts[0])
+
+    return ask(request, work)
+
+
+def write_keys(seen: Sequence[SeenKey], *, replace: bool) -> dict[str, int]:
+    """Write keys to the known_hosts files in which they belong.
+
+    Args:
+        seen: the keys.
+        replace: whether other keys of the same hosts are taken away.
+
+    Returns:
+        how many keys each file got, by its path.
+    """
+    from provision.ssh import trust
+
+    by_file: dict[str, list[Key]] = {}
+    for one in seen:
+        by_file.setdefault(one.file, []).append(one.key)
+    for file, keys in by_file.items():
+        trust.write(Path(file), keys, replace=replace)
+    return {file: len(keys) for file, keys in by_file.items()}

@@ -1,0 +1,39 @@
+"""What `--list-hosts` and `--list-steps` print."""
+
+from typing import Any
+
+from provision.actions.selection import Selected, SelectedHost
+from provision.report import console
+from provision.report.console import paint, say
+from provision.terminal_text import line
+
+
+def show(command: str, selected: Selected, *, as_json: bool, steps: bool) -> None:
+    """Print the selected hosts, one a line; with their steps if these are wanted; or the JSON document.
+
+    Args:
+        command: the command that would work on them, such as `plan`.
+        selected: what its options select.
+        as_json: whether the document is wanted.
+        steps: whether steps are wanted too.
+    """
+    if as_json:
+        option = "--list-steps" if steps else "--list-hosts"
+        hosts = [_host(one, steps=steps) for one in selected.hosts]
+        console.document(f"{command} {option}", 0, selected.inventory.warnings, hosts=hosts)
+        return
+    for one in selected.hosts:
+        name = paint(one.host.name, "bold") if steps else one.host.name
+        say(name if one.is_chosen else f"{name}  only {', '.join(one.roles)}")
+        for entry in one.entries if steps else ():
+            say(f"    {entry.role:16} {line(entry.step.id)}")
+
+
+def _host(one: SelectedHost, *, steps: bool) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "host": one.host.name,
+        "groups": list(one.host.groups),
+        "chosen": one.is_chosen,
+        "roles": list(one.roles),
+    }
+    return about | ({"steps": [{"step": entry.step.id, "role": entry.role} for entry in one.entries]} if steps else {})
