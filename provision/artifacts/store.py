@@ -11,16 +11,16 @@ from pathlib import Path
 
 
 def default_folder() -> Path:
-    """Where artifacts are kept: below the user's cache folder."""
+    """Default folder of the artifacts, below the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "provision" / "artifacts"
 
 
 class Store:
-    """Artifacts by what they are (`key`) and by content (sha256). Safe to use from many threads.
+    """Artifacts by purpose (`key`) and by content (sha256). Safe to use from many threads.
 
     Args:
-        folder: where they are kept; made when something is added.
+        folder: folder of the artifacts; made when the first is added.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,7 +29,7 @@ class Store:
         self._guard = threading.Lock()
 
     def find(self, key: str) -> Path | None:
-        """The file for this key, or None. A file whose bytes are no longer those that were stored counts as absent."""
+        """The file for this key, or None. A file whose bytes have changed since it was stored counts as absent."""
         name = self.folder / "keys" / _digest(key.encode())
         try:
             sha256 = name.read_text().strip()
@@ -40,8 +40,8 @@ class Store:
 
     @contextlib.contextmanager
     def adding(self, key: str) -> Iterator[Path]:
-        """A temporary file to write an artifact to; it is in the store once the block ends without an error."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # the mode is that of the last folder alone
+        """A temporary file to write an artifact to; the store has it once the block ends without an error."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # the mode applies to the last folder alone
         (self.folder / "keys").mkdir(exist_ok=True, mode=0o700)
         folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
         try:
@@ -55,11 +55,11 @@ class Store:
 
     @contextlib.contextmanager
     def single_flight(self, key: str, wait: Callable[[], None]) -> Iterator[None]:
-        """Only one thread at a time is inside for a key.
+        """Let one thread at a time make the artifact of a key.
 
         Args:
-            key: what is being made.
-            wait: called about twice a second while another thread is inside; may raise to give up.
+            key: the key of the artifact.
+            wait: called about twice a second while another thread makes the artifact; may raise to give up.
         """
         with self._guard:
             lock = self._locks.setdefault(key, threading.Lock())

@@ -10,10 +10,10 @@
     lab.down()
 
 Real: systemd, sshd, sudo, apt with signed repositories, Docker (the distribution's, under Docker's package names; its
-buildx and compose plugins are empty packages), the nginx tarball, the image registry. Simulated, and called so wherever
-it speaks: the cards and nvidia-smi, NVIDIA's container toolkit, the Ollama server.
+buildx and compose plugins are empty packages), the nginx tarball, the image registry. Simulated, and called simulated
+in all output: the cards and nvidia-smi, NVIDIA's container toolkit, the Ollama server.
 
-A lab is a fleet, not a security boundary: do not run on it what you would not run on the machine itself.
+A lab is a fleet, not a security boundary: run nothing on its hosts that you would not run on the machine itself.
 
 A device list keeps root on a host from the machine's disks and other devices (devices.py). Where the kernel takes no
 list, the lab does not start.
@@ -21,5 +21,5 @@ list, the lab does not start.
 Tried: Debian 12 as root on kernel 6.18 with cgroup v1, hosts of Debian 13 and 12, with the delay line; Debian 12 on
 its own kernel 6.1 with cgroup v2 and netem in an emulated virtual machine, hosts of Debian 13: tests/lab/test_lab.py,
 and Docker with its containers, but no whole deploy.
-Not tried: Ubuntu, AppArmor or SELinux, or other than amd64.
+Not tried: Ubuntu, AppArmor, SELinux, or an architecture besides amd64.
 """

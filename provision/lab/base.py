@@ -9,13 +9,13 @@ from pathlib import Path
 from provision.lab import cgroups, machine, paths
 from provision.lab.shell import LabError, joining, run
 
-_CGROUP = "_cache"  # no lab is called so
-# What any server has before someone provisions it, and nothing that provisioning would install.
+_CGROUP = "_cache"  # a lab's name begins with a letter, so no lab can have this name
+# Packages of a bare server, and no package that provisioning would install.
 _PACKAGES = (
     "ca-certificates,curl,dbus,gnupg,iproute2,iptables,iputils-ping,openssh-server,procps,python3,sudo,systemd,"
     "systemd-sysv"
 )
-# They cannot work in a container, or hold apt's lock at moments of their own.
+# These units cannot work in a container, or take apt's lock at moments of their own.
 _MASKED = (
     "systemd-modules-load.service",
     "console-getty.service",
@@ -24,7 +24,7 @@ _MASKED = (
     "apt-daily-upgrade.timer",
     "systemd-networkd-wait-online.service",
 )
-# cgroup v1 is mounted read-only in a container; Docker must write there before it runs anything.
+# A container mounts cgroup v1 read-only; Docker must write there before running anything.
 _REMOUNT_UNIT = """\
 [Unit]
 Description=Lab: make the cgroup v1 mounts writable for Docker
@@ -51,7 +51,7 @@ _SSHD = "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n"
 
 
 def path(release: str) -> Path:
-    """Where the base of `release` is, or will be: the name changes with what is put into it."""
+    """Directory of the base of `release`, made or not yet made; its name changes with the contents."""
     parts = (_PACKAGES, *_MASKED, _REMOUNT, _REMOUNT_UNIT, _SSHD, str(machine.cgroup_version()))
     return paths.CACHE / "base" / f"{release}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
@@ -67,7 +67,7 @@ def ensure(release: str, say: Callable[[str], None]) -> Path:
         return base
     say(f"making the file system that every host starts from ({release}, once; one to three minutes)")
     partial = base.with_name(f"{base.name}.partial")
-    abandon()  # what a run left that was killed here may still be at it
+    abandon()  # a killed run may have left processes and a partial base here
     partial.parent.mkdir(parents=True, exist_ok=True)
     _debootstrap(release, partial)
     _furnish(release, partial)
@@ -78,7 +78,7 @@ def ensure(release: str, say: Callable[[str], None]) -> Path:
 
 
 def abandon() -> None:
-    """Clean up after a run that was killed while it made a base. For who holds the lock of the cache."""
+    """Clean up after a run that was killed while making a base. The caller holds the cache's lock."""
     cgroups.kill(_CGROUP)
     cgroups.remove(_CGROUP)
     for partial in (paths.CACHE / "base").glob("*.partial"):
@@ -93,7 +93,7 @@ def _forget_older(release: str, current: Path) -> None:
 
 
 def discard(tree: Path) -> None:
-    """Delete a tree in which file systems may still be mounted from a run that was killed."""
+    """Delete a directory tree in which a killed run may have left mounted file systems."""
     for mount in reversed(mounts_below(tree)):
         run(["umount", "--lazy", mount], check=False)
     shutil.rmtree(tree, ignore_errors=True)
@@ -109,13 +109,13 @@ def _debootstrap(release: str, target: Path) -> None:
     main = machine.apt_sources()[0]
     words = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", release, str(target), main.uri]
     try:
-        # in a cgroup, so that it can be found if we are killed
+        # in a cgroup, so that `abandon` finds debootstrap after we were killed
         run(joining(cgroups.make(_CGROUP, "base"), words), timeout=1200)
     except LabError as error:
         log = target / "debootstrap/debootstrap.log"
-        said = log.read_text()[-1500:] if log.exists() else ""
+        log_end = log.read_text()[-1500:] if log.exists() else ""
         raise LabError(
-            f"debootstrap could not make a base of {release}: {error.message}\n{said}",
+            f"debootstrap could not make a base of {release}: {error.message}\n{log_end}",
             "where a key is missing, upgrade debian-archive-keyring; look at the mirror in the apt sources",
         ) from error
 
@@ -149,7 +149,7 @@ def _sources(release: str) -> str:
     components = {key: [] for key in sources}  # type: dict[tuple[str, str], list[str]]
     for source in machine.apt_sources():
         components[source.uri, release + source.suffix].append(source.component)
-    return "".join(f"deb {uri} {suite} {' '.join(found)}\n" for (uri, suite), found in components.items())
+    return "".join(f"deb {uri} {suite} {' '.join(names)}\n" for (uri, suite), names in components.items())
 
 
 def _write(base: Path, path: str, text: str, mode: int = 0o644) -> None:

@@ -1,4 +1,4 @@
-"""BPF programs that decide about devices: their instructions, and the system calls that attach one to a cgroup."""
+"""BPF programs that decide about devices: instructions, and the system calls that attach a program to a cgroup."""
 
 import ctypes
 import errno
@@ -17,11 +17,11 @@ JUMP_UNLESS_EQUAL, EXIT = 0x55, 0x95
 
 _LOAD, _ATTACH, _QUERY = 5, 8, 16
 _CGROUP_DEVICE_PROGRAM, _CGROUP_DEVICE_HOOK = 15, 6
-# Programs of cgroups below are asked too (systemd and runc attach their own), and each of them can refuse.
+# The kernel also asks the programs of cgroups below (systemd and runc attach their own); any program can refuse.
 _ALLOW_MULTI = 2
 _MOST_PROGRAMS = 64  # the kernel attaches no more to one cgroup
 _NAME = b"provision_lab"
-_ATTRIBUTES = 128  # bytes of a call's attributes: more than these calls use; the kernel may write to all of them
+_ATTRIBUTES = 128  # bytes of a call's attributes: more than our calls use; the kernel may write to all of them
 _LICENSE = b"Apache-2.0"
 _SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 
@@ -31,10 +31,10 @@ class Instruction(NamedTuple):
 
     Args:
         code: the operation, by a constant from above.
-        target: the register that it changes or compares.
-        source: the register that it reads.
+        target: the register to change or compare.
+        source: the register to read.
         offset: bytes from the address in `source`, or instructions to skip.
-        value: the constant that it uses.
+        value: the constant to use.
     """
 
     code: int
@@ -49,14 +49,14 @@ class Instruction(NamedTuple):
 
 
 def attach(group: Path, program: Sequence[Instruction]) -> None:
-    """Have the kernel ask a program before a process in a cgroup, or in one below it, opens or makes a device.
+    """Have the kernel ask a program before a process in a cgroup, or in a cgroup below, opens or makes a device.
 
     Args:
         group: directory of the cgroup, on cgroup v2.
-        program: returns 1 to allow, 0 to refuse.
+        program: its instructions; the program returns 1 to allow, 0 to refuse.
 
     Raises:
-        OSError: the kernel does not take the program, or not at this cgroup.
+        OSError: the kernel refuses the program, or refuses programs at this cgroup.
     """
     with _descriptor(group) as directory:
         loaded = _load(program)
@@ -67,13 +67,13 @@ def attach(group: Path, program: Sequence[Instruction]) -> None:
 
 
 def attached(group: Path) -> list[int]:
-    """The kernel's numbers of the device programs of a cgroup, without those of the cgroups above.
+    """Return the kernel's numbers of a cgroup's device programs, without those of the cgroups above.
 
     Args:
         group: directory of the cgroup, on cgroup v2.
 
     Raises:
-        OSError: the kernel does not tell.
+        OSError: the kernel does not list the programs.
     """
     numbers = (ctypes.c_uint32 * _MOST_PROGRAMS)()
     with _descriptor(group) as directory:
@@ -95,7 +95,7 @@ def _descriptor(group: Path) -> Iterator[int]:
 
 
 def _load(program: Sequence[Instruction]) -> int:
-    """Give the kernel a program and return the descriptor that holds it."""
+    """Load a program into the kernel and return its descriptor."""
     code = b"".join(instruction.encoded() for instruction in program)
     instructions, license_ = ctypes.create_string_buffer(code), ctypes.create_string_buffer(_LICENSE)
     where = ctypes.addressof(instructions), ctypes.addressof(license_)
@@ -110,7 +110,7 @@ class _Answer(NamedTuple):
 
 
 def _bpf(command: int, attributes: bytes) -> _Answer:
-    """Make one bpf(2) system call; the C library has no function for it."""
+    """Call bpf(2), for which the C library has no function."""
     number = _SYSCALL_NUMBERS.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"the number of bpf(2) on {platform.machine()} is not known here")

@@ -1,5 +1,5 @@
-"""Control groups of the lab: one per host (and one for the site) in every hierarchy, which is also how
-`down` finds each process, whoever started it and whatever was killed before."""
+"""Control groups of the lab: a cgroup per host (and for the site) in every hierarchy. `down` finds every process by its
+cgroup, whoever started the process and whatever was killed before."""
 
 import fcntl
 import os
@@ -38,7 +38,7 @@ def _make(hierarchy: Path, lab: str, member: str, *, confined: bool) -> Path:
     _add(ours.parent)
     _add(ours)
     if confined:
-        devices.confine(ours)  # above the cgroup of the host, where root on the host cannot undo it
+        devices.confine(ours)  # above the cgroup of the host, where root on the host cannot undo the list
     _add(ours / member)
     return ours / member
 
@@ -52,8 +52,8 @@ def _add(path: Path) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Keep other labs from making or removing cgroups: v1 takes no device list for a cgroup that has others below,
-    and a cgroup that is made below a half-written list can never open /dev/null."""
+    """Keep other labs from making or removing cgroups: v1 takes no device list for a cgroup with cgroups below,
+    and a cgroup made below a half-written list can never open /dev/null."""
     directory = os.open("/sys/fs/cgroup", os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -63,21 +63,21 @@ def _alone() -> Iterator[None]:
 
 
 def processes(lab: str, member: str = "") -> list[int]:
-    """The processes of a lab, or of one member of it, lowest id first."""
-    found: set[int] = set()
+    """Process ids of a lab, or of one member, lowest first."""
+    pids: set[int] = set()
     for hierarchy in _hierarchies():
         top = hierarchy / _TOP / lab / member
         for directory, _, _ in os.walk(top):
             with suppress(OSError):
-                found.update(map(int, (Path(directory) / "cgroup.procs").read_text().split()))
-    return sorted(found)
+                pids.update(map(int, (Path(directory) / "cgroup.procs").read_text().split()))
+    return sorted(pids)
 
 
 def kill(lab: str, member: str = "", *, timeout: float = 20) -> None:
     """Kill every process of a lab, or of one member, and wait until none is left.
 
     Raises:
-        LabError: some did not die.
+        LabError: some processes are still alive after `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
     while left := processes(lab, member):
@@ -93,7 +93,7 @@ def kill(lab: str, member: str = "", *, timeout: float = 20) -> None:
 
 
 def _thaw(lab: str, member: str) -> None:
-    """Let paused containers go on: what is frozen does not die."""
+    """Let paused containers go on: a frozen process does not die."""
     for hierarchy in _hierarchies():
         for directory, _, _ in os.walk(hierarchy / _TOP / lab / member):
             for name, text in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
@@ -103,7 +103,7 @@ def _thaw(lab: str, member: str) -> None:
 
 
 def remove(lab: str, member: str = "") -> None:
-    """Remove the (empty) cgroups of a lab or of one member, and the lab's top one when it is the last."""
+    """Remove the (empty) cgroups of a lab or of one member, and the top cgroup with the last lab."""
     with _alone():
         for hierarchy in _hierarchies():
             for directory, _, _ in os.walk(hierarchy / _TOP / lab / member, topdown=False):
@@ -115,7 +115,7 @@ def remove(lab: str, member: str = "") -> None:
 
 def _hierarchies() -> list[Path]:
     """Every hierarchy, also a cgroup2 mount beside those of v1: systemd-nspawn looks up a host's place there, and
-    without it all hosts would share the cgroups of their units."""
+    without that mount all hosts would share the cgroups of their units."""
     if cgroup_version() == 2:
         return [Path("/sys/fs/cgroup")]
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
@@ -124,19 +124,19 @@ def _hierarchies() -> list[Path]:
 
 
 def _guard(hierarchies: list[Path]) -> Path:
-    """The hierarchy that keeps hosts from the machine's devices: v1's own one for that, else cgroup v2.
+    """The hierarchy that keeps hosts from the machine's devices: v1's `devices`, else cgroup v2.
 
     Raises:
-        LabError: the machine has neither.
+        LabError: the machine has no such hierarchy.
     """
     version_2 = (path for path in hierarchies if (path / "cgroup.controllers").exists())
-    found = next(chain(filter(devices.has_list, hierarchies), version_2), None)
-    if found is None:
+    hierarchy = next(chain(filter(devices.has_list, hierarchies), version_2), None)
+    if hierarchy is None:
         raise LabError(
             "this machine has no cgroup hierarchy with a device list: root on a host could read its disk",
             "mount cgroup v2, or the `devices` hierarchy of cgroup v1, below /sys/fs/cgroup",
         )
-    return found
+    return hierarchy
 
 
 def _delegate(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`provision lab ...`: parse, call, print. Everything heavy is imported by the command that needs it."""
+"""`provision lab ...`: parse, call, print. Each command imports its heavy modules itself."""
 
 import os
 
@@ -25,7 +25,7 @@ _install = click.option("--install", is_flag=True, help="Install what this machi
 @_release
 @_install
 def prepare(release: str, install: bool) -> None:
-    """Make what takes minutes the first time and needs the package mirror; `up` does it otherwise."""
+    """Make whatever takes minutes and needs the package mirror the first time; else `up` makes it."""
     from provision.lab import machine
     from provision.lab.lab import Lab
 
@@ -41,16 +41,16 @@ def prepare(release: str, install: bool) -> None:
 @_release
 @_install
 def up(name: str, gpu_hosts: int, balancers: int, gpus: int, rtt: float, release: str, install: bool) -> None:
-    """Boot the lab; finish, enlarge or keep the one that is there."""
+    """Boot the lab; finish, enlarge or keep a lab of the same name."""
     from provision.lab import machine
     from provision.lab.lab import Lab
     from provision.lab.spec import Spec
 
     spec = Spec(name, gpu_hosts, balancers, gpus, rtt, release or machine.default_release())
-    made = Lab.up(spec, install=install, say=lambda text: click.echo(text, err=True))
-    for host in made.hosts():
+    booted = Lab.up(spec, install=install, say=lambda text: click.echo(text, err=True))
+    for host in booted.hosts():
         click.echo(f"{host.name:<8} {host.address}")
-    click.echo(f"inventory: {made.inventory}")
+    click.echo(f"inventory: {booted.inventory}")
 
 
 @lab.command()
@@ -63,22 +63,22 @@ def down(name: str, everything: bool) -> None:
     chosen = Lab.all() if everything else [Lab.find(name)]
     if not chosen:
         click.echo("there is no lab")
-    for one in chosen:
-        one.down()
-        click.echo(f"lab {one.name} is gone")
+    for each in chosen:
+        each.down()
+        click.echo(f"lab {each.name} is gone")
 
 
 @lab.command()
 def status() -> None:
-    """Show every lab of this machine and its hosts."""
+    """Show every lab of this machine with its hosts."""
     from provision.lab.lab import Lab
 
     labs = Lab.all()
     if not labs:
         click.echo("there is no lab; `provision lab up` boots one")
-    for one in labs:
-        click.echo(f"{one.name}: {one.spec.release}, subnet {one.network.cidr}, inventory {one.inventory}")
-        for host in one.hosts():
+    for each in labs:
+        click.echo(f"{each.name}: {each.spec.release}, subnet {each.network.cidr}, inventory {each.inventory}")
+        for host in each.hosts():
             state = "running" if host.running else "stopped"
             saved = f"  saved: {', '.join(host.disk.saved())}" if host.disk.saved() else ""
             click.echo(f"  {host.name:<8} {host.address:<15} {state}{saved}")
@@ -101,7 +101,7 @@ def ssh(name: str, host: str, words: tuple[str, ...]) -> None:
 @click.option("--label", default="", help="A state that `lab save` kept.  [default: the bare host]")
 @click.argument("host", required=False)
 def reset(name: str, label: str, host: str | None) -> None:
-    """Cut the power of HOST (or of all) and boot it bare, or as it was saved."""
+    """Cut the power of HOST (or of all) and boot it bare, or from a saved state."""
     from provision.lab.lab import Lab
 
     Lab.find(name).restore(host, label)
@@ -122,12 +122,12 @@ def save(name: str, label: str) -> None:
 @lab.command()
 @_name
 @click.option("--list", "listed", is_flag=True, help="Show what can go wrong.")
-@click.option("--value", default="", help="What some faults take.")
+@click.option("--value", default="", help="A value that some faults take.")
 @click.argument("target", required=False)
 @click.argument("fault", required=False)
 @click.argument("state", type=click.Choice(["on", "off"]), default="on")
 def fault(name: str, listed: bool, value: str, target: str | None, fault: str | None, state: str) -> None:
-    """Switch a FAULT of a TARGET on or off; without them, show those that are on.
+    """Switch a FAULT of a TARGET on or off; without TARGET and FAULT, show the faults that are on.
 
     A TARGET is a host (gpu-01), an instance (gpu-01/ollama1), or the site.
     """
@@ -135,8 +135,8 @@ def fault(name: str, listed: bool, value: str, target: str | None, fault: str | 
     from provision.lab.lab import Lab
 
     if listed:
-        for one in faults.FAULTS:
-            click.echo(f"{one.target:<14} {one.name:<16} {one.text}")
+        for each in faults.FAULTS:
+            click.echo(f"{each.target:<14} {each.name:<16} {each.text}")
     elif target and fault:
         faults.switch(Lab.find(name), target, fault, on=state == "on", value=value)
     elif target:
@@ -149,7 +149,7 @@ def fault(name: str, listed: bool, value: str, target: str | None, fault: str | 
 @lab.command()
 @_name
 def demo(name: str) -> None:
-    """Boot a lab, deploy to it, verify it and ask it a question."""
+    """Boot a lab, deploy to its hosts, verify them and stream a question."""
     from provision.lab import demo as play
     from provision.lab import machine
     from provision.lab.spec import Spec

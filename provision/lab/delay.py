@@ -1,9 +1,9 @@
-"""A delay line in user space, for kernels without netem. Runs by itself, on the standard library alone.
+"""A delay line in user space, for kernels without netem. A program of its own, on the standard library alone.
 
     python delay.py NETNS DEVICE HERE SECONDS
 
-makes a TAP device HERE in its own network namespace and DEVICE in the other, and hands every frame from one to the
-other SECONDS after it came.
+makes a TAP device HERE in its own network namespace and DEVICE in the other, and hands every frame from one device to
+the other SECONDS after the frame came.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ def enter(netns: str) -> None:
         raise OSError(ctypes.get_errno(), f"cannot enter {netns}")
 
 
-def carry(one: int, other: int, seconds: float) -> None:
-    """Hand frames over until killed; those of one direction keep their order."""
-    waiting: dict[int, deque[tuple[float, bytes]]] = {one: deque(), other: deque()}
-    target = {one: other, other: one}
+def carry(near: int, far: int, seconds: float) -> None:
+    """Hand frames over until killed; each direction keeps the order of its frames."""
+    waiting: dict[int, deque[tuple[float, bytes]]] = {near: deque(), far: deque()}
+    target = {near: far, far: near}
     while True:
         due = min((queue[0][0] for queue in waiting.values() if queue), default=None)
         pause = None if due is None else max(0.0, due - time.monotonic())
-        readable, _, _ = select.select([one, other], [], [], pause)
+        readable, _, _ = select.select([near, far], [], [], pause)
         for source in readable:
             take(source, waiting[source], seconds)
         now = time.monotonic()
@@ -53,7 +53,11 @@ def carry(one: int, other: int, seconds: float) -> None:
 
 
 def take(source: int, queue: deque[tuple[float, bytes]], seconds: float) -> None:
-    """Read every frame that is there; EOFError where there will never be another."""
+    """Read every frame that has come.
+
+    Raises:
+        EOFError: no more frames can come.
+    """
     with contextlib.suppress(BlockingIOError):
         for _ in range(64):
             frame = os.read(source, 65536)
@@ -63,7 +67,7 @@ def take(source: int, queue: deque[tuple[float, bytes]], seconds: float) -> None
 
 
 def give(target: int, frame: bytes) -> None:
-    """Write a frame; one that the device does not take is lost, as on a wire."""
+    """Write a frame. A frame that the device refuses is lost, as on a wire."""
     try:
         os.write(target, frame)
     except OSError:

@@ -1,4 +1,4 @@
-"""`provision lab demo`: bare hosts become a verified endpoint, by the same commands that anyone would type."""
+"""`provision lab demo`: bare hosts become a verified endpoint, by the commands that an operator would type."""
 
 import json
 import shlex
@@ -22,10 +22,10 @@ def steps(lab: Lab) -> list[list[str]]:
 
 
 def run(spec: Spec) -> list[str]:
-    """Boot a lab, plan, deploy and verify on it, stream one answer, and return lines that say what to try next.
+    """Boot a lab; plan, deploy and verify there; stream one answer; return lines with commands to try next.
 
     Raises:
-        LabError: a step failed; what it said is on the screen.
+        LabError: a command failed; its output is on the screen.
     """
     begun = time.monotonic()
     print("Real here: systemd, sshd, apt, Docker, nginx. SIMULATED: the cards, NVIDIA's toolkit, the model server.")
@@ -40,7 +40,7 @@ def run(spec: Spec) -> list[str]:
 
 
 def _ask(lab: Lab) -> None:
-    """Stream one chat through the balancer, printing tokens as they come, and say which instance gave it."""
+    """Stream one chat through the balancer, printing tokens as they come, then the instance's name."""
     balancer = next((host for host in lab.hosts() if host.spec.group == "balancer"), lab.hosts()[0])
     url = f"http://{balancer.address}:{_PORT}/api/chat"
     messages = [{"role": "user", "content": _QUESTION}]

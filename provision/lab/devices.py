@@ -1,8 +1,8 @@
 """The device list of a lab: which devices the processes of its hosts may open.
 
-Root on a host can make a node for any device of the machine, its disk too, so the kernel must refuse to open it. On
-cgroup v1 the kernel keeps a list per cgroup for that, on cgroup v2 it asks a BPF program. One table gives both. Any
-node may be made, because runc makes nodes for its containers.
+Root on a host can make a node for any device of the machine, its disk too, so the kernel must refuse to open the node.
+On cgroup v1 the kernel keeps a list per cgroup, on cgroup v2 it asks a BPF program. One table gives both. Hosts may
+make any node, because runc makes nodes for its containers.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Device:
     """A character device that hosts may open.
 
     Args:
-        name: what it is called in /dev.
+        name: its path below /dev.
         major: its major number.
         minor: its minor number; None for every minor.
     """
@@ -43,22 +43,22 @@ ALLOWED = (
 )
 _LIST = "devices.list"
 
-# What the kernel gives a program: the address of three words. The first holds the kind of the device (low half) and
-# what the process is about to do (high half).
+# The kernel gives a program the address of three words. The first holds the kind of the device (low half) and
+# the action that the process is about to take (high half).
 _CHARACTER, _MAKE_NODE = 2, 1
 _RESULT, _CONTEXT, _KIND, _ACTION, _MAJOR, _MINOR = range(6)  # registers
 
 
 def confine(group: Path) -> None:
-    """Let the processes of a cgroup, and of those below, make any node but open only the allowed devices.
+    """Let the processes of a cgroup, and of the cgroups below, make any node but open only the allowed devices.
 
-    Calling it again changes nothing. No host may reach `group` itself: its root could take the list away.
+    A second call changes nothing. No host may reach `group` itself: the host's root could take the list away.
 
     Args:
         group: directory of a cgroup of v1's device hierarchy (still without cgroups below), or of cgroup v2.
 
     Raises:
-        LabError: the kernel takes no list for it.
+        LabError: the kernel takes no list for this cgroup.
     """
     try:
         if has_list(group):
@@ -80,13 +80,13 @@ def has_list(group: Path) -> bool:
 
 
 def rules() -> list[str]:
-    """The device list as cgroup v1 takes it. A rule with `m` alone lets a process make a node, not open it."""
+    """The device list in cgroup v1's words. A rule with `m` alone lets a process make a node, not open it."""
     numbers = [f"{device.major}:{'*' if device.minor is None else device.minor}" for device in ALLOWED]
     return ["c *:* m", "b *:* m", *(f"c {number} rwm" for number in numbers)]
 
 
 def program() -> list[Instruction]:
-    """The device list as a program for cgroup v2. It decides as the rules for v1 do."""
+    """The device list as a program for cgroup v2, with the same decisions as the rules for v1."""
     return [
         Instruction(bpf.LOAD_WORD, _KIND, _CONTEXT, 0),
         Instruction(bpf.LOAD_WORD, _MAJOR, _CONTEXT, 4),
@@ -108,7 +108,7 @@ def _registers(device: Device) -> dict[int, int]:
 def _allow_where(values: dict[int, int]) -> list[Instruction]:
     """Allow where every register has its value; otherwise go on behind these instructions."""
     allow = _answer(1)
-    after = range(len(values) - 1, -1, -1)  # how many comparisons follow each
+    after = range(len(values) - 1, -1, -1)  # how many comparisons follow each comparison
     comparisons = [
         Instruction(bpf.JUMP_UNLESS_EQUAL, register, offset=left + len(allow), value=value)
         for left, (register, value) in zip(after, values.items(), strict=True)
@@ -125,5 +125,5 @@ def _write_list(group: Path) -> None:
     if "a *:* rwm" in allowed:
         (group / "devices.deny").write_text("a")
     for rule in rules():
-        if rule not in allowed:  # all of them, or those that a run which was killed here did not come to
+        if rule not in allowed:  # all rules, or the rules that a killed run did not come to
             (group / "devices.allow").write_text(rule)

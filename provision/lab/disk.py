@@ -2,7 +2,7 @@
 
 An overlay cannot carry another overlay's upper directory, so /var/lib/docker and /var/lib/containerd are
 bind mounts of directories beside it. Saving a host turns its upper directory into one more read-only layer,
-so that going back to it is: throw away what came after, mount again.
+so going back means: throw the newer directory away, mount again.
 """
 
 import json
@@ -34,13 +34,13 @@ class Disk:
         return self.root.is_mount()
 
     def mount(self) -> None:
-        """Mount the root; nothing happens where it is mounted."""
+        """Mount the root, unless it is mounted."""
         if self.mounted:
             return
         for name in ("root", "upper", "work", *BOUND):
             (self.home / name).mkdir(parents=True, exist_ok=True)
-        # `volatile` makes fsync free. The kernel leaves a mark against mounting it again, because a crash of the
-        # machine could have lost data; that is of no interest to a host that is thrown away.
+        # `volatile` makes fsync free. Its mark forbids a second mount, because a crash of the machine could have
+        # lost data; a throw-away host does not care, so the mark goes with the work directory.
         shutil.rmtree(self.home / "work", ignore_errors=True)
         (self.home / "work").mkdir()
         lower = ":".join(map(str, [*self._stack(), self._base]))
@@ -55,10 +55,10 @@ class Disk:
             run(["umount", "--lazy", self.root])
 
     def require(self, label: str, *, saved: bool) -> None:
-        """Make sure that a state was (or was not) saved under a label; the bare base always was.
+        """Make sure that a state was saved under a label (or was not, without `saved`); the bare base always was.
 
         Raises:
-            LabError: it is the other way round.
+            LabError: the state is missing, or is there when it must not be.
         """
         there = not label or label in self.saved()
         if there and not saved:
@@ -102,7 +102,7 @@ class Disk:
         self._set_stack(json.loads((point / "stack.json").read_text()) if label else [])
 
     def saved(self) -> list[str]:
-        """The labels that `restore` takes."""
+        """The labels that `restore` accepts."""
         return sorted(path.parent.name for path in self.home.glob("saved/*/stack.json"))
 
     def _stack(self) -> list[Path]:

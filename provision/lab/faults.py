@@ -1,4 +1,4 @@
-"""Faults a person can switch on and off while the lab runs.
+"""Faults that a person can switch on and off while the lab runs.
 
 A target is a host (`gpu-01`), an instance on a host (`gpu-01/ollama1`), or the site (`site`).
 """
@@ -16,12 +16,12 @@ _PORTS = {"web-down": 80, "packages-down": 3142, "registry-down": 5000}
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that can go wrong.
+    """One fault.
 
     Args:
         name: its name.
-        target: what kind of target it happens to.
-        text: what happens.
+        target: the kind of its target.
+        text: its effect.
     """
 
     name: str
@@ -63,12 +63,12 @@ def switch(lab: Lab, target: str, name: str, *, on: bool, value: str = "") -> No
         lab: the lab.
         target: `gpu-01`, `gpu-01/ollama1` or `site`.
         name: name of the fault.
-        on: whether it is there from now on.
-        value: what some faults take.
+        on: whether the fault is on from now on.
+        value: the value that some faults take.
 
     Raises:
-        UsageError: no such fault for such a target.
-        LabError: no such host, or it is not running.
+        UsageError: no such fault for this kind of target.
+        LabError: the lab lacks the host, or the host is down.
     """
     kind = SITE if target == SITE else INSTANCE if "/" in target else HOST
     if not any(fault.name == name and fault.target == kind for fault in FAULTS):
@@ -86,20 +86,20 @@ def switch(lab: Lab, target: str, name: str, *, on: bool, value: str = "") -> No
 
 def active(lab: Lab) -> list[tuple[str, str]]:
     """Every fault that is on, as (target, name)."""
-    found = [(SITE, name) for name, port in _PORTS.items() if lab.network.closed(port)]
+    switched = [(SITE, name) for name, port in _PORTS.items() if lab.network.closed(port)]
     for host in lab.hosts():
         if not host.running:
-            found.append((host.name, "power-off"))
+            switched.append((host.name, "power-off"))
             continue
-        found += [(host.name, name) for name in DISTURBANCES if lab.network.disturbed(host.name, name)]
+        switched += [(host.name, name) for name in DISTURBANCES if lab.network.disturbed(host.name, name)]
         for file in host.run(["ls", _FOLDER], check=False).stdout.split():
             instance, dot, name = file.rpartition(".")
-            found.append((f"{host.name}/{instance}" if dot else host.name, name))
-    return found
+            switched.append((f"{host.name}/{instance}" if dot else host.name, name))
+    return switched
 
 
 def _mark(lab: Lab, target: str, name: str, *, on: bool, value: str) -> None:
-    """Faults of the simulated programs are files that these look for at each call."""
+    """Make or delete the file of a fault; the simulated programs look for the file at each call."""
     host, _, instance = target.partition("/")
     file = f"{_FOLDER}/{instance}.{name}" if instance else f"{_FOLDER}/{name}"
     if on:

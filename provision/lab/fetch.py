@@ -1,4 +1,4 @@
-"""Taking packages and sources from the machine's own mirror without installing them."""
+"""Packages and sources from the machine's own mirror, fetched without installing them."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ class Archive:
         """Download .deb files into `target` and return them by package name.
 
         Raises:
-            LabError: the mirror does not have them.
+            LabError: the mirror lacks a package.
         """
         files = {}
         for name in names:
@@ -37,16 +37,16 @@ class Archive:
     def source_tarball(self, name: str, target: Path) -> Path:
         """Download the upstream tarball of a source package into `target`, byte for byte upstream's.
 
-        Nothing else of it: what is the distribution's own changes with every update, and a mirror may be behind.
+        The distribution's own part stays behind: it changes with every update, and a mirror may be behind.
 
         Raises:
-            LabError: the mirror does not have it.
+            LabError: the mirror lacks the tarball.
         """
         self._apt("source", "--download-only", "--tar-only", name, cwd=target)
-        found = [path for path in target.glob(f"{name}_*.orig.tar.*") if path.suffix != ".asc"]
-        if not found:
+        tarballs = [path for path in target.glob(f"{name}_*.orig.tar.*") if path.suffix != ".asc"]
+        if not tarballs:
             raise LabError(f"the source package {name} of {self._release} has no upstream tarball")
-        return found[0]
+        return tarballs[0]
 
     def _apt(self, *words: str, cwd: Path) -> None:
         if not self._ready:
@@ -59,9 +59,13 @@ class Archive:
         for name in ("lists/partial", "cache/archives/partial"):
             (self._home / name).mkdir(parents=True, exist_ok=True)
         (self._home / "status").touch()
-        # only the archive itself: updates and security have no source package that we need another version of
+        # only the main archive: updates and security carry no source package that we need in another version
         main = [source for source in machine.apt_sources() if source.suffix == ""]
-        lines = [f"{kind} {one.uri} {self._release} {one.component}\n" for one in main for kind in ("deb", "deb-src")]
+        lines = [
+            f"{kind} {source.uri} {self._release} {source.component}\n"
+            for source in main
+            for kind in ("deb", "deb-src")
+        ]
         (self._home / "sources.list").write_text("".join(lines))
 
     def _run(self, words: list[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
@@ -83,7 +87,7 @@ class Archive:
 
 
 def unpack(package: Path, target: Path) -> None:
-    """Unpack a .deb's files into `target`, which is emptied first."""
+    """Empty `target` and unpack a .deb's files into it."""
     discard(target)
     target.mkdir(parents=True)
     run(["dpkg-deb", "--extract", package, target])

@@ -1,4 +1,4 @@
-"""One host of a lab: a real systemd with sshd, in containers' clothes."""
+"""One host of a lab: a real systemd with sshd, in a container."""
 
 import shutil
 import socket
@@ -15,21 +15,21 @@ from provision.lab.shell import LabError, run, start
 from provision.lab.spec import HostSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Everything Docker needs, less what would let root on a host at the machine's kernel (the disk: devices.py).
+# All of Docker's capabilities, less those that would let root on a host at the machine's kernel (the disk: devices.py).
 _CAPABILITIES = ("--capability=all", "--drop-capability=CAP_SYS_MODULE,CAP_SYS_RAWIO")
-# Where a cgroup stayed read-only Docker starts no container.
+# Docker starts no container where a cgroup stayed read-only.
 _LOST_CGROUP = "grep -q '^cgroup /sys/fs/cgroup/[^ ]* cgroup ro' /proc/mounts"
 
 
 class Host:
-    """A host that can be started, stopped, saved and asked, without SSH.
+    """A host to start, stop, save and run commands on, without SSH.
 
     Args:
         spec: its name, group and number.
         network: the lab's network.
         home: its directory in the lab's state.
         base: root of the cached base.
-        site_env: files every boot puts in place, path (without leading slash) -> text.
+        files: files that every boot puts in place, path (without leading slash) -> text.
     """
 
     def __init__(self, spec: HostSpec, network: Network, home: Path, base: Path, files: dict[str, str]) -> None:
@@ -43,12 +43,12 @@ class Host:
 
     @property
     def key(self) -> Path:
-        """Private host key; made once, so that a reset host is still the host people know."""
+        """Private host key; made once, so that a reset host keeps its known host key."""
         return self.home / "ssh" / "ssh_host_ed25519_key"
 
     @property
     def leader(self) -> int | None:
-        """Process id of the host's init on the machine; None where it does not run."""
+        """Process id of the host's init on the machine; None while the host is down."""
         for pid in cgroups.processes(self._network.lab, self.name):
             with suppress(OSError):
                 status = Path(f"/proc/{pid}/status").read_text()
@@ -63,7 +63,7 @@ class Host:
         return self.leader is not None
 
     def start(self) -> None:
-        """Boot the host (does not wait for it); nothing happens where it runs."""
+        """Boot the host, unless it runs; return without waiting."""
         if self.running:
             return
         self.stop()
@@ -74,7 +74,7 @@ class Host:
         start(self._nspawn(), cgroups=joined, log=self.home / "console.log", env=self._environment())
 
     def stop(self) -> None:
-        """Cut the power: kill everything on the host, take its network and mounts away. Disks stay."""
+        """Cut the power: kill every process of the host, remove its network and mounts. Disks stay."""
         cgroups.kill(self._network.lab, self.name)
         cgroups.remove(self._network.lab, self.name)
         self._network.remove_host(self.name)
@@ -90,10 +90,10 @@ class Host:
         self.stop()
 
     def wait(self, timeout: float = 60) -> None:
-        """Wait until the host's sshd answers from here. A host that hangs while it boots is switched off and on, once.
+        """Wait until the host's sshd answers the machine. A host that hangs while it boots is power-cycled, once.
 
         Raises:
-            LabError: it did not answer, with what can be said of its state.
+            LabError: the host did not answer; the message describes its state.
         """
         if self._comes_up(timeout / 2):
             return
@@ -111,9 +111,9 @@ class Host:
         return self.run(["sh", "-c", _LOST_CGROUP], check=False).returncode != 0
 
     def _state(self) -> str:
-        """Console, system state, jobs that hang and addresses, for whoever has to find out why it does not boot."""
-        said = [(self.home / "console.log").read_text(errors="replace")[-1500:], f"init: {self.leader}"]
-        said.append(f"its sshd answers: {self._answers()}")
+        """Console, system state, jobs that hang and addresses: evidence of why a host does not boot."""
+        lines = [(self.home / "console.log").read_text(errors="replace")[-1500:], f"init: {self.leader}"]
+        lines.append(f"its sshd answers: {self._answers()}")
         for words in (
             ["systemctl", "is-system-running"],
             ["systemctl", "list-jobs", "--no-pager"],
@@ -124,19 +124,19 @@ class Host:
         ):
             with suppress(LabError):
                 done = self.run(words, check=False, timeout=10)
-                said.append(f"{' '.join(words)}: {done.stdout.strip()} {done.stderr.strip()}")
-        return "\n".join(said)
+                lines.append(f"{' '.join(words)}: {done.stdout.strip()} {done.stderr.strip()}")
+        return "\n".join(lines)
 
     def run(
         self, words: Sequence[str], *, stdin: str | None = None, check: bool = True, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
-        """Run words as root on the host, from the machine's side: works when its SSH or network does not.
+        """Run words as root on the host, from the machine's side: works without the host's SSH and network.
 
         Args:
             words: the command.
-            stdin: what it reads.
+            stdin: its standard input.
             check: whether an exit code other than 0 is an error.
-            timeout: seconds until it is killed.
+            timeout: seconds until the command is killed.
 
         Raises:
             LabError: the host is down, or the command failed.
@@ -169,7 +169,7 @@ class Host:
         return False
 
     def _furnish(self) -> None:
-        """Put in place what tells this host from its base."""
+        """Put in place the files by which this host differs from its base."""
         keys.ssh_key(self.key, f"root@{self.name}")
         shutil.copy(self.key, self.disk.root / "etc/ssh")
         shutil.copy(self.key.with_name(self.key.name + ".pub"), self.disk.root / "etc/ssh")
@@ -203,7 +203,7 @@ class Host:
             "--register=no",
             "--keep-unit",
             "--boot",
-            f"--machine={self._network.lab}-{self.name}",  # what goes by this name is not another lab's
+            f"--machine={self._network.lab}-{self.name}",  # a host's name alone may be in two labs
             f"--hostname={self.name}",
             f"--directory={self.disk.root}",
             f"--network-namespace-path=/run/netns/{self._network.host_netns(self.name)}",

@@ -1,4 +1,4 @@
-"""Keys of the lab: the one that logs in, the hosts' own, and the one that signs the lab's package repositories."""
+"""Keys of the lab: the login key, the hosts' own keys, and the signing keys of the lab's package repositories."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from provision.lab.shell import output, run
 
 
 def ssh_key(path: Path, comment: str) -> str:
-    """Return the public key of `path`; make the ed25519 pair first if it is not there."""
+    """Return the public key of `path`; make the ed25519 pair first where the file is missing."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
@@ -27,13 +27,13 @@ def _gpg(*words: str | Path) -> str:
 
 
 def signing_key(owner: str) -> str:
-    """Return the fingerprint (40 hex digits) of the lab's signing key of that owner; make it the first time."""
-    listed = _gpg("--with-colons", "--list-keys") if (paths.CACHE / "gpg/pubring.kbx").exists() else ""
+    """Return the fingerprint (40 hex digits) of the lab's signing key for an owner; make the key the first time."""
+    keys = _gpg("--with-colons", "--list-keys") if (paths.CACHE / "gpg/pubring.kbx").exists() else ""
     name = f"provision lab, simulated {owner}"
-    if name not in listed:
+    if name not in keys:
         _gpg("--passphrase", "", "--quick-generate-key", name, "rsa3072", "sign", "never")
-    shown = _gpg("--with-colons", "--fingerprint", name)
-    return next(line.split(":")[9] for line in shown.splitlines() if line.startswith("fpr:"))
+    listing = _gpg("--with-colons", "--fingerprint", name)
+    return next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr:"))
 
 
 def public_key(fingerprint: str) -> str:
@@ -43,12 +43,12 @@ def public_key(fingerprint: str) -> str:
 
 def sign(release: Path, fingerprint: str) -> None:
     """Sign a repository's Release file: InRelease and Release.gpg beside it."""
-    chosen = ("--local-user", fingerprint, "--digest-algo", "SHA256")
-    _gpg(*chosen, "--clearsign", "--output", release.with_name("InRelease"), release)
-    _gpg(*chosen, "--armor", "--detach-sign", "--output", release.with_name("Release.gpg"), release)
+    options = ("--local-user", fingerprint, "--digest-algo", "SHA256")
+    _gpg(*options, "--clearsign", "--output", release.with_name("InRelease"), release)
+    _gpg(*options, "--armor", "--detach-sign", "--output", release.with_name("Release.gpg"), release)
 
 
 def known_host(private: Path, names: list[str]) -> str:
-    """One line of known_hosts for the host that owns this key."""
+    """Return the line of known_hosts for the host with a private key."""
     words = output(["ssh-keygen", "-y", "-f", private]).split()
     return f"{','.join(names)} {words[0]} {words[1]}\n"

@@ -18,10 +18,10 @@ class Lab:
     """A lab that exists, running or not.
 
     Args:
-        spec: what it is to be.
+        spec: the size and names of the lab.
         subnet: the number of its subnet.
 
-    Use `Lab.up(spec)` to make one, `Lab.find(name)` for one that is there.
+    `Lab.up(spec)` makes a lab, `Lab.find(name)` finds a lab that was made.
     """
 
     def __init__(self, spec: Spec, subnet: int) -> None:
@@ -35,12 +35,12 @@ class Lab:
 
     @classmethod
     def up(cls, spec: Spec, *, install: bool = False, say: Callable[[str], None] = lambda _: None) -> "Lab":
-        """Make the lab, or finish or enlarge the one of that name, and wait until every host answers.
+        """Make the lab, or finish or enlarge the lab of the same name, and wait until every host answers.
 
         Args:
-            spec: what it is to be; number of cards, delay and release of a lab that exists stay as they are.
+            spec: the wanted lab; number of cards, delay and release of an existing lab stay as they are.
             install: install missing programs of the machine.
-            say: is told what takes long, before it begins.
+            say: called with a line before each long step.
 
         Raises:
             LabError: something is missing or failed; `down` cleans up.
@@ -49,7 +49,7 @@ class Lab:
         machine.require_programs(install=install)
         with _locked(spec.name):
             lab = _registered(spec)
-            cgroups.make(lab.name, "site")  # refuses a machine without device lists before it makes what takes long
+            cgroups.make(lab.name, "site")  # refuses a machine without device lists before the long steps begin
             _make_parts(lab.spec.release, say)
             keys.ssh_key(lab.key, f"provision lab {lab.name}")
             lab.network.make()
@@ -64,12 +64,12 @@ class Lab:
 
     @staticmethod
     def prepare(release: str, *, install: bool = False, say: Callable[[str], None] = lambda _: None) -> None:
-        """Make what takes long the first time, so that labs of that release then come up quickly.
+        """Make whatever takes long the first time, so that labs of the release come up quickly.
 
         Args:
-            release: of the hosts.
+            release: release of the hosts.
             install: install missing programs of the machine.
-            say: is told what takes long, before it begins.
+            say: called with a line before each long step.
 
         Raises:
             LabError: something is missing or failed.
@@ -80,10 +80,10 @@ class Lab:
 
     @classmethod
     def find(cls, name: str) -> "Lab":
-        """The lab of that name.
+        """The lab of this name.
 
         Raises:
-            LabError: there is none.
+            LabError: there is no such lab.
         """
         machine.require_root()
         try:
@@ -96,11 +96,11 @@ class Lab:
     def all(cls) -> list["Lab"]:
         """Every lab of this machine, by name."""
         machine.require_root()
-        found = []
+        labs = []
         for path in sorted(paths.STATE.glob("*/lab.json")):
-            with suppress(LabError):  # one that goes down at this very moment
-                found.append(cls.find(path.parent.name))
-        return found
+            with suppress(LabError):  # a lab that goes down at this moment
+                labs.append(cls.find(path.parent.name))
+        return labs
 
     def down(self) -> None:
         """Take everything of the lab away: processes, namespaces, mounts, rules, files; settings go back."""
@@ -152,10 +152,10 @@ class Lab:
         return hosts[name]
 
     def each(self, action: Callable[[Host], None], hosts: Iterable[Host] | None = None) -> None:
-        """Do something on several hosts at once (all of them by default); the first error is raised after all ended."""
-        chosen = list(self.hosts() if hosts is None else hosts)
-        with ThreadPoolExecutor(max(1, min(8, len(chosen)))) as pool:
-            futures = [pool.submit(action, host) for host in chosen]
+        """Do `action` on several hosts at once (all by default), and raise the first error after all have ended."""
+        targets = list(self.hosts() if hosts is None else hosts)
+        with ThreadPoolExecutor(max(1, min(8, len(targets)))) as pool:
+            futures = [pool.submit(action, host) for host in targets]
         for future in futures:
             future.result()
 
@@ -182,23 +182,23 @@ class Lab:
 
         Args:
             host: name of the host; None for all.
-            label: what `save` was given; empty for the bare host that `up` made.
+            label: a label that `save` was given; empty for the bare host of `up`.
 
         Raises:
             LabError: no such host or label.
         """
 
-        def put_back(one: Host) -> None:
-            one.stop()
-            one.disk.restore(label)
-            one.start()
-            one.wait()
+        def put_back(each: Host) -> None:
+            each.stop()
+            each.disk.restore(label)
+            each.start()
+            each.wait()
 
         with _locked(self.name):
-            chosen = self.hosts() if host is None else [self.host(host)]
-            for one in chosen:
-                one.disk.require(label, saved=True)
-            self.each(put_back, chosen)
+            targets = self.hosts() if host is None else [self.host(host)]
+            for each in targets:
+                each.disk.require(label, saved=True)
+            self.each(put_back, targets)
 
     def cut(self, host: str) -> None:
         """Drop every packet from and to a host."""
@@ -211,13 +211,13 @@ class Lab:
     def ssh(self, host: str, words: Iterable[str] = ()) -> list[str]:
         """The words that log in to a host as `ops`, or run words there."""
         options = ["-i", str(self.key), "-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "IdentitiesOnly=yes"]
-        # ssh's own first choice takes 90 ms of CPU at every login, for a secret that never leaves this machine
+        # ssh's own first choice takes 90 ms of CPU at every login, for a secret that stays on this machine
         options += ["-o", "KexAlgorithms=curve25519-sha256"]
         return ["ssh", *options, f"ops@{self.host(host).address}", *words]
 
 
 def _make_parts(release: str, say: Callable[[str], None]) -> None:
-    """Make what every lab of a release shares, unless the cache has it."""
+    """Make the parts that all labs of a release share, unless the cache has them."""
     with _locked("_cache"):
         base.ensure(release, say)
         registry.ensure()
@@ -225,21 +225,21 @@ def _make_parts(release: str, say: Callable[[str], None]) -> None:
 
 
 def _registered(spec: Spec) -> Lab:
-    """The lab of that name, its record written before anything of it is made."""
+    """The lab of this name; its record is written before any part of the lab is made."""
     paths.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked("_machine"):
         home = paths.STATE / spec.name
         if (home / "lab.json").exists():
-            known = Lab.find(spec.name)
+            old = Lab.find(spec.name)
             spec = replace(
-                known.spec,
-                gpu_hosts=max(spec.gpu_hosts, known.spec.gpu_hosts),
-                balancers=max(spec.balancers, known.spec.balancers),
+                old.spec,
+                gpu_hosts=max(spec.gpu_hosts, old.spec.gpu_hosts),
+                balancers=max(spec.balancers, old.spec.balancers),
             )
-            subnet = known.network.subnet
+            subnet = old.network.subnet
         else:
-            taken = network.taken_subnets() | {lab.network.subnet for lab in Lab.all()}
-            subnet = next(number for number in range(1, 251) if number not in taken)
+            used = network.taken_subnets() | {lab.network.subnet for lab in Lab.all()}
+            subnet = next(number for number in range(1, 251) if number not in used)
         home.mkdir(mode=0o700, exist_ok=True)
         partial = home / "lab.json.partial"
         partial.write_text(json.dumps({"spec": spec.to_json(), "subnet": subnet}))
@@ -249,7 +249,7 @@ def _registered(spec: Spec) -> Lab:
 
 @contextmanager
 def _locked(name: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a lab, of the cache, or of the machine's shared record; gives whether we hold it."""
+    """Hold the lock of a lab, of the cache, or of the machine's shared record; yields whether we hold it."""
     paths.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (paths.STATE / f"{name}.lock").open("w") as lock:
         try:

@@ -1,4 +1,4 @@
-"""What the machine that carries the lab is, has, and lacks."""
+"""The machine that carries the lab: its distribution, programs, resolvers, cgroups and kernel."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ _PROGRAMS = {
 
 @dataclass(frozen=True)
 class Source:
-    """One line of the machine's apt sources: where, which suite (without the release's name), which component."""
+    """One line of the machine's apt sources: address, suite (without the release's name) and component."""
 
     uri: str
     suffix: str
@@ -35,10 +35,10 @@ class Source:
 
 
 def require_root() -> None:
-    """Refuse to go on as anybody but root.
+    """Refuse to go on as a user other than root.
 
     Raises:
-        LabError: we are not root, or this is not Linux.
+        LabError: we are not root, or the machine does not run Linux.
     """
     if platform.system() != "Linux":
         raise LabError("the lab needs Linux", "run it in a Debian or Ubuntu virtual machine")
@@ -47,7 +47,7 @@ def require_root() -> None:
 
 
 def missing_packages() -> list[str]:
-    """The packages whose programs are not on this machine, sorted."""
+    """The packages that this machine lacks for the lab's programs, sorted."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     return sorted({package for program, package in _PROGRAMS.items() if not shutil.which(program, path=path)})
 
@@ -56,10 +56,10 @@ def require_programs(*, install: bool = False) -> None:
     """Make sure the lab's programs are here.
 
     Args:
-        install: install what is missing with apt-get instead of refusing.
+        install: install missing programs with apt-get instead of refusing.
 
     Raises:
-        LabError: something is missing, with the command that installs it.
+        LabError: a program is missing; the hint gives the command to install its package.
     """
     missing = missing_packages()
     if not missing:
@@ -83,22 +83,22 @@ def os_release() -> dict[str, str]:
 
 
 def distribution() -> str:
-    """`debian` or `ubuntu`: whose releases this machine's mirror has.
+    """`debian` or `ubuntu`: the distribution whose releases the machine's mirror has.
 
     Raises:
-        LabError: the machine is something else.
+        LabError: the machine runs another distribution.
     """
-    found = os_release().get("ID", "unknown")
-    if found not in {"debian", "ubuntu"}:
+    name = os_release().get("ID", "unknown")
+    if name not in {"debian", "ubuntu"}:
         raise LabError(
-            f"the lab takes its hosts from the machine's own package mirror, and {found} has none it knows",
+            f"the lab takes its hosts from the machine's own package mirror, and the lab knows no mirror of {name}",
             "run it on Debian or Ubuntu",
         )
-    return found
+    return name
 
 
 def default_release() -> str:
-    """The release hosts get when none is asked for: Debian's trixie, or an Ubuntu machine's own."""
+    """The default release of hosts: Debian's trixie, or an Ubuntu machine's own."""
     return "trixie" if distribution() == "debian" else os_release()["VERSION_CODENAME"]
 
 
@@ -106,9 +106,9 @@ def apt_sources() -> list[Source]:
     """The distribution's own sources in the machine's apt configuration, in order, main archive first.
 
     Raises:
-        LabError: apt knows none.
+        LabError: apt has no such source.
     """
-    shown = output(
+    policy = output(
         [
             "apt-get",
             "indextargets",
@@ -119,7 +119,7 @@ def apt_sources() -> list[Source]:
     )
     codename = os_release()["VERSION_CODENAME"]
     sources = []
-    for line in shown.splitlines():
+    for line in policy.splitlines():
         origin, uri, suite, component = line.split("|")
         if origin.lower() == distribution() and suite.startswith(codename):
             sources.append(Source(uri.rstrip("/"), suite.removeprefix(codename), component))
@@ -129,12 +129,12 @@ def apt_sources() -> list[Source]:
 
 
 def resolv_conf(etc: Path = Path("/etc/resolv.conf"), upstream: Path = _UPSTREAM) -> str:
-    """The machine's resolv.conf as a network namespace can use it: systemd-resolved's upstream servers where the
+    """The machine's resolv.conf for use in a network namespace: systemd-resolved's upstream servers where the
     machine asks its own loopback.
 
     Args:
         etc: the machine's file.
-        upstream: where systemd-resolved keeps the servers it asks.
+        upstream: systemd-resolved's list of its upstream servers.
     """
     text = etc.read_text()
     servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
@@ -148,7 +148,7 @@ def cgroup_version() -> int:
 
 
 def has_netem() -> bool:
-    """Whether the kernel can delay packets itself (tc netem)."""
+    """Whether the kernel can delay packets (tc netem)."""
     words = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "0ms"]
     probe = ["unshare", "--net", "--", *words]
     return run(probe, check=False).returncode == 0

@@ -1,8 +1,8 @@
-"""The lab's network: namespaces and virtual cables, nothing of which can be reached from outside the machine.
+"""The lab's network: namespaces and virtual cables, unreachable from outside the machine.
 
     machine --(link, 10.x.y.254)-- [ lab's namespace: bridge, site at 10.x.y.1 ] --(one cable each)-- hosts
 
-Every name carries the lab's name or subnet number, so that `remove` finds all of it after any crash.
+Every name carries the lab's name or subnet number, so that `remove` finds all parts after any crash.
 """
 
 import json
@@ -16,7 +16,7 @@ from provision.lab import cgroups, machine, paths
 from provision.lab.shell import LabError, output, run, start
 
 _MACHINE_FILE = ".machine.json"
-# ip_forward: hosts reach the package mirror through us; inotify: a dozen systemds need more than the default.
+# ip_forward: hosts reach the package mirror through the machine; inotify: a dozen systemds need more than the default.
 _SYSCTLS = {"net.ipv4.ip_forward": 1, "fs.inotify.max_user_instances": 8192}
 
 
@@ -26,7 +26,7 @@ class Network:
 
     Args:
         lab: name of the lab.
-        subnet: its number, from 1 to 250; no two labs share one.
+        subnet: number of its subnet, from 1 to 250; no two labs share a subnet.
     """
 
     lab: str
@@ -66,7 +66,7 @@ class Network:
         return f"plab.{self.lab}.{host}"
 
     def make(self) -> None:
-        """Make the lab's namespace, its bridge and the machine's rules; keep what is there."""
+        """Make the lab's namespace, its bridge and the machine's rules; keep existing parts."""
         _raise_sysctls()
         if not (paths.NETNS / self.netns).exists():
             run(["ip", "netns", "add", self.netns])
@@ -80,11 +80,11 @@ class Network:
                 _rule("-I", table, words)
 
     def connect(self, rtt: float, log: Path) -> None:
-        """Make the link to the machine, with a delay where one is asked for; keep one that is there.
+        """Make the link to the machine, delayed by `rtt`; keep an existing link.
 
         Args:
             rtt: round-trip delay in milliseconds.
-            log: file for what the delay line says.
+            log: file for the output of the delay line.
         """
         if not self._has("up0"):
             if rtt and not machine.has_netem():
@@ -117,7 +117,7 @@ class Network:
         """Give a host a fresh namespace, cabled to the bridge as eth0."""
         self.remove_host(host)
         netns, cable = self.host_netns(host), f"h{number}"
-        # The kernel takes a deleted namespace apart in its own time, and the cable with it.
+        # The kernel takes a deleted namespace apart in its own time, and the cable with the namespace.
         run(["ip", "-netns", self.netns, "link", "delete", cable], check=False)
         run(["ip", "netns", "add", netns])
         mac = f"02:d5:{self.subnet:02x}:00:00:{number:02x}"
@@ -147,11 +147,11 @@ class Network:
             run(["ip", "-netns", netns, *words])
 
     def remove_host(self, host: str) -> None:
-        """Delete a host's namespace, and with it its cable and every rule and bridge that Docker made there."""
+        """Delete a host's namespace, its cable, and every rule and bridge that Docker made in the namespace."""
         run(["ip", "netns", "delete", self.host_netns(host)], check=False)
 
     def remove(self) -> None:
-        """Delete everything of this lab's network, made by whichever run."""
+        """Delete every part of the lab's network, from all runs."""
         for namespace in paths.NETNS.glob("plab.*") if paths.NETNS.exists() else ():
             if namespace.name == self.netns or namespace.name.startswith(f"{self.netns}."):
                 run(["ip", "netns", "delete", namespace.name], check=False)
@@ -161,18 +161,18 @@ class Network:
                 pass
 
     def disturb(self, host: str, kind: str, *, on: bool) -> None:
-        """Do something bad to every packet of a host, or stop doing it.
+        """Start or stop disturbing every packet of a host.
 
         Args:
             host: name of the host.
             kind: a key of `DISTURBANCES`.
-            on: whether it happens from now on.
+            on: whether the disturbance is on from now on.
         """
         for words in DISTURBANCES[kind]:
             _switch(self.host_netns(host), words, on=on)
 
     def disturbed(self, host: str, kind: str) -> bool:
-        """Whether that happens to a host now."""
+        """Whether a disturbance of this kind is on for a host."""
         return _there(self.host_netns(host), DISTURBANCES[kind][0])
 
     def close(self, port: int, *, on: bool) -> None:
@@ -204,7 +204,7 @@ class Network:
         run(["ip", "-netns", self.netns, *words])
 
 
-# What can happen to a host's packets: table, chain and rule, in the host's own namespace.
+# Disturbances of a host's packets: table, chain and rule, in the host's own namespace.
 DISTURBANCES = {
     "cut": [
         ["mangle", "PREROUTING", "-i", "eth0", "-j", "DROP"],
@@ -246,22 +246,22 @@ def _switch(netns: str, words: list[str], *, on: bool) -> None:
 
 
 def _rule(action: str, table: str, words: list[str]) -> bool:
-    """Do `action` (-C, -I, -D) with a rule and say whether iptables agreed."""
+    """Do `action` (-C, -I, -D) with a rule; whether iptables agreed."""
     return run(["iptables", "-w", "-t", table, action, *words], check=action == "-I").returncode == 0
 
 
 def taken_subnets() -> set[int]:
-    """Numbers of 10.213.N.0/24 that the machine already has a route or an address for."""
-    found = set()
+    """Numbers N of 10.213.N.0/24 for which the machine has a route or an address."""
+    numbers = set()
     for entry in json.loads(output(["ip", "-json", "route", "show", "table", "all"]) or "[]"):
         parts = str(entry.get("dst", "")).split("/")[0].split(".")
         if parts[:2] == ["10", "213"] and len(parts) > 2:
-            found.add(int(parts[2]))
-    return found
+            numbers.add(int(parts[2]))
+    return numbers
 
 
 def restore_sysctls() -> None:
-    """Put every kernel setting back that a lab raised. For the last lab that goes down."""
+    """Put every kernel setting back that a lab raised, after the last lab went down."""
     record = paths.STATE / _MACHINE_FILE
     if not record.exists():
         return
@@ -274,12 +274,12 @@ def restore_sysctls() -> None:
 def _raise_sysctls() -> None:
     record = paths.STATE / _MACHINE_FILE
     before = json.loads(record.read_text()) if record.exists() else {}
-    for name, wanted in _SYSCTLS.items():
+    for name, least in _SYSCTLS.items():
         now = int(_sysctl(name).read_text())
-        if now < wanted:
+        if now < least:
             before.setdefault(name, now)
             record.write_text(json.dumps(before))
-            _sysctl(name).write_text(str(wanted))
+            _sysctl(name).write_text(str(least))
 
 
 def _sysctl(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Where the lab keeps things. State is per lab and goes with `lab down`; the cache is shared and stays."""
+"""Directories of the lab. State is per lab and goes with `lab down`; the cache is shared and stays."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ SIMULATED = Path(__file__).parent / "simulated"
 
 
 def site(release: str) -> Path:
-    """What the lab's stand-in for the internet serves to hosts of `release`."""
+    """Directory that the lab's stand-in for the internet serves to hosts of `release`."""
     return CACHE / "site" / release

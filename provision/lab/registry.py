@@ -1,4 +1,4 @@
-"""The site's image registry: Debian's docker-registry, taken from its package without installing it."""
+"""The site's image registry: Debian's docker-registry, taken from its package without an installation."""
 
 import http.client
 import json
@@ -21,7 +21,7 @@ def ensure() -> Path:
     """
     program = paths.CACHE / "registry/program/usr/bin/docker-registry"
     if not program.exists():
-        # the machine's own release, whose C library it will run with; not that of the hosts
+        # the machine's own release, not that of the hosts: the registry runs with the machine's C library
         work = paths.CACHE / "registry/download"
         discard(work)
         work.mkdir(parents=True)
@@ -37,7 +37,7 @@ def _data(release: str) -> Path:
 
 
 def command(home: Path, address: str, release: str) -> list[str]:
-    """The words that start the registry on the site's address; writes its configuration into `home`."""
+    """Write the registry's configuration into `home`, and return the words that start it on the site's address."""
     config = {
         "version": 0.1,
         "log": {"level": "warn"},
@@ -49,7 +49,7 @@ def command(home: Path, address: str, release: str) -> list[str]:
 
 
 def publish(address: str, release: str) -> None:
-    """Push every tag of the simulated image that the registry does not have in this very form.
+    """Push every tag of the simulated image, unless the registry has the tags from the same sources.
 
     Raises:
         LabError: the registry refused.

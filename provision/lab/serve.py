@@ -1,9 +1,9 @@
-"""The site's web server and the hosts' way to the package mirror. Runs by itself, on the standard library alone.
+"""The site's web server, and a proxy from the hosts to the package mirror. Runs on the standard library alone.
 
     python serve.py ADDRESS WEB_ROOT CACHE
 
-serves WEB_ROOT on port 80, and on port 3142 an HTTP proxy that keeps what it fetched: files whose name says what
-is in them for ever, anything else as long as its server says that it is unchanged (or does not answer).
+serves WEB_ROOT on port 80, and on port 3142 an HTTP proxy with a cache: files whose name tells their content stay for
+ever, any other file as long as its server calls it unchanged (or does not answer).
 """
 
 import hashlib
@@ -33,41 +33,41 @@ class _Proxy(BaseHTTPRequestHandler):
     locks: ClassVar[defaultdict[str, threading.Lock]] = defaultdict(threading.Lock)
 
     def do_GET(self) -> None:
-        """Answer from the cache, after asking the server where that is called for."""
+        """Answer from the cache, after asking the server where the copy may be stale."""
         if not self.path.startswith("http://"):
             self.send_error(400, "this is a proxy for http:// only")
             return
         name = hashlib.sha256(self.path.encode()).hexdigest()
-        kept = self.cache / name
+        copy = self.cache / name
         with self.locks[name]:
-            status = self._refresh(kept)
+            status = self._refresh(copy)
         if status == 200:
-            self._send(kept)
+            self._send(copy)
         else:
             self.send_error(status)
 
-    def _refresh(self, kept: Path) -> int:
-        """Bring the kept copy up to date; 200, or the status to give the client."""
-        if kept.exists() and (self.path.endswith(_FOREVER) or "/by-hash/" in self.path):
+    def _refresh(self, copy: Path) -> int:
+        """Bring the cached copy up to date, and return 200 or the status for the client."""
+        if copy.exists() and (self.path.endswith(_FOREVER) or "/by-hash/" in self.path):
             return 200
         headers = {"User-Agent": "provision-lab"}
-        stamp = kept.with_suffix(".modified")
-        if kept.exists() and stamp.exists():
+        stamp = copy.with_suffix(".modified")
+        if copy.exists() and stamp.exists():
             headers["If-Modified-Since"] = stamp.read_text()
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with direct.open(urllib.request.Request(self.path, headers=headers), timeout=60) as answer:  # noqa: S310
-                self._keep(kept, stamp, answer)
+                self._keep(copy, stamp, answer)
         except urllib.error.HTTPError as error:
             return 200 if error.code == 304 else error.code
         except (OSError, http.client.HTTPException):
-            return 200 if kept.exists() else 502
+            return 200 if copy.exists() else 502
         return 200
 
-    def _keep(self, kept: Path, stamp: Path, answer: http.client.HTTPResponse) -> None:
-        # a name of its own: the proxies of other labs keep theirs in the same folder
+    def _keep(self, copy: Path, stamp: Path, answer: http.client.HTTPResponse) -> None:
+        # a name of its own: the proxies of several labs share the folder
         host, port = self.connection.getsockname()
-        part = kept.with_suffix(f".{host}-{port}.part")
+        part = copy.with_suffix(f".{host}-{port}.part")
         with part.open("wb") as sink:
             shutil.copyfileobj(answer, sink, 1 << 18)
         length = answer.headers.get("Content-Length")
@@ -75,16 +75,16 @@ class _Proxy(BaseHTTPRequestHandler):
             raise http.client.IncompleteRead(b"")
         if modified := answer.headers.get("Last-Modified"):
             stamp.write_text(modified)
-        part.rename(kept)
+        part.rename(copy)
 
-    def _send(self, kept: Path) -> None:
-        stamp = kept.with_suffix(".modified")
+    def _send(self, copy: Path) -> None:
+        stamp = copy.with_suffix(".modified")
         modified = stamp.read_text() if stamp.exists() else ""
         if modified and self.headers.get("If-Modified-Since") == modified:
             self.send_response(304)
             self.end_headers()
             return
-        with kept.open("rb") as source:
+        with copy.open("rb") as source:
             self.send_response(200)
             self.send_header("Content-Length", str(os.fstat(source.fileno()).st_size))
             if modified:

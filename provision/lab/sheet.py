@@ -1,4 +1,4 @@
-"""What the lab writes for its users: the inventory, known hosts, and the cards of the gpu hosts."""
+"""Files that the lab writes for its users: the inventory, known hosts, and the cards of the gpu hosts."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from provision.lab.host import Host
 from provision.lab.network import Network
 from provision.lab.spec import BALANCER, GPU, HostSpec, Spec
 
-_HEADER = "# Written by `provision lab up`; the next one writes it again.\n"
+_HEADER = "# Written by `provision lab up`; the next `up` writes it again.\n"
 
 
 def write(home: Path, spec: Spec, network: Network, hosts: Iterable[Host]) -> None:
@@ -27,7 +27,7 @@ def write(home: Path, spec: Spec, network: Network, hosts: Iterable[Host]) -> No
 
 
 def inventory(home: Path, spec: Spec, network: Network, hosts: Iterable[Host]) -> dict[str, Any]:
-    """The inventory of a lab, as the document that is written."""
+    """The inventory of a lab, as the document of inventory.yaml."""
     groups: dict[str, dict[str, Any]] = {GPU: {}, BALANCER: {}}
     for host in hosts:
         entry: dict[str, Any] = {"ansible_host": host.address}
@@ -44,7 +44,7 @@ def inventory(home: Path, spec: Spec, network: Network, hosts: Iterable[Host]) -
 
 
 def card_files(spec: Spec, host: HostSpec) -> dict[str, str]:
-    """The files that give a gpu host its simulated driver and cards; nothing for other hosts."""
+    """The files that give a gpu host its simulated driver and cards; no files for a balancer."""
     if host.group != GPU:
         return {}
     cards = [card(spec.name, host.name, index) for index in range(spec.gpus)]
@@ -56,7 +56,7 @@ def card_files(spec: Spec, host: HostSpec) -> dict[str, str]:
 
 
 def card(lab: str, host: str, index: int) -> dict[str, Any]:
-    """One simulated card; its UUID is the same each time the lab is made."""
+    """One simulated card; its UUID depends on the lab, the host and the index alone."""
     seed = hashlib.sha256(f"{lab}/{host}/{index}".encode()).digest()[:16]
     return {
         "uuid": f"GPU-{uuid.UUID(bytes=seed)}",

@@ -1,4 +1,4 @@
-"""Running the machine's own programs: words in, text out, and an error a person can act on."""
+"""Running the machine's own programs: words in, text out, and an error that a person can act on."""
 
 import shlex
 import subprocess
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from provision.errors import ProvisionError
 
-# Joins the cgroups named before `--`, then becomes the program after it: a process must enter its cgroups
-# itself, or what it starts first would be outside of them.
+# Joins the cgroups named before `--`, then becomes the program after `--`: a process must enter its cgroups
+# itself, or its first children would be outside of them.
 _JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 97; shift; done; shift; exec "$@"'
 
 
@@ -28,15 +28,15 @@ def run(
     """Run a program of the machine and return its result.
 
     Args:
-        words: the command, one word each; no shell reads them.
-        stdin: what it reads; nothing by default.
+        words: the command, one word each, without a shell.
+        stdin: its standard input; empty by default.
         check: whether an exit code other than 0 is an error.
-        timeout: seconds until it is killed.
+        timeout: seconds until the program is killed.
         env: the whole environment, or None for ours.
         cwd: directory to run in.
 
     Raises:
-        LabError: the program is missing, ran too long, or failed (with the end of what it said).
+        LabError: the program is missing, ran too long, or failed (with the end of its output).
     """
     argv = [str(word) for word in words]
     try:
@@ -55,13 +55,13 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise LabError(f"`{shlex.join(argv)}` did not end within {timeout:g} seconds") from error
     if check and result.returncode:
-        said = (result.stderr.strip() or result.stdout.strip())[-2000:]
-        raise LabError(f"`{shlex.join(argv)}` failed with exit code {result.returncode}: {said}")
+        text = (result.stderr.strip() or result.stdout.strip())[-2000:]
+        raise LabError(f"`{shlex.join(argv)}` failed with exit code {result.returncode}: {text}")
     return result
 
 
 def output(words: Sequence[str | Path], **options: float) -> str:
-    """Run a program and return what it wrote to standard output, stripped."""
+    """Run a program and return its standard output, stripped."""
     return run(words, **options).stdout.strip()  # type: ignore[arg-type]
 
 
@@ -77,12 +77,12 @@ def start(
     log: Path,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Start a program that outlives us: in its own session and cgroups, nobody's child, output to `log`.
+    """Start a program that outlives us: in its own session and cgroups, without a parent, output to `log`.
 
     Args:
         words: the command.
-        cgroups: directories of the cgroups it joins; `down` finds it by them.
-        log: file that receives its output.
+        cgroups: directories of the cgroups to join, by which `down` finds the program.
+        log: file for the program's output.
         env: the whole environment, or None for ours.
     """
     argv = ["setsid", "--fork", *joining(cgroups, words)]

@@ -1,4 +1,4 @@
-"""What a lab is to be: its size and names. Everything else follows from this and the number of its subnet."""
+"""The wanted size and names of a lab. All else follows from these and the number of the lab's subnet."""
 
 import re
 from dataclasses import asdict, dataclass
@@ -18,13 +18,13 @@ class Spec:
     Args:
         name: name of the lab; labs of different names live side by side.
         gpu_hosts: how many hosts with (simulated) GPUs.
-        balancers: how many hosts without.
+        balancers: how many hosts without GPUs.
         gpus: cards per gpu host.
         rtt: round-trip delay in milliseconds between this machine and every host.
         release: Debian or Ubuntu release of the hosts.
 
     Raises:
-        UsageError: a value makes no lab.
+        UsageError: no lab can have these values.
     """
 
     name: str = "lab"
@@ -53,7 +53,7 @@ class Spec:
         return gpu + [HostSpec(f"lb-{n:02}", BALANCER, 200 + n) for n in range(1, self.balancers + 1)]
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as written to lab.json."""
+        """The spec as the document of lab.json."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""Waiting for something to come true, with an end."""
+"""Waiting for a condition, with a deadline."""
 
 import socket
 import time
@@ -8,7 +8,7 @@ from provision.lab.shell import LabError
 
 
 def wait_for_port(address: str, port: int, timeout: float = 60) -> None:
-    """Wait until something listens there.
+    """Wait until a server listens on a port.
 
     Args:
         address: an IPv4 address.
@@ -16,11 +16,11 @@ def wait_for_port(address: str, port: int, timeout: float = 60) -> None:
         timeout: seconds.
 
     Raises:
-        LabError: nothing did in time.
+        LabError: no server listened in time.
     """
     deadline = time.monotonic() + timeout
     while True:
-        # a handshake is given time: over a delay line on a busy machine one may take longer than a second
+        # a handshake over a delay line on a busy machine may take longer than a second
         with suppress(OSError), socket.create_connection((address, port), timeout=10):
             return
         if time.monotonic() > deadline:
