@@ -15,14 +15,14 @@ _MAINTAINER = "provision lab <lab@localhost>"
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the lab's own making.
+    """A package that the lab makes itself.
 
     Args:
-        name: its name.
-        version: its version.
-        summary: one line; says what is simulated.
+        name: name of the package.
+        version: version of the package.
+        summary: one line, which tells the simulated part.
         depends: the Depends field.
-        files: path (without leading slash) -> file that becomes it; all executable.
+        files: path in the package (without leading slash) -> source file; all executable.
     """
 
     name: str
@@ -38,7 +38,7 @@ def architecture() -> str:
 
 
 def build(package: Package, target: Path) -> None:
-    """Build a package of ours into the directory `target`."""
+    """Build one of the lab's packages into the directory `target`."""
     tree = target / f".{package.name}"
     discard(tree)
     for path, source in package.files.items():
@@ -86,12 +86,12 @@ def toolkit(version: str) -> list[Package]:
 
 
 def docker(originals: dict[str, Path], suffix: str, target: Path) -> str:
-    """Build Docker's five packages from the distribution's own, and return the engine's version.
+    """Build Docker's five packages from the distribution's, and return the engine's version.
 
     Args:
         originals: docker.io, docker-cli (where the distribution has one), containerd and runc, as .deb files.
         suffix: end of the version, such as `1~debian.13~trixie`.
-        target: directory that receives them.
+        target: directory for the packages.
     """
     engine = _field(originals["docker.io"], "Version").split("+")[0].split("-")[0].removeprefix("5:")
     version = f"5:{engine}-{suffix}"
@@ -123,13 +123,13 @@ def _unpacked(package: Path, target: Path) -> Path:
 
 
 def _repack(tree: Path, name: str, version: str, replaced: str, target: Path) -> None:
-    """Give an unpacked package of the distribution another name, and build it."""
+    """Rename an unpacked package of the distribution, and build it."""
     old = _read_control(tree)
-    kept: dict[str, str] = {key: old[key] for key in ("Architecture", "Installed-Size", "Pre-Depends") if key in old}
+    rest: dict[str, str] = {key: old[key] for key in ("Architecture", "Installed-Size", "Pre-Depends") if key in old}
     fields: dict[str, str] = {
         "Package": name,
         "Version": version,
-        **kept,
+        **rest,
         "Maintainer": _MAINTAINER,
         "Depends": _depends(old.get("Depends", ""), name),
         "Conflicts": replaced,
@@ -141,11 +141,11 @@ def _repack(tree: Path, name: str, version: str, replaced: str, target: Path) ->
 
 
 def _depends(old: str, name: str) -> str:
-    """Dependencies with the distribution's Docker packages replaced by Docker's."""
+    """Dependencies with Docker's packages in place of the distribution's."""
     own = {"containerd", "runc", "docker-cli", "docker.io"}
-    kept = [part.strip() for part in old.split(",") if re.split(r"[ (:|]", part.strip())[0] not in own]
+    rest = [part.strip() for part in old.split(",") if re.split(r"[ (:|]", part.strip())[0] not in own]
     added = {"docker-ce": ["docker-ce-cli", "containerd.io"]}.get(name, [])
-    return ", ".join([*kept, *added])
+    return ", ".join([*rest, *added])
 
 
 def _read_control(tree: Path) -> dict[str, str]:

@@ -15,9 +15,9 @@ from provision.lab.shell import run
 
 NAME = "ollama/ollama"
 TAGS = ("0.34.4", "0.33.0")
-# What a shell and Python need of the base; each with everything it depends on.
+# The packages that a shell and Python need of the base, each with its dependencies.
 _ROOTS = ("python3", "dash", "coreutils", "base-files", "libc-bin")
-# Dependencies that only matter while installing packages, or to parts of Python the server does not use.
+# Dependencies that only matter while installing packages, or to parts of Python that the server does not use.
 _LEFT_OUT = {
     "debconf",
     "dpkg",
@@ -48,7 +48,7 @@ _ENV = (
     "NVIDIA_VISIBLE_DEVICES=all",
     "OLLAMA_HOST=0.0.0.0:11434",
 )
-# Every container of an image without them would compile all modules at its first start: a third of a second.
+# Without compiled modules every container would compile all modules at its first start: a third of a second.
 _COMPILE = """
 import base64, sys
 from importlib import _bootstrap_external as made, util
@@ -64,8 +64,8 @@ class Image:
     """An image ready to be pushed.
 
     Args:
-        tag: its tag.
-        blobs: digest -> bytes of its layers and its configuration.
+        tag: tag of the image.
+        blobs: digest -> bytes of the layers and of the configuration.
         manifest: the manifest, as bytes.
     """
 
@@ -108,7 +108,7 @@ def build(tag: str, release: str) -> Image:
 
 
 def sources() -> str:
-    """A hash over all of ours that goes into the image."""
+    """A hash over all our sources in the image."""
     files = [Path(__file__), paths.SIMULATED / "ollama", *sorted(paths.SIMULATED.glob("ollama_*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -139,7 +139,7 @@ def _server_layer(tag: str, release: str) -> bytes:
 
 
 def _compiled(base: Path, name: str, source: str) -> tuple[str, bytes]:
-    """The name and the bytes of a module as the Python of the image compiles it."""
+    """Name and bytes of a module as the image's Python compiles it."""
     words: list[str | Path] = ["chroot", base, "/usr/bin/python3", "-IS", "-c", _COMPILE, f"/{name}"]
     path, data = run(words, stdin=source).stdout.split()
     return path.lstrip("/"), base64.b64decode(data)
@@ -169,17 +169,17 @@ def _base_tar(base: Path) -> bytes:
 
 
 def _beside(base: Path, line: str) -> list[str]:
-    """What the base has compiled of a module: no package lists that."""
+    """The compiled files that the base has of a module; no package lists them."""
     path = base / line.lstrip("/")
-    found = path.parent.glob(f"__pycache__/{path.stem}.*.pyc") if path.suffix == ".py" else ()
-    return sorted(str(one.relative_to(base)) for one in found)
+    compiled = path.parent.glob(f"__pycache__/{path.stem}.*.pyc") if path.suffix == ".py" else ()
+    return sorted(str(path.relative_to(base)) for path in compiled)
 
 
 def _add(tar: tarfile.TarFile, base: Path, name: str, added: set[str]) -> None:
     path = base / name
     if name in added or not (path.is_symlink() or path.exists()):
         return
-    # a package may own /lib/x where /lib is a link: the layer must hold it once, below the link's target
+    # a package may own /lib/x where /lib is a link: the layer must hold the file once, below the link's target
     parent = (base / name).parent.resolve()
     real = str((parent / path.name).relative_to(base))
     if real in added:
@@ -187,7 +187,7 @@ def _add(tar: tarfile.TarFile, base: Path, name: str, added: set[str]) -> None:
     added.update({name, real})
     info = tar.gettarinfo(base / real, arcname=real)
     info.uname, info.gname, info.type = "", "", info.type
-    info.mtime = int(info.mtime) if real.endswith(".py") else 0  # what is compiled of it names this time
+    info.mtime = int(info.mtime) if real.endswith(".py") else 0  # the compiled file names this time
     if info.isreg():
         with (base / real).open("rb") as source:
             tar.addfile(info, source)
@@ -204,16 +204,16 @@ def _listing(base: Path, package: str) -> list[str]:
 
 
 def _closure(base: Path) -> set[str]:
-    """The packages of `_ROOTS` and all they depend on, by the base's own dpkg database."""
+    """The packages of `_ROOTS` and all their dependencies, by the base's own dpkg database."""
     depends = _dependencies(base / "var/lib/dpkg/status")
-    found: set[str] = set()
+    closure: set[str] = set()
     wanted = list(_ROOTS)
     while wanted:
         name = wanted.pop()
-        if name in depends and name not in found and name not in _LEFT_OUT:
-            found.add(name)
+        if name in depends and name not in closure and name not in _LEFT_OUT:
+            closure.add(name)
             wanted.extend(depends[name])
-    return found
+    return closure
 
 
 def _dependencies(status: Path) -> dict[str, list[str]]:

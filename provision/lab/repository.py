@@ -1,4 +1,4 @@
-"""Signed apt repositories, written by hand: an index of what is there, its hashes, and a signature."""
+"""Signed apt repositories, written by hand: an index of the packages, its hashes, and a signature."""
 
 import gzip
 import hashlib

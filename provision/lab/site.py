@@ -1,4 +1,4 @@
-"""The site: what the lab has in place of the internet. Made once per release, served inside the lab only.
+"""The site: the lab's stand-in for the internet. Made once per release, served inside the lab only.
 
 http://SITE/docker                the lab's copy of Docker's apt repository (the distribution's Docker)
 http://SITE/libnvidia-container   NVIDIA's apt repository (simulated toolkit)
@@ -28,7 +28,7 @@ _NGINX_SHA256 = {"1.26.3": "69ee2b237744036e61d24b836668aad3040dda461fe6f570f178
 
 
 def ensure(release: str, say: Callable[[str], None]) -> None:
-    """Make what the site serves to hosts of `release`, unless the cache has it from these very sources.
+    """Make the site's files for hosts of `release`, unless the cache has files from the same sources.
 
     Raises:
         LabError: the machine's mirror lacks a part.
@@ -64,7 +64,10 @@ def start_servers(network: Network, home: Path, release: str) -> None:
 
 
 def _with_resolver(home: Path) -> list[str]:
-    """Words that let a program see the resolvers a namespace can reach, where the machine's are its own loopback."""
+    """Words that run a program with resolvers that a namespace can reach, where the machine asks its own loopback.
+
+    Without such a loopback there are no words.
+    """
     if machine.resolv_conf() == Path("/etc/resolv.conf").read_text():
         return []
     (home / "resolv.conf").write_text(machine.resolv_conf())
@@ -82,13 +85,13 @@ def _with_resolver(home: Path) -> list[str]:
 
 
 def host_files(network: Network) -> dict[str, str]:
-    """Files that tell a host's apt of the caching proxy (the site's own repositories are read directly)."""
+    """Files by which a host's apt uses the caching proxy (the site's own repositories are read directly)."""
     proxy = f'Acquire::http::Proxy "http://{network.site}:3142";\nAcquire::http::Proxy::{network.site} "DIRECT";\n'
     return {"etc/apt/apt.conf.d/91lab-proxy": proxy}
 
 
 def settings(network: Network, release: str) -> dict[str, Any]:
-    """The role settings that point at the site, for the inventory."""
+    """The role settings for the inventory that point at the site."""
     site = f"http://{network.site}"
     nginx = json.loads((paths.site(release) / "facts.json").read_text())["nginx"]
     return {
@@ -108,7 +111,7 @@ def settings(network: Network, release: str) -> dict[str, Any]:
 
 
 def _recipe() -> str:
-    """A hash over everything of ours that the site is made of."""
+    """A hash over all our sources that make the site."""
     digest = hashlib.sha256()
     for path in [*sorted(paths.SIMULATED.glob("nvidia-*")), *map(Path, (__file__, debs.__file__, repository.__file__))]:
         digest.update(path.read_bytes())
@@ -119,9 +122,9 @@ def _nginx(release: str, target: Path) -> str:
     """Fetch the nginx tarball and return its version."""
     target.mkdir()
     origin = _NGINX_RELEASE if machine.distribution() == "debian" else release
-    found = Archive(origin).source_tarball("nginx", target)
-    version = found.name.split("_")[1].removesuffix(".orig.tar.gz")
-    data = found.read_bytes()
+    tarball = Archive(origin).source_tarball("nginx", target)
+    version = tarball.name.split("_")[1].removesuffix(".orig.tar.gz")
+    data = tarball.read_bytes()
     shutil.rmtree(target)
     target.mkdir()
     actual = hashlib.sha256(data).hexdigest()

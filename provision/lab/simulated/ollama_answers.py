@@ -28,10 +28,10 @@ def now() -> str:
 
 
 def known(body: dict[str, Any]) -> Model:
-    """The model a request names.
+    """The model that a request names.
 
     Raises:
-        RefusedError: it names none (400), or one that is not here (404).
+        RefusedError: the request names no model (400), or a model that is not here (404).
     """
     name = body.get("model") or body.get("name")
     if not isinstance(name, str) or not name:
@@ -50,9 +50,9 @@ class Answers:
         self._seen: dict[str, tuple[str, ...]] = {}
 
     def _abilities(self, model: Model) -> tuple[str, ...]:
-        """What a model can do, by the head of its weights: looked up once in the life of a server, as 0.33 does.
+        """Abilities of a model, by the head of its weights: read once in the life of a server, as 0.33 does.
 
-        So a model whose weights were damaged then can do nothing until the server restarts.
+        So a model whose weights were damaged at that moment can do nothing until the server restarts.
         """
         digest = str(model.weights["digest"])
         stated = tuple(model.facts["simulated"]["capabilities"])
@@ -79,11 +79,11 @@ class Answers:
             return
         thinks = "thinking" in abilities and body.get("think") is not False
         started = time.perf_counter_ns()
-        with self._use(model, body, alive) as one, _logged(prompt):
-            yield from self._stream(one, body, prompt, alive, chat, thinks, started)
+        with self._use(model, body, alive) as loaded, _logged(prompt):
+            yield from self._stream(loaded, body, prompt, alive, chat, thinks, started)
 
     def embed(self, body: dict[str, Any], alive: Callable[[], bool]) -> dict[str, Any]:
-        """The answer of /api/embed: vectors that depend on the text and mean nothing.
+        """The answer of /api/embed: vectors that depend on the text and have no meaning.
 
         Raises:
             RefusedError: the request cannot be answered.
@@ -119,7 +119,7 @@ class Answers:
 
     def _stream(
         self,
-        one: Loaded,
+        loaded: Loaded,
         body: dict[str, Any],
         prompt: str,
         alive: Callable[[], bool],
@@ -137,11 +137,11 @@ class Answers:
         for thought in _THINKING if thinks else ():
             yield _frame(body, chat, "", thinking=thought)
             count += 1
-            due = self._tick(one, alive, due)
+            due = self._tick(loaded, alive, due)
         for word in words:
             yield _frame(body, chat, word)
             count += 1
-            due = self._tick(one, alive, due)
+            due = self._tick(loaded, alive, due)
         ended = time.perf_counter_ns()
         yield _frame(
             body,
@@ -149,23 +149,23 @@ class Answers:
             "",
             done_reason="length" if cut else "stop",
             total_duration=ended - started,
-            load_duration=max(0, one.since - started),  # waiting for a slot is in neither, as in the real one
+            load_duration=max(0, loaded.since - started),  # without the wait for a slot, as in the real server
             prompt_eval_count=evaluated,
             prompt_eval_duration=begun - admitted,
             eval_count=count,
             eval_duration=ended - begun,
         )
 
-    def _tick(self, one: Loaded, alive: Callable[[], bool], due: float) -> float:
-        """Wait until the next token is due, and say when that is.
+    def _tick(self, loaded: Loaded, alive: Callable[[], bool], due: float) -> float:
+        """Wait until the next token is due, and return when the one after it is due.
 
-        By a clock that does not drift: the rate of tokens holds on a busy machine too.
+        The clock does not drift: the rate of tokens holds on a busy machine too.
 
         Raises:
             GoneError: the client left.
             RefusedError: the fault `stream-fails` is on.
         """
-        due += pause(one)
+        due += pause(loaded)
         time.sleep(max(0.0, due - time.monotonic()))
         if not alive():
             raise GoneError
@@ -176,9 +176,9 @@ class Answers:
 
 @contextmanager
 def _logged(prompt: str) -> Iterator[None]:
-    """Say in the log when an answer begins and ends, so that one given twice at once can be found afterwards.
+    """Log when an answer begins and ends, so that a test can find an answer that was given twice at once.
 
-    The prompt is named by its hash; one that was killed has no end.
+    The hash names the prompt. A killed answer has no end.
     """
     name = hashlib.sha256(prompt.encode()).hexdigest()[:16]
     log("simulated: generation begins", prompt=name)
@@ -189,20 +189,20 @@ def _logged(prompt: str) -> Iterator[None]:
 
 
 class _Translated:
-    """A context manager whose errors on entry are answers."""
+    """A context manager that turns errors on entry into answers."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
     def __enter__(self) -> Loaded:
         try:
-            one: Loaded = self._inner.__enter__()
+            loaded: Loaded = self._inner.__enter__()
         except BusyError as error:
             text = "server busy, please try again.  maximum pending requests exceeded"
             raise RefusedError(503, text) from error
         except LoadError as error:
             raise RefusedError(500, str(error)) from error
-        return one
+        return loaded
 
     def __exit__(self, *error: object) -> Any:
         return self._inner.__exit__(*error)
@@ -218,11 +218,11 @@ def _prompt(body: dict[str, Any], chat: bool) -> str | None:
 
 def _frame(body: dict[str, Any], chat: bool, text: str, thinking: str = "", **last: Any) -> dict[str, Any]:
     frame: dict[str, Any] = {"model": body.get("model"), "created_at": now()}
-    said = {"thinking": thinking} if thinking else {}
+    thoughts = {"thinking": thinking} if thinking else {}
     if chat:
-        frame["message"] = {"role": "assistant", "content": text, **said}
+        frame["message"] = {"role": "assistant", "content": text, **thoughts}
     else:
-        frame.update({"response": text, **said})
+        frame.update({"response": text, **thoughts})
     return {**frame, "done": bool(last), **last}
 
 

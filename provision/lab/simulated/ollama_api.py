@@ -1,4 +1,4 @@
-"""The simulated server's HTTP side: routes, streaming, and what to do when a client leaves."""
+"""The simulated server's HTTP side: routes, streaming, and the end of a request whose client leaves."""
 
 import json
 import os
@@ -74,8 +74,10 @@ class Handler(BaseHTTPRequestHandler):
         routes: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
             ("GET", "/"): lambda _: self._send(200, b"Ollama is running", "text/plain; charset=utf-8"),
             ("GET", "/api/version"): lambda _: self._json({"version": self.version}),
-            ("GET", "/api/tags"): lambda _: self._json({"models": [_listed(one) for one in store.everything()]}),
-            ("GET", "/api/ps"): lambda _: self._json({"models": [_running(one) for one in self.scheduler.running()]}),
+            ("GET", "/api/tags"): lambda _: self._json({"models": [_listed(model) for model in store.everything()]}),
+            ("GET", "/api/ps"): lambda _: self._json(
+                {"models": [_running(model) for model in self.scheduler.running()]}
+            ),
             ("POST", "/api/show"): lambda body: self._json(_shown(known(body))),
             ("POST", "/api/pull"): self._pull,
             ("DELETE", "/api/delete"): self._delete,
@@ -91,11 +93,11 @@ class Handler(BaseHTTPRequestHandler):
             ),
         }
         heads = {"/", "/api/version", "/api/tags"}
-        found = routes.get(("GET" if method == "HEAD" and path in heads else method, path))
-        if found:
+        answer = routes.get(("GET" if method == "HEAD" and path in heads else method, path))
+        if answer:
             if method in {"POST", "DELETE"} and path.startswith("/api/") and not self._length():
                 raise RefusedError(400, "missing request body")
-            found(body)
+            answer(body)
         elif method == "GET" and path.startswith("/v1/models/"):
             self._json(_openai_model(known({"model": path.removeprefix("/v1/models/")})))
         elif path.startswith("/debug/pprof"):
@@ -137,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
     # -- answering
 
     def _alive(self) -> bool:
-        """Whether the client is still there."""
+        """Whether the client is still connected."""
         readable, _, _ = select.select([self.connection], [], [], 0)
         try:
             return not readable or self.connection.recv(1, socket.MSG_PEEK) != b""
@@ -148,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("X-Simulated", "provision-lab")
-        if length is None and self.request_version == "HTTP/1.0":  # as Go does: the end is the end of the connection
+        if length is None and self.request_version == "HTTP/1.0":  # as Go does: the answer ends with the connection
             self.send_header("Connection", "close")
         elif length is None:
             self.send_header("Transfer-Encoding", "chunked")
@@ -218,7 +220,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _openai_embeddings(self, body: dict[str, Any]) -> None:
         own = self.answers.embed(body, self._alive)
-        data = [{"object": "embedding", "index": n, "embedding": one} for n, one in enumerate(own["embeddings"])]
+        data = [{"object": "embedding", "index": n, "embedding": vector} for n, vector in enumerate(own["embeddings"])]
         count = own["prompt_eval_count"]
         usage = {"prompt_tokens": count, "total_tokens": count}
         self._json({"object": "list", "data": data, "model": body["model"], "usage": usage})
@@ -263,19 +265,19 @@ def _listed(model: store.Model) -> dict[str, Any]:
     }
 
 
-def _running(one: Loaded) -> dict[str, Any]:
+def _running(loaded: Loaded) -> dict[str, Any]:
     on_cpu = fault("cpu") is not None
     # far enough for ever, near enough for every parser of dates
-    expires = datetime.fromtimestamp(min(one.expires, time.time() + 290 * 365 * 86400), UTC)
+    expires = datetime.fromtimestamp(min(loaded.expires, time.time() + 290 * 365 * 86400), UTC)
     return {
-        "name": one.model.name,
-        "model": one.model.name,
-        "size": one.size,
-        "digest": one.model.digest,
-        "details": one.model.details,
+        "name": loaded.model.name,
+        "model": loaded.model.name,
+        "size": loaded.size,
+        "digest": loaded.model.digest,
+        "details": loaded.model.details,
         "expires_at": expires.isoformat().replace("+00:00", "Z"),
-        "size_vram": 0 if on_cpu else one.size_vram,
-        "context_length": one.context,
+        "size_vram": 0 if on_cpu else loaded.size_vram,
+        "context_length": loaded.context,
     }
 
 
@@ -313,8 +315,8 @@ def _announce() -> None:
     log("server config", env=" ".join(f"{key}:{value}" for key, value in settings.items()) + " (simulated)")
     if driver() and int(driver().split(".")[0]) < 550:
         log("NVIDIA driver too old", "WARN", required_driver="550 or newer", driver=driver())
-    found = cards()
-    for card in found:
+    visible = cards()
+    for card in visible:
         total, free = (f"{card[key] / 1024:.1f} GiB" for key in ("memory_mib", "free_mib"))
         log(
             "inference compute",
@@ -327,13 +329,13 @@ def _announce() -> None:
             total=total,
             available=free,
         )
-    if not found:
+    if not visible:
         log("inference compute", id="cpu", library="cpu", total="24.0 GiB", available="20.0 GiB")
     log("vram-based default context", default_num_ctx=default_context())
 
 
 def serve() -> int:
-    """Serve until SIGTERM, which cuts running streams as the real server does."""
+    """Serve until SIGTERM, which cuts running streams as in the real server."""
     host, _, port = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434").rpartition("://")[2].rpartition(":")
     try:
         home = Path.home() / ".ollama"
@@ -353,7 +355,7 @@ def serve() -> int:
 
 
 def listen(host: str, port: int, version: str) -> ThreadingHTTPServer:
-    """A server bound to an address, which begins to answer with `serve_forever`."""
+    """Return a server bound to an address; `serve_forever` makes it answer."""
     Handler.scheduler = Scheduler()
     Handler.answers = Answers(Handler.scheduler)
     Handler.version = version

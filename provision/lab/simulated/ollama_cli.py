@@ -1,6 +1,6 @@
 """The commands of the simulated ollama: serve, list, ps, pull, run, show, stop, --version.
 
-As the real program does, every command that talks to a server sends `HEAD /` first, but for --version.
+Every command that talks to a server sends `HEAD /` first, as in the real program; --version does not.
 """
 
 import json
@@ -48,7 +48,7 @@ def server() -> str:
 
 
 def heartbeat() -> bool:
-    """Ask the server whether it runs; say so where it refuses."""
+    """Ask the server whether it runs; print an error where the server refuses."""
     try:
         with urllib.request.urlopen(urllib.request.Request(f"{server()}/", method="HEAD"), timeout=600):  # noqa: S310
             return True
@@ -107,7 +107,7 @@ def pull(words: list[str]) -> int:
 
 
 def run(words: list[str]) -> int:
-    """Answer one prompt; a model that the server does not have is pulled first."""
+    """Answer one prompt; pull the model first where the server lacks it."""
     try:
         next(ask("/api/show", {"model": words[0]}))
     except urllib.error.HTTPError as error:

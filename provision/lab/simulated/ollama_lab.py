@@ -1,6 +1,6 @@
-"""What the simulated Ollama server knows of the lab around it: its name, its cards, and the faults switched on.
+"""The lab as the simulated Ollama server sees it: the server's name, its cards, and the faults switched on.
 
-Everything is read again at each call, so that a person can change it while the server runs.
+Every call reads everything again, so that a person can change the lab while the server runs.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ def _container() -> dict[str, Any]:
 
 
 def fault(name: str) -> str | None:
-    """The text of a fault of this instance (`faults/ollama1.NAME` on the host); None while it is off."""
+    """The text of a fault of this instance (`faults/ollama1.NAME` on the host); None while the fault is off."""
     with suppress(OSError):
         return (LAB / "faults" / f"{_container()['name']}.{name}").read_text().strip()
     return None
@@ -56,7 +56,7 @@ def knob(name: str, default: float) -> float:
 
 
 def driver() -> str:
-    """Version of the host's (simulated) driver; empty without one."""
+    """Version of the host's (simulated) driver; empty without a driver."""
     with suppress(OSError, ValueError, KeyError):
         version = str(json.loads((LAB / "gpus.json").read_text())["driver_version"])
         return "535.309.01" if _host_fault("driver-old") else version
@@ -64,7 +64,7 @@ def driver() -> str:
 
 
 def cards() -> list[dict[str, Any]]:
-    """The cards this server can use now, each with its free memory in MiB."""
+    """The cards that this server can use now, each with its free memory in MiB."""
     if fault("cpu") is not None or any(map(_host_fault, ("gpu-lost", "driver-broken", "driver-old"))):
         return []
     visible = _container()["visible"]
@@ -81,7 +81,7 @@ def cards() -> list[dict[str, Any]]:
 
 
 def _of_fault(name: str, known: list[dict[str, Any]]) -> str:
-    """The UUID of the card that a fault concerns: its text is an index, and without one it is the last card."""
+    """UUID of a fault's card: the fault's text is the card's index, and an empty text means the last card."""
     text = (LAB / "faults" / name).read_text().strip()
     return str(known[int(text) if text else -1]["uuid"])
 
@@ -101,9 +101,9 @@ def _used_by_others() -> dict[str, int]:
 
 
 def hold(model: str, shares: dict[str, int]) -> None:
-    """Say on the host that a model takes so many MiB of each card (by UUID); nothing where it takes none.
+    """Record on the host how many MiB of each card (by UUID) a model takes; no record without a share.
 
-    The file is locked as long as we live: whoever can lock it knows that its owner is gone.
+    We lock the file as long as we live: a process that can lock it knows that its owner is gone.
     """
     name = f"{os.uname().nodename}-{model.replace('/', '_')}.json"
     with _guard:

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible face of the simulated server: /v1 requests and answers in terms of Ollama's own."""
+"""The OpenAI-compatible side of the simulated server: /v1 requests and answers in terms of Ollama's own."""
 
 import json
 import time
@@ -9,7 +9,7 @@ _KINDS = {400: "invalid_request_error", 404: "not_found_error"}
 
 
 def error(status: int, text: str) -> dict[str, Any]:
-    """An error as /v1 gives it."""
+    """An error in the form of /v1."""
     return {"error": {"message": text, "type": _KINDS.get(status, "api_error"), "param": None, "code": None}}
 
 
@@ -30,7 +30,7 @@ def request(body: dict[str, Any], *, chat: bool) -> dict[str, Any]:
 
 
 def stream(frames: Iterable[dict[str, Any]], body: dict[str, Any], *, chat: bool) -> Iterator[bytes]:
-    """Server-sent events of a streamed answer, one for each frame, then usage where asked for, then [DONE]."""
+    """Server-sent events of a streamed answer: one for each frame, usage where asked for, then [DONE]."""
     identity = _identity(body, "chat.completion.chunk" if chat else "text_completion")
     usage = bool((body.get("stream_options") or {}).get("include_usage"))
     for frame in frames:
@@ -43,14 +43,14 @@ def stream(frames: Iterable[dict[str, Any]], body: dict[str, Any], *, chat: bool
 
 
 def whole(frames: Iterable[dict[str, Any]], body: dict[str, Any], *, chat: bool) -> dict[str, Any]:
-    """The answer to a request that does not stream."""
+    """The answer to a request without a stream."""
     collected = list(frames)
     text = "".join((frame.get("message") or {}).get("content") or frame.get("response") or "" for frame in collected)
     reasoning = "".join((frame.get("message") or {}).get("thinking") or "" for frame in collected)
     content: dict[str, Any] = {"text": text}
     if chat:
-        said = {"reasoning": reasoning} if reasoning else {}
-        content = {"message": {"role": "assistant", "content": text, **said}}
+        thoughts = {"reasoning": reasoning} if reasoning else {}
+        content = {"message": {"role": "assistant", "content": text, **thoughts}}
     last = collected[-1]
     choice = {"index": 0, **content, "finish_reason": last.get("done_reason")}
     identity = _identity(body, "chat.completion" if chat else "text_completion")
@@ -71,13 +71,13 @@ def _delta(frame: dict[str, Any], chat: bool) -> dict[str, Any]:
     if not chat:
         return {"text": frame.get("response", "")}
     message = frame["message"]
-    said = {"reasoning": message["thinking"]} if message.get("thinking") else {}
-    return {"delta": {"role": "assistant", "content": message["content"], **said}}
+    thoughts = {"reasoning": message["thinking"]} if message.get("thinking") else {}
+    return {"delta": {"role": "assistant", "content": message["content"], **thoughts}}
 
 
 def _usage(frame: dict[str, Any]) -> dict[str, int]:
-    asked, made = frame.get("prompt_eval_count", 0), frame.get("eval_count", 0)
-    return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
+    read, written = frame.get("prompt_eval_count", 0), frame.get("eval_count", 0)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
 def _event(document: dict[str, Any]) -> bytes:

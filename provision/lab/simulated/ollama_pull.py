@@ -1,8 +1,8 @@
-"""Pulling models as the real server does: one download for each blob, which all clients that ask for it share.
+"""Pulling models as the real server does: one download for each blob, shared by all clients that ask for the blob.
 
 A ticker sends a frame every 60 ms, also when nothing arrives. A part that stalls starts over after 30 s, without end,
-and the bytes that came of it are no longer counted; a connection that the registry closes goes on where it was, six
-times (server/download.go; measured with 0.33).
+and its bytes no longer count; a connection that the registry closes goes on from the same byte, six times
+(server/download.go; measured with 0.33).
 """
 
 import hashlib
@@ -29,15 +29,15 @@ Frames = Generator[dict[str, Any], None, None]
 
 
 class PullError(Exception):
-    """A pull that cannot succeed, with the text the real server gives."""
+    """A pull that cannot succeed, with the text of the real server."""
 
 
 def pull(name: str, alive: Callable[[], bool]) -> Frames:
-    """Pull a model, giving the frames of its progress.
+    """Pull a model, yielding the frames of its progress.
 
     Args:
-        name: of the model.
-        alive: whether the client is still there.
+        name: name of the model.
+        alive: whether the client is still connected.
 
     Raises:
         PullError: no such model, or the fault `pull-fails` is on, or the registry closes every connection.
@@ -72,7 +72,7 @@ def pull(name: str, alive: Callable[[], bool]) -> Frames:
 
 
 def _blob(digest: str, body: bytes) -> Frames:
-    """The frames of one blob. The last client that leaves cancels its download."""
+    """The frames of one blob. The last client to leave cancels the download."""
     frame = {"status": f"pulling {digest.split(':')[1][:12]}", "digest": digest, "total": len(body)}
     path = blob_path(digest)
     if path.exists():
@@ -95,12 +95,12 @@ def _blob(digest: str, body: bytes) -> Frames:
 
 
 class _Download:
-    """One blob on its way.
+    """The download of one blob.
 
     Args:
-        path: where it is to be.
-        digest: its name.
-        body: its content, as the registry has it.
+        path: the file of the blob.
+        digest: digest of the blob.
+        body: content of the blob, as in the registry.
     """
 
     def __init__(self, path: Path, digest: str, body: bytes) -> None:
@@ -133,7 +133,7 @@ class _Download:
         raise PullError("max retries exceeded: unexpected EOF")
 
     def _fetch(self) -> None:
-        """Bytes until the blob is whole.
+        """Fetch bytes until the blob is whole.
 
         Raises:
             EOFError: the registry closed the connection.
@@ -156,7 +156,7 @@ class _Download:
             self._sleep(0 if small else _TICK)
 
     def _stall(self) -> None:
-        """Nothing arrives; after a while all of the part is fetched again."""
+        """Nothing arrives; after a while the whole part is fetched again."""
         end = time.monotonic() + knob("stall_seconds", 30)
         while time.monotonic() < end:
             if fault("pull-stalls") is None:
@@ -167,14 +167,14 @@ class _Download:
         self.completed = 0
 
     def _finish(self) -> None:
-        found = f"sha256:{hashlib.sha256(self._partial.read_bytes()).hexdigest()}"
-        if found != self._digest:
+        actual = f"sha256:{hashlib.sha256(self._partial.read_bytes()).hexdigest()}"
+        if actual != self._digest:
             self._partial.unlink()
-            raise PullError(f"digest mismatch, file must be downloaded again: want {self._digest}, got {found}")
+            raise PullError(f"digest mismatch, file must be downloaded again: want {self._digest}, got {actual}")
         self._partial.rename(self._path)
 
     def _sleep(self, duration: float) -> None:
-        """Wait as long as a client waits.
+        """Wait, as long as a client waits.
 
         Raises:
             GoneError: all clients left.

@@ -35,7 +35,7 @@ def seconds(value: Any) -> float:
     """A keep-alive as seconds: a number, or Go's notation; anything negative is for ever.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is not a duration.
     """
     if isinstance(value, (int, float)):
         return _FOREVER if value < 0 else float(value)
@@ -57,15 +57,15 @@ def number(name: str, default: int) -> int:
 
 
 def default_context() -> int:
-    """The context length for requests that name none, by the memory of all cards where it is not set."""
-    if chosen := number("OLLAMA_CONTEXT_LENGTH", 0):
-        return chosen
+    """The context length for requests that name none: as set, else by the memory of all cards."""
+    if length := number("OLLAMA_CONTEXT_LENGTH", 0):
+        return length
     total = sum(card["memory_mib"] for card in cards()) / 1024
     return 262144 if total >= 47 else 32768 if total >= 23 else 4096
 
 
 class Slots:
-    """Places for requests at once, given in the order of asking, without limit to the queue.
+    """Slots for parallel requests, given in the order of asking. The queue has no limit.
 
     As Ollama's own `semaphore.Weighted` does (docs/facts.md#ollama-api).
     """
@@ -79,7 +79,7 @@ class Slots:
         """Wait for a place.
 
         Raises:
-            GoneError: the client left while it waited.
+            GoneError: the client left while waiting.
         """
         with self._guard:
             if self._free:
@@ -93,7 +93,7 @@ class Slots:
                 raise GoneError
 
     def release(self) -> None:
-        """Give the place to whoever waits longest."""
+        """Give the slot to the request that has waited longest."""
         with self._guard:
             if self._queue:
                 self._queue.popleft().set()
@@ -113,7 +113,7 @@ class Loaded:
     """A model in memory.
 
     Args:
-        model: which.
+        model: the model.
         context: tokens per slot.
         slots: free places for requests at once.
         since: when it was ready, by `time.perf_counter_ns`.
@@ -136,7 +136,7 @@ class Loaded:
 
 
 class Scheduler:
-    """What is loaded, who waits for it, and when it goes."""
+    """The loaded models, the requests that wait for a model, and when each model goes."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -146,10 +146,10 @@ class Scheduler:
     def running(self) -> list[Loaded]:
         """Every model that is loaded."""
         with self._changed:
-            return [one for one in self._loaded.values() if one.ready]
+            return [model for model in self._loaded.values() if model.ready]
 
     def unload(self, name: str) -> None:
-        """Unload a model as soon as nobody uses it."""
+        """Unload a model as soon as no request uses the model."""
         with self._changed:
             if name in self._loaded:
                 self._loaded[name].keep = 0
@@ -158,43 +158,43 @@ class Scheduler:
     def expire(self) -> None:
         """Unload every idle model whose time has come."""
         with self._changed:
-            for name, one in list(self._loaded.items()):
-                if one.ready and not one.active and time.time() >= one.expires:
+            for name, model in list(self._loaded.items()):
+                if model.ready and not model.active and time.time() >= model.expires:
                     self._drop(name)
 
     @contextmanager
     def use(self, model: Model, context: int | None, keep: float | None, alive: Callable[[], bool]) -> Iterator[Loaded]:
-        """Hold one slot of a loaded model; load it first where that is needed.
+        """Hold one slot of a loaded model; load the model first where needed.
 
         Raises:
             BusyError: OLLAMA_MAX_QUEUE requests wait for a load already.
             LoadError: the model does not load.
-            GoneError: the client left while it waited.
+            GoneError: the client left while waiting.
         """
         asked = context or default_context()
         limit = model.facts.get("simulated", {}).get("trained_context", asked)
-        one = self._enter(model, min(asked, limit), alive)
+        loaded = self._enter(model, min(asked, limit), alive)
         try:
-            if keep is not None:  # it stays with the model until a request names another, or the model is loaded anew
-                one.keep = keep
-            one.slots.acquire(alive)
+            if keep is not None:  # else the model keeps the last keep-alive until it is loaded anew
+                loaded.keep = keep
+            loaded.slots.acquire(alive)
             try:
-                yield one
+                yield loaded
             finally:
-                one.slots.release()
+                loaded.slots.release()
         finally:
             with self._changed:
-                one.active -= 1
-                one.used = time.time()
+                loaded.active -= 1
+                loaded.used = time.time()
                 self._changed.notify_all()
             self.expire()
 
     def _enter(self, model: Model, context: int, alive: Callable[[], bool]) -> Loaded:
-        """The loaded model, with ourselves counted as using it."""
+        """The loaded model, with the caller counted as a user."""
         waits = False
         with self._changed:
             try:
-                while (one := self._place(model, context)) is None:
+                while (loaded := self._place(model, context)) is None:
                     if not waits and self._waiting >= number("OLLAMA_MAX_QUEUE", 512):
                         raise BusyError
                     self._waiting += not waits
@@ -204,34 +204,34 @@ class Scheduler:
                         raise GoneError
             finally:
                 self._waiting -= waits
-            one.active += 1
-            if one.ready:
-                return one
-        return self._load(one, alive)
+            loaded.active += 1
+            if loaded.ready:
+                return loaded
+        return self._load(loaded, alive)
 
     def _place(self, model: Model, context: int) -> Loaded | None:
-        """The model where it is ready; a new place to load it into; None where we must wait for either."""
-        one = self._loaded.get(model.name)
-        if one and one.ready and one.context == context and one.model.digest == model.digest:
-            return one
-        if any(not other.ready for other in self._loaded.values()):
+        """The model where it is ready; a new place to load the model into; None where the caller must wait."""
+        loaded = self._loaded.get(model.name)
+        if loaded and loaded.ready and loaded.context == context and loaded.model.digest == model.digest:
+            return loaded
+        if any(not each.ready for each in self._loaded.values()):
             return None
-        if one:
-            if one.active:
+        if loaded:
+            if loaded.active:
                 return None
             self._drop(model.name)
         if len(self._loaded) >= (number("OLLAMA_MAX_LOADED_MODELS", 0) or 3 * max(1, len(cards()))):
-            idle = [other for other in self._loaded.values() if not other.active]
+            idle = [each for each in self._loaded.values() if not each.active]
             if not idle:
                 return None
-            self._drop(min(idle, key=lambda other: other.used).model.name)
+            self._drop(min(idle, key=lambda each: each.used).model.name)
         slots = 1 if "embedding" in model.facts["simulated"]["capabilities"] else number("OLLAMA_NUM_PARALLEL", 1)
         new = Loaded(model, context, Slots(slots), keep=seconds(os.environ.get("OLLAMA_KEEP_ALIVE") or "5m"))
         self._loaded[model.name] = new
         self._place_in_memory(new, slots)
         return new
 
-    def _load(self, one: Loaded, alive: Callable[[], bool]) -> Loaded:
+    def _load(self, loaded: Loaded, alive: Callable[[], bool]) -> Loaded:
         try:
             end = time.monotonic() + knob("load_seconds", 0.4)
             while time.monotonic() < end:
@@ -239,36 +239,41 @@ class Scheduler:
                     log("client connection closed before llama-server finished loading, aborting load", "WARN")
                     raise GoneError
                 time.sleep(0.05)
-            if complaint := one.model.complaint():
+            if complaint := loaded.model.complaint():
                 raise LoadError(complaint)
         except (GoneError, LoadError):
             with self._changed:
-                one.active -= 1
-                self._drop(one.model.name)
+                loaded.active -= 1
+                self._drop(loaded.model.name)
             raise
         with self._changed:
-            one.ready, one.since = True, time.perf_counter_ns()
+            loaded.ready, loaded.since = True, time.perf_counter_ns()
             self._changed.notify_all()
-        share = f"{one.model.facts['simulated']['layers'] + 1 if one.size_vram else 0}"
-        log(f"simulated: offloaded {share} layers to GPU", model=one.model.name, size=one.size, vram=one.size_vram)
-        return one
+        share = f"{loaded.model.facts['simulated']['layers'] + 1 if loaded.size_vram else 0}"
+        log(
+            f"simulated: offloaded {share} layers to GPU",
+            model=loaded.model.name,
+            size=loaded.size,
+            vram=loaded.size_vram,
+        )
+        return loaded
 
-    def _place_in_memory(self, one: Loaded, slots: int) -> None:
-        """Choose where the model goes: one card, all cards, or what fits there and the rest on the CPU."""
-        facts = one.model.facts["simulated"]
+    def _place_in_memory(self, loaded: Loaded, slots: int) -> None:
+        """Choose the model's memory: one card, all cards, or as much as fits on the cards and the rest on the CPU."""
+        facts = loaded.model.facts["simulated"]
         token = 2 * 2 * facts["layers"] * facts["kv_heads"] * facts["head_dim"]
         share = _CACHE_SHARE.get(os.environ.get("OLLAMA_KV_CACHE_TYPE") or "f16", 1.0)
-        one.size = int(facts["size"] + token * share * one.context * slots + 0.9 * _GIB)
+        loaded.size = int(facts["size"] + token * share * loaded.context * slots + 0.9 * _GIB)
         free = {card["uuid"]: max(0, card["free_mib"]) * MIB for card in cards()}
-        single = [uuid for uuid, room in free.items() if room >= one.size]
+        single = [uuid for uuid, room in free.items() if room >= loaded.size]
         if single:
-            shares = {single[0]: one.size}
+            shares = {single[0]: loaded.size}
         else:
             whole = sum(free.values())
-            fits = min(one.size, int(whole * 0.95))
+            fits = min(loaded.size, int(whole * 0.95))
             shares = {uuid: fits * room // whole for uuid, room in free.items() if room}
-        one.size_vram = one.size if single else min(one.size, sum(shares.values()))
-        hold(one.model.name, {uuid: -(-amount // MIB) for uuid, amount in shares.items()})
+        loaded.size_vram = loaded.size if single else min(loaded.size, sum(shares.values()))
+        hold(loaded.model.name, {uuid: -(-amount // MIB) for uuid, amount in shares.items()})
 
     def _drop(self, name: str) -> None:
         self._loaded.pop(name, None)
@@ -277,17 +282,17 @@ class Scheduler:
 
 
 def tokens(prompt: str, limit: int | None) -> tuple[list[str], bool]:
-    """The words of an answer, and whether `limit` cut them. They say what they are."""
-    said = (
+    """The words of an answer, and whether `limit` cut them. The words call themselves simulated."""
+    answer = (
         f"This answer is simulated by the provision lab; no language model made it. Words asked: {len(prompt.split())}."
     )
-    words = said.split()
+    words = answer.split()
     words += ["simulated"] * (int(knob("answer_tokens", len(words))) - len(words))
     wanted = len(words) if limit is None or limit < 0 else limit
     return [word if index == 0 else f" {word}" for index, word in enumerate(words[:wanted])], wanted < len(words)
 
 
-def pause(one: Loaded) -> float:
+def pause(loaded: Loaded) -> float:
     """Seconds between two tokens, by where the model is."""
     rate: float = knob("tokens_per_second", 60)
-    return 1 / max(0.1, rate * (0.1 + 0.9 * one.size_vram / max(1, one.size)))
+    return 1 / max(0.1, rate * (0.1 + 0.9 * loaded.size_vram / max(1, loaded.size)))

@@ -1,4 +1,4 @@
-"""Models on disk, in Ollama's layout, and what the library has: small blobs, but real, named by their sha256."""
+"""Models on disk, in Ollama's layout, and the library's models: small blobs, but real, named by their sha256."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ _HEAD = b"SIMULATED by the provision lab: "
 
 @dataclass(frozen=True)
 class Catalogued:
-    """A model of the catalogue: what the real one measures."""
+    """A model of the catalogue, with the measures of the real model."""
 
     size: int
     parameters: str
@@ -54,7 +54,7 @@ _ALIASES["nomic-embed-text:v1.5"] = "nomic-embed-text:latest"
 
 
 class NotFoundError(Exception):
-    """The model is not here."""
+    """The model is not on disk."""
 
 
 def full_name(name: str) -> str:
@@ -68,7 +68,7 @@ def models_folder() -> Path:
 
 
 def manifest_path(name: str) -> Path:
-    """Where the manifest of a model is.
+    """Path of a model's manifest.
 
     Raises:
         NotFoundError: no model can have this name.
@@ -82,7 +82,7 @@ def manifest_path(name: str) -> Path:
 
 
 def blob_path(digest: str) -> Path:
-    """Where a blob is."""
+    """Path of a blob."""
     return models_folder() / "blobs" / digest.replace(":", "-")
 
 
@@ -97,13 +97,13 @@ def start() -> None:
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is on disk.
+    """A model on disk.
 
     Args:
-        name: with its tag.
+        name: name with its tag.
         digest: sha256 of its manifest, without prefix.
-        modified: when it came.
-        facts: its configuration blob: what the real model measures.
+        modified: time of its arrival.
+        facts: its configuration blob, with the measures of the real model.
         manifest: the manifest.
     """
 
@@ -127,17 +127,19 @@ class Model:
     @property
     def weights(self) -> dict[str, Any]:
         """The layer with the weights."""
-        found: dict[str, Any] = next(one for one in self.manifest["layers"] if one["mediaType"] == f"{_KIND}model")
-        return found
+        weights: dict[str, Any] = next(
+            layer for layer in self.manifest["layers"] if layer["mediaType"] == f"{_KIND}model"
+        )
+        return weights
 
     def has_head(self) -> bool | None:
-        """Whether the weights begin as a file of weights does, which tells what the model can do; None for no file."""
+        """Whether the weights begin like a file of weights, which tells the abilities; None without a file."""
         with suppress(OSError), blob_path(self.weights["digest"]).open("rb") as file:
             return file.read(len(_HEAD)) == _HEAD
         return None
 
     def complaint(self) -> str:
-        """Why the weights cannot be loaded; empty where they can. Damage in the middle is not noticed."""
+        """Why the weights cannot be loaded; empty where they can. Damage in the middle stays unnoticed."""
         path = blob_path(self.weights["digest"])
         if not path.exists():
             return f"open {path}: no such file or directory"
@@ -148,10 +150,10 @@ class Model:
 
 
 def find(name: str) -> Model:
-    """The model of that name.
+    """The model of a name.
 
     Raises:
-        NotFoundError: it is not on disk, or not whole.
+        NotFoundError: the model is not on disk, or not whole.
     """
     path = manifest_path(name)
     try:
@@ -167,28 +169,28 @@ def find(name: str) -> Model:
 def everything() -> list[Model]:
     """Every model on disk, newest first."""
     top = models_folder() / "manifests"
-    found = []
+    models = []
     for path in top.rglob("*"):
         if path.is_file():
             parts = list(path.relative_to(top).parts)
             parts = parts[1:] if parts[0] == REGISTRY else parts
             parts = parts[1:] if parts[0] == "library" else parts
             try:
-                found.append(find("/".join(parts[:-1]) + ":" + parts[-1]))
+                models.append(find("/".join(parts[:-1]) + ":" + parts[-1]))
             except NotFoundError:
                 log("bad manifest", "WARN", path=path)
-    return sorted(found, key=lambda model: model.modified, reverse=True)
+    return sorted(models, key=lambda model: model.modified, reverse=True)
 
 
 def delete(name: str) -> None:
-    """Remove a model, and the blobs that no other model uses.
+    """Delete a model, and every blob that no second model uses.
 
     Raises:
-        NotFoundError: it is not on disk.
+        NotFoundError: the model is not on disk.
     """
     model = find(name)
     manifest_path(name).unlink()
-    kept = {layer["digest"] for other in everything() for layer in layers_of(other.manifest)}
+    kept = {layer["digest"] for each in everything() for layer in layers_of(each.manifest)}
     for layer in layers_of(model.manifest):
         if layer["digest"] not in kept:
             blob_path(layer["digest"]).unlink(missing_ok=True)
@@ -198,7 +200,7 @@ def copy(source: str, target: str) -> None:
     """Give a model a second name.
 
     Raises:
-        NotFoundError: it is not on disk.
+        NotFoundError: the model is not on disk.
     """
     find(source)
     path = manifest_path(target)
@@ -212,7 +214,7 @@ def layers_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def published(name: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-    """What the (simulated) library has under a name: its manifest, and its blobs by digest; None for nothing."""
+    """Manifest and blobs (by digest) of a model in the (simulated) library; None for an unknown name."""
     wanted = full_name(name)
     wanted = _ALIASES.get(wanted, wanted)
     if wanted not in CATALOGUE:
