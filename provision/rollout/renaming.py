@@ -1,4 +1,9 @@
-"""Finds the hosts on which a run would rename more instances at once than may be out."""
+"""Finds the hosts on which a run would rename more instances at once than may be out.
+
+A new name means another instance: the old member stays `down` until the last wave adds the new member. So a deploy of a
+fleet with all instances renamed changes one host. An instance with a new port or address keeps its name, and gets
+requests at the new place before the next instance goes out: a moved fleet needs a single deploy.
+"""
 
 from collections.abc import Sequence
 

@@ -85,6 +85,12 @@ def test_no_text_refers_to_a_document_that_is_not_here():
         assert not (match := NOBODY_HAS.search(text)), f"{path.relative_to(ROOT)} refers to {match and match[0]}"
 
 
+def test_the_page_for_whoever_takes_the_code_over_stays_short():
+    lines = (ROOT / "docs/architecture.md").read_text().splitlines()
+    assert len(lines) <= 200
+    assert all(len(line) <= 130 for line in lines if not line.startswith("|"))  # nobody packs more into a line
+
+
 def test_a_heading_has_the_anchor_that_github_gives_it(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# The `gpus` option\n\n```\n# no heading\n```\n\n## MIG, and more: A-B\n")
