@@ -9,9 +9,27 @@ import hashlib
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 READ_TIMEOUT = 20.0
 CHANGE_TIMEOUT = 120.0
+
+
+class Script(str):
+    """A constant POSIX shell script.
+
+    Args:
+        name: the name under which `describe` shows the script, such as `instance/start`. No two scripts share a name.
+        text: the script. A constant: data belongs in arguments.
+    """
+
+    name: str
+
+    def __new__(cls, name: str, text: str) -> Self:
+        """Give the text its name."""
+        self = super().__new__(cls, text)
+        self.name = name
+        return self
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,7 @@ class Run:
             connection does not; its output is streamed.
         progress: pure; turns one line of a job's output into what is shown live, or None for nothing.
         slow: a read that others need not wait for; see `script.assemble`.
+        script: the name of the constant script on standard input.
     """
 
     words: tuple[str, ...]
@@ -38,6 +57,7 @@ class Run:
     job: bool = False
     progress: Callable[[str], str | None] | None = field(default=None, compare=False, repr=False)
     slow: bool = False
+    script: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.title or shlex.join(self.words)
@@ -142,7 +162,7 @@ def run(*words: str, timeout: float = CHANGE_TIMEOUT, ok: tuple[int, ...] = (0,)
 
 
 def sh(
-    text: str,
+    script: Script,
     *args: str,
     title: str,
     timeout: float = CHANGE_TIMEOUT,
@@ -150,10 +170,10 @@ def sh(
     job: bool = False,
     progress: Callable[[str], str | None] | None = None,
 ) -> Run:
-    """A constant POSIX shell script with its data as `$1`, `$2`, ...
+    """A constant script with its data as `$1`, `$2`, ...
 
     Args:
-        text: the script. A constant: data belongs in `args`. It runs under `set -eu`.
+        script: the script. It runs under `set -eu`.
         args: its arguments.
         title: what people are shown.
         timeout: seconds.
@@ -161,5 +181,51 @@ def sh(
         job: see `Run`.
         progress: see `Run`.
     """
-    stdin = ("set -eu\n" + text.strip("\n") + "\n").encode()
-    return Run(("sh", "-s", "--", *args), stdin, timeout, ok, title, job, progress)
+    stdin = ("set -eu\n" + script.strip("\n") + "\n").encode()
+    return Run(("sh", "-s", "--", *args), stdin, timeout, ok, title, job, progress, script=script.name)
+
+
+def look(script: Script, *args: str, title: str, timeout: float = READ_TIMEOUT, slow: bool = False) -> Run:
+    """A constant script that only reads, and goes on after a command that fails.
+
+    Args:
+        script: the script. It runs under `set -u`.
+        args: its arguments.
+        title: what people are shown.
+        timeout: seconds.
+        slow: see `Run`.
+    """
+    stdin = ("set -u\n" + script.strip("\n") + "\n").encode()
+    return Run(("sh", "-s", "--", *args), stdin, timeout, title=title, slow=slow, script=script.name)
+
+
+def describe(command: Command, hide: Callable[[str], str] = str) -> str:
+    """Everything that decides about what a command does on a host, for tests and for an operator who looks closely.
+
+    A `Run` is its title, its words as a shell reads them, the name of the script on standard input, and what differs
+    from a short command: `start container a $ sh -s -- a 10.0.0.11:3001 < instance/start [180 s]`. A `Put` is its path,
+    size, hash, mode and owner. An `Obtain` has the commands that make the artifact on lines of their own.
+
+    Args:
+        command: the command.
+        hide: takes secrets out of a text, such as `inventory.Mask`.
+    """
+    return hide("\n".join(_described(command)))
+
+
+def _described(command: Command) -> list[str]:
+    if isinstance(command, Put):
+        return [f"{command} {command.owner}"]
+    if isinstance(command, Obtain):
+        where = f" on {command.host}" if command.host else ""
+        made = (line for part in command.make for line in _described(part))
+        return [f"{command}: obtain {command.key} at {command.path}, made{where} by", *(f"  {line}" for line in made)]
+    parts = [command.title, "$", shlex.join(command.words)]
+    if command.stdin:
+        parts.append(f"< {command.script or f'{len(command.stdin)} bytes'}")
+    limits = ["job"] if command.job else []
+    if command.timeout != CHANGE_TIMEOUT:
+        limits.append(f"{command.timeout:g} s")
+    if command.ok != (0,):
+        limits.append(f"exit {', '.join(map(str, command.ok)) or 'any'}")
+    return [" ".join([*filter(None, parts), *([f"[{'; '.join(limits)}]"] if limits else [])])]

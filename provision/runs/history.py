@@ -13,14 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provision.command import READ_TIMEOUT, Answer, Run, sh
+from provision.command import READ_TIMEOUT, Answer, Run, Script, sh
 from provision.errors import FactError
 from provision.runs import journal
 from provision.steps.base import State
 from provision.steps.system.file_scan import Content
 
 # $1 folder, $2 how many. Newest first: of each what it began with and was resumed with, what failed, what came last.
-LIST = r"""
+LIST = Script(
+    "journal/list",
+    r"""
 [ -d "$1" ] || exit 0
 cd -- "$1"
 ls -1 | grep '\.jsonl$' | sort -r | head -n "$2" | while IFS= read -r name; do
@@ -29,10 +31,13 @@ ls -1 | grep '\.jsonl$' | sort -r | head -n "$2" | while IFS= read -r name; do
   grep '"record": "failed"' -- "$name" | tail -n 1 | cut -c1-4000
   tail -n 1 -- "$name" | cut -c1-4000
 done
-"""
+""",
+)
 
 # $1 folder, $2 store, $3 run, $4 `bytes` for those of files too.
-READ = r"""
+READ = Script(
+    "journal/read",
+    r"""
 journal=$1/$3.jsonl
 [ -f "$journal" ] || exit 0
 echo '# journal'
@@ -46,7 +51,8 @@ changes=$(grep '"record": "change"' -- "$journal") || exit 0
 } | grep -oE '[0-9a-f]{64}' | sort -u | while IFS= read -r name; do
   [ ! -f "$2/$name" ] || printf '%s %s\n' "$name" "$(head -c 5000000 -- "$2/$name" | base64 -w 0)"
 done
-"""
+""",
+)
 
 
 @dataclass(frozen=True)

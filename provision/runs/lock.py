@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.command import Answer, Run, sh
+from provision.command import Answer, Run, Script, sh
 from provision.errors import FactError, HostError, LockedError
 
 LEASE_SECONDS = 180.0  # at least; renewed with every exec of the run, and by its keeper
@@ -46,7 +46,9 @@ done
 
 # $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 a run of this operator
 # that is known to be dead, or nothing: somebody else may have resumed it since. Says where it could not be written.
-ACQUIRE = f"""
+ACQUIRE = Script(
+    "lock/acquire",
+    f"""
 folder=$4 by_hand=$5
 failed() {{ rm -f "$lock.new"; printf '%s\\n' "${{lock%/*}}"; exit 1; }}
 umask 077
@@ -77,10 +79,13 @@ printf '%s %s %s %s\\n%s\\n' "$1" "$until" "$since" "$2" "$6" >"$lock.new" || fa
 [ "$until" != {BY_HAND} ] || sync -- "$lock.new" || failed
 mv "$lock.new" "$lock" || failed
 [ "$until" != {BY_HAND} ] || {{ sync -- "${{lock%/*}}"; rm -f "$folder/lock"; }}
-"""
+""",
+)
 
 # While a job still runs, the lock stays as a lease that is over: see ACQUIRE.
-RELEASE = f"""
+RELEASE = Script(
+    "lock/release",
+    f"""
 folder=$2 by_hand=$3
 [ -s "$folder/lock" ] || exit 0
 umask 077
@@ -97,18 +102,24 @@ done
   exit 0
 }}
 rm -f "$folder/lock"
-"""
+""",
+)
 
-STATUS = f"""
+STATUS = Script(
+    "lock/read",
+    f"""
 folder=$1 by_hand=$2
 {READ}
 [ -z "$run" ] || printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why"
-"""
+""",
+)
 
 
 # $1 folder, $2 lock by hand, $3 `yes` to take away what a run holds too, $4 who, $5 a run of this operator that
 # is known to be dead, or nothing: its lock goes too, but not while a job of the host still runs. Says what was there.
-BREAK = f"""
+BREAK = Script(
+    "lock/break",
+    f"""
 folder=$1 by_hand=$2
 [ -s "$folder/lock" ] || [ -s "$by_hand" ] || exit 0
 umask 077
@@ -124,7 +135,8 @@ if [ "$until" != {BY_HAND} ] && [ "$3" != yes ] && {{ [ "$until" -gt "$now" ] ||
 fi
 rm -f "$folder/lock" "$by_hand" || exit
 printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" "$why"
-"""
+""",
+)
 
 
 @dataclass(frozen=True)

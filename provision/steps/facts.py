@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
-from provision.command import READ_TIMEOUT, Run
+from provision.command import READ_TIMEOUT, Run, Script, look
 from provision.steps import apt_lines, nvidia_smi
 from provision.steps.apt_lines import AptLine
 from provision.steps.nvidia_smi import Card
@@ -243,12 +243,12 @@ def command(peers: tuple[str, ...], smi_timeout: float = nvidia_smi.TIMEOUT, par
         smi_timeout: seconds that one call of nvidia-smi may take.
         parts: of `PARTS` and `AT_FIRST`, what is read beside the host itself.
     """
-    stdin = f"set -u\n{_script(parts)}\n".encode()
     # Where a query fails, its halves are asked for, and where one of those fails the list; each may have to be killed.
     cards = 3 * smi_timeout + 6 if CARDS in parts else 0
     docker = STARTING + 4 * DOCKER_TIMEOUT if parts & {PUBLISHED, AT_FIRST} else 0
-    words = ("sh", "-s", "--", f"{smi_timeout:g}", *peers)
-    return Run(words, stdin, READ_TIMEOUT + max(cards, docker), title=TITLE, slow=bool(parts))
+    script = Script("host/facts", _script(parts))
+    timeout = READ_TIMEOUT + max(cards, docker)
+    return look(script, f"{smi_timeout:g}", *peers, title=TITLE, timeout=timeout, slow=bool(parts))
 
 
 def parse(text: str, before: HostFacts | None = None) -> HostFacts:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from provision.command import READ_TIMEOUT, Answer, Run, sh
+from provision.command import READ_TIMEOUT, Answer, Run, Script, sh
 from provision.errors import HostError
 from provision.inventory import Host, Inventory, topology
 from provision.plan.role_interface import declaring
@@ -27,7 +27,9 @@ EVERYBODY = "0.0.0.0/0"
 
 # Arguments: pairs of address and port. Output: a line for each pair with its number, the source address of this host,
 # and the exit code of the attempt. Every supported distribution has bash.
-SCRIPT = rf"""
+SCRIPT = Script(
+    "verify/neighbours",
+    rf"""
 number=0
 while [ $# -ge 2 ]; do
   {{
@@ -40,7 +42,8 @@ while [ $# -ge 2 ]; do
   shift 2
 done
 wait
-"""
+""",
+)
 REACHED, CLOSED = ("0",), ("1", "124")  # exit codes: connected; refused or no route, no answer
 LINE = re.compile(r"(\d{1,6}) (\S{1,45}) (\d{1,3})")
 

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from provision.command import run, sh
+from provision.command import run
 from provision.errors import RefusedError, UnreachableError
 from provision.inventory import Connection
 from provision.ssh.session import Session
+from tests.shell import sh
 
 pytestmark = pytest.mark.lab
 HOST = "gpu-01"

@@ -29,6 +29,33 @@ def load(path: Path) -> dict[str, Any]:
     return case
 
 
+def write_commands(path: Path, described: dict[str, list[str]]) -> None:
+    """Replace lists of commands in a case file, and leave all other lines as they are.
+
+    Args:
+        path: the case file.
+        described: key of the case -> its commands, as `describe` shows them.
+    """
+    lines = path.read_text().splitlines()
+    for key, commands in described.items():
+        start = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
+        end = next((n for n in range(start + 1, len(lines)) if lines[n][:1] not in "- "), len(lines))
+        text = yaml.dump({key: commands}, Dumper=_Dumper, allow_unicode=True, width=118)
+        lines[start:end] = text.splitlines()
+    path.write_text("\n".join(lines) + "\n")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a text of several lines as a block."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def step_of(path: Path, case: dict[str, Any]) -> Any:
     """The step or finder of a case: its class is the folder's name."""
     return TypeAdapter(classes()[path.parent.name]).validate_python(case.get("step", {}))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from provision.command import describe
 from provision.plan import role_interface
 from provision.plan.planner import make_change
 from provision.plan.role_interface import Entry
@@ -58,7 +59,8 @@ def shown(entry: Entry, found: HostFacts) -> list[str]:
     impact = f"  [{change.impact}]" if change.impact else ""
     note = entry.step.note(found)
     impact += f"  = {note}" if note else ""
-    return [f"  {entry.role} {entry.step.id}{impact}", *(f"      {command}" for command in change.commands)]
+    commands = (line for command in change.commands for line in describe(command).splitlines())
+    return [f"  {entry.role} {entry.step.id}{impact}", *(f"      {line}" for line in commands)]
 
 
 def plan(path: Path) -> str:

@@ -7,7 +7,7 @@ import pytest
 from provision.apply import host_run, host_steps
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
-from provision.command import Answer, Obtain, Put, Run, run, sh
+from provision.command import Answer, Obtain, Put, Run, run
 from provision.errors import CommandError, HostError, LockedError, NotConvergedError, UnreachableError
 from provision.inventory import Connection, Host, Inventory
 from provision.plan.role_interface import Entry
@@ -17,6 +17,7 @@ from provision.runs.lease_keeper import LeaseKeeper
 from provision.ssh import jobs
 from provision.steps.base import BlockedError, Check, Fact, Owned, Step
 from provision.steps.facts import Fleet
+from tests.shell import sh
 
 from .local import SETTINGS, LocalSession, deployed
 

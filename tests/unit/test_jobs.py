@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from provision.command import sh
 from provision.runs import lock
 from provision.ssh import jobs
+from tests.shell import sh
 
 
 @pytest.fixture(autouse=True)

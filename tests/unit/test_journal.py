@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from provision.command import run, sh
+from provision.command import run
 from provision.errors import CommandError, UnreachableError
 from provision.plan.planner import Change
 from provision.runs import history, journal, lock
 from provision.steps.system.file_scan import Content
+from tests.shell import sh
 
 from . import test_host_run
 from .local import LocalSession, deployed

@@ -8,7 +8,6 @@ import pytest
 from provision.apply import host_steps
 from provision.apply.host_reader import HostReader
 from provision.artifacts.store import Store
-from provision.command import sh
 from provision.errors import CommandError, LockedError
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.plan.planner import HostPlan
@@ -23,6 +22,7 @@ from provision.runs import lock
 from provision.runs.context import Context
 from provision.steps.nginx import upstream
 from provision.steps.nginx.upstream import Member
+from tests.shell import sh
 
 from .ctrl_c import pressed
 from .local import SETTINGS, LocalSession

@@ -13,7 +13,7 @@ import pytest
 from provision import roles
 from provision.apply import host_steps
 from provision.artifacts.store import Store
-from provision.command import Command, sh
+from provision.command import Command
 from provision.errors import CommandError
 from provision.inventory import Host, Inventory, Settings
 from provision.plan import role_interface
@@ -25,6 +25,7 @@ from provision.runs import lock
 from provision.runs.context import Context
 from provision.steps.base import Step
 from provision.steps.facts import Fleet, HostFacts
+from tests.shell import sh
 
 from .balancer_fleet import config, fleet, state
 from .local import LocalSession

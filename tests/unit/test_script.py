@@ -5,8 +5,9 @@ import subprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision.command import Put, Run, sh
+from provision.command import Put, Run
 from provision.ssh.script import assemble, make_mark, parse
+from tests.shell import sh
 
 # Everything that can stand in an argument of a program: no NUL.
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)

@@ -5,12 +5,13 @@ from typing import ClassVar
 
 import pytest
 
-from provision.command import run, sh
+from provision.command import run
 from provision.errors import CommandError, HostError, UnreachableError
 from provision.runs.context import Stopped
 from provision.steps.base import EVERY, Fact
 from provision.steps.facts import Fleet
 from provision.steps.instance.container import LEFT
+from tests.shell import sh
 
 from .local import LocalSession, deployed
 from .test_host_run import ROLES, Note, make, note

@@ -14,7 +14,7 @@ from provision.apply import host_steps
 from provision.apply.host_reader import HostReader
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
-from provision.command import Obtain, run, sh
+from provision.command import Obtain, run
 from provision.errors import CommandError, FactError, LockedError, RefusedError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Inventory
 from provision.plan import gpu_loss
@@ -25,6 +25,7 @@ from provision.rollout.outcome import NO_LIMIT, Pace, selection
 from provision.rollout.waves import Rollout
 from provision.runs import interrupt, lock
 from provision.runs.context import Context, Stopped
+from tests.shell import sh
 
 from .ctrl_c import pressed
 from .local import SETTINGS, LocalSession, deployed

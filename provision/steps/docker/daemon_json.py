@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from provision.command import Command, Put, run, sh
+from provision.command import Command, Put, Script, run, sh
 from provision.steps.base import Check, Fact, RefusalError, State, Step, differing, text_diff
 from provision.steps.docker import daemon_state
 from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
@@ -28,14 +28,19 @@ OURS = f"{STATE}/ours.json"
 _USERINFO = re.compile(r"""(://|")(?:[^/\s"\\]|\\.)*@""")
 DRIVER = "native.cgroupdriver="
 
-FOLDERS = f"""
+FOLDERS = Script(
+    "docker/config-folders",
+    f"""
 [ -d /etc/docker ] || install -d -m 0755 /etc/docker
 install -d -m 0700 /var/lib/provision {STATE}
-"""
+""",
+)
 # What Docker runs with now is what is put back if it does not come up with the new one. The drop-in keeps that at every
 # start; this is for a daemon that was started before the drop-in was there. It is reloaded at once: installing packages
 # restarts Docker next, and only with a live-restore that is loaded by then do the containers go on.
-SWAP = f"""
+SWAP = Script(
+    "docker/swap-config",
+    f"""
 if dockerd --help 2>/dev/null | grep -q -e --validate; then
   dockerd --validate --config-file={NEW} >/dev/null || {{ rm -f -- {NEW}; exit 1; }}
 fi
@@ -43,10 +48,14 @@ if [ ! -f {STATE}/good.json ] && systemctl -q is-active docker.service; then
   if [ -f {CONFIG} ]; then cp -- {CONFIG} {STATE}/good.json; else echo '{{}}' >{STATE}/good.json; fi
 fi
 mv -fT -- {NEW} {CONFIG}
-{LOAD}"""
-REMOVE = f"""
+{LOAD}""",
+)
+REMOVE = Script(
+    "docker/remove-config",
+    f"""
 rm -f -- {CONFIG}
-{LOAD}"""
+{LOAD}""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

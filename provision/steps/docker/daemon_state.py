@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from provision.command import READ_TIMEOUT, Answer, Run
+from provision.command import Answer, Script, look
 from provision.steps.base import UnreadableError
 
 CONFIG = "/etc/docker/daemon.json"
@@ -50,7 +50,9 @@ _INFO = (
 )
 
 # A stopped daemon is not asked: docker.socket would start it, and a read must change nothing.
-SCRIPT = f"""
+SCRIPT = Script(
+    "docker/read-daemon",
+    f"""
 keys=LoadState,ActiveState,SubState,UnitFileState,InvocationID,MainPID
 keys=$keys,FragmentPath,DropInPaths,EnvironmentFiles,ExecStart,NeedDaemonReload
 unit=$(systemctl show --no-pager --property="$keys" docker.service) || exit
@@ -95,11 +97,10 @@ if [ "$active" = active ]; then
     printf 'silent=%s\\n' "${{info:-nothing came within 15 s}}" | head -1
 fi
 echo end=
-"""
-
-COMMAND = Run(
-    ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT, title="look at Docker's daemon"
+""",
 )
+
+COMMAND = look(SCRIPT, title="look at Docker's daemon")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from provision.command import READ_TIMEOUT, Answer, Command, Run, sh
+from provision.command import Answer, Command, Script, look, sh
 from provision.steps.base import BlockedError, Check, Fact, Owned, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
 from provision.steps.wording import Vocabulary, Words
@@ -31,7 +31,9 @@ ID = f"firewall:{PARENT}"
 RULES_FILE = "/etc/provision/ollama/firewall.rules"
 
 # "No chain" is the only failure that proves absence.
-SCRIPT = f"""
+SCRIPT = Script(
+    "docker/read-firewall",
+    f"""
 command -v iptables >/dev/null 2>&1 || exit 0
 for chain in {PARENT} {CHAIN}; do
   if said=$(iptables -w 10 -S "$chain" 2>&1); then printf '%s\\n' "$said"
@@ -44,10 +46,9 @@ for chain in {PARENT} {CHAIN}; do
 done
 iptables -w 10 -S FORWARD || exit 76
 echo '# end'
-"""
-COMMAND = Run(
-    ("sh", "-s"), ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT, title="look at DOCKER-USER"
+""",
 )
+COMMAND = look(SCRIPT, title="look at DOCKER-USER")
 
 # Each of the three commits is atomic, so that no packet passes by in between: the chain
 # is filled, then each jump is moved to the first place. A jump is deleted by its words
@@ -83,12 +84,15 @@ DIRECT = (
 )
 """Nobody reaches the port of Ollama by a container's own address, but for the host itself and its containers."""
 MOST, LONGEST = 5, 200  # rules of other programs that are named, and characters of each
-FILL = APPLY + "printf '%s' \"$1\" | apply"
-REMOVE = f"""
+FILL = Script("docker/fill-chain", APPLY + "printf '%s' \"$1\" | apply")
+REMOVE = Script(
+    "docker/remove-chain",
+    f"""
 while iptables -w 10 -D {PARENT} -j {CHAIN} 2>/dev/null; do :; done
 iptables -w 10 -F {CHAIN} 2>/dev/null || :
 iptables -w 10 -X {CHAIN} 2>/dev/null || :
-"""
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

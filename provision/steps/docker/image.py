@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from provision.command import Command, sh
+from provision.command import Command, Script, sh
 from provision.steps.base import Check, Fact, Owned, State, Step
 from provision.steps.docker import inspect
 from provision.steps.docker.inspect import MANAGED, MARKS, Engine
@@ -29,7 +29,9 @@ sed -nE 's/.*(Attempting next endpoint [a-z ]*|Download failed[^:"]*): (([^"\\]|
 """
 # `docker pull` keeps whole layers when it is called again. What no other try can mend ends at once. What containers use
 # until now is marked anew: it is what was replaced last, and stays for a rollback.
-PULL = f"""
+PULL = Script(
+    "docker/pull",
+    f"""
 mirror() {{{MIRROR}}}
 why=$(mktemp); trap 'rm -f -- "$why"' EXIT
 tries=0
@@ -48,17 +50,24 @@ docker ps -a --filter label={MANAGED}=1 --format '{{{{.Image}}}}' | sort -u | wh
   [ ! -f "$mark" ] || touch -- "$mark"
 done
 printf '%s %s\\n' "$1" "$(docker image inspect --format '{{{{.Id}}}}' "$1")" >{MARKS}/"$2"
-"""
-RECORD = f"""
+""",
+)
+RECORD = Script(
+    "docker/record-image",
+    f"""
 umask 077
 printf '%s %s\\n' "$1" "$2" >{MARKS}/"$3"
-"""
+""",
+)
 # Kept where a container that is not ours still uses it: Docker says so and we leave it.
-REMOVE = f"""
+REMOVE = Script(
+    "docker/remove-image",
+    f"""
 docker image rm "$1" >/dev/null 2>&1 || echo "image $1 is still used or gone; left as it is"
 rm -f {MARKS}/"$2"
 rmdir {MARKS} 2>/dev/null || :
-"""
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from provision.command import READ_TIMEOUT, Answer, Run
+from provision.command import READ_TIMEOUT, Answer, Script, look
 from provision.steps import facts
 from provision.steps.base import BlockedError, Fact, State, UnreadableError, read_once
 from provision.steps.docker import card_look, gpu_processes, model_files
@@ -62,7 +62,9 @@ _PLACE = (
 # A daemon that does not answer is no proof of anything; no client and no containers on disk is one of absence. Once it
 # has listed its containers, the limit of the whole command will do for the rest.
 # A container may go between `ps` and `inspect`: the second attempt then lists anew.
-SCRIPT = rf"""
+SCRIPT = Script(
+    "docker/inspect",
+    rf"""
 {gpu_processes.SHELL.strip()}
 if ! command -v docker >/dev/null 2>&1; then
   if [ -n "$(ls -A /var/lib/docker/containers 2>/dev/null)" ]; then
@@ -141,15 +143,10 @@ probes | {{
   echo '# probes'; cat
   echo '# end'
 }}
-"""
-
-COMMAND = Run(
-    ("sh", "-s"),
-    ("set -u\n" + SCRIPT.strip("\n") + "\n").encode(),
-    READ_TIMEOUT + 60,
-    title="look at Docker",
-    slow=True,
+""",
 )
+
+COMMAND = look(SCRIPT, title="look at Docker", timeout=READ_TIMEOUT + 60, slow=True)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from provision.command import Command, run, sh
+from provision.command import Command, Script, run, sh
 from provision.steps.base import EVERY, BlockedError, Check, Fact, PutBack, RefusalError, State, Step
 from provision.steps.docker import daemon_state, inspect
 from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
@@ -32,7 +32,9 @@ fi
 
 # $1: "live" to switch live-restore on first, so that containers go on while Docker restarts; or "".
 # The configuration that Docker last came up with is kept by our drop-in; it is put back when the new one is no good.
-RESTART = f"""
+RESTART = Script(
+    "docker/restart",
+    f"""
 good={STATE}/good.json
 answers() {{
   for _ in 1 2 3 4 5 6 7 8 9 10; do
@@ -63,12 +65,16 @@ if [ -f "$good" ] && ! cmp -s "$good" {CONFIG}; then
   else echo 'Docker did not come up, not with the daemon.json before this one either' >&2; fi
 fi
 exit 1
-"""
+""",
+)
 
-RELOAD = """
+RELOAD = Script(
+    "docker/reload",
+    """
 systemctl reload docker.service
 timeout 10 docker info >/dev/null
-"""
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

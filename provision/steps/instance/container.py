@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from provision.command import Command, sh
+from provision.command import Command, Script, sh
 from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.docker import card_look, inspect
 from provision.steps.docker.image import Image
@@ -237,12 +237,12 @@ class Container(Step):
         words = create_words(self.name, want)
         return sh(scripts.RECREATE, self.name, *words, title=f"create container {self.name}", timeout=START_TIMEOUT)
 
-    def _start(self, want: Mapping[str, Any], script: str = scripts.START, verb: str = "start") -> Command:
+    def _start(self, want: Mapping[str, Any], script: Script = scripts.START, verb: str = "start") -> Command:
         arguments = (self.name, want["publish"][0], *want["gpus"])
         return sh(script, *arguments, title=f"{verb} container {self.name}", timeout=START_TIMEOUT)
 
     def _stop(self) -> Command:
-        return sh('docker stop "$1"', self.name, title=f"stop container {self.name}")
+        return sh(scripts.STOP, self.name, title=f"stop container {self.name}")
 
 
 def _is_kept(have: State, want: Mapping[str, Any]) -> bool:

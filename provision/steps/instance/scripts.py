@@ -4,6 +4,8 @@ POSIX sh. They run under `set -eu`; `docker` and `curl` are there, the image its
 rely on (docs/facts.md#ollama-image). Only containers with our label are ever stopped or removed.
 """
 
+from provision.command import Script
+
 # What holds one of the cards ($3..) or the address and port ($2) that container $1 needs, and is ours, goes first:
 # its own step makes it again. Docker would start both on one card without a word.
 _HELD = (
@@ -47,15 +49,20 @@ gone() {
 }
 """
 
-REMOVE = r"""
+REMOVE = Script(
+    "instance/remove",
+    r"""
 docker inspect --type container "$1" >/dev/null 2>&1 || exit 0
 docker stop "$1" >/dev/null
 docker rm -f "$1" >/dev/null
-"""
+""",
+)
 
 # A wrong option shows while the old container still runs: the new one is made beside it and takes its name. Docker's
 # client would add the proxies of its own configuration (~/.docker/config.json): the container gets what is declared.
-RECREATE = r"""
+RECREATE = Script(
+    "instance/recreate",
+    r"""
 name=$1; shift
 new=$name.provision-new
 docker rm -f "$new" >/dev/null 2>&1 || :
@@ -65,9 +72,13 @@ if docker inspect --type container "$name" >/dev/null 2>&1; then
   docker rm -f "$name" >/dev/null
 fi
 docker rename "$new" "$name"
-"""
+""",
+)
 
-START = (
+STOP = Script("instance/stop", 'docker stop "$1"')
+
+START = Script(
+    "instance/start",
     FREE
     + READY
     + r"""
@@ -79,13 +90,14 @@ case $(docker inspect --type container --format '{{.State.Status}}' "$1") in
   *) docker start "$1" >/dev/null ;;
 esac
 ready "$1" "$2" 120
-"""
+""",
 )
 
-RESTART = (
+RESTART = Script(
+    "instance/restart",
     READY
     + r"""
 docker restart "$1" >/dev/null
 ready "$1" "$2" 120
-"""
+""",
 )

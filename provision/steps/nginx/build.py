@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from provision.command import READ_TIMEOUT, Command, Obtain, Put, Run, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.facts import HostFacts
-from provision.steps.nginx.build_scripts import CLOSE, INSTALL, MAKE, READ, REMOVE_ALL
+from provision.steps.nginx.build_scripts import CLOSE, INSTALL, LIST, MAKE, READ, REMOVE_ALL
 from provision.steps.system.apt import INSTALLED, Packages
 from provision.steps.wording import Vocabulary, Words
 
@@ -248,7 +248,7 @@ class Builds(Step):
 
     def fact(self) -> Fact:
         """Lists the folder of builds."""
-        return Fact(sh('[ ! -e "$1" ] || ls -1A -- "$1"', ROOT, title=f"list {ROOT}", timeout=READ_TIMEOUT), _builds)
+        return Fact(sh(LIST, ROOT, title=f"list {ROOT}", timeout=READ_TIMEOUT), _builds)
 
     def want(self, facts: HostFacts, have: State) -> State:
         """None of them."""

@@ -1,24 +1,34 @@
 """The scripts by which nginx is built on a host. Constants: their data comes as words."""
 
+from provision.command import Script
+
 # $1 prefix. A prefix without a stamp was never finished. Root runs the program in it, so only root may write to it.
-READ = """
+READ = Script(
+    "nginx/read-build",
+    """
 [ -e "$1" ] || [ -L "$1" ] || { echo absent; exit 0; }
 [ ! -f "$1/.provision" ] || cat -- "$1/.provision"
 now=''
 [ ! -x "$1/sbin/nginx" ] || now=$(sha256sum <"$1/sbin/nginx" | cut -c1-64)
 printf 'now %s\\n' "$now"
 find "$1/" ! -type l \\( -perm /022 -o ! -user root -o ! -group root \\) -printf 'open %p: %m %u:%g\\n' 2>/dev/null || :
-"""
+""",
+)
 
 # $1 prefix
-CLOSE = """
+CLOSE = Script(
+    "nginx/close-build",
+    """
 chown -R -h root:root -- "$1"
 chmod -R go-w -- "$1"
-"""
+""",
+)
 
 # $1 archive, $2 platform, $3 sha256, $4 url, $5 jobs, $6 recipe, $7 prefix; then configure's arguments.
 # Downloaded and compiled as a user that owns nothing and has no other process; what root packs is one file of it.
-MAKE = """
+MAKE = Script(
+    "nginx/make-build",
+    """
 umask 022
 archive=$1 platform=$2 sha256=$3 url=$4 jobs=$5 recipe=$6 prefix=$7
 shift 7
@@ -66,10 +76,13 @@ sum=$(sha256sum <"$out/sbin/nginx" | cut -c1-64)
 printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$recipe" "$platform" "$sum" >"$out/.provision"
 tar --owner=0 --group=0 --numeric-owner -C "$out" -cf "$archive.new" -- sbin .provision
 mv -fT -- "$archive.new" "$archive"
-"""
+""",
+)
 
 # $1 archive, $2 prefix, $3 recipe, $4 platform. The build in use and its successor stay; older ones go.
-INSTALL = """
+INSTALL = Script(
+    "nginx/install-build",
+    """
 umask 022
 root=${2%/*}
 install -d -m 0755 -- "$root"
@@ -88,10 +101,16 @@ used=$(readlink -- "$root/current" || :)
 for old in "$root"/*-*; do
   case $old in "$2"|"$used") ;; *) rm -rf -- "$old" ;; esac
 done
-"""
+""",
+)
 
 # $1 root of the builds, $2 cache
-REMOVE_ALL = """
+REMOVE_ALL = Script(
+    "nginx/remove-builds",
+    """
 rm -rf -- "$1" "$2"
 rmdir --ignore-fail-on-non-empty -- "${1%/*}" || :
-"""
+""",
+)
+
+LIST = Script("nginx/list-builds", '[ ! -e "$1" ] || ls -1A -- "$1"')

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from provision.command import READ_TIMEOUT, Command, Put, Run, sh
+from provision.command import Command, Put, look, sh
 from provision.steps.base import (
     Answer,
     BlockedError,
@@ -68,9 +68,8 @@ class Generation(Step):
 
     def fact(self) -> Fact:
         """Reads the files that the link leads to, and asks a running nginx what it has loaded."""
-        stdin = "\n".join(("set -u", READ.strip("\n"), "")).encode()
-        words = ("sh", "-s", "--", CONFIG, PID, str(self.status_port), ROOT, UNIT)
-        return Fact(Run(words, stdin, READ_TIMEOUT, title="read nginx's configuration"), parse)
+        words = (CONFIG, PID, str(self.status_port), ROOT, UNIT)
+        return Fact(look(READ, *words, title="read nginx's configuration"), parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
         """These files; and a running nginx is this binary, has loaded these files, and no file changed after that."""

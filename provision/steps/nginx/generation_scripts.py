@@ -5,6 +5,7 @@ file was changed last. nginx may run with another version of a file that changed
 the file is right again: somebody may have edited it, reloaded nginx and put it back. No clocks are compared.
 """
 
+from provision.command import Script
 from provision.steps.system.file_scan import CONTENTS, RECORD, SUMS
 
 STAMP = r"at %C@ %p\n"
@@ -13,7 +14,7 @@ STAMP = r"at %C@ %p\n"
 # $1 link, $2 pid file, $3 status port where the files name none, $4 where our builds are, $5 unit. The pid file is
 # asked and not systemd, because while an old nginx lets its streams finish, systemd still names the old one; without
 # that file nothing reloads. The files are those of one generation, also where the link is swapped meanwhile.
-READ = r"""
+_READ = r"""
 at=$1
 if [ -L "$1" ]; then at=$(readlink -- "$1"); printf 'kind link\ntarget %s\n' "$at"
 elif [ -d "$1" ]; then echo "kind directory"
@@ -47,24 +48,35 @@ echo '# files'
 exec find "$at/" -mindepth 1 -printf 'RECORD' \( \
   -type f -size -4097k -printf 'later %s\n\n' CONTENTS -o -type f -printf 'sum\n\n' SUMS -o -printf '\n' \)
 """
-READ = READ.replace("STAMP", f"'{STAMP}'").replace("RECORD", RECORD).replace("CONTENTS", CONTENTS).replace("SUMS", SUMS)
+READ = Script(
+    "nginx/read-generation",
+    _READ.replace("STAMP", f"'{STAMP}'").replace("RECORD", RECORD).replace("CONTENTS", CONTENTS).replace("SUMS", SUMS),
+)
 
-PREPARE = """
+PREPARE = Script(
+    "nginx/prepare",
+    """
 umask 022
 rm -rf -- "$1"
 mkdir -p -m 0700 -- "${1%/*}"
 mkdir -- "$1"
-"""
+""",
+)
 
 # A generation that is kept on the host, where its bytes are not known any more.
-COPY = """
+COPY = Script(
+    "nginx/copy-generation",
+    """
 [ -d "$2" ] || { echo "generation ${2##*/} is not kept on this host any more" >&2; exit 1; }
 rm -rf -- "$1"
 cp -a -- "$2" "$1"
-"""
+""",
+)
 
 # $1 link, $2 generations, $3 id, $4 nginx, $5 pid file. `nginx -t` opens the pid file, so its folder must be there.
-INSTALL = """
+INSTALL = Script(
+    "nginx/install-generation",
+    """
 umask 022
 install -d -m 0755 -- "${5%/*}" "${1%/*}"
 "$4" -t -q -c "$2/.new/nginx.conf"
@@ -79,12 +91,15 @@ mv -fT -- "$1.provision-new" "$1"
 [ ! -e "$2/.old" ] || rm -rf -- "$2/.old"
 cd "$2"
 ls -1t | grep -x '[0-9a-f]\\{12\\}' | tail -n +6 | while read -r old; do [ "$old" = "$3" ] || rm -rf -- "$old"; done
-"""
+""",
+)
 
 # $1 link, $2 generations, $3 id, $4 id before or empty, $5 nginx, $6 pid file, $7 status port, $8 unit, $9 reload or
 # restart. A nginx that does not run is left to its service's step. Another binary takes over the sockets of the old
 # one (USR2), which then lets its streams finish (QUIT): see "Upgrading Executable on the Fly", nginx.org control.html.
-LOAD = """
+LOAD = Script(
+    "nginx/load",
+    """
 link=$1 generations=$2 id=$3 before=$4 nginx=$5 pidfile=$6 port=$7 unit=$8 how=$9
 systemctl is-active --quiet -- "$unit" || exit 0
 log=/var/log/provision-nginx/error.log
@@ -145,11 +160,15 @@ fi
 wait_for loaded "$id" || back "nginx did not load the new configuration"
 printf '%s\\n' "$stamps" >"${pidfile%/*}/loaded"
 wait_for accepting '' || :  # or what is asked next may still be answered by the old configuration
-""".replace("STAMP", f"'{STAMP}'")
+""".replace("STAMP", f"'{STAMP}'"),
+)
 
 # $1 link, $2 generations
-REMOVE = """
+REMOVE = Script(
+    "nginx/remove-generations",
+    """
 rm -rf -- "$2"
 rm -f -- "$1"
 rmdir --ignore-fail-on-non-empty -- "${1%/*}" || :
-"""
+""",
+)

@@ -5,13 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provision.command import READ_TIMEOUT, Command, Run
+from provision.command import Command, Script, look
 from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
 from provision.steps.nginx.build import ROOT
 
 # One line per listening socket, then where the programs of its processes are. $@ ports; all sockets for none.
-SCRIPT = """
+SCRIPT = Script(
+    "nginx/read-sockets",
+    """
 filter=''
 for port do filter="${filter:+$filter or }sport = :$port"; done
 found=$(ss -Hltnp "$filter") || exit
@@ -20,7 +22,8 @@ echo '# programs'
 for pid in $(printf '%s\\n' "$found" | grep -o 'pid=[0-9]*' | sort -u); do
   printf '%s %s\\n' "${pid#pid=}" "$(readlink -- "/proc/${pid#pid=}/exe" 2>/dev/null)"
 done
-"""
+""",
+)
 _PROCESS = re.compile(r'\("([^"]*)",pid=(\d+)')
 
 
@@ -66,8 +69,7 @@ class Listen(Step):
 
     def fact(self) -> Fact:
         """Reads who listens on the ports."""
-        stdin = ("set -u\n" + SCRIPT.strip("\n") + "\n").encode()
-        return Fact(Run(("sh", "-s", "--", *self.ports), stdin, READ_TIMEOUT, title="list listening sockets"), _state)
+        return Fact(look(SCRIPT, *self.ports, title="list listening sockets"), _state)
 
     def want(self, facts: HostFacts, have: State) -> State:
         """Nobody else. Refuses otherwise."""

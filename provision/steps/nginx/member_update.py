@@ -7,7 +7,7 @@ version is wanted: half a roll carries no other change into production.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from provision.command import Command, Run, run, sh
+from provision.command import Command, Run, Script, run, sh
 from provision.steps.base import RefusalError, State
 from provision.steps.facts import HostFacts
 from provision.steps.nginx import upstream
@@ -19,7 +19,9 @@ from provision.steps.system.file_scan import Content
 # $1 seconds at most; then ADDRESS:PORT of each. Prints how many connections nginx still has to them. Old workers close
 # their idle ones when they shut down. One that is still being made counts: a request goes over it in a moment, and is
 # not sent twice if it gets cut. An instance that does not answer any more ends no stream either.
-WAIT = r"""
+WAIT = Script(
+    "nginx/wait-idle",
+    r"""
 seconds=$1; shift
 uptime() { cut -d. -f1 /proc/uptime; }
 until=$(($(uptime) + seconds))
@@ -38,7 +40,8 @@ alive() {
 while count=$(open "$@") || exit 1; [ "$count" != 0 ] && [ "$(uptime)" -lt "$until" ]; do sleep 0.2; done
 [ "$count" = 0 ] || alive "$@" || { echo "dead $count"; exit 0; }
 echo "open $count"
-"""
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

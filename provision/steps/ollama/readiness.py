@@ -8,7 +8,7 @@ docs/facts.md#model-memory.
 import re
 from collections.abc import Sequence
 
-from provision.command import Answer, Run, sh
+from provision.command import Answer, Run, Script, sh
 from provision.steps.ollama.scripts import LOADING, PLACE, WHOLE
 from provision.steps.ollama.server_state import canonical
 
@@ -17,7 +17,8 @@ TIMEOUT = 1800  # seconds: it may have to load its model first
 # $1 container, $2 seconds, $3 model or empty, then models: the first of them that is there is tested in its place, or
 # another that is there where none of them is. A Docker that hangs would take all the time that a model may take to
 # load.
-SCRIPT = (
+SCRIPT = Script(
+    "ollama/readiness",
     """docker() { timeout -k 5 60 docker "$@"; }"""
     + PLACE
     + LOADING
@@ -63,7 +64,7 @@ if docker inspect --type container --format '{{json .Config.Env}}' "$name" | gre
 fi
 whole "$name" "$at"
 echo "at $at"
-"""
+""",
 )
 
 

@@ -6,6 +6,7 @@ POSIX sh under `set -eu`. They run on the host, because a client that goes away 
 `--noproxy '*'`.
 """
 
+from provision.command import Script
 from provision.steps.instance.scripts import READY
 from provision.steps.ollama.server_state import MARKS, MENDED
 
@@ -76,7 +77,8 @@ progress() { # file of frames: shows the newest whole one and counts the seconds
 # status (docs/facts.md#ollama-pull); what no other try can mend ends at once. The servers that run while a blob is
 # damaged are noted by the time of their start: each may take the model for useless until it restarts, also one that
 # shares the folder. A server that goes meanwhile is not noted.
-PULL = (
+PULL = Script(
+    "ollama/pull",
     PLACE
     + REASON
     + BLOBS
@@ -127,16 +129,17 @@ while :; do
 done
 mkdir -p "$marks"
 printf '%s\n' "$2" >"$marks/$7"
-"""
+""",
 )
 
-RESTART = (
+RESTART = Script(
+    "ollama/restart",
     PLACE
     + READY
     + r"""
 docker restart "$1" >/dev/null
 ready "$1" "$(at "$1")" 120
-"""
+""",
 )
 
 # $1 container, $2 model, $3 request, $4 request to unload it, $5 name of the mark, $6 its manifest below
@@ -144,7 +147,8 @@ ready "$1" "$(at "$1")" 120
 # A server that does not run is started for it, and stopped again. One that does not start, hangs or is ill keeps
 # nothing from being taken out of an inventory: its manifest goes then, and the blobs at its next start
 # (docs/facts.md#shared-models-folder).
-DELETE = (
+DELETE = Script(
+    "ollama/delete",
     PLACE
     + rf"""
 docker inspect --type container "$1" >/dev/null 2>&1 || exit 0
@@ -169,7 +173,7 @@ case $code in
 esac
 rm -f -- "$folder/{MARKS}/$5" "$folder/{MARKS}/$5{MENDED}"
 rmdir "$folder/{MARKS}" 2>/dev/null || :
-"""
+""",
 )
 
 # A model is loaded by an empty request, and only while the client waits (docs/facts.md#ollama-load). A model without
@@ -201,7 +205,8 @@ whole() { # container, address:port
 """
 
 # $1 container, $2 seconds; then three words for each model: its name and the two requests.
-LOAD = (
+LOAD = Script(
+    "ollama/load",
     PLACE
     + REASON
     + LOADING
@@ -220,12 +225,13 @@ while [ $# -ge 3 ]; do
   shift 3
 done
 whole "$name" "$at"
-"""
+""",
 )
 
 # $1 container; then a request for each model to unload. A server that found no card when it started looks for none
 # again until it is restarted.
-REFRESH = (
+REFRESH = Script(
+    "ollama/refresh",
     PLACE
     + r"""
 name=$1; shift
@@ -244,10 +250,11 @@ until curl --noproxy '*' -fsS -m 3 -o /dev/null "http://$at/api/version" 2>/dev/
   tries=$((tries + 1)); [ "$tries" -lt 200 ] || { echo "$name does not answer on $at" >&2; exit 1; }
   sleep 0.3
 done
-"""
+""",
 )
 
-UNLOAD = (
+UNLOAD = Script(
+    "ollama/unload",
     PLACE
     + REASON
     + r"""
@@ -255,5 +262,5 @@ at=$(at "$1"); shift
 for request do
   printf '%s' "$request" | curl --noproxy '*' -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate"
 done
-"""
+""",
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from provision.command import READ_TIMEOUT, Command, Run, run
+from provision.command import READ_TIMEOUT, Command, Script, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, State, Step, UnreadableError, differing
 from provision.steps.facts import HostFacts
 from provision.steps.wording import Vocabulary, Words
@@ -15,12 +15,15 @@ NOTE = "Managed by provision"
 ABSENT: Mapping[str, Any] = {"user": False, "group": False}
 
 # The local files, not getent: a directory service must neither be asked for all its users nor stand in for ours.
-SCRIPT = """
+SCRIPT = Script(
+    "account/read",
+    """
 [ -r /etc/passwd ] && [ -r /etc/group ] || { echo 'no /etc/passwd or /etc/group' >&2; exit 1; }
 sed -n 's/^provision-/passwd:provision-/p' /etc/passwd
 sed -n 's/^provision-/group:provision-/p' /etc/group
-"""
-READ = Run(("sh", "-s"), ("set -eu\n" + SCRIPT.strip("\n") + "\n").encode(), READ_TIMEOUT, title="list our users")
+""",
+)
+READ = sh(SCRIPT, title="list our users", timeout=READ_TIMEOUT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from provision.command import READ_TIMEOUT, Command, Run, sh
+from provision.command import READ_TIMEOUT, Command, Run, Script, sh
 from provision.steps.base import EVERY, Answer, Check, Fact, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.facts import HostFacts
 from provision.steps.system.debian_version import compare
@@ -20,7 +20,9 @@ JOB_TIMEOUT = 3600.0
 
 # $1 seconds to wait for a lock, $2 what may be removed, $3 an option for downgrades or nothing; then what to install.
 # Exit codes of its own: 75 locked, 77 something else would be removed.
-SCRIPT = r"""
+SCRIPT = Script(
+    "apt/install",
+    r"""
 umask 022
 limit=$1 removable=$2 downgrade=$3; shift 3
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 APT_LISTCHANGES_FRONTEND=none
@@ -100,7 +102,8 @@ if ! install "$@"; then
   simulate "$@" || { explain; exit 1; }
   install "$@" || { explain; exit 1; }
 fi
-"""
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

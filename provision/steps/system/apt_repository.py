@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from provision.command import Command, sh
+from provision.command import Command, Script, sh
 from provision.steps.apt_lines import AptLine
 from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.facts import HostFacts, live_facts
@@ -23,7 +23,9 @@ from provision.steps.wording import Vocabulary, Words
 KEYRINGS = "/etc/apt/keyrings/"
 
 # gpg with a home of its own: it would make one in /root otherwise.
-FETCH = r"""
+FETCH = Script(
+    "apt/fetch-key",
+    r"""
 umask 022
 new=$1.provision-new
 url=$(printf %s "$2" | sed "s/{distribution}/$(sed -n 's/^ID=//p' /etc/os-release | tr -cd a-z)/")
@@ -41,7 +43,8 @@ if [ "${found% }" != "$3" ]; then
 fi
 chmod 0644 -- "$new"
 mv -fT -- "$new" "$1"
-"""
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from provision.command import Command, Put, run, sh
+from provision.command import Command, Put, Script, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, text_diff
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.system import file_scan
@@ -14,7 +14,9 @@ from provision.steps.wording import Vocabulary, Words
 
 STORE = "/var/lib/provision/store"
 
-KEEP = f"""
+KEEP = Script(
+    "file/keep",
+    f"""
 umask 077
 [ -f "$1" ] || exit 0
 sum=$(sha256sum <"$1" | cut -c1-64)
@@ -23,22 +25,29 @@ mkdir -p {STORE}
 trap 'rm -f -- {STORE}/"$sum.new"' EXIT
 cp -- "$1" {STORE}/"$sum.new"
 mv -f -- {STORE}/"$sum.new" {STORE}/"$sum"
-"""
-RESTORE = f"""
+""",
+)
+RESTORE = Script(
+    "file/restore",
+    f"""
 [ -f {STORE}/"$2" ] || {{ echo "the bytes of $1 with sha256 $2 are not kept on this host" >&2; exit 1; }}
 trap 'rm -f -- "$1.provision-new"' EXIT
 install -m "$3" -o "${{4%%:*}}" -g "${{4#*:}}" -- {STORE}/"$2" "$1.provision-new"
 mv -fT -- "$1.provision-new" "$1"
-"""
-PARENT = '[ -d "$1" ] || install -d -m 0755 -- "$1"'
+""",
+)
+PARENT = Script("file/parent", '[ -d "$1" ] || install -d -m 0755 -- "$1"')
 # What is left empty of our own directories goes with the last file in them.
-REMOVE = """
+REMOVE = Script(
+    "file/remove",
+    """
 rm -f -- "$1"
 dir=$(dirname -- "$1")
 case $dir/ in
   /etc/provision/*|/opt/provision/*|/etc/systemd/system/*.d/) rmdir -p --ignore-fail-on-non-empty -- "$dir" || : ;;
 esac
-"""
+""",
+)
 
 
 FILE_WORDS: Vocabulary = {

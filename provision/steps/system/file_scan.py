@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
 
-from provision.command import READ_TIMEOUT, Answer, Run
+from provision.command import Answer, Run, Script, look
 from provision.steps.base import UnreadableError
 
 ROOTS = (
@@ -106,8 +106,8 @@ def command(*paths: str, depth: int | None = None) -> Run:
     else:
         parts = ["depth=", "set -- " + " ".join(ROOTS), f"({find}\n) || exit"]
         parts += ["depth='-maxdepth 0'", "set -- " + " ".join(FLAT), find]
-    text = "\n".join(["set -u", *parts, ""])
-    return Run(("sh", "-s", "--", *paths), text.encode(), READ_TIMEOUT, title=f"list {' '.join(paths) or 'our files'}")
+    script = Script("file/list" if paths else "file/list-ours", "\n".join(parts))
+    return look(script, *paths, title=f"list {' '.join(paths) or 'our files'}")
 
 
 def covering(*paths: str, depth: int | None = None) -> Run:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from provision.command import Command, sh
+from provision.command import Command, Script, sh
 from provision.steps.base import Answer, Check, Fact, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.system import file_scan
@@ -14,14 +14,17 @@ PUBLIC = ("/etc/provision", "/opt/provision")
 PRIVATE = ("/var/lib/provision", "/run/provision")
 
 # $1 the rights that chmod takes away; then folders, parents first, so that nobody can swap a child for a link.
-CLOSE = """
+CLOSE = Script(
+    "folders/close",
+    """
 mode=$1; shift
 for path do
   [ -d "$path" ] && [ ! -L "$path" ] || continue
   chown root:root -- "$path"
   chmod "$mode" -- "$path"
 done
-"""
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,19 +4,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from provision.command import Command, run, sh
+from provision.command import Command, Script, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.system import file_scan
 from provision.steps.system.file import file_state
 from provision.steps.wording import Vocabulary, Words
 
-SWAP = """
+SWAP = Script(
+    "link/swap",
+    """
 [ -e "$2" ] || { echo "$2, where $1 is to lead, does not exist" >&2; exit 1; }
 rm -f -- "$1.provision-new"
 ln -s -- "$2" "$1.provision-new"
 mv -fT -- "$1.provision-new" "$1"
-"""
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from provision.command import Command, run, sh
+from provision.command import Command, Script, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, State, Step
 from provision.steps.facts import OURS, HostFacts
 from provision.steps.system import file_scan
@@ -16,7 +16,7 @@ from provision.steps.wording import Vocabulary, Words
 
 FOLDER = "/usr/local/sbin"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
-LINK = '[ -d "${1%/*}" ] || install -d -m 0755 -- "${1%/*}"' + SWAP
+LINK = Script("link/program", '[ -d "${1%/*}" ] || install -d -m 0755 -- "${1%/*}"' + SWAP)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from provision.command import Command, Put, run, sh
+from provision.command import Command, Put, Script, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, PutBack, RefusalError, State, Step, differing
 from provision.steps.facts import HostFacts
 from provision.steps.system import unit_scan
@@ -16,7 +16,9 @@ from provision.steps.wording import Vocabulary, Words
 RELOAD = run("systemctl", "daemon-reload")
 # $1 unit, $2 path of its file or of a drop-in, $3 the new file, $4 folder of units. Before the new file is put in place
 # systemd reads it and nothing else: it is added to a service of our own, dependencies and programs may come later.
-PLACE = r"""
+PLACE = Script(
+    "systemd/place",
+    r"""
 work=$(mktemp -d)
 trap 'rm -rf -- "$work" "$3"' EXIT
 file=$work/${2#"$4/"}
@@ -32,11 +34,15 @@ if grep -E "^($file:|Unit $1 |$1: (.* Refusing|Command [^/].* is not executable)
   exit 1
 fi
 mv -fT -- "$3" "$2"
-"""
+""",
+)
 # Of what does not start systemctl says no more than where to look.
-START = """
+START = Script(
+    "systemd/start",
+    """
 systemctl start -- "$1" || { code=$?; systemctl status --no-pager --full --lines=15 -- "$1" >&2 || :; exit $code; }
-"""
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

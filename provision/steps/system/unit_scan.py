@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from provision.command import READ_TIMEOUT, Answer, Run
+from provision.command import Answer, Run, Script, look
 from provision.steps.base import UnreadableError
 from provision.steps.system import file_scan
 from provision.steps.system.file_scan import Found
@@ -20,7 +20,9 @@ PROPERTIES = (
     "ExecStart"
 )
 
-SCRIPT = f"""
+SCRIPT = Script(
+    "systemd/read-units",
+    f"""
 set -- {" ".join(SHOWN)} "$@"
 for path in {DIRECTORY}/provision-*; do
   case $path in *.d|*@.*|*'*') ;; *) set -- "$@" "${{path##*/}}" ;; esac
@@ -29,7 +31,8 @@ systemctl show --no-pager --property={PROPERTIES} -- "$@" || exit
 echo '# files'
 depth=
 set -- {DIRECTORY}/provision-* {DIRECTORY}/*.d/provision.conf
-"""
+""",
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ def command(name: str = "") -> Run:
         name: a unit that a step asks for.
     """
     usual = not name or name in SHOWN or name.startswith("provision-")
-    text = "set -u\n" + SCRIPT.strip("\n") + "\n" + file_scan.FIND.strip("\n") + "\n"
-    return Run(("sh", "-s", "--", *(() if usual else (name,))), text.encode(), READ_TIMEOUT, title="show systemd units")
+    script = Script(SCRIPT.name, SCRIPT + file_scan.FIND)
+    return look(script, *(() if usual else (name,)), title="show systemd units")
 
 
 def parse(answer: Answer) -> Seen:
