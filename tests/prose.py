@@ -43,8 +43,6 @@ WORDS, SENTENCE_WORDS = 60, 9  # a shorter text or sentence is not judged
 BOUNDS: dict[str, float] = {
     "pages": 7.0,
     "provision": 10.0,
-    "provision/actions": 12.0,
-    "provision/apply": 13.0,
     "provision/artifacts": 9.0,
     "provision/cli": 11.5,
     "provision/inventory": 10.5,

@@ -1,11 +1,12 @@
-"""What a command does, without a screen: functions of values, which the command line and other programs call.
+"""The commands without a screen: functions of values, for the command line and for programs.
 
     from provision import actions
 
     result = actions.deploy(actions.Request("inventory.yaml", limit=("gpu-01",)))
 
-Nothing here prints, asks or exits. What an operator is asked is handed in; what happens meanwhile is told to a listener
-(`provision.events`). `docs/library.md` is the introduction. Importing this imports nothing heavy.
+An action never prints, asks or exits. A question to the operator is a function handed in, and a listener
+(`provision.events`) hears the progress. `docs/library.md` is the introduction. Importing this package imports nothing
+heavy.
 """
 
 from provision.actions import lock as lock

@@ -1,4 +1,4 @@
-"""Ask every chosen host something, in a command that is no run."""
+"""Ask every selected host a question, in a command that is no run."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 def ask(request: Request, work: Callable[[Host, Session], T]) -> Answers[T]:
-    """Ask every host that a request chooses.
+    """Ask every host that a request selects.
 
     Args:
-        request: which hosts.
+        request: selects the hosts.
         work: asks one host; may raise HostError.
     """
     inventory = role_interface.load(request.inventory, request.overrides)

@@ -1,4 +1,4 @@
-"""Make hosts what the inventory says."""
+"""Bring hosts to the state in the inventory."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ def deploy(
     listen: Listener = ignore,
     tell: Callable[[DeployResult], None] = ignore,
 ) -> DeployResult:
-    """Make hosts what the inventory says. What is as declared is not touched.
+    """Bring hosts to the state in the inventory. A step that is as declared is not touched.
 
     Args:
-        request: what it is about.
-        pace: how carefully it goes.
+        request: selects hosts and roles.
+        pace: how carefully the run goes.
         resume: id of a killed run to go on with; empty for a new run.
-        confirm: is shown the plan and says whether to deploy it; then nothing else is changed. None deploys unasked.
-        listen: hears what happens; called from many threads.
-        tell: is given the result before the hooks that follow the run; Ctrl-C does not break it off.
+        confirm: gets the plan and returns whether to deploy; no other change is made then. None deploys without a
+            question.
+        listen: hears the progress; called from many threads.
+        tell: gets the result before the hooks that follow the run; Ctrl-C does not interrupt the call.
 
     Returns:
-        what came of it; the result of a run that did not begin has no `run_id`.
+        the result; `run_id` is empty if the run did not begin.
 
     Raises:
-        ProvisionError: nothing was done; what fails on a host is in the outcome of that host.
+        ProvisionError: nothing was done. A failure of a host is in the outcome of the host.
     """
     from provision.actions.resume import resumed
     from provision.actions.run_session import hosts_of, session_over_hosts

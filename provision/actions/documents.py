@@ -1,4 +1,4 @@
-"""What came of a run as plain values: the body of its JSON document, which its hooks get too."""
+"""The result of a run as plain values: the body of the JSON document, also given to the hooks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STDERR_LIMIT = 4000  # characters of evidence
 
 
 def deployed(outcomes: Sequence[Outcome], run_id: str) -> dict[str, Any]:
-    """The body of `deploy --json`.
+    """Return the body of `deploy --json`.
 
     Args:
         outcomes: of every host.
-        run_id: the run.
+        run_id: the id of the run.
     """
     hosts = [_host(outcome) for outcome in outcomes]
     results = [outcome.result for outcome in outcomes]
@@ -48,11 +48,11 @@ def _host(outcome: Outcome) -> dict[str, Any]:
 
 
 def drains(outcomes: Sequence[Drain], run_id: str) -> dict[str, Any]:
-    """The body of `drain --json` and `undrain --json`.
+    """Return the body of `drain --json` and `undrain --json`.
 
     Args:
         outcomes: of every balancer, and of every host whose instance failed its test.
-        run_id: the run.
+        run_id: the id of the run.
     """
     hosts = [
         {
@@ -67,7 +67,7 @@ def drains(outcomes: Sequence[Drain], run_id: str) -> dict[str, Any]:
 
 
 def drained(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
-    """The instances that operators keep out of the upstreams, each once."""
+    """Return the instances that operators have drained, each once."""
     records = {record.label: record for outcome in outcomes for record in outcome.drained}
     return [
         {"instance": record.label, "since": record.since, "by": record.by, "why": record.why}
@@ -76,15 +76,15 @@ def drained(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
 
 
 def counts(results: Sequence[str]) -> dict[str, int]:
-    """How many hosts came to which result."""
+    """Count the hosts of each result."""
     return {result: results.count(result) for result in RESULTS}
 
 
 def why(error: HostError | None) -> str:
-    """The first line of an error's message; empty without an error."""
+    """Return the first line of an error's message; empty without an error."""
     return (error.message.splitlines() or [""])[0][:1000] if error else ""
 
 
 def left(undos: Mapping[str, Undo]) -> list[dict[str, str]]:
-    """What a rollback leaves as it is, of every host."""
+    """Return the changes that a rollback leaves as they are, of every host."""
     return [{"host": host, "step": step.step, "why": step.why} for host, undo in undos.items() for step in undo.left]

@@ -1,4 +1,4 @@
-"""Take instances out of the balancers' upstreams by hand, and give them back."""
+"""Drain instances on the balancers by hand, and undrain them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from provision.actions.run_session import RunSession
     from provision.runs.journal import Kind
 
-NAMED = 20  # instances that are named; of more, only the number is said
+NAMED = 20  # instances shown by name; the rest is a number
 
 
 def drain(
@@ -37,22 +37,22 @@ def drain(
     """Have the balancers send nothing more to instances, and wait until their streams have ended.
 
     Args:
-        request: the inventory, the hosts that it is limited to, and how they are reached; its roles are not used.
+        request: the inventory, the limit on hosts, and how to connect; its roles are not used.
         instances: `PATTERN` or `PATTERN/INSTANCE`; `all` for every instance.
-        pace: of it a drain uses `lock_wait` alone.
-        why: shown to whoever looks; one line.
-        timeout: seconds to wait for streams; `ollama.drain_timeout` for None.
-        force: whether the last instances of a model are drained unasked.
-        confirm: is told in sentences which models nobody would serve any more, and says whether to go on.
-        listen: hears what happens.
-        tell: is given the result before the hooks that follow the run; Ctrl-C does not break it off.
+        pace: a drain uses `lock_wait` alone.
+        why: the reason shown to operators; one line.
+        timeout: seconds to wait for streams; None for `ollama.drain_timeout`.
+        force: whether to drain the last instances of a model without a question.
+        confirm: gets a sentence for each model that would have no instance left, and returns whether to go on.
+        listen: hears the progress.
+        tell: gets the result before the hooks that follow the run; Ctrl-C does not interrupt the call.
 
     Returns:
-        what came of it; the result of a drain that did not begin has no `run_id`.
+        the result; `run_id` is empty if the drain did not begin.
 
     Raises:
-        GuardError: nobody would serve a model any more, and nobody can be asked: nothing was done.
-        ProvisionError: nothing was done; what fails on a balancer is in its outcome.
+        GuardError: a model would have no instance left, and nobody can be asked: nothing was done.
+        ProvisionError: nothing was done. A failure of a balancer is in its outcome.
     """
     from provision.runs.lock import LONGEST_REASON
 
@@ -73,17 +73,17 @@ def undrain(
     listen: Listener = ignore,
     tell: Callable[[DrainResult], None] = ignore,
 ) -> DrainResult:
-    """Have instances prove that they can serve, and the balancers send to them again.
+    """Test instances, and have the balancers send to the healthy instances again.
 
     Args:
-        request: the inventory, the hosts that it is limited to, and how they are reached; its roles are not used.
+        request: the inventory, the limit on hosts, and how to connect; its roles are not used.
         instances: `PATTERN` or `PATTERN/INSTANCE`; `all` for every instance.
-        pace: of it an undrain uses `lock_wait` alone.
-        listen: hears what happens.
-        tell: is given the result before the hooks that follow the run; Ctrl-C does not break it off.
+        pace: an undrain uses `lock_wait` alone.
+        listen: hears the progress.
+        tell: gets the result before the hooks that follow the run; Ctrl-C does not interrupt the call.
 
     Raises:
-        ProvisionError: nothing was done; what fails on a host is in its outcome.
+        ProvisionError: nothing was done. A failure of a host is in its outcome.
     """
     session, draining = _prepared("undrain", request, instances, pace, listen)
     return _run(session, draining, draining.undrain, tell)
@@ -112,10 +112,10 @@ def _run(
 
 
 def _agreed(draining: Draining, confirm: Callable[[Sequence[str]], bool] | None) -> bool:
-    """Whether instances may be drained: nobody's last ones, or an operator agrees.
+    """Whether instances may be drained: every model keeps an instance, or the operator agrees.
 
     Raises:
-        GuardError: somebody's last ones, and nobody can be asked.
+        GuardError: a model would have no instance left, and nobody can be asked.
     """
     agreed = False
     try:
@@ -131,10 +131,10 @@ def _agreed(draining: Draining, confirm: Callable[[Sequence[str]], bool] | None)
 
 
 def _losses(last: Mapping[str, Sequence[str]]) -> list[str]:
-    """A sentence for each model that nobody would serve any more.
+    """Return a sentence for each model that would have no instance left.
 
     Args:
-        last: model -> the last instances that serve it.
+        last: model -> the last instances of the model.
     """
     sentences = []
     for model, labels in last.items():

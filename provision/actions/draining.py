@@ -1,4 +1,4 @@
-"""Taking instances out by hand, until they are given back: recorded on the balancers, not on the instance's host."""
+"""Drains instances by hand. A drain is recorded on the balancers, not on the host of the instance."""
 
 import contextlib
 import datetime as dt
@@ -25,13 +25,13 @@ HINT = "deploy first: an instance that is in no upstream gets no requests anyway
 
 @dataclass
 class Drain:
-    """What became of one host: a balancer that was told, or one whose instances were to prove themselves.
+    """The outcome of one host: of a balancer that was told, or of a gpu host whose instances were tested.
 
     Args:
-        host: its name.
-        labels: the instances that it was about.
-        changed: whether anything was to be changed.
-        error: what failed, or None.
+        host: the name of the host.
+        labels: the instances.
+        changed: whether any mark changed.
+        error: the failure, or None.
     """
 
     host: str
@@ -46,19 +46,19 @@ class Drain:
 
 
 class Draining:
-    """Drains instances, or gives them back.
+    """Drains or undrains instances.
 
     Args:
-        context: the inventory, the run's id and who is told.
-        become_password: sudo's password (`-K`), or None for the inventory's.
+        context: of the run.
+        become_password: sudo's password (`-K`), or None for the password in the inventory.
         words: `PATTERN` or `PATTERN/INSTANCE`, see `instances.chosen`.
-        limit: patterns of the only hosts whose instances are meant; none for all hosts.
+        limit: patterns of hosts; empty for all hosts.
 
     Raises:
-        UsageError: a word means no instance.
+        UsageError: no instance matches a word.
     """
 
-    guarded = ""  # no guard stops a drain that has begun
+    guarded = ""  # no guard stops a drain after its begin
     guard_exit = GuardError.exit_code
 
     def __init__(
@@ -68,47 +68,48 @@ class Draining:
         self.chosen = chosen(context.inventory, limit, words)
         self.interrupted = False
         """Whether the operator stopped it."""
-        self._ending = False  # nothing is left to do but to give locks back
-        self.hide = Mask([one for host in context.inventory.hosts for one in host.secrets()])
-        """Masks what is secret on any host."""
+        self._ending = False  # all work is done, only locks are to be given back
+        self.hide = Mask([secret for host in context.inventory.hosts for secret in host.secrets()])
+        """Masks the secrets of every host."""
         self._password = become_password
         self._roll = Roll.of(context, become_password)
-        self._tests: list[Session] = []  # connections over which instances are tested
+        self._tests: list[Session] = []  # connections for tests of instances
 
     def labels(self) -> list[str]:
-        """The chosen instances, as `HOST/INSTANCE`."""
+        """Return the selected instances, as `HOST/INSTANCE`."""
         return [label(host.name, name) for host, names in self.chosen for name in names]
 
     def hosts(self) -> list[str]:
-        """Names of the hosts of the chosen instances, and of the balancers that send to them."""
+        """Return the names of the hosts of the selected instances, and of their balancers."""
         names = [*(host.name for host, _ in self.chosen), *(pool.host.name for pool in self._pools())]
         return list(dict.fromkeys(names))
 
     def last(self) -> dict[str, tuple[str, ...]]:
-        """The models that nobody would serve any more after a drain, each with the instances that serve it now.
+        """Return the models that would have no instance left after a drain, each with its serving instances.
 
-        What is `down` or drained serves nobody. A balancer that cannot be asked is passed over: `drain` tells that.
+        A member that is `down` or drained does not serve. An unreadable balancer is skipped here; `drain` reports the
+        error.
         """
         replicas, chosen = Replicas(self.context.inventory), set(self.labels())
-        own = (replicas.models(host, [label(host.name, one) for one in names]) for host, names in self.chosen)
-        models = {model for found in own for some in found.values() for model in some}
-        found: dict[str, set[str]] = {}
+        own = (replicas.models(host, [label(host.name, name) for name in names]) for host, names in self.chosen)
+        models = {model for by_label in own for names in by_label.values() for model in names}
+        last: dict[str, set[str]] = {}
         for pool in self._pools():
             with contextlib.suppress(HostError):
                 members = pool.members()
-                up = {name for name, one in members.items() if not one.down}
+                up = {name for name, member in members.items() if not member.down}
                 for model in models:
                     serving = replicas.serving(model, members) & up
                     if serving and serving <= chosen:
-                        found.setdefault(model, set()).update(serving)
-        return {model: tuple(sorted(found[model])) for model in sorted(found)}
+                        last.setdefault(model, set()).update(serving)
+        return {model: tuple(sorted(last[model])) for model in sorted(last)}
 
     def drain(self, why: str, timeout: float | None) -> list[Drain]:
-        """Mark them on every balancer that sends to them, and wait for their streams to end.
+        """Drain the instances on every balancer that sends to them, and wait for their streams to end.
 
         Args:
-            why: shown to whoever looks; one line.
-            timeout: seconds to wait; `ollama.drain_timeout` for None.
+            why: the reason shown to operators; one line.
+            timeout: seconds to wait; None for `ollama.drain_timeout`.
         """
         now = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
         records = [Drained(name, now, lock.who(), self.hide(why)) for name in self.labels()]
@@ -118,11 +119,11 @@ class Draining:
         return self._done(lambda: self._drain(records, deadline))
 
     def undrain(self) -> list[Drain]:
-        """Have each instance prove itself, and give back those that do."""
+        """Test each instance, and undrain the healthy instances."""
         return self._done(self._undrain)
 
     def interrupt(self, *, now: bool) -> None:
-        """Stop after the mark that is being made, or at once by cutting the connections. What is only read is cut."""
+        """Stop after the present mark, or cut the connections now. Connections without a lock are cut in both cases."""
         self.context.stop.set()
         self.interrupted = self.interrupted or now or not self._ending
         if now:
@@ -132,16 +133,16 @@ class Draining:
             session.close()
 
     def under_way(self) -> list[str]:
-        """Names of the balancers that may hold this run's lock."""
+        """Return the names of the balancers that may hold this run's lock."""
         return [pool.host.name for pool in self._pools() if pool.locked]
 
     def close(self) -> None:
-        """Close every connection, where nothing is drained after all."""
+        """Close every connection, if nothing is drained after all."""
         if not self._ending:
             self._roll.pools.finish()
 
     def _done(self, work: Callable[[], list[Drain]]) -> list[Drain]:
-        """Do it, and give the balancers' locks back."""
+        """Do the work, and give the locks of the balancers back."""
         try:
             return work()
         finally:
@@ -150,29 +151,29 @@ class Draining:
             self.context.keeper.stop()
 
     def _drain(self, records: Sequence[Drained], deadline: float) -> list[Drain]:
-        found = [self._marked(pool, records) for pool in self._pools()]
-        for pool, (outcome, addresses) in zip(self._pools(), found, strict=True):
+        marked = [self._marked(pool, records) for pool in self._pools()]
+        for pool, (outcome, addresses) in zip(self._pools(), marked, strict=True):
             if outcome.error is None:
                 self._await(pool, outcome, addresses, deadline)
-        return [outcome for outcome, _ in found]
+        return [outcome for outcome, _ in marked]
 
     def _undrain(self) -> list[Drain]:
-        tested = [one for host, names in self.chosen for one in self._tested(host, names)]
-        good = {name for one in tested if one.error is None for name in one.labels}
+        tested = [drain for host, names in self.chosen for drain in self._tested(host, names)]
+        good = {name for drain in tested if drain.error is None for name in drain.labels}
         back = [self._given_back(pool, good) for pool in self._pools()] if good else []
-        return [*(one for one in tested if one.error), *back]
+        return [*(drain for drain in tested if drain.error), *back]
 
     def _pools(self) -> list[BalancerPool]:
-        found = {one.host.name: one for host, _ in self.chosen for one in self._roll.pools.of(host)}
-        return [found[name] for name in sorted(found)]
+        pools = {pool.host.name: pool for host, _ in self.chosen for pool in self._roll.pools.of(host)}
+        return [pools[name] for name in sorted(pools)]
 
     def _marked(self, pool: BalancerPool, records: Iterable[Drained]) -> tuple[Drain, list[str]]:
-        """Mark them on one balancer; and where it reaches them."""
-        outcome = Drain(pool.host.name, tuple(one.label for one in records))
+        """Drain the instances on one balancer, and return the address of each."""
+        outcome = Drain(pool.host.name, tuple(record.label for record in records))
         try:
             self._stop_before("it was told")
-            members = pool.members()  # not the look before a question: a deploy may have moved them since
-            here = {one.label: one for one in records if one.label in members}
+            members = pool.members()  # read again: a deploy may have moved instances since the question
+            here = {record.label: record for record in records if record.label in members}
             outcome.labels = tuple(here)
             if not here:
                 raise HostError(f"{pool.host.name}: none of these is in its upstream", HINT)
@@ -183,7 +184,7 @@ class Draining:
         return outcome, [members[name].at for name in here]
 
     def _await(self, pool: BalancerPool, outcome: Drain, addresses: Sequence[str], deadline: float) -> None:
-        """Wait until none of their streams is left on one balancer."""
+        """Wait until a balancer has no stream of the instances left."""
         ended = "their streams had ended; nothing new is sent to them"
 
         def waiting(count: int) -> None:

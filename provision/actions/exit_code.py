@@ -1,4 +1,4 @@
-"""The exit code of an action, by what became of its hosts (`provision --help` lists the codes)."""
+"""The exit code of an action, by the outcome of its hosts (`provision --help` lists the codes)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from provision.errors import HostError
 
 INTERRUPTED = 130
-# Where several apply, the first of these counts.
+# If several apply, the first counts.
 EXIT_BY_RESULT = (("stopped", INTERRUPTED), ("failed", 3), ("locked", 6), ("unreachable", 4))
-ERRORS = (1, 3, 6, 4)  # likewise, of errors
+ERRORS = (1, 3, 6, 4)  # exit codes of errors; the first counts
 
 
 class HostOutcome(Protocol):
-    """What became of one host."""
+    """The outcome of one host."""
 
     host: str
     error: HostError | None
@@ -28,33 +28,33 @@ class HostOutcome(Protocol):
 
 
 class Ended(Protocol):
-    """A run that has come to its end."""
+    """A run after its end."""
 
     interrupted: bool
-    """Whether the operator stopped it."""
+    """Whether the operator stopped the run."""
     guard_exit: int
-    """The exit code where it stopped itself."""
+    """The exit code of a run that stopped itself."""
 
     @property
     def guarded(self) -> str:
-        """Why it stopped itself; empty if it did not."""
+        """Why the run stopped itself; empty if it did not."""
         ...
 
 
 def of_run(run: Ended, outcomes: Sequence[HostOutcome]) -> int:
-    """The exit code of a run that changed hosts: an operator's stop counts most, then a bug, then a guard's stop."""
+    """Return the exit code of a run that changed hosts: first an operator's stop, then a bug, then a guard's stop."""
     if run.interrupted:
         return INTERRUPTED
     return 1 if _has_bug(outcomes) else run.guard_exit if run.guarded else of_outcomes(outcomes)
 
 
 def of_plan(run: Ended, outcomes: Sequence[HostOutcome]) -> int:
-    """The exit code of a run that changed nothing."""
+    """Return the exit code of a run that changed nothing."""
     return INTERRUPTED if run.interrupted else of_outcomes(outcomes)
 
 
 def of_outcomes(outcomes: Sequence[HostOutcome]) -> int:
-    """The exit code for hosts that came to these outcomes."""
+    """Return the exit code for the outcomes of hosts."""
     results = {outcome.result for outcome in outcomes}
     if "stopped" not in results and _has_bug(outcomes):
         return 1
@@ -62,7 +62,7 @@ def of_outcomes(outcomes: Sequence[HostOutcome]) -> int:
 
 
 def of_errors(errors: Iterable[HostError]) -> int:
-    """The exit code for hosts that were only asked something."""
+    """Return the exit code for the errors of hosts that were only asked a question."""
     codes = {error.exit_code for error in errors}
     return next((code for code in ERRORS if code in codes), 0)
 

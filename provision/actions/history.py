@@ -1,4 +1,4 @@
-"""What runs did, as the hosts themselves remember it."""
+"""The past runs, by the journals of the hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class History(Answers["list[Entry]"]):
     """The runs of every host.
 
     Args:
-        died: the last run that this machine began on this inventory, if it died.
+        died: the last run on this inventory begun by this machine, if the run died.
     """
 
     died: Log | None
@@ -32,11 +32,11 @@ class History(Answers["list[Entry]"]):
 
 @dataclass(frozen=True)
 class RunStory(Answers["Story | None"]):
-    """What one run did on every host; None on a host that does not know the run.
+    """The changes of one run on every host; None for a host without a journal of the run.
 
     Args:
         run: id of the run.
-        died: the log that this machine has of the run, if the run died.
+        died: this machine's log of the run, if the run died.
     """
 
     run: str
@@ -44,11 +44,11 @@ class RunStory(Answers["Story | None"]):
 
 
 def history(request: Request, number: int = 20) -> History:
-    """The runs that changed hosts.
+    """Return the runs that changed hosts.
 
     Args:
-        request: which hosts are asked.
-        number: how many runs each host is asked for.
+        request: selects the hosts.
+        number: the number of runs to read from each host.
     """
     from provision.actions.asking import ask
     from provision.inventory import Mask
@@ -70,18 +70,18 @@ def history(request: Request, number: int = 20) -> History:
 
 
 def _shown(entry: Entry, holder: Holder | None, hide: Mask) -> Entry:
-    """The run without secrets. A run that has not ended and still holds the lock may be at work, unless it is known to
-    be over."""
+    """Mask the secrets of a run. A run without an end that still holds the lock counts as running, unless the run is
+    known to be over."""
     running = entry.result == "unfinished" and holder is not None and holder.run == entry.run and not holder.is_over
     return dataclasses.replace(entry, why=hide(entry.why), result="running" if running else entry.result)
 
 
 def show(request: Request, run: str = "") -> RunStory:
-    """What a run did on each host: its steps, why, what they changed, and what came of it.
+    """Return the steps of a run on each host: reason, change, result.
 
     Args:
-        request: which hosts are asked.
-        run: id of the run; empty for the last one that a host knows.
+        request: selects the hosts.
+        run: id of the run; empty for the last run that a host knows.
 
     Raises:
         UsageError: this is no run's id, or all hosts answered and none knows the run.

@@ -1,4 +1,4 @@
-"""Who has which host: show, take and give back the locks of hosts."""
+"""Show, take and release the locks of hosts."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Locks(Answers["Holder | None"]):
-    """Who has, or had, every host; None for nobody.
+    """The holder of every host's lock, present or former; None for a host without a lock.
 
     Args:
-        over: the log of a run of this machine that is over, by its id.
+        over: id of a run -> this machine's log of the run, if the run is over.
     """
 
     over: Callable[[str], Log | None]
 
 
 def status(request: Request) -> Locks:
-    """Who has which host, since when, and why.
+    """Return who locks which host, since when, and why.
 
     Args:
-        request: which hosts are asked.
+        request: selects the hosts.
     """
     from provision.runs import lock
 
@@ -43,14 +43,14 @@ def status(request: Request) -> Locks:
 
 
 def acquire(request: Request, why: str) -> Locks:
-    """Keep everybody off the hosts until the locks are released. No deploy changes the hosts until then.
+    """Lock hosts by hand. No run changes the hosts until `release`.
 
     Args:
-        request: which hosts.
-        why: shown to whoever is kept off; one line.
+        request: selects the hosts.
+        why: the reason shown to operators; one line.
 
     Raises:
-        UsageError: the reason is none.
+        UsageError: the reason is empty, too long, or more than one line.
     """
     from provision.runs import lock
 
@@ -65,14 +65,14 @@ def acquire(request: Request, why: str) -> Locks:
 
 
 def release(request: Request, *, force: bool = False) -> Locks:
-    """Take away locks by hand, and those of dead runs: their process is gone from this machine, or they are silent.
+    """Release locks by hand, and locks of dead runs: the process is gone from this machine, or the run is silent.
 
     Args:
-        request: which hosts.
-        force: whether also the lock of a run that may still be at work is taken away.
+        request: selects the hosts.
+        force: whether to release the lock of a run that may still be at work too.
 
     Returns:
-        of every host who had it.
+        the former holder of every host's lock.
     """
     from provision.runs.lease import take_away
     from provision.runs.log import is_over

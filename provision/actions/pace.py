@@ -1,4 +1,4 @@
-"""How carefully a run goes through its hosts: in words, as a caller says it, and counted."""
+"""How carefully a run goes through its hosts: in the words of the caller, and in numbers of hosts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Pace:
     """How carefully a run goes through its hosts.
 
     Args:
-        serial: hosts at a time, as a number or a share of all hosts (`25%`); empty for as many as there are forks.
-        canary: whether one gpu host goes first and alone.
-        max_fail: how many hosts may fail, as a number or a share; one more stops the run. Empty for any number.
-        lock_wait: seconds to wait for a host that somebody else has locked.
+        serial: hosts in a batch, as a number or a percentage of all hosts (`25%`); empty for a single batch.
+        canary: whether a single gpu host goes first.
+        max_fail: how many hosts may fail before the run stops, as a number or a percentage; empty for no limit.
+        lock_wait: seconds to wait for a host that another run or an operator has locked.
 
     Raises:
         UsageError: the wait is negative, or longer than a day.
@@ -37,10 +37,10 @@ class Pace:
             raise UsageError(f"lock_wait must be between 0 and {LONGEST_WAIT:.0f} seconds")
 
     def counted(self, hosts: int) -> outcome.Pace:
-        """The same in numbers of hosts.
+        """Return the pace in numbers of hosts.
 
         Args:
-            hosts: how many there are.
+            hosts: the number of hosts.
 
         Raises:
             UsageError: `serial` or `max_fail` is no number of hosts.

@@ -1,4 +1,4 @@
-"""What a deploy would change: every host is read and compared with the inventory. Changes nothing."""
+"""Plan a deploy: read every host and compare with the inventory. Changes nothing."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from provision.events import Listener, ignore
 
 
 def plan(request: Request, *, resume: str = "", listen: Listener = ignore) -> Plan:
-    """Say what a deploy would change.
+    """Plan a deploy.
 
     Args:
-        request: what it would be about.
-        resume: id of a killed run that the deploy would go on with; empty for none.
-        listen: hears what happens; called from many threads.
+        request: selects hosts and roles.
+        resume: id of a killed run that the deploy would go on with; empty for a new run.
+        listen: hears the progress; called from many threads.
 
     Raises:
-        ProvisionError: nothing could be planned for; what fails on a host is in the outcome of that host.
+        ProvisionError: no host could be planned. A failure of a host is in the outcome of the host.
     """
     if resume:
         from provision.actions.resume import resumed
@@ -27,12 +27,12 @@ def plan(request: Request, *, resume: str = "", listen: Listener = ignore) -> Pl
 
 
 def planned(request: Request, resume: str, listen: Listener) -> Plan:
-    """The plan for a request that already says what a run that goes on was about.
+    """Plan for a request that already has the hosts and roles of a resumed run.
 
     Args:
-        request: what the deploy would be about.
-        resume: id of the run that goes on; empty for a new one.
-        listen: hears what happens.
+        request: selects hosts and roles.
+        resume: id of the resumed run; empty for a new run.
+        listen: hears the progress.
     """
     from provision.actions import exit_code
     from provision.actions.run_session import hosts_of, session_over_hosts

@@ -1,4 +1,4 @@
-"""What a caller asks for: the hosts and roles that an action is about."""
+"""The request of a caller: the hosts and roles of an action."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{4}"
 
 @dataclass(frozen=True)
 class Request:
-    """What an action is about.
+    """The hosts and roles of an action.
 
     Args:
         inventory: path of the inventory file.
-        limit: Ansible patterns that choose hosts, such as `gpu` or `!gpu-03`; none for all hosts.
-        extra_vars: settings that win over the inventory's: `role.key=value` or `@FILE`.
-        tags: names of the only roles that are looked at; none for all roles.
-        skip_tags: names of roles that are left out.
+        limit: Ansible patterns that select hosts, such as `gpu` or `!gpu-03`; empty for all hosts.
+        extra_vars: settings that win over the inventory: `role.key=value` or `@FILE`.
+        tags: names of the roles to run; empty for all roles.
+        skip_tags: names of roles to leave out.
         forks: hosts at the same time.
-        become_password: sudo's password, or None for the inventory's.
-        user: name to log in as; empty for the inventory's.
-        private_key: path of the key to log in with; empty for the inventory's.
+        become_password: sudo's password, or None for the password in the inventory.
+        user: login name; empty for the user in the inventory.
+        private_key: path of the key for the login; empty for the key in the inventory.
 
     Raises:
-        UsageError: a string stands where a tuple is wanted, or there are no forks.
+        UsageError: a string in place of a tuple, or no forks.
     """
 
     inventory: str
@@ -50,16 +50,16 @@ class Request:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """All settings that win over the inventory's: `extra_vars`, then the user and the key."""
+        """All settings that win over the inventory: `extra_vars`, then the user and the key."""
         own = (("ansible_user", self.user), ("ansible_ssh_private_key_file", self.private_key))
         return (*self.extra_vars, *(f"{name}={json.dumps(value)}" for name, value in own if value))
 
 
 def run_id_of(text: str) -> str:
-    """A run's id, as somebody typed it.
+    """Check a run id that an operator typed.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is no run id.
     """
     if not re.fullmatch(RUN_ID, text):
         raise UsageError(f"{text[:60]!r} is no run", "`provision history` lists them")

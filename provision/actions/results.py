@@ -1,4 +1,4 @@
-"""What actions return."""
+"""The results of actions."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from provision.runs.rollback_plan import Undo
     from provision.verify.checks import HostResult
 
-O = TypeVar("O", bound=HostOutcome)  # noqa: E741 - what became of a host
+O = TypeVar("O", bound=HostOutcome)  # noqa: E741 - the outcome of a host
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would change.
+    """The changes that a run would make.
 
     Args:
-        inventory: that was planned for.
+        inventory: the inventory of the plan.
         outcomes: of every host, with its changes or its error.
-        exit_code: 0 if every host could be planned for.
-        remarks: warnings beside those of the inventory, such as clocks that are wrong.
+        exit_code: 0 if every host could be planned.
+        remarks: warnings beside those of the inventory, such as wrong clocks.
     """
 
     inventory: Inventory
@@ -49,33 +49,33 @@ class Plan:
 
     @property
     def changes(self) -> bool:
-        """Whether something would change."""
+        """Whether any host would change."""
         return any(outcome.plan.changes for outcome in self.outcomes)
 
     @property
     def drift_exit_code(self) -> int:
-        """The exit code, or 5 where that is 0 and something would change."""
+        """The exit code; 5 in place of 0 if any host would change."""
         return self.exit_code or (5 if self.changes else 0)
 
     @property
     def by_host(self) -> Mapping[str, HostPlan]:
-        """Host -> what would change there; nothing where that is not known."""
+        """Host -> its plan; empty for a host that could not be planned."""
         return {outcome.host: outcome.plan for outcome in self.outcomes}
 
     @property
     def is_none(self) -> bool:
-        """Whether there is nothing to agree to: the operator broke it off, or no host could be planned for."""
+        """Whether the operator has nothing to agree to: the plan was interrupted, or no host could be planned."""
         unknown = all(outcome.error and not outcome.plan.refused for outcome in self.outcomes)
         return self.exit_code == INTERRUPTED or unknown
 
 
 @dataclass(frozen=True)
 class RollbackPlan(Plan):
-    """What a rollback would put back.
+    """The changes that a rollback would make.
 
     Args:
-        of: id of the run that would be undone.
-        undos: host -> what would be put back there, and what would stay.
+        of: id of the run to undo.
+        undos: host -> the steps to restore and the steps to leave.
     """
 
     of: str = ""
@@ -84,15 +84,15 @@ class RollbackPlan(Plan):
 
 @dataclass(frozen=True)
 class RunResult(ABC, Generic[O]):
-    """What came of a run that may have changed hosts.
+    """The result of a run that may have changed hosts.
 
     Args:
-        run_id: the run's id; empty if it did not begin, because its plan was not agreed to.
-        command: what was called, such as `deploy` or `drain gpu-01`.
-        request: what it was about.
-        pace: how carefully it went.
+        run_id: the id of the run; empty if nobody agreed to the plan, so that the run did not begin.
+        command: the command, such as `deploy` or `drain gpu-01`.
+        request: the hosts and roles.
+        pace: how carefully the run went.
         inventory: all hosts.
-        outcomes: of every host; those of the plan if the run did not begin.
+        outcomes: of every host; the outcomes of the plan if the run did not begin.
         exit_code: 0 if all is well.
     """
 
@@ -111,17 +111,17 @@ class RunResult(ABC, Generic[O]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the operator should know beside what came of the hosts."""
+        """Warnings for the operator beside the outcomes of hosts."""
         return self.inventory.warnings
 
     @abstractmethod
     def document(self) -> dict[str, Any]:
-        """The body of the command's JSON document."""
+        """Return the body of the command's JSON document."""
 
 
 @dataclass(frozen=True)
 class DeployResult(RunResult["Outcome"]):
-    """What came of a deploy."""
+    """The result of a deploy."""
 
     @property
     def clocks(self) -> list[str]:
@@ -134,44 +134,44 @@ class DeployResult(RunResult["Outcome"]):
         return (*self.inventory.warnings, *self.clocks)
 
     def document(self) -> dict[str, Any]:
-        """The body of `deploy --json`."""
+        """Return the body of `deploy --json`."""
         return documents.deployed(self.outcomes, self.run_id)
 
 
 @dataclass(frozen=True)
 class RollbackResult(RunResult["Outcome"]):
-    """What came of a rollback.
+    """The result of a rollback.
 
     Args:
         of: id of the run that was undone.
-        undos: host -> what was put back there, and what stays.
+        undos: host -> the steps restored and the steps left.
     """
 
     of: str
     undos: Mapping[str, Undo]
 
     def document(self) -> dict[str, Any]:
-        """The body of `rollback --json`."""
+        """Return the body of `rollback --json`."""
         left = documents.left(self.undos)
         return {"of": self.of, "left": left, **documents.deployed(self.outcomes, self.run_id)}
 
 
 @dataclass(frozen=True)
 class DrainResult(RunResult["Drain"]):
-    """What came of a drain or an undrain."""
+    """The result of a drain or an undrain."""
 
     def document(self) -> dict[str, Any]:
-        """The body of `drain --json` and `undrain --json`."""
+        """Return the body of `drain --json` and `undrain --json`."""
         return documents.drains(self.outcomes, self.run_id)
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What came of a verification.
+    """The result of a verification.
 
     Args:
         inventory: all hosts.
-        hosts: of every host its checks or its error.
+        hosts: the checks or the error of every host.
         exit_code: 0 if everything is proved.
     """
 
@@ -182,12 +182,12 @@ class VerifyResult:
 
 @dataclass(frozen=True)
 class Answers(Generic[T]):
-    """What hosts said that were only asked something.
+    """The answers of hosts to a question.
 
     Args:
         inventory: all hosts.
-        hosts: every host that was asked with what it said, or why it did not.
-        exit_code: 0 if all of them answered.
+        hosts: every host, with its answer or its error.
+        exit_code: 0 if all hosts answered.
     """
 
     inventory: Inventory
@@ -196,5 +196,5 @@ class Answers(Generic[T]):
 
 
 def clocks(outcomes: Sequence[Outcome]) -> list[str]:
-    """A warning for each host whose clock and this machine's differ."""
+    """Return a warning for each host whose clock and this machine's differ."""
     return [outcome.clock for outcome in outcomes if outcome.clock]

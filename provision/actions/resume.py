@@ -1,4 +1,4 @@
-"""Going on with a run that did not come to its end."""
+"""Go on with a run that did not come to its end."""
 
 import dataclasses
 
@@ -15,11 +15,11 @@ from provision.ssh.session import Session
 
 
 def resumed(request: Request, pace: Pace, run: str) -> tuple[Request, Pace]:
-    """What a run is about that goes on: from this machine's log, else what is asked for now.
+    """Return the request and pace of a resumed run, from this machine's log; without a log, as requested now.
 
     Args:
-        request: what is asked for now.
-        pace: how carefully to go; where it says nothing, as carefully as the run went.
+        request: the request of the new call.
+        pace: how carefully to go. Empty parts are as in the resumed run.
         run: id of the run.
 
     Raises:
@@ -61,10 +61,10 @@ def _pace_of(pace: Pace, log: Log) -> Pace:
 
 
 def _known_to_hosts(request: Request, run: str) -> None:
-    """Make sure that at least one of the chosen hosts knows a run of which this machine has no log.
+    """Make sure that a selected host knows a run without a log on this machine.
 
     Raises:
-        UsageError: none does, or it is no deploy.
+        UsageError: no host knows the run, or the run is no deploy.
         LockedError: the run still holds a host's lock.
     """
 

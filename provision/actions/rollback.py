@@ -1,4 +1,4 @@
-"""Put back what a run changed."""
+"""Undo the changes of a run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from provision.events import Listener, ignore
 
 
 def plan_rollback(request: Request, run: str = "", *, listen: Listener = ignore) -> RollbackPlan:
-    """Say what a rollback would put back. Changes nothing.
+    """Plan a rollback. Changes nothing.
 
     Args:
-        request: the hosts and roles that it would be about.
-        run: id of the run to undo; empty for the last one that changed something.
-        listen: hears what happens; called from many threads.
+        request: selects hosts and roles.
+        run: id of the run to undo; empty for the last run with changes.
+        listen: hears the progress; called from many threads.
 
     Raises:
-        ProvisionError: it is not known what is to be put back.
+        ProvisionError: the steps to restore are unknown.
     """
     from provision.actions.undoing import planned, undoing_of
 
@@ -38,21 +38,21 @@ def rollback(
     listen: Listener = ignore,
     tell: Callable[[RollbackResult], None] = ignore,
 ) -> RollbackResult:
-    """Put back what a run changed.
+    """Undo the changes of a run.
 
     Args:
-        request: the hosts and roles that it is about.
-        run: id of the run to undo; empty for the last one that changed something.
-        pace: how carefully it goes; of it a rollback uses `lock_wait` alone.
-        confirm: is shown the plan and says whether to put it back; then nothing else is changed. None asks nobody.
-        listen: hears what happens; called from many threads.
-        tell: is given the result before the hooks that follow the run; Ctrl-C does not break it off.
+        request: selects hosts and roles.
+        run: id of the run to undo; empty for the last run with changes.
+        pace: a rollback uses `lock_wait` alone.
+        confirm: gets the plan and returns whether to go on; no other change is made then. None asks nobody.
+        listen: hears the progress; called from many threads.
+        tell: gets the result before the hooks that follow the run; Ctrl-C does not interrupt the call.
 
     Returns:
-        what came of it; the result of a rollback that did not begin has no `run_id`.
+        the result; `run_id` is empty if the rollback did not begin.
 
     Raises:
-        ProvisionError: nothing was done; what fails on a host is in the outcome of that host.
+        ProvisionError: nothing was done. A failure of a host is in the outcome of the host.
     """
     from provision.actions.run_session import hosts_of
     from provision.actions.undoing import planned, session_over_undoing, undoing_of

@@ -1,6 +1,6 @@
-"""One run of a command from its beginning to its end: id, log on this machine, hooks, Ctrl-C and exit code.
+"""One run of a command from begin to end: id, log on this machine, hooks, Ctrl-C and exit code.
 
-Deploys, rollbacks, drains and their ends all run in a `RunSession`; a plan uses the part of it that changes nothing.
+Deploy, rollback, drain and undrain run in a `RunSession`. A plan uses only `RunSession.look`, which changes nothing.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ from provision.runs.interrupt import at_ctrl_c
 from provision.runs.journal import Kind
 from provision.runs.log import Log, Logs
 
-O = TypeVar("O", bound=HostOutcome)  # noqa: E741 - what became of a host
+O = TypeVar("O", bound=HostOutcome)  # noqa: E741 - the outcome of a host
 R = TypeVar("R", bound=RunResult[Any])
 
 
 class Work(exit_code.Ended, Protocol):
-    """What is at work on hosts, and can be stopped."""
+    """Work on hosts that can be stopped."""
 
     def interrupt(self, *, now: bool) -> None:
-        """Stop after the present step, or at once."""
+        """Stop after the present step, or now."""
 
     def under_way(self) -> list[str]:
-        """Names of the hosts that may hold this run's lock."""
+        """Return the names of the hosts that may hold this run's lock."""
         ...
 
     def close(self) -> None:
@@ -52,15 +52,15 @@ class RunSession:
     """One run of a command.
 
     Args:
-        request: what it is about.
-        pace: how carefully it goes.
-        kind: what the run does.
+        request: the hosts and roles.
+        pace: how carefully the run goes.
+        kind: the kind of run.
         inventory: all hosts.
-        roles: names of the roles that are looked at.
-        listen: hears what happens.
-        words: what the run was told: of a drain the instances, of a rollback the run.
-        run_id: of a run that goes on; empty for a new one.
-        confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
+        roles: names of the roles to run.
+        listen: hears the progress.
+        words: arguments of the command: the instances of a drain, the run of a rollback.
+        run_id: the id of a resumed run; empty for a new run.
+        confirmed: host -> the plan that an operator agreed to; empty if nobody was asked.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class RunSession:
         )
 
     def look(self, work: Work, do: Callable[[], Sequence[O]], hosts: Sequence[str]) -> Sequence[O]:
-        """Do what changes nothing, and close its connections.
+        """Do work that changes nothing, and close the connections.
 
         Args:
-            work: what Ctrl-C stops.
-            do: does it, and returns what became of every host.
-            hosts: names of the hosts that it is done on.
+            work: stopped by Ctrl-C.
+            do: does the work, and returns the outcome of every host.
+            hosts: names of the hosts.
         """
         with at_ctrl_c(work.interrupt, work.under_way):
             try:
@@ -113,15 +113,15 @@ class RunSession:
         tell: Callable[[R], None],
         **about: Any,
     ) -> R:
-        """Do what changes hosts: hooks run around it, and this machine keeps a log of it.
+        """Do work that changes hosts, with hooks before and after, and with a log on this machine.
 
         Args:
-            work: what Ctrl-C stops.
-            do: does it, and returns what became of every host.
-            hosts: names of the hosts that it is done on.
-            result: makes the result from what became of every host and the exit code.
-            tell: is given the result before the hooks that follow the run; Ctrl-C does not break it off.
-            about: what else the hook before the run is told.
+            work: stopped by Ctrl-C.
+            do: does the work, and returns the outcome of every host.
+            hosts: names of the hosts.
+            result: makes the result from the outcomes and the exit code.
+            tell: gets the result before the hooks that follow the run; Ctrl-C does not interrupt the call.
+            about: more values for the hook before the run.
 
         Raises:
             GuardError: the hook before the run failed; nothing was done.
@@ -148,19 +148,19 @@ class RunSession:
                 self._warn("hooks", hooks.after(document, failed=bool(finished.exit_code)))
 
     def result(self, kind: type[R], outcomes: Sequence[HostOutcome], code: int, **more: Any) -> R:
-        """The result of this run.
+        """Make the result of this run.
 
         Args:
-            kind: the result's class.
+            kind: the class of the result.
             outcomes: of every host.
             code: the exit code.
-            more: what only this kind of result has.
+            more: further arguments of the class.
         """
         about = (self.context.run_id, self.context.command, self.request, self.pace, self.context.inventory)
         return kind(*about, outcomes, code, **more)
 
     def _done(self, do: Callable[[], Sequence[O]], hosts: Sequence[str]) -> Sequence[O]:
-        """Do it, with the listener told on which hosts, and when it is over."""
+        """Do the work; tell the listener the hosts before, and the end after."""
         for host in hosts:
             self.context.listen(Event(host, "selected"))
         try:
@@ -181,15 +181,14 @@ def session_over_hosts(
     run_id: str = "",
     confirmed: Plan | None = None,
 ) -> tuple[RunSession, Rollout]:
-    """A run over the hosts that a request chooses; it has not begun.
+    """Prepare a run over the hosts that a request selects.
 
     Args:
-        request: what it is about.
-        pace: how carefully it goes.
-        listen: hears what happens.
-        words: what the run was told: of a drain the instances, of a rollback the run.
-        run_id: of a run that goes on; empty for a new one.
-        confirmed: the plan that an operator has seen and agreed to: its inventory is used, and not read again.
+        request: selects hosts and roles.
+        pace: how carefully the run goes.
+        listen: hears the progress.
+        run_id: the id of a resumed run; empty for a new run.
+        confirmed: the plan that an operator agreed to: its inventory is used, and not read again.
     """
     inventory = confirmed.inventory if confirmed else role_interface.load(request.inventory, request.overrides)
     roles = role_interface.choose(request.tags, request.skip_tags)
@@ -203,12 +202,12 @@ def session_over_hosts(
 
 
 def hosts_of(rollout: Rollout) -> list[str]:
-    """Names of the hosts that a rollout works on."""
+    """Return the names of the hosts of a rollout."""
     return [member.run.host.name for member in rollout.members]
 
 
 def warn_of(inventory: Inventory, listen: Listener) -> None:
-    """Tell a listener what the inventory warns of."""
+    """Tell a listener the warnings of the inventory."""
     for warning in inventory.warnings:
         listen(Event("", "warning", "inventory", warning))
 
@@ -217,10 +216,10 @@ class Logged:
     """Keeps the log of one run on this machine.
 
     Args:
-        run: its id.
-        command: what was called.
-        request: what it is about.
-        pace: how carefully it goes.
+        run: the id of the run.
+        command: the command.
+        request: the hosts and roles.
+        pace: how carefully the run goes.
     """
 
     def __init__(self, run: str, command: str, request: Request, pace: Pace) -> None:
@@ -239,10 +238,10 @@ class Logged:
         )
 
     def begin(self) -> str:
-        """Write that the run begins. A log that cannot be kept is no reason not to begin.
+        """Log the begin of the run. A log that cannot be written does not stop the run.
 
         Returns:
-            a warning if it cannot be kept, else nothing.
+            a warning if the log cannot be written, else an empty text.
         """
         try:
             self._logs.write(self._log)
@@ -251,7 +250,7 @@ class Logged:
         return ""
 
     def end(self, code: int, outcomes: Sequence[HostOutcome]) -> None:
-        """Write what came of the run.
+        """Log the result of the run.
 
         Args:
             code: the exit code.
@@ -263,6 +262,6 @@ class Logged:
 
 
 def new_run_id() -> str:
-    """A run's id: ids sort by time, and two runs of the same second have different ones."""
+    """Make the id of a new run. Ids sort by time, and two runs of the same second have different ids."""
     now = dt.datetime.now(dt.UTC)
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

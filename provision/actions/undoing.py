@@ -1,4 +1,4 @@
-"""What a rollback is to put back, by the journals of the hosts, and the run that puts it back."""
+"""The steps that a rollback restores, by the journals of the hosts, and the run that restores them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from provision.ssh.session import Session
 
 @dataclass(frozen=True)
 class Undoing:
-    """A rollback that can begin.
+    """A rollback before its begin.
 
     Args:
-        run: id of the run that is undone.
+        run: id of the run to undo.
         inventory: all hosts.
-        undos: host -> what is done there, for the hosts on which the run did something.
-        errors: hosts of which that is not known, with the reason.
-        confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
+        undos: host -> the steps to restore, for the hosts that the run changed.
+        errors: host -> why the steps to restore are unknown.
+        confirmed: host -> the plan that an operator agreed to; empty if nobody was asked.
     """
 
     run: str
@@ -44,8 +44,8 @@ class Undoing:
     confirmed: Mapping[str, HostPlan] = field(default_factory=dict)
 
     def with_failed(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Every host once, also those of which it is not known what is to be put back: a balancer of which nothing is
-        known may have been told which instances are back."""
+        """Return the outcome of every host once, including hosts whose steps to restore are unknown: such a balancer
+        may have been told about admitted instances."""
         by_host = {outcome.host: outcome for outcome in outcomes}
         for name, error in self.errors.items():
             outcome = by_host.setdefault(name, Outcome(name))
@@ -54,16 +54,16 @@ class Undoing:
 
 
 def undoing_of(request: Request, run: str, listen: Listener) -> Undoing:
-    """What is to be put back where, by the hosts' journals.
+    """Read the steps to restore from the journals of the hosts.
 
     Args:
-        request: the hosts and roles that it is about.
-        run: id of the run to undo; empty for the last one that changed something.
-        listen: hears what the inventory warns of.
+        request: selects hosts and roles.
+        run: id of the run to undo; empty for the last run with changes.
+        listen: hears the warnings of the inventory.
 
     Raises:
-        UsageError: there is no such run, or it cannot be undone.
-        HostError: which run was the last is not known, because a host cannot be asked.
+        UsageError: there is no such run, or the run cannot be undone.
+        HostError: a host cannot be asked, so the last run is unknown.
     """
     inventory = role_interface.load(request.inventory, request.overrides)
     roles = role_interface.choose(request.tags, request.skip_tags)
@@ -87,12 +87,12 @@ def undoing_of(request: Request, run: str, listen: Listener) -> Undoing:
 
 
 def planned(request: Request, undoing: Undoing, listen: Listener) -> RollbackPlan:
-    """What would be put back.
+    """Plan a rollback.
 
     Args:
-        request: the hosts and roles that it is about.
-        undoing: what is to be put back.
-        listen: hears what happens.
+        request: selects hosts and roles.
+        undoing: the steps to restore.
+        listen: hears the progress.
     """
     session, rollout = session_over_undoing(request, DEFAULT_PACE, undoing, listen)
     outcomes = session.look(rollout, lambda: undoing.with_failed(rollout.plan()), hosts_of(rollout))
@@ -103,13 +103,13 @@ def planned(request: Request, undoing: Undoing, listen: Listener) -> RollbackPla
 def session_over_undoing(
     request: Request, pace: Pace, undoing: Undoing, listen: Listener
 ) -> tuple[RunSession, Rollout]:
-    """The run that puts it back; it has not begun.
+    """Prepare the run of a rollback.
 
     Args:
-        request: the hosts and roles that it is about.
-        pace: how long it waits for locks.
-        undoing: what is to be put back.
-        listen: hears what happens.
+        request: selects hosts and roles.
+        pace: the wait for locks.
+        undoing: the steps to restore.
+        listen: hears the progress.
     """
     roles = role_interface.choose(request.tags, request.skip_tags)
     session = RunSession(
@@ -128,11 +128,11 @@ def _stories(request: Request, hosts: Sequence[Host], run: str) -> list[tuple[Ho
 
 
 def _newest(request: Request, hosts: Sequence[Host]) -> str:
-    """The last run that changed something on any of these hosts. A run that was resumed counts from then on.
+    """Return the last run that changed any of these hosts. A resumed run counts from its last resume.
 
     Raises:
-        UsageError: there is none.
-        HostError: a host cannot be asked, and may know of a newer one.
+        UsageError: no run changed these hosts.
+        HostError: a host cannot be asked, and may know a newer run.
     """
 
     def work(_: Host, session: Session) -> list[Entry]:
@@ -150,7 +150,7 @@ def _newest(request: Request, hosts: Sequence[Host]) -> str:
 
 
 def _begun(entry: Entry) -> str:
-    """When a run began, or was resumed for the last time, as digits that sort by time."""
+    """Return the begin or the last resume of a run, as digits that sort by time."""
     return max(re.sub(r"\D", "", time)[:14] for time in (entry.run, entry.resumed))
 
 
@@ -163,7 +163,7 @@ def _is_drain(entry: Entry) -> bool:
 
 
 def _not_known_without(lost: Mapping[str, HostError]) -> HostError:
-    """The error where hosts cannot be asked that may know of a newer run; a bug counts more than that."""
+    """Make the error for hosts that cannot be asked and may know a newer run. A bug comes first."""
     errors = list(lost.values())
     bug = next((error for error in errors if isinstance(error, BugError)), None)
     if bug is not None:

@@ -1,4 +1,4 @@
-"""Read every host as a plan does, then have every step prove what it is for. Changes nothing."""
+"""Read every host as a plan does, then prove that every step serves its purpose. Changes nothing."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 def verify(
     request: Request, *, junit: str = "", quiet: bool = True, verbose: bool = False, listen: Listener = ignore
 ) -> VerifyResult:
-    """Have every step of every host prove itself. Whatever a deploy would change is a failed check.
+    """Prove every step of every host. Anything that a deploy would change is a failed check.
 
     Args:
-        request: what it is about.
+        request: selects hosts and roles.
         junit: file for JUnit XML; empty for none.
-        quiet: whether pytest, which asks for the proofs, prints nothing.
-        verbose: whether pytest prints a line for every step, unless it is quiet.
-        listen: hears what the inventory warns of.
+        quiet: whether pytest, which runs the proofs, prints nothing.
+        verbose: whether pytest prints a line for every step, unless quiet.
+        listen: hears the warnings of the inventory.
 
     Raises:
-        ProvisionError: nothing could be verified; what fails on a host is in the result of that host.
-        KeyboardInterrupt: the operator stopped it.
+        ProvisionError: nothing could be verified. A failure of a host is in the result of the host.
+        KeyboardInterrupt: the operator stopped the verification.
     """
     from provision.actions.run_session import session_over_hosts, warn_of
     from provision.verify.checks import Verification
@@ -42,7 +42,7 @@ def verify(
 
 
 def _exit_code(results: Sequence[HostResult]) -> int:
-    """A bug counts most, then a host that failed, then one that is unreachable, then a check."""
+    """Return the exit code: first a bug, then a failed host, then an unreachable host, then a failed check."""
     errors = [result.error for result in results if result.error and result.result == "failed"]
     words = {result.result for result in results}
     if any(error.exit_code == 1 for error in errors):

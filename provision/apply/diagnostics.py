@@ -1,4 +1,4 @@
-"""What went wrong with a change, as an error that carries its evidence and says what to do. Pure."""
+"""Errors of a change, each with its evidence and the operator's next action. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,12 @@ from provision.steps.system.preflight import CARDS
 
 
 def command_failed(change: Change, command: Command, answer: Answer) -> CommandError:
-    """A command of a change failed.
+    """Make the error of a failed command.
 
     Args:
         change: the change.
         command: the command.
-        answer: what it said; the last lines of its standard error are the evidence.
+        answer: the answer; the last lines of standard error are the evidence.
     """
     reason = "took too long" if answer.exit == 124 else f"exited {answer.exit}"
     return CommandError(
@@ -30,11 +30,11 @@ def command_failed(change: Change, command: Command, answer: Answer) -> CommandE
 
 
 def not_converged(change: Change, have: State) -> NotConvergedError:
-    """Every command of a change succeeded, and the host still differs.
+    """Make the error of a change whose commands all succeeded while the host still differs.
 
     Args:
         change: the change.
-        have: what was found after it.
+        have: the state on the host after the change.
     """
     said = "\n".join(change.step.diff(have, change.want)) if change.want is not None else ""
     return NotConvergedError(
@@ -46,19 +46,19 @@ def not_converged(change: Change, have: State) -> NotConvergedError:
 
 
 def _still(change: Change, have: State) -> str:
-    """How a host differs after a change, in the operator's words."""
+    """Return how a host differs after a change, in the operator's words."""
     if change.want is None or have is None:
         return "still there" if change.want is None else "not there"
     return change.step.why(have, change.want)
 
 
 def unknown(step: str, when: str, blocked: BlockedError) -> FactError:
-    """What a step has to know cannot be read in the middle of a run.
+    """Make the error of a step that became unreadable in the middle of a run.
 
     Args:
         step: id of the step.
-        when: that, and when, in words.
-        blocked: what the host said; its last line goes into the message.
+        when: the failed read and its moment, in words.
+        blocked: the answer of the host; the last line goes into the message.
     """
     lines = blocked.evidence.splitlines() or [str(blocked)]
     return FactError(
@@ -70,10 +70,10 @@ def unknown(step: str, when: str, blocked: BlockedError) -> FactError:
 
 
 def refused(instances: Mapping[str, str]) -> RefusedError:
-    """Instances that cannot be worked on, on a host that is otherwise well.
+    """Make the error of a host with refused instances that is otherwise well.
 
     Args:
-        instances: instance -> why.
+        instances: instance -> the reason of the refusal.
     """
     return RefusedError(
         "; ".join(instances.values()),
@@ -84,11 +84,11 @@ def refused(instances: Mapping[str, str]) -> RefusedError:
 
 
 def lost_cards(step: str, have: Mapping[str, Any]) -> NotConvergedError:
-    """A running container does not see the cards that it was given.
+    """Make the error of a running container that does not see its cards.
 
     Args:
         step: id of the container's step.
-        have: its state.
+        have: the state of the container.
     """
     return NotConvergedError(
         f"{step} does not see its cards any more",
@@ -99,11 +99,11 @@ def lost_cards(step: str, have: Mapping[str, Any]) -> NotConvergedError:
 
 
 def unsettled(todo: HostPlan, rounds: int) -> NotConvergedError:
-    """What was changed differs again.
+    """Make the error of steps that keep differing after their change.
 
     Args:
-        todo: what would have to be changed once more.
-        rounds: how often it was changed.
+        todo: the changes that would be needed once more.
+        rounds: the number of rounds so far.
     """
     ids = ", ".join(change.step.id for change in todo.changes)
     evidence = "\n".join(f"{c.step.id}: {c.reason}: {'; '.join(c.diff)}"[:600] for c in todo.changes)

@@ -1,4 +1,4 @@
-"""Whose streams a change of one host would cut, and whose cards it may take, by what was read of the host."""
+"""Whose streams a change of a host would cut, and whose cards the change may take, by the reads of the host."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from provision.steps.base import EVERY
 
 
 class Disruption:
-    """Tells which instances of one host its changes disrupt.
+    """Tells which instances of a host a change disrupts.
 
     Args:
         reader: reads the host.
@@ -24,7 +24,7 @@ class Disruption:
         self._reader = reader
 
     def of(self, change: Change) -> frozenset[str]:
-        """Names of the instances whose streams a change would cut, or whose cards it may take; or `EVERY`.
+        """Return the names of the instances whose streams a change would cut or whose cards it may take; or `EVERY`.
 
         Args:
             change: as planned, or as the host is now.
@@ -34,18 +34,18 @@ class Disruption:
         return names if names != EVERY or self._may_serve() else frozenset()
 
     def within(self, change: Change, group: Group) -> frozenset[str]:
-        """Names of the instances that must go out for a change, or `EVERY`.
+        """Return the names of the instances that must go out for a change, or `EVERY`.
 
         Args:
             change: as the host is now.
-            group: the changes that are made together with it.
+            group: the group of the change.
         """
-        if creates(change):  # what another instance holds, it gives up for the new one
+        if creates(change):  # another instance gives up its cards or port for the new instance
             return group.instances - EVERY - {change.step.part_of}
         return self.of(change)
 
     def concerned(self, changes: Sequence[Change]) -> frozenset[str]:
-        """Names of the instances that changes concern, disrupted or not, or `EVERY`.
+        """Return the names of the instances that changes concern, disrupted or not, or `EVERY`.
 
         Args:
             changes: as planned.
@@ -55,12 +55,12 @@ class Disruption:
         return EVERY if disrupted >= EVERY else frozenset(names | disrupted)
 
     def with_cost(self, change: Change, store: Store) -> Change:
-        """The change with what it costs here: a daemon-reload may take the cards of containers, and what is in this
-        machine's store is copied, not made.
+        """Return a change with its cost on this host: a daemon-reload may take the cards of containers, and an artifact
+        in this machine's store is copied, not made.
 
         Args:
             change: as planned.
-            store: where this machine keeps what hosts made.
+            store: this machine's artifacts, made by hosts.
         """
         change = _copied(change, store)
         if not (gpu_loss.endangers(change) and self.of(change) == EVERY):
@@ -69,14 +69,14 @@ class Disruption:
         return dataclasses.replace(change, impact=f"{change.impact}; {impact}" if change.impact else impact)
 
     def refuse_others(self, change: Change, out: frozenset[str]) -> None:
-        """Make sure that a change disrupts no instance that still gets requests.
+        """Make sure that a change disrupts no instance with requests.
 
         Args:
             change: as the host is now.
-            out: names of the instances that get none, or `EVERY`.
+            out: names of the instances without requests, or `EVERY`.
 
         Raises:
-            HostError: it would, because the host changed meanwhile.
+            HostError: the change would, because the host changed meanwhile.
         """
         names = frozenset() if creates(change) else self.of(change)
         if out != EVERY and not names <= out:
@@ -87,12 +87,13 @@ class Disruption:
             )
 
     def _may_serve(self) -> bool:
-        """Whether an instance may be running, by what was read last."""
+        """Whether an instance may be running, by the latest reads."""
         answers = self._reader.latest
         return any(may_run(entry, answers) for entry in self._reader.steps.containers)
 
     def _reload_is_safe(self) -> bool:
-        """Whether containers keep their cards over a daemon-reload, by what was read last; what was not is read now."""
+        """Whether containers keep their cards over a daemon-reload, by the latest reads; reads the missing facts
+        now."""
         steps = self._reader.steps
         if not steps.host.gpu:
             return True
@@ -101,9 +102,9 @@ class Disruption:
 
 
 def _copied(change: Change, store: Store) -> Change:
-    """The change, with its cost where all that it would have a host make is in the store."""
-    made = [command for command in change.commands if isinstance(command, Obtain)]
-    if not made or any(store.find(command.key) is None for command in made):
+    """Return a change with the cost of a copy, if every artifact of the change is in the store."""
+    artifacts = [command for command in change.commands if isinstance(command, Obtain)]
+    if not artifacts or any(store.find(command.key) is None for command in artifacts):
         return change
-    titles = ", ".join(command.title or command.key for command in made)
+    titles = ", ".join(command.title or command.key for command in artifacts)
     return dataclasses.replace(change, impact=f"copies {titles}, which is built already")

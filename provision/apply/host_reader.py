@@ -1,4 +1,4 @@
-"""What a run reads of one host, and what the host said: since the run began, and since its last change."""
+"""The reads of one host in a run: all answers since the run began, and the answers since the last change."""
 
 import contextlib
 import time
@@ -15,57 +15,57 @@ from provision.steps.base import BlockedError, Fact, State
 from provision.steps.facts import TITLE, Fleet, HostFacts
 from provision.steps.nginx import upstream
 
-FRESH = 60.0  # seconds for which a host is taken to be what it was read to be
+FRESH = 60.0  # seconds for which a read counts as the present state of the host
 
 
 class HostReader:
-    """Reads one host. Plans are made from `answers`; changes only from what was read since the last change.
+    """Reads one host. A plan uses `answers`; a change uses only reads since the last change.
 
     Args:
-        steps: the host's steps.
-        session: its connection; opened by the first read.
+        steps: the steps of the host.
+        session: the connection, opened by the first read.
     """
 
     def __init__(self, steps: HostSteps, session: Session) -> None:
         self.steps = steps
         self.session = session
         self.facts = HostFacts()
-        """What is known of the host, as it was read last."""
+        """Facts about the host, by the latest read."""
         self.read_at = 0.0
-        """When the whole host was read, by this machine's monotonic clock."""
+        """Time of the last complete read, by this machine's monotonic clock."""
         self._host_facts = facts_command(steps.host, steps.inventory)
         self._answers: dict[Run, Answer] = {}
-        self._recent: dict[Run, Answer] = {}  # what was read since the last change
+        self._recent: dict[Run, Answer] = {}  # reads since the last change
 
     @property
     def answers(self) -> Mapping[Run, Answer]:
-        """What the host said to every read so far, each as it was read last for a plan."""
+        """The latest answer to every read for a plan."""
         return self._answers
 
     @property
     def latest(self) -> Mapping[Run, Answer]:
-        """What the host said to every read so far, also between two changes."""
+        """The latest answer to every read, also between two changes."""
         return {**self._answers, **self._recent}
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the host is taken to be what it was when the whole of it was read."""
+        """Whether the last complete read still counts as the present state of the host."""
         return time.monotonic() - self.read_at < FRESH
 
     def read(self) -> None:
-        """Read everything that planning looks at, in one exec."""
+        """Read everything for a plan, in one exec."""
         if not self._answers:
-            self.session.begin()  # while it connects, the steps are put together
+            self.session.begin()  # build the steps while the session connects
         reads = self.needed(self.steps.roles)
         self.take(dict(zip(reads, self.session.batch(reads, stop=False), strict=True)))
         self.read_at = time.monotonic()
 
     def needed(self, roles: frozenset[str], *, guards: bool = True) -> list[Run]:
-        """The commands that read everything that planning for some roles looks at; host facts first.
+        """Return the commands that read everything for a plan of some roles; host facts first.
 
         Args:
             roles: names of roles.
-            guards: whether the guards of the host are asked too.
+            guards: whether the guards of the host are read too.
         """
         finders = ((role, finder) for role, finder in self.steps.finders if role in roles)
         reads = [*planner.facts_of(self.steps.goals_of(roles, guards=guards), finders)]
@@ -75,23 +75,23 @@ class HostReader:
         return list(dict.fromkeys([facts, *reads]))
 
     def needed_for(self, changes: Sequence[Change], roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
-        """The commands that are read under the lock for one wave of changes.
+        """Return the commands to read under the lock for one wave of changes.
 
         Args:
             changes: as planned.
             roles: names of the wave's roles.
-            fleet: what is known of the other hosts: the last wave reads for its own roles alone, the waves before it
-                for later ones too.
+            fleet: the state of the fleet in the last wave, which reads for its own roles alone; None in an earlier
+                wave, which reads for later roles too.
         """
         reads = self.needed(self.steps.roles) if fleet is None else self.needed(roles, guards=False)
         return [*reads, *(read for read in self.of_cards(frozenset(), changes) if read not in reads)]
 
     def of_cards(self, roles: frozenset[str], changes: Sequence[Change] = ()) -> list[Run]:
-        """The commands that tell whether containers can lose their cards; none where nothing endangers them.
+        """Return the commands that tell whether containers can lose their cards; none if nothing endangers the cards.
 
         Args:
-            roles: those of which any step may endanger the cards, whatever there is to change.
-            changes: of other roles; only changes that do endanger the cards need to know.
+            roles: roles whose steps may endanger the cards, with or without planned changes.
+            changes: of further roles; only a change that endangers cards counts.
         """
         if not self.steps.host.gpu:
             return []
@@ -100,35 +100,35 @@ class HostReader:
         return gpu_loss.reads(self.steps.entries) if endangered else []
 
     def of_containers(self, changes: Sequence[Change]) -> list[Run]:
-        """The commands that tell whether instances still see their cards after changes.
+        """Return the commands that tell whether instances still see their cards after changes.
 
         Args:
-            changes: what is changed; where that is the balancer's configuration alone, no container is looked into.
+            changes: the changes. After changes of a balancer's configuration alone, no container is read.
         """
         if all(change.role in late() and not gpu_loss.endangers(change) for change in changes):
             return []
         return [entry.step.fact().command for entry in self.steps.containers]
 
     def take(self, answers: Mapping[Run, Answer]) -> None:
-        """Plan with these answers from now on."""
+        """Use these answers for plans from now on."""
         self._answers.update(answers)
         self.facts = planner.host_facts(answers, self.facts)
 
     def take_missing(self, reads: Sequence[Run]) -> None:
-        """Plan with the answers to these, too: what was never read is read now, in one exec.
+        """Use the answers to these commands for plans too; run the missing commands now, in one exec.
 
         Args:
-            reads: commands.
+            reads: the commands.
         """
         missing = [read for read in reads if read not in self._answers]
         if missing:
             self.take(dict(zip(missing, self.session.batch(missing, stop=False), strict=True)))
 
     def ask(self, reads: Sequence[Run]) -> Mapping[Run, Answer]:
-        """What was read since the last change; what of these was not is read now, in one exec.
+        """Return all reads since the last change; run the missing commands now, in one exec.
 
         Args:
-            reads: commands.
+            reads: the commands.
         """
         missing = [read for read in dict.fromkeys(reads) if read not in self._recent]
         if missing:
@@ -136,11 +136,11 @@ class HostReader:
         return self._recent
 
     def forget(self) -> None:
-        """Trust nothing that was read until now: the host was changed, or it is long ago."""
+        """Forget all reads since the last change: the host was changed, or the reads are old."""
         self._recent = {}
 
     def renew(self, answers: Mapping[Run, Answer]) -> None:
-        """Trust these answers, and nothing that was read before them.
+        """Replace all reads since the last change.
 
         Args:
             answers: read after the last change.
@@ -148,32 +148,32 @@ class HostReader:
         self._recent = dict(answers)
 
     def state(self, fact: Fact, step: str) -> State:
-        """The state that a fact has since the last change.
+        """Return the state of a fact since the last change.
 
         Args:
-            fact: how to read it.
+            fact: the fact.
             step: id of the step.
 
         Raises:
             BlockedError: known only after another step.
-            FactError: unreadable.
+            FactError: the answer is unreadable.
         """
         return planner.parse(fact, self.ask([fact.command]), step)
 
     def recent_facts(self) -> HostFacts:
-        """The host facts as they are since the last change. What was read then has all that the roles look at."""
+        """Return the host facts since the last change, with every part that the roles read."""
         known = any(read.title == TITLE for read in self._recent)
         self.facts = planner.host_facts(self._recent if known else self.ask([self._host_facts]), self.facts)
         return self.facts
 
     @property
     def knows_upstream(self) -> bool:
-        """Whether the upstream of a balancer was read, also where there is none yet."""
+        """Whether the upstream of a balancer was read, even if absent."""
         step = self.steps.balancing
         return step is not None and step.fact().command in self._answers
 
     def upstream(self) -> str:
-        """The upstream of a balancer as it was read last; empty on other hosts, and where there is none."""
+        """Return the upstream of a balancer by the latest read; empty if absent, and on gpu hosts."""
         step = self.steps.balancing
         if step is None or not self.knows_upstream:
             return ""

@@ -1,7 +1,7 @@
 """One host of a run: read, plan, lock, change group after group, prove.
 
-Below, `deploy` is told from the whole to its parts. What the host said is in `host_reader`, whose streams a change
-would cut in `disruption`, and how a change's commands are run in `step_runner`.
+`deploy` comes first, and its parts follow. `host_reader` has the answers of the host, `disruption` the streams that a
+change would cut, and `step_runner` runs the commands of a change.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from provision.ssh.session import Session
 from provision.steps.base import EVERY, BlockedError, State, converged
 from provision.steps.facts import Fleet, HostFacts, LateFacts
 
-PASSES = 3  # a change may make another step differ (a restart behind it); more rounds than this is a fight
+PASSES = 3  # a change may make another step differ (a restart behind it); more rounds are a fight with another program
 
 
 class HostRun:
@@ -41,12 +41,12 @@ class HostRun:
 
     Args:
         host: the host.
-        session: the connection; opened by the first read.
-        context: what it shares with the other hosts.
-        roles: names of the roles that are looked at on this host; those of the run when None.
-        lease: the host's lock; one of its own when None.
-        traffic: takes instances of the host out of the upstream; when None no balancer sends to any.
-        past: the steps that a rollback puts back, in their order; what is declared when None.
+        session: the connection, opened by the first read.
+        context: shared by the hosts of the run.
+        roles: names of the roles on this host; by default the roles of the run.
+        lease: the lock of the host; a new lease by default.
+        traffic: takes instances of the host out of the upstream; by default no balancer sends to the host.
+        past: the steps that a rollback restores, in their order; None for the declared steps.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class HostRun:
         self.changed: list[str] = []
         self.plans: list[HostPlan] = []
         self.refused: Mapping[str, str] = {}
-        """Instance -> why it cannot be worked on, by the latest plan."""
+        """Instance -> the reason of the refusal, by the latest plan."""
         self._lease = lease or context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
-        self._planned_under_lock = False  # what recovery locked was not read under the lock
-        self._hurt = False  # whether a change failed that may concern instances which were not taken out for it
+        self._planned_under_lock = False  # a lock taken by recovery comes without a read
+        self._hurt = False  # whether a failed change may have hurt instances that were not taken out
 
     @property
     def locked(self) -> bool:
@@ -83,7 +83,7 @@ class HostRun:
         return self._lease.held
 
     def say(self, kind: str, step: str = "", text: str = "", seconds: float = 0.0) -> None:
-        """Tell the listener what happens on this host."""
+        """Tell the listener about an event on this host."""
         self.context.listen(Event(self.host.name, kind, step, self.hide(text), seconds))
 
     def read(self) -> None:
@@ -92,12 +92,12 @@ class HostRun:
         self.reader.read()
 
     def plan(self, roles: frozenset[str], fleet: Fleet | None = None, earlier: Sequence[Change] = ()) -> HostPlan:
-        """What would change, of the roles named.
+        """Plan the changes of some roles.
 
         Args:
             roles: a subset of this run's roles.
-            fleet: what is known of the other hosts, for roles that need it.
-            earlier: what will have been changed before that.
+            fleet: the state of the fleet, for late roles.
+            earlier: the changes made before.
         """
         answers, facts = self.reader.answers, self.reader.facts
         if fleet:
@@ -116,28 +116,28 @@ class HostRun:
         return dataclasses.replace(plan, changes=tuple(changes))
 
     def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> Iterator[Any]:
-        """Make these roles' steps what they should be. A host on which nothing differs is not touched.
+        """Bring the steps of some roles to their wanted state. A host without differences is not touched.
 
         Args:
             roles: names of a wave's roles.
-            fleet: what is known of the other hosts, in the last wave; None before it.
+            fleet: the state of the fleet in the last wave; None before.
 
         Yields:
-            a slot whenever instances must go out of the upstream; is resumed when there may be room for them.
+            a slot whenever instances must go out of the upstream. The iterator is resumed when the slot may fit.
 
         Raises:
-            HostError: something failed; what was changed until then is in `changed`.
+            HostError: a read or a change failed. `changed` has the changes done so far.
         """
         yield from self._converge(roles, fleet)
         if fleet is None and self.host.gpu and self.roles & serving():
             self.traffic.finish()
 
     def _converge(self, roles: frozenset[str], fleet: Fleet | None) -> Iterator[Any]:
-        """Plan, lock, change, and plan again from what was read after that, until nothing differs."""
+        """Plan, lock, change, and plan again from the reads after the change, until nothing differs."""
         todo = self._agreed(self.plan(roles, fleet), fleet)
         self.plans.append(todo)
-        self.reader.forget()  # it may be long ago that it was read
-        # While it is worked on, a balancer may be told of others' instances, and be locked for that.
+        self.reader.forget()  # the read may be old by now
+        # While this thread works on a balancer, another may lock the balancer to mark members.
         last = fleet is not None or not (self.context.roles & late() or self.host.balancer)
         for _ in range(PASSES):
             if not todo.changes:
@@ -156,15 +156,15 @@ class HostRun:
             raise diagnostics.unsettled(todo, PASSES)
 
     def _agreed(self, todo: HostPlan, fleet: Fleet | None) -> HostPlan:
-        """The plan, if an operator who was asked agreed to it; that of the last wave depends on the other hosts."""
+        """Check that the operator agreed to the plan. The plan of the last wave depends on the fleet and is not
+        checked."""
         return planner.agreed(self.context.confirmed.get(self.host.name), todo) if fleet is None else todo
 
     def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: Fleet | None) -> HostPlan:
-        """Lock, read again in the same exec, and stop if there is something to change that was not planned.
+        """Lock, read again in the same exec, and stop if a change is new since the plan.
 
         Returns:
-            the plan to carry out: it is made anew where the host had to wait for others of this run, or for the end of
-        somebody else's run, which changed things.
+            the plan to carry out: made anew if the host waited for hosts of this run, or for another run's lock.
         """
         reads = self.reader.needed_for(planned.changes, roles, fleet)
         lock, *answers = self.session.batch([self._lease.acquire(), *reads], stop=False)
@@ -189,9 +189,9 @@ class HostRun:
 
         Args:
             changes: as planned.
-            fleet: what is known of the other hosts.
-            reads: what is to be read after the last one.
-            last: whether the lock can be given back after that.
+            fleet: the state of the fleet.
+            reads: the commands to read after the last change.
+            last: whether the lock can be given back after the last change.
         """
         order = groups(changes, self.disruption.of)
         for group, following in itertools.zip_longest(order, order[1:]):
@@ -199,13 +199,13 @@ class HostRun:
             yield from self._change(group, fleet, then, done=last and following is None)
 
     def _change(self, group: Group, fleet: Fleet | None, then: Sequence[Run], *, done: bool) -> Iterator[Any]:
-        """Make the changes of one group, with the instances out of the upstream that they would hurt.
+        """Make the changes of one group, while the disrupted instances are out of the upstream.
 
         Args:
             group: the changes.
-            fleet: what is known of the other hosts.
-            then: what is to be read after the last of them.
-            done: whether the lock can be given back after that.
+            fleet: the state of the fleet.
+            then: the commands to read after the last change of the group.
+            done: whether the lock can be given back after the group.
         """
         first = group.changes[0].step.id
         with _about(first):
@@ -214,13 +214,13 @@ class HostRun:
             try:
                 if slot is not None:
                     asked = time.monotonic()
-                    yield slot  # until there is room for it
+                    yield slot  # resumed when the slot may fit
                     self._confirm(asked)
                     while not self.traffic.cordon(slot):
                         yield slot
                         self._confirm(asked)
                     self.traffic.drain(slot)
-                    self.reader.forget()  # that may have taken long
+                    self.reader.forget()  # waiting for streams may have taken long
                 for change, following in itertools.zip_longest(group.changes, group.changes[1:]):
                     reads = _facts([following]) if following else then
                     self._apply(change, fleet, reads, hurt, done=done and slot is None and following is None)
@@ -233,19 +233,19 @@ class HostRun:
             self.traffic.uncordon(slot)
 
     def _confirm(self, asked: float) -> None:
-        """After a long wait, make sure that the host is still there, and locked by this run, before anything goes out.
+        """After a long wait, make sure that the host still answers and is locked by this run, before instances go out.
 
         Args:
-            asked: when the wait began, on the monotonic clock.
+            asked: begin of the wait, by the monotonic clock.
 
         Raises:
-            HostError: it is not.
+            HostError: the host is lost, or locked by another run.
         """
         if time.monotonic() - asked > self.context.long_wait:
             self._lease.took(self.session.batch([self._lease.acquire()], stop=False)[0])
 
     def _hurt_by(self, group: Group, fleet: Fleet | None) -> frozenset[str]:
-        """The instances that the changes of a group would hurt, as the host is now: they must go out for it."""
+        """Return the instances that the changes of a group disrupt, as the host is now."""
         self.reader.ask(_facts(group.changes))
         changes = filter(None, (self._early(change, fleet) for change in group.changes))
         names = {name for change in changes for name in self.disruption.within(change, group)}
@@ -254,7 +254,8 @@ class HostRun:
         return EVERY if names >= EVERY else frozenset(names)
 
     def _early(self, change: Change, fleet: Fleet | None) -> Change | None:
-        """A change as it is before its group begins; as planned, where only the changes before it tell."""
+        """Settle a change before its group begins; return it as planned if only earlier changes of the group can
+        tell."""
         try:
             return self._settle(change, fleet)
         except UnreachableError:
@@ -265,14 +266,14 @@ class HostRun:
     def _apply(
         self, change: Change, fleet: Fleet | None, following: Sequence[Run], hurt: frozenset[str], *, done: bool
     ) -> None:
-        """Make one change. What was read before an earlier change is not trusted: it is read again first.
+        """Make one change. Reads from before an earlier change do not count: read again first.
 
         Args:
-            change: as planned; made anew from what is now there.
-            fleet: what is known of the other hosts.
-            following: what is to be read after it, in the same exec.
-            hurt: the instances that may be hurt: they are out, or nothing is sent to them.
-            done: whether the lock can be given back then, in the same exec.
+            change: as planned; made anew from the present state.
+            fleet: the state of the fleet.
+            following: the commands to read after the change, in the same exec.
+            hurt: the instances that may be disrupted: out of the upstream, or without requests.
+            done: whether the lock can be given back in the same exec.
         """
         if self.context.stop.is_set():
             raise Stopped("stopped before " + change.step.id, "run it again to go on")
@@ -282,7 +283,7 @@ class HostRun:
         try:
             settled = self._settle(change, fleet)
             if settled is not None and creates(settled) and self.traffic.hold(step.part_of):
-                self.reader.forget()  # that may have taken long
+                self.reader.forget()  # telling the balancers may have taken long
                 settled = self._settle(change, fleet)
             if settled is None:
                 self.say("ok", step.id)
@@ -298,7 +299,7 @@ class HostRun:
         self.say("changed", step.id, change.reason, time.monotonic() - begun)
 
     def _settle(self, change: Change, fleet: Fleet | None) -> Change | None:
-        """The change as it is now, or None if there is nothing left to change."""
+        """Make the change anew from the present state; None if nothing differs any more."""
         entry, step = change.entry, change.step
         facts = cast(HostFacts, LateFacts(self.reader.recent_facts, fleet or Fleet()))
         try:
@@ -311,8 +312,8 @@ class HostRun:
         return None if converged(have, want) else planner.make_change(entry, have, want)
 
     def _carry_out(self, change: Change, following: Sequence[Run], hurt: frozenset[str], *, done: bool) -> None:
-        """Run a change's commands, and make sure that the host is as wanted after it."""
-        alone = change.step.part_of or change.step.stands_apart or hurt == EVERY  # each of all is tested after it
+        """Run the commands of a change, and make sure that the host is as wanted afterwards."""
+        alone = change.step.part_of or change.step.stands_apart or hurt == EVERY  # each instance is tested later
         try:
             have = self._run(change, following, done=done)
             if not converged(have, change.want):
@@ -322,7 +323,7 @@ class HostRun:
             raise
 
     def _run(self, change: Change, following: Sequence[Run], *, done: bool) -> State:
-        """Run a change's commands, and read its fact again and what comes next."""
+        """Run the commands of a change, then read the fact of the change and the following facts."""
         fact = change.entry.fact()
         self.reader.forget()
         self.reader.renew(self._performer.perform(change, list(dict.fromkeys([fact.command, *following])), done=done))
@@ -332,7 +333,7 @@ class HostRun:
             raise diagnostics.unknown(change.step.id, "cannot be read after it was changed", error) from error
 
     def _repair_all(self, instances: Collection[str]) -> None:
-        """Put right what broke of instances while Docker or systemd were busy, before they prove themselves."""
+        """Repair the instances that broke while Docker or systemd were busy, before the test."""
         for entry in self.steps.entries:
             if entry.step.part_of not in instances:
                 continue
@@ -353,10 +354,10 @@ class HostRun:
             self.changed.append(step.id)
 
     def _prove(self, roles: frozenset[str]) -> None:
-        """After changes, every instance still sees its cards. Where its role is looked at, that is planned for anyway.
+        """Check that every instance still sees its cards. Instances of a planned role are left to the next plan.
 
         Raises:
-            HostError: one does not.
+            HostError: an instance does not see its cards.
         """
         others = [entry for entry in self.steps.containers if entry.role not in roles & self.roles]
         for entry in (entry for entry in others if entry.step.part_of not in self.refused):
@@ -366,19 +367,19 @@ class HostRun:
                 raise diagnostics.lost_cards(entry.step.id, have)
 
     def keeps_marks(self, error: HostError) -> bool:
-        """Whether the instances of this host serve as before, though it failed, but for those that went out.
+        """Whether the instances of this failed host serve as before, except for the instances that went out.
 
         Args:
-            error: what failed.
+            error: the failure.
         """
         return not (self._hurt or isinstance(error, UnreachableError | FactError))
 
     def finish(self, result: str = "changed", error: HostError | None = None) -> None:
-        """Write what came of it, where something was changed, and give the lock back.
+        """End the journal, if anything was changed, and give the lock back.
 
         Args:
-            result: as the recap names it.
-            error: what failed on this host, with nothing secret in it; or None.
+            result: as in the recap.
+            error: the failure on this host with secrets masked, or None.
         """
         cut_off = self.host.name in self.context.cut_off or interrupt.is_cut_off(error, self.context)
         self._lease.end(self._performer.closing(result, error), cut_off=cut_off)
@@ -386,7 +387,7 @@ class HostRun:
 
 @contextlib.contextmanager
 def _about(step: str) -> Iterator[None]:
-    """Have an error name a step, where it names none yet."""
+    """Add the id of a step to an error without a step."""
     try:
         yield
     except HostError as error:
@@ -395,5 +396,5 @@ def _about(step: str) -> Iterator[None]:
 
 
 def _facts(changes: Sequence[Change]) -> list[Run]:
-    """What tells how these changes stand now."""
+    """Return the commands that read the present state of some changes."""
     return [change.entry.fact().command for change in changes]

@@ -1,4 +1,4 @@
-"""The steps of one host in one run: what is declared, what the run brings about, and what looks for orphans."""
+"""The steps of one host in one run: the declared steps, the goals of the run, and the finders of orphans."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -10,13 +10,13 @@ from provision.steps.base import Owned, Step
 
 
 class HostSteps:
-    """The steps of one host; put together when they are first asked for.
+    """The steps of one host, built at the first use.
 
     Args:
         host: the host.
-        inventory: all of it.
-        roles: names of the roles that the run looks at on this host.
-        past: the steps that a rollback puts back, in their order; what is declared when None.
+        inventory: the whole inventory.
+        roles: names of the roles in this run on this host.
+        past: the steps that a rollback restores, in their order; None for the declared steps.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class HostSteps:
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
-        """Every declared step of the host, in its place."""
+        """Every declared step of the host, in order."""
         return steps(self.host, self.inventory)
 
     @cached_property
@@ -43,27 +43,27 @@ class HostSteps:
         return self.entries if self.past is None else self.past
 
     def goals_of(self, roles: frozenset[str], *, guards: bool) -> Iterator[Entry]:
-        """The goals of some roles.
+        """Return the goals of some roles.
 
         Args:
-            roles: names of roles; those that the run does not look at have none.
-            guards: whether the guards of the host are among them, whatever their role is.
+            roles: names of roles; a role outside the run has no goals.
+            guards: whether to include the guards of the host, of any role.
         """
         chosen = roles & self.roles
         return (entry for entry in self.goals if entry.role in chosen or (guards and entry.step.guards_host))
 
     @cached_property
     def finders(self) -> tuple[tuple[str, Owned], ...]:
-        """What looks for orphans of the roles that are looked at. A rollback leaves them to the next deploy."""
+        """The finders of orphans, of the roles in the run. A rollback leaves orphans to the next deploy."""
         finders = ((role, finder) for role, finder in owned() if role in self.roles and self.past is None)
         return tuple((role, finder) for role, finder in finders if not self.declared >= finder.finds > frozenset())
 
     @property
     def containers(self) -> list[Entry]:
-        """The declared steps that are the container of an instance."""
+        """The declared steps that are containers of instances."""
         return [entry for entry in self.entries if is_container(entry.step)]
 
     @cached_property
     def balancing(self) -> Step | None:
-        """The step that says whom a balancer sends to; None on other hosts."""
+        """The step with the upstream of a balancer; None on gpu hosts."""
         return next((entry.step for entry in self.entries if entry.step.routes), None)

@@ -1,4 +1,4 @@
-"""One change, carried out: short commands share an exec with what is read after them, long ones are jobs."""
+"""Carries out a change: short commands share an exec with the reads that follow, long commands are jobs."""
 
 import dataclasses
 import io
@@ -13,22 +13,22 @@ from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session, first_failure
 
-LONGEST = 500  # characters of an error that are written down
-INLINE = 48 * 1024  # bytes of a file that ride in a script; larger ones have an exec of their own
+LONGEST = 500  # characters of an error in the journal
+INLINE = 48 * 1024  # bytes of a file that ride in a script; a larger file has its own exec
 
 Say = Callable[[str, str, str], None]
-"""Is told what happens: kind, step, text."""
+"""Tells the operator about progress: kind of event, id of the step, text."""
 
 
 class Performer:
     """Carries out changes on one host.
 
     Args:
-        host: its name.
+        host: the name of the host.
         session: the connection.
         lease: the lock, held.
-        context: what it shares with the other hosts.
-        say: is told what happens.
+        context: shared by the hosts of the run.
+        say: tells the operator about progress.
     """
 
     def __init__(self, host: str, session: Session, lease: Lease, context: Context, say: Say) -> None:
@@ -38,18 +38,18 @@ class Performer:
         self.context = context
         self.say = say
         self.journal = context.journal(host)
-        """What is written on the host itself of what is done there."""
+        """The journal of this run on the host."""
 
     def perform(self, change: Change, following: Sequence[Run], *, done: bool) -> Mapping[Run, Answer]:
-        """Run a change's commands and what is to be read after them, in as few execs as they allow.
+        """Run the commands of a change and the reads that follow, in as few execs as possible.
 
         Args:
             change: the change.
-            following: what to read then.
-            done: whether the lock can be given back then, in the same exec.
+            following: the commands to read afterwards.
+            done: whether the lock can be given back in the same exec.
 
         Returns:
-            what was read.
+            the answers to `following`.
 
         Raises:
             HostError: a command failed.
@@ -71,21 +71,21 @@ class Performer:
         return dict(zip(following, answers, strict=False))
 
     def closing(self, result: str, error: HostError | None) -> list[Run]:
-        """What is left to write when the host is left; nothing where nothing was changed.
+        """Return the last commands of the journal; none if nothing was changed.
 
         Args:
-            result: as the recap names it.
-            error: what failed, with nothing secret in it; or None.
+            result: as in the recap.
+            error: the failure with secrets masked, or None.
         """
         journal = self.journal
         if not journal.changes or (journal.ended and error is None):
             return []
         begun = error is not None and error.step in journal.changes
-        said = {"step": error.step, "exit": error.exit_status, "why": error.message[:LONGEST]} if error else None
-        return [journal.end(result, said if begun else None)]
+        failure = {"step": error.step, "exit": error.exit_status, "why": error.message[:LONGEST]} if error else None
+        return [journal.end(result, failure if begun else None)]
 
     def _long(self, change: Change, command: Command) -> None:
-        """Run a command that has an exec of its own."""
+        """Run a command that has its own exec."""
         if isinstance(command, Obtain):
             self._obtain(change, command)
         elif isinstance(command, Put):
@@ -94,12 +94,12 @@ class Performer:
             self._job(change, command)
 
     def _batch(self, change: Change, commands: Sequence[Run | Put], after: Sequence[Run] = ()) -> list[Answer]:
-        """Run short commands in one exec that renews the lock first; the first that fails is an error.
+        """Renew the lock and run short commands, in one exec. The first failed command is an error.
 
         Args:
-            change: whose they are.
-            commands: what to run.
-            after: what to run then, whether it fails or not: parsers judge the exit codes of reads.
+            change: the change of the commands.
+            commands: the commands.
+            after: the reads afterwards. A read never fails the batch: parsers judge the exit codes of reads.
         """
         seconds = sum(command.timeout for command in commands if isinstance(command, Run))
         batch = [self.lease.acquire(seconds), *commands, *map(_never_failing, after)]
@@ -134,7 +134,7 @@ class Performer:
             self.session.upload(source, wanted.path)
 
     def _waiting(self, change: Change, wanted: Obtain) -> None:
-        """Called while another host makes an artifact; raises when there is nothing to wait for."""
+        """Report the wait while another host makes an artifact. Raises once the wait is in vain."""
         self.say("progress", change.step.id, f"waiting for {wanted}")
         if self.context.stop.is_set():
             raise Stopped("stopped while waiting", "run it again to go on")
@@ -154,10 +154,10 @@ class Performer:
 
 
 def _is_short(command: Run | Put) -> bool:
-    """Whether it can share an exec with others."""
+    """Whether a command can share an exec."""
     return not command.job if isinstance(command, Run) else len(command.content) <= INLINE
 
 
 def _never_failing(run: Run) -> Run:
-    """The same read, for a batch that stops at a failure: its parser judges the exit code, not the batch."""
+    """Return the same read with every exit code allowed: the parser judges the exit code, not the batch."""
     return dataclasses.replace(run, ok=())

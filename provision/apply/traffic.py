@@ -1,4 +1,4 @@
-"""What one host's changes ask of the balancers. `rollout` answers: a host knows no other."""
+"""The interface between the changes of one host and the balancers. `rollout` implements it: a host knows no other."""
 
 from collections.abc import Collection
 from typing import Any, Protocol, TypeVar
@@ -9,71 +9,72 @@ class Slot(Protocol):
 
     @property
     def instances(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of the instances."""
 
 
 T = TypeVar("T", bound=Slot)
 
 
 class Traffic(Protocol[T]):
-    """Takes instances of one host out of the upstream, and gives them back; see `rollout.traffic.HostTraffic`."""
+    """Takes instances of one host out of the upstream, and has them admitted again; see
+    `rollout.traffic.HostTraffic`."""
 
     def request(self, names: frozenset[str], step: str) -> T | None:
-        """The slot that these instances need to go out; None where no balancer sends to any of them."""
+        """Return the slot for some instances; None if no balancer sends to any of the instances."""
 
     def cordon(self, slot: T) -> bool:
-        """Have no balancer send anything new to them; False while there is no room for them."""
+        """Mark the instances `down` on every balancer; False while the slot does not fit."""
 
     def drain(self, slot: T) -> None:
-        """Wait until their streams have ended."""
+        """Wait until the streams of the instances have ended."""
 
     def uncordon(self, slot: T) -> None:
-        """Have them prove themselves, and the balancers send to those that do."""
+        """Test the instances, and have balancers send to every healthy instance."""
 
     def abandon(self, slot: T | None) -> None:
-        """Give back those that are well, after an error."""
+        """Admit the healthy instances after an error."""
 
     def hold(self, name: str) -> bool:
-        """Have no balancer send to an instance that is about to be made."""
+        """Mark an instance `down` before it is made."""
 
     def missing(self, name: str) -> None:
-        """An instance that went out is not there, and need not prove itself now."""
+        """Note that a cordoned instance is gone and cannot be tested now."""
 
     def finish(self) -> None:
-        """Give back what is still out, at the end of the host's part of the run."""
+        """Admit the instances that are still out, at the end of the host's part."""
 
     def lost_cards(self, names: Collection[str]) -> None:
-        """Know which instances lost a card, by the latest plan."""
+        """Note the instances with a lost card, by the latest plan."""
 
 
 class NoTraffic:
-    """The traffic of a host that no balancer sends to."""
+    """The traffic of a host without balancers."""
 
     def request(self, names: frozenset[str], step: str) -> None:
-        """Nothing is out."""
+        """Return None: no instance is in an upstream."""
 
     def cordon(self, slot: Any) -> bool:
-        """Never asked."""
+        """Never called."""
         return True
 
     def drain(self, slot: Any) -> None:
-        """Never asked."""
+        """Never called."""
 
     def uncordon(self, slot: Any) -> None:
-        """Never asked."""
+        """Never called."""
 
     def abandon(self, slot: Any) -> None:
-        """Nothing is out."""
+        """Do nothing: no instance is out."""
 
     def hold(self, name: str) -> bool:
-        """Nothing is sent to it."""
+        """Return False: no balancer sends to the instance."""
         return False
 
     def missing(self, name: str) -> None:
-        """Never asked."""
+        """Never called."""
 
     def finish(self) -> None:
-        """Nothing is out."""
+        """Do nothing: no instance is out."""
 
     def lost_cards(self, names: Collection[str]) -> None:
-        """Nobody waits for them."""
+        """Do nothing: nobody waits for the instances."""
