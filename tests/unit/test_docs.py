@@ -1,13 +1,16 @@
 """What the documentation names exists, and what exists is named."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from provision.cli import COMMANDS, group
+from provision.plan import role_interface
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -83,6 +86,65 @@ def test_every_reference_to_a_page_leads_to_a_heading_of_it():
 def test_no_text_refers_to_a_document_that_is_not_here():
     for path, text in texts():
         assert not (match := NOBODY_HAS.search(text)), f"{path.relative_to(ROOT)} refers to {match and match[0]}"
+
+
+def is_setting(name: str) -> bool:
+    """Whether `role.key` or `role.key.key` is a setting."""
+    role, *keys = name.split(".")
+    model: Any = role_interface.sections().get(role)
+    for key in keys:
+        fields = getattr(model, "model_fields", {})
+        if key not in fields:
+            return False
+        model = fields[key].annotation
+    return bool(keys)
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line as `provision` does, and run nothing."""
+    context = click.Context(group)
+    command: click.Command = group
+    while isinstance(command, click.Group):
+        name, found, words = command.resolve_command(context, words)
+        assert name
+        assert found
+        command, context = found, click.Context(found, parent=context, info_name=name)
+    command.make_context(command.name, words, parent=context)
+
+
+def rows_of_the_guides() -> list[tuple[str, str, str]]:
+    """What the guides say, what is here, and the judgement."""
+    lines = re.findall(r"^\| (.+) \|$", (ROOT / "docs/from-the-guides.md").read_text(), re.MULTILINE)
+    cells = [re.split(r" \| ?", line) for line in lines]
+    return [(row[0], row[1], row[2]) for row in cells if row[0] != "the guide"]
+
+
+@pytest.mark.parametrize(("says", "here", "judgement"), rows_of_the_guides())
+def test_what_the_page_about_the_guides_names_is_there(says, here, judgement, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert judgement in ("yes", "otherwise", "not yet", "no"), says
+    for words in (shlex.split(code) for code in re.findall(r"`([^`]+)`", here)):
+        if words[0] == "provision":
+            parse(words[1:])
+        elif words[0].startswith("--"):
+            assert any(words[0] in param.opts for _, command in commands() for param in command.params), words
+        elif re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", words[0]):
+            assert is_setting(words[0]), words
+
+
+def test_a_name_that_is_wrong_does_not_pass_as_a_setting_or_a_command():
+    assert is_setting("ollama.context_length")
+    assert is_setting("loadtest.targets.max_fail")
+    assert not is_setting("ollama.lazy_load")
+    assert not is_setting("monitoring.port")
+    for line in ("deploy --canry", "export compose", "deploy --serial"):
+        with pytest.raises((click.UsageError, AssertionError)):
+            parse(line.split())
+
+
+def test_the_page_about_the_guides_calls_nothing_absent_that_is_there():
+    assert not {"export", "fit", "status", "keys"} & set(COMMANDS)
+    assert "monitoring" not in role_interface.order()
 
 
 def test_the_page_for_whoever_takes_the_code_over_stays_short():
