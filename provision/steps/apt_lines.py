@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-# Lines of every file that apt reads, each as grep prints it: path, number and text, with colons between them. Comment
-# lines are left out. apt takes no name with other characters.
+# Lines of every file of apt's configuration, in grep's form: path, number and text, with colons between them. Comment
+# lines are left out. apt takes no file name with characters outside the pattern.
 READ = r"""
 for list in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
   case $list in *[!A-Za-z0-9_./-]*) continue ;; esac
@@ -13,23 +13,23 @@ for list in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/source
 done
 [ $# -eq 0 ] || grep -Hnv '^#' -- "$@" || :
 """
-SAID = re.compile(r"(/etc/apt/sources\.list(?:\.d/[A-Za-z0-9_.-]+)?):(\d{1,9}):(.*)", re.DOTALL)
+GREP_LINE = re.compile(r"(/etc/apt/sources\.list(?:\.d/[A-Za-z0-9_.-]+)?):(\d{1,9}):(.*)", re.DOTALL)
 ONE_LINE = re.compile(r"\s*(?P<type>deb(?:-src)?)\s+(?:\[(?P<options>[^]]*)\]\s*)?(?P<rest>[^#]*)")
 OFF = ("no", "false", "0", "off", "without", "disable")
 
 
 @dataclass(frozen=True)
 class AptLine:
-    """One repository that a line or a stanza names.
+    """A repository in a line or a stanza.
 
     Args:
         path: the file.
-        number: the line; of a stanza the first one.
-        binary: whether it is there for packages, and not only for their sources.
-        uri: as it is written.
-        suite: likewise.
-        components: likewise; none for a flat repository.
-        architectures: those it is limited to; none for all.
+        number: number of the line; of a stanza's first line.
+        binary: whether the entry is for packages, and not only for sources.
+        uri: the URI as written.
+        suite: the suite as written.
+        components: the components as written; empty for a flat repository.
+        architectures: architectures to which the entry is limited; empty for all.
         signed_by: the key, or empty.
     """
 
@@ -49,18 +49,18 @@ class AptLine:
 
     @property
     def switch_off(self) -> str:
-        """The command that takes it out of what apt reads and leaves the rest of the file alone."""
+        """The command that takes the entry out of apt's sources and leaves the rest of the file alone."""
         edit = f"{self.number}i Enabled: no" if self.path.endswith(".sources") else f"{self.number}s/^/# /"
         return f"sudo sed -i '{edit}' {self.path}"
 
 
 def parse(lines: Iterable[str]) -> tuple[AptLine, ...]:
-    """What `READ` printed, in apt's order: /etc/apt/sources.list, then the other files by name."""
+    """Parse the output of `READ`, in apt's order: /etc/apt/sources.list, then the other files by name."""
     files: dict[str, list[tuple[int, str]]] = {}
     for line in lines:
-        said = SAID.fullmatch(line)
-        if said:
-            files.setdefault(said[1], []).append((int(said[2]), said[3]))
+        match = GREP_LINE.fullmatch(line)
+        if match:
+            files.setdefault(match[1], []).append((int(match[2]), match[3]))
     return tuple(entry for path in sorted(files) for entry in _entries(path, files[path]))
 
 

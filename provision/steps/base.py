@@ -1,8 +1,8 @@
-"""The step: one piece of wanted state, said once. Plan, deploy, verify and undo all come from it.
+"""The step: a piece of wanted state, written once. Plan, deploy, verify and undo all derive from the step.
 
-A step never runs a command and never sees a connection. It says how to read (`fact`), what is wanted (`want`), how
-to get from any state to any other (`commands`; undo is the same function with the states swapped), and how to
-prove what it is for (`check`).
+A step never runs a command and never sees a connection. A step gives a way to read (`fact`), the wanted state (`want`),
+the commands from any state to any other (`commands`; undo is the same function with the states swapped), and proofs of
+its purpose (`check`).
 """
 
 import difflib
@@ -36,26 +36,26 @@ __all__ = [
 ]
 
 NOT_ASKED = "not asked: "
-"""How the name of a check begins that only says which proof verify left out, and why: the question would change the
-host."""
+"""Begins the name of a check that verify did not make, because the question would change the host. The rest of the name
+gives the proof and the reason."""
 
 State = Mapping[str, Any] | None
-"""What a step wants, or what was found. None is a state: not there. An error is not."""
+"""A wanted or a found state. None is a state too: absent. An error is not a state."""
 
 EVERY = frozenset({"*"})
-"""Every instance of a host: no name of one has this letter."""
+"""Every instance of a host: no instance's name has this letter."""
 
 
 class UnreadableError(Exception):
-    """A parser cannot tell: neither a state nor a proof of absence. Stops the host."""
+    """A parser has neither a state nor a proof of absence. Stops the host."""
 
 
 class BlockedError(Exception):
-    """Cannot be known before another step has changed (Docker is stopped, and deploy will start it).
+    """The state stays unknown until another step has changed (Docker is stopped, and deploy will start Docker).
 
     Args:
-        by: id of that step. If it is not about to change, the fact is unreadable instead.
-        evidence: what the host said.
+        by: id of the blocking step. If that step is not about to change, the fact is unreadable instead.
+        evidence: the host's answer.
     """
 
     def __init__(self, by: str, evidence: str = "") -> None:
@@ -65,7 +65,7 @@ class BlockedError(Exception):
 
 
 class RefusalError(Exception):
-    """A step's `want` refuses this host: a guard, raised before anything is changed. The message says why."""
+    """A step's `want` refuses this host: a guard, raised before anything is changed. The message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Fact:
     """One read-only command and the pure parser of its answer.
 
     Equal commands of several steps are sent once. The parser returns a state, or None only where the answer proves
-    absence; it raises BlockedError or UnreadableError otherwise.
+    absence; else it raises BlockedError or UnreadableError.
 
     Args:
-        command: what to run; must not write anything.
-        parse: from the answer to the state.
+        command: the command to run; must not write anything.
+        parse: turns the answer into the state.
     """
 
     command: Run
@@ -86,12 +86,12 @@ class Fact:
 
 @dataclass(frozen=True)
 class Check:
-    """One proof that a step serves its purpose: passed when `got == expected`.
+    """One proof of a step's purpose: passed when `got == expected`.
 
     Args:
-        name: what is proved.
-        got: what the host says.
-        expected: what it should say.
+        name: the proof in words.
+        got: the host's answer.
+        expected: the right answer.
         compared: whether `got` must also be the same for every step in the fleet with the same `Step.compared_as`.
     """
 
@@ -108,12 +108,12 @@ class Check:
 
 @dataclass(frozen=True)
 class PutBack:
-    """What a rollback does on one host, as ids of steps.
+    """The effect of a rollback on one host, as ids of steps.
 
     Args:
-        restored: things that were there before the run, and are there after the rollback.
-        recreated: those of them that the run removed.
-        removed: things that the run added, and that the rollback removes.
+        restored: things present before the run and after the rollback.
+        recreated: members of `restored` that the run had removed.
+        removed: things added by the run, which the rollback removes.
     """
 
     restored: frozenset[str] = frozenset()
@@ -125,39 +125,41 @@ class Step(ABC):
     """One piece of wanted state. Subclasses are frozen dataclasses, one kind per file in `steps/`."""
 
     guards_host: ClassVar[bool] = False
-    """Whether its refusal speaks for the whole host: then it is asked whatever roles a run is limited to."""
+    """Whether the step's refusal speaks for the whole host. If so, every run asks the step, also a run limited to
+    roles."""
 
     prepares_host: ClassVar[bool] = False
-    """Whether it installs packages or reloads systemd, either of which can take the card from a running container
-    (docs/facts.md#lost-cards): then it comes before the first container, whatever its role."""
+    """Whether the step installs packages or reloads systemd, either of which can take the card from a running container
+    (docs/facts.md#lost-cards). If so, the step comes before the first container, whatever its role."""
 
     endangers_cards: ClassVar[bool] = False
-    """Whether a change of it can reload systemd or restart Docker: then it is asked whether this one does."""
+    """Whether the step's changes can reload systemd or restart Docker; `endangers` tells whether a given change
+    does."""
 
     stands_apart: ClassVar[bool] = False
-    """Whether what it makes stands beside what runs, so that no instance is hurt where it fails half-way."""
+    """Whether the step's product stands beside the running programs, so that a half-done change hurts no instance."""
 
     words: ClassVar[wording.Vocabulary] = {}
-    """What the keys of its state are called to an operator; a key that is missing here is called by its own name."""
+    """An operator's words for the keys of the state. A missing key stands for itself."""
 
     gone: ClassVar[str] = "no longer declared"
-    """Why it is removed, where it is."""
+    """The reason given when the step's thing is removed."""
 
     volatile: ClassVar[frozenset[str]] = frozenset()
-    """Keys of its state that come and go by themselves, while something starts again and again: a plan that differs in
-    them alone is the same plan."""
+    """Keys of the state that come and go while a program restarts again and again: plans that differ in these keys
+    alone are the same plan."""
 
     serves: ClassVar[bool] = False
-    """Whether it is the server of the instance that it is a part of: the instance exists where this exists."""
+    """Whether the step is the server of the instance that it is a part of: without the server there is no instance."""
 
     routes: ClassVar[bool] = False
-    """Whether it says which instances get requests."""
+    """Whether the step decides which instances get requests."""
 
     is_health: ClassVar[bool] = False
-    """Whether its past state tells only how well something was: a rollback does not put it back (see `follows`)."""
+    """Whether a past state is only a measure of health: a rollback does not put it back (see `follows`)."""
 
     foundation_of: ClassVar[frozenset[str]] = frozenset()
-    """Names of the roles of which nothing can be put back where a run removed this."""
+    """Names of roles for which a rollback can do nothing after a run removed this step."""
 
     @property
     @abstractmethod
@@ -166,66 +168,68 @@ class Step(ABC):
 
     @property
     def after(self) -> tuple[str, ...]:
-        """Ids of steps whose change makes what was read of this one stale: it is read again after them."""
+        """Ids of steps whose change makes an earlier read of this step stale: the step is then read again."""
         return ()
 
     @abstractmethod
     def fact(self) -> Fact:
-        """How to read the state. Must not depend on the host: one read serves every step."""
+        """The command that reads the state. Must not depend on the host: one read serves every step."""
 
     @abstractmethod
     def want(self, facts: HostFacts, have: State) -> State:
-        """The wanted state, complete enough to be put back.
+        """The wanted state, complete enough for a later rollback.
 
         Args:
-            facts: what is known of the host.
-            have: what was found.
+            facts: the host facts.
+            have: the state found.
 
         Raises:
-            BlockedError: known only after another step.
+            BlockedError: the state is known only after another step.
             RefusalError: this host must not be touched.
         """
 
     @abstractmethod
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """How to get from any state to any other. What can fail comes before what hurts."""
+        """The commands from any state to any other. A command that can fail comes before a command that hurts."""
 
     def impact(self, have: State, want: State) -> str:
-        """What the change costs in the operator's terms (`restarts Docker`); empty for nothing to mention."""
+        """The cost of the change in the operator's terms (`restarts Docker`); empty where there is no cost to
+        mention."""
         return ""
 
     def refused(self, facts: HostFacts) -> Mapping[str, str]:
-        """The instances that cannot be worked on, each with the reason: their steps are left out, and the run fails.
+        """The instances that cannot be worked on, each with the reason: the run leaves out their steps, and fails.
 
         Args:
-            facts: what is known of the host.
+            facts: the host facts.
         """
         return {}
 
     @property
     def part_of(self) -> str:
-        """The instance of its host that it is a part of; empty for none."""
+        """The instance of the host that the step is a part of; empty for none."""
         return ""
 
     @property
     def compared_as(self) -> str:
-        """What it is a copy of; empty for nothing. Verify compares all copies in the fleet by a `compared` check."""
+        """A name shared by all copies of the same thing; empty for no copy. A `compared` check of verify compares all
+        copies."""
         return ""
 
     def is_serving(self, facts: HostFacts, have: State) -> bool:
-        """Whether its instance serves where it is declared, on cards that are well; only a step that `serves` knows.
+        """Whether the instance serves at its declared address, on healthy cards; only a step that `serves` can tell.
 
         Args:
-            facts: what is known of the host.
-            have: what was found.
+            facts: the host facts.
+            have: the state found.
 
         Raises:
-            RefusalError: where it is declared is not known on this host.
+            RefusalError: this host does not know the declared address.
         """
         return False
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
-        """The instances of its host whose streams this change would cut, by name, or `EVERY`."""
+        """Names of the instances that this change would cut from their clients, or `EVERY`."""
         return frozenset()
 
     def endangers(self, have: State, want: State) -> bool:
@@ -233,65 +237,65 @@ class Step(ABC):
         return self.prepares_host
 
     def repaired(self, have: State) -> State:
-        """What was found, with what broke by itself put right and nothing else changed; `have` where nothing did."""
+        """The found state with spontaneous damage mended and nothing else changed; `have` without such damage."""
         return have
 
     def note(self, facts: HostFacts) -> str:
-        """A line for the operator about something on this host that stays as it is; empty for none."""
+        """A line for the operator about an unchanged part of the host; empty for none."""
         return ""
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """The wanted state with which a rollback puts back what was found here before a change.
+        """The wanted state with which a rollback puts back the state before a change.
 
         Args:
-            facts: what is known of the host now.
-            have: what is found now.
-            past: what was found then, with the bytes of files where they are known.
+            facts: the host facts of now.
+            have: the state of now.
+            past: the state before the change, with the bytes of files where known.
 
         Raises:
-            RefusalError: it cannot be put back on this host any more.
+            RefusalError: this host cannot have the past state back any more.
         """
         return past
 
     def restored_fact(self, past: State) -> Fact:
-        """The fact of a rollback: its state compares with the past state.
+        """The fact of a rollback: gives a state that compares with the past state.
 
         Args:
-            past: as of `restore`; None for a thing that was not there.
+            past: see `restore`; None for an absent thing.
         """
         return self.fact()
 
     def needs(self, past: Mapping[str, Any]) -> "Sequence[Step]":
-        """What has to be as wanted before a rollback puts a past state back.
+        """Steps that must be as wanted before a rollback puts a past state back.
 
         Args:
-            past: as of `restore`.
+            past: see `restore`.
         """
         return ()
 
     def brings(self) -> "Sequence[Step]":
-        """What a rollback that puts this back has to make as wanted too, where the inventory declares neither."""
+        """Further steps that a rollback makes as wanted beside this step, where the inventory does not declare them."""
         return ()
 
     def follows(self, put_back: PutBack) -> "Step | None":
-        """The declared step that a rollback makes as wanted after all else; None where the rollback does not touch it.
+        """The declared step that a rollback makes as wanted at the end; None where it does not touch the step.
 
         Args:
-            put_back: what else the rollback does on this host.
+            put_back: the rest of the rollback on this host.
         """
         return None
 
     def irrevocable(self, before: State, after: State) -> str:
-        """Why a rollback leaves a change as it is; empty where it can be undone.
+        """Why a rollback leaves a change as it is; empty where the change can be undone.
 
         Args:
-            before: what was found before it; None for a thing that was not there.
-            after: what was wanted.
+            before: the state before the change; None for an absent thing.
+            after: the state that the change wanted.
         """
         return ""
 
     def diff(self, have: State, want: State) -> Sequence[str]:
-        """Lines that show the change. Never shows a secret."""
+        """Lines that show the change. Never show a secret."""
         return wording.lines(self.words, have, want)
 
     def why(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
@@ -300,100 +304,101 @@ class Step(ABC):
 
     @abstractmethod
     def check(self, live: Any) -> Iterator[Check]:
-        """Proofs by testinfra. Asks what the step is for, not what it wrote.
+        """Proofs by testinfra. A proof asks for the purpose of the step, not for its files.
 
         Args:
-            live: testinfra's host, over the connection that is already open.
+            live: testinfra's host, over the open connection.
         """
 
 
 class Owned(ABC):
-    """A kind of thing that carries our mark on a host. What carries it and is not declared is an orphan."""
+    """A kind of thing that carries our mark on a host. A marked, undeclared thing is an orphan."""
 
     last: ClassVar[bool] = False
-    """Whether orphans go after everything else has changed: what was there is used until its successor is there."""
+    """Whether orphans go after all other changes, because each is in use until its successor is ready."""
 
     @property
     def finds(self) -> frozenset[str]:
-        """The ids of all that it can find; empty where nobody knows them before. It looks for no declared ones."""
+        """Ids of all things that the finder can find; empty where nobody knows them beforehand. Declared ids are
+        skipped."""
         return frozenset()
 
     @abstractmethod
     def fact(self) -> Fact:
-        """Reads everything of this kind that carries our mark: step id -> state."""
+        """Reads every thing of this kind with our mark: step id -> state."""
 
     def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Ids of what nobody declares and what stays all the same, for the time being.
+        """Ids of undeclared things that stay for the time being.
 
         Args:
-            found: what the fact found.
-            declared: ids of everything that is declared.
+            found: the things found, step id -> state.
+            declared: ids of all declared things.
         """
         return ()
 
     @abstractmethod
     def step(self, step_id: str) -> Step:
-        """The step that can remove the thing of this id: `commands(have, None)` is what is used of it."""
+        """The step that can remove the thing of an id; only `commands(have, None)` of the step is used."""
 
     def former(self, step_id: str, have: State) -> Step | None:
-        """The step of a thing that is declared no longer, for a rollback; None where this kind has no such id.
+        """The step of a thing no longer declared, for a rollback; None where this kind has no such id.
 
         Args:
-            step_id: as a journal names it.
-            have: what was found of the thing before the run; None for a thing that was not there.
+            step_id: the id in a journal.
+            have: the state before the run; None for an absent thing.
         """
         step = self.step(step_id) if ":" in step_id else None
         return step if step is not None and step.id == step_id else None
 
 
 def asked_once(live: Any, command: str, *args: str) -> Any:
-    """Ask something that the checks of several steps look at, once in a verification.
+    """Ask a question of several steps' checks once in a verification.
 
-    Only for reads whose answer no check of the same verification changes. What is asked after a check has done
-    something, or to see a change, goes by `live.run`.
+    Only for reads whose answer no check of the same verification changes. A question after a check has acted, or a
+    question that is to see a change, goes through `live.run`.
 
     Args:
         live: testinfra's host.
-        command: as for its `run`.
-        args: likewise.
+        command: the command of testinfra's `run`.
+        args: its arguments.
     """
     ask = getattr(getattr(live, "backend", None), "run_once", live.run)
     return ask(command, *args)
 
 
 def read_once(live: Any, command: Run) -> Answer:
-    """The answer to a fact's command, as the verification's own plan read it; else the host is asked now, once.
+    """The answer to a fact's command, from the read of verify's own plan; else the host is asked now, once.
 
     Args:
         live: testinfra's host.
-        command: of a fact: a script on standard input, with its arguments behind `sh -s --`.
+        command: command of a fact: a script on standard input, with its arguments behind `sh -s --`.
     """
     known: Mapping[Run, Answer] = getattr(getattr(live, "backend", None), "known", {})
     if command in known:
         return known[command]
     words = command.words[3:]
-    said = asked_once(live, "sh -c %s sh" + " %s" * len(words), command.stdin.decode(), *words)
-    return Answer(said.rc, said.stdout.encode(), said.stderr.encode())
+    result = asked_once(live, "sh -c %s sh" + " %s" * len(words), command.stdin.decode(), *words)
+    return Answer(result.rc, result.stdout.encode(), result.stderr.encode())
 
 
 def differing(have: State, want: State) -> list[tuple[str, Any]]:
-    """The keys of `want` that are otherwise in `have`, with the wanted values.
+    """The keys of `want` whose value differs in `have`, with the wanted values.
 
     Args:
-        have: found; keys that `want` does not name are evidence and not compared.
-        want: wanted.
+        have: the state found; further keys are evidence and are not compared.
+        want: the state wanted.
     """
     return [(key, value) for key, value in (want or {}).items() if have is None or have.get(key) != value]
 
 
 def converged(have: State, want: State) -> bool:
-    """Whether what was found is what is wanted."""
+    """Whether the found state is the wanted state."""
     if have is None or want is None:
         return have is None and want is None
     return not differing(have, want)
 
 
 def text_diff(have: str, want: str, path: str) -> list[str]:
-    """A unified diff of two texts, without the two header lines' dates."""
+    """A unified diff of two texts, without the dates in its two header lines."""
     lines = difflib.unified_diff(have.splitlines(), want.splitlines(), path, path, lineterm="", n=2)
     return list(lines)

@@ -1,4 +1,4 @@
-"""Host facts: what every step may need to know of its host, read by one command.
+"""Host facts: properties of a host for any step, read by one command.
 
 Sources: os-release(5); proc(5) for cgroups; nvidia-smi, see `smi`.
 """
@@ -15,29 +15,29 @@ from provision.steps import apt_lines, nvidia_smi
 from provision.steps.apt_lines import AptLine
 from provision.steps.nvidia_smi import Card
 
-STARTING = 20  # seconds that a Docker which is being started is waited for
-DOCKER_TIMEOUT = 15  # seconds for it to list containers
+STARTING = 20  # seconds to wait while Docker starts
+DOCKER_TIMEOUT = 15  # seconds for Docker to list containers
 MANAGED = "provision.managed"  # label of our containers
 OURS = "/opt/provision/"  # our programs
 
 TITLE = "host facts"
 CARDS, PUBLISHED, AT_FIRST = "cards", "published", "published at first"
 PARTS = frozenset({CARDS, PUBLISHED})
-"""The parts of the host facts that cost programs of their own, and that a read may leave out: the cards by nvidia-smi,
-and by Docker where our containers are published. `AT_FIRST` is the latter only while the host has no record of its
-cards: a guard asks no more."""
+"""Costly parts of the host facts, with programs of their own, which a read may leave out: the cards, by nvidia-smi,
+and the addresses on which Docker publishes our containers. `AT_FIRST` is `PUBLISHED` only while the host has no record
+of its cards: a guard asks no more."""
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """What a run knows of the other hosts when it comes to the balancers.
+    """A run's knowledge of the gpu hosts when the balancers' turn comes.
 
     Args:
-        addresses: host -> the address its instances listen on, for hosts that were read in this run.
-        failed: hosts that failed or were not reached in this run.
-        partly: hosts that failed, where all or all other instances are known to be as before: those keep their marks.
-        unfit: labels (`HOST/INSTANCE`) of instances that did not pass their test in this run.
-        drained: label -> what an operator drained, by the balancers that were read in this run.
+        addresses: host -> the address on which its instances listen, for hosts read by the run.
+        failed: hosts that failed or were unreachable.
+        partly: failed hosts with all, or all other, instances known to be as before: their marks stay.
+        unfit: labels (`HOST/INSTANCE`) of instances that failed their test.
+        drained: label -> an operator's drain, from the balancers read in this run.
     """
 
     addresses: Mapping[str, str] = field(default_factory=dict)
@@ -49,28 +49,28 @@ class Fleet:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What is known of a host.
+    """The host facts.
 
     Args:
         distribution: os-release's ID, such as `debian`.
         version: os-release's VERSION_ID, such as `13`.
         codename: os-release's VERSION_CODENAME, such as `trixie`.
         like: os-release's ID_LIKE, split.
-        architecture: dpkg's name for it, such as `amd64`; else uname's.
+        architecture: dpkg's name of the architecture, such as `amd64`; else uname's.
         cgroup: 1 or 2.
         addresses: the host's own addresses, without prefix length.
-        sources: peer as asked for -> the own address by which the host reaches it.
-        resolved: peer as asked for -> its address.
-        cards: all that nvidia-smi lists, with its own indices; `card` has those of the inventory.
-        driver_error: why these may not be all cards, or why there is none; empty where nvidia-smi found no fault.
-        remembered: index of the inventory -> UUID of its card, as the host's record has it.
+        sources: peer, as asked for -> the host's own address on the route to the peer.
+        resolved: peer, as asked for -> its address.
+        cards: all cards that nvidia-smi lists, with its own indices; `card` takes an index of the inventory.
+        driver_error: why cards may be missing from the list, or why it is empty; empty where nvidia-smi found no fault.
+        remembered: index of the inventory -> UUID of its card, from the host's record.
         systemd: whether PID 1 is systemd.
         sources_of_apt: every repository that apt reads, in its order.
-        programs: paths of programs that are not ours and have the name of one of ours.
-        clock: seconds since 1970 by the host's clock; None where that is not known.
-        published: `ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be asked.
-        asked_after: id of the step after which Docker can be asked what is published.
-        fleet: what is known of the other hosts.
+        programs: paths of foreign programs that have the name of a program of ours.
+        clock: seconds since 1970 by the host's clock; None where unknown.
+        published: `ADDRESS:PORT` of our containers, also of stopped containers; None where Docker cannot be asked.
+        asked_after: id of the step after which Docker can be asked for published ports.
+        fleet: the run's knowledge of the other hosts.
     """
 
     distribution: str = ""
@@ -95,16 +95,16 @@ class HostFacts:
 
     @property
     def record(self) -> Mapping[int, str]:
-        """Index of the inventory -> UUID of its card, which may be gone."""
+        """Index of the inventory -> UUID of its card, also of a missing card."""
         return nvidia_smi.record(self.cards, self.remembered)
 
     @property
     def by_index(self) -> Mapping[int, Card]:
-        """Index of the inventory -> its card, of all cards that are there."""
+        """Index of the inventory -> its card, of all present cards."""
         return nvidia_smi.by_index(self.cards, self.remembered)
 
     def card(self, index: int) -> Card | None:
-        """The card that an index of the inventory means, or None if it is gone or was never there."""
+        """The card of an index of the inventory, or None if the card is gone or never existed."""
         return self.by_index.get(index)
 
 
@@ -114,16 +114,16 @@ def live_facts(live: Any) -> HostFacts:
     Args:
         live: testinfra's host, over the verification's backend.
     """
-    found: HostFacts = live.backend.facts
-    return found
+    facts: HostFacts = live.backend.facts
+    return facts
 
 
 class LateFacts:
-    """Host facts that are read again when a step first asks for one: most never do, and nvidia-smi can take seconds.
+    """Host facts, read again when a step first asks for a fact: most never do, and nvidia-smi can take seconds.
 
     Args:
-        read: reads them.
-        fleet: what is known of the other hosts.
+        read: reads the host facts.
+        fleet: the run's knowledge of the other hosts.
     """
 
     def __init__(self, read: Callable[[], HostFacts], fleet: Fleet) -> None:
@@ -138,8 +138,9 @@ class LateFacts:
         return getattr(self._facts, name)
 
 
-# Whether Docker can be asked. To ask a stopped one would start it, where docker.socket listens for it: a read must not.
-# One that just starts, as after a boot, is waited for: what is read beside this may find it running.
+# Whether Docker can be asked. A question to a stopped Docker would start Docker where docker.socket listens, and a read
+# must not start anything. The script waits while Docker starts, as after a boot: the exec's later reads may find Docker
+# running.
 DOCKER_RUNS = f"""
 docker_runs() {{
   [ -d /run/systemd/system ] || return 0
@@ -151,7 +152,7 @@ docker_runs() {{
   case $state in active | reloading) ;; *) return 1 ;; esac
 }}
 """
-# The programs that a link of ours on PATH would hide, or replace. A link that leads nowhere counts.
+# The programs that our link on PATH would hide or replace. A dangling link counts.
 PROGRAMS = f"""
 programs() {{
   for path in /usr/local/sbin/nginx /usr/local/bin/nginx /usr/sbin/nginx /usr/bin/nginx; do
@@ -165,7 +166,7 @@ programs() {{
 _BINDINGS = "{{range .HostConfig.PortBindings}}{{range .}}{{println .HostIp .HostPort}}{{end}}{{end}}"
 
 # One section per line that starts with `#`; os-release and addresses are plain text, so nothing needs quoting.
-# An address as it is written is not looked up: `ip` knows a route to what is one.
+# A literal address needs no lookup: `ip` knows a route to it.
 _HOST = f"""
 sources() {{
 {apt_lines.READ.strip()}
@@ -223,13 +224,13 @@ fi
 
 
 def _script(parts: frozenset[str]) -> str:
-    """The script that reads the host itself and these parts."""
+    """The script that reads the host itself and the given parts."""
     look = _LOOK.strip("\n")
     if parts & {PUBLISHED, AT_FIRST}:
         look += f"\nasked={'yes' if PUBLISHED in parts else 'no'}{_PUBLISHED.rstrip()}"
     if CARDS not in parts:
         return f"{_HOST.strip()}\n{look}\necho '# end'"
-    # nvidia-smi is slow where the driver is not kept loaded: it answers into the pipe while the rest is looked at
+    # nvidia-smi is slow where the driver is not kept loaded: its answer waits in the pipe for the other reads
     beside = f"cards | {{\n{look}\necho '# remembered'; remembered\nuntil_end\n}}"
     return f"{_HOST.strip()}\n{nvidia_smi.SCRIPT.strip()}\n{beside}"
 
@@ -239,11 +240,11 @@ def command(peers: tuple[str, ...], smi_timeout: float = nvidia_smi.TIMEOUT, par
     """The read-only command whose answer `parse` understands.
 
     Args:
-        peers: names or addresses of hosts that the host must be able to reach.
+        peers: names or addresses of hosts, which the host must be able to reach.
         smi_timeout: seconds that one call of nvidia-smi may take.
-        parts: of `PARTS` and `AT_FIRST`, what is read beside the host itself.
+        parts: members of `PARTS` and `AT_FIRST` to read beside the host itself.
     """
-    # Where a query fails, its halves are asked for, and where one of those fails the list; each may have to be killed.
+    # Where a query fails, its two halves follow, and where a half fails, the list; each call may have to be killed.
     cards = 3 * smi_timeout + 6 if CARDS in parts else 0
     docker = STARTING + 4 * DOCKER_TIMEOUT if parts & {PUBLISHED, AT_FIRST} else 0
     script = Script("host/facts", _script(parts))
@@ -256,10 +257,10 @@ def parse(text: str, before: HostFacts | None = None) -> HostFacts:
 
     Args:
         text: the output.
-        before: what was known before: the parts that were not read stay as they were.
+        before: the facts known before; unread parts stay the same.
 
     Raises:
-        ValueError: the output is not that of the command.
+        ValueError: the output is not from the command.
     """
     sections = _sections(text)
     os_release = _os_release(sections.get("os", [[]])[0])
@@ -285,7 +286,7 @@ def parse(text: str, before: HostFacts | None = None) -> HostFacts:
 
 
 def _cards(sections: Mapping[str, list[list[str]]]) -> dict[str, Any]:
-    """What the host says of its cards; nothing where it was not asked."""
+    """The host's answer about its cards; empty where nobody asked."""
     if "gpu-exit" not in sections and "gpu-all-exit" not in sections:
         return {}
     code = int(_first(sections, "gpu-all-exit") or 127)
@@ -315,7 +316,7 @@ def _sections(text: str) -> dict[str, list[list[str]]]:
 
 
 def _published(sections: Mapping[str, list[list[str]]]) -> dict[str, Any]:
-    """The bindings that name both address and port; nothing where Docker was not asked."""
+    """The bindings with both an address and a port; empty where nobody asked Docker."""
     if "published" not in sections:
         return {}
     lines = sections["published"][0]

@@ -1,7 +1,7 @@
-"""The cards of a host as nvidia-smi lists them, and which card an index of the inventory means.
+"""The cards of a host as nvidia-smi lists them, and the card that an index of the inventory means.
 
 Source: fields, rows and exit codes of nvidia-smi, docs/facts.md#nvidia-smi. Its indices may change at each boot, and
-the cards behind a card that is gone move up by one: so a host remembers the UUID of every index (`RECORD`).
+the cards behind a missing card move up by one: so a host remembers the UUID of every index (`RECORD`).
 """
 
 import re
@@ -9,17 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 RECORD = "/etc/provision/ollama/cards"
-TIMEOUT = 15.0  # seconds; a healthy driver that is kept loaded answers within one
+TIMEOUT = 15.0  # seconds; a healthy, loaded driver answers within a second
 CORE = "index,uuid,name,driver_version,memory.total"
-# A driver that does not know one of the fields refuses the whole query: what may be unknown is then asked for alone.
+# A driver refuses the whole query for one unknown field, so fields that may be unknown have a query of their own.
 EXTRA = "uuid,compute_cap,mig.mode.current"
 ALL = f"{CORE},{EXTRA.partition(',')[2]}"
 MOST = 1024  # lines of the record
 
-# One query asks for all fields. Only where that query fails, the two halves of it are asked for: both at once; each of
-# them answers into the pipe of the next. A query that fails may list nothing at all, and `nvidia-smi -L` beside it the
-# cards that are well. $1 of `smi` is the section, $2 the fields.
-# A process that a wedged driver does not let go keeps its pipe open, so readers stop at `# end` and not at its close.
+# One query asks for all fields. Where that query fails, its two halves follow, both at once; each half answers into the
+# pipe of the next. A failing query may list nothing, and `nvidia-smi -L` beside it the healthy cards.
+# $1 of `smi` is the section, $2 the fields.
+# A process that hangs in a wedged driver keeps its pipe open, so readers stop at `# end` and not at the close.
 SCRIPT = f"""
 smi() {{
   echo "# $1"
@@ -58,7 +58,7 @@ ERRORS = {
     18: "the driver's library and kernel module differ: reboot the host",
     124: _SLOW,
     127: "nvidia-smi is not installed: the NVIDIA driver is a prerequisite",
-    137: _SLOW,  # killed, because it did not heed the first signal
+    137: _SLOW,  # killed, because the process ignored the first signal
 }
 
 _LISTED = re.compile(r"GPU ([0-9]{1,4}): (.{0,200}) \(UUID: (GPU-[0-9A-Za-z-]{1,64})\)")
@@ -76,10 +76,10 @@ class Card:
         uuid: `GPU-...`; does not change.
         name: product name.
         driver: version of the driver, such as `590.48.01`.
-        compute_cap: compute capability, such as 8.9; 0.0 when not said.
-        memory_mib: total memory in MiB; 0 when not said.
-        mig: whether MIG mode is on (the card is then not usable as a whole).
-        broken: what nvidia-smi says instead of a value where the card cannot be used until a reset; else empty.
+        compute_cap: compute capability, such as 8.9; 0.0 where unknown.
+        memory_mib: total memory in MiB; 0 where unknown.
+        mig: whether MIG mode is on (then nobody can use the card as a whole).
+        broken: nvidia-smi's text in place of a value, where the card needs a reset before use; else empty.
     """
 
     index: int
@@ -93,14 +93,14 @@ class Card:
 
 
 FINAL = (0, 124, 137)
-"""Exit codes of the query for all fields after which its two halves are not asked for: it answered, or it hangs."""
+"""Exit codes of the query for all fields after which no halves follow: the query answered, or nvidia-smi hangs."""
 
 
 def halves(rows: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What nvidia-smi printed for `ALL`, as it prints it for `CORE` and for `EXTRA`.
+    """Split the output for `ALL` into the output for `CORE` and the output for `EXTRA`.
 
     Args:
-        rows: its lines; those that are no rows of a card are among the first half.
+        rows: lines of the output; a line that is no row of a card goes to the first half.
     """
     core, extra = [], []
     for row in rows:
@@ -112,12 +112,12 @@ def halves(rows: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def read(core: Sequence[str], exit_code: int, extra: Iterable[str]) -> tuple[tuple[Card, ...], str]:
-    """The cards that nvidia-smi lists, and why these may not be all; whatever its exit code is, its rows are used.
+    """The cards that nvidia-smi lists, and why cards may be missing; rows count whatever the exit code is.
 
     Args:
-        core: what it printed for `CORE`, and behind it the output of `nvidia-smi -L`, where that was asked too.
-        exit_code: its exit code for that.
-        extra: what it printed for `EXTRA`; may be no rows at all.
+        core: output for `CORE`, followed by the output of `nvidia-smi -L` where that ran too.
+        exit_code: exit code of the query for `CORE`.
+        extra: output for `EXTRA`; may be empty.
     """
     more = {row[0]: row for row in map(_words, extra) if len(row) == len(EXTRA.split(","))}
     cards: dict[str, Card] = {}
@@ -136,7 +136,7 @@ def _words(line: str) -> list[str]:
 
 
 def _card(row: Sequence[str], more: Mapping[str, Sequence[str]]) -> Card | None:
-    """The card of a row; None for any other line, and for a card of which not even the UUID can be read."""
+    """The card of a row; None for any other line, and for a card whose UUID cannot be read."""
     if len(row) != len(CORE.split(",")):
         return None
     index, uuid, name, driver, memory = row
@@ -157,9 +157,9 @@ def _card(row: Sequence[str], more: Mapping[str, Sequence[str]]) -> Card | None:
 
 
 def _listed(line: str) -> Card | None:
-    """The card of a line of `nvidia-smi -L`, which says no more than its index, name and UUID."""
-    found = _LISTED.fullmatch(line.strip())
-    return Card(int(found[1]), found[3], found[2], "", 0.0, 0) if found else None
+    """The card of a line of `nvidia-smi -L`, which has an index, a name and a UUID only."""
+    match = _LISTED.fullmatch(line.strip())
+    return Card(int(match[1]), match[3], match[2], "", 0.0, 0) if match else None
 
 
 def _complaint(exit_code: int, said: str, cards: Sequence[str]) -> str:
@@ -181,54 +181,54 @@ def parse_record(lines: Iterable[str]) -> dict[int, str]:
     """Index -> UUID, by a host's record.
 
     Args:
-        lines: its lines; those that are not of this form are passed over.
+        lines: lines of the record; lines of another form are skipped.
     """
     pairs = (line.split() for line in lines)
     return {int(pair[0]): pair[1] for pair in pairs if len(pair) == 2 and pair[0].isascii() and pair[0].isdigit()}
 
 
 def record(cards: Iterable[Card], remembered: Mapping[int, str]) -> dict[int, str]:
-    """Index -> UUID: what a host is to remember, and what an index of its inventory means.
+    """Index -> UUID: the record that a host is to keep, and the meaning of an index of its inventory.
 
-    An index keeps its card wherever nvidia-smi lists it. A card that was never seen takes the index that nvidia-smi
-    gives it, unless another present card has that: then the index of a card that is gone, else the next free one.
+    An index keeps its card wherever nvidia-smi lists the card. A new card takes its index from nvidia-smi, unless
+    another present card has that index: then the index of a missing card, else the next free index.
 
     Args:
-        cards: those that nvidia-smi lists.
-        remembered: what the host remembers; may be empty.
+        cards: the cards that nvidia-smi lists.
+        remembered: the host's record so far; may be empty.
     """
-    found = dict(remembered)
-    listed = sorted(cards, key=lambda card: card.index)
-    present = {card.uuid for card in listed}
-    new = [card for card in listed if card.uuid not in found.values()]
-    free = {index for index, uuid in found.items() if uuid not in present}
-    for card in sorted(new, key=lambda card: card.index in found and card.index not in free):
+    indices = dict(remembered)
+    ordered = sorted(cards, key=lambda card: card.index)
+    present = {card.uuid for card in ordered}
+    new = [card for card in ordered if card.uuid not in indices.values()]
+    free = {index for index, uuid in indices.items() if uuid not in present}
+    for card in sorted(new, key=lambda card: card.index in indices and card.index not in free):
         index = card.index
-        if index in found and index not in free:
-            index = min(free, default=next(number for number in range(len(found) + 1) if number not in found))
+        if index in indices and index not in free:
+            index = min(free, default=next(number for number in range(len(indices) + 1) if number not in indices))
         free.discard(index)
-        found[index] = card.uuid
-    return found
+        indices[index] = card.uuid
+    return indices
 
 
 def by_index(cards: Sequence[Card], remembered: Mapping[int, str]) -> dict[int, Card]:
-    """Index of the inventory -> its card, of all cards that are there.
+    """Index of the inventory -> its card, of all present cards.
 
     Args:
-        cards: those that nvidia-smi lists.
-        remembered: what the host remembers.
+        cards: the cards that nvidia-smi lists.
+        remembered: the host's record.
     """
     by_uuid = {card.uuid: card for card in cards}
     return {index: by_uuid[uuid] for index, uuid in sorted(record(cards, remembered).items()) if uuid in by_uuid}
 
 
-def record_text(found: Mapping[int, str]) -> bytes:
+def record_text(indices: Mapping[int, str]) -> bytes:
     """The record of a host as a file.
 
     Args:
-        found: index -> UUID.
+        indices: index -> UUID.
     """
-    rows = "".join(f"{index} {uuid}\n" for index, uuid in sorted(found.items()))
+    rows = "".join(f"{index} {uuid}\n" for index, uuid in sorted(indices.items()))
     return (_HEAD + rows).encode()
 
 

@@ -1,23 +1,23 @@
-"""How the difference between two states of a step is told to an operator. Pure."""
+"""Words for an operator about the difference between two states of a step. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 LONGEST = 160  # characters of a value
-NAMED = 3  # entries of a mapping that a reason names
-CONTEXT = 20  # characters that long values have in common and that are shown before their first difference
+NAMED = 3  # entries of a mapping in a reason
+CONTEXT = 20  # common characters of long values, shown before the first difference
 
 ANY = "*"
 
 
 class Words(NamedTuple):
-    """What one key of a state is called.
+    """The words for one key of a state.
 
     Args:
-        reason: why the step changes, where the key differs; `{names}` stands for the entries of a mapping that differ,
-            `{have}` for what was found.
-        name: stands before the two values; empty where the reason says it all.
-        unless: keys whose difference explains this one, which is left out then; `*` stands for any other key.
+        reason: why the step changes, where the key differs; `{names}` stands for the differing entries of a mapping,
+            `{have}` for the value found.
+        name: stands before the two values; empty where the reason is enough.
+        unless: keys whose difference explains this key's and replaces its reason; `*` stands for any key.
         otherwise: the reason where False is wanted.
     """
 
@@ -35,9 +35,9 @@ def reason(words: Vocabulary, have: Mapping[str, Any], want: Mapping[str, Any]) 
     """Why a step changes, on one line.
 
     Args:
-        words: of the step's kind.
-        have: what was found.
-        want: what is wanted; keys that it does not name are evidence.
+        words: vocabulary of the step's kind.
+        have: the state found.
+        want: the state wanted; further keys of `have` are evidence.
     """
     keys = _differing(have, want)
     told = [key for key in keys if not _is_explained(words, key, keys)] or keys
@@ -46,12 +46,12 @@ def reason(words: Vocabulary, have: Mapping[str, Any], want: Mapping[str, Any]) 
 
 
 def lines(words: Vocabulary, have: State, want: State) -> list[str]:
-    """Both values of every key that differs, one line each; of a mapping a line for each entry.
+    """Both values of every differing key, one line each; a line for each entry of a mapping.
 
     Args:
-        words: of the step's kind.
-        have: what was found; None for nothing.
-        want: what is wanted; None for nothing.
+        words: vocabulary of the step's kind.
+        have: the state found; None for absent.
+        want: the state wanted; None for absent.
     """
     keys = [key for key in _differing(have, want or {}) if not _is_explained(words, key, _differing(have, want or {}))]
     named = [(_name(words, key), (have or {}).get(key), (want or {})[key]) for key in keys]
@@ -64,8 +64,8 @@ def _differing(have: State, want: Mapping[str, Any]) -> list[str]:
 
 def _is_explained(words: Vocabulary, key: str, keys: Sequence[str]) -> bool:
     unless = words[key].unless if key in words else ()
-    others = {other for other in keys if other != key}
-    return bool(others) if ANY in unless else bool(others & set(unless))
+    rest = {each for each in keys if each != key}
+    return bool(rest) if ANY in unless else bool(rest & set(unless))
 
 
 def _reason(words: Vocabulary, key: str, have: Any, want: Any) -> str:
@@ -87,7 +87,7 @@ def _names(have: Any, want: Any) -> str:
 
 
 def changed_entries(have: Any, want: Any) -> list[str]:
-    """The names of the entries in which two mappings differ, in order."""
+    """The names of the differing entries of two mappings, in order."""
     old, new = (value if isinstance(value, Mapping) else {} for value in (have, want))
     absent = object()
     return sorted(str(name) for name in {**old, **new} if old.get(name, absent) != new.get(name, absent))
@@ -122,7 +122,7 @@ def shown(value: Any) -> str:
 
 
 def _apart(have: str, want: str) -> tuple[str, str]:
-    """Two values, short enough for a line, with the place in sight where they begin to differ."""
+    """Two values, each short enough for a line, with the first difference in sight."""
     if max(len(have), len(want)) <= LONGEST:
         return have, want
     same = next((at for at, pair in enumerate(zip(have, want, strict=False)) if pair[0] != pair[1]), LONGEST)

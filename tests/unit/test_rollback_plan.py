@@ -182,7 +182,7 @@ def test_directories_and_builds_stay(inventory):
         host="lb-01",
     )
     assert [one.why for one in found.left] == [
-        "the directory stays, with what is in it",
+        "the directory stays, with its content",
         "it stays until the next build, and is not used",
     ]
 

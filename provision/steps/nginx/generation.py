@@ -74,7 +74,7 @@ class Generation(Step):
     def want(self, facts: HostFacts, have: State) -> State:
         """These files; and a running nginx is this binary, has loaded these files, and no file changed after that."""
         if have is not None and have["kind"] != "link":
-            raise RefusalError(f"{CONFIG} is no link but a {have['kind']}: it is not ours to replace")
+            raise RefusalError(f"{CONFIG} is a {have['kind']}, not a link: provision does not replace it")
         return self.wanted(self.rendered(facts, have), have)
 
     def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:

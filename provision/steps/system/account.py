@@ -1,4 +1,4 @@
-"""System users of ours: no password, no shell, no home; a group of the same name."""
+"""Our system users: no password, no shell, no home; a group of the same name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SHELL = "/usr/sbin/nologin"
 NOTE = "Managed by provision"
 ABSENT: Mapping[str, Any] = {"user": False, "group": False}
 
-# The local files, not getent: a directory service must neither be asked for all its users nor stand in for ours.
+# The local files, not getent: a directory service must neither be asked for all its users nor stand in for our users.
 SCRIPT = Script(
     "account/read",
     """
@@ -50,7 +50,7 @@ class Account(Step):
         return f"user:{self.name}"
 
     def fact(self) -> Fact:
-        """Reads all users of ours."""
+        """Reads all our users."""
         return Fact(READ, lambda answer: accounts(answer).get(self.name))
 
     def want(self, facts: HostFacts, have: State) -> State:
@@ -58,13 +58,13 @@ class Account(Step):
         return {"user": True, "group": True, "primary": True, "home": HOME, "shell": SHELL}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Adds, mends or removes it."""
-        found = have or ABSENT
+        """Adds, mends or removes the user with its group."""
+        present = have or ABSENT
         if want is None:
-            return _remove(self.name, found)
+            return _remove(self.name, present)
         if not want["user"]:
-            return [*_remove(self.name, {**found, "group": False}), _add_group(self.name)]
-        return self._mend(dict(differing(have, want))) if found["user"] else [self._add(found, want)]
+            return [*_remove(self.name, {**present, "group": False}), _add_group(self.name)]
+        return self._mend(dict(differing(have, want))) if present["user"] else [self._add(present, want)]
 
     def _add(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> Command:
         group = ("--gid", self.name) if have["group"] else ("--user-group",)
@@ -79,19 +79,20 @@ class Account(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """The system resolves the name, to a user that cannot log in."""
-        said = live.run("getent passwd %s", self.name).stdout.strip().split(":")
-        yield Check("shell", said[6] if len(said) == 7 else "no such user", SHELL)
+        fields = live.run("getent passwd %s", self.name).stdout.strip().split(":")
+        yield Check("shell", fields[6] if len(fields) == 7 else "no such user", SHELL)
         yield Check("group", live.run("id -gn -- %s", self.name).stdout.strip(), self.name)
 
 
 def _remove(name: str, have: Mapping[str, Any]) -> list[Command]:
-    """A group may be left without its user, or the user without its group."""
+    """Commands that remove the user and the group. A group may exist without its user, or the user without its
+    group."""
     user: list[Command] = [run("userdel", "--", name)] if have["user"] else []
-    return [*user, run("groupdel", "--", name, ok=(0, 6))] if have["group"] else user  # 6: it went with its user
+    return [*user, run("groupdel", "--", name, ok=(0, 6))] if have["group"] else user  # 6: the group went with its user
 
 
 def _add_group(name: str) -> Command:
-    return run("groupadd", "--system", "--", name, ok=(0, 9))  # 9: it is there
+    return run("groupadd", "--system", "--", name, ok=(0, 9))  # 9: the group exists
 
 
 def accounts(answer: Answer) -> dict[str, dict[str, Any]]:
@@ -116,10 +117,10 @@ def _state(user: list[str] | None, group: list[str] | None) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedAccounts(Owned):
-    """Finds users of ours: those whose name begins with `provision-`."""
+    """Finds our users: names that begin with `provision-`."""
 
     def fact(self) -> Fact:
-        """Reads all users of ours."""
+        """Reads all our users."""
         return Fact(READ, lambda answer: {f"user:{name}": state for name, state in accounts(answer).items()})
 
     def step(self, step_id: str) -> Step:

@@ -1,7 +1,7 @@
-"""Packages, by apt: with whatever lock there is waited for, and nothing of others removed.
+"""Packages, by apt. The script waits for the holder of apt's lock, and removes no packages of others.
 
 Sources: dpkg-query(1) for the states; apt-get(8); /proc/locks in proc(5). apt's own `DPkg::Lock::Timeout` does not
-cover the lists' lock and says nothing without a terminal: the script waits by itself and leaves only the races to it.
+cover the lists' lock and prints nothing without a terminal: the script waits itself and leaves only the races to apt.
 """
 
 import fnmatch
@@ -18,8 +18,8 @@ INSTALLED = "installed"
 FORMAT = "${Package}\t${Architecture}\t${db:Status-Abbrev}\t${Version}\n"
 JOB_TIMEOUT = 3600.0
 
-# $1 seconds to wait for a lock, $2 what may be removed, $3 an option for downgrades or nothing; then what to install.
-# Exit codes of its own: 75 locked, 77 something else would be removed.
+# $1 seconds to wait for a lock, $2 packages that may be removed, $3 an option for downgrades or nothing; then the words
+# to install. Exit codes of the script: 75 locked, 77 apt would remove a foreign package.
 SCRIPT = Script(
     "apt/install",
     r"""
@@ -108,17 +108,17 @@ fi
 
 @dataclass(frozen=True, kw_only=True)
 class Packages(Step):
-    """Packages that are installed.
+    """Packages to be installed.
 
     Args:
-        name: what they are for.
-        packages: package -> its version (`*` at the end stands for anything), or None for whichever there is.
-        releases: package -> the codenames of the releases that have it, where not all have.
-        replaces: packages that apt may remove for these.
+        name: the purpose of the packages.
+        packages: package -> its version (`*` at the end stands for anything), or None for any version.
+        releases: package -> codenames of its releases, for a package that some releases lack.
+        replaces: packages that apt may remove in their favour.
         restarts: the service that a new version restarts, or empty.
-        cuts: whether that restart cuts the streams of instances.
-        costs: what a first installation costs, in the operator's terms, or empty.
-        downgrade: whether an older version may replace a newer one.
+        cuts: whether the restart cuts the streams of instances.
+        costs: the cost of a first installation, in the operator's terms, or empty.
+        downgrade: whether an older version may replace a newer version.
         lock_timeout: seconds to wait for another program that holds apt's lock.
         after: ids of steps that install packages behind our back.
     """
@@ -149,7 +149,7 @@ class Packages(Step):
         return Fact(Run(words, timeout=READ_TIMEOUT, title=f"look at packages for {self.name}"), self._parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Every package of this release. Refuses what somebody holds back, and downgrades that nobody asked for."""
+        """Every package of this release. Refuses packages on hold, and downgrades without permission."""
         wanted = {
             name: version or INSTALLED
             for name, version in self.packages.items()
@@ -160,19 +160,21 @@ class Packages(Step):
         return wanted
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """One run of apt, as a job of the host. What is None in `want` is removed."""
-        found = have or {}
+        """One run of apt, as a job of the host. A package with None in `want` is removed."""
+        have_now = have or {}
         wanted = {name: version for name, version in (want or {}).items() if name in self.packages}
-        specs = [spec for name, version in wanted.items() for spec in _spec(name, version, found.get(name))]
-        older = any(_older(version, found.get("versions", {}).get(name)) for name, version in wanted.items())
+        specs = [spec for name, version in wanted.items() for spec in _spec(name, version, have_now.get(name))]
+        older = any(_older(version, have_now.get("versions", {}).get(name)) for name, version in wanted.items())
         may_remove = " ".join((*self.replaces, *(name for name, version in wanted.items() if version is None)))
         options = (str(self.lock_timeout), may_remove, "--allow-downgrades" if older else "")
-        changing = [spec for name, version in differing(have, wanted) for spec in _spec(name, version, found.get(name))]
+        changing = [
+            spec for name, version in differing(have, wanted) for spec in _spec(name, version, have_now.get(name))
+        ]
         title = f"apt-get install {' '.join(changing)}"
         return [sh(SCRIPT, *options, *specs, title=title, timeout=JOB_TIMEOUT, job=True, progress=progress)]
 
     def why(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
-        """The packages that are missing, and those of another version."""
+        """The missing packages, and the packages of the wrong version."""
         differs = differing(have, want)
         missing = [name for name, _ in differs if not have.get(name)]
         others = [f"other version of {name}" for name, _ in differs if name not in missing]
@@ -190,17 +192,17 @@ class Packages(Step):
         return EVERY if self.cuts and (replaced or newer) else frozenset()
 
     def _replaced(self, have: State, want: State) -> tuple[list[str], bool]:
-        """The packages that go, and whether others get a new version."""
+        """The packages that go, and whether the remaining packages get a new version."""
         there = (have or {}).get("versions", {})
         newer = any(name in there for name, _ in differing(have, want))
         return [name for name in self.replaces if name in there], newer
 
     def irrevocable(self, before: State, after: State) -> str:
-        """Packages stay: others may need them by now, and the versions before may be nowhere any more."""
+        """Packages stay: further software may need them by now, and the earlier versions may be nowhere any more."""
         return "packages stay as they are"
 
     def impact(self, have: State, want: State) -> str:
-        """What is replaced, and what a new version restarts."""
+        """The replaced packages, and the service that a new version restarts."""
         replaced, newer = self._replaced(have, want)
         parts = [f"replaces {', '.join(replaced)}"] if replaced else []
         if self.restarts and (replaced or newer):
@@ -210,12 +212,12 @@ class Packages(Step):
         return "; ".join(parts)
 
     def check(self, live: Any) -> Iterator[Check]:
-        """Dpkg has them whole, in the versions wanted."""
+        """Dpkg has the packages whole, in the wanted versions."""
         names = sorted(set(self.packages) - set(self.releases))
-        said = live.run(f"dpkg-query --show --showformat=%s -- {' '.join(['%s'] * len(names))}", FORMAT, *names)
-        found = self._parse(Answer(said.rc, said.stdout.encode(), said.stderr.encode())) or {}
+        result = live.run(f"dpkg-query --show --showformat=%s -- {' '.join(['%s'] * len(names))}", FORMAT, *names)
+        installed = self._parse(Answer(result.rc, result.stdout.encode(), result.stderr.encode())) or {}
         for name in names:
-            yield Check(name, found.get(name), self.packages[name] or INSTALLED)
+            yield Check(name, installed.get(name), self.packages[name] or INSTALLED)
 
     def _refuse(self, name: str, version: str, have: Mapping[str, Any]) -> None:
         there = have.get("versions", {}).get(name)
@@ -227,9 +229,9 @@ class Packages(Step):
     def _parse(self, answer: Answer) -> State:
         if answer.exit not in (0, 1):
             raise UnreadableError(answer.complaint or f"dpkg-query exited {answer.exit}")
-        others = [line for line in answer.complaint.splitlines() if "no packages found matching" not in line]
-        if answer.exit == 1 and others:
-            raise UnreadableError(others[0])
+        errors = [line for line in answer.complaint.splitlines() if "no packages found matching" not in line]
+        if answer.exit == 1 and errors:
+            raise UnreadableError(errors[0])
         rows = [line.split("\t") for line in answer.text.splitlines() if line.count("\t") == 3]
         known = {name: (status, version) for name, _, status, version in rows if status[1:2] not in ("n", "c", "")}
         return {
@@ -240,7 +242,7 @@ class Packages(Step):
 
 
 def _state(row: tuple[str, str] | None, pin: str | None) -> str | None:
-    """A version that the pin allows is said in the pin's own words, so that equal means as wanted."""
+    """The version in the state. An allowed version becomes the pin itself, so that equal means as wanted."""
     if row is None:
         return None
     status, version = row
@@ -252,7 +254,7 @@ def _state(row: tuple[str, str] | None, pin: str | None) -> str | None:
 
 
 def _spec(name: str, version: str | None, have: str | None) -> list[str]:
-    """The word for apt-get: a package that is as wanted is named only where its version matters."""
+    """The word for apt-get. A package in its wanted state is named only where its version matters."""
     if version is None:
         return [f"{name}-"] if have else []
     if version == INSTALLED:
@@ -266,9 +268,9 @@ def _older(version: str | None, than: str | None) -> bool:
     return compare(version.rstrip("*"), than) < 0
 
 
-SHOWN = ("waiting:", "Get:", "Unpacking ", "Setting up ", "Removing ", "apt-get update", "finishing ")
+PROGRESS = ("waiting:", "Get:", "Unpacking ", "Setting up ", "Removing ", "apt-get update", "finishing ")
 
 
 def progress(line: str) -> str | None:
-    """The lines of apt that people want to see."""
-    return line.strip() if line.startswith(SHOWN) else None
+    """The lines of apt that an operator wants to see."""
+    return line.strip() if line.startswith(PROGRESS) else None

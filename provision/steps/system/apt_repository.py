@@ -1,8 +1,8 @@
-"""Repositories of apt: their keys and sources, and what other files say of the same repository.
+"""Repositories of apt: their keys and sources, and the lines of other files about the same repository.
 
-Where Docker's or NVIDIA's own instructions were followed on a host, a file such as docker.list names the repository
-with a key of its own. apt takes two lines for the same URI and suite only where they name the same key: the line there
-is used as it is, and ours is not written, or goes. A mirror that the inventory names is another URI.
+A host on which somebody followed Docker's or NVIDIA's own instructions has a file such as docker.list, with a
+key of its own for the repository. apt takes two lines for the same URI and suite only where both name the same key: we
+use the existing line as it is, and our own line is not written, or goes. A mirror in the inventory is another URI.
 """
 
 import base64
@@ -22,7 +22,7 @@ from provision.steps.wording import Vocabulary, Words
 
 KEYRINGS = "/etc/apt/keyrings/"
 
-# gpg with a home of its own: it would make one in /root otherwise.
+# gpg with a home of its own: otherwise gpg would make a home in /root.
 FETCH = Script(
     "apt/fetch-key",
     r"""
@@ -49,13 +49,13 @@ mv -fT -- "$new" "$1"
 
 @dataclass(frozen=True, kw_only=True)
 class AptKey(Step):
-    """The key of a repository: exactly the one with the pinned fingerprint, wherever it is fetched from.
+    """The key of a repository: exactly the key with the pinned fingerprint, from whatever address.
 
     Args:
-        path: where the key is kept.
-        url: where it is fetched from, by the host; `{distribution}` stands for the host's.
+        path: file for the key.
+        url: address from which the host fetches the key; `{distribution}` stands for the host's.
         fingerprint: 40 hexadecimal digits.
-        repository: the repository that it is for, or None where the key is needed on every host.
+        repository: the key's repository, or None where every host needs the key.
     """
 
     gone: ClassVar[str] = "another file names the repository, with a key of its own"
@@ -75,29 +75,29 @@ class AptKey(Step):
         return f"apt_key:{self.path}"
 
     def fact(self) -> Fact:
-        """Reads the file; its fingerprint is computed here, because a fresh host has no gpg."""
+        """Reads the file; the fingerprint is computed here, because a fresh host has no gpg."""
         return Fact(file_scan.covering(self.path), lambda answer: _key_state(file_scan.parse(answer).get(self.path)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The one key, readable by apt; none where no source refers to it."""
+        """The key, readable by apt; none where no source refers to it."""
         if self.repository and not self.repository.needs_key(facts):
             return None
         return {"kind": "file", "fingerprints": [self.fingerprint], "mode": "0644"}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Fetches and checks the key, or puts back the one that was there."""
+        """Fetches and checks the key, or puts the past key back."""
         if want is None or want.get("sha256"):
             return change_file(self.path, have, want)
         title = f"fetch the key {self.url} (fingerprint {self.fingerprint})"
         return [sh(FETCH, self.path, self.url, self.fingerprint, title=title, timeout=300)]
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The file has the pinned key, and apt may read it; or no source refers to it."""
+        """The file has the pinned key, and apt may read it; or no source refers to the key."""
         if self.repository and not self.repository.needs_key(live_facts(live)):
             yield Check("key of our own", live.run("test -e %s", self.path).rc == 0, False)
             return
-        said = live.run("stat -c %%a -- %s && base64 -w0 <%s", self.path, self.path)
-        mode, _, encoded = said.stdout.partition("\n")
+        result = live.run("stat -c %%a -- %s && base64 -w0 <%s", self.path, self.path)
+        mode, _, encoded = result.stdout.partition("\n")
         yield Check("mode", mode or "absent", "644")
         yield Check("fingerprint", list(_decoded(encoded)), [self.fingerprint])
 
@@ -116,15 +116,15 @@ def _key_state(found: Found | None) -> State:
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:
-    """A repository of apt that the inventory asks for.
+    """A repository of apt from the inventory.
 
     Args:
-        name: what it is for.
-        uri: where it is; `{distribution}` and `{architecture}` stand for the host's.
+        name: its purpose.
+        uri: its URI; `{distribution}` and `{architecture}` stand for the host's.
         suite: its suite; `{codename}` stands for the host's.
         component: its component, or empty for a flat repository.
-        source: the file in which provision names it.
-        key: the key to which that file refers.
+        source: our source file for the repository.
+        key: the key file in the source file.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Repository:
     key: str
 
     def others(self, facts: HostFacts) -> tuple[AptLine, ...]:
-        """The lines of other files that name the same URI and suite: apt takes them for the same source."""
+        """The lines of other files with the same URI and suite: apt takes all of them for the same source."""
         uri, suite = self._at(facts)
         return tuple(
             line
@@ -144,34 +144,34 @@ class Repository:
         )
 
     def reused(self, facts: HostFacts) -> AptLine | None:
-        """The line of another file from which apt has the packages already, if there is one."""
+        """The line of another file from which apt has the packages already, or None."""
         return next((line for line in self.others(facts) if self._serves(line, facts)), None)
 
     def needs_key(self, facts: HostFacts) -> bool:
-        """Whether our key is needed: for our own source, or for a line of another file that refers to it."""
-        others = self.others(facts)
-        return not others or any(line.signed_by == self.key for line in others)
+        """Whether our key is needed: for our own source, or for a foreign line that refers to the key."""
+        lines = self.others(facts)
+        return not lines or any(line.signed_by == self.key for line in lines)
 
     def refuse(self, facts: HostFacts) -> None:
-        """Refuse a host with source lines that contradict each other or lack needed packages.
+        """Refuse a host with source lines in contradiction or without needed packages.
 
         Raises:
-            RefusalError: they do; says which command resolves it.
+            RefusalError: the lines contradict each other or lack packages; the message has a command to resolve it.
         """
-        others = self.others(facts)
+        lines = self.others(facts)
         uri, suite = self._at(facts)
-        kept = next((line for line in others if line.signed_by), None)
-        contrary = [line for line in others if kept and line.signed_by != kept.signed_by]
-        if kept and contrary and _is_refused_by_apt(others):
-            named = "; ".join(f"{line.place} {_signed(line)}" for line in (kept, *contrary[:MOST]))
+        first = next((line for line in lines if line.signed_by), None)
+        contrary = [line for line in lines if first and line.signed_by != first.signed_by]
+        if first and contrary and _is_refused_by_apt(lines):
+            named = "; ".join(f"{line.place} {_signed(line)}" for line in (first, *contrary[:MOST]))
             raise RefusalError(
                 f"apt reads no source at all, because several lines name {uri} {suite} with different keys: {named}. "
                 f"Keep one of them. To keep the first: {_switched_off(contrary)}"
             )
-        if others and not self.reused(facts):
+        if lines and not self.reused(facts):
             raise RefusalError(
-                f"{others[0].place} names {uri} {suite}, but not for {self._missing(facts)}, and apt takes no second "
-                f"line with another key. Add that to the line, or let provision write its own: {_switched_off(others)}"
+                f"{lines[0].place} names {uri} {suite}, but not for {self._missing(facts)}, and apt takes no second "
+                f"line with another key. Add that to the line, or let provision write its own: {_switched_off(lines)}"
             )
 
     def _at(self, facts: HostFacts) -> tuple[str, str]:
@@ -194,7 +194,7 @@ def _uri(uri: str, facts: HostFacts) -> str:
 
 
 def _is_refused_by_apt(lines: Sequence[AptLine]) -> bool:
-    """Whether apt says `Conflicting values set for option Signed-By`: once a line has a key, every later
+    """Whether apt answers `Conflicting values set for option Signed-By`: once a line has a key, every later
     line must have the same key."""
     key = ""
     for line in lines:
@@ -213,15 +213,15 @@ def _signed(line: AptLine) -> str:
 
 def _switched_off(lines: Sequence[AptLine]) -> str:
     """The commands that switch lines off; the last line of a file first, because a command may add a line above it."""
-    found = sorted(lines[:MOST], key=lambda line: (line.path, -line.number))
-    named = dict.fromkeys(line.switch_off for line in found)
-    more = len({line.switch_off for line in lines} - named.keys())
-    return "; ".join(named) + (f"; then run provision again, which names {more} more" if more else "")
+    ordered = sorted(lines[:MOST], key=lambda line: (line.path, -line.number))
+    commands = dict.fromkeys(line.switch_off for line in ordered)
+    more = len({line.switch_off for line in lines} - commands.keys())
+    return "; ".join(commands) + (f"; then run provision again, which names {more} more" if more else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlySource(Step):
-    """A guard: what other files say of a repository must be something that apt takes.
+    """A guard: apt must accept the lines of other files about a repository.
 
     Args:
         repository: the repository.
@@ -235,11 +235,11 @@ class OnlySource(Step):
         return f"only_source:{self.repository.name}"
 
     def fact(self) -> Fact:
-        """Nothing of its own: apt's sources are among the host facts."""
+        """No read of its own: apt's sources are among the host facts."""
         return Fact(file_scan.command(), lambda answer: {})
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Nothing; refuses where apt would."""
+        """Nothing; refuses where apt would refuse."""
         self.repository.refuse(facts)
         return {}
 
@@ -248,7 +248,7 @@ class OnlySource(Step):
         return []
 
     def note(self, facts: HostFacts) -> str:
-        """Whose line is used."""
+        """The foreign line in use."""
         line = self.repository.reused(facts)
         if line is None:
             return ""
@@ -256,8 +256,8 @@ class OnlySource(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """Apt can read its sources."""
-        said = live.run("apt-get indextargets --format '$(SITE)'")
-        yield Check("apt reads its sources", said.stderr.strip() if said.rc else "", "")
+        result = live.run("apt-get indextargets --format '$(SITE)'")
+        yield Check("apt reads its sources", result.stderr.strip() if result.rc else "", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,11 +278,11 @@ class AptSource(File):
         return None if self.repository.others(facts) else super().want(facts, have)
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """What was there; what is there now where another file has come to name the repository."""
+        """The past source; the present source where another file has come to name the repository."""
         return have if self.repository.others(facts) else super().restore(facts, have, past)
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The file is as it was written, or another one names the repository."""
+        """The file is as written, or another file names the repository."""
         reused = self.repository.reused(live_facts(live))
         if reused is None:
             yield from super().check(live)

@@ -1,12 +1,12 @@
-"""Which of two Debian package versions is newer. Source: Debian Policy 5.6.12, deb-version(7)."""
+"""The order of Debian package versions. Source: Debian Policy 5.6.12, deb-version(7)."""
 
 import re
 
 
 def compare(left: str, right: str) -> int:
-    """-1, 0 or 1 as `left` is older than, equal to or newer than `right`, as dpkg orders them."""
-    one, other = _key(left), _key(right)
-    return (one > other) - (one < other)
+    """-1, 0 or 1 where `left` is older than, equal to or newer than `right`, in dpkg's order."""
+    left_key, right_key = _key(left), _key(right)
+    return (left_key > right_key) - (left_key < right_key)
 
 
 def _key(version: str) -> tuple[int, list[object], list[object]]:
@@ -16,7 +16,7 @@ def _key(version: str) -> tuple[int, list[object], list[object]]:
 
 
 def _order(part: str) -> list[object]:
-    """Alternately text and numbers. Text is closed by 0, which is what makes `~` (-1) sort before the end."""
+    """Text and numbers in turn. Each text ends with 0, so that `~` (-1) sorts before the end of a text."""
     pieces = re.findall(r"(\D*)(\d*)", part)
     return [item for text, digits in pieces for item in ([*map(_weight, text), 0], int(digits or 0))]
 

@@ -1,4 +1,4 @@
-"""Files and directories, and the finder of those that carry our mark."""
+"""Files and directories, and the finder of files that carry our mark."""
 
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ mv -fT -- "$1.provision-new" "$1"
 """,
 )
 PARENT = Script("file/parent", '[ -d "$1" ] || install -d -m 0755 -- "$1"')
-# What is left empty of our own directories goes with the last file in them.
+# The last file of a folder of ours takes the empty folders above with it.
 REMOVE = Script(
     "file/remove",
     """
@@ -64,10 +64,10 @@ class File(Step):
 
     Args:
         path: absolute path.
-        content: the bytes, or a pure function of the host facts that gives them.
-        mode: permission bits. What not everybody may read is never shown: not in a diff, not to the controller.
+        content: the bytes, or a pure function from the host facts to the bytes.
+        mode: permission bits. A file that some users may not read is never shown: not in a diff, not to the controller.
         owner: user and group.
-        after: ids of steps that change it behind our back.
+        after: ids of steps that change the file behind our back.
         kind: the first half of the id.
     """
 
@@ -92,7 +92,7 @@ class File(Step):
     def want(self, facts: HostFacts, have: State) -> State:
         """The bytes for this host. Refuses to replace a directory."""
         if have is not None and have["kind"] not in ("file", "link"):
-            raise RefusalError(f"{self.path} is no file but a {have['kind']}: it is not ours to replace")
+            raise RefusalError(f"{self.path} is a {have['kind']}, not a file: provision does not replace it")
         content = self.content(facts) if callable(self.content) else self.content
         return {"kind": "file", "sha256": Content(content), "mode": f"{self.mode:04o}", "owner": self.owner}
 
@@ -101,7 +101,7 @@ class File(Step):
         return change_file(self.path, have, want)
 
     def diff(self, have: State, want: State) -> Sequence[str]:
-        """A unified diff where everybody on the host may read the file; else that its text is not shown."""
+        """A unified diff where every user of the host may read the file; else a line instead of the text."""
         if self.mode & 0o004:
             return diff_file(self.path, have, want)
         changed = [*Step.diff(self, have, want)] if have and want else []
@@ -124,21 +124,21 @@ def file_state(found: Found | None) -> State:
 
 
 def change_file(path: str, have: State, want: State) -> list[Command]:
-    """From any state of a file to any other.
+    """Commands from any state of a file to any other.
 
     Args:
         path: the file.
-        have: found.
-        want: wanted; bytes that are not known come from the host's store.
+        have: the state found.
+        want: the state wanted; bytes that we do not have come from the host's store.
     """
     changed = have is not None and (want is None or have.get("sha256") != want.get("sha256"))
-    kept: list[Command] = [sh(KEEP, path, title=f"keep {path}")] if changed else []
+    commands: list[Command] = [sh(KEEP, path, title=f"keep {path}")] if changed else []
     parent = path.rsplit("/", 1)[0] or "/"
     if want is None:
-        return [*kept, sh(REMOVE, path, title=f"remove {path}")]
+        return [*commands, sh(REMOVE, path, title=f"remove {path}")]
     if have is None:
-        kept.append(sh(PARENT, parent, title=f"have {parent}"))
-    return [*kept, _write(path, want)]
+        commands.append(sh(PARENT, parent, title=f"have {parent}"))
+    return [*commands, _write(path, want)]
 
 
 def _write(path: str, want: Mapping[str, Any]) -> Command:
@@ -151,7 +151,7 @@ def _write(path: str, want: Mapping[str, Any]) -> Command:
 
 
 def diff_file(path: str, have: State, want: State) -> list[str]:
-    """What changes, as a unified diff as far as the bytes are known, and mode and owner."""
+    """The change, as a unified diff where both contents are known, and mode and owner."""
     keys = [key for key in ("kind", "mode", "owner") if have and want and have.get(key) != want.get(key)]
     changed = [f"{key}: {(have or {}).get(key)} -> {(want or {}).get(key)}" for key in keys]
     old, new = ((state or {}).get("sha256", "") for state in (have, want))
@@ -163,8 +163,8 @@ def diff_file(path: str, have: State, want: State) -> list[str]:
 
 def check_file(live: Any, step: File) -> Iterator[Check]:
     """The proofs of a file, by one command."""
-    said = live.run("stat -c '%%a %%U:%%G' -- %s && sha256sum <%s", step.path, step.path)
-    lines = said.stdout.splitlines() if said.rc == 0 else ["absent", "absent"]
+    result = live.run("stat -c '%%a %%U:%%G' -- %s && sha256sum <%s", step.path, step.path)
+    lines = result.stdout.splitlines() if result.rc == 0 else ["absent", "absent"]
     yield Check("mode and owner", lines[0], f"{step.mode:o} {step.owner}")
     try:
         content = step.content(live_facts(live)) if callable(step.content) else step.content
@@ -182,8 +182,8 @@ class Directory(Step):
         path: absolute path.
         mode: permission bits.
         owner: user and group.
-        foreign: whether one that is there is not ours, and keeps its mode and owner.
-        after: ids of steps that change it behind our back: what its owner is called depends on the user being there.
+        foreign: whether an existing directory is not ours, and keeps its mode and owner.
+        after: ids of steps that change it behind our back: an owner has a name only where the user exists.
     """
 
     words: ClassVar[Vocabulary] = FILE_WORDS
@@ -200,20 +200,20 @@ class Directory(Step):
         return f"directory:{self.path}"
 
     def fact(self) -> Fact:
-        """Reads the directory itself, not what is in it."""
+        """Reads the directory itself, without its content."""
         command = file_scan.covering(self.path, depth=0)
         return Fact(command, lambda answer: file_state(file_scan.parse(answer).get(self.path)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The directory. Refuses to replace anything that is none."""
+        """The directory. Refuses to replace a file or a link."""
         if have is not None and have["kind"] != "directory":
-            raise RefusalError(f"{self.path} is no directory but a {have['kind']}: it is not ours to replace")
+            raise RefusalError(f"{self.path} is a {have['kind']}, not a directory: provision does not replace it")
         if self.foreign and have is not None:
             return {"kind": "directory"}
         return {"kind": "directory", "mode": f"{self.mode:04o}", "owner": self.owner}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Makes it, or removes it if it is empty."""
+        """Makes the directory, or removes it if empty."""
         if want is None:
             return [run("rmdir", "--", self.path)]
         if "owner" not in want:
@@ -222,24 +222,24 @@ class Directory(Step):
         return [run("install", "-d", "-m", want["mode"], "-o", user, "-g", group, "--", self.path)]
 
     def irrevocable(self, before: State, after: State) -> str:
-        """One that was made stays: what is in it by now is not ours to delete."""
-        return "" if before else "the directory stays, with what is in it"
+        """A directory that the run made stays: its present content is not ours to delete."""
+        return "" if before else "the directory stays, with its content"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """It is a directory, with this mode and owner if it is ours."""
-        said = live.run("stat -c '%%F %%a %%U:%%G' -- %s", self.path).stdout.strip() or "absent"
+        """The path is a directory, with the declared mode and owner if it is ours."""
+        words = live.run("stat -c '%%F %%a %%U:%%G' -- %s", self.path).stdout.strip() or "absent"
         if self.foreign:
-            yield Check("is a directory", said.partition(" ")[0], "directory")
+            yield Check("is a directory", words.partition(" ")[0], "directory")
         else:
-            yield Check("mode and owner", said, f"directory {self.mode:o} {self.owner}")
+            yield Check("mode and owner", words, f"directory {self.mode:o} {self.owner}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedFiles(Owned):
-    """Finds files that carry our mark: files whose path matches one of these patterns.
+    """Finds files with our mark, by patterns of their paths.
 
     Args:
-        globs: patterns below `listing.ROOTS`, as fnmatch takes them (`*` crosses slashes).
+        globs: patterns below `file_scan.ROOTS`, in fnmatch's form (`*` crosses slashes).
         kind: the first half of the ids.
     """
 
@@ -251,10 +251,10 @@ class OwnedFiles(Owned):
         return Fact(file_scan.command(), self._parse)
 
     def step(self, step_id: str) -> Step:
-        """A file of that path, to be removed."""
+        """The file of that path, to be removed."""
         return File(path=step_id.partition(":")[2], content=b"", kind=self.kind)
 
     def _parse(self, answer: Answer) -> State:
-        found = file_scan.parse(answer)
-        ours = [path for path in found if any(fnmatch.fnmatchcase(path, glob) for glob in self.globs)]
-        return {f"{self.kind}:{path}": file_state(found[path]) for path in ours if found[path].kind in ("file", "link")}
+        files = file_scan.parse(answer)
+        ours = [path for path in files if any(fnmatch.fnmatchcase(path, glob) for glob in self.globs)]
+        return {f"{self.kind}:{path}": file_state(files[path]) for path in ours if files[path].kind in ("file", "link")}

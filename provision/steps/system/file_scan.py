@@ -1,4 +1,4 @@
-"""Reading files: one `find` lists everything that may carry our mark, with its content, for all steps at once."""
+"""Reading files: one `find` lists, for all steps at once, every path that may carry our mark, with its content."""
 
 import fnmatch
 import hashlib
@@ -21,7 +21,7 @@ ROOTS = (
     "/etc/sysctl.d/*-provision.conf",
     "/etc/tmpfiles.d/provision-*",
 )
-"""What the shared listing covers. Files elsewhere are read by a command of their own."""
+"""The paths of the shared listing, with everything below. A step reads other files by a command of its own."""
 
 FLAT = (
     "/opt/provision",
@@ -33,19 +33,19 @@ FLAT = (
     "/var/lib/provision",
     "/var/log/provision-nginx",
 )
-"""What it covers without what is below."""
+"""Paths of the shared listing without anything below."""
 
 RECORD = r"%p\0%y\0%m\0%u:%g\0%l\0"
-"""What `find -printf` says of one thing. Names end in NUL: they may hold newlines."""
+"""The fields of `find -printf` for one thing. Names end in NUL: a name may hold newlines."""
 
 CONTENTS = r"""-exec sh -c 'echo "=contents $#"; exec cat -- "$@"' sh {} +"""
-"""One program for the contents of many files. They come behind the records, each of which says `later SIZE`, and in
-their order. GNU find flushes what it has printed before it runs a program."""
+"""One program for the contents of many files. The contents follow the records, each of which has `later SIZE`, and in
+the same order. GNU find flushes its own output before it runs a program."""
 
 SUMS = r"""-exec sh -c 'echo "=sums $#"; exec sha256sum -- "$@"' sh {} +"""
-"""Likewise for their hashes; the records say `sum`."""
+"""One program for the hashes of many files; their records have `sum`."""
 
-# Content only of what everybody on the host may read anyway, up to 64 KiB; of the rest its hash.
+# The content of a file up to 64 KiB that every user of the host may read; of any other file the hash.
 FIND = rf"""
 for path do
   if [ -e "$path" ] || [ -L "$path" ]; then set -- "$@" "$path"; fi
@@ -79,11 +79,11 @@ class Found:
     """One thing in a file system.
 
     Args:
-        kind: `file`, `directory`, `link`, or find's letter for something rarer.
+        kind: `file`, `directory`, `link`, or find's letter for a rarer kind.
         mode: four octal digits.
         owner: user and group.
-        target: of a link.
-        sha256: of a file: a Content where the bytes were read, else the bare hash.
+        target: target of a link.
+        sha256: hash of a file: a Content where the bytes were read, else the bare hash.
     """
 
     kind: str
@@ -94,11 +94,11 @@ class Found:
 
 
 def command(*paths: str, depth: int | None = None) -> Run:
-    """The read-only command that lists these paths and what is below them; the shared listing for none.
+    """The read-only command that lists paths and everything below them; the shared listing without paths.
 
     Args:
         paths: absolute paths.
-        depth: how far below them; None for all the way.
+        depth: how many levels below the paths; None for all levels.
     """
     find = FIND.strip("\n")
     if paths:
@@ -111,30 +111,30 @@ def command(*paths: str, depth: int | None = None) -> Run:
 
 
 def covering(*paths: str, depth: int | None = None) -> Run:
-    """The command that shows these paths: the shared listing where that covers them."""
+    """The command for some paths: the shared listing where all paths are covered."""
     covered = all(is_covered(path) or (path in FLAT and depth == 0) for path in paths)
     return command() if covered else command(*paths, depth=depth)
 
 
 def is_covered(path: str) -> bool:
-    """Whether the shared listing shows this path, and what is below it."""
+    """Whether the shared listing shows this path and everything below."""
     return any(path == root or path.startswith(root + "/") or _matches(path, root) for root in ROOTS)
 
 
 def _matches(path: str, glob: str) -> bool:
-    """As the shell does: `*` does not cross a slash."""
+    """Whether a shell would match: `*` does not cross a slash."""
     return path.count("/") == glob.count("/") and fnmatch.fnmatchcase(path, glob)
 
 
 Waiting = dict[str, list[tuple[str, int]]]
-"""What is still to come, by the word before it: the files, each with its size."""
+"""Contents and hashes still to come, by the word before them: the files, each with its size."""
 
 
 def parse(answer: Answer) -> Mapping[str, Found]:
-    """Path -> what is there.
+    """Path -> the thing at this path.
 
     Raises:
-        UnreadableError: the listing is not whole, so that it proves no absence.
+        UnreadableError: the listing is not whole, so it proves no absence.
     """
     if answer.exit:
         raise UnreadableError(answer.complaint or f"find exited {answer.exit}")
@@ -143,7 +143,7 @@ def parse(answer: Answer) -> Mapping[str, Found]:
 
 @lru_cache(maxsize=64)  # every step of a host parses the same answer
 def parse_bytes(listing: bytes) -> Mapping[str, Found]:
-    """What `parse` does, for a listing inside a longer answer."""
+    """`parse`, for a listing inside a longer answer."""
     found: dict[str, Found] = {}
     waiting: Waiting = {"=contents": [], "=sums": []}
     while listing:
@@ -182,7 +182,7 @@ def _record(listing: bytes, found: dict[str, Found], waiting: Waiting) -> tuple[
 
 
 def _behind(listing: bytes, found: dict[str, Found], waiting: Waiting) -> bytes:
-    """Take the contents or hashes of the first files that wait for them; gives what follows."""
+    """Take the contents or hashes of the first files that wait for them, and return the rest of the listing."""
     line, _, rest = listing.partition(b"\n")
     try:
         word, count = line.decode().split()
@@ -204,7 +204,7 @@ def _behind(listing: bytes, found: dict[str, Found], waiting: Waiting) -> bytes:
 
 
 def _sum(rest: bytes) -> tuple[str, bytes]:
-    """The hash of a file, and what follows it. sha256sum puts a backslash first where it had to escape the name."""
+    """The hash of a file, and the rest. sha256sum begins with a backslash where it had to escape the name."""
     line, _, after = rest.partition(b"\n")
     if not line.startswith(b"content "):
         return line.lstrip(b"\\")[:64].decode("ascii"), after

@@ -29,9 +29,9 @@ done
 
 @dataclass(frozen=True, kw_only=True)
 class Folders(Step):
-    """The folders of provision belong to root, and nobody else may write to them.
+    """The folders of provision belong to root, and only root may write to them.
 
-    The step makes no folder: the steps that need one do.
+    The step makes no folder: each step makes its own.
     """
 
     words: ClassVar[Vocabulary] = {
@@ -48,40 +48,42 @@ class Folders(Step):
         return Fact(file_scan.command(), _parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """None is open."""
+        """No folder is open."""
         return {"open": {}}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Gives open folders back to root and takes the rights of others away."""
-        found = sorted((have or {}).get("open", {}))
-        private = [path for path in found if path in PRIVATE]
-        public = [path for path in found if path not in PRIVATE]
+        """Gives open folders back to root and takes other users' rights away."""
+        paths_open = sorted((have or {}).get("open", {}))
+        private = [path for path in paths_open if path in PRIVATE]
+        public = [path for path in paths_open if path not in PRIVATE]
         words = (("go-w", public), ("go-rwx", private))
         return [sh(CLOSE, mode, *paths, title=f"close {', '.join(paths)}") for mode, paths in words if paths]
 
     def irrevocable(self, before: State, after: State) -> str:
-        """A rollback opens no folder to others again."""
+        """A rollback opens no folder again."""
         return "folders of provision stay closed to others"
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """Each folder, with its mode and owner."""
-        found: Mapping[str, str] = (have or {}).get("open", {})
-        return [f"{path}: {was} -> closed to others, root:root" for path, was in sorted(found.items())]
+        folders: Mapping[str, str] = (have or {}).get("open", {})
+        return [f"{path}: {was} -> closed to others, root:root" for path, was in sorted(folders.items())]
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The uppermost folders belong to root, and others may not write to them."""
-        said = live.run("stat -c '%%a %%U:%%G %%n' -- %s %s %s %s", *PUBLIC, *PRIVATE).stdout
-        found = (line.split(" ", 2) for line in said.splitlines())
-        opened = [f"{path} {mode} {owner}" for mode, owner, path in found if _is_open(path, int(mode, 8), owner)]
+        """The uppermost folders belong to root, and only root may write to them."""
+        listing = live.run("stat -c '%%a %%U:%%G %%n' -- %s %s %s %s", *PUBLIC, *PRIVATE).stdout
+        lines = (line.split(" ", 2) for line in listing.splitlines())
+        opened = [f"{path} {mode} {owner}" for mode, owner, path in lines if _is_open(path, int(mode, 8), owner)]
         yield Check("folders that are open to others", opened, [])
 
 
 def _parse(answer: Answer) -> State:
-    found = file_scan.parse(answer).items()
-    ours = {path: one for path, one in found if one.kind == "directory" and _is_ours(path)}
+    entries = file_scan.parse(answer).items()
+    folders = {path: entry for path, entry in entries if entry.kind == "directory" and _is_ours(path)}
     return {
         "open": {
-            path: f"{one.mode} {one.owner}" for path, one in ours.items() if _is_open(path, int(one.mode, 8), one.owner)
+            path: f"{entry.mode} {entry.owner}"
+            for path, entry in folders.items()
+            if _is_open(path, int(entry.mode, 8), entry.owner)
         }
     }
 

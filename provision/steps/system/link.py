@@ -1,4 +1,4 @@
-"""Symbolic links of ours: swapped by rename, so that they always lead somewhere."""
+"""Our symbolic links: swapped by rename, so that each link always leads somewhere."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class Link(Step):
 
     Args:
         path: absolute path of the link; its directory must exist.
-        target: where it leads; must exist by then.
-        cost: what a switch costs, in the operator's terms.
+        target: target of the link; must exist before the link is made.
+        cost: the cost of a switch to another target, in the operator's terms.
     """
 
     words: ClassVar[Vocabulary] = {
@@ -52,29 +52,29 @@ class Link(Step):
         return Fact(command, lambda answer: file_state(file_scan.parse(answer).get(self.path)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The link. Refuses to replace anything that is none."""
+        """The link. Refuses to replace a file or a directory."""
         if have is not None and have["kind"] != "link":
-            raise RefusalError(f"{self.path} is no link but a {have['kind']}: it is not ours to replace")
+            raise RefusalError(f"{self.path} is a {have['kind']}, not a link: provision does not replace it")
         return {"kind": "link", "target": self.target}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Swaps or removes it."""
+        """Swaps or removes the link."""
         if want is None:
             return [run("rm", "-f", "--", self.path)]
         return [sh(SWAP, self.path, want["target"], title=f"link {self.path} to {want['target']}")]
 
     def impact(self, have: State, want: State) -> str:
-        """What a switch from one target to another costs."""
+        """The cost of a switch from one target to another."""
         return self.cost if have is not None and want is not None else ""
 
     def check(self, live: Any) -> Iterator[Check]:
-        """It leads where it should, and there is something there."""
+        """The link leads to its target, and the target exists."""
         yield Check("leads to", live.run("readlink -e -- %s", self.path).stdout.strip() or "nowhere", self.target)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedLinks(Owned):
-    """Finds links of ours by their paths.
+    """Finds our links by their paths.
 
     Args:
         paths: every path at which a role may have put a link.
@@ -91,6 +91,6 @@ class OwnedLinks(Owned):
         return Link(path=step_id.partition(":")[2], target="")
 
     def _parse(self, answer: Answer) -> State:
-        found = file_scan.parse(answer)
-        ours = {path: found[path] for path in self.paths if path in found}
+        files = file_scan.parse(answer)
+        ours = {path: files[path] for path in self.paths if path in files}
         return {f"link:{path}": file_state(entry) for path, entry in ours.items() if entry.kind == "link"}

@@ -1,6 +1,6 @@
 """Fingerprints of the primary keys in an OpenPGP key file. Pure: a fresh host may not have gpg yet.
 
-This says what an installed file is; whether to install one is decided on the host by gpg itself.
+The result describes an installed file; whether to install a file is decided on the host by gpg.
 Sources: RFC 4880 4.2 (packets), 6.2 (armor), 12.2 (fingerprints of version 4 keys).
 """
 
@@ -15,7 +15,7 @@ ARMOR = re.compile(rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)
 
 
 def fingerprints(data: bytes) -> tuple[str, ...]:
-    """The fingerprints of all primary keys, sorted; none where the file is no key file.
+    """The fingerprints of all primary keys, sorted; none where the file is not a key file.
 
     Args:
         data: a key file, armored or not.

@@ -1,4 +1,4 @@
-"""Guards: what a host must be before anything of it is changed. They change nothing themselves.
+"""Guards: demands on a host before any change. A guard changes nothing itself.
 
 Supported releases are a decision of ours (README, Requirements). Sources of the rest: snap,
 docs/facts.md#docker-packages; the driver an Ollama needs, docs/facts.md#driver-versions; docs/facts.md#mig.
@@ -20,16 +20,16 @@ ARCHITECTURES = ("amd64", "arm64")
 NAMES = "Debian 12 and 13, Ubuntu 22.04 and 24.04, on amd64 and arm64"
 
 SNAP = 'if [ -e /snap/bin/docker ] || [ -d /var/snap/docker ]; then echo "snap"; else echo "none"; fi'
-CARDS = "require:cards"  # id of the guard that says which instances lack a card
+CARDS = "require:cards"  # id of the guard that names the instances without a usable card
 LOOK = Run(("sh", "-c", SNAP), title="look for Docker's snap")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupportedHost(Step):
-    """A guard: a distribution that this is made for, with systemd.
+    """A guard: a supported distribution, with systemd.
 
     Args:
-        docker: whether Docker will be installed here: then its snap is in the way.
+        docker: whether Docker will be installed here: then Docker's snap is in the way.
     """
 
     guards_host: ClassVar[bool] = True
@@ -42,11 +42,11 @@ class SupportedHost(Step):
         return "require:host"
 
     def fact(self) -> Fact:
-        """Whether Docker is there as a snap; the rest is among the host facts."""
+        """Reads whether Docker is there as a snap; the rest is among the host facts."""
         return Fact(LOOK, _snap)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Nothing; refuses other hosts."""
+        """Nothing; refuses unsupported hosts."""
         if facts.version not in RELEASES.get(facts.distribution, ()):
             is_now = f"{facts.distribution or 'unknown'} {facts.version}".strip()
             raise RefusalError(f"this host is {is_now}; supported are {NAMES}")
@@ -77,9 +77,9 @@ def _snap(answer: Answer) -> State:
 
 @dataclass(frozen=True, kw_only=True)
 class UsableCards(Step):
-    """A guard: the driver answers, and every card that an instance names is there, whole, and usable by its Ollama.
+    """A guard: the driver answers, and every card that an instance names is present, healthy, and usable by its Ollama.
 
-    A host without any card is refused. A card that is gone or broken concerns its instance alone.
+    A host without any card is refused. A missing or broken card concerns its instance alone.
 
     Args:
         gpus: instance -> indices of its cards.
@@ -97,14 +97,15 @@ class UsableCards(Step):
         return CARDS
 
     def fact(self) -> Fact:
-        """Nothing of its own, so what another guard asks anyway: the cards are among the host facts."""
+        """No read of its own, so the other guard's command, which is sent anyway: the cards are among the host
+        facts."""
         return Fact(LOOK, lambda answer: {})
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Nothing; refuses a driver or cards that will not do."""
+        """Nothing; refuses an unfit driver or unfit cards."""
         if not facts.cards:
-            said = facts.driver_error or "nvidia-smi lists no card"
-            raise RefusalError(f"{said}. The NVIDIA driver is a prerequisite: provision does not install it")
+            reason = facts.driver_error or "nvidia-smi lists no card"
+            raise RefusalError(f"{reason}. The NVIDIA driver is a prerequisite: provision does not install it")
         for instance, index in self._named():
             card = facts.card(index)
             if card is not None:
@@ -114,14 +115,14 @@ class UsableCards(Step):
         return {}
 
     def refused(self, facts: HostFacts) -> Mapping[str, str]:
-        """The instances with a card that is gone, broken, or was never there."""
+        """The instances with a card that is missing, broken, or never existed."""
         if not facts.cards:
-            return {}  # then the host is refused
-        found: dict[str, str] = {}
+            return {}  # the whole host is refused instead
+        refusals: dict[str, str] = {}
         for instance, index in self._named():
-            if said := complaint(index, facts):
-                found.setdefault(instance, f"{instance} cannot run: {said}")
-        return found
+            if reason := complaint(index, facts):
+                refusals.setdefault(instance, f"{instance} cannot run: {reason}")
+        return refusals
 
     def _named(self) -> Iterator[tuple[str, int]]:
         return ((instance, index) for instance, indices in self.gpus.items() for index in indices)
@@ -131,7 +132,8 @@ class UsableCards(Step):
         return []
 
     def check(self, live: Any) -> Iterator[Check]:
-        """nvidia-smi lists every card that is named. What it says beside that keeps no card from working."""
+        """nvidia-smi lists every card that an instance names. A further complaint of nvidia-smi stops no healthy
+        card."""
         facts = live_facts(live)
         good = {index for index, card in facts.by_index.items() if not card.broken}
         yield Check("nvidia-smi answers", "yes" if facts.cards else facts.driver_error, "yes")
@@ -139,7 +141,8 @@ class UsableCards(Step):
         yield Check("cards that are missing or broken", missing, [])
 
     def _refuse_order(self, instance: str, index: int, facts: HostFacts) -> None:
-        """A card that was lost before there was a record: nvidia-smi numbers the cards behind it otherwise by now."""
+        """Refuse a card that was lost before there was a record: nvidia-smi has renumbered the cards behind it by
+        now."""
         raise RefusalError(
             f"{instance} cannot run: {complaint(index, facts)}. This host may have instances, and it has no record of "
             f"the card that each index means: the cards behind a lost card have other indices by now. Repair or "
@@ -162,11 +165,11 @@ class UsableCards(Step):
 
 
 def complaint(index: int, facts: HostFacts) -> str:
-    """Why the card that an index of the inventory means cannot be used; empty where it can.
+    """Why the card of an index of the inventory cannot be used; empty where it can.
 
     Args:
-        index: as the inventory has it.
-        facts: what is known of the host.
+        index: the index in the inventory.
+        facts: the host facts.
     """
     uuid, card = facts.record.get(index), facts.card(index)
     if card is not None:
@@ -182,11 +185,11 @@ def _list(facts: HostFacts) -> str:
 
 
 def driver_needed(image: str, compute_cap: float) -> int:
-    """The oldest driver branch with which this Ollama uses this card. An image without a version is a new one.
+    """The oldest driver branch with which an Ollama image uses a card. An image without a version counts as new.
 
     Args:
         image: reference of the image.
-        compute_cap: of the card; 0.0 where it is not known.
+        compute_cap: compute capability of the card; 0.0 where unknown.
     """
     match = re.search(r":(\d+)\.(\d+)[^:/@]*(@|$)", image)
     if match and (int(match[1]), int(match[2])) < (0, 30):

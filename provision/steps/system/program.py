@@ -1,6 +1,6 @@
 """Programs of provision on PATH: a link in /usr/local/sbin.
 
-A host that has another program of the same name, from a package or made by hand, gets no link, which would hide it.
+A host with another program of the same name, from a package or made by hand, gets no link: our link would hide it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +24,8 @@ class Program(Step):
     """A link on PATH to a program of provision.
 
     Args:
-        name: the name.
-        target: the program; must exist by then.
+        name: name of the link.
+        target: the program; must exist before the link is made.
     """
 
     gone: ClassVar[str] = "no longer declared, or the host has another program of that name"
@@ -43,7 +43,7 @@ class Program(Step):
 
     @property
     def path(self) -> str:
-        """Where the link is."""
+        """Path of the link."""
         return f"{FOLDER}/{self.name}"
 
     def fact(self) -> Fact:
@@ -51,40 +51,40 @@ class Program(Step):
         return Fact(file_scan.covering(self.path, depth=0), lambda answer: _state(answer, self.path))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The link; no link on a host that has another program of that name."""
+        """The link; no link on a host with another program of the same name."""
         return None if self._others(facts) else {"target": self.target}
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """The link that was there; no link on a host that has another program of that name by now."""
+        """The past link; no link on a host that has another program of the same name by now."""
         return None if self._others(facts) else past
 
     def _others(self, facts: HostFacts) -> list[str]:
         return [path for path in facts.programs if path.rpartition("/")[2] == self.name]
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Swaps or removes the link; the other program is never touched."""
+        """Swaps or removes the link; never touches the other program."""
         if want is None:
             return [run("rm", "-f", "--", self.path)]
         return [sh(LINK, self.path, want["target"], title=f"link {self.path} to {want['target']}")]
 
     def check(self, live: Any) -> Iterator[Check]:
         """PATH has a program of that name: the link, or the host's own program."""
-        found = live.run("PATH=%s; command -v -- %s", PATH, self.name).stdout.strip()
-        yield Check(f"{self.name} is on PATH", bool(found), True)
+        path = live.run("PATH=%s; command -v -- %s", PATH, self.name).stdout.strip()
+        yield Check(f"{self.name} is on PATH", bool(path), True)
 
 
 def _state(answer: Answer, path: str) -> State:
-    """Where our link leads; None where there is no link of ours."""
-    found = file_scan.parse(answer).get(path)
-    return {"target": found.target} if found is not None and found.target.startswith(OURS) else None
+    """The target of our link; None where there is no link of ours."""
+    entry = file_scan.parse(answer).get(path)
+    return {"target": entry.target} if entry is not None and entry.target.startswith(OURS) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedPrograms(Owned):
-    """Finds links to programs of ours.
+    """Finds links to our programs.
 
     Args:
-        names: every name that a role may have given one.
+        names: every name under which a role may have made a link.
     """
 
     names: tuple[str, ...]
@@ -101,5 +101,5 @@ class OwnedPrograms(Owned):
         return {f"program:{name}": f"{FOLDER}/{name}" for name in self.names}
 
     def _parse(self, answer: Answer) -> State:
-        found = {step_id: _state(answer, path) for step_id, path in self._paths().items()}
-        return {step_id: state for step_id, state in found.items() if state is not None}
+        states = {step_id: _state(answer, path) for step_id, path in self._paths().items()}
+        return {step_id: state for step_id, state in states.items() if state is not None}

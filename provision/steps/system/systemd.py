@@ -1,4 +1,4 @@
-"""Units of ours, our drop-ins for the units of others, services, and the finder of our units."""
+"""Our units, our drop-ins for foreign units, services, and the finder of our units."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from provision.steps.wording import Vocabulary, Words
 
 RELOAD = run("systemctl", "daemon-reload")
 # $1 unit, $2 path of its file or of a drop-in, $3 the new file, $4 folder of units. Before the new file is put in place
-# systemd reads it and nothing else: it is added to a service of our own, dependencies and programs may come later.
+# systemd reads the file alone, added to a plain service of ours: dependencies and programs may come later.
 PLACE = Script(
     "systemd/place",
     r"""
@@ -36,7 +36,7 @@ fi
 mv -fT -- "$3" "$2"
 """,
 )
-# Of what does not start systemctl says no more than where to look.
+# Where a service does not start, systemctl alone prints only the advice to look elsewhere.
 START = Script(
     "systemd/start",
     """
@@ -47,7 +47,7 @@ systemctl start -- "$1" || { code=$?; systemctl status --no-pager --full --lines
 
 @dataclass(frozen=True, kw_only=True)
 class Unit(Step):
-    """A unit file of ours, as systemd has loaded it.
+    """Our unit file, loaded by systemd.
 
     Args:
         name: `provision-*.service` or another type of unit.
@@ -72,22 +72,22 @@ class Unit(Step):
 
     @property
     def path(self) -> str:
-        """Where the file is."""
+        """Path of the file."""
         return f"{unit_scan.DIRECTORY}/{self.name}"
 
     @property
     def manages(self) -> str:
-        """The unit whose loading tells whether systemd has read this file."""
+        """The unit to ask whether systemd has read this file."""
         return self.name
 
     def fact(self) -> Fact:
-        """Reads the file, and whether systemd has read it."""
+        """Reads the file, and whether systemd has loaded it."""
         return Fact(
             unit_scan.command(self.manages), lambda answer: _file(unit_scan.parse(answer), self.path, self.manages)
         )
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The file, loaded. Refuses a unit whose command a drop-in of the operator replaces."""
+        """The file, loaded. Refuses a unit whose command an operator's drop-in replaces."""
         if have is not None and have.get("replaced_by"):
             raise RefusalError(
                 f"{have['replaced_by']} replaces the command of {self.name}, which is provision's: remove that file, "
@@ -96,19 +96,19 @@ class Unit(Step):
         return {"sha256": Content(self.content), "mode": "0644", "owner": "root:root", "loaded": True}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Writes or removes the file and has systemd read it; what is removed is stopped first."""
+        """Writes or removes the file and has systemd reload; stops a unit before removing its file."""
         if want is None:
             return [*self._stop(), *change_file(self.path, _as_file(have), None), RELOAD]
         stale = [key for key, _ in differing(have, want) if key in _FILE]
         written = change_file(self.path, _as_file(have), _as_file(want)) if stale else []
-        return [*(command for one in written for command in self._checked(one)), RELOAD]
+        return [*(command for each in written for command in self._checked(each)), RELOAD]
 
     def _checked(self, command: Command) -> list[Command]:
-        """What is written is written beside the file, and checked before it is put in place."""
+        """Write the new file beside the old file, check it, and put it in place."""
         if not isinstance(command, Put):
             return [command]
         folder, _, file = self.path.rpartition("/")
-        new = f"{folder}/.{file}.provision-new"  # hidden: what is left of it after a crash is no unit
+        new = f"{folder}/.{file}.provision-new"  # hidden: a leftover of a crash is no unit
         words = (self.name, self.path, new, unit_scan.DIRECTORY)
         return [replace(command, path=new), sh(PLACE, *words, title=f"check {new} and put it in place")]
 
@@ -140,7 +140,7 @@ class Unit(Step):
         yield Check("sha256", sha256, str(Content(self.content)))
 
     def _live(self, live: Any, keys: str) -> tuple[dict[str, str], str]:
-        """What systemd says of the unit, and the hash of the file."""
+        """Systemd's properties of the unit, and the hash of the file."""
         words = f"sha256sum <%s; systemctl show --property={keys} -- %s"
         lines = live.run(words, self.path, self.manages).stdout.splitlines()
         shown = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -149,10 +149,10 @@ class Unit(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class DropIn(Unit):
-    """Our addition to a unit of somebody else: `NAME.d/provision.conf`.
+    """Our addition to a foreign unit: `NAME.d/provision.conf`.
 
     Args:
-        name: the service, such as `docker.service`. It may not be there yet.
+        name: the service, such as `docker.service`. It may be missing still.
         content: the file.
     """
 
@@ -163,7 +163,7 @@ class DropIn(Unit):
 
     @property
     def path(self) -> str:
-        """Where the file is."""
+        """Path of the file."""
         return f"{unit_scan.DIRECTORY}/{self.name}.d/provision.conf"
 
     def brings(self) -> Sequence[Step]:
@@ -182,24 +182,24 @@ class DropIn(Unit):
 
 
 def _file(seen: unit_scan.Seen, path: str, name: str) -> State:
-    """The state of a unit file. What systemd says of the unit itself counts only where the whole unit is ours."""
-    found, unit = seen.files.get(path), seen.unit(name)
-    if found is None:
+    """The state of a unit file. Systemd's load state of the unit counts only where the whole unit is ours."""
+    file, unit = seen.files.get(path), seen.unit(name)
+    if file is None:
         return None
     whole = not path.endswith(name) or unit["LoadState"] == "loaded"
     return {
-        "sha256": found.sha256,
-        "mode": found.mode,
-        "owner": found.owner,
+        "sha256": file.sha256,
+        "mode": file.mode,
+        "owner": file.owner,
         "loaded": whole and unit["NeedDaemonReload"] == "no",
-        "replaced_by": _replaced_by(found.sha256, unit) if path.endswith(name) else "",
+        "replaced_by": _replaced_by(file.sha256, unit) if path.endswith(name) else "",
     }
 
 
 def _replaced_by(content: str, unit: Mapping[str, str]) -> str:
-    """The drop-ins of a unit, if systemd starts another command than the unit's own file says.
+    """The drop-ins of a unit whose running command is not the command of the unit's own file; else empty.
 
-    Until systemd has read the file as it is now, its command proves nothing of a drop-in.
+    Until systemd has read the present file, the unit's command proves nothing about a drop-in.
     """
     if not isinstance(content, Content) or not unit.get("DropInPaths") or not unit.get("ExecStart"):
         return ""
@@ -222,13 +222,13 @@ def _as_file(state: State) -> State:
 
 @dataclass(frozen=True, kw_only=True)
 class Service(Step):
-    """A service that runs now and after a boot.
+    """A service to run now and after a boot.
 
     Args:
         name: the service, without `.service`.
-        enabled: whether it starts at boot; what has no [Install] section is left alone.
-        running: whether it runs now.
-        after: ids of steps that start or stop it behind our back.
+        enabled: whether the service starts at boot; a unit without an [Install] section is left alone.
+        running: whether the service runs now.
+        after: ids of steps that start or stop the service behind our back.
     """
 
     endangers_cards: ClassVar[bool] = True
@@ -256,7 +256,7 @@ class Service(Step):
         return f"{self.name}.service"
 
     def fact(self) -> Fact:
-        """Reads what systemd says of the unit."""
+        """Reads systemd's properties of the unit."""
         return Fact(unit_scan.command(self.unit), lambda answer: service_state(unit_scan.parse(answer), self.unit))
 
     def want(self, facts: HostFacts, have: State) -> State:
@@ -269,30 +269,30 @@ class Service(Step):
         return change_service(self.unit, have, want)
 
     def endangers(self, have: State, want: State) -> bool:
-        """Where it is enabled, disabled or unmasked: systemctl has systemd reload."""
+        """True where the service is enabled, disabled or unmasked: systemctl then has systemd reload."""
         return want is not None and bool({"enabled", "masked"} & dict(differing(have, want)).keys())
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """Running: a service that was found dead is not put back to that."""
+        """Running: a rollback stops no service because it was found dead."""
         return self.want(facts, have)
 
     def irrevocable(self, before: State, after: State) -> str:
-        """A service that was not there goes with its unit."""
+        """A service that did not exist goes with its unit."""
         return "" if before else "it goes with its unit"
 
     def follows(self, put_back: PutBack) -> Step | None:
-        """Itself, unless its unit goes."""
+        """The service itself, unless its unit goes."""
         return None if f"unit:{self.unit}" in put_back.removed else self
 
     def impact(self, have: State, want: State) -> str:
-        """Says when it stops or starts."""
+        """Whether the service starts or stops."""
         was, shall = ((state or {}).get("running", False) for state in (have, want))
         return "" if was == shall else f"{'starts' if shall else 'stops'} {self.name}"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """Systemd says that it runs, and will after a boot."""
-        said = live.run("systemctl show --property=ActiveState,UnitFileState -- %s", self.unit).stdout
-        shown = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        """Systemd calls the service active, and enabled at boot."""
+        properties = live.run("systemctl show --property=ActiveState,UnitFileState -- %s", self.unit).stdout
+        shown = dict(line.split("=", 1) for line in properties.splitlines() if "=" in line)
         yield Check("running", shown.get("ActiveState") == "active", self.running)
         if shown.get("UnitFileState") not in FIXED:
             yield Check("enabled at boot", shown.get("UnitFileState") == "enabled", self.enabled)
@@ -316,12 +316,12 @@ def service_state(seen: unit_scan.Seen, name: str) -> State:
 
 
 def change_service(unit: str, have: State, want: State) -> list[Command]:
-    """From any state of a service to any other; for one that is not there any more there is nothing to do.
+    """Commands from any state of a service to any other; none where the service is to be absent.
 
     Args:
         unit: full name.
-        have: found.
-        want: wanted.
+        have: the state found.
+        want: the state wanted.
     """
     if want is None:
         return []
@@ -331,7 +331,7 @@ def change_service(unit: str, have: State, want: State) -> list[Command]:
         commands.append(run("systemctl", "unmask", "--", unit))
     if changes.get("enabled") is not None:
         commands.append(run("systemctl", "enable" if changes["enabled"] else "disable", "--", unit))
-    if changes.get("running") is True:  # a service that failed too often would be refused another start
+    if changes.get("running") is True:  # systemd would refuse another start of a service that failed too often
         commands += [run("systemctl", "reset-failed", "--", unit, ok=(0, 1))]
         commands += [sh(START, unit, title=f"systemctl start -- {unit}")]
     elif changes.get("running") is False and have is not None:
@@ -352,33 +352,33 @@ class OwnedUnits(Owned):
     prefix: str = "provision-"
 
     def fact(self) -> Fact:
-        """Reads the same as every unit."""
+        """Reads the command that all units share."""
         return Fact(unit_scan.command(), self._parse)
 
     def step(self, step_id: str) -> Step:
-        """A unit of that name, to be stopped and removed."""
+        """The unit of that name, to be stopped and removed."""
         return Unit(name=step_id.partition(":")[2], content=b"")
 
     def _parse(self, answer: Answer) -> State:
         seen = unit_scan.parse(answer)
         folder = unit_scan.DIRECTORY + "/"
-        names = [path.removeprefix(folder) for path, found in seen.files.items() if found.kind != "directory"]
+        names = [path.removeprefix(folder) for path, file in seen.files.items() if file.kind != "directory"]
         ours = [name for name in names if "/" not in name and name.startswith(self.prefix)]
         return {f"unit:{name}": _file(seen, folder + name, name) for name in ours}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedDropIns(Owned):
-    """Finds our additions to the units of others.
+    """Finds our additions to foreign units.
 
     Args:
-        name: the unit whose addition a role owns, such as `docker.service`.
+        name: the unit to which a role adds, such as `docker.service`.
     """
 
     name: str
 
     def fact(self) -> Fact:
-        """Reads the same as every unit."""
+        """Reads the command that all units share."""
         return Fact(unit_scan.command(self.name), self._parse)
 
     def step(self, step_id: str) -> Step:

@@ -1,4 +1,4 @@
-"""Reading systemd: one command shows every unit and unit file that our steps may ask for."""
+"""Reading systemd: one command shows every unit and unit file for our steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from provision.steps.system import file_scan
 from provision.steps.system.file_scan import Found
 
 DIRECTORY = "/etc/systemd/system"
-SHOWN = ("docker.service", "containerd.service")
-"""Units of others that steps ask for. Of ours, all that have a file are shown; the others are not there."""
+FOREIGN_UNITS = ("docker.service", "containerd.service")
+"""Foreign units that steps ask for. Of our own units, every unit with a file is shown; the rest does not exist."""
 
 ABSENT = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "UnitFileState": ""}
 
@@ -23,7 +23,7 @@ PROPERTIES = (
 SCRIPT = Script(
     "systemd/read-units",
     f"""
-set -- {" ".join(SHOWN)} "$@"
+set -- {" ".join(FOREIGN_UNITS)} "$@"
 for path in {DIRECTORY}/provision-*; do
   case $path in *.d|*@.*|*'*') ;; *) set -- "$@" "${{path##*/}}" ;; esac
 done
@@ -37,38 +37,42 @@ set -- {DIRECTORY}/provision-* {DIRECTORY}/*.d/provision.conf
 
 @dataclass(frozen=True)
 class Seen:
-    """What systemd and its directory say.
+    """The answers of systemd and of its directory.
 
     Args:
         units: name -> property -> value; a unit that does not exist has `LoadState` `not-found`.
-        files: path -> file, of ours.
+        files: path -> file, of our units.
     """
 
     units: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     files: Mapping[str, Found] = field(default_factory=dict)
 
     def unit(self, name: str) -> Mapping[str, str]:
-        """The properties of one unit. Raises UnreadableError where systemd said nothing of it."""
+        """The properties of one unit.
+
+        Raises:
+            UnreadableError: systemd's answer has no such unit.
+        """
         if name in self.units:
             return self.units[name]
         if name.startswith("provision-") and f"{DIRECTORY}/{name}" not in self.files:
             return ABSENT
-        raise UnreadableError(f"systemctl show says nothing of {name}")
+        raise UnreadableError(f"systemctl show has no answer about {name}")
 
 
 def command(name: str = "") -> Run:
-    """The read-only command, the same for ours and the usual ones, so that it is sent once.
+    """The read-only command, the same for our units and the usual units, so that it is sent once.
 
     Args:
         name: a unit that a step asks for.
     """
-    usual = not name or name in SHOWN or name.startswith("provision-")
+    usual = not name or name in FOREIGN_UNITS or name.startswith("provision-")
     script = Script(SCRIPT.name, SCRIPT + file_scan.FIND)
     return look(script, *(() if usual else (name,)), title="show systemd units")
 
 
 def parse(answer: Answer) -> Seen:
-    """What the command said.
+    """Parse the answer to the command.
 
     Raises:
         UnreadableError: systemd did not answer, or the answer is not whole.
@@ -80,11 +84,11 @@ def parse(answer: Answer) -> Seen:
 
 @lru_cache(maxsize=64)  # every step of a host parses the same answer
 def _parse(text: bytes) -> Seen:
-    shown, mark, files = text.partition(b"\n# files\n")
+    blocks, mark, files = text.partition(b"\n# files\n")
     if not mark:
         raise UnreadableError("the answer of systemctl ends early")
     units: dict[str, Mapping[str, str]] = {}
-    for block in shown.decode(errors="replace").split("\n\n"):
+    for block in blocks.decode(errors="replace").split("\n\n"):
         unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         units.update(dict.fromkeys((unit.get("Id", ""), *unit.get("Names", "").split()), unit))
     return Seen(units, file_scan.parse_bytes(files))
