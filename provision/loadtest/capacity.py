@@ -1,4 +1,4 @@
-"""How many users an endpoint holds: more and more of them until a target breaks, then the place in between."""
+"""How many users an endpoint holds: more and more users until a target breaks, then the number in between."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from provision.loadtest.measure import Summary
 from provision.loadtest.verdict import Judged
 
-FINE = 0.1  # the answer is as fine as this part of it, and at least one user
-SATURATED = 0.9  # of the greatest throughput: more users mostly wait from there
+FINE = 0.1  # the search ends at a distance of this share of the answer, or of one user
+SATURATED = 0.9  # of the greatest throughput: from there on more users mostly wait
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Step:
     """One step of the ramp.
 
     Args:
-        users: how many asked at the same time.
-        found: what was measured.
+        users: how many users asked at the same time.
+        found: the figures.
         judged: the targets.
     """
 
@@ -27,22 +27,22 @@ class Step:
     @property
     def holds(self) -> bool:
         """Whether every target was reached."""
-        return all(one.passed for one in self.judged)
+        return all(target.passed for target in self.judged)
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all streams together."""
+        """Tokens per second of all streams together."""
         return self.found.overall.tokens_per_second
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What an endpoint holds.
+    """The capacity of an endpoint.
 
     Args:
-        steps: every step that was run, by users.
-        holds: the step with the most users that reached every target; None: not even the first did.
-        broke: the step with the fewest users that did not; None: all did.
+        steps: every step, by users.
+        holds: the step with the most users that reached every target; None where the first step missed a target.
+        broke: the step with the fewest users that missed a target; None where every step reached all targets.
         knee: the step with the fewest users whose throughput is nearly the greatest: more users only wait.
     """
 
@@ -56,7 +56,7 @@ def search(run: Callable[[int], Step | None], most: int) -> Capacity:
     """Double the users until a target breaks, then halve the distance.
 
     Args:
-        run: runs one step; None: the operator stopped it.
+        run: runs one step; None where the operator stopped the step.
         most: the most users to try.
     """
     steps: dict[int, Step] = {}
@@ -72,14 +72,14 @@ def search(run: Callable[[int], Step | None], most: int) -> Capacity:
 
 
 def _next(good: int, bad: int, most: int) -> int:
-    """The next number of users; one that was tried ends the search."""
+    """The next number of users; a number tried before ends the search."""
     if bad > most:
         return min(most, good * 2)
     return good if bad - good <= max(1, int(good * FINE)) else (good + bad) // 2
 
 
 def result(steps: Sequence[Step]) -> Capacity:
-    """What steps, in order of users, come to."""
+    """Judge steps that are in order of users."""
     broke = next((step for step in steps if not step.holds), None)
     held = [step for step in steps if step.holds and (broke is None or step.users < broke.users)]
     best = max((step.tokens_per_second for step in held), default=0.0)

@@ -1,8 +1,8 @@
-"""Starts Locust as a process of its own, follows its records, and ends it.
+"""Starts Locust as a process of its own, follows its records, and ends Locust.
 
-A process of its own, because importing Locust patches the sockets of whoever does. It gets an empty home and no
-variables of Locust's, so that no configuration of the operator's changes the test; what it must know stands in a file
-of a folder that is ours alone and goes afterwards.
+A process of its own, because importing Locust patches the sockets of the importing process. Locust gets an empty home
+and no variables of Locust's, so that the operator's configuration does not change the test. Its job is in a file of a
+folder that is ours alone and is deleted afterwards.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ from provision.loadtest.profile import Profile
 from provision.loadtest.record import parse
 
 POLL = 0.2  # seconds between two looks at the records
-MERCY = 5.0  # seconds that Locust has to end when it is told to
-ENOUGH = 20  # answers before a share of failures means anything
+MERCY = 5.0  # seconds that Locust has to end after SIGTERM
+ENOUGH = 20  # answers before a share of failures has a meaning
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Load:
     """One run of Locust.
 
     Args:
-        targets: base URLs; users are dealt out over them.
-        profile: what is asked.
-        users: how many ask at the same time.
+        targets: base URLs; each user chooses one.
+        profile: the requests.
+        users: how many users ask at the same time.
         spawn_rate: users that begin per second.
-        seconds: how long they ask; answers that are under way then may end.
+        seconds: how long users ask; answers under way then may still end.
         timeout: seconds that one answer may take, waiting included.
-        processes: of Locust; one fills one core.
-        most_requests: after so many the run ends.
+        processes: processes of Locust; each fills one core.
+        most_requests: number of requests after which the run ends.
         most_failures: share of failed requests, 0 to 1, beyond which the run ends.
-        key: of the endpoint, or None.
+        key: key of the endpoint, or None.
     """
 
     targets: tuple[str, ...]
@@ -64,7 +64,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Web:
-    """Where Locust's own page is shown.
+    """The address of Locust's own page.
 
     Args:
         host: address to listen on.
@@ -77,12 +77,12 @@ class Web:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run of Locust ended.
+    """The end of a run of Locust.
 
     Args:
-        why: why before its time; empty if it was not.
-        interrupted: whether the operator ended it.
-        guarded: whether we ended it because too much failed.
+        why: why the run ended early; empty where it did not.
+        interrupted: whether the operator ended the run.
+        guarded: whether we ended the run because too many requests failed.
         cpu: share of its processes' time that Locust worked, 0 to 1.
     """
 
@@ -95,17 +95,17 @@ class Ended:
 def run(
     load: Load, tally: Tally, progress: Callable[[Tally], None], wish: threading.Event, web: Web | None = None
 ) -> Ended:
-    """Drive the load and count what came of it.
+    """Drive the load and count the records.
 
     Args:
-        load: what to do.
+        load: the load.
         tally: takes every request.
         progress: called a few times a second.
         wish: set when the operator wants to stop.
-        web: show Locust's page and let the operator start and stop it there; None: begin at once.
+        web: show Locust's page, where the operator starts and stops the run; None: begin at once.
 
     Raises:
-        ProvisionError: Locust did not start, or one of its processes ended by itself.
+        ProvisionError: Locust did not start, or a process of Locust ended by itself.
     """
     before, begun = _cpu(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="provision-loadtest-", ignore_cleanup_errors=True) as name:
@@ -123,9 +123,9 @@ def _cpu() -> float:
 
 @contextmanager
 def _locust(load: Load, folder: Path, web: Web | None) -> Iterator[subprocess.Popen[bytes]]:
-    """Locust, running; gone afterwards with all its processes, whatever happens.
+    """Locust, running; killed afterwards with all its processes, whatever happens.
 
-    It holds one end of a pipe of ours, and ends itself when the other end is gone: then we were killed.
+    Locust holds one end of a pipe of ours, and ends itself when the other end closes: then we were killed.
     """
     alive, ours = os.pipe()
     (folder / "records").mkdir()
@@ -142,7 +142,7 @@ def _locust(load: Load, folder: Path, web: Web | None) -> Iterator[subprocess.Po
             stdout=subprocess.DEVNULL,
             stderr=log,
             pass_fds=(alive,),
-            start_new_session=True,  # Ctrl-C in our terminal is ours alone
+            start_new_session=True,  # only we get the terminal's Ctrl-C
         )
     os.close(alive)
     try:
@@ -155,7 +155,7 @@ def _locust(load: Load, folder: Path, web: Web | None) -> Iterator[subprocess.Po
 
 
 def _job(load: Load, alive: int) -> dict[str, object]:
-    """What the locustfile must know."""
+    """The job for the locustfile."""
     return {
         "alive": alive,
         "targets": list(load.targets),
@@ -186,17 +186,17 @@ def _free_port() -> int:
 
 
 def _environment(job: Path, home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST")}
-    return {**kept, "HOME": str(home), "PYTHONUSERBASE": site.getuserbase(), "PROVISION_LOADTEST": str(job)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST")}
+    return {**inherited, "HOME": str(home), "PYTHONUSERBASE": site.getuserbase(), "PROVISION_LOADTEST": str(job)}
 
 
 class _Watched:
-    """Locust's process and what it has written so far.
+    """Locust's process and its output so far.
 
     Args:
         process: Locust's first process.
-        load: what it was told to do.
-        folder: where it writes.
+        load: its load.
+        folder: the folder of its records and its log.
         tally: takes every record once.
     """
 
@@ -207,10 +207,10 @@ class _Watched:
         self._folder = folder
         self._read: dict[Path, int] = {}
         self._workers = 0
-        self._due = time.monotonic() + load.seconds  # its processes may end from then on
+        self._due = time.monotonic() + load.seconds  # from then on its processes may end
 
     def read(self) -> None:
-        """Count every whole line that is new."""
+        """Count every new, whole line."""
         for path in sorted((self._folder / "records").iterdir()):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
@@ -223,28 +223,28 @@ class _Watched:
         """Make sure that no process of Locust has ended by itself.
 
         Raises:
-            ProvisionError: one has.
+            ProvisionError: a process has.
         """
         if self.process.returncode:
-            raise ProvisionError(f"Locust ended with exit code {self.process.returncode}", self._said())
+            raise ProvisionError(f"Locust ended with exit code {self.process.returncode}", self._log_end())
         if self.load.processes > 1 and self.process.returncode is None and time.monotonic() < self._due:
             now = _children(self.process.pid)
             if now < min(self._workers, self.load.processes):
-                raise ProvisionError("one of Locust's processes ended by itself", self._said())
+                raise ProvisionError("one of Locust's processes ended by itself", self._log_end())
             self._workers = max(self._workers, now)
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask Locust to end."""
         self.process.terminate()
 
     def kill(self) -> None:
-        """End it and all its processes."""
+        """Kill Locust and all its processes."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def _said(self) -> str:
+    def _log_end(self) -> str:
         lines = (self._folder / "log").read_text(errors="replace").strip().splitlines()
-        return "it said: " + (" / ".join(lines[-3:])[:600] or "nothing")
+        return "Locust's last output: " + (" / ".join(lines[-3:])[:600] or "nothing")
 
 
 def _children(pid: int) -> int:
@@ -254,32 +254,32 @@ def _children(pid: int) -> int:
         return 0
 
 
-def _follow(found: _Watched, progress: Callable[[Tally], None], wish: threading.Event, web: Web | None) -> Ended:
-    """Read records until Locust has ended, or end it."""
-    load, ended, asked = found.load, None, 0.0
+def _follow(watched: _Watched, progress: Callable[[Tally], None], wish: threading.Event, web: Web | None) -> Ended:
+    """Read records until Locust has ended, or end Locust."""
+    load, ended, asked = watched.load, None, 0.0
     latest = time.monotonic() + (float("inf") if web else load.seconds + load.timeout + 30)
-    while found.process.poll() is None:
-        found.read()
-        progress(found.tally)
+    while watched.process.poll() is None:
+        watched.read()
+        progress(watched.tally)
         if ended is None:
-            found.check()
-            ended = _early(load, found.tally, wish, late=time.monotonic() > latest, web=web is not None)
+            watched.check()
+            ended = _early(load, watched.tally, wish, late=time.monotonic() > latest, web=web is not None)
             if ended:
                 asked = time.monotonic()
-                found.terminate()
+                watched.terminate()
         elif time.monotonic() - asked > MERCY:
-            found.kill()
+            watched.kill()
         time.sleep(POLL)
-    found.read()
+    watched.read()
     if ended is None:
-        found.check()
+        watched.check()
     return ended or Ended()
 
 
 def _early(load: Load, tally: Tally, wish: threading.Event, *, late: bool, web: bool) -> Ended | None:
-    """Why the run must end before its time, if it must."""
+    """Why the run must end early, or None."""
     if wish.is_set():
-        return Ended() if web else Ended("interrupted", interrupted=True)  # a page has no other end
+        return Ended() if web else Ended("interrupted", interrupted=True)  # on Locust's page nothing else ends the run
     if tally.count >= load.most_requests:
         return Ended(f"{load.most_requests} requests were made, which is the most allowed")
     recent = tally.records[-max(ENOUGH, 10 * load.users) :]

@@ -1,4 +1,4 @@
-"""What a load test leaves on disk: every request as CSV, and a page with plots that needs no network."""
+"""The files of a load test: every request as CSV, and a page with plots that needs no network."""
 
 import csv
 import errno
@@ -33,16 +33,16 @@ COLUMNS = (
     "queued",
     "retried",
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
-MOST_DOTS = 5000  # of a plot; more make a page slow and show nothing more
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a cell that a spreadsheet would run
+MOST_DOTS = 5000  # dots in a plot; more dots make a page slow and show nothing more
 BINS = 40
 
 
 def check(*paths: str) -> None:
-    """Find out whether files can be written: before the load, not after it.
+    """Make sure that files can be written: before the load, not after it.
 
     Raises:
-        UsageError: one cannot, or two are the same.
+        UsageError: a file cannot be written, or two paths are the same file.
     """
     if len({os.path.realpath(path) for path in paths}) < len(paths):
         raise UsageError("two reports cannot be written to the same file")
@@ -57,10 +57,10 @@ def check(*paths: str) -> None:
 
 
 def _put(path: str, data: bytes) -> None:
-    """Write a file: either all of it is there, or what was there before.
+    """Write a file: all of it, or the old content stays.
 
     Raises:
-        ProvisionError: it cannot be written.
+        ProvisionError: the file cannot be written.
     """
     target = Path(path)
     part = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
@@ -77,11 +77,11 @@ def write_csv(path: str, tally: Tally) -> None:
     """Write a line per request. Times are seconds.
 
     Args:
-        path: the file; what it held is replaced.
+        path: the file; its content is replaced.
         tally: the requests.
 
     Raises:
-        ProvisionError: it cannot be written.
+        ProvisionError: the file cannot be written.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -92,7 +92,7 @@ def write_csv(path: str, tally: Tally) -> None:
 
 
 def _cell(value: object) -> object:
-    """A value as a spreadsheet may see it: what a server said must not become a formula."""
+    """A value that is safe for a spreadsheet: a server's text must not become a formula."""
     if not isinstance(value, str):
         return value
     text = line(value, 300)
@@ -104,14 +104,14 @@ class Plot:
     """A plot of dots or bars, in units of its own.
 
     Args:
-        title: what it shows.
-        unit: of the upright axis.
+        title: the title.
+        unit: unit of the upright axis.
         kind: `dots`, `line` or `bars`.
-        points: (place to the right, height, number of its colour).
+        points: (place to the right, height, number of the colour).
         width: greatest place to the right.
         height: greatest height.
-        low: what stands at the left end.
-        high: what stands at the right end.
+        low: text at the left end.
+        high: text at the right end.
     """
 
     title: str
@@ -128,11 +128,11 @@ def write_page(path: str, result: Result) -> None:
     """Write the page.
 
     Args:
-        path: the file; what it held is replaced.
-        result: what to show.
+        path: the file; its content is replaced.
+        result: the result to show.
 
     Raises:
-        ProvisionError: it cannot be written.
+        ProvisionError: the file cannot be written.
     """
     page = render(
         "loadtest/report.html.j2",
@@ -148,15 +148,15 @@ def write_page(path: str, result: Result) -> None:
 
 
 def plots(result: Result) -> list[Plot]:
-    """The plots of a result; none where nothing was answered."""
+    """The plots of a result; none without answers."""
     good = [record for record in result.tally.records if not record.problem and record.ttft is not None]
     if not good:
         return []
     begin, length = min(record.at for record in good), max(1.0, result.found.seconds)
     numbers = {name: number for number, name in enumerate(result.found.instances)}
-    made = [_capacity(result)] if result.capacity and result.capacity.steps else []
-    made += [_first_tokens(good, begin, length, numbers), _throughput(good, begin, length), _histogram(good)]
-    return made
+    drawn = [_capacity(result)] if result.capacity and result.capacity.steps else []
+    drawn += [_first_tokens(good, begin, length, numbers), _throughput(good, begin, length), _histogram(good)]
+    return drawn
 
 
 def _first_tokens(good: Sequence[Record], begin: float, length: float, numbers: dict[str, int]) -> Plot:
@@ -167,7 +167,7 @@ def _first_tokens(good: Sequence[Record], begin: float, length: float, numbers: 
 
 
 def _throughput(good: Sequence[Record], begin: float, length: float) -> Plot:
-    """Tokens per second of all streams, second by second (of a long run, in 240 parts)."""
+    """Tokens per second of all streams, second by second (in 240 parts for a long run)."""
     part = max(1.0, length / 240)
     heights = [0.0] * (math.ceil(length / part) + 1)
     for record in good:

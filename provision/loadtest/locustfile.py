@@ -1,9 +1,9 @@
 """Locust's user: asks, follows the stream, and writes a record.
 
-Runs in Locust's processes only, as `locust -f` of this file: importing Locust patches the sockets of a process. What to
-do stands in a file of ours, named by PROVISION_LOADTEST, because a key must be in no argument.
+Runs in Locust's processes only, as `locust -f` of this file: importing Locust patches the sockets of a process. The job
+is in a file of ours, named by PROVISION_LOADTEST, because a key must not be in an argument.
 
-Every request leaves a record, whatever becomes of it: one that is not counted would make a broken endpoint look good.
+Every request leaves a record, whatever its outcome: an uncounted failure would make a broken endpoint look good.
 """
 
 import json
@@ -31,14 +31,15 @@ TASK: dict[str, Any] = json.loads(JOB.read_text())
 PROFILE = Profile(**TASK["profile"])
 BODIES = PROFILE.bodies()
 CONNECT = 10.0  # seconds
-BACK_OFF = 1.0  # seconds after a failure; a user who asks again at once would make a thousand failures of one
+BACK_OFF = 1.0  # seconds after a failure; without a pause a user would make a thousand failures of one
 PIECE = 65536  # bytes read at a time, at most
-REASON = 300  # bytes of an error's body that are kept
+REASON = 300  # bytes that we keep of an error's body
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def watch_our_starter(**_: Any) -> None:
-    """End with whoever started us, also where it was killed: nobody else would end the load, or take the key away."""
+    """End with the process that started us, even when it was killed: else nothing would end the load or delete the
+    key."""
 
     def watch() -> None:
         while not select.select([TASK["alive"]], [], [], 1.0)[0]:
@@ -55,33 +56,33 @@ class Client(User):
     wait_time = constant(0)
 
     def on_start(self) -> None:
-        """Choose the balancer; users are dealt out over them by chance, for they live in several processes."""
+        """Choose the balancer by chance, because the users live in several processes."""
         self.target = random.choice(TASK["targets"])  # noqa: S311 - not a secret
         self.session = _session()
 
     @task
     def ask(self) -> None:
-        """Send one request and write down what became of it."""
+        """Send one request and write its record."""
         path, body = next(BODIES)
         stream = Stream(openai=path.startswith("/v1/"))
         at, begun = time.time(), time.perf_counter()
-        said = self._ask(path, body, stream)
+        outcome = self._ask(path, body, stream)
         ended = time.perf_counter()
-        _write(Record(at, self.target, **said, **_figures(stream, begun, ended)))
+        _write(Record(at, self.target, **outcome, **_figures(stream, begun, ended)))
         self.environment.events.request.fire(
             request_type=PROFILE.name,
             name=PROFILE.model,
             response_time=(ended - begun) * 1000,
             response_length=stream.tokens,
-            exception=RuntimeError(said["problem"]) if said["problem"] else None,
+            exception=RuntimeError(outcome["problem"]) if outcome["problem"] else None,
             context={},
         )
-        if said["problem"]:
+        if outcome["problem"]:
             gevent.sleep(BACK_OFF)
 
     def _ask(self, path: str, body: dict[str, Any], stream: Stream) -> dict[str, Any]:
-        """Status, instance, and what went wrong. The timeout is for all of it: a server may also send slowly."""
-        said: dict[str, Any] = {"status": 0, "instance": "", "problem": "", "detail": ""}
+        """Status, instance and problem. The timeout covers the whole answer: a server may also send slowly."""
+        outcome: dict[str, Any] = {"status": 0, "instance": "", "problem": "", "detail": ""}
         limit = gevent.Timeout(TASK["timeout"])
         limit.start()
         try:
@@ -92,24 +93,25 @@ class Client(User):
                 timeout=(CONNECT, TASK["timeout"]),
                 allow_redirects=False,
             ) as answer:
-                said |= {"status": answer.status_code, "instance": _clean(answer.headers.get("X-Instance", ""), 100)}
-                said |= _followed(answer, stream)
+                outcome |= {"status": answer.status_code, "instance": _clean(answer.headers.get("X-Instance", ""), 100)}
+                outcome |= _followed(answer, stream)
         except gevent.Timeout:
-            said |= {"problem": TIMEOUT, "detail": f"no end within {TASK['timeout']:g} s"}
-        except Exception as error:  # noqa: BLE001 - whatever a server made of it, the request failed and is counted
-            said |= _lost(error, stream)
+            outcome |= {"problem": TIMEOUT, "detail": f"no end within {TASK['timeout']:g} s"}
+        except Exception as error:  # noqa: BLE001 - whatever the server did, the request failed and is counted
+            outcome |= _lost(error, stream)
         finally:
             limit.close()
-        return said
+        return outcome
 
 
 def _session() -> requests.Session:
     session = requests.Session()
-    session.trust_env = False  # neither a proxy nor a netrc: prompts go to the endpoint and nowhere else
+    session.trust_env = False  # neither a proxy nor a netrc: prompts go only to the endpoint
     paths = ssl.get_default_verify_paths()
-    session.verify = paths.cafile or paths.capath or True  # what the machine trusts, as everything else here
+    # the certificates that the machine trusts, as elsewhere in provision
+    session.verify = paths.cafile or paths.capath or True
     session.headers["Accept-Encoding"] = "identity"
-    # requests looks at where it would go next, and reads that answer whole, also where it is not to go there.
+    # requests follows a Location header even to read the answer behind it, also where redirects are off.
     session.hooks["response"].append(lambda answer, **_: answer.headers.pop("Location", None) and None)
     if TASK["key"]:
         session.headers["Authorization"] = f"Bearer {TASK['key']}"
@@ -130,7 +132,7 @@ def _followed(answer: requests.Response, stream: Stream) -> dict[str, str]:
 
 
 def _lost(error: Exception, stream: Stream) -> dict[str, str]:
-    """What an exception means for whoever asked."""
+    """The problem that an exception is for a client."""
     stream.end(time.perf_counter())
     text = str(error)
     if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
@@ -161,12 +163,12 @@ def _figures(stream: Stream, begun: float, ended: float) -> dict[str, Any]:
 
 
 def _clean(value: Any, longest: int = 200) -> str:
-    """What a server said, without our key, and of a length that can be kept."""
+    """A server's text, without our key and cut to a length."""
     text = str(value)
     return (text.replace(TASK["key"], "***") if TASK["key"] else text)[:longest]
 
 
 def _write(record: Record) -> None:
-    """Append to this process's own file, in one write: it is read while it grows."""
+    """Append to this process's own file, in one write, because another process reads the file meanwhile."""
     with (JOB.parent / "records" / str(os.getpid())).open("a") as file:
         file.write(record.line() + "\n")

@@ -1,4 +1,4 @@
-"""Records -> figures: what a load test measured, of all requests and of each instance."""
+"""Records -> figures: the results of a load test, for all requests and for each instance."""
 
 import math
 from collections import Counter
@@ -7,21 +7,21 @@ from dataclasses import dataclass, field, replace
 
 from provision.loadtest.record import Record
 
-UNNAMED = "(none)"  # no instance answered, or nobody said which
-OTHER = "(other)"  # one that the inventory does not know
-NGINX = "ollama"  # what nginx calls the upstream itself, where it had no instance to send to
+UNNAMED = "(none)"  # no instance answered, or no answer names an instance
+OTHER = "(other)"  # an instance that the inventory does not declare
+NGINX = "ollama"  # nginx's name of the upstream itself, where nginx had no instance to send to
 POINTS = (50, 95, 99)
-STEP = 0.001  # seconds; gaps between tokens are counted in steps of this
+STEP = 0.001  # seconds; gaps between tokens are counted in steps of this length
 QUEUED = 0.1  # seconds of waiting from which a request counts as queued
 
 
 @dataclass
 class Tally:
-    """Every request of a run; gaps between tokens are only counted, for there may be millions.
+    """Every request of a run; gaps between tokens are only counted, for there may be millions of them.
 
     Args:
-        labels: address and port -> the instance that is there, for answers after a second try.
-        known: names of the declared instances; empty where they are not known.
+        labels: address and port -> the instance at that address, for answers after a second try.
+        known: names of the declared instances; empty where unknown.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +36,8 @@ class Tally:
         return len(self.records)
 
     def add(self, record: Record) -> None:
-        """Count a request. After a second try the balancer names both instances; the last one answered."""
+        """Count a request. After a second try the balancer names both instances; the last name is the one that
+        answered."""
         name = record.instance.rpartition(",")[2].strip()
         name = UNNAMED if name in ("", NGINX) else self.labels.get(name, name)
         name = OTHER if self.known and name not in self.known | {UNNAMED} else name
@@ -47,7 +48,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Spread:
-    """A quantity over many requests: 50, 95 and 99 % were at most (of speeds: at least) so much. None: no request."""
+    """A quantity over many requests: 50, 95 and 99 % were at most (for speeds: at least) this value. None: no
+    request."""
 
     p50: float | None = None
     p95: float | None = None
@@ -56,21 +58,21 @@ class Spread:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of some requests. Times are seconds.
+    """The figures of some requests. Times are seconds.
 
     Args:
-        requests: how many.
-        failed: how many of them failed.
+        requests: number of requests.
+        failed: number of failed requests.
         kinds: problem -> how often.
-        share: of all requests of the run, 0 to 1.
+        share: share of all requests of the run, 0 to 1.
         ttft: time to the first token; of a request that timed out before it, the time until then.
         gap: time between two tokens.
-        rate: tokens per second of one stream, after its first; 95 % of streams had at least `p95`.
+        rate: tokens per second of one stream, after its first token; 95 % of streams had at least `p95`.
         total: time to the end.
-        queued: waiting beyond loading and reading the prompt; nothing where the server does not say.
-        waited: requests that were queued, of those of which it is known; None where it is of none.
-        tokens: of good answers.
-        tokens_per_second: of all streams together.
+        queued: waiting beyond loading and reading the prompt; empty where the server gives no figures.
+        waited: number of queued requests, of the requests with figures; None without figures.
+        tokens: tokens of good answers.
+        tokens_per_second: tokens per second of all streams together.
     """
 
     requests: int
@@ -88,20 +90,20 @@ class Figures:
 
     @property
     def fail_share(self) -> float:
-        """Share of requests that failed, 0 to 1."""
+        """Share of failed requests, 0 to 1."""
         return self.failed / self.requests if self.requests else 0.0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was measured.
+    """The figures of a run.
 
     Args:
         seconds: the time that was measured.
-        overall: of all requests.
-        instances: name of an instance -> of those that it answered, in order of names.
-        skew: the greatest difference of an instance's share from what its weight promises, as a part of that; None
-            where the instances are not known.
+        overall: figures of all requests.
+        instances: name of an instance -> figures of its requests, in order of names.
+        skew: the greatest difference of an instance's share from the share by its weight, as a part of the latter; None
+            where the instances are unknown.
         retried: requests that a second instance had to answer.
     """
 
@@ -121,13 +123,15 @@ def summary(
     """Put a run into figures.
 
     Args:
-        tally: its requests.
-        weights: declared instance -> its weight; nothing where they are not known.
-        window: time stamps; only requests that were under way between them count (but gaps between tokens, of all).
+        tally: the requests of the run.
+        weights: declared instance -> its weight; empty where unknown.
+        window: time stamps; only requests under way between them count (but gaps between tokens, of all requests).
             None: all.
-        length: seconds in which users asked; what came after that is not part of the throughput. None: to the end.
+        length: seconds in which users asked; later tokens do not count for the throughput. None: to the end.
     """
-    records = [one for one in tally.records if window is None or (one.end >= window[0] and one.at < window[1])]
+    records = [
+        record for record in tally.records if window is None or (record.end >= window[0] and record.at < window[1])
+    ]
     start, end = window or _span(records, length)
     groups: dict[str, list[Record]] = {name: [] for name in weights}
     for record in records:
@@ -140,13 +144,13 @@ def summary(
 
 
 def histogram(values: Iterable[float], low: float, high: float, bins: int) -> list[int]:
-    """How many values lie in each of equal steps of their logarithm.
+    """Count the values in each of equal steps of their logarithm.
 
     Args:
-        values: above zero.
-        low: the lower end of the first bin; what is less counts there.
-        high: the upper end of the last bin; what is more counts there.
-        bins: how many.
+        values: values above zero.
+        low: the lower end of the first bin; lesser values count there.
+        high: the upper end of the last bin; greater values count there.
+        bins: number of bins.
     """
     counts = [0] * bins
     width = math.log(high / low) / bins if high > low else 1.0
@@ -157,7 +161,7 @@ def histogram(values: Iterable[float], low: float, high: float, bins: int) -> li
 
 
 def overlap(record: Record, start: float, end: float) -> float:
-    """The tokens of an answer that came between two time stamps, were they even."""
+    """The tokens of an answer between two time stamps, if its tokens came evenly."""
     if record.problem or record.ttft is None:
         return 0.0
     first = record.at + record.ttft
@@ -168,7 +172,7 @@ def overlap(record: Record, start: float, end: float) -> float:
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The least value that so many per cent of the values do not exceed (nearest rank).
+    """The least value that `share` per cent of the values do not exceed (nearest rank).
 
     Args:
         values: sorted.
@@ -185,8 +189,8 @@ class _Part:
 
 
 def _span(records: Sequence[Record], length: float | None) -> tuple[float, float]:
-    start = min((one.at for one in records), default=0.0)
-    end = max((one.end for one in records), default=0.0)
+    start = min((record.at for record in records), default=0.0)
+    end = max((record.end for record in records), default=0.0)
     return start, min(end, start + length) if length else end
 
 
@@ -218,22 +222,23 @@ def spread(values: Iterable[float | None]) -> Spread:
 
 
 def _speeds(values: Iterable[float | None]) -> Spread:
-    """Of speeds the low ones are bad: 95 % of the streams had at least `p95`."""
+    """Percentiles of speeds. Low speeds are bad: 95 % of the streams had at least `p95`."""
     known = sorted(value for value in values if value is not None)
     return Spread(*(known[len(known) - math.ceil(len(known) * point / 100)] if known else None for point in POINTS))
 
 
 def _counted(gaps: Counter[int]) -> Spread:
-    total, seen, found = sum(gaps.values()), 0, []
+    total, seen, values = sum(gaps.values()), 0, []
     points = [math.ceil(total * point / 100) for point in POINTS]
     for step in sorted(gaps):
         seen += gaps[step]
-        found += [step * STEP] * sum(seen - gaps[step] < point <= seen for point in points)
-    return Spread(*found) if found else Spread()
+        values += [step * STEP] * sum(seen - gaps[step] < point <= seen for point in points)
+    return Spread(*values) if values else Spread()
 
 
 def _skew(groups: Mapping[str, Sequence[Record]], weights: Mapping[str, float]) -> float | None:
-    """How far an instance's share is from what its weight promises, as a part of that: 1 for one that got nothing."""
+    """The greatest distance of an instance's share from the share by its weight, as a part of it: 1 for no request at
+    all."""
     total, weight = sum(len(groups[name]) for name in weights), sum(weights.values())
     if not total or not weight:
         return None

@@ -1,4 +1,4 @@
-"""What is asked: one of three kinds of request with prompts of ours, or a file of the operator's own."""
+"""The requests: one of three kinds with prompts of ours, or a file of the operator's own."""
 
 import copy
 import itertools
@@ -32,12 +32,12 @@ _TOPICS = (
 
 @dataclass(frozen=True)
 class Profile:
-    """What is asked of the endpoint.
+    """The requests to an endpoint.
 
     Args:
         name: `chat`, `generate`, `openai`, or the file's name.
-        model: the model that is asked.
-        max_tokens: the longest answer.
+        model: the model to ask.
+        max_tokens: the longest answer, in tokens.
         requests: bodies of the operator's own, without model and stream; empty for prompts of ours.
     """
 
@@ -47,9 +47,9 @@ class Profile:
     requests: Sequence[dict[str, Any]] = ()
 
     def bodies(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Path and body of one request after another, without end, in an order of chance.
+        """Yield path and body of one request after another, without end, in random order.
 
-        Every prompt begins with a word that no other has, or the server's prompt cache would answer for the model.
+        Every prompt begins with a word of its own, or the server's prompt cache would answer for the model.
         """
         chance = secrets.SystemRandom()
         for number in itertools.count():
@@ -68,7 +68,7 @@ class Profile:
         if kind == "generate":
             body["prompt"] = unique + body["prompt"]
         else:
-            first = next((one for one in body["messages"] if isinstance(one.get("content"), str)), None)
+            first = next((message for message in body["messages"] if isinstance(message.get("content"), str)), None)
             if first is None:
                 body["messages"].insert(0, _user(unique.strip()))
             else:
@@ -76,7 +76,8 @@ class Profile:
         return PATHS[kind], self._bounded(kind, body)
 
     def _bounded(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The body with our model, streamed, and with an end to the answer. It never says num_ctx: that reloads."""
+        """The body with our model, streamed, and with a longest answer. num_ctx stays out: another value reloads the
+        model."""
         body |= {"model": self.model, "stream": True}
         if kind == "openai":
             longest = min(self.max_tokens, body.get("max_tokens") or self.max_tokens)
@@ -95,16 +96,16 @@ def _kind(body: dict[str, Any]) -> str:
 
 
 def load(name: str, model: str, max_tokens: int) -> Profile:
-    """The profile of that name, or that a file holds.
+    """The profile of a name, or of a file.
 
     Args:
         name: `chat`, `generate`, `openai`, or a file with a JSON object per line: `{"prompt": ...}` for /api/generate,
             `{"messages": [...]}` for /api/chat, each with `options` if need be.
         model: the model to ask.
-        max_tokens: the longest answer.
+        max_tokens: the longest answer, in tokens.
 
     Raises:
-        UsageError: no such profile, or the file is not of that kind.
+        UsageError: no such profile, or the file has another form.
     """
     if name in PATHS:
         return Profile(name, model, max_tokens)
@@ -126,20 +127,20 @@ def _request(file: str, number: int, line: str) -> dict[str, Any]:
     """One line of a file.
 
     Raises:
-        UsageError: it is no request.
+        UsageError: the line is no request.
     """
     where = f"{file}:{number}"
     try:
         body = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: no JSON: {error}", 'write a line like {"prompt": "..."}') from error
-    found: dict[str, Any] = body if isinstance(body, dict) else {}
-    problem = next((text for test, text in _RULES if not test(found)), "")
+    document: dict[str, Any] = body if isinstance(body, dict) else {}
+    problem = next((text for test, text in _RULES if not test(document)), "")
     if problem:
         raise UsageError(
             f"{where}: {problem}", 'write {"prompt": "..."} or {"messages": [...]}, and options if need be'
         )
-    return found
+    return document
 
 
 def _is_count(value: Any) -> bool:
@@ -153,7 +154,7 @@ def _is_options(body: dict[str, Any]) -> bool:
 
 def _has_messages(body: dict[str, Any]) -> bool:
     messages = body.get("messages")
-    return isinstance(messages, list) and bool(messages) and all(isinstance(one, dict) for one in messages)
+    return isinstance(messages, list) and bool(messages) and all(isinstance(message, dict) for message in messages)
 
 
 _RULES: tuple[tuple[Callable[[dict[str, Any]], bool], str], ...] = (

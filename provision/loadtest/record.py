@@ -1,4 +1,4 @@
-"""One request and what became of it: a line in a file, written by Locust's processes and read by ours."""
+"""One request and its outcome: a line in a file, written by Locust's processes and read by ours."""
 
 import dataclasses
 import json
@@ -14,20 +14,20 @@ class Record:
     """One request. Times are seconds.
 
     Args:
-        at: when it was sent, as a time stamp.
-        target: the address it was sent to.
-        instance: who answered, as the balancer says (`X-Instance`); empty where nobody said.
+        at: when the request was sent, as a time stamp.
+        target: the address to which the request was sent.
+        instance: the instance that answered, from the balancer's `X-Instance`; empty without that header.
         retried: whether another instance was asked before.
-        status: of HTTP; 0 where there was none.
-        problem: why it failed, in one or two words; empty where it did not.
-        detail: what was said of that.
-        ttft: until the first token; None where none came.
-        total: until its end.
-        tokens: how many came.
-        arrivals: in how many pieces.
-        decode: in which the server made the answer, by its own words; None where it does not say.
-        queued: waiting, beyond loading the model and reading the prompt; None where the server does not say.
-        gaps: between one token and the next.
+        status: the status of HTTP; 0 without an answer.
+        problem: why the request failed, in one or two words; empty for a good answer.
+        detail: the error's own text.
+        ttft: seconds until the first token; None without a token.
+        total: seconds until the end.
+        tokens: number of tokens.
+        arrivals: number of reads in which tokens came.
+        decode: seconds in which the server made the answer, by its own figures; None where the server gives none.
+        queued: seconds of waiting, beyond loading the model and reading the prompt; None without the server's figures.
+        gaps: seconds between one token and the next.
     """
 
     at: float
@@ -47,14 +47,14 @@ class Record:
 
     @property
     def end(self) -> float:
-        """When it ended, as a time stamp."""
+        """When the request ended, as a time stamp."""
         return self.at + self.total
 
     @property
     def rate(self) -> float | None:
-        """Tokens per second after the first one; None where that cannot be said.
+        """Tokens per second after the first token; None where unknown.
 
-        Where tokens came in lumps, their times here say nothing: then the server's own word counts.
+        Where tokens came in lumps, their times here tell nothing: then the server's own figure counts.
         """
         if self.ttft is None or self.tokens < 2:
             return None
@@ -64,17 +64,18 @@ class Record:
 
     @property
     def wait(self) -> float | None:
-        """How long somebody waited for the first token: of what timed out before it, until then."""
+        """Seconds that a client waited for the first token; for a request that timed out before it, until the
+        timeout."""
         if self.ttft is None and self.problem == TIMEOUT:
             return self.total
         return None if self.problem else self.ttft
 
     def line(self) -> str:
-        """As one line of JSON."""
+        """The record as one line of JSON."""
         short = dataclasses.replace(self, gaps=[round(gap, 5) for gap in self.gaps[:LONGEST]])
         return json.dumps(dataclasses.asdict(short))
 
 
 def parse(line: str) -> Record:
-    """The record that a line holds."""
+    """The record in a line."""
     return Record(**json.loads(line))

@@ -1,4 +1,4 @@
-"""One load test from beginning to end: the load, its figures, the verdict; once, or in steps."""
+"""One load test from beginning to end: the load, its figures, the verdict; a single run, or in steps."""
 
 import dataclasses
 import json
@@ -18,23 +18,23 @@ from provision.loadtest.measure import Figures, Summary, Tally, summary
 from provision.loadtest.target import Endpoint
 from provision.loadtest.verdict import Judged
 
-BUSY = 0.85  # share of its time from which Locust itself may be what is slow
+BUSY = 0.85  # share of its time from which Locust itself may be the slow part
 LIKE = "compare like with like"
 SHORTEST_STEP = 3.0  # seconds of a step that are measured, after all its users have begun
 
 
 @dataclass
 class Result:
-    """What a load test came to.
+    """The result of a load test.
 
     Args:
-        load: what was done; of a search for the capacity, its last step.
+        load: the load; in a search for the capacity, of the last step.
         found: the figures.
         tally: the requests.
-        ended: how it ended.
-        judged: the targets, and those of the baseline.
-        findings: what an operator should look at, each a sentence.
-        capacity: what the endpoint holds, where that was asked.
+        ended: the end of the run.
+        judged: the targets, and the targets of the baseline.
+        findings: sentences about things for an operator to look at.
+        capacity: the capacity of the endpoint, where asked for.
     """
 
     load: Load
@@ -52,7 +52,7 @@ class Result:
             return 130
         if self.ended.guarded:
             return 7
-        missed = self.capacity.holds is None if self.capacity else not all(one.passed for one in self.judged)
+        missed = self.capacity.holds is None if self.capacity else not all(target.passed for target in self.judged)
         return 5 if missed else 0
 
 
@@ -67,18 +67,18 @@ def once(
     """Run the load once and judge it.
 
     Args:
-        load: what to do.
+        load: the load.
         endpoint: for the instances' names and weights.
-        targets: what has to be reached.
-        show: is told how it goes.
+        targets: the targets to reach.
+        show: called with the tally a few times a second.
         wish: set when the operator wants to stop.
-        web: as for `drive.run`.
+        web: see `drive.run`.
     """
     tally = endpoint.tally()
     ended = drive.run(load, tally, show, wish, web)
-    found = summary(tally, endpoint.weights, length=None if web else load.seconds)
-    findings = _findings(found, tally, ended) if tally.count else ["no request came to its end"]
-    return Result(load, found, tally, ended, verdict.judge(found, targets), findings)
+    figures = summary(tally, endpoint.weights, length=None if web else load.seconds)
+    findings = _findings(figures, tally, ended) if tally.count else ["no request was completed"]
+    return Result(load, figures, tally, ended, verdict.judge(figures, targets), findings)
 
 
 class _Steps:
@@ -89,22 +89,22 @@ class _Steps:
         self.results: list[Result] = []
 
     def run(self, users: int, show: Callable[[Tally], None]) -> Step | None:
-        """Run a step; None if it did not come to its end."""
+        """Run a step; None if the step was not completed."""
         length = max(self.load.seconds, SHORTEST_STEP)
         rate = max(self.load.spawn_rate, users / 2)
-        # A step that fails is an answer here, so it is not ended for that.
+        # A failing step is an answer here, so its failures do not end it.
         load = dataclasses.replace(
             self.load, users=users, spawn_rate=rate, seconds=length + users / rate, most_failures=1.0
         )
         tally = self.endpoint.tally()
         ended = drive.run(load, tally, show, self.wish)
         begun = min((record.at for record in tally.records), default=0.0) + users / rate
-        found = summary(tally, self.endpoint.weights, (begun, begun + length))
-        judged = verdict.judge(found, self.targets)
-        self.results.append(Result(load, found, tally, ended, judged, _findings(found, tally, ended)))
-        if not found.overall.requests and not ended.why:
-            raise ProvisionError(f"no answer ended within a step of {length:g} s", "say a longer --duration")
-        return None if ended.why else Step(users, found, judged)
+        figures = summary(tally, self.endpoint.weights, (begun, begun + length))
+        judged = verdict.judge(figures, self.targets)
+        self.results.append(Result(load, figures, tally, ended, judged, _findings(figures, tally, ended)))
+        if not figures.overall.requests and not ended.why:
+            raise ProvisionError(f"no answer ended within a step of {length:g} s", "give a longer --duration")
+        return None if ended.why else Step(users, figures, judged)
 
 
 def find_capacity(
@@ -118,16 +118,16 @@ def find_capacity(
 
     Args:
         load: `users` is the most to try, `seconds` the length of a step.
-        endpoint: as for `once`.
-        targets: what has to be reached.
-        show: is told the users of a step, and how it goes.
+        endpoint: see `once`.
+        targets: the targets to reach.
+        show: called with the users of a step and the tally a few times a second.
         wish: set when the operator wants to stop.
     """
     steps = _Steps(load, endpoint, targets, wish)
-    came = capacity.search(lambda users: steps.run(users, lambda tally: show(users, tally)), load.users)
+    outcome = capacity.search(lambda users: steps.run(users, lambda tally: show(users, tally)), load.users)
     last = steps.results[-1]
-    last.capacity = came
-    held = came.holds and next(one for one in steps.results if one.load.users == came.holds.users)
+    last.capacity = outcome
+    held = outcome.holds and next(result for result in steps.results if result.load.users == outcome.holds.users)
     last.findings = held.findings if held else last.findings
     return last
 
@@ -139,31 +139,31 @@ def _findings(found: Summary, tally: Tally, ended: Ended) -> list[str]:
 def _tired(ended: Ended) -> list[str]:
     if ended.cpu < BUSY:
         return []
-    return [f"Locust itself was busy {ended.cpu:.0%} of its time: the figures may be its own; say more --processes"]
+    return [f"Locust itself was busy {ended.cpu:.0%} of its time: the figures may be its own; give more --processes"]
 
 
 def baseline(path: str, load: Load) -> Mapping[str, Any]:
     """The figures of an earlier run of the same test.
 
     Args:
-        path: what `--json` printed.
-        load: the test that is to be compared with it.
+        path: a file with the output of `--json`.
+        load: the test to compare with it.
 
     Raises:
-        UsageError: it is no such document, or was another test.
+        UsageError: the file is no such document, or is of another test.
     """
     try:
-        found = json.loads(Path(path).read_text())
-        said = {"model": load.profile.model, "profile": load.profile.name, "users": load.users}
-        for key, now in {**said, "max_tokens": load.profile.max_tokens}.items():
-            if found[key] != now:
-                raise UsageError(f"the baseline is of another test: its {key} is {found[key]}, not {now}", LIKE)
-        overall: Mapping[str, Any] = found["overall"]
+        before = json.loads(Path(path).read_text())
+        test = {"model": load.profile.model, "profile": load.profile.name, "users": load.users}
+        for key, now in {**test, "max_tokens": load.profile.max_tokens}.items():
+            if before[key] != now:
+                raise UsageError(f"the baseline is of another test: its {key} is {before[key]}, not {now}", LIKE)
+        overall: Mapping[str, Any] = before["overall"]
         numbers = [overall["fail_share"], overall["tokens_per_second"]]
         numbers += [overall[name][point] or 0.0 for name, point in verdict.COMPARED]
     except OSError as error:
         raise UsageError(
-            f"the baseline {path} cannot be read: {error.strerror}", "it is what --json printed"
+            f"the baseline {path} cannot be read: {error.strerror}", "give a file with the output of --json"
         ) from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UsageError(f"the baseline {path} is no document of `provision loadtest --json`") from error
@@ -187,7 +187,7 @@ def document(result: Result) -> dict[str, Any]:
         "instances": [{"instance": name, **_figures(own)} for name, own in found.instances.items()],
         "skew": found.skew,
         "retried": found.retried,
-        "verdict": [dataclasses.asdict(one) for one in result.judged],
+        "verdict": [dataclasses.asdict(target) for target in result.judged],
         "findings": list(result.findings),
         "capacity": _capacity(result.capacity),
     }
@@ -206,5 +206,5 @@ def _capacity(found: Capacity | None) -> dict[str, Any] | None:
 
 
 def _step(step: Step) -> dict[str, Any]:
-    verdicts = [dataclasses.asdict(one) for one in step.judged]
+    verdicts = [dataclasses.asdict(target) for target in step.judged]
     return {"users": step.users, "holds": step.holds, "overall": _figures(step.found.overall), "verdict": verdicts}

@@ -1,4 +1,4 @@
-"""The wish to stop: Ctrl-C, or the end of the terminal, noted and asked for at places where nothing is lost."""
+"""The wish to stop: Ctrl-C, or the end of the terminal, noted here and asked for where stopping loses nothing."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def noted() -> Iterator[threading.Event]:
-    """An event that the first of these signals sets; the second one raises KeyboardInterrupt, as ever."""
+    """An event that the first of these signals sets; the second signal raises KeyboardInterrupt, as ever."""
     wish = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -19,12 +19,12 @@ def noted() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         wish.set()
 
-    # What is ignored stays so: a shell does that to SIGINT of what it puts into the background.
-    before = {one: signal.getsignal(one) for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN}
-    for one in before:
-        signal.signal(one, note)
+    # An ignored signal stays ignored: a shell ignores SIGINT for its background jobs.
+    before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield wish
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

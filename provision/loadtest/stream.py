@@ -1,8 +1,8 @@
-"""A streamed answer, frame by frame: how far it got, how fast, and how it ended.
+"""A streamed answer, frame by frame: its progress, its speed, and its end.
 
-Native streams are NDJSON and end with a frame that says `done`; `/v1/` streams are server-sent events and end with
+Native streams are NDJSON and end with a frame with `done`; `/v1/` streams are server-sent events and end with
 `[DONE]`. An error in the middle comes after status 200, as a line of its own (docs/facts.md#ollama-api): so the status
-says nothing, and only the last frame makes an answer.
+proves nothing, and only the last frame makes an answer.
 """
 
 import json
@@ -20,41 +20,41 @@ class Stream:
     """Takes an answer's bytes as they come.
 
     Args:
-        openai: whether it is an answer of `/v1/`.
+        openai: whether the answer is from `/v1/`.
     """
 
     openai: bool = False
     first: float | None = None
-    """When the first token came, response or thinking: the clock given to `feed`."""
+    """When the first token came, response or thinking, by the clock of `feed`."""
     last: float | None = None
     """When the last token came."""
     gaps: list[float] = field(default_factory=list)
     """Seconds between one token and the next."""
     frames: int = 0
-    """Frames that held a token."""
+    """Frames with a token."""
     arrivals: int = 0
-    """How often tokens came: fewer than frames where something in front buffers."""
+    """How often tokens came: fewer than frames where a proxy buffers."""
     tokens: int = 0
-    """Tokens, as the server counted them; frames where it did not."""
+    """Tokens, as counted by the server; frames where the server did not count."""
     load: float = 0.0
     """Seconds in which the model was loaded for this request (native only)."""
     prefill: float | None = None
-    """Seconds in which the prompt was read; None where the server does not say (`/v1/`)."""
+    """Seconds in which the prompt was read; None where the server gives no figure (`/v1/`)."""
     decode: float | None = None
-    """Seconds in which the answer was made; None where the server does not say."""
+    """Seconds in which the answer was made; None where the server gives no figure."""
     problem: str = ""
-    """Why it is no answer; empty so far."""
+    """Why the stream is no answer; empty so far."""
     detail: str = ""
-    """What the server said of that."""
+    """The server's words about the problem."""
     done: bool = False
     _rest: bytes = b""
 
     def feed(self, data: bytes, now: float) -> None:
-        """Take bytes that came.
+        """Take the next bytes.
 
         Args:
             data: any number of lines, and parts of them.
-            now: seconds, of a clock that only goes forward.
+            now: seconds of a clock that never goes back.
         """
         before = self.frames
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -66,15 +66,15 @@ class Stream:
             self._rest = b""
 
     def end(self, now: float) -> str:
-        """The connection has ended: why this is no answer, or empty if it is one."""
+        """End the stream, and return why it is no answer; empty for a good answer."""
         rest, self._rest = self._rest.strip(), b""
         if rest:
             self._line(rest, now)
         if not self.problem and not self.done:
-            self._fail(CUT, f"ended after {self.frames} frames without the last one")
+            self._fail(CUT, f"ended after {self.frames} frames without the last frame")
         if not self.problem and not self.frames:
-            self._fail(EMPTY, "no token in it")
-        fits = 0 < self.tokens <= 10 * self.frames + 1000  # a server may say any number
+            self._fail(EMPTY, "no token came")
+        fits = 0 < self.tokens <= 10 * self.frames + 1000  # a server may report any number
         self.tokens = self.tokens if fits else self.frames
         return self.problem
 
@@ -93,9 +93,9 @@ class Stream:
         if frame is None:
             self._fail(GARBLED, line[:LONGEST_DETAIL].decode(errors="replace"))
         elif frame.get("error"):
-            self._fail(ERROR, _said(frame["error"]))
+            self._fail(ERROR, _error_text(frame["error"]))
         elif self.done:
-            self._fail(GARBLED, "it goes on after its last frame")
+            self._fail(GARBLED, "the stream goes on after its last frame")
         else:
             self._frame(frame, now)
 
@@ -132,7 +132,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _native_tokens(frame: dict[str, Any]) -> Iterator[Any]:
-    """What may hold a token: a model that thinks leaves `response` empty for a long time."""
+    """The values that may hold a token: a model that thinks leaves `response` empty for a long time."""
     message = _mapping(frame.get("message"))
     yield from (frame.get("response"), frame.get("thinking"))
     yield from (message.get("content"), message.get("thinking"), message.get("tool_calls"))
@@ -150,11 +150,11 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _number(value: Any) -> int:
-    """A count as a server says it: anything else, and what no answer can reach, is nothing."""
+    """A count from a server; 0 for any other value, and for a number that no answer can reach."""
     fine = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
     return value if fine else 0
 
 
-def _said(error: Any) -> str:
+def _error_text(error: Any) -> str:
     text = error.get("message") if isinstance(error, dict) else error
     return str(text)[:LONGEST_DETAIL]

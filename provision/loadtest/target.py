@@ -1,4 +1,4 @@
-"""Which endpoint, which model: taken from the inventory, and asked before any load."""
+"""The endpoint and the model: taken from the inventory, and asked before any load."""
 
 import difflib
 import http.client
@@ -19,17 +19,17 @@ from provision.inventory.topology import is_balancing, sources
 from provision.loadtest.measure import Tally
 from provision.terminal_text import line
 
-TIMEOUT = 10.0  # seconds without a word
+TIMEOUT = 10.0  # seconds without a byte
 LARGEST = 4 * 1024 * 1024  # bytes of an answer
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What is tested.
+    """The endpoint under test.
 
     Args:
         urls: base URL of every balancer.
-        weights: HOST/INSTANCE of every instance behind them -> its weight; empty where no inventory says.
+        weights: HOST/INSTANCE of every instance behind the balancers -> its weight; empty without an inventory.
         labels: address and port of every instance -> HOST/INSTANCE.
         models: the models that every instance serves.
     """
@@ -40,33 +40,39 @@ class Endpoint:
     models: tuple[str, ...] = ()
 
     def tally(self) -> Tally:
-        """An empty tally that knows these instances."""
+        """An empty tally that knows the endpoint's instances."""
         return Tally(self.labels, frozenset(self.weights))
 
 
 def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
-    """The endpoint that an inventory describes.
+    """The endpoint of an inventory.
 
     Args:
         inventory: all hosts.
-        hosts: those that `--limit` left.
+        hosts: the hosts within `--limit`.
 
     Raises:
-        UsageError: none of the hosts is a balancer, or none can be reached from here.
+        UsageError: no host is a balancer, or no balancer can be reached from here.
     """
     balancers = [host for host in hosts if is_balancing(host, inventory)]
     if not balancers:
         names = ", ".join(host.name for host in inventory.hosts if is_balancing(host, inventory))
         raise UsageError("none of these hosts is a balancer", f"the balancers are {names}" if names else "")
-    members = [(host, one) for each in balancers for host in sources(each, inventory) for one in host.instances]
+    members = [
+        (host, instance) for each in balancers for host in sources(each, inventory) for instance in host.instances
+    ]
     if not members:
         raise UsageError("no instance is behind these balancers", "see ollama.instances")
-    first, *others = [instance.models for _, instance in members]
+    first, *rest = [instance.models for _, instance in members]
     return Endpoint(
         urls=tuple(_url(host) for host in balancers),
-        weights={_name(host, one): float(one.weight) for host, one in members},
-        labels={f"{address}:{one.port}": _name(host, one) for host, one in members for address in _addresses(host)},
-        models=tuple(model for model in first if all(model in other for other in others)),
+        weights={_name(host, instance): float(instance.weight) for host, instance in members},
+        labels={
+            f"{address}:{instance.port}": _name(host, instance)
+            for host, instance in members
+            for address in _addresses(host)
+        },
+        models=tuple(model for model in first if all(model in served for served in rest)),
     )
 
 
@@ -75,15 +81,15 @@ def _name(host: Host, instance: Instance) -> str:
 
 
 def _addresses(host: Host) -> set[str]:
-    """Where its instances may be, by all that is known here."""
-    found = {host.serving.listen_address, host.connection.address} - {""}
+    """The addresses at which a host's instances may be, by all that is known here."""
+    addresses = {host.serving.listen_address, host.connection.address} - {""}
     with suppress(OSError):
-        found |= {str(one[4][0]) for one in socket.getaddrinfo(host.connection.address, None, socket.AF_INET)}
-    return found
+        addresses |= {str(entry[4][0]) for entry in socket.getaddrinfo(host.connection.address, None, socket.AF_INET)}
+    return addresses
 
 
 def _url(host: Host) -> str:
-    """Where clients reach a balancer: the address by which we reach its host, unless it listens elsewhere."""
+    """The URL for clients of a balancer: the address by which we reach its host, unless it listens elsewhere."""
     settings = shared_settings.balancer(host)
     listens = settings.listen
     everywhere = {"0.0.0.0", "::"} & set(listens)  # noqa: S104 - compared, not bound
@@ -95,10 +101,10 @@ def _url(host: Host) -> str:
 
 
 def of_url(url: str) -> Endpoint:
-    """An endpoint that no inventory describes.
+    """The endpoint of a URL, without an inventory.
 
     Raises:
-        UsageError: not such a URL.
+        UsageError: the text is no URL of an endpoint.
     """
     parts = urlsplit(url)
     try:
@@ -111,47 +117,47 @@ def of_url(url: str) -> Endpoint:
 
 
 def chosen_model(endpoint: Endpoint, model: str) -> str:
-    """The model to ask for: the one said, else the first that every instance serves.
+    """The model to ask for: the given model, else the first model that every instance serves.
 
     Raises:
-        UsageError: neither is there.
+        UsageError: there is no such model.
     """
     if model or endpoint.models:
         return model or endpoint.models[0]
-    raise UsageError("no model is named, and the inventory has none that every instance serves", "say --model")
+    raise UsageError("no model is given, and no model is served by every instance", "give --model")
 
 
 def probe(endpoint: Endpoint, model: str, key: Secret | None) -> list[str]:
     """Ask every balancer whether it is an Ollama endpoint and has the model.
 
     Args:
-        endpoint: what to ask.
-        model: what must be there.
+        endpoint: the endpoint to ask.
+        model: the model that must be there.
         key: sent as a bearer token, or None.
 
     Returns:
-        what is worth knowing before the load starts, each a sentence.
+        sentences for the operator before the load starts.
 
     Raises:
-        UsageError: it is no such endpoint, wants a key, or has no such model.
-        ProvisionError: it does not answer.
+        UsageError: a balancer is no Ollama endpoint, wants a key, or lacks the model.
+        ProvisionError: a balancer does not answer.
     """
     notes = []
     for url in endpoint.urls:
         if not isinstance(_ask(url, "/api/version", key).get("version"), str):
-            raise UsageError(f"{url} is no Ollama endpoint: /api/version says no version", "is the port right?")
+            raise UsageError(f"{url} is no Ollama endpoint: /api/version has no version", "is the port right?")
         names = _names(_ask(url, "/api/tags", key))
         if _full(model) not in {_full(name) for name in names}:
             near = difflib.get_close_matches(model, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(names)[:10]) or 'none'}"
             raise UsageError(f"{url} has no model {model}", line(hint, 500))
         if not _is_loaded(url, model, key):
-            notes.append(f"{model} is not loaded on the instance that {url} asked: the first answers wait for that")
+            notes.append(f"{model} is not loaded on the instance that {url} asked: the first answers wait for the load")
     return notes
 
 
 def _is_loaded(url: str, model: str, key: Secret | None) -> bool:
-    """Whether one instance has it in memory; where that may not be asked, it is no reason not to test."""
+    """Whether the asked instance has the model in memory. A forbidden question is no reason against a test."""
     try:
         running = _names(_ask(url, "/api/ps", key))
     except ProvisionError:
@@ -161,7 +167,7 @@ def _is_loaded(url: str, model: str, key: Secret | None) -> bool:
 
 def _names(answer: dict[str, Any]) -> list[str]:
     models = answer.get("models")
-    found = [one.get("name") for one in models if isinstance(one, dict)] if isinstance(models, list) else []
+    found = [model.get("name") for model in models if isinstance(model, dict)] if isinstance(models, list) else []
     return [name for name in found if isinstance(name, str)]
 
 
@@ -178,30 +184,30 @@ def _ask(url: str, path: str, key: Secret | None) -> dict[str, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
     try:
         with opener.open(request, timeout=TIMEOUT) as answer:
-            found = json.loads(answer.read(LARGEST))
+            document = json.loads(answer.read(LARGEST))
     except urllib.error.HTTPError as error:
         error.close()
         raise _refused(url + path, error.code, with_key=key is not None) from None
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise _silent(url, error) from error
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        document = None
+    if not isinstance(document, dict):
         raise UsageError(f"{url} is no Ollama endpoint: {path} does not answer with JSON", "is the port right?")
-    return found
+    return document
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """An endpoint that sends us elsewhere is not the one that is tested."""
+    """Stays at the endpoint under test: a redirect would lead to another endpoint."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow nothing."""
+        """Follow no redirect."""
 
 
 def _refused(url: str, status: int, *, with_key: bool) -> ProvisionError:
     if status in (401, 403):
-        said = "refuses this key" if with_key else "wants a key"
-        return UsageError(f"{url} {said} (HTTP {status})", "give it by --api-key env:NAME or --api-key file:PATH")
+        complaint = "refuses this key" if with_key else "wants a key"
+        return UsageError(f"{url} {complaint} (HTTP {status})", "give it by --api-key env:NAME or --api-key file:PATH")
     if status >= 500:
         return HostError(f"{url} answers HTTP {status}", "see `provision verify`")
     return UsageError(f"this is no Ollama endpoint: {url} answers HTTP {status}", "is the port right?")
@@ -210,8 +216,8 @@ def _refused(url: str, status: int, *, with_key: bool) -> ProvisionError:
 def _silent(url: str, error: Exception) -> ProvisionError:
     reason = getattr(error, "reason", error)
     if isinstance(reason, http.client.HTTPException):
-        return UsageError(f"{url} is no Ollama endpoint: it does not speak HTTP", "is the port right?")
+        return UsageError(f"{url} is no Ollama endpoint: the server does not speak HTTP", "is the port right?")
     if isinstance(reason, ssl.SSLError):
         return UsageError(f"{url} does not speak TLS as it should: {line(reason, 200)}", "http or https?")
-    said = "no answer in time" if isinstance(reason, TimeoutError) else line(reason, 200)
-    return UnreachableError(f"{url} cannot be reached: {said}", "see `provision verify`")
+    complaint = "no answer in time" if isinstance(reason, TimeoutError) else line(reason, 200)
+    return UnreachableError(f"{url} cannot be reached: {complaint}", "see `provision verify`")

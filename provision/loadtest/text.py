@@ -14,7 +14,7 @@ BINS = 12
 
 
 def whole(result: Result) -> Iterator[str]:
-    """Everything a person should see of a load test."""
+    """The lines of a load test for an operator."""
     load = result.load
     yield f"{load.profile.name} with {load.profile.model} against {', '.join(load.targets)}"
     if result.ended.why:
@@ -55,7 +55,7 @@ def _row(name: str, width: int, own: Figures) -> str:
 
 
 def _spreads(found: Summary, tally: Tally) -> Iterator[str]:
-    """Histograms of all requests, and what was queued and failed."""
+    """Histograms of all requests, and how many were queued and failed."""
     good = [record for record in tally.records if not record.problem]
     first = [record.wait for record in tally.records if record.wait is not None]
     every = found.overall
@@ -71,13 +71,13 @@ def _spreads(found: Summary, tally: Tally) -> Iterator[str]:
     for problem, detail in _examples(tally):
         yield f"  {'':22} {problem}: {line(detail, 160)}"
     if found.retried:
-        yield f"  {'second tries':22} {found.retried} requests were answered by the second instance that was asked"
+        yield f"  {'second tries':22} a second instance answered {found.retried} requests"
     if found.skew is not None:
         yield f"  {'skew':22} {percent(found.skew)}"
 
 
 def _examples(tally: Tally) -> Iterator[tuple[str, str]]:
-    """For each problem, who said what, once."""
+    """For each problem, the text of one instance."""
     seen = set()
     for record in tally.records:
         if record.problem and record.problem not in seen and record.detail:
@@ -86,8 +86,8 @@ def _examples(tally: Tally) -> Iterator[tuple[str, str]]:
 
 
 def _spread(name: str, spread: Spread, values: Sequence[float]) -> str:
-    said = f"  {name:22} p50 {seconds(spread.p50)}, p95 {seconds(spread.p95)}, p99 {seconds(spread.p99)}"
-    return f"{said}   {bars(values)}" if values else said
+    percentiles = f"  {name:22} p50 {seconds(spread.p50)}, p95 {seconds(spread.p95)}, p99 {seconds(spread.p99)}"
+    return f"{percentiles}   {bars(values)}" if values else percentiles
 
 
 def bars(values: Sequence[float], bins: int = BINS) -> str:
@@ -104,21 +104,22 @@ def bars(values: Sequence[float], bins: int = BINS) -> str:
 
 def verdict(judged: Sequence[Judged]) -> Iterator[str]:
     """One line for each target."""
-    width = max((len(one.name) for one in judged), default=0)
-    for one in judged:
-        yield f"{'pass' if one.passed else 'FAIL'}  {one.name:{width}}  {one.measured}, demanded {one.limit}"
+    width = max((len(target.name) for target in judged), default=0)
+    for target in judged:
+        result = "pass" if target.passed else "FAIL"
+        yield f"{result}  {target.name:{width}}  {target.measured}, demanded {target.limit}"
 
 
 def capacity(found: Capacity, *, whole: bool = True) -> Iterator[str]:
-    """The steps, and what they come to.
+    """The steps, and the capacity.
 
     Args:
-        found: what the search came to.
-        whole: whether it came to its end.
+        found: the result of the search.
+        whole: whether the search was completed.
     """
     yield f"{'USERS':>6}  {'TOKENS/S':>9}  {'FIRST TOKEN p95':>15}  {'FAILED':>7}  RESULT"
     for step in found.steps:
-        broken = ", ".join(f"{one.name} {one.measured}" for one in step.judged if not one.passed)
+        broken = ", ".join(f"{target.name} {target.measured}" for target in step.judged if not target.passed)
         every = step.found.overall
         yield (
             f"{step.users:>6}  {step.tokens_per_second:>9.1f}  {seconds(every.ttft.p95):>15}"
@@ -131,26 +132,28 @@ def capacity(found: Capacity, *, whole: bool = True) -> Iterator[str]:
 def _answer(found: Capacity, *, whole: bool) -> Iterator[str]:
     held, knee, broke = found.holds, found.knee, found.broke
     if not found.steps:
-        yield "Not one step came to its end."
+        yield "No step was completed."
         return
     if held is None or knee is None:
-        yield "It does not hold one user."
+        yield "The endpoint does not hold a single user."
     else:
-        yield f"It holds {held.users} users, with {held.tokens_per_second:.1f} tokens per second."
+        yield f"The endpoint holds {held.users} users, with {held.tokens_per_second:.1f} tokens per second."
         if knee.users < held.users:
             speed_there = f"{knee.tokens_per_second:.1f} tokens per second"
-            yield f"The knee is at {knee.users} users, with {speed_there}: more of them only wait."
+            yield f"The knee is at {knee.users} users, with {speed_there}: more users only wait."
         else:
-            yield f"Throughput still grows there: the knee is at {knee.users} users or beyond."
+            yield f"Throughput still grows: the knee is at {knee.users} users or beyond."
     if broke is None:
-        yield "No target broke: it may hold more" + ("; try with more --users." if whole else ".")
+        yield "No target broke: the endpoint may hold more" + ("; try with more --users." if whole else ".")
     else:
-        broken = "; ".join(f"{one.name} {one.measured}, demanded {one.limit}" for one in broke.judged if not one.passed)
-        yield f"The limit that was met, with {broke.users} users: {broken}."
+        broken = "; ".join(
+            f"{target.name} {target.measured}, demanded {target.limit}" for target in broke.judged if not target.passed
+        )
+        yield f"The limit, met with {broke.users} users: {broken}."
 
 
 def progress(tally: Tally, elapsed: float) -> str:
-    """How it goes, in a line."""
+    """The progress of a test, in a line."""
     recent = [record.ttft for record in tally.records[-200:] if record.ttft is not None]
     first = seconds(sorted(recent)[len(recent) // 2]) if recent else "-"
     return f"{elapsed:4.0f} s  {tally.count} requests  {tally.failures} failed  first token {first} (p50 of the last)"

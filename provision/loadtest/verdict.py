@@ -1,4 +1,4 @@
-"""Figures and targets -> what was reached; an instance that is far slower than its peers; an earlier run compared."""
+"""Figures and targets -> verdicts; an instance far slower than its peers; a comparison with an earlier run."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,11 +9,11 @@ from provision.inventory import Targets, duration_seconds, share_of
 from provision.loadtest.measure import OTHER, UNNAMED, Summary
 from provision.loadtest.record import Record
 
-SLOW = 3.0  # how many times slower than its peers an instance is the odd one; a model on the CPU is 5 to 20 times
-LUMP = 4  # tokens at a time, from which on somebody buffers
-ENOUGH = 10  # requests per instance, from which on one that answered none is odd
+SLOW = 3.0  # times slower than its peers from which an instance is odd; a model on the CPU is 5 to 20 times slower
+LUMP = 4  # tokens at a time from which on a proxy buffers
+ENOUGH = 10  # requests per instance from which on an instance without an answer is odd
 RARE = 0.01  # share of failures below which an instance is not accused
-FEW = 2  # answers from which on a speed is judged: a slow instance gives few of them
+FEW = 2  # answers from which on a speed is judged: a slow instance gives few answers
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Judged:
     """One target.
 
     Args:
-        name: which.
-        limit: what was demanded, for people.
-        measured: what was found, for people.
-        passed: whether it was reached.
-        value: what was found, as a number; None where it could not be measured.
-        bound: what was demanded, as a number.
+        name: name of the target.
+        limit: the demand, as text.
+        measured: the figure, as text.
+        passed: whether the target was reached.
+        value: the figure, as a number; None where it could not be measured.
+        bound: the demand, as a number.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Judged:
 
 
 def judge(found: Summary, targets: Targets) -> list[Judged]:
-    """Hold the figures against the targets. What could not be measured has not been reached."""
+    """Hold the figures against the targets. A target without a figure is missed."""
     return list(_judge(found, targets))
 
 
@@ -65,53 +65,54 @@ def _judge(found: Summary, targets: Targets) -> Iterator[Judged]:
 
 
 def odd(found: Summary) -> list[str]:
-    """What an operator should look at, each a sentence: instances that gave nothing, are far slower, or fail more."""
+    """Sentences about odd instances, for an operator: instances without an answer, far slower, or with more
+    failures."""
     named = {name: own for name, own in found.instances.items() if name not in (UNNAMED, OTHER)}
-    said = []
+    findings = []
     if found.overall.requests >= ENOUGH * len(named):
-        said += [f"{name} answered nothing" for name, own in named.items() if not own.requests]
+        findings += [f"{name} answered nothing" for name, own in named.items() if not own.requests]
     speeds = {name: own.rate.p50 for name, own in named.items() if own.requests - own.failed >= FEW and own.rate.p50}
     for name, rate in speeds.items():
-        usual = statistics.median([other for peer, other in speeds.items() if peer != name] or [0.0])
+        usual = statistics.median([peer_rate for peer, peer_rate in speeds.items() if peer != name] or [0.0])
         if usual / rate >= SLOW:
             rates = f"{name} gives {rate:.1f} tokens per second, its peers {usual:.1f}"
-            said.append(f"{rates}: has it fallen to the CPU? `provision verify` says")
+            findings.append(f"{rates}: is its model on the CPU? ask `provision verify`")
     for name, own in named.items():
         if own.failed >= FEW and own.fail_share > max(RARE, SLOW * _rest(found, name)):
-            said.append(f"{name} fails {percent(own.fail_share)} of its requests: {kinds(own.kinds)}")
-    return said
+            findings.append(f"{name} fails {percent(own.fail_share)} of its requests: {kinds(own.kinds)}")
+    return findings
 
 
 def lumps(records: Sequence[Record]) -> list[str]:
-    """Whether answers come in lumps, as a sentence: something in front buffers, and readers wait."""
+    """A sentence where answers come in lumps: a proxy in front buffers, and readers wait."""
     good = [record for record in records if not record.problem]
     tokens, pieces = sum(record.tokens for record in good), sum(record.arrivals for record in good)
     if tokens <= LUMP * pieces:
         return []
-    return [f"{tokens} tokens came in {pieces} pieces: something in front of the instances buffers"]
+    return [f"{tokens} tokens came in {pieces} pieces: a proxy in front of the instances buffers"]
 
 
 def _rest(found: Summary, name: str) -> float:
-    """The share of requests that failed elsewhere."""
-    others = [own for other, own in found.instances.items() if other != name]
-    requests = sum(own.requests for own in others)
-    return sum(own.failed for own in others) / requests if requests else 1.0
+    """The share of failed requests of all other instances."""
+    peers = [own for peer, own in found.instances.items() if peer != name]
+    requests = sum(own.requests for own in peers)
+    return sum(own.failed for own in peers) / requests if requests else 1.0
 
 
 def compare(now: Mapping[str, Any], before: Mapping[str, Any], margin: float) -> Iterator[Judged]:
-    """Hold one run's figures against those of an earlier one.
+    """Hold one run's figures against the figures of an earlier run.
 
     Args:
         now: `overall` of this run's document.
-        before: that of the earlier one; `session.baseline` has looked at it.
-        margin: how much worse a figure may be, as a part of it; of failures, so many per cent of all requests.
+        before: `overall` of the earlier run's document, checked by `session.baseline`.
+        margin: how much worse a figure may be, as a part of it; for failures, as a part of all requests.
     """
     new, worst = now["fail_share"], before["fail_share"] + margin
     yield Judged("baseline: failed requests", f"at most {percent(worst)}", percent(new), new <= worst, new, worst)
     for name, point in COMPARED:
         old, new = before[name][point], now[name][point]
         if old is not None:
-            most = old * (1 + margin) + 0.001  # what is counted in milliseconds may differ by one
+            most = old * (1 + margin) + 0.001  # figures counted in milliseconds may differ by one
             passed = new is not None and new <= most
             title = f"baseline: {NAMES[name]}, {point}"
             yield Judged(title, f"at most {seconds(most)}", seconds(new), passed, new, most)
@@ -129,17 +130,17 @@ def kinds(found: Mapping[str, int]) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A time for people."""
+    """A time as text."""
     if value is None:
         return "-"
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
 
 
 def percent(value: float) -> str:
-    """A share for people."""
+    """A share as text."""
     return f"{value * 100:.1f}%"
 
 
 def speed(value: float | None) -> str:
-    """Tokens per second for people."""
+    """Tokens per second as text."""
     return "-" if value is None else f"{value:.1f}"

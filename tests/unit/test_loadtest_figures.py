@@ -266,14 +266,14 @@ def test_the_capacity_agrees_with_arithmetic(places, queue, most):
 def test_an_endpoint_that_holds_nobody():
     found = search(lambda users: step_of(users, 0, 0), 100)
     assert (found.holds, found.broke.users, len(found.steps)) == (None, 1, 1)
-    assert "It does not hold one user." in list(text.capacity(found))
+    assert "The endpoint does not hold a single user." in list(text.capacity(found))
 
 
 def test_a_search_that_is_interrupted_says_what_it_knows():
     found = search(lambda users: step_of(users, 8, 0) if users < 4 else None, 100)
     assert (found.holds.users, found.broke) == (2, None)
     nothing = search(lambda users: None, 100)
-    assert list(text.capacity(nothing, whole=False))[-1] == "Not one step came to its end."
+    assert list(text.capacity(nothing, whole=False))[-1] == "No step was completed."
 
 
 def test_the_page_of_a_search_that_was_interrupted_at_once(tmp_path):

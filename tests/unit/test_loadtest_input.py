@@ -81,7 +81,7 @@ def test_an_endpoint_with_the_model(serve):
         ({}, "no Ollama endpoint.*404"),
         ({**ollama("m:1b"), "/api/tags": (401, "")}, "wants a key"),
         ({"/api/version": (200, "<html>")}, "no Ollama endpoint"),
-        ({"/api/version": (200, '{"version":7}')}, "says no version"),
+        ({"/api/version": (200, '{"version":7}')}, "has no version"),
         ({"/api/version": (200, "[" * 9000)}, "no Ollama endpoint"),
         ({"/api/version": (302, "")}, "302"),
         ({"/api/version": (401, "")}, "wants a key"),
@@ -225,7 +225,7 @@ def test_wrong_words_are_refused_before_anything_is_asked(capsys, words, said):
 
 def test_a_foreign_target_needs_no_inventory_but_a_model(capsys):
     code, err = loadtest(capsys, "-i", "/nonexistent", "--target", "http://127.0.0.1:9", "--yes")
-    assert (code, "say --model" in err) == (2, True)
+    assert (code, "give --model" in err) == (2, True)
     code, err = loadtest(capsys, "-i", "/nonexistent", "--target", "http://127.0.0.1:9", "--yes", "--model", "m")
     assert (code, "cannot be reached" in err) == (4, True)
 
