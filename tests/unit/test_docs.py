@@ -161,3 +161,10 @@ def test_a_heading_has_the_anchor_that_github_gives_it(tmp_path):
 
 def test_the_readme_says_what_is_simulated():
     assert "simulated" in README.split("make test")[0]
+
+
+def test_the_first_screen_of_the_readme_has_the_two_commands():
+    screen = README.split("\n## ")[0].splitlines()
+    assert len(screen) <= 25
+    assert [line.split("#")[0].strip() for line in screen if line.startswith("    ")] == ["make demo", "make test"]
+    assert all(f"**{word}:**" in "\n".join(screen) for word in ("For whom", "What"))
