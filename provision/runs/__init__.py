@@ -1,1 +1,1 @@
-"""What is remembered of runs, and who may work on a host."""
+"""The memory of runs, and the locks that say who may work on a host."""

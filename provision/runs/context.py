@@ -1,4 +1,4 @@
-"""What the hosts of one run share."""
+"""State that the hosts of one run share."""
 
 import dataclasses
 import shlex
@@ -24,28 +24,28 @@ class Stopped(HostError):  # noqa: N818 - a wish of the operator, not an error
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What the hosts of one run share.
+    """State that the hosts of one run share.
 
     Args:
-        run_id: the run's id.
-        inventory: all of it: upstream and firewall come from the whole.
-        roles: names of the roles that are looked at.
-        listen: is told what happens; called from many threads.
-        store: where artifacts are kept.
-        stop: set when the operator wants to stop; asked between steps.
-        cut: set when he wants that at once: the connections are cut, and none is to be made again.
-        failed: names of hosts that have failed so far.
-        working: names of hosts that are being worked on or still will be.
-        begun: names of those of them that are being worked on.
-        cut_off: names of hosts that were lost while they were locked: something may still be at work there.
-        lock_wait: seconds to wait for a host that somebody else has.
-        long_wait: seconds after which a host that waited for its slot is asked whether it is still there.
-        kind: what the run does.
-        words: what it was told, for the hosts' journals: of a drain the instances, of a rollback the run.
-        is_over: whether the run of this id is over, as far as this machine's log knows: its locks are not waited for.
-        keeper: renews the locks that the run holds; ends with the run.
-        confirmed: host -> the plan that an operator has seen and agreed to; empty where nobody was asked.
-        journals: host -> what is written there; a balancer's may be written by several connections.
+        run_id: the id of the run.
+        inventory: the whole inventory: upstream and firewall depend on all of it.
+        roles: names of the roles to run.
+        listen: hears the progress; called from many threads.
+        store: the artifacts.
+        stop: set when the operator wants to stop; checked between steps.
+        cut: set when the operator wants to stop now: the connections are cut, and no connection is opened again.
+        failed: names of the hosts that have failed so far.
+        working: names of the hosts with work under way or to come.
+        begun: names of the hosts with work under way.
+        cut_off: names of hosts that were lost while locked: a command may still be running there.
+        lock_wait: seconds to wait for a host that another run or an operator has locked.
+        long_wait: seconds of waiting for a slot after which a host is checked before its instances go out.
+        kind: the kind of run.
+        words: arguments of the command, for the journals: the instances of a drain, the run of a rollback.
+        is_over: whether a run is over, as far as this machine's log knows: its locks are not waited for.
+        keeper: renews the locks of the run; ends with the run.
+        confirmed: host -> the plan that an operator agreed to; empty if nobody was asked.
+        journals: host -> journal; several connections may write the journal of a balancer.
     """
 
     run_id: str
@@ -73,21 +73,21 @@ class Context:
 
     @property
     def brings_models(self) -> bool:
-        """Whether instances must have the models that are declared, to be fit in this run: it sees to that, or it does
-        nothing else than to give them back. A rollback pulls none but for an instance that comes back."""
+        """Whether a test in this run requires the declared models of an instance: the run pulls them, or only undrains.
+        A rollback pulls no models, except for an instance that it brings back."""
         return self.kind == "undrain" or (
             bool(self.roles & role_interface.bringing_models()) and self.kind != "rollback"
         )
 
     @property
     def command(self) -> str:
-        """What was called, as journals and logs name it; `journal.kind_of` reads its kind."""
+        """The command, as in journals and logs; `journal.kind_of` reads the kind."""
         return shlex.join((self.kind, *self.words))
 
     def journal(self, host: str) -> Journal:
-        """What this run writes on a host of what it does there."""
+        """Return the journal of this run on a host."""
         return self.journals.setdefault(host, Journal(self.run_id, self.command))
 
     def lease(self, session: Session) -> Lease:
-        """This run's lock on the host of a connection; not taken yet."""
+        """Make this run's lock on the host of a connection, not yet taken."""
         return Lease(session, self.run_id, self.keeper, self.is_over)

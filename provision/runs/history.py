@@ -1,7 +1,7 @@
-"""What runs did, out of the hosts' journals. Pure: the commands that read them, and the parsers of their answers.
+"""The past runs, from the journals of the hosts. Pure: the commands that read the journals, and their parsers.
 
-A journal may be damaged, and a host may say anything: what is no record of ours is left out, and what is not what its
-hash says is not believed.
+A journal may be damaged, and a host may answer anything. A line that is no record of ours is left out, and stored bytes
+that do not match their hash are not used.
 """
 
 import base64
@@ -19,7 +19,7 @@ from provision.runs import journal
 from provision.steps.base import State
 from provision.steps.system.file_scan import Content
 
-# $1 folder, $2 how many. Newest first: of each what it began with and was resumed with, what failed, what came last.
+# $1 folder, $2 number of runs. Newest first, for each run: the begin, the last resume, the last failure, the last line.
 LIST = Script(
     "journal/list",
     r"""
@@ -34,7 +34,7 @@ done
 """,
 )
 
-# $1 folder, $2 store, $3 run, $4 `bytes` for those of files too.
+# $1 folder, $2 store, $3 run, $4 `bytes` for the bytes of files too.
 READ = Script(
     "journal/read",
     r"""
@@ -57,18 +57,18 @@ done
 
 @dataclass(frozen=True)
 class Entry:
-    """One run, as the list of them shows it.
+    """One run in the list of runs.
 
     Args:
-        run: its id.
-        time: when it began, by the operator's machine.
+        run: the id.
+        time: the begin, by the operator's machine.
         who: operator and machine.
-        command: what was called.
-        changes: how many changes were begun.
-        result: as the recap named it; `unfinished` where it did not come to its end.
-        step: the step that failed, or that was begun and not ended.
-        why: what failed.
-        resumed: when it was begun or resumed last.
+        command: the command.
+        changes: the number of changes that were begun.
+        result: as in the recap; `unfinished` for a run without an end.
+        step: the step that failed, or that was begun and has no end.
+        why: the failure.
+        resumed: the begin or the last resume.
     """
 
     run: str
@@ -83,25 +83,25 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """`deploy`, `rollback`, `drain` or `undrain`; empty where the journal does not say it."""
+        """`deploy`, `rollback`, `drain` or `undrain`; empty if the journal has no command."""
         return journal.kind_of(self.command)
 
 
 @dataclass(frozen=True)
 class Made:
-    """One change that a run made, or began.
+    """One change of a run.
 
     Args:
-        step: the step's id.
-        role: its role.
+        step: id of the step.
+        role: the role of the step.
         action: `add`, `change` or `remove`.
-        reason: why.
-        have: what was found before.
-        want: what was wanted.
-        known: whether the host still has both of them.
+        reason: why the step changed.
+        have: the state on the host before.
+        want: the wanted state.
+        known: whether the host still has both states.
         result: `done`, `failed` or `unfinished`.
-        exit: exit code of what failed, where there was one.
-        why: what failed.
+        exit: exit code of the failed command, or None.
+        why: the failure.
     """
 
     step: str
@@ -118,11 +118,11 @@ class Made:
 
 @dataclass(frozen=True)
 class Story:
-    """What one run did on one host.
+    """One run on one host.
 
     Args:
         entry: the run.
-        made: its changes, in order.
+        made: the changes, in order.
     """
 
     entry: Entry
@@ -130,50 +130,50 @@ class Story:
 
 
 def listed(most: int) -> Run:
-    """Read which runs a host knows; writes nothing.
+    """Return the command that lists the runs of a host. Read only.
 
     Args:
-        most: how many, the newest first.
+        most: the number of runs, newest first.
     """
     return sh(LIST, journal.FOLDER, str(most), title="read the journals", timeout=READ_TIMEOUT)
 
 
 def entries(answer: Answer) -> list[Entry]:
-    """The runs that `listed` found, the newest first. What is no journal of ours is left out.
+    """Parse the answer to `listed`: runs, newest first. A file that is no journal of ours is left out.
 
     Raises:
-        FactError: it could not be read.
+        FactError: the journals cannot be read.
     """
     _checked(answer)
-    found: list[tuple[str, int, list[Mapping[str, Any]]]] = []
+    runs: list[tuple[str, int, list[Mapping[str, Any]]]] = []
     for line in answer.text.splitlines():
         if head := re.fullmatch(r"# (\d+) (\S{1,100})", line):
-            found.append((head[2], int(head[1]), []))
-        elif found and (record := _record(line)):
-            found[-1][2].append(record)
-    return [_entry(run, changes, records) for run, changes, records in found]
+            runs.append((head[2], int(head[1]), []))
+        elif runs and (record := _record(line)):
+            runs[-1][2].append(record)
+    return [_entry(run, changes, records) for run, changes, records in runs]
 
 
 def read(run: str, *, with_bytes: bool = False) -> Run:
-    """Read what one run did; writes nothing.
+    """Return the command that reads one run. Read only.
 
     Args:
-        run: its id.
-        with_bytes: the bytes of files too, as far as everybody on the host could read them.
+        run: the id.
+        with_bytes: read the bytes of files too, of files that everybody on the host could read.
     """
     words = (journal.FOLDER, journal.STORE, run, "bytes" if with_bytes else "")
     return sh(READ, *words, title=f"read the journal of {run}", timeout=READ_TIMEOUT)
 
 
 def story(run: str, answer: Answer) -> Story | None:
-    """What `read` found, or None where the host knows no such run.
+    """Parse the answer to `read`; None if the host knows no such run.
 
     Args:
-        run: its id.
+        run: the id.
         answer: to `read`.
 
     Raises:
-        FactError: it could not be read.
+        FactError: the journal cannot be read.
     """
     _checked(answer)
     head, mark, kept = answer.text.partition("\n# kept\n")
@@ -198,12 +198,12 @@ def _checked(answer: Answer) -> None:
 
 
 def _record(line: str) -> Mapping[str, Any] | None:
-    """A record; None for what is none, such as half a line of a disk that was full."""
+    """Parse a record; None for any other line, such as half a line on a full disk."""
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("record"), str) else None
+    return record if isinstance(record, dict) and isinstance(record.get("record"), str) else None
 
 
 def _entry(run: str, changes: int, records: Sequence[Mapping[str, Any]]) -> Entry:
@@ -211,21 +211,21 @@ def _entry(run: str, changes: int, records: Sequence[Mapping[str, Any]]) -> Entr
     failed = [record for record in records if record["record"] == "failed"]
     last = records[-1] if records else {}
     ended = last.get("record") == "end"
-    told = failed[-1] if ended and failed and last.get("result") != "changed" else {} if ended else last
+    broken = failed[-1] if ended and failed and last.get("result") != "changed" else {} if ended else last
     return Entry(
         run=run,
-        time=_said(begun[0], "time"),
-        who=_said(begun[0], "who"),
-        command=_said(begun[0], "command"),
+        time=_string(begun[0], "time"),
+        who=_string(begun[0], "who"),
+        command=_string(begun[0], "command"),
         changes=changes,
-        result=_said(last, "result") if ended else "unfinished",
-        step=_said(told, "step") if told.get("record") in ("failed", "change") else "",
-        why=_said(told, "why"),
-        resumed=_said(begun[-1], "time"),
+        result=_string(last, "result") if ended else "unfinished",
+        step=_string(broken, "step") if broken.get("record") in ("failed", "change") else "",
+        why=_string(broken, "why"),
+        resumed=_string(begun[-1], "time"),
     )
 
 
-def _said(record: Mapping[str, Any], key: str) -> str:
+def _string(record: Mapping[str, Any], key: str) -> str:
     value = record.get(key)
     return value if isinstance(value, str) else ""
 
@@ -234,57 +234,57 @@ def _made(record: Mapping[str, Any], kept: Mapping[str, bytes]) -> Made:
     names = [record.get(key) for key in ("have", "want")]
     have, want = (_state(name, kept) for name in names)
     known = any(names) and all(name is None or (isinstance(name, str) and name in kept) for name in names)
-    step, role, action, reason = (_said(record, key) for key in ("step", "role", "action", "reason"))
+    step, role, action, reason = (_string(record, key) for key in ("step", "role", "action", "reason"))
     return Made(step, role, action, reason, have, want, known)
 
 
 def _settle(made: list[Made], record: Mapping[str, Any]) -> None:
-    """Note what came of the latest change of a step."""
+    """Note the result of the latest change of a step."""
     for number in range(len(made) - 1, -1, -1):
         if made[number].step == record.get("step"):
             code = record.get("exit")
             result, code = str(record["record"]), code if isinstance(code, int) else None
-            made[number] = dataclasses.replace(made[number], result=result, exit=code, why=_said(record, "why"))
+            made[number] = dataclasses.replace(made[number], result=result, exit=code, why=_string(record, "why"))
             return
 
 
 def _kept(text: str) -> dict[str, bytes]:
-    """Name -> bytes, of what is what its name says."""
-    found = {}
+    """Return name -> bytes, of all bytes that match their name."""
+    known = {}
     for line in text.splitlines():
         name, _, encoded = line.partition(" ")
         with contextlib.suppress(ValueError):
             data = base64.b64decode(encoded, validate=True)
             if journal.digest(data) == name:
-                found[name] = data
-    return found
+                known[name] = data
+    return known
 
 
 def _state(name: Any, kept: Mapping[str, bytes]) -> State:
-    """A state with the bytes that are known in it; None for a thing that was not there."""
+    """Return a state with its known bytes; None for a thing that was absent."""
     data = kept.get(name) if isinstance(name, str) else None
     try:
-        found = json.loads(data) if data else None
+        value = json.loads(data) if data else None
     except (ValueError, RecursionError):
         return None
-    return _alive(found, kept) if isinstance(found, dict) else None
+    return _alive(value, kept) if isinstance(value, dict) else None
 
 
 def _alive(value: Any, kept: Mapping[str, bytes]) -> Any:
-    """The value with hashes of bytes that are known made what they were when it was read."""
+    """Replace hashes in a value by the bytes, where known."""
     if isinstance(value, dict):
-        return {key: _alive(one, kept) for key, one in value.items()}
+        return {key: _alive(item, kept) for key, item in value.items()}
     if isinstance(value, list):
-        return [_alive(one, kept) for one in value]
+        return [_alive(item, kept) for item in value]
     return Content(kept[value]) if isinstance(value, str) and value in kept else value
 
 
 def hidden(story: Story | None, hide: Callable[[Any], Any]) -> Story | None:
-    """The same with nothing secret in it: what a command said may be in the reason of a failure.
+    """Mask the secrets of a run: the reason of a failure may quote a command's output.
 
     Args:
-        story: what a run did, or None.
-        hide: takes secrets out of a value.
+        story: the run, or None.
+        hide: masks secrets in a value.
     """
     if story is None:
         return None

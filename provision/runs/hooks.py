@@ -1,12 +1,12 @@
-"""Programs of the operator that run around a deploy, a rollback, a drain and an undrain: `hooks/` beside the inventory.
+"""Hooks, programs of the operator around a deploy, rollback, drain or undrain: `hooks/` beside the inventory.
 
-    hooks/pre-deploy    before anything is touched; if it fails, nothing is
-    hooks/post-deploy   when every host came to what was wanted
-    hooks/on-failure    when one did not
+    hooks/pre-deploy    before any change; a failure stops the run
+    hooks/post-deploy   after a run in which every host succeeded
+    hooks/on-failure    after any other run
 
-Each gets one JSON document on standard input. Its environment says which command runs (`PROVISION_COMMAND`: `deploy`,
-`rollback`, `drain` or `undrain`), which hook this is (`PROVISION_EVENT`), and the id of the run (`PROVISION_RUN`); the
-document has the same three as `command`, `event` and `run`. What a hook prints goes to our standard error.
+A hook gets a JSON document on standard input. The environment has the command (`PROVISION_COMMAND`: `deploy`,
+`rollback`, `drain` or `undrain`), the hook (`PROVISION_EVENT`), and the id of the run (`PROVISION_RUN`); the document
+has the same values as `command`, `event` and `run`. The output of a hook goes to our standard error.
 """
 
 import json
@@ -31,7 +31,7 @@ class Hooks:
     Args:
         inventory: path of the inventory file.
         run_id: id of the run, given to each hook as PROVISION_RUN.
-        command: the command that runs, given to each hook as PROVISION_COMMAND.
+        command: the command, given to each hook as PROVISION_COMMAND.
     """
 
     def __init__(self, inventory: str, run_id: str, command: str) -> None:
@@ -43,18 +43,18 @@ class Hooks:
         """Run pre-deploy.
 
         Raises:
-            GuardError: it failed, so nothing is to be done.
-            UsageError: it must not be run.
+            GuardError: the hook failed, so the run must not begin.
+            UsageError: the hook must not be run.
         """
         problem = self._call(PRE, document)
         if problem:
             raise GuardError(f"{PRE} {problem}: nothing was touched", "see what it said above")
 
     def after(self, document: Mapping[str, Any], *, failed: bool) -> str:
-        """Run post-deploy or on-failure. The result of the run stays what it was.
+        """Run post-deploy or on-failure. A failed hook does not change the result of the run.
 
         Returns:
-            what went wrong with the hook, or nothing.
+            the failure of the hook, or an empty text.
         """
         name = FAILURE if failed else POST
         try:
@@ -64,35 +64,35 @@ class Hooks:
         return f"{name} {problem}" if problem else ""
 
     def check(self) -> None:
-        """Look at all of them before anything is done.
+        """Check all hooks before anything is done.
 
         Raises:
-            UsageError: one must not be run.
+            UsageError: a hook must not be run.
         """
         for name in (PRE, POST, FAILURE):
             self._program(name)
 
     def _program(self, name: str) -> Path | None:
-        """The program, or None if there is none.
+        """Return the program of a hook, or None if absent.
 
         Raises:
-            UsageError: it is there and cannot be run, or somebody else could have written it.
+            UsageError: the program cannot be run, or somebody else could have written it.
         """
         path = self._folder / name
         try:
-            found = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UsageError(f"{path} cannot be looked at: {error.strerror}") from error
-        if not stat.S_ISREG(found.st_mode) or not os.access(path, os.X_OK):
+        if not stat.S_ISREG(status.st_mode) or not os.access(path, os.X_OK):
             raise UsageError(f"{path} is no program", f"chmod +x {path}, or take it away")
-        if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise UsageError(f"{path} can be written by others than you", f"chmod go-w {path}")
         return path
 
     def _call(self, name: str, document: Mapping[str, Any]) -> str:
-        """Run a hook, if it is there; what went wrong with it, or empty."""
+        """Run a hook if present, and return its failure, or an empty text."""
         path = self._program(name)
         if path is None:
             return ""
@@ -118,7 +118,7 @@ class Hooks:
 
 
 def _standard_error() -> int:
-    """Where hooks print: our standard error, or that of the process where a program has replaced ours by no file."""
+    """Return the descriptor for hooks: our standard error, or descriptor 2 if a program replaced `sys.stderr`."""
     try:
         return sys.stderr.fileno()
     except (OSError, ValueError, AttributeError):

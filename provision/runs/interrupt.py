@@ -1,4 +1,4 @@
-"""How the work on hosts ends: by itself, by Ctrl-C or another signal; and the word for what became of a host."""
+"""The end of a run: by itself, by Ctrl-C or another signal; and the word for the result of a host."""
 
 import contextlib
 import os
@@ -14,30 +14,31 @@ from provision.errors import HostError, LockedError, UnreachableError
 from provision.runs.context import Context, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TOGETHER = 1.0  # seconds within which signals that no key sends are one: shells, `timeout` and systemd send several
-AT_ONCE = 0.2  # seconds that the answer to a signal may take before the run is asked to end all the same
-NAMED = 8  # hosts that are named
+# Seconds within which signals other than Ctrl-C count as a single signal: shells, `timeout` and systemd send several.
+TOGETHER = 1.0
+AT_ONCE = 0.2  # seconds for the message about a signal before the run is asked to stop in any case
+NAMED = 8  # hosts shown by name
 
 
 @contextlib.contextmanager
 def at_ctrl_c(interrupt: Callable[..., None], under_way: Callable[[], Sequence[str]] = lambda: ()) -> Iterator[None]:
-    """Have Ctrl-C ask for an end, and break off nothing: not a step, nor that locks are given back, nor the recap.
+    """Have Ctrl-C request a stop, and interrupt nothing: no step, no release of a lock, no recap.
 
-    SIGTERM and the SIGHUP of a closed terminal ask for the same.
+    SIGTERM, and the SIGHUP of a closed terminal, request the same.
 
     Args:
-        interrupt: called at every Ctrl-C, with `now` true from the second on. The first asks to stop after what is
-            being done, the second cuts the connections.
-        under_way: the hosts on which something is being done, which the operator is told at once.
+        interrupt: called at every Ctrl-C, with `now` true from the second on. The first asks for a stop after the
+            present steps, the second cuts the connections.
+        under_way: returns the hosts with work under way, for the message to the operator.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    # A shell has programs that it puts into the background ignore SIGINT, nohup has them ignore SIGHUP. Only the main
-    # thread is told of signals.
+    # A shell has background programs ignore SIGINT, and nohup has programs ignore SIGHUP. Only the main thread gets
+    # signals.
     heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]
     if not heard or threading.current_thread() is not threading.main_thread():
         yield
         return
-    # By the wakeup descriptor: a handler runs in the main thread, which may just have begun to wait for hours.
+    # A wakeup descriptor, because a handler runs in the main thread, and that thread may have begun to wait for hours.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     threading.Thread(target=_listen, args=(reader, interrupt, under_way), name="ctrl-c", daemon=True).start()
@@ -54,7 +55,7 @@ def at_ctrl_c(interrupt: Callable[..., None], under_way: Callable[[], Sequence[s
 
 
 def _listen(reader: socket.socket, interrupt: Callable[..., None], under_way: Callable[[], Sequence[str]]) -> None:
-    """Pass on every wish to stop, until the other end of the socket is closed."""
+    """Pass on every request to stop, until the other end of the socket is closed."""
     wishes, last = 0, -TOGETHER
     with reader:
         while data := reader.recv(1):
@@ -68,12 +69,12 @@ def _listen(reader: socket.socket, interrupt: Callable[..., None], under_way: Ca
             wishes += 1
             if wishes <= 2:
                 _say_at_once(number, under_way, cut=wishes > 1)
-            with contextlib.suppress(Exception):  # else the next wish, which cuts, would not be heard
+            with contextlib.suppress(Exception):  # else the next request, for the cut, would not be heard
                 interrupt(now=wishes > 1)
 
 
 def _say_at_once(number: int, under_way: Callable[[], Sequence[str]], *, cut: bool) -> None:
-    """Tell the operator that he was heard. Whoever does not read it holds up nothing."""
+    """Confirm a signal to the operator. A terminal that nobody reads must not delay the stop."""
 
     def say() -> None:
         with contextlib.suppress(Exception):
@@ -85,27 +86,27 @@ def _say_at_once(number: int, under_way: Callable[[], Sequence[str]], *, cut: bo
 
 
 def _heard(number: int, hosts: Sequence[str], *, cut: bool) -> str:
-    """What is said at the moment of a signal.
+    """Return the message at the moment of a signal.
 
     Args:
         number: the signal.
-        hosts: the hosts on which something is being done.
-        cut: whether it is the second one.
+        hosts: the hosts with work under way.
+        cut: whether this is the second signal.
     """
     key = number == signal.SIGINT
     names = ", ".join(hosts[:NAMED]) + (f" and {len(hosts) - NAMED} more" if len(hosts) > NAMED else "")
     if cut:
-        said = f"cutting off what is under way on {names}" if hosts else "cutting every connection"
+        message = f"cutting off what is under way on {names}" if hosts else "cutting every connection"
     elif hosts:
         how = "press Ctrl-C again" if key else "send a second signal"
-        said = f"finishing what is under way on {names}; {how} to cut it off"
+        message = f"finishing what is under way on {names}; {how} to cut it off"
     else:
-        said = "stopping; nothing is under way on any host"
-    return said if key else f"{signal.Signals(number).name}: {said}"
+        message = "stopping; nothing is under way on any host"
+    return message if key else f"{signal.Signals(number).name}: {message}"
 
 
 def _forget_lost() -> None:
-    """Write nothing any more to a terminal that was closed, or to a pipe that nobody reads: that would fail."""
+    """Send output to /dev/null if the terminal was closed or nobody reads the pipe: a write would fail."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             poll = select.poll()
@@ -117,12 +118,12 @@ def _forget_lost() -> None:
 
 
 def told(error: HostError, context: Context, *, locked: bool) -> HostError:
-    """An error as the operator is told it: a connection that he cut himself is no host that is out of reach.
+    """Return an error as shown to the operator: a connection that the operator cut is no unreachable host.
 
     Args:
         error: of a host.
         context: of the run.
-        locked: whether the host may hold the run's lock: else the first Ctrl-C has cut its connection.
+        locked: whether the host may hold the run's lock. Without a lock, the first Ctrl-C cuts the connection.
     """
     cut = context.cut.is_set() or (context.stop.is_set() and not locked)
     if cut and isinstance(error, UnreachableError):
@@ -131,7 +132,7 @@ def told(error: HostError, context: Context, *, locked: bool) -> HostError:
 
 
 def is_cut_off(error: HostError | None, context: Context) -> bool:
-    """Whether what was being done when a host failed may still be done there, because only the connection has ended.
+    """Whether a command may still be running on a failed host, because only the connection has ended.
 
     Args:
         error: of the host, or None.
@@ -141,11 +142,11 @@ def is_cut_off(error: HostError | None, context: Context) -> bool:
 
 
 def result(error: HostError | None, *, changed: bool) -> str:
-    """`ok`, `changed`, `failed`, `unreachable`, `locked` or `stopped`.
+    """Return `ok`, `changed`, `failed`, `unreachable`, `locked` or `stopped`.
 
     Args:
-        error: what failed on a host, or None.
-        changed: whether anything was changed there.
+        error: the failure of a host, or None.
+        changed: whether anything was changed on the host.
     """
     match error:
         case None:

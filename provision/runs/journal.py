@@ -1,8 +1,9 @@
-"""The journal on each host of what runs did to it. Pure: the commands that write it; `past` reads it.
+"""The journal of runs on each host. Pure: commands that write the journal; `history` has the commands that read.
 
-A run that changes a host has one file there, a JSON record a line: `begin`; for each change `change`, written in the
-same exec before its commands, and `done` after them, or `failed`; `end`. States are in the journal by the sha256 of
-their JSON, which is in the host's store, root's alone, beside the bytes of files: what rollback needs may be secret.
+A run that changes a host has one file there, with a JSON record per line: `begin`; for each change a `change`, written
+before its commands in the same exec, and `done` or `failed` after them; `end`. The journal names a state by the sha256
+of its JSON. The JSON and the bytes of files are in the host's store, readable by root alone: what a rollback needs may
+be secret.
 """
 
 import base64
@@ -24,15 +25,15 @@ FOLDER = "/var/lib/provision/journal"
 STORE = FILES
 WORSE = ("changed", "stopped", "locked", "unreachable", "failed")  # results, the worst last
 Kind = Literal["deploy", "rollback", "drain", "undrain"]
-"""What a run that changes hosts does."""
-DRAINS: tuple[Kind, ...] = ("drain", "undrain")  # what they did is undone by each other, and survives a rollback
-RUNS = 50  # journals that a host keeps; of drains as many again, or they would push out what can be rolled back
-TOLD = 200  # characters of what was called that the host's own log is told: a drain names its instances
+"""The kinds of run that change hosts."""
+DRAINS: tuple[Kind, ...] = ("drain", "undrain")  # undone by each other, and kept by a rollback
+RUNS = 50  # journals kept on a host; as many drains again, so that drains do not displace runs for a rollback
+TOLD = 200  # characters of the command in the host's own log: a drain names its instances
 
-# $1 folder, $2 store, $3 run; records and what is to be kept on standard input. Each record is told when it came, by
-# the host's clock and by its uptime and boot, which no clock that is set changes. A line that a full disk cut short
-# must not take the next one with it. One at a time: what one writes before its record names it, another that comes to
-# its end would sweep away.
+# $1 folder, $2 store, $3 run; records and stored bytes on standard input. Each record gets the host's clock, and the
+# uptime and boot id, because setting the clock does not change them. A line cut short by a full disk must not damage
+# the next line. One writer at a time: a run at its end would delete bytes that another run has stored and not yet
+# named in a record.
 WRITE = r"""
 set -eu
 umask 077
@@ -61,7 +62,7 @@ done
 sync -- "$journal"
 """
 
-# The same, and the host's own log is told: $4 what.
+# The same, and a line $4 in the host's own log.
 TELL = (
     WRITE
     + r"""
@@ -69,10 +70,10 @@ TELL = (
 """
 )
 
-# The same, and what a run that has ended leaves to do. $5 how many journals stay, and how many of drains; this run
-# stays too. Runs are counted in the order of their ids, which carry the operator's time. The age of a file means
-# nothing: a host's clock that is wrong once would make every other journal old. What no journal names any more is not
-# kept: a state names the bytes of its files.
+# The same, and the clean-up at the end of a run. $5: the number of journals to keep, and of drains; this run stays in
+# any case. Runs are counted in the order of their ids, because ids carry the operator's time. The age of a file means
+# nothing: with a host's clock wrong once, every other journal would look old. Bytes that no journal names are deleted;
+# a state names the bytes of its files.
 END = (
     TELL
     + r"""
@@ -101,11 +102,11 @@ cd -- "$store"
 
 @dataclass
 class Journal:
-    """What one run has to write on one host.
+    """The journal of one run on one host.
 
     Args:
         run: id of the run.
-        command: what was called, its kind first, such as `deploy`. Never its options, in which there may be secrets.
+        command: the command, its kind first, such as `deploy`. Never options: options may contain secrets.
     """
 
     run: str
@@ -113,12 +114,13 @@ class Journal:
     changes: list[str] = field(default_factory=list)
     """Ids of the steps whose commands were begun, in order."""
     ended: bool = False
-    """Whether nothing was begun since the last `end`."""
+    """Whether no change was begun since the last `end`."""
     result: str = WORSE[0]
-    """The worst that has come of it so far: marks may be written on a balancer after its own part has failed."""
+    """The worst result so far: a run may mark members on a balancer after the balancer's own part has failed."""
 
     def before(self, change: Change) -> Run:
-        """Write that a change comes now, and keep what is needed to undo it; tell the host's own log of the first."""
+        """Record a change before its commands, and store the state for an undo; the first change also goes to the
+        host's log."""
         records: list[Mapping[str, Any]] = []
         first = not self.changes
         if first:
@@ -127,10 +129,10 @@ class Journal:
                 {"record": "begin", "run": self.run, "time": now, "who": lock.who(), "command": self.command}
             )
         have, want = _text(change.have), _text(change.want)
-        # A rollback puts back what was found before the first change of a step: no more is kept, or marks made in the
-        # course of a roll would keep every upstream in between.
+        # A rollback restores the state before the first change of a step. Later states are not stored, or the marks of
+        # a roll would store every upstream in between.
         seen = change.have is None or change.step.id in self.changes
-        known = {} if seen else {str(one): one.data for one in _contents(change.have)}
+        known = {} if seen else {str(content): content.data for content in _contents(change.have)}
         records.append(
             {
                 "record": "change",
@@ -150,15 +152,15 @@ class Journal:
         return self._run(TELL, records, kept, self._said("begins")) if first else self._run(WRITE, records, kept)
 
     def done(self, step: str) -> Run:
-        """Write that a change's commands have ended well; that it cannot be written is no failure of the change."""
+        """Record the success of a change. A failure to write the record does not fail the change."""
         return self._run(WRITE, [{"record": "done", "step": step}], ok=())
 
     def end(self, result: str = "changed", failed: Mapping[str, Any] | None = None) -> Run:
-        """Write what came of the run on this host, tell the host's own log, and forget runs of long ago.
+        """Record the result of the run on this host, also in the host's log, and delete old runs.
 
         Args:
-            result: as the recap names it; a better one than before does not count.
-            failed: `step`, `exit` and `why` of what failed.
+            result: as in the recap. A better result than before does not count.
+            failed: `step`, `exit` and `why` of the failure.
         """
         self.ended = True
         self.result = max((self.result, result if result in WORSE else WORSE[0]), key=WORSE.index)
@@ -166,8 +168,8 @@ class Journal:
         records: list[Mapping[str, Any]] = [{"record": "failed", **failed}] if failed else []
         records.append({"record": "end", "result": self.result, "changes": count})
         steps = f"{count} step{'s' if count != 1 else ''}"
-        said = self._said(f"{steps}, {self.result}")
-        return self._run(END, records, None, said, str(RUNS), ok=())
+        line = self._said(f"{steps}, {self.result}")
+        return self._run(END, records, None, line, str(RUNS), ok=())
 
     def _said(self, what: str) -> str:
         return f"run {self.run} by {lock.who()}: {self.command:.{TOLD}}, {what}"
@@ -188,27 +190,27 @@ class Journal:
 
 
 def _text(state: State) -> bytes | None:
-    """A state as it is kept; what else it may hold beside JSON's own types is a hash."""
+    """Return a state as stored. Values beside JSON's own types are stored as text: they are hashes."""
     return None if state is None else json.dumps(state, sort_keys=True, default=str).encode()
 
 
 def kind_of(command: str) -> str:
-    """The kind of a run: the first word of its command, as a journal or a log has it; empty for an empty command."""
+    """Return the kind of a run: the first word of its command in a journal or log; empty for an empty command."""
     return command.partition(" ")[0]
 
 
 def digest(text: bytes) -> str:
-    """The name of these bytes in the store."""
+    """Return the name of some bytes in the store."""
     return hashlib.sha256(text).hexdigest()
 
 
 def _contents(value: Any) -> Iterator[Content]:
-    """Everything in a state whose bytes are known."""
+    """Yield everything in a state whose bytes are known."""
     if isinstance(value, Content):
         yield value
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _contents(one)
+        for item in value.values():
+            yield from _contents(item)
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _contents(one)
+        for item in value:
+            yield from _contents(item)

@@ -20,9 +20,9 @@ class Lease:
 
     Args:
         session: the connection.
-        run_id: the run.
-        keeper: renews the lease from the first answer that says it is taken, until it is given back.
-        is_over: whether the run of this id is over, as far as this machine knows; its lock is taken over at once.
+        run_id: the id of the run.
+        keeper: renews the lease from the first successful `took` until the lock is given back.
+        is_over: whether a run is over, as far as this machine knows: its lock is taken over at once.
     """
 
     def __init__(
@@ -36,35 +36,36 @@ class Lease:
         self.run_id = run_id
         self.is_over = is_over
         self.poll = POLL
-        """Seconds between two looks at a lock that somebody else has."""
+        """Seconds between two attempts while another run has the lock."""
         self.wanted: Callable[[], bool] = lambda: True
-        """Whether the keeper renews it: a lease that nobody needs for the moment may end."""
+        """Whether the keeper renews the lease: an unused lease may expire."""
         self.last_renewal = LAST_RENEWAL
-        """Seconds that a renewal under way may take before the lock is given back all the same."""
+        """Seconds that a renewal under way may take before the lock is given back in any case."""
         self.held = False
         """Whether the host may hold this run's lock."""
         self._keeper = keeper
-        self._kept = False  # whether the keeper renews it
+        self._kept = False  # whether the keeper renews the lease
         self._renewing = threading.Lock()  # held while a renewal is under way
         self._renewed = 0.0  # on the monotonic clock
-        self._covered = 0.0  # likewise, until when the exec may take that is under way
+        self._covered = 0.0  # on the monotonic clock, the latest end of the present exec
 
     def acquire(self, seconds: float = 0.0, dead: str = "") -> Run:
-        """The command that takes or renews it; its answer goes to `took`.
+        """Return the command that takes or renews the lock; its answer goes to `took`.
 
         Args:
-            seconds: how long what comes now may take.
-            dead: id of a run whose lock is taken over, or empty.
+            seconds: how long the next commands may take.
+            dead: id of a dead run whose lock to take over, or empty.
         """
-        self.held = True  # before the answer: it may be lost, and giving back what is not ours does nothing
+        # Before the answer, because the answer may be lost; giving back a lock that is not ours does nothing.
+        self.held = True
         self._covered = time.monotonic() + seconds
         return lock.acquire(self.run_id, seconds, dead)
 
     def took(self, answer: Answer) -> None:
-        """Make sure that it was taken; from then on the run's keeper renews it.
+        """Check that the lock was taken; from now on the run's keeper renews the lease.
 
         Raises:
-            LockedError: somebody else has it.
+            LockedError: another run or an operator has the lock.
         """
         try:
             lock.checked(answer)
@@ -76,17 +77,18 @@ class Lease:
         self._keeper.join(self)
 
     def is_due(self, every: float) -> bool:
-        """Whether it is wanted, and its last renewal is more than `every` seconds ago."""
+        """Whether the lease is wanted, and was last renewed more than `every` seconds ago."""
         return self.wanted() and time.monotonic() - self._renewed > every
 
     def renew(self, every: float = lock.RENEW_SECONDS) -> None:
-        """Renew it if it is due, beside what the host's own thread does. Does nothing once it is given back.
+        """Renew the lease if due, beside the commands of the host's own thread. Does nothing after the lock is given
+        back.
 
         Args:
             every: seconds between two renewals.
 
         Raises:
-            LockedError: somebody else has it.
+            LockedError: another run or an operator has the lock.
             UnreachableError: the connection is closed, or lost.
         """
         if not self._renewing.acquire(blocking=False):
@@ -94,14 +96,14 @@ class Lease:
         try:
             if self._kept and self.is_due(every):
                 self._renewed = time.monotonic()
-                left = max(0.0, self._covered - self._renewed)  # or it would shorten the lease
+                left = max(0.0, self._covered - self._renewed)  # else the renewal would shorten the lease
                 command = lock.acquire(self.run_id, left)
                 lock.checked(self.session.batch([command], stop=False, beside=True)[0])
         finally:
             self._renewing.release()
 
     def wait(self, answer: Answer, seconds: float, stop: threading.Event, say: Callable[[str], None]) -> bool:
-        """Make sure that it was taken, or wait for it as long as is allowed.
+        """Check that the lock was taken; if not, wait for the lock.
 
         The lock of a run that is over, as far as this machine knows, is taken over without a wait.
 
@@ -109,13 +111,13 @@ class Lease:
             answer: to `acquire`.
             seconds: the longest wait.
             stop: ends the wait.
-            say: is told whom it waits for.
+            say: tells the operator who has the lock.
 
         Returns:
-            whether it had to be waited for.
+            whether there was a wait.
 
         Raises:
-            LockedError: somebody else still has it.
+            LockedError: another run or an operator still has the lock.
         """
         deadline = time.monotonic() + seconds
         waited = False
@@ -133,7 +135,7 @@ class Lease:
             answer = self.session.batch([self.acquire()], stop=False)[0]
 
     def _took_or_takes_over(self, answer: Answer) -> None:
-        """Make sure that it was taken; take it over from a run that is over, in one more exec."""
+        """Check that the lock was taken; if a run that is over has the lock, take it over in one more exec."""
         try:
             self.took(answer)
         except LockedError as error:
@@ -142,22 +144,22 @@ class Lease:
             self.took(self.session.batch([self.acquire(dead=error.run)], stop=False)[0])
 
     def release(self) -> Run:
-        """The command that gives it back; its answer goes to `gave_back`."""
+        """Return the command that gives the lock back; its answer goes to `gave_back`."""
         self._leave()
         return lock.release(self.run_id)
 
     def gave_back(self, answer: Answer) -> None:
-        """Note whether it was given back."""
+        """Note whether the lock was given back."""
         self._leave()
         self.held = answer.exit != 0
 
     def end(self, before: Sequence[Run] = (), *, cut_off: bool = False) -> None:
-        """Give it back, if it is held.
+        """Give the lock back, if held.
 
         Args:
-            before: what is run before that in any case.
-            cut_off: whether the connection was lost in the middle: what ran then may still run, so the lease is left
-                to end by itself. This machine knows that it is over, and does not wait for it.
+            before: commands to run before, with or without a lock.
+            cut_off: whether the connection was lost in the middle of a command. The command may still be running, so
+                the lease is left to expire. This machine knows that the run is over, and its next run does not wait.
         """
         self._leave()
         commands = [*before, *([self.release()] if self.held and not cut_off else [])]
@@ -166,7 +168,7 @@ class Lease:
             self.session.batch(commands, stop=False)
 
     def _leave(self) -> None:
-        """Have the keeper renew it no more. A renewal that came after it was given back would take it again."""
+        """Have the keeper stop renewing. A renewal after the release would take the lock again."""
         self._kept = False
         self._keeper.leave(self)
         if self._renewing.acquire(timeout=self.last_renewal):
@@ -174,18 +176,18 @@ class Lease:
 
 
 def take_away(session: Session, is_over: Callable[[str], bool], *, force: bool) -> lock.Holder | None:
-    """Take a lock away from a host: one by hand, one whose lease has ended, or that of a run that is over.
+    """Take a lock away from a host: a lock by hand, an expired lease, or the lock of a run that is over.
 
     Args:
         session: the connection.
-        is_over: whether the run of this id is over, as far as this machine knows.
-        force: take away that of a run too that may still be at work.
+        is_over: whether a run is over, as far as this machine knows.
+        force: take away the lock of a run that may still be at work too.
 
     Returns:
-        the lock that was there, or None.
+        the holder of the former lock, or None.
 
     Raises:
-        LockedError: a run has it that may still be at work, or a job of it runs.
+        LockedError: the run of the lock may still be at work, or a job of the run is running.
     """
     try:
         return lock.holder_of(session.batch([lock.take_away(force=force)], stop=False)[0])

@@ -1,4 +1,4 @@
-"""The keeper of a run's leases: renews every lease that the run holds, whatever the run waits for meanwhile."""
+"""The keeper of a run's leases: renews every lease of the run, also while the run waits."""
 
 import contextlib
 import threading
@@ -7,41 +7,41 @@ from typing import Protocol
 from provision.errors import HostError
 from provision.runs import lock
 
-LOOK_SECONDS = 5.0  # between two looks at which leases are due
+LOOK_SECONDS = 5.0  # seconds between two checks for due leases
 
 
 class Renewed(Protocol):
     """A lease, as the keeper sees it."""
 
     def is_due(self, every: float) -> bool:
-        """Whether its last renewal is more than `every` seconds ago."""
+        """Whether the last renewal is more than `every` seconds ago."""
 
     def renew(self, every: float) -> None:
-        """Renew the lease if it is due."""
+        """Renew the lease if due."""
 
 
 class LeaseKeeper:
-    """Renews the leases of one run from a thread of its own, which runs while the run holds any.
+    """Renews the leases of one run from its own thread, which runs while the run has any lease.
 
-    Each renewal has a short-lived thread: a host that does not answer delays the renewal of no other host's lease.
-    Nobody waits for these threads at the end of the program.
+    Each renewal has a short-lived thread, so that a host without an answer does not delay the renewal of another host's
+    lease. The program does not wait for the threads at its end.
 
     Args:
         every: seconds between two renewals of a lease.
-        look: seconds between two looks at the leases.
+        look: seconds between two checks for due leases.
     """
 
     def __init__(self, every: float = lock.RENEW_SECONDS, look: float = LOOK_SECONDS) -> None:
         self.every = every
         self.look = look
         self.cut = threading.Event()
-        """Set when the operator cuts the connections: no renewal begins after that."""
+        """Set when the operator cuts the connections: no renewal begins afterwards."""
         self._leases: set[Renewed] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def join(self, lease: Renewed) -> None:
-        """Renew this lease from now on."""
+        """Renew a lease from now on."""
         with self._changed:
             self._leases.add(lease)
             if self._thread is None:
@@ -49,7 +49,7 @@ class LeaseKeeper:
                 self._thread.start()
 
     def leave(self, lease: Renewed) -> None:
-        """Begin no further renewal of this lease."""
+        """Begin no further renewal of a lease."""
         with self._changed:
             self._leases.discard(lease)
             self._changed.notify()
@@ -70,6 +70,6 @@ class LeaseKeeper:
             self._thread = None
 
     def _renew(self, lease: Renewed) -> None:
-        """Renew a lease. An error is told by the next exec: it takes the lock again, or says who has it."""
+        """Renew a lease. The next exec reports an error: the exec takes the lock again, or shows the new holder."""
         with contextlib.suppress(HostError):
             lease.renew(self.every)

@@ -1,9 +1,9 @@
-"""The lock that guards a host while it is changed. Pure: commands and the parsers of their answers.
+"""The lock that guards a host during a change. Pure: commands and their parsers.
 
-A run's lock is a lease: it expires by itself, counted on the host's own uptime, and ends with the boot, so neither a
-wrong clock nor a killed controller can leave a host locked. A job of the host that still runs holds it too, but against
-other operators only: who started it may come back, and attaches to it. A lock by hand does not expire, and outlives
-boots: somebody who works on the machine reboots it.
+A run's lock is a lease: it expires by itself, counted in the host's uptime, and ends with a reboot, so neither a wrong
+clock nor a killed controller can leave a host locked. A running job of the host holds the lock too, but only against
+other operators: the operator of the job may come back and attach. A lock by hand does not expire, and outlives
+reboots: an operator who works on the machine reboots it.
 """
 
 import functools
@@ -18,16 +18,16 @@ from provision.command import Answer, Run, Script, sh
 from provision.errors import FactError, HostError, LockedError
 
 LEASE_SECONDS = 180.0  # at least; renewed with every exec of the run, and by its keeper
-RENEW_SECONDS = 60.0  # how often by the keeper
+RENEW_SECONDS = 60.0  # between two renewals by the keeper
 EXIT_HELD = 75  # EX_TEMPFAIL
 FOLDER = "/run/provision"
 BY_HAND_FILE = "/var/lib/provision/lock"  # a lock by hand
-BY_HAND = "by-hand"  # instead of a run's id, and of the uptime at which a lease ends
+BY_HAND = "by-hand"  # in place of a run's id, and in place of the uptime at which a lease ends
 LONGEST_REASON = 200  # characters
 
-# What is there, into run, until, since, who, why, now and busy. $folder is in /run, which is gone at a boot;
-# $by_hand is not, so what it says of time is the clock's, and the rest is uptime. A lock is two lines: run, until,
-# since, who; and why. One by hand counts however damaged it is: nobody but people may take it away.
+# Reads the lock into run, until, since, who, why, now and busy. $folder is in /run and gone at a boot, so its times are
+# uptimes; $by_hand outlives a boot, so its times are of the clock. A lock is two lines: run, until, since, who; and
+# why. A damaged lock by hand counts too: only people may take it away.
 READ = r"""
 now=$(cut -d. -f1 /proc/uptime)
 lock=$folder/lock
@@ -44,8 +44,8 @@ for pid in "$folder"/jobs/*/pid; do
 done
 """
 
-# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 a run of this operator
-# that is known to be dead, or nothing: somebody else may have resumed it since. Says where it could not be written.
+# $1 run, $2 who, $3 seconds of the lease or `by-hand`, $4 folder, $5 lock by hand, $6 why, $7 a dead run of this
+# operator, or nothing: another operator may have resumed the run since. Prints the path of a failed write.
 ACQUIRE = Script(
     "lock/acquire",
     f"""
@@ -82,7 +82,7 @@ mv "$lock.new" "$lock" || failed
 """,
 )
 
-# While a job still runs, the lock stays as a lease that is over: see ACQUIRE.
+# While a job is running, the lock stays as an expired lease: see ACQUIRE.
 RELEASE = Script(
     "lock/release",
     f"""
@@ -115,8 +115,8 @@ folder=$1 by_hand=$2
 )
 
 
-# $1 folder, $2 lock by hand, $3 `yes` to take away what a run holds too, $4 who, $5 a run of this operator that
-# is known to be dead, or nothing: its lock goes too, but not while a job of the host still runs. Says what was there.
+# $1 folder, $2 lock by hand, $3 `yes` to take away the lock of a live run too, $4 who, $5 a dead run of this operator,
+# or nothing: its lock goes too, but not while a job of the host is running. Prints the former lock.
 BREAK = Script(
     "lock/break",
     f"""
@@ -141,15 +141,15 @@ printf '%s %s %s %s %s %s\\n%s\\n' "$run" "$until" "$since" "$now" $busy "$who" 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has the lock of a host, and for how long.
+    """The holder of a host's lock.
 
     Args:
-        run: id of the run that has it; empty for a lock by hand.
+        run: id of the run; empty for a lock by hand.
         who: operator and machine.
-        seconds: for how long it has been held.
-        left: seconds until the lease ends, below zero if it has; None for a lock by hand.
-        busy: whether a job of the host still runs.
-        why: what was said of a lock by hand.
+        seconds: age of the lock.
+        left: seconds until the lease ends, below zero after the end; None for a lock by hand.
+        busy: whether a job of the host is still running.
+        why: the reason of a lock by hand.
     """
 
     run: str
@@ -161,7 +161,7 @@ class Holder:
 
     @property
     def is_over(self) -> bool:
-        """Whether the next run may take it."""
+        """Whether the next run may take the lock."""
         return self.left is not None and self.left <= 0 and not self.busy
 
     def __str__(self) -> str:
@@ -179,99 +179,100 @@ def _age(seconds: int) -> str:
 
 @functools.cache
 def who() -> str:
-    """The operator and the machine, as shown to others. The same for all of a run, whatever the machine is renamed."""
+    """Return the operator and the machine, as shown to others. Constant during a run, even if the machine is
+    renamed."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in containers
         name = f"uid-{os.getuid()}"
-    return "".join(f"{name}@{socket.gethostname()}".split())  # blanks part the words of what is written of a lock
+    return "".join(f"{name}@{socket.gethostname()}".split())  # blanks separate the words of a lock
 
 
 def acquire(run_id: str, seconds: float = 0.0, dead: str = "") -> Run:
-    """Take the lock, or renew it.
+    """Return the command that takes or renews the lock.
 
     Args:
-        run_id: the run that has it.
-        seconds: how long what comes now may take.
-        dead: id of a run that is known to be dead; if it has the lock, that is taken over. Empty for none.
+        run_id: the run of the lock.
+        seconds: how long the next commands may take.
+        dead: id of a dead run whose lock to take over, or empty.
     """
     lease = f"{max(LEASE_SECONDS, seconds + RENEW_SECONDS):.0f}"
     return sh(ACQUIRE, run_id, who(), lease, FOLDER, BY_HAND_FILE, "", dead, title="take the lock")
 
 
 def acquire_by_hand(why: str) -> Run:
-    """Take the lock until somebody releases it, across boots.
+    """Return the command that takes the lock until an operator releases it, across boots.
 
     Args:
-        why: shown to whoever meets it; one line.
+        why: the reason shown to operators; one line.
     """
     return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, BY_HAND_FILE, why, "", title="take the lock")
 
 
 def release(run_id: str) -> Run:
-    """Give the lock back, if it is this run's, and forget jobs that have ended."""
+    """Return the command that gives this run's lock back, and forgets jobs that have ended."""
     return sh(RELEASE, run_id, FOLDER, BY_HAND_FILE, title="release the lock")
 
 
 def status() -> Run:
-    """Read the lock; writes nothing."""
+    """Return the command that reads the lock. Read only."""
     return sh(STATUS, FOLDER, BY_HAND_FILE, title="read the lock")
 
 
 def take_away(*, force: bool, dead: str = "") -> Run:
-    """Take away a lock by hand, or one that nobody renews any more.
+    """Return the command that takes away a lock by hand, or an expired lease.
 
     Args:
-        force: take away that of a run too, which may still be at work.
-        dead: id of a run that is known to be dead; its lock is taken away, unless a job of it still runs.
+        force: take away the lock of a run that may still be at work too.
+        dead: id of a dead run, or empty; its lock goes, unless a job of the run is running.
     """
     words = ("yes" if force else "no", who(), dead)
     return sh(BREAK, FOLDER, BY_HAND_FILE, *words, title="take the lock away")
 
 
 def holder_of(answer: Answer) -> Holder | None:
-    """Who has the lock that `status` found, or had the one that `take_away` took; None if there was none.
+    """Parse the holder from the answer to `status` or `take_away`; None if there was no lock.
 
     Raises:
-        LockedError: a run has it, and it was not to be forced.
-        FactError: the answer is none.
+        LockedError: a run has the lock, and `force` was not given.
+        FactError: the answer has no lock in it.
     """
     if answer.exit == EXIT_HELD:
-        found = _parse(answer.error)
-        over = found.left is not None and found.left <= 0
+        holder = _parse(answer.error)
+        over = holder.left is not None and holder.left <= 0
         hint = "wait until that job has ended" if over else "wait for that run; its lock expires by itself"
-        raise LockedError(f"locked by {found}", f"{hint}. If that run is certainly dead, use --force", run=found.run)
+        raise LockedError(f"locked by {holder}", f"{hint}. If that run is certainly dead, use --force", run=holder.run)
     if answer.exit:
         raise FactError("the lock cannot be read", exit_status=answer.exit, stderr=answer.error)
     return _parse(answer.text) if answer.text.strip() else None
 
 
 def checked(answer: Answer) -> None:
-    """Make sure that the lock was taken.
+    """Check that the lock was taken.
 
     Raises:
-        LockedError: somebody else has it.
-        HostError: it cannot be taken at all.
+        LockedError: another run or an operator has the lock.
+        HostError: the host cannot write the lock.
     """
     if answer.exit == EXIT_HELD:
-        found = _parse(answer.error)
+        holder = _parse(answer.error)
         hint = "wait for that run; the lock expires by itself"
-        hint = "ask them; `provision lock release` takes it away" if found.left is None else hint
-        raise LockedError(f"locked by {found}", hint, run=found.run)
+        hint = "ask them; `provision lock release` takes it away" if holder.left is None else hint
+        raise LockedError(f"locked by {holder}", hint, run=holder.run)
     if answer.exit:
         by_hand = str(Path(BY_HAND_FILE).parent)
         place = by_hand if answer.text.strip() == by_hand else FOLDER
-        said = f"{place}: {answer.error}" if answer.error else ""
+        evidence = f"{place}: {answer.error}" if answer.error else ""
         hint = f"is there room in {place}, and can it be written to?"
-        raise HostError("the lock could not be taken", hint, stderr=said)
+        raise HostError("the lock could not be taken", hint, stderr=evidence)
 
 
 def _parse(text: str) -> Holder:
     first, _, why = text.strip("\n").partition("\n")
-    found = re.fullmatch(r"(\S+) (\d+|by-hand) (\d+) (\d+) (yes|no) ?(.*)", first)
-    if found is None:
+    match = re.fullmatch(r"(\S+) (\d+|by-hand) (\d+) (\d+) (yes|no) ?(.*)", first)
+    if match is None:
         raise FactError("the lock is not one of ours", f"look at {FOLDER}/lock and {BY_HAND_FILE}", stderr=text[:300])
-    run, until, since, now, busy, name = found.groups()
+    run, until, since, now, busy, name = match.groups()
     by_hand = until == BY_HAND
     left = None if by_hand else int(until) - int(now)
     return Holder("" if by_hand else run, name, max(0, int(now) - int(since)), left, busy == "yes", why.strip())

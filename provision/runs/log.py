@@ -1,6 +1,6 @@
-"""The log that this machine keeps of the runs it started: what they were told, and what came of them.
+"""This machine's log of the runs that it started: their arguments and results.
 
-A run whose process is gone without a result died. Its locks need not be waited for, and it can be resumed.
+A run whose process is gone without a result has died. Its locks need no wait, and the run can be resumed.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any
 from provision.runs.journal import kind_of
 from provision.runs.lock import who
 
-RUNS = 200  # logs that are kept
+RUNS = 200  # logs to keep
 RUNNING, ENDED = ".running", ".json"
 
 
@@ -27,23 +27,23 @@ class Log:
     """One run.
 
     Args:
-        run: its id.
-        command: what was called, such as `deploy`.
-        inventory: absolute path of its inventory.
-        limit: what `--limit` said.
-        tags: what `--tags` said.
-        skip_tags: what `--skip-tags` said.
-        extra_vars: how many `-e` there were; what they said may be secret.
-        serial: what `--serial` said.
-        canary: whether `--canary` was said.
-        max_fail: what `--max-fail` said.
+        run: the id.
+        command: the command, such as `deploy`.
+        inventory: absolute path of the inventory.
+        limit: words of `--limit`.
+        tags: words of `--tags`.
+        skip_tags: words of `--skip-tags`.
+        extra_vars: the number of `-e` options; their values may be secret.
+        serial: the word of `--serial`.
+        canary: whether `--canary` was given.
+        max_fail: the word of `--max-fail`.
         who: operator and machine.
-        time: when it began.
+        time: the begin, as ISO 8601 in UTC.
         machine: name of the machine.
-        pid: its process there.
-        started: when that process began, in ticks since the boot; empty where that cannot be told.
-        boot: id of the boot; likewise.
-        exit: its exit code, or None while there is none.
+        pid: process id on the machine.
+        started: start of the process, in ticks since the boot; empty if unknown.
+        boot: id of the boot; empty if unknown.
+        exit: exit code, or None before the end.
         hosts: host -> result.
     """
 
@@ -68,7 +68,7 @@ class Log:
 
     @property
     def is_dead(self) -> bool:
-        """Whether its process is gone and left no result. What cannot be told counts as alive."""
+        """Whether the process is gone without a result. A process of unknown state counts as alive."""
         if self.exit is not None or self.machine != socket.gethostname():
             return False
         if self.boot and self.boot != _boot():
@@ -85,12 +85,12 @@ class Log:
 
     @property
     def is_over(self) -> bool:
-        """Whether it died or ended here: a lock of it that is still on a host could not be given back."""
+        """Whether the run died or ended on this machine: a lock left on a host could not be given back."""
         return self.is_dead or (self.exit is not None and self.machine == socket.gethostname())
 
     @property
     def epitaph(self) -> str:
-        """How a run that is over came to its end here, and the command that goes on with it."""
+        """How the run ended on this machine, and the command that goes on."""
         how = (
             f"died: its process {self.pid} on this machine is gone"
             if self.is_dead
@@ -100,9 +100,9 @@ class Log:
 
     @property
     def goes_on(self) -> str:
-        """The command that goes on with it."""
+        """The command that goes on with the run."""
         if self.command == "deploy":
-            again = " -e ..." if self.extra_vars else ""  # what they said may be secret, and is not kept
+            again = " -e ..." if self.extra_vars else ""  # the values may be secret, and are not kept
             return f"provision deploy --resume {self.run}{again}"
         return f"provision {self.command} -i {shlex.quote(self.inventory)}"
 
@@ -111,17 +111,17 @@ class Logs:
     """The logs of a user.
 
     Args:
-        folder: where they are; made when the first is written.
+        folder: the folder of the logs, made with the first log.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, log: Log) -> None:
-        """Keep a log, in the place of the one that was there; forget those of long ago.
+        """Write a log in place of the former log of the run, and delete old logs.
 
         Raises:
-            OSError: it cannot be kept.
+            OSError: the log cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         running, ended = (self.folder / f"{log.run}{suffix}" for suffix in (RUNNING, ENDED))
@@ -135,29 +135,29 @@ class Logs:
                 old.unlink(missing_ok=True)
 
     def find(self, run: str) -> Log | None:
-        """The log of a run, or None if there is none that can be read.
+        """Return the log of a run, or None if there is no readable log.
 
         Args:
-            run: its id; a host may have named it, so that it may be anything.
+            run: the id. A host may have named the run, so the text may be anything.
         """
         if Path(run).name != run:
             return None
         return _read(self.folder / f"{run}{RUNNING}") or _read(self.folder / f"{run}{ENDED}")
 
     def over(self, run: str) -> Log | None:
-        """The log of a run that is over here, or None: it runs, or this machine does not know it."""
+        """Return the log of a run that is over on this machine; None for a live or unknown run."""
         log = self.find(run)
         return log if log is not None and log.is_over else None
 
     def unfinished(self, inventory: str) -> Log | None:
-        """The last deploy or rollback of an inventory, if it died.
+        """Return the last deploy or rollback of an inventory, if the run died.
 
         Args:
-            inventory: its path.
+            inventory: path of the inventory.
         """
         wanted = str(Path(inventory).resolve())
-        found = sorted([*self._paths(RUNNING), *self._paths(ENDED)], key=lambda path: path.stem, reverse=True)
-        logs = (log for log in map(_read, found) if log is not None and log.inventory == wanted)
+        paths = sorted([*self._paths(RUNNING), *self._paths(ENDED)], key=lambda path: path.stem, reverse=True)
+        logs = (log for log in map(_read, paths) if log is not None and log.inventory == wanted)
         last = next((log for log in logs if kind_of(log.command) in ("deploy", "rollback")), None)
         return last if last is not None and last.is_dead else None
 
@@ -171,24 +171,26 @@ def is_over(run: str) -> bool:
 
 
 def default_folder() -> Path:
-    """Where logs are kept: below the user's folder of state."""
+    """Return the folder of logs, below the user's folder for state."""
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(state) / "provision" / "runs"
 
 
 def _read(path: Path) -> Log | None:
-    names = {one.name for one in dataclasses.fields(Log)}
+    names = {item.name for item in dataclasses.fields(Log)}
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        said: dict[str, Any] = json.loads(path.read_text())
-        told: dict[str, Any] = {"machine": "", "pid": 0, "started": "", "boot": ""}
-        told |= {key: tuple(value) if isinstance(value, list) else value for key, value in said.items() if key in names}
-        log = Log(**told)
+        stored: dict[str, Any] = json.loads(path.read_text())
+        values: dict[str, Any] = {"machine": "", "pid": 0, "started": "", "boot": ""}
+        values |= {
+            key: tuple(value) if isinstance(value, list) else value for key, value in stored.items() if key in names
+        }
+        log = Log(**values)
         return log if log.run == path.stem else None
     return None
 
 
 def _started(pid: int) -> str:
-    """When a process began (proc(5), stat); empty where there is no such process, or no /proc."""
+    """Return the start of a process (proc(5), stat); empty if there is no such process, or no /proc."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return ""

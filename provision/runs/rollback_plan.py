@@ -1,7 +1,7 @@
-"""Out of what a run did on a host: the steps that put it back, in their order, and what cannot be put back. Pure.
+"""From a run on a host to the steps of its rollback, in order, and the changes that no rollback can undo. Pure.
 
-What was there comes back in the order of the sequence, and what was not there goes in the opposite order after it: a
-container before its volume. Models stay as they are, but for those of an instance that comes back.
+Removed things come back in the order of the sequence. Added things go afterwards in the opposite order: a container
+before its volume. Models stay as they are, except for the models of an instance that comes back.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class Left:
     """A change that a rollback leaves as it is.
 
     Args:
-        step: id of its step.
+        step: id of the step.
         why: the reason.
     """
 
@@ -33,12 +33,12 @@ class Left:
 
 @dataclass(frozen=True)
 class Undo:
-    """What a rollback does on one host.
+    """The rollback on one host.
 
     Args:
-        host: the host, with the instances and models that it then has.
+        host: the host, with its instances and models after the rollback.
         entries: the steps, in order.
-        left: what it leaves as it is.
+        left: the changes left as they are.
     """
 
     host: Host
@@ -51,9 +51,9 @@ class _Target:
     """A step that the run changed.
 
     Args:
-        entry: the step, as it is declared now or as a finder makes it.
-        made: its first change, with what was found before it.
-        after: what its last change wanted.
+        entry: the step, as declared now or as its finder makes it.
+        made: the first change of the step, with the state before.
+        after: the wanted state of the last change.
     """
 
     entry: Entry
@@ -67,22 +67,22 @@ class _Target:
 
 
 def undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) -> Undo:
-    """What puts back what a run did on a host.
+    """Plan the rollback of a run on a host.
 
     Args:
-        host: the host, as it is declared now.
+        host: the host, as declared now.
         inventory: the whole inventory.
-        story: what the run did there.
-        roles: the roles whose changes are put back.
+        story: the run on the host.
+        roles: the roles to roll back.
 
     Raises:
-        FactError: what the host says that it did makes no sense.
+        FactError: the journal on the host makes no sense.
     """
     try:
         return _undo(host, inventory, story, roles)
     except GARBLED as error:
-        said = f"{type(error).__name__}: {str(error)[:200]}"
-        raise FactError(f"the journal of {story.entry.run} makes no sense ({said})", "look at the host") from error
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+        raise FactError(f"the journal of {story.entry.run} makes no sense ({why})", "look at the host") from error
 
 
 def _undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) -> Undo:
@@ -98,12 +98,12 @@ def _undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str])
 
 
 def with_balancers(undos: Mapping[str, Undo], inventory: Inventory, roles: frozenset[str]) -> dict[str, Undo]:
-    """The same with the balancers that send to the hosts among them: an instance that a run left `down` comes back.
+    """Add the balancers that send to the hosts of a rollback: a member that the run left `down` is to be admitted.
 
     Args:
-        undos: host -> what is done there.
+        undos: host -> its rollback.
         inventory: the whole inventory.
-        roles: the roles whose changes are put back.
+        roles: the roles to roll back.
     """
     result = dict(undos)
     touched = {name for name, planned in undos.items() if planned.entries}
@@ -121,7 +121,7 @@ def with_balancers(undos: Mapping[str, Undo], inventory: Inventory, roles: froze
 def _targets(
     made: Iterable[Made], declared: Mapping[str, Entry], roles: frozenset[str]
 ) -> tuple[list[_Target], list[Left]]:
-    """The steps of the run, each once, and those of which nobody knows any more what they are."""
+    """Return the steps of the run, each once, and the steps that this version does not know."""
     targets: dict[str, _Target] = {}
     left: dict[str, Left] = {}
     for change in made:
@@ -139,14 +139,14 @@ def _targets(
 
 
 def _found_by_mark(made: Made) -> Entry | None:
-    """A step that is no longer declared, as the finder of its kind makes it."""
+    """Return a step that is no longer declared, as the finder of its kind makes it."""
     finders = (finder for role, finder in role_interface.owned() if role == made.role)
     steps = (finder.former(made.step, made.have) for finder in finders)
     return next((Entry(made.role, step) for step in steps if step is not None), None)
 
 
 def _reasons(targets: Sequence[_Target]) -> dict[str, str]:
-    """Step id -> why a rollback leaves the change as it is; no other step of the run is among them."""
+    """Return step id -> why a rollback leaves the change as it is. Steps to restore have no entry."""
     reasons: dict[str, str] = {}
     lost = {role: _irrevocable(target) for target in targets for role in target.entry.step.foundation_of}
     for target in targets:
@@ -162,24 +162,24 @@ def _irrevocable(target: _Target) -> str:
 
 
 def _as_it_was(host: Host, targets: Sequence[_Target]) -> Host:
-    """The host with the instances that it has once those that the run added are gone: the others are tested."""
+    """Return the host without the instances that the run added. The rest is tested."""
     gone = {target.entry.step.part_of for target in targets if target.entry.step.serves and target.is_new}
     left = tuple(instance for instance in host.instances if instance.name not in gone)
     return dataclasses.replace(host, instances=left)
 
 
 def _entries(targets: Sequence[_Target], declared: Sequence[Entry]) -> list[Entry]:
-    """What is put back, what has to follow it, and what goes.
+    """Return the steps to restore, the steps that follow, and the steps to remove.
 
     Args:
-        targets: the changes that are undone.
-        declared: the steps of the host as it then is.
+        targets: the changes to undo.
+        declared: the steps of the host after the rollback.
     """
     places = {entry.step.id: number for number, entry in enumerate(declared)}
     order = role_interface.order()
 
     def place(target: _Target) -> tuple[int, int]:
-        """What is not declared comes first in its role; below, the last that was removed before the others."""
+        """Undeclared steps come first in their role; of these, the last removed comes first."""
         return order.index(target.entry.role), places.get(target.made.step, -1)
 
     there, new = ([target for target in reversed(targets) if target.is_new == is_new] for is_new in (False, True))
@@ -196,7 +196,8 @@ def _entries(targets: Sequence[_Target], declared: Sequence[Entry]) -> list[Entr
 
 
 def _in_sequence(entries: Sequence[Entry], order: Sequence[str]) -> list[Entry]:
-    """By role, but for what prepares the host before its first container; each step once."""
+    """Order steps by role, except for steps that prepare the host: these come before the first container. No
+    duplicates."""
     once = {entry.step.id: entry for entry in reversed(entries)}
     unique = [entry for entry in entries if once[entry.step.id] is entry]
     early = [entry for entry in unique if entry.step.prepares_host]
@@ -209,7 +210,7 @@ def _restored(target: _Target) -> Entry:
 
 
 def _needed(targets: Sequence[_Target]) -> list[Entry]:
-    """What the things that come back cannot do without."""
+    """Return the steps that restored things depend on."""
     return [
         Entry(target.entry.role, step)
         for target in targets
@@ -219,12 +220,12 @@ def _needed(targets: Sequence[_Target]) -> list[Entry]:
 
 
 def _following(back: Sequence[Entry], put_back: PutBack, declared: Sequence[Entry]) -> list[Entry]:
-    """What has to be as it should be after that: services that run, models that are loaded.
+    """Return the steps that follow a rollback: running services, loaded models.
 
     Args:
-        back: what is put back.
-        put_back: the same and all else that the rollback does, as ids.
-        declared: the steps of the host as it then is.
+        back: the restored steps.
+        put_back: all restored and removed steps, as ids.
+        declared: the steps of the host after the rollback.
     """
     known = {entry.step.id for entry in declared}
     wanted = [(entry.role, entry.step.follows(put_back)) for entry in declared]

@@ -1,4 +1,4 @@
-"""One exec on a channel: its two streams, what goes in, and what sudo says before it lets anything in."""
+"""One exec on a channel: standard output and error, the input, and sudo's words before the program reads its input."""
 
 import contextlib
 import itertools
@@ -12,16 +12,16 @@ import paramiko
 
 from provision.errors import FactError, HostError, RefusedError
 
-GRACE = 30.0  # seconds for standard error to end after standard output has
+GRACE = 30.0  # seconds for standard error to end after standard output
 MSG_CHANNEL_REQUEST = b"\x62"  # 98, RFC 4254
-BECOME_TIMEOUT = 30.0  # seconds for sudo to answer; its delay after a wrong password is about two
+BECOME_TIMEOUT = 30.0  # seconds for sudo to answer; the delay after a wrong password is about two
 
 
 def sudo_refusal(stderr: str) -> HostError | None:
-    """What sudo's words on standard error mean, or None if it did not refuse.
+    """Return the error that sudo's words on standard error mean, or None without a refusal.
 
     Args:
-        stderr: what came on standard error where no answer came.
+        stderr: standard error of a command without an answer.
     """
     if re.search(r"a password is required|a terminal is required", stderr):
         return RefusedError("sudo asks for a password", "give it with -K or ansible_become_password", stderr=stderr)
@@ -35,11 +35,11 @@ def sudo_refusal(stderr: str) -> HostError | None:
 
 
 class Collector:
-    """Reads one stream of a channel to its end in a thread of its own, so that neither stream can block the other.
+    """Reads one stream of a channel to its end in its own thread, so that neither stream can block the other.
 
     Args:
-        recv: gives up to so many bytes; none at the end of the stream.
-        limit: bytes that are kept.
+        recv: returns up to some number of bytes; none at the end of the stream.
+        limit: bytes to keep.
     """
 
     def __init__(self, recv: Callable[[int], bytes], limit: int) -> None:
@@ -53,11 +53,11 @@ class Collector:
         self._thread.start()
 
     def so_far(self) -> bytes:
-        """What has come until now."""
+        """Return the bytes read so far."""
         return bytes(self._data)
 
     def join(self) -> bytes:
-        """All of it, once the stream has ended."""
+        """Wait for the end of the stream, and return all bytes."""
         self._thread.join(GRACE)
         return bytes(self._data)
 
@@ -69,8 +69,8 @@ class Collector:
 
 
 def start(channel: paramiko.Channel, line: str) -> None:
-    """Have sshd run a line, and do not wait for its word that it does, as paramiko's `exec_command` would for a whole
-    round trip: where it does not (RFC 4254, 6.5: the reply is optional) the channel ends without an answer of ours.
+    """Have sshd run a line, without waiting for sshd's reply as paramiko's `exec_command` would, for a whole round
+    trip. The reply is optional (RFC 4254, 6.5). If sshd refuses, the channel ends without an answer of ours.
 
     Args:
         channel: just opened.
@@ -92,12 +92,12 @@ def read(channel: paramiko.Channel, deadline: float, on_data: Callable[[bytes], 
     Args:
         channel: the channel.
         deadline: on the monotonic clock, in seconds.
-        on_data: is given what comes instead of it being kept; or None.
-        limit: bytes that may come.
+        on_data: gets the output, which is not kept then; or None.
+        limit: the most bytes to accept.
 
     Raises:
-        TimeoutError: it did not end in time.
-        FactError: more came.
+        TimeoutError: the output did not end in time.
+        FactError: the host sent more bytes.
     """
     data = bytearray()
     while True:
@@ -114,14 +114,14 @@ def read(channel: paramiko.Channel, deadline: float, on_data: Callable[[bytes], 
 
 
 def exit_status(channel: paramiko.Channel, deadline: float) -> int:
-    """The exit code, which follows the end of the output; a host that stops answering between them says none.
+    """Return the exit code, which follows the end of the output. A host that stops answering in between sends none.
 
     Args:
-        channel: the channel; its output has ended.
+        channel: the channel, with ended output.
         deadline: on the monotonic clock, in seconds.
 
     Raises:
-        TimeoutError: it did not come in time.
+        TimeoutError: the exit code did not come in time.
     """
     if not channel.status_event.wait(max(deadline - time.monotonic(), 0.001)):
         raise TimeoutError
@@ -129,15 +129,15 @@ def exit_status(channel: paramiko.Channel, deadline: float) -> int:
 
 
 def await_word(channel: paramiko.Channel, stderr: Collector, word: bytes) -> None:
-    """Wait until the loader says that it is there.
+    """Wait until the loader has started.
 
     Args:
         channel: the channel.
-        stderr: what reads its standard error.
-        word: what the loader says.
+        stderr: reads standard error.
+        word: the loader's first output.
 
     Raises:
-        HostError: sudo refuses, or says nothing.
+        HostError: sudo refuses, or does not answer.
     """
     seen = b""
     deadline = time.monotonic() + BECOME_TIMEOUT
@@ -153,22 +153,22 @@ def await_word(channel: paramiko.Channel, stderr: Collector, word: bytes) -> Non
         except TimeoutError:
             continue
         if not chunk:
-            said = stderr.join().decode(errors="replace")
-            raise sudo_refusal(said) or RefusedError("sudo refused", "log in and try `sudo true`", stderr=said)
+            words = stderr.join().decode(errors="replace")
+            raise sudo_refusal(words) or RefusedError("sudo refused", "log in and try `sudo true`", stderr=words)
         seen += chunk
 
 
 def send(channel: paramiko.Channel, text: bytes, source: IO[bytes] | None, deadline: float) -> None:
-    """Send everything, and that it was all. What the other side closed early has words that are still to be read.
+    """Send all input, and close the input. If the host closes the channel early, its output has still to be read.
 
     Args:
         channel: the channel.
-        text: what goes first.
-        source: what follows; or None.
+        text: the first part of the input.
+        source: the rest of the input, or None.
         deadline: on the monotonic clock, in seconds.
 
     Raises:
-        TimeoutError: it could not be sent in time.
+        TimeoutError: the input could not be sent in time.
     """
     chunks = itertools.chain([text], iter(lambda: source.read(65536) if source else b"", b""))
     try:

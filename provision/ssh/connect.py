@@ -1,6 +1,6 @@
-"""Opening an SSH connection: the host's key first, then the login, and every failure in one sentence.
+"""Opens an SSH connection: first the host's key, then the login, and every failure in one sentence.
 
-Fabric accepts any host key unless it is told otherwise; here it is.
+Fabric accepts any host key by default; this module does not.
 """
 
 import contextlib
@@ -18,21 +18,21 @@ from provision.inventory import Connection
 from provision.ssh import host_keys
 from provision.ssh.host_keys import KnownHostsOnly
 
-DEAD_PEER_MS = 30_000  # unacknowledged bytes are given up after this long (TCP_USER_TIMEOUT)
+DEAD_PEER_MS = 30_000  # milliseconds until unacknowledged bytes are given up (TCP_USER_TIMEOUT)
 
 
 class _Transport(paramiko.Transport):
-    """Looks once a second whether it has to say that it is alive. paramiko looks ten times: 0.3 ms of CPU a second
-    for a connection that waits, of which there may be 200 for a minute."""
+    """Checks once a second whether a keepalive is due. paramiko checks ten times a second: 0.3 ms of CPU a second for
+    an idle connection, and 200 connections may be idle for a minute."""
 
     _active_check_timeout = 1.0
 
 
 def open_transport(target: Connection) -> paramiko.Transport:
-    """The encrypted connection to a host before any login, for its host key. The caller closes it.
+    """Open the encrypted connection to a host before any login, to read its host key. The caller closes the transport.
 
     Raises:
-        UnreachableError: it does not answer, or one of its jump hosts is not trusted.
+        UnreachableError: the host does not answer, or a jump host is not trusted.
     """
     hops: list[fabric.Connection] = []
     for jump in target.jumps:
@@ -55,15 +55,16 @@ def open_connection(
     """Log in to a host.
 
     Args:
-        target: how to reach it.
-        gateway: the open connection to the machine it is reached through, or None.
-        begun: is given the connection before the login, so that somebody can close it meanwhile.
+        target: address, user and keys of the host.
+        gateway: the open connection to the jump host, or None.
+        begun: gets the connection before the login, so that another thread can close it meanwhile.
 
     Raises:
-        UnreachableError: it cannot be reached, or refuses us. HostKeyError for a key that is not the known one.
+        UnreachableError: the host is unreachable, or refuses the login. HostKeyError for a key that is not the known
+            key.
     """
     where = f"{target.address}:{target.port}"
-    logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what it would print comes as an exception too
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # errors come as exceptions too
     connection = fabric.Connection(
         host=target.address,
         user=target.user,
@@ -83,8 +84,8 @@ def open_connection(
 
 
 def _know(keys: paramiko.HostKeys, path: str, target: Connection) -> None:
-    """Take a host's keys from a known_hosts file, and no other's: paramiko's own loading compares every line with all
-    before it, which for each of 200 hosts takes longer than the host does."""
+    """Add a host's keys from a known_hosts file. paramiko's own loading compares every line with all lines before,
+    which for each of 200 hosts takes longer than the host does."""
     names = {target.address, f"[{target.address}]:{target.port}", target.host_key_alias} - {""}
     try:
         lines = [line.strip() for line in Path(path).read_text(errors="replace").splitlines()]
@@ -99,7 +100,7 @@ def _know(keys: paramiko.HostKeys, path: str, target: Connection) -> None:
 
 
 def _is_named(token: str, names: set[str]) -> bool:
-    """Whether a word of known_hosts is one of these names, or the hash of one."""
+    """Whether a word of known_hosts is one of some names, or the hash of a name."""
     if not token.startswith("|1|"):
         return token in names
     with contextlib.suppress(ValueError):
@@ -109,14 +110,14 @@ def _is_named(token: str, names: set[str]) -> bool:
 
 def _connect_kwargs(target: Connection, direct: bool) -> dict[str, Any]:
     kwargs: dict[str, Any] = {
-        "compress": True,  # scripts and what hosts answer are text: a third of the bytes; sshd may decline
+        "compress": True,  # scripts and answers are text: a third of the bytes; sshd may decline
         "look_for_keys": not target.key_files,
         "timeout": target.connect_timeout,
         "banner_timeout": target.connect_timeout + 20,
         "auth_timeout": target.connect_timeout + 20,
         "transport_factory": _Transport,
     }
-    if target.key_files:  # fabric takes an empty list for one that was not given, and falls over None
+    if target.key_files:  # fabric takes an empty list as not given, and fails on None
         kwargs["key_filename"] = list(target.key_files)
     if target.password is not None:
         kwargs["password"] = target.password.reveal()
@@ -126,7 +127,7 @@ def _connect_kwargs(target: Connection, direct: bool) -> dict[str, Any]:
 
 
 def _socket(target: Connection) -> socket.socket:
-    """A connected socket that sends small packets at once: without it an exec takes 45 ms on loopback, with it 2."""
+    """Return a connected socket that sends small packets at once: an exec takes 2 ms on loopback, otherwise 45 ms."""
     with _explained(f"{target.address}:{target.port}", target):
         sock = socket.create_connection((target.address, target.port), timeout=target.connect_timeout)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -137,7 +138,7 @@ def _socket(target: Connection) -> socket.socket:
 
 @contextlib.contextmanager
 def _explained(where: str, target: Connection) -> Iterator[None]:
-    """Turn what libraries raise while connecting into one sentence and what to do."""
+    """Turn library errors while connecting into one sentence and the next action."""
     try:
         yield
     except HostError:
@@ -161,5 +162,5 @@ def _explained(where: str, target: Connection) -> Iterator[None]:
 
 
 def said(error: Exception) -> str:
-    """What an error of a connection says; the end of one says nothing (EOFError)."""
+    """Return the text of a connection's error. EOFError has no text."""
     return str(error) or "it was closed"

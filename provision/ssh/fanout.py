@@ -1,4 +1,4 @@
-"""The same few commands on many hosts at once, for what is no deploy: what each of them said, or why it did not."""
+"""The same few commands on many hosts at once, without a roll: the answer or the error of each host."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,28 +14,28 @@ T = TypeVar("T")
 def each(
     hosts: Sequence[Host], work: Callable[[Host, Session], T], become_password: str | None, forks: int
 ) -> list[tuple[Host, T | HostError]]:
-    """Do this on every host; one that fails stops no other.
+    """Call `work` for every host. A failed host does not stop the rest.
 
     Args:
-        hosts: where.
-        work: what; may raise HostError. The connection is closed after it.
-        become_password: sudo's password (`-K`), or None for the inventory's.
+        hosts: the hosts.
+        work: asks one host; may raise HostError. The connection is closed afterwards.
+        become_password: sudo's password (`-K`), or None for the password in the inventory.
         forks: hosts at the same time.
 
     Returns:
-        every host with what `work` returned or the error, in the order of the hosts.
+        every host with the result of `work` or the error, in the order of the hosts.
     """
 
-    def one(host: Host) -> tuple[Host, T | HostError]:
+    def ask(host: Host) -> tuple[Host, T | HostError]:
         session = Session(host.connection, become_password)
         try:
             return host, work(host, session)
         except HostError as error:
             return host, error.masked(Mask(host.secrets()))
-        except Exception as error:  # noqa: BLE001 - a bug on one host must not hide what the others said
+        except Exception as error:  # noqa: BLE001 - a bug on one host must not hide the answers of other hosts
             return host, BugError(error).masked(Mask(host.secrets()))
         finally:
             session.close()
 
     with ThreadPoolExecutor(max(1, min(forks, len(hosts))), thread_name_prefix="host") as pool:
-        return list(pool.map(one, hosts))
+        return list(pool.map(ask, hosts))

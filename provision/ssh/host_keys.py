@@ -1,4 +1,4 @@
-"""Host keys: what happens when a host shows a key that is not the known one."""
+"""Host keys: errors for an unknown or changed key."""
 
 import paramiko
 
@@ -25,10 +25,10 @@ class KnownHostsOnly(paramiko.MissingHostKeyPolicy):
 
 
 def changed(where: str, error: paramiko.BadHostKeyException) -> HostKeyError:
-    """The error where a host shows another key than known_hosts has for it.
+    """Make the error for a host that shows a different key than known_hosts has.
 
     Args:
-        where: its address and port.
+        where: address and port of the host.
         error: with both keys.
     """
     return HostKeyError(

@@ -1,8 +1,8 @@
 """Long commands as jobs of the host: detached, with a log and an exit code, followed over SSH. Pure but for `on_line`.
 
 A pull or a load ends when its client goes away (docs/facts.md#ollama-pull, docs/facts.md#ollama-load), so the client
-is on the host. A job's folder is in /run: gone at a boot, like the job itself, so that a process id in it cannot mean
-another process.
+is on the host. The folder of a job is in /run and gone at a boot, like the job itself, so that a process id in the
+folder cannot mean another process.
 """
 
 import base64
@@ -15,12 +15,12 @@ from provision.ssh import script
 
 FOLDER = "/run/provision/jobs"
 RECONNECTS = 6
-TAIL = 64 * 1024  # bytes of a log's end that are kept as evidence
+TAIL = 64 * 1024  # bytes at the end of a log that are kept as evidence
 
-# $1 folder, $2 seconds, $3 bytes of log seen, $4 mark, $5 who follows; then the words. Its standard input is the
-# job's. The exit code is written by rename: there is either none or a whole one. Who follows is noted, so that after a
-# lost connection the result of this job is found, and not that of an equal one that ended before. The folder stays:
-# a follower whose connection is gone may still be there, and must not take it away from the one that came after it.
+# $1 folder, $2 seconds, $3 bytes of log seen, $4 mark, $5 token of the follower; then the words. Standard input is the
+# job's. The exit code is written by rename: either absent or complete. The token identifies the follower, so that after
+# a lost connection the result of this job is found, and not the result of an equal job that ended before. The folder
+# stays: a follower with a lost connection may still be running, and must not delete the folder of its successor.
 FOLLOW = r"""
 d=$1; limit=$2; seen=$3; mark=$4; token=$5; shift 5
 umask 077
@@ -45,17 +45,17 @@ printf '\n%s end %s\n' "$mark" "$rc"
 
 
 def folder(run: Run) -> str:
-    """Where a job lives on the host: the same for the same command, so that a second run finds the first one's."""
+    """Return the folder of a job: the same for the same command, so that a second run finds the job of the first."""
     digest = hashlib.sha256(repr((run.words, run.stdin)).encode()).hexdigest()
     return f"{FOLDER}/{digest[:24]}"
 
 
 class Follower:
-    """Follows one job over as many connections as it takes.
+    """Follows one job over as many connections as needed.
 
     Args:
         run: the job.
-        on_line: is given every line of its output once.
+        on_line: gets every line of output once.
     """
 
     def __init__(self, run: Run, on_line: Callable[[str], None]) -> None:
@@ -71,7 +71,7 @@ class Follower:
         self._exit: int | None = None
 
     def script(self) -> bytes:
-        """The script that starts the job or attaches to it, and prints its log from where we are."""
+        """Return the script that starts the job or attaches to it, and prints the log from the last byte seen."""
         self._mark, self._raw, self._begun = script.make_mark(), b"", False
         words = (folder(self.run), f"{self.run.timeout:g}", str(self.seen), self._mark, self._token, *self.run.words)
         stdin = base64.b64encode(self.run.stdin).decode()
@@ -80,17 +80,17 @@ class Follower:
         return f"{head}\nmain() {{\nprintf %s '{stdin}' | base64 -d | {follow}\n}}\nmain\n".encode()
 
     def feed(self, chunk: bytes) -> None:
-        """Take what the connection brought."""
+        """Take the bytes that the connection brought."""
         self._raw += chunk
         if not self._begun:
-            _, found, rest = self._raw.partition(f"\n{self._mark} begin\n".encode())
-            if not found:
+            _, mark, rest = self._raw.partition(f"\n{self._mark} begin\n".encode())
+            if not mark:
                 return
             self._begun, self._raw = True, rest
         self._take()
 
     def answer(self) -> Answer | None:
-        """The job's exit code and the end of its log; None while it has not ended."""
+        """Return the job's exit code and the end of its log; None before the end."""
         if self._exit is None:
             return None
         if self._rest:
@@ -99,7 +99,7 @@ class Follower:
         return Answer(self._exit, self._tail)
 
     def _take(self) -> None:
-        """Move on what cannot be part of the end mark."""
+        """Pass on the bytes that cannot be part of the end mark."""
         body, ended, tail = self._raw.partition(f"\n{self._mark} end ".encode())
         if ended and b"\n" in tail:
             self._exit = int(tail.split(b"\n", 1)[0])

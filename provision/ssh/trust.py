@@ -1,6 +1,6 @@
-"""Host keys: what a host shows, and the known_hosts file that it is compared with.
+"""Host keys, and the known_hosts file.
 
-Nothing is believed on first sight: the fingerprints are shown, and a person compares them with the host's console.
+No key is trusted on first sight: a person compares the fingerprints with the host's console.
 """
 
 import base64
@@ -22,7 +22,7 @@ class Key:
     """A host's public key.
 
     Args:
-        name: how known_hosts names the host: `address`, or `[address]:port`.
+        name: the host in known_hosts: `address`, or `[address]:port`.
         kind: key type, such as `ssh-ed25519`.
         blob: the key, base64.
     """
@@ -33,7 +33,7 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """As ssh-keygen -l shows it: `SHA256:...`."""
+        """The fingerprint as ssh-keygen -l shows it: `SHA256:...`."""
         digest = hashlib.sha256(base64.b64decode(self.blob)).digest()
         return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
@@ -44,16 +44,16 @@ class Key:
 
 
 def name_of(connection: Connection) -> str:
-    """How known_hosts names a host."""
+    """Return the name of a host in known_hosts."""
     name = connection.host_key_alias or connection.address
     return name if connection.port == 22 or connection.host_key_alias else f"[{name}]:{connection.port}"
 
 
 def scan(connection: Connection) -> Key:
-    """Ask a host for its key. Nothing is sent that needs trust: no login is tried.
+    """Ask a host for its key. Sends nothing that needs trust: there is no login.
 
     Raises:
-        UnreachableError: it does not answer, or a jump host's key is not trusted yet.
+        UnreachableError: the host does not answer, or the key of a jump host is not trusted yet.
     """
     with contextlib.closing(open_transport(connection)) as transport:
         key = transport.get_remote_server_key()
@@ -61,32 +61,33 @@ def scan(connection: Connection) -> Key:
 
 
 def known(connection: Connection) -> list[Key]:
-    """The keys that the host's known_hosts files have for it."""
+    """Return the keys of a host in its known_hosts files."""
     name = name_of(connection)
     keys = paramiko.HostKeys()
     for path in connection.known_hosts:
         with contextlib.suppress(FileNotFoundError):
             keys.load(path)
-    found: dict[str, paramiko.PKey] = dict(keys.lookup(name) or {})
-    return [Key(name, kind, key.get_base64()) for kind, key in found.items()]
+    keys_by_kind: dict[str, paramiko.PKey] = dict(keys.lookup(name) or {})
+    return [Key(name, kind, key.get_base64()) for kind, key in keys_by_kind.items()]
 
 
 def state(key: Key, have: list[Key]) -> str:
-    """`known`, `new`, or `CHANGED`: another key of the same type is known. A host has a key of every type.
+    """Return `known`, `new`, or `CHANGED`: known_hosts has another key of the same type. A host has a key of every
+    type.
 
     Args:
-        key: what the host shows.
-        have: what is known of it.
+        key: the key that the host shows.
+        have: the known keys of the host.
     """
     if key in have:
         return "known"
-    return "CHANGED" if any(one.kind == key.kind for one in have) else "new"
+    return "CHANGED" if any(other.kind == key.kind for other in have) else "new"
 
 
 def _names(line: str, name: str) -> bool:
-    """Whether a line of known_hosts is about this name, which it may have hashed (ssh_config's HashKnownHosts)."""
+    """Whether a line of known_hosts is about a name, which may be hashed (ssh_config's HashKnownHosts)."""
     fields = line.split(None, 1)[:1]
-    return any(one == name or _hashed(one, name) for field in fields for one in field.split(","))
+    return any(word == name or _hashed(word, name) for field in fields for word in field.split(","))
 
 
 def _hashed(field: str, name: str) -> bool:
@@ -99,12 +100,12 @@ def _hashed(field: str, name: str) -> bool:
 
 
 def write(path: Path, keys: list[Key], *, replace: bool) -> None:
-    """Add keys to a known_hosts file, which is replaced as a whole and never half-written.
+    """Add keys to a known_hosts file. The file is replaced as a whole, never half-written.
 
     Args:
-        path: the file; made with its folder (0700, 0600) if it is not there.
-        keys: what to add.
-        replace: whether lines of the same names are taken away first.
+        path: the file; made with its folder (0700, 0600) if absent.
+        keys: the keys to add.
+        replace: whether to remove lines of the same names first.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lines = path.read_text().splitlines() if path.exists() else []
