@@ -1,4 +1,4 @@
-"""What tests of the lab import from here, and what each of them leaves behind."""
+"""Fixtures and hooks for tests of the lab, and the check after each test that no instance was left out."""
 
 import pytest
 
@@ -11,7 +11,8 @@ PASSED = pytest.StashKey[bool]()
 
 @pytest.fixture(autouse=True)
 def nothing_left_out(request):
-    """A test that leaves an instance out of the balancer fails itself, and not the next that counts instances."""
+    """A test that leaves an instance out of the balancer fails itself, instead of a later test that counts
+    instances."""
     shared = "fleet" in request.fixturenames
     lab = request.getfixturevalue("lab") if shared else None
     yield

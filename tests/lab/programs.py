@@ -1,6 +1,6 @@
 """The programs that a host starts, counted by the kernel: process accounting of the host's own process ids, acct(5).
 
-Nothing on the host is asked or replaced for it, and programs inside containers count too.
+Nothing on the host is asked or replaced for the count, and programs inside containers count too.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ def started(host: Host, folder: Path) -> Iterator[Counter[str]]:
     _switch(host, path)
     try:
         yield counts
-        time.sleep(0.3)  # what was started last ends behind the answer
+        time.sleep(0.3)  # the last programs end after the answer
     finally:
         _switch(host)
     data = path.read_bytes()
     records = [data[at : at + _RECORD] for at in range(0, len(data), _RECORD)]
     names = [record[48:].split(b"\0")[0].decode(errors="replace") for record in records if not record[0] & _FORKED]
     counts.update(names)
-    counts.subtract({Path(sys.executable).resolve().name[:15]: 1})  # what switched it on
+    counts.subtract({Path(sys.executable).resolve().name[:15]: 1})  # the program that switched accounting on
     path.unlink()
 
 

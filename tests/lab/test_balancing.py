@@ -1,4 +1,4 @@
-"""What clients see when instances die, hosts vanish and nginx reloads: nothing, wherever that is possible."""
+"""Clients notice nothing when instances die, hosts vanish and nginx reloads, wherever that is possible."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ RELOAD = ["systemctl", "reload", "provision-nginx"]
 
 @pytest.fixture(autouse=True)
 def nothing_twice(fleet, lab):
-    """Answers as long as asked for, 50 tokens a second; in the end, none was generated twice at once."""
+    """Answers have the length asked for, at 50 tokens a second; no answer is generated twice at once."""
     began = time.time()
     for host in HOSTS:
         lab.host(host).write(KNOBS, json.dumps({"tokens_per_second": 50, "answer_tokens": 5000}))
@@ -35,7 +35,7 @@ def nothing_twice(fleet, lab):
 
 @pytest.fixture
 def ask(fleet, request):
-    """Makes a request to the balancer with a prompt that no other test has."""
+    """Makes a request to the balancer, with a prompt of the test's own."""
 
     def make(name, tokens=3, at=0.0):
         return Ask(f"{request.node.name} {name}", tokens, fleet.address("lb-01"), 3008, at)
@@ -44,13 +44,13 @@ def ask(fleet, request):
 
 
 def forget(lab):
-    """nginx forgets what failed, and the connections it kept."""
+    """nginx forgets failed servers, and closes its idle connections."""
     lab.host("lb-01").run(RELOAD)
 
 
 @contextlib.contextmanager
 def repaired(fleet, lab):
-    """Whatever dies inside lives again afterwards."""
+    """Instances that die inside live again afterwards."""
     try:
         yield
     finally:
@@ -63,7 +63,7 @@ def kill(lab, host, *names):
 
 
 async def during(asks, seconds, happens):
-    """The answers to requests, while something happens some seconds after the first."""
+    """The answers to requests, while `happens` runs some seconds after the first request."""
     answers = asyncio.create_task(play(asks))
     await asyncio.sleep(seconds)
     await asyncio.to_thread(happens)
@@ -81,7 +81,7 @@ def test_requests_that_waited_at_an_instance_that_dies_are_answered_by_another(f
         answers = asyncio.run(during(busy + waiting, 6.5, lambda: kill(lab, "gpu-01", "ollama1")))
     assert failed(answers[4:]) == []
     assert sum("," in answer.instance for answer in answers[4:]) == 2, "none waited at the instance that died"
-    # What had begun there cannot be saved: its first tokens are with the client.
+    # Requests that had begun there cannot be saved: their first tokens are with the client.
     assert [(lost.instance, lost.failure) for lost in failed(answers)] == [("gpu-01/ollama1", "cut")]
 
 
@@ -115,7 +115,7 @@ def test_an_instance_that_answers_503_is_not_seen_by_clients(fleet, lab, ask):
     assert any("," in answer.instance for answer in answers), "no request met the instance"
 
 
-def test_what_is_only_slow_is_not_tried_elsewhere(fleet, lab, ask):
+def test_a_slow_request_is_not_tried_elsewhere(fleet, lab, ask):
     fleet.vars["balancer"] = {"read_timeout": "2s"}
     fleet.deploy()
     began = time.time()

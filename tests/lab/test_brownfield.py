@@ -17,7 +17,7 @@ OURS = {
     "apt_key:/etc/apt/keyrings/provision-nvidia_toolkit.asc",
     f"apt_source:{SOURCES}/provision-nvidia_toolkit.sources",
 }
-# As the vendors' instructions have it; $1 and $2 are the repositories.
+# The commands of the vendors' instructions; $1 and $2 are the repositories.
 DOCKERS_KEY = (
     f'. /etc/os-release; install -m 0755 -d /etc/apt/keyrings; curl -fsSL "$1/linux/$ID/gpg" -o {KEYS[DOCKER]}'
 )
@@ -43,7 +43,7 @@ END
 
 
 def by_hand(fleet: Fleet, script: str) -> None:
-    """Run a script on the host, as an operator would have."""
+    """Run a script on the host, as an operator would have done."""
     repositories = (fleet.vars[role]["repository"] for role in ("docker", "nvidia_toolkit"))
     fleet.on(HOST, "sh", "-euc", script, "sh", *repositories)
 
@@ -53,9 +53,9 @@ def notes(fleet: Fleet) -> dict[str, str]:
 
 
 def apt(fleet: Fleet) -> str:
-    """What apt says of its sources, when that is an error."""
-    said = fleet.lab.host(HOST).run(["apt-get", "indextargets"], check=False)
-    return said.stderr if said.returncode else ""
+    """apt's error about its sources, or nothing."""
+    result = fleet.lab.host(HOST).run(["apt-get", "indextargets"], check=False)
+    return result.stderr if result.returncode else ""
 
 
 def ours(fleet: Fleet) -> str:

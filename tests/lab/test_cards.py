@@ -1,4 +1,5 @@
-"""Faults of one card of several: its instance fails and is down in the upstream, and all others of the host go on."""
+"""Faults of one card of several: its instance fails and is down in the upstream, and the host's other instances go
+on."""
 
 import json
 
@@ -22,7 +23,7 @@ def down(fleet: Fleet) -> list[str]:
 
 
 def refused(fleet: Fleet, command: str, *words: str) -> dict:
-    """What a plan or deploy says of gpu-01, which must be all that fails."""
+    """The document of a plan or deploy about gpu-01, which must be the only failure."""
     done = fleet.provision(command, "--json", *words)
     assert done.code == 3, done
     results = {host["host"]: host["result"] for host in done.doc["hosts"]}
@@ -128,7 +129,7 @@ def test_cards_that_are_numbered_otherwise_change_nothing(scratch):
     done = fleet.provision("verify", "--json", "--limit", "gpu-01")
     assert done.code == 0, done
 
-    fleet.on("gpu-01", "rm", nvidia_smi.RECORD)  # what an operator does who wants nvidia-smi's indices
+    fleet.on("gpu-01", "rm", nvidia_smi.RECORD)  # an operator who wants nvidia-smi's indices does this
     assert {RECORD, "container:ollama1", "container:ollama2"} <= set(fleet.changes()["gpu-01"])
     fleet.deploy()
     assert [seen[0].rstrip(")\n") for seen in containers(fleet, "gpu-01").values()] == [

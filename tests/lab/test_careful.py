@@ -1,4 +1,4 @@
-"""How carefully a run goes through its hosts, and what the operator's own programs are told of it."""
+"""The pace at which a run goes through its hosts, and the operator's own hooks."""
 
 import json
 
@@ -10,7 +10,7 @@ TELL = '#!/bin/sh\ncat >"$PROVISION_EVENT.json"\nexit {code}\n'
 
 @pytest.fixture
 def hook(fleet):
-    """Puts a program beside the inventory that writes down what it is told."""
+    """Puts a hook beside the inventory that writes down its input."""
     folder = fleet.folder / "hooks"
     folder.mkdir()
 
@@ -29,7 +29,7 @@ def told(fleet, event):
 
 @pytest.fixture
 def gone(fleet, lab):
-    """gpu-01 is out of reach; the balancer sends to it again afterwards."""
+    """gpu-01 is out of reach; afterwards the balancer sends requests to gpu-01 again."""
     lab.cut("gpu-01")
     yield
     lab.uncut("gpu-01")

@@ -1,7 +1,7 @@
-"""Changes that an inventory goes through in its life: each leaves what it should, and no orphan.
+"""Changes that an inventory goes through in its life: each leaves the right state, and no orphan.
 
-Each test deploys its own change over what the one before left, and the last goes all the way back: so the way back
-of every change is walked too.
+Each test deploys its own change over the state that the test before left, and the last test goes all the way back: so
+every change is also tested in reverse.
 """
 
 import pytest
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.lab
 
 
 def containers(fleet: Fleet, host: str) -> dict[str, list[str]]:
-    """Container -> the cards it sees."""
+    """Container -> the cards that the container sees."""
     names = fleet.on(host, "docker", "ps", "-a", "--format", "{{.Names}}").split()
     return {
         name: fleet.on(host, "docker", "exec", name, "nvidia-smi", "-L").split("UUID: ")[1:] for name in sorted(names)
@@ -28,12 +28,12 @@ def instances(fleet: Fleet, host: str) -> list[dict]:
 
 
 def settled(fleet: Fleet) -> None:
-    """Nothing is left to change."""
+    """Plan has nothing to change."""
     assert not any(fleet.changes().values())
 
 
 def ours(fleet: Fleet, host: str) -> str:
-    """What of ours is on a host."""
+    """Our files on a host."""
     places = "/etc/provision/* /opt/provision/* /etc/systemd/system/provision-*"
     return fleet.on(host, "sh", "-c", f"ls -d {places} 2>/dev/null || :").strip()
 

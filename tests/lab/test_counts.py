@@ -1,6 +1,6 @@
-"""What a run costs, counted by the hosts themselves: logins by sshd, execs by sudo, compiles by what they leave.
+"""The cost of a run, counted by the hosts: logins by sshd, execs by sudo, compilations by the files they leave.
 
-Round trips are what a run's time is made of; these numbers are what keeps it short, on whatever machine.
+A run's time consists of round trips; these numbers keep it short, on any machine.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from .conftest import Fleet
 
 pytestmark = pytest.mark.lab
 GPU, BALANCER = ["gpu-01", "gpu-02"], ["lb-01"]
-OURS = "COMMAND=/usr/bin/sh -s"  # an exec of ours; other commands are this test's
+OURS = "COMMAND=/usr/bin/sh -s"  # an exec of ours; any other command is from the test
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a host saw of one command."""
+    """The cost of a command, as a host counts it."""
 
     logins: int
     execs: int
@@ -38,7 +38,7 @@ class Counter:
         return said.partition("-- cursor: ")[2].strip()
 
     def costs(self) -> dict[str, Cost]:
-        """What every host saw since."""
+        """The cost on every host so far."""
         return {name: self._cost(name) for name in self.cursors}
 
     def _cost(self, host: str) -> Cost:
@@ -75,7 +75,7 @@ def test_a_changed_weight_is_three_execs_on_the_balancer_and_none_more_on_the_ot
 
 
 def test_a_changed_model_list_is_few_execs(fleet):
-    """Read; lock and read again; the log of each pull and load, and what proves it; the lock."""
+    """Read; lock and read again; the log of each pull and load, and the proof of each change; the lock."""
     for models in (["deepseek-r1:1.5b", "qwen3:8b"], ["deepseek-r1:1.5b"]):
         fleet.vars["ollama"]["models"] = models
         counter = Counter(fleet)

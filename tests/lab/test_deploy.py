@@ -14,7 +14,7 @@ from .conftest import wait_for
 
 pytestmark = pytest.mark.lab
 HOSTS = ["gpu-01", "gpu-02", "lb-01"]
-# What a login, a journal and the log of a container that was asked something write, on any host at any time.
+# Files that a login, a journal and the log of an asked container write, on any host at any time.
 WRITTEN_ANYWAY = ("/var/log/", "/run/", "/proc/", "/sys/", "/dev/", "/tmp/", "/var/lib/systemd/", "-json.log")
 
 

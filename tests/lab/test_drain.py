@@ -1,4 +1,4 @@
-"""Instances that an operator takes out stay out, whatever happens to anybody, until they are given back."""
+"""Drained instances stay out, whatever happens to any host, until an operator gives them back."""
 
 import json
 import re
@@ -26,8 +26,8 @@ def given_back(fleet):
 
 
 def shown(done) -> dict[str, str]:
-    """What a document says of the drained."""
-    return {one["instance"]: one["why"] for one in done.doc["drained"]}
+    """The drained instances of a document, with the operator's reasons."""
+    return {each["instance"]: each["why"] for each in done.doc["drained"]}
 
 
 def test_a_dead_host_is_drained_and_stays_so_over_deploys_and_reboots(fleet, lab):
@@ -68,9 +68,9 @@ def test_the_last_instances_of_a_model_are_drained_only_by_force(fleet, lab):
         assert down(fleet) == set()
     assert fleet.provision("drain", "gpu-02").code == 0
     rest = fleet.provision("drain", "gpu-01", "--json")
-    assert rest.code == 7, "what is drained serves nobody"
+    assert rest.code == 7, "a drained instance serves nobody"
     assert "gpu-01/ollama1, gpu-01/ollama2 are the last that serve" in rest.doc["error"]["message"]
-    assert fleet.provision("drain", "gpu-02").code == 0, "what is drained already takes nothing away"
+    assert fleet.provision("drain", "gpu-02").code == 0, "draining a drained instance takes nothing away"
     assert down(fleet) == HOST
     assert fleet.provision("drain", "gpu-01", "--force").code == 0
     assert down(fleet) == HOST | {"gpu-01/ollama1", "gpu-01/ollama2"}
@@ -89,7 +89,7 @@ def test_a_drained_instance_is_replaced_without_getting_requests(fleet, lab):
     assert down(fleet) == {"gpu-01/ollama1"}
 
 
-def test_what_cannot_serve_is_not_given_back(fleet, lab):
+def test_an_instance_that_cannot_serve_is_not_given_back(fleet, lab):
     assert fleet.provision("drain", "gpu-01/ollama1", "--json").code == 0
     faults.switch(lab, "gpu-01/ollama1", "stream-fails", on=True)
     try:
@@ -101,7 +101,7 @@ def test_what_cannot_serve_is_not_given_back(fleet, lab):
         faults.switch(lab, "gpu-01/ollama1", "stream-fails", on=False)
 
 
-def test_a_second_drain_is_the_one_that_counts(fleet, lab):
+def test_a_second_drain_replaces_the_first(fleet, lab):
     first = fleet.provision("drain", "gpu-01/ollama1", "-m", "one", "--json")
     again = fleet.provision("drain", "gpu-01/ollama1", "-m", "two", "--json")
     assert [first.host("lb-01")["result"], again.host("lb-01")["result"]] == ["changed", "changed"]
@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_the_mark_that_is_made_and_gives_the_lock_back(fleet, lab)
 
 
 def test_a_connection_that_is_still_being_made_is_waited_for(lab):
-    """A request goes over it in a moment; stopped by then, the instance would cut it."""
+    """A request follows over the new connection in a moment; an instance stopped before would cut the request."""
     balancer, at = lab.host("lb-01"), f"{lab.host('gpu-02').address}:3001"
     lost = ["OUTPUT", "-p", "tcp", "--sport", "45001", "-j", "DROP"]
     waiting = member_update.wait([at], 0)

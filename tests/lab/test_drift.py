@@ -1,7 +1,7 @@
 """Whatever is deleted, stopped or edited on a host is seen by plan, mended by one deploy, and nothing else is touched.
 
-A round breaks something on each host at once, and on one host together only what has nothing to do with one another;
-its outcome is kept for the tests of all three.
+A round breaks something on each host at once; a host gets several breakages at once only where these are independent.
+The tests of all breakages of a round share its outcome.
 """
 
 import fnmatch
@@ -28,12 +28,12 @@ NGINX, UPSTREAM = "/etc/provision/nginx", "/etc/provision/nginx/upstream.conf"
 # Our unit for the instances stops and starts with Docker.
 DOCKER_RESTARTS = ("unit docker.service", "unit provision-instances.service", "/var/lib/provision/docker/good.json")
 
-# `$1` is what follows the kind in the step's id.
+# `$1` is the part after the kind in the step's id.
 EDIT = 'echo "# by hand" >>"$1"'
 EDIT_UNIT = 'echo "# by hand" >>/etc/systemd/system/$1'
 REMOVE = 'rm -f -- "$1"'
 REMOVE_UNIT = 'rm -f -- "/etc/systemd/system/$1"; systemctl daemon-reload'
-FORWARD = ("firewall:DOCKER-USER",)  # a Docker that starts puts its own rules before it
+FORWARD = ("firewall:DOCKER-USER",)  # a starting Docker puts its own rules before ours
 STOP_DOCKER = "systemctl stop docker.socket docker.service"
 ASK = 'at=$(docker port ollama1 11434); ask() { curl -sf -X "$1" -d "$3" "http://$at/api/$2"; }; '
 RELOAD_NGINX = "systemctl reload provision-nginx; sleep 1"
@@ -56,7 +56,7 @@ docker rm -f ollama1
 docker run -d --name ollama1 --label provision.managed=1 --gpus device=1 -p "$at:11434" \
   --mount type=volume,source=ollama1,target=/root/.ollama {IMAGE}
 """
-# As a tool does that offers to duplicate a container and edit it: the copy has all labels and variables.
+# As a tool that offers to duplicate and edit a container: the copy has all labels and variables.
 COPY = r"""
 cards=$(docker inspect "$1" --format '{{(index .HostConfig.DeviceRequests 0).DeviceIDs}}' | tr -d '[]')
 run=$(docker inspect "$1" --format '{{index .Config.Labels "provision.run"}}'); at=$(docker port "$1" 11434)
@@ -69,14 +69,14 @@ docker run -d --name "$1" --gpus "\"device=$cards\"" --restart unless-stopped -p
 
 @dataclass(frozen=True)
 class Breakage:
-    """Something that somebody did to a host.
+    """Damage that somebody did to a host.
 
     Args:
-        step: id of the step that must see it.
-        how: what was done, in words.
-        script: how it was done: POSIX sh, run as root; `$1` is what follows the kind in the step's id.
+        step: id of the step that must see the damage.
+        how: the damage in words.
+        script: the damage as a script: POSIX sh, run as root; `$1` is the part after the kind in the step's id.
         also: ids of further steps that have to be mended.
-        touches: patterns of what else may differ afterwards, beside what the steps are about (see `ABOUT`).
+        touches: patterns of further things that may differ afterwards, beside the steps' own things (see `ABOUT`).
     """
 
     step: str
@@ -100,32 +100,32 @@ def loses(instance: str, how: str, script: str, *also: str) -> Breakage:
 
 
 def copied(instance: str, how: str, options: str) -> Breakage:
-    """A container that was replaced by its copy with further options."""
+    """A container that was replaced by a copy with further options."""
     return loses(instance, f"copied with its labels and {how}", f"{COPY} {options} {IMAGE}")
 
 
 def volume_gone(instance: str) -> Breakage:
-    """Everything of an instance is lost."""
+    """All data of an instance is lost."""
     also = (f"container:{instance}", f"model:{instance}/{MODEL}", f"resident:{instance}")
     return Breakage(f"volume:{instance}", "removed", 'docker rm -f "$1"; docker volume rm "$1"', also)
 
 
 def config(how: str, script: str, *also: str) -> Breakage:
-    """Something about daemon.json."""
+    """Damage to daemon.json."""
     return Breakage("docker_config:daemon.json", how, script, also)
 
 
 def firewall(how: str, script: str) -> Breakage:
-    """Something about the rules in front of the instances."""
+    """Damage to the rules in front of the instances."""
     return Breakage("firewall:DOCKER-USER", how, script)
 
 
 def balancer(how: str, script: str) -> Breakage:
-    """Something about nginx's configuration."""
+    """Damage to nginx's configuration."""
     return Breakage("config:balancer", how, script)
 
 
-# The slow ones last.
+# The slow breakages last.
 GPU = (
     Breakage(f"apt_key:{KEYS}/provision-docker.asc", "is another key", f"cat {KEYS}/provision-nvidia_*.asc >$1"),
     Breakage(f"apt_key:{KEYS}/provision-nvidia_toolkit.asc", "removed", REMOVE),
@@ -180,7 +180,7 @@ GPU = (
         "truncated",
         "cd /var/lib/docker/volumes/ollama2/_data/models/blobs; truncate -s 9 $(ls -S | head -1)",
         ("resident:ollama2",),
-        touches=("container ollama2",),  # it restarts
+        touches=("container ollama2",),  # the container restarts
     ),
     Breakage("resident:ollama1", "unloaded", ASK + f"""ask POST generate '{{"model":"{MODEL}","keep_alive":0}}'"""),
     Breakage("resident:ollama2", "restarted", "docker restart -t 1 ollama2; sleep 1", touches=("container ollama2",)),
@@ -199,7 +199,7 @@ GPU = (
     Breakage("packages:docker", "removed", "apt-get -qy remove docker-ce", touches=DOCKER_RESTARTS),
 )
 
-# In the order of the rounds: while instances are replaced, the balancer is told, and some of these are mended by that.
+# In the order of the rounds: replacing instances changes the balancer, which mends some of these breakages.
 BALANCER = (
     Breakage("directory:/var/log/provision-nginx", "open to all", 'chmod 0777 "$1"'),
     Breakage("directory:/var/cache/provision-nginx", "removed", 'rm -r "$1"'),
@@ -242,8 +242,8 @@ BALANCER = (
 )
 
 CANNOT_DRIFT = {
-    "require:host": "a guard: it refuses hosts, and there is nothing of ours that could differ",
-    "require:cards": "a guard: what it refuses is nothing that deploy can mend",
+    "require:host": "a guard: the step refuses hosts, and has nothing that could differ",
+    "require:cards": "a guard: deploy can mend nothing that the step refuses",
     "only_source:docker": "a guard: somebody else's source is refused, not edited",
     "only_source:nvidia_toolkit": "a guard: somebody else's source is refused, not edited",
     "guard:instances": "a guard: who holds a card or a port is not ours to stop",
@@ -251,7 +251,7 @@ CANNOT_DRIFT = {
 }
 
 PROCESSES = "processes of nginx"
-# What a step is about, by its id or its kind: patterns of the names in `SNAPSHOT`. `{}` is what follows the kind.
+# The things of a step, by its id or its kind: patterns of the names in `SNAPSHOT`. `{}` is the part after the kind.
 ABOUT = {
     "file": ("{}",),
     "link": ("{}",),
@@ -277,7 +277,7 @@ ABOUT = {
     "config": ("/etc/provision/nginx", "/var/lib/provision/nginx*", PROCESSES),
 }
 
-# One line for each thing that must not change by itself: its name, a tab, and what tells one from the other.
+# One line for each thing that must not change by itself: its name, a tab, and a text that changes with the thing.
 SNAPSHOT = r"""
 printf 'packages\t%s\n' "$(dpkg-query -W | sha256sum)"
 set -- /etc/provision /opt/provision /etc/docker /etc/apt /etc/passwd /etc/logrotate.d /var/lib/docker/volumes
@@ -298,14 +298,14 @@ printf 'firewall\t%s\n' "$(iptables -S DOCKER-USER; iptables -S PROVISION)" | tr
 
 @dataclass(frozen=True)
 class Story:
-    """What became of one host in a round.
+    """The outcome of a round on one host.
 
     Args:
         planned: step -> reason, of the plan after the breakage.
         changed: the steps that the deploy changed.
         left: step -> reason, of the next plan.
-        failed: what the host failed with in each of the three commands that did.
-        touched: the names of all that is otherwise than before the breakage.
+        failed: errors of the host, from each command of the three that failed.
+        touched: the names of all things that differ from before the breakage.
     """
 
     planned: dict[str, str]
@@ -324,35 +324,35 @@ QUIET = (
     "folders",
     "link",
     "program",
-)  # no other step has to follow these
+)  # no other step has to follow these steps
 FIREWALL = ("firewall:DOCKER-USER", "unit:provision-firewall.service", "service:provision-firewall")
 NGINX_TOOLS = ("packages:nginx", "user:provision-nginx may log in")
-MOST = 3  # of one host at once
+MOST = 3  # breakages on one host at once
 
 
 def _instance(breakage: Breakage) -> str:
-    """The instance that it is all about, or nothing."""
+    """The instance that a breakage concerns, or nothing."""
     kind = breakage.step.partition(":")[0]
-    found = re.search("ollama[0-9]", breakage.step)
-    return found[0] if found and kind in ("container", "model", "resident", "volume") else ""
+    match = re.search("ollama[0-9]", breakage.step)
+    return match[0] if match and kind in ("container", "model", "resident", "volume") else ""
 
 
-def _together(one: Breakage, other: Breakage) -> bool:
-    """Whether neither can be mistaken for what the other does."""
-    if one.step == other.step:
+def _together(first: Breakage, second: Breakage) -> bool:
+    """Whether neither breakage can be mistaken for an effect of the other."""
+    if first.step == second.step:
         return False
-    areas = {_area(one), _area(other)}
-    return areas in APART or areas == {"quiet"} or ("" != _instance(one) != _instance(other) != "")
+    areas = {_area(first), _area(second)}
+    return areas in APART or areas == {"quiet"} or ("" != _instance(first) != _instance(second) != "")
 
 
 def _area(breakage: Breakage) -> str:
-    """What it is about, if that says with what it has nothing to do."""
+    """The area that a breakage stays in, where its kind tells."""
     kind = breakage.step.partition(":")[0]
     if breakage.step in FIREWALL:
         return "firewall"
     if str(breakage).startswith(NGINX_TOOLS):
         return "tools of nginx"
-    if kind in QUIET and kind != "link":  # nginx is started and told by way of its link
+    if kind in QUIET and kind != "link":  # nginx is started and reloaded by way of its link
         return "quiet"
     return "instance" if _instance(breakage) else kind
 
@@ -368,7 +368,7 @@ APART = (
 
 
 def packs(breakages: Sequence[Breakage]) -> list[Pack]:
-    """What is broken at once on a host: what has nothing to do with one another."""
+    """Groups of independent breakages, for one host at once."""
     found: list[Pack] = []
     for one in breakages:
         fitting = (pack for pack in found if len(pack) < MOST and all(_together(one, other) for other in pack))
@@ -381,21 +381,21 @@ def packs(breakages: Sequence[Breakage]) -> list[Pack]:
 
 
 def rounds() -> list[dict[str, Pack]]:
-    """What is broken together, on each host."""
+    """The breakages of each round, by host."""
     gpu, balancer = packs(GPU), packs(BALANCER)
     rows = zip_longest(gpu[::2], gpu[1::2], balancer)
     return [{host: pack for host, pack in zip(("gpu-01", "gpu-02", "lb-01"), row, strict=True) if pack} for row in rows]
 
 
 class Stories:
-    """Plays a round when somebody asks for what became of it."""
+    """Plays a round when a test asks for its outcome."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self._told: dict[Pack, Story] = {}
 
     def of(self, pack: Pack) -> Story:
-        """What became of the host on which that was done."""
+        """The outcome on the host with these breakages."""
         if pack not in self._told:
             row = next(row for row in rounds() if pack in row.values())
             stories = self._play(row)
@@ -444,12 +444,12 @@ def stories(lab, first_deploy, tmp_path_factory):
     return Stories(Fleet(lab, tmp_path_factory.mktemp("drift")))
 
 
-# What a balancer has otherwise when instances were out of the upstream meanwhile: another generation.
+# The balancer's own change while instances were out of the upstream: another generation.
 MARKS = Breakage("config:balancer", "told of instances that were replaced", ":")
 
 
 def _is_told(pack: Pack) -> bool:
-    """Whether these are breakages of a balancer, beside which instances are replaced in the same round."""
+    """Whether a balancer has these breakages while instances are replaced in the same round."""
     row = next(row for row in rounds() if pack in row.values())
     others = [one for host, found in row.items() if host != "lb-01" for one in found]
     return row.get("lb-01") == pack and any(_instance(one) or "docker" in one.step for one in others)
@@ -463,7 +463,7 @@ def _is_told(pack: Pack) -> bool:
         for pack in row.values()
     ],
 )
-def test_what_drifts_is_seen_mended_and_nothing_else_is_touched(stories, pack):
+def test_drift_is_seen_and_mended_and_nothing_else_is_touched(stories, pack):
     story = stories.of(pack)
     print(story)
     steps = frozenset[str]().union(*(breakage.steps for breakage in pack))
@@ -471,7 +471,7 @@ def test_what_drifts_is_seen_mended_and_nothing_else_is_touched(stories, pack):
     assert story.failed == []
     assert {breakage.step for breakage in pack} <= story.planned.keys()
     assert story.planned.keys() - known_later <= steps <= story.planned.keys()
-    marked = [MARKS] if _is_told(pack) else []  # a new generation, which also mends the files of the old one
+    marked = [MARKS] if _is_told(pack) else []  # a new generation, which also mends the files of the old generation
     assert steps - {mark.step for mark in marked} <= set(story.changed) <= steps
     assert story.left == {}
     assert [name for name in story.touched if not any(_may_differ(name, one) for one in (*pack, *marked))] == []

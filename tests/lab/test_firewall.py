@@ -1,4 +1,4 @@
-"""Nobody but a balancer reaches an instance, whatever rules other programs add; asked from another host."""
+"""Only a balancer reaches an instance, whatever rules other programs add; asked from another host."""
 
 import pytest
 
@@ -12,7 +12,7 @@ CONTAINER = ["docker", "inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAd
 
 @pytest.fixture
 def reached(fleet):
-    """Whether a host reaches the first instance of gpu-01, or an address and port."""
+    """Whether a host reaches the first instance of gpu-01, or a given address and port."""
 
     def ask(host, at=""):
         url = f"http://{at or fleet.address(HOST) + ':3001'}/api/version"
@@ -22,7 +22,7 @@ def reached(fleet):
 
 
 def failed(done):
-    """Host -> the steps that verify found wrong."""
+    """Host -> the steps that verify failed."""
     return {host["host"]: {c["step"] for c in host["checks"] if not c["passed"]} for host in done.doc["hosts"]}
 
 

@@ -1,4 +1,4 @@
-"""Who else uses the cards: seen by what nvidia-smi lists, named, and tolerated where the inventory says so."""
+"""Foreign users of the cards: seen in nvidia-smi's list, named, and tolerated where the inventory says so."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from .conftest import Fleet
 pytestmark = pytest.mark.lab
 HOST, IMAGE = "gpu-01", "ollama/ollama:0.34.4"
 USAGE = "/run/provision-lab/usage/theirs.json"
-# A program that takes memory of a card, as the simulated nvidia-smi understands it: it holds a lock on a file.
+# A program that takes memory of a card, in the simulated nvidia-smi's way: it holds a lock on a file.
 USES = f"""
 import fcntl, time
 file = open("{USAGE}", "w")
@@ -23,7 +23,7 @@ time.sleep(600)
 
 @contextlib.contextmanager
 def container(fleet: Fleet, *words: str) -> Iterator[None]:
-    """Somebody's container that was given all cards, for as long as this lasts."""
+    """A foreign container that was given all cards, while the block runs."""
     fleet.on(
         HOST, "docker", "run", "-d", "--name", "exporter", "--gpus", "all", "--entrypoint", words[0], IMAGE, *words[1:]
     )
@@ -36,7 +36,7 @@ def container(fleet: Fleet, *words: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def process(fleet: Fleet, program: str) -> Iterator[str]:
-    """Somebody's process outside Docker, for as long as this lasts; its id."""
+    """A foreign process outside Docker, while the block runs; yields its id."""
     fleet.on(HOST, "systemd-run", "--quiet", "--collect", "--unit=training", "python3", "-c", program)
     try:
         yield fleet.on(HOST, "systemctl", "show", "--value", "-p", "MainPID", "training").strip()
@@ -46,13 +46,13 @@ def process(fleet: Fleet, program: str) -> Iterator[str]:
 
 
 def in_use(fleet: Fleet) -> None:
-    """Wait until nvidia-smi lists it."""
+    """Wait until nvidia-smi lists the process."""
     ask = "until nvidia-smi --query-compute-apps=name --format=csv,noheader | grep -q train.py; do sleep 0.2; done"
     fleet.on(HOST, "sh", "-c", ask)
 
 
 def uses(fleet: Fleet, card: int) -> str:
-    """The program that uses a card."""
+    """The text of a program that uses a card."""
     uuid = fleet.on(HOST, "nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader", "-i", str(card)).strip()
     return USES.replace("UUID", uuid)
 

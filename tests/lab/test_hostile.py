@@ -1,4 +1,4 @@
-"""Hostile values on a real host: carried as data to where they belong, and run nowhere. Hostile answers of a host: a
+"""Hostile values on a real host: carried as data to their place, and run nowhere. Hostile answers of a host: a
 clear and bounded error, and the other hosts finish."""
 
 import json
@@ -27,7 +27,7 @@ def restored(fleet, lab):
     yield fleet
     lab.restore(BAD, "deployed")
     settle(fleet)
-    done = fleet.provision("undrain", BAD)  # the balancer was not put back, and remembers
+    done = fleet.provision("undrain", BAD)  # the balancer was not restored, and still has the drain
     assert done.code == 0, done
 
 
@@ -56,7 +56,7 @@ def test_hostile_settings_arrive_as_they_are_and_nothing_of_them_runs(restored, 
     one |= {"origins": [HOSTILE.replace(",", "")], "no_proxy": HOSTILE, "https_proxy": PROXY, "storage": FOLDER}
     ours["docker"] = {"daemon": {"labels": [LABEL]}}
     words = ["--limit", BAD, "--tags", "docker,ollama"]
-    # In its new folder it has no model: it would not get back in, and is not to be asked.
+    # In its new folder the instance has no model: it could not get back in, so balancers are not asked.
     assert restored.provision("drain", BAD).code == 0
     done = restored.provision("deploy", "--yes", "--json", *words)
     assert done.code == 0, done
@@ -76,7 +76,7 @@ def test_hostile_settings_arrive_as_they_are_and_nothing_of_them_runs(restored, 
 
 
 def answers(program: str, text: str) -> str:
-    """A program of the host that says this instead, where our scripts look first."""
+    """A script that puts a lying program where our scripts look first."""
     return f"cat >/usr/local/sbin/{program} <<'END'\n#!/bin/sh\n{text}\nEND\nchmod 755 /usr/local/sbin/{program}"
 
 
@@ -116,7 +116,7 @@ def test_a_host_that_lies_is_refused_on_one_clean_screen(fleet, lab, lie):
         document = fleet.provision("plan", "--json", *words)
         checked = fleet.provision("verify", *words)
     finally:
-        text = "find /usr/local/sbin -type f ! -name 'lab-*' -delete;"  # the lab's own is what it boots with
+        text = "find /usr/local/sbin -type f ! -name 'lab-*' -delete;"  # the lab's own scripts are needed at boot
         text += " cp -P /root/os-release.kept /etc/os-release; rm /root/os-release.kept;"
         text += " find /etc/provision -name '*bold*' -delete"
         host.run(["sh", "-c", text])
@@ -130,7 +130,7 @@ def test_a_host_that_lies_is_refused_on_one_clean_screen(fleet, lab, lie):
 
 
 def clean(done: Done, most: int) -> None:
-    """Bounded, without traceback, without anything that a terminal obeys; markup is text."""
+    """Bounded, without traceback, without a character that a terminal obeys; markup is text."""
     text = done.out + done.err
     assert "Traceback" not in text, done
     assert "bug of provision" not in text, done

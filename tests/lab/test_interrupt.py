@@ -27,7 +27,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture
 def running(fleet, tmp_path):
-    """A deploy with something to do on gpu-01, stopped by a test at a line of its output."""
+    """A deploy with something to do on gpu-01, which a test stops at a line of its output."""
     fleet.on("gpu-01", "docker", "rm", "-f", "ollama1", "ollama2")
     path = tmp_path / "inventory.yaml"
     path.write_text(yaml.safe_dump(fleet.data))
@@ -41,7 +41,7 @@ def running(fleet, tmp_path):
         for line in process.stdout:
             if word in line:
                 return
-        pytest.fail(f"the run ended before it said {word!r}")
+        pytest.fail(f"the run ended before its output had {word!r}")
 
     process.until = until
     yield process
@@ -78,14 +78,15 @@ def test_ctrl_c_ends_the_step_and_says_where_it_stopped(running, fleet, number, 
 
 
 def test_at_a_terminal_one_role_of_one_host_is_asked_for_shown_and_done(fleet):
-    """With the balancer, which nobody chose, and whose marks it changes."""
+    """The run also changes the marks of the balancer, which nobody selected."""
     fleet.on("gpu-01", "docker", "rm", "-f", "ollama1")
     words = fleet.command("deploy", "-l", "gpu-01", "-t", "ollama")
     terminal, end = pty.openpty()
     process = subprocess.Popen(words, stdin=end, stdout=end, stderr=end, env={**fleet.environment, "TERM": "xterm"})
     os.close(end)
     said = b""
-    with os.fdopen(terminal, "r+b", buffering=0) as screen, contextlib.suppress(OSError):  # EIO when it has ended
+    # EIO when the command has ended
+    with os.fdopen(terminal, "r+b", buffering=0) as screen, contextlib.suppress(OSError):
         while part := screen.read(4096):
             if b"Deploy this?" not in said and b"Deploy this?" in said + part:
                 screen.write(b"y\n")
@@ -103,11 +104,11 @@ def test_ctrl_c_twice_stops_at_once_and_still_says_where(running, fleet, number,
     running.until("changing  container:ollama1")
     at_work(
         fleet, "container:ollama1", then="pkill -STOP -x dockerd"
-    )  # else the step may be over before the second one
+    )  # else the step may be over before the second signal
     try:
         for _ in range(2):
             running.send_signal(number)
-            time.sleep(apart)  # two at once would be one
+            time.sleep(apart)  # two signals at once would be one
         said, _ = running.communicate(timeout=120)
     finally:
         fleet.on("gpu-01", "pkill", "-CONT", "-x", "dockerd")
@@ -117,11 +118,11 @@ def test_ctrl_c_twice_stops_at_once_and_still_says_where(running, fleet, number,
     assert "Traceback" not in said
     assert "cutting off what is under way on gpu-01, lb-01" in said
     assert "root@" in lock(fleet), "the step that was cut off may still run: others are kept off until its lease ends"
-    assert fleet.provision("deploy", "--yes", "-l", "gpu-01").code == 0, "and this machine knows that it is over"
+    assert fleet.provision("deploy", "--yes", "-l", "gpu-01").code == 0, "and this machine knows that the run is over"
 
 
 class Terminal:
-    """A command at a terminal of its own, which somebody reads until it is closed."""
+    """A command at a terminal of its own, with a reader until the terminal closes."""
 
     def __init__(self, fleet, *words):
         self._screen, end = pty.openpty()
@@ -148,7 +149,7 @@ class Terminal:
         os.close(self._screen)
 
     def close(self):
-        """The kernel sends SIGHUP, and nothing can be written any more."""
+        """Close the terminal: the kernel sends SIGHUP, and the command cannot write any more."""
         self._left.set()
         self._reader.join()
 
@@ -186,7 +187,7 @@ def test_a_run_that_died_on_this_machine_is_known_and_its_locks_are_released(run
     at_work(fleet, "container:ollama1")
     running.send_signal(signal.SIGSTOP)
     refused = fleet.provision("lock", "release", "--json")
-    assert refused.code == 6, "it is alive"
+    assert refused.code == 6, "the run is alive"
     assert {host["host"]: host["result"] for host in refused.doc["hosts"]}["gpu-01"] == "locked"
     assert " running" in fleet.provision("history", "-n", "1").out
     assert "resume" not in fleet.provision("plan").err
@@ -215,9 +216,9 @@ def test_a_killed_run_leaves_a_lease_that_others_see_and_that_expires(running, f
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert "root@" in lock(fleet)
-    # From another machine: this one knows that the run is dead, and would take its lock.
+    # From another machine: this machine knows that the run is dead, and would take its lock.
     refused = fleet.provision("deploy", "--yes", "-l", "gpu-01", env={"XDG_STATE_HOME": str(tmp_path / "another")})
     assert refused.code == 6, refused
     assert "locked by" in refused.out
-    # Not waited for: the uptime at which it ends is put into the past.
+    # Without waiting: the uptime of the lease's end is put into the past.
     fleet.on("gpu-01", "sed", "-i", "s/^\\([^ ]*\\) [0-9]*/\\1 1/", "/run/provision/lock")

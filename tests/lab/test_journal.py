@@ -1,4 +1,4 @@
-"""What runs did, as real hosts remember it: history, show, the audit line, and nothing of a run without a change."""
+"""The record of runs on real hosts: history, show, the audit line, and no record of a run without a change."""
 
 import re
 
@@ -18,7 +18,7 @@ def history(fleet, *words):
 
 
 def written(fleet, host):
-    """Every file of the journal and its store, with its size and mode."""
+    """Every file of the journal and its store, with size and mode."""
     text = f"find {JOURNAL} {STORE} -printf '%p %s %m\\n' 2>/dev/null || :"
     return fleet.on(host, "sh", "-c", text).splitlines()
 
@@ -51,13 +51,13 @@ def test_a_run_that_changes_nothing_leaves_no_trace(fleet):
     assert {host: written(fleet, host) for host in before} == before
 
 
-def test_what_is_written_is_for_root_alone(fleet):
+def test_the_journal_is_for_root_alone(fleet):
     lines = written(fleet, "lb-01")
     assert {line.rsplit(" ", 1)[1] for line in lines} == {"700", "600"}
     assert any(line.startswith(f"{JOURNAL}/") for line in lines)
 
 
-def test_what_failed_and_where_is_remembered_with_its_exit_code(fleet, lab):
+def test_a_failure_is_recorded_with_its_place_and_exit_code(fleet, lab):
     lab.host("gpu-01").run(
         ["sh", "-c", "mkdir /etc/docker/daemon.json.provision-new; touch /etc/docker/daemon.json.provision-new/x"]
     )
@@ -85,7 +85,7 @@ def test_a_damaged_journal_hides_nothing_else(fleet, lab):
     lab.host("lb-01").run(["rm", f"{JOURNAL}/20990101T000000Z-ffff.jsonl"])
 
 
-def test_a_run_that_nobody_knows_is_said_to_be_none(fleet):
+def test_an_unknown_run_is_reported_as_unknown(fleet):
     for run in ("20200101T000000Z-0000", "nonsense"):
         done = fleet.provision("show", run)
         assert done.code == 2, done

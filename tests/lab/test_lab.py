@@ -29,7 +29,7 @@ NAME = "selftest"
 
 
 def traces(lab):
-    """Everything of a lab that can be seen on the machine."""
+    """Every visible part of a lab on the machine."""
     seen = {
         "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(lab.home) in line],
         "netns": [path.name for path in paths.NETNS.glob(f"plab.{lab.name}*")] if paths.NETNS.exists() else [],
@@ -47,7 +47,7 @@ def _rules():
 
 @pytest.fixture(scope="module")
 def lab():
-    """One gpu host with two cards; gone afterwards, whatever happens."""
+    """One gpu host with two cards; taken down afterwards, whatever happens."""
     with contextlib.suppress(LabError):
         Lab.find(NAME).down()
     try:
@@ -66,7 +66,7 @@ def test_a_host_is_a_real_one_and_bare(lab):
     assert ssh(lab, "hostname").stdout.strip() == "gpu-01"
 
 
-def test_the_files_it_writes_are_enough_to_log_in(lab):
+def test_the_files_of_the_lab_are_enough_to_log_in(lab):
     text = lab.inventory.read_text()
     assert f"ansible_ssh_private_key_file: {lab.key}" in text
     assert str(lab.known_hosts) in text
@@ -81,15 +81,18 @@ def test_up_again_changes_nothing(lab):
 
 
 def test_no_host_shares_a_cgroup_with_another(lab):
-    """Or each would remove those of units that the other is starting: systemd then fails with 219/CGROUP."""
+    """With shared cgroups each host would remove the cgroups of starting units of the next: systemd fails with
+    219/CGROUP."""
     for host in lab.hosts():
         lines = Path(f"/proc/{host.leader}/cgroup").read_text().splitlines()
         places = {line.split(":", 2)[2] for line in lines}
-        assert [one for one in places if not f"{one}/".startswith(f"/provision-lab/{lab.name}/{host.name}/")] == []
+        assert [
+            place for place in places if not f"{place}/".startswith(f"/provision-lab/{lab.name}/{host.name}/")
+        ] == []
 
 
 def test_labs_that_come_up_at_once_may_all_open_what_a_host_needs(monkeypatch):
-    """A cgroup that is born while the one above it is still being confined can open nothing, not even /dev/null."""
+    """A cgroup born while its parent is still being confined can open nothing, not even /dev/null."""
     monkeypatch.setattr(cgroups, "_TOP", "provision-lab-race")
     together = Barrier(6)
 
@@ -142,7 +145,7 @@ def of_the_machine():
 
 
 def open_here(folder, *asked, group=None):
-    """Open devices on the machine, from a cgroup if one is given."""
+    """Open devices on the machine, from a cgroup if given."""
     words = [sys.executable, "-c", OPEN, str(folder), *asked]
     argv = joining([group], words) if group else words
     return opened(subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60))
@@ -159,7 +162,7 @@ def has_program(number):
 
 
 def open_on_the_host(lab, *asked):
-    """Open devices as root over SSH: a process that `Host.run` starts is in no cgroup of the host."""
+    """Open devices as root over SSH: a process started by `Host.run` is in no cgroup of the host."""
     return opened(ssh(lab, shlex.join(["sudo", "python3", "-c", OPEN, "/root", *asked])))
 
 
@@ -171,7 +174,7 @@ def test_root_on_a_host_cannot_open_devices_of_the_machine(lab, tmp_path):
 
 
 def test_root_on_a_host_cannot_lift_its_device_list(lab):
-    """With cgroup v1 the host has a list of its own to write to; with v2 it has nothing to write to."""
+    """With cgroup v1 the host has a list of its own to write to; with v2 there is no file to write to."""
     lift = "for list in /sys/fs/cgroup/devices/devices.allow; do [ ! -e $list ] || echo a > $list; done"
     ssh(lab, shlex.join(["sudo", "sh", "-c", lift]))
     asked = of_the_machine()
@@ -183,7 +186,7 @@ def test_a_host_opens_every_device_that_it_needs(lab):
     answers = {asked[device]: answer for device, answer in open_on_the_host(lab, *asked).items()}
     plain = ("null", "zero", "full", "random", "urandom")
     assert {name: answers[name] for name in plain} == dict.fromkeys(plain, "OK")
-    # the others may lack a terminal or a kernel module, but not the permission
+    # the rest may lack a terminal or a kernel module, but not the permission
     assert [name for name, answer in answers.items() if answer == "EPERM"] == []
 
 
@@ -196,7 +199,7 @@ def test_a_login_gets_a_terminal(lab):
 
 
 def test_the_kernel_decides_by_the_program_and_frees_it_with_its_cgroup(tmp_path):
-    """The program of cgroup v2, also on a machine whose device list is one of cgroup v1."""
+    """The program of cgroup v2, also on a machine whose device list is of cgroup v1."""
     top = Path("/sys/fs/cgroup") if cgroup_version() == 2 else Path("/sys/fs/cgroup/unified")
     group = top / "provision-lab-program"
     allowed = ["c:1:3", "c:1:5", "c:1:9"]
@@ -296,7 +299,7 @@ def test_two_labs_side_by_side_with_a_delay(lab):
 
 
 def make_the_image_at_once(*labs):
-    """As the first labs of a machine do when they come up together: what they make is for all of them."""
+    """Boot labs at once, as the first labs of a machine: the shared parts are made once for all of them."""
     registry = paths.CACHE / "registry" / labs[0].spec.release
     with _locked("_cache"):
         registry.with_suffix(".published").unlink()
@@ -325,7 +328,8 @@ def test_down_after_nspawn_was_killed(lab):
     other = Lab.up(Spec(f"{NAME}-crash", 1, 0, 1))
     try:
         for pid in cgroups.processes(other.name, "gpu-01"):
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # a boot starts many that end soon
+            # a boot starts many processes that end soon
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 if b"systemd-nspawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
     finally:

@@ -76,7 +76,8 @@ def test_broken_streams_are_failures_and_the_instance_is_named(fleet, lab):
 
 
 def test_a_request_that_a_second_instance_answers_is_that_instances(fleet, lab):
-    fleet.on("lb-01", "systemctl", "reload", "provision-nginx")  # or it may still pass over what failed a test ago
+    # nginx may still pass over an instance that failed a test ago
+    fleet.on("lb-01", "systemctl", "reload", "provision-nginx")
     lab.host("gpu-01").write("/etc/provision-lab/faults/ollama1.answer-503", "")
     try:
         done = fleet.provision("loadtest", "--json", *SHORT, "--users", "4")
@@ -105,9 +106,9 @@ def test_a_load_that_only_fails_ends_itself(fleet, lab):
 
 @pytest.mark.matrix
 def test_the_capacity_agrees_with_arithmetic(scratch, lab):
-    """Four instances that answer one each and let one wait: four users keep all busy, eight fit in, nine do not.
+    """Four instances, each with one request at work and one in its queue: four users keep all busy, eight fit in, not nine.
 
-    Answers take three seconds, so that what lies between one and the next is little of it on a busy machine, too.
+    Answers take three seconds, so that the pause between answers is short in comparison, also on a busy machine.
     """
     for name in ("gpu-01", "gpu-02"):
         lab.host(name).write("/etc/provision-lab/knobs.json", '{"tokens_per_second": 20, "answer_tokens": 60}')
@@ -121,11 +122,12 @@ def test_the_capacity_agrees_with_arithmetic(scratch, lab):
     assert [one["name"] for one in found["broke"]["verdict"] if not one["passed"]] == ["failed requests"]
     assert set(found["broke"]["overall"]["kinds"]) == {"503"}
     whole = found["knee"]["overall"]
-    one = whole["rate"]["p50"]  # what one instance gives; reading the prompt and the gap between answers are not in it
+    # speed of one instance, without reading the prompt and without the pause between answers
+    one = whole["rate"]["p50"]
     assert 0.7 * 4 * one <= whole["tokens_per_second"] <= 4 * one * 1.02, whole
 
 
-def test_a_model_that_is_absent_is_said_before_the_load(fleet):
+def test_an_absent_model_is_reported_before_the_load(fleet):
     done = fleet.provision("loadtest", "--model", "deepseek-r1:1.5", "--duration", "10m", timeout=30)
     assert done.code == 2, done
     assert "has no model deepseek-r1:1.5" in done.err
@@ -133,14 +135,14 @@ def test_a_model_that_is_absent_is_said_before_the_load(fleet):
 
 
 def started(fleet, *words, env=None):
-    """A load test in the background, of the inventory as the fleet last wrote it."""
+    """A load test in the background, with the inventory as the fleet last wrote it."""
     path = fleet.folder / "inventory.yaml"
     argv = [sys.executable, "-m", "provision", "loadtest", "--inventory", str(path), *words]
     environment = {**os.environ, **(env or {})}
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_ctrl_c_ends_it_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(fleet, tmp_path):
+def test_ctrl_c_ends_the_load_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(fleet, tmp_path):
     fleet.provision("inventory", "check")
     key = "zq8canary-key"
     env = {"OUR_KEY": key, "TMPDIR": str(tmp_path)}
@@ -160,8 +162,8 @@ def test_ctrl_c_ends_it_cleanly_with_the_figures_so_far_and_the_key_is_nowhere(f
 
 
 def _processes(name: str) -> Iterator[tuple[str, bytes]]:
-    """A file of every process in /proc, with the process's id; those that end meanwhile are none."""
-    for process in filter(str.isdigit, (one.name for one in Path("/proc").iterdir())):
+    """A file of every process in /proc, with the process's id; processes that end meanwhile are skipped."""
+    for process in filter(str.isdigit, (path.name for path in Path("/proc").iterdir())):
         with contextlib.suppress(OSError):
             yield process, Path("/proc", process, name).read_bytes()
 
@@ -208,7 +210,7 @@ def test_every_command_of_the_runbook(fleet, tmp_path):
         asked, _, output = line.partition(" > ")
         words = shlex.split(asked)
         assert words[0] == "provision"
-        if words[1] == "loadtest":  # the same, but for its length
+        if words[1] == "loadtest":  # the same command, but shorter
             place = words.index("--duration") if "--duration" in words else len(words)
             words[place : place + 2] = ["--duration", "3s", "--max-tokens", "16"]
             words += ["--users", "4"] if "--find-capacity" in words else []
@@ -221,7 +223,7 @@ def test_every_command_of_the_runbook(fleet, tmp_path):
             timeout=180,
             env={**os.environ, "ENDPOINT_KEY": "a-key"},
         )
-        timed = {"--baseline", "--max-ttft-p95"} & set(words)  # how fast it was in three seconds proves nothing
+        timed = {"--baseline", "--max-ttft-p95"} & set(words)  # a speed measured in three seconds proves nothing
         fine = {0, 5} if timed else {0}
         assert done.returncode in fine, (line, done.stdout[-3000:], done.stderr[-3000:])
         assert ("baseline: tokens per second" in done.stdout) == ("--baseline" in words)

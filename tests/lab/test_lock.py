@@ -1,4 +1,4 @@
-"""Locks on real hosts. That of a run that somebody else has is among the faults."""
+"""Locks on real hosts. The lock of another operator's run is among the faults."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_a_lock_by_hand_keeps_every_deploy_off_until_it_is_released(fleet):
     assert done.code == 6, done
     assert done.host("gpu-01")["result"] == "locked"
     assert "new card comes today" in done.host("gpu-01")["why"]
-    assert fleet.provision("plan", "--limit", "gpu-01").code == 0, "who only looks needs no lock"
+    assert fleet.provision("plan", "--limit", "gpu-01").code == 0, "a plan needs no lock"
     found = holder(fleet)
     assert (found["left"], found["why"]) == (None, "new card comes today")
     assert lock(fleet, "release").host("gpu-01")["lock"]["why"] == "new card comes today"

@@ -1,4 +1,4 @@
-"""Models that only embed, pulls that stall, and blobs that are damaged, on real hosts."""
+"""Embedding models, stalling pulls and damaged blobs, on real hosts."""
 
 import json
 
@@ -14,13 +14,13 @@ BLOBS = "/var/lib/docker/volumes/ollama1/_data/models/blobs"
 
 
 def ask(fleet, path, **body):
-    """What `gpu-01/ollama1` answers to a request from its own host."""
+    """The answer of `gpu-01/ollama1` to a request from its own host."""
     at = fleet.on("gpu-01", "docker", "port", "ollama1", "11434/tcp").splitlines()[0]
     return fleet.on("gpu-01", "curl", "-s", "-d", json.dumps({"stream": False, **body}), f"http://{at}{path}")
 
 
 def listed(fleet) -> list[str]:
-    """The instances that the balancer sends requests to."""
+    """The instances to which the balancer sends requests."""
     lines = fleet.on("lb-01", "cat", UPSTREAM).splitlines()
     return [line.rpartition("# ")[2] for line in lines if line.strip().startswith("server ") and " down;" not in line]
 
@@ -54,7 +54,8 @@ def test_a_pull_that_stalls_is_given_up_and_the_host_is_free_again(scratch, lab)
 
 
 def test_a_blob_that_was_damaged_is_mended_and_its_instance_answers(fleet, lab):
-    """The server looks at the model while its blob is damaged: it takes it for useless until it restarts."""
+    """The server reads the model while its blob is damaged: the server takes the model for useless until it
+    restarts."""
     before = listed(fleet)
     largest = fleet.on("gpu-01", "sh", "-c", f"ls -S {BLOBS} | head -n 1").strip()
     fleet.on("gpu-01", "sh", "-c", f"echo damaged >{BLOBS}/{largest}; docker restart ollama1")

@@ -4,7 +4,7 @@ import pytest
 
 pytestmark = pytest.mark.lab
 FOLDER = "/etc/systemd/system/docker.service.d"
-# The unit's own command with one more flag, as an operator writes it with `systemctl edit docker`.
+# The unit's own command with one more flag, as after `systemctl edit docker`.
 ADD_FLAG = f"""
 command=$(sed -n 's/^ExecStart=//p' "$(systemctl show --value -p FragmentPath docker.service)" | head -n 1)
 mkdir -p {FOLDER}
@@ -16,7 +16,7 @@ STATE = "sha256sum </etc/docker/daemon.json; systemctl show -p MainPID,Invocatio
 
 @pytest.fixture
 def gpu_01(fleet):
-    """Runs a script on gpu-01; the flag is gone afterwards."""
+    """Runs a script on gpu-01; the flag is removed afterwards."""
 
     def run(script):
         return fleet.on("gpu-01", "sh", "-euc", script)

@@ -33,15 +33,15 @@ def machine():
 
 @dataclass
 class Setup:
-    """The machine, and README's inventory of it.
+    """The machine, and README's inventory for it.
 
     Args:
         host: the machine.
-        link: the host's network interface; its bytes are counted.
+        link: the host's network interface, for its byte counters.
         text: the inventory.
-        path: the file that has it.
-        words: what comes after every command.
-        env: its environment.
+        path: the file with the inventory.
+        words: further words of every command.
+        env: environment of the commands.
     """
 
     host: Host
@@ -65,13 +65,13 @@ class Setup:
         self.path.write_text(self.text.replace("{gpus: [0]}", f"{{gpus: [0], weight: {weight}}}"))
 
     def bytes(self):
-        """All that was ever sent and received, headers and all."""
+        """All bytes sent and received so far, headers included."""
         return sum(int((self.link / name).read_text()) for name in ("rx_bytes", "tx_bytes"))
 
 
 @pytest.fixture(scope="module")
 def setup(machine, builds, tmp_path_factory):
-    """README's inventory as it stands there, with the lab's address; what only the lab needs comes by -e."""
+    """README's inventory as printed, with the lab's address; settings that only the lab needs come by -e."""
     folder = tmp_path_factory.mktemp("one")
     text = next(
         block for block in re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL) if "one-machine" in block
@@ -110,14 +110,14 @@ def test_six_lines_are_enough(setup):
 
 @dataclass(frozen=True)
 class Most:
-    """What a run may cost on a host that has everything: Docker, two instances, a balancer.
+    """The greatest cost of a run on a host with Docker, two instances and a balancer.
 
     Args:
-        kilobytes: over the wire, headers and all.
-        execs: over its one login.
-        programs: that the host starts, those inside containers too.
-        docker: of those, starts of Docker's client.
-        nvidia_smi: likewise, of nvidia-smi.
+        kilobytes: kilobytes over the wire, headers included.
+        execs: execs over its one login.
+        programs: programs that the host starts, also inside containers.
+        docker: starts of Docker's client among the programs.
+        nvidia_smi: starts of nvidia-smi among the programs.
     """
 
     kilobytes: int
@@ -144,7 +144,7 @@ WEIGHT_ALONE = Most(kilobytes=75, execs=3, programs=290, docker=0, nvidia_smi=1)
     ids=["whole", "balancer", "weight", "weight and balancer"],
 )
 def test_a_run_costs_no_more_than_it_did(setup, tmp_path, words, weight, most):
-    """The whole host is read once; after a change of the balancer no Docker, no container and no card is looked at."""
+    """The whole host is read once; after a change of the balancer no Docker, no container and no card is read."""
     if weight:
         setup.weighted(weight)
     elif setup.path.read_text() == setup.text:

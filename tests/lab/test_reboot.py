@@ -1,6 +1,6 @@
-"""After a boot a host serves again by itself: containers, nginx, models on their cards; what was drained stays out.
+"""After a boot a host serves again without help: containers, nginx, models on their cards; drained instances stay out.
 
-And who has it by hand still has it, where a run does not.
+A lock by hand survives the boot, a run's lock does not.
 """
 
 import time
@@ -53,7 +53,7 @@ def test_everything_comes_back_by_itself(fleet, lab):
     assert fleet.provision("verify", "--json").code == 0
 
 
-def test_a_host_whose_docker_just_starts_is_read_when_it_has(fleet, lab):
+def test_a_host_whose_docker_is_starting_is_read_after_the_start(fleet, lab):
     """As after a boot: containers serve already (live-restore), and the daemon takes a while."""
     host, drop_in = lab.host("gpu-01"), "/run/systemd/system/docker.service.d/slow.conf"
     host.run(["mkdir", "-p", "/run/systemd/system/docker.service.d"])

@@ -1,4 +1,4 @@
-"""The controller is killed with SIGKILL, in a long job and in a short step: nobody waits, nothing is done twice."""
+"""The controller is killed with SIGKILL, in a long job and in a short step: no run waits, nothing is done twice."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ class Running:
 
     Args:
         fleet: the fleet.
-        words: more words for `deploy`.
+        words: further words for `deploy`.
     """
 
     def __init__(self, fleet: Fleet, *words: str) -> None:
@@ -38,22 +38,22 @@ class Running:
         )
 
     def until(self, word: str) -> None:
-        """Read what it says up to a word."""
+        """Read the output up to a word."""
         for line in self.process.stdout:
             if word in line:
                 return
-        pytest.fail(f"the run ended before it said {word!r}")
+        pytest.fail(f"the run ended before its output had {word!r}")
 
     def kill(self) -> None:
-        """As the kernel does when memory is short."""
+        """Kill the deploy as the kernel does when memory is short."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def end(self) -> str:
-        """What it still says, until its end."""
-        said, _ = self.process.communicate(timeout=180)
-        assert self.process.returncode == 0, said
-        return said
+        """Wait for the end of the deploy, and return the rest of its output."""
+        output, _ = self.process.communicate(timeout=180)
+        assert self.process.returncode == 0, output
+        return output
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def upstream(fleet):
 
 
 def audit(fleet, run):
-    """What the log of gpu-01 was told of a run."""
+    """The lines of a run in the log of gpu-01."""
     lines = fleet.on("gpu-01", "journalctl", "-q", "-t", "provision", "-o", "cat").splitlines()
     return [line.partition(": ")[2] for line in lines if line.startswith(f"run {run} by ")]
 
@@ -138,7 +138,7 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
 
 @pytest.mark.matrix
 def test_killed_before_the_balancers_learn_of_a_renamed_instance_the_next_run_tells_them(loading, lab):
-    """The old instance is still in the upstream, and counts as out until the last wave puts the new one there."""
+    """The old instance is still in the upstream, and counts as out until the last wave lists the new instance."""
     instance = loading.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     instance["name"] = "chat"
     first = Running(loading, "-l", "gpu-01")
@@ -174,7 +174,7 @@ def test_from_another_machine_a_dead_run_is_waited_for_or_its_lock_taken_away_an
     assert run in refused.host("gpu-01")["why"]
     resume = ("deploy", "--yes", "--json", "-l", "gpu-01", "--resume", run)
     joined = slow.provision(*resume, env=another)
-    assert joined.code == 6, "nobody there can tell that it is dead"
+    assert joined.code == 6, "another machine cannot tell that the run is dead"
     assert slow.provision("lock", "release", "--force", "-l", "gpu-01", env=another).code == 0
     done = slow.provision(*resume, env=another)
     assert done.code == 0, done

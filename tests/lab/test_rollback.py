@@ -1,4 +1,4 @@
-"""What a run changed is put back on real hosts, without a registry or a mirror, and what cannot be is listed."""
+"""A rollback undoes a run on real hosts, without a registry or a mirror, and lists the changes that must stay."""
 
 import contextlib
 
@@ -43,7 +43,7 @@ def nginx(fleet: Fleet) -> str:
 
 @contextlib.contextmanager
 def offline(lab):
-    """Neither packages nor images can be had."""
+    """Neither packages nor images can be fetched."""
     for name in ("web-down", "registry-down"):
         faults.switch(lab, "site", name, on=True)
     try:
@@ -57,19 +57,19 @@ def test_an_image_there_and_back_without_a_registry(fleet, lab):
     fleet.vars["ollama"]["image"] = OTHER
     done = fleet.deploy("--limit", "gpu-01")
     run, changed = done.doc["run"], done.host("gpu-01")["changed"]
-    assert changed.index(f"image:{OTHER}") < changed.index("container:ollama1"), "pulled before the old one goes"
+    assert changed.index(f"image:{OTHER}") < changed.index("container:ollama1"), "pulled before the old container goes"
     assert "0.33.0" in fleet.on("gpu-01", "curl", "-sf", f"http://{fleet.address('gpu-01')}:3001/api/version")
     before = inspect(fleet, "gpu-02", "ollama1", ".State.StartedAt")
     with offline(lab):
         planned = fleet.provision("rollback", "--check", "--json")
         assert planned.code == 0, planned
-        assert planned.doc["of"] == run, "the last one that changed something"
+        assert planned.doc["of"] == run, "the last run that changed something"
         assert {one["step"] for one in planned.doc["left"]} <= {f"image:{OTHER}"}
         assert inspect(fleet, "gpu-01", "ollama1", ".Config.Image") == OTHER, "only planned"
         with Load(fleet.address("lb-01"), 3, 40, "back") as load:
             back = rollback(fleet)
         assert load.answers
-        assert load.failed == [], "it rolls like a deploy: nobody notices"
+        assert load.failed == [], "a rollback rolls like a deploy: no client notices"
         assert inspect(fleet, "gpu-01", "ollama1", ".Config.Image") != OTHER
         assert "container:ollama2" in back.host("gpu-01")["changed"]
     assert inspect(fleet, "gpu-02", "ollama1", ".State.StartedAt") == before, "the run never was there"
@@ -121,12 +121,12 @@ def test_nginx_goes_back_to_the_build_before_and_forth_again_without_compiling(f
 def test_a_configuration_goes_back_and_what_was_drained_meanwhile_stays_out(fleet):
     one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     one["weight"] = 9
-    fleet.vars["balancer"] = {"status_port": 9080}  # of which the inventory goes on to speak
+    fleet.vars["balancer"] = {"status_port": 9080}  # the inventory keeps this setting
     fleet.deploy()
     assert fleet.provision("drain", "gpu-02/ollama2", "-m", "a new card").code == 0
     assert "weight=9 " in fleet.on("lb-01", "cat", UPSTREAM)
     done = rollback(fleet)
-    assert done.host("lb-01")["changed"] == ["config:balancer"], "the drain is not what is put back"
+    assert done.host("lb-01")["changed"] == ["config:balancer"], "a rollback leaves the drain alone"
     text = fleet.on("lb-01", "cat", UPSTREAM)
     assert "weight=9 " not in text
     linked = fleet.on("lb-01", "readlink", "/etc/provision/nginx").strip()
@@ -144,7 +144,7 @@ def test_a_configuration_goes_back_and_what_was_drained_meanwhile_stays_out(flee
 
 
 @pytest.mark.matrix
-def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
+def test_an_unreachable_host_is_reported_and_restored_later(fleet, lab):
     before = {host: sha256(fleet, host, DAEMON) for host in ("gpu-01", "gpu-02")}
     fleet.vars.setdefault("docker", {})["log_max_file"] = 5
     moved = fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"][0]
@@ -156,7 +156,9 @@ def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
     faults.switch(lab, "gpu-02", "ssh-reset", on=False)
     assert done.code == 4, done
     assert "UNREACHABLE" in done.out
-    assert upstream.members(fleet.on("lb-01", "cat", UPSTREAM))["gpu-02/ollama1"].port == 4001, "it serves there"
+    assert upstream.members(fleet.on("lb-01", "cat", UPSTREAM))["gpu-02/ollama1"].port == 4001, (
+        "the instance serves there"
+    )
     assert f"rollback {run}" in done.out
     assert "-l gpu-02" in done.out
     assert sha256(fleet, "gpu-01", DAEMON) == before["gpu-01"]
@@ -166,7 +168,7 @@ def test_a_host_that_is_not_there_is_said_and_gets_it_later(fleet, lab):
     assert upstream.members(fleet.on("lb-01", "cat", UPSTREAM))["gpu-02/ollama1"].port == 3001
     del fleet.vars["docker"]["log_max_file"], moved["port"]
     settled(fleet)
-    assert rollback(fleet, run).doc["summary"]["changed"] == 0, "what is as it was is not touched"
+    assert rollback(fleet, run).doc["summary"]["changed"] == 0, "an unchanged step is not touched"
 
 
 @pytest.mark.matrix
@@ -176,7 +178,7 @@ def test_models_stay_as_they_are_until_the_next_deploy(fleet):
     one["models"] = ["deepseek-r1:1.5b", "deepseek-r1:7b"]
     fleet.deploy("--limit", "gpu-01", "--tags", "ollama,models")
     done = rollback(fleet)
-    left = {one["step"]: one["why"] for one in done.doc["left"]}
+    left = {each["step"]: each["why"] for each in done.doc["left"]}
     assert "the next deploy deletes deepseek-r1:7b unless it is declared" in left["model:ollama1/deepseek-r1:7b"]
     assert "deepseek-r1:7b" in fleet.on("gpu-01", "curl", "-sf", at)
     one["models"] = ["deepseek-r1:7b"]
@@ -201,7 +203,7 @@ def test_an_instance_that_was_taken_away_comes_back_and_goes_again(fleet):
     assert inspect(fleet, "gpu-02", "ollama2", ".State.Status") == "running"
     mark = fleet.on("gpu-02", "docker", "volume", "inspect", "-f", "{{json .Labels}}", "ollama2")
     assert "provision.managed" in mark
-    assert " down; # gpu-02/ollama2" in fleet.on("lb-01", "cat", UPSTREAM), "it has no model"
+    assert " down; # gpu-02/ollama2" in fleet.on("lb-01", "cat", UPSTREAM), "the instance has no model"
     again = rollback(fleet)
     assert again.doc["of"] == back.doc["run"], "a rollback is a run like any other"
     assert "ollama2" not in fleet.on("gpu-02", "docker", "ps", "-a", "--format", "{{.Names}}")
@@ -212,7 +214,7 @@ def test_an_instance_that_was_taken_away_comes_back_and_goes_again(fleet):
     settled(fleet)
 
 
-def test_what_is_not_kept_any_more_is_listed_and_the_rest_put_back(fleet, lab):
+def test_lost_parts_are_listed_and_the_rest_is_restored(fleet, lab):
     one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     one["weight"] = 4
     run = fleet.deploy().doc["run"]
@@ -241,7 +243,7 @@ def test_a_run_that_nobody_knows_changes_nothing(fleet, words, said):
     assert said in done.err
 
 
-def test_without_a_terminal_it_does_not_ask(fleet):
+def test_a_rollback_without_a_terminal_does_not_ask(fleet):
     done = fleet.provision("rollback")
     assert done.code == 2, done
     assert "--yes" in done.err

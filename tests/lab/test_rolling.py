@@ -1,4 +1,4 @@
-"""Running instances are replaced without anybody noticing; what goes wrong meanwhile stops there."""
+"""Running instances are replaced without a client noticing; a failure meanwhile stops the roll."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def upstream(fleet) -> str:
 
 
 def down(fleet) -> set[str]:
-    """The instances that the balancer sends nothing to."""
+    """The instances to which the balancer sends nothing."""
     return {line.rpartition("# ")[2] for line in upstream(fleet).splitlines() if " down;" in line}
 
 
@@ -53,7 +53,7 @@ def replaced(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 class Watch:
-    """Notes the most instances that the balancer had down at once."""
+    """Records the most instances that the balancer had down at once."""
 
     def __init__(self, lab) -> None:
         self.most: set[str] = set()
@@ -83,7 +83,7 @@ class Watch:
 
 
 def test_every_instance_is_replaced_and_back_and_nobody_notices(fleet, lab):
-    """All of them are made anew, then the balancer's settings change, then everything goes back."""
+    """All instances are made anew, then the balancer's settings change, then everything goes back."""
     before = containers(lab)
     with Load(fleet.address("lb-01"), 3, 40, "roll") as load, Watch(lab) as watch:
         fleet.vars["ollama"]["log_max_file"] = 4
@@ -104,7 +104,7 @@ def test_every_instance_is_replaced_and_back_and_nobody_notices(fleet, lab):
 
 @pytest.mark.matrix
 def test_ports_that_change_are_rolled_too(scratch, lab):
-    """The balancers follow an instance to its new port, one instance after the other."""
+    """The balancers follow each instance to its new port, in turn."""
     with Load(scratch.address("lb-01"), 2, 20, "ports") as load, Watch(lab) as watch:
         for instance, port in zip(scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"], (4001, 4002), strict=True):
             instance["port"] = port
@@ -169,7 +169,7 @@ def test_an_instance_that_fails_its_test_stays_out_and_stops_the_roll(fleet, lab
     assert "stays out of the upstream" in done.host(host)["why"]
     assert done.host(other)["result"] == "stopped"
     assert replaced(before, containers(lab)) == {bad}
-    # Nothing else was to change, and it still does not come back by itself: it is asked first.
+    # Nothing else was to change, and the instance still does not come back without a test.
     del fleet.vars["ollama"]["log_max_file"]
     again = fleet.provision("deploy", "--yes", "--json")
     assert again.code in (3, 7), again
@@ -181,7 +181,7 @@ def test_an_instance_that_fails_its_test_stays_out_and_stops_the_roll(fleet, lab
     assert not any(fleet.changes().values())
 
 
-def test_nothing_is_replaced_that_a_balancer_may_send_to_and_cannot_be_told(fleet, lab):
+def test_no_instance_is_replaced_while_its_balancer_cannot_be_told(fleet, lab):
     before = containers(lab)
     fleet.vars["ollama"]["log_max_file"] = 4
     lab.cut("lb-01")
@@ -213,7 +213,8 @@ def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab,
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         waited = set()
         for line in process.stdout:
-            if found := re.search(r"streams of (.*) still run", line):  # of the first whose streams last so long
+            # streams of the first instance that take so long
+            if found := re.search(r"streams of (.*) still run", line):
                 process.send_signal(number)
                 waited = set(found[1].split(", "))
                 break
@@ -254,7 +255,7 @@ def test_a_restart_of_docker_that_stops_containers_takes_the_host_out_for_it(fle
 
 
 def test_every_instance_proves_its_cards_after_any_change_on_its_host(fleet, lab):
-    """Also where the run looks at another role only."""
+    """Also where the run is limited to another role."""
     fleet.on("gpu-01", "rm", "/opt/provision/lib/docker-notes")
     faults.switch(lab, "gpu-01", "gpu-lost", on=True)
     try:
@@ -268,7 +269,7 @@ def test_every_instance_proves_its_cards_after_any_change_on_its_host(fleet, lab
 
 
 @pytest.mark.matrix
-def test_what_an_earlier_run_left_out_counts_as_out_and_is_given_back_when_it_is_well(scratch, lab):
+def test_an_instance_left_out_by_an_earlier_run_counts_as_out_and_comes_back_when_well(scratch, lab):
     fleet = scratch
     before, bad = containers(lab), "gpu-01/ollama1"
     fleet.vars["ollama"]["log_max_file"] = 4
@@ -282,7 +283,7 @@ def test_what_an_earlier_run_left_out_counts_as_out_and_is_given_back_when_it_is
     assert f"{bad} is out of the upstream already" in second.host("gpu-02")["why"]
     assert replaced(before, containers(lab)) == {bad}
     assert down(fleet) == {bad}
-    # It proves itself where it is in the way, also in a run without the last wave.
+    # The instance proves itself when it is in the way, also in a run without the last wave.
     with Watch(lab) as watch:
         fleet.deploy("--tags", "ollama")
     assert replaced(before, containers(lab)) == ALL

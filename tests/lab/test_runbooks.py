@@ -1,4 +1,4 @@
-"""Every command of every runbook, run in the order of its page; what an operator does by hand there is done here."""
+"""Every command of every runbook, run in the order of its page; the page's actions by hand are functions here."""
 
 import copy
 import re
@@ -16,16 +16,16 @@ from .conftest import Fleet, wait_for
 
 pytestmark = pytest.mark.lab
 FOLDER = Path(__file__).parents[2] / "docs/runbooks"
-PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != "load-test")  # that one has a test of its own
+PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != "load-test")  # that page has a test of its own
 CARDS = "/etc/provision-lab/gpus.json"
 
 
 class Operator:
-    """Somebody with a page, a terminal and hands.
+    """A person with a page, a terminal and hands.
 
     Args:
         fleet: the fleet.
-        folder: where they work; `prod.yaml` is there.
+        folder: working directory, with `prod.yaml`.
     """
 
     def __init__(self, fleet: Fleet, folder: Path) -> None:
@@ -39,11 +39,11 @@ class Operator:
         return {**self.fleet.environment, "XDG_STATE_HOME": str(self.folder / "state")}
 
     def command(self, line: str) -> subprocess.CompletedProcess:
-        """Type one line of the page; it must end as the page says."""
-        asked, _, code = line.partition("# exit ")
-        words = [self.run if word == "RUN" else word for word in shlex.split(asked)]
+        """Type one line of the page; the exit code must be the page's."""
+        line_typed, _, code = line.partition("# exit ")
+        words = [self.run if word == "RUN" else word for word in shlex.split(line_typed)]
         assert words[0] == "provision", line
-        self.fleet.command("plan")  # writes the inventory as it now is
+        self.fleet.command("plan")  # writes the present inventory
         (self.folder / "prod.yaml").write_text((self.fleet.folder / "inventory.yaml").read_text())
         argv = [sys.executable, "-m", *words]
         said = subprocess.run(
@@ -74,7 +74,7 @@ def reboot(operator: Operator) -> None:
 
 
 def into_the_inventory(operator: Operator) -> None:
-    """It was never there: the balancer has not heard of it, and nothing is on it."""
+    """gpu-02 was never there: the balancer has not heard of the host, and nothing is on it."""
     del operator.fleet.hosts("gpu")["gpu-02"]
     operator.fleet.deploy()
     operator.fleet.lab.restore("gpu-02")
@@ -94,7 +94,7 @@ def another_card(operator: Operator) -> None:
 
 
 def memory(operator: Operator, size: str) -> None:
-    """Another limit for one instance of every host, which replaces it."""
+    """Another limit for an instance of every host, so that the deploy replaces the instance."""
     for host in operator.fleet.hosts("gpu").values():
         host["ollama"]["instances"][0]["memory"] = size
 
@@ -110,7 +110,7 @@ def mended(operator: Operator) -> None:
 
 
 def killed(operator: Operator) -> None:
-    """It dies at the first change it makes, whatever that is."""
+    """The run dies at its first change."""
     memory(operator, "5g")
     words = operator.fleet.command("deploy", "--yes", "--verbose")
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=operator.environment) as process:
@@ -133,7 +133,7 @@ def as_it_was(operator: Operator) -> None:
 
 
 def _held(operator: Operator, seconds: int) -> None:
-    """Somebody else's run has gpu-01, where there is something to do."""
+    """Somebody else's run has the lock of gpu-01, where there is something to do."""
     text = (
         "chmod 0644 /opt/provision/lib/docker-notes; umask 077; mkdir -p /run/provision; "
         'now=$(cut -d. -f1 /proc/uptime); echo "20990101T000000Z-b0b0 $((now + $1)) $now bob@desk" >/run/provision/lock'
@@ -166,7 +166,7 @@ HANDS: dict[str, Callable[[Operator], None]] = {
 
 
 def items(page: str) -> Iterator[tuple[str, str]]:
-    """What the page has one do, in its order: `hand` and what, or `type` and a line."""
+    """The actions of a page, in order: `hand` and its name, or `type` and a line."""
     text = (FOLDER / f"{page}.md").read_text()
     for hand, block in re.findall(r"<!-- by hand: (.*?) -->|```sh\n(.*?)```", text, re.DOTALL):
         if hand:

@@ -1,5 +1,5 @@
 """Secrets on a real host: canaries that must be in no process list, journal, label, plan, document or line of progress,
-in no file that others may read, and nowhere on the controller but where the operator put them."""
+in no file that others may read, and on the controller only where the operator put them."""
 
 import json
 import stat
@@ -18,7 +18,7 @@ HOST = "gpu-02"
 CANARY = "zq9canary"
 SUDO, WRONG = f"{CANARY}-sudo 'right' $(id)", f"{CANARY}-sudo-wrong"
 PROXY = f"http://user:{CANARY}-proxy@proxy.test:3128"
-# A container's settings: of Docker's making, and only root gets there.
+# A container's settings: Docker makes the files, and only root may read them.
 DOCKERS_OWN = ("/var/lib/docker/containers/", "/var/lib/containerd/", "/run/containerd/")
 STORE = "/var/lib/provision/store/"
 YOUNG = 2.0  # seconds
@@ -26,11 +26,11 @@ PLACES = ["/etc", "/opt", "/var", "/root", "/home", "/run", "/tmp", "/usr/local"
 
 
 class Env(str):
-    """A value that is written as `!env NAME`."""
+    """A value written as `!env NAME`."""
 
 
 class File(str):
-    """A value that is written as `!file PATH`."""
+    """A value written as `!file PATH`."""
 
 
 yaml.add_representer(Env, lambda d, v: d.represent_scalar("!env", str(v)), Dumper=yaml.SafeDumper)
@@ -38,10 +38,10 @@ yaml.add_representer(File, lambda d, v: d.represent_scalar("!file", str(v)), Dum
 
 
 class Watch(threading.Thread):
-    """Reads the words of every process of this machine, the lab's hosts among them, again and again.
+    """Reads the words of every process of this machine, the lab's hosts included, again and again.
 
-    Those that are there for long seldom get other ones: they are read in every fiftieth round only, so that the others
-    are read the more often.
+    An old process seldom gets other words: only every fiftieth round reads old processes, so that young processes are
+    read the more often.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Watch(threading.Thread):
 
 @pytest.fixture
 def asked(fleet, lab):
-    """The host lets us in as a user whom sudo asks for a password; it is put back afterwards."""
+    """The host lets us in as a user whom sudo asks for a password; the host is restored afterwards."""
     host = lab.host(HOST)
     host.run(["useradd", "-m", "-s", "/bin/bash", "asked"])
     host.run(["chpasswd"], stdin=f"asked:{SUDO}\n")
@@ -123,14 +123,14 @@ def test_canaries(asked, lab, tmp_path):
     for done in said:
         assert CANARY not in done.out + done.err, done
     assert watch.rounds > 50
-    assert watch.whole, "it did not watch to the end"
+    assert watch.whole, "the watch ended early"
     assert watch.found == set()
     on_the_host(lab.host(HOST))
     on_the_controller(asked, lab, begun, secrets)
 
 
 def there_and_back(fleet, words: list[str]) -> list[Done]:
-    """A secret is changed, and that is looked at and put back: the host keeps what it was."""
+    """A changed secret is looked at and put back: the host keeps the old value."""
     limit = words[:2]
     run = fleet.provision("deploy", "--yes", "--json", *words, env={"CANARY_SUDO": SUDO})
     verbs = (
@@ -150,26 +150,34 @@ def there_and_back(fleet, words: list[str]) -> list[Done]:
 def on_the_host(host) -> None:
     assert CANARY not in host.run(["journalctl", "--no-pager"]).stdout
     inspected = json.loads(host.run(["docker", "inspect", "ollama1", "ollama2"]).stdout)
-    for one in inspected:
-        assert f"HTTPS_PROXY={PROXY}" in one["Config"]["Env"], "it has to get there, or this proves nothing"
+    for container in inspected:
+        assert f"HTTPS_PROXY={PROXY}" in container["Config"]["Env"], (
+            "the proxy has to be there, or the test proves nothing"
+        )
         assert CANARY not in json.dumps(
-            [one["Config"]["Labels"], one["Path"], one["Args"], one["HostConfig"], one["Mounts"]]
+            [
+                container["Config"]["Labels"],
+                container["Path"],
+                container["Args"],
+                container["HostConfig"],
+                container["Mounts"],
+            ]
         )
     search = ["grep", "-rls", "--devices=skip", CANARY, *PLACES]
     found = host.run(search, check=False).stdout.splitlines()
     ours = {path for path in found if not path.startswith(DOCKERS_OWN)}
-    assert any(path.startswith(STORE) for path in ours), "it was put back from there"
+    assert any(path.startswith(STORE) for path in ours), "the file was restored from there"
     live = {path for path in ours if not path.startswith(STORE)}
     assert live == {f"/etc/provision/ollama/ollama{number}.env" for number in (1, 2)}
     assert {host.run(["stat", "-c", "%a %U:%G", path]).stdout.strip() for path in ours} == {"600 root:root"}
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     processes = ["sh", "-c", 'grep -ls "$1" /proc/[0-9]*/environ', "sh", CANARY]
     for words in (search, processes):
-        assert host.run([*nobody, *words], check=False).stdout == "", "somebody else than root can read it"
+        assert host.run([*nobody, *words], check=False).stdout == "", "a user besides root can read it"
 
 
 def on_the_controller(fleet, lab, begun: float, secrets: Path) -> None:
-    """What was written since then, wherever we may write: nothing has a canary, and our store is ours alone."""
+    """The files written since then, wherever we may write: no file has a canary, and only we may read our store."""
     roots = [
         lab.home / "cache",
         fleet.folder,

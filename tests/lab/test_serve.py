@@ -1,4 +1,4 @@
-"""What it is all for: streamed answers through the balancer, from every instance, unbuffered, and nothing else."""
+"""The purpose of it all: streamed answers through the balancer, from every instance, unbuffered, and nothing else."""
 
 import collections
 import concurrent.futures
@@ -26,7 +26,7 @@ def request(fleet, path, body=None, method=None):
 
 
 def generate(fleet, number, tokens=5):
-    """One streamed answer: the instance that gave it, and when its first and last line came."""
+    """One streamed answer: its instance, and when its first and last line came."""
     body = {"model": MODEL, "prompt": f"question {number}", "options": {"num_predict": tokens}}
     begun = time.monotonic()
     with request(fleet, "/api/generate", body) as answer:
@@ -76,7 +76,7 @@ def test_each_container_has_exactly_the_card_it_was_given(fleet):
 
 
 @pytest.mark.parametrize("path", ["pull", "push", "create", "copy", "delete", "blobs/sha256:0", "me"])
-def test_what_changes_models_is_refused(fleet, path):
+def test_paths_that_change_models_are_refused(fleet, path):
     for method in ("POST", "DELETE"):
         with request(fleet, f"/api/{path}", {"model": MODEL}, method) as answer:
             assert answer.status in (403, 405)
@@ -90,14 +90,14 @@ def test_pprof_and_unknown_paths_are_refused(fleet):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_who_looks_whether_it_runs_is_answered_as_ollama_answers(fleet, method):
+def test_a_health_probe_is_answered_as_by_ollama(fleet, method):
     with request(fleet, "/", method=method) as answer:
         assert answer.status == 200
         assert answer.read() == (b"Ollama is running" if method == "GET" else b"")
 
 
 def test_the_ollama_program_works_and_may_not_change_models(fleet):
-    """From where it is: in a container of a gpu host, with the balancer as its server."""
+    """In a container of a gpu host, with the balancer as its server."""
     url = f"http://{fleet.address('lb-01')}:3008"
     ollama = ("docker", "exec", "-e", f"OLLAMA_HOST={url}", "ollama1", "ollama")
     try:
@@ -107,7 +107,7 @@ def test_the_ollama_program_works_and_may_not_change_models(fleet):
         assert fleet.on("gpu-01", *ollama, "run", MODEL, "hello").strip()
         fleet.on("gpu-01", *ollama, "stop", MODEL)
     finally:
-        fleet.deploy()  # loads the model again that was stopped on one of the instances
+        fleet.deploy()  # loads the model again that was stopped on an instance
     with pytest.raises(LabError, match="this path is not open here"):
         fleet.on("gpu-01", *ollama, "pull", "qwen3:8b")
 
@@ -124,7 +124,7 @@ def test_an_instance_that_is_gone_is_not_seen_by_clients(fleet):
         served = {generate(fleet, n)[0] for n in range(12)}
     finally:
         fleet.deploy()
-    # A request that was tried there first names both addresses.
+    # A request that was first tried there names both addresses.
     assert {name for name in served if "," not in name} == {"gpu-01/ollama2", "gpu-02/ollama1", "gpu-02/ollama2"}
 
 

@@ -1,4 +1,4 @@
-"""The connection, against a real sshd and a real sudo. What it does to a deploy is in tests/faults/test_login.py."""
+"""The connection, against a real sshd and a real sudo. Its effects on a deploy are in tests/faults/test_login.py."""
 
 import dataclasses
 import threading
@@ -51,7 +51,7 @@ def asking(lab, connection):
 
 
 def restart_sshd(host):
-    """By a restart, which waits until it listens; a reload does not. Systemd counts restarts, and refuses a sixth."""
+    """Restart sshd, which waits until sshd listens; a reload does not. Systemd counts restarts, and refuses a sixth."""
     host.run(["systemctl", "reset-failed", "ssh"], check=False)
     host.run(["systemctl", "restart", "ssh"])
 

@@ -1,6 +1,6 @@
-"""Verify finds what deploy cannot know, and says which step, what was expected and what was got.
+"""Verify finds faults that deploy cannot know, and names the step, the expected value and the actual value.
 
-A row of lies is told at once, one on each host; what verify says of them is kept for the tests of all of them.
+A row of lies is played at once, one on each host; the tests of all of them share verify's answer.
 """
 
 import json
@@ -18,13 +18,13 @@ from tests.lab.conftest import DEPLOYED, Done, Fleet, settle
 pytestmark = pytest.mark.lab
 
 AT = "$(docker port ollama1 11434)"
-ANY = "0.0.0.0"  # noqa: S104 - what somebody else binds
+ANY = "0.0.0.0"  # noqa: S104 - any address that a foreign program binds
 MODEL = "deepseek-r1:1.5b"
 IMAGE = "ollama/ollama:0.34.4"
 NGINX, UPSTREAM = "/etc/provision/nginx", "/etc/provision/nginx/upstream.conf"
 RELOAD = "systemctl reload provision-nginx; sleep 1"
 OLDER = "/var/lib/provision/nginx/aaaaaaaaaaaa"
-# What cannot be proved where something else is not there.
+# Steps that cannot be proved while another step is missing.
 INSTANCE = ("container:ollama1", f"model:ollama1/{MODEL}", "resident:ollama1")
 CARDS = (*INSTANCE, "container:ollama2", "resident:ollama2", "gpu_driver:docker")
 DOCKER = (
@@ -41,18 +41,18 @@ SERVICE = ("config:balancer", "listen:nginx")
 
 @dataclass(frozen=True)
 class Lie:
-    """Something is not as it seems.
+    """A fault that the declared state does not show.
 
     Args:
-        how: what was done, in words.
+        how: the fault in words.
         step: id of the step whose check must fail.
-        check: name of that check.
-        expected: part of what the check must say it expected.
-        got: part of what it must say it got.
-        script: how it was done: POSIX sh, run as root; empty where a fault of the lab does it.
-        fault: target (`HOST` stands for the host) and name of that fault.
-        also: ids of further steps that may fail for it.
-        undo: what a deploy does not undo.
+        check: name of the failing check.
+        expected: part of the expected value that the check must report.
+        got: part of the actual value that the check must report.
+        script: the fault as a script: POSIX sh, run as root; empty where a fault of the lab does the work.
+        fault: target (`HOST` stands for the host) and name of the lab's fault.
+        also: ids of further steps that may fail.
+        undo: script for damage that a deploy does not undo.
     """
 
     how: str
@@ -70,7 +70,7 @@ class Lie:
 
 
 def made_anew(card: int, at: str) -> str:
-    """Replace ollama1 behind our back by one that carries our marks, on another card or address, and that answers."""
+    """Replace ollama1 behind our back by a container with our marks, on another card or address, that answers."""
     return f"""
 at={at}
 docker rm -f ollama1 >/dev/null
@@ -81,7 +81,7 @@ until curl --noproxy '*' -sf -o /dev/null "http://$at/api/version"; do sleep 0.2
 
 
 def listener(address: str, port: int) -> dict[str, str]:
-    """A port that somebody opened by hand, and how to close it."""
+    """A port opened by hand, and the way to close it."""
     program = f"import socket, time; s = socket.create_server(('{address}', {port})); time.sleep(600)"
     return {
         "script": f'setsid python3 -c "{program}" >/dev/null 2>&1 & echo $! >/run/listener; sleep 0.5',
@@ -103,12 +103,12 @@ def ask(what: str, method: str = "POST", **fields: Any) -> str:
 
 
 def container(how: str, check: str, expected: str, got: str, **how_done: Any) -> Lie:
-    """Something about the container of ollama1."""
+    """A fault of the container of ollama1."""
     return Lie(how, "container:ollama1", check, expected, got, **how_done)
 
 
 def config(how: str, check: str, expected: str, got: str, script: str) -> Lie:
-    """Something about the balancer's configuration."""
+    """A fault of the balancer's configuration."""
     return Lie(how, "config:balancer", check, expected, got, script)
 
 
@@ -192,10 +192,10 @@ BALANCER = (
 
 @dataclass
 class Verdict:
-    """What verify said of one row of lies.
+    """Verify's answer about one row of lies.
 
     Args:
-        done: of `verify --json --junit`.
+        done: the result of `verify --json --junit`.
         cases: host -> step -> text of the failure in the JUnit file, or empty.
     """
 
@@ -203,26 +203,26 @@ class Verdict:
     cases: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def failed(self, host: str) -> list[dict[str, Any]]:
-        """The checks of a host that did not pass."""
+        """The failed checks of a host."""
         return [check for check in self.done.host(host)["checks"] if not check["passed"]]
 
 
 def rows() -> list[dict[str, Lie]]:
-    """What is told together: one lie on each host."""
+    """The lies told together, one on each host."""
     hosts = ("gpu-01", "gpu-02", "lb-01")
     lies = zip_longest(GPU[::2], GPU[1::2], BALANCER)
     return [{host: lie for host, lie in zip(hosts, row, strict=True) if lie} for row in lies]
 
 
 class Verdicts:
-    """Tells a row of lies when somebody asks what verify said of it."""
+    """Tells a row of lies when a test asks for verify's answer."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self._given: dict[Lie, tuple[str, Verdict]] = {}
 
     def of(self, lie: Lie) -> tuple[str, Verdict]:
-        """The host on which it was told, and the verdict."""
+        """The host of a lie, and the verdict."""
         if lie not in self._given:
             row = next(row for row in rows() if lie in row.values())
             verdict = self._try(row)
@@ -250,15 +250,15 @@ class Verdicts:
 
 
 def verify(fleet: Fleet) -> Verdict:
-    """Run it, and read what it wrote."""
+    """Run verify, and read its files."""
     path = fleet.folder / "junit.xml"
     path.unlink(missing_ok=True)
     done = fleet.provision("verify", "--json", "--junit", str(path))
     verdict = Verdict(done)
     for case in ET.parse(path).getroot().iter("testcase"):  # noqa: S314 - our own file
         failure = case.find("failure")
-        said = "" if failure is None else failure.text or "without a word"
-        verdict.cases.setdefault(case.attrib["classname"], {})[case.attrib["name"]] = said
+        text = "" if failure is None else failure.text or "without a word"
+        verdict.cases.setdefault(case.attrib["classname"], {})[case.attrib["name"]] = text
     return verdict
 
 
@@ -282,7 +282,7 @@ def test_a_lie_is_found_and_named(verdicts, lie):
     assert "differs from the inventory:" in said or all(word in said for word in (lie.check, "expected", "got"))
 
 
-def test_what_is_true_passes(fleet):
+def test_a_true_state_passes(fleet):
     verdict = verify(fleet)
     assert verdict.done.code == 0, verdict.done
     assert {said for cases in verdict.cases.values() for said in cases.values()} == {""}
@@ -310,7 +310,7 @@ def test_the_document_is_as_designed(verdicts):
     }
 
 
-def test_a_host_that_cannot_be_reached_is_in_everything_that_is_said(fleet):
+def test_an_unreachable_host_is_in_every_report(fleet):
     faults.switch(fleet.lab, "gpu-02", "ssh-reset", on=True)
     try:
         verdict = verify(fleet)
@@ -318,7 +318,7 @@ def test_a_host_that_cannot_be_reached_is_in_everything_that_is_said(fleet):
         faults.switch(fleet.lab, "gpu-02", "ssh-reset", on=False)
     assert verdict.done.code == 4, verdict.done
     results = {host["host"]: host["result"] for host in verdict.done.doc["hosts"]}
-    # plan would mark its instances down, so the balancer is not as it should be either
+    # plan would mark its instances down, so the balancer is not as wanted either
     assert results == {"gpu-01": "passed", "gpu-02": "unreachable", "lb-01": "failed"}
     assert {check["step"] for check in verdict.failed("lb-01")} == {"config:balancer"}
     assert verdict.done.host("gpu-02")["why"]
