@@ -1,4 +1,4 @@
-"""Lab tests need root and systemd-nspawn. Where they cannot run they are left out, and that is said; or, with
+"""Lab tests need root and systemd-nspawn. Where either is missing the tests are left out, and the summary says so; with
 PROVISION_REQUIRE_LAB=1 (as `make test` sets it), their absence is a failure."""
 
 import os
@@ -13,23 +13,23 @@ from tests.fleet import builds, first_deploy, fleet, lab, pytest_runtest_makerep
 
 __all__ = ["builds", "first_deploy", "fleet", "lab", "pytest_runtest_makereport", "scratch"]
 
-# How long an example takes says nothing about the code, and much about what else this machine does.
+# The duration of an example tells nothing about the code, and much about the load of this machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# A shell starts what it puts into the background with SIGINT ignored, and children inherit that; tests that press
-# Ctrl-C need it heeded.
+# A shell starts background jobs with SIGINT ignored, and children inherit that; tests that press Ctrl-C need SIGINT
+# heeded.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Every start of ours would compile all its modules anew; an installed tool does not.
+# Without the setting every start of ours would compile all its modules anew; an installed tool does not.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 LEFT_OUT = pytest.StashKey[int]()
 
 
 def why_no_lab() -> str:
-    """Why the lab cannot be started here, or nothing. With PROVISION_REQUIRE_LAB it has to be."""
+    """Why the lab cannot be started here, or nothing. With PROVISION_REQUIRE_LAB it has to start."""
     if os.environ.get("PROVISION_REQUIRE_LAB"):
         return ""
     if os.geteuid() != 0:

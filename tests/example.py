@@ -7,7 +7,7 @@ from provision.plan import role_interface
 
 
 def text() -> str:
-    """What `inventory/example.yaml` has to be."""
+    """The text that `inventory/example.yaml` must have."""
     return render(role_interface.sections())
 
 

@@ -1,6 +1,6 @@
-"""A lab for the tests on real hosts, deployed once, and put back by discarding overlays where a test left it broken.
+"""A lab for the tests on real hosts, deployed once, and restored by discarding overlays where a test left it broken.
 
-Its fixtures are those of tests/conftest.py, so that tests/lab and tests/faults share one lab in one session.
+tests/conftest.py takes its fixtures from here, so that tests/lab and tests/faults share one lab per session.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from provision.lab.shell import LabError
 from provision.lab.spec import Spec
 from tests.starter import Starter, needs_a_start
 
-# For work on the tests: a lab of another name, kept up between sessions. Every worker of pytest-xdist has its own.
+# For work on the tests: a lab of another name, kept up between sessions. Every worker of pytest-xdist has its own lab.
 NAME = "-".join(filter(None, [os.environ.get("PROVISION_LAB_NAME", "test"), os.environ.get("PYTEST_XDIST_WORKER")]))
 KEEP = bool(os.environ.get("PROVISION_KEEP_LAB"))
 DEPLOYED = "deployed"
@@ -34,7 +34,7 @@ FAILED = pytest.StashKey[bool]()
 
 @dataclass(repr=False)
 class Done:
-    """What one command of ours said."""
+    """The result of one command of ours."""
 
     code: int
     out: str
@@ -55,7 +55,7 @@ class Done:
 
 @functools.cache
 def starter() -> Starter:
-    """What starts the commands of this process's tests."""
+    """Starts the commands of this process's tests."""
     return Starter()
 
 
@@ -64,7 +64,7 @@ class Fleet:
 
     Args:
         lab: the lab.
-        folder: where the inventory is written.
+        folder: folder for the inventory.
     """
 
     def __init__(self, lab: Lab, folder: Path) -> None:
@@ -73,14 +73,14 @@ class Fleet:
         self.data: dict[str, Any] = yaml.safe_load(Path(lab.inventory).read_text())
 
     def command(self, *words: str) -> list[str]:
-        """The words of a command of ours on the inventory as it now is."""
+        """Write the inventory as it now is, and return the words of a command on it."""
         path = self.folder / "inventory.yaml"
         path.write_text(yaml.safe_dump(self.data))
         return [sys.executable, "-m", "provision", *words, "--inventory", str(path)]
 
     @property
     def environment(self) -> dict[str, str]:
-        """Its environment. The store of builds lives as long as the lab: nginx is compiled at most once in its life."""
+        """Environment of the commands. The store of builds lives as long as the lab: nginx is compiled at most once."""
         return {**os.environ, "XDG_CACHE_HOME": str(self.lab.home / "cache")}
 
     def provision(self, *words: str, env: dict[str, str] | None = None, timeout: float = 600) -> Done:
@@ -111,7 +111,7 @@ class Fleet:
         return done
 
     def on(self, host: str, *words: str) -> str:
-        """Run words on a host as root, and give what they print."""
+        """Run words on a host as root, and return their output."""
         return self.lab.host(host).run(words, timeout=120).stdout
 
     @property
@@ -120,7 +120,7 @@ class Fleet:
         return self.data["all"]["vars"]
 
     def hosts(self, group: str) -> dict[str, Any]:
-        """The hosts of a group, as the inventory has them."""
+        """The hosts of a group in the inventory."""
         return self.data["all"]["children"][group]["hosts"]
 
     def address(self, host: str) -> str:
@@ -138,7 +138,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="session")
 def lab():
-    """Two gpu hosts with two simulated cards each, and a balancer; gone afterwards, whatever happens."""
+    """Two gpu hosts with two simulated cards each, and a balancer; taken down afterwards, whatever happens."""
     with contextlib.suppress(LabError):
         if not KEEP:
             Lab.find(NAME).down()
@@ -152,14 +152,14 @@ def lab():
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory):
-    """A folder for what one lab of this session has compiled and others need not."""
+    """A folder for builds, so that of all labs in a session only the first compiles."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "builds"
 
 
 @pytest.fixture(scope="session")
 def first_deploy(lab, builds, tmp_path_factory):
-    """The first deploy on bare hosts; what it said."""
+    """The first deploy on bare hosts, with its result."""
     fleet = Fleet(lab, tmp_path_factory.mktemp("first"))
     kept = lab.home / "first_deploy.json"
     if kept.exists():
@@ -175,7 +175,7 @@ def first_deploy(lab, builds, tmp_path_factory):
 
 @contextlib.contextmanager
 def _compiled_once(builds: Path, cache: Path) -> Iterator[None]:
-    """Of the labs of one session the first to deploy compiles nginx, and the others have it in their stores by then."""
+    """Let the first deploying lab of a session compile nginx, and give the build to the stores of the other labs."""
     with builds.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if builds.exists():
@@ -187,11 +187,11 @@ def _compiled_once(builds: Path, cache: Path) -> Iterator[None]:
 
 
 def settle(fleet: Fleet) -> None:
-    """Wait until hosts that were booted serve again, which they do by themselves."""
+    """Wait until booted hosts serve again without help."""
     fleet.data = yaml.safe_load(Path(fleet.lab.inventory).read_text())
-    # To wait for the boot costs nothing; a plan meanwhile costs what the boot has to do without.
+    # Waiting for the boot costs nothing; a plan meanwhile would slow the boot down.
     fleet.lab.each(lambda host: host.run(["systemctl", "is-system-running", "--wait"], check=False) and None)
-    # While Docker starts on a busy machine a plan may fail: that is no reason not to ask again.
+    # While Docker starts on a busy machine a plan may fail, so the loop asks again.
     deadline = time.monotonic() + 180
     while (done := fleet.provision("plan", "--exit-code")).code:
         assert time.monotonic() < deadline, (done, _boots(fleet))
@@ -199,24 +199,25 @@ def settle(fleet: Fleet) -> None:
 
 
 def _boots(fleet: Fleet) -> str:
-    """What the hosts' own units say of this boot."""
+    """The log of our units on the hosts since the boot."""
     units = [word for unit in ("docker", "provision-firewall", "provision-instances") for word in ("-u", unit)]
     words = ["journalctl", "-b", "-q", "--no-pager", "-o", "short-monotonic", "-n", "25", *units]
     return "\n".join(f"{host.name}\n{host.run(words, check=False).stdout}" for host in fleet.lab.hosts())
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = 180) -> None:
-    """Wait until something holds that a host comes to by itself; fail if it does not."""
+    """Wait until a condition holds that a host reaches by itself; fail if it does not hold in time."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "the hosts did not come to it by themselves"
+        assert time.monotonic() < deadline, "the hosts did not reach the condition by themselves"
         time.sleep(1)
 
 
 def at_work(fleet: Fleet, step: str, then: str = ":", host: str = "gpu-01") -> None:
-    """Wait until a host is at work on a step of the newest run, and do something there then.
+    """Wait until a host is at work on a step of the newest run, and then run a script there.
 
-    What a run says comes earlier: it may first have to tell a balancer, and what is stopped by then leaves no trace.
+    The run's own output comes earlier: the run may first have to tell a balancer, and a run stopped by then leaves no
+    trace.
     """
     last = 'tail -n 1 "$(ls -t /var/lib/provision/journal/*.jsonl | head -n 1)"'
     seen = f'{last} | grep -qF \'"change", "step": "{step}"\''
@@ -226,18 +227,18 @@ def at_work(fleet: Fleet, step: str, then: str = ":", host: str = "gpu-01") -> N
 
 @pytest.fixture
 def fleet(lab, first_deploy, tmp_path, request):
-    """The deployed fleet. A test leaves it as it found it, or is put back if it failed."""
-    made = Fleet(lab, tmp_path)
-    yield made
+    """The deployed fleet. A test leaves the fleet as it was; after a failed test the fleet is restored."""
+    fresh = Fleet(lab, tmp_path)
+    yield fresh
     if request.session.stash.get(FAILED, False):
         request.session.stash[FAILED] = False
         lab.restore(label=DEPLOYED)
-        settle(made)
+        settle(fresh)
 
 
 @pytest.fixture
 def scratch(fleet, lab):
-    """The deployed fleet for a test that leaves it changed: every host is put back afterwards."""
+    """The deployed fleet for a test that leaves it changed: every host is restored afterwards."""
     yield fleet
     lab.restore(label=DEPLOYED)
     settle(fleet)

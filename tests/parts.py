@@ -28,7 +28,7 @@ class Part:
         code: the exit code; None where the part did not run.
         seconds: how long the part took.
         tests: how its tests ended, by "passed", "failed" and "skipped".
-        missing: the files of tests of which no test passed, though they are the point of the part.
+        missing: the files without a passed test, though their tests are the point of the part.
     """
 
     name: str
@@ -53,7 +53,7 @@ def run(make: list[str], wanted: Iterable[str] | None = None) -> int:
 
     Args:
         make: the words that start make.
-        wanted: the files of which a test must have passed in the lab; by default all of tests/lab and tests/faults.
+        wanted: the files with a test that must pass in the lab; by default all of tests/lab and tests/faults.
     """
     parts = {name: Part(name) for row in ROWS for name in row}
     begun, code = time.monotonic(), 0
@@ -85,7 +85,7 @@ def _side_by_side(parts: list[Part], make: list[str], reports: Path) -> None:
                     part.code, part.seconds = running[part.name].returncode, time.monotonic() - begun
             time.sleep(0.1)
     except KeyboardInterrupt:
-        for process in running.values():  # Ctrl-C reached them too
+        for process in running.values():  # Ctrl-C reached the processes too
             process.wait()
         raise
 

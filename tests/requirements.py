@@ -26,7 +26,7 @@ HEAD = """\
 # `make update` writes this file.
 """
 
-# What pip and uv say when they fail, and what the reader does about it. The first match counts.
+# Patterns of the errors of pip and uv, each with advice for the reader. The first match counts.
 ADVICE = {
     r"connection broken by|Max retries exceeded|error sending request|[Ff]ailed to fetch": """
         No package index answers. The index is that of pip's configuration (`pip config list`, PIP_INDEX_URL):
@@ -57,11 +57,11 @@ OTHERWISE = "The output above says why. Run the same command again when that is 
 
 
 class RequirementsError(Exception):
-    """Packages cannot be installed or resolved; the text says what to do."""
+    """Packages cannot be installed or resolved; the text gives advice."""
 
 
 def advice(said: str) -> str:
-    """Return what to do about the output of a tool that failed."""
+    """Return advice about the output of a failed tool."""
     for pattern, text in ADVICE.items():
         found = re.search(pattern, said)
         if found:
@@ -82,7 +82,7 @@ def install(pip: list[str], root: Path = ROOT) -> None:
 
 
 def newest(pip: list[str], root: Path = ROOT) -> None:
-    """Install the project with the newest versions that pyproject.toml allows, and print what the lock file lacks."""
+    """Install the project with the newest versions allowed by pyproject.toml, and print the differences from the lock file."""
     build = pyproject(root)["build-system"]["requires"]
     _run([*pip, "install", "--quiet", "--upgrade", *build, "--editable", f"{root}[dev]"])
     found = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True, text=True, check=True).stdout
@@ -94,7 +94,7 @@ def newest(pip: list[str], root: Path = ROOT) -> None:
 
 
 def differing(have: Mapping[str, str], text: str) -> dict[str, list[str]]:
-    """Return the packages of which a lock file has another version than is installed, with its versions."""
+    """Return the packages whose installed version is not in a lock file, with the file's versions."""
     pinned: dict[str, list[str]] = {}
     for name, version in pins(text):
         pinned.setdefault(name, []).append(version)
@@ -103,7 +103,7 @@ def differing(have: Mapping[str, str], text: str) -> dict[str, list[str]]:
 
 
 def update(root: Path = ROOT) -> None:
-    """Write the lock file from the newest versions that pyproject.toml allows, by a tool that lives no longer."""
+    """Write the lock file from the newest versions allowed by pyproject.toml, by a tool that is deleted afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         pip = [f"{folder}/bin/python", "-m", "pip"]
@@ -117,7 +117,7 @@ def resolve(uv: list[str], environment: dict[str, str], root: Path) -> None:
 
     Args:
         uv: the words that start uv.
-        environment: what uv must be told.
+        environment: variables for uv.
         root: the folder of pyproject.toml and the lock file.
     """
     new = root / f"{LOCK}.new"
@@ -132,7 +132,7 @@ def resolve(uv: list[str], environment: dict[str, str], root: Path) -> None:
 
 
 def indexes(config: str) -> dict[str, str]:
-    """Return what uv must be told of pip's configuration, which it does not read, from `pip config list`."""
+    """Return variables for uv from `pip config list`, because uv does not read pip's configuration."""
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
     told = {}
     for line in config.splitlines():
@@ -161,7 +161,7 @@ def canonical(name: str) -> str:
 def _run(
     words: list[str], *, folder: Path | None = None, given: str = "", environment: Mapping[str, str] | None = None
 ) -> None:
-    """Run a command and pass its output on; a failure says what to do."""
+    """Run a command and pass its output on; a failure comes with advice."""
     with subprocess.Popen(
         words,
         cwd=folder,

@@ -1,8 +1,8 @@
 """The slice of the faults and long tests that runs beside the sample: `python -m tests.slices` prints its number.
 
-Every test belongs to one of twenty slices by its place among them, and every commit to one by the number of commits
-before it, so that twenty commits in a row run every test. A slice takes five tests that follow one another, then five
-further on: where a deploy is cut at each of its steps in turn, the next case proves the one before and goes on there.
+Every test belongs to one of twenty slices by its place in the list, and every commit to a slice by the number of
+earlier commits, so that twenty commits in a row run every test. A slice takes five neighbouring tests, then five
+further on: where a deploy is cut at each of its steps in turn, the next case proves the case before and goes on there.
 """
 
 import os
@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def of_commit(root: Path = ROOT) -> int:
-    """Return the slice of the commit that is checked out, by the number of commits; in a shallow clone by its hash."""
+    """Return the slice of the checked-out commit, by the number of commits; in a shallow clone by its hash."""
     if _git(root, "rev-parse", "--is-shallow-repository") == "true":
         return int(_git(root, "rev-parse", "HEAD"), 16) % SLICES
     return int(_git(root, "rev-list", "--count", "HEAD") or 0) % SLICES
 
 
 def of_test(place: int) -> int:
-    """Return the slice of a test, by its place among the faults and long tests that are not in the sample."""
+    """Return the slice of a test, by its place among the faults and long tests outside the sample."""
     return place // RUN % SLICES
 
 
@@ -42,11 +42,11 @@ def mark(items: Sequence["pytest.Item"]) -> None:
     """Mark the tests that the chosen slice adds to the sample.
 
     Args:
-        items: all that was collected, in order.
+        items: all collected tests, in order.
     """
-    others = [item for item in items if item.get_closest_marker("faults") or item.get_closest_marker("matrix")]
-    others = [item for item in others if not item.get_closest_marker("sample")]
-    for place, item in enumerate(others):
+    tests = [item for item in items if item.get_closest_marker("faults") or item.get_closest_marker("matrix")]
+    tests = [item for item in tests if not item.get_closest_marker("sample")]
+    for place, item in enumerate(tests):
         if of_test(place) == chosen():
             item.add_marker("slice")
 
@@ -62,7 +62,7 @@ def summary(reporter: "pytest.TerminalReporter") -> None:
 
 
 def _git(root: Path, *words: str) -> str:
-    """Run git, which may find that the checkout belongs to somebody else: `sudo make test`."""
+    """Run git, also in a checkout of somebody else: `sudo make test`."""
     argv = ["git", "-c", "safe.directory=*", "-C", str(root), *words]
     try:
         return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,10 +1,10 @@
-"""Commands of ours without the quarter of a second in which each of them would import the same modules.
+"""Commands of ours without the quarter of a second in which each command would import the same modules.
 
-A process that has imported them forks once for every command. What it forks is a process of its own with the words,
-the environment, the folder and the streams that a shell would have given it, and ends as the command does. It differs
+A process with the imported modules forks once for every command. The fork is a process of its own with the words, the
+environment, the folder and the streams that a shell would have given it, and ends as the command does. The fork differs
 in what Python does before `main`: nothing is imported any more, the seed of its hashes is that of its siblings, and
-PYTHON* variables and a locale have no effect. `needs_a_start` knows an environment in which that would matter; tests
-that kill or hold a command, and those of the runbooks, start real ones.
+PYTHON* variables and a locale have no effect. `needs_a_start` knows the environments where the difference matters;
+tests that kill or hold a command, and tests of the runbooks, start real processes.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ _MESSAGE = 1 << 20  # bytes
 
 
 def needs_a_start(env: Mapping[str, str]) -> bool:
-    """Whether some of these variables only count for a process that starts anew."""
+    """Whether some variables only count for a fresh process."""
     return any(name.startswith(_READ_AT_THE_START) for name in env)
 
 
 class Starter:
-    """Starts commands; ends with the process that made it."""
+    """Starts commands; ends with its own process."""
 
     def __init__(self) -> None:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -54,13 +54,13 @@ class Starter:
         """Run `provision` and wait for its end.
 
         Args:
-            words: those after `provision`.
-            env: its whole environment.
-            timeout: seconds after which it is killed.
-            cwd: its folder; this process's when None.
+            words: the words after `provision`.
+            env: the whole environment.
+            timeout: seconds after which the command is killed.
+            cwd: folder of the command; this process's when None.
 
         Raises:
-            TimeoutExpired: it took longer.
+            TimeoutExpired: the command took longer.
         """
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             near, far = socket.socketpair()
@@ -89,13 +89,14 @@ class Starter:
         return int.from_bytes(said, "big", signed=True)
 
     def close(self) -> None:
-        """End it."""
+        """End the starter."""
         self._socket.close()
         self._process.wait(10)
 
 
 def _serve(control: socket.socket) -> list[str] | None:
-    """Fork for every request, and tell how each ended. Gives the words of a command in the process that is to be it."""
+    """Fork for every request, and report how each command ended. Returns the words in the process that becomes a
+    command."""
     running: dict[int, tuple[int, socket.socket]] = {}
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -125,7 +126,7 @@ def _serve(control: socket.socket) -> list[str] | None:
 
 
 def _tell(reply: socket.socket, number: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # who asked has gone
+    with contextlib.suppress(BrokenPipeError):  # the asking process has gone
         reply.sendall(number.to_bytes(8, "big", signed=True))
 
 
@@ -151,7 +152,8 @@ def _main() -> None:
     _import_all()
     from provision.cli import main
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest: what it then still runs is started from here
+    # Ctrl-C is for pytest: commands that pytest still runs afterwards are started from here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
     words = _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tests.faults import page
 
-LABS = "4"  # side by side: much of it is waiting for connections that do not answer any more
+LABS = "4"  # side by side, because a lab mostly waits for connections that do not answer
 
 
 def main(classes: list[str]) -> int:
-    """Run these classes (all by default); the exit code of pytest."""
+    """Run classes of the suite (all by default), and return the exit code of pytest."""
     unknown = set(classes) - page.CLASSES.keys()
     if unknown:
         print(f"no such class: {', '.join(sorted(unknown))}; there are {', '.join(page.CLASSES)}", file=sys.stderr)

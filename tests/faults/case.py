@@ -1,4 +1,4 @@
-"""A fault that is there before a run or comes while it goes on: how it is made, what must be seen, how it is lifted."""
+"""A fault before or during a run: how a test makes it, what the run must show, and how the test lifts it."""
 
 import contextlib
 import re
@@ -17,17 +17,17 @@ from tests.faults.world import BAD, GOOD, World
 from tests.fleet import Done
 
 Action = Callable[[World], object]
-# The locks' guard, and what only says what was found and begun.
+# The locks' guard, and files that only record what a run found and began.
 LEFT_ANYWAY = ("/run/provision/lock.guard", "/var/lib/provision/journal/", "/var/lib/provision/store/")
-SPOILT = "/opt/provision/lib/docker-notes"  # drift on a host without the fault: it must be mended all the same
+SPOILT = "/opt/provision/lib/docker-notes"  # drift on a host without the fault: deploy must mend it all the same
 
 
 def nothing(_: World) -> None:
-    """Nothing to do."""
+    """Do nothing."""
 
 
 def both(*actions: Action) -> Action:
-    """Several things, one after the other."""
+    """Several actions, one after the other."""
     return lambda world: [action(world) for action in actions]
 
 
@@ -36,26 +36,27 @@ class Case:
     """A fault.
 
     Args:
-        bad: makes it; before the run, or at the step `at`.
-        says: what the screen must say of it, as patterns; nothing where the run succeeds.
-        mend: lifts it.
-        step: a pattern of the step at which the run fails; empty where it is none.
+        bad: makes the fault; before the run, or at the step `at`.
+        says: patterns that the screen must have; empty where the run succeeds.
+        mend: lifts the fault.
+        step: a pattern of the failing step; empty where no step fails.
         at: the step at which the fault comes; empty for before the run.
-        host: where it is.
-        ready: what makes sure that there is something to do; before the run.
+        host: the host with the fault.
+        ready: makes sure that there is something to do; before the run.
         code: the exit code.
-        stops: whether it is 7 instead where the run had begun to replace an instance: then it goes no further.
-        race: whether the run may also succeed, because what it does may come just before or after the fault.
+        stops: whether the code is 7 where the run had begun to replace an instance, because the roll is then halted.
+        race: whether the run may also succeed, because a step may come just before or after the fault.
         env: further variables of the first run's environment.
-        result: of that host in the recap.
+        result: the host's result in the recap.
         balancer: whether the balancer has to answer all along.
         hanging: label of the instance that takes requests and never answers; see `Watch`.
-        keep: whether the containers of the host must be those of before, after the run.
+        keep: whether the host must have the same containers before and after the run.
         words: further words of the commands.
-        put_back: whether the host is thrown away afterwards and put back as it was deployed.
-        leaves: beginnings of paths that may differ after the run, where nothing else may; None where more was changed
-            before it failed. Then it is also run once more with --json, and its document says the same.
-        stays_locked: whether what fails also keeps the lock from being given back. The next run knows that it is over.
+        put_back: whether the host is thrown away afterwards and restored as deployed.
+        leaves: beginnings of paths that may differ after the run; all other paths must be the same. None where the run
+            changed more before it failed. With a value, a second run with --json must report the same failure.
+        stays_locked: whether the fault also keeps the run from giving its lock back. The next run knows that the
+            first is over.
     """
 
     bad: Action
@@ -80,7 +81,7 @@ class Case:
 
 
 def params(cases: dict[str, Case], sample: str) -> list[Any]:
-    """The cases as parameters; the sample is what `make test` runs too."""
+    """The cases as parameters; `make test` runs the sample too."""
     return [
         pytest.param(case, id=name, marks=[pytest.mark.sample] if name == sample else [])
         for name, case in cases.items()
@@ -88,7 +89,7 @@ def params(cases: dict[str, Case], sample: str) -> list[Any]:
 
 
 def play(world: World, case: Case, seen: Seen) -> None:
-    """Run into a fault; then lift it and deploy again."""
+    """Run into the fault; then lift the fault and deploy again."""
     other, mended = GOOD if case.host != GOOD else BAD, False
     try:
         with Watch(world.lab, case.host, balancer=case.balancer, hanging=case.hanging, cable=world.cable) as watch:
@@ -102,28 +103,28 @@ def play(world: World, case: Case, seen: Seen) -> None:
                 _says_the_same(world, case, other)
                 _untouched(world, case, before)
             if case.keep:
-                assert watch.containers(case.host) == containers, "the host's own containers are others now"
+                assert watch.containers(case.host) == containers, "the host has other containers now"
             case.mend(world)
             mended = True
             if case.balancer:
-                world.nginx_is_good()  # what is linked is what was there before, or was checked
+                world.nginx_is_good()  # the linked configuration is the old one, or was checked
             if case.result == "unreachable":
                 world.expire()
-            assert world.locked() == ([case.host] if case.stays_locked else []), "whose lock was not given back"
+            assert world.locked() == ([case.host] if case.stays_locked else []), "these hosts are still locked"
             seen.second(world, *case.words)
             if case.stays_locked:
-                world.expire()  # where the second deploy had nothing to change, it took no lock
+                world.expire()  # a second deploy without a change took no lock
             watch.check()
     finally:
         if not mended:
-            with contextlib.suppress(LabError):  # else what failed is hidden by what cannot be lifted
+            with contextlib.suppress(LabError):  # else an error of mending would hide the failure
                 case.mend(world)
         if case.put_back:
             world.put_back(case.host)
 
 
 def _run_into(world: World, case: Case) -> tuple[Done, dict[str, str]]:
-    """Deploy with the fault there, or coming; and what files there were before."""
+    """Deploy with the fault, now or coming; also return the host's files from before."""
     if not case.at:
         case.bad(world)
         before = world.traces(case.host)
@@ -154,7 +155,7 @@ def _judge(world: World, case: Case, done: Done, other: str) -> None:
 
 
 def _says_the_same(world: World, case: Case, other: str) -> None:
-    """The document of `deploy --json` names the failure, and what the others came to."""
+    """The document of `deploy --json` names the failure, and the result of the other host."""
     done = world.fleet.provision("deploy", "--yes", "--json", env=dict(case.env))
     assert done.code == done.doc["exit"] == case.code, done
     host = done.host(case.host)
@@ -164,7 +165,7 @@ def _says_the_same(world: World, case: Case, other: str) -> None:
 
 
 def _untouched(world: World, case: Case, before: dict[str, str]) -> None:
-    """No file of the host is otherwise than before, but for what is said to be left, and the journal."""
+    """Only the files that the case allows, and the journal, differ from before."""
     after = world.traces(case.host)
     differing = sorted({path for path, _ in before.items() ^ after.items()})
     other = [path for path in differing if not path.startswith((*LEFT_ANYWAY, *(case.leaves or ())))]

@@ -1,4 +1,4 @@
-"""What several classes of faults need: something for the run to do, and where a fault shows."""
+"""Helpers of several classes of faults: work for the run, and places where a fault shows."""
 
 from provision.roles.nginx import LEAN
 from provision.steps.nginx.build import TOOLS
@@ -10,7 +10,7 @@ TOOLKIT = "packages:nvidia_toolkit"
 
 
 def one_key(world: World) -> None:
-    """A key of daemon.json is another: the smallest change there is."""
+    """Change a key of daemon.json: the smallest change there is."""
     world.set("docker", log_max_file=4)
 
 
@@ -20,7 +20,7 @@ def key_back(world: World) -> None:
 
 
 def one_container(world: World) -> None:
-    """A setting of one instance is another: its container is made anew."""
+    """Change a setting of one instance: its container is made anew."""
     world.instance(0).update(context_length=2048)
 
 
@@ -30,12 +30,12 @@ def container_back(world: World) -> None:
 
 
 def no_package(world: World) -> None:
-    """A package is missing, and apt has to fetch it."""
+    """Remove a package, which apt must then fetch."""
     world.sh("apt-get clean; dpkg --force-depends -r libnvidia-container-tools >/dev/null 2>&1")
 
 
 def new_image(world: World) -> None:
-    """Another image, which the host does not have."""
+    """Declare another image, which the host does not have."""
     world.sh(f"docker image rm -f {NEWER} >/dev/null 2>&1 || :")
     world.set("ollama", image=NEWER)
 
@@ -46,7 +46,7 @@ def old_image(world: World) -> None:
 
 
 def new_queue(world: World) -> None:
-    """Another generation of the balancer's configuration."""
+    """Declare another generation of the balancer's configuration."""
     world.set("balancer", BALANCER, queue=30)
 
 
@@ -59,7 +59,7 @@ OTHERS = 'for one in /opt/provision/nginx/*-*; do [ "$one" -ef /opt/provision/ng
 
 
 def new_build(world: World) -> None:
-    """Another build of nginx, made on the balancer itself, also where an earlier case left that one."""
+    """Declare another build of nginx, made on the balancer itself, even if an earlier case left this build there."""
     world.sh(OTHERS, host=BALANCER)
     world.set("nginx", BALANCER, build="each", configure_args=[*LEAN, "--with-http_sub_module"])
 
@@ -70,7 +70,7 @@ def old_build(world: World) -> None:
 
 
 def compiler(world: World) -> None:
-    """The balancer has what a build needs, also where its nginx came from another lab."""
+    """Give the balancer the tools of a build, even if its nginx came from another lab."""
     world.sh(
         'export DEBIAN_FRONTEND=noninteractive; apt-get -qq update; apt-get -qqy install "$@" >/dev/null 2>&1',
         *TOOLS.packages,
@@ -80,7 +80,7 @@ def compiler(world: World) -> None:
 
 
 def drop_in(folder: str, name: str, text: str, host: str = BAD):
-    """A file of a folder, and without it again."""
+    """Two actions: write a file into a folder, and remove the file."""
     path = f"{folder}/{name}"
     return (
         lambda world: world.write(path, text, host),

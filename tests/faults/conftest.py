@@ -24,7 +24,7 @@ def world(fleet, lab, tmp_path):
 
 @pytest.fixture(scope="module")
 def put_back(lab, first_deploy, tmp_path_factory):
-    """For tests that begin where the one before ended: after the last of them every host is as it was deployed."""
+    """For tests that begin where the test before ended: after the last of them every host is as deployed."""
     yield
     lab.restore(label=DEPLOYED)
     settle(Fleet(lab, tmp_path_factory.mktemp("after")))
@@ -32,7 +32,7 @@ def put_back(lab, first_deploy, tmp_path_factory):
 
 @pytest.fixture
 def seen(request):
-    """What the case notes for the page."""
+    """The case's notes for the page."""
     request.node.stash[SEEN] = Seen()
     return request.node.stash[SEEN]
 
@@ -49,7 +49,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _record(item: pytest.Item, report: pytest.TestReport, noted: Seen) -> None:
-    """Write a line per case as it ends: a suite that is broken off keeps what it saw."""
+    """Write a line per case when the case ends, so that a broken-off suite keeps its cases."""
     name, _, case = item.name.partition("[")
     row = {
         "class": item.path.stem.removeprefix("test_"),

@@ -13,15 +13,15 @@ SESSIONS = (
 
 @dataclass(frozen=True)
 class Cut:
-    """One way.
+    """A way to cut a run.
 
     Args:
-        name: of it.
-        strike: does it to a host, or to the run.
-        lift: undoes it.
-        code: the run's exit code; None where nobody is left to give one.
-        silent: whether nothing tells the host's peers that it is gone.
-        serves: whether what runs on the host goes on answering.
+        name: name of the cut.
+        strike: cuts a host, or the run.
+        lift: undoes the cut.
+        code: the run's exit code; None where the run is killed.
+        silent: whether the host's peers get no sign that the host is gone.
+        serves: whether the programs on the host go on answering.
     """
 
     name: str

@@ -15,31 +15,31 @@ How = Callable[[BaseHTTPRequestHandler, http.client.HTTPResponse, bytes], None]
 
 
 def missing(handler: BaseHTTPRequestHandler, _: http.client.HTTPResponse, __: bytes) -> None:
-    """404."""
+    """Answer 404."""
     handler.send_error(404)
 
 
 def half(handler: BaseHTTPRequestHandler, answer: http.client.HTTPResponse, body: bytes) -> None:
-    """The first half, and then the connection ends."""
+    """Send the first half, then close the connection."""
     _head(handler, answer, len(body))
     handler.wfile.write(body[: len(body) // 2])
     handler.close_connection = True
 
 
 def corrupt(handler: BaseHTTPRequestHandler, answer: http.client.HTTPResponse, body: bytes) -> None:
-    """As many bytes, of which one in the middle is another."""
+    """Send as many bytes, with a wrong byte in the middle."""
     _head(handler, answer, len(body))
     at = len(body) // 2
     handler.wfile.write(body[:at] + bytes([body[at] ^ 255]) + body[at + 1 :])
 
 
 def silent(handler: BaseHTTPRequestHandler, _: http.client.HTTPResponse, __: bytes) -> None:
-    """Never an answer."""
+    """Never answer."""
     time.sleep(600)
 
 
 def replaced(pattern: str, by: bytes) -> How:
-    """Other bytes: a regular expression is replaced."""
+    """Send other bytes: replace a regular expression."""
 
     def how(handler: BaseHTTPRequestHandler, answer: http.client.HTTPResponse, body: bytes) -> None:
         changed = re.sub(pattern.encode(), by, body)
@@ -59,14 +59,14 @@ def _head(handler: BaseHTTPRequestHandler, answer: http.client.HTTPResponse, len
 
 
 class Mirror:
-    """A server of the machine's that a host is led to instead of the site.
+    """A server on the machine to which a host is led instead of the site.
 
     Args:
         lab: the lab.
         host: name of the host.
-        port: of the site.
-        pattern: of the paths that are tampered with.
-        how: what is done with them.
+        port: port of the site.
+        pattern: pattern of the paths to tamper with.
+        how: how to tamper.
     """
 
     def __init__(self, lab: Lab, host: str, port: int, pattern: str, how: How) -> None:
@@ -75,11 +75,11 @@ class Mirror:
             site = (lab.network.site, port)
 
             def do_GET(self) -> None:
-                """Answer as the site, or otherwise."""
+                """Answer as the site does, or tampered with."""
                 connection = http.client.HTTPConnection(*self.site, timeout=60)
                 with contextlib.suppress(OSError), contextlib.closing(connection):
                     names = ("accept", "if-modified-since", "range")
-                    # all of each: Docker says in several lines what it accepts, and a registry goes by every one
+                    # every value: Docker accepts types in several lines, and a registry goes by every line
                     sent = {name: ", ".join(self.headers.get_all(name)) for name in names if self.headers[name]}
                     connection.request(self.command, self.path, headers=sent)
                     answer = connection.getresponse()
@@ -93,7 +93,7 @@ class Mirror:
             do_HEAD = do_GET  # noqa: N815 - http.server asks for this name
 
             def log_message(self, *_: object) -> None:
-                """Nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer((lab.network.gateway, 0), Handler)
         self._server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""A rollback, a drain and an undrain that are struck at the moments that matter; the same command then goes on."""
+"""A rollback, a drain and an undrain, struck at critical moments; then the same command goes on."""
 
 import contextlib
 import json
@@ -25,12 +25,12 @@ MARK = rf"^{BALANCER} +changing +config:balancer +{ONE}"
 
 @dataclass(frozen=True)
 class Act:
-    """A command that takes one instance out of the upstream, or gives it back, or both.
+    """A command that takes an instance out of the upstream, or gives it back, or both.
 
     Args:
-        ready: makes sure that there is something for it to do; returns its words.
-        out: what is out of the upstream when it has come to its end.
-        back: undoes it.
+        ready: makes sure that the command has something to do; returns its words.
+        out: labels that are out of the upstream at the end of the command.
+        back: undoes the command.
     """
 
     ready: Callable[[World], tuple[str, ...]]
@@ -67,14 +67,14 @@ ACTS = {
 
 @dataclass(frozen=True)
 class Moment:
-    """When a command is struck.
+    """The moment when a command is struck.
 
     Args:
         command: a key of `ACTS`.
-        when: what goes on then.
-        at: a pattern of the line by which that is known.
-        out: whether the instance is out of the upstream then.
-        streams: whether streams run that it waits for.
+        when: the moment, in words.
+        at: a pattern of the line of output at that moment.
+        out: whether the instance is out of the upstream at that moment.
+        streams: whether the command waits for running streams.
     """
 
     command: str
@@ -111,13 +111,13 @@ class Strike:
     """A connection that is cut at a moment.
 
     Args:
-        moment: when.
+        moment: the moment.
         cut: a key of `CUTS`.
-        host: whose connection.
+        host: the host whose connection is cut.
         failed: the host whose part fails.
-        result: of that host in the recap.
-        codes: the exit codes that are right; 7 where an instance was out of the upstream: the roll went no further.
-        errors: how many hosts fail by it.
+        result: that host's result in the recap.
+        codes: the right exit codes; 7 where an instance was out of the upstream, because the roll is then halted.
+        errors: how many hosts fail.
     """
 
     moment: Moment
@@ -147,11 +147,11 @@ STRIKES = (
 
 
 Next = Callable[[tuple[str, ...], Done], tuple[str, ...]]
-"""Judges what a struck command said; gives the words of the command that goes on."""
+"""Judges the output of a struck command, and returns the words of the command that goes on."""
 
 
 def killed_there(world: World, moment: Moment, seen: Seen) -> None:
-    """Kill the controller at a moment. The same command goes on, or after a rollback a deploy."""
+    """Kill the controller at a moment. The same command goes on; after a rollback, a deploy does."""
     _struck(
         world,
         moment,
@@ -162,7 +162,7 @@ def killed_there(world: World, moment: Moment, seen: Seen) -> None:
 
 
 def cut_there(world: World, strike: Strike, seen: Seen) -> None:
-    """Cut a connection at a moment. What the run itself said goes on."""
+    """Cut a connection at a moment. The command that the run's own screen names goes on."""
     command = strike.moment.command
     about = "" if command == "rollback" else rf"{ONE}  "
     again = rf"rollback \S+ -i \S+ -l \S*{strike.failed}\b" if command == "rollback" else rf"{command} {ONE} -i \S+"
@@ -193,19 +193,19 @@ def _struck(world: World, moment: Moment, cut_off: tuple[Cut, str], seen: Seen, 
                 running.kill()
                 cut.lift(world, host)
         world.nginx_is_good()
-        # This machine knows that the run is over: what it left locked is not waited for.
+        # This machine knows that the run is over: nobody waits for the locks that it left.
         _well(world.fleet.provision(*goes_on))
         assert world.down() == act.out
         act.back(world)
         assert world.down() == set()
         seen.second(world)
-        world.expire()  # a host on which nothing was left to change was locked by no run since the struck one
+        world.expire()  # a host without a remaining change keeps the lock of the struck run
         watch.check(lost=KEPT if cut.silent else 0)
 
 
 @contextlib.contextmanager
 def _streams(world: World) -> Iterator[None]:
-    """Streams of some seconds over every instance of the host; none of them may be cut."""
+    """Streams of some seconds over every instance of the host; no stream may be cut."""
     address = world.lab.host(BALANCER).address
     world.write(KNOBS, json.dumps({"tokens_per_second": 20, "answer_tokens": 5000}))
     try:

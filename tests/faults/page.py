@@ -1,4 +1,4 @@
-"""The tables of docs/reliability.md: what was seen of every fault."""
+"""The tables of docs/reliability.md: the result of every fault."""
 
 import datetime as dt
 import json
@@ -29,13 +29,13 @@ CLASSES = {
 }
 """Class -> its heading; a class is the file tests/faults/test_CLASS.py."""
 HEAD = ("fault", "exit", "what it said", "seconds", "second deploy", "seen (UTC)")
-SAID = 160  # characters of a sentence that are shown
-_MIRROR = re.compile(r"\b(https?://)[^/\s']+")  # which one it was is this machine's own business
+SAID = 160  # characters of a sentence in the table
+_MIRROR = re.compile(r"\b(https?://)[^/\s']+")  # the mirror's address belongs to this machine alone
 _ADDRESS = re.compile(r"\b10\.213\.\d+\.(\d+)\b")
 
 
 def read(record: Path) -> list[Mapping[str, Any]]:
-    """The cases of a record, the last of each."""
+    """The cases of a record; of repeated cases the last."""
     rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     return list({(row["class"], row["case"]): row for row in rows}.values())
 
@@ -43,26 +43,26 @@ def read(record: Path) -> list[Mapping[str, Any]]:
 def publish(
     rows: Iterable[Mapping[str, Any]], command: str, seconds: float, *, whole: bool = False, page: Path = PAGE
 ) -> None:
-    """Write what was seen into the page.
+    """Write the results into the page.
 
     Args:
         rows: the cases.
-        command: what was called.
-        seconds: how long all of it took.
-        whole: all there are were run; otherwise what stands there of others stays.
+        command: the command of the run.
+        seconds: duration of the whole run.
+        whole: whether the run had all cases; otherwise the page keeps the rows of the rest.
         page: the file.
     """
-    found = {name: {} if whole else there(name, page) for name in CLASSES}
+    rows_of = {name: {} if whole else there(name, page) for name in CLASSES}
     for row in rows:
-        found[row["class"]][row["case"]] = _cells(row)
+        rows_of[row["class"]][row["case"]] = _cells(row)
     for name, heading in CLASSES.items():
-        text = f"### {heading}\n\n{table(HEAD, list(found[name].values()))}" if found[name] else f"### {heading}\n"
+        text = f"### {heading}\n\n{table(HEAD, list(rows_of[name].values()))}" if rows_of[name] else f"### {heading}\n"
         write(f"faults {name}", text, page)
-    write("faults", _summary(found, command, seconds), page)
+    write("faults", _summary(rows_of, command, seconds), page)
 
 
 def there(name: str, page: Path = PAGE) -> dict[str, tuple[str, ...]]:
-    """The rows of a class that stand in the page: case -> cells."""
+    """The rows of a class in the page: case -> cells."""
     said = page.read_text() if page.exists() else ""
     part = said.partition(f"<!-- faults {name} -->\n")[2].partition("<!-- /faults")[0]
     lines = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| ")]

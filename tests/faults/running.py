@@ -1,4 +1,4 @@
-"""A command of ours as an operator starts it, watched line by line."""
+"""A command of ours, started as an operator starts it and watched line by line."""
 
 import os
 import re
@@ -11,17 +11,17 @@ import pytest
 
 from tests.fleet import Done, Fleet
 
-LONGEST = 600  # seconds: what has not ended by then hangs
+LONGEST = 600  # seconds after which a command counts as hanging
 
 
 class Running:
     """A running command that can be held still at a line of its output.
 
     Args:
-        fleet: whose inventory.
+        fleet: the fleet with the inventory.
         words: the command.
-        hold_at: a pattern of a line on stderr at which it is stopped (SIGSTOP) until `go` or `kill`; so a fault can be
-            put in place at that very step.
+        hold_at: a pattern of a line on stderr at which the command is stopped (SIGSTOP) until `go` or `kill`, so that a
+            fault can be put in place at this very step.
         env: further variables of its environment.
     """
 
@@ -53,33 +53,33 @@ class Running:
         self._out.append(self._process.stdout.read())
 
     def signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send the command a signal, unless it has ended."""
         if self._process.poll() is None:
             os.kill(self._process.pid, number)
 
     def until_held(self, seconds: float = 600) -> None:
-        """Wait until it said what it is to be held at."""
+        """Wait until the command is held at its line."""
         while not self.held.wait(0.1):
             seconds -= 0.1
             if self._process.poll() is not None or seconds < 0:
-                pytest.fail(f"it never said {self._at.pattern!r}: {self.end()!r}")
+                pytest.fail(f"no line of the output matched {self._at.pattern!r}: {self.end()!r}")
 
     def go(self) -> None:
-        """Let it go on."""
+        """Let the command go on."""
         self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it as a crash of the controller would."""
+        """Kill the command, as a crash of the controller would."""
         self.signal(signal.SIGKILL)
 
     def end(self, seconds: float = LONGEST) -> Done:
-        """What it said. A command that does not end by itself is a failure."""
+        """Wait for the end, and return the output. A command that does not end by itself is a failure."""
         try:
             code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
-            pytest.fail(f"it hangs: not over after {seconds:g} s: {''.join(self.lines)[-3000:]}")
+            pytest.fail(f"the command hangs: not over after {seconds:g} s: {''.join(self.lines)[-3000:]}")
         for reader in self._readers:
             reader.join(10)
         return Done(code, "".join(self._out), "".join(self.lines))

@@ -1,4 +1,4 @@
-"""What an operator sees of a run that failed: one screen that says where, what, and what to do."""
+"""The operator's screen of a failed run: one screen with the place, the fault, and the next command."""
 
 import re
 
@@ -17,17 +17,17 @@ def one_clear_screen(
     about: str = "",
     errors: int = 1,
 ) -> None:
-    """The exit code is right, the host and step are named, with evidence and what to do; no traceback, no flood.
+    """The exit code is right; host and step are named, with evidence and the next command; no traceback, no flood.
 
     Args:
-        done: what the run said.
-        host: where it failed.
-        codes: the exit codes that are right.
-        result: of that host in the recap.
-        step: a pattern of the step it failed at; empty where it was none.
-        again: a pattern of the command that goes on; empty for a deploy of that host.
-        about: a pattern of what stands between the host and its result.
-        errors: how many hosts failed by it.
+        done: the result of the run.
+        host: the failing host.
+        codes: the right exit codes.
+        result: the host's result in the recap.
+        step: a pattern of the failing step; empty where no step fails.
+        again: a pattern of the command that goes on; empty for a deploy of the host.
+        about: a pattern of the text between the host and its result.
+        errors: how many hosts failed.
     """
     assert done.code in codes, done
     text = done.out + done.err

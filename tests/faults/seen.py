@@ -1,4 +1,4 @@
-"""What was seen of a case, for docs/reliability.md."""
+"""The results of a case, for docs/reliability.md."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from tests.fleet import Done
 
 @dataclass
 class Seen:
-    """What was seen.
+    """The results of a case.
 
     Args:
         code: exit code of the run with the fault.
-        said: the sentence with which it says what failed.
-        again: what a second deploy, the fault lifted, came to.
+        said: the sentence in which the run names the failure.
+        again: the outcome of a second deploy, after the fault was lifted.
     """
 
     code: str = ""
@@ -27,7 +27,8 @@ class Seen:
         self.said = first_error(done)
 
     def second(self, world: World, *words: str) -> None:
-        """Deploy once more, the fault lifted: it succeeds, nothing is left to change, and no half-written file."""
+        """Deploy once more, the fault lifted: the deploy succeeds, nothing is left to change, and no file is
+        half-written."""
         done = world.fleet.provision("deploy", "--yes", "--lock-wait", "3m", *words)
         self.again = f"exit {done.code}"
         assert done.code == 0, done

@@ -1,4 +1,4 @@
-"""apt is locked; its mirror lacks files, gives others, half of them, or does not answer."""
+"""apt is locked; its mirror lacks files, sends wrong or half files, or does not answer."""
 
 import re
 
@@ -19,7 +19,7 @@ HOLDER = (
 
 
 def hold(world, seconds=600):
-    """Another process has apt's lock, as a person's apt-get would; a package is missing meanwhile."""
+    """Another process has apt's lock, as a person's apt-get would; meanwhile a package is missing."""
     no_package(world)
     world.write("/root/holder.py", HOLDER.format(seconds))
     world.sh("systemd-run --quiet --collect --unit=holder python3 /root/holder.py; sleep 0.5")
@@ -34,7 +34,7 @@ def impatient(world):
 
 
 def tampered(pattern, how):
-    """The mirror is tampered with, and apt has to ask it for everything again."""
+    """The mirror is tampered with, and apt has to fetch everything from the mirror again."""
     return both(
         no_package,
         lambda world: world.sh("rm -rf /var/lib/apt/lists/*"),

@@ -1,4 +1,4 @@
-"""nginx cannot be built: another tarball, half of it, none, what does not compile, a compiler that dies."""
+"""nginx cannot be built: a wrong tarball, half a tarball, none, a source that does not compile, a dying compiler."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def mended(world):
 
 
 def kill_compiler(world):
-    """As the kernel does where memory is short: the first compiler that is seen after `configure`."""
+    """Kill the first compiler after `configure`, as the kernel does when memory is short."""
     world.sh(
         "systemd-run --quiet --collect --unit=killer sh -c 'for n in $(seq 600); do"
         " pid=$(pgrep -nf [c]c1.*src/http/) && kill -9 $pid && exit; sleep 0.1; done'",

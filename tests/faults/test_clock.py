@@ -1,4 +1,4 @@
-"""The clock of a host is off by a day. All programs of a host but Docker's see it: libfaketime is preloaded."""
+"""The clock of a host is off by a day. All programs of the host but Docker's see the day: libfaketime is preloaded."""
 
 import time
 
@@ -13,7 +13,7 @@ DONE = both(key_back, container_back)
 
 
 def off(days):
-    """From now on every program that starts sees another day."""
+    """From now on every starting program sees another day."""
 
     def change(world):
         world.sh(

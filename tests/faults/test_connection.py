@@ -1,7 +1,7 @@
-"""The connection is cut at every step of a first deploy and of a change: the run says so and ends, nothing half-done is
-live, and the next deploy goes on from there.
+"""The connection is cut at every step of a first deploy and of a change: the run reports the cut and ends, nothing
+half-done is live, and the next deploy goes on from there.
 
-Cases that follow one another are a class: `make test-faults` gives each class to a lab of its own.
+Cases that follow each other are a class: `make test-faults` gives each class to a lab of its own.
 """
 
 import pytest
@@ -26,7 +26,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.mark.usefixtures("put_back")
 class Cutting:
-    """Every place of the stories that begin so."""
+    """Every place of the stories with this beginning."""
 
     cut = story = ""
 

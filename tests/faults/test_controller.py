@@ -1,5 +1,5 @@
-"""The controller is killed (SIGKILL) at every step: its lease keeps others off until it ends, jobs go on, and the next
-deploy goes on from there."""
+"""The controller is killed (SIGKILL) at every step: its lease keeps further runs off until the lease ends, jobs go on,
+and the next deploy goes on from there."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_killed(world, seen, place):
 
 @pytest.mark.usefixtures("put_back")
 class TestAtWork:
-    """While the host is at work on the step: it goes on without anybody who listens."""
+    """While the host is at work on the step: the host goes on without a listener."""
 
     @pytest.mark.parametrize("place", [pytest.param(place, id=f"at work: {place}") for place in AT_WORK])
     def test_killed(self, world, seen, place):

@@ -1,4 +1,4 @@
-"""No room: on the root file system, for Docker, for models; while something is written, pulled or built."""
+"""No room: on the root file system, for Docker, for models; while a file is written, a model pulled or nginx built."""
 
 import pytest
 
@@ -22,7 +22,7 @@ from tests.faults.world import BALANCER
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
 NO_ROOM = "[Nn]o space left on device|I/O error"
-# What of it deploys write to. Not all of /etc: systemd would take another file system there for other units.
+# The folders that deploys write to. Not all of /etc: systemd would take another file system there for other units.
 BALANCERS = ("/etc/provision", "/opt", "/var/lib/provision", "/var/tmp", "/tmp")
 ROOT = ("/etc/docker", *BALANCERS)
 MORE = "nomic-embed-text:latest"

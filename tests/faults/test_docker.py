@@ -103,8 +103,8 @@ def test_docker(world, seen, case):
     play(world, case, seen)
 
 
-# Runs at every daemon-reload. What a container in a scope of systemd's may use is then what systemd knows of it, and of
-# the cards that the hook gave it systemd knows nothing (docs/facts.md#lost-cards); another start gives them back.
+# Runs at every daemon-reload. A container in a scope of systemd's may then use the devices that systemd knows, and
+# systemd does not know the hook's cards (docs/facts.md#lost-cards); another start gives the cards back.
 CARDS_GO = """#!/bin/sh
 for pid in $(docker ps -q | xargs -r docker inspect -f '{{.State.Pid}}'); do
   ! grep -q 'docker-[0-9a-f]*[.]scope' "/proc/$pid/cgroup" ||
@@ -114,7 +114,7 @@ done
 
 
 def test_where_a_daemon_reload_takes_the_cards_the_instances_go_out_for_it_and_get_safe_ones(world, scratch, lab, seen):
-    """A host that others set up: containers in cgroups of systemd's making."""
+    """A host set up by others: containers in cgroups of systemd's making."""
     world.set("docker", cgroup_driver="systemd")
     scratch.deploy()
     world.set("ollama", log_max_file=4)  # containers keep their old cgroups until they are made anew
@@ -125,7 +125,7 @@ def test_where_a_daemon_reload_takes_the_cards_the_instances_go_out_for_it_and_g
     world.sh('echo "# by hand" >>"$1"', BY_HAND)
     _converges_under_load(world, scratch, lab, seen, [UNIT, *MADE_ANEW])
 
-    world.unset("docker", "cgroup_driver")  # ours again, while what runs stays where it is
+    world.unset("docker", "cgroup_driver")  # cgroupfs again, while running containers keep their cgroups
     planned = _converges_under_load(world, scratch, lab, seen, ["service:docker", *MADE_ANEW])
     assert "keep their old cgroups" in planned.out
     assert "/system.slice/docker-" not in world.sh(CGROUP)
@@ -140,7 +140,8 @@ MADE_ANEW = ("container:ollama1", "container:ollama2")
 
 
 def _converges_under_load(world, scratch, lab, seen, changed):
-    """No stream is cut and no request fails, while every instance of the host is out for it. Gives its plan."""
+    """No stream is cut and no request fails, while every instance of the host is out for the change. Returns the
+    plan."""
     planned = world.plan("--limit", f"{BAD},lb-01")
     assert "takes every instance of this host out meanwhile" in planned.out, planned
     with Load(scratch.address("lb-01"), 2, 20, "reload") as load, Watch(lab) as watch:

@@ -1,4 +1,4 @@
-"""A host is not what the inventory says, or things on it are somebody else's: refused, and nothing is changed."""
+"""A host is not as the inventory declares, or has things of somebody else: refused, and nothing is changed."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def true_release(world):
 
 
 def foreign_container(*words):
-    """Somebody else's container, made by hand from the image that is there; ours of that card or port stands still."""
+    """A foreign container, made by hand from the present image; our container of the same card or port is stopped."""
     text = f'docker rm -f ollama1 >/dev/null; docker run -d --name "$@" --entrypoint sleep {IMAGE} 600 >/dev/null'
     return lambda world: world.sh(text, *words)
 

@@ -1,4 +1,4 @@
-"""A host answers with another key than the one we know, or with one that we do not know."""
+"""A host answers with a key other than the known key, or with an unknown key."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def as_before(world):
 
 
 def another_key(world):
-    """As a host that was installed anew: its key is another."""
+    """As a host that was installed anew, with another key."""
     known_hosts("")(world)
     key = world.lab.host(BAD).key
     (world.folder / "known_hosts").write_text(keys.known_host(key, [world.fleet.address(BAD)]))
@@ -40,7 +40,7 @@ def another_key(world):
 
 
 def trusted(world):
-    """What the screen says: the new key is looked at and taken; everything else stays as it was."""
+    """The command on the screen: the new key is looked at and trusted; everything else stays the same."""
     done = world.fleet.provision("trust", "--replace", "--yes", "--limit", BAD)
     assert done.code == 0, done
 
@@ -82,7 +82,7 @@ def test_host_key(world, seen, case):
 
 
 def test_a_host_that_was_installed_anew_is_trusted_by_hand(world, seen):
-    """Another key and nothing of ours on it: refused, then trusted, then deployed from the ground up."""
+    """Another key on a host without anything of ours: refused, then trusted, then deployed from the ground up."""
     world.lab.restore(BAD)
     another_key(world)
     try:

@@ -1,4 +1,4 @@
-"""The image cannot be pulled: not there, refused, cut short, other bytes, no answer."""
+"""The image cannot be pulled: missing, refused, cut short, wrong bytes, no answer."""
 
 import pytest
 

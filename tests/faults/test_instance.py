@@ -14,7 +14,7 @@ KNOBS = "/etc/provision-lab/knobs.json"
 
 
 def ill(fault):
-    """An instance that is made anew has this fault."""
+    """A fault of an instance that is made anew."""
     return both(one_container, lambda world: world.fault(fault, target=ONE))
 
 

@@ -1,4 +1,4 @@
-"""What stands between sshd and a root shell: sudo, banners, shells, locales, SFTP, /tmp."""
+"""Obstacles between sshd and a root shell: sudo, banners, shells, locales, SFTP, /tmp."""
 
 import pytest
 
@@ -17,7 +17,7 @@ RC = ("/home/ops/.bashrc", "/home/ops/.profile", "/etc/ssh/sshrc")
 
 
 def sudo_asks(password=None):
-    """Connect as a user whom sudo asks for a password, with this one or none."""
+    """Connect as a user whom sudo asks for a password, with the given password or none."""
 
     def change(world):
         world.sh(ASKED)

@@ -1,4 +1,4 @@
-"""A bad line: one packet in twenty is lost, or every answer takes 300 ms; a whole change goes over it."""
+"""A bad line: one packet in twenty is lost, or every answer takes 300 ms; a whole change goes over the line."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def plugged(rtt):
     """The cable between this machine and the lab has this round-trip time, in milliseconds."""
 
     def plug(world):
-        with world.cable:  # what is asked without one goes out with another address, and is never answered
+        with world.cable:  # a request without the cable leaves with another address, and is never answered
             world.unplug()
             world.lab.network.connect(rtt, world.lab.home / "delay.log")
 

@@ -1,4 +1,4 @@
-"""nginx refuses its configuration, dies, or finds its port taken; templates render garbage. What was live stays so."""
+"""nginx refuses its configuration, dies, or finds its port taken; templates render garbage. The live state stays."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ KILL = "kill -9 $(cat /run/provision-nginx/nginx.pid)"
 
 
 def garbage(template, text, **more):
-    """The template renders this, in the first run."""
+    """The template renders this text, in the first run."""
     path = os.pathsep.join(filter(None, (str(GARBAGE), os.environ.get("PYTHONPATH"))))
     env = (("PYTHONPATH", path), ("PROVISION_GARBAGE", f"{template}={text}"))
     return Case(lambda world: None, env=env, **{**LB, **more})
@@ -35,7 +35,7 @@ def port_taken(world):
 
 
 def starts_again(world):
-    """By its unit, without anybody."""
+    """nginx starts again by its unit, without a person."""
     wait_for(world.answers)
 
 
@@ -46,7 +46,7 @@ CASES = {
         both(lambda w: w.sh(f"[ -e {LOGS} ] || mv /root/logs {LOGS}; rm -rf /root/logs", host=BALANCER), old_queue),
         at="config:balancer",
         ready=new_queue,
-        put_back=True,  # nginx has no log folder any more until it is started anew
+        put_back=True,  # nginx has no log folder until its next start
         **LB,
     ),
     "the upstream renders as garbage": garbage("balancer/upstream.conf.j2", "garbage {", says=("emerg|unexpected",)),

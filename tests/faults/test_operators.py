@@ -1,4 +1,4 @@
-"""Two operators deploy to the same host at once: the second is refused, or waits; never do two change it."""
+"""Two operators deploy to the same host at once: the second is refused, or waits; never do both change the host."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_operators(world, seen, case):
 
 @pytest.fixture
 def first(world):
-    """One operator's run, held still while it changes the host; then the containers are counted."""
+    """One operator's run, held still while it changes the host; afterwards the containers are counted."""
     one_container(world)
     running = Running(world.fleet, "deploy", "--yes", "-v", hold_at=rf"^{BAD} +changing +container:ollama1\s")
     running.until_held()
@@ -76,6 +76,6 @@ def test_the_second_waits_and_then_finds_nothing_to_do(world, seen, first):
     done = second.end()
     seen.first(done)
     assert done.code == 0, done
-    assert world.sh("docker inspect -f '{{.State.StartedAt}}' ollama1") == started, "it was made anew twice"
+    assert world.sh("docker inspect -f '{{.State.StartedAt}}' ollama1") == started, "the container was made anew twice"
     container_back(world)
     seen.second(world)

@@ -1,4 +1,4 @@
-"""A deploy that is cut at one step after the other: each case goes on where the one before was cut."""
+"""A deploy that is cut at one step after another: each case goes on where the case before was cut."""
 
 import os
 import re
@@ -14,8 +14,8 @@ from tests.faults.watch import Watch
 from tests.faults.world import BAD, BALANCER, World
 from tests.fleet import at_work, wait_for
 
-# nginx learns that a host is gone only by a new connection: each one that a worker keeps to an instance may swallow one
-# more request. Two instances, and as many workers as there are cores.
+# nginx learns of a silent host only by a new connection: each connection that a worker keeps to an instance may swallow
+# one more request. Two instances, and as many workers as cores.
 KEPT = 2 * (os.cpu_count() or 1)
 IMAGE, NEWER = "ollama/ollama:0.34.4", "ollama/ollama:0.33.0"
 MODEL, MORE = "deepseek-r1:1.5b", "nomic-embed-text:latest"
@@ -25,13 +25,13 @@ LIB, OLLAMA = "/opt/provision/lib", "/etc/provision/ollama"
 
 @dataclass(frozen=True)
 class Story:
-    """A deploy with something to do on one host of a fleet that serves.
+    """A deploy with something to do on one host of a serving fleet.
 
     Args:
         host: the host.
-        start: how it begins: gives the host the state from which everything is still to be done.
+        start: the beginning: gives the host a state from which everything is still to be done.
         settings: role -> settings of the host.
-        steps: the ids of the steps that the deploy changes, in order.
+        steps: ids of the steps that the deploy changes, in order.
         live: whether the host served before.
     """
 
@@ -47,17 +47,17 @@ class Story:
             world.set(role, self.host, **settings)
 
     def missing(self, world: World) -> list[str]:
-        """The ids of the steps that a deploy would change now."""
+        """Ids of the steps that a deploy would change now."""
         return world.changes()[self.host]
 
     def start_over(self, world: World) -> None:
-        """Go back to where everything is still to be done; the others are as they were deployed."""
+        """Go back to the beginning; the other hosts are as deployed."""
         self.start(world)
         others = [host.name for host in world.lab.hosts() if host.name != self.host]
-        for host in [one for one in others if world.changes()[one]]:
+        for host in [other for other in others if world.changes()[other]]:
             as_deployed(host)(world)
-        # That the balancer leaves out a host on which nothing is yet is right.
-        wait_for(lambda: not any(world.changes()[one] for one in others if one != BALANCER))
+        # The balancer is right to leave out a host that has nothing yet.
+        wait_for(lambda: not any(world.changes()[other] for other in others if other != BALANCER))
         wait_for(lambda: self.host != BALANCER or not self.live or world.answers())
 
 
@@ -67,7 +67,7 @@ def bare(host: str) -> Callable[[World], object]:
 
 
 def as_deployed(host: str) -> Callable[[World], object]:
-    """A host that serves, with the settings that the fleet was deployed with."""
+    """A serving host, with the settings of the deployed fleet."""
     return lambda world: world.lab.restore(host, "deployed")
 
 
@@ -165,7 +165,7 @@ STORIES = {
         ),
         live=True,
     ),
-    # the one change that a balancer sees every day
+    # the change that a balancer sees every day
     "configuration of a balancer": Story(
         BALANCER, as_deployed(BALANCER), {"balancer": {"queue": 30}}, ("config:balancer",), live=True
     ),
@@ -174,12 +174,12 @@ STORIES = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a deploy is cut.
+    """The place where a deploy is cut.
 
     Args:
         story: a key of `STORIES`.
-        step: the id of the step.
-        last: whether it is the story's last.
+        step: id of the step.
+        last: whether the step is the story's last.
     """
 
     story: str
@@ -193,7 +193,7 @@ class Place:
 PLACES = [Place(name, step, step == story.steps[-1]) for name, story in STORIES.items() for step in story.steps]
 
 
-# Where a deploy is cut while the host is at work on the step, and not as it begins to be: what takes long enough.
+# Steps slow enough for a cut while the host is at work on the step, instead of at its beginning.
 AT_WORK = [
     Place("first deploy of a gpu host", "packages:docker"),
     *(
@@ -212,16 +212,16 @@ AT_WORK = [
 
 
 def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool = False, working: bool = False) -> None:
-    """Cut a deploy at a place; what comes of it is as it must be.
+    """Cut a deploy at a place, and judge the outcome.
 
     Args:
         world: the fleet.
-        place: where.
-        cut: how.
-        seen: notes what is seen.
-        follow: whether a second deploy follows to its end; it does so after the last step of a story, and before it
-            the next case goes on from here.
-        working: whether it is cut while the host is at work on the step; else as the host is about to be told.
+        place: the place.
+        cut: the cut.
+        seen: takes the results.
+        follow: whether a second deploy follows to its end. After the last step of a story a second deploy always
+            follows; before, the next case goes on from here.
+        working: whether to cut while the host is at work on the step; else before the host gets the step.
     """
     story = STORIES[place.story]
     story.prepare(world)
@@ -261,7 +261,7 @@ def _strike(world: World, story: Story, step: str, cut: Cut, seen: Seen, *, work
             _refused(world, story.host, seen)
         else:
             left = "|".join(map(re.escape, story.steps))  # the answer to this step may have come before the cut
-            codes = (cut.code, 7)  # 7 where the run had begun to replace an instance: then it goes no further
+            codes = (cut.code, 7)  # 7 where the run had begun to replace an instance, because the roll is then halted
             one_clear_screen(done, story.host, codes, "unreachable", left)
     finally:
         running.kill()
@@ -269,8 +269,8 @@ def _strike(world: World, story: Story, step: str, cut: Cut, seen: Seen, *, work
 
 
 def _refused(world: World, host: str, seen: Seen) -> None:
-    """Who comes from another machine right after the controller was killed is kept off by its lease."""
-    elsewhere = {"XDG_STATE_HOME": str(world.folder)}  # the machine that was killed knows that the run is dead
+    """A deploy from another machine right after the controller was killed is kept off by the lease."""
+    elsewhere = {"XDG_STATE_HOME": str(world.folder)}  # the controller's own machine knows that the run is dead
     refused = world.fleet.provision("deploy", "--yes", env=elsewhere)
     one_clear_screen(refused, host, (6,), "locked")
     seen.said = f"from another machine: {first_error(refused)}"

@@ -1,4 +1,4 @@
-"""Whether those whom a fault does not concern notice anything of it."""
+"""Whether hosts and clients outside a fault notice anything of it."""
 
 import contextlib
 import itertools
@@ -26,13 +26,13 @@ class Watch:
 
     Args:
         lab: the lab.
-        victim: the host on which the fault is.
+        victim: the host with the fault.
         balancer: whether the balancer has to answer all along.
-        hanging: label of an instance that takes requests and never answers. Nobody can tell from outside, so what was
-            sent to it is lost until the balancer has it down, and nothing later.
-        cable: held while somebody asks, or changes the cable.
-        streams: whether some of the requests are streamed answers: not where the fault takes away an instance that
-            serves, and with it what it streams.
+        hanging: label of an instance that takes requests and never answers. From outside the hang is invisible, so
+            requests to the instance are lost until the balancer has it down, and no later request is.
+        cable: held while a request is under way, or while the cable changes.
+        streams: whether some requests are streamed answers: not where the fault takes a serving instance away, and its
+            streams with it.
     """
 
     def __init__(
@@ -71,20 +71,20 @@ class Watch:
             thread.join()
 
     def containers(self, host: str) -> str:
-        """The containers of a host, with the time they were started."""
-        found = self._lab.host(host)
-        return found.run(["sh", "-c", STARTED]).stdout if found.running else ""
+        """The containers of a host, with their start times."""
+        machine = self._lab.host(host)
+        return machine.run(["sh", "-c", STARTED]).stdout if machine.running else ""
 
     def check(self, lost: int = 0) -> None:
         """Make sure that nobody noticed anything.
 
         Args:
-            lost: requests that may never have been answered, where a host fell silent that had them.
+            lost: requests that may stay unanswered, because a silent host had taken them.
         """
         self._stop.set()
         assert self._started() == self._before, "containers of other hosts were restarted"
         failed = f"{len(self.wrong)} requests failed of {self.answers + len(self.wrong)}: {self.wrong}"
-        assert [one for one in self.wrong if "timed out" not in one] == [], failed
+        assert [error for error in self.wrong if "timed out" not in error] == [], failed
         if self._hanging:
             assert self._out, f"{self._hanging} was never taken out"
             assert self.late == [], failed
@@ -124,7 +124,11 @@ class Watch:
 
 
 def stream(lab: Lab, timeout: float = 30) -> None:
-    """Ask the balancer for a streamed answer of a second; an error where it does not come to its end."""
+    """Ask the balancer for a streamed answer of a second.
+
+    Raises:
+        ValueError: the stream was cut.
+    """
     url = f"http://{lab.host(BALANCER).address}:3008/api/generate"
     body = json.dumps({"model": MODEL, "prompt": "watch", "options": {"num_predict": 60}}).encode()
     with urllib.request.urlopen(url, body, timeout=timeout) as answer:
@@ -134,7 +138,11 @@ def stream(lab: Lab, timeout: float = 30) -> None:
 
 
 def ask(lab: Lab, timeout: float = 30) -> None:
-    """Ask the balancer for the models, which an instance answers; an error where no whole answer comes."""
+    """Ask the balancer for the models, a question that an instance answers.
+
+    Raises:
+        ValueError: the answer is not an instance's.
+    """
     url = f"http://{lab.host(BALANCER).address}:3008/api/tags"
     with urllib.request.urlopen(url, timeout=timeout) as answer:
         if MODEL not in answer.read().decode():

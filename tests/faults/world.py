@@ -1,4 +1,4 @@
-"""The deployed fleet, and what is done to it."""
+"""The deployed fleet, and the actions of tests on the fleet."""
 
 import contextlib
 import re
@@ -13,10 +13,11 @@ from tests.faults.watch import ask
 from tests.fleet import DEPLOYED, Done, Fleet, settle, wait_for
 
 GOOD, BAD, BALANCER = "gpu-01", "gpu-02", "lb-01"
-# What a run that broke off may have left half-written. Commands write under such names and rename.
+# Names of files that a broken-off run may leave half-written. Commands write under such names and rename.
 TEMPORARY = re.compile(r"/\.provision\.|provision-new|\.new$|/\.new\b")
 REFUSED = (
-    "/var/lib/provision/nginx/.new/"  # what nginx -t refused lies where it says; nothing but the next check reads it
+    # a configuration that nginx -t refused stays here; only the next check reads the file
+    "/var/lib/provision/nginx/.new/"
 )
 LISTED = "/etc /opt/provision /var/lib/provision /run/provision /var/tmp /tmp /usr/local"
 NGINX = "/opt/provision/nginx/current/sbin/nginx"
@@ -24,12 +25,12 @@ EXPIRE = 'cd /run/provision 2>/dev/null && [ -s lock ] && sed -i "1s/^\\([^ ]*\\
 
 
 class World:
-    """The deployed fleet and the host on which the fault is.
+    """The deployed fleet and the host with the fault.
 
     Args:
-        fleet: with an inventory of the test's own.
+        fleet: the fleet, with an inventory of the test's own.
         lab: the lab.
-        folder: for files of the test.
+        folder: folder for files of the test.
     """
 
     def __init__(self, fleet: Fleet, lab: Lab, folder: Path) -> None:
@@ -48,7 +49,7 @@ class World:
         self.lab.host(host).write(path, text, mode)
 
     def set(self, role: str, host: str = BAD, **settings: object) -> None:
-        """Settings of one host, beside those it has."""
+        """Add settings of one host to the inventory."""
         self.vars(host).setdefault(role, {}).update(settings)
 
     def unset(self, role: str, *names: str, host: str = BAD) -> None:
@@ -65,11 +66,11 @@ class World:
         return self.vars(host)["ollama"]["instances"][number]
 
     def fault(self, name: str, state: str = "on", target: str = BAD, value: str = "") -> None:
-        """As `provision lab fault`."""
+        """Do as `provision lab fault`."""
         faults.switch(self.lab, target, name, on=state == "on", value=value)
 
     def full(self, path: str, host: str = BAD, room: int = 0) -> None:
-        """What is at this path stays there, on a file system of its own that has `room` kB left and not a byte more."""
+        """Put this path on a file system of its own, with its content, and with exactly `room` kB left."""
         self.sh(
             'mkdir -p /mnt "$1"; mount -t tmpfs -o mode=$(stat -c %a "$1") tmpfs /mnt; cp -a "$1/." /mnt;'
             ' used=$(df -k --output=used /mnt | tail -n 1); [ "$used" -gt 0 ] || { echo >/mnt/.one-page; used=4; };'
@@ -81,7 +82,7 @@ class World:
         )
 
     def roomy(self, path: str, host: str = BAD) -> None:
-        """Undo `full`, and what was written meanwhile."""
+        """Undo `full`, and drop the files written meanwhile."""
         self.sh('umount -l "$1"', path, host=host)
 
     def tamper(self, port: int, pattern: str, how: How, host: str = BAD) -> None:
@@ -94,7 +95,7 @@ class World:
             self._mirrors.pop().close()
 
     def unplug(self) -> None:
-        """Take the cable between this machine and the lab away; `lab.network.connect` plugs another in."""
+        """Take the cable between this machine and the lab away; `lab.network.connect` plugs a new cable in."""
         network = self.lab.network
         subprocess.run(["ip", "-netns", network.netns, "link", "delete", "up0"], check=True)
         subprocess.run(["ip", "link", "delete", network.link], check=False, stderr=subprocess.DEVNULL)
@@ -111,7 +112,7 @@ class World:
         )
 
     def put_back(self, *hosts: str) -> None:
-        """Throw away what became of these hosts, and of their settings, since the fleet was deployed."""
+        """Restore hosts, and their settings, as deployed."""
         for host in hosts:
             self.lab.restore(host, DEPLOYED)
         settle(self.fleet)
@@ -121,29 +122,29 @@ class World:
         return self.fleet.provision("plan", *words)
 
     def changes(self) -> dict[str, list[str]]:
-        """Host -> ids of the steps that a plan would change; once every host that was booted can be read."""
-        found: list[Done] = []
+        """Host -> ids of the steps that a plan would change; waits until every booted host can be read."""
+        plans: list[Done] = []
 
         def read() -> bool:
-            found[:] = [self.plan("--json")]
-            return found[0].code == 0
+            plans[:] = [self.plan("--json")]
+            return plans[0].code == 0
 
         wait_for(read)
-        return {host["host"]: [change["step"] for change in host["changes"]] for host in found[0].doc["hosts"]}
+        return {host["host"]: [change["step"] for change in host["changes"]] for host in plans[0].doc["hosts"]}
 
     def down(self) -> frozenset[str]:
-        """Labels of the instances that the balancer sends nothing to."""
+        """Labels of the instances to which the balancer sends nothing."""
         lines = self.sh("cat /etc/provision/nginx/upstream.conf", host=BALANCER).splitlines()
         return frozenset(line.rpartition("# ")[2] for line in lines if " down;" in line)
 
     def expire(self) -> None:
-        """Let the lease of a run that is gone end now: its end is put into the past, so that nobody has to wait."""
+        """End the lease of a dead run now: the end of the lease is put into the past, so that nobody has to wait."""
         for host in self.lab.hosts():
             if host.running:
                 host.run(["sh", "-c", EXPIRE])
 
     def locked(self) -> list[str]:
-        """Hosts on which a lease of a run has not ended."""
+        """Hosts with a lease that has not ended."""
         text = "{ read -r _ until _; } </run/provision/lock 2>/dev/null || exit 0;"
         text += " echo $((until - $(cut -d. -f1 /proc/uptime)))"
         left = {host.name: self.sh(text, host=host.name) for host in self.lab.hosts() if host.running}
@@ -157,13 +158,13 @@ class World:
         return {line[66:]: line[:64] for line in self.sh(text, host=host).splitlines()}
 
     def half_written(self, *hosts: str) -> list[str]:
-        """Files under temporary names; none of them may be left."""
-        found = []
+        """Files under temporary names; no such file may be left."""
+        files = []
         for host in hosts:
             if self.lab.host(host).running:
                 paths = self.sh(f"find {LISTED} -type f -path '*[.n]*' 2>/dev/null || :", host=host).splitlines()
-                found += [f"{host}:{one}" for one in paths if TEMPORARY.search(one) and not one.startswith(REFUSED)]
-        return found
+                files += [f"{host}:{path}" for path in paths if TEMPORARY.search(path) and not path.startswith(REFUSED)]
+        return files
 
     def answers(self) -> bool:
         """Whether the balancer answers."""
@@ -173,6 +174,6 @@ class World:
         return False
 
     def nginx_is_good(self) -> None:
-        """The configuration that is linked is one that nginx takes, and nginx answers through it."""
+        """nginx accepts the linked configuration, and answers through it."""
         self.sh(f"{NGINX} -t -q -c /etc/provision/nginx/nginx.conf", host=BALANCER)
         ask(self.lab)

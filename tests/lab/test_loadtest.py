@@ -106,7 +106,7 @@ def test_a_load_that_only_fails_ends_itself(fleet, lab):
 
 @pytest.mark.matrix
 def test_the_capacity_agrees_with_arithmetic(scratch, lab):
-    """Four instances, each with one request at work and one in its queue: four users keep all busy, eight fit in, not nine.
+    """Four instances, each with one request at work and one queued: four users keep all busy, eight fit in, not nine.
 
     Answers take three seconds, so that the pause between answers is short in comparison, also on a busy machine.
     """

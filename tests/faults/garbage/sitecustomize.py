@@ -1,6 +1,6 @@
-"""Python reads this at its start where its folder is on PYTHONPATH: templates that are named render garbage.
+"""Python reads this module at its start where its folder is on PYTHONPATH: the named template renders garbage.
 
-PROVISION_GARBAGE is NAME=TEXT: the template, and what it renders.
+PROVISION_GARBAGE is NAME=TEXT: the template, and the text to render.
 """
 
 import os
@@ -12,7 +12,7 @@ _render = provision.render.render
 
 
 def render(name: str, **values: object) -> bytes:
-    """As the product's, but for one template."""
+    """Render as the product does, except for one template."""
     return _TEXT.encode() if name == _NAME else _render(name, **values)
 
 
