@@ -82,7 +82,7 @@ def install(pip: list[str], root: Path = ROOT) -> None:
 
 
 def newest(pip: list[str], root: Path = ROOT) -> None:
-    """Install the project with the newest versions allowed by pyproject.toml, and print the differences from the lock file."""
+    """Install the project with the newest versions allowed by pyproject.toml, and print how the lock file differs."""
     build = pyproject(root)["build-system"]["requires"]
     _run([*pip, "install", "--quiet", "--upgrade", *build, "--editable", f"{root}[dev]"])
     found = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True, text=True, check=True).stdout

@@ -1,1 +1,1 @@
-"""Benches: what is measured, by one command each; nothing here is a test."""
+"""Benches: each measures by one command; nothing here is a test."""

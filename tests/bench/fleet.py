@@ -1,4 +1,4 @@
-"""The lab that a bench boots for itself, and takes down whatever happens."""
+"""The lab of a bench, booted for the bench and removed whatever happens."""
 
 import contextlib
 import copy
@@ -17,7 +17,7 @@ from provision.lab.shell import LabError, run
 from provision.lab.spec import Spec
 from tests.bench.measure import expect, measured
 
-# Many connections at once are let in, and every exec is logged, so that it can be counted.
+# sshd lets many connections in at once, and logs every exec for the count.
 _SSHD = "MaxStartups 1000\nLogLevel VERBOSE\n"
 _RECORDER = """\
 #!/bin/sh
@@ -36,7 +36,7 @@ class Fleet:
 
     Args:
         lab: the lab.
-        names: what the inventory calls its hosts; as the lab does by default.
+        names: the inventory's names of the hosts; by default the lab's names.
     """
 
     def __init__(self, lab: Lab, names: Sequence[str] = ()) -> None:
@@ -59,10 +59,10 @@ class Fleet:
         return [sys.executable, "-m", "provision", *words, "-i", str(inventory or self.inventory)]
 
     def deployed(self) -> None:
-        """Deploy, and make sure that a second look finds nothing to change.
+        """Deploy, and make sure that a second plan has nothing to change.
 
         Raises:
-            BenchError: it does.
+            BenchError: a plan still has changes.
         """
         for words in (("deploy", "--yes"), ("plan", "--exit-code")):
             expect(measured(self.provision(*words)))
@@ -74,7 +74,7 @@ class Fleet:
             host.run(["systemctl", "restart", "ssh"])
 
     def recorded(self) -> dict[str, list[dict[str, bytes]]]:
-        """What our own no-op read sends to every host, and what it is answered: recorded on the hosts.
+        """Our own no-op read: the execs of every host and their answers, recorded on the hosts.
 
         Returns:
             for the address of each host its execs, with `command`, `stdin`, `stdout` and `stderr`.
@@ -87,7 +87,7 @@ class Fleet:
         return {host.address: _recordings(host.disk.root) for host in self.lab.hosts()}
 
     def forced(self, name: str, script: str) -> Path:
-        """A key with which one may only run this script on the hosts, whatever one asks for.
+        """A key that may only run this script on the hosts, whatever command is asked for.
 
         Args:
             name: the key's name.
@@ -109,10 +109,10 @@ def _recordings(root: Path) -> list[dict[str, bytes]]:
 
 @contextlib.contextmanager
 def taken_down(name: str) -> Iterator[None]:
-    """Take a lab down before, and afterwards whatever happens, Ctrl-C and SIGTERM too.
+    """Remove a lab before, and afterwards whatever happens, also after Ctrl-C and SIGTERM.
 
     Args:
-        name: of the lab.
+        name: name of the lab.
     """
 
     def end(number: int, _: object) -> None:
@@ -127,18 +127,18 @@ def taken_down(name: str) -> Iterator[None]:
 
 
 def booted(name: str, hosts: int, say: Callable[[str], None]) -> Lab:
-    """A lab of gpu hosts with two cards each; one that is there is enlarged.
+    """A lab of gpu hosts with two cards each; an existing lab is enlarged.
 
     Args:
-        name: of the lab.
-        hosts: how many.
-        say: is told what takes long.
+        name: name of the lab.
+        hosts: number of hosts.
+        say: called with a line before each long step.
     """
     return Lab.up(Spec(name, hosts, 0, 2, release=machine.default_release()), install=True, say=say)
 
 
 def gone(name: str) -> None:
-    """Take a lab down, if there is one of that name."""
+    """Remove a lab, if there is a lab of this name."""
     with contextlib.suppress(LabError):
         Lab.find(name).down()
 
@@ -148,7 +148,7 @@ def delay(lab: Lab, rtt: float) -> None:
 
     Args:
         lab: the lab.
-        rtt: in milliseconds.
+        rtt: round-trip delay in milliseconds.
     """
     cgroups.kill(lab.name, "delay")
     run(["ip", "link", "delete", lab.network.link], check=False)

@@ -1,4 +1,4 @@
-"""What running a program costs: wall time, CPU of everything it started, memory of its largest process."""
+"""The cost of running a program: wall time, CPU of the program and its children, memory of its largest process."""
 
 import contextlib
 import ctypes
@@ -17,12 +17,12 @@ _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 class BenchError(Exception):
-    """What was to be measured did not do its job; the message holds the evidence."""
+    """The measured program did not do its job; the message holds the evidence."""
 
 
 @dataclass
 class Peak:
-    """The most that was seen of something while a program ran.
+    """The greatest numbers seen while a program ran.
 
     Args:
         threads: threads of the process.
@@ -38,13 +38,13 @@ class Sample:
     """One run of a program.
 
     Args:
-        wall: seconds from its start to its end.
-        cpu: seconds of CPU, user and system, of the program and all that it started here.
-        memory: MiB, peak resident set of its largest process.
-        code: exit code; 124 where it was ended for taking too long.
+        wall: seconds from the program's start to its end.
+        cpu: seconds of CPU, user and system, of the program and all its children on this machine.
+        memory: MiB, peak resident set of the largest process.
+        code: exit code; 124 where the program took too long and was ended.
         out: standard output.
         err: standard error.
-        peak: threads and files of the program's first process, where they were watched.
+        peak: threads and files of the program's first process, where watched.
     """
 
     wall: float
@@ -57,7 +57,8 @@ class Sample:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, but programs may keep their bytecode, as installed ones do: or ours alone would be compiled each time."""
+    """Our environment, but programs may keep their bytecode, as installed programs do: else ours alone would
+    compile."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -73,12 +74,12 @@ def measured(
     """Run a program to its end and measure it.
 
     Args:
-        words: the command. What it leaves running (ssh's ControlPersist masters) is ended, and its CPU counted.
-        env: what is added to the environment.
+        words: the command. Leftover processes (ssh's ControlPersist masters) are ended, and their CPU counts.
+        env: additions to the environment.
         cwd: directory to run in.
-        timeout: seconds until it is killed.
-        watch: whether threads and files are looked at, fifty times a second.
-        interrupt: seconds after which it is sent what Ctrl-C sends; never for 0.
+        timeout: seconds until the program is killed.
+        watch: whether to count threads and files, fifty times a second.
+        interrupt: seconds after which the program gets SIGINT, as from Ctrl-C; never for 0.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _adopting():
         known, begun = _children(), time.monotonic()
@@ -103,10 +104,10 @@ def measured(
 
 
 def expect(sample: Sample, code: int = 0) -> Sample:
-    """The same sample, of a program that ended as it should.
+    """The same sample, of a program with the right exit code.
 
     Raises:
-        BenchError: it did not.
+        BenchError: the exit code is wrong.
     """
     if sample.code != code:
         raise BenchError(f"exit {sample.code} instead of {code}\n{sample.out[-2000:]}\n{sample.err[-3000:]}")
@@ -115,7 +116,7 @@ def expect(sample: Sample, code: int = 0) -> Sample:
 
 @contextlib.contextmanager
 def _killing(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Leave nothing running where we are interrupted."""
+    """Kill the program when we are interrupted."""
     try:
         yield
     except BaseException:
@@ -139,7 +140,7 @@ def _watching(pid: int, *, enabled: bool) -> Iterator[Peak]:
     peak, done = Peak(), threading.Event()
 
     def look() -> None:
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # the program has ended
             while not done.wait(0.02):
                 peak.threads = max(peak.threads, _entries(f"/proc/{pid}/task"))
                 peak.files = max(peak.files, _entries(f"/proc/{pid}/fd"))
@@ -155,7 +156,7 @@ def _watching(pid: int, *, enabled: bool) -> Iterator[Peak]:
 
 @contextlib.contextmanager
 def _adopting() -> Iterator[None]:
-    """Become the parent of every process that a program leaves behind, so that it can be ended and accounted for."""
+    """Become the parent of every process that a program leaves behind, to end the process and count its CPU."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
@@ -169,7 +170,7 @@ def _children() -> set[int]:
 
 
 def _end_orphans(known: set[int]) -> float:
-    """End what a program left running, but not our other children, and give the CPU seconds that it took."""
+    """End the processes that a program left running, but not our other children, and return their CPU seconds."""
     seconds = 0.0
     while orphans := _children() - known:
         for pid in orphans:

@@ -14,14 +14,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     Args:
         head: names of the columns.
-        rows: their cells.
+        rows: cells of each row.
     """
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def machine() -> str:
-    """What the figures were measured on, and when, in one line."""
+    """The machine and the time of the measurement, in one line."""
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
@@ -35,17 +35,17 @@ def machine() -> str:
 
 
 def write(name: str, text: str, page: Path = PAGE) -> None:
-    """Replace what stands between a command's marks; the rest of the page is somebody's words and stays.
+    """Replace the text between a command's marks; the rest of the page is written by hand and stays.
 
     Args:
-        name: of the marks, `<!-- NAME -->` and `<!-- /NAME -->`; they are added at the end where the page lacks them.
+        name: name of the marks, `<!-- NAME -->` and `<!-- /NAME -->`; a page without marks gets them at its end.
         text: Markdown.
         page: the file.
     """
     opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-    said = page.read_text() if page.exists() else ""
-    if opening not in said or closing not in said:
-        said = f"{said}\n{opening}{closing}"
-    before, _, rest = said.partition(opening)
+    old = page.read_text() if page.exists() else ""
+    if opening not in old or closing not in old:
+        old = f"{old}\n{opening}{closing}"
+    before, _, rest = old.partition(opening)
     after = rest.partition(closing)[2]
     page.write_text(f"{before}{opening}{text.strip()}\n{closing}{after}")

@@ -1,4 +1,4 @@
-"""The balancer against the guide's, by one command: boots a lab, measures, writes docs/balancer.md, takes it down.
+"""The balancer against the guide's, by one command: boots a lab, measures, writes docs/balancer.md, removes the lab.
 
     make bench-balancer                     the comparison
     make bench-balancer ARGS=settings       ours with other settings
@@ -47,7 +47,7 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Compared:
-    """What was measured: without load, under load, per event, and how many answers were made and made twice at once."""
+    """The measurements: without load, under load, per event; and how many answers were made, and made twice at once."""
 
     light: Found
     load: Found
@@ -57,7 +57,7 @@ class Compared:
 
 
 def compared(on: Rig, seed: int) -> Compared:
-    """Measure everything of the comparison."""
+    """Measure every part of the comparison."""
     since = time.time()
     say("light load")
     light = measure.light(on, 200)
@@ -93,7 +93,7 @@ def compare(on: Rig, seed: int) -> str:
 
 
 def goals(found: Compared) -> list[tuple[str, str, bool]]:
-    """Each goal with what was measured and whether it is met."""
+    """Each goal with its measurement and whether the goal is met."""
     ours, guides = (table.first(found.load[variant], 0.99) for variant in ("ours", "guide"))
     added = (table.first(found.light["ours"], 0.5) - table.first(found.light["direct"], 0.5)) * 1000
     died, queued, reloads = (found.events[title]["ours"] for title in (EVENTS["dies"], QUEUED, RELOADS))
@@ -109,7 +109,7 @@ def goals(found: Compared) -> list[tuple[str, str, bool]]:
 
 
 def _of(answers: Sequence[Answer]) -> str:
-    """How many requests there were, and how many needed a second instance: then X-Instance names both."""
+    """The number of requests, and how many needed a second instance: then X-Instance names both."""
     return f"of {len(answers)}; {sum(',' in answer.instance for answer in answers)} were answered by a second instance"
 
 
@@ -139,15 +139,15 @@ def _conditions(on: Rig, seed: int, what: str = "") -> str:
 
 
 def main() -> None:
-    """Run the bench that is named, and put its tables between its marks."""
+    """Run a bench by its name, and put its tables between its marks."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.balancer", description=__doc__)
     parser.add_argument("what", nargs="?", default="compare", choices=["compare", "settings"])
     parser.add_argument("--seed", type=int, default=20)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     with rig(say) as on:
-        bench = compare if chosen.what == "compare" else settings
-        text = bench(on, chosen.seed)
-    page.write(f"bench-balancer-{chosen.what}", text, PAGE)
+        bench = compare if options.what == "compare" else settings
+        text = bench(on, options.seed)
+    page.write(f"bench-balancer-{options.what}", text, PAGE)
     print(text)
 
 

@@ -1,6 +1,6 @@
-"""A light client of /api/generate: one process, one thread, and every way an answer can end has a name.
+"""A light client of /api/generate: one process, one thread, and a name for every way in which an answer can end.
 
-As a program it does a job from a file and writes the answers, so that it can run in another host's network:
+As a program it does a job from a file and writes the answers, so that the client can run in another host's network:
 
     ip netns exec NAME python -m tests.bench.balancer.client job.json > answers.json
 """
@@ -27,11 +27,11 @@ class Ask:
     """One request.
 
     Args:
-        name: the prompt; unique, by it the generation is found in the instances' logs.
+        name: the prompt; unique, because a generation is found by its prompt in the instances' logs.
         tokens: length of the answer.
-        address: where to ask.
-        port: its port.
-        at: seconds after the start of the job at which it is sent.
+        address: address of the server.
+        port: port of the server.
+        at: seconds after the start of the job at which the request is sent.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Ask:
 
 @dataclass
 class Answer:
-    """What came of it.
+    """The outcome of a request.
 
     Args:
         name: the prompt.
-        at: when it was sent, in seconds after the start of the job.
-        failure: empty, or how it failed: refused, closed, silent, cut, an HTTP status, error in stream.
-        instance: what the balancer said of who answered.
-        first: seconds until the first frame; None where there was none.
+        at: when the request was sent, in seconds after the start of the job.
+        failure: empty, or the way of failing: refused, closed, silent, cut, an HTTP status, error in stream.
+        instance: the answering instance, as the balancer names it.
+        first: seconds until the first frame; None without a frame.
         total: seconds until the end.
         gaps: seconds between frames, as the client saw them.
     """
@@ -65,20 +65,20 @@ class Answer:
 
     @property
     def good(self) -> bool:
-        """Whether its last frame came."""
+        """Whether the last frame came."""
         return not self.failure
 
 
 class FailedError(Exception):
-    """A request that failed, and how."""
+    """A failed request, with the way of failing."""
 
 
 class Client:
-    """One client, which keeps its connection between requests where `keep` is set. It never asks twice.
+    """One client, which keeps its connection between requests where `keep` is set, and never repeats a request.
 
     Args:
-        patience: seconds of silence after which it gives up.
-        keep: whether it keeps its connection.
+        patience: seconds of silence after which the client gives up.
+        keep: whether the client keeps its connection.
     """
 
     def __init__(self, patience: float = 60.0, *, keep: bool = False) -> None:
@@ -87,7 +87,7 @@ class Client:
         self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, one: Ask, at: float = 0.0) -> Answer:
-        """Send a request and read its answer to the end, whatever that is."""
+        """Send a request and read its answer to the end, whatever the end is."""
         answer, begun = Answer(one.name, at), time.monotonic()
         try:
             async with asyncio.timeout(self._patience) as silence:
@@ -136,7 +136,7 @@ class Client:
             self.close()
 
     async def _connection(self, one: Ask) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """The connection that is open, unless it is seen to be closed, as with any client; or a new one."""
+        """The open connection, unless it is seen to be closed, as with any client; else a new connection."""
         if self._open and self._open[0].at_eof():
             self.close()
         if not self._open:
@@ -152,7 +152,7 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 
 
 async def _frames(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncIterator[tuple[float, bytes]]:
-    """Each line of the body with the time at which it was read."""
+    """Each line of the body with the time of its reading."""
     rest = b""
     while piece := await _piece(reader, headers):
         now = time.monotonic()
@@ -177,7 +177,7 @@ def _is_last(line: bytes) -> bool:
 
 
 async def play(asks: Iterable[Ask], patience: float = 60.0) -> list[Answer]:
-    """Send every request at its time, whether or not those before it have been answered."""
+    """Send every request at its time, whether or not earlier requests have been answered."""
     start = time.monotonic()
 
     async def one(ask: Ask) -> Answer:
@@ -193,12 +193,12 @@ async def in_turn(asks: Iterable[Ask], patience: float = 60.0) -> list[Answer]:
 
 
 async def keep_asking(base: Ask, clients: int, until: asyncio.Event, patience: float = 60.0) -> list[Answer]:
-    """Clients that keep their connections and ask again after a short pause, until told to stop.
+    """Clients that keep their connections and ask again after a short pause, until `until` is set.
 
     Args:
-        base: what they ask, and where; names are made unique.
-        clients: how many.
-        until: when set, each finishes what it has begun.
+        base: the request and its address; names are made unique.
+        clients: number of clients.
+        until: when set, each client finishes its request and ends.
         patience: seconds of silence after which a request fails.
     """
     start = time.monotonic()
@@ -229,7 +229,7 @@ async def _do(job: dict[str, Any]) -> list[Answer]:
 
 
 def main() -> None:
-    """Do the job in the file that is named, and write its answers as JSON. To keep asking ends with standard input."""
+    """Do the job in a file, and write its answers as JSON. `keep asking` ends with standard input."""
     job = json.loads(Path(sys.argv[1]).read_text())
     json.dump([asdict(answer) for answer in asyncio.run(_do(job))], sys.stdout)
 

@@ -1,4 +1,4 @@
-"""What the simulated servers' logs say of their answers: whether one was ever given twice at once."""
+"""The answers in the simulated servers' logs: whether any answer was ever given twice at once."""
 
 import itertools
 import re
@@ -39,36 +39,38 @@ def _logs(lab: Lab, since: float) -> Iterable[tuple[str, str, float]]:
 
 
 def parse(instance: str, log: str, stopped: float) -> list[Generation]:
-    """The generations in one log. One that was killed ended, at the latest, when its server stopped or began anew.
+    """The generations in one log. A killed generation ended, at the latest, when its server stopped or began anew.
 
     Args:
-        instance: whose log.
-        log: what it wrote.
-        stopped: when it stopped; infinity while it runs.
+        instance: the instance with this log.
+        log: text of the log.
+        stopped: when the instance stopped; infinity while it runs.
     """
     starts = [_seconds(stamp) for stamp in _START.findall(log)]
     open_: dict[str, float] = {}
-    found = []
+    generations = []
     for stamp, what, prompt in _LINE.findall(log):
         if what == "begins":
             open_[prompt] = _seconds(stamp)
         elif prompt in open_:
-            found.append(Generation(prompt, instance, open_.pop(prompt), _seconds(stamp)))
+            generations.append(Generation(prompt, instance, open_.pop(prompt), _seconds(stamp)))
     for prompt, begun in open_.items():
-        found.append(Generation(prompt, instance, begun, min((s for s in starts if s > begun), default=stopped)))
-    return found
+        generations.append(Generation(prompt, instance, begun, min((s for s in starts if s > begun), default=stopped)))
+    return generations
 
 
 def twice(generations: Iterable[Generation]) -> list[tuple[Generation, Generation]]:
-    """Pairs of generations of one prompt that ran at the same time."""
+    """Pairs of generations of one prompt at the same time."""
     by_prompt: Mapping[str, list[Generation]] = defaultdict(list)
-    for one in generations:
-        by_prompt[one.prompt].append(one)
-    found = []
+    for generation in generations:
+        by_prompt[generation.prompt].append(generation)
+    pairs = []
     for some in by_prompt.values():
-        ordered = sorted(some, key=lambda one: one.begun)
-        found += [(one, other) for one, other in itertools.pairwise(ordered) if other.begun < one.ended]
-    return found
+        ordered = sorted(some, key=lambda generation: generation.begun)
+        pairs += [
+            (generation, later) for generation, later in itertools.pairwise(ordered) if later.begun < generation.ended
+        ]
+    return pairs
 
 
 def _seconds(stamp: str) -> float:

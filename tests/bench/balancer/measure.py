@@ -1,4 +1,4 @@
-"""What is measured, each part on its own; the parts of one table are interleaved, so that all see the same machine."""
+"""The measurements, each on its own; the parts of one table are interleaved, so that all see the same machine."""
 
 import time
 from collections import Counter
@@ -25,16 +25,16 @@ def load(
     seconds: float,
     rounds: int,
 ) -> dict[str, list[Answer]]:
-    """The same requests to each variant, in turn, several rounds.
+    """The same requests to each variant, in turn, in several rounds.
 
     Args:
         rig: the lab.
-        prepare: is told the variant before each of its runs.
-        variants: names; those that are no other kind are ours.
-        seed: of the first round; each round has its own.
-        share: the load, as a share of what the instances can do.
+        prepare: called with the variant before each of its runs.
+        variants: names; every unknown name is a variant of ours.
+        seed: seed of the first round; each round has its own.
+        share: the load, as a share of the instances' capacity.
         seconds: how long requests come in each round.
-        rounds: how many.
+        rounds: number of rounds.
     """
     variants = list(variants)
     found: dict[str, list[Answer]] = {variant: [] for variant in variants}
@@ -49,7 +49,7 @@ def load(
 
 
 def light(rig: Rig, count: int) -> dict[str, list[Answer]]:
-    """One short request after the other, guide, ours, direct, guide and so on: no queue hides what a proxy adds."""
+    """One short request after the other, guide, ours, direct, guide and so on: no queue hides a proxy's addition."""
     targets = {variant: rig.targets(variant) for variant in VARIANTS}
     order = [
         Ask(f"light {number} {variant}", 1, *targets[variant][number % len(targets[variant])])
@@ -72,7 +72,7 @@ def trouble(rig: Rig, variant: str, fault: str, seed: int, seconds: float = 15.0
 
 
 def queued(rig: Rig, seconds: float = 30.0) -> dict[str, list[Answer]]:
-    """Requests that wait while long answers hold every slot; after so many seconds one instance dies."""
+    """Requests that wait while long answers hold every slot; after `seconds` seconds one instance dies."""
     busy = [
         Ask(f"busy {place.name} {number}", int((seconds + 4) * 100), place.address, place.port)
         for place in rig.places
@@ -92,7 +92,7 @@ def queued(rig: Rig, seconds: float = 30.0) -> dict[str, list[Answer]]:
 
 
 def reloads(rig: Rig, count: int = 25, pause: float = 0.4) -> dict[str, list[Answer]]:
-    """Clients that keep their connections, while both are reloaded again and again."""
+    """Clients with lasting connections, while both proxies are reloaded again and again."""
     found: dict[str, list[Answer]] = {}
     with ExitStack() as stack:
         finishes = {
@@ -112,15 +112,15 @@ def reloads(rig: Rig, count: int = 25, pause: float = 0.4) -> dict[str, list[Ans
 
 
 def failed(answers: Iterable[Answer]) -> list[Answer]:
-    """Those that did not come to their end."""
+    """The answers that were not completed."""
     return [answer for answer in answers if not answer.good]
 
 
 def failures(answers: Iterable[Answer]) -> Counter[str]:
-    """How many requests failed, by kind."""
+    """Number of failed requests, by kind."""
     return Counter(answer.failure for answer in failed(answers))
 
 
 def before_first_byte(answers: Iterable[Answer]) -> int:
-    """How many failed before their first byte: those that could have been answered by another instance."""
+    """Number of requests that failed before their first byte: another instance could have answered them."""
     return sum(answer.first is None for answer in failed(answers))

@@ -1,4 +1,4 @@
-"""What the bench stands on: a lab of its own, deployed by our own command, and the guide's nginx beside ours."""
+"""The bench's ground: a lab of its own, deployed by our own command, and the guide's nginx beside ours."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ _CONF = "/etc/guide-nginx.conf"
 
 @dataclass(frozen=True)
 class Place:
-    """An instance: its host, its container and where it listens."""
+    """An instance: its host, its container, its address and its port."""
 
     host: str
     container: str
@@ -38,7 +38,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """`gpu-01/ollama1`, as the lab's faults and the balancer call it."""
+        """`gpu-01/ollama1`, as the lab's faults and the balancer name the instance."""
         return f"{self.host}/{self.container}"
 
 
@@ -61,13 +61,13 @@ class Rig:
         self.slots = len(self.places) * PARALLEL
 
     def targets(self, variant: str) -> list[tuple[str, int]]:
-        """Where the requests of a variant go: `guide`, `direct`, or else ours."""
+        """The addresses for the requests of a variant: `guide`, `direct`, or else ours."""
         if variant == "direct":
             return [(place.address, place.port) for place in self.places]
         return [(self.balancer.address, GUIDES if variant == "guide" else OURS)]
 
     def deploy(self, **balancer: object) -> None:
-        """`provision deploy`, with these settings of the balancer and its defaults for all others."""
+        """`provision deploy`, with these settings of the balancer and defaults for the rest."""
         data = yaml.safe_load(self.lab.inventory.read_text())
         data["all"]["vars"]["ollama"]["num_parallel"] = PARALLEL
         data["all"]["vars"]["balancer"] = balancer
@@ -79,7 +79,7 @@ class Rig:
             raise RuntimeError(f"deploy ended with exit code {done.returncode}\n{done.stderr[-4000:]}")
 
     def furnish(self) -> None:
-        """Set the speed of the simulated servers, and start the guide's nginx beside ours: the same program."""
+        """Set the speed of the simulated servers, and start the guide's nginx beside ours, with the same program."""
         knobs = json.dumps({"tokens_per_second": TOKENS_PER_SECOND, "answer_tokens": 5000})
         for host in {place.host for place in self.places}:
             self.lab.host(host).write("/etc/provision-lab/knobs.json", knobs)
@@ -90,18 +90,18 @@ class Rig:
         self.balancer.run([_NGINX, "-c", _CONF])
 
     def reload(self, variant: str) -> None:
-        """Reload a variant's nginx, which also makes it forget what had failed."""
+        """Reload a variant's nginx, which also makes nginx forget failed servers."""
         if variant == "guide":
             self.balancer.run([_NGINX, "-c", _CONF, "-s", "reload"])
         else:
             self.balancer.run(["systemctl", "reload", "provision-nginx"])
 
     def kill(self, place: Place) -> None:
-        """An instance dies."""
+        """Kill an instance."""
         self.lab.host(place.host).run(["docker", "kill", place.container])
 
     def revive(self, place: Place) -> None:
-        """Start an instance again, load its model, and make both balancers forget that it had failed."""
+        """Start an instance again, load its model, and make both balancers forget its failure."""
         self.lab.host(place.host).run(["docker", "start", place.container])
         deadline = time.monotonic() + 30
         ask = Ask("load", 1, place.address, place.port)
@@ -135,7 +135,7 @@ class Rig:
     def playing(
         self, asks: Iterable[Ask], *, how: str = "play", patience: float = 60.0, clients: int = 0
     ) -> Iterator[Callable[[], list[Answer]]]:
-        """Begin to send requests; the block gets a function that ends it and gives the answers."""
+        """Begin to send requests; the block gets a function to end them and return the answers."""
         job: dict[str, Any] = {"how": how, "patience": patience, "clients": clients, "asks": list(map(asdict, asks))}
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(job, file)
@@ -158,19 +158,19 @@ class Rig:
 
 @contextmanager
 def rig(say: Callable[[str], None]) -> Iterator[Rig]:
-    """Boot a lab, deploy to it, and take it down at the end, whatever happens."""
+    """Boot a lab, deploy to its hosts, and remove the lab at the end, whatever happens."""
     down()
     try:
-        made = Rig(Lab.up(Spec(NAME, 2, 1, 2), install=True, say=say))
+        fresh = Rig(Lab.up(Spec(NAME, 2, 1, 2), install=True, say=say))
         say("deploying")
-        made.deploy()
-        made.furnish()
-        yield made
+        fresh.deploy()
+        fresh.furnish()
+        yield fresh
     finally:
         down()
 
 
 def down() -> None:
-    """Take the bench's lab down: ours, or what a run that was killed left."""
+    """Remove the bench's lab, also the leftover of a killed run."""
     with suppress(LabError):
         Lab.find(NAME).down()

@@ -10,7 +10,7 @@ TITLES = {"guide": "(a) the guide's", "ours": "(b) ours", "direct": "(c) no prox
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The value that this share of the values does not exceed; not a number where there are none."""
+    """The value that a share of the values does not exceed; not a number without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
@@ -44,7 +44,7 @@ def load(found: Mapping[str, Sequence[Answer]], titles: Mapping[str, str] = TITL
 
 
 def light(found: Mapping[str, Sequence[Answer]]) -> str:
-    """A row for each variant without load: what a proxy adds."""
+    """A row for each variant without load: the addition of each proxy."""
     floor = first(found["direct"], 0.5)
     rows = []
     for variant, answers in found.items():
@@ -55,7 +55,7 @@ def light(found: Mapping[str, Sequence[Answer]]) -> str:
 
 
 def trouble(found: Mapping[str, Mapping[str, Sequence[Answer]]]) -> str:
-    """A row for each event, with what failed of both."""
+    """A row for each event, with the failures of both proxies."""
     head = ["event", "requests", *(f"{TITLES[variant]}: failed" for variant in ("guide", "ours"))]
     rows = [
         [
@@ -70,7 +70,7 @@ def trouble(found: Mapping[str, Mapping[str, Sequence[Answer]]]) -> str:
 
 
 def goals(rows: Iterable[tuple[str, str, bool]]) -> str:
-    """What was to be reached, what was measured, and whether it was."""
+    """A row for each goal: the goal, the measurement, and whether the goal was reached."""
     return table(["goal", "measured", ""], [[goal, got, "met" if met else "**missed**"] for goal, got, met in rows])
 
 
@@ -79,10 +79,10 @@ def _ms(seconds: float, digits: int = 0) -> str:
 
 
 def _failed(answers: Sequence[Answer]) -> str:
-    """How many failed, of which kinds, and how many of them had begun to answer."""
+    """Number of failed requests, their kinds, and how many of them had begun to answer."""
     kinds = failures(answers)
     if not kinds:
         return "0"
-    said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     begun = sum(kinds.values()) - before_first_byte(answers)
-    return f"{sum(kinds.values())} ({said}{f'; {begun} after the first token' if begun else ''})"
+    return f"{sum(kinds.values())} ({counts}{f'; {begun} after the first token' if begun else ''})"

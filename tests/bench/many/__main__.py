@@ -1,4 +1,4 @@
-"""Measure the controller alone with up to 200 hosts, and write it to docs/performance.md."""
+"""Measure the controller alone with up to 200 hosts, and write the figures to docs/performance.md."""
 
 import argparse
 import itertools
@@ -27,9 +27,9 @@ _HEAD = (
 
 
 def main() -> None:
-    """Boot the host that is many, measure, write, take it down."""
+    """Boot the host that plays many, measure, write the page, remove the host."""
     options = _options()
-    # What a shell starts in the background has it ignored, and so would the runs that are to be interrupted.
+    # A shell ignores SIGINT for its background jobs, and so would the runs that the bench interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     page_lines = [f"Measured {page.machine()} Command: `make bench-many`."]
     with taken_down("bench-many"):
@@ -95,7 +95,7 @@ def _row(count: int, runs: list[Sample]) -> list[str]:
 
 
 def _marginal(samples: dict[int, list[Sample]]) -> list[str]:
-    """What one more host costs between one size and the next: flat means that nothing grows with the fleet."""
+    """The cost of one more host between one size and the next: a flat cost means that nothing grows with the fleet."""
     sizes = sorted(samples)
     costs = [
         f"{(_median(samples[b], 'cpu') - _median(samples[a], 'cpu')) / (b - a) * 1000:.0f} ({a} to {b})"
@@ -105,7 +105,7 @@ def _marginal(samples: dict[int, list[Sample]]) -> list[str]:
 
 
 def _interrupts(crowd: Crowd, count: int, whole: float) -> list[str]:
-    """How long a run goes on after one Ctrl-C: while hosts answer, and while none does."""
+    """How long a run goes on after one Ctrl-C: while hosts answer, and while no host answers."""
     words = crowd.provision(count, "deploy", "--yes", "--json")
     after = max(whole / 2, 0.5)
     lines = [_interrupt("half-way through the run", words, after)]

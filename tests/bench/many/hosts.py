@@ -1,4 +1,4 @@
-"""Two hundred hosts that are one."""
+"""Two hundred hosts, played by a single one."""
 
 import copy
 import re
@@ -12,7 +12,8 @@ from tests.bench.fleet import Fleet
 _MARK = re.compile(rb"provision-[0-9a-f]{32}")
 _ANSWERS = "/usr/local/lib/bench-many"
 _HANGS = "/run/bench-hangs"
-NAME = "gpu-000"  # what the inventory calls the real host: as long as its doubles' names, which stand in sized answers
+# the real host's name in the inventory: as long as its doubles' names, which stand in answers of known size
+NAME = "gpu-000"
 
 
 class Crowd:
@@ -40,11 +41,11 @@ class Crowd:
             self._host.write(f"{folder}/{name}", template.decode())
 
     def hang(self, *, on: bool) -> None:
-        """Make every host take an hour for its answer, or no longer."""
+        """Make every host take an hour for its answer, or answer at once again."""
         self._host.run(["touch", _HANGS] if on else ["sh", "-c", f"rm -f {_HANGS}; pkill -x sleep || :"])
 
     def inventory(self, count: int) -> Path:
-        """Write an inventory of so many hosts, and their known_hosts."""
+        """Write an inventory of `count` hosts, and their known_hosts."""
         names = {f"gpu-{number:03}": f"127.0.0.{number}" for number in range(1, count + 1)}
         known_hosts = self._fleet.folder / f"known_hosts-{count}"
         known_hosts.write_text("".join(f"{address} {self._host_key}" for address in names.values()))
@@ -58,7 +59,7 @@ class Crowd:
         return self._fleet.write(f"crowd-{count}", document)
 
     def provision(self, count: int, *words: str) -> list[str]:
-        """The words of a command of ours on so many hosts."""
+        """The words of a command of ours on `count` hosts."""
         return [
             *_inside(self._fleet.lab, self._host.name),
             *self._fleet.provision(*words, inventory=self.inventory(count)),
@@ -66,5 +67,5 @@ class Crowd:
 
 
 def _inside(lab: Lab, host: str) -> list[str]:
-    """Words that run a program in the network namespace of a host, and change nothing else of it."""
+    """Words that run a program in the network namespace of a host, without any other change."""
     return ["nsenter", f"--net={paths.NETNS / lab.network.host_netns(host)}", "--"]

@@ -1,4 +1,4 @@
-"""Measure `provision` and its peers on the same hosts doing the same job, and write it to docs/performance.md."""
+"""Measure `provision` and its peers on the same hosts with the same job, and write docs/performance.md."""
 
 import argparse
 import subprocess
@@ -17,8 +17,8 @@ from tests.bench.peers.ladder import ladder
 from tests.bench.peers.results import CHANGE, NOOP, Cell, Record, Results
 from tests.bench.peers.tools import Tool, floor_of_change, tools
 
-SLOW = 20.0  # seconds; what takes longer is measured in one round only, or the bench would take an hour
-# What Ansible's modules apt and docker_container need on the hosts.
+SLOW = 20.0  # seconds; a slower tool is measured in one round only, or the bench would take an hour
+# Packages that Ansible's modules apt and docker_container need on the hosts.
 _FOR_ANSIBLE = ("python3-apt", "python3-requests")
 
 
@@ -54,7 +54,7 @@ def _options() -> argparse.Namespace:
 
 
 def _programs() -> Iterator[tuple[str, Path]]:
-    """The peers' programs; a peer that cannot be installed is left out, and said so."""
+    """The peers' programs; a peer that cannot be installed is left out, with a line of output."""
     for name in PINNED:
         try:
             yield name, installed(name, _say)
@@ -71,7 +71,7 @@ def _say(text: str) -> None:
 
 
 def _prepared(lab: str, hosts: int, *, whole: bool) -> Job:
-    """So many hosts, deployed, with what the peers need and the counters on."""
+    """The job of `hosts` hosts: deployed, with the packages that the peers need and the counters on."""
     fleet = Fleet(booted(lab, hosts, _say))
     _say(f"deploying to {hosts} hosts")
     delay(fleet.lab, 0)
@@ -87,7 +87,7 @@ class _Cell:
     """One number of hosts with one delay.
 
     Args:
-        job: what is to be done.
+        job: the job.
         chosen: the tools.
         results: takes the records.
         cell: hosts and delay.
@@ -100,7 +100,7 @@ class _Cell:
         self._cell = cell
 
     def measure(self, rounds: int) -> None:
-        """All rounds; every tool once in each, one after the other. The very first run of a tool is not counted."""
+        """All rounds; every tool once in each, in turn. The very first run of a tool is not counted."""
         if not any(record.round for record in self._results.records):
             for tool in self._tools:
                 self._run(tool, 1)
@@ -126,21 +126,21 @@ class _Cell:
         return measured(tool.words(weight), env=tool.env(weight), cwd=self._job.fleet.folder)
 
     def _problem(self, kind: str, tool: Tool, sample: Sample, weight: int) -> str:
-        """Why a run does not count: it failed, or changed what was right, or left wrong what it should change."""
+        """Why a run does not count: the run failed, changed a right state, or left a wrong state."""
         if sample.code:
             return f"exit {sample.code}: {_end(sample)}"
         if kind == NOOP and not tool.quiet.search(sample.out + sample.err):
-            return f"it says that it changed something: {_end(sample)}"
+            return f"the tool reports a change: {_end(sample)}"
         after = measured(self._job.fleet.provision("plan", "--exit-code", inventory=self._job.inventory[weight]))
         return f"the plan differs afterwards: {_end(after)}" if after.code else ""
 
     def _put_back(self, *, needed: bool) -> None:
-        """The first weights again, by our own deploy, which also mends what a tool broke."""
+        """Restore the first weights by our own deploy, which also mends the damage of a tool."""
         if not needed:
             return
         try:
             expect(measured(self._job.fleet.provision("deploy", "--yes", inventory=self._job.inventory[1])))
-        except BenchError as error:  # the next tools' runs will not count, and say why
+        except BenchError as error:  # the next tools' runs will not count, and their records have the reason
             _say(f"the hosts could not be put back: {error}")
 
 

@@ -1,4 +1,4 @@
-"""What a run costs on the wire and on a host, counted where it cannot be wrong: by the kernel and by a host's sshd."""
+"""The cost of a run on the wire and on a host, counted where the count cannot be wrong: by the kernel and by sshd."""
 
 import contextlib
 import re
@@ -13,12 +13,12 @@ from provision.lab.lab import Lab
 
 @dataclass
 class Counts:
-    """What one run did.
+    """The counts of one run.
 
     Args:
         connections: logins to one host.
-        execs: sessions (execs, shells, subsystems) that one host's sshd started.
-        wire: bytes to and from all hosts, headers and all.
+        execs: sessions (execs, shells, subsystems) of one host's sshd.
+        wire: bytes to and from all hosts, headers included.
         host_cpu: seconds of CPU of one host, with its sshd, its Docker and its containers.
     """
 
@@ -30,10 +30,10 @@ class Counts:
 
 @contextlib.contextmanager
 def counting(lab: Lab) -> Iterator[Counts]:
-    """Count what happens inside the block; all hosts do the same, so sshd is asked on the first only.
+    """Count inside the block. All hosts do the same, so only the first host's sshd is asked.
 
     Args:
-        lab: its hosts' sshd must log verbosely.
+        lab: the lab; its hosts' sshd must log verbosely.
     """
     host, counts = lab.hosts()[0], Counts()
     cursor = _journal(host, "--lines=0", "--show-cursor").split("cursor: ")[1].strip()
@@ -41,9 +41,9 @@ def counting(lab: Lab) -> Iterator[Counts]:
     yield counts
     counts.wire, counts.host_cpu = _bytes(lab) - wire, _cpu(lab, host) - cpu
     host.run(["journalctl", "--sync"])
-    said = _journal(host, f"--after-cursor={cursor}")
-    counts.connections = said.count("Accepted publickey")
-    counts.execs = said.count("Starting session: ")
+    log = _journal(host, f"--after-cursor={cursor}")
+    counts.connections = log.count("Accepted publickey")
+    counts.execs = log.count("Starting session: ")
 
 
 def _journal(host: Host, *words: str) -> str:
@@ -56,10 +56,10 @@ def _bytes(lab: Lab) -> int:
 
 
 def _cpu(lab: Lab, host: Host) -> float:
-    """Seconds of CPU of a host since it was booted, from its cgroup (version 1, else 2)."""
+    """Seconds of CPU of a host since its boot, from its cgroup (version 1, else 2)."""
     for folder in cgroups.make(lab.name, host.name):
         for name, pattern, unit in (("cpuacct.usage", r"(\d+)", 1e9), ("cpu.stat", r"usage_usec (\d+)", 1e6)):
-            found = re.match(pattern, (folder / name).read_text()) if (folder / name).exists() else None
-            if found:
-                return int(found[1]) / unit
+            match = re.match(pattern, (folder / name).read_text()) if (folder / name).exists() else None
+            if match:
+                return int(match[1]) / unit
     return 0.0

@@ -1,7 +1,7 @@
-"""The floor: what one SSH connection per host costs at the least, with paramiko and in threads. A whole program.
+"""The floor: the least cost of one SSH connection per host, with paramiko and in threads. A whole program.
 
 python floor.py FILE, where FILE is JSON: user, key, known_hosts, and for every host its address, command and stdin.
-Host keys are checked, sudo is used, and small packets are sent at once, as `provision` does.
+The program checks host keys, uses sudo, and sends small packets at once, as `provision` does.
 """
 
 import json
@@ -14,12 +14,12 @@ import paramiko
 
 
 def ask(login: dict[str, str], host: dict[str, str], done: list[str]) -> None:
-    """Run a command on a host and read all that it says.
+    """Run a command on a host and read its whole output.
 
     Args:
         login: user, key, known_hosts.
         host: address, command, stdin.
-        done: takes the address if the command ended well.
+        done: takes the address if the command succeeded.
     """
     sock = socket.create_connection((host["address"], 22))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -39,7 +39,7 @@ def ask(login: dict[str, str], host: dict[str, str], done: list[str]) -> None:
 
 
 def main(job: dict[str, object], hosts: list[dict[str, str]]) -> int:
-    """Ask all hosts at once; exit 1 if one did not answer well."""
+    """Ask all hosts at once; exit 1 if a host did not answer well."""
     done: list[str] = []
     login = {key: str(job[key]) for key in ("user", "key", "known_hosts")}
     threads = [threading.Thread(target=ask, args=(login, host, done)) for host in hosts]

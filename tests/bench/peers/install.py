@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# The newest that the package index offered on 2026-11-22. `ansible` is ansible-core 2.19 with community.docker.
+# The newest versions in the package index on 2026-11-22. `ansible` is ansible-core 2.19 with community.docker.
 PINNED = {
     "pyinfra": ("pyinfra==3.10.0",),
     "ansible": ("ansible==12.3.0", "ansible-core==2.19.14", "mitogen==0.3.54"),
@@ -15,16 +15,16 @@ PINNED = {
 
 
 def cache() -> Path:
-    """Where environments and results are kept: outside of the tree, and used again."""
+    """Folder of environments and results: outside of the tree, and used again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "provision-bench"
 
 
 def installed(name: str, say: Callable[[str], None]) -> Path:
-    """The folder of a peer's programs; installed first if it is not there as pinned.
+    """The folder of a peer's programs; a missing or otherwise pinned peer is installed first.
 
     Args:
         name: a key of `PINNED`.
-        say: is told what takes long.
+        say: called with a line before each long step.
     """
     folder = cache() / name
     stamp = folder / "pinned"
@@ -37,9 +37,9 @@ def installed(name: str, say: Callable[[str], None]) -> Path:
 
 
 def strategies(programs: Path) -> Path:
-    """Where mitogen keeps its strategies for Ansible.
+    """Folder of mitogen's strategies for Ansible.
 
     Args:
-        programs: from `installed`.
+        programs: folder of the peer's programs, from `installed`.
     """
     return next(programs.parent.glob("lib/*/site-packages/ansible_mitogen/plugins/strategy"))

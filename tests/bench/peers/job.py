@@ -1,4 +1,4 @@
-"""The job as the peers are told it: taken from the inventory and from what `provision` made of a host."""
+"""The peers' job: taken from the inventory and from a host as `provision` made it."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from provision.inventory import Host
 from provision.plan import role_interface
 from tests.bench.fleet import Fleet
 
-# Where a Docker package or the toolkit comes from, and which toolkit it is.
+# The files that decide about the sources of Docker's packages and of the toolkit.
 REPOSITORIES = (
     "/etc/apt/keyrings/provision-docker.asc",
     "/etc/apt/keyrings/provision-nvidia_toolkit.asc",
@@ -20,7 +20,7 @@ REPOSITORIES = (
     "/etc/apt/sources.list.d/provision-nvidia_toolkit.sources",
     "/etc/apt/preferences.d/provision-nvidia_toolkit",
 )
-# What a host needs to come up again by itself.
+# The files by which a host comes up again without help.
 UNITS = (
     "/opt/provision/lib/ollama-instances",
     "/etc/provision/ollama/instances",
@@ -53,9 +53,9 @@ class Job:
 
     Args:
         fleet: the lab, deployed.
-        whole: whether the peers also look after what makes a bare host come to this end state and up again after a boot
-            (keys, units, users, folders, nginx's other files, loaded models), or only after the parts that are named
-            in docs/performance.md as the short job.
+        whole: whether the peers also look after all parts by which a bare host reaches this end state and comes up
+            again after a boot (keys, units, users, folders, nginx's other files, loaded models), or only after the
+            short job of docs/performance.md.
     """
 
     def __init__(self, fleet: Fleet, *, whole: bool = True) -> None:
@@ -77,7 +77,7 @@ class Job:
         self._write_floor(fleet.recorded())
 
     def _weighted(self, weight: int) -> dict[str, Any]:
-        """The inventory in which the first instance of every host has this weight."""
+        """The inventory with this weight for the first instance of every host."""
         document = copy.deepcopy(self.fleet.document)
         for host in document["all"]["children"]["gpu"]["hosts"].values():
             host["ollama"]["instances"][0]["weight"] = weight
@@ -123,9 +123,13 @@ class Job:
         self.path("ansible").write_text(yaml.safe_dump(document))
 
     def _write_floor(self, recorded: Mapping[str, list[dict[str, bytes]]]) -> None:
-        """The very script that our own read sends, to every host its own; and one that writes and reloads."""
-        longest = {address: max(execs, key=lambda one: len(one["stdin"])) for address, execs in recorded.items()}
-        read = {address: (one["command"].decode(), one["stdin"].decode()) for address, one in longest.items()}
+        """The same script as our own read sends, to every host its own; and a script that writes and reloads."""
+        longest = {
+            address: max(execs, key=lambda exchange: len(exchange["stdin"])) for address, execs in recorded.items()
+        }
+        read = {
+            address: (exchange["command"].decode(), exchange["stdin"].decode()) for address, exchange in longest.items()
+        }
         self._floor("read", read)
         for weight in (1, 2):
             texts = {host.address: host.run(["cat", UPSTREAM]).stdout for host in self.fleet.lab.hosts()}
@@ -138,11 +142,11 @@ class Job:
         self.path(f"floor-{name}").write_text(json.dumps({**self._login(), "hosts": hosts}))
 
     def path(self, name: str, weight: int = 1) -> Path:
-        """A tool's file.
+        """The file of a tool.
 
         Args:
-            name: of the tool.
-            weight: of the first instances.
+            name: name of the tool.
+            weight: weight of the first instances.
         """
         return self.fleet.folder / f"{name}-{weight}.json"
 

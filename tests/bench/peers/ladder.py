@@ -1,4 +1,4 @@
-"""What a run's time is made of: programs that each do a little more than the one before, down to the whole deploy."""
+"""The parts of a run's time: programs that each do a little more than the program before, up to a whole deploy."""
 
 import json
 import statistics

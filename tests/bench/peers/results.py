@@ -1,4 +1,4 @@
-"""What was measured: kept line by line as it comes, so that a bench that was broken off can go on; and as tables."""
+"""The measurements: kept line by line, so that a broken-off bench can go on; and as tables."""
 
 import json
 import statistics
@@ -17,18 +17,18 @@ class Record:
 
     Args:
         kind: `NOOP` or `CHANGE`.
-        hosts: how many.
-        rtt: milliseconds.
-        tool: its name.
-        round: from 1.
+        hosts: number of hosts.
+        rtt: delay in milliseconds.
+        tool: name of the tool.
+        round: number of the round, from 1.
         wall: seconds.
-        cpu: seconds on the controller.
-        memory: MiB, of its largest process.
-        connections: to one host.
-        execs: sessions that sshd of one host started.
-        wire: bytes to and from all hosts, as they are on the wire.
+        cpu: seconds of CPU on the controller.
+        memory: MiB, of the largest process.
+        connections: logins to one host.
+        execs: sessions of one host's sshd.
+        wire: bytes to and from all hosts, as on the wire.
         host_cpu: seconds of CPU of one host.
-        failed: why the run does not count; empty for one that does.
+        failed: why the run does not count; empty for a run that counts.
     """
 
     kind: str
@@ -71,8 +71,8 @@ class Results:
     """All records of a bench.
 
     Args:
-        path: the file they are kept in.
-        resume: whether what is in it counts; else it is begun anew.
+        path: the file of the records.
+        resume: whether to keep the records in the file; else the file is begun anew.
     """
 
     def __init__(self, path: Path, *, resume: bool) -> None:
@@ -89,7 +89,7 @@ class Results:
             file.write(json.dumps(asdict(record)) + "\n")
 
     def of(self, kind: str, cell: Cell, tool: str) -> list[Record]:
-        """The records of one tool at one number of hosts and delay."""
+        """The records of a tool at a number of hosts and a delay."""
         return [r for r in self.records if (r.kind, (r.hosts, r.rtt), r.tool) == (kind, cell, tool)]
 
     def wall(self, kind: str, cell: Cell, tool: str) -> float | None:
@@ -109,7 +109,7 @@ class Results:
         return list(dict.fromkeys(record.tool for record in self.records if record.kind == kind))
 
     def seconds(self, kind: str) -> str:
-        """The table of medians, with how many times the floor each is."""
+        """The table of medians, each with its multiple of the floor."""
         head = [kind, *map(_title, self.cells)]
         rows = [[tool, *(self._second(kind, cell, tool) for cell in self.cells)] for tool in self._tools(kind)]
         return page.table(head, rows)
@@ -123,7 +123,7 @@ class Results:
         return f"{wall:.2f}{times}{' ¹' if rounds == 1 else ''}"
 
     def targets(self) -> str:
-        """The table of the ratios that are aimed at."""
+        """The table of the ratios with an aim."""
         head = ["ratio", "aim", *map(_title, self.cells)]
         return page.table(head, [[*_RATIOS[key], *(self._ratio(*key, cell) for cell in self.cells)] for key in _RATIOS])
 
@@ -132,10 +132,10 @@ class Results:
         return f"{one / other:.1f}" if one and other else "-"
 
     def costs(self, kind: str, cell: Cell) -> str:
-        """The table of what a run costs besides time.
+        """The table of a run's costs besides time.
 
         Args:
-            kind: of run.
+            kind: kind of run.
             cell: hosts and delay.
         """
         head = [
@@ -158,7 +158,7 @@ class Results:
         return [*shown, f"{host_cpu:.2f}", self._round_trips(kind, cell[0], tool)]
 
     def _round_trips(self, kind: str, hosts: int, tool: str) -> str:
-        """How many delays the run takes one after the other: what it is slower by with a delay, over the delay."""
+        """Number of delays in a row in a run: the extra time with a delay, divided by the delay."""
         near, far = (min(c for c in self.cells if c[0] == hosts), max(c for c in self.cells if c[0] == hosts))
         walls = [self.wall(kind, cell, tool) for cell in (near, far)]
         if near == far or walls[0] is None or walls[1] is None:
@@ -166,7 +166,7 @@ class Results:
         return f"{(walls[1] - walls[0]) / (far[1] - near[1]) * 1000:.0f}"
 
     def failures(self) -> list[str]:
-        """What failed, with its evidence."""
+        """The failures, with their evidence."""
         return [
             f"* {r.tool}, {r.kind}, {r.hosts} hosts, {r.rtt:g} ms, round {r.round}: `{r.failed}`"
             for r in self.records

@@ -1,4 +1,4 @@
-"""The tools: how each is called, and how each says that nothing changed."""
+"""The tools: the command of each, and the output of each where nothing changed."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.bench.peers.install import HERE, strategies
 from tests.bench.peers.job import Job
 
-# How the peers say that nothing was changed.
+# The peers' output where nothing was changed.
 PYINFRA_QUIET = re.compile(r"Grand total +\d+ +- +- ")
 ANSIBLE_QUIET = re.compile(
     r"\A(?!.*changed=[1-9])(?!.*failed=[1-9])(?!.*unreachable=[1-9]).*PLAY RECAP.* changed=0 ", re.DOTALL
@@ -21,11 +21,11 @@ class Tool:
     """One line of the tables.
 
     Args:
-        name: what it is called there.
-        words: the command that makes hosts' first instances have this weight.
-        env: added to its environment.
-        quiet: what standard output and error look like where nothing was changed.
-        changes: whether it can change anything.
+        name: name in the tables.
+        words: the command that gives the hosts' first instances a weight.
+        env: additions to its environment.
+        quiet: pattern of standard output and error where nothing was changed.
+        changes: whether the tool can change anything.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Tool:
 
 
 def tools(job: Job, programs: Mapping[str, Path]) -> list[Tool]:
-    """All of them, the floor first.
+    """All tools, the floor first.
 
     Args:
-        job: what they are to do.
-        programs: where the programs of the peers that are installed are.
+        job: the job of the tools.
+        programs: folders of the installed peers' programs.
     """
     peers = {"pyinfra": _pyinfra, "ansible": _ansible}
     return [
@@ -50,7 +50,7 @@ def tools(job: Job, programs: Mapping[str, Path]) -> list[Tool]:
 
 
 def floor_of_change(job: Job) -> Tool:
-    """One command over SSH that writes the upstream and reloads nginx."""
+    """A command over SSH to write the upstream and reload nginx."""
     return Tool("floor", lambda weight: _floor(job.path(f"floor-change-{weight}")), re.compile(""))
 
 

@@ -1,1 +1,1 @@
-"""Instances rolled under load: what clients see of it."""
+"""Instances rolled under load, and what clients notice."""

@@ -1,4 +1,4 @@
-"""Instances replaced under load, by one command: boots a lab, rolls, kills, writes docs/reliability.md, takes it down.
+"""Instances replaced under load, by one command: boots a lab, rolls, kills, writes docs/reliability.md, ends the lab.
 
     make bench-roll
 
@@ -27,9 +27,9 @@ from tests.bench.roll.load import Load
 PAGE = Path(__file__).parents[3] / "docs" / "reliability.md"
 NAME = "bench-roll"
 INSTANCES, PARALLEL, RATE, TOKENS, LOADING = 3, 2, 25, 100, 2.0
-CLIENTS = (INSTANCES - 1) * PARALLEL  # what the instances carry that are left while one is out
+CLIENTS = (INSTANCES - 1) * PARALLEL  # the load that the remaining instances carry while one is out
 OTHER_IMAGE = "ollama/ollama:0.33.0"
-BEFORE, AFTER = 5.0, 5.0  # seconds of load around what happens
+BEFORE, AFTER = 5.0, 5.0  # seconds of load around an event
 RECOVERY = 45.0  # seconds after a kill
 KILL = """
 pid=$(docker inspect --type container --format '{{.State.Pid}}' ollama1)
@@ -44,13 +44,13 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Phase:
-    """What clients saw of one thing that happened.
+    """An event, as clients saw it.
 
     Args:
-        title: what happened.
-        seconds: how long it took.
-        answers: to every request, from before it until after it.
-        excused: those of them that nobody could have saved.
+        title: the event.
+        seconds: duration of the event.
+        answers: answers to every request, from before the event until after it.
+        excused: the answers that nothing could have saved.
     """
 
     title: str
@@ -69,10 +69,10 @@ class Phase:
 
     @property
     def wrong(self) -> str:
-        """What must not be: requests that failed, streams that were cut, or none that was answered at all."""
+        """The failures: requests that failed, streams that were cut, or no answer at all."""
         bad = [answer for answer in self.answers if not answer.good and answer not in self.excused]
         if bad:
-            return f"{self.title}: " + ", ".join(f"{one.failure} of {one.instance or 'nobody'}" for one in bad)
+            return f"{self.title}: " + ", ".join(f"{each.failure} of {each.instance or 'nobody'}" for each in bad)
         return "" if any(answer.good for answer in self.answers) else f"{self.title}: nothing was answered"
 
 
@@ -90,14 +90,14 @@ class Bench:
         self.path = lab.home / "roll.yaml"
 
     def provision(self, *words: str) -> dict[str, Any]:
-        """Run a command of ours, which must succeed; its document."""
+        """Run a command of ours, which must succeed; return its document."""
         self.path.write_text(yaml.safe_dump(self.data, sort_keys=False))
         argv = [sys.executable, "-m", "provision", *words, "--json", "-i", str(self.path)]
         sample = expect(measured(argv))
         return dict(json.loads(sample.out))
 
     def prepared(self) -> None:
-        """Deployed, with answers of a few seconds."""
+        """Deploy, with answers of a few seconds."""
         self.provision("deploy", "--yes")
         knobs = {"tokens_per_second": RATE, "answer_tokens": 100000, "load_seconds": LOADING}
         for host in self.lab.hosts():
@@ -105,7 +105,7 @@ class Bench:
                 host.write("/etc/provision-lab/knobs.json", json.dumps(knobs))
 
     def during(self, title: str, happens: Callable[[], None], after: float = AFTER) -> tuple[Phase, float]:
-        """Load from before something until after it; and when it happened, in seconds after the load began."""
+        """Load from before an event until after it; also when the event began, in seconds after the load began."""
         say(title)
         balancer = next(host for host in self.lab.hosts() if host.name.startswith("lb"))
         with Load(balancer.address, CLIENTS, TOKENS, title) as load:
@@ -117,7 +117,7 @@ class Bench:
         return Phase(title, seconds, load.end()), begun
 
     def roll(self) -> list[Phase]:
-        """To another image, the balancer's configuration, and back."""
+        """Roll to another image, change the balancer's configuration, and roll back."""
         settings = self.data["all"]["vars"]
         old, runs = copy.deepcopy(settings), []
 
@@ -143,7 +143,8 @@ class Bench:
         return found
 
     def kill(self) -> tuple[Phase, str]:
-        """One instance is killed; what was said of the failures, and how long until it served again."""
+        """Kill one instance; return a sentence about the failures and about the time until the instance served
+        again."""
         victim = "gpu-01/ollama1"
 
         def happens() -> None:
@@ -152,30 +153,30 @@ class Bench:
         phase, at = self.during("one instance killed (`kill -9`)", happens, RECOVERY)
         bad = [answer for answer in phase.answers if not answer.good]
         serving = served_then(phase.answers, victim, at)
-        later = [one.at for one in phase.answers if one.good and one.at > at and one.instance == victim]
+        later = [each.at for each in phase.answers if each.good and each.at > at and each.instance == victim]
         recovery = f"{min(later) - at:.0f} s" if later else f"more than {RECOVERY:.0f} s"
         counts = f"{len(serving)} streams failed that it was serving, {len(bad) - len(serving)} others"
-        said = (
-            f"When `{victim}` was killed, {counts}, and {sum(one.at >= at for one in bad)} of the requests that came "
+        sentence = (
+            f"When `{victim}` was killed, {counts}, and {sum(each.at >= at for each in bad)} of the requests that came "
             f"later. It answered again {recovery} after it was killed: Docker had started it anew, and the first "
             f"request loads the model ({LOADING:g} s here)."
         )
-        return replace(phase, excused=serving), said
+        return replace(phase, excused=serving), sentence
 
 
 def served_then(answers: Sequence[Answer], victim: str, at: float) -> list[Answer]:
-    """What an instance was serving when it was killed, and what ended with it: begun streams, and what it had queued.
+    """The answers that an instance was giving when it was killed: begun streams, and requests in its queue.
 
     Args:
-        answers: to every request.
+        answers: answers to every request.
         victim: label of the instance.
-        at: when it was killed, as `Answer.at` counts.
+        at: when the instance was killed, by the clock of `Answer.at`.
     """
-    return [one for one in answers if not one.good and one.instance == victim and one.at < at]
+    return [each for each in answers if not each.good and each.instance == victim and each.at < at]
 
 
 def main() -> None:
-    """Measure, and write the page; exit 1 where a client noticed what it must not."""
+    """Measure, and write the page; exit 1 where a client noticed a failure."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     conditions = page.machine()
     with fleet.taken_down(NAME):

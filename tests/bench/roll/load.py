@@ -15,16 +15,16 @@ class Load:
     """Clients of the balancer; every second one keeps its connection between requests.
 
     Args:
-        address: of the balancer.
-        clients: how many, each with one request at a time.
+        address: address of the balancer.
+        clients: number of clients, each with one request at a time.
         tokens: length of an answer.
-        name: what prompts begin with; unique.
+        name: beginning of the prompts; unique.
     """
 
     def __init__(self, address: str, clients: int, tokens: int, name: str) -> None:
         self.answers: list[Answer] = []
         self.began = 0.0
-        """When it began, by `time.monotonic`; `Answer.at` counts from there."""
+        """When the load began, by `time.monotonic`; `Answer.at` counts from there."""
         self._base = Ask(name, tokens, address, 3008)
         self._clients = clients
         self._until = threading.Event()
@@ -41,19 +41,19 @@ class Load:
         self.end()
 
     def end(self) -> list[Answer]:
-        """Let every client finish what it has begun; all answers, in the order in which they were asked for."""
+        """Let every client finish its request; return all answers, in the order of their requests."""
         self._until.set()
         self._thread.join()
         self.answers.sort(key=lambda answer: answer.at)
         return self.answers
 
     def since(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the load began."""
         return time.monotonic() - self.began
 
     @property
     def failed(self) -> list[Answer]:
-        """The answers that did not end well."""
+        """The answers that failed."""
         return [answer for answer in self.answers if not answer.good]
 
     async def _run(self) -> None:

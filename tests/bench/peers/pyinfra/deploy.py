@@ -35,7 +35,7 @@ docker.image(name="Image", image=data.image)
 
 
 def differs(instance: dict[str, Any]) -> bool:
-    """Whether a container is another than is wanted; pyinfra's own operation does not look."""
+    """Whether a container differs from the wanted container; pyinfra's own operation does not look."""
     found = host.get_fact(DockerContainer, object_id=instance["name"])
     if not found:
         return False
