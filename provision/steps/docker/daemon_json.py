@@ -1,6 +1,6 @@
-"""Docker's daemon.json: our keys in it, the operator's own kept, and checked by Docker before it is put in place.
+"""Docker's daemon.json: our keys merged into the operator's, and checked by Docker before the file is put in place.
 
-Sources: the keys and which of them a reload applies, docs/facts.md#docker-reload; the cgroup driver that a
+Sources: the keys, and the keys that a reload applies, docs/facts.md#docker-reload; the cgroup driver that a
 daemon-reload hurts, docs/facts.md#lost-cards.
 """
 
@@ -35,9 +35,9 @@ FOLDERS = Script(
 install -d -m 0700 /var/lib/provision {STATE}
 """,
 )
-# What Docker runs with now is what is put back if it does not come up with the new one. The drop-in keeps that at every
-# start; this is for a daemon that was started before the drop-in was there. It is reloaded at once: installing packages
-# restarts Docker next, and only with a live-restore that is loaded by then do the containers go on.
+# If Docker does not come up with the new file, the file of the running daemon is put back. The drop-in keeps that file
+# at every start; the copy here is for a daemon started before the drop-in existed. The reload comes at once: installing
+# packages restarts Docker next, and containers go on only if live-restore is loaded by then.
 SWAP = Script(
     "docker/swap-config",
     f"""
@@ -60,12 +60,12 @@ rm -f -- {CONFIG}
 
 @dataclass(frozen=True, kw_only=True)
 class DockerConfig(Step):
-    """What daemon.json says, as far as it is ours to say. What we said once and do not any more is taken out.
+    """Our keys in daemon.json. A key that we once wrote and do not want any more is taken out.
 
     Args:
-        keys: key -> value. A mapping is merged into the operator's own, anything else replaces it.
-        cgroup_driver: `cgroupfs`, `systemd`, or `auto`: whatever keeps the cards over a daemon-reload.
-        cdi: whether the toolkit is one that gives cards by CDI, which `auto` may then rely on.
+        keys: key -> value. A mapping is merged into the operator's own, any other value replaces it.
+        cgroup_driver: `cgroupfs`, `systemd`, or `auto`: the driver that keeps the cards over a daemon-reload.
+        cdi: whether the toolkit gives cards by CDI, on which `auto` may then rely.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"running"})
@@ -85,11 +85,11 @@ class DockerConfig(Step):
         return "docker_config:daemon.json"
 
     def fact(self) -> Fact:
-        """Reads the file, what we put into it last time, and the daemon."""
+        """Reads the file, our keys of last time, and the daemon."""
         return Fact(daemon_state.COMMAND, lambda answer: config_state(daemon_state.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The merged file. Refuses one that cannot be read, and keys that are flags of the daemon too."""
+        """The merged file. Refuses an unreadable file, and keys that are also flags of the daemon."""
         found = have or {}
         config = _parsed(found.get("sha256"))
         ours = self._ours(found, config)
@@ -101,7 +101,7 @@ class DockerConfig(Step):
         return {"sha256": content, "mode": mode, "ours": Content((json.dumps(ours, indent=2) + "\n").encode())}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Writes beside the file, has Docker check it, then swaps. What is ours is noted last."""
+        """Writes beside the file, has Docker check the new file, then swaps. The record of our keys comes last."""
         changes = dict(differing(have, want))
         target = want or {}
         commands: list[Command] = [sh(FOLDERS, title="have /etc/docker")]
@@ -115,18 +115,18 @@ class DockerConfig(Step):
         return commands
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """The file and what of it was ours. Refuses where its bytes are not kept."""
+        """The past file and our keys in it. Refuses where the bytes are not kept."""
         kept = {key: past[key] for key in ("sha256", "mode", "ours") if past[key] is not None or key != "mode"}
         if any(kept[key] is not None and not isinstance(kept[key], Content) for key in ("sha256", "ours")):
             raise RefusalError(f"what {CONFIG} was is not kept on this host any more")
         return kept
 
     def irrevocable(self, before: State, after: State) -> str:
-        """Where there was no Docker before, what it runs with stays as long as it does."""
+        """Where there was no Docker before, its configuration stays as long as Docker does."""
         return "" if before else "it stays with Docker"
 
     def impact(self, have: State, want: State) -> str:
-        """What loading it does to Docker and to the containers that run."""
+        """The effect of loading the file on Docker and on running containers."""
         found = have or {}
         old, new = _parsed(found.get("sha256")), _parsed((want or {}).get("sha256"))
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
@@ -149,9 +149,9 @@ class DockerConfig(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """The file is whole, and has our keys. Passwords in URLs are not shown."""
-        said = live.run("cat %s", CONFIG)
+        file = live.run("cat %s", CONFIG)
         try:
-            config = daemon_state.parse_config(said.stdout.encode())
+            config = daemon_state.parse_config(file.stdout.encode())
         except ValueError as error:
             yield Check("daemon.json is JSON", str(error), "")
             return
@@ -165,7 +165,7 @@ class DockerConfig(Step):
         return {**self.keys, **({"exec-opts": [DRIVER + driver]} if driver else {})}
 
     def _driver(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-        """The cgroup driver to write, or nothing. A host that CDI already makes safe is left as it is."""
+        """The cgroup driver to write, or nothing. A host that CDI already makes safe keeps its driver."""
         if self.cgroup_driver != "auto":
             return self.cgroup_driver
         engine = tuple(int(part) for part in str(found.get("version", "")).split(".")[:2] if part.isdigit())
@@ -176,18 +176,18 @@ class DockerConfig(Step):
         for key, where in found.get("flags", {}).items():
             if key in ours:
                 raise RefusalError(
-                    f"Docker is started with {where}, and {key} in {CONFIG} would say the same thing: it refuses to "
-                    f"start with both. Remove the flag; the inventory can say it (docker.daemon)"
+                    f"Docker is started with {where}, and {key} in {CONFIG} would set the same thing: Docker refuses "
+                    f"to start with both. Remove the flag; the inventory can set it (docker.daemon)"
                 )
 
 
 def merge(config: Mapping[str, Any], before: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """The operator's daemon.json with our keys, and without those that we put there once and do not want any more.
+    """The operator's daemon.json with our keys, and without keys that we once wrote and do not want any more.
 
     Args:
-        config: what is there.
-        before: what of it we put there.
-        ours: what we want there.
+        config: the present mapping.
+        before: the part that we wrote into it.
+        ours: the part that we want in it.
     """
     merged = copy.deepcopy(dict(config))
     if "log-driver" in ours and merged.get("log-driver", ours["log-driver"]) != ours["log-driver"]:
@@ -217,8 +217,8 @@ def _put_in(merged: dict[str, Any], ours: Mapping[str, Any]) -> None:
             _put_in(merged[key], value)
         elif key == "exec-opts":
             names = {option.partition("=")[0] for option in value}
-            others = [option for option in _options(merged) if option.partition("=")[0] not in names]
-            _set_options(merged, [*others, *value])
+            rest = [option for option in _options(merged) if option.partition("=")[0] not in names]
+            _set_options(merged, [*rest, *value])
         else:
             merged[key] = copy.deepcopy(value)
 
@@ -231,30 +231,30 @@ def _set_options(merged: dict[str, Any], options: list[str]) -> None:
 
 
 def _part(have: Any, want: Any) -> Any:
-    """As much of `have` as `want` speaks of."""
+    """The part of `have` that has the keys of `want`."""
     if isinstance(have, dict) and isinstance(want, Mapping):
         return {key: _part(have.get(key), value) for key, value in want.items()}
     return have
 
 
 def _masked(value: Any) -> Any:
-    """The same without the passwords of its URLs."""
+    """The value without the passwords of its URLs."""
     if isinstance(value, Mapping):
-        return {key: _masked(one) for key, one in value.items()}
+        return {key: _masked(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_masked(one) for one in value]
+        return [_masked(each) for each in value]
     return re.sub(r"(^|://)[^/\s]*@", r"\1[secret]@", value) if isinstance(value, str) else value
 
 
 def _options(config: Mapping[str, Any]) -> list[str]:
-    """The daemon's exec-opts; whatever is no list of text there, Docker would not take either."""
+    """The daemon's exec-opts; Docker would not take anything but a list of text either."""
     options = config.get("exec-opts")
     return [option for option in options if isinstance(option, str)] if isinstance(options, list) else []
 
 
 def _driver_of(config: Mapping[str, Any]) -> str:
-    found = [option for option in _options(config) if option.startswith(DRIVER)]
-    return found[-1].removeprefix(DRIVER) if found else ""
+    drivers = [option for option in _options(config) if option.startswith(DRIVER)]
+    return drivers[-1].removeprefix(DRIVER) if drivers else ""
 
 
 def _parsed(content: Any) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def _parsed(content: Any) -> dict[str, Any]:
 
 
 def config_state(found: Dockerd) -> State:
-    """What of the daemon this step is about; None where there is neither Docker nor anything of ours."""
+    """The daemon's state for this step; None where there is neither Docker nor a key of ours."""
     if not (found.installed or found.config or found.ours):
         return None
     return {

@@ -1,10 +1,10 @@
-"""Reading Docker's daemon: its unit, its configuration, and what of that it has really loaded. One command for all.
+"""Reading Docker's daemon: its unit, its configuration, and the part that the daemon has loaded. One command for all.
 
-Our drop-in for docker.service keeps, in /run/provision/docker, what the daemon read when it started and when it was
-reloaded, so that work which a failed run left undone is still seen. A daemon that was started before the drop-in was
-there left no such notes; then a daemon.json that is older than the daemon must be what it loaded.
+Our drop-in for docker.service records, in /run/provision/docker, the configuration that the daemon read at its start
+and at its last reload, so that work left undone by a failed run is still seen. A daemon that started before the drop-in
+existed left no such record; then a daemon.json older than the daemon must be the loaded file.
 
-Source: which keys a reload applies, and that the GPU driver is registered at the daemon's start,
+Source: the keys that a reload applies, and the registration of the GPU driver at the daemon's start,
 docs/facts.md#docker-reload.
 """
 
@@ -105,22 +105,22 @@ COMMAND = look(SCRIPT, title="look at Docker's daemon")
 
 @dataclass(frozen=True)
 class Dockerd:
-    """Docker's daemon as it is on a host.
+    """Docker's daemon on a host.
 
     Args:
         installed: whether there is a docker.service.
-        unit: its properties.
-        config: the bytes of daemon.json, or None where there is none.
-        config_mode: its permission bits, four octal digits.
-        ours: the keys that we put into it last time, as JSON text; empty where we never did.
-        started_with: what the running daemon read when it started, where its notes are from this start; else None.
-        loaded: likewise, the last time that it was started or reloaded.
+        unit: properties of the unit.
+        config: bytes of daemon.json, or None without the file.
+        config_mode: permission bits of the file, four octal digits.
+        ours: the keys that we wrote last time, as JSON text; empty where we never wrote any.
+        started_with: daemon.json as the running daemon read it at its start, if recorded for this start; else None.
+        loaded: daemon.json as the daemon read it at its last start or reload, under the same condition.
         config_is_older: whether daemon.json has not changed since the daemon started.
-        hook: whether the running daemon found the NVIDIA hook when it started; None where there is no hook at all.
+        hook: whether the running daemon found the NVIDIA hook at its start; None where there is no hook at all.
         words: the daemon's program and flags.
-        texts: file -> text, of everything that may give the daemon flags; the first line is the path.
-        info: what the daemon says of itself; empty where it does not run.
-        silent: what came instead, where it runs and does not answer.
+        texts: file -> text, of every file that may give the daemon flags; the first line is the path.
+        info: answer of the daemon's `docker info`; empty where the daemon does not run.
+        silent: error of a running daemon that does not answer.
     """
 
     installed: bool
@@ -139,16 +139,16 @@ class Dockerd:
 
     @property
     def running(self) -> bool:
-        """Whether systemd has it running."""
+        """Whether systemd calls the daemon running."""
         return self.unit.get("ActiveState") in ("active", "reloading")
 
 
 def read(answer: Answer, *, silent: bool = False) -> Dockerd:
-    """What the command found.
+    """Parse the answer to `COMMAND`.
 
     Args:
-        answer: of the command.
-        silent: whether a daemon that runs and does not answer will do.
+        answer: answer to the command.
+        silent: whether a running daemon without an answer is acceptable.
 
     Raises:
         UnreadableError: systemd or the daemon did not answer, or the answer is not whole.
@@ -164,43 +164,43 @@ def read(answer: Answer, *, silent: bool = False) -> Dockerd:
 @lru_cache(maxsize=64)  # several steps parse the same answer
 def _parse(stdout: bytes) -> Dockerd:
     lines = stdout.decode(errors="replace").splitlines()
-    said = dict(line.split("=", 1) for line in lines if "=" in line)
-    if "end" not in said or "LoadState" not in said:
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    if "end" not in values or "LoadState" not in values:
         raise UnreadableError("the answer ends early")
     try:
-        return _dockerd(said)
+        return _dockerd(values)
     except (ValueError, binascii.Error) as error:
         raise UnreadableError(f"the answer is garbled: {error}") from error
 
 
-def _dockerd(said: Mapping[str, str]) -> Dockerd:
-    data = {key: base64.b64decode(said[key]) for key in ENCODED if key in said}
-    noted = data.get("invocation", b"").decode().strip() == said.get("InvocationID", "") != ""
-    started = int(said.get("started", "0"))
+def _dockerd(values: Mapping[str, str]) -> Dockerd:
+    data = {key: base64.b64decode(values[key]) for key in ENCODED if key in values}
+    noted = data.get("invocation", b"").decode().strip() == values.get("InvocationID", "") != ""
+    started = int(values.get("started", "0"))
     return Dockerd(
-        installed=said["LoadState"] != "not-found",
-        unit=said,
+        installed=values["LoadState"] != "not-found",
+        unit=values,
         config=data.get("config"),
-        config_mode=f"{int(said.get('config_mode', '644'), 8):04o}",
+        config_mode=f"{int(values.get('config_mode', '644'), 8):04o}",
         ours=data.get("ours", b"").decode(),
         started_with=data.get("started_with") if noted else None,
         loaded=data.get("loaded") if noted else None,
-        config_is_older=int(said.get("config_changed", "0")) < started,
-        hook=_hook(said, data, noted, started),
+        config_is_older=int(values.get("config_changed", "0")) < started,
+        hook=_hook(values, data, noted, started),
         words=tuple(data.get("words", b"").decode(errors="replace").split("\0")),
         texts=_files(_text(data, "unit")),
-        info=json.loads(said["info"]) if "info" in said else {},
-        silent=said.get("silent", ""),
+        info=json.loads(values["info"]) if "info" in values else {},
+        silent=values.get("silent", ""),
     )
 
 
 ENCODED = ("config", "ours", "started_with", "loaded", "invocation", "hook_at_start", "words", "unit")
 
 
-def _hook(said: Mapping[str, str], data: Mapping[str, bytes], noted: bool, started: int) -> bool | None:
-    if "hook_changed" not in said:
+def _hook(values: Mapping[str, str], data: Mapping[str, bytes], noted: bool, started: int) -> bool | None:
+    if "hook_changed" not in values:
         return None
-    return bool(data.get("hook_at_start", b"").strip()) if noted else int(said["hook_changed"]) < started
+    return bool(data.get("hook_at_start", b"").strip()) if noted else int(values["hook_changed"]) < started
 
 
 def _text(data: Mapping[str, bytes], key: str) -> str:
@@ -222,7 +222,7 @@ def parse_config(config: bytes | None) -> dict[str, Any]:
     """A daemon.json as a mapping.
 
     Raises:
-        ValueError: it is none; the message names line and column.
+        ValueError: the bytes are no mapping in JSON; the message names line and column.
     """
     if config is None or not config.strip():
         return {}
@@ -231,14 +231,14 @@ def parse_config(config: bytes | None) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("the mapping is nested too deep") from error
     if not isinstance(value, dict):
-        raise ValueError("it is no mapping")
+        raise ValueError("the text is no mapping")
     return value
 
 
 def pending(dockerd: Dockerd) -> str:
-    """What has to be done so that the daemon has loaded what daemon.json says: `nothing`, or what and why."""
+    """The work that makes the daemon load daemon.json: `nothing`, or `reload` or `restart` with the reason."""
     if not dockerd.running:
         return "nothing"
     if dockerd.started_with is None or dockerd.loaded is None:
@@ -251,9 +251,9 @@ def pending(dockerd: Dockerd) -> str:
     return f"reload: {', '.join(sorted(reload))}" if reload else "nothing"
 
 
-def _differing(one: bytes | None, other: bytes | None) -> set[str]:
+def _differing(first: bytes | None, second: bytes | None) -> set[str]:
     try:
-        left, right = parse_config(one), parse_config(other)
+        left, right = parse_config(first), parse_config(second)
     except ValueError:
         return {"daemon.json"}
     return {key for key in {*left, *right} if left.get(key) != right.get(key)}

@@ -1,4 +1,4 @@
-"""The processes that hold memory of a host's cards, as nvidia-smi lists them, each with the container it lives in.
+"""The processes that hold memory of a host's cards, as nvidia-smi lists them, each with its container.
 
 Sources: columns and their odd values (`[N/A]`, `[Not Found]`), docs/facts.md#nvidia-smi; nvidia-smi on a host prints
 the host's own process ids. Docker names a container's cgroup `.../docker/ID` (driver cgroupfs) or `.../docker-ID.scope`
@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-MOST = 256  # processes that are looked up
+MOST = 256  # processes to look up
 LIMIT = 30  # seconds for nvidia-smi
 DONE = "(exit code 0)"
 
-# The name comes last: it may hold anything. A process that ended meanwhile has no files in /proc any more.
+# The name comes last: it may hold anything. A process that ended meanwhile has no files in /proc.
 SHELL = rf"""
 applications() {{
   command -v nvidia-smi >/dev/null 2>&1 || return 0
@@ -40,9 +40,9 @@ class Application:
 
     Args:
         card: UUID of the card.
-        pid: of the process.
-        program: the program's name, without folder and arguments.
-        container: name of its container; empty where it is in none of Docker's.
+        pid: id of the process.
+        program: name of the program, without folder and arguments.
+        container: name of its container; empty for a process outside of Docker's containers.
     """
 
     card: str
@@ -52,37 +52,39 @@ class Application:
 
 
 def parse(text: str, containers: Mapping[str, str]) -> tuple[Application, ...] | None:
-    """What the shell above said; None where nvidia-smi is not there or failed, so that nobody knows.
+    """Parse the shell's answer; None where nvidia-smi is missing or failed, so that nobody knows the processes.
 
     Args:
-        text: the parts of its answer, joined.
+        text: the parts of the answer, joined.
         containers: id -> name.
     """
     lines = base64.b64decode(text).decode(errors="replace").splitlines()
     if DONE not in lines:
         return None
-    end = len(lines) - 1 - lines[::-1].index(DONE)  # the last: a program's name may say the same
-    files = [found for line in lines[end + 1 :] if (found := _FILE.match(line))]
-    return tuple(sorted(_found(lines[:end], files, containers), key=lambda one: (one.card, one.pid)))
+    end = len(lines) - 1 - lines[::-1].index(DONE)  # the last mark: a program's name may contain the same text
+    files = [match for line in lines[end + 1 :] if (match := _FILE.match(line))]
+    return tuple(
+        sorted(_found(lines[:end], files, containers), key=lambda application: (application.card, application.pid))
+    )
 
 
 def _found(rows: list[str], files: list[re.Match[str]], containers: Mapping[str, str]) -> Iterator[Application]:
-    names = {found[1]: found[3] for found in files if found[2] == "comm"}
+    names = {match[1]: match[3] for match in files if match[2] == "comm"}
     groups: dict[str, str] = {}
-    for found in files:
-        if found[2] == "cgroup":
-            groups[found[1]] = f"{groups.get(found[1], '')} {found[3]}"
+    for match in files:
+        if match[2] == "cgroup":
+            groups[match[1]] = f"{groups.get(match[1], '')} {match[3]}"
     for row in filter(None, map(_ROW.match, rows)):
         card, pid, _, name = row.groups()
         if pid in groups:
-            ids = [one for one in _ID.findall(groups[pid]) if one in containers]
+            ids = [each for each in _ID.findall(groups[pid]) if each in containers]
             yield Application(card, int(pid), _program(name, names.get(pid, "")), containers[ids[-1]] if ids else "")
 
 
 def _program(shown: str, comm: str) -> str:
-    """A program's name: `python3` of `/usr/bin/python3 train.py`; the kernel's name for it where none is shown.
+    """A program's name: `python3` for `/usr/bin/python3 train.py`; the kernel's name where nvidia-smi shows no name.
 
-    Any name that this gives can be listed in an inventory: it is one line of 128 printable characters at most.
+    An inventory can list any returned name: a line of at most 128 printable characters.
     """
     words = [] if shown.startswith("[") else shown.split(maxsplit=1)
     name = (words[0].rpartition("/")[2].rstrip(":") if words else "") or comm  # `tmux:` in a list is YAML's mapping

@@ -1,6 +1,6 @@
 """One image of the Docker engine, pulled by a job of the host, and the finder of images that we pulled.
 
-An image cannot be labelled by who pulls it, so a file on the host says so.
+Nobody can label an image by its puller, so a file on the host marks our images.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ TRIES = "4"
 AS_PULLED = "as pulled"
 NO_ID = "pulled by an earlier version, which kept no id"
 
-# What a mirror answered is told by the daemon's log alone, as a quoted string: docker says what came of the registry
-# that it tried next.
+# Only the daemon's log has a mirror's error, as a quoted string: docker itself prints the error of the registry that it
+# tried after the mirror.
 MIRROR = r"""
 sed -nE 's/.*(Attempting next endpoint [a-z ]*|Download failed[^:"]*): (([^"\\]|\\.)*)".*/a mirror said: \2/p' |
   sed -E 's/\\(["\\])/\1/g' | cut -c-300 | sort -u
 """
-# `docker pull` keeps whole layers when it is called again. What no other try can mend ends at once. What containers use
-# until now is marked anew: it is what was replaced last, and stays for a rollback.
+# `docker pull` keeps whole layers for its next call. An error that no retry can mend ends the job at once. The script
+# marks the images of present containers anew: these become the images replaced last, which stay for a rollback.
 PULL = Script(
     "docker/pull",
     f"""
@@ -59,7 +59,7 @@ umask 077
 printf '%s %s\\n' "$1" "$2" >{MARKS}/"$3"
 """,
 )
-# Kept where a container that is not ours still uses it: Docker says so and we leave it.
+# An image in use by a foreign container stays: Docker refuses the removal.
 REMOVE = Script(
     "docker/remove-image",
     f"""
@@ -72,15 +72,15 @@ rmdir {MARKS} 2>/dev/null || :
 
 @dataclass(frozen=True, kw_only=True)
 class Image(Step):
-    """An image is on the host under this reference. One that is there is not pulled again.
+    """An image is on the host under this reference. A present image is not pulled again.
 
-    A tag can be given to another image on the host. The id of what was pulled is kept, so that this is seen; which
-    image the tag stands for is the registry's to say, so the image is pulled again. An earlier version kept no id: our
-    containers have it, and where they have several, the image is pulled again too.
+    A tag can be given to another image on the host. The step keeps the id of the pulled image, so that plan sees a
+    moved tag; only the registry knows the tag's right image, so the image is pulled again. An earlier version kept no
+    id: our containers have the id, and where containers have several ids, the image is pulled again too.
 
     Args:
-        reference: with a tag or a digest.
-        after: ids of steps that change it behind our back.
+        reference: reference with a tag or a digest.
+        after: ids of steps that change the image behind our back.
     """
 
     stands_apart = True
@@ -97,15 +97,15 @@ class Image(Step):
         return f"image:{self.reference}"
 
     def fact(self) -> Fact:
-        """Reads what Docker has."""
+        """Reads Docker's images."""
         return inspect.fact(self._pick)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Present, and what was pulled."""
+        """Present, under the tag as pulled."""
         return {"reference": self.reference, "tag": AS_PULLED}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Pulls it by a job, or removes it."""
+        """Pulls the image by a job, or removes it."""
         mark = hashlib.sha256(self.reference.encode()).hexdigest()[:24]
         if want is None:
             return [sh(REMOVE, self.reference, mark, title=f"remove image {self.reference}")]
@@ -118,11 +118,11 @@ class Image(Step):
         ]
 
     def irrevocable(self, before: State, after: State) -> str:
-        """An image alone does nothing: what needs one that is not there pulls it."""
+        """An image alone does nothing: a step without its image pulls the image."""
         return "it stays until the next change of the image" if after else "it was removed; nothing has used it"
 
     def impact(self, have: State, want: State) -> str:
-        """What comes over the network."""
+        """The download."""
         if want and _lacks_id(have):
             return ""
         if have and want:
@@ -130,9 +130,9 @@ class Image(Step):
         return f"pulls {self.reference} (several GB)" if want else f"removes image {self.reference}"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The engine can use it."""
-        said = live.run("docker image inspect --format ok %s", self.reference)
-        yield Check("image present", said.stdout.strip() or said.stderr.strip()[-200:], "ok")
+        """The engine can use the image."""
+        result = live.run("docker image inspect --format ok %s", self.reference)
+        yield Check("image present", result.stdout.strip() or result.stderr.strip()[-200:], "ok")
 
     def _pick(self, found: Engine) -> State:
         image_id = found.image_id(self.reference)
@@ -141,7 +141,7 @@ class Image(Step):
         return {"reference": self.reference, "image_id": image_id, "tag": self._tag(found, image_id)}
 
     def _tag(self, found: Engine, image_id: str) -> str:
-        """What became of the tag since the image was pulled."""
+        """The state of the tag since the image was pulled."""
         pulled = found.pulled_id(self.reference)
         if pulled not in ("", image_id):
             return f"moved on this host: {pulled[:19]} was pulled, the tag now names {image_id[:19]}"
@@ -157,7 +157,7 @@ def _lacks_id(have: State) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class PulledImage(Image):
-    """An image that we pulled, by its mark: the image itself may stay, where somebody else uses it."""
+    """An image that we pulled, by its mark; the image itself may stay where somebody else uses it."""
 
     def _pick(self, found: Engine) -> State:
         return {"reference": self.reference} if self.reference in found.pulled else None
@@ -167,38 +167,38 @@ _LAYER = re.compile(r"([0-9a-f]{12}): (Pulling fs layer|Download complete|Pull c
 
 
 def pull_progress(line: str) -> str | None:
-    """What to show of one line of `docker pull` without a terminal."""
-    found = _LAYER.match(line)
-    if found:
-        return f"layer {found[1]}: {found[2].lower()}"
+    """The text to show for a line of `docker pull` without a terminal."""
+    match = _LAYER.match(line)
+    if match:
+        return f"layer {match[1]}: {match[2].lower()}"
     return line.strip() if line.startswith(("Status:", "try ", "Error")) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedImages(Owned):
-    """Finds the images that we pulled. They go last: a container uses one until it is made anew from another.
+    """Finds the images that we pulled. Images go last: a container uses its image until it is made anew from another.
 
-    The one that was replaced last stays one change longer, so that a rollback needs no registry.
+    The last replaced image stays for a further change, so that a rollback needs no registry.
     """
 
     last: ClassVar[bool] = True
 
     def fact(self) -> Fact:
-        """Reads what Docker has."""
+        """Reads Docker's images."""
         return inspect.fact(self._pick)
 
     def step(self, step_id: str) -> Step:
-        """An image of that reference, to be removed."""
+        """The image of that reference, to be removed."""
         return PulledImage(reference=step_id.partition(":")[2])
 
     def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """The image that was used before the one that is declared."""
-        others = [step_id for step_id in found if step_id not in declared]
-        return others[:1] if any(step_id.startswith("image:") for step_id in declared) else ()
+        """The image in use before the declared image."""
+        undeclared = [step_id for step_id in found if step_id not in declared]
+        return undeclared[:1] if any(step_id.startswith("image:") for step_id in declared) else ()
 
     @staticmethod
     def _pick(found: Engine) -> State:
-        """What a container still uses comes first, then what was replaced last."""
+        """Images in use by containers come first, then the last replaced image."""
         used = {item["image"] for item in found.containers.values() if (item["labels"] or {}).get(MANAGED) == "1"}
         ordered = sorted(found.pulled, key=lambda reference: reference not in used)
         return {f"image:{reference}": {"reference": reference} for reference in ordered}

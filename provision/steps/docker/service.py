@@ -1,4 +1,4 @@
-"""Docker's daemon: running with what its configuration says, and knowing how to give cards to containers."""
+"""Docker's daemon: running with its configuration loaded, and able to give cards to containers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from provision.steps.wording import Vocabulary, Words
 
 ID = "service:docker"
 NOTHING = "nothing"
-CDI_ENGINE = (29, 2)  # from here on --gpus goes by CDI first, which survives a daemon-reload (docs/facts.md#cdi)
+CDI_ENGINE = (29, 2)  # from this version on --gpus uses CDI first, which survives a daemon-reload (docs/facts.md#cdi)
 
-# Has a running daemon load what a reload applies, live-restore among it, and waits until it says so: it loads it some
-# time after the signal. It is no failure if it does not: the restart, or the next deploy, sees what is not loaded.
+# Has a running daemon reload, and waits until live-restore is on: the daemon loads it some time after the signal. No
+# failure if live-restore stays off: the restart, or the next deploy, sees a key that is not loaded.
 LOAD = f"""
 if systemctl -q is-active docker.service; then
   systemctl reload docker.service || :
@@ -31,7 +31,7 @@ fi
 """
 
 # $1: "live" to switch live-restore on first, so that containers go on while Docker restarts; or "".
-# The configuration that Docker last came up with is kept by our drop-in; it is put back when the new one is no good.
+# Our drop-in keeps the last configuration with which Docker came up; the script restores it if the new one fails.
 RESTART = Script(
     "docker/restart",
     f"""
@@ -79,13 +79,13 @@ timeout 10 docker info >/dev/null
 
 @dataclass(frozen=True, kw_only=True)
 class DockerService(Step):
-    """Docker runs, will after a boot, and has loaded its configuration.
+    """Docker runs, starts at boot, and has loaded its configuration.
 
     Args:
         live_restore: whether containers go on while the daemon is away; checked.
-        cgroup_driver: the driver that it must have, or empty for any that a daemon-reload does not hurt; checked.
+        cgroup_driver: the demanded driver, or empty for any driver that survives a daemon-reload; checked.
         proxied: whether instances listen on the loopback address, where Docker's own proxy passes streams on.
-        after: ids of the steps that install, configure or restart it.
+        after: ids of the steps that install, configure or restart Docker.
     """
 
     endangers_cards: ClassVar[bool] = True
@@ -113,7 +113,7 @@ class DockerService(Step):
         return Fact(daemon_state.COMMAND, lambda answer: _service(daemon_state.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Running with what is configured. Refuses a swarm, in which live-restore does not work."""
+        """Running with the configuration loaded. Refuses a swarm, in which live-restore does not work."""
         if self.live_restore and (have or {}).get("swarm") == "active":
             raise RefusalError(
                 "Docker is part of a swarm, where live-restore does not work: leave the swarm, or set "
@@ -122,14 +122,14 @@ class DockerService(Step):
         return {"enabled": True, "running": True, "masked": False, "pending": NOTHING}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Enables; then starts, restarts or reloads, whichever is the least."""
+        """Enables; then starts, restarts or reloads, as gently as possible."""
         if want is None:
             return []
         found = have or {"enabled": False, "running": False, "masked": False, "pending": NOTHING}
         return [*_registration(found, want), *_running(found, want)]
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """Running with what is configured: Docker that was found dead is not put back to that."""
+        """Running with the configuration loaded: a rollback stops no Docker because it was found dead."""
         return self.want(facts, have)
 
     def irrevocable(self, before: State, after: State) -> str:
@@ -137,11 +137,11 @@ class DockerService(Step):
         return "" if before else "Docker stays, with its packages"
 
     def follows(self, put_back: PutBack) -> Step | None:
-        """Itself: Docker runs after every rollback."""
+        """The service itself: Docker runs after every rollback."""
         return self
 
     def impact(self, have: State, want: State) -> str:
-        """What becomes of the containers."""
+        """The effect on the containers."""
         if have is None or want is None:
             return "starts or restarts Docker" if want else ""
         if have["running"] and not want["running"]:
@@ -152,26 +152,26 @@ class DockerService(Step):
         return restart_impact(have) if what == "restart" else "reloads Docker" if what == "reload" else ""
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
-        """Every instance, if they stop with Docker, or it is Docker itself that passes their streams on."""
+        """Every instance, if instances stop with Docker, or if Docker itself passes their streams on."""
         what = str((have or {}).get("pending")).partition(":")[0]
         restarts = have is not None and have["running"] and want is not None and what == "restart"
         stops = have is not None and have["running"] and want is not None and not want["running"]
         return stopped_by_restart(have, proxied=self.proxied) if restarts or stops else frozenset()
 
     def endangers(self, have: State, want: State) -> bool:
-        """Where it restarts Docker, or has systemd reload."""
+        """True where the change restarts Docker, or has systemd reload."""
         if have is None or want is None:
             return False
         restarts = have["running"] and str(have["pending"]).startswith("restart") and want["pending"] == NOTHING
         return restarts or bool(_registration(have, want))
 
     def check(self, live: Any) -> Iterator[Check]:
-        """It answers, starts at boot, and is as the containers need it."""
+        """Docker answers, starts at boot, and has the settings that the containers need."""
         unit = live.run("systemctl is-enabled docker.service").stdout.strip()
         yield Check("enabled at boot", unit in ("enabled", *FIXED), True)
-        said = live.run("systemctl -q is-active docker.service && timeout 15 docker info --format %s", CHECKED)
-        yield Check("answers", said.rc, 0)
-        words = [*said.stdout.split(), "", "", ""]
+        info = live.run("systemctl -q is-active docker.service && timeout 15 docker info --format %s", CHECKED)
+        yield Check("answers", info.rc, 0)
+        words = [*info.stdout.split(), "", "", ""]
         yield Check("live-restore", words[0] == "true", self.live_restore)
         safe = words[1] == "cgroupfs" or engine_version(words[2]) >= CDI_ENGINE
         if self.cgroup_driver:
@@ -187,7 +187,7 @@ def engine_version(version: str) -> tuple[int, ...]:
     """The first two numbers of a version of Docker's engine, such as `(29, 2)`.
 
     Args:
-        version: as the daemon says it.
+        version: the daemon's version.
     """
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
@@ -206,7 +206,7 @@ def _service(found: Dockerd) -> State:
 
 
 def evidence(found: Dockerd) -> dict[str, Any]:
-    """What the impact of a restart depends on."""
+    """The evidence that the impact of a restart depends on."""
     try:
         live_restore = daemon_state.parse_config(found.config).get("live-restore") is True
     except ValueError:
@@ -219,7 +219,7 @@ def evidence(found: Dockerd) -> dict[str, Any]:
 
 
 def restart_impact(have: State) -> str:
-    """What a restart of Docker does to the containers that run."""
+    """The effect of a restart of Docker on running containers."""
     if have is None:
         return "restarts Docker"
     if not have.get("containers"):
@@ -234,7 +234,7 @@ def stopped_by_restart(have: State, *, proxied: bool) -> frozenset[str]:
     Streams to 127.0.0.1 go through docker-proxy, which ends with the daemon, live-restore or not (seen with 26.1.5).
 
     Args:
-        have: with what `evidence` gives.
+        have: a state with the keys of `evidence`.
         proxied: whether instances listen on the loopback address.
     """
     if have is None or not have.get("containers"):
@@ -243,7 +243,7 @@ def stopped_by_restart(have: State, *, proxied: bool) -> frozenset[str]:
 
 
 def restart(have: State) -> Command:
-    """Restart Docker, or start it, and put the configuration before back if it does not come up."""
+    """Restart or start Docker, and put the previous configuration back if Docker does not come up."""
     live = "live" if (have or {}).get("live_restore") else ""
     return sh(RESTART, live, title="systemctl restart docker.service", timeout=300)
 
@@ -272,10 +272,10 @@ def _running(have: State, want: State) -> list[Command]:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuDriver(Step):
-    """Docker's GPU driver: registered when the daemon starts, if the NVIDIA hook is there by then.
+    """Docker's GPU driver: registered when the daemon starts, if the NVIDIA hook exists by then.
 
     Args:
-        image: an image whose `nvidia-smi` is run in a container to prove it, where the host has that image.
+        image: an image for a proof by `nvidia-smi` in a container, where the host has the image.
         proxied: see `DockerService`.
         after: ids of the steps that install the hook or restart Docker.
     """
@@ -303,15 +303,15 @@ class GpuDriver(Step):
         return {"registered": True}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Restarts Docker; there is no way to take the driver away again but to remove the hook."""
+        """Restarts Docker; only removing the hook would take the driver away again."""
         return [restart(have)] if want and not (have or {}).get("registered") else []
 
     def irrevocable(self, before: State, after: State) -> str:
-        """There is no way back but to remove the hook, which is a package."""
+        """Only removing the hook, which is a package, would take the driver away."""
         return "the driver stays, with its packages"
 
     def impact(self, have: State, want: State) -> str:
-        """What the restart does."""
+        """The effect of the restart."""
         return restart_impact(have) if want else ""
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
@@ -319,15 +319,15 @@ class GpuDriver(Step):
         return stopped_by_restart(have, proxied=self.proxied) if want else frozenset()
 
     def endangers(self, have: State, want: State) -> bool:
-        """It restarts Docker."""
+        """The change restarts Docker."""
         return want is not None
 
     def diff(self, have: State, want: State) -> Sequence[str]:
-        """Why."""
+        """The reason."""
         return ["the daemon started before the NVIDIA hook was there"] if want else []
 
     def check(self, live: Any) -> Iterator[Check]:
-        """A container that is given all cards sees the cards that the host has. Needs no image but the one in use."""
+        """A container with all cards sees the host's cards. Needs no image but the image in use."""
         missing = live.run("docker image inspect --format present %s", self.image).rc if self.image else 1
         if missing:
             noted = live.run("cat %s", f"{daemon_state.NOTES}/hook").stdout.strip()
@@ -336,9 +336,9 @@ class GpuDriver(Step):
         words = "docker run --rm --pull=never --network=none --gpus=all --label %s --entrypoint=nvidia-smi %s -L"
         inside = live.run(
             words, f"{inspect.PROBE}=1", self.image
-        )  # marked: a run beside this one takes no offence at it
+        )  # marked, so that a parallel run takes the container for a probe
         outside = sorted(card.uuid for card in live_facts(live).cards)
-        seen = cards(inside.stdout) or inside.stderr.strip()[-300:]  # with a warning, what it lists still counts
+        seen = cards(inside.stdout) or inside.stderr.strip()[-300:]  # a listing counts, also with a warning
         yield Check("a container sees the host's cards", seen, outside)
 
 

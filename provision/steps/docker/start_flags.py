@@ -1,6 +1,6 @@
-"""The flags of Docker's daemon: those of its next start and those of the running daemon. Pure.
+"""The flags of Docker's daemon: of its next start and of the running daemon. Pure.
 
-Docker refuses to start, and to reload daemon.json, where a flag and a key of daemon.json say the same thing.
+Docker refuses to start, and to reload daemon.json, where a flag and a key of daemon.json set the same thing.
 """
 
 import re
@@ -32,7 +32,7 @@ class _Place:
 
 
 def flags(dockerd: Dockerd) -> dict[str, str]:
-    """Key of daemon.json -> where a flag of the daemon sets the same thing."""
+    """Key of daemon.json -> the flag of the daemon that sets the same thing, with its place."""
     places = list(_places(dockerd))
     found: dict[str, str] = {}
     for flag, where in (*_next(dockerd, places), *_unread(dockerd, places), *_running(dockerd, places)):
@@ -55,7 +55,7 @@ def _next(dockerd: Dockerd, places: list[_Place]) -> Iterator[tuple[str, str]]:
 
 
 def _unread(dockerd: Dockerd, places: list[_Place]) -> Iterator[tuple[str, str]]:
-    """The flags in unit files, where one of them changed after the last `systemctl daemon-reload`."""
+    """The flags in unit files, where a file changed after the last `systemctl daemon-reload`."""
     if dockerd.unit.get("NeedDaemonReload") == "yes":
         yield from ((place.flag, f"{place.at}, which systemd has not read yet") for place in places)
 
@@ -71,7 +71,7 @@ def _places(dockerd: Dockerd) -> Iterator[_Place]:
     """Every flag in the files of the unit, in the order in which systemd reads them. Comments have none."""
     for path, text in dockerd.texts.items():
         key, goes_on = "", False
-        for number, line in enumerate(text.splitlines()):  # the first is the path
+        for number, line in enumerate(text.splitlines()):  # the first line is the path
             if line.lstrip().startswith(("#", ";")):
                 continue
             key = key if goes_on else line.partition("=")[0].strip()
@@ -92,6 +92,6 @@ def _flags(text: str) -> Iterator[str]:
 
 
 def _keys(flag: str) -> tuple[str, ...]:
-    """The names that a flag may have in daemon.json: what may be given several times is plural there."""
+    """The names that a flag may have in daemon.json: a flag that may be given several times is plural there."""
     special: Mapping[str, str] = {"add-runtime": "runtimes", "graph": "data-root"}
     return (special.get(flag, flag), f"{flag}s", f"{flag.removesuffix('y')}ies")

@@ -1,4 +1,4 @@
-"""A host that gets no Docker of ours any more: our keys are taken out of its daemon.json, the operator's own stay."""
+"""A host that gets no Docker of ours any more: our keys leave its daemon.json, the operator's own stay."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ from provision.steps.system.file_scan import Content
 
 @dataclass(frozen=True, kw_only=True)
 class LeftDockerConfig(DockerConfig):
-    """The daemon.json of a host that has our keys in it; without them the step is not there."""
+    """The daemon.json of a host with our keys; without our keys the step does not exist."""
 
     def fact(self) -> Fact:
-        """Reads the same as the step of the hosts that have Docker of ours."""
+        """Reads the same as the step of hosts with our Docker."""
         return Fact(daemon_state.COMMAND, _state)
 
     def want(self, facts: HostFacts, have: State) -> State:
@@ -30,7 +30,7 @@ class LeftDockerConfig(DockerConfig):
         return super().commands(have, _rest(have) if want is None else want)
 
     def impact(self, have: State, want: State) -> str:
-        """A reload, and what that does not apply."""
+        """A reload, and the keys that a reload does not apply."""
         found = have or {}
         old, new = (_mapping((state or {}).get("sha256")) for state in (have, _rest(have) if want is None else want))
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
@@ -46,10 +46,10 @@ class LeftDockerConfig(DockerConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedDockerConfig(Owned):
-    """Finds a daemon.json with our keys in it."""
+    """Finds a daemon.json with our keys."""
 
     def fact(self) -> Fact:
-        """Reads Docker's daemon, which may be dead: the keys are in the file all the same."""
+        """Reads Docker's daemon, which may be dead: the file has the keys all the same."""
         return Fact(daemon_state.COMMAND, self._parse)
 
     def step(self, step_id: str) -> Step:
@@ -67,7 +67,7 @@ def _state(answer: Answer) -> State:
 
 
 def _rest(have: State) -> State:
-    """The state without our keys. A file that nobody can read is left as it is; one that was all ours goes."""
+    """The state without our keys. An unreadable file stays as it is; a file with only our keys goes."""
     found = have or {}
     config = found.get("sha256")
     before = _mapping(config)

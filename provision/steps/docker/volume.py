@@ -1,4 +1,4 @@
-"""One Docker volume, and the finder of volumes that carry our mark."""
+"""A Docker volume, and the finder of volumes with our mark."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Volume(Step):
 
     Args:
         name: name of the volume.
-        after: ids of steps that change it behind our back.
+        after: ids of steps that change the volume behind our back.
     """
 
     stands_apart = True
@@ -35,11 +35,11 @@ class Volume(Step):
         return f"volume:{self.name}"
 
     def fact(self) -> Fact:
-        """Reads what Docker has."""
+        """Reads Docker's volumes."""
         return inspect.fact(self._pick)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Present and ours. Refuses a foreign one: what is in it is not ours to serve or to delete."""
+        """Present and ours. Refuses a foreign volume: its content is not ours to serve or to delete."""
         if have is not None and not have["ours"]:
             raise RefusalError(
                 f"a volume named {self.name} is there that is not ours; rename it, give the instance another name,"
@@ -48,17 +48,17 @@ class Volume(Step):
         return {"ours": True}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Creates or removes it."""
+        """Creates or removes the volume."""
         if want is None:
             return [run("docker", "volume", "rm", "--", self.name)]
         return [run("docker", "volume", "create", "--label", f"{MANAGED}=1", "--", self.name)]
 
     def impact(self, have: State, want: State) -> str:
-        """What is lost."""
+        """The loss of the models."""
         return "" if want else f"deletes the models of {self.name}"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """It is there, with our mark."""
+        """The volume exists, with our mark."""
         labels = inspect.read_live(live).volumes.get(self.name)
         yield Check("our mark", "no such volume" if labels is None else labels.get(MANAGED), "1")
 
@@ -70,16 +70,16 @@ class Volume(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedVolumes(Owned):
-    """Finds the volumes that carry our mark."""
+    """Finds the volumes with our mark."""
 
-    last: ClassVar[bool] = True  # a container has its volume until it is made anew without
+    last: ClassVar[bool] = True  # a container has its volume until it is made anew without it
 
     def fact(self) -> Fact:
-        """Reads what Docker has."""
+        """Reads Docker's volumes."""
         return inspect.fact(self._pick)
 
     def step(self, step_id: str) -> Step:
-        """A volume of that name, to be removed."""
+        """The volume of that name, to be removed."""
         return Volume(name=step_id.partition(":")[2])
 
     @staticmethod

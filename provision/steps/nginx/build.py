@@ -36,7 +36,7 @@ LAYOUT = (
     f"--http-client-body-temp-path={CACHE}",
     f"--http-proxy-temp-path={CACHE}",
 )
-"""Compiled in, so that `nginx -t` by hand looks where the service looks."""
+"""Compiled in, so that `nginx -t` by hand reads the service's configuration."""
 
 DISTRIBUTIONS = ("debian", "ubuntu")
 
@@ -46,18 +46,18 @@ TOOLS = Packages(
         ("gcc", "make", "libc6-dev", "libpcre2-dev", "zlib1g-dev", "libssl-dev", "ca-certificates", "curl")
     ),
 )
-"""What compiling needs; installed where nginx is compiled and nowhere else."""
+"""Packages for compiling; installed only where nginx is compiled."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What is built: equal sources give interchangeable binaries on one platform.
+    """The source of a build: equal sources give interchangeable binaries on one platform.
 
     Args:
         version: nginx's version.
-        sha256: of the tarball.
-        url: where the tarball is; not part of the recipe, because the hash says what it is.
-        arguments: of `configure`, without the paths, which are ours.
+        sha256: hash of the tarball.
+        url: address of the tarball; not part of the recipe, because the hash identifies the tarball.
+        arguments: arguments of `configure`, without the paths, which are ours.
     """
 
     version: str
@@ -67,13 +67,13 @@ class Source:
 
     @property
     def recipe(self) -> str:
-        """The hash of all that makes a difference."""
+        """The hash of everything that makes a difference."""
         parts = {"format": 1, "version": self.version, "sha256": self.sha256, "arguments": (*LAYOUT, *self.arguments)}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def prefix(self) -> str:
-        """Where it is installed."""
+        """The folder of the installation."""
         return f"{ROOT}/{self.version}-{self.recipe[:8]}"
 
     @property
@@ -89,13 +89,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Build(Step):
-    """One build in its prefix, intact.
+    """A build in its prefix, intact.
 
     Args:
-        source: what is built.
+        source: the source.
         mode: `once` per platform for the whole fleet, or on `each` host.
-        host: the only host that may compile; empty for whichever comes first.
-        jobs: how many compilers at once; 0 for one per processor.
+        host: the only host that may compile; empty for the first host that needs the build.
+        jobs: number of parallel compilers; 0 for one per processor.
     """
 
     words: ClassVar[Vocabulary] = {
@@ -122,7 +122,7 @@ class Build(Step):
         return Fact(command, self._parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The build for this host's platform. Refuses distributions on which it was never tried."""
+        """The build for this host's platform. Refuses distributions on which the build was never tried."""
         if facts.distribution not in DISTRIBUTIONS:
             raise RefusalError(
                 f"nginx is built on Debian and Ubuntu only, and this host is {facts.distribution or 'neither'}"
@@ -136,18 +136,18 @@ class Build(Step):
         }
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Obtains the archive, or makes it here, and installs it; other builds but the one in use go."""
+        """Obtains the archive, or makes it here, and installs it; older builds go, except for the build in use."""
         if want is None:
             return [run("rm", "-rf", "--", self.source.prefix, title=f"remove {self.source.prefix}")]
         if _only_open(have, want):
             return [sh(CLOSE, self.source.prefix, title=f"close {self.source.prefix} to others")]
         archive = self._archive(want["platform"])
         folder = run("install", "-d", "-m", "0700", "--", "/var/lib/provision", ARTIFACTS)
-        made = (
+        archive_commands = (
             [self._obtain(archive, want["platform"])] if self.mode == "once" else self._make(archive, want["platform"])
         )
         words = (archive, self.source.prefix, self.source.recipe, want["platform"])
-        return [folder, *made, sh(INSTALL, *words, title=f"install {self.source.prefix}")]
+        return [folder, *archive_commands, sh(INSTALL, *words, title=f"install {self.source.prefix}")]
 
     def _archive(self, platform: str) -> str:
         return f"{ARTIFACTS}/nginx-{self.source.version}-{self.source.recipe[:8]}-{platform}.tar"
@@ -168,11 +168,11 @@ class Build(Step):
         ]
 
     def irrevocable(self, before: State, after: State) -> str:
-        """A build alone does nothing: the one before it is there still."""
+        """A build alone does nothing: the previous build is still there."""
         return "it stays until the next build, and is not used"
 
     def impact(self, have: State, want: State) -> str:
-        """Says that it compiles."""
+        """Whether the change compiles."""
         if want is None or _only_open(have, want):
             return ""
         where = f" on {self.host}" if self.host else ""
@@ -180,10 +180,10 @@ class Build(Step):
         return f"compiles nginx {self.source.version} (about a minute{once}; installs a C compiler there)"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The binary is the one that was built, starts, and was built as asked."""
-        said = live.run("%s -V", self.source.binary)
-        yield Check("version", _version(said.stderr), self.source.version)
-        built = said.stderr.partition("configure arguments:")[2]
+        """The binary is the built binary, starts, and was configured as asked."""
+        result = live.run("%s -V", self.source.binary)
+        yield Check("version", _version(result.stderr), self.source.version)
+        built = result.stderr.partition("configure arguments:")[2]
         yield Check("missing configure arguments", [a for a in self.source.configure if a not in built], [])
         stamp = live.run("sed -n 's/^sha256 //p' %s", f"{self.source.prefix}/.provision").stdout.strip()
         yield Check("sha256", live.run("sha256sum <%s", self.source.binary).stdout[:64], stamp or "no stamp")
@@ -191,30 +191,30 @@ class Build(Step):
     def _parse(self, answer: Answer) -> State:
         if answer.exit:
             raise UnreadableError(answer.complaint or f"exited {answer.exit}")
-        said = dict(line.partition(" ")[::2] for line in answer.text.splitlines())
-        if "absent" in said:
+        values = dict(line.partition(" ")[::2] for line in answer.text.splitlines())
+        if "absent" in values:
             return None
-        if "now" not in said:
+        if "now" not in values:
             raise UnreadableError("the answer ends early")
         return {
             "prefix": self.source.prefix,
-            "recipe": said.get("recipe", ""),
-            "platform": said.get("platform", ""),
-            "intact": bool(said["now"]) and said["now"] == said.get("sha256"),
+            "recipe": values.get("recipe", ""),
+            "platform": values.get("platform", ""),
+            "intact": bool(values["now"]) and values["now"] == values.get("sha256"),
             "open": sorted(line[5:] for line in answer.text.splitlines() if line.startswith("open /")),
         }
 
 
 def _only_open(have: State, want: State) -> bool:
-    """Whether the build is right, and others than root may write to it."""
+    """Whether the build is right, but users besides root may write to it."""
     return have is not None and [key for key, _ in differing(have, want)] == ["open"]
 
 
 def platform(facts: HostFacts) -> str:
-    """What a binary depends on: distribution, release, architecture.
+    """The platform of a binary: distribution, release, architecture.
 
     Raises:
-        RefusalError: the host says something that cannot be one.
+        RefusalError: the host's values cannot be a platform.
     """
     name = f"{facts.distribution}-{facts.version or 'rolling'}-{facts.architecture}"
     if not re.fullmatch(r"[a-z0-9._-]{1,100}", name):
@@ -223,12 +223,12 @@ def platform(facts: HostFacts) -> str:
 
 
 def _version(text: str) -> str:
-    found = re.search(r"nginx version: nginx/(\S+)", text)
-    return found[1] if found else text.strip()[:200] or "it does not start"
+    match = re.search(r"nginx version: nginx/(\S+)", text)
+    return match[1] if match else text.strip()[:200] or "it does not start"
 
 
 def _progress(line: str) -> str | None:
-    """What is shown of a build: its stages, and the file that is being compiled."""
+    """The progress of a build: its stages, and the file being compiled."""
     if line.startswith("==> "):
         return line[4:]
     compiled = re.search(r"-o objs/(\S+)\.o\b", line)
@@ -237,7 +237,7 @@ def _progress(line: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Builds(Step):
-    """Every build together, for their removal."""
+    """All builds together, for their removal."""
 
     foundation_of: ClassVar[frozenset[str]] = frozenset({"nginx", "balancer"})
 
@@ -251,19 +251,19 @@ class Builds(Step):
         return Fact(sh(LIST, ROOT, title=f"list {ROOT}", timeout=READ_TIMEOUT), _builds)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """None of them."""
+        """No build."""
         return None
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Removes them and what they kept for themselves; logs are the operator's and stay."""
+        """Removes the builds and their caches; logs are the operator's and stay."""
         return [sh(REMOVE_ALL, ROOT, CACHE, title=f"remove {ROOT}")]
 
     def irrevocable(self, before: State, after: State) -> str:
-        """What was compiled is gone."""
+        """The compiled builds are gone."""
         return "nginx was removed and must be built again"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """There is none."""
+        """The folder of builds is gone."""
         yield Check("gone", live.run("ls -d -- %s", ROOT).rc != 0, True)
 
 
@@ -276,12 +276,12 @@ def _builds(answer: Answer) -> State:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedBuilds(Owned):
-    """Finds builds: an orphan when the role is gone. Old ones go, but for one, with each new build."""
+    """Finds builds, which are orphans when the role is gone. With each new build the old builds go, except for one."""
 
     def fact(self) -> Fact:
         """Lists the folder of builds."""
-        found = Builds().fact()
-        return Fact(found.command, lambda answer: _marked("build:nginx", found.parse(answer)))
+        fact = Builds().fact()
+        return Fact(fact.command, lambda answer: _marked("build:nginx", fact.parse(answer)))
 
     def step(self, step_id: str) -> Step:
         """All builds, to be removed."""

@@ -2,7 +2,7 @@
 
 from provision.command import Script
 
-# $1 prefix. A prefix without a stamp was never finished. Root runs the program in it, so only root may write to it.
+# $1 prefix. A prefix without a stamp was never finished. Root runs the prefix's program, so only root may write there.
 READ = Script(
     "nginx/read-build",
     """
@@ -25,7 +25,7 @@ chmod -R go-w -- "$1"
 )
 
 # $1 archive, $2 platform, $3 sha256, $4 url, $5 jobs, $6 recipe, $7 prefix; then configure's arguments.
-# Downloaded and compiled as a user that owns nothing and has no other process; what root packs is one file of it.
+# Downloaded and compiled as a user without files and without further processes; root packs a single file of the result.
 MAKE = Script(
     "nginx/make-build",
     """
@@ -79,7 +79,7 @@ mv -fT -- "$archive.new" "$archive"
 """,
 )
 
-# $1 archive, $2 prefix, $3 recipe, $4 platform. The build in use and its successor stay; older ones go.
+# $1 archive, $2 prefix, $3 recipe, $4 platform. The build in use and its successor stay; older builds go.
 INSTALL = Script(
     "nginx/install-build",
     """

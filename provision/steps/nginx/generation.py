@@ -1,7 +1,7 @@
-"""nginx's configuration as generations: a new one is checked before a link is swapped to it, and what nginx really
-runs is asked of nginx itself, so that a reload that a broken run left undone is seen by the next.
+"""nginx's configuration as generations: nginx checks a new generation before a link is swapped to it, and the loaded
+generation is asked of nginx itself, so that the next run sees a reload that a broken run left undone.
 
-Every generation has an id that depends on the one before it. nginx answers it at `/generation` on the status address.
+Every generation has an id that depends on the previous id. nginx answers it at `/generation` on the status address.
 """
 
 import hashlib
@@ -34,9 +34,9 @@ from provision.steps.wording import changed_entries
 GENERATIONS = "/var/lib/provision/nginx"
 NEW = f"{GENERATIONS}/.new"
 MARK, STATUS = "generation.conf", "status.conf"
-# What nginx has loaded, where the link leads, and by its exit code what `nginx -t` says.
+# The loaded generation, the target of the link, and the verdict of `nginx -t` by its exit code.
 ASK = """echo "$(curl --noproxy '*' -s --max-time 30 %s)"; readlink -- %s || echo; exec %s -t -q"""
-NO_CURL = 77  # READ exits with it
+NO_CURL = 77  # exit code of READ
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound
 _ID = re.compile(r"[0-9a-f]{12}")
 _PORT = re.compile(r"^\s*listen 127\.0\.0\.1:(\d+);", re.MULTILINE)
@@ -49,9 +49,9 @@ class Generation(Step):
 
     Args:
         name: the second half of the id.
-        files: name -> bytes; `nginx.conf` is the one nginx reads, and includes the others.
-        binary: the nginx that checks them and that must be running, if one runs.
-        status_port: port on the loopback address where nginx says what it has loaded, if the files do not name it.
+        files: name -> bytes; nginx reads `nginx.conf`, and `nginx.conf` includes the rest.
+        binary: the nginx that checks the files and, if any nginx runs, must be running.
+        status_port: port on the loopback address where nginx names its loaded generation, if the files name no port.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"exe", "loaded"})
@@ -67,22 +67,22 @@ class Generation(Step):
         return f"config:{self.name}"
 
     def fact(self) -> Fact:
-        """Reads the files that the link leads to, and asks a running nginx what it has loaded."""
+        """Reads the files behind the link, and asks a running nginx for its loaded generation."""
         words = (CONFIG, PID, str(self.status_port), ROOT, UNIT)
         return Fact(look(READ, *words, title="read nginx's configuration"), parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """These files; and a running nginx is this binary, has loaded these files, and no file changed after that."""
+        """The declared files; a running nginx is the declared binary and has loaded the files, unchanged since."""
         if have is not None and have["kind"] != "link":
             raise RefusalError(f"{CONFIG} is a {have['kind']}, not a link: provision does not replace it")
         return self.wanted(self.rendered(facts, have), have)
 
     def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
-        """The files for this host; a subclass may add some."""
+        """The files for this host; a subclass may add files."""
         return self.files
 
     def wanted(self, files: Mapping[str, bytes], have: State) -> State:
-        """The state with these files: the present id where they are the present ones, else its successor."""
+        """The state with these files: the present id where the files are the present files, else the next id."""
         now = have["id"] if have is not None else ""
         if have is None or not _ID.fullmatch(now) or have["files"] != _contents(files, now) or have.get("touched"):
             now = _successor(files, now)
@@ -92,7 +92,7 @@ class Generation(Step):
         return want
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """The files of then, in the nginx of then. Refuses where their bytes are not kept."""
+        """The past files, in the past nginx. Refuses where the bytes are not kept."""
         files = {name: content for name, content in past["files"].items() if name != MARK}
         if not files or not all(isinstance(content, Content) for content in files.values()):
             raise RefusalError("what the configuration was is not kept on this host any more")
@@ -100,7 +100,7 @@ class Generation(Step):
         return {**want, "exe": past["exe"]} if want and want.get("exe") and past["exe"] else want
 
     def marked(self, files: Mapping[str, bytes], facts: HostFacts, have: State) -> Mapping[str, bytes]:
-        """Files of then, with what is not to be put back as it was; a subclass may have some."""
+        """The past files, with the parts that must not be put back; a subclass may have such parts."""
         return files
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
@@ -115,7 +115,7 @@ class Generation(Step):
         return [*written, self._load(want["id"], previous, nginx, port, restart=rebinds(have, want))]
 
     def _written(self, want: Mapping[str, Any]) -> list[Command]:
-        """The files, in the folder where they are checked."""
+        """The files, in the folder where nginx checks them."""
         if not all(isinstance(content, Content) for content in want["files"].values()):
             return [sh(COPY, NEW, f"{GENERATIONS}/{want['id']}", title=f"take generation {want['id']} again")]
         prepare = sh(PREPARE, NEW, title=f"prepare {NEW}")
@@ -132,7 +132,7 @@ class Generation(Step):
         return sh(LOAD, *words, "restart" if restart else "reload", title=title)
 
     def impact(self, have: State, want: State) -> str:
-        """What happens to open streams."""
+        """The effect on open streams."""
         if want is None or have is None or not have["exe"]:
             return ""
         if rebinds(have, want):
@@ -142,7 +142,7 @@ class Generation(Step):
         return "reloads nginx (open streams finish)"
 
     def why(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
-        """The files that differ; else what nginx runs with instead."""
+        """The differing files; else the difference in the running nginx."""
         changed = [name for name in changed_entries(have["files"], want["files"]) if name != MARK]
         files = [f"other text in {', '.join(changed)}"] if changed else []
         odd = [f"mode or owner of {', '.join(have['odd'])}"] if have.get("odd") else []
@@ -153,19 +153,19 @@ class Generation(Step):
         return ", ".join([*files, *odd, *binary, *late]) or "other text"
 
     def diff(self, have: State, want: State) -> Sequence[str]:
-        """A unified diff of every file; or what nginx has not loaded yet."""
+        """A unified diff of every file; else the part that nginx has not loaded yet."""
         lines = [line for name in _names(have, want) for line in _file_diff(name, have, want)]
         odd = [f"{CONFIG}/{name}: {mode}" for name, mode in ((have or {}).get("odd") or {}).items()]
         touched = (have or {}).get("touched", []) if want and not lines else []
         return [*lines, *touched, *odd, *_pending(have, want)]
 
     def check(self, live: Any) -> Iterator[Check]:
-        """nginx has loaded the generation that the link leads to."""
+        """nginx has loaded the generation behind the link."""
         url = f"http://127.0.0.1:{self.status_port}/generation"
-        said = live.run(ASK, url, CONFIG, self.binary)
-        loaded, linked = (*said.stdout.splitlines(), "", "")[:2]
+        result = live.run(ASK, url, CONFIG, self.binary)
+        loaded, linked = (*result.stdout.splitlines(), "", "")[:2]
         yield Check("nginx has loaded the present configuration", loaded or "no answer", linked.rsplit("/", 1)[-1])
-        yield Check("nginx -t", said.rc, 0)
+        yield Check("nginx -t", result.rc, 0)
 
 
 def parse(answer: Answer) -> State:
@@ -176,24 +176,24 @@ def parse(answer: Answer) -> State:
     if answer.exit or not mark:
         raise UnreadableError(answer.complaint if answer.exit else "the answer ends early")
     head, _, stamps = head.partition(b"# noted\n")
-    said = dict(line.partition(" ")[::2] for line in head.decode(errors="replace").splitlines())
-    if said["kind"] == "absent":
+    values = dict(line.partition(" ")[::2] for line in head.decode(errors="replace").splitlines())
+    if values["kind"] == "absent":
         return None
-    found = {path.rsplit("/", 1)[1]: entry for path, entry in file_scan.parse_bytes(files).items()}
-    target = said.get("target", "")
+    entries = {path.rsplit("/", 1)[1]: entry for path, entry in file_scan.parse_bytes(files).items()}
+    target = values.get("target", "")
     return {
-        "kind": said["kind"],
+        "kind": values["kind"],
         "id": target.removeprefix(f"{GENERATIONS}/"),
-        "files": {name: entry.sha256 for name, entry in sorted(found.items()) if entry.kind == "file"},
-        "odd": {name: _mode(entry) for name, entry in found.items() if _mode(entry) != "file 0644 root:root"},
-        "exe": said.get("exe", ""),
-        "loaded": said.get("loaded", ""),
-        "touched": _touched(stamps) if said.get("exe") else [],
+        "files": {name: entry.sha256 for name, entry in sorted(entries.items()) if entry.kind == "file"},
+        "odd": {name: _mode(entry) for name, entry in entries.items() if _mode(entry) != "file 0644 root:root"},
+        "exe": values.get("exe", ""),
+        "loaded": values.get("loaded", ""),
+        "touched": _touched(stamps) if values.get("exe") else [],
     }
 
 
 def _touched(stamps: bytes) -> list[str]:
-    """The files that changed after nginx read them, as sentences."""
+    """The files changed after nginx read them, as sentences."""
     noted, _, now = stamps.decode(errors="replace").partition("# now\n")
     if not noted:
         return ["nginx started or reloaded before its unit noted which files it reads"]
@@ -203,10 +203,10 @@ def _touched(stamps: bytes) -> list[str]:
 
 
 def status_port(have: State) -> int:
-    """Where the nginx of this configuration says what it has loaded; 0 where it does not say."""
+    """The port where the nginx of this configuration names its loaded generation; 0 without such a port."""
     content = (have or {}).get("files", {}).get(STATUS)
-    found = _PORT.search(content.data.decode(errors="replace")) if isinstance(content, Content) else None
-    return int(found[1]) if found else 0
+    match = _PORT.search(content.data.decode(errors="replace")) if isinstance(content, Content) else None
+    return int(match[1]) if match else 0
 
 
 def _mode(entry: file_scan.Found) -> str:
@@ -219,13 +219,13 @@ def _contents(files: Mapping[str, bytes], now: str) -> dict[str, Content]:
 
 
 def _successor(files: Mapping[str, bytes], before: str) -> str:
-    """An id that no generation before has: what was edited by hand and put right is a new generation."""
+    """An id that no earlier generation has: a generation edited by hand and mended is a new generation."""
     parts = [before, sorted((name, Content(data)) for name, data in files.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def rebinds(have: State, want: State) -> bool:
-    """Whether a reload would bind a port both on all addresses and on one, which the kernel refuses."""
+    """Whether a reload would bind a port both on all addresses and on a single address, which the kernel refuses."""
     if have is None or want is None or not have["exe"]:
         return False
     old, new = _listens(have), _listens(want)
@@ -278,11 +278,11 @@ class OwnedGenerations(Owned):
 
     @property
     def finds(self) -> frozenset[str]:
-        """The one configuration."""
+        """The configuration, of which there is only one."""
         return frozenset({f"config:{self.name}"})
 
     def fact(self) -> Fact:
-        """Looks for the link; what it leads to is removed before it."""
+        """Looks for the link; a removed configuration loses its generations before the link."""
         return Fact(file_scan.command(), self._parse)
 
     def step(self, step_id: str) -> Step:
@@ -290,11 +290,11 @@ class OwnedGenerations(Owned):
         return Generation(name=self.name, files={}, binary="", status_port=0)
 
     def former(self, step_id: str, have: State) -> Step | None:
-        """The configuration, in the nginx of then."""
+        """The configuration, in the past nginx."""
         step = super().former(step_id, have)
         return replace(step, binary=str(have.get("exe", ""))) if isinstance(step, Generation) and have else step
 
     def _parse(self, answer: Answer) -> State:
         link = file_scan.parse(answer).get(CONFIG)
-        found: dict[str, Any] = {"kind": "link", "id": "", "files": {}, "odd": {}, "exe": "", "loaded": ""}
-        return {f"config:{self.name}": found} if link and link.kind == "link" else {}
+        state: dict[str, Any] = {"kind": "link", "id": "", "files": {}, "odd": {}, "exe": "", "loaded": ""}
+        return {f"config:{self.name}": state} if link and link.kind == "link" else {}

@@ -1,19 +1,20 @@
 """The scripts that read, install and load a generation of nginx's configuration. Constants: data comes as words.
 
-Before nginx reads its files, at every start and reload, the unit or LOAD notes in /run/provision-nginx/loaded when each
-file was changed last. nginx may run with another version of a file that changed after the note, even if the content of
-the file is right again: somebody may have edited it, reloaded nginx and put it back. No clocks are compared.
+Before nginx reads its files, at every start and reload, the unit or LOAD notes in /run/provision-nginx/loaded the time
+of each file's last change. nginx may run with another version of a file that changed after the note, even if the file's
+content is right again: somebody may have edited the file, reloaded nginx and undone the edit. No clocks are compared.
 """
 
 from provision.command import Script
 from provision.steps.system.file_scan import CONTENTS, RECORD, SUMS
 
 STAMP = r"at %C@ %p\n"
-"""The note of one file, as `find -printf` takes it. It has the inode's time, which whoever edits a file cannot set."""
+"""The note of one file, in the format of `find -printf`. It has the inode's time, which an editor of the file cannot
+set."""
 
-# $1 link, $2 pid file, $3 status port where the files name none, $4 where our builds are, $5 unit. The pid file is
-# asked and not systemd, because while an old nginx lets its streams finish, systemd still names the old one; without
-# that file nothing reloads. The files are those of one generation, also where the link is swapped meanwhile.
+# $1 link, $2 pid file, $3 status port where the files name none, $4 folder of our builds, $5 unit. The script asks the
+# pid file and not systemd, because while an old nginx lets its streams finish, systemd still names the old process;
+# without the pid file nothing reloads. All files are of one generation, even if the link is swapped meanwhile.
 _READ = r"""
 at=$1
 if [ -L "$1" ]; then at=$(readlink -- "$1"); printf 'kind link\ntarget %s\n' "$at"
@@ -63,7 +64,7 @@ mkdir -- "$1"
 """,
 )
 
-# A generation that is kept on the host, where its bytes are not known any more.
+# A generation kept on the host, whose bytes are not known any more.
 COPY = Script(
     "nginx/copy-generation",
     """
@@ -94,9 +95,9 @@ ls -1t | grep -x '[0-9a-f]\\{12\\}' | tail -n +6 | while read -r old; do [ "$old
 """,
 )
 
-# $1 link, $2 generations, $3 id, $4 id before or empty, $5 nginx, $6 pid file, $7 status port, $8 unit, $9 reload or
-# restart. A nginx that does not run is left to its service's step. Another binary takes over the sockets of the old
-# one (USR2), which then lets its streams finish (QUIT): see "Upgrading Executable on the Fly", nginx.org control.html.
+# $1 link, $2 generations, $3 id, $4 previous id or empty, $5 nginx, $6 pid file, $7 status port, $8 unit, $9 reload or
+# restart. A stopped nginx is left to its service's step. Another binary takes over the sockets of the old process
+# (USR2), which then lets its streams finish (QUIT): see "Upgrading Executable on the Fly", nginx.org control.html.
 LOAD = Script(
     "nginx/load",
     """

@@ -1,4 +1,4 @@
-"""The addresses our nginx listens on: nobody else may hold them, and it listens nowhere else."""
+"""The addresses on which our nginx listens: no foreign process may hold an address, and nginx listens nowhere else."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step,
 from provision.steps.facts import HostFacts
 from provision.steps.nginx.build import ROOT
 
-# One line per listening socket, then where the programs of its processes are. $@ ports; all sockets for none.
+# One line per listening socket, then the paths of its processes' programs. $@ ports; all sockets without ports.
 SCRIPT = Script(
     "nginx/read-sockets",
     """
@@ -33,8 +33,8 @@ class Socket:
 
     Args:
         address: `ADDRESS:PORT`, IPv6 in brackets.
-        holder: name and pid of the process, and where its program is.
-        ours: whether it is our nginx.
+        holder: name and pid of the process, and path of its program.
+        ours: whether the process is our nginx.
     """
 
     address: str
@@ -51,7 +51,7 @@ class Listen(Step):
 
     Args:
         name: the second half of the id.
-        addresses: every `ADDRESS:PORT` our nginx is to listen on.
+        addresses: every `ADDRESS:PORT` on which our nginx is to listen.
     """
 
     name: str
@@ -68,11 +68,11 @@ class Listen(Step):
         return tuple(sorted({address.rpartition(":")[2] for address in self.addresses}))
 
     def fact(self) -> Fact:
-        """Reads who listens on the ports."""
+        """Reads the listeners of the ports."""
         return Fact(look(SCRIPT, *self.ports, title="list listening sockets"), _state)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Nobody else. Refuses otherwise."""
+        """No foreign listener. Refuses otherwise."""
         held = [text for text in (have or {}).get("foreign", []) if self._clashes(text)]
         if held:
             raise RefusalError(
@@ -82,19 +82,19 @@ class Listen(Step):
         return {}
 
     def _clashes(self, text: str) -> bool:
-        """Whether a foreign socket stands in the way of one of ours."""
+        """Whether a foreign socket stands in the way of an address of ours."""
         host, _, port = text.split(" ", maxsplit=1)[0].rpartition(":")
         wanted = [address.rpartition(":")[0] for address in self.addresses if address.rpartition(":")[2] == port]
         return any(host == own or _is_any(host) or _is_any(own) for own in wanted)
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """None."""
+        """None: a guard changes nothing."""
         return []
 
     def check(self, live: Any) -> Iterator[Check]:
         """Our nginx listens on exactly these addresses."""
-        said = live.run("sh -c %s", "set -u\n" + SCRIPT)
-        own = sorted({socket.address for socket in sockets(said.stdout) if socket.ours})
+        result = live.run("sh -c %s", "set -u\n" + SCRIPT)
+        own = sorted({socket.address for socket in sockets(result.stdout) if socket.ours})
         yield Check("listens on", own, sorted(self.addresses))
 
 
