@@ -7,7 +7,9 @@ topology             who sends to whom: balancers and the hosts behind them
 shared_settings      what others may know of a role's settings
 loader               from files to an `Inventory`, through:
   document, scalars    YAML files to values that know their file and line (value)
+  ansible              INI files and programs, as `ansible-inventory` reads them
   groups, ranges       Ansible's groups; the order in which they win
+  unmapped             hosts in no group of ours, and how to map them
   varfiles, extra      `group_vars/`, `host_vars/`, `-e`
   check                pydantic's errors to problems with file, line and nearest name (near)
   connection           `ansible_*` variables (variables, sshoptions, sshargs) and `~/.ssh/config` (sshconfig)

@@ -16,7 +16,7 @@ from provision.inventory.model import Connection
 from provision.inventory.near import clip
 from provision.inventory.sshconfig import SshConfig
 from provision.inventory.sshoptions import Option, from_config, from_variables
-from provision.inventory.types import is_address, is_hostname
+from provision.inventory.types import is_address, is_host, looks_like_ipv4
 from provision.inventory.value import Value
 from provision.inventory.variables import (
     BECOME,
@@ -89,16 +89,17 @@ class Connections:
     def _configured(self, wanted: Value, options: dict[str, Option], file: Path | None) -> str:
         """Add to the options what the ssh configuration says, and return the address to connect to."""
         name = str(wanted.data)
-        if not _is_host(name):
-            self._problems.append(wanted.problem(f"must be a DNS name or an IP address, not {clip(name)}"))
+        if not is_host(name):
+            self._problems.append(wanted.problem(f"must be a DNS name or an IP address, not {clip(name)}{_why(name)}"))
             return name
         found = self._config.lookup(name, file)
         for key, option in from_config(found, file or self._config.default, name).items():
             options.setdefault(key, option)
         address = str(found.get("hostname") or name)
-        if not _is_host(address):
+        if not is_host(address):
             place = Value(None, str(file or self._config.default), 0, (name,))
-            self._problems.append(place.problem(f"HostName must be a DNS name or an IP address, not {clip(address)}"))
+            said = f"HostName must be a DNS name or an IP address, not {clip(address)}{_why(address)}"
+            self._problems.append(place.problem(said))
         return address
 
     def _connection(
@@ -203,8 +204,20 @@ def _configuration(option: Option | None) -> Path | None:
     return Path(option.paths()[0]) if option.paths() else Path("/dev/null")
 
 
-def _is_host(text: str) -> bool:
-    return is_hostname(text) or is_address(text)
+def _why(text: str) -> str:
+    """The reason why a text is no address, where it was meant to be one; empty where that is plain."""
+    inside = text.strip("[]")
+    if inside != text and is_address(inside):
+        return f": write an IPv6 address without brackets, {inside}"
+    if "%" in text and is_address(inside.partition("%")[0]):
+        return ": an address that needs a zone cannot be used here; give the host a global or a unique local address"
+    if looks_like_ipv4(text):
+        parts = text.split(".")
+        if all(part.isdigit() for part in parts) and any(part != "0" and part.startswith("0") for part in parts):
+            meant = ".".join(str(int(part)) for part in parts)
+            return f": a number with a leading zero is octal to one program and decimal to another; write {meant}"
+        return ": an IPv4 address has four decimal numbers from 0 to 255"
+    return ""
 
 
 def _known_hosts(own: tuple[str, ...] | None, behind: Connection | None) -> tuple[str, ...]:

@@ -21,8 +21,14 @@ from provision.inventory.value import Unusable, Value, relocated
 MAX_BYTES = 4 * 2**20
 MAX_VALUES = 250_000
 MAX_DEPTH = 50
+ENCRYPTED = "$ANSIBLE_VAULT;"
+NOT_DECRYPTED = (
+    "provision reads no vault: decrypt the file with `ansible-vault decrypt`, and write its secrets as !env NAME or "
+    "!file PATH"
+)
 TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 
+_UNPRINTABLE = yaml.reader.Reader.NON_PRINTABLE
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAP, _SEQ = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 _MERGE = "tag:yaml.org,2002:merge"
@@ -39,6 +45,9 @@ def read(path: Path, problems: list[Problem]) -> Value | None:
         the file's one document, or None where the file cannot be used at all.
     """
     text = _text_of(path, problems)
+    if text is not None and text.startswith(ENCRYPTED):
+        problems.append(Problem(str(path), 1, "", f"is encrypted as a whole; {NOT_DECRYPTED}"))
+        return None
     return None if text is None else parse(text, str(path), problems)
 
 
@@ -66,8 +75,12 @@ def _refused(error: Exception, text: str, file: str) -> Problem:
     line = _too_deep(text[: mark.index] if mark else text)
     if line:
         return Problem(file, line, "", TOO_DEEP)
+    unprintable = _UNPRINTABLE.search(text)
+    if isinstance(error, yaml.reader.ReaderError) and unprintable:
+        said = f"not YAML: holds the control character U+{ord(unprintable[0]):04X}"
+        return Problem(file, text.count("\n", 0, unprintable.start()) + 1, "", said)
     if isinstance(error, yaml.MarkedYAMLError):
-        return _syntax(error, file)
+        return _syntax(error, text, file)
     return Problem(file, 0, "", f"not YAML: {clip(str(error))}")
 
 
@@ -85,8 +98,11 @@ def _too_deep(text: str) -> int:
     return 0
 
 
-def _syntax(error: yaml.MarkedYAMLError, file: str) -> Problem:
+def _syntax(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
     mark, begun = error.problem_mark, error.context_mark
+    lines = text.split("\n")
+    if mark and mark.line < len(lines) and "\t" in re.split(r"[^ \t-]", lines[mark.line])[0]:
+        return Problem(file, mark.line + 1, "", "not YAML: a tab stands where only spaces may: indent with spaces")
     said = clip(f"{error.problem or error.context or 'cannot be read'}")
     if begun and mark and begun.line != mark.line:
         said += f", {error.context} that begins on line {begun.line + 1}"
@@ -96,6 +112,9 @@ def _syntax(error: yaml.MarkedYAMLError, file: str) -> Problem:
 def _text_of(path: Path, problems: list[Problem]) -> str | None:
     """Return a file's text, or None with a Problem."""
     data = b""
+    if path.is_dir():
+        problems.append(Problem(str(path), 0, "", _folder(path)))
+        return None
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -109,6 +128,16 @@ def _text_of(path: Path, problems: list[Problem]) -> str | None:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         problems.append(Problem(str(path), 0, "", f"cannot be read: {reason}"))
     return None
+
+
+def _folder(path: Path) -> str:
+    """What to say of a folder in place of a file: which files in it may be meant."""
+    try:
+        names = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml") and entry.is_file())
+    except OSError:
+        names = []
+    named = f": name one of its files, such as {path}/{clip(names[0])}" if names else " without a YAML file"
+    return f"is a folder{named}"
 
 
 class _Composer:

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 
 from provision.errors import Problem
 from provision.inventory.document import parse, read
 from provision.inventory.near import clip, did_you_mean
 from provision.inventory.paths import expanded
-from provision.inventory.value import Value, usable
+from provision.inventory.value import Value, unlined, usable
 
 FILE = "-e"
 UNSAID = "..."  # stands for what was set; as YAML it is nothing, so it cannot be meant
@@ -58,7 +57,7 @@ def _one(word: str, roles: Collection[str], problems: list[Problem]) -> Mapping[
         problems.append(Problem(FILE, 0, clip(key), f"{clip(path[0])} is no role{near}"))
         return {}
     value = _parsed(text, problems, path)
-    return {} if value is None else {path[0]: _nested(_unlined(value), path)}
+    return {} if value is None else {path[0]: _nested(unlined(value), path)}
 
 
 def _parsed(text: str, problems: list[Problem], path: tuple[str, ...] = ()) -> Value | None:
@@ -77,16 +76,6 @@ def _nested(value: Value, path: tuple[str, ...]) -> Value:
     for depth in range(len(path) - 1, 0, -1):
         value = Value({path[depth]: value}, FILE, 0, path[:depth])
     return value
-
-
-def _unlined(value: Value) -> Value:
-    """Return a value without line numbers, which mean nothing on a command line."""
-    data = value.data
-    if isinstance(data, dict):
-        data = {key: _unlined(item) for key, item in data.items()}
-    elif isinstance(data, tuple):
-        data = tuple(_unlined(item) for item in data)
-    return replace(value, data=data, line=0)
 
 
 def _mapping(value: Value | None, problems: list[Problem]) -> Mapping[str, Value]:

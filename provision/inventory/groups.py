@@ -127,6 +127,8 @@ class _Gatherer:
 
     def _unknown(self, group: str, part: str, value: Value) -> None:
         near = did_you_mean(part, _PARTS)
+        if group.startswith(("x-", ".")):
+            near = "; an anchor may stand wherever its value is first used, such as `vars: &common {...}`"
         hint = near or ("; other groups go under `children`" if group == "all" else "; settings go under `vars`")
         self._problems.append(value.problem(f"unknown; a group has hosts, children and vars{hint}"))
 

@@ -6,26 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.errors import InventoryError, Problem
+from provision.inventory import ansible, extra
 from provision.inventory.check import validated
 from provision.inventory.connection import Connections
 from provision.inventory.document import read
-from provision.inventory.extra import read_extra
 from provision.inventory.groups import Group, Tree, gather, mapping
 from provision.inventory.model import Host, Inventory
-from provision.inventory.near import clip, nearest
+from provision.inventory.near import nearest
 from provision.inventory.settings import Settings
 from provision.inventory.sshconfig import SshConfig
-from provision.inventory.value import Value, layered, plain, usable
+from provision.inventory.unmapped import left_alone, nothing_to_do
+from provision.inventory.value import Value, dotted, layered, plain, usable
 from provision.inventory.varfiles import Levels, read_directory
 from provision.inventory.variables import PREFIX, PRIORITY, strangers
 
 _INI_SECTION = re.compile(rb"^\s*\[[A-Za-z0-9_.-]+(?::(?:vars|children))?\]\s*(?:[#;].*)?$", re.MULTILINE)
 # A host under `retired` is still ours: a deploy removes what provision made there.
 OURS = frozenset({"gpu", "balancer", "retired"})
-SHOWN = 10  # names of hosts in a warning
-_INI = (
-    "is an INI inventory; YAML is read here: `ansible-inventory -i {} --list --yaml --output inventory.yaml` writes it"
-)
+_NOT_YAML = "is {}; YAML is read here: `ansible-inventory -i {} --list --yaml --output inventory.yaml` writes it"
 
 
 def load(
@@ -50,7 +48,7 @@ def load(
     loader = _Loader(Path(path), roles, problems, OURS.union(groups))
     inventory = loader.inventory(overrides)
     if problems or inventory is None:
-        raise InventoryError(problems)
+        raise InventoryError(problems, loader.warnings)
     return inventory
 
 
@@ -72,13 +70,14 @@ class _Loader:
         self._ours = frozenset(ours)
         self._roles = roles
         self._problems = problems
-        self._warnings: list[str] = []
+        self.warnings: list[str] = []
+        """What looks wrong; also told beside problems."""
         self._of_groups: dict[tuple[str, ...], dict[str, Value]] = {}
         config = SshConfig(Path.home() / ".ssh" / "config", problems)
         self._connections = Connections(config, problems)
 
     def inventory(self, overrides: Sequence[str]) -> Inventory | None:
-        extra = read_extra(overrides, self._roles, self._problems)
+        overriding = extra.read_extra(overrides, self._roles, self._problems)
         root = self._root()
         if root is None:
             return None
@@ -86,14 +85,17 @@ class _Loader:
         memberships = {name: tree.groups_of(name) for name in tree.hosts}
         ours = {name: groups for name, groups in memberships.items() if self._ours & {group.name for group in groups}}
         self._misnamed(tree, {group.name for groups in ours.values() for group in groups})
-        files = _Files(tree, *self._directories(tree, ours), extra)
+        self._forgive(tree, ours)
+        files = _Files(tree, *self._directories(tree, ours), overriding)
         self._group_variables([tree.groups["all"]], files)  # for its problems, also where no host is left
         if not ours:
-            self._problems.append(_nothing_to_do(root, tree))
+            self._problems.append(nothing_to_do(root, tree))
         hosts = tuple(self._host(name, groups, files) for name, groups in ours.items())
         self._problems.extend(_same_machines(hosts, tree))
-        warnings = (*self._warnings, *_left_alone(tree, ours), *_same_names(tree, ours))
-        return Inventory(path=str(self._path), hosts=hosts, warnings=tuple(dict.fromkeys(warnings)))
+        if ours:
+            self.warnings += left_alone(tree, ours)
+        self.warnings += _same_names(tree, ours)
+        return Inventory(path=str(self._path), hosts=hosts, warnings=tuple(dict.fromkeys(self.warnings)))
 
     def _misnamed(self, tree: Tree, around: Collection[str]) -> None:
         """Report names that stand for no host: a problem in a group in or around ours, else a warning.
@@ -106,15 +108,40 @@ class _Loader:
             if name in around or self._ours & {group.name for group in tree.with_parents([name])}:
                 self._problems += found
             else:
-                self._warnings += map(str, found)
+                self.warnings += map(str, found)
+
+    def _forgive(self, tree: Tree, ours: Mapping[str, list[Group]]) -> None:
+        """Make warnings of the problems inside variables that concern no host of ours, such as a switch's.
+
+        Args:
+            tree: the groups and hosts.
+            ours: the hosts of ours, each with its groups.
+        """
+        around = {"all", *(group.name for groups in ours.values() for group in groups)}
+        of_groups = (level for name, group in tree.groups.items() if name not in around for level in group.levels)
+        of_hosts = (value for name, values in tree.hosts.items() if name not in ours for value in values)
+        places = tuple(dotted(value.path) for value in (*of_groups, *of_hosts))
+        inside = tuple(place + sign for place in places for sign in (".", "["))
+        forgiven = [one for one in self._problems if one.file == str(self._path) and one.path.startswith(inside)]
+        self._problems[:] = [one for one in self._problems if one not in forgiven]
+        self.warnings += map(str, forgiven)
 
     def _root(self) -> Value | None:
+        """The document of the inventory file; what is not YAML is read by `ansible-inventory` where that is there."""
+        if ansible.is_program(self._path):
+            return self._asked("a program that prints an inventory")
         found: list[Problem] = []
         root = read(self._path, found)
         if root is None and self._is_ini():
-            found = [Problem(str(self._path), 0, "", _INI.format(self._path))]
+            return self._asked("an INI inventory")
         self._problems += found
         return root
+
+    def _asked(self, kind: str) -> Value | None:
+        if ansible.is_installed():
+            return ansible.read(self._path, self._problems)
+        self._problems.append(Problem(str(self._path), 0, "", _NOT_YAML.format(kind, self._path)))
+        return None
 
     def _is_ini(self) -> bool:
         try:
@@ -127,8 +154,8 @@ class _Loader:
         beside = self._path.parent
         groups = {"all", *(group.name for groups in ours.values() for group in groups)}
         return (
-            read_directory(beside / "group_vars", tree.groups, groups, self._problems, self._warnings),
-            read_directory(beside / "host_vars", tree.hosts, ours, self._problems, self._warnings),
+            read_directory(beside / "group_vars", tree.groups, groups, self._problems, self.warnings),
+            read_directory(beside / "host_vars", tree.hosts, ours, self._problems, self.warnings),
         )
 
     def _host(self, name: str, groups: list[Group], files: _Files) -> Host:
@@ -184,34 +211,16 @@ class _Loader:
             role = nearest(name, self._roles, cutoff=0.75)
             if role:
                 self._warn(variables[name], f"{name} is no role; did you mean {role}?")
+            elif variables[name].file == extra.FILE:
+                self._warn(variables[name], f"{name} has no effect here: no role is called {name}")
 
     def _warn(self, value: Value, message: str) -> None:
         where = f"{value.file}:{value.line}" if value.line else value.file
-        self._warnings.append(f"{where}: {message}")
+        self.warnings.append(f"{where}: {message}")
 
 
 def _nothing(place: Value, role: str) -> Value:
     return Value({}, place.file, place.line, (*place.path, role))
-
-
-def _nothing_to_do(root: Value, tree: Tree) -> Problem:
-    """Return the problem of an inventory in which no host is ours."""
-    if not tree.hosts:
-        return root.problem("names no host")
-    hosts = clip(", ".join(tree.hosts))
-    message = f"no host is in the group gpu or balancer: nothing to do; put hosts under gpu, balancer or both: {hosts}"
-    return Problem(root.file, 0, "all.children", message)
-
-
-def _left_alone(tree: Tree, ours: Collection[str]) -> Iterator[str]:
-    """Yield a warning that names the hosts in no group of ours: switches, or hosts under a mistyped group."""
-    others = [name for name in tree.hosts if name not in ours]
-    if others:
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        names = ", ".join(others[:SHOWN]) + more
-        place = tree.places[others[0]]
-        said = "hosts left out, because they are in none of the groups gpu, balancer, retired"
-        yield f"{place.file}:{place.line}: {said}: {names}"
 
 
 def _same_names(tree: Tree, ours: Mapping[str, object]) -> Iterator[str]:

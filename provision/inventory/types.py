@@ -25,6 +25,8 @@ _SIZE = re.compile(r"([0-9]{1,18})([bkmgt]?)")
 _URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!&*+,=%-]+")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_NUMBER = r"(?:0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,12})"
+_NUMBERS = re.compile(rf"{_NUMBER}(?:\.{_NUMBER}){{1,3}}\.?")
 _REGISTRY = rf"(?:{_LABEL}(?:\.{_LABEL})*)(?::[0-9]{{1,5}})?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
@@ -65,6 +67,16 @@ def is_address(value: str) -> bool:
         return False
 
 
+def looks_like_ipv4(value: str) -> bool:
+    """Return whether programs may read a text as an IPv4 address: numbers, octal and hexadecimal ones too, and dots."""
+    return _NUMBERS.fullmatch(value) is not None
+
+
+def is_host(value: str) -> bool:
+    """Return whether a text is a DNS name or an IP address, the same one for every program that reads it."""
+    return is_address(value) or (is_hostname(value) and not looks_like_ipv4(value))
+
+
 def _is_network(value: str) -> bool:
     try:
         return bool(ipaddress.IPv4Network(value))
@@ -90,7 +102,7 @@ def _is_url(value: str) -> bool:
         host, port = url.hostname or "", url.port
     except ValueError:
         return False
-    usable = (is_hostname(host) or is_address(host)) and "@" not in url.netloc and port != 0
+    usable = is_host(host) and "@" not in url.netloc and port != 0
     return url.scheme in ("http", "https") and usable
 
 

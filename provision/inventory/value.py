@@ -132,6 +132,16 @@ def relocated(value: Value, path: KeyPath) -> Value:
     return replace(value, data=data, path=path)
 
 
+def unlined(value: Value) -> Value:
+    """Return a value without line numbers, where the text that they count is no file of the operator's."""
+    data = value.data
+    if isinstance(data, dict):
+        data = {key: unlined(item) for key, item in data.items()}
+    elif isinstance(data, tuple):
+        data = tuple(unlined(item) for item in data)
+    return replace(value, data=data, line=0)
+
+
 def layered(levels: Iterable[Mapping[str, Value]], roles: Collection[str]) -> dict[str, Value]:
     """Return the variables of several levels in one, later levels winning.
 

@@ -225,7 +225,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     inventory = inventory.replace(inventory.hosts, *_warnings(inventory))
     problems = list(_fleet_problems(inventory))
     if problems:
-        raise InventoryError(problems)
+        raise InventoryError(problems, inventory.warnings)
     return inventory
 
 

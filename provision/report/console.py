@@ -60,7 +60,8 @@ def error_document(command: str, error: ProvisionError) -> None:
     print(error_text(error), file=sys.stderr, flush=True)
     problems = [vars(problem) for problem in error.problems] if isinstance(error, InventoryError) else []
     said = {"message": error.message, "hint": error.hint, "problems": problems}
-    document(command, error.exit_code, [], hosts=[], error=said)
+    warnings = error.warnings if isinstance(error, InventoryError) else ()
+    document(command, error.exit_code, warnings, hosts=[], error=said)
 
 
 def failure_document(command: str, exit_code: int, message: str, hint: str = "") -> None:
@@ -81,7 +82,8 @@ def error_text(error: ProvisionError) -> str:
     if isinstance(error, InventoryError):
         count = len(error.problems)
         found = some(error.problems, most=50, width=1000)
-        return "\n".join([*found, f"{count} problem{'s' if count != 1 else ''}; nothing was done"])
+        warned = [f"warning: {said}" for said in some(error.warnings, most=20, width=1000)]
+        return "\n".join([*warned, *found, f"{count} problem{'s' if count != 1 else ''}; nothing was done"])
     shown = lines(f"error: {error.message}", most=6, width=1000)
     if isinstance(error, HostError):
         shown += [f"  command: {line(error.command)}"] if error.command else []

@@ -141,7 +141,7 @@ def test_what_two_instances_cannot_both_have(write, capsys):
 NO_GPU = "all: {children: {gpu: {hosts: {gpu-01: {}}}}}\n"
 OFTEN = {
     "no instance": (NO_GPU, "gpu-01 is in the group gpu and has no instance"),
-    "no group": ("all: {hosts: {a: {}}}\n", "put hosts under gpu, balancer or both: a"),
+    "no group": ("all: {hosts: {a: {}}}\n", r"has no groups, only the hosts a; .*`gpu: \{hosts: \{a: \}\}`"),
     "no yaml": ("all: [\n", "line|expected|YAML"),
     "no mapping": ("- a\n", "mapping"),
     "nothing": ("", "."),

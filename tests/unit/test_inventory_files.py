@@ -29,6 +29,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SECRET_FOR_TESTS", "a/secret:1")
     monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))  # without ansible-inventory
 
 
 @pytest.mark.parametrize("case", cases("bad"), ids=str)
@@ -103,3 +104,101 @@ def test_a_host_under_retired_is_ours_and_has_nothing_declared(tmp_path):
     assert (retired.gpu, retired.balancer, retired.instances) == (False, False, ())
     assert [entry.step.id for entry in role_interface.steps(retired, inventory) if not entry.step.guards_host] == []
     assert not any("left out" in warning for warning in inventory.warnings)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"gpu:\n  hosts: {a: {x: 'b\0c'}}\n", "2: not YAML: holds the control character U+0000"),
+        (b"gpu:\n\n  hosts: {a: {x: 'b\x1bc'}}\n", "3: not YAML: holds the control character U+001B"),
+        (b"$ANSIBLE_VAULT;1.1;AES256\n6162\n", "1: is encrypted as a whole; provision reads no vault: decrypt"),
+        (b"#!/bin/sh\necho '{}'\n", " is a program that prints an inventory; YAML is read here: `ansible-inventory"),
+    ],
+)
+def test_files_of_another_kind_have_words_of_their_own(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_bytes(data)
+    path.chmod(0o755)
+    with pytest.raises(InventoryError) as caught:
+        load(path, roles=ROLES)
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(f"{path}:{message}")
+
+
+def test_of_a_folder_a_file_in_it_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "production"
+    folder.mkdir()
+    said = f"{folder}: is a folder"
+    assert problems_of(folder) == [f"{said} without a YAML file"]
+    for name in ("hosts.yml", "z.yaml", "README"):
+        (folder / name).touch()
+    assert problems_of(folder) == [f"{said}: name one of its files, such as {folder}/hosts.yml"]
+
+
+def problems_of(path: Path) -> list[str]:
+    with pytest.raises(InventoryError) as caught:
+        load(path, roles=ROLES)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_an_encrypted_file_of_variables_is_named(tmp_path: Path) -> None:
+    (tmp_path / "inventory.yaml").write_text("gpu: {hosts: {a: }}\nsw: {hosts: {s: }}\n")
+    (tmp_path / "host_vars").mkdir()
+    for name in ("a", "s"):
+        (tmp_path / "host_vars" / name).write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
+    (said,) = problems_of(tmp_path / "inventory.yaml")
+    assert said.startswith(f"{tmp_path}/host_vars/a:1: is encrypted as a whole; ")
+
+
+def test_a_group_that_seems_to_mean_one_of_ours_is_named_with_the_line_that_maps_it(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text("gpu: {hosts: {a: }}\ngpu_nodes: {hosts: {b: , a: }}\nload_balancers: {hosts: {l: }}\n")
+    (warning,) = load(path, roles=ROLES).warnings
+    assert warning.endswith(": b, l; if these are yours, map them by `balancer: {children: {load_balancers: }}`")
+    path.write_text("gpu: {hosts: {a: }}\ngpus: {hosts: {b: }}\n")
+    (warning,) = load(path, roles=ROLES).warnings
+    assert warning.endswith(": b; if these are yours, map them by `gpu: {children: {gpus: }}`")
+
+
+def test_problems_inside_the_variables_of_other_hosts_are_warnings(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    others = "sw: {hosts: {s: {a: 1, a: 2, b: !vault x, c: !python/object:x {}}}, vars: {d: 1, d: 2}}\n"
+    path.write_text(f"gpu: {{hosts: {{a: }}}}\n{others}")
+    warnings = load(path, roles=ROLES).warnings
+    assert [said.removeprefix(f"{path}:2: ") for said in warnings[:3]] == [
+        "sw.hosts.s.a: is written twice; the first time on line 2",
+        "sw.hosts.s.c: the YAML tag !python/object:x cannot be used here",
+        "sw.vars.d: is written twice; the first time on line 2",
+    ]
+    path.write_text(f"gpu: {{hosts: {{a: , s: }}}}\n{others}")
+    assert len(problems_of(path)) == 4, "the host is one of ours now"
+
+
+def test_warnings_are_told_beside_problems(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text("gpu: {hosts: {a: {ollma: {}, ansible_prot: 1, ollama: {debug: 3}}}}\nbalancers: {hosts: {b: }}\n")
+    with pytest.raises(InventoryError) as caught:
+        load(path, roles=ROLES)
+    assert [str(problem).rpartition(": ")[2] for problem in caught.value.problems] == ["must be true or false, not 3"]
+    told = "\n".join(caught.value.warnings)
+    for said in ("ollma is no role; did you mean ollama?", "did you mean ansible_port?", "{children: {balancers: }}"):
+        assert said in told
+
+
+def test_a_word_of_the_command_line_without_effect_is_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text("gpu: {hosts: {a: {rack: 3}}}\n")
+    (tmp_path / "more.yaml").write_text("site: x\n")
+    words = ["foo=1", "ollma=2", "ansible_prot=1", f"@{tmp_path}/more.yaml", "ansible_port=23"]
+    assert [said for said in load(path, roles=ROLES, overrides=words).warnings if said.startswith("-e")] == [
+        "-e: ansible_prot has no effect here; did you mean ansible_port?",
+        "-e: foo has no effect here: no role is called foo",
+        "-e: ollma is no role; did you mean ollama?",
+    ]
+
+
+def test_an_anchor_at_the_top_is_told_where_it_may_stand(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text("x-common: &common {a: 1}\ngpu: {hosts: {a: {<<: *common}}}\n")
+    (said,) = problems_of(path)
+    assert said.endswith("an anchor may stand wherever its value is first used, such as `vars: &common {...}`")
