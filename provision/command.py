@@ -1,8 +1,8 @@
-"""What can be done to a host, as values. Steps return them, `ssh` runs them, tests compare them.
+"""Commands on a host, as values. Steps return commands, `ssh` runs them, tests compare them.
 
-A command is a tuple of words that is quoted exactly once, in `script.py`. Logic that needs a shell is a constant
-script that goes in by stdin with its data as words (`sh()`), so nothing from an inventory, a host or a server is
-ever pasted into shell text, seen in a process list beyond its words, or cut by the 128 kB limit of one argument.
+A command is a tuple of words, quoted exactly once, in `script.py`. Logic that needs a shell is a constant script on
+standard input with its data as words (`sh()`). So nothing from an inventory, a host or a server is ever pasted into
+shell text, seen in a process list beyond its words, or cut by the 128 kB limit of one argument.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ class Script(str):
     """A constant POSIX shell script.
 
     Args:
-        name: the name under which `describe` shows the script, such as `instance/start`. No two scripts share a name.
+        name: the name of the script in the output of `describe`, such as `instance/start`. Unique.
         text: the script. A constant: data belongs in arguments.
     """
 
@@ -34,18 +34,18 @@ class Script(str):
 
 @dataclass(frozen=True)
 class Run:
-    """Run these words as root.
+    """Run a program as root.
 
     Args:
-        words: the program and its arguments. Never a secret: every user of the host can read them.
-        stdin: what the program reads; may hold secrets.
-        timeout: seconds after which the host ends it (exit code 124).
-        ok: exit codes that are no failure; empty for any.
-        title: what people are shown instead of the words.
-        job: a long command. It runs detached, as a job of the host with a log of its own, and goes on when the
-            connection does not; its output is streamed.
-        progress: pure; turns one line of a job's output into what is shown live, or None for nothing.
-        slow: a read that others need not wait for; see `script.assemble`.
+        words: the program and its arguments. Never a secret: every user of the host can read the words.
+        stdin: standard input of the program; may hold secrets.
+        timeout: seconds after which the host ends the program (exit code 124).
+        ok: exit codes of success; empty for any.
+        title: shown to people in place of the words.
+        job: a long command. A job runs detached on the host with its own log and survives a lost connection; its
+            output is streamed.
+        progress: pure; turns one line of a job's output into a line to show, or None.
+        slow: a read that other reads need not wait for; see `script.assemble`.
         script: the name of the constant script on standard input.
     """
 
@@ -63,13 +63,13 @@ class Run:
         return self.title or shlex.join(self.words)
 
     def good(self, exit_code: int) -> bool:
-        """Whether an exit code is no failure."""
+        """Whether an exit code means success."""
         return not self.ok or exit_code in self.ok
 
 
 @dataclass(frozen=True)
 class Put:
-    """Write these bytes to a file: under a temporary name beside it, then renamed.
+    """Write a file: under a temporary name beside the file, then renamed.
 
     Args:
         path: absolute path on the host; its directory must exist.
@@ -84,7 +84,7 @@ class Put:
     owner: str = "root:root"
 
     def good(self, exit_code: int) -> bool:
-        """Whether an exit code is no failure."""
+        """Whether an exit code means success."""
         return exit_code == 0
 
     def __str__(self) -> str:
@@ -94,16 +94,16 @@ class Put:
 
 @dataclass(frozen=True)
 class Obtain:
-    """Have an artifact at `path`: from the controller's store if it is there, else made on a host and fetched.
+    """Have an artifact at `path`: from the controller's store, or else made on a host and fetched.
 
-    One host makes it, whatever number wants it at the same time; the others are given the bytes.
+    A single host makes the artifact, however many hosts need it at the same time; the rest gets the bytes.
 
     Args:
-        key: what the artifact is, complete enough that equal keys mean interchangeable bytes.
-        path: where the artifact is put on the host.
-        make: the commands that make it at `path`.
-        host: the only host that may make it; empty for whichever comes first.
-        title: what people are shown.
+        key: identifies the artifact completely: equal keys mean interchangeable bytes.
+        path: the path of the artifact on the host.
+        make: the commands that make the artifact at `path`.
+        host: the only host that may make the artifact; empty for the first host that needs it.
+        title: shown to people.
     """
 
     key: str
@@ -121,12 +121,12 @@ Command = Run | Put | Obtain
 
 @dataclass(frozen=True)
 class Answer:
-    """What a host said to one command.
+    """The answer of a host to one command.
 
     Args:
-        exit: exit code; 124 when the host ended it for taking too long.
-        stdout: as it came, bounded.
-        stderr: as it came, bounded; empty for a job, whose log has both.
+        exit: exit code; 124 if the host ended the command after its timeout.
+        stdout: bounded.
+        stderr: bounded; empty for a job, whose log has both streams.
     """
 
     exit: int
@@ -140,23 +140,24 @@ class Answer:
 
     @property
     def error(self) -> str:
-        """Standard error as text, stripped; standard output where that is empty. Of commands that change something."""
+        """Standard error as text, stripped; standard output if empty. For commands that change a host."""
         return self.complaint or self.text.strip()
 
     @property
     def complaint(self) -> str:
-        """Standard error as text, stripped. Of reads, whose standard output may be secret: containers' environment."""
+        """Standard error as text, stripped. For reads, whose standard output may be secret, such as containers'
+        environment."""
         return self.stderr.decode(errors="replace").strip()
 
 
 def run(*words: str, timeout: float = CHANGE_TIMEOUT, ok: tuple[int, ...] = (0,), title: str = "") -> Run:
-    """A short command.
+    """Make a short command.
 
     Args:
         words: the program and its arguments.
         timeout: seconds.
-        ok: exit codes that are no failure.
-        title: what people are shown instead of the words.
+        ok: exit codes of success.
+        title: shown to people in place of the words.
     """
     return Run(words, timeout=timeout, ok=ok, title=title)
 
@@ -170,14 +171,14 @@ def sh(
     job: bool = False,
     progress: Callable[[str], str | None] | None = None,
 ) -> Run:
-    """A constant script with its data as `$1`, `$2`, ...
+    """Make a command from a constant script, with its data as `$1`, `$2`, ...
 
     Args:
-        script: the script. It runs under `set -eu`.
-        args: its arguments.
-        title: what people are shown.
+        script: the script. Runs under `set -eu`.
+        args: the arguments.
+        title: shown to people.
         timeout: seconds.
-        ok: exit codes that are no failure.
+        ok: exit codes of success.
         job: see `Run`.
         progress: see `Run`.
     """
@@ -186,12 +187,12 @@ def sh(
 
 
 def look(script: Script, *args: str, title: str, timeout: float = READ_TIMEOUT, slow: bool = False) -> Run:
-    """A constant script that only reads, and goes on after a command that fails.
+    """Make a command from a constant script that only reads, and goes on after a failed command.
 
     Args:
-        script: the script. It runs under `set -u`.
-        args: its arguments.
-        title: what people are shown.
+        script: the script. Runs under `set -u`.
+        args: the arguments.
+        title: shown to people.
         timeout: seconds.
         slow: see `Run`.
     """
@@ -200,15 +201,15 @@ def look(script: Script, *args: str, title: str, timeout: float = READ_TIMEOUT, 
 
 
 def describe(command: Command, hide: Callable[[str], str] = str) -> str:
-    """Everything that decides about what a command does on a host, for tests and for an operator who looks closely.
+    """Describe a command completely, for tests and for an operator who looks closely.
 
-    A `Run` is its title, its words as a shell reads them, the name of the script on standard input, and what differs
-    from a short command: `start container a $ sh -s -- a 10.0.0.11:3001 < instance/start [180 s]`. A `Put` is its path,
-    size, hash, mode and owner. An `Obtain` has the commands that make the artifact on lines of their own.
+    A `Run` has the title, the words as a shell reads them, the name of the script on standard input, and every
+    difference from a short command: `start container a $ sh -s -- a 10.0.0.11:3001 < instance/start [180 s]`. A `Put`
+    has the path, size, hash, mode and owner. An `Obtain` has the commands that make the artifact on lines of their own.
 
     Args:
         command: the command.
-        hide: takes secrets out of a text, such as `inventory.Mask`.
+        hide: masks secrets in a text, such as `inventory.Mask`.
     """
     return hide("\n".join(_described(command)))
 

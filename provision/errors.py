@@ -1,20 +1,20 @@
-"""What can go wrong, and the exit code that says so (`provision --help` lists the codes).
+"""Errors and their exit codes (`provision --help` lists the codes).
 
     ProvisionError                 1  our own fault
       UsageError                   2  the command line asks for something that does not exist
-      InventoryError               2  the inventory cannot be used: every problem of it, with file and line
-      GuardError                   7  stopped before it could do harm
-      HostError                    3  a host failed; knows its host
-        UnreachableError           4  no connection, or it was lost
-          HostKeyError             4  the host's key is unknown or another one
-        RefusedError               3  the host is not what the inventory says, or a thing on it is not ours
+      InventoryError               2  the inventory cannot be used: every problem, with file and line
+      GuardError                   7  stopped before doing harm
+      HostError                    3  a host failed
+        UnreachableError           4  no connection, or a lost connection
+          HostKeyError             4  the host's key is unknown or has changed
+        RefusedError               3  the host is not as the inventory says, or a thing on the host is not ours
         FactError                  3  an answer could not be read
         CommandError               3  a command failed: its words, exit code and stderr
-        NotConvergedError          3  everything ran, and the host still differs
+        NotConvergedError          3  every command ran, and the host still differs
         LockedError                6  somebody else is changing the host
-        BugError                   1  our own fault, while working on the host
+        BugError                   1  our own fault, during work on a host
 
-Anything else that escapes is a bug, and the command line says so.
+An exception of any other class is a bug, and the command line says so.
 """
 
 import traceback
@@ -24,11 +24,11 @@ from typing import Self
 
 
 class ProvisionError(Exception):
-    """Base of everything this program raises on purpose.
+    """Base of every exception that this program raises on purpose.
 
     Args:
-        message: what failed, in one sentence.
-        hint: what to do next, in one sentence; may be empty.
+        message: the failure, in one sentence.
+        hint: the next action, in one sentence; may be empty.
     """
 
     exit_code = 1
@@ -47,13 +47,13 @@ class UsageError(ProvisionError):
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing wrong with an inventory.
+    """One problem of an inventory.
 
     Args:
         file: path of the file, as given.
-        line: line in the file, from 1; 0 where no line can be named.
+        line: line in the file, from 1; 0 if unknown.
         path: dotted path of the key, such as `all.children.gpu.hosts.gpu-01.ollama.image`.
-        message: what is wrong and, where it is known, what was meant.
+        message: the problem and, where known, the nearest valid name.
     """
 
     file: str
@@ -67,11 +67,11 @@ class Problem:
 
 
 class InventoryError(ProvisionError):
-    """The inventory cannot be used. Holds every problem found, not only the first.
+    """The inventory cannot be used. Holds every problem, not only the first.
 
     Args:
         problems: every problem.
-        warnings: what looks wrong beside them, such as a misspelt role.
+        warnings: further oddities, such as a misspelt role.
     """
 
     exit_code = 2
@@ -83,7 +83,7 @@ class InventoryError(ProvisionError):
 
 
 class GuardError(ProvisionError):
-    """The run was stopped by a guard."""
+    """A guard stopped the run."""
 
     exit_code = 7
 
@@ -92,11 +92,11 @@ class HostError(ProvisionError):
     """A host failed.
 
     Args:
-        message: what failed, in one sentence.
-        hint: what to do next.
-        step: id of the step it happened in, or empty.
+        message: the failure, in one sentence.
+        hint: the next action.
+        step: id of the step, or empty.
         command: the command, as shown to people (secrets masked), or empty.
-        exit_status: the command's exit code, or None where no command ran.
+        exit_status: the command's exit code, or None if no command ran.
         stderr: the evidence.
     """
 
@@ -119,10 +119,10 @@ class HostError(ProvisionError):
         self.stderr = stderr
 
     def masked(self, hide: Callable[[str], str]) -> Self:
-        """This error, with what is secret hidden in everything that is shown of it.
+        """Mask secrets in everything shown of this error, and return the error.
 
         Args:
-            hide: replaces secrets in a text, such as `inventory.Mask`.
+            hide: masks secrets in a text, such as `inventory.Mask`.
         """
         self.message, self.hint = hide(self.message), hide(self.hint)
         self.command, self.stderr = hide(self.command), hide(self.stderr)
@@ -130,17 +130,17 @@ class HostError(ProvisionError):
 
 
 class UnreachableError(HostError):
-    """No connection could be made, or it was lost."""
+    """There is no connection, or the connection was lost."""
 
     exit_code = 4
 
 
 class HostKeyError(UnreachableError):
-    """The host's key is not known, or is another one than before."""
+    """The host's key is unknown, or has changed."""
 
 
 class RefusedError(HostError):
-    """The host is not what the inventory says, or something on it belongs to somebody else."""
+    """The host is not as the inventory says, or something on the host belongs to somebody else."""
 
 
 class FactError(HostError):
@@ -152,16 +152,16 @@ class CommandError(HostError):
 
 
 class NotConvergedError(HostError):
-    """Every command succeeded and the host still is not as wanted."""
+    """Every command succeeded, and the host still differs from the wanted state."""
 
 
 class LockedError(HostError):
-    """Somebody else holds the host's lock.
+    """Another run or an operator has the host's lock.
 
     Args:
-        message: who holds it.
-        hint: what to do next.
-        run: id of the run that holds it; empty for a lock by hand.
+        message: the holder.
+        hint: the next action.
+        run: id of the run with the lock; empty for a lock by hand.
     """
 
     exit_code = 6
@@ -172,10 +172,10 @@ class LockedError(HostError):
 
 
 class BugError(HostError):
-    """Something that nobody foresaw happened while a host was worked on; the other hosts go on.
+    """An unforeseen exception during work on a host. Work on other hosts goes on.
 
     Args:
-        error: what was raised.
+        error: the exception.
     """
 
     exit_code = 1
@@ -188,7 +188,7 @@ REPORT = "report it, please, with this text"
 
 
 def where(error: BaseException) -> str:
-    """The innermost places an error came through, one a line."""
+    """Return the innermost places of an exception, one a line."""
     return "\n".join(
         f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-4:]
     )

@@ -1,4 +1,4 @@
-"""The only module that imports jinja2: a template's name and values -> the bytes of a file."""
+"""The only module that imports jinja2: from the name and values of a template to the bytes of a file."""
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -8,17 +8,17 @@ if TYPE_CHECKING:
 
 
 def render(name: str, /, **values: Any) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
-    Only a page (`.html.j2`) escapes its values: elsewhere they must be of validated types, or quoted by the caller for
-    that file's syntax.
+    Only a page (`.html.j2`) escapes its values. Values for any other file must have validated types, or be quoted by
+    the caller for the file's syntax.
 
     Args:
         name: the template below `templates/`, such as `balancer/upstream.conf.j2`.
-        values: what the template may name; naming anything else is an error.
+        values: the values for the template. A missing value is an error.
 
     Raises:
-        jinja2.TemplateError: no such template, or it names a value that is not given.
+        jinja2.TemplateError: no such template, or a missing value.
     """
     return _environment().get_template(name).render(values).encode()
 

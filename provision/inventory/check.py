@@ -1,4 +1,4 @@
-"""Settings from merged values; pydantic's errors become Problems with file, line, path and the nearest name."""
+"""Settings from merged values. Errors of pydantic become Problems with file, line, path and the nearest name."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
@@ -32,44 +32,44 @@ _WANTED = {
     "string_too_long": "must be at most {max_length} characters long",
     "value_error": "{error}",
 }
-ROUNDS = 5  # what is left without wrong fields may lack one that is needed: then what holds it is left out too
+ROUNDS = 5  # a mapping without its wrong fields may lack a required field: then the mapping is left out too
 _LISTS = frozenset({"tuple_type", "list_type", "set_type", "frozen_set_type"})
 _MAPPINGS = frozenset({"model_type", "model_attributes_type", "dict_type", "mapping_type"})
 
 
 def validated(cls: type[S], value: Value, problems: list[Problem]) -> S | None:
-    """Return the settings that a merged mapping holds, or None.
+    """Return the settings in a merged mapping, or None.
 
     Args:
-        cls: the role's Settings class.
+        cls: the Settings class of the role.
         value: the mapping, with the place of every value.
-        problems: takes everything that is wrong.
+        problems: collects every problem.
     """
     try:
         settings = cls.model_validate(plain(value))
     except ValidationError as error:
         reported = {(problem.file, problem.line, problem.path) for problem in problems}
         translated = _translated(cls, value, error.errors(include_url=False))
-        problems += [found for found in translated if (found.file, found.line, found.path) not in reported]
+        problems += [problem for problem in translated if (problem.file, problem.line, problem.path) not in reported]
         problems += _between_the_right_ones(cls, value)
         return None
-    found = [locate(value, path).problem(message) for path, message in all_problems(settings)]
-    problems.extend(found)
-    return None if found else settings
+    crossing = [locate(value, path).problem(message) for path, message in all_problems(settings)]
+    problems.extend(crossing)
+    return None if crossing else settings
 
 
 def _between_the_right_ones(cls: type[Settings], value: Value) -> Iterator[Problem]:
-    """Yield the cross-field problems of what is left without the fields that are wrong, so that all is said at once.
+    """Yield cross-field problems of the right fields, so that all problems are reported at once.
 
-    A field of the same name as one that was left out is not judged: it might be compared with a default nobody meant.
+    A field with the same name as a wrong field is not judged: its partner might be a default that nobody meant.
     """
     data, left_out, filled = plain(value), set[KeyPath](), set[KeyPath]()
     for _ in range(ROUNDS):
         try:
             settings = cls.model_validate(data)
         except ValidationError as error:
-            for found in error.errors(include_url=False):
-                _mend(data, found, left_out, filled)
+            for wrong in error.errors(include_url=False):
+                _mend(data, wrong, left_out, filled)
             continue
         names = {path[-1] for path in left_out if path}
         for path, message in all_problems(settings):
@@ -79,7 +79,7 @@ def _between_the_right_ones(cls: type[Settings], value: Value) -> Iterator[Probl
 
 
 def _mend(data: Any, error: ErrorDetails, left_out: set[KeyPath], filled: set[KeyPath]) -> None:
-    """Put nothing where something is missing: it meets nobody's name, port or card. Take away what is wrong."""
+    """Fill a missing field with nothing, which equals no name, port or card. Delete a wrong field."""
     place, path = data, list[str | int]()
     for part in error["loc"]:
         inside = range(len(place)) if isinstance(place, tuple) else place if isinstance(place, dict) else ()
@@ -95,7 +95,7 @@ def _mend(data: Any, error: ErrorDetails, left_out: set[KeyPath], filled: set[Ke
 
 
 def _leave_out(data: Any, path: Sequence[str | int]) -> KeyPath:
-    """Delete the innermost key on a path, and return its path. Items of lists stay: the others would move."""
+    """Delete the innermost key on a path, and return its path. Items of lists stay, because later items would move."""
     holders = [data]
     for part in path:
         holders.append(holders[-1][part])
@@ -115,7 +115,7 @@ def all_problems(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _inside(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Settings]]:
-    """Yield every Settings that a field holds, with its path."""
+    """Yield every Settings inside a field, with its path."""
     if isinstance(value, Settings):
         yield path, value
     elif isinstance(value, Mapping):
@@ -127,12 +127,12 @@ def _inside(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Settings]]:
 
 
 def _translated(cls: type[Settings], value: Value, errors: Iterable[ErrorDetails]) -> Iterator[Problem]:
-    """Yield one Problem per place: the members of a union each report their own error there."""
+    """Yield a single Problem per place: the members of a union each report an error there."""
     places: dict[KeyPath, list[ErrorDetails]] = {}
     for error in errors:
         places.setdefault(_path(value, error), []).append(error)
-    for path, found in places.items():
-        yield locate(value, path).problem(_message(cls, value, path, found))
+    for path, reported in places.items():
+        yield locate(value, path).problem(_message(cls, value, path, reported))
 
 
 def _path(value: Value, error: ErrorDetails) -> KeyPath:
@@ -156,7 +156,7 @@ def _message(cls: type[Settings], root: Value, path: KeyPath, errors: list[Error
     wanted = " or ".join(dict.fromkeys(_wanted(error) for error in errors))
     if "secret_type" in kinds or is_secret(value):
         return wanted
-    return f"{wanted}{_found(value)}{_hint(value, kinds)}{_near(value, errors)}"
+    return f"{wanted}{_actual(value)}{_hint(value, kinds)}{_near(value, errors)}"
 
 
 def _wanted(error: ErrorDetails) -> str:
@@ -170,8 +170,8 @@ def _wanted(error: ErrorDetails) -> str:
     return known.format_map(error.get("ctx", {}))
 
 
-def _found(value: Value) -> str:
-    """Return `, not VALUE`, short, and so that text and number look different."""
+def _actual(value: Value) -> str:
+    """Return `, not VALUE`, short, so that text and number look different."""
     data = value.data
     if data is None:
         return ", not empty"
@@ -183,7 +183,7 @@ def _found(value: Value) -> str:
 
 
 def _hint(value: Value, kinds: set[str]) -> str:
-    """Return what YAML made of a value, where that is the mistake."""
+    """Return a hint if YAML read a value with another type than meant."""
     if "string_type" in kinds and isinstance(value.data, bool | int | float):
         kind = "true or false" if isinstance(value.data, bool) else "a number"
         return f', which YAML reads as {kind}: write it in quotes, "{clip(value.text)}"'
@@ -197,7 +197,7 @@ def _is_number(text: str) -> bool:
 
 
 def _near(value: Value, errors: list[ErrorDetails]) -> str:
-    """Return the nearest of the values that are allowed."""
+    """Return the nearest of the allowed values."""
     expected = [str(error.get("ctx", {}).get("expected", "")) for error in errors]
     choices = [word.strip("'") for text in expected for word in text.replace(" or ", ", ").split(", ") if word]
     return did_you_mean(value.data, choices) if isinstance(value.data, str) and choices else ""
@@ -210,7 +210,7 @@ def _unknown(cls: type[Settings], path: KeyPath) -> str:
 
 
 def _known(cls: type[Settings], path: KeyPath) -> list[str]:
-    """Return the names of the fields of whatever mapping stands at a path."""
+    """Return the field names of the mapping at a path."""
     models: list[type[BaseModel]] = [cls]
     for part in path:
         annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
@@ -220,7 +220,7 @@ def _known(cls: type[Settings], path: KeyPath) -> list[str]:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the models that an annotation mentions, such as those of `tuple[X, ...] | None`."""
+    """Yield the models in an annotation, such as `X` in `tuple[X, ...] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

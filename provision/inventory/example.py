@@ -1,4 +1,4 @@
-"""A complete inventory, made of the roles' own declarations: every setting with its default and its meaning.
+"""A complete inventory, made from the declarations of the roles: every setting with its default and its meaning.
 
 python -m provision.inventory.example > inventory/example.yaml
 """
@@ -55,7 +55,7 @@ def render(roles: Mapping[str, type[Settings]]) -> str:
     """Return the example inventory.
 
     Args:
-        roles: role names with their Settings classes, in the order to show them.
+        roles: role names with their Settings classes, in the order of the page.
     """
     body = [line for name, cls in roles.items() for line in _role(name, cls)]
     return _HEAD + "\n".join(body) + "\n" + _TAIL
@@ -72,9 +72,9 @@ def _fields(cls: type[Settings], indent: int, given: Settings | None = None) -> 
     """Yield the lines of every field.
 
     Args:
-        cls: the class whose fields they are.
+        cls: the class of the fields.
         indent: blanks before each line.
-        given: the value that is the default of the whole mapping, if it is one.
+        given: the default of the whole mapping, if there is a default.
     """
     for name, field in cls.model_fields.items():
         choices = _choices(field.annotation)
@@ -93,7 +93,7 @@ def _fields(cls: type[Settings], indent: int, given: Settings | None = None) -> 
 
 
 def _shape(name: str, field: FieldInfo, indent: int) -> Iterator[str]:
-    """Yield, as comments, what the mappings inside a list or an optional mapping may hold."""
+    """Yield, as comments, the fields of the mappings inside a list or an optional mapping."""
     for cls in settings_in(field.annotation):
         yield f"{' ' * indent}# {'Each of' if _is_plural(field) else 'In'} {name}:"
         for line in _fields(cls, 3):
@@ -105,7 +105,7 @@ def _is_plural(field: FieldInfo) -> bool:
 
 
 def settings_in(annotation: Any) -> Iterator[type[Settings]]:
-    """Yield the Settings classes that an annotation mentions, such as those of `tuple[X, ...]`."""
+    """Yield the Settings classes in an annotation, such as `X` in `tuple[X, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         yield annotation
     for part in get_args(annotation):
@@ -113,22 +113,22 @@ def settings_in(annotation: Any) -> Iterator[type[Settings]]:
 
 
 def meaning(cls: type[Settings], name: str) -> str:
-    """Return what a setting means; a field that only changes an inherited default keeps the inherited meaning."""
+    """Return the meaning of a setting. A field that only changes an inherited default keeps the inherited meaning."""
     bases = [base for base in cls.__mro__ if issubclass(base, Settings)]
-    return next((" ".join(said.split()) for base in bases for said in _under(base, name)), "")
+    return next((" ".join(text.split()) for base in bases for text in _under(base, name)), "")
 
 
 def _under(cls: type[Settings], name: str) -> Iterator[str]:
-    """Yield the string under a field, out of the source: pydantic can do that too, but would at every start."""
+    """Yield the string under a field, from the source. pydantic could do the same, but would at every start."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    for field, said in pairwise(getattr(body, "body", ())):
+    for field, below in pairwise(getattr(body, "body", ())):
         named = isinstance(field, ast.AnnAssign) and getattr(field.target, "id", "") == name
-        if named and isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
-            yield str(said.value.value)
+        if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            yield str(below.value.value)
 
 
 def _choices(annotation: Any) -> list[str]:
-    """Return the words of which a setting has to be one; none where other values are allowed too."""
+    """Return the allowed words of a setting; none if other values are allowed too."""
     if get_origin(annotation) is Literal:
         return [str(choice) for choice in get_args(annotation)]
     parts = [_choices(part) for part in get_args(annotation) if part is not type(None)]

@@ -1,4 +1,4 @@
-"""What `provision loadtest` demands of an endpoint. A section of its own: no step of any host comes from it."""
+"""Targets of `provision loadtest` for an endpoint. A section of its own, because no step of a host depends on it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,41 +11,42 @@ from provision.inventory.types import Duration, Share, duration_seconds, share_o
 
 
 class Targets(Settings):
-    """What a load test has to reach; each may be given on the command line too."""
+    """Targets of a load test; an option of the command line wins over each."""
 
     max_fail: Share | None = "1%"
     """Share of requests that may fail."""
     max_ttft_p95: Duration | None = None
-    """Longest time to the first token of 95 % of the answers."""
+    """Longest time to the first token for 95 % of the answers."""
     min_tokens_per_second: float | None = Field(default=None, gt=0, le=1e6)
-    """Least speed, after its first token, of 95 % of the answers."""
+    """Least speed after the first token for 95 % of the answers."""
     max_skew: Share | None = None
-    """How far an instance's share of the requests may be from what its weight promises, as a part of that."""
+    """Largest distance between an instance's share of the requests and the share that its weight promises, as a part of
+    the promised share."""
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
-        """Shares above the whole, times without end."""
+        """Yield shares above the whole, and times without end."""
         if self.max_fail is not None and share_of(self.max_fail) > 1:
             yield ("max_fail",), "must be at most 100%"
         if self.max_ttft_p95 is not None and not 0 < duration_seconds(self.max_ttft_p95) <= 86400:
             yield ("max_ttft_p95",), "must be longer than nothing and at most a day"
 
-    def replaced(self, said: Mapping[str, Any]) -> "Targets":
-        """Return these targets with others in place of some.
+    def replaced(self, options: Mapping[str, Any]) -> "Targets":
+        """Return these targets with some replaced.
 
         Args:
-            said: field -> what the command line says.
+            options: field -> value on the command line.
 
         Raises:
-            UsageError: that is no such target.
+            UsageError: a value is no target.
         """
         try:
-            found = Targets(**{**self.model_dump(), **said})
+            targets = Targets(**{**self.model_dump(), **options})
         except ValidationError as error:
             first = error.errors()[0]
             raise UsageError(f"{_option(first['loc'][0])}: {first['msg'].removeprefix('Value error, ')}") from None
-        for path, problem in found.problems():
+        for path, problem in targets.problems():
             raise UsageError(f"{_option(path[0])}: {problem}")
-        return found
+        return targets
 
 
 def _option(field: object) -> str:
@@ -53,7 +54,7 @@ def _option(field: object) -> str:
 
 
 class LoadTest(Settings):
-    """What `provision loadtest` demands. Said once for the endpoint, best in `all.vars`."""
+    """Targets of `provision loadtest`. Declare them once for the endpoint, best in `all.vars`."""
 
     targets: Targets = Targets()
-    """What has to be reached, or the command ends with exit code 5."""
+    """The command ends with exit code 5 if a target is missed."""

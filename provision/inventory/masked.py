@@ -12,29 +12,29 @@ from provision.inventory.value import Value
 
 
 def show(inventory: Inventory, host: str | None = None) -> dict[str, Any]:
-    """Return everything that holds for every host, or for one, with secrets masked.
+    """Return everything that holds for every host, or for one host, with secrets masked.
 
     Args:
         inventory: a loaded inventory.
         host: the name of the only host to show, or None.
 
     Returns:
-        what JSON can hold: `{"inventory": path, "hosts": {name: {"groups", "connection", "settings", "variables",
+        values for JSON: `{"inventory": path, "hosts": {name: {"groups", "connection", "settings", "variables",
         "instances"}}}`.
 
     Raises:
-        UsageError: there is no such host.
+        UsageError: the inventory has no such host.
     """
     hosts = inventory.hosts if host is None else (inventory.host(host),)
-    return {"inventory": inventory.path, "hosts": {found.name: _host(found) for found in hosts}}
+    return {"inventory": inventory.path, "hosts": {each.name: _host(each) for each in hosts}}
 
 
 def _host(host: Host) -> dict[str, Any]:
-    settings = {role: found.model_dump(mode="json") for role, found in host.settings.items()}
+    settings = {role: of_role.model_dump(mode="json") for role, of_role in host.settings.items()}
     return {
         "groups": list(host.groups),
         "connection": _connection(host.connection),
-        "settings": {role: _masked(found, host.sources.get(role)) for role, found in settings.items()},
+        "settings": {role: _masked(of_role, host.sources.get(role)) for role, of_role in settings.items()},
         "variables": jsonable(host.variables),
         "instances": [jsonable(dataclasses.asdict(instance)) for instance in host.instances],
     }
@@ -46,7 +46,7 @@ def _connection(connection: Connection) -> dict[str, Any]:
 
 
 def _masked(data: Any, source: Value | None) -> Any:
-    """Return settings with everything masked that was written as a secret, whatever the type of the field."""
+    """Mask every value that was written as a secret, whatever the type of the field."""
     if source is None:
         return data
     if isinstance(source.data, Secret):
@@ -59,7 +59,7 @@ def _masked(data: Any, source: Value | None) -> Any:
 
 
 def jsonable(value: Any) -> Any:
-    """Return a value of mappings, sequences and scalars as JSON can hold it, secrets masked."""
+    """Return a value of mappings, sequences and scalars for JSON, secrets masked."""
     if isinstance(value, Secret):
         return SHOWN
     if isinstance(value, Mapping):
@@ -70,6 +70,6 @@ def jsonable(value: Any) -> Any:
 
 
 def as_yaml(shown: Mapping[str, Any]) -> str:
-    """Return what `show` returns as YAML for people to read."""
+    """Return the result of `show` as YAML for people."""
     text = yaml.safe_dump(dict(shown), sort_keys=False, allow_unicode=True, width=100)
     return str(text)

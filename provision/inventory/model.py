@@ -1,4 +1,4 @@
-"""What a loaded inventory is made of."""
+"""The parts of a loaded inventory."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """How to reach one machine and become root there.
+    """Address, login and jump hosts of one machine.
 
     Args:
         address: DNS name or IP address to connect to.
         port: TCP port of sshd.
-        user: name to log in as.
-        key_files: private keys to try, absolute paths, before agent and default keys; may be empty.
+        user: login name.
+        key_files: private keys to try before agent and default keys, as absolute paths; may be empty.
         password: the user's SSH password, or None.
         become: whether commands need sudo; by default true unless the user is root.
-        become_password: what sudo asks for, or None (then `password` is no substitute).
-        known_hosts: files of known host keys, absolute paths, first match wins; never empty, some may not exist.
+        become_password: sudo's password, or None (`password` is no substitute).
+        known_hosts: files of known host keys as absolute paths, first match wins; never empty, some may not exist.
         host_key_alias: the name to look up in known_hosts instead of the address, or empty.
         connect_timeout: seconds for one connection attempt.
-        jumps: machines to go through, in the order they are passed; each one's own `jumps` is empty.
+        jumps: machines to go through, in order; each has no `jumps` of its own.
     """
 
     address: str
@@ -47,15 +47,16 @@ class Connection:
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """What holds for every instance of a host.
+    """Settings that hold for every instance of a host.
 
     Args:
-        engine: the model server that runs in its container, such as `ollama`; its settings stand under this name.
+        engine: the model server in the container, such as `ollama`; also the name of its role.
         image: reference of the container's image.
-        listen_address: the declared address to listen on; empty for the one by which the host reaches its balancers.
-        admit: addresses and networks, besides the balancers', that may reach it.
-        drain_timeout: seconds that its streams may go on before it is replaced.
-        max_unavailable: how many instances of a model may be out of the upstream at once: a number, or a share
+        listen_address: the declared address to listen on; empty for the address by which the host reaches its
+            balancers.
+        admit: addresses and networks with access, besides the balancers.
+        drain_timeout: seconds to wait for streams before an instance is replaced.
+        max_unavailable: how many instances of a model may be out of the upstream at once: a number, or a percentage
             such as `25%`.
     """
 
@@ -69,17 +70,18 @@ class Serving:
 
 @dataclass(frozen=True, kw_only=True)
 class Instance(Serving):
-    """One model server in a container, as its role declares it: all that other roles and the rollout know of it.
+    """One model server in a container, as its role declares it: all that other roles and the rollout read.
 
     Args:
-        host: name of its host.
-        name: name of the container, `ollama1` and so on unless said otherwise.
-        gpus: indices of its cards, as the operator wrote them.
-        port: TCP port it listens on.
-        storage: where its models are: `volume`, for a Docker volume of the instance's name, or a directory of the host.
-        models: names of the models it serves.
-        parallel: requests it answers at once (OLLAMA_NUM_PARALLEL).
-        weight: its share in the upstream.
+        host: the name of the host.
+        name: the name of the container; by default `ollama1` and so on.
+        gpus: indices of the cards, as the operator wrote them.
+        port: the TCP port.
+        storage: the place of the models: `volume`, for a Docker volume of the instance's name, or a directory of the
+            host.
+        models: names of the models.
+        parallel: requests answered at once (OLLAMA_NUM_PARALLEL).
+        weight: the share in the upstream.
     """
 
     host: str
@@ -97,14 +99,14 @@ class Host:
     """One machine of the inventory.
 
     Args:
-        name: its name in the inventory.
-        groups: every group it belongs to, parents before children, without `all`.
-        connection: how to reach it.
-        settings: role name to that role's validated settings; every role is there.
-        variables: the operator's own variables, plain values in which secrets are still `Secret`.
-        instances: its declared instances (filled by `role_interface`).
-        undeclared: what holds for instances on the host that are not declared any more (filled by `role_interface`).
-        sources: role name to the merged mapping with the place of every value, for `problem` and `show`.
+        name: the name in the inventory.
+        groups: every group of the host, parents before children, without `all`.
+        connection: address and login.
+        settings: role name -> the role's validated settings; complete.
+        variables: the operator's own variables, as plain values with `Secret` for secrets.
+        instances: the declared instances (filled by `role_interface`).
+        undeclared: settings for instances on the host that are no longer declared (filled by `role_interface`).
+        sources: role name -> the merged mapping with the place of every value, for `problem` and `show`.
     """
 
     name: str
@@ -117,7 +119,7 @@ class Host:
     sources: Mapping[str, Value] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, cls: type[S]) -> S:
-        """Return the settings of the role whose Settings class this is. Raises LookupError if there is none."""
+        """Return the settings of the role with this Settings class. Raises LookupError if there is no such role."""
         for settings in self.settings.values():
             if type(settings) is cls:
                 return settings
@@ -125,43 +127,43 @@ class Host:
         raise LookupError(message)
 
     def problem(self, role: str, path: KeyPath, message: str) -> Problem:
-        """Return a problem that points to the file and line of a setting.
+        """Return a problem with the file and line of a setting.
 
         Args:
             role: name of the role.
-            path: where inside the role's settings, such as `("instances", 0, "port")`.
-            message: what is wrong there.
+            path: place inside the role's settings, such as `("instances", 0, "port")`.
+            message: the problem.
         """
         return locate(self.sources[role], path).problem(message)
 
     def secrets(self) -> tuple[Secret, ...]:
-        """Return every secret that holds for this host, wherever it was written."""
+        """Return every secret that holds for this host, from any file."""
         return tuple(secrets_in([self.settings, self.sources, self.variables, self.connection]))
 
     @property
     def serving(self) -> Serving:
-        """What holds for every instance on the host, declared or not."""
+        """Settings for every instance on the host, declared or not."""
         return self.instances[0] if self.instances else self.undeclared
 
     @property
     def gpu(self) -> bool:
-        """Whether it belongs to the group `gpu`."""
+        """Whether the host belongs to the group `gpu`."""
         return "gpu" in self.groups
 
     @property
     def balancer(self) -> bool:
-        """Whether it belongs to the group `balancer`."""
+        """Whether the host belongs to the group `balancer`."""
         return "balancer" in self.groups
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """All hosts, in the order in which the file names them.
+    """All hosts, in the order of the file.
 
     Args:
         path: the inventory file, as given.
         hosts: every host.
-        warnings: what looks wrong and does no harm, each a line for people.
+        warnings: harmless oddities, each a line for people.
     """
 
     path: str
@@ -169,7 +171,7 @@ class Inventory:
     warnings: tuple[str, ...] = ()
 
     def host(self, name: str) -> Host:
-        """Return the host of that name. Raises UsageError, with the nearest name, if there is none."""
+        """Return the host of a name. Raises UsageError with the nearest name if there is none."""
         for host in self.hosts:
             if host.name == name:
                 return host
@@ -184,15 +186,15 @@ class Inventory:
 
     @cached_property
     def _groups(self) -> Mapping[str, tuple[Host, ...]]:
-        """Every group's hosts: asked for each host by several roles, so it is not looked for each time."""
-        found: dict[str, list[Host]] = {}
+        """The hosts of every group. Cached, because several roles ask for each host."""
+        groups: dict[str, list[Host]] = {}
         for host in self.hosts:
             for name in host.groups:
-                found.setdefault(name, []).append(host)
-        return {name: tuple(hosts) for name, hosts in found.items()}
+                groups.setdefault(name, []).append(host)
+        return {name: tuple(hosts) for name, hosts in groups.items()}
 
     def select(self, patterns: Sequence[str]) -> tuple[Host, ...]:
-        """Return the hosts that Ansible patterns choose, in file order; all of them for no pattern.
+        """Return the hosts that Ansible patterns select, in file order; all hosts for no pattern.
 
         Args:
             patterns: as after `--limit`: `gpu,!gpu-03`, `rack1:&gpu`, `gpu-[01:05]`, `gpu[0:3]`, `@FILE`.
@@ -205,5 +207,5 @@ class Inventory:
         return select(self.hosts, patterns)
 
     def replace(self, hosts: Sequence[Host], *warnings: str) -> "Inventory":
-        """Return the same inventory with other hosts and with these warnings added."""
+        """Return the same inventory with new hosts and with some warnings added."""
         return dataclasses.replace(self, hosts=tuple(hosts), warnings=(*self.warnings, *warnings))

@@ -3,26 +3,26 @@
 import difflib
 from collections.abc import Iterable
 
-LIMIT = 80  # characters of a value that a message may show
+LIMIT = 80  # characters of a value in a message
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known name that looks most like `name`, or None if none does.
 
     Args:
-        name: what was written; only its first characters are looked at.
+        name: the written name; only the first characters count.
         known: the valid names.
-        cutoff: how much alike they must be, from 0 to 1.
+        cutoff: the least likeness, from 0 to 1.
     """
-    by_folded = {_folded(other): other for other in known}
-    found = difflib.get_close_matches(_folded(name[:LIMIT]), by_folded, n=1, cutoff=cutoff)
-    return by_folded[found[0]] if found else None
+    by_folded = {_folded(valid): valid for valid in known}
+    matches = difflib.get_close_matches(_folded(name[:LIMIT]), by_folded, n=1, cutoff=cutoff)
+    return by_folded[matches[0]] if matches else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?`, or nothing."""
-    found = nearest(name, known)
-    return f"; did you mean {found}?" if found else ""
+    match = nearest(name, known)
+    return f"; did you mean {match}?" if match else ""
 
 
 def clip(value: object) -> str:

@@ -1,8 +1,8 @@
 """Ansible's host patterns, as after `--limit`.
 
-A pattern is a host, a group, a glob over both, `group[0]` or `group[0:3]` (hosts of it by position, both ends
+A pattern is a host, a group, a glob over both, `group[0]` or `group[0:3]` (hosts of a group by position, both ends
 included), names with a range (`gpu-[01:05]`), or `~` with a regular expression that begins a name. `!` takes away and
-`&` keeps only, whatever the order; without a plain pattern they work on all hosts.
+`&` keeps only, in any order; without a plain pattern both work on all hosts.
 """
 
 import fnmatch
@@ -26,7 +26,7 @@ _SEPARATORS = ",:"
 
 
 def select(hosts: Sequence["Host"], patterns: Sequence[str]) -> tuple["Host", ...]:
-    """Return the hosts that the patterns choose, in the order of `hosts`; all of them for no pattern.
+    """Return the hosts that patterns select, in the order of `hosts`; all hosts for no pattern.
 
     Raises:
         UsageError: a pattern matches nothing, or nothing is left.
@@ -49,7 +49,7 @@ def split(pattern: str) -> list[str]:
     """Return the single patterns of one `--limit`; `@FILE` stands for the lines of a file.
 
     Raises:
-        UsageError: the file cannot be read, or nothing is written.
+        UsageError: the file cannot be read, or has no pattern.
     """
     if pattern.startswith("@"):
         words = [word for line in _lines(expanded(pattern[1:])) for word in _words(line)]
@@ -88,20 +88,20 @@ def _chosen(hosts: Sequence["Host"], patterns: Iterable[str]) -> set[str]:
 
 
 def _matching(hosts: Sequence["Host"], pattern: str) -> list[str]:
-    """Return the names of the hosts that one pattern means. Raises UsageError if there is none."""
+    """Return the names of the hosts that one pattern matches. Raises UsageError if there is none."""
     if pattern.startswith("~"):
-        found = _by_regex(hosts, pattern[1:])
+        names = _by_regex(hosts, pattern[1:])
     else:
-        found = _by_position(hosts, pattern) or _by_range(hosts, pattern) or _by_name(hosts, pattern)
-    if not found:
-        names = [host.name for host in hosts] + sorted({group for host in hosts for group in host.groups})
-        message = f"no host or group matches {clip(pattern)}{did_you_mean(pattern, names)}"
+        names = _by_position(hosts, pattern) or _by_range(hosts, pattern) or _by_name(hosts, pattern)
+    if not names:
+        known = [host.name for host in hosts] + sorted({group for host in hosts for group in host.groups})
+        message = f"no host or group matches {clip(pattern)}{did_you_mean(pattern, known)}"
         raise UsageError(message)
-    return found
+    return names
 
 
 def _by_regex(hosts: Sequence["Host"], expression: str) -> list[str]:
-    """Return the hosts of which the name or a group begins with a match, as in Ansible."""
+    """Return the hosts whose name or group begins with a match, as in Ansible."""
     try:
         wanted = re.compile(expression)
     except re.error as error:

@@ -10,19 +10,19 @@ _RANGE = re.compile(r"\[([0-9]{1,9}|[A-Za-z]):([0-9]{1,9}|[A-Za-z])(?::([0-9]{1,
 
 
 def expand(name: str) -> list[str]:
-    """Return the names that a name with ranges stands for, in order; itself if it has none.
+    """Return the names of a name with ranges, in order; the name itself if there is no range.
 
     Args:
-        name: such as `gpu-[01:20]`; both ends belong to it, leading zeros are kept.
+        name: such as `gpu-[01:20]`; both ends are included, leading zeros are kept.
 
     Raises:
-        ValueError: a range is not one, goes backwards, or there would be more than 5000 names.
+        ValueError: a bracket is no range, a range goes backwards, or there would be more than 5000 names.
     """
     pieces = _RANGE.split(name)
     constant, ranges = pieces[::4], list(zip(pieces[1::4], pieces[2::4], pieces[3::4], strict=True))
     if any("[" in text or "]" in text for text in constant):
         raise ValueError("has a bracket that is no range such as [01:20] or [a:c]")
-    choices = [_choices(*found) for found in ranges]
+    choices = [_choices(*bounds) for bounds in ranges]
     _bound(choices)
     return [_joined(constant, chosen) for chosen in itertools.product(*choices)]
 

@@ -1,4 +1,4 @@
-"""YAML's single values, and our two tags."""
+"""Single values of YAML, and the tags `!env` and `!file`."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from provision.inventory.near import clip
 from provision.inventory.paths import beside
 from provision.inventory.secret import Secret
 
-MAX_SECRET = 64 * 2**10  # bytes; keys and certificates are a few thousand
+MAX_SECRET = 64 * 2**10  # bytes; keys and certificates have a few thousand
 
 _PREFIX = "tag:yaml.org,2002:"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -17,7 +17,7 @@ _AS_WRITTEN = frozenset({"str", "timestamp", "value", "merge"})
 
 
 class UnusableError(Exception):
-    """Something in a file cannot be used; `line` is 0 where the caller knows it better."""
+    """A value in a file cannot be used; `line` is 0 if only the caller knows the line."""
 
     def __init__(self, message: str, line: int = 0) -> None:
         super().__init__(message)
@@ -30,11 +30,11 @@ def scalar(tag: str, text: str, file: str, *, explicit: bool) -> Any:
     Args:
         tag: the resolved YAML tag, or `!env`, `!file`.
         text: the scalar as written.
-        file: the file it is written in; `!file` is relative to its directory.
+        file: the file with the scalar; `!file` is relative to its directory.
         explicit: whether the tag was written, so that a value that does not fit is a mistake.
 
     Raises:
-        UnusableError: an unknown tag, a value that does not fit its tag, or a secret that cannot be had.
+        UnusableError: an unknown tag, a value that does not fit its tag, or an unreadable secret.
     """
     if tag == "!env":
         return _from_environment(text)
@@ -55,7 +55,7 @@ def scalar(tag: str, text: str, file: str, *, explicit: bool) -> Any:
 
 
 def _whole(text: str) -> int | str:
-    """Read a whole number; what YAML 1.1 would take for octal or base 60 stays text, as any reader expects."""
+    """Read a whole number. An octal or base 60 number of YAML 1.1 stays text, as any reader expects."""
     digits = text.replace("_", "").lower()
     if ":" in digits or len(digits) > 40 or re.fullmatch(r"[+-]?0[0-9]+", digits):
         return text
@@ -91,32 +91,32 @@ def _from_environment(name: str) -> Secret:
 
 
 def _from_file(name: str, written_in: str) -> Secret:
-    said = f"!file {clip(name)}"
+    label = f"!file {clip(name)}"
     if not name:
         raise UnusableError("!file needs a path")
     try:
         path = beside(name, written_in)
         if not path.is_file():
-            message = f"{said}: there is no such file"
+            message = f"{label}: there is no such file"
             raise UnusableError(message)
         with path.open("rb") as file:
             data = file.read(MAX_SECRET + 1)
     except (OSError, ValueError) as error:
-        message = f"{said}: cannot be read: {clip(str(error))}"
+        message = f"{label}: cannot be read: {clip(str(error))}"
         raise UnusableError(message) from None
-    return _checked(data.removesuffix(b"\n").removesuffix(b"\r"), said)
+    return _checked(data.removesuffix(b"\n").removesuffix(b"\r"), label)
 
 
-def _checked(data: bytes, said: str) -> Secret:
+def _checked(data: bytes, label: str) -> Secret:
     if len(data) > MAX_SECRET:
-        message = f"{said}: is larger than {MAX_SECRET // 1024} KiB"
+        message = f"{label}: is larger than {MAX_SECRET // 1024} KiB"
         raise UnusableError(message)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        message = f"{said}: is not UTF-8 text"
+        message = f"{label}: is not UTF-8 text"
         raise UnusableError(message) from None
     if not text or "\0" in text:
-        message = f"{said}: {'holds a NUL byte' if text else 'is empty'}"
+        message = f"{label}: {'holds a NUL byte' if text else 'is empty'}"
         raise UnusableError(message)
     return Secret(text)

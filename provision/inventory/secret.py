@@ -8,13 +8,13 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 SHOWN = "[secret]"
-SHORTEST = 6  # characters; what is shorter would be found in every other word
+SHORTEST = 6  # characters; a shorter secret would match in every other word
 
 
 class Secret:
-    """Text that prints, formats and serialises as `[secret]`; only `reveal` gives it away.
+    """Text that prints, formats and serialises as `[secret]`; only `reveal` returns the text.
 
-    As the type of a setting it takes `!env NAME`, `!file PATH` and plain text.
+    A setting of this type takes `!env NAME`, `!file PATH` and plain text.
 
     Args:
         value: the text to keep.
@@ -26,7 +26,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the text itself. Callers hand it to a host's stdin or to a file of mode 0600, nowhere else."""
+        """Return the text itself, only for a host's standard input or for a file of mode 0600."""
         return self._value
 
     def __str__(self) -> str:
@@ -62,10 +62,10 @@ def _secret(value: object) -> Secret:
 
 
 class Mask:
-    """Takes secrets out of what is shown: a host's programs may print what they were given.
+    """Masks secrets in output: a program on a host may print its input.
 
     Args:
-        secrets: what to take out; of those with several lines every line by itself too.
+        secrets: the secrets; of a secret with several lines, every line is masked too.
     """
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
@@ -87,7 +87,7 @@ class Mask:
 
 
 def secrets_in(value: Any) -> Iterable[Secret]:
-    """Yield every Secret inside of mappings, sequences and objects with fields."""
+    """Yield every Secret inside mappings, sequences and objects with fields."""
     if isinstance(value, Secret):
         yield value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The base of every role's settings.
+"""The base class of every role's settings.
 
 pydantic validates, because it reports every error with its path and imports in 0.10 s of CPU, less than fabric.
 """
@@ -19,7 +19,7 @@ _NOT_SCHEMAS = frozenset({"default", "expected", "metadata", "members", "seriali
 
 
 def _keeps_secrets(annotation: Any) -> bool:
-    """Return whether a field's type has a place for a Secret."""
+    """Return whether a field's type includes Secret."""
     return annotation is Secret or any(_keeps_secrets(part) for part in get_args(annotation))
 
 
@@ -42,7 +42,7 @@ def _revealed(value: Any) -> Any:
 def _be_strict(schema: Any) -> None:
     """Make every scalar strict and leave containers lax.
 
-    pydantic's own strict mode would also refuse a list where a tuple is declared, and YAML has no tuples.
+    pydantic's own strict mode would also refuse a list for a declared tuple, and YAML has no tuples.
     """
     if isinstance(schema, dict):
         if schema.get("type") in _SCALARS:
@@ -56,31 +56,31 @@ def _be_strict(schema: Any) -> None:
 
 
 class Settings(BaseModel):
-    """What an inventory may say to one role, or one mapping inside it.
+    """The settings of one role, or one mapping inside.
 
-    A subclass declares typed fields; the string under a field is its meaning, and stands in `example.yaml`.
-    Values are frozen; unknown keys are refused; `"3001"` is no number, `1` no boolean, `1.26` no text. Sequences
-    are `tuple[X, ...]` (YAML lists are taken). Mappings inside are `Settings` themselves or `dict[str, X]`.
+    A subclass declares typed fields. The string under a field is its meaning, shown in `example.yaml`. Values are
+    frozen, and unknown keys are refused; `"3001"` is no number, `1` no boolean, `1.26` no text. Sequences are `tuple[X,
+    ...]` (YAML lists are taken). Mappings inside are `Settings` themselves or `dict[str, X]`.
 
-    A `Secret` field keeps a secret secret. `!env` and `!file` also work in plain text fields, where the setting
-    is an ordinary `str` from then on: only `inventory show` and error messages still mask it.
+    A `Secret` field keeps a secret secret. `!env` and `!file` also work in plain text fields; the setting is an
+    ordinary `str` then, masked only by `inventory show` and in error messages.
     """
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        defer_build=True,  # what is never validated by itself, such as a mapping inside, is never built by itself
+        defer_build=True,  # a mapping inside is never validated alone, so it is never built alone
         validate_default=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
     )
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
-        """Say what is wrong between fields that are each right.
+        """Find problems between fields that are each right.
 
         Yields:
-            the path inside these settings, such as `("instances", 0, "port")`, and what is wrong there. Mappings
-            inside are asked too, and their paths put in place.
+            the path inside these settings, such as `("instances", 0, "port")`, and the problem there. Mappings inside
+            are checked too, with their paths put in front.
         """
         yield from ()
 

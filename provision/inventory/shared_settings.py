@@ -1,7 +1,7 @@
-"""What may be known of a role's settings outside that role: by other roles, by the plan, by the load test.
+"""Settings of a role for readers outside the role: further roles, the plan, the load test.
 
-A role never imports another. Each class here names the settings of one role that others read; the role's own
-`Settings` declares them, with their defaults. What others read of `ollama` is in `Instance`.
+A role never imports another role. Each class here names the settings of one role that others read; the role's own
+`Settings` declares them, with their defaults. `Instance` has the settings of `ollama` that others read.
 """
 
 from typing import Protocol, cast
@@ -10,7 +10,7 @@ from provision.inventory.model import Host
 
 
 class DockerSettings(Protocol):
-    """What others read of the role `docker`."""
+    """The shared settings of the role `docker`."""
 
     @property
     def lock_timeout(self) -> str:
@@ -18,7 +18,7 @@ class DockerSettings(Protocol):
 
 
 class ToolkitSettings(Protocol):
-    """What others read of the role `nvidia_toolkit`."""
+    """The shared settings of the role `nvidia_toolkit`."""
 
     @property
     def version(self) -> str:
@@ -30,7 +30,7 @@ class ToolkitSettings(Protocol):
 
 
 class NginxSettings(Protocol):
-    """What others read of the role `nginx`."""
+    """The shared settings of the role `nginx`."""
 
     @property
     def version(self) -> str:
@@ -38,36 +38,36 @@ class NginxSettings(Protocol):
 
     @property
     def binary(self) -> str:
-        """The path of the program that is built."""
+        """The path of the built program."""
 
 
 class BalancerSettings(Protocol):
-    """What others read of the role `balancer`."""
+    """The shared settings of the role `balancer`."""
 
     @property
     def listen(self) -> tuple[str, ...]:
-        """Addresses it listens on; never empty."""
+        """The addresses to listen on; never empty."""
 
     @property
     def port(self) -> int:
-        """TCP port that clients use."""
+        """The TCP port for clients."""
 
 
 def docker(host: Host) -> DockerSettings:
-    """Return a host's settings of the role `docker`, as far as others may know them."""
+    """Return the shared settings of the role `docker` on a host."""
     return cast(DockerSettings, host.settings["docker"])
 
 
 def toolkit(host: Host) -> ToolkitSettings:
-    """Return a host's settings of the role `nvidia_toolkit`, as far as others may know them."""
+    """Return the shared settings of the role `nvidia_toolkit` on a host."""
     return cast(ToolkitSettings, host.settings["nvidia_toolkit"])
 
 
 def nginx(host: Host) -> NginxSettings:
-    """Return a host's settings of the role `nginx`, as far as others may know them."""
+    """Return the shared settings of the role `nginx` on a host."""
     return cast(NginxSettings, host.settings["nginx"])
 
 
 def balancer(host: Host) -> BalancerSettings:
-    """Return a host's settings of the role `balancer`, as far as others may know them."""
+    """Return the shared settings of the role `balancer` on a host."""
     return cast(BalancerSettings, host.settings["balancer"])

@@ -1,4 +1,4 @@
-"""The words of `ansible_ssh_common_args` and its like."""
+"""The words of `ansible_ssh_common_args` and similar variables."""
 
 import shlex
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _TAKEN = frozenset(
         "userknownhostsfile",
     }
 )
-# What only keeps OpenSSH's own process comfortable, and says nothing about who is reached or trusted.
+# Options for the comfort of OpenSSH's own process, without effect on the address or on trust.
 _IGNORED = frozenset(
     {
         "batchmode",
@@ -37,13 +37,13 @@ _NO_COMMAND = "ProxyCommand is not supported; write -o ProxyJump=USER@HOST"
 
 
 def parse(text: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return what ssh's words say, and what cannot be used of them.
+    """Parse words for ssh.
 
     Args:
         text: such as `-o ProxyJump=ops@bastion -o ConnectTimeout=5`.
 
     Returns:
-        options by lower-case name (`configfile` for `-F`) in the order written, and messages.
+        options by lower-case name (`configfile` for `-F`) in the order written, and a message for every unusable word.
     """
     options: list[tuple[str, str]] = []
     messages: list[str] = []
@@ -60,7 +60,7 @@ def parse(text: str) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def _pairs(words: Iterator[str], messages: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield option names and values; `-o Name=value` and the letters ssh has for some of them."""
+    """Yield option names and values, of `-o Name=value` and of ssh's letters."""
     for word in words:
         letter, value = word[1:2], word[2:]
         if word.startswith("-") and (letter == "o" or letter in _FLAGS):
@@ -76,7 +76,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _option(name: str, value: str) -> tuple[str, str, list[str]]:
-    """Return an option's name (empty if it may be ignored), its value, and what is wrong with it."""
+    """Return an option's name (empty if harmless), its value, and its problems."""
     if name == "stricthostkeychecking":
         wrong = value.lower() not in ("yes", "ask")
         return "", "", [_STRICT.format(f"StrictHostKeyChecking={clip(value)}")] if wrong else []
@@ -93,7 +93,7 @@ def _option(name: str, value: str) -> tuple[str, str, list[str]]:
 
 
 def jump_of_command(command: str) -> str:
-    """Return the hop that a ProxyCommand of the form `ssh [-q] [-p N] -W %h:%p HOST` means, or nothing."""
+    """Return the hop in a ProxyCommand of the form `ssh [-q] [-p N] -W %h:%p HOST`, or an empty text."""
     try:
         words = [word for word in shlex.split(command) if word != "-q"]
     except ValueError:

@@ -1,4 +1,4 @@
-"""What `~/.ssh/config` says of a host, by paramiko's reader."""
+"""The options of a host in `~/.ssh/config`, by paramiko's reader."""
 
 import shlex
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ Found = dict[str, str | list[str]]
 
 
 class SshConfig:
-    """The configuration files of OpenSSH that one load needs, each read once.
+    """The configuration files of OpenSSH for one load, each read once.
 
     Args:
         default: the user's own file; need not exist.
-        problems: takes what is wrong, once per file.
+        problems: collects every problem, once per file.
     """
 
     def __init__(self, default: Path, problems: list[Problem]) -> None:
@@ -32,11 +32,11 @@ class SshConfig:
         self._read: dict[Path, paramiko.SSHConfig | None] = {}
 
     def lookup(self, host: str, file: Path | None = None) -> Found:
-        """Return the options for a host, names in lower case; none if there is no file.
+        """Return the options of a host, with names in lower case; none if there is no file.
 
         Args:
-            host: the name as it would stand after `ssh`.
-            file: another file than the default (`-F`).
+            host: the name, as after `ssh`.
+            file: a file in place of the default (`-F`).
         """
         path = file or self.default
         if path not in self._read:
@@ -46,7 +46,7 @@ class SshConfig:
             return {}
         try:
             return dict(config.lookup(host))
-        except Exception as error:  # noqa: BLE001 - whatever a `Match exec` or a strange token does in paramiko
+        except Exception as error:  # noqa: BLE001 - a `Match exec` or a strange token may raise anything in paramiko
             self._problems.append(Problem(str(path), 0, clip(host), f"cannot be applied: {clip(str(error))}"))
             return {}
 
@@ -65,8 +65,8 @@ class SshConfig:
 def _lines(path: Path, depth: int) -> Iterator[str]:
     """Yield a file's lines with `Include` resolved, which paramiko does not do.
 
-    The section that an Include stands in is opened again after it: what follows belongs to it, not to the
-    last `Host` of the included file.
+    After an Include its section is opened again, because the lines that follow belong to the section, not to the last
+    `Host` of the included file.
     """
     section = "Host *"
     for line in _text(path).splitlines():
@@ -83,7 +83,7 @@ def _lines(path: Path, depth: int) -> Iterator[str]:
 
 
 def _included(name: str) -> list[Path]:
-    """Return the files that an Include names; relative ones are in ~/.ssh."""
+    """Return the files of an Include; a relative path is below ~/.ssh."""
     pattern = Path.home() / ".ssh" / expanded(name)
     return sorted(path for path in Path("/").glob(str(pattern).lstrip("/")) if path.is_file())
 

@@ -1,4 +1,4 @@
-"""One host's SSH options, whoever says them, in OpenSSH's words and in the order in which they win."""
+"""The SSH options of one host from all sources, in OpenSSH's words and in order of precedence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Option:
     """One option.
 
     Args:
-        words: what it says; several for key files and known_hosts files.
-        origin: where it is said.
+        words: the value; several words for key files and known_hosts files.
+        origin: the place of the option.
     """
 
     words: tuple[str, ...]
@@ -28,11 +28,11 @@ class Option:
 
     @property
     def word(self) -> str:
-        """The first word, which is the only one of most options."""
+        """The first word, the only word of most options."""
         return self.words[0]
 
     def paths(self) -> tuple[str, ...]:
-        """Return the words as absolute paths: `~` and `%d` are the home, relative ones are beside the file."""
+        """Return the words as absolute paths: `~` and `%d` are the home, a relative path is beside the file."""
         named = [word.replace("%d", "~") for word in self.words if word.lower() != "none"]
         return tuple(str(beside(word, self.origin.file)) for word in named)
 
@@ -41,7 +41,7 @@ Options = Mapping[str, Option]
 
 
 def from_variables(reader: Reader, problems: list[Problem]) -> dict[str, Option]:
-    """Return what the inventory says: Ansible's own variables first, then the words for ssh."""
+    """Return the options in the inventory: Ansible's own variables first, then the words for ssh."""
     options: dict[str, Option] = {}
     for name, names in (("port", PORT), ("user", USER), ("identityfile", KEY), ("connecttimeout", TIMEOUT)):
         value = reader.text(names)
@@ -73,16 +73,16 @@ def _arguments(value: Value, problems: list[Problem]) -> Options:
 
 
 def from_config(found: Found, file: Path, host: str) -> dict[str, Option]:
-    """Return what an ssh configuration file says of a host."""
+    """Return the options of a host in an ssh configuration file."""
     origin = Value(None, str(file), 0, (host,))
     options: dict[str, Option] = {}
     for name in _FROM_CONFIG:
         if found.get(name):
             options[name] = Option((str(found[name]),), origin)
     for name in ("identityfile", "userknownhostsfile"):
-        said = found.get(name)
-        if said:
-            options[name] = Option(tuple(said if isinstance(said, list) else said.split()), origin)
+        words = found.get(name)
+        if words:
+            options[name] = Option(tuple(words if isinstance(words, list) else words.split()), origin)
     command = str(found.get("proxycommand") or "none")
     if "proxyjump" not in options and command.lower() != "none":
         options["proxyjump"] = Option((jump_of_command(command) or _refused(command),), origin)
@@ -90,5 +90,5 @@ def from_config(found: Found, file: Path, host: str) -> dict[str, Option]:
 
 
 def _refused(command: str) -> str:
-    """Return what is no hop, so that it is refused only where nothing else names the way."""
+    """Return a word that is no hop, so that the option is refused only if nothing else names the way."""
     return f"ProxyCommand {command}"

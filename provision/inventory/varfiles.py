@@ -22,14 +22,14 @@ def read_directory(
     problems: list[Problem],
     warnings: list[str],
 ) -> Levels:
-    """Return the variables that a directory holds for each group or host, in the order in which they win.
+    """Return the variables in a directory for each group or host, in order of precedence.
 
     Args:
         directory: `group_vars` or `host_vars`; need not exist.
-        known: the names that files may be called by.
-        wanted: those of them whose files are read.
-        problems: takes what is wrong.
-        warnings: takes files that belong to nobody.
+        known: the valid names of files.
+        wanted: the names to read.
+        problems: collects every problem.
+        warnings: collects files without a group or host.
     """
     levels: dict[str, list[Mapping[str, Value]]] = {}
     sources: dict[str, Path] = {}
@@ -44,8 +44,8 @@ def read_directory(
         if name in sources:
             problems.append(Problem(str(entry), 0, "", f"{name} has {sources[name].name} too; keep one of them"))
         sources.setdefault(name, entry)
-        found = [mapping for file in _files(entry, problems) for mapping in _variables(file, problems)]
-        levels.setdefault(name, []).extend(found)
+        variables = [mapping for file in _files(entry, problems) for mapping in _variables(file, problems)]
+        levels.setdefault(name, []).extend(variables)
     return levels
 
 
@@ -64,7 +64,7 @@ def _entries(directory: Path, problems: list[Problem]) -> list[Path]:
 
 
 def _name(entry: Path) -> str | None:
-    """Return whose variables a file or directory holds, or None for what editors and systems leave behind."""
+    """Return the group or host of a file or directory, or None for litter of editors and systems."""
     if _is_litter(entry.name):
         return None
     if entry.is_dir():
@@ -80,15 +80,15 @@ def _is_litter(name: str) -> bool:
 def _files(entry: Path, problems: list[Problem]) -> list[Path]:
     if not entry.is_dir():
         return [entry]
-    found: list[Path] = []
+    paths: list[Path] = []
     for directory, inner, files in os.walk(entry):
         inner[:] = sorted(name for name in inner if not _is_litter(name))
         wanted = [name for name in files if not _is_litter(name) and Path(name).suffix in _ENDINGS]
-        found += [Path(directory) / name for name in sorted(wanted)]
-        if len(found) > MAX_FILES:
+        paths += [Path(directory) / name for name in sorted(wanted)]
+        if len(paths) > MAX_FILES:
             problems.append(Problem(str(entry), 0, "", f"holds more than {MAX_FILES} files"))
             return []
-    return sorted(found)
+    return sorted(paths)
 
 
 def _variables(file: Path, problems: list[Problem]) -> Iterator[Mapping[str, Value]]:

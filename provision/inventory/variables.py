@@ -28,7 +28,7 @@ KNOWN = frozenset(
     HOST + PORT + USER + KEY + TIMEOUT + ARGUMENTS + PASSWORD + BECOME + BECOME_USER + BECOME_METHOD
     + BECOME_PASSWORD + CONNECTION + PRIORITY
 )  # fmt: skip
-# What tells Ansible how to run its own modules; nothing here needs it.
+# Variables that tell Ansible how to run its own modules, without effect here.
 _HARMLESS = ("python_interpreter", "shell_", "remote_tmp", "pipelining", "ssh_pipelining", "ssh_retries",
     "ssh_transfer_method", "scp_", "sftp_", "ssh_use_tty", "ssh_executable", "control_path")  # fmt: skip
 
@@ -37,7 +37,7 @@ _FALSE = frozenset({"no", "false", "off", "0", "n"})
 
 
 def strangers(variables: Mapping[str, Value]) -> dict[str, str]:
-    """Return the `ansible_*` variables that have no meaning here, each with the nearest one that has."""
+    """Return the `ansible_*` variables without a meaning here, each with the nearest known variable."""
     harmless = tuple(PREFIX + name for name in _HARMLESS)
     names = [name for name in variables if name.startswith(PREFIX) and not name.startswith(harmless)]
     return {name: did_you_mean(name, KNOWN) for name in names if name not in KNOWN}
@@ -48,7 +48,7 @@ class Reader:
 
     Args:
         variables: one host's merged variables.
-        problems: takes what is wrong.
+        problems: collects every problem.
     """
 
     def __init__(self, variables: Mapping[str, Value], problems: list[Problem]) -> None:
@@ -56,7 +56,7 @@ class Reader:
         self._problems = problems
 
     def find(self, names: tuple[str, ...]) -> Value | None:
-        """Return the first of some variables that is there and not empty."""
+        """Return the first of some variables that is present and not empty."""
         for name in names:
             value = self._variables.get(name)
             if value is not None and value.data not in (None, ""):
@@ -64,7 +64,7 @@ class Reader:
         return None
 
     def text(self, names: tuple[str, ...]) -> Value | None:
-        """Return a variable whose data is text; numbers are taken as they were written."""
+        """Return a variable whose data is text; a number is taken as written."""
         return self._read(names, _text, "must be text")
 
     def flag(self, names: tuple[str, ...]) -> bool | None:
@@ -73,7 +73,7 @@ class Reader:
         return None if value is None else bool(value.data)
 
     def secret(self, names: tuple[str, ...]) -> Secret | None:
-        """Return a variable that is to be kept secret, even where it was written as plain text."""
+        """Return a secret variable, even if written as plain text."""
         value = self._read(names, _secret, "must be text, !env NAME or !file PATH")
         return None if value is None else Secret(value.data)
 
