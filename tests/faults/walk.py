@@ -229,18 +229,18 @@ def cut_there(world: World, place: Place, cut: Cut, seen: Seen, *, follow: bool 
         story.start_over(world)
     serves = cut.serves and story.live
     asked = serves or story.host != BALANCER
-    with Watch(world.lab, story.host, balancer=asked, streams=cut.serves or not story.live) as watch:
+    with Watch(world.lab, story.host, balancer=asked, streams=True, goes=not cut.serves) as watch:
         _strike(world, story, place.step, cut, seen, working=working)
         if cut.code is not None:
             world.expire()
-        watch.check(lost=KEPT if cut.silent and story.live else 0)
+        watch.check(lost=KEPT if cut.silent and watch.served else 0)
         if story.host == BALANCER and story.live:
             world.nginx_is_good()
         if not (place.last or follow):
             seen.again = "the next case goes on from here"
             return
         seen.second(world)
-        watch.check(lost=KEPT if cut.silent and story.live else 0)
+        watch.check(lost=KEPT if cut.silent and watch.served else 0)
     if story.live:
         world.put_back(story.host)
 

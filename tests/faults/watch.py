@@ -31,8 +31,13 @@ class Watch:
         hanging: label of an instance that takes requests and never answers. From outside the hang is invisible, so
             requests to the instance are lost until the balancer has it down, and no later request is.
         cable: held while a request is under way, or while the cable changes.
-        streams: whether some requests are streamed answers: not where the fault takes a serving instance away, and its
-            streams with it.
+        streams: whether some requests are streamed answers.
+        goes: whether the fault takes the victim's instances away, with their streams. Then the watch streams no answer
+            while the balancer sends requests to the victim.
+
+    Attributes:
+        served: whether the balancer ever sent requests to the victim meanwhile. A host in its first deploy serves too,
+            from the second run on: recovery admits the instances that the first run left out.
     """
 
     def __init__(
@@ -44,18 +49,21 @@ class Watch:
         hanging: str = "",
         cable: AbstractContextManager | None = None,
         streams: bool = False,
+        goes: bool = False,
     ) -> None:
         self._lab = lab
+        self._victim = victim
         self._cable = cable or contextlib.nullcontext()
         self._hanging = hanging
         self._out = 0.0
         self._others = [host.name for host in lab.hosts() if host.name not in (victim, BALANCER)]
         self._asked = balancer
-        self._streams = streams
+        self._streams, self._goes = streams, goes
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask_on)] if balancer else []
         self._threads += [threading.Thread(target=self._await_out)] if hanging else []
         self.answers = 0
+        self.served = False
         self.wrong: list[str] = []
         self.late: list[str] = []
 
@@ -102,8 +110,11 @@ class Watch:
                 return
             asked, out = time.monotonic(), self._out
             try:
+                serves = self._up(f"{self._victim}/")
+                self.served |= serves
+                streamed = self._streams and number % STREAMED == 0 and not (self._goes and serves)
                 with self._cable:
-                    stream(self._lab) if self._streams and number % STREAMED == 0 else ask(self._lab)
+                    stream(self._lab) if streamed else ask(self._lab)
                 self.answers += 1
             except (OSError, ValueError) as error:
                 said = f"{asked - begun:.1f} to {time.monotonic() - begun:.1f} s: {error!r}"
@@ -112,15 +123,21 @@ class Watch:
 
     def _await_out(self) -> None:
         """Note when the balancer first has the hanging instance down."""
-        root = self._lab.host(BALANCER).disk.root
         while not self._stop.wait(0.05):
-            with contextlib.suppress(OSError):
-                link = (root / "etc/provision/nginx").readlink()
-                text = (root / str(link).lstrip("/") / "upstream.conf").read_text()
-                if any(f"# {self._hanging}" in line and " down;" in line for line in text.splitlines()):
-                    time.sleep(2)  # the file is linked, then nginx is told to read it
-                    self._out = time.monotonic()
-                    return
+            if not self._up(self._hanging):
+                time.sleep(2)  # the file is linked, then nginx is told to read it
+                self._out = time.monotonic()
+                return
+
+    def _up(self, label: str) -> bool:
+        """Whether a member whose label begins so is in the balancer's upstream and not down."""
+        root = self._lab.host(BALANCER).disk.root
+        try:
+            link = (root / "etc/provision/nginx").readlink()
+            text = (root / str(link).lstrip("/") / "upstream.conf").read_text()
+        except OSError:
+            return True  # without a file there is no proof that the instance is out
+        return any(f"# {label}" in line and " down;" not in line for line in text.splitlines())
 
 
 def stream(lab: Lab, timeout: float = 30) -> None:
