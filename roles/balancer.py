@@ -24,28 +24,15 @@ from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing, sources
 from provision.render import render
+from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.instance import endpoint
+from provision.steps.instance.engine import Engine
 from provision.steps.nginx.balancer_config import Balancing, Server
 from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation import OwnedGenerations
 from provision.steps.nginx.listen import Listen
-from provision.steps.ollama.server_state import canonical
 from provision.steps.system.systemd import Service
-
-ALLOWED = (
-    "/",
-    "/api/chat",
-    "/api/embed",
-    "/api/embeddings",
-    "/api/generate",
-    "/api/ps",
-    "/api/show",
-    "/api/tags",
-    "/api/version",
-)
-"""What clients need of Ollama's API, beside /v1/; the rest pulls, deletes, or shows memory
-(docs/facts.md#nginx-paths). The `ollama` program asks for / before anything else."""
 
 HASH_KEYS = {
     "session": "$http_x_session_id",
@@ -168,13 +155,22 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
     for name in ("port", "status_port"):
         if getattr(settings, name) in ports:
             yield host.problem("balancer", (name,), f"is the port of {ports[getattr(settings, name)]} on this host")
+    served = [engine.title for engine in engines.behind(host, inventory)]
+    if len(served) > 1:
+        yield host.problem(
+            "balancer",
+            (),
+            f"would send a request to instances of {' and '.join(served)} alike, which answer other paths: make an"
+            " inventory with a balancer for each of them",
+        )
 
 
 def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
     """Models that a request may miss, because it goes to any instance."""
     if not is_balancing(host, inventory):
         return
-    found = scattered([instance for source in sources(host, inventory) for instance in source.instances])
+    engine = engines.behind(host, inventory)[0]
+    found = scattered([instance for source in sources(host, inventory) for instance in source.instances], engine)
     if found:
         who = "the balancer" if inventory.group("balancer") else f"{host.name}: the balancer"
         named = [f"{model} ({share})" for model, share in found.items()]
@@ -200,21 +196,23 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     nginx = shared_settings.nginx(host)
     hosts = sources(host, inventory)
     members = [(other, instance) for other in hosts for instance in other.instances]
+    engine = engines.behind(host, inventory)[0]
     yield Listen(name="nginx", addresses=own)
     yield Balancing(
         name="balancer",
-        files=_files(settings, nginx.version, tries=1 + max((len(one.instances) for one in hosts), default=1)),
+        files=_files(settings, nginx.version, engine, tries=1 + max((len(one.instances) for one in hosts), default=1)),
         binary=nginx.binary,
         status_port=settings.status_port,
         servers=tuple(_server(other, instance, settings, inventory) for other, instance in members),
+        backend=engine,
         method=settings.directive,
         max_fails=settings.max_fails,
         fail_timeout=milliseconds(settings.fail_timeout),
         keepalive=settings.keepalive,
         listens=_listens(settings),
         url=settings.url,
-        model=_common([instance for _, instance in members]),
-        scattered=scattered([instance for _, instance in members]),
+        model=_common([instance for _, instance in members], engine),
+        scattered=scattered([instance for _, instance in members], engine),
     )
     yield Service(name=UNIT.removesuffix(".service"), after=(f"unit:{UNIT}",))
 
@@ -225,7 +223,7 @@ def _listens(settings: Settings) -> str:
     return f"{', '.join(names.get(address, address) for address in settings.listen)}, port {settings.port}"
 
 
-def _files(settings: Settings, version: str, tries: int) -> Mapping[str, bytes]:
+def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapping[str, bytes]:
     """All files but the upstream. A request that is tried once more than a host has instances survives a whole host."""
     times = {name: milliseconds(getattr(settings, name)) for name in DURATIONS}
     main = render(
@@ -240,7 +238,8 @@ def _files(settings: Settings, version: str, tries: int) -> Mapping[str, bytes]:
         listen=settings.addresses,
         max_body=size_bytes(settings.max_body),
         retry_after=settings.retry_after,
-        allowed=ALLOWED,
+        upstream=engine.name,
+        allowed=engine.client_paths,
         tries=tries,
         keepalive_min=tuple(int(part) for part in version.split(".")) >= (1, 27, 4),
     )
@@ -263,16 +262,21 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
     )
 
 
-def _common(instances: list[Instance]) -> str:
+def _common(instances: list[Instance], engine: Engine) -> str:
     """The first model that all of them serve, or empty."""
-    others = [set(map(canonical, instance.models)) for instance in instances]
+    others = [set(map(engine.canonical, instance.models)) for instance in instances]
     first = instances[0].models if instances else ()
-    return next((model for model in first if all(canonical(model) in models for models in others)), "")
+    return next((model for model in first if all(engine.canonical(model) in models for models in others)), "")
 
 
-def scattered(instances: list[Instance]) -> dict[str, str]:
-    """The models that some of the instances serve and others do not, and how many do."""
-    served = Counter(model for one in instances for model in {canonical(name) for name in one.models})
+def scattered(instances: list[Instance], engine: Engine) -> dict[str, str]:
+    """The models that some of the instances serve and others do not, and how many do.
+
+    Args:
+        instances: those that a balancer sends to.
+        engine: their engine.
+    """
+    served = Counter(model for one in instances for model in {engine.canonical(name) for name in one.models})
     count = len(instances)
     return {model: f"{n} of {count} instances" for model, n in sorted(served.items()) if n < count}
 

@@ -24,6 +24,7 @@ from provision.inventory import (
     shared_settings,
 )
 from provision.render import render
+from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.docker.daemon_json import DockerConfig
 from provision.steps.docker.service import DockerService
@@ -124,7 +125,8 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """The guards of every host, the folders where anything is declared; Docker on gpu hosts."""
     yield SupportedHost(docker=host.gpu)
     if host.gpu:
-        yield UsableCards(gpus={one.name: one.gpus for one in host.instances}, image=host.serving.image)
+        gpus = {one.name: one.gpus for one in host.instances}
+        yield UsableCards(gpus=gpus, image=host.serving.image, unusable=engines.of(host.serving).unusable)
     if host.gpu or host.balancer:  # a host under `retired` keeps no folder of ours
         yield Folders()
     if not host.gpu:

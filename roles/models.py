@@ -10,7 +10,9 @@ from pydantic import Field
 
 from provision.inventory import Duration, Host, Inventory, ModelName, Sha256, duration_seconds
 from provision.inventory import Settings as Base
+from provision.steps import engines
 from provision.steps.base import Owned, Step
+from provision.steps.ollama.engine import OLLAMA
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import LeavingModels, Model, OwnedModels
 from provision.steps.ollama.server_state import canonical
@@ -51,7 +53,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """
     settings = host.of(Settings)
     digests = {canonical(name): digest for name, digest in settings.digests.items()}
-    for one in host.instances:
+    for one in (instance for instance in host.instances if engines.of(instance) is OLLAMA):
         models = [
             Model(
                 instance=one.name,

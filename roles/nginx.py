@@ -12,6 +12,7 @@ from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing
 from provision.render import render
+from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.nginx.build import CACHE, CURRENT, LOGS, UNIT, USER, Build, OwnedBuilds, Source
 from provision.steps.system.account import Account, OwnedAccounts
@@ -185,7 +186,9 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield Link(path=CURRENT, target=source.prefix)
     yield Program(name="nginx", target=f"{CURRENT}/sbin/nginx")
     yield File(path="/etc/logrotate.d/provision-nginx", content=render("nginx/logrotate.j2", days=settings.log_days))
-    yield Unit(name=UNIT, content=render("nginx/provision-nginx.service.j2"))
+    yield Unit(
+        name=UNIT, content=render("nginx/provision-nginx.service.j2", engine=engines.behind(host, inventory)[0].title)
+    )
 
 
 # The service first: what it runs on goes after it. Logs stay: they are the operator's.

@@ -42,14 +42,15 @@ from provision.steps.docker.volume import OwnedVolumes
 from provision.steps.instance import boot, endpoint, storage
 from provision.steps.instance.conflicts import Holders
 from provision.steps.instance.container import Container, OwnedContainers
-from provision.steps.instance.create_arguments import bind, env_file, fingerprint, volume
-from provision.steps.ollama import environment as variables
+from provision.steps.instance.create_arguments import bind, fingerprint, volume
+from provision.steps.instance_paths import FOLDER, PROGRAMS, env_file
+from provision.steps.ollama.engine import OLLAMA
+from provision.steps.ollama.environment import from_settings
 from provision.steps.ollama.server_state import canonical
 from provision.steps.system.file import File, OwnedFiles
 from provision.steps.system.systemd import OwnedUnits
 
-ENGINE = "ollama"
-TOLERATE = f"{ENGINE}.tolerate"
+TOLERATE = f"{OLLAMA.name}.tolerate"
 SERVES = DECLARES_INSTANCES = STARTS_CONTAINERS = True
 GROUPS = ("gpu",)
 FIRST_PORT = 3001
@@ -118,7 +119,7 @@ class Tuning(Base):
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Variables that the server would ignore, and values that do not go together."""
         for name in self.environment:
-            if complaint := variables.complaint(name):
+            if complaint := OLLAMA.variables.complaint(name):
                 yield ("environment", name), complaint
         if self.kv_cache_type in ("q8_0", "q4_0") and self.flash_attention is False:
             yield ("kv_cache_type",), f"{self.kv_cache_type} needs flash attention, and flash_attention is false"
@@ -258,7 +259,7 @@ def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
 def serving(settings: Settings) -> Serving:
     """What the settings of a host say of every instance, also of those that are no longer declared."""
     return Serving(
-        engine=ENGINE,
+        engine=OLLAMA.name,
         image=settings.image,
         listen_address=settings.listen_address,
         admit=settings.admit,
@@ -294,8 +295,8 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     ports = {instance.name: instance.port for instance in instances}
     yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate, setting=TOLERATE)
     yield Image(reference=settings.image)
-    yield from boot.firewall_steps(host, inventory)
-    yield from boot.start_steps(host, address, _kept_loaded(settings, instances))
+    yield from boot.firewall_steps(host, inventory, OLLAMA)
+    yield from boot.start_steps(host, address, _kept_loaded(settings, instances), OLLAMA)
     yield File(path=nvidia_smi.RECORD, content=lambda facts: nvidia_smi.record_text(facts.record))
     yield from storage.steps(instances)
     yield from _containers(host, inventory)
@@ -326,15 +327,21 @@ def _containers(host: Host, inventory: Inventory) -> Iterator[Step]:
 def _container(host: Host, inventory: Inventory, instance: Instance, item: InstanceSettings) -> Container:
     settings = host.of(Settings)
     memory, cpus, pids = (_value(settings, item, name) for name in ("memory", "cpus", "pids_limit"))
+    mount = (
+        volume(instance.name, OLLAMA.probe.home)
+        if instance.storage == storage.VOLUME
+        else bind(instance.storage, OLLAMA.probe.home)
+    )
     return Container(
         name=instance.name,
+        engine=OLLAMA,
         image=instance.image,
         gpus=instance.gpus,
         port=instance.port,
         address=partial(endpoint.listen_address, host, inventory),
         environment=environment(settings, instance, item),
         secrets={key: fingerprint(value) for key, value in _secrets(settings, item).items()},
-        mounts=(volume(instance.name) if instance.storage == storage.VOLUME else bind(instance.storage),),
+        mounts=(mount,),
         restart=settings.restart,
         memory=size_bytes(memory) if memory else 0,
         cpus=cpus or 0.0,
@@ -355,7 +362,7 @@ def environment(settings: Settings, instance: Instance, item: InstanceSettings) 
     if values["no_prune"] is None and _shares(settings, item):
         values["no_prune"] = True
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if len(instance.gpus) > 1 else {}
-    return {**order, **variables.from_settings(values), **settings.environment, **item.environment}
+    return {**order, **from_settings(values), **settings.environment, **item.environment}
 
 
 def loaded_at_once(settings: Settings, instance: Instance, item: InstanceSettings) -> int:
@@ -384,9 +391,9 @@ def _shares(settings: Settings, item: InstanceSettings) -> bool:
 OWNED: tuple[Owned, ...] = (
     OwnedUnits(prefix="provision-firewall"),
     OwnedUnits(prefix="provision-instances"),
-    OwnedContainers(),
+    OwnedContainers(engine=OLLAMA),
     OwnedFirewall(),
     OwnedVolumes(),
     OwnedImages(),
-    OwnedFiles(globs=(f"{boot.FOLDER}/*", "/opt/provision/lib/ollama-*")),
+    OwnedFiles(globs=(f"{FOLDER}/*", f"{PROGRAMS}*")),
 )

@@ -14,7 +14,7 @@ from provision.steps.base import BlockedError, RefusalError, State, Step, Unread
 from provision.steps.docker import daemon_state
 from provision.steps.docker.service import CDI_ENGINE, engine_version
 from provision.steps.facts import HostFacts
-from provision.steps.instance.container import LEFT
+from provision.steps.instance.container_state import LEFT
 
 
 def endangers(change: Change) -> bool:

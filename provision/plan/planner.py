@@ -127,9 +127,9 @@ def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -
             raise FactError(
                 f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
             ) from error
-    if inspect.COMMAND in answers:
+    if inspect.command() in answers:
         try:
-            facts = dataclasses.replace(facts, published=inspect.published(answers[inspect.COMMAND]))
+            facts = dataclasses.replace(facts, published=inspect.published(answers[inspect.command()]))
         except BlockedError as blocked:
             facts = dataclasses.replace(facts, published=None, asked_after=blocked.by)
     return facts

@@ -21,7 +21,7 @@ from provision.inventory import (
 )
 from provision.steps import facts
 from provision.steps.base import Fact, Owned, State, Step
-from provision.steps.docker.inspect import COMMAND
+from provision.steps.docker import inspect
 from provision.steps.facts import HostFacts
 
 
@@ -39,8 +39,8 @@ class Role(Protocol):
     SERVES: bool = False
     """Whether the role checks that instances serve."""
     DECLARES_INSTANCES: bool = False
-    """Whether the role declares the instances of gpu hosts. Exactly one role does, and has `instances` and
-    `serving`."""
+    """Whether the role declares instances of gpu hosts, as the role of an engine does. Such a role has `instances` and
+    `serving`. A host has the instances of one role."""
     STARTS_CONTAINERS: bool = False
     """Whether the role starts containers. Steps that prepare the host come before the first role with containers."""
     BRINGS_MODELS: bool = False
@@ -186,10 +186,18 @@ def bringing_models() -> frozenset[str]:
     return _which("BRINGS_MODELS")
 
 
-def declaring() -> str:
-    """Return the role whose settings declare the instances. The role also removes undeclared instances."""
-    (name,) = _which("DECLARES_INSTANCES")
-    return name
+def declaring(host: Host) -> str:
+    """Return the role whose settings declare a host's instances. The role also removes undeclared instances.
+
+    Args:
+        host: one host of the inventory.
+    """
+    return host.serving.engine or _of_engines()[0]
+
+
+def _of_engines() -> list[str]:
+    """Return the roles that declare instances, in their order."""
+    return [name for name in order() if _said(name, "DECLARES_INSTANCES")]
 
 
 def concerned(host: Host, inventory: Inventory, roles: Collection[str]) -> Mapping[str, frozenset[str]]:
@@ -235,10 +243,16 @@ def with_instances(host: Host) -> Host:
     Args:
         host: a host as the inventory's loader makes it, with the settings of every role.
     """
-    name = declaring()
-    engine, settings = role(name), host.settings[name]
-    instances: tuple[Instance, ...] = engine.instances(host.name, settings) if host.gpu else ()
-    return dataclasses.replace(host, instances=instances, undeclared=engine.serving(settings))
+    declared = _declared(host)
+    name = next((name for name, instances in declared.items() if instances), _of_engines()[0])
+    undeclared: Serving = role(name).serving(host.settings[name])
+    return dataclasses.replace(host, instances=declared.get(name, ()), undeclared=undeclared)
+
+
+def _declared(host: Host) -> dict[str, tuple[Instance, ...]]:
+    """Role -> the instances that a host declares by the settings of that role."""
+    names = _of_engines() if host.gpu else []
+    return {name: role(name).instances(host.name, host.settings[name]) for name in names}
 
 
 def _warnings(inventory: Inventory) -> list[str]:
@@ -255,7 +269,11 @@ def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:
         for name in order():
             yield from _said(name, "problems")(host, inventory)
         if host.gpu and not host.instances:
-            yield host.problem(declaring(), ("instances",), f"{host.name} is in the group gpu and has no instance")
+            yield host.problem(declaring(host), ("instances",), f"{host.name} is in the group gpu and has no instance")
+        several = [name for name, instances in _declared(host).items() if instances]
+        for name in several[1:]:
+            told = f"{host.name} has instances of {several[0]} too: a host has those of one engine"
+            yield host.problem(name, ("instances",), told)
 
 
 def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
@@ -319,7 +337,8 @@ def facts_needed(
     """
     parts = {part for name in roles for part in _said(name, "FACTS")}
     parts |= {facts.CARDS, facts.AT_FIRST} if guards else set()
-    return facts_command(host, inventory, parts - ({facts.PUBLISHED, facts.AT_FIRST} if COMMAND in others else set()))
+    parts -= {facts.PUBLISHED, facts.AT_FIRST} if inspect.command() in others else set()
+    return facts_command(host, inventory, parts)
 
 
 def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:

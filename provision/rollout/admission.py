@@ -10,8 +10,9 @@ from provision.rollout.balancer_pool import BalancerPool, update_all
 from provision.rollout.roll import Roll
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
+from provision.steps import engines
+from provision.steps.instance.engine import proved_at
 from provision.steps.nginx.upstream import label
-from provision.steps.ollama import readiness
 
 Say = Callable[[str, str, str], None]
 """Tells the operator about progress: kind of event, id of the step, text."""
@@ -96,7 +97,8 @@ class Admission:
             HostError: the test failed.
         """
         models = next((declared.models for declared in self.host.instances if declared.name == name), ())
-        command = readiness.command(name, models, any_model=not self.roll.context.brings_models)
+        test = engines.of(self.host.serving).readiness
+        command = test(name, models, any_model=not self.roll.context.brings_models)
         self.say("progress", f"test:{name}", f"waiting: {command}")
         if lock and not self.lease.held:
             self._lock()
@@ -138,7 +140,7 @@ def _place(host: Host, instance: str, test: Run, answer: Answer) -> str:
             exit_status=answer.exit,
             stderr=answer.error[-4000:],
         )
-    return readiness.place(answer)
+    return proved_at(answer)
 
 
 def _first(text: str) -> str:

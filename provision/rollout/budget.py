@@ -107,7 +107,7 @@ class DisruptionBudget:
                 same = [other for other in renamings if self.replicas.stand_in(other.host, renaming.host, model)]
                 count, allowed = sum(other.count for other in same), self.allowed(renaming.host, model)
                 if count > allowed:
-                    refused[renaming.host.name] = _too_many(model, count, allowed)
+                    refused[renaming.host.name] = _too_many(declaring(renaming.host), model, count, allowed)
         return refused
 
 
@@ -115,10 +115,10 @@ def _of_others(slot: Slot, out: Mapping[str, Slot]) -> dict[str, Slot]:
     return {label: other for label, other in out.items() if other.host.name != slot.host.name}
 
 
-def _too_many(model: str, count: int, allowed: int) -> RefusedError:
+def _too_many(role: str, model: str, count: int, allowed: int) -> RefusedError:
     served = f"instances of {model}" if model else "instances without a declared model"
     return RefusedError(
-        f"this run would rename {count} {served}, and {declaring()}.max_unavailable allows {allowed} of them to be out",
+        f"this run would rename {count} {served}, and {role}.max_unavailable allows {allowed} of them to be out",
         f"rename fewer of them in one deploy: use --limit, or change their names in several steps; {NOTHING_CHANGED}",
     )
 

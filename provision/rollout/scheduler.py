@@ -115,7 +115,11 @@ class Scheduler:
         """Halt the roll: the waiting slots will never fit."""
         blockers = {label for work in waiting if work.slot for label in work.slot.blockers}
         are_renamed = blockers.isdisjoint(self.roll.budget.replicas.all_declared())
-        self._hint = RENAMED if are_renamed else MAKE_ROOM.format(declaring())
+        self._hint = (
+            RENAMED
+            if are_renamed
+            else MAKE_ROOM.format(next(declaring(work.slot.host) for work in waiting if work.slot))
+        )
         text = are_out(sorted(blockers))
         self.roll.members.halt(f"{text} out of the upstream already, and more than max_unavailable would be")
 

@@ -264,7 +264,7 @@ class HostTraffic:
     def _is_removed(self, name: str) -> bool:
         """Whether this run removes an instance that is no longer declared."""
         declared = any(instance.name == name for instance in self.host.instances)
-        return not declared and role_interface.declaring() in self.roll.context.roles
+        return not declared and role_interface.declaring(self.host) in self.roll.context.roles
 
     def _has_successor(self, slot: Slot) -> bool:
         """Whether the host has an instance that the balancers learn in the last wave."""

@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-RECORD = "/etc/provision/ollama/cards"
+from provision.steps import instance_paths
+
+RECORD = instance_paths.CARDS
 TIMEOUT = 15.0  # seconds; a healthy, loaded driver answers within a second
 CORE = "index,uuid,name,driver_version,memory.total"
 # A driver refuses the whole query for one unknown field, so fields that may be unknown have a query of their own.

@@ -143,7 +143,8 @@ class Verification:
         published = [place for host in reached for place in self._places(self._runs[host.name])]
         self._questions, unasked = neighbours.assign(published, reached)
         for place in published:
-            self.results[place.host].steps.append(StepResult(place.step, role_interface.declaring(), by_neighbour=True))
+            role = role_interface.declaring(self._runs[place.host].host)
+            self.results[place.host].steps.append(StepResult(place.step, role, by_neighbour=True))
             self._futures[place.host, place.step] = Future()
         for reply in unasked:
             self._replied(reply)
@@ -299,4 +300,4 @@ def _masked(run: HostRun, check: Check) -> Check:
 
 def _has(run: HostRun) -> bool:
     """Whether the instances of a host are verified."""
-    return run.host.gpu and role_interface.declaring() in run.roles
+    return run.host.gpu and role_interface.declaring(run.host) in run.roles

@@ -59,6 +59,7 @@ class Place:
         port: the published port.
         admitted: the networks with access.
         senders: names of the balancers that send to the instance.
+        role: the role whose settings list these networks.
     """
 
     host: str
@@ -67,6 +68,7 @@ class Place:
     port: int
     admitted: tuple[str, ...]
     senders: frozenset[str]
+    role: str = ""
 
     @property
     def step(self) -> str:
@@ -129,8 +131,9 @@ def places(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[Place, .
     address = endpoint.listen_address(host, inventory, facts)
     admitted = endpoint.admitted(host, inventory, facts)
     senders = frozenset(balancer.name for balancer in topology.balancers(host, inventory))
+    role = declaring(host)
     return tuple(
-        Place(host.name, instance.name, address, instance.port, admitted, senders) for instance in host.instances
+        Place(host.name, instance.name, address, instance.port, admitted, senders, role) for instance in host.instances
     )
 
 
@@ -189,7 +192,7 @@ def _is_shut_out(host: Host, place: Place) -> bool:
 
 def _unasked(place: Place) -> Reply:
     if EVERYBODY in place.admitted:
-        return Reply(place, why=f"{declaring()}.admit lets everybody in")
+        return Reply(place, why=f"{place.role}.admit lets everybody in")
     return Reply(place, why="every host that was reached has access to the instance")
 
 

@@ -145,7 +145,7 @@ def test_a_connection_that_is_still_being_made_is_waited_for(lab):
     """A request follows over the new connection in a moment; an instance stopped before would cut the request."""
     balancer, at = lab.host("lb-01"), f"{lab.host('gpu-02').address}:3001"
     lost = ["OUTPUT", "-p", "tcp", "--sport", "45001", "-j", "DROP"]
-    waiting = member_update.wait([at], 0)
+    waiting = member_update.wait([at], 0, "/api/version")
 
     def left() -> str:
         return balancer.run(waiting.words, stdin=waiting.stdin.decode()).stdout

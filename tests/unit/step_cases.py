@@ -5,7 +5,7 @@ import inspect
 import pkgutil
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 import provision.steps
 from provision.steps.base import Owned, Step
+from provision.steps.ollama.engine import OLLAMA
 
 TESTS = Path(__file__).parents[1]
 
@@ -56,9 +57,17 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
+OF_ENGINE = {"engine": OLLAMA, "inside": OLLAMA.probe.port, "unusable": OLLAMA.unusable}
+"""Arguments that a role takes from the engine of its instances, and no case file names."""
+
+
 def step_of(path: Path, case: dict[str, Any]) -> Any:
     """The step or finder of a case: its class is the folder's name."""
-    return TypeAdapter(classes()[path.parent.name]).validate_python(case.get("step", {}))
+    kind = classes()[path.parent.name]
+    given = {name: value for name, value in OF_ENGINE.items() if name in kind.__dataclass_fields__}
+    types = get_type_hints(kind)
+    said = {name: TypeAdapter(types[name]).validate_python(value) for name, value in case.get("step", {}).items()}
+    return kind(**{**given, **said})
 
 
 @cache

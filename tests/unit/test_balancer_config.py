@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.roles import balancer, nginx
-from provision.steps.nginx.balancer_checks import REFUSED, is_spread
 from provision.steps.nginx.generation import rebinds
+from provision.steps.ollama.engine import OLLAMA
+from provision.steps.ollama.stream_proof import is_spread
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
 from tests.unit.nginx_config import Directive, find, parse
 
@@ -56,9 +57,9 @@ def test_a_request_outlives_a_whole_host() -> None:
 def test_only_what_is_listed_is_open() -> None:
     locations = {found.words[1:]: found.block or () for found in find(site(), "location")}
     passed = {words for words, block in locations.items() if find(block, "proxy_pass")}
-    assert passed == {("=", path) for path in balancer.ALLOWED} | {("/v1/",)}
+    assert passed == {("=", path) for path in OLLAMA.client_paths} | {("/v1/",)}
     assert find(locations[("/",)], "return")[0].words[1] == "403"
-    assert not {path.split(" ")[1] for path in REFUSED} & {path for _, path in passed - {("/v1/",)}}
+    assert not {path.split(" ")[1] for path in OLLAMA.refused} & {path for _, path in passed - {("/v1/",)}}
 
 
 def test_what_is_passed_is_the_normalised_path() -> None:

@@ -13,11 +13,12 @@ from provision.steps.docker import image
 from provision.steps.facts import Card, HostFacts
 from provision.steps.instance import scripts
 from provision.steps.instance.container import Container
+from provision.steps.ollama.engine import OLLAMA
 from tests.unit.step_cases import TESTS
 
 CARD = "GPU-6506c7fb-0468-e2f5-1691-2db0f8554bf0"
 FACTS = HostFacts(cards=(Card(0, CARD, "RTX A6000", "580.95.05", 8.6, 49140),))
-STEP = Container(name="ollama1", image="ollama/ollama:0.34.4", gpus=(0,), port=3001, address="10.0.0.11")
+STEP = Container(name="ollama1", engine=OLLAMA, image="ollama/ollama:0.34.4", gpus=(0,), port=3001, address="10.0.0.11")
 
 
 def found(**how: Any) -> dict[str, Any]:

@@ -12,14 +12,15 @@ from provision.plan.planner import plan_host
 from provision.roles import ollama as role
 from provision.steps.base import Answer, BlockedError
 from provision.steps.docker import inspect
-from provision.steps.docker.firewall import COMMAND, DIRECT, Firewall, OwnedFirewall
+from provision.steps.docker.firewall import COMMAND, Firewall, OwnedFirewall, direct
 from provision.steps.facts import HostFacts
 from tests.unit.step_cases import TESTS
 
 MATCH = "-p tcp -m conntrack --ctorigdst 10.0.0.11 --ctorigdstport 3001 --ctdir ORIGINAL"
 LETS_IN = f"-s 10.0.0.5/32 {MATCH} -j RETURN"
 REJECTS = f"{MATCH} -j REJECT --reject-with tcp-reset"
-WALL = Firewall(ports=(3001,), address="10.0.0.11", admit=("10.0.0.5/32",))
+DIRECT = direct(11434)
+WALL = Firewall(ports=(3001,), inside=11434, address="10.0.0.11", admit=("10.0.0.5/32",))
 
 
 def live(*rules: str, first: str = "-A DOCKER-USER -j PROVISION", forward: str = "-A FORWARD -j DOCKER-USER") -> Any:
@@ -56,7 +57,7 @@ def test_the_rule_about_addresses_of_containers_closes_no_published_port() -> No
 
 
 def test_everybody_is_a_rule_without_source() -> None:
-    wall = Firewall(ports=(3001,), address="10.0.0.11", admit=("0.0.0.0/0",))
+    wall = Firewall(ports=(3001,), inside=11434, address="10.0.0.11", admit=("0.0.0.0/0",))
     assert wall.rules(HostFacts()) == [f"{MATCH} -j RETURN", REJECTS, DIRECT]
 
 
@@ -66,7 +67,7 @@ def test_the_chain_goes_after_the_containers() -> None:
     rules = f"-N DOCKER-USER\n-A DOCKER-USER -j PROVISION\n-N PROVISION\n-A PROVISION {REJECTS}\n# end\n"
     answers: dict[Run, Answer] = {
         COMMAND: Answer(0, rules.encode(), b""),
-        inspect.COMMAND: Answer(0, docker.encode(), b""),
+        inspect.command(): Answer(0, docker.encode(), b""),
     }
     kinds = (OwnedFirewall, role.OwnedContainers, role.OwnedVolumes)
     finders = [("ollama", finder) for finder in role.OWNED if isinstance(finder, kinds)]

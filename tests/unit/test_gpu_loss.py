@@ -13,6 +13,7 @@ from provision.steps.docker import daemon_state, inspect
 from provision.steps.facts import HostFacts
 from provision.steps.instance.container import Container
 from provision.steps.nvidia_smi import Card
+from provision.steps.ollama.engine import OLLAMA
 
 FACTS = Path(__file__).parents[1] / "facts"
 
@@ -28,7 +29,9 @@ def daemon(driver: str, version: str) -> Answer:
 
 
 def entry() -> Entry:
-    one = Container(name="ollama1", image="ollama/ollama:0.34.4", gpus=(0,), port=3001, address="10.0.0.11")
+    one = Container(
+        name="ollama1", engine=OLLAMA, image="ollama/ollama:0.34.4", gpus=(0,), port=3001, address="10.0.0.11"
+    )
     return Entry("ollama", one)
 
 
@@ -49,7 +52,9 @@ def test_what_docker_makes_and_what_lives_on_are_looked_at(
     case = yaml.safe_load((FACTS / f"Container/{container}.yaml").read_text())
     answers = {
         daemon_state.COMMAND: daemon(driver, version),
-        inspect.COMMAND: Answer(case.get("exit", 0), case.get("stdout", "").encode(), case.get("stderr", "").encode()),
+        inspect.command(): Answer(
+            case.get("exit", 0), case.get("stdout", "").encode(), case.get("stderr", "").encode()
+        ),
     }
     assert gpu_loss.are_safe([entry()], answers) is safe
     assert set(gpu_loss.reads([entry()])) == set(answers)
@@ -86,6 +91,6 @@ def test_an_instance_that_cannot_be_worked_on_may_serve_on(
     case = yaml.safe_load((FACTS / f"Container/{container}.yaml").read_text())
     said = Answer(case.get("exit", 0), case.get("stdout", "").encode(), case.get("stderr", "").encode())
     one = Entry("ollama", dataclasses.replace(entry().step, port=port))  # type: ignore[type-var]
-    names = gpu_loss.lost(["ollama1"], [one], {inspect.COMMAND: said}, HostFacts(cards=found))
+    names = gpu_loss.lost(["ollama1"], [one], {inspect.command(): said}, HostFacts(cards=found))
     assert names == ({"ollama1"} if lost else set())
     assert gpu_loss.lost(["ollama1"], [one], {}, HostFacts(cards=found)) == set(), "nobody looked at the container"

@@ -31,7 +31,7 @@ def ask(folder: Path, **says: str) -> tuple[Answer, list[str]]:
         (folder / name).chmod(0o755)
     asked = folder / "asked"
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(asked), **says}
-    command = inspect.COMMAND
+    command = inspect.command()
     said = subprocess.run(
         command.words, input=command.stdin, capture_output=True, env=environment, check=False, timeout=60
     )
@@ -92,7 +92,7 @@ def test_an_nvidia_smi_that_fails_proves_nothing(tmp_path: Path) -> None:
 
 def test_without_docker_the_processes_on_the_cards_are_known_all_the_same(tmp_path: Path) -> None:
     me = os.getpid()
-    shell = f'command() {{ [ "$2" != docker ]; }}\nls() {{ :; }}\n{inspect.COMMAND.stdin.decode()}'
+    shell = f'command() {{ [ "$2" != docker ]; }}\nls() {{ :; }}\n{inspect.command().stdin.decode()}'
     (tmp_path / "nvidia-smi").write_text(SMI)
     (tmp_path / "nvidia-smi").chmod(0o755)
     said = subprocess.run(
@@ -245,6 +245,6 @@ def test_where_our_containers_are_published_is_read_with_them() -> None:
 
 
 def test_without_a_way_to_ask_docker_the_rules_are_known_after_the_step_that_blocks_the_look() -> None:
-    answers = {inspect.COMMAND: Answer(inspect.NO_CURL, b"", b"curl is not there to ask with")}
+    answers = {inspect.command(): Answer(inspect.NO_CURL, b"", b"curl is not there to ask with")}
     facts = host_facts(answers, HostFacts())
     assert (facts.published, facts.asked_after) == (None, "packages:apt-tools")

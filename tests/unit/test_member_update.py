@@ -115,7 +115,7 @@ def test_no_answer_of_ss_is_not_no_stream(tmp_path, program, exit_code, said) ->
     for name, text in (("ss", program), ("curl", "exit 0")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    command = member_update.wait(["10.0.0.11:3001"], 0)
+    command = member_update.wait(["10.0.0.11:3001"], 0, "/health")
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(command.words, input=command.stdin, capture_output=True, check=False, env={"PATH": path})
     assert (done.returncode, done.stdout.decode()) == (exit_code, said)

@@ -12,6 +12,7 @@ import pytest
 from provision.command import Answer
 from provision.lab.simulated import ollama_api, ollama_lab
 from provision.steps.facts import HostFacts
+from provision.steps.instance.engine import proved_at
 from provision.steps.ollama import readiness, server_state
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import Model
@@ -231,7 +232,7 @@ def test_an_instance_whose_first_model_only_embeds_passes_its_test(host):
     assert pull(EMBEDDING).returncode == 0
     done = run(readiness.command("ollama1", (EMBEDDING, MODEL)))
     assert done.returncode == 0, done.stderr
-    assert readiness.place(_answer(done)) == f"127.0.0.1:{host.port}"
+    assert proved_at(_answer(done)) == f"127.0.0.1:{host.port}"
     (running,) = json.loads(ask(host, "GET", "/api/ps")[2])["models"]
     assert running["name"] == f"{EMBEDDING}:latest"
 

@@ -27,7 +27,7 @@ def host(name, address, *groups, **settings):
 LB = host("lb-01", "10.0.0.5", "balancer")
 GPU = [host(f"gpu-0{number}", f"10.0.0.1{number}", "gpu") for number in (1, 2, 3)]
 HOSTS = [*GPU, LB]
-PLACE = Place("gpu-01", "ollama1", "10.0.0.11", 3001, ("10.0.0.5/32",), frozenset({"lb-01"}))
+PLACE = Place("gpu-01", "ollama1", "10.0.0.11", 3001, ("10.0.0.5/32",), frozenset({"lb-01"}), "ollama")
 
 
 def place(number, **changes):

@@ -204,7 +204,7 @@ def _program(path: Path, body: str) -> Path:
 
 def test_the_unit_notes_files_as_the_step_does() -> None:
     """Both write the note of which files nginx reads, and the step compares whole lines."""
-    unit = render("nginx/provision-nginx.service.j2").decode()
+    unit = render("nginx/provision-nginx.service.j2", engine="x").decode()
     noted = [line for line in unit.splitlines() if "/run/provision-nginx/loaded" in line]
     stamp = STAMP.replace("%", "%%").replace("\\", "\\\\")
     find = f'/usr/bin/find /etc/provision/nginx/ -fprintf /run/provision-nginx/loaded "{stamp}"'

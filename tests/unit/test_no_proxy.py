@@ -9,6 +9,8 @@ import pytest
 
 import provision.steps
 from provision.command import Run
+from provision.steps.docker import inspect
+from provision.steps.instance.scripts import ready
 
 OUTSIDE = ("source.tar.gz", "the key could not be fetched")
 """Words beside the two downloads that come from elsewhere and need the proxy."""
@@ -16,7 +18,9 @@ _CURL = re.compile(r"\bcurl\s+-")
 
 
 def scripts() -> Iterator[tuple[str, str]]:
-    """Every constant text of the steps in which curl is called, by its name."""
+    """Every text of the steps in which curl is called, by its name: constants, and what is made for an engine."""
+    yield "docker.inspect.command", inspect.command().stdin.decode()
+    yield "instance.scripts.ready", ready("/health")
     for module in pkgutil.walk_packages(provision.steps.__path__, "provision.steps."):
         for name, value in vars(importlib.import_module(module.name)).items():
             text = value.stdin.decode() if isinstance(value, Run) else value
@@ -41,5 +45,5 @@ def test_every_module_that_asks_a_server_was_looked_at() -> None:
         "nginx.build_scripts",
         "ollama.loaded_models",
         "ollama.scripts",
-        "ollama.server_state",
+        "ollama.stream_proof",
     }

@@ -12,6 +12,7 @@ from provision.plan import role_interface
 from provision.steps import facts, nvidia_smi
 from provision.steps.facts import HostFacts
 from provision.steps.nvidia_smi import Card
+from provision.steps.ollama.engine import OLLAMA
 from provision.steps.system.preflight import UsableCards
 
 FIRST = "0, GPU-0, NVIDIA L40S, 590.48.01, 46068"
@@ -236,6 +237,7 @@ def test_verify_takes_the_cards_from_what_plan_has_read(
     tmp_path: Path, core: str, code: int, remembered: str, failed: list[str]
 ) -> None:
     backend = SimpleNamespace(facts=ask(tmp_path, answers(core, code), remembered=remembered))
-    guard = UsableCards(gpus={"one": (0,), "two": (1,)}, image="ollama/ollama:0.30.0")
+    image = "ollama/ollama:0.30.0"
+    guard = UsableCards(gpus={"one": (0,), "two": (1,)}, image=image, unusable=OLLAMA.unusable)
     checks = list(guard.check(SimpleNamespace(backend=backend)))
     assert [check.name for check in checks if not check.passed] == failed

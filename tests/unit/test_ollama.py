@@ -26,6 +26,7 @@ from provision.steps.instance import scripts as instance_scripts
 from provision.steps.instance.create_arguments import bind, create_words, gpus_word
 from provision.steps.ollama import environment
 from provision.steps.ollama import scripts as model_scripts
+from provision.steps.ollama.engine import OLLAMA
 
 TEXT = st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" '\"$`\\;,=-"), max_size=40)
 HOSTILE = ["$(touch /tmp/x)", "`id`", "a\"b,c'd", "--privileged", "x; rm -rf /", "a\\b", " lead"]
@@ -301,7 +302,7 @@ def test_admitted() -> None:
 
 
 def test_the_rules_file_is_what_the_step_wants() -> None:
-    wall = Firewall(ports=(3001,), address="10.0.0.11", admit=("10.0.0.5/32",))
+    wall = Firewall(ports=(3001,), inside=11434, address="10.0.0.11", admit=("10.0.0.5/32",))
     text = wall.content(FACTS).decode()
     wanted = wall.want(FACTS, None)
     assert wanted is not None
@@ -333,8 +334,8 @@ def test_files_that_depend_on_the_host_are_proved_by_their_bytes(path: str) -> N
 @settings(max_examples=200)
 @given(TEXT)
 def test_mounts_are_one_csv_record(path: str) -> None:
-    (fields,) = csv.reader(io.StringIO(bind("/" + path)))
-    assert fields == ["type=bind", f"source=/{path}", "target=/root/.ollama"]
+    (fields,) = csv.reader(io.StringIO(bind("/" + path, "/models")))
+    assert fields == ["type=bind", f"source=/{path}", "target=/models"]
 
 
 def test_cards_are_one_csv_field() -> None:
@@ -365,16 +366,18 @@ def test_words_reach_docker_as_they_are(tmp_path: Path, environment: dict[str, s
     out = tmp_path / "words"
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OUT": str(out)}
     subprocess.run(command.words, input=command.stdin, env=env, check=True)  # type: ignore[union-attr]
-    assert out.read_bytes().decode().split("\0")[:-1] == create_words("ollama1", want)
+    assert out.read_bytes().decode().split("\0")[:-1] == create_words("ollama1", want, OLLAMA.probe)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         *(value for name, value in vars(instance_scripts).items() if name.isupper()),
-        *(value for name, value in vars(model_scripts).items() if name.isupper() and name != "MARKS"),
+        *(value for name, value in vars(model_scripts).items() if name.isupper() and isinstance(value, str)),
+        instance_scripts.start("/health", 10),
+        instance_scripts.restart("/health", 10),
         boot.firewall_script().decode(),
-        boot.instances_script().decode(),
+        boot.instances_script(OLLAMA).decode(),
     ],
 )
 def test_scripts_are_shell(text: str) -> None:
@@ -411,5 +414,6 @@ def test_a_clock_that_jumps_while_an_instance_starts_is_no_wait_that_is_over(tmp
     count = f'echo >>{tmp_path}/$0; [ "$(wc -l <{tmp_path}/$0)" -gt 2 ]'
     for name, text in {"curl": count, "docker": "echo running 0", "date": f"{count} && echo 99999 || echo 1"}.items():
         (tmp_path / f"{name}.sh").write_text(f"{name}() {{ set -- {name}; {text.replace('$0', '$1')}; }}\n")
-    text = "".join(path.read_text() for path in tmp_path.glob("*.sh")) + instance_scripts.READY + "ready one a:1 120\n"
+    text = "".join(path.read_text() for path in tmp_path.glob("*.sh")) + instance_scripts.ready("/")
+    text += "ready one a:1 120\n"
     subprocess.run(["sh", "-eu", "-c", text], check=True, capture_output=True, timeout=30)

@@ -22,6 +22,7 @@ from provision.steps.instance.container import Container
 from provision.steps.nginx.balancer_config import UPSTREAM, Balancing
 from provision.steps.nginx.generation import Generation
 from provision.steps.nginx.upstream import Drained, Member, Upstream
+from provision.steps.ollama.engine import OLLAMA
 from provision.steps.system.file_scan import Content
 from tests.unit import step_cases
 from tests.unit.test_hostile import FACTS
@@ -248,11 +249,17 @@ def test_every_step_of_every_role_can_be_put_back_to_what_it_wants(inventory, ho
         step.commands(have, None)
 
 
+def container_step(**given):
+    return Container(name="ollama1", engine=OLLAMA, gpus=(), port=0, address="", **given)
+
+
 @pytest.mark.parametrize("declared", [{}, {"OLLAMA_DEBUG": "1"}, {"OLLAMA_CONTEXT_LENGTH": "8192"}])
 def test_a_container_is_put_back_whichever_of_its_variables_the_image_sets_too(declared):
     """An earlier version recorded the image's variables beside those that were declared."""
     before = {"OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_KEEP_ALIVE": "5m"}
-    step = Container(name="ollama1", image="ollama/ollama:0.34.4", gpus=(), port=0, address="", environment=declared)
+    step = Container(
+        name="ollama1", engine=OLLAMA, image="ollama/ollama:0.34.4", gpus=(), port=0, address="", environment=declared
+    )
     case = step_cases.load(step_cases.TESTS / "facts/Container/declared_as_the_image_has_it.yaml")
     entry = role_interface.Entry("ollama", step, {"environment": before})
     found = entry.fact().parse(Answer(0, case["stdout"].encode()))
@@ -260,7 +267,7 @@ def test_a_container_is_put_back_whichever_of_its_variables_the_image_sets_too(d
 
 
 def test_a_card_that_is_gone_is_a_refusal_before_anything_is_touched(inventory):
-    step = Container(name="ollama1", image="", gpus=(), port=0, address="")
+    step = container_step(image="")
     with pytest.raises(RefusalError, match="GPU-gone, which this host has no more"):
         step.restore(FACTS, None, container(inventory, gpus=["GPU-gone"]))
 
@@ -281,6 +288,7 @@ def configured(step, upstream, **how):
 
 ONE, TWO = "gpu-01/ollama1", "gpu-01/ollama2"
 PAST = Upstream(
+    name="ollama",
     method="random",
     max_fails=4,
     fail_timeout="5s",
@@ -403,7 +411,7 @@ def pulled(*references, used):
         "ollama1": {"image": used, "labels": {inspect.MANAGED: "1"}},
         "theirs": {"image": "x:9", "labels": {}},
     }
-    return OwnedImages()._pick(inspect.Engine(containers=containers, pulled=references))
+    return OwnedImages()._pick(inspect.Docker(containers=containers, pulled=references))
 
 
 def test_the_image_that_was_replaced_last_stays_one_change_longer():

@@ -84,9 +84,9 @@ def test_what_systemd_would_not_take_is_refused_and_what_was_there_stays(folder:
 @pytest.mark.parametrize(
     "step",
     [
-        Unit(name="provision-nginx.service", content=render("nginx/provision-nginx.service.j2")),
-        Unit(name=OURS, content=render("ollama/provision-firewall.service.j2", script="/not/yet/there")),
-        Unit(name=OURS, content=render("ollama/provision-instances.service.j2", script="/not/yet/there")),
+        Unit(name="provision-nginx.service", content=render("nginx/provision-nginx.service.j2", engine="x")),
+        Unit(name=OURS, content=render("instance/provision-firewall.service.j2", script="/not/yet/there", engine="x")),
+        Unit(name=OURS, content=render("instance/provision-instances.service.j2", script="/not/yet/there", engine="x")),
         Unit(name=OURS, content=b"[Unit]\nRequires=not-there.service\n[Service]\nExecStart=/not/yet/there\n"),
         DropIn(name=THEIRS, content=render("docker/provision.conf.j2")),
     ],

@@ -10,7 +10,7 @@ from provision.errors import CommandError, HostError, UnreachableError
 from provision.runs.context import Stopped
 from provision.steps.base import EVERY, Fact
 from provision.steps.facts import Fleet
-from provision.steps.instance.container import LEFT
+from provision.steps.instance.container_state import LEFT
 from tests.shell import sh
 
 from .local import LocalSession, deployed

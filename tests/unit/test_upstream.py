@@ -46,6 +46,7 @@ def upstreams(draw: st.DrawFn) -> Upstream:
     listed = tuple(draw(members(name)) for name in draw(st.lists(labels, unique=True, max_size=5)))
     methods = ("", "least_conn", "random", "random two least_conn", "ip_hash", "hash $remote_addr consistent")
     return Upstream(
+        name=draw(st.sampled_from(("ollama", "another_engine"))),
         method=draw(st.sampled_from(methods)),
         max_fails=draw(st.integers(0, 10)) if listed else 1,
         fail_timeout=draw(st.sampled_from(("30s", "1500ms"))) if listed else "10s",
@@ -77,7 +78,7 @@ def test_nginx_reads_the_text_as_one_server_for_each_member_and_no_name_twice(ma
     assert servers == ([member.at for member in made.members] or [upstream.NOBODY])
     keys = [found.words[0] for found in names.block or ()]
     assert len(keys) == len(set(keys))
-    assert set(keys) - {"default", "ollama"} == {one.at for one in made.members if one.address != NOWHERE}
+    assert set(keys) - {"default", made.name} == {one.at for one in made.members if one.address != NOWHERE}
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
@@ -240,6 +241,7 @@ CASES = yaml.safe_load((HERE / "restored_upstream.yaml").read_text())
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
 def test_what_a_rollback_makes_of_the_upstream(case: dict[str, Any]) -> None:
     past = Upstream(
+        name="ollama",
         method="random",
         max_fails=4,
         fail_timeout="5s",

@@ -10,7 +10,7 @@ later can accept a packet that our rules never see, and `nft flush ruleset` take
 first here; the other program's rule stays, after it.
 
 Before Docker 28 a neighbour that routes 172.17.0.0/16 to this host reaches a published container by the container's own
-address (moby issue 45610), which no rule about the host's address matches: `DIRECT` closes that way.
+address (moby issue 45610), which no rule about the host's address matches: `direct` closes that way.
 
 IPv6 needs no rules: instances are published on one IPv4 address, `endpoint.listen_address` refuses any other.
 """
@@ -23,12 +23,12 @@ from typing import Any, ClassVar
 from provision.command import Answer, Command, Script, look, sh
 from provision.steps.base import BlockedError, Check, Fact, Owned, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
+from provision.steps.instance_paths import FIREWALL_RULES
 from provision.steps.wording import Vocabulary, Words
 
 CHAIN = "PROVISION"
 PARENT = "DOCKER-USER"
 ID = f"firewall:{PARENT}"
-RULES_FILE = "/etc/provision/ollama/firewall.rules"
 
 # "No chain" is the only failure that proves absence.
 SCRIPT = Script(
@@ -77,12 +77,7 @@ iptables -w 10 -S %s 1 && iptables -w 10 -S %s && iptables -w 10 -S FORWARD
 echo '# file'; sed -n 's/^-A PROVISION //p' %s
 """
 RULE = f"-A {CHAIN} "
-BRIDGE, INSIDE = "docker0", 11434  # where containers of ours are, and the port of Ollama in them
-DIRECT = (
-    f"! -i {BRIDGE} -o {BRIDGE} -p tcp -m conntrack ! --ctstate DNAT --ctorigdstport {INSIDE} --ctdir ORIGINAL"
-    " -j REJECT --reject-with tcp-reset"
-)
-"""Nobody reaches the port of Ollama by a container's own address, but for the host itself and its containers."""
+BRIDGE = "docker0"  # where containers of ours are
 MOST, LONGEST = 5, 200  # rules of other programs that are named, and characters of each
 FILL = Script("docker/fill-chain", APPLY + "printf '%s' \"$1\" | apply")
 REMOVE = Script(
@@ -95,12 +90,26 @@ iptables -w 10 -X {CHAIN} 2>/dev/null || :
 )
 
 
+def direct(inside: int) -> str:
+    """The rule by which nobody reaches a server by its container's own address, but for the host itself and its
+    containers.
+
+    Args:
+        inside: port of the server inside a container.
+    """
+    return (
+        f"! -i {BRIDGE} -o {BRIDGE} -p tcp -m conntrack ! --ctstate DNAT --ctorigdstport {inside} --ctdir ORIGINAL"
+        " -j REJECT --reject-with tcp-reset"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Firewall(Step):
     """Only these networks reach these ports of containers.
 
     Args:
         ports: the published ports.
+        inside: the port of the servers inside their containers.
         address: the address they are published on, or a pure function of the host facts that gives it.
         admit: the networks that may reach them, or such a function.
         after: ids of steps that change it behind our back.
@@ -114,6 +123,7 @@ class Firewall(Step):
     }
 
     ports: tuple[int, ...]
+    inside: int
     address: str | Callable[[HostFacts], str]
     admit: tuple[str, ...] | Callable[[HostFacts], tuple[str, ...]]
     after: tuple[str, ...] = ()
@@ -135,12 +145,13 @@ class Firewall(Step):
         """The rules of our chain, as `iptables -A` takes them.
 
         A port or an address that changes stays closed where a container of ours is still published, which may be for
-        long where a roll is halted: Ollama asks nobody for a password. What is published says so, and not the rules
+        long where a roll is halted: a server asks nobody for a password. What is published says so, and not the rules
         that are there, because a restart of the unit or a flush may have taken those away; and the unit's file has the
         same rules, for a boot in between. They go in the next round of the same run, once the container has moved.
         """
         address = self.address(facts) if callable(self.address) else self.address
-        return [*self._rules([*((address, port) for port in self.ports), *_published(facts)], facts), DIRECT]
+        places = [*((address, port) for port in self.ports), *_published(facts)]
+        return [*self._rules(places, facts), direct(self.inside)]
 
     def _rules(self, places: Iterable[tuple[str, int]], facts: HostFacts) -> list[str]:
         admit = self.admit(facts) if callable(self.admit) else self.admit
@@ -162,7 +173,8 @@ class Firewall(Step):
         rules = list(past["rules"])
         if self.ports:  # where no chain is declared, nobody knows any more who was to be let in
             rules += self._rules((at for at in _published(_known(facts)) if not _closes(rules, *at)), facts)
-            rules += [] if DIRECT in rules else [DIRECT]
+            own = direct(self.inside)
+            rules += [] if own in rules else [own]
         return {**past, **FIRST, "rules": rules}
 
     def diff(self, have: State, want: State) -> Sequence[str]:
@@ -173,7 +185,7 @@ class Firewall(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """A packet for an instance meets our rules before any other, and there is no other among them."""
-        said = live.run(LOOK, PARENT, CHAIN, RULES_FILE)
+        said = live.run(LOOK, PARENT, CHAIN, FIREWALL_RULES)
         rules, _, file = said.stdout.partition("# file\n")
         lines, ours = rules.splitlines(), [canonical(line) for line in file.splitlines()]
         yield Check("first rule of DOCKER-USER", lines[0] if lines else said.stderr.strip(), f"-A {PARENT} -j {CHAIN}")
@@ -280,7 +292,7 @@ def canonical(rule: str) -> str:
 
 
 def _rejects(line: str, port: int) -> bool:
-    """Whether a rule closes a published port to everybody; `DIRECT` is about a container's own address."""
+    """Whether a rule closes a published port to everybody; `direct` is about a container's own address."""
     match = "--ctorigdst " in line and f"--ctorigdstport {port} " in line
     return match and "-j REJECT" in line and " -s " not in line
 
@@ -297,7 +309,7 @@ class OwnedFirewall(Owned):
 
     def step(self, step_id: str) -> Step:
         """The chain, to be removed."""
-        return Firewall(ports=(), address="", admit=())
+        return Firewall(ports=(), inside=0, address="", admit=())
 
     @staticmethod
     def _parse(answer: Answer) -> State:

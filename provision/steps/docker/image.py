@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from provision.command import Command, Script, sh
 from provision.steps.base import Check, Fact, Owned, State, Step
 from provision.steps.docker import inspect
-from provision.steps.docker.inspect import MANAGED, MARKS, Engine
+from provision.steps.docker.inspect import MANAGED, MARKS, Docker
 from provision.steps.facts import HostFacts
 from provision.steps.wording import Vocabulary, Words
 
@@ -134,13 +134,13 @@ class Image(Step):
         result = live.run("docker image inspect --format ok %s", self.reference)
         yield Check("image present", result.stdout.strip() or result.stderr.strip()[-200:], "ok")
 
-    def _pick(self, found: Engine) -> State:
+    def _pick(self, found: Docker) -> State:
         image_id = found.image_id(self.reference)
         if not image_id:
             return None
         return {"reference": self.reference, "image_id": image_id, "tag": self._tag(found, image_id)}
 
-    def _tag(self, found: Engine, image_id: str) -> str:
+    def _tag(self, found: Docker, image_id: str) -> str:
         """The state of the tag since the image was pulled."""
         pulled = found.pulled_id(self.reference)
         if pulled not in ("", image_id):
@@ -159,7 +159,7 @@ def _lacks_id(have: State) -> bool:
 class PulledImage(Image):
     """An image that we pulled, by its mark; the image itself may stay where somebody else uses it."""
 
-    def _pick(self, found: Engine) -> State:
+    def _pick(self, found: Docker) -> State:
         return {"reference": self.reference} if self.reference in found.pulled else None
 
 
@@ -197,7 +197,7 @@ class OwnedImages(Owned):
         return undeclared[:1] if any(step_id.startswith("image:") for step_id in declared) else ()
 
     @staticmethod
-    def _pick(found: Engine) -> State:
+    def _pick(found: Docker) -> State:
         """Images in use by containers come first, then the last replaced image."""
         used = {item["image"] for item in found.containers.values() if (item["labels"] or {}).get(MANAGED) == "1"}
         ordered = sorted(found.pulled, key=lambda reference: reference not in used)

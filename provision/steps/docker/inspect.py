@@ -4,22 +4,24 @@ Source: the fields of `docker inspect`, `--gpus` in HostConfig.DeviceRequests am
 """
 
 import base64
+import importlib
 import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
-from provision.command import READ_TIMEOUT, Answer, Script, look
+from provision.command import READ_TIMEOUT, Answer, Run, Script, look
 from provision.steps import facts
 from provision.steps.base import BlockedError, Fact, State, UnreadableError, read_once
-from provision.steps.docker import card_look, gpu_processes, model_files
+from provision.steps.docker import card_look, gpu_processes, model_files, probe
 from provision.steps.docker.gpu_processes import Application
+from provision.steps.docker.probe import Probes
 
 MANAGED = facts.MANAGED
-MODEL_MARKS, NO_ANSWER = model_files.MARKS, card_look.NO_ANSWER
+NO_ANSWER = card_look.NO_ANSWER
 PROBE = "provision.probe"  # label of a container that lives for one look at the cards, and is nobody's instance
 MARKS = "/var/lib/provision/images"
 SILENT, LEFT_OVER, NO_CURL, BABBLES = 75, 76, 77, 78
@@ -47,24 +49,16 @@ _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json
 _IMAGE_CONFIG = '{"id":{{json .Id}},"config":{{json .Config}}}'
 _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
 
-# What is to be asked of an instance, in words for the shell below: status, id, its first process, address:port, image,
-# folder of its models.
-_PLACE = (
-    '{{if index .Config.Labels "provision.instance"}}{{println}}@ {{.State.Status}} {{.Id}} {{.State.Pid}} '
-    '{{with index .HostConfig.PortBindings "11434/tcp"}}{{with index . 0}}{{.HostIp}}:{{.HostPort}}{{end}}'
-    "{{else}}nowhere{{end}} {{.Image}} "
-    '{{range .Mounts}}{{if eq .Destination "/root/.ollama"}}{{.Source}}{{end}}{{end}}{{end}}'
-)
 
 # Whether an instance answers and still sees its cards is asked of all of them at once: a container can lose its cards
-# while it runs (docs/facts.md#lost-cards), and nothing but a look inside shows it. What it answers comes in pieces,
-# each written whole (a pipe takes up to 4096 bytes at once), because all of them answer into one pipe.
+# while it runs (docs/facts.md#lost-cards), and nothing but a look inside shows it.
 # A daemon that does not answer is no proof of anything; no client and no containers on disk is one of absence. Once it
 # has listed its containers, the limit of the whole command will do for the rest.
 # A container may go between `ps` and `inspect`: the second attempt then lists anew.
-SCRIPT = Script(
-    "docker/inspect",
-    rf"""
+def _script(probes: Probes) -> str:
+    """The script that looks at Docker, and asks instances of these engines."""
+    fields = _CONTAINER + probe.place(probes)
+    return rf"""
 {gpu_processes.SHELL.strip()}
 if ! command -v docker >/dev/null 2>&1; then
   if [ -n "$(ls -A /var/lib/docker/containers 2>/dev/null)" ]; then
@@ -80,7 +74,7 @@ containers() {{
     exit {SILENT}
   }}
   case $ids in *[!0-9a-f"$nl"]*) echo 'docker ps prints what are no ids of containers' >&2; exit {BABBLES} ;; esac
-  [ -z "$ids" ] || timeout {ANSWERS} docker inspect --type container --format '{_CONTAINER}{_PLACE}' $ids ||
+  [ -z "$ids" ] || timeout {ANSWERS} docker inspect --type container --format '{fields}' $ids ||
     exit {SILENT}
 }}
 nl='
@@ -90,11 +84,7 @@ ours=$(printf '%s\n' "$found" | sed -n 's/^@ //p')
 case $nl$ours in *"${{nl}}running "*)
   command -v curl >/dev/null || {{ echo 'curl is not there to ask with' >&2; exit {NO_CURL}; }} ;;
 esac
-answers() {{
-  curl --noproxy '*' -sf --fail-early -m 15 -w '\n%{{exitcode}} %{{http_code}} %{{errormsg}}\n' \
-    -o /dev/null "http://$2/api/version" -o - "http://$2/api/tags" -o - "http://$2/api/ps" |
-    base64 -w 3000 | while read -r part; do printf '%s api %s\n' "$1" "$part"; done
-}}
+{probe.answers(probes)}
 {card_look.SHELL.strip()}
 # Who lives in a scope of systemd's, and who makes Docker's cgroups by now: it may have been told otherwise since.
 scope() {{
@@ -107,12 +97,12 @@ scope() {{
 probes() {{
   asked=0
   applications &
-  while read -r status id pid at image folder; do
+  while read -r {probe.words(probes)}; do
     # each is asked by processes of its own: what is no container of ours must not become one
     case $status:$id in running:*[!0-9a-f]* | running:) continue ;; running:*) ;; *) continue ;; esac
     case $pid in *[!0-9]* | '') continue ;; esac
     asked=$((asked + 1)); [ $asked -le {MOST} ] || break
-    answers "$id" "$at" &
+    answers "$id" "$at"{' "$engine"' if len(probes) > 1 else ""} &
     sees "$id" "$pid" &
     scope "$id" "$pid" &
   done <<ours
@@ -120,7 +110,7 @@ $ours
 ours
   wait
 }}
-{model_files.SHELL.strip()}
+{model_files.shell(probes).strip()}
 # All images and volumes, and the configuration of the images of our containers: one that was removed has none any more.
 # One call of Docker's API tells it all; where that cannot be called, three of its client do.
 listed() {{
@@ -143,10 +133,29 @@ probes | {{
   echo '# probes'; cat
   echo '# end'
 }}
-""",
-)
+"""
 
-COMMAND = look(SCRIPT, title="look at Docker", timeout=READ_TIMEOUT + 60, slow=True)
+
+@cache
+def command_for(probes: Probes) -> Run:
+    """The command that looks at Docker.
+
+    Args:
+        probes: of the engines whose instances are asked.
+    """
+    script = Script("docker/inspect", _script(probes))
+    return look(script, title="look at Docker", timeout=READ_TIMEOUT + 60, slow=True)
+
+
+def known_probes() -> Probes:
+    """The probes of all engines. Engines stand above this room, so they are found by name, as roles are."""
+    found: Probes = importlib.import_module("provision.steps.engines").probes()
+    return found
+
+
+def command() -> Run:
+    """The one command that all steps share."""
+    return command_for(known_probes())
 
 
 @dataclass(frozen=True)
@@ -165,14 +174,15 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Engine:
+class Docker:
     """What Docker has on a host.
 
     Args:
-        containers: name -> inspect's fields, under the names that `SCRIPT` gives them; and of running instances
-            `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `tags` and `ps` (bodies), and
-            `scope`: of one that lives in a scope of systemd's, who makes Docker's cgroups by now; else empty. Of ours
-            `image_config`: the configuration of the container's image, or None where the image was removed.
+        containers: name -> inspect's fields, under the names that the script gives them; and of running instances
+            `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `said` (the answers to
+            `Probe.asks`, perhaps not to all of them), and `scope`: of one that lives in a scope of systemd's, who makes
+            Docker's cgroups by now; else empty. Of ours `image_config`: the configuration of the container's image, or
+            None where the image was removed.
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
         pulled: reference -> image id, of images that we pulled; what was pulled or replaced last comes first. The id
@@ -215,16 +225,16 @@ class Engine:
         return used.pop() if recorded == "" and len(used) == 1 else recorded or ""
 
 
-def fact(pick: Callable[[Engine], State]) -> Fact:
+def fact(pick: Callable[[Docker], State]) -> Fact:
     """A fact about Docker; all of them share one command.
 
     Args:
         pick: the state out of what Docker has.
     """
-    return Fact(COMMAND, lambda answer: pick(read(answer)))
+    return Fact(command(), lambda answer: pick(read(answer)))
 
 
-def read(answer: Answer) -> Engine:
+def read(answer: Answer) -> Docker:
     """What the command found.
 
     Raises:
@@ -237,23 +247,23 @@ def read(answer: Answer) -> Engine:
         raise BlockedError("packages:apt-tools", answer.complaint)
     if answer.exit:
         raise UnreadableError(answer.complaint or f"exit code {answer.exit}")
-    return _parse(answer.stdout)
+    return _parse(answer.stdout, known_probes())
 
 
-def read_live(live: Any) -> Engine:
+def read_live(live: Any) -> Docker:
     """The same in a verification: as its plan read it, for all steps.
 
     Args:
         live: testinfra's host.
     """
-    return read(read_once(live, COMMAND))
+    return read(read_once(live, command()))
 
 
 def published(answer: Answer) -> tuple[str, ...] | None:
     """`ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be read.
 
     Args:
-        answer: to `COMMAND`.
+        answer: to `command()`.
 
     Raises:
         BlockedError: known only after another step.
@@ -269,18 +279,18 @@ def published(answer: Answer) -> tuple[str, ...] | None:
 
 
 @lru_cache(maxsize=16)
-def _parse(stdout: bytes) -> Engine:
+def _parse(stdout: bytes, probes: Probes) -> Docker:
     lines = stdout.decode(errors="replace").split("\n")  # names may hold what only Python takes for the end of a line
     sections = _sections(lines)
     try:
         if "absent" in sections:
-            return Engine(applications=gpu_processes.parse(_said(sections["probes"])["host", "applications"], {}))
+            return Docker(applications=gpu_processes.parse(_said(sections["probes"])["host", "applications"], {}))
         said = _said(sections["probes"])
         images, volumes, configs = _listed(sections)
         containers = _containers(sections["containers"], configs, said)
         names = {item["id"]: name for name, item in containers.items()}
-        files, blobs = model_files.parse(base64.b64decode("".join(sections["files"])))
-        return Engine(
+        files, blobs = model_files.parse(base64.b64decode("".join(sections["files"])), probes)
+        return Docker(
             containers=containers,
             images=images,
             volumes=volumes,
@@ -332,14 +342,13 @@ def _containers(
     return {item["name"].lstrip("/"): item for item in items}
 
 
-def _api(text: str) -> dict[str, str]:
+def _api(text: str) -> dict[str, Any]:
     """What an instance answered. One that puts words into curl's mouth lies of nobody but itself."""
     found = _TRANSFER.findall(base64.b64decode(text).decode(errors="replace"))
     errors = [f"curl: ({code}) {_TOOK.sub('', error)}".strip() for _, code, error in found if code != "0"]
     answers = "" if not found else errors[0] if found[0][1] != "0" else "yes"
-    bodies = [body for body, code, _ in found[1:3] if code == "0"]
-    tags, loaded = (*bodies, *errors, "", "")[:2]
-    return {"answers": answers, "tags": tags, "ps": loaded}
+    bodies = [body for body, code, _ in found[1:] if code == "0"]
+    return {"answers": answers, "said": (*bodies, *errors)}
 
 
 def _listed(sections: Mapping[str, list[str]]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, Any]]:
@@ -387,7 +396,7 @@ def familiar(reference: str) -> str:
     """An image reference as Docker lists it: without its own registry and namespace, with a tag or only a digest.
 
     Args:
-        reference: as in an inventory, such as `docker.io/ollama/ollama`.
+        reference: as in an inventory, such as `docker.io/library/debian`.
     """
     name, _, digest = reference.partition("@")
     for prefix in ("docker.io/", "index.docker.io/", "library/"):

@@ -1,38 +1,48 @@
-"""The files of instances' models: manifests and our marks with their contents, blobs with their sizes."""
+"""The files of instances' models: some with their contents, such as manifests and our marks, blobs with their sizes."""
 
-MARKS = "provision-models"
-"""The folder beside an instance's `models/`, with a file for each model that we pulled."""
+from collections.abc import Sequence
 
-_BLOBS = "/models/blobs/"  # of what is there, no content is read
+from provision.steps.docker.probe import Probes, words
+
 
 # `$ours` names the folders. A folder of models is the container's own to write: names in it may be anything.
 # A program for each file, with a NUL behind it: a container that changes its files meanwhile must not move the contents
 # of another's.
-SHELL = rf"""
+def shell(probes: Probes) -> str:
+    """The shell function `files`, which prints what `parse` understands."""
+    parts = dict.fromkeys(part for probe in probes for part in (*probe.files, *probe.blobs))
+    sizes = "".join(rf"-path '*/{part}/*' -printf '%p\0%s\0\0' -o " for part in _blobs(probes))
+    return rf"""
 files() {{
   set --
-  while read -r status id pid at image folder; do
+  while read -r {words(probes)}; do
     [ -z "$folder" ] || set -- "$@" "$folder"
   done <<ours
 $ours
 ours
   for folder do
-    for part in models/manifests {MARKS} models/blobs; do
+    for part in {" ".join(parts)}; do
       [ ! -d "$folder/$part" ] || set -- "$@" "$folder/$part"
     done
     shift
   done
-  [ $# -eq 0 ] || find "$@" -type f \( -path '*{_BLOBS}*' -printf '%p\0%s\0\0' -o \
+  [ $# -eq 0 ] || find "$@" -type f \( {sizes}\
     -printf '%p\0%s\0' -exec cat -- {{}} \; -printf '\0' \) 2>/dev/null
 }}
 """
 
 
-def parse(data: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
+def _blobs(probes: Probes) -> Sequence[str]:
+    """The folders of which no content is read."""
+    return list(dict.fromkeys(part for probe in probes for part in probe.blobs))
+
+
+def parse(data: bytes, probes: Probes) -> tuple[dict[str, bytes], dict[str, int]]:
     """The files with their contents, and the blobs with their sizes.
 
     Args:
         data: what `files` printed.
+        probes: those of `shell`.
 
     Raises:
         ValueError: a file changed while it was read, or the list ends early.
@@ -42,7 +52,7 @@ def parse(data: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
     while data:
         name, size, rest = data.split(b"\0", 2)
         path, length = name.decode(errors="surrogateescape"), int(size)
-        if _BLOBS in path:
+        if any(f"/{part}/" in path for part in _blobs(probes)):
             blobs[path], length = length, 0
         else:
             files[path] = rest[:length]

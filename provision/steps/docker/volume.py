@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from provision.command import Command, run
 from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step
 from provision.steps.docker import inspect
-from provision.steps.docker.inspect import MANAGED, Engine
+from provision.steps.docker.inspect import MANAGED, Docker
 from provision.steps.facts import HostFacts
 from provision.steps.wording import Vocabulary, Words
 
@@ -62,7 +62,7 @@ class Volume(Step):
         labels = inspect.read_live(live).volumes.get(self.name)
         yield Check("our mark", "no such volume" if labels is None else labels.get(MANAGED), "1")
 
-    def _pick(self, found: Engine) -> State:
+    def _pick(self, found: Docker) -> State:
         if self.name not in found.volumes:
             return None
         return {"ours": found.volumes[self.name].get(MANAGED) == "1"}
@@ -83,7 +83,7 @@ class OwnedVolumes(Owned):
         return Volume(name=step_id.partition(":")[2])
 
     @staticmethod
-    def _pick(found: Engine) -> State:
+    def _pick(found: Docker) -> State:
         return {
             f"volume:{name}": {"ours": True} for name, labels in found.volumes.items() if labels.get(MANAGED) == "1"
         }

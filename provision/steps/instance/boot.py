@@ -3,36 +3,32 @@ instances, then their models.
 
 Docker leaves a container `exited` whose address is not there yet, whatever its restart policy
 (docs/facts.md#docker-accepts), and a restarted server has no model loaded (docs/facts.md#ollama-load). The scripts are
-constants; what differs is in plain files below /etc/provision/ollama: `instances` has a line
+constants of an engine; what differs is in plain files (`instance_paths`): `instances` has a line
 `NAME ADDRESS PORT MODEL ...` for each instance, and nothing in it needs quoting, because the inventory's types allow no
 blank in any of these.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from provision.inventory import Host, Inventory
 from provision.render import render
 from provision.steps.base import Step
-from provision.steps.docker.firewall import APPLY, RULES_FILE, Firewall
+from provision.steps.docker.firewall import APPLY, Firewall
 from provision.steps.facts import HostFacts
-from provision.steps.instance import endpoint
-from provision.steps.instance.scripts import READY
-from provision.steps.ollama.scripts import LOADING
+from provision.steps.instance import endpoint, scripts
+from provision.steps.instance.engine import Engine
+from provision.steps.instance_paths import FIREWALL_PROGRAM, FIREWALL_RULES, INSTANCES, INSTANCES_PROGRAM
 from provision.steps.system.file import File
 from provision.steps.system.systemd import Service, Unit
 
-FOLDER = "/etc/provision/ollama"
-INSTANCES = f"{FOLDER}/instances"
-FIREWALL_SCRIPT = "/opt/provision/lib/ollama-firewall"
-INSTANCES_SCRIPT = "/opt/provision/lib/ollama-instances"
 FIREWALL_UNIT = "provision-firewall.service"
 INSTANCES_UNIT = "provision-instances.service"
 HEAD = "# Managed by provision; changes made here are undone by the next deploy.\n"
 
 _FIREWALL = f"""
-[ -f {RULES_FILE} ] || exit 0
-apply <{RULES_FILE}
+[ -f {FIREWALL_RULES} ] || exit 0
+apply <{FIREWALL_RULES}
 """
 
 _INSTANCES = rf"""
@@ -54,16 +50,7 @@ serve() {{ # name, address, port, models
   name=$1; address=$2; at=$2:$3; shift 3
   wait_for_address "$address" || return
   docker start "$name" >/dev/null || return
-  ready "$name" "$at" 300 || return
-  for model do
-    echo "$name: loading $model"
-    request="{{\"model\":\"$model\",\"keep_alive\":-1,\"stream\":false}}"
-    embedding="{{\"model\":\"$model\",\"keep_alive\":-1,\"input\":\".\"}}"
-    load "$at" "$request" "$embedding" "$answer/$name" 7200 || {{
-      echo "$name could not load $model: $(head -c 500 "$answer/$name")" >&2; return 1
-    }}
-  done
-}}
+  ready "$name" "$at" SECONDS || returnMODELS}}
 
 docker version --format '{{{{.Server.Version}}}}' >/dev/null
 while read -r name address port models; do
@@ -77,29 +64,31 @@ wait
 """
 
 
-def firewall_steps(host: Host, inventory: Inventory) -> Iterator[Step]:
+def firewall_steps(host: Host, inventory: Inventory, engine: Engine) -> Iterator[Step]:
     """The firewall of a host's instances: in place now, and at boot before Docker starts a container.
 
     Args:
         host: a gpu host.
         inventory: the whole inventory, for the host's balancers.
+        engine: of its instances.
     """
     firewall = Firewall(
         ports=tuple(instance.port for instance in host.instances),
+        inside=engine.probe.port,
         address=partial(endpoint.listen_address, host, inventory),
         admit=partial(endpoint.admitted, host, inventory),
         after=("service:docker", "service:provision-firewall"),
     )
-    yield File(path=FIREWALL_SCRIPT, content=firewall_script(), mode=0o755)
-    yield File(path=RULES_FILE, content=firewall.content)
-    unit = render("ollama/provision-firewall.service.j2", script=FIREWALL_SCRIPT)
+    yield File(path=FIREWALL_PROGRAM, content=firewall_script(), mode=0o755)
+    yield File(path=FIREWALL_RULES, content=firewall.content)
+    unit = render("instance/provision-firewall.service.j2", script=FIREWALL_PROGRAM, engine=engine.title)
     yield Unit(name=FIREWALL_UNIT, content=unit)
     yield Service(name=FIREWALL_UNIT.removesuffix(".service"), after=(f"unit:{FIREWALL_UNIT}",))
     yield firewall
 
 
 def start_steps(
-    host: Host, address: Callable[[HostFacts], str], kept_loaded: dict[str, tuple[str, ...]]
+    host: Host, address: Callable[[HostFacts], str], kept_loaded: Mapping[str, tuple[str, ...]], engine: Engine
 ) -> Iterator[Step]:
     """What starts a host's instances at boot and loads their models.
 
@@ -107,15 +96,16 @@ def start_steps(
         host: a gpu host.
         address: where its instances listen.
         kept_loaded: instance -> the models that it has loaded all the time.
+        engine: of its instances.
     """
 
     def lines(facts: HostFacts) -> bytes:
         listening = address(facts)
         return instances_file((own.name, listening, own.port, kept_loaded[own.name]) for own in host.instances)
 
-    yield File(path=INSTANCES_SCRIPT, content=instances_script(), mode=0o755)
+    yield File(path=INSTANCES_PROGRAM, content=instances_script(engine), mode=0o755)
     yield File(path=INSTANCES, content=lines)
-    unit = render("ollama/provision-instances.service.j2", script=INSTANCES_SCRIPT)
+    unit = render("instance/provision-instances.service.j2", script=INSTANCES_PROGRAM, engine=engine.title)
     yield Unit(name=INSTANCES_UNIT, content=unit)
     after = ("service:docker", f"unit:{INSTANCES_UNIT}")
     yield Service(name=INSTANCES_UNIT.removesuffix(".service"), after=after)
@@ -126,9 +116,16 @@ def firewall_script() -> bytes:
     return ("#!/bin/sh\n" + HEAD + "set -eu\n" + APPLY + _FIREWALL).encode()
 
 
-def instances_script() -> bytes:
-    """The script that starts the instances and loads their models, all of them at once."""
-    return ("#!/bin/sh\n" + HEAD + "set -eu\n" + READY + LOADING + _INSTANCES).encode()
+def instances_script(engine: Engine) -> bytes:
+    """The script that starts the instances and loads their models, all of them at once.
+
+    Args:
+        engine: of the instances.
+    """
+    models = engine.loading.models or "\n"
+    serve = _INSTANCES.replace("SECONDS", str(engine.boot_timeout)).replace("MODELS", models)
+    functions = scripts.ready(engine.health) + engine.loading.functions
+    return ("#!/bin/sh\n" + HEAD + "set -eu\n" + functions + serve).encode()
 
 
 def instances_file(lines: Iterable[tuple[str, str, int, tuple[str, ...]]]) -> bytes:

@@ -15,9 +15,9 @@ from typing import Any
 from provision.command import Command
 from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.docker import inspect
-from provision.steps.docker.inspect import MANAGED, PROBE, Engine
+from provision.steps.docker.inspect import MANAGED, PROBE, Docker
 from provision.steps.facts import HostFacts, live_facts
-from provision.steps.instance.container import cards_of
+from provision.steps.instance.container_state import cards_of
 from provision.steps.nvidia_smi import Card
 
 FORWARDERS = ("docker-proxy", "rootlesskit")
@@ -118,7 +118,7 @@ def _is_given(cards: Sequence[str], card: Card) -> bool:
     return str(card.index) in cards or card.uuid in cards or any(card.index < count for count in counts)
 
 
-def _found(found: Engine) -> dict[str, Any]:
+def _found(found: Docker) -> dict[str, Any]:
     return {"foreign": foreign(found), "listening": listening(found), "applications": applications(found)}
 
 
@@ -126,7 +126,7 @@ def _is_foreign(item: Mapping[str, Any]) -> bool:
     return "1" not in map((item["labels"] or {}).get, (MANAGED, PROBE))
 
 
-def applications(found: Engine) -> list[dict[str, Any]] | None:
+def applications(found: Docker) -> list[dict[str, Any]] | None:
     """The processes on the cards that are in no container of ours; None where nvidia-smi did not say."""
     if found.applications is None:
         return None
@@ -137,7 +137,7 @@ def applications(found: Engine) -> list[dict[str, Any]] | None:
     ]
 
 
-def foreign(found: Engine) -> list[dict[str, Any]]:
+def foreign(found: Docker) -> list[dict[str, Any]]:
     """The running containers that are not ours, with the cards and ports they hold."""
     return [
         {"name": name, "cards": cards_of(item) + _visible(item), "ports": _ports(item)}
@@ -159,7 +159,7 @@ def _ports(item: Mapping[str, Any]) -> list[int]:
     return sorted({int(binding["HostPort"]) for binding in bindings if (binding["HostPort"] or "").isdigit()})
 
 
-def listening(found: Engine) -> list[dict[str, Any]]:
+def listening(found: Docker) -> list[dict[str, Any]]:
     """The sockets that are not Docker's."""
     return [
         {"address": one.address, "port": one.port, "program": one.program or "a program"}

@@ -1,4 +1,4 @@
-"""One Ollama container, pinned to its cards, and the finder of containers that carry our mark.
+"""The container of one instance, pinned to its cards, and the finder of containers that carry our mark.
 
 Sources: several cards need quotes that are part of the word, docs/facts.md#the-gpus-option; Docker lets two containers
 share a card without a word, and leaves one `exited` whose address is not there yet, docs/facts.md#docker-accepts;
@@ -6,7 +6,6 @@ Ollama ends its streams at once when it is stopped, docs/facts.md#ollama-stop.
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -15,39 +14,39 @@ from provision.command import Command, Script, sh
 from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.docker import card_look, inspect
 from provision.steps.docker.image import Image
-from provision.steps.docker.inspect import Engine
+from provision.steps.docker.inspect import Docker
 from provision.steps.facts import HostFacts, dumps, live_facts
 from provision.steps.instance import scripts
-from provision.steps.instance.container_options import WORDS, environment, options
-from provision.steps.instance.create_arguments import NANO, PORT, create_words, csv_field
+from provision.steps.instance.container_options import WORDS
+from provision.steps.instance.container_state import OWN, listed, published, state
+from provision.steps.instance.create_arguments import NANO, create_words
+from provision.steps.instance.engine import Engine
 from provision.steps.system.preflight import complaint
 from provision.steps.wording import Vocabulary
 
-START_TIMEOUT = 300.0
+CREATE_TIMEOUT = 300.0
+AROUND = 180  # seconds for Docker, beside those in which a server is to answer
 # Of runc, such as where /tmp is full (`write /tmp/runc-process1: no space left on device`). That the container has no
 # nvidia-smi (`executable file not found`) comes so too, and is an answer.
 NOT_RUN = "OCI runtime exec failed"
 # Said where the root of a container that goes on is gone from the host: a start of Docker that failed beside it takes
 # that away (seen with Docker 26.1.5 and runc 1.1.15), and no restart of Docker brings it back.
 ROOT_GONE = "/proc/self/exe: no such file or directory"
-# Whose cards any daemon-reload takes (docs/facts.md#lost-cards): made while Docker had systemd make cgroups, it lived
-# on when that was changed. Where Docker still has, another container would be no better.
-LEFT = "systemd's, from before"
-OWN = "as Docker makes it"
 KILLED = "(exit code 137)"  # of nvidia-smi: where memory is short, a look into a container dies first
 # The log is read from its present start only: it outlives the restart that mended what it tells of.
 CHECK = """
 since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$1")
-docker logs --since "$since" "$1" 2>&1 | grep -c library=cpu
+docker logs --since "$since" "$1" 2>&1 | grep -cF -e "$2"
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container(Step):
-    """An Ollama container that runs with exactly these cards, this address and these settings.
+    """A container with a model server that runs with exactly these cards, this address and these settings.
 
     Args:
         name: name of the container and of the instance.
+        engine: the model server in it.
         image: reference of the image; it is there already.
         gpus: indices of its cards, as the operator wrote them; resolved to UUIDs each time.
         port: port on the host.
@@ -69,6 +68,7 @@ class Container(Step):
     words: ClassVar[Vocabulary] = WORDS
 
     name: str
+    engine: Engine = field(repr=False)
     image: str
     gpus: tuple[int, ...]
     port: int
@@ -125,7 +125,7 @@ class Container(Step):
             "network": "bridge",
             "cgroup": OWN,
         }
-        run = run_hash(self.name, wanted)
+        run = run_hash(self.name, wanted, self.engine)
         seen = {"sees": wanted["gpus"], "answers": "yes"}
         return {**wanted, **seen, "run": run}
 
@@ -135,7 +135,7 @@ class Container(Step):
             return [sh(scripts.REMOVE, self.name, title=f"remove container {self.name}")] if have else []
         kept = _is_kept(have, want)
         if kept and have and have["running"] and want["running"]:
-            return [self._start(want, scripts.RESTART, "restart")]
+            return [self._start(want, scripts.restart, "restart")]
         made = [] if kept else [self._recreate(want)]
         return [*made, self._start(want)] if want["running"] else [*made, self._stop()]
 
@@ -202,18 +202,20 @@ class Container(Step):
         yield Check("running", item.get("status", "absent"), "running")
         if item.get("status") != "running":
             return
-        address = _published(item)[0] if _published(item) else "nowhere"
-        logged = live.run("sh -c %s sh %s", CHECK, self.name).stdout
-        yield Check("cards it sees", _listed(item["sees"]) or item["sees"][:200], self._cards(live_facts(live)))
-        yield Check("answers /api/version", item["answers"], "yes")
+        places = published(item, self.engine.probe)
+        address = places[0] if places else "nowhere"
+        yield Check("cards it sees", listed(item["sees"]) or item["sees"][:200], self._cards(live_facts(live)))
+        yield Check(f"answers {self.engine.health}", item["answers"], "yes")
         yield Check("port", address.rpartition(":")[2], str(self.port))
-        yield Check("listens elsewhere", _elsewhere(found, item, self.port), [])
-        yield Check("log lines that say it found no card", logged.strip(), "0")
+        yield Check("listens elsewhere", _elsewhere(found, places, self.port), [])
+        if self.engine.no_card:
+            logged = live.run("sh -c %s sh %s %s", CHECK, self.name, self.engine.no_card).stdout
+            yield Check("log lines that say it found no card", logged.strip(), "0")
         yield Check("keeps its cards over a daemon-reload, as others do", item["scope"] in ("", "systemd"), True)
         limits = (item["memory"] or 0, item["cpus"] or 0, max(item["pids"] or 0, 0))
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
 
-    def _state(self, found: Engine, declared: Collection[str]) -> State:
+    def _state(self, found: Docker, declared: Collection[str]) -> State:
         """What is known of it. No answer from inside is no proof that the cards are lost: a busy host takes long,
         a full one runs nothing, a limit may be too small for the look. One that is to be removed may be as ill as it
         likes; one whose limit is to be another is made anew whatever it sees."""
@@ -226,7 +228,7 @@ class Container(Step):
             raise UnreadableError(f"nvidia-smi inside {self.name} was killed; see whether {short}")
         if self.image and NOT_RUN in sees and "not found" not in sees and ROOT_GONE not in sees:
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
-        return state(found, self.name, declared)
+        return state(found, self.name, self.engine, declared)
 
     def _cards(self, facts: HostFacts) -> list[str]:
         """The UUIDs of its cards."""
@@ -234,12 +236,16 @@ class Container(Step):
         return sorted(found[index].uuid if index in found else f"no card {index}" for index in self.gpus)
 
     def _recreate(self, want: Mapping[str, Any]) -> Command:
-        words = create_words(self.name, want)
-        return sh(scripts.RECREATE, self.name, *words, title=f"create container {self.name}", timeout=START_TIMEOUT)
+        words = create_words(self.name, want, self.engine.probe)
+        return sh(scripts.RECREATE, self.name, *words, title=f"create container {self.name}", timeout=CREATE_TIMEOUT)
 
-    def _start(self, want: Mapping[str, Any], script: Script = scripts.START, verb: str = "start") -> Command:
+    def _start(
+        self, want: Mapping[str, Any], script: Callable[[str, int], Script] = scripts.start, verb: str = "start"
+    ) -> Command:
         arguments = (self.name, want["publish"][0], *want["gpus"])
-        return sh(script, *arguments, title=f"{verb} container {self.name}", timeout=START_TIMEOUT)
+        seconds = self.engine.start_timeout
+        text = script(self.engine.health, seconds)
+        return sh(text, *arguments, title=f"{verb} container {self.name}", timeout=float(seconds + AROUND))
 
     def _stop(self) -> Command:
         return sh(scripts.STOP, self.name, title=f"stop container {self.name}")
@@ -286,104 +292,28 @@ def _uuid(index: int, facts: HostFacts) -> str:
     return card.uuid
 
 
-def run_hash(name: str, wanted: Mapping[str, Any]) -> str:
+def run_hash(name: str, wanted: Mapping[str, Any], engine: Engine) -> str:
     """A hash of the whole run line: sees what `docker inspect` is not asked for."""
-    words = create_words(name, {**wanted, "run": ""})
+    words = create_words(name, {**wanted, "run": ""}, engine.probe)
     return hashlib.sha256(dumps([words, wanted["environment"]]).encode()).hexdigest()[:16]
 
 
-def state(found: Engine, name: str, declared: Collection[str] = ()) -> State:
-    """What is known of a container; None if there is none of that name.
-
-    Args:
-        found: what Docker has.
-        name: of the container.
-        declared: the variables that it is given.
-    """
-    item = found.containers.get(name)
-    if item is None:
-        return None
-    labels = item["labels"] or {}
-    if labels.get(inspect.MANAGED) != "1":
-        return {"foreign": True, "image": item["image"], "status": item["status"]}
-    current = found.pulled_id(item["image"]) or found.image_id(item["image"])
-    return {
-        "image": item["image"],
-        "current": current in ("", item["image_id"]),
-        "running": item["status"] == "running",
-        "gpus": sorted(cards_of(item)),
-        "sees": _listed(item["sees"]) or [item["sees"][:200]],
-        "answers": item["answers"][:200],
-        "publish": _published(item),
-        "environment": environment(item, declared),
-        "mounts": sorted(_mount(mount) for mount in item["mounts"] or ()),
-        "restart": _restart(item["restart"] or {}),
-        "memory": item["memory"] or 0,
-        "cpus": item["cpus"] or 0,
-        "pids": max(item["pids"] or 0, 0),
-        "log": _log(item["log"] or {}),
-        "privileged": bool(item["privileged"]),
-        "devices": [device["PathOnHost"] for device in item["devices"] or ()],
-        "options": options(item),
-        "network": _network(item),
-        "cgroup": LEFT if item["scope"] == "cgroupfs" else OWN,
-        "run": labels.get("provision.run", ""),
-    }
-
-
-def cards_of(item: Mapping[str, Any]) -> list[str]:
-    """The cards of a container as Docker was told: UUIDs or indices, `all`, or `first N`."""
-    cards: list[str] = []
-    for request in item["requests"] or ():
-        cards += request.get("DeviceIDs") or []
-        count = request.get("Count") or 0
-        cards += ["all"] if count < 0 else [f"first {count}"] if count else []
-    return cards
-
-
-def _published(item: Mapping[str, Any]) -> list[str]:
-    bindings = (item["ports"] or {}).get(f"{PORT}/tcp") or ()
-    found = [f"{binding['HostIp'] or '0.0.0.0'}:{binding['HostPort']}" for binding in bindings]  # noqa: S104
-    others = [f"{port} too" for port in item["ports"] or {} if port != f"{PORT}/tcp"]
-    return sorted(found) + sorted(others)
-
-
-def _mount(mount: Mapping[str, Any]) -> str:
-    source = mount.get("Name") if mount["Type"] == "volume" else mount["Source"]
-    options = "" if mount.get("RW", True) else ",readonly"
-    return f"type={mount['Type']},{csv_field(f'source={source}')},target={mount['Destination']}{options}"
-
-
-def _network(item: Mapping[str, Any]) -> str:
-    """The networks it is really on: one that was taken off the bridge by hand still has that in its settings."""
-    return ",".join(name for name in item["networks"] if name) or "none"
-
-
-def _restart(policy: Mapping[str, Any]) -> str:
-    name = policy.get("Name") or "no"
-    count = policy.get("MaximumRetryCount") or 0
-    return f"{name}:{count}" if count else name
-
-
-def _log(config: Mapping[str, Any]) -> dict[str, str]:
-    return {"driver": config.get("Type", ""), **(config.get("Config") or {})}
-
-
-def _listed(text: str) -> list[str]:
-    """The UUIDs in the output of `nvidia-smi -L`."""
-    return sorted(re.findall(r"\(UUID: ([^)\s]+)\)", text))
-
-
-def _elsewhere(found: Engine, item: Mapping[str, Any], port: int) -> list[str]:
+def _elsewhere(found: Docker, places: Sequence[str], port: int) -> list[str]:
     """Where its port is open beside the one address that it was given; that is never every address."""
-    published = {at.rpartition(":")[0] for at in _published(item)}
+    addresses = {at.rpartition(":")[0] for at in places}
     listening = {one.address for one in found.listening if one.port == port}
-    return sorted(published & {"0.0.0.0", "::"} | listening - published)  # noqa: S104 - compared, not bound
+    return sorted(addresses & {"0.0.0.0", "::"} | listening - addresses)  # noqa: S104 - compared, not bound
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedContainers(Owned):
-    """Finds the containers that carry our mark."""
+    """Finds the containers of one engine that carry our mark.
+
+    Args:
+        engine: the engine.
+    """
+
+    engine: Engine = field(repr=False)
 
     def fact(self) -> Fact:
         """Reads what Docker has."""
@@ -391,9 +321,9 @@ class OwnedContainers(Owned):
 
     def step(self, step_id: str) -> Step:
         """A container of that name, to be removed."""
-        return Container(name=step_id.partition(":")[2], image="", gpus=(), port=0, address="")
+        return Container(name=step_id.partition(":")[2], engine=self.engine, image="", gpus=(), port=0, address="")
 
-    @staticmethod
-    def _pick(found: Engine) -> State:
-        states = {f"container:{name}": state(found, name) for name in found.containers}
+    def _pick(self, found: Docker) -> State:
+        names = (name for name, item in found.containers.items() if self.engine.probe.is_of(item["labels"]))
+        states = {f"container:{name}": state(found, name, self.engine) for name in names}
         return {key: value for key, value in states.items() if value is not None and not value.get("foreign")}

@@ -13,12 +13,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from provision.steps.instance.create_arguments import PROXIES, fingerprint
+from provision.steps.instance.engine import Variables
 from provision.steps.wording import ANY, Vocabulary, Words
 
-OURS = ("OLLAMA_", "LLAMA_ARG_", "CUDA_")  # variables that the server reads
 MOST = 50  # options that are told of one container
-# The configuration of an image that was removed is not known. Every Ollama image sets this variable.
-USUAL = {"OLLAMA_HOST": "0.0.0.0:11434"}
 NO_CARDS = "NVIDIA_VISIBLE_DEVICES=void"  # CDI sets this beside the cards (docs/facts.md#cdi)
 PRIVATE = ("private", "shareable")  # a daemon's default-ipc-mode
 
@@ -28,7 +26,7 @@ WORDS: Vocabulary = {
     "running": Words("stopped", otherwise="runs"),
     "gpus": Words("other cards", "cards"),
     "sees": Words("does not see its cards", "cards seen inside", unless=("gpus", "running")),
-    "answers": Words("does not answer", "answer of /api/version", unless=("running",)),
+    "answers": Words("does not answer", "answer of its server", unless=("running",)),
     "publish": Words("other address", "address"),
     "environment": Words("variable {names}", "variable"),
     "mounts": Words("other mounts", "mounts"),
@@ -89,29 +87,31 @@ CONFIG = {
 }
 
 
-def options(item: Mapping[str, Any]) -> list[str]:
+def options(item: Mapping[str, Any], variables: Variables) -> list[str]:
     """The options of `docker run` that this container was made with and that provision never gives.
 
     Args:
-        item: what Docker says of a container, as `engine.Engine` has it.
+        item: what Docker says of a container, as `inspect.Docker` has it.
+        variables: of its engine.
     """
-    found = [*_host(item.get("host") or {}), *_config(item), *_variables(item)]
+    found = [*_host(item.get("host") or {}), *_config(item), *_variables(item, variables)]
     return sorted(word[:100] for word in found)[:MOST]
 
 
-def environment(item: Mapping[str, Any], declared: Collection[str]) -> dict[str, str]:
+def environment(item: Mapping[str, Any], declared: Collection[str], variables: Variables) -> dict[str, str]:
     """The variables of the server that differ from the image's. A proxy may hold a password.
 
     Args:
         item: likewise.
         declared: variables that an instance is given, also where the image sets them to the same value.
+        variables: of its engine.
     """
     image = item.get("image_config")
-    defaults = pairs_of(image.get("Env")) if image else USUAL
+    defaults = pairs_of(image.get("Env")) if image else variables.of_image
     return {
         key: fingerprint(value) if key.upper() in PROXIES else value
         for key, value in pairs_of(item["env"]).items()
-        if _is_the_servers(key) and (key in declared or defaults.get(key) != value)
+        if _is_the_servers(key, variables) and (key in declared or defaults.get(key) != value)
     }
 
 
@@ -124,8 +124,8 @@ def pairs_of(lines: Any) -> dict[str, str]:
     return dict(line.partition("=")[::2] for line in lines or ())
 
 
-def _is_the_servers(name: str) -> bool:
-    return name.startswith(OURS) or name.upper() in PROXIES
+def _is_the_servers(name: str, variables: Variables) -> bool:
+    return name.startswith(variables.prefixes) or name.upper() in PROXIES
 
 
 def _host(config: Mapping[str, Any]) -> Iterator[str]:
@@ -154,12 +154,12 @@ def _plain(field: str, value: Any) -> Any:
     return "/" + str(value or "").strip("/") if field == "WorkingDir" else value or None
 
 
-def _variables(item: Mapping[str, Any]) -> Iterator[str]:
+def _variables(item: Mapping[str, Any], variables: Variables) -> Iterator[str]:
     """The names of variables that differ from the image's and that `environment` does not report."""
     if not item.get("image_config"):
         return
     have, image = pairs_of(item["env"]), pairs_of(item["image_config"].get("Env"))
     for name in sorted(have.keys() | image.keys()):
-        reported = _is_the_servers(name) and name in have
+        reported = _is_the_servers(name, variables) and name in have
         if not reported and have.get(name) != image.get(name) and f"{name}={have.get(name)}" != NO_CARDS:
             yield f"--env {name}"

@@ -9,17 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provision.steps.docker import inspect
+from provision.steps.docker.probe import LABEL, Probe
+from provision.steps.instance_paths import env_file
 
-PORT = 11434  # inside the container
-HOME = "/root/.ollama"  # where the image keeps models and keys
-FOLDER = "/etc/provision/ollama"
 PROXIES = ("HTTPS_PROXY", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY")
 NANO = 1_000_000_000
-
-
-def env_file(name: str) -> str:
-    """Where the variables of an instance are that nobody may see."""
-    return f"{FOLDER}/{name}.env"
 
 
 def fingerprint(value: str) -> str:
@@ -27,14 +21,24 @@ def fingerprint(value: str) -> str:
     return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
 
-def volume(source: str) -> str:
-    """The word for `--mount` that puts a volume where Ollama keeps its models."""
-    return f"type=volume,{csv_field(f'source={source}')},target={HOME}"
+def volume(source: str, home: str) -> str:
+    """The word for `--mount` that puts a volume where an engine keeps its models.
+
+    Args:
+        source: the volume.
+        home: the folder inside the container.
+    """
+    return f"type=volume,{csv_field(f'source={source}')},target={home}"
 
 
-def bind(source: str) -> str:
-    """The word for `--mount` that puts a directory of the host where Ollama keeps its models."""
-    return f"type=bind,{csv_field(f'source={source}')},target={HOME}"
+def bind(source: str, home: str) -> str:
+    """The word for `--mount` that puts a directory of the host where an engine keeps its models.
+
+    Args:
+        source: the directory.
+        home: the folder inside the container.
+    """
+    return f"type=bind,{csv_field(f'source={source}')},target={home}"
 
 
 def gpus_word(cards: Sequence[str]) -> str:
@@ -42,15 +46,16 @@ def gpus_word(cards: Sequence[str]) -> str:
     return csv_field(f"device={','.join(cards)}")
 
 
-def create_words(name: str, want: Mapping[str, Any]) -> list[str]:
+def create_words(name: str, want: Mapping[str, Any], probe: Probe) -> list[str]:
     """The words after `docker create --name NAME`.
 
     Args:
         name: of the container.
         want: a state.
+        probe: of its engine.
     """
     words = ["--pull", "never", "--gpus", gpus_word(want["gpus"]), "--restart", want["restart"]]
-    words += _each("--publish", (f"{at}:{PORT}" for at in want["publish"]))
+    words += _each("--publish", (f"{at}:{probe.port}" for at in want["publish"]))
     words += _each("--env", (f"{key}={value}" for key, value in want["environment"].items() if key not in PROXIES))
     words += ["--env-file", env_file(name)] if set(PROXIES) & set(want["environment"]) else []
     words += _each("--mount", want["mounts"])
@@ -62,7 +67,8 @@ def create_words(name: str, want: Mapping[str, Any]) -> list[str]:
     words += ["--privileged"] if want["privileged"] else []
     words += _each("--device", want["devices"])
     words += [] if want["network"] == "bridge" else ["--network", want["network"]]
-    labels = (f"{inspect.MANAGED}=1", f"provision.instance={name}", f"provision.run={want['run']}")
+    engine = (f"{LABEL}={probe.label}",) if probe.label else ()
+    labels = (f"{inspect.MANAGED}=1", f"provision.instance={name}", *engine, f"provision.run={want['run']}")
     return [*words, *_each("--label", labels), want["image"]]
 
 

@@ -32,11 +32,17 @@ free() { # container that needs it, then what it needs
 }
 """
 
-# Until the server answers, or with the end of its log as the reason.
-READY = r"""
+
+def ready(health: str) -> str:
+    """The shell function that waits until a server answers; where it does not, the end of its log is the reason.
+
+    Args:
+        health: the path that it answers as soon as it serves.
+    """
+    return r"""
 ready() { # container, address:port, seconds
   end=$(($(cut -d. -f1 /proc/uptime) + $3))
-  until curl --noproxy '*' -fsS -m 3 -o /dev/null "http://$2/api/version" 2>/dev/null; do
+  until curl --noproxy '*' -fsS -m 3 -o /dev/null "http://$2HEALTH" 2>/dev/null; do
     status=$(docker inspect --type container --format '{{.State.Status}} {{.State.ExitCode}}' "$1")
     case $status in running*) ;; *) gone "$1" "is $status, not running"; return 1 ;; esac
     [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || { gone "$1" "does not answer on $2 after $3 s"; return 1; }
@@ -47,7 +53,8 @@ gone() {
   echo "$1 $2; the end of its log:" >&2
   docker logs --tail 15 "$1" >&2 2>&1 || :
 }
-"""
+""".replace("HEALTH", health)
+
 
 REMOVE = Script(
     "instance/remove",
@@ -77,11 +84,7 @@ docker rename "$new" "$name"
 
 STOP = Script("instance/stop", 'docker stop "$1"')
 
-START = Script(
-    "instance/start",
-    FREE
-    + READY
-    + r"""
+_START = r"""
 free "$@"
 case $(docker inspect --type container --format '{{.State.Status}}' "$1") in
   running) ;;
@@ -89,15 +92,27 @@ case $(docker inspect --type container --format '{{.State.Status}}' "$1") in
   restarting) docker restart "$1" >/dev/null ;;
   *) docker start "$1" >/dev/null ;;
 esac
-ready "$1" "$2" 120
-""",
-)
+"""
 
-RESTART = Script(
-    "instance/restart",
-    READY
-    + r"""
+_RESTART = r"""
 docker restart "$1" >/dev/null
-ready "$1" "$2" 120
-""",
-)
+"""
+
+
+def start(health: str, seconds: int) -> Script:
+    """The script that starts a container: $1 name, $2 ADDRESS:PORT, then its cards. What of ours has one of these goes.
+
+    Args:
+        health: the path that its server answers as soon as it serves.
+        seconds: how long that may take.
+    """
+    return Script("instance/start", FREE + ready(health) + _START + _wait(seconds))
+
+
+def restart(health: str, seconds: int) -> Script:
+    """The script that restarts a container, with the arguments of `start`."""
+    return Script("instance/restart", ready(health) + _RESTART + _wait(seconds))
+
+
+def _wait(seconds: int) -> str:
+    return f'ready "$1" "$2" {seconds}\n'

@@ -14,6 +14,7 @@ from provision.steps.base import Check, RefusalError, State
 from provision.steps.facts import Fleet, HostFacts
 from provision.steps.nginx import balancer_checks
 from provision.steps.nginx import upstream as marks
+from provision.steps.nginx.backend import Backend
 from provision.steps.nginx.generation import Generation
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream, is_ipv4
 
@@ -54,6 +55,7 @@ class Balancing(Generation):
 
     Args:
         servers: every instance it sends to.
+        backend: what these instances are.
         method: the balancing method as nginx's directive, or empty for round robin.
         max_fails: failures within `fail_timeout` after which an instance is left alone for as long.
         fail_timeout: in nginx's notation.
@@ -67,6 +69,7 @@ class Balancing(Generation):
     routes: ClassVar[bool] = True
 
     servers: tuple[Server, ...]
+    backend: Backend = field(repr=False)
     method: str
     max_fails: int
     fail_timeout: str
@@ -80,6 +83,7 @@ class Balancing(Generation):
         """The files, with the upstream of this run."""
         listed = members(self.servers, facts, have)
         upstream = Upstream(
+            name=self.backend.name,
             method=self.method,
             max_fails=self.max_fails,
             fail_timeout=self.fail_timeout,
@@ -110,11 +114,11 @@ class Balancing(Generation):
         yield from super().check(live)
         expected = {s.label: (s.port, s.weight, s.max_conns) for s in self.servers}
         settled = {s.label: s.address for s in self.servers if s.settled}
-        yield from balancer_checks.members(live, expected, settled)
-        yield from balancer_checks.edge(live, self.url, self.status_port)
+        yield from balancer_checks.members(live, expected, self.backend, settled)
+        yield from balancer_checks.edge(live, self.url, self.status_port, self.backend)
         yield from balancer_checks.models(self.scattered)
         if self.model and self.servers:
-            yield from balancer_checks.stream(live, self.url, self.model)
+            yield from self.backend.stream(live, self.url, self.model, balancer_checks.serving(live))
 
 
 def members(servers: tuple[Server, ...], facts: HostFacts, have: State) -> tuple[Member, ...]:

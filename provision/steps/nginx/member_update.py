@@ -16,13 +16,14 @@ from provision.steps.nginx.generation import GENERATIONS, MARK, Generation
 from provision.steps.nginx.upstream import Drained, Upstream
 from provision.steps.system.file_scan import Content
 
-# $1 seconds at most; then ADDRESS:PORT of each. Prints how many connections nginx still has to them. Old workers close
-# their idle ones when they shut down. One that is still being made counts: a request goes over it in a moment, and is
-# not sent twice if it gets cut. An instance that does not answer any more ends no stream either.
+# $1 seconds at most, $2 the path that an instance answers; then ADDRESS:PORT of each. Prints how many connections nginx
+# still has to them. Old workers close their idle ones when they shut down. One that is still being made counts: a
+# request goes over it in a moment, and is not sent twice if it gets cut. An instance that does not answer any more ends
+# no stream either.
 WAIT = Script(
     "nginx/wait-idle",
     r"""
-seconds=$1; shift
+seconds=$1 health=$2; shift 2
 uptime() { cut -d. -f1 /proc/uptime; }
 until=$(($(uptime) + seconds))
 open() {
@@ -32,7 +33,7 @@ open() {
 alive() {
   for at do
     for try in 1 2 3; do
-      if curl --noproxy '*' -fs -m 5 -o /dev/null "http://$at/api/version"; then return 0; fi
+      if curl --noproxy '*' -fs -m 5 -o /dev/null "http://$at$health"; then return 0; fi
     done
   done
   return 1
@@ -101,12 +102,13 @@ def present(have: State) -> Upstream:
     return found
 
 
-def wait(addresses: Sequence[str], seconds: int) -> Run:
+def wait(addresses: Sequence[str], seconds: int, health: str) -> Run:
     """Wait on the balancer until nginx has no connection to these any more.
 
     Args:
         addresses: `ADDRESS:PORT`.
         seconds: how long at most.
+        health: the path that an instance answers.
     """
     title = f"wait until no stream from {', '.join(addresses)} is left"
-    return sh(WAIT, str(seconds), *addresses, title=title, timeout=seconds + 60)
+    return sh(WAIT, str(seconds), health, *addresses, title=title, timeout=seconds + 60)

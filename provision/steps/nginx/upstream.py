@@ -26,7 +26,8 @@ _MEMBER = re.compile(r"^[ \t]*server (\S+):([0-9]{1,5})((?: [^;#\n]*)?); # (\S+)
 _SERVER = re.compile(r"^[ \t]*server[ \t]+([^\s;]+)", re.MULTILINE)
 _DRAINED = re.compile(r"^[ \t]*# drained (\S+) since (\S+) by (\S+): ?(.*)$", re.MULTILINE)
 _METHOD = re.compile(r"^[ \t]*((?:least_conn|ip_hash|random|hash)\b[^;\n]*);$", re.MULTILINE)
-_ZONE = re.compile(r"^[ \t]*zone ollama ([0-9]+)k;$", re.MULTILINE)
+_NAME = re.compile(r"^[ \t]*upstream ([a-z][a-z0-9_]*) \{$", re.MULTILINE)
+_ZONE = re.compile(r"^[ \t]*zone (\S+) ([0-9]+)k;$", re.MULTILINE)
 _KEEPALIVE = re.compile(r"^[ \t]*keepalive ([0-9]+);$", re.MULTILINE)
 _NUMBER = re.compile(r" (weight|max_conns|max_fails)=([0-9]+)(?!\S)")
 _FAIL_TIMEOUT = re.compile(r" fail_timeout=(\S+)")
@@ -128,6 +129,7 @@ class Upstream:
     """An upstream.
 
     Args:
+        name: the name by which nginx's other files send requests to it.
         method: the balancing method as nginx's directive, or empty for round robin.
         max_fails: failures within `fail_timeout` after which nginx leaves a member alone for as long.
         fail_timeout: in nginx's notation.
@@ -136,6 +138,7 @@ class Upstream:
         members: the instances, in the order of their lines.
     """
 
+    name: str
     method: str
     max_fails: int
     fail_timeout: str
@@ -150,17 +153,18 @@ class Upstream:
         What provision does not write is passed over: comments, directives, parameters, and servers; see `strangers`.
         A number that no line says is nginx's own default.
         """
-        zone, keepalive, method = (pattern.search(text) for pattern in (_ZONE, _KEEPALIVE, _METHOD))
-        if zone is None or keepalive is None:
+        name, zone, keepalive, method = (found.search(text) for found in (_NAME, _ZONE, _KEEPALIVE, _METHOD))
+        if name is None or zone is None or zone[1] != name[1] or keepalive is None:
             return None
         parameters = next((found[3] for found in _MEMBER.finditer(text)), "")
         fail_timeout = _FAIL_TIMEOUT.search(parameters)
         return cls(
+            name=name[1],
             method=method[1] if method else "",
             max_fails=_numbers(parameters).get("max_fails", 1),
             fail_timeout=fail_timeout[1] if fail_timeout else "10s",
             keepalive=int(keepalive[1]),
-            zone=int(zone[1]),
+            zone=int(zone[2]),
             members=tuple(members(text).values()),
         )
 

@@ -58,7 +58,7 @@ class Resident(Step):
 
     def fact(self) -> Fact:
         """Asks every server of the host at once."""
-        return Fact(server_state.COMMAND, lambda answer: self._state(server_state.read(answer)))
+        return Fact(server_state.command(), lambda answer: self._state(server_state.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
         """As many of them as may be. Which, requests decide, also between two reads: it is not said here."""

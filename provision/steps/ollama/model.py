@@ -80,7 +80,7 @@ class Model(Step):
 
     def fact(self) -> Fact:
         """Asks every server of the host at once, and looks at its files."""
-        return Fact(server_state.COMMAND, lambda answer: self._state(server_state.read(answer)))
+        return Fact(server_state.command(), lambda answer: self._state(server_state.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
         """Present and whole, of the digest if one is given, and of a server that has not seen its blobs damaged."""
@@ -245,7 +245,7 @@ class MarkedModel(Model):
 
     def fact(self) -> Fact:
         """Looks at every instance's files."""
-        return Fact(server_state.COMMAND, lambda answer: self._marked(server_state.read(answer)))
+        return Fact(server_state.command(), lambda answer: self._marked(server_state.read(answer)))
 
     def _marked(self, found: Servers) -> State:
         server = found.by_name.get(self.instance)
@@ -268,7 +268,7 @@ class OwnedModels(Owned):
 
     def fact(self) -> Fact:
         """Looks at every instance's files."""
-        return Fact(server_state.COMMAND, self._parse)
+        return Fact(server_state.command(), self._parse)
 
     def step(self, step_id: str) -> Step:
         """A model of that instance, to be deleted."""

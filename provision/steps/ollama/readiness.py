@@ -5,10 +5,9 @@ Asked of the instance itself, on its host. Sources: a stream that broke off has 
 docs/facts.md#model-memory.
 """
 
-import re
 from collections.abc import Sequence
 
-from provision.command import Answer, Run, Script, sh
+from provision.command import Run, Script, sh
 from provision.steps.ollama.scripts import LOADING, PLACE, WHOLE
 from provision.steps.ollama.server_state import canonical
 
@@ -66,16 +65,6 @@ whole "$name" "$at"
 echo "at $at"
 """,
 )
-
-
-def place(answer: Answer) -> str:
-    """`ADDRESS:PORT` where an instance passed its test, as its Docker says it; empty if it does not.
-
-    Args:
-        answer: to the test.
-    """
-    found = re.findall(r"^at (\S+)$", answer.text, re.MULTILINE)
-    return found[-1] if found else ""
 
 
 def command(instance: str, models: Sequence[str], *, any_model: bool = False) -> Run:

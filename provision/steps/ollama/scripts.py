@@ -7,8 +7,10 @@ POSIX sh under `set -eu`. They run on the host, because a client that goes away 
 """
 
 from provision.command import Script
-from provision.steps.instance.scripts import READY
-from provision.steps.ollama.server_state import MARKS, MENDED
+from provision.steps.instance.scripts import ready
+from provision.steps.ollama.server_state import MARKS, MENDED, PROBE
+
+READY = ready(PROBE.health)
 
 # Where the server of a container listens, and where its models are on the host.
 PLACE = r"""
@@ -187,6 +189,18 @@ load() { # address:port, request, request for models that only embed, file for a
   fi
   [ "$code" = 200 ] && ! grep -q '"error" *:' "$4"
 }
+"""
+
+# Of the function `serve` of the script that starts instances at boot; uses LOADING.
+BOOT = r"""
+  for model do
+    echo "$name: loading $model"
+    request="{\"model\":\"$model\",\"keep_alive\":-1,\"stream\":false}"
+    embedding="{\"model\":\"$model\",\"keep_alive\":-1,\"input\":\".\"}"
+    load "$at" "$request" "$embedding" "$answer/$name" 7200 || {
+      echo "$name could not load $model: $(head -c 500 "$answer/$name")" >&2; return 1
+    }
+  done
 """
 
 # What does not fit, or a server that found no card, puts a model on the CPU without an error

@@ -14,15 +14,17 @@ from typing import Any, TypeVar
 from provision.command import Answer
 from provision.steps.base import BlockedError, UnreadableError
 from provision.steps.docker import inspect
-from provision.steps.docker.inspect import COMMAND, MODEL_MARKS, Engine
+from provision.steps.docker.inspect import Docker, command
+from provision.steps.docker.probe import Probe
 
 __all__ = [
-    "COMMAND",
     "MARKS",
     "MENDED",
+    "PROBE",
     "Server",
     "Servers",
     "canonical",
+    "command",
     "manifest_path",
     "mark",
     "parts",
@@ -30,10 +32,18 @@ __all__ = [
     "read_live",
 ]
 
-MARKS = MODEL_MARKS
+MARKS = "provision-models"
+"""The folder beside an instance's `models/`, with a file for each model that we pulled."""
 MENDED = ".mended"  # of a mark beside that of a model: when the servers started that ran while a blob was mended
 DEFAULT_REGISTRY, DEFAULT_SPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
-HOME = "/root/.ollama"  # where the image keeps models, which a volume or a directory of the host is mounted at
+PROBE = Probe(
+    port=11434,
+    home="/root/.ollama",  # where the image keeps models and keys
+    health="/api/version",
+    asks=("/api/tags", "/api/ps"),
+    files=("models/manifests", MARKS),
+    blobs=("models/blobs",),
+)
 
 
 @dataclass(frozen=True)
@@ -123,9 +133,10 @@ def read_live(live: Any) -> Servers:
     return _servers(inspect.read_live(live))
 
 
-def _servers(found: Engine) -> Servers:
+def _servers(found: Docker) -> Servers:
     """The instances among the containers. One that was renamed by hand is none any more."""
-    items = {name: item for name, item in found.containers.items() if _instance(item) == name}
+    ours = ((name, item) for name, item in found.containers.items() if PROBE.is_of(item["labels"]))
+    items = {name: item for name, item in ours if _instance(item) == name}
     try:
         servers = {name: _server(item, found) for name, item in items.items()}
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -137,12 +148,13 @@ def _instance(item: Mapping[str, Any]) -> str:
     return str((item["labels"] or {}).get("provision.instance", ""))
 
 
-def _server(item: Mapping[str, Any], found: Engine) -> Server:
+def _server(item: Mapping[str, Any], found: Docker) -> Server:
     variables = dict(line.partition("=")[::2] for line in item["env"] or ())
     limit = variables.get("OLLAMA_MAX_LOADED_MODELS", "")
-    folder = next((str(mount["Source"]) for mount in item["mounts"] or () if mount["Destination"] == HOME), "")
+    folder = next((str(mount["Source"]) for mount in item["mounts"] or () if mount["Destination"] == PROBE.home), "")
     inside = _below(found.files, f"{folder}/")
-    at = next((f"{one['HostIp']}:{one['HostPort']}" for one in (item["ports"] or {}).get("11434/tcp") or ()), "")
+    at = next((f"{one['HostIp']}:{one['HostPort']}" for one in PROBE.bindings(item["ports"])), "")
+    tags, loaded = _bodies(item)
     marks = {path: content.decode(errors="replace") for path, content in _below(inside, f"{MARKS}/").items()}
     mended = {path: content for path, content in marks.items() if path.endswith(MENDED)}
     return Server(
@@ -151,8 +163,8 @@ def _server(item: Mapping[str, Any], found: Engine) -> Server:
         folder=folder,
         keeps=variables.get("OLLAMA_KEEP_ALIVE", "").startswith("-"),
         limit=int(limit) if re.fullmatch("[0-9]{1,9}", limit) else 0,  # as the server takes what is no number
-        tags=_models(item["tags"]),
-        loaded=_models(item["ps"]),
+        tags=_models(tags),
+        loaded=_models(loaded),
         error=_complaint(item),
         manifests={path: _manifest(text) for path, text in _below(inside, "models/manifests/").items()},
         blobs=_below(found.blobs, f"{folder}/models/blobs/"),
@@ -172,6 +184,12 @@ def _below(found: Mapping[str, T], folder: str) -> dict[str, T]:
     return rest if folder != "/" else {}
 
 
+def _bodies(item: Mapping[str, Any]) -> tuple[str, str]:
+    """What a server answered to each path of the probe; empty where it answered nothing."""
+    tags, loaded = (*item["said"], "", "")[: len(PROBE.asks)]
+    return tags, loaded
+
+
 def _models(body: str) -> Mapping[str, Mapping[str, Any]] | None:
     """The models by name, or None where the server said something else."""
     try:
@@ -182,7 +200,7 @@ def _models(body: str) -> Mapping[str, Mapping[str, Any]] | None:
 
 def _complaint(item: Mapping[str, Any]) -> str:
     """What a server said that does not answer as it should."""
-    said = (text[:300].strip() for text in (item["tags"], item["ps"]) if _models(text) is None)
+    said = (text[:300].strip() for text in _bodies(item) if _models(text) is None)
     return next(said, "") or "no answer"
 
 

@@ -1,12 +1,11 @@
 """Guards: demands on a host before any change. A guard changes nothing itself.
 
 Supported releases are a decision of ours (README, Requirements). Sources of the rest: snap,
-docs/facts.md#docker-packages; the driver an Ollama needs, docs/facts.md#driver-versions; docs/facts.md#mig.
+docs/facts.md#docker-packages; docs/facts.md#mig.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from provision.command import Command, Run
@@ -77,19 +76,21 @@ def _snap(answer: Answer) -> State:
 
 @dataclass(frozen=True, kw_only=True)
 class UsableCards(Step):
-    """A guard: the driver answers, and every card that an instance names is present, healthy, and usable by its Ollama.
+    """A guard: the driver answers, and every card that an instance names is present, healthy, and usable by its image.
 
     A host without any card is refused. A missing or broken card concerns its instance alone.
 
     Args:
         gpus: instance -> indices of its cards.
-        image: the Ollama image.
+        image: the image of the instances.
+        unusable: why an image cannot use a card with the card's driver; empty where it can.
     """
 
     guards_host: ClassVar[bool] = True
 
     gpus: Mapping[str, tuple[int, ...]]
     image: str
+    unusable: Callable[[str, Card], str] = field(repr=False)
 
     @property
     def id(self) -> str:
@@ -156,12 +157,8 @@ class UsableCards(Step):
                 f"{instance} names GPU {card.index} ({card.name}), which is in MIG mode and cannot be used as a whole: "
                 f"switch MIG off (nvidia-smi -i {card.index} -mig 0)"
             )
-        needed = driver_needed(self.image, card.compute_cap)
-        if 0 < nvidia_smi.number(card.driver) < needed:
-            raise RefusalError(
-                f"the driver is {card.driver}, and {self.image} on GPU {card.index} ({card.name}) needs {needed} or "
-                f"newer: it would silently run on the CPU. Upgrade the driver, or use ollama/ollama:0.24.0"
-            )
+        if said := self.unusable(self.image, card):
+            raise RefusalError(said)
 
 
 def complaint(index: int, facts: HostFacts) -> str:
@@ -182,16 +179,3 @@ def complaint(index: int, facts: HostFacts) -> str:
 
 def _list(facts: HostFacts) -> str:
     return ", ".join(f"GPU {index} ({card.name})" for index, card in facts.by_index.items()) or "none"
-
-
-def driver_needed(image: str, compute_cap: float) -> int:
-    """The oldest driver branch with which an Ollama image uses a card. An image without a version counts as new.
-
-    Args:
-        image: reference of the image.
-        compute_cap: compute capability of the card; 0.0 where unknown.
-    """
-    match = re.search(r":(\d+)\.(\d+)[^:/@]*(@|$)", image)
-    if match and (int(match[1]), int(match[2])) < (0, 30):
-        return 0
-    return 570 if 0 < compute_cap < 7.0 else 550

@@ -1,0 +1,36 @@
+"""What nginx has to know of the servers behind it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from provision.steps.base import Check
+
+
+class Backend(Protocol):
+    """The engine of the instances that a balancer sends to, as far as nginx and its proofs are concerned."""
+
+    @property
+    def name(self) -> str:
+        """The name of the group of servers in nginx's configuration."""
+
+    @property
+    def health(self) -> str:
+        """The path that an instance answers with status 200 as soon as it serves."""
+
+    @property
+    def open_paths(self) -> tuple[str, ...]:
+        """Paths that a client may ask for by GET, and that every instance answers with status 200."""
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """`METHOD PATH` of requests that a balancer must refuse."""
+
+    def stream(self, live: Any, url: str, model: str, serving: Mapping[str, str]) -> Iterator[Check]:
+        """Prove that a streamed answer comes through a balancer.
+
+        Args:
+            live: testinfra's host.
+            url: of the balancer, without a path.
+            model: one that every instance serves.
+            serving: label -> `ADDRESS:PORT`, of the instances that get requests.
+        """

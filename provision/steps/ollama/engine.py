@@ -1,0 +1,53 @@
+"""Ollama as an engine.
+
+Sources: paths of its API, docs/facts.md#ollama-api; what they show or change, docs/facts.md#nginx-paths; variables,
+docs/facts.md#ollama-variables.
+"""
+
+from provision.steps.instance.engine import Engine, Loading, Variables
+from provision.steps.ollama import driver, environment, readiness, scripts, server_state, stream_proof
+
+OLLAMA = Engine(
+    name="ollama",
+    title="Ollama",
+    probe=server_state.PROBE,
+    variables=Variables(
+        prefixes=("OLLAMA_", "LLAMA_ARG_", "CUDA_"),
+        of_image={"OLLAMA_HOST": "0.0.0.0:11434"},
+        complaint=environment.complaint,
+    ),
+    start_timeout=120,
+    boot_timeout=300,
+    no_card="library=cpu",
+    loading=Loading(functions=scripts.LOADING, models=scripts.BOOT),
+    # What clients need; the rest pulls, deletes, or shows memory. The `ollama` program asks for / before anything else.
+    client_paths=(
+        "/",
+        "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
+        "/api/generate",
+        "/api/ps",
+        "/api/show",
+        "/api/tags",
+        "/api/version",
+    ),
+    open_paths=("/", "/api/version"),
+    refused=(
+        "POST /api/pull",
+        "POST /api/push",
+        "POST /api/create",
+        "POST /api/copy",
+        "DELETE /api/delete",
+        "POST /api/blobs/sha256:0",
+        "GET /api/me",
+        "GET /debug/pprof/",
+        "POST /v1/../api/pull",
+        "POST /v1/%2e%2e/api/pull",
+        "POST //api/pull",
+    ),
+    canonical=server_state.canonical,
+    unusable=driver.unusable,
+    readiness=readiness.command,
+    stream=stream_proof.stream,
+)
