@@ -1,20 +1,20 @@
 """The inventory: the only package that reads YAML, and one validator for all settings.
 
-settings, types      what a role declares
-loadtest             what `provision loadtest` demands: a section that is no role's
-model, secret        what a loaded inventory is made of
-topology             who sends to whom: balancers and the hosts behind them
-shared_settings      what others may know of a role's settings
+settings, types      types of settings, declared by roles
+loadtest             targets of `provision loadtest`: a section of no role
+model, secret        the parts of a loaded inventory
+topology             balancers, and the hosts behind each
+shared_settings      settings of a role for readers outside the role
 loader               from files to an `Inventory`, through:
-  document, scalars    YAML files to values that know their file and line (value)
+  document, scalars    YAML files to values with file and line (value)
   ansible              INI files and programs, as `ansible-inventory` reads them
-  groups, ranges       Ansible's groups; the order in which they win
+  groups, ranges       Ansible's groups, in order of precedence
   unmapped             hosts in no group of ours, and how to map them
   varfiles, extra      `group_vars/`, `host_vars/`, `-e`
   check                pydantic's errors to problems with file, line and nearest name (near)
   connection           `ansible_*` variables (variables, sshoptions, sshargs) and `~/.ssh/config` (sshconfig)
 patterns             `--limit`
-masked, example      what people see: the merged result; every setting with its meaning
+masked, example      pages for people: the merged result; every setting with its meaning
 """
 
 from provision.inventory.extra import unsaid

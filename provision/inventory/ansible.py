@@ -1,4 +1,4 @@
-"""Inventories that are not YAML, an INI file or a program that prints one, as `ansible-inventory` reads them."""
+"""Reads inventories that are not YAML, an INI file or a program, by `ansible-inventory`."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ _PROGRAMS = (b"#!", b"\x7fELF")
 
 
 class _NoAnswerError(Exception):
-    """`ansible-inventory` gave no usable answer; the text says why."""
+    """`ansible-inventory` gave no usable answer; the text has the reason."""
 
 
 def is_installed() -> bool:
@@ -30,7 +30,7 @@ def is_installed() -> bool:
 
 
 def is_program(path: Path) -> bool:
-    """Whether a file is a program that is to print an inventory."""
+    """Whether a file is a program that prints an inventory."""
     try:
         with path.open("rb") as file:
             return file.read(4).startswith(_PROGRAMS) and os.access(path, os.X_OK)
@@ -43,11 +43,11 @@ def read(path: Path, problems: list[Problem], seconds: float = SECONDS) -> Value
 
     Args:
         path: the INI file or the program. `ansible-inventory` starts the program, as every command of Ansible does.
-        problems: takes what is wrong.
-        seconds: the answer must be there by then.
+        problems: collects every problem.
+        seconds: timeout of the answer.
 
     Returns:
-        the inventory as YAML would hold it, without line numbers; None where there is no answer.
+        the inventory as a YAML document, without line numbers; None without an answer.
     """
     try:
         text = _answer(path, seconds)
@@ -55,17 +55,18 @@ def read(path: Path, problems: list[Problem], seconds: float = SECONDS) -> Value
         hint = f"`{PROGRAM} -i {path} --list` shows what is wrong"
         problems.append(Problem(str(path), 0, "", f"{PROGRAM} {error}; {hint}"))
         return None
-    found: list[Problem] = []
-    root = parse(text, str(path), found)
-    problems += [Problem(one.file, 0, one.path, f"in the output of {PROGRAM}: {one.message}") for one in found]
+    reported: list[Problem] = []
+    root = parse(text, str(path), reported)
+    output = f"in the output of {PROGRAM}"
+    problems += [Problem(each.file, 0, each.path, f"{output}: {each.message}") for each in reported]
     return root and unlined(root)
 
 
 def _answer(path: Path, seconds: float) -> str:
-    """What `ansible-inventory` prints.
+    """Return the output of `ansible-inventory`.
 
     Raises:
-        _NoAnswerError: it does not start, fails, takes too long, or prints too much.
+        _NoAnswerError: the program does not start, fails, takes too long, or prints too much.
     """
     words = [PROGRAM, f"--inventory={path.absolute()}", "--list", "--yaml", "--export"]
     deadline = time.monotonic() + seconds
@@ -96,7 +97,7 @@ def _answer(path: Path, seconds: float) -> str:
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """The output of a process up to its end.
+    """Read the output of a process to its end.
 
     Raises:
         TimeoutError: the output has not ended by the deadline.
@@ -118,7 +119,7 @@ def _read(process: subprocess.Popen[bytes], deadline: float) -> bytes:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process with all that it started, unless all have ended."""
+    """Kill a process and all its children, unless all have ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(OSError):

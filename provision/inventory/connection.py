@@ -1,8 +1,8 @@
-"""How each host is reached: `ansible_*` variables first, then `~/.ssh/config`, then defaults.
+"""Address and login of each host: `ansible_*` variables first, then `~/.ssh/config`, then defaults.
 
-Differs from Ansible where that is safer or shorter: host keys are always checked; `become` is on unless the user is
-root; relative paths are beside the file that says them; a jump host without keys or known_hosts of its own in
-`~/.ssh/config` uses those of the host behind it.
+Differs from Ansible where safer or shorter: host keys are always checked; `become` is on unless the user is root; a
+relative path is beside the file with the path; a jump host without keys or known_hosts in `~/.ssh/config` uses the
+keys and known_hosts of the host behind it.
 """
 
 import getpass
@@ -50,7 +50,7 @@ class Connections:
 
     Args:
         config: the user's ssh configuration.
-        problems: takes what is wrong.
+        problems: collects every problem.
     """
 
     def __init__(self, config: SshConfig, problems: list[Problem]) -> None:
@@ -58,12 +58,12 @@ class Connections:
         self._problems = problems
 
     def of(self, name: str, variables: Mapping[str, Value], place: Value) -> Connection:
-        """Return how a host is reached.
+        """Return the connection to a host.
 
         Args:
-            name: the host's name; its address if nothing says otherwise.
-            variables: its merged variables.
-            place: where the inventory names it, for problems that no variable has caused.
+            name: the name of the host, and by default its address.
+            variables: the merged variables of the host.
+            place: the place of the host in the inventory, for problems without a variable.
         """
         reader = Reader(variables, self._problems)
         self._check_only(reader)
@@ -87,31 +87,31 @@ class Connections:
                 self._problems.append(value.problem(f"must be {allowed[0]}, not {clip(value.data)}"))
 
     def _configured(self, wanted: Value, options: dict[str, Option], file: Path | None) -> str:
-        """Add to the options what the ssh configuration says, and return the address to connect to."""
+        """Add the options of the ssh configuration, and return the address to connect to."""
         name = str(wanted.data)
         if not is_host(name):
             self._problems.append(wanted.problem(f"must be a DNS name or an IP address, not {clip(name)}{_why(name)}"))
             return name
-        found = self._config.lookup(name, file)
-        for key, option in from_config(found, file or self._config.default, name).items():
+        configured = self._config.lookup(name, file)
+        for key, option in from_config(configured, file or self._config.default, name).items():
             options.setdefault(key, option)
-        address = str(found.get("hostname") or name)
+        address = str(configured.get("hostname") or name)
         if not is_host(address):
             place = Value(None, str(file or self._config.default), 0, (name,))
-            said = f"HostName must be a DNS name or an IP address, not {clip(address)}{_why(address)}"
-            self._problems.append(place.problem(said))
+            message = f"HostName must be a DNS name or an IP address, not {clip(address)}{_why(address)}"
+            self._problems.append(place.problem(message))
         return address
 
     def _connection(
         self, wanted: Value, options: dict[str, Option], file: Path | None, behind: Connection | None = None
     ) -> Connection:
-        """Return how one machine is reached, its jumps left out.
+        """Return the connection to one machine, without its jumps.
 
         Args:
-            wanted: the name to look up, and where it is said.
-            options: what the inventory says; the ssh configuration is added to it.
-            file: the configuration file to use instead of the default.
-            behind: the host for which this one is a jump host.
+            wanted: the name to look up, with its place.
+            options: the options in the inventory; the options of the ssh configuration are added.
+            file: the configuration file to use in place of the default.
+            behind: the target, if this machine is its jump host.
         """
         address = self._configured(wanted, options, file)
         keys = options["identityfile"].paths() if "identityfile" in options else None
@@ -127,34 +127,34 @@ class Connections:
         )
 
     def _jumps(self, target: Connection, option: Option | None, file: Path | None) -> tuple[Connection, ...]:
-        """Return the jump hosts of a target in the order they are passed, those of the first one included."""
+        """Return the jump hosts of a target in order, including the jumps of the first jump host."""
         jumps: list[Connection] = []
         while option is not None and option.word.lower() != "none":
             hops = [hop.strip() for hop in option.word.split(",")]
             if len(jumps) + len(hops) > MAX_JUMPS:
                 self._report(option, f"leads through more than {MAX_JUMPS} jump hosts, or round in a circle")
                 break
-            found = [self._jump(hop, option, target, file) for hop in hops]
-            if any(jump is None for jump, _ in found):
+            connected = [self._jump(hop, option, target, file) for hop in hops]
+            if any(jump is None for jump, _ in connected):
                 break
-            jumps = [*(jump for jump, _ in found if jump), *jumps]
-            option = found[0][1]
+            jumps = [*(jump for jump, _ in connected if jump), *jumps]
+            option = connected[0][1]
         return tuple(jumps)
 
     def _jump(
         self, hop: str, option: Option, target: Connection, file: Path | None
     ) -> tuple[Connection | None, Option | None]:
-        """Return one jump host, and how that one is reached in turn."""
+        """Return the connection to a jump host, and the option that names its own jump."""
         match = _HOP.fullmatch(hop)
         if match is None or len(hop) > 400:
             hint = "; write -o ProxyJump=USER@HOST instead" if hop.startswith("ProxyCommand") else ""
             self._report(option, f"is no jump host: {clip(hop)}{hint}")
             return None, None
         origin = option.origin
-        said = {name: Option((match[name],), origin) for name in ("user", "port") if match[name]}
+        options = {name: Option((match[name],), origin) for name in ("user", "port") if match[name]}
         wanted = Value(match["v6"] or match["host"], origin.file, origin.line, origin.path)
-        connection = self._connection(wanted, said, file, target)
-        return connection, said.get("proxyjump")
+        connection = self._connection(wanted, options, file, target)
+        return connection, options.get("proxyjump")
 
     def _port(self, option: Option | None) -> int:
         if option is None:
@@ -198,14 +198,14 @@ class Connections:
 
 
 def _configuration(option: Option | None) -> Path | None:
-    """Return the file that `-F` names; `-F none` means that there is none."""
+    """Return the file of `-F`; `-F none` means no file."""
     if option is None:
         return None
     return Path(option.paths()[0]) if option.paths() else Path("/dev/null")
 
 
 def _why(text: str) -> str:
-    """The reason why a text is no address, where it was meant to be one; empty where that is plain."""
+    """Return why a text that looks like an address is none; empty for any other text."""
     inside = text.strip("[]")
     if inside != text and is_address(inside):
         return f": write an IPv6 address without brackets, {inside}"

@@ -1,8 +1,8 @@
 """One YAML file to Values: safe, bounded, and with a line for everything.
 
-The composing is ours, over PyYAML's events: its own composer recurses in C without a limit (a file of `[[[[...` ends
-the process), keeps the last of two equal keys, and expands aliases without end. Read as YAML 1.1, as Ansible does, but
-for its worst traps: `0644`, `22:22` and `2024-01-01` stay text, and a key is always the text that was written.
+The composer is ours, over PyYAML's events: PyYAML's own composer recurses in C without a limit (a file of `[[[[...`
+ends the process), keeps the last of two equal keys, and expands aliases without end. YAML is read as YAML 1.1, like
+Ansible, without its worst traps: `0644`, `22:22` and `2024-01-01` stay text, and a key is always the written text.
 """
 
 import re
@@ -38,11 +38,11 @@ def read(path: Path, problems: list[Problem]) -> Value | None:
     """Read a YAML file.
 
     Args:
-        path: the file; reports name it as given.
-        problems: takes what is wrong.
+        path: the file, named in reports as given.
+        problems: collects every problem.
 
     Returns:
-        the file's one document, or None where the file cannot be used at all.
+        the only document of the file, or None if the file cannot be used at all.
     """
     text = _text_of(path, problems)
     if text is not None and text.startswith(ENCRYPTED):
@@ -56,9 +56,9 @@ def parse(text: str, file: str, problems: list[Problem], path: KeyPath = ()) -> 
 
     Args:
         text: the YAML.
-        file: what reports call it; `!file` is relative to its directory.
-        problems: takes what is wrong.
-        path: where the document's root is, for reports.
+        file: the name of the file in reports; `!file` is relative to its directory.
+        problems: collects every problem.
+        path: the place of the document's root, for reports.
     """
     try:
         return _Composer(text, file, problems).document(path)
@@ -70,15 +70,16 @@ def parse(text: str, file: str, problems: list[Problem], path: KeyPath = ()) -> 
 
 
 def _refused(error: Exception, text: str, file: str) -> Problem:
-    """Return why the parser cannot read a text. Parsers have depth limits with words of their own; ours comes first."""
+    """Return why the parser cannot read a text. Parsers have depth limits with their own words; our words come
+    first."""
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
     line = _too_deep(text[: mark.index] if mark else text)
     if line:
         return Problem(file, line, "", TOO_DEEP)
     unprintable = _UNPRINTABLE.search(text)
     if isinstance(error, yaml.reader.ReaderError) and unprintable:
-        said = f"not YAML: holds the control character U+{ord(unprintable[0]):04X}"
-        return Problem(file, text.count("\n", 0, unprintable.start()) + 1, "", said)
+        message = f"not YAML: holds the control character U+{ord(unprintable[0]):04X}"
+        return Problem(file, text.count("\n", 0, unprintable.start()) + 1, "", message)
     if isinstance(error, yaml.MarkedYAMLError):
         return _syntax(error, text, file)
     return Problem(file, 0, "", f"not YAML: {clip(str(error))}")
@@ -87,8 +88,8 @@ def _refused(error: Exception, text: str, file: str) -> Problem:
 def _too_deep(text: str) -> int:
     """Return the line on which the open brackets of a text pass MAX_DEPTH, or 0.
 
-    A parser reads ahead of the events that the composer counts, so it can give up before the composer does. This count
-    does not know quotes and comments: it only chooses the words about a text that is refused anyway.
+    A parser reads ahead of the events that the composer counts, so the parser can give up first. This count ignores
+    quotes and comments: it only chooses the words about a text that is refused in any case.
     """
     depth = -1  # as the composer counts: the outermost value is at 0
     for bracket in re.finditer(r"[\[\]{}]", text):
@@ -103,10 +104,10 @@ def _syntax(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
     lines = text.split("\n")
     if mark and mark.line < len(lines) and "\t" in re.split(r"[^ \t-]", lines[mark.line])[0]:
         return Problem(file, mark.line + 1, "", "not YAML: a tab stands where only spaces may: indent with spaces")
-    said = clip(f"{error.problem or error.context or 'cannot be read'}")
+    reason = clip(f"{error.problem or error.context or 'cannot be read'}")
     if begun and mark and begun.line != mark.line:
-        said += f", {error.context} that begins on line {begun.line + 1}"
-    return Problem(file, mark.line + 1 if mark else 0, "", f"not YAML: {said}")
+        reason += f", {error.context} that begins on line {begun.line + 1}"
+    return Problem(file, mark.line + 1 if mark else 0, "", f"not YAML: {reason}")
 
 
 def _text_of(path: Path, problems: list[Problem]) -> str | None:
@@ -131,7 +132,7 @@ def _text_of(path: Path, problems: list[Problem]) -> str | None:
 
 
 def _folder(path: Path) -> str:
-    """What to say of a folder in place of a file: which files in it may be meant."""
+    """Return the problem of a folder in place of a file, with a file in the folder that may be meant."""
     try:
         names = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml") and entry.is_file())
     except OSError:
@@ -141,7 +142,7 @@ def _folder(path: Path) -> str:
 
 
 class _Composer:
-    """Makes Values of one document's events."""
+    """Makes Values from the events of one document."""
 
     def __init__(self, text: str, file: str, problems: list[Problem]) -> None:
         self._loader = _Loader(text)
@@ -151,7 +152,7 @@ class _Composer:
         self._count = 0
 
     def document(self, path: KeyPath) -> Value | None:
-        """Return the only document of the stream; None and a Problem if it has none or several."""
+        """Return the only document of the stream; None and a Problem if there is none or several."""
         self._loader.get_event()
         if isinstance(self._loader.get_event(), yaml.StreamEndEvent):
             return Value(None, self._file, 1, path)
@@ -228,7 +229,7 @@ class _Composer:
         raise UnusableError("a key must be text", _line(event))
 
     def _merged(self, value: Value, path: KeyPath, depth: int) -> dict[str, Value]:
-        """Return what `<<` brings in, the first of several mappings winning."""
+        """Return the entries of `<<`; the first of several mappings wins."""
         brought: dict[str, Value] = {}
         for source in value.data if isinstance(value.data, tuple) else (value,):
             if not isinstance(source.data, dict):
@@ -250,7 +251,7 @@ class _Composer:
         return self._copied(value, path, line, depth)
 
     def _copied(self, value: Value, path: KeyPath, line: int, depth: int) -> Value:
-        """Return a value under another path; it costs as much as writing it out would."""
+        """Return a value under another path, at the cost of a written-out value."""
         self._spend_all(value, line, depth)
         return relocated(value, path)
 
@@ -261,7 +262,7 @@ class _Composer:
                 self._spend_all(item, line, depth + 1)
 
     def _spend(self, line: int, depth: int) -> None:
-        """Count one value, and refuse a document that has too many of them or nests them too deep."""
+        """Count a value, and refuse a document with too many or too deeply nested values."""
         self._count += 1
         if self._count > MAX_VALUES:
             message = f"holds more than {MAX_VALUES} values, aliases written out"

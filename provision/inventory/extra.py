@@ -1,4 +1,4 @@
-"""`-e`: what wins over every file."""
+"""`-e`: settings that win over every file."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -10,15 +10,15 @@ from provision.inventory.paths import expanded
 from provision.inventory.value import Value, unlined, usable
 
 FILE = "-e"
-UNSAID = "..."  # stands for what was set; as YAML it is nothing, so it cannot be meant
-_HARMLESS = ("not YAML", "!env", "!file")  # these problems quote nothing but a setting's place, or where a secret is
+UNSAID = "..."  # stands for a value that was not printed; as YAML it is nothing, so nobody means it
+_HARMLESS = ("not YAML", "!env", "!file")  # such a problem quotes only the place of a setting or of a secret
 
 
 def unsaid(word: str) -> str:
-    """What a word of `-e` sets, without what it is set to: that may be a secret.
+    """Return the setting of an `-e` word without its value, which may be a secret.
 
     Args:
-        word: as `read_extra` takes it. The name of a file stays.
+        word: as for `read_extra`. The name of a file stays.
     """
     if word.startswith("@"):
         return word
@@ -30,14 +30,14 @@ def read_extra(words: Sequence[str], roles: Collection[str], problems: list[Prob
 
     Args:
         words: `key=value` (the value is YAML), `role.key=value`, `@FILE`, or a YAML mapping `{key: value}`.
-        roles: names of roles, the only ones that a dotted key may begin with.
-        problems: takes what is wrong.
+        roles: names of roles, the only names that a dotted key may begin with.
+        problems: collects every problem.
     """
-    found = [_one(word, roles, problems) for word in words]
-    return [mapping for mapping in found if mapping]
+    mappings = [_read(word, roles, problems) for word in words]
+    return [mapping for mapping in mappings if mapping]
 
 
-def _one(word: str, roles: Collection[str], problems: list[Problem]) -> Mapping[str, Value]:
+def _read(word: str, roles: Collection[str], problems: list[Problem]) -> Mapping[str, Value]:
     if word.startswith("@"):
         value = read(expanded(word[1:]), problems)
         return _mapping(value and usable(value, problems), problems)
@@ -49,7 +49,7 @@ def _one(word: str, roles: Collection[str], problems: list[Problem]) -> Mapping[
     key, equals, text = word.partition("=")
     path = tuple(key.split("."))
     if not equals or not all(path):
-        key = key if equals else re.split(r"[\s:]", key)[0]  # what follows may be a secret that was to be set
+        key = key if equals else re.split(r"[\s:]", key)[0]  # the rest may be a secret
         problems.append(Problem(FILE, 0, "", f"{clip(key)}: write key=value, role.key=value or @FILE"))
         return {}
     if len(path) > 1 and path[0] not in roles:
@@ -61,18 +61,18 @@ def _one(word: str, roles: Collection[str], problems: list[Problem]) -> Mapping[
 
 
 def _parsed(text: str, problems: list[Problem], path: tuple[str, ...] = ()) -> Value | None:
-    """Read YAML that may be a secret: a password that begins with `*` or `!` is not to be in the problem with it."""
-    found: list[Problem] = []
-    value = parse(text, FILE, found, path)
-    value = value and usable(value, found)
-    said = "is YAML that cannot be used here: write text in quotes"
-    bad = Problem(FILE, 0, ".".join(path), said)
-    problems += [one if one.message.startswith(_HARMLESS) else bad for one in found]
+    """Read YAML that may be a secret: a password that begins with `*` or `!` must not appear in the problem."""
+    reported: list[Problem] = []
+    value = parse(text, FILE, reported, path)
+    value = value and usable(value, reported)
+    message = "is YAML that cannot be used here: write text in quotes"
+    bad = Problem(FILE, 0, ".".join(path), message)
+    problems += [problem if problem.message.startswith(_HARMLESS) else bad for problem in reported]
     return value
 
 
 def _nested(value: Value, path: tuple[str, ...]) -> Value:
-    """Return the mapping in which a value sits at the rest of a path."""
+    """Return the mapping with a value at the rest of a path."""
     for depth in range(len(path) - 1, 0, -1):
         value = Value({path[depth]: value}, FILE, 0, path[:depth])
     return value

@@ -1,4 +1,4 @@
-"""Groups and hosts of the inventory file, and the order in which their variables win."""
+"""Groups and hosts of the inventory file, and the precedence of their variables."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,13 +16,13 @@ _PARTS = ("hosts", "children", "vars")
 
 @dataclass
 class Group:
-    """One group, gathered from every place that names it.
+    """One group, gathered from every place in the file.
 
     Args:
-        name: its name.
-        place: where it is first named.
-        levels: its `vars`, one entry per place, in file order; `mapping` judges each.
-        children: names of the groups in it, with the place that says so.
+        name: the name.
+        place: the first place of the group.
+        levels: the `vars` of every place, in file order; `mapping` checks each.
+        children: names of the groups inside, each with its place.
         depth: longest way from `all`.
     """
 
@@ -34,13 +34,13 @@ class Group:
 
     @property
     def rank(self) -> tuple[int, int, str]:
-        """Ansible's order of groups: what sorts later wins."""
+        """Ansible's order of groups: the last wins."""
         return self.depth, self._priority(), self.name
 
     def _priority(self) -> int:
         levels = [level.data for level in self.levels if isinstance(level.data, dict)]
-        found = [level["ansible_group_priority"].data for level in levels if "ansible_group_priority" in level]
-        return found[-1] if found and isinstance(found[-1], int) else 1
+        priorities = [level["ansible_group_priority"].data for level in levels if "ansible_group_priority" in level]
+        return priorities[-1] if priorities and isinstance(priorities[-1], int) else 1
 
 
 @dataclass
@@ -48,12 +48,12 @@ class Tree:
     """Every group and host of one inventory file.
 
     Args:
-        groups: by name; `all` is always there.
-        hosts: host name to its own variables, one entry per place, in file order; `mapping` judges each.
-        places: host name to the place that first names it.
-        memberships: host name to the groups that name it.
-        parents: group name to the groups that have it as a child.
-        misnamed: group name to the problems of names in it that stand for no host.
+        groups: by name, always with `all`.
+        hosts: host name -> its own variables from every place, in file order; `mapping` checks each.
+        places: host name -> the first place of the host.
+        memberships: host name -> names of the groups that list the host.
+        parents: group name -> names of the groups around the group.
+        misnamed: group name -> problems of entries that are no host names.
     """
 
     groups: dict[str, Group] = field(default_factory=dict)
@@ -64,26 +64,26 @@ class Tree:
     misnamed: dict[str, list[Problem]] = field(default_factory=dict)
 
     def groups_of(self, host: str) -> list[Group]:
-        """Return every group a host is in, `all` among them, lowest precedence first."""
+        """Return every group of a host, `all` among them, lowest precedence first."""
         return self.with_parents(self.memberships[host])
 
     def with_parents(self, groups: Iterable[str]) -> list[Group]:
-        """Return groups and every group around them, `all` among them, lowest precedence first."""
-        found = {"all", *groups}
-        waiting = list(found)
+        """Return some groups and every group around them, `all` among them, lowest precedence first."""
+        around = {"all", *groups}
+        waiting = list(around)
         while waiting:
-            new = self.parents.get(waiting.pop(), set()) - found
-            found |= new
+            new = self.parents.get(waiting.pop(), set()) - around
+            around |= new
             waiting.extend(new)
-        return sorted((self.groups[name] for name in found), key=lambda group: group.rank)
+        return sorted((self.groups[name] for name in around), key=lambda group: group.rank)
 
 
 def gather(root: Value, problems: list[Problem]) -> Tree:
     """Return the groups and hosts of an inventory file.
 
     Args:
-        root: its document.
-        problems: takes what is wrong; what is usable is returned all the same.
+        root: the document of the file.
+        problems: collects every problem; usable parts are returned in any case.
     """
     gatherer = _Gatherer(problems)
     gatherer.tree.groups["all"] = Group("all", root)
@@ -112,7 +112,7 @@ class _Gatherer:
         self._problems = problems
 
     def group(self, name: str, value: Value) -> None:
-        """Take in what one place says about a group."""
+        """Add the entries of a group from one place."""
         if not _GROUP.fullmatch(name):
             self._problems.append(value.problem("is no name for a group: use letters, digits, '_' and '-'"))
             return
@@ -180,7 +180,7 @@ class _Gatherer:
                 groups[child].depth = max(groups[child].depth, groups[name].depth + 1)
 
     def _cut_circles(self) -> None:
-        """Report every child that leads back to its parent, and drop it."""
+        """Report every child that leads back to its parent, and drop the child."""
         groups, done = self.tree.groups, set[str]()
         for start in groups:
             trail: dict[str, Iterator[str]] = {} if start in done else {start: iter([*groups[start].children])}
@@ -201,7 +201,7 @@ class _Gatherer:
 
 
 def _parents_first(groups: Mapping[str, Group]) -> list[str]:
-    """Return the names so that every group stands before its children (there are no circles any more)."""
+    """Return the names so that every group stands before its children (circles are gone by now)."""
     order: list[str] = []
     waiting = dict.fromkeys(groups, 0)
     for group in groups.values():

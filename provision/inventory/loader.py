@@ -21,7 +21,7 @@ from provision.inventory.varfiles import Levels, read_directory
 from provision.inventory.variables import PREFIX, PRIORITY, strangers
 
 _INI_SECTION = re.compile(rb"^\s*\[[A-Za-z0-9_.-]+(?::(?:vars|children))?\]\s*(?:[#;].*)?$", re.MULTILINE)
-# A host under `retired` is still ours: a deploy removes what provision made there.
+# A host under `retired` is still ours: a deploy removes everything that provision made there.
 OURS = frozenset({"gpu", "balancer", "retired"})
 _NOT_YAML = "is {}; YAML is read here: `ansible-inventory -i {} --list --yaml --output inventory.yaml` writes it"
 
@@ -38,11 +38,11 @@ def load(
     Args:
         path: the inventory file.
         roles: role names with their Settings classes.
-        overrides: what `-e` was given: `key=value`, `role.key=value` or `@FILE`; these win over everything.
+        overrides: words of `-e`: `key=value`, `role.key=value` or `@FILE`, which win over everything.
         groups: more groups whose hosts belong to the inventory, beside `OURS`.
 
     Raises:
-        InventoryError: the files have problems; it holds all of them.
+        InventoryError: the files have problems. The error holds all problems.
     """
     problems: list[Problem] = []
     loader = _Loader(Path(path), roles, problems, OURS.union(groups))
@@ -54,7 +54,7 @@ def load(
 
 @dataclass
 class _Files:
-    """What was read before hosts are put together."""
+    """Everything read before hosts are put together."""
 
     tree: Tree
     group_levels: Levels
@@ -71,7 +71,7 @@ class _Loader:
         self._roles = roles
         self._problems = problems
         self.warnings: list[str] = []
-        """What looks wrong; also told beside problems."""
+        """Oddities, also shown beside problems."""
         self._of_groups: dict[tuple[str, ...], dict[str, Value]] = {}
         config = SshConfig(Path.home() / ".ssh" / "config", problems)
         self._connections = Connections(config, problems)
@@ -87,7 +87,7 @@ class _Loader:
         self._misnamed(tree, {group.name for groups in ours.values() for group in groups})
         self._forgive(tree, ours)
         files = _Files(tree, *self._directories(tree, ours), overriding)
-        self._group_variables([tree.groups["all"]], files)  # for its problems, also where no host is left
+        self._group_variables([tree.groups["all"]], files)  # for its problems, even without a host of ours
         if not ours:
             self._problems.append(nothing_to_do(root, tree))
         hosts = tuple(self._host(name, groups, files) for name, groups in ours.items())
@@ -98,20 +98,20 @@ class _Loader:
         return Inventory(path=str(self._path), hosts=hosts, warnings=tuple(dict.fromkeys(self.warnings)))
 
     def _misnamed(self, tree: Tree, around: Collection[str]) -> None:
-        """Report names that stand for no host: a problem in a group in or around ours, else a warning.
+        """Report entries that are no host names: a problem in a group in or around ours, else a warning.
 
         Args:
             tree: the groups and hosts.
-            around: names of the groups that hold a host of ours.
+            around: names of the groups with a host of ours.
         """
-        for name, found in tree.misnamed.items():
+        for name, misnamed in tree.misnamed.items():
             if name in around or self._ours & {group.name for group in tree.with_parents([name])}:
-                self._problems += found
+                self._problems += misnamed
             else:
-                self.warnings += map(str, found)
+                self.warnings += map(str, misnamed)
 
     def _forgive(self, tree: Tree, ours: Mapping[str, list[Group]]) -> None:
-        """Make warnings of the problems inside variables that concern no host of ours, such as a switch's.
+        """Turn problems in variables of hosts that are not ours, such as a switch, into warnings.
 
         Args:
             tree: the groups and hosts.
@@ -122,19 +122,21 @@ class _Loader:
         of_hosts = (value for name, values in tree.hosts.items() if name not in ours for value in values)
         places = tuple(dotted(value.path) for value in (*of_groups, *of_hosts))
         inside = tuple(place + sign for place in places for sign in (".", "["))
-        forgiven = [one for one in self._problems if one.file == str(self._path) and one.path.startswith(inside)]
-        self._problems[:] = [one for one in self._problems if one not in forgiven]
+        own = [problem for problem in self._problems if problem.file == str(self._path)]
+        forgiven = [problem for problem in own if problem.path.startswith(inside)]
+        self._problems[:] = [problem for problem in self._problems if problem not in forgiven]
         self.warnings += map(str, forgiven)
 
     def _root(self) -> Value | None:
-        """The document of the inventory file; what is not YAML is read by `ansible-inventory` where that is there."""
+        """Return the document of the inventory file. `ansible-inventory`, if installed, reads a file that is not
+        YAML."""
         if ansible.is_program(self._path):
             return self._asked("a program that prints an inventory")
-        found: list[Problem] = []
-        root = read(self._path, found)
+        reported: list[Problem] = []
+        root = read(self._path, reported)
         if root is None and self._is_ini():
             return self._asked("an INI inventory")
-        self._problems += found
+        self._problems += reported
         return root
 
     def _asked(self, kind: str) -> Value | None:
@@ -176,7 +178,7 @@ class _Loader:
         )
 
     def _group_variables(self, groups: list[Group], files: _Files) -> dict[str, Value]:
-        """Return what the groups of a host say: Ansible puts every group file above every group in the inventory."""
+        """Return the variables of a host's groups. Ansible puts every group file above every group in the inventory."""
         key = tuple(group.name for group in groups)
         if key not in self._of_groups:
             inline = self._usable(mapping(level, self._problems) for group in groups for level in group.levels)
@@ -204,7 +206,7 @@ class _Loader:
         return name not in self._roles and not name.startswith(PREFIX)
 
     def _look_over(self, variables: Mapping[str, Value]) -> None:
-        """Warn of variables that look like something else."""
+        """Warn of variables that look like a misspelt name."""
         for name, hint in strangers(variables).items():
             self._warn(variables[name], f"{name} has no effect here{hint}")
         for name in filter(self._is_own, variables):
@@ -229,11 +231,13 @@ def _same_names(tree: Tree, ours: Mapping[str, object]) -> Iterator[str]:
 
 
 def _same_machines(hosts: Sequence[Host], tree: Tree) -> Iterator[Problem]:
-    """Yield a problem for every host that is another one by another name: two would change it at once."""
+    """Yield a problem for every host that is a second name of the same machine: two threads would change the
+    machine."""
     names: dict[object, str] = {}
     for host in hosts:
-        found = host.connection
-        other = names.setdefault((found.address, found.port, found.jumps), host.name)
+        connection = host.connection
+        other = names.setdefault((connection.address, connection.port, connection.jumps), host.name)
         if other != host.name:
-            message = f"{host.name} is the same machine as {other}: both are {found.address} port {found.port}"
+            place = f"{connection.address} port {connection.port}"
+            message = f"{host.name} is the same machine as {other}: both are {place}"
             yield tree.places[host.name].problem(message)

@@ -1,9 +1,9 @@
-"""The types of settings that more than one role needs: each says in words what it takes.
+"""Types of settings that several roles need. Each type has words for its wanted form.
 
 All are text (`Port` is a number). Each has a greatest length and refuses control characters, so that a value may be
-printed, written into a file or handed over as one word of a command. None makes quoting unnecessary.
+printed, written into a file or handed over as one word of a command. No type makes quoting unnecessary.
 
-A message says what is wanted; the value itself is added, clipped, where the message becomes a Problem.
+A message has the wanted form; the value itself is added, clipped, when the message becomes a Problem.
 """
 
 import ipaddress
@@ -40,7 +40,7 @@ _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 def _check(wanted: str, longest: int, test: Callable[[str], object]) -> AfterValidator:
-    """Return a validator that keeps text which `test` finds true of, and otherwise says what is `wanted`."""
+    """Return a validator that keeps text passing `test`, and otherwise names the `wanted` form."""
 
     def validate(value: str) -> str:
         if len(value) > longest:
@@ -68,12 +68,12 @@ def is_address(value: str) -> bool:
 
 
 def looks_like_ipv4(value: str) -> bool:
-    """Return whether programs may read a text as an IPv4 address: numbers, octal and hexadecimal ones too, and dots."""
+    """Return whether programs may read a text as an IPv4 address: decimal, octal or hexadecimal numbers, and dots."""
     return _NUMBERS.fullmatch(value) is not None
 
 
 def is_host(value: str) -> bool:
-    """Return whether a text is a DNS name or an IP address, the same one for every program that reads it."""
+    """Return whether a text is a DNS name or an IP address with the same meaning for every program."""
     return is_address(value) or (is_hostname(value) and not looks_like_ipv4(value))
 
 
@@ -125,7 +125,7 @@ def _fingerprint(value: Any) -> Any:
 
 
 def duration_seconds(value: str) -> float:
-    """Return the seconds of a `Duration`; a negative one means without end (`math.inf`)."""
+    """Return the seconds of a `Duration`; negative means without end (`math.inf`)."""
     if value.lstrip("-").isdigit():
         return float(value) if int(value) >= 0 else math.inf
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
@@ -133,20 +133,20 @@ def duration_seconds(value: str) -> float:
 
 def size_bytes(value: str) -> int:
     """Return the bytes of a `Size`; units are powers of 1024, as Docker's memory limits are."""
-    found = _SIZE.fullmatch(value)
-    if found is None:
+    match = _SIZE.fullmatch(value)
+    if match is None:
         message = f"not a size: {value!r}"
         raise ValueError(message)
-    return int(found[1]) * _UNITS[found[2]]
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def share_of(value: str) -> float:
     """Return a `Share` as a number: 0.05 for `5%`."""
-    found = _SHARE.fullmatch(value)
-    if found is None:
+    match = _SHARE.fullmatch(value)
+    if match is None:
         message = f"not a share: {value!r}"
         raise ValueError(message)
-    return float(found[1]) / 100
+    return float(match[1]) / 100
 
 
 Text = Annotated[str, _check("text on one line, without control characters", 4096, is_clean)]
@@ -172,8 +172,8 @@ Duration = Annotated[
     BeforeValidator(_lowered),
     _check("a duration such as 30s, 5m, 24h or -1 (without end)", 30, _DURATION.fullmatch),
 ]
-"""Kept as text, as Ollama and Docker take it; `duration_seconds` counts it."""
+"""Kept as text for Ollama and Docker; `duration_seconds` counts the seconds."""
 Size = Annotated[str, BeforeValidator(_lowered), _check("a size in bytes or such as 50m or 8g", 20, _SIZE.fullmatch)]
-"""Kept as text, as Docker takes it; `size_bytes` counts it."""
+"""Kept as text for Docker; `size_bytes` counts the bytes."""
 Share = Annotated[str, BeforeValidator(_lowered), _check("a share such as 1% or 0.5%", 10, _SHARE.fullmatch)]
-"""Kept as text; `share_of` counts it."""
+"""Kept as text; `share_of` returns the number."""

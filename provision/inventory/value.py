@@ -1,4 +1,4 @@
-"""Values that know where they were written."""
+"""Values with the place where they were written."""
 
 import operator
 from collections.abc import Collection, Iterable, Mapping
@@ -13,13 +13,13 @@ from provision.inventory.settings import KeyPath
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """What stands in a file for a scalar that cannot be had: `!vault`, or `!env` of a variable that is not set.
+    """Stands for a scalar without a value: `!vault`, or `!env` of a variable that is not set.
 
-    A problem of the hosts that the scalar is for, and of no others.
+    A problem only of the hosts with the scalar.
 
     Args:
-        message: why the scalar cannot be had.
-        instead: the data with which a load goes on, to find further problems.
+        message: why there is no value.
+        instead: the data for the rest of the load, which goes on to find further problems.
     """
 
     message: str
@@ -32,10 +32,10 @@ class Value:
 
     Args:
         data: a scalar (str, int, float, bool, None, Secret, Unusable), a tuple of Values, or a dict of str to Value.
-        file: the file it was written in.
-        line: the line of its key or item, from 1; 0 where there is none.
-        path: its place in that file, such as `("all", "vars", "ollama", "instances", 0)`.
-        text: a scalar as it was written, before YAML made it a number or a boolean.
+        file: the file with the value.
+        line: the line of the key or item, from 1; 0 if there is none.
+        path: the place in the file, such as `("all", "vars", "ollama", "instances", 0)`.
+        text: a scalar as written, before YAML made a number or a boolean of the text.
     """
 
     data: Any
@@ -70,7 +70,7 @@ def plain(value: Value) -> Any:
 
 
 def step_into(value: Value, part: str | int) -> Value | None:
-    """Return what a value has under one key or index, or None."""
+    """Return the value under a key or index, or None."""
     if isinstance(value.data, dict) and isinstance(part, str):
         return value.data.get(part)
     if isinstance(value.data, tuple) and isinstance(part, int) and part < len(value.data):
@@ -80,7 +80,7 @@ def step_into(value: Value, part: str | int) -> Value | None:
 
 
 def locate(value: Value, path: KeyPath) -> Value:
-    """Return the value at a path, or its nearest parent that was written, with the full path to report."""
+    """Return the value at a path, or its nearest written parent, with the full path to report."""
     for index, part in enumerate(path):
         inner = step_into(value, part)
         if inner is None:
@@ -90,11 +90,11 @@ def locate(value: Value, path: KeyPath) -> Value:
 
 
 def usable(value: Value, problems: list[Problem]) -> Value:
-    """Return a value without anything Unusable in it.
+    """Return a value without anything Unusable inside.
 
     Args:
-        value: as it was read.
-        problems: takes a Problem for everything Unusable.
+        value: as read.
+        problems: collects a Problem for everything Unusable.
     """
     data = value.data
     if isinstance(data, Unusable):
@@ -112,7 +112,7 @@ def usable(value: Value, problems: list[Problem]) -> Value:
 def merge(below: Value, above: Value) -> Value:
     """Return `above` over `below`: mappings merge key by key, everything else is replaced.
 
-    The place of a merged mapping is that of `above`; each entry keeps its own.
+    A merged mapping has the place of `above`; each entry keeps its own place.
     """
     if not (isinstance(below.data, dict) and isinstance(above.data, dict)):
         return above
@@ -123,7 +123,7 @@ def merge(below: Value, above: Value) -> Value:
 
 
 def relocated(value: Value, path: KeyPath) -> Value:
-    """Return a copy whose paths begin with another one; file and line stay where it was written."""
+    """Return a copy whose paths begin with another path; file and line stay."""
     data = value.data
     if isinstance(data, dict):
         data = {key: relocated(item, (*path, key)) for key, item in data.items()}
@@ -133,7 +133,7 @@ def relocated(value: Value, path: KeyPath) -> Value:
 
 
 def unlined(value: Value) -> Value:
-    """Return a value without line numbers, where the text that they count is no file of the operator's."""
+    """Return a value without line numbers, for a text that is no file of the operator."""
     data = value.data
     if isinstance(data, dict):
         data = {key: unlined(item) for key, item in data.items()}
@@ -143,11 +143,12 @@ def unlined(value: Value) -> Value:
 
 
 def layered(levels: Iterable[Mapping[str, Value]], roles: Collection[str]) -> dict[str, Value]:
-    """Return the variables of several levels in one, later levels winning.
+    """Merge the variables of several levels; later levels win.
 
     Args:
         levels: variables by name, lowest precedence first.
-        roles: names of roles: their mappings merge, an empty one says nothing; other variables are replaced whole.
+        roles: names of roles. Mappings of a role merge, and an empty mapping changes nothing. A variable that is no
+            role is replaced as a whole.
     """
     result: dict[str, Value] = {}
     for level in levels:
@@ -160,7 +161,7 @@ def layered(levels: Iterable[Mapping[str, Value]], roles: Collection[str]) -> di
 
 
 def is_secret(value: Value) -> bool:
-    """Return whether a value is a secret or holds one."""
+    """Return whether a value is a secret or holds a secret."""
     inner = value.data.values() if isinstance(value.data, dict) else value.data
     if isinstance(value.data, dict | tuple):
         return any(is_secret(item) for item in inner)
