@@ -16,12 +16,12 @@ class Step:
 
     Args:
         users: how many users asked at the same time.
-        found: the figures.
+        figures: the figures.
         judged: the targets.
     """
 
     users: int
-    found: Summary
+    figures: Summary
     judged: Sequence[Judged]
 
     @property
@@ -32,7 +32,7 @@ class Step:
     @property
     def tokens_per_second(self) -> float:
         """Tokens per second of all streams together."""
-        return self.found.overall.tokens_per_second
+        return self.figures.overall.tokens_per_second
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def write_page(path: str, result: Result) -> None:
         "loadtest/report.html.j2",
         result=result,
         load=result.load,
-        rows=[*result.found.instances.items(), ("all", result.found.overall)],
+        rows=[*result.figures.instances.items(), ("all", result.figures.overall)],
         plots=plots(result),
         seconds=seconds,
         percent=percent,
@@ -152,8 +152,8 @@ def plots(result: Result) -> list[Plot]:
     good = [record for record in result.tally.records if not record.problem and record.ttft is not None]
     if not good:
         return []
-    begin, length = min(record.at for record in good), max(1.0, result.found.seconds)
-    numbers = {name: number for number, name in enumerate(result.found.instances)}
+    begin, length = min(record.at for record in good), max(1.0, result.figures.seconds)
+    numbers = {name: number for number, name in enumerate(result.figures.instances)}
     drawn = [_capacity(result)] if result.capacity and result.capacity.steps else []
     drawn += [_first_tokens(good, begin, length, numbers), _throughput(good, begin, length), _histogram(good)]
     return drawn

@@ -29,7 +29,7 @@ class Result:
 
     Args:
         load: the load; in a search for the capacity, of the last step.
-        found: the figures.
+        figures: the figures.
         tally: the requests.
         ended: the end of the run.
         judged: the targets, and the targets of the baseline.
@@ -38,7 +38,7 @@ class Result:
     """
 
     load: Load
-    found: Summary
+    figures: Summary
     tally: Tally
     ended: Ended
     judged: list[Judged] = field(default_factory=list)
@@ -132,8 +132,8 @@ def find_capacity(
     return last
 
 
-def _findings(found: Summary, tally: Tally, ended: Ended) -> list[str]:
-    return [*verdict.odd(found), *verdict.lumps(tally.records), *_tired(ended)]
+def _findings(figures: Summary, tally: Tally, ended: Ended) -> list[str]:
+    return [*verdict.odd(figures), *verdict.lumps(tally.records), *_tired(ended)]
 
 
 def _tired(ended: Ended) -> list[str]:
@@ -174,19 +174,19 @@ def baseline(path: str, load: Load) -> Mapping[str, Any]:
 
 def document(result: Result) -> dict[str, Any]:
     """The body of `loadtest --json`."""
-    load, found = result.load, result.found
+    load, figures = result.load, result.figures
     return {
         "targets": list(load.targets),
         "model": load.profile.model,
         "profile": load.profile.name,
         "max_tokens": load.profile.max_tokens,
         "users": load.users,
-        "seconds": found.seconds,
+        "seconds": figures.seconds,
         "stopped": result.ended.why,
-        "overall": _figures(found.overall),
-        "instances": [{"instance": name, **_figures(own)} for name, own in found.instances.items()],
-        "skew": found.skew,
-        "retried": found.retried,
+        "overall": _figures(figures.overall),
+        "instances": [{"instance": name, **_figures(own)} for name, own in figures.instances.items()],
+        "skew": figures.skew,
+        "retried": figures.retried,
         "verdict": [dataclasses.asdict(target) for target in result.judged],
         "findings": list(result.findings),
         "capacity": _capacity(result.capacity),
@@ -197,14 +197,14 @@ def _figures(own: Figures) -> dict[str, Any]:
     return {**dataclasses.asdict(own), "fail_share": own.fail_share}
 
 
-def _capacity(found: Capacity | None) -> dict[str, Any] | None:
-    if found is None:
+def _capacity(result: Capacity | None) -> dict[str, Any] | None:
+    if result is None:
         return None
-    named = {"holds": found.holds, "broke": found.broke, "knee": found.knee}
-    steps: Sequence[Step] = found.steps
+    named = {"holds": result.holds, "broke": result.broke, "knee": result.knee}
+    steps: Sequence[Step] = result.steps
     return {**{name: step and _step(step) for name, step in named.items()}, "steps": [_step(step) for step in steps]}
 
 
 def _step(step: Step) -> dict[str, Any]:
     verdicts = [dataclasses.asdict(target) for target in step.judged]
-    return {"users": step.users, "holds": step.holds, "overall": _figures(step.found.overall), "verdict": verdicts}
+    return {"users": step.users, "holds": step.holds, "overall": _figures(step.figures.overall), "verdict": verdicts}

@@ -23,27 +23,27 @@ def whole(result: Result) -> Iterator[str]:
     if result.capacity:
         yield from capacity(result.capacity, whole=not result.ended.why)
     else:
-        yield f"{load.users} users, {result.found.seconds:.0f} s, answers of at most {load.profile.max_tokens} tokens"
+        yield f"{load.users} users, {result.figures.seconds:.0f} s, answers of at most {load.profile.max_tokens} tokens"
         yield ""
-        yield from table(result.found, result.tally)
+        yield from table(result.figures, result.tally)
         yield ""
         yield from verdict(result.judged)
     for finding in result.findings:
         yield f"look at: {line(finding, 300)}"
 
 
-def table(found: Summary, tally: Tally) -> Iterator[str]:
+def table(figures: Summary, tally: Tally) -> Iterator[str]:
     """The figures of all requests and of each instance."""
-    width = max([len("INSTANCE"), *(len(line(name, 60)) for name in found.instances)])
+    width = max([len("INSTANCE"), *(len(line(name, 60)) for name in figures.instances)])
     yield (
         f"{'INSTANCE':{width}}  {'SHARE':>6} {'REQUESTS':>8} {'FAILED':>6}  {'FIRST TOKEN  p50':>16} {'p95':>8}"
         f" {'p99':>8}  {'BETWEEN TOKENS  p50':>19} {'p99':>7}  {'TOKENS/S  p50':>13} {'p95':>6} {'ALL':>7}"
     )
-    for name, own in found.instances.items():
+    for name, own in figures.instances.items():
         yield _row(line(name, 60), width, own)
-    yield _row("all", width, found.overall)
+    yield _row("all", width, figures.overall)
     yield ""
-    yield from _spreads(found, tally)
+    yield from _spreads(figures, tally)
 
 
 def _row(name: str, width: int, own: Figures) -> str:
@@ -54,11 +54,11 @@ def _row(name: str, width: int, own: Figures) -> str:
     ).rstrip()
 
 
-def _spreads(found: Summary, tally: Tally) -> Iterator[str]:
+def _spreads(figures: Summary, tally: Tally) -> Iterator[str]:
     """Histograms of all requests, and how many were queued and failed."""
     good = [record for record in tally.records if not record.problem]
     first = [record.wait for record in tally.records if record.wait is not None]
-    every = found.overall
+    every = figures.overall
     yield _spread("time to first token", every.ttft, first)
     yield _spread("between tokens", every.gap, [])
     rate = every.rate
@@ -70,10 +70,10 @@ def _spreads(found: Summary, tally: Tally) -> Iterator[str]:
     yield f"  {'failed':22} {line(kinds(every.kinds), 300)}"
     for problem, detail in _examples(tally):
         yield f"  {'':22} {problem}: {line(detail, 160)}"
-    if found.retried:
-        yield f"  {'second tries':22} a second instance answered {found.retried} requests"
-    if found.skew is not None:
-        yield f"  {'skew':22} {percent(found.skew)}"
+    if figures.retried:
+        yield f"  {'second tries':22} a second instance answered {figures.retried} requests"
+    if figures.skew is not None:
+        yield f"  {'skew':22} {percent(figures.skew)}"
 
 
 def _examples(tally: Tally) -> Iterator[tuple[str, str]]:
@@ -110,28 +110,28 @@ def verdict(judged: Sequence[Judged]) -> Iterator[str]:
         yield f"{result}  {target.name:{width}}  {target.measured}, demanded {target.limit}"
 
 
-def capacity(found: Capacity, *, whole: bool = True) -> Iterator[str]:
+def capacity(result: Capacity, *, whole: bool = True) -> Iterator[str]:
     """The steps, and the capacity.
 
     Args:
-        found: the result of the search.
+        result: the result of the search.
         whole: whether the search was completed.
     """
     yield f"{'USERS':>6}  {'TOKENS/S':>9}  {'FIRST TOKEN p95':>15}  {'FAILED':>7}  RESULT"
-    for step in found.steps:
+    for step in result.steps:
         broken = ", ".join(f"{target.name} {target.measured}" for target in step.judged if not target.passed)
-        every = step.found.overall
+        every = step.figures.overall
         yield (
             f"{step.users:>6}  {step.tokens_per_second:>9.1f}  {seconds(every.ttft.p95):>15}"
             f"  {percent(every.fail_share):>7}  {broken or 'holds'}"
         )
     yield ""
-    yield from _answer(found, whole=whole)
+    yield from _answer(result, whole=whole)
 
 
-def _answer(found: Capacity, *, whole: bool) -> Iterator[str]:
-    held, knee, broke = found.holds, found.knee, found.broke
-    if not found.steps:
+def _answer(result: Capacity, *, whole: bool) -> Iterator[str]:
+    held, knee, broke = result.holds, result.knee, result.broke
+    if not result.steps:
         yield "No step was completed."
         return
     if held is None or knee is None:

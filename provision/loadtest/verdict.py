@@ -37,13 +37,13 @@ class Judged:
     bound: float
 
 
-def judge(found: Summary, targets: Targets) -> list[Judged]:
+def judge(figures: Summary, targets: Targets) -> list[Judged]:
     """Hold the figures against the targets. A target without a figure is missed."""
-    return list(_judge(found, targets))
+    return list(_judge(figures, targets))
 
 
-def _judge(found: Summary, targets: Targets) -> Iterator[Judged]:
-    every = found.overall
+def _judge(figures: Summary, targets: Targets) -> Iterator[Judged]:
+    every = figures.overall
     if targets.max_fail is not None:
         limit = share_of(targets.max_fail)
         passed = every.requests > 0 and every.fail_share <= limit
@@ -59,17 +59,17 @@ def _judge(found: Summary, targets: Targets) -> Iterator[Judged]:
         yield Judged("tokens per second of a stream, p95", f"at least {least:g}", speed(rate), passed, rate, least)
     if targets.max_skew is not None:
         bound = share_of(targets.max_skew)
-        passed = found.skew is not None and found.skew <= bound
-        measured = "unknown" if found.skew is None else percent(found.skew)
-        yield Judged("skew between instances", f"at most {targets.max_skew}", measured, passed, found.skew, bound)
+        passed = figures.skew is not None and figures.skew <= bound
+        measured = "unknown" if figures.skew is None else percent(figures.skew)
+        yield Judged("skew between instances", f"at most {targets.max_skew}", measured, passed, figures.skew, bound)
 
 
-def odd(found: Summary) -> list[str]:
+def odd(figures: Summary) -> list[str]:
     """Sentences about odd instances, for an operator: instances without an answer, far slower, or with more
     failures."""
-    named = {name: own for name, own in found.instances.items() if name not in (UNNAMED, OTHER)}
+    named = {name: own for name, own in figures.instances.items() if name not in (UNNAMED, OTHER)}
     findings = []
-    if found.overall.requests >= ENOUGH * len(named):
+    if figures.overall.requests >= ENOUGH * len(named):
         findings += [f"{name} answered nothing" for name, own in named.items() if not own.requests]
     speeds = {name: own.rate.p50 for name, own in named.items() if own.requests - own.failed >= FEW and own.rate.p50}
     for name, rate in speeds.items():
@@ -78,7 +78,7 @@ def odd(found: Summary) -> list[str]:
             rates = f"{name} gives {rate:.1f} tokens per second, its peers {usual:.1f}"
             findings.append(f"{rates}: is its model on the CPU? ask `provision verify`")
     for name, own in named.items():
-        if own.failed >= FEW and own.fail_share > max(RARE, SLOW * _rest(found, name)):
+        if own.failed >= FEW and own.fail_share > max(RARE, SLOW * _rest(figures, name)):
             findings.append(f"{name} fails {percent(own.fail_share)} of its requests: {kinds(own.kinds)}")
     return findings
 
@@ -92,9 +92,9 @@ def lumps(records: Sequence[Record]) -> list[str]:
     return [f"{tokens} tokens came in {pieces} pieces: a proxy in front of the instances buffers"]
 
 
-def _rest(found: Summary, name: str) -> float:
+def _rest(figures: Summary, name: str) -> float:
     """The share of failed requests of all other instances."""
-    peers = [own for peer, own in found.instances.items() if peer != name]
+    peers = [own for peer, own in figures.instances.items() if peer != name]
     requests = sum(own.requests for own in peers)
     return sum(own.failed for own in peers) / requests if requests else 1.0
 
@@ -124,9 +124,9 @@ COMPARED = (("ttft", "p50"), ("ttft", "p95"), ("gap", "p95"))
 NAMES = {"ttft": "time to first token", "gap": "time between tokens"}
 
 
-def kinds(found: Mapping[str, int]) -> str:
+def kinds(counts: Mapping[str, int]) -> str:
     """Problems and how often, in words."""
-    return ", ".join(f"{count} {kind}" for kind, count in found.items()) or "none"
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
 
 
 def seconds(value: float | None) -> str:

@@ -319,8 +319,8 @@ class Owned(ABC):
 
     @property
     def finds(self) -> frozenset[str]:
-        """Ids of all things that the finder can find; empty where nobody knows them beforehand. Declared ids are
-        skipped."""
+        """Ids of all things that the finder can find; empty where unknown beforehand. A run does not ask a finder
+        whose ids are all declared."""
         return frozenset()
 
     @abstractmethod
