@@ -167,8 +167,8 @@ def _is_loaded(url: str, model: str, key: Secret | None) -> bool:
 
 def _names(answer: dict[str, Any]) -> list[str]:
     models = answer.get("models")
-    found = [model.get("name") for model in models if isinstance(model, dict)] if isinstance(models, list) else []
-    return [name for name in found if isinstance(name, str)]
+    names = [model.get("name") for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+    return [name for name in names if isinstance(name, str)]
 
 
 def _full(name: str) -> str:

@@ -55,10 +55,10 @@ def pull(name: str, alive: Callable[[], bool]) -> Frames:
     if len(full_name(name).split("/")) > 2:
         host = name.partition("/")[0]
         raise PullError(f"pull model manifest: dial tcp: lookup {host}: no such host")
-    found = published(name)
-    if found is None:
+    model = published(name)
+    if model is None:
         raise PullError("pull model manifest: file does not exist")
-    manifest, blobs = found
+    manifest, blobs = model
     for layer in layers_of(manifest):
         yield from _blob(layer["digest"], blobs[layer["digest"]])
     yield {"status": "verifying sha256 digest"}

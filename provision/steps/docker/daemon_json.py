@@ -90,14 +90,14 @@ class DockerConfig(Step):
 
     def want(self, facts: HostFacts, have: State) -> State:
         """The merged file. Refuses an unreadable file, and keys that are also flags of the daemon."""
-        found = have or {}
-        config = _parsed(found.get("sha256"))
-        ours = self._ours(found, config)
-        merged = merge(config, _parsed(found.get("ours")), ours)
-        self._refuse_flags(found, ours)
-        same = merged == config and isinstance(found.get("sha256"), Content)
-        content = found["sha256"] if same else Content((json.dumps(merged, indent=2) + "\n").encode())
-        mode = found.get("mode", "0644")
+        present = have or {}
+        config = _parsed(present.get("sha256"))
+        ours = self._ours(present, config)
+        merged = merge(config, _parsed(present.get("ours")), ours)
+        self._refuse_flags(present, ours)
+        same = merged == config and isinstance(present.get("sha256"), Content)
+        content = present["sha256"] if same else Content((json.dumps(merged, indent=2) + "\n").encode())
+        mode = present.get("mode", "0644")
         return {"sha256": content, "mode": mode, "ours": Content((json.dumps(ours, indent=2) + "\n").encode())}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
@@ -127,15 +127,15 @@ class DockerConfig(Step):
 
     def impact(self, have: State, want: State) -> str:
         """The effect of loading the file on Docker and on running containers."""
-        found = have or {}
-        old, new = _parsed(found.get("sha256")), _parsed((want or {}).get("sha256"))
+        present = have or {}
+        old, new = _parsed(present.get("sha256")), _parsed((want or {}).get("sha256"))
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
-        if not found.get("running") or not changed:
+        if not present.get("running") or not changed:
             return ""
         if changed <= daemon_state.RELOADABLE:
             return "reloads Docker"
-        goes = restart_impact({**found, "live_restore": new.get("live-restore") is True})
-        moved = found.get("containers") and _driver_of(new) not in ("", found.get("driver"))
+        goes = restart_impact({**present, "live_restore": new.get("live-restore") is True})
+        moved = present.get("containers") and _driver_of(new) not in ("", present.get("driver"))
         stay = "they keep their old cgroups until they are made anew, which follows"
         return f"{goes}; {stay}" if moved else goes
 
@@ -160,20 +160,20 @@ class DockerConfig(Step):
             shown, expected = _masked(got), _masked(value)
             yield Check(key, "another password" if got != value and shown == expected else shown, expected)
 
-    def _ours(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-        driver = self._driver(found, config)
+    def _ours(self, present: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        driver = self._driver(present, config)
         return {**self.keys, **({"exec-opts": [DRIVER + driver]} if driver else {})}
 
-    def _driver(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    def _driver(self, present: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         """The cgroup driver to write, or nothing. A host that CDI already makes safe keeps its driver."""
         if self.cgroup_driver != "auto":
             return self.cgroup_driver
-        engine = tuple(int(part) for part in str(found.get("version", "")).split(".")[:2] if part.isdigit())
-        safe = self.cdi and engine >= CDI_ENGINE and found.get("driver") == "systemd"
+        engine = tuple(int(part) for part in str(present.get("version", "")).split(".")[:2] if part.isdigit())
+        safe = self.cdi and engine >= CDI_ENGINE and present.get("driver") == "systemd"
         return "" if safe and _driver_of(config) in ("", "systemd") else "cgroupfs"
 
-    def _refuse_flags(self, found: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-        for key, where in found.get("flags", {}).items():
+    def _refuse_flags(self, present: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+        for key, where in present.get("flags", {}).items():
             if key in ours:
                 raise RefusalError(
                     f"Docker is started with {where}, and {key} in {CONFIG} would set the same thing: Docker refuses "
@@ -266,19 +266,19 @@ def _parsed(content: Any) -> dict[str, Any]:
         raise RefusalError(f"{CONFIG} is not what Docker can read: {error}") from error
 
 
-def config_state(found: Dockerd) -> State:
+def config_state(dockerd: Dockerd) -> State:
     """The daemon's state for this step; None where there is neither Docker nor a key of ours."""
-    if not (found.installed or found.config or found.ours):
+    if not (dockerd.installed or dockerd.config or dockerd.ours):
         return None
     return {
-        "sha256": None if found.config is None else Content(found.config),
-        "mode": found.config_mode,
-        "ours": Content(found.ours.encode()) if found.ours else None,
-        "driver": str(found.info.get("driver", "")),
-        "version": str(found.info.get("version", "")),
-        "running": found.running,
-        "containers": found.info.get("running", 0) > 0,
-        "flags": flags(found),
+        "sha256": None if dockerd.config is None else Content(dockerd.config),
+        "mode": dockerd.config_mode,
+        "ours": Content(dockerd.ours.encode()) if dockerd.ours else None,
+        "driver": str(dockerd.info.get("driver", "")),
+        "version": str(dockerd.info.get("version", "")),
+        "running": dockerd.running,
+        "containers": dockerd.info.get("running", 0) > 0,
+        "flags": flags(dockerd),
     }
 
 

@@ -125,8 +125,8 @@ class DockerService(Step):
         """Enables; then starts, restarts or reloads, as gently as possible."""
         if want is None:
             return []
-        found = have or {"enabled": False, "running": False, "masked": False, "pending": NOTHING}
-        return [*_registration(found, want), *_running(found, want)]
+        present = have or {"enabled": False, "running": False, "masked": False, "pending": NOTHING}
+        return [*_registration(present, want), *_running(present, want)]
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
         """Running with the configuration loaded: a rollback stops no Docker because it was found dead."""
@@ -192,29 +192,29 @@ def engine_version(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
-def _service(found: Dockerd) -> State:
-    if not found.installed:
+def _service(dockerd: Dockerd) -> State:
+    if not dockerd.installed:
         return None
-    file_state = found.unit.get("UnitFileState", "")
+    file_state = dockerd.unit.get("UnitFileState", "")
     return {
         "enabled": file_state in ("enabled", *FIXED),
-        "running": found.running,
+        "running": dockerd.running,
         "masked": file_state.startswith("masked"),
-        "pending": daemon_state.pending(found),
-        **evidence(found),
+        "pending": daemon_state.pending(dockerd),
+        **evidence(dockerd),
     }
 
 
-def evidence(found: Dockerd) -> dict[str, Any]:
+def evidence(dockerd: Dockerd) -> dict[str, Any]:
     """The evidence that the impact of a restart depends on."""
     try:
-        live_restore = daemon_state.parse_config(found.config).get("live-restore") is True
+        live_restore = daemon_state.parse_config(dockerd.config).get("live-restore") is True
     except ValueError:
         live_restore = False
     return {
         "live_restore": live_restore,
-        "containers": found.info.get("running", 0) > 0,
-        "swarm": found.info.get("swarm", ""),
+        "containers": dockerd.info.get("running", 0) > 0,
+        "swarm": dockerd.info.get("swarm", ""),
     }
 
 
@@ -347,9 +347,9 @@ def cards(listing: str) -> list[str]:
     return sorted(line.rpartition("UUID: ")[2].rstrip(") ") for line in listing.splitlines() if "UUID: GPU-" in line)
 
 
-def _driver(found: Dockerd) -> State:
-    if not found.installed:
+def _driver(dockerd: Dockerd) -> State:
+    if not dockerd.installed:
         return None
-    if not found.running:
+    if not dockerd.running:
         raise BlockedError(ID, "docker.service is not running")
-    return {"registered": found.hook is True, **evidence(found)}
+    return {"registered": dockerd.hook is True, **evidence(dockerd)}

@@ -31,10 +31,10 @@ class LeftDockerConfig(DockerConfig):
 
     def impact(self, have: State, want: State) -> str:
         """A reload, and the keys that a reload does not apply."""
-        found = have or {}
+        present = have or {}
         old, new = (_mapping((state or {}).get("sha256")) for state in (have, _rest(have) if want is None else want))
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
-        if not found.get("running") or not changed:
+        if not present.get("running") or not changed:
             return ""
         later = ", ".join(sorted(changed - daemon_state.RELOADABLE))
         return f"reloads Docker; {later}: from its next restart on" if later else "reloads Docker"
@@ -62,19 +62,19 @@ class OwnedDockerConfig(Owned):
 
 
 def _state(answer: Answer) -> State:
-    found = daemon_state.read(answer, silent=True)
-    return config_state(found) if found.ours else None
+    dockerd = daemon_state.read(answer, silent=True)
+    return config_state(dockerd) if dockerd.ours else None
 
 
 def _rest(have: State) -> State:
     """The state without our keys. An unreadable file stays as it is; a file with only our keys goes."""
-    found = have or {}
-    config = found.get("sha256")
+    present = have or {}
+    config = present.get("sha256")
     before = _mapping(config)
-    after = merge(before, _mapping(found.get("ours")), {})
+    after = merge(before, _mapping(present.get("ours")), {})
     if after != before:
         config = Content((json.dumps(after, indent=2) + "\n").encode()) if after else None
-    return {"sha256": config, "mode": found.get("mode", "0644"), "ours": None}
+    return {"sha256": config, "mode": present.get("mode", "0644"), "ours": None}
 
 
 def _mapping(content: Any) -> Mapping[str, Any]:

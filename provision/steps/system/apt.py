@@ -161,14 +161,14 @@ class Packages(Step):
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """One run of apt, as a job of the host. A package with None in `want` is removed."""
-        have_now = have or {}
+        present = have or {}
         wanted = {name: version for name, version in (want or {}).items() if name in self.packages}
-        specs = [spec for name, version in wanted.items() for spec in _spec(name, version, have_now.get(name))]
-        older = any(_older(version, have_now.get("versions", {}).get(name)) for name, version in wanted.items())
+        specs = [spec for name, version in wanted.items() for spec in _spec(name, version, present.get(name))]
+        older = any(_older(version, present.get("versions", {}).get(name)) for name, version in wanted.items())
         may_remove = " ".join((*self.replaces, *(name for name, version in wanted.items() if version is None)))
         options = (str(self.lock_timeout), may_remove, "--allow-downgrades" if older else "")
         changing = [
-            spec for name, version in differing(have, wanted) for spec in _spec(name, version, have_now.get(name))
+            spec for name, version in differing(have, wanted) for spec in _spec(name, version, present.get(name))
         ]
         title = f"apt-get install {' '.join(changing)}"
         return [sh(SCRIPT, *options, *specs, title=title, timeout=JOB_TIMEOUT, job=True, progress=progress)]
@@ -182,9 +182,9 @@ class Packages(Step):
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """The versions of each package; the reason names the packages that are missing."""
-        found = have or {}
+        present = have or {}
         wanted = [(name, version) for name, version in differing(have, want) if version is not None]
-        return [f"{name}: {found.get(name) or 'missing'} -> {version}" for name, version in wanted]
+        return [f"{name}: {present.get(name) or 'missing'} -> {version}" for name, version in wanted]
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """Every instance, if a service restarts that their streams need."""

@@ -106,11 +106,11 @@ def _decoded(encoded: str) -> tuple[str, ...]:
     return fingerprints(base64.b64decode(encoded))
 
 
-def _key_state(found: Found | None) -> State:
-    state = file_state(found)
-    if found is None or state is None or found.kind != "file":
+def _key_state(entry: Found | None) -> State:
+    state = file_state(entry)
+    if entry is None or state is None or entry.kind != "file":
         return state
-    seen = list(fingerprints(found.sha256.data)) if isinstance(found.sha256, Content) else ["not readable by apt"]
+    seen = list(fingerprints(entry.sha256.data)) if isinstance(entry.sha256, Content) else ["not readable by apt"]
     return {**state, "fingerprints": seen}
 
 

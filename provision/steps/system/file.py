@@ -113,14 +113,14 @@ class File(Step):
         yield from check_file(live, self)
 
 
-def file_state(found: Found | None) -> State:
+def file_state(entry: Found | None) -> State:
     """The state of one entry of the listing."""
-    if found is None:
+    if entry is None:
         return None
-    if found.kind == "link":
-        return {"kind": "link", "target": found.target}
-    common = {"kind": found.kind, "mode": found.mode, "owner": found.owner}
-    return {**common, "sha256": found.sha256} if found.kind == "file" else common
+    if entry.kind == "link":
+        return {"kind": "link", "target": entry.target}
+    common = {"kind": entry.kind, "mode": entry.mode, "owner": entry.owner}
+    return {**common, "sha256": entry.sha256} if entry.kind == "file" else common
 
 
 def change_file(path: str, have: State, want: State) -> list[Command]:

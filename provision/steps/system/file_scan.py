@@ -144,24 +144,24 @@ def parse(answer: Answer) -> Mapping[str, Found]:
 @lru_cache(maxsize=64)  # every step of a host parses the same answer
 def parse_bytes(listing: bytes) -> Mapping[str, Found]:
     """`parse`, for a listing inside a longer answer."""
-    found: dict[str, Found] = {}
+    entries: dict[str, Found] = {}
     waiting: Waiting = {"=contents": [], "=sums": []}
     while listing:
         if listing.startswith(b"="):
-            listing = _behind(listing, found, waiting)
+            listing = _behind(listing, entries, waiting)
             continue
-        path, listing = _record(listing, found, waiting)
+        path, listing = _record(listing, entries, waiting)
         if not path.startswith("/"):
             raise UnreadableError(f"the listing is garbled at {path[:60]!r}")
     if any(waiting.values()):
         raise UnreadableError("the listing ends early")
-    return found
+    return entries
 
 
 KINDS = {"f": "file", "d": "directory", "l": "link"}
 
 
-def _record(listing: bytes, found: dict[str, Found], waiting: Waiting) -> tuple[str, bytes]:
+def _record(listing: bytes, entries: dict[str, Found], waiting: Waiting) -> tuple[str, bytes]:
     try:
         *head, rest = listing.split(b"\0", 5)
         path, kind, mode, owner, target = (part.decode(errors="surrogateescape") for part in head)
@@ -175,13 +175,13 @@ def _record(listing: bytes, found: dict[str, Found], waiting: Waiting) -> tuple[
             sha256, rest = _sum(rest)
         if not rest.startswith(b"\n"):
             raise UnreadableError(f"{path} changed while it was read")
-        found[path] = Found(KINDS.get(kind, kind), f"{int(mode, 8):04o}", owner, target, sha256)
+        entries[path] = Found(KINDS.get(kind, kind), f"{int(mode, 8):04o}", owner, target, sha256)
     except ValueError as error:
         raise UnreadableError("the listing ends early") from error
     return path, rest[1:]
 
 
-def _behind(listing: bytes, found: dict[str, Found], waiting: Waiting) -> bytes:
+def _behind(listing: bytes, entries: dict[str, Found], waiting: Waiting) -> bytes:
     """Take the contents or hashes of the first files that wait for them, and return the rest of the listing."""
     line, _, rest = listing.partition(b"\n")
     try:
@@ -197,7 +197,7 @@ def _behind(listing: bytes, found: dict[str, Found], waiting: Waiting) -> bytes:
             content, rest = Content(rest[:size]), rest[size:]
         if len(content) != 64:
             raise UnreadableError(f"{path} changed while it was read")
-        found[path] = replace(found[path], sha256=content)
+        entries[path] = replace(entries[path], sha256=content)
     if len(files) < int(count) or not (rest.startswith((b"/", b"=")) or not rest):
         raise UnreadableError("a file changed while it was read")
     return rest
