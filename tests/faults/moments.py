@@ -193,7 +193,7 @@ def _struck(world: World, moment: Moment, cut_off: tuple[Cut, str], seen: Seen, 
                 running.kill()
                 cut.lift(world, host)
         world.nginx_is_good()
-        # This machine knows that the run is over: nobody waits for the locks that it left.
+        # This machine knows of the end of the run, so no command waits for the locks of the run.
         _well(world.fleet.provision(*goes_on))
         assert world.down() == act.out
         act.back(world)
