@@ -63,8 +63,9 @@ test-all: test-faults ## Every fault and every long lab test; make test runs a p
 test-faults: .venv/installed ## Every fault at every place, and the longest of the lab tests; writes docs/reliability.md (50 minutes; CLASS="apt disk" for some)
 	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)
 
-example: .venv/installed ## Write inventory/example.yaml again from the roles' settings
+example: .venv/installed ## Write inventory/example.yaml from the roles' settings, docs/json.md from the schema
 	$(BIN)/python -m tests.example > inventory/example.yaml
+	$(BIN)/python -m tests.json_page > docs/json.md
 
 bench: .venv/installed ## Against the peers on the same hosts; writes docs/performance.md (ARGS="--hosts 1,4 --rtt 0 --rounds 2")
 	$(SUDO) $(BIN)/python -m tests.bench.peers $(ARGS)

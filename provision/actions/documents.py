@@ -42,9 +42,29 @@ def _host(outcome: Outcome) -> dict[str, Any]:
         "result": outcome.result,
         "why": why(error),
         "changed": outcome.changed,
+        "changes": changes(outcome),
         "failed": failed,
         "seconds": round(outcome.seconds, 3),
     }
+
+
+def changes(outcome: Outcome) -> list[dict[str, str]]:
+    """The changes that were made on a host, each with role, action and reason, which a plan knows in advance.
+
+    Args:
+        outcome: of the host.
+    """
+    planned = {change.step.id: change for change in outcome.plan.changes}
+    found = ((step, planned.get(step)) for step in outcome.changed)
+    return [
+        {
+            "step": step,
+            "role": change.role if change else "",
+            "action": change.action if change else "",
+            "reason": change.reason if change else "",
+        }
+        for step, change in found
+    ]
 
 
 def drains(outcomes: Sequence[Drain], run_id: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ Exit codes: 0 done · 1 our own fault · 2 usage or inventory · 3 a host failed
 
 @click.command(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(None, "-V", "--version", package_name="provision")
-@click.option("-i", "--inventory", metavar="FILE", help="The inventory, for commands that take one.")
+@click.option("-i", "--inventory", type=click.Path(), metavar="FILE", help="The inventory, for commands that take one.")
 @click.option("--no-color", is_flag=True, help="No colours.")
 def group(inventory: str | None, no_color: bool) -> None:
     """Turn bare GPU servers into a private, verified LLM endpoint over SSH."""

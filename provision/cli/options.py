@@ -63,6 +63,7 @@ def inventory_option(command: F) -> F:
         default="inventory.yaml",
         show_default=True,
         show_envvar=True,
+        type=click.Path(),
         metavar="FILE",
         help="The inventory.",
         callback=_inventory,
@@ -130,6 +131,13 @@ def lock_wait_option(what: str) -> Callable[[F], F]:
     return click.option("--lock-wait", default="0", metavar="DURATION", help=help_text)
 
 
+def _roles_beginning(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """The roles that the shell offers for a word that somebody has begun."""
+    from provision.plan.role_interface import order
+
+    return [role for role in order() if role.startswith(begun)]
+
+
 diff_option = click.option(
     "-D/ ", "--diff/--no-diff", default=True, show_default=True, help="Show what would change in files."
 )
@@ -137,13 +145,17 @@ exit_code_option = click.option("--exit-code", is_flag=True, help="With a plan: 
 
 _REACH = (
     click.option("-u", "--user", default="", metavar="NAME", help="Log in as NAME, whatever the inventory says."),
-    click.option("--private-key", default="", metavar="FILE", help="Log in with this key."),
+    click.option("--private-key", default="", type=click.Path(), metavar="FILE", help="Log in with this key."),
     password_option,
     forks_option,
 )
 _ROLES = (
-    click.option("-t", "--tags", multiple=True, metavar="ROLE", help="Only these roles."),
-    click.option("--skip-tags", multiple=True, metavar="ROLE", help="Not these roles."),
+    click.option(
+        "-t", "--tags", multiple=True, metavar="ROLE", help="Only these roles.", shell_complete=_roles_beginning
+    ),
+    click.option(
+        "--skip-tags", multiple=True, metavar="ROLE", help="Not these roles.", shell_complete=_roles_beginning
+    ),
 )
 _OUTPUT = (
     click.option("-v", "--verbose", is_flag=True, help="Show every step and the output of long ones."),

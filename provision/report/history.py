@@ -67,7 +67,7 @@ def history_document(found: Sequence[tuple[Host, list[Entry] | HostError]], most
 def _run(run: str, seen: Sequence[tuple[str, Entry]]) -> dict[str, Any]:
     told = {key: next(filter(None, (getattr(one, key) for _, one in seen)), "") for key in ("time", "who", "command")}
     hosts = [
-        {"host": host, "result": one.result, "changes": one.changes, "step": one.step, "why": one.why}
+        {"host": host, "result": one.result, "change_count": one.changes, "step": one.step, "why": one.why}
         for host, one in seen
     ]
     return {"run": run, **told, "hosts": hosts}
@@ -78,7 +78,7 @@ def _asked(found: Found) -> list[dict[str, Any]]:
 
 
 def _result(one: Any) -> str:
-    return {4: "unreachable"}.get(one.exit_code, "failed") if isinstance(one, HostError) else "ok"
+    return console.result_of(one) if isinstance(one, HostError) else "ok"
 
 
 def _why(one: Any) -> str:

@@ -59,7 +59,6 @@ def locks_document(found: Sequence[tuple[Host, Holder | HostError | None]], over
 
 def _locks_host(host: Host, one: Holder | HostError | None, left_by: Log | None) -> dict[str, Any]:
     if isinstance(one, HostError):
-        result = {3: "failed", 4: "unreachable", 6: "locked"}.get(one.exit_code, "failed")
-        return {"host": host.name, "result": result, "why": one.message, "lock": None}
+        return {"host": host.name, "result": console.result_of(one), "why": one.message, "lock": None}
     held = one and {**dataclasses.asdict(one), "over": left_by is not None, "next": left_by.goes_on if left_by else ""}
     return {"host": host.name, "result": "ok", "why": "", "lock": held}

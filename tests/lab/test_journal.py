@@ -28,7 +28,9 @@ def test_a_change_is_in_the_history_of_the_hosts_it_was_made_on_and_told_step_by
     run = fleet.deploy().doc["run"]
     newest = history(fleet, "-n", "1")[0]
     assert (newest["run"], newest["command"], "@" in newest["who"]) == (run, "deploy", True)
-    assert [(host["host"], host["result"], host["changes"]) for host in newest["hosts"]] == [("lb-01", "changed", 1)]
+    assert [(host["host"], host["result"], host["change_count"]) for host in newest["hosts"]] == [
+        ("lb-01", "changed", 1)
+    ]
     shown = fleet.provision("show", run, "--json")
     assert {host["host"]: host["result"] for host in shown.doc["hosts"]} == {
         "gpu-01": "none",

@@ -307,3 +307,29 @@ def test_a_limit_of_inventory_check_is_checked_and_counts(inventory, capsys):
     assert "1 host, 1 group, 1 instance;" in run(capsys, "inventory", "check", "-l", "box", "-i", inventory)[1]
     code, _, err = run(capsys, "inventory", "check", "-l", "bxo", "-i", inventory)
     assert (code, "did you mean box?" in err) == (2, True)
+
+
+def completed(*words):
+    env = {**os.environ, "_PROVISION_COMPLETE": "bash_complete"}
+    env |= {"COMP_WORDS": " ".join(["provision", *words]), "COMP_CWORD": str(len(words))}
+    done = subprocess.run([sys.executable, "-m", "provision"], capture_output=True, text=True, check=True, env=env)
+    return done.stdout.split()
+
+
+def test_the_shell_completes_commands_options_roles_and_files():
+    assert completed("dr") == ["plain,drain"]
+    assert completed("lock", "s") == ["plain,status"]
+    assert completed("plan", "--list-") == ["plain,--list-hosts", "plain,--list-steps"]
+    assert completed("plan", "-t", "o") == ["plain,ollama"]
+    assert completed("plan", "-i", "inv") == ["file,inv"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_readme_says_how_the_shell_learns_it(shell):
+    readme = (test_actions.ROOT / "README.md").read_text()
+    assert f"{shell}_source" in readme
+    env = {**os.environ, "_PROVISION_COMPLETE": f"{shell}_source"}
+    done = subprocess.run([sys.executable, "-m", "provision"], capture_output=True, text=True, check=True, env=env)
+    assert "_PROVISION_COMPLETE" in done.stdout
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)

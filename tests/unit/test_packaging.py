@@ -25,6 +25,7 @@ def test_the_wheel_holds_every_module_role_and_template(wheel):
     for folder, inside, pattern in (
         ("provision", "provision", "**/*.py"),
         ("provision/lab/simulated", "provision/lab/simulated", "*"),
+        ("provision/report", "provision/report", "*.json"),
         ("roles", "provision/roles", "*.py"),
         ("templates", "provision/templates", "**/*.j2"),
         ("inventory", "provision/examples", "*.yaml"),

@@ -1,0 +1,278 @@
+"""The JSON document of every command, on success and on failure, against the schema that is shipped."""
+
+import copy
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from provision import actions, cli
+from provision.actions.draining import Drain
+from provision.actions.history import History, RunStory
+from provision.actions.lock import Locks
+from provision.actions.results import Answers, DrainResult, RollbackPlan, RollbackResult
+from provision.actions.trust import SeenKey
+from provision.errors import LockedError, UnreachableError
+from provision.inventory import Connection, Host, Inventory
+from provision.loadtest import session as loadtest
+from provision.loadtest.capacity import Capacity, Step
+from provision.loadtest.drive import Ended, Load
+from provision.loadtest.measure import Tally, summary
+from provision.loadtest.profile import Profile
+from provision.loadtest.verdict import Judged
+from provision.report import console, drain, history, lock, rollback, trust
+from provision.rollout.outcome import Outcome
+from provision.runs.history import Entry, Made, Story
+from provision.runs.lock import Holder
+from provision.runs.log import Log
+from provision.runs.rollback_plan import Left, Undo
+from provision.ssh.trust import Key
+from tests import json_page
+
+from . import test_actions
+
+request_of = test_actions.request_of  # a fixture: two hosts that are this machine's shell, each should have a note
+HERE = ["-i", "inventory.yaml", "-t", "docker", "--json"]
+INVENTORY = """
+gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {models: [m], instances: [{gpus: [0]}]}}}}
+balancer: {hosts: {lb: {ansible_host: 127.0.0.2, ansible_port: 1}}}
+"""
+RUN = "20261122T081140Z-585d"
+SCHEMA = json.loads(files("provision.report").joinpath("schema.json").read_text())
+HOST = Host(name="gpu-01", connection=Connection(address="192.0.2.1"))
+LB = Host(name="lb-01", connection=Connection(address="192.0.2.2"))
+FLEET = Inventory(path="x", hosts=(HOST, LB), warnings=("a warning",))
+LOST = UnreachableError("no route")
+
+
+def strict(schema):
+    """The same schema without room for a field that it does not name."""
+    schema = copy.deepcopy(schema)
+    waiting = [schema]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if "properties" in one and one.get("type") in ("object", ["object", "null"]):
+                one["additionalProperties"] = False
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return schema
+
+
+STRICT = strict(SCHEMA)
+
+
+def checked(text):
+    """The one document of a text, if it fits the schema of its command, and no field lacks in the schema."""
+    document = json.loads(text)
+    kinds = [one["$ref"].rpartition("/")[2] for one in SCHEMA["anyOf"]]
+    named = [
+        kind for kind in kinds if document["command"] in SCHEMA["$defs"][kind]["properties"]["command"].get("enum", ())
+    ]
+    if "error" in document:
+        named = ["failure"]
+    elif document["command"] == "rollback":
+        named = ["rollback" if "run" in document else "rollback_plan"]
+    (kind,) = named
+    validator = Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": STRICT["$defs"]})
+    problems = [f"{'.'.join(map(str, one.absolute_path))}: {one.message}" for one in validator.iter_errors(document)]
+    assert problems == []
+    Draft202012Validator(SCHEMA).validate(document)
+    return document
+
+
+@pytest.fixture
+def document(capsys):
+    """The checked document of a command line."""
+
+    def run(*words):
+        code = cli.execute([*words])
+        found = checked(capsys.readouterr().out)
+        assert found["exit"] == code
+        return found
+
+    return run
+
+
+@pytest.fixture
+def printed(capsys):
+    """The checked document that has been printed."""
+    return lambda: checked(capsys.readouterr().out)
+
+
+@pytest.fixture
+def inventory(tmp_path):
+    path = tmp_path / "other.yaml"
+    path.write_text(INVENTORY)
+    return str(path)
+
+
+def test_the_schema_is_one():
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_a_document_with_another_field_or_without_one_does_not_fit(document, inventory):
+    found = document("inventory", "check", "--json", "-i", inventory)
+    for broken in ({**found, "more": 1}, {**found, "problems": None}, {k: v for k, v in found.items() if k != "exit"}):
+        with pytest.raises((AssertionError, KeyError)):
+            checked(json.dumps(broken))
+
+
+def test_the_page_names_every_field_and_is_written_from_the_schema():
+    page = Path(__file__).parents[2] / "docs" / "json.md"
+    assert page.read_text() == json_page.text(SCHEMA), "`make example` writes docs/json.md"
+
+
+def test_plans_deploys_and_verifications(request_of, document, tmp_path):
+    (tmp_path / "gpu-02.note").write_text("before")
+    planned = document("plan", *HERE)
+    assert [change["action"] for host in planned["hosts"] for change in host["changes"]] == ["add", "change"]
+    assert document("deploy", "--check", "--exit-code", *HERE)["exit"] == 5
+    assert document("verify", *HERE)["summary"]["failed"] == 2
+    done = document("deploy", "--yes", *HERE)
+    assert [host["changed"] for host in done["hosts"]] == [["note:gpu-01.note"], ["note:gpu-02.note"]]
+    assert [change["step"] for host in done["hosts"] for change in host["changes"]] == [
+        "note:gpu-01.note",
+        "note:gpu-02.note",
+    ]
+    assert {change["reason"] for host in done["hosts"] for change in host["changes"]} == {
+        change["reason"] for host in planned["hosts"] for change in host["changes"]
+    }
+    assert document("deploy", "--yes", *HERE)["summary"]["ok"] == 2
+    assert document("verify", *HERE)["summary"]["failed"] == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "deploy", "verify"])
+@pytest.mark.parametrize("option", ["--list-hosts", "--list-steps"])
+def test_lists(document, inventory, command, option):
+    found = document(command, option, "--json", "-i", inventory, "-l", "box")
+    assert [(host["host"], host["chosen"]) for host in found["hosts"]] == [("box", True), ("lb", False)]
+
+
+UNREACHABLE = [
+    ["plan"],
+    ["deploy", "--check"],
+    ["deploy", "--yes"],
+    ["verify"],
+    ["drain", "box", "--force"],
+    ["undrain", "box"],
+    ["rollback", RUN, "--check"],
+    ["rollback", RUN, "--yes"],
+    ["history"],
+    ["show", RUN],
+    ["lock", "status"],
+    ["lock", "acquire", "-m", "why"],
+    ["lock", "release"],
+    ["trust"],
+]
+
+
+@pytest.mark.parametrize("words", UNREACHABLE, ids=" ".join)
+def test_hosts_that_cannot_be_reached(document, inventory, words):
+    found = document(*words, "--json", "-i", inventory)
+    assert found["exit"] == 4
+    assert {host["result"] for host in found["hosts"]} == {"unreachable"}
+    assert all(host["why"] for host in found["hosts"])
+
+
+@pytest.mark.parametrize(
+    "words", [*UNREACHABLE, ["rollback", "--yes"], ["show"], ["inventory", "show"], ["loadtest"]], ids=" ".join
+)
+def test_an_inventory_with_faults(document, tmp_path, words):
+    path = tmp_path / "inventory.yaml"
+    path.write_text("gpu: {hosts: {box: {olama: {}, ollama: {instnaces: []}}}}\n")
+    run = [word for word in words if word != "--check"] if words[0] == "deploy" else words
+    found = document(*run, *(["--yes"] if run == ["deploy"] else []), "--json", "-i", str(path))
+    assert (found["exit"], found["hosts"]) == (2, [])
+    assert any(problem["path"].endswith("instnaces") for problem in found["error"]["problems"])
+    assert any("olama is no role" in warning for warning in found["warnings"])
+
+
+@pytest.mark.parametrize(
+    "words", [["plan"], ["lock", "acquire"], ["inventory", "check"], ["trust"], ["loadtest"], ["history"]], ids=" ".join
+)
+def test_wrong_usage(document, words):
+    found = document(*words, "--json", "--no-such-option")
+    assert (found["exit"], found["command"]) == (2, " ".join(words))
+    assert "--no-such-option" in found["error"]["message"]
+
+
+def test_a_run_nobody_knows_and_a_deploy_nobody_agreed_to(document, inventory):
+    assert document("show", "RUN", "--json", "-i", inventory)["error"]["hint"]
+    assert "--yes" in document("deploy", "--json", "-i", inventory)["error"]["hint"]
+    assert document("rollback", "--json", "--yes", "-i", inventory)["exit"] == 4
+
+
+def test_the_inventory(document, inventory, tmp_path):
+    assert document("inventory", "check", "--json", "-i", inventory)["summary"]["hosts"] == 2
+    assert [host["host"] for host in document("inventory", "show", "--json", "-i", inventory)["hosts"]] == ["box", "lb"]
+    (tmp_path / "other.yaml").write_text("gpu: {hosts: {box: {ollama: {instnaces: []}}}}\n")
+    assert document("inventory", "check", "--json", "-i", inventory)["problems"][0]["line"] == 1
+
+
+def about(kind, outcomes, **more):
+    return kind(RUN, "drain a/ollama1", actions.Request("x"), actions.Pace(), FLEET, outcomes, 6, **more)
+
+
+def test_a_drain(printed):
+    outcomes = [Drain("lb-01", ("a/ollama1",), changed=True), Drain("lb-02", error=LockedError("locked"))]
+    drain.show(about(DrainResult, outcomes), as_json=True)
+    assert [host["result"] for host in printed()["hosts"]] == ["changed", "locked"]
+
+
+def test_a_rollback(printed):
+    outcomes = [_outcome("gpu-01"), _outcome("lb-01", LOST)]
+    undos = {"gpu-01": Undo(HOST, (), (Left("model:a/m", "models stay"),))}
+    rollback.show(about(RollbackResult, outcomes, of=RUN, undos=undos), as_json=True)
+    assert printed()["left"] == [{"host": "gpu-01", "step": "model:a/m", "why": "models stay"}]
+    rollback.show_plan(RollbackPlan(FLEET, outcomes, 4, of=RUN, undos=undos), as_json=True, diff=True)
+    assert printed()["summary"]["hosts"] == 2
+
+
+def _outcome(name, error=None):
+    return Outcome(name, changed=[] if error else ["file:/etc/x"], error=error, seconds=1.0)
+
+
+LOG = Log(run=RUN, command="deploy", inventory="x")
+
+
+def test_histories(printed):
+    entry = Entry(RUN, "2026-11-22T08:11:42+00:00", "ops@desk", "deploy", 2, "failed", "container:ollama1", "why")
+    found = [(HOST, [entry]), (LB, LOST)]
+    history.show_history(History(FLEET, found, 4, LOG), 20, as_json=True)
+    shown = printed()
+    assert shown["runs"][0]["hosts"][0]["change_count"] == 2
+    assert shown["unfinished"]["run"] == RUN
+    made = Made("file:/x", "docker", "change", "text differs", {"text": "a"}, {"text": "b"}, True, "failed", 1, "why")
+    for story, result in ((Story(entry, (made,)), "failed"), (None, "none")):
+        history.show_story(RunStory(FLEET, [(HOST, story), (LB, LOST)], 4, RUN, None), as_json=True)
+        assert [host["result"] for host in printed()["hosts"]] == [result, "unreachable"]
+
+
+@pytest.mark.parametrize("command", ["lock status", "lock acquire", "lock release"])
+def test_locks(printed, command):
+    by_run = Holder(RUN, "ops@desk", 60, 600, busy=True, why="")
+    by_hand = Holder("", "ops@desk", 60, None, busy=False, why="a new fan")
+    hosts = [(HOST, by_run), (HOST, by_hand), (HOST, None), (LB, LockedError("locked"))]
+    lock.show(command, Locks(FLEET, hosts, 6, lambda run: LOG), as_json=True)
+    assert [host["lock"] and host["lock"]["left"] for host in printed()["hosts"]] == [600, None, None, None]
+
+
+def test_host_keys(printed):
+    seen = SeenKey(Key("192.0.2.1", "ssh-ed25519", "AAAA"), "new", (), "/root/.ssh/known_hosts")
+    trust.document(Answers(FLEET, [(HOST, seen), (LB, LOST)], 4), {"/root/.ssh/known_hosts": 1}, 4)
+    assert [host["result"] for host in printed()["hosts"]] == ["new", "unreachable"]
+
+
+def test_load_tests(printed):
+    load = Load(("http://x",), Profile("chat", "m", 8), 1, 1.0, 2.0, 60.0)
+    found = summary(Tally(), {"a/ollama1": 1.0})
+    judged = [Judged("failures", "1%", "-", passed=False, value=None, bound=0.01)]
+    step = Step(1, found, judged)
+    for capacity in (None, Capacity([step], step, None, None)):
+        result = loadtest.Result(load, found, Tally(), Ended(""), judged, ["slow"], capacity)
+        console.document("loadtest", 5, [], **loadtest.document(result))
+        assert printed()["verdict"][0]["value"] is None
