@@ -155,10 +155,10 @@ class Bench:
         serving = served_then(phase.answers, victim, at)
         later = [each.at for each in phase.answers if each.good and each.at > at and each.instance == victim]
         recovery = f"{min(later) - at:.0f} s" if later else f"more than {RECOVERY:.0f} s"
-        counts = f"{len(serving)} streams failed that it was serving, {len(bad) - len(serving)} others"
+        counts = f"{len(serving)} of its streams, {len(bad) - len(serving)} of other instances"
         sentence = (
-            f"When `{victim}` was killed, {counts}, and {sum(each.at >= at for each in bad)} of the requests that came "
-            f"later. It answered again {recovery} after it was killed: Docker had started it anew, and the first "
+            f"The kill of `{victim}` failed {counts}, and {sum(each.at >= at for each in bad)} later requests. The "
+            f"instance answered again {recovery} after the kill: Docker had restarted the container, and the first "
             f"request loads the model ({LOADING:g} s here)."
         )
         return replace(phase, excused=serving), sentence
@@ -194,10 +194,10 @@ def main() -> None:
 
 def _conditions(machine: str) -> str:
     return (
-        f"{INSTANCES} instances on hosts of their own, one balancer, `max_unavailable: 1`; {CLIENTS} clients, as many "
-        f"as the other instances answer at once, each asking again as soon as it was answered; every second one keeps "
-        f"its connection. Answers of {TOKENS} tokens at {RATE} a second: {TOKENS / RATE:g} s. Simulated GPUs and "
-        f"servers, real nginx, Docker and SSH. `make bench-roll`, {machine}"
+        f"{INSTANCES} instances on hosts of their own, a balancer, `max_unavailable: 1`. {CLIENTS} clients, the places "
+        f"of the remaining instances; a client sends the next request at the end of the answer, and every second "
+        f"client keeps its connection. Answers of {TOKENS} tokens at {RATE} a second: {TOKENS / RATE:g} s. Simulated "
+        f"GPUs and servers, real nginx, Docker and SSH. `make bench-roll`, {machine}"
     )
 
 
