@@ -10,8 +10,10 @@ class Event:
 
     Args:
         host: its name; empty for the whole run.
-        kind: of a host `selected` (before any other), `reading`, `waiting`, `changing`, `progress`, `changed`, `ok`,
-            `failed` or `done`; of a run `warning` or `over`, after which nothing more happens on hosts.
+        kind: of a host `selected` (before any other), `reading`, `planned`, `checking`, `waiting`, `changing`,
+            `command`, `progress`, `changed`, `ok`, `finished` (its part, while other hosts go on), `failed`,
+            `unreachable`, `locked`, `stopped` or `done`; of a run `warning` or `over`, after which nothing more
+            happens on hosts.
         step: id of the step, or empty; of a warning where it comes from: `inventory`, `log` or `hooks`.
         text: what to show; never a secret.
         seconds: how long it took; 0.0 where that means nothing.

@@ -34,7 +34,7 @@ def _stage(role: str) -> Callable[..., None]:
 
 def _plan(request: actions.Request) -> int:
     planned = actions.plan(request, listen=Progress(as_json=False, verbose=False))
-    plan.show(planned, planned.exit_code, as_json=False, diff=True)
+    plan.show(planned, planned.exit_code, as_json=False, detail=plan.Detail())
     return planned.exit_code
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from provision.actions.request import RUN_ID, Request, run_id_of
@@ -12,11 +12,14 @@ from provision.actions.results import Answers
 from provision.errors import HostError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from provision.inventory import Host, Mask
     from provision.runs.history import Entry, Story
     from provision.runs.lock import Holder
     from provision.runs.log import Log
     from provision.ssh.session import Session
+    from provision.steps.wording import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,12 @@ class RunStory(Answers["Story | None"]):
     Args:
         run: id of the run.
         died: this machine's log of the run, if the run died.
+        words: kind of a step -> the names of the keys of its states, for an operator.
     """
 
     run: str
     died: Log | None
+    words: Mapping[str, Vocabulary] = field(default_factory=dict)
 
 
 def history(request: Request, number: int = 20) -> History:
@@ -88,6 +93,7 @@ def show(request: Request, run: str = "") -> RunStory:
     """
     from provision.actions.asking import ask
     from provision.inventory import Mask
+    from provision.plan import role_interface
     from provision.runs import history as journals
     from provision.runs.log import Logs, default_folder
 
@@ -102,7 +108,8 @@ def show(request: Request, run: str = "") -> RunStory:
         raise UsageError(f"none of these hosts knows a run {run}", "`provision history` lists them")
     log = Logs(default_folder()).find(run)
     died = log if log is not None and log.is_dead else None
-    return RunStory(answers.inventory, answers.hosts, answers.exit_code, run, died)
+    words = role_interface.vocabularies(answers.inventory)
+    return RunStory(answers.inventory, answers.hosts, answers.exit_code, run, died, words)
 
 
 def _last(request: Request) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from provision.actions.pace import DEFAULT_PACE
 from provision.actions.request import Request
 from provision.actions.results import VerifyResult
-from provision.events import Listener, ignore
+from provision.events import Event, Listener, ignore
 
 if TYPE_CHECKING:
     from provision.verify.checks import HostResult
@@ -24,20 +24,24 @@ def verify(
         junit: file for JUnit XML; empty for none.
         quiet: whether pytest, which runs the proofs, prints nothing.
         verbose: whether pytest prints a line for every step, unless quiet.
-        listen: hears the warnings of the inventory.
+        listen: hears every event; called from many threads.
 
     Raises:
         ProvisionError: nothing could be verified. A failure of a host is in the result of the host.
         KeyboardInterrupt: the operator stopped the verification.
     """
-    from provision.actions.run_session import session_over_hosts, warn_of
+    from provision.actions.run_session import hosts_of, session_over_hosts
     from provision.verify.checks import Verification
     from provision.verify.pytest_plugin import verify as run_pytest
 
-    session, rollout = session_over_hosts(request, DEFAULT_PACE, ignore)
+    session, rollout = session_over_hosts(request, DEFAULT_PACE, listen)
     inventory = session.context.inventory
-    warn_of(inventory, listen)
-    results = run_pytest(Verification(rollout), junit=junit, quiet=quiet, verbose=verbose)
+    for host in hosts_of(rollout):
+        listen(Event(host, "selected"))
+    try:
+        results = run_pytest(Verification(rollout), junit=junit, quiet=quiet, verbose=verbose)
+    finally:
+        listen(Event("", "over"))
     return VerifyResult(inventory, results, _exit_code(results))
 
 

@@ -56,6 +56,7 @@ class Performer:
         """
         batch: list[Run | Put] = [self.journal.before(change)]
         for command in change.commands:
+            self.say("command", change.step.id, str(command))
             if isinstance(command, Run | Put) and _is_short(command):
                 batch.append(command)
                 continue

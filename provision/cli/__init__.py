@@ -62,9 +62,13 @@ class LazyGroup(click.Group):
 
 
 EXIT_CODES = """\b
-Exit codes: 0 done · 1 our own fault · 2 usage or inventory · 3 a host failed ·
-4 a host unreachable (none failed) · 5 verify or a target failed, or drift with plan --exit-code ·
-6 locked · 7 stopped by a guard · 130 interrupted, or the answer was no"""
+Exit codes:
+  0  done                       5  verify or a target failed, or drift
+  1  our own fault                 with plan --exit-code
+  2  usage or inventory         6  locked
+  3  a host failed              7  stopped by a guard
+  4  a host is unreachable,   130  interrupted, or the answer was no
+     and none failed          141  the reader of a pipe is gone"""
 
 
 @click.command(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.options import Screen, diff_option, exit_code_option, listing_options, lock_wait_option, seconds_of
+from provision.cli.options import (
+    Screen,
+    agreed,
+    diff_option,
+    exit_code_option,
+    listing_options,
+    lock_wait_option,
+    seconds_of,
+)
 
 if TYPE_CHECKING:
     from provision.actions import DeployResult, Plan, Request
@@ -45,10 +54,11 @@ def deploy(
 
     pace = actions.Pace(serial, canary, max_fail, seconds_of(lock_wait, "--lock-wait", least=0))
     listen = screen.progress()
+    detail = plan.Detail(diff=diff, steps=screen.verbose, quiet=screen.quiet)
     if check:
         planned = actions.plan(request, resume=resume, listen=listen)
         code = planned.drift_exit_code if exit_code else planned.exit_code
-        plan.show(planned, code, as_json=screen.as_json, diff=diff, quiet=screen.quiet)
+        plan.show(planned, code, as_json=screen.as_json, detail=detail)
         return code
     if exit_code:
         raise UsageError("--exit-code is about a plan", "say --check too, or use `provision plan --exit-code`")
@@ -57,8 +67,8 @@ def deploy(
         raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
 
     def confirm(planned: Plan) -> bool:
-        plan.show(planned, planned.exit_code, as_json=False, diff=diff)
-        return not planned.is_none and click.confirm("Deploy this?", abort=True)
+        plan.show(planned, planned.exit_code, as_json=False, detail=dataclasses.replace(detail, quiet=False))
+        return not planned.is_none and agreed("Deploy this?", "not deployed: nothing was changed")
 
     def tell(result: DeployResult) -> None:
         recap.show(result, as_json=screen.as_json, warned=asks, quiet=screen.quiet)

@@ -309,3 +309,16 @@ def seconds_of(text: str, option: str, *, least: float) -> float:
     if not least <= seconds <= 86400:
         raise UsageError(f"{option} must be a duration between {least:g}s and 24h, such as 30s or 2m")
     return seconds
+
+
+def agreed(question: str, declined: str) -> bool:
+    """Ask an operator whether to go on.
+
+    Args:
+        question: what he is asked.
+        declined: what he is told where he says no.
+    """
+    if click.confirm(question):
+        return True
+    click.echo(declined, err=True)
+    return False

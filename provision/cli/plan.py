@@ -23,5 +23,6 @@ def plan(request: Request, screen: Screen, diff: bool, exit_code: bool) -> int:
 
     planned = actions.plan(request, listen=screen.progress())
     code = planned.drift_exit_code if exit_code else planned.exit_code
-    report.show(planned, code, as_json=screen.as_json, diff=diff, quiet=screen.quiet)
+    detail = report.Detail(diff=diff, steps=screen.verbose, quiet=screen.quiet)
+    report.show(planned, code, as_json=screen.as_json, detail=detail)
     return code

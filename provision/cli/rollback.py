@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.options import Screen, diff_option, lock_wait_option, run_options, seconds_of
+from provision.cli.options import Screen, agreed, diff_option, lock_wait_option, run_options, seconds_of
 
 if TYPE_CHECKING:
     from provision.actions import Request, RollbackPlan, RollbackResult
@@ -27,20 +28,22 @@ def rollback(request: Request, screen: Screen, run: str, check: bool, diff: bool
     from provision import actions
     from provision.errors import UsageError
     from provision.report import rollback as report
+    from provision.report.plan import Detail
 
     asks = not yes and not check and screen.asks
     if not (yes or check or asks):
         raise UsageError("without a terminal rollback does not ask", "say --yes, or look at it with --check first")
     pace = actions.Pace(lock_wait=seconds_of(lock_wait, "--lock-wait", least=0))
     listen = screen.progress()
+    detail = Detail(diff=diff, steps=screen.verbose, quiet=screen.quiet)
     if check:
         planned = actions.plan_rollback(request, run, listen=listen)
-        report.show_plan(planned, as_json=screen.as_json, diff=diff, quiet=screen.quiet)
+        report.show_plan(planned, as_json=screen.as_json, detail=detail)
         return planned.exit_code
 
     def confirm(planned: RollbackPlan) -> bool:
-        report.show_plan(planned, as_json=False, diff=diff)
-        return not planned.is_none and click.confirm("Put this back?", abort=True)
+        report.show_plan(planned, as_json=False, detail=dataclasses.replace(detail, quiet=False))
+        return not planned.is_none and agreed("Put this back?", "not put back: nothing was changed")
 
     def tell(result: RollbackResult) -> None:
         report.show(result, as_json=screen.as_json, quiet=screen.quiet)

@@ -23,8 +23,6 @@ def verify(request: Request, screen: Screen, junit: str) -> int:
     from provision import actions
     from provision.report import verify as report
 
-    result = actions.verify(
-        request, junit=junit, quiet=screen.as_json or screen.quiet, verbose=screen.verbose, listen=screen.progress()
-    )
-    report.show(request, result, as_json=screen.as_json, quiet=screen.quiet)
+    result = actions.verify(request, junit=junit, listen=screen.progress())
+    report.show(request, result, as_json=screen.as_json, verbose=screen.verbose, quiet=screen.quiet)
     return result.exit_code

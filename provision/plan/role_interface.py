@@ -23,6 +23,7 @@ from provision.steps import facts
 from provision.steps.base import Fact, Owned, State, Step
 from provision.steps.docker import inspect
 from provision.steps.facts import HostFacts
+from provision.steps.wording import Vocabulary, Words
 
 
 class Role(Protocol):
@@ -293,6 +294,16 @@ def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
     if doubled:
         raise ProvisionError(f"steps of {host.name} with the same id: {', '.join(sorted(doubled))}")
     return tuple(entries)
+
+
+def vocabularies(inventory: Inventory) -> dict[str, Vocabulary]:
+    """Kind of a step, as its id begins -> what the keys of its states are called to an operator."""
+    found: dict[str, dict[str, Words]] = {}
+    for host in inventory.hosts:
+        for name in order():
+            for entry in role(name).steps(host, inventory):
+                found.setdefault(entry.id.partition(":")[0], {}).update(entry.words)
+    return dict(found)
 
 
 def _prepared(entries: list[Entry]) -> list[Entry]:

@@ -1,13 +1,22 @@
 """What every report is made of: lines, colours, warnings, errors, and the one JSON document of a command."""
 
+from __future__ import annotations
+
+import copy
 import json
-import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from provision.errors import HostError, InventoryError, ProvisionError
+from provision.report import layout
+from provision.report.layout import paint
+from provision.runs.log import GOES_ON
 from provision.terminal_text import line, lines, some
+
+if TYPE_CHECKING:
+    from provision.inventory import Inventory
+
 
 SCHEMA = 1
 SIGNS = {"add": "+", "change": "~", "remove": "-"}
@@ -24,22 +33,52 @@ COLOURS = {
 }
 
 
-def say(text: str = "") -> None:
-    """A line for people, on stdout."""
-    print(text, flush=True)
+def say(text: str = "", hang: int = 4) -> None:
+    """A line for people, on stdout, broken where the screen ends.
+
+    Args:
+        text: the line.
+        hang: how far its other lines are indented.
+    """
+    print("\n".join(layout.wrap(text, hang, layout.width(sys.stdout))), flush=True)
+
+
+def say_command(label: str, command: str) -> None:
+    """A command for an operator to copy.
+
+    Args:
+        label: stands before it.
+        command: the command.
+    """
+    whole = f"{label}: {command}"
+    limit = layout.width(sys.stdout)
+    if len(whole) <= limit:
+        print(whole, flush=True)
+        return
+    print("\n".join([f"{label}:", *layout.typed(command, 2, limit)]), flush=True)
 
 
 def warn(text: str) -> None:
     """A warning, on stderr."""
-    print(f"{paint('warning', 'yellow')}: {line(text, 1000)}", file=sys.stderr, flush=True)
+    limit = layout.width(sys.stderr)
+    told = with_command(f"{paint('warning', 'yellow')}: {line(text, 1000)}", limit, indent=2)
+    print("\n".join(told), file=sys.stderr, flush=True)
 
 
-def paint(text: str, colour: str) -> str:
-    """The text in a colour, where colours are wanted: on a terminal without NO_COLOR."""
-    codes = {"red": 31, "green": 32, "yellow": 33, "dim": 2, "bold": 1}
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or colour not in codes:
-        return text
-    return f"\x1b[{codes[colour]}m{text}\x1b[0m"
+def with_command(text: str, limit: int, indent: int = 0) -> list[str]:
+    """A sentence that may end in a command: the command has lines of its own where both have no room on one.
+
+    Args:
+        text: the sentence.
+        limit: columns of a line.
+        indent: how far what follows its first line is indented.
+    """
+    sentence, mark, command = text.partition(f"; {GOES_ON}: ")
+    if not mark or layout.seen(text) <= limit:
+        return layout.wrap(text, indent + 2, limit)
+    label = f"{' ' * indent}{GOES_ON}: {command}"
+    own = [label] if len(label) <= limit else [f"{' ' * indent}{GOES_ON}:", *layout.typed(command, indent + 2, limit)]
+    return [*layout.wrap(sentence, indent + 2, limit), *own]
 
 
 def document(command: str, exit_code: int, warnings: Sequence[str], **body: Any) -> None:
@@ -77,33 +116,91 @@ def failure_document(command: str, exit_code: int, message: str, hint: str = "")
     document(command, exit_code, [], hosts=[], error=said)
 
 
-def error_text(error: ProvisionError) -> str:
-    """An error on one screen: what, where, the evidence, what to do."""
+def error_text(error: ProvisionError, stream: TextIO | None = None, indent: int = 0) -> str:
+    """An error on one screen: what, where, the evidence, what to do.
+
+    Args:
+        error: the error.
+        stream: where it is printed; standard error when None.
+        indent: how far it is indented.
+    """
+    limit = layout.width(stream or sys.stderr)
+    wrapped = (layout.wrap(" " * indent + text, indent + hang, limit) for text, hang in _error_lines(error))
+    return "\n".join(text for broken in wrapped for text in broken)
+
+
+def _error_lines(error: ProvisionError) -> Iterator[tuple[str, int]]:
+    """The lines of an error, each with the indentation of what is broken off it."""
     if isinstance(error, InventoryError):
-        count = len(error.problems)
-        found = some(error.problems, most=50, width=1000)
-        warned = [f"warning: {said}" for said in some(error.warnings, most=20, width=1000)]
-        return "\n".join([*warned, *found, f"{count} problem{'s' if count != 1 else ''}; nothing was done"])
-    shown = lines(f"error: {error.message}", most=6, width=1000)
+        for warning in some(error.warnings, most=20, width=1000):
+            yield f"warning: {warning}", 2
+        for problem in some(error.problems, most=50, width=1000):
+            yield problem, 2
+        yield f"{layout.count(len(error.problems), 'problem')}; nothing was done", 2
+        return
+    message = lines(f"error: {error.message}", most=6, width=1000)
+    yield from ((text, 2) for text in message)
     if isinstance(error, HostError):
-        shown += [f"  command: {line(error.command)}"] if error.command else []
-        shown += [f"  exit code: {error.exit_status}"] if error.exit_status is not None else []
-        shown += [f"  | {said}" for said in lines(error.stderr, last=True)] if error.stderr else []
-    shown += [f"  -> {line(error.hint)}"] if error.hint else []
-    return "\n".join(shown)
+        if error.command and error.command not in error.message:
+            yield f"  command: {line(error.command)}", 4
+        if error.exit_status is not None and f"exited {error.exit_status}" not in error.message:
+            yield f"  exit code: {error.exit_status}", 4
+        for said in lines(error.stderr, last=True) if error.stderr else ():
+            yield f"  | {said}", 4
+    if error.hint:
+        yield f"  -> {line(error.hint)}", 5
+
+
+def failures(errors: Iterable[tuple[str, HostError | None]], inventory: Inventory | None = None) -> None:
+    """Print what failed on which host; an error that several hosts have is printed once.
+
+    Args:
+        errors: of every host.
+        inventory: tells the addresses of hosts: errors that differ in them alone are equal.
+    """
+    for group in grouped(errors, inventory):
+        error = group[0][1]
+        heading = paint(layout.names([name for name, _ in group], most=6), "bold")
+        say(f"\n{heading}  {line(error.step)}".rstrip())
+        print(error_text(_below(error), sys.stdout, 2), flush=True)
+
+
+def _below(error: HostError) -> HostError:
+    """The error as it stands below its step: the message does not begin with the step once more."""
+    below = copy.copy(error)
+    below.message = error.message.removeprefix(f"{error.step}: ") if error.step else error.message
+    return below
+
+
+def grouped(
+    errors: Iterable[tuple[str, HostError | None]], inventory: Inventory | None = None
+) -> list[list[tuple[str, HostError]]]:
+    """Hosts with their errors, those of one error together.
+
+    Args:
+        errors: of every host.
+        inventory: as of `failures`.
+    """
+    places = {host.name: host.connection.address for host in inventory.hosts} if inventory else {}
+    groups: dict[tuple[str, ...], list[tuple[str, HostError]]] = {}
+    for host, error in errors:
+        if error is not None:
+            key = _alike(error, host, places.get(host, ""))
+            groups.setdefault(key, []).append((host, error))
+    return list(groups.values())
+
+
+def _alike(error: HostError, host: str, address: str) -> tuple[str, ...]:
+    """What an error says, without the names of its host."""
+    texts: tuple[str, ...] = (type(error).__name__, error.step, error.message, error.hint, error.command, error.stderr)
+    for name in filter(None, (address, host)):
+        texts = tuple(text.replace(name, "\0") for text in texts)
+    return texts
 
 
 def result_of(error: HostError) -> str:
     """The word for an error of a host that was only asked something."""
     return {4: "unreachable", 6: "locked"}.get(error.exit_code, "failed")
-
-
-def failures(errors: Iterable[tuple[str, HostError | None]]) -> None:
-    """Print what failed on which host."""
-    for host, error in errors:
-        if error is not None:
-            say(f"\n{paint(host, 'bold')}  {line(error.step)}")
-            say(indent(error_text(error)))
 
 
 def indent(text: str) -> str:

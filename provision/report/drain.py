@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from provision.actions import DrainResult
 from provision.report import console, next_command
-from provision.report.console import COLOURS, failures, paint, say
-from provision.report.recap import last_line
+from provision.report.console import COLOURS, failures, say
+from provision.report.layout import paint
+from provision.report.recap import cell, last_lines
+from provision.runs.context import Stopped
 from provision.terminal_text import line
 
-WORDS = {"drain": ("drained", "was drained"), "undrain": ("gets requests again", "was not drained")}
+WORDS = {"drain": ("drained", "drained already"), "undrain": ("back in use", "not drained, nothing to give back")}
 
 
 def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = (), quiet: bool = False) -> None:
@@ -25,7 +27,8 @@ def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = (), quiet: 
         console.document(verb, result.exit_code, result.warnings, **result.document())
         return
     outcomes = result.outcomes
-    failures((outcome.host, outcome.error) for outcome in outcomes)
+    told = [outcome for outcome in outcomes if not isinstance(outcome.error, Stopped)]
+    failures(((outcome.host, outcome.error) for outcome in told), result.inventory)
     if result.failed and not quiet:
         say()
     width = max((len(outcome.host) for outcome in outcomes), default=4)
@@ -33,5 +36,6 @@ def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = (), quiet: 
     for outcome in () if quiet else outcomes:
         names = ", ".join(map(line, outcome.labels))
         came_of_it = paint(outcome.result.upper(), COLOURS[outcome.result]) if outcome.error else ""
-        say(f"{outcome.host:{width}}  {names}  {came_of_it or (done if outcome.changed else nothing)}")
-    last_line([outcome.result for outcome in outcomes], result.run_id, next_command.after_drain(result, own))
+        came_of_it += f"  {line(outcome.error.message)}" if isinstance(outcome.error, Stopped) else ""
+        cell(f"{outcome.host:{width}}  {names}  ", came_of_it or (done if outcome.changed else nothing))
+    last_lines([outcome.result for outcome in outcomes], result.run_id, next_command.after_drain(result, own))

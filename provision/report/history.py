@@ -1,20 +1,26 @@
 """What runs did, printed and as JSON: `history` and `show`."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provision.actions import History, RunStory
 from provision.errors import HostError
 from provision.inventory import Host
-from provision.report import console
-from provision.report.console import COLOURS, SIGNS, error_text, indent, paint, say
+from provision.report import console, layout
+from provision.report.console import COLOURS, SIGNS, failures, say
+from provision.report.layout import paint
+from provision.report.plan import step_line
+from provision.report.recap import cell
 from provision.runs.history import Entry, Made, Story
 from provision.runs.log import Log
-from provision.steps.base import differing
+from provision.steps import wording
+from provision.steps.wording import Vocabulary
 from provision.terminal_text import line, some
 
 BAD = ("failed", "unfinished", "unreachable", "locked", "stopped")
 DIFF_LINES = 60
+REPEATED = 2  # changes of one step that are printed one by one
 Found = Sequence[tuple[Host, Any | HostError]]
 
 
@@ -42,10 +48,10 @@ def show_story(story: RunStory, *, as_json: bool) -> None:
         as_json: whether the document is wanted.
     """
     if as_json:
-        body = story_document(story.run, story.hosts)
+        body = story_document(story)
         console.document("show", story.exit_code, story.inventory.warnings, **body)
         return
-    story_text(story.run, story.hosts)
+    story_text(story)
     died(story.died)
 
 
@@ -94,7 +100,8 @@ def history_text(found: Sequence[tuple[Host, list[Entry] | HostError]], most: in
         say(f"{'RUN':{width}}  {'WHEN':16}  {'WHO':{who}}  {'COMMAND':10}  HOSTS")
     for run in runs:
         when = line(run["time"].replace("T", " ")[:16])
-        say(f"{line(run['run']):{width}}  {when:16}  {line(run['who'], who):{who}}  {_command(run):10}  {_counts(run)}")
+        begin = f"{line(run['run']):{width}}  {when:16}  {line(run['who'], who):{who}}  {_command(run):10}  "
+        cell(begin, _counts(run))
     if not runs:
         say("no run has changed these hosts, as far as they know")
     _errors(found)
@@ -105,98 +112,107 @@ def _command(run: Mapping[str, Any]) -> str:
 
 
 def _counts(run: Mapping[str, Any]) -> str:
-    """How many hosts came to which result; those where it was no good one by name."""
-    results = [host["result"] for host in run["hosts"]]
-    parts = [
-        f"{results.count(result)} {paint(line(result, 20), COLOURS.get(result, ''))}"
-        for result in dict.fromkeys(results)
-    ]
-    bad = [f"{host['host']} {line(host['step'], 60)}".strip() for host in run["hosts"] if host["result"] in BAD]
-    return ", ".join(parts) + (f" ({', '.join(bad[:4])}{', ...' if len(bad) > 4 else ''})" if bad else "")
+    """How many hosts came to which result, and which hosts these are; where it was no good one, at which step."""
+    by_result: dict[str, list[str]] = {}
+    for host in run["hosts"]:
+        at = f" at {line(host['step'], 60)}" if host["result"] in BAD and host["step"] else ""
+        by_result.setdefault(host["result"], []).append(f"{host['host']}{at}")
+    order = sorted(by_result, key=lambda result: result not in BAD)
+    return "; ".join(
+        f"{len(by_result[result])} {paint(line(result, 20), COLOURS.get(result, ''))}"
+        f" ({layout.names(by_result[result], most=3)})"
+        for result in order
+    )
 
 
 def _errors(found: Found) -> None:
-    for host, one in found:
-        if isinstance(one, HostError):
-            say(f"\n{host.name}")
-            say(indent(error_text(one)))
+    failures((host.name, one) for host, one in found if isinstance(one, HostError))
 
 
-def story_document(run: str, found: Sequence[tuple[Host, Story | HostError | None]]) -> dict[str, Any]:
+def story_document(story: RunStory) -> dict[str, Any]:
     """The body of `show --json`: what the run did on each host; hosts that know nothing of it have no changes.
 
     Args:
-        run: its id.
-        found: of every host what it knows, or why that is not known.
+        story: of every host what it knows, or why that is not known.
     """
-    hosts = [_host(host, one) for host, one in found]
-    first = next((one.entry for _, one in found if isinstance(one, Story)), None)
+    hosts = [_host(host, one, story.words) for host, one in story.hosts]
+    first = next((one.entry for _, one in story.hosts if isinstance(one, Story)), None)
     about = {"time": first.time, "who": first.who, "command": first.command} if first else None
-    return {"run": run, "about": about, "hosts": hosts}
+    return {"run": story.run, "about": about, "hosts": hosts}
 
 
-def _host(host: Host, one: Story | HostError | None) -> dict[str, Any]:
+def _host(host: Host, one: Story | HostError | None, words: Mapping[str, Vocabulary]) -> dict[str, Any]:
     if not isinstance(one, Story):
         result = "none" if one is None else _result(one)
         return {"host": host.name, "result": result, "why": _why(one), "changes": []}
-    entry, changes = one.entry, [_change(made) for made in one.made]
+    entry, changes = one.entry, [_change(made, words) for made in one.made]
     return {"host": host.name, "result": entry.result, "why": entry.why, "changes": changes}
 
 
-def _change(made: Made) -> dict[str, Any]:
+def _change(made: Made, words: Mapping[str, Vocabulary]) -> dict[str, Any]:
     return {
         "step": made.step,
         "role": made.role,
         "action": made.action,
         "reason": made.reason,
-        "diff": difference(made),
+        "diff": difference(made, words),
         "result": made.result,
         "exit": made.exit,
         "why": made.why,
     }
 
 
-def difference(made: Made) -> list[str]:
-    """Lines that show a change of long ago, from its states: secrets are hashes in them."""
+def difference(made: Made, words: Mapping[str, Vocabulary]) -> list[str]:
+    """Lines that show a change of long ago, from its states: secrets are hashes in them.
+
+    Args:
+        made: the change.
+        words: kind of a step -> what the keys of its states are called.
+    """
     if not made.known:
         return ["what it was is not kept on this host any more"]
     if made.have is None or made.want is None:
         return []
-    return [
-        text[:400] for key, value in differing(made.have, made.want) for text in _other(key, made.have.get(key), value)
-    ]
+    kind = made.step.partition(":")[0]
+    return [text[:400] for text in wording.lines(words.get(kind, {}), made.have, made.want)]
 
 
-def _other(key: str, have: Any, want: Any) -> list[str]:
-    """What is otherwise; of a mapping, such as the files of a configuration, what of it is."""
-    if isinstance(have, Mapping) and isinstance(want, Mapping):
-        names = sorted({*have, *want})
-        return [
-            f"{key} {name}: {have.get(name)} -> {want.get(name)}" for name in names if have.get(name) != want.get(name)
-        ]
-    return [f"{key}: {have} -> {want}"]
-
-
-def story_text(run: str, found: Sequence[tuple[Host, Story | HostError | None]]) -> None:
+def story_text(story: RunStory) -> None:
     """What a run did, host by host."""
-    document = story_document(run, found)
+    document = story_document(story)
     if about := document["about"]:
-        say(f"{line(run)}  {line(about['command'])} by {line(about['who'])}, {line(about['time'])}")
+        say(f"{line(story.run)}  {line(about['command'])} by {line(about['who'])}, {line(about['time'])}")
     for host in document["hosts"]:
         if host["result"] in ("none", "unreachable") or not host["changes"]:
             continue
         result = paint(line(host["result"], 20).upper(), COLOURS.get(host["result"], "red"))
         say(f"\n{paint(host['host'], 'bold')}  {result}")
-        for change in host["changes"]:
-            _change_lines(change)
-    _errors(found)
+        ids = [change["step"] for change in host["changes"]]
+        for changes in _repeated(host["changes"]):
+            _change_lines(changes, ids)
+    _errors(story.hosts)
 
 
-def _change_lines(change: Mapping[str, Any]) -> None:
+def _repeated(changes: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The changes, those together that one step made several times without an error, as marks of a balancer."""
+    groups: dict[tuple[str, str, bool, int], list[Mapping[str, Any]]] = {}
+    for number, change in enumerate(changes):
+        done = change["result"] == "done"
+        groups.setdefault((change["step"], change["action"], done, 0 if done else number), []).append(change)
+    return list(groups.values())
+
+
+def _change_lines(changes: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> None:
+    change = changes[-1]
     sign = SIGNS.get(change["action"], " ")
-    say(f"    {sign} {line(change['step']):48} {line(change['reason'])}{_came_of_it(change)}")
-    for text in some(change["diff"], most=DIFF_LINES):
-        say(f"        {text}")
+    if len(changes) > REPEATED:
+        reasons = list(dict.fromkeys(line(one["reason"]) for one in changes))
+        step_line(sign, change["step"], f"{len(changes)} times: {layout.names(reasons, most=REPEATED)}", ids)
+        return
+    for change in changes:
+        step_line(sign, change["step"], line(change["reason"]) + _came_of_it(change), ids)
+        for text in some(change["diff"], most=DIFF_LINES):
+            say(f"        {text}", hang=12)
 
 
 def _came_of_it(change: Mapping[str, Any]) -> str:
@@ -215,4 +231,5 @@ def unfinished(log: Log | None) -> dict[str, str] | None:
 def died(log: Log | None) -> None:
     """The same for people."""
     if log is not None:
-        say(f"\n{paint(line(log.epitaph, 1000), 'yellow')}")
+        told = console.with_command(line(log.epitaph, 1000), layout.width(sys.stdout))
+        print("\n".join(["", *(paint(text, "yellow") for text in told)]), flush=True)

@@ -1,14 +1,15 @@
 """What `provision lock` prints."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from provision.actions.lock import Locks
 from provision.errors import HostError
 from provision.inventory import Host
-from provision.report import console
-from provision.report.console import error_text, indent, say
+from provision.report import console, layout
+from provision.report.console import failures, say, say_command
 from provision.runs.lock import Holder, who
 from provision.runs.log import Log
 from provision.terminal_text import line
@@ -36,15 +37,23 @@ def locks_text(found: Sequence[tuple[Host, Holder | HostError | None]], over: Ov
     """Print the holder of every lock, or of every lock that was taken away; then how finished runs ended."""
     width = max((len(host.name) for host, _ in found), default=4)
     for host, one in found:
-        said = f"failed: {one.message}" if isinstance(one, HostError) else str(one) if one else "nobody"
-        say(f"{host.name:{width}}  {'was held by ' if released and isinstance(one, Holder) else ''}{line(said, 400)}")
-    for host, one in found:
-        if isinstance(one, HostError):
-            say(f"\n{host.name}")
-            say(indent(error_text(one)))
+        said = "failed, see below" if isinstance(one, HostError) else str(one) if one else "nobody"
+        begin = "was held by " if released and isinstance(one, Holder) else ""
+        say(f"{host.name:{width}}  {begin}{line(said, 400)}", hang=width + 2)
+    failures((host.name, one) for host, one in found if isinstance(one, HostError))
     left = [log for _, one in found if (log := _left_by(one, over))]
     for text in dict.fromkeys(log.epitaph for log in left):
-        say(line(text, 1000))
+        print("\n".join(console.with_command(line(text, 1000), layout.width(sys.stdout))), flush=True)
+    if not released:
+        _next_commands([one for _, one in found if isinstance(one, Holder) and not _left_by(one, over)])
+
+
+def _next_commands(holders: Sequence[Holder]) -> None:
+    """Print how somebody goes on who is kept off hosts."""
+    if any(holder.left is None for holder in holders):
+        say_command("to give back a lock by hand", "provision lock release")
+    if any(holder.left is not None and not holder.is_over for holder in holders):
+        say_command("to wait for a run", "provision deploy --lock-wait 5m")
 
 
 def _left_by(holder: Holder | HostError | None, over: Over) -> Log | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from provision.events import Event
+from provision.report import layout
 from provision.report.console import warn
 from provision.terminal_text import line
 
@@ -17,12 +20,20 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
+_ADDRESS = re.compile(r"[0-9a-f]*[.:][0-9a-f.:]+")
+ENDS = ("failed", "unreachable", "locked", "stopped")
+SHOWN = frozenset({"changed", *ENDS})
+VERBOSE = frozenset({"checking", "changing", "command", "progress", "ok", "planned", "finished"})
+REPEATED = 3  # hosts of which the same error is told while the run is at work; the recap names them all
+ROW = 120  # characters of what is said on a row, at most
+
+
 class Lines:
     """One line per change, host first so that parallel hosts can be grepped: for logs and pipes.
 
     Args:
         width: columns of the longest host name.
-        verbose: whether progress of long steps is shown too.
+        verbose: whether every step is shown, with its commands and the progress of long ones.
     """
 
     def __init__(self, width: int, *, verbose: bool = False) -> None:
@@ -31,19 +42,33 @@ class Lines:
         self._lock = threading.Lock()
         self._last: dict[str, str] = {}
         self._waits: set[tuple[str, str]] = set()
+        self._told: Counter[str] = Counter()
 
     def __call__(self, event: Event) -> None:
-        shown = {"changed", "failed"} | ({"changing", "progress", "ok"} if self.verbose else set())
+        shown = SHOWN | VERBOSE if self.verbose else SHOWN
         if event.kind not in shown and not self._first_wait(event):
+            return
+        if event.kind in ENDS and not self._is_news(event):
             return
         seconds = f"{event.seconds:8.1f}s" if event.seconds else ""
         step, said = line(event.step, 120), line(event.text, 200)
+        said = "" if event.kind in ENDS and not self.verbose else said  # the error stands in the recap, once
         text = f"{event.host:{self.width}}  {event.kind:8}  {step:44} {said}{seconds}".rstrip()
+        limit = layout.width(sys.stderr)
+        if limit < layout.WHOLE:
+            text = _row(event, self.width, limit)
         with self._lock:
             if self._last.get(event.host) != text:
                 self._last[event.host] = text
                 with contextlib.suppress(OSError):  # nobody reads it any more (`| head`): no reason to stop half-way
                     print(text, file=sys.stderr, flush=True)
+
+    def _is_news(self, event: Event) -> bool:
+        """Whether few hosts have ended so until now: 200 that do not answer are told of by the recap."""
+        alike = f"{event.kind} {event.step} {_ADDRESS.sub('', event.text.replace(event.host, ''))}"
+        with self._lock:
+            self._told[alike] += 1
+            return self._told[alike] <= REPEATED
 
     def _first_wait(self, event: Event) -> bool:
         """Whether a step begins to wait for somebody: a log that is silent for minutes should say why."""
@@ -59,6 +84,22 @@ class Lines:
 
     def __exit__(self, *_: object) -> None:
         """Nothing to end."""
+
+
+def _row(event: Event, width: int, limit: int) -> str:
+    """What happens on a host, on one row of a terminal. An error stands in the recap, once.
+
+    Args:
+        event: what happens.
+        width: columns of the longest host name.
+        limit: columns of the terminal.
+    """
+    seconds = f"  {event.seconds:.1f}s" if event.seconds else ""
+    step = line(event.step, ROW)
+    text = "" if event.kind in ENDS else line(event.text, ROW)
+    said = "  ".join(filter(None, (f"{event.host:{width}}", f"{event.kind:11}", step, text)))
+    room = limit - len(seconds)
+    return f"{said if len(said) <= room else said[: room - 1] + '…'}{seconds}".rstrip()
 
 
 class Live:
@@ -86,13 +127,15 @@ class Live:
             self._task(host)
 
     def __call__(self, event: Event) -> None:
-        if event.kind in ("changed", "failed"):
+        if event.kind in SHOWN:
             self._lines(event)
         if event.kind == "done":
             self._progress.update(self._task(event.host), visible=False)
             return
+        if event.kind == "command":
+            return
         words = f"{event.step} {event.text}" if event.step else f"{event.kind} {event.text}"
-        self._progress.update(self._task(event.host), description=line(words, 120))
+        self._progress.update(self._task(event.host), description=line(words, ROW), visible=True)
 
     def _task(self, host: str) -> TaskID:
         """The line of a host; also of a balancer that nobody chose, and on which only marks are changed."""
@@ -144,7 +187,8 @@ class Progress:
             return self._shown
 
     def _made(self) -> Lines | Live:
-        if sys.stderr.isatty() and not self._verbose and not self._as_json and not os.environ.get("NO_COLOR"):
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        if sys.stderr.isatty() and not self._verbose and not self._as_json and not plain:
             return Live(self._hosts)
         return Lines(max(map(len, self._hosts), default=0), verbose=self._verbose)
 

@@ -1,13 +1,21 @@
-"""The last lines of a run: every host with its result, the errors, the totals, and the command to run next."""
+"""The last lines of a run: every host with its result, the errors, the totals, and the commands to run next."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from provision.actions import DeployResult, documents
-from provision.report import console, next_command
-from provision.report.console import COLOURS, WORST_FIRST, failures, paint, say
+from provision.inventory import Inventory
+from provision.report import console, layout, next_command
+from provision.report.console import COLOURS, WORST_FIRST, failures, say, say_command
+from provision.report.layout import paint
 from provision.report.plan import drained_lines
 from provision.rollout.outcome import Outcome
+from provision.runs.context import Stopped
 from provision.terminal_text import line
+
+ALIKE = 8  # rows that say the same and are printed one by one
+NAMED = 3  # steps that a row names
 
 
 def show(result: DeployResult, *, as_json: bool, warned: bool, quiet: bool = False) -> None:
@@ -24,42 +32,125 @@ def show(result: DeployResult, *, as_json: bool, warned: bool, quiet: bool = Fal
         return
     for warning in () if warned or quiet else result.clocks:
         console.warn(warning)
-    text(result.outcomes, result.run_id, next_command.after_deploy(result), quiet=quiet)
+    text(result.outcomes, result.inventory, result.run_id, next_command.after_deploy(result), quiet=quiet)
 
 
-def text(outcomes: Sequence[Outcome], run_id: str, again: str, *, quiet: bool = False) -> None:
-    """Print every selected host, worst first, the errors, and the command to run next.
+@dataclass(frozen=True)
+class _Row:
+    """What the table says of one host.
+
+    Args:
+        result: of the host.
+        steps: how many are as declared, of how many.
+        changed: how many were changed.
+        why: what was changed, or where it failed.
+    """
+
+    result: str
+    steps: str
+    changed: int
+    why: str
+
+
+def text(
+    outcomes: Sequence[Outcome],
+    inventory: Inventory,
+    run_id: str,
+    commands: Sequence[tuple[str, str]],
+    *,
+    quiet: bool = False,
+) -> None:
+    """Print every selected host, worst first, the errors, and the commands to run next.
 
     Args:
         outcomes: of every host.
+        inventory: all hosts.
         run_id: the run.
-        again: the command that tries again.
-        quiet: whether to print the errors and the last line alone.
+        commands: what to run next, each with what it is for.
+        quiet: whether to print the errors and the last lines alone.
     """
-    failures((outcome.host, outcome.error) for outcome in outcomes)
+    told = [outcome for outcome in outcomes if not isinstance(outcome.error, Stopped)]
+    failures(((outcome.host, outcome.error) for outcome in told), inventory)
     if not quiet:
-        _table(outcomes)
-    last_line([outcome.result for outcome in outcomes], run_id, again)
+        _table(sorted(outcomes, key=lambda outcome: WORST_FIRST.index(outcome.result)))
+        drained_lines(outcomes)
+    _down(outcomes)
+    last_lines([outcome.result for outcome in outcomes], run_id, commands)
 
 
 def _table(outcomes: Sequence[Outcome]) -> None:
-    """Print a line for each host, worst first, and what operators keep out."""
-    width = max((len(outcome.host) for outcome in outcomes), default=4)
+    """Print a row for each host; one for all hosts of which there is the same to say, where they are many."""
+    rows: dict[_Row, list[Outcome]] = {}
+    for outcome in outcomes:
+        rows.setdefault(_row(outcome), []).append(outcome)
+    parts = [part for row, of in rows.items() for part in _parts(row, of)]
+    width = max((len(name) for name, _, _ in parts), default=4)
     say(f"\n{'HOST':{width}}  {'RESULT':11}  {'STEPS':>7}  {'CHANGED':>7}  {'TIME':>7}  WHY")
-    for outcome in sorted(outcomes, key=lambda outcome: WORST_FIRST.index(outcome.result)):
-        done = outcome.plan.steps if outcome.error is None else _done(outcome)
-        result = paint(f"{outcome.result.upper():11}", COLOURS.get(outcome.result, ""))
-        steps = f"{done}/{outcome.plan.steps}" if outcome.plan.steps else "-"
-        why = line(documents.why(outcome.error)) or ", ".join(map(line, outcome.changed[:3]))
-        why += ", ..." if not outcome.error and len(outcome.changed) > 3 else ""
-        say(f"{outcome.host:{width}}  {result}  {steps:>7}  {len(outcome.changed):>7}  {outcome.seconds:6.1f}s  {why}")
-    drained_lines(outcomes)
+    for name, row, seconds in parts:
+        result = paint(f"{row.result.upper():11}", COLOURS.get(row.result, ""))
+        begin = f"{name:{width}}  {result}  {row.steps:>7}  {row.changed:>7}  {seconds:6.1f}s  "
+        cell(begin, row.why)
 
 
-def last_line(results: Sequence[str], run_id: str, again: str) -> None:
-    """Print what a run came to, by every host's result, and the command that tries again, if there is one."""
+def cell(begin: str, why: str) -> None:
+    """Print a row whose last cell goes on below itself, or below the row where little room is left.
+
+    Args:
+        begin: the cells before it.
+        why: the last cell.
+    """
+    limit, column = layout.width(sys.stdout), layout.seen(begin)
+    hang = layout.hang_of(column, limit, 4)
+    if hang == column or column + len(why) <= limit:
+        say((begin + why).rstrip(), hang=hang)
+        return
+    say(begin.rstrip())
+    say(" " * hang + why, hang=hang)
+
+
+def _parts(row: _Row, of: Sequence[Outcome]) -> Iterable[tuple[str, _Row, float]]:
+    if len(of) > ALIKE:
+        return [(f"{len(of)} hosts", row, max(outcome.seconds for outcome in of))]
+    return [(outcome.host, row, outcome.seconds) for outcome in of]
+
+
+def _row(outcome: Outcome) -> _Row:
+    done = outcome.plan.steps if outcome.error is None else _done(outcome)
+    steps = f"{done}/{outcome.plan.steps}" if outcome.plan.steps else "-"
+    return _Row(outcome.result, steps, len(outcome.changed), _why(outcome))
+
+
+def _why(outcome: Outcome) -> str:
+    """What was changed, or where it failed: the error itself is printed above."""
+    if isinstance(outcome.error, Stopped):
+        return line(documents.why(outcome.error))
+    if outcome.error is not None:
+        return f"at {line(outcome.error.step)}, see above" if outcome.error.step else "see above"
+    changed = ", ".join(map(line, outcome.changed[:NAMED])) + (", ..." if len(outcome.changed) > NAMED else "")
+    marks = f"reloaded {layout.count(outcome.reloads, 'time')}" if outcome.reloads else ""
+    return "; ".join(filter(None, (changed, marks)))
+
+
+def _down(outcomes: Sequence[Outcome]) -> None:
+    """Print the instances that get no requests now."""
+    labels = sorted(frozenset[str]().union(*(outcome.down for outcome in outcomes)))
+    if labels:
+        names = layout.names([line(label) for label in labels], most=8)
+        say(paint(f"down until a deploy has tested {'it' if len(labels) == 1 else 'them'}: {names}", "yellow"))
+
+
+def last_lines(results: Sequence[str], run_id: str, commands: Sequence[tuple[str, str]]) -> None:
+    """Print what a run came to, by every host's result, and the commands to run next.
+
+    Args:
+        results: of every host.
+        run_id: the run.
+        commands: as of `text`.
+    """
     words = ", ".join(f"{count} {result}" for result, count in documents.counts(results).items() if count)
-    say(f"{words} of {len(results)} · run {run_id}" + (f" · again: {again}" if again else ""))
+    say(f"{words} of {len(results)} · run {run_id}")
+    for label, command in commands:
+        say_command(label, command)
 
 
 def _done(outcome: Outcome) -> int:

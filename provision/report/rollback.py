@@ -5,29 +5,28 @@ from collections.abc import Mapping
 from provision.actions import RollbackPlan, RollbackResult, documents
 from provision.report import console, next_command, plan, recap
 from provision.report.console import say
+from provision.report.plan import Detail
 from provision.runs.rollback_plan import Undo
 from provision.terminal_text import line
 
 
-def show_plan(planned: RollbackPlan, *, as_json: bool, diff: bool, quiet: bool = False) -> None:
+def show_plan(planned: RollbackPlan, *, as_json: bool, detail: Detail) -> None:
     """Print what would be put back on every host and what would stay, or the JSON document.
 
     Args:
         planned: what a rollback would put back.
         as_json: whether the document is wanted.
-        diff: whether to print what would change in files.
-        quiet: whether to print failures and the last line alone.
+        detail: how much of it is printed.
     """
     if as_json:
         body = {"of": planned.of, "left": documents.left(planned.undos), **plan.document(planned.outcomes)}
         console.document("rollback", planned.exit_code, planned.inventory.warnings, **body)
         return
-    if quiet:
-        plan.text(planned.outcomes, diff=diff, quiet=True)
-        return
-    say(f"Putting back what run {planned.of} did:")
-    plan.text(planned.outcomes, diff=diff)
-    _left(planned.undos)
+    if not detail.quiet:
+        say(f"Putting back what run {planned.of} did:")
+    plan.text(planned.outcomes, planned.inventory, detail)
+    if not detail.quiet:
+        _left(planned.undos)
 
 
 def show(result: RollbackResult, *, as_json: bool, quiet: bool = False) -> None:
@@ -36,17 +35,16 @@ def show(result: RollbackResult, *, as_json: bool, quiet: bool = False) -> None:
     Args:
         result: what came of a rollback.
         as_json: whether the document is wanted.
-        quiet: whether to print failures and the last line alone.
+        quiet: whether to print failures and the last lines alone.
     """
     if as_json:
         console.document("rollback", result.exit_code, result.warnings, **result.document())
         return
-    if quiet:
-        recap.text(result.outcomes, result.run_id, next_command.after_rollback(result), quiet=True)
-        return
-    _left(result.undos)
-    recap.text(result.outcomes, result.run_id, next_command.after_rollback(result))
-    if any(outcome.changed for outcome in result.outcomes):
+    if not quiet:
+        _left(result.undos)
+    commands = next_command.after_rollback(result)
+    recap.text(result.outcomes, result.inventory, result.run_id, commands, quiet=quiet)
+    if not quiet and any(outcome.changed for outcome in result.outcomes):
         say(f"The inventory still says what run {result.of} did: mend it, or the next deploy does it again.")
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from provision.actions.selection import Selected, SelectedHost
 from provision.report import console
-from provision.report.console import paint, say
+from provision.report.console import say
+from provision.report.layout import paint
 from provision.terminal_text import line
 
 

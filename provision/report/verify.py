@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from provision.actions import Request, VerifyResult
 from provision.actions.documents import why
-from provision.report import console, next_command
-from provision.report.console import WORST_FIRST, error_text, indent, paint, say
+from provision.report import console, layout, next_command
+from provision.report.console import WORST_FIRST, failures, say, say_command
+from provision.report.layout import paint
+from provision.report.recap import cell
 from provision.steps.base import NOT_ASKED
 from provision.steps.nginx.balancer_checks import DRAINED
 from provision.terminal_text import line
+from provision.verify.failure import CONNECTION, describe
 
 if TYPE_CHECKING:  # importing it imports pytest
     from provision.verify.checks import HostResult
 
 
-def show(request: Request, result: VerifyResult, *, as_json: bool, quiet: bool = False) -> None:
+def show(request: Request, result: VerifyResult, *, as_json: bool, verbose: bool = False, quiet: bool = False) -> None:
     """Print what came of a verification, or its JSON document.
 
     Args:
         request: what was verified.
         result: what came of it.
         as_json: whether the document is wanted.
-        quiet: whether to print failures and the last line alone; pytest has printed nothing then.
+        verbose: whether the steps that passed are listed too.
+        quiet: whether to print failures and the last line alone.
     """
     if as_json:
         console.document("verify", result.exit_code, result.inventory.warnings, **document(result.hosts))
-    elif quiet:
-        failures(result.hosts)
-        last_line(result.hosts, next_command.after_verify(request, result))
+        return
+    if verbose:
+        _passed(result.hosts)
+    failures(((host.host, host.error) for host in result.hosts), result.inventory)
+    _failed(result.hosts)
+    following = next_command.after_verify(request, result)
+    if quiet:
+        last_line(result.hosts, following)
     else:
-        text(result.hosts, next_command.after_verify(request, result))
+        text(result.hosts, following)
+
+
+def _passed(results: Sequence[HostResult]) -> None:
+    """Print every step that passed, with its proofs."""
+    for result in results:
+        for step in result.steps:
+            if step.passed:
+                proofs = "; ".join(line(check.name) for check in step.checks)
+                say(f"{line(result.host)}  {paint('passed', 'green')}  {line(step.step)}: {proofs}")
+
+
+def _failed(results: Sequence[HostResult]) -> None:
+    """Print every step that failed; once, where it fails alike on several hosts."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for step in result.steps:
+            if not step.passed and not step.waits_for:
+                groups.setdefault((step.step, describe(step)), []).append(result.host)
+    for (name, said), hosts in groups.items():
+        say(f"\n{paint(layout.names(hosts, most=6), 'bold')}  {line(name)}")
+        for text_line in said.splitlines():
+            say(f"  {text_line}", hang=6)
 
 
 def text(results: Sequence[HostResult], following: str) -> None:
@@ -51,25 +83,11 @@ def text(results: Sequence[HostResult], following: str) -> None:
         bad = [step for step in result.steps if not step.passed and not step.waits_for]
         verdict = paint(f"{result.result.upper():11}", "green" if result.result == "passed" else "red")
         notes.update(dict.fromkeys(check.name for check in checks if check.name.startswith((DRAINED, NOT_ASKED))))
-        reason = _why_failed(result)
-        say(f"{result.host:{width}}  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  {reason}")
+        begin = f"{result.host:{width}}  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  "
+        cell(begin, _why_failed(result))
     for note in notes:
         say(paint(line(note), "yellow"))
     last_line(results, following)
-
-
-def failures(results: Sequence[HostResult]) -> None:
-    """Print every step that is not proved, and every host that could not be asked."""
-    from provision.verify.pytest_plugin import describe
-
-    for result in results:
-        if result.error is not None:
-            say(f"{paint(result.host, 'bold')}  {paint(result.result.upper(), 'red')}")
-            say(indent(error_text(result.error)))
-        for step in result.steps:
-            if not (step.passed or step.waits_for or (result.error and not step.checks)):
-                say(f"{paint(result.host, 'bold')}  {line(step.step)}")
-                say(indent(describe(step)))
 
 
 def last_line(results: Sequence[HostResult], following: str) -> None:
@@ -80,8 +98,15 @@ def last_line(results: Sequence[HostResult], following: str) -> None:
         following: that command.
     """
     count = summary(results)
-    hosts = f"{count['hosts']} host{'s' if count['hosts'] != 1 else ''}"
-    say(f"{count['passed']} of {count['checks']} checks passed on {hosts} · next: {following}")
+    bad_hosts = [f"{count['unreachable']} unreachable"] if count["unreachable"] else []
+    hosts = layout.count(count["hosts"], "host") + (f" ({bad_hosts[0]})" if bad_hosts else "")
+    said = f"{count['passed']} of {count['checks']} checks passed on {hosts}"
+    whole = f"{said} · next: {following}"
+    if len(whole) <= layout.width(sys.stdout):
+        say(whole)
+        return
+    say(said)
+    say_command("next", following)
 
 
 def _why_failed(result: HostResult) -> str:
@@ -89,8 +114,10 @@ def _why_failed(result: HostResult) -> str:
     bad = [step.step for step in result.steps if not step.passed and not step.waits_for]
     waiting = Counter(step.waits_for for step in result.steps if step.waits_for)
     words = [", ".join(map(line, bad[:4])) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")]
-    words += [f"{count} not checked because of {line(step)}" for step, count in waiting.items()]
-    return line(why(result.error)) or "; ".join(filter(None, words))
+    for step, number in waiting.items():
+        cause = "" if step == CONNECTION else f" because of {line(step)}"
+        words.append(f"{layout.count(number, 'step')} not checked{cause}")
+    return "; ".join(filter(None, ["see above" if result.error else "", *words]))
 
 
 def summary(results: Sequence[HostResult]) -> dict[str, int]:

@@ -62,7 +62,7 @@ class Admission:
         except HostError as error:
             belongs_to_another_run = failure is Failure.STAYS_OUT and isinstance(error, LockedError)
             if failure is not Failure.IGNORED and not belongs_to_another_run:
-                members.leave_out(key, error.message, halts=failure is Failure.HALTS)
+                members.leave_out(key, _named(key, error.message), halts=failure is Failure.HALTS)
             raise
         try:
             update_all(pools, lambda pool: pool.update(up={key: address}))
@@ -145,3 +145,8 @@ def _place(host: Host, instance: str, test: Run, answer: Answer) -> str:
 
 def _first(text: str) -> str:
     return (text.strip().splitlines() or ["it said nothing"])[0][:300]
+
+
+def _named(key: str, message: str) -> str:
+    """Return an error message that names the instance: the operator of another host reads it too."""
+    return message if key in message else f"{key}: {message}"

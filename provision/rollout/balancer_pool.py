@@ -50,6 +50,8 @@ class BalancerPool:
         self.context = context
         self.touched = False
         """Whether this run wrote anything on the balancer."""
+        self.reloads = 0
+        """How often nginx has loaded marks that this run changed."""
         self._hide = Mask(host.secrets())
         self._lease = context.lease(session)
         self._performer = Performer(host.name, session, self._lease, context, self._say)
@@ -214,6 +216,7 @@ class BalancerPool:
         if not converged(now, want):
             raise diagnostics.not_converged(change, now)
         self._own = [*self._own[-KEPT:], now["id"]] if now else []
+        self.reloads += bool(have and have["exe"])
         return True
 
     def _say(self, kind: str, step: str = "", text: str = "") -> None:

@@ -38,6 +38,20 @@ def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> Fleet:
     return Fleet(addresses, frozenset(roll.context.failed) - partly, partly, unfit, drained)
 
 
+def down(host: HostPart, roll: Roll) -> frozenset[str]:
+    """Return the labels of instances that get no requests at the end of a run, though no operator drained them.
+
+    Args:
+        host: a gpu host, for its own instances; or a balancer, for the instances in its upstream.
+        roll: shared by all hosts of the run.
+    """
+    listed = upstream.members(host.run.reader.upstream())
+    marked = {name for name, member in listed.items() if member.down and not member.drained}
+    out = roll.members.labels(Membership.CORDONED, Membership.NOT_READY, Membership.NEW)
+    own = {label(host.name, instance.name) for instance in host.run.host.instances}
+    return frozenset(marked - roll.members.labels(Membership.IN)) | (out & own)
+
+
 def keeps_marks(host: HostPart) -> bool:
     """Whether the members of a host keep their marks: no instance changed, or nobody knows that all of them serve.
 

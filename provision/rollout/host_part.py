@@ -78,4 +78,4 @@ class HostPart:
         if not isinstance(error, LockedError | Stopped):  # a locked or stopped host is not known to be broken
             context.failed.add(self.name)
         context.working.discard(self.name)
-        context.listen(Event(self.name, "failed", error.step, error.message))
+        context.listen(Event(self.name, self.outcome.result, error.step, error.message))

@@ -46,6 +46,8 @@ class Outcome:
         seconds: the time spent on the host.
         drained: on a balancer, the instances drained by an operator.
         clock: a warning if the host's clock and this machine's differ; else empty.
+        reloads: on a balancer, how often this run changed marks of its upstream.
+        down: instances that get no requests at the end of the run, though no operator drained them.
     """
 
     host: str
@@ -55,6 +57,8 @@ class Outcome:
     seconds: float = 0.0
     drained: tuple[Drained, ...] = ()
     clock: str = ""
+    reloads: int = 0
+    down: frozenset[str] = frozenset()
 
     @property
     def result(self) -> str:

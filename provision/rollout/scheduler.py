@@ -121,7 +121,7 @@ class Scheduler:
             else MAKE_ROOM.format(next(declaring(work.slot.host) for work in waiting if work.slot))
         )
         text = are_out(sorted(blockers))
-        self.roll.members.halt(f"{text} out of the upstream already, and more than max_unavailable would be")
+        self.roll.members.halt(f"{text} out of the upstream already, as many as max_unavailable allows")
 
     def _fits(self, work: Work) -> bool:
         """Reserve a slot if it fits; return whether it does."""

@@ -214,6 +214,7 @@ class Rollout:
                 host.outcome.plan = merged(*host.run.plans)
                 host.outcome.changed = list(dict.fromkeys(host.run.changed))
             self._leave(host, self._late if known is None else frozenset())
+            host.run.say("finished", "", f"{len(host.outcome.changed)} changed")
         self.context.working.discard(host.name)
         host.outcome.seconds += time.monotonic() - begun
 
@@ -225,6 +226,8 @@ class Rollout:
         host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, asked, time.time())
         self._plan(host, self._early)
         host.planned = host.outcome.plan
+        count = len(host.planned.changes)
+        host.run.say("planned", "", f"{count} to change" if count else "nothing to change")
 
     def _plan(self, host: HostPart, roles: frozenset[str], known: Fleet | None = None) -> None:
         host.outcome.plan = merged(host.outcome.plan, host.run.plan(roles, known, host.outcome.plan.changes))
@@ -304,7 +307,8 @@ class Rollout:
         except Exception as error:  # noqa: BLE001 - a bug on one host must not leave the others half-way and locked
             host.fail(BugError(error), self.context)
         if len(self.context.failed) > self.pace.max_fail:
-            self._guard(f"{len(self.context.failed)} hosts failed, more than {self.pace.max_fail}")
+            count = len(self.context.failed)
+            self._guard(f"{count} host{'s' if count != 1 else ''} failed, and --max-fail allows {self.pace.max_fail}")
 
     def _say(self, host: str, hide: Mask, kind: str, step: str, text: str) -> None:
         self.context.listen(Event(host, kind, step, hide(text)))
@@ -322,7 +326,10 @@ class Rollout:
         self.roll.pools.finish()
         self.context.keeper.stop()
         told = {pool.host.name: pool.step_id for pool in self.roll.pools.known if pool.touched}
+        reloads = {pool.host.name: pool.reloads for pool in self.roll.pools.known}
         for host in self.members:
+            host.outcome.reloads = reloads.get(host.name, 0)
+            host.outcome.down = fleet.down(host, self.roll)
             if self.roll.members.recovered and host.name in told:
                 host.outcome.changed = list(dict.fromkeys([*host.outcome.changed, told[host.name]]))
             host.outcome.drained = tuple(upstream.drained(host.run.reader.upstream()).values())

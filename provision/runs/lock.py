@@ -256,7 +256,7 @@ def checked(answer: Answer) -> None:
     """
     if answer.exit == EXIT_HELD:
         holder = _parse(answer.error)
-        hint = "wait for that run; the lock expires by itself"
+        hint = "wait for that run, as --lock-wait 5m does; the lock of a dead run expires by itself"
         hint = "ask them; `provision lock release` takes it away" if holder.left is None else hint
         raise LockedError(f"locked by {holder}", hint, run=holder.run)
     if answer.exit:

@@ -19,6 +19,7 @@ from provision.runs.journal import kind_of
 from provision.runs.lock import who
 
 RUNS = 200  # logs to keep
+GOES_ON = "to go on"  # stands before the command that goes on with a run
 RUNNING, ENDED = ".running", ".json"
 
 
@@ -96,7 +97,7 @@ class Log:
             if self.is_dead
             else "has ended here and left this lock"
         )
-        return f"run {self.run} {how}; to go on: {self.goes_on}"
+        return f"run {self.run} {how}; {GOES_ON}: {self.goes_on}"
 
     @property
     def goes_on(self) -> str:

@@ -28,6 +28,7 @@ from provision.runs.interrupt import at_ctrl_c
 from provision.steps.base import Check, RefusalError
 from provision.verify import drift, neighbours
 from provision.verify.backend import Backend
+from provision.verify.failure import CONNECTION
 
 STEPS = 16  # steps of a host at a time: while all channels are taken, their questions collect and go in one exec
 
@@ -42,6 +43,7 @@ class StepResult:
         checks: every check, in order.
         problem: why the step could not be read or asked; empty if it could.
         waits_for: id of the step that must change first; empty if none.
+        why: how the host differs, in the operator's words.
         diff: lines that show how the host differs; never a secret.
         drifted: whether a deploy would change the step.
         seconds: the duration of the proofs.
@@ -54,6 +56,7 @@ class StepResult:
     checks: list[Check] = field(default_factory=list)
     problem: str = ""
     waits_for: str = ""
+    why: str = ""
     diff: Sequence[str] = ()
     drifted: bool = False
     seconds: float = 0.0
@@ -199,6 +202,7 @@ class Verification:
         """
         begun = time.monotonic()
         run, outcome = self._runs[name], self.results[name]
+        run.say("checking", "", f"{len(outcome.steps)} steps")
         entries = {entry.step.id: entry for entry in run.steps.entries}
         backend = Backend(run.session, name, run.reader.answers, run.reader.facts)
         live = testinfra.host.Host(backend)
@@ -210,6 +214,7 @@ class Verification:
         backend.close()
         run.session.close()
         outcome.seconds += time.monotonic() - begun
+        run.say("done", "", outcome.result)
 
     def _neighbours(self, run: HostRun) -> None:
         """Have a host try to reach its assigned instances of neighbours."""
@@ -267,7 +272,7 @@ def _drifted(found: StepResult, change: Change, run: HostRun) -> None:
         return
     found.drifted = True
     found.checks += [_masked(run, check) for check in drift.checks_of(change)]
-    found.diff = drift.diff_of(change)
+    found.why, found.diff = change.reason, drift.diff_of(change)
 
 
 def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, live: Any) -> None:
@@ -278,7 +283,8 @@ def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, li
         proofs.extend(entry.step.check(live))
         problem = "" if proofs else "the step proves nothing, which is a bug of provision"
     except HostError as error:
-        outcome.error = error
+        outcome.error = outcome.error or error
+        result.waits_for = CONNECTION if isinstance(error, UnreachableError) else ""
         problem = error.message
     except AssertionError as error:
         problem = str(error)[:2000] or "a check failed without a message"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provision.plan.planner import Change
-from provision.steps.base import Check, Step, differing
+from provision.steps.base import Check, differing
 
 PRESENCE = "on the host"
 DECLARED = " as declared"  # ends the name of a check that compares one key of a state
@@ -35,5 +35,5 @@ def _apart(have: Any, want: Any) -> tuple[Any, Any]:
 
 
 def diff_of(change: Change) -> Sequence[str]:
-    """Return the lines of a change that say more than the states do, such as the diff of a file's text."""
-    return change.diff[:DIFF_LINES] if type(change.step).diff is not Step.diff else ()
+    """Return the first lines of the diff of a change."""
+    return change.diff[:DIFF_LINES]

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from provision.errors import ProvisionError
-from provision.terminal_text import line, lines
+from provision.terminal_text import line
 from provision.verify.checks import HostResult, StepResult, Verification
-from provision.verify.drift import DECLARED
+from provision.verify.failure import CONNECTION, describe
 
 FLEET = "fleet"  # pytest's node for checks across all hosts
-CONNECTION = "connection"  # the only item of a host that could not be asked
 ASKED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
@@ -91,18 +90,6 @@ class _Plugin:
 
 def _given(result: StepResult) -> StepResult:
     return result
-
-
-def describe(result: StepResult) -> str:
-    """Describe the differences of a step and its failed checks in lines, each with the expected and the actual
-    value."""
-    said = lines(result.problem, most=10) if result.problem else []
-    said += ["differs from the inventory:", *(f"  {line(text, 200)}" for text in result.diff)] if result.diff else []
-    for check in result.checks:
-        told = bool(result.diff) and check.name.endswith(DECLARED)  # the diff says the same in more detail
-        if not (check.passed or told):
-            said += [line(check.name), f"  expected {line(check.expected, 600)}", f"  got      {line(check.got, 600)}"]
-    return "\n".join(said)
 
 
 def verify(

@@ -364,10 +364,9 @@ def test_people_read_step_expected_and_got(fleet):
     finally:
         host.run(["sh", "-euc", opened["undo"]])
     assert done.code == 5, done
-    failure = done.out[done.out.index("FAILURES") :]
-    assert "container:ollama1" in failure
-    assert "listens elsewhere\n  expected []\n  got      ['127.0.0.1']" in failure
+    failure = done.out[done.out.index("gpu-01  container:ollama1") :]
+    assert "  listens elsewhere\n    expected none\n    got      127.0.0.1\n" in failure
     assert "gpu-01  FAILED" in done.out
-    assert "PASSED" not in done.out[: done.out.index("FAILURES")]
+    assert "passed  " not in done.out
     last = done.out.strip().splitlines()[-1]
     assert " checks passed on 2 hosts · next: provision verify" in last

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
+from provision.actions.history import RunStory
 from provision.actions.request import run_id_of
 from provision.command import Answer
 from provision.errors import FactError, UnreachableError, UsageError
-from provision.inventory import Connection, Host, Mask, Secret
+from provision.inventory import Connection, Host, Inventory, Mask, Secret
 from provision.report import history as report
 from provision.runs import history
+from provision.steps.nginx.generation import Generation
 
 from . import test_host_run
 from .local import LocalSession, deployed
@@ -20,6 +22,10 @@ make = test_host_run.make  # a fixture
 
 def host(name):
     return Host(name=name, connection=Connection(address="192.0.2.1"))
+
+
+def told(run, found):
+    return RunStory(Inventory(path="", hosts=()), found, 0, run, None)
 
 
 def entry(run="20261122T081140Z-585d", result="changed", **how):
@@ -46,7 +52,7 @@ def test_one_run_on_several_hosts_is_one_line_and_the_newest_comes_first(capsys)
     report.history_text(found, 20)
     said = capsys.readouterr().out
     assert "2026-11-22 08:11  ops@desk  deploy      1 changed" in said
-    assert "1 failed, 1 unfinished (gpu-01 container:ollama1, gpu-02)" in said
+    assert "1 failed (gpu-01 at container:ollama1); 1 unfinished (gpu-02)" in said
     assert "no route" in said
 
 
@@ -61,7 +67,7 @@ def test_what_a_run_did_is_told_step_by_step(make, capsys):
     deployed(made.deploy(ROLES))
     [answer] = LocalSession().batch([history.read("run-1")], stop=False)
     found = [(host("gpu-01"), history.story("run-1", answer)), (host("gpu-02"), None)]
-    document = report.story_document("run-1", found)
+    document = report.story_document(told("run-1", found))
     assert document["about"]["command"] == "deploy"
     [one, other] = document["hosts"]
     assert (one["result"], other["result"], other["changes"]) == ("changed", "none", [])
@@ -69,7 +75,7 @@ def test_what_a_run_did_is_told_step_by_step(make, capsys):
         ("note:a", "add", [], "done"),
         ("note:b", "change", ["text: before -> wanted"], "done"),
     ]
-    report.story_text("run-1", found)
+    report.story_text(told("run-1", found))
     said = capsys.readouterr().out
     assert "text: before -> wanted" in said
     assert "gpu-02" not in said
@@ -78,19 +84,20 @@ def test_what_a_run_did_is_told_step_by_step(make, capsys):
 def test_of_a_configuration_the_files_that_differ_are_told():
     have, want = ({"files": {"nginx.conf": "same", "upstream.conf": now}, "id": now} for now in ("one", "two"))
     made = history.Made("config:balancer", "balancer", "change", "a/ollama1 drained", have, want, True)
-    assert report.difference(made) == ["files upstream.conf: one -> two", "id: one -> two"]
+    assert report.difference(made, {}) == ["files upstream.conf: one -> two", "id: one -> two"]
+    assert report.difference(made, {"config": Generation.words}) == [], "the reason says it, and no hash"
 
 
 def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys):
     nasty = "\x1b[2Jhunter2-and-more\x07"
     made = history.Made(nasty, nasty, nasty, nasty, {nasty: nasty}, {nasty: "x"}, True, nasty, 1, nasty)
     story = history.hidden(history.Story(entry(result=nasty, why=nasty), (made,)), Mask([Secret("hunter2-and-more")]))
-    report.story_text("run", [(host("gpu-01"), story)])
+    report.story_text(told("run", [(host("gpu-01"), story)]))
     report.history_text([(host("gpu-01"), [entry(result=nasty, step=nasty, who=nasty, time=nasty)])], 5)
     said = capsys.readouterr().out
     assert "\x1b[2J" not in said
     assert "\x07" not in said
-    shown = json.dumps(report.story_document("run", [(host("gpu-01"), story)]))
+    shown = json.dumps(report.story_document(told("run", [(host("gpu-01"), story)])))
     assert "hunter2" not in shown.replace(json.dumps(nasty)[1:-1], "")
 
 

@@ -420,9 +420,9 @@ def assert_plan_can_be_shown(planned: HostPlan) -> None:
     outcome = Outcome("host", planned)
     json.dumps(report_plan.document([outcome]), default=str)
     shown: list[str] = []
-    report_say, report_plan.say = report_plan.say, lambda text="": shown.append(text)
+    report_say, report_plan.say = report_plan.say, lambda text="", hang=0: shown.append(text)
     try:
-        report_plan.text([outcome], diff=True)
+        report_plan.text([outcome], Inventory(path="", hosts=()))
     finally:
         report_plan.say = report_say
     assert all(character.isprintable() or character == "\n" for text in shown for character in text)

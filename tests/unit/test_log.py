@@ -127,7 +127,7 @@ def test_lock_status_tells_whose_process_is_gone(logs, capsys):
     found = list(zip(hosts, [held(RUN), held(RUN), held(OTHER), held(RUN, "bob@lab")], strict=True))
     report_lock.locks_text(found, logs.over, released=False)
     said = capsys.readouterr().out.splitlines()
-    assert [line.partition(" ")[0] for line in said] == ["a", "b", "c", "d", "run"]
+    assert [line.partition(" ")[0] for line in said] == ["a", "b", "c", "d", "run", "to"]
     assert said[4] == logs.over(RUN).epitaph
     locks = [one["lock"] for one in report_lock.locks_document(found, logs.over)["hosts"]]
     assert [one["over"] for one in locks] == [True, True, False, False]

@@ -153,7 +153,7 @@ def test_what_is_down_already_halts_the_roll_where_nothing_is_under_way(tmp_path
     pool_of(made).down = {"a/ollama1"}
     part = Part(own[1], [ONE])
     run(made, [part])
-    why = "a/ollama1 is out of the upstream already, and more than max_unavailable would be"
+    why = "a/ollama1 is out of the upstream already, as many as max_unavailable allows"
     assert made.members.halted == why
     assert isinstance(part.error, Stopped)
     assert part.error.message == f"not taken out of the upstream: {why}"

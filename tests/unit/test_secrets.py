@@ -17,7 +17,7 @@ from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
 from provision.command import Put, Run
 from provision.errors import CommandError
-from provision.inventory import Mask, Secret
+from provision.inventory import Inventory, Mask, Secret
 from provision.plan import planner, role_interface
 from provision.plan.planner import HostPlan
 from provision.plan.role_interface import Entry
@@ -114,7 +114,7 @@ def test_a_plan_shows_no_secret_in_any_form(path, capsys):
         if want and ("environment" in want or want.get("kind") == "file")
     ]
     outcome = Outcome("gpu-01", HostPlan((*found, *gone, *other), 9))
-    report_plan.text([outcome], diff=True)
+    report_plan.text([outcome], Inventory(path="", hosts=()), report_plan.Detail(steps=True))
     shown = capsys.readouterr()
     assert clean(shown.out + shown.err)
     assert clean(json.dumps(report_plan.document([outcome]), default=str))

@@ -23,7 +23,8 @@ from provision.steps.system.file import File
 from provision.verify import backend as live
 from provision.verify import neighbours
 from provision.verify.checks import Verification
-from provision.verify.pytest_plugin import describe, verify
+from provision.verify.failure import describe
+from provision.verify.pytest_plugin import verify
 
 from .local import SETTINGS, LocalSession
 from .test_host_run import Note, Notes
@@ -193,7 +194,7 @@ def test_a_step_that_plan_would_change_fails_with_the_found_and_the_declared_sta
         "note:b": [("on the host", "absent", "present")],
     }
     assert [step.drifted for step in result.steps] == [True, True, False]
-    assert "got      by hand" in describe(result.steps[0])
+    assert describe(result.steps[0]) == "differs from the inventory: text differs\n  text: by hand -> wanted"
 
 
 def test_nothing_is_changed_by_it(verified, tmp_path):
@@ -235,7 +236,7 @@ def test_the_table_names_the_cause_once_and_ends_with_the_next_command(verified,
     report.text([result], "provision deploy -i prod.yaml")
     rows = capfd.readouterr().out.splitlines()
     assert rows[2].split()[:4] == ["h", "FAILED", "2", "1"]
-    assert rows[2].endswith("note:base; 3 not checked because of note:base")
+    assert rows[2].endswith("note:base; 3 steps not checked because of note:base")
     assert rows[-1] == "1 of 5 checks passed on 1 host · next: provision deploy -i prod.yaml"
 
 

@@ -106,7 +106,7 @@ def test_a_plan_shows_the_other_changes_of_a_host_with_such_an_instance(make, mo
     refuse(monkeypatch, "gpu-01")
     made = make({"gpu-01": ()})
     outcomes = made.plan()
-    report_plan.text(outcomes, diff=False)
+    report_plan.text(outcomes, made.context.inventory, report_plan.Detail(diff=False))
     said = capsys.readouterr().out
     assert "two cannot run: GPU 1 (GPU-1) is missing" in said
     assert "+ note:a" in said
@@ -237,8 +237,8 @@ def test_more_failures_than_allowed_stop_the_run(make):
     hosts = {"one": BAD, "two": BAD, "three": (), "four": ()}
     made = make(hosts, pace=Pace(serial=2, max_fail=1))
     assert results(made) == {"one": "failed", "two": "failed", "three": "stopped", "four": "stopped"}
-    assert made.guarded == "2 hosts failed, more than 1"
-    assert "more than 1" in made.members[2].outcome.error.message
+    assert made.guarded == "2 hosts failed, and --max-fail allows 1"
+    assert "--max-fail allows 1" in made.members[2].outcome.error.message
 
 
 def test_hosts_that_cannot_be_reached_count_as_failed(make):

@@ -99,7 +99,7 @@ class Build(Step):
     """
 
     words: ClassVar[Vocabulary] = {
-        "prefix": Words("another place", "place"),
+        "prefix": Words("another place", "prefix"),
         "recipe": Words("built from other arguments or another source"),
         "platform": Words("built for another platform", "platform"),
         "intact": Words("its binary is not the one that was built"),

@@ -29,7 +29,7 @@ from provision.steps.nginx.build import CONFIG, PID, ROOT, UNIT
 from provision.steps.nginx.generation_scripts import COPY, INSTALL, LOAD, PREPARE, READ, REMOVE
 from provision.steps.system import file_scan
 from provision.steps.system.file_scan import Content
-from provision.steps.wording import changed_entries
+from provision.steps.wording import Vocabulary, Words, changed_entries
 
 GENERATIONS = "/var/lib/provision/nginx"
 NEW = f"{GENERATIONS}/.new"
@@ -41,6 +41,17 @@ WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound
 _ID = re.compile(r"[0-9a-f]{12}")
 _PORT = re.compile(r"^\s*listen 127\.0\.0\.1:(\d+);", re.MULTILINE)
 _LISTEN = re.compile(rb"^\s*listen (\S+):(\d+)[ ;]", re.MULTILINE)
+
+WORDS: Vocabulary = {
+    "kind": Words(""),
+    "id": Words("", unless=("files",)),
+    "files": Words("other text in {names}"),
+    "loaded": Words("", unless=("id",)),
+    "touched": Words("changed after nginx read it"),
+    "odd": Words("mode or owner of {names}"),
+    "exe": Words("another build", "build"),
+}
+"""What the keys of a configuration are called to an operator, for a journal; a plan shows the text of each file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +66,7 @@ class Generation(Step):
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"exe", "loaded"})
+    words: ClassVar[Vocabulary] = WORDS
 
     name: str
     files: Mapping[str, bytes] = field(repr=False)

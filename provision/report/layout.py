@@ -1,0 +1,123 @@
+"""How text fits a screen: its width, broken lines, and colours.
+
+A terminal gets lines of its own width, or of COLUMNS. A pipe or a file gets whole lines, so that `grep` finds what
+belongs together.
+"""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+WHOLE = 10**6
+NARROWEST = 40
+USUAL = 80
+COLUMN = 28  # a text that continues below itself needs so many columns
+_COLOUR = re.compile(r"\x1b\[\d*m")
+CODES = {"red": 31, "green": 32, "yellow": 33, "dim": 2, "bold": 1}
+
+
+def width(stream: TextIO) -> int:
+    """Columns of a line on a stream.
+
+    Args:
+        stream: standard output or standard error.
+    """
+    if not stream.isatty():
+        return WHOLE
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said):
+        return max(NARROWEST, int(said))
+    try:
+        return max(NARROWEST, os.get_terminal_size(stream.fileno()).columns or USUAL)
+    except (OSError, ValueError):
+        return USUAL
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether a stream shows colours: NO_COLOR forbids them, FORCE_COLOR asks for them, else a terminal has them."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR") not in (None, "", "0"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, colour: str) -> str:
+    """The text in a colour, where standard output has colours."""
+    if colour not in CODES or not has_colours(sys.stdout):
+        return text
+    return f"\x1b[{CODES[colour]}m{text}\x1b[0m"
+
+
+def wrap(text: str, hang: int, limit: int) -> list[str]:
+    """Break one line at blanks. Colours take no room.
+
+    Args:
+        text: the line.
+        hang: how far the lines after the first are indented.
+        limit: columns of a line.
+    """
+    if seen(text) <= limit:
+        return [text]
+    begin = len(text) - len(text.lstrip(" "))
+    lines, now = [], text[:begin]
+    for gap, word in re.findall(r"( *)([^ ]+)", text[begin:]):
+        while word:
+            piece = gap + word if now.strip() else word
+            if seen(now + piece) <= limit:
+                now, word = now + piece, ""
+            elif now.strip():
+                lines.append(now)
+                now = " " * hang
+            else:  # a word that is longer than a line
+                room = max(1, limit - len(now))
+                lines.append(now + word[:room])
+                now, word = " " * hang, word[room:]
+    return [*lines, now] if now.strip() else lines
+
+
+def seen(text: str) -> int:
+    """The columns that a text takes."""
+    return len(_COLOUR.sub("", text))
+
+
+def hang_of(column: int, limit: int, least: int) -> int:
+    """Where a text that begins in a column goes on: below itself, or further to the left where little room is left.
+
+    Args:
+        column: where it begins.
+        limit: columns of a line.
+        least: the indentation further to the left.
+    """
+    return column if limit - column >= COLUMN else least
+
+
+def typed(command: str, indent: int, limit: int) -> list[str]:
+    """A command as somebody can copy it: where it is broken, the line ends in a backslash.
+
+    Args:
+        command: the command.
+        indent: how far it is indented.
+        limit: columns of a line.
+    """
+    lines, now = [], " " * indent
+    for word in map(shlex.quote, shlex.split(command)):
+        if now.strip() and len(now) + 1 + len(word) > limit - 2:
+            lines.append(now + " \\")
+            now = " " * (indent + 4)
+        now += f" {word}" if now.strip() else word
+    return [*lines, now]
+
+
+def names(of: Sequence[str], most: int = 4) -> str:
+    """Names in a sentence, and how many more there are."""
+    more = len(of) - most
+    return ", ".join(of[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, such as `1 host` and `2 hosts`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
