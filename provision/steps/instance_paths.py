@@ -1,20 +1,20 @@
-"""Where a host has what its instances need. All engines share these places, which are called after the first engine:
-deployed hosts have them.
+"""The paths on a host for its instances, shared by all engines. The paths have the name of the first engine, because
+deployed hosts have these paths.
 """
 
 FOLDER = "/etc/provision/ollama"
 CARDS = f"{FOLDER}/cards"
-"""The UUID of the card that each index of the inventory means."""
+"""The UUID of the card behind each index of the inventory."""
 FIREWALL_RULES = f"{FOLDER}/firewall.rules"
 INSTANCES = f"{FOLDER}/instances"
-"""What is started at boot."""
+"""The instances to start at boot."""
 
 PROGRAMS = "/opt/provision/lib/ollama-"
-"""How the paths of the programs begin."""
+"""The begin of the paths of programs."""
 FIREWALL_PROGRAM = f"{PROGRAMS}firewall"
 INSTANCES_PROGRAM = f"{PROGRAMS}instances"
 
 
 def env_file(name: str) -> str:
-    """Where the variables of an instance are that nobody may see."""
+    """Return the path of an instance's secret variables."""
     return f"{FOLDER}/{name}.env"

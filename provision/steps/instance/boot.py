@@ -1,11 +1,11 @@
-"""What a host does at boot without anyone running a command: the firewall before Docker starts a container, then the
-instances, then their models.
+"""The boot of a host without an operator: the firewall before Docker starts a container, then the instances, then their
+models.
 
-Docker leaves a container `exited` whose address is not there yet, whatever its restart policy
+Docker leaves a container `exited` if its address is missing, whatever its restart policy
 (docs/facts.md#docker-accepts), and a restarted server has no model loaded (docs/facts.md#ollama-load). The scripts are
-constants of an engine; what differs is in plain files (`instance_paths`): `instances` has a line
-`NAME ADDRESS PORT MODEL ...` for each instance, and nothing in it needs quoting, because the inventory's types allow no
-blank in any of these.
+constants of an engine; their data is in plain files (`instance_paths`): `instances` has a line `NAME ADDRESS PORT MODEL
+...` for each instance, and no word needs quoting, because the inventory's types allow no blank in names, addresses and
+models.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -65,12 +65,12 @@ wait
 
 
 def firewall_steps(host: Host, inventory: Inventory, engine: Engine) -> Iterator[Step]:
-    """The firewall of a host's instances: in place now, and at boot before Docker starts a container.
+    """Yield the firewall of a host's instances: in place now, and at boot before Docker starts a container.
 
     Args:
         host: a gpu host.
         inventory: the whole inventory, for the host's balancers.
-        engine: of its instances.
+        engine: of the instances.
     """
     firewall = Firewall(
         ports=tuple(instance.port for instance in host.instances),
@@ -90,13 +90,13 @@ def firewall_steps(host: Host, inventory: Inventory, engine: Engine) -> Iterator
 def start_steps(
     host: Host, address: Callable[[HostFacts], str], kept_loaded: Mapping[str, tuple[str, ...]], engine: Engine
 ) -> Iterator[Step]:
-    """What starts a host's instances at boot and loads their models.
+    """Yield the steps that start a host's instances at boot and load their models.
 
     Args:
         host: a gpu host.
-        address: where its instances listen.
-        kept_loaded: instance -> the models that it has loaded all the time.
-        engine: of its instances.
+        address: returns the address of the instances.
+        kept_loaded: instance -> the models to keep loaded.
+        engine: of the instances.
     """
 
     def lines(facts: HostFacts) -> bytes:
@@ -112,12 +112,12 @@ def start_steps(
 
 
 def firewall_script() -> bytes:
-    """The script that puts the rules in place."""
+    """Return the script that puts the rules in place."""
     return ("#!/bin/sh\n" + HEAD + "set -eu\n" + APPLY + _FIREWALL).encode()
 
 
 def instances_script(engine: Engine) -> bytes:
-    """The script that starts the instances and loads their models, all of them at once.
+    """Return the script that starts the instances and loads their models, all instances at once.
 
     Args:
         engine: of the instances.
@@ -129,7 +129,7 @@ def instances_script(engine: Engine) -> bytes:
 
 
 def instances_file(lines: Iterable[tuple[str, str, int, tuple[str, ...]]]) -> bytes:
-    """What the script reads.
+    """Return the data of the script.
 
     Args:
         lines: name, address, port and models of each instance.

@@ -1,10 +1,10 @@
-"""A guard: what the instances of a host need is free or ours. A card or a port that somebody else holds is refused
-before anything is changed, and the message says who holds it.
+"""A guard: the cards and ports of a host's instances are free or ours. A card or a port of somebody else is refused
+before anything is changed, and the message names the holder.
 
 Docker itself lets two containers share a card without a word (docs/facts.md#docker-accepts). A container that was given
 this very card holds the card. A container that was given all cards may only watch, as exporters of metrics do, and
-holds the cards on which nvidia-smi lists a process of the container. A process outside Docker holds a card where
-nvidia-smi lists it.
+holds only the cards on which nvidia-smi lists a process of the container. A process outside Docker holds a card if
+nvidia-smi lists the process.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ class Holders(Step):
     Args:
         cards: instance -> indices of its cards.
         ports: instance -> its port.
-        address: the address they listen on, or a pure function of the host facts that gives it.
+        address: the address of the instances, or a pure function from the host facts to the address.
         tolerate: names of containers, and of programs outside Docker, that may use the cards of instances.
-        setting: how the inventory calls `tolerate`.
+        setting: the name of `tolerate` in the inventory.
     """
 
     cards: Mapping[str, tuple[int, ...]]
@@ -49,10 +49,10 @@ class Holders(Step):
 
     def fact(self) -> Fact:
         """Reads the containers of Docker, the processes on the cards, and the listening sockets."""
-        return inspect.fact(_found)
+        return inspect.fact(_state)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """What was found, or a refusal."""
+        """The state on the host, or a refusal."""
         address = self.address(facts) if callable(self.address) else self.address
         complaints = [*self._cards(facts, have or {}), *self._ports(address, have or {})]
         if complaints:
@@ -64,10 +64,11 @@ class Holders(Step):
         return ()
 
     def check(self, live: Any) -> Iterator[Check]:
-        """Nobody else took a card or a port since. That nvidia-smi answers, `require:cards` proves."""
-        have = _found(inspect.read_live(live))
+        """Nobody else took a card or a port since. `require:cards` proves that nvidia-smi answers."""
+        have = _state(inspect.read_live(live))
         ports = set(self.ports.values())
-        held = [f"{one['name']} holds port {port}" for one in have["foreign"] for port in one["ports"] if port in ports]
+        pairs = ((holder["name"], port) for holder in have["foreign"] for port in holder["ports"] if port in ports)
+        held = [f"{name} holds port {port}" for name, port in pairs]
         yield Check("foreign containers on the ports", held, [])
         yield Check("others on the cards", list(self._cards(live_facts(live), have)), [])
 
@@ -75,13 +76,13 @@ class Holders(Step):
         yield from self._held(facts.by_index, have)
 
     def _held(self, listed: Mapping[int, Card], have: Mapping[str, Any]) -> Iterator[str]:
-        """A sentence for each card and whoever else holds it."""
+        """Yield a sentence for each card with another holder."""
         for instance, indices in self.cards.items():
             for index in filter(listed.__contains__, indices):
                 holders = dict(_holders(listed[index], have))
-                for name, said in holders.items():
+                for name, use in holders.items():
                     if name not in self.tolerate:
-                        yield f"card {index} of {instance} is {said}; stop {name}, or list the name in {self.setting}"
+                        yield f"card {index} of {instance} is {use}; stop {name}, or list the name in {self.setting}"
 
     def _ports(self, address: str, have: Mapping[str, Any]) -> Iterator[str]:
         places = (address, *EVERY_ADDRESS)
@@ -95,21 +96,22 @@ class Holders(Step):
 
 
 def _holders(card: Card, have: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Who else holds a card: the name to tolerate it by, and how it holds the card. The last word on a name counts."""
+    """Yield the other holders of a card: the name for `tolerate`, and a sentence part about the use. The last entry
+    wins."""
     applications = have.get("applications")
-    for one in have.get("foreign", ()):
-        if _is_given(one["cards"], card):
-            yield one["name"], f"held by the container {one['name']}, which is not ours"
-        elif "all" in one["cards"] and applications is None:
-            said = "which is not ours, was given all cards, and may use it: nvidia-smi does not list who does"
-            yield one["name"], f"held by the container {one['name']}, {said}"
-    for one in applications or ():
-        if one["card"] == card.uuid:
-            program = f"{one['program']} (pid {one['pid']})"
-            if one["container"]:
-                yield one["container"], f"used by {program} of the container {one['container']}, which is not ours"
+    for container in have.get("foreign", ()):
+        if _is_given(container["cards"], card):
+            yield container["name"], f"held by the container {container['name']}, which is not ours"
+        elif "all" in container["cards"] and applications is None:
+            why = "which is not ours, was given all cards, and may use it: nvidia-smi does not list who does"
+            yield container["name"], f"held by the container {container['name']}, {why}"
+    for process in applications or ():
+        if process["card"] == card.uuid:
+            program = f"{process['program']} (pid {process['pid']})"
+            if container := process["container"]:
+                yield container, f"used by {program} of the container {container}, which is not ours"
             else:
-                yield one["program"], f"used by {program}, which runs outside Docker"
+                yield process["program"], f"used by {program}, which runs outside Docker"
 
 
 def _is_given(cards: Sequence[str], card: Card) -> bool:
@@ -118,7 +120,7 @@ def _is_given(cards: Sequence[str], card: Card) -> bool:
     return str(card.index) in cards or card.uuid in cards or any(card.index < count for count in counts)
 
 
-def _found(found: Docker) -> dict[str, Any]:
+def _state(found: Docker) -> dict[str, Any]:
     return {"foreign": foreign(found), "listening": listening(found), "applications": applications(found)}
 
 
@@ -127,18 +129,18 @@ def _is_foreign(item: Mapping[str, Any]) -> bool:
 
 
 def applications(found: Docker) -> list[dict[str, Any]] | None:
-    """The processes on the cards that are in no container of ours; None where nvidia-smi did not say."""
+    """Return the processes on the cards outside of our containers; None if nvidia-smi did not list processes."""
     if found.applications is None:
         return None
     return [
-        dataclasses.asdict(one)
-        for one in found.applications
-        if not one.container or _is_foreign(found.containers[one.container])
+        dataclasses.asdict(process)
+        for process in found.applications
+        if not process.container or _is_foreign(found.containers[process.container])
     ]
 
 
 def foreign(found: Docker) -> list[dict[str, Any]]:
-    """The running containers that are not ours, with the cards and ports they hold."""
+    """Return the running containers that are not ours, with their cards and ports."""
     return [
         {"name": name, "cards": cards_of(item) + _visible(item), "ports": _ports(item)}
         for name, item in sorted(found.containers.items())
@@ -147,7 +149,7 @@ def foreign(found: Docker) -> list[dict[str, Any]]:
 
 
 def _visible(item: Mapping[str, Any]) -> list[str]:
-    """Cards given by a variable: only where the container runs in NVIDIA's runtime (docs/facts.md#the-gpus-option)."""
+    """Return cards given by a variable, which works only in NVIDIA's runtime (docs/facts.md#the-gpus-option)."""
     if item["runtime"] != "nvidia":
         return []
     values = [line.partition("=")[2] for line in item["visible"] if line]
@@ -155,14 +157,14 @@ def _visible(item: Mapping[str, Any]) -> list[str]:
 
 
 def _ports(item: Mapping[str, Any]) -> list[int]:
-    bindings = [binding for found in (item["ports"] or {}).values() for binding in found or ()]
+    bindings = [binding for port in (item["ports"] or {}).values() for binding in port or ()]
     return sorted({int(binding["HostPort"]) for binding in bindings if (binding["HostPort"] or "").isdigit()})
 
 
 def listening(found: Docker) -> list[dict[str, Any]]:
-    """The sockets that are not Docker's."""
+    """Return the sockets that are not Docker's."""
     return [
-        {"address": one.address, "port": one.port, "program": one.program or "a program"}
-        for one in found.listening
-        if one.program not in FORWARDERS
+        {"address": socket.address, "port": socket.port, "program": socket.program or "a program"}
+        for socket in found.listening
+        if socket.program not in FORWARDERS
     ]

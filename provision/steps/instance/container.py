@@ -1,8 +1,8 @@
-"""The container of one instance, pinned to its cards, and the finder of containers that carry our mark.
+"""The container of one instance, pinned to its cards, and the finder of containers with our mark.
 
-Sources: several cards need quotes that are part of the word, docs/facts.md#the-gpus-option; Docker lets two containers
-share a card without a word, and leaves one `exited` whose address is not there yet, docs/facts.md#docker-accepts;
-Ollama ends its streams at once when it is stopped, docs/facts.md#ollama-stop.
+Sources: several cards need quotes inside the word, docs/facts.md#the-gpus-option; Docker lets two containers share a
+card without a word, and leaves a container `exited` if its address is missing, docs/facts.md#docker-accepts; Ollama
+ends its streams at once when stopped, docs/facts.md#ollama-stop.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from provision.steps.system.preflight import complaint
 from provision.steps.wording import Vocabulary
 
 CREATE_TIMEOUT = 300.0
-AROUND = 180  # seconds for Docker, beside those in which a server is to answer
-# Of runc, such as where /tmp is full (`write /tmp/runc-process1: no space left on device`). That the container has no
-# nvidia-smi (`executable file not found`) comes so too, and is an answer.
+AROUND = 180  # seconds for Docker, beside the start of the server
+# An error of runc, for example with a full /tmp (`write /tmp/runc-process1: no space left on device`). A container
+# without nvidia-smi (`executable file not found`) fails with the same words, and is an answer.
 NOT_RUN = "OCI runtime exec failed"
-# Said where the root of a container that goes on is gone from the host: a start of Docker that failed beside it takes
-# that away (seen with Docker 26.1.5 and runc 1.1.15), and no restart of Docker brings it back.
+# An error if the root of a running container is gone from the host: a failed start of Docker beside the container
+# removes the root (seen with Docker 26.1.5 and runc 1.1.15), and no restart of Docker brings the root back.
 ROOT_GONE = "/proc/self/exe: no such file or directory"
-KILLED = "(exit code 137)"  # of nvidia-smi: where memory is short, a look into a container dies first
-# The log is read from its present start only: it outlives the restart that mended what it tells of.
+KILLED = "(exit code 137)"  # of nvidia-smi: short of memory, a look into a container dies first
+# The log is read from its present start only: older lines outlive the restart that mended their cause.
 CHECK = """
 since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$1")
 docker logs --since "$since" "$1" 2>&1 | grep -cF -e "$2"
@@ -42,25 +42,25 @@ docker logs --since "$since" "$1" 2>&1 | grep -cF -e "$2"
 
 @dataclass(frozen=True, kw_only=True)
 class Container(Step):
-    """A container with a model server that runs with exactly these cards, this address and these settings.
+    """A container with a running model server, on exactly these cards, with this address and these settings.
 
     Args:
         name: name of the container and of the instance.
-        engine: the model server in it.
-        image: reference of the image; it is there already.
-        gpus: indices of its cards, as the operator wrote them; resolved to UUIDs each time.
+        engine: the model server inside.
+        image: reference of the image, already on the host.
+        gpus: indices of the cards, as the operator wrote them; resolved to UUIDs each time.
         port: port on the host.
-        address: address on the host, or a pure function of the host facts that gives it.
+        address: address on the host, or a pure function from the host facts to the address.
         environment: variables of the server.
-        secrets: variables that nobody may see -> `fingerprint` of the value; the values are in `env_file(name)`.
+        secrets: secret variables -> `fingerprint` of the value; the values are in `env_file(name)`.
         mounts: values of `--mount`, from `volume` and `bind`.
         restart: Docker's restart policy.
         memory: limit in bytes; 0 for none.
         cpus: limit in CPUs; 0 for none.
         pids: limit of processes and threads; 0 for none.
         log_max_size: size at which Docker rotates the log.
-        log_max_file: how many log files are kept.
-        after: ids of steps that change it behind our back.
+        log_max_file: log files to keep.
+        after: ids of steps that change the container as a side effect.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"running", "answers", "sees"})
@@ -95,11 +95,11 @@ class Container(Step):
         return self.name
 
     def fact(self) -> Fact:
-        """Reads what Docker has."""
-        return inspect.fact(lambda found: self._state(found, {*self.environment, *self.secrets}))
+        """Reads the state of Docker."""
+        return inspect.fact(lambda docker: self._state(docker, {*self.environment, *self.secrets}))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The container on this host's cards. Refuses cards that are not there, and a foreign container of the name."""
+        """The container on this host's cards. Refuses missing cards, and a foreign container with the same name."""
         if have is not None and have.get("foreign"):
             raise RefusalError(
                 f"a container named {self.name} is there that is not ours (image {have['image']}, {have['status']});"
@@ -130,7 +130,8 @@ class Container(Step):
         return {**wanted, **seen, "run": run}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Starts what merely stopped, restarts what is ill; else makes the new container before the old one goes."""
+        """Starts a stopped container, restarts an ill container; otherwise makes the new container before the old is
+        removed."""
         if want is None:
             return [sh(scripts.REMOVE, self.name, title=f"remove container {self.name}")] if have else []
         kept = _is_kept(have, want)
@@ -140,19 +141,20 @@ class Container(Step):
         return [*made, self._start(want)] if want["running"] else [*made, self._stop()]
 
     def repaired(self, have: State) -> State:
-        """Running, answering, and seeing its cards again: Docker's restart or a daemon-reload may have ended that."""
+        """Running, answering, with its cards in sight: Docker's restart or a daemon-reload may have broken any of
+        these."""
         if have is None or have.get("foreign"):
             return have
         return {**have, "running": True, "answers": "yes", "sees": have["gpus"]}
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
-        """Itself, if it runs."""
+        """Itself, if running."""
         return frozenset({self.name} if have is not None and have.get("running") else ())
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """The image and settings of then, running and well, whatever it was then. Refuses cards that are not there.
+        """The past image and settings, running and well, whatever the past health. Refuses missing cards.
 
-        Options that provision never gives stay away: of most only the name is known.
+        Options that provision never gives are not restored: of most only the name is known.
         """
         if past.get("foreign"):
             raise RefusalError(f"{self.name} was not ours")
@@ -163,17 +165,18 @@ class Container(Step):
         return {**past, **well, "options": []}
 
     def restored_fact(self, past: State) -> Fact:
-        """Reads what Docker has. All variables of then are declared: those that the image sets too, which an earlier
-        version recorded and which the container is given."""
+        """Reads the state of Docker. All variables of the past count as declared: an earlier version also recorded
+        variables that the image sets, and the container is given these variables."""
         declared = (past or {}).get("environment") or ()
-        return inspect.fact(lambda found: self._state(found, declared))
+        return inspect.fact(lambda docker: self._state(docker, declared))
 
     def needs(self, past: Mapping[str, Any]) -> Sequence[Step]:
-        """The image of then: it is there, but for one of long ago, which is pulled."""
+        """The past image: still on the host, or else pulled."""
         return (Image(reference=str(past.get("image", ""))),)
 
     def is_serving(self, facts: HostFacts, have: State) -> bool:
-        """It is ours, runs, answers at the declared address, and sees its own cards, none of which is broken."""
+        """Ours, running, answering at the declared address, with exactly its own cards in sight, all of them
+        healthy."""
         if have is None or have.get("foreign") or not have["running"] or have["answers"] != "yes":
             return False
         address = self.address(facts) if callable(self.address) else self.address
@@ -182,7 +185,7 @@ class Container(Step):
         return in_place and have["sees"] == have["gpus"] and well.issuperset(have["gpus"])
 
     def impact(self, have: State, want: State) -> str:
-        """Who is taken out of the upstream for it."""
+        """The instance that goes out of the upstream for the change."""
         running = have is not None and have.get("running")
         ends = " (its streams finish first)" if running else ""
         if want is None:
@@ -196,9 +199,10 @@ class Container(Step):
         return f"{'starts' if want['running'] else 'stops'} {self.name}{ends}"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """It answers where it should and nowhere else, sees exactly its cards, uses them, and is limited."""
-        found = inspect.read_live(live)
-        item = found.containers.get(self.name, {})
+        """The server answers at its address and nowhere else, sees exactly its cards, uses its cards, and is
+        limited."""
+        docker = inspect.read_live(live)
+        item = docker.containers.get(self.name, {})
         yield Check("running", item.get("status", "absent"), "running")
         if item.get("status") != "running":
             return
@@ -207,7 +211,7 @@ class Container(Step):
         yield Check("cards it sees", listed(item["sees"]) or item["sees"][:200], self._cards(live_facts(live)))
         yield Check(f"answers {self.engine.health}", item["answers"], "yes")
         yield Check("port", address.rpartition(":")[2], str(self.port))
-        yield Check("listens elsewhere", _elsewhere(found, places, self.port), [])
+        yield Check("listens elsewhere", _elsewhere(docker, places, self.port), [])
         if self.engine.no_card:
             logged = live.run("sh -c %s sh %s %s", CHECK, self.name, self.engine.no_card).stdout
             yield Check("log lines that say it found no card", logged.strip(), "0")
@@ -215,11 +219,11 @@ class Container(Step):
         limits = (item["memory"] or 0, item["cpus"] or 0, max(item["pids"] or 0, 0))
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
 
-    def _state(self, found: Docker, declared: Collection[str]) -> State:
-        """What is known of it. No answer from inside is no proof that the cards are lost: a busy host takes long,
-        a full one runs nothing, a limit may be too small for the look. One that is to be removed may be as ill as it
-        likes; one whose limit is to be another is made anew whatever it sees."""
-        item = found.containers.get(self.name, {})
+    def _state(self, docker: Docker, declared: Collection[str]) -> State:
+        """Return the state. A look into the container without an answer does not prove lost cards: a busy host is slow,
+        a full host runs nothing, a limit may be too small for the look. A container to be removed may be ill; a
+        container with another limit to come is made anew, whatever it sees."""
+        item = docker.containers.get(self.name, {})
         sees = item.get("sees", "")
         if self.image and sees.endswith(inspect.NO_ANSWER):
             raise UnreadableError(f"nvidia-smi inside {self.name} gave no answer in {card_look.LIMIT} s")
@@ -228,12 +232,12 @@ class Container(Step):
             raise UnreadableError(f"nvidia-smi inside {self.name} was killed; see whether {short}")
         if self.image and NOT_RUN in sees and "not found" not in sees and ROOT_GONE not in sees:
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
-        return state(found, self.name, self.engine, declared)
+        return state(docker, self.name, self.engine, declared)
 
     def _cards(self, facts: HostFacts) -> list[str]:
-        """The UUIDs of its cards."""
-        found = facts.by_index
-        return sorted(found[index].uuid if index in found else f"no card {index}" for index in self.gpus)
+        """Return the UUIDs of the cards."""
+        by_index = facts.by_index
+        return sorted(by_index[index].uuid if index in by_index else f"no card {index}" for index in self.gpus)
 
     def _recreate(self, want: Mapping[str, Any]) -> Command:
         words = create_words(self.name, want, self.engine.probe)
@@ -254,8 +258,8 @@ class Container(Step):
 def _is_kept(have: State, want: Mapping[str, Any]) -> bool:
     """Whether the container itself is right, and only has to be started, stopped or restarted.
 
-    One that runs and does not see its cards is not: its root may be gone (ROOT_GONE), and NVIDIA's own cure is to make
-    such a container anew (docs/facts.md#lost-cards).
+    A running container that does not see its cards is not right: its root may be gone (ROOT_GONE), and NVIDIA's own
+    cure is to make a new container (docs/facts.md#lost-cards).
     """
     if have is None:
         return False
@@ -265,7 +269,7 @@ def _is_kept(have: State, want: Mapping[str, Any]) -> bool:
 
 
 def _loss(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
-    """What a container that runs has lost, or may lose, if that is why it is made anew."""
+    """Return the loss of a running container, if the loss is the reason for a new container."""
     if [key for key, _ in differing(have, want)] == ["cgroup"]:
         return ", whose cards a daemon-reload would take"
     if not have["running"] or have["gpus"] != want["gpus"] or have["sees"] == want["sees"]:
@@ -275,10 +279,10 @@ def _loss(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
 
 
 def uuids(indices: Sequence[int], facts: HostFacts) -> list[str]:
-    """The UUIDs of these cards.
+    """Return the UUIDs of some cards.
 
     Raises:
-        RefusalError: there is no such card, or it is cut into MIG devices.
+        RefusalError: a card is missing, or is cut into MIG devices.
     """
     return [_uuid(index, facts) for index in indices]
 
@@ -293,21 +297,21 @@ def _uuid(index: int, facts: HostFacts) -> str:
 
 
 def run_hash(name: str, wanted: Mapping[str, Any], engine: Engine) -> str:
-    """A hash of the whole run line: sees what `docker inspect` is not asked for."""
+    """Return a hash of the whole run line, which covers options that `docker inspect` is not asked for."""
     words = create_words(name, {**wanted, "run": ""}, engine.probe)
     return hashlib.sha256(dumps([words, wanted["environment"]]).encode()).hexdigest()[:16]
 
 
-def _elsewhere(found: Docker, places: Sequence[str], port: int) -> list[str]:
-    """Where its port is open beside the one address that it was given; that is never every address."""
+def _elsewhere(docker: Docker, places: Sequence[str], port: int) -> list[str]:
+    """Return the addresses with the port open beside the given address; every address counts as elsewhere."""
     addresses = {at.rpartition(":")[0] for at in places}
-    listening = {one.address for one in found.listening if one.port == port}
+    listening = {socket.address for socket in docker.listening if socket.port == port}
     return sorted(addresses & {"0.0.0.0", "::"} | listening - addresses)  # noqa: S104 - compared, not bound
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedContainers(Owned):
-    """Finds the containers of one engine that carry our mark.
+    """Finds the containers of one engine with our mark.
 
     Args:
         engine: the engine.
@@ -316,14 +320,14 @@ class OwnedContainers(Owned):
     engine: Engine = field(repr=False)
 
     def fact(self) -> Fact:
-        """Reads what Docker has."""
+        """Reads the state of Docker."""
         return inspect.fact(self._pick)
 
     def step(self, step_id: str) -> Step:
-        """A container of that name, to be removed."""
+        """A container to remove."""
         return Container(name=step_id.partition(":")[2], engine=self.engine, image="", gpus=(), port=0, address="")
 
-    def _pick(self, found: Docker) -> State:
-        names = (name for name, item in found.containers.items() if self.engine.probe.is_of(item["labels"]))
-        states = {f"container:{name}": state(found, name, self.engine) for name in names}
+    def _pick(self, docker: Docker) -> State:
+        names = (name for name, item in docker.containers.items() if self.engine.probe.is_of(item["labels"]))
+        states = {f"container:{name}": state(docker, name, self.engine) for name in names}
         return {key: value for key, value in states.items() if value is not None and not value.get("foreign")}

@@ -1,11 +1,12 @@
-"""Finds the options of a container that provision never gives. A label proves nothing, because anybody can copy one.
+"""Finds the options of a container that provision never gives. A label proves nothing, because anybody can copy a
+label.
 
 A container gets its command and most of its variables from its image. Both are compared with the image's configuration.
 
 Sources: HostConfig in `docker inspect` of Docker 20.10 to 29, where a field is empty, 0, false or null unless an option
-set it; those that the daemon fills in from its own configuration (ShmSize, CgroupnsMode, Ulimits, MemorySwap) are left
-out. So is Runtime: a container keeps the default runtime that the daemon had when it was made. An image's Env,
-Entrypoint and the like are copied into the container; StopTimeout is null unless `--stop-timeout` set it. All in
+set the field. Left out are fields that the daemon fills in from its own configuration (ShmSize, CgroupnsMode, Ulimits,
+MemorySwap), and Runtime: a container keeps the daemon's default runtime of its creation. An image's Env, Entrypoint and
+similar fields are copied into the container; StopTimeout is null unless `--stop-timeout` set it. All in
 docs/facts.md#docker-inspect.
 """
 
@@ -16,8 +17,8 @@ from provision.steps.instance.create_arguments import PROXIES, fingerprint
 from provision.steps.instance.engine import Variables
 from provision.steps.wording import ANY, Vocabulary, Words
 
-MOST = 50  # options that are told of one container
-NO_CARDS = "NVIDIA_VISIBLE_DEVICES=void"  # CDI sets this beside the cards (docs/facts.md#cdi)
+MOST = 50  # options reported of one container
+NO_CARDS = "NVIDIA_VISIBLE_DEVICES=void"  # CDI sets this variable beside the cards (docs/facts.md#cdi)
 PRIVATE = ("private", "shareable")  # a daemon's default-ipc-mode
 
 WORDS: Vocabulary = {
@@ -42,7 +43,7 @@ WORDS: Vocabulary = {
     "cgroup": Words("a daemon-reload would take its cards", "cgroup"),
     "run": Words("made by other options", unless=(ANY,)),
 }
-"""What the keys of a container's state are called to an operator."""
+"""The operator's words for the keys of a container's state."""
 
 # Field of HostConfig -> the option of `docker run` that sets it.
 HOST = {
@@ -75,8 +76,9 @@ HOST = {
     "MemoryReservation": "--memory-reservation",
     "PublishAllPorts": "--publish-all",
 }
-UNMASKED = "--security-opt systempaths=unconfined"  # Docker keeps an empty list instead of its own
-# Field of an image's configuration -> the option that replaces it. Values are not shown: a command may hold a token.
+UNMASKED = "--security-opt systempaths=unconfined"  # Docker keeps an empty list in place of its own
+# Field of an image's configuration -> the option that replaces the field. Values are not shown: a command may hold a
+# token.
 CONFIG = {
     "Entrypoint": "--entrypoint",
     "Cmd": "another command",
@@ -88,22 +90,22 @@ CONFIG = {
 
 
 def options(item: Mapping[str, Any], variables: Variables) -> list[str]:
-    """The options of `docker run` that this container was made with and that provision never gives.
+    """Return the options of `docker run` in a container that provision never gives.
 
     Args:
-        item: what Docker says of a container, as `inspect.Docker` has it.
+        item: a container, as in `inspect.Docker`.
         variables: of its engine.
     """
-    found = [*_host(item.get("host") or {}), *_config(item), *_variables(item, variables)]
-    return sorted(word[:100] for word in found)[:MOST]
+    words = [*_host(item.get("host") or {}), *_config(item), *_variables(item, variables)]
+    return sorted(word[:100] for word in words)[:MOST]
 
 
 def environment(item: Mapping[str, Any], declared: Collection[str], variables: Variables) -> dict[str, str]:
-    """The variables of the server that differ from the image's. A proxy may hold a password.
+    """Return the variables of the server that differ from the image's. A proxy may hold a password.
 
     Args:
-        item: likewise.
-        declared: variables that an instance is given, also where the image sets them to the same value.
+        item: a container, as in `inspect.Docker`.
+        declared: variables of the instance, returned even if the image sets the same value.
         variables: of its engine.
     """
     image = item.get("image_config")
@@ -116,10 +118,10 @@ def environment(item: Mapping[str, Any], declared: Collection[str], variables: V
 
 
 def pairs_of(lines: Any) -> dict[str, str]:
-    """Variables by name, of lines such as `NAME=value`.
+    """Return variables by name, from lines such as `NAME=value`.
 
     Args:
-        lines: what Docker says; may be None.
+        lines: from Docker; may be None.
     """
     return dict(line.partition("=")[::2] for line in lines or ())
 
@@ -134,7 +136,7 @@ def _host(config: Mapping[str, Any]) -> Iterator[str]:
         if not value or (field == "IpcMode" and value in PRIVATE):
             continue
         several = value if isinstance(value, list | dict) else [value]
-        yield from (option if one is True else f"{option} {one}" for one in several)
+        yield from (option if each is True else f"{option} {each}" for each in several)
     if [] in (config.get("MaskedPaths"), config.get("ReadonlyPaths")):
         yield UNMASKED
 
@@ -150,12 +152,13 @@ def _config(item: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _plain(field: str, value: Any) -> Any:
-    """A value in one form: Docker cleans paths, and writes an unset field as null, empty text or an empty list."""
+    """Return a value in one form: Docker cleans paths, and writes an unset field as null, empty text or an empty
+    list."""
     return "/" + str(value or "").strip("/") if field == "WorkingDir" else value or None
 
 
 def _variables(item: Mapping[str, Any], variables: Variables) -> Iterator[str]:
-    """The names of variables that differ from the image's and that `environment` does not report."""
+    """Yield the names of variables that differ from the image's and are not in `environment`."""
     if not item.get("image_config"):
         return
     have, image = pairs_of(item["env"]), pairs_of(item["image_config"].get("Env"))

@@ -1,4 +1,4 @@
-"""What Docker says of an instance's container, as the state of its step. Pure."""
+"""The state of a container's step, from the state of Docker. Pure."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -12,28 +12,29 @@ from provision.steps.instance.container_options import environment, options
 from provision.steps.instance.create_arguments import csv_field
 from provision.steps.instance.engine import Engine
 
-# Whose cards any daemon-reload takes (docs/facts.md#lost-cards): made while Docker had systemd make cgroups, it lived
-# on when that was changed. Where Docker still has, another container would be no better.
+# The cgroup of a container that loses its cards at any daemon-reload (docs/facts.md#lost-cards): made while systemd
+# made cgroups for Docker, and still running after a change to cgroupfs. While Docker still uses systemd, a new
+# container would be no better.
 LEFT = "systemd's, from before"
 OWN = "as Docker makes it"
 
 
-def state(found: Docker, name: str, engine: Engine, declared: Collection[str] = ()) -> State:
-    """What is known of a container; None if there is none of that name.
+def state(docker: Docker, name: str, engine: Engine, declared: Collection[str] = ()) -> State:
+    """Return the state of a container; None if there is no container with the name.
 
     Args:
-        found: what Docker has.
-        name: of the container.
-        engine: the one that is expected in it.
-        declared: the variables that it is given.
+        docker: the state of Docker.
+        name: the name of the container.
+        engine: the expected engine.
+        declared: the variables of the instance.
     """
-    item = found.containers.get(name)
+    item = docker.containers.get(name)
     if item is None:
         return None
     labels = item["labels"] or {}
     if labels.get(inspect.MANAGED) != "1":
         return {"foreign": True, "image": item["image"], "status": item["status"]}
-    current = found.pulled_id(item["image"]) or found.image_id(item["image"])
+    current = docker.pulled_id(item["image"]) or docker.image_id(item["image"])
     return {
         "image": item["image"],
         "current": current in ("", item["image_id"]),
@@ -59,12 +60,12 @@ def state(found: Docker, name: str, engine: Engine, declared: Collection[str] = 
 
 
 def _engine_label(labels: Mapping[str, str], engine: Engine) -> list[str]:
-    """The label of another engine, as the option that gave it."""
+    """Return the label of another engine, as the option of the label."""
     return [] if engine.probe.is_of(labels) else [f"--label {LABEL}={labels.get(LABEL, '')}"[:100]]
 
 
 def cards_of(item: Mapping[str, Any]) -> list[str]:
-    """The cards of a container as Docker was told: UUIDs or indices, `all`, or `first N`."""
+    """Return the cards of a container as given to Docker: UUIDs or indices, `all`, or `first N`."""
     cards: list[str] = []
     for request in item["requests"] or ():
         cards += request.get("DeviceIDs") or []
@@ -74,16 +75,16 @@ def cards_of(item: Mapping[str, Any]) -> list[str]:
 
 
 def published(item: Mapping[str, Any], probe: Probe) -> list[str]:
-    """Where the server of a container can be reached, `ADDRESS:PORT`, and which other ports are published.
+    """Return the addresses of a container's server, `ADDRESS:PORT`, and further published ports.
 
     Args:
-        item: what Docker says of the container.
+        item: a container, as in `inspect.Docker`.
         probe: of its engine.
     """
     bindings = probe.bindings(item["ports"])
-    found = [f"{binding['HostIp'] or '0.0.0.0'}:{binding['HostPort']}" for binding in bindings]  # noqa: S104
+    addresses = [f"{binding['HostIp'] or '0.0.0.0'}:{binding['HostPort']}" for binding in bindings]  # noqa: S104
     others = [f"{port} too" for port in item["ports"] or {} if port != f"{probe.port}/tcp"]
-    return sorted(found) + sorted(others)
+    return sorted(addresses) + sorted(others)
 
 
 def _mount(mount: Mapping[str, Any]) -> str:
@@ -93,7 +94,7 @@ def _mount(mount: Mapping[str, Any]) -> str:
 
 
 def _network(item: Mapping[str, Any]) -> str:
-    """The networks it is really on: one that was taken off the bridge by hand still has that in its settings."""
+    """Return the actual networks: a container taken off the bridge by hand still has the bridge in its settings."""
     return ",".join(name for name in item["networks"] if name) or "none"
 
 
@@ -108,5 +109,5 @@ def _log(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def listed(text: str) -> list[str]:
-    """The UUIDs in the output of `nvidia-smi -L`."""
+    """Return the UUIDs in the output of `nvidia-smi -L`."""
     return sorted(re.findall(r"\(UUID: ([^)\s]+)\)", text))

@@ -1,6 +1,6 @@
 """The words of `docker create` for an instance. Pure.
 
-Source: `--gpus` and `--mount` are CSV records, so several cards need quotes that are part of the word,
+Source: `--gpus` and `--mount` are CSV records, so several cards need quotes inside the word,
 docs/facts.md#the-gpus-option.
 """
 
@@ -17,12 +17,12 @@ NANO = 1_000_000_000
 
 
 def fingerprint(value: str) -> str:
-    """What stands for a secret in states, labels and plans: enough to see that it changed."""
+    """Return a stand-in for a secret in states, labels and plans: enough to see a change."""
     return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
 
 def volume(source: str, home: str) -> str:
-    """The word for `--mount` that puts a volume where an engine keeps its models.
+    """Return the word for `--mount` that puts a volume at an engine's folder of models.
 
     Args:
         source: the volume.
@@ -32,7 +32,7 @@ def volume(source: str, home: str) -> str:
 
 
 def bind(source: str, home: str) -> str:
-    """The word for `--mount` that puts a directory of the host where an engine keeps its models.
+    """Return the word for `--mount` that puts a directory of the host at an engine's folder of models.
 
     Args:
         source: the directory.
@@ -42,17 +42,17 @@ def bind(source: str, home: str) -> str:
 
 
 def gpus_word(cards: Sequence[str]) -> str:
-    """The word for `--gpus`: quotes are part of it where there are several cards."""
+    """Return the word for `--gpus`, with quotes inside for several cards."""
     return csv_field(f"device={','.join(cards)}")
 
 
 def create_words(name: str, want: Mapping[str, Any], probe: Probe) -> list[str]:
-    """The words after `docker create --name NAME`.
+    """Return the words after `docker create --name NAME`.
 
     Args:
-        name: of the container.
+        name: the name of the container.
         want: a state.
-        probe: of its engine.
+        probe: of the engine.
     """
     words = ["--pull", "never", "--gpus", gpus_word(want["gpus"]), "--restart", want["restart"]]
     words += _each("--publish", (f"{at}:{probe.port}" for at in want["publish"]))
@@ -77,5 +77,5 @@ def _each(option: str, values: Any) -> list[str]:
 
 
 def csv_field(text: str) -> str:
-    """One field of the CSV records that `--gpus` and `--mount` are."""
+    """Return one field of a CSV record, the form of `--gpus` and `--mount`."""
     return f'"{text.replace(chr(34), chr(34) * 2)}"' if "," in text or '"' in text else text

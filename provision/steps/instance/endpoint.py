@@ -1,7 +1,7 @@
-"""Where a host's instances listen, and who may reach them: the containers, the firewall, the boot unit and every
-balancer's upstream must agree on it, so it is said here and nowhere else.
+"""The address of a host's instances, and the networks with access. Containers, firewall, boot unit and every balancer's
+upstream must agree, so this module alone decides.
 
-Published ports pass ufw and firewalld by (docs/facts.md#docker-ports), and Ollama asks nobody for a password
+Published ports bypass ufw and firewalld (docs/facts.md#docker-ports), and Ollama has no password
 (docs/facts.md#ollama-security).
 """
 
@@ -17,27 +17,27 @@ LOOPBACK = "127.0.0.1"
 
 
 def is_local(host: Host, inventory: Inventory) -> bool:
-    """Whether the host's instances listen on the loopback address: nobody but the host itself sends to them.
+    """Whether the host's instances listen on the loopback address, because only the host itself sends requests.
 
-    An inventory alone decides it, so that it is known before the host is read.
+    The inventory alone decides, so the answer is known before the host is read.
     """
     address = host.serving.listen_address
     return not remote_balancers(host, inventory) if not address else ipaddress.ip_address(address).is_loopback
 
 
 def listen_address(host: Host, inventory: Inventory, facts: HostFacts) -> str:
-    """The address on which this host's instances are published.
+    """Return the address on which a host's instances are published.
 
-    127.0.0.1 where the host is its own only balancer; else `ollama.listen_address`; else the own address by which
-    the host reaches its balancers.
+    127.0.0.1 if the host is its only balancer; else `ollama.listen_address`; else the host's own address on the route
+    to its balancers.
 
     Args:
         host: a gpu host.
-        inventory: all of it, for its balancers.
-        facts: of that host.
+        inventory: the whole inventory, for its balancers.
+        facts: of the host.
 
     Raises:
-        RefusalError: the address is not the host's own, not one address, or of no use to the balancers.
+        RefusalError: the address is not the host's own, or ambiguous, or of no use to the balancers.
     """
     address = host.serving.listen_address or (
         LOOPBACK if is_local(host, inventory) else _source(host, inventory, facts)
@@ -56,13 +56,13 @@ def listen_address(host: Host, inventory: Inventory, facts: HostFacts) -> str:
 
 
 def admitted(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[str, ...]:
-    """The IPv4 networks that may reach this host's instances: its balancers and `ollama.admit`, each once.
+    """Return the IPv4 networks with access to a host's instances: its balancers and `ollama.admit`, each once.
 
     Raises:
-        RefusalError: a balancer's address is not known to the host, or is no IPv4 address.
+        RefusalError: the host does not know a balancer's address, or the address is no IPv4 address.
     """
     senders = [_resolved(other, facts) for other in remote_balancers(host, inventory)]
-    return tuple(dict.fromkeys(str(ipaddress.ip_network(one)) for one in (*senders, *host.serving.admit)))
+    return tuple(dict.fromkeys(str(ipaddress.ip_network(sender)) for sender in (*senders, *host.serving.admit)))
 
 
 def _loopback(address: str, host: Host, inventory: Inventory) -> str:
@@ -87,15 +87,15 @@ def _source(host: Host, inventory: Inventory, facts: HostFacts) -> str:
 
 
 def _setting(host: Host) -> str:
-    """How the inventory calls the declared address of a host's instances."""
+    """Return the name of the setting with the declared address of a host's instances."""
     return f"{host.serving.engine}.listen_address"
 
 
 def _resolved(other: Host, facts: HostFacts) -> str:
-    asked = other.connection.address
-    address = facts.resolved.get(asked, "")
+    name = other.connection.address
+    address = facts.resolved.get(name, "")
     if not address:
-        raise RefusalError(f"this host cannot resolve {asked}, the address of the balancer {other.name}")
+        raise RefusalError(f"this host cannot resolve {name}, the address of the balancer {other.name}")
     if ipaddress.ip_address(address).version != 4:
         raise RefusalError(f"the balancer {other.name} is {address} to this host, but only IPv4 is supported")
     return address

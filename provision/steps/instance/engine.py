@@ -1,6 +1,6 @@
-"""What an engine is: the model server that runs in the container of an instance. Another engine is another value.
+"""An engine: the model server in the container of an instance. A second engine is a second value.
 
-All that is peculiar to one engine stands in the folder of its steps. Steps, roles and the rollout know an engine by the
+Everything peculiar to an engine stands in the folder of its steps. Steps, roles and the rollout know an engine by the
 fields below; `provision.steps.engines` lists all engines.
 """
 
@@ -16,15 +16,16 @@ from provision.steps.nvidia_smi import Card
 
 
 class Readiness(Protocol):
-    """Makes the test that an instance has to pass before it gets requests."""
+    """Makes the test that an instance passes before requests arrive."""
 
     def __call__(self, instance: str, models: Sequence[str], *, any_model: bool = False) -> Run:
-        """The command that tests an instance on its host. Where the instance passes, it prints `at ADDRESS:PORT`.
+        """Return the command that tests an instance on its host. After a passed test the command prints `at
+        ADDRESS:PORT`.
 
         Args:
             instance: name of the container.
-            models: those that it is to have; the first is tested. Without any, none is.
-            any_model: whether an instance passes too that has only another model, or none.
+            models: the declared models; the first is tested. Empty for a test without a model.
+            any_model: whether an instance with only another model, or with none, passes too.
         """
 
 
@@ -32,13 +33,13 @@ class StreamProof(Protocol):
     """Proves that a streamed answer comes through a balancer."""
 
     def __call__(self, live: Any, url: str, model: str, serving: Mapping[str, str]) -> Iterator[Check]:
-        """The proofs, which load no model.
+        """Yield the proofs, which load no model.
 
         Args:
             live: testinfra's host.
             url: of the balancer, without a path.
-            model: one that every instance serves.
-            serving: label -> `ADDRESS:PORT`, of the instances that get requests.
+            model: a model that every instance serves.
+            serving: label -> `ADDRESS:PORT`, of the instances with requests.
         """
 
 
@@ -47,9 +48,9 @@ class Variables:
     """The environment of a server.
 
     Args:
-        prefixes: how the names of the variables begin that the server reads.
-        of_image: what every image of the engine sets: the configuration of an image that was removed is not known.
-        complaint: why an operator may not set a variable; empty where he may.
+        prefixes: the prefixes of the variables that the server reads.
+        of_image: variables that every image of the engine sets, for an image that was removed.
+        complaint: returns why an operator may not set a variable; empty if allowed.
     """
 
     prefixes: tuple[str, ...]
@@ -63,8 +64,8 @@ class Loading:
 
     Args:
         functions: shell functions that `models` uses.
-        models: lines of a shell function, which returns 1 where it fails. `$name` is the instance, `$at` its address
-            and port, and the arguments are its models. Empty where a server loads its models before it answers.
+        models: lines of a shell function, which returns 1 after a failure. `$name` is the instance, `$at` its address
+            and port, and the arguments are its models. Empty for a server that loads its models before it answers.
     """
 
     functions: str = ""
@@ -76,19 +77,19 @@ class Engine:
     """A model server.
 
     Args:
-        name: name of its role, of its section of settings, and of its servers in nginx.
-        title: its name for people.
-        probe: the port, folder and paths of its server, and what the look at Docker asks.
-        variables: the environment of its server.
-        start_timeout: seconds in which a server answers that a deploy starts.
-        boot_timeout: seconds in which a server answers that the host starts at boot.
-        no_card: what its log says of a server that found no card; empty where such a server does not start.
-        loading: how its models are loaded at boot.
-        client_paths: paths, beside those below /v1/, that a balancer lets clients ask for.
-        open_paths: those of them that are answered with status 200 to a GET, for verify.
+        name: name of the role, of the section of settings, and of the servers in nginx.
+        title: the name for people.
+        probe: port, folder and paths of the server, and the questions of the read of Docker.
+        variables: the environment of the server.
+        start_timeout: seconds until a server answers after a start by a deploy.
+        boot_timeout: seconds until a server answers after a start at boot.
+        no_card: the words in the log of a server without a card; empty if such a server does not start.
+        loading: loads the models at boot.
+        client_paths: paths for clients of a balancer, beside the paths below /v1/.
+        open_paths: client paths that answer a GET with status 200, for verify.
         refused: `METHOD PATH` of requests that a balancer must refuse, for verify.
-        canonical: the one form of a model's name, of any that an operator may write.
-        unusable: why an image cannot use a card with the card's driver; empty where it can.
+        canonical: returns the one form of a model's name.
+        unusable: returns why an image cannot use a card with the card's driver; empty if it can.
         readiness: makes the test of an instance.
         stream: proves that a streamed answer comes through a balancer.
     """
@@ -116,10 +117,10 @@ class Engine:
 
 
 def proved_at(answer: Answer) -> str:
-    """`ADDRESS:PORT` where an instance passed its test; empty where its Docker does not say.
+    """Return `ADDRESS:PORT` of an instance that passed its test; empty if Docker does not know the address.
 
     Args:
         answer: to the test.
     """
-    found = re.findall(r"^at (\S+)$", answer.text, re.MULTILINE)
-    return found[-1] if found else ""
+    places = re.findall(r"^at (\S+)$", answer.text, re.MULTILINE)
+    return places[-1] if places else ""

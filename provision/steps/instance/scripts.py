@@ -1,13 +1,13 @@
-"""The shell that hosts run for instances: constants, whose data always comes as arguments.
+"""The shell scripts for instances: constants, with data only as arguments.
 
-POSIX sh. They run under `set -eu`; `docker` and `curl` are there, the image itself has neither curl nor a shell to
-rely on (docs/facts.md#ollama-image). Only containers with our label are ever stopped or removed.
+POSIX sh, under `set -eu`. Hosts have `docker` and `curl`; the image has neither curl nor a reliable shell
+(docs/facts.md#ollama-image). Only containers with our label are ever stopped or removed.
 """
 
 from provision.command import Script
 
-# What holds one of the cards ($3..) or the address and port ($2) that container $1 needs, and is ours, goes first:
-# its own step makes it again. Docker would start both on one card without a word.
+# A container of ours that holds a card ($3..) or the address and port ($2) of container $1 is removed first: its own
+# step makes it again. Docker would start both containers on one card without a word.
 _HELD = (
     "{{range .HostConfig.PortBindings}}{{range .}}{{.HostIp}}:{{.HostPort}} {{end}}{{end}}"
     "{{range .HostConfig.DeviceRequests}}{{range .DeviceIDs}}{{.}} {{end}}{{end}}"
@@ -34,10 +34,10 @@ free() { # container that needs it, then what it needs
 
 
 def ready(health: str) -> str:
-    """The shell function that waits until a server answers; where it does not, the end of its log is the reason.
+    """Return the shell function that waits until a server answers; after a timeout, the end of the log is the reason.
 
     Args:
-        health: the path that it answers as soon as it serves.
+        health: the path that the server answers as soon as it serves.
     """
     return r"""
 ready() { # container, address:port, seconds
@@ -65,8 +65,9 @@ docker rm -f "$1" >/dev/null
 """,
 )
 
-# A wrong option shows while the old container still runs: the new one is made beside it and takes its name. Docker's
-# client would add the proxies of its own configuration (~/.docker/config.json): the container gets what is declared.
+# A wrong option shows while the old container still runs: the new container is made beside it and takes its name.
+# Docker's client would add the proxies of its own configuration (~/.docker/config.json); the container gets only the
+# declared proxies.
 RECREATE = Script(
     "instance/recreate",
     r"""
@@ -100,17 +101,18 @@ docker restart "$1" >/dev/null
 
 
 def start(health: str, seconds: int) -> Script:
-    """The script that starts a container: $1 name, $2 ADDRESS:PORT, then its cards. What of ours has one of these goes.
+    """Return the script that starts a container: $1 name, $2 ADDRESS:PORT, then its cards. Removes our holders of
+    these.
 
     Args:
-        health: the path that its server answers as soon as it serves.
-        seconds: how long that may take.
+        health: the path that the server answers as soon as it serves.
+        seconds: timeout of the server's first answer.
     """
     return Script("instance/start", FREE + ready(health) + _START + _wait(seconds))
 
 
 def restart(health: str, seconds: int) -> Script:
-    """The script that restarts a container, with the arguments of `start`."""
+    """Return the script that restarts a container, with the arguments of `start`."""
     return Script("instance/restart", ready(health) + _RESTART + _wait(seconds))
 
 

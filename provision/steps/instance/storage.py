@@ -1,4 +1,4 @@
-"""Where the models of an instance are, as `Instance.storage` says it: a Docker volume, or a directory of the host."""
+"""The storage of an instance's models, as in `Instance.storage`: a Docker volume, or a directory of the host."""
 
 import posixpath
 from collections.abc import Iterator, Sequence
@@ -9,33 +9,33 @@ from provision.steps.docker.volume import Volume
 from provision.steps.system.file import Directory
 
 VOLUME = "volume"
-"""Not a directory of the host, but a Docker volume of the instance's name."""
+"""A Docker volume of the instance's name, in place of a directory of the host."""
 
 
 def place(own: str | None, common: str, name: str) -> str:
-    """The storage of one instance: `volume`, or a directory of the host.
+    """Return the storage of one instance: `volume`, or a directory of the host.
 
     Args:
-        own: `volume`, a directory, or None where the instance has the common storage.
-        common: `volume`, or a directory below which each instance has its own.
-        name: of the instance.
+        own: `volume`, a directory, or None for the common storage.
+        common: `volume`, or a directory with a directory for each instance.
+        name: the name of the instance.
     """
     return posixpath.normpath(own or (VOLUME if common == VOLUME else f"{common}/{name}"))
 
 
 def is_at(folder: str, storage: str, name: str) -> bool:
-    """Whether a container's folder on the host is this storage.
+    """Whether a container's folder on the host is a storage.
 
     Args:
-        folder: source of its mount.
+        folder: source of the container's mount.
         storage: `volume`, or a directory.
-        name: of the instance.
+        name: the name of the instance.
     """
     return folder.endswith(f"/volumes/{name}/_data") if storage == VOLUME else folder == storage
 
 
 def steps(instances: Sequence[Instance]) -> Iterator[Step]:
-    """What makes the storage of a host's instances: a volume of its own, or a directory that several may share.
+    """Yield the storage of a host's instances: a volume for each, or a directory that several may share.
 
     Args:
         instances: of one host.

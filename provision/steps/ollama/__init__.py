@@ -1,1 +1,1 @@
-"""What only Ollama does: models, loading, environment, readiness."""
+"""Everything peculiar to Ollama: models, loading, environment, readiness."""

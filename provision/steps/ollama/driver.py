@@ -10,7 +10,7 @@ OLDER = "ollama/ollama:0.24.0"
 
 
 def unusable(image: str, card: Card) -> str:
-    """Why an image would not use a card with the card's driver; empty where it does.
+    """Return why an image would not use a card with the card's driver; empty if it does.
 
     Args:
         image: reference of the image.
@@ -26,11 +26,11 @@ def unusable(image: str, card: Card) -> str:
 
 
 def driver_needed(image: str, compute_cap: float) -> int:
-    """The oldest driver branch with which an Ollama image uses a card. An image without a version counts as new.
+    """Return the oldest driver branch with which an Ollama image uses a card. An image without a version counts as new.
 
     Args:
         image: reference of the image.
-        compute_cap: compute capability of the card; 0.0 where unknown.
+        compute_cap: compute capability of the card; 0.0 if unknown.
     """
     match = re.search(r":(\d+)\.(\d+)[^:/@]*(@|$)", image)
     if match and (int(match[1]), int(match[2])) < (0, 30):

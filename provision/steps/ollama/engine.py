@@ -1,7 +1,7 @@
 """Ollama as an engine.
 
-Sources: paths of its API, docs/facts.md#ollama-api; what they show or change, docs/facts.md#nginx-paths; variables,
-docs/facts.md#ollama-variables.
+Sources: paths of the API, docs/facts.md#ollama-api; paths that show or change too much, docs/facts.md#nginx-paths;
+variables, docs/facts.md#ollama-variables.
 """
 
 from provision.steps.instance.engine import Engine, Loading, Variables
@@ -20,7 +20,7 @@ OLLAMA = Engine(
     boot_timeout=300,
     no_card="library=cpu",
     loading=Loading(functions=scripts.LOADING, models=scripts.BOOT),
-    # What clients need; the rest pulls, deletes, or shows memory. The `ollama` program asks for / before anything else.
+    # Paths for clients; the rest pulls, deletes, or shows memory. The `ollama` program asks for / before anything else.
     client_paths=(
         "/",
         "/api/chat",

@@ -1,8 +1,8 @@
-"""The variables that an Ollama server really reads, and what to do instead of those that it does not.
+"""The variables that an Ollama server reads, and what to use in place of others.
 
-Sources: envconfig/config.go of Ollama, docs/facts.md#ollama-variables; names that guides use and that do not exist,
-docs/facts.md#invented-parameters. A variable that the server does not know is ignored without a word, so it is refused
-here.
+Sources: envconfig/config.go of Ollama, docs/facts.md#ollama-variables; invented names from guides,
+docs/facts.md#invented-parameters. The server ignores an unknown variable without a word, so this module refuses unknown
+variables.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ SETTINGS = {
     "HTTPS_PROXY": "https_proxy",
     "NO_PROXY": "no_proxy",
 }
-"""Variable -> the setting of the role that is for it."""
+"""Variable -> the setting of the role for the variable."""
 
 OTHERS = frozenset(
     {
@@ -46,7 +46,7 @@ OTHERS = frozenset(
         "OLLAMA_VULKAN",
     }
 )
-"""What `ollama.environment` may name."""
+"""Further variables for `ollama.environment`."""
 
 REFUSED = {
     "OLLAMA_HOST": "the container always listens on 11434 inside; set ollama.listen_address and the instance's port",
@@ -72,11 +72,11 @@ REFUSED = {
     "OLLAMA_TMPDIR": "it is gone",
     "OLLAMA_INTEL_GPU": "it is gone",
 }
-"""Variable -> why not, and what instead."""
+"""Variable -> why refused, and what to use instead."""
 
 
 def complaint(name: str) -> str:
-    """Why a variable may not be in `ollama.environment`, or an empty string.
+    """Return why a variable may not be in `ollama.environment`, or an empty text.
 
     Args:
         name: as the operator wrote it.
@@ -90,13 +90,13 @@ def complaint(name: str) -> str:
     return f"Ollama reads no such variable{did_you_mean(name, [*OTHERS, *SETTINGS])}"
 
 
-def from_settings(said: Mapping[str, Any]) -> dict[str, str]:
-    """The variables that settings stand for; what is None is left to the server.
+def from_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables of some settings; a setting of None is left to the server.
 
     Args:
-        said: setting -> value.
+        settings: setting -> value.
     """
-    values = {variable: said.get(setting) for variable, setting in SETTINGS.items()}
+    values = {variable: settings.get(setting) for variable, setting in SETTINGS.items()}
     return {variable: _text(variable, value) for variable, value in values.items() if value not in (None, ())}
 
 

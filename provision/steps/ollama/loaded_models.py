@@ -1,7 +1,7 @@
 """The models of one instance, loaded and wholly on its cards.
 
-Sources: an empty request loads, and only while its client waits, docs/facts.md#ollama-load; what does not fit goes to
-the CPU without an error, docs/facts.md#model-memory: only `size_vram == size` says that it did not; a container can
+Sources: an empty request loads, and only while its client waits, docs/facts.md#ollama-load; a model that does not fit
+goes to the CPU without an error, docs/facts.md#model-memory: only `size_vram == size` proves the cards; a container can
 lose its cards, docs/facts.md#lost-cards.
 """
 
@@ -18,7 +18,7 @@ from provision.steps.ollama.server_state import Server, Servers
 from provision.steps.wording import Vocabulary, Words
 
 LOAD_TIMEOUT = 2 * 3600.0
-ANSWER_TIMEOUT = "300"  # a busy instance answers in its turn
+ANSWER_TIMEOUT = "300"  # seconds; a busy instance answers in its turn
 ASK = "curl --noproxy '*' -sS -m %s -d %s %s"
 
 
@@ -28,10 +28,10 @@ class Resident(Step):
 
     Args:
         instance: name of the instance.
-        models: the models that it serves. Where the container may have fewer of them loaded, any do, because requests
-            decide which; where it unloads them after a while, none is wanted.
-        pulled_only: whether only those of the models count that the instance has: a rollback pulls none.
-        after: ids of steps that change it behind our back.
+        models: the models of the instance. If the container can load only some of them at once, any do, because
+            requests decide which; if the container unloads models after a while, none is wanted.
+        pulled_only: whether only models on the instance count: a rollback pulls none.
+        after: ids of steps that change the loaded models as a side effect.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"loaded"})
@@ -61,11 +61,11 @@ class Resident(Step):
         return Fact(server_state.command(), lambda answer: self._state(server_state.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """As many of them as may be. Which, requests decide, also between two reads: it is not said here."""
+        """As many models as can be loaded. Requests decide which, also between two reads, so no names are wanted."""
         return {"enough": True, "on_cpu": []}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Loads what is missing by a job; what is partly off the cards is unloaded first."""
+        """Loads missing models by a job; a model partly off the cards is unloaded first."""
         before, after = self._loaded(have), self._loaded(want, have)
         slow = set((have or {}).get("on_cpu", ())) - set((want or {}).get("on_cpu", ()))
         commands: list[Command] = []
@@ -86,33 +86,33 @@ class Resident(Step):
         return {"enough": True, "on_cpu": []}
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
-        """Its instance, if what is partly off the cards is loaded anew."""
+        """Its instance, if a model partly off the cards is loaded anew."""
         return frozenset({self.instance} if have is not None and have["on_cpu"] and want is not None else ())
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """Loaded: which models were loaded then, requests decided."""
+        """Loaded: requests decided which models were loaded in the past."""
         return self.want(facts, have)
 
     def irrevocable(self, before: State, after: State) -> str:
-        """What was not there had no models loaded, and goes as a whole."""
+        """A removed container had no models loaded, and goes as a whole."""
         return "" if before else "it goes with its container"
 
     def follows(self, put_back: PutBack) -> Step | None:
-        """Those of its models that are there, where it or its container was there before the run."""
+        """The models on the instance, if the rollback restored this step or its container."""
         touched = {self.id, f"container:{self.instance}"} & put_back.restored
         return replace(self, pulled_only=True) if touched and self.models else None
 
     def impact(self, have: State, want: State) -> str:
-        """What waits for the cards."""
+        """The models that wait for the cards."""
         missing = sorted(self._loaded(want, have) - self._loaded(have))
         if have is not None and have["on_cpu"]:
             return f"loads {', '.join(have['on_cpu'])} of {self.instance} anew (its streams finish first)"
         return f"loads {', '.join(missing)} on {self.instance}" if missing else ""
 
     def check(self, live: Any) -> Iterator[Check]:
-        """They are loaded, one of them answers with a token, and no byte of them is off the cards.
+        """The models are loaded, one of them answers with a token, and no byte of them is off the cards.
 
-        Only a loaded model is asked: a question to another would load it, and verify changes nothing.
+        Only a loaded model is asked: a question to another would load that model, and verify changes nothing.
         """
         server = server_state.read_live(live).by_name.get(self.instance)
         names = self._names(server)
@@ -130,25 +130,26 @@ class Resident(Step):
             yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))
 
     def _names(self, server: Server | None) -> list[str]:
-        """Those of its models that are loaded."""
+        """Return the declared models that are loaded."""
         loaded = (server.loaded if server else None) or {}
         return [name for name in self.models if server_state.canonical(name) in loaded]
 
     def _absent(self, server: Server) -> list[str]:
-        """Those of its models that do not count, because the instance does not have them."""
+        """Return the declared models that do not count, because they are not on the instance."""
         tags = server.tags or {}
         return [name for name in self.models if server_state.canonical(name) not in tags] if self.pulled_only else []
 
     def _limit(self, limit: int, absent: Sequence[str] = ()) -> int:
-        """How many of them are loaded at once, by what the container says."""
+        """Return how many of the models are loaded at once, by the container's own limit."""
         count = len(self.models) - len(absent)
         return min(limit or count, count)
 
-    def _loaded(self, state: State, found: State = None) -> set[str]:
-        """The models that a state has loaded; of one that says only how many, those found and what they lack."""
+    def _loaded(self, state: State, actual: State = None) -> set[str]:
+        """Return the loaded models of a state. A wanted state has no names: return the actual models and the missing
+        ones."""
         if state is None or "loaded" in state:
             return set((state or {}).get("loaded", ()))
-        known = found or {}
+        known = actual or {}
         loaded = list(known.get("loaded", ()))
         absent = known.get("absent", ())
         there = [name for name in self.models if name not in (*loaded, *absent)] if known.get("keeps", True) else []
@@ -167,8 +168,8 @@ class Resident(Step):
             progress=lambda line: line.strip() or None,
         )
 
-    def _state(self, found: Servers) -> State:
-        server = found.answering(self.instance)
+    def _state(self, servers: Servers) -> State:
+        server = servers.answering(self.instance)
         names = self._names(server)
         entries = server.loaded or {}
         absent = self._absent(server)
@@ -190,15 +191,16 @@ def _request(model: str, keep_alive: int) -> str:
     return json.dumps({"model": model, "keep_alive": keep_alive, "stream": False})
 
 
-def _embedding(model: str, **said: int) -> str:
-    return json.dumps({"model": model, **said, "input": "."})
+def _embedding(model: str, **options: int) -> str:
+    return json.dumps({"model": model, **options, "input": "."})
 
 
 def _token(live: Any, at: str, model: str) -> bool | str:
-    """Whether the model answers; else what came instead. Options are those of real traffic, or it would be reloaded."""
+    """Return whether the model answers, or else the actual answer. Default options, as other options reload the
+    model."""
     body = json.dumps({"model": model, "prompt": "1", "stream": False, "options": {"num_predict": 1}})
-    said = live.run(ASK, ANSWER_TIMEOUT, body, f"http://{at}/api/generate")
-    if "does not support generate" in said.stdout:
-        said = live.run(ASK, ANSWER_TIMEOUT, _embedding(model), f"http://{at}/api/embed")
-    good = '"eval_count":' in said.stdout.replace(" ", "") or '"embeddings":' in said.stdout
-    return good or (said.stdout or said.stderr)[-200:]
+    answer = live.run(ASK, ANSWER_TIMEOUT, body, f"http://{at}/api/generate")
+    if "does not support generate" in answer.stdout:
+        answer = live.run(ASK, ANSWER_TIMEOUT, _embedding(model), f"http://{at}/api/embed")
+    good = '"eval_count":' in answer.stdout.replace(" ", "") or '"embeddings":' in answer.stdout
+    return good or (answer.stdout or answer.stderr)[-200:]

@@ -1,6 +1,6 @@
-"""One model on one instance, pulled over its API by a job of the host, and the finder of models that we pulled.
+"""One model on one instance, pulled over the API by a job of the host, and the finder of models that we pulled.
 
-A model that somebody pulled by hand is not ours: it is used where it is declared, and never deleted.
+A model pulled by hand is not ours: it is used if declared, and never deleted.
 Sources: pulling, docs/facts.md#ollama-pull; names and files, docs/facts.md#ollama-files; sizes of deepseek-r1,
 docs/facts.md#model-memory.
 """
@@ -30,7 +30,7 @@ SIZES = {
     "deepseek-r1:70b": 42520400000,
     "deepseek-r1:671b": 404430188519,
 }
-"""Bytes of models at their default quantisation, for what a plan says; what is there is measured."""
+"""Bytes of models at their default quantisation, for the words of a plan; models on a host are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,13 @@ class Model(Step):
 
     Args:
         instance: name of the instance.
-        name: of the model.
-        storage: where the instance's models are to be: `volume`, or a directory of the host.
-        digest: sha256 of the model's manifest, where a certain one is wanted.
+        name: name of the model.
+        storage: storage of the instance's models: `volume`, or a directory of the host.
+        digest: sha256 of the model's manifest, if declared.
         tries: how often a pull is tried.
         stall: seconds without progress after which a try is given up.
-        insecure: whether its registry may be asked over plain http.
-        after: ids of steps that change it behind our back.
+        insecure: whether the registry may be asked over plain http.
+        after: ids of steps that change the model as a side effect.
     """
 
     words: ClassVar[Vocabulary] = {
@@ -83,12 +83,13 @@ class Model(Step):
         return Fact(server_state.command(), lambda answer: self._state(server_state.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """Present and whole, of the digest if one is given, and of a server that has not seen its blobs damaged."""
+        """Present and whole, with the declared digest if any, on a server that has not seen damaged blobs of the
+        model."""
         fresh = {"stale": False} if _restarts(have) else {}
         return {"whole": True, **fresh, **({"digest": self.digest} if self.digest else {})}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Pulls it by a job, or has the server delete it. After a blob was mended the instance restarts."""
+        """Pulls the model by a job, or has the server delete it. After a blob was mended the instance restarts."""
         if want is None:
             return [self._delete()]
         differs = have is None or any(have.get(key) != want[key] for key in ("whole", "digest") if key in want)
@@ -125,21 +126,21 @@ class Model(Step):
         return sh(scripts.RESTART, self.instance, title=f"restart {self.instance}", timeout=300)
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
-        """Its instance, if that restarts."""
+        """Its instance, if the instance restarts."""
         return frozenset({self.instance} if want is not None and _restarts(have) else ())
 
     def irrevocable(self, before: State, after: State) -> str:
-        """A model that was deleted is gone, one that was mended stays so, and one that was pulled stays too."""
+        """A deleted model is gone; a mended or pulled model stays."""
         if before is None:
             return f"a rollback deletes no model; the next deploy deletes {self.name} unless it is declared"
         return f"{self.name} was deleted and must be pulled again" if after is None else "what was pulled stays"
 
     def follows(self, put_back: PutBack) -> Step | None:
-        """Itself where its instance comes back, with which it went: there is nothing to load or to test without it."""
+        """Itself, if its instance comes back: without the model there is nothing to load or to test."""
         return self if f"container:{self.instance}" in put_back.recreated else None
 
     def impact(self, have: State, want: State) -> str:
-        """What comes over the network, or what goes."""
+        """The bytes over the network, or the deletion."""
         if want is None:
             return f"deletes {self.name} from {self.instance}"
         size = SIZES.get(server_state.canonical(self.name))
@@ -152,10 +153,10 @@ class Model(Step):
         return f"pulls {human(size)}" if size else f"pulls {self.name}, of unknown size"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The server has it whole, as its neighbours have, and answers with it."""
-        found = server_state.read_live(live)
+        """The server has the model whole, with the same bytes as its neighbours, and answers with the model."""
+        servers = server_state.read_live(live)
         try:
-            state = self._state(found)
+            state = self._state(servers)
         except (BlockedError, UnreadableError) as error:
             yield Check("model present", str(error), True)
             return
@@ -163,14 +164,14 @@ class Model(Step):
         if state is None:
             return
         yield Check("blobs whole", state["damaged"] or "whole", "whole")
-        yield Check("same digest on this host's instances", sorted(_digests(found, self.name)), [state["digest"]])
+        yield Check("same digest on this host's instances", sorted(_digests(servers, self.name)), [state["digest"]])
         yield Check("digest", state["digest"], self.digest or state["digest"], compared=True)
 
-    def _state(self, found: Servers) -> State:
-        server = found.by_name.get(self.instance)
-        if server is None and self.storage == storage.VOLUME and self.instance not in found.volumes:
+    def _state(self, servers: Servers) -> State:
+        server = servers.by_name.get(self.instance)
+        if server is None and self.storage == storage.VOLUME and self.instance not in servers.volumes:
             return None
-        server = found.answering(self.instance)
+        server = servers.answering(self.instance)
         if not storage.is_at(server.folder, self.storage, self.instance):
             raise BlockedError(f"container:{self.instance}", f"{self.instance} has its models in {server.folder}")
         entry = (server.tags or {}).get(server_state.canonical(self.name))
@@ -188,21 +189,21 @@ class Model(Step):
 
 
 def _restarts(have: State) -> bool:
-    """Whether the instance restarts: its server keeps what it once took a model with a damaged blob for.
+    """Whether the instance restarts: its server remembers that a model with a damaged blob cannot generate.
 
-    Ollama 0.33 says for life that such a model cannot generate, however whole it is by then. Where a pull itself finds
-    a blob damaged, the mark that it leaves makes the next look at the host find the model stale.
+    Ollama 0.33 never tries such a model again, however whole the model is by then. If a pull itself finds a damaged
+    blob, the pull leaves a mark, and the next read of the host finds the model stale.
     """
     return have is not None and (not have["whole"] or bool(have.get("stale")))
 
 
-def _digests(found: Servers, model: str) -> set[str]:
-    entries = [(server.tags or {}).get(server_state.canonical(model)) for server in found.by_name.values()]
+def _digests(servers: Servers, model: str) -> set[str]:
+    entries = [(server.tags or {}).get(server_state.canonical(model)) for server in servers.by_name.values()]
     return {str(entry.get("digest", "")).removeprefix("sha256:") for entry in entries if entry}
 
 
 def human(size: int) -> str:
-    """Bytes as `ollama list` shows them: powers of 1000, whole from ten on."""
+    """Return bytes as `ollama list` shows them: powers of 1000, whole from ten on."""
     for unit, name in ((10**9, "GB"), (10**6, "MB")):
         if size >= unit:
             return f"{size // unit} {name}" if size >= 10 * unit else f"{size / unit:.1f} {name}"
@@ -213,10 +214,10 @@ _HASH = re.compile(r"(sha256-[0-9a-f]{12})[0-9a-f]{52}")
 
 
 def pull_progress(line: str) -> str | None:
-    """What to show of one line of a pull: its frames, and our own words.
+    """Return the text to show for one line of a pull: a frame, or our own words.
 
     Args:
-        line: a frame of Ollama's (docs/facts.md#ollama-pull), or what the script says.
+        line: a frame of Ollama's (docs/facts.md#ollama-pull), or output of the script.
     """
     if not line.startswith("{"):
         return _HASH.sub(r"\1", line.strip()) or None
@@ -231,39 +232,39 @@ def pull_progress(line: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class MarkedModel(Model):
-    """A model that we pulled, by its mark: known also where its server does not run.
+    """A model that we pulled, by its mark: known even if its server is stopped.
 
     Args:
-        leaves: whether its instance goes too: then it must get no requests any more when its model does.
+        leaves: whether its instance goes too: then the instance must be out of the upstream before the model goes.
     """
 
     leaves: bool = False
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
-        """Its instance, if that goes."""
+        """Its instance, if the instance goes."""
         return frozenset({self.instance} if self.leaves and want is None else ())
 
     def fact(self) -> Fact:
         """Looks at every instance's files."""
         return Fact(server_state.command(), lambda answer: self._marked(server_state.read(answer)))
 
-    def _marked(self, found: Servers) -> State:
-        server = found.by_name.get(self.instance)
+    def _marked(self, servers: Servers) -> State:
+        server = servers.by_name.get(self.instance)
         return {"whole": True, "ours": True} if server and self.name in server.marked else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedModels(Owned):
-    """Finds the models that we pulled, by the marks beside them: also where their server does not run.
+    """Finds the models that we pulled, by the marks beside them: even if their server is stopped.
 
-    Where instances share a directory, what one of them no longer declares may be what another one serves: those stay.
-    They go last: what an instance served is served until its successor is there.
+    In a directory shared by instances, a model no longer declared for one instance may still serve another, and stays.
+    The models go last: an instance serves its old models until the successors are there.
     """
 
     last: ClassVar[bool] = True
 
     def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Those of instances that go: see `LeavingModels`."""
+        """Keeps the models of instances that go: see `LeavingModels`."""
         return [step_id for step_id in found if not _stays(step_id, declared)]
 
     def fact(self) -> Fact:
@@ -271,17 +272,17 @@ class OwnedModels(Owned):
         return Fact(server_state.command(), self._parse)
 
     def step(self, step_id: str) -> Step:
-        """A model of that instance, to be deleted."""
+        """A model to delete."""
         instance, _, name = step_id.partition(":")[2].partition("/")
         return MarkedModel(instance=instance, name=name)
 
     @staticmethod
     def _parse(answer: Answer) -> State:
-        found = server_state.read(answer).by_name
-        folders = [server.folder for server in found.values()]
+        by_name = server_state.read(answer).by_name
+        folders = [server.folder for server in by_name.values()]
         return {
             f"model:{instance}/{name}": {"whole": True, "ours": True}
-            for instance, server in found.items()
+            for instance, server in by_name.items()
             for name in server.marked
             if folders.count(server.folder) == 1
         }
@@ -289,16 +290,17 @@ class OwnedModels(Owned):
 
 @dataclass(frozen=True, kw_only=True)
 class LeavingModels(OwnedModels):
-    """Finds those of instances that are no longer declared. They go first, while there is a server to delete them."""
+    """Finds the models of instances that are no longer declared. They go first, while there is a server to delete
+    them."""
 
     last: ClassVar[bool] = False
 
     def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Those of instances that stay: see `OwnedModels`."""
+        """Keeps the models of instances that stay: see `OwnedModels`."""
         return [step_id for step_id in found if _stays(step_id, declared)]
 
     def step(self, step_id: str) -> Step:
-        """A model of that instance, to be deleted with it."""
+        """A model to delete with its instance."""
         return dataclasses.replace(cast(MarkedModel, super().step(step_id)), leaves=True)
 
 

@@ -1,7 +1,7 @@
-"""The test that an instance has to pass before it gets requests: it answers, generates to the end, and on its cards.
+"""The readiness test: the instance answers, generates to the end, and uses its cards.
 
-Asked of the instance itself, on its host. Sources: a stream that broke off has status 200 too, only its last frame says
-`"done":true`, docs/facts.md#ollama-api; a model that is partly off the cards answers without an error,
+The host asks the instance itself. Sources: a stream that breaks off has status 200 too, only its last frame has
+`"done":true`, docs/facts.md#ollama-api; a model partly off the cards answers without an error,
 docs/facts.md#model-memory.
 """
 
@@ -11,11 +11,10 @@ from provision.command import Run, Script, sh
 from provision.steps.ollama.scripts import LOADING, PLACE, WHOLE
 from provision.steps.ollama.server_state import canonical
 
-TIMEOUT = 1800  # seconds: it may have to load its model first
+TIMEOUT = 1800  # seconds: the model may have to be loaded first
 
-# $1 container, $2 seconds, $3 model or empty, then models: the first of them that is there is tested in its place, or
-# another that is there where none of them is. A Docker that hangs would take all the time that a model may take to
-# load.
+# $1 container, $2 seconds, $3 model or empty, then models: the first of these on the instance is tested in place of $3,
+# or any model if none of these is there. A hanging Docker would use up the time for loading a model.
 SCRIPT = Script(
     "ollama/readiness",
     """docker() { timeout -k 5 60 docker "$@"; }"""
@@ -68,14 +67,14 @@ echo "at $at"
 
 
 def command(instance: str, models: Sequence[str], *, any_model: bool = False) -> Run:
-    """The test.
+    """Return the test.
 
     Args:
         instance: name of the container.
-        models: those that it is to have; the first is tested. Without any, none is.
-        any_model: whether the first of them that it has is tested instead, or another that it has. Where nobody pulls
-            what it lacks, that must not keep from it the requests that it can answer; with no model at all it has only
-            to answer and to see its cards.
+        models: the declared models; the first is tested. Empty for a test without a model.
+        any_model: whether to test the first declared model on the instance, or any model there. In a run that pulls no
+            models, a missing model must not keep an instance from requests for its other models; without any model the
+            instance only has to answer and to see its cards.
     """
     which = ["", *map(canonical, models)] if any_model and models else [*models, ""][:1]
     title = f"test {instance}: version, one streamed answer, cards"

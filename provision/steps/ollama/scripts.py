@@ -1,9 +1,8 @@
-"""The shell that hosts run to have models: constants, whose data always comes as arguments.
+"""The shell scripts for models: constants, with data only as arguments.
 
-POSIX sh under `set -eu`. They run on the host, because a client that goes away cancels a pull and a load
+POSIX sh under `set -eu`. The scripts run on the host, because a client that goes away cancels a pull and a load
 (docs/facts.md#ollama-pull, docs/facts.md#ollama-load), and with the host's curl, because the image has none
-(docs/facts.md#ollama-image). A proxy that the host uses for the world outside is not for its own instances:
-`--noproxy '*'`.
+(docs/facts.md#ollama-image). The host's proxy for the outside world is not for its own instances: `--noproxy '*'`.
 """
 
 from provision.command import Script
@@ -12,7 +11,7 @@ from provision.steps.ollama.server_state import MARKS, MENDED, PROBE
 
 READY = ready(PROBE.health)
 
-# Where the server of a container listens, and where its models are on the host.
+# The address of a container's server, and the folder of its models on the host.
 PLACE = r"""
 at() {
   docker inspect --type container --format \
@@ -33,7 +32,7 @@ reason() {
 }
 """
 
-# Blobs that are not what their name says go: Ollama never looks at them again, and pulls only what is missing.
+# Removes blobs that do not match their name: Ollama never checks a blob again, and pulls only missing blobs.
 BLOBS = r"""
 digests() { grep -o 'sha256:[0-9a-f]\{64\}' "$1" | sort -u | sed 's/:/-/'; }
 verify() { # folder, manifest: 1 where a blob is missing or was wrong
@@ -50,11 +49,11 @@ verify() { # folder, manifest: 1 where a blob is missing or was wrong
 }
 """
 
-# A server that pulls sends a frame every 60 ms, also when nothing arrives, and starts a stalled part over without end:
-# then `completed` goes back by what came of that part, up to 1 GB (server/download.go; measured with 0.33). So only a
-# count beyond the greatest one of its blob is progress. Bytes that come a second time are no progress, but the seconds
-# in which they come are no silence either: a part that is fetched again slowly is not given up, and a part that stalls
-# over and over is, because its silences add up.
+# A pulling server sends a frame every 60 ms, even without progress, and restarts a stalled part without end:
+# `completed` then goes back by the bytes of the part, up to 1 GB (server/download.go; measured with 0.33). So only a
+# count beyond the greatest count of the blob is progress. Bytes that come a second time are no progress, but their
+# seconds are no silence either: a part fetched again slowly is not given up, and a part that stalls over and over is,
+# because its silences add up.
 PROGRESS = r"""
 began() { phase=begin most=0 before=0 silent=0; seconds; last=$now; }
 seconds() { read -r now rest </proc/uptime; now=${now%%.*}; }
@@ -75,10 +74,10 @@ progress() { # file of frames: shows the newest whole one and counts the seconds
 """
 
 # $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds of silence that end a
-# try, $7 name of the mark, $8 not empty where a blob is known to be damaged. Success is the last frame, never the
-# status (docs/facts.md#ollama-pull); what no other try can mend ends at once. The servers that run while a blob is
-# damaged are noted by the time of their start: each may take the model for useless until it restarts, also one that
-# shares the folder. A server that goes meanwhile is not noted.
+# try, $7 name of the mark, $8 not empty for a known damaged blob. Success is the last frame, never the status
+# (docs/facts.md#ollama-pull); a failure that no further try can mend ends the pull at once. Servers running while a
+# blob is damaged are noted by the time of their start, including servers with the same folder: each may take the model
+# for useless until it restarts. A server that goes meanwhile is not noted.
 PULL = Script(
     "ollama/pull",
     PLACE
@@ -144,11 +143,10 @@ ready "$1" "$(at "$1")" 120
 """,
 )
 
-# $1 container, $2 model, $3 request, $4 request to unload it, $5 name of the mark, $6 its manifest below
-# models/manifests. A container that went, or a model that did, is no failure: what is wanted is that neither is there.
-# A server that does not run is started for it, and stopped again. One that does not start, hangs or is ill keeps
-# nothing from being taken out of an inventory: its manifest goes then, and the blobs at its next start
-# (docs/facts.md#shared-models-folder).
+# $1 container, $2 model, $3 request, $4 request to unload the model, $5 name of the mark, $6 its manifest below
+# models/manifests. A missing container or model is no failure: neither is wanted. A stopped server is started for the
+# request, and stopped again. A server that does not start, hangs or is ill must not block a removal from the inventory:
+# then its manifest goes, and the blobs go at its next start (docs/facts.md#shared-models-folder).
 DELETE = Script(
     "ollama/delete",
     PLACE
@@ -178,8 +176,9 @@ rmdir "$folder/{MARKS}" 2>/dev/null || :
 """,
 )
 
-# A model is loaded by an empty request, and only while the client waits (docs/facts.md#ollama-load). A model without
-# text answers the other request. Whether it is wholly on the cards is read afterwards: a load that is not succeeds too.
+# An empty request loads a model, and only while the client waits (docs/facts.md#ollama-load). A model without text
+# needs the second request. Afterwards the script reads whether the model is wholly on the cards: a partial load
+# succeeds too.
 LOADING = r"""
 post() { printf '%s' "$1" | curl --noproxy '*' -sS -m "$3" -o "$2" -w '%{http_code}' --data-binary @- "$4"; }
 load() { # address:port, request, request for models that only embed, file for answers, seconds
@@ -191,7 +190,7 @@ load() { # address:port, request, request for models that only embed, file for a
 }
 """
 
-# Of the function `serve` of the script that starts instances at boot; uses LOADING.
+# For the function `serve` of the script that starts instances at boot; uses LOADING.
 BOOT = r"""
   for model do
     echo "$name: loading $model"
@@ -203,8 +202,7 @@ BOOT = r"""
   done
 """
 
-# What does not fit, or a server that found no card, puts a model on the CPU without an error
-# (docs/facts.md#model-memory).
+# A model that does not fit, or a server that found no card, uses the CPU without an error (docs/facts.md#model-memory).
 WHOLE = r"""
 whole() { # container, address:port
   partly=$(curl --noproxy '*' -fsS -m 20 "http://$2/api/ps" | tr ',' '\n' |
@@ -242,8 +240,8 @@ whole "$name" "$at"
 """,
 )
 
-# $1 container; then a request for each model to unload. A server that found no card when it started looks for none
-# again until it is restarted.
+# $1 container; then a request for each model to unload. A server that found no card at its start does not look again
+# until a restart.
 REFRESH = Script(
     "ollama/refresh",
     PLACE
