@@ -44,13 +44,10 @@ BOUNDS: dict[str, float] = {
     "provision/cli": 11.0,
     "provision/report": 10.5,
     "provision/ssh": 7.5,
-    "provision/steps/docker": 6.5,
-    "provision/steps/instance": 10.0,
+    "provision/steps/docker": 7.0,
     "provision/steps/nginx": 8.5,
-    "provision/steps/ollama": 11.5,
     "roles": 9.0,
-    "templates": 7.0,
-    "tests/unit": 12.0,
+    "tests/unit": 11.5,
 }
 
 _RUN = re.compile(r"[^\s\"()\[\]{}<>,;:!?*]+")
