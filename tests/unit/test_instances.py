@@ -1,4 +1,4 @@
-"""An `Instance` carries all that other roles and the rollout know of the ollama role."""
+"""An `Instance` carries everything that the rollout and the rest of the roles know of the ollama role."""
 
 import dataclasses
 from pathlib import Path
@@ -37,7 +37,7 @@ def inventory(tmp_path: Path) -> Inventory:
     return role_interface.load(str(path))
 
 
-def test_every_instance_carries_what_its_host_says_of_all(inventory: Inventory) -> None:
+def test_every_instance_carries_the_settings_of_its_host(inventory: Inventory) -> None:
     host = inventory.host("gpu-01")
     assert [(one.name, one.storage) for one in host.instances] == [("ollama1", "volume"), ("big", "/srv/big")]
     for one in (*host.instances, host.serving):
@@ -45,7 +45,7 @@ def test_every_instance_carries_what_its_host_says_of_all(inventory: Inventory) 
     assert set(SERVING) == {field.name for field in dataclasses.fields(Serving)}
 
 
-def test_what_is_not_said_is_as_the_role_says() -> None:
+def test_missing_settings_have_the_defaults_of_the_role() -> None:
     settings = ollama.Settings.model_validate({"instances": [{"gpus": [0]}]})
     (one,) = ollama.instances("h", settings)
     assert (one.engine, one.image, one.storage) == ("ollama", settings.image, "volume")
@@ -53,8 +53,8 @@ def test_what_is_not_said_is_as_the_role_says() -> None:
 
 
 @pytest.mark.parametrize("name", ["old", "lb-01"])
-def test_a_host_without_instances_still_knows_how_to_treat_those_it_had(inventory: Inventory, name: str) -> None:
-    """The containers of a retired host are drained before they go, for as long as its settings say."""
+def test_a_host_without_instances_keeps_the_settings_for_its_former_instances(inventory: Inventory, name: str) -> None:
+    """The containers of a retired host are drained before the removal, for as long as the host's settings say."""
     host = inventory.host(name)
     assert host.instances == ()
     assert vars(host.serving) == SERVING

@@ -49,7 +49,7 @@ def test_init_writes_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("init", "other.yaml") == 0
 
 
-def test_check_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_counts_hosts_groups_and_instances(capsys: pytest.CaptureFixture[str]) -> None:
     Path("i.yaml").write_text(GOOD)
     assert run("inventory", "check", "-i", "i.yaml") == 0
     out, err = capsys.readouterr()
@@ -57,7 +57,7 @@ def test_check_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == "warning: i.yaml:1: ngnix is no role; did you mean nginx?\n"
 
 
-def test_check_says_everything_that_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_every_problem(capsys: pytest.CaptureFixture[str]) -> None:
     Path("i.yaml").write_text(BAD)
     assert run("inventory", "check", "-i", "i.yaml") == 2
     out, err = capsys.readouterr()
@@ -121,7 +121,7 @@ def test_overrides_are_checked(word: str, message: str, capsys: pytest.CaptureFi
     assert message in capsys.readouterr().err.splitlines()
 
 
-def test_overrides_win(tmp_path: Path) -> None:
+def test_overrides_win_over_the_inventory(tmp_path: Path) -> None:
     Path("i.yaml").write_text(GOOD)
     Path("more.yaml").write_text("ollama: {mode: slow, models: [a]}\nmine: 1")
     words = ["@more.yaml", "ollama.models=[b, c]", "{ollama: {debug: true}}", "ollama.limits.pids=7", "mine=x=y"]
@@ -146,7 +146,7 @@ def test_the_example_is_complete_and_holds_the_defaults() -> None:
     assert loaded.warnings == ()
 
 
-def test_the_example_shows_what_lists_hold() -> None:
+def test_the_example_shows_the_items_of_lists() -> None:
     text = example.render(ROLES)
     assert "# Each of instances:\n" in text
     assert "#   # gpus is required\n" in text

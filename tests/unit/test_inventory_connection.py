@@ -69,7 +69,7 @@ def test_ansible_variables(home: Path) -> None:
     assert (found.connect_timeout, found.host_key_alias) == (3.0, "gpu")
 
 
-def test_root_needs_no_sudo_unless_it_is_said(home: Path) -> None:
+def test_root_needs_no_sudo_unless_ansible_become_says_so(home: Path) -> None:
     assert not connection(home, {"ansible_user": "root"}).become
     assert connection(home, {"ansible_user": "root", "ansible_become": "yes"}).become
     assert not connection(home, {"ansible_user": "ops", "ansible_become": False}).become
@@ -95,7 +95,7 @@ Host outer
 """
 
 
-def test_ssh_config_fills_in(home: Path) -> None:
+def test_ssh_config_fills_in_missing_values(home: Path) -> None:
     found = connection(home, {}, CONFIG)
     assert (found.address, found.port, found.user) == ("10.9.9.9", 2200, "fromconfig")
     assert found.key_files == (str(home / ".ssh/special"),)
@@ -103,7 +103,7 @@ def test_ssh_config_fills_in(home: Path) -> None:
     assert (found.connect_timeout, found.host_key_alias) == (7.0, "alias")
 
 
-def test_jump_hosts_come_in_the_order_they_are_passed(home: Path) -> None:
+def test_jump_hosts_come_outermost_first(home: Path) -> None:
     outer, bastion = connection(home, {}, CONFIG).jumps
     assert (outer.address, outer.port, outer.user) == ("outer", 2022, getpass.getuser())
     assert (bastion.address, bastion.port, bastion.user) == ("bastion.example.org", 22, "jumper")
@@ -135,7 +135,7 @@ def test_the_inventory_wins_over_ssh_config(home: Path) -> None:
         ("dom\\me@10.0.0.1", ("10.0.0.1", 22)),
     ],
 )
-def test_hops(home: Path, hop: str, expected: tuple[str, int]) -> None:
+def test_every_form_of_a_jump_host_is_read(home: Path, hop: str, expected: tuple[str, int]) -> None:
     (jump,) = connection(home, {"ansible_ssh_common_args": f"-J '{hop}'"}).jumps
     assert (jump.address, jump.port) == expected
 
@@ -151,11 +151,11 @@ def test_hops(home: Path, hop: str, expected: tuple[str, int]) -> None:
         ("ssh '", ""),
     ],
 )
-def test_a_proxy_command_that_is_a_jump(command: str, hop: str) -> None:
+def test_a_proxy_command_by_ssh_becomes_a_jump(command: str, hop: str) -> None:
     assert jump_of_command(command) == hop
 
 
-def test_a_circle_of_jumps_ends(home: Path) -> None:
+def test_a_circle_of_jumps_is_refused(home: Path) -> None:
     config = "Host a\n  ProxyJump b\nHost b\n  ProxyJump a\nHost gpu-01\n  ProxyJump a\n"
     with pytest.raises(InventoryError, match="more than 8 jump hosts, or round in a circle"):
         connection(home, {}, config)
@@ -168,18 +168,18 @@ def test_a_proxy_command_of_ssh_config_is_refused_unless_overruled(home: Path) -
     assert connection(home, {"ansible_ssh_common_args": "-J bastion"}, config).jumps
 
 
-def test_include_keeps_sections_apart(home: Path) -> None:
+def test_an_include_keeps_sections_apart(home: Path) -> None:
     (home / ".ssh" / "more").write_text("Host gpu-01\n  Port 2022\nHost other\n  User wrong\n")
     found = connection(home, {}, "Include more\nUser right\nHost gpu-01\n  ConnectTimeout 3\n")
     assert (found.port, found.user, found.connect_timeout) == (2022, "right", 3.0)
 
 
-def test_homes_of_nobody_are_no_mistake(home: Path) -> None:
+def test_the_home_of_an_unknown_user_is_no_error(home: Path) -> None:
     found = connection(home, {"ansible_ssh_private_key_file": "~nobody-here/key"}, "Include ~nobody-here/x\n")
     assert found.key_files == (str(home / "site/~nobody-here/key"),)
 
 
-def test_another_configuration_file(home: Path) -> None:
+def test_ansible_ssh_common_args_may_name_another_configuration(home: Path) -> None:
     (home / "site").mkdir()
     (home / "site" / "ssh.cfg").write_text("Host *\n  User cfg\n")
     assert connection(home, {"ansible_ssh_common_args": "-F ssh.cfg"}, CONFIG).user == "cfg"
@@ -197,7 +197,7 @@ def test_a_broken_ssh_config_is_a_problem(home: Path, config: str) -> None:
         connection(home, {}, config)
 
 
-def test_strange_variables_are_warned_of(home: Path) -> None:
+def test_misspelt_variables_are_warned_of(home: Path) -> None:
     warnings = loaded(home, {"ansible_hots": "x", "ngnix": {}, "ansible_python_interpreter": "x", "mine": 1}).warnings
     assert [warning.partition(": ")[2] for warning in warnings] == [
         "ansible_hots has no effect here; did you mean ansible_host?",

@@ -23,7 +23,7 @@ def test_every_setting_has_a_meaning() -> None:
 
 
 def settings_of(classes: Iterable[type[Settings]]) -> Iterator[tuple[type[Settings], str]]:
-    """Every field of some classes, those of the mappings inside included."""
+    """Return every field of some classes and of the mappings inside."""
     for cls in classes:
         for name, field in cls.model_fields.items():
             yield cls, name

@@ -1,7 +1,7 @@
-"""Inventories in tests/unit/inventory: a new case is a new file there, with what is expected in its comments.
+"""Inventories in tests/unit/inventory: a new case is a new file there, with the expectations in comments.
 
 bad/NAME.yaml    `# problem: [FILE:]LINE: PATH: MESSAGE`; all problems of the inventory, in any order
-good/NAME.yaml   `# HOST KEY = JSON`, a part of what `inventory show` gives for the host
+good/NAME.yaml   `# HOST KEY = JSON`, a part of the output of `inventory show` for the host
 """
 
 import json
@@ -55,7 +55,7 @@ def by_line(message: str) -> tuple[str, int, str]:
 
 
 @pytest.mark.parametrize("case", cases("good"), ids=str)
-def test_merged_result(case: Path) -> None:
+def test_show_gives_the_merged_settings(case: Path) -> None:
     path = DATA / "good" / case
     shown = show(load(path, roles=ROLES))
     assert "secret:1" not in json.dumps(shown)
@@ -86,7 +86,7 @@ def test_hosts_in_no_group_of_ours_are_left_out_and_warnings_name_them(monkeypat
     assert warning.endswith(": localhost, same-machine, sw-01, sw-02")
 
 
-def test_the_warning_of_a_great_inventory_stays_short(tmp_path: Path) -> None:
+def test_the_warning_of_a_large_inventory_stays_short(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text("all: {children: {gpu: {hosts: {gpu-01: }}, k8s: {hosts: {'node-[1:40]': , gpu-01: }}}}")
     (warning,) = load(path, roles=ROLES).warnings
@@ -115,7 +115,7 @@ def test_a_host_under_retired_is_ours_and_has_nothing_declared(tmp_path):
         (b"#!/bin/sh\necho '{}'\n", " is a program that prints an inventory; YAML is read here: `ansible-inventory"),
     ],
 )
-def test_files_of_another_kind_have_words_of_their_own(tmp_path: Path, data: bytes, message: str) -> None:
+def test_files_of_another_kind_are_refused_with_advice(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_bytes(data)
     path.chmod(0o755)
@@ -125,7 +125,7 @@ def test_files_of_another_kind_have_words_of_their_own(tmp_path: Path, data: byt
     assert str(problem).startswith(f"{path}:{message}")
 
 
-def test_of_a_folder_a_file_in_it_is_named(tmp_path: Path) -> None:
+def test_a_folder_is_refused_and_the_message_names_a_file_inside(tmp_path: Path) -> None:
     folder = tmp_path / "production"
     folder.mkdir()
     said = f"{folder}: is a folder"
@@ -150,7 +150,7 @@ def test_an_encrypted_file_of_variables_is_named(tmp_path: Path) -> None:
     assert said.startswith(f"{tmp_path}/host_vars/a:1: is encrypted as a whole; ")
 
 
-def test_a_group_that_seems_to_mean_one_of_ours_is_named_with_the_line_that_maps_it(tmp_path: Path) -> None:
+def test_a_group_similar_to_ours_is_named_with_the_line_that_maps_the_group(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text("gpu: {hosts: {a: }}\ngpu_nodes: {hosts: {b: , a: }}\nload_balancers: {hosts: {l: }}\n")
     (warning,) = load(path, roles=ROLES).warnings
@@ -171,10 +171,10 @@ def test_problems_inside_the_variables_of_other_hosts_are_warnings(tmp_path: Pat
         "sw.vars.d: is written twice; the first time on line 2",
     ]
     path.write_text(f"gpu: {{hosts: {{a: , s: }}}}\n{others}")
-    assert len(problems_of(path)) == 4, "the host is one of ours now"
+    assert len(problems_of(path)) == 4, "the host is ours now"
 
 
-def test_warnings_are_told_beside_problems(tmp_path: Path) -> None:
+def test_warnings_are_reported_beside_problems(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text("gpu: {hosts: {a: {ollma: {}, ansible_prot: 1, ollama: {debug: 3}}}}\nbalancers: {hosts: {b: }}\n")
     with pytest.raises(InventoryError) as caught:
@@ -185,7 +185,7 @@ def test_warnings_are_told_beside_problems(tmp_path: Path) -> None:
         assert said in told
 
 
-def test_a_word_of_the_command_line_without_effect_is_a_warning(tmp_path: Path) -> None:
+def test_an_override_without_effect_is_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text("gpu: {hosts: {a: {rack: 3}}}\n")
     (tmp_path / "more.yaml").write_text("site: x\n")
@@ -197,7 +197,7 @@ def test_a_word_of_the_command_line_without_effect_is_a_warning(tmp_path: Path) 
     ]
 
 
-def test_an_anchor_at_the_top_is_told_where_it_may_stand(tmp_path: Path) -> None:
+def test_an_anchor_at_the_top_is_refused_with_the_right_place(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text("x-common: &common {a: 1}\ngpu: {hosts: {a: {<<: *common}}}\n")
     (said,) = problems_of(path)

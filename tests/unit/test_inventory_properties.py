@@ -1,4 +1,4 @@
-"""What must hold for every input: merging, ranges, patterns, and files nobody has thought of."""
+"""Properties for every input: merging, ranges, patterns, and arbitrary files."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def test_merging_is_associative(a: Any, b: Any, c: Any) -> None:
     assert plain(merge(merge(a, b), c)) == plain(merge(a, merge(b, c)))
 
 
-def test_a_single_value_between_two_mappings_drops_the_lower_one() -> None:
+def test_a_scalar_between_two_mappings_drops_the_lower_mapping() -> None:
     levels = [{"role": valued(data)} for data in ({"x": {"a": 1}}, {"x": None}, {"x": {"b": 2}})]
     assert plain(layered(levels, ["role"])["role"]) == {"x": {"b": 2}}
 
@@ -103,7 +103,7 @@ def test_ranges_in_detail() -> None:
 
 @SOME
 @given(st.text(alphabet="ab01[]:-9", max_size=14))
-def test_any_range_gives_names_or_says_why(text: str) -> None:
+def test_any_range_gives_names_or_an_error(text: str) -> None:
     try:
         names = expand(text)
     except ValueError:
@@ -175,13 +175,13 @@ def test_patterns(patterns: list[str], expected: str) -> None:
         ("@/nothing/here", "--limit @/nothing/here cannot be read"),
     ],
 )
-def test_a_pattern_that_matches_nothing(pattern: str, message: str) -> None:
+def test_a_pattern_without_a_match_is_an_error(pattern: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         fleet().select([pattern])
     assert caught.value.message.startswith(message)
 
 
-def test_patterns_of_a_file(tmp_path: Path) -> None:
+def test_patterns_may_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "failed"
     file.write_text("# of the last run\ngpu-01\n\nlb-01,gpu-03\n")
     assert [host.name for host in fleet().select([f"@{file}"])] == ["gpu-01", "gpu-03", "lb-01"]
@@ -189,7 +189,7 @@ def test_patterns_of_a_file(tmp_path: Path) -> None:
 
 @SOME
 @given(st.text(max_size=30))
-def test_any_pattern_chooses_or_says_why(pattern: str) -> None:
+def test_any_pattern_selects_hosts_or_is_an_error(pattern: str) -> None:
     message = ""
     try:
         assert fleet().select([pattern])
@@ -199,7 +199,7 @@ def test_any_pattern_chooses_or_says_why(pattern: str) -> None:
 
 
 def attempt(path: Path, **more: Any) -> None:
-    """Load an inventory: an Inventory or an InventoryError is right, anything else is a bug."""
+    """Load an inventory, which gives an Inventory or an InventoryError; any other outcome is a bug."""
     try:
         assert load(path, roles=ROLES, **more).hosts
     except InventoryError as error:
@@ -226,7 +226,7 @@ def attempt(path: Path, **more: Any) -> None:
 @example(b"a: !file '\\0'")
 @example(b'a: !file "\\0"')
 @example(b"!<tag:yaml.org,2002:str> {}")
-def test_any_bytes(tmp_path: Path, data: bytes) -> None:
+def test_any_bytes_load_or_are_reported(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_bytes(data)
     attempt(path)
@@ -239,7 +239,7 @@ WORDS = ["gpu", ":", " ", "\n", "hosts", "vars", "  ", "{", "}", "[", "]", "- ",
 
 @SOME
 @given(st.lists(st.sampled_from(WORDS), max_size=40).map("".join))
-def test_any_words(tmp_path: Path, text: str) -> None:
+def test_any_words_load_or_are_reported(tmp_path: Path, text: str) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text(text)
     attempt(path)
@@ -258,7 +258,7 @@ FIELDS = sorted({field for cls in ROLES.values() for field in cls.model_fields})
 
 @SOME
 @given(st.sampled_from([*FIELDS, "other"]), anything)
-def test_any_value_of_a_setting(tmp_path: Path, field: str, value: Any) -> None:
+def test_any_value_of_a_setting_loads_or_is_reported(tmp_path: Path, field: str, value: Any) -> None:
     path = tmp_path / "inventory.yaml"
     role = {"ollama": {field: value}}
     path.write_text(yaml.safe_dump({"gpu": {"hosts": {"gpu-01": role}}}), encoding="utf-8", errors="replace")
@@ -268,7 +268,7 @@ def test_any_value_of_a_setting(tmp_path: Path, field: str, value: Any) -> None:
 @SOME
 @given(st.sampled_from(["ansible_host", "ansible_port", "ansible_user", "ansible_ssh_common_args", "ansible_become",
                         "ansible_password", "ansible_ssh_private_key_file", "ansible_timeout"]), anything)  # fmt: skip
-def test_any_value_of_a_connection_variable(tmp_path: Path, name: str, value: Any) -> None:
+def test_any_value_of_a_connection_variable_loads_or_is_reported(tmp_path: Path, name: str, value: Any) -> None:
     path = tmp_path / "inventory.yaml"
     text = yaml.safe_dump({"gpu": {"hosts": {"gpu-01": {name: value}}}})
     path.write_text(text, encoding="utf-8", errors="replace")
@@ -277,7 +277,7 @@ def test_any_value_of_a_connection_variable(tmp_path: Path, name: str, value: An
 
 @SOME
 @given(st.text(max_size=40))
-def test_any_override(tmp_path: Path, word: str) -> None:
+def test_any_override_loads_or_is_reported(tmp_path: Path, word: str) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text("gpu: {hosts: {gpu-01: }}")
     attempt(path, overrides=[word])
@@ -300,14 +300,14 @@ DEEP = "b0: &b0 [1]\n" + "".join(f"b{n}: &b{n} [{'[' * 40}*b{n - 1}{']' * 40}]\n
     ],
     ids=["brackets", "deep aliases", "billion laughs", "many values"],
 )
-def test_bombs(text: str, message: str) -> None:
+def test_yaml_bombs_are_refused(text: str, message: str) -> None:
     problems: list[Any] = []
     assert parse(text, "bomb.yaml", problems) is None
     assert message in problems[0].message
 
 
 class Shallow(yaml.SafeLoader):
-    """A parser with a depth limit far below ours, and words of its own about it."""
+    """A parser with a depth limit far below ours, and a message of its own."""
 
     def fetch_flow_collection_start(self, token: Any) -> None:
         if self.flow_level == 20:
@@ -324,7 +324,7 @@ class Recursive(yaml.SafeLoader):
 
 @pytest.mark.parametrize("text", ["[" * 1001, "[" * 52 + "]" * 52, "a:\n  - " + "[{a: " * 600])
 @pytest.mark.parametrize("parser", [getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader, Recursive])
-def test_a_document_that_is_too_deep_gets_the_same_message_from_every_parser(
+def test_a_too_deep_document_gets_the_same_message_with_every_parser(
     parser: type, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("provision.inventory.document._Loader", parser)
@@ -334,21 +334,21 @@ def test_a_document_that_is_too_deep_gets_the_same_message_from_every_parser(
     assert problems[0].line == (2 if "\n" in text else 1)
 
 
-def test_a_parser_with_a_lower_limit_speaks_for_itself_below_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_below_our_limit_the_message_of_a_stricter_parser_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("provision.inventory.document._Loader", Shallow)
     problems: list[Any] = []
     assert parse("[" * 30 + "]" * 30, "deep.yaml", problems) is None
     assert "cannot go that deep" in problems[0].message
 
 
-def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+def test_a_too_large_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(InventoryError, match="larger than 4 MiB"):
         load(path, roles=ROLES)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_an_unreadable_path_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing", tmp_path / "a\0b", tmp_path / ("x" * 5000)):
         with pytest.raises(InventoryError, match="cannot be read"):
             load(path, roles=ROLES)

@@ -1,4 +1,4 @@
-"""The types of settings: what each takes, what it refuses, and that nothing refused is echoed at length."""
+"""The types of settings: accepted values, refused values, and short messages for long values."""
 
 import json
 import math
@@ -87,7 +87,7 @@ def settings_of(name: str) -> type[Settings]:
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in TAKES.items() for value in values])
-def test_takes(name: str, value: Any) -> None:
+def test_a_type_accepts_good_values(name: str, value: Any) -> None:
     assert settings_of(name).model_validate({"value": value})
 
 
@@ -96,7 +96,7 @@ def test_takes(name: str, value: Any) -> None:
     [(name, value) for name, values in REFUSES.items() for value in values],
     ids=lambda value: repr(value)[:20],
 )
-def test_refuses_in_a_short_line(name: str, value: Any) -> None:
+def test_a_type_refuses_bad_values_in_a_short_line(name: str, value: Any) -> None:
     cls = settings_of(name)
     with pytest.raises(ValidationError):
         cls.model_validate({"value": value})
@@ -109,7 +109,7 @@ def test_refuses_in_a_short_line(name: str, value: Any) -> None:
     assert str(problem).isprintable()
 
 
-def test_forms_are_brought_to_one() -> None:
+def test_values_are_normalised() -> None:
     assert settings_of("Fingerprint")(value="9dc8 5822 9fc7 dd38 854a e2d8 8d81 803c 0ebf cd88").model_dump() == {
         "value": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
     }
@@ -180,7 +180,7 @@ def test_a_problem_never_shows_a_secret(field: str) -> None:
     assert not any("hunter2" in str(problem) or "12345" in str(problem) for problem in problems)
 
 
-def test_lists_are_taken_as_tuples_and_values_are_frozen() -> None:
+def test_lists_become_tuples_and_values_are_frozen() -> None:
     found = WithSecret.model_validate({"key": "k", "many": ["a"]})
     assert found.many == ("a",)
     with pytest.raises(ValidationError):

@@ -12,7 +12,7 @@ from provision.lab.spec import HostSpec, Spec
 
 
 def load(name):
-    """A program of the lab that has no .py in its name, as a module."""
+    """Load a program of the lab without .py in its name as a module."""
     loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(paths.SIMULATED / name))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
     loader.exec_module(module)
@@ -21,7 +21,7 @@ def load(name):
 
 @pytest.fixture
 def smi(tmp_path, monkeypatch, capsys):
-    """Runs nvidia-smi for two cards: words -> (exit code, what it said)."""
+    """A function that runs nvidia-smi on a host with two cards, and returns exit code and output."""
     module = load("nvidia-smi")
     files = sheet.card_files(Spec(name="x", gpus=2), HostSpec("gpu-01", "gpu", 11))
     (tmp_path / "faults").mkdir()
@@ -109,14 +109,14 @@ def test_faults_of_the_host(smi, fault, code, text):
         ("card-lost", 15, ["1"], "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error\n"),
     ],
 )
-def test_rows_come_before_the_complaint(smi, fault, code, rows, end):
+def test_rows_come_before_the_error(smi, fault, code, rows, end):
     (smi.home / "faults" / fault).write_text("0")
     found, said = smi("--query-gpu=index,uuid", "--format=csv,noheader")
     assert (found, said.endswith(end)) == (code, True)
     assert [line.split(", ")[0] for line in said.removesuffix(end).splitlines()] == rows
 
 
-def test_a_lost_card_is_all_that_its_container_hears_of(smi):
+def test_the_container_of_a_lost_card_gets_only_the_error(smi):
     uuid = json.loads((smi.home / "gpus.json").read_text())["cards"][1]["uuid"]
     (smi.home / "container.json").write_text(json.dumps({"visible": [uuid], "name": "ollama2"}))
     (smi.home / "faults/card-lost").touch()
@@ -130,7 +130,7 @@ def test_a_broken_card_is_listed_without_its_values(smi):
     assert said.splitlines()[1] == "1, [GPU requires reset], NVIDIA RTX A6000 (simulated)"
 
 
-def test_an_ancient_driver_does_not_know_a_field(smi):
+def test_an_ancient_driver_lacks_a_field(smi):
     (smi.home / "faults/driver-ancient").touch()
     assert smi("--query-gpu=index,compute_cap", "--format=csv") == (
         2,
@@ -139,14 +139,14 @@ def test_an_ancient_driver_does_not_know_a_field(smi):
     assert smi("--query-gpu=driver_version", "--format=csv,noheader") == (0, "470.256.02\n470.256.02\n")
 
 
-def test_a_missing_card_leaves_the_others_with_new_indices(smi):
+def test_a_missing_card_leaves_the_remaining_cards_with_new_indices(smi):
     before = smi("-L")[1].splitlines()
     (smi.home / "faults/card-missing").write_text("0")
     (left,) = smi("-L")[1].splitlines()
     assert left == before[1].replace("GPU 1:", "GPU 0:")
 
 
-def test_in_a_container_only_its_cards_are_seen_from_index_0(smi):
+def test_a_container_sees_its_own_cards_from_index_0(smi):
     uuid = json.loads((smi.home / "gpus.json").read_text())["cards"][1]["uuid"]
     (smi.home / "container.json").write_text(json.dumps({"visible": [uuid], "name": "ollama2"}))
     assert smi("--query-gpu=index,uuid", "--format=csv,noheader") == (0, f"0, {uuid}\n")
@@ -154,7 +154,7 @@ def test_in_a_container_only_its_cards_are_seen_from_index_0(smi):
     assert smi("-L") == (255, "Failed to initialize NVML: Unknown Error\n")
 
 
-def test_applications_of_servers_that_are_gone_are_not_shown(smi):
+def test_applications_of_stopped_servers_are_not_shown(smi):
     uuid = json.loads((smi.home / "gpus.json").read_text())["cards"][0]["uuid"]
     (smi.home / "usage").mkdir()
     (smi.home / "usage/a.json").write_text(json.dumps([{"uuid": uuid, "mib": 100, "pid": 1, "name": "x"}]))
@@ -184,7 +184,7 @@ def test_an_application_is_shown_with_the_process_that_holds_its_file(smi, item,
         holder.kill()
 
 
-def test_the_hook_refuses_cards_that_are_not_there(smi, monkeypatch, capsys):
+def test_the_hook_refuses_missing_cards(smi, monkeypatch, capsys):
     hook = load("nvidia-container-runtime-hook")
     monkeypatch.setattr(hook, "LAB", smi.home)
     uuids = hook.present()

@@ -1,4 +1,4 @@
-"""The lab's device list: cgroup v1 and v2 decide alike, and a machine that takes no list is refused."""
+"""The lab's device list: cgroup v1 and v2 decide alike, and a machine without device lists is refused."""
 
 import errno
 import itertools
@@ -16,7 +16,7 @@ NUMBERS = sorted({device.major for device in devices.ALLOWED}), [0, 1, 3, 5, 7, 
 
 
 def decision(program, kind, action, major, minor):
-    """What the kernel makes of a program: the value of its first register where it ends."""
+    """Return the decision of the kernel: the value of the first register at the end of a program."""
     context = struct.pack("<3I", action << 16 | {BLOCK: 1, CHARACTER: 2}[kind], major, minor)
     registers, at = {}, 0
     while program[at].code != bpf.EXIT:
@@ -41,7 +41,7 @@ def decision(program, kind, action, major, minor):
 
 
 def listed(rules, kind, action, major, minor):
-    """What cgroup v1 makes of the rules."""
+    """Return the decision of cgroup v1 by the rules."""
     wanted = {letter for letter, bit in (("m", MAKE_NODE), ("r", READ), ("w", WRITE)) if action & bit}
     for rule in rules:
         of_kind, numbers, letters = rule.split()
@@ -61,7 +61,7 @@ def test_the_program_of_v2_decides_as_the_rules_of_v1(kind, action):
 
 
 @pytest.mark.parametrize("action", [READ, WRITE, READ | WRITE])
-def test_the_machines_own_devices_are_refused_and_those_of_a_host_allowed(action):
+def test_devices_of_the_machine_are_refused_and_devices_of_a_host_allowed(action):
     program = devices.program()
     assert [decision(program, kind, action, *numbers) for kind, *numbers in MACHINES_OWN] == [0] * len(MACHINES_OWN)
     for device in devices.ALLOWED:
@@ -69,17 +69,17 @@ def test_the_machines_own_devices_are_refused_and_those_of_a_host_allowed(action
         assert decision(program, CHARACTER, action, device.major, minor) == 1, device.name
 
 
-def test_any_node_may_be_made():
+def test_any_device_node_may_be_made():
     program = devices.program()
     assert [decision(program, kind, MAKE_NODE, *numbers) for kind, *numbers in MACHINES_OWN] == [1] * len(MACHINES_OWN)
 
 
-def test_an_instruction_is_encoded_as_the_kernel_reads_it():
+def test_an_instruction_is_encoded_in_the_layout_of_the_kernel():
     instruction = bpf.Instruction(bpf.LOAD_WORD, target=4, source=1, offset=8, value=-2)
     assert instruction.encoded() == bytes([0x61, 0x14, 8, 0, 0xFE, 0xFF, 0xFF, 0xFF])
 
 
-def test_a_list_of_v1_that_was_left_half_written_is_completed(tmp_path):
+def test_a_half_written_list_of_v1_is_completed(tmp_path):
     (tmp_path / "devices.list").write_text("c *:* m\nb *:* m\n")
     written = []
 
@@ -104,7 +104,7 @@ def refuse(*_):
     raise PermissionError(errno.EPERM, "bpf(2): Operation not permitted")
 
 
-def test_a_kernel_that_takes_no_program_is_named_with_what_helps(tmp_path, monkeypatch):
+def test_a_kernel_that_refuses_the_program_is_reported_with_advice(tmp_path, monkeypatch):
     monkeypatch.setattr(bpf, "_bpf", refuse)
     with pytest.raises(LabError, match=r"Operation not permitted.*read the disk of this machine") as caught:
         devices.confine(tmp_path)
@@ -120,7 +120,7 @@ def test_an_architecture_without_a_known_system_call_is_refused(tmp_path, monkey
 
 @pytest.fixture
 def hierarchies(tmp_path, monkeypatch):
-    """Directories in place of the machine's cgroup hierarchies: the tests decide which files each one has."""
+    """Directories in place of the machine's cgroup hierarchies: the tests decide which files each hierarchy has."""
     paths = [tmp_path / name for name in ("cpu", "devices", "unified")]
     for path in paths:
         path.mkdir()

@@ -27,7 +27,7 @@ MODEL = "deepseek-r1:1.5b"
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A server with one card, quick pulls and quick tokens; its faults are files in `faults`."""
+    """A server with a card, quick pulls and quick tokens; the faults are files in `faults`."""
     faults = tmp_path / "lab/faults"
     faults.mkdir(parents=True)
     (tmp_path / "lab/gpus.json").write_text(json.dumps({"driver_version": "590.48.01", "cards": [CARD]}))
@@ -48,7 +48,7 @@ def server(tmp_path, monkeypatch):
 
 
 def ask(server, method, path, body=None):
-    """Status, headers and text of one answer."""
+    """Return status, headers and text of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     connection.request(method, path, json.dumps(body) if body is not None else None)
     answer = connection.getresponse()
@@ -56,7 +56,7 @@ def ask(server, method, path, body=None):
 
 
 def frames(server, path, body):
-    """The lines of a native stream."""
+    """Return the frames of a native stream."""
     status, headers, text = ask(server, "POST", path, body)
     assert status == 200
     assert headers["Content-Type"] == "application/x-ndjson"
@@ -65,19 +65,19 @@ def frames(server, path, body):
 
 @pytest.fixture
 def pulled(server):
-    """A server that has the model."""
+    """A server with the model."""
     assert frames(server, "/api/pull", {"model": MODEL})[-1] == {"status": "success"}
     return server
 
 
-def test_says_it_runs_and_that_it_is_simulated(server):
+def test_the_server_says_that_it_runs_and_is_simulated(server):
     status, headers, text = ask(server, "GET", "/")
     assert (status, text) == (200, "Ollama is running")
     assert headers["X-Simulated"] == "provision-lab"
     assert json.loads(ask(server, "GET", "/api/version")[2]) == {"version": "0.34.4"}
 
 
-def test_pulls_blobs_that_are_what_their_names_say(pulled):
+def test_pulled_blobs_have_the_digests_in_their_names(pulled):
     manifest = json.loads((pulled.models / "manifests/registry.ollama.ai/library/deepseek-r1/1.5b").read_text())
     for part in [manifest["config"], *manifest["layers"]]:
         data = (pulled.models / "blobs" / part["digest"].replace(":", "-")).read_bytes()
@@ -86,26 +86,26 @@ def test_pulls_blobs_that_are_what_their_names_say(pulled):
     assert not list((pulled.models / "blobs").glob("*partial*"))
 
 
-def test_listed_digest_is_that_of_the_manifest(pulled):
+def test_the_listed_digest_is_the_digest_of_the_manifest(pulled):
     manifest = (pulled.models / "manifests/registry.ollama.ai/library/deepseek-r1/1.5b").read_bytes()
     (model,) = json.loads(ask(pulled, "GET", "/api/tags")[2])["models"]
     assert model["digest"] == hashlib.sha256(manifest).hexdigest()
     assert (model["name"], model["size"]) == (MODEL, 1117322599)
 
 
-def test_unknown_model_fails_after_status_200(server):
+def test_a_pull_of_an_unknown_model_fails_after_status_200(server):
     assert frames(server, "/api/pull", {"model": "deepseek-r1:1.7b"}) == [
         {"status": "pulling manifest"},
         {"error": "pull model manifest: file does not exist"},
     ]
 
 
-def test_unknown_model_without_stream_is_500(server):
+def test_a_pull_of_an_unknown_model_without_stream_answers_500(server):
     status, _, text = ask(server, "POST", "/api/pull", {"model": "nope", "stream": False})
     assert (status, json.loads(text)) == (500, {"error": "pull model manifest: file does not exist"})
 
 
-def test_a_pull_that_was_interrupted_goes_on_where_it_was(pulled):
+def test_an_interrupted_pull_resumes(pulled):
     manifest = json.loads((pulled.models / "manifests/registry.ollama.ai/library/deepseek-r1/1.5b").read_text())
     blob = pulled.models / "blobs" / manifest["layers"][0]["digest"].replace(":", "-")
     data = blob.read_bytes()
@@ -120,14 +120,14 @@ def test_a_pull_that_was_interrupted_goes_on_where_it_was(pulled):
 
 @pytest.fixture
 def slow(server):
-    """A server whose blobs come in a second, and whose part starts over when it stalled for half of one."""
+    """A server that pulls a blob in a second, and starts a part over after half a second without bytes."""
     knobs = {"pull_seconds": 1, "stall_seconds": 0.5, "retry_seconds": 0.01}
     (ollama_lab.LAB / "knobs.json").write_text(json.dumps(knobs))
     return server
 
 
 def lines(server, body):
-    """The frames of a pull as they come, until whoever asks has enough."""
+    """Yield the frames of a pull on arrival, until the caller stops."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     connection.request("POST", "/api/pull", json.dumps(body))
     with contextlib.closing(connection):
@@ -135,7 +135,7 @@ def lines(server, body):
             yield json.loads(line)
 
 
-def test_a_pull_that_stalls_sends_frames_and_starts_over_without_end(slow):
+def test_a_stalled_pull_sends_frames_and_starts_over_without_end(slow):
     (slow.faults / "ollama1.pull-stalls").touch()
     counts = []
     for frame in lines(slow, {"model": MODEL}):
@@ -147,7 +147,7 @@ def test_a_pull_that_stalls_sends_frames_and_starts_over_without_end(slow):
     assert frames(slow, "/api/pull", {"model": MODEL})[-1] == {"status": "success"}
 
 
-def test_while_nothing_came_a_frame_says_no_number(slow):
+def test_frames_before_the_first_byte_have_no_completed_count(slow):
     (slow.faults / "ollama1.pull-stalls").touch()
     for frame in lines(slow, {"model": MODEL}):
         if frame.get("status", "").startswith("pulling ") and "digest" in frame and "completed" not in frame:
@@ -155,7 +155,7 @@ def test_while_nothing_came_a_frame_says_no_number(slow):
     assert frame["total"] == 2 << 20
 
 
-def test_a_library_that_never_answers(slow):
+def test_a_pull_waits_for_a_silent_library(slow):
     (slow.faults / "ollama1.pull-stalls").write_text("manifest")
     answer = lines(slow, {"model": MODEL})
     assert next(answer) == {"status": "pulling manifest"}
@@ -163,7 +163,7 @@ def test_a_library_that_never_answers(slow):
     assert [*answer][-1] == {"status": "success"}
 
 
-def test_a_library_that_closes_connections_is_asked_six_times_and_every_time_goes_on(slow):
+def test_a_pull_tries_a_library_that_closes_connections_six_times_and_resumes_each_time(slow):
     (slow.faults / "ollama1.pull-closes").touch()
     said = frames(slow, "/api/pull", {"model": MODEL})
     assert said[-1] == {"error": "max retries exceeded: unexpected EOF"}
@@ -171,7 +171,7 @@ def test_a_library_that_closes_connections_is_asked_six_times_and_every_time_goe
     assert partial.stat().st_size >= 6 * (2 << 20) // 16
 
 
-def test_two_clients_share_a_download_and_one_that_leaves_does_not_end_it(slow):
+def test_two_clients_share_a_download_and_the_first_to_leave_does_not_end_the_download(slow):
     both = [lines(slow, {"model": MODEL}) for _ in range(2)]
     for one in both:
         while "completed" not in next(one):
@@ -180,7 +180,7 @@ def test_two_clients_share_a_download_and_one_that_leaves_does_not_end_it(slow):
     assert [*both[1]][-1] == {"status": "success"}
 
 
-def test_a_download_ends_with_its_last_client_and_the_next_goes_on(slow):
+def test_a_download_ends_with_its_last_client_and_the_next_client_resumes(slow):
     answer = lines(slow, {"model": MODEL})
     while "completed" not in next(answer):
         pass
@@ -202,7 +202,7 @@ def test_preload_puts_the_whole_model_on_the_card(pulled):
     assert json.loads(next(pulled.usage.iterdir()).read_text())[0]["uuid"] == "GPU-1"
 
 
-def test_unload(pulled):
+def test_keep_alive_0_unloads_a_model(pulled):
     frames(pulled, "/api/generate", {"model": MODEL})
     (frame,) = frames(pulled, "/api/generate", {"model": MODEL, "keep_alive": 0})
     assert frame["done_reason"] == "unload"
@@ -224,7 +224,7 @@ def test_a_model_larger_than_the_card_is_split(pulled, monkeypatch):
     assert 0 < running["size_vram"] < running["size"]
 
 
-def test_chat_thinks_then_answers_and_says_what_it_is(pulled):
+def test_chat_thinks_then_answers_and_says_that_it_is_simulated(pulled):
     answer = frames(pulled, "/api/chat", {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]})
     assert answer[0]["message"]["thinking"]
     assert "simulated" in "".join(frame["message"]["content"] for frame in answer)
@@ -241,7 +241,7 @@ def test_a_client_of_http_1_0_gets_no_chunks(pulled):
     assert [json.loads(line)["done"] for line in said.splitlines()] == [False, False, True]
 
 
-def test_num_predict_cuts(pulled):
+def test_num_predict_bounds_the_answer(pulled):
     body = {"model": MODEL, "prompt": "hi", "think": False, "options": {"num_predict": 3}}
     answer = frames(pulled, "/api/generate", body)
     assert (len(answer), answer[-1]["done_reason"]) == (4, "length")
@@ -258,7 +258,7 @@ def test_openai_stream_ends_with_usage_and_done(pulled):
     assert json.loads(events[0])["choices"][0]["delta"]["reasoning"]
 
 
-def test_openai_errors_have_their_own_shape(server):
+def test_openai_errors_have_the_shape_of_openai(server):
     status, _, text = ask(server, "POST", "/v1/chat/completions", {"model": "nope", "messages": []})
     assert status == 404
     assert json.loads(text)["error"]["type"] == "not_found_error"
@@ -276,7 +276,7 @@ def test_openai_errors_have_their_own_shape(server):
         ("DELETE", "/api/delete", {"model": "../../x"}, 404, "model '../../x' not found"),
     ],
 )
-def test_refusals(server, method, path, body, status, error):
+def test_bad_requests_are_refused_with_the_words_of_ollama(server, method, path, body, status, error):
     found, _, text = ask(server, method, path, body)
     assert (found, json.loads(text)) == (status, {"error": error})
 
@@ -296,7 +296,7 @@ def test_copy_and_delete_keep_shared_blobs(pulled):
 
 
 def weights(server):
-    """The file with the weights."""
+    """Return the file with the weights."""
     (found,) = (blob for blob in (server.models / "blobs").iterdir() if blob.stat().st_size > 1 << 20)
     return found
 
@@ -304,7 +304,7 @@ def weights(server):
 LOAD = ("POST", "/api/generate", {"model": MODEL})
 
 
-def test_a_blob_with_a_damaged_head_pulls_well_and_does_not_load(pulled):
+def test_a_pull_accepts_a_blob_with_a_damaged_head_and_the_load_fails(pulled):
     assert ask(pulled, *LOAD)[0] == 200
     frames(pulled, "/api/generate", {"model": MODEL, "keep_alive": 0})
     weights(pulled).write_bytes(bytes(2 << 20))
@@ -313,7 +313,7 @@ def test_a_blob_with_a_damaged_head_pulls_well_and_does_not_load(pulled):
     assert (status, json.loads(text)) == (500, {"error": "invalid file magic"})
 
 
-def test_a_server_that_first_saw_a_damaged_head_takes_the_model_for_useless_until_it_restarts(pulled):
+def test_a_server_remembers_a_damaged_head_until_it_restarts(pulled):
     blob = weights(pulled)
     data = blob.read_bytes()
     blob.write_bytes(bytes(len(data)))
@@ -326,7 +326,7 @@ def test_a_server_that_first_saw_a_damaged_head_takes_the_model_for_useless_unti
     assert ask(pulled, *LOAD)[0] == 200
 
 
-def test_a_blob_that_was_cut_does_not_load_and_damage_in_the_middle_is_not_noticed(pulled):
+def test_a_truncated_blob_does_not_load_and_damage_in_the_middle_goes_unnoticed(pulled):
     blob = weights(pulled)
     data = blob.read_bytes()
     blob.write_bytes(data[: 1 << 20])
@@ -336,7 +336,7 @@ def test_a_blob_that_was_cut_does_not_load_and_damage_in_the_middle_is_not_notic
     assert ask(pulled, *LOAD)[0] == 200
 
 
-def test_embeddings_are_for_models_that_embed(pulled):
+def test_only_embedding_models_embed(pulled):
     body = {"model": MODEL, "input": "hello"}
     for path in ("/api/embed", "/v1/embeddings"):
         status, _, text = ask(pulled, "POST", path, body)
@@ -349,7 +349,7 @@ def test_embeddings_are_for_models_that_embed(pulled):
     assert (status, json.loads(text)) == (400, {"error": '"nomic-embed-text" does not support generate'})
 
 
-def test_the_time_to_keep_a_model_stays_until_a_request_names_another(pulled, monkeypatch):
+def test_the_keep_alive_of_a_model_stays_until_a_request_changes_it(pulled, monkeypatch):
     monkeypatch.setenv("OLLAMA_KEEP_ALIVE", "-1")
     body = {"model": MODEL, "prompt": "hi", "think": False, "options": {"num_predict": 1}}
     frames(pulled, "/api/generate", body)
@@ -390,7 +390,7 @@ def test_requests_beyond_num_parallel_wait_for_each_other(pulled, monkeypatch):
     assert time.monotonic() - started >= 3 * 6 / 60
 
 
-def test_places_are_given_in_the_order_of_asking_and_a_client_that_left_is_passed_over():
+def test_slots_go_to_clients_in_order_and_skip_a_client_that_left():
     slots, got, here = ollama_runner.Slots(1), [], {1: True, 2: True, 3: True}
 
     def wait(number):
@@ -414,7 +414,7 @@ def test_places_are_given_in_the_order_of_asking_and_a_client_that_left_is_passe
     assert got == [-1, 2, 3]
 
 
-def test_the_log_says_when_an_answer_begins_and_ends_and_not_what_was_asked(pulled, capfd):
+def test_the_log_has_the_begin_and_end_of_an_answer_and_not_the_prompt(pulled, capfd):
     frames(pulled, "/api/generate", {"model": MODEL, "prompt": "a private question"})
     name = hashlib.sha256(b"a private question").hexdigest()[:16]
     said = [line for line in capfd.readouterr().err.splitlines() if "generation" in line]
@@ -424,7 +424,7 @@ def test_the_log_says_when_an_answer_begins_and_ends_and_not_what_was_asked(pull
     ]
 
 
-def test_a_client_that_leaves_a_load_aborts_it(pulled):
+def test_a_client_that_leaves_during_a_load_aborts_the_load(pulled):
     (ollama_lab.LAB / "knobs.json").write_text(json.dumps({"load_seconds": 5}))
     connection = http.client.HTTPConnection("127.0.0.1", pulled.port, timeout=20)
     connection.request("POST", "/api/generate", json.dumps({"model": MODEL}))
@@ -461,7 +461,7 @@ def test_keep_alive(text, expected):
         (["stop", MODEL], ""),
     ],
 )
-def test_the_program_asks_first_whether_the_server_runs(pulled, monkeypatch, capfd, words, said):
+def test_the_program_first_asks_if_the_server_runs(pulled, monkeypatch, capfd, words, said):
     monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{pulled.port}")
     capfd.readouterr()
     assert ollama_cli.main(words) == 0
@@ -470,7 +470,7 @@ def test_the_program_asks_first_whether_the_server_runs(pulled, monkeypatch, cap
     assert next(line for line in log.splitlines() if "[GIN]" in line).endswith('HEAD "/"')
 
 
-def test_the_program_gives_up_where_a_server_refuses_to_say_whether_it_runs(server, monkeypatch, capfd):
+def test_the_program_gives_up_if_the_server_fails_this_first_request(server, monkeypatch, capfd):
     (server.faults / "ollama1.answer-503").touch()
     monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.port}")
     assert ollama_cli.main(["list"]) == 1

@@ -26,7 +26,7 @@ from provision.lab.spec import Spec
     "values",
     [{"name": "Up"}, {"name": "a/b"}, {"name": "_cache"}, {"gpus": 17}, {"gpu_hosts": 0, "balancers": 0}, {"rtt": -1}],
 )
-def test_a_spec_that_makes_no_lab_is_refused(values):
+def test_an_impossible_spec_is_refused(values):
     with pytest.raises(UsageError):
         Spec(**values)
 
@@ -39,7 +39,7 @@ def test_hosts_have_names_groups_and_numbers_of_their_own():
     assert max(numbers) < 254
 
 
-def test_two_labs_share_no_name_of_the_kernel():
+def test_two_labs_share_no_kernel_name():
     one, other = Network("a", 1), Network("a-b", 2)
     assert one.cidr != other.cidr
     assert one.link != other.link
@@ -73,7 +73,7 @@ def test_a_repository_has_the_hashes_of_its_packages(tmp_path, monkeypatch):
     assert (tmp_path / "Release").read_text().count(" Packages") == 2
 
 
-def test_every_toolkit_package_says_that_it_is_simulated_and_its_files_exist():
+def test_every_toolkit_package_is_labelled_simulated_and_its_files_exist():
     for package in debs.toolkit("1.20.0"):
         assert "SIMULATED" in package.summary
         assert package.version == "1.20.0-1"
@@ -82,12 +82,12 @@ def test_every_toolkit_package_says_that_it_is_simulated_and_its_files_exist():
 
 @pytest.fixture
 def proxy(tmp_path):
-    """The caching proxies of two labs, and a server behind them that counts what it is asked."""
+    """The caching proxies of two labs, in front of a server that counts the requests."""
     spec = importlib.util.spec_from_file_location("serve", Path(paths.__file__).with_name("serve.py"))
     serve = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(serve)
     asked = []
-    answers = {}  # path -> what writes the body instead
+    answers = {}  # path -> a function that answers in place of the file
 
     class Origin(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
@@ -110,7 +110,7 @@ def proxy(tmp_path):
             pass
 
     class Beside(Proxy):
-        locks: ClassVar = defaultdict(threading.Lock)  # of another process
+        locks: ClassVar = defaultdict(threading.Lock)  # in place of the locks of another process
 
     (tmp_path / "origin").mkdir()
     (tmp_path / "cache").mkdir()
@@ -136,7 +136,7 @@ def test_packages_are_fetched_once(proxy):
     assert proxy.asked == ["/a.deb"]
 
 
-def test_indexes_are_asked_for_again_and_kept_when_the_mirror_is_gone(proxy):
+def test_indexes_are_fetched_anew_and_served_from_the_cache_without_a_mirror(proxy):
     (proxy.origin / "Release").write_text("one")
     status, _, modified = proxy.get("Release")
     assert status == 200
@@ -147,13 +147,13 @@ def test_indexes_are_asked_for_again_and_kept_when_the_mirror_is_gone(proxy):
     assert proxy.get("Release")[:2] == (200, b"one")
 
 
-def test_what_the_mirror_refuses_is_refused_and_not_kept(proxy):
+def test_a_refusal_of_the_mirror_is_passed_on_and_not_cached(proxy):
     assert proxy.get("none.deb")[0] == 404
     (proxy.origin / "none.deb").write_bytes(b"now")
     assert proxy.get("none.deb")[:2] == (200, b"now")
 
 
-def test_two_labs_fetch_one_file_at_once(proxy):
+def test_two_labs_may_fetch_the_same_file_at_once(proxy):
     half, second, done = b"x" * 600_000, threading.Event(), threading.Event()
 
     def answer(request):
@@ -163,7 +163,7 @@ def test_two_labs_fetch_one_file_at_once(proxy):
         if len(proxy.asked) == 1:
             request.wfile.write(half)
             second.wait(5)
-            time.sleep(0.1)  # by now the other one has its file open
+            time.sleep(0.1)  # by now the second request has its file open
             request.wfile.write(half)
         else:
             second.set()
@@ -211,12 +211,12 @@ def test_every_fault_is_listed():
     assert len(result.output.splitlines()) == len(faults.FAULTS)
 
 
-def test_a_fault_that_a_target_cannot_have_is_refused():
+def test_a_fault_for_the_wrong_kind_of_target_is_refused():
     with pytest.raises(UsageError, match="cannot have the fault"):
         faults.switch(SimpleNamespace(), "gpu-01/ollama1", "driver-broken", on=True)
 
 
-def test_no_host_name_of_a_mirror_is_written_anywhere():
+def test_the_lab_names_no_mirror():
     for file in Path(paths.__file__).parent.rglob("*"):
         if file.is_file() and "__pycache__" not in file.parts:
             text = file.read_text()
@@ -227,7 +227,7 @@ def test_no_host_name_of_a_mirror_is_written_anywhere():
 @pytest.mark.parametrize(
     ("servers", "expected"), [("127.0.0.53", "nameserver 192.0.2.1\n"), ("192.0.2.9", "nameserver 192.0.2.9\n")]
 )
-def test_a_resolver_on_loopback_is_replaced_by_those_it_asks(tmp_path, servers, expected):
+def test_a_resolver_on_loopback_is_replaced_by_its_upstream(tmp_path, servers, expected):
     (tmp_path / "etc").write_text(f"nameserver {servers}\n")
     (tmp_path / "upstream").write_text("nameserver 192.0.2.1\n")
     assert machine.resolv_conf(tmp_path / "etc", tmp_path / "upstream") == expected

@@ -1,4 +1,4 @@
-"""Real Locust against a server that fails in every way; on loopback."""
+"""Real Locust against a server on loopback that fails in every way."""
 
 import contextlib
 import itertools
@@ -22,7 +22,7 @@ from provision.loadtest.drive import Load
 from provision.loadtest.measure import Tally
 from provision.loadtest.profile import Profile
 
-KEY = "zq6canary-key" + "x" * 1500  # as long as those of identity providers
+KEY = "zq6canary-key" + "x" * 1500  # as long as a key of an identity provider
 TOKEN = b'{"response":"a","done":false}\n'
 LAST = b'{"response":"","done":true,"eval_count":2}\n'
 ENDINGS = ("whole", "401", "429", "503", "500", "cut", "error", "hang", "nothing", "redirect", "slow head")
@@ -35,7 +35,7 @@ class Fake(BaseHTTPRequestHandler):
     endings: itertools.cycle
 
     def do_GET(self):
-        """What is asked before the load."""
+        """Answer the requests before the load."""
         body = b'{"version":"1","models":[{"name":"m:1b"}]}'
         self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
@@ -90,7 +90,7 @@ class Fake(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint():
-    """Start a server; gives its URL."""
+    """Start a server; returns the URL."""
     servers = []
 
     def start(*endings):
@@ -114,7 +114,7 @@ def driven(*targets, **rest):
     return drive.run(load, tally, lambda found: None, threading.Event()), tally
 
 
-def test_every_way_to_fail_is_told_apart_and_the_key_is_not_kept(endpoint, unused_tcp_port):
+def test_every_kind_of_failure_is_recorded_and_the_key_is_not(endpoint, unused_tcp_port):
     refusing = f"http://127.0.0.1:{unused_tcp_port}"
     ended, tally = driven(endpoint(*ENDINGS), refusing, users=36, seconds=5.0, key=Secret(KEY))
     assert ended.why == ""
@@ -124,8 +124,8 @@ def test_every_way_to_fail_is_told_apart_and_the_key_is_not_kept(endpoint, unuse
     whole = next(record for record in tally.records if not record.problem)
     assert (whole.tokens, whole.instance, len(whole.gaps)) == (2, "gpu-01/ollama1", 0)
     assert sum(tally.gaps["gpu-01/ollama1"].values()) > 0
-    assert all(record.total < 3 for record in tally.records), "an answer that hangs ends at its timeout"
-    assert len({record.at for record in tally.records}) == tally.count >= 24, "each leaves a record"
+    assert all(record.total < 3 for record in tally.records), "a hanging answer ends at its timeout"
+    assert len({record.at for record in tally.records}) == tally.count >= 24, "each request leaves a record"
     said = " ".join(record.detail for record in tally.records)
     assert "not with Bearer ***" in said
     assert KEY[:14] not in said
@@ -138,13 +138,13 @@ def unused_tcp_port():
         return probe.getsockname()[1]
 
 
-def test_it_ends_after_so_many_requests(endpoint):
+def test_a_load_ends_after_the_given_number_of_requests(endpoint):
     ended, tally = driven(endpoint("whole"), most_requests=30, seconds=60.0)
     assert "30 requests were made" in ended.why
     assert (ended.guarded, 30 <= tally.count < 300) == (False, True)
 
 
-def test_it_ends_when_too_much_fails(endpoint):
+def test_a_load_ends_when_too_many_requests_fail(endpoint):
     ended, tally = driven(endpoint("whole", "503"), most_failures=0.2, seconds=60.0)
     assert (ended.guarded, tally.failures > 0) == (True, True)
 
@@ -155,7 +155,7 @@ def test_several_processes_share_the_users(endpoint):
     assert tally.count > 20
 
 
-def test_locusts_own_configuration_and_proxies_have_no_say(endpoint, monkeypatch, tmp_path):
+def test_configuration_files_of_locust_and_proxies_have_no_effect(endpoint, monkeypatch, tmp_path):
     (tmp_path / "locust.conf").write_text("users = 0\nheadless = false\nfoo = bar\n")
     (tmp_path / ".locust.conf").write_text("host = http://127.0.0.1:9\n")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -166,27 +166,27 @@ def test_locusts_own_configuration_and_proxies_have_no_say(endpoint, monkeypatch
     assert (tally.count > 0, tally.failures) == (True, 0)
 
 
-def test_a_body_without_chunks_is_read_as_it_comes(endpoint):
+def test_a_body_without_chunks_is_read_as_the_bytes_arrive(endpoint):
     _, tally = driven(endpoint("plain"), users=1, timeout=5.0)
     whole = tally.records[0]
     assert (whole.problem, whole.tokens, whole.arrivals) == ("", 2, 2)
     assert whole.ttft < whole.total / 2
 
 
-def test_a_locust_that_is_killed_is_no_good_run(endpoint):
+def test_a_killed_locust_is_an_error(endpoint):
     url = endpoint("whole")
     with pytest.raises(ProvisionError, match="exit code -9"):
         driven_and(lambda pids: os.kill(pids[0], signal.SIGKILL), url, seconds=20.0)
 
 
-def test_a_worker_that_is_killed_is_no_good_run_either(endpoint):
+def test_a_killed_worker_is_an_error(endpoint):
     url = endpoint("whole")
     with pytest.raises(ProvisionError, match="one of Locust's processes"):
         driven_and(lambda pids: os.kill(pids[-1], signal.SIGKILL), url, seconds=20.0, processes=2)
 
 
 def driven_and(do, *targets, **rest):
-    """Drive a load, and do something to Locust's processes once it has answers."""
+    """Drive a load, and call `do` with Locust's process ids once there are answers."""
     tally = Tally()
     given = {"users": 4, "spawn_rate": 100.0, "timeout": 1.0, "most_failures": 1.0, **rest}
     load = Load(targets, Profile("generate", "m", 8), **given)
@@ -201,7 +201,7 @@ def driven_and(do, *targets, **rest):
 
 
 def locusts():
-    """Ids of the Locust processes that are ours, the first one first."""
+    """Return the ids of the Locust processes below this process, the leader first."""
     found = [pid for pid in processes() if b"locustfile" in read(Path(f"/proc/{pid}/cmdline"))]
     ours = [pid for pid in found if ancestor(pid, os.getpid())]
     return sorted(ours, key=lambda pid: (os.getsid(pid) != pid, pid))
@@ -227,7 +227,7 @@ def ancestor(pid, wanted):
     return False
 
 
-def test_who_is_killed_leaves_no_load_and_no_key_behind(endpoint, tmp_path):
+def test_a_killed_command_leaves_no_load_and_no_key_behind(endpoint, tmp_path):
     (tmp_path / "key").write_text(KEY)
     words = ["loadtest", "-i", "/nonexistent", "--target", endpoint("whole"), "--yes", "--model", "m:1b"]
     argv = [sys.executable, "-m", "provision", *words, "--api-key", f"file:{tmp_path / 'key'}", "--duration", "5m"]
@@ -238,7 +238,7 @@ def test_who_is_killed_leaves_no_load_and_no_key_behind(endpoint, tmp_path):
     wait_for(lambda: not any(str(tmp_path).encode() in read(Path(f"/proc/{pid}/environ")) for pid in processes()))
 
 
-def test_a_closed_terminal_ends_it_with_the_figures_so_far(endpoint, tmp_path):
+def test_sigterm_ends_a_load_test_with_the_figures_so_far(endpoint, tmp_path):
     words = ["loadtest", "-i", "/nonexistent", "--target", endpoint("whole"), "--yes", "--model", "m:1b", "--json"]
     argv = [sys.executable, "-m", "provision", *words, "--duration", "5m"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -258,7 +258,7 @@ def wait_for(holds):
         time.sleep(0.1)
 
 
-def test_a_locust_that_does_not_start_is_said_with_its_words(monkeypatch):
+def test_a_failed_start_of_locust_is_reported_with_its_output(monkeypatch):
     monkeypatch.setattr(drive, "_words", lambda load, web: ["sh", "-c", "echo no module named locust >&2; exit 3"])
     with pytest.raises(ProvisionError, match="exit code 3") as caught:
         driven("http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""Records -> figures -> verdict, and the search for the capacity: by arithmetic."""
+"""From records to figures to the verdict, and the search for the capacity, checked by arithmetic."""
 
 import json
 import math
@@ -21,7 +21,7 @@ ONE, TWO, THREE = "gpu-01/ollama1", "gpu-01/ollama2", "gpu-02/ollama1"
 
 
 def record(at=0.0, instance=ONE, ttft=0.5, rate=10.0, tokens=21, **rest):
-    """An answer: so many tokens at that rate after the first."""
+    """Return the record of an answer, with a number of tokens at a rate (tokens per second) after the first token."""
     given = {"arrivals": tokens, "total": ttft + (tokens - 1) / rate, **rest}
     return Record(at, "http://t", instance, status=200, ttft=ttft, tokens=tokens, **given)
 
@@ -43,7 +43,7 @@ def result(*records, weights=None, **targets):
     return session.Result(load, found, tallied(*records), Ended(), judge(found, Targets(**targets)), odd(found))
 
 
-def test_a_record_is_a_line_and_back():
+def test_a_record_survives_the_way_to_a_line_and_back():
     one = record(gaps=(0.25, 0.5), queued=0.125)
     assert parse(one.line()).gaps == [0.25, 0.5]
     assert "\n" not in one.line()
@@ -58,7 +58,7 @@ def test_figures_of_all_and_of_each_instance():
     assert {name: own.share for name, own in found.instances.items()} == {ONE: 0.5, TWO: 0.5}
 
 
-def test_of_speeds_the_slow_ones_count():
+def test_percentiles_of_speed_count_from_the_slow_end():
     rates = [float(n) for n in range(1, 101)]
     spread = summary(tallied(*(record(rate=rate) for rate in rates)), {}).overall.rate
     assert [round(value) for value in (spread.p50, spread.p95, spread.p99)] == [51, 6, 2]
@@ -75,7 +75,7 @@ def test_failures_by_kind():
     assert set(found.instances) == {ONE, TWO, UNNAMED}
 
 
-def test_after_a_second_try_the_answer_is_that_of_the_last_instance():
+def test_after_a_second_try_the_answer_counts_for_the_last_instance():
     tally = Tally({"10.0.0.2:3001": TWO}, frozenset({ONE, TWO}))
     for said in ("10.0.0.1:3001, 10.0.0.2:3001", "10.0.0.1:3001, ollama", "", "ollama", "evil/1", "evil/2", ONE):
         tally.add(record(instance=said))
@@ -85,13 +85,13 @@ def test_after_a_second_try_the_answer_is_that_of_the_last_instance():
     assert found.retried == 2
 
 
-def test_who_waits_in_vain_waits_too():
+def test_a_timeout_counts_as_waiting_time():
     late = Record(0.0, "http://t", ONE, problem="timeout", total=60.0)
     every = summary(tallied(*[record(ttft=0.1)] * 9, late), {}).overall
     assert (every.ttft.p50, every.ttft.p95) == (0.1, 60.0)
 
 
-def test_tokens_in_a_lump_have_no_speed_but_the_servers_own():
+def test_tokens_in_a_lump_have_only_the_speed_reported_by_the_server():
     assert record(arrivals=1, tokens=50, total=0.501).rate is None
     assert record(arrivals=1, tokens=50, total=0.501, decode=5.0).rate == 10
     assert record(arrivals=40, tokens=50, decode=999.0).rate != pytest.approx(50 / 999)
@@ -99,14 +99,14 @@ def test_tokens_in_a_lump_have_no_speed_but_the_servers_own():
     assert lumps([record()]) == []
 
 
-def test_a_request_that_hangs_does_not_lower_the_throughput_of_the_others():
+def test_a_hanging_request_does_not_lower_the_throughput_of_the_rest():
     late = Record(3.0, "http://t", ONE, problem="timeout", total=60.0)
     whole = [record(at=n, ttft=0.0, tokens=11, rate=10.0) for n in range(4)]
     found = summary(tallied(*whole, late), {}, length=4.0)
     assert found.overall.tokens_per_second == pytest.approx(11)
 
 
-def test_queueing_is_counted_where_the_server_says():
+def test_queueing_is_counted_only_if_the_server_reports_queueing():
     every = summary(tallied(record(queued=0.0), record(queued=2.0), record(queued=None)), {}).overall
     assert (every.waited, every.queued.p95) == (1, 2.0)
     assert summary(tallied(record(queued=None)), {}).overall.waited is None
@@ -120,18 +120,18 @@ def test_skew_is_measured_against_the_weights():
     assert summary(tallied(*fair), {}).skew is None
 
 
-def test_tokens_per_second_are_those_within_the_window():
+def test_tokens_per_second_count_within_the_window():
     one = record(at=100.0, ttft=1.0, rate=10.0, tokens=41)  # tokens from 101 to 105
     assert overlap(one, 100.0, 110.0) == pytest.approx(41)
     assert overlap(one, 103.0, 110.0) == pytest.approx(20.5)
     assert overlap(failed("503"), 0, 10) == 0
     found = summary(tallied(one, record(at=104.0)), {}, (100.0, 104.0))
     assert (found.overall.requests, found.overall.tokens_per_second) == (1, pytest.approx(41 * 3 / 4 / 4))
-    assert summary(tallied(one), {}, (103.0, 104.0)).overall.requests == 1, "under way is enough"
+    assert summary(tallied(one), {}, (103.0, 104.0)).overall.requests == 1, "a request under way counts"
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200), st.sampled_from([1, 50, 95, 99, 100]))
-def test_a_percentile_is_a_value_that_so_many_do_not_exceed(values, share):
+def test_a_percentile_is_a_value_not_exceeded_by_the_share(values, share):
     found = percentile(sorted(values), share)
     assert found in values
     assert sum(value <= found for value in values) >= math.ceil(len(values) * share / 100)
@@ -142,7 +142,7 @@ def test_a_histogram_counts_everything_once(values, low, more, bins):
     assert sum(histogram(values, low, low + more, bins)) == len(values)
 
 
-def test_each_target_is_judged_with_what_was_measured():
+def test_each_target_is_judged_by_its_measurement():
     rows = [*(record(at=n, instance=ONE) for n in range(3)), failed("503", instance=ONE)]
     targets = {"max_fail": "30%", "max_ttft_p95": "400ms", "min_tokens_per_second": 9.0, "max_skew": "20%"}
     found = result(*rows, weights={ONE: 1.0, TWO: 1.0}, **targets)
@@ -155,7 +155,7 @@ def test_each_target_is_judged_with_what_was_measured():
     assert found.exit_code == 5
 
 
-def test_nothing_measured_is_nothing_reached():
+def test_a_target_without_a_measurement_is_missed():
     found = result(max_ttft_p95="1s", min_tokens_per_second=1.0, max_skew="10%")
     assert [one.passed for one in found.judged] == [False] * 4
     assert result(record()).exit_code == 0
@@ -164,7 +164,7 @@ def test_nothing_measured_is_nothing_reached():
 @pytest.mark.parametrize(
     ("ended", "code"), [(Ended("x", interrupted=True, guarded=True), 130), (Ended("x", guarded=True), 7)]
 )
-def test_how_it_ended_counts_more_than_the_targets(ended, code):
+def test_the_end_of_the_load_counts_more_than_the_targets(ended, code):
     found = result(failed("503"))
     found.ended = ended
     assert found.exit_code == code
@@ -180,12 +180,12 @@ def test_the_odd_instance_is_named():
     assert result(*(record(instance=name, rate=50) for name in (ONE, TWO) for _ in range(9))).findings == []
 
 
-def test_few_requests_accuse_nobody():
+def test_few_requests_name_no_odd_instance():
     assert result(record(), weights={ONE: 1.0, TWO: 1.0, THREE: 1.0}).findings == []
     assert result(*[record(instance=TWO)] * 500, *[record()] * 499, failed("cut stream")).findings == []
 
 
-def test_the_instance_that_fails_is_named():
+def test_a_failing_instance_is_named():
     rows = [*[record(instance=TWO)] * 9, *[failed("cut stream")] * 3, *[record()] * 6]
     assert result(*rows).findings == [f"{ONE} fails 33.3% of its requests: 3 cut stream"]
 
@@ -194,7 +194,7 @@ def overall(*records):
     return session.document(result(*records))["overall"]
 
 
-def test_a_baseline_fails_on_what_is_worse_by_more_than_the_margin():
+def test_a_baseline_fails_figures_worse_by_more_than_the_margin():
     before = overall(*[record()] * 20)
     assert all(one.passed for one in compare(overall(*[record(ttft=0.54)] * 20), before, 0.1))
     worse = compare(overall(*[record(ttft=0.8)] * 20), before, 0.1)
@@ -223,7 +223,7 @@ WHOLE = session.document(result(record()))
         (json.dumps({**WHOLE, "overall": {**WHOLE["overall"], "ttft": {}}}), "no document"),
     ],
 )
-def test_a_baseline_that_is_none_is_refused_before_the_load(tmp_path, text, said):
+def test_a_wrong_baseline_is_refused_before_the_load(tmp_path, text, said):
     (tmp_path / "before.json").write_text(text)
     with pytest.raises(UsageError, match=said):
         session.baseline(str(tmp_path / "before.json"), result(record()).load)
@@ -232,7 +232,7 @@ def test_a_baseline_that_is_none_is_refused_before_the_load(tmp_path, text, said
 
 
 def step_of(users, places, queue):
-    """An endpoint of known speed: so many places of 10 tokens per second, so many more may wait, others get 503."""
+    """Return a step against an endpoint of `places` at 10 tokens per second; `queue` users wait, the rest get 503."""
     served = min(users, places)
     rows = [record(at=n * 2.0, ttft=0.1 * max(1, users / max(1, places))) for n in range(served * 5)]
     rows += [failed("503", at=n * 2.0) for n in range(10 * max(0, users - places - queue))]
@@ -260,30 +260,30 @@ def test_the_capacity_agrees_with_arithmetic(places, queue, most):
     assert found.knee is not None
     assert found.knee.tokens_per_second >= 0.9 * max(step.tokens_per_second for step in found.steps if step.holds)
     assert max(asked) <= most
-    assert len(asked) == len(set(asked)), "no step is run twice"
+    assert len(asked) == len(set(asked)), "no step runs twice"
 
 
-def test_an_endpoint_that_holds_nobody():
+def test_an_endpoint_that_holds_no_user_is_reported():
     found = search(lambda users: step_of(users, 0, 0), 100)
     assert (found.holds, found.broke.users, len(found.steps)) == (None, 1, 1)
     assert "The endpoint does not hold a single user." in list(text.capacity(found))
 
 
-def test_a_search_that_is_interrupted_says_what_it_knows():
+def test_an_interrupted_search_reports_its_steps():
     found = search(lambda users: step_of(users, 8, 0) if users < 4 else None, 100)
     assert (found.holds.users, found.broke) == (2, None)
     nothing = search(lambda users: None, 100)
     assert list(text.capacity(nothing, whole=False))[-1] == "No step was completed."
 
 
-def test_the_page_of_a_search_that_was_interrupted_at_once(tmp_path):
+def test_a_search_interrupted_at_once_still_writes_a_page(tmp_path):
     found = result(record())
     found.capacity = search(lambda users: None, 100)
     files.write_page(str(tmp_path / "r.html"), found)
     assert "Load test" in (tmp_path / "r.html").read_text()
 
 
-def test_the_page_takes_nobody_at_his_word(tmp_path):
+def test_the_page_escapes_hostile_names(tmp_path):
     files.write_page(str(tmp_path / "r.html"), result(record(instance="<script>alert(1)</script>"), max_skew="5%"))
     page = (tmp_path / "r.html").read_text()
     assert "<script" not in page

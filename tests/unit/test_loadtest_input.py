@@ -1,4 +1,4 @@
-"""What a load test is told: profiles, targets, keys, and every wrong word of the command line."""
+"""The input of a load test: profiles, targets, keys, and wrong words on the command line."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ KEY = "zq7canary-key"
 
 
 class Fake(BaseHTTPRequestHandler):
-    """Answers what `answers` says: path -> (status, body)."""
+    """Answers a path with the status and the body in `answers`."""
 
     answers: ClassVar[dict] = {}
     keys: ClassVar[list] = []
@@ -38,7 +38,7 @@ class Fake(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve():
-    """Serve answers on loopback; gives the URL."""
+    """Serve answers on loopback; returns the URL."""
     servers = []
 
     def start(answers):
@@ -68,7 +68,7 @@ def ask(url, model="m:1b", key=None):
     return target.probe(target.of_url(url), model, key)
 
 
-def test_an_endpoint_with_the_model(serve):
+def test_an_endpoint_with_the_model_is_accepted(serve):
     url, handler = serve(ollama("m:1b", "x:latest", loaded=["m:1b"]))
     assert ask(url, key=Secret(KEY)) == []
     assert set(handler.keys) == {f"Bearer {KEY}"}
@@ -90,20 +90,20 @@ def test_an_endpoint_with_the_model(serve):
         (ollama("m:2b"), "has no model m:1b"),
     ],
 )
-def test_what_is_no_endpoint_is_said_before_the_load(serve, answers, said):
+def test_a_wrong_endpoint_is_reported_before_the_load(serve, answers, said):
     url, _ = serve(answers)
     with pytest.raises(ProvisionError, match=said):
         ask(url)
 
 
-def test_a_key_that_is_refused(serve):
+def test_a_refused_key_is_reported_without_the_key(serve):
     url, _ = serve({"/api/version": (401, "")})
     with pytest.raises(UsageError, match="refuses this key") as caught:
         ask(url, key=Secret(KEY))
     assert KEY not in str(caught.value) + caught.value.hint
 
 
-def test_nobody_listens_or_speaks_something_else():
+def test_a_closed_port_and_another_protocol_are_reported():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
@@ -125,13 +125,13 @@ def test_nobody_listens_or_speaks_something_else():
 @pytest.mark.parametrize(
     "url", ["", "10.0.0.5:3008", "ftp://x", "http://", "http://u:p@x", "http://x:99999", "http://x/?q=1", "http://x\n"]
 )
-def test_urls_that_are_refused(url):
+def test_malformed_urls_are_refused(url):
     with pytest.raises(UsageError, match="must be a URL"):
         target.of_url(url)
 
 
 @pytest.mark.parametrize("name", profile.PATHS)
-def test_prompts_of_ours_differ_from_their_first_word_on(name):
+def test_our_prompts_differ_from_the_first_word_on(name):
     bodies = profile.load(name, "m", 64).bodies()
     asked = [next(bodies) for _ in range(50)]
     assert {path for path, _ in asked} == {profile.PATHS[name]}
@@ -143,7 +143,7 @@ def test_prompts_of_ours_differ_from_their_first_word_on(name):
         assert "num_ctx" not in body.get("options", {})
 
 
-def test_a_file_of_requests(tmp_path):
+def test_a_profile_may_be_a_file_of_requests(tmp_path):
     file = tmp_path / "asked.jsonl"
     lines = [
         {"prompt": "why?", "options": {"num_predict": 5000, "temperature": 0}},
@@ -175,7 +175,7 @@ def test_a_file_of_requests(tmp_path):
         (f'{{"prompt":{"[" * 5000}', "no JSON"),
     ],
 )
-def test_files_that_are_no_requests(tmp_path, line, said):
+def test_a_profile_with_wrong_requests_is_refused(tmp_path, line, said):
     file = tmp_path / "asked.jsonl"
     file.write_text(line)
     with pytest.raises(UsageError) as caught:
@@ -215,7 +215,7 @@ def loadtest(capsys, *words):
         (["--target", "http://10.9.9.9:3008"], "say --yes"),
     ],
 )
-def test_wrong_words_are_refused_before_anything_is_asked(capsys, words, said):
+def test_wrong_options_are_refused_before_any_request(capsys, words, said):
     code, err = loadtest(capsys, "-i", "inventory/example.yaml", "--model", "m", *words)
     assert code == 2, err
     assert said in err
@@ -223,14 +223,14 @@ def test_wrong_words_are_refused_before_anything_is_asked(capsys, words, said):
     assert "Traceback" not in err
 
 
-def test_a_foreign_target_needs_no_inventory_but_a_model(capsys):
+def test_a_foreign_target_needs_a_model_and_no_inventory(capsys):
     code, err = loadtest(capsys, "-i", "/nonexistent", "--target", "http://127.0.0.1:9", "--yes")
     assert (code, "give --model" in err) == (2, True)
     code, err = loadtest(capsys, "-i", "/nonexistent", "--target", "http://127.0.0.1:9", "--yes", "--model", "m")
     assert (code, "cannot be reached" in err) == (4, True)
 
 
-def test_an_endpoint_in_front_of_one_that_is_not_reached_from_here(capsys, tmp_path):
+def test_a_target_replaces_a_balancer_that_this_machine_cannot_reach(capsys, tmp_path):
     settings = "ollama: {instances: [{gpus: [0]}]}, balancer: {listen: [127.0.0.1]}"
     (tmp_path / "prod.yaml").write_text(f"gpu: {{hosts: {{box: {{ansible_host: 10.0.0.1, {settings}}}}}}}")
     words = ["-i", str(tmp_path / "prod.yaml"), "--model", "m"]
@@ -238,7 +238,7 @@ def test_an_endpoint_in_front_of_one_that_is_not_reached_from_here(capsys, tmp_p
     assert "cannot be reached" in loadtest(capsys, *words, "--target", "http://127.0.0.1:9", "--yes")[1]
 
 
-def test_a_report_is_whole_or_not_there(tmp_path):
+def test_a_report_is_written_whole_or_not_at_all(tmp_path):
     old = tmp_path / "r.csv"
     old.write_text("as it was")
     files.check(str(old))

@@ -1,4 +1,4 @@
-"""Every way in which a stream can end, from tests/loadtest/streams.yaml; and what hypothesis thinks of."""
+"""Every end of a stream, from tests/loadtest/streams.yaml, and streams invented by hypothesis."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ CASES = yaml.safe_load((Path(__file__).parents[1] / "loadtest/streams.yaml").rea
 
 
 def followed(data: bytes, *, openai: bool, cuts: tuple[int, ...] = ()) -> Stream:
-    """A stream that came in pieces, a second apart."""
+    """Return a stream fed in pieces, a second apart."""
     stream = Stream(openai=openai)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     for number, (start, end) in enumerate(itertools.pairwise(places)):
@@ -36,7 +36,7 @@ def test_a_stream_ends(name):
 
 @pytest.mark.parametrize("name", CASES)
 @given(cuts=st.lists(st.integers(0, 5000), max_size=20))
-def test_it_does_not_matter_how_the_bytes_are_cut(name, cuts):
+def test_the_pieces_of_a_stream_do_not_change_the_verdict(name, cuts):
     case = CASES[name]
     data = case["bytes"].encode()
     stream = followed(data, openai=case.get("openai", False), cuts=tuple(cuts))
@@ -44,9 +44,9 @@ def test_it_does_not_matter_how_the_bytes_are_cut(name, cuts):
 
 
 @given(data=st.binary(max_size=3000), openai=st.booleans())
-def test_whatever_a_server_sends_is_judged(data, openai):
+def test_any_bytes_of_a_server_are_judged(data, openai):
     stream = followed(data, openai=openai)
-    assert stream.problem, "chance does not make a whole answer"
+    assert stream.problem, "random bytes are no complete answer"
 
 
 @given(
@@ -62,12 +62,12 @@ def test_whatever_a_server_sends_is_judged(data, openai):
     ),
     openai=st.booleans(),
 )
-def test_frames_of_any_shape_are_taken(frame, openai):
+def test_frames_of_any_shape_raise_no_error(frame, openai):
     stream = followed(json.dumps(frame).encode() + b"\n", openai=openai)
     assert stream.tokens >= 0
 
 
-def test_the_first_token_may_be_a_thought_and_gaps_are_between_tokens():
+def test_the_first_token_may_be_thinking_and_gaps_lie_between_tokens():
     stream = Stream()
     stream.feed(b'{"response":"","thinking":"hm","done":false}\n', 3.0)
     stream.feed(b'{"response":"a","done":false}\n', 3.5)
@@ -79,7 +79,7 @@ def test_the_first_token_may_be_a_thought_and_gaps_are_between_tokens():
     assert (stream.first, stream.last, stream.gaps, stream.load) == (3.0, 5.5, [0.5, 2.0], 1.0)
 
 
-def test_a_line_without_end_is_not_kept():
+def test_an_endless_line_is_not_kept():
     stream = Stream()
     for _ in range(6):
         stream.feed(b"x" * (LONGEST_LINE // 4), 1.0)

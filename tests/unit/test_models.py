@@ -1,4 +1,4 @@
-"""The models role: its scripts against a server that answers as Ollama does, and the names of models."""
+"""The models role: the scripts against a server that answers as Ollama does, and the names of models."""
 
 import base64
 import hashlib
@@ -44,10 +44,10 @@ SUCCESS = [{"status": "pulling manifest"}, {"status": "writing manifest"}, {"sta
 
 
 class Server:
-    """Speaks as much of the API as the scripts use.
+    """Serves the part of the API that the scripts use.
 
     Args:
-        folder: where its models are.
+        folder: the folder of the models.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +61,7 @@ class Server:
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
     def write(self) -> None:
-        """Put manifest and blob on disk; the blob spoilt as often as asked."""
+        """Write manifest and blob; as long as `damaged` counts, the blob is damaged."""
         blob, manifest = (
             self.folder / "models/blobs" / NAME,
             self.folder / "models/manifests" / server_state.manifest_path("m:1"),
@@ -129,7 +129,7 @@ def marks(server: Server) -> list[str]:
     return [path.read_text().strip() for path in server.folder.glob(f"{server_state.MARKS}/*")]
 
 
-def test_a_pull_that_ends_in_success_is_marked(server: Server) -> None:
+def test_a_successful_pull_is_marked(server: Server) -> None:
     done = pull()
     assert done.returncode == 0, done.stderr
     assert marks(server) == ["m:1"]
@@ -141,7 +141,7 @@ def test_an_error_after_status_200_is_a_failure(server: Server) -> None:
     done = pull()
     assert done.returncode == 1
     assert "ollama1 could not pull m:1: pull model manifest: file does not exist" in done.stderr
-    assert len(server.asked) == 1, "no other try mends a wrong name"
+    assert len(server.asked) == 1, "another try mends no wrong name"
     assert not marks(server)
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_blob_is_pulled_again(server: Server) -> None:
     assert (server.folder / "models/blobs" / NAME).read_bytes() == BLOB
 
 
-def test_a_container_that_goes_while_a_blob_is_mended_does_not_end_the_pull(
+def test_a_container_removed_during_a_repair_does_not_end_the_pull(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GONE", "1")
@@ -178,7 +178,7 @@ def test_a_container_that_goes_while_a_blob_is_mended_does_not_end_the_pull(
     assert sorted(marks(server)) == ["2026-01-01T00:00:00Z", "m:1"]
 
 
-def test_delete_takes_the_mark_away(server: Server) -> None:
+def test_delete_removes_the_mark(server: Server) -> None:
     pull()
     server.answers = [(200, [{}]), (200, [{}])]
     done = run(Model(instance="ollama1", name="m:1").commands({"whole": True}, None)[0])
@@ -195,7 +195,7 @@ def manifest(server: Server) -> Path:
     return server.folder / "models/manifests" / server_state.manifest_path("m:1")
 
 
-def test_delete_from_a_server_that_is_ill_takes_the_manifest_away(server: Server) -> None:
+def test_delete_from_a_failing_server_removes_the_manifest(server: Server) -> None:
     pull()
     server.answers = [(500, [{}])] * 100
     done = delete()
@@ -210,7 +210,7 @@ def test_delete_from_a_server_that_does_not_start(server: Server, monkeypatch: p
     monkeypatch.setenv("NO_START", "1")
     done = delete()
     assert done.returncode == 0, done.stderr
-    assert len(server.asked) == 1, "only the pull"
+    assert len(server.asked) == 1, "the server got only the pull"
     assert (marks(server), manifest(server).exists()) == ([], False)
 
 
@@ -244,13 +244,13 @@ def test_load(server: Server) -> None:
     assert server.asked == [("POST", "/api/generate", {"model": "m:1", "keep_alive": -1, "stream": False})]
 
 
-def test_a_model_that_only_embeds_is_loaded_otherwise(server: Server) -> None:
+def test_an_embedding_model_is_loaded_by_an_embedding_request(server: Server) -> None:
     server.answers = [(400, [{"error": '"e" does not support generate'}]), (200, [{"embeddings": [[1]]}])]
     assert load("e").returncode == 0
     assert [asked[1] for asked in server.asked] == ["/api/generate", "/api/embed"]
 
 
-def test_a_load_that_fails_says_why(server: Server) -> None:
+def test_a_failed_load_reports_the_reason(server: Server) -> None:
     server.answers = [(500, [{"error": "llama-server process has terminated"}])]
     done = load("m:1")
     assert done.returncode == 1
@@ -265,15 +265,15 @@ def test_a_model_on_the_cpu_is_a_failure(server: Server) -> None:
     assert "only 4 of 10 bytes" in done.stderr
 
 
-# -- what is loaded
+# -- loaded models
 
 
 class Live:
-    """A host as testinfra shows it: one instance, whose server keeps nothing loaded until it is asked.
+    """A host in the words of testinfra, with an instance whose server loads a model at the first request.
 
     Args:
-        keep_alive: as the container was told.
-        token: whether an answer has a token in it.
+        keep_alive: the value in the environment of the container.
+        token: whether an answer has a token.
     """
 
     def __init__(self, keep_alive: str, token: bool = True) -> None:
@@ -283,12 +283,12 @@ class Live:
     def run(self, command: str, *words: str) -> SimpleNamespace:
         if command.startswith("curl --noproxy '*' "):
             self.loaded = [{"name": "m:1", "size": 10, "size_vram": 4}]
-            assert "keep_alive" not in words[1], "it would stay loaded for ever"
+            assert "keep_alive" not in words[1], "with keep_alive the model would stay loaded for ever"
             return SimpleNamespace(rc=0, stdout='{"eval_count":1}' if self.token else "503", stderr="")
         return SimpleNamespace(rc=0, stdout=self.listed(), stderr="")
 
     def listed(self) -> str:
-        """What the one read of Docker says."""
+        """Return the output of the read of Docker."""
         told = [f"OLLAMA_KEEP_ALIVE={self.keep_alive}", "OLLAMA_MAX_LOADED_MODELS=1"]
         place = {"ports": {"11434/tcp": [{"HostIp": "127.0.0.1", "HostPort": "3001"}]}, "mounts": []}
         labels = {"provision.instance": "ollama1", "provision.managed": "1"}
@@ -304,22 +304,22 @@ def proofs(live: Live) -> dict[str, bool]:
     return {check.name: check.passed for check in Resident(instance="ollama1", models=("m:1", "n:1")).check(live)}
 
 
-def test_a_model_that_is_not_loaded_is_not_asked_because_a_question_would_load_it() -> None:
+def test_verify_asks_no_unloaded_model_because_a_question_would_load_it() -> None:
     [(name, passed)] = proofs(Live("5m")).items()
     assert (name, passed) == ("not asked: ollama1 has no model loaded now, and a question would load one", True)
 
 
-def test_a_loaded_model_is_asked_for_a_token() -> None:
+def test_verify_asks_a_loaded_model_for_a_token() -> None:
     live = Live("5m", token=False)
     live.loaded = [{"name": "m:1", "size": 10, "size_vram": 10}]
     assert proofs(live) == {"m:1: generates a token": False, "m:1: bytes on the cards": True}
 
 
-def test_a_model_that_should_have_stayed_is_missed() -> None:
+def test_verify_misses_a_model_that_should_stay_loaded() -> None:
     assert proofs(Live("-1")) == {"models loaded": False}
 
 
-def test_which_of_them_are_loaded_may_change_between_two_reads() -> None:
+def test_the_loaded_models_may_change_between_two_reads() -> None:
     step = Resident(instance="ollama1", models=("m:1", "n:1"))
     live = Live("-1")
     states = []
@@ -389,7 +389,7 @@ def test_stall_is_bounded() -> None:
     assert not list(role.Settings().problems())
 
 
-def test_a_model_goes_after_its_successor_came_but_one_whose_instance_goes_goes_first_and_serves_nobody_then() -> None:
+def test_the_models_of_a_leaving_instance_go_first_and_superseded_models_go_last() -> None:
     leaving, staying = role.OWNED
     found = {"model:ollama1/a": {}, "model:ollama2/a": {}}
     declared = {"container:ollama1", "model:ollama1/b"}

@@ -1,4 +1,4 @@
-"""What carries our mark and nobody declares: which of it is removed, and when."""
+"""Orphans: marked things that the inventory no longer declares, and the time of their removal."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ MARKED = {"thing:a": {"n": 1}, "thing:b": {"n": 2}, "thing:c": {"n": 3}}
 
 @dataclass(frozen=True)
 class Finder:
-    """Finds what carries the mark; `stays` is what it keeps for the time being."""
+    """A finder of marked things; `stays` has the ids of things to keep for the time being."""
 
     last: bool = False
     stays: tuple[str, ...] = ()
@@ -27,19 +27,19 @@ def removed(*finders, declared=(), last=False):
     return [(entry.role, entry.step.id, have) for entry, have in orphans(pairs, declared, lambda _: MARKED, last=last)]
 
 
-def test_what_is_declared_or_kept_stays():
+def test_declared_and_kept_things_stay():
     assert removed(Finder(stays=("thing:b",)), declared={"thing:a"}) == [("role0", "thing:c", {"n": 3})]
 
 
-def test_only_the_finders_of_the_asked_moment_are_read():
+def test_only_the_finders_of_the_requested_time_count():
     assert removed(Finder(last=True)) == []
     assert [step for _, step, _ in removed(Finder(), Finder(last=True), last=True)] == list(MARKED)
 
 
-def test_what_two_finders_find_is_removed_once_by_the_first():
+def test_a_thing_found_by_two_finders_is_removed_once_by_the_first():
     assert {role for role, _, _ in removed(Finder(), Finder())} == {"role0"}
 
 
-def test_what_the_first_finder_keeps_the_second_may_remove():
+def test_the_second_finder_may_remove_a_thing_that_the_first_keeps():
     found = removed(Finder(stays=("thing:a",)), Finder())
     assert ("role1", "thing:a", {"n": 1}) in found

@@ -35,12 +35,12 @@ def test_the_wheel_holds_every_module_role_and_template(wheel):
                 assert f"{inside}/{path.relative_to(ROOT / folder)}" in packed
 
 
-def test_it_works_from_another_directory(wheel, tmp_path):
+def test_the_installed_wheel_works_from_another_directory(wheel, tmp_path):
     home = tmp_path / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=300)
     pip = [sys.executable, "-m", "pip", "--python", str(home / "bin/python")]
     here = {found.name: found.version for found in importlib.metadata.distributions() if found.name != "provision"}
-    constraints = tmp_path / "constraints.txt"  # what is published tomorrow is the business of make test-newest
+    constraints = tmp_path / "constraints.txt"  # `make test-newest` tests newer releases
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in here.items()))
     subprocess.run([*pip, "install", "-q", "--no-compile", "-c", constraints, str(wheel)], check=True, timeout=600)
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

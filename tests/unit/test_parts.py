@@ -1,4 +1,4 @@
-"""`make test` says at its end how long each part took, and fails where the lab tests did not run."""
+"""`make test` ends with the time of each part, and fails if lab tests did not run."""
 
 import os
 import re
@@ -20,7 +20,7 @@ sys.exit(target in pathlib.Path("failing").read_text().split())
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """A `make` whose targets hand in the reports of the folder; those that the file `failing` names fail."""
+    """A `make` whose targets copy the reports of the folder, and fail if the file `failing` names the target."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "make.py").write_text(MAKE)
     (tmp_path / "failing").write_text("")
@@ -37,7 +37,7 @@ def report(folder, part, *names, inside=""):
 FILES = ("tests.lab.test_a", "tests.faults.test_b")
 
 
-def test_the_last_lines_have_the_time_of_every_part_and_the_tests(make, capfd):
+def test_the_last_lines_print_the_time_of_every_part_and_the_tests(make, capfd):
     assert parts.run(make, FILES) == 0
     said = re.sub(r"\d+m\d\ds", "TIME", capfd.readouterr().out)
     assert [re.sub(r" +", " ", line) for line in said.splitlines()] == [
@@ -53,7 +53,7 @@ def test_the_last_lines_have_the_time_of_every_part_and_the_tests(make, capfd):
 
 
 @pytest.mark.parametrize(("failing", "last"), [("lint", "lint"), ("unit", "lab-parts"), ("lab-parts", "lab-parts")])
-def test_no_part_runs_after_one_that_failed(make, tmp_path, capfd, failing, last):
+def test_no_part_runs_after_a_failed_part(make, tmp_path, capfd, failing, last):
     (tmp_path / "failing").write_text(failing)
     assert parts.run(make, FILES) == 1
     said = capfd.readouterr().out
@@ -63,7 +63,7 @@ def test_no_part_runs_after_one_that_failed(make, tmp_path, capfd, failing, last
 
 
 @pytest.mark.parametrize("inside", ["<skipped/>", "<failure/>", "<error/>"])
-def test_lab_tests_that_were_left_out_are_a_failure(make, tmp_path, capfd, inside):
+def test_lab_tests_that_did_not_pass_are_a_failure(make, tmp_path, capfd, inside):
     report(tmp_path, "lab-test", *FILES, inside=inside)
     assert parts.run(make, FILES) == 1
     said = capfd.readouterr().out
@@ -71,7 +71,7 @@ def test_lab_tests_that_were_left_out_are_a_failure(make, tmp_path, capfd, insid
     assert re.search(r"^lab-test .*FAILED$", said, re.MULTILINE)
 
 
-def test_a_file_of_lab_tests_that_did_not_run_is_a_failure(make, tmp_path, capfd):
+def test_a_missing_file_of_lab_tests_is_a_failure(make, tmp_path, capfd):
     report(tmp_path, "lab-test", "tests.lab.test_a")
     assert parts.run(make, FILES) == 1
     assert "the lab tests did not run: no test passed of tests.faults.test_b\n" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""The pure plan, with five-line steps."""
+"""The plan as a pure function, with steps of five lines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from provision.steps.facts import HostFacts
 
 @dataclass(frozen=True)
 class Thing(Step):
-    """Finds what it is told to find."""
+    """A step whose fact gives the state named by the test."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"running", "sees"})
 
@@ -79,7 +79,7 @@ class Marked(Owned):
 
 @dataclass(frozen=True)
 class Kept(Thing):
-    """Has a restored fact and a way of its own to be put back."""
+    """A step with a restored fact and a `restore` of its own."""
 
     def restore(self, facts, have, past):
         return {**past, "restored": True}
@@ -102,12 +102,12 @@ def rows(plan):
     return [(change.action, change.step.id, change.reason) for change in plan.changes]
 
 
-def test_what_is_as_wanted_is_not_in_the_plan():
+def test_a_step_in_the_wanted_state_is_not_in_the_plan():
     plan = planned(Thing("a", {"on": True, "evidence": 1}))
     assert (rows(plan), plan.ok, plan.steps) == ([], 1, 1)
 
 
-def test_add_change_and_remove():
+def test_a_plan_adds_changes_and_removes():
     plan = planned(Thing("a"), Thing("b", {"on": False}), Thing("c", {"on": 1}, None), Thing("d", None, None))
     assert rows(plan) == [
         ("add", "thing:a", "not there"),
@@ -118,7 +118,7 @@ def test_add_change_and_remove():
     assert plan.changes[0].impact == "costs nothing"
 
 
-def test_an_entry_with_a_past_is_brought_to_what_its_step_restores():
+def test_an_entry_with_a_past_plans_the_state_that_its_step_restores():
     past = {"on": False}
     plan = planned(Entry("docker", Kept("a", {"on": True}), past))
     assert rows(plan) == [("change", "thing:a", "on differs, restored differs")]
@@ -128,24 +128,24 @@ def test_an_entry_with_a_past_is_brought_to_what_its_step_restores():
     assert change.entry == Entry("docker", Kept("a", {"on": True}), past)
 
 
-def test_an_entry_whose_past_is_nothing_removes_the_thing():
+def test_an_entry_with_an_absent_past_plans_a_removal():
     plan = planned(Entry("docker", Thing("a", {"on": True}), None), Entry("docker", Thing("b", None), None))
     assert rows(plan) == [("remove", "thing:a", "was not there before")]
 
 
-def test_an_entry_of_the_present_state_restores_that_state_where_there_is_one():
+def test_an_entry_of_the_present_state_restores_the_present_state_if_any():
     there, absent = Kept("a", {"on": 1}), Thing("b", None)
     plan = planned(Entry("docker", there, PRESENT), Entry("docker", absent, PRESENT))
     assert [change.want for change in plan.changes] == [{"on": 1, "restored": True}]
 
 
-def test_what_nobody_declares_is_removed_first():
+def test_orphans_are_removed_first():
     plan = planned(Thing("a"), marked={"thing:old": {"on": True}, "thing:a": {"on": True}})
     assert rows(plan)[0] == ("remove", "thing:old", "no longer declared")
     assert len(plan.changes) == 2
 
 
-def test_an_instance_that_a_guard_refuses_is_left_out_and_the_others_are_not():
+def test_a_refused_instance_is_left_out_and_the_rest_is_planned():
     guard = Thing("guard", {"on": True}, refuses={"a": "a cannot run"})
     dead = [Thing("a", UnreadableError("its card is gone"), part="a"), Thing("model", part="a")]
     plan = planned(guard, *dead, Thing("b", part="b"), marked={"thing:a/old": {"on": 1}, "thing:b/old": {"on": 1}})
@@ -153,11 +153,11 @@ def test_an_instance_that_a_guard_refuses_is_left_out_and_the_others_are_not():
     assert (plan.refused, plan.ok, plan.steps) == ({"a": "a cannot run"}, 1, 4)
 
 
-def test_what_a_role_left_out_declares_is_no_orphan():
+def test_a_thing_declared_by_a_deselected_role_is_no_orphan():
     assert rows(planned(marked={"thing:x": {"on": True}}, declared=["thing:x"])) == []
 
 
-def test_blocked_by_a_step_that_changes_is_known_later_and_so_is_what_it_blocks():
+def test_a_step_blocked_by_a_changing_step_is_known_later_and_blocks_further_steps():
     plan = planned(Thing("a"), Thing("b", BlockedError("thing:a")), Thing("c", BlockedError("thing:b")))
     assert rows(plan)[1:] == [
         ("change", "thing:b", "known after thing:a"),
@@ -166,21 +166,21 @@ def test_blocked_by_a_step_that_changes_is_known_later_and_so_is_what_it_blocks(
     assert plan.changes[1].pending
 
 
-def test_a_want_can_be_blocked_too():
+def test_a_wanted_state_can_be_blocked_too():
     assert rows(planned(Thing("a"), Thing("b", {}, BlockedError("thing:a"))))[1][2] == "known after thing:a"
 
 
-def test_blocked_by_a_step_that_does_not_change_is_unreadable():
+def test_a_step_blocked_by_an_unchanged_step_is_unreadable():
     with pytest.raises(FactError, match="thing:b is known only after thing:a"):
         planned(Thing("a", {"on": True}), Thing("b", BlockedError("thing:a", "daemon is dead")))
 
 
-def test_what_comes_after_a_change_is_read_again_even_if_it_looks_right():
+def test_a_step_after_a_change_is_read_again_even_in_the_wanted_state():
     assert rows(planned(Thing("a"), Thing("b", {"on": True}, needs=("thing:a",))))[1][2] == "known after thing:a"
     assert rows(planned(Thing("a", {"on": True}), Thing("b", {"on": True}, needs=("thing:a",)))) == []
 
 
-def test_what_comes_after_a_change_of_the_wave_before_is_known_later():
+def test_a_step_after_a_change_of_an_earlier_wave_is_known_later():
     earlier = planned(Thing("a")).changes
     late = planned(Thing("b", {"on": True}, needs=("thing:a",)), Thing("c", BlockedError("thing:a")), earlier=earlier)
     assert [(step, reason) for _, step, reason in rows(late)] == [
@@ -204,17 +204,17 @@ def searched(*things):
     return plan_host(entries, frozenset(thing.id for thing in things), finders, HostFacts(), answers)
 
 
-def test_a_search_that_needs_what_this_host_does_not_declare_is_left_out():
+def test_a_search_that_needs_an_undeclared_step_is_left_out():
     assert rows(searched(Thing("a"))) == [("add", "thing:a", "not there")]
 
 
-def test_a_search_that_needs_what_is_declared_and_dead_stops_the_host():
+def test_a_search_that_needs_a_declared_dead_daemon_stops_the_host():
     assert rows(searched(Thing("daemon"))) == [("add", "thing:daemon", "not there")]
     with pytest.raises(FactError, match="Blocked is known only after thing:daemon"):
         searched(Thing("daemon", {"on": True}))
 
 
-def test_unreadable_stops_the_host_with_the_evidence():
+def test_an_unreadable_fact_stops_the_host_with_the_evidence():
     with pytest.raises(FactError) as error:
         planned(Thing("a", UnreadableError("what is this")))
     assert (error.value.step, error.value.exit_status, error.value.stderr) == ("thing:a", 1, "boom")
@@ -230,7 +230,7 @@ def test_equal_commands_are_read_once():
     assert facts_of(entries, []) == (run("read", "a"),)
 
 
-def test_what_a_read_printed_is_no_evidence_because_it_may_be_secret():
+def test_the_output_of_a_read_is_no_evidence_because_it_may_be_secret():
     thing = Thing("a", UnreadableError("it took too long"))
     answers = {thing.fact().command: Answer(124, b'"Env": ["TOKEN=hunter2"]')}
     with pytest.raises(FactError) as error:
@@ -248,14 +248,14 @@ def thing(found, name="a", **more):
 @pytest.mark.parametrize(
     ("before", "after", "others"),
     [
-        ([thing({**ON, "on": False})], [thing(ON)], []),  # became right by itself
+        ([thing({**ON, "on": False})], [thing(ON)], []),  # the difference disappeared by itself
         ([thing(ON)], [thing({**ON, "on": False})], ["thing:a"]),
-        ([thing(ON)], [thing({**ON, "sees": []})], ["thing:a"]),  # was not to be changed at all
+        ([thing(ON)], [thing({**ON, "sees": []})], ["thing:a"]),  # the plan did not have the thing
         ([thing({**ON, "on": False})], [thing({**ON, "on": "half"})], ["thing:a"]),
         ([thing({**ON, "on": False})], [thing(None)], ["thing:a"]),
-        # starts again and again, and is to be changed anyway
+        # a container that restarts again and again, and is in the plan already
         ([thing({**ON, "on": False})], [thing({"on": False, "running": False, "sees": [""]})], []),
-        # and what waits for it is known or not
+        # a step that waits for a planned change may be known or not
         (
             [thing({**ON, "on": False}), thing(BlockedError("thing:a", ""), "b")],
             [thing({**ON, "on": False}), thing(None, "b")],
@@ -269,5 +269,5 @@ def thing(found, name="a", **more):
         ([thing(ON), thing(ON, "b")], [thing(None), thing(BlockedError("thing:a", ""), "b")], ["thing:a"]),
     ],
 )
-def test_what_was_not_planned_is_named(before, after, others):
+def test_the_steps_that_were_not_planned_are_named(before, after, others):
     assert unplanned(planned(*before), planned(*after)) == others

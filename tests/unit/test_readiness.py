@@ -1,4 +1,4 @@
-"""The test of an instance: which model it asks for, against a server that answers as Ollama does."""
+"""The readiness test of an instance, and the model in its request, against a server that answers as Ollama does."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ STREAM = [{"response": "yes", "done": False}, {"response": "", "done": True}]
 
 @pytest.fixture
 def listed(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names that `/api/tags` lists; the server generates with these alone."""
+    """The models that `/api/tags` lists; the server generates with no other model."""
     names: list[str] = []
 
     def tags(self: Any) -> None:
@@ -54,7 +54,7 @@ def asked(server: Server) -> list[str]:
     ],
     ids=["the first declared one", "the first declared one that is there", "another that is there", "none"],
 )
-def test_where_nobody_brings_models_it_is_tested_with_one_that_is_there(
+def test_without_a_role_that_pulls_models_the_test_uses_a_present_model(
     server: Server, listed: list[str], has: list[str], which: list[str]
 ) -> None:
     listed += has
@@ -63,7 +63,9 @@ def test_where_nobody_brings_models_it_is_tested_with_one_that_is_there(
     assert asked(server) == which
 
 
-def test_where_the_run_brings_models_the_first_has_to_be_there(server: Server, listed: list[str]) -> None:
+def test_with_a_role_that_pulls_models_the_first_declared_model_must_be_present(
+    server: Server, listed: list[str]
+) -> None:
     listed += ["b:1"]
     done = run(readiness.command("ollama1", ("a", "b:1")))
     assert done.returncode == 1
@@ -72,14 +74,16 @@ def test_where_the_run_brings_models_the_first_has_to_be_there(server: Server, l
 
 
 @pytest.mark.parametrize("any_model", [False, True])
-def test_without_a_declared_model_none_is_asked_for(server: Server, listed: list[str], any_model: bool) -> None:
+def test_without_a_declared_model_the_test_asks_for_no_model(
+    server: Server, listed: list[str], any_model: bool
+) -> None:
     listed += ["by-hand:1"]
     done = run(readiness.command("ollama1", (), any_model=any_model))
     assert done.returncode == 0, done.stderr
     assert asked(server) == []
 
 
-def test_a_server_that_does_not_list_its_models_is_not_fit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_list_its_models_fails_the_test(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def get(self: Any) -> None:
         self._say(500 if self.path == "/api/tags" else 200, [{}])
 
@@ -99,13 +103,13 @@ def test_a_server_that_does_not_list_its_models_is_not_fit(server: Server, monke
         (set(), "drain", False),
     ],
 )
-def test_who_brings_models(roles: set[str], kind: Kind, brings: bool) -> None:
+def test_the_commands_that_bring_models(roles: set[str], kind: Kind, brings: bool) -> None:
     none: Any = None
     assert Context("run", none, frozenset(roles), none, none, kind=kind).brings_models == brings
 
 
 @pytest.mark.parametrize(("roles", "any_model"), [({"ollama"}, True), ({"ollama", "models"}, False)])
-def test_an_instance_is_tested_with_what_its_run_can_answer_for(
+def test_admission_accepts_any_model_only_if_the_run_pulls_no_models(
     tmp_path: Path, roles: set[str], any_model: bool
 ) -> None:
     host = gpu("a")
@@ -123,7 +127,7 @@ def test_an_instance_is_tested_with_what_its_run_can_answer_for(
         ("15", "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error", False),
     ],
 )
-def test_a_warning_beside_the_cards_keeps_no_instance_out(
+def test_a_warning_of_nvidia_smi_beside_the_cards_passes_the_test(
     server: Server, listed: list[str], monkeypatch: pytest.MonkeyPatch, code: str, said: str, fit: bool
 ) -> None:
     listed += ["a"]

@@ -1,4 +1,4 @@
-"""requirements.lock holds a whole development install, and a lock file that cannot be installed says what to do."""
+"""requirements.lock holds a whole development install, and a failed install prints advice."""
 
 import re
 import sys
@@ -21,22 +21,22 @@ ASKED = [Requirement(text) for text in (*PYPROJECT["project"]["dependencies"], *
 
 
 def entries() -> list[tuple[Requirement, str]]:
-    """Every requirement of the lock file, and the rest of its entry."""
+    """Return every requirement of the lock file, and the rest of the entry."""
     found = re.findall(r"^([a-z0-9][^\\\n]*?) \\\n((?:[ ]+[^\n]*\n)*)", TEXT, re.MULTILINE)
     return [(Requirement(requirement), rest) for requirement, rest in found]
 
 
 def locked(python: str, machine: str) -> dict[str, Version]:
-    """The versions that the lock file has for a Python on Linux."""
+    """Return the versions of the lock file for a Python on Linux."""
     here = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
     here |= {"sys_platform": "linux", "os_name": "posix", "platform_machine": machine}
     chosen = [one for one, _ in entries() if one.marker is None or one.marker.evaluate(here)]
     names = [one.name for one in chosen]
-    assert len(set(names)) == len(names), "two versions of one package"
+    assert len(set(names)) == len(names), "a package has two versions"
     return {one.name: Version(str(one.specifier).removeprefix("==")) for one in chosen}
 
 
-def test_every_requirement_is_one_version_with_hashes():
+def test_every_requirement_has_one_version_and_hashes():
     assert len(entries()) == len(re.findall(r"^[^#\s]", TEXT, re.MULTILINE))
     for requirement, rest in entries():
         assert re.fullmatch(r"==[^,*]+", str(requirement.specifier)), requirement
@@ -51,14 +51,14 @@ def test_the_lock_file_names_no_index_and_no_address():
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
-def test_all_that_pyproject_asks_for_is_locked_within_its_range(python, machine):
+def test_every_requirement_of_pyproject_is_locked_within_its_range(python, machine):
     have = locked(python, machine)
     for asked in ASKED:
         assert asked.specifier.contains(have[requirements.canonical(asked.name)]), asked
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked.name)
-def test_every_upper_bound_is_the_release_after_one_that_the_tests_ran_with(asked):
+def test_every_upper_bound_is_the_release_after_the_tested_release(asked):
     bounds = [bound.version for bound in asked.specifier if bound.operator == "<"]
     assert len(bounds) == 1, f"{asked} has no upper bound"
     *same, last = map(int, bounds[0].split("."))
@@ -75,7 +75,7 @@ def env(tmp_path_factory):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder of packages in place of the index, with `thing` 1.0 in it; gives the hash of that."""
+    """A folder of packages in place of the index, with `thing` 1.0; returns the hash of the wheel."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(folder), "NO_CACHE_DIR": "1"}.items():
@@ -99,7 +99,7 @@ def index(tmp_path, monkeypatch):
         ("<<<<<<< HEAD", "requirements.lock does not resolve"),
     ],
 )
-def test_a_lock_file_that_cannot_be_installed_says_what_to_do(env, index, tmp_path, line, says):
+def test_a_lock_file_that_cannot_be_installed_leads_to_advice(env, index, tmp_path, line, says):
     (tmp_path / requirements.LOCK).write_text(line.replace("HASH", index) + "\n")
     with pytest.raises(requirements.RequirementsError, match=re.escape(says)) as caught:
         requirements.install(env, tmp_path)
@@ -130,11 +130,11 @@ UNSOLVED = "error: No solution found when resolving dependencies\n  cause: Becau
         ("ERROR: No space left on device\n", "The output above says why."),
     ],
 )
-def test_what_pip_and_uv_say_becomes_advice(said, advice):
+def test_errors_of_pip_and_uv_become_advice(said, advice):
     assert advice in requirements.advice(said)
 
 
-def test_uv_is_told_of_the_indexes_that_pip_is_configured_with():
+def test_uv_gets_the_indexes_of_pips_configuration():
     config = (
         "global.cert='/etc/ssl/ca.pem'\nglobal.extra-index-url='\\nhttps://a.example/x\\nhttps://b.example/'\n"
         "global.index-url='https://c.example/'\n:env:.index-url='https://d.example/'\nglobal.timeout='60'\n"
@@ -158,7 +158,7 @@ target.write_text(sys.stdin.read() + "==84.2.1\\n")
 
 @pytest.fixture
 def project(tmp_path):
-    """A project with a lock file, and a `uv` that locks what it is asked for on its standard input."""
+    """A project with a lock file, and a `uv` that locks the package named on standard input."""
     (tmp_path / requirements.LOCK).write_text("as it was\n")
     (tmp_path / "pyproject.toml").write_text('[build-system]\nrequires = ["setuptools"]\n')
     (tmp_path / "uv.py").write_text(UV)
@@ -171,7 +171,7 @@ def test_an_update_locks_the_build_backend_too(project, capfd):
     assert capfd.readouterr().out == "requirements.lock: 1 packages\n"
 
 
-def test_a_failed_update_leaves_the_lock_file_as_it_was(project):
+def test_a_failed_update_leaves_the_lock_file_unchanged(project):
     (project / "gone").touch()
     with pytest.raises(requirements.RequirementsError, match=r"requirements\.lock is unchanged"):
         requirements.resolve([sys.executable, "uv.py"], {}, project)
@@ -179,7 +179,7 @@ def test_a_failed_update_leaves_the_lock_file_as_it_was(project):
     assert (project / requirements.LOCK).read_text() == "as it was\n"
 
 
-def test_newest_names_what_the_lock_file_has_otherwise():
+def test_newest_names_the_packages_with_another_version_in_the_lock_file():
     text = "thing==0.9 \\\n    --hash=sha256:0\nby-python==1 ; x \\\nby-python==2 ; y \\\n"
     have = {"Thing": "1.0", "by_python": "2", "not-locked": "3"}
     assert requirements.differing(have, text) == {"Thing": ["0.9"]}

@@ -1,4 +1,4 @@
-"""`provision rollback` on hosts that are this machine's shell: which run it is, and what cannot be one."""
+"""`provision rollback` on hosts that are this machine's shell: the choice of the run, refusals, questions and hooks."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ all:
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    """An inventory whose hosts all have the journal of this test."""
+    """The path of an inventory; every host has the journal of this test."""
     for module in (fanout, waves):
         monkeypatch.setattr(module, "Session", lambda connection, password: LocalSession())
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
@@ -34,7 +34,7 @@ def path(tmp_path, monkeypatch):
 
 
 def begun(run, command, step="packages:docker", resumed=()):
-    """A journal with one change, and one more for each time that it was resumed."""
+    """Write the journal of a run, with one change for the beginning and one for each time the run was resumed."""
     folder = Path(journal.FOLDER)
     folder.mkdir(exist_ok=True)
     records = []
@@ -51,7 +51,7 @@ def rollback(path, capsys, *words):
     return code, json.loads(said.out) if said.out else {}, said.err
 
 
-def test_it_is_the_newest_run_that_was_no_drain(path, capsys):
+def test_rollback_without_a_run_takes_the_newest_run_that_is_no_drain(path, capsys):
     begun(OLD, "deploy")
     begun(DRAIN, "drain gpu-01")
     _, document, _ = rollback(path, capsys)
@@ -62,13 +62,13 @@ def test_it_is_the_newest_run_that_was_no_drain(path, capsys):
     assert {one["host"] for one in document["left"]} == {"gpu-01", "lb-01"}
 
 
-def test_it_is_the_one_that_was_resumed_last(path, capsys):
+def test_rollback_without_a_run_takes_the_run_that_was_resumed_last(path, capsys):
     begun(OLD, "deploy", resumed=["2026-11-23T09:50:00+00:00"] * 30 + ["2026-11-23T11:00:00+00:00"])
     begun(NEW, "deploy")
     assert rollback(path, capsys)[1]["of"] == OLD
 
 
-def test_it_is_found_behind_as_many_drains_as_a_host_keeps(path, capsys):
+def test_rollback_finds_a_run_behind_as_many_drains_as_a_host_keeps(path, capsys):
     begun(OLD, "deploy")
     for number in range(journal.RUNS):
         begun(f"20261123T0911{number:02}Z-0002", "undrain gpu-01" if number % 2 else "drain gpu-01")
@@ -85,7 +85,7 @@ def test_a_drain_is_undone_by_its_own_command(path, capsys):
     assert "no run has changed these hosts" in said
 
 
-def test_a_host_that_is_not_there_is_unreachable_and_no_host_without_changes(path, capsys, monkeypatch):
+def test_a_lost_host_counts_as_unreachable_and_not_as_unchanged(path, capsys, monkeypatch):
     begun(OLD, "deploy")
 
     def session(connection, password):
@@ -96,11 +96,11 @@ def test_a_host_that_is_not_there_is_unreachable_and_no_host_without_changes(pat
     assert code in (3, 4)
     assert {host["host"]: host["result"] for host in document["hosts"]}["lb-01"] == "unreachable"
     code, _, said = rollback(path, capsys)
-    assert code == 4, "what lb-01 knows may be newer"
+    assert code == 4, "the journal of lb-01 may have a newer run"
     assert "not known without lb-01" in said
 
 
-def test_a_balancer_that_cannot_be_asked_is_listed_once_also_where_an_instance_comes_back_to_it():
+def test_an_unreachable_balancer_is_listed_once_even_if_the_rollback_restores_its_instance():
     lost = UnreachableError("no")
     known = [Outcome("gpu-01", changed=["x"]), Outcome("lb-01", changed=["marks"]), Outcome("lb-02", error=lost)]
     undoing = Undoing(OLD, None, {}, {"lb-01": lost, "lb-02": CommandError("no"), "gpu-02": lost})
@@ -114,9 +114,9 @@ def test_a_balancer_that_cannot_be_asked_is_listed_once_also_where_an_instance_c
 
 
 @pytest.mark.parametrize("words", [["deploy"], ["rollback", OLD]])
-def test_nothing_is_asked_where_no_host_could_be_planned_for(path, capsys, monkeypatch, words):
+def test_the_command_asks_nothing_if_no_host_could_be_planned(path, capsys, monkeypatch, words):
     begun(OLD, "deploy")
-    sessions = iter(range(1000))  # the first two read the journals of a rollback
+    sessions = iter(range(1000))  # the first two sessions read the journals of a rollback
     asks_first = 2 if words[0] == "rollback" else 0
 
     def session(connection, password):
@@ -131,7 +131,7 @@ def test_nothing_is_asked_where_no_host_could_be_planned_for(path, capsys, monke
     assert "UNREACHABLE" in capsys.readouterr().out
 
 
-def test_nor_where_the_operator_broke_off_what_was_to_be_shown(path, capsys, monkeypatch):
+def test_the_command_asks_nothing_if_the_operator_interrupts_the_plan(path, capsys, monkeypatch):
     def plan(made):
         made.interrupt(now=False)
         return [Outcome(member.outcome.host) for member in made.members]
@@ -143,27 +143,27 @@ def test_nor_where_the_operator_broke_off_what_was_to_be_shown(path, capsys, mon
     assert cli.execute(["deploy", "-i", path, "-t", "docker"]) == 130
 
 
-def test_what_has_no_name_of_a_run_is_none(path, capsys):
+def test_a_journal_file_without_the_name_of_a_run_is_ignored(path, capsys):
     begun(OLD, "deploy")
     begun("zzz", "deploy")
     assert rollback(path, capsys)[1]["of"] == OLD
 
 
-def test_nothing_is_asked_without_a_terminal(path, capsys):
+def test_the_command_asks_nothing_without_a_terminal(path, capsys):
     begun(OLD, "deploy")
     assert cli.execute(["rollback", "-i", path]) == 2
     assert "--yes" in capsys.readouterr().err
 
 
 def hook(path, name, text="exit 0"):
-    """A hook beside the inventory that keeps what it is told."""
+    """Write a hook beside the inventory that keeps the document of the run."""
     program = Path(path).parent / "hooks" / name
     program.parent.mkdir(exist_ok=True)
     program.write_text(f'#!/bin/sh\ncat >"$PROVISION_EVENT.json"\n{text}\n')
     program.chmod(0o755)
 
 
-def test_hooks_run_around_a_rollback_and_are_told_which_run_it_undoes(path, tmp_path, capsys, monkeypatch):
+def test_hooks_run_around_a_rollback_and_get_the_id_of_the_undone_run(path, tmp_path, capsys, monkeypatch):
     begun(OLD, "deploy")
     hook(path, "pre-deploy")
     hook(path, "post-deploy")
@@ -178,7 +178,7 @@ def test_hooks_run_around_a_rollback_and_are_told_which_run_it_undoes(path, tmp_
     }
 
 
-def test_a_hook_that_fails_before_a_rollback_keeps_everything_as_it_is(path, capsys, monkeypatch):
+def test_a_failed_hook_before_a_rollback_prevents_the_rollback(path, capsys, monkeypatch):
     begun(OLD, "deploy")
     hook(path, "pre-deploy", "exit 3")
     monkeypatch.setattr(waves.Rollout, "deploy", lambda rollout: pytest.fail("something was put back"))
@@ -193,7 +193,7 @@ def test_a_plan_of_a_rollback_runs_no_hook(path, tmp_path, capsys):
     assert not (tmp_path / "pre-deploy.json").exists()
 
 
-def test_what_the_operator_does_not_agree_to_is_not_put_back(path, monkeypatch):
+def test_a_rollback_without_consent_changes_nothing(path, monkeypatch):
     begun(OLD, "deploy")
     monkeypatch.setattr(waves.Rollout, "plan", lambda rollout: [Outcome("gpu-01"), Outcome("lb-01")])
     monkeypatch.setattr(waves.Rollout, "deploy", lambda rollout: pytest.fail("something was put back"))

@@ -1,4 +1,4 @@
-"""A rollback leaves models alone: it deletes none, and pulls none but those of an instance that comes back."""
+"""A rollback leaves models alone: no model is deleted, and only a restored instance gets its models pulled."""
 
 import pytest
 
@@ -9,7 +9,7 @@ MODEL = {"whole": True, "digest": "", "size": 1, "damaged": [], "ours": True}
 
 
 def swapped(instance="ollama1", old="old:1", new="new:1"):
-    """What a run did that was to have another model on an instance."""
+    """Return the changes of a run that replaced the model of an instance."""
     return (
         made(f"model:{instance}/{new}", None, {"whole": True}, role="models"),
         made(f"resident:{instance}", {"enough": False, "on_cpu": []}, {"enough": True, "on_cpu": []}, role="models"),
@@ -18,7 +18,7 @@ def swapped(instance="ollama1", old="old:1", new="new:1"):
 
 
 def declaring(tmp_path, models):
-    """An inventory whose one instance is to have these models."""
+    """Return an inventory whose single instance declares the models."""
     path = tmp_path / "models.yaml"
     said = f"ollama: {{models: [{models}], instances: [{{gpus: [0]}}]}}"
     path.write_text(INVENTORY.replace("ollama: {instances: [{gpus: [0]}, {gpus: [1]}]}", said))
@@ -26,14 +26,14 @@ def declaring(tmp_path, models):
 
 
 def loaded(found):
-    """The models that the rollback loads where the instance has them."""
+    """Return the models that the rollback loads, if the instance has the models."""
     steps = [entry.step for entry in found.entries if entry.step.id.startswith("resident:")]
     assert all(step.pulled_only for step in steps)
     return [step.models for step in steps]
 
 
 @pytest.mark.parametrize("container_too", [False, True])
-def test_a_model_that_the_run_pulled_stays_and_one_that_it_deleted_stays_away(tmp_path, container_too):
+def test_a_model_pulled_by_the_run_stays_and_a_deleted_model_stays_away(tmp_path, container_too):
     inventory = declaring(tmp_path, "new:1")
     before = container(inventory, run="before")
     changes = (made("container:ollama1", before, container(inventory)),) if container_too else ()
@@ -46,17 +46,17 @@ def test_a_model_that_the_run_pulled_stays_and_one_that_it_deleted_stays_away(tm
     assert loaded(found) == [("new:1",)]
 
 
-def test_a_model_that_the_run_deleted_is_neither_pulled_nor_waited_for_although_it_is_declared_again(tmp_path):
+def test_a_deleted_model_is_neither_pulled_nor_required_even_if_declared_again(tmp_path):
     found = undo(declaring(tmp_path, "old:1"), *swapped())
     assert not [step for step in ids(found) if step.startswith("model:")]
     assert loaded(found) == [("old:1",)]
 
 
-def test_of_an_instance_whose_models_were_not_touched_none_is_loaded(tmp_path):
+def test_an_instance_with_untouched_models_gets_no_model_loaded(tmp_path):
     assert loaded(undo(declaring(tmp_path, "new:1"), swapped()[0])) == []
 
 
-def test_an_instance_that_the_run_added_goes_without_its_model_being_deleted_first(tmp_path):
+def test_an_added_instance_is_removed_without_deleting_its_model_first(tmp_path):
     inventory = declaring(tmp_path, "new:1")
     found = undo(inventory, made("container:ollama1", None, container(inventory)), swapped()[0])
     assert "container:ollama1" in ids(found)

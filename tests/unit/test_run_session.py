@@ -1,4 +1,4 @@
-"""One run from its beginning to its end: log, hooks, what is told when, and the exit code."""
+"""A run from beginning to end: log, hooks, the order of reports, and the exit code."""
 
 import json
 import os
@@ -23,7 +23,7 @@ HOOKS = ("pre-deploy", "post-deploy", "on-failure")
 
 @dataclass
 class Work:
-    """Work on hosts that a test has made up."""
+    """Work on hosts, made up by a test."""
 
     outcomes: Sequence[Outcome] = ()
     interrupted: bool = False
@@ -46,7 +46,7 @@ class Work:
 
 
 class Place:
-    """A run beside an inventory with hooks, and all that it says."""
+    """A run beside an inventory with hooks, and the events of the run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,7 +59,7 @@ class Place:
         path.chmod(0o755)
 
     def heard(self) -> dict[str, dict]:
-        """What each hook was told, by its name, its command and the id of the run."""
+        """Return the document that each hook got, by hook, command and id of the run."""
         return {path.stem: json.loads(path.read_text()) for path in self.folder.glob("*.json")}
 
     def session(self, command: str = "deploy", run_id: str = "run-1") -> RunSession:
@@ -85,20 +85,20 @@ def place(tmp_path):
     return Place(tmp_path)
 
 
-def test_a_run_has_a_log_and_ends_with_its_connections_closed(place):
+def test_a_run_writes_a_log_and_closes_its_connections_at_the_end(place):
     logs, during = Logs(default_folder()), []
     work = Work([Outcome("gpu-01", changed=["x"])])
     result = place.run(work, tell=lambda result: during.append(list(work.done)))
     log = logs.find("run-1")
     assert (log.command, log.exit, log.hosts, log.limit) == ("deploy", 0, {"gpu-01": "changed"}, ("gpu",))
     assert (result.run_id, result.exit_code, work.done) == ("run-1", 0, ["do", "close"])
-    assert during == [["do"]], "the result is told before anything is closed"
+    assert during == [["do"]], "the result is reported before any connection is closed"
     assert place.events == ["selected", "over"]
 
 
 @pytest.mark.parametrize("command", ["deploy", "rollback 20261122T081140Z-0001", "drain gpu-01", "undrain gpu-01"])
 @pytest.mark.parametrize(("error", "after", "code"), [(None, "post-deploy", 0), ("no", "on-failure", 3)])
-def test_hooks_run_around_every_command_that_changes_hosts_and_are_told_its_name(place, command, error, after, code):
+def test_hooks_run_around_every_command_that_changes_hosts_and_get_its_name(place, command, error, after, code):
     for name in HOOKS:
         place.hook(name)
     place.run(Work([Outcome("gpu-01", error=CommandError(error) if error else None)]), command, of="this")
@@ -120,7 +120,7 @@ def test_hooks_run_around_every_command_that_changes_hosts_and_are_told_its_name
     assert (then["exit"], then["hosts"][0]["host"]) == (code, "gpu-01")
 
 
-def test_a_hook_that_fails_before_the_run_keeps_everything_from_being_done(place):
+def test_a_failed_hook_before_the_run_prevents_the_run(place):
     place.hook("pre-deploy", "exit 3")
     place.hook("on-failure")
     work = Work()
@@ -131,7 +131,7 @@ def test_a_hook_that_fails_before_the_run_keeps_everything_from_being_done(place
     assert set(place.heard()) == {"pre-deploy-drain-run-1"}
 
 
-def test_a_hook_that_must_not_be_run_keeps_everything_from_being_done(place):
+def test_an_unsafe_hook_prevents_the_run(place):
     place.hook("on-failure")
     (place.folder / "hooks" / "on-failure").chmod(0o777)
     work = Work()
@@ -140,13 +140,13 @@ def test_a_hook_that_must_not_be_run_keeps_everything_from_being_done(place):
     assert work.done == ["close"]
 
 
-def test_a_hook_that_fails_after_the_run_is_a_warning(place):
+def test_a_failed_hook_after_the_run_is_a_warning(place):
     place.hook("post-deploy", "exit 3")
     assert place.run(Work([Outcome("gpu-01")])).exit_code == 0
     assert place.events == ["selected", "over", "warning hooks"]
 
 
-def test_the_hook_that_follows_also_runs_where_the_result_cannot_be_told(place):
+def test_the_last_hook_runs_even_if_the_report_of_the_result_fails(place):
     place.hook("post-deploy")
 
     def tell(result):
@@ -157,7 +157,7 @@ def test_the_hook_that_follows_also_runs_where_the_result_cannot_be_told(place):
     assert set(place.heard()) == {"post-deploy-deploy-run-1"}
 
 
-def test_a_run_that_breaks_off_is_over_and_has_no_hook_that_follows(place):
+def test_a_run_ended_by_a_bug_closes_everything_and_runs_no_last_hook(place):
     place.hook("on-failure")
 
     class Broken(Work):
@@ -170,33 +170,33 @@ def test_a_run_that_breaks_off_is_over_and_has_no_hook_that_follows(place):
     assert (work.done, place.events, place.heard()) == (["close"], ["selected", "over"], {})
 
 
-def test_a_log_that_cannot_be_kept_is_a_warning(place, monkeypatch):
+def test_an_unwritable_log_is_a_warning(place, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
     place.run(Work([Outcome("gpu-01")]))
     assert place.events == ["warning log", "selected", "over"]
 
 
-def test_ctrl_c_stops_the_work_and_not_what_is_told_of_it(place):
+def test_ctrl_c_stops_the_work_and_not_the_report_of_the_result(place):
     work, told = Work([Outcome("gpu-01")]), []
 
     def tell(result):
         os.kill(os.getpid(), signal.SIGINT)
         told.append(result.exit_code)
 
-    with at_ctrl_c(lambda *, now: None):  # so that nothing is hit by a signal that comes late
+    with at_ctrl_c(lambda *, now: None):  # a late signal hits this handler and no other test
         place.run(work, tell=tell)
     assert told == [0]
 
 
-def test_an_operator_who_stops_it_gets_exit_code_130(place):
+def test_a_run_stopped_by_the_operator_ends_with_exit_code_130(place):
     assert place.run(Work([Outcome("gpu-01")], interrupted=True)).exit_code == 130
 
 
-def test_a_guard_that_stops_it_gives_its_own_exit_code(place):
+def test_a_run_stopped_by_a_guard_ends_with_the_exit_code_of_the_guard(place):
     assert place.run(Work([Outcome("gpu-01")], guarded="the canary failed", guard_exit=6)).exit_code == 6
 
 
-def test_what_changes_nothing_has_neither_log_nor_hooks(place):
+def test_a_command_that_changes_nothing_has_neither_log_nor_hooks(place):
     place.hook("pre-deploy")
     work = Work([Outcome("gpu-01")])
     assert place.session().look(work, work.do, ["gpu-01"]) == work.outcomes
@@ -219,7 +219,7 @@ def test_the_command_line_shows_warnings_unless_its_document_has_them(capsys, as
     assert capsys.readouterr().err == "".join(f"warning: of the {source}\n" for source in shown)
 
 
-def test_the_command_line_lines_up_what_happens_on_the_hosts_of_one_run_after_the_other(capsys):
+def test_the_command_line_aligns_the_host_names_of_each_run_anew(capsys):
     from provision.events import Event
 
     progress = Progress(as_json=False, verbose=False)

@@ -1,4 +1,4 @@
-"""The script of a read: run by a real shell, so that quoting is proved and not believed."""
+"""The script of a read. A real shell runs the script, so that the tests prove the quoting."""
 
 import subprocess
 
@@ -9,7 +9,7 @@ from provision.command import Put, Run
 from provision.ssh.script import assemble, make_mark, parse
 from tests.shell import sh
 
-# Everything that can stand in an argument of a program: no NUL.
+# Any text that can be an argument of a program: no NUL.
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
 
 
@@ -22,7 +22,7 @@ def shell(commands, *, stop=False, noise=b""):
 
 @settings(max_examples=60)
 @given(st.lists(words, max_size=5), st.binary(max_size=200))
-def test_words_and_stdin_arrive_as_they_are(arguments, stdin):
+def test_words_and_stdin_arrive_unchanged(arguments, stdin):
     program = "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read() + repr(sys.argv[1:]).encode())"
     run = Run(("python3", "-c", program, *arguments), stdin)
     [answer] = shell([run])
@@ -43,7 +43,7 @@ def test_each_command_has_its_own_exit_code_and_streams():
     assert answers[2].exit == 127
 
 
-def test_a_failing_command_ends_a_batch_that_stops_there(tmp_path):
+def test_a_failing_command_ends_a_batch_with_stop(tmp_path):
     left = tmp_path / "left"
     answers = shell([Run(("true",)), Run(("false",)), Run(("touch", str(left)))], stop=True)
     assert [a.exit for a in answers] == [0, 1]
@@ -54,7 +54,7 @@ def test_other_exit_codes_can_be_declared_good(tmp_path):
     assert len(shell([Run(("false",), ok=(0, 1)), Run(("sh", "-c", "exit 9"), ok=()), Run(("true",))], stop=True)) == 3
 
 
-def test_a_command_that_hangs_is_ended():
+def test_a_hanging_command_is_ended():
     [answer, after] = shell([Run(("sleep", "60"), timeout=0.2), Run(("true",))])
     assert (answer.exit, after.exit) == (124, 0)
 
@@ -63,13 +63,13 @@ def test_a_command_cannot_eat_the_rest_of_the_script():
     assert [a.text for a in shell([Run(("cat",)), Run(("echo", "still here"))])] == ["", "still here\n"]
 
 
-def test_output_that_looks_like_a_mark_is_only_output():
+def test_output_that_looks_like_a_mark_stays_output():
     forged = b"\nprovision-0000 end 0 0\n"
     [answer] = shell([Run(("cat",), forged)])
     assert (answer.exit, answer.stdout) == (0, forged)
 
 
-def test_a_script_that_is_cut_off_runs_nothing(tmp_path):
+def test_a_truncated_script_runs_nothing(tmp_path):
     left = tmp_path / "left"
     text = assemble([Run(("touch", str(left))), Run(("true",))], make_mark(), stop=False)
     for size in range(0, len(text) - len("main </dev/null\n"), 7):
@@ -84,7 +84,7 @@ def test_a_file_is_written_whole_with_its_mode(tmp_path):
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"\x00\xffnot text", 0o640)
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     [answer] = shell([Put(str(path), b"new", owner="nobody-of-this-name:root")])
@@ -93,13 +93,13 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(
     assert path.read_text() == "old"
 
 
-def test_answers_that_did_not_come_are_not_made_up():
+def test_missing_answers_are_not_made_up():
     mark = make_mark()
     assert parse(f"\n{mark} begin 0\nhalf".encode(), b"", mark, 2) == []
 
 
-def test_a_slow_read_goes_on_beside_what_follows_it(tmp_path):
-    """It waits for what only a later command does."""
+def test_a_slow_read_runs_beside_the_later_commands(tmp_path):
+    """The slow read waits for a file that only a later command creates."""
     wait = f"until [ -e {tmp_path}/done ]; do sleep 0.01; done; echo out; echo error >&2; exit 3"
     slow = [Run(("sh", "-c", wait), timeout=20, slow=True), Run(("sh", "-s"), wait.encode(), timeout=20, slow=True)]
     said = shell([Run(("echo", "before")), *slow, Run(("sh", "-c", f"echo after; touch {tmp_path}/done"))])
@@ -111,13 +111,13 @@ def test_a_slow_read_goes_on_beside_what_follows_it(tmp_path):
     ]
 
 
-def test_what_comes_before_a_slow_read_has_ended_when_it_begins(tmp_path):
-    """The lock is taken before anything is read under it."""
+def test_a_slow_read_begins_after_all_earlier_commands_ended(tmp_path):
+    """A run takes the lock before a read that needs the lock."""
     touch = Run(("sh", "-c", f"sleep 0.1; touch {tmp_path}/locked"))
     said = shell([touch, Run(("ls", str(tmp_path)), slow=True)])
     assert said[1].text == "locked\n"
 
 
-def test_a_slow_read_may_say_more_than_a_pipe_holds():
+def test_a_slow_read_may_print_more_than_a_pipe_holds():
     said = shell([Run(("head", "-c", "300000", "/dev/zero"), slow=True), Run(("true",))])
     assert [(len(a.stdout), a.exit) for a in said] == [(300000, 0), (0, 0)]

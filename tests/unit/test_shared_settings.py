@@ -1,4 +1,4 @@
-"""What others read of a role's settings is there, and of the type that is said."""
+"""The settings of a role that other modules read: present, and of the declared type."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ HOST = Host(
         (shared_settings.balancer, "balancer", shared_settings.BalancerSettings),
     ],
 )
-def test_a_role_has_the_settings_that_others_read(read: Any, role: str, shared: type) -> None:
+def test_a_role_has_the_settings_that_other_modules_read(read: Any, role: str, shared: type) -> None:
     settings = read(HOST)
     assert settings is HOST.settings[role]
     kinds = {

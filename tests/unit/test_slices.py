@@ -41,19 +41,20 @@ def test_in_a_shallow_clone_the_hash_chooses_the_slice(clone, tmp_path):
     assert slices.of_commit(tmp_path / "shallow") == int(git(clone, "rev-parse", "HEAD"), 16) % 20
 
 
-def test_without_a_history_slice_0_is_taken_and_said(tmp_path, capfd):
+def test_without_a_history_the_run_takes_slice_0_and_says_so(tmp_path, capfd):
     assert slices.of_commit(tmp_path) == 0
     assert "no git history here: slice 0" in capfd.readouterr().err
 
 
 def collected(marks, **more):
     words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", marks, "tests/lab", "tests/faults"]
-    environment = {**os.environ, "PROVISION_REQUIRE_LAB": "1", **more}  # else they are left out where no lab can be
+    # A machine without a lab deselects the tests, but not with this variable.
+    environment = {**os.environ, "PROVISION_REQUIRE_LAB": "1", **more}
     said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     return re.findall(r"^tests/.*::.*$", said, re.MULTILINE)
 
 
-def test_a_slice_is_a_twentieth_of_the_tests_that_are_not_in_the_sample():
+def test_a_slice_is_a_twentieth_of_the_tests_outside_the_sample():
     others = collected("(faults or matrix) and not sample", PROVISION_SLICE="")
     wanted = [name for place, name in enumerate(others) if slices.of_test(place) == 7]
     assert wanted
@@ -61,13 +62,13 @@ def test_a_slice_is_a_twentieth_of_the_tests_that_are_not_in_the_sample():
     assert collected("slice", PROVISION_SLICE="7") == wanted
 
 
-def test_every_test_is_of_one_slice_and_follows_the_one_before():
+def test_every_test_belongs_to_one_slice_of_consecutive_tests():
     places = [slices.of_test(place) for place in range(1000)]
     assert set(places) == set(range(slices.SLICES))
     assert all(len(set(places[first : first + slices.RUN])) == 1 for first in range(0, 1000, slices.RUN))
 
 
-def test_without_a_number_no_test_is_of_a_slice(monkeypatch):
+def test_without_a_number_no_test_belongs_to_a_slice(monkeypatch):
     monkeypatch.delenv("PROVISION_SLICE", raising=False)
     assert slices.chosen() is None
 

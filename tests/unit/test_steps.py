@@ -1,19 +1,19 @@
-"""Every file in tests/steps/<Class>/ is a case: what a step wants, and how it gets there and back.
+"""Every file in tests/steps/<Class>/ is a case: the wanted state of a step, and the commands there and back.
 
 step:      constructor arguments
 facts:     fields of HostFacts (optional)
-have:      what was found; null for absent; {content: TEXT} stands for the hash of a text that was read
-want:      what it must want
+have:      the state on the host; null for absent; {content: TEXT} stands for the hash of a file with this text
+want:      the expected wanted state
 commands:  the commands, as `describe` shows them: title, words, script, limits
 undo:      likewise, back from `want` to `have` (optional)
-refused:   part of the message with which it refuses, instead of all these
-instances: of a guard, the instances that it refuses -> part of the reason (optional)
-impact:    what it costs (optional)
+refused:   part of the message of a refusal, in place of all keys above
+instances: of a guard, the refused instances -> part of the reason (optional)
+impact:    the expected impact (optional)
 reason:    why the step changes, in the operator's words (optional)
 diff:      lines of the diff (optional)
 
-After a change that is meant to change commands: PROVISION_GOLDEN=write pytest tests/unit/test_steps.py writes the
-commands of all cases anew, and reading the diff is part of the change. In a new case `commands: []` is enough to begin.
+After an intended change of commands, PROVISION_GOLDEN=write pytest tests/unit/test_steps.py writes the commands of all
+cases anew. Reading the diff is part of the change. A new case may begin with `commands: []`.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ from tests.unit.step_cases import cases, load, step_of, write_commands
 
 
 def plain(value: Any) -> Any:
-    """What YAML could say: tuples as lists, Content as its hash."""
+    """Return a value as YAML could hold the value: tuples as lists, Content as a hash."""
     return json.loads(json.dumps(value, default=str))
 
 
 def read_contents(have: Any) -> Any:
-    """What was found, with every `{content: TEXT}` made a Content."""
+    """Return the state on the host, with a Content for every `{content: TEXT}`."""
     if not isinstance(have, dict):
         return have
     return {key: Content(value["content"].encode()) if is_content(value) else value for key, value in have.items()}
@@ -87,8 +87,8 @@ def compare_optional(step: Step, case: dict[str, Any], have: Any, want: Any) -> 
     assert step.endangers_cards or not step.endangers(have, want)
 
 
-def test_another_flag_of_docker_create_fails_its_case() -> None:
-    """Every word of the command counts, and the case of the step would not accept one more of them."""
+def test_one_more_or_one_less_word_of_docker_create_fails_the_case() -> None:
+    """Every word of the command counts: the case fails for a word more and for a word less."""
     path = Path(__file__).parents[1] / "steps" / "Container" / "add.yaml"
     case = load(path)
     step, facts = step_of(path, case), TypeAdapter(HostFacts).validate_python(case["facts"])

@@ -1,4 +1,4 @@
-"""Who sends to whom, for every shape of a fleet."""
+"""The balancers of every host and the hosts behind every balancer, for every shape of a fleet."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def inventory_of(fleet: dict[str, str]) -> Inventory:
 
 
 def answers(fleet: dict[str, str], ask: Callable[[Host, Inventory], tuple[Host, ...]]) -> dict[str, str]:
-    """Host -> the names of the hosts that a function gives for it."""
+    """Return the names of the hosts that a function returns, for every host."""
     inventory = inventory_of(fleet)
     return {host.name: " ".join(other.name for other in ask(host, inventory)) for host in inventory.hosts}
 
@@ -108,5 +108,5 @@ def test_both_directions_agree(fleet: dict[str, str]) -> None:
         (BALANCERS_ONLY, {"lb": ""}),
     ],
 )
-def test_the_hosts_to_which_a_host_must_know_the_way(fleet: dict[str, str], expected: dict[str, str]) -> None:
+def test_the_hosts_that_a_host_must_be_able_to_reach(fleet: dict[str, str], expected: dict[str, str]) -> None:
     assert answers(fleet, topology.counterparts) == expected
