@@ -12,7 +12,8 @@ from provision.plan.planner import Change
 from provision.plan.role_interface import facts_command, facts_needed, late
 from provision.ssh.session import Session
 from provision.steps.base import BlockedError, Fact, State
-from provision.steps.facts import TITLE, Fleet, HostFacts
+from provision.steps.facts import TITLE, HostFacts
+from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream
 
 FRESH = 60.0  # seconds for which a read counts as the present state of the host
@@ -74,7 +75,7 @@ class HostReader:
         facts = facts_needed(self.steps.host, self.steps.inventory, chosen, reads, guards=guards)
         return list(dict.fromkeys([facts, *reads]))
 
-    def needed_for(self, changes: Sequence[Change], roles: frozenset[str], fleet: Fleet | None) -> list[Run]:
+    def needed_for(self, changes: Sequence[Change], roles: frozenset[str], fleet: FleetState | None) -> list[Run]:
         """Return the commands to read under the lock for one wave of changes.
 
         Args:

@@ -31,7 +31,8 @@ from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
 from provision.ssh.session import Session
 from provision.steps.base import EVERY, BlockedError, State, converged
-from provision.steps.facts import Fleet, HostFacts, LateFacts
+from provision.steps.facts import HostFacts, LateFacts
+from provision.steps.fleet_state import FleetState
 
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds are a fight with another program
 
@@ -91,7 +92,7 @@ class HostRun:
         self.say("reading")
         self.reader.read()
 
-    def plan(self, roles: frozenset[str], fleet: Fleet | None = None, earlier: Sequence[Change] = ()) -> HostPlan:
+    def plan(self, roles: frozenset[str], fleet: FleetState | None = None, earlier: Sequence[Change] = ()) -> HostPlan:
         """Plan the changes of some roles.
 
         Args:
@@ -100,10 +101,10 @@ class HostRun:
             earlier: the changes made before.
         """
         answers, facts = self.reader.answers, self.reader.facts
-        if fleet:
-            facts = dataclasses.replace(facts, fleet=fleet)
         # The guards are asked once, in the first wave, whatever roles it has.
         entries = list(self.steps.goals_of(roles, guards=fleet is None))
+        if fleet is not None:
+            entries = [dataclasses.replace(entry, step=entry.step.in_fleet(fleet)) for entry in entries]
         finders = [(role, finder) for role, finder in self.steps.finders if role in roles]
         before = {change.step.id: change for change in earlier}
         plan = planner.plan_host(entries, self.steps.declared, finders, facts, answers, before)
@@ -115,7 +116,7 @@ class HostRun:
         )
         return dataclasses.replace(plan, changes=tuple(changes))
 
-    def deploy(self, roles: frozenset[str], fleet: Fleet | None = None) -> Iterator[Any]:
+    def deploy(self, roles: frozenset[str], fleet: FleetState | None = None) -> Iterator[Any]:
         """Bring the steps of some roles to their wanted state. A host without differences is not touched.
 
         Args:
@@ -132,7 +133,7 @@ class HostRun:
         if fleet is None and self.host.gpu and self.roles & serving():
             self.traffic.finish()
 
-    def _converge(self, roles: frozenset[str], fleet: Fleet | None) -> Iterator[Any]:
+    def _converge(self, roles: frozenset[str], fleet: FleetState | None) -> Iterator[Any]:
         """Plan, lock, change, and plan again from the reads after the change, until nothing differs."""
         todo = self._agreed(self.plan(roles, fleet), fleet)
         self.plans.append(todo)
@@ -146,7 +147,7 @@ class HostRun:
                 todo = self._lock(todo, roles, fleet)
             proofs = self.reader.of_containers(todo.changes)
             reads = list(dict.fromkeys([*self.reader.needed_for(todo.changes, roles, fleet), *proofs]))
-            yield from self._roll(todo.changes, fleet, reads, last=last)
+            yield from self._roll(todo.changes, reads, last=last)
             self.reader.take(self.reader.ask(reads))
             todo = self.plan(roles, fleet)
             if proofs:
@@ -155,12 +156,12 @@ class HostRun:
             self._hurt = True
             raise diagnostics.unsettled(todo, PASSES)
 
-    def _agreed(self, todo: HostPlan, fleet: Fleet | None) -> HostPlan:
+    def _agreed(self, todo: HostPlan, fleet: FleetState | None) -> HostPlan:
         """Check that the operator agreed to the plan. The plan of the last wave depends on the fleet and is not
         checked."""
         return planner.agreed(self.context.confirmed.get(self.host.name), todo) if fleet is None else todo
 
-    def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: Fleet | None) -> HostPlan:
+    def _lock(self, planned: HostPlan, roles: frozenset[str], fleet: FleetState | None) -> HostPlan:
         """Lock, read again in the same exec, and stop if a change is new since the plan.
 
         Returns:
@@ -182,34 +183,30 @@ class HostRun:
             raise HostError(message[:500], "run it again: it shows what is to be done now")
         return now
 
-    def _roll(
-        self, changes: Sequence[Change], fleet: Fleet | None, reads: Sequence[Run], *, last: bool
-    ) -> Iterator[Any]:
+    def _roll(self, changes: Sequence[Change], reads: Sequence[Run], *, last: bool) -> Iterator[Any]:
         """Make the changes, group after group.
 
         Args:
             changes: as planned.
-            fleet: the state of the fleet.
             reads: the commands to read after the last change.
             last: whether the lock can be given back after the last change.
         """
         order = groups(changes, self.disruption.of)
         for group, following in itertools.zip_longest(order, order[1:]):
             then = _facts(following.changes) if following else reads
-            yield from self._change(group, fleet, then, done=last and following is None)
+            yield from self._change(group, then, done=last and following is None)
 
-    def _change(self, group: Group, fleet: Fleet | None, then: Sequence[Run], *, done: bool) -> Iterator[Any]:
+    def _change(self, group: Group, then: Sequence[Run], *, done: bool) -> Iterator[Any]:
         """Make the changes of one group, while the disrupted instances are out of the upstream.
 
         Args:
             group: the changes.
-            fleet: the state of the fleet.
             then: the commands to read after the last change of the group.
             done: whether the lock can be given back after the group.
         """
         first = group.changes[0].step.id
         with _about(first):
-            hurt = self._hurt_by(group, fleet)
+            hurt = self._hurt_by(group)
             slot = self.traffic.request(hurt, first) if hurt else None
             try:
                 if slot is not None:
@@ -223,7 +220,7 @@ class HostRun:
                     self.reader.forget()  # waiting for streams may have taken long
                 for change, following in itertools.zip_longest(group.changes, group.changes[1:]):
                     reads = _facts([following]) if following else then
-                    self._apply(change, fleet, reads, hurt, done=done and slot is None and following is None)
+                    self._apply(change, reads, hurt, done=done and slot is None and following is None)
                 if slot is not None:
                     self._repair_all(slot.instances)
             except Exception:
@@ -244,33 +241,30 @@ class HostRun:
         if time.monotonic() - asked > self.context.long_wait:
             self._lease.took(self.session.batch([self._lease.acquire()], stop=False)[0])
 
-    def _hurt_by(self, group: Group, fleet: Fleet | None) -> frozenset[str]:
+    def _hurt_by(self, group: Group) -> frozenset[str]:
         """Return the instances that the changes of a group disrupt, as the host is now."""
         self.reader.ask(_facts(group.changes))
-        changes = filter(None, (self._early(change, fleet) for change in group.changes))
+        changes = filter(None, (self._early(change) for change in group.changes))
         names = {name for change in changes for name in self.disruption.within(change, group)}
         if names and group.instances:
             names |= group.instances
         return EVERY if names >= EVERY else frozenset(names)
 
-    def _early(self, change: Change, fleet: Fleet | None) -> Change | None:
+    def _early(self, change: Change) -> Change | None:
         """Settle a change before its group begins; return it as planned if only earlier changes of the group can
         tell."""
         try:
-            return self._settle(change, fleet)
+            return self._settle(change)
         except UnreachableError:
             raise
         except HostError:
             return change
 
-    def _apply(
-        self, change: Change, fleet: Fleet | None, following: Sequence[Run], hurt: frozenset[str], *, done: bool
-    ) -> None:
+    def _apply(self, change: Change, following: Sequence[Run], hurt: frozenset[str], *, done: bool) -> None:
         """Make one change. Reads from before an earlier change do not count: read again first.
 
         Args:
             change: as planned; made anew from the present state.
-            fleet: the state of the fleet.
             following: the commands to read after the change, in the same exec.
             hurt: the instances that may be disrupted: out of the upstream, or without requests.
             done: whether the lock can be given back in the same exec.
@@ -281,10 +275,10 @@ class HostRun:
         step = change.step
         self.say("changing", step.id, change.reason)
         try:
-            settled = self._settle(change, fleet)
+            settled = self._settle(change)
             if settled is not None and creates(settled) and self.traffic.hold(step.part_of):
                 self.reader.forget()  # telling the balancers may have taken long
-                settled = self._settle(change, fleet)
+                settled = self._settle(change)
             if settled is None:
                 self.say("ok", step.id)
                 return
@@ -298,10 +292,10 @@ class HostRun:
         self.changed.append(step.id)
         self.say("changed", step.id, change.reason, time.monotonic() - begun)
 
-    def _settle(self, change: Change, fleet: Fleet | None) -> Change | None:
+    def _settle(self, change: Change) -> Change | None:
         """Make the change anew from the present state; None if nothing differs any more."""
         entry, step = change.entry, change.step
-        facts = cast(HostFacts, LateFacts(self.reader.recent_facts, fleet or Fleet()))
+        facts = cast(HostFacts, LateFacts(self.reader.recent_facts))
         try:
             have = self.reader.state(entry.fact(), step.id)
             if change.action == "remove":

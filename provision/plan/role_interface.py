@@ -35,8 +35,8 @@ class Role(Protocol):
     OWNED: tuple[Owned, ...]
     """The finders of everything that carries the role's mark."""
     LATE: bool = False
-    """Whether the role comes in the last wave, after all other roles on all hosts, and reads the state of the fleet
-    (`HostFacts.fleet`)."""
+    """Whether the role comes in the last wave, after all other roles on all hosts, and its steps get the state of the
+    fleet (`Step.in_fleet`)."""
     SERVES: bool = False
     """Whether the role checks that instances serve."""
     DECLARES_INSTANCES: bool = False

@@ -9,7 +9,7 @@ from provision.rollout.host_part import HostPart
 from provision.rollout.members import Membership
 from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
-from provision.steps.facts import Fleet
+from provision.steps.fleet_state import FleetState
 from provision.steps.instance.endpoint import listen_address
 from provision.steps.nginx import upstream
 from provision.steps.nginx.upstream import label
@@ -18,7 +18,7 @@ Caught = Callable[[HostPart], AbstractContextManager[None]]
 """A context that keeps an error with its host."""
 
 
-def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> Fleet:
+def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> FleetState:
     """Return the state of the hosts whose instances this run looked at. Members of other hosts keep their marks.
 
     Args:
@@ -32,10 +32,10 @@ def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> Fleet:
         if host.run.host.gpu and host.is_well and host.run.roles >= role_interface.serving():
             with caught(host):
                 addresses[host.name] = listen_address(host.run.host, inventory, host.run.reader.facts)
-    partly = frozenset(host.name for host in hosts if keeps_marks(host))
+    unaffected = frozenset(host.name for host in hosts if keeps_marks(host))
     drained = {key: record for host in hosts for key, record in upstream.drained(host.run.reader.upstream()).items()}
-    unfit = roll.members.labels(Membership.NOT_READY) | roll.members.unusable | _taken_away(hosts, roll)
-    return Fleet(addresses, frozenset(roll.context.failed) - partly, partly, unfit, drained)
+    not_ready = roll.members.labels(Membership.NOT_READY) | roll.members.unusable | _taken_away(hosts, roll)
+    return FleetState(addresses, frozenset(roll.context.failed) - unaffected, unaffected, not_ready, drained)
 
 
 def down(host: HostPart, roll: Roll) -> frozenset[str]:

@@ -26,7 +26,7 @@ from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Context, Stopped
 from provision.ssh.session import Session
 from provision.steps.base import RefusalError
-from provision.steps.facts import Fleet
+from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream
 
 
@@ -135,7 +135,7 @@ class Rollout:
         for host in self.members:
             host.run.session.close()
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> FleetState:
         """Return the state of the fleet so far."""
         return fleet.known(self.members, self.roll, self._caught)
 
@@ -182,7 +182,7 @@ class Rollout:
             if not isinstance(host.outcome.error, LockedError | Stopped | None):
                 bad = bad or host.name
 
-    def _is_changed_balancer(self, host: HostPart, known: Fleet) -> bool:
+    def _is_changed_balancer(self, host: HostPart, known: FleetState) -> bool:
         if not (host.run.host.balancer or host.run.reader.upstream()):
             return False
         with self._caught(host):
@@ -190,7 +190,7 @@ class Rollout:
             return any(change.role in role_interface.routing() for change in changes)
         return False
 
-    def _deploy_balancer(self, host: HostPart, known: Fleet, bad: str) -> Iterator[Slot]:
+    def _deploy_balancer(self, host: HostPart, known: FleetState, bad: str) -> Iterator[Slot]:
         """Leave the balancer alone after a failed balancer: the same change would break this balancer too."""
         if bad:
             self._guard(f"the balancer {bad} failed")
@@ -203,7 +203,7 @@ class Rollout:
         self.context.working.add(host.name)
         return Work(slots, partial(self._say, host.name, host.run.hide, "progress", "upstream"))
 
-    def _deploy(self, host: HostPart, known: Fleet | None = None) -> Iterator[Slot]:
+    def _deploy(self, host: HostPart, known: FleetState | None = None) -> Iterator[Slot]:
         """Do one host's part of a wave. Errors stay with the host."""
         begun = time.monotonic()
         with self._caught(host):
@@ -229,7 +229,7 @@ class Rollout:
         count = len(host.planned.changes)
         host.run.say("planned", "", f"{count} to change" if count else "nothing to change")
 
-    def _plan(self, host: HostPart, roles: frozenset[str], known: Fleet | None = None) -> None:
+    def _plan(self, host: HostPart, roles: frozenset[str], known: FleetState | None = None) -> None:
         host.outcome.plan = merged(host.outcome.plan, host.run.plan(roles, known, host.outcome.plan.changes))
 
     def _leave(self, host: HostPart, later: frozenset[str]) -> None:

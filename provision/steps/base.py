@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from provision.command import Answer, Command, Run
 from provision.steps import wording
 from provision.steps.facts import HostFacts
+from provision.steps.fleet_state import FleetState
 
 __all__ = [
     "EVERY",
@@ -239,6 +240,14 @@ class Step(ABC):
     def repaired(self, have: State) -> State:
         """The found state with spontaneous damage mended and nothing else changed; `have` without such damage."""
         return have
+
+    def in_fleet(self, fleet: FleetState) -> "Step":
+        """The step with the state of the fleet, for a step of the last wave; itself where that makes no difference.
+
+        Args:
+            fleet: the state of the fleet.
+        """
+        return self
 
     def note(self, facts: HostFacts) -> str:
         """A line for the operator about an unchanged part of the host; empty for none."""

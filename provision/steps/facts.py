@@ -29,25 +29,6 @@ of its cards: a guard asks no more."""
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """A run's knowledge of the gpu hosts when the balancers' turn comes.
-
-    Args:
-        addresses: host -> the address on which its instances listen, for hosts read by the run.
-        failed: hosts that failed or were unreachable.
-        partly: failed hosts with all, or all other, instances known to be as before: their marks stay.
-        unfit: labels (`HOST/INSTANCE`) of instances that failed their test.
-        drained: label -> an operator's drain, from the balancers read in this run.
-    """
-
-    addresses: Mapping[str, str] = field(default_factory=dict)
-    failed: frozenset[str] = frozenset()
-    partly: frozenset[str] = frozenset()
-    unfit: frozenset[str] = frozenset()
-    drained: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class HostFacts:
     """The host facts.
 
@@ -70,7 +51,6 @@ class HostFacts:
         clock: seconds since 1970 by the host's clock; None where unknown.
         published: `ADDRESS:PORT` of our containers, also of stopped containers; None where Docker cannot be asked.
         asked_after: id of the step after which Docker can be asked for published ports.
-        fleet: the run's knowledge of the other hosts.
     """
 
     distribution: str = ""
@@ -91,7 +71,6 @@ class HostFacts:
     clock: int | None = None
     published: tuple[str, ...] | None = ()
     asked_after: str = "service:docker"
-    fleet: Fleet = field(default_factory=Fleet)
 
     @property
     def record(self) -> Mapping[int, str]:
@@ -123,12 +102,10 @@ class LateFacts:
 
     Args:
         read: reads the host facts.
-        fleet: the run's knowledge of the other hosts.
     """
 
-    def __init__(self, read: Callable[[], HostFacts], fleet: Fleet) -> None:
+    def __init__(self, read: Callable[[], HostFacts]) -> None:
         self._read = read
-        self.fleet = fleet
 
     @cached_property
     def _facts(self) -> HostFacts:

@@ -4,7 +4,8 @@ from typing import Any
 
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.roles import balancer, nginx
-from provision.steps.facts import Fleet, HostFacts
+from provision.steps.facts import HostFacts
+from provision.steps.fleet_state import FleetState
 from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.system.file_scan import Content
 
@@ -44,9 +45,9 @@ def config(inventory: Inventory, name: str = "lb-01") -> Balancing:
     return next(step for step in balancer.steps(inventory.host(name), inventory) if isinstance(step, Balancing))
 
 
-def texts(step: Balancing, known: Fleet | None = None, have: Any = None, **facts: Any) -> dict[str, str]:
+def texts(step: Balancing, known: FleetState | None = None, have: Any = None, **facts: Any) -> dict[str, str]:
     """The files it wants."""
-    want = step.want(HostFacts(fleet=known or Fleet(), **facts), have)
+    want = step.in_fleet(known or FleetState()).want(HostFacts(**facts), have)
     assert want is not None
     return {name: content.data.decode() for name, content in want["files"].items()}
 

@@ -10,7 +10,7 @@ from provision.inventory import Inventory
 from provision.plan import role_interface
 from provision.roles import balancer
 from provision.steps.base import RefusalError
-from provision.steps.facts import Fleet
+from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import balancer_checks
 from provision.steps.nginx.upstream import NOWHERE
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
@@ -26,63 +26,65 @@ def servers(text: str) -> list[tuple[str, bool]]:
 
 
 def test_every_instance_of_the_inventory_is_a_server_at_the_address_its_host_was_read_to_have() -> None:
-    text = texts(config(fleet()), Fleet(READ))[UPSTREAM]
+    text = texts(config(fleet()), FleetState(READ))[UPSTREAM]
     assert servers(text) == [(f"{READ[name]}:{port}", False) for name in READ for port in (3001, 3002)]
     line = "server 10.1.0.11:3001 weight=1 max_conns=5 max_fails=2 fail_timeout=30s; # gpu-01/ollama1"
     assert line in [found.strip() for found in text.splitlines()]
 
 
 def test_a_failed_host_is_down_even_if_it_was_read() -> None:
-    text = texts(config(fleet()), Fleet(READ, frozenset({"gpu-02"})))[UPSTREAM]
+    text = texts(config(fleet()), FleetState(READ, frozenset({"gpu-02"})))[UPSTREAM]
     assert [down for _, down in servers(text)] == [False, False, True, True]
 
 
 def test_a_host_that_is_not_visited_keeps_address_and_mark() -> None:
     step = config(fleet())
-    first = texts(step, Fleet(READ, frozenset({"gpu-02"})))[UPSTREAM]
-    again = texts(step, Fleet({"gpu-01": READ["gpu-01"]}), state(step, **{UPSTREAM: first}))[UPSTREAM]
+    first = texts(step, FleetState(READ, frozenset({"gpu-02"})))[UPSTREAM]
+    again = texts(step, FleetState({"gpu-01": READ["gpu-01"]}), state(step, **{UPSTREAM: first}))[UPSTREAM]
     assert again == first
 
 
 def test_what_no_run_has_brought_to_its_end_is_not_in_it() -> None:
     """A host that nobody deployed yet, or that a run which was killed left half made: it would swallow requests."""
     step = config(fleet())
-    text = texts(step, Fleet(READ))[UPSTREAM]
+    text = texts(step, FleetState(READ))[UPSTREAM]
     before = "\n".join(line for line in text.splitlines() if "gpu-02" not in line)
     have = state(step, **{UPSTREAM: before})
-    one = Fleet({"gpu-01": READ["gpu-01"]})
+    one = FleetState({"gpu-01": READ["gpu-01"]})
     assert [address for address, _ in servers(texts(step, one, have)[UPSTREAM])] == ["10.1.0.11:3001", "10.1.0.11:3002"]
-    assert [down for _, down in servers(texts(step, Fleet(READ), have)[UPSTREAM])] == [False] * 4
+    assert [down for _, down in servers(texts(step, FleetState(READ), have)[UPSTREAM])] == [False] * 4
     renamed = state(step, **{UPSTREAM: text.replace("gpu-02", "node-2")})
     assert len(servers(texts(step, one, renamed)[UPSTREAM])) == 2, "a host with another name is another host"
     strangers = state(step, **{UPSTREAM: text.replace("gpu-0", "node-")})
     with pytest.raises(RefusalError, match="deploy their hosts first"):
-        texts(step, Fleet(), strangers)
+        texts(step, FleetState(), strangers)
 
 
 @pytest.mark.parametrize(("new", "old"), [("gpu-02/ollama2", "gpu-02/chat"), ("10.1.0.12:3002", "10.1.0.12:4002")])
 def test_of_a_host_that_was_not_reached_it_has_what_serves_there(new: str, old: str) -> None:
     """Its instances have another name or port by now, and the roll was halted before its turn, or it was not chosen."""
     step = config(fleet())
-    now = texts(step, Fleet(READ))[UPSTREAM].replace(new, old)
+    now = texts(step, FleetState(READ))[UPSTREAM].replace(new, old)
     have = state(step, **{UPSTREAM: now})
     for known in (
-        Fleet({"gpu-01": READ["gpu-01"]}),
-        Fleet({"gpu-01": READ["gpu-01"]}, partly=frozenset({"gpu-02"})),
-        Fleet(partly=frozenset({"gpu-01", "gpu-02"})),
+        FleetState({"gpu-01": READ["gpu-01"]}),
+        FleetState({"gpu-01": READ["gpu-01"]}, unaffected=frozenset({"gpu-02"})),
+        FleetState(unaffected=frozenset({"gpu-01", "gpu-02"})),
     ):
         text = texts(step, known, have)[UPSTREAM]
         assert servers(text) == servers(now)
         assert old in text
-    assert new in texts(step, Fleet(READ), have)[UPSTREAM]
-    failed = texts(step, Fleet({"gpu-01": READ["gpu-01"]}, failed=frozenset({"gpu-02"})), have)[UPSTREAM]
+    assert new in texts(step, FleetState(READ), have)[UPSTREAM]
+    failed = texts(step, FleetState({"gpu-01": READ["gpu-01"]}, failed=frozenset({"gpu-02"})), have)[UPSTREAM]
     assert [down for _, down in servers(failed)] == [False, False, True, True]
 
 
 def test_an_instance_that_failed_alone_leaves_the_others_of_its_host_as_they_are() -> None:
     step = config(fleet())
-    known = Fleet({"gpu-02": READ["gpu-02"]}, partly=frozenset({"gpu-01"}), unfit=frozenset({"gpu-01/ollama1"}))
-    have = state(step, **{UPSTREAM: texts(step, Fleet(READ))[UPSTREAM]})
+    known = FleetState(
+        {"gpu-02": READ["gpu-02"]}, unaffected=frozenset({"gpu-01"}), not_ready=frozenset({"gpu-01/ollama1"})
+    )
+    have = state(step, **{UPSTREAM: texts(step, FleetState(READ))[UPSTREAM]})
     assert [down for _, down in servers(texts(step, known, have)[UPSTREAM])] == [True, False, False, False]
     # And what of it was never in the upstream does not get there now.
     assert [down for _, down in servers(texts(step, known)[UPSTREAM])] == [True, True, False, False]
@@ -90,8 +92,8 @@ def test_an_instance_that_failed_alone_leaves_the_others_of_its_host_as_they_are
 
 def test_a_host_that_is_visited_again_is_up() -> None:
     step = config(fleet())
-    first = texts(step, Fleet(READ, frozenset({"gpu-02"})))[UPSTREAM]
-    assert [down for _, down in servers(texts(step, Fleet(READ), state(step, **{UPSTREAM: first}))[UPSTREAM])] == [
+    first = texts(step, FleetState(READ, frozenset({"gpu-02"})))[UPSTREAM]
+    assert [down for _, down in servers(texts(step, FleetState(READ), state(step, **{UPSTREAM: first}))[UPSTREAM])] == [
         False
     ] * 4
 
@@ -110,7 +112,7 @@ def test_a_name_is_resolved_on_the_balancer() -> None:
 def test_an_address_that_becomes_known_replaces_the_placeholder() -> None:
     step = config(named())
     found = state(step)
-    assert servers(texts(step, Fleet({"gpu-01": "10.0.0.9"}), found)[UPSTREAM]) == [("10.0.0.9:3001", False)]
+    assert servers(texts(step, FleetState({"gpu-01": "10.0.0.9"}), found)[UPSTREAM]) == [("10.0.0.9:3001", False)]
     assert servers(texts(step, have=found, resolved={"gpu.example": "10.0.0.9"})[UPSTREAM]) == [
         ("10.0.0.9:3001", False)
     ]
@@ -202,8 +204,8 @@ def facts_of() -> Any:
 
 def test_the_last_instances_are_not_taken_out_because_their_hosts_failed():
     step = config(fleet())
-    have = state(step, **{UPSTREAM: texts(step, Fleet(READ))[UPSTREAM]})
-    one, both = Fleet(failed=frozenset({"gpu-01"})), Fleet(failed=frozenset({"gpu-01", "gpu-02"}))
+    have = state(step, **{UPSTREAM: texts(step, FleetState(READ))[UPSTREAM]})
+    one, both = FleetState(failed=frozenset({"gpu-01"})), FleetState(failed=frozenset({"gpu-01", "gpu-02"}))
     assert [down for _, down in servers(texts(step, one, have)[UPSTREAM])] == [True, True, False, False]
     with pytest.raises(RefusalError, match=r"no instance would be left.*gpu-01, gpu-02"):
         texts(step, both, have)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from provision.inventory import Inventory
-from provision.steps.facts import Fleet
+from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import balancer_checks
 from provision.steps.nginx.upstream import Drained, Upstream
 from provision.steps.ollama.engine import OLLAMA
@@ -44,7 +44,7 @@ def failed(inventory: Inventory, upstream: str, name: str = "lb-01") -> dict[str
 
 def upstream(*edits: tuple[str, str], inventory: Inventory | None = None, name: str = "lb-01") -> str:
     """The upstream as written, with one edit each of the first place."""
-    known = Fleet({"gpu-01": "10.1.0.11", "gpu-02": "10.1.0.12"})
+    known = FleetState({"gpu-01": "10.1.0.11", "gpu-02": "10.1.0.12"})
     text = texts(config(inventory or fleet(), name), known)["upstream.conf"]
     for old, new in edits:
         assert old in text

@@ -5,6 +5,7 @@ What is in a file `.apt` beside an inventory is what apt reads on its hosts, as 
 After a change that is meant to change plans: PROVISION_GOLDEN=write make unit, then read the diff.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from provision.plan.planner import make_change
 from provision.plan.role_interface import Entry
 from provision.steps import apt_lines
 from provision.steps.base import BlockedError, RefusalError, converged
-from provision.steps.facts import Card, Fleet, HostFacts
+from provision.steps.facts import Card, HostFacts
+from provision.steps.fleet_state import FleetState
 
 GOLDEN = Path(__file__).parent / "golden"
 ADDRESSES = {"gpu-01": "10.0.0.11", "gpu-02": "10.0.0.12", "box": "10.0.0.11", "lb-01": "10.0.0.5"}
@@ -24,6 +26,9 @@ CARDS = tuple(
     Card(index, f"GPU-{index}0000000-0000-4000-8000-00000000000{index}", "NVIDIA L40S", "590.48.01", 8.9, 46068)
     for index in range(2)
 )
+
+
+FLEET = FleetState({name: address for name, address in ADDRESSES.items() if name != "lb-01"})
 
 
 def facts(host: str, apt: Path) -> HostFacts:
@@ -41,7 +46,6 @@ def facts(host: str, apt: Path) -> HostFacts:
         sources=dict.fromkeys(others, own),
         resolved=others,
         cards=CARDS if host != "lb-01" else (),
-        fleet=Fleet({name: address for name, address in ADDRESSES.items() if name != "lb-01"}),
     )
 
 
@@ -70,6 +74,7 @@ def plan(path: Path) -> str:
     for host in inventory.hosts:
         lines.append(host.name)
         for entry in role_interface.steps(host, inventory):
+            entry = dataclasses.replace(entry, step=entry.step.in_fleet(FLEET))
             lines += shown(entry, facts(host.name, path.with_suffix(".apt")))
     return "\n".join(lines) + "\n"
 

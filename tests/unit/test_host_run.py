@@ -16,7 +16,7 @@ from provision.runs.context import Context, Stopped
 from provision.runs.lease_keeper import LeaseKeeper
 from provision.ssh import jobs
 from provision.steps.base import BlockedError, Check, Fact, Owned, Step
-from provision.steps.facts import Fleet
+from provision.steps.fleet_state import FleetState
 from tests.shell import sh
 
 from .local import SETTINGS, LocalSession, deployed
@@ -390,7 +390,7 @@ def test_the_lock_is_kept_where_a_wave_is_still_to_come(make, tmp_path):
     host = make(note(make), roles=ROLES | {"balancer"})
     deployed(host.deploy(ROLES))
     assert (tmp_path / "run" / "lock").exists()
-    deployed(host.deploy(frozenset({"balancer"}), Fleet()))
+    deployed(host.deploy(frozenset({"balancer"}), FleetState()))
     host.finish()
     assert not (tmp_path / "run" / "lock").exists()
 
@@ -400,7 +400,7 @@ class Codename(Note):
     """A note that depends on the host."""
 
     def want(self, facts, have):
-        return {"text": f"{facts.codename} {len(facts.fleet.failed)}"}
+        return {"text": f"of {facts.codename}"}
 
 
 @pytest.mark.parametrize(("kind", "execs"), [(Note, 4), (Codename, 5)])

@@ -35,7 +35,7 @@ STEPS = [
     {"instance"},
     {"docker", "nginx"},
     {"system"},
-    {"base", "facts", "nvidia_smi", "apt_lines", "instance_paths", "wording"},
+    {"base", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "wording"},
 ]
 HOMES = {
     "fabric": {"ssh", "fabfile"},

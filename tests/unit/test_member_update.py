@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from provision.steps.base import RefusalError
-from provision.steps.facts import Fleet, HostFacts
+from provision.steps.facts import HostFacts
+from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import member_update, upstream
 from provision.steps.nginx.generation import status_port
 from provision.steps.nginx.member_update import MemberUpdate
@@ -21,7 +22,7 @@ WHY = Drained(ONE, "2026-11-22T08:00:00Z", "ops@desk", "a new fan; {really} # so
 
 def written(**known: Any) -> str:
     """The upstream as the role writes it."""
-    return texts(config(fleet()), Fleet(READ, **known))[upstream.FILE]
+    return texts(config(fleet()), FleetState(READ, **known))[upstream.FILE]
 
 
 def down(text: str) -> set[str]:
@@ -36,14 +37,14 @@ def marked(**marks: Any) -> str:
 
 
 def test_marks_are_what_the_role_writes_itself() -> None:
-    assert marked(down=[ONE]) == written(unfit=frozenset({ONE}))
+    assert marked(down=[ONE]) == written(not_ready=frozenset({ONE}))
     assert marked(drain={ONE: WHY}) == written(drained={ONE: WHY})
 
 
 def test_a_balancer_keeps_what_it_knows_of_the_drained_and_not_what_others_know() -> None:
     step = config(fleet())
     drained = marked(drain={ONE: WHY})
-    known = Fleet(READ, drained={TWO: Drained(TWO, "x", "y", "")})
+    known = FleetState(READ, drained={TWO: Drained(TWO, "x", "y", "")})
     assert texts(step, known, state(step, **{upstream.FILE: drained}))[upstream.FILE] == drained
 
 
@@ -56,7 +57,7 @@ def test_a_new_balancer_takes_it_from_the_others() -> None:
 def test_an_instance_that_was_drained_and_is_no_more_declared_is_forgotten() -> None:
     step = config(fleet())
     drained = marked(drain={ONE: WHY}).replace("gpu-01/ollama1", "gpu-01/gone")
-    assert upstream.drained(texts(step, Fleet(READ), state(step, **{upstream.FILE: drained}))[upstream.FILE]) == {}
+    assert upstream.drained(texts(step, FleetState(READ), state(step, **{upstream.FILE: drained}))[upstream.FILE]) == {}
 
 
 def test_nothing_but_marks_is_changed_and_the_running_nginx_checks() -> None:
@@ -94,7 +95,7 @@ def test_an_upstream_that_somebody_else_edited_is_refused_with_the_way_out(how: 
     with pytest.raises(RefusalError, match=r"nginx/upstream\.conf has .* `provision deploy --tags balancer`"):
         update.want(HostFacts(), have)
     drained = state(config(fleet()), **{upstream.FILE: marked(drain={ONE: WHY}).replace(*edits[how])})
-    text = texts(config(fleet()), Fleet(READ), drained)[upstream.FILE]
+    text = texts(config(fleet()), FleetState(READ), drained)[upstream.FILE]
     assert text == marked(drain={ONE: WHY}), "a deploy writes it anew, and what was drained stays out"
 
 

@@ -207,7 +207,7 @@ def test_an_instance_that_is_ill_keeps_no_other_of_its_host_out_and_fails_its_ho
     assert outcomes[0].error.message == "gpu-01/ollama1 does not answer"
     assert [event for event in make.events if event.startswith("up")] == ["up gpu-01/ollama2"]
     assert not rollout.roll.members.halted
-    assert rollout.fleet().unfit == {"gpu-01/ollama1"}
+    assert rollout.fleet().not_ready == {"gpu-01/ollama1"}
 
 
 def test_an_instance_of_a_host_that_fails_in_its_part_is_given_back_if_it_is_well(make):
@@ -233,7 +233,7 @@ def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(make):
     rollout.members[0].traffic.admission.prove = locked
     assert result(rollout) == {"gpu-01": "locked"}
     assert "up gpu-01/ollama1" not in make.events
-    assert not rollout.fleet().unfit, "its marks are kept"
+    assert not rollout.fleet().not_ready, "its marks are kept"
 
 
 @pytest.mark.parametrize("step", [1, 2])

@@ -1,9 +1,10 @@
 """A new role is its module, its name in `roles.ORDER`, and its templates: a late role of the test goes all the way."""
 
+import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,8 @@ from provision.rollout.waves import Rollout
 from provision.runs import lock
 from provision.runs.context import Context
 from provision.steps.base import Step
-from provision.steps.facts import Fleet, HostFacts
+from provision.steps.facts import HostFacts
+from provision.steps.fleet_state import FleetState
 from tests.shell import sh
 
 from .balancer_fleet import config, fleet, state
@@ -58,15 +60,20 @@ class Logged(Note):
     Args:
         log: path of the log.
         word: what is written there.
+        fails: whether its command fails.
+        fleet: the state of the fleet.
     """
 
     log: str = ""
     word: str = ""
     fails: bool = False
+    fleet: FleetState = field(default_factory=FleetState)
 
     def want(self, facts: HostFacts, have: Any) -> Any:
-        known = getattr(facts, "fleet", None)
-        return {"text": f"failed: {sorted(known.failed)}" if isinstance(known, Fleet) else "alone"}
+        return {"text": f"failed: {sorted(self.fleet.failed)}"}
+
+    def in_fleet(self, fleet: FleetState) -> Step:
+        return dataclasses.replace(self, fleet=fleet)
 
     def commands(self, have: Any, want: Any) -> list[Command]:
         script = (

@@ -17,7 +17,7 @@ from provision.runs.history import Entry, Made, Story
 from provision.steps.base import Fact, RefusalError, converged
 from provision.steps.docker import inspect
 from provision.steps.docker.image import OwnedImages
-from provision.steps.facts import Fleet
+from provision.steps.fleet_state import FleetState
 from provision.steps.instance.container import Container
 from provision.steps.nginx.balancer_config import UPSTREAM, Balancing
 from provision.steps.nginx.generation import Generation
@@ -302,13 +302,12 @@ PAST = Upstream(
 NOW = dataclasses.replace(
     PAST, method="least_conn", members=tuple(dataclasses.replace(one, weight=1, down=False) for one in PAST.members)
 )
-BACK = Fleet({"gpu-01": "10.0.0.11"})
+BACK = FleetState({"gpu-01": "10.0.0.11"})
 
 
 def restored(step, fleet, now=NOW, past=PAST):
     """The upstream that a rollback wants, and the whole configuration."""
-    facts = dataclasses.replace(FACTS, fleet=fleet)
-    want = step.restore(facts, configured(step, now), configured(step, past))
+    want = step.in_fleet(fleet).restore(FACTS, configured(step, now), configured(step, past))
     return Upstream.parse(want["files"][UPSTREAM].data.decode()), want
 
 
@@ -329,13 +328,13 @@ def test_a_drained_instance_stays_out_of_the_restored_upstream(balancing):
 
 
 def test_a_rollback_that_would_leave_no_instance_that_serves_is_refused(balancing):
-    found, _ = restored(balancing, dataclasses.replace(BACK, unfit=frozenset({TWO})))
+    found, _ = restored(balancing, dataclasses.replace(BACK, not_ready=frozenset({TWO})))
     assert [one.down for one in found.members] == [False, True]
     with pytest.raises(RefusalError, match="no instance that serves would be left"):
-        restored(balancing, Fleet(failed=frozenset({"gpu-01"})))
+        restored(balancing, FleetState(failed=frozenset({"gpu-01"})))
     elsewhere = dataclasses.replace(PAST, members=(Member("10.0.0.12", 3001, label="gpu-02/ollama1"),))
     with pytest.raises(RefusalError, match="no instance that serves would be left"):
-        restored(balancing, dataclasses.replace(BACK, unfit=frozenset({ONE, TWO})), past=elsewhere)
+        restored(balancing, dataclasses.replace(BACK, not_ready=frozenset({ONE, TWO})), past=elsewhere)
 
 
 def test_an_upstream_of_the_past_that_somebody_else_wrote_is_refused(balancing):
@@ -347,7 +346,7 @@ def test_an_upstream_of_the_past_that_somebody_else_wrote_is_refused(balancing):
 
 def test_ports_that_shift_on_a_host_that_was_not_put_back_keep_their_names(balancing):
     now = NOW.updated(up={ONE: "10.0.0.11:3002", TWO: "10.0.0.11:3003"})
-    found, _ = restored(balancing, Fleet(), now=now)
+    found, _ = restored(balancing, FleetState(), now=now)
     assert '"10.0.0.11:3002" "gpu-01/ollama1";' in found.text
     assert '"10.0.0.11:3003" "gpu-01/ollama2";' in found.text
 
@@ -371,8 +370,8 @@ def test_a_drain_of_the_past_that_ended_since_is_not_put_back(balancing):
 
 def test_a_balancer_without_an_upstream_takes_the_drains_from_the_others(balancing):
     wish = Drained(ONE, "today", "me", "why")
-    facts = dataclasses.replace(FACTS, fleet=dataclasses.replace(BACK, drained={ONE: wish}))
-    want = balancing.restore(facts, None, configured(balancing, PAST))
+    known = dataclasses.replace(BACK, drained={ONE: wish})
+    want = balancing.in_fleet(known).restore(FACTS, None, configured(balancing, PAST))
     found = Upstream.parse(want["files"][UPSTREAM].data.decode())
     assert [(one.down, one.drained) for one in found.members] == [(True, wish), (False, None)]
 
@@ -383,10 +382,10 @@ def test_the_balancers_of_what_comes_back_look_at_their_marks_again(inventory, b
     found = rollback_plan.with_balancers(undos, inventory, ROLES)
     [entry] = found["lb-01"].entries
     now = NOW.updated(down={ONE})
-    facts = dataclasses.replace(FACTS, fleet=BACK)
-    want = entry.want(facts, configured(balancing, now))
+    entry = dataclasses.replace(entry, step=entry.step.in_fleet(BACK))
+    want = entry.want(FACTS, configured(balancing, now))
     assert Upstream.parse(want["files"][UPSTREAM].data.decode()) == NOW, "the mark, and nothing else"
-    assert entry.want(facts, None) is None
+    assert entry.want(FACTS, None) is None
     assert set(rollback_plan.with_balancers(undos, inventory, frozenset({"ollama"}))) == {"gpu-01"}
     assert set(
         rollback_plan.with_balancers({"gpu-01": dataclasses.replace(undos["gpu-01"], entries=())}, inventory, ROLES)
@@ -440,4 +439,4 @@ def test_what_a_rollback_takes_away_gets_no_requests(inventory, tmp_path):
     found = undo(inventory, made("container:ollama2", None, container(inventory, "ollama2")))
     context = Context("run", inventory, ROLES, lambda event: None, Store(tmp_path / "store"))
     rollout = Rollout(context, [(found.host, ROLES)], None, 1, past={"gpu-01": found.entries})
-    assert rollout.fleet().unfit == {"gpu-01/ollama2"}
+    assert rollout.fleet().not_ready == {"gpu-01/ollama2"}

@@ -9,7 +9,7 @@ from provision.command import run
 from provision.errors import CommandError, HostError, UnreachableError
 from provision.runs.context import Stopped
 from provision.steps.base import EVERY, Fact
-from provision.steps.facts import Fleet
+from provision.steps.fleet_state import FleetState
 from provision.steps.instance.container_state import LEFT
 from tests.shell import sh
 
@@ -231,7 +231,7 @@ def test_an_instance_gets_no_requests_before_it_has_its_model(host, make, traffi
 
 @pytest.mark.parametrize(
     ("roles", "groups", "fleet"),
-    [(ROLES, ("gpu",), None), (SERVING, (), None), (SERVING, ("gpu",), Fleet())],
+    [(ROLES, ("gpu",), None), (SERVING, (), None), (SERVING, ("gpu",), FleetState())],
     ids=["its instances are not looked at", "it is no gpu host", "it is the last wave"],
 )
 def test_nothing_is_given_back_at_the_end_where(host, make, traffic, roles, groups, fleet):

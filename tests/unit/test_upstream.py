@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provision.plan import role_interface
-from provision.steps.facts import Fleet, HostFacts
+from provision.steps.facts import HostFacts
+from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balancer_config import Balancing, restored
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream
@@ -249,10 +250,10 @@ def test_what_a_rollback_makes_of_the_upstream(case: dict[str, Any]) -> None:
         zone=1,
         members=tuple(listed(case["past"]).values()),
     )
-    fleet = Fleet(
+    fleet = FleetState(
         addresses=dict.fromkeys(case["back"], "10.7.7.7"),
         failed=frozenset(case.get("failed", ())),
-        unfit=frozenset(case.get("unfit", ())),
+        not_ready=frozenset(case.get("unfit", ())),
     )
     found = restored(past, listed(case["present"]), fleet, case["declared"])
     assert found.members == tuple(listed(case["restored"]).values())

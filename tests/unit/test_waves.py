@@ -91,7 +91,7 @@ def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(m
     assert (one.result, one.changed, other.result) == ("failed", ["note:a"], "changed")
     assert (one.error.exit_code, one.error.message) == (3, "two cannot run: GPU 1 (GPU-1) is missing")
     (known,) = seen
-    assert (known.failed, known.unfit) == (frozenset(), {"gpu-01/two"}), "the balancers leave out that one alone"
+    assert (known.failed, known.not_ready) == (frozenset(), {"gpu-01/two"}), "the balancers leave out that one alone"
     assert made.guarded == ""
 
 
@@ -384,7 +384,7 @@ def test_a_failed_host_keeps_its_marks_where_it_is_known_how_it_stands(make, err
     made = make({"gpu-01": ()})
     made.members[0].fail(error, made.context)
     known = made.fleet()
-    assert (known.partly, known.failed) == ((frozenset({"gpu-01"}), frozenset())[:: 1 if keeps else -1])
+    assert (known.unaffected, known.failed) == ((frozenset({"gpu-01"}), frozenset())[:: 1 if keeps else -1])
 
 
 @pytest.mark.parametrize(
@@ -539,4 +539,4 @@ def test_a_change_of_one_instance_that_fails_leaves_the_marks_of_the_others(make
     made.roll.pools.of = lambda host: []  # no balancer sends to it
     made.deploy()
     known = made.fleet()
-    assert (known.partly, known.failed) == ({"gpu-01"}, frozenset())
+    assert (known.unaffected, known.failed) == ({"gpu-01"}, frozenset())

@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from provision.steps.base import Check, RefusalError, State
-from provision.steps.facts import Fleet, HostFacts
+from provision.steps.base import Check, RefusalError, State, Step
+from provision.steps.facts import HostFacts
+from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import balancer_checks
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.backend import Backend
@@ -64,6 +65,7 @@ class Balancing(Generation):
         url: where clients on the host itself reach the balancer, for the proofs.
         model: a model that every instance serves, for the proofs; empty where there is none.
         scattered: models that only some of the instances serve -> how many do.
+        fleet: the state of the fleet.
     """
 
     routes: ClassVar[bool] = True
@@ -78,10 +80,15 @@ class Balancing(Generation):
     url: str
     model: str = ""
     scattered: Mapping[str, str] = field(default_factory=dict)
+    fleet: FleetState = field(default_factory=FleetState, repr=False)
+
+    def in_fleet(self, fleet: FleetState) -> Step:
+        """The configuration for the present state of the fleet."""
+        return dataclasses.replace(self, fleet=fleet)
 
     def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
         """The files, with the upstream of this run."""
-        listed = members(self.servers, facts, have)
+        listed = members(self.servers, self.fleet, facts, have)
         upstream = Upstream(
             name=self.backend.name,
             method=self.method,
@@ -99,8 +106,8 @@ class Balancing(Generation):
         if past is None:
             raise RefusalError(f"the {UPSTREAM} of that time is not as provision writes it: it cannot be put back")
         present = marks.members(marks.text_of(have))
-        drains = marks.drained(marks.text_of(have)) if present else facts.fleet.drained
-        upstream = restored(past, present, facts.fleet, {server.label for server in self.servers}).updated(drain=drains)
+        drains = marks.drained(marks.text_of(have)) if present else self.fleet.drained
+        upstream = restored(past, present, self.fleet, {server.label for server in self.servers}).updated(drain=drains)
         if marks.serves(present.values()) and not marks.serves(upstream.members):
             raise RefusalError("no instance that serves would be left in the restored upstream; it is left as it is")
         return {**files, UPSTREAM: upstream.text.encode()}
@@ -121,7 +128,7 @@ class Balancing(Generation):
             yield from self.backend.stream(live, self.url, self.model, balancer_checks.serving(live))
 
 
-def members(servers: tuple[Server, ...], facts: HostFacts, have: State) -> tuple[Member, ...]:
+def members(servers: tuple[Server, ...], fleet: FleetState, facts: HostFacts, have: State) -> tuple[Member, ...]:
     """The members of the upstream: declared ones in the order of the inventory, then others that still serve.
 
     Of a host that this run did not bring to its end, the members are those of the present upstream, also under names or
@@ -129,18 +136,19 @@ def members(servers: tuple[Server, ...], facts: HostFacts, have: State) -> tuple
 
     Args:
         servers: every instance.
-        facts: of the balancer, with what this run knows of the fleet.
+        fleet: the state of the fleet.
+        facts: of the balancer.
         have: the present configuration.
 
     Raises:
         RefusalError: hosts failed, and without them nothing would be left that still serves. What was not reached
             from here may well be reached by the balancer, and is worth more than an empty upstream.
     """
-    present, fleet = marks.members(marks.text_of(have)), facts.fleet
+    present = marks.members(marks.text_of(have))
     drains = marks.drained(marks.text_of(have)) if present else fleet.drained
     serving = marks.serves(present.values())
     known = [one for one in servers if not serving or one.label in present or one.host in fleet.addresses]
-    listed = [_member(one, facts, present.get(one.label), drains.get(one.label)) for one in known]
+    listed = [_member(one, fleet, facts, present.get(one.label), drains.get(one.label)) for one in known]
     if serving:
         listed += _undeclared(servers, present, fleet)
     if serving and servers and not listed:
@@ -151,20 +159,20 @@ def members(servers: tuple[Server, ...], facts: HostFacts, have: State) -> tuple
     return tuple(listed)
 
 
-def restored(past: Upstream, present: Mapping[str, Member], fleet: Fleet, declared: Collection[str]) -> Upstream:
+def restored(past: Upstream, present: Mapping[str, Member], fleet: FleetState, declared: Collection[str]) -> Upstream:
     """The upstream that a rollback puts back: settings, weights and limits of the past, members of the present.
 
     Args:
         past: the upstream of the past.
         present: label -> member, of the present upstream; empty where the balancer has none.
-        fleet: what this run knows. The hosts in `fleet.addresses` are those that it brought to their end.
+        fleet: the state of the fleet. The hosts in `fleet.addresses` are those that it brought to their end.
         declared: labels of the instances that the inventory declares.
 
     Returns:
         the upstream, without drains. It lists the instances of both; those that only the present has, unless this run
         takes them away; and those that only the past has, if their host was put back. An instance is where it is now,
-        or where it was, if it gets no requests now and its host was put back. An instance is down if it is unfit; and
-        if it gets no requests now, unless it is declared and its host was put back: only those have been tested.
+        or where it was, if it gets no requests now and its host was put back. An instance is down if it is not ready;
+        and if it gets no requests now, unless it is declared and its host was put back: only those have been tested.
     """
     old = {member.label: member for member in past.members}
     back = {name for name in {*old, *present} if InstanceRef.of(name).host in fleet.addresses}
@@ -172,35 +180,37 @@ def restored(past: Upstream, present: Mapping[str, Member], fleet: Fleet, declar
     def stays(name: str) -> bool:
         if name not in present:
             return name in back or not present
-        taken = name in fleet.unfit or (present[name].down and name not in declared)
+        taken = name in fleet.not_ready or (present[name].down and name not in declared)
         return name in old or name not in back or not taken
 
     def member(name: str) -> Member:
         now = present.get(name) or dataclasses.replace(old[name], down=True)
         was = old.get(name, now)
         now = now.moved(was.at) if now.down and name in back and was.address != NOWHERE else now
-        down = _is_unfit(name, fleet) or (now.down and not (name in back and name in declared))
+        down = _is_not_ready(name, fleet) or (now.down and not (name in back and name in declared))
         return dataclasses.replace(now, weight=was.weight, max_conns=was.max_conns, down=down, drained=None)
 
     listed = tuple(member(name) for name in {**old, **present} if stays(name))
     return dataclasses.replace(past, members=listed, zone=marks.zone_for(listed))
 
 
-def _member(server: Server, facts: HostFacts, present: Member | None, drained: Drained | None) -> Member:
+def _member(
+    server: Server, fleet: FleetState, facts: HostFacts, present: Member | None, drained: Drained | None
+) -> Member:
     """A declared instance, with what the present upstream says of it.
 
     Its address is what its host was read to listen on in this run; else the present one; else the inventory's.
     """
-    fleet, visited = facts.fleet, server.host in facts.fleet.addresses
+    visited = server.host in fleet.addresses
     old = present if present and present.address != NOWHERE else None
     stated = _ip(server.address) or _ip(facts.resolved.get(server.address, ""))
     address = _ip(fleet.addresses.get(server.host, "")) or (old.address if old else stated)
-    unknown = present is None and server.host in fleet.partly
+    unknown = present is None and server.host in fleet.unaffected
     kept = old is not None and old.down and not visited
     return Member(
         address=address or NOWHERE,
         port=old.port if old and not visited else server.port,
-        down=unknown or kept or _is_unfit(server.label, fleet) or drained is not None or not address,
+        down=unknown or kept or _is_not_ready(server.label, fleet) or drained is not None or not address,
         drained=drained,
         label=server.label,
         weight=server.weight,
@@ -208,18 +218,18 @@ def _member(server: Server, facts: HostFacts, present: Member | None, drained: D
     )
 
 
-def _undeclared(servers: tuple[Server, ...], present: Mapping[str, Member], fleet: Fleet) -> Iterator[Member]:
+def _undeclared(servers: tuple[Server, ...], present: Mapping[str, Member], fleet: FleetState) -> Iterator[Member]:
     """The members that are no longer declared, of declared hosts that this run did not bring to their end."""
     declared = {server.label for server in servers}
     hosts = {server.host for server in servers} - fleet.addresses.keys()
     for name, member in present.items():
         if name not in declared and InstanceRef.of(name).host in hosts:
-            yield dataclasses.replace(member, down=member.down or _is_unfit(name, fleet))
+            yield dataclasses.replace(member, down=member.down or _is_not_ready(name, fleet))
 
 
-def _is_unfit(label: str, fleet: Fleet) -> bool:
+def _is_not_ready(label: str, fleet: FleetState) -> bool:
     """Whether this run knows that an instance cannot serve."""
-    return InstanceRef.of(label).host in fleet.failed or label in fleet.unfit
+    return InstanceRef.of(label).host in fleet.failed or label in fleet.not_ready
 
 
 def _ip(text: str) -> str:
