@@ -1,4 +1,4 @@
-"""Which instances the words of a command mean: host patterns, each with the name of an instance or without."""
+"""The instances chosen by the words of a command: host patterns, with the name of an instance or without."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -17,8 +17,9 @@ def chosen(inventory: Inventory, limit: Sequence[str], words: Sequence[str]) -> 
 
     Args:
         inventory: all hosts.
-        limit: Ansible patterns; hosts outside of these are left out. None for all hosts.
-        words: `PATTERN` or `PATTERN/INSTANCE`. `!PATTERN` takes hosts away from all words, `&PATTERN` keeps only those.
+        limit: Ansible patterns of the only hosts to look at; empty for all hosts.
+        words: `PATTERN` or `PATTERN/INSTANCE`. `!PATTERN` leaves hosts out, `&PATTERN` leaves out every host
+            but its own.
 
     Raises:
         UsageError: a word means no instance of a gpu host.
@@ -42,7 +43,7 @@ def chosen(inventory: Inventory, limit: Sequence[str], words: Sequence[str]) -> 
 
 
 def _meant(hosts: Sequence[Host], word: str) -> list[Chosen]:
-    """The instances that one word means."""
+    """The instances chosen by a word."""
     pattern, _, instance = (word, "", "") if word[:1] == "@" else word.partition("/")
     try:
         matching = patterns.select(hosts, [pattern])

@@ -19,8 +19,8 @@ class SelectedHost:
         host: the host.
         entries: its steps of the selected roles, in order.
         roles: names of the selected roles that have steps on the host, in order.
-        is_chosen: whether the request names the host. A balancer that it does not name is worked on for the sake of
-            another host, with the late roles alone.
+        is_chosen: whether the request names the host. A balancer outside of `--limit` takes part with the late roles
+            alone, when a chosen host is behind the balancer.
     """
 
     host: Host
@@ -45,10 +45,10 @@ class Selected:
 def selected(request: Request) -> Selected:
     """The hosts and steps of a plan, deploy or verification with this request.
 
-    Steps that remove what is no longer declared are not among them: only the hosts know of these.
+    Removals of undeclared things are left out: only the hosts know of them.
 
     Args:
-        request: what it would be about.
+        request: the inventory, the hosts and the roles.
 
     Raises:
         ProvisionError: the inventory cannot be used, or a pattern or role matches nothing.

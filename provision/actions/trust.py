@@ -1,4 +1,4 @@
-"""The host keys that hosts show, beside those that known_hosts has for them."""
+"""The keys of hosts, compared with known_hosts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SeenKey:
     Args:
         key: the key.
         state: `known`, `new`, or `changed` where known_hosts has another key of the same type.
-        others: types of the keys that known_hosts has for the host.
-        file: the known_hosts file in which the key belongs.
+        others: types of the host's keys in known_hosts.
+        file: the known_hosts file for the key.
     """
 
     key: Key
@@ -51,11 +51,11 @@ def host_keys(request: Request) -> Answers[SeenKey]:
 
 
 def write_keys(seen: Sequence[SeenKey], *, replace: bool) -> dict[str, int]:
-    """Write keys to the known_hosts files in which they belong.
+    """Write keys to their known_hosts files.
 
     Args:
         seen: the keys.
-        replace: whether other keys of the same hosts are taken away.
+        replace: whether earlier keys of the same hosts are removed.
 
     Returns:
         how many keys each file got, by its path.

@@ -1,7 +1,6 @@
 """The command line: parse, call, print, exit. No logic.
 
-Every command lives in a module of its own that is imported when it is asked for, so that `provision --help`
-imports nothing but click.
+The module of a command is imported when the command is called, so that `provision --help` imports click alone.
 """
 
 import gc
@@ -14,26 +13,26 @@ from functools import partial
 import click
 
 COMMANDS = {
-    "plan": ("provision.cli.plan", "What a deploy would change, and what it would cost"),
-    "deploy": ("provision.cli.deploy", "Make the hosts what the inventory says"),
-    "verify": ("provision.cli.verify", "All that plan sees, and proof of what each step is for; changes nothing"),
-    "loadtest": ("provision.cli.loadtest", "Put load on the endpoint; does it meet its targets, what does it hold"),
-    "drain": ("provision.cli.drain", "Take instances out of the upstream, until they are given back"),
-    "undrain": ("provision.cli.drain", "Give drained instances back, when they can serve"),
-    "lock": ("provision.cli.lock", "Who has which host; keep others off; take a dead lock away"),
-    "rollback": ("provision.cli.rollback", "Put back what a run changed"),
-    "history": ("provision.cli.history", "The runs that changed these hosts, and what came of them"),
-    "show": ("provision.cli.history", "What a run did, step by step"),
+    "plan": ("provision.cli.plan", "Show the changes of a deploy, and their cost"),
+    "deploy": ("provision.cli.deploy", "Make the hosts as the inventory declares"),
+    "verify": ("provision.cli.verify", "Compare as plan does, then prove every step; change nothing"),
+    "loadtest": ("provision.cli.loadtest", "Put load on the endpoint: targets, capacity, slow instances"),
+    "drain": ("provision.cli.drain", "Take instances out of the upstream, until undrain"),
+    "undrain": ("provision.cli.drain", "Test drained instances, and put them back"),
+    "lock": ("provision.cli.lock", "Show the holders of hosts; lock hosts; remove dead locks"),
+    "rollback": ("provision.cli.rollback", "Undo the changes of a run"),
+    "history": ("provision.cli.history", "List the runs on these hosts, and their results"),
+    "show": ("provision.cli.history", "Show a run step by step"),
     "init": ("provision.cli.inventory", "Write a commented inventory to start from"),
     "inventory": ("provision.cli.inventory", "Check the inventory, or show it merged"),
     "trust": ("provision.cli.trust", "Show the hosts' key fingerprints and write known_hosts"),
-    "help": ("provision.cli.help", "The help of a command"),
+    "help": ("provision.cli.help", "Show the help of a command"),
     "lab": ("provision.lab.cli", "A throw-away fleet with simulated GPUs on this machine"),
 }
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and one-line helps, and imports a command when it is run."""
+    """A group with the name and the one-line help of every command. A command is imported when it is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -86,10 +85,10 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with the exit code of the command.
 
     Args:
-        args: the words after `provision`; those of the process when None.
+        args: the words after `provision`; None for the words of the process.
     """
-    # What a command imports stays until its end. Looking through it for garbage, while it starts and once more when it
-    # exits, would take a quarter of the time of a run that changes nothing.
+    # Imported modules stay until the command ends. Looking for garbage in them, at the start and again at the exit,
+    # would take a quarter of the time of a run without changes.
     gc.set_threshold(100_000)
     code = execute(args)
     gc.freeze()
@@ -111,10 +110,10 @@ def execute(args: list[str] | None = None) -> int:
 
 
 def in_words(work: Callable[[], object], *, as_json: bool = False) -> int:
-    """Do something that prints, with every error shown in words.
+    """Call a function, and show every error in words.
 
     Args:
-        work: what to do; an int that it returns is the exit code.
+        work: the function; an int as its result is the exit code.
         as_json: whether wrong usage is also told in a JSON document.
 
     Returns:
@@ -159,7 +158,7 @@ def _in_words(work: Callable[[], object], *, as_json: bool) -> int:
 
 
 def _usage_document(error: click.ClickException) -> None:
-    """The JSON document of a command that was not understood."""
+    """Print the JSON document of a command line with wrong usage."""
     from provision.report.console import failure_document
 
     context = error.ctx if isinstance(error, click.UsageError) else None
@@ -168,7 +167,7 @@ def _usage_document(error: click.ClickException) -> None:
 
 
 def _show_bug(error: Exception) -> None:
-    """What nobody foresaw, in a few lines: where it happened, and how to see all of it."""
+    """Print a bug in a few lines: the place, and how to see the whole traceback."""
     from provision.errors import REPORT, where
     from provision.terminal_text import lines
 

@@ -47,7 +47,7 @@ def deploy(
     lock_wait: str,
     resume: str,
 ) -> int:
-    """Make the hosts what the inventory says. What is as it should be is not touched."""
+    """Make the hosts what the inventory says. A step that is as declared stays untouched."""
     from provision import actions
     from provision.errors import UsageError
     from provision.report import plan, recap

@@ -1,4 +1,4 @@
-"""`provision drain` and `undrain`: take instances out of the upstream by hand, and give them back."""
+"""`provision drain` and `undrain`: take instances out of the upstream by hand, and back in."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def drain(
     """Have the balancers send nothing more to instances, and wait until their streams have ended.
 
     A PATTERN is a host, a group or another pattern of --limit. A drain lasts, over deploys and reboots, until
-    `undrain`. Nothing is asked of the instances' hosts: they may be dead. Before the last instances of a model are
-    drained, the command asks; without a terminal it needs --force.
+    `undrain`. The hosts of the instances may be dead: only balancers are asked. Before the last instances of a model
+    are drained, the command asks; without a terminal it needs --force.
     """
     from provision import actions
     from provision.report import drain as report
@@ -62,7 +62,7 @@ def drain(
 @click.command()
 @instance_options
 def undrain(request: Request, screen: Screen, instances: tuple[str, ...], everything: bool, lock_wait: str) -> int:
-    """Have instances prove that they can serve, and the balancers send to them again."""
+    """Test drained instances, and have the balancers send requests to them again."""
     from provision import actions
     from provision.report import drain as report
 
@@ -74,10 +74,10 @@ def undrain(request: Request, screen: Screen, instances: tuple[str, ...], everyt
 
 
 def _words(request: Request, instances: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:
-    """The words that choose instances. Nobody gets all of them by leaving the words out.
+    """The words that choose instances. All instances are chosen by --all alone, never by leaving out the words.
 
     Raises:
-        UsageError: nothing is chosen, or twice.
+        UsageError: no instance is named, or --all comes with a name.
     """
     from provision.errors import UsageError
 
@@ -95,7 +95,7 @@ def _pace(lock_wait: str) -> Pace:
 
 
 def _agree(losses: Sequence[str]) -> bool:
-    """Have an operator agree that nobody serves some models any more.
+    """Ask the operator whether models may be left without an instance.
 
     Raises:
         Abort: he does not agree.

@@ -7,7 +7,7 @@ import click
 @click.argument("words", nargs=-1, metavar="[COMMAND]...")
 @click.pass_context
 def help(context: click.Context, words: tuple[str, ...]) -> int:  # noqa: A001 - the name of the command
-    """Show the help of a command, such as `provision help lock status`; of all commands without one."""
+    """Show the help of a command, as in `provision help lock status`; without COMMAND the list of commands."""
     root = context.find_root()
     command, shown = root.command, root
     for word in words:

@@ -1,4 +1,4 @@
-"""`provision history` and `provision show`: what runs did, as the hosts themselves remember it."""
+"""`provision history` and `provision show`: the runs in the journals of the hosts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @host_options
 @click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(1, 1000), help="So many runs.")
 def history(request: Request, screen: Screen, number: int) -> int:
-    """The runs that changed these hosts, the newest first: who, when, and what came of it."""
+    """List the runs on these hosts, the newest first: operator, time and results."""
     from provision import actions
     from provision.report.history import show_history
 
@@ -29,9 +29,9 @@ def history(request: Request, screen: Screen, number: int) -> int:
 @click.argument("run", metavar="[RUN]", required=False, default="")
 @host_options
 def show(request: Request, screen: Screen, run: str) -> int:
-    """What a run did: on each host its steps, why, what they changed, and what came of it.
+    """Show a run step by step: on each host the reason, the change and the result.
 
-    Without RUN it is the last run that any of the hosts knows.
+    Without RUN the command shows the last run in any journal.
     """
     from provision import actions
     from provision.report.history import show_story

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from provision.cli.options import (
+    Group,
     answered,
     colour_option,
     extra_vars_option,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("path", default="inventory.yaml", type=click.Path(path_type=Path))
 def init(path: Path) -> int:
-    """Write a commented inventory to start from (inventory.yaml); never over a file that is there."""
+    """Write a commented inventory to start from (inventory.yaml); never over a file."""
     text = files("provision.examples").joinpath("starter.yaml").read_text(encoding="utf-8")
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -38,7 +39,7 @@ def init(path: Path) -> int:
     return 0
 
 
-@click.group()
+@click.group(cls=Group)
 def inventory() -> None:
     """Check the inventory, or show it merged."""
 
@@ -50,9 +51,9 @@ def inventory() -> None:
 @colour_option
 @json_option
 def check(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], as_json: bool) -> int:
-    """Report every problem of the inventory at once; exit 2 if there is one. Reaches no host.
+    """Report every problem of the inventory at once, with exit code 2. Reaches no host.
 
-    --limit chooses the hosts that are counted: the problems of all hosts are reported.
+    --limit chooses the hosts to count; the problems of all hosts are reported.
     """
     return answered("inventory check", as_json, lambda: _check(inventory, limit, extra_vars, as_json=as_json))
 
@@ -83,7 +84,7 @@ def _check(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], 
 @colour_option
 @json_option
 def show(host: str | None, inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], as_json: bool) -> int:
-    """Show what holds for every host, or for HOST, after merging; secrets are masked."""
+    """Show the merged settings of every host, or of HOST; secrets are masked."""
     return answered("inventory show", as_json, lambda: _show(host, inventory, limit, extra_vars, as_json=as_json))
 
 

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from provision.loadtest.session import Result
     from provision.loadtest.target import Endpoint
 
-STEP = "20s"  # how long one step of --find-capacity takes, unless said otherwise
+STEP = "20s"  # default length of a step of --find-capacity
 DURATION = "2m"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says."""
+    """The options of the command line."""
 
     inventory: str
     limit: tuple[str, ...]
@@ -123,7 +123,7 @@ class Asked:
 @colour_option
 @json_option
 def loadtest(**options: object) -> int:
-    """Put load on the endpoint and say whether it meets its targets, which instance is odd, how much it holds."""
+    """Put load on the endpoint: are the targets met, is an instance slower, how many users are served in time?"""
     source = click.get_current_context().get_parameter_source("users")
     if options["find_capacity"] and source is click.core.ParameterSource.DEFAULT:
         options["users"] = 256
@@ -158,7 +158,7 @@ def _loadtest(asked: Asked) -> int:
 
 
 def _endpoint(asked: Asked) -> "tuple[Endpoint, Targets]":
-    """What is tested, and what it has to reach: from the inventory, from the command line, or both."""
+    """The endpoint and its targets: from the inventory, from the command line, or both."""
     from provision.errors import UsageError
     from provision.inventory import LoadTest
     from provision.loadtest import target
@@ -182,7 +182,7 @@ def _endpoint(asked: Asked) -> "tuple[Endpoint, Targets]":
 
 
 def _foreign(asked: Asked) -> "Endpoint":
-    """An endpoint that no inventory names: load on somebody else's machine is asked for twice."""
+    """An endpoint outside of the inventory: load on somebody else's machine needs a second word."""
     from provision.errors import UsageError
     from provision.loadtest import target
 
@@ -193,7 +193,7 @@ def _foreign(asked: Asked) -> "Endpoint":
 
 
 def _targets(asked: Asked, ours: "Targets") -> "Targets":
-    """The inventory's targets, with those of the command line in their place."""
+    """The targets of the inventory, replaced by targets of the command line."""
     from provision.inventory import Targets
 
     said = {name: getattr(asked, name) for name in Targets.model_fields}
@@ -251,7 +251,7 @@ def _share(text: str, option: str) -> float:
 
 
 def _key(place: str) -> "Secret | None":
-    """The key from where it is. What else was written is not repeated: it may be the key itself."""
+    """The key from its variable or file. The error repeats no word of the operator's: the word may be the key."""
     from provision.errors import UsageError
     from provision.inventory import Secret
 
@@ -286,7 +286,7 @@ def _report(asked: Asked, result: "Result", notes: Sequence[str]) -> None:
 
 
 class _Progress:
-    """How it goes, on stderr: one line that is written anew on a terminal, a line every ten seconds elsewhere."""
+    """Progress on stderr: a line that is written anew on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self) -> None:
         self._begun = self._said = time.monotonic()

@@ -1,4 +1,4 @@
-"""`provision lock`: who has a host, keep others off it, and take a dead lock away."""
+"""`provision lock`: the holder of a host, a lock by hand, and the end of a dead lock."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.options import Screen, host_options
+from provision.cli.options import Group, Screen, host_options
 
 if TYPE_CHECKING:
     from provision.actions import Request
     from provision.actions.lock import Locks
 
 
-@click.group()
+@click.group(cls=Group)
 def lock() -> None:
     """Show, take or give back the locks of hosts. A deploy locks what it changes by itself."""
 
@@ -21,7 +21,7 @@ def lock() -> None:
 @lock.command()
 @host_options
 def status(request: Request, screen: Screen) -> int:
-    """Who has which host, since when, and why."""
+    """List the holder of each host, since when, and the reason."""
     from provision import actions
 
     return _tell("lock status", actions.lock.status(request), screen)
@@ -31,7 +31,7 @@ def status(request: Request, screen: Screen) -> int:
 @host_options
 @click.option("-m", "--message", required=True, metavar="WHY", help="Shown to whoever is kept off.")
 def acquire(request: Request, screen: Screen, message: str) -> int:
-    """Keep everybody off the hosts until the lock is released: no deploy changes them, yours included."""
+    """Lock the hosts until `lock release`: no deploy changes a locked host, not even your own."""
     from provision import actions
 
     return _tell("lock acquire", actions.lock.acquire(request, message), screen)
@@ -41,7 +41,7 @@ def acquire(request: Request, screen: Screen, message: str) -> int:
 @host_options
 @click.option("--force", is_flag=True, help="Also the lock of a run that may still be at work.")
 def release(request: Request, screen: Screen, force: bool) -> int:
-    """Take away locks by hand, and those of runs that are dead: gone from this machine, or silent for long."""
+    """Remove locks by hand, and the locks of dead runs: gone from this machine, or silent for long."""
     from provision import actions
 
     return _tell("lock release", actions.lock.release(request, force=force), screen)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what the command line says of them as values."""
+"""Options shared by several commands, and their values."""
 
 from __future__ import annotations
 
@@ -21,14 +21,23 @@ Command = Callable[..., int]
 F = TypeVar("F", bound=Callable[..., int])
 
 
+class Group(click.Group):
+    """A group whose help shows every command with its whole first sentence; click would cut a long sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(limit=500)) for name, one in commands if one])
+
+
 @dataclass(frozen=True)
 class Screen:
-    """How the operator is told.
+    """How a command shows its results.
 
     Args:
-        as_json: as one JSON document.
-        verbose: with every step and the output of long ones.
-        quiet: with nothing but what failed and the last line.
+        as_json: as a JSON document.
+        verbose: with every step, and the output of long steps.
+        quiet: failures and the last line alone.
     """
 
     as_json: bool
@@ -36,7 +45,7 @@ class Screen:
     quiet: bool = False
 
     def progress(self) -> Listener:
-        """A listener that shows what happens."""
+        """A listener that shows the progress."""
         from provision.report.progress import Progress, failures_only
 
         if self.quiet:
@@ -72,7 +81,7 @@ def inventory_option(command: F) -> F:
 
 
 def _inventory(context: click.Context, option: click.Parameter, value: str) -> str:
-    """The inventory that the command names; else that of `provision -i FILE COMMAND`; else the default."""
+    """The inventory of the command itself; else of `provision -i FILE COMMAND`; else the default."""
     source = context.get_parameter_source(option.name or "")
     before = context.find_root().params.get("inventory")
     return str(before) if before and source is not click.core.ParameterSource.COMMANDLINE else value
@@ -125,14 +134,14 @@ def lock_wait_option(what: str) -> Callable[[F], F]:
     """Add `--lock-wait DURATION`: the parameter `lock_wait`, a str.
 
     Args:
-        what: what may be locked.
+        what: the locked thing, such as `a host`.
     """
     help_text = f"Wait so long for {what} that somebody else has."
     return click.option("--lock-wait", default="0", metavar="DURATION", help=help_text)
 
 
 def _roles_beginning(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
-    """The roles that the shell offers for a word that somebody has begun."""
+    """The roles that begin with a word, for the completion of the shell."""
     from provision.plan.role_interface import order
 
     return [role for role in order() if role.startswith(begun)]
@@ -170,30 +179,30 @@ _LISTS = (
 
 
 def run_options(command: Command) -> Command:
-    """The options of commands that plan; they arrive as a `Request` and a `Screen`."""
+    """Add the options of commands that plan. The command gets a `Request` and a `Screen`."""
     return _with(command, inventory_option, limit_option, extra_vars_option, *_ROLES, *_REACH, *_OUTPUT)
 
 
 def listing_options(command: Command) -> Command:
-    """As `run_options`, with `--list-hosts` and `--list-steps`, which are answered instead of the command."""
+    """As `run_options`, with `--list-hosts` and `--list-steps`: a list in place of the command."""
     return _with(command, inventory_option, limit_option, extra_vars_option, *_ROLES, *_LISTS, *_REACH, *_OUTPUT)
 
 
 def host_options(command: Command) -> Command:
-    """The options of commands that ask hosts something and are no run; they arrive as a `Request` and a `Screen`."""
+    """Add the options of commands that ask hosts and change nothing. The command gets a `Request` and a `Screen`."""
     chosen = (inventory_option, limit_option, extra_vars_option)
     return _with(command, *chosen, *_REACH, colour_option, json_option)
 
 
 def key_options(command: Command) -> Command:
-    """As `host_options`; a command that logs in to no host takes -K like the others, and asks for no password."""
+    """As `host_options`, but -K asks for no password: the command logs in to no host."""
     chosen = (inventory_option, limit_option, extra_vars_option)
     return _with(command, *chosen, *_REACH, colour_option, json_option, needs_password=False)
 
 
 def instance_options(command: Command) -> Command:
-    """The options of commands about instances; they arrive as a `Request`, a `Screen`, `instances`, `everything` and
-    `lock_wait`."""
+    """Add the options of commands about instances. The command gets a `Request`, a `Screen`, `instances`, `everything`
+    and `lock_wait`."""
     return _with(
         command,
         click.argument("instances", nargs=-1, metavar="[PATTERN[/INSTANCE]]..."),
@@ -208,7 +217,7 @@ def instance_options(command: Command) -> Command:
 
 
 def _with(command: Command, *options: Callable[[Command], Command], needs_password: bool = True) -> Command:
-    """The command with these options, of which those about hosts arrive as a `Request`, the others by name."""
+    """Add options to a command. The options about hosts become a `Request`, options of the screen a `Screen`."""
 
     @functools.wraps(command)
     def gathered(
@@ -248,7 +257,7 @@ def _with(command: Command, *options: Callable[[Command], Command], needs_passwo
 
 
 def _listed(name: str, request: Request, screen: Screen, *, steps: bool, resume: object = "", **_: object) -> int:
-    """List what the options select, in place of the command."""
+    """List the selected hosts and steps, in place of the command."""
     from provision.actions.selection import selected
     from provision.errors import UsageError
     from provision.report import selection
@@ -260,7 +269,7 @@ def _listed(name: str, request: Request, screen: Screen, *, steps: bool, resume:
 
 
 def answered(name: str, as_json: bool, command: Callable[[], int]) -> int:
-    """Run a command; with --json an error is a document too.
+    """Run a command; with --json an error becomes a document.
 
     Args:
         name: of the command.
@@ -295,12 +304,12 @@ def seconds_of(text: str, option: str, *, least: float) -> float:
     """A duration of the command line.
 
     Args:
-        text: what was said.
-        option: where.
+        text: the value of the option.
+        option: name of the option.
         least: seconds; a day is the most.
 
     Raises:
-        UsageError: it is none, too short or too long.
+        UsageError: the text is no duration, or the duration is too short or too long.
     """
     from provision.errors import UsageError
     from provision.inventory import duration_seconds, is_duration

@@ -1,4 +1,4 @@
-"""What is said, where that cannot be written: a full disk behind stdout, a terminal that was closed."""
+"""Streams for output that cannot be written: a full disk behind stdout, a closed terminal."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ class UnwritableError(ProvisionError):
 
 
 class _Stream:
-    """A stream that passes all its other methods to a wrapped stream."""
+    """A stream around another stream, with all its methods."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -24,7 +24,7 @@ class _Stream:
 
 
 class _Results(_Stream):
-    """Standard output. Who asked for a document must not take half of it for all of it."""
+    """Standard output. Half a document must not pass for the whole document."""
 
     is_written = False
     """Whether anything was printed."""
@@ -50,7 +50,7 @@ class _Results(_Stream):
 
 
 class _Remarks(_Stream):
-    """Standard error. That nobody hears a remark is no reason to stop a run half-way."""
+    """Standard error. A remark without a reader is no reason to stop a run half-way."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
@@ -74,11 +74,11 @@ def guarded() -> Iterator[None]:
 
 
 def is_written() -> bool:
-    """Whether the command has printed anything on standard output, such as its document."""
+    """Whether the command has printed on standard output, such as its document."""
     return bool(getattr(sys.stdout, "is_written", False))
 
 
 def forget_stdout() -> None:
-    """Have the interpreter not fail at its exit over what it could not write."""
+    """Drop unwritten output, so that the interpreter does not fail at its exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @diff_option
 @exit_code_option
 def plan(request: Request, screen: Screen, diff: bool, exit_code: bool) -> int:
-    """Say what a deploy would change on every host, why, and what it would cost. Changes nothing."""
+    """Show every change of a deploy on every host, with reason and cost. Changes nothing."""
     from provision import actions
     from provision.report import plan as report
 

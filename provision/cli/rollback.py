@@ -1,4 +1,4 @@
-"""`provision rollback`: put back what a run changed."""
+"""`provision rollback`: undo a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @lock_wait_option("a host")
 def rollback(request: Request, screen: Screen, run: str, check: bool, diff: bool, yes: bool, lock_wait: str) -> int:
-    """Put back what a run changed: the last one that changed something, unless another is named.
+    """Undo the changes of a run; without RUN, of the last run with changes.
 
     Containers get their image and settings of before, files their bytes, nginx its build and its configuration.
     """

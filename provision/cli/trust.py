@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @click.option("--replace", is_flag=True, help="Also where another key is known: the host was reinstalled.")
 @click.option("-y", "--yes", is_flag=True, help="Write without asking: the fingerprints were compared elsewhere.")
 def trust(request: Request, screen: Screen, replace: bool, yes: bool) -> int:
-    """Show the hosts' key fingerprints, and write them to known_hosts once you have compared them.
+    """Show the hosts' key fingerprints, and write the keys to known_hosts once you have compared them.
 
-    With --json nobody is asked: the keys are written with --yes alone.
+    With --json the command asks nobody, and writes keys with --yes alone.
     """
     from provision.actions.trust import SeenKey, host_keys, write_keys
     from provision.errors import UsageError

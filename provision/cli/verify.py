@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @listing_options
 @click.option("--junit", metavar="FILE", default="", help="Also write JUnit XML.")
 def verify(request: Request, screen: Screen, junit: str) -> int:
-    """Read every host as plan does, then have every step prove what it is for, by testinfra. Changes nothing.
+    """Read every host as plan does, then prove every step by testinfra. Changes nothing.
 
     Whatever a deploy would change is a failed check. -v also lists the steps that passed.
     """

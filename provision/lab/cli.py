@@ -21,7 +21,7 @@ _release = click.option(
 _install = click.option("--install", is_flag=True, help="Install what this machine lacks with apt-get.")
 
 
-@lab.command()
+@lab.command(short_help="Make the images that a lab boots from")
 @_release
 @_install
 def prepare(release: str, install: bool) -> None:
@@ -96,7 +96,7 @@ def ssh(name: str, host: str, words: tuple[str, ...]) -> None:
     os.execvp(argv[0], argv)  # noqa: S606
 
 
-@lab.command()
+@lab.command(short_help="Boot HOST, or all hosts, bare or from a saved state")
 @_name
 @click.option("--label", default="", help="A state that `lab save` kept.  [default: the bare host]")
 @click.argument("host", required=False)
@@ -107,7 +107,7 @@ def reset(name: str, label: str, host: str | None) -> None:
     Lab.find(name).restore(host, label)
 
 
-@lab.command()
+@lab.command(short_help="Keep the state of every host under LABEL")
 @_name
 @click.argument("label")
 def save(name: str, label: str) -> None:
@@ -119,7 +119,7 @@ def save(name: str, label: str) -> None:
     Lab.find(name).save(label)
 
 
-@lab.command()
+@lab.command(short_help="Switch a FAULT of a TARGET on or off, or show the faults")
 @_name
 @click.option("--list", "listed", is_flag=True, help="Show what can go wrong.")
 @click.option("--value", default="", help="A value that some faults take.")
@@ -146,7 +146,7 @@ def fault(name: str, listed: bool, value: str, target: str | None, fault: str | 
             click.echo(f"{where:<16} {what}")
 
 
-@lab.command()
+@lab.command(short_help="Boot a lab, deploy, verify, and stream a question")
 @_name
 def demo(name: str) -> None:
     """Boot a lab, deploy to its hosts, verify them and stream a question."""

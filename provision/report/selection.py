@@ -1,4 +1,4 @@
-"""What `--list-hosts` and `--list-steps` print."""
+"""Prints the hosts of `--list-hosts` and the steps of `--list-steps`."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from provision.terminal_text import line
 
 
 def show(command: str, selected: Selected, *, as_json: bool, steps: bool) -> None:
-    """Print the selected hosts, one a line; with their steps if these are wanted; or the JSON document.
+    """Print a line for each selected host, with a line for each step if steps are wanted; or the JSON document.
 
     Args:
-        command: the command that would work on them, such as `plan`.
-        selected: what its options select.
+        command: the command with these options, such as `plan`.
+        selected: the selected hosts and steps.
         as_json: whether the document is wanted.
         steps: whether steps are wanted too.
     """

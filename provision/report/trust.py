@@ -1,4 +1,4 @@
-"""What `provision trust` prints."""
+"""Prints the keys of hosts and the keys written by `provision trust`."""
 
 import sys
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from provision.terminal_text import line
 
 
 def keys_text(answers: Answers[SeenKey], *, replace: bool) -> None:
-    """Print each host's fingerprint, and what is odd about the key.
+    """Print each host's fingerprint, with a remark about a changed key.
 
     Args:
         answers: of every host.

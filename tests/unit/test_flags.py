@@ -333,3 +333,12 @@ def test_the_readme_says_how_the_shell_learns_it(shell):
     assert "_PROVISION_COMPLETE" in done.stdout
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
+
+
+@pytest.mark.parametrize("words", [[], ["lock"], ["inventory"], ["lab"]])
+def test_the_help_of_a_group_fits_eighty_columns_and_cuts_no_sentence(words):
+    env = {**os.environ, "COLUMNS": "80"}
+    argv = [sys.executable, "-m", "provision", *words, "--help"]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True, env=env).stdout
+    assert "..." not in shown.partition("Commands:")[2]
+    assert max(map(len, shown.splitlines())) <= 80
