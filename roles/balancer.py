@@ -65,19 +65,20 @@ class Settings(Base):
     port: Port = 3008
     """Port that clients use."""
     method: Literal["least_conn", "round_robin", "random", "random two least_conn", "ip_hash", "hash"] = "least_conn"
-    """How an instance is chosen. `least_conn`: the one with the fewest requests for its weight."""
+    """How an instance is chosen. `least_conn`: the instance with the fewest requests for its weight."""
     hash_key: Literal["session", "authorization", "client", "path"] = "session"
-    """With `method: hash`, what stays with one instance: the header X-Session-Id, the API key, the client's address or
-    the path. A chat that stays finds its prompt cached; the price is worse balance."""
+    """With `method: hash`, requests with the same key go to the same instance. Key: the header X-Session-Id, the API
+    key, the client's address or the path. The instance still has the prompt of a chat cached; the price is a worse
+    balance."""
     queue: int | None = Field(default=None, ge=0, le=100000)
-    """Requests that may wait at an instance beside those it answers at once. Null: four times as many as it answers at
-    once. Beyond them clients get 503 with Retry-After."""
+    """Requests that may wait at an instance beside the requests in progress. Null: four times the requests that an
+    instance answers at once. Further clients get 503 with Retry-After."""
     keepalive: int = Field(default=16, ge=1, le=1024)
     """Idle connections to instances that each worker process keeps open."""
     read_timeout: Duration = "1800s"
-    """Longest silence of an instance: it spans queueing, loading the model and reading the prompt."""
+    """Longest silence of an instance, with queueing, loading the model and reading the prompt."""
     connect_timeout: Duration = "3s"
-    """Longest wait for a connection to an instance, before the next one is tried."""
+    """Longest wait for a connection to an instance, before nginx tries the next instance."""
     send_timeout: Duration = "60s"
     """Longest pause while a request is sent to an instance, or an answer to a client."""
     max_fails: int = Field(default=2, ge=0, le=1000)
@@ -87,7 +88,7 @@ class Settings(Base):
     max_body: Size = "100m"
     """Largest request, images included."""
     retry_after: int = Field(default=5, ge=1, le=86400)
-    """Seconds after which a client that got 503 is told to try again."""
+    """Retry-After of a 503, in seconds."""
     worker_processes: Literal["auto"] | int = "auto"
     """nginx's processes; `auto`: one per processor."""
     worker_connections: int = Field(default=4096, ge=64, le=30000)
@@ -95,7 +96,7 @@ class Settings(Base):
     status_port: Port = 8080
     """Port on 127.0.0.1 for nginx's counters (/stub_status) and the id of its configuration (/generation)."""
     shutdown_timeout: Duration = "1h"
-    """How long streams may go on after a reload before the process that serves them ends."""
+    """How long the streams of an old worker process may go on after a reload."""
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
         """Ports that meet, addresses said twice, durations without end."""

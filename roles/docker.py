@@ -71,12 +71,12 @@ class Settings(inventory.Settings):
     source: Literal["docker", "distribution"] = "docker"
     """Where packages come from: Docker's own repository, or the distribution's docker.io."""
     repository: Url = "https://download.docker.com"
-    """Base URL of Docker's repository, or of a mirror of it; `/linux/debian` and so on is added."""
+    """Base URL of Docker's repository, or of a mirror; `/linux/debian` and so on is added."""
     key_fingerprint: Fingerprint = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
-    """Fingerprint of the repository's key. Any other key is refused. A source of this repository that is there already
-    keeps its own key, which is not compared."""
+    """Fingerprint of the repository's key. Any other key is refused. If the host already has a source line of the
+    repository, that line keeps its own key, without a comparison."""
     version: Version | None = None
-    """Docker's version: 29.1.3 for any package of it, or a package version in full. If not said, whichever is there."""
+    """Docker's version: 29.1.3 for any package of 29.1.3, or a package version in full. Null: any version."""
     allow_downgrade: bool = False
     """Whether a newer Docker may be replaced by `version`."""
     log_max_size: Size = "50m"
@@ -86,16 +86,16 @@ class Settings(inventory.Settings):
     live_restore: bool = True
     """Whether containers go on while Docker itself restarts."""
     registry_mirrors: tuple[Url, ...] = ()
-    """Mirrors of Docker Hub, tried in order before it."""
+    """Mirrors of Docker Hub, tried in order before Docker Hub."""
     cgroup_driver: Literal["auto", "cgroupfs", "systemd"] = "auto"
-    """Who makes the containers' cgroups. With systemd, before Docker 29.2, any `systemctl daemon-reload` takes the
-    cards away from running containers; auto avoids that."""
+    """Docker's cgroup driver. With systemd, before Docker 29.2, any `systemctl daemon-reload` takes the cards away from
+    running containers; auto avoids the loss."""
     data_root: AbsolutePath | None = None
-    """Where Docker keeps its data; /var/lib/docker if not said. From Docker 29 images are not part of it."""
+    """Docker's folder for data; null is /var/lib/docker. From Docker 29 images are elsewhere."""
     daemon: dict[str, Any] = Field(default_factory=dict)
-    """More keys of /etc/docker/daemon.json, as Docker documents them. Keys that are there already are kept."""
+    """More keys of /etc/docker/daemon.json, as Docker documents the keys. Present keys of the file stay."""
     lock_timeout: Duration = "10m"
-    """How long to wait for another program that has apt locked."""
+    """How long to wait for a program that has apt locked."""
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What would contradict other settings, or cannot be JSON."""

@@ -24,19 +24,19 @@ class Settings(Base):
     """How models get to the instances."""
 
     resident: bool = True
-    """Whether models are loaded after they were pulled, and kept so."""
+    """Whether a deploy loads models after the pull, and keeps the models loaded."""
     tries: Annotated[int, Field(ge=1, le=100)] = 5
-    """How often a pull is tried; each try goes on where the last one ended."""
+    """How often a pull is tried; each try goes on at the end of the try before."""
     stall: Duration = "10m"
-    """How long one try of a pull may make no progress; then it is given up. A blob makes progress while more of it is
-    there than ever before: bytes that come a second time, because a part stalled and started over, are none. Ollama's
-    own check of what came is silent too: allow a minute for each 30 GB of a model on slow disks."""
+    """How long a try of a pull may make no progress; then the try ends. A blob makes progress when more bytes are there
+    than ever before: bytes that come a second time, because a part stalled and started over, do not count. Ollama's own
+    check of a finished blob is silent too: allow a minute for each 30 GB of a model on slow disks."""
     insecure: bool = False
-    """Whether registries of one's own may be asked over plain http. Ollama pulls only from a registry that redirects
-    to its blobs at another host name, and an ordinary one answers with the blobs themselves: such a pull fails with
-    `no Location header in response`."""
+    """Whether a pull may ask your own registries over plain http. Ollama pulls only from a registry that redirects to
+    its blobs at another host name. An ordinary registry answers with the blobs themselves, and the pull fails with `no
+    Location header in response`."""
     digests: dict[ModelName, Sha256] = {}  # noqa: RUF012 - pydantic copies defaults
-    """Model -> digest that it must have, because tags move."""
+    """Model -> the digest to demand, because tags move."""
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """A pull that would be given up at once, or never."""

@@ -79,7 +79,8 @@ class Settings(Base):
     """How nginx is built. Without a group `balancer` every gpu host has one."""
 
     version: Version = "1.26.3"
-    """Version to build. 1.26.3 is the last of its line and gets no more fixes: 1.30.5 is what to set instead."""
+    """Version to build. 1.26.3 is the last of its line and gets no more fixes. 1.30.5 closes most of the known holes,
+    and 1.30.7 more (docs/facts.md#nginx-versions)."""
     sha256: Sha256 | None = None
     """sha256 of the tarball. Known for 1.26.3, 1.28.3, 1.30.4 and 1.30.5; needed for every other version."""
     url: Url | Literal[""] = ""
@@ -87,9 +88,10 @@ class Settings(Base):
     configure_args: tuple[Text, ...] = LEAN
     """Arguments of nginx's `configure`: `--with-...` and `--without-...`. Paths and user are provision's."""
     build: Literal["once", "each"] = "once"
-    """`once`: compiled on one host per platform, and its binary trusted by the others. `each`: on every balancer."""
+    """`once`: compiled on one host per platform, and copied to the rest, which trust that host. `each`: on every
+    balancer."""
     build_host: Name | Literal[""] = ""
-    """The only host that may compile, with `build: once`. Empty: whichever balancer comes first."""
+    """The only host that may compile, with `build: once`. Empty: the first balancer of a run."""
     jobs: int = Field(default=0, ge=0, le=256)
     """How many compilers run at once. 0: one per processor."""
     log_days: int = Field(default=14, ge=1, le=3650)

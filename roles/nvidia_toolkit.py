@@ -39,10 +39,10 @@ class Settings(inventory.Settings):
     """The NVIDIA Container Toolkit on the gpu hosts."""
 
     repository: Url = "https://nvidia.github.io/libnvidia-container"
-    """Base URL of the toolkit's repository, or of a mirror of it; `/stable/deb/amd64` and so on is added."""
+    """Base URL of the toolkit's repository, or of a mirror; `/stable/deb/amd64` and so on is added."""
     key_fingerprint: Fingerprint = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
-    """Fingerprint of the repository's key. Any other key is refused. A source of this repository that is there already
-    keeps its own key, which is not compared."""
+    """Fingerprint of the repository's key. Any other key is refused. If the host already has a source line of the
+    repository, that line keeps its own key, without a comparison."""
     version: Version = "1.20.0"
     """Version of all four packages of the toolkit."""
     allow_downgrade: bool = False

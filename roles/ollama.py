@@ -102,19 +102,19 @@ class Tuning(Base):
     no_prune: bool | None = None
     """OLLAMA_NOPRUNE: keep unfinished blobs at a start; by default where instances share a directory."""
     origins: tuple[Text, ...] | None = None
-    """OLLAMA_ORIGINS: web pages whose scripts may ask; others get 403."""
+    """OLLAMA_ORIGINS: web pages whose scripts may send requests; scripts of the rest get 403."""
     sched_spread: bool | None = None
-    """OLLAMA_SCHED_SPREAD: put a model on all cards of the instance even where one is enough."""
+    """OLLAMA_SCHED_SPREAD: put a model on all cards of the instance even where a single card is enough."""
     gpu_overhead: Size | None = None
-    """OLLAMA_GPU_OVERHEAD: memory of each card that is not counted."""
+    """OLLAMA_GPU_OVERHEAD: memory of each card to leave out of the count."""
     debug: Annotated[int, Field(ge=0, le=2)] | None = None
     """OLLAMA_DEBUG: 1 says more in the log, 2 everything."""
     https_proxy: Secret | None = None
-    """HTTPS_PROXY for pulling models; may hold a password: it is never shown."""
+    """HTTPS_PROXY for pulling models; never shown, because the URL may hold a password."""
     no_proxy: Text | None = None
-    """NO_PROXY: hosts that are reached without the proxy, separated by commas."""
+    """NO_PROXY: hosts to reach without the proxy, separated by commas."""
     environment: dict[str, Text] = {}  # noqa: RUF012 - pydantic copies defaults
-    """Further variables that Ollama reads, such as LLAMA_ARG_FIT_TARGET. Others are refused."""
+    """Further variables of Ollama, such as LLAMA_ARG_FIT_TARGET. A variable that Ollama does not read is refused."""
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Variables that the server would ignore, and values that do not go together."""
@@ -141,9 +141,9 @@ class InstanceSettings(Tuning):
     port: Port | None = None
     """Port on the host; by default 3001, 3002 and so on."""
     models: tuple[ModelName, ...] | None = None
-    """Models that it serves; by default those of `ollama.models`."""
+    """Models of the instance; by default `ollama.models`."""
     storage: Storage | None = None
-    """Where its models are: `volume`, or a directory. Instances with the same directory share it."""
+    """Place of the instance's models: `volume`, or a directory. Instances with the same directory share the models."""
     weight: Annotated[int, Field(ge=1, le=1000)] = 1
     """Its share in the upstream."""
 
@@ -154,11 +154,11 @@ class Settings(Tuning):
     image: ImageRef = "ollama/ollama:0.34.4"
     """The image, with a tag or a digest."""
     models: tuple[ModelName, ...] = ()
-    """Models that every instance serves, unless it says otherwise."""
+    """Models of every instance without `models` of its own."""
     instances: tuple[InstanceSettings, ...] = ()
     """The containers of a host, each with its cards."""
     listen_address: Address | Literal[""] = ""
-    """Address on which instances listen; by default the one by which the host reaches its balancers."""
+    """Address on which instances listen; by default the address by which the host reaches its balancers."""
     admit: tuple[Network, ...] = ()
     """Addresses and networks that may reach the instances, besides the balancers'."""
     tolerate: Annotated[tuple[Holder, ...], Field(max_length=64)] = ()
@@ -174,7 +174,7 @@ class Settings(Tuning):
     max_unavailable: Annotated[int, Field(ge=1, le=10000)] | Share = 1
     """How many instances of a model a run may have out of the upstream at once: a number, or a share such as `25%`."""
     drain_timeout: Duration = "15m"
-    """How long the streams of an instance may go on before it is replaced; what is left then is cut."""
+    """How long a run waits for the streams of an instance before the replacement; then the rest is cut."""
     context_length: Annotated[int, Field(ge=256, le=10_000_000)] = 8192
     """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it."""
     num_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
