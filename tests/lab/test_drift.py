@@ -141,10 +141,11 @@ GPU = (
     config("without our note", "rm /var/lib/provision/docker/ours.json"),
     Breakage("service:docker", "stopped", STOP_DOCKER, also=FORWARD),
     Breakage("service:docker", "disabled", "systemctl disable docker.service"),
-    Breakage("service:docker", "stopped and masked", f"{STOP_DOCKER}; systemctl mask docker.service"),
+    Breakage("service:docker", "stopped and masked", f"{STOP_DOCKER}; systemctl mask docker.service", also=FORWARD),
     Breakage(
         *("gpu_driver:docker", "not registered", f"mv {HOOK} /x; systemctl restart docker; mv /x {HOOK}"),
         touches=DOCKER_RESTARTS,
+        also=FORWARD,
     ),
     Breakage(f"image:{IMAGE}", "untagged", f"docker tag {IMAGE} by-hand:1; docker rmi {IMAGE}"),
     Breakage(f"image:{IMAGE}", "given to another image", 'tar c -C /etc hostname | docker import - "$1"'),
@@ -196,7 +197,7 @@ GPU = (
     Breakage("packages:apt-tools", "without gnupg", "dpkg --remove --force-depends gnupg"),
     Breakage("packages:apt-tools", "without curl", "dpkg --remove --force-depends curl"),
     Breakage("packages:nvidia_toolkit", "removed", "apt-get -qy remove libnvidia-container-tools"),
-    Breakage("packages:docker", "removed", "apt-get -qy remove docker-ce", touches=DOCKER_RESTARTS),
+    Breakage("packages:docker", "removed", "apt-get -qy remove docker-ce", touches=DOCKER_RESTARTS, also=FORWARD),
 )
 
 # In the order of the rounds: replacing instances changes the balancer, which mends some of these breakages.
