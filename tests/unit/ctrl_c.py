@@ -1,4 +1,4 @@
-"""Ctrl-C, as the terminal sends it: a signal to this process."""
+"""Ctrl-C in the form of a terminal: a signal to this process."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from provision.runs.interrupt import at_ctrl_c
 
 @contextmanager
 def pressed(interrupt: Callable[..., None], *when: threading.Event) -> Iterator[None]:
-    """Press it as soon as these have come, one after the other, while what is inside is done.
+    """Press Ctrl-C in a thread after each of some events, while the caller runs the block.
 
     Args:
-        interrupt: what a run does then.
-        when: what is waited for before each time.
+        interrupt: the handler of a run.
+        when: the events, in order; Ctrl-C follows each.
     """
 
     def press() -> None:

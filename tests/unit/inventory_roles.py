@@ -1,4 +1,4 @@
-"""Two roles to load inventories with, so that these tests do not change with the real ones."""
+"""Two roles for the tests of inventories, so that the tests do not change with the real roles."""
 
 from collections.abc import Iterator
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Reads nginx's configuration as nginx does, so that tests compare what it says and not how it looks.
+"""Parser of nginx's configuration, so that tests compare directives and not the layout.
 
 Grammar: src/core/ngx_conf_file.c, ngx_conf_read_token.
 """
@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Directive:
-    """One directive: its words, and what is in its block."""
+    """A directive: the words, and the directives of the block."""
 
     words: tuple[str, ...]
     block: tuple["Directive", ...] | None = field(default=None)
 
 
 def parse(text: str) -> tuple[Directive, ...]:
-    """The directives of a file. Raises ValueError for what nginx would not take."""
+    """Return the directives of a file.
+
+    Raises:
+        ValueError: nginx would refuse the file.
+    """
     tokens = _tokens(text)
     found = tuple(_block(tokens, top=True))
     if next(tokens, None) is not None:
@@ -25,7 +29,7 @@ def parse(text: str) -> tuple[Directive, ...]:
 
 
 def find(directives: tuple[Directive, ...], name: str) -> list[Directive]:
-    """Every directive of that name, at any depth."""
+    """Return every directive of a name, at any depth."""
     inner = [found for one in directives for found in find(one.block or (), name)]
     return [one for one in directives if one.words[0] == name] + inner
 
@@ -51,7 +55,7 @@ def _block(tokens: Iterator[str], *, top: bool) -> Iterator[Directive]:
 
 
 def _tokens(text: str) -> Iterator[str]:
-    """`;`, `{`, `}`, and words with a `=` before them. As in nginx, `#` begins a comment only between words."""
+    """Yield `;`, `{`, `}`, and words with a `=` in front. As in nginx, `#` begins a comment only between words."""
     at = 0
     while at < len(text):
         char = text[at]

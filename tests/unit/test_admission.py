@@ -1,4 +1,4 @@
-"""The one way up: what follows where an instance does not get back in."""
+"""Admission, the only way back into the upstream, and the state after a failed admission."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ LABEL = "a/ollama1"
 
 
 def admission(folder: Path, *, ill: bool = False) -> tuple[Roll, Any]:
-    """A roll in which `LABEL` is being made, and the admission of its host."""
+    """Return a roll that creates `LABEL`, and the admission of the host."""
     host = gpu("a")
     made = roll(folder, host)
     assert traffic(made, host).hold("ollama1")
@@ -24,12 +24,12 @@ def admission(folder: Path, *, ill: bool = False) -> tuple[Roll, Any]:
 
 
 @pytest.mark.parametrize("failure", Failure)
-def test_an_instance_that_proves_itself_gets_requests(tmp_path: Path, failure: Failure) -> None:
+def test_an_instance_that_passes_the_test_gets_requests(tmp_path: Path, failure: Failure) -> None:
     made, own = admission(tmp_path)
     own.admit("ollama1", made.pools.of(own.host), failure)
     assert pool_of(made).down == set()
     assert made.members.state(LABEL) is Membership.IN
-    assert own.lease.held == (failure is not Failure.HALTS), "another run may be at work on the instance"
+    assert own.lease.held == (failure is not Failure.HALTS), "another run may be working on the instance"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,9 @@ def test_an_instance_that_proves_itself_gets_requests(tmp_path: Path, failure: F
         (Failure.IGNORED, Membership.NEW, False),
     ],
 )
-def test_an_instance_that_is_ill_stays_out(tmp_path: Path, failure: Failure, state: Membership, halts: bool) -> None:
+def test_an_instance_that_fails_the_test_stays_out(
+    tmp_path: Path, failure: Failure, state: Membership, halts: bool
+) -> None:
     made, own = admission(tmp_path, ill=True)
     with pytest.raises(HostError, match="not fit to serve"):
         own.admit("ollama1", made.pools.of(own.host), failure)
@@ -53,7 +55,7 @@ def test_an_instance_that_is_ill_stays_out(tmp_path: Path, failure: Failure, sta
     ("failure", "state", "halts"),
     [(Failure.HALTS, None, True), (Failure.STAYS_OUT, None, False), (Failure.IGNORED, Membership.NEW, False)],
 )
-def test_a_balancer_that_cannot_be_told_keeps_the_instance_out(
+def test_an_unreachable_balancer_keeps_the_instance_out(
     tmp_path: Path, failure: Failure, state: Membership | None, halts: bool
 ) -> None:
     made, own = admission(tmp_path)
@@ -66,7 +68,7 @@ def test_a_balancer_that_cannot_be_told_keeps_the_instance_out(
 
 
 @pytest.mark.parametrize("failure", [Failure.STAYS_OUT, Failure.IGNORED])
-def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(tmp_path: Path, failure: Failure) -> None:
+def test_an_instance_locked_by_another_run_is_left_to_the_other_run(tmp_path: Path, failure: Failure) -> None:
     made, own = admission(tmp_path)
     own.lease.taken = True
     with pytest.raises(LockedError):
@@ -75,15 +77,15 @@ def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(tmp_pat
     assert made.members.halted == ""
 
 
-def test_an_admission_that_the_operator_does_not_expect_is_announced(tmp_path: Path) -> None:
+def test_an_unexpected_admission_is_announced(tmp_path: Path) -> None:
     said, host = Said(), gpu("a")
     made = roll(tmp_path, host)
     traffic(made, host, say=said).admission.announce("ollama1")
     assert said.texts == ["it gets requests again"]
 
 
-def test_the_lock_of_a_run_that_is_over_does_not_keep_an_instance_out(tmp_path: Path) -> None:
-    """A lock is taken as every other part of a run takes it: by `Lease.wait`, which knows dead runs and --lock-wait."""
+def test_the_lock_of_a_dead_run_does_not_keep_an_instance_out(tmp_path: Path) -> None:
+    """Admission takes the lock as the rest of a run does: by `Lease.wait`, which knows dead runs and --lock-wait."""
     made, own = admission(tmp_path)
     own.admit("ollama1", made.pools.of(own.host), Failure.STAYS_OUT)
     assert own.lease.waits == [made.context.lock_wait]

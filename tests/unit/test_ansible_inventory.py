@@ -1,4 +1,4 @@
-"""INI inventories and programs that print one, read by a stand-in for `ansible-inventory` on PATH."""
+"""INI inventories and inventory programs, read through a stand-in for `ansible-inventory` on PATH."""
 
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ ANSWER = "all: {children: {gpu: {hosts: {a: {ansible_host: 10.0.0.1}}, vars: {an
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """Puts a program of this text on PATH as `ansible-inventory`."""
+    """A function that puts a shell script on PATH as `ansible-inventory`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -42,7 +42,7 @@ def problems_of(path: Path) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_an_ini_inventory_is_read_with_the_variables_beside_it(stand_in, ini, tmp_path):
+def test_an_ini_inventory_is_read_with_group_vars_beside_the_file(stand_in, ini, tmp_path):
     stand_in(f"echo '{ANSWER}'")
     (tmp_path / "group_vars").mkdir()
     (tmp_path / "group_vars" / "gpu.yaml").write_text("ollama: {image: x/y:1}\npass: !env HOME\n")
@@ -52,21 +52,21 @@ def test_an_ini_inventory_is_read_with_the_variables_beside_it(stand_in, ini, tm
     assert host.secrets()[0].reveal() == str(tmp_path)
 
 
-def test_the_program_is_asked_for_yaml_and_for_no_variables_beside_the_file(stand_in, ini, tmp_path):
+def test_the_program_is_asked_for_yaml_without_the_variables_beside_the_file(stand_in, ini, tmp_path):
     stand_in(f'printf "%s\\n" "$@" "$ANSIBLE_VARS_ENABLED" >{tmp_path}/asked; echo "{ANSWER}"')
     load(ini, roles=ROLES, overrides=["ansible_password=hunter2"])
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked == [f"--inventory={ini}", "--list", "--yaml", "--export", "none"]
 
 
-def test_a_program_that_prints_an_inventory_is_read_likewise(stand_in, tmp_path):
+def test_an_inventory_program_is_read_in_the_same_way(stand_in, tmp_path):
     stand_in(f"echo '{ANSWER}'")
     script = tmp_path / "inventory.yaml"
     script.write_text("#!/bin/sh\necho not yaml: [\n")
     script.chmod(0o755)
     assert [host.name for host in load(script, roles=ROLES).hosts] == ["a"]
     script.chmod(0o644)
-    assert ": not YAML: " in problems_of(script)[0], "a file that is no program is not started"
+    assert ": not YAML: " in problems_of(script)[0], "a file without the executable bit is not started"
 
 
 def test_problems_name_the_inventory_without_a_line(stand_in, ini):
@@ -94,11 +94,11 @@ def test_a_hostile_answer_is_refused_in_words(stand_in, ini, text, said):
     stand_in(text)
     found = problems_of(ini)
     assert any(one.startswith(f"{ini}: {said.replace('INI', str(ini))}") for one in found), found
-    assert "my-password" not in str(found), "what the program says may quote a secret"
+    assert "my-password" not in str(found), "the output of the program may quote a secret"
 
 
 @pytest.mark.parametrize("text", ["sleep 60", "sleep 60 >/dev/null", "exec >&-; sleep 60", "setsid sleep 3 & sleep 60"])
-def test_a_program_that_does_not_end_is_killed(stand_in, ini, text):
+def test_a_hanging_program_is_killed(stand_in, ini, text):
     stand_in(text)
     problems: list[Problem] = []
     begun = time.monotonic()
@@ -107,7 +107,7 @@ def test_a_program_that_does_not_end_is_killed(stand_in, ini, text):
     assert "ansible-inventory has not ended after 0.3 s" in problems[0].message
 
 
-def test_a_program_that_cannot_be_started_is_told(stand_in, ini, tmp_path):
+def test_a_program_that_cannot_be_started_is_reported(stand_in, ini, tmp_path):
     stand_in("")
     (tmp_path / "bin" / ansible.PROGRAM).write_text("#!/no/such/interpreter\n")
     assert "ansible-inventory cannot be started: No such file or directory" in problems_of(ini)[0]

@@ -1,4 +1,4 @@
-"""Apt: versions as dpkg orders them, keys as gpg reads them, and the script that waits for locks."""
+"""Apt: versions in the order of dpkg, keys with the fingerprints of gpg, and the script that waits for locks."""
 
 import shutil
 import subprocess
@@ -28,14 +28,14 @@ versions = st.builds(
 @needs_dpkg
 @settings(max_examples=60)
 @given(versions, versions)
-def test_versions_are_ordered_as_dpkg_orders_them(left: str, right: str) -> None:
+def test_versions_have_the_order_of_dpkg(left: str, right: str) -> None:
     words = ["dpkg", "--compare-versions", left, "lt", right]
     assert (compare(left, right) < 0) == (subprocess.run(words, check=False).returncode == 0)
 
 
 @needs_gpg
 @pytest.mark.parametrize("path", sorted(Path("/usr/share/keyrings").glob("*.gpg")), ids=lambda path: path.name)
-def test_fingerprints_are_those_that_gpg_says(path: Path) -> None:
+def test_fingerprints_are_equal_to_those_of_gpg(path: Path) -> None:
     shown = subprocess.run(["gpg", "--with-colons", "--show-keys", path], capture_output=True, text=True, check=True)
     awaited, primary = False, set()
     for kind, *fields in (line.split(":") for line in shown.stdout.splitlines()):
@@ -46,12 +46,12 @@ def test_fingerprints_are_those_that_gpg_says(path: Path) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_what_is_no_key_has_no_fingerprint_and_breaks_nothing(data: bytes) -> None:
+def test_random_bytes_have_no_fingerprint_and_raise_no_error(data: bytes) -> None:
     assert all(len(found) == 40 for found in fingerprints(data))
 
 
 @pytest.mark.parametrize("text", [apt.SCRIPT, apt_repository.FETCH], ids=["apt", "fetch"])
-def test_scripts_are_whole(text: str) -> None:
+def test_scripts_have_no_syntax_error(text: str) -> None:
     assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
 
 
@@ -63,6 +63,6 @@ def test_options_and_packages_reach_apt_as_words_of_their_own() -> None:
     assert b"a b" not in command.stdin
 
 
-def test_waiting_is_shown_and_chatter_is_not() -> None:
+def test_progress_shows_waiting_and_no_chatter() -> None:
     assert apt.progress("waiting: apt is locked by process 1 (x), 0 of at most 600 s\n")
     assert apt.progress("Reading package lists...") is None

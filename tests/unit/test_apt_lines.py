@@ -1,4 +1,4 @@
-"""What apt reads on a host: the script's output as it is parsed, and how apt's own words are matched."""
+"""The sources of apt on a host: the parser of the script's output, and the comparison with our repositories."""
 
 import dataclasses
 import subprocess
@@ -48,7 +48,7 @@ architectures: arm64
 
 @pytest.fixture
 def read(tmp_path):
-    """What the host facts' script prints of these files, with the names that they have on a host."""
+    """A function that writes files, and returns the sources that the script of the host facts reads in them."""
 
     def run(**files):
         parts = tmp_path / "sources.list.d"
@@ -63,7 +63,7 @@ def read(tmp_path):
     return run
 
 
-def test_both_formats(read):
+def test_one_line_and_deb822_sources_are_read(read):
     found = read(**{"main": "deb http://z sid main\n", "b.list": LIST, "a.sources": STANZAS})
     parts = "/etc/apt/sources.list.d"
     block = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n.\nabc"
@@ -90,25 +90,27 @@ def test_files_that_apt_ignores_are_ignored(read):
     assert read(**{"a.list.save": line, "b.bak": line, "with blank.list": line, "empty.list": ""}) == ()
 
 
-def test_a_host_without_any_sources(read):
+def test_a_host_may_have_no_sources(read):
     assert read() == ()
 
 
-def test_what_is_no_line_of_a_source_is_dropped():
+def test_other_lines_are_dropped():
     said = ["/etc/shadow:1:deb http://a x y", "deb http://a x y", "/etc/apt/sources.list:one:deb http://a x y", ""]
     assert apt_lines.parse(said) == ()
 
 
-def test_they_are_among_the_host_facts():
+def test_the_sources_of_apt_are_host_facts():
     command = facts.command(("127.0.0.1",))
     done = subprocess.run(command.words, input=command.stdin, capture_output=True, check=True)
-    assert facts.parse(Answer(0, done.stdout).text).resolved == {"127.0.0.1": "127.0.0.1"}, "the peers are still there"
+    assert facts.parse(Answer(0, done.stdout).text).resolved == {"127.0.0.1": "127.0.0.1"}, (
+        "the section of the peers is kept"
+    )
     text = "# apt\n/etc/apt/sources.list:3:deb http://a x y\n# gpu\n# gpu-exit\n127\n"
     assert facts.parse(text).sources_of_apt == (AptLine("/etc/apt/sources.list", 3, True, "http://a", "x", ("y",)),)
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.list", LIST), ("a.sources", STANZAS)])
-def test_the_command_that_is_named_switches_off_one_repository(tmp_path: Path, read, name, text):
+def test_the_advised_command_switches_off_one_repository(tmp_path: Path, read, name, text):
     first, *others = read(**{name: text})
     path = tmp_path / "sources.list.d" / name
     command = first.switch_off.removeprefix("sudo ").replace("/etc/apt", str(tmp_path))
@@ -124,7 +126,7 @@ REPOSITORY = Repository(
 LINE = AptLine("/etc/apt/sources.list.d/docker.list", 1, True, "https://a/linux/debian/", "trixie", ("stable",))
 
 
-def test_a_rollback_leaves_our_source_as_it_is_beside_a_line_that_has_come_since():
+def test_a_rollback_leaves_our_source_unchanged_beside_a_newer_foreign_line():
     step = AptSource(path=SOURCE, content=b"x", repository=REPOSITORY)
     past = {"kind": "file", "sha256": "ab" * 32, "mode": "0644", "owner": "root:root"}
     there = HostFacts(distribution="debian", codename="trixie", sources_of_apt=(LINE,))
@@ -134,7 +136,7 @@ def test_a_rollback_leaves_our_source_as_it_is_beside_a_line_that_has_come_since
 
 
 @pytest.mark.parametrize(("count", "end"), [(3, "docker3.list"), (5, "then run provision again, which names 2 more")])
-def test_a_refusal_says_how_many_contrary_lines_it_does_not_name(count, end):
+def test_a_refusal_counts_the_contrary_lines_beyond_the_named(count, end):
     folder = "/etc/apt/sources.list.d"
     lines = [
         dataclasses.replace(LINE, path=f"{folder}/docker{n}.list", signed_by=f"/{n}.asc") for n in range(count + 1)

@@ -1,4 +1,4 @@
-"""What the benches count with: a run that failed, or changed something, must not pass for a good one."""
+"""The parts of the benches: a failed run, or a run that changed something, must not count."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ RECAP = "PLAY RECAP ***\ngpu-01 : ok=11   changed={}    unreachable={}    failed
 @pytest.mark.parametrize(
     ("counts", "quiet"), [((0, 0, 0), True), ((2, 0, 0), False), ((0, 1, 0), False), ((0, 0, 1), False)]
 )
-def test_ansible_changed_nothing(counts, quiet):
+def test_a_recap_of_ansible_without_changes_is_recognised(counts, quiet):
     said = RECAP.format(0, 0, 0) + RECAP.format(*counts).partition("\n")[2]
     assert bool(ANSIBLE_QUIET.search(said)) is quiet
 
 
 @pytest.mark.parametrize(("success", "error", "quiet"), [("-", "-", True), ("2", "-", False), ("-", "1", False)])
-def test_pyinfra_changed_nothing(success, error, quiet):
+def test_a_total_of_pyinfra_without_changes_is_recognised(success, error, quiet):
     said = f"    Grand total                14      {success}         {error}       12          "
     assert bool(PYINFRA_QUIET.search(said)) is quiet
 
 
-def test_what_a_program_leaves_running_is_ended():
+def test_a_process_left_running_by_a_program_is_ended():
     sample = measured(["sh", "-c", "setsid sleep 1000 >&- 2>&- & echo $!"])
     assert sample.code == 0
     assert not Path(f"/proc/{sample.out.strip()}").exists()
@@ -48,7 +48,7 @@ def test_threads_and_files_are_watched():
     assert peak.files >= 3
 
 
-def test_the_page_keeps_what_others_wrote(tmp_path):
+def test_the_page_keeps_the_text_outside_the_marks(tmp_path):
     path = tmp_path / "page.md"
     path.write_text("# Words\n<!-- one -->\nold\n<!-- /one -->\nmore words\n")
     page.write("one", "new", path)
@@ -77,13 +77,13 @@ def test_medians_ratios_and_round_trips(results):
     assert results.costs(NOOP, (1, 0.0)).splitlines()[2].endswith("| 10 |")
 
 
-def test_a_run_that_failed_does_not_count(results):
+def test_a_failed_run_does_not_count(results):
     assert "| pyinfra | failed | - |" in results.seconds(NOOP)
     assert results.wall(NOOP, (1, 0.0), "pyinfra") is None
     assert len(results.failures()) == 1
 
 
-def test_a_bench_that_was_broken_off_goes_on(results, tmp_path):
+def test_an_interrupted_bench_resumes(results, tmp_path):
     again = Results(tmp_path / "results.jsonl", resume=True)
     assert again.records == results.records
     assert not again.of(CHANGE, (1, 0.0), "floor")
@@ -107,10 +107,10 @@ VICTIM, KILLED = "gpu-01/ollama1", 5.0
         ([Answer("served", 4.9, "cut", VICTIM)], "nothing was answered"),
     ],
 )
-def test_of_what_clients_see_of_a_kill_only_what_the_victim_was_serving_is_excused(answers, wrong):
+def test_a_kill_excuses_only_the_requests_that_the_victim_was_serving(answers, wrong):
     phase = Phase("x", 1.0, answers, served_then(answers, VICTIM, KILLED))
     assert phase.wrong == (wrong and f"x: {wrong}")
 
 
-def test_nothing_is_excused_of_a_roll():
+def test_a_roll_excuses_no_failed_request():
     assert Phase("x", 1.0, [Answer("well", 1.0), Answer("cut", 2.0, "cut", VICTIM)]).wrong == f"x: cut of {VICTIM}"

@@ -1,4 +1,4 @@
-"""The bench's own parts: the load it draws, how its client names an end, and what it reads from logs."""
+"""The parts of the bench: the drawn load, the client's names for every end of an answer, and the reader of logs."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ time=2026-11-22T05:00:03.500Z level=INFO source=simulated msg="simulated: genera
 """
 
 
-def test_the_same_seed_gives_the_same_load_and_it_is_as_large_as_was_asked() -> None:
+def test_the_same_seed_gives_the_same_load_of_the_requested_size() -> None:
     drawn = workload.requests(1, 0.8, 50, 8)
     assert drawn == workload.requests(1, 0.8, 50, 8)
     assert drawn != workload.requests(2, 0.8, 50, 8)
@@ -68,11 +68,11 @@ async def _answered(said: bytes | None) -> Answer:
         return await Client(0.1 if said is None else 5).ask(Ask("x", 1, "127.0.0.1", port))
 
 
-def test_nobody_listens() -> None:
+def test_a_closed_port_is_called_refused() -> None:
     assert asyncio.run(Client(5).ask(Ask("x", 1, "127.0.0.1", 1))).failure == "refused"
 
 
-def test_an_answer_that_was_killed_ended_when_its_server_did() -> None:
+def test_a_killed_answer_ends_with_its_server() -> None:
     ends = {one.prompt: one.ended - one.begun for one in generations.parse("i", LOG, 1795323610.0)}
     assert ends == {"aa": 2.5, "bb": 8.0}
     again = LOG.splitlines()[0].replace("05:00:00", "05:00:06")
@@ -84,7 +84,7 @@ def test_an_answer_that_was_killed_ended_when_its_server_did() -> None:
     ("spans", "twice"),
     [([(0, 2), (2, 3)], False), ([(0, 2), (1, 3)], True), ([(4, 5), (0, 9), (1, 3)], True), ([(0, 1), (2, 3)], False)],
 )
-def test_two_answers_at_once_are_found(spans: list[tuple[float, float]], twice: bool) -> None:
+def test_two_answers_to_a_prompt_at_once_are_found(spans: list[tuple[float, float]], twice: bool) -> None:
     made = [Generation("p", f"i{number}", *span) for number, span in enumerate(spans)]
     assert bool(generations.twice(made)) is twice
     assert not generations.twice([Generation(f"p{number}", "i", *span) for number, span in enumerate(spans)])

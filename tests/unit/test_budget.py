@@ -1,4 +1,4 @@
-"""How many instances of a model may be out of the upstream at once."""
+"""The number of instances of a model that may be out of the upstream at once."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ LB = FakePool(balancer("lb-0"))
 
 
 def budget(text: str, max_unavailable: Any = 1) -> DisruptionBudget:
-    """The budget of an inventory.
+    """Return the budget of an inventory.
 
     Args:
-        text: hosts, each as `NAME: MODELS OF ITS INSTANCES`; `-` is an instance without a model, `m+n` one with two.
+        text: hosts, each as `NAME: MODELS OF ITS INSTANCES`; `-` is an instance without a model, `m+n` has two models.
         max_unavailable: of every host.
     """
     hosts = []
@@ -35,13 +35,13 @@ def hosts_of(made: DisruptionBudget) -> dict[str, Host]:
 
 
 def slot(made: DisruptionBudget, labels: str, down: frozenset[str] = frozenset(), pool: Any = LB) -> Slot:
-    """The slot of instances of one host.
+    """Return the slot of some instances of a host.
 
     Args:
         made: the budget.
-        labels: with a blank between them; a host and a number are an instance, as in `a1`.
-        down: labels of those that get no requests.
-        pool: the balancer that sends to them.
+        labels: the instances, with a blank in between; `a1` means a/ollama1.
+        down: labels of the instances without requests.
+        pool: the balancer of the instances.
     """
     names = named(labels)
     host = hosts_of(made)[names[0].partition("/")[0]]
@@ -50,12 +50,12 @@ def slot(made: DisruptionBudget, labels: str, down: frozenset[str] = frozenset()
 
 
 def named(labels: str) -> list[str]:
-    """Labels, of words such as `a1` for a/ollama1, or labels as they are."""
+    """Return the labels of words: `a1` means a/ollama1, and a label stays a label."""
     return [word if "/" in word else f"{word[0]}/ollama{word[1:]}" for word in labels.split()]
 
 
 def out(made: DisruptionBudget, *slots: str) -> dict[str, Slot]:
-    """What takes room: the slots of these instances."""
+    """Return the taken slots, by label."""
     found = [slot(made, labels) for labels in slots]
     return {label: one for one in found for label in one.at}
 
@@ -65,22 +65,26 @@ def out(made: DisruptionBudget, *slots: str) -> dict[str, Slot]:
     [
         pytest.param("a: m m, b: m m", 1, [], "a1", True, id="nothing is out"),
         pytest.param("a: m m, b: m m", 1, ["a1"], "b1", False, id="one instance of a model at a time"),
-        pytest.param("a: m m, b: m m", 2, ["a1"], "b1", True, id="two where two may be out"),
-        pytest.param("a: m m, b: m m", 2, ["a1"], "b1 b2", False, id="and not three"),
-        pytest.param("a: m, b: n", 1, ["a1"], "b1", True, id="another model is no matter"),
-        pytest.param("a: m, b: m+n", 1, ["a1"], "b1", False, id="one of its models is enough"),
-        pytest.param("a: m, b: n, c: m n", 1, ["a1"], "c2", True, id="of a host with both, the other one"),
-        pytest.param("a: -, b: -", 1, ["a1"], "b1", False, id="instances without a model are replicas of each other"),
-        pytest.param("a: -, b: m", 1, ["a1"], "b1", True, id="and of no other"),
-        pytest.param("a: m m, b: m m", 1, ["a1"], "a2", True, id="its own host's have been given back or are gone"),
-        pytest.param("a: m m, b: m m", 1, [], "a1 a2", True, id="alone, a whole host goes"),
-        pytest.param("a: m m, b: m m", 1, ["b1"], "a1 a2", False, id="and not beside another"),
-        pytest.param("a: m m, b: m m", 1, ["a1 a2"], "b1", False, id="nor another beside it"),
-        pytest.param("a: m, b: n", 1, ["a/old"], "b1", True, id="what is removed counts for its host's models"),
-        pytest.param("a: m n, b: n", 1, ["a/old"], "b1", False, id="for all of them"),
+        pytest.param("a: m m, b: m m", 2, ["a1"], "b1", True, id="two instances if two may be out"),
+        pytest.param("a: m m, b: m m", 2, ["a1"], "b1 b2", False, id="three instances are too many"),
+        pytest.param("a: m, b: n", 1, ["a1"], "b1", True, id="an instance of another model takes no slot"),
+        pytest.param("a: m, b: m+n", 1, ["a1"], "b1", False, id="one shared model is enough"),
+        pytest.param("a: m, b: n, c: m n", 1, ["a1"], "c2", True, id="the other model of a host with both"),
+        pytest.param("a: -, b: -", 1, ["a1"], "b1", False, id="instances without a model are replicas"),
+        pytest.param("a: -, b: m", 1, ["a1"], "b1", True, id="an instance without a model is no replica of a model"),
+        pytest.param(
+            "a: m m, b: m m", 1, ["a1"], "a2", True, id="earlier instances of the same host are back or removed"
+        ),
+        pytest.param("a: m m, b: m m", 1, [], "a1 a2", True, id="a whole host may go if nothing else is out"),
+        pytest.param("a: m m, b: m m", 1, ["b1"], "a1 a2", False, id="a whole host may not go beside an instance"),
+        pytest.param("a: m m, b: m m", 1, ["a1 a2"], "b1", False, id="an instance may not go beside a whole host"),
+        pytest.param("a: m, b: n", 1, ["a/old"], "b1", True, id="a removed instance counts for the models of its host"),
+        pytest.param(
+            "a: m n, b: n", 1, ["a/old"], "b1", False, id="a removed instance counts for every model of its host"
+        ),
     ],
 )
-def test_instances_go_out_where_enough_of_their_model_stay(
+def test_instances_go_out_if_enough_replicas_stay(
     fleet: str, allowed: Any, taken: list[str], wanted: str, fits: bool
 ) -> None:
     made = budget(fleet, allowed)
@@ -88,7 +92,7 @@ def test_instances_go_out_where_enough_of_their_model_stay(
 
 
 @pytest.mark.parametrize(("allowed", "count"), [(2, 2), ("50%", 2), ("25%", 1), ("1%", 1), ("100%", 4)])
-def test_a_share_is_one_of_all_replicas_and_one_at_least(allowed: Any, count: int) -> None:
+def test_a_percentage_counts_all_replicas_and_allows_at_least_one(allowed: Any, count: int) -> None:
     made = budget("a: m, b: m, c: m, d: m", allowed)
     taken: list[str] = []
     for label in ("a1", "b1", "c1", "d1"):
@@ -97,7 +101,7 @@ def test_a_share_is_one_of_all_replicas_and_one_at_least(allowed: Any, count: in
 
 
 def test_instances_behind_other_balancers_are_no_replicas() -> None:
-    """Where nobody balances for them, each host balances for itself."""
+    """Without hosts in the group balancer, each gpu host balances for itself."""
     made = budget("a: m, b: m")
     members = Members()
     members.reserve(slot(made, "a1", pool=FakePool(hosts_of(made)["a"])))
@@ -106,7 +110,7 @@ def test_instances_behind_other_balancers_are_no_replicas() -> None:
 
 
 def listed(labels: str, down: str = "", drained: str = "") -> dict[str, Member]:
-    """An upstream of these labels."""
+    """Return the members of an upstream."""
     out, by_hand = set(named(down)) | set(named(drained)), set(named(drained))
     return {name: Member("10.0.0.1", 3001, name in out, name in by_hand) for name in named(labels)}
 
@@ -115,27 +119,61 @@ def listed(labels: str, down: str = "", drained: str = "") -> dict[str, Member]:
     ("fleet", "allowed", "wanted", "upstream", "blockers"),
     [
         pytest.param("a: m, b: m", 1, "b1", listed("a1 b1"), "", id="nothing is down"),
-        pytest.param("a: m, b: m", 1, "b1", listed("a1 b1", "a1"), "a1", id="what is down counts as out"),
-        pytest.param("a: m, b: m", 1, "a1", listed("a1 b1", "a1"), "", id="it is in its own way never"),
-        pytest.param("a: m, b: m", 1, "b1", listed("a1 b1", "a1 b1"), "", id="who gets no requests goes any time"),
-        pytest.param("a: m, b: m, c: m", 2, "a1", listed("a1 b1 c1", "b1"), "", id="there is room beside it"),
-        pytest.param("a: m, b: m, c: m, d: m", "50%", "a1", listed("a1 b1 c1 d1", "b1"), "", id="also by a share"),
-        pytest.param("a: m n, b: m", 1, "b1", listed("a1 a2 b1", "a2"), "", id="another model is no matter"),
-        pytest.param("a: m m, b: m", 1, "a1", listed("a1 a2 b1", "a2"), "a2", id="its own host's count"),
-        pytest.param("a: m, b: m, c: m", 1, "b1", listed("a1 b1 c1", "", "a1"), "", id="a drained one is a wish"),
+        pytest.param("a: m, b: m", 1, "b1", listed("a1 b1", "a1"), "a1", id="a member that is down counts as out"),
+        pytest.param("a: m, b: m", 1, "a1", listed("a1 b1", "a1"), "", id="an instance never blocks itself"),
         pytest.param(
-            "a: m, b: m, c: m", 1, "b1", listed("a1 b1 c1", "", "a1 c1"), "a1 c1", id="unless nobody would be left"
+            "a: m, b: m", 1, "b1", listed("a1 b1", "a1 b1"), "", id="an instance without requests may always go"
+        ),
+        pytest.param("a: m, b: m, c: m", 2, "a1", listed("a1 b1 c1", "b1"), "", id="a second slot is free"),
+        pytest.param(
+            "a: m, b: m, c: m, d: m",
+            "50%",
+            "a1",
+            listed("a1 b1 c1 d1", "b1"),
+            "",
+            id="a second slot by percentage is free",
         ),
         pytest.param(
-            "a: m, b: m, c: m", 1, "b1", listed("a1 b1 c1", "a1", "c1"), "a1 c1", id="beside one that is down"
+            "a: m n, b: m", 1, "b1", listed("a1 a2 b1", "a2"), "", id="a member of another model blocks nothing"
         ),
-        pytest.param("a: m, b: m", 1, "b1", listed("a/old b1", "a/old"), "a/old", id="a removed one without an heir"),
-        pytest.param("a: m, b: m", 1, "b1", listed("a/old a1 b1", "a/old"), "", id="and not once that is listed"),
-        pytest.param("a: m, b: m", 1, "a1", listed("a/old a1 b1", "a/old"), "", id="and never in its own host's way"),
-        pytest.param("a: m, b: m", 1, "b1", listed("b1"), "", id="who is not listed is not down"),
+        pytest.param("a: m m, b: m", 1, "a1", listed("a1 a2 b1", "a2"), "a2", id="members of the same host count"),
+        pytest.param(
+            "a: m, b: m, c: m", 1, "b1", listed("a1 b1 c1", "", "a1"), "", id="a drained member blocks nothing"
+        ),
+        pytest.param(
+            "a: m, b: m, c: m",
+            1,
+            "b1",
+            listed("a1 b1 c1", "", "a1 c1"),
+            "a1 c1",
+            id="a drained member blocks if no member would be left",
+        ),
+        pytest.param(
+            "a: m, b: m, c: m",
+            1,
+            "b1",
+            listed("a1 b1 c1", "a1", "c1"),
+            "a1 c1",
+            id="a drained member beside a member that is down",
+        ),
+        pytest.param(
+            "a: m, b: m", 1, "b1", listed("a/old b1", "a/old"), "a/old", id="a removed member without a successor"
+        ),
+        pytest.param(
+            "a: m, b: m",
+            1,
+            "b1",
+            listed("a/old a1 b1", "a/old"),
+            "",
+            id="a removed member with a listed successor blocks nothing",
+        ),
+        pytest.param(
+            "a: m, b: m", 1, "a1", listed("a/old a1 b1", "a/old"), "", id="a removed member never blocks its own host"
+        ),
+        pytest.param("a: m, b: m", 1, "b1", listed("b1"), "", id="an unlisted instance is not down"),
     ],
 )
-def test_what_is_down_already_leaves_less_room(
+def test_members_that_are_down_use_up_the_budget(
     fleet: str, allowed: Any, wanted: str, upstream: dict[str, Member], blockers: str
 ) -> None:
     made = budget(fleet, allowed)
@@ -143,7 +181,7 @@ def test_what_is_down_already_leaves_less_room(
     assert sorted(made.blockers(slot(made, wanted, down), {}, upstream, ())) == named(blockers)
 
 
-def test_what_is_down_counts_once_where_it_takes_room_as_well() -> None:
+def test_a_member_that_is_down_and_has_a_slot_counts_once() -> None:
     made = budget("a: m, b: m, c: m", 2)
     taken = out(made, "a1")
     assert made.blockers(slot(made, "b1"), taken, listed("a1 b1 c1", "a1"), ()) == {}
@@ -163,15 +201,19 @@ def test_nobody_waits_for_an_instance_that_lost_a_card() -> None:
         pytest.param("a: m, b: m", 1, {"a": 1}, "", id="as many as may be out"),
         pytest.param("a: m, b: m", 1, {"a": 1, "b": 1}, "a b", id="one more, on two hosts"),
         pytest.param("a: m m, b: m m", 1, {"a": 2}, "a", id="one more, on one host"),
-        pytest.param("a: m m, b: m m", 2, {"a": 1, "b": 1}, "", id="two where two may be out"),
+        pytest.param("a: m m, b: m m", 2, {"a": 1, "b": 1}, "", id="two if two may be out"),
         pytest.param("a: m, b: n", 1, {"a": 1, "b": 1}, "", id="of different models"),
-        pytest.param("a: m, b: m n, c: n", 1, {"a": 1, "c": 1}, "", id="which a third host both serves"),
+        pytest.param(
+            "a: m, b: m n, c: n", 1, {"a": 1, "c": 1}, "", id="of different models that a third host serves both"
+        ),
         pytest.param("a: -, b: -", 1, {"a": 1, "b": 1}, "a b", id="without a model"),
         pytest.param("a: m, b: m, c: m, d: m", "50%", {"a": 1, "b": 1}, "", id="as a share of all"),
-        pytest.param("a: m, b: m, c: n", 1, {"a": 1, "b": 1, "c": 1}, "a b", id="only who renames too many"),
+        pytest.param(
+            "a: m, b: m, c: n", 1, {"a": 1, "b": 1, "c": 1}, "a b", id="only hosts of the model with too many"
+        ),
     ],
 )
-def test_no_more_instances_are_renamed_at_once_than_may_be_out(
+def test_renaming_more_instances_than_may_be_out_is_refused(
     fleet: str, allowed: Any, renamed: dict[str, int], refused: str
 ) -> None:
     made = budget(fleet, allowed)
@@ -187,7 +229,7 @@ def test_no_more_instances_are_renamed_at_once_than_may_be_out(
         ("a: -, b: -", "this run would rename 2 instances without a declared model, and ollama.max_unavail"),
     ],
 )
-def test_a_refusal_says_how_many_and_what_to_do(fleet: str, message: str) -> None:
+def test_a_refusal_names_the_count_and_the_way_out(fleet: str, message: str) -> None:
     made = budget(fleet)
     refusal = made.refuse_renaming([Renaming(host, 1) for host in hosts_of(made).values()])["a"]
     assert isinstance(refusal, RefusedError)
@@ -196,5 +238,5 @@ def test_a_refusal_says_how_many_and_what_to_do(fleet: str, message: str) -> Non
 
 
 @pytest.mark.parametrize(("labels", "text"), [(["a/1"], "a/1 is"), (["a/1", "b/1"], "a/1, b/1 are")])
-def test_a_subject_has_its_verb(labels: list[str], text: str) -> None:
+def test_the_verb_agrees_with_the_number_of_instances(labels: list[str], text: str) -> None:
     assert are_out(labels) == text

@@ -1,4 +1,4 @@
-"""In which order the changes of a host are made, and what is out of the upstream together."""
+"""The order of a host's changes, and the instances that leave the upstream together."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from provision.steps.base import EVERY
 
 @dataclass(frozen=True)
 class Part:
-    """A step, as far as grouping looks at it."""
+    """The members of a step that the order depends on."""
 
     id: str
     cuts: frozenset[str] = frozenset()
@@ -36,7 +36,7 @@ def container(name, *, running=True, has=(), wants=(), **more):
 
 
 def shown(*changes):
-    """Every group as its instances and its steps."""
+    """Return the instances and the steps of every group."""
     found = groups(changes, lambda one: one.step.cuts)
     return [(sorted(group.instances), [one.step.id for one in group.changes]) for group in found]
 
@@ -47,7 +47,7 @@ def test_on_a_first_deploy_nothing_is_moved():
     assert found == [([], [step]) for step in steps]
 
 
-def test_what_an_instance_needs_to_serve_again_follows_its_container():
+def test_the_steps_that_an_instance_needs_follow_its_container():
     found = shown(
         change("image:a"),
         container("1"),
@@ -65,7 +65,7 @@ def test_what_an_instance_needs_to_serve_again_follows_its_container():
     ]
 
 
-def test_what_is_removed_goes_first_and_alone():
+def test_removals_come_first_and_alone():
     found = shown(change("model:1/old", action="remove"), change("image:a"), container("1"))
     assert found == [([], ["model:1/old"]), ([], ["image:a"]), (["1"], ["container:1"])]
 
@@ -80,13 +80,13 @@ def test_instances_whose_cards_change_hands_are_out_together():
     assert found == [(["1", "2"], ["container:1", "container:2", "resident:1"]), (["3"], ["container:3"])]
 
 
-def test_a_new_instance_that_takes_a_card_is_made_while_its_holder_is_out():
+def test_a_new_instance_that_takes_a_card_is_made_while_the_old_holder_is_out():
     found = shown(container("new", running=False, wants=["A"]), container("old", has=["A"], wants=["B"]))
     assert found == [(["new", "old"], ["container:new", "container:old"])]
 
 
-def test_what_is_no_longer_declared_goes_just_before_what_takes_its_card():
-    """Renamed, or rolled back: never more of a model out than that one."""
+def test_an_undeclared_instance_goes_just_before_the_instance_that_takes_its_card():
+    """After a rename or in a rollback: no more than this instance of a model is out at a time."""
     found = shown(
         change("model:old1/m", action="remove", cuts=["old1"]),
         change("container:old1", action="remove", cuts=["old1"], have={"gpus": ["A"]}),
@@ -106,12 +106,12 @@ def test_what_is_no_longer_declared_goes_just_before_what_takes_its_card():
     ]
 
 
-def test_a_container_that_cannot_be_read_yet_may_run():
+def test_a_container_that_cannot_be_read_yet_counts_as_running():
     found = shown(change("container:1", pending=True), change("container:2"), change("resident:1", pending=True))
     assert found == [([], ["container:2"]), (["1"], ["container:1", "resident:1"])]
 
 
-def test_what_another_instance_lacks_comes_before_one_is_taken_out():
+def test_missing_parts_of_running_instances_come_before_any_outage():
     found = shown(
         change("model:0/old", action="remove"),
         change("image:a"),
@@ -131,7 +131,7 @@ def test_what_another_instance_lacks_comes_before_one_is_taken_out():
     ]
 
 
-def test_what_cuts_every_stream_is_one_outage():
+def test_changes_that_cut_every_stream_are_one_outage():
     found = shown(
         change("apt_source:a"),
         change("packages:docker", cuts=EVERY),
@@ -147,7 +147,7 @@ def test_what_cuts_every_stream_is_one_outage():
 
 
 @pytest.mark.parametrize("second", [container("1"), change("container:1", pending=True)])
-def test_and_what_would_be_out_again_is_done_in_it(second):
+def test_a_change_that_needs_an_outage_joins_the_outage_of_all(second):
     found = shown(change("service:docker", cuts=EVERY), change("image:a"), second, change("resident:1"))
     assert found == [(["*"], ["service:docker", "image:a", "container:1", "resident:1"])]
 
@@ -158,8 +158,8 @@ def test_and_what_would_be_out_again_is_done_in_it(second):
         (None, True),
         ({"running": True, "publish": ["10.0.0.1:4001"]}, False),
         ({"running": False, "publish": ["10.0.0.1:3001"]}, False),
-        ({"running": False, "publish": ["10.0.0.1:4001"]}, True),  # nobody was there to prove the place it comes to
+        ({"running": False, "publish": ["10.0.0.1:4001"]}, True),  # no instance has proved the new address yet
     ],
 )
-def test_what_is_made_where_nothing_runs_gets_no_requests_before_it_is_tested(have, made):
+def test_a_container_at_a_new_address_with_no_running_predecessor_is_tested_before_requests(have, made):
     assert creates(change("container:1", have=have, want={"running": True, "publish": ["10.0.0.1:3001"]})) is made

@@ -1,4 +1,4 @@
-"""What tests, golden plans and `-v` show of a command: everything that decides about what it does."""
+"""The description of a command in tests, golden plans and `-v`: everything that decides the effect."""
 
 import importlib
 import pkgutil
@@ -35,7 +35,7 @@ COPY = Script("tests/copy", 'cp -- "$1" "$2"')
         ),
     ],
 )
-def test_a_description_says_all_that_a_command_does(command, described):
+def test_a_description_has_every_part_of_a_command(command, described):
     assert describe(command) == described
 
 
@@ -61,7 +61,7 @@ CREATE = sh(COPY, "ollama1", "--gpus", "all", title="create container ollama1")
         replace(CREATE, job=True),
     ],
 )
-def test_two_commands_that_differ_are_described_differently(other):
+def test_different_commands_have_different_descriptions(other):
     assert describe(other) != describe(CREATE)
 
 

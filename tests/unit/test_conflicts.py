@@ -1,4 +1,4 @@
-"""The guard of cards and ports: what verify sees of a container that came after the deploy."""
+"""The guard of cards and ports: verify reports a foreign container that started after the deploy."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -36,12 +36,12 @@ def live() -> Any:
         (1, 3001, ["foreign containers on the ports"]),
     ],
 )
-def test_check(card: int, port: int, names: list[str]) -> None:
+def test_a_foreign_container_on_a_card_or_a_port_fails_the_check(card: int, port: int, names: list[str]) -> None:
     step = Holders(cards={"ollama1": (card,)}, ports={"ollama1": port}, address="10.0.0.11")
     assert [check.name for check in step.check(live()) if not check.passed] == names
 
 
-def test_the_look_of_a_verify_beside_it_is_no_stranger() -> None:
+def test_the_probe_container_of_another_verify_is_not_foreign() -> None:
     engine = read_live(live())
     stranger = engine.containers["theirs"]
     assert [one["name"] for one in foreign(engine)] == ["theirs"]

@@ -1,4 +1,4 @@
-"""daemon.json is merged: whatever the operator has there, our keys win, the rest stays, and what we drop goes."""
+"""daemon.json is merged: our keys win, the operator's keys stay, and keys that we drop disappear."""
 
 import json
 from typing import Any
@@ -40,7 +40,7 @@ def contains(have: Any, want: Any) -> bool:
 
 
 @given(configs, ours, ours)
-def test_our_keys_are_in_it(config: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
+def test_a_merged_file_has_our_keys(config: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
     merged = merge(config, before, now)
     options = now.pop("exec-opts", [])
     assert not options or set(options) <= set(merged["exec-opts"])
@@ -61,20 +61,20 @@ def test_other_keys_stay(config: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 @given(configs, ours)
-def test_what_is_dropped_leaves_what_was_there_before(config: dict[str, Any], now: dict[str, Any]) -> None:
+def test_dropping_our_keys_restores_the_earlier_file(config: dict[str, Any], now: dict[str, Any]) -> None:
     others = {key: value for key, value in config.items() if key not in now}
     assert merge(merge(others, {}, now), now, {}) == others
 
 
 @given(configs, ours)
-def test_nothing_given_is_changed(config: dict[str, Any], now: dict[str, Any]) -> None:
+def test_merging_does_not_change_its_arguments(config: dict[str, Any], now: dict[str, Any]) -> None:
     copies = json.dumps(config), json.dumps(now)
     merge(config, now, now)
     assert copies == (json.dumps(config), json.dumps(now))
 
 
 class Live:
-    """A host whose daemon.json is this."""
+    """A host with a given daemon.json."""
 
     def __init__(self, text: str) -> None:
         self.stdout = text
@@ -86,7 +86,7 @@ class Live:
 PROXIES = {"https-proxy": "http://me:hun@ter2@proxy:1", "http-proxy": "me:hunter2@proxy:1", "no-proxy": "a,b"}
 
 
-def test_a_check_shows_no_password_and_still_sees_another_one() -> None:
+def test_a_check_shows_no_password_and_still_notices_a_changed_password() -> None:
     step = DockerConfig(keys={"proxies": PROXIES, "registry-mirrors": ["https://me:hunter2@mirror"]})
     (same, mirrors) = step.check(Live(json.dumps(dict(step.keys))))
     assert (same.passed, mirrors.passed) == (True, True)
@@ -96,7 +96,7 @@ def test_a_check_shows_no_password_and_still_sees_another_one() -> None:
     assert not [check for check in (same, mirrors, *found) if "hun" in str(check) or "ter2" in str(check)]
 
 
-def test_a_diff_shows_no_password_however_it_is_written() -> None:
+def test_a_diff_shows_no_password_in_any_form() -> None:
     text = json.dumps({"proxies": {**PROXIES, "ftp-proxy": 'ftp://me:hun"ter2@proxy'}}, indent=1).encode()
     have = {"sha256": Content(text), "mode": "0600", "ours": None, "driver": "", "version": "", "flags": {}}
     lines = "\n".join(DockerConfig().diff(None, have))

@@ -1,4 +1,4 @@
-"""The docker and nvidia_toolkit roles: which steps there are, and what the files on the host say."""
+"""The docker and nvidia_toolkit roles: the steps, and the contents of the files on the host."""
 
 import json
 import os
@@ -82,14 +82,14 @@ def test_the_distributions_docker_needs_no_repository() -> None:
     assert set(packages(host(source="distribution")).packages) == {"docker.io", "docker-cli"}
 
 
-def test_a_short_version_means_any_package_of_it() -> None:
+def test_a_short_version_matches_any_package_of_the_version() -> None:
     assert packages(host(version="29.1.3")).packages["docker-ce"] == "5:29.1.3-*"
     full = "5:29.1.3-1~debian.13~trixie"
     assert packages(host(version=full)).packages["docker-ce"] == full
 
 
 @pytest.mark.parametrize("there", ["26.1.5+dfsg1-9+b1", "26.1.5-0ubuntu1~24.04.2"])
-def test_a_short_version_means_the_distributions_package_of_it(there: str) -> None:
+def test_a_short_version_matches_the_package_of_the_distribution(there: str) -> None:
     step = packages(host(source="distribution", version="26.1.5"))
     answer = Answer(0, f"docker.io\tamd64\tii \t{there}\ndocker-cli\tamd64\tii \t{there}\n".encode())
     have = step.fact().parse(answer)
@@ -104,7 +104,7 @@ def test_a_short_version_means_the_distributions_package_of_it(there: str) -> No
 @pytest.mark.parametrize(
     ("live", "goes"), [(True, "go on, by live-restore"), (False, "stop, when their streams have ended")]
 )
-def test_a_new_package_says_what_becomes_of_the_containers(live: bool, goes: str) -> None:
+def test_the_impact_of_a_new_package_says_if_containers_go_on(live: bool, goes: str) -> None:
     step = packages(host(live_restore=live))
     have = {
         "docker-ce": None,
@@ -118,7 +118,7 @@ def test_a_new_package_says_what_becomes_of_the_containers(live: bool, goes: str
 
 
 def programs(tmp_path: Path, **said: str) -> dict[str, str]:
-    """Programs that note how they are called and then run this line of shell; the environment that has them first."""
+    """Write programs that log their arguments and run a line of shell; return the environment with them on PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, line in said.items():
@@ -128,7 +128,7 @@ def programs(tmp_path: Path, **said: str) -> dict[str, str]:
 
 
 def below(tmp_path: Path, text: str) -> str:
-    """The script with our folders and Docker's below `tmp_path`, which are made."""
+    """Create our folders and Docker's below `tmp_path`, and return the script with the new paths."""
     for folder in ("/var/lib/provision", "/etc/docker"):
         (tmp_path / folder[1:] / "docker").mkdir(parents=True)
         text = text.replace(folder, f"{tmp_path}{folder}")
@@ -136,7 +136,7 @@ def below(tmp_path: Path, text: str) -> str:
 
 
 def swap(tmp_path: Path, active: bool) -> list[str]:
-    """Put a daemon.json in place; what was asked of systemd and Docker."""
+    """Put a daemon.json in place, and return the calls of systemctl and docker."""
     text = below(tmp_path, SWAP)
     (tmp_path / "etc/docker/daemon.json.provision-new").write_text('{"live-restore": true}')
     answer = f"case $* in *is-active*) exit {0 if active else 3} ;; esac"
@@ -146,7 +146,7 @@ def swap(tmp_path: Path, active: bool) -> list[str]:
     return (tmp_path / "log").read_text().splitlines()
 
 
-def test_a_configuration_that_is_put_back_keeps_its_mode(tmp_path: Path) -> None:
+def test_a_restored_configuration_keeps_its_mode(tmp_path: Path) -> None:
     text = below(tmp_path, RESTART)
     config, good = tmp_path / "etc/docker/daemon.json", tmp_path / "var/lib/provision/docker/good.json"
     config.write_text('{"bad": 1}')
@@ -166,11 +166,11 @@ def test_live_restore_is_loaded_before_packages_restart_docker(tmp_path: Path) -
     assert asked[-1].startswith("docker info")
 
 
-def test_a_daemon_that_does_not_run_is_not_reloaded(tmp_path: Path) -> None:
+def test_a_stopped_daemon_is_not_reloaded(tmp_path: Path) -> None:
     assert not [line for line in swap(tmp_path, active=False) if "reload" in line or "docker info" in line]
 
 
-def test_a_mirror_has_the_same_tree() -> None:
+def test_a_mirror_has_the_tree_of_the_original() -> None:
     found = steps(host(repository="http://mirror.example/docker-ce/"))
     source = content(found["apt_source:/etc/apt/sources.list.d/provision-docker.sources"])
     assert "URIs: http://mirror.example/docker-ce/linux/debian\nSuites: trixie\nComponents: stable\n" in source
@@ -207,7 +207,7 @@ def test_another_log_driver_gets_none_of_our_options() -> None:
         ({"x": object()}, "must be what JSON can say"),
     ],
 )
-def test_settings_that_contradict(daemon: dict[str, Any], said: str) -> None:
+def test_contradictory_settings_are_reported(daemon: dict[str, Any], said: str) -> None:
     found = [message for _, message in docker.Settings(daemon=daemon).problems()]
     assert [message for message in found if said in message]
 
@@ -223,7 +223,7 @@ def notes(tmp_path: Path, word: str, **environment: str) -> None:
     subprocess.run(["sh", script, word], env={"PATH": path, **environment}, check=True)
 
 
-def test_notes_say_what_the_daemon_read(tmp_path: Path) -> None:
+def test_notes_record_the_configuration_that_the_daemon_read(tmp_path: Path) -> None:
     config = tmp_path / "etc/docker/daemon.json"
     config.parent.mkdir(parents=True)
     config.write_text('{"debug": true}')
@@ -240,7 +240,7 @@ def test_notes_say_what_the_daemon_read(tmp_path: Path) -> None:
     }
 
 
-def test_notes_see_the_hook_and_a_missing_configuration(tmp_path: Path) -> None:
+def test_notes_record_the_hook_and_a_missing_configuration(tmp_path: Path) -> None:
     hook = tmp_path / "bin/nvidia-container-runtime-hook"
     hook.parent.mkdir()
     hook.write_text("#!/bin/sh\n")

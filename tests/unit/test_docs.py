@@ -1,4 +1,4 @@
-"""What the documentation names exists, and what exists is named."""
+"""The documentation names only existing things, and every command."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ NOBODY_HAS = re.compile(r"\b(?:FACTS|DESIGN|SCALE|GATEWAY|PEERS)(?:\.md|,? \d)")
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, by the rules of GitHub."""
     headings = re.findall(
         r"^#+ +(.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
     )
@@ -31,7 +31,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def texts() -> Iterator[tuple[Path, str]]:
-    """Every file of ours that people read."""
+    """Yield every text file of the tree, with the text."""
     files = [*PAGES, ROOT / "Makefile", ROOT / "pyproject.toml"]
     for folder in FOLDERS:
         files += (path for path in sorted((ROOT / folder).rglob("*")) if path.is_file())
@@ -43,7 +43,7 @@ def texts() -> Iterator[tuple[Path, str]]:
 
 
 def commands() -> list[tuple[str, click.Command]]:
-    """Every command with its subcommands, by what is typed."""
+    """Return every command with its subcommands, by the typed words."""
     context = click.Context(group)
     found = []
     for name in COMMANDS:
@@ -56,7 +56,7 @@ def commands() -> list[tuple[str, click.Command]]:
 
 
 @pytest.mark.parametrize(("name", "command"), commands(), ids=[name for name, _ in commands()])
-def test_every_command_has_help_and_stands_in_the_readme(name, command):
+def test_every_command_has_help_and_a_place_in_the_readme(name, command):
     assert command.help
     assert all(param.help for param in command.params if isinstance(param, click.Option)), name
     assert re.search(rf"`[^`\n]*\b{name.split()[-1]}\b[^`\n]*`", README), f"README does not name `{name}`"
@@ -70,7 +70,7 @@ def test_every_link_of_the_documentation_leads_somewhere():
             assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}#{anchor}"
 
 
-def test_every_reference_to_a_page_leads_to_a_heading_of_it():
+def test_every_reference_to_a_page_leads_to_a_heading():
     found = 0
     for path, text in texts():
         if path in INVENTED:
@@ -80,10 +80,10 @@ def test_every_reference_to_a_page_leads_to_a_heading_of_it():
             assert page.exists(), f"{path.relative_to(ROOT)} refers to {name}"
             assert not anchor or anchor in anchors(page), f"{path.relative_to(ROOT)} refers to {name}#{anchor}"
             found += bool(anchor)
-    assert found > 40  # the facts that the code relies on
+    assert found > 40  # references from the code to docs/facts.md
 
 
-def test_no_text_refers_to_a_document_that_is_not_here():
+def test_no_text_refers_to_a_missing_document():
     for path, text in texts():
         assert not (match := NOBODY_HAS.search(text)), f"{path.relative_to(ROOT)} refers to {match and match[0]}"
 
@@ -113,14 +113,16 @@ def parse(words: list[str]) -> None:
 
 
 def rows_of_the_guides() -> list[tuple[str, str, str]]:
-    """What the guides say, what is here, and the judgement."""
+    """Return the rows of the page: the advice of the guides, our counterpart, and the judgement."""
     lines = re.findall(r"^\| (.+) \|$", (ROOT / "docs/from-the-guides.md").read_text(), re.MULTILINE)
     cells = [re.split(r" \| ?", line) for line in lines]
     return [(row[0], row[1], row[2]) for row in cells if row[0] != "the guide"]
 
 
 @pytest.mark.parametrize(("says", "here", "judgement"), rows_of_the_guides())
-def test_what_the_page_about_the_guides_names_is_there(says, here, judgement, tmp_path, monkeypatch):
+def test_the_page_about_the_guides_names_only_existing_commands_and_settings(
+    says, here, judgement, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert judgement in ("yes", "otherwise", "not yet", "no"), says
     for words in (shlex.split(code) for code in re.findall(r"`([^`]+)`", here)):
@@ -132,7 +134,7 @@ def test_what_the_page_about_the_guides_names_is_there(says, here, judgement, tm
             assert is_setting(words[0]), words
 
 
-def test_a_name_that_is_wrong_does_not_pass_as_a_setting_or_a_command():
+def test_a_wrong_name_is_neither_a_setting_nor_a_command():
     assert is_setting("ollama.context_length")
     assert is_setting("loadtest.targets.max_fail")
     assert not is_setting("ollama.lazy_load")
@@ -142,24 +144,24 @@ def test_a_name_that_is_wrong_does_not_pass_as_a_setting_or_a_command():
             parse(line.split())
 
 
-def test_the_page_about_the_guides_calls_nothing_absent_that_is_there():
+def test_the_features_that_the_page_about_the_guides_calls_absent_are_absent():
     assert not {"export", "fit", "status", "keys"} & set(COMMANDS)
     assert "monitoring" not in role_interface.order()
 
 
-def test_the_page_for_whoever_takes_the_code_over_stays_short():
+def test_the_architecture_page_stays_short():
     lines = (ROOT / "docs/architecture.md").read_text().splitlines()
     assert len(lines) <= 200
-    assert all(len(line) <= 130 for line in lines if not line.startswith("|"))  # nobody packs more into a line
+    assert all(len(line) <= 130 for line in lines if not line.startswith("|"))  # longer lines would evade the bound
 
 
-def test_a_heading_has_the_anchor_that_github_gives_it(tmp_path):
+def test_a_heading_has_the_anchor_of_github(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# The `gpus` option\n\n```\n# no heading\n```\n\n## MIG, and more: A-B\n")
     assert anchors(page) == {"the-gpus-option", "mig-and-more-a-b"}
 
 
-def test_the_readme_says_what_is_simulated():
+def test_the_readme_says_early_that_the_lab_is_simulated():
     assert "simulated" in README.split("make test")[0]
 
 

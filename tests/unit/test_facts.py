@@ -1,11 +1,11 @@
-"""Every file in tests/facts/<Class>/ is a case: what a host answers, and what a step (or a finder) makes of it.
+"""Every file in tests/facts/<Class>/ is a case: the answer of a host, and the state that a step or a finder reads.
 
 step:        constructor arguments (optional)
-exit, stdout, stderr:   the answer (0 and empty where not given)
-and one of
-state:       the state (keys that are not named are not compared)
+exit, stdout, stderr:   the answer (by default 0 and empty)
+and a single key of
+state:       the state (missing keys are not compared)
 absent:      true
-blocked:     id of the step it is blocked by
+blocked:     id of the blocking step
 unreadable:  part of the message
 """
 
@@ -38,7 +38,7 @@ def test_fact(path: Path) -> None:
         assert {key: state.get(key) for key in case["state"]} == case["state"]
 
 
-def test_every_volatile_key_is_a_key_of_a_state_that_its_kind_finds() -> None:
+def test_every_volatile_key_is_a_key_of_the_state_of_its_kind() -> None:
     seen: dict[str, set[str]] = {}
     for path in (param.values[0] for param in cases("facts")):
         case = load(path)
@@ -50,7 +50,7 @@ def test_every_volatile_key_is_a_key_of_a_state_that_its_kind_finds() -> None:
 
 
 def complaint(path: Path, answer: Answer) -> str:
-    """All that the parser says against an answer; empty where it takes it."""
+    """Return the errors of the parser for an answer; "" means the parser accepts the answer."""
     try:
         step_of(path, load(path)).fact().parse(answer)
     except UnreadableError as error:
@@ -62,7 +62,7 @@ def complaint(path: Path, answer: Answer) -> str:
 
 @pytest.mark.parametrize("status", [1, 3, 124, 255])
 @pytest.mark.parametrize("path", cases("facts"))
-def test_no_complaint_quotes_what_a_read_printed(path: Path, status: int) -> None:
+def test_no_error_quotes_the_standard_output_of_a_read(path: Path, status: int) -> None:
     """Standard output may hold the environment of containers; only standard error is evidence."""
     assert "hunter2" not in complaint(path, Answer(status, b"TOKEN=hunter2\n"))
 

@@ -1,4 +1,4 @@
-"""The fault suite, its page and `make test` are in step."""
+"""The fault suite, its page and `make test` agree."""
 
 import os
 import re
@@ -14,7 +14,7 @@ FOLDER = Path(page.__file__).parent
 PAGE = page.PAGE.read_text() if page.PAGE.exists() else ""
 
 
-def test_every_class_is_a_file_and_stands_in_the_page():
+def test_every_class_is_a_file_and_a_section_of_the_page():
     files = {path.stem.removeprefix("test_") for path in FOLDER.glob("test_*.py")}
     assert files == page.CLASSES.keys()
     assert re.findall(r"^<!-- faults (\w+) -->$", PAGE, re.MULTILINE) == list(page.CLASSES)
@@ -22,19 +22,20 @@ def test_every_class_is_a_file_and_stands_in_the_page():
 
 def test_make_test_runs_one_case_of_every_class():
     words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "sample", str(FOLDER)]
-    environment = {**os.environ, "PROVISION_REQUIRE_LAB": "1"}  # else they are left out where no lab can be
+    # A machine without a lab deselects lab tests, but not with this variable.
+    environment = {**os.environ, "PROVISION_REQUIRE_LAB": "1"}
     said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
     assert sorted(re.findall(r"test_(\w+)\.py::", said)) == sorted(page.CLASSES)
 
 
 @pytest.mark.parametrize("name", page.CLASSES)
-def test_every_class_was_seen(name):
+def test_every_class_has_rows_in_the_page(name):
     rows = page.there(name)
     assert rows
     assert [cells for cells in rows.values() if len(cells) != len(page.HEAD)] == []
 
 
-def test_rows_that_were_not_run_again_stay_until_all_are_run(tmp_path):
+def test_rows_of_other_cases_stay_until_the_whole_suite_runs(tmp_path):
     path = tmp_path / "page.md"
     path.write_text("# words of somebody\n")
     row = {"class": "apt", "code": "3", "said": "a | b on 10.213.7.12", "seconds": 5, "again": "exit 0", "at": "now"}

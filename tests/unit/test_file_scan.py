@@ -1,4 +1,4 @@
-"""The listing of files, by a real `find`: contents and hashes come behind the records, and each goes to its file."""
+"""The listing of files, by a real `find`: contents and hashes follow the records, and belong to the right files."""
 
 import hashlib
 import subprocess
@@ -41,7 +41,7 @@ def test_contents_and_hashes_go_to_their_files(tmp_path: Path) -> None:
     assert b"s3cret" not in text
 
 
-def test_many_files_need_several_programs_and_are_all_there(tmp_path: Path) -> None:
+def test_a_listing_of_many_files_needs_several_programs_and_misses_no_file(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 50)
     folder.mkdir()
     names = [f"{number:04}-{'x' * 180}" for number in range(900)]
@@ -70,7 +70,7 @@ RECORD = b"/a\0f\x000644\0root:root\0\0later 3\n\n/b\0f\x000644\0root:root\0\0la
         b"=contents x\nabcde",
     ],
 )
-def test_a_file_that_changes_meanwhile_makes_the_listing_unreadable(behind: bytes) -> None:
+def test_a_file_changed_during_the_listing_makes_the_listing_unreadable(behind: bytes) -> None:
     assert [str(found.sha256) for found in file_scan.parse(Answer(0, RECORD + b"=contents 2\nabcde")).values()] == [
         Content(b"abc"),
         Content(b"de"),

@@ -1,4 +1,4 @@
-"""Host facts, as their script reads them."""
+"""Host facts, from the real script with stand-ins for the programs of a host."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ esac
 
 
 @pytest.mark.parametrize(("peer", "address"), [("dual", "192.0.2.7"), ("six", "2001:db8::7")])
-def test_a_name_with_both_kinds_of_address_means_its_ipv4_one(tmp_path: Path, peer: str, address: str) -> None:
+def test_a_name_with_ipv4_and_ipv6_resolves_to_ipv4(tmp_path: Path, peer: str, address: str) -> None:
     for name, text in {"getent": GETENT, "systemctl": "#!/bin/sh\nexit 3\n", "ip": "#!/bin/sh\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -47,7 +47,7 @@ esac
         ("", "active", "0a1b --help", None),
     ],
 )
-def test_what_our_containers_are_published_on(
+def test_host_facts_list_the_published_addresses_of_our_containers(
     tmp_path: Path, silent: str, active: str, ids: str, published: tuple[str, ...] | None
 ) -> None:
     programs = {"docker": DOCKER, "systemctl": f"#!/bin/sh\necho {active}\n", "nvidia-smi": "#!/bin/sh\nexit 9\n"}
@@ -79,13 +79,13 @@ esac
     [
         ("10.0.0.5", "10.0.0.5", "10.0.0.11", False),
         ("lb", "192.0.2.7", "10.0.0.12", True),
-        ("10.5", "192.0.2.7", "10.0.0.12", True),  # the resolver's to say what it means
+        ("10.5", "192.0.2.7", "10.0.0.12", True),  # only the resolver knows the meaning
         ("10.0.0.05", "192.0.2.7", "10.0.0.12", True),
         ("1.2.3.4.5", "192.0.2.7", "10.0.0.12", True),
         ("10.0.0.300", "192.0.2.7", "10.0.0.12", True),
     ],
 )
-def test_an_address_as_it_is_written_is_not_looked_up(
+def test_a_canonical_address_is_not_looked_up(
     tmp_path: Path, peer: str, address: str, source: str, looked_up: bool
 ) -> None:
     getent = GETENT.replace("#!/bin/sh", f"#!/bin/sh\necho asked >>{tmp_path}/asked")
@@ -100,7 +100,7 @@ def test_an_address_as_it_is_written_is_not_looked_up(
     assert (tmp_path / "asked").exists() is looked_up
 
 
-def test_parts_that_were_not_read_stay_as_they_were() -> None:
+def test_unread_parts_keep_their_earlier_values() -> None:
     before = facts.HostFacts(driver_error="no driver", remembered={0: "GPU-0"}, published=("10.0.0.11:3001",), cgroup=1)
     found = facts.parse("# cgroup\n2\n# end\n", before)
     assert (found.driver_error, found.remembered, found.published) == ("no driver", {0: "GPU-0"}, ("10.0.0.11:3001",))
@@ -108,13 +108,13 @@ def test_parts_that_were_not_read_stay_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("text", ["# cgroup\n2\n", "# gpu-all\n# gpu-all-exit\n2\n", "# gpu-all\n# gpu-all-exit\n0\n"])
-def test_an_answer_that_ends_early_is_none(text: str) -> None:
+def test_a_truncated_answer_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="ends early"):
         facts.parse(text)
 
 
 @pytest.mark.parametrize(("record", "published"), [("0 GPU-0\n", None), ("", ())])
-def test_a_guard_asks_docker_what_is_published_only_while_there_is_no_record(
+def test_a_guard_asks_docker_for_published_addresses_only_without_a_record(
     tmp_path: Path, record: str, published: tuple[str, ...] | None
 ) -> None:
     (tmp_path / "cards").write_text(record)
