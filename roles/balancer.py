@@ -41,10 +41,10 @@ HASH_KEYS = {
     "path": "$uri",
 }
 QUEUE = 4
-"""Requests that wait for each one that is answered. Measured (docs/balancer.md): with one, 2 in 100 are refused at 80 %
+"""Waiting requests for each request in progress. Measured (docs/balancer.md): with one, 2 in 100 are refused at 80 %
 load although a place is soon free; with four hardly any, and nobody waits longer than a few answers take."""
 NAMED = 5  # models in one warning
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what the operator may ask for
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - the operator may ask for every address
 
 DURATIONS = ("read_timeout", "connect_timeout", "send_timeout", "fail_timeout", "shutdown_timeout")
 
@@ -53,17 +53,18 @@ LATE = True
 ROUTES = True
 GROUPS = ("balancer",)
 FACTS: frozenset[str] = frozenset()
-"""The parts of the host facts that its steps look at, see `facts.PARTS`: none. Its configuration names
-addresses, no cards and no containers."""
+"""The parts of the host facts for the steps, see `facts.PARTS`: none. The configuration has addresses, no cards and no
+containers."""
 
 
 class Settings(Base):
-    """How requests are balanced over the instances. Without a group `balancer` every gpu host balances over its own."""
+    """Balancing of requests over the instances. Without a group `balancer` every gpu host balances its own
+    instances."""
 
     listen: tuple[Address, ...] = Field(default=("0.0.0.0",), min_length=1, max_length=16)  # noqa: S104
     """Addresses to listen on. 0.0.0.0 is every IPv4 address; add `::` for IPv6 too."""
     port: Port = 3008
-    """Port that clients use."""
+    """Port for clients."""
     method: Literal["least_conn", "round_robin", "random", "random two least_conn", "ip_hash", "hash"] = "least_conn"
     """How an instance is chosen. `least_conn`: the instance with the fewest requests for its weight."""
     hash_key: Literal["session", "authorization", "client", "path"] = "session"
@@ -99,7 +100,7 @@ class Settings(Base):
     """How long the streams of an old worker process may go on after a reload."""
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
-        """Ports that meet, addresses said twice, durations without end."""
+        """Yield ports that meet, addresses given twice, durations without end."""
         if self.status_port == self.port:
             yield ("status_port",), "must differ from port"
         if len(set(self.listen)) < len(self.listen):
@@ -117,12 +118,12 @@ class Settings(Base):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """`ADDRESS:PORT` of all it listens on for clients."""
+        """`ADDRESS:PORT` of every address for clients."""
         return tuple(f"{_bracketed(address)}:{self.port}" for address in self.listen)
 
     @property
     def directive(self) -> str:
-        """The balancing method as nginx says it."""
+        """The balancing method in nginx's words."""
         match self.method:
             case "round_robin":
                 return ""
@@ -132,7 +133,7 @@ class Settings(Base):
 
     @property
     def url(self) -> str:
-        """Where the host itself reaches the balancer."""
+        """The address of the balancer for its own host."""
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen[0], self.listen[0])  # noqa: S104
         return f"http://{_bracketed(local)}:{self.port}"
 
@@ -142,13 +143,13 @@ def _bracketed(address: str) -> str:
 
 
 def milliseconds(duration: str) -> str:
-    """A duration in nginx's notation."""
+    """Return a duration in nginx's notation."""
     seconds = duration_seconds(duration)
     return f"{int(seconds)}s" if seconds == int(seconds) else f"{math.ceil(seconds * 1000)}ms"
 
 
 def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
-    """Ports of the balancer that an instance on the same host has too."""
+    """Yield ports of the balancer that an instance on the same host has too."""
     if not is_balancing(host, inventory):
         return
     settings = host.of(Settings)
@@ -167,14 +168,14 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
 
 
 def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
-    """Models that a request may miss, because it goes to any instance."""
+    """Yield a warning about models that a request may miss, because any instance gets the request."""
     if not is_balancing(host, inventory):
         return
     engine = engines.behind(host, inventory)[0]
-    found = scattered([instance for source in sources(host, inventory) for instance in source.instances], engine)
-    if found:
+    partial = scattered([instance for source in sources(host, inventory) for instance in source.instances], engine)
+    if partial:
         who = "the balancer" if inventory.group("balancer") else f"{host.name}: the balancer"
-        named = [f"{model} ({share})" for model, share in found.items()]
+        named = [f"{model} ({share})" for model, share in partial.items()]
         more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
         yield (
             f"{who} sends a request to any of its instances, whatever model it asks for, so clients get 404 by chance:"
@@ -184,12 +185,12 @@ def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
 
 
 def concerns(host: Host, inventory: Inventory) -> tuple[Host, ...]:
-    """The hosts whose instances are in its upstream."""
+    """Return the hosts whose instances are in the upstream."""
     return sources(host, inventory) if is_balancing(host, inventory) else ()
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
-    """The configuration, checked and loaded, and the service that runs on it."""
+    """Yield the configuration, checked and loaded, and its service."""
     if not is_balancing(host, inventory):
         return
     settings = host.of(Settings)
@@ -198,10 +199,11 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     hosts = sources(host, inventory)
     members = [(other, instance) for other in hosts for instance in other.instances]
     engine = engines.behind(host, inventory)[0]
+    most = max((len(source.instances) for source in hosts), default=1)
     yield Listen(name="nginx", addresses=own)
     yield Balancing(
         name="balancer",
-        files=_files(settings, nginx.version, engine, tries=1 + max((len(one.instances) for one in hosts), default=1)),
+        files=_files(settings, nginx.version, engine, tries=1 + most),
         binary=nginx.binary,
         status_port=settings.status_port,
         servers=tuple(_server(other, instance, settings, inventory) for other, instance in members),
@@ -219,13 +221,14 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
 
 
 def _listens(settings: Settings) -> str:
-    """Where clients reach it, in words."""
-    names = {"0.0.0.0": "every IPv4 address", "::": "every IPv6 address"}  # noqa: S104 - what is said of them
+    """Return the addresses for clients, in words."""
+    names = {"0.0.0.0": "every IPv4 address", "::": "every IPv6 address"}  # noqa: S104 - words for the address
     return f"{', '.join(names.get(address, address) for address in settings.listen)}, port {settings.port}"
 
 
 def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapping[str, bytes]:
-    """All files but the upstream. A request that is tried once more than a host has instances survives a whole host."""
+    """Return all files but the upstream. A request with one try more than a host has instances survives the loss of a
+    host."""
     times = {name: milliseconds(getattr(settings, name)) for name in DURATIONS}
     main = render(
         "balancer/nginx.conf.j2",
@@ -264,20 +267,20 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
 
 
 def _common(instances: list[Instance], engine: Engine) -> str:
-    """The first model that all of them serve, or empty."""
+    """Return the first model that all instances serve, or an empty text."""
     others = [set(map(engine.canonical, instance.models)) for instance in instances]
     first = instances[0].models if instances else ()
     return next((model for model in first if all(engine.canonical(model) in models for models in others)), "")
 
 
 def scattered(instances: list[Instance], engine: Engine) -> dict[str, str]:
-    """The models that some of the instances serve and others do not, and how many do.
+    """Return the models that only some instances serve, each with the number of its instances.
 
     Args:
-        instances: those that a balancer sends to.
-        engine: their engine.
+        instances: the instances behind a balancer.
+        engine: of the instances.
     """
-    served = Counter(model for one in instances for model in {engine.canonical(name) for name in one.models})
+    served = Counter(model for instance in instances for model in {engine.canonical(name) for name in instance.models})
     count = len(instances)
     return {model: f"{n} of {count} instances" for model, n in sorted(served.items()) if n < count}
 

@@ -1,6 +1,6 @@
 """Docker: from its own repository or the distribution's, configured so that containers keep their cards.
 
-Only gpu hosts get it. The guards and the folders of every host are here too, because this role comes first.
+Only gpu hosts get Docker. The guards and the folders of every host are here too, because this role comes first.
 """
 
 import json
@@ -62,14 +62,14 @@ OWN_KEYS = {
 }
 # What a new package does to containers. Live-restore is loaded by then: daemon.json comes before the packages.
 LIVE, DYING = "go on, by live-restore", "stop, when their streams have ended"
-CDI_TOOLKIT = (1, 18)  # from here on the toolkit keeps the CDI description of the cards up to date (docs/facts.md#cdi)
+CDI_TOOLKIT = (1, 18)  # from this version on the toolkit updates the CDI description of the cards (docs/facts.md#cdi)
 
 
 class Settings(inventory.Settings):
     """Docker on the gpu hosts."""
 
     source: Literal["docker", "distribution"] = "docker"
-    """Where packages come from: Docker's own repository, or the distribution's docker.io."""
+    """Source of the packages: Docker's own repository, or the distribution's docker.io."""
     repository: Url = "https://download.docker.com"
     """Base URL of Docker's repository, or of a mirror; `/linux/debian` and so on is added."""
     key_fingerprint: Fingerprint = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
@@ -78,9 +78,9 @@ class Settings(inventory.Settings):
     version: Version | None = None
     """Docker's version: 29.1.3 for any package of 29.1.3, or a package version in full. Null: any version."""
     allow_downgrade: bool = False
-    """Whether a newer Docker may be replaced by `version`."""
+    """Whether `version` may replace a newer Docker."""
     log_max_size: Size = "50m"
-    """A container's log is rotated at this size."""
+    """Size at which a container's log is rotated."""
     log_max_file: Annotated[int, Field(ge=1, le=1000)] = 3
     """How many log files of a container are kept."""
     live_restore: bool = True
@@ -98,7 +98,7 @@ class Settings(inventory.Settings):
     """How long to wait for a program that has apt locked."""
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """What would contradict other settings, or cannot be JSON."""
+        """Yield keys that contradict settings, or cannot be JSON."""
         for key in self.daemon:
             if key in OWN_KEYS:
                 yield ("daemon", key), f"use {OWN_KEYS[key]} for this"
@@ -122,10 +122,10 @@ OWNED: tuple[Owned, ...] = (
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
-    """The guards of every host, the folders where anything is declared; Docker on gpu hosts."""
+    """Yield the guards of every host, the folders of a host with any role, and Docker on gpu hosts."""
     yield SupportedHost(docker=host.gpu)
     if host.gpu:
-        gpus = {one.name: one.gpus for one in host.instances}
+        gpus = {instance.name: instance.gpus for instance in host.instances}
         yield UsableCards(gpus=gpus, image=host.serving.image, unusable=engines.of(host.serving).unusable)
     if host.gpu or host.balancer:  # a host under `retired` keeps no folder of ours
         yield Folders()
@@ -173,7 +173,7 @@ def _source(base: str, facts: HostFacts) -> bytes:
 
 
 def _packages(settings: Settings, *, cuts: bool) -> Packages:
-    """Docker's packages. The distribution's client is a package of its own from Debian 13 on."""
+    """Return Docker's packages. The distribution's client is a separate package from Debian 13 on."""
     packages: dict[str, str | None]
     releases: dict[str, tuple[str, ...]] = {}
     if settings.source == "distribution":
@@ -195,12 +195,12 @@ def _packages(settings: Settings, *, cuts: bool) -> Packages:
 
 
 def _pattern(version: str) -> str:
-    """29.1.3 is what people say, 5:29.1.3-1~debian.13~trixie is what the packages are called."""
+    """Return the pattern of package versions: 29.1.3 is called 5:29.1.3-1~debian.13~trixie."""
     return version if ":" in version else f"5:{version}-*"
 
 
 def _distributions(version: str) -> str:
-    """26.1.5 is what people say, 26.1.5+dfsg1-9+b1 and 26.1.5-0ubuntu1 are what the packages are called."""
+    """Return the pattern of package versions: 26.1.5 is called 26.1.5+dfsg1-9+b1 or 26.1.5-0ubuntu1."""
     return version if "-" in version else f"{version}*"
 
 
@@ -209,7 +209,7 @@ def _lock(settings: Settings) -> int:
 
 
 def _keys(settings: Settings) -> Mapping[str, Any]:
-    """Our part of daemon.json. The runtime entry is for what asks for it by name; nvidia is not the default."""
+    """Return our part of daemon.json. The runtime nvidia is an entry for requests by name, not the default."""
     extra: dict[str, Any] = json.loads(json.dumps(settings.daemon))
     keys: dict[str, Any] = {
         "live-restore": settings.live_restore,

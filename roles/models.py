@@ -1,6 +1,6 @@
 """The models role: each instance has its models, whole, and keeps them loaded on its cards.
 
-What the models are stands in `ollama.models`; here is how they get there.
+`ollama.models` declares the models; this role brings them to the instances.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ SERVES = BRINGS_MODELS = True
 
 
 class Settings(Base):
-    """How models get to the instances."""
+    """Pulling and loading of models."""
 
     resident: bool = True
     """Whether a deploy loads models after the pull, and keeps the models loaded."""
@@ -39,13 +39,13 @@ class Settings(Base):
     """Model -> the digest to demand, because tags move."""
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """A pull that would be given up at once, or never."""
+        """Yield a time limit that would give a pull up at once, or never."""
         if not 1 <= duration_seconds(self.stall) <= 86400:
             yield ("stall",), "must be between 1s and 24h"
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
-    """Every step of a gpu host, in order; none for others.
+    """Yield every step of a gpu host, in order; none for other hosts.
 
     Args:
         host: one host, with its instances.
@@ -53,23 +53,23 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """
     settings = host.of(Settings)
     digests = {canonical(name): digest for name, digest in settings.digests.items()}
-    for one in (instance for instance in host.instances if engines.of(instance) is OLLAMA):
+    for served in (instance for instance in host.instances if engines.of(instance) is OLLAMA):
         models = [
             Model(
-                instance=one.name,
+                instance=served.name,
                 name=name,
-                storage=one.storage,
+                storage=served.storage,
                 digest=digests.get(canonical(name), ""),
                 tries=settings.tries,
                 stall=round(duration_seconds(settings.stall)),
                 insecure=settings.insecure,
             )
-            for name in one.models
+            for name in served.models
         ]
         yield from models
         if settings.resident and models:
-            after = ("service:docker", f"container:{one.name}", *(model.id for model in models))
-            yield Resident(instance=one.name, models=one.models, after=after)
+            after = ("service:docker", f"container:{served.name}", *(model.id for model in models))
+            yield Resident(instance=served.name, models=served.models, after=after)
 
 
 OWNED: tuple[Owned, ...] = (LeavingModels(), OwnedModels())

@@ -1,4 +1,4 @@
-"""nginx from source: built once per platform in a prefix of its own, with our user, unit, logs and their rotation."""
+"""nginx from source: built once per platform in its own prefix, with our user, unit, logs and log rotation."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ KNOWN = {
     "1.30.4": "4261dc90e9e47c1c4041276e9aaa3d48ebe2e664f728e14fa95ae6c67d57a08b",
     "1.30.5": "6c20565aa2325cb82216ae804f4a4ff1875179014759a381c42ddc8e11c4906d",
 }
-"""sha256 of the tarballs, docs/facts.md#nginx-versions. That of 1.26.3 was computed here."""
+"""sha256 of the tarballs, docs/facts.md#nginx-versions. The hash of 1.26.3 was computed here."""
 
 LEAN = (
     "--with-http_ssl_module",
@@ -51,7 +51,7 @@ LEAN = (
     "--without-http_charset_module",
     "--without-http_mirror_module",
 )
-"""What a balancer needs and no more (docs/facts.md#nginx-build): what is not built cannot be attacked."""
+"""The modules of a balancer and no more (docs/facts.md#nginx-build): a missing module cannot be attacked."""
 
 NEEDED = ("http_stub_status_module", "http_upstream_zone_module", "http_upstream_keepalive_module", "http_map_module")
 
@@ -63,20 +63,18 @@ ADVISORIES = (
     ("--with-http_v3_module", "CVE-2026-40460, CVE-2026-42530"),
     ("--with-mail", "CVE-2025-53859, CVE-2026-27651, CVE-2026-28753"),
 )
-"""Advisories that need a module which is not built by default, mended in 1.30.4 or before
-(docs/facts.md#nginx-versions)."""
+"""Advisories for modules that are not built by default, mended in 1.30.4 or before (docs/facts.md#nginx-versions)."""
 
 _ARGUMENT = re.compile(r"--with(?:out)?-[a-z0-9_-]+(?:=[A-Za-z0-9_=,.:/+@% -]{0,300})?")
 _OURS = ("--with-cc=", "--with-cpp=")
 
 
 FACTS: frozenset[str] = frozenset()
-"""The parts of the host facts that its steps look at, see `facts.PARTS`: none. A build depends on
-the distribution alone."""
+"""The parts of the host facts for the steps, see `facts.PARTS`: none. A build depends on the distribution alone."""
 
 
 class Settings(Base):
-    """How nginx is built. Without a group `balancer` every gpu host has one."""
+    """Build of nginx. Without a group `balancer` every gpu host has an nginx."""
 
     version: Version = "1.26.3"
     """Version to build. 1.26.3 is the last of its line and gets no more fixes. 1.30.5 closes most of the known holes,
@@ -84,7 +82,7 @@ class Settings(Base):
     sha256: Sha256 | None = None
     """sha256 of the tarball. Known for 1.26.3, 1.28.3, 1.30.4 and 1.30.5; needed for every other version."""
     url: Url | Literal[""] = ""
-    """Where the tarball is; a mirror of yours, for example. Empty: https://nginx.org/download/nginx-VERSION.tar.gz."""
+    """URL of the tarball, such as your mirror's. Empty: https://nginx.org/download/nginx-VERSION.tar.gz."""
     configure_args: tuple[Text, ...] = LEAN
     """Arguments of nginx's `configure`: `--with-...` and `--without-...`. Paths and user are provision's."""
     build: Literal["once", "each"] = "once"
@@ -98,7 +96,7 @@ class Settings(Base):
     """How many daily access and error logs are kept."""
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
-        """A version without a hash, and arguments that are not for the operator to give."""
+        """Yield a version without a hash, and arguments reserved for provision."""
         if self.sha256 is None and self.version not in KNOWN:
             yield (
                 ("sha256",),
@@ -113,14 +111,14 @@ class Settings(Base):
 
     @property
     def source(self) -> Source:
-        """What is built."""
+        """The source to build."""
         url = self.url or f"https://nginx.org/download/nginx-{self.version}.tar.gz"
         sha256 = self.sha256 or KNOWN[self.version]
         return Source(version=self.version, sha256=sha256, url=url, arguments=self.configure_args)
 
     @property
     def binary(self) -> str:
-        """The path of the program that is built."""
+        """The path of the built program."""
         return self.source.binary
 
 
@@ -132,18 +130,18 @@ def _wrong(argument: str) -> Iterator[str]:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """A version as numbers."""
+    """Return a version as numbers."""
     return tuple(int(part) for part in version.split("."))
 
 
 def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
-    """What is open in the nginx of a balancer."""
+    """Yield the known holes in the nginx of a balancer."""
     if is_balancing(host, inventory):
         yield from holes(host.of(Settings))
 
 
 def holes(settings: Settings) -> Iterator[str]:
-    """What is open in the version that is set."""
+    """Yield the known holes of the declared version."""
     if release(settings.version) >= MENDED:
         return
     yield (
@@ -157,7 +155,7 @@ def holes(settings: Settings) -> Iterator[str]:
 
 
 def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
-    """A build host that is none of the balancers."""
+    """Yield a build host that is no balancer."""
     name = host.of(Settings).build_host
     users = [other.name for other in inventory.hosts if is_balancing(other, inventory)]
     if is_balancing(host, inventory) and name and name not in users:
@@ -165,23 +163,23 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
 
 
 def waits_for(host: Host, inventory: Inventory) -> str:
-    """The host that alone compiles for this one (`build_host`)."""
+    """Return the host that alone compiles for this host (`build_host`)."""
     settings = host.of(Settings)
     return settings.build_host if settings.build == "once" and is_balancing(host, inventory) else ""
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
-    """Everything of nginx but its configuration and its service, which are the balancer's."""
+    """Yield the steps of nginx, without its configuration and its service: these are the balancer's."""
     if not is_balancing(host, inventory):
         return
     settings = host.of(Settings)
     source = settings.source
-    # openssl, because it brings the libssl of its release, whose package name differs.
+    # openssl brings the libssl of its release, whose package name differs between releases.
     runtime = ("ca-certificates", "curl", "libpcre2-8-0", "logrotate", "openssl", "zlib1g")
     yield Packages(name="nginx", packages=dict.fromkeys(runtime))
     account = Account(name=USER)
     yield account
-    # Its workers may enter the folder and not write to it: whoever takes one over plants no links for root to open.
+    # Workers may enter the folder and not write to it: an attacker in a worker plants no links for root to open.
     yield Directory(path=LOGS, mode=0o750, owner=f"root:{USER}", after=(account.id,))
     yield Directory(path=CACHE, mode=0o700, owner=f"{USER}:root", after=(account.id,))
     yield Build(source=source, mode=settings.build, host=settings.build_host, jobs=settings.jobs)
@@ -193,7 +191,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     )
 
 
-# The service first: what it runs on goes after it. Logs stay: they are the operator's.
+# The service first, then everything below it. Logs stay: logs are the operator's.
 OWNED: tuple[Owned, ...] = (
     OwnedUnits(prefix="provision-nginx"),
     OwnedFiles(globs=("/etc/logrotate.d/provision-nginx",)),

@@ -1,4 +1,4 @@
-"""The NVIDIA Container Toolkit: what lets Docker give cards to containers. Needs docker, and a working driver."""
+"""The NVIDIA Container Toolkit, which lets Docker give cards to containers. Needs Docker, and a working driver."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -46,12 +46,12 @@ class Settings(inventory.Settings):
     version: Version = "1.20.0"
     """Version of all four packages of the toolkit."""
     allow_downgrade: bool = False
-    """Whether a newer toolkit may be replaced by `version`."""
+    """Whether `version` may replace a newer toolkit."""
     smi_timeout: Duration = "15s"
     """How long nvidia-smi may take; more for hosts with many cards whose driver is not kept loaded."""
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """A time limit that would refuse every host, or wait for ever for a wedged driver."""
+        """Yield a time limit that would refuse every host, or wait for ever for a wedged driver."""
         if not 1 <= duration_seconds(self.smi_timeout) <= 600:
             yield ("smi_timeout",), "must be between 1s and 10m"
 
@@ -64,7 +64,7 @@ OWNED: tuple[Owned, ...] = (
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
-    """The toolkit on gpu hosts; last, that Docker knows of it."""
+    """Yield the toolkit on gpu hosts; last the proof that Docker knows the toolkit."""
     if not host.gpu:
         return
     settings = host.of(Settings)

@@ -1,7 +1,7 @@
 """The ollama role: one container per instance, pinned to its cards, reachable only by its balancers.
 
-Order matters: what can fail (image) comes before what hurts, the firewall and the boot units before the first
-container, and each instance's storage before its container.
+Order matters. A step that may fail (image) comes before steps that do harm; the firewall and the boot units come before
+the first container, and each instance's storage before its container.
 """
 
 import ipaddress
@@ -55,7 +55,7 @@ SERVES = DECLARES_INSTANCES = STARTS_CONTAINERS = True
 GROUPS = ("gpu",)
 FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
-_LONGEST_HOLDER = 128  # characters: more of a program's name is never shown
+_LONGEST_HOLDER = 128  # characters: the rest of a program's name is never shown
 
 
 def _holder(value: str) -> str:
@@ -73,7 +73,7 @@ Storage = Literal["volume"] | AbsolutePath
 
 
 class Tuning(Base):
-    """What may be said for all instances, and for one of them."""
+    """Settings for all instances, or for one of them."""
 
     memory: Size | None = None
     """Memory limit of the container, such as `64g`."""
@@ -92,11 +92,11 @@ class Tuning(Base):
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """OLLAMA_MAX_QUEUE: requests that may wait for a model to load (512)."""
     flash_attention: bool | None = None
-    """OLLAMA_FLASH_ATTENTION: by default wherever the card can."""
+    """OLLAMA_FLASH_ATTENTION: by default on every card with support."""
     kv_cache_type: Literal["f16", "q8_0", "q4_0"] | None = None
     """OLLAMA_KV_CACHE_TYPE: `q8_0` halves the memory of the context; needs flash attention."""
     load_timeout: Duration | None = None
-    """OLLAMA_LOAD_TIMEOUT: how long loading may make no progress (5m); more for slow disks."""
+    """OLLAMA_LOAD_TIMEOUT: how long loading may go without progress (5m); more for slow disks."""
     no_cloud: bool | None = None
     """OLLAMA_NO_CLOUD: no calls to ollama.com."""
     no_prune: bool | None = None
@@ -117,7 +117,7 @@ class Tuning(Base):
     """Further variables of Ollama, such as LLAMA_ARG_FIT_TARGET. A variable that Ollama does not read is refused."""
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Variables that the server would ignore, and values that do not go together."""
+        """Yield variables that the server would ignore, and values that do not go together."""
         for name in self.environment:
             if complaint := OLLAMA.variables.complaint(name):
                 yield ("environment", name), complaint
@@ -131,11 +131,11 @@ class Tuning(Base):
 
 
 class InstanceSettings(Tuning):
-    """One container of a host. What is not said here is as for all instances."""
+    """One container of a host. An unset value is as for all instances."""
 
     gpus: Cards
-    """Indices of its cards, as nvidia-smi shows them at the first deploy. Each host remembers the UUID of every index,
-    so an index keeps its card when the cards are numbered otherwise at a boot, or when a card goes missing."""
+    """Indices of the cards, as nvidia-smi shows them at the first deploy. Each host remembers the UUID of every index,
+    so an index keeps its card when a boot numbers the cards anew, or when a card goes missing."""
     name: Name | None = None
     """Name of the container; by default ollama1, ollama2 and so on."""
     port: Port | None = None
@@ -145,7 +145,7 @@ class InstanceSettings(Tuning):
     storage: Storage | None = None
     """Place of the instance's models: `volume`, or a directory. Instances with the same directory share the models."""
     weight: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Its share in the upstream."""
+    """Share of the instance in the upstream."""
 
 
 class Settings(Tuning):
@@ -160,11 +160,11 @@ class Settings(Tuning):
     listen_address: Address | Literal[""] = ""
     """Address on which instances listen; by default the address by which the host reaches its balancers."""
     admit: tuple[Network, ...] = ()
-    """Addresses and networks that may reach the instances, besides the balancers'."""
+    """Addresses and networks that may reach the instances, besides the balancers."""
     tolerate: Annotated[tuple[Holder, ...], Field(max_length=64)] = ()
     """Names of containers, and of programs outside Docker, that may use the cards of instances."""
     storage: Storage = "volume"
-    """Where models are: a Docker `volume` for each instance, or a directory below which each has its own."""
+    """Storage of models: a Docker `volume` for each instance, or a directory with a directory for each instance."""
     restart: Literal["unless-stopped", "always", "on-failure"] = "unless-stopped"
     """Docker's restart policy."""
     log_max_size: Size = "50m"
@@ -185,7 +185,7 @@ class Settings(Tuning):
     """OLLAMA_NO_CLOUD: no calls to ollama.com."""
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """What two instances cannot both have."""
+        """Yield values that two instances cannot both have."""
         yield from super().problems()
         yield from _doubled(self)
         if self.listen_address and ipaddress.ip_address(self.listen_address).version != 4:
@@ -211,7 +211,7 @@ def _is_one_line(secret: Secret) -> bool:
 
 
 def _doubled(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """The same name, port or card in two instances."""
+    """Yield a name, port or card of two instances."""
     seen: dict[tuple[str, str | int], int] = {}
     for index, instance in enumerate(instances("", settings)):
         claims: list[tuple[str, str | int]] = [("name", instance.name), ("port", instance.port)]
@@ -223,7 +223,7 @@ def _doubled(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], str]]:
 
 
 def _unequal_sharers(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """A model that only one of two sharers declares would be deleted under the other."""
+    """Yield sharers with different models: a model of only one sharer would be deleted under the other."""
     first: dict[str, int] = {}
     for index, item in enumerate(settings.instances):
         if item.storage in (None, "volume"):
@@ -234,11 +234,11 @@ def _unequal_sharers(settings: Settings) -> Iterator[tuple[tuple[str | int, ...]
 
 
 def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
-    """The instances of a host, with every default filled in.
+    """Return the instances of a host, with every default filled in.
 
     Args:
         host_name: name of the host.
-        settings: of this role, for that host.
+        settings: of this role, for the host.
     """
     return tuple(
         Instance(
@@ -257,7 +257,7 @@ def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
 
 
 def serving(settings: Settings) -> Serving:
-    """What the settings of a host say of every instance, also of those that are no longer declared."""
+    """Return the settings that hold for every instance of a host, even if no longer declared."""
     return Serving(
         engine=OLLAMA.name,
         image=settings.image,
@@ -269,18 +269,18 @@ def serving(settings: Settings) -> Serving:
 
 
 def _named(settings: Settings) -> Iterator[tuple[str, InstanceSettings]]:
-    """The settings of each instance with the instance's name, in their order."""
+    """Yield the settings of each instance with the instance's name, in order."""
     return ((item.name or f"ollama{number}", item) for number, item in enumerate(settings.instances, 1))
 
 
 def _models(settings: Settings, item: InstanceSettings) -> tuple[str, ...]:
-    """The models of an instance, each once, whatever of Ollama's defaults is written out."""
+    """Return the models of an instance, each once, whichever of Ollama's defaults are written out."""
     declared = settings.models if item.models is None else item.models
     return tuple({canonical(model): model for model in reversed(declared)}.values())[::-1]
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
-    """Every step of a gpu host, in order; none for others.
+    """Yield every step of a gpu host, in order; none for other hosts.
 
     Args:
         host: one host, with its instances.
@@ -303,7 +303,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
 
 
 def _kept_loaded(settings: Settings, instances: tuple[Instance, ...]) -> dict[str, tuple[str, ...]]:
-    """The models that an instance has loaded all the time, by instance."""
+    """Return instance -> the models that stay loaded all the time."""
     items, kept = dict(_named(settings)), {}
     for instance in instances:
         item = items[instance.name]
@@ -352,9 +352,9 @@ def _container(host: Host, inventory: Inventory, instance: Instance, item: Insta
 
 
 def environment(settings: Settings, instance: Instance, item: InstanceSettings) -> dict[str, str]:
-    """The variables of an instance's server, but for those that nobody may see.
+    """Return the variables of an instance's server, without the secret variables.
 
-    OLLAMA_CONTEXT_LENGTH is always there: the server's own default depends on the card and overflows it
+    OLLAMA_CONTEXT_LENGTH is always set: the server's own default depends on the card and overflows the card
     (docs/facts.md#ollama-variables).
     """
     values = {name: _value(settings, item, name) for name in Tuning.model_fields if name not in _SECRET}
@@ -366,7 +366,7 @@ def environment(settings: Settings, instance: Instance, item: InstanceSettings) 
 
 
 def loaded_at_once(settings: Settings, instance: Instance, item: InstanceSettings) -> int:
-    """How many models an instance keeps loaded: all of its own, unless that is said otherwise."""
+    """Return how many models an instance keeps loaded: all of its own, unless declared otherwise."""
     return _value(settings, item, "max_loaded_models") or max(1, len(instance.models))
 
 
@@ -377,13 +377,14 @@ def _secrets(settings: Settings, item: InstanceSettings) -> dict[str, str]:
 
 
 def _value(settings: Settings, item: InstanceSettings, name: str) -> Any:
-    """What an instance says, or what is said for all."""
+    """Return the value of an instance, or the value for all instances."""
     own = getattr(item, name)
     return getattr(settings, name) if own is None else own
 
 
 def _shares(settings: Settings, item: InstanceSettings) -> bool:
-    """A server that starts prunes what its neighbour pulls into its folder (docs/facts.md#shared-models-folder)."""
+    """Whether the instance shares its folder: a starting server prunes its neighbour's unfinished pull
+    (docs/facts.md#shared-models-folder)."""
     paths = [str(other.storage) for other in settings.instances if other.storage not in (None, "volume")]
     return item.storage is not None and paths.count(str(item.storage)) > 1
 
