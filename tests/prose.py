@@ -45,7 +45,6 @@ BOUNDS: dict[str, float] = {
     "provision/ssh": 7.5,
     "provision/steps/docker": 7.0,
     "provision/steps/nginx": 8.5,
-    "roles": 9.0,
     "tests/unit": 11.5,
 }
 
