@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from provision.loadtest.measure import Tally, summary
 from provision.loadtest.profile import Profile
 from provision.loadtest.verdict import Judged
 from provision.report import console, drain, history, lock, rollback, trust
+from provision.report.plan import Detail
 from provision.rollout.outcome import Outcome
 from provision.runs.history import Entry, Made, Story
 from provision.runs.lock import Holder
@@ -228,7 +232,7 @@ def test_a_rollback(printed):
     undos = {"gpu-01": Undo(HOST, (), (Left("model:a/m", "models stay"),))}
     rollback.show(about(RollbackResult, outcomes, of=RUN, undos=undos), as_json=True)
     assert printed()["left"] == [{"host": "gpu-01", "step": "model:a/m", "why": "models stay"}]
-    rollback.show_plan(RollbackPlan(FLEET, outcomes, 4, of=RUN, undos=undos), as_json=True, diff=True)
+    rollback.show_plan(RollbackPlan(FLEET, outcomes, 4, of=RUN, undos=undos), as_json=True, detail=Detail())
     assert printed()["summary"]["hosts"] == 2
 
 
@@ -276,3 +280,19 @@ def test_load_tests(printed):
         result = loadtest.Result(load, found, Tally(), Ended(""), judged, ["slow"], capacity)
         console.document("loadtest", 5, [], **loadtest.document(result))
         assert printed()["verdict"][0]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [("KeyError('surprise')", 1, "a bug of provision"), ("KeyboardInterrupt", 130, "interrupted")],
+)
+@pytest.mark.parametrize("words", [["plan"], ["inventory", "show"], ["lock", "status"]])
+def test_a_bug_and_ctrl_c_are_documents_too(inventory, tmp_path, words, raised, code, said):
+    text = f"import provision.plan.role_interface as s\ndef load(*_): raise {raised}\ns.load = load\n"
+    (tmp_path / "sitecustomize.py").write_text(text)
+    argv = [sys.executable, "-m", "provision", *words, "--json", "-i", inventory]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, timeout=60)
+    found = checked(done.stdout)
+    assert (done.returncode, found["exit"], found["command"]) == (code, code, " ".join(words))
+    assert said in found["error"]["message"]
