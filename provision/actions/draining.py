@@ -15,9 +15,9 @@ from provision.rollout.admission import Admission
 from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.replicas import Replicas
 from provision.rollout.roll import Roll
-from provision.runs import interrupt, lock
+from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 from provision.steps.nginx.upstream import Drained, label
 
 HINT = "deploy first: an instance that is in no upstream gets no requests anyway"
@@ -73,7 +73,7 @@ class Draining:
         """Masks the secrets of every host."""
         self._password = become_password
         self._roll = Roll.of(context, become_password)
-        self._tests: list[Session] = []  # connections for tests of instances
+        self._tests: list[Transport] = []  # connections for tests of instances
 
     def labels(self) -> list[str]:
         """Return the selected instances, as `HOST/INSTANCE`."""
@@ -112,7 +112,7 @@ class Draining:
             timeout: seconds to wait; None for `ollama.drain_timeout`.
         """
         now = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
-        records = [Drained(name, now, lock.who(), self.hide(why)) for name in self.labels()]
+        records = [Drained(name, now, self.context.setup.who, self.hide(why)) for name in self.labels()]
         if timeout is None:
             timeout = max(host.serving.drain_timeout for host, _ in self.chosen)
         deadline = time.monotonic() + timeout
@@ -201,7 +201,7 @@ class Draining:
             outcome.error = self._told(error, pool)
 
     def _tested(self, host: Host, names: Sequence[str]) -> list[Drain]:
-        session = Session(host.connection, self._password)
+        session = self.context.setup.transport(host.connection, self._password)
         self._tests.append(session)
         lease = self.context.lease(session)
         admission = Admission(host, session, lease, self._roll, partial(self._say, host))

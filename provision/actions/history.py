@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from provision.runs.history import Entry, Story
     from provision.runs.lock import Holder
     from provision.runs.log import Log
-    from provision.ssh.session import Session
+    from provision.ssh.transport import Transport
     from provision.steps.wording import Vocabulary
 
 
@@ -55,18 +55,17 @@ def history(request: Request, number: int = 20) -> History:
         request: selects the hosts.
         number: the number of runs to read from each host.
     """
-    from provision.actions.asking import ask
+    from provision.actions.asking import ask, setup_of
     from provision.inventory import Mask
     from provision.runs import history as journals
-    from provision.runs import lock
     from provision.runs.log import Logs, default_folder
 
-    logs = Logs(default_folder())
+    logs, setup = Logs(default_folder()), setup_of(request)
 
-    def work(host: Host, session: Session) -> list[Entry]:
-        listed, status = session.batch([journals.listed(number), lock.status()], stop=False)
-        holder = lock.holder_of(status)
-        if holder is not None and holder.who == lock.who() and logs.over(holder.run):
+    def work(host: Host, session: Transport) -> list[Entry]:
+        listed, status = session.batch([journals.listed(number, setup.paths), setup.host_lock.status()], stop=False)
+        holder = setup.host_lock.holder_of(status)
+        if holder is not None and holder.who == setup.who and logs.over(holder.run):
             holder = None
         return [_shown(entry, holder, Mask(host.secrets())) for entry in journals.entries(listed)]
 
@@ -91,7 +90,7 @@ def show(request: Request, run: str = "") -> RunStory:
     Raises:
         UsageError: this is no run's id, or all hosts answered and none knows the run.
     """
-    from provision.actions.asking import ask
+    from provision.actions.asking import ask, setup_of
     from provision.inventory import Mask
     from provision.plan import role_interface
     from provision.runs import history as journals
@@ -99,8 +98,8 @@ def show(request: Request, run: str = "") -> RunStory:
 
     run = run_id_of(run) if run else _last(request)
 
-    def work(host: Host, session: Session) -> Story | None:
-        [answer] = session.batch([journals.read(run)], stop=False)
+    def work(host: Host, session: Transport) -> Story | None:
+        [answer] = session.batch([journals.read(run, setup_of(request).paths)], stop=False)
         return journals.hidden(journals.story(run, answer), Mask(host.secrets()))
 
     answers = ask(request, work)
@@ -119,11 +118,11 @@ def _last(request: Request) -> str:
         UsageError: no host knows any.
         HostError: no host can be asked.
     """
-    from provision.actions.asking import ask
+    from provision.actions.asking import ask, setup_of
     from provision.runs import history as journals
 
-    def work(_: Host, session: Session) -> list[Entry]:
-        return journals.entries(session.batch([journals.listed(1)], stop=False)[0])
+    def work(_: Host, session: Transport) -> list[Entry]:
+        return journals.entries(session.batch([journals.listed(1, setup_of(request).paths)], stop=False)[0])
 
     answers = [answer for _, answer in ask(request, work).hosts]
     entries = [entry for answer in answers if not isinstance(answer, HostError) for entry in answer]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from provision.inventory import Host
     from provision.runs.lock import Holder
     from provision.runs.log import Log
-    from provision.ssh.session import Session
+    from provision.ssh.transport import Transport
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ def status(request: Request) -> Locks:
     Args:
         request: selects the hosts.
     """
-    from provision.runs import lock
+    from provision.actions.asking import setup_of
 
-    def work(_: Host, session: Session) -> Holder | None:
+    lock = setup_of(request).host_lock
+
+    def work(_: Host, session: Transport) -> Holder | None:
         return lock.holder_of(session.batch([lock.status()], stop=False)[0])
 
     return _on_hosts(request, work)
@@ -52,12 +54,14 @@ def acquire(request: Request, why: str) -> Locks:
     Raises:
         UsageError: the reason is empty, too long, or more than one line.
     """
-    from provision.runs import lock
+    from provision.actions.asking import setup_of
+    from provision.runs.lock import LONGEST_REASON
 
-    if not why.strip() or len(why) > lock.LONGEST_REASON or not why.isprintable():
-        raise UsageError(f"-m takes one line of at most {lock.LONGEST_REASON} characters")
+    if not why.strip() or len(why) > LONGEST_REASON or not why.isprintable():
+        raise UsageError(f"-m takes one line of at most {LONGEST_REASON} characters")
+    lock = setup_of(request).host_lock
 
-    def work(_: Host, session: Session) -> Holder | None:
+    def work(_: Host, session: Transport) -> Holder | None:
         lock.checked(session.batch([lock.acquire_by_hand(why)], stop=False)[0])
         return lock.holder_of(session.batch([lock.status()], stop=False)[0])
 
@@ -74,13 +78,15 @@ def release(request: Request, *, force: bool = False) -> Locks:
     Returns:
         the former holder of every host's lock.
     """
+    from provision.actions.asking import setup_of
     from provision.runs.lease import take_away
     from provision.runs.log import is_over
 
-    return _on_hosts(request, lambda _, session: take_away(session, is_over, force=force))
+    lock = setup_of(request).host_lock
+    return _on_hosts(request, lambda _, session: take_away(session, lock, is_over, force=force))
 
 
-def _on_hosts(request: Request, work: Callable[[Host, Session], Holder | None]) -> Locks:
+def _on_hosts(request: Request, work: Callable[[Host, Transport], Holder | None]) -> Locks:
     from provision.actions.asking import ask
     from provision.runs.log import Logs, default_folder
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from provision.errors import UsageError
+
+if TYPE_CHECKING:
+    from provision.runs.setup import Setup
 
 FORKS = 32
 RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{4}"
@@ -26,6 +30,7 @@ class Request:
         become_password: sudo's password, or None for the password in the inventory.
         user: login name; empty for the user in the inventory.
         private_key: path of the key for the login; empty for the key in the inventory.
+        setup: how hosts are reached and where runs keep files there; None for SSH and the usual folders.
 
     Raises:
         UsageError: a string in place of a tuple, or no forks.
@@ -40,6 +45,7 @@ class Request:
     become_password: str | None = field(default=None, repr=False)
     user: str = ""
     private_key: str = ""
+    setup: Setup | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("limit", "extra_vars", "tags", "skip_tags"):

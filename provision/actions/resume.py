@@ -2,16 +2,16 @@
 
 import dataclasses
 
+from provision.actions.asking import on_each, setup_of
 from provision.actions.pace import Pace
 from provision.actions.request import Request, run_id_of
 from provision.errors import HostError, LockedError, UsageError
 from provision.inventory import Host
 from provision.plan import role_interface
-from provision.runs import history, lock
+from provision.runs import history
 from provision.runs.history import Story
 from provision.runs.log import Log, Logs, default_folder
-from provision.ssh.fanout import each
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 
 
 def resumed(request: Request, pace: Pace, run: str) -> tuple[Request, Pace]:
@@ -68,8 +68,11 @@ def _known_to_hosts(request: Request, run: str) -> None:
         LockedError: the run still holds a host's lock.
     """
 
-    def work(_: Host, session: Session) -> Story | None:
-        journal, status = session.batch([history.read(run), lock.status()], stop=False)
+    setup = setup_of(request)
+    lock = setup.host_lock
+
+    def work(_: Host, session: Transport) -> Story | None:
+        journal, status = session.batch([history.read(run, setup.paths), lock.status()], stop=False)
         holder = lock.holder_of(status)
         if holder is not None and holder.run == run and (holder.left or 0) > 0:
             hint = "wait until its lease has ended; if it is dead for sure: provision lock release --force"
@@ -77,7 +80,7 @@ def _known_to_hosts(request: Request, run: str) -> None:
         return history.story(run, journal)
 
     inventory = role_interface.load(request.inventory, request.overrides)
-    answers = each(inventory.select(request.limit), work, request.become_password, request.forks)
+    answers = on_each(request, inventory.select(request.limit), work)
     for _, answer in answers:
         if isinstance(answer, LockedError):
             raise answer

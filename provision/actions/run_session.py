@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from provision.actions import exit_code
+from provision.actions.asking import setup_of
 from provision.actions.exit_code import HostOutcome
 from provision.actions.pace import Pace
 from provision.actions.request import Request
@@ -88,6 +89,7 @@ class RunSession:
             kind=kind,
             words=words,
             confirmed=confirmed or {},
+            setup=setup_of(request),
         )
 
     def look(self, work: Work, do: Callable[[], Sequence[O]], hosts: Sequence[str]) -> Sequence[O]:

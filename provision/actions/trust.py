@@ -12,7 +12,7 @@ from provision.actions.results import Answers
 
 if TYPE_CHECKING:
     from provision.inventory import Host
-    from provision.ssh.session import Session
+    from provision.ssh.transport import Transport
     from provision.ssh.trust import Key
 
 
@@ -42,7 +42,7 @@ def host_keys(request: Request) -> Answers[SeenKey]:
     from provision.actions.asking import ask
     from provision.ssh import trust
 
-    def work(host: Host, _: Session) -> SeenKey:
+    def work(host: Host, _: Transport) -> SeenKey:
         key, have = trust.scan(host.connection), trust.known(host.connection)
         others = tuple(one.kind for one in have)
         return SeenKey(key, trust.state(key, have).lower(), others, host.connection.known_hosts[0])

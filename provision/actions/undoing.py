@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from provision.actions import exit_code
+from provision.actions.asking import on_each, setup_of
 from provision.actions.pace import DEFAULT_PACE, Pace
 from provision.actions.request import RUN_ID, Request, run_id_of
 from provision.actions.results import RollbackPlan
@@ -21,8 +22,7 @@ from provision.rollout.waves import Rollout
 from provision.runs import history, journal, rollback_plan
 from provision.runs.history import Entry, Story
 from provision.runs.rollback_plan import Undo
-from provision.ssh.fanout import each
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,12 @@ def session_over_undoing(
 
 
 def _stories(request: Request, hosts: Sequence[Host], run: str) -> list[tuple[Host, Story | HostError | None]]:
-    def work(_: Host, session: Session) -> Story | None:
-        return history.story(run, session.batch([history.read(run, with_bytes=True)], stop=False)[0])
+    paths = setup_of(request).paths
 
-    return each(hosts, work, request.become_password, request.forks)
+    def work(_: Host, session: Transport) -> Story | None:
+        return history.story(run, session.batch([history.read(run, paths, with_bytes=True)], stop=False)[0])
+
+    return on_each(request, hosts, work)
 
 
 def _newest(request: Request, hosts: Sequence[Host]) -> str:
@@ -135,10 +137,12 @@ def _newest(request: Request, hosts: Sequence[Host]) -> str:
         HostError: a host cannot be asked, and may know a newer run.
     """
 
-    def work(_: Host, session: Session) -> list[Entry]:
-        return history.entries(session.batch([history.listed(2 * journal.RUNS)], stop=False)[0])
+    paths = setup_of(request).paths
 
-    answers = each(hosts, work, request.become_password, request.forks)
+    def work(_: Host, session: Transport) -> list[Entry]:
+        return history.entries(session.batch([history.listed(2 * journal.RUNS, paths)], stop=False)[0])
+
+    answers = on_each(request, hosts, work)
     lost = {host.name: answer for host, answer in answers if isinstance(answer, HostError)}
     if lost:
         raise _not_known_without(lost)

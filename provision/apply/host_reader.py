@@ -10,7 +10,7 @@ from provision.errors import FactError
 from provision.plan import gpu_loss, planner
 from provision.plan.planner import Change
 from provision.plan.role_interface import facts_command, facts_needed, late
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 from provision.steps.base import BlockedError, Fact, State
 from provision.steps.facts import TITLE, HostFacts
 from provision.steps.fleet_state import FleetState
@@ -27,7 +27,7 @@ class HostReader:
         session: the connection, opened by the first read.
     """
 
-    def __init__(self, steps: HostSteps, session: Session) -> None:
+    def __init__(self, steps: HostSteps, session: Transport) -> None:
         self.steps = steps
         self.session = session
         self.facts = HostFacts()

@@ -29,7 +29,7 @@ from provision.plan.role_interface import Entry, late, serving
 from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 from provision.steps.base import EVERY, BlockedError, State, converged
 from provision.steps.facts import HostFacts, LateFacts
 from provision.steps.fleet_state import FleetState
@@ -53,7 +53,7 @@ class HostRun:
     def __init__(
         self,
         host: Host,
-        session: Session,
+        session: Transport,
         context: Context,
         roles: frozenset[str] | None = None,
         lease: Lease | None = None,
@@ -64,7 +64,7 @@ class HostRun:
         self.session = session
         self.context = context
         self.roles = context.roles if roles is None else roles
-        self.steps = HostSteps(host, context.inventory, self.roles, past)
+        self.steps = HostSteps(host, context.inventory, self.roles, context.setup.catalog, past)
         self.reader = HostReader(self.steps, session)
         self.disruption = Disruption(self.reader)
         self.traffic: Traffic[Any] = traffic or NoTraffic()
@@ -238,7 +238,7 @@ class HostRun:
         Raises:
             HostError: the host is lost, or locked by another run.
         """
-        if time.monotonic() - asked > self.context.long_wait:
+        if time.monotonic() - asked > self.context.setup.timings.long_wait:
             self._lease.took(self.session.batch([self._lease.acquire()], stop=False)[0])
 
     def _hurt_by(self, group: Group) -> frozenset[str]:

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from provision.inventory import Host, Inventory
 from provision.plan.change_order import is_container
-from provision.plan.role_interface import Entry, owned, steps
+from provision.plan.role_interface import Catalog, Entry
 from provision.steps.base import Owned, Step
 
 
@@ -16,12 +16,19 @@ class HostSteps:
         host: the host.
         inventory: the whole inventory.
         roles: names of the roles in this run on this host.
+        catalog: the source of steps and finders.
         past: the steps that a rollback restores, in their order; None for the declared steps.
     """
 
     def __init__(
-        self, host: Host, inventory: Inventory, roles: frozenset[str], past: tuple[Entry, ...] | None = None
+        self,
+        host: Host,
+        inventory: Inventory,
+        roles: frozenset[str],
+        catalog: Catalog,
+        past: tuple[Entry, ...] | None = None,
     ) -> None:
+        self._catalog = catalog
         self.host = host
         self.inventory = inventory
         self.roles = roles
@@ -30,7 +37,7 @@ class HostSteps:
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """Every declared step of the host, in order."""
-        return steps(self.host, self.inventory)
+        return self._catalog.steps(self.host, self.inventory)
 
     @cached_property
     def declared(self) -> frozenset[str]:
@@ -55,7 +62,7 @@ class HostSteps:
     @cached_property
     def finders(self) -> tuple[tuple[str, Owned], ...]:
         """The finders of orphans, of the roles in the run. A rollback leaves orphans to the next deploy."""
-        finders = ((role, finder) for role, finder in owned() if role in self.roles and self.past is None)
+        finders = ((role, finder) for role, finder in self._catalog.owned() if role in self.roles and self.past is None)
         return tuple((role, finder) for role, finder in finders if not self.declared >= finder.finds > frozenset())
 
     @property

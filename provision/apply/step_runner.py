@@ -11,7 +11,7 @@ from provision.errors import HostError
 from provision.plan.planner import Change
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
-from provision.ssh.session import Session, first_failure
+from provision.ssh.transport import Transport, first_failure
 
 LONGEST = 500  # characters of an error in the journal
 INLINE = 48 * 1024  # bytes of a file that ride in a script; a larger file has its own exec
@@ -31,7 +31,7 @@ class Performer:
         say: tells the operator about progress.
     """
 
-    def __init__(self, host: str, session: Session, lease: Lease, context: Context, say: Say) -> None:
+    def __init__(self, host: str, session: Transport, lease: Lease, context: Context, say: Say) -> None:
         self.host = host
         self.session = session
         self.lease = lease

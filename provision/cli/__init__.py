@@ -3,14 +3,20 @@
 The module of a command is imported when the command is called, so that `provision --help` imports click alone.
 """
 
+from __future__ import annotations
+
 import gc
 import importlib
 import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from provision.cli.caller import Caller
 
 COMMANDS = {
     "plan": ("provision.cli.plan", "Show the changes of a deploy, and their cost"),
@@ -95,17 +101,18 @@ def main(args: list[str] | None = None) -> None:
     sys.exit(code)
 
 
-def execute(args: list[str] | None = None) -> int:
+def execute(args: list[str] | None = None, caller: Caller | None = None) -> int:
     """Run the command line; every error is shown in words.
 
     Args:
         args: as for `main`.
+        caller: hands in hosts and answers; None for SSH and the terminal.
 
     Returns:
         the exit code.
     """
     words = sys.argv[1:] if args is None else args
-    work = partial(group.main, args=args, prog_name="provision", standalone_mode=False)
+    work = partial(group.main, args=args, prog_name="provision", standalone_mode=False, obj=caller)
     return in_words(work, as_json="--json" in words)
 
 

@@ -68,7 +68,9 @@ def deploy(
 
     def confirm(planned: Plan) -> bool:
         plan.show(planned, planned.exit_code, as_json=False, detail=dataclasses.replace(detail, quiet=False))
-        return not planned.is_none and agreed("Deploy this?", "not deployed: nothing was changed")
+        return not planned.is_none and agreed(
+            screen.caller.confirm, "Deploy this?", "not deployed: nothing was changed"
+        )
 
     def tell(result: DeployResult) -> None:
         recap.show(result, as_json=screen.as_json, warned=asks, quiet=screen.quiet)

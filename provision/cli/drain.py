@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -52,7 +53,7 @@ def drain(
         why=message,
         timeout=seconds_of(timeout, "--timeout", least=0) if timeout else None,
         force=force,
-        confirm=_agree if screen.asks else None,
+        confirm=partial(_agree, screen.caller.confirm) if screen.asks else None,
         listen=screen.progress(),
         tell=tell,
     )
@@ -94,11 +95,13 @@ def _pace(lock_wait: str) -> Pace:
     return Pace(lock_wait=seconds_of(lock_wait, "--lock-wait", least=0))
 
 
-def _agree(losses: Sequence[str]) -> bool:
+def _agree(ask: Callable[[str], bool], losses: Sequence[str]) -> bool:
     """Ask the operator whether models may be left without an instance.
 
     Raises:
         Abort: he does not agree.
     """
     click.echo("\n".join(losses), err=True)
-    return click.confirm("Drain them all the same?", abort=True)
+    if not ask("Drain them all the same?"):
+        raise click.Abort
+    return True

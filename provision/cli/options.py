@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from provision.actions import Request
 from provision.actions.request import FORKS
+from provision.cli import caller as callers
+from provision.cli.caller import Caller
 
 if TYPE_CHECKING:
     from provision.events import Listener
@@ -38,11 +39,13 @@ class Screen:
         as_json: as a JSON document.
         verbose: with every step, and the output of long steps.
         quiet: failures and the last line alone.
+        caller: the caller of the command line.
     """
 
     as_json: bool
     verbose: bool = False
     quiet: bool = False
+    caller: Caller = field(default_factory=Caller)
 
     def progress(self) -> Listener:
         """A listener that shows the progress."""
@@ -55,12 +58,12 @@ class Screen:
     @property
     def can_ask(self) -> bool:
         """Whether somebody sits at the standard input."""
-        return not self.as_json and sys.stdin.isatty()
+        return not self.as_json and self.caller.can_type()
 
     @property
     def asks(self) -> bool:
         """Whether somebody is there who can be asked."""
-        return self.can_ask and sys.stdout.isatty()
+        return not self.as_json and self.caller.can_answer()
 
 
 def inventory_option(command: F) -> F:
@@ -243,8 +246,10 @@ def _with(command: Command, *options: Callable[[Command], Command], needs_passwo
         listed = list_hosts or list_steps
         asks = ask_become_pass and needs_password and not listed
         password = click.prompt("sudo password", hide_input=True, err=True) if asks else None
-        request = Request(inventory, limit, extra_vars, tags, skip_tags, forks, password, user, private_key)
-        screen = Screen(as_json, verbose, quiet)
+        caller = callers.current()
+        chosen = (inventory, limit, extra_vars, tags, skip_tags)
+        request = Request(*chosen, forks, password, user, private_key, caller.setup)
+        screen = Screen(as_json, verbose, quiet, caller)
         name = click.get_current_context().command_path.partition(" ")[2]
         if listed:
             return answered(name, as_json, lambda: _listed(name, request, screen, steps=list_steps, **own))
@@ -320,14 +325,15 @@ def seconds_of(text: str, option: str, *, least: float) -> float:
     return seconds
 
 
-def agreed(question: str, declined: str) -> bool:
+def agreed(ask: Callable[[str], bool], question: str, declined: str) -> bool:
     """Ask an operator whether to go on.
 
     Args:
+        ask: asks the question.
         question: what he is asked.
         declined: what he is told where he says no.
     """
-    if click.confirm(question):
+    if ask(question):
         return True
     click.echo(declined, err=True)
     return False

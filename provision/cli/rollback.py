@@ -43,7 +43,9 @@ def rollback(request: Request, screen: Screen, run: str, check: bool, diff: bool
 
     def confirm(planned: RollbackPlan) -> bool:
         report.show_plan(planned, as_json=False, detail=dataclasses.replace(detail, quiet=False))
-        return not planned.is_none and agreed("Put this back?", "not put back: nothing was changed")
+        return not planned.is_none and agreed(
+            screen.caller.confirm, "Put this back?", "not put back: nothing was changed"
+        )
 
     def tell(result: RollbackResult) -> None:
         report.show(result, as_json=screen.as_json, quiet=screen.quiet)

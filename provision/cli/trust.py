@@ -38,7 +38,7 @@ def trust(request: Request, screen: Screen, replace: bool, yes: bool) -> int:
         return code
     if not (yes or screen.can_ask):
         raise UsageError("without a terminal trust does not ask", "compare the fingerprints, then say --yes")
-    if not yes:
-        click.confirm("Are these the fingerprints that the hosts' own consoles show?", abort=True)
+    if not (yes or screen.caller.confirm("Are these the fingerprints that the hosts' own consoles show?")):
+        raise click.Abort
     report.written_text(write_keys(new, replace=replace))
     return code

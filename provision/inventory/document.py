@@ -51,7 +51,9 @@ def read(path: Path, problems: list[Problem]) -> Value | None:
     return None if text is None else parse(text, str(path), problems)
 
 
-def parse(text: str, file: str, problems: list[Problem], path: KeyPath = ()) -> Value | None:
+def parse(
+    text: str, file: str, problems: list[Problem], path: KeyPath = (), loader: type[Any] = _Loader
+) -> Value | None:
     """Read YAML from a text.
 
     Args:
@@ -59,9 +61,10 @@ def parse(text: str, file: str, problems: list[Problem], path: KeyPath = ()) -> 
         file: the name of the file in reports; `!file` is relative to its directory.
         problems: collects every problem.
         path: the place of the document's root, for reports.
+        loader: the parser of YAML.
     """
     try:
-        return _Composer(text, file, problems).document(path)
+        return _Composer(text, file, problems, loader).document(path)
     except (yaml.YAMLError, UnicodeError, ValueError, OverflowError, RecursionError) as error:
         problems.append(_refused(error, text, file))
     except UnusableError as error:
@@ -113,10 +116,10 @@ def _syntax(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
 def _text_of(path: Path, problems: list[Problem]) -> str | None:
     """Return a file's text, or None with a Problem."""
     data = b""
-    if path.is_dir():
-        problems.append(Problem(str(path), 0, "", _folder(path)))
-        return None
     try:
+        if path.is_dir():
+            problems.append(Problem(str(path), 0, "", _folder(path)))
+            return None
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) <= MAX_BYTES:
@@ -144,8 +147,8 @@ def _folder(path: Path) -> str:
 class _Composer:
     """Makes Values from the events of one document."""
 
-    def __init__(self, text: str, file: str, problems: list[Problem]) -> None:
-        self._loader = _Loader(text)
+    def __init__(self, text: str, file: str, problems: list[Problem], loader: type[Any]) -> None:
+        self._loader = loader(text)
         self._file = file
         self._problems = problems
         self._anchors: dict[str, Value | None] = {}

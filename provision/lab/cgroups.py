@@ -5,7 +5,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -17,12 +17,13 @@ from provision.lab.shell import LabError
 _TOP = "provision-lab"
 
 
-def make(lab: str, member: str) -> list[Path]:
+def make(lab: str, member: str, confine: Callable[[Path], None] = devices.confine) -> list[Path]:
     """Make the cgroups of one host (or of the site) and return their directories.
 
     Args:
         lab: name of the lab.
         member: name of the host, or `site`.
+        confine: gives the cgroup of the lab a device list.
 
     Raises:
         LabError: the kernel takes no device list for the lab.
@@ -30,15 +31,15 @@ def make(lab: str, member: str) -> list[Path]:
     with _alone():
         hierarchies = _hierarchies()
         guard = _guard(hierarchies)
-        return [_make(hierarchy, lab, member, confined=hierarchy == guard) for hierarchy in hierarchies]
+        return [_make(hierarchy, lab, member, confine if hierarchy == guard else None) for hierarchy in hierarchies]
 
 
-def _make(hierarchy: Path, lab: str, member: str, *, confined: bool) -> Path:
+def _make(hierarchy: Path, lab: str, member: str, confine: Callable[[Path], None] | None) -> Path:
     ours = hierarchy / _TOP / lab
     _add(ours.parent)
     _add(ours)
-    if confined:
-        devices.confine(ours)  # above the cgroup of the host, where root on the host cannot undo the list
+    if confine:
+        confine(ours)  # above the cgroup of the host, where root on the host cannot undo the list
     _add(ours / member)
     return ours / member
 

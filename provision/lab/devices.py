@@ -5,6 +5,7 @@ On cgroup v1 the kernel keeps a list per cgroup, on cgroup v2 it asks a BPF prog
 make any node, because runc makes nodes for its containers.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,13 +50,19 @@ _CHARACTER, _MAKE_NODE = 2, 1
 _RESULT, _CONTEXT, _KIND, _ACTION, _MAJOR, _MINOR = range(6)  # registers
 
 
-def confine(group: Path) -> None:
+def confine(
+    group: Path,
+    attached: Callable[[Path], Sequence[int]] = bpf.attached,
+    attach: Callable[[Path, Sequence[Instruction]], None] = bpf.attach,
+) -> None:
     """Let the processes of a cgroup, and of the cgroups below, make any node but open only the allowed devices.
 
     A second call changes nothing. No host may reach `group` itself: the host's root could take the list away.
 
     Args:
         group: directory of a cgroup of v1's device hierarchy (still without cgroups below), or of cgroup v2.
+        attached: returns the programs of a cgroup of v2.
+        attach: attaches a program to a cgroup of v2.
 
     Raises:
         LabError: the kernel takes no list for this cgroup.
@@ -63,8 +70,8 @@ def confine(group: Path) -> None:
     try:
         if has_list(group):
             _write_list(group)
-        elif not bpf.attached(group):
-            bpf.attach(group, program())
+        elif not attached(group):
+            attach(group, program())
     except OSError as error:
         raise LabError(
             f"the kernel takes no device list for {group} ({error.strerror}), and without a list root on a host "

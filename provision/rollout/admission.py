@@ -9,7 +9,7 @@ from provision.inventory import Host
 from provision.rollout.balancer_pool import BalancerPool, update_all
 from provision.rollout.roll import Roll
 from provision.runs.lease import Lease
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 from provision.steps import engines
 from provision.steps.instance.engine import proved_at
 from provision.steps.nginx.upstream import label
@@ -37,7 +37,7 @@ class Admission:
         say: tells the operator about progress.
     """
 
-    def __init__(self, host: Host, session: Session, lease: Lease, roll: Roll, say: Say) -> None:
+    def __init__(self, host: Host, session: Transport, lease: Lease, roll: Roll, say: Say) -> None:
         self.host = host
         self.session = session
         self.lease = lease

@@ -18,11 +18,11 @@ from provision.command import Answer
 from provision.errors import FactError, HostError, RefusedError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Mask, topology
-from provision.plan import planner, role_interface
+from provision.plan import planner
 from provision.plan.role_interface import Entry
 from provision.runs import interrupt
 from provision.runs.context import Context
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 from provision.steps.base import BlockedError, RefusalError, State, converged
 from provision.steps.facts import HostFacts
 from provision.steps.nginx import member_update, upstream
@@ -44,7 +44,7 @@ class BalancerPool:
         context: shared by all hosts of the run.
     """
 
-    def __init__(self, host: Host, session: Session, context: Context) -> None:
+    def __init__(self, host: Host, session: Transport, context: Context) -> None:
         self.host = host
         self.session = session
         self.context = context
@@ -60,7 +60,7 @@ class BalancerPool:
         self._out: set[str] = set()  # labels that this run has marked down and not yet marked up
         self._lease.wanted = lambda: bool(self._out)
         self._own: list[str] = []  # generations made by this run and kept, oldest first
-        entries = role_interface.steps(host, context.inventory)
+        entries = context.setup.catalog.steps(host, context.inventory)
         entry = next(entry for entry in entries if entry.step.routes)
         self._role, self._step = entry.role, cast(Balancing, entry.step)
 
@@ -249,7 +249,7 @@ class BalancerPool:
             raise
 
 
-MakePool = Callable[[Host, Session, Context], BalancerPool]
+MakePool = Callable[[Host, Transport, Context], BalancerPool]
 """Makes the pool of a balancer, from the host, a connection, and the context of the run."""
 
 
@@ -291,7 +291,7 @@ class BalancerPools:
         with self._lock:
             for balancer in senders:
                 if balancer.name not in self._pools:
-                    session = Session(balancer.connection, self._password)
+                    session = self.context.setup.transport(balancer.connection, self._password)
                     self._pools[balancer.name] = self._make(balancer, session, self.context)
             return [self._pools[balancer.name] for balancer in senders]
 

@@ -17,7 +17,7 @@ from provision.rollout.members import Membership, Slot
 from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
 from provision.runs.lease import Lease
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 from provision.steps.base import EVERY
 from provision.steps.nginx.upstream import NOWHERE, Member, label
 
@@ -33,7 +33,7 @@ class HostTraffic:
         say: tells the operator about progress.
     """
 
-    def __init__(self, host: Host, session: Session, lease: Lease, roll: Roll, say: Say) -> None:
+    def __init__(self, host: Host, session: Transport, lease: Lease, roll: Roll, say: Say) -> None:
         self.host = host
         self.roll = roll
         self.say = say

@@ -24,7 +24,6 @@ from provision.rollout.roll import Roll
 from provision.rollout.scheduler import Scheduler, Work
 from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Context, Stopped
-from provision.ssh.session import Session
 from provision.steps.base import RefusalError
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream
@@ -72,7 +71,7 @@ class Rollout:
 
     def _host(self, host: Host, roles: frozenset[str], become_password: str | None) -> HostPart:
         past = None if self.past is None else self.past.get(host.name, ())
-        session = Session(host.connection, become_password)
+        session = self.context.setup.transport(host.connection, become_password)
         lease = self.context.lease(session)
         traffic = HostTraffic(host, session, lease, self.roll, partial(self._say, host.name, Mask(host.secrets())))
         return HostPart(HostRun(host, session, self.context, roles, lease, traffic, past), traffic, Outcome(host.name))
@@ -221,9 +220,10 @@ class Rollout:
     def _read(self, host: HostPart) -> None:
         """Read a host, and plan all roles but the late roles."""
         self._stop_before_it_begins()
-        asked = time.time()
+        clock_of_this_machine = self.context.setup.clock
+        asked = clock_of_this_machine()
         host.run.read()
-        host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, asked, time.time())
+        host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, asked, clock_of_this_machine())
         self._plan(host, self._early)
         host.planned = host.outcome.plan
         count = len(host.planned.changes)

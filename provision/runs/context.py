@@ -15,7 +15,8 @@ from provision.runs.journal import Journal, Kind
 from provision.runs.lease import Lease
 from provision.runs.lease_keeper import LeaseKeeper
 from provision.runs.log import is_over
-from provision.ssh.session import Session
+from provision.runs.setup import Setup
+from provision.ssh.transport import Transport
 
 
 class Stopped(HostError):  # noqa: N818 - a wish of the operator, not an error
@@ -39,13 +40,13 @@ class Context:
         begun: names of the hosts with work under way.
         cut_off: names of hosts that were lost while locked: a command may still be running there.
         lock_wait: seconds to wait for a host that another run or an operator has locked.
-        long_wait: seconds of waiting for a slot after which a host is checked before its instances go out.
         kind: the kind of run.
         words: arguments of the command, for the journals: the instances of a drain, the run of a rollback.
         is_over: whether a run is over, as far as this machine's log knows: its locks are not waited for.
-        keeper: renews the locks of the run; ends with the run.
         confirmed: host -> the plan that an operator agreed to; empty if nobody was asked.
         journals: host -> journal; several connections may write the journal of a balancer.
+        setup: the way to hosts, folders, times, operator, and source of steps.
+        keeper: renews the locks of the run; ends with the run.
     """
 
     run_id: str
@@ -60,15 +61,17 @@ class Context:
     begun: set[str] = dataclasses.field(default_factory=set)
     cut_off: set[str] = dataclasses.field(default_factory=set)
     lock_wait: float = 0.0
-    long_wait: float = 60.0
     kind: Kind = "deploy"
     words: Sequence[str] = ()
     is_over: Callable[[str], bool] = is_over
-    keeper: LeaseKeeper = dataclasses.field(default_factory=LeaseKeeper)
     confirmed: Mapping[str, HostPlan] = dataclasses.field(default_factory=dict)
     journals: dict[str, Journal] = dataclasses.field(default_factory=dict)
+    setup: Setup = dataclasses.field(default_factory=Setup)
+    keeper: LeaseKeeper = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        timings = self.setup.timings
+        object.__setattr__(self, "keeper", LeaseKeeper(timings.renewal, timings.keeper_look))
         self.keeper.cut = self.cut
 
     @property
@@ -86,8 +89,8 @@ class Context:
 
     def journal(self, host: str) -> Journal:
         """Return the journal of this run on a host."""
-        return self.journals.setdefault(host, Journal(self.run_id, self.command))
+        return self.journals.setdefault(host, Journal(self.run_id, self.command, self.setup.paths, self.setup.who))
 
-    def lease(self, session: Session) -> Lease:
+    def lease(self, session: Transport) -> Lease:
         """Make this run's lock on the host of a connection, not yet taken."""
-        return Lease(session, self.run_id, self.keeper, self.is_over)
+        return Lease(session, self.run_id, self.keeper, self.is_over, self.setup)

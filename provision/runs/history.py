@@ -16,6 +16,7 @@ from typing import Any
 from provision.command import READ_TIMEOUT, Answer, Run, Script, sh
 from provision.errors import FactError
 from provision.runs import journal
+from provision.ssh.host_paths import DEFAULT, HostPaths
 from provision.steps.base import State
 from provision.steps.system.file_scan import Content
 
@@ -129,13 +130,14 @@ class Story:
     made: tuple[Made, ...]
 
 
-def listed(most: int) -> Run:
+def listed(most: int, paths: HostPaths = DEFAULT) -> Run:
     """Return the command that lists the runs of a host. Read only.
 
     Args:
         most: the number of runs, newest first.
+        paths: the folders of runs on the host.
     """
-    return sh(LIST, journal.FOLDER, str(most), title="read the journals", timeout=READ_TIMEOUT)
+    return sh(LIST, paths.journal, str(most), title="read the journals", timeout=READ_TIMEOUT)
 
 
 def entries(answer: Answer) -> list[Entry]:
@@ -154,14 +156,15 @@ def entries(answer: Answer) -> list[Entry]:
     return [_entry(run, changes, records) for run, changes, records in runs]
 
 
-def read(run: str, *, with_bytes: bool = False) -> Run:
+def read(run: str, paths: HostPaths = DEFAULT, *, with_bytes: bool = False) -> Run:
     """Return the command that reads one run. Read only.
 
     Args:
         run: the id.
+        paths: the folders of runs on the host.
         with_bytes: read the bytes of files too, of files that everybody on the host could read.
     """
-    words = (journal.FOLDER, journal.STORE, run, "bytes" if with_bytes else "")
+    words = (paths.journal, paths.store, run, "bytes" if with_bytes else "")
     return sh(READ, *words, title=f"read the journal of {run}", timeout=READ_TIMEOUT)
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from provision.errors import HostError, LockedError, UnreachableError
 from provision.runs.context import Context, Stopped
@@ -21,7 +22,13 @@ NAMED = 8  # hosts shown by name
 
 
 @contextlib.contextmanager
-def at_ctrl_c(interrupt: Callable[..., None], under_way: Callable[[], Sequence[str]] = lambda: ()) -> Iterator[None]:
+def at_ctrl_c(
+    interrupt: Callable[..., None],
+    under_way: Callable[[], Sequence[str]] = lambda: (),
+    *,
+    together: float = TOGETHER,
+    at_once: float = AT_ONCE,
+) -> Iterator[None]:
     """Have Ctrl-C request a stop, and interrupt nothing: no step, no release of a lock, no recap.
 
     SIGTERM, and the SIGHUP of a closed terminal, request the same.
@@ -30,6 +37,8 @@ def at_ctrl_c(interrupt: Callable[..., None], under_way: Callable[[], Sequence[s
         interrupt: called at every Ctrl-C, with `now` true from the second on. The first asks for a stop after the
             present steps, the second cuts the connections.
         under_way: returns the hosts with work under way, for the message to the operator.
+        together: seconds within which signals that no key sends count as one signal.
+        at_once: seconds for the message about a signal before the run is asked to stop in any case.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     # A shell has background programs ignore SIGINT, and nohup has programs ignore SIGHUP. Only the main thread gets
@@ -41,7 +50,8 @@ def at_ctrl_c(interrupt: Callable[..., None], under_way: Callable[[], Sequence[s
     # A wakeup descriptor, because a handler runs in the main thread, and that thread may have begun to wait for hours.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    threading.Thread(target=_listen, args=(reader, interrupt, under_way), name="ctrl-c", daemon=True).start()
+    listener = partial(_listen, reader, interrupt, under_way, together, at_once)
+    threading.Thread(target=listener, name="ctrl-c", daemon=True).start()
     for number in heard:
         signal.signal(number, lambda *_: None)
     woken = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -54,26 +64,32 @@ def at_ctrl_c(interrupt: Callable[..., None], under_way: Callable[[], Sequence[s
         writer.close()
 
 
-def _listen(reader: socket.socket, interrupt: Callable[..., None], under_way: Callable[[], Sequence[str]]) -> None:
+def _listen(
+    reader: socket.socket,
+    interrupt: Callable[..., None],
+    under_way: Callable[[], Sequence[str]],
+    together: float,
+    at_once: float,
+) -> None:
     """Pass on every request to stop, until the other end of the socket is closed."""
-    wishes, last = 0, -TOGETHER
+    wishes, last = 0, -together
     with reader:
         while data := reader.recv(1):
             number, now = data[0], time.monotonic()
             if number not in SIGNALS:
                 continue
             _forget_lost()
-            again, last = number == signal.SIGINT or now - last >= TOGETHER, now
+            again, last = number == signal.SIGINT or now - last >= together, now
             if not again:
                 continue
             wishes += 1
             if wishes <= 2:
-                _say_at_once(number, under_way, cut=wishes > 1)
+                _say_at_once(number, under_way, at_once, cut=wishes > 1)
             with contextlib.suppress(Exception):  # else the next request, for the cut, would not be heard
                 interrupt(now=wishes > 1)
 
 
-def _say_at_once(number: int, under_way: Callable[[], Sequence[str]], *, cut: bool) -> None:
+def _say_at_once(number: int, under_way: Callable[[], Sequence[str]], at_once: float, *, cut: bool) -> None:
     """Confirm a signal to the operator. A terminal that nobody reads must not delay the stop."""
 
     def say() -> None:
@@ -82,7 +98,7 @@ def _say_at_once(number: int, under_way: Callable[[], Sequence[str]], *, cut: bo
 
     thread = threading.Thread(target=say, daemon=True)
     thread.start()
-    thread.join(AT_ONCE)
+    thread.join(at_once)
 
 
 def _heard(number: int, hosts: Sequence[str], *, cut: bool) -> str:

@@ -17,12 +17,10 @@ from typing import Any, Literal
 from provision.command import CHANGE_TIMEOUT, Run
 from provision.plan.planner import Change
 from provision.runs import lock
+from provision.ssh.host_paths import HostPaths
 from provision.steps.base import State
-from provision.steps.system.file import STORE as FILES
 from provision.steps.system.file_scan import Content
 
-FOLDER = "/var/lib/provision/journal"
-STORE = FILES
 WORSE = ("changed", "stopped", "locked", "unreachable", "failed")  # results, the worst last
 Kind = Literal["deploy", "rollback", "drain", "undrain"]
 """The kinds of run that change hosts."""
@@ -107,10 +105,16 @@ class Journal:
     Args:
         run: id of the run.
         command: the command, its kind first, such as `deploy`. Never options: options may contain secrets.
+        paths: the folders of runs on the host.
+        who: operator and machine.
+        keep: number of journals that stay on the host; as many of drains.
     """
 
     run: str
     command: str
+    paths: HostPaths = field(default_factory=HostPaths)
+    who: str = field(default_factory=lock.who)
+    keep: int = RUNS
     changes: list[str] = field(default_factory=list)
     """Ids of the steps whose commands were begun, in order."""
     ended: bool = False
@@ -125,9 +129,7 @@ class Journal:
         first = not self.changes
         if first:
             now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-            records.append(
-                {"record": "begin", "run": self.run, "time": now, "who": lock.who(), "command": self.command}
-            )
+            records.append({"record": "begin", "run": self.run, "time": now, "who": self.who, "command": self.command})
         have, want = _text(change.have), _text(change.want)
         # A rollback restores the state before the first change of a step. Later states are not stored, or the marks of
         # a roll would store every upstream in between.
@@ -169,10 +171,10 @@ class Journal:
         records.append({"record": "end", "result": self.result, "changes": count})
         steps = f"{count} step{'s' if count != 1 else ''}"
         line = self._said(f"{steps}, {self.result}")
-        return self._run(END, records, None, line, str(RUNS), ok=())
+        return self._run(END, records, None, line, str(self.keep), ok=())
 
     def _said(self, what: str) -> str:
-        return f"run {self.run} by {lock.who()}: {self.command:.{TOLD}}, {what}"
+        return f"run {self.run} by {self.who}: {self.command:.{TOLD}}, {what}"
 
     def _run(
         self,
@@ -184,9 +186,9 @@ class Journal:
     ) -> Run:
         lines = [f"{name} {base64.b64encode(data).decode()}" for name, data in (kept or {}).items()]
         lines += [json.dumps(record) for record in records]
-        argv = ("sh", "-c", script.strip("\n"), "journal", FOLDER, STORE, self.run, *words)
+        argv = ("sh", "-c", script.strip("\n"), "journal", self.paths.journal, self.paths.store, self.run, *words)
         stdin = "".join(f"{line}\n" for line in lines).encode()
-        return Run(argv, stdin, CHANGE_TIMEOUT, ok, f"write the journal in {FOLDER}")
+        return Run(argv, stdin, CHANGE_TIMEOUT, ok, f"write the journal in {self.paths.journal}")
 
 
 def _text(state: State) -> bytes | None:

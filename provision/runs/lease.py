@@ -7,43 +7,45 @@ from collections.abc import Callable, Sequence
 
 from provision.command import Answer, Run
 from provision.errors import LockedError
-from provision.runs import lock
 from provision.runs.lease_keeper import LeaseKeeper
-from provision.ssh.session import Session
-
-POLL = 2.0  # seconds
-LAST_RENEWAL = 5.0  # seconds
+from provision.runs.lock import Holder, HostLock
+from provision.runs.setup import Setup
+from provision.ssh.transport import Transport
 
 
 class Lease:
     """The lock of one run on one host.
 
     Args:
-        session: the connection.
+        session: the transport to the host.
         run_id: the id of the run.
         keeper: renews the lease from the first successful `took` until the lock is given back.
         is_over: whether a run is over, as far as this machine knows: its lock is taken over at once.
+        setup: of the run.
     """
 
     def __init__(
         self,
-        session: Session,
+        session: Transport,
         run_id: str,
         keeper: LeaseKeeper,
         is_over: Callable[[str], bool] = lambda run: False,
+        setup: Setup | None = None,
     ) -> None:
+        setup = setup or Setup()
         self.session = session
         self.run_id = run_id
         self.is_over = is_over
-        self.poll = POLL
+        self.poll = setup.timings.lock_poll
         """Seconds between two attempts while another run has the lock."""
         self.wanted: Callable[[], bool] = lambda: True
         """Whether the keeper renews the lease: an unused lease may expire."""
-        self.last_renewal = LAST_RENEWAL
+        self.last_renewal = setup.timings.last_renewal
         """Seconds that a renewal under way may take before the lock is given back in any case."""
         self.held = False
         """Whether the host may hold this run's lock."""
         self._keeper = keeper
+        self._lock = setup.host_lock
         self._kept = False  # whether the keeper renews the lease
         self._renewing = threading.Lock()  # held while a renewal is under way
         self._renewed = 0.0  # on the monotonic clock
@@ -59,7 +61,7 @@ class Lease:
         # Before the answer, because the answer may be lost; giving back a lock that is not ours does nothing.
         self.held = True
         self._covered = time.monotonic() + seconds
-        return lock.acquire(self.run_id, seconds, dead)
+        return self._lock.acquire(self.run_id, seconds, dead)
 
     def took(self, answer: Answer) -> None:
         """Check that the lock was taken; from now on the run's keeper renews the lease.
@@ -68,7 +70,7 @@ class Lease:
             LockedError: another run or an operator has the lock.
         """
         try:
-            lock.checked(answer)
+            self._lock.checked(answer)
         except LockedError:
             self.held = False
             raise
@@ -80,7 +82,7 @@ class Lease:
         """Whether the lease is wanted, and was last renewed more than `every` seconds ago."""
         return self.wanted() and time.monotonic() - self._renewed > every
 
-    def renew(self, every: float = lock.RENEW_SECONDS) -> None:
+    def renew(self, every: float) -> None:
         """Renew the lease if due, beside the commands of the host's own thread. Does nothing after the lock is given
         back.
 
@@ -97,8 +99,8 @@ class Lease:
             if self._kept and self.is_due(every):
                 self._renewed = time.monotonic()
                 left = max(0.0, self._covered - self._renewed)  # else the renewal would shorten the lease
-                command = lock.acquire(self.run_id, left)
-                lock.checked(self.session.batch([command], stop=False, beside=True)[0])
+                command = self._lock.acquire(self.run_id, left)
+                self._lock.checked(self.session.batch([command], stop=False, beside=True)[0])
         finally:
             self._renewing.release()
 
@@ -146,7 +148,7 @@ class Lease:
     def release(self) -> Run:
         """Return the command that gives the lock back; its answer goes to `gave_back`."""
         self._leave()
-        return lock.release(self.run_id)
+        return self._lock.release(self.run_id)
 
     def gave_back(self, answer: Answer) -> None:
         """Note whether the lock was given back."""
@@ -175,11 +177,12 @@ class Lease:
             self._renewing.release()
 
 
-def take_away(session: Session, is_over: Callable[[str], bool], *, force: bool) -> lock.Holder | None:
+def take_away(session: Transport, lock: HostLock, is_over: Callable[[str], bool], *, force: bool) -> Holder | None:
     """Take a lock away from a host: a lock by hand, an expired lease, or the lock of a run that is over.
 
     Args:
-        session: the connection.
+        session: the transport to the host.
+        lock: the commands for the lock of the host.
         is_over: whether a run is over, as far as this machine knows.
         force: take away the lock of a run that may still be at work too.
 

@@ -5,9 +5,9 @@ import threading
 from typing import Protocol
 
 from provision.errors import HostError
-from provision.runs import lock
+from provision.runs.setup import Timings
 
-LOOK_SECONDS = 5.0  # seconds between two checks for due leases
+DEFAULT = Timings()
 
 
 class Renewed(Protocol):
@@ -31,7 +31,7 @@ class LeaseKeeper:
         look: seconds between two checks for due leases.
     """
 
-    def __init__(self, every: float = lock.RENEW_SECONDS, look: float = LOOK_SECONDS) -> None:
+    def __init__(self, every: float = DEFAULT.renewal, look: float = DEFAULT.keeper_look) -> None:
         self.every = every
         self.look = look
         self.cut = threading.Event()

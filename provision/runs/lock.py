@@ -11,17 +11,16 @@ import getpass
 import os
 import re
 import socket
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from provision.command import Answer, Run, Script, sh
 from provision.errors import FactError, HostError, LockedError
+from provision.ssh.host_paths import HostPaths
 
 LEASE_SECONDS = 180.0  # at least; renewed with every exec of the run, and by its keeper
 RENEW_SECONDS = 60.0  # between two renewals by the keeper
 EXIT_HELD = 75  # EX_TEMPFAIL
-FOLDER = "/run/provision"
-BY_HAND_FILE = "/var/lib/provision/lock"  # a lock by hand
 BY_HAND = "by-hand"  # in place of a run's id, and in place of the uptime at which a lease ends
 LONGEST_REASON = 200  # characters
 
@@ -177,102 +176,127 @@ def _age(seconds: int) -> str:
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
 
+def name_of(user: Callable[[], str]) -> str:
+    """Return the operator and the machine in one word: blanks separate the words of a lock.
+
+    Args:
+        user: returns the operator's name; raises KeyError or OSError for a user id without a name, as in containers.
+    """
+    try:
+        name = user()
+    except (KeyError, OSError):
+        name = f"uid-{os.getuid()}"
+    return "".join(f"{name}@{socket.gethostname()}".split())
+
+
 @functools.cache
 def who() -> str:
     """Return the operator and the machine, as shown to others. Constant during a run, even if the machine is
     renamed."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in containers
-        name = f"uid-{os.getuid()}"
-    return "".join(f"{name}@{socket.gethostname()}".split())  # blanks separate the words of a lock
+    return name_of(getpass.getuser)
 
 
-def acquire(run_id: str, seconds: float = 0.0, dead: str = "") -> Run:
-    """Return the command that takes or renews the lock.
+@dataclass(frozen=True)
+class HostLock:
+    """The commands for the lock of a host, and the parsers of their answers.
 
     Args:
-        run_id: the run of the lock.
-        seconds: how long the next commands may take.
-        dead: id of a dead run whose lock to take over, or empty.
+        paths: the folders of runs on the host.
+        who: operator and machine, as shown to others.
+        lease: seconds of the shortest lease.
+        renewal: seconds between two renewals of a lease by the keeper of the run.
     """
-    lease = f"{max(LEASE_SECONDS, seconds + RENEW_SECONDS):.0f}"
-    return sh(ACQUIRE, run_id, who(), lease, FOLDER, BY_HAND_FILE, "", dead, title="take the lock")
 
+    paths: HostPaths = field(default_factory=HostPaths)
+    who: str = field(default_factory=lambda: who())
+    lease: float = LEASE_SECONDS
+    renewal: float = RENEW_SECONDS
 
-def acquire_by_hand(why: str) -> Run:
-    """Return the command that takes the lock until an operator releases it, across boots.
+    @property
+    def _folders(self) -> tuple[str, str]:
+        return self.paths.run, self.paths.lock_by_hand
 
-    Args:
-        why: the reason shown to operators; one line.
-    """
-    return sh(ACQUIRE, f"{BY_HAND}-{who()}", who(), BY_HAND, FOLDER, BY_HAND_FILE, why, "", title="take the lock")
+    def acquire(self, run_id: str, seconds: float = 0.0, dead: str = "") -> Run:
+        """Return the command that takes or renews the lock.
 
+        Args:
+            run_id: the run of the lock.
+            seconds: how long the next commands may take.
+            dead: id of a dead run whose lock to take over, or empty.
+        """
+        lease = f"{max(self.lease, seconds + self.renewal):.0f}"
+        return sh(ACQUIRE, run_id, self.who, lease, *self._folders, "", dead, title="take the lock")
 
-def release(run_id: str) -> Run:
-    """Return the command that gives this run's lock back, and forgets jobs that have ended."""
-    return sh(RELEASE, run_id, FOLDER, BY_HAND_FILE, title="release the lock")
+    def acquire_by_hand(self, why: str) -> Run:
+        """Return the command that takes the lock until an operator releases it, across boots.
 
+        Args:
+            why: the reason shown to operators; one line.
+        """
+        words = (f"{BY_HAND}-{self.who}", self.who, BY_HAND)
+        return sh(ACQUIRE, *words, *self._folders, why, "", title="take the lock")
 
-def status() -> Run:
-    """Return the command that reads the lock. Read only."""
-    return sh(STATUS, FOLDER, BY_HAND_FILE, title="read the lock")
+    def release(self, run_id: str) -> Run:
+        """Return the command that gives this run's lock back, and forgets jobs that have ended."""
+        return sh(RELEASE, run_id, *self._folders, title="release the lock")
 
+    def status(self) -> Run:
+        """Return the command that reads the lock. Read only."""
+        return sh(STATUS, *self._folders, title="read the lock")
 
-def take_away(*, force: bool, dead: str = "") -> Run:
-    """Return the command that takes away a lock by hand, or an expired lease.
+    def take_away(self, *, force: bool, dead: str = "") -> Run:
+        """Return the command that takes away a lock by hand, or an expired lease.
 
-    Args:
-        force: take away the lock of a run that may still be at work too.
-        dead: id of a dead run, or empty; its lock goes, unless a job of the run is running.
-    """
-    words = ("yes" if force else "no", who(), dead)
-    return sh(BREAK, FOLDER, BY_HAND_FILE, *words, title="take the lock away")
+        Args:
+            force: take away the lock of a run that may still be at work too.
+            dead: id of a dead run, or empty; its lock goes, unless a job of the run is running.
+        """
+        words = ("yes" if force else "no", self.who, dead)
+        return sh(BREAK, *self._folders, *words, title="take the lock away")
 
+    def holder_of(self, answer: Answer) -> Holder | None:
+        """Parse the holder from the answer to `status` or `take_away`; None if there was no lock.
 
-def holder_of(answer: Answer) -> Holder | None:
-    """Parse the holder from the answer to `status` or `take_away`; None if there was no lock.
+        Raises:
+            LockedError: a run has the lock, and `force` was not given.
+            FactError: the answer has no lock in it.
+        """
+        if answer.exit == EXIT_HELD:
+            holder = self._parse(answer.error)
+            over = holder.left is not None and holder.left <= 0
+            hint = "wait until that job has ended" if over else "wait for that run; its lock expires by itself"
+            hint += ". If that run is certainly dead, use --force"
+            raise LockedError(f"locked by {holder}", hint, run=holder.run)
+        if answer.exit:
+            raise FactError("the lock cannot be read", exit_status=answer.exit, stderr=answer.error)
+        return self._parse(answer.text) if answer.text.strip() else None
 
-    Raises:
-        LockedError: a run has the lock, and `force` was not given.
-        FactError: the answer has no lock in it.
-    """
-    if answer.exit == EXIT_HELD:
-        holder = _parse(answer.error)
-        over = holder.left is not None and holder.left <= 0
-        hint = "wait until that job has ended" if over else "wait for that run; its lock expires by itself"
-        raise LockedError(f"locked by {holder}", f"{hint}. If that run is certainly dead, use --force", run=holder.run)
-    if answer.exit:
-        raise FactError("the lock cannot be read", exit_status=answer.exit, stderr=answer.error)
-    return _parse(answer.text) if answer.text.strip() else None
+    def checked(self, answer: Answer) -> None:
+        """Check that the lock was taken.
 
+        Raises:
+            LockedError: another run or an operator has the lock.
+            HostError: the host cannot write the lock.
+        """
+        if answer.exit == EXIT_HELD:
+            holder = self._parse(answer.error)
+            hint = "wait for that run, as --lock-wait 5m does; the lock of a dead run expires by itself"
+            hint = "ask them; `provision lock release` takes it away" if holder.left is None else hint
+            raise LockedError(f"locked by {holder}", hint, run=holder.run)
+        if answer.exit:
+            state, run = self.paths.state, self.paths.run
+            place = state if answer.text.strip() == state else run
+            evidence = f"{place}: {answer.error}" if answer.error else ""
+            hint = f"is there room in {place}, and can it be written to?"
+            raise HostError("the lock could not be taken", hint, stderr=evidence)
 
-def checked(answer: Answer) -> None:
-    """Check that the lock was taken.
-
-    Raises:
-        LockedError: another run or an operator has the lock.
-        HostError: the host cannot write the lock.
-    """
-    if answer.exit == EXIT_HELD:
-        holder = _parse(answer.error)
-        hint = "wait for that run, as --lock-wait 5m does; the lock of a dead run expires by itself"
-        hint = "ask them; `provision lock release` takes it away" if holder.left is None else hint
-        raise LockedError(f"locked by {holder}", hint, run=holder.run)
-    if answer.exit:
-        by_hand = str(Path(BY_HAND_FILE).parent)
-        place = by_hand if answer.text.strip() == by_hand else FOLDER
-        evidence = f"{place}: {answer.error}" if answer.error else ""
-        hint = f"is there room in {place}, and can it be written to?"
-        raise HostError("the lock could not be taken", hint, stderr=evidence)
-
-
-def _parse(text: str) -> Holder:
-    first, _, why = text.strip("\n").partition("\n")
-    match = re.fullmatch(r"(\S+) (\d+|by-hand) (\d+) (\d+) (yes|no) ?(.*)", first)
-    if match is None:
-        raise FactError("the lock is not one of ours", f"look at {FOLDER}/lock and {BY_HAND_FILE}", stderr=text[:300])
-    run, until, since, now, busy, name = match.groups()
-    by_hand = until == BY_HAND
-    left = None if by_hand else int(until) - int(now)
-    return Holder("" if by_hand else run, name, max(0, int(now) - int(since)), left, busy == "yes", why.strip())
+    def _parse(self, text: str) -> Holder:
+        first, _, why = text.strip("\n").partition("\n")
+        match = re.fullmatch(r"(\S+) (\d+|by-hand) (\d+) (\d+) (yes|no) ?(.*)", first)
+        if match is None:
+            where = f"look at {self.paths.run}/lock and {self.paths.lock_by_hand}"
+            raise FactError("the lock is not one of ours", where, stderr=text[:300])
+        run, until, since, now, busy, name = match.groups()
+        by_hand = until == BY_HAND
+        left = None if by_hand else int(until) - int(now)
+        return Holder("" if by_hand else run, name, max(0, int(now) - int(since)), left, busy == "yes", why.strip())

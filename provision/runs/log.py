@@ -113,10 +113,12 @@ class Logs:
 
     Args:
         folder: the folder of the logs, made with the first log.
+        keep: number of logs that stay.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: int = RUNS) -> None:
         self.folder = folder
+        self.keep = keep
 
     def write(self, log: Log) -> None:
         """Write a log in place of the former log of the run, and delete old logs.
@@ -132,7 +134,7 @@ class Logs:
         new.replace(running if log.exit is None else ended)
         (ended if log.exit is None else running).unlink(missing_ok=True)
         for suffix in (RUNNING, ENDED):
-            for old in self._paths(suffix)[RUNS:]:
+            for old in self._paths(suffix)[self.keep :]:
                 old.unlink(missing_ok=True)
 
     def find(self, run: str) -> Log | None:

@@ -6,20 +6,20 @@ from typing import TypeVar
 
 from provision.errors import BugError, HostError
 from provision.inventory import Host, Mask
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 
 T = TypeVar("T")
 
 
 def each(
-    hosts: Sequence[Host], work: Callable[[Host, Session], T], become_password: str | None, forks: int
+    hosts: Sequence[Host], work: Callable[[Host, Transport], T], connect: Callable[[Host], Transport], forks: int
 ) -> list[tuple[Host, T | HostError]]:
     """Call `work` for every host. A failed host does not stop the rest.
 
     Args:
         hosts: the hosts.
         work: asks one host; may raise HostError. The connection is closed afterwards.
-        become_password: sudo's password (`-K`), or None for the password in the inventory.
+        connect: makes the transport to a host.
         forks: hosts at the same time.
 
     Returns:
@@ -27,7 +27,7 @@ def each(
     """
 
     def ask(host: Host) -> tuple[Host, T | HostError]:
-        session = Session(host.connection, become_password)
+        session = connect(host)
         try:
             return host, work(host, session)
         except HostError as error:

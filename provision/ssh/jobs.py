@@ -11,9 +11,8 @@ import shlex
 from collections.abc import Callable
 
 from provision.command import Answer, Run
-from provision.ssh import script
+from provision.ssh import host_paths, script
 
-FOLDER = "/run/provision/jobs"
 RECONNECTS = 6
 TAIL = 64 * 1024  # bytes at the end of a log that are kept as evidence
 
@@ -44,10 +43,10 @@ printf '\n%s end %s\n' "$mark" "$rc"
 """
 
 
-def folder(run: Run) -> str:
+def folder(run: Run, jobs: str) -> str:
     """Return the folder of a job: the same for the same command, so that a second run finds the job of the first."""
     digest = hashlib.sha256(repr((run.words, run.stdin)).encode()).hexdigest()
-    return f"{FOLDER}/{digest[:24]}"
+    return f"{jobs}/{digest[:24]}"
 
 
 class Follower:
@@ -56,10 +55,12 @@ class Follower:
     Args:
         run: the job.
         on_line: gets every line of output once.
+        jobs: the folder of jobs on the host.
     """
 
-    def __init__(self, run: Run, on_line: Callable[[str], None]) -> None:
+    def __init__(self, run: Run, on_line: Callable[[str], None], jobs: str = host_paths.DEFAULT.jobs) -> None:
         self.run = run
+        self.folder = folder(run, jobs)
         self.on_line = on_line
         self.seen = 0
         self._token = script.make_mark()
@@ -73,7 +74,7 @@ class Follower:
     def script(self) -> bytes:
         """Return the script that starts the job or attaches to it, and prints the log from the last byte seen."""
         self._mark, self._raw, self._begun = script.make_mark(), b"", False
-        words = (folder(self.run), f"{self.run.timeout:g}", str(self.seen), self._mark, self._token, *self.run.words)
+        words = (self.folder, f"{self.run.timeout:g}", str(self.seen), self._mark, self._token, *self.run.words)
         stdin = base64.b64encode(self.run.stdin).decode()
         follow = f"sh -c {shlex.quote(FOLLOW)} follow {shlex.join(words)}"
         head = script.PRELUDE.split("umask", 1)[0].strip("\n")

@@ -6,7 +6,6 @@ are hosts like any other.
 """
 
 import contextlib
-import os
 import secrets
 import shlex
 import threading
@@ -18,15 +17,16 @@ from typing import IO
 import fabric
 import paramiko
 
-from provision.command import Answer, Put, Run
-from provision.errors import FactError, HostError, UnreachableError
+from provision.errors import UnreachableError
 from provision.inventory import Connection
-from provision.ssh import channels, jobs, script
+from provision.ssh import channels, host_paths
 from provision.ssh.connect import open_connection, said
+from provision.ssh.host_paths import HostPaths
+from provision.ssh.transport import OUTPUT_LIMIT, ShellTransport
 
-OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of one exec's output that are kept; a host that sends more is not believed
-GRACE = 30.0  # seconds beyond the commands' own timeouts before the host counts as gone
-TRANSFER_TIMEOUT = 3600.0  # seconds for one large file
+Dial = Callable[[Connection, fabric.Connection | None, Callable[[fabric.Connection], None]], fabric.Connection]
+"""Logs in to a machine; see `connect.open_connection`."""
+
 FREED = 5.0  # seconds for sshd to notice that a channel was closed
 
 # Prints that it is there, drops every line up to the word it waits for (a password that sudo did not ask for among
@@ -34,30 +34,33 @@ FREED = 5.0  # seconds for sshd to notice that a channel was closed
 LOADER = 'echo ready-{word}; while IFS= read -r line; do case $line in {word}) exec "$@";; esac; done'
 # What sudo says is read in English.
 SUDO = 'LC_ALL=C; export LC_ALL; exec sudo -n "$@"'
-# $1 path, $2 mode, $3 owner, $4 bytes that must have come: a connection that breaks off looks like the end of the file.
-# In one line, because it goes through the user's login shell, whatever that is.
-RECEIVE = (
-    'umask 077; new=$(mktemp "$1.XXXXXXXXXX") && cat >"$new" && [ "$(stat -c %s -- "$new")" -eq "$4" ] && '
-    'chown -- "$3" "$new" && chmod -- "$2" "$new" && sync -- "$new" && mv -fT -- "$new" "$1" || '
-    '{ rm -f -- "$new"; exit 1; }'
-)
 
 
-class Session:
+class Session(ShellTransport):
     """An open connection to one host, as root. Opened when it is first used.
 
     Args:
         connection: how to reach the host.
         become_password: overrides the inventory's sudo password (`-K`).
+        paths: the folders of runs on the host.
+        dial: opens the connection to one machine.
 
     Raises (all methods):
         UnreachableError: no connection, or it was lost. HostKeyError for a key that is not the known one.
         HostError: sudo refused.
     """
 
-    def __init__(self, connection: Connection, become_password: str | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        become_password: str | None = None,
+        paths: HostPaths = host_paths.DEFAULT,
+        dial: Dial = open_connection,
+    ) -> None:
+        super().__init__(paths)
         self.connection = connection
         self.execs = 0
+        self._dial = dial
         self.connects = 0
         self._client: fabric.Connection | None = None
         self._opening: Future[fabric.Connection] | None = None
@@ -88,90 +91,6 @@ class Session:
         """Connect, unless that has been done."""
         self._connected()
 
-    def batch(self, commands: Sequence[Run | Put], *, stop: bool, beside: bool = False) -> list[Answer]:
-        """Run commands one after the other, in one exec.
-
-        Args:
-            commands: what to run; `job` is not honoured here.
-            stop: whether a failing command ends it.
-            beside: whether another thread may be at work over this connection: one that was closed is not opened
-                again, and one that does not answer is left open.
-
-        Returns:
-            the answers of the commands that ran: all of them, or up to the first that failed.
-        """
-        mark = script.make_mark()
-        limit = sum(c.timeout if isinstance(c, Run) else 60.0 for c in commands) + GRACE
-        text = script.assemble(commands, mark, stop=stop)
-        out, err, _ = self._exec(text, limit, beside=beside)
-        answers = script.parse(out, err, mark, len(commands))
-        complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
-        if not complete:
-            said = err.decode(errors="replace").strip()[-800:]
-            refusal = None if answers else channels.sudo_refusal(said)
-            raise refusal or UnreachableError("the answer broke off", "look at the host and run it again", stderr=said)
-        return answers
-
-    def job(self, run: Run, on_line: Callable[[str], None], stopped: Callable[[], bool] = lambda: False) -> Answer:
-        """Run a long command as a job of the host, and follow it; attach if it already runs.
-
-        The job goes on when this connection does not: it is followed again over a new one, a few times.
-
-        Args:
-            run: the command.
-            on_line: is given every line of output as it comes.
-            stopped: whether a connection that is lost was cut on purpose, and the job is not to be followed further.
-
-        Returns:
-            the exit code, with the end of the log as output.
-        """
-        follower = jobs.Follower(run, on_line)
-        for attempt in range(jobs.RECONNECTS + 1):
-            try:
-                self._exec(follower.script(), run.timeout + GRACE, follower.feed)
-            except UnreachableError:
-                if attempt == jobs.RECONNECTS or stopped():
-                    raise
-                self.close()
-                time.sleep(min(2.0**attempt, 15.0))
-            answer = follower.answer()
-            if answer is not None:
-                return answer
-            if stopped():
-                break
-        raise UnreachableError("the job's log broke off", "run it again: it attaches to the job if it still runs")
-
-    def upload(self, source: IO[bytes], path: str, mode: int = 0o600, owner: str = "root:root") -> None:
-        """Send a large file: to a temporary name, then renamed once all of it is there.
-
-        Args:
-            source: the bytes; can be asked for its size.
-            path: where they go.
-            mode: permission bits.
-            owner: user and group.
-        """
-        size = source.seek(0, os.SEEK_END)
-        source.seek(0)
-        words = ("sh", "-c", RECEIVE, "receive", path, f"{mode:04o}", owner, str(size))
-        _, err, code = self._exec(b"", TRANSFER_TIMEOUT, extra=source, program=words)
-        if code:
-            raise HostError(f"could not write {path}", stderr=err.decode(errors="replace"))
-
-    def download(self, path: str, target: IO[bytes]) -> None:
-        """Fetch a large file.
-
-        Args:
-            path: the file on the host.
-            target: where its bytes are written.
-        """
-        word = script.make_mark()
-        text = f"printf '%s\\n' {word}; cat -- {shlex.quote(path)} && printf '\\n%s' {word}\n"
-        out, err, code = self._exec(text.encode(), TRANSFER_TIMEOUT, limit=1 << 30)
-        body = out.partition(f"{word}\n".encode())[2]
-        if code or not body.endswith(f"\n{word}".encode()):
-            raise FactError(f"could not read {path}", stderr=err.decode(errors="replace"))
-        target.write(body[: -len(word) - 1])
-
     def close(self) -> None:
         """Close the connection and its jumps. Safe to call at any time, also from another thread."""
         with self._lock:
@@ -182,7 +101,7 @@ class Session:
             with contextlib.suppress(Exception):
                 hop.client.close()
 
-    def _exec(
+    def exec(
         self,
         text: bytes,
         limit_s: float,
@@ -193,6 +112,7 @@ class Session:
         program: Sequence[str] = ("sh", "-s"),
         beside: bool = False,
     ) -> tuple[bytes, bytes, int]:
+        """Run one program as root over a channel of its own; see `ShellTransport`."""
         client = self._connected(reopen=not beside)
         deadline = time.monotonic() + limit_s
         try:
@@ -292,7 +212,7 @@ class Session:
             self._begun = hops
         try:
             for target in (*self.connection.jumps, self.connection):
-                open_connection(target, hops[-1] if hops else None, hops.append)
+                self._dial(target, hops[-1] if hops else None, hops.append)
             with self._lock:
                 if closes != self._closes:  # what was closed while it was opened is not to be used
                     raise UnreachableError("the connection was closed while it was opened", "run it again")
@@ -303,16 +223,3 @@ class Session:
                 hop.client.close()
             raise
         return hops[-1]
-
-
-def first_failure(commands: Sequence[Run | Put], answers: Sequence[Answer]) -> int | None:
-    """The number of the first command that failed, or None.
-
-    Args:
-        commands: what was to be run.
-        answers: what came back, possibly fewer.
-    """
-    for number, (command, answer) in enumerate(zip(commands, answers, strict=False)):
-        if not command.good(answer.exit):
-            return number
-    return None

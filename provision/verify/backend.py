@@ -9,7 +9,7 @@ from typing import Any
 import testinfra.backend.base
 
 from provision.command import Answer, Run
-from provision.ssh.session import Session
+from provision.ssh.transport import Transport
 from provision.steps.facts import HostFacts
 
 CHANNELS = 3  # execs on a host at a time; sshd allows ten channels, and may still count channels that have just ended
@@ -30,7 +30,7 @@ class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
     NAME = "provision"
 
     def __init__(
-        self, session: Session, name: str, known: Mapping[Run, Answer] | None = None, facts: HostFacts | None = None
+        self, session: Transport, name: str, known: Mapping[Run, Answer] | None = None, facts: HostFacts | None = None
     ) -> None:
         super().__init__(name)
         self.session = session

@@ -98,10 +98,12 @@ class Verification:
 
     Args:
         rollout: a run over the hosts that only plans.
+        places: returns the instances of a host that are published to a network.
     """
 
-    def __init__(self, rollout: Rollout) -> None:
+    def __init__(self, rollout: Rollout, places: neighbours.Places = neighbours.places) -> None:
         self.rollout = rollout
+        self._published = places
         self.results: dict[str, HostResult] = {}
         self._runs = {member.run.host.name: member.run for member in rollout.members}
         self._futures: dict[tuple[str, str], Future[StepResult]] = {}
@@ -154,7 +156,7 @@ class Verification:
 
     def _places(self, run: HostRun) -> tuple[neighbours.Place, ...]:
         try:
-            return neighbours.places(run.host, self.rollout.context.inventory, run.reader.facts) if _has(run) else ()
+            return self._published(run.host, self.rollout.context.inventory, run.reader.facts) if _has(run) else ()
         except RefusalError:  # plan has refused the host for the same reason
             return ()
 

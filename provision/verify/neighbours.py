@@ -115,6 +115,10 @@ class Reply:
         return Check(name, self.why or ("open" if self.reached else "closed"), "closed")
 
 
+Places = Callable[[Host, Inventory, HostFacts], tuple["Place", ...]]
+"""Returns the instances of a host that are published to a network; see `places`."""
+
+
 def places(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[Place, ...]:
     """Return the instances of a host that are published to a network; none if published on a loopback address.
 

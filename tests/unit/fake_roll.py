@@ -61,6 +61,8 @@ class FakePool:
         self.touched = False
         self.locked = False
         self.unreachable = False
+        self.lost_while_waiting = False
+        """Whether the connection ends during the wait for streams."""
         self.taken = False
         """Whether somebody else has its lock."""
         self.listed: dict[str, int] = {}
@@ -118,6 +120,8 @@ class FakePool:
 
     def wait_idle(self, addresses: Any, deadline: float, waiting: Callable[[int], None]) -> tuple[int, bool]:
         self.awaited.append(list(addresses))
+        if self.lost_while_waiting:
+            raise UnreachableError(f"{self.host.name}: lost")
         while True:
             count, answers = self.streams.pop(0) if self.streams else (0, True)
             if not (count and answers) or time.monotonic() >= deadline:
@@ -141,6 +145,13 @@ class FakeSession:
         """What it was to run."""
         self.proved: list[str] = []
         """Names of the instances that were tested, in this order."""
+        self.testing: Callable[[str], None] = lambda name: None
+        """Called with the name of an instance before its test."""
+        self.closed = threading.Event()
+
+    def close(self) -> None:
+        """Note that the connection was closed."""
+        self.closed.set()
 
     def batch(self, commands: Any, *, stop: bool) -> list[Answer]:
         self.ran += commands
@@ -151,6 +162,7 @@ class FakeSession:
         if words[0] != "test":
             return Answer(0, b"", b"")
         name = words[1].rstrip(":")
+        self.testing(name)
         self.proved.append(name)
         if name in self.ill:
             return Answer(1, b"", f"{name} does not answer".encode())

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from provision import actions, cli
-from provision.apply import host_steps
+from provision import actions, cli, testing
+from provision.cli.caller import Caller
 from provision.errors import UsageError
 from provision.plan.role_interface import Entry
-from provision.rollout import waves
-from provision.runs import lock
 from provision.runs.log import Logs, default_folder
+from provision.testing import ShellHost
 
-from .local import LocalSession
 from .test_host_run import Note
 
 ROOT = Path(__file__).parents[2]
@@ -31,19 +29,21 @@ gpu:
 
 
 @pytest.fixture
-def request_of(tmp_path, monkeypatch):
-    """Makes a Request about two hosts that are this machine's shell; each should have a note in its folder."""
+def noting(tmp_path, monkeypatch):
+    """Makes a setup of two hosts that are this machine's shell; each should have a note in its folder."""
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
+    monkeypatch.chdir(tmp_path)
 
     def steps(host, inventory):
         return (Entry("docker", Note(str(tmp_path / f"{host.name}.note"))),)
 
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_steps, "steps", steps)
-    monkeypatch.setattr(host_steps, "owned", lambda: ())
-    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
-    monkeypatch.chdir(tmp_path)
-    return lambda **words: actions.Request("inventory.yaml", tags=("docker",), **words)
+    return lambda connect=None: testing.setup(tmp_path, connect, steps=steps, owned=())
+
+
+@pytest.fixture
+def request_of(noting):
+    """Makes a Request about these hosts."""
+    return lambda **words: actions.Request("inventory.yaml", tags=("docker",), **{"setup": noting(), **words})
 
 
 def notes(folder):
@@ -99,9 +99,9 @@ def test_nothing_is_changed_if_the_caller_does_not_agree(request_of, tmp_path):
     assert not default_folder().exists(), "a run that did not begin has no log"
 
 
-def test_nothing_is_deployed_where_no_host_could_be_planned_for(request_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession(frozenset({1})))
-    result = actions.deploy(request_of(), confirm=lambda plan: True)
+def test_nothing_is_deployed_where_no_host_could_be_planned_for(request_of, noting):
+    lost = noting(lambda connection, password, paths: ShellHost(paths, lost_at=frozenset({1})))
+    result = actions.deploy(request_of(setup=lost), confirm=lambda plan: True)
     assert (result.exit_code, result.run_id) == (4, "")
 
 
@@ -152,10 +152,12 @@ def test_a_password_is_not_in_what_a_request_looks_like():
     assert "hunter2" not in repr(actions.Request("inventory.yaml", become_password="hunter2"))
 
 
-def test_the_code_of_the_documentation_runs(request_of, tmp_path, capsys):
+def test_the_code_of_the_documentation_runs(noting, tmp_path, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 3
-    names = {}
+    assert len(blocks) == 4
+    names, usual = {"setup": noting()}, 'tags=("docker",))'
+    assert usual in blocks[0]
+    blocks[0] = blocks[0].replace(usual, 'tags=("docker",), setup=setup)')
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102 - the page is ours
     said = capsys.readouterr().out
@@ -174,16 +176,14 @@ def test_the_documentation_names_every_function():
 
 @pytest.mark.parametrize(("agrees", "code", "made"), [(True, 0, ["gpu-01.note", "gpu-02.note"]), (False, 130, [])])
 def test_on_a_terminal_the_command_shows_the_plan_once_and_asks(
-    request_of, tmp_path, monkeypatch, capsys, agrees, code, made
+    request_of, noting, tmp_path, capsys, agrees, code, made
 ):
     def confirm(text):
         assert text == "Deploy this?"
         return agrees
 
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("click.confirm", confirm)
-    assert cli.execute(["deploy", "-i", "inventory.yaml", "-t", "docker"]) == code
+    caller = Caller(noting(), can_answer=lambda: True, confirm=confirm)
+    assert cli.execute(["deploy", "-i", "inventory.yaml", "-t", "docker"], caller) == code
     said = capsys.readouterr()
     assert said.out.count("note:gpu-01.note") == (2 if agrees else 1), "in the plan and in the recap"
     assert ("2 changed of 2" in said.out) == agrees

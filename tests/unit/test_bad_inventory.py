@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from provision import cli
-from provision.ssh import session
+from provision import cli, testing
+from provision.cli.caller import Caller
 
 BAD = """\
 all:
@@ -86,10 +86,15 @@ all:
 """
 
 
+def execute(words):
+    """Run the command line; connecting to anything fails the test."""
+    unreachable = testing.setup("/nowhere", lambda *_: pytest.fail("a host was reached"))
+    return cli.execute(words, Caller(unreachable))
+
+
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes an inventory; connecting to anything fails the test."""
-    monkeypatch.setattr(session.Session, "_connected", lambda self: pytest.fail("a host was reached"))
+def write(tmp_path: Path):
+    """Writes an inventory."""
 
     def make(text: str) -> str:
         path = tmp_path / "inventory.yaml"
@@ -112,7 +117,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 )
 def test_every_problem_is_said_at_once(words, write, capsys):
     path = write(BAD)
-    assert cli.execute([*words, "-i", path]) == 2
+    assert execute([*words, "-i", path]) == 2
     shown = capsys.readouterr()
     lines = (shown.err or shown.out).splitlines()
     for number, pattern in PROBLEMS:
@@ -127,7 +132,7 @@ def test_every_problem_is_said_at_once(words, write, capsys):
 
 
 def test_what_two_instances_cannot_both_have(write, capsys):
-    assert cli.execute(["inventory", "check", "--json", "-i", write(TWICE)]) == 2
+    assert execute(["inventory", "check", "--json", "-i", write(TWICE)]) == 2
     document = json.loads(capsys.readouterr().out)
     said = {problem["message"]: problem["line"] for problem in document["problems"]}
     assert {text: line for text, line in said.items() if "already" in text} == {
@@ -175,7 +180,7 @@ OFTEN = {
 
 @pytest.mark.parametrize(("text", "pattern"), OFTEN.values(), ids=OFTEN)
 def test_other_files_nobody_should_write(text, pattern, write, capsys):
-    assert cli.execute(["plan", "-i", write(text)]) == 2
+    assert execute(["plan", "-i", write(text)]) == 2
     shown = capsys.readouterr().err
     assert re.search(pattern, shown), shown
     assert "Traceback" not in shown
@@ -200,7 +205,7 @@ def test_other_files_nobody_should_write(text, pattern, write, capsys):
 def test_words_that_ask_for_what_is_not_there(words, pattern, write, capsys):
     path = write("all: {children: {gpu: {hosts: {gpu-01: {ollama: {instances: [{gpus: [0]}]}}}}}}\n")
     where = [] if "-i" in words or words == ["depoly"] else ["-i", path]
-    assert cli.execute([*words, *where]) == 2
+    assert execute([*words, *where]) == 2
     shown = capsys.readouterr().err
     assert re.search(pattern, shown), shown
     assert "Traceback" not in shown

@@ -1,21 +1,24 @@
 """How the pool of a balancer is read and changed while others may hold its lock."""
 
-import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from provision import testing
 from provision.artifacts.store import Store
 from provision.command import Answer
 from provision.errors import CommandError, FactError, HostError, LockedError, RefusedError, UnreachableError
-from provision.inventory import Mask, Secret
-from provision.plan import role_interface
+from provision.events import ignore
+from provision.inventory import Host, Inventory, Mask, Secret
 from provision.plan.role_interface import Entry
 from provision.rollout.balancer_pool import BalancerPool, BalancerPools, update_all
-from provision.runs import lease, lock
+from provision.runs import lock
 from provision.runs.context import Context, Stopped
+from provision.runs.setup import Timings
+from provision.steps.base import Fact, State, Step
 from provision.steps.nginx import upstream
 from provision.steps.nginx.generation import NO_CURL
 from provision.steps.system.file_scan import Content
@@ -69,98 +72,122 @@ class Asked:
         """There is nothing to close."""
 
 
-def make(tmp_path: Path, session: Any, monkeypatch: pytest.MonkeyPatch) -> BalancerPool:
-    monkeypatch.setattr(lease, "POLL", 0.0)
-    monkeypatch.setattr(role_interface, "steps", lambda host, inventory: (Entry("balancer", config(inventory)),))
+class Told:
+    """The configuration of a balancer, with the state that a test says.
+
+    Args:
+        step: the configuration.
+        parse: returns the state.
+    """
+
+    def __init__(self, step: Any, parse: Callable[[Answer], State]) -> None:
+        self._step, self._parse = step, parse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
+
+    def fact(self) -> Fact:
+        return Fact(self._step.fact().command, self._parse)
+
+
+def nothing(answer: Answer) -> State:
+    """There is no configuration yet."""
+    return None
+
+
+def found(answer: Answer) -> State:
+    """The balancer has the configuration of the fleet."""
+    return state(config(fleet()))
+
+
+def make(tmp_path: Path, session: Any, parse: Callable[[Answer], State] | None = nothing) -> BalancerPool:
+    """Make a pool.
+
+    Args:
+        tmp_path: folder of the test.
+        session: the balancer.
+        parse: returns the state of the configuration; None for the parser of the step.
+    """
+
+    def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
+        step = config(inventory)
+        return (Entry("balancer", cast(Step, Told(step, parse)) if parse else step),)
+
     inventory = fleet()
-    context = Context("run-1", inventory, frozenset(), lambda _: None, Store(tmp_path))
-    made = BalancerPool(inventory.group("balancer")[0], session, context)
-    monkeypatch.setattr(made, "_parsed", lambda answer: None)
-    return made
+    setup = testing.setup(tmp_path, steps=steps, timings=Timings(lock_poll=0.0))
+    context = Context("run-1", inventory, frozenset(), ignore, Store(tmp_path), setup=setup)
+    return BalancerPool(inventory.group("balancer")[0], session, context)
 
 
-def test_what_gets_back_in_waits_for_somebody_elses_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make(tmp_path, Busy(3), monkeypatch)
+def test_what_gets_back_in_waits_for_somebody_elses_lock(tmp_path: Path) -> None:
+    made = make(tmp_path, Busy(3))
     made.context.stop.set()
     assert made.update(up=UP) is False  # there is nothing to mark, once it has the lock
 
 
-def test_and_what_is_taken_out_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make(tmp_path, Busy(3), monkeypatch)
+def test_and_what_is_taken_out_does_not(tmp_path: Path) -> None:
+    made = make(tmp_path, Busy(3))
     with pytest.raises(LockedError):
         made.update(down=["gpu-01/ollama1"])
 
 
-def test_nor_does_it_wait_after_the_second_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make(tmp_path, Busy(3), monkeypatch)
+def test_nor_does_it_wait_after_the_second_ctrl_c(tmp_path: Path) -> None:
+    made = make(tmp_path, Busy(3))
     made.context.cut.set()
     with pytest.raises(LockedError):
         made.update(up=UP)
 
 
-def test_who_is_in_the_upstream_is_known_also_while_nginx_does_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = make(tmp_path, Busy(0), monkeypatch)
-    found = state(config(fleet()))
-    assert not found["exe"]
-    monkeypatch.setattr(made, "_parsed", lambda answer: found)
+def test_who_is_in_the_upstream_is_known_also_while_nginx_does_not_run(tmp_path: Path) -> None:
+    made = make(tmp_path, Busy(0), found)
+    assert not state(config(fleet()))["exe"]
     assert sorted(made.members()) == [f"gpu-0{host}/ollama{one}" for host in (1, 2) for one in (1, 2)]
 
 
-def test_an_upstream_that_somebody_else_edited_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upstream_that_somebody_else_edited_is_no_empty_one(tmp_path: Path) -> None:
     """Its instances may serve, and would be replaced without a wait for their streams."""
-    made = make(tmp_path, Busy(0), monkeypatch)
-    found = state(config(fleet()))
-    text = found["files"][upstream.FILE].data.replace(b"; # gpu-01/ollama1", b";")
-    monkeypatch.setattr(made, "_parsed", lambda answer: {**found, "files": {upstream.FILE: Content(text)}})
+    have = state(config(fleet()))
+    text = have["files"][upstream.FILE].data.replace(b"; # gpu-01/ollama1", b";")
+    edited = {**have, "files": {upstream.FILE: Content(text)}}
     with pytest.raises(RefusedError, match="`provision deploy --tags balancer`"):
-        made.members()
-    monkeypatch.setattr(made, "_parsed", lambda answer: None)
-    assert made.members() == {}
+        make(tmp_path, Busy(0), lambda answer: edited).members()
+    assert make(tmp_path, Busy(0)).members() == {}
 
 
-def test_what_cannot_be_known_of_a_balancer_is_said_and_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_known_of_a_balancer_is_said_and_no_bug(tmp_path: Path) -> None:
     without_curl = Answer(NO_CURL, b"", b"curl is not there to ask with")
-    made = make(tmp_path, Fixed(without_curl), monkeypatch)
-    monkeypatch.setattr(made, "_parsed", functools.partial(BalancerPool._parsed, made))
-    with pytest.raises(FactError) as found:
+    made = make(tmp_path, Fixed(without_curl), parse=None)
+    with pytest.raises(FactError) as error:
         made.members()
-    assert found.value.message == "lb-01: config:balancer: known after packages:nginx"
+    assert error.value.message == "lb-01: config:balancer: known after packages:nginx"
 
 
-def test_an_error_shows_no_secret_of_the_balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make(tmp_path, Busy(0), monkeypatch)
-    made._hide = Mask([Secret("swordfish")])
+def test_an_error_shows_no_secret_of_the_balancer(tmp_path: Path) -> None:
 
     def fail(answer: Answer) -> None:
         raise CommandError("no swordfish", "a swordfish", command="cat swordfish", stderr="swordfish!")
 
-    monkeypatch.setattr(made, "_parsed", fail)
-    with pytest.raises(CommandError) as found:
+    made = make(tmp_path, Busy(0), fail)
+    made._hide = Mask([Secret("swordfish")])
+    with pytest.raises(CommandError) as caught:
         made.members()
-    error = found.value
+    error = caught.value
     assert "swordfish" not in f"{error.message} {error.hint} {error.command} {error.stderr}"
     assert error.message.startswith("lb-01: no ")
 
 
-def test_the_lock_of_a_mark_that_may_still_be_made_is_left_to_end_by_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lock_of_a_mark_that_may_still_be_made_is_left_to_end_by_itself(tmp_path: Path) -> None:
     session = Asked(lost=1)
-    made = make(tmp_path, session, monkeypatch)
+    made = make(tmp_path, session)
     with pytest.raises(UnreachableError):
         made.update(down=["gpu-01/ollama1"])
     made.finish()
     assert len(session.execs) == 1
 
 
-def test_so_is_that_of_a_balancer_whose_own_change_may_still_be_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_so_is_that_of_a_balancer_whose_own_change_may_still_be_made(tmp_path: Path) -> None:
     session = Asked()
-    made = make(tmp_path, session, monkeypatch)
-    monkeypatch.setattr(made, "_parsed", lambda answer: state(config(fleet())))
+    made = make(tmp_path, session, found)
     made.update(down=[])
     assert made.locked
     before = len(session.execs)
@@ -169,17 +196,21 @@ def test_so_is_that_of_a_balancer_whose_own_change_may_still_be_made(
     assert [command.title for commands in session.execs[before:] for command in commands] == []
 
 
-def test_a_mark_that_failed_is_one_in_the_journal_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Asked()
-    made = make(tmp_path, session, monkeypatch)
-    monkeypatch.setattr(made, "_parsed", lambda answer: state(config(fleet())))
+class Refusing(Asked):
+    """A balancer whose nginx takes no new configuration."""
 
-    def fail(step: Any, have: Any) -> bool:
-        made._performer.journal.changes.append(step.id)
-        raise CommandError("nginx -t exited 1", step=step.id)
+    def batch(self, commands: Any, *, stop: bool) -> list[Answer]:
+        answers = super().batch(commands, stop=stop)
+        for number, command in enumerate(commands):
+            if str(command).startswith("check with nginx -t"):
+                return [*answers[:number], Answer(1, b"", b"nginx: configuration file test failed")]
+        return answers
 
-    monkeypatch.setattr(made, "_change", fail)
-    with pytest.raises(CommandError):
+
+def test_a_mark_that_failed_is_one_in_the_journal_too(tmp_path: Path) -> None:
+    session = Refusing()
+    made = make(tmp_path, session, found)
+    with pytest.raises(CommandError, match="check with nginx -t"):
         made.update(down=["gpu-01/ollama1"])
     made.finish()
     ending, released = session.execs[-1]
@@ -218,32 +249,29 @@ class Connected(Asked):
 )
 def test_it_waits_until_instances_are_idle(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     looks: list[str],
     seconds: float,
     left: tuple[int, bool],
     waited: list[int],
 ) -> None:
     session, counts = Connected(*looks), []  # type: ignore[var-annotated]
-    made = make(tmp_path, session, monkeypatch)
+    made = make(tmp_path, session)
     assert made.wait_idle(["10.0.0.11:3001"], time.monotonic() + seconds, counts.append) == left
     assert counts == waited
     assert session.looks == []
 
 
-def test_a_wait_for_streams_ends_where_the_one_who_waits_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wait_for_streams_ends_where_the_one_who_waits_says_so(tmp_path: Path) -> None:
     def stop(count: int) -> None:
         raise Stopped("stopped")
 
-    made = make(tmp_path, Connected("open 2"), monkeypatch)
+    made = make(tmp_path, Connected("open 2"))
     with pytest.raises(Stopped):
         made.wait_idle(["10.0.0.11:3001"], time.monotonic() + 60, stop)
 
 
-def test_a_balancer_that_cannot_count_connections_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make(tmp_path, Connected("what"), monkeypatch)
+def test_a_balancer_that_cannot_count_connections_is_named(tmp_path: Path) -> None:
+    made = make(tmp_path, Connected("what"))
     with pytest.raises(HostError, match="lb-01: "):
         made.wait_idle(["10.0.0.11:3001"], time.monotonic() + 60, lambda count: None)
 
@@ -300,13 +328,15 @@ def test_all_pools_give_their_locks_back(tmp_path: Path) -> None:
     assert ended == ["lb-0", "lb-1"]
 
 
-def test_its_lock_is_renewed_only_while_an_instance_is_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_lock_is_renewed_only_while_an_instance_is_out(tmp_path: Path) -> None:
     """For the hours in which hosts pull models, an operator can drain another instance."""
-    made = make(tmp_path, Busy(0), monkeypatch)
-    found = state(config(fleet()))
-    monkeypatch.setattr(made, "_parsed", lambda answer: found)
-    monkeypatch.setattr(made, "_change", lambda step, have: True)
+    have = {False: state(config(fleet())), True: state(config(fleet()))}
+    text = have[True]["files"][upstream.FILE].data.replace(b"; # gpu-01/ollama1", b" down; # gpu-01/ollama1")
+    have[True]["files"][upstream.FILE] = Content(text)
+    is_down = [True]
+    made = make(tmp_path, Busy(0), lambda answer: have[is_down[0]])
     made.update(down=["gpu-01/ollama1"])
     assert made._lease.wanted()
+    is_down[0] = False
     made.update(up=UP)
     assert not made._lease.wanted()

@@ -9,12 +9,9 @@ from provision.artifacts.store import Store
 from provision.errors import CommandError, LockedError
 from provision.plan import role_interface
 from provision.plan.planner import HostPlan
-from provision.rollout import waves
 from provision.rollout.outcome import Pace, selection
 from provision.rollout.waves import Rollout
 from provision.runs.context import Context
-
-from .local import LocalSession
 
 GPU = "ollama: {instances: [{gpus: [0]}]}"
 FLEET = """
@@ -28,15 +25,14 @@ ALL = frozenset(role_interface.order())
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
+def make(tmp_path, setup):
     """Makes a Rollout of an inventory whose work is the test's own."""
-    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
 
     def build(nginx, balancers, *, roles=ALL, limit=(), **pace):
         path = tmp_path / "inventory.yaml"
         path.write_text(FLEET.replace("NGINX", nginx).replace("GPU", GPU).replace("BALANCERS", balancers))
         inventory = role_interface.load(str(path))
-        context = Context("run-1", inventory, roles, lambda event: None, Store(tmp_path / "store"))
+        context = Context("run-1", inventory, roles, lambda event: None, Store(tmp_path / "store"), setup=setup)
         chosen = selection(inventory, inventory.select(limit), roles)
         return Rollout(context, chosen, None, 4, Pace(canary=True, **pace))
 

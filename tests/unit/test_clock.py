@@ -1,13 +1,12 @@
 """A host's clock and this machine's: what is said where they differ."""
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from provision.actions.results import clocks
-from provision.rollout import clock, waves
+from provision.rollout import clock
 from provision.steps import facts
 
 from . import test_waves
@@ -45,12 +44,11 @@ def test_an_answer_that_is_no_time_is_not_known(answer: str, known: int | None) 
 
 
 @pytest.mark.parametrize("way", ["plan", "deploy"])
-def test_each_host_whose_clock_is_off_is_told_once(make: Any, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_each_host_whose_clock_is_off_is_told_once(make: Any, way: str) -> None:
     right = getattr(make({"one": (), "two": ()}), way)()
     assert clocks(right) == []
-    off = SimpleNamespace(time=lambda: time.time() - 86400 * 400, monotonic=time.monotonic)
-    monkeypatch.setattr(waves, "time", off)
-    found = getattr(make({"three": (), "four": ()}), way)()
+    off = make({"three": (), "four": ()}, clock=lambda: time.time() - 86400 * 400)
+    found = getattr(off, way)()
     assert [said.partition("; ")[0] for said in clocks(found)] == [
         f"{host}: the host's clock is 400 days ahead of this machine's" for host in ("three", "four")
     ]

@@ -12,7 +12,6 @@ from provision.command import run
 from provision.errors import UnreachableError
 from provision.inventory import Connection
 from provision.ssh import channels
-from provision.ssh import session as session_module
 from provision.ssh.connect import _know
 from provision.ssh.session import Session
 
@@ -78,7 +77,7 @@ class Opened:
 
 
 @pytest.fixture
-def session(monkeypatch):
+def session():
     """A session to a host to which every connection comes about."""
 
     def dial(target, gateway, begun):
@@ -86,8 +85,7 @@ def session(monkeypatch):
         begun(made)
         return made
 
-    monkeypatch.setattr(session_module, "open_connection", dial)
-    return Session(Connection(address="192.0.2.1"))
+    return Session(Connection(address="192.0.2.1"), dial=dial)
 
 
 def test_what_runs_beside_does_not_open_what_was_closed_but_what_was_lost(session):

@@ -1,31 +1,36 @@
 """Draining by hand: which balancers are told what, and what is said when it does not come to that."""
 
 import dataclasses
-import io
 import json
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from provision import actions
-from provision.actions import draining as drain
+from provision import actions, testing
 from provision.actions.draining import Draining
 from provision.artifacts.store import Store
 from provision.cli import execute
-from provision.errors import CommandError, GuardError, LockedError, UnreachableError, UsageError
-from provision.inventory import Host, Inventory, Secret
+from provision.cli.caller import Caller
+from provision.errors import GuardError, UnreachableError, UsageError
+from provision.events import ignore
+from provision.inventory import Connection, Host, Inventory, Secret
+from provision.plan import role_interface
 from provision.rollout.roll import Roll
 from provision.runs import log
-from provision.runs.context import Context, Stopped
+from provision.runs.context import Context
+from provision.ssh.host_paths import HostPaths
 from provision.steps.nginx.upstream import Drained, Member
 from tests.unit.ctrl_c import pressed
-from tests.unit.fake_roll import FakePool, balancer, gpu
+from tests.unit.fake_balancer import FakeBalancer
+from tests.unit.fake_roll import FakePool, FakeSession, balancer, gpu
 
 ONE, TWO = "a/ollama1", "a/ollama2"
 
@@ -72,15 +77,21 @@ class Fake(FakePool):
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def instances() -> FakeSession:
+    """The connection to the gpu host, whose instances prove themselves."""
+    return FakeSession()
+
+
+@pytest.fixture
+def make(tmp_path: Path, instances: FakeSession) -> Any:
     """Makes a Draining of words, over two balancers."""
-    monkeypatch.setattr(drain.Admission, "prove", lambda self, name: "")
+    setup = testing.setup(tmp_path, lambda *_: cast(Any, instances))
 
     def build(*words: str, **variables: Any) -> Draining:
         balancers = (balancer(name) for name in ("lb-1", "lb-2"))
         one = gpu("a")
         hosts = (Host(**{**vars(one), "variables": variables}), gpu("b"), *balancers)
-        context = Context("run", Inventory(path="", hosts=hosts), frozenset(), lambda _: None, Store(tmp_path))
+        context = Context("run", Inventory(path="", hosts=hosts), frozenset(), ignore, Store(tmp_path), setup=setup)
         made = Draining(context, None, words)
         made._roll = Roll.of(context, make=Fake)  # type: ignore[arg-type]
         made._roll.pools.of(hosts[0])
@@ -135,18 +146,13 @@ def test_what_is_in_no_upstream_cannot_be_drained(make: Any) -> None:
     assert "none of these is in its upstream" in found[0].error.message
 
 
-def test_only_who_can_serve_is_given_back(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_instances_that_pass_their_test_are_undrained(make: Any, instances: FakeSession) -> None:
     make("a").drain("", 0.0)
     before = set(Fake.made["lb-1"].drained)
-
-    def test(self: Any, name: str) -> None:
-        if name == "ollama1":
-            raise CommandError("a/ollama1 is not fit to serve")
-
+    instances.ill.add("ollama1")
     made = make("a")
     for fake in Fake.made.values():
         fake.drained = set(before)
-    monkeypatch.setattr(drain.Admission, "prove", test)
     found = made.undrain()
     assert [(one.host, one.labels, one.error is None) for one in found] == [
         ("a", (ONE,), False),
@@ -180,7 +186,7 @@ def test_ctrl_c_while_streams_are_waited_for_is_told_and_the_mark_stays(make: An
     assert drained() == [{ONE}] * 2
 
 
-def test_the_second_ctrl_c_cuts_the_connections_at_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_ctrl_c_cuts_the_connections_at_once(make: Any) -> None:
     made, waiting = make("a/ollama1"), threading.Event()
     fake = Fake.made["lb-1"]
 
@@ -190,16 +196,14 @@ def test_the_second_ctrl_c_cuts_the_connections_at_once(make: Any, monkeypatch: 
             made.context.cut.wait(5)
         raise UnreachableError("the connection was lost")
 
-    monkeypatch.setattr(fake, "wait_idle", wait_idle)
+    fake.wait_idle = wait_idle  # type: ignore[method-assign]
     with pressed(made.interrupt, waiting, made.context.stop):
         found = made.drain("", 60.0)
     assert [one.result for one in found] == ["stopped", "stopped"]
     assert found[0].error.message == "stopped at once: its connection was cut"
 
 
-def test_ctrl_c_while_the_locks_are_given_back_is_too_late_and_cuts_nothing(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_while_the_locks_are_given_back_is_too_late_and_cuts_nothing(make: Any) -> None:
     made, finishing, pressed_it = make("a/ollama1"), threading.Event(), threading.Event()
 
     def finish() -> None:
@@ -210,7 +214,7 @@ def test_ctrl_c_while_the_locks_are_given_back_is_too_late_and_cuts_nothing(
         made.interrupt(now=now)
         pressed_it.set()
 
-    monkeypatch.setattr(made._roll.pools, "finish", finish)
+    Fake.made["lb-1"].finish = finish  # type: ignore[method-assign]
     with pressed(interrupt, finishing):
         found = made.drain("", 0.0)
     assert [one.result for one in found] == ["changed", "changed"]
@@ -218,16 +222,15 @@ def test_ctrl_c_while_the_locks_are_given_back_is_too_late_and_cuts_nothing(
     assert not any(Fake.made[name].cut for name in ("lb-1", "lb-2"))
 
 
-def test_ctrl_c_while_an_instance_is_tested_gives_nothing_back(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, closed = make("a"), threading.Event()
-    monkeypatch.setattr(drain.Session, "close", lambda session: closed.set())
+def test_ctrl_c_while_an_instance_is_tested_gives_nothing_back(make: Any, instances: FakeSession) -> None:
+    made = make("a")
 
-    def test(self: Any, name: str) -> None:
+    def interrupt(name: str) -> None:
         made.interrupt(now=False)
-        assert closed.is_set(), "the host is only read"
+        assert instances.closed.is_set(), "the host is only read"
         raise UnreachableError("the connection was lost")
 
-    monkeypatch.setattr(drain.Admission, "prove", test)
+    instances.testing = interrupt
     found = made.undrain()
     assert [(one.host, one.labels, one.result) for one in found] == [
         ("a", (ONE,), "stopped"),
@@ -235,15 +238,13 @@ def test_ctrl_c_while_an_instance_is_tested_gives_nothing_back(make: Any, monkey
     ]
 
 
-def test_an_instance_that_was_tested_before_ctrl_c_is_not_given_back_after_it(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_instance_tested_before_ctrl_c_stays_drained(make: Any, instances: FakeSession) -> None:
     make("a/ollama1").drain("", 0.0)
     before = set(Fake.made["lb-1"].drained)
     made = make("a/ollama1")
     for fake in Fake.made.values():
         fake.drained = set(before)
-    monkeypatch.setattr(drain.Admission, "prove", lambda self, name: made.interrupt(now=False))
+    instances.testing = lambda name: made.interrupt(now=False)
     assert [(one.host, one.labels, one.result) for one in made.undrain()] == [
         ("lb-1", (ONE,), "stopped"),
         ("lb-2", (ONE,), "stopped"),
@@ -252,48 +253,100 @@ def test_an_instance_that_was_tested_before_ctrl_c_is_not_given_back_after_it(
 
 
 INVENTORY = """
-gpu: {hosts: {a: {ansible_host: 10.0.0.1, ollama: {instances: [{gpus: [0]}, {gpus: [1]}]}}}}
+gpu: {hosts: {a: {ansible_host: 10.0.0.1, ollama: {models: [m], instances: [{gpus: [0]}, {gpus: [1]}]}}}}
 balancer: {hosts: {lb-1: {ansible_host: 10.0.0.5}}}
 all: {vars: {ansible_become_password: hunter2-hunter2}}
 """
+MANY = f"""
+gpu:
+  hosts:
+    a: {{ansible_host: 10.0.0.1, ollama: {{models: [m], instances: [{{gpus: [0]}}, {{gpus: [1]}}]}}}}
+    b: {{ansible_host: 10.0.0.2, ollama: {{instances: [{", ".join(f"{{gpus: [{n}]}}" for n in range(22))}]}}}}
+balancer: {{hosts: {{lb-1: {{ansible_host: 10.0.0.5}}}}}}
+"""
+
+
+class Place:
+    """An inventory with one balancer, and the command line that reaches it.
+
+    Args:
+        path: where the inventory is written.
+        text: the inventory.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        path.write_text(text)
+        self.path = str(path)
+        self.balancer = FakeBalancer.of(role_interface.load(self.path), "lb-1")
+        self.setup = testing.setup(path.parent, self._connect)
+
+    def _connect(self, connection: Connection, become_password: str | None, paths: HostPaths) -> Any:
+        return self.balancer if connection.address == "10.0.0.5" else FakeSession()
+
+    def execute(self, *words: str, **caller: Any) -> int:
+        return execute([*words, "-i", self.path], Caller(self.setup, **caller))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Both instances of a model on one host."""
+    return Place(tmp_path / "inventory.yaml", INVENTORY)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Place:
+    """The same, and a host of many instances without a model."""
+    return Place(tmp_path / "inventory.yaml", MANY)
+
+
+def locked(balancer: FakeBalancer) -> None:
+    """Another run has the lock."""
+    balancer.locked = True
+
+
+def interrupted(balancer: FakeBalancer) -> None:
+    """The operator presses Ctrl-C while the upstream is read, and that cuts the connection."""
+
+    def press(script: str) -> None:
+        if script == "nginx/read-generation" and not balancer.closes:
+            os.kill(os.getpid(), signal.SIGINT)
+            deadline = time.monotonic() + 10
+            while not balancer.closes and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    balancer.before = press
 
 
 @pytest.mark.parametrize(
-    ("result", "code", "said"),
+    ("happens", "code", "said"),
     [
-        (None, 0, r"lb-1  a/ollama1  drained\n1 changed of 1 · run \S+$"),
-        (LockedError("locked by them"), 6, r"lb-1  a/ollama1  LOCKED"),
-        (Stopped("stopped before it was told"), 130, r"lb-1  a/ollama1  STOPPED"),
+        (lambda balancer: None, 0, r"lb-1  a/ollama1  drained\n1 changed of 1 · run \S+$"),
+        (locked, 6, r"lb-1  a/ollama1  LOCKED"),
+        (interrupted, 130, r"lb-1  a/ollama1  STOPPED"),
     ],
 )
 def test_a_drain_has_a_log_and_a_recap_whatever_comes_of_it(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    result: Any,
-    code: int,
-    said: str,
+    place: Place, capsys: pytest.CaptureFixture[str], happens: Callable[[FakeBalancer], None], code: int, said: str
 ) -> None:
-    path = tmp_path / "inventory.yaml"
-    path.write_text(INVENTORY)
-    begun = []
+    begun: list[Any] = []
+    happens(place.balancer)
+    before = place.balancer.before
 
-    def work(draining: Draining, why: str, timeout: float | None) -> list[drain.Drain]:
-        begun.append(log.Logs(log.default_folder()).find(draining.context.run_id))
-        draining.interrupted = code == 130
-        return [drain.Drain("lb-1", (ONE,), changed=True, error=result)]
+    def look(script: str) -> None:
+        before(script)
+        begun.extend(logs.find(path.stem) for path in logs.folder.glob("*.running") if not begun)
 
-    monkeypatch.setattr(Draining, "drain", work)
-    monkeypatch.setattr(Draining, "last", lambda self: {})
-    assert execute(["drain", ONE, "-i", str(path), "-m", "hunter2-hunter2 it is", "--timeout", "1m"]) == code
+    logs, place.balancer.before = log.Logs(log.default_folder()), look
+    assert place.execute("drain", ONE, "-m", "hunter2-hunter2 it is", "--timeout", "1m", "--force") == code
     out = capsys.readouterr().out
     assert re.search(said, out, re.MULTILINE), out
-    again = f"again: provision drain {ONE} -i {path} -m '[secret] it is' --timeout 1m"
+    again = f"again: provision drain {ONE} -i {place.path} -m '[secret] it is' --timeout 1m --force"
     assert (again in out) is bool(code), out
     (record,) = begun
     assert (record.command, record.exit, record.is_dead) == (f"drain {ONE}", None, False)
-    after = log.Logs(log.default_folder()).find(record.run)
-    assert (after.exit, dict(after.hosts)) == (code, {"lb-1": out.split()[2].lower() if code else "changed"})
+    after = logs.find(record.run)
+    assert after is not None
+    assert (after.exit, dict(after.hosts)) == (code, {"lb-1": said.split()[2].lower() if code else "changed"})
 
 
 DOWN, HAND = Member("10.0.0.2", 3001, down=True), Member("10.0.0.2", 3001, down=True, drained=True)
@@ -338,69 +391,53 @@ def test_the_streams_are_awaited_where_an_instance_moved_while_the_question_wait
     assert [fake.awaited for fake in Fake.made.values()] == [[["10.0.0.1:3009"]]] * 2
 
 
-def test_a_balancer_that_is_lost_is_told_by_the_drain(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_balancer_that_is_lost_is_told_by_the_drain(make: Any) -> None:
     made = make("a")
 
     def lost() -> dict[str, Member]:
         raise UnreachableError("no route")
 
-    monkeypatch.setattr(Fake.made["lb-2"], "members", lost)
+    Fake.made["lb-2"].members = lost  # type: ignore[method-assign]
     assert made.last() == {"m": (ONE, TWO)}
     assert [one.result for one in made.drain("", 0.0)] == ["changed", "unreachable"]
 
 
-@pytest.fixture
-def inventory(tmp_path: Path) -> str:
-    path = tmp_path / "inventory.yaml"
-    path.write_text(INVENTORY)
-    return str(path)
-
-
-@pytest.fixture
-def last(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Draining takes away the last of a model; what was done then."""
-    done: list[str] = []
-    monkeypatch.setattr(Draining, "last", lambda self: {"m": (ONE, TWO), "": tuple(map(str, range(22)))})
-    monkeypatch.setattr(Draining, "drain", lambda *_: (done.append("drain"), [])[1])
-    monkeypatch.setattr(Draining, "close", lambda *_: done.append("close"))
-    return done
-
-
+NAMES = sorted(f"b/ollama{number}" for number in range(1, 23))
 SAID = (
-    "a/ollama1, a/ollama2 are the last that serve m; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, "
-    "19 and 2 more are the last without a declared model that get requests"
+    f"{', '.join(NAMES[:20])} and 2 more are the last without a declared model that get requests; "
+    "a/ollama1, a/ollama2 are the last that serve m"
 )
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
-def test_nobody_is_asked_without_a_terminal_and_the_guard_names_model_and_instances(
-    inventory: str, last: list[str], capsys: pytest.CaptureFixture[str], words: list[str]
+def test_without_a_terminal_the_guard_names_model_and_instances(
+    many: Place, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
-    assert execute(["drain", "a", "-i", inventory, *words]) == 7
+    assert many.execute("drain", "a", "b", *words) == 7
     said = capsys.readouterr()
     assert f"error: {SAID}\n  -> drain fewer instances, or use --force" in said.err
-    assert last == ["close"]
+    assert (many.balancer.drained, many.balancer.closes) == ([], 1)
     assert not words or json.loads(said.out)["error"]["message"] == SAID
     assert not log.default_folder().exists(), "a run that did not begin has no log"
 
 
-def test_who_says_force_is_not_asked(inventory: str, last: list[str]) -> None:
-    assert execute(["drain", "a", "-i", inventory, "--force"]) == 0
-    assert last == ["drain", "close"]
+def test_force_drains_without_a_question(place: Place) -> None:
+    assert place.execute("drain", "a", "--force") == 0
+    assert place.balancer.drained == [ONE, TWO]
 
 
-@pytest.mark.parametrize(
-    ("answer", "code", "done"), [("y\n", 0, ["drain", "close"]), ("n\n", 130, ["close"]), ("", 130, ["close"])]
-)
-def test_on_a_terminal_it_asks(
-    inventory: str, last: list[str], monkeypatch: pytest.MonkeyPatch, answer: str, code: int, done: list[str]
+@pytest.mark.parametrize(("agrees", "code", "drained"), [(True, 0, [ONE, TWO]), (False, 130, [])])
+def test_on_a_terminal_a_drain_of_the_last_instances_asks(
+    place: Place, capsys: pytest.CaptureFixture[str], agrees: bool, code: int, drained: list[str]
 ) -> None:
-    typed = io.StringIO(answer)
-    typed.isatty = lambda: True  # type: ignore[method-assign]
-    monkeypatch.setattr("sys.stdin", typed)
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    assert execute(["drain", "a", "-i", inventory]) == code
-    assert last == done
+    def confirm(question: str) -> bool:
+        assert question == "Drain them all the same?"
+        return agrees
+
+    assert place.execute("drain", "a", can_answer=lambda: True, confirm=confirm) == code
+    assert "a/ollama1, a/ollama2 are the last that serve m" in capsys.readouterr().err
+    assert place.balancer.drained == drained
+    assert place.balancer.closes
 
 
 @pytest.mark.parametrize("word", ["c", "lb-1", "a/ollama9", ""])
@@ -419,13 +456,11 @@ def test_what_cannot_be_said_is_a_usage_error(words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ["drain", "undrain"])
 def test_hooks_run_around_a_drain_and_its_end_and_are_told_the_instances(
-    inventory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     for name in ("pre-deploy", "post-deploy"):
         hook(tmp_path, name)
-    monkeypatch.setattr(Draining, "last", lambda self: {})
-    monkeypatch.setattr(Draining, command, lambda self, *_: [drain.Drain("lb-1", (ONE,), changed=True)])
-    assert execute([command, ONE, "-i", inventory, "--json"]) == 0
+    assert place.execute(command, ONE, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     before, after = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("pre-deploy", "post-deploy"))
     assert (before["command"], before["hosts"], before["instances"]) == (command, ["a", "lb-1"], [ONE])
@@ -434,13 +469,15 @@ def test_hooks_run_around_a_drain_and_its_end_and_are_told_the_instances(
 
 
 @pytest.mark.parametrize("command", ["drain", "undrain"])
-def test_a_hook_that_fails_before_a_drain_keeps_every_balancer_from_being_told(
-    inventory: str, tmp_path: Path, last: list[str], capsys: pytest.CaptureFixture[str], command: str
+def test_a_failed_hook_before_a_drain_keeps_every_balancer_as_it_is(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     hook(tmp_path, "pre-deploy", "exit 3")
-    assert execute([command, "a", "-i", inventory, *(["--force"] if command == "drain" else [])]) == 7
+    before = place.balancer.upstream
+    assert place.execute(command, "a", *(["--force"] if command == "drain" else [])) == 7
     assert "pre-deploy ended with exit code 3: nothing was touched" in capsys.readouterr().err
-    assert last == ["close"]
+    assert place.balancer.upstream == before
+    assert place.balancer.closes
 
 
 def hook(folder: Path, name: str, text: str = "exit 0") -> None:
@@ -451,27 +488,25 @@ def hook(folder: Path, name: str, text: str = "exit 0") -> None:
     program.chmod(0o755)
 
 
-def test_as_a_library_the_last_instances_of_a_model_are_drained_only_if_the_caller_agrees(
-    inventory: str, last: list[str]
-) -> None:
-    request, asked = actions.Request(inventory), []
+def test_as_a_library_the_last_instances_of_a_model_are_drained_only_if_the_caller_agrees(many: Place) -> None:
+    request, asked = actions.Request(many.path, setup=many.setup), []
 
     def confirm(losses: Any) -> bool:
         asked.extend(losses)
         return len(asked) > 2
 
-    result = actions.drain(request, ["a"], confirm=confirm)
-    assert (result.run_id, result.exit_code, last) == ("", 130, ["close"])
+    result = actions.drain(request, ["a", "b"], confirm=confirm)
+    assert (result.run_id, result.exit_code, many.balancer.drained) == ("", 130, [])
     assert "; ".join(asked) == SAID
-    assert actions.drain(request, ["a"], confirm=confirm).exit_code == 0
-    assert last == ["close", "drain", "close"]
     with pytest.raises(GuardError, match="are the last that serve m"):
-        actions.drain(request, ["a"])
+        actions.drain(request, ["a", "b"])
+    assert actions.drain(request, ["a", "b"], confirm=confirm).exit_code == 0
+    assert many.balancer.drained == sorted([ONE, TWO, *NAMES])
 
 
-def test_the_connections_of_a_drain_are_closed_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_connections_of_a_drain_are_closed_once(make: Any) -> None:
     made, finished = make("a"), []
-    monkeypatch.setattr(made._roll.pools, "finish", lambda: finished.append(1))
+    Fake.made["lb-1"].finish = lambda: finished.append(1)  # type: ignore[method-assign]
     made.drain("", 0.0)
     made.close()
     assert finished == [1]

@@ -11,12 +11,14 @@ import pytest
 from provision import actions, cli
 from provision.actions.instances import chosen
 from provision.actions.selection import selected
+from provision.cli.caller import Caller
 from provision.errors import UsageError
 from provision.inventory import Connection, Host, Instance, Inventory
 
 from . import test_actions
 
-request_of = test_actions.request_of  # a fixture: two hosts that are this machine's shell, each should have a note
+# Fixtures: two hosts that are this machine's shell, and each should have a note.
+noting, request_of = test_actions.noting, test_actions.request_of
 HERE = ["-i", "inventory.yaml", "-t", "docker"]
 INVENTORY = """
 gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {models: [m], instances: [{gpus: [0]}]}}}}
@@ -31,27 +33,27 @@ def inventory(tmp_path):
     return str(path)
 
 
-def run(capsys, *words):
-    code = cli.execute([*words])
+def run(capsys, *words, setup=None):
+    code = cli.execute([*words], Caller(setup))
     said = capsys.readouterr()
     return code, said.out, said.err
 
 
-def test_quiet_leaves_the_last_line_of_a_plan_of_a_deploy_and_of_a_verification(request_of, capsys):
-    code, out, err = run(capsys, "plan", "-q", *HERE)
+def test_quiet_leaves_the_last_line_of_a_plan_of_a_deploy_and_of_a_verification(noting, capsys):
+    code, out, err = run(capsys, "plan", "-q", *HERE, setup=noting())
     assert (code, err) == (0, "")
     assert out.startswith("2 hosts, 2 steps: 2 to add")
     assert out.count("\n") == 1
-    code, out, err = run(capsys, "deploy", "-q", "--yes", *HERE)
+    code, out, err = run(capsys, "deploy", "-q", "--yes", *HERE, setup=noting())
     assert (code, err) == (0, "")
     assert re.fullmatch(r"2 changed of 2 · run \S+\n", out), out
-    code, out, err = run(capsys, "verify", "-q", *HERE)
+    code, out, err = run(capsys, "verify", "-q", *HERE, setup=noting())
     assert (code, err) == (0, "")
     assert re.fullmatch(r"\d of \d checks passed on 2 hosts · next: .*\n", out), out
 
 
-def test_quiet_names_the_steps_that_are_not_proved(request_of, capsys):
-    code, out, _ = run(capsys, "verify", "-q", *HERE)
+def test_quiet_names_the_steps_that_are_not_proved(noting, capsys):
+    code, out, _ = run(capsys, "verify", "-q", *HERE, setup=noting())
     assert code == 5, "nothing is deployed"
     assert "gpu-01  note:gpu-01.note\n" in out
 
@@ -92,10 +94,10 @@ def test_a_list_does_not_go_with_resume(inventory, capsys):
 
 
 @pytest.mark.parametrize("words", [["plan", "--exit-code"], ["deploy", "--check", "--exit-code"]])
-def test_the_exit_code_of_a_plan_tells_a_change(request_of, capsys, words):
-    assert run(capsys, *words, *HERE)[0] == 5
+def test_the_exit_code_of_a_plan_tells_a_change(noting, request_of, capsys, words):
+    assert run(capsys, *words, *HERE, setup=noting())[0] == 5
     actions.deploy(request_of())
-    assert run(capsys, *words, *HERE)[0] == 0
+    assert run(capsys, *words, *HERE, setup=noting())[0] == 0
 
 
 def test_a_deploy_without_check_has_no_exit_code_of_a_plan(inventory, capsys):
@@ -104,11 +106,11 @@ def test_a_deploy_without_check_has_no_exit_code_of_a_plan(inventory, capsys):
 
 
 @pytest.mark.parametrize("words", [["plan"], ["deploy", "--check"]])
-def test_a_plan_shows_what_changes_in_files_unless_it_shall_not(request_of, tmp_path, capsys, words):
+def test_a_plan_shows_what_changes_in_files_unless_it_shall_not(noting, tmp_path, capsys, words):
     (tmp_path / "gpu-01.note").write_text("before")
-    assert "before" in run(capsys, *words, *HERE)[1]
-    assert "before" in run(capsys, *words, "-D", *HERE)[1]
-    assert "before" not in run(capsys, *words, "--no-diff", *HERE)[1]
+    assert "before" in run(capsys, *words, *HERE, setup=noting())[1]
+    assert "before" in run(capsys, *words, "-D", *HERE, setup=noting())[1]
+    assert "before" not in run(capsys, *words, "--no-diff", *HERE, setup=noting())[1]
 
 
 def test_the_user_and_the_key_of_the_command_line_win(inventory, tmp_path, capsys, monkeypatch):
@@ -187,16 +189,11 @@ def test_wrong_usage_is_a_document_too(capsys, words, command):
     assert found["error"]["message"] in err
 
 
-def test_show_without_a_run_shows_the_last_one(request_of, tmp_path, capsys, monkeypatch):
-    from provision.ssh import fanout
-
-    from .local import LocalSession
-
-    monkeypatch.setattr(fanout, "Session", lambda connection, password: LocalSession())
-    code, _, err = run(capsys, "show", "-i", "inventory.yaml")
+def test_show_without_a_run_shows_the_last_one(request_of, noting, capsys):
+    code, _, err = run(capsys, "show", "-i", "inventory.yaml", setup=noting())
     assert (code, "no run has changed these hosts" in err) == (2, True)
     runs = [actions.deploy(request_of(limit=(name,))).run_id for name in ("gpu-01", "gpu-02")]
-    code, out, _ = run(capsys, "show", "--json", "-i", "inventory.yaml")
+    code, out, _ = run(capsys, "show", "--json", "-i", "inventory.yaml", setup=noting())
     assert (code, json.loads(out)["run"]) == (0, max(runs)), "of two runs in one second the name decides"
 
 

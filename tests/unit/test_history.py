@@ -12,9 +12,10 @@ from provision.inventory import Connection, Host, Inventory, Mask, Secret
 from provision.report import history as report
 from provision.runs import history
 from provision.steps.nginx.generation import Generation
+from provision.testing import ShellHost
 
 from . import test_host_run
-from .local import LocalSession, deployed
+from .local import deployed
 from .test_host_run import ROLES, note
 
 make = test_host_run.make  # a fixture
@@ -61,11 +62,11 @@ def test_as_many_runs_as_are_asked_for():
     assert len(report.history_document(found, 3)["runs"]) == 3
 
 
-def test_what_a_run_did_is_told_step_by_step(make, capsys):
+def test_what_a_run_did_is_told_step_by_step(make, paths, capsys):
     (make.folder / "b").write_text("before")
     made = make(note(make), note(make, "b"))
     deployed(made.deploy(ROLES))
-    [answer] = LocalSession().batch([history.read("run-1")], stop=False)
+    [answer] = ShellHost().batch([history.read("run-1", paths)], stop=False)
     found = [(host("gpu-01"), history.story("run-1", answer)), (host("gpu-02"), None)]
     document = report.story_document(told("run-1", found))
     assert document["about"]["command"] == "deploy"

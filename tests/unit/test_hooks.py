@@ -1,5 +1,6 @@
 """Programs of the operator around what changes hosts."""
 
+import contextlib
 import io
 import json
 
@@ -56,10 +57,10 @@ def test_what_a_hook_prints_is_not_on_our_standard_output(place, capfd):
     assert (said.out, said.err) == ("", "from the hook\n")
 
 
-def test_a_hook_runs_in_a_program_whose_standard_error_is_no_file(place, capfd, monkeypatch):
+def test_a_hook_runs_in_a_program_whose_standard_error_is_no_file(place, capfd):
     write(place, "pre-deploy", "echo from the hook")
-    monkeypatch.setattr("sys.stderr", io.StringIO())
-    hooks(place).before(DOCUMENT)
+    with contextlib.redirect_stderr(io.StringIO()):
+        hooks(place).before(DOCUMENT)
     assert capfd.readouterr() == ("", "from the hook\n")
 
 

@@ -4,22 +4,24 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from provision.apply import host_run, host_steps
+from provision import testing
+from provision.apply import host_run
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
 from provision.command import Answer, Obtain, Put, Run, run
 from provision.errors import CommandError, HostError, LockedError, NotConvergedError, UnreachableError
 from provision.inventory import Connection, Host, Inventory
 from provision.plan.role_interface import Entry
-from provision.runs import lease, lock
 from provision.runs.context import Context, Stopped
-from provision.runs.lease_keeper import LeaseKeeper
-from provision.ssh import jobs
+from provision.runs.setup import Timings
 from provision.steps.base import BlockedError, Check, Fact, Owned, Step
 from provision.steps.fleet_state import FleetState
+from provision.steps.nginx.upstream import FILE
+from provision.steps.system.file_scan import Content
+from provision.testing import ShellHost
 from tests.shell import sh
 
-from .local import SETTINGS, LocalSession, deployed
+from .local import SETTINGS, deployed
 
 ROLES = frozenset({"docker"})
 
@@ -63,6 +65,34 @@ class Note(Step):
 
 
 @dataclass(frozen=True)
+class Upstream(Step):
+    """The upstream of a balancer, as read: a step that never changes anything.
+
+    Args:
+        text: the text of the upstream.
+    """
+
+    text: str
+    routes = True
+
+    @property
+    def id(self):
+        return "config:upstream"
+
+    def fact(self):
+        return Fact(run("true"), lambda answer: {"files": {FILE: Content(self.text.encode())}})
+
+    def want(self, facts, have):
+        return have
+
+    def commands(self, have, want):
+        return []
+
+    def check(self, live):
+        yield Check("is", 1, 1)
+
+
+@dataclass(frozen=True)
 class Notes(Owned):
     folder: str
 
@@ -77,26 +107,28 @@ class Notes(Owned):
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
+def make(tmp_path):
     """Makes a HostRun for steps of a test, with everything in the test's own folder."""
     (tmp_path / "host").mkdir()
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_steps, "steps", lambda host, inventory: host.variables["entries"])
-    monkeypatch.setattr(host_steps, "owned", lambda: (("docker", Notes(str(tmp_path / "host"))),))
-    events, keeper = [], LeaseKeeper(every=0.0, look=0.05)
+    setup = testing.setup(
+        tmp_path,
+        steps=lambda host, inventory: host.variables["entries"],
+        owned=[("docker", Notes(str(tmp_path / "host")))],
+    )
+    events = []
 
-    def build(*things, session=None, store=None, stop=False, kept=False, roles=ROLES, run_id="run-1", **more):
+    def build(*things, session=None, store=None, stop=False, roles=ROLES, run_id="run-1", timings=None, **more):
         entries = tuple(Entry("docker", thing) for thing in things)
         address, groups = Connection(address="192.0.2.1"), more.pop("groups", ())
         variables = {"entries": entries}
         host = Host(name="h", groups=groups, connection=address, settings=SETTINGS, variables=variables)
         inventory = Inventory(path="", hosts=(host,))
-        renewals = {"keeper": keeper} if kept else {}
-        renewals["long_wait"] = more.pop("long_wait", 60.0)
-        context = Context(run_id, inventory, roles, events.append, store or Store(tmp_path / "store"), **renewals)
+        own = replace(setup, timings=timings or Timings())
+        listen = more.pop("listen", events.append)
+        context = Context(run_id, inventory, roles, listen, store or Store(tmp_path / "store"), setup=own)
         if stop:
             context.stop.set()
-        made = HostRun(host, session or LocalSession(), context, **more)
+        made = HostRun(host, session or ShellHost(setup.paths), context, **more)
         made.read()
         return made
 
@@ -176,9 +208,7 @@ def test_a_failing_command_carries_its_evidence_and_stops_the_host(make):
     assert not list(make.folder.iterdir())
 
 
-def test_a_job_streams_and_its_failure_is_a_failure(make, tmp_path, monkeypatch):
-
-    monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
+def test_a_job_streams_and_its_failure_is_a_failure(make):
     long = sh("echo step one; exit 5", title="long", job=True, progress=lambda line: line.upper())
     with pytest.raises(CommandError) as error:
         deployed(make(note(make, how=(long,))).deploy(ROLES))
@@ -186,7 +216,7 @@ def test_a_job_streams_and_its_failure_is_a_failure(make, tmp_path, monkeypatch)
     assert "STEP ONE" in [event.text for event in make.events if event.kind == "progress"]
 
 
-def test_somebody_elses_lock_is_respected_and_named(make, tmp_path):
+def test_somebody_elses_lock_is_respected_and_named(make):
     other = make(note(make), run_id="run-0")
     other._lock(other.plan(ROLES), ROLES, None)
     with pytest.raises(LockedError, match="run-0"):
@@ -194,39 +224,37 @@ def test_somebody_elses_lock_is_respected_and_named(make, tmp_path):
     assert not list(make.folder.iterdir())
 
 
-def test_a_lock_that_is_waited_for_and_what_the_other_run_did_is_planned_with(make, monkeypatch):
+def test_a_lock_that_is_waited_for_and_what_the_other_run_did_is_planned_with(make):
     other = make(note(make), note(make, "b"), run_id="run-0")
     other._lock(other.plan(ROLES), ROLES, None)
-    host = make(note(make), note(make, "b"))
+
+    def listen(event):
+        make.events.append(event)
+        if "waiting: locked by" in event.text:
+            (make.folder / "a").write_text("wanted")
+            other.finish()
+
+    host = make(note(make), note(make, "b"), listen=listen, timings=Timings(lock_poll=0.0))
     host.context = replace(host.context, lock_wait=60.0)
     planned = host.plan(ROLES)
-
-    def meanwhile(seconds):
-        (make.folder / "a").write_text("wanted")
-        other.finish()
-
-    monkeypatch.setattr(host_run.time, "sleep", meanwhile)
     deployed(host.deploy(ROLES))
     assert [change.step.id for change in planned.changes] == ["note:a", "note:b"]
     assert host.changed == ["note:b"]
     assert any("waiting: locked by" in event.text for event in make.events)
 
 
-def test_a_lock_is_waited_for_as_long_as_is_said_and_no_longer(make, monkeypatch):
+def test_a_lock_is_waited_for_as_long_as_is_said_and_no_longer(make):
     other = make(note(make), run_id="run-0")
     other._lock(other.plan(ROLES), ROLES, None)
-    host = make(note(make))
+    host = make(note(make), timings=Timings(lock_poll=0.1))
     host.context = replace(host.context, lock_wait=0.05)
-    monkeypatch.setattr(lease, "POLL", 0.1)
     with pytest.raises(LockedError, match="run-0"):
         deployed(host.deploy(ROLES))
     assert not list(make.folder.iterdir())
 
 
-def test_an_expired_lock_is_taken_over(make, monkeypatch):
-    monkeypatch.setattr(lock, "LEASE_SECONDS", -1.0)
-    monkeypatch.setattr(lock, "RENEW_SECONDS", -1.0)
-    other = make(note(make), run_id="run-0")
+def test_an_expired_lock_is_taken_over(make):
+    other = make(note(make), run_id="run-0", timings=Timings(lease=-1.0, renewal=-1.0))
     other._lock(other.plan(ROLES), ROLES, None)
     host = make(note(make))
     deployed(host.deploy(ROLES))
@@ -273,7 +301,7 @@ def test_stopping_is_between_steps(make):
 
 @pytest.mark.parametrize("dead", [2, 3, 4])
 def test_a_lost_connection_at_any_exec_is_unreachable_and_a_second_run_converges(make, dead):
-    host = make(note(make), note(make, "b"), session=LocalSession(frozenset({dead})))
+    host = make(note(make), note(make, "b"), session=ShellHost(lost_at=frozenset({dead})))
     with pytest.raises(UnreachableError):
         deployed(host.deploy(ROLES))
     again = make(note(make), note(make, "b"), run_id="run-1")
@@ -284,7 +312,9 @@ def test_a_lost_connection_at_any_exec_is_unreachable_and_a_second_run_converges
 def test_a_connection_that_is_lost_between_two_changes_names_the_step_that_comes_next(make):
     (make.folder / "b").write_text("old")
     turns_out_right = note(make, "b", how=(run("false"),))
-    session = LocalSession(frozenset({4}))  # read; lock and read again; the first change; the read before the second
+    session = ShellHost(
+        lost_at=frozenset({4})
+    )  # read; lock and read again; the first change; the read before the second
     host = make(
         note(
             make,
@@ -327,7 +357,7 @@ def test_a_corrupt_artifact_is_made_again(make, tmp_path):
 
 
 def test_a_first_command_that_fails_is_its_failure_and_no_lost_connection():
-    answers = LocalSession().batch([sh("exit 75", title="x"), run("true")], stop=True)
+    answers = ShellHost().batch([sh("exit 75", title="x"), run("true")], stop=True)
     assert [answer.exit for answer in answers] == [75]
 
 
@@ -342,7 +372,7 @@ def test_a_lock_that_was_lost_in_the_middle_is_said_as_such(make, tmp_path):
 def test_a_file_that_did_not_come_whole_is_not_put_in_place(tmp_path):
     import subprocess
 
-    from provision.ssh.session import RECEIVE
+    from provision.ssh.transport import RECEIVE
 
     words = ["sh", "-c", RECEIVE, "receive", str(tmp_path / "file"), "0644", "", "10"]
     assert subprocess.run(words, input=b"half", check=False).returncode == 1
@@ -418,11 +448,10 @@ def test_what_an_earlier_change_did_to_a_later_step_is_seen(make):
     assert ("ok", "note:b") in [(event.kind, event.step) for event in make.events]
 
 
-def test_the_lock_is_kept_while_a_job_says_nothing(make, monkeypatch, tmp_path):
-    monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
+def test_the_lock_is_kept_while_a_job_says_nothing(make):
     (make.folder / "a").write_text("")
     silent = sh('sleep 0.6; printf wanted >"$1"', str(make.folder / "a"), title="long", job=True)
-    host = make(note(make, how=(silent,)), kept=True)
+    host = make(note(make, how=(silent,)), timings=Timings(renewal=0.0, keeper_look=0.05))
     deployed(host.deploy(ROLES))
     renewals = [text for text in host.session.scripts if b"flock" in text and b"begin 1" not in text]
     assert host.changed == ["note:a"]

@@ -162,16 +162,11 @@ def test_streams_are_waited_for_and_what_is_cut_is_told(
     assert pool.awaited == [["10.0.0.1:3001"]]
 
 
-def test_a_balancer_that_is_lost_while_streams_end_makes_the_gpu_host_no_unreachable_one(
-    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lost(*_: Any) -> Any:
-        raise UnreachableError("lb-0: lost")
-
+def test_a_balancer_lost_during_the_wait_for_streams_makes_no_gpu_host_unreachable(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own = traffic(made, host)
     slot = cordoned(own)
-    monkeypatch.setattr(pool_of(made), "wait_idle", lost)
+    pool_of(made).lost_while_waiting = True
     with pytest.raises(HostError, match="lb-0: lost") as error:
         own.drain(slot)
     assert not isinstance(error.value, UnreachableError)

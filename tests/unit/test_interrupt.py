@@ -36,12 +36,9 @@ class Wishes:
 
 
 @pytest.mark.parametrize("number", interrupt.SIGNALS)
-def test_each_of_these_signals_asks_for_an_end_and_the_second_one_cuts(
-    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(interrupt, "TOGETHER", 0.0)
+def test_each_of_these_signals_asks_for_an_end_and_the_second_one_cuts(number: signal.Signals) -> None:
     before, wishes = signal.getsignal(number), Wishes()
-    with interrupt.at_ctrl_c(wishes):
+    with interrupt.at_ctrl_c(wishes, together=0.0):
         for count in (1, 2):
             signal.raise_signal(number)
             wishes.wait(count)
@@ -49,20 +46,16 @@ def test_each_of_these_signals_asks_for_an_end_and_the_second_one_cuts(
     assert signal.getsignal(number) == before
 
 
-def test_signals_that_programs_send_together_are_one_wish_and_a_key_is_always_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(interrupt, "TOGETHER", 60.0)
-    monkeypatch.setattr(interrupt, "_say_at_once", lambda *_, **__: None)
+def test_signals_that_programs_send_together_are_one_wish_and_a_key_is_always_one() -> None:
     wishes = Wishes()
-    with interrupt.at_ctrl_c(wishes):
+    with interrupt.at_ctrl_c(wishes, together=60.0):
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.raise_signal(number)
         wishes.wait(2)
     assert wishes.seen == [False, True]
 
 
-def test_what_is_ignored_stays_so_and_the_others_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_ignored_stays_so_and_the_others_are_heard() -> None:
     before, wishes = signal.signal(signal.SIGHUP, signal.SIG_IGN), Wishes()
     try:
         with interrupt.at_ctrl_c(wishes):
@@ -90,12 +83,10 @@ def test_what_is_ignored_stays_so_and_the_others_are_heard(monkeypatch: pytest.M
 )
 def test_a_signal_is_answered_before_anything_else_is_done(
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
     hosts: list[str],
     said: str,
 ) -> None:
-    monkeypatch.setattr(interrupt, "AT_ONCE", 30.0)
     heard: list[str] = []
     wishes = Wishes()
 
@@ -103,19 +94,16 @@ def test_a_signal_is_answered_before_anything_else_is_done(
         heard.append(capsys.readouterr().err)
         wishes(now=now)
 
-    with interrupt.at_ctrl_c(stop, lambda: hosts):
+    with interrupt.at_ctrl_c(stop, lambda: hosts, at_once=30.0):
         signal.raise_signal(number)
         wishes.wait(1)
     assert said in heard[0]
     assert heard[0].count("\n") == 1
 
 
-def test_the_second_says_what_is_cut_and_the_third_nothing_more(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(interrupt, "AT_ONCE", 30.0)
+def test_the_second_says_what_is_cut_and_the_third_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
     wishes = Wishes()
-    with interrupt.at_ctrl_c(wishes, lambda: HOSTS):
+    with interrupt.at_ctrl_c(wishes, lambda: HOSTS, at_once=30.0):
         for count in (1, 2, 3):
             signal.raise_signal(signal.SIGINT)
             wishes.wait(count)

@@ -324,20 +324,16 @@ class Recursive(yaml.SafeLoader):
 
 @pytest.mark.parametrize("text", ["[" * 1001, "[" * 52 + "]" * 52, "a:\n  - " + "[{a: " * 600])
 @pytest.mark.parametrize("parser", [getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader, Recursive])
-def test_a_too_deep_document_gets_the_same_message_with_every_parser(
-    parser: type, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("provision.inventory.document._Loader", parser)
+def test_a_too_deep_document_gets_the_same_message_with_every_parser(parser: type, text: str) -> None:
     problems: list[Any] = []
-    assert parse(text, "bomb.yaml", problems) is None
+    assert parse(text, "bomb.yaml", problems, loader=parser) is None
     assert [problem.message for problem in problems] == ["is nested more than 50 levels deep"]
     assert problems[0].line == (2 if "\n" in text else 1)
 
 
-def test_below_our_limit_the_message_of_a_stricter_parser_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provision.inventory.document._Loader", Shallow)
+def test_below_our_limit_the_message_of_a_stricter_parser_is_shown() -> None:
     problems: list[Any] = []
-    assert parse("[" * 30 + "]" * 30, "deep.yaml", problems) is None
+    assert parse("[" * 30 + "]" * 30, "deep.yaml", problems, loader=Shallow) is None
     assert "cannot go that deep" in problems[0].message
 
 
@@ -349,7 +345,9 @@ def test_a_too_large_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_path_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing", tmp_path / "a\0b", tmp_path / ("x" * 5000)):
+    with pytest.raises(InventoryError, match="is a folder without a YAML file"):
+        load(tmp_path, roles=ROLES)
+    for path in (tmp_path / "missing", tmp_path / "a\0b", tmp_path / ("x" * 5000)):
         with pytest.raises(InventoryError, match="cannot be read"):
             load(path, roles=ROLES)
 

@@ -2,17 +2,19 @@
 
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
-from provision.runs import lock
+from provision.runs.lock import HostLock
 from provision.ssh import jobs
 from tests.shell import sh
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "FOLDER", str(tmp_path / "jobs"))
+@pytest.fixture
+def follower(paths):
+    """Makes a follower of a job in the folder of the test."""
+    return lambda run, on_line=print: jobs.Follower(run, on_line, paths.jobs)
 
 
 def follow(follower, chunk=7):
@@ -26,63 +28,58 @@ def job(text, *args):
     return sh(text, *args, title="a job", job=True)
 
 
-def test_a_job_is_followed_to_its_exit_code():
+def test_a_job_is_followed_to_its_exit_code(follower):
     lines = []
-    answer = follow(
-        jobs.Follower(job('for i in 1 2 3; do echo "$1 $i"; done; echo oops >&2; exit 4', "it's"), lines.append)
-    )
+    answer = follow(follower(job('for i in 1 2 3; do echo "$1 $i"; done; echo oops >&2; exit 4', "it's"), lines.append))
     assert answer.exit == 4
     assert lines == ["it's 1", "it's 2", "it's 3", "oops"]
     assert answer.text.splitlines() == lines
 
 
-def test_a_job_goes_on_when_nobody_follows_and_is_found_again(tmp_path):
+def test_a_job_goes_on_when_nobody_follows_and_is_found_again(tmp_path, follower):
     run = job('sleep 1.5; echo "$1" >>"$2"; echo ended', "once", str(tmp_path / "count"))
     cut = subprocess.Popen(["sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
-    cut.stdin.write(jobs.Follower(run, print).script())
+    cut.stdin.write(follower(run, print).script())
     cut.stdin.close()
     time.sleep(0.7)
     cut.kill()
     lines = []
-    assert follow(jobs.Follower(run, lines.append)).exit == 0
+    assert follow(follower(run, lines.append)).exit == 0
     assert lines == ["ended"]
     assert (tmp_path / "count").read_text() == "once\n"
 
 
-def test_a_job_that_ended_while_nobody_was_connected_is_not_run_again(tmp_path):
+def test_a_job_that_ended_while_nobody_was_connected_is_not_run_again(tmp_path, follower):
     run = job('echo "$1" >>"$2"; echo ended', "once", str(tmp_path / "count"))
     lines = []
-    follower = jobs.Follower(run, lines.append)
-    subprocess.run(
-        ["sh", "-s"], input=follower.script(), capture_output=True, check=False, timeout=60
-    )  # all of it lost
-    assert follow(follower).exit == 0
+    first = follower(run, lines.append)
+    subprocess.run(["sh", "-s"], input=first.script(), capture_output=True, check=False, timeout=60)  # all of it lost
+    assert follow(first).exit == 0
     assert (lines, (tmp_path / "count").read_text()) == (["ended"], "once\n")
 
 
-def test_an_equal_job_that_ended_before_is_not_taken_for_this_one(tmp_path):
+def test_an_equal_job_that_ended_before_is_not_taken_for_this_one(tmp_path, follower):
     run = job('echo "$1" >>"$2"', "again", str(tmp_path / "count"))
-    follow(jobs.Follower(run, print))
-    follow(jobs.Follower(run, print))
+    follow(follower(run, print))
+    follow(follower(run, print))
     assert (tmp_path / "count").read_text() == "again\nagain\n"
 
 
-def test_giving_the_lock_back_forgets_jobs_that_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path))
-    follow(jobs.Follower(job("echo hello"), print))
+def test_giving_the_lock_back_forgets_jobs_that_ended(follower, paths):
+    follow(follower(job("echo hello")))
+    lock = HostLock(paths)
     for command in (lock.acquire("run-1"), lock.release("run-1")):
         subprocess.run(command.words, input=command.stdin, check=True, timeout=60)
-    assert list((tmp_path / "jobs").iterdir()) == []
+    assert list(Path(paths.jobs).iterdir()) == []
 
 
 def test_the_same_command_is_the_same_job_and_another_is_not():
-    assert jobs.folder(job("true", "a")) == jobs.folder(job("true", "a"))
-    assert jobs.folder(job("true", "a")) != jobs.folder(job("true", "b"))
+    assert jobs.folder(job("true", "a"), "/jobs") == jobs.folder(job("true", "a"), "/jobs")
+    assert jobs.folder(job("true", "a"), "/jobs") != jobs.folder(job("true", "b"), "/jobs")
 
 
-def test_a_log_that_broke_off_is_no_answer():
-    follower = jobs.Follower(job("true"), print)
-    script = follower.script()
-    assert b"begin" in script
-    follower.feed(b"\nhalf of something")
-    assert follower.answer() is None
+def test_a_log_that_broke_off_is_no_answer(follower):
+    broken = follower(job("true"))
+    assert b"begin" in broken.script()
+    broken.feed(b"\nhalf of something")
+    assert broken.answer() is None

@@ -13,50 +13,75 @@ import pytest
 from provision.command import run
 from provision.errors import CommandError, UnreachableError
 from provision.plan.planner import Change
-from provision.runs import history, journal, lock
+from provision.runs import history, journal
 from provision.steps.system.file_scan import Content
+from provision.testing import ShellHost
 from tests.shell import sh
 
 from . import test_host_run
-from .local import LocalSession, deployed
+from .local import deployed
 from .test_host_run import ROLES, Note, note
 
 make = test_host_run.make  # a fixture
 
 
-def records(run_id="run-1"):
-    return [json.loads(line) for line in (Path(journal.FOLDER) / f"{run_id}.jsonl").read_text().splitlines()]
+class Journals:
+    """The journals of one host.
+
+    Args:
+        paths: the folders of runs on the host.
+    """
+
+    def __init__(self, paths):
+        self.paths = paths
+        self.folder, self.store = Path(paths.journal), Path(paths.store)
+
+    def records(self, run_id="run-1"):
+        return [json.loads(line) for line in (self.folder / f"{run_id}.jsonl").read_text().splitlines()]
+
+    def kinds(self, run_id="run-1"):
+        return [(record["record"], record.get("step", "")) for record in self.records(run_id)]
+
+    def story(self, run_id="run-1", **how):
+        [answer] = ShellHost().batch([history.read(run_id, self.paths, **how)], stop=False)
+        return history.story(run_id, answer)
+
+    def entries(self, most=20):
+        [answer] = ShellHost().batch([history.listed(most, self.paths)], stop=False)
+        return history.entries(answer)
+
+    def of(self, run_id, command="deploy", **more):
+        return journal.Journal(run_id, command, self.paths, **more)
+
+    def wrote(self, run_id, command="deploy", size=10, **more):
+        """Write one change of a run, with so many bytes to keep."""
+        written = self.of(run_id, command, **more)
+        before = {"text": f"{run_id} {'x' * size}"}
+        change = Change("docker", Note("/a"), "change", "differs", before, {"text": "wanted"})
+        answers = ShellHost().batch([written.before(change), written.done("note:a"), written.end()], stop=False)
+        assert [answer.exit for answer in answers] == [0, 0, 0], answers
 
 
-def kinds(run_id="run-1"):
-    return [(record["record"], record.get("step", "")) for record in records(run_id)]
+@pytest.fixture
+def journals(paths):
+    return Journals(paths)
 
 
-def story(run_id="run-1", **how):
-    [answer] = LocalSession().batch([history.read(run_id, **how)], stop=False)
-    return history.story(run_id, answer)
-
-
-def entries(most=20):
-    [answer] = LocalSession().batch([history.listed(most)], stop=False)
-    return history.entries(answer)
-
-
-def test_a_run_that_changes_nothing_writes_nothing(make):
+def test_a_run_that_changes_nothing_writes_nothing(make, journals):
     (make.folder / "a").write_text("wanted")
     host = make(note(make))
     deployed(host.deploy(ROLES))
     host.finish()
-    assert not Path(journal.FOLDER).exists()
-    assert entries() == []
-    assert story() is None
+    assert not journals.folder.exists()
+    assert journals.entries() == []
+    assert journals.story() is None
 
 
-def test_each_change_is_written_before_and_after_it_and_root_alone_may_read_it(make):
+def test_each_change_is_written_before_and_after_it_and_root_alone_may_read_it(make, journals):
     (make.folder / "b").write_text("before")
     host = make(note(make), note(make, "b"))
     deployed(host.deploy(ROLES))
-    assert kinds() == [
+    assert journals.kinds() == [
         ("begin", ""),
         ("change", "note:a"),
         ("done", "note:a"),
@@ -64,14 +89,14 @@ def test_each_change_is_written_before_and_after_it_and_root_alone_may_read_it(m
         ("done", "note:b"),
         ("end", ""),
     ]
-    begin, end = records()[0], records()[-1]
+    begin, end = journals.records()[0], journals.records()[-1]
     assert (begin["run"], begin["command"], end["result"], end["changes"]) == ("run-1", "deploy", "changed", 2)
     assert begin["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     modes = {
-        path.name: path.stat().st_mode & 0o777 for place in (journal.FOLDER, journal.STORE) for path in tree(place)
+        path.name: path.stat().st_mode & 0o777 for place in (journals.folder, journals.store) for path in tree(place)
     }
     assert set(modes.values()) == {0o700, 0o600}
-    assert [(one.step, one.have, one.want, one.result) for one in story().made] == [
+    assert [(one.step, one.have, one.want, one.result) for one in journals.story().made] == [
         ("note:a", None, {"text": "wanted"}, "done"),
         ("note:b", {"text": "before"}, {"text": "wanted"}, "done"),
     ]
@@ -81,15 +106,15 @@ def tree(place):
     return [Path(place), *Path(place).iterdir()]
 
 
-def test_what_failed_is_written_with_its_exit_code(make):
+def test_what_failed_is_written_with_its_exit_code(make, journals):
     host = make(note(make, how=(sh("exit 7", title="break"),)), note(make, "b"))
     with pytest.raises(CommandError) as error:
         deployed(host.deploy(ROLES))
     host.finish("failed", error.value)
-    assert kinds() == [("begin", ""), ("change", "note:a"), ("failed", "note:a"), ("end", "")]
-    [made] = story().made
+    assert journals.kinds() == [("begin", ""), ("change", "note:a"), ("failed", "note:a"), ("end", "")]
+    [made] = journals.story().made
     assert (made.result, made.exit, "break exited 7" in made.why) == ("failed", 7, True)
-    [entry] = entries()
+    [entry] = journals.entries()
     assert (entry.result, entry.step, entry.changes) == ("failed", "note:a", 1)
 
 
@@ -109,9 +134,8 @@ def audited(tmp_path, monkeypatch):
     return ran
 
 
-def test_the_hosts_own_log_is_told_when_a_run_begins_to_change_it_and_when_it_ends(audited, monkeypatch):
-    monkeypatch.setattr(lock, "who", lambda: "alice@desk")
-    written = journal.Journal("run-1", "deploy")
+def test_the_hosts_own_log_is_told_when_a_run_begins_to_change_it_and_when_it_ends(audited, journals):
+    written = journals.of("run-1", who="alice@desk")
     first, second = (Change("docker", Note(path), "add", "not there", None, {"text": path}) for path in ("/a", "/b"))
     begun = "-t provision -p user.notice -- run run-1 by alice@desk: deploy, begins"
     assert audited(written.before(first)) == [begun], "it may be killed before its end"
@@ -120,34 +144,34 @@ def test_the_hosts_own_log_is_told_when_a_run_begins_to_change_it_and_when_it_en
     assert audited(written.end()) == [begun, begun.replace("begins", "2 steps, changed")]
 
 
-def test_what_the_hosts_own_log_is_told_of_a_long_command_is_short(audited):
-    written = journal.Journal("run-1", f"drain {' '.join(f'gpu-{number:03}' for number in range(200))}")
+def test_what_the_hosts_own_log_is_told_of_a_long_command_is_short(audited, journals):
+    written = journals.of("run-1", f"drain {' '.join(f'gpu-{number:03}' for number in range(200))}")
     [line] = audited(written.before(Change("balancer", Note("/a"), "add", "not there", None, {"text": "x"})))
     assert "drain gpu-000 gpu-001" in line
     assert len(line) < 400
 
 
-def test_a_run_that_was_killed_in_a_step_is_unfinished_and_says_in_which(make):
-    class Dying(LocalSession):
+def test_a_run_that_was_killed_in_a_step_is_unfinished_and_says_in_which(make, journals):
+    class Dying(ShellHost):
         """The connection ends with the step's first command."""
 
-        def _exec(self, text, limit_s, on_data=None, **how):
+        def exec(self, text, limit_s, on_data=None, **how):
             if b"kill-me" in text:
                 cut = text[: text.index(b"begin 2")]  # the journal is written; the step's own command is not run
                 subprocess.run(["sh", "-s"], input=cut + b"\n}\nmain </dev/null\n", check=False, capture_output=True)
                 raise UnreachableError("the connection was lost")
-            return super()._exec(text, limit_s, on_data, **how)
+            return super().exec(text, limit_s, on_data, **how)
 
     host = make(note(make, how=(run("echo", "kill-me"),)), session=Dying())
     with pytest.raises(UnreachableError):
         deployed(host.deploy(ROLES))
-    assert kinds() == [("begin", ""), ("change", "note:a")]
-    [entry] = entries()
+    assert journals.kinds() == [("begin", ""), ("change", "note:a")]
+    [entry] = journals.entries()
     assert (entry.result, entry.step) == ("unfinished", "note:a")
-    assert story().made[0].result == "unfinished"
+    assert journals.story().made[0].result == "unfinished"
 
 
-def test_the_bytes_that_rollback_needs_are_kept_by_their_hash_and_only_shown_on_demand(make):
+def test_the_bytes_that_rollback_needs_are_kept_by_their_hash_and_only_shown_on_demand(make, journals):
     class Read(type(note(make))):
         def fact(self):
             found = super().fact()
@@ -164,15 +188,15 @@ def test_the_bytes_that_rollback_needs_are_kept_by_their_hash_and_only_shown_on_
 
     (make.folder / "a").write_text("before")
     deployed(make(Read(str(make.folder / "a"))).deploy(ROLES))
-    assert (Path(journal.STORE) / Content(b"before")).read_bytes() == b"before"
-    assert not (Path(journal.STORE) / Content(b"wanted")).exists(), "what is there now is kept when it is replaced"
-    assert story().made[0].have == {"sha256": Content(b"before")}
-    assert not isinstance(story().made[0].have["sha256"], Content)
-    assert story(with_bytes=True).made[0].have["sha256"].data == b"before"
+    assert (journals.store / Content(b"before")).read_bytes() == b"before"
+    assert not (journals.store / Content(b"wanted")).exists(), "what is there now is kept when it is replaced"
+    assert journals.story().made[0].have == {"sha256": Content(b"before")}
+    assert not isinstance(journals.story().made[0].have["sha256"], Content)
+    assert journals.story(with_bytes=True).made[0].have["sha256"].data == b"before"
 
 
-def test_a_step_that_a_run_changes_again_keeps_only_what_was_there_before_the_run():
-    written = journal.Journal("run-1", "deploy")
+def test_a_step_that_a_run_changes_again_keeps_only_what_was_there_before_the_run(journals):
+    written = journals.of("run-1", "deploy")
     first, second = (
         written.before(Change("docker", Note("/a"), "change", "differs", {"sha256": Content(text)}, {"sha256": "x"}))
         for text in (b"before", b"between")
@@ -181,63 +205,54 @@ def test_a_step_that_a_run_changes_again_keeps_only_what_was_there_before_the_ru
     assert str(Content(b"between")).encode() + b" " not in second.stdin
 
 
-def test_journals_are_bounded_in_number_and_with_them_what_they_keep(make, monkeypatch):
-    monkeypatch.setattr(journal, "RUNS", 3)
+def test_journals_are_bounded_in_number_and_with_them_what_they_keep(make, journals):
     for number in range(5):
         (make.folder / "a").write_text(f"before {number}")
-        deployed(make(note(make), run_id=f"run-{number}").deploy(ROLES))
-    assert [entry.run for entry in entries()] == ["run-4", "run-3", "run-2"]
-    kept = {path.read_bytes() for path in Path(journal.STORE).iterdir()}
+        host = make(note(make), run_id=f"run-{number}")
+        host.context.journal("h").keep = 3
+        deployed(host.deploy(ROLES))
+    assert [entry.run for entry in journals.entries()] == ["run-4", "run-3", "run-2"]
+    kept = {path.read_bytes() for path in journals.store.iterdir()}
     assert kept == {b'{"text": "wanted"}', *(b'{"text": "before %d"}' % number for number in (2, 3, 4))}
 
 
 @pytest.mark.parametrize("years", [-1, 1])
-def test_a_clock_that_is_wrong_deletes_no_journal(years):
+def test_a_clock_that_is_wrong_deletes_no_journal(years, journals):
     """By a clock that is ahead, every other journal is old. By one that is behind, the next right one says the same."""
     for number in range(3):
-        wrote(f"run-{number}")
-    for path in (*Path(journal.FOLDER).iterdir(), *Path(journal.STORE).iterdir()):
+        journals.wrote(f"run-{number}")
+    for path in (*journals.folder.iterdir(), *journals.store.iterdir()):
         then = path.stat().st_mtime - years * 365 * 86400
         os.utime(path, (then, then))
-    wrote("run-3")
-    assert [entry.run for entry in entries()] == ["run-3", "run-2", "run-1", "run-0"]
-    assert all(story(f"run-{number}").made[0].known for number in range(4))
+    journals.wrote("run-3")
+    assert [entry.run for entry in journals.entries()] == ["run-3", "run-2", "run-1", "run-0"]
+    assert all(journals.story(f"run-{number}").made[0].known for number in range(4))
 
 
-def test_what_a_writer_that_died_left_behind_goes_whatever_its_age():
-    wrote("run-1")
-    left = Path(journal.STORE) / ".new.0123456789"
+def test_what_a_writer_that_died_left_behind_goes_whatever_its_age(journals):
+    journals.wrote("run-1")
+    left = journals.store / ".new.0123456789"
     left.write_text("half")
-    wrote("run-2")
+    journals.wrote("run-2")
     assert not left.exists()
 
 
-def wrote(run_id, command="deploy", size=10):
-    """One change of a run, of which so many bytes are kept."""
-    written = journal.Journal(run_id, command)
-    before = {"text": f"{run_id} {'x' * size}"}
-    change = Change("docker", Note("/a"), "change", "differs", before, {"text": "wanted"})
-    answers = LocalSession().batch([written.before(change), written.done("note:a"), written.end()], stop=False)
-    assert [answer.exit for answer in answers] == [0, 0, 0], answers
-
-
-def test_drains_push_no_other_run_out_nor_are_they_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(journal, "RUNS", 2)
+def test_drains_push_no_other_run_out_nor_are_they_kept_for_ever(journals):
     for number in range(3):
-        wrote(f"run-0{number}")
+        journals.wrote(f"run-0{number}", keep=2)
     for number in range(10, 15):
-        wrote(f"run-{number}", "drain gpu-01" if number % 2 else "undrain gpu-01")
-    assert [entry.run for entry in entries()] == ["run-14", "run-13", "run-02", "run-01"]
-    assert story("run-02").made[0].known
-    wrote("run-20", 'rollback "drain"')
-    assert [entry.run for entry in entries()] == ["run-20", "run-14", "run-13", "run-02"]
+        journals.wrote(f"run-{number}", "drain gpu-01" if number % 2 else "undrain gpu-01", keep=2)
+    assert [entry.run for entry in journals.entries()] == ["run-14", "run-13", "run-02", "run-01"]
+    assert journals.story("run-02").made[0].known
+    journals.wrote("run-20", 'rollback "drain"', keep=2)
+    assert [entry.run for entry in journals.entries()] == ["run-20", "run-14", "run-13", "run-02"]
 
 
-def test_runs_are_kept_whatever_the_size_of_the_files_that_they_replaced():
+def test_runs_are_kept_whatever_the_size_of_the_files_that_they_replaced(journals):
     for number in range(8):
-        wrote(f"run-{number}", size=1_000_000)
-    assert [entry.run for entry in entries()] == [f"run-{number}" for number in reversed(range(8))]
-    assert all(story(f"run-{number}").made[0].known for number in range(8))
+        journals.wrote(f"run-{number}", size=1_000_000)
+    assert [entry.run for entry in journals.entries()] == [f"run-{number}" for number in reversed(range(8))]
+    assert all(journals.story(f"run-{number}").made[0].known for number in range(8))
 
 
 @pytest.mark.parametrize(
@@ -248,69 +263,69 @@ def test_runs_are_kept_whatever_the_size_of_the_files_that_they_replaced():
         ("drain", ("gpu-01/ollama1", "gpu 02"), "drain gpu-01/ollama1 'gpu 02'"),
     ],
 )
-def test_a_journal_says_the_kind_of_its_run_in_the_text_of_its_command(make, kind, words, command):
+def test_a_journal_says_the_kind_of_its_run_in_the_text_of_its_command(make, kind, words, command, journals):
     context = dataclasses.replace(make(note(make)).context, kind=kind, words=words, journals={})
     assert context.command == context.journal("h").command == command
-    wrote("run-1", command)
-    assert [(entry.kind, entry.command) for entry in entries()] == [(kind, command)]
+    journals.wrote("run-1", command)
+    assert [(entry.kind, entry.command) for entry in journals.entries()] == [(kind, command)]
 
 
-def test_a_run_that_goes_on_after_newer_ones_does_not_push_itself_out(monkeypatch):
-    monkeypatch.setattr(journal, "RUNS", 1)
-    wrote("run-2")
-    wrote("run-1")
-    assert [entry.run for entry in entries()] == ["run-2", "run-1"]
+def test_a_run_that_goes_on_after_newer_ones_does_not_push_itself_out(journals):
+    journals.wrote("run-2", keep=1)
+    journals.wrote("run-1", keep=1)
+    assert [entry.run for entry in journals.entries()] == ["run-2", "run-1"]
 
 
-def test_what_a_kept_state_names_is_kept_with_it(make, monkeypatch):
-    monkeypatch.setattr(journal, "RUNS", 1)
+def test_what_a_kept_state_names_is_kept_with_it(make, journals):
     named = "a" * 64
     for number in range(2):
         (make.folder / "a").write_text(named)
-        Path(journal.STORE).mkdir(exist_ok=True)
-        (Path(journal.STORE) / named).write_text("bytes")
-        (Path(journal.STORE) / ("b" * 64)).write_text("nobody's")
-        deployed(make(note(make), run_id=f"run-{number}").deploy(ROLES))
-    assert (Path(journal.STORE) / named).exists()
-    assert not (Path(journal.STORE) / ("b" * 64)).exists()
+        journals.store.mkdir(parents=True, exist_ok=True)
+        (journals.store / named).write_text("bytes")
+        (journals.store / ("b" * 64)).write_text("nobody's")
+        host = make(note(make), run_id=f"run-{number}")
+        host.context.journal("h").keep = 1
+        deployed(host.deploy(ROLES))
+    assert (journals.store / named).exists()
+    assert not (journals.store / ("b" * 64)).exists()
 
 
-def test_half_a_line_takes_no_other_with_it_and_what_is_no_record_is_left_out(make):
+def test_half_a_line_takes_no_other_with_it_and_what_is_no_record_is_left_out(make, journals):
     deployed(make(note(make)).deploy(ROLES))
-    path = Path(journal.FOLDER) / "run-1.jsonl"
+    path = journals.folder / "run-1.jsonl"
     with path.open("a") as file:
         file.write('[1]\n"x"\n{"record": 3}\n\x1b[2J\n{"record": "change", "step": ["x"], "have": {}}\n{"at": 1, "rec')
     (make.folder / "a").write_text("by hand")
     deployed(make(note(make)).deploy(ROLES))
-    assert [one.step for one in story().made] == ["note:a", "", "note:a"]
-    assert [one.known for one in story().made] == [True, False, True]
-    assert entries()[0].result == "changed"
+    assert [one.step for one in journals.story().made] == ["note:a", "", "note:a"]
+    assert [one.known for one in journals.story().made] == [True, False, True]
+    assert journals.entries()[0].result == "changed"
 
 
-def test_what_is_kept_and_is_not_what_its_name_says_is_not_believed(make):
+def test_what_is_kept_and_is_not_what_its_name_says_is_not_believed(make, journals):
     (make.folder / "a").write_text("before")
     deployed(make(note(make)).deploy(ROLES))
-    for path in Path(journal.STORE).iterdir():
+    for path in journals.store.iterdir():
         path.write_text('{"text": "of somebody else"}')
-    [made] = story().made
+    [made] = journals.story().made
     assert (made.known, made.have, made.want) == (False, None, None)
 
 
-def test_a_run_that_goes_on_under_its_own_id_is_one_journal(make):
+def test_a_run_that_goes_on_under_its_own_id_is_one_journal(make, journals):
     host = make(note(make), note(make, "b", how=(sh("exit 1", title="break"),)))
     with pytest.raises(CommandError) as error:
         deployed(host.deploy(ROLES))
     host.finish("failed", error.value)
     deployed(make(note(make), note(make, "b")).deploy(ROLES))
-    assert [entry.result for entry in entries()] == ["changed"]
-    assert [(one.step, one.result) for one in story().made] == [
+    assert [entry.result for entry in journals.entries()] == ["changed"]
+    assert [(one.step, one.result) for one in journals.story().made] == [
         ("note:a", "done"),
         ("note:b", "failed"),
         ("note:b", "done"),
     ]
 
 
-def test_two_connections_to_one_host_write_one_journal_and_the_worst_result_stays(make):
+def test_two_connections_to_one_host_write_one_journal_and_the_worst_result_stays(make, journals):
     own = make(note(make, how=(sh("exit 7", title="break"),)))
     other = make(note(make, "b"))
     other.context.journals["h"] = own.context.journal("h")
@@ -320,16 +335,16 @@ def test_two_connections_to_one_host_write_one_journal_and_the_worst_result_stay
     own.finish("failed", error.value)
     deployed(other.deploy(ROLES))
     other.finish()
-    assert [kind for kind, _ in kinds()].count("begin") == 1
-    assert [(entry.result, entry.step, entry.changes) for entry in entries()] == [("failed", "note:a", 2)]
+    assert [kind for kind, _ in journals.kinds()].count("begin") == 1
+    assert [(entry.result, entry.step, entry.changes) for entry in journals.entries()] == [("failed", "note:a", 2)]
 
 
-def test_one_writes_at_a_time_so_that_none_sweeps_away_what_another_is_about_to_name():
-    folder = Path(journal.FOLDER)
+def test_one_writes_at_a_time_so_that_none_sweeps_away_what_another_is_about_to_name(journals):
+    folder = journals.folder
     folder.mkdir(parents=True)
     change = Change("docker", Note("/nowhere/a"), "add", "", None, {"text": "wanted"}, ())
-    write = journal.Journal("run-1", "deploy").before(change)
-    writer = threading.Thread(target=lambda: LocalSession().batch([write], stop=False))
+    write = journals.of("run-1", "deploy").before(change)
+    writer = threading.Thread(target=lambda: ShellHost().batch([write], stop=False))
     with (folder / ".guard").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         writer.start()
@@ -337,4 +352,4 @@ def test_one_writes_at_a_time_so_that_none_sweeps_away_what_another_is_about_to_
         assert writer.is_alive()
         assert not list(folder.glob("*.jsonl"))
     writer.join(10)
-    assert kinds() == [("begin", ""), ("change", "note:a")]
+    assert journals.kinds() == [("begin", ""), ("change", "note:a")]

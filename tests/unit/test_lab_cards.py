@@ -31,8 +31,7 @@ def smi(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "USAGE", tmp_path / "usage")
 
     def run(*words):
-        monkeypatch.setattr(module.sys, "argv", ["nvidia-smi", *words])
-        code = module.main()
+        code = module.main([*words])
         return code, capsys.readouterr().out
 
     run.home = tmp_path

@@ -91,12 +91,10 @@ def test_a_half_written_list_of_v1_is_completed(tmp_path):
     assert written == [("devices.allow", rule) for rule in devices.rules()[2:]]
 
 
-def test_a_program_is_attached_once(tmp_path, monkeypatch):
+def test_a_program_is_attached_once(tmp_path):
     attached = []
-    monkeypatch.setattr(bpf, "attached", lambda group: attached)
-    monkeypatch.setattr(bpf, "attach", lambda group, program: attached.append(program))
-    devices.confine(tmp_path)
-    devices.confine(tmp_path)
+    for _ in range(2):
+        devices.confine(tmp_path, lambda group: attached, lambda group, program: attached.append(program))
     assert attached == [devices.program()]
 
 
@@ -104,10 +102,9 @@ def refuse(*_):
     raise PermissionError(errno.EPERM, "bpf(2): Operation not permitted")
 
 
-def test_a_kernel_that_refuses_the_program_is_reported_with_advice(tmp_path, monkeypatch):
-    monkeypatch.setattr(bpf, "_bpf", refuse)
+def test_a_kernel_that_refuses_the_program_is_reported_with_advice(tmp_path):
     with pytest.raises(LabError, match=r"Operation not permitted.*read the disk of this machine") as caught:
-        devices.confine(tmp_path)
+        devices.confine(tmp_path, refuse, refuse)
     assert "CONFIG_CGROUP_BPF" in caught.value.hint
     assert "CAP_BPF" in caught.value.hint
 
@@ -137,12 +134,11 @@ def hierarchies(tmp_path, monkeypatch):
         ({"unified": "cgroup.controllers"}, "unified"),
     ],
 )
-def test_one_hierarchy_keeps_the_list_above_every_host(hierarchies, monkeypatch, files, guard):
+def test_one_hierarchy_keeps_the_list_above_every_host(hierarchies, files, guard):
     for name, file in files.items():
         (hierarchies[name] / file).touch()
     confined = []
-    monkeypatch.setattr(devices, "confine", lambda group: confined.append((group, list(group.iterdir()))))
-    made = cgroups.make("a", "gpu-01")
+    made = cgroups.make("a", "gpu-01", lambda group: confined.append((group, list(group.iterdir()))))
     assert made == [path / "provision-lab/a/gpu-01" for path in hierarchies.values()]
     assert confined == [(hierarchies[guard] / "provision-lab/a", [])]
 

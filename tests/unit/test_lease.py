@@ -10,8 +10,8 @@ from provision.errors import HostError, LockedError, UnreachableError
 from provision.runs import lock
 from provision.runs.lease import Lease, take_away
 from provision.runs.lease_keeper import LeaseKeeper
-
-from .local import LocalSession
+from provision.runs.lock import HostLock
+from provision.testing import ShellHost
 
 GIVEN = Answer(0, b"", b"")
 THEIRS = Answer(lock.EXIT_HELD, b"", b"run-0 999 1 2 no alice@desk\n\n")
@@ -235,12 +235,11 @@ def test_a_lock_that_another_run_took_meanwhile_is_not_taken_over():
         waited(host, 0, over={"run-0"})
 
 
-def test_a_lock_is_taken_away_by_force_or_when_its_run_is_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    session = LocalSession()
+def test_a_lock_is_taken_away_by_force_or_when_its_run_is_over(paths):
+    session, lock = ShellHost(), HostLock(paths)
     for over, force in (({"run-0"}, False), ({}, True)):
         lock.checked(session.batch([lock.acquire("run-0")], stop=False)[0])
         with pytest.raises(LockedError, match="run-0"):
-            take_away(session, {"run-2"}.__contains__, force=False)
-        assert take_away(session, over.__contains__, force=force).run == "run-0"
-        assert take_away(session, over.__contains__, force=force) is None
+            take_away(session, lock, {"run-2"}.__contains__, force=False)
+        assert take_away(session, lock, over.__contains__, force=force).run == "run-0"
+        assert take_away(session, lock, over.__contains__, force=force) is None

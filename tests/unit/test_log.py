@@ -16,9 +16,9 @@ from provision.inventory import Connection, Host
 from provision.report import lock as report_lock
 from provision.runs import lock
 from provision.runs import log as runs
+from provision.runs.lock import HostLock
 from provision.runs.log import Log, Logs
-
-from .local import LocalSession
+from provision.testing import ShellHost
 
 RUN, OTHER = "20261122T081140Z-585d", "20261122T091140Z-0001"
 REQUEST = Request("inventory.yaml")
@@ -51,7 +51,7 @@ def test_a_log_is_there_again_and_only_for_its_owner(logs):
     assert len(list(logs.folder.iterdir())) == 1
 
 
-def test_a_run_is_dead_when_its_process_is_gone_without_a_result(logs, monkeypatch):
+def test_a_run_is_dead_when_its_process_is_gone_without_a_result(logs):
     assert not log().is_dead, "it is this process"
     assert log(pid=gone()).is_dead
     assert log(started="1").is_dead, "the same number, another process"
@@ -148,8 +148,8 @@ def test_history_and_plan_name_the_run_that_died_here(logs, tmp_path, capsys, wo
         assert (f"provision deploy --resume {RUN}" in said) == known
 
 
-def test_logs_are_bounded_and_what_is_no_log_is_none(logs, monkeypatch):
-    monkeypatch.setattr(runs, "RUNS", 3)
+def test_logs_are_bounded_and_what_is_no_log_is_none():
+    logs = Logs(runs.default_folder(), keep=3)
     for minute in range(10, 16):
         logs.write(log(run=f"20261122T08{minute}00Z-0000", exit=0))
     assert len(list(logs.folder.iterdir())) == 3
@@ -159,11 +159,11 @@ def test_logs_are_bounded_and_what_is_no_log_is_none(logs, monkeypatch):
         assert logs.over(RUN) is None
 
 
-def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(paths):
+    lock = HostLock(paths)
 
     def ran(command):
-        return LocalSession().batch([command], stop=False)[0]
+        return ShellHost().batch([command], stop=False)[0]
 
     lock.checked(ran(lock.acquire(RUN)))
     with pytest.raises(LockedError):
@@ -174,9 +174,8 @@ def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(tmp_path, m
     lock.checked(ran(lock.acquire(OTHER, 0, RUN)))
     assert lock.holder_of(ran(lock.status())).run == OTHER
     # Somebody else has resumed it, which the log here does not know.
-    with monkeypatch.context() as another:
-        another.setattr(lock, "who", lambda: "somebody@another")
-        lock.checked(ran(lock.acquire(OTHER)))
+    somebody = HostLock(paths, "somebody@another")
+    somebody.checked(ran(somebody.acquire(OTHER)))
     with pytest.raises(LockedError, match="somebody@another"):
         lock.checked(ran(lock.acquire(RUN, 0, OTHER)))
     lock.holder_of(ran(lock.take_away(force=True)))

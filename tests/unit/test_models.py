@@ -40,6 +40,7 @@ esac
 BLOB = b"weights"
 NAME = f"sha256-{hashlib.sha256(BLOB).hexdigest()}"
 MANIFEST = json.dumps({"config": {}, "layers": [{"digest": NAME.replace("-", ":"), "size": len(BLOB)}]})
+STREAM = [{"response": "yes", "done": False}, {"response": "", "done": True}]
 SUCCESS = [{"status": "pulling manifest"}, {"status": "writing manifest"}, {"status": "success"}]
 
 
@@ -56,6 +57,10 @@ class Server:
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         self.damaged = 0
         self.loaded: list[dict[str, Any]] = []
+        self.names: list[str] | None = None
+        """The models that the server lists; it generates with these alone. None for any model, and no list."""
+        self.lists = True
+        """Whether the server lists its models at all."""
         handler = type("Handler", (_Handler,), {"server_": self})
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
@@ -78,11 +83,21 @@ class _Handler(BaseHTTPRequestHandler):
     server_: Server
 
     def do_GET(self) -> None:
-        self._say(200, [{"models": self.server_.loaded}] if self.path == "/api/ps" else [{"version": "0"}])
+        names = self.server_.names
+        if self.path == "/api/tags" and not self.server_.lists:
+            self._say(500, [{}])
+        elif self.path == "/api/tags" and names is not None:
+            entries = [{"name": name, "model": name, "details": {"parent_model": ""}} for name in names]
+            self._say(200, [{"models": entries}])
+        else:
+            self._say(200, [{"models": self.server_.loaded}] if self.path == "/api/ps" else [{"version": "0"}])
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server_.asked.append((self.command, self.path, body))
+        if self.server_.names is not None:
+            there = body.get("model") in self.server_.names
+            self.server_.answers = [(200, STREAM) if there else (404, [{"error": "model not found"}])]
         status, frames = self.server_.answers.pop(0) if self.server_.answers else (200, SUCCESS)
         if frames == SUCCESS:
             self.server_.write()

@@ -15,7 +15,7 @@ from provision.runs.context import Context
 from provision.ssh import script
 from provision.steps.facts import HostFacts
 from provision.steps.system.systemd import Service
-from tests.unit.local import LocalSession
+from provision.testing import ShellHost
 from tests.unit.test_golden import facts
 
 INVENTORY = Path(__file__).parent / "golden" / "one-machine.yaml"
@@ -23,7 +23,7 @@ BALANCER = frozenset({"balancer"})
 DOCKER = re.compile(rb"\b(docker (ps|inspect|image|volume|info|exec)|runc|nvidia-smi)\b")
 
 
-class Silent(LocalSession):
+class Silent(ShellHost):
     """A host that answers every command with nothing, and keeps what it was asked."""
 
     def __init__(self) -> None:

@@ -9,35 +9,16 @@ from provision.runs.context import Context
 from provision.runs.journal import Kind
 from provision.steps.ollama import readiness
 from tests.unit.fake_roll import FakeSession, gpu, roll, traffic
-from tests.unit.test_models import Server, _Handler, run, server
+from tests.unit.test_models import Server, run, server
 
 __all__ = ["server"]
-STREAM = [{"response": "yes", "done": False}, {"response": "", "done": True}]
 
 
 @pytest.fixture
-def listed(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that `/api/tags` lists; the server generates with no other model."""
-    names: list[str] = []
-
-    def tags(self: Any) -> None:
-        if self.path == "/api/tags":
-            entries = [{"name": name, "model": name, "details": {"parent_model": ""}} for name in names]
-            self._say(200, [{"models": entries}])
-        else:
-            get(self)
-
-    def generate(self: Any) -> None:
-        length = self.headers["Content-Length"]
-        peeked = self.rfile.peek(int(length))
-        there = any(f'"model":"{name}"'.encode() in peeked for name in names)
-        server.answers = [(200, STREAM) if there else (404, [{"error": "model not found"}])]
-        post(self)
-
-    get, post = _Handler.do_GET, _Handler.do_POST
-    monkeypatch.setattr(_Handler, "do_GET", tags)
-    monkeypatch.setattr(_Handler, "do_POST", generate)
-    return names
+def listed(server: Server) -> list[str]:
+    """Names that `/api/tags` lists; the server generates with these alone."""
+    server.names = []
+    return server.names
 
 
 def asked(server: Server) -> list[str]:
@@ -83,11 +64,8 @@ def test_without_a_declared_model_the_test_asks_for_no_model(
     assert asked(server) == []
 
 
-def test_a_server_that_does_not_list_its_models_fails_the_test(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    def get(self: Any) -> None:
-        self._say(500 if self.path == "/api/tags" else 200, [{}])
-
-    monkeypatch.setattr(_Handler, "do_GET", get)
+def test_a_server_that_does_not_list_its_models_fails_the_test(server: Server) -> None:
+    server.lists = False
     done = run(readiness.command("ollama1", ("a",), any_model=True))
     assert done.returncode == 1
     assert "does not list its models" in done.stderr

@@ -5,28 +5,27 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision.apply import host_steps
-from provision.apply.host_reader import HostReader
+from provision import testing
 from provision.artifacts.store import Store
 from provision.errors import CommandError, LockedError
+from provision.events import ignore
 from provision.inventory import Connection, Host, Instance, Inventory
 from provision.plan.planner import HostPlan
 from provision.plan.role_interface import Entry
-from provision.rollout import recovery, waves
+from provision.rollout import recovery
 from provision.rollout.budget import DisruptionBudget
 from provision.rollout.members import Members, Membership
 from provision.rollout.outcome import Pace
 from provision.rollout.roll import Roll
 from provision.rollout.waves import Rollout
-from provision.runs import lock
 from provision.runs.context import Context
 from provision.steps.nginx import upstream
 from provision.steps.nginx.upstream import Member
 from tests.shell import sh
 
 from .ctrl_c import pressed
-from .local import SETTINGS, LocalSession
-from .test_host_run import Note
+from .local import SETTINGS
+from .test_host_run import Note, Upstream
 
 
 class Part(Note):
@@ -79,21 +78,20 @@ class Pools:
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
+def make(tmp_path):
     """Makes a Rollout over gpu hosts and a balancer that is part of the run; every host is a folder of the test."""
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_steps, "steps", lambda host, inventory: host.variables["entries"])
-    monkeypatch.setattr(host_steps, "owned", lambda: ())
-    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
+    setup = testing.setup(tmp_path, steps=lambda host, inventory: host.variables["entries"], owned=())
     events = []
 
-    def build(hosts, down, *, ill=(), pace=None, roles=("ollama",), step=Note, forks=4, role="ollama"):
+    def build(hosts, down, *, ill=(), pace=None, roles=("ollama",), step=Note, forks=4, role="ollama", upstreams=None):
         made = []
         for name, text in hosts.items():
             (tmp_path / name).mkdir()
             (tmp_path / name / "a").write_text(text)
             how = (sh('echo "change $2" >>"$1/log"; printf wanted >"$1/a"', str(tmp_path / name), name, title="write"),)
             entries = (Entry(role, step(str(tmp_path / name / "a"), how=how)),)
+            if name in (upstreams or {}):
+                entries += (Entry("balancer", Upstream(upstreams[name])),)
             instances = tuple(Instance(host=name, name=f"ollama{n}", gpus=(n,), port=3000 + n) for n in (1, 2))
             groups = ("gpu",) if name.startswith("gpu") else ("balancer",)
             connection, variables = Connection(address=name), {"entries": entries}
@@ -108,7 +106,7 @@ def make(tmp_path, monkeypatch):
                 )
             )
         inventory = Inventory(path="", hosts=tuple(made))
-        context = Context("run-1", inventory, frozenset(roles), lambda event: None, Store(tmp_path / "store"))
+        context = Context("run-1", inventory, frozenset(roles), ignore, Store(tmp_path / "store"), setup=setup)
         pool = Pool("lb-01", down, events)
         roll = Roll(context, Pools(pool), Members(), DisruptionBudget(inventory))
         rollout = Rollout(context, [(host, context.roles) for host in made], None, forks, pace or Pace(), roll=roll)
@@ -276,13 +274,11 @@ def test_ctrl_c_while_balancers_are_asked_is_a_stop(make):
 
 
 @pytest.mark.parametrize("ill", [False, True])
-def test_an_instance_whose_address_the_balancers_learn_in_the_last_wave_proves_itself_before_it(make, monkeypatch, ill):
-    monkeypatch.setattr(HostReader, "knows_upstream", True)
+def test_an_instance_whose_address_the_balancers_learn_in_the_last_wave_proves_itself_before_it(make, ill):
     text = "server 192.0.2.1:3001 down; # gpu-01/ollama1\n"
-    monkeypatch.setattr(HostReader, "upstream", lambda reader: text if reader.steps.host.name == "lb-01" else "")
     roles = ("ollama", "models", "balancer")
     down = {"gpu-01/ollama1"} if ill else set()
-    rollout = make({"gpu-01": "old", "lb-01": "wanted"}, {}, ill=down, roles=roles)
+    rollout = make({"gpu-01": "old", "lb-01": "wanted"}, {}, ill=down, roles=roles, upstreams={"lb-01": text})
     known = []
     rollout._last_wave = lambda: known.append(rollout.roll.members.labels(Membership.NOT_READY))
     assert result(rollout) == {"gpu-01": "failed" if ill else "changed", "lb-01": "ok"}

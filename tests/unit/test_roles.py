@@ -11,27 +11,22 @@ from typing import Any
 
 import pytest
 
-from provision import roles
-from provision.apply import host_steps
+from provision import roles, testing
 from provision.artifacts.store import Store
-from provision.command import Command
+from provision.command import Command, Run
 from provision.errors import CommandError
 from provision.inventory import Host, Inventory, Settings
 from provision.plan import role_interface
 from provision.plan.role_interface import Entry
-from provision.rollout import waves
 from provision.rollout.outcome import DEFAULT, selection
 from provision.rollout.waves import Rollout
-from provision.runs import lock
 from provision.runs.context import Context
 from provision.steps.base import Step
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
 from tests.shell import sh
 
-from .balancer_fleet import config, fleet, state
-from .local import LocalSession
-from .test_balancer_pool import Asked, make
+from .test_balancer_pool import Refusing, found, make
 from .test_host_run import Note
 from .test_recovery import OUT
 from .test_recovery import make as recovering  # noqa: F401 - a fixture
@@ -181,9 +176,7 @@ def test_a_limited_run_includes_the_late_parts_that_tell_of_its_hosts(inventory:
 
 
 @pytest.fixture
-def rollout(
-    inventory: Inventory, register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Rollout]:
+def rollout(inventory: Inventory, register: Register, tmp_path: Path) -> Callable[..., Rollout]:
     """Makes a run of the new role, of an early role of the test, and of a balancer's part that is the test's own."""
 
     def work(host: Host, inventory: Inventory) -> Iterator[Step]:
@@ -197,7 +190,7 @@ def rollout(
     def build(*bad: str) -> Rollout:
         failing.extend(bad)
         chosen = frozenset({"work", "monitoring", "balancer"})
-        context = Context("run-1", inventory, chosen, lambda event: None, Store(tmp_path / "store"))
+        context = Context("run-1", inventory, chosen, lambda event: None, Store(tmp_path / "store"), setup=setup)
         return Rollout(context, [(host, chosen) for host in inventory.hosts], None, 8, DEFAULT)
 
     failing: list[str] = []
@@ -207,10 +200,7 @@ def rollout(
     )
     for name in NAMES:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_steps, "steps", steps)
-    monkeypatch.setattr(host_steps, "owned", lambda: ())
-    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
+    setup = testing.setup(tmp_path, steps=steps, owned=())
     return build
 
 
@@ -251,18 +241,9 @@ def test_a_late_role_that_sends_nobody_requests_leaves_recovery_to_the_first_wav
     assert "up gpu-01/ollama1" in recovering.events
 
 
-def test_marks_are_journalled_under_the_role_whose_step_routes(
-    monitoring: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool = make(tmp_path, Asked(), monkeypatch)
-    monkeypatch.setattr(pool, "_parsed", lambda answer: state(config(fleet())))
-    changes = []
-
-    def perform(change: Any, *_: Any, **__: Any) -> None:
-        changes.append(change)
-        raise CommandError("enough")
-
-    monkeypatch.setattr(pool._performer, "perform", perform)
+def test_marks_are_journalled_under_the_role_whose_step_routes(monitoring: ModuleType, tmp_path: Path) -> None:
+    balancer = Refusing()
     with pytest.raises(CommandError):
-        pool.update(down=["gpu-01/ollama1"])
-    assert [change.role for change in changes] == ["balancer"]
+        make(tmp_path, balancer, found).update(down=["gpu-01/ollama1"])
+    journal = b"".join(command.stdin for commands in balancer.execs for command in commands if isinstance(command, Run))
+    assert b'"step": "config:balancer", "role": "balancer"' in journal

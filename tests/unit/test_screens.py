@@ -216,7 +216,7 @@ def held(who="alice@desk", by_hand=""):
 
 def locked():
     with pytest.raises(LockedError) as caught:
-        lock.checked(Answer(lock.EXIT_HELD, b"", held().encode()))
+        lock.HostLock().checked(Answer(lock.EXIT_HELD, b"", held().encode()))
     caught.value.step = "container:ollama1"
     return caught.value
 
@@ -234,8 +234,8 @@ def test_hosts_that_another_operator_has():
 
 def test_whose_the_locks_are():
     [first, second, third] = inventory().hosts
-    holder = lock.holder_of(Answer(0, held().encode()))
-    by_hand = lock.holder_of(Answer(0, held("bob@desk", "a new fan in gpu-02").encode()))
+    holder = lock.HostLock().holder_of(Answer(0, held().encode()))
+    by_hand = lock.HostLock().holder_of(Answer(0, held("bob@desk", "a new fan in gpu-02").encode()))
     hosts = [(first, holder), (second, by_hand), (third, None)]
     with screen("locked-status"):
         lock_report.show("lock status", Locks(inventory(), hosts, 0, lambda run: None), as_json=False)
@@ -388,7 +388,7 @@ def test_the_plan_after_a_run_was_killed():
 def test_the_locks_that_a_killed_run_left(monkeypatch):
     monkeypatch.setattr(lock_report, "who", lambda: "ops@desk")
     [first, second, third] = inventory().hosts
-    holder = lock.holder_of(Answer(0, held("ops@desk").encode()))
+    holder = lock.HostLock().holder_of(Answer(0, held("ops@desk").encode()))
     hosts = [(first, holder), (second, None), (third, holder)]
     with screen("killed-run-locks"):
         lock_report.show("lock status", Locks(inventory(), hosts, 0, lambda run: dead_run()), as_json=False)

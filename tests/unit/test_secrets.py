@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from provision import cli
+from provision import cli, testing
 from provision.actions import Pace, Request, documents
 from provision.actions.run_session import Logged
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
+from provision.cli.caller import Caller
 from provision.command import Put, Run
 from provision.errors import CommandError
 from provision.inventory import Inventory, Mask, Secret
@@ -30,7 +31,7 @@ from provision.runs.journal import Journal
 from provision.runs.log import default_folder
 from provision.ssh.script import assemble
 from provision.steps.base import RefusalError
-from tests.unit.local import LocalSession
+from provision.testing import ShellHost
 from tests.unit.test_hostile import FACTS
 
 SUDO, LOGIN, PROXY = "canary-of-sudo", "canary-of-login", "http://user:canary-of-proxy@proxy.test:3128"
@@ -164,12 +165,11 @@ WORDS = (
 
 
 @pytest.mark.parametrize("command", [["deploy", "--yes"], ["rollback", RUN, "--yes"]])
-def test_the_command_to_run_next_names_what_was_set_by_e_and_not_to_what(path, tmp_path, monkeypatch, capfd, command):
+def test_the_command_to_run_next_names_what_was_set_by_e_and_not_to_what(path, tmp_path, capfd, command):
     (tmp_path / "more.yaml").write_text("mine: {}")
-    for module in ("rollout.waves", "ssh.fanout"):
-        monkeypatch.setattr(f"provision.{module}.Session", lambda connection, password: LocalSession(frozenset({1})))
+    caller = Caller(testing.setup(tmp_path, lambda *_: ShellHost(lost_at=frozenset({1}))))
     begin = [word for value in (*WORDS, f"@{tmp_path}/more.yaml") for word in ("-e", value)]
-    assert cli.execute([*command, "-i", str(path), "-l", "gpu-01", "-t", "docker", *begin]) == 4
+    assert cli.execute([*command, "-i", str(path), "-l", "gpu-01", "-t", "docker", *begin], caller) == 4
     said = capfd.readouterr()
     assert clean(said.out + said.err)
     again = said.out.partition("again: ")[2]
@@ -216,12 +216,12 @@ def test_a_secret_where_none_fits_is_not_in_the_problem(path, key, capsys):
     assert clean(shown.out + shown.err)
 
 
-def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, monkeypatch):
+def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, setup):
     """A program may print its environment (Ollama does when it starts), and sudo or curl what they were given."""
     inventory = role_interface.load(str(path))
     events = []
-    monkeypatch.setattr("provision.rollout.waves.Session", lambda connection, password: LocalSession())
-    context = Context("run", inventory, frozenset(role_interface.order()), events.append, Store(tmp_path / "store"))
+    roles, store = frozenset(role_interface.order()), Store(tmp_path / "store")
+    context = Context("run", inventory, roles, events.append, store, setup=setup)
     rollout = Rollout(context, selection(inventory, inventory.hosts[:1], context.roles), None, 1)
     member = rollout.members[0]
     said = f"env: HTTPS_PROXY={PROXY}; {SUDO} {LOGIN} canary-of-token"

@@ -8,12 +8,14 @@ import pytest
 from provision.command import run
 from provision.errors import CommandError, HostError, UnreachableError
 from provision.runs.context import Stopped
+from provision.runs.setup import Timings
 from provision.steps.base import EVERY, Fact
 from provision.steps.fleet_state import FleetState
 from provision.steps.instance.container_state import LEFT
+from provision.testing import ShellHost
 from tests.shell import sh
 
-from .local import LocalSession, deployed
+from .local import deployed
 from .test_host_run import ROLES, Note, make, note
 
 __all__ = ["make"]
@@ -268,11 +270,11 @@ def test_what_fails_while_it_is_out_is_told_after_it_was_tried_to_give_it_back(h
     assert traffic.said == ["out 1", "abandon 1"]
 
 
-def test_a_slot_that_cannot_be_had_leaves_everything_as_it_is(host, make, traffic, monkeypatch):
+def test_a_slot_that_cannot_be_had_leaves_everything_as_it_is(host, make, traffic):
     def refuse(names, step):
         raise HostError("lb-01 cannot be reached")
 
-    monkeypatch.setattr(traffic, "request", refuse)
+    traffic.request = refuse
     with pytest.raises(HostError, match="cannot be reached"):
         deployed(host(part(make, "c1", "1")).deploy(ROLES))
     assert (make.folder / "c1").read_text() == "old"
@@ -379,8 +381,8 @@ def test_a_failure_while_all_instances_are_out_leaves_the_marks_of_those_that_pr
 
 def test_a_host_that_is_lost_while_it_waits_takes_nothing_out(host, make, traffic):
     """Its instances would be out with nobody to give them back, and the roll would be halted for all others."""
-    session = LocalSession(frozenset({3}))  # read; lock and read again; look whether it is still there
-    made = host(part(make, "c1", "1"), session=session, long_wait=0.0)
+    session = ShellHost(lost_at=frozenset({3}))  # read; lock and read again; look whether it is still there
+    made = host(part(make, "c1", "1"), session=session, timings=Timings(long_wait=0.0))
     with pytest.raises(UnreachableError):
         deployed(made.deploy(ROLES))
     assert [what for what, _ in traffic.events if what.startswith("out")] == []

@@ -9,24 +9,25 @@ from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
-from provision.apply import host_steps
+from provision import testing
 from provision.artifacts.store import Store
 from provision.command import Answer, Run
+from provision.events import ignore
 from provision.inventory import Connection, Host, Inventory
 from provision.plan.role_interface import Entry
 from provision.report import verify as report
-from provision.rollout import waves
 from provision.rollout.waves import Rollout
 from provision.runs.context import Context
 from provision.steps.base import Check, Fact, UnreadableError, asked_once, read_once
 from provision.steps.system.file import File
+from provision.testing import ShellHost
 from provision.verify import backend as live
 from provision.verify import neighbours
 from provision.verify.checks import Verification
 from provision.verify.failure import describe
 from provision.verify.pytest_plugin import verify
 
-from .local import SETTINGS, LocalSession
+from .local import SETTINGS
 from .test_host_run import Note, Notes
 
 ROLES = frozenset({"docker"})
@@ -105,19 +106,23 @@ class Copy(Proved):
 
 
 @pytest.fixture
-def verified(monkeypatch, tmp_path):
+def verified(tmp_path):
     """Verifies steps on one host; its result."""
 
     def build(*things, dead=frozenset(), last=(), roles=ROLES, settings=MappingProxyType(SETTINGS), **options):
         entries = tuple(
             Entry(role, thing) for role, group in (("docker", things), ("balancer", last)) for thing in group
         )
-        monkeypatch.setattr(host_steps, "steps", lambda host, inventory: entries)
-        monkeypatch.setattr(host_steps, "owned", lambda: (("docker", Notes(str(tmp_path))),))
-        session = LocalSession(dead)
-        monkeypatch.setattr(waves, "Session", lambda connection, password: session)
+        session = ShellHost(lost_at=dead)
+        setup = testing.setup(
+            tmp_path,
+            lambda *_: session,
+            steps=lambda host, inventory: entries,
+            owned=[("docker", Notes(str(tmp_path)))],
+        )
         host = Host(name="h", connection=Connection(address="192.0.2.1"), settings=settings)
-        context = Context("run", Inventory(path="", hosts=(host,)), roles, lambda event: None, Store(tmp_path / "s"))
+        inventory, store = Inventory(path="", hosts=(host,)), Store(tmp_path / "s")
+        context = Context("run", inventory, roles, ignore, store, setup=setup)
         verification = Verification(Rollout(context, [(host, roles)], None, 4))
         [result] = verify(verification, **{"quiet": True, **options})
         result.scripts = session.scripts
@@ -300,11 +305,11 @@ def test_what_is_asked_while_all_channels_are_taken_shares_an_exec():
     assert sorted(session.sizes) == [1] * (live.CHANNELS + 1) + [live.TOGETHER]
 
 
-def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(monkeypatch, tmp_path):
+def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(tmp_path):
     """Two hosts that are this machine; the instance of the first is open, that of the second closed."""
-    monkeypatch.setattr(host_steps, "steps", lambda host, inventory: (Entry("ollama", Proved(str(tmp_path / "a"))),))
-    monkeypatch.setattr(host_steps, "owned", lambda: ())
-    monkeypatch.setattr(waves, "Session", lambda connection, password: LocalSession())
+    setup = testing.setup(
+        tmp_path, steps=lambda host, inventory: (Entry("ollama", Proved(str(tmp_path / "a"))),), owned=()
+    )
     first, second = (
         Host(name=name, groups=("gpu",), connection=Connection(address=address), settings=SETTINGS)
         for name, address in (("first", "192.0.2.1"), ("second", "192.0.2.2"))
@@ -313,16 +318,14 @@ def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(mon
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
         ports = {"first": server.getsockname()[1], "second": other.getsockname()[1]}
         other.close()
-        monkeypatch.setattr(
-            *(neighbours, "places"),
-            lambda host, inventory, facts: (
-                neighbours.Place(host.name, "ollama1", "127.0.0.1", ports[host.name], (), frozenset()),
-            ),
-        )
-        context = Context(
-            *("run", Inventory(path="", hosts=(first, second)), roles, lambda event: None, Store(tmp_path / "s"))
-        )
-        results = verify(Verification(Rollout(context, [(first, roles), (second, roles)], None, 4)), quiet=True)
+
+        def places(host, inventory, facts):
+            return (neighbours.Place(host.name, "ollama1", "127.0.0.1", ports[host.name], (), frozenset()),)
+
+        inventory, store = Inventory(path="", hosts=(first, second)), Store(tmp_path / "s")
+        context = Context("run", inventory, roles, ignore, store, setup=setup)
+        rollout = Rollout(context, [(first, roles), (second, roles)], None, 4)
+        results = verify(Verification(rollout, places), quiet=True)
     assert {result.host: failed(result) for result in results} == {
         "first": {"neighbour:ollama1": [(f"127.0.0.1:{ports['first']} is closed to second", "open", "closed")]},
         "second": {},

@@ -8,57 +8,74 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision import actions
+from provision import actions, testing
 from provision.actions import exit_code
-from provision.apply import host_steps
-from provision.apply.host_reader import HostReader
-from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
 from provision.command import Obtain, run
 from provision.errors import CommandError, FactError, LockedError, RefusedError, UnreachableError, UsageError
+from provision.events import ignore
 from provision.inventory import Connection, Host, Inventory
-from provision.plan import gpu_loss
 from provision.plan.role_interface import Entry, serving
 from provision.report import plan as report_plan
-from provision.rollout import fleet, waves
+from provision.rollout import fleet
 from provision.rollout.outcome import NO_LIMIT, Pace, selection
 from provision.rollout.waves import Rollout
-from provision.runs import interrupt, lock
+from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
+from provision.testing import ShellHost
 from tests.shell import sh
 
 from .ctrl_c import pressed
-from .local import SETTINGS, LocalSession, deployed
-from .test_host_run import Note
+from .local import SETTINGS, deployed
+from .test_host_run import Note, Upstream
 
 ROLES = frozenset({"docker"})
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
+def make(tmp_path):
     """Makes a Rollout whose hosts are folders of the test."""
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(host_steps, "steps", lambda host, inventory: host.variables["entries"])
-    monkeypatch.setattr(host_steps, "owned", lambda: ())
     dead = {}
-    monkeypatch.setattr(
-        waves, "Session", lambda connection, password: LocalSession(dead.get(connection.address, frozenset()))
-    )
 
-    def build(hosts, *, unreachable=(), stop=None, forks=4, pace=None, role="docker"):
+    def connect(connection, become_password, paths):
+        return ShellHost(paths, dead.get(connection.address, frozenset()))
+
+    def entries_of(host, inventory):
+        return host.variables["entries"]
+
+    setup = testing.setup(tmp_path, connect, steps=entries_of, owned=())
+
+    def build(
+        hosts,
+        *,
+        unreachable=(),
+        stop=None,
+        forks=4,
+        pace=None,
+        role="docker",
+        steps_of=None,
+        listen=ignore,
+        clock=time.time,
+    ):
         groups, roles = ((role,) if role == "balancer" else ()), frozenset({role})
         made = []
         for name, how in hosts.items():
             (tmp_path / name).mkdir()
             dead[name] = frozenset({1}) if name in unreachable else frozenset()
             note = Note(str(tmp_path / name / "a"), how=how)
-            connection, variables = Connection(address=name), {"entries": (Entry(role, note),)}
+            steps = steps_of(name, note) if steps_of else (note,)
+            connection, variables = Connection(address=name), {"entries": tuple(Entry(role, one) for one in steps)}
             kinds = ("gpu",) if name.startswith("gpu") else groups
             made.append(Host(name=name, groups=kinds, connection=connection, settings=SETTINGS, variables=variables))
-            monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
         inventory = Inventory(path="", hosts=tuple(made))
         context = Context(
-            "run-1", inventory, roles, lambda event: None, Store(tmp_path / "store"), stop or threading.Event()
+            "run-1",
+            inventory,
+            roles,
+            listen,
+            Store(tmp_path / "store"),
+            stop or threading.Event(),
+            setup=dataclasses.replace(setup, clock=clock),
         )
         return Rollout(context, [(host, roles) for host in made], None, forks, pace or Pace())
 
@@ -75,16 +92,29 @@ def test_one_bad_host_stops_nobody_else(make):
     assert outcomes[1].error.step == "note:a"
 
 
-def refuse(monkeypatch, name):
-    """The instance `two` of a host cannot be worked on, and does not serve."""
-    why = {"two": "two cannot run: GPU 1 (GPU-1) is missing"}
-    monkeypatch.setattr(Note, "refused", lambda self, facts: why if f"/{name}/" in self.path else {})
-    monkeypatch.setattr(gpu_loss, "lost", lambda names, *_: frozenset(names))
+class Refusing(Note):
+    """A note that refuses the instance `two`."""
+
+    def refused(self, facts):
+        return {"two": "two cannot run: GPU 1 (GPU-1) is missing"}
 
 
-def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(make, monkeypatch):
-    refuse(monkeypatch, "gpu-01")
-    made = make({"gpu-01": (), "gpu-02": ()})
+class Ill(Note):
+    """The server of the instance `two`, which does not serve."""
+
+    part_of = "two"
+    serves = True
+
+
+def refusing(host, note):
+    """The steps of a host; on gpu-01 the instance `two` cannot be worked on, and does not serve."""
+    if host != "gpu-01":
+        return (note,)
+    return Refusing(note.path, how=note.how), Ill(f"{note.path}-two")
+
+
+def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(make):
+    made = make({"gpu-01": (), "gpu-02": ()}, steps_of=refusing)
     seen = []
     made._last_wave = lambda: seen.append(made.fleet())
     one, other = made.deploy()
@@ -95,16 +125,14 @@ def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(m
     assert made.guarded == ""
 
 
-def test_such_a_host_does_not_count_as_failed_for_the_limit_of_a_run_that_is_done(make, monkeypatch):
-    refuse(monkeypatch, "gpu-01")
-    made = make({"gpu-01": (), "gpu-02": ()}, pace=Pace(max_fail=0))
+def test_such_a_host_does_not_count_as_failed_for_the_limit_of_a_run_that_is_done(make):
+    made = make({"gpu-01": (), "gpu-02": ()}, pace=Pace(max_fail=0), steps_of=refusing)
     assert results(made) == {"gpu-01": "failed", "gpu-02": "changed"}
     assert made.guarded == ""
 
 
-def test_a_plan_shows_the_other_changes_of_a_host_with_such_an_instance(make, monkeypatch, capsys):
-    refuse(monkeypatch, "gpu-01")
-    made = make({"gpu-01": ()})
+def test_a_plan_shows_the_other_changes_of_a_host_with_such_an_instance(make, capsys):
+    made = make({"gpu-01": ()}, steps_of=refusing)
     outcomes = made.plan()
     report_plan.text(outcomes, made.context.inventory, report_plan.Detail(diff=False))
     said = capsys.readouterr().out
@@ -166,7 +194,7 @@ def test_the_first_interrupt_cuts_hosts_that_are_only_read_and_leaves_those_that
     assert closed == ["read", "read", "changed"]
 
 
-def test_a_connection_ends_with_its_host(make, monkeypatch):
+def test_a_connection_ends_with_its_host(make):
     made = make({"one": ()})
     closed = []
     made.members[0].run.session.close = lambda: closed.append("one")
@@ -206,6 +234,12 @@ def test_but_not_where_the_balancers_role_is_left_out(inventory):
 def test_a_limit_that_matches_nothing_is_a_usage_error(inventory):
     with pytest.raises(UsageError, match="did you mean gpu"):
         inventory.select(["gpu-9"])
+
+
+class Part(Note):
+    """A note that is part of the instance `ollama1`."""
+
+    part_of = "ollama1"
 
 
 def results(made):
@@ -276,15 +310,15 @@ def test_what_is_no_number_of_hosts(text):
 
 
 @pytest.mark.parametrize("names", [("lb-01", "lb-02", "lb-03"), ("gpu-01", "gpu-02", "gpu-03")])
-def test_balancers_are_changed_one_at_a_time(make, tmp_path, monkeypatch, names):
+def test_balancers_are_changed_one_at_a_time(make, tmp_path, names):
     """Gpu hosts that balance over their own instances, too."""
     said = []
-    monkeypatch.setattr(
-        HostReader, "upstream", lambda reader: "server 127.0.0.1:3001;" if reader.steps.host.gpu else ""
-    )
-    monkeypatch.setattr(HostRun, "say", lambda run, kind, *rest: said.append(kind))
+
+    def steps_of(name, note):
+        return (note, Upstream("server 127.0.0.1:3001;")) if name.startswith("gpu") else (note,)
+
     how = {name: (sh('sleep 0.1; printf wanted >"$1"', str(tmp_path / name / "a"), title="write"),) for name in names}
-    made = make(how, role="balancer")
+    made = make(how, role="balancer", steps_of=steps_of, listen=lambda event: said.append(event.kind))
     assert results(made) == dict.fromkeys(names, "changed")
     assert [kind for kind in said if kind in ("changing", "changed")] == ["changing", "changed"] * len(names)
 
@@ -497,16 +531,16 @@ def test_ctrl_c_that_is_ignored_stays_so():
         signal.signal(signal.SIGINT, before)
 
 
-class Counted(LocalSession):
+class Counted(ShellHost):
     """A connection that counts itself while it is open."""
 
     open_now: set[int] = set()  # noqa: RUF012 - of one test
     most = 0
 
-    def _exec(self, *args, **kwargs):
+    def exec(self, *args, **kwargs):
         self.open_now.add(id(self))
         Counted.most = max(Counted.most, len(self.open_now))
-        return super()._exec(*args, **kwargs)
+        return super().exec(*args, **kwargs)
 
     def close(self):
         self.open_now.discard(id(self))
@@ -514,7 +548,7 @@ class Counted(LocalSession):
 
 
 @pytest.mark.parametrize("pace", [Pace(), Pace(serial=3)])
-def test_no_more_connections_are_open_than_hosts_are_worked_on(make, monkeypatch, pace):
+def test_no_more_connections_are_open_than_hosts_are_worked_on(make, pace):
     made = make({f"gpu-{n}": () for n in range(6)}, forks=2, pace=pace)
     Counted.most = 0
     sessions = []
@@ -533,9 +567,8 @@ def test_a_change_that_fails_and_may_concern_instances_costs_their_host_its_mark
     assert made.fleet().failed == {"gpu-01"}, "nobody knows what a note concerns"
 
 
-def test_a_change_of_one_instance_that_fails_leaves_the_marks_of_the_others(make, monkeypatch):
-    monkeypatch.setattr(Note, "part_of", "ollama1")
-    made = make({"gpu-01": BAD})
+def test_a_change_of_one_instance_that_fails_leaves_the_marks_of_the_others(make):
+    made = make({"gpu-01": BAD}, steps_of=lambda host, note: (Part(note.path, how=note.how),))
     made.roll.pools.of = lambda host: []  # no balancer sends to it
     made.deploy()
     known = made.fleet()
