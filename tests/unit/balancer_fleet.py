@@ -11,7 +11,7 @@ from provision.steps.system.file_scan import Content
 
 
 def host(name: str, *groups: str, address: str = "", count: int = 0, **settings: Any) -> Host:
-    """One host with `count` instances."""
+    """Return a host with `count` instances."""
     instances = tuple(
         Instance(host=name, name=f"ollama{n}", gpus=(n - 1,), port=3000 + n, models=("m:1",))
         for n in range(1, count + 1)
@@ -29,7 +29,7 @@ def host(name: str, *groups: str, address: str = "", count: int = 0, **settings:
 
 
 def fleet(**settings: Any) -> Inventory:
-    """Two gpu hosts with two instances each and a balancer."""
+    """Return an inventory of two gpu hosts with two instances each, and a balancer."""
     return Inventory(
         path="x",
         hosts=(
@@ -41,19 +41,19 @@ def fleet(**settings: Any) -> Inventory:
 
 
 def config(inventory: Inventory, name: str = "lb-01") -> Balancing:
-    """The configuration step of a host."""
+    """Return the configuration step of a host."""
     return next(step for step in balancer.steps(inventory.host(name), inventory) if isinstance(step, Balancing))
 
 
 def texts(step: Balancing, known: FleetState | None = None, have: Any = None, **facts: Any) -> dict[str, str]:
-    """The files it wants."""
+    """Return the files that the step wants, by name."""
     want = step.in_fleet(known or FleetState()).want(HostFacts(**facts), have)
     assert want is not None
     return {name: content.data.decode() for name, content in want["files"].items()}
 
 
 def state(step: Balancing, **changes: str) -> dict[str, Any]:
-    """What it wants, as found on a host where nginx does not run, with some files edited."""
+    """Return the wanted state with some edited files, as the state of a host without a running nginx."""
     want = step.want(HostFacts(), None)
     assert want is not None
     files = {**want["files"], **{name: Content(text.encode()) for name, text in changes.items()}}

@@ -1,4 +1,4 @@
-"""Who is in the upstream, at which address, and who is `down`."""
+"""The members of the upstream, their addresses, and the members that are `down`."""
 
 import dataclasses
 from pathlib import Path
@@ -21,31 +21,31 @@ READ = {"gpu-01": "10.1.0.11", "gpu-02": "10.1.0.12"}
 
 
 def servers(text: str) -> list[tuple[str, bool]]:
-    """Address and whether it is down, of every server."""
+    """Return the address of every member, and whether the member is down."""
     return [(found.words[1], "down" in found.words) for found in find(parse(text), "server")]
 
 
-def test_every_instance_of_the_inventory_is_a_server_at_the_address_its_host_was_read_to_have() -> None:
+def test_every_instance_of_the_inventory_is_a_member_at_the_address_read_on_its_host() -> None:
     text = texts(config(fleet()), FleetState(READ))[UPSTREAM]
     assert servers(text) == [(f"{READ[name]}:{port}", False) for name in READ for port in (3001, 3002)]
     line = "server 10.1.0.11:3001 weight=1 max_conns=5 max_fails=2 fail_timeout=30s; # gpu-01/ollama1"
     assert line in [found.strip() for found in text.splitlines()]
 
 
-def test_a_failed_host_is_down_even_if_it_was_read() -> None:
+def test_the_members_of_a_failed_host_are_down_even_after_a_read() -> None:
     text = texts(config(fleet()), FleetState(READ, frozenset({"gpu-02"})))[UPSTREAM]
     assert [down for _, down in servers(text)] == [False, False, True, True]
 
 
-def test_a_host_that_is_not_visited_keeps_address_and_mark() -> None:
+def test_the_members_of_an_unvisited_host_keep_address_and_mark() -> None:
     step = config(fleet())
     first = texts(step, FleetState(READ, frozenset({"gpu-02"})))[UPSTREAM]
     again = texts(step, FleetState({"gpu-01": READ["gpu-01"]}), state(step, **{UPSTREAM: first}))[UPSTREAM]
     assert again == first
 
 
-def test_what_no_run_has_brought_to_its_end_is_not_in_it() -> None:
-    """A host that nobody deployed yet, or that a run which was killed left half made: it would swallow requests."""
+def test_instances_that_no_run_has_finished_are_not_in_the_upstream() -> None:
+    """A host that was never deployed, or that a killed run left half made, would swallow requests."""
     step = config(fleet())
     text = texts(step, FleetState(READ))[UPSTREAM]
     before = "\n".join(line for line in text.splitlines() if "gpu-02" not in line)
@@ -61,8 +61,8 @@ def test_what_no_run_has_brought_to_its_end_is_not_in_it() -> None:
 
 
 @pytest.mark.parametrize(("new", "old"), [("gpu-02/ollama2", "gpu-02/chat"), ("10.1.0.12:3002", "10.1.0.12:4002")])
-def test_of_a_host_that_was_not_reached_it_has_what_serves_there(new: str, old: str) -> None:
-    """Its instances have another name or port by now, and the roll was halted before its turn, or it was not chosen."""
+def test_the_upstream_keeps_the_serving_members_of_a_host_that_was_not_changed(new: str, old: str) -> None:
+    """The inventory has another name or port, but the roll halted before the host, or --limit excludes the host."""
     step = config(fleet())
     now = texts(step, FleetState(READ))[UPSTREAM].replace(new, old)
     have = state(step, **{UPSTREAM: now})
@@ -79,18 +79,18 @@ def test_of_a_host_that_was_not_reached_it_has_what_serves_there(new: str, old: 
     assert [down for _, down in servers(failed)] == [False, False, True, True]
 
 
-def test_an_instance_that_failed_alone_leaves_the_others_of_its_host_as_they_are() -> None:
+def test_a_failed_instance_leaves_the_other_members_of_its_host_alone() -> None:
     step = config(fleet())
     known = FleetState(
         {"gpu-02": READ["gpu-02"]}, unaffected=frozenset({"gpu-01"}), not_ready=frozenset({"gpu-01/ollama1"})
     )
     have = state(step, **{UPSTREAM: texts(step, FleetState(READ))[UPSTREAM]})
     assert [down for _, down in servers(texts(step, known, have)[UPSTREAM])] == [True, False, False, False]
-    # And what of it was never in the upstream does not get there now.
+    # Members that were never in the upstream do not enter the upstream now.
     assert [down for _, down in servers(texts(step, known)[UPSTREAM])] == [True, True, False, False]
 
 
-def test_a_host_that_is_visited_again_is_up() -> None:
+def test_the_members_of_a_host_visited_again_are_up() -> None:
     step = config(fleet())
     first = texts(step, FleetState(READ, frozenset({"gpu-02"})))[UPSTREAM]
     assert [down for _, down in servers(texts(step, FleetState(READ), state(step, **{UPSTREAM: first}))[UPSTREAM])] == [
@@ -98,7 +98,7 @@ def test_a_host_that_is_visited_again_is_up() -> None:
     ] * 4
 
 
-def test_without_a_read_and_without_a_present_upstream_the_inventory_speaks() -> None:
+def test_without_a_read_and_a_present_upstream_the_inventory_gives_the_address() -> None:
     assert servers(texts(config(fleet()))[UPSTREAM])[0] == ("10.0.0.11:3001", False)
 
 
@@ -119,7 +119,7 @@ def test_an_address_that_becomes_known_replaces_the_placeholder() -> None:
 
 
 def named() -> Inventory:
-    """One gpu host that is known by a name."""
+    """Return an inventory with a gpu host that has a DNS name for an address."""
     hosts = (host("gpu-01", "gpu", address="gpu.example", count=1), host("lb-01", "balancer"))
     return Inventory(path="x", hosts=hosts)
 
@@ -129,12 +129,12 @@ def test_without_balancers_a_gpu_host_balances_over_its_own_instances_on_loopbac
     assert servers(texts(config(inventory, "a"))[UPSTREAM]) == [("127.0.0.1:3001", False), ("127.0.0.1:3002", False)]
 
 
-def test_only_balancers_balance_where_there_are_some() -> None:
+def test_gpu_hosts_do_not_balance_beside_balancers() -> None:
     inventory = fleet()
     assert list(balancer.steps(inventory.host("gpu-01"), inventory)) == []
 
 
-def test_no_instance_at_all_is_still_a_configuration() -> None:
+def test_an_inventory_without_instances_still_has_a_configuration() -> None:
     inventory = Inventory(path="x", hosts=(host("lb-01", "balancer"),))
     assert servers(texts(config(inventory))[UPSTREAM]) == [("127.0.0.1:1", True)]
 
@@ -157,7 +157,7 @@ def test_two_instances_at_one_address_are_named_once() -> None:
         ({}, {"weight": 5}, "weight=5"),
     ],
 )
-def test_the_limit_of_an_instance(settings: dict[str, Any], instance: dict[str, Any], expected: str) -> None:
+def test_weight_and_max_conns_of_a_member(settings: dict[str, Any], instance: dict[str, Any], expected: str) -> None:
     gpu = host("gpu-01", "gpu", address="10.0.0.11", count=1)
     gpu = dataclasses.replace(gpu, instances=tuple(dataclasses.replace(one, **instance) for one in gpu.instances))
     inventory = Inventory(path="x", hosts=(gpu, host("lb-01", "balancer", balancer=settings)))
@@ -182,7 +182,7 @@ def test_the_method_comes_before_keepalive(settings: dict[str, Any], words: tupl
     assert said.index(words) < next(n for n, one in enumerate(said) if one[0] == "keepalive")
 
 
-def test_round_robin_is_what_nginx_does_unasked() -> None:
+def test_round_robin_needs_no_directive() -> None:
     [group] = find(parse(texts(config(fleet(balancer={"method": "round_robin"})))[UPSTREAM]), "upstream")
     assert {one.words[0] for one in group.block or ()} == {"zone", "server", "keepalive", "keepalive_timeout"}
 
@@ -196,13 +196,13 @@ def test_the_present_configuration_is_left_alone_and_an_edited_one_gets_a_new_id
 
 
 def facts_of() -> Any:
-    """Host facts of a balancer that knows nothing of the others."""
+    """Return the host facts of a balancer that knows nothing of the gpu hosts."""
     from provision.steps.facts import HostFacts
 
     return HostFacts()
 
 
-def test_the_last_instances_are_not_taken_out_because_their_hosts_failed():
+def test_failed_hosts_do_not_take_the_last_members_out():
     step = config(fleet())
     have = state(step, **{UPSTREAM: texts(step, FleetState(READ))[UPSTREAM]})
     one, both = FleetState(failed=frozenset({"gpu-01"})), FleetState(failed=frozenset({"gpu-01", "gpu-02"}))
@@ -213,7 +213,7 @@ def test_the_last_instances_are_not_taken_out_because_their_hosts_failed():
 
 
 def serving(*models: tuple[str, ...], balancer_of_its_own: bool = True) -> Inventory:
-    """A host whose instances serve these models."""
+    """Return an inventory with a gpu host whose instances serve the models."""
     gpu = host("gpu-01", "gpu", address="10.0.0.11", count=len(models))
     instances = tuple(dataclasses.replace(one, models=names) for one, names in zip(gpu.instances, models, strict=True))
     hosts = (dataclasses.replace(gpu, instances=instances), host("lb-01", "balancer", address="10.0.0.5"))
@@ -233,7 +233,7 @@ def serving(*models: tuple[str, ...], balancer_of_its_own: bool = True) -> Inven
     ],
     ids=["the same", "a tag written out", "another order", "none", "others", "one has none", "one has more"],
 )
-def test_models_that_some_instances_lack_are_warned_of_and_fail_the_verification(
+def test_models_that_some_instances_lack_are_a_warning_and_a_failed_check(
     models: tuple[tuple[str, ...], ...], scattered: dict[str, str]
 ) -> None:
     inventory = serving(*models)
@@ -244,19 +244,19 @@ def test_models_that_some_instances_lack_are_warned_of_and_fail_the_verification
     assert (check.passed, check.got) == (not scattered, scattered)
 
 
-def test_the_model_of_the_streamed_proof_is_one_that_all_have_however_its_name_is_written() -> None:
+def test_the_streamed_proof_asks_for_a_model_of_all_instances_in_any_spelling() -> None:
     assert config(serving(("a", "b"), ("b:latest",))).model == "b"
     assert config(serving(("a",), ("b",))).model == ""
 
 
-def test_many_models_make_one_short_warning_and_a_host_that_balances_for_itself_is_named() -> None:
+def test_many_models_make_one_short_warning_that_names_the_host() -> None:
     inventory = serving(tuple(f"m:{n}" for n in range(9)), (), balancer_of_its_own=False)
     (text,) = balancer.warnings(inventory.hosts[0], inventory)
     assert text.startswith("gpu-01: the balancer sends")
     assert "m:4 (1 of 2 instances) and 4 more. " in text
 
 
-def test_every_command_that_reads_an_inventory_hears_of_models_that_some_instances_lack(tmp_path: Path) -> None:
+def test_loading_an_inventory_warns_of_models_that_some_instances_lack(tmp_path: Path) -> None:
     instances = "{gpus: [0], models: [a]}, {gpus: [1], models: [b]}"
     path = tmp_path / "i.yaml"
     path.write_text(f"all: {{children: {{gpu: {{hosts: {{gpu-01: {{ollama: {{instances: [{instances}]}}}}}}}}}}}}\n")

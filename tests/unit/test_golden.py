@@ -1,8 +1,8 @@
-"""Whole inventories and the plan they give on a bare host, step by step with every command.
+"""Whole inventories, each with the plan on bare hosts, step by step with every command.
 
-What is in a file `.apt` beside an inventory is what apt reads on its hosts, as `apt_lines.READ` prints it.
+A file `.apt` beside an inventory has the sources of apt on the hosts, in the format of `apt_lines.READ`.
 
-After a change that is meant to change plans: PROVISION_GOLDEN=write make unit, then read the diff.
+After an intended change of plans: PROVISION_GOLDEN=write make unit, then read the diff.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ FLEET = FleetState({name: address for name, address in ADDRESSES.items() if name
 
 
 def facts(host: str, apt: Path) -> HostFacts:
-    """A bare Debian 13 with two cards."""
+    """Return the facts of a bare Debian 13 with two cards."""
     own = ADDRESSES[host]
     others = {address: address for address in ADDRESSES.values()}
     return HostFacts(
@@ -50,7 +50,7 @@ def facts(host: str, apt: Path) -> HostFacts:
 
 
 def shown(entry: Entry, found: HostFacts) -> list[str]:
-    """A step on a host where nothing is there, as lines."""
+    """Return the lines of a step on a bare host."""
     try:
         want = entry.step.want(found, None)
         if converged(None, want):
@@ -68,7 +68,7 @@ def shown(entry: Entry, found: HostFacts) -> list[str]:
 
 
 def plan(path: Path) -> str:
-    """The plan of every host of an inventory."""
+    """Return the plan of every host of an inventory."""
     inventory = role_interface.load(str(path))
     lines = []
     for host in inventory.hosts:

@@ -1,4 +1,4 @@
-"""Which host goes next, and when the roll is halted."""
+"""The order of hosts in a roll, and the reasons to halt the roll."""
 
 import threading
 import time
@@ -28,13 +28,13 @@ TWO = frozenset({"ollama2"})
 
 
 class Part:
-    """One host's part of a roll: takes instances out, works on them, and gives them back, as a `HostRun` does.
+    """The part of a host in a roll: cordons instances, works, and uncordons, as a `HostRun` does.
 
     Args:
-        own: its traffic.
-        groups: the instances that go out together, one group after the other.
-        work: is called while they are out.
-        before: is called before the first slot is asked for.
+        own: the traffic of the host.
+        groups: the groups of instances that go out together, in order.
+        work: a function to call while a group is out.
+        before: a function to call before the first request for a slot.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Part:
         self.error: HostError | None = None
         self.said: list[str] = []
         self.refusals = 0
-        """How often there was no room after all."""
+        """The number of granted slots that the balancers refused."""
         self.going: Callable[[], object] = lambda: None
-        """Called when it has room, before its instances go out."""
+        """A function to call with a granted slot, before the instances go out."""
         self.came_late = False
-        """Whether the roll was halted before it asked for its last slot."""
+        """Whether the roll was halted before the part asked for its last slot."""
 
     @property
     def name(self) -> str:
@@ -94,7 +94,7 @@ class Part:
 
 
 def run(made: Roll, parts: Sequence[Part], forks: int = 8, wait: float = 30.0) -> None:
-    """Do all of it, and make sure that it comes to its end."""
+    """Run all parts, and fail if the roll does not end."""
     scheduler = Scheduler(made, forks)
     thread = threading.Thread(target=scheduler.run, args=([part.as_work() for part in parts],), daemon=True)
     thread.start()
@@ -103,13 +103,13 @@ def run(made: Roll, parts: Sequence[Part], forks: int = 8, wait: float = 30.0) -
 
 
 def fleet(folder: Path, *models: tuple[tuple[str, ...], ...], **settings: Any) -> tuple[Roll, list[HostTraffic]]:
-    """A roll over hosts a, b, c ... with these models, and their traffic."""
+    """Return a roll over hosts a, b, c ... with models, and the traffic of every host."""
     hosts = [gpu(name, served, **settings) for name, served in zip("abcdefgh", models, strict=False)]
     made = roll(folder, *hosts)
     return made, [traffic(made, host) for host in hosts]
 
 
-def test_hosts_take_their_instances_out_in_the_order_in_which_they_begin(tmp_path: Path) -> None:
+def test_hosts_get_slots_in_the_order_of_their_start(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, *[(("m",),)] * 4)
     order: list[str] = []
     parts = [Part(one, [ONE], lambda part: order.append(part.name)) for one in own]
@@ -118,7 +118,7 @@ def test_hosts_take_their_instances_out_in_the_order_in_which_they_begin(tmp_pat
     assert pool_of(made).down == set()
 
 
-def test_an_instance_waits_while_another_of_its_model_is_out_and_says_so(tmp_path: Path) -> None:
+def test_an_instance_waits_while_a_replica_is_out_and_says_so(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, (("m",),), (("m",),))
     second = Part(own[1], [ONE])
     asked = threading.Event()
@@ -130,7 +130,7 @@ def test_an_instance_waits_while_another_of_its_model_is_out_and_says_so(tmp_pat
 
 
 class Noted(list[str]):
-    """What is said, with an event that tells that something was."""
+    """The messages of a part, with an event that every message sets."""
 
     def __init__(self, event: threading.Event) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_instances_of_other_models_go_out_at_the_same_time(tmp_path: Path) -> No
     assert made.members.halted == ""
 
 
-def test_what_is_down_already_halts_the_roll_where_nothing_is_under_way(tmp_path: Path) -> None:
+def test_members_that_are_down_halt_a_roll_with_nothing_under_way(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, (("m",),), (("m",),))
     pool_of(made).down = {"a/ollama1"}
     part = Part(own[1], [ONE])
@@ -161,14 +161,14 @@ def test_what_is_down_already_halts_the_roll_where_nothing_is_under_way(tmp_path
     assert pool_of(made).down == {"a/ollama1"}
 
 
-def test_what_is_drained_is_named_as_such(tmp_path: Path) -> None:
+def test_drained_members_are_named_as_drained(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, *[(("m",),)] * 3)
     pool_of(made).drained = {"a/ollama1", "c/ollama1"}
     run(made, [Part(own[1], [ONE])])
     assert made.members.halted.startswith("a/ollama1 (drained), c/ollama1 (drained) are out of the upstream already")
 
 
-def test_what_is_down_already_is_waited_for_while_its_host_is_worked_on(tmp_path: Path) -> None:
+def test_a_roll_waits_for_a_member_that_is_down_while_its_host_is_at_work(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, (("m",),), (("m",),))
     pool_of(made).down = {"a/ollama1"}
     refused = threading.Event()
@@ -181,7 +181,7 @@ def test_what_is_down_already_is_waited_for_while_its_host_is_worked_on(tmp_path
     assert pool_of(made).down == set()
 
 
-def test_a_refused_host_asks_the_balancers_again_only_when_another_came_further(tmp_path: Path) -> None:
+def test_a_refused_host_asks_the_balancers_again_only_after_progress_elsewhere(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, (("m",),), (("m",),), (("n",), ("n",)))
     pool_of(made).down = {"a/ollama1"}
     refused = threading.Event()
@@ -189,13 +189,13 @@ def test_a_refused_host_asks_the_balancers_again_only_when_another_came_further(
     waiting.said = Noted(refused)
     parts = [waiting, Part(own[2], [ONE, TWO], before=lambda: refused.wait(10) or pytest.fail("it was not refused"))]
     run(made, parts)
-    assert waiting.refusals <= 6, "once at first, and once for each step and instance of the other host"
+    assert waiting.refusals <= 6, "once at first, and once for each step and instance of host c"
     assert parts[1].error is None
     assert made.members.halted
 
 
-def test_the_room_of_a_refused_host_is_offered_to_those_that_it_kept_waiting(tmp_path: Path) -> None:
-    """Host b has room for one model and none for the other: it keeps c from neither."""
+def test_the_slot_of_a_refused_host_is_offered_to_waiting_hosts(tmp_path: Path) -> None:
+    """Host b has a free slot for model n and none for model m. The refused host b must not keep host c waiting."""
     made, own = fleet(tmp_path, (("m",),), (("m", "n"),), (("n",),))
     pool_of(made).down = {"a/ollama1"}
     blocked, free = Part(own[1], [ONE]), Part(own[2], [ONE])
@@ -208,7 +208,7 @@ def test_the_room_of_a_refused_host_is_offered_to_those_that_it_kept_waiting(tmp
     assert free.error is None
 
 
-def test_an_ill_instance_halts_the_roll_also_for_those_that_wait(tmp_path: Path) -> None:
+def test_a_failed_test_halts_the_roll_for_waiting_hosts_too(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, (("m",),), (("m",),))
     second = Part(own[1], [ONE])
     asked = threading.Event()
@@ -223,7 +223,7 @@ def test_an_ill_instance_halts_the_roll_also_for_those_that_wait(tmp_path: Path)
     assert pool_of(made).down == {"a/ollama1"}
 
 
-def test_a_stop_wakes_everybody_who_waits(tmp_path: Path) -> None:
+def test_a_stop_wakes_every_waiting_host(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, *[(("m",),)] * 4)
     scheduler = Scheduler(made, 8)
     waits = threading.Semaphore(0)
@@ -234,7 +234,7 @@ def test_a_stop_wakes_everybody_who_waits(tmp_path: Path) -> None:
         made.context.stop.set()
         scheduler.wake()
         for other in parts[1:]:
-            assert other.ended.wait(10), "it is told while another host is still at work"
+            assert other.ended.wait(10), "the host stops while another host is still at work"
 
     class Waiting(Part):
         def __init__(self, *words: Any) -> None:
@@ -254,12 +254,12 @@ def test_a_stop_wakes_everybody_who_waits(tmp_path: Path) -> None:
     thread.join(30)
     assert not thread.is_alive()
     assert [str(part.error) for part in parts[1:]] == ["stopped before step"] * 3
-    assert parts[0].error is None, "it is out, was changed, and gets its requests back"
+    assert parts[0].error is None, "the instance was out and changed, and gets requests again"
     assert pool_of(made).down == set()
     assert made.members.out(("lb-0",)) == {}
 
 
-def test_a_scheduler_that_is_woken_when_it_is_not_at_work_works_all_the_same(tmp_path: Path) -> None:
+def test_a_wake_before_and_after_the_work_of_a_scheduler_does_no_harm(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, (("m",),))
     scheduler = Scheduler(made, 1)
     scheduler.wake()
@@ -270,8 +270,8 @@ def test_a_scheduler_that_is_woken_when_it_is_not_at_work_works_all_the_same(tmp
     assert part.error is None
 
 
-def test_hosts_that_wait_take_no_place_of_those_at_work_for_ever(tmp_path: Path) -> None:
-    """Of eight hosts that stand in for each other, two at a time."""
+def test_waiting_hosts_do_not_block_the_threads_for_ever(tmp_path: Path) -> None:
+    """Eight hosts with replicas of a model, and two threads."""
     made, own = fleet(tmp_path, *[(("m",), ("m",))] * 8)
     parts = [Part(one, [ONE, TWO]) for one in own]
     run(made, parts, forks=2)
@@ -283,7 +283,7 @@ def test_a_roll_without_hosts_ends(tmp_path: Path) -> None:
     run(made, [])
 
 
-def test_renamed_instances_halt_who_needs_their_room_and_a_second_deploy_is_advised(tmp_path: Path) -> None:
+def test_renamed_instances_halt_hosts_that_need_the_slot_and_the_hint_is_a_second_deploy(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, (("m",),), (("m",),))
     pool_of(made).listed = {"a/old": 3009, "b/ollama1": 3001}
     removed, part = Part(own[0], [frozenset({"old"})]), Part(own[1], [ONE])
@@ -295,7 +295,7 @@ def test_renamed_instances_halt_who_needs_their_room_and_a_second_deploy_is_advi
     assert part.error.hint == "deploy again: the balancers learn of the renamed instances at the end of this run"
 
 
-def test_hosts_that_each_make_an_instance_anew_do_not_wait_for_each_other(tmp_path: Path) -> None:
+def test_hosts_that_each_create_an_instance_do_not_wait_for_each_other(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, *[(("m",), ("m",))] * 3)
     parts = [Part(one, [TWO], before=partial(one.hold, "ollama1")) for one in own]
     run(made, parts)
@@ -303,8 +303,8 @@ def test_hosts_that_each_make_an_instance_anew_do_not_wait_for_each_other(tmp_pa
     assert pool_of(made).down == set()
 
 
-def test_an_instance_that_a_host_admits_makes_room_also_where_that_host_is_refused(tmp_path: Path) -> None:
-    """Host a waits for an instance of b alone, and b for one that nobody gives back."""
+def test_an_admitted_instance_frees_a_slot_even_if_its_host_is_refused(tmp_path: Path) -> None:
+    """Host a waits for an instance of host b, and host b for an instance that stays out."""
     made, own = fleet(tmp_path, (("m",),), (("m",), ("m", "n")), (("n",),), max_unavailable=1)
     pool_of(made).down = {"c/ollama1"}
     own[1].hold("ollama1")
@@ -318,12 +318,12 @@ def test_an_instance_that_a_host_admits_makes_room_also_where_that_host_is_refus
 
 
 class Meeting(Members):
-    """The table of hosts that look at it at once: none of them goes on before another one has looked too."""
+    """A table of members in which a read waits for a read of another host."""
 
     def __init__(self) -> None:
         super().__init__()
         self.to_meet = threading.Semaphore(0)
-        """How many of the next looks meet another one."""
+        """The number of next reads that wait."""
         self._both = threading.Barrier(2)
 
     def out(self, scope: tuple[str, ...]) -> dict[str, Slot]:
@@ -333,8 +333,8 @@ class Meeting(Members):
         return taken
 
 
-def test_two_hosts_that_ask_at_once_are_not_both_refused_for_ever(tmp_path: Path) -> None:
-    """Two may be out, and one is down: there is room for either."""
+def test_two_hosts_that_ask_at_once_do_not_refuse_each_other_for_ever(tmp_path: Path) -> None:
+    """Two instances may be out, and one is down: either host fits."""
     hosts = [gpu(name, (("m",),), max_unavailable=2) for name in "abc"]
     whole = gpu("d", (("m",), ("m",)), max_unavailable=2)
     meeting = Meeting()
@@ -356,21 +356,21 @@ def test_two_hosts_that_ask_at_once_are_not_both_refused_for_ever(tmp_path: Path
 
 
 def until(so: Callable[[], bool]) -> None:
-    """Wait until it is so."""
+    """Wait until a condition holds."""
     end = time.monotonic() + 10
     while not so():
-        assert time.monotonic() < end, "it never was"
+        assert time.monotonic() < end, "the condition never held"
         time.sleep(0.001)
 
 
 class Watch:
-    """Makes sure that never more of a model gets no requests than may, whenever a balancer is told of more.
+    """Checks at every mark on a balancer that no more replicas of a model are without requests than allowed.
 
-    Alone, as many instances of one host may be out as must be together.
+    If nothing else is out, a whole group of instances of a host may be out together.
 
     Args:
         made: the roll.
-        held: labels of instances that are made anew: they are not there when balancers are told of them.
+        held: labels of new instances, which do not exist yet when the balancers learn of the instances.
     """
 
     def __init__(self, made: Roll, held: set[str]) -> None:
@@ -400,7 +400,7 @@ group = st.sampled_from([ONE, TWO, EVERY])
 
 @st.composite
 def rolls(draw: st.DrawFn) -> dict[str, Any]:
-    """A fleet, what is to go out of it, and what is down already."""
+    """Draw a fleet, the groups of instances to take out, and the members that are down already."""
     count = draw(st.integers(1, 6))
     models = [tuple(draw(st.lists(served, min_size=2, max_size=2))) for _ in range(count)]
     labels = [f"{name}/ollama{n}" for name in "abcdef"[:count] for n in (1, 2)]
@@ -418,7 +418,7 @@ def rolls(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(rolls())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_however_hosts_come_no_more_are_out_than_may_be_and_all_come_to_an_end(case: dict[str, Any]) -> None:
+def test_in_any_order_the_budget_holds_and_every_host_ends(case: dict[str, Any]) -> None:
     made, own = fleet(Path("/nowhere"), *case["models"], max_unavailable=case["max_unavailable"])
     pool = pool_of(made)
     pool.down, pool.drained = case["down"] - case["drained"], set(case["drained"])
@@ -439,8 +439,8 @@ def test_however_hosts_come_no_more_are_out_than_may_be_and_all_come_to_an_end(c
     run(made, parts, case["forks"])
     assert watch.wrong == []
     assert made.members.out(("lb-0",)) == {}
-    stopped = case["held"] if made.members.halted else set()  # the next run gives them back
-    assert pool.down <= case["down"] | stopped, "all that went out is back"
+    stopped = case["held"] if made.members.halted else set()  # the next run admits the instances
+    assert pool.down <= case["down"] | stopped, "every instance that went out is back"
     if not case["down"] | case["drained"]:
         assert made.members.halted == ""
     for part in parts:
@@ -450,4 +450,4 @@ def test_however_hosts_come_no_more_are_out_than_may_be_and_all_come_to_an_end(c
             assert isinstance(part.error, Stopped)
             assert part.slot is not None
             listed = pool.members()
-            assert made.budget.blockers(part.slot, {}, listed, ()), f"{part.name} was stopped though it had room"
+            assert made.budget.blockers(part.slot, {}, listed, ()), f"{part.name} was stopped without a blocker"

@@ -1,4 +1,4 @@
-"""What is said of a service that does not start; and units that systemd would not take never get into their place."""
+"""The evidence of a service that does not start; and a unit that systemd would refuse never gets into place."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ OURS, THEIRS = "provision-x.service", "docker.service"
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="asks systemd itself")
 
 
-def test_why_a_service_does_not_start_is_part_of_the_evidence(tmp_path: Path) -> None:
+def test_the_evidence_has_the_reason_of_a_service_that_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "systemctl").write_text(SYSTEMCTL)
     (tmp_path / "systemctl").chmod(0o755)
     have = {"enabled": True, "running": False, "masked": False}
@@ -35,7 +35,7 @@ def test_why_a_service_does_not_start_is_part_of_the_evidence(tmp_path: Path) ->
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where units are, with one of ours and one of our additions in place."""
+    """The folder of units, with a unit and a drop-in of ours."""
     monkeypatch.setattr(unit_scan, "DIRECTORY", str(tmp_path))
     (tmp_path / OURS).write_text("before")
     (tmp_path / f"{THEIRS}.d").mkdir()
@@ -44,12 +44,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put_in_place(step: Unit) -> subprocess.CompletedProcess[str]:
-    """Carry out the two commands that write the file."""
+    """Run the two commands that write the file."""
     have: dict[str, Any] = {"sha256": "0" * 64, "mode": "0644", "owner": "root:root", "loaded": True}
     _, put, place, _ = step.commands(have, step.want(None, have))  # type: ignore[arg-type]
     assert isinstance(put, Put)
     assert isinstance(place, Run)
-    assert Path(put.path).name.startswith(".")  # what a crash leaves of it must not pass for a unit of ours
+    assert Path(put.path).name.startswith(".")  # the temporary file of a crashed run must not count as a unit of ours
     Path(put.path).write_bytes(put.content)
     text = place.stdin.decode()
     return subprocess.run(place.words, input=text, capture_output=True, text=True, check=False)
@@ -70,12 +70,14 @@ def put_in_place(step: Unit) -> subprocess.CompletedProcess[str]:
         (DropIn(name=THEIRS, content=b"[Service]\nExecStartPre=nothing\n"), "Command nothing is not executable"),
     ],
 )
-def test_what_systemd_would_not_take_is_refused_and_what_was_there_stays(folder: Path, step: Unit, said: str) -> None:
+def test_a_unit_that_systemd_would_refuse_is_refused_and_the_old_file_stays(
+    folder: Path, step: Unit, said: str
+) -> None:
     before = sorted(folder.rglob("*"))
     done = put_in_place(step)
     assert done.returncode == 1
     assert said in done.stderr
-    assert "/tmp/tmp." not in done.stderr  # the file is named as it would be, not where it was looked at
+    assert "/tmp/tmp." not in done.stderr  # the message names the final path, not the path of the check
     assert Path(step.path).read_text() == "before"
     assert sorted(folder.rglob("*")) == before
 
@@ -91,7 +93,7 @@ def test_what_systemd_would_not_take_is_refused_and_what_was_there_stays(folder:
         DropIn(name=THEIRS, content=render("docker/provision.conf.j2")),
     ],
 )
-def test_what_is_yet_to_come_is_no_fault_of_a_unit(folder: Path, step: Unit) -> None:
+def test_a_unit_may_name_files_and_units_that_do_not_exist_yet(folder: Path, step: Unit) -> None:
     (folder / "provision-nginx.service").write_text("before")
     done = put_in_place(step)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The upstream as data: its text says it wholly, marks change nothing else, and a rollback keeps who is where."""
+"""The upstream as data: the text holds all of the data, marks change nothing else, and a rollback keeps addresses."""
 
 import dataclasses
 from pathlib import Path
@@ -58,7 +58,7 @@ def upstreams(draw: st.DrawFn) -> Upstream:
 
 
 def written(name: str = "deployed") -> Upstream:
-    """An upstream that a host has."""
+    """Return the upstream of a host."""
     found = Upstream.parse((HERE / f"upstreams/{name}.conf").read_text())
     assert found is not None
     return found
@@ -68,12 +68,12 @@ def written(name: str = "deployed") -> Upstream:
 
 
 @given(upstreams())
-def test_the_text_says_the_whole_upstream(made: Upstream) -> None:
+def test_the_text_holds_the_whole_upstream(made: Upstream) -> None:
     assert Upstream.parse(made.text) == made
 
 
 @given(upstreams())
-def test_nginx_reads_the_text_as_one_server_for_each_member_and_no_name_twice(made: Upstream) -> None:
+def test_nginx_reads_one_server_for_each_member_and_no_name_twice(made: Upstream) -> None:
     group, names = parse(made.text)
     servers = [found.words[1] for found in find(group.block or (), "server")]
     assert servers == ([member.at for member in made.members] or [upstream.NOBODY])
@@ -83,7 +83,7 @@ def test_nginx_reads_the_text_as_one_server_for_each_member_and_no_name_twice(ma
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
-def test_an_upstream_that_an_earlier_version_wrote_keeps_its_bytes(path: Path) -> None:
+def test_an_upstream_written_by_an_earlier_version_keeps_its_bytes(path: Path) -> None:
     text = path.read_text()
     assert written(path.stem).text == text if path.stem != "ports_exchanged" else True
 
@@ -96,7 +96,7 @@ def test_a_name_that_an_earlier_version_lost_between_two_moves_comes_back() -> N
 
 
 @pytest.mark.parametrize("path", sorted((HERE / "golden").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_upstream_of_a_whole_inventory_is_read_as_it_was_written(path: Path) -> None:
+def test_the_upstream_of_a_whole_inventory_survives_parsing(path: Path) -> None:
     inventory = role_interface.load(str(path))
     steps = [entry.step for host in inventory.hosts for entry in role_interface.steps(host, inventory)]
     for step in steps:
@@ -119,14 +119,14 @@ def test_the_upstream_of_a_whole_inventory_is_read_as_it_was_written(path: Path)
         ("    server 10.1.0.11:3001", "    # server 10.1.0.11:3001", []),
     ],
 )
-def test_a_server_that_is_no_member_is_a_stranger(old: str, new: str, strangers: list[str]) -> None:
+def test_a_server_without_a_member_is_a_stranger(old: str, new: str, strangers: list[str]) -> None:
     text = written().text
     assert old in text
     assert upstream.strangers(text) == []
     assert upstream.strangers(text.replace(old, new, 1)) == strangers
 
 
-def test_the_server_that_stands_for_nobody_is_no_stranger() -> None:
+def test_the_placeholder_server_is_no_stranger() -> None:
     assert upstream.strangers(written("nobody").text) == []
 
 
@@ -138,7 +138,7 @@ def test_a_text_without_an_upstream_is_none(text: str) -> None:
     assert (Upstream.parse(text), upstream.members(text)) == (None, {})
 
 
-def test_numbers_that_somebody_else_wrote_are_read_and_parameters_are_not() -> None:
+def test_edited_numbers_are_read_and_added_parameters_are_not() -> None:
     text = written().text.replace("weight=1 max_conns=5", "weight=7 slow_start=9s", 1)
     found = Upstream.parse(text)
     assert found is not None
@@ -146,7 +146,7 @@ def test_numbers_that_somebody_else_wrote_are_read_and_parameters_are_not() -> N
     assert "slow_start" not in found.text
 
 
-def test_the_members_of_a_text_that_makes_no_upstream_are_known_with_their_marks() -> None:
+def test_members_and_marks_of_an_incomplete_upstream_are_still_read() -> None:
     text = written("down_and_drained").text.replace("    keepalive 16;\n", "")
     assert Upstream.parse(text) is None
     assert [name for name, one in upstream.members(text).items() if one.down] == [ONE, TWO]
@@ -161,7 +161,7 @@ def test_a_label_names_its_instance(host: str, name: str) -> None:
     assert InstanceRef.of(InstanceRef(host, name).label) == InstanceRef(host, name)
 
 
-def test_a_label_has_nothing_that_means_something_to_nginx() -> None:
+def test_a_label_has_no_special_character_of_nginx() -> None:
     assert InstanceRef("a;b", "c}\n#d").label == "a_b/c___d"
 
 
@@ -169,7 +169,7 @@ def test_a_label_has_nothing_that_means_something_to_nginx() -> None:
 
 
 @given(upstreams(), st.data())
-def test_a_mark_changes_only_the_members_that_it_names(made: Upstream, data: Any) -> None:
+def test_a_mark_changes_only_the_named_members(made: Upstream, data: Any) -> None:
     known = [one.label for one in made.members]
     chosen = st.lists(st.sampled_from([*known, "no/such"]), unique=True, max_size=3)
     down, up, undrain = data.draw(chosen), data.draw(chosen), data.draw(chosen)
@@ -185,7 +185,7 @@ def test_a_mark_changes_only_the_members_that_it_names(made: Upstream, data: Any
         assert after.at == ("10.9.9.9:9999" if after.label in up else before.at)
 
 
-def test_down_and_up_again_gives_the_same_upstream() -> None:
+def test_down_and_up_restores_the_upstream() -> None:
     marked = written().updated(down=[ONE, TWO])
     assert [one.label for one in marked.members if one.down] == [ONE, TWO]
     assert marked.updated(up={ONE: "10.1.0.11:3001", TWO: ""}) == written()
@@ -202,17 +202,17 @@ def test_down_and_up_again_gives_the_same_upstream() -> None:
         ("999.1.1.1:4001", "10.1.0.11:4001"),
     ],
 )
-def test_an_instance_gets_its_requests_where_it_proved_itself(said: str, place: str) -> None:
+def test_a_member_comes_up_at_the_address_that_the_instance_proved(said: str, place: str) -> None:
     moved = written().updated(down=[ONE]).updated(up={ONE: said})
     assert moved.text == written().text.replace("10.1.0.11:3001", place)
 
 
-def test_an_instance_that_the_upstream_does_not_list_takes_nobodys_line() -> None:
+def test_an_unlisted_instance_takes_the_line_of_no_member() -> None:
     marked = written().updated(down=[ONE])
     assert marked.updated(up={"gpu-01/chat": "10.1.0.11:3001"}) == marked
 
 
-def test_a_drained_instance_stays_out_until_it_is_given_back() -> None:
+def test_a_drained_member_stays_down_until_undrain() -> None:
     drained = written().updated(drain={ONE: WHY})
     assert drained.members[0] == dataclasses.replace(written().members[0], down=True, drained=WHY)
     assert drained.updated(up={ONE: ""}) == drained
@@ -228,7 +228,7 @@ def test_a_later_drain_replaces_the_earlier() -> None:
 
 
 def listed(cells: dict[str, str]) -> dict[str, Member]:
-    """Members of a case's words."""
+    """Return the members that the words of a case describe."""
     return {name: member(name, *cell.split()) for name, cell in cells.items()}
 
 
@@ -240,7 +240,7 @@ CASES = yaml.safe_load((HERE / "restored_upstream.yaml").read_text())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
-def test_what_a_rollback_makes_of_the_upstream(case: dict[str, Any]) -> None:
+def test_a_rollback_restores_the_upstream_of_the_case(case: dict[str, Any]) -> None:
     past = Upstream(
         name="ollama",
         method="random",
