@@ -1,1 +1,1 @@
-"""What a run prints: text, JSON and progress."""
+"""The output of a run: text, JSON and progress."""

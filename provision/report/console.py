@@ -1,4 +1,4 @@
-"""What every report is made of: lines, colours, warnings, errors, and the one JSON document of a command."""
+"""The parts of every report: lines, colours, warnings, errors, and the one JSON document of a command."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ COLOURS = {
 
 
 def say(text: str = "", hang: int = 4) -> None:
-    """A line for people, on stdout, broken where the screen ends.
+    """Print a line for people on stdout, broken at the end of the screen.
 
     Args:
         text: the line.
-        hang: how far its other lines are indented.
+        hang: indentation of continuation lines, in columns.
     """
     print("\n".join(layout.wrap(text, hang, layout.width(sys.stdout))), flush=True)
 
 
 def say_command(label: str, command: str) -> None:
-    """A command for an operator to copy.
+    """Print a command for an operator to copy.
 
     Args:
-        label: stands before it.
+        label: the words before the command.
         command: the command.
     """
     whole = f"{label}: {command}"
@@ -59,19 +59,19 @@ def say_command(label: str, command: str) -> None:
 
 
 def warn(text: str) -> None:
-    """A warning, on stderr."""
+    """Print a warning on stderr."""
     limit = layout.width(sys.stderr)
-    told = with_command(f"{paint('warning', 'yellow')}: {line(text, 1000)}", limit, indent=2)
-    print("\n".join(told), file=sys.stderr, flush=True)
+    shown = with_command(f"{paint('warning', 'yellow')}: {line(text, 1000)}", limit, indent=2)
+    print("\n".join(shown), file=sys.stderr, flush=True)
 
 
 def with_command(text: str, limit: int, indent: int = 0) -> list[str]:
-    """A sentence that may end in a command: the command has lines of its own where both have no room on one.
+    """Return the lines of a sentence that may end in a command: the command gets its own lines if a line has no room.
 
     Args:
         text: the sentence.
         limit: columns of a line.
-        indent: how far what follows its first line is indented.
+        indent: indentation of continuation lines, in columns.
     """
     sentence, mark, command = text.partition(f"; {GOES_ON}: ")
     if not mark or layout.seen(text) <= limit:
@@ -85,44 +85,44 @@ def document(command: str, exit_code: int, warnings: Sequence[str], **body: Any)
     """Print the one JSON document of a command on stdout. Later releases add keys and rename none.
 
     Args:
-        command: what was called, such as `deploy` or `lock status`.
+        command: the command, such as `deploy` or `lock status`.
         exit_code: of the command.
         warnings: lines for the operator.
-        body: the other keys.
+        body: the remaining keys.
     """
     head = {"schema": SCHEMA, "command": command, "exit": exit_code, "warnings": list(warnings)}
     print(json.dumps({**head, **body}, indent=2, default=str), flush=True)
 
 
 def error_document(command: str, error: ProvisionError) -> None:
-    """The document of a run that did not come to its hosts; the same is said on stderr in words."""
+    """Print the document of a run that did not come to its hosts, and the error in words on stderr."""
     print(error_text(error), file=sys.stderr, flush=True)
     problems = [vars(problem) for problem in error.problems] if isinstance(error, InventoryError) else []
-    said = {"message": error.message, "hint": error.hint, "problems": problems}
+    failure = {"message": error.message, "hint": error.hint, "problems": problems}
     warnings = error.warnings if isinstance(error, InventoryError) else ()
-    document(command, error.exit_code, warnings, hosts=[], error=said)
+    document(command, error.exit_code, warnings, hosts=[], error=failure)
 
 
 def failure_document(command: str, exit_code: int, message: str, hint: str = "") -> None:
-    """The document of a command that ended before it had a result.
+    """Print the document of a command that ended without a result.
 
     Args:
-        command: what was called; empty where that was not understood.
+        command: the command; empty if it was not understood.
         exit_code: of the command.
-        message: what went wrong.
-        hint: what to do about it.
+        message: the failure.
+        hint: the next action.
     """
-    said = {"message": message, "hint": hint, "problems": []}
-    document(command, exit_code, [], hosts=[], error=said)
+    failure = {"message": message, "hint": hint, "problems": []}
+    document(command, exit_code, [], hosts=[], error=failure)
 
 
 def error_text(error: ProvisionError, stream: TextIO | None = None, indent: int = 0) -> str:
-    """An error on one screen: what, where, the evidence, what to do.
+    """Return an error for one screen: failure, place, evidence, next action.
 
     Args:
         error: the error.
-        stream: where it is printed; standard error when None.
-        indent: how far it is indented.
+        stream: the stream for the text; standard error by default.
+        indent: indentation in columns.
     """
     limit = layout.width(stream or sys.stderr)
     wrapped = (layout.wrap(" " * indent + text, indent + hang, limit) for text, hang in _error_lines(error))
@@ -130,7 +130,7 @@ def error_text(error: ProvisionError, stream: TextIO | None = None, indent: int 
 
 
 def _error_lines(error: ProvisionError) -> Iterator[tuple[str, int]]:
-    """The lines of an error, each with the indentation of what is broken off it."""
+    """Yield the lines of an error, each with the indentation of its continuation."""
     if isinstance(error, InventoryError):
         for warning in some(error.warnings, most=20, width=1000):
             yield f"warning: {warning}", 2
@@ -145,18 +145,18 @@ def _error_lines(error: ProvisionError) -> Iterator[tuple[str, int]]:
             yield f"  command: {line(error.command)}", 4
         if error.exit_status is not None and f"exited {error.exit_status}" not in error.message:
             yield f"  exit code: {error.exit_status}", 4
-        for said in lines(error.stderr, last=True) if error.stderr else ():
-            yield f"  | {said}", 4
+        for evidence in lines(error.stderr, last=True) if error.stderr else ():
+            yield f"  | {evidence}", 4
     if error.hint:
         yield f"  -> {line(error.hint)}", 5
 
 
 def failures(errors: Iterable[tuple[str, HostError | None]], inventory: Inventory | None = None) -> None:
-    """Print what failed on which host; an error that several hosts have is printed once.
+    """Print the failures of hosts; an error of several hosts is printed once.
 
     Args:
         errors: of every host.
-        inventory: tells the addresses of hosts: errors that differ in them alone are equal.
+        inventory: has the addresses of hosts: errors that differ only in their host's address are equal.
     """
     for group in grouped(errors, inventory):
         error = group[0][1]
@@ -166,7 +166,7 @@ def failures(errors: Iterable[tuple[str, HostError | None]], inventory: Inventor
 
 
 def _below(error: HostError) -> HostError:
-    """The error as it stands below its step: the message does not begin with the step once more."""
+    """Return the error for a place below its step: the message does not repeat the step."""
     below = copy.copy(error)
     below.message = error.message.removeprefix(f"{error.step}: ") if error.step else error.message
     return below
@@ -175,11 +175,11 @@ def _below(error: HostError) -> HostError:
 def grouped(
     errors: Iterable[tuple[str, HostError | None]], inventory: Inventory | None = None
 ) -> list[list[tuple[str, HostError]]]:
-    """Hosts with their errors, those of one error together.
+    """Group hosts by their error.
 
     Args:
         errors: of every host.
-        inventory: as of `failures`.
+        inventory: as for `failures`.
     """
     places = {host.name: host.connection.address for host in inventory.hosts} if inventory else {}
     groups: dict[tuple[str, ...], list[tuple[str, HostError]]] = {}
@@ -191,7 +191,7 @@ def grouped(
 
 
 def _alike(error: HostError, host: str, address: str) -> tuple[str, ...]:
-    """What an error says, without the names of its host."""
+    """Return the texts of an error, without the names of its host."""
     texts: tuple[str, ...] = (type(error).__name__, error.step, error.message, error.hint, error.command, error.stderr)
     for name in filter(None, (address, host)):
         texts = tuple(text.replace(name, "\0") for text in texts)
@@ -199,10 +199,10 @@ def _alike(error: HostError, host: str, address: str) -> tuple[str, ...]:
 
 
 def result_of(error: HostError) -> str:
-    """The word for an error of a host that was only asked something."""
+    """Return the word for the error of a host that was only asked a question."""
     return {4: "unreachable", 6: "locked"}.get(error.exit_code, "failed")
 
 
 def indent(text: str) -> str:
-    """The text, moved to the right by two columns."""
+    """Indent a text by two columns."""
     return "\n".join("  " + line for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""What `drain` and `undrain` print."""
+"""Prints the results of `drain` and `undrain`."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ WORDS = {"drain": ("drained", "drained already"), "undrain": ("back in use", "no
 
 
 def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = (), quiet: bool = False) -> None:
-    """Print every balancer with what it was told and every instance that failed its test, or the JSON document.
+    """Print every balancer with its changed marks and every instance that failed its test, or the JSON document.
 
     Args:
-        result: what came of a drain or an undrain.
+        result: the result of a drain or an undrain.
         as_json: whether the document is wanted.
         own: the words of the command's own options.
         quiet: whether to print failures and the last line alone.
@@ -27,8 +27,8 @@ def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = (), quiet: 
         console.document(verb, result.exit_code, result.warnings, **result.document())
         return
     outcomes = result.outcomes
-    told = [outcome for outcome in outcomes if not isinstance(outcome.error, Stopped)]
-    failures(((outcome.host, outcome.error) for outcome in told), result.inventory)
+    finished = [outcome for outcome in outcomes if not isinstance(outcome.error, Stopped)]
+    failures(((outcome.host, outcome.error) for outcome in finished), result.inventory)
     if result.failed and not quiet:
         say()
     width = max((len(outcome.host) for outcome in outcomes), default=4)

@@ -1,4 +1,4 @@
-"""What runs did, printed and as JSON: `history` and `show`."""
+"""Prints the runs of `history` and `show`, as text and as JSON."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from provision.terminal_text import line, some
 
 BAD = ("failed", "unfinished", "unreachable", "locked", "stopped")
 DIFF_LINES = 60
-REPEATED = 2  # changes of one step that are printed one by one
+REPEATED = 2  # a step with more changes gets one line for all
 Found = Sequence[tuple[Host, Any | HostError]]
 
 
@@ -29,7 +29,7 @@ def show_history(runs: History, most: int, *, as_json: bool) -> None:
 
     Args:
         runs: of every host.
-        most: how many runs are printed.
+        most: the number of runs to print.
         as_json: whether the document is wanted.
     """
     if as_json:
@@ -41,7 +41,7 @@ def show_history(runs: History, most: int, *, as_json: bool) -> None:
 
 
 def show_story(story: RunStory, *, as_json: bool) -> None:
-    """Print what a run did, host by host, or the JSON document.
+    """Print a run, host by host, or the JSON document.
 
     Args:
         story: of every host.
@@ -55,45 +55,47 @@ def show_story(story: RunStory, *, as_json: bool) -> None:
     died(story.died)
 
 
-def history_document(found: Sequence[tuple[Host, list[Entry] | HostError]], most: int) -> dict[str, Any]:
-    """The body of `history --json`: the runs of all hosts, the newest first, and the hosts that were asked.
+def history_document(answers: Sequence[tuple[Host, list[Entry] | HostError]], most: int) -> dict[str, Any]:
+    """Return the body of `history --json`: the runs of all hosts, newest first, and the hosts that were asked.
 
     Args:
-        found: of every host its runs, or why they are not known.
-        most: how many runs.
+        answers: of every host the runs, or the error.
+        most: the number of runs.
     """
     runs: dict[str, list[tuple[str, Entry]]] = {}
-    for host, one in found:
-        for entry in [] if isinstance(one, HostError) else one:
+    for host, answer in answers:
+        for entry in [] if isinstance(answer, HostError) else answer:
             runs.setdefault(entry.run, []).append((host.name, entry))
     newest = sorted(runs, reverse=True)[:most]
-    return {"runs": [_run(run, runs[run]) for run in newest], "hosts": _asked(found)}
+    return {"runs": [_run(run, runs[run]) for run in newest], "hosts": _asked(answers)}
 
 
 def _run(run: str, seen: Sequence[tuple[str, Entry]]) -> dict[str, Any]:
-    told = {key: next(filter(None, (getattr(one, key) for _, one in seen)), "") for key in ("time", "who", "command")}
+    about = {
+        key: next(filter(None, (getattr(entry, key) for _, entry in seen)), "") for key in ("time", "who", "command")
+    }
     hosts = [
-        {"host": host, "result": one.result, "change_count": one.changes, "step": one.step, "why": one.why}
-        for host, one in seen
+        {"host": host, "result": entry.result, "change_count": entry.changes, "step": entry.step, "why": entry.why}
+        for host, entry in seen
     ]
-    return {"run": run, **told, "hosts": hosts}
+    return {"run": run, **about, "hosts": hosts}
 
 
-def _asked(found: Found) -> list[dict[str, Any]]:
-    return [{"host": host.name, "result": _result(one), "why": _why(one)} for host, one in found]
+def _asked(answers: Found) -> list[dict[str, Any]]:
+    return [{"host": host.name, "result": _result(answer), "why": _why(answer)} for host, answer in answers]
 
 
-def _result(one: Any) -> str:
-    return console.result_of(one) if isinstance(one, HostError) else "ok"
+def _result(answer: Any) -> str:
+    return console.result_of(answer) if isinstance(answer, HostError) else "ok"
 
 
-def _why(one: Any) -> str:
-    return one.message if isinstance(one, HostError) else ""
+def _why(answer: Any) -> str:
+    return answer.message if isinstance(answer, HostError) else ""
 
 
-def history_text(found: Sequence[tuple[Host, list[Entry] | HostError]], most: int) -> None:
-    """A line for each run, the newest first, and what went wrong on which host."""
-    runs = history_document(found, most)["runs"]
+def history_text(answers: Sequence[tuple[Host, list[Entry] | HostError]], most: int) -> None:
+    """Print a line for each run, newest first, and the errors of hosts."""
+    runs = history_document(answers, most)["runs"]
     width = max((len(run["run"]) for run in runs), default=3)
     who = min(max((len(run["who"]) for run in runs), default=3), 30)
     if runs:
@@ -104,7 +106,7 @@ def history_text(found: Sequence[tuple[Host, list[Entry] | HostError]], most: in
         cell(begin, _counts(run))
     if not runs:
         say("no run has changed these hosts, as far as they know")
-    _errors(found)
+    _errors(answers)
 
 
 def _command(run: Mapping[str, Any]) -> str:
@@ -112,7 +114,7 @@ def _command(run: Mapping[str, Any]) -> str:
 
 
 def _counts(run: Mapping[str, Any]) -> str:
-    """How many hosts came to which result, and which hosts these are; where it was no good one, at which step."""
+    """Return the number of hosts for each result with their names, and the failed step of a bad result."""
     by_result: dict[str, list[str]] = {}
     for host in run["hosts"]:
         at = f" at {line(host['step'], 60)}" if host["result"] in BAD and host["step"] else ""
@@ -125,27 +127,27 @@ def _counts(run: Mapping[str, Any]) -> str:
     )
 
 
-def _errors(found: Found) -> None:
-    failures((host.name, one) for host, one in found if isinstance(one, HostError))
+def _errors(answers: Found) -> None:
+    failures((host.name, answer) for host, answer in answers if isinstance(answer, HostError))
 
 
 def story_document(story: RunStory) -> dict[str, Any]:
-    """The body of `show --json`: what the run did on each host; hosts that know nothing of it have no changes.
+    """Return the body of `show --json`: the changes of a run on each host; none for a host that does not know the run.
 
     Args:
-        story: of every host what it knows, or why that is not known.
+        story: of every host the changes, or the error.
     """
-    hosts = [_host(host, one, story.words) for host, one in story.hosts]
-    first = next((one.entry for _, one in story.hosts if isinstance(one, Story)), None)
+    hosts = [_host(host, answer, story.words) for host, answer in story.hosts]
+    first = next((answer.entry for _, answer in story.hosts if isinstance(answer, Story)), None)
     about = {"time": first.time, "who": first.who, "command": first.command} if first else None
     return {"run": story.run, "about": about, "hosts": hosts}
 
 
-def _host(host: Host, one: Story | HostError | None, words: Mapping[str, Vocabulary]) -> dict[str, Any]:
-    if not isinstance(one, Story):
-        result = "none" if one is None else _result(one)
-        return {"host": host.name, "result": result, "why": _why(one), "changes": []}
-    entry, changes = one.entry, [_change(made, words) for made in one.made]
+def _host(host: Host, answer: Story | HostError | None, words: Mapping[str, Vocabulary]) -> dict[str, Any]:
+    if not isinstance(answer, Story):
+        result = "none" if answer is None else _result(answer)
+        return {"host": host.name, "result": result, "why": _why(answer), "changes": []}
+    entry, changes = answer.entry, [_change(made, words) for made in answer.made]
     return {"host": host.name, "result": entry.result, "why": entry.why, "changes": changes}
 
 
@@ -163,11 +165,11 @@ def _change(made: Made, words: Mapping[str, Vocabulary]) -> dict[str, Any]:
 
 
 def difference(made: Made, words: Mapping[str, Vocabulary]) -> list[str]:
-    """Lines that show a change of long ago, from its states: secrets are hashes in them.
+    """Return lines that show a past change, from its states, where secrets are hashes.
 
     Args:
         made: the change.
-        words: kind of a step -> what the keys of its states are called.
+        words: kind of a step -> words for the keys of its states.
     """
     if not made.known:
         return ["what it was is not kept on this host any more"]
@@ -178,7 +180,7 @@ def difference(made: Made, words: Mapping[str, Vocabulary]) -> list[str]:
 
 
 def story_text(story: RunStory) -> None:
-    """What a run did, host by host."""
+    """Print a run, host by host."""
     document = story_document(story)
     if about := document["about"]:
         say(f"{line(story.run)}  {line(about['command'])} by {line(about['who'])}, {line(about['time'])}")
@@ -194,7 +196,7 @@ def story_text(story: RunStory) -> None:
 
 
 def _repeated(changes: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """The changes, those together that one step made several times without an error, as marks of a balancer."""
+    """Group changes: all changes of one step without an error, such as the marks of a balancer, are one group."""
     groups: dict[tuple[str, str, bool, int], list[Mapping[str, Any]]] = {}
     for number, change in enumerate(changes):
         done = change["result"] == "done"
@@ -206,16 +208,16 @@ def _change_lines(changes: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> N
     change = changes[-1]
     sign = SIGNS.get(change["action"], " ")
     if len(changes) > REPEATED:
-        reasons = list(dict.fromkeys(line(one["reason"]) for one in changes))
+        reasons = list(dict.fromkeys(line(each["reason"]) for each in changes))
         step_line(sign, change["step"], f"{len(changes)} times: {layout.names(reasons, most=REPEATED)}", ids)
         return
     for change in changes:
-        step_line(sign, change["step"], line(change["reason"]) + _came_of_it(change), ids)
+        step_line(sign, change["step"], line(change["reason"]) + _failure(change), ids)
         for text in some(change["diff"], most=DIFF_LINES):
             say(f"        {text}", hang=12)
 
 
-def _came_of_it(change: Mapping[str, Any]) -> str:
+def _failure(change: Mapping[str, Any]) -> str:
     if change["result"] == "done":
         return ""
     code = "" if change["exit"] is None else f", exit code {change['exit']}"
@@ -224,12 +226,12 @@ def _came_of_it(change: Mapping[str, Any]) -> str:
 
 
 def unfinished(log: Log | None) -> dict[str, str] | None:
-    """The last run of this machine, if it died, in `history --json`."""
+    """Return the last run of this machine, if it died, for `history --json`."""
     return {"run": log.run, "next": log.goes_on} if log else None
 
 
 def died(log: Log | None) -> None:
-    """The same for people."""
+    """Print the last run of this machine, if it died."""
     if log is not None:
-        told = console.with_command(line(log.epitaph, 1000), layout.width(sys.stdout))
-        print("\n".join(["", *(paint(text, "yellow") for text in told)]), flush=True)
+        shown = console.with_command(line(log.epitaph, 1000), layout.width(sys.stdout))
+        print("\n".join(["", *(paint(text, "yellow") for text in shown)]), flush=True)

@@ -1,7 +1,7 @@
-"""How text fits a screen: its width, broken lines, and colours.
+"""Fits text to a screen: width, broken lines, and colours.
 
-A terminal gets lines of its own width, or of COLUMNS. A pipe or a file gets whole lines, so that `grep` finds what
-belongs together.
+A terminal gets lines of its own width, or of COLUMNS. A pipe or a file gets whole lines, so that `grep` finds the parts
+of a line together.
 """
 
 import os
@@ -14,22 +14,22 @@ from typing import TextIO
 WHOLE = 10**6
 NARROWEST = 40
 USUAL = 80
-COLUMN = 28  # a text that continues below itself needs so many columns
+COLUMN = 28  # columns of room that a text needs to continue below itself
 _COLOUR = re.compile(r"\x1b\[\d*m")
 CODES = {"red": 31, "green": 32, "yellow": 33, "dim": 2, "bold": 1}
 
 
 def width(stream: TextIO) -> int:
-    """Columns of a line on a stream.
+    """Return the columns of a line on a stream.
 
     Args:
         stream: standard output or standard error.
     """
     if not stream.isatty():
         return WHOLE
-    said = os.environ.get("COLUMNS", "")
-    if said.isdecimal() and int(said):
-        return max(NARROWEST, int(said))
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return max(NARROWEST, int(columns))
     try:
         return max(NARROWEST, os.get_terminal_size(stream.fileno()).columns or USUAL)
     except (OSError, ValueError):
@@ -37,7 +37,8 @@ def width(stream: TextIO) -> int:
 
 
 def has_colours(stream: TextIO) -> bool:
-    """Whether a stream shows colours: NO_COLOR forbids them, FORCE_COLOR asks for them, else a terminal has them."""
+    """Whether a stream shows colours: NO_COLOR forbids colours, FORCE_COLOR asks for colours, else a terminal shows
+    them."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR") not in (None, "", "0"):
@@ -46,7 +47,7 @@ def has_colours(stream: TextIO) -> bool:
 
 
 def paint(text: str, colour: str) -> str:
-    """The text in a colour, where standard output has colours."""
+    """Return a text in a colour, if standard output has colours."""
     if colour not in CODES or not has_colours(sys.stdout):
         return text
     return f"\x1b[{CODES[colour]}m{text}\x1b[0m"
@@ -57,7 +58,7 @@ def wrap(text: str, hang: int, limit: int) -> list[str]:
 
     Args:
         text: the line.
-        hang: how far the lines after the first are indented.
+        hang: indentation of the lines after the first, in columns.
         limit: columns of a line.
     """
     if seen(text) <= limit:
@@ -72,7 +73,7 @@ def wrap(text: str, hang: int, limit: int) -> list[str]:
             elif now.strip():
                 lines.append(now)
                 now = " " * hang
-            else:  # a word that is longer than a line
+            else:  # a word longer than a line
                 room = max(1, limit - len(now))
                 lines.append(now + word[:room])
                 now, word = " " * hang, word[room:]
@@ -80,27 +81,27 @@ def wrap(text: str, hang: int, limit: int) -> list[str]:
 
 
 def seen(text: str) -> int:
-    """The columns that a text takes."""
+    """Return the columns that a text takes."""
     return len(_COLOUR.sub("", text))
 
 
 def hang_of(column: int, limit: int, least: int) -> int:
-    """Where a text that begins in a column goes on: below itself, or further to the left where little room is left.
+    """Return the column for continuation lines: below the begin of the text, or further left if there is little room.
 
     Args:
-        column: where it begins.
+        column: the first column of the text.
         limit: columns of a line.
-        least: the indentation further to the left.
+        least: the column further left.
     """
     return column if limit - column >= COLUMN else least
 
 
 def typed(command: str, indent: int, limit: int) -> list[str]:
-    """A command as somebody can copy it: where it is broken, the line ends in a backslash.
+    """Return the lines of a command to copy: a broken line ends in a backslash.
 
     Args:
         command: the command.
-        indent: how far it is indented.
+        indent: indentation in columns.
         limit: columns of a line.
     """
     lines, now = [], " " * indent
@@ -113,11 +114,11 @@ def typed(command: str, indent: int, limit: int) -> list[str]:
 
 
 def names(of: Sequence[str], most: int = 4) -> str:
-    """Names in a sentence, and how many more there are."""
+    """Return names for a sentence, and the number of the rest."""
     more = len(of) - most
     return ", ".join(of[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, such as `1 host` and `2 hosts`."""
+    """Return a number with its noun, such as `1 host` and `2 hosts`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What `provision lock` prints."""
+"""Prints the locks of `provision lock`."""
 
 import dataclasses
 import sys
@@ -15,14 +15,14 @@ from provision.runs.log import Log
 from provision.terminal_text import line
 
 Over = Callable[[str], Log | None]
-"""The log of a run of this machine that is over, by its id."""
+"""Id of a run -> this machine's log of the run, if the run is over."""
 
 
 def show(command: str, locks: Locks, *, as_json: bool) -> None:
-    """Print who has or had every host, or the JSON document.
+    """Print the holder of every host's lock, present or former, or the JSON document.
 
     Args:
-        command: what was called, such as `lock status`.
+        command: the command, such as `lock status`.
         locks: of every host.
         as_json: whether the document is wanted.
     """
@@ -33,23 +33,23 @@ def show(command: str, locks: Locks, *, as_json: bool) -> None:
         locks_text(locks.hosts, locks.over, released=command == "lock release")
 
 
-def locks_text(found: Sequence[tuple[Host, Holder | HostError | None]], over: Over, *, released: bool) -> None:
+def locks_text(answers: Sequence[tuple[Host, Holder | HostError | None]], over: Over, *, released: bool) -> None:
     """Print the holder of every lock, or of every lock that was taken away; then how finished runs ended."""
-    width = max((len(host.name) for host, _ in found), default=4)
-    for host, one in found:
-        said = "failed, see below" if isinstance(one, HostError) else str(one) if one else "nobody"
-        begin = "was held by " if released and isinstance(one, Holder) else ""
-        say(f"{host.name:{width}}  {begin}{line(said, 400)}", hang=width + 2)
-    failures((host.name, one) for host, one in found if isinstance(one, HostError))
-    left = [log for _, one in found if (log := _left_by(one, over))]
+    width = max((len(host.name) for host, _ in answers), default=4)
+    for host, answer in answers:
+        holder = "failed, see below" if isinstance(answer, HostError) else str(answer) if answer else "nobody"
+        begin = "was held by " if released and isinstance(answer, Holder) else ""
+        say(f"{host.name:{width}}  {begin}{line(holder, 400)}", hang=width + 2)
+    failures((host.name, answer) for host, answer in answers if isinstance(answer, HostError))
+    left = [log for _, answer in answers if (log := _left_by(answer, over))]
     for text in dict.fromkeys(log.epitaph for log in left):
         print("\n".join(console.with_command(line(text, 1000), layout.width(sys.stdout))), flush=True)
     if not released:
-        _next_commands([one for _, one in found if isinstance(one, Holder) and not _left_by(one, over)])
+        _next_commands([answer for _, answer in answers if isinstance(answer, Holder) and not _left_by(answer, over)])
 
 
 def _next_commands(holders: Sequence[Holder]) -> None:
-    """Print how somebody goes on who is kept off hosts."""
+    """Print the commands for an operator whose run is kept off hosts."""
     if any(holder.left is None for holder in holders):
         say_command("to give back a lock by hand", "provision lock release")
     if any(holder.left is not None and not holder.is_over for holder in holders):
@@ -57,17 +57,21 @@ def _next_commands(holders: Sequence[Holder]) -> None:
 
 
 def _left_by(holder: Holder | HostError | None, over: Over) -> Log | None:
-    """The run that left a lock, if it is over; unless somebody else has resumed it, which is not known here."""
+    """Return the log of the run that left a lock, if the run is over. A resume on another machine is not known here."""
     return over(holder.run) if isinstance(holder, Holder) and holder.who == who() else None
 
 
-def locks_document(found: Sequence[tuple[Host, Holder | HostError | None]], over: Over) -> dict[str, Any]:
-    """The body of `lock ... --json`."""
-    return {"hosts": [_locks_host(host, one, _left_by(one, over)) for host, one in found]}
+def locks_document(answers: Sequence[tuple[Host, Holder | HostError | None]], over: Over) -> dict[str, Any]:
+    """Return the body of `lock ... --json`."""
+    return {"hosts": [_locks_host(host, answer, _left_by(answer, over)) for host, answer in answers]}
 
 
-def _locks_host(host: Host, one: Holder | HostError | None, left_by: Log | None) -> dict[str, Any]:
-    if isinstance(one, HostError):
-        return {"host": host.name, "result": console.result_of(one), "why": one.message, "lock": None}
-    held = one and {**dataclasses.asdict(one), "over": left_by is not None, "next": left_by.goes_on if left_by else ""}
+def _locks_host(host: Host, answer: Holder | HostError | None, left_by: Log | None) -> dict[str, Any]:
+    if isinstance(answer, HostError):
+        return {"host": host.name, "result": console.result_of(answer), "why": answer.message, "lock": None}
+    held = answer and {
+        **dataclasses.asdict(answer),
+        "over": left_by is not None,
+        "next": left_by.goes_on if left_by else "",
+    }
     return {"host": host.name, "result": "ok", "why": "", "lock": held}

@@ -1,4 +1,4 @@
-"""The command to run next, as somebody would type it. Settings of `-e` may be secret and are left out."""
+"""The next command, as an operator types it. Settings of `-e` may be secret and are left out."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -10,14 +10,14 @@ from provision.errors import RefusedError
 from provision.inventory import Mask, unsaid
 from provision.rollout.outcome import Outcome
 
-NAMED = 10  # hosts that a command names; a deploy of all leaves alone what is as declared
+NAMED = 10  # hosts in a command; a deploy of all hosts leaves converged hosts alone in any case
 AGAIN, MENDED = "again", "once mended"
 
 
 def after_deploy(result: DeployResult) -> list[tuple[str, str]]:
-    """The commands that go on as carefully, each with what it is for; none if all is well.
+    """Return the commands that go on as carefully, each with its purpose; none if all is well.
 
-    The first tries the same again on the hosts where it did not end well. Others go on without a dead host.
+    The first command repeats the deploy on the failed hosts. Further commands go on without a dead host.
 
     Args:
         result: of a deploy.
@@ -35,19 +35,19 @@ def after_deploy(result: DeployResult) -> list[tuple[str, str]]:
 
 
 def _named(result: RunResult[Any]) -> Sequence[str]:
-    """The hosts that the next command names: none where all of them failed, or where they are many."""
+    """Return the hosts for the next command: none if all hosts failed, or if the failed hosts are many."""
     failed = result.failed
     return failed if len(failed) <= min(NAMED, len(result.outcomes) - 1) else ()
 
 
 def _label(failed: Sequence[Outcome]) -> str:
-    """What the same command is for. A host that was refused is refused again, until somebody has mended it."""
+    """Return the purpose of the same command. A refused host is refused again until an operator has mended the host."""
     errors = [outcome.error for outcome in failed if outcome.result != "stopped"]
     return MENDED if errors and all(isinstance(error, RefusedError) for error in errors) else AGAIN
 
 
 def _without_the_dead(result: DeployResult, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """How to go on without hosts that do not answer: drain their instances, and leave them out."""
+    """Yield the commands that go on without dead hosts: drain their instances, and leave the hosts out."""
     dead = {outcome.host for outcome in result.outcomes if outcome.result == "unreachable"}
     hosts = {host.name: host for host in result.inventory.hosts}
     gone = [name for name in hosts if name in dead]
@@ -63,17 +63,17 @@ def _without_the_dead(result: DeployResult, words: Sequence[str]) -> Iterator[tu
 
 
 def after_rollback(result: RollbackResult) -> list[tuple[str, str]]:
-    """The command that puts back the rest; none if nothing is left."""
+    """Return the command that rolls back the rest; none if nothing is left."""
     words = request_words(result.request, _named(result))
     return [(AGAIN, _typed("rollback", result.of, *words))] if result.exit_code else []
 
 
 def after_drain(result: DrainResult, words: Sequence[str]) -> list[tuple[str, str]]:
-    """The command that drains or undrains the same again, without secrets; none if all is well.
+    """Return the command that repeats a drain or an undrain, without secrets; none if all is well.
 
     Args:
         result: of a drain or an undrain.
-        words: the options that this command alone has.
+        words: the options of this command alone.
     """
     hide = Mask([secret for host in result.inventory.hosts for secret in host.secrets()])
     wait = ["--lock-wait", "5m"] if any(outcome.result == "locked" for outcome in result.outcomes) else []
@@ -82,11 +82,11 @@ def after_drain(result: DrainResult, words: Sequence[str]) -> list[tuple[str, st
 
 
 def after_verify(request: Request, result: VerifyResult) -> str:
-    """The command to run after a verification: to mend what it found, to ask again, or to go on.
+    """Return the command after a verification: to mend the failures, to ask again, or to go on.
 
     Args:
-        request: what was verified.
-        result: what came of it.
+        request: of the verification.
+        result: of the verification.
     """
     bad = [host for host in result.hosts if host.result != "passed"]
     drifted = [host.host for host in bad if any(step.drifted for step in host.steps)]
@@ -98,11 +98,11 @@ def after_verify(request: Request, result: VerifyResult) -> str:
 
 
 def request_words(request: Request, hosts: Sequence[str] = ()) -> list[str]:
-    """What is typed to ask for the same again, but for what `-e` set.
+    """Return the words of a command for the same request, without `-e`.
 
     Args:
-        request: what was asked for.
-        hosts: names of the hosts that it is for now; none for those of the request.
+        request: the request.
+        hosts: names of the hosts; empty for the hosts of the request.
     """
     limit = ",".join(hosts or request.limit)
     words = ["-i", request.inventory, *(["-l", limit] if limit else [])]

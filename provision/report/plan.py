@@ -1,4 +1,4 @@
-"""What `plan` prints: every change with its reason, and the totals."""
+"""Prints a plan: every change with its reason, and the totals."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from provision.report.layout import paint
 from provision.rollout.outcome import Outcome
 from provision.terminal_text import line, some
 
-DIFF_LINES = 400  # of one change; a file of ours is shorter, and what somebody else put in its place need not be read
-IDS = (20, 48)  # columns for the id of a step: at least, and where lines are whole
+DIFF_LINES = 400  # of one change; our files are shorter, and nobody needs to read somebody else's file
+IDS = (20, 48)  # columns for the id of a step: at least, and for whole lines
 SIGNED = 6  # columns before the id
 
 
 @dataclass(frozen=True)
 class Detail:
-    """How much of a plan is printed.
+    """How much of a plan to print.
 
     Args:
-        diff: what would change in files and settings.
+        diff: changes of files and settings.
         steps: every step, and the commands of every change.
         quiet: failures and the last line alone.
     """
@@ -41,10 +41,10 @@ def show(plan: Plan, exit_code: int, *, as_json: bool, detail: Detail) -> None:
     """Print a plan with its warnings, or its JSON document.
 
     Args:
-        plan: what a deploy would change.
+        plan: the plan.
         exit_code: of the command.
         as_json: whether the document is wanted.
-        detail: how much of it is printed.
+        detail: how much to print.
     """
     if as_json:
         console.document("plan", exit_code, plan.warnings, **document(plan.outcomes))
@@ -60,7 +60,7 @@ def text(outcomes: Sequence[Outcome], inventory: Inventory, detail: Detail = USU
     Args:
         outcomes: of every host.
         inventory: all hosts.
-        detail: how much is printed.
+        detail: how much to print.
     """
     masks = {host.name: Mask(host.secrets()) for host in inventory.hosts}
     for outcome in () if detail.quiet else outcomes:
@@ -79,10 +79,10 @@ def text(outcomes: Sequence[Outcome], inventory: Inventory, detail: Detail = USU
 
 
 def totals(counts: Mapping[str, int]) -> str:
-    """The last line of a plan.
+    """Return the last line of a plan.
 
     Args:
-        counts: as `summary` gives them.
+        counts: from `summary`.
     """
     bad = [f"{counts[word]} {word}" for word in ("unreachable", "failed") if counts[word]]
     hosts = layout.count(counts["hosts"], "host") + (f" ({', '.join(bad)})" if bad else "")
@@ -91,7 +91,7 @@ def totals(counts: Mapping[str, int]) -> str:
 
 
 def drained_lines(outcomes: Sequence[Outcome]) -> None:
-    """Print every instance that an operator keeps out of the upstreams."""
+    """Print every instance that an operator has drained."""
     for record in documents.drained(outcomes):
         label, since, by, why = (line(record[key]) for key in ("instance", "since", "by", "why"))
         say(paint(f"drained: {label} since {since} by {by}: {why}", "yellow"))
@@ -116,14 +116,14 @@ def _host_plan(host: str, plan: HostPlan, detail: Detail, hide: Mask) -> None:
 
 
 def step_line(sign: str, step: str, text: str, ids: Sequence[str], cost: str = "") -> None:
-    """Print a step with a text beside its id, and what it costs behind the text, or below it where there is no room.
+    """Print a step with a text beside its id, and with its cost behind the text, or below if there is no room.
 
     Args:
-        sign: what happens to it.
-        step: its id.
-        text: what is said of it; may have colours.
-        ids: the ids of the steps that are printed below each other.
-        cost: what it costs.
+        sign: the sign of the action.
+        step: the id.
+        text: the text; may have colours.
+        ids: the ids of all steps in the same list.
+        cost: the cost.
     """
     limit = layout.width(sys.stdout)
     usual = IDS[1] if limit == layout.WHOLE else min(max(map(len, ids), default=0), limit * 2 // 5)
@@ -151,7 +151,7 @@ def _change_lines(change: Change, ids: Sequence[str], detail: Detail, hide: Mask
 
 
 def document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The body of `plan --json`."""
+    """Return the body of `plan --json`."""
     hosts = [_plan_host(outcome) for outcome in outcomes]
     return {"hosts": hosts, "drained": documents.drained(outcomes), "summary": summary(outcomes)}
 
@@ -181,7 +181,7 @@ def _plan_host(outcome: Outcome) -> dict[str, Any]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """The totals of a plan."""
+    """Return the totals of a plan."""
     actions = [change.action for outcome in outcomes for change in outcome.plan.changes]
     return {
         "hosts": len(outcomes),

@@ -1,4 +1,4 @@
-"""What is shown while a run is at work: a line per host that changes, or a line per change."""
+"""Shows a run at work: a line per changing host, or a line per change."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _ADDRESS = re.compile(r"[0-9a-f]*[.:][0-9a-f.:]+")
 ENDS = ("failed", "unreachable", "locked", "stopped")
 SHOWN = frozenset({"changed", *ENDS})
 VERBOSE = frozenset({"checking", "changing", "command", "progress", "ok", "planned", "finished"})
-REPEATED = 3  # hosts of which the same error is told while the run is at work; the recap names them all
-ROW = 120  # characters of what is said on a row, at most
+REPEATED = 3  # hosts with the same error shown during the run; the recap names all of them
+ROW = 120  # characters of a row, at most
 
 
 class Lines:
@@ -33,7 +33,7 @@ class Lines:
 
     Args:
         width: columns of the longest host name.
-        verbose: whether every step is shown, with its commands and the progress of long ones.
+        verbose: whether to show every step, with its commands and the progress of long commands.
     """
 
     def __init__(self, width: int, *, verbose: bool = False) -> None:
@@ -51,27 +51,28 @@ class Lines:
         if event.kind in ENDS and not self._is_news(event):
             return
         seconds = f"{event.seconds:8.1f}s" if event.seconds else ""
-        step, said = line(event.step, 120), line(event.text, 200)
-        said = "" if event.kind in ENDS and not self.verbose else said  # the error stands in the recap, once
-        text = f"{event.host:{self.width}}  {event.kind:8}  {step:44} {said}{seconds}".rstrip()
+        step, detail = line(event.step, 120), line(event.text, 200)
+        detail = "" if event.kind in ENDS and not self.verbose else detail  # the recap has the error, once
+        text = f"{event.host:{self.width}}  {event.kind:8}  {step:44} {detail}{seconds}".rstrip()
         limit = layout.width(sys.stderr)
         if limit < layout.WHOLE:
             text = _row(event, self.width, limit)
         with self._lock:
             if self._last.get(event.host) != text:
                 self._last[event.host] = text
-                with contextlib.suppress(OSError):  # nobody reads it any more (`| head`): no reason to stop half-way
+                # Nobody reads the pipe any more (`| head`): no reason to stop half-way.
+                with contextlib.suppress(OSError):
                     print(text, file=sys.stderr, flush=True)
 
     def _is_news(self, event: Event) -> bool:
-        """Whether few hosts have ended so until now: 200 that do not answer are told of by the recap."""
+        """Whether few hosts have ended with this result so far: the recap names 200 unreachable hosts."""
         alike = f"{event.kind} {event.step} {_ADDRESS.sub('', event.text.replace(event.host, ''))}"
         with self._lock:
             self._told[alike] += 1
             return self._told[alike] <= REPEATED
 
     def _first_wait(self, event: Event) -> bool:
-        """Whether a step begins to wait for somebody: a log that is silent for minutes should say why."""
+        """Whether a step begins to wait: a log that is silent for minutes should have the reason."""
         if event.kind != "progress" or not event.text.startswith("waiting"):
             return False
         with self._lock:
@@ -83,30 +84,30 @@ class Lines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
 
 def _row(event: Event, width: int, limit: int) -> str:
-    """What happens on a host, on one row of a terminal. An error stands in the recap, once.
+    """Return the event of a host for one row of a terminal. The recap has the error, once.
 
     Args:
-        event: what happens.
+        event: the event.
         width: columns of the longest host name.
         limit: columns of the terminal.
     """
     seconds = f"  {event.seconds:.1f}s" if event.seconds else ""
     step = line(event.step, ROW)
     text = "" if event.kind in ENDS else line(event.text, ROW)
-    said = "  ".join(filter(None, (f"{event.host:{width}}", f"{event.kind:11}", step, text)))
+    row = "  ".join(filter(None, (f"{event.host:{width}}", f"{event.kind:11}", step, text)))
     room = limit - len(seconds)
-    return f"{said if len(said) <= room else said[: room - 1] + '…'}{seconds}".rstrip()
+    return f"{row if len(row) <= room else row[: room - 1] + '…'}{seconds}".rstrip()
 
 
 class Live:
-    """A line per host that shows what it is doing, for terminals; changes scroll by above.
+    """A line per host with its present work, for terminals; changes scroll by above.
 
     Args:
-        hosts: their names.
+        hosts: names of the hosts.
     """
 
     def __init__(self, hosts: Sequence[str]) -> None:
@@ -138,7 +139,7 @@ class Live:
         self._progress.update(self._task(event.host), description=line(words, ROW), visible=True)
 
     def _task(self, host: str) -> TaskID:
-        """The line of a host; also of a balancer that nobody chose, and on which only marks are changed."""
+        """Return the line of a host, or of a balancer outside the selection on which only marks change."""
         with self._adding:
             if host not in self._tasks:
                 self._tasks[host] = self._progress.add_task("", host=host, total=None)
@@ -153,11 +154,11 @@ class Live:
 
 
 class Progress:
-    """The listener of the command line: shows what happens on stderr, live on a terminal and in lines elsewhere.
+    """The listener of the command line: shows the run on stderr, live on a terminal and in lines elsewhere.
 
     Args:
-        as_json: whether a JSON document comes in the end: it has the warnings of the inventory.
-        verbose: whether progress of long steps is shown too.
+        as_json: whether a JSON document follows, which has the warnings of the inventory.
+        verbose: whether to show the progress of long steps too.
     """
 
     def __init__(self, *, as_json: bool, verbose: bool) -> None:
@@ -180,7 +181,7 @@ class Progress:
                 self._begun()(event)
 
     def _begun(self) -> Lines | Live:
-        """What shows the run: made at the first event on a host, when all hosts are known."""
+        """Return the display of the run, made at the first event of a host, when all hosts are known."""
         with self._beginning:
             if self._shown is None:
                 self._shown = self._made().__enter__()
@@ -199,7 +200,7 @@ class Progress:
 
 
 def failures_only(event: Event) -> None:
-    """The listener of `--quiet`: warnings of the run itself, such as a hook that failed. A report tells what failed on
-    hosts."""
+    """The listener of `--quiet`: shows warnings of the run itself, such as a failed hook. A report shows the failures
+    of hosts."""
     if event.kind == "warning" and event.step != "inventory":
         warn(event.text)

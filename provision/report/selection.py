@@ -20,21 +20,21 @@ def show(command: str, selected: Selected, *, as_json: bool, steps: bool) -> Non
     """
     if as_json:
         option = "--list-steps" if steps else "--list-hosts"
-        hosts = [_host(one, steps=steps) for one in selected.hosts]
+        hosts = [_host(item, steps=steps) for item in selected.hosts]
         console.document(f"{command} {option}", 0, selected.inventory.warnings, hosts=hosts)
         return
-    for one in selected.hosts:
-        name = paint(one.host.name, "bold") if steps else one.host.name
-        say(name if one.is_chosen else f"{name}  only {', '.join(one.roles)}")
-        for entry in one.entries if steps else ():
+    for item in selected.hosts:
+        name = paint(item.host.name, "bold") if steps else item.host.name
+        say(name if item.is_chosen else f"{name}  only {', '.join(item.roles)}")
+        for entry in item.entries if steps else ():
             say(f"    {entry.role:16} {line(entry.step.id)}")
 
 
-def _host(one: SelectedHost, *, steps: bool) -> dict[str, Any]:
+def _host(item: SelectedHost, *, steps: bool) -> dict[str, Any]:
     about: dict[str, Any] = {
-        "host": one.host.name,
-        "groups": list(one.host.groups),
-        "chosen": one.is_chosen,
-        "roles": list(one.roles),
+        "host": item.host.name,
+        "groups": list(item.host.groups),
+        "chosen": item.is_chosen,
+        "roles": list(item.roles),
     }
-    return about | ({"steps": [{"step": entry.step.id, "role": entry.role} for entry in one.entries]} if steps else {})
+    return about | ({"steps": [{"step": entry.step.id, "role": entry.role} for entry in item.entries]} if steps else {})

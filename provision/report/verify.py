@@ -1,4 +1,4 @@
-"""What `verify` prints after pytest has shown the proofs: every host, worst first."""
+"""Prints the result of `verify` after pytest has shown the proofs: every host, worst first."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from provision.steps.nginx.balancer_checks import DRAINED
 from provision.terminal_text import line
 from provision.verify.failure import CONNECTION, describe
 
-if TYPE_CHECKING:  # importing it imports pytest
+if TYPE_CHECKING:  # importing checks imports pytest
     from provision.verify.checks import HostResult
 
 
 def show(request: Request, result: VerifyResult, *, as_json: bool, verbose: bool = False, quiet: bool = False) -> None:
-    """Print what came of a verification, or its JSON document.
+    """Print the result of a verification, or its JSON document.
 
     Args:
-        request: what was verified.
-        result: what came of it.
+        request: of the verification.
+        result: of the verification.
         as_json: whether the document is wanted.
-        verbose: whether the steps that passed are listed too.
+        verbose: whether to list passed steps too.
         quiet: whether to print failures and the last line alone.
     """
     if as_json:
@@ -56,24 +56,24 @@ def _passed(results: Sequence[HostResult]) -> None:
 
 
 def _failed(results: Sequence[HostResult]) -> None:
-    """Print every step that failed; once, where it fails alike on several hosts."""
+    """Print every step that failed, once for equal failures of several hosts."""
     groups: dict[tuple[str, str], list[str]] = {}
     for result in results:
         for step in result.steps:
             if not step.passed and not step.waits_for:
                 groups.setdefault((step.step, describe(step)), []).append(result.host)
-    for (name, said), hosts in groups.items():
+    for (name, proofs), hosts in groups.items():
         say(f"\n{paint(layout.names(hosts, most=6), 'bold')}  {line(name)}")
-        for text_line in said.splitlines():
+        for text_line in proofs.splitlines():
             say(f"  {text_line}", hang=6)
 
 
 def text(results: Sequence[HostResult], following: str) -> None:
-    """Print every host, worst first, what was left out on purpose, and the command to run next.
+    """Print every host, worst first, the proofs left out on purpose, and the next command.
 
     Args:
         results: of every host.
-        following: that command.
+        following: the next command.
     """
     width = max((len(result.host) for result in results), default=4)
     notes: dict[str, None] = {}
@@ -91,26 +91,26 @@ def text(results: Sequence[HostResult], following: str) -> None:
 
 
 def last_line(results: Sequence[HostResult], following: str) -> None:
-    """Print how many checks passed, and the command to run next.
+    """Print how many checks passed, and the next command.
 
     Args:
         results: of every host.
-        following: that command.
+        following: the next command.
     """
     count = summary(results)
     bad_hosts = [f"{count['unreachable']} unreachable"] if count["unreachable"] else []
     hosts = layout.count(count["hosts"], "host") + (f" ({bad_hosts[0]})" if bad_hosts else "")
-    said = f"{count['passed']} of {count['checks']} checks passed on {hosts}"
-    whole = f"{said} · next: {following}"
+    checks = f"{count['passed']} of {count['checks']} checks passed on {hosts}"
+    whole = f"{checks} · next: {following}"
     if len(whole) <= layout.width(sys.stdout):
         say(whole)
         return
-    say(said)
+    say(checks)
     say_command("next", following)
 
 
 def _why_failed(result: HostResult) -> str:
-    """Why a host is not verified, on one line: the steps that failed, and how many wait for one of them."""
+    """Return why a host is not verified, on one line: the failed steps, and the number of steps that wait for them."""
     bad = [step.step for step in result.steps if not step.passed and not step.waits_for]
     waiting = Counter(step.waits_for for step in result.steps if step.waits_for)
     words = [", ".join(map(line, bad[:4])) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")]
@@ -121,7 +121,7 @@ def _why_failed(result: HostResult) -> str:
 
 
 def summary(results: Sequence[HostResult]) -> dict[str, int]:
-    """How many hosts were asked, and how many checks came out how."""
+    """Return the number of hosts, and the number of checks for each result."""
     checks = [check for result in results for check in _verify_host(result)["checks"]]
     passed = sum(check["passed"] for check in checks)
     return {
@@ -134,7 +134,7 @@ def summary(results: Sequence[HostResult]) -> dict[str, int]:
 
 
 def document(results: Sequence[HostResult]) -> dict[str, Any]:
-    """The body of `verify --json`."""
+    """Return the body of `verify --json`."""
     return {"hosts": [_verify_host(result) for result in results], "summary": summary(results)}
 
 
