@@ -104,6 +104,13 @@ def test_every_module_has_a_row(room: str, part: str, path: Path) -> None:
     assert room != "steps" or part == "__init__" or any(part in row for row in STEPS)
 
 
+def test_the_architecture_page_shows_these_rows() -> None:
+    text = " ".join((ROOT / "docs/architecture.md").read_text().split())
+    rooms, steps = re.findall(r"fabfile[^.`]* errors|(?<=inside steps: )[^.`]*?(?= Every)", text)
+    assert [set(row.split(", ")) for row in rooms.split(" > ")] == ROWS
+    assert [set(row.split(", ")) for row in steps.split(" > ")] == STEPS
+
+
 def test_a_loose_module_is_used_by_three_rooms() -> None:
     users = defaultdict(set)
     for room, _, path in files():
