@@ -21,7 +21,8 @@ from typing import IO
 from provision.command import Answer, Command, Put, Run, describe
 from provision.errors import FactError, UnreachableError
 from provision.inventory import Connection, Host, Inventory
-from provision.plan.role_interface import Catalog, Entry
+from provision.plan.catalog import Catalog
+from provision.plan.role_interface import Entry
 from provision.runs.setup import Setup, Timings
 from provision.ssh import host_paths
 from provision.ssh.host_paths import HostPaths

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from provision.inventory import Host, Inventory
+from provision.plan.catalog import Catalog
 from provision.plan.change_order import is_container
-from provision.plan.role_interface import Catalog, Entry
+from provision.plan.role_interface import Entry
 from provision.steps.base import Owned, Step
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
@@ -317,19 +317,6 @@ def _prepared(entries: list[Entry]) -> list[Entry]:
 def owned() -> tuple[tuple[str, Owned], ...]:
     """Return the finders of everything that carries our mark, last role first: a dependent goes before its base."""
     return tuple((name, finder) for name in reversed(order()) for finder in role(name).OWNED)
-
-
-@dataclass(frozen=True)
-class Catalog:
-    """The source of steps and finders: by default the roles of `provision.roles`.
-
-    Args:
-        steps: returns every step of a host, in order; see `steps`.
-        owned: returns the finders of everything that carries our mark, with their roles; see `owned`.
-    """
-
-    steps: Callable[[Host, Inventory], tuple[Entry, ...]] = steps
-    owned: Callable[[], tuple[tuple[str, Owned], ...]] = owned
 
 
 def facts_command(host: Host, inventory: Inventory, parts: Collection[str] = facts.PARTS) -> Run:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from provision.inventory import Connection
-from provision.plan.role_interface import Catalog
+from provision.plan.catalog import Catalog
 from provision.runs import lock
 from provision.runs.lock import HostLock
 from provision.ssh.host_paths import HostPaths

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from provision.lab import faults
-from provision.runs import lock
+from provision.runs.lock import HostLock
 
 from .conftest import wait_for
 from .test_rolling import ALL, down
@@ -25,7 +25,7 @@ def locks(fleet):
 def test_everything_comes_back_by_itself(fleet, lab):
     assert fleet.provision("drain", "gpu-01/ollama2", "-m", "it hums", "--json").code == 0
     assert fleet.provision("lock", "acquire", "-m", "another card", "-l", "gpu-02").code == 0
-    lease = lock.acquire("20260101T000000Z-beef", 9000)
+    lease = HostLock().acquire("20260101T000000Z-beef", 9000)
     lab.host("gpu-01").run(lease.words, stdin=lease.stdin.decode())
     before = locks(fleet)
     assert before["gpu-01"]["run"] == "20260101T000000Z-beef"
