@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from provision.actions.request import Request
@@ -22,10 +23,10 @@ class Locks(Answers["Holder | None"]):
     """The holder of every host's lock, present or former; None for a host without a lock.
 
     Args:
-        over: id of a run -> this machine's log of the run, if the run is over.
+        over: holder of a lock -> this machine's log of the run that left the lock, if the run is over.
     """
 
-    over: Callable[[str], Log | None]
+    over: Callable[[Holder], Log | None]
 
 
 def status(request: Request) -> Locks:
@@ -87,8 +88,9 @@ def release(request: Request, *, force: bool = False) -> Locks:
 
 
 def _on_hosts(request: Request, work: Callable[[Host, Transport], Holder | None]) -> Locks:
-    from provision.actions.asking import ask
+    from provision.actions.asking import ask, setup_of
     from provision.runs.log import Logs, default_folder
 
     answers = ask(request, work)
-    return Locks(answers.inventory, answers.hosts, answers.exit_code, Logs(default_folder()).over)
+    over = partial(Logs(default_folder()).left_by, who=setup_of(request).who)
+    return Locks(answers.inventory, answers.hosts, answers.exit_code, over)

@@ -10,12 +10,12 @@ from provision.errors import HostError
 from provision.inventory import Host
 from provision.report import console, layout
 from provision.report.console import failures, say, say_command
-from provision.runs.lock import Holder, who
+from provision.runs.lock import Holder
 from provision.runs.log import Log
 from provision.terminal_text import line
 
-Over = Callable[[str], Log | None]
-"""Id of a run -> this machine's log of the run, if the run is over."""
+Over = Callable[[Holder], Log | None]
+"""Returns the log of the run that left a lock, if the run is over; see `Logs.left_by`."""
 
 
 def show(command: str, locks: Locks, *, as_json: bool) -> None:
@@ -57,8 +57,8 @@ def _next_commands(holders: Sequence[Holder]) -> None:
 
 
 def _left_by(holder: Holder | HostError | None, over: Over) -> Log | None:
-    """Return the log of the run that left a lock, if the run is over. A resume on another machine is not known here."""
-    return over(holder.run) if isinstance(holder, Holder) and holder.who == who() else None
+    """Return the log of the run that left a lock, if the run is over."""
+    return over(holder) if isinstance(holder, Holder) else None
 
 
 def locks_document(answers: Sequence[tuple[Host, Holder | HostError | None]], over: Over) -> dict[str, Any]:

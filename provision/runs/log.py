@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.runs.journal import kind_of
-from provision.runs.lock import who
+from provision.runs.lock import Holder, who
 
 RUNS = 200  # logs to keep
 GOES_ON = "to go on"  # stands before the command that goes on with a run
@@ -151,6 +151,15 @@ class Logs:
         """Return the log of a run that is over on this machine; None for a live or unknown run."""
         log = self.find(run)
         return log if log is not None and log.is_over else None
+
+    def left_by(self, holder: Holder, who: str) -> Log | None:
+        """Return the log of the run that left a lock on a host, if the run is over on this machine.
+
+        Args:
+            holder: the holder of the lock. The run of another operator may have been resumed, which no log here says.
+            who: operator and machine.
+        """
+        return self.over(holder.run) if holder.who == who else None
 
     def unfinished(self, inventory: str) -> Log | None:
         """Return the last deploy or rollback of an inventory, if the run died.

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -125,11 +126,12 @@ def test_lock_status_tells_whose_process_is_gone(logs, capsys):
     logs.write(log(pid=gone()))
     hosts = [Host(name=name, connection=Connection(address="192.0.2.1")) for name in "abcd"]
     found = list(zip(hosts, [held(RUN), held(RUN), held(OTHER), held(RUN, "bob@lab")], strict=True))
-    report_lock.locks_text(found, logs.over, released=False)
+    over = partial(logs.left_by, who=lock.who())
+    report_lock.locks_text(found, over, released=False)
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(" ")[0] for line in said] == ["a", "b", "c", "d", "run", "to"]
     assert said[4] == logs.over(RUN).epitaph
-    locks = [one["lock"] for one in report_lock.locks_document(found, logs.over)["hosts"]]
+    locks = [one["lock"] for one in report_lock.locks_document(found, over)["hosts"]]
     assert [one["over"] for one in locks] == [True, True, False, False]
     assert [one["next"] for one in locks] == [f"provision deploy --resume {RUN}"] * 2 + [""] * 2
 

@@ -238,7 +238,7 @@ def test_whose_the_locks_are():
     by_hand = lock.HostLock().holder_of(Answer(0, held("bob@desk", "a new fan in gpu-02").encode()))
     hosts = [(first, holder), (second, by_hand), (third, None)]
     with screen("locked-status"):
-        lock_report.show("lock status", Locks(inventory(), hosts, 0, lambda run: None), as_json=False)
+        lock_report.show("lock status", Locks(inventory(), hosts, 0, lambda holder: None), as_json=False)
 
 
 SAID = 'ollama1 did not end a streamed answer of llama3.1:8b well (status 500): {"error":"llama runner has terminated"}'
@@ -385,10 +385,9 @@ def test_the_plan_after_a_run_was_killed():
         plan_report.show(found, 0, as_json=False, detail=plan_report.Detail())
 
 
-def test_the_locks_that_a_killed_run_left(monkeypatch):
-    monkeypatch.setattr(lock_report, "who", lambda: "ops@desk")
+def test_the_locks_that_a_killed_run_left():
     [first, second, third] = inventory().hosts
     holder = lock.HostLock().holder_of(Answer(0, held("ops@desk").encode()))
     hosts = [(first, holder), (second, None), (third, holder)]
     with screen("killed-run-locks"):
-        lock_report.show("lock status", Locks(inventory(), hosts, 0, lambda run: dead_run()), as_json=False)
+        lock_report.show("lock status", Locks(inventory(), hosts, 0, lambda holder: dead_run()), as_json=False)
