@@ -140,15 +140,33 @@ class Look:
     joined: str
 
 
-def sees(folder: Path, cgroup: str = UNIFIED, group: str = f"system.slice/docker-{ID}.scope", **says: str) -> Look:
-    """Look into a container whose process 7 is in a cgroup; only the folder of one group can be joined."""
+def sees(
+    folder: Path,
+    cgroup: str = UNIFIED,
+    group: str = f"system.slice/docker-{ID}.scope",
+    root: str = "rootfs",
+    **says: str,
+) -> Look:
+    """Look into a container whose process 7 is in a cgroup; only the folder of one group can be joined.
+
+    Args:
+        folder: stands in for the root of the host.
+        cgroup: the text of the process's `/proc/7/cgroup`.
+        group: the path of the cgroup that can be joined.
+        root: the container's root in its bundle, where the folder `rootfs` exists.
+        says: variables for the stand-ins of nvidia-smi.
+    """
     for name, text in {"docker": EXEC, "setpriv": INSIDE}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     (folder / "proc/7").mkdir(parents=True)
     (folder / "proc/7/cgroup").write_text(cgroup + "\n")
     (folder / "sys" / group).mkdir(parents=True)
+    (folder / "bundles" / ID / "rootfs").mkdir(parents=True)
+    bundle = {"process": {"env": ['A="root":{"path":"/"']}, "root": {"path": root, "readonly": False}}
+    (folder / "bundles" / ID / "config.json").write_text(json.dumps(bundle, separators=(",", ":")))
     script = card_look.SHELL.replace("/proc/$2", f"{folder}/proc/$2").replace("/sys/fs/cgroup", f"{folder}/sys")
+    script = script.replace(card_look.BUNDLES, f"{folder}/bundles")
     asked = folder / "asked"
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(asked), **says}
     said = subprocess.run(
@@ -197,6 +215,16 @@ def test_docker_is_asked_where_the_namespaces_show_no_cards(tmp_path: Path, says
 def test_nothing_runs_outside_of_the_containers_cgroup(tmp_path: Path, cgroup: str, group: str) -> None:
     look = sees(tmp_path, cgroup, group, DIRECTLY=CARDS)
     assert (look.cards, look.asked, look.joined) == ("as Docker says", ("docker",), "")
+
+
+@pytest.mark.parametrize("root", ["unmounted", "/nowhere/merged", ""])
+def test_docker_is_asked_where_the_root_of_the_container_is_gone(tmp_path: Path, root: str) -> None:
+    look = sees(tmp_path, root=root, DIRECTLY=CARDS)
+    assert (look.cards, look.asked, look.joined) == ("as Docker says", ("docker",), "")
+
+
+def test_the_root_of_a_container_may_be_an_absolute_path(tmp_path: Path) -> None:
+    assert sees(tmp_path, root=str(tmp_path), DIRECTLY=CARDS).asked == ("inside",)
 
 
 def answered(*sections: str) -> Answer:

@@ -2,15 +2,25 @@
 
 LIMIT = 30  # seconds for a look: a busy host may take many
 NO_ANSWER = "(no answer)"  # of a look, in that time
+BUNDLES = (
+    "/run/containerd/io.containerd.runtime.v2.task/moby"  # containerd's folder of the configuration of each container
+)
 
 # `docker exec` starts two runtimes and asks two daemons, five times the price of nvidia-smi itself. So nvidia-smi first
 # runs in the container's namespaces without them: in the container's cgroup, because that decides which devices a
 # process may open; as nobody and without a way to more rights, because the program is the container's. Only a list of
-# cards counts as an answer; in every other case Docker is asked. The check of the cgroup's path ties the process id to
-# the container. A process that the driver does not let go keeps its pipe open: the reader stops at the exit code.
+# cards counts as an answer; in every other case Docker is asked, also where the container's root is no longer mounted
+# on the host: a Docker that fails to start unmounts the root, the container runs on, and `docker exec` fails. The check
+# of the cgroup's path ties the process id to the container. A process that the driver does not let go keeps its pipe
+# open: the reader stops at the exit code.
 SHELL = rf"""
 nl='
 '
+bundles={BUNDLES}
+rooted() {{
+  root=$(sed -n 's/.*"root":{{"path":"\([^"]*\)".*/\1/p' "$bundles/$1/config.json") || return
+  case $root in '') return 1 ;; /*) [ -d "$root" ] ;; *) [ -d "$bundles/$1/$root" ] ;; esac
+}} 2>/dev/null
 cgroup_of() {{
   folder=
   while IFS=: read -r _ controllers path; do
@@ -22,7 +32,7 @@ cgroup_of() {{
   [ -n "$folder" ]
 }} 2>/dev/null
 inside() {{
-  cgroup_of "$1" "$2" || return 0
+  rooted "$1" && cgroup_of "$1" "$2" || return 0
   {{
     (
       echo 0 >"$folder/cgroup.procs" || exit 127
