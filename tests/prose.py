@@ -41,7 +41,6 @@ SHARE, SENTENCE = 5.0, 24.0  # percent: an added text, and an added sentence, st
 WORDS, SENTENCE_WORDS = 60, 9  # a shorter text or sentence is not judged
 # The percent that a room may have. A room without an entry may have SHARE. Entries only shrink.
 BOUNDS: dict[str, float] = {
-    "provision/ssh": 7.5,
     "provision/steps/docker": 7.0,
     "provision/steps/nginx": 8.0,
     "tests/unit": 10.0,

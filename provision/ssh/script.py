@@ -1,7 +1,7 @@
-"""Many commands as one shell script, and the answers out of what comes back. Pure.
+"""Many commands as one shell script, and the answers from its output. Pure.
 
-Every command's output stands between two marks that carry a random word made for this one script, on both streams,
-so that banners, noise of a login shell and hostile output cannot be taken for an answer.
+On both streams the output of every command stands between two marks with a random word made for this one script, so
+that banners, noise of a login shell and hostile output cannot pass for an answer.
 """
 
 import base64
@@ -13,7 +13,7 @@ from provision.command import Answer, Put, Run
 
 KILL_AFTER = 5  # seconds between a timeout's TERM and its KILL
 
-# The whole body is a function, so that a connection that breaks off in the middle runs nothing of it.
+# The whole body is a function, so that nothing runs if the connection breaks off in the middle.
 PRELUDE = r"""
 LC_ALL=C; PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export LC_ALL PATH
 umask 077
@@ -30,20 +30,20 @@ put() {
 
 
 def make_mark() -> str:
-    """A word that no output can contain by accident or guess."""
+    """Make a word that no output can contain by accident or guess."""
     return f"provision-{secrets.token_hex(16)}"
 
 
 def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
-    """The script that runs these commands one after the other.
+    """Assemble the script that runs commands in sequence.
 
-    A slow one goes on beside those that follow it, where nothing is to stop: what it says waits in a pipe until they
-    are done, its standard error behind its output.
+    Without `stop`, a slow command runs beside the commands that follow: its output waits in a pipe until the others are
+    done, its standard error behind its output.
 
     Args:
-        commands: what to run.
+        commands: the commands.
         mark: from `make_mark`.
-        stop: whether a command that fails ends the script; the commands after it then have no answer.
+        stop: whether a failed command ends the script. Later commands have no answer then.
     """
     parts = [PRELUDE.strip("\n"), f"mark={mark}", "main() {"]
     beside = 0
@@ -60,7 +60,7 @@ def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
     return "\n".join(parts).encode()
 
 
-# Ends in a pipe to what goes on beside it.
+# Ends in a pipe to the commands that run beside the slow read.
 _BESIDE = """{{
 begin {number} 2>/dev/null
 {{ said=$({{ {line}; }} 2>&1 >&3 3>&-); rc=$?; }} 3>&1
@@ -81,36 +81,36 @@ def _line(command: Run | Put) -> str:
         words = shlex.join((command.path, f"{command.mode:04o}", command.owner))
         return f"{_feed(command.content)} | put {words}"
     program = f"timeout -k {KILL_AFTER} {command.timeout:g} {shlex.join(command.words)}"
-    # Beside a slow read, standard input would be the pipe of what that says.
+    # Beside a slow read, standard input would be the pipe with the slow output.
     return f"{_feed(command.stdin)} | {program}" if command.stdin else f"{program} </dev/null"
 
 
 def _feed(content: bytes) -> str:
-    """Print these bytes. A builtin, so neither the size of an argument nor the process list matters."""
+    """Return a command for printing bytes. A builtin, so neither argument size nor the process list matters."""
     if content and content.isascii() and b"\0" not in content:
         return f"printf %s {shlex.quote(content.decode())}"
     return f"printf %s {shlex.quote(base64.b64encode(content).decode())} | base64 -d"
 
 
 def parse(stdout: bytes, stderr: bytes, mark: str, count: int) -> list[Answer]:
-    """The answers of the commands that ran to their end, in order.
+    """Parse the answers of the commands that ran to their end, in order.
 
     Args:
-        stdout: everything that came on standard output.
-        stderr: everything that came on standard error.
+        stdout: everything on standard output.
+        stderr: everything on standard error.
         mark: the script's mark.
-        count: how many commands the script has.
+        count: the number of commands in the script.
 
     Returns:
-        as many answers as commands ended; fewer than `count` when the script stopped or was cut off.
+        the answers; fewer than `count` if the script stopped or was cut off.
     """
     answers = []
     for number in range(count):
         out, code = _between(stdout, mark, number)
         if code is None:
             break
-        err, told = _between(stderr, mark, number)
-        if told is None:
+        err, ended = _between(stderr, mark, number)
+        if ended is None:
             err, _ = _between(stdout, mark, f"{number}-error")
         answers.append(Answer(code, out, err))
     return answers
@@ -119,8 +119,8 @@ def parse(stdout: bytes, stderr: bytes, mark: str, count: int) -> list[Answer]:
 def _between(stream: bytes, mark: str, number: int | str) -> tuple[bytes, int | None]:
     opening = f"\n{mark} begin {number}\n".encode()
     closing = f"\n{mark} end {number} ".encode()
-    _, found, rest = stream.partition(opening)
+    _, begun, rest = stream.partition(opening)
     body, ended, tail = rest.partition(closing)
-    if not (found and ended):
+    if not (begun and ended):
         return rest, None
     return body, int(tail.split(b"\n", 1)[0])

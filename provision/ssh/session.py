@@ -1,8 +1,7 @@
-"""One SSH connection per host, and everything that goes over it.
+"""One SSH connection per host, and all commands and files over the connection.
 
 Knows commands, not steps. Every batch of commands is one exec: a script on the standard input of a root shell.
-No SFTP: what is sent rides in the script or on the standard input of a command, so hosts with SFTP switched off
-are hosts like any other.
+No SFTP: files ride in the script or on the standard input of a command, so a host without SFTP works like any other.
 """
 
 import contextlib
@@ -27,26 +26,26 @@ from provision.ssh.transport import OUTPUT_LIMIT, ShellTransport
 Dial = Callable[[Connection, fabric.Connection | None, Callable[[fabric.Connection], None]], fabric.Connection]
 """Logs in to a machine; see `connect.open_connection`."""
 
-FREED = 5.0  # seconds for sshd to notice that a channel was closed
+FREED = 5.0  # seconds for sshd to notice a closed channel
 
-# Prints that it is there, drops every line up to the word it waits for (a password that sudo did not ask for among
-# them) and becomes the program that reads the rest. `read` takes one byte at a time, so nothing of the rest is lost.
+# Prints a ready line, drops every line up to a word (among them a password that sudo did not ask for), and becomes the
+# program that reads the rest. `read` takes one byte at a time, so no byte of the rest is lost.
 LOADER = 'echo ready-{word}; while IFS= read -r line; do case $line in {word}) exec "$@";; esac; done'
-# What sudo says is read in English.
+# The parser of sudo's words expects English.
 SUDO = 'LC_ALL=C; export LC_ALL; exec sudo -n "$@"'
 
 
 class Session(ShellTransport):
-    """An open connection to one host, as root. Opened when it is first used.
+    """An open connection to one host, as root. Opened at the first use.
 
     Args:
-        connection: how to reach the host.
+        connection: address, login and jump hosts.
         become_password: overrides the inventory's sudo password (`-K`).
         paths: the folders of runs on the host.
-        dial: opens the connection to one machine.
+        dial: logs in to a machine.
 
     Raises (all methods):
-        UnreachableError: no connection, or it was lost. HostKeyError for a key that is not the known one.
+        UnreachableError: no connection, or a lost connection. HostKeyError for a key that is not the known key.
         HostError: sudo refused.
     """
 
@@ -65,16 +64,16 @@ class Session(ShellTransport):
         self._client: fabric.Connection | None = None
         self._opening: Future[fabric.Connection] | None = None
         self._hops: list[fabric.Connection] = []
-        self._begun: list[fabric.Connection] = []  # that are being opened
-        self._closes = 0  # how often it was closed
-        self._channels = 0  # that are open now
-        self._dialling = threading.Lock()  # held while a connection is opened: there is only one
+        self._begun: list[fabric.Connection] = []  # connections in the opening
+        self._closes = 0  # number of calls of `close`
+        self._channels = 0  # open channels
+        self._dialling = threading.Lock()  # held while a connection is opened: at most one is open
         self._lock = threading.Lock()
         own = connection.become_password
         self._password = become_password if become_password is not None else own.reveal() if own else None
 
     def begin(self) -> None:
-        """Begin to connect, in the background. What goes wrong is told by the method that then needs the connection."""
+        """Begin to connect in the background. The first method that needs the connection raises the error."""
         opening: Future[fabric.Connection] = Future()
         self._opening = opening
         closes = self._closes
@@ -82,17 +81,17 @@ class Session(ShellTransport):
         def work() -> None:
             try:
                 opening.set_result(self._open(closes))
-            except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+            except BaseException as error:  # noqa: BLE001 - raised again where the connection is waited for
                 opening.set_exception(error)
 
         threading.Thread(target=work, daemon=True).start()
 
     def open(self) -> None:
-        """Connect, unless that has been done."""
+        """Connect, unless connected."""
         self._connected()
 
     def close(self) -> None:
-        """Close the connection and its jumps. Safe to call at any time, also from another thread."""
+        """Close the connection and its jumps. Safe at any time, also from another thread."""
         with self._lock:
             hops = [*self._hops, *self._begun]
             self._hops, self._begun, self._client = [], [], None
@@ -136,16 +135,17 @@ class Session(ShellTransport):
 
     @contextlib.contextmanager
     def _channel(self, transport: paramiko.Transport) -> Iterator[paramiko.Channel]:
-        """A channel of its own; where sshd allows no more of them (MaxSessions), once another one of ours has ended.
+        """Open a channel. If sshd allows no more channels (MaxSessions), wait until another channel of ours has ended.
 
-        sshd opens a channel before it looks at those that were closed just before: even one after the other needs two.
+        sshd opens a channel before it notices channels that were closed just before: even two execs in sequence need
+        two.
         """
         deadline = time.monotonic() + FREED
         while True:
             try:
                 channel = transport.open_session(timeout=channels.BECOME_TIMEOUT)
                 break
-            except paramiko.SSHException:  # ChannelException only for the first of several that are refused at once
+            except paramiko.SSHException:  # ChannelException comes only for the first of several refusals
                 if not transport.is_active() or (not self._channels and time.monotonic() > deadline):
                     raise
                 time.sleep(0.05)
@@ -162,7 +162,7 @@ class Session(ShellTransport):
             self.execs += max(more, 0)
 
     def _become(self, channel: paramiko.Channel, stderr: channels.Collector, program: Sequence[str]) -> bytes:
-        """Start a program as root; what is returned must be sent before its standard input."""
+        """Start a program as root; the returned bytes must be sent before the program's standard input."""
         if not self.connection.become:
             channels.start(channel, shlex.join(program))
             stderr.start()
@@ -183,20 +183,20 @@ class Session(ShellTransport):
         return word.encode() + b"\n"
 
     def _connected(self, *, reopen: bool = True) -> fabric.Connection:
-        """The open connection; opened if there is none.
+        """Return the open connection; open a connection if there is none.
 
         Args:
-            reopen: whether a connection that was closed is opened too, and not only one that was lost.
+            reopen: whether to open a closed connection too, not only a lost connection.
 
         Raises:
-            UnreachableError: it was closed and is not to be opened, or it cannot be opened.
+            UnreachableError: the connection is closed and not to be opened, or cannot be opened.
         """
         with self._dialling:
             with self._lock:
                 if self._client is None and not reopen:
                     raise UnreachableError("the connection is closed", "run it again")
                 closes = self._closes
-                opening, self._opening = self._opening, None  # taken once: what was opened then may be closed later
+                opening, self._opening = self._opening, None  # taken once: the connection may be closed later
                 if self._client is not None and self._client.is_connected:
                     return self._client
             return opening.result() if opening else self._open(closes)
@@ -205,7 +205,7 @@ class Session(ShellTransport):
         """Open the connection.
 
         Args:
-            closes: how often the session had been closed when this was asked for.
+            closes: the number of calls of `close` when the connection was requested.
         """
         hops: list[fabric.Connection] = []
         with self._lock:
@@ -214,7 +214,7 @@ class Session(ShellTransport):
             for target in (*self.connection.jumps, self.connection):
                 self._dial(target, hops[-1] if hops else None, hops.append)
             with self._lock:
-                if closes != self._closes:  # what was closed while it was opened is not to be used
+                if closes != self._closes:  # closed while it was opened: not to be used
                     raise UnreachableError("the connection was closed while it was opened", "run it again")
                 self._hops, self._begun, self._client = hops, [], hops[-1]
                 self.connects += 1

@@ -16,12 +16,12 @@ from provision.inventory import Connection
 from provision.ssh import channels, host_paths, jobs, script
 from provision.ssh.host_paths import HostPaths
 
-OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of one exec's output that are kept; a host that sends more is not believed
-GRACE = 30.0  # seconds beyond the commands' own timeouts before the host counts as gone
+OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of output of one exec; a host that sends more is an error
+GRACE = 30.0  # seconds beyond the commands' own timeouts before the host counts as lost
 TRANSFER_TIMEOUT = 3600.0  # seconds for one large file
 
-# $1 path, $2 mode, $3 owner, $4 bytes that must have come: a connection that breaks off looks like the end of the file.
-# In one line, because it goes through the user's login shell, whatever that is.
+# $1 path, $2 mode, $3 owner, $4 number of bytes: a lost connection looks like the end of the file. In one
+# line, because the user's login shell parses the line, whichever shell it is.
 RECEIVE = (
     'umask 077; new=$(mktemp "$1.XXXXXXXXXX") && cat >"$new" && [ "$(stat -c %s -- "$new")" -eq "$4" ] && '
     'chown -- "$3" "$new" && chmod -- "$2" "$new" && sync -- "$new" && mv -fT -- "$new" "$1" || '
@@ -147,9 +147,9 @@ class ShellTransport(ABC):
         answers = script.parse(out, err, mark, len(commands))
         complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
         if not complete:
-            said = err.decode(errors="replace").strip()[-800:]
-            refusal = None if answers else channels.sudo_refusal(said)
-            raise refusal or UnreachableError("the answer broke off", "look at the host and run it again", stderr=said)
+            words = err.decode(errors="replace").strip()[-800:]
+            refusal = None if answers else channels.sudo_refusal(words)
+            raise refusal or UnreachableError("the answer broke off", "look at the host and run it again", stderr=words)
         return answers
 
     def job(self, run: Run, on_line: Callable[[str], None], stopped: Callable[[], bool] = lambda: False) -> Answer:
