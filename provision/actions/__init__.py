@@ -27,6 +27,8 @@ from provision.actions.results import (
     VerifyResult,
 )
 from provision.actions.rollback import plan_rollback, rollback
+from provision.actions.selection import Selected, selected
+from provision.actions.trust import SeenKey, host_keys, write_keys
 from provision.actions.verify import verify
 
 __all__ = [
@@ -41,15 +43,20 @@ __all__ = [
     "RollbackResult",
     "RunResult",
     "RunStory",
+    "SeenKey",
+    "Selected",
     "VerifyResult",
     "deploy",
     "drain",
     "history",
+    "host_keys",
     "lock",
     "plan",
     "plan_rollback",
     "rollback",
+    "selected",
     "show",
     "undrain",
     "verify",
+    "write_keys",
 ]

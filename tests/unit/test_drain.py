@@ -421,6 +421,14 @@ def test_without_a_terminal_the_guard_names_model_and_instances(
     assert not log.default_folder().exists(), "a run that did not begin has no log"
 
 
+@pytest.mark.parametrize("words", [["--all"], ["-l", "gpu"], ["gpu"], ["~."], ["all/ollama*"]])
+def test_the_guard_holds_for_all_instances_and_for_patterns(place: Place, words: list[str]) -> None:
+    assert place.execute("drain", *words) == 7
+    assert place.balancer.drained == []
+    assert place.execute("drain", *words, "--force") == 0
+    assert place.balancer.drained == [ONE, TWO]
+
+
 def test_force_drains_without_a_question(place: Place) -> None:
     assert place.execute("drain", "a", "--force") == 0
     assert place.balancer.drained == [ONE, TWO]
