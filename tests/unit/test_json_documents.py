@@ -17,6 +17,7 @@ from provision.actions.history import History, RunStory
 from provision.actions.lock import Locks
 from provision.actions.results import Answers, DrainResult, RollbackPlan, RollbackResult
 from provision.actions.trust import SeenKey
+from provision.cli.caller import Caller
 from provision.errors import LockedError, UnreachableError
 from provision.inventory import Connection, Host, Inventory
 from provision.loadtest import session as loadtest
@@ -37,7 +38,7 @@ from tests import json_page
 
 from . import test_actions
 
-request_of = test_actions.request_of  # a fixture: two hosts that are this machine's shell, each should have a note
+noting = test_actions.noting  # a fixture: two hosts that are this machine's shell, and each should have a note
 HERE = ["-i", "inventory.yaml", "-t", "docker", "--json"]
 INVENTORY = """
 gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {models: [m], instances: [{gpus: [0]}]}}}}
@@ -92,8 +93,8 @@ def checked(text):
 def document(capsys):
     """The checked document of a command line."""
 
-    def run(*words):
-        code = cli.execute([*words])
+    def run(*words, setup=None):
+        code = cli.execute([*words], Caller(setup))
         found = checked(capsys.readouterr().out)
         assert found["exit"] == code
         return found
@@ -130,13 +131,13 @@ def test_the_page_names_every_field_and_is_written_from_the_schema():
     assert page.read_text() == json_page.text(SCHEMA), "`make example` writes docs/json.md"
 
 
-def test_plans_deploys_and_verifications(request_of, document, tmp_path):
+def test_plans_deploys_and_verifications(noting, document, tmp_path):
     (tmp_path / "gpu-02.note").write_text("before")
-    planned = document("plan", *HERE)
+    planned = document("plan", *HERE, setup=noting())
     assert [change["action"] for host in planned["hosts"] for change in host["changes"]] == ["add", "change"]
-    assert document("deploy", "--check", "--exit-code", *HERE)["exit"] == 5
-    assert document("verify", *HERE)["summary"]["failed"] == 2
-    done = document("deploy", "--yes", *HERE)
+    assert document("deploy", "--check", "--exit-code", *HERE, setup=noting())["exit"] == 5
+    assert document("verify", *HERE, setup=noting())["summary"]["failed"] == 2
+    done = document("deploy", "--yes", *HERE, setup=noting())
     assert [host["changed"] for host in done["hosts"]] == [["note:gpu-01.note"], ["note:gpu-02.note"]]
     assert [change["step"] for host in done["hosts"] for change in host["changes"]] == [
         "note:gpu-01.note",
@@ -145,8 +146,30 @@ def test_plans_deploys_and_verifications(request_of, document, tmp_path):
     assert {change["reason"] for host in done["hosts"] for change in host["changes"]} == {
         change["reason"] for host in planned["hosts"] for change in host["changes"]
     }
-    assert document("deploy", "--yes", *HERE)["summary"]["ok"] == 2
-    assert document("verify", *HERE)["summary"]["failed"] == 0
+    assert document("deploy", "--yes", *HERE, setup=noting())["summary"]["ok"] == 2
+    assert document("verify", *HERE, setup=noting())["summary"]["failed"] == 0
+
+
+def test_the_journal_and_the_locks_of_hosts_that_answer(noting, document):
+    here = ["--json", "-i", "inventory.yaml"]
+    run = document("deploy", "--yes", "-l", "gpu-01", *HERE, setup=noting())["run"]  # both keep one journal
+    (listed,) = document("history", *here, setup=noting())["runs"]
+    assert (listed["run"], listed["hosts"][0]["change_count"]) == (run, 1)
+    shown = document("show", *here, setup=noting())
+    assert (shown["run"], [change["step"] for change in shown["hosts"][0]["changes"]][:1]) == (
+        run,
+        ["note:gpu-01.note"],
+    )
+    undone = document("rollback", run, "--check", *HERE, setup=noting())
+    assert (undone["of"], undone["summary"]["hosts"]) == (run, 2)
+    (host,) = document("lock", "acquire", "-m", "a fan", "-l", "gpu-01", *here, setup=noting())["hosts"]
+    assert (host["result"], host["lock"]["why"]) == ("ok", "a fan")
+    (host,) = document("lock", "status", "-l", "gpu-01", *here, setup=noting())["hosts"]
+    assert host["lock"]["left"] is None
+    (host,) = document("lock", "release", "-l", "gpu-01", *here, setup=noting())["hosts"]
+    assert host["lock"]["why"] == "a fan"
+    (host,) = document("lock", "status", "-l", "gpu-01", *here, setup=noting())["hosts"]
+    assert host["lock"] is None
 
 
 @pytest.mark.parametrize("command", ["plan", "deploy", "verify"])
