@@ -1,4 +1,4 @@
-"""Cases as data files: finding them, and building the step they are about."""
+"""Cases as data files: find the files, and build the step of a case."""
 
 import importlib
 import inspect
@@ -19,23 +19,23 @@ TESTS = Path(__file__).parents[1]
 
 
 def cases(kind: str) -> list[Any]:
-    """The case files of a kind, as test parameters."""
+    """Return the case files of a kind, as test parameters."""
     paths = sorted((TESTS / kind).glob("*/*.yaml"))
     return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in paths]
 
 
 def load(path: Path) -> dict[str, Any]:
-    """One case."""
+    """Return a case."""
     case: dict[str, Any] = yaml.safe_load(path.read_text())
     return case
 
 
 def write_commands(path: Path, described: dict[str, list[str]]) -> None:
-    """Replace lists of commands in a case file, and leave all other lines as they are.
+    """Replace lists of commands in a case file, and keep all other lines.
 
     Args:
         path: the case file.
-        described: key of the case -> its commands, as `describe` shows them.
+        described: the commands in the words of `describe`, by key of the case.
     """
     lines = path.read_text().splitlines()
     for key, commands in described.items():
@@ -58,11 +58,11 @@ _Dumper.add_representer(str, _text)
 
 
 OF_ENGINE = {"engine": OLLAMA, "inside": OLLAMA.probe.port, "unusable": OLLAMA.unusable}
-"""Arguments that a role takes from the engine of its instances, and no case file names."""
+"""Arguments that a role takes from the engine of its instances; case files leave them out."""
 
 
 def step_of(path: Path, case: dict[str, Any]) -> Any:
-    """The step or finder of a case: its class is the folder's name."""
+    """Return the step or finder of a case; the folder has the name of the class."""
     kind = classes()[path.parent.name]
     given = {name: value for name, value in OF_ENGINE.items() if name in kind.__dataclass_fields__}
     types = get_type_hints(kind)
@@ -72,7 +72,7 @@ def step_of(path: Path, case: dict[str, Any]) -> Any:
 
 @cache
 def classes() -> dict[str, type[Step] | type[Owned]]:
-    """Every class of steps and finders, by name."""
+    """Return every class of steps and finders, by name."""
     names = [module.name for module in pkgutil.walk_packages(provision.steps.__path__, "provision.steps.")]
     modules = [importlib.import_module(name) for name in names]
     found = (thing for module in modules for thing in vars(module).values() if inspect.isclass(thing))

@@ -1,4 +1,4 @@
-"""What verify finds in an upstream that does not lead where its labels say."""
+"""The checks of verify on an upstream whose addresses disagree with the labels."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ TWINS, TORN, SAID = (
 
 
 class Live:
-    """A balancer with this upstream, from which everything answers."""
+    """A balancer with a given upstream, and every address answers the balancer."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream, self.stdout = upstream, ""
@@ -31,7 +31,7 @@ class Live:
 
 
 def failed(inventory: Inventory, upstream: str, name: str = "lb-01") -> dict[str, Any]:
-    """The proofs that fail."""
+    """Return the failed checks."""
     step = config(inventory, name)
     expected = {one.label: (one.port, one.weight, one.max_conns) for one in step.servers}
     settled = {one.label: one.address for one in step.servers if one.settled}
@@ -43,7 +43,7 @@ def failed(inventory: Inventory, upstream: str, name: str = "lb-01") -> dict[str
 
 
 def upstream(*edits: tuple[str, str], inventory: Inventory | None = None, name: str = "lb-01") -> str:
-    """The upstream as written, with one edit each of the first place."""
+    """Return the upstream of the role, with each edit applied once."""
     known = FleetState({"gpu-01": "10.1.0.11", "gpu-02": "10.1.0.12"})
     text = texts(config(inventory or fleet(), name), known)["upstream.conf"]
     for old, new in edits:
@@ -52,11 +52,11 @@ def upstream(*edits: tuple[str, str], inventory: Inventory | None = None, name: 
     return text
 
 
-def test_what_is_written_is_right() -> None:
+def test_an_unedited_upstream_passes() -> None:
     assert failed(fleet(), upstream()) == {}
 
 
-def test_an_instance_pointed_at_the_same_port_of_another_host() -> None:
+def test_a_member_at_the_address_of_another_host_fails() -> None:
     found = failed(fleet(), upstream(("server 10.1.0.12:3001", "server 10.1.0.11:3001")))
     assert found == {
         TWINS: {"10.1.0.11:3001": ["gpu-01/ollama1", "gpu-02/ollama1"]},
@@ -64,20 +64,20 @@ def test_an_instance_pointed_at_the_same_port_of_another_host() -> None:
     }
 
 
-def test_an_instance_pointed_at_a_stranger() -> None:
+def test_a_member_at_a_foreign_address_fails() -> None:
     found = failed(fleet(), upstream(("server 10.1.0.12:3001", "server 10.9.9.9:3001")))
     assert found == {TORN: {"gpu-02": ["10.1.0.12", "10.9.9.9"]}}
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_on_the_host_itself_the_address_is_known(count: int) -> None:
+def test_a_balancer_for_its_own_instances_knows_their_address(count: int) -> None:
     inventory = Inventory(path="x", hosts=(host("a", "gpu", count=count),))
     edits = [(f"server 127.0.0.1:300{n}", f"server 10.9.9.9:300{n}") for n in range(1, count + 1)]
     found = failed(inventory, upstream(*edits, inventory=inventory, name="a"), "a")
     assert found == {SAID: {f"a/ollama{n}": "10.9.9.9" for n in range(1, count + 1)}}
 
 
-def test_who_is_down_is_at_no_address_of_its_own() -> None:
+def test_the_address_of_a_member_that_is_down_is_not_compared() -> None:
     edits = [(f"server 10.1.0.1{n}:3001", "server 192.0.2.1:3001") for n in (1, 2)]
     text = upstream(*edits).replace(
         ":3001 weight=1 max_conns=5 max_fails=2 fail_timeout=30s;",
@@ -86,7 +86,7 @@ def test_who_is_down_is_at_no_address_of_its_own() -> None:
     assert set(failed(fleet(), text)) == {"instances marked down"}
 
 
-def test_an_instance_that_is_down_gets_no_requests() -> None:
+def test_a_member_that_is_down_does_not_serve() -> None:
     text = upstream(("10.1.0.12:3002 weight=1 max_conns=5 max_fails=2 fail_timeout=30s", "10.1.0.12:3002 down"))
     assert balancer_checks.serving(Live(text)) == {
         "gpu-01/ollama1": "10.1.0.11:3001",
@@ -95,7 +95,7 @@ def test_an_instance_that_is_down_gets_no_requests() -> None:
     }
 
 
-def test_who_was_drained_is_named_and_need_not_answer() -> None:
+def test_a_drained_member_is_named_and_need_not_answer() -> None:
     why = Drained("gpu-01/ollama1", "2026-11-22T08:00:00Z", "ops@desk", "a new fan")
     written = Upstream.parse(upstream())
     assert written is not None

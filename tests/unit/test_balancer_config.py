@@ -1,4 +1,4 @@
-"""What the configuration says, whatever the settings are; nothing in them can say anything else."""
+"""The directives of the configuration for any settings; no setting can add a directive."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ NASTY = st.text(st.sampled_from("a1.:/- ;{}\"'$#\\\n\r\t`()\0é")) | st.text()
 
 
 def site(**settings: Any) -> tuple[Directive, ...]:
-    """The site of a balancer with these settings."""
+    """Return the site of a balancer with some settings."""
     return parse(texts(config(fleet(balancer=settings)))["site.conf"])
 
 
 def one(directives: tuple[Directive, ...], name: str) -> tuple[str, ...]:
-    """The words of the only directive of that name."""
+    """Return the words of the only directive of a name."""
     [found] = find(directives, name)
     return found.words[1:]
 
@@ -42,7 +42,7 @@ def test_long_streams_come_through() -> None:
     assert headers["Authorization"] == ""
 
 
-def test_what_could_not_begin_is_tried_elsewhere_and_what_is_slow_is_not() -> None:
+def test_a_request_that_could_not_begin_is_retried_and_a_slow_request_is_not() -> None:
     said = site(read_timeout="20m")
     assert one(said, "proxy_next_upstream") == ("error", "timeout", "http_502", "http_503", "non_idempotent")
     assert one(said, "proxy_next_upstream_timeout") == one(said, "proxy_read_timeout") == ("1200s",)
@@ -54,7 +54,7 @@ def test_a_request_outlives_a_whole_host() -> None:
     assert one(parse(texts(config(inventory))["site.conf"]), "proxy_next_upstream_tries") == (str(most + 1),)
 
 
-def test_only_what_is_listed_is_open() -> None:
+def test_only_the_listed_paths_are_open() -> None:
     locations = {found.words[1:]: found.block or () for found in find(site(), "location")}
     passed = {words for words, block in locations.items() if find(block, "proxy_pass")}
     assert passed == {("=", path) for path in OLLAMA.client_paths} | {("/v1/",)}
@@ -62,14 +62,14 @@ def test_only_what_is_listed_is_open() -> None:
     assert not {path.split(" ")[1] for path in OLLAMA.refused} & {path for _, path in passed - {("/v1/",)}}
 
 
-def test_what_is_passed_is_the_normalised_path() -> None:
+def test_the_normalised_path_is_passed_on() -> None:
     for found in find(site(), "location"):
         for target in find(found.block or (), "proxy_pass"):
             assert target.words[1] == f"http://ollama{found.words[-1]}"
 
 
 @pytest.mark.parametrize("name", ["rewrite", "if", "set", "charset"])
-def test_nothing_is_used_that_the_open_holes_of_old_versions_need(name: str) -> None:
+def test_no_directive_is_used_that_the_open_holes_of_old_versions_need(name: str) -> None:
     for text in texts(config(fleet())).values():
         directives = parse(text)
         assert not find(directives, name)
@@ -80,13 +80,13 @@ def _all(directives: tuple[Directive, ...]) -> list[tuple[str, ...]]:
     return [words for one in directives for words in (one.words, *_all(one.block or ()))]
 
 
-def test_status_is_for_the_host_itself() -> None:
+def test_the_status_is_for_the_host_alone() -> None:
     said = parse(texts(config(fleet(balancer={"status_port": 8099})))["status.conf"])
     assert one(said, "listen") == ("127.0.0.1:8099",)
     assert one(said, "deny") == ("all",)
 
 
-def test_what_newer_versions_have_is_used_there_only() -> None:
+def test_directives_of_newer_versions_are_used_only_there() -> None:
     old, new = (config(fleet(nginx={"version": version})) for version in ("1.26.3", "1.30.5"))
     before, after = (parse(texts(found)["site.conf"]) for found in (old, new))
     assert not find(before, "keepalive_min_timeout")
@@ -104,7 +104,9 @@ def test_what_newer_versions_have_is_used_there_only() -> None:
         (("10.0.0.5",), ("10.0.0.6",), False),
     ],
 )
-def test_only_a_move_between_all_addresses_and_one_restarts(before: Any, after: Any, restart: bool) -> None:
+def test_only_a_move_between_all_addresses_and_single_addresses_restarts(
+    before: Any, after: Any, restart: bool
+) -> None:
     old, new = (config(fleet(balancer={"listen": listen})) for listen in (before, after))
     have = {**state(old), "exe": old.binary}
     assert rebinds(have, state(new)) is restart
@@ -128,11 +130,11 @@ def test_a_stopped_nginx_needs_no_restart() -> None:
         ({"worker_processes": 0}, ("worker_processes",)),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], path: tuple[str, ...]) -> None:
+def test_impossible_settings_are_reported(settings: dict[str, Any], path: tuple[str, ...]) -> None:
     assert [where for where, _ in balancer.Settings(**settings).problems()] == [path]
 
 
-def test_the_defaults_are_right() -> None:
+def test_the_defaults_have_no_problem() -> None:
     assert not list(balancer.Settings().problems())
 
 
@@ -148,7 +150,7 @@ def test_no_setting_breaks_out_of_the_configuration(field: str, value: Any) -> N
 
 
 def _shape(inventory: Inventory) -> list[Any]:
-    """Names of the directives and how many words they have; `listen` may be there more than once."""
+    """Return the names of the directives with the number of their words; `listen` may occur repeatedly."""
     files = texts(config(inventory))
     return [_names(parse(text)) for name, text in sorted(files.items())]
 
@@ -173,7 +175,7 @@ def test_no_name_or_address_breaks_out_of_the_upstream(name: str, container: str
     assert [found.words[0] for found in said] == ["upstream", "map"]
 
 
-def test_what_arrives_in_one_lump_is_not_spread() -> None:
+def test_lines_that_arrive_in_a_lump_are_no_stream() -> None:
     last = {"done": True, "eval_duration": 1_000_000_000}
     assert is_spread([(0, {}), (500, {}), (1000, last)])
     assert not is_spread([(1000, {}), (1001, {}), (1002, last)])

@@ -1,5 +1,7 @@
-"""A container that carries our labels is not thereby ours, and an image that carries a tag is not thereby the one we
-pulled: what provision makes anew, and by what words."""
+"""A container with our labels may be foreign, and an image with our tag may differ from the pulled image.
+
+The tests pin the containers that provision creates anew, and the words of the commands.
+"""
 
 import subprocess
 from pathlib import Path
@@ -22,12 +24,12 @@ STEP = Container(name="ollama1", engine=OLLAMA, image="ollama/ollama:0.34.4", gp
 
 
 def found(**how: Any) -> dict[str, Any]:
-    """What is found of the container as provision made it, but for this."""
+    """Return the state of the container that provision created, with some differences."""
     return {**(STEP.want(FACTS, None) or {}), **how}
 
 
 def test_a_proxy_set_by_hand_asks_for_no_file_of_variables() -> None:
-    """`docker create` failed for ever over the file of an instance that has no proxy declared."""
+    """An instance without a declared proxy has no such file, and `docker create` would fail for ever."""
     have = found(environment={"HTTPS_PROXY": "sha256:4ba28083c3552ef6"})
     want = STEP.want(FACTS, have)
     created = STEP.commands(have, want)[0]
@@ -36,14 +38,14 @@ def test_a_proxy_set_by_hand_asks_for_no_file_of_variables() -> None:
     assert (want["environment"], want["run"]) == ({}, have["run"])
 
 
-def test_options_that_provision_never_gives_stay_away_in_a_rollback() -> None:
+def test_a_rollback_restores_no_option_that_provision_never_gives() -> None:
     before_this_version = {key: value for key, value in found().items() if key != "options"}
     for past in (before_this_version, found(options=["--pid host"])):
         assert STEP.restore(FACTS, found(), past)["options"] == []  # type: ignore[index]
 
 
 def with_docker(folder: Path, docker: str, script: str, *words: str) -> None:
-    """Run a script of a host with a Docker that says what it likes; the home of our records is in the folder."""
+    """Run a script of a host with a Docker that runs some shell; the folder has the records of images."""
     (folder / "docker").write_text(f"#!/bin/sh\n{docker}\n")
     (folder / "docker").chmod(0o755)
     subprocess.run(
@@ -54,13 +56,13 @@ def with_docker(folder: Path, docker: str, script: str, *words: str) -> None:
     )
 
 
-def test_a_container_is_made_without_the_proxies_of_dockers_client(tmp_path: Path) -> None:
+def test_a_container_is_created_without_the_proxies_of_the_docker_client(tmp_path: Path) -> None:
     docker = 'echo "$1 ${DOCKER_CONFIG:-its own}" >>"$SAID"; [ "$1" != inspect ]'
     with_docker(tmp_path, docker, scripts.RECREATE, "ollama1", "--label", "x", "ollama/ollama:0.34.4")
     assert "create /nonexistent" in (tmp_path / "said").read_text().splitlines()
 
 
-def test_the_record_of_what_was_pulled_carries_the_id(tmp_path: Path) -> None:
+def test_the_record_of_a_pull_has_the_id_of_the_image(tmp_path: Path) -> None:
     docker = 'case "$1 $2" in "image inspect") echo sha256:49f8 ;; esac'
     with_docker(tmp_path, docker, image.PULL, "ollama/ollama:0.34.4", "mark", "1")
     assert (tmp_path / "images/mark").read_text() == "ollama/ollama:0.34.4 sha256:49f8\n"
@@ -74,7 +76,7 @@ def test_the_record_of_an_earlier_version_gets_the_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["and_other_variables", "and_another_command"])
-def test_what_is_told_of_a_container_holds_no_value_that_may_be_secret(name: str) -> None:
+def test_the_state_of_a_container_holds_no_value_that_may_be_secret(name: str) -> None:
     case = yaml.safe_load((TESTS / f"facts/Container/copied_labels_{name}.yaml").read_text())
     assert "hunter2" in case["stdout"]
     assert "hunter2" not in str(STEP.fact().parse(Answer(0, case["stdout"].encode())))

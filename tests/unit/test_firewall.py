@@ -1,4 +1,4 @@
-"""The firewall of the instances: its rules in a real kernel's words, what its check sees, and when it goes."""
+"""The firewall of the instances: the rules in the words of a real kernel, the check, and the removal."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ WALL = Firewall(ports=(3001,), inside=11434, address="10.0.0.11", admit=("10.0.0
 
 
 def live(*rules: str, first: str = "-A DOCKER-USER -j PROVISION", forward: str = "-A FORWARD -j DOCKER-USER") -> Any:
-    """A host with these rules in our chain, whose file is as it was written."""
+    """Return a host with some rules in our chain, and the unchanged file of rules."""
     said = [first, "-N PROVISION", *(f"-A PROVISION {rule}" for rule in rules), "-P FORWARD DROP", forward]
     text = "\n".join([*said, "# file", LETS_IN, REJECTS, ""])
     return SimpleNamespace(run=lambda *words: SimpleNamespace(rc=0, stdout=text, stderr=""))
@@ -45,7 +45,7 @@ def failed(host: Any) -> list[str]:
         (live(LETS_IN, REJECTS, first="-A DOCKER-USER -j ACCEPT"), ["first rule of DOCKER-USER"]),
     ],
 )
-def test_check(host: Any, names: list[str]) -> None:
+def test_the_check_finds_missing_and_foreign_rules(host: Any, names: list[str]) -> None:
     assert failed(host) == names
 
 
@@ -56,7 +56,7 @@ def test_the_rule_about_addresses_of_containers_closes_no_published_port() -> No
     assert [checks["ports closed to others"] for checks in found] == [[], [11434]]
 
 
-def test_everybody_is_a_rule_without_source() -> None:
+def test_admitting_everybody_is_a_rule_without_a_source() -> None:
     wall = Firewall(ports=(3001,), inside=11434, address="10.0.0.11", admit=("0.0.0.0/0",))
     assert wall.rules(HostFacts()) == [f"{MATCH} -j RETURN", REJECTS, DIRECT]
 
@@ -80,7 +80,7 @@ def test_the_chain_goes_after_the_containers() -> None:
 
 
 def wall(port: int) -> list[str]:
-    """The rules of one port."""
+    """Return the rules of a port."""
     return [rule.replace("3001", str(port)) for rule in (LETS_IN, REJECTS)]
 
 
@@ -91,18 +91,18 @@ def publishing(*places: str) -> HostFacts:
     return HostFacts(published=places)
 
 
-def test_a_port_stays_closed_until_no_container_of_ours_is_published_on_it() -> None:
+def test_a_port_stays_closed_until_no_container_of_ours_publishes_it() -> None:
     before = publishing("10.0.0.11:3001")
     wanted = MOVED.want(before, None)
     assert wanted is not None
     assert wanted["rules"] == [*wall(3101), *wall(3001), DIRECT]
-    assert MOVED.content(before).decode().count("REJECT") == 3, "a boot in between fills the chain from the file"
+    assert MOVED.content(before).decode().count("REJECT") == 3, "a boot before the change fills the chain from the file"
     after = publishing("10.0.0.11:3101")
     assert MOVED.rules(after) == [*wall(3101), DIRECT]
     assert "3001" not in MOVED.content(after).decode()
 
 
-def test_an_address_stays_closed_too() -> None:
+def test_a_former_address_stays_closed_too() -> None:
     found = dataclasses.replace(WALL, address="10.0.0.12").rules(publishing("10.0.0.11:3001"))
     assert found[2:] == [*wall(3001), DIRECT]
 
@@ -110,11 +110,11 @@ def test_an_address_stays_closed_too() -> None:
 @pytest.mark.parametrize(
     "place", ["127.0.0.1:3001", "0.0.0.0:3001", "::1:3001", "x:y", "10.0.0.11:x", "10.0.0.11:3101"]
 )
-def test_nothing_else_gets_rules(place: str) -> None:
+def test_other_published_addresses_get_no_rules(place: str) -> None:
     assert MOVED.rules(publishing(place)) == [*wall(3101), DIRECT]
 
 
-def test_where_docker_cannot_be_asked_the_chain_is_known_later() -> None:
+def test_the_chain_is_known_later_if_docker_cannot_be_asked() -> None:
     with pytest.raises(BlockedError, match="service:docker"):
         MOVED.want(HostFacts(published=None), None)
 
@@ -127,6 +127,6 @@ def test_a_rollback_keeps_a_port_closed_too() -> None:
     assert MOVED.restore(publishing("10.0.0.11:3001"), None, then) == {**then, "rules": [*wall(3001), DIRECT]}
 
 
-def test_a_rollback_does_not_put_another_rule_before_ours() -> None:
+def test_a_rollback_puts_no_foreign_rule_before_ours() -> None:
     then = {"forwarded": True, "ahead": ["-j ACCEPT"], "first": True, "rules": [*wall(3101), DIRECT]}
     assert MOVED.restore(publishing("10.0.0.11:3101"), None, then) == {**then, "ahead": []}

@@ -1,5 +1,7 @@
-"""Hostile values: in any setting, they are refused with a Problem or carried as data, and never reach a shell unquoted;
-from a host, they end in a clear error, and what is printed of them is bounded and commands no terminal."""
+"""Hostile values. A setting refuses the value with a Problem, or carries the value as data, never unquoted to a shell.
+
+A hostile answer of a host ends in a clear error. Printed text is bounded and has no command for a terminal.
+"""
 
 import base64
 import contextlib
@@ -43,7 +45,7 @@ from tests.unit.test_facts import answer_of
 
 SOME = settings(max_examples=150, suppress_health_check=[*HealthCheck])
 CANARY = "/tmp/provision-canary"
-MARK = "zq9x"  # ends every value, so that it is found wherever it goes
+MARK = "zq9x"  # ends every value, so that the tests find the value everywhere
 HOSTILE = {
     "quotes": 'it\'s "quoted"',
     "command": f"$(touch {CANARY})",
@@ -75,7 +77,7 @@ HOSTILE = {
     "turned": "\u202egnp.exe",
     "line separator": "a\u2028b",
     "zero width": "a\u200bb",
-    "look-alike": "оllama",  # noqa: RUF001 - that is the point
+    "look-alike": "оllama",  # noqa: RUF001 - on purpose
     "wide": "ａ＄（ｉｄ）",  # noqa: RUF001
     "combining": "e\u0301" * 20,
     "emoji": "🦙" * 3,
@@ -83,7 +85,7 @@ HOSTILE = {
     "4 kB": "x" * 4096,
     "10 MB": "x" * 10_000_000,
 }
-# What stands before a value so that stricter types take more of it: paths, URLs, versions, images.
+# Prefixes of a value, so that stricter types accept more values: paths, URLs, versions, images.
 BEFORE = ("", "/", "/srv/", "http://h/", "1.2.3", "name:", "--with-x=", "https://u:")
 FACTS = HostFacts(
     distribution="debian",
@@ -102,7 +104,7 @@ MINIMAL: dict[str, dict[str, Any]] = {"ollama": {"instances": [{"gpus": [0]}], "
 
 
 def fields() -> Iterator[tuple[str, tuple[str | int, ...], FieldInfo]]:
-    """Every field of every role: role, path, what pydantic knows of it."""
+    """Yield every field of every role: role, path, and the field of pydantic."""
     for name in role_interface.order():
         yield from ((name, path, field) for path, field in within(role_interface.role(name).Settings, ()))
 
@@ -116,7 +118,7 @@ def within(cls: type[Settings], path: tuple[str | int, ...]) -> Iterator[tuple[t
 
 
 def shapes(field: FieldInfo, value: str) -> Iterator[Any]:
-    """A value in every shape that a field may take it in."""
+    """Yield a value in every shape that a field may accept."""
     yield value
     kind = str(field.annotation)
     if "tuple" in kind:
@@ -131,7 +133,7 @@ FIELDS = {f"{role}.{'.'.join(map(str, path))}": (role, path, field) for role, pa
 
 
 def data(role: str, path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
-    """What an inventory would say to a role: the least that works, and this."""
+    """Return the settings of a role in an inventory: the minimum, and a value at a path."""
     found: Any = json.loads(json.dumps(MINIMAL.get(role, {})))
     inner = found
     for key in path[:-1]:
@@ -141,7 +143,7 @@ def data(role: str, path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
 
 
 def valued(found: Any, path: tuple[str | int, ...] = ()) -> Value:
-    """As the inventory's reader gives it, with a place for every value."""
+    """Return data in the form of the inventory's reader, with a place for every value."""
     if isinstance(found, dict):
         return Value({key: valued(item, (*path, key)) for key, item in found.items()}, "f", 1, path)
     if isinstance(found, list):
@@ -150,7 +152,7 @@ def valued(found: Any, path: tuple[str | int, ...] = ()) -> Value:
 
 
 def accepted(role: str, found: Any) -> Settings | None:
-    """The settings, or None where they are refused: with problems that can be printed, and are short."""
+    """Return the settings, or None after a refusal with short, printable problems."""
     problems: list[Any] = []
     checked = validated(role_interface.role(role).Settings, valued(found, (role,)), problems)
     assert (checked is None) == bool(problems)
@@ -161,7 +163,7 @@ def accepted(role: str, found: Any) -> Settings | None:
 
 
 def commands_of(role: str, chosen: Settings) -> list[Command]:
-    """Every command that any step of a gpu host and a balancer may run with these settings."""
+    """Return every command of any step of a gpu host and a balancer with some settings."""
     found: dict[str, Command] = {}
     for step in all_steps(role, chosen):
         found.update({repr(command): command for command in (step.fact().command, *changes(step))})
@@ -185,7 +187,7 @@ def all_steps(role: str, chosen: Settings) -> list[Step]:
 
 
 def changes(step: Step) -> list[Command]:
-    """How to make it and how to remove it; none where the host is refused."""
+    """Return the commands that create and remove a step; none after a refusal."""
     try:
         want = step.want(FACTS, None)
     except (RefusalError, BlockedError):
@@ -197,7 +199,7 @@ def changes(step: Step) -> list[Command]:
 
 @functools.cache
 def taken() -> list[tuple[str, str, str, Settings]]:
-    """Every hostile value that some field takes: field, what it is, the value, the settings."""
+    """Return every accepted hostile value: field, name of the value, the value, the settings."""
     found = []
     for (name, (role, path, field)), (what, value) in itertools.product(FIELDS.items(), HOSTILE.items()):
         done: set[int] = set()
@@ -212,7 +214,7 @@ def taken() -> list[tuple[str, str, str, Settings]]:
 
 @functools.cache
 def carried() -> list[tuple[str, str, str, Command]]:
-    """Every command that carries such a value: field, what it is, the value, the command."""
+    """Return every command with an accepted value: field, name of the value, the value, the command."""
     return [
         (name, what, value, command)
         for name, what, value, chosen in taken()
@@ -226,12 +228,12 @@ def test_every_field_meets_every_hostile_value_and_most_are_refused() -> None:
     fields_that_take = {name for name, _, _, _ in taken()}
     assert {"ollama.https_proxy", "ollama.no_proxy", "docker.daemon", "ollama.storage"} <= fields_that_take
     refused = {"nul", "10 MB", "end of line", "carriage return", "escape", "csi", "delete", "turned", "surrogate"}
-    open_fields = {"docker.daemon"}  # JSON, which says all of these with letters
+    open_fields = {"docker.daemon"}  # JSON, which escapes every such character
     assert {name for name, what, _, _ in taken() if what in refused} - open_fields == set()
 
 
-def test_what_is_taken_reaches_a_shell_as_one_word_or_as_bytes() -> None:
-    """A real `sh` runs the scripts of all steps, with every program replaced by one that notes what it was given."""
+def test_an_accepted_value_reaches_a_shell_as_one_word_or_as_bytes() -> None:
+    """A real `sh` runs the scripts of all steps, with stubs that record words and input in place of programs."""
     scripts: dict[str, Command] = {}
     for name, what, value, command in carried():
         assert_data(command, value, f"{name}: {what}")
@@ -254,7 +256,7 @@ def flat(command: Command) -> str:
 
 
 def assert_data(command: Command, value: str, what: str) -> None:
-    """Not in what a shell reads as code, not where a program takes it for an option of its own, and never mangled."""
+    """Assert that a value is in no shell code, is no option of a program, and arrives unchanged."""
     forms = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], value.replace('"', '""')}
     assert any(form in flat(command) for form in forms), f"{what}: mangled in {command}: {flat(command)[:300]}"
     if isinstance(command, Put):
@@ -268,7 +270,7 @@ def assert_data(command: Command, value: str, what: str) -> None:
             assert "--" in command.words[:place], f"{what}: may be taken for an option: {command}"
 
 
-# Functions come before programs. Each notes its words and its standard input, so that nothing is really run.
+# A shell prefers functions to programs. Each function records words and standard input, so that no program runs.
 STUBS = r"""
 note() { kind=$1; shift; printf '%s\0' "$kind" "$#" "$@" >&3; base64 -w0 >&3; printf '\0' >&3; }
 timeout() { note run "$@"; }
@@ -281,7 +283,7 @@ Seen = tuple[str, tuple[str, ...], bytes]
 
 
 def shell_saw(commands: list[Command]) -> list[Seen]:
-    """What the programs of an assembled script were given by a real shell."""
+    """Return the words and the input that a real shell gives to the programs of an assembled script."""
     text = script.assemble(commands, "mark", stop=False)
     subprocess.run(["sh", "-n"], input=text, check=True, timeout=60)
     stubbed = text.replace(b"\nmain() {\n", STUBS.encode(), 1)
@@ -303,8 +305,8 @@ def expected(command: Command) -> Seen:
     return "run", ("-k", "5", f"{command.timeout:g}", *command.words), command.stdin
 
 
-def test_what_is_taken_is_carried_whole_in_every_file() -> None:
-    """One line of a file stays one line, JSON stays JSON: nothing breaks out of the place it was put in."""
+def test_an_accepted_value_is_whole_in_every_file() -> None:
+    """A line of a file stays a line, and JSON stays JSON: no value breaks out of its place."""
     plain = dict(files("ollama", {}) + files("docker", {}))
     for name, what, value, command in carried():
         if not isinstance(command, Put) or MARK.encode() not in command.content:
@@ -346,7 +348,7 @@ def test_any_text_in_any_field_is_refused_or_carried(name: str, before: str, tex
             assert shell_saw(found) == [expected(command) for command in found]
 
 
-def test_secrets_take_hostile_values_and_show_none() -> None:
+def test_secrets_accept_hostile_values_and_show_none() -> None:
     for value in HOSTILE.values():
         for shown in (str(Secret(value)), repr(Secret(value)), f"{Secret(value)}"):
             assert shown == "[secret]"
@@ -380,7 +382,7 @@ NOISE = [
 
 
 def spoiled(answer: Answer, chance: random.Random) -> Answer:
-    """The same answer with something of it otherwise."""
+    """Return the answer with random damage."""
     tokens = re.split(r"(\s+|[,:{}\[\]\"=]+)", answer.text)
     for _ in range(chance.randint(1, 4)):
         place = chance.randrange(len(tokens))
@@ -402,7 +404,7 @@ def spoiled(answer: Answer, chance: random.Random) -> Answer:
 def test_a_garbled_answer_stops_the_host_with_a_clear_error_and_nothing_else(path: Path) -> None:
     case = load(path)
     thing, good = step_of(path, case), answer_of(case)
-    chance = random.Random(path.name)  # noqa: S311 - to be the same in every run
+    chance = random.Random(path.name)  # noqa: S311 - repeatable
     for _ in range(60):
         answer = spoiled(good, chance)
         answers = {thing.fact().command: answer}
@@ -456,7 +458,7 @@ lb
 """
 
 
-def test_garbled_host_facts_stop_the_host_or_give_facts_that_every_step_can_take() -> None:
+def test_garbled_host_facts_stop_the_host_or_suit_every_step() -> None:
     chance = random.Random(1)  # noqa: S311
     chosen = role_interface.role("ollama").Settings.model_validate(MINIMAL["ollama"])
     steps = all_steps("ollama", chosen)
@@ -476,7 +478,7 @@ def test_garbled_host_facts_stop_the_host_or_give_facts_that_every_step_can_take
 
 
 def assert_screen(text: str) -> None:
-    """Fits a screen, and commands no terminal."""
+    """Assert that a text fits a screen and has no command for a terminal."""
     assert all(character.isprintable() or character == "\n" for character in text)
     assert len(text.splitlines()) <= 40
     assert len(text) < 20_000
@@ -487,14 +489,14 @@ def assert_screen(text: str) -> None:
 @example("\x1b[31mred\x1b[0m", "\x1b]8;;http://x\x07link\x1b]8;;\x07")
 @example("a\x9b2Jb", "\x1bPq#0\x1b\\")
 @example("\r\x1b[Aoverwritten", "\u202e")
-def test_nothing_printed_commands_a_terminal(message: str, evidence: str) -> None:
+def test_printed_text_has_no_command_for_a_terminal(message: str, evidence: str) -> None:
     error = CommandError(message, evidence, step=message, command=evidence, exit_status=1, stderr=evidence * 500)
     assert_screen(console.error_text(error))
     assert line(message).isprintable()
     assert all(one.isprintable() for one in lines(evidence))
 
 
-def test_sequences_go_as_a_whole_and_the_rest_stays() -> None:
+def test_escape_sequences_are_removed_whole_and_the_rest_stays() -> None:
     assert line("\x1b[1;31mfail\x1b[0m: x") == "fail: x"
     assert line("\x1b]0;pwned\x07ok") == "ok"
     assert line("\x1b]8;;http://evil\x1b\\click\x1b]8;;\x1b\\") == "click"
@@ -512,7 +514,7 @@ def test_huge_output_is_bounded_and_quick() -> None:
     assert len(json.dumps(documents.deployed([Outcome("h", error=error)], "run"))) < 20_000
 
 
-def test_markup_of_a_host_is_shown_and_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_markup_in_the_output_of_a_host_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
     live = progress.Live(["host [red]"])
@@ -526,7 +528,7 @@ def test_markup_of_a_host_is_shown_and_not_obeyed(monkeypatch: pytest.MonkeyPatc
     assert "\x1b]" not in out.getvalue()
 
 
-def test_what_happens_on_a_balancer_that_nobody_chose_is_shown() -> None:
+def test_progress_on_an_unselected_balancer_is_shown() -> None:
     from rich.console import Console
 
     live = progress.Live(["gpu-01"])

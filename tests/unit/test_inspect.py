@@ -1,4 +1,4 @@
-"""What Docker is asked, by a real shell and a Docker that says what it likes."""
+"""The read of Docker, by a real shell and a Docker with arbitrary answers."""
 
 import json
 import os
@@ -25,7 +25,7 @@ esac
 
 
 def ask(folder: Path, **says: str) -> tuple[Answer, list[str]]:
-    """The answer, and what Docker was asked."""
+    """Return the answer of the script, and the calls of docker."""
     for name, text in {"docker": DOCKER, "systemctl": "#!/bin/sh\necho active\n"}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
@@ -38,14 +38,14 @@ def ask(folder: Path, **says: str) -> tuple[Answer, list[str]]:
     return Answer(said.returncode, said.stdout, said.stderr), asked.read_text().splitlines()
 
 
-def test_every_container_is_looked_at(tmp_path: Path) -> None:
+def test_every_container_is_inspected(tmp_path: Path) -> None:
     answer, asked = ask(tmp_path, PS="printf '0a1b\\n2c3d\\n'")
     assert inspect.read(answer).containers == {}
     assert any(line.startswith("inspect") and line.endswith(" 0a1b 2c3d") for line in asked)
 
 
 @pytest.mark.parametrize("ids", ["echo --help", "echo '/etc/*'", "yes '[loud]' | head -c 45000000"])
-def test_what_is_no_id_goes_no_further(tmp_path: Path, ids: str) -> None:
+def test_a_malformed_id_is_not_passed_on(tmp_path: Path, ids: str) -> None:
     answer, asked = ask(tmp_path, PS=ids)
     assert {line.partition(" ")[0] for line in asked} == {"ps"}
     with pytest.raises(UnreadableError, match="no ids of containers"):
@@ -53,7 +53,7 @@ def test_what_is_no_id_goes_no_further(tmp_path: Path, ids: str) -> None:
 
 
 @pytest.mark.parametrize("says", [{"PS": "exit 1"}, {"PS": "echo 0a1b", "GONE": "yes"}])
-def test_a_docker_that_refuses_proves_nothing(tmp_path: Path, says: dict[str, str]) -> None:
+def test_a_failing_docker_proves_nothing(tmp_path: Path, says: dict[str, str]) -> None:
     answer, _ = ask(tmp_path, **says)
     with pytest.raises(BlockedError):
         inspect.read(answer)
@@ -66,7 +66,7 @@ exit "${CODE:-0}"
 
 
 def applications(folder: Path, rows: str, **says: str) -> tuple[Application, ...] | None:
-    """The processes on the cards, where nvidia-smi says that of a host without containers."""
+    """Return the processes on the cards, with given rows of nvidia-smi on a host without containers."""
     (folder / "nvidia-smi").write_text(SMI)
     (folder / "nvidia-smi").chmod(0o755)
     answer, _ = ask(folder, PS="", ROWS=rows, **says)
@@ -82,15 +82,15 @@ def test_a_process_on_a_card_is_looked_up_on_the_host(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", ["", "GPU-1, $(reboot), 5, x", "GPU-1, ../../etc, 5, x", "--help"])
-def test_what_is_no_process_is_not_looked_up(tmp_path: Path, rows: str) -> None:
+def test_a_malformed_process_id_is_not_looked_up(tmp_path: Path, rows: str) -> None:
     assert applications(tmp_path, rows) == ()
 
 
-def test_an_nvidia_smi_that_fails_proves_nothing(tmp_path: Path) -> None:
+def test_a_failing_nvidia_smi_proves_nothing(tmp_path: Path) -> None:
     assert applications(tmp_path, "NVIDIA-SMI has failed", CODE="9") is None
 
 
-def test_without_docker_the_processes_on_the_cards_are_known_all_the_same(tmp_path: Path) -> None:
+def test_the_processes_on_the_cards_are_known_without_docker(tmp_path: Path) -> None:
     me = os.getpid()
     shell = f'command() {{ [ "$2" != docker ]; }}\nls() {{ :; }}\n{inspect.command().stdin.decode()}'
     (tmp_path / "nvidia-smi").write_text(SMI)
@@ -129,8 +129,8 @@ class Look:
 
     Args:
         cards: the answer.
-        asked: the programs that were started for it.
-        first: the words of the first of them.
+        asked: the programs that the look started.
+        first: the words of the first program.
         joined: the text in `cgroup.procs` of the container's cgroup.
     """
 
@@ -181,13 +181,13 @@ def sees(
     )
 
 
-def test_nvidia_smi_runs_in_the_containers_cgroup_and_namespaces_without_rights(tmp_path: Path) -> None:
+def test_nvidia_smi_runs_in_cgroup_and_namespaces_of_the_container_without_rights(tmp_path: Path) -> None:
     look = sees(tmp_path, DIRECTLY=CARDS)
     assert (look.cards, look.asked, look.joined) == (CARDS, ("inside",), "0\n")
     assert look.first.startswith("inside --no-new-privs nsenter -t 7 -m -u -i -n -p -S 65534 -G 65534 nvidia-smi")
 
 
-def test_the_cgroup_of_the_devices_counts_where_controllers_have_their_own(tmp_path: Path) -> None:
+def test_the_cgroup_of_the_devices_controller_counts_on_a_hybrid_host(tmp_path: Path) -> None:
     look = sees(tmp_path, HYBRID, f"devices/docker/{ID}", DIRECTLY=CARDS)
     assert (look.cards, look.asked, look.joined) == (CARDS, ("inside",), "0\n")
 
@@ -202,7 +202,7 @@ def test_the_cgroup_of_the_devices_counts_where_controllers_have_their_own(tmp_p
         {"DIRECTLY": "No devices were found"},
     ],
 )
-def test_docker_is_asked_where_the_namespaces_show_no_cards(tmp_path: Path, says: dict[str, str]) -> None:
+def test_docker_is_asked_if_the_namespaces_show_no_cards(tmp_path: Path, says: dict[str, str]) -> None:
     look = sees(tmp_path, **says)
     assert (look.cards, look.asked) == ("as Docker says", ("inside", "docker"))
 
@@ -212,7 +212,7 @@ def test_docker_is_asked_where_the_namespaces_show_no_cards(tmp_path: Path, says
     [(f"0::/system.slice/docker-{'ff' * 32}.scope", f"system.slice/docker-{'ff' * 32}.scope"), (UNIFIED, "elsewhere")],
     ids=["the process is another's", "the cgroup cannot be joined"],
 )
-def test_nothing_runs_outside_of_the_containers_cgroup(tmp_path: Path, cgroup: str, group: str) -> None:
+def test_nothing_runs_outside_the_cgroup_of_the_container(tmp_path: Path, cgroup: str, group: str) -> None:
     look = sees(tmp_path, cgroup, group, DIRECTLY=CARDS)
     assert (look.cards, look.asked, look.joined) == ("as Docker says", ("docker",), "")
 
@@ -237,7 +237,7 @@ def container(**fields: object) -> str:
     return json.dumps({**known, **fields}, ensure_ascii=False)
 
 
-def test_images_and_volumes_of_dockers_api_are_those_of_its_client() -> None:
+def test_images_and_volumes_are_read_from_the_api_of_docker() -> None:
     image = {"Id": "sha256:1", "RepoTags": ["a/b:1", "<none>:<none>"], "RepoDigests": ["a/b@sha256:2"]}
     bare = {"Id": "sha256:3", "RepoTags": None, "RepoDigests": []}
     volumes = {"Volumes": [{"Name": "one", "Labels": {"x": "1,2"}}, {"Name": "two", "Labels": None}], "Warnings": None}
@@ -256,7 +256,7 @@ def test_a_label_with_another_line_end_makes_no_section(ending: str) -> None:
     assert set(inspect.read(answered("# containers", line, "# images", "# volumes")).containers) == {"ollama1"}
 
 
-def test_where_our_containers_are_published_is_read_with_them() -> None:
+def test_the_published_addresses_of_our_containers_are_read_too() -> None:
     bound = {
         "11434/tcp": [{"HostIp": "10.0.0.11", "HostPort": "3001"}, {"HostIp": "", "HostPort": "3003"}],
         "1/udp": None,
@@ -272,7 +272,7 @@ def test_where_our_containers_are_published_is_read_with_them() -> None:
         inspect.published(Answer(75, b"", b"docker.service is not running"))
 
 
-def test_without_a_way_to_ask_docker_the_rules_are_known_after_the_step_that_blocks_the_look() -> None:
+def test_without_curl_the_published_addresses_are_known_after_its_package() -> None:
     answers = {inspect.command(): Answer(inspect.NO_CURL, b"", b"curl is not there to ask with")}
     facts = host_facts(answers, HostFacts())
     assert (facts.published, facts.asked_after) == (None, "packages:apt-tools")

@@ -1,4 +1,4 @@
-"""A change of marks on a balancer: what it changes, what it does not, and what survives a deploy."""
+"""A change of marks on a balancer: the changed files, the kept files, and the marks that survive a deploy."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ WHY = Drained(ONE, "2026-11-22T08:00:00Z", "ops@desk", "a new fan; {really} # so
 
 
 def written(**known: Any) -> str:
-    """The upstream as the role writes it."""
+    """Return the upstream in the text of the role."""
     return texts(config(fleet()), FleetState(READ, **known))[upstream.FILE]
 
 
@@ -30,37 +30,37 @@ def down(text: str) -> set[str]:
 
 
 def marked(**marks: Any) -> str:
-    """The same with other marks."""
+    """Return the upstream with other marks."""
     made = Upstream.parse(written())
     assert made is not None
     return made.updated(**marks).text
 
 
-def test_marks_are_what_the_role_writes_itself() -> None:
+def test_an_update_writes_the_marks_that_the_role_writes() -> None:
     assert marked(down=[ONE]) == written(not_ready=frozenset({ONE}))
     assert marked(drain={ONE: WHY}) == written(drained={ONE: WHY})
 
 
-def test_a_balancer_keeps_what_it_knows_of_the_drained_and_not_what_others_know() -> None:
+def test_a_balancer_keeps_its_own_drains_and_ignores_the_drains_of_other_balancers() -> None:
     step = config(fleet())
     drained = marked(drain={ONE: WHY})
     known = FleetState(READ, drained={TWO: Drained(TWO, "x", "y", "")})
     assert texts(step, known, state(step, **{upstream.FILE: drained}))[upstream.FILE] == drained
 
 
-def test_a_new_balancer_takes_it_from_the_others() -> None:
+def test_a_new_balancer_takes_the_drains_of_other_balancers() -> None:
     text = written(drained={TWO: Drained(TWO, "2026-11-22T08:00:00Z", "ops@desk", "")})
     assert down(text) == {TWO}
     assert set(upstream.drained(text)) == {TWO}
 
 
-def test_an_instance_that_was_drained_and_is_no_more_declared_is_forgotten() -> None:
+def test_the_drain_of_an_undeclared_instance_is_forgotten() -> None:
     step = config(fleet())
     drained = marked(drain={ONE: WHY}).replace("gpu-01/ollama1", "gpu-01/gone")
     assert upstream.drained(texts(step, FleetState(READ), state(step, **{upstream.FILE: drained}))[upstream.FILE]) == {}
 
 
-def test_nothing_but_marks_is_changed_and_the_running_nginx_checks() -> None:
+def test_an_update_changes_only_marks_and_the_running_nginx_checks() -> None:
     have = {**state(config(fleet()), **{"site.conf": "edited by hand"}), "exe": "/opt/old/nginx", "loaded": "x"}
     update = MemberUpdate(name="balancer", files={}, binary=have["exe"], status_port=8080, down=frozenset({ONE}))
     want = update.want(HostFacts(), have)
@@ -72,7 +72,7 @@ def test_nothing_but_marks_is_changed_and_the_running_nginx_checks() -> None:
     assert update.commands(have, want)[-2].words[6] == "/opt/old/nginx"  # type: ignore[union-attr]
 
 
-def test_a_mark_that_is_there_changes_nothing() -> None:
+def test_a_present_mark_changes_nothing() -> None:
     have = {**state(config(fleet())), "exe": "/opt/nginx", "touched": []}
     have["loaded"] = have["id"]
     update = MemberUpdate(name="balancer", files={}, binary=have["exe"], status_port=8080, up={ONE: ""})
@@ -81,14 +81,14 @@ def test_a_mark_that_is_there_changes_nothing() -> None:
     }
 
 
-def test_where_there_is_no_configuration_there_is_nothing_to_mark() -> None:
+def test_a_balancer_without_a_configuration_refuses_marks() -> None:
     update = MemberUpdate(name="balancer", files={}, binary="", status_port=8080)
     with pytest.raises(RefusalError, match="no configuration of ours"):
         update.want(HostFacts(), None)
 
 
 @pytest.mark.parametrize("how", ["a server of somebody else", "no settings"])
-def test_an_upstream_that_somebody_else_edited_is_refused_with_the_way_out(how: str) -> None:
+def test_an_edited_upstream_is_refused_with_the_way_out(how: str) -> None:
     edits = {"no settings": ("    keepalive 16;\n", ""), "a server of somebody else": ("; # gpu-01/ollama2", ";")}
     have = state(config(fleet()), **{upstream.FILE: written().replace(*edits[how])})
     update = MemberUpdate(name="balancer", files={}, binary="", status_port=8080, down=frozenset({ONE}))
@@ -96,10 +96,10 @@ def test_an_upstream_that_somebody_else_edited_is_refused_with_the_way_out(how: 
         update.want(HostFacts(), have)
     drained = state(config(fleet()), **{upstream.FILE: marked(drain={ONE: WHY}).replace(*edits[how])})
     text = texts(config(fleet()), FleetState(READ), drained)[upstream.FILE]
-    assert text == marked(drain={ONE: WHY}), "a deploy writes it anew, and what was drained stays out"
+    assert text == marked(drain={ONE: WHY}), "a deploy writes the file anew, and drained members stay drained"
 
 
-def test_the_port_to_ask_is_that_of_the_present_configuration() -> None:
+def test_the_status_port_comes_from_the_present_configuration() -> None:
     assert status_port(state(config(fleet(balancer={"status_port": 8123})))) == 8123
     assert status_port(None) == 0
 
@@ -112,7 +112,7 @@ def test_the_port_to_ask_is_that_of_the_present_configuration() -> None:
         (":", 0, "open 0\n"),
     ],
 )
-def test_no_answer_of_ss_is_not_no_stream(tmp_path, program, exit_code, said) -> None:
+def test_a_failed_ss_does_not_count_as_no_streams(tmp_path, program, exit_code, said) -> None:
     for name, text in (("ss", program), ("curl", "exit 0")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
@@ -131,5 +131,5 @@ def test_no_answer_of_ss_is_not_no_stream(tmp_path, program, exit_code, said) ->
         ({"undrain": frozenset({ONE})}, f"{ONE} drained no longer"),
     ],
 )
-def test_a_mark_says_whose_it_is(marks: dict[str, Any], said: str) -> None:
+def test_the_reason_of_a_mark_names_the_instances(marks: dict[str, Any], said: str) -> None:
     assert MemberUpdate(name="balancer", files={}, binary="", status_port=8080, **marks).reason == said

@@ -37,7 +37,7 @@ esac
 
 @pytest.fixture
 def host(server, tmp_path, monkeypatch):
-    """The simulated server, with a docker that knows its container and restarts it, and short sleeps."""
+    """The simulated server, with a docker that knows and restarts the server's container, and short sleeps."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name, text in {"docker": DOCKER, "sleep": "#!/bin/sh\nexec /bin/sleep 0.05\n"}.items():
@@ -58,7 +58,7 @@ def host(server, tmp_path, monkeypatch):
 
 
 def _restart(server, asked: Path, ended: threading.Event) -> None:
-    """What a restart does: everything that the server remembers is gone."""
+    """Clear the memory of the server whenever the script asks for a restart."""
     while not ended.wait(0.02):
         if asked.exists():
             ollama_api.Handler.scheduler = ollama_api.Scheduler()
@@ -68,7 +68,7 @@ def _restart(server, asked: Path, ended: threading.Event) -> None:
 
 
 def run(command, limit: float = 60):
-    """A command as a host runs it."""
+    """Run a command as a host does."""
     words, text = command.words, command.stdin.decode()
     return subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=limit)
 
@@ -85,13 +85,13 @@ def knobs(**values: float) -> None:
 # -- pulls
 
 
-def test_a_pull(host, tmp_path):
+def test_a_pull_succeeds_and_is_marked(host, tmp_path):
     done = pull()
     assert done.returncode == 0, done.stderr
     assert [path.read_text().strip() for path in tmp_path.glob(f"{server_state.MARKS}/*")] == [MODEL]
 
 
-def test_a_stalled_pull_is_given_up_although_frames_come_all_the_time(host):
+def test_a_stalled_pull_is_given_up_in_spite_of_frames(host):
     knobs(pull_seconds=0.2, stall_seconds=30)
     (host.faults / "ollama1.pull-stalls").touch()
     done = pull(tries=2, stall=1)
@@ -100,7 +100,7 @@ def test_a_stalled_pull_is_given_up_although_frames_come_all_the_time(host):
     assert "could not pull deepseek-r1:1.5b: nothing came for 1 s (models.stall) at: pulling " in done.stderr
 
 
-def test_a_part_that_starts_over_and_stalls_again_is_given_up(host):
+def test_a_part_that_stalls_again_after_a_restart_is_given_up(host):
     knobs(pull_seconds=0.2, stall_seconds=0.7)
     (host.faults / "ollama1.pull-stalls").touch()
     done = pull(stall=3)
@@ -108,7 +108,7 @@ def test_a_part_that_starts_over_and_stalls_again_is_given_up(host):
     assert "nothing came for 3 s (models.stall)" in done.stderr
 
 
-def test_a_part_that_starts_over_and_comes_slowly_is_not_given_up(host):
+def test_a_part_that_comes_slowly_after_a_restart_is_not_given_up(host):
     knobs(pull_seconds=8, stall_seconds=0.5)
     fault = host.faults / "ollama1.pull-stalls"
     fault.touch()
@@ -130,20 +130,20 @@ def test_a_part_that_starts_over_and_comes_slowly_is_not_given_up(host):
     assert done.returncode == 0, (done.stdout, done.stderr)
 
 
-def test_a_library_that_does_not_answer_is_given_up(host):
+def test_a_silent_library_is_given_up(host):
     (host.faults / "ollama1.pull-stalls").write_text("manifest")
     done = pull(stall=1)
     assert done.returncode == 1
     assert "nothing came for 1 s (models.stall) at: pulling manifest" in done.stderr
 
 
-def test_a_library_that_closes_connections_is_named(host):
+def test_a_library_that_closes_connections_is_reported(host):
     knobs(pull_seconds=2, retry_seconds=0.01)
     (host.faults / "ollama1.pull-closes").touch()
     assert "could not pull deepseek-r1:1.5b: max retries exceeded: unexpected EOF" in pull().stderr
 
 
-def test_a_server_that_ends_in_the_middle_is_named(host, monkeypatch):
+def test_a_server_that_ends_during_a_pull_is_reported(host, monkeypatch):
     def broken(*_):
         yield {"status": "pulling manifest"}
         yield {"status": "pulling 0123456789ab", "completed": 5, "total": 10}
@@ -155,15 +155,15 @@ def test_a_server_that_ends_in_the_middle_is_named(host, monkeypatch):
     assert said.rstrip().endswith(" at: pulling 0123456789ab")
 
 
-def test_an_answer_that_ends_without_success_is_shown(host, monkeypatch):
+def test_an_answer_without_success_is_shown(host, monkeypatch):
     monkeypatch.setattr(ollama_api, "pull", lambda *_: (frame for frame in [{"status": "pulling manifest"}]))
     said = 'the server\'s answer ended without success: {"status":"pulling manifest"}'
     assert pull().stderr == f"ollama1 could not pull deepseek-r1:1.5b: {said}\n"
 
 
-def test_the_reason_of_the_server_is_shown_without_the_escapes_of_its_json(host, monkeypatch):
+def test_the_error_of_the_server_is_shown_without_json_escapes(host, monkeypatch):
     dumps = json.dumps
-    escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # as Go writes them
+    escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # the escapes of Go
     table = str.maketrans(escapes)
     monkeypatch.setattr(ollama_api.json, "dumps", lambda *words, **more: dumps(*words, **more).translate(table))
     said = '500: \\ {"e":"<b>&amp"}'
@@ -171,7 +171,7 @@ def test_the_reason_of_the_server_is_shown_without_the_escapes_of_its_json(host,
     assert pull().stderr == f"ollama1 could not pull deepseek-r1:1.5b: {said}\n"
 
 
-def test_a_registry_that_does_not_redirect_is_asked_once(host):
+def test_a_registry_without_redirects_is_asked_once(host):
     (host.faults / "ollama1.pull-fails").write_text("http: no Location header in response")
     done = pull(tries=3)
     assert "try 1 failed" not in done.stdout
@@ -185,7 +185,7 @@ SEEN = ("POST", "/api/generate", {"model": MODEL, "prompt": "hello", "stream": F
 
 @pytest.fixture
 def damaged(host):
-    """A server that has looked at a model while the head of its weights was damaged."""
+    """A server that has read a model with a damaged head of the weights."""
     assert pull().returncode == 0
     weights(host).write_bytes(bytes(2 << 20))
     assert "does not support generate" in ask(host, *SEEN)[2]
@@ -198,7 +198,7 @@ def load() -> subprocess.CompletedProcess[str]:
     return run(command)
 
 
-def test_an_instance_restarts_after_a_blob_was_mended_and_answers(damaged):
+def test_an_instance_restarts_after_the_repair_of_a_blob_and_answers(damaged):
     have = {"whole": False, "damaged": weights(damaged).name}
     step = Model(instance="ollama1", name=MODEL)
     done = [run(command) for command in step.commands(have, step.want(HostFacts(), have))]
@@ -208,19 +208,19 @@ def test_an_instance_restarts_after_a_blob_was_mended_and_answers(damaged):
     assert run(readiness.command("ollama1", (MODEL,))).returncode == 0
 
 
-def test_a_pull_that_finds_a_blob_damaged_notes_the_servers_that_ran_then(damaged, tmp_path, monkeypatch):
+def test_a_pull_that_repairs_a_blob_records_the_running_servers(damaged, tmp_path, monkeypatch):
     assert pull(tries=2).returncode == 0
     assert damaged.restarts == 0
-    assert load().returncode == 1, "the server still takes it for useless"
+    assert load().returncode == 1, "the server still refuses the model"
     (mark,) = tmp_path.glob(f"{server_state.MARKS}/*{server_state.MENDED}")
     assert mark.name == server_state.mark(MODEL) + server_state.MENDED
     assert mark.read_text() == "2026-11-29T21:51:45.955095378Z\n"
     (delete,) = Model(instance="ollama1", name=MODEL).commands({"whole": True}, None)
     assert run(delete).returncode == 0
-    assert not mark.parent.exists(), "what nobody has is not stale"
+    assert not mark.parent.exists(), "a deleted model leaves no mark"
 
 
-def test_a_pull_of_whole_blobs_notes_no_server(host, tmp_path):
+def test_a_pull_of_whole_blobs_records_no_server(host, tmp_path):
     assert pull().returncode == 0
     assert not list(tmp_path.glob(f"{server_state.MARKS}/*{server_state.MENDED}"))
 
@@ -228,7 +228,7 @@ def test_a_pull_of_whole_blobs_notes_no_server(host, tmp_path):
 # -- models that only embed
 
 
-def test_an_instance_whose_first_model_only_embeds_passes_its_test(host):
+def test_an_instance_with_an_embedding_model_first_passes_the_test(host):
     assert pull(EMBEDDING).returncode == 0
     done = run(readiness.command("ollama1", (EMBEDDING, MODEL)))
     assert done.returncode == 0, done.stderr
@@ -237,7 +237,7 @@ def test_an_instance_whose_first_model_only_embeds_passes_its_test(host):
     assert running["name"] == f"{EMBEDDING}:latest"
 
 
-def test_an_instance_that_does_not_embed_fails_its_test(host):
+def test_an_instance_that_does_not_embed_fails_the_test(host):
     assert pull(EMBEDDING).returncode == 0
     weights(host).write_bytes(b"cut")
     done = run(readiness.command("ollama1", (EMBEDDING,)))

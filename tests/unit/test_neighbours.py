@@ -1,4 +1,4 @@
-"""Who asks whether an instance is closed, what is asked in one exec, and what the answer means."""
+"""The proof that an instance is closed: the asking host, the exec, and the meaning of the answers."""
 
 import dataclasses
 import functools
@@ -40,24 +40,26 @@ def test_the_next_host_asks(number, asker):
     assert neighbours.neighbour(place(number), HOSTS) == asker
 
 
-def test_a_host_that_may_reach_the_instance_does_not_ask():
+def test_a_host_with_access_to_the_instance_does_not_ask():
     assert neighbours.neighbour(place(1, admitted=("10.0.0.12", "10.0.0.5/32")), HOSTS) == "gpu-03"
     assert neighbours.neighbour(place(1, senders=frozenset({"gpu-02", "lb-01"})), HOSTS) == "gpu-03"
     assert neighbours.neighbour(place(1), [GPU[0], LB]) == ""
     assert neighbours.neighbour(place(1, admitted=("0.0.0.0/0",)), HOSTS) == ""
 
 
-def test_where_instances_are_and_whom_they_admit():
+def test_the_addresses_of_instances_and_the_admitted_networks():
     first = host("gpu-01", "10.0.0.11", "gpu", admit=("10.9.0.0/16",))
     facts = HostFacts(addresses=("10.0.0.11",), sources={"10.0.0.5": "10.0.0.11"}, resolved={"10.0.0.5": "10.0.0.5"})
     inventory = Inventory(path="", hosts=(first, LB))
     assert neighbours.places(first, inventory, facts) == (place(1, admitted=("10.0.0.5/32", "10.9.0.0/16")),)
     assert neighbours.places(LB, inventory, facts) == ()
-    assert neighbours.places(first, Inventory(path="", hosts=(first,)), facts) == (), "its address is 127.0.0.1"
+    assert neighbours.places(first, Inventory(path="", hosts=(first,)), facts) == (), (
+        "the address of the instance is 127.0.0.1"
+    )
 
 
 class Run:
-    """Answers for hosts, and remembers what they were asked."""
+    """Answers for hosts, and records the questions."""
 
     def __init__(self, **lines):
         self.lines, self.asked = lines, []
@@ -76,7 +78,7 @@ def ask(places, hosts, run):
     return sorted(replies, key=lambda reply: reply.place.label)
 
 
-def test_every_neighbour_asks_once_whatever_number_of_instances():
+def test_every_neighbour_asks_once_for_any_number_of_instances():
     two = [place(1), place(1, instance="ollama2", port=3002), place(2)]
     run = Run(gpu_02="1 10.0.0.12 0\n0 10.0.0.12 1\n", gpu_03="0 10.0.0.13 124\n")
     replies = ask(two, HOSTS, run)
@@ -98,7 +100,7 @@ def test_every_neighbour_asks_once_whatever_number_of_instances():
     assert [check.passed for check in checks] == [True, False, True]
 
 
-def test_a_neighbour_that_the_instance_admits_proves_nothing():
+def test_an_admitted_neighbour_proves_nothing():
     why = "gpu-02 asks from 10.0.0.5, which the instance admits"
     [reply] = ask([PLACE], HOSTS, Run(gpu_02="0 10.0.0.5 0"))
     assert reply == Reply(PLACE, "gpu-02", None, why)
@@ -115,7 +117,7 @@ def test_a_neighbour_that_the_instance_admits_proves_nothing():
         ({}, "gpu-02 was asked and gave no answer: the connection was lost"),
     ],
 )
-def test_a_neighbour_that_gives_no_answer_fails_the_proof(answers, why):
+def test_a_neighbour_without_an_answer_fails_the_proof(answers, why):
     [reply] = ask([PLACE], HOSTS, Run(**answers))
     check = reply.check()
     assert (check.name, check.got, check.passed) == ("10.0.0.11:3001 is closed to gpu-02", why, False)
@@ -128,13 +130,13 @@ def test_a_neighbour_that_gives_no_answer_fails_the_proof(answers, why):
         ({"admitted": ("0.0.0.0/0",)}, HOSTS, "ollama.admit lets everybody in"),
     ],
 )
-def test_without_a_neighbour_nobody_is_asked(changes, hosts, why):
+def test_without_a_neighbour_no_host_asks(changes, hosts, why):
     run = Run()
     assert ask([place(1, **changes)], hosts, run) == [Reply(place(1, **changes), "", None, why)]
     assert run.asked == []
 
 
-def test_the_script_tells_an_open_port_from_a_closed_one():
+def test_the_script_tells_open_from_closed_ports():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
         opened, closed = server.getsockname()[1], other.getsockname()[1]
         other.close()

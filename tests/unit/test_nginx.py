@@ -1,4 +1,4 @@
-"""How nginx is built: settings, warnings, and the scripts that run on a host."""
+"""The build of nginx: settings, warnings, and the scripts that run on a host."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ DEBIAN = HostFacts(distribution="debian", version="13", architecture="amd64")
         ({"configure_args": ("--without-http_upstream_zone_module",)}, ("configure_args", 0)),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], path: tuple[Any, ...]) -> None:
+def test_impossible_settings_are_reported(settings: dict[str, Any], path: tuple[Any, ...]) -> None:
     assert [where for where, _ in nginx.Settings(**settings).problems()] == [path]
 
 
@@ -58,7 +58,7 @@ def test_the_default_version_warns_and_says_what_to_set() -> None:
     assert not list(nginx.holes(nginx.Settings(version="1.30.5")))
 
 
-def test_a_module_that_opens_a_hole_is_warned_of() -> None:
+def test_a_module_with_an_open_hole_is_a_warning() -> None:
     said = list(nginx.holes(nginx.Settings(configure_args=("--with-http_mp4_module",))))
     assert any("CVE-2026-27784" in text for text in said)
 
@@ -69,7 +69,7 @@ def test_the_prefix_follows_the_recipe_and_not_the_mirror() -> None:
     assert nginx.Settings(configure_args=("--with-threads",)).source.prefix != plain.prefix
 
 
-def test_once_is_obtained_by_its_recipe_and_platform_and_each_is_compiled() -> None:
+def test_mode_once_obtains_a_build_and_mode_each_compiles() -> None:
     source = nginx.Settings().source
     want = Build(source=source).want(DEBIAN, None)
     [obtain] = [c for c in Build(source=source, host="lb-01").commands(None, want) if isinstance(c, Obtain)]
@@ -81,7 +81,7 @@ def test_once_is_obtained_by_its_recipe_and_platform_and_each_is_compiled() -> N
 
 
 @given(st.text() | st.text(st.sampled_from("-with=a $`'\"\n\\;|&()#")))
-def test_no_argument_of_configure_means_anything_to_a_shell(text: str) -> None:
+def test_no_argument_of_configure_has_a_special_character_of_a_shell(text: str) -> None:
     try:
         settings = nginx.Settings(configure_args=(text,))
     except ValidationError:
@@ -103,7 +103,7 @@ all:
 """
 
 
-def test_problems_between_a_role_and_the_rest_of_the_inventory_are_said_with_their_place(tmp_path: Path) -> None:
+def test_conflicts_with_the_rest_of_the_inventory_are_reported_with_line_and_path(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text(INVENTORY)
     with pytest.raises(InventoryError) as refused:
@@ -117,7 +117,7 @@ def test_problems_between_a_role_and_the_rest_of_the_inventory_are_said_with_the
     ]
 
 
-def test_hosts_that_do_not_balance_get_nothing() -> None:
+def test_hosts_that_do_not_balance_get_no_nginx() -> None:
     assert not list(nginx.steps(fleet().host("gpu-01"), fleet()))
     alone = Inventory(path="x", hosts=(host("a", "gpu", count=1),))
     assert list(nginx.steps(alone.host("a"), alone))
@@ -132,7 +132,7 @@ def shell(script: str, *args: object, ok: bool = True) -> str:
 
 
 def archive(folder: Path, recipe: str, body: str = "exit 0") -> Path:
-    """A build as MAKE packs it, whose program is a script."""
+    """Return a build in the format of MAKE, with a script for the program."""
     script = """
     mkdir -p "$1/out/sbin"; printf '#!/bin/sh\\n%s\\n' "$3" >"$1/out/sbin/nginx"; chmod 755 "$1/out/sbin/nginx"
     sum=$(sha256sum <"$1/out/sbin/nginx" | cut -c1-64)
@@ -143,7 +143,7 @@ def archive(folder: Path, recipe: str, body: str = "exit 0") -> Path:
     return folder / f"{recipe}.tar"
 
 
-def test_installing_keeps_the_build_in_use_and_no_older_one(tmp_path: Path) -> None:
+def test_installing_keeps_the_build_in_use_and_removes_older_builds(tmp_path: Path) -> None:
     root = tmp_path / "nginx"
     for name in ("1-a", "1-b", "1-c"):
         shell(INSTALL, archive(tmp_path, name), root / name, name, "p")
@@ -154,13 +154,13 @@ def test_installing_keeps_the_build_in_use_and_no_older_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("recipe", "body"), [("other", "exit 0"), ("1-a", "exit 1")])
-def test_a_build_that_is_another_or_does_not_start_is_not_installed(tmp_path: Path, recipe: str, body: str) -> None:
+def test_a_wrong_or_broken_build_is_not_installed(tmp_path: Path, recipe: str, body: str) -> None:
     root = tmp_path / "nginx"
     shell(INSTALL, archive(tmp_path, recipe, body), root / "1-a", "1-a", "p", ok=False)
     assert not list(root.iterdir())
 
 
-def test_an_edited_program_is_seen(tmp_path: Path) -> None:
+def test_an_edited_program_is_noticed(tmp_path: Path) -> None:
     prefix = tmp_path / "nginx" / "1-a"
     shell(INSTALL, archive(tmp_path, "1-a"), prefix, "1-a", "p")
     with (prefix / "sbin/nginx").open("a") as program:
@@ -169,12 +169,12 @@ def test_an_edited_program_is_seen(tmp_path: Path) -> None:
     assert said["now"] != said["sha256"]
 
 
-def test_a_link_is_not_swapped_to_nowhere(tmp_path: Path) -> None:
+def test_a_link_is_not_swapped_to_a_missing_build(tmp_path: Path) -> None:
     shell(SWAP, tmp_path / "link", tmp_path / "nowhere", ok=False)
     assert not os.path.lexists(tmp_path / "link")
 
 
-def test_a_configuration_that_nginx_refuses_changes_nothing(tmp_path: Path) -> None:
+def test_a_configuration_refused_by_nginx_changes_nothing(tmp_path: Path) -> None:
     good, bad = (
         _program(tmp_path / "good", "exit 0"),
         _program(tmp_path / "bad", "echo 'no such directive' >&2; exit 1"),
@@ -187,7 +187,7 @@ def test_a_configuration_that_nginx_refuses_changes_nothing(tmp_path: Path) -> N
     assert link.readlink() == generations / "0123456789ab"
 
 
-def test_old_generations_go_but_for_five(tmp_path: Path) -> None:
+def test_only_five_generations_are_kept(tmp_path: Path) -> None:
     good, link, generations = _program(tmp_path / "good", "exit 0"), tmp_path / "etc/nginx", tmp_path / "lib"
     for number in range(8):
         shell(PREPARE, generations / ".new")
@@ -202,8 +202,8 @@ def _program(path: Path, body: str) -> Path:
     return path
 
 
-def test_the_unit_notes_files_as_the_step_does() -> None:
-    """Both write the note of which files nginx reads, and the step compares whole lines."""
+def test_the_unit_lists_files_in_the_format_of_the_step() -> None:
+    """Unit and step both write the list of the files that nginx reads, and the step compares whole lines."""
     unit = render("nginx/provision-nginx.service.j2", engine="x").decode()
     noted = [line for line in unit.splitlines() if "/run/provision-nginx/loaded" in line]
     stamp = STAMP.replace("%", "%%").replace("\\", "\\\\")

@@ -1,4 +1,4 @@
-"""A host's proxy is for the world outside: no script asks the host's own servers through it."""
+"""A host's proxy is for the world outside: no script asks the host's own servers through the proxy."""
 
 import importlib
 import pkgutil
@@ -13,12 +13,12 @@ from provision.steps.docker import inspect
 from provision.steps.instance.scripts import ready
 
 OUTSIDE = ("source.tar.gz", "the key could not be fetched")
-"""Words beside the two downloads that come from elsewhere and need the proxy."""
+"""Words beside the two downloads from elsewhere, which need the proxy."""
 _CURL = re.compile(r"\bcurl\s+-")
 
 
 def scripts() -> Iterator[tuple[str, str]]:
-    """Every text of the steps in which curl is called, by its name: constants, and what is made for an engine."""
+    """Yield the name and the text of every script that calls curl: constants, and scripts for an engine."""
     yield "docker.inspect.command", inspect.command().stdin.decode()
     yield "instance.scripts.ready", ready("/health")
     for module in pkgutil.walk_packages(provision.steps.__path__, "provision.steps."):
@@ -29,14 +29,14 @@ def scripts() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in scripts()])
-def test_no_proxy(text: str) -> None:
+def test_only_downloads_use_the_proxy(text: str) -> None:
     for found in _CURL.finditer(text):
         call = text[found.start() :]
         outside = any(word in call[:400] for word in OUTSIDE)
         assert call.startswith(("curl --noproxy '*' ", 'curl --noproxy "*" ')) != outside, call[:120]
 
 
-def test_every_module_that_asks_a_server_was_looked_at() -> None:
+def test_every_module_that_asks_a_server_is_covered() -> None:
     found = {name.removeprefix("provision.steps.").rpartition(".")[0] for name, _ in scripts()}
     assert found >= {
         "docker.inspect",

@@ -1,4 +1,4 @@
-"""What nvidia-smi says, in health and in every way in which it fails, and which card an index means."""
+"""The answers of nvidia-smi, in health and in every failure, and the card behind an index."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ EXTRA = "GPU-0, 8.9, Disabled\nGPU-1, 8.9, [N/A]"
 
 
 def answers(core: str, code: int = 0, extra: str = EXTRA, extra_code: int = 0, listed: str = "") -> str:
-    """A nvidia-smi that answers one thing for the fields it must know, and another for the others."""
+    """Return a nvidia-smi with an answer for the fields of every driver, and another for the optional fields."""
     return f"""#!/bin/sh
 case $1 in
   --query-gpu=index,*,mig.mode.current) exit 2 ;;
@@ -35,7 +35,7 @@ esac
 
 
 def ask(folder: Path, program: str, *, limit: float = 15, remembered: str = "") -> HostFacts:
-    """The host facts of a machine with this nvidia-smi and this record."""
+    """Return the host facts of a machine with a given nvidia-smi and record."""
     for name, text in {"nvidia-smi": program, "ip": "#!/bin/sh\n", "docker": "#!/bin/sh\nexit 1\n"}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
@@ -79,7 +79,7 @@ def test_rows_are_used_with_any_exit_code(tmp_path: Path, core: str, code: int, 
 @pytest.mark.parametrize(
     ("code", "query"), [(15, LOST), (255, LOST), (2, 'Field "driver_version" is not a valid field to query.')]
 )
-def test_where_the_query_fails_as_a_whole_the_list_has_the_other_cards(tmp_path: Path, code: int, query: str) -> None:
+def test_if_the_query_fails_the_list_names_the_remaining_cards(tmp_path: Path, code: int, query: str) -> None:
     listed = f"GPU 0: NVIDIA L40S (UUID: GPU-0)\n{LOST}\nGPU 2: NVIDIA L40S (UUID: GPU-2)"
     found = ask(tmp_path, answers(query, code, listed=listed))
     assert [(card.index, card.uuid, card.name) for card in found.cards] == [
@@ -90,13 +90,13 @@ def test_where_the_query_fails_as_a_whole_the_list_has_the_other_cards(tmp_path:
     assert found.driver_error.count(LOST) == 1
 
 
-def test_the_optional_fields_are_asked_for_by_themselves(tmp_path: Path) -> None:
+def test_the_optional_fields_are_asked_separately(tmp_path: Path) -> None:
     (first, second) = ask(tmp_path, answers(f"{FIRST}\n{SECOND}", extra="GPU-1, 9.0, Enabled\nGPU-0, 8.9, [N/A]")).cards
     assert first == Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 8.9, 46068)
     assert second == Card(1, "GPU-1", "NVIDIA L40S", "590.48.01", 9.0, 46068, mig=True)
 
 
-def test_a_driver_that_does_not_know_an_optional_field_leaves_it_unknown(tmp_path: Path) -> None:
+def test_an_optional_field_missing_in_a_driver_stays_unknown(tmp_path: Path) -> None:
     said = 'Field "compute_cap" is not a valid field to query.\n'
     found = ask(tmp_path, answers(FIRST, extra=said, extra_code=2))
     assert (found.cards, found.driver_error) == ((Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 0.0, 46068),), "")
@@ -117,7 +117,7 @@ def test_a_driver_that_knows_all_fields_is_asked_once(tmp_path: Path) -> None:
     assert len((tmp_path / "asked").read_text().splitlines()) == 1
 
 
-def test_what_a_query_says_that_fails_is_not_used(tmp_path: Path) -> None:
+def test_the_output_of_a_failed_query_is_not_used(tmp_path: Path) -> None:
     found = ask(tmp_path, WHOLE.replace("CODE", "15"))
     assert "a GPU is lost" in found.driver_error
     assert sorted((tmp_path / "asked").read_text().split()) == [
@@ -134,14 +134,14 @@ def test_a_card_that_requires_a_reset_is_broken(tmp_path: Path, word: str) -> No
     assert (first.broken, second.broken) == ("", word.strip("[]"))
 
 
-def test_no_program_is_an_answer(tmp_path: Path) -> None:
+def test_a_missing_nvidia_smi_is_a_driver_error(tmp_path: Path) -> None:
     command = facts.command(())
     script = command.stdin.decode().replace("nvidia-smi", "no-such-nvidia-smi")
     said = subprocess.run(command.words, input=script, capture_output=True, check=True, text=True)
     assert facts.parse(said.stdout).driver_error == nvidia_smi.ERRORS[127]
 
 
-# What a wedged driver holds goes on after its time, heeds no signal, and keeps the pipe open that it answers into.
+# A process stuck in a wedged driver outlives its time limit, ignores signals, and keeps the pipe for the answer open.
 WEDGED = """#!/bin/sh
 trap '' TERM
 setsid sleep 600 &
@@ -150,15 +150,15 @@ sleep 600
 """
 
 
-def test_a_wedged_driver_takes_its_time_limit_and_no_more(tmp_path: Path) -> None:
+def test_a_wedged_driver_costs_no_more_than_the_time_limit(tmp_path: Path) -> None:
     found = ask(tmp_path, WEDGED, limit=1)
     for line in (tmp_path / "held").read_text().split():
-        os.kill(int(line), 9)  # it is still there: nobody waited for it
+        os.kill(int(line), 9)  # the process still runs: the script did not wait
     assert found.cards == ()
     assert found.driver_error.startswith(nvidia_smi.ERRORS[137])
 
 
-def test_the_record_is_read_and_nothing_else_in_its_file(tmp_path: Path) -> None:
+def test_only_valid_lines_of_the_record_are_read(tmp_path: Path) -> None:
     text = "# gpu\n0 GPU-0\n1 GPU-$(id)\nx GPU-2\n3 GPU-3 more\n# gpu-exit\n7 GPU-7\n"
     found = ask(tmp_path, answers(SECOND), remembered=text)
     assert found.remembered == {0: "GPU-0", 7: "GPU-7"}
@@ -179,21 +179,21 @@ THREE = {0: "GPU-a", 1: "GPU-b", 2: "GPU-c"}
     ("remembered", "listed", "record"),
     [
         ({}, ["GPU-a", "GPU-b", "GPU-c"], THREE),  # the first time
-        (THREE, ["GPU-c", "GPU-a", "GPU-b"], THREE),  # numbered otherwise at a boot
-        (THREE, ["GPU-b", "GPU-c"], THREE),  # one is gone, and those behind it moved up
+        (THREE, ["GPU-c", "GPU-a", "GPU-b"], THREE),  # a boot changed the numbers
+        (THREE, ["GPU-b", "GPU-c"], THREE),  # a card is gone, and the cards behind moved up
         (THREE, [], THREE),
         (THREE, ["GPU-a", "GPU-new", "GPU-c"], {**THREE, 1: "GPU-new"}),  # replaced in its slot
         (THREE, ["GPU-new", "GPU-a", "GPU-c"], {**THREE, 1: "GPU-new"}),  # replaced, and in another slot
         (THREE, ["GPU-x", "GPU-b", "GPU-y"], {0: "GPU-x", 1: "GPU-b", 2: "GPU-y"}),  # two replaced
         (THREE, ["GPU-x", "GPU-y", "GPU-z"], {0: "GPU-x", 1: "GPU-y", 2: "GPU-z"}),  # another machine
-        (THREE, ["GPU-a", "GPU-b", "GPU-c", "GPU-new"], {**THREE, 3: "GPU-new"}),  # one more
-        (THREE, ["GPU-new", "GPU-a", "GPU-b", "GPU-c"], {**THREE, 3: "GPU-new"}),  # one more, in the first slot
+        (THREE, ["GPU-a", "GPU-b", "GPU-c", "GPU-new"], {**THREE, 3: "GPU-new"}),  # a card more
+        (THREE, ["GPU-new", "GPU-a", "GPU-b", "GPU-c"], {**THREE, 3: "GPU-new"}),  # a card more, in the first slot
         ({5: "GPU-a"}, ["GPU-a", "GPU-b"], {5: "GPU-a", 1: "GPU-b"}),
     ],
 )
 def test_an_index_keeps_its_card(remembered: dict[int, str], listed: list[str], record: dict[int, str]) -> None:
     assert nvidia_smi.record(cards(*listed), remembered) == record
-    assert nvidia_smi.record(cards(*listed), record) == record, "what is written changes nothing of what it means"
+    assert nvidia_smi.record(cards(*listed), record) == record, "writing the record does not change its meaning"
 
 
 @pytest.mark.parametrize(("index", "uuid"), [(0, "GPU-a"), (1, None), (2, "GPU-c"), (9, None)])
@@ -233,7 +233,7 @@ def test_a_time_limit_out_of_bounds_is_refused(tmp_path: Path, limit: str) -> No
         ("no driver", 9, "0 GPU-0\n", ["nvidia-smi answers", "cards that are missing or broken"]),
     ],
 )
-def test_verify_takes_the_cards_from_what_plan_has_read(
+def test_verify_takes_the_cards_from_the_read_of_plan(
     tmp_path: Path, core: str, code: int, remembered: str, failed: list[str]
 ) -> None:
     backend = SimpleNamespace(facts=ask(tmp_path, answers(core, code), remembered=remembered))

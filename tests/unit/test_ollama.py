@@ -1,4 +1,4 @@
-"""The ollama role: settings, instances, who may reach them, and that nothing hostile leaves its word."""
+"""The ollama role: settings, instances, access to instances, and hostile values that stay in their words."""
 
 import base64
 import csv
@@ -70,13 +70,13 @@ def test_defaults_of_instances() -> None:
     assert (two.name, two.port) == ("ollama2", 3002)
 
 
-def test_what_an_instance_says_wins() -> None:
+def test_settings_of_an_instance_win() -> None:
     said = {"gpus": [0], "name": "big", "port": 4000, "models": [], "num_parallel": 4, "weight": 2}
     (one,) = role.instances("h", settings_of(models=["a"], instances=[said]))
     assert (one.name, one.port, one.models, one.parallel, one.weight) == ("big", 4000, (), 4, 2)
 
 
-def test_a_model_is_served_once_however_its_name_is_written() -> None:
+def test_a_model_in_two_spellings_is_served_once() -> None:
     (one,) = role.instances("h", settings_of(models=["a", "library/a:latest", "b:1"], instances=[{"gpus": [0]}]))
     assert one.models == ("library/a:latest", "b:1") or one.models == ("a", "b:1")
 
@@ -95,7 +95,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_problems_between_instances(name: str) -> None:
+def test_contradictory_instances_are_reported(name: str) -> None:
     instances, path = PROBLEMS[name]
     assert [where for where, _ in settings_of(instances=instances).problems()] == [path]
 
@@ -121,7 +121,7 @@ def test_problems_between_instances(name: str) -> None:
         {"tolerate": ["x"] * 65},
     ],
 )
-def test_refused_settings(said: dict[str, Any]) -> None:
+def test_bad_settings_are_refused(said: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         settings_of(**said)
 
@@ -130,7 +130,7 @@ def test_refused_settings(said: dict[str, Any]) -> None:
     "shown", ["VLLM::EngineCore_0", "tmux: server", "[Not Found]", "/opt/x\t/y", "a\x1bb", "é" * 300, "/x/ y", "-c"]
 )
 @pytest.mark.parametrize("comm", ["tmux: server", "", "a\x07b"])
-def test_every_program_that_a_refusal_names_can_be_tolerated(shown: str, comm: str) -> None:
+def test_every_program_named_by_a_refusal_can_be_tolerated(shown: str, comm: str) -> None:
     rows = f"GPU-1, 7, 512, {shown}\n(exit code 0)\n/proc/7/cgroup:0::/x\n/proc/7/comm:{comm}\n"
     (one,) = gpu_processes.parse(base64.b64encode(rows.encode()).decode(), {}) or ()
     assert settings_of(tolerate=[one.program]).tolerate == (one.program,)
@@ -146,13 +146,13 @@ def test_every_program_that_a_refusal_names_can_be_tolerated(shown: str, comm: s
         ("PATH", "no such variable"),
     ],
 )
-def test_variables_that_ollama_does_not_read(name: str, part: str) -> None:
+def test_variables_that_ollama_does_not_read_are_reported(name: str, part: str) -> None:
     ((path, said),) = settings_of(environment={name: "1"}).problems()
     assert path == ("environment", name)
     assert part in said
 
 
-def test_settings_that_do_not_go_together() -> None:
+def test_contradictory_settings_are_reported() -> None:
     said = settings_of(kv_cache_type="q8_0", flash_attention=False, listen_address="fe80::1", https_proxy="a\nb")
     assert sorted(path[0] for path, _ in said.problems()) == ["https_proxy", "kv_cache_type", "listen_address"]
 
@@ -192,7 +192,7 @@ def test_every_tuning_setting_reaches_a_variable_or_the_container() -> None:
 
 
 def test_one_machine_has_a_firewall_too() -> None:
-    """A neighbour reaches what is published on 127.0.0.1 by the container's own address."""
+    """A neighbour reaches a port published on 127.0.0.1 by the container's own address."""
     alone = host()
     ids = [step.id for step in role.steps(alone, fleet(alone))]
     assert ids == [
@@ -222,12 +222,12 @@ def test_in_a_fleet_the_firewall_comes_before_the_first_container() -> None:
     assert "unit:provision-firewall.service" in ids
 
 
-def test_other_hosts_get_nothing() -> None:
+def test_balancers_get_no_step_of_the_role() -> None:
     assert not list(role.steps(LB, fleet(host(), LB)))
     assert not list(models_role.steps(LB, fleet(host(), LB)))
 
 
-def test_secrets_are_in_a_file_of_root_only() -> None:
+def test_secrets_are_in_a_file_for_root_alone() -> None:
     gpu = host(instances=[{"gpus": [0]}], https_proxy="http://u:hunter2@x:1")
     steps = {step.id: step for step in role.steps(gpu, fleet(gpu))}
     file, container = steps["file:/etc/provision/ollama/ollama1.env"], steps["container:ollama1"]
@@ -237,7 +237,7 @@ def test_secrets_are_in_a_file_of_root_only() -> None:
     assert not [text for text in shown if "hunter2" in text]
 
 
-def test_the_boot_file_names_what_stays_loaded() -> None:
+def test_the_boot_file_names_the_models_that_stay_loaded() -> None:
     gpu = host(
         models=["a:1", "b:2"], instances=[{"gpus": [0], "max_loaded_models": 1}, {"gpus": [1], "keep_alive": "5m"}]
     )
@@ -262,7 +262,7 @@ def test_the_storage_of_an_instance(common: dict[str, Any], own: dict[str, Any],
     assert one.storage == expected
 
 
-# -- who may reach them
+# -- access to instances
 
 
 def test_listen_addresses() -> None:
@@ -282,13 +282,13 @@ def test_listen_addresses() -> None:
         ({}, HostFacts(sources={"10.0.0.5": "fe80::1"}, addresses=("fe80::1",)), "only IPv4"),
     ],
 )
-def test_refused_addresses(said: dict[str, Any], facts: HostFacts, part: str) -> None:
+def test_unusable_listen_addresses_are_refused(said: dict[str, Any], facts: HostFacts, part: str) -> None:
     gpu = host(instances=[{"gpus": [0]}], **said)
     with pytest.raises(RefusalError, match=part.replace("(", r"\(").replace(")", r"\)")):
         endpoint.listen_address(gpu, fleet(gpu, LB), facts)
 
 
-def test_two_networks_are_refused() -> None:
+def test_balancers_in_two_networks_are_refused() -> None:
     other = host("lb-02", "balancer", address="10.0.0.6", models=[])
     facts = HostFacts(sources={"10.0.0.5": "10.0.0.11", "10.0.0.6": "192.168.0.1"})
     gpu = host()
@@ -296,12 +296,12 @@ def test_two_networks_are_refused() -> None:
         endpoint.listen_address(gpu, fleet(gpu, LB, other), facts)
 
 
-def test_admitted() -> None:
+def test_balancers_and_admitted_networks_may_reach_an_instance() -> None:
     gpu = host(instances=[{"gpus": [0]}], admit=["10.1.0.0/16", "10.0.0.5"])
     assert endpoint.admitted(gpu, fleet(gpu, LB), FACTS) == ("10.0.0.5/32", "10.1.0.0/16")
 
 
-def test_the_rules_file_is_what_the_step_wants() -> None:
+def test_the_rules_file_has_the_rules_that_the_step_wants() -> None:
     wall = Firewall(ports=(3001,), inside=11434, address="10.0.0.11", admit=("10.0.0.5/32",))
     text = wall.content(FACTS).decode()
     wanted = wall.want(FACTS, None)
@@ -328,7 +328,7 @@ def test_files_that_depend_on_the_host_are_proved_by_their_bytes(path: str) -> N
     assert checks(HostFacts(), digest) == ["bytes for this host"]
 
 
-# -- nothing hostile leaves its word
+# -- hostile values stay in their words
 
 
 @settings(max_examples=200)
@@ -354,7 +354,7 @@ esac
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(environment.OTHERS)), TEXT, max_size=3), TEXT)
 @example(dict(zip(sorted(environment.OTHERS), HOSTILE, strict=False)), "a\"b, '$(id)'")
-def test_words_reach_docker_as_they_are(tmp_path: Path, environment: dict[str, str], path: str) -> None:
+def test_words_reach_docker_unchanged(tmp_path: Path, environment: dict[str, str], path: str) -> None:
     stub = tmp_path / "docker"
     stub.write_text(STUB)
     stub.chmod(0o755)
@@ -380,7 +380,7 @@ def test_words_reach_docker_as_they_are(tmp_path: Path, environment: dict[str, s
         boot.instances_script(OLLAMA).decode(),
     ],
 )
-def test_scripts_are_shell(text: str) -> None:
+def test_scripts_have_no_syntax_error(text: str) -> None:
     done = subprocess.run(["sh", "-n"], input=text.encode(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
@@ -403,14 +403,14 @@ def test_scripts_are_shell(text: str) -> None:
         (r'level=info msg="Layer sha256:aa cleaned up"', ""),
     ],
 )
-def test_what_a_mirror_answered_is_taken_out_of_the_daemons_log(logged: str, said: str) -> None:
+def test_the_answer_of_a_mirror_is_found_in_the_log_of_the_daemon(logged: str, said: str) -> None:
     done = subprocess.run(
         ["sh", "-c", image.MIRROR], input=f"{logged}\n{logged}\n", text=True, capture_output=True, check=True
     )
     assert done.stdout == (f"a mirror said: {said}\n" if said else "")
 
 
-def test_a_clock_that_jumps_while_an_instance_starts_is_no_wait_that_is_over(tmp_path: Path) -> None:
+def test_a_clock_that_jumps_does_not_end_the_wait_for_an_instance(tmp_path: Path) -> None:
     count = f'echo >>{tmp_path}/$0; [ "$(wc -l <{tmp_path}/$0)" -gt 2 ]'
     for name, text in {"curl": count, "docker": "echo running 0", "date": f"{count} && echo 99999 || echo 1"}.items():
         (tmp_path / f"{name}.sh").write_text(f"{name}() {{ set -- {name}; {text.replace('$0', '$1')}; }}\n")
