@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from provision.command import Answer, Put, Run
 
+PUT_TIMEOUT = 60.0  # seconds until the controller gives up on the writing of a file
+PATIENCE = 2  # a shell for several commands may take this many times the limit of each
 KILL_AFTER = 5  # seconds between a timeout's TERM and its KILL
 
 # The whole body is a function, so that nothing runs if the connection breaks off in the middle.
@@ -38,7 +40,7 @@ def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
     """Assemble the script that runs commands in sequence.
 
     Without `stop`, a slow command runs beside the commands that follow: its output waits in a pipe until the others are
-    done, its standard error behind its output.
+    done, its standard error behind its output. The other commands share a shell, see `_TOGETHER`.
 
     Args:
         commands: the commands.
@@ -47,17 +49,85 @@ def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
     """
     parts = [PRELUDE.strip("\n"), f"mark={mark}", "main() {"]
     beside = 0
-    for number, command in enumerate(commands):
+    for group in _grouped(commands, stop=stop):
+        [(number, command), *rest] = group
         if isinstance(command, Run) and command.slow and not stop:
             parts += [_BESIDE.format(number=number, line=_line(command)), "{"]
             beside += 1
-            continue
-        parts += [f"begin {number}", f"{_line(command)}; rc=$?", f"end {number} $rc"]
+        elif rest:
+            parts.append(_together(group, mark))
+        else:
+            parts += [f"begin {number}", f"{_line(command)}; rc=$?", f"end {number} $rc"]
         if stop:
             parts.append(f"case $rc in {_good(command)}) ;; (*) return ;; esac")
     parts += ["cat", "}"] * beside
     parts += ["}", "main </dev/null", ""]
     return "\n".join(parts).encode()
+
+
+def longest(commands: Sequence[Run | Put], *, stop: bool) -> float:
+    """Return the seconds that the script may take on a host where every command hangs.
+
+    Args:
+        commands: as for `assemble`.
+        stop: likewise.
+    """
+    return sum(
+        (PATIENCE if len(group) > 1 else 1)
+        * sum(command.timeout if isinstance(command, Run) else PUT_TIMEOUT for _, command in group)
+        for group in _grouped(commands, stop=stop)
+    )
+
+
+def _grouped(commands: Sequence[Run | Put], *, stop: bool) -> list[list[tuple[int, Run | Put]]]:
+    """Return the numbered commands in groups: neighbours with the same limit that may share a shell; the rest alone."""
+    groups: list[list[tuple[int, Run | Put]]] = []
+    before = None
+    for number, command in enumerate(commands):
+        limit = command.timeout if isinstance(command, Run) and not (stop or command.slow) else None
+        if limit is None or limit != before:
+            groups.append([])
+        groups[-1].append((number, command))
+        before = limit
+    return groups
+
+
+# A shell and a `timeout` for each command would be half the price of a short read. So one shell runs several commands,
+# each in a subshell, and prints the number of each command that has ended. When the time is up, the command under way
+# hangs: the loop closes its answer, and another shell runs the commands after that.
+_TOGETHER = """from={first}
+while [ "$from" -le {last} ]; do
+{{ ended=$(timeout -k {kill} {limit:g} sh -s -- "$from" 3>&1 >&4 4>&- <<'{mark}'
+mark={mark}
+{marks}
+{body}
+{mark}
+); rc=$?; }} 4>&1
+ended=${{ended##*[!0-9]}}; from=$((${{ended:-$((from - 1))}} + 1))
+[ "$from" -gt {last} ] || {{ end "$from" "$rc"; from=$((from + 1)); }}
+done"""
+_MARKS = "\n".join(line for line in PRELUDE.splitlines() if line.startswith(("begin()", "end()")))
+
+
+def _together(group: Sequence[tuple[int, Run | Put]], mark: str) -> str:
+    runs = [(number, command) for number, command in group if isinstance(command, Run)]
+    body = "\n".join(
+        f"if [ $1 -le {number} ]; then begin {number}\n({_inner(run)}\n) 3>&- </dev/null\n"
+        f"end {number} $?; echo {number} >&3; fi"
+        for number, run in runs
+    )
+    (first, run), (last, _) = runs[0], runs[-1]
+    limit = PATIENCE * run.timeout
+    return _TOGETHER.format(first=first, last=last, kill=KILL_AFTER, limit=limit, mark=mark, marks=_MARKS, body=body)
+
+
+def _inner(run: Run) -> str:
+    """Return the body of a subshell: a script becomes part of the shell's own text and starts no other shell."""
+    if run.words[:2] == ("sh", "-s") and run.stdin.isascii() and b"\0" not in run.stdin:
+        arguments = run.words[2:][run.words[2:3] == ("--",) :]
+        return f"set -- {shlex.join(arguments)}\n{run.stdin.decode()}"
+    program = shlex.join(run.words)
+    return f"{_feed(run.stdin)} | {program}" if run.stdin else f"exec {program}"
 
 
 # Ends in a pipe to the commands that run beside the slow read.

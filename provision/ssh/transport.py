@@ -141,9 +141,8 @@ class ShellTransport(ABC):
     def batch(self, commands: Sequence[Run | Put], *, stop: bool, beside: bool = False) -> list[Answer]:
         """Run commands in order, in one exec; see `Transport`."""
         mark = script.make_mark()
-        limit = sum(c.timeout if isinstance(c, Run) else 60.0 for c in commands) + GRACE
         text = script.assemble(commands, mark, stop=stop)
-        out, err, _ = self.exec(text, limit, beside=beside)
+        out, err, _ = self.exec(text, script.longest(commands, stop=stop) + GRACE, beside=beside)
         answers = script.parse(out, err, mark, len(commands))
         complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
         if not complete:

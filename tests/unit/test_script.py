@@ -1,12 +1,13 @@
 """The script of a read. A real shell runs the script, so that the tests prove the quoting."""
 
 import subprocess
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provision.command import Put, Run
-from provision.ssh.script import assemble, make_mark, parse
+from provision.ssh.script import PATIENCE, PUT_TIMEOUT, assemble, longest, make_mark, parse
 from tests.shell import sh
 
 # Any text that can be an argument of a program: no NUL.
@@ -61,6 +62,39 @@ def test_a_hanging_command_is_ended():
 
 def test_a_command_cannot_eat_the_rest_of_the_script():
     assert [a.text for a in shell([Run(("cat",)), Run(("echo", "still here"))])] == ["", "still here\n"]
+
+
+def test_a_hanging_command_in_a_shared_shell_ends_and_the_others_run():
+    hangs = Run(("sh", "-s"), b"echo half; sleep 60; echo never", timeout=0.2)
+    quick = [Run(("echo", str(number)), timeout=0.2) for number in range(4)]
+    answers = shell([quick[0], hangs, quick[1], hangs, quick[2], quick[3]])
+    assert [answer.exit for answer in answers] == [0, 124, 0, 124, 0, 0]
+    assert [answer.text for answer in answers] == ["0\n", "half\n", "1\n", "half\n", "2\n", "3\n"]
+
+
+def test_scripts_in_a_shared_shell_share_nothing_else():
+    scripts = (
+        b"set -eu; x=1; cd /; echo $1; exit 3",
+        b"echo ${x-unset} $#; false; pwd",
+        b"set -- 5; return 0; echo $1",
+    )
+    runs = [Run(("sh", "-s", "--", "it's", "a $(b)"), text) for text in scripts]
+    answers = shell([*runs, Run(("true",))])
+    assert [(answer.exit, answer.text) for answer in answers[:2]] == [(3, "it's\n"), (0, f"unset 2\n{Path.cwd()}\n")]
+    assert answers[3].exit == 0
+
+
+def test_a_command_that_kills_the_shared_shell_fails_alone():
+    kills = Run(("sh", "-s"), b"kill -9 $PPID; kill -9 $$; sleep 5")
+    answers = shell([Run(("true",)), kills, Run(("echo", "after"))])
+    assert [answers[0].exit, answers[1].exit != 0, answers[2].text] == [0, True, "after\n"]
+
+
+def test_a_script_is_given_the_time_of_all_its_commands():
+    reads = [Run(("true",), timeout=20)] * 3
+    assert longest(reads, stop=False) == PATIENCE * 60
+    assert longest([reads[0], Put("/x", b"")], stop=False) == 20 + PUT_TIMEOUT
+    assert longest(reads, stop=True) == 60
 
 
 def test_output_that_looks_like_a_mark_stays_output():
