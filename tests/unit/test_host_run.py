@@ -141,7 +141,7 @@ def note(make, name="a", **kwargs):
     return Note(str(make.folder / name), **kwargs)
 
 
-def test_nothing_to_change_is_one_exec_and_no_lock(make, tmp_path):
+def test_a_host_without_changes_costs_one_exec_and_no_lock(make, tmp_path):
     (make.folder / "a").write_text("wanted")
     host = make(note(make))
     deployed(host.deploy(ROLES))
@@ -159,7 +159,7 @@ def test_a_change_is_made_and_the_lock_given_back(make, tmp_path):
     assert not (tmp_path / "run" / "lock").exists()
 
 
-def test_a_rollback_brings_a_step_to_its_past_and_not_to_what_it_wants(make):
+def test_a_rollback_restores_the_past_state_of_a_step(make):
     (make.folder / "a").write_text("wanted")
     (make.folder / "b").write_text("added")
     past = (Entry("docker", note(make), {"text": "of then"}), Entry("docker", note(make, "b"), None))
@@ -170,20 +170,20 @@ def test_a_rollback_brings_a_step_to_its_past_and_not_to_what_it_wants(make):
     assert [change.reason for change in host.plans[0].changes] == ["text differs", "was not there before"]
 
 
-def test_what_blocks_is_changed_first_and_what_it_blocks_is_read_again(make):
+def test_a_blocking_step_is_changed_first_and_the_blocked_step_is_read_again(make):
     host = make(note(make), note(make, "b", base=str(make.folder / "a")))
     deployed(host.deploy(ROLES))
     assert host.changed == ["note:a", "note:b"]
 
 
-def test_what_was_blocked_and_turns_out_right_is_not_changed(make):
+def test_a_blocked_step_that_proves_right_is_not_changed(make):
     (make.folder / "b").write_text("wanted")
     host = make(note(make), note(make, "b", base=str(make.folder / "a")))
     deployed(host.deploy(ROLES))
     assert host.changed == ["note:a"]
 
 
-def test_orphans_are_removed_and_declared_things_are_not(make):
+def test_orphans_are_removed_and_declared_steps_stay(make):
     (make.folder / "x.ours").write_text("")
     (make.folder / "y.ours").write_text("wanted")
     host = make(note(make, "y.ours"))
@@ -192,7 +192,7 @@ def test_orphans_are_removed_and_declared_things_are_not(make):
     assert [path.name for path in make.folder.iterdir()] == ["y.ours"]
 
 
-def test_success_is_what_the_host_says(make):
+def test_a_change_without_effect_is_a_failure(make):
     with pytest.raises(NotConvergedError, match="still differs"):
         deployed(make(note(make, how=(run("true"),))).deploy(ROLES))
 
@@ -208,7 +208,7 @@ def test_a_failing_command_carries_its_evidence_and_stops_the_host(make):
     assert not list(make.folder.iterdir())
 
 
-def test_a_job_streams_and_its_failure_is_a_failure(make):
+def test_a_failed_job_fails_the_host_and_its_output_is_streamed(make):
     long = sh("echo step one; exit 5", title="long", job=True, progress=lambda line: line.upper())
     with pytest.raises(CommandError) as error:
         deployed(make(note(make, how=(long,))).deploy(ROLES))
@@ -216,7 +216,7 @@ def test_a_job_streams_and_its_failure_is_a_failure(make):
     assert "STEP ONE" in [event.text for event in make.events if event.kind == "progress"]
 
 
-def test_somebody_elses_lock_is_respected_and_named(make):
+def test_the_lock_of_another_run_is_respected_and_named(make):
     other = make(note(make), run_id="run-0")
     other._lock(other.plan(ROLES), ROLES, None)
     with pytest.raises(LockedError, match="run-0"):
@@ -224,7 +224,7 @@ def test_somebody_elses_lock_is_respected_and_named(make):
     assert not list(make.folder.iterdir())
 
 
-def test_a_lock_that_is_waited_for_and_what_the_other_run_did_is_planned_with(make):
+def test_after_a_wait_for_a_lock_the_host_is_planned_again(make):
     other = make(note(make), note(make, "b"), run_id="run-0")
     other._lock(other.plan(ROLES), ROLES, None)
 
@@ -243,7 +243,7 @@ def test_a_lock_that_is_waited_for_and_what_the_other_run_did_is_planned_with(ma
     assert any("waiting: locked by" in event.text for event in make.events)
 
 
-def test_a_lock_is_waited_for_as_long_as_is_said_and_no_longer(make):
+def test_lock_wait_bounds_the_wait_for_a_lock(make):
     other = make(note(make), run_id="run-0")
     other._lock(other.plan(ROLES), ROLES, None)
     host = make(note(make), timings=Timings(lock_poll=0.1))
@@ -261,7 +261,7 @@ def test_an_expired_lock_is_taken_over(make):
     assert host.changed == ["note:a"]
 
 
-def test_a_host_that_changed_since_it_was_planned_for_is_left_alone(make):
+def test_a_host_that_changed_since_its_plan_is_left_alone(make):
     host = make(note(make))
     planned = host.plan(ROLES)
     (make.folder / "a").write_text("by somebody else")
@@ -269,7 +269,7 @@ def test_a_host_that_changed_since_it_was_planned_for_is_left_alone(make):
         host._lock(planned, ROLES, None)
 
 
-def test_another_plan_than_the_one_that_was_agreed_to_is_not_carried_out(make):
+def test_only_the_confirmed_plan_is_carried_out(make):
     host = make(note(make))
     (make.folder / "a").write_text("wanted")
     host.read()
@@ -286,14 +286,14 @@ def test_another_plan_than_the_one_that_was_agreed_to_is_not_carried_out(make):
     assert host.changed == ["note:a"]
 
 
-def test_what_became_right_by_itself_is_no_reason_to_stop(make):
+def test_a_step_that_became_right_does_not_stop_the_host(make):
     host = make(note(make), note(make, "b"))
     planned = host.plan(ROLES)
     (make.folder / "a").write_text("wanted")
     assert [change.step.id for change in host._lock(planned, ROLES, None).changes] == ["note:b"]
 
 
-def test_stopping_is_between_steps(make):
+def test_a_host_stops_between_two_steps(make):
     with pytest.raises(host_run.Stopped):
         deployed(make(note(make), stop=True).deploy(ROLES))
     assert not list(make.folder.iterdir())
@@ -309,7 +309,7 @@ def test_a_lost_connection_at_any_exec_is_unreachable_and_a_second_run_converges
     assert {path.name: path.read_text() for path in make.folder.iterdir()} == {"a": "wanted", "b": "wanted"}
 
 
-def test_a_connection_that_is_lost_between_two_changes_names_the_step_that_comes_next(make):
+def test_a_connection_lost_between_two_changes_names_the_next_step(make):
     (make.folder / "b").write_text("old")
     turns_out_right = note(make, "b", how=(run("false"),))
     session = ShellHost(
@@ -336,7 +336,7 @@ def test_large_files_have_an_exec_of_their_own(make):
     assert (make.folder / "a").read_text() == text
 
 
-def test_an_artifact_is_made_once_and_then_given(make, tmp_path):
+def test_an_artifact_is_made_once_and_then_uploaded(make, tmp_path):
     store = Store(tmp_path / "store")
     count, tar = tmp_path / "count", make.folder / "tar"
     built = sh('echo made >>"$1"; printf bytes >"$2"', str(count), str(tar), title="make it")
@@ -356,12 +356,12 @@ def test_a_corrupt_artifact_is_made_again(make, tmp_path):
     assert store.find("key") is None
 
 
-def test_a_first_command_that_fails_is_its_failure_and_no_lost_connection():
+def test_a_failed_first_command_is_no_lost_connection():
     answers = ShellHost().batch([sh("exit 75", title="x"), run("true")], stop=True)
     assert [answer.exit for answer in answers] == [75]
 
 
-def test_a_lock_that_was_lost_in_the_middle_is_said_as_such(make, tmp_path):
+def test_a_lock_lost_between_two_changes_is_reported_with_its_new_holder(make, tmp_path):
     steal = sh('printf "other 99999999 1 thief\\n\\n" >"$1"', str(tmp_path / "run" / "lock"), title="steal")
     host = make(note(make, how=(steal, Put(str(make.folder / "a"), b"wanted", owner=""))), note(make, "b"))
     with pytest.raises(LockedError, match="thief"):
@@ -369,7 +369,7 @@ def test_a_lock_that_was_lost_in_the_middle_is_said_as_such(make, tmp_path):
     assert host.changed == ["note:a"]
 
 
-def test_a_file_that_did_not_come_whole_is_not_put_in_place(tmp_path):
+def test_an_incomplete_upload_replaces_no_file(tmp_path):
     import subprocess
 
     from provision.ssh.transport import RECEIVE
@@ -381,13 +381,13 @@ def test_a_file_that_did_not_come_whole_is_not_put_in_place(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"0123456789"
 
 
-def test_what_only_another_host_may_make_is_not_waited_for_when_that_host_is_not_at_work(make):
+def test_no_host_waits_for_an_artifact_of_a_host_outside_the_run(make):
     wanted = Obtain("key", str(make.folder / "tar"), (run("true"),), host="builder", title="nginx")
     with pytest.raises(HostError, match="only builder may make it, and it is not in this run"):
         deployed(make(note(make, how=(wanted,))).deploy(ROLES))
 
 
-def test_a_host_that_is_locked_already_is_read_again_before_its_first_change(make):
+def test_a_locked_host_is_read_again_before_its_next_change(make):
     host = make(note(make), note(make, "b"), roles=ROLES | {"balancer"})
     deployed(host.deploy(ROLES))
     (make.folder / "a").unlink()
@@ -397,7 +397,7 @@ def test_a_host_that_is_locked_already_is_read_again_before_its_first_change(mak
     assert host.changed == ["note:a", "note:b"]
 
 
-def test_each_change_is_one_exec_and_the_last_one_reads_everything_again_and_gives_the_lock_back(make, tmp_path):
+def test_each_change_costs_one_exec_and_the_last_exec_releases_the_lock(make, tmp_path):
     host = make(note(make), note(make, "b"))
     deployed(host.deploy(ROLES))
     assert host.session.execs == 4  # read; lock and read again; a, and what b is; b, everything, and the lock
@@ -407,7 +407,7 @@ def test_each_change_is_one_exec_and_the_last_one_reads_everything_again_and_giv
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_what_was_cut_off_may_still_run_so_its_lease_is_left_to_end(make, tmp_path, cut):
+def test_the_lease_of_a_cut_off_host_is_left_to_expire(make, tmp_path, cut):
     host = make(note(make), roles=ROLES | {"balancer"})
     deployed(host.deploy(ROLES))
     if cut:
@@ -416,7 +416,7 @@ def test_what_was_cut_off_may_still_run_so_its_lease_is_left_to_end(make, tmp_pa
     assert (tmp_path / "run" / "lock").exists()
 
 
-def test_the_lock_is_kept_where_a_wave_is_still_to_come(make, tmp_path):
+def test_the_lock_is_kept_until_the_last_wave(make, tmp_path):
     host = make(note(make), roles=ROLES | {"balancer"})
     deployed(host.deploy(ROLES))
     assert (tmp_path / "run" / "lock").exists()
@@ -434,13 +434,13 @@ class Codename(Note):
 
 
 @pytest.mark.parametrize(("kind", "execs"), [(Note, 4), (Codename, 5)])
-def test_host_facts_are_read_again_after_a_change_where_a_step_asks_for_one(make, kind, execs):
+def test_host_facts_are_read_again_after_a_change_only_for_a_step_that_reads_facts(make, kind, execs):
     host = make(note(make), kind(str(make.folder / "b")))
     deployed(host.deploy(ROLES))
     assert (host.changed, host.session.execs) == (["note:a", "note:b"], execs)
 
 
-def test_what_an_earlier_change_did_to_a_later_step_is_seen(make):
+def test_a_later_step_sees_the_effect_of_an_earlier_change(make):
     both = (run("touch", str(make.folder / "a")), run("sh", "-c", 'printf wanted >"$1"', "sh", str(make.folder / "b")))
     host = make(Note(str(make.folder / "a"), "", both), note(make, "b"))
     deployed(host.deploy(ROLES))
@@ -448,7 +448,7 @@ def test_what_an_earlier_change_did_to_a_later_step_is_seen(make):
     assert ("ok", "note:b") in [(event.kind, event.step) for event in make.events]
 
 
-def test_the_lock_is_kept_while_a_job_says_nothing(make):
+def test_the_lock_is_renewed_during_a_silent_job(make):
     (make.folder / "a").write_text("")
     silent = sh('sleep 0.6; printf wanted >"$1"', str(make.folder / "a"), title="long", job=True)
     host = make(note(make, how=(silent,)), timings=Timings(renewal=0.0, keeper_look=0.05))

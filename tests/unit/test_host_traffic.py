@@ -36,7 +36,7 @@ def host() -> Host:
     return gpu("a")
 
 
-def test_every_balancer_is_told_both_ways(tmp_path: Path, host: Host) -> None:
+def test_every_balancer_cordons_and_uncordons_an_instance(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, balancers=2)
     own = traffic(made, host)
     slot = cordoned(own)
@@ -50,7 +50,7 @@ def test_every_balancer_is_told_both_ways(tmp_path: Path, host: Host) -> None:
     assert made.members.out(slot.scope) == {}
 
 
-def test_what_is_in_no_upstream_or_drained_needs_no_slot(tmp_path: Path, host: Host) -> None:
+def test_an_instance_in_no_upstream_or_drained_needs_no_slot(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own, pool = traffic(made, host), pool_of(made)
     pool.drained = {A1}
@@ -61,7 +61,7 @@ def test_what_is_in_no_upstream_or_drained_needs_no_slot(tmp_path: Path, host: H
     assert own.request(EVERY, "step") is None
 
 
-def test_a_whole_host_is_what_the_balancers_list_of_it(tmp_path: Path, host: Host) -> None:
+def test_a_slot_for_a_whole_host_has_every_listed_instance(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, gpu("ab"))
     own, pool = traffic(made, host), pool_of(made)
     pool.listed |= {"a/old": 3009}
@@ -72,7 +72,7 @@ def test_a_whole_host_is_what_the_balancers_list_of_it(tmp_path: Path, host: Hos
     assert sorted(slot.instances) == ["old", "ollama1"]
 
 
-def test_what_an_earlier_run_left_out_takes_a_slot_and_gets_back_in(tmp_path: Path, host: Host) -> None:
+def test_an_instance_left_out_by_an_earlier_run_takes_a_slot_and_is_admitted(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own, pool = traffic(made, host), pool_of(made)
     pool.down = {A1}
@@ -82,14 +82,14 @@ def test_what_an_earlier_run_left_out_takes_a_slot_and_gets_back_in(tmp_path: Pa
     assert pool.down == set()
 
 
-def test_a_balancer_that_cannot_be_asked_forbids_it(tmp_path: Path, host: Host) -> None:
+def test_an_unreadable_balancer_forbids_a_slot(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, balancers=2)
     pools(made, host)[1].unreachable = True
     with pytest.raises(RefusedError, match="lb-1 cannot be reached, and may send to the instances of a"):
         traffic(made, host).request(ONE, "step")
 
 
-def test_an_instance_that_lost_a_card_is_not_taken_out(tmp_path: Path, host: Host) -> None:
+def test_an_instance_with_a_lost_card_is_not_cordoned(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own = traffic(made, host)
     own.lost_cards(["ollama2"])
@@ -102,7 +102,7 @@ def test_an_instance_that_lost_a_card_is_not_taken_out(tmp_path: Path, host: Hos
     assert set(again.at) == {A1, A2}, "by the latest plan it has its card again"
 
 
-def test_where_something_is_down_already_the_slot_says_what_and_gives_its_room_back(tmp_path: Path) -> None:
+def test_a_slot_blocked_by_a_down_instance_names_the_instance_and_is_released(tmp_path: Path) -> None:
     one, two = gpu("a", (("m",),)), gpu("b", (("m",),))
     made = roll(tmp_path, one, two)
     pool_of(made).down = {A1}
@@ -120,7 +120,7 @@ def test_where_something_is_down_already_the_slot_says_what_and_gives_its_room_b
     assert slot.blockers == (f"{A1} (drained)",)
 
 
-def test_a_balancer_that_is_locked_leaves_what_is_cordoned_to_be_abandoned(tmp_path: Path, host: Host) -> None:
+def test_after_a_locked_balancer_the_cordoned_instances_are_abandoned(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, balancers=2)
     first, second = pools(made, host)
     second.taken = True
@@ -146,7 +146,7 @@ def test_a_balancer_that_is_locked_leaves_what_is_cordoned_to_be_abandoned(tmp_p
     ],
     ids=["they end", "a dead instance ends none", "they take too long"],
 )
-def test_streams_are_waited_for_and_what_is_cut_is_told(
+def test_a_drain_waits_for_streams_and_reports_the_streams_it_cuts(
     tmp_path: Path, timeout: str, streams: list[tuple[int, bool]], told: list[str]
 ) -> None:
     host = gpu("a", drain_timeout=timeout)
@@ -172,7 +172,7 @@ def test_a_balancer_lost_during_the_wait_for_streams_makes_no_gpu_host_unreachab
     assert not isinstance(error.value, UnreachableError)
 
 
-def test_a_run_that_is_to_stop_takes_nothing_out_and_waits_for_no_stream(tmp_path: Path, host: Host) -> None:
+def test_a_stopping_run_cordons_nothing_and_waits_for_no_stream(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own, pool = traffic(made, host), pool_of(made)
     slot = cordoned(own)
@@ -187,7 +187,9 @@ def test_a_run_that_is_to_stop_takes_nothing_out_and_waits_for_no_stream(tmp_pat
     assert pool.down == set()
 
 
-def test_an_ill_instance_stays_out_and_halts_the_roll_and_the_others_get_back_in(tmp_path: Path, host: Host) -> None:
+def test_an_ill_instance_stays_out_and_halts_the_roll_while_healthy_instances_are_admitted(
+    tmp_path: Path, host: Host
+) -> None:
     made = roll(tmp_path, host)
     own = traffic(made, host, ill=["ollama1"])
     slot = cordoned(own, EVERY)
@@ -201,7 +203,7 @@ def test_an_ill_instance_stays_out_and_halts_the_roll_and_the_others_get_back_in
     assert made.members.out(slot.scope) == {}
 
 
-def test_a_balancer_that_dies_meanwhile_keeps_no_other_from_being_told(tmp_path: Path, host: Host) -> None:
+def test_a_dead_balancer_does_not_keep_other_balancers_from_an_uncordon(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, balancers=3)
     own = traffic(made, host)
     slot = cordoned(own)
@@ -217,7 +219,9 @@ def test_a_balancer_that_dies_meanwhile_keeps_no_other_from_being_told(tmp_path:
     assert made.members.out(slot.scope) == {}
 
 
-def test_after_an_error_who_is_well_gets_requests_and_no_second_error_is_told(tmp_path: Path, host: Host) -> None:
+def test_after_an_error_healthy_instances_are_admitted_and_no_second_error_is_raised(
+    tmp_path: Path, host: Host
+) -> None:
     made = roll(tmp_path, host)
     own = traffic(made, host, ill=["ollama2"])
     slot = cordoned(own, EVERY)
@@ -227,7 +231,7 @@ def test_after_an_error_who_is_well_gets_requests_and_no_second_error_is_told(tm
     assert made.members.out(slot.scope) == {}
 
 
-def test_after_the_second_ctrl_c_instances_are_left_out_without_a_test(tmp_path: Path, host: Host) -> None:
+def test_after_the_second_ctrl_c_instances_stay_out_without_a_test(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
     slot = cordoned(own)
@@ -239,7 +243,7 @@ def test_after_the_second_ctrl_c_instances_are_left_out_without_a_test(tmp_path:
     assert made.members.out(slot.scope) == {}
 
 
-def test_what_never_went_out_is_not_tested_after_an_error(tmp_path: Path, host: Host) -> None:
+def test_an_instance_that_never_went_out_is_not_tested_after_an_error(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
     slot = own.request(ONE, "step")
@@ -259,7 +263,7 @@ def removed(tmp_path: Path, listed: dict[str, int], **more: Any) -> tuple[Roll, 
     return made, own, cordoned(own, frozenset({"old"}))
 
 
-def test_a_removed_instance_keeps_its_room_until_the_balancers_know_its_successor(tmp_path: Path) -> None:
+def test_a_removed_instance_keeps_its_slot_until_the_balancers_list_the_successor(tmp_path: Path) -> None:
     made, own, slot = removed(tmp_path, {})
     own.uncordon(slot)
     assert made.members.labels(Membership.REMOVED) == {"a/old"}
@@ -268,7 +272,7 @@ def test_a_removed_instance_keeps_its_room_until_the_balancers_know_its_successo
     assert made.members.halted == ""
 
 
-def test_an_instance_that_is_removed_without_a_successor_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_removed_instance_without_a_successor_blocks_no_slot(tmp_path: Path) -> None:
     """An operator wants fewer instances."""
     made, own, slot = removed(tmp_path, {A1: 3001})
     own.uncordon(slot)
@@ -277,21 +281,21 @@ def test_an_instance_that_is_removed_without_a_successor_is_in_nobodys_way(tmp_p
     assert made.members.halted == ""
 
 
-def test_where_the_removal_fails_no_other_instance_is_taken_out(tmp_path: Path) -> None:
+def test_after_a_failed_removal_no_instance_is_cordoned(tmp_path: Path) -> None:
     made, own, slot = removed(tmp_path, {})
     own.abandon(slot)
     assert made.members.halted == "a/old is gone, and nothing took its place"
     assert made.members.labels(Membership.NOT_READY) == {"a/old"}
 
 
-def test_a_run_that_removes_nothing_gives_back_what_it_took_out(tmp_path: Path) -> None:
+def test_a_run_that_removes_nothing_uncordons_its_instances(tmp_path: Path) -> None:
     """Such as `-t docker`, after the names in the inventory were changed."""
     made, own, slot = removed(tmp_path, {}, roles=frozenset({"docker"}))
     own.uncordon(slot)
     assert pool_of(made).down == set()
 
 
-def test_a_removed_instance_goes_out_once(tmp_path: Path) -> None:
+def test_a_removed_instance_is_cordoned_once(tmp_path: Path) -> None:
     """Its room stays taken also where the host has no room for the rest of its instances."""
     made, own, slot = removed(tmp_path, {})
     own.uncordon(slot)
@@ -299,7 +303,7 @@ def test_a_removed_instance_goes_out_once(tmp_path: Path) -> None:
     assert made.members.out(slot.scope).keys() == {"a/old"}
 
 
-def test_a_balancer_that_dies_keeps_no_instance_from_its_test_beside_one_that_is_removed(tmp_path: Path) -> None:
+def test_a_dead_balancer_keeps_no_instance_from_its_test_beside_a_removed_instance(tmp_path: Path) -> None:
     made, own, slot = removed(tmp_path, {A1: 3001}, balancers=1)
     own.uncordon(slot)
     pool = pool_of(made)
@@ -313,7 +317,7 @@ def test_a_balancer_that_dies_keeps_no_instance_from_its_test_beside_one_that_is
     assert made.members.out(both.scope).keys() <= {"a/older"}
 
 
-def test_a_new_instance_is_held_and_gets_requests_when_it_is_well(tmp_path: Path, host: Host) -> None:
+def test_a_new_instance_is_held_and_admitted_after_its_test(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, balancers=3)
     here, dead, knows_none = pools(made, host)
     dead.unreachable, knows_none.listed = True, {}
@@ -327,7 +331,7 @@ def test_a_new_instance_is_held_and_gets_requests_when_it_is_well(tmp_path: Path
     assert made.members.state(A1) is Membership.IN
 
 
-def test_a_new_instance_that_is_ill_stays_out_and_halts_the_roll(tmp_path: Path, host: Host) -> None:
+def test_an_ill_new_instance_stays_out_and_halts_the_roll(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own = traffic(made, host, ill=["ollama1"])
     own.hold("ollama1")
@@ -337,7 +341,7 @@ def test_a_new_instance_that_is_ill_stays_out_and_halts_the_roll(tmp_path: Path,
     assert "does not answer" in made.members.halted
 
 
-def test_new_instances_prove_themselves_also_where_the_run_is_to_stop(tmp_path: Path, host: Host) -> None:
+def test_a_stopping_run_still_tests_new_instances(tmp_path: Path, host: Host) -> None:
     """All of the host was changed, and nobody else would tell that one of its instances gets no requests."""
     made = roll(tmp_path, host)
     own = traffic(made, host)
@@ -347,7 +351,7 @@ def test_new_instances_prove_themselves_also_where_the_run_is_to_stop(tmp_path: 
     assert pool_of(made).down == set()
 
 
-def test_one_ill_new_instance_keeps_no_other_out(tmp_path: Path, host: Host) -> None:
+def test_an_ill_new_instance_does_not_keep_healthy_new_instances_out(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own = traffic(made, host, ill=["ollama1"])
     own.hold("ollama1")
@@ -357,7 +361,7 @@ def test_one_ill_new_instance_keeps_no_other_out(tmp_path: Path, host: Host) -> 
     assert pool_of(made).down == {A1}
 
 
-def test_where_a_balancer_sends_to_it_and_cannot_be_told_it_is_not_made(tmp_path: Path, host: Host) -> None:
+def test_an_instance_is_not_made_if_a_sending_balancer_cannot_be_told(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, balancers=2)
     first, second = pools(made, host)
     first.taken = True
@@ -366,7 +370,7 @@ def test_where_a_balancer_sends_to_it_and_cannot_be_told_it_is_not_made(tmp_path
     assert second.down == {A1}
 
 
-def test_every_balancer_is_asked_once_who_is_listed_also_a_dead_one(tmp_path: Path) -> None:
+def test_every_balancer_is_asked_once_for_its_members_even_a_dead_balancer(tmp_path: Path) -> None:
     hosts = [gpu(name) for name in "abcd"]
     made = roll(tmp_path, *hosts)
     pool_of(made).unreachable = True
@@ -374,7 +378,7 @@ def test_every_balancer_is_asked_once_who_is_listed_also_a_dead_one(tmp_path: Pa
     assert pool_of(made).looks == 1
 
 
-def test_what_came_back_by_a_rollback_and_is_not_declared_stays_out(tmp_path: Path, host: Host) -> None:
+def test_an_undeclared_instance_restored_by_a_rollback_stays_out(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     pool_of(made).listed["a/gone"] = 3009
     own = traffic(made, host)
@@ -383,7 +387,7 @@ def test_what_came_back_by_a_rollback_and_is_not_declared_stays_out(tmp_path: Pa
     assert pool_of(made).down == {"a/gone"}
 
 
-def test_a_balancer_that_cannot_be_told_of_a_new_one_keeps_no_other_from_it(tmp_path: Path, host: Host) -> None:
+def test_an_unreachable_balancer_does_not_keep_other_balancers_from_a_new_instance(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, balancers=2)
     first, second = pools(made, host)
     own = traffic(made, host)
@@ -394,7 +398,7 @@ def test_a_balancer_that_cannot_be_told_of_a_new_one_keeps_no_other_from_it(tmp_
     assert second.down == set()
 
 
-def test_an_instance_that_is_not_there_proves_itself_when_it_has_been_made(tmp_path: Path, host: Host) -> None:
+def test_a_missing_instance_is_tested_after_it_is_made_again(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
     slot = cordoned(own, EVERY)
@@ -407,7 +411,7 @@ def test_an_instance_that_is_not_there_proves_itself_when_it_has_been_made(tmp_p
     assert pool_of(made).down == set()
 
 
-def test_an_instance_of_another_host_that_is_in_the_way_is_left_to_that(tmp_path: Path, host: Host) -> None:
+def test_a_blocking_instance_of_another_host_is_left_to_that_host(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host, gpu("b"))
     own: Any = traffic(made, host)
     pool_of(made).down = {"b/ollama1"}
@@ -433,7 +437,7 @@ DOWN = Member("10.0.0.1", 3001, down=True)
     ],
     ids=["left out", "another is changed", "is changed", "all are", "gets requests", "drained", "never had an address"],
 )
-def test_what_an_earlier_run_left_out_proves_itself_unless_this_run_changes_it(
+def test_an_instance_left_out_earlier_is_tested_unless_this_run_changes_it(
     tmp_path: Path, host: Host, member: Member, changing: frozenset[str], proved: list[str]
 ) -> None:
     made = roll(tmp_path, host)
@@ -444,7 +448,7 @@ def test_what_an_earlier_run_left_out_proves_itself_unless_this_run_changes_it(
     assert (A1 in pool_of(made).down) == (member.down and not proved)
 
 
-def test_what_an_earlier_run_left_out_and_this_one_changes_proves_itself_at_the_end(tmp_path: Path, host: Host) -> None:
+def test_an_instance_left_out_earlier_and_changed_now_is_tested_at_the_end(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
     pool_of(made).down = {A1}
@@ -455,7 +459,7 @@ def test_what_an_earlier_run_left_out_and_this_one_changes_proves_itself_at_the_
     assert pool_of(made).down == set()
 
 
-def test_an_instance_proves_itself_once(tmp_path: Path, host: Host) -> None:
+def test_an_instance_is_tested_once(tmp_path: Path, host: Host) -> None:
     """What was read of the balancers at the start is old by now."""
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
@@ -466,7 +470,7 @@ def test_an_instance_proves_itself_once(tmp_path: Path, host: Host) -> None:
     assert own.admission.session.proved == ["ollama1"]
 
 
-def test_an_ill_instance_of_an_earlier_run_halts_nothing_and_is_told_at_the_end(tmp_path: Path, host: Host) -> None:
+def test_an_ill_instance_left_out_earlier_halts_nothing_and_is_reported_at_the_end(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host, ill=["ollama1"])
     pool_of(made).down = {A1, A2}
@@ -489,7 +493,7 @@ def test_a_host_is_locked_while_its_instances_are_recovered(
     assert own.admission.lease.held == ("balancer" in groups)
 
 
-def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(tmp_path: Path, host: Host) -> None:
+def test_an_instance_under_work_by_another_run_is_left_alone(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
     pool_of(made).down = {A1}
@@ -504,7 +508,7 @@ def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(tmp_pat
 
 @pytest.mark.parametrize("how", ["left out", "made"])
 @pytest.mark.parametrize("ill", [False, True])
-def test_an_own_instance_that_is_out_and_well_is_given_back_before_another_goes_out(
+def test_a_healthy_own_instance_is_admitted_before_another_instance_goes_out(
     tmp_path: Path, host: Host, how: str, ill: bool
 ) -> None:
     """Its host waits for nobody else: it would wait for ever."""
@@ -525,7 +529,7 @@ def test_an_own_instance_that_is_out_and_well_is_given_back_before_another_goes_
     assert own.admission.session.proved == ["ollama1"], "once for one step"
 
 
-def test_two_hosts_whose_instances_keep_each_other_out_give_them_back_first(tmp_path: Path) -> None:
+def test_two_hosts_that_block_each_other_admit_their_instances_first(tmp_path: Path) -> None:
     """A run that was cut left one of each out: each slot holds its own, and is blocked by that of the other host."""
     hosts = [gpu(name, max_unavailable=2) for name in "ab"]
     made = roll(tmp_path, *hosts)
@@ -541,9 +545,7 @@ def test_two_hosts_whose_instances_keep_each_other_out_give_them_back_first(tmp_
 
 
 @pytest.mark.parametrize("ill", [False, True])
-def test_an_instance_that_is_changed_after_other_hosts_gets_its_chance_early(
-    tmp_path: Path, host: Host, ill: bool
-) -> None:
+def test_an_instance_changed_after_other_hosts_is_tested_early(tmp_path: Path, host: Host, ill: bool) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host, ill=["ollama1"] if ill else [])
     pool_of(made).down = {A1}
@@ -557,7 +559,7 @@ def test_an_instance_that_is_changed_after_other_hosts_gets_its_chance_early(
 
 
 @pytest.mark.parametrize("how", ["stop", "lost a card"])
-def test_what_an_earlier_run_left_out_stays_so_where(tmp_path: Path, host: Host, how: str) -> None:
+def test_an_instance_left_out_earlier_stays_out(tmp_path: Path, host: Host, how: str) -> None:
     made = roll(tmp_path, host)
     own: Any = traffic(made, host)
     pool_of(made).down = {A1}
@@ -570,7 +572,7 @@ def test_what_an_earlier_run_left_out_stays_so_where(tmp_path: Path, host: Host,
     assert (own.admission.session.proved, pool_of(made).down) == ([], {A1})
 
 
-def test_a_test_names_the_host_and_keeps_its_evidence(tmp_path: Path, host: Host) -> None:
+def test_a_failed_test_names_the_host_and_keeps_the_evidence(tmp_path: Path, host: Host) -> None:
     made = roll(tmp_path, host)
     with pytest.raises(HostError) as error:
         traffic(made, host, ill=["ollama1"]).admission.prove("ollama1")
@@ -580,7 +582,7 @@ def test_a_test_names_the_host_and_keeps_its_evidence(tmp_path: Path, host: Host
 
 
 @pytest.mark.parametrize("error", [UnreachableError("lost"), FactError("not to be read")])
-def test_what_is_unknown_of_a_balancer_does_not_count_for_the_gpu_host(tmp_path: Path, host: Host, error: Any) -> None:
+def test_an_unreadable_balancer_is_no_unreadable_gpu_host(tmp_path: Path, host: Host, error: Any) -> None:
     made = roll(tmp_path, host)
     with pytest.raises(HostError) as raised, about_balancer(made.context):
         raise error

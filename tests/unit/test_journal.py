@@ -77,7 +77,7 @@ def test_a_run_that_changes_nothing_writes_nothing(make, journals):
     assert journals.story() is None
 
 
-def test_each_change_is_written_before_and_after_it_and_root_alone_may_read_it(make, journals):
+def test_each_change_is_recorded_before_and_after_and_readable_by_root_alone(make, journals):
     (make.folder / "b").write_text("before")
     host = make(note(make), note(make, "b"))
     deployed(host.deploy(ROLES))
@@ -106,7 +106,7 @@ def tree(place):
     return [Path(place), *Path(place).iterdir()]
 
 
-def test_what_failed_is_written_with_its_exit_code(make, journals):
+def test_a_failed_change_is_recorded_with_its_exit_code(make, journals):
     host = make(note(make, how=(sh("exit 7", title="break"),)), note(make, "b"))
     with pytest.raises(CommandError) as error:
         deployed(host.deploy(ROLES))
@@ -134,7 +134,7 @@ def audited(tmp_path, monkeypatch):
     return ran
 
 
-def test_the_hosts_own_log_is_told_when_a_run_begins_to_change_it_and_when_it_ends(audited, journals):
+def test_the_log_of_the_host_gets_the_begin_and_the_end_of_a_run(audited, journals):
     written = journals.of("run-1", who="alice@desk")
     first, second = (Change("docker", Note(path), "add", "not there", None, {"text": path}) for path in ("/a", "/b"))
     begun = "-t provision -p user.notice -- run run-1 by alice@desk: deploy, begins"
@@ -144,14 +144,14 @@ def test_the_hosts_own_log_is_told_when_a_run_begins_to_change_it_and_when_it_en
     assert audited(written.end()) == [begun, begun.replace("begins", "2 steps, changed")]
 
 
-def test_what_the_hosts_own_log_is_told_of_a_long_command_is_short(audited, journals):
+def test_a_long_command_is_short_in_the_log_of_the_host(audited, journals):
     written = journals.of("run-1", f"drain {' '.join(f'gpu-{number:03}' for number in range(200))}")
     [line] = audited(written.before(Change("balancer", Note("/a"), "add", "not there", None, {"text": "x"})))
     assert "drain gpu-000 gpu-001" in line
     assert len(line) < 400
 
 
-def test_a_run_that_was_killed_in_a_step_is_unfinished_and_says_in_which(make, journals):
+def test_a_killed_run_is_unfinished_and_names_its_step(make, journals):
     class Dying(ShellHost):
         """The connection ends with the step's first command."""
 
@@ -171,7 +171,7 @@ def test_a_run_that_was_killed_in_a_step_is_unfinished_and_says_in_which(make, j
     assert journals.story().made[0].result == "unfinished"
 
 
-def test_the_bytes_that_rollback_needs_are_kept_by_their_hash_and_only_shown_on_demand(make, journals):
+def test_bytes_for_a_rollback_are_stored_by_hash_and_read_on_demand(make, journals):
     class Read(type(note(make))):
         def fact(self):
             found = super().fact()
@@ -195,7 +195,7 @@ def test_the_bytes_that_rollback_needs_are_kept_by_their_hash_and_only_shown_on_
     assert journals.story(with_bytes=True).made[0].have["sha256"].data == b"before"
 
 
-def test_a_step_that_a_run_changes_again_keeps_only_what_was_there_before_the_run(journals):
+def test_a_second_change_of_a_step_stores_no_bytes_in_between(journals):
     written = journals.of("run-1", "deploy")
     first, second = (
         written.before(Change("docker", Note("/a"), "change", "differs", {"sha256": Content(text)}, {"sha256": "x"}))
@@ -205,7 +205,7 @@ def test_a_step_that_a_run_changes_again_keeps_only_what_was_there_before_the_ru
     assert str(Content(b"between")).encode() + b" " not in second.stdin
 
 
-def test_journals_are_bounded_in_number_and_with_them_what_they_keep(make, journals):
+def test_the_number_of_journals_bounds_the_store(make, journals):
     for number in range(5):
         (make.folder / "a").write_text(f"before {number}")
         host = make(note(make), run_id=f"run-{number}")
@@ -217,7 +217,7 @@ def test_journals_are_bounded_in_number_and_with_them_what_they_keep(make, journ
 
 
 @pytest.mark.parametrize("years", [-1, 1])
-def test_a_clock_that_is_wrong_deletes_no_journal(years, journals):
+def test_a_wrong_clock_deletes_no_journal(years, journals):
     """By a clock that is ahead, every other journal is old. By one that is behind, the next right one says the same."""
     for number in range(3):
         journals.wrote(f"run-{number}")
@@ -229,7 +229,7 @@ def test_a_clock_that_is_wrong_deletes_no_journal(years, journals):
     assert all(journals.story(f"run-{number}").made[0].known for number in range(4))
 
 
-def test_what_a_writer_that_died_left_behind_goes_whatever_its_age(journals):
+def test_the_half_written_file_of_a_dead_writer_is_deleted(journals):
     journals.wrote("run-1")
     left = journals.store / ".new.0123456789"
     left.write_text("half")
@@ -237,7 +237,7 @@ def test_what_a_writer_that_died_left_behind_goes_whatever_its_age(journals):
     assert not left.exists()
 
 
-def test_drains_push_no_other_run_out_nor_are_they_kept_for_ever(journals):
+def test_drains_displace_no_deploy_and_are_bounded_too(journals):
     for number in range(3):
         journals.wrote(f"run-0{number}", keep=2)
     for number in range(10, 15):
@@ -248,7 +248,7 @@ def test_drains_push_no_other_run_out_nor_are_they_kept_for_ever(journals):
     assert [entry.run for entry in journals.entries()] == ["run-20", "run-14", "run-13", "run-02"]
 
 
-def test_runs_are_kept_whatever_the_size_of_the_files_that_they_replaced(journals):
+def test_runs_with_large_files_are_kept_too(journals):
     for number in range(8):
         journals.wrote(f"run-{number}", size=1_000_000)
     assert [entry.run for entry in journals.entries()] == [f"run-{number}" for number in reversed(range(8))]
@@ -263,20 +263,20 @@ def test_runs_are_kept_whatever_the_size_of_the_files_that_they_replaced(journal
         ("drain", ("gpu-01/ollama1", "gpu 02"), "drain gpu-01/ollama1 'gpu 02'"),
     ],
 )
-def test_a_journal_says_the_kind_of_its_run_in_the_text_of_its_command(make, kind, words, command, journals):
+def test_a_journal_names_the_kind_and_the_words_of_the_command(make, kind, words, command, journals):
     context = dataclasses.replace(make(note(make)).context, kind=kind, words=words, journals={})
     assert context.command == context.journal("h").command == command
     journals.wrote("run-1", command)
     assert [(entry.kind, entry.command) for entry in journals.entries()] == [(kind, command)]
 
 
-def test_a_run_that_goes_on_after_newer_ones_does_not_push_itself_out(journals):
+def test_a_resumed_old_run_does_not_delete_its_own_journal(journals):
     journals.wrote("run-2", keep=1)
     journals.wrote("run-1", keep=1)
     assert [entry.run for entry in journals.entries()] == ["run-2", "run-1"]
 
 
-def test_what_a_kept_state_names_is_kept_with_it(make, journals):
+def test_bytes_named_by_a_stored_state_stay_in_the_store(make, journals):
     named = "a" * 64
     for number in range(2):
         (make.folder / "a").write_text(named)
@@ -290,7 +290,7 @@ def test_what_a_kept_state_names_is_kept_with_it(make, journals):
     assert not (journals.store / ("b" * 64)).exists()
 
 
-def test_half_a_line_takes_no_other_with_it_and_what_is_no_record_is_left_out(make, journals):
+def test_a_cut_line_damages_no_other_line_and_garbage_is_ignored(make, journals):
     deployed(make(note(make)).deploy(ROLES))
     path = journals.folder / "run-1.jsonl"
     with path.open("a") as file:
@@ -302,7 +302,7 @@ def test_half_a_line_takes_no_other_with_it_and_what_is_no_record_is_left_out(ma
     assert journals.entries()[0].result == "changed"
 
 
-def test_what_is_kept_and_is_not_what_its_name_says_is_not_believed(make, journals):
+def test_stored_bytes_with_a_wrong_hash_are_ignored(make, journals):
     (make.folder / "a").write_text("before")
     deployed(make(note(make)).deploy(ROLES))
     for path in journals.store.iterdir():
@@ -311,7 +311,7 @@ def test_what_is_kept_and_is_not_what_its_name_says_is_not_believed(make, journa
     assert (made.known, made.have, made.want) == (False, None, None)
 
 
-def test_a_run_that_goes_on_under_its_own_id_is_one_journal(make, journals):
+def test_a_resumed_run_has_one_journal(make, journals):
     host = make(note(make), note(make, "b", how=(sh("exit 1", title="break"),)))
     with pytest.raises(CommandError) as error:
         deployed(host.deploy(ROLES))
@@ -325,7 +325,7 @@ def test_a_run_that_goes_on_under_its_own_id_is_one_journal(make, journals):
     ]
 
 
-def test_two_connections_to_one_host_write_one_journal_and_the_worst_result_stays(make, journals):
+def test_two_connections_write_one_journal_with_the_worst_result(make, journals):
     own = make(note(make, how=(sh("exit 7", title="break"),)))
     other = make(note(make, "b"))
     other.context.journals["h"] = own.context.journal("h")
@@ -339,7 +339,7 @@ def test_two_connections_to_one_host_write_one_journal_and_the_worst_result_stay
     assert [(entry.result, entry.step, entry.changes) for entry in journals.entries()] == [("failed", "note:a", 2)]
 
 
-def test_one_writes_at_a_time_so_that_none_sweeps_away_what_another_is_about_to_name(journals):
+def test_one_writer_at_a_time_writes_a_journal(journals):
     folder = journals.folder
     folder.mkdir(parents=True)
     change = Change("docker", Note("/nowhere/a"), "add", "", None, {"text": "wanted"}, ())

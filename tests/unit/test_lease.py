@@ -78,7 +78,7 @@ def keepers():
     return lambda: [one for one in threading.enumerate() if one.name == "leases" and one not in before]
 
 
-def test_every_lease_that_a_run_holds_is_renewed_from_one_thread(take, keepers):
+def test_one_thread_renews_every_lease_of_a_run(take, keepers):
     hosts = [Host() for _ in range(5)]
     for host in hosts:
         take(host)
@@ -87,7 +87,7 @@ def test_every_lease_that_a_run_holds_is_renewed_from_one_thread(take, keepers):
     assert {title for host in hosts for title in host.titles} == {("take the lock", True)}
 
 
-def test_no_thread_runs_before_the_first_lease_is_taken_and_after_the_last_is_given_back(keeper, keepers):
+def test_the_keeper_thread_runs_only_while_a_lease_is_held(keeper, keepers):
     lease = Lease(Host(), "run-1", keeper)
     lease.acquire()
     assert keepers() == []
@@ -103,13 +103,13 @@ def test_no_thread_runs_before_the_first_lease_is_taken_and_after_the_last_is_gi
     assert len(keepers()) == 1, "a run may take it again"
 
 
-def test_a_lease_that_an_exec_renews_is_left_alone(take):
+def test_a_lease_renewed_by_an_exec_is_left_alone(take):
     host, keeper = Host(), LeaseKeeper(every=60.0, look=0.01)
     take(host, keeper)
     assert host.is_left_alone()
 
 
-def test_a_lease_that_was_taken_for_a_long_exec_is_not_shortened_meanwhile(take):
+def test_a_renewal_does_not_shorten_the_lease_of_a_long_exec(take):
     host = Host()
     lease = take(host)
     lease.acquire(600)
@@ -120,7 +120,7 @@ def test_a_lease_that_was_taken_for_a_long_exec_is_not_shortened_meanwhile(take)
     assert host.seconds[-1] == lock.LEASE_SECONDS
 
 
-def test_a_host_that_does_not_answer_delays_nobody_elses_renewal(take):
+def test_a_silent_host_does_not_delay_the_renewals_of_other_hosts(take):
     hanging, others = Host(hangs=True), [Host(), Host()]
     for host in (hanging, *others):
         take(host)
@@ -138,7 +138,7 @@ def test_an_error_of_a_renewal_is_left_to_the_next_exec(take, answer):
     assert lease.held
 
 
-def test_a_lease_that_is_given_back_is_not_taken_again_by_a_renewal_that_was_under_way(take):
+def test_a_late_renewal_does_not_take_a_released_lease_again(take):
     host = Host(hangs=True)
     lease = take(host)
     assert host.is_renewed(1)
@@ -148,7 +148,7 @@ def test_a_lease_that_is_given_back_is_not_taken_again_by_a_renewal_that_was_und
     assert host.is_left_alone()
 
 
-def test_a_renewal_without_an_answer_does_not_hold_up_the_end(keeper):
+def test_a_silent_renewal_does_not_delay_the_release(keeper):
     host = Host(hangs=True)
     lease = Lease(host, "run-1", keeper)
     lease.last_renewal = 0.05
@@ -163,7 +163,7 @@ def test_a_renewal_without_an_answer_does_not_hold_up_the_end(keeper):
 
 
 @pytest.mark.parametrize("how", ["cut", "stop"])
-def test_no_renewal_begins_after_the_operator_cut_the_connections_or_the_run_has_ended(take, keeper, keepers, how):
+def test_no_renewal_begins_after_a_cut_or_the_end_of_the_run(take, keeper, keepers, how):
     hosts = [Host(), Host()]
     for host in hosts:
         take(host)
@@ -208,20 +208,20 @@ def waited(host, seconds, over):
     return lease.wait(host.answer(), seconds, threading.Event(), lambda text: None)
 
 
-def test_the_lock_of_a_run_that_is_over_is_taken_over_by_its_id_in_one_more_exec():
+def test_the_lock_of_a_finished_run_is_taken_over_in_one_more_exec():
     host = Locked("run-0")
     assert waited(host, 0, over={"run-0", "run-2"}) is False, "what was read with the first exec still holds"
     assert host.dead == ["run-0"]
 
 
-def test_a_lock_of_a_run_that_is_not_over_costs_no_exec_more():
+def test_the_lock_of_a_live_run_costs_no_further_exec():
     host = Locked("run-0")
     with pytest.raises(LockedError, match="run-0"):
         waited(host, 0, over={"run-2"})
     assert host.dead == []
 
 
-def test_the_lock_of_a_run_that_dies_while_it_is_waited_for_is_taken_over():
+def test_the_lock_of_a_run_that_dies_during_the_wait_is_taken_over():
     host = Locked("run-0")
     over = set()
     threading.Timer(0.1, over.add, ["run-0"]).start()
@@ -229,13 +229,13 @@ def test_the_lock_of_a_run_that_dies_while_it_is_waited_for_is_taken_over():
     assert (host.dead[0], host.dead[-1]) == ("", "run-0")
 
 
-def test_a_lock_that_another_run_took_meanwhile_is_not_taken_over():
+def test_a_lock_taken_by_a_third_run_is_not_taken_over():
     host = Locked("run-0", "run-2")
     with pytest.raises(LockedError, match="run-2"):
         waited(host, 0, over={"run-0"})
 
 
-def test_a_lock_is_taken_away_by_force_or_when_its_run_is_over(paths):
+def test_a_lock_is_released_by_force_or_after_its_run(paths):
     session, lock = ShellHost(), HostLock(paths)
     for over, force in (({"run-0"}, False), ({}, True)):
         lock.checked(session.batch([lock.acquire("run-0")], stop=False)[0])

@@ -211,14 +211,14 @@ def test_an_instance_is_out_from_its_first_change_to_its_last(host, make, traffi
     assert traffic.steps == ["note:c1", "note:c2"], "the first step of each is what the operator is told"
 
 
-def test_what_is_not_there_yet_is_not_taken_out(host, make, traffic):
+def test_a_missing_instance_is_not_cordoned(host, make, traffic):
     made = host(part(make, "c1", "1"), part(make, "c2", "2"), old=())
     deployed(made.deploy(ROLES))
     assert traffic.said == []
     assert made.changed == ["note:c1", "note:c2"]
 
 
-def test_an_instance_that_no_balancer_sends_to_is_changed_at_once(host, make, traffic):
+def test_an_instance_without_requests_is_changed_at_once(host, make, traffic):
     traffic.serving = ()
     made = host(part(make, "c1", "1"))
     assert list(made.deploy(ROLES)) == []
@@ -249,13 +249,13 @@ def test_what_a_new_one_takes_from_another_is_given_up_out_of_the_upstream(host,
     assert traffic.said == ["out 1 2", "hold 1", "back 1 2"]
 
 
-def test_what_is_not_there_is_not_tested_with_all_others_that_are_out(host, make, traffic):
+def test_a_missing_instance_is_not_tested_with_the_cordoned_instances(host, make, traffic):
     steps = part(make, "docker", "", whole=True), container(make, "2", text="old"), container(make, "1")
     deployed(host(*steps, old=["docker", "c2"]).deploy(ROLES))
     assert traffic.said == ["out 1 2", "missing 1", "back 2", "hold 1"]
 
 
-def test_the_lock_is_kept_until_the_last_one_is_back(host, make, tmp_path):
+def test_the_lock_is_kept_until_the_last_instance_is_back(host, make, tmp_path):
     made = host(part(make, "c1", "1"))
     deployed(made.deploy(ROLES))
     assert made.locked
@@ -263,14 +263,14 @@ def test_the_lock_is_kept_until_the_last_one_is_back(host, make, tmp_path):
     assert not (tmp_path / "run" / "lock").exists()
 
 
-def test_what_fails_while_it_is_out_is_told_after_it_was_tried_to_give_it_back(host, make, traffic):
+def test_a_failure_during_a_slot_abandons_the_slot(host, make, traffic):
     made = host(part(make, "c1", "1", how=(run("false"),)), part(make, "c2", "2"))
     with pytest.raises(CommandError):
         deployed(made.deploy(ROLES))
     assert traffic.said == ["out 1", "abandon 1"]
 
 
-def test_a_slot_that_cannot_be_had_leaves_everything_as_it_is(host, make, traffic):
+def test_a_refused_slot_leaves_the_host_unchanged(host, make, traffic):
     def refuse(names, step):
         raise HostError("lb-01 cannot be reached")
 
@@ -290,7 +290,7 @@ def test_a_host_without_room_waits_and_asks_again(host, make, traffic):
 
 
 @pytest.mark.parametrize("refusals", [0, 1])
-def test_a_host_that_is_told_to_stop_while_it_waits_changes_nothing(host, make, traffic, refusals):
+def test_a_host_stopped_during_its_wait_changes_nothing(host, make, traffic, refusals):
     traffic.refusals = refusals
     slots = host(part(make, "c1", "1")).deploy(ROLES)
     for _ in range(refusals + 1):
@@ -301,7 +301,7 @@ def test_a_host_that_is_told_to_stop_while_it_waits_changes_nothing(host, make, 
     assert (make.folder / "c1").read_text() == "old"
 
 
-def test_what_changed_while_streams_were_waited_for_is_not_changed_again(host, make, traffic):
+def test_a_step_that_became_right_during_the_wait_for_streams_is_not_changed(host, make, traffic):
     traffic.meanwhile = lambda: (make.folder / "c1").write_text("wanted")
     made = host(part(make, "c1", "1", how=(run("false"),)))
     deployed(made.deploy(ROLES))
@@ -309,7 +309,7 @@ def test_what_changed_while_streams_were_waited_for_is_not_changed_again(host, m
     assert traffic.said == ["out 1", "back 1"]
 
 
-def test_a_change_that_would_hurt_who_still_gets_requests_is_refused(host, make, traffic):
+def test_a_change_that_would_hurt_a_serving_instance_is_refused(host, make, traffic):
     """Somebody else makes the instance while the balancers are told to hold it: it may serve by now."""
     traffic.holding = lambda: (make.folder / "c1").write_text("by somebody else")
     made = host(container(make, "1"), old=())
@@ -320,7 +320,7 @@ def test_a_change_that_would_hurt_who_still_gets_requests_is_refused(host, make,
     assert made.changed == []
 
 
-def test_a_change_that_would_hurt_all_instances_is_refused_where_one_is_out(host, make, traffic):
+def test_a_change_that_would_hurt_every_instance_is_refused_in_the_slot_of_one(host, make, traffic):
     traffic.meanwhile = lambda: (make.folder / "all").write_text("old")
     (make.folder / "c2").write_text("wanted")
     steps = part(make, "c1", "1"), part(make, "all", "1", whole=True), container(make, "2")
@@ -330,7 +330,7 @@ def test_a_change_that_would_hurt_all_instances_is_refused_where_one_is_out(host
     assert traffic.said == ["out 1", "abandon 1"]
 
 
-def test_what_broke_meanwhile_is_put_right_before_it_is_given_back(host, make, traffic):
+def test_a_broken_instance_is_repaired_before_it_is_admitted(host, make, traffic):
     breaks = sh('printf wanted >"$1"; printf broken >"$2"', *(str(make.folder / n) for n in ("c1", "m1")), title="x")
     (make.folder / "m1").write_text("whole")
     model = part(make, "m1", "1", text="whole", mended="whole", hurts=False)
@@ -349,7 +349,7 @@ def test_a_daemon_reload_that_may_take_cards_takes_every_instance_out(host, make
     assert traffic.said == ["out 1 2", "back 1 2"]
 
 
-def test_where_no_instance_runs_nothing_is_taken_out(host, make, traffic):
+def test_a_host_without_running_instances_cordons_nothing(host, make, traffic):
     steps = Preparing(str(make.folder / "unit")), container(make, "1", left=True)
     made = host(*steps, old=["unit"], groups=("gpu",))
     assert made.plan(ROLES).changes[0].impact == ""
@@ -364,14 +364,14 @@ def test_a_failure_of_an_instance_alone_leaves_the_marks_of_the_others(host, mak
     assert made.keeps_marks(error.value)
 
 
-def test_a_failure_that_may_concern_all_instances_does_not(host, make):
+def test_a_failure_of_the_whole_host_leaves_no_marks(host, make):
     made = host(note(make, "docker", how=(run("false"),)))
     with pytest.raises(CommandError) as error:
         deployed(made.deploy(ROLES))
     assert not made.keeps_marks(error.value)
 
 
-def test_a_failure_while_all_instances_are_out_leaves_the_marks_of_those_that_prove_themselves(host, make):
+def test_a_failure_while_all_instances_are_out_leaves_the_marks_of_healthy_instances(host, make):
     steps = Preparing(str(make.folder / "unit"), how=(run("false"),)), container(make, "1", text="old", left=True)
     made = host(*steps, groups=("gpu",))
     with pytest.raises(CommandError) as error:
@@ -379,7 +379,7 @@ def test_a_failure_while_all_instances_are_out_leaves_the_marks_of_those_that_pr
     assert made.keeps_marks(error.value)
 
 
-def test_a_host_that_is_lost_while_it_waits_takes_nothing_out(host, make, traffic):
+def test_a_host_lost_during_its_wait_cordons_nothing(host, make, traffic):
     """Its instances would be out with nobody to give them back, and the roll would be halted for all others."""
     session = ShellHost(lost_at=frozenset({3}))  # read; lock and read again; look whether it is still there
     made = host(part(make, "c1", "1"), session=session, timings=Timings(long_wait=0.0))

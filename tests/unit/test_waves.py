@@ -82,7 +82,7 @@ def make(tmp_path):
     return build
 
 
-def test_one_bad_host_stops_nobody_else(make):
+def test_a_failed_host_does_not_stop_the_rest(make):
     outcomes = make({"good": (), "bad": (run("false"),), "gone": ()}, unreachable=["gone"]).deploy()
     assert {outcome.host: outcome.result for outcome in outcomes} == {
         "good": "changed",
@@ -113,7 +113,7 @@ def refusing(host, note):
     return Refusing(note.path, how=note.how), Ill(f"{note.path}-two")
 
 
-def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(make):
+def test_a_host_with_a_refused_instance_fails_after_its_changes(make):
     made = make({"gpu-01": (), "gpu-02": ()}, steps_of=refusing)
     seen = []
     made._last_wave = lambda: seen.append(made.fleet())
@@ -125,13 +125,13 @@ def test_a_host_with_an_instance_that_cannot_be_worked_on_fails_after_all_else(m
     assert made.guarded == ""
 
 
-def test_such_a_host_does_not_count_as_failed_for_the_limit_of_a_run_that_is_done(make):
+def test_a_host_with_a_refused_instance_does_not_count_for_max_fail(make):
     made = make({"gpu-01": (), "gpu-02": ()}, pace=Pace(max_fail=0), steps_of=refusing)
     assert results(made) == {"gpu-01": "failed", "gpu-02": "changed"}
     assert made.guarded == ""
 
 
-def test_a_plan_shows_the_other_changes_of_a_host_with_such_an_instance(make, capsys):
+def test_a_plan_shows_the_other_changes_of_a_host_with_a_refused_instance(make, capsys):
     made = make({"gpu-01": ()}, steps_of=refusing)
     outcomes = made.plan()
     report_plan.text(outcomes, made.context.inventory, report_plan.Detail(diff=False))
@@ -141,7 +141,7 @@ def test_a_plan_shows_the_other_changes_of_a_host_with_such_an_instance(make, ca
     assert not actions.Plan(made.context.inventory, outcomes, 3).is_none, "there is something to deploy"
 
 
-def test_a_plan_changes_nothing_and_counts(make, tmp_path):
+def test_a_plan_counts_changes_and_changes_nothing(make, tmp_path):
     outcomes = make({"one": (), "two": ()}).plan()
     assert [len(outcome.plan.changes) for outcome in outcomes] == [1, 1]
     assert not list((tmp_path / "one").iterdir())
@@ -155,12 +155,12 @@ def test_a_second_deploy_changes_nothing_with_one_exec_a_host(make):
     assert [member.run.session.execs for member in again.members] == [1]
 
 
-def test_every_host_is_worked_on_with_fewer_threads_than_hosts(make):
+def test_fewer_threads_than_hosts_reach_every_host(make):
     outcomes = make({f"host-{n}": () for n in range(9)}, forks=2).deploy()
     assert [outcome.result for outcome in outcomes] == ["changed"] * 9
 
 
-def test_what_four_hosts_need_at_once_is_made_on_one_of_them(make, tmp_path):
+def test_an_artifact_for_four_hosts_is_made_on_one_host(make, tmp_path):
     count = tmp_path / "count"
     text = 'echo made >>"$1"; sleep 0.3; head -c 1000 /dev/urandom >"$2"'
 
@@ -176,13 +176,13 @@ def test_what_four_hosts_need_at_once_is_made_on_one_of_them(make, tmp_path):
     assert len({(tmp_path / name / "tar").read_bytes() for name in names}) == 1
 
 
-def test_stopping_leaves_the_rest_alone_and_says_so(make):
+def test_a_stopped_run_leaves_the_other_hosts_alone_and_reports_them(make):
     stop = threading.Event()
     stop.set()
     assert [outcome.result for outcome in make({"one": ()}, stop=stop).deploy()] == ["stopped"]
 
 
-def test_the_first_interrupt_cuts_hosts_that_are_only_read_and_leaves_those_that_are_changed(make):
+def test_the_first_interrupt_cuts_only_hosts_without_a_lock(make):
     made = make({"read": (), "changed": ()})
     closed = []
     for member in made.members:
@@ -218,7 +218,7 @@ def test_a_limited_run_includes_the_balancers_that_send_to_its_hosts(inventory):
     ]
 
 
-def test_and_only_for_their_upstream_where_they_are_gpu_hosts_too():
+def test_an_included_balancer_that_is_a_gpu_host_runs_the_balancer_role_alone():
     both = Host(name="both", groups=("gpu", "balancer"), connection=Connection(address="both"))
     one = Host(name="one", groups=("gpu",), connection=Connection(address="one"))
     inventory = Inventory(path="", hosts=(both, one))
@@ -226,7 +226,7 @@ def test_and_only_for_their_upstream_where_they_are_gpu_hosts_too():
     assert [(host.name, len(roles)) for host, roles in chosen] == [("both", 1), ("one", 3)]
 
 
-def test_but_not_where_the_balancers_role_is_left_out(inventory):
+def test_a_run_without_the_balancer_role_includes_no_balancer(inventory):
     chosen = selection(inventory, inventory.select(["gpu-01"]), frozenset({"ollama"}))
     assert [host.name for host, _ in chosen] == ["gpu-01"]
 
@@ -249,19 +249,19 @@ def results(made):
 BAD = (run("false"),)
 
 
-def test_a_canary_that_fails_keeps_the_others_from_being_touched(make, tmp_path):
+def test_a_failed_canary_keeps_the_other_hosts_untouched(make, tmp_path):
     made = make({"one": BAD, "two": (), "three": ()}, pace=Pace(canary=True))
     assert results(made) == {"one": "failed", "two": "stopped", "three": "stopped"}
     assert made.guarded == "one, which went first, failed"
     assert not list((tmp_path / "two").iterdir())
 
 
-def test_the_canary_is_a_gpu_host_where_there_is_one(make):
+def test_a_gpu_host_is_the_canary(make):
     made = make({"lb-01": (), "gpu-01": BAD, "gpu-02": ()}, pace=Pace(canary=True))
     assert results(made) == {"lb-01": "stopped", "gpu-01": "failed", "gpu-02": "stopped"}
 
 
-def test_after_a_canary_that_is_well_the_others_follow(make):
+def test_after_a_good_canary_the_other_hosts_follow(make):
     made = make({"one": (), "two": BAD, "three": ()}, pace=Pace(canary=True))
     assert results(made) == {"one": "changed", "two": "failed", "three": "changed"}
     assert made.guarded == ""
@@ -275,7 +275,7 @@ def test_more_failures_than_allowed_stop_the_run(make):
     assert "--max-fail allows 1" in made.members[2].outcome.error.message
 
 
-def test_hosts_that_cannot_be_reached_count_as_failed(make):
+def test_unreachable_hosts_count_for_max_fail(make):
     made = make({"one": (), "two": ()}, unreachable=["one"], pace=Pace(serial=1, max_fail=0))
     assert results(made) == {"one": "unreachable", "two": "stopped"}
 
@@ -285,7 +285,7 @@ def test_as_many_failures_as_allowed_stop_nothing(make):
     assert results(made) == {"one": "failed", "two": "changed"}
 
 
-def test_no_more_hosts_at_a_time_than_is_said(make, tmp_path):
+def test_serial_bounds_the_hosts_at_a_time(make, tmp_path):
     busy = 'mkdir "$1/$2"; sleep 0.7; ls "$1" | wc -l >>"$1.count"; rmdir "$1/$2"; printf wanted >"$3"'
     (tmp_path / "busy").mkdir()
 
@@ -304,7 +304,7 @@ def test_hosts_as_a_number_or_a_share(text, number):
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "150%", "1.5"])
-def test_what_is_no_number_of_hosts(text):
+def test_a_wrong_number_of_hosts_is_a_usage_error(text):
     with pytest.raises(UsageError, match="--serial must be"):
         actions.Pace(serial=text).counted(10)
 
@@ -323,7 +323,7 @@ def test_balancers_are_changed_one_at_a_time(make, tmp_path, names):
     assert [kind for kind in said if kind in ("changing", "changed")] == ["changing", "changed"] * len(names)
 
 
-def test_after_a_balancer_that_failed_the_others_are_left_as_they_are(make, tmp_path):
+def test_after_a_failed_balancer_the_other_balancers_stay_unchanged(make, tmp_path):
     made = make({"lb-01": BAD, "lb-02": BAD, "lb-03": BAD}, role="balancer")
     found = results(made)
     assert sorted(found.values()) == ["failed", "stopped", "stopped"]
@@ -331,7 +331,7 @@ def test_after_a_balancer_that_failed_the_others_are_left_as_they_are(make, tmp_
     assert made.guarded == f"the balancer {bad} failed"
 
 
-def test_after_a_balancer_that_somebody_else_has_the_others_are_changed(make):
+def test_after_a_locked_balancer_the_other_balancers_are_changed(make):
     made = make({"lb-01": (), "lb-02": ()}, role="balancer")
 
     def locked(roles, fleet):
@@ -344,7 +344,7 @@ def test_after_a_balancer_that_somebody_else_has_the_others_are_changed(make):
 
 
 @pytest.mark.parametrize(("groups", "held"), [(("balancer",), True), ((), False)])
-def test_a_balancer_is_locked_until_all_is_over_for_it_may_still_be_told_of_others(make, tmp_path, groups, held):
+def test_a_balancer_stays_locked_until_the_run_ends(make, tmp_path, groups, held):
     made = make({"one": ()})
     (member,) = made.members
     member.run.host = dataclasses.replace(member.run.host, groups=groups)
@@ -356,9 +356,7 @@ def test_a_balancer_is_locked_until_all_is_over_for_it_may_still_be_told_of_othe
 
 
 @pytest.mark.parametrize(("error", "left"), [(UnreachableError("lost"), True), (CommandError("no"), False)])
-def test_what_may_still_be_at_work_on_a_host_keeps_its_lock_whoever_else_of_the_run_is_over_there(
-    make, tmp_path, error, left
-):
+def test_a_lost_host_keeps_its_lock_and_a_failed_host_does_not(make, tmp_path, error, left):
     made = make({"one": ()})
 
     (member,) = made.members
@@ -375,7 +373,7 @@ def test_what_may_still_be_at_work_on_a_host_keeps_its_lock_whoever_else_of_the_
     assert (tmp_path / "run" / "lock").exists() == left
 
 
-def test_a_bug_on_one_host_stops_no_other(make):
+def test_a_bug_on_one_host_does_not_stop_the_rest(make):
     made = make({"one": (), "two": (), "three": ()}, forks=2)
 
     def broken(*args):
@@ -386,7 +384,7 @@ def test_a_bug_on_one_host_stops_no_other(make):
 
 
 @pytest.mark.parametrize("unreachable", [False, True])
-def test_no_host_waits_for_the_build_of_one_that_failed_before_its_part_began(make, unreachable):
+def test_no_host_waits_for_the_build_of_a_failed_host(make, unreachable):
     how = (Obtain("key", "/nowhere", (run("true"),), host="builder", title="nginx"),)
     made = make({"builder": (), "waits": how}, unreachable=["builder"] if unreachable else [])
     if not unreachable:
@@ -399,7 +397,7 @@ def broken_plan(*args):
     raise RefusedError("two names for one instance")
 
 
-def test_one_balancer_that_fails_stops_nobody_else(make):
+def test_a_failed_balancer_does_not_stop_gpu_hosts(make):
     made = make({"lb-01": BAD}, role="balancer")
     assert results(made) == {"lb-01": "failed"}
     assert made.guarded == ""
@@ -414,7 +412,7 @@ def test_one_balancer_that_fails_stops_nobody_else(make):
         (UnreachableError("no route"), False),
     ],
 )
-def test_a_failed_host_keeps_its_marks_where_it_is_known_how_it_stands(make, error, keeps):
+def test_a_failed_host_keeps_its_marks_if_its_state_is_known(make, error, keeps):
     made = make({"gpu-01": ()})
     made.members[0].fail(error, made.context)
     known = made.fleet()
@@ -431,7 +429,7 @@ def test_a_failed_host_keeps_its_marks_where_it_is_known_how_it_stands(make, err
         (None, {"docker"}, False),
     ],
 )
-def test_what_is_new_on_a_host_that_is_not_finished_may_not_serve_yet(make, error, roles, unclear):
+def test_new_instances_of_an_unfinished_host_may_not_serve_yet(make, error, roles, unclear):
     made = make({"gpu-01": ()})
     (member,) = made.members
     member.run.roles = frozenset(roles)
@@ -439,7 +437,7 @@ def test_what_is_new_on_a_host_that_is_not_finished_may_not_serve_yet(make, erro
     assert fleet.keeps_marks(member) is unclear
 
 
-def test_the_second_interrupt_is_known_to_all(make):
+def test_the_second_interrupt_sets_cut(make):
     made = make({"one": ()})
     made.interrupt(now=False)
     assert not made.context.cut.is_set()
@@ -447,7 +445,7 @@ def test_the_second_interrupt_is_known_to_all(make):
     assert made.context.cut.is_set()
 
 
-def test_ctrl_c_while_locks_are_given_back_is_too_late_and_the_second_cuts_them(make):
+def test_ctrl_c_during_the_release_of_locks_changes_nothing_and_a_second_ctrl_c_cuts(make):
     made = make({"one": ()})
     (member,) = made.members
     finishing, closed = threading.Event(), []
@@ -481,7 +479,7 @@ def test_ctrl_c_after_the_last_step_changes_nothing(make):
     assert not made.interrupted
 
 
-def test_ctrl_c_breaks_nothing_off_wherever_it_comes():
+def test_ctrl_c_interrupts_no_code():
     seen = []
     before = signal.getsignal(signal.SIGINT)
     with interrupt.at_ctrl_c(lambda *, now: seen.append(now)):
@@ -496,7 +494,7 @@ def test_ctrl_c_breaks_nothing_off_wherever_it_comes():
         signal.raise_signal(signal.SIGINT)
 
 
-def test_under_way_are_the_hosts_that_may_hold_the_lock_and_the_balancers_that_are_told(make):
+def test_under_way_names_every_host_and_balancer_that_may_be_locked(make):
     made = make({"gpu-1": (), "gpu-2": ()})
     markers = [SimpleNamespace(host=SimpleNamespace(name=name), locked=False) for name in ("lb-1", "lb-2")]
     made.roll.pools._pools.update({one.host.name: one for one in markers})
@@ -505,7 +503,7 @@ def test_under_way_are_the_hosts_that_may_hold_the_lock_and_the_balancers_that_a
     assert made.under_way() == ["gpu-2", "lb-2"]
 
 
-def test_what_goes_wrong_at_the_first_ctrl_c_does_not_make_it_deaf_to_the_second():
+def test_an_error_at_the_first_ctrl_c_does_not_disable_the_second():
     heard, seen = threading.Event(), []
 
     def interrupt(*, now):
@@ -522,7 +520,7 @@ def test_what_goes_wrong_at_the_first_ctrl_c_does_not_make_it_deaf_to_the_second
     assert seen == [False, True]
 
 
-def test_ctrl_c_that_is_ignored_stays_so():
+def test_an_ignored_ctrl_c_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interrupt.at_ctrl_c(lambda *, now: None):
@@ -548,7 +546,7 @@ class Counted(ShellHost):
 
 
 @pytest.mark.parametrize("pace", [Pace(), Pace(serial=3)])
-def test_no_more_connections_are_open_than_hosts_are_worked_on(make, pace):
+def test_open_connections_are_bounded_by_forks(make, pace):
     made = make({f"gpu-{n}": () for n in range(6)}, forks=2, pace=pace)
     Counted.most = 0
     sessions = []
@@ -561,13 +559,13 @@ def test_no_more_connections_are_open_than_hosts_are_worked_on(make, pace):
     assert not Counted.open_now
 
 
-def test_a_change_that_fails_and_may_concern_instances_costs_their_host_its_marks(make):
+def test_a_failed_change_of_the_whole_host_costs_the_host_its_marks(make):
     made = make({"gpu-01": BAD})
     made.deploy()
     assert made.fleet().failed == {"gpu-01"}, "nobody knows what a note concerns"
 
 
-def test_a_change_of_one_instance_that_fails_leaves_the_marks_of_the_others(make):
+def test_a_failed_change_of_one_instance_leaves_the_marks_of_the_other_instances(make):
     made = make({"gpu-01": BAD}, steps_of=lambda host, note: (Part(note.path, how=note.how),))
     made.roll.pools.of = lambda host: []  # no balancer sends to it
     made.deploy()
