@@ -283,7 +283,13 @@ def balancing(inventory):
 
 def configured(step, upstream, **how):
     files = {**step.files, UPSTREAM: upstream.text.encode()}
-    return {"exe": "/opt/provision/nginx/old/sbin/nginx", "loaded": "", "odd": {}, **step.wanted(files, None), **how}
+    return {
+        "exe": "/opt/provision/nginx/old/sbin/nginx",
+        "loaded": "",
+        "odd": {},
+        **step.wanted(files, None, {}),
+        **how,
+    }
 
 
 ONE, TWO = "gpu-01/ollama1", "gpu-01/ollama2"

@@ -41,7 +41,9 @@ def read_contents(have: Any) -> Any:
     """Return the state on the host, with a Content for every `{content: TEXT}`."""
     if not isinstance(have, dict):
         return have
-    return {key: Content(value["content"].encode()) if is_content(value) else value for key, value in have.items()}
+    if is_content(have):
+        return Content(have["content"].encode())
+    return {key: read_contents(value) for key, value in have.items()}
 
 
 def is_content(value: Any) -> bool:

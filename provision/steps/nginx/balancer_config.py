@@ -16,7 +16,7 @@ from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import balancer_checks
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.backend import Backend
-from provision.steps.nginx.generation import Generation
+from provision.steps.nginx.generation import Files, Generation
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream, is_ipv4
 
 UPSTREAM = marks.FILE
@@ -86,7 +86,12 @@ class Balancing(Generation):
         """The configuration for the present state of the fleet."""
         return dataclasses.replace(self, fleet=fleet)
 
-    def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
+    @property
+    def names(self) -> frozenset[str]:
+        """The files, and the upstream."""
+        return super().names | {UPSTREAM}
+
+    def rendered(self, facts: HostFacts, have: State) -> Files:
         """The files, with the upstream of this run."""
         listed = members(self.servers, self.fleet, facts, have)
         upstream = Upstream(
@@ -100,9 +105,10 @@ class Balancing(Generation):
         )
         return {**self.files, UPSTREAM: upstream.text.encode()}
 
-    def marked(self, files: Mapping[str, bytes], facts: HostFacts, have: State) -> Mapping[str, bytes]:
+    def marked(self, files: Files, facts: HostFacts, have: State) -> Files:
         """Files of the past, with an upstream whose members are where they are now; see `restored`."""
-        past = Upstream.parse(files.get(UPSTREAM, b"").decode(errors="replace"))
+        text = files.get(UPSTREAM, b"")
+        past = Upstream.parse(text.decode(errors="replace")) if isinstance(text, bytes) else None
         if past is None:
             raise RefusalError(f"the {UPSTREAM} of that time is not as provision writes it: it cannot be put back")
         present = marks.members(marks.text_of(have))

@@ -7,8 +7,9 @@ Every generation has an id that depends on the previous id. nginx answers it at 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from provision.command import Command, Put, look, sh
@@ -22,22 +23,25 @@ from provision.steps.base import (
     State,
     Step,
     UnreadableError,
-    text_diff,
 )
 from provision.steps.facts import HostFacts
 from provision.steps.nginx.build import CONFIG, PID, ROOT, UNIT
-from provision.steps.nginx.generation_scripts import COPY, INSTALL, LOAD, PREPARE, READ, REMOVE
+from provision.steps.nginx.generation_diff import MARK, USUAL, diff, other_modes
+from provision.steps.nginx.generation_scripts import CARRY, COPY, INSTALL, LOAD, PREPARE, READ, REMOVE
 from provision.steps.system import file_scan
 from provision.steps.system.file_scan import Content
 from provision.steps.wording import Vocabulary, Words, changed_entries
 
 GENERATIONS = "/var/lib/provision/nginx"
 NEW = f"{GENERATIONS}/.new"
-MARK, STATUS = "generation.conf", "status.conf"
+STATUS = "status.conf"
 # The loaded generation, the target of the link, and the verdict of `nginx -t` by its exit code.
 ASK = """echo "$(curl --noproxy '*' -s --max-time 30 %s)"; readlink -- %s || echo; exec %s -t -q"""
 NO_CURL = 77  # exit code of READ
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound
+Files = Mapping[str, bytes | str]
+"""Name -> bytes of a file, or their hash where the bytes are on the host alone."""
+_CLOSED = re.compile(r"file (0[0-7]{2}[0-3]) root:root")
 _ID = re.compile(r"[0-9a-f]{12}")
 _PORT = re.compile(r"^\s*listen 127\.0\.0\.1:(\d+);", re.MULTILINE)
 _LISTEN = re.compile(rb"^\s*listen (\S+):(\d+)[ ;]", re.MULTILINE)
@@ -61,6 +65,8 @@ class Generation(Step):
     Args:
         name: the second half of the id.
         files: name -> bytes; nginx reads `nginx.conf`, and `nginx.conf` includes the rest.
+        modes: name -> permission bits, of files that are not 0644. The bytes of a file that others may not read, such
+            as a file with keys, are in no state, plan or journal: only their hash. All files are root's.
         binary: the nginx that checks the files and, if any nginx runs, must be running.
         status_port: port on the loopback address where nginx names its loaded generation, if the files name no port.
     """
@@ -72,6 +78,7 @@ class Generation(Step):
     files: Mapping[str, bytes] = field(repr=False)
     binary: str
     status_port: int
+    modes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -81,37 +88,48 @@ class Generation(Step):
     def fact(self) -> Fact:
         """Reads the files behind the link, and asks a running nginx for its loaded generation."""
         words = (CONFIG, PID, str(self.status_port), ROOT, UNIT)
-        return Fact(look(READ, *words, title="read nginx's configuration"), parse)
+        secret = frozenset(name for name, mode in self.modes.items() if not mode & 0o004)
+        parser = partial(parse, public=self.names - secret, secret=secret)
+        return Fact(look(READ, *words, title="read nginx's configuration"), parser)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the files; a subclass may add names."""
+        return frozenset(self.files)
 
     def want(self, facts: HostFacts, have: State) -> State:
         """The declared files; a running nginx is the declared binary and has loaded the files, unchanged since."""
         if have is not None and have["kind"] != "link":
             raise RefusalError(f"{CONFIG} is a {have['kind']}, not a link: provision does not replace it")
-        return self.wanted(self.rendered(facts, have), have)
+        return self.wanted(self.rendered(facts, have), have, self.modes_beside(have))
 
-    def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
+    def rendered(self, facts: HostFacts, have: State) -> Files:
         """The files for this host; a subclass may add files."""
         return self.files
 
-    def wanted(self, files: Mapping[str, bytes], have: State) -> State:
+    def modes_beside(self, have: State) -> Mapping[str, int]:
+        """The modes of the files, as `modes`; a subclass may take them from the present files."""
+        return self.modes
+
+    def wanted(self, files: Files, have: State, modes: Mapping[str, int]) -> State:
         """The state with these files: the present id where the files are the present files, else the next id."""
         now = have["id"] if have is not None else ""
         if have is None or not _ID.fullmatch(now) or have["files"] != _contents(files, now) or have.get("touched"):
             now = _successor(files, now)
-        want = {"kind": "link", "id": now, "files": _contents(files, now), "odd": {}}
+        want = {"kind": "link", "id": now, "files": _contents(files, now), "odd": _odd(modes, files)}
         if have is not None and have["exe"]:
             want |= {"exe": self.binary, "loaded": now, "touched": []}
         return want
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """The past files, in the past nginx. Refuses where the bytes are not kept."""
-        files = {name: content for name, content in past["files"].items() if name != MARK}
-        if not files or not all(isinstance(content, Content) for content in files.values()):
+        """The past files with their modes, in the past nginx. Refuses where the bytes are not kept."""
+        files, modes = files_of(past), closed(past)
+        if not files or not all(isinstance(content, bytes) or name in modes for name, content in files.items()):
             raise RefusalError("what the configuration was is not kept on this host any more")
-        want = self.wanted(self.marked({name: content.data for name, content in files.items()}, facts, have), have)
+        want = self.wanted(self.marked(files, facts, have), have, modes)
         return {**want, "exe": past["exe"]} if want and want.get("exe") and past["exe"] else want
 
-    def marked(self, files: Mapping[str, bytes], facts: HostFacts, have: State) -> Mapping[str, bytes]:
+    def marked(self, files: Files, facts: HostFacts, have: State) -> Files:
         """The past files, with the parts that must not be put back; a subclass may have such parts."""
         return files
 
@@ -128,10 +146,11 @@ class Generation(Step):
 
     def _written(self, want: Mapping[str, Any]) -> list[Command]:
         """The files, in the folder where nginx checks them."""
-        if not all(isinstance(content, Content) for content in want["files"].values()):
+        if not any(isinstance(content, Content) for content in want["files"].values()):
             return [sh(COPY, NEW, f"{GENERATIONS}/{want['id']}", title=f"take generation {want['id']} again")]
         prepare = sh(PREPARE, NEW, title=f"prepare {NEW}")
-        return [prepare, *(Put(f"{NEW}/{name}", content.data) for name, content in want["files"].items())]
+        modes = closed(want)
+        return [prepare, *(_put(name, content, modes) for name, content in want["files"].items())]
 
     def _install(self, now: str, nginx: str) -> Command:
         title = f"check with nginx -t, then link {CONFIG} to generation {now}"
@@ -157,7 +176,8 @@ class Generation(Step):
         """The differing files; else the difference in the running nginx."""
         changed = [name for name in changed_entries(have["files"], want["files"]) if name != MARK]
         files = [f"other text in {', '.join(changed)}"] if changed else []
-        odd = [f"mode or owner of {', '.join(have['odd'])}"] if have.get("odd") else []
+        other = other_modes(have, want)
+        odd = [f"mode or owner of {', '.join(other)}"] if other else []
         runs, wanted = have["exe"], want.get("exe", have["exe"])
         stale = bool(have.get("touched")) or want.get("loaded", have["loaded"]) != have["loaded"]
         binary = [] if runs == wanted else ["nginx runs another build" if runs else "nginx does not run"]
@@ -165,11 +185,8 @@ class Generation(Step):
         return ", ".join([*files, *odd, *binary, *late]) or "other text"
 
     def diff(self, have: State, want: State) -> Sequence[str]:
-        """A unified diff of every file; else the part that nginx has not loaded yet."""
-        lines = [line for name in _names(have, want) for line in _file_diff(name, have, want)]
-        odd = [f"{CONFIG}/{name}: {mode}" for name, mode in ((have or {}).get("odd") or {}).items()]
-        touched = (have or {}).get("touched", []) if want and not lines else []
-        return [*lines, *touched, *odd, *_pending(have, want)]
+        """A unified diff of every file that others may read; else the part that nginx has not loaded yet."""
+        return diff(have, want)
 
     def check(self, live: Any) -> Iterator[Check]:
         """nginx has loaded the generation behind the link."""
@@ -180,8 +197,14 @@ class Generation(Step):
         yield Check("nginx -t", result.rc, 0)
 
 
-def parse(answer: Answer) -> State:
-    """The state of the configuration; None where there is none."""
+def parse(answer: Answer, public: Collection[str] = (), secret: Collection[str] = ()) -> State:
+    """The state of the configuration; None where there is none.
+
+    Args:
+        answer: to the look at nginx.
+        public: files whose bytes are known, whatever their mode has become.
+        secret: files of which only the hash is known, whatever their mode has become. Of any other file the mode tells.
+    """
     if answer.exit == NO_CURL:
         raise BlockedError("packages:nginx", answer.complaint)
     head, mark, files = answer.stdout.partition(b"# files\n")
@@ -196,8 +219,12 @@ def parse(answer: Answer) -> State:
     return {
         "kind": values["kind"],
         "id": target.removeprefix(f"{GENERATIONS}/"),
-        "files": {name: entry.sha256 for name, entry in sorted(entries.items()) if entry.kind == "file"},
-        "odd": {name: _mode(entry) for name, entry in entries.items() if _mode(entry) != "file 0644 root:root"},
+        "files": {
+            name: str(entry.sha256) if name in secret or not (name in public or _is_open(entry)) else entry.sha256
+            for name, entry in sorted(entries.items())
+            if entry.kind == "file"
+        },
+        "odd": {name: _mode(entry) for name, entry in entries.items() if _mode(entry) != USUAL},
         "exe": values.get("exe", ""),
         "loaded": values.get("loaded", ""),
         "touched": _touched(stamps) if values.get("exe") else [],
@@ -214,6 +241,47 @@ def _touched(stamps: bytes) -> list[str]:
     return [f"/{path} has changed since nginx read it" for path in sorted(paths)]
 
 
+def closed(state: State) -> dict[str, int]:
+    """Name -> permission bits, of the files of a configuration that others may not read.
+
+    Args:
+        state: the configuration.
+    """
+    odd: Mapping[str, str] = (state or {}).get("odd") or {}
+    modes = {name: _CLOSED.fullmatch(mode) for name, mode in odd.items()}
+    return {name: int(mode[1], 8) for name, mode in modes.items() if mode}
+
+
+def files_of(state: State) -> dict[str, bytes | str]:
+    """Name -> bytes of the files of a configuration, or their hash where the bytes are on the host alone.
+
+    Args:
+        state: the configuration.
+    """
+    files: Mapping[str, str] = (state or {}).get("files", {})
+    return {name: one.data if isinstance(one, Content) else one for name, one in files.items() if name != MARK}
+
+
+def _put(name: str, content: str, modes: Mapping[str, int]) -> Command:
+    """Writes a file into the new generation, of bytes that the host alone has if need be."""
+    mode = modes.get(name, 0o644)
+    if isinstance(content, Content):
+        return Put(f"{NEW}/{name}", content.data, mode)
+    title = f"take {name} from a generation on this host (sha256 {content[:12]}, mode {mode:04o})"
+    return sh(CARRY, NEW, GENERATIONS, name, content, f"{mode:04o}", title=title)
+
+
+def _is_open(entry: file_scan.Found) -> bool:
+    """Whether others may read a file."""
+    return bool(int(entry.mode, 8) & 0o004)
+
+
+def _odd(modes: Mapping[str, int], files: Files) -> dict[str, str]:
+    """The modes as a state has them: without those of files that everybody may read."""
+    found = {name: f"file {mode:04o} root:root" for name, mode in modes.items() if name in files}
+    return {name: mode for name, mode in found.items() if mode != USUAL}
+
+
 def status_port(have: State) -> int:
     """The port where the nginx of this configuration names its loaded generation; 0 without such a port."""
     content = (have or {}).get("files", {}).get(STATUS)
@@ -225,14 +293,18 @@ def _mode(entry: file_scan.Found) -> str:
     return f"{entry.kind} {entry.mode} {entry.owner}"
 
 
-def _contents(files: Mapping[str, bytes], now: str) -> dict[str, Content]:
+def _contents(files: Files, now: str) -> dict[str, str]:
     mark = f'# The id of this generation, which provision asks for.\nreturn 200 "{now}";\n'.encode()
-    return {name: Content(data) for name, data in sorted({**files, MARK: mark}.items())}
+    return {name: _content(data) for name, data in sorted({**files, MARK: mark}.items())}
 
 
-def _successor(files: Mapping[str, bytes], before: str) -> str:
+def _content(data: bytes | str) -> str:
+    return Content(data) if isinstance(data, bytes) else data
+
+
+def _successor(files: Files, before: str) -> str:
     """An id that no earlier generation has: a generation edited by hand and mended is a new generation."""
-    parts = [before, sorted((name, Content(data)) for name, data in files.items())]
+    parts = [before, sorted((name, _content(data)) for name, data in files.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -249,33 +321,6 @@ def rebinds(have: State, want: State) -> bool:
 def _listens(state: Mapping[str, Any]) -> set[tuple[str, int]]:
     texts = [content.data for content in state["files"].values() if isinstance(content, Content)]
     return {(address.decode(), int(port)) for text in texts for address, port in _LISTEN.findall(text)}
-
-
-def _names(*states: State) -> list[str]:
-    return sorted({name for state in states if state is not None for name in state["files"]} - {MARK})
-
-
-def _file_diff(name: str, have: State, want: State) -> list[str]:
-    old, new = ((state or {}).get("files", {}).get(name, "") for state in (have, want))
-    if old == new:
-        return []
-    texts = [content.data.decode(errors="replace") if isinstance(content, Content) else "" for content in (old, new)]
-    if not old:
-        return [f"+ {name} ({texts[1].count(chr(10))} lines)"]
-    return text_diff(texts[0], texts[1], f"{CONFIG}/{name}") or [f"{name}: {old} -> {new or 'nothing'}"]
-
-
-def _pending(have: State, want: State) -> list[str]:
-    if have is None or want is None or not have["exe"]:
-        return []
-    binary = [f"running: {have['exe']} -> {want['exe']}"] if have["exe"] != want.get("exe", have["exe"]) else []
-    stale = have["id"] == want["id"] != have["loaded"]
-    touched = have["touched"] if have["files"] == want["files"] else []
-    return [
-        *binary,
-        *touched,
-        *([f"nginx has loaded {have['loaded'] or 'nothing'}, not {want['id']}"] if stale else []),
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,20 @@ cp -a -- "$2" "$1"
 """,
 )
 
+# $1 new generation, $2 generations, $3 file, $4 its sha256, $5 its mode. Only the host has the bytes of such a file.
+CARRY = Script(
+    "nginx/carry-file",
+    """
+for at in "$2"/*/"$3"; do
+  [ -f "$at" ] && [ "$(sha256sum <"$at" | cut -c1-64)" = "$4" ] || continue
+  install -m "$5" -o root -g root -- "$at" "$1/$3"
+  exit 0
+done
+echo "no generation on this host has $3 with sha256 $4 any more" >&2
+exit 1
+""",
+)
+
 # $1 link, $2 generations, $3 id, $4 nginx, $5 pid file. `nginx -t` opens the pid file, so its folder must be there.
 INSTALL = Script(
     "nginx/install-generation",

@@ -12,9 +12,8 @@ from provision.steps.base import RefusalError, State
 from provision.steps.facts import HostFacts
 from provision.steps.nginx import upstream
 from provision.steps.nginx.build import CONFIG
-from provision.steps.nginx.generation import GENERATIONS, MARK, Generation
+from provision.steps.nginx.generation import GENERATIONS, Files, Generation, closed, files_of
 from provision.steps.nginx.upstream import Drained, Upstream
-from provision.steps.system.file_scan import Content
 
 # $1 seconds at most, $2 the path that an instance answers; then ADDRESS:PORT of each. Prints how many connections nginx
 # still has to them. Old workers close their idle ones when they shut down. One that is still being made counts: a
@@ -69,13 +68,17 @@ class MemberUpdate(Generation):
         said = {"down": self.down, "up": self.up, "drained": self.drain, "drained no longer": self.undrain}
         return "; ".join(f"{', '.join(sorted(names))} {mark}" for mark, names in said.items() if names)
 
-    def rendered(self, facts: HostFacts, have: State) -> Mapping[str, bytes]:
+    def rendered(self, facts: HostFacts, have: State) -> Files:
         """The present files with other marks."""
-        found = {name: content for name, content in (have or {}).get("files", {}).items() if name != MARK}
-        if upstream.FILE not in found or not all(isinstance(content, Content) for content in found.values()):
+        files = files_of(have)
+        if not isinstance(files.get(upstream.FILE), bytes):
             raise RefusalError("the balancer has no configuration of ours to mark anything in")
         new = present(have).updated(self.down, self.up, self.drain, self.undrain)
-        return {**{name: content.data for name, content in found.items()}, upstream.FILE: new.text.encode()}
+        return {**files, upstream.FILE: new.text.encode()}
+
+    def modes_beside(self, have: State) -> Mapping[str, int]:
+        """Those of the present files."""
+        return closed(have)
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """As for any generation. A roll would push all others out of those that are kept: its own go, but the last."""
