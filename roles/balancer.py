@@ -207,7 +207,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         binary=nginx.binary,
         status_port=settings.status_port,
         servers=tuple(_server(other, instance, settings, inventory) for other, instance in members),
-        backend=engine,
+        engine=engine,
         method=settings.directive,
         max_fails=settings.max_fails,
         fail_timeout=milliseconds(settings.fail_timeout),

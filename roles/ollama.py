@@ -34,7 +34,7 @@ from provision.inventory import (
     size_bytes,
 )
 from provision.inventory import Settings as Base
-from provision.steps import nvidia_smi
+from provision.steps import engines, nvidia_smi
 from provision.steps.base import Owned, Step
 from provision.steps.docker.firewall import OwnedFirewall
 from provision.steps.docker.image import Image, OwnedImages
@@ -288,7 +288,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """
     settings = host.of(Settings)
     instances = host.instances
-    if not host.gpu or not instances:
+    if not host.gpu or not instances or engines.of(host.serving) is not OLLAMA:
         return
     address = partial(endpoint.listen_address, host, inventory)
     cards = {instance.name: instance.gpus for instance in instances}

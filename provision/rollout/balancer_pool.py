@@ -148,7 +148,7 @@ class BalancerPool:
 
     def _connections(self, addresses: Sequence[str], seconds: float) -> tuple[int, bool]:
         """Count the connections left, after a wait of at most `POLL` seconds."""
-        health = self._step.backend.health
+        health = self._step.engine.health
         waiting = member_update.wait(addresses, max(0, min(POLL, round(seconds))), health)
         with self._named():
             renewed, answer = self.session.batch([self._lease.acquire(waiting.timeout), waiting], stop=False)

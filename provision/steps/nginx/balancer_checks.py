@@ -6,7 +6,7 @@ from typing import Any
 
 from provision.steps.base import Check, asked_once
 from provision.steps.nginx import upstream
-from provision.steps.nginx.backend import Backend
+from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.build import CONFIG
 from provision.steps.nginx.upstream import InstanceRef, Member
 
@@ -34,7 +34,7 @@ curl "$@" || :
 def members(
     live: Any,
     expected: Mapping[str, tuple[int, int, int]],
-    backend: Backend,
+    engine: BalancedEngine,
     settled: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Check]:
     """The upstream names exactly these instances, all up but those that an operator drained, and each answers.
@@ -42,7 +42,7 @@ def members(
     Args:
         live: testinfra's host.
         expected: label -> port, weight, max_conns.
-        backend: what the instances are.
+        engine: what the instances are.
         settled: label -> its address, where the inventory alone says it.
     """
     text = _upstream(live)
@@ -57,7 +57,7 @@ def members(
     yield from _apart({name: one for name, one in listed.items() if not one.down}, settled)
     addresses = {name: one.at for name, one in listed.items() if name not in drained}
     if addresses:
-        yield from _answering(live, addresses, backend.health)
+        yield from _answering(live, addresses, engine.health)
 
 
 def _apart(up: Mapping[str, Member], settled: Mapping[str, str]) -> Iterator[Check]:
@@ -84,25 +84,25 @@ def _answering(live: Any, addresses: Mapping[str, str], health: str) -> Iterator
         yield Check(f"{name} answers at {address}", codes.get(address, "nothing"), "200")
 
 
-def edge(live: Any, url: str, status_port: int, backend: Backend) -> Iterator[Check]:
+def edge(live: Any, url: str, status_port: int, engine: BalancedEngine) -> Iterator[Check]:
     """The balancer answers, refuses what is not open, and shows its status on the loopback address.
 
     Args:
         live: testinfra's host.
         url: of the balancer, without a path.
         status_port: where the status is.
-        backend: what the instances are.
+        engine: what the instances are.
     """
-    pairs = [f"GET {url}{path}" for path in backend.open_paths]
+    pairs = [f"GET {url}{path}" for path in engine.open_paths]
     pairs += [f"GET http://127.0.0.1:{status_port}/stub_status"]
-    pairs += [f"{method} {url}{path}" for method, _, path in (pair.partition(" ") for pair in backend.refused)]
+    pairs += [f"{method} {url}{path}" for method, _, path in (pair.partition(" ") for pair in engine.refused)]
     blanks = " ".join(["%s"] * len(pairs))
     said = live.run(f"sh -c %s sh {blanks}", EDGE, *pairs).stdout.split()
     codes = iter(said if len(said) == len(pairs) else ["nothing"] * len(pairs))
-    for path in backend.open_paths:
+    for path in engine.open_paths:
         yield Check(f"GET {path} through the balancer", next(codes), "200")
     yield Check("stub_status on the loopback address", next(codes), "200")
-    yield Check("refused", dict(zip(backend.refused, codes, strict=True)), dict.fromkeys(backend.refused, "403"))
+    yield Check("refused", dict(zip(engine.refused, codes, strict=True)), dict.fromkeys(engine.refused, "403"))
 
 
 def serving(live: Any) -> dict[str, str]:

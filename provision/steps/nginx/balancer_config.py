@@ -15,7 +15,7 @@ from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import balancer_checks
 from provision.steps.nginx import upstream as marks
-from provision.steps.nginx.backend import Backend
+from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.generation import Files, Generation
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream, is_ipv4
 
@@ -56,7 +56,7 @@ class Balancing(Generation):
 
     Args:
         servers: every instance it sends to.
-        backend: what these instances are.
+        engine: what these instances are.
         method: the balancing method as nginx's directive, or empty for round robin.
         max_fails: failures within `fail_timeout` after which an instance is left alone for as long.
         fail_timeout: in nginx's notation.
@@ -71,7 +71,7 @@ class Balancing(Generation):
     routes: ClassVar[bool] = True
 
     servers: tuple[Server, ...]
-    backend: Backend = field(repr=False)
+    engine: BalancedEngine = field(repr=False)
     method: str
     max_fails: int
     fail_timeout: str
@@ -95,7 +95,7 @@ class Balancing(Generation):
         """The files, with the upstream of this run."""
         listed = members(self.servers, self.fleet, facts, have)
         upstream = Upstream(
-            name=self.backend.name,
+            name=self.engine.name,
             method=self.method,
             max_fails=self.max_fails,
             fail_timeout=self.fail_timeout,
@@ -127,11 +127,11 @@ class Balancing(Generation):
         yield from super().check(live)
         expected = {s.label: (s.port, s.weight, s.max_conns) for s in self.servers}
         settled = {s.label: s.address for s in self.servers if s.settled}
-        yield from balancer_checks.members(live, expected, self.backend, settled)
-        yield from balancer_checks.edge(live, self.url, self.status_port, self.backend)
+        yield from balancer_checks.members(live, expected, self.engine, settled)
+        yield from balancer_checks.edge(live, self.url, self.status_port, self.engine)
         yield from balancer_checks.models(self.scattered)
         if self.model and self.servers:
-            yield from self.backend.stream(live, self.url, self.model, balancer_checks.serving(live))
+            yield from self.engine.stream(live, self.url, self.model, balancer_checks.serving(live))
 
 
 def members(servers: tuple[Server, ...], fleet: FleetState, facts: HostFacts, have: State) -> tuple[Member, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from provision.steps.base import Check
 
 
-class Backend(Protocol):
+class BalancedEngine(Protocol):
     """The engine of the instances that a balancer sends to, as far as nginx and its proofs are concerned."""
 
     @property
