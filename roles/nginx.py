@@ -134,7 +134,7 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
+def advice(host: Host, inventory: Inventory) -> Iterator[str]:
     """Yield the known holes in the nginx of a balancer."""
     if is_balancing(host, inventory):
         yield from holes(host.of(Settings))

@@ -79,7 +79,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield Packages(
         name="nvidia_toolkit",
         packages=dict.fromkeys(PACKAGES, version),
-        costs="restarts Docker, that it learns of the cards",
+        costs="restarts Docker, which then finds the cards",
         downgrade=settings.allow_downgrade,
         lock_timeout=int(duration_seconds(shared_settings.docker(host).lock_timeout)),
     )

@@ -26,7 +26,7 @@ def chosen(inventory: Inventory, limit: Sequence[str], words: Sequence[str]) -> 
     """
     hosts = [host for host in inventory.select(limit) if host.gpu]
     if not hosts:
-        raise UsageError("no gpu host is left by --limit", "instances are on the hosts of the group gpu")
+        raise UsageError("--limit selects no gpu host", "instances are on the hosts of the group gpu")
     narrowing = [word for word in words if word[:1] in ("!", "&")]
     kept = {host.name for host in (patterns.select(hosts, narrowing) if narrowing else hosts)}
     names: dict[str, set[str]] = {}
@@ -38,7 +38,7 @@ def chosen(inventory: Inventory, limit: Sequence[str], words: Sequence[str]) -> 
     ]
     left = [(host, instances) for host, instances in found if instances and host.name in kept]
     if not left:
-        raise UsageError(f"no instance is left by {' '.join(words)}"[:SHOWN])
+        raise UsageError(f"no instance is selected by {' '.join(words)}"[:SHOWN])
     return left
 
 

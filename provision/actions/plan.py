@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provision.actions.pace import DEFAULT_PACE
 from provision.actions.request import Request
-from provision.actions.results import Plan, clocks
+from provision.actions.results import Plan, advice, clocks
 from provision.events import Listener, ignore
 
 
@@ -41,5 +41,6 @@ def planned(request: Request, resume: str, listen: Listener) -> Plan:
     session, rollout = session_over_hosts(request, DEFAULT_PACE, listen, run_id=resume)
     outcomes = session.look(rollout, rollout.plan, hosts_of(rollout))
     dead = None if resume else log.Logs(log.default_folder()).unfinished(request.inventory)
-    remarks = (*clocks(outcomes), *([dead.epitaph] if dead else []))
+    told = (*clocks(outcomes), *advice(session.context.inventory, outcomes))
+    remarks = (*told, *([dead.epitaph] if dead else []))
     return Plan(session.context.inventory, outcomes, exit_code.of_plan(rollout, outcomes), remarks)

@@ -129,9 +129,14 @@ class DeployResult(RunResult["Outcome"]):
         return clocks(self.outcomes)
 
     @property
+    def remarks(self) -> list[str]:
+        """The warnings of the hosts' clocks, and the advice about roles that the plan changes."""
+        return [*self.clocks, *advice(self.inventory, self.outcomes)]
+
+    @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of the inventory, and of the hosts' clocks."""
-        return (*self.inventory.warnings, *self.clocks)
+        """The warnings of the inventory, and the remarks."""
+        return (*self.inventory.warnings, *self.remarks)
 
     def document(self) -> dict[str, Any]:
         """Return the body of `deploy --json`."""
@@ -198,3 +203,9 @@ class Answers(Generic[T]):
 def clocks(outcomes: Sequence[Outcome]) -> list[str]:
     """Return a warning for each host whose clock and this machine's differ."""
     return [outcome.clock for outcome in outcomes if outcome.clock]
+
+
+def advice(inventory: Inventory, outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the advice of the inventory about roles that a plan changes."""
+    roles = {change.role for outcome in outcomes for change in outcome.plan.changes}
+    return [text for role, texts in inventory.advice.items() if role in roles for text in texts]

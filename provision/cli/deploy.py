@@ -64,7 +64,7 @@ def deploy(
         raise UsageError("--exit-code is about a plan", "say --check too, or use `provision plan --exit-code`")
     asks = not yes and screen.asks
     if not (yes or asks):
-        raise UsageError("without a terminal deploy does not ask", "say --yes, or look at `provision plan` first")
+        raise UsageError("deploy asks first, and there is no terminal", "say --yes, or look at `provision plan` first")
 
     def confirm(planned: Plan) -> bool:
         plan.show(planned, planned.exit_code, as_json=False, detail=dataclasses.replace(detail, quiet=False))

@@ -44,7 +44,7 @@ def inventory() -> None:
     """Check the inventory, or show it merged."""
 
 
-@inventory.command()
+@inventory.command(short_help="Report every problem of the inventory at once.")
 @inventory_option
 @limit_option
 @extra_vars_option
@@ -68,15 +68,16 @@ def _check(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], 
         _failed(error, as_json=as_json)
         return error.exit_code
     chosen = loaded.replace(loaded.select(limit))
+    warnings = (*loaded.warnings, *(text for texts in loaded.advice.values() for text in texts))
     if as_json:
-        document("inventory check", 0, loaded.warnings, problems=[], summary=_summary(chosen))
+        document("inventory check", 0, warnings, problems=[], summary=_summary(chosen))
         return 0
-    _warn(loaded.warnings)
+    _warn(warnings)
     click.echo(f"{inventory}: {', '.join(_counted(_summary(chosen)))}; no problems")
     return 0
 
 
-@inventory.command()
+@inventory.command(short_help="Show what holds for every host, or for HOST, after merging.")
 @click.argument("host", required=False)
 @inventory_option
 @limit_option

@@ -27,7 +27,7 @@ def status(request: Request, screen: Screen) -> int:
     return _tell("lock status", actions.lock.status(request), screen)
 
 
-@lock.command()
+@lock.command(short_help="Keep everybody off the hosts until the lock is released.")
 @host_options
 @click.option("-m", "--message", required=True, metavar="WHY", help="Shown to whoever is kept off.")
 def acquire(request: Request, screen: Screen, message: str) -> int:
@@ -37,7 +37,7 @@ def acquire(request: Request, screen: Screen, message: str) -> int:
     return _tell("lock acquire", actions.lock.acquire(request, message), screen)
 
 
-@lock.command()
+@lock.command(short_help="Take away locks by hand, and those of dead runs.")
 @host_options
 @click.option("--force", is_flag=True, help="Also the lock of a run that may still be at work.")
 def release(request: Request, screen: Screen, force: bool) -> int:

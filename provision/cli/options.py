@@ -170,7 +170,7 @@ _ROLES = (
     ),
 )
 _OUTPUT = (
-    click.option("-v", "--verbose", is_flag=True, help="Show every step and the output of long ones."),
+    click.option("-v", "--verbose", count=True, help="Show every step with its commands; -vv also what goes over SSH."),
     click.option("-q", "--quiet", is_flag=True, help="Show only failures and the last line."),
     colour_option,
     json_option,
@@ -235,7 +235,7 @@ def _with(command: Command, *options: Callable[[Command], Command], needs_passwo
         limit: tuple[str, ...] = (),
         tags: tuple[str, ...] = (),
         skip_tags: tuple[str, ...] = (),
-        verbose: bool = False,
+        verbose: int = 0,
         quiet: bool = False,
         list_hosts: bool = False,
         list_steps: bool = False,
@@ -249,7 +249,11 @@ def _with(command: Command, *options: Callable[[Command], Command], needs_passwo
         caller = callers.current()
         chosen = (inventory, limit, extra_vars, tags, skip_tags)
         request = Request(*chosen, forks, password, user, private_key, caller.setup)
-        screen = Screen(as_json, verbose, quiet, caller)
+        screen = Screen(as_json, bool(verbose), quiet, caller)
+        if verbose > 1:
+            from provision.report.trace import show_ssh
+
+            show_ssh()
         name = click.get_current_context().command_path.partition(" ")[2]
         if listed:
             return answered(name, as_json, lambda: _listed(name, request, screen, steps=list_steps, **own))

@@ -37,7 +37,7 @@ def trust(request: Request, screen: Screen, replace: bool, yes: bool) -> int:
     if not new:
         return code
     if not (yes or screen.can_ask):
-        raise UsageError("without a terminal trust does not ask", "compare the fingerprints, then say --yes")
+        raise UsageError("trust asks first, and there is no terminal", "compare the fingerprints, then say --yes")
     if not (yes or screen.caller.confirm("Are these the fingerprints that the hosts' own consoles show?")):
         raise click.Abort
     report.written_text(write_keys(new, replace=replace))

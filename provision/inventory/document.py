@@ -268,7 +268,7 @@ class _Composer:
         """Count a value, and refuse a document with too many or too deeply nested values."""
         self._count += 1
         if self._count > MAX_VALUES:
-            message = f"holds more than {MAX_VALUES} values, aliases written out"
+            message = f"holds more than {MAX_VALUES} values, with every alias counted in full"
             raise UnusableError(message, line)
         if depth > MAX_DEPTH:
             raise UnusableError(TOO_DEEP, line)

@@ -40,7 +40,7 @@ def select(hosts: Sequence["Host"], patterns: Sequence[str]) -> tuple["Host", ..
         if word[0] == "!":
             chosen -= _chosen(hosts, [word[1:]])
     if not chosen:
-        message = f"no host is left by {clip(','.join(words))}"
+        message = f"no host is selected by {clip(','.join(words))}"
         raise UsageError(message)
     return tuple(host for host in hosts if host.name in chosen)
 

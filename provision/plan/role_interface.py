@@ -76,6 +76,11 @@ class Role(Protocol):
         return ()
 
     @staticmethod
+    def advice(host: Host, inventory: Inventory) -> Iterable[str]:
+        """Return sentences about the settings, for `inventory check` and for a plan that changes the role."""
+        return ()
+
+    @staticmethod
     def waits_for(host: Host, inventory: Inventory) -> str:
         """Return the name of the host whose build this host needs; empty if none."""
         return ""
@@ -231,7 +236,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     groups = frozenset(group for name in order() for group in _said(name, "GROUPS"))
     inventory = inventories.load(path, roles=sections(), overrides=overrides, groups=groups)
     inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
-    inventory = inventory.replace(inventory.hosts, *_warnings(inventory))
+    warnings = [text for texts in _sentences("warnings", inventory).values() for text in texts]
+    inventory = inventory.replace(inventory.hosts, *dict.fromkeys(warnings))
+    inventory = dataclasses.replace(inventory, advice=_sentences("advice", inventory))
     problems = list(_fleet_problems(inventory))
     if problems:
         raise InventoryError(problems, inventory.warnings)
@@ -256,13 +263,13 @@ def _declared(host: Host) -> dict[str, tuple[Instance, ...]]:
     return {name: role(name).instances(host.name, host.settings[name]) for name in names}
 
 
-def _warnings(inventory: Inventory) -> list[str]:
-    """Return the warnings of all roles about the hosts, each sentence once."""
-    said: dict[str, None] = {}
-    for name in order():
-        for host in inventory.hosts:
-            said.update(dict.fromkeys(_said(name, "warnings")(host, inventory)))
-    return list(said)
+def _sentences(attribute: str, inventory: Inventory) -> dict[str, tuple[str, ...]]:
+    """Return role -> its sentences about all hosts, each sentence once; roles without a sentence are left out."""
+    texts = {
+        name: dict.fromkeys(text for host in inventory.hosts for text in _said(name, attribute)(host, inventory))
+        for name in order()
+    }
+    return {name: tuple(sentences) for name, sentences in texts.items() if sentences}
 
 
 def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:

@@ -24,13 +24,13 @@ def show(result: DeployResult, *, as_json: bool, warned: bool, quiet: bool = Fal
     Args:
         result: what came of it.
         as_json: whether the document is wanted.
-        warned: whether the operator has already seen what is wrong with the hosts' clocks.
+        warned: whether the operator has seen the remarks with the plan.
         quiet: whether to print failures and the last line alone.
     """
     if as_json:
         console.document("deploy", result.exit_code, result.warnings, **result.document())
         return
-    for warning in () if warned or quiet else result.clocks:
+    for warning in () if warned or quiet else result.remarks:
         console.warn(warning)
     text(result.outcomes, result.inventory, result.run_id, next_command.after_deploy(result), quiet=quiet)
 

@@ -45,7 +45,7 @@ def show(result: RollbackResult, *, as_json: bool, quiet: bool = False) -> None:
     commands = next_command.after_rollback(result)
     recap.text(result.outcomes, result.inventory, result.run_id, commands, quiet=quiet)
     if not quiet and any(outcome.changed for outcome in result.outcomes):
-        say(f"The inventory still says what run {result.of} did: mend it, or the next deploy does it again.")
+        say(f"The next deploy does what the inventory and -e say: mend whatever had run {result.of} do this.")
 
 
 def _left(undos: Mapping[str, Undo]) -> None:

@@ -5,6 +5,7 @@ No SFTP: files ride in the script or on the standard input of a command, so a ho
 """
 
 import contextlib
+import logging
 import secrets
 import shlex
 import threading
@@ -26,6 +27,7 @@ from provision.ssh.transport import OUTPUT_LIMIT, ShellTransport
 Dial = Callable[[Connection, fabric.Connection | None, Callable[[fabric.Connection], None]], fabric.Connection]
 """Logs in to a machine; see `connect.open_connection`."""
 
+LOG = logging.getLogger(__name__)
 FREED = 5.0  # seconds for sshd to notice a closed channel
 
 # Prints a ready line, drops every line up to a word (among them a password that sudo did not ask for), and becomes the
@@ -121,7 +123,12 @@ class Session(ShellTransport):
                 channels.send(channel, rest + text, extra, deadline)
                 stdout = channels.read(channel, deadline, on_data, limit)
                 err = stderr.join()
-                return stdout, err, channels.exit_status(channel, deadline)
+                code = channels.exit_status(channel, deadline)
+                LOG.debug(
+                    "%s: exec of %d bytes, exit %d, %d bytes back, %.2f s",
+                    *(self.connection.address, len(text), code, len(stdout), time.monotonic() - deadline + limit_s),
+                )
+                return stdout, err, code
         except TimeoutError as error:
             if not beside:
                 self.close()

@@ -25,7 +25,7 @@ from provision.plan.role_interface import Entry
 from provision.rollout.outcome import Outcome
 from provision.rollout.waves import Rollout
 from provision.runs.interrupt import at_ctrl_c
-from provision.steps.base import Check, RefusalError
+from provision.steps.base import BlockedError, Check, RefusalError
 from provision.verify import drift, neighbours
 from provision.verify.backend import Backend
 from provision.verify.failure import CONNECTION
@@ -288,6 +288,8 @@ def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, li
         outcome.error = outcome.error or error
         result.waits_for = CONNECTION if isinstance(error, UnreachableError) else ""
         problem = error.message
+    except BlockedError as error:
+        problem = f"cannot be asked before {error.by} has changed: {error.evidence or 'nothing was read'}"[:2000]
     except AssertionError as error:
         problem = str(error)[:2000] or "a check failed without a message"
     except Exception as error:  # noqa: BLE001 - a check parses answers of a broken host; the rest of the proofs go on

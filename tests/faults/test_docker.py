@@ -67,7 +67,7 @@ CASES = {
     ),
     "daemon.json is no JSON": Case(
         both(lambda w: w.sh(f"cp {DAEMON} /root/daemon.json"), lambda w: w.write(DAEMON, '{"debug": tru')),
-        (f"{DAEMON} is not what Docker can read", "line 1|Expecting"),
+        (f"{DAEMON} is not valid JSON for Docker", "line 1|Expecting"),
         lambda w: w.sh(f"cp /root/daemon.json {DAEMON}; rm /root/daemon.json"),
         "docker_config:daemon.json",
         leaves=(),

@@ -233,8 +233,8 @@ def test_lost_parts_are_listed_and_the_rest_is_restored(fleet, lab):
     ("words", "said"),
     [
         (("20200101T000000Z-0000",), "knows a run"),
-        (("nonsense",), "is no run"),
-        (("../../../etc/passwd",), "is no run"),
+        (("nonsense",), "is not the id of a run"),
+        (("../../../etc/passwd",), "is not the id of a run"),
     ],
 )
 def test_a_run_that_nobody_knows_changes_nothing(fleet, words, said):

@@ -245,8 +245,8 @@ def test_patterns_choose_instances(words, limit, expected):
         (["lb"], [], "no such gpu host: lb"),
         (["b"], ["a"], "no such gpu host: b"),
         (["r2/o1"], [], "r2 has no instance o1"),
-        (["b", "!b"], [], "no instance is left by b !b"),
-        (["all"], ["lb"], "no gpu host is left by --limit"),
+        (["b", "!b"], [], "no instance is selected by b !b"),
+        (["all"], ["lb"], "--limit selects no gpu host"),
     ],
 )
 def test_patterns_that_choose_no_instance_are_refused(words, limit, message):
@@ -258,7 +258,7 @@ def test_patterns_that_choose_no_instance_are_refused(words, limit, message):
 @pytest.mark.parametrize("command", ["drain", "undrain"])
 @pytest.mark.parametrize(
     ("words", "said"),
-    [([], "no instance is named"), (["box", "--all"], "do not go together"), (["-l", "lb"], "no gpu host is left")],
+    [([], "no instance is named"), (["box", "--all"], "do not go together"), (["-l", "lb"], "selects no gpu host")],
 )
 def test_all_instances_are_meant_by_all_alone(inventory, capsys, command, words, said):
     code, _, err = run(capsys, command, *words, "-i", inventory)

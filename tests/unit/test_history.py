@@ -106,7 +106,7 @@ def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys)
     "text", ["", "../../etc/shadow", "20261122T081140Z-585d/..", "20261122T081140Z-585d\n", "latest"]
 )
 def test_what_is_no_run_is_refused_before_any_host_is_asked(text):
-    with pytest.raises(UsageError, match="is no run"):
+    with pytest.raises(UsageError, match="is not the id of a run"):
         run_id_of(text)
 
 

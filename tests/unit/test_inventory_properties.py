@@ -166,7 +166,7 @@ def test_patterns(patterns: list[str], expected: str) -> None:
         ("gpu-1", "no host or group matches gpu-1; did you mean gpu-01?"),
         ("!gpu-1", "no host or group matches gpu-1; did you mean gpu-01?"),
         ("gpus", "no host or group matches gpus; did you mean gpu?"),
-        ("gpu:!gpu", "no host is left by gpu,!gpu"),
+        ("gpu:!gpu", "no host is selected by gpu,!gpu"),
         ("gpu[9]", "no host or group matches gpu[9]"),
         ("", "names no host: --limit ''"),
         ("!", "names no host: --limit !"),
@@ -295,8 +295,8 @@ DEEP = "b0: &b0 [1]\n" + "".join(f"b{n}: &b{n} [{'[' * 40}*b{n - 1}{']' * 40}]\n
     [
         ("[" * 100_000, "nested more than 50 levels deep"),
         (DEEP, "nested more than 50 levels deep"),
-        (LAUGHS, "values, aliases written out"),
-        ("x: [" + "1," * 300_000 + "]", "values, aliases written out"),
+        (LAUGHS, "values, with every alias counted in full"),
+        ("x: [" + "1," * 300_000 + "]", "values, with every alias counted in full"),
     ],
     ids=["brackets", "deep aliases", "billion laughs", "many values"],
 )

@@ -230,5 +230,5 @@ def test_a_run_of_which_there_is_no_log_must_be_known_to_a_host(tmp_path):
     path.write_text(UNREACHABLE)
     with pytest.raises(UsageError, match="neither this machine nor these hosts know"):
         resume.resumed(dataclasses.replace(REQUEST, inventory=str(path)), Pace(), RUN)
-    with pytest.raises(UsageError, match="is no run"):
+    with pytest.raises(UsageError, match="is not the id of a run"):
         resume.resumed(REQUEST, Pace(), "latest")

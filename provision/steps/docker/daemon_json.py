@@ -263,7 +263,7 @@ def _parsed(content: Any) -> dict[str, Any]:
     try:
         return daemon_state.parse_config(content.data)
     except ValueError as error:
-        raise RefusalError(f"{CONFIG} is not what Docker can read: {error}") from error
+        raise RefusalError(f"{CONFIG} is not valid JSON for Docker: {error}") from error
 
 
 def config_state(dockerd: Dockerd) -> State:

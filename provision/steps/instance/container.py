@@ -237,7 +237,9 @@ class Container(Step):
     def _cards(self, facts: HostFacts) -> list[str]:
         """Return the UUIDs of the cards."""
         by_index = facts.by_index
-        return sorted(by_index[index].uuid if index in by_index else f"no card {index}" for index in self.gpus)
+        return sorted(
+            by_index[index].uuid if index in by_index else f"card {index} is not there" for index in self.gpus
+        )
 
     def _recreate(self, want: Mapping[str, Any]) -> Command:
         words = create_words(self.name, want, self.engine.probe)

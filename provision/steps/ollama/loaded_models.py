@@ -106,7 +106,7 @@ class Resident(Step):
         """The models that wait for the cards."""
         missing = sorted(self._loaded(want, have) - self._loaded(have))
         if have is not None and have["on_cpu"]:
-            return f"loads {', '.join(have['on_cpu'])} of {self.instance} anew (its streams finish first)"
+            return f"loads {', '.join(have['on_cpu'])} on {self.instance} again (its streams finish first)"
         return f"loads {', '.join(missing)} on {self.instance}" if missing else ""
 
     def check(self, live: Any) -> Iterator[Check]:

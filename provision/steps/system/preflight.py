@@ -106,7 +106,9 @@ class UsableCards(Step):
         """Nothing; refuses an unfit driver or unfit cards."""
         if not facts.cards:
             reason = facts.driver_error or "nvidia-smi lists no card"
-            raise RefusalError(f"{reason}. The NVIDIA driver is a prerequisite: provision does not install it")
+            raise RefusalError(
+                f"{reason.rstrip('.')}. The NVIDIA driver is a prerequisite: provision does not install it"
+            )
         for instance, index in self._named():
             card = facts.card(index)
             if card is not None:

@@ -136,7 +136,7 @@ class Unit(Step):
         shown, sha256 = self._live(live, "LoadState,NeedDaemonReload,FragmentPath")
         yield Check("loaded", shown.get("LoadState"), "loaded")
         yield Check("from", shown.get("FragmentPath"), self.path)
-        yield Check("systemd has read the file", shown.get("NeedDaemonReload"), "no")
+        yield Check("systemd has read the file", shown.get("NeedDaemonReload") == "no", True)
         yield Check("sha256", sha256, str(Content(self.content)))
 
     def _live(self, live: Any, keys: str) -> tuple[dict[str, str], str]:
@@ -177,7 +177,7 @@ class DropIn(Unit):
         """Systemd applies this file to the unit."""
         shown, sha256 = self._live(live, "DropInPaths,NeedDaemonReload")
         yield Check("applied", self.path in shown.get("DropInPaths", "").split(), True)
-        yield Check("systemd has read the file", shown.get("NeedDaemonReload"), "no")
+        yield Check("systemd has read the file", shown.get("NeedDaemonReload") == "no", True)
         yield Check("sha256", sha256, str(Content(self.content)))
 
 
