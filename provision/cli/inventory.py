@@ -125,8 +125,10 @@ def _failed(error: InventoryError, *, as_json: bool) -> None:
 
 
 def _warn(warnings: tuple[str, ...]) -> None:
+    from provision.report.console import warn
+
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        warn(warning)
 
 
 def _summary(loaded: "Inventory") -> dict[str, int]:

@@ -181,19 +181,21 @@ def grouped(
         errors: of every host.
         inventory: as for `failures`.
     """
-    places = {host.name: host.connection.address for host in inventory.hosts} if inventory else {}
+    places = {host.name: host.connection for host in inventory.hosts} if inventory else {}
     groups: dict[tuple[str, ...], list[tuple[str, HostError]]] = {}
     for host, error in errors:
         if error is not None:
-            key = _alike(error, host, places.get(host, ""))
+            place = places.get(host)
+            names = [f"{place.address}:{place.port}", place.address] if place else []
+            key = _alike(error, [*names, host])
             groups.setdefault(key, []).append((host, error))
     return list(groups.values())
 
 
-def _alike(error: HostError, host: str, address: str) -> tuple[str, ...]:
-    """Return the texts of an error, without the names of its host."""
+def _alike(error: HostError, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts of an error, without the names and addresses of its host."""
     texts: tuple[str, ...] = (type(error).__name__, error.step, error.message, error.hint, error.command, error.stderr)
-    for name in filter(None, (address, host)):
+    for name in names:
         texts = tuple(text.replace(name, "\0") for text in texts)
     return texts
 

@@ -37,7 +37,9 @@ def locks_text(answers: Sequence[tuple[Host, Holder | HostError | None]], over: 
     """Print the holder of every lock, or of every lock that was taken away; then how finished runs ended."""
     width = max((len(host.name) for host, _ in answers), default=4)
     for host, answer in answers:
-        holder = "failed, see below" if isinstance(answer, HostError) else str(answer) if answer else "nobody"
+        holder = str(answer) if answer else "nobody"
+        if isinstance(answer, HostError):
+            holder = f"{console.result_of(answer)}, see below"
         begin = "was held by " if released and isinstance(answer, Holder) else ""
         say(f"{host.name:{width}}  {begin}{line(holder, 400)}", hang=width + 2)
     failures((host.name, answer) for host, answer in answers if isinstance(answer, HostError))

@@ -1,0 +1,240 @@
+"""How text fits a terminal, what stands on a row of progress, and the commands that go on."""
+
+import io
+import logging
+import sys
+
+import pytest
+
+from provision.actions import DeployResult, Pace, Request
+from provision.actions.results import advice
+from provision.apply.disruption import Disruption
+from provision.artifacts.store import Store
+from provision.command import Obtain
+from provision.errors import LockedError, RefusedError, UnreachableError
+from provision.events import Event
+from provision.inventory import Connection, Host, Inventory
+from provision.plan import role_interface
+from provision.plan.planner import Change, HostPlan
+from provision.report import console, layout, next_command, trace
+from provision.report.progress import Lines
+from provision.rollout.outcome import Outcome
+from provision.steps import wording
+from provision.steps.nginx.build import Build, Source
+from provision.steps.wording import ANY, Words
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(autouse=True)
+def no_wishes(monkeypatch):
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_terminal_has_a_width_and_a_pipe_gets_whole_lines(monkeypatch):
+    assert layout.width(Terminal()) == 80
+    assert layout.width(io.StringIO()) == layout.WHOLE
+    monkeypatch.setenv("COLUMNS", "120")
+    assert layout.width(Terminal()) == 120
+    assert layout.width(io.StringIO()) == layout.WHOLE
+
+
+@pytest.mark.parametrize(
+    ("wishes", "terminal", "colours"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"TERM": "dumb"}, True, False),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"FORCE_COLOR": "1"}, False, True),
+        ({"FORCE_COLOR": "0"}, False, False),
+        ({"FORCE_COLOR": "1", "TERM": "dumb"}, True, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+    ],
+)
+def test_who_gets_colours(monkeypatch, wishes, terminal, colours):
+    for name, value in wishes.items():
+        monkeypatch.setenv(name, value)
+    assert layout.has_colours(Terminal() if terminal else io.StringIO()) == colours
+
+
+def test_a_long_line_is_broken_at_blanks_and_a_long_word_anywhere():
+    assert layout.wrap("    the quick brown fox", 6, 16) == ["    the quick", "      brown fox"]
+    assert layout.wrap("a " + "x" * 12, 2, 8) == ["a", "  xxxxxx", "  xxxxxx"]
+    assert layout.wrap("short", 2, 8) == ["short"]
+
+
+def test_colours_take_no_room():
+    painted = "\x1b[31mred\x1b[0m"
+    assert layout.seen(painted) == 3
+    assert layout.wrap(f"{painted} and blue", 2, 12) == [f"{painted} and blue"]
+
+
+def test_a_broken_command_can_be_copied():
+    lines = layout.typed("provision deploy -i inventory.yaml -l 'all,!gpu-02'", 2, 40)
+    assert lines == ["  provision deploy -i inventory.yaml \\", "      -l 'all,!gpu-02'"]
+
+
+def test_what_is_counted_has_its_number():
+    assert (layout.count(1, "host"), layout.count(2, "host"), layout.count(0, "host")) == (
+        "1 host",
+        "2 hosts",
+        "0 hosts",
+    )
+    assert layout.names(["a", "b", "c"], most=2) == "a, b and 1 more"
+
+
+WORDS = {
+    "running": Words("stopped", otherwise="runs"),
+    "image": Words("other image", "image"),
+    "environment": Words("variable {names}", "variable"),
+    "sees": Words("does not see its cards", "cards", unless=("running",)),
+    "run": Words("made by other options", unless=(ANY,)),
+}
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "reason", "lines"),
+    [
+        ({"running": False}, {"running": True}, "stopped", []),
+        ({"running": True}, {"running": False}, "runs", []),
+        ({"image": "a"}, {"image": "b"}, "other image", ["image: a -> b"]),
+        ({"running": False, "sees": []}, {"running": True, "sees": ["GPU-1"]}, "stopped", []),
+        ({"sees": []}, {"sees": ["GPU-1"]}, "does not see its cards", ["cards: none -> GPU-1"]),
+        ({"run": "1", "image": "a"}, {"run": "2", "image": "b"}, "other image", ["image: a -> b"]),
+        ({"run": "1"}, {"run": "2"}, "made by other options", []),
+        ({"unknown": 1}, {"unknown": 2}, "unknown differs", ["unknown: 1 -> 2"]),
+        (
+            {"environment": {"A": "1", "B": "2", "C": "3"}},
+            {"environment": {"A": "1", "B": "5", "D": "4"}},
+            "variable B, C, D",
+            ["variable B: 2 -> 5", "variable C: 3 -> not set", "variable D: not set -> 4"],
+        ),
+    ],
+)
+def test_a_difference_is_told_in_words(have, want, reason, lines):
+    assert wording.reason(WORDS, have, want) == reason
+    assert wording.lines(WORDS, have, want) == lines
+
+
+def test_two_long_values_are_cut_where_they_begin_to_differ():
+    [text] = wording.lines({}, {"key": "x" * 300 + "old"}, {"key": "x" * 300 + "new"})
+    assert len(text) < 2 * wording.LONGEST
+    assert text.endswith("old -> …" + "x" * wording.CONTEXT + "new")
+
+
+HOSTS = tuple(
+    Host(name=name, groups=(group,), connection=Connection(address=f"10.0.0.{number}"))
+    for number, (name, group) in enumerate([("gpu-01", "gpu"), ("gpu-02", "gpu"), ("lb-01", "balancer")], 1)
+)
+
+
+def deployed(*errors, code=3, limit=()):
+    outcomes = [Outcome(host.name, error=error) for host, error in zip(HOSTS, errors, strict=True)]
+    request = Request("i.yaml", limit=limit)
+    return DeployResult("run", "deploy", request, Pace(), Inventory(path="i.yaml", hosts=HOSTS), outcomes, code)
+
+
+LOST, TAKEN, WRONG = UnreachableError("no answer"), LockedError("locked by a"), RefusedError("not ours")
+
+
+@pytest.mark.parametrize(
+    ("errors", "limit", "commands"),
+    [
+        (
+            (None, None, LOST),
+            (),
+            [
+                ("again", "provision deploy -i i.yaml -l lb-01"),
+                ("without lb-01", "provision deploy -i i.yaml -l 'all,!lb-01'"),
+            ],
+        ),
+        ((LOST, LOST, LOST), (), [("again", "provision deploy -i i.yaml")]),
+        ((LOST, LOST, LOST), ("gpu",), [("again", "provision deploy -i i.yaml -l gpu")]),
+        ((TAKEN, None, None), (), [("again", "provision deploy -i i.yaml -l gpu-01 --lock-wait 5m")]),
+        ((WRONG, None, None), (), [("once mended", "provision deploy -i i.yaml -l gpu-01")]),
+    ],
+)
+def test_the_commands_that_go_on(errors, limit, commands):
+    assert next_command.after_deploy(deployed(*errors, limit=limit)) == commands
+
+
+def test_nothing_is_to_be_run_where_all_is_well():
+    assert next_command.after_deploy(deployed(None, None, None, code=0)) == []
+
+
+def test_errors_that_differ_in_the_name_of_their_host_are_one():
+    inventory = Inventory(path="i.yaml", hosts=HOSTS)
+    errors = [(host.name, UnreachableError(f"tcp {host.connection.address}:22 is closed")) for host in HOSTS]
+    assert [len(group) for group in console.grouped(errors, inventory)] == [3]
+    other = [*errors, ("gpu-03", UnreachableError("tcp 10.0.0.9:22 refuses the login"))]
+    assert [len(group) for group in console.grouped(other, inventory)] == [3, 1]
+
+
+def test_many_hosts_that_fail_alike_are_told_a_few_times(capsys):
+    lines = Lines(6)
+    for number in range(200):
+        lines(Event(f"gpu-{number:03}", "unreachable", "", f"tcp 10.0.0.{number}:22 does not answer"))
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_commands_are_shown_to_who_asks_for_them(capsys):
+    command = Event("gpu-01", "command", "image:x", "docker pull x")
+    Lines(6)(command)
+    assert capsys.readouterr().err == ""
+    Lines(6, verbose=True)(command)
+    assert "docker pull x" in capsys.readouterr().err
+
+
+def test_the_trace_shows_what_goes_over_ssh(capsys):
+    before = {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in trace.SSH}
+    try:
+        trace.show_ssh()
+        logging.getLogger("provision.ssh.session").debug("10.0.0.1: exec")
+        assert capsys.readouterr().err.endswith("10.0.0.1: exec\n")
+    finally:
+        for name, (level, handlers) in before.items():
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate = handlers, True
+            logger.setLevel(level)
+
+
+def test_advice_is_for_a_plan_that_changes_its_role():
+    inventory = Inventory(path="i.yaml", hosts=HOSTS, advice={"nginx": ("set version",)})
+    step = Build(source=Source(version="1.26.3", sha256="0" * 64, url="http://x"))
+    plans = [HostPlan((Change(role, step, "add", "not there"),)) for role in ("docker", "nginx")]
+    assert advice(inventory, [Outcome("a", plans[0])]) == []
+    assert advice(inventory, [Outcome("a", plan) for plan in plans]) == ["set version"]
+
+
+def test_the_default_nginx_is_no_warning_but_advice(tmp_path):
+    path = tmp_path / "inventory.yaml"
+    path.write_text("gpu: {hosts: {a: {ollama: {instances: [{gpus: [0]}]}}}}")
+    loaded = role_interface.load(str(path))
+    assert not any("nginx" in warning for warning in loaded.warnings)
+    assert "1.30" in loaded.advice["nginx"][0]
+
+
+def test_what_is_in_the_store_is_planned_as_a_copy(tmp_path):
+    store = Store(tmp_path)
+    made = Obtain("nginx key", "/tmp/x", (), title="nginx 1.26.3 for debian-13-amd64")
+    step = Build(source=Source(version="1.26.3", sha256="0" * 64, url="http://x"))
+    change = Change("nginx", step, "add", "not there", None, {}, impact="compiles nginx", commands=(made,))
+    disruption = Disruption.__new__(Disruption)
+    disruption.of = lambda change: frozenset()
+    assert disruption.with_cost(change, store).impact == "compiles nginx"
+    with store.adding("nginx key") as path:
+        path.write_bytes(b"x")
+    assert (
+        disruption.with_cost(change, store).impact == "copies nginx 1.26.3 for debian-13-amd64, which is built already"
+    )
+
+
+def test_nothing_is_printed_to_a_stream_that_is_no_terminal_in_pieces(capsys):
+    console.say("word " * 60)
+    assert capsys.readouterr().out.count("\n") == 1
+    assert sys.stdout.isatty() is False
