@@ -1,4 +1,4 @@
-"""Draining by hand: which balancers are told what, and what is said when it does not come to that."""
+"""`provision drain` and `undrain`: the changes on each balancer, the refusals, and the report of every outcome."""
 
 import dataclasses
 import json
@@ -36,16 +36,16 @@ ONE, TWO = "a/ollama1", "a/ollama2"
 
 
 class Fake(FakePool):
-    """A balancer as it is told who is drained."""
+    """A balancer that keeps the drained instances."""
 
-    made: dict[str, "Fake"] = {}  # noqa: RUF012 - the test's own
+    made: dict[str, "Fake"] = {}  # noqa: RUF012 - reset by every test
 
     def __init__(self, host: Host, *_: Any) -> None:
         super().__init__(host)
         self.listed = {ONE: 3001, TWO: 3002}
         self.records: dict[str, Drained] = {}
         self.left = 0
-        """How many streams go on."""
+        """The number of open streams."""
         self.cut = False
         self.told = lambda: None
         self.session = SimpleNamespace(close=self.close)
@@ -63,7 +63,7 @@ class Fake(FakePool):
         self.cut = True
 
     def add(self, members: dict[str, Member]) -> None:
-        """Have more instances in the upstream."""
+        """Add instances to the upstream."""
         self.listed |= {label: member.port for label, member in members.items()}
         self.drained |= {label for label, member in members.items() if member.drained}
         self.down |= {label for label, member in members.items() if member.down and not member.drained}
@@ -84,7 +84,7 @@ def instances() -> FakeSession:
 
 @pytest.fixture
 def make(tmp_path: Path, instances: FakeSession) -> Any:
-    """Makes a Draining of words, over two balancers."""
+    """A function that makes a Draining of words, over two balancers."""
     setup = testing.setup(tmp_path, lambda *_: cast(Any, instances))
 
     def build(*words: str, **variables: Any) -> Draining:
@@ -104,7 +104,7 @@ def drained() -> list[set[str]]:
     return [set(Fake.made[name].drained) for name in ("lb-1", "lb-2")]
 
 
-def test_every_balancer_is_told(make: Any) -> None:
+def test_a_drain_marks_the_instances_on_every_balancer(make: Any) -> None:
     found = make("a").drain("for a new fan", 0.0)
     assert [(one.host, one.labels, one.changed, one.error) for one in found] == [
         (name, (ONE, TWO), True, None) for name in ("lb-1", "lb-2")
@@ -113,17 +113,17 @@ def test_every_balancer_is_told(make: Any) -> None:
     assert Fake.made["lb-1"].records[ONE].why == "for a new fan"
 
 
-def test_one_instance_can_be_meant(make: Any) -> None:
+def test_a_drain_may_name_a_single_instance(make: Any) -> None:
     make("a/ollama2").drain("", 0.0)
     assert drained() == [{TWO}] * 2
 
 
-def test_a_secret_in_a_reason_is_not_written_down(make: Any) -> None:
+def test_a_secret_in_a_reason_is_masked(make: Any) -> None:
     make("a", password=Secret("hunter2-hunter2")).drain("its password is hunter2-hunter2", 0.0)
     assert "hunter2" not in Fake.made["lb-1"].records[ONE].why
 
 
-def test_streams_that_go_on_are_told_and_the_mark_stays(make: Any) -> None:
+def test_streams_left_after_the_timeout_are_reported_and_the_mark_stays(make: Any) -> None:
     made = make("a/ollama1")
     Fake.made["lb-2"].left = 3
     found = made.drain("", 0.0)
@@ -131,7 +131,7 @@ def test_streams_that_go_on_are_told_and_the_mark_stays(make: Any) -> None:
     assert drained() == [{ONE}] * 2
 
 
-def test_a_balancer_that_somebody_has_does_not_keep_the_other_from_being_told(make: Any) -> None:
+def test_a_locked_balancer_does_not_stop_the_drain_on_the_next(make: Any) -> None:
     made = make("a/ollama1")
     Fake.made["lb-1"].taken = True
     found = made.drain("", 0.0)
@@ -139,7 +139,7 @@ def test_a_balancer_that_somebody_has_does_not_keep_the_other_from_being_told(ma
     assert drained() == [set(), {ONE}]
 
 
-def test_what_is_in_no_upstream_cannot_be_drained(make: Any) -> None:
+def test_an_instance_outside_every_upstream_cannot_be_drained(make: Any) -> None:
     made = make("a/ollama1")
     Fake.made["lb-1"].listed = {}
     found = made.drain("", 0.0)
@@ -162,7 +162,7 @@ def test_only_instances_that_pass_their_test_are_undrained(make: Any, instances:
     assert drained() == [{ONE}] * 2
 
 
-def test_ctrl_c_stops_before_the_next_balancer_and_says_so(make: Any) -> None:
+def test_ctrl_c_stops_a_drain_before_the_next_balancer(make: Any) -> None:
     made = make("a/ollama1")
     Fake.made["lb-1"].told = lambda: made.interrupt(now=False)
     found = made.drain("", 60.0)
@@ -172,10 +172,10 @@ def test_ctrl_c_stops_before_the_next_balancer_and_says_so(make: Any) -> None:
     ]
     assert drained() == [{ONE}, set()]
     assert made.interrupted
-    assert [Fake.made[name].cut for name in ("lb-1", "lb-2")] == [False, True], "what is changed is not cut"
+    assert [Fake.made[name].cut for name in ("lb-1", "lb-2")] == [False, True], "a changed balancer is not cut"
 
 
-def test_ctrl_c_while_streams_are_waited_for_is_told_and_the_mark_stays(make: Any) -> None:
+def test_ctrl_c_during_the_wait_for_streams_is_reported_and_the_mark_stays(make: Any) -> None:
     made, waiting = make("a/ollama1"), threading.Event()
     Fake.made["lb-1"].left = 3
     made.context = dataclasses.replace(made.context, listen=lambda event: waiting.set())
@@ -203,7 +203,7 @@ def test_the_second_ctrl_c_cuts_the_connections_at_once(make: Any) -> None:
     assert found[0].error.message == "stopped at once: its connection was cut"
 
 
-def test_ctrl_c_while_the_locks_are_given_back_is_too_late_and_cuts_nothing(make: Any) -> None:
+def test_ctrl_c_during_the_return_of_the_locks_is_too_late_and_cuts_nothing(make: Any) -> None:
     made, finishing, pressed_it = make("a/ollama1"), threading.Event(), threading.Event()
 
     def finish() -> None:
@@ -222,12 +222,12 @@ def test_ctrl_c_while_the_locks_are_given_back_is_too_late_and_cuts_nothing(make
     assert not any(Fake.made[name].cut for name in ("lb-1", "lb-2"))
 
 
-def test_ctrl_c_while_an_instance_is_tested_gives_nothing_back(make: Any, instances: FakeSession) -> None:
+def test_ctrl_c_during_the_test_of_an_instance_admits_no_instance(make: Any, instances: FakeSession) -> None:
     made = make("a")
 
     def interrupt(name: str) -> None:
         made.interrupt(now=False)
-        assert instances.closed.is_set(), "the host is only read"
+        assert instances.closed.is_set(), "the connection to a host that is only read is cut at once"
         raise UnreachableError("the connection was lost")
 
     instances.testing = interrupt
@@ -325,7 +325,7 @@ def interrupted(balancer: FakeBalancer) -> None:
         (interrupted, 130, r"lb-1  a/ollama1  STOPPED"),
     ],
 )
-def test_a_drain_has_a_log_and_a_recap_whatever_comes_of_it(
+def test_every_outcome_of_a_drain_has_a_log_and_a_recap(
     place: Place, capsys: pytest.CaptureFixture[str], happens: Callable[[FakeBalancer], None], code: int, said: str
 ) -> None:
     begun: list[Any] = []
@@ -366,7 +366,7 @@ UP = Member("10.0.0.2", 3001, down=False)
         (["a"], {ONE: HAND, TWO: DOWN}, {}),
     ],
 )
-def test_the_last_instances_of_a_model_are_known_before_they_are_drained(
+def test_the_last_instances_of_a_model_are_known_before_the_drain(
     make: Any, words: list[str], others: dict[str, Member], last: dict[str, tuple[str, ...]]
 ) -> None:
     made = make(*words)
@@ -376,13 +376,13 @@ def test_the_last_instances_of_a_model_are_known_before_they_are_drained(
     assert [fake.touched for fake in Fake.made.values()] == [False, False]
 
 
-def test_one_balancer_that_would_send_to_nobody_is_enough(make: Any) -> None:
+def test_one_balancer_without_another_instance_is_enough(make: Any) -> None:
     made = make("a")
     Fake.made["lb-1"].add({"b/ollama1": UP})
     assert made.last() == {"m": (ONE, TWO)}
 
 
-def test_the_streams_are_awaited_where_an_instance_moved_while_the_question_waited(make: Any) -> None:
+def test_an_instance_that_moved_during_the_question_is_awaited_at_its_new_address(make: Any) -> None:
     made = make("a/ollama1")
     made.last()
     for fake in Fake.made.values():
@@ -391,7 +391,7 @@ def test_the_streams_are_awaited_where_an_instance_moved_while_the_question_wait
     assert [fake.awaited for fake in Fake.made.values()] == [[["10.0.0.1:3009"]]] * 2
 
 
-def test_a_balancer_that_is_lost_is_told_by_the_drain(make: Any) -> None:
+def test_a_balancer_that_cannot_be_reached_is_reported_by_the_drain(make: Any) -> None:
     made = make("a")
 
     def lost() -> dict[str, Member]:
@@ -418,7 +418,7 @@ def test_without_a_terminal_the_guard_names_model_and_instances(
     assert f"error: {SAID}\n  -> drain fewer instances, or use --force" in said.err
     assert (many.balancer.drained, many.balancer.closes) == ([], 1)
     assert not words or json.loads(said.out)["error"]["message"] == SAID
-    assert not log.default_folder().exists(), "a run that did not begin has no log"
+    assert not log.default_folder().exists(), "a run that does not begin has no log"
 
 
 @pytest.mark.parametrize("words", [["--all"], ["-l", "gpu"], ["gpu"], ["~."], ["all/ollama*"]])
@@ -449,7 +449,7 @@ def test_on_a_terminal_a_drain_of_the_last_instances_asks(
 
 
 @pytest.mark.parametrize("word", ["c", "lb-1", "a/ollama9", ""])
-def test_what_is_not_there_is_a_usage_error(make: Any, word: str) -> None:
+def test_an_unknown_host_or_instance_is_a_usage_error(make: Any, word: str) -> None:
     with pytest.raises(UsageError, match=r"no such gpu host|has no instance"):
         make(word)
 
@@ -458,12 +458,12 @@ def test_what_is_not_there_is_a_usage_error(make: Any, word: str) -> None:
     "words",
     [["a", "-m", "two\nlines"], ["a", "-m", "x" * 201], ["a", "--timeout", "soon"], ["a", "--lock-wait", "-1"], []],
 )
-def test_what_cannot_be_said_is_a_usage_error(words: list[str]) -> None:
+def test_wrong_options_of_drain_are_usage_errors(words: list[str]) -> None:
     assert execute(["drain", *words]) == 2
 
 
 @pytest.mark.parametrize("command", ["drain", "undrain"])
-def test_hooks_run_around_a_drain_and_its_end_and_are_told_the_instances(
+def test_hooks_run_around_drain_and_undrain_and_get_the_instances(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     for name in ("pre-deploy", "post-deploy"):
@@ -489,7 +489,7 @@ def test_a_failed_hook_before_a_drain_keeps_every_balancer_as_it_is(
 
 
 def hook(folder: Path, name: str, text: str = "exit 0") -> None:
-    """A hook beside the inventory that keeps what it is told."""
+    """Write a hook beside the inventory that keeps the document of the run."""
     program = folder / "hooks" / name
     program.parent.mkdir(exist_ok=True)
     program.write_text(f'#!/bin/sh\ncat >"$PROVISION_EVENT.json"\n{text}\n')

@@ -1,4 +1,4 @@
-"""What puts back what a run did: the steps, their order, and what is left as it is."""
+"""The plan of a rollback: the restored steps, their order, and the changes that stay."""
 
 import dataclasses
 import json
@@ -62,14 +62,14 @@ def ids(found):
 
 
 def container(inventory, name="ollama1", **how):
-    """The state of a container, as it was found."""
+    """Return the state of a container on the host."""
     steps = (entry.step for entry in role_interface.steps(inventory.host("gpu-01"), inventory))
     step = next(step for step in steps if step.id == f"container:{name}")
     return {**step.want(FACTS, None), **how}
 
 
 def kept(state):
-    """A state as it comes out of a journal, with the bytes that were known."""
+    """Return a state after a round trip through a journal, with the kept bytes."""
     text = json.dumps(state, default=str)
     known = {str(one): one.data for one in contents(state)}
     return history._alive(json.loads(text), known)
@@ -101,7 +101,7 @@ def test_a_container_comes_back_with_its_image_before_and_its_models_after_it(in
     assert (want["image"], want["answers"], want["running"]) == ("ollama/ollama:0.33.0", "yes", True)
 
 
-def test_the_first_state_of_a_step_is_put_back_whatever_came_after(inventory):
+def test_the_first_state_of_a_step_in_a_run_is_restored(inventory):
     states = [container(inventory, run=f"run {number}") for number in range(3)]
     found = undo(
         inventory,
@@ -112,7 +112,7 @@ def test_the_first_state_of_a_step_is_put_back_whatever_came_after(inventory):
     assert entry.past["run"] == "run 0"
 
 
-def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(inventory):
+def test_added_things_go_in_the_opposite_order_and_are_not_tested(inventory):
     found = undo(
         inventory,
         made("volume:ollama2", None, {"ours": True}),
@@ -134,13 +134,13 @@ def test_what_was_added_goes_in_the_opposite_order_and_is_not_tested_any_more(in
 
 
 @pytest.mark.parametrize("host", ["gpu-01", "lb-01"])
-def test_an_instance_that_was_added_and_is_declared_no_longer_goes(inventory, host):
+def test_an_added_instance_goes_even_if_no_longer_declared(inventory, host):
     found = undo(inventory, made("container:extra", None, container(inventory)), host=host)
     assert "container:extra" in ids(found)
     assert found.host == inventory.host(host)
 
 
-def test_what_was_removed_comes_back_by_its_mark(inventory):
+def test_removed_things_come_back_with_their_mark(inventory):
     before = container(inventory, name="ollama1", run="before")
     found = undo(
         inventory,
@@ -151,14 +151,14 @@ def test_what_was_removed_comes_back_by_its_mark(inventory):
     )
     names = ids(found)
     assert {"container:old", "volume:old", "service:provision-instances-old"} <= set(names)
-    assert names.index("volume:old") < names.index("container:old"), "Docker would make one without our mark"
+    assert names.index("volume:old") < names.index("container:old"), "Docker would create a volume without our mark"
     assert names.index("unit:provision-instances-old.service") < names.index("container:old"), "before any container"
     assert [(one.step, one.why) for one in found.left] == [
         ("model:old/qwen3:8b", "qwen3:8b was deleted and must be pulled again")
     ]
 
 
-def test_what_cannot_be_put_back_is_listed_with_its_reason(inventory):
+def test_changes_that_cannot_be_restored_are_listed_with_the_reason(inventory):
     found = undo(
         inventory,
         made("packages:docker", {"docker-ce": None}, {"docker-ce": "installed"}, role="docker"),
@@ -201,7 +201,7 @@ def test_without_a_build_nothing_of_nginx_can_come_back(inventory):
 
 @pytest.mark.parametrize("state", [{"files": 3}, {"files": {"status.conf": 3}}, {"image": []}, {}])
 @pytest.mark.parametrize("step", ["config:balancer", "container:old", "container:ollama1", "volume:", "model:x", ":"])
-def test_a_journal_that_makes_no_sense_hurts_nobody_else(inventory, step, state):
+def test_a_nonsensical_journal_harms_no_other_host(inventory, step, state):
     for role in (*ROLES, "nonsense"):
         try:
             found = undo(inventory, made(step, state, state, role=role), roles=ROLES | {role})
@@ -214,12 +214,12 @@ def test_a_journal_that_makes_no_sense_hurts_nobody_else(inventory, step, state)
                 continue
 
 
-def test_only_the_roles_that_are_asked_for(inventory):
+def test_only_the_selected_roles_are_rolled_back(inventory):
     change = made("container:ollama1", container(inventory, run="before"), container(inventory))
     assert "container:ollama1" not in ids(undo(inventory, change, roles=frozenset({"nginx"})))
 
 
-def test_a_service_goes_with_its_unit_and_else_runs(inventory):
+def test_a_service_goes_with_an_added_unit_and_runs_with_a_restored_unit(inventory):
     unit, service = "unit:provision-instances.service", "service:provision-instances"
     gone = undo(inventory, made(unit, None, {"loaded": True}), made(service, None, {"running": True}))
     assert service not in ids(gone)
@@ -232,8 +232,8 @@ def test_a_service_goes_with_its_unit_and_else_runs(inventory):
 
 
 @pytest.mark.parametrize("host", ["gpu-01", "lb-01"])
-def test_every_step_of_every_role_can_be_put_back_to_what_it_wants(inventory, host):
-    """What is already as it was is not touched, and what is not gets commands."""
+def test_every_step_of_every_role_can_be_restored_to_its_wanted_state(inventory, host):
+    """A step in the past state stays, and every other step gets commands."""
     for entry in role_interface.steps(inventory.host(host), inventory):
         step = entry.step
         try:
@@ -254,8 +254,8 @@ def container_step(**given):
 
 
 @pytest.mark.parametrize("declared", [{}, {"OLLAMA_DEBUG": "1"}, {"OLLAMA_CONTEXT_LENGTH": "8192"}])
-def test_a_container_is_put_back_whichever_of_its_variables_the_image_sets_too(declared):
-    """An earlier version recorded the image's variables beside those that were declared."""
+def test_a_container_is_restored_with_variables_that_the_image_sets_too(declared):
+    """An earlier version recorded the image's variables beside the declared variables."""
     before = {"OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_KEEP_ALIVE": "5m"}
     step = Container(
         name="ollama1", engine=OLLAMA, image="ollama/ollama:0.34.4", gpus=(), port=0, address="", environment=declared
@@ -266,7 +266,7 @@ def test_a_container_is_put_back_whichever_of_its_variables_the_image_sets_too(d
     assert found["environment"] == before
 
 
-def test_a_card_that_is_gone_is_a_refusal_before_anything_is_touched(inventory):
+def test_a_missing_card_refuses_the_rollback_before_any_change(inventory):
     step = container_step(image="")
     with pytest.raises(RefusalError, match="GPU-gone, which this host has no more"):
         step.restore(FACTS, None, container(inventory, gpus=["GPU-gone"]))
@@ -312,7 +312,7 @@ BACK = FleetState({"gpu-01": "10.0.0.11"})
 
 
 def restored(step, fleet, now=NOW, past=PAST):
-    """The upstream that a rollback wants, and the whole configuration."""
+    """Return the upstream that a rollback wants, and the whole configuration."""
     want = step.in_fleet(fleet).restore(FACTS, configured(step, now), configured(step, past))
     return Upstream.parse(want["files"][UPSTREAM].data.decode()), want
 
@@ -327,13 +327,13 @@ def test_the_configuration_of_the_past_has_the_marks_of_the_present(balancing):
     assert all("/opt/provision/nginx/old/sbin/nginx" in command.words for command in commands[-2:])
 
 
-def test_a_drained_instance_stays_out_of_the_restored_upstream(balancing):
+def test_a_drained_member_stays_down_in_the_restored_upstream(balancing):
     wish = Drained(ONE, "today", "me", "why")
     found, _ = restored(balancing, BACK, now=NOW.updated(drain={ONE: wish}))
     assert [(one.down, one.drained) for one in found.members] == [(True, wish), (False, None)]
 
 
-def test_a_rollback_that_would_leave_no_instance_that_serves_is_refused(balancing):
+def test_a_rollback_that_would_leave_no_serving_instance_is_refused(balancing):
     found, _ = restored(balancing, dataclasses.replace(BACK, not_ready=frozenset({TWO})))
     assert [one.down for one in found.members] == [False, True]
     with pytest.raises(RefusalError, match="no instance that serves would be left"):
@@ -343,21 +343,21 @@ def test_a_rollback_that_would_leave_no_instance_that_serves_is_refused(balancin
         restored(balancing, dataclasses.replace(BACK, not_ready=frozenset({ONE, TWO})), past=elsewhere)
 
 
-def test_an_upstream_of_the_past_that_somebody_else_wrote_is_refused(balancing):
+def test_a_foreign_upstream_of_the_past_is_refused(balancing):
     past = configured(balancing, PAST)
     past["files"] = {**past["files"], UPSTREAM: Content(b"garbage {")}
     with pytest.raises(RefusalError, match="not as provision writes it"):
         balancing.restore(FACTS, configured(balancing, NOW), past)
 
 
-def test_ports_that_shift_on_a_host_that_was_not_put_back_keep_their_names(balancing):
+def test_shifted_ports_on_a_host_outside_the_rollback_keep_their_names(balancing):
     now = NOW.updated(up={ONE: "10.0.0.11:3002", TWO: "10.0.0.11:3003"})
     found, _ = restored(balancing, FleetState(), now=now)
     assert '"10.0.0.11:3002" "gpu-01/ollama1";' in found.text
     assert '"10.0.0.11:3003" "gpu-01/ollama2";' in found.text
 
 
-def test_what_comes_back_and_is_declared_gets_its_models_again(inventory):
+def test_a_restored_declared_instance_gets_its_models_again(inventory):
     model = {"whole": True, "digest": "", "size": 1, "damaged": [], "ours": True}
     found = undo(
         inventory,
@@ -369,12 +369,12 @@ def test_what_comes_back_and_is_declared_gets_its_models_again(inventory):
     assert found.left == ()
 
 
-def test_a_drain_of_the_past_that_ended_since_is_not_put_back(balancing):
+def test_a_past_drain_that_has_ended_is_not_restored(balancing):
     found, _ = restored(balancing, BACK, past=PAST.updated(drain={ONE: Drained(ONE, "then", "me", "why")}))
     assert [(one.down, one.drained) for one in found.members] == [(False, None)] * 2
 
 
-def test_a_balancer_without_an_upstream_takes_the_drains_from_the_others(balancing):
+def test_a_balancer_without_an_upstream_takes_the_drains_of_other_balancers(balancing):
     wish = Drained(ONE, "today", "me", "why")
     known = dataclasses.replace(BACK, drained={ONE: wish})
     want = balancing.in_fleet(known).restore(FACTS, None, configured(balancing, PAST))
@@ -382,7 +382,7 @@ def test_a_balancer_without_an_upstream_takes_the_drains_from_the_others(balanci
     assert [(one.down, one.drained) for one in found.members] == [(True, wish), (False, None)]
 
 
-def test_the_balancers_of_what_comes_back_look_at_their_marks_again(inventory, balancing):
+def test_the_balancers_of_restored_instances_check_their_marks_again(inventory, balancing):
     change = made("container:ollama1", container(inventory, run="before"), container(inventory))
     undos = {"gpu-01": undo(inventory, change)}
     found = rollback_plan.with_balancers(undos, inventory, ROLES)
@@ -398,13 +398,13 @@ def test_the_balancers_of_what_comes_back_look_at_their_marks_again(inventory, b
     ) == {"gpu-01"}
 
 
-def test_a_configuration_whose_bytes_are_not_kept_is_a_refusal(balancing):
+def test_a_configuration_without_kept_bytes_is_refused(balancing):
     state = configured(balancing, PAST)
     with pytest.raises(RefusalError, match="not kept"):
         balancing.restore(FACTS, state, {**state, "files": {name: str(one) for name, one in state["files"].items()}})
 
 
-def test_instances_are_looked_at_by_every_rollback():
+def test_every_rollback_tests_instances():
     assert role_interface.serving() <= ROLES
 
 
@@ -419,7 +419,7 @@ def pulled(*references, used):
     return OwnedImages()._pick(inspect.Docker(containers=containers, pulled=references))
 
 
-def test_the_image_that_was_replaced_last_stays_one_change_longer():
+def test_the_last_replaced_image_stays_one_change_longer():
     finder = OwnedImages()
     before = pulled("x:3", "x:1", "x:2", used="x:1")
     assert list(finder.kept(before, {"image:x:4", "container:ollama1"})) == ["image:x:1"], "as planned"
@@ -429,7 +429,7 @@ def test_the_image_that_was_replaced_last_stays_one_change_longer():
     assert list(finder.kept(after, {"file:/x"})) == [], "where no image is wanted none stays"
 
 
-def test_what_a_finder_keeps_is_no_orphan():
+def test_a_thing_kept_by_a_finder_is_no_orphan():
     answer = Answer(0, b"")
 
     class Kept(OwnedImages):
@@ -441,7 +441,7 @@ def test_what_a_finder_keeps_is_no_orphan():
     assert [(change.step.id, change.action) for change in found.changes] == [("image:x:2", "remove")]
 
 
-def test_what_a_rollback_takes_away_gets_no_requests(inventory, tmp_path):
+def test_an_instance_removed_by_a_rollback_gets_no_requests(inventory, tmp_path):
     found = undo(inventory, made("container:ollama2", None, container(inventory, "ollama2")))
     context = Context("run", inventory, ROLES, lambda event: None, Store(tmp_path / "store"))
     rollout = Rollout(context, [(found.host, ROLES)], None, 1, past={"gpu-01": found.entries})

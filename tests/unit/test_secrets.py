@@ -1,5 +1,7 @@
-"""Secrets: in no command's words, no plan, no document, no line of progress; only in what goes by standard input or
-into a file that nobody but root may read."""
+"""Secrets are in no words of a command, no plan, no document and no line of progress.
+
+A secret travels on standard input, or into a file for root alone.
+"""
 
 import base64
 import dataclasses
@@ -71,7 +73,7 @@ def clean(text: str) -> bool:
 
 
 def changes(path):
-    """Every step of every host with what it wants from nothing, and the commands there and back."""
+    """Yield every step of every host, with the wanted state on a bare host and the commands there and back."""
     inventory = role_interface.load(str(path))
     for host in inventory.hosts:
         for entry in role_interface.steps(host, inventory):
@@ -83,7 +85,7 @@ def changes(path):
             yield entry, want, [entry.step.fact().command, *there, *back]
 
 
-def test_no_command_shows_a_secret_and_no_file_with_one_can_be_read(path):
+def test_no_command_shows_a_secret_and_files_with_secrets_are_for_root_alone(path):
     held = []
     for entry, want, commands in changes(path):
         assert clean(repr(entry.step)), entry.step.id
@@ -99,7 +101,7 @@ def test_no_command_shows_a_secret_and_no_file_with_one_can_be_read(path):
 
 
 def test_a_script_hands_secrets_to_builtins_only(path):
-    """The line that writes a secret begins with `printf`, which a shell does itself: no process has it in its words."""
+    """The line that writes a secret begins with `printf`, a builtin: no process gets the secret in its words."""
     puts = [c for _, _, commands in changes(path) for c in commands if isinstance(c, Put)]
     lines = [line for line in assemble(puts, "mark", stop=True).decode().splitlines() if not clean(line)]
     assert lines
@@ -121,7 +123,7 @@ def test_a_plan_shows_no_secret_in_any_form(path, capsys):
     assert clean(json.dumps(report_plan.document([outcome]), default=str))
 
 
-def test_a_journal_names_what_is_secret_by_its_hash(path):
+def test_a_journal_names_a_secret_by_its_hash(path):
     for entry, want, _ in changes(path):
         journal = Journal("run", "deploy")
         commands = [journal.before(planner.make_change(entry, None, want)), journal.done(entry.step.id), journal.end()]
@@ -131,14 +133,14 @@ def test_a_journal_names_what_is_secret_by_its_hash(path):
 
 
 def told(text):
-    """What a journal is given, with the states that it keeps."""
+    """Return the input of a journal command, with the kept states decoded."""
     lines = text.decode().splitlines()
     kept = [base64.b64decode(line.split(" ")[1]).decode() for line in lines if not line.startswith("{")]
     return "\n".join([*lines, *kept])
 
 
-def test_what_is_read_of_a_secret_file_for_a_rollback_is_no_more_than_its_hash(path):
-    """Root's own files are hashed where they are read, so their bytes are in no answer; the host keeps them itself."""
+def test_a_rollback_reads_only_the_hash_of_a_secret_file(path):
+    """The host hashes and keeps files for root alone, so no answer has their bytes."""
     inventory = role_interface.load(str(path))
     steps = [entry.step for entry in role_interface.steps(inventory.hosts[0], inventory)]
     files = [step for step in steps if step.id.endswith(".env")]
@@ -165,7 +167,7 @@ WORDS = (
 
 
 @pytest.mark.parametrize("command", [["deploy", "--yes"], ["rollback", RUN, "--yes"]])
-def test_the_command_to_run_next_names_what_was_set_by_e_and_not_to_what(path, tmp_path, capfd, command):
+def test_the_next_command_names_the_overrides_without_values(path, tmp_path, capfd, command):
     (tmp_path / "more.yaml").write_text("mine: {}")
     caller = Caller(testing.setup(tmp_path, lambda *_: ShellHost(lost_at=frozenset({1}))))
     begin = [word for value in (*WORDS, f"@{tmp_path}/more.yaml") for word in ("-e", value)]
@@ -174,7 +176,7 @@ def test_the_command_to_run_next_names_what_was_set_by_e_and_not_to_what(path, t
     assert clean(said.out + said.err)
     again = said.out.partition("again: ")[2]
     assert "-e ansible_become_password=... -e ollama.https_proxy=... -e '{...}' -e @" in again
-    assert cli.execute([*shlex.split(again)[1:], "--yes"]) == 2, "what was not printed is not a setting"
+    assert cli.execute([*shlex.split(again)[1:], "--yes"]) == 2, "the dots in place of a value are no setting"
     assert capfd.readouterr().err.count("stands for what was not printed: say it again") == 3
 
 
@@ -192,7 +194,7 @@ def test_the_command_to_run_next_names_what_was_set_by_e_and_not_to_what(path, t
         f"ansible_become_passwort={SUDO}",
     ],
 )
-def test_what_cannot_be_set_by_e_is_said_without_what_it_was_to_be(path, word, capsys):
+def test_a_refused_override_is_reported_without_its_value(path, word, capsys):
     assert cli.execute(["inventory", "check", "-i", str(path), "-e", word]) in (0, 2)
     said = capsys.readouterr()
     assert "ansible_become_password" in said.err or word[0] in ".{"
@@ -208,7 +210,7 @@ def test_the_inventory_is_shown_without_secrets(path, words, capsys):
 
 
 @pytest.mark.parametrize("key", ["port", "image", "instances", "models", "context_length", "environment", "nonsense"])
-def test_a_secret_where_none_fits_is_not_in_the_problem(path, key, capsys):
+def test_a_misplaced_secret_is_not_in_the_problem(path, key, capsys):
     data = INVENTORY.replace("https_proxy: !env", f"{key}: !env")
     path.write_text(data)
     assert cli.execute(["inventory", "check", "-i", str(path)]) in (0, 2)
@@ -216,8 +218,8 @@ def test_a_secret_where_none_fits_is_not_in_the_problem(path, key, capsys):
     assert clean(shown.out + shown.err)
 
 
-def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, setup):
-    """A program may print its environment (Ollama does when it starts), and sudo or curl what they were given."""
+def test_a_secret_in_the_output_of_a_host_is_masked_everywhere(path, tmp_path, setup):
+    """A program may print its environment, as Ollama does at start, and sudo or curl their arguments."""
     inventory = role_interface.load(str(path))
     events = []
     roles, store = frozenset(role_interface.order()), Store(tmp_path / "store")
@@ -238,20 +240,20 @@ def test_what_a_host_says_of_a_secret_is_masked_everywhere(path, tmp_path, setup
     assert isinstance(member.run, HostRun)
 
 
-def test_a_mask_takes_out_all_lines_and_the_longest_first():
+def test_a_mask_covers_every_line_of_a_secret_and_the_longest_secret_first():
     mask = Mask([Secret("hunter2"), Secret("hunter2-and-more"), Secret("first line\nsecond line"), Secret("wrong")])
     assert mask("hunter2-and-more, hunter2, second line") == "[secret], [secret], [secret]"
     assert mask({"a hunter2": ["x", ("hunter2", 3)]}) == {"a [secret]": ["x", ("[secret]", 3)]}
-    assert mask("the password is wrong") == "the password is wrong", "too short: it would be found in every other word"
+    assert mask("the password is wrong") == "the password is wrong", "a short secret is part of too many words"
     assert Mask([])("anything") == "anything"
 
 
-def test_yaml_cannot_be_written_with_a_secret_in_it():
+def test_a_secret_cannot_be_written_as_yaml():
     with pytest.raises(yaml.YAMLError):
         yaml.safe_dump({"x": Secret("hunter2")})
 
 
-def test_the_store_is_ours_alone(tmp_path):
+def test_the_store_is_for_its_owner_alone(tmp_path):
     store = Store(tmp_path / "cache" / "provision" / "artifacts")
     with store.adding("key") as path:
         path.write_text("bytes")

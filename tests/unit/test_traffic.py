@@ -1,4 +1,4 @@
-"""Where in a host's changes instances are taken out, put right, and given back."""
+"""The places in a host's changes where instances are cordoned, repaired and admitted."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -25,13 +25,13 @@ SERVING = ROLES | {"ollama", "models"}
 
 @dataclass(frozen=True)
 class Part(Note):
-    """A note that is a part of an instance, and hurts it if it is changed while it is there.
+    """A note that is a part of an instance; changing an existing note hurts the instance.
 
     Args:
-        instance: the instance; empty for none.
-        hurts: whether a change cuts its streams.
+        instance: the instance; "" means none.
+        hurts: whether a change cuts the streams of the instance.
         whole: whether a change cuts the streams of all instances.
-        mended: the text to which it is repaired; empty for the one it has.
+        mended: the text after a repair; "" means the present text.
     """
 
     instance: str = ""
@@ -54,11 +54,11 @@ class Part(Note):
 
 @dataclass(frozen=True)
 class Container(Part):
-    """The container of an instance: where its note is there, it runs.
+    """The container of an instance, which runs if its note exists.
 
     Args:
-        cards: the cards that it holds.
-        left: whether it lives in a cgroup that loses its cards at a daemon-reload.
+        cards: the cards of the container.
+        left: whether the container is in a cgroup that loses the cards at a daemon-reload.
     """
 
     serves: ClassVar[bool] = True
@@ -100,14 +100,14 @@ class Slot:
 
 @dataclass
 class FakeTraffic:
-    """Notes what is asked of it, and what is in the notes by then.
+    """Records every call, with the content of the notes at the time.
 
     Args:
-        folder: where the notes are.
-        serving: the instances that balancers send to.
-        refusals: how often there is no room.
-        meanwhile: is called while streams are waited for.
-        holding: is called while a new instance is held.
+        folder: the folder of the notes.
+        serving: the instances behind balancers.
+        refusals: the number of refused cordons.
+        meanwhile: a function to call during the wait for streams.
+        holding: a function to call while a new instance is held.
     """
 
     folder: object
@@ -154,11 +154,11 @@ class FakeTraffic:
         self._note("finish")
 
     def lost_cards(self, names):
-        """Nobody waits for them."""
+        """Do nothing: no other host waits for the instances."""
 
     @property
     def said(self):
-        """What was asked, without the notes."""
+        """The recorded calls, without the notes."""
         return [event for event, _ in self.events]
 
     def _note(self, *words):
@@ -173,7 +173,7 @@ def traffic(make):
 
 @pytest.fixture
 def host(make, traffic):
-    """Makes a HostRun with a FakeTraffic; its notes are `old` unless said otherwise."""
+    """A function that makes a HostRun with a FakeTraffic; by default every note is `old`."""
 
     def build(*steps, old=None, **more):
         for step in steps:
@@ -208,7 +208,7 @@ def test_an_instance_is_out_from_its_first_change_to_its_last(host, make, traffi
         ("out 2", {"image": "wanted", "c1": "wanted", "c2": "old", "m1": "wanted", "m2": "old"}),
         ("back 2", {"image": "wanted", "c1": "wanted", "c2": "wanted", "m1": "wanted", "m2": "wanted"}),
     ]
-    assert traffic.steps == ["note:c1", "note:c2"], "the first step of each is what the operator is told"
+    assert traffic.steps == ["note:c1", "note:c2"], "the operator reads the first step of each slot"
 
 
 def test_a_missing_instance_is_not_cordoned(host, make, traffic):
@@ -234,15 +234,15 @@ def test_an_instance_gets_no_requests_before_it_has_its_model(host, make, traffi
 @pytest.mark.parametrize(
     ("roles", "groups", "fleet"),
     [(ROLES, ("gpu",), None), (SERVING, (), None), (SERVING, ("gpu",), FleetState())],
-    ids=["its instances are not looked at", "it is no gpu host", "it is the last wave"],
+    ids=["the run leaves instances alone", "the host is no gpu host", "the wave is the last wave"],
 )
-def test_nothing_is_given_back_at_the_end_where(host, make, traffic, roles, groups, fleet):
+def test_no_instance_is_admitted_at_the_end_if(host, make, traffic, roles, groups, fleet):
     deployed(host(note(make), roles=roles, groups=groups).deploy(roles, fleet))
     assert traffic.said == []
 
 
-def test_what_a_new_one_takes_from_another_is_given_up_out_of_the_upstream(host, make, traffic):
-    """It would be stopped with its streams, while balancers send to it."""
+def test_an_instance_gives_up_a_card_to_a_new_instance_only_while_cordoned(host, make, traffic):
+    """Without the cordon the other instance would lose its card, and its streams, behind the balancers."""
     made = host(container(make, "1", cards=("GPU-1",)), container(make, "2", cards=("GPU-1",)), old=["c2"])
     deployed(made.deploy(ROLES))
     assert traffic.events[0] == ("out 1 2", {"c2": "old"})
@@ -280,7 +280,7 @@ def test_a_refused_slot_leaves_the_host_unchanged(host, make, traffic):
     assert (make.folder / "c1").read_text() == "old"
 
 
-def test_a_host_without_room_waits_and_asks_again(host, make, traffic):
+def test_a_host_without_a_slot_waits_and_asks_again(host, make, traffic):
     traffic.refusals = 2
     made = host(part(make, "c1", "1"))
     slots = list(made.deploy(ROLES))
@@ -310,7 +310,7 @@ def test_a_step_that_became_right_during_the_wait_for_streams_is_not_changed(hos
 
 
 def test_a_change_that_would_hurt_a_serving_instance_is_refused(host, make, traffic):
-    """Somebody else makes the instance while the balancers are told to hold it: it may serve by now."""
+    """Somebody else creates the instance while the run holds the member down: the instance may serve by now."""
     traffic.holding = lambda: (make.folder / "c1").write_text("by somebody else")
     made = host(container(make, "1"), old=())
     with pytest.raises(HostError, match="container:1 would cut the streams of 1 now, because the host") as error:
@@ -357,7 +357,7 @@ def test_a_host_without_running_instances_cordons_nothing(host, make, traffic):
     assert traffic.said == ["hold 1"]
 
 
-def test_a_failure_of_an_instance_alone_leaves_the_marks_of_the_others(host, make):
+def test_a_failure_of_one_instance_keeps_the_marks_of_the_host(host, make):
     made = host(part(make, "c1", "1", how=(run("false"),)))
     with pytest.raises(CommandError) as error:
         deployed(made.deploy(ROLES))
@@ -380,8 +380,8 @@ def test_a_failure_while_all_instances_are_out_leaves_the_marks_of_healthy_insta
 
 
 def test_a_host_lost_during_its_wait_cordons_nothing(host, make, traffic):
-    """Its instances would be out with nobody to give them back, and the roll would be halted for all others."""
-    session = ShellHost(lost_at=frozenset({3}))  # read; lock and read again; look whether it is still there
+    """A lost host could admit no instance again, and the roll would halt for every host."""
+    session = ShellHost(lost_at=frozenset({3}))  # read; lock and read again; check the connection
     made = host(part(make, "c1", "1"), session=session, timings=Timings(long_wait=0.0))
     with pytest.raises(UnreachableError):
         deployed(made.deploy(ROLES))

@@ -1,4 +1,4 @@
-"""Verification against a shell: plan's own read comes first, and what several proofs look at is asked once."""
+"""Verification against a shell: plan's own read comes first, and a question of several proofs is asked once."""
 
 import socket
 import threading
@@ -35,7 +35,7 @@ ROLES = frozenset({"docker"})
 
 @dataclass(frozen=True)
 class Proved(Note):
-    """A note that is as wanted, and whose proofs are a test's own."""
+    """A note in the wanted state, with proofs of a test."""
 
     def want(self, facts, have):
         return have
@@ -43,7 +43,7 @@ class Proved(Note):
 
 @dataclass(frozen=True)
 class Looks(Proved):
-    """Its proof is a look that others share, and a count of its own."""
+    """A step whose proof asks a shared question and a question of its own."""
 
     def check(self, live):
         shared = asked_once(live, "echo look >>%s; wc -l <%s", f"{self.path}.looks", f"{self.path}.looks").stdout
@@ -54,7 +54,7 @@ class Looks(Proved):
 
 @dataclass(frozen=True)
 class Breaks(Proved):
-    """Its proof cannot be read."""
+    """A step with an unreadable proof."""
 
     def check(self, live):
         yield Check("number", int(live.run("echo garbled").stdout), 1)
@@ -62,7 +62,7 @@ class Breaks(Proved):
 
 @dataclass(frozen=True)
 class Named(Looks):
-    """Looks of its own name at the same files."""
+    """A step with a name of its own that looks at the same files."""
 
     name: str = ""
 
@@ -73,7 +73,7 @@ class Named(Looks):
 
 @dataclass(frozen=True)
 class Unreadable(Proved):
-    """Its state cannot be read; its proof still holds."""
+    """A step with an unreadable state and a good proof."""
 
     def fact(self):
         def parse(answer):
@@ -84,7 +84,7 @@ class Unreadable(Proved):
 
 @dataclass(frozen=True)
 class Reads(Proved):
-    """Its proof looks at what the plan has read, and at what the plan has not."""
+    """A step whose proof needs a read of plan, and a further read."""
 
     def check(self, live):
         read = read_once(live, self.fact().command)
@@ -95,7 +95,7 @@ class Reads(Proved):
 
 @dataclass(frozen=True)
 class Copy(Proved):
-    """A copy of something that must be the same everywhere; its first check says something else on every copy."""
+    """A file that must have the same content on every host; the first check differs on every copy."""
 
     compared_as = "copy:x"
 
@@ -107,7 +107,7 @@ class Copy(Proved):
 
 @pytest.fixture
 def verified(tmp_path):
-    """Verifies steps on one host; its result."""
+    """A function that verifies steps on a host, and returns the result of the host."""
 
     def build(*things, dead=frozenset(), last=(), roles=ROLES, settings=MappingProxyType(SETTINGS), **options):
         entries = tuple(
@@ -132,12 +132,12 @@ def verified(tmp_path):
 
 
 def failed(result):
-    """Step -> its failed checks as (name, got, expected)."""
+    """Return the failed checks of every step as (name, got, expected)."""
     found = {step.step: [(c.name, c.got, c.expected) for c in step.checks if not c.passed] for step in result.steps}
     return {step: checks for step, checks in found.items() if checks}
 
 
-def test_a_look_that_several_steps_share_is_asked_once_and_other_questions_each_time(verified, tmp_path):
+def test_a_shared_question_is_asked_once_and_other_questions_every_time(verified, tmp_path):
     steps = [Named(str(tmp_path / "a"), name=str(number)) for number in range(12)]
     result = verified(*steps)
     assert (result.result, [one.step for one in result.steps]) == ("passed", [step.id for step in steps])
@@ -145,7 +145,7 @@ def test_a_look_that_several_steps_share_is_asked_once_and_other_questions_each_
     assert (tmp_path / "a.own").read_text() == "own\n" * 12
 
 
-def test_copies_that_differ_from_most_fail_and_a_copy_that_is_not_there_does_not(verified, tmp_path):
+def test_copies_that_differ_from_the_majority_fail_and_a_missing_copy_does_not(verified, tmp_path):
     for name, text in (("a", "1"), ("b", "2"), ("c", "1"), ("absent", "")):
         (tmp_path / name).write_text(text)
     copies = [Copy(str(tmp_path / name)) for name in ("a", "b", "c", "absent")]
@@ -154,26 +154,26 @@ def test_copies_that_differ_from_most_fail_and_a_copy_that_is_not_there_does_not
     assert failed(verified(*copies[:1], *copies[2:])) == {}
 
 
-def test_one_copy_alone_is_compared_with_nothing(verified, tmp_path):
+def test_a_single_copy_is_compared_with_nothing(verified, tmp_path):
     (tmp_path / "a").write_text("1")
     result = verified(Copy(str(tmp_path / "a")))
     assert [check.name for step in result.steps for check in step.checks] == ["as declared", "path", "digest"]
 
 
-def test_the_next_verification_looks_again(verified, tmp_path):
+def test_the_next_verification_asks_again(verified, tmp_path):
     step = Looks(str(tmp_path / "a"))
     assert verified(step).result == "passed"
     assert failed(verified(step)) == {step.id: [("looks", "2", "1")]}
 
 
-def test_a_proof_looks_at_what_plan_has_read_without_asking_again(verified, tmp_path):
+def test_a_proof_uses_a_read_of_plan_without_asking_again(verified, tmp_path):
     (tmp_path / "a").write_text("as read by plan")
     result = verified(Reads(str(tmp_path / "a")))
     assert failed(result) == {}
     assert (tmp_path / "a.asked").read_text() == "asked\n"
 
 
-def test_a_proof_takes_the_host_facts_that_plan_has_read_whatever_their_time_limit(verified, tmp_path):
+def test_a_proof_takes_the_host_facts_of_plan_with_any_time_limit(verified, tmp_path):
     path = tmp_path / "a"
     path.write_text("13")
     step = File(path=str(path), content=lambda facts: str(facts.systemd).encode())
@@ -182,13 +182,13 @@ def test_a_proof_takes_the_host_facts_that_plan_has_read_whatever_their_time_lim
     assert sum(b"# clock" in script for script in result.scripts) == 1
 
 
-def test_a_step_that_breaks_fails_alone(verified, tmp_path):
+def test_a_broken_proof_fails_its_step_alone(verified, tmp_path):
     result = verified(Looks(str(tmp_path / "a")), Breaks(str(tmp_path / "b")))
     assert [one.passed for one in result.steps] == [True, False]
     assert "ValueError" in result.steps[1].problem
 
 
-def test_a_step_that_plan_would_change_fails_with_the_found_and_the_declared_state(verified, tmp_path):
+def test_a_step_that_plan_would_change_fails_with_both_states(verified, tmp_path):
     (tmp_path / "a").write_text("by hand")
     steps = Note(str(tmp_path / "a")), Note(str(tmp_path / "b")), Note(str(tmp_path / "c"))
     (tmp_path / "c").write_text("wanted")
@@ -202,7 +202,7 @@ def test_a_step_that_plan_would_change_fails_with_the_found_and_the_declared_sta
     assert describe(result.steps[0]) == "differs from the inventory: text differs\n  text: by hand -> wanted"
 
 
-def test_nothing_is_changed_by_it(verified, tmp_path):
+def test_verify_changes_nothing(verified, tmp_path):
     (tmp_path / "a").write_text("by hand")
     (tmp_path / "x.ours").write_text("an orphan")
     verified(Note(str(tmp_path / "a")), Note(str(tmp_path / "b")))
@@ -225,7 +225,7 @@ def test_a_hostile_name_of_an_orphan_is_shown_escaped(verified, tmp_path, capfd)
     assert "\x1b" not in capfd.readouterr().out
 
 
-def test_a_step_behind_one_that_differs_is_not_asked_and_names_it(verified, tmp_path, capfd):
+def test_a_step_behind_a_differing_step_is_skipped_and_names_the_cause(verified, tmp_path, capfd):
     base = tmp_path / "base"
     result = verified(Note(str(base)), Note(str(tmp_path / "a"), base=str(base)), quiet=False)
     said = capfd.readouterr().out
@@ -245,7 +245,7 @@ def test_the_table_names_the_cause_once_and_ends_with_the_next_command(verified,
     assert rows[-1] == "1 of 5 checks passed on 1 host · next: provision deploy -i prod.yaml"
 
 
-def test_a_step_that_cannot_be_read_fails_with_the_reason_and_the_others_are_asked(verified, tmp_path):
+def test_an_unreadable_step_fails_with_the_reason_and_the_rest_is_asked(verified, tmp_path):
     result = verified(Unreadable(str(tmp_path / "a")), Looks(str(tmp_path / "b")))
     assert (result.result, result.error) == ("failed", None)
     assert "the host talks nonsense" in result.steps[0].problem
@@ -260,7 +260,7 @@ def test_passes_are_counted_and_listed_only_on_request(verified, tmp_path, capfd
     assert "3 passed" in said
 
 
-def test_a_host_that_does_not_answer_is_one_line(verified, tmp_path, capfd):
+def test_an_unreachable_host_is_one_line(verified, tmp_path, capfd):
     result = verified(*(Named(str(tmp_path / "a"), name=str(n)) for n in range(9)), dead=frozenset({1}), quiet=False)
     said = capfd.readouterr().out
     assert (result.result, result.steps) == ("unreachable", [])
@@ -268,14 +268,14 @@ def test_a_host_that_does_not_answer_is_one_line(verified, tmp_path, capfd):
     assert "1 failed" in said
 
 
-def test_a_connection_that_is_lost_later_fails_the_host_and_every_step_has_its_answer(verified, tmp_path):
+def test_a_connection_lost_later_fails_the_host_and_every_step(verified, tmp_path):
     result = verified(*(Named(str(tmp_path / "a"), name=str(n)) for n in range(9)), dead=frozenset(range(2, 99)))
     assert (result.result, len(result.steps)) == ("unreachable", 9)
     assert {one.problem for one in result.steps} == {"the connection was lost"}
 
 
 class Held:
-    """A session whose first execs, as many as there are channels, end when they are let go."""
+    """A session whose first execs, one for every channel, wait for an event."""
 
     def __init__(self):
         self.sizes, self.let_go = [], threading.Event()
@@ -287,7 +287,7 @@ class Held:
         return [Answer(0, command.words[-1].encode()) for command in commands]
 
 
-def test_what_is_asked_while_all_channels_are_taken_shares_an_exec():
+def test_questions_asked_while_all_channels_are_taken_share_an_exec():
     session = Held()
     backend = live.Backend(session, "h")
     with ThreadPoolExecutor(20) as pool:
@@ -306,7 +306,7 @@ def test_what_is_asked_while_all_channels_are_taken_shares_an_exec():
 
 
 def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(tmp_path):
-    """Two hosts that are this machine; the instance of the first is open, that of the second closed."""
+    """Two hosts stand for this machine. The instance of the first is open, the instance of the second closed."""
     setup = testing.setup(
         tmp_path, steps=lambda host, inventory: (Entry("ollama", Proved(str(tmp_path / "a"))),), owned=()
     )
@@ -334,7 +334,7 @@ def test_a_neighbour_that_reaches_an_instance_fails_the_host_of_the_instance(tmp
 
 @dataclass(frozen=True)
 class Guarded(Looks):
-    """A part of the instance `two`, which cannot be worked on."""
+    """A guard that refuses the instance `two`, or a part of an instance."""
 
     part: str = ""
 
@@ -350,7 +350,7 @@ class Guarded(Looks):
         return {} if self.part else {"two": "two cannot run: GPU 1 (GPU-1) is missing"}
 
 
-def test_an_instance_that_cannot_be_worked_on_fails_once_and_the_others_are_proved(verified, tmp_path):
+def test_a_refused_instance_fails_once_and_the_rest_is_proved(verified, tmp_path):
     path = str(tmp_path / "a")
     result = verified(Guarded(path), Guarded(path, part="one"), Guarded(path, part="two"))
     found = {step.step: (step.passed, step.waits_for) for step in result.steps}
@@ -364,7 +364,7 @@ def test_an_instance_that_cannot_be_worked_on_fails_once_and_the_others_are_prov
     assert (result.result, problem.startswith("two cannot run: GPU 1 (GPU-1) is missing")) == ("failed", True)
 
 
-def test_steps_that_an_unreadable_balancer_left_unread_are_not_as_declared(verified, tmp_path):
+def test_steps_left_unread_behind_an_unreadable_step_do_not_count_as_declared(verified, tmp_path):
     path = str(tmp_path / "a")
     things = Guarded(path), Guarded(path, part="two")
     last = Unreadable(path), Named(path, name="service")

@@ -1,4 +1,4 @@
-"""Across hosts: one bad host stops nobody else, and every host has a result."""
+"""Runs across hosts: a bad host does not stop the rest, and every host has a result."""
 
 import dataclasses
 import signal
@@ -34,7 +34,7 @@ ROLES = frozenset({"docker"})
 
 @pytest.fixture
 def make(tmp_path):
-    """Makes a Rollout whose hosts are folders of the test."""
+    """A function that makes a Rollout; every host is a folder of the test."""
     dead = {}
 
     def connect(connection, become_password, paths):
@@ -107,7 +107,7 @@ class Ill(Note):
 
 
 def refusing(host, note):
-    """The steps of a host; on gpu-01 the instance `two` cannot be worked on, and does not serve."""
+    """Return the steps of a host; on gpu-01 the instance `two` is refused, and does not serve."""
     if host != "gpu-01":
         return (note,)
     return Refusing(note.path, how=note.how), Ill(f"{note.path}-two")
@@ -121,7 +121,9 @@ def test_a_host_with_a_refused_instance_fails_after_its_changes(make):
     assert (one.result, one.changed, other.result) == ("failed", ["note:a"], "changed")
     assert (one.error.exit_code, one.error.message) == (3, "two cannot run: GPU 1 (GPU-1) is missing")
     (known,) = seen
-    assert (known.failed, known.not_ready) == (frozenset(), {"gpu-01/two"}), "the balancers leave out that one alone"
+    assert (known.failed, known.not_ready) == (frozenset(), {"gpu-01/two"}), (
+        "the balancers leave out the refused instance alone"
+    )
     assert made.guarded == ""
 
 
@@ -194,7 +196,7 @@ def test_the_first_interrupt_cuts_only_hosts_without_a_lock(make):
     assert closed == ["read", "read", "changed"]
 
 
-def test_a_connection_ends_with_its_host(make):
+def test_the_connection_of_a_host_closes_with_its_work(make):
     made = make({"one": ()})
     closed = []
     made.members[0].run.session.close = lambda: closed.append("one")
@@ -231,7 +233,7 @@ def test_a_run_without_the_balancer_role_includes_no_balancer(inventory):
     assert [host.name for host, _ in chosen] == ["gpu-01"]
 
 
-def test_a_limit_that_matches_nothing_is_a_usage_error(inventory):
+def test_a_limit_without_a_match_is_a_usage_error(inventory):
     with pytest.raises(UsageError, match="did you mean gpu"):
         inventory.select(["gpu-9"])
 
@@ -299,7 +301,7 @@ def test_serial_bounds_the_hosts_at_a_time(make, tmp_path):
 
 
 @pytest.mark.parametrize(("text", "number"), [("3", 3), ("25%", 2), ("1%", 1), ("100%", 10), ("", NO_LIMIT)])
-def test_hosts_as_a_number_or_a_share(text, number):
+def test_serial_is_a_number_or_a_percentage(text, number):
     assert actions.Pace(serial=text).counted(10).serial == number
 
 
@@ -311,7 +313,7 @@ def test_a_wrong_number_of_hosts_is_a_usage_error(text):
 
 @pytest.mark.parametrize("names", [("lb-01", "lb-02", "lb-03"), ("gpu-01", "gpu-02", "gpu-03")])
 def test_balancers_are_changed_one_at_a_time(make, tmp_path, names):
-    """Gpu hosts that balance over their own instances, too."""
+    """The rule also holds for gpu hosts that balance over their own instances."""
     said = []
 
     def steps_of(name, note):
@@ -459,7 +461,7 @@ def test_ctrl_c_during_the_release_of_locks_changes_nothing_and_a_second_ctrl_c_
     with pressed(made.interrupt, finishing, made.context.stop):
         outcomes = made.deploy()
     assert [outcome.result for outcome in outcomes] == ["changed"]
-    assert closed == [True], "only the second cuts what gives a lock back"
+    assert closed == [True], "only the second Ctrl-C cuts the return of a lock"
     assert made.interrupted, "locks may be left"
 
 
@@ -532,7 +534,7 @@ def test_an_ignored_ctrl_c_stays_ignored():
 class Counted(ShellHost):
     """A connection that counts itself while it is open."""
 
-    open_now: set[int] = set()  # noqa: RUF012 - of one test
+    open_now: set[int] = set()  # noqa: RUF012 - for a single test
     most = 0
 
     def exec(self, *args, **kwargs):
