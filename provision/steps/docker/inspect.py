@@ -16,8 +16,9 @@ from typing import Any
 from provision.command import READ_TIMEOUT, Answer, Run, Script, look
 from provision.steps import facts
 from provision.steps.base import BlockedError, Fact, State, UnreadableError, read_once
-from provision.steps.docker import card_look, gpu_processes, model_files, probe
+from provision.steps.docker import card_look, gpu_processes, image_list, model_files, probe
 from provision.steps.docker.gpu_processes import Application
+from provision.steps.docker.image_list import familiar
 from provision.steps.docker.probe import Probes
 
 MANAGED = facts.MANAGED
@@ -286,7 +287,7 @@ def _parse(stdout: bytes, probes: Probes) -> Docker:
         if "absent" in sections:
             return Docker(applications=gpu_processes.parse(_said(sections["probes"])["host", "applications"], {}))
         said = _said(sections["probes"])
-        images, volumes, configs = _listed(sections)
+        images, volumes, configs = image_list.parse(sections)
         containers = _containers(sections["containers"], configs, said)
         names = {item["id"]: name for name, item in containers.items()}
         files, blobs = model_files.parse(base64.b64decode("".join(sections["files"])), probes)
@@ -351,58 +352,8 @@ def _api(text: str) -> dict[str, Any]:
     return {"answers": answers, "said": (*bodies, *errors)}
 
 
-def _listed(sections: Mapping[str, list[str]]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, Any]]:
-    """Reference -> image id, volume -> labels, and image id -> configuration: of Docker's API or of its client."""
-    if "api" in sections:
-        images, volumes, *configs = map(json.loads, sections["api"])
-        references = {
-            reference: image["Id"]
-            for image in images
-            for reference in (*(image["RepoTags"] or ()), *(image["RepoDigests"] or ()))
-            if "<none>" not in reference
-        }
-        labels = {item["Name"]: item["Labels"] or {} for item in volumes["Volumes"] or ()}
-        return references, labels, {image["Id"]: image["Config"] for image in configs}
-    configs = [json.loads(line) for line in sections.get("image configs", ())]
-    volumes = [json.loads(line) for line in sections["volumes"]]
-    return (
-        _images([json.loads(line) for line in sections["images"]]),
-        {item["name"]: _labels(item["labels"]) for item in volumes},
-        {image["id"]: image["config"] for image in configs},
-    )
-
-
-def _images(rows: list[dict[str, str]]) -> dict[str, str]:
-    found = {}
-    for row in rows:
-        for separator, part in ((":", row["tag"]), ("@", row["digest"])):
-            if "<none>" not in (row["repository"], part) and part:
-                found[f"{row['repository']}{separator}{part}"] = row["id"]
-    return found
-
-
-def _labels(text: str) -> dict[str, str]:
-    return dict(item.partition("=")[::2] for item in text.split(",") if item)
-
-
 def _listener(line: str) -> Listener:
     words = line.split()
     address, _, port = words[3].rpartition(":")
     program = words[5].partition('("')[2].partition('"')[0] if len(words) > 5 else ""
     return Listener(address.partition("%")[0], int(port), program)
-
-
-def familiar(reference: str) -> str:
-    """An image reference as Docker lists it: without its own registry and namespace, with a tag or only a digest.
-
-    Args:
-        reference: as in an inventory, such as `docker.io/library/debian`.
-    """
-    name, _, digest = reference.partition("@")
-    for prefix in ("docker.io/", "index.docker.io/", "library/"):
-        name = name.removeprefix(prefix)
-    head, slash, last = name.rpartition("/")
-    last, colon, tag = last.partition(":")
-    if digest:
-        return f"{head}{slash}{last}@{digest}"
-    return f"{head}{slash}{last}:{tag if colon else 'latest'}"

@@ -1,0 +1,59 @@
+"""The images and volumes in the answer of the look at Docker. Pure."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def parse(sections: Mapping[str, list[str]]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, Any]]:
+    """Reference -> image id, volume -> labels, and image id -> configuration: of Docker's API or of its client.
+
+    Args:
+        sections: name -> lines, of the answer.
+    """
+    if "api" in sections:
+        images, volumes, *configs = map(json.loads, sections["api"])
+        references = {
+            reference: image["Id"]
+            for image in images
+            for reference in (*(image["RepoTags"] or ()), *(image["RepoDigests"] or ()))
+            if "<none>" not in reference
+        }
+        labels = {item["Name"]: item["Labels"] or {} for item in volumes["Volumes"] or ()}
+        return references, labels, {image["Id"]: image["Config"] for image in configs}
+    configs = [json.loads(line) for line in sections.get("image configs", ())]
+    volumes = [json.loads(line) for line in sections["volumes"]]
+    return (
+        _images([json.loads(line) for line in sections["images"]]),
+        {item["name"]: _labels(item["labels"]) for item in volumes},
+        {image["id"]: image["config"] for image in configs},
+    )
+
+
+def _images(rows: list[dict[str, str]]) -> dict[str, str]:
+    found = {}
+    for row in rows:
+        for separator, part in ((":", row["tag"]), ("@", row["digest"])):
+            if "<none>" not in (row["repository"], part) and part:
+                found[f"{row['repository']}{separator}{part}"] = row["id"]
+    return found
+
+
+def _labels(text: str) -> dict[str, str]:
+    return dict(item.partition("=")[::2] for item in text.split(",") if item)
+
+
+def familiar(reference: str) -> str:
+    """An image reference as Docker lists it: without its own registry and namespace, with a tag or only a digest.
+
+    Args:
+        reference: as in an inventory, such as `docker.io/library/debian`.
+    """
+    name, _, digest = reference.partition("@")
+    for prefix in ("docker.io/", "index.docker.io/", "library/"):
+        name = name.removeprefix(prefix)
+    head, slash, last = name.rpartition("/")
+    last, colon, tag = last.partition(":")
+    if digest:
+        return f"{head}{slash}{last}@{digest}"
+    return f"{head}{slash}{last}:{tag if colon else 'latest'}"
