@@ -14,7 +14,8 @@ from provision.inventory.topology import is_balancing
 from provision.render import render
 from provision.steps import engines
 from provision.steps.base import Owned, Step
-from provision.steps.nginx.build import CACHE, CURRENT, LOGS, UNIT, USER, Build, OwnedBuilds, Source
+from provision.steps.nginx.build import UNIT, USER, Build, OwnedBuilds, Source
+from provision.steps.nginx_paths import CACHE, CURRENT, LOGS
 from provision.steps.system.account import Account, OwnedAccounts
 from provision.steps.system.apt import Packages
 from provision.steps.system.file import Directory, File, OwnedFiles

@@ -13,6 +13,7 @@ from typing import Any
 from provision.command import READ_TIMEOUT, Run, Script, look
 from provision.steps import apt_lines, nvidia_smi
 from provision.steps.apt_lines import AptLine
+from provision.steps.nginx_paths import PROGRAMS as PLACES_ON_PATH
 from provision.steps.nvidia_smi import Card
 
 STARTING = 20  # seconds to wait while Docker starts
@@ -132,7 +133,7 @@ docker_runs() {{
 # The programs that our link on PATH would hide or replace. A dangling link counts.
 PROGRAMS = f"""
 programs() {{
-  for path in /usr/local/sbin/nginx /usr/local/bin/nginx /usr/sbin/nginx /usr/bin/nginx; do
+  for path in {" ".join(PLACES_ON_PATH)}; do
     if [ -L "$path" ]; then case $(readlink -- "$path") in {OURS}*) continue ;; esac
     elif [ ! -e "$path" ]; then continue
     fi

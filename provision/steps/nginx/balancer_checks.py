@@ -7,8 +7,8 @@ from typing import Any
 from provision.steps.base import Check, asked_once
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balanced_engine import BalancedEngine
-from provision.steps.nginx.build import CONFIG
 from provision.steps.nginx.upstream import InstanceRef, Member
+from provision.steps.nginx_paths import CONFIG
 
 DRAINED = "drained: "  # how the name of a check begins that only tells what an operator keeps out
 # The limits are what a dead instance costs; a live one on a busy host may take long.

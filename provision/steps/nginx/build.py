@@ -11,18 +11,12 @@ from provision.command import READ_TIMEOUT, Command, Obtain, Put, Run, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.facts import HostFacts
 from provision.steps.nginx.build_scripts import CLOSE, INSTALL, LIST, MAKE, READ, REMOVE_ALL
+from provision.steps.nginx_paths import CACHE, CONFIG, LOGS, PID, ROOT, RUN
 from provision.steps.system.apt import INSTALLED, Packages
 from provision.steps.wording import Vocabulary, Words
 
-ROOT = "/opt/provision/nginx"
-CURRENT = f"{ROOT}/current"
 ARTIFACTS = "/var/lib/provision/artifacts"
 USER = "provision-nginx"
-CONFIG = "/etc/provision/nginx"
-RUN = "/run/provision-nginx"
-LOGS = "/var/log/provision-nginx"
-CACHE = "/var/cache/provision-nginx"
-PID = f"{RUN}/nginx.pid"
 UNIT = "provision-nginx.service"
 
 LAYOUT = (

@@ -5,7 +5,7 @@ may not read.
 import re
 
 from provision.steps.base import State, text_diff
-from provision.steps.nginx.build import CONFIG
+from provision.steps.nginx_paths import CONFIG
 from provision.steps.system.file_scan import Content
 from provision.steps.wording import changed_entries
 

@@ -8,7 +8,7 @@ from typing import Any
 from provision.command import Command, Script, look
 from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
-from provision.steps.nginx.build import ROOT
+from provision.steps.nginx_paths import ROOT
 
 # One line per listening socket, then the paths of its processes' programs. $@ ports; all sockets without ports.
 SCRIPT = Script(

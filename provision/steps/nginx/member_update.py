@@ -11,9 +11,9 @@ from provision.command import Command, Run, Script, run, sh
 from provision.steps.base import RefusalError, State
 from provision.steps.facts import HostFacts
 from provision.steps.nginx import upstream
-from provision.steps.nginx.build import CONFIG
 from provision.steps.nginx.generation import GENERATIONS, Files, Generation, closed, files_of
 from provision.steps.nginx.upstream import Drained, Upstream
+from provision.steps.nginx_paths import CONFIG
 
 # $1 seconds at most, $2 the path that an instance answers; then ADDRESS:PORT of each. Prints how many connections nginx
 # still has to them. Old workers close their idle ones when they shut down. One that is still being made counts: a

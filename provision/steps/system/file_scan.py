@@ -9,6 +9,7 @@ from typing import Self
 
 from provision.command import Answer, Run, Script, look
 from provision.steps.base import UnreadableError
+from provision.steps.nginx_paths import CACHE, CURRENT, LINK, LOGS, ROOT
 
 ROOTS = (
     "/etc/provision",
@@ -25,13 +26,13 @@ ROOTS = (
 
 FLAT = (
     "/opt/provision",
-    "/opt/provision/nginx",
-    "/opt/provision/nginx/current",
+    ROOT,
+    CURRENT,
     "/run/provision",
-    "/usr/local/sbin/nginx",
-    "/var/cache/provision-nginx",
+    LINK,
+    CACHE,
     "/var/lib/provision",
-    "/var/log/provision-nginx",
+    LOGS,
 )
 """Paths of the shared listing without anything below."""
 
