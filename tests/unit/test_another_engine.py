@@ -4,14 +4,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from provision import roles
 from provision.command import Answer, Put, Run
 from provision.errors import InventoryError
 from provision.inventory import Inventory
@@ -28,6 +25,9 @@ from provision.steps.ollama.engine import OLLAMA
 from tests.unit.echo_engine import ECHO, ROLE, readiness
 from tests.unit.fake_roll import FakeSession, roll, traffic
 from tests.unit.test_golden import facts, shown
+from tests.unit.test_roles import Register, register
+
+__all__ = ["register"]
 
 GOLDEN = Path(__file__).parent / "another_engine.plan"
 INVENTORY = """
@@ -45,13 +45,9 @@ WORDS = re.compile("ollama|/api/|11434", re.IGNORECASE)
 
 
 @pytest.fixture(autouse=True)
-def echo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists the engine, and its role before that of the models."""
-    module = ModuleType("provision.roles.echo")
-    vars(module).update(ROLE)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    place = roles.ORDER.index("models")
-    monkeypatch.setattr(roles, "ORDER", (*roles.ORDER[:place], "echo", *roles.ORDER[place:]))
+def echo(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    """List the engine, and its role before that of the models."""
+    register("echo", "models", **ROLE)
     monkeypatch.setitem(engines.ENGINES, ECHO.name, ECHO)
 
 

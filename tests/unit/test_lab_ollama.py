@@ -209,8 +209,8 @@ def test_keep_alive_0_unloads_a_model(pulled):
     assert json.loads(ask(pulled, "GET", "/api/ps")[2]) == {"models": []}
 
 
-def test_without_a_card_the_model_is_on_the_cpu(pulled, monkeypatch, tmp_path):
-    monkeypatch.setattr(ollama_lab, "CONTAINER", tmp_path / "none.json")
+def test_without_a_card_the_model_is_on_the_cpu(pulled, tmp_path):
+    (tmp_path / "container.json").unlink()
     frames(pulled, "/api/generate", {"model": MODEL})
     (running,) = json.loads(ask(pulled, "GET", "/api/ps")[2])["models"]
     assert running["size_vram"] == 0
