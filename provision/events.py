@@ -1,4 +1,4 @@
-"""What happens during a run, as values: `apply` says it, `report` shows it."""
+"""Events of a run, as values: `apply` and `rollout` send events, `report` shows them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,17 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened on one host, or to the whole run.
+    """An event on one host, or of the whole run.
 
     Args:
-        host: its name; empty for the whole run.
+        host: the name of the host; empty for the whole run.
         kind: of a host `selected` (before any other), `reading`, `planned`, `checking`, `waiting`, `changing`,
             `command`, `progress`, `changed`, `ok`, `finished` (its part, while other hosts go on), `failed`,
-            `unreachable`, `locked`, `stopped` or `done`; of a run `warning` or `over`, after which nothing more
-            happens on hosts.
-        step: id of the step, or empty; of a warning where it comes from: `inventory`, `log` or `hooks`.
-        text: what to show; never a secret.
-        seconds: how long it took; 0.0 where that means nothing.
+            `unreachable`, `locked`, `stopped` or `done`; of a run `warning` or `over`, the last event on hosts.
+        step: id of the step, or empty; of a warning its source: `inventory`, `log` or `hooks`.
+        text: the text to show; never a secret.
+        seconds: duration; 0.0 if meaningless.
     """
 
     host: str
@@ -30,4 +29,4 @@ Listener = Callable[[Event], None]
 
 
 def ignore(_: object) -> None:
-    """A listener that hears nothing."""
+    """Do nothing: a listener that ignores events."""

@@ -195,7 +195,7 @@ class Draining:
             self._stop_before(ended)
             count, answers = pool.wait_idle(addresses, deadline, waiting)
             if count and answers:
-                hint = "nothing new is sent to them: drain again to wait on, or do what you came for and cut them"
+                hint = "no new requests are sent: drain again to wait longer, or start your work and cut the streams"
                 raise HostError(f"{pool.host.name}: {count} streams still run", hint)
         except HostError as error:
             outcome.error = self._told(error, pool)
@@ -229,7 +229,7 @@ class Draining:
 
     def _stop_before(self, what: str) -> None:
         if self.context.stop.is_set():
-            raise Stopped(f"stopped before {what}", "run it again to go on")
+            raise Stopped(f"stopped before {what}", "run the command again to go on")
 
     def _told(self, error: HostError, pool: BalancerPool) -> HostError:
         return interrupt.told(error, self.context, locked=pool.locked)

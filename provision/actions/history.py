@@ -104,7 +104,7 @@ def show(request: Request, run: str = "") -> RunStory:
 
     answers = ask(request, work)
     if not answers.exit_code and not any(story for _, story in answers.hosts):
-        raise UsageError(f"none of these hosts knows a run {run}", "`provision history` lists them")
+        raise UsageError(f"none of these hosts knows a run {run}", "`provision history` lists the runs")
     log = Logs(default_folder()).find(run)
     died = log if log is not None and log.is_dead else None
     words = role_interface.vocabularies(answers.inventory)

@@ -68,5 +68,5 @@ def run_id_of(text: str) -> str:
         UsageError: the text is no run id.
     """
     if not re.fullmatch(RUN_ID, text):
-        raise UsageError(f"{text[:60]!r} is not the id of a run", "`provision history` lists them")
+        raise UsageError(f"{text[:60]!r} is not the id of a run", "`provision history` lists the runs")
     return text

@@ -31,7 +31,9 @@ def resumed(request: Request, pace: Pace, run: str) -> tuple[Request, Pace]:
         _known_to_hosts(request, run)
         return request, pace
     if log.command != "deploy":
-        raise UsageError(f"run {run} is no deploy but a {log.command}", "call that again: it goes on where it is")
+        raise UsageError(
+            f"run {run} is no deploy but a {log.command}", "repeat that command: it goes on where the run ended"
+        )
     if log.exit == 0:
         raise UsageError(f"run {run} came to its end: there is nothing to resume")
     if log.exit is None and not log.is_dead:
@@ -40,7 +42,7 @@ def resumed(request: Request, pace: Pace, run: str) -> tuple[Request, Pace]:
         raise UsageError("--resume goes on with the hosts and roles of that run: leave out --limit and --tags")
     if log.extra_vars and not request.extra_vars:
         raise UsageError(
-            f"run {run} had settings by -e, which are not kept, because they may be secret: say them again"
+            f"run {run} had settings by -e, which are not kept, because values may be secret: give -e again"
         )
     return _request_of(request, log), _pace_of(pace, log)
 
@@ -87,6 +89,6 @@ def _known_to_hosts(request: Request, run: str) -> None:
     stories = [answer for _, answer in answers if answer is not None and not isinstance(answer, HostError)]
     commands = {story.entry.command for story in stories}
     if not commands:
-        raise UsageError(f"neither this machine nor these hosts know a run {run}", "`provision history` lists them")
+        raise UsageError(f"neither this machine nor these hosts know a run {run}", "`provision history` lists the runs")
     if commands - {"deploy", ""}:
-        raise UsageError(f"run {run} is no deploy", "call that again: it goes on where it is")
+        raise UsageError(f"run {run} is no deploy", "repeat that command: it goes on where the run ended")

@@ -73,7 +73,7 @@ def undoing_of(request: Request, run: str, listen: Listener) -> Undoing:
     errors = {host.name: story for host, story in stories if isinstance(story, HostError)}
     known = [(host, story) for host, story in stories if story is not None and not isinstance(story, HostError)]
     if not known and not errors:
-        raise UsageError(f"none of these hosts knows a run {wanted}", "`provision history` lists them")
+        raise UsageError(f"none of these hosts knows a run {wanted}", "`provision history` lists the runs")
     if any(_is_drain(story.entry) for _, story in known):
         raise UsageError(f"run {wanted} is a drain or its end", "`provision undrain` and `provision drain` undo it")
     undos = {}
@@ -174,6 +174,6 @@ def _not_known_without(lost: Mapping[str, HostError]) -> HostError:
         return bug
     away = all(isinstance(error, UnreachableError) for error in errors)
     message = f"which run was the last to change something is not known without {', '.join(lost)}: {errors[0].message}"
-    hint = "name the run: `provision history` lists them; or leave those hosts out by --limit"
+    hint = "name the run: `provision history` lists the runs; or leave those hosts out by --limit"
     kind = UnreachableError if away else HostError
     return kind(message, hint, command=errors[0].command, stderr=errors[0].stderr)

@@ -21,7 +21,7 @@ def command_failed(change: Change, command: Command, answer: Answer) -> CommandE
     reason = "took too long" if answer.exit == 124 else f"exited {answer.exit}"
     return CommandError(
         f"{change.step.id}: {command} {reason}",
-        "mend what it says and run it again: what is done stays done",
+        "repair the cause, then run the command again: finished changes stay",
         step=change.step.id,
         command=str(command),
         exit_status=answer.exit,
@@ -39,7 +39,7 @@ def not_converged(change: Change, have: State) -> NotConvergedError:
     said = "\n".join(change.step.diff(have, change.want)) if change.want is not None else ""
     return NotConvergedError(
         f"{change.step.id}: every command succeeded, and the host still differs: {_still(change, have)}",
-        "something else may be changing this host; look at it, then run it again",
+        "another program may be changing this host; look at the host, then run the command again",
         step=change.step.id,
         stderr=said[:2000],
     )
@@ -63,7 +63,7 @@ def unknown(step: str, when: str, blocked: BlockedError) -> FactError:
     lines = blocked.evidence.splitlines() or [str(blocked)]
     return FactError(
         f"{step} {when}: {lines[-1][:300]}",
-        "look at the host, then run it again",
+        "look at the host, then run the command again",
         step=step,
         stderr="\n".join(lines[:-1])[-4000:],
     )
@@ -109,6 +109,6 @@ def unsettled(todo: HostPlan, rounds: int) -> NotConvergedError:
     evidence = "\n".join(f"{c.step.id}: {c.reason}: {'; '.join(c.diff)}"[:600] for c in todo.changes)
     return NotConvergedError(
         f"after {rounds} rounds these still differ: {ids}",
-        "something on the host undoes them; look at it, then run it again",
+        "something on the host undoes these changes; look at the host, then run the command again",
         stderr=evidence,
     )

@@ -83,7 +83,7 @@ class Disruption:
             cut = "all instances" if names == EVERY else ", ".join(sorted(names))
             raise HostError(
                 f"{change.step.id} would cut the streams of {cut} now, because the host changed meanwhile",
-                "run it again: it takes them out of the upstream first",
+                "run the command again: the run takes these instances out of the upstream first",
             )
 
     def _may_serve(self) -> bool:

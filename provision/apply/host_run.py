@@ -180,7 +180,7 @@ class HostRun:
         self.reader.take(self.reader.ask(self.reader.of_cards(frozenset(), now.changes)))
         if self.reader.is_fresh and not waited and (others := planner.unplanned(planned, now)):
             message = f"the host changed while it was being planned for: {', '.join(others)}"
-            raise HostError(message[:500], "run it again: it shows what is to be done now")
+            raise HostError(message[:500], "run the command again: the plan shows the present changes")
         return now
 
     def _roll(self, changes: Sequence[Change], reads: Sequence[Run], *, last: bool) -> Iterator[Any]:
@@ -270,7 +270,7 @@ class HostRun:
             done: whether the lock can be given back in the same exec.
         """
         if self.context.stop.is_set():
-            raise Stopped("stopped before " + change.step.id, "run it again to go on")
+            raise Stopped("stopped before " + change.step.id, "run the command again to go on")
         begun = time.monotonic()
         step = change.step
         self.say("changing", step.id, change.reason)
@@ -287,7 +287,7 @@ class HostRun:
         except HostError as error:
             error.step = error.step or step.id
             if self.changed and error.hint == planner.NOTHING_CHANGED:
-                error.hint = "what was changed before it stays; mend it and run it again"
+                error.hint = "earlier changes stay; repair the cause, then run the command again"
             raise
         self.changed.append(step.id)
         self.say("changed", step.id, change.reason, time.monotonic() - begun)

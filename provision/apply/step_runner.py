@@ -138,11 +138,11 @@ class Performer:
         """Report the wait while another host makes an artifact. Raises once the wait is in vain."""
         self.say("progress", change.step.id, f"waiting for {wanted}")
         if self.context.stop.is_set():
-            raise Stopped("stopped while waiting", "run it again to go on")
+            raise Stopped("stopped while waiting", "run the command again to go on")
         if wanted.host and wanted.host not in self.context.working:
             became = "failed" if wanted.host in self.context.failed else "is not in this run, or had nothing to make"
-            hint = f"see to {wanted.host}, run with it, or let another host make it"
-            raise HostError(f"{wanted}: only {wanted.host} may make it, and it {became}", hint)
+            hint = f"repair {wanted.host}, include {wanted.host} in the run, or let another host make the artifact"
+            raise HostError(f"{wanted}: only {wanted.host} may make the artifact, and {wanted.host} {became}", hint)
 
     def _make(self, change: Change, wanted: Obtain) -> None:
         for command in wanted.make:

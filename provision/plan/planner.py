@@ -103,7 +103,7 @@ def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:
     except UnreadableError as error:
         raise _unreadable(fact, answers[fact.command], step, str(error)) from error
     except GARBLED as error:
-        said = f"its answer makes no sense ({type(error).__name__}: {str(error)[:200]})"
+        said = f"the answer makes no sense ({type(error).__name__}: {str(error)[:200]})"
         raise _unreadable(fact, answers[fact.command], step, said) from error
 
 
@@ -230,7 +230,7 @@ def wanted(entry: Entry, facts: HostFacts, have: State) -> State:
         raise RefusedError(str(error), NOTHING_CHANGED, step=step.id) from error
     except GARBLED as error:
         said = f"{type(error).__name__}: {str(error)[:200]}"
-        raise FactError(f"{step.id}: what the host says of itself makes no sense ({said})", step=step.id) from error
+        raise FactError(f"{step.id}: the facts about the host make no sense ({said})", step=step.id) from error
 
 
 def make_change(entry: Entry, have: State, want: State) -> Change:
@@ -342,7 +342,9 @@ def agreed(shown: HostPlan | None, now: HostPlan) -> HostPlan:
     """
     before = {(change.step.id, change.action == "remove") for change in shown.changes} if shown else set()
     if shown and not before.issuperset((change.step.id, change.action == "remove") for change in now.changes):
-        raise HostError("more is to be changed than was agreed to", "run it again: it shows what")
+        raise HostError(
+            "the plan has changes that nobody agreed to", "run the command again: the plan shows the new changes"
+        )
     return now
 
 

@@ -172,7 +172,7 @@ def difference(made: Made, words: Mapping[str, Vocabulary]) -> list[str]:
         words: kind of a step -> words for the keys of its states.
     """
     if not made.known:
-        return ["what it was is not kept on this host any more"]
+        return ["the state before the run is not kept on this host any more"]
     if made.have is None or made.want is None:
         return []
     kind = made.step.partition(":")[0]

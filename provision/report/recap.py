@@ -14,15 +14,15 @@ from provision.rollout.outcome import Outcome
 from provision.runs.context import Stopped
 from provision.terminal_text import line
 
-ALIKE = 8  # rows that say the same and are printed one by one
-NAMED = 3  # steps that a row names
+ALIKE = 8  # equal rows printed separately, at most
+NAMED = 3  # steps in a row
 
 
 def show(result: DeployResult, *, as_json: bool, warned: bool, quiet: bool = False) -> None:
-    """Print what came of a deploy, or its JSON document.
+    """Print the result of a deploy, or its JSON document.
 
     Args:
-        result: what came of it.
+        result: of the deploy.
         as_json: whether the document is wanted.
         warned: whether the operator has seen the remarks with the plan.
         quiet: whether to print failures and the last line alone.
@@ -37,13 +37,13 @@ def show(result: DeployResult, *, as_json: bool, warned: bool, quiet: bool = Fal
 
 @dataclass(frozen=True)
 class _Row:
-    """What the table says of one host.
+    """A row of the table for one host.
 
     Args:
         result: of the host.
-        steps: how many are as declared, of how many.
-        changed: how many were changed.
-        why: what was changed, or where it failed.
+        steps: how many steps are as declared, of how many.
+        changed: the number of changed steps.
+        why: the changed steps, or the failed step.
     """
 
     result: str
@@ -60,17 +60,17 @@ def text(
     *,
     quiet: bool = False,
 ) -> None:
-    """Print every selected host, worst first, the errors, and the commands to run next.
+    """Print every selected host, worst first, the errors, and the next commands.
 
     Args:
         outcomes: of every host.
         inventory: all hosts.
         run_id: the run.
-        commands: what to run next, each with what it is for.
+        commands: the next commands, each with its purpose.
         quiet: whether to print the errors and the last lines alone.
     """
-    told = [outcome for outcome in outcomes if not isinstance(outcome.error, Stopped)]
-    failures(((outcome.host, outcome.error) for outcome in told), inventory)
+    finished = [outcome for outcome in outcomes if not isinstance(outcome.error, Stopped)]
+    failures(((outcome.host, outcome.error) for outcome in finished), inventory)
     if not quiet:
         _table(sorted(outcomes, key=lambda outcome: WORST_FIRST.index(outcome.result)))
         drained_lines(outcomes)
@@ -79,7 +79,7 @@ def text(
 
 
 def _table(outcomes: Sequence[Outcome]) -> None:
-    """Print a row for each host; one for all hosts of which there is the same to say, where they are many."""
+    """Print a row for each host; many hosts with equal rows share a row."""
     rows: dict[_Row, list[Outcome]] = {}
     for outcome in outcomes:
         rows.setdefault(_row(outcome), []).append(outcome)
@@ -93,10 +93,10 @@ def _table(outcomes: Sequence[Outcome]) -> None:
 
 
 def cell(begin: str, why: str) -> None:
-    """Print a row whose last cell goes on below itself, or below the row where little room is left.
+    """Print a row whose last cell continues below itself, or below the row if there is little room.
 
     Args:
-        begin: the cells before it.
+        begin: the cells before.
         why: the last cell.
     """
     limit, column = layout.width(sys.stdout), layout.seen(begin)
@@ -121,7 +121,7 @@ def _row(outcome: Outcome) -> _Row:
 
 
 def _why(outcome: Outcome) -> str:
-    """What was changed, or where it failed: the error itself is printed above."""
+    """Return the changed steps, or the failed step: the error itself is printed above."""
     if isinstance(outcome.error, Stopped):
         return line(documents.why(outcome.error))
     if outcome.error is not None:
@@ -132,7 +132,7 @@ def _why(outcome: Outcome) -> str:
 
 
 def _down(outcomes: Sequence[Outcome]) -> None:
-    """Print the instances that get no requests now."""
+    """Print the instances without requests."""
     labels = sorted(frozenset[str]().union(*(outcome.down for outcome in outcomes)))
     if labels:
         names = layout.names([line(label) for label in labels], most=8)
@@ -140,12 +140,12 @@ def _down(outcomes: Sequence[Outcome]) -> None:
 
 
 def last_lines(results: Sequence[str], run_id: str, commands: Sequence[tuple[str, str]]) -> None:
-    """Print what a run came to, by every host's result, and the commands to run next.
+    """Print the count of hosts for each result, and the next commands.
 
     Args:
         results: of every host.
         run_id: the run.
-        commands: as of `text`.
+        commands: as for `text`.
     """
     words = ", ".join(f"{count} {result}" for result, count in documents.counts(results).items() if count)
     say(f"{words} of {len(results)} · run {run_id}")
@@ -154,5 +154,5 @@ def last_lines(results: Sequence[str], run_id: str, commands: Sequence[tuple[str
 
 
 def _done(outcome: Outcome) -> int:
-    """How many steps are known to be as wanted on a host that did not get to its end."""
+    """Return how many steps are known to be as wanted on a host that did not get to its end."""
     return outcome.plan.ok + len(set(outcome.changed) & {change.step.id for change in outcome.plan.changes})

@@ -1,4 +1,4 @@
-"""Prints a rollback: the changes that it puts back, those that it leaves, and each host's result."""
+"""Prints a rollback: the restored changes, the changes left, and each host's result."""
 
 from collections.abc import Mapping
 
@@ -11,12 +11,12 @@ from provision.terminal_text import line
 
 
 def show_plan(planned: RollbackPlan, *, as_json: bool, detail: Detail) -> None:
-    """Print what would be put back on every host and what would stay, or the JSON document.
+    """Print the steps to restore and the steps to leave on every host, or the JSON document.
 
     Args:
-        planned: what a rollback would put back.
+        planned: the plan of the rollback.
         as_json: whether the document is wanted.
-        detail: how much of it is printed.
+        detail: how much to print.
     """
     if as_json:
         body = {"of": planned.of, "left": documents.left(planned.undos), **plan.document(planned.outcomes)}
@@ -30,10 +30,10 @@ def show_plan(planned: RollbackPlan, *, as_json: bool, detail: Detail) -> None:
 
 
 def show(result: RollbackResult, *, as_json: bool, quiet: bool = False) -> None:
-    """Print what stays, every host with its result, and what the inventory still says; or the JSON document.
+    """Print the steps left, every host with its result, and a reminder about the inventory; or the JSON document.
 
     Args:
-        result: what came of a rollback.
+        result: of the rollback.
         as_json: whether the document is wanted.
         quiet: whether to print failures and the last lines alone.
     """

@@ -134,7 +134,7 @@ def _place(host: Host, instance: str, test: Run, answer: Answer) -> str:
     if answer.exit:
         raise CommandError(
             f"{label(host.name, instance)} is not fit to serve and stays out of the upstream: {_first(answer.error)}",
-            "mend it, then deploy again: it gets back in when it passes its test",
+            "repair the instance, then deploy again: the instance gets requests again after a passed test",
             step=f"test:{instance}",
             command=str(test),
             exit_status=answer.exit,

@@ -17,7 +17,7 @@ from provision.rollout.members import Slot
 from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
 
-MEND = "mend that, then deploy again"
+MEND = "repair the cause, then deploy again"
 MAKE_ROOM = "bring it back, or drain what is to stay out, or allow more by {}.max_unavailable; then deploy again"
 RENAMED = "deploy again: the balancers learn of the renamed instances at the end of this run"
 
@@ -180,7 +180,7 @@ class Scheduler:
         if work.slot is None:
             return next(work.slots)
         if self.roll.context.stop.is_set():
-            return self._throw(work, Stopped(f"stopped before {work.slot.step}", "run it again to go on"))
+            return self._throw(work, Stopped(f"stopped before {work.slot.step}", "run the command again to go on"))
         if why := self.roll.members.halted:
             return self._throw(work, Stopped(f"not taken out of the upstream: {why}", self._hint))
         return next(work.slots)

@@ -92,7 +92,7 @@ class HostTraffic:
         members = self.roll.members
         blockers = self._blockers(slot)
         undrained = [key for key, member in blockers.items() if not member.drained]
-        # An own instance that is down may block other hosts, and other hosts may block this host.
+        # An own instance that is down may block further hosts, and a further host may block this host.
         own = self._own([*undrained, *slot.down]) if blockers else []
         if self.left_out.try_once(own, slot.step):
             blockers = self._blockers(slot)
@@ -274,4 +274,4 @@ class HostTraffic:
     def _stop_before(self, step: str) -> None:
         """Raise `Stopped` if the run is to stop. No command of this step has run yet."""
         if self.roll.context.stop.is_set():
-            raise Stopped(f"stopped before {step}", "run it again to go on")
+            raise Stopped(f"stopped before {step}", "run the command again to go on")

@@ -194,7 +194,7 @@ class Rollout:
         if bad:
             self._guard(f"the balancer {bad} failed")
             with self._caught(host):
-                raise Stopped(f"left as it is: {self._stopped}", "mend that, then deploy again")
+                raise Stopped(f"left as it is: {self._stopped}", "repair the cause, then deploy again")
             return
         yield from self._deploy(host, known)
 
@@ -278,7 +278,7 @@ class Rollout:
 
     def _stop_before_it_begins(self) -> None:
         if self.context.stop.is_set():
-            raise Stopped(self.guarded or "stopped before it began", "run it again to go on")
+            raise Stopped(self.guarded or "stopped before it began", "run the command again to go on")
 
     def _in_order(self) -> list[HostPart]:
         self.context.working.update(host.name for host in self.members)

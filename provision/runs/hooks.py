@@ -48,7 +48,7 @@ class Hooks:
         """
         problem = self._call(PRE, document)
         if problem:
-            raise GuardError(f"{PRE} {problem}: nothing was touched", "see what it said above")
+            raise GuardError(f"{PRE} {problem}: nothing was touched", "read the output of the hook above")
 
     def after(self, document: Mapping[str, Any], *, failed: bool) -> str:
         """Run post-deploy or on-failure. A failed hook does not change the result of the run.

@@ -143,7 +143,7 @@ def told(error: HostError, context: Context, *, locked: bool) -> HostError:
     """
     cut = context.cut.is_set() or (context.stop.is_set() and not locked)
     if cut and isinstance(error, UnreachableError):
-        return Stopped("stopped at once: its connection was cut", "run it again to go on", step=error.step)
+        return Stopped("stopped at once: its connection was cut", "run the command again to go on", step=error.step)
     return error
 
 

@@ -281,7 +281,7 @@ class HostLock:
         if answer.exit == EXIT_HELD:
             holder = self._parse(answer.error)
             hint = "wait for that run, as --lock-wait 5m does; the lock of a dead run expires by itself"
-            hint = "ask them; `provision lock release` takes it away" if holder.left is None else hint
+            hint = "ask the operator; `provision lock release` takes the lock away" if holder.left is None else hint
             raise LockedError(f"locked by {holder}", hint, run=holder.run)
         if answer.exit:
             state, run = self.paths.state, self.paths.run

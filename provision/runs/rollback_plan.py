@@ -150,7 +150,7 @@ def _reasons(targets: Sequence[_Target]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     lost = {role: _irrevocable(target) for target in targets for role in target.entry.step.foundation_of}
     for target in targets:
-        unknown = "" if target.made.known else "what it was is not kept on this host any more"
+        unknown = "" if target.made.known else "the state before the run is not kept on this host any more"
         why = unknown or lost.get(target.made.role) or _irrevocable(target)
         if why:
             reasons[target.made.step] = why

@@ -26,7 +26,7 @@ def sudo_refusal(stderr: str) -> HostError | None:
     if re.search(r"a password is required|a terminal is required", stderr):
         return RefusedError("sudo asks for a password", "give it with -K or ansible_become_password", stderr=stderr)
     if re.search(r"Sorry, try again|incorrect password|no password was provided", stderr):
-        return RefusedError("the sudo password is wrong", "give another one with -K", stderr=stderr)
+        return RefusedError("the sudo password is wrong", "give the right password with -K", stderr=stderr)
     if re.search(r"not in the sudoers file|not allowed to (execute|run sudo)|may not run sudo", stderr):
         return RefusedError("the user may not use sudo", "allow it in sudoers, or connect as root", stderr=stderr)
     if re.search(r"sudo: (command )?not found", stderr):

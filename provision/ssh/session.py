@@ -133,7 +133,7 @@ class Session(ShellTransport):
             if not beside:
                 self.close()
             raise UnreachableError(
-                f"no answer within {limit_s:.0f} s", "look at the host, then run it again"
+                f"no answer within {limit_s:.0f} s", "look at the host, then run the command again"
             ) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             if not beside:

@@ -148,7 +148,9 @@ class ShellTransport(ABC):
         if not complete:
             words = err.decode(errors="replace").strip()[-800:]
             refusal = None if answers else channels.sudo_refusal(words)
-            raise refusal or UnreachableError("the answer broke off", "look at the host and run it again", stderr=words)
+            raise refusal or UnreachableError(
+                "the answer broke off", "look at the host, then run the command again", stderr=words
+            )
         return answers
 
     def job(self, run: Run, on_line: Callable[[str], None], stopped: Callable[[], bool] = lambda: False) -> Answer:
@@ -170,7 +172,9 @@ class ShellTransport(ABC):
                 return answer
             if stopped():
                 break
-        raise UnreachableError("the job's log broke off", "run it again: it attaches to the job if it still runs")
+        raise UnreachableError(
+            "the job's log broke off", "run the command again: the run attaches to the job if the job still runs"
+        )
 
     def upload(self, source: IO[bytes], path: str, mode: int = 0o600, owner: str = "root:root") -> None:
         """Write a large file on the host; see `Transport`."""

@@ -1,4 +1,4 @@
-"""Every engine that an instance may have. A new engine is a folder beside this file, its line here, and a role."""
+"""All engines of instances. A new engine is a folder beside this file, a line here, and a role."""
 
 from provision.inventory import Host, Instance, Inventory, Serving, topology
 from provision.steps.docker.probe import Probes
@@ -6,29 +6,30 @@ from provision.steps.instance.engine import Engine
 from provision.steps.ollama.engine import OLLAMA
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OLLAMA,)}
-"""By name. The first is that of instances of which no engine is said."""
+"""Engines by name. The first is the default."""
 
 
 def probes() -> Probes:
-    """What the look at Docker asks the instances of each engine."""
+    """Return the questions of the read of Docker to the instances of each engine."""
     return tuple(engine.probe for engine in ENGINES.values())
 
 
 def of(serving: Serving) -> Engine:
-    """The engine of an instance, or of a host's instances.
+    """Return the engine of an instance, or of a host's instances.
 
     Args:
-        serving: the instance, or what holds for all instances of a host.
+        serving: the instance, or the settings for all instances of a host.
     """
     return ENGINES[serving.engine or next(iter(ENGINES))]
 
 
 def behind(balancer: Host, inventory: Inventory) -> tuple[Engine, ...]:
-    """The engines of the instances that a balancer sends to, each once; the first of all where it sends to none.
+    """Return the engines of a balancer's instances, each once; the default engine for a balancer without instances.
 
     Args:
         balancer: a balancer.
-        inventory: all of it.
+        inventory: the whole inventory.
     """
-    instances: list[Instance] = [one for host in topology.sources(balancer, inventory) for one in host.instances]
+    sources = topology.sources(balancer, inventory)
+    instances: list[Instance] = [instance for host in sources for instance in host.instances]
     return tuple(dict.fromkeys(map(of, instances))) or (of(Serving()),)

@@ -276,7 +276,7 @@ def test_only_the_confirmed_plan_is_carried_out(make):
     host.context.confirmed["h"] = host.plan(ROLES)
     (make.folder / "a").write_text("by somebody else")
     host.read()
-    with pytest.raises(HostError, match="more is to be changed than was agreed to"):
+    with pytest.raises(HostError, match="the plan has changes that nobody agreed to"):
         deployed(host.deploy(ROLES))
     assert host.changed == []
     host.context.confirmed["h"] = host.plan(ROLES)
@@ -383,7 +383,7 @@ def test_an_incomplete_upload_replaces_no_file(tmp_path):
 
 def test_no_host_waits_for_an_artifact_of_a_host_outside_the_run(make):
     wanted = Obtain("key", str(make.folder / "tar"), (run("true"),), host="builder", title="nginx")
-    with pytest.raises(HostError, match="only builder may make it, and it is not in this run"):
+    with pytest.raises(HostError, match="only builder may make the artifact, and builder is not in this run"):
         deployed(make(note(make, how=(wanted,))).deploy(ROLES))
 
 

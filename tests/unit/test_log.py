@@ -216,7 +216,7 @@ def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
         ({"exit": 0}, {}, "came to its end"),
         ({"command": "rollback", "exit": 3}, {}, "no deploy but a rollback"),
         ({"exit": 3}, {"limit": ("gpu",)}, "leave out --limit"),
-        ({"exit": 3, "extra_vars": 1}, {}, "say them again"),
+        ({"exit": 3, "extra_vars": 1}, {}, "give -e again"),
     ],
 )
 def test_what_cannot_go_on_is_refused_and_says_why(logs, how, said, why):

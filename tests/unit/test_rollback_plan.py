@@ -168,7 +168,7 @@ def test_changes_that_cannot_be_restored_are_listed_with_the_reason(inventory):
     )
     assert {one.step: one.why for one in found.left} == {
         "packages:docker": "packages stay as they are",
-        "container:ollama1": "what it was is not kept on this host any more",
+        "container:ollama1": "the state before the run is not kept on this host any more",
         "flux:capacitor": "this version of provision knows no such step",
         "no step at all": "this version of provision knows no such step",
     }

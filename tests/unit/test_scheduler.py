@@ -218,7 +218,7 @@ def test_a_failed_test_halts_the_roll_for_waiting_hosts_too(tmp_path: Path) -> N
     run(made, [first, second])
     assert isinstance(second.error, Stopped)
     assert "a/ollama1 is not fit to serve" in second.error.message
-    assert second.error.hint == "mend that, then deploy again"
+    assert second.error.hint == "repair the cause, then deploy again"
     assert made.members.labels(Membership.NOT_READY) == {"a/ollama1"}
     assert pool_of(made).down == {"a/ollama1"}
 

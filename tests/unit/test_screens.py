@@ -158,7 +158,7 @@ def test_a_host_that_dies_in_a_roll():
     with screen("dead-host-deploy"):
         recap(
             7,
-            Outcome("gpu-01", PLANNED, error=Stopped(halted, "mend that, then deploy again"), seconds=61.2),
+            Outcome("gpu-01", PLANNED, error=Stopped(halted, "repair the cause, then deploy again"), seconds=61.2),
             Outcome("gpu-02", PLANNED, error=dead, seconds=74.9, down=frozenset({"gpu-02/ollama1"})),
             Outcome("lb-01", HostPlan(steps=14), reloads=2, seconds=1.9, down=frozenset({"gpu-02/ollama1"})),
             events=[
@@ -260,7 +260,7 @@ def test_an_instance_that_fails_its_test():
         recap(
             7,
             Outcome("gpu-01", PLANNED, ["container:ollama1"], failed, 41.7, down=frozenset({"gpu-01/ollama1"})),
-            Outcome("gpu-02", PLANNED, [], Stopped(halted, "mend that, then deploy again"), 43.0),
+            Outcome("gpu-02", PLANNED, [], Stopped(halted, "repair the cause, then deploy again"), 43.0),
             Outcome("lb-01", HostPlan(steps=14), reloads=1, seconds=1.6),
             events=[
                 Event("gpu-01", "changed", "container:ollama1", change.reason, 12.4),

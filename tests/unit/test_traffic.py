@@ -315,7 +315,7 @@ def test_a_change_that_would_hurt_a_serving_instance_is_refused(host, make, traf
     made = host(container(make, "1"), old=())
     with pytest.raises(HostError, match="container:1 would cut the streams of 1 now, because the host") as error:
         deployed(made.deploy(ROLES))
-    assert error.value.hint == "run it again: it takes them out of the upstream first"
+    assert error.value.hint == "run the command again: the run takes these instances out of the upstream first"
     assert (make.folder / "c1").read_text() == "by somebody else"
     assert made.changed == []
 

@@ -392,7 +392,7 @@ def test_no_host_waits_for_the_build_of_a_failed_host(make, unreachable):
     if not unreachable:
         made.members[0].run.plan = broken_plan
     outcomes = made.deploy()
-    assert "only builder may make it, and it failed" in outcomes[1].error.message
+    assert "only builder may make the artifact, and builder failed" in outcomes[1].error.message
 
 
 def broken_plan(*args):
