@@ -69,7 +69,7 @@ def test_a_file_with_keys_is_roots_alone_whatever_becomes_of_it(fleet, balancer)
     for spoil in (("chmod", "644"), ("chown", "www-data")):
         fleet.on("lb-01", *spoil, KEYS)
         assert mode() != OURS
-        assert fleet.provision("plan", "--exit-code", "--limit", "lb-01").code == 2, "the file is not declared at all"
+        assert fleet.provision("plan", "--exit-code", "--limit", "lb-01").code == 5, "the file is not declared at all"
         balancer.apply(balancer.keyed)
         assert mode() == OURS
 
