@@ -43,7 +43,6 @@ WORDS, SENTENCE_WORDS = 60, 9  # a shorter text or sentence is not judged
 BOUNDS: dict[str, float] = {
     "provision/steps/docker": 7.0,
     "provision/steps/nginx": 8.0,
-    "tests/unit": 6.5,
 }
 
 _RUN = re.compile(r"[^\s\"()\[\]{}<>,;:!?*]+")

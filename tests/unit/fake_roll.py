@@ -1,4 +1,4 @@
-"""A roll without hosts: balancers that are dictionaries, and instances that prove themselves as a test says."""
+"""A roll without hosts: balancers are dictionaries, and a test decides which instances pass."""
 
 import threading
 import time
@@ -133,10 +133,10 @@ class FakePool:
 
 
 class FakeSession:
-    """The connection to a gpu host, whose instances prove themselves.
+    """The connection to a gpu host with healthy instances.
 
     Args:
-        ill: names of the instances that do not.
+        ill: names of the instances that fail the test.
     """
 
     def __init__(self, ill: Collection[str] = ()) -> None:

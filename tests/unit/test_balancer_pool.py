@@ -1,4 +1,4 @@
-"""How the pool of a balancer is read and changed while others may hold its lock."""
+"""Reads and changes of the pool of a balancer, also while another run holds the lock."""
 
 import time
 from collections.abc import Callable
@@ -31,7 +31,7 @@ THEIRS = Answer(lock.EXIT_HELD, b"", b"run-2 900 100 200 no them@there\n\n")
 
 
 class Busy:
-    """A balancer whose lock somebody else holds for some more looks."""
+    """A balancer whose lock another run holds for a number of execs."""
 
     def __init__(self, looks: int) -> None:
         self.looks = looks
@@ -42,7 +42,7 @@ class Busy:
 
 
 class Fixed:
-    """A balancer that says one thing to everything."""
+    """A balancer with the same answer to every command."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
@@ -52,10 +52,10 @@ class Fixed:
 
 
 class Asked:
-    """A balancer that says yes, and is lost at some exec.
+    """A balancer on which every command succeeds, until the connection is lost.
 
     Args:
-        lost: its number, from 1.
+        lost: the number of the exec that loses the connection, from 1; 0 means no exec.
     """
 
     def __init__(self, lost: int = 0) -> None:
@@ -69,11 +69,11 @@ class Asked:
         return [Answer(0, b"", b"")] * len(commands)
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: no connection is open."""
 
 
 class Told:
-    """The configuration of a balancer, with the state that a test says.
+    """The configuration of a balancer, with a state of the test.
 
     Args:
         step: the configuration.
@@ -119,33 +119,33 @@ def make(tmp_path: Path, session: Any, parse: Callable[[Answer], State] | None =
     return BalancerPool(inventory.group("balancer")[0], session, context)
 
 
-def test_what_gets_back_in_waits_for_somebody_elses_lock(tmp_path: Path) -> None:
+def test_an_uncordon_waits_for_the_lock_of_another_run(tmp_path: Path) -> None:
     made = make(tmp_path, Busy(3))
     made.context.stop.set()
-    assert made.update(up=UP) is False  # there is nothing to mark, once it has the lock
+    assert made.update(up=UP) is False  # with the lock at last, the pool finds no member to mark
 
 
-def test_and_what_is_taken_out_does_not(tmp_path: Path) -> None:
+def test_a_cordon_does_not_wait_for_the_lock_of_another_run(tmp_path: Path) -> None:
     made = make(tmp_path, Busy(3))
     with pytest.raises(LockedError):
         made.update(down=["gpu-01/ollama1"])
 
 
-def test_nor_does_it_wait_after_the_second_ctrl_c(tmp_path: Path) -> None:
+def test_an_uncordon_does_not_wait_after_the_second_ctrl_c(tmp_path: Path) -> None:
     made = make(tmp_path, Busy(3))
     made.context.cut.set()
     with pytest.raises(LockedError):
         made.update(up=UP)
 
 
-def test_who_is_in_the_upstream_is_known_also_while_nginx_does_not_run(tmp_path: Path) -> None:
+def test_the_members_are_known_while_nginx_is_stopped(tmp_path: Path) -> None:
     made = make(tmp_path, Busy(0), found)
     assert not state(config(fleet()))["exe"]
     assert sorted(made.members()) == [f"gpu-0{host}/ollama{one}" for host in (1, 2) for one in (1, 2)]
 
 
-def test_an_upstream_that_somebody_else_edited_is_no_empty_one(tmp_path: Path) -> None:
-    """Its instances may serve, and would be replaced without a wait for their streams."""
+def test_an_edited_upstream_does_not_count_as_empty(tmp_path: Path) -> None:
+    """The instances may serve, and the run would replace the instances without a wait for streams."""
     have = state(config(fleet()))
     text = have["files"][upstream.FILE].data.replace(b"; # gpu-01/ollama1", b";")
     edited = {**have, "files": {upstream.FILE: Content(text)}}
@@ -154,7 +154,7 @@ def test_an_upstream_that_somebody_else_edited_is_no_empty_one(tmp_path: Path) -
     assert make(tmp_path, Busy(0)).members() == {}
 
 
-def test_what_cannot_be_known_of_a_balancer_is_said_and_no_bug(tmp_path: Path) -> None:
+def test_an_unknown_state_of_a_balancer_is_an_error_and_no_bug(tmp_path: Path) -> None:
     without_curl = Answer(NO_CURL, b"", b"curl is not there to ask with")
     made = make(tmp_path, Fixed(without_curl), parse=None)
     with pytest.raises(FactError) as error:
@@ -176,7 +176,7 @@ def test_an_error_shows_no_secret_of_the_balancer(tmp_path: Path) -> None:
     assert error.message.startswith("lb-01: no ")
 
 
-def test_the_lock_of_a_mark_that_may_still_be_made_is_left_to_end_by_itself(tmp_path: Path) -> None:
+def test_the_lock_of_an_update_of_unknown_end_is_left_to_expire(tmp_path: Path) -> None:
     session = Asked(lost=1)
     made = make(tmp_path, session)
     with pytest.raises(UnreachableError):
@@ -185,7 +185,7 @@ def test_the_lock_of_a_mark_that_may_still_be_made_is_left_to_end_by_itself(tmp_
     assert len(session.execs) == 1
 
 
-def test_so_is_that_of_a_balancer_whose_own_change_may_still_be_made(tmp_path: Path) -> None:
+def test_the_lock_of_a_cut_off_balancer_is_left_to_expire(tmp_path: Path) -> None:
     session = Asked()
     made = make(tmp_path, session, found)
     made.update(down=[])
@@ -207,7 +207,7 @@ class Refusing(Asked):
         return answers
 
 
-def test_a_mark_that_failed_is_one_in_the_journal_too(tmp_path: Path) -> None:
+def test_a_failed_mark_is_recorded_in_the_journal(tmp_path: Path) -> None:
     session = Refusing()
     made = make(tmp_path, session, found)
     with pytest.raises(CommandError, match="check with nginx -t"):
@@ -220,10 +220,10 @@ def test_a_mark_that_failed_is_one_in_the_journal_too(tmp_path: Path) -> None:
 
 
 class Connected(Asked):
-    """A balancer that says how many connections are left.
+    """A balancer that reports the number of open connections.
 
     Args:
-        looks: what each look says.
+        looks: the reports, in order.
     """
 
     def __init__(self, *looks: str) -> None:
@@ -245,9 +245,9 @@ class Connected(Asked):
         (["open 2", "closed 2"], 60, (2, False), [2]),
         (["open 3"], 0, (3, True), []),
     ],
-    ids=["none", "they end", "a dead instance ends none", "no longer than is said"],
+    ids=["no stream", "the streams end", "a dead instance ends no stream", "the time is over"],
 )
-def test_it_waits_until_instances_are_idle(
+def test_a_pool_waits_until_instances_are_idle(
     tmp_path: Path,
     looks: list[str],
     seconds: float,
@@ -261,7 +261,7 @@ def test_it_waits_until_instances_are_idle(
     assert session.looks == []
 
 
-def test_a_wait_for_streams_ends_where_the_one_who_waits_says_so(tmp_path: Path) -> None:
+def test_a_wait_for_streams_ends_when_the_caller_stops(tmp_path: Path) -> None:
     def stop(count: int) -> None:
         raise Stopped("stopped")
 
@@ -283,7 +283,7 @@ def test_the_balancers_of_all_hosts_have_one_pool_each(tmp_path: Path) -> None:
     assert [pool.host.name for pool in made.pools.known] == ["lb-0", "lb-1"]
 
 
-def test_who_sent_to_an_instance_is_asked_once(tmp_path: Path) -> None:
+def test_the_first_members_are_asked_once(tmp_path: Path) -> None:
     host = gpu("a")
     made = roll(tmp_path, host, balancers=3)
     sends, dead, keeps_it_out = pools(made, host)
@@ -294,7 +294,7 @@ def test_who_sent_to_an_instance_is_asked_once(tmp_path: Path) -> None:
     assert [pool.looks for pool in (sends, dead, keeps_it_out)] == [1, 1, 1]
 
 
-def test_every_pool_is_updated_also_after_one_that_failed(tmp_path: Path) -> None:
+def test_every_pool_is_updated_even_after_a_failed_pool(tmp_path: Path) -> None:
     host = gpu("a")
     made = roll(tmp_path, host, balancers=3)
     first, second, third = pools(made, host)
@@ -305,7 +305,7 @@ def test_every_pool_is_updated_also_after_one_that_failed(tmp_path: Path) -> Non
     assert third.down == {"a/ollama1"}
 
 
-def test_after_the_second_ctrl_c_a_lost_balancer_is_what_it_is(tmp_path: Path) -> None:
+def test_after_the_second_ctrl_c_a_lost_balancer_counts_as_unreachable(tmp_path: Path) -> None:
     host = gpu("a")
     made = roll(tmp_path, host)
     pool_of(made).unreachable = True
@@ -314,7 +314,7 @@ def test_after_the_second_ctrl_c_a_lost_balancer_is_what_it_is(tmp_path: Path) -
         update_all(made.pools.of(host), lambda pool: pool.update(down=["a/ollama1"]))
 
 
-def test_all_pools_give_their_locks_back(tmp_path: Path) -> None:
+def test_all_pools_return_their_locks(tmp_path: Path) -> None:
     ended: list[str] = []
 
     class Ending(FakePool):
@@ -328,8 +328,8 @@ def test_all_pools_give_their_locks_back(tmp_path: Path) -> None:
     assert ended == ["lb-0", "lb-1"]
 
 
-def test_its_lock_is_renewed_only_while_an_instance_is_out(tmp_path: Path) -> None:
-    """For the hours in which hosts pull models, an operator can drain another instance."""
+def test_the_lock_of_a_balancer_is_renewed_only_while_an_instance_is_out(tmp_path: Path) -> None:
+    """While hosts pull models for hours, an operator can drain another instance."""
     have = {False: state(config(fleet())), True: state(config(fleet()))}
     text = have[True]["files"][upstream.FILE].data.replace(b"; # gpu-01/ollama1", b" down; # gpu-01/ollama1")
     have[True]["files"][upstream.FILE] = Content(text)

@@ -1,4 +1,4 @@
-"""Which host goes first and alone, and who comes after it."""
+"""The canary, which goes first and alone, and the order of the hosts after the canary."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ ALL = frozenset(role_interface.order())
 
 @pytest.fixture
 def make(tmp_path, setup):
-    """Makes a Rollout of an inventory whose work is the test's own."""
+    """A function that makes a Rollout of an inventory with the work of a test."""
 
     def build(nginx, balancers, *, roles=ALL, limit=(), **pace):
         path = tmp_path / "inventory.yaml"
@@ -40,7 +40,7 @@ def make(tmp_path, setup):
 
 
 def worked_on(rollout, bad="", error=CommandError):
-    """The hosts that are changed, in order; one of them fails, or each of them for `*`. All of them are as read."""
+    """Return the changed hosts in order. The host `bad` fails, or every host for `*`."""
     seen = []
 
     def deploy(host, roles, fleet=None):
@@ -75,25 +75,25 @@ BALANCED = "lb-01: {}, lb-02: {}"
         ("build_host: lb-01", BALANCED, {"limit": ["balancer"]}, "lb-01"),
     ],
 )
-def test_the_canary_is_the_first_gpu_host_that_waits_for_nobodys_build(make, nginx, balancers, how, canary):
+def test_the_canary_is_the_first_gpu_host_that_waits_for_no_build(make, nginx, balancers, how, canary):
     made = make(nginx, balancers, **how)
     assert worked_on(made, bad="*") == [canary]
     assert made.guarded == f"{canary}, which went first, failed"
     assert {one.outcome.result for one in made.members if one.outcome.host != canary} == {"stopped"}
 
 
-def test_after_it_comes_who_makes_what_others_wait_for(make):
+def test_after_the_canary_comes_the_host_that_builds_for_other_hosts(make):
     made = make("build_host: lb-02", BALANCED, serial=1)
     assert worked_on(made) == ["gpu-01", "lb-02", "gpu-02", "gpu-03", "lb-01"]
 
 
-def test_a_later_host_that_fails_alone_is_not_taken_for_the_canary(make):
+def test_a_single_later_failure_does_not_count_as_the_canary(make):
     made = make("", BALANCED, serial=1)
     assert worked_on(made, bad="gpu-02") == ["gpu-01", "gpu-02", "gpu-03", "lb-01", "lb-02"]
     assert made.guarded == ""
 
 
-def test_one_that_is_locked_gates_the_others_too_but_has_not_failed(make):
+def test_a_locked_canary_stops_the_run_without_a_failure(make):
     made = make("", BALANCED)
     assert worked_on(made, bad="*", error=LockedError) == ["gpu-01"]
     assert made.guarded == "gpu-01, which went first, is locked"

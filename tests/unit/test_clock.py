@@ -1,4 +1,4 @@
-"""A host's clock and this machine's: what is said where they differ."""
+"""A host's clock and this machine's: the warning about a difference."""
 
 import time
 from typing import Any
@@ -32,19 +32,19 @@ NOW = 1_790_000_000.0
         (None, 0, ""),
     ],
 )
-def test_a_difference_is_told_beyond_a_minute_and_what_the_read_took(host: Any, took: float, said: str) -> None:
+def test_a_difference_beyond_a_minute_and_the_time_of_the_read_is_a_warning(host: Any, took: float, said: str) -> None:
     told = clock.warning("gpu-01", host if host is None else int(host), NOW, NOW + took)
     assert (said in told) if said else not told
     assert not told or told.startswith("gpu-01: the host's clock is ")
 
 
 @pytest.mark.parametrize(("answer", "known"), [("1790000000", 1790000000), ("", None), ("-1", None), ("9" * 30, None)])
-def test_an_answer_that_is_no_time_is_not_known(answer: str, known: int | None) -> None:
+def test_an_answer_without_a_time_leaves_the_clock_unknown(answer: str, known: int | None) -> None:
     assert facts.parse(f"# clock\n{answer}\n# gpu-exit\n127\n").clock == known
 
 
 @pytest.mark.parametrize("way", ["plan", "deploy"])
-def test_each_host_whose_clock_is_off_is_told_once(make: Any, way: str) -> None:
+def test_each_host_with_a_wrong_clock_gets_one_warning(make: Any, way: str) -> None:
     right = getattr(make({"one": (), "two": ()}), way)()
     assert clocks(right) == []
     off = make({"three": (), "four": ()}, clock=lambda: time.time() - 86400 * 400)

@@ -1,4 +1,4 @@
-"""Which of the known keys are a host's, and connections that are not open yet."""
+"""The known keys of a host, and connections that are not open yet."""
 
 import socket
 import threading
@@ -38,7 +38,7 @@ def known(tmp_path, text, **said):
         (f"rack-7 {OWN}", {"host_key_alias": "rack-7"}),
     ],
 )
-def test_a_hosts_key_is_found_among_others(tmp_path, line, said):
+def test_the_key_of_a_host_is_found_among_other_keys(tmp_path, line, said):
     others = f"# comment\n\ngpu-011 {OTHER}\n{paramiko.HostKeys.hash_host('gpu-02')} {OTHER}\n|1|broken {OTHER}\n"
     keys = known(tmp_path, f"{others}{line}\ngpu-0 {OTHER}\ngpu-01 garbled\n", **said)
     name = said.get("host_key_alias") or (f"[gpu-01]:{said['port']}" if "port" in said else "gpu-01")
@@ -46,14 +46,14 @@ def test_a_hosts_key_is_found_among_others(tmp_path, line, said):
     assert len(keys._entries) == 1
 
 
-def test_the_first_of_two_keys_counts_and_a_file_that_is_not_there_has_none(tmp_path):
+def test_the_first_of_two_keys_counts_and_a_missing_file_has_no_key(tmp_path):
     keys = known(tmp_path, f"gpu-01 {OWN}\ngpu-01 {LATER}\n")
     assert keys.lookup("gpu-01")[KEYS[0].get_name()] == KEYS[0]
     _know(keys, str(tmp_path / "none"), Connection(address="gpu-01"))
 
 
 def test_a_connection_that_is_being_opened_can_be_closed():
-    """A host that takes the connection and then says nothing."""
+    """The host accepts the connection and then stays silent."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         session = Session(Connection(address="127.0.0.1", port=server.getsockname()[1], user="x"))
         session.begin()
@@ -66,7 +66,7 @@ def test_a_connection_that_is_being_opened_can_be_closed():
 
 
 class Opened:
-    """What stands for a connection: whether it still is one."""
+    """A fake connection that knows if it is open."""
 
     def __init__(self):
         self.is_connected = True
@@ -78,7 +78,7 @@ class Opened:
 
 @pytest.fixture
 def session():
-    """A session to a host to which every connection comes about."""
+    """A session to a host that accepts every connection."""
 
     def dial(target, gateway, begun):
         made = Opened()
@@ -88,7 +88,7 @@ def session():
     return Session(Connection(address="192.0.2.1"), dial=dial)
 
 
-def test_what_runs_beside_does_not_open_what_was_closed_but_what_was_lost(session):
+def test_a_command_beside_reopens_a_lost_connection_and_not_a_closed_session(session):
     with pytest.raises(UnreachableError, match="closed"):
         session.batch([run("true")], stop=False, beside=True)
     session.open()
@@ -101,7 +101,7 @@ def test_what_runs_beside_does_not_open_what_was_closed_but_what_was_lost(sessio
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_what_runs_beside_and_gets_no_answer_leaves_the_connection_to_others(session, beside):
+def test_a_silent_command_beside_leaves_the_connection_open(session, beside):
     def silent(timeout):
         raise TimeoutError
 
@@ -113,9 +113,9 @@ def test_what_runs_beside_and_gets_no_answer_leaves_the_connection_to_others(ses
     assert client.is_connected == beside
 
 
-def test_what_was_opened_in_the_background_and_closed_since_is_not_used_again(session):
+def test_a_connection_from_the_background_is_not_used_after_a_close(session):
     session.begin()
-    while session._client is None:  # the steps are put together meanwhile
+    while session._client is None:  # a run builds its steps meanwhile
         time.sleep(0.01)
     first = session._connected()
     session.close()
@@ -123,7 +123,7 @@ def test_what_was_opened_in_the_background_and_closed_since_is_not_used_again(se
     assert (session._connected().is_connected, session.connects) == (True, 2)
 
 
-def test_an_exit_code_that_never_comes_after_the_output_is_not_waited_for_without_end():
+def test_the_wait_for_a_missing_exit_code_has_an_end():
     channel = SimpleNamespace(status_event=threading.Event(), recv_exit_status=lambda: 3)
     with pytest.raises(TimeoutError):
         channels.exit_status(channel, time.monotonic() + 0.05)

@@ -46,7 +46,7 @@ def entry() -> Entry:
         ("cgroupfs", "26.1.5", "absent", True),
     ],
 )
-def test_what_docker_makes_and_what_lives_on_are_looked_at(
+def test_the_cgroups_of_new_and_of_running_containers_count(
     driver: str, version: str, container: str, safe: bool
 ) -> None:
     case = yaml.safe_load((FACTS / f"Container/{container}.yaml").read_text())
@@ -60,7 +60,7 @@ def test_what_docker_makes_and_what_lives_on_are_looked_at(
     assert set(gpu_loss.reads([entry()])) == set(answers)
 
 
-def test_a_daemon_that_does_not_answer_is_not_trusted_and_what_nobody_asked_for_is_not_doubted() -> None:
+def test_a_silent_daemon_is_not_trusted_and_a_missing_read_is_not_doubted() -> None:
     silent = said("DockerService/nothing_pending.yaml").stdout.replace(b"info=", b"silent=")
     assert not gpu_loss.are_safe([entry()], {daemon_state.COMMAND: Answer(0, silent)})
     assert gpu_loss.are_safe([entry()], {})
@@ -85,12 +85,10 @@ WELL = Card(0, UUID, "RTX A6000", "580.95.05", 8.6, 49140)
         ("docker_stopped", (WELL,), 3001, True),
     ],
 )
-def test_an_instance_that_cannot_be_worked_on_may_serve_on(
-    container: str, found: tuple[Card, ...], port: int, lost: bool
-) -> None:
+def test_a_refused_instance_may_still_serve(container: str, found: tuple[Card, ...], port: int, lost: bool) -> None:
     case = yaml.safe_load((FACTS / f"Container/{container}.yaml").read_text())
     said = Answer(case.get("exit", 0), case.get("stdout", "").encode(), case.get("stderr", "").encode())
     one = Entry("ollama", dataclasses.replace(entry().step, port=port))  # type: ignore[type-var]
     names = gpu_loss.lost(["ollama1"], [one], {inspect.command(): said}, HostFacts(cards=found))
     assert names == ({"ollama1"} if lost else set())
-    assert gpu_loss.lost(["ollama1"], [one], {}, HostFacts(cards=found)) == set(), "nobody looked at the container"
+    assert gpu_loss.lost(["ollama1"], [one], {}, HostFacts(cards=found)) == set(), "no read of the container"

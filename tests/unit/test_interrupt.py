@@ -1,4 +1,4 @@
-"""The wish to stop: by which signals it comes, what is said at that moment, and a terminal that is gone."""
+"""The wish to stop: the signals, the message at that moment, and a terminal that has closed."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ HOSTS = ["gpu-01", "lb-01"]
 
 
 class Wishes:
-    """What a run was asked, in order; a run waits for it as for its hosts."""
+    """The calls of the handler of a run, in order."""
 
     def __init__(self) -> None:
         self.seen: list[bool] = []
@@ -30,13 +30,13 @@ class Wishes:
             self._more.notify_all()
 
     def wait(self, count: int) -> None:
-        """Wait until so many came."""
+        """Wait for a number of calls."""
         with self._more:
             assert self._more.wait_for(lambda: len(self.seen) >= count, 10), self.seen
 
 
 @pytest.mark.parametrize("number", interrupt.SIGNALS)
-def test_each_of_these_signals_asks_for_an_end_and_the_second_one_cuts(number: signal.Signals) -> None:
+def test_each_signal_asks_for_an_end_and_a_second_signal_cuts(number: signal.Signals) -> None:
     before, wishes = signal.getsignal(number), Wishes()
     with interrupt.at_ctrl_c(wishes, together=0.0):
         for count in (1, 2):
@@ -46,7 +46,7 @@ def test_each_of_these_signals_asks_for_an_end_and_the_second_one_cuts(number: s
     assert signal.getsignal(number) == before
 
 
-def test_signals_that_programs_send_together_are_one_wish_and_a_key_is_always_one() -> None:
+def test_signals_sent_together_are_one_wish_and_ctrl_c_is_always_a_wish() -> None:
     wishes = Wishes()
     with interrupt.at_ctrl_c(wishes, together=60.0):
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -55,7 +55,7 @@ def test_signals_that_programs_send_together_are_one_wish_and_a_key_is_always_on
     assert wishes.seen == [False, True]
 
 
-def test_what_is_ignored_stays_so_and_the_others_are_heard() -> None:
+def test_an_ignored_signal_stays_ignored_and_other_signals_count() -> None:
     before, wishes = signal.signal(signal.SIGHUP, signal.SIG_IGN), Wishes()
     try:
         with interrupt.at_ctrl_c(wishes):
@@ -81,7 +81,7 @@ def test_what_is_ignored_stays_so_and_the_others_are_heard() -> None:
         (signal.SIGINT, list("abcdefghij"), "on a, b, c, d, e, f, g, h and 2 more; press"),
     ],
 )
-def test_a_signal_is_answered_before_anything_else_is_done(
+def test_a_signal_is_answered_before_any_other_work(
     capsys: pytest.CaptureFixture[str],
     number: signal.Signals,
     hosts: list[str],
@@ -101,7 +101,7 @@ def test_a_signal_is_answered_before_anything_else_is_done(
     assert heard[0].count("\n") == 1
 
 
-def test_the_second_says_what_is_cut_and_the_third_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_signal_says_what_is_cut_and_the_third_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     wishes = Wishes()
     with interrupt.at_ctrl_c(wishes, lambda: HOSTS, at_once=30.0):
         for count in (1, 2, 3):
@@ -112,7 +112,7 @@ def test_the_second_says_what_is_cut_and_the_third_nothing_more(capsys: pytest.C
     assert said[1] == "cutting off what is under way on gpu-01, lb-01"
 
 
-def test_a_bug_in_who_is_under_way_does_not_keep_the_run_from_its_end() -> None:
+def test_a_bug_in_the_list_of_hosts_under_way_does_not_stop_the_wish() -> None:
     wishes = Wishes()
     with interrupt.at_ctrl_c(wishes, lambda: HOSTS[9:][0]):
         signal.raise_signal(signal.SIGTERM)
@@ -120,7 +120,7 @@ def test_a_bug_in_who_is_under_way_does_not_keep_the_run_from_its_end() -> None:
     assert wishes.seen == [False]
 
 
-# A command that waits for its end, says something then, and gives back what it has.
+# A command that waits for a signal, prints, and writes a file at the end.
 COMMAND = """
 import sys, threading
 from pathlib import Path
@@ -146,7 +146,7 @@ sys.exit(code)
 
 
 def started(end: int, path: Path, *, terminal: bool) -> subprocess.Popen[bytes]:
-    """The command, with both streams on one end of something, which is its terminal if it can be."""
+    """Start the command with both streams on the end of a pipe or of a controlling terminal."""
 
     def claim() -> None:
         if terminal:
@@ -163,7 +163,7 @@ def started(end: int, path: Path, *, terminal: bool) -> subprocess.Popen[bytes]:
 
 
 def closed_terminal(process: subprocess.Popen[bytes]) -> None:
-    """Nothing: the kernel sends SIGHUP to whoever has the terminal."""
+    """Do nothing: the kernel sends SIGHUP to the process on a closed terminal."""
 
 
 def terminated(process: subprocess.Popen[bytes]) -> None:
@@ -173,14 +173,14 @@ def terminated(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize(
     ("opened", "then"), [(os.openpty, closed_terminal), (os.pipe, terminated)], ids=["terminal", "pipe"]
 )
-def test_a_run_comes_to_its_end_though_nobody_can_read_it_any_more(
+def test_a_run_ends_in_order_after_its_terminal_or_pipe_closed(
     tmp_path: Path, opened: Callable[[], tuple[int, int]], then: Callable[[subprocess.Popen[bytes]], None]
 ) -> None:
     reader, end = opened()
     process = started(end, tmp_path / "done", terminal=opened is os.openpty)
     os.close(end)
     said = b""
-    while b"\n" not in said:  # it may come in parts
+    while b"\n" not in said:  # the line may come in parts
         said += os.read(reader, 1024)
     os.close(reader)
     then(process)
@@ -188,12 +188,12 @@ def test_a_run_comes_to_its_end_though_nobody_can_read_it_any_more(
     assert (tmp_path / "done").read_text() == "given back"
 
 
-def test_who_does_not_read_holds_up_nothing() -> None:
+def test_a_blocked_message_does_not_delay_the_wish() -> None:
     release, wishes = threading.Event(), Wishes()
 
     def under_way() -> list[str]:
         release.wait(30)
-        raise InterruptedError  # nothing is said after the test
+        raise InterruptedError  # no message after the test
 
     with interrupt.at_ctrl_c(wishes, under_way):
         signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The rules of the house: what may import what, where the words of an engine may stand, what may lie about loose."""
+"""The rules of the house: allowed imports, places for the words of a program, and loose modules."""
 
 import ast
 import re
@@ -54,7 +54,7 @@ HOMES = {
 
 
 def files() -> Iterator[tuple[str, str, Path]]:
-    """Every module of ours with its room, and its room inside `steps`."""
+    """Return every module of ours with the room, and the room inside `steps`."""
     for folder, unit in (("provision", ""), ("roles", "roles")):
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
@@ -72,7 +72,7 @@ def goes_down(name: str, target: str, rows: list[set[str]]) -> bool:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The modules that a file imports, in full."""
+    """Return the modules that a file imports, by full name."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -121,12 +121,12 @@ def test_a_loose_module_is_used_by_three_rooms() -> None:
 
 
 def called(path: Path) -> set[str]:
-    """Names of the functions that a file calls by their plain name."""
+    """Return the functions that a file calls by plain name."""
     calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
     return {call.id for call in calls if isinstance(call, ast.Name)}
 
 
-# What prints beside `report`: the lab's programs, tasks of Fabric (where the fabfile is), and the answer to a signal.
+# These print beside `report`: programs of the lab, the fabfile, and the answer to a signal.
 PRINTS = {"report", "lab", "fabfile"}
 ANSWERS_SIGNALS = ROOT / "provision" / "runs" / "interrupt.py"
 
@@ -144,7 +144,7 @@ def test_the_command_line_knows_its_types(path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", ["actions", "rollout", "apply"])
-def test_what_works_knows_no_screen(room: str) -> None:
+def test_actions_rollout_and_apply_know_no_screen(room: str) -> None:
     for path in sorted((ROOT / "provision" / room).rglob("*.py")):
         tops = {tuple(module.split(".")[:2]) for module in imported(path)}
         assert not {top for top in tops if top[0] == "click" or top == ("provision", "report")}, path
@@ -158,8 +158,8 @@ def test_no_command_imports_another() -> None:
         assert targets <= shared, path
 
 
-# Where the words of one program may stand. Who imports a room is the matter of the rows above, and docstrings
-# and comments may name a program to explain; all other text and every identifier is looked at.
+# The places for the words of a program. The rows above bound imports, and docstrings and comments may name a program
+# to explain. The test reads all other text and every identifier.
 WORDS = {
     "ollama": r"ollama|/api/|11434",
     "nginx": r"nginx",
@@ -168,10 +168,10 @@ PLACES = {
     "ollama": (
         "provision/steps/ollama/",
         "provision/steps/engines.py",
-        "provision/steps/instance_paths.py",  # the folder that all engines share is called after the first
+        "provision/steps/instance_paths.py",  # the shared folder of all engines has the name of the first engine
         "provision/lab/",
         "provision/loadtest/",
-        "provision/inventory/example.py",  # shows an inventory as operators write it
+        "provision/inventory/example.py",  # shows the inventory of an operator
         "roles/__init__.py",
         "roles/ollama.py",
         "roles/models.py",
@@ -181,7 +181,7 @@ PLACES = {
         "provision/steps/nginx_paths.py",  # the paths that are also in the shared reads
         "provision/lab/",
         "provision/loadtest/",
-        "provision/inventory/shared_settings.py",  # the settings of a role that others read, under its name
+        "provision/inventory/shared_settings.py",  # shared settings of the role, under the name of the role
         "roles/__init__.py",
         "roles/nginx.py",
         "roles/balancer.py",
@@ -192,7 +192,7 @@ PLACES = {
 
 
 def texts_of(source: str) -> Iterator[str]:
-    """Constants and identifiers of Python source, without docstrings, comments and the modules that it imports."""
+    """Yield constants and identifiers of Python source, without docstrings, comments and imported modules."""
     nodes = list(ast.walk(ast.parse(source)))
     explained = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     for node in nodes:
@@ -211,7 +211,7 @@ def test_docstrings_and_comments_alone_may_name_a_program() -> None:
 
 
 def files_with(word: str) -> Iterator[str]:
-    """The files that have words of a program outside of its places."""
+    """Yield the files with words of a program outside the places."""
     for path in sorted(path for folder in ("provision", "roles", "templates") for path in (ROOT / folder).rglob("*.*")):
         name = str(path.relative_to(ROOT))
         if path.suffix in (".py", ".j2") and not name.startswith(PLACES[word]):
@@ -226,12 +226,12 @@ def test_words_of_a_program_stand_where_they_belong(word: str) -> None:
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_every_place_of_a_word_has_it(word: str) -> None:
+def test_every_place_of_a_word_exists(word: str) -> None:
     assert [place for place in PLACES[word] if not (ROOT / place).exists()] == []
 
 
 def kinds_of_steps() -> tuple[set[str], set[str]]:
-    """The classes of steps and of their finders, and how the ids of steps begin, by the docstrings of `id`."""
+    """Return the classes of steps and finders, and the prefixes of ids, by the docstrings of `id`."""
     trees = [ast.parse(path.read_text()) for room, _, path in files() if room == "steps"]
     nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     classes = {"Step", "Owned"}
@@ -266,7 +266,7 @@ def asks_for_a_kind(node: ast.AST) -> bool:
 
 
 @pytest.mark.parametrize(("room", "part", "path"), MODULES)
-def test_nobody_else_asks_for_the_kind_of_a_step_or_spells_its_id(room: str, part: str, path: Path) -> None:
+def test_only_steps_and_roles_ask_for_the_kind_of_a_step_or_spell_an_id(room: str, part: str, path: Path) -> None:
     if room not in ("steps", "roles"):
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if asks_for_a_kind(node)]
-        assert [ast.unparse(node) for node in nodes] == [], "what others must know is a member of Step"
+        assert [ast.unparse(node) for node in nodes] == [], "make the knowledge a member of Step"

@@ -1,4 +1,4 @@
-"""The keeper of a run's leases, against a session that is handed in."""
+"""The keeper of a run's leases, against a fake session."""
 
 import threading
 import time
@@ -134,7 +134,7 @@ def test_a_silent_host_does_not_delay_the_renewals_of_other_hosts(take):
 def test_an_error_of_a_renewal_is_left_to_the_next_exec(take, answer):
     host = Host(answer)
     lease = take(host)
-    assert host.is_renewed(), "it is tried again"
+    assert host.is_renewed(), "the keeper tries again"
     assert lease.held
 
 
@@ -210,7 +210,7 @@ def waited(host, seconds, over):
 
 def test_the_lock_of_a_finished_run_is_taken_over_in_one_more_exec():
     host = Locked("run-0")
-    assert waited(host, 0, over={"run-0", "run-2"}) is False, "what was read with the first exec still holds"
+    assert waited(host, 0, over={"run-0", "run-2"}) is False, "the read of the first exec still holds"
     assert host.dead == ["run-0"]
 
 

@@ -66,7 +66,7 @@ def test_a_run_takes_renews_and_releases_the_lock(alice):
     alice.checked(ran(alice.acquire("run-1", 1000)))
     assert status(alice).left > 1000
     ran(alice.release("run-2"))
-    assert status(alice) is not None, "only its own"
+    assert status(alice) is not None, "a run releases only its own lock"
     ran(alice.release("run-1"))
     assert status(alice) is None
 
@@ -100,13 +100,13 @@ def test_a_lock_by_hand_does_not_expire_and_says_why(alice, bob):
     assert "provision lock release" in caught.value.hint
     with pytest.raises(LockedError, match="by hand"):
         bob.checked(ran(bob.acquire_by_hand("mine")))
-    assert bob.holder_of(ran(bob.take_away(force=False))).who == ALICE, "anybody may release it: it is for people"
+    assert bob.holder_of(ran(bob.take_away(force=False))).who == ALICE, "anybody may release a lock by hand"
     assert status(bob) is None
 
 
 def test_a_boot_ends_a_lease_and_no_lock_by_hand(folder, alice, kept):
     alice.checked(ran(alice.acquire("run-1", 9000)))
-    shutil.rmtree(folder)  # as /run is after a boot
+    shutil.rmtree(folder)  # a boot empties /run
     assert status(alice) is None
     alice.checked(ran(alice.acquire_by_hand("another card")))
     assert [path.stat().st_mode & 0o777 for path in (kept.parent, kept)] == [0o700, 0o600]

@@ -1,4 +1,4 @@
-"""What a read costs, counted in the script that a host gets: commands, programs by name, and bytes. Never a time."""
+"""The cost of a read, counted in the script for a host: commands, programs by name, and bytes. Never a time."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ DOCKER = re.compile(rb"\b(docker (ps|inspect|image|volume|info|exec)|runc|nvidia
 
 
 class Silent(ShellHost):
-    """A host that answers every command with nothing, and keeps what it was asked."""
+    """A host with an empty answer to every command, which records the commands."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def run_of(roles, folder) -> HostRun:
 
 
 def reads(roles, folder, *, guards: bool = True) -> tuple[list[Run], bytes]:
-    """What is read for these roles, and the script that does it."""
+    """Return the commands of a read for some roles, and the script."""
     commands = run_of(roles, folder).reader.needed(roles, guards=guards)
     return commands, script.assemble(commands, script.make_mark(), stop=False)
 
@@ -52,7 +52,7 @@ def test_the_whole_read_is_few_commands_and_asks_docker_in_one_of_them(tmp_path)
     assert len(commands) <= 16
     assert [str(command) for command in commands if command.slow] == ["host facts", "look at Docker"]
     assert len(text) < 22_000
-    assert text.count(b"-exec cat") == 1, "contents are printed by one program, but for what a container may change"
+    assert text.count(b"-exec cat") == 1, "one program prints contents, except for files that a container may change"
     assert text.count(b"nvidia-smi --query-gpu") == 1
     assert text.count(b"docker ps -aq") == 1, "where containers are published comes of the look at Docker"
 
@@ -72,7 +72,7 @@ def test_the_read_under_the_lock_and_after_a_change_of_the_balancer_asks_neither
 
 
 @pytest.mark.parametrize("role", ["balancer", "nginx"])
-def test_a_role_that_leaves_parts_of_the_host_facts_out_looks_at_none_of_them(role):
+def test_a_role_uses_no_part_of_the_host_facts_beyond_its_list(role):
     class Blind(HostFacts):
         def __getattribute__(self, name):
             assert name not in ("cards", "driver_error", "remembered", "published"), name
@@ -92,13 +92,13 @@ def test_a_role_that_leaves_parts_of_the_host_facts_out_looks_at_none_of_them(ro
 
 
 def enabling(run: HostRun) -> Change:
-    """A change of the balancer that has systemd reload: its service is to start at boot."""
+    """Return a change of the balancer that reloads systemd: the service is to start at boot."""
     step = next(e.step for e in run.steps.entries if e.role == "balancer" and isinstance(e.step, Service))
     have = {"enabled": False, "running": True, "masked": False}
     return Change("balancer", step, "change", "enabled differs", have, {**have, "enabled": True})
 
 
-def test_a_change_of_the_balancer_that_endangers_cards_has_docker_read_too(tmp_path):
+def test_a_change_of_the_balancer_that_endangers_cards_reads_docker_too(tmp_path):
     run = run_of(BALANCER, tmp_path)
     needed = gpu_loss.reads(run.steps.entries)
     assert set(needed) <= set(run.reader.needed_for([enabling(run)], BALANCER, None))

@@ -1,4 +1,4 @@
-"""Instances that earlier runs left out: they prove themselves, and get requests again before others are changed."""
+"""Instances that earlier runs left out are tested and admitted before the run changes other instances."""
 
 import threading
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from .test_host_run import Note, Upstream
 
 
 class Part(Note):
-    """A note that is part of the instance `ollama1`, and does not disrupt it."""
+    """A note that is part of the instance `ollama1`, and does not disrupt the instance."""
 
     @property
     def part_of(self):
@@ -57,7 +57,7 @@ class Pool:
 
 
 class Pools:
-    """The balancer that sends to all hosts; another one has nothing in its upstream."""
+    """The pool of a balancer that sends to all hosts."""
 
     def __init__(self, pool):
         self.pool, self.known = pool, ()
@@ -72,14 +72,14 @@ class Pools:
         return pool.members()
 
     def finish(self):
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
     close = finish
 
 
 @pytest.fixture
 def make(tmp_path):
-    """Makes a Rollout over gpu hosts and a balancer that is part of the run; every host is a folder of the test."""
+    """A function that makes a Rollout over gpu hosts and a balancer of the run; every host is a folder of the test."""
     setup = testing.setup(tmp_path, steps=lambda host, inventory: host.variables["entries"], owned=())
     events = []
 
@@ -143,7 +143,7 @@ def result(rollout):
     return {outcome.host: outcome.result for outcome in rollout.deploy()}
 
 
-def test_an_instance_that_was_left_out_is_given_back_before_anything_changes(make):
+def test_an_instance_left_out_earlier_is_admitted_before_any_change(make):
     rollout = make({"gpu-01": "wanted", "gpu-02": "old", "lb-01": "wanted"}, {"gpu-01/ollama2": ""})
     assert result(rollout) == {"gpu-01": "ok", "gpu-02": "changed", "lb-01": "ok"}
     assert make.events[:2] == ["prove gpu-01/ollama2", "up gpu-01/ollama2"]
@@ -157,14 +157,14 @@ def test_a_drained_instance_stays_out(make):
 
 
 @pytest.mark.parametrize(("roles", "asked"), [(("ollama",), True), (("models",), True), (("docker",), False)])
-def test_a_run_without_last_wave_asks_the_balancers_if_it_looks_at_instances(make, roles, asked):
+def test_a_run_without_a_last_wave_asks_the_balancers_if_its_roles_serve_instances(make, roles, asked):
     rollout = make({"gpu-01": "wanted", "lb-01": "wanted"}, OUT, roles=roles)
     rollout.deploy()
     assert bool(rollout.pool.looks) is asked
     assert ("up gpu-01/ollama1" in make.events) is asked
 
 
-def test_an_instance_that_this_run_changes_proves_itself_at_the_end_of_its_hosts_part(make):
+def test_an_instance_changed_by_this_run_is_tested_at_the_end_of_its_host(make):
     rollout = make({"gpu-01": "old"}, OUT, step=Part)
     assert result(rollout) == {"gpu-01": "changed"}
     assert make.events == [
@@ -178,25 +178,25 @@ def test_an_instance_that_this_run_changes_proves_itself_at_the_end_of_its_hosts
 
 @pytest.mark.parametrize("pace", [Pace(serial=1), Pace(canary=True)])
 @pytest.mark.parametrize("ill", [False, True])
-def test_an_instance_of_a_later_batch_gets_its_chance_before_the_first_batch_changes_anything(make, pace, ill):
-    """Also where this run changes it: the hosts of the first batch would wait for it in vain."""
+def test_an_instance_of_a_later_batch_is_tested_before_the_first_batch_changes(make, pace, ill):
+    """The rule also holds for an instance that this run changes: the first batch would wait in vain."""
     down = {"gpu-02/ollama1": ""}
     rollout = make({"gpu-01": "old", "gpu-02": "old"}, down, ill=down if ill else (), pace=pace, step=Part)
     results = result(rollout)
     assert make.events[0] == "prove gpu-02/ollama1"
     assert make.events.index("prove gpu-02/ollama1") < make.events.index("deploy gpu-01")
     assert ("up gpu-02/ollama1" in make.events) is not ill
-    assert make.events.count("prove gpu-02/ollama1") == (2 if ill else 1), "it is tested again when it was changed"
+    assert make.events.count("prove gpu-02/ollama1") == (2 if ill else 1), "a changed instance is tested again"
     assert results == {"gpu-01": "changed", "gpu-02": "failed" if ill else "changed"}
 
 
-def test_hosts_that_begin_later_than_others_of_their_batch_count_as_later(make):
+def test_hosts_that_wait_for_a_thread_count_as_later(make):
     rollout = make({"gpu-01": "old", "gpu-02": "old"}, {"gpu-02/ollama1": ""}, step=Part, forks=1)
     rollout.deploy()
     assert make.events[:2] == ["prove gpu-02/ollama1", "up gpu-02/ollama1"]
 
 
-def test_an_instance_that_is_ill_keeps_no_other_of_its_host_out_and_fails_its_host_after_the_first_wave(make):
+def test_a_failed_test_keeps_no_other_instance_out_and_fails_the_host_after_the_first_wave(make):
     rollout = make(
         {"gpu-01": "wanted", "gpu-02": "old"}, OUT, ill={"gpu-01/ollama1"}, pace=Pace(canary=True, max_fail=0)
     )
@@ -208,7 +208,7 @@ def test_an_instance_that_is_ill_keeps_no_other_of_its_host_out_and_fails_its_ho
     assert rollout.fleet().not_ready == {"gpu-01/ollama1"}
 
 
-def test_an_instance_of_a_host_that_fails_in_its_part_is_given_back_if_it_is_well(make):
+def test_a_healthy_instance_of_a_failed_host_is_admitted(make):
     rollout = make({"gpu-01": "old"}, {"gpu-01/ollama1": ""}, step=Part)
 
     def fails(*args):
@@ -222,7 +222,7 @@ def test_an_instance_of_a_host_that_fails_in_its_part_is_given_back_if_it_is_wel
     assert make.events == ["prove gpu-01/ollama1", "up gpu-01/ollama1"]
 
 
-def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(make):
+def test_an_instance_locked_by_another_run_is_left_alone(make):
     rollout = make({"gpu-01": "wanted"}, {"gpu-01/ollama1": ""})
 
     def locked(name, *, lock=False):
@@ -231,11 +231,11 @@ def test_an_instance_on_which_another_run_is_at_work_is_left_to_that_run(make):
     rollout.members[0].traffic.admission.prove = locked
     assert result(rollout) == {"gpu-01": "locked"}
     assert "up gpu-01/ollama1" not in make.events
-    assert not rollout.fleet().not_ready, "its marks are kept"
+    assert not rollout.fleet().not_ready, "the marks of the host are kept"
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_ctrl_c_in_the_middle_of_recovery_stops_after_the_instance_that_is_tested(make, step):
+def test_ctrl_c_during_recovery_stops_after_the_instance_under_test(make, step):
     rollout = make({"gpu-01": "old", "gpu-02": "old"}, OUT)
     begun = threading.Event()
     (first, _) = rollout.members
@@ -257,7 +257,7 @@ def test_ctrl_c_in_the_middle_of_recovery_stops_after_the_instance_that_is_teste
     assert rollout.interrupted
 
 
-def test_ctrl_c_while_balancers_are_asked_is_a_stop(make):
+def test_ctrl_c_during_the_question_to_the_balancers_is_a_stop(make):
     rollout = make({"gpu-01": "wanted"}, OUT)
     asking = threading.Event()
 
@@ -274,7 +274,7 @@ def test_ctrl_c_while_balancers_are_asked_is_a_stop(make):
 
 
 @pytest.mark.parametrize("ill", [False, True])
-def test_an_instance_whose_address_the_balancers_learn_in_the_last_wave_proves_itself_before_it(make, ill):
+def test_an_instance_with_a_new_address_is_tested_before_the_last_wave(make, ill):
     text = "server 192.0.2.1:3001 down; # gpu-01/ollama1\n"
     roles = ("ollama", "models", "balancer")
     down = {"gpu-01/ollama1"} if ill else set()
@@ -287,7 +287,7 @@ def test_an_instance_whose_address_the_balancers_learn_in_the_last_wave_proves_i
 
 
 @pytest.mark.parametrize("ill", [False, True])
-def test_a_run_of_other_roles_gives_back_what_would_be_in_its_way_and_fails_no_host_for_it(make, ill):
+def test_a_run_of_other_roles_admits_blocking_instances_and_fails_no_host_for_a_failed_test(make, ill):
     down = {"gpu-02/ollama2": ""}
     rollout = make(
         {"gpu-01": "old", "gpu-02": "wanted"},
@@ -303,7 +303,7 @@ def test_a_run_of_other_roles_gives_back_what_would_be_in_its_way_and_fails_no_h
 
 
 def test_balancers_that_disagree_about_a_drain_stop_no_run() -> None:
-    """A drain that reached one of two balancers lasts, and is read by every deploy after it."""
+    """A drain that reached only one of two balancers lasts, and every later deploy reads the difference."""
     drained = "# drained a/ollama1 since now by me@here: repair\nserver 10.0.0.1:3001 down; # a/ollama1\n"
     texts = [f"upstream x {{\n{text}}}" for text in (drained, "server 10.0.0.1:3001; # a/ollama1\n")]
     for order in (texts, texts[::-1]):

@@ -1,4 +1,4 @@
-"""What verify finds of an answer that comes through a balancer."""
+"""The proof of verify that an answer streams through a balancer."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ import pytest
 from provision.steps.ollama import stream_proof
 
 Arrival = Callable[[int, int], int]
-"""When a frame comes, in milliseconds: of its number, and how many tokens were asked for."""
+"""The time of a frame in milliseconds, by the number of the frame and of the requested tokens."""
 
 
 SERVING = {f"gpu-0{host}/ollama{n}": f"10.1.0.1{host}:300{n}" for host in (1, 2) for n in (1, 2)}
@@ -24,8 +24,8 @@ class Streaming:
     """A balancer through which an answer of 20 ms a token comes, in front of four instances.
 
     Args:
-        arrival: when the lines of an answer come.
-        loaded: address of an instance -> the model that it has loaded.
+        arrival: the times of the lines of an answer.
+        loaded: the loaded model of an instance, by address.
     """
 
     def __init__(self, arrival: Arrival, loaded: dict[str, str]) -> None:
@@ -50,24 +50,24 @@ class Streaming:
 
 
 def streamed(arrival: Arrival) -> tuple[list[bool], list[int]]:
-    """Which proofs hold, and how long the answers were that they took."""
+    """Return the results of the proofs, and the lengths of the requested answers."""
     live = Streaming(arrival, dict.fromkeys(PLACES, "m:1"))
     return [check.passed for check in stream_proof.stream(live, "http://x", "m:1", SERVING)], live.asked
 
 
-def test_a_stream_that_comes_as_it_is_made() -> None:
+def test_an_undelayed_stream_passes() -> None:
     assert streamed(lambda number, tokens: number * 20) == ([True, True], [24])
 
 
-def test_a_host_that_was_busy_when_a_short_answer_came_is_asked_for_a_longer_one() -> None:
+def test_after_a_short_answer_in_one_lump_a_longer_answer_is_requested() -> None:
     assert streamed(lambda number, tokens: number * 20 if tokens > 24 else 0) == ([True, True], [24, 96])
 
 
-def test_a_balancer_that_holds_answers_back_fails_however_long_they_are() -> None:
+def test_a_balancer_that_buffers_answers_of_any_length_fails() -> None:
     assert streamed(lambda number, tokens: 5000) == ([True, False], [24, 96, 384])
 
 
-def test_a_model_that_an_instance_does_not_have_loaded_is_not_asked_for_because_that_would_load_it() -> None:
+def test_a_model_not_loaded_everywhere_is_not_requested_because_a_request_would_load_it() -> None:
     live = Streaming(lambda number, tokens: number * 20, dict.fromkeys(PLACES[:3], "m:1"))
     [check] = stream_proof.stream(live, "http://x", "m:1", SERVING)
     assert (check.passed, live.asked) == (True, [])
@@ -75,7 +75,7 @@ def test_a_model_that_an_instance_does_not_have_loaded_is_not_asked_for_because_
     assert "m:1 is not loaded on gpu-02/ollama2, and" in check.name
 
 
-def test_the_look_for_loaded_models_finds_each_of_many_and_takes_silence_for_none(tmp_path: Path) -> None:
+def test_the_read_of_loaded_models_finds_each_of_many_and_takes_silence_for_no_model(tmp_path: Path) -> None:
     details = {"format": "gguf", "family": "llama", "families": ["llama"], "quantization_level": "Q4_K_M"}
     loaded = [{"name": f"m:{n}", "model": f"m:{n}", "digest": "0" * 64, "details": details} for n in range(40)]
     (tmp_path / "ps").write_text(json.dumps({"models": loaded}))
@@ -104,7 +104,7 @@ def test_the_look_for_loaded_models_finds_each_of_many_and_takes_silence_for_non
 
 
 class Embedding(Streaming):
-    """A balancer in front of four instances with a model that only embeds."""
+    """A balancer in front of four instances with an embedding model."""
 
     def __init__(self, answer: str) -> None:
         super().__init__(lambda *_: 0, dict.fromkeys(PLACES, "m:1"))
@@ -121,14 +121,14 @@ class Embedding(Streaming):
 
 
 @pytest.mark.parametrize(("answer", "passed"), [('{"embeddings":[[1]]}', True), ('{"error":"model not found"}', False)])
-def test_a_model_that_only_embeds_is_proved_by_an_embedding(answer: str, passed: bool) -> None:
+def test_an_embedding_model_is_proved_by_an_embedding(answer: str, passed: bool) -> None:
     (check,) = stream_proof.stream(Embedding(answer), "http://x", "m:1", SERVING)
     assert (check.name, check.passed) == ("an embedding through the balancer", passed)
 
 
-def test_a_line_has_the_time_at_which_it_came(tmp_path: Path) -> None:
+def test_a_line_has_its_time_of_arrival(tmp_path: Path) -> None:
     curl = tmp_path / "curl"
-    curl.write_text("#!/bin/sh\nprintf 'a  b\\\\n\\n'; sleep 0.1; printf c\n")  # an error has no line's end
+    curl.write_text("#!/bin/sh\nprintf 'a  b\\\\n\\n'; sleep 0.1; printf c\n")  # an error ends without a line break
     curl.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     words = ["sh", "-c", stream_proof.STREAM, "sh", "http://x", "{}"]
