@@ -55,7 +55,7 @@ def test_a_new_key_is_shown_and_written_with_yes_alone(
     assert cli.execute(["trust", "-i", inventory]) == 2
     said = capsys.readouterr()
     assert KEY.fingerprint in said.out
-    assert "without a terminal trust does not ask" in said.err
+    assert "trust asks first, and there is no terminal" in said.err
     assert cli.execute(["trust", "--json", "-i", inventory]) == 0
     assert not known.exists()
     capsys.readouterr()
