@@ -284,7 +284,7 @@ Seen = tuple[str, tuple[str, ...], bytes]
 
 def shell_saw(commands: list[Command]) -> list[Seen]:
     """Return the words and the input that a real shell gives to the programs of an assembled script."""
-    text = script.assemble(commands, "mark", stop=False)
+    text = script.assemble(commands, "mark", stop=True)
     subprocess.run(["sh", "-n"], input=text, check=True, timeout=60)
     stubbed = text.replace(b"\nmain() {\n", STUBS.encode(), 1)
     done = subprocess.run(

@@ -31,6 +31,16 @@ def test_words_and_stdin_arrive_unchanged(arguments, stdin):
 
 
 @settings(max_examples=30)
+@given(st.lists(st.lists(words, max_size=4), min_size=2, max_size=4), st.binary(max_size=100))
+def test_words_and_stdin_arrive_unchanged_in_a_shared_shell(lists, stdin):
+    told = b'for word do printf "%s\\0" "$word"; done'
+    runs = [Run(("sh", "-s", "--", *arguments), told) for arguments in lists]
+    answers = shell([*runs, Run(("cat",), stdin), Run(("printf", "%s\\0", *lists[0]))])
+    sent = ["".join(f"{word}\0" for word in arguments).encode() for arguments in lists]
+    assert [answer.stdout for answer in answers] == [*sent, stdin, sent[0] or b"\0"]
+
+
+@settings(max_examples=30)
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_output_is_kept_byte_for_byte(out, err):
     program = "import sys; a, b = eval(sys.stdin.read()); sys.stdout.buffer.write(a); sys.stderr.buffer.write(b)"
