@@ -336,10 +336,10 @@ def test_a_drained_member_stays_down_in_the_restored_upstream(balancing):
 def test_a_rollback_that_would_leave_no_serving_instance_is_refused(balancing):
     found, _ = restored(balancing, dataclasses.replace(BACK, not_ready=frozenset({TWO})))
     assert [one.down for one in found.members] == [False, True]
-    with pytest.raises(RefusalError, match="no instance that serves would be left"):
+    with pytest.raises(RefusalError, match="no serving instance would be left"):
         restored(balancing, FleetState(failed=frozenset({"gpu-01"})))
     elsewhere = dataclasses.replace(PAST, members=(Member("10.0.0.12", 3001, label="gpu-02/ollama1"),))
-    with pytest.raises(RefusalError, match="no instance that serves would be left"):
+    with pytest.raises(RefusalError, match="no serving instance would be left"):
         restored(balancing, dataclasses.replace(BACK, not_ready=frozenset({ONE, TWO})), past=elsewhere)
 
 

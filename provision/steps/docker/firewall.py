@@ -1,16 +1,16 @@
-"""Who may reach the instances of a host: a chain of our own, first in DOCKER-USER.
+"""The networks that may reach the instances of a host: a chain of our own, first in DOCKER-USER.
 
-Published ports pass ufw and firewalld by, and DOCKER-USER is where Docker leaves room for rules
-(docs/facts.md#docker-ports). There a packet's destination is already the container's, so the rules match what the
-client asked for (`--ctorigdst`), and only on the way in (`--ctdir ORIGINAL`): answers have the same connection and
+Published ports bypass ufw and firewalld, and Docker leaves room for rules in DOCKER-USER
+(docs/facts.md#docker-ports). There a packet's destination is already the container's, so the rules match the client's
+own destination (`--ctorigdst`), and only on the way in (`--ctdir ORIGINAL`): answers have the same connection and
 another source.
 
-Docker puts its jump to DOCKER-USER first in FORWARD when it starts. A rule that another program puts before that jump
-later can accept a packet that our rules never see, and `nft flush ruleset` takes the jump away. So the jump is kept
-first here; the other program's rule stays, after it.
+Docker puts its jump to DOCKER-USER first in FORWARD when it starts. If another program later puts a rule before the
+jump, the rule can accept a packet that our rules never see, and `nft flush ruleset` takes the jump away. So this step
+keeps the jump first; the foreign rule stays, after the jump.
 
 Before Docker 28 a neighbour that routes 172.17.0.0/16 to this host reaches a published container by the container's own
-address (moby issue 45610), which no rule about the host's address matches: `direct` closes that way.
+address (moby issue 45610), and no rule about the host's address matches: `direct` closes the way.
 
 IPv6 needs no rules: instances are published on one IPv4 address, `endpoint.listen_address` refuses any other.
 """
@@ -50,10 +50,9 @@ echo '# end'
 )
 COMMAND = look(SCRIPT, title="look at DOCKER-USER")
 
-# Each of the three commits is atomic, so that no packet passes by in between: the chain
-# is filled, then each jump is moved to the first place. A jump is deleted by its words
-# and not by its number, which another program's change may shift. Standard input:
-# `restore_text`.
+# Each of the three commits is atomic, so that no packet passes in between: first the chain is filled, then each jump is
+# moved to the first place. The script deletes a jump by its words and not by its number, because another program's
+# change may shift numbers. Standard input: `restore_text`.
 APPLY = f"""
 first() {{ # chain, target
   {{
@@ -69,16 +68,16 @@ apply() {{
   first FORWARD {PARENT}
 }}
 """
-# Every packet for a container comes to our rules, and to no others before.
+# Every packet for a container comes to our rules, before any other rule.
 FIRST: Mapping[str, Any] = {"forwarded": True, "ahead": [], "first": True}
-# What the chain may have in it is in the file that the boot unit fills it from.
+# The rules that the chain may have are in the file from which the boot unit fills the chain.
 LOOK = """
 iptables -w 10 -S %s 1 && iptables -w 10 -S %s && iptables -w 10 -S FORWARD
 echo '# file'; sed -n 's/^-A PROVISION //p' %s
 """
 RULE = f"-A {CHAIN} "
-BRIDGE = "docker0"  # where containers of ours are
-MOST, LONGEST = 5, 200  # rules of other programs that are named, and characters of each
+BRIDGE = "docker0"  # the bridge of our containers
+MOST, LONGEST = 5, 200  # foreign rules to name, and characters of each
 FILL = Script("docker/fill-chain", APPLY + "printf '%s' \"$1\" | apply")
 REMOVE = Script(
     "docker/remove-chain",
@@ -91,8 +90,7 @@ iptables -w 10 -X {CHAIN} 2>/dev/null || :
 
 
 def direct(inside: int) -> str:
-    """The rule by which nobody reaches a server by its container's own address, but for the host itself and its
-    containers.
+    """The rule that closes a server's port at its container's own address, except for the host and its containers.
 
     Args:
         inside: port of the server inside a container.
@@ -110,9 +108,9 @@ class Firewall(Step):
     Args:
         ports: the published ports.
         inside: the port of the servers inside their containers.
-        address: the address they are published on, or a pure function of the host facts that gives it.
-        admit: the networks that may reach them, or such a function.
-        after: ids of steps that change it behind our back.
+        address: the address of the published ports, or a pure function from the host facts to the address.
+        admit: the networks that may reach the ports, or a pure function from the host facts to the networks.
+        after: ids of steps that change the rules behind our back.
     """
 
     words: ClassVar[Vocabulary] = {
@@ -138,16 +136,16 @@ class Firewall(Step):
         return Fact(COMMAND, parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The rules, in a chain that comes first, where every packet for a container comes by."""
+        """The rules, in a chain that comes first on the way of every packet for a container."""
         return {**FIRST, "rules": self.rules(_known(facts))}
 
     def rules(self, facts: HostFacts) -> list[str]:
-        """The rules of our chain, as `iptables -A` takes them.
+        """The rules of our chain, in the words of `iptables -A`.
 
-        A port or an address that changes stays closed where a container of ours is still published, which may be for
-        long where a roll is halted: a server asks nobody for a password. What is published says so, and not the rules
-        that are there, because a restart of the unit or a flush may have taken those away; and the unit's file has the
-        same rules, for a boot in between. They go in the next round of the same run, once the container has moved.
+        An old port or address stays closed as long as a container of ours is still published there, which may be long
+        where a roll is halted: a server asks nobody for a password. The published ports decide, and not the present
+        rules, because a restart of the unit or a flush may have removed rules; and the unit's file has the same rules,
+        for a boot in between. Rules for old places go in the next round of the same run, once the container has moved.
         """
         address = self.address(facts) if callable(self.address) else self.address
         places = [*((address, port) for port in self.ports), *_published(facts)]
@@ -158,47 +156,50 @@ class Firewall(Step):
         return [rule for at, port in dict.fromkeys(places) for rule in _port_rules(at, port, admit)]
 
     def content(self, facts: HostFacts) -> bytes:
-        """The rules for `iptables-restore`: what the boot unit puts in place before Docker starts a container."""
+        """The rules for `iptables-restore`, which the boot unit applies before Docker starts a container."""
         head = "# Managed by provision; changes made here are undone by the next deploy.\n"
         return (head + restore_text(self.rules(facts))).encode()
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Fills the chain and puts it first, or takes it away."""
+        """Fills the chain and puts it first, or removes the chain."""
         if want is None:
             return [sh(REMOVE, title=f"remove chain {CHAIN}")]
         return [sh(FILL, restore_text(want["rules"]), title=f"fill chain {CHAIN}, first in {PARENT}")]
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
-        """The rules of then, where every packet for a container comes by, and those of what is still published."""
+        """The past rules, first on the way of every packet for a container, and rules for the ports that are still
+        published."""
         rules = list(past["rules"])
-        if self.ports:  # where no chain is declared, nobody knows any more who was to be let in
+        if self.ports:  # without a declared chain nobody knows any more which networks to admit
             rules += self._rules((at for at in _published(_known(facts)) if not _closes(rules, *at)), facts)
             own = direct(self.inside)
             rules += [] if own in rules else [own]
         return {**past, **FIRST, "rules": rules}
 
     def diff(self, have: State, want: State) -> Sequence[str]:
-        """As for any step. A rule of another program that stands before ours is named: it stays, after ours."""
+        """The usual lines, and the name of each foreign rule before ours, which stays, after ours."""
         ahead = (have or {}).get("ahead", ())
         named = [f"FORWARD has a rule before ours, which stays after ours: {rule}" for rule in ahead]
         return [*named, *(line for line in super().diff(have, want) if not line.startswith("ahead:"))]
 
     def check(self, live: Any) -> Iterator[Check]:
-        """A packet for an instance meets our rules before any other, and there is no other among them."""
-        said = live.run(LOOK, PARENT, CHAIN, FIREWALL_RULES)
-        rules, _, file = said.stdout.partition("# file\n")
+        """A packet for an instance meets our rules before any other, and no foreign rule is among ours."""
+        result = live.run(LOOK, PARENT, CHAIN, FIREWALL_RULES)
+        rules, _, file = result.stdout.partition("# file\n")
         lines, ours = rules.splitlines(), [canonical(line) for line in file.splitlines()]
-        yield Check("first rule of DOCKER-USER", lines[0] if lines else said.stderr.strip(), f"-A {PARENT} -j {CHAIN}")
+        yield Check(
+            "first rule of DOCKER-USER", lines[0] if lines else result.stderr.strip(), f"-A {PARENT} -j {CHAIN}"
+        )
         rejected = sorted(port for port in self.ports if any(_rejects(line, port) for line in lines))
         yield Check("ports closed to others", rejected, sorted(self.ports))
-        found = [line for line in lines if line.startswith(RULE)]
-        others = [line for line in found if canonical(line.removeprefix(RULE)) not in ours]
-        yield Check("rules among ours that are not", others, [])
+        rules_now = [line for line in lines if line.startswith(RULE)]
+        strangers = [line for line in rules_now if canonical(line.removeprefix(RULE)) not in ours]
+        yield Check("rules among ours that are not", strangers, [])
         yield Check("FORWARD leads to DOCKER-USER", f"-A FORWARD -j {PARENT}" in lines, True)
 
 
 def _known(facts: HostFacts) -> HostFacts:
-    """The same facts, with what is published.
+    """The same facts, with the published ports.
 
     Raises:
         BlockedError: Docker cannot be asked.
@@ -209,17 +210,18 @@ def _known(facts: HostFacts) -> HostFacts:
 
 
 def _published(facts: HostFacts) -> list[tuple[str, int]]:
-    """Where our containers can be reached from outside; on every address none of them is for long, see `Container`."""
+    """The places at which our containers can be reached from outside. No container is long on every address: see
+    `Container`."""
     pairs = (at.rpartition(":")[::2] for at in facts.published or ())
     return [(address, int(port)) for address, port in pairs if port.isdecimal() and _is_outside(address)]
 
 
 def _is_outside(address: str) -> bool:
     try:
-        found = ipaddress.IPv4Address(address)
+        parsed = ipaddress.IPv4Address(address)
     except ValueError:
         return False
-    return not (found.is_loopback or found.is_unspecified)
+    return not (parsed.is_loopback or parsed.is_unspecified)
 
 
 def _match(address: str, port: int) -> str:
@@ -227,25 +229,25 @@ def _match(address: str, port: int) -> str:
 
 
 def _closes(rules: Sequence[str], address: str, port: int) -> bool:
-    """Whether the last word of these rules about a port is there."""
+    """Whether the rules end with the rejection for a port."""
     return f"{_match(address, port)} -j REJECT --reject-with tcp-reset" in rules
 
 
 def _port_rules(address: str, port: int, admit: Sequence[str]) -> Iterator[str]:
     match = _match(address, port)
-    for network in admit:  # iptables drops a source that says nothing
+    for network in admit:  # iptables drops a source that matches everything
         yield f"{match} -j RETURN" if network.endswith("/0") else f"-s {network} {match} -j RETURN"
     yield f"{match} -j REJECT --reject-with tcp-reset"
 
 
 def restore_text(rules: Sequence[str]) -> str:
-    """What `iptables-restore --noflush` takes to make our chain anew with these rules, in one go."""
+    """The input by which `iptables-restore --noflush` makes our chain anew, with all rules at once."""
     lines = ["*filter", f":{CHAIN} - [0:0]", *(f"-A {CHAIN} {rule}" for rule in rules), "COMMIT"]
     return "\n".join(lines) + "\n"
 
 
 def parse(answer: Answer) -> State:
-    """The state out of both chains' rules; None if nothing of ours is there.
+    """The state from both chains' rules; None without a chain and a jump of ours.
 
     Raises:
         UnreadableError: iptables failed.
@@ -267,7 +269,7 @@ def parse(answer: Answer) -> State:
 
 
 def _ahead(lines: Sequence[str]) -> list[str]:
-    """The rules of FORWARD that a packet meets before it comes to DOCKER-USER; of many only the first ones."""
+    """The rules of FORWARD that a packet meets before DOCKER-USER; of many rules only the first."""
     forward = [line for line in lines if line.startswith("-A FORWARD ")]
     jump = f"-A FORWARD -j {PARENT}"
     ahead = forward[: forward.index(jump)] if jump in forward else []
@@ -278,11 +280,11 @@ ORDER = ("-s", "-i", "-o", "-p", "-m", "--ctstate", "--ctorigdst", "--ctorigdstp
 
 
 def canonical(rule: str) -> str:
-    """A rule with its options in our order: how iptables prints them differs from version to version.
+    """A rule with its options in our order, because versions of iptables print options in different orders.
 
-    A rule with anything else in it is left as it is, and so equals none of ours.
+    A rule with an unknown option stays as it is, and so equals no rule of ours.
     """
-    words = rule.replace("! ", "!").split()  # `! -i docker0` negates the option that follows
+    words = rule.replace("! ", "!").split()  # `! -i docker0` negates the next option
     pairs = list(zip(words[::2], words[1::2], strict=False))
     if len(words) % 2 or any(option.lstrip("!") not in ORDER for option, _ in pairs):
         return rule
@@ -313,5 +315,5 @@ class OwnedFirewall(Owned):
 
     @staticmethod
     def _parse(answer: Answer) -> State:
-        found = parse(answer)
-        return {} if found is None else {ID: found}
+        state = parse(answer)
+        return {} if state is None else {ID: state}

@@ -1,4 +1,4 @@
-"""What Docker has on a host: containers, images, volumes and listening sockets, read by one command for all steps.
+"""Docker's containers, images, volumes and listening sockets on a host, read by one command for all steps.
 
 Source: the fields of `docker inspect`, `--gpus` in HostConfig.DeviceRequests among them, docs/facts.md#docker-inspect.
 """
@@ -23,14 +23,14 @@ from provision.steps.docker.probe import Probes
 
 MANAGED = facts.MANAGED
 NO_ANSWER = card_look.NO_ANSWER
-PROBE = "provision.probe"  # label of a container that lives for one look at the cards, and is nobody's instance
+PROBE = "provision.probe"  # label of a container that lives for one look at the cards, and belongs to no instance
 MARKS = "/var/lib/provision/images"
 SILENT, LEFT_OVER, NO_CURL, BABBLES = 75, 76, 77, 78
 ANSWERS = 15  # seconds for the daemon to list its containers
 SOCKET, _API = "/var/run/docker.sock", "http://docker"
-MOST = 64  # instances of a host that are asked; it has no more cards
+MOST = 64  # instances of a host to ask; no host has more cards
 
-# The environment of foreign containers is not ours to read: only the one variable that gives a container cards.
+# The environment of foreign containers is not ours to read, except the variable that gives a container cards.
 _CONTAINER = (
     '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},"image":{{json .Config.Image}},'
     '"started":{{json .State.StartedAt}},'
@@ -51,13 +51,13 @@ _IMAGE_CONFIG = '{"id":{{json .Id}},"config":{{json .Config}}}'
 _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
 
 
-# Whether an instance answers and still sees its cards is asked of all of them at once: a container can lose its cards
-# while it runs (docs/facts.md#lost-cards), and nothing but a look inside shows it.
-# A daemon that does not answer is no proof of anything; no client and no containers on disk is one of absence. Once it
-# has listed its containers, the limit of the whole command will do for the rest.
+# All instances are asked at once whether they answer and still see their cards: a container can lose its cards while it
+# runs (docs/facts.md#lost-cards), and only a look inside shows the loss.
+# A daemon without an answer proves nothing; no client and no containers on disk prove absence. After the list of
+# containers, the limit of the whole command is enough for the rest.
 # A container may go between `ps` and `inspect`: the second attempt then lists anew.
 def _script(probes: Probes) -> str:
-    """The script that looks at Docker, and asks instances of these engines."""
+    """The script that looks at Docker, and asks the instances of some engines."""
     fields = _CONTAINER + probe.place(probes)
     return rf"""
 {gpu_processes.SHELL.strip()}
@@ -142,20 +142,21 @@ def command_for(probes: Probes) -> Run:
     """The command that looks at Docker.
 
     Args:
-        probes: of the engines whose instances are asked.
+        probes: the probes of the engines whose instances are asked.
     """
     script = Script("docker/inspect", _script(probes))
     return look(script, title="look at Docker", timeout=READ_TIMEOUT + 60, slow=True)
 
 
 def known_probes() -> Probes:
-    """The probes of all engines. Engines stand above this room, so they are found by name, as roles are."""
-    found: Probes = importlib.import_module("provision.steps.engines").probes()
-    return found
+    """The probes of all engines. Engines are above this room, so this function finds them by name, as roles are
+    found."""
+    probes: Probes = importlib.import_module("provision.steps.engines").probes()
+    return probes
 
 
 def command() -> Run:
-    """The one command that all steps share."""
+    """The command that all steps share."""
     return command_for(known_probes())
 
 
@@ -164,9 +165,9 @@ class Listener:
     """A listening TCP socket.
 
     Args:
-        address: what it is bound to, such as `0.0.0.0` or `[::]`.
-        port: its port.
-        program: the program's name, or empty.
+        address: address of the socket, such as `0.0.0.0` or `[::]`.
+        port: port of the socket.
+        program: name of the program, or empty.
     """
 
     address: str
@@ -176,22 +177,21 @@ class Listener:
 
 @dataclass(frozen=True)
 class Docker:
-    """What Docker has on a host.
+    """Docker's state on a host.
 
     Args:
-        containers: name -> inspect's fields, under the names that the script gives them; and of running instances
-            `answers` (`yes`, or what came instead), `sees` (what nvidia-smi says inside), `said` (the answers to
-            `Probe.asks`, perhaps not to all of them), and `scope`: of one that lives in a scope of systemd's, who makes
-            Docker's cgroups by now; else empty. Of ours `image_config`: the configuration of the container's image, or
-            None where the image was removed.
+        containers: name -> inspect's fields, under the script's names. A running instance also has `answers` (`yes`, or
+            the error), `sees` (nvidia-smi's output inside), `said` (the answers to `Probe.asks`, perhaps some missing),
+            and `scope`: the present maker of Docker's cgroups, for a container in a scope of systemd's; else empty. A
+            container of ours has `image_config`: the configuration of its image, or None where the image was removed.
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
-        pulled: reference -> image id, of images that we pulled; what was pulled or replaced last comes first. The id
-            is empty where an earlier version of provision pulled it.
+        pulled: reference -> image id, of images that we pulled; the last pulled or replaced image comes first. The id
+            is empty where an earlier version of provision pulled the image.
         listening: listening TCP sockets.
         files: path -> content, of manifests and marks in the folders of all instances.
-        blobs: path -> size, of the blobs there.
-        applications: the processes that hold memory of cards; None where nvidia-smi did not say.
+        blobs: path -> size, of the blobs in the same folders.
+        applications: the processes that hold memory of cards; None where nvidia-smi gave no answer.
     """
 
     containers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -204,42 +204,42 @@ class Docker:
     applications: tuple[Application, ...] | None = None
 
     def image_id(self, reference: str) -> str:
-        """The id that a reference stands for on this host, or an empty string."""
+        """The image id of a reference on this host, or an empty string."""
         return self.images.get(familiar(reference), "")
 
     def recorded_id(self, reference: str) -> str | None:
-        """The id that the mark of a pulled image has: empty in one of an earlier version, None where there is none."""
+        """The id in the mark of a pulled image: empty in a mark of an earlier version, None without a mark."""
         known = {familiar(name): image_id for name, image_id in reversed(tuple(self.pulled.items()))}
         return known.get(familiar(reference))
 
     def used_ids(self, reference: str) -> set[str]:
-        """The ids of the images that our containers were made from by a reference."""
+        """The ids of the images from which our containers were made by a reference."""
         ours = [item for item in self.containers.values() if (item["labels"] or {}).get(MANAGED) == "1"]
         return {item["image_id"] for item in ours if familiar(item["image"]) == familiar(reference)}
 
     def pulled_id(self, reference: str) -> str:
-        """The id of the image that we pulled by a reference, whatever the tag stands for now; empty if not known.
+        """The id of the image that we pulled by a reference, whatever the tag names now; empty if unknown.
 
-        Where an earlier version pulled it, our containers know: they were made from it.
+        Where an earlier version pulled the image, our containers know the id, because they were made from the image.
         """
         recorded, used = self.recorded_id(reference), self.used_ids(reference)
         return used.pop() if recorded == "" and len(used) == 1 else recorded or ""
 
 
 def fact(pick: Callable[[Docker], State]) -> Fact:
-    """A fact about Docker; all of them share one command.
+    """A fact about Docker; all facts about Docker share a command.
 
     Args:
-        pick: the state out of what Docker has.
+        pick: takes the state from Docker's.
     """
     return Fact(command(), lambda answer: pick(read(answer)))
 
 
 def read(answer: Answer) -> Docker:
-    """What the command found.
+    """Parse the answer to the command.
 
     Raises:
-        BlockedError: the daemon does not answer, or there is nothing to ask the instances with.
+        BlockedError: the daemon does not answer, or a program for asking the instances is missing.
         UnreadableError: the answer is not whole, or proves nothing.
     """
     if answer.exit in (SILENT, 124):
@@ -252,7 +252,7 @@ def read(answer: Answer) -> Docker:
 
 
 def read_live(live: Any) -> Docker:
-    """The same in a verification: as its plan read it, for all steps.
+    """Docker's state in a verification, from the read of its plan, for all steps.
 
     Args:
         live: testinfra's host.
@@ -261,13 +261,13 @@ def read_live(live: Any) -> Docker:
 
 
 def published(answer: Answer) -> tuple[str, ...] | None:
-    """`ADDRESS:PORT` of our containers, also of those that are stopped; None where Docker cannot be read.
+    """`ADDRESS:PORT` of our containers, also of stopped containers; None where Docker cannot be read.
 
     Args:
-        answer: to `command()`.
+        answer: answer to `command()`.
 
     Raises:
-        BlockedError: known only after another step.
+        BlockedError: the ports are known only after another step.
     """
     try:
         containers = read(answer).containers.values()
@@ -281,7 +281,8 @@ def published(answer: Answer) -> tuple[str, ...] | None:
 
 @lru_cache(maxsize=16)
 def _parse(stdout: bytes, probes: Probes) -> Docker:
-    lines = stdout.decode(errors="replace").split("\n")  # names may hold what only Python takes for the end of a line
+    # names may hold a character that only Python takes for the end of a line
+    lines = stdout.decode(errors="replace").split("\n")
     sections = _sections(lines)
     try:
         if "absent" in sections:
@@ -318,13 +319,13 @@ def _sections(lines: list[str]) -> dict[str, list[str]]:
     return sections
 
 
-_TOOK = re.compile(r" after \d+ m(s|illiseconds)\b")  # two reads of what does not answer are to be equal
-# A body, then what curl was told to say of the transfer.
+_TOOK = re.compile(r" after \d+ m(s|illiseconds)\b")  # two reads of a silent server must be equal
+# A body, then curl's report of the transfer.
 _TRANSFER = re.compile(r"(.*?)\n(\d+) \d{3} ([^\n]*)\n", re.DOTALL)
 
 
 def _said(probes: Iterable[str]) -> Mapping[tuple[str, str], str]:
-    """What was said of a container, or of the host: its parts joined, and empty where nothing was."""
+    """The probes' output about a container, or about the host: its parts joined, empty without output."""
     said: dict[tuple[str, str], str] = defaultdict(str)
     for container, what, text in ((line + "  ").split(" ", 2) for line in probes):
         said[container, what] += text.strip()
@@ -344,11 +345,11 @@ def _containers(
 
 
 def _api(text: str) -> dict[str, Any]:
-    """What an instance answered. One that puts words into curl's mouth lies of nobody but itself."""
-    found = _TRANSFER.findall(base64.b64decode(text).decode(errors="replace"))
-    errors = [f"curl: ({code}) {_TOOK.sub('', error)}".strip() for _, code, error in found if code != "0"]
-    answers = "" if not found else errors[0] if found[0][1] != "0" else "yes"
-    bodies = [body for body, code, _ in found[1:] if code == "0"]
+    """The parsed answer of an instance. An instance that forges curl's report lies about itself alone."""
+    transfers = _TRANSFER.findall(base64.b64decode(text).decode(errors="replace"))
+    errors = [f"curl: ({code}) {_TOOK.sub('', error)}".strip() for _, code, error in transfers if code != "0"]
+    answers = "" if not transfers else errors[0] if transfers[0][1] != "0" else "yes"
+    bodies = [body for body, code, _ in transfers[1:] if code == "0"]
     return {"answers": answers, "said": (*bodies, *errors)}
 
 

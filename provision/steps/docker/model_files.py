@@ -1,4 +1,4 @@
-"""The files of instances' models: some with their contents, such as manifests and our marks, blobs with their sizes."""
+"""The files of instances' models: manifests, our marks and the like with their contents, blobs with their sizes."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from provision.steps.docker.probe import Probes, words
 
 
 # `$ours` names the folders. A folder of models is the container's own to write: names in it may be anything.
-# A program for each file, with a NUL behind it: a container that changes its files meanwhile must not move the contents
-# of another's.
+# A program for each file, and a NUL after each content: a container that changes its files meanwhile must not shift the
+# contents of another container's files.
 def shell(probes: Probes) -> str:
-    """The shell function `files`, which prints what `parse` understands."""
+    """The shell function `files`, whose output `parse` understands."""
     parts = dict.fromkeys(part for probe in probes for part in (*probe.files, *probe.blobs))
     sizes = "".join(rf"-path '*/{part}/*' -printf '%p\0%s\0\0' -o " for part in _blobs(probes))
     return rf"""
@@ -33,7 +33,7 @@ ours
 
 
 def _blobs(probes: Probes) -> Sequence[str]:
-    """The folders of which no content is read."""
+    """The folders whose files are read without their contents."""
     return list(dict.fromkeys(part for probe in probes for part in probe.blobs))
 
 
@@ -41,8 +41,8 @@ def parse(data: bytes, probes: Probes) -> tuple[dict[str, bytes], dict[str, int]
     """The files with their contents, and the blobs with their sizes.
 
     Args:
-        data: what `files` printed.
-        probes: those of `shell`.
+        data: output of `files`.
+        probes: the probes of `shell`.
 
     Raises:
         ValueError: a file changed while it was read, or the list ends early.

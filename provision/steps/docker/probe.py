@@ -1,7 +1,7 @@
-"""What the look at Docker asks an instance, by the instance's engine: the port and the paths of the server, and which
-files of its models are read. Pure.
+"""The questions of the look at Docker to an instance, by the instance's engine: port and paths of the server, and the
+files of its models. Pure.
 
-With one engine the shell does not name it. With several engines Docker says which engine a container has.
+With a single engine the shell names no engine. With several engines Docker tells the engine of a container.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ Labels = Mapping[str, str] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What an instance of one engine is asked.
+    """The questions to an instance of one engine.
 
     Args:
-        label: value of the label `provision.engine` on its containers; empty for the one engine whose containers were
-            made before there was such a label.
+        label: value of the label `provision.engine` on its containers; empty for the engine whose containers are older
+            than the label.
         port: port of the server inside a container.
         home: folder inside a container at which the storage of its models is mounted.
-        health: path that the server answers with status 200 as soon as it serves.
-        asks: further paths, whose answers the engine reads: the models that the instance has and has loaded.
+        health: path that a serving server answers with status 200.
+        asks: further paths, whose answers the engine reads: the instance's models, and its loaded models.
         files: folders below `home` whose files are read with their contents.
         blobs: folders below `home` whose files are read by their sizes alone.
     """
@@ -36,33 +36,33 @@ class Probe:
     blobs: tuple[str, ...] = ()
 
     def is_of(self, labels: Labels) -> bool:
-        """Whether a container is one of this engine.
+        """Whether a container belongs to this engine.
 
         Args:
-            labels: of the container, as Docker says them.
+            labels: labels of the container, from Docker.
         """
         return (labels or {}).get(LABEL, "") == self.label
 
     def bindings(self, ports: Mapping[str, Any] | None) -> Sequence[Mapping[str, str]]:
-        """Where a container publishes the server's port.
+        """The bindings at which a container publishes the server's port.
 
         Args:
-            ports: of the container, as Docker says them.
+            ports: port bindings of the container, from Docker.
         """
         return (ports or {}).get(f"{self.port}/tcp") or ()
 
 
 Probes = tuple[Probe, ...]
-"""Of every engine that an instance may have; at least one."""
+"""The probes of every engine that an instance may have; at least one."""
 
 
 def words(probes: Probes) -> str:
-    """The variables into which the shell reads the words that `place` says of a container."""
+    """The shell's variables for the words that `place` prints about a container."""
     return f"status id pid at image {'engine ' if len(probes) > 1 else ''}folder"
 
 
 def place(probes: Probes) -> str:
-    """The template for `docker inspect` that says in one line what is to be asked of an instance; see `words`."""
+    """The template for `docker inspect` that prints, in one line, the words for asking an instance; see `words`."""
     at = "nowhere"
     for probe in reversed(probes):
         bound = f'{{{{with index .HostConfig.PortBindings "{probe.port}/tcp"}}}}'
@@ -77,7 +77,7 @@ def place(probes: Probes) -> str:
 
 
 def _engine_word(probes: Probes) -> str:
-    """The part of the template that says a container's engine: a dash, and the label if it is a known one."""
+    """The part of the template for a container's engine: a dash, and the label of a known engine."""
     labels = (probe.label for probe in probes if probe.label)
     label = f'(index .Config.Labels "{LABEL}")'
     return "-" + "".join(f'{{{{if eq {label} "{name}"}}}}{name}{{{{end}}}}' for name in labels)
@@ -102,6 +102,6 @@ def answers(probes: Probes) -> str:
 
 
 def _urls(probe: Probe) -> str:
-    """What curl is to ask. The body of the first answer says nothing."""
+    """curl's arguments for an instance. The body of the first answer has no meaning."""
     bodies = "".join(f' -o - "http://$2{path}"' for path in probe.asks)
     return f'-o /dev/null "http://$2{probe.health}"{bodies}'

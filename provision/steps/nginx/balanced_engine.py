@@ -1,4 +1,4 @@
-"""What nginx has to know of the servers behind it."""
+"""The balancer's view of the servers behind it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ from provision.steps.base import Check
 
 
 class BalancedEngine(Protocol):
-    """The engine of the instances that a balancer sends to, as far as nginx and its proofs are concerned."""
+    """The engine of the instances behind a balancer, as far as nginx and its proofs need it."""
 
     @property
     def name(self) -> str:
@@ -15,11 +15,11 @@ class BalancedEngine(Protocol):
 
     @property
     def health(self) -> str:
-        """The path that an instance answers with status 200 as soon as it serves."""
+        """The path that a serving instance answers with status 200."""
 
     @property
     def open_paths(self) -> tuple[str, ...]:
-        """Paths that a client may ask for by GET, and that every instance answers with status 200."""
+        """Paths open to clients by GET, which every instance answers with status 200."""
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ class BalancedEngine(Protocol):
 
         Args:
             live: testinfra's host.
-            url: of the balancer, without a path.
-            model: one that every instance serves.
+            url: URL of the balancer, without a path.
+            model: a model on every instance.
             serving: label -> `ADDRESS:PORT`, of the instances that get requests.
         """

@@ -10,17 +10,17 @@ from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.upstream import InstanceRef, Member
 from provision.steps.nginx_paths import CONFIG
 
-DRAINED = "drained: "  # how the name of a check begins that only tells what an operator keeps out
-# The limits are what a dead instance costs; a live one on a busy host may take long.
+DRAINED = "drained: "  # begins the name of a check that only names an instance drained by an operator
+# The limits bound the cost of a dead instance; a live instance on a busy host may take long.
 ASK = "--noproxy '*' --silent --path-as-is --output /dev/null --max-time 30"
 
-# $1 path; then ADDRESS:PORT of every instance; sixteen are asked at a time.
+# $1 path; then ADDRESS:PORT of every instance; the script asks sixteen at a time.
 DIRECT = f"""
 path=$1; shift
 printf '%s\\n' "$@" | xargs -r -P 16 -I @ curl {ASK} --write-out '@ %{{http_code}}\\n' "http://@$path" || :
 """
 
-# METHOD URL pairs. One curl asks all of them, and says a status for each, in their order.
+# METHOD URL pairs. One curl asks all pairs, and prints a status for each, in their order.
 EDGE = f"""
 for pair do
   set -- "$@" --next {ASK} --write-out '%{{http_code}}\\n' --request "${{pair%% *}}" "${{pair#* }}"
@@ -37,31 +37,33 @@ def members(
     engine: BalancedEngine,
     settled: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Check]:
-    """The upstream names exactly these instances, all up but those that an operator drained, and each answers.
+    """The upstream names exactly these instances, all up except the drained, and each answers.
 
     Args:
         live: testinfra's host.
         expected: label -> port, weight, max_conns.
-        engine: what the instances are.
-        settled: label -> its address, where the inventory alone says it.
+        engine: the engine of the instances.
+        settled: label -> its address, where the inventory alone decides the address.
     """
     text = _upstream(live)
     listed = upstream.members(text)
-    got = {name: (one.port, one.weight, one.max_conns) for name, one in listed.items()}
+    got = {name: (member.port, member.weight, member.max_conns) for name, member in listed.items()}
     yield Check("upstream (port, weight, max_conns)", got, dict(expected))
     yield Check("servers that are no instance", upstream.strangers(text), [])
-    drained = {name: one.drained for name, one in sorted(listed.items()) if one.drained and one.down}
-    yield Check("instances marked down", sorted(n for n, one in listed.items() if one.down and n not in drained), [])
+    drained = {name: member.drained for name, member in sorted(listed.items()) if member.drained and member.down}
+    yield Check(
+        "instances marked down", sorted(n for n, member in listed.items() if member.down and n not in drained), []
+    )
     for wish in drained.values():
         yield Check(f"{DRAINED}{wish.label} since {wish.since} by {wish.by}: {wish.why}", True, True)
-    yield from _apart({name: one for name, one in listed.items() if not one.down}, settled)
-    addresses = {name: one.at for name, one in listed.items() if name not in drained}
+    yield from _apart({name: member for name, member in listed.items() if not member.down}, settled)
+    addresses = {name: member.at for name, member in listed.items() if name not in drained}
     if addresses:
         yield from _answering(live, addresses, engine.health)
 
 
 def _apart(up: Mapping[str, Member], settled: Mapping[str, str]) -> Iterator[Check]:
-    """Each is at an address of its own, all of a host at one: whoever answers, an instance does not say which it is."""
+    """Each instance has a place of its own, and all of a host one address: an answer does not name its instance."""
     named = {name: address for name, address in settled.items() if name in up}
     yield Check("addresses that the inventory says", {name: up[name].address for name in named}, named)
     at: dict[str, list[str]] = {}
@@ -78,27 +80,27 @@ def _apart(up: Mapping[str, Member], settled: Mapping[str, str]) -> Iterator[Che
 
 def _answering(live: Any, addresses: Mapping[str, str], health: str) -> Iterator[Check]:
     blanks = " ".join(["%s"] * len(addresses))
-    said = live.run(f"sh -c %s sh %s {blanks}", DIRECT, health, *addresses.values()).stdout
-    codes = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+    output = live.run(f"sh -c %s sh %s {blanks}", DIRECT, health, *addresses.values()).stdout
+    codes = dict(line.split(" ", 1) for line in output.splitlines() if " " in line)
     for name, address in addresses.items():
         yield Check(f"{name} answers at {address}", codes.get(address, "nothing"), "200")
 
 
 def edge(live: Any, url: str, status_port: int, engine: BalancedEngine) -> Iterator[Check]:
-    """The balancer answers, refuses what is not open, and shows its status on the loopback address.
+    """The balancer answers, refuses closed paths, and shows its status on the loopback address.
 
     Args:
         live: testinfra's host.
-        url: of the balancer, without a path.
-        status_port: where the status is.
-        engine: what the instances are.
+        url: URL of the balancer, without a path.
+        status_port: port of the status page.
+        engine: the engine of the instances.
     """
     pairs = [f"GET {url}{path}" for path in engine.open_paths]
     pairs += [f"GET http://127.0.0.1:{status_port}/stub_status"]
     pairs += [f"{method} {url}{path}" for method, _, path in (pair.partition(" ") for pair in engine.refused)]
     blanks = " ".join(["%s"] * len(pairs))
-    said = live.run(f"sh -c %s sh {blanks}", EDGE, *pairs).stdout.split()
-    codes = iter(said if len(said) == len(pairs) else ["nothing"] * len(pairs))
+    statuses = live.run(f"sh -c %s sh {blanks}", EDGE, *pairs).stdout.split()
+    codes = iter(statuses if len(statuses) == len(pairs) else ["nothing"] * len(pairs))
     for path in engine.open_paths:
         yield Check(f"GET {path} through the balancer", next(codes), "200")
     yield Check("stub_status on the loopback address", next(codes), "200")
@@ -111,14 +113,14 @@ def serving(live: Any) -> dict[str, str]:
     Args:
         live: testinfra's host.
     """
-    return {name: one.at for name, one in upstream.members(_upstream(live)).items() if not one.down}
+    return {name: member.at for name, member in upstream.members(_upstream(live)).items() if not member.down}
 
 
 def models(scattered: Mapping[str, str]) -> Iterator[Check]:
-    """Every instance has every model: a request goes to any of them, whatever model it asks for.
+    """Every instance has every model: a request goes to any instance, whatever model the request asks for.
 
     Args:
-        scattered: models that only some of the instances are to have -> how many.
+        scattered: models that only some instances are to have -> how many.
     """
     what = "models that some instances lack (clients get 404 by chance: give all instances the same models)"
     yield Check(what if scattered else "every instance has every model", dict(scattered), {})

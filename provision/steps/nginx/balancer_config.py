@@ -1,8 +1,8 @@
 """The balancer's configuration: a generation whose upstream names every instance of the inventory.
 
-An instance's address is what its host was read to listen on in this run; else the one in the present upstream; else
-what the inventory alone can say. Hosts and instances that failed are `down`, and so is what an operator drained; hosts
-that this run did not visit keep their mark.
+An instance's address is the listen address that this run read on its host; else the address in the present upstream;
+else the inventory's. Failed hosts and instances are `down`, and so are instances that an operator drained; hosts that
+this run did not visit keep their marks.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ class Server:
 
     Args:
         host: name of its host.
-        instance: its name there.
+        instance: its name on the host.
         port: TCP port.
         weight: its share.
-        max_conns: requests that may be at it at once; 0 for no limit.
-        address: what the inventory alone says of its address, perhaps a name.
-        settled: whether it listens there and nowhere else; else that is only where its host is reached.
+        max_conns: greatest number of requests at once; 0 for no limit.
+        address: its address by the inventory alone, perhaps a name.
+        settled: whether the instance listens at the address and nowhere else; else the address only leads to its host.
     """
 
     host: str
@@ -55,16 +55,16 @@ class Balancing(Generation):
     """nginx's configuration as the balancer.
 
     Args:
-        servers: every instance it sends to.
-        engine: what these instances are.
+        servers: every instance behind the balancer.
+        engine: the engine of the instances.
         method: the balancing method as nginx's directive, or empty for round robin.
         max_fails: failures within `fail_timeout` after which an instance is left alone for as long.
-        fail_timeout: in nginx's notation.
+        fail_timeout: duration in nginx's notation.
         keepalive: idle connections that each worker keeps.
-        listens: where clients reach it, in words for the plan.
+        listens: where clients reach the balancer, in words for the plan.
         url: where clients on the host itself reach the balancer, for the proofs.
-        model: a model that every instance serves, for the proofs; empty where there is none.
-        scattered: models that only some of the instances serve -> how many do.
+        model: a model on every instance, for the proofs; empty without a common model.
+        scattered: models of only some instances -> how many have the model.
         fleet: the state of the fleet.
     """
 
@@ -106,7 +106,7 @@ class Balancing(Generation):
         return {**self.files, UPSTREAM: upstream.text.encode()}
 
     def marked(self, files: Files, facts: HostFacts, have: State) -> Files:
-        """Files of the past, with an upstream whose members are where they are now; see `restored`."""
+        """Past files, with an upstream of present members; see `restored`."""
         text = files.get(UPSTREAM, b"")
         past = Upstream.parse(text.decode(errors="replace")) if isinstance(text, bytes) else None
         if past is None:
@@ -115,15 +115,17 @@ class Balancing(Generation):
         drains = marks.drained(marks.text_of(have)) if present else self.fleet.drained
         upstream = restored(past, present, self.fleet, {server.label for server in self.servers}).updated(drain=drains)
         if marks.serves(present.values()) and not marks.serves(upstream.members):
-            raise RefusalError("no instance that serves would be left in the restored upstream; it is left as it is")
+            raise RefusalError(
+                "no serving instance would be left in the restored upstream: the upstream stays as it is"
+            )
         return {**files, UPSTREAM: upstream.text.encode()}
 
     def impact(self, have: State, want: State) -> str:
-        """What happens to open streams; before the first time, who will reach it."""
+        """The effect on open streams; on a first deploy, the addresses for clients."""
         return f"listens on {self.listens}" if have is None and want else super().impact(have, want)
 
     def check(self, live: Any) -> Iterator[Check]:
-        """What the present configuration is for: see `balancer_checks`."""
+        """The purpose of the configuration: see `balancer_checks`."""
         yield from super().check(live)
         expected = {s.label: (s.port, s.weight, s.max_conns) for s in self.servers}
         settled = {s.label: s.address for s in self.servers if s.settled}
@@ -135,50 +137,52 @@ class Balancing(Generation):
 
 
 def members(servers: tuple[Server, ...], fleet: FleetState, facts: HostFacts, have: State) -> tuple[Member, ...]:
-    """The members of the upstream: declared ones in the order of the inventory, then others that still serve.
+    """The members of the upstream: declared instances in the order of the inventory, then undeclared serving ones.
 
-    Of a host that this run did not bring to its end, the members are those of the present upstream, also under names or
-    ports that are no longer declared. A new instance there may be half made and would swallow requests.
+    Members of a host that the run did not finish come from the present upstream, also under undeclared names or
+    ports. A new instance there may be half made and would swallow requests.
 
     Args:
         servers: every instance.
         fleet: the state of the fleet.
-        facts: of the balancer.
+        facts: facts of the balancer.
         have: the present configuration.
 
     Raises:
-        RefusalError: hosts failed, and without them nothing would be left that still serves. What was not reached
-            from here may well be reached by the balancer, and is worth more than an empty upstream.
+        RefusalError: hosts failed, and the upstream would have no serving member left. The balancer may well reach a
+            host that we did not reach, and such a host is worth more than an empty upstream.
     """
     present = marks.members(marks.text_of(have))
     drains = marks.drained(marks.text_of(have)) if present else fleet.drained
     serving = marks.serves(present.values())
-    known = [one for one in servers if not serving or one.label in present or one.host in fleet.addresses]
-    listed = [_member(one, fleet, facts, present.get(one.label), drains.get(one.label)) for one in known]
+    known = [server for server in servers if not serving or server.label in present or server.host in fleet.addresses]
+    listed = [_member(server, fleet, facts, present.get(server.label), drains.get(server.label)) for server in known]
     if serving:
         listed += _undeclared(servers, present, fleet)
     if serving and servers and not listed:
         raise RefusalError("no instance that was deployed would be left in the upstream; deploy their hosts first")
     if serving and listed and fleet.failed and not marks.serves(listed):
         failed = ", ".join(sorted(fleet.failed))
-        raise RefusalError(f"no instance would be left in the upstream, because of {failed}; it is left as it is")
+        raise RefusalError(
+            f"no instance would be left in the upstream, because of {failed}: the upstream stays as it is"
+        )
     return tuple(listed)
 
 
 def restored(past: Upstream, present: Mapping[str, Member], fleet: FleetState, declared: Collection[str]) -> Upstream:
-    """The upstream that a rollback puts back: settings, weights and limits of the past, members of the present.
+    """The upstream that a rollback restores: settings, weights and limits of the past, members of the present.
 
     Args:
         past: the upstream of the past.
         present: label -> member, of the present upstream; empty where the balancer has none.
-        fleet: the state of the fleet. The hosts in `fleet.addresses` are those that it brought to their end.
+        fleet: the state of the fleet. The run has finished the hosts in `fleet.addresses`.
         declared: labels of the instances that the inventory declares.
 
     Returns:
-        the upstream, without drains. It lists the instances of both; those that only the present has, unless this run
-        takes them away; and those that only the past has, if their host was put back. An instance is where it is now,
-        or where it was, if it gets no requests now and its host was put back. An instance is down if it is not ready;
-        and if it gets no requests now, unless it is declared and its host was put back: only those have been tested.
+        the upstream, without drains. It lists the instances of both; instances of the present alone, unless this run
+        removes the instance; and instances of the past alone, if their host was restored. An instance has its present
+        place, or its past place if it gets no requests now and its host was restored. An instance is down if it is not
+        ready; and if it gets no requests now, unless it is declared and its host was restored: only then was it tested.
     """
     old = {member.label: member for member in past.members}
     back = {name for name in {*old, *present} if InstanceRef.of(name).host in fleet.addresses}
@@ -203,9 +207,9 @@ def restored(past: Upstream, present: Mapping[str, Member], fleet: FleetState, d
 def _member(
     server: Server, fleet: FleetState, facts: HostFacts, present: Member | None, drained: Drained | None
 ) -> Member:
-    """A declared instance, with what the present upstream says of it.
+    """A declared instance, with its marks in the present upstream.
 
-    Its address is what its host was read to listen on in this run; else the present one; else the inventory's.
+    Its address is the listen address that this run read on its host; else the present address; else the inventory's.
     """
     visited = server.host in fleet.addresses
     old = present if present and present.address != NOWHERE else None
@@ -225,7 +229,7 @@ def _member(
 
 
 def _undeclared(servers: tuple[Server, ...], present: Mapping[str, Member], fleet: FleetState) -> Iterator[Member]:
-    """The members that are no longer declared, of declared hosts that this run did not bring to their end."""
+    """The undeclared members of declared hosts that the run did not finish."""
     declared = {server.label for server in servers}
     hosts = {server.host for server in servers} - fleet.addresses.keys()
     for name, member in present.items():
@@ -234,10 +238,10 @@ def _undeclared(servers: tuple[Server, ...], present: Mapping[str, Member], flee
 
 
 def _is_not_ready(label: str, fleet: FleetState) -> bool:
-    """Whether this run knows that an instance cannot serve."""
+    """Whether this run has found an instance unable to serve."""
     return InstanceRef.of(label).host in fleet.failed or label in fleet.not_ready
 
 
 def _ip(text: str) -> str:
-    """The address, if it is an IPv4 one."""
+    """The text, if it is an IPv4 address; else an empty string."""
     return text if is_ipv4(text) else ""

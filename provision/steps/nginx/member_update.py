@@ -1,7 +1,7 @@
-"""A change of nothing but the marks of a balancer's upstream, and the wait for the streams that still run.
+"""A change of only the marks in a balancer's upstream, and the wait for the streams that still run.
 
-What the balancer has now is the base, whatever the inventory says by now, and the nginx that runs checks it, whatever
-version is wanted: half a roll carries no other change into production.
+The base is the balancer's present configuration, whatever the inventory declares by now, and the running nginx checks
+the result, whatever version is wanted: half a roll carries no further change into production.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from provision.steps.nginx.upstream import Drained, Upstream
 from provision.steps.nginx_paths import CONFIG
 
 # $1 seconds at most, $2 the path that an instance answers; then ADDRESS:PORT of each. Prints how many connections nginx
-# still has to them. Old workers close their idle ones when they shut down. One that is still being made counts: a
-# request goes over it in a moment, and is not sent twice if it gets cut. An instance that does not answer any more ends
-# no stream either.
+# still has to the instances. Old workers close idle connections when they shut down. A connection that is still being
+# made counts: a request follows over it in a moment, and is not sent twice if the connection gets cut. An instance that
+# does not answer any more finishes no stream either.
 WAIT = Script(
     "nginx/wait-idle",
     r"""
@@ -50,10 +50,10 @@ class MemberUpdate(Generation):
 
     Args:
         down: labels that get no more requests.
-        up: label -> `ADDRESS:PORT`, of those that get requests again; empty leaves the place as it is.
+        up: label -> `ADDRESS:PORT`, of instances that get requests again; an empty place leaves the member's place.
         drain: labels that an operator takes out.
         undrain: labels that an operator gives back.
-        forget: id of a generation that this run made some time before; empty for none.
+        forget: id of an earlier generation of the same run; empty for none.
     """
 
     down: frozenset[str] = frozenset()
@@ -64,53 +64,53 @@ class MemberUpdate(Generation):
 
     @property
     def reason(self) -> str:
-        """Who is marked, and how."""
-        said = {"down": self.down, "up": self.up, "drained": self.drain, "drained no longer": self.undrain}
-        return "; ".join(f"{', '.join(sorted(names))} {mark}" for mark, names in said.items() if names)
+        """The marked instances, with their marks."""
+        marks = {"down": self.down, "up": self.up, "drained": self.drain, "drained no longer": self.undrain}
+        return "; ".join(f"{', '.join(sorted(names))} {mark}" for mark, names in marks.items() if names)
 
     def rendered(self, facts: HostFacts, have: State) -> Files:
         """The present files with other marks."""
         files = files_of(have)
         if not isinstance(files.get(upstream.FILE), bytes):
-            raise RefusalError("the balancer has no configuration of ours to mark anything in")
+            raise RefusalError("the balancer has no configuration of ours to mark")
         new = present(have).updated(self.down, self.up, self.drain, self.undrain)
         return {**files, upstream.FILE: new.text.encode()}
 
     def modes_beside(self, have: State) -> Mapping[str, int]:
-        """Those of the present files."""
+        """The modes of the present files."""
         return closed(have)
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """As for any generation. A roll would push all others out of those that are kept: its own go, but the last."""
-        made = list(super().commands(have, want))
+        """As for any generation. A roll would push all older generations out, so all its own but the last go."""
+        commands = list(super().commands(have, want))
         if self.forget and want is not None and self.forget not in (want["id"], (have or {}).get("id")):
-            made.append(run("rm", "-rf", "--", f"{GENERATIONS}/{self.forget}", title=f"forget {self.forget}"))
-        return made
+            commands.append(run("rm", "-rf", "--", f"{GENERATIONS}/{self.forget}", title=f"forget {self.forget}"))
+        return commands
 
 
 def present(have: State) -> Upstream:
     """The upstream of a configuration.
 
     Args:
-        have: the configuration, which has one.
+        have: the configuration; it has an upstream.
 
     Raises:
         RefusalError: somebody else wrote or edited a server or a setting of the upstream.
     """
     text = upstream.text_of(have)
-    found = Upstream.parse(text)
-    if found is None or upstream.strangers(text):
+    parsed = Upstream.parse(text)
+    if parsed is None or upstream.strangers(text):
         by_hand = f"{CONFIG}/{upstream.FILE} has servers or settings that provision did not write"
         raise RefusalError(f"{by_hand}: `provision deploy --tags balancer` writes it anew")
-    return found
+    return parsed
 
 
 def wait(addresses: Sequence[str], seconds: int, health: str) -> Run:
-    """Wait on the balancer until nginx has no connection to these any more.
+    """Wait on the balancer until nginx has no connection to some instances any more.
 
     Args:
-        addresses: `ADDRESS:PORT`.
-        seconds: how long at most.
+        addresses: `ADDRESS:PORT` of the instances.
+        seconds: seconds to wait at most.
         health: the path that an instance answers.
     """
     title = f"wait until no stream from {', '.join(addresses)} is left"

@@ -1,7 +1,7 @@
 """A balancer's upstream as data: its settings and its members, each with its place, its weight and its marks.
 
 This module alone reads and writes the text of `upstream.conf`. Each instance has one line `server ADDRESS:PORT ...; #
-HOST/INSTANCE`. A drained instance has a comment of its own before that line, so that the balancer itself remembers the
+HOST/INSTANCE`. A drained instance has a comment of its own before the line, so that the balancer itself remembers the
 drain, whatever becomes of the instance's host.
 """
 
@@ -20,7 +20,7 @@ from provision.steps.system.file_scan import Content
 FILE = "upstream.conf"
 TEMPLATE = f"balancer/{FILE}.j2"
 ANY = "0.0.0.0"  # noqa: S104 - compared, not bound
-NOWHERE = "192.0.2.1"  # TEST-NET-1, RFC 5737: no machine has it; a member there is always down
+NOWHERE = "192.0.2.1"  # TEST-NET-1, RFC 5737: no machine has this address; a member there is always down
 NOBODY = "127.0.0.1:1"  # the server of an upstream without members: nginx refuses an upstream without servers
 _MEMBER = re.compile(r"^[ \t]*server (\S+):([0-9]{1,5})((?: [^;#\n]*)?); # (\S+)$", re.MULTILINE)
 _SERVER = re.compile(r"^[ \t]*server[ \t]+([^\s;]+)", re.MULTILINE)
@@ -39,7 +39,7 @@ class InstanceRef(NamedTuple):
 
     Args:
         host: name of its host.
-        name: its name there.
+        name: its name on the host.
     """
 
     host: str
@@ -47,12 +47,12 @@ class InstanceRef(NamedTuple):
 
     @property
     def label(self) -> str:
-        """`HOST/INSTANCE`, of characters that mean nothing to nginx."""
+        """`HOST/INSTANCE`, of characters without a meaning to nginx."""
         return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{self.host}/{self.name}")
 
     @classmethod
     def of(cls, text: str) -> "InstanceRef":
-        """The instance that a label names.
+        """The instance of a label.
 
         Args:
             text: `HOST/INSTANCE`.
@@ -63,12 +63,12 @@ class InstanceRef(NamedTuple):
 
 @dataclass(frozen=True)
 class Drained:
-    """An operator's wish that an instance gets no requests.
+    """An operator's wish to keep requests away from an instance.
 
     Args:
         label: `HOST/INSTANCE`.
-        since: when, by the operator's machine; no blank in it.
-        by: operator and machine; no blank in it.
+        since: time by the operator's machine; without blanks.
+        by: operator and machine; without blanks.
         why: one line of printable text; may be empty.
     """
 
@@ -79,7 +79,7 @@ class Drained:
 
     @property
     def comment(self) -> str:
-        """The comment that stands in the upstream."""
+        """The comment in the upstream."""
         return f"# drained {self.label} since {self.since} by {self.by}: {self.why}".rstrip()
 
 
@@ -90,11 +90,11 @@ class Member:
     Args:
         address: an IPv4 address.
         port: TCP port.
-        down: whether nginx sends nothing to it.
-        drained: who drained it and why; None where no operator did. A drained instance is rendered as down.
+        down: whether nginx sends the instance nothing.
+        drained: the operator's drain; None without a drain. A drained instance is rendered as down.
         label: `HOST/INSTANCE`.
         weight: its share of the requests.
-        max_conns: how many requests may be at it at once; 0 for no limit.
+        max_conns: greatest number of requests at once; 0 for no limit.
     """
 
     address: str
@@ -114,8 +114,8 @@ class Member:
         """The member at another place.
 
         Args:
-            at: `ADDRESS:PORT`. Anything else leaves the member where it is; an address that no instance can be reached
-                at, such as 0.0.0.0, leaves its address.
+            at: `ADDRESS:PORT`. Any other text leaves the member's place; an unreachable address, such as 0.0.0.0,
+                leaves the member's address.
         """
         place = _PLACE.fullmatch(at)
         if place is None:
@@ -129,10 +129,10 @@ class Upstream:
     """An upstream.
 
     Args:
-        name: the name by which nginx's other files send requests to it.
+        name: name of the upstream in nginx's other files.
         method: the balancing method as nginx's directive, or empty for round robin.
         max_fails: failures within `fail_timeout` after which nginx leaves a member alone for as long.
-        fail_timeout: in nginx's notation.
+        fail_timeout: duration in nginx's notation.
         keepalive: idle connections that each worker keeps.
         zone: KiB of the shared memory in which the workers count; see `zone_for`.
         members: the instances, in the order of their lines.
@@ -148,15 +148,15 @@ class Upstream:
 
     @classmethod
     def parse(cls, text: str) -> "Upstream | None":
-        """The upstream that a text says, or None where the text is not one of provision.
+        """Parse a text; None where provision did not write the text.
 
-        What provision does not write is passed over: comments, directives, parameters, and servers; see `strangers`.
-        A number that no line says is nginx's own default.
+        Lines that provision does not write are skipped: comments, directives, parameters, and servers; see `strangers`.
+        A number that no line has is nginx's own default.
         """
-        name, zone, keepalive, method = (found.search(text) for found in (_NAME, _ZONE, _KEEPALIVE, _METHOD))
+        name, zone, keepalive, method = (pattern.search(text) for pattern in (_NAME, _ZONE, _KEEPALIVE, _METHOD))
         if name is None or zone is None or zone[1] != name[1] or keepalive is None:
             return None
-        parameters = next((found[3] for found in _MEMBER.finditer(text)), "")
+        parameters = next((match[3] for match in _MEMBER.finditer(text)), "")
         fail_timeout = _FAIL_TIMEOUT.search(parameters)
         return cls(
             name=name[1],
@@ -180,13 +180,13 @@ class Upstream:
         drain: Mapping[str, Drained] = MappingProxyType({}),
         undrain: Collection[str] = (),
     ) -> "Upstream":
-        """The upstream with other marks, and nothing else changed. Labels that it does not list are passed over.
+        """The upstream with other marks, and nothing else changed. Unlisted labels are skipped.
 
         Args:
             down: labels of instances that get no more requests.
-            up: label -> `ADDRESS:PORT`, of instances that get requests again, unless they are drained; see
+            up: label -> `ADDRESS:PORT`, of instances that get requests again, unless drained; see
                 `Member.moved`.
-            drain: labels that an operator takes out, with what is said of it.
+            drain: labels that an operator takes out, each with its drain.
             undrain: labels that an operator gives back.
         """
         out, back = {*down, *drain}, {*up, *undrain}
@@ -206,36 +206,40 @@ class Upstream:
 
 
 def label(host: str, instance: str) -> str:
-    """`HOST/INSTANCE`, of characters that mean nothing to nginx."""
+    """`HOST/INSTANCE`, of characters without a meaning to nginx."""
     return InstanceRef(host, instance).label
 
 
 def text_of(have: State) -> str:
-    """The text of the upstream in a configuration's state; empty where there is none."""
+    """The text of the upstream in a configuration's state; empty without an upstream."""
     content = (have or {}).get("files", {}).get(FILE)
     return content.data.decode(errors="replace") if isinstance(content, Content) else ""
 
 
 def members(text: str) -> dict[str, Member]:
-    """Label -> member, of any text: also of one that `Upstream.parse` makes nothing of."""
+    """Label -> member, of any text: also of a text that `Upstream.parse` rejects."""
     drains = {words[0]: Drained(*words) for words in _DRAINED.findall(text)}
-    lines = (found.groups() for found in _MEMBER.finditer(text))
-    return {name: _member(at, port, said, name, drains.get(name)) for at, port, said, name in lines if is_ipv4(at)}
+    lines = (match.groups() for match in _MEMBER.finditer(text))
+    return {
+        name: _member(at, port, parameters, name, drains.get(name))
+        for at, port, parameters, name in lines
+        if is_ipv4(at)
+    }
 
 
 def drained(text: str) -> dict[str, Drained]:
-    """Label -> who drained it and why."""
+    """Label -> its drain."""
     return {name: member.drained for name, member in members(text).items() if member.drained}
 
 
 def strangers(text: str) -> list[str]:
-    """The servers in a text that are no members, by their address as it is written there."""
+    """The servers of a text that are no members, by their written address."""
     known = {NOBODY, *(member.at for member in members(text).values())}
     return [place for place in _SERVER.findall(text) if place not in known]
 
 
 def zone_for(listed: Collection[Member]) -> int:
-    """KiB of shared memory for so many members: measured with nginx 1.26.3 and 1.30.4, with room to spare."""
+    """KiB of shared memory for a number of members: measured with nginx 1.26.3 and 1.30.4, with room to spare."""
     return 64 + len(listed)
 
 
@@ -245,7 +249,7 @@ def serves(listed: Iterable[Member]) -> bool:
 
 
 def is_ipv4(text: str) -> bool:
-    """Whether it is an IPv4 address; instances listen on no other."""
+    """Whether a text is an IPv4 address; instances listen on no other kind."""
     try:
         IPv4Address(text)
     except ValueError:
