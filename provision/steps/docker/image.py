@@ -134,20 +134,20 @@ class Image(Step):
         result = live.run("docker image inspect --format ok %s", self.reference)
         yield Check("image present", result.stdout.strip() or result.stderr.strip()[-200:], "ok")
 
-    def _pick(self, found: Docker) -> State:
-        image_id = found.image_id(self.reference)
+    def _pick(self, docker: Docker) -> State:
+        image_id = docker.image_id(self.reference)
         if not image_id:
             return None
-        return {"reference": self.reference, "image_id": image_id, "tag": self._tag(found, image_id)}
+        return {"reference": self.reference, "image_id": image_id, "tag": self._tag(docker, image_id)}
 
-    def _tag(self, found: Docker, image_id: str) -> str:
+    def _tag(self, docker: Docker, image_id: str) -> str:
         """The state of the tag since the image was pulled."""
-        pulled = found.pulled_id(self.reference)
+        pulled = docker.pulled_id(self.reference)
         if pulled not in ("", image_id):
             return f"moved on this host: {pulled[:19]} was pulled, the tag now names {image_id[:19]}"
-        if found.recorded_id(self.reference) != "":
+        if docker.recorded_id(self.reference) != "":
             return AS_PULLED
-        several = len(found.used_ids(self.reference)) > 1
+        several = len(docker.used_ids(self.reference)) > 1
         return f"{NO_ID}, and the containers use several images" if several else NO_ID
 
 
@@ -159,8 +159,8 @@ def _lacks_id(have: State) -> bool:
 class PulledImage(Image):
     """An image that we pulled, by its mark; the image itself may stay where somebody else uses it."""
 
-    def _pick(self, found: Docker) -> State:
-        return {"reference": self.reference} if self.reference in found.pulled else None
+    def _pick(self, docker: Docker) -> State:
+        return {"reference": self.reference} if self.reference in docker.pulled else None
 
 
 _LAYER = re.compile(r"([0-9a-f]{12}): (Pulling fs layer|Download complete|Pull complete|Already exists)")
@@ -197,8 +197,8 @@ class OwnedImages(Owned):
         return undeclared[:1] if any(step_id.startswith("image:") for step_id in declared) else ()
 
     @staticmethod
-    def _pick(found: Docker) -> State:
+    def _pick(docker: Docker) -> State:
         """Images in use by containers come first, then the last replaced image."""
-        used = {item["image"] for item in found.containers.values() if (item["labels"] or {}).get(MANAGED) == "1"}
-        ordered = sorted(found.pulled, key=lambda reference: reference not in used)
+        used = {item["image"] for item in docker.containers.values() if (item["labels"] or {}).get(MANAGED) == "1"}
+        ordered = sorted(docker.pulled, key=lambda reference: reference not in used)
         return {f"image:{reference}": {"reference": reference} for reference in ordered}

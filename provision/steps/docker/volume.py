@@ -62,10 +62,10 @@ class Volume(Step):
         labels = inspect.read_live(live).volumes.get(self.name)
         yield Check("our mark", "no such volume" if labels is None else labels.get(MANAGED), "1")
 
-    def _pick(self, found: Docker) -> State:
-        if self.name not in found.volumes:
+    def _pick(self, docker: Docker) -> State:
+        if self.name not in docker.volumes:
             return None
-        return {"ours": found.volumes[self.name].get(MANAGED) == "1"}
+        return {"ours": docker.volumes[self.name].get(MANAGED) == "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class OwnedVolumes(Owned):
         return Volume(name=step_id.partition(":")[2])
 
     @staticmethod
-    def _pick(found: Docker) -> State:
+    def _pick(docker: Docker) -> State:
         return {
-            f"volume:{name}": {"ours": True} for name, labels in found.volumes.items() if labels.get(MANAGED) == "1"
+            f"volume:{name}": {"ours": True} for name, labels in docker.volumes.items() if labels.get(MANAGED) == "1"
         }
