@@ -148,7 +148,7 @@ GPU = (
         *("passed by in FORWARD", "ahead as declared", "[]", "ACCEPT"),
         "FORWARD -p tcp --dport 11434 -j ACCEPT",
     ),
-    firewall("with a hole", "rules among ours that are not", "[]", "RETURN", "PROVISION -p tcp -j RETURN"),
+    firewall("with a hole", "foreign rules among ours", "[]", "RETURN", "PROVISION -p tcp -j RETURN"),
     Lie(
         *("driver broken", "require:cards", "nvidia-smi answers", "yes", "the NVIDIA driver is not loaded"),
         fault=("HOST", "driver-broken"),
@@ -165,7 +165,7 @@ BALANCER = (
         "upstream edited", "upstream (port, weight, max_conns)", "1, 5]", "1, 15]", f"sed -i 's/conns=/&1/' {UPSTREAM}"
     ),
     config(
-        *("a server more", "servers that are no instance", "[]", "127.0.0.1:3999"),
+        *("a server more", "servers without an instance", "[]", "127.0.0.1:3999"),
         f"sed -i '0,/ server /s// server 127.0.0.1:3999;&/' {UPSTREAM}",
     ),
     config(

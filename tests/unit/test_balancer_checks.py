@@ -14,7 +14,7 @@ from tests.unit.balancer_fleet import config, fleet, host, texts
 TWINS, TORN, SAID = (
     "instances at one address and port",
     "hosts with several addresses",
-    "addresses that the inventory says",
+    "addresses of the inventory",
 )
 
 

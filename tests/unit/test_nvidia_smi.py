@@ -229,8 +229,8 @@ def test_a_time_limit_out_of_bounds_is_refused(tmp_path: Path, limit: str) -> No
     ("core", "code", "remembered", "failed"),
     [
         (f"{FIRST}\n{SECOND}\n{WARNING}", 14, "", []),
-        (f"{FIRST}\n{LOST}", 15, "0 GPU-gone\n1 GPU-0\n", ["cards that are missing or broken"]),
-        ("no driver", 9, "0 GPU-0\n", ["nvidia-smi answers", "cards that are missing or broken"]),
+        (f"{FIRST}\n{LOST}", 15, "0 GPU-gone\n1 GPU-0\n", ["missing or broken cards"]),
+        ("no driver", 9, "0 GPU-0\n", ["nvidia-smi answers", "missing or broken cards"]),
     ],
 )
 def test_verify_takes_the_cards_from_the_read_of_plan(

@@ -346,7 +346,7 @@ def test_a_rollback_that_would_leave_no_serving_instance_is_refused(balancing):
 def test_a_foreign_upstream_of_the_past_is_refused(balancing):
     past = configured(balancing, PAST)
     past["files"] = {**past["files"], UPSTREAM: Content(b"garbage {")}
-    with pytest.raises(RefusalError, match="not as provision writes it"):
+    with pytest.raises(RefusalError, match="provision did not write the"):
         balancing.restore(FACTS, configured(balancing, NOW), past)
 
 

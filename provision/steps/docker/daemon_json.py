@@ -118,7 +118,7 @@ class DockerConfig(Step):
         """The past file and our keys in it. Refuses where the bytes are not kept."""
         kept = {key: past[key] for key in ("sha256", "mode", "ours") if past[key] is not None or key != "mode"}
         if any(kept[key] is not None and not isinstance(kept[key], Content) for key in ("sha256", "ours")):
-            raise RefusalError(f"what {CONFIG} was is not kept on this host any more")
+            raise RefusalError(f"the past {CONFIG} is not kept on this host any more")
         return kept
 
     def irrevocable(self, before: State, after: State) -> str:

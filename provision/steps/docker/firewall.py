@@ -194,7 +194,7 @@ class Firewall(Step):
         yield Check("ports closed to others", rejected, sorted(self.ports))
         rules_now = [line for line in lines if line.startswith(RULE)]
         strangers = [line for line in rules_now if canonical(line.removeprefix(RULE)) not in ours]
-        yield Check("rules among ours that are not", strangers, [])
+        yield Check("foreign rules among ours", strangers, [])
         yield Check("FORWARD leads to DOCKER-USER", f"-A FORWARD -j {PARENT}" in lines, True)
 
 
@@ -205,7 +205,7 @@ def _known(facts: HostFacts) -> HostFacts:
         BlockedError: Docker cannot be asked.
     """
     if facts.published is None:
-        raise BlockedError(facts.asked_after, "Docker cannot be asked what is published")
+        raise BlockedError(facts.asked_after, "Docker cannot be asked for published ports")
     return facts
 
 

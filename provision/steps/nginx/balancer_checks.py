@@ -49,7 +49,7 @@ def members(
     listed = upstream.members(text)
     got = {name: (member.port, member.weight, member.max_conns) for name, member in listed.items()}
     yield Check("upstream (port, weight, max_conns)", got, dict(expected))
-    yield Check("servers that are no instance", upstream.strangers(text), [])
+    yield Check("servers without an instance", upstream.strangers(text), [])
     drained = {name: member.drained for name, member in sorted(listed.items()) if member.drained and member.down}
     yield Check(
         "instances marked down", sorted(n for n, member in listed.items() if member.down and n not in drained), []
@@ -65,7 +65,7 @@ def members(
 def _apart(up: Mapping[str, Member], settled: Mapping[str, str]) -> Iterator[Check]:
     """Each instance has a place of its own, and all of a host one address: an answer does not name its instance."""
     named = {name: address for name, address in settled.items() if name in up}
-    yield Check("addresses that the inventory says", {name: up[name].address for name in named}, named)
+    yield Check("addresses of the inventory", {name: up[name].address for name in named}, named)
     at: dict[str, list[str]] = {}
     hosts: dict[str, set[str]] = {}
     for name, member in up.items():

@@ -110,7 +110,7 @@ class Balancing(Generation):
         text = files.get(UPSTREAM, b"")
         past = Upstream.parse(text.decode(errors="replace")) if isinstance(text, bytes) else None
         if past is None:
-            raise RefusalError(f"the {UPSTREAM} of that time is not as provision writes it: it cannot be put back")
+            raise RefusalError(f"provision did not write the {UPSTREAM} of that time, so it cannot be put back")
         present = marks.members(marks.text_of(have))
         drains = marks.drained(marks.text_of(have)) if present else self.fleet.drained
         upstream = restored(past, present, self.fleet, {server.label for server in self.servers}).updated(drain=drains)
@@ -160,7 +160,7 @@ def members(servers: tuple[Server, ...], fleet: FleetState, facts: HostFacts, ha
     if serving:
         listed += _undeclared(servers, present, fleet)
     if serving and servers and not listed:
-        raise RefusalError("no instance that was deployed would be left in the upstream; deploy their hosts first")
+        raise RefusalError("no deployed instance would be left in the upstream; deploy their hosts first")
     if serving and listed and fleet.failed and not marks.serves(listed):
         failed = ", ".join(sorted(fleet.failed))
         raise RefusalError(

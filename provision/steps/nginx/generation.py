@@ -126,7 +126,7 @@ class Generation(Step):
         """The past files with their modes, in the past nginx. Refuses where the bytes are not kept."""
         files, modes = files_of(past), closed(past)
         if not files or not all(isinstance(content, bytes) or name in modes for name, content in files.items()):
-            raise RefusalError("what the configuration was is not kept on this host any more")
+            raise RefusalError("the past configuration is not kept on this host any more")
         want = self.wanted(self.marked(files, facts, have), have, modes)
         return {**want, "exe": past["exe"]} if want and want.get("exe") and past["exe"] else want
 

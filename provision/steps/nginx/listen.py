@@ -76,7 +76,7 @@ class Listen(Step):
         held = [text for text in (have or {}).get("foreign", []) if self._clashes(text)]
         if held:
             raise RefusalError(
-                f"held by something that is not ours: {'; '.join(held)}. Stop it, or choose another port"
+                f"held by a foreign process: {'; '.join(held)}. Stop it, or choose another port"
                 f" (wanted: {', '.join(self.addresses)})"
             )
         return {}

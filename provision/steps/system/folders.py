@@ -73,7 +73,7 @@ class Folders(Step):
         listing = live.run("stat -c '%%a %%U:%%G %%n' -- %s %s %s %s", *PUBLIC, *PRIVATE).stdout
         lines = (line.split(" ", 2) for line in listing.splitlines())
         opened = [f"{path} {mode} {owner}" for mode, owner, path in lines if _is_open(path, int(mode, 8), owner)]
-        yield Check("folders that are open to others", opened, [])
+        yield Check("folders open to others", opened, [])
 
 
 def _parse(answer: Answer) -> State:

@@ -141,7 +141,7 @@ class UsableCards(Step):
         good = {index for index, card in facts.by_index.items() if not card.broken}
         yield Check("nvidia-smi answers", "yes" if facts.cards else facts.driver_error, "yes")
         missing = [f"GPU {index} of {instance}" for instance, index in self._named() if index not in good]
-        yield Check("cards that are missing or broken", missing, [])
+        yield Check("missing or broken cards", missing, [])
 
     def _refuse_order(self, instance: str, index: int, facts: HostFacts) -> None:
         """Refuse a card that was lost before there was a record: nvidia-smi has renumbered the cards behind it by
