@@ -31,12 +31,12 @@ def parse(sections: Mapping[str, list[str]]) -> tuple[dict[str, str], dict[str, 
 
 
 def _images(rows: list[dict[str, str]]) -> dict[str, str]:
-    found = {}
+    references = {}
     for row in rows:
         for separator, part in ((":", row["tag"]), ("@", row["digest"])):
             if "<none>" not in (row["repository"], part) and part:
-                found[f"{row['repository']}{separator}{part}"] = row["id"]
-    return found
+                references[f"{row['repository']}{separator}{part}"] = row["id"]
+    return references
 
 
 def _labels(text: str) -> dict[str, str]:
@@ -44,10 +44,10 @@ def _labels(text: str) -> dict[str, str]:
 
 
 def familiar(reference: str) -> str:
-    """An image reference as Docker lists it: without its own registry and namespace, with a tag or only a digest.
+    """An image reference in Docker's own form: without Docker's registry and namespace, with a tag or only a digest.
 
     Args:
-        reference: as in an inventory, such as `docker.io/library/debian`.
+        reference: reference in an inventory, such as `docker.io/library/debian`.
     """
     name, _, digest = reference.partition("@")
     for prefix in ("docker.io/", "index.docker.io/", "library/"):
