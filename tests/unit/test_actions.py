@@ -1,4 +1,4 @@
-"""The actions as a library: what they take and return, and what they leave to their caller."""
+"""The actions as a library: arguments, return values, and the part of the caller."""
 
 import os
 import re
@@ -30,7 +30,7 @@ gpu:
 
 @pytest.fixture
 def noting(tmp_path, monkeypatch):
-    """Makes a setup of two hosts that are this machine's shell; each should have a note in its folder."""
+    """A function that makes a setup of two hosts on this machine's shell; each wants a note in the folder."""
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
     monkeypatch.chdir(tmp_path)
 
@@ -42,7 +42,7 @@ def noting(tmp_path, monkeypatch):
 
 @pytest.fixture
 def request_of(noting):
-    """Makes a Request about these hosts."""
+    """A function that makes a Request for the hosts."""
     return lambda **words: actions.Request("inventory.yaml", tags=("docker",), **{"setup": noting(), **words})
 
 
@@ -96,7 +96,7 @@ def test_nothing_is_changed_if_the_caller_does_not_agree(request_of, tmp_path):
     result = actions.deploy(request_of(), confirm=lambda plan: False, tell=told.append)
     assert (result.exit_code, result.run_id, told) == (130, "", [])
     assert notes(tmp_path) == []
-    assert not default_folder().exists(), "a run that did not begin has no log"
+    assert not default_folder().exists(), "a run that does not begin has no log"
 
 
 def test_nothing_is_deployed_where_no_host_could_be_planned_for(request_of, noting):
@@ -193,7 +193,7 @@ def test_on_a_terminal_the_command_shows_the_plan_once_and_asks(
 
 
 def test_a_stage_as_a_fabric_task_deploys_one_host(request_of, tmp_path):
-    """As a process of its own: the tasks are found by Fabric."""
+    """Fabric finds the tasks in a process of its own."""
     inventory = tmp_path / "inventory.yaml"
     inventory.write_text(
         "gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}"

@@ -87,14 +87,14 @@ all:
 
 
 def execute(words):
-    """Run the command line; connecting to anything fails the test."""
+    """Run the command line; a connection to any host fails the test."""
     unreachable = testing.setup("/nowhere", lambda *_: pytest.fail("a host was reached"))
     return cli.execute(words, Caller(unreachable))
 
 
 @pytest.fixture
 def write(tmp_path: Path):
-    """Writes an inventory."""
+    """A function that writes an inventory, and returns the path."""
 
     def make(text: str) -> str:
         path = tmp_path / "inventory.yaml"
@@ -115,7 +115,7 @@ def write(tmp_path: Path):
         ["inventory", "check"],
     ],
 )
-def test_every_problem_is_said_at_once(words, write, capsys):
+def test_every_problem_is_reported_at_once(words, write, capsys):
     path = write(BAD)
     assert execute([*words, "-i", path]) == 2
     shown = capsys.readouterr()
@@ -131,7 +131,7 @@ def test_every_problem_is_said_at_once(words, write, capsys):
     assert re.search(r"\d+ problems", lines[-1])
 
 
-def test_what_two_instances_cannot_both_have(write, capsys):
+def test_conflicts_between_instances_are_reported(write, capsys):
     assert execute(["inventory", "check", "--json", "-i", write(TWICE)]) == 2
     document = json.loads(capsys.readouterr().out)
     said = {problem["message"]: problem["line"] for problem in document["problems"]}
@@ -179,7 +179,7 @@ OFTEN = {
 
 
 @pytest.mark.parametrize(("text", "pattern"), OFTEN.values(), ids=OFTEN)
-def test_other_files_nobody_should_write(text, pattern, write, capsys):
+def test_hostile_files_are_refused_in_bounded_words(text, pattern, write, capsys):
     assert execute(["plan", "-i", write(text)]) == 2
     shown = capsys.readouterr().err
     assert re.search(pattern, shown), shown
@@ -202,7 +202,7 @@ def test_other_files_nobody_should_write(text, pattern, write, capsys):
         (["plan", "--tags", "\x1b[31m"], "no such role"),
     ],
 )
-def test_words_that_ask_for_what_is_not_there(words, pattern, write, capsys):
+def test_words_for_missing_things_are_usage_errors(words, pattern, write, capsys):
     path = write("all: {children: {gpu: {hosts: {gpu-01: {ollama: {instances: [{gpus: [0]}]}}}}}}\n")
     where = [] if "-i" in words or words == ["depoly"] else ["-i", path]
     assert execute([*words, *where]) == 2

@@ -1,5 +1,4 @@
-"""Files of nginx's configuration that others may not read: their mode is part of the configuration, their bytes are not
-shown and stay on the host."""
+"""Secret files of nginx's configuration: the mode is declared, and the bytes stay on the host and are never shown."""
 
 import base64
 import dataclasses
@@ -33,13 +32,13 @@ FACTS = HostFacts()
 
 
 def keyed(key: bytes = KEY) -> Generation:
-    """The balancer's configuration with a file that holds a key."""
+    """Return the balancer's configuration with a key file."""
     step = config(fleet())
     return dataclasses.replace(step, files={**step.files, "keys.conf": key}, modes={"keys.conf": 0o600})
 
 
 def found(step: Generation, **how: Any) -> dict[str, Any]:
-    """The configuration of a step as a host has it, with nginx running: of the key the hash alone."""
+    """Return the state of a host with the configuration and a running nginx: only the hash of the key."""
     want = step.want(FACTS, None)
     assert want is not None
     files = {name: str(content) if name == "keys.conf" else content for name, content in want["files"].items()}
@@ -48,7 +47,7 @@ def found(step: Generation, **how: Any) -> dict[str, Any]:
 
 
 def listing(**files: tuple[str, bytes]) -> Answer:
-    """The answer of a host with these files: name -> mode and content; `_` in a name stands for a dot."""
+    """Return the answer of a host with some files: mode and content by name; `_` in a name stands for a dot."""
     heads, contents = "", b""
     for name, (mode, content) in files.items():
         path = f"/etc/provision/nginx/{name.replace('_', '.')}"

@@ -1,4 +1,4 @@
-"""Programs of the operator around what changes hosts."""
+"""Programs of the operator before and after a run."""
 
 import contextlib
 import io
@@ -36,7 +36,7 @@ def test_without_hooks_nothing_happens(tmp_path):
     assert found.after(DOCUMENT, failed=True) == ""
 
 
-def test_each_gets_the_run_as_json_and_runs_beside_the_inventory(place):
+def test_each_hook_gets_the_run_as_json_and_runs_beside_the_inventory(place):
     for name in ("pre-deploy", "post-deploy", "on-failure"):
         write(place, name, 'cat >"$PROVISION_EVENT.json"; echo "$PROVISION_COMMAND" >>commands')
     found = hooks(place)
@@ -50,7 +50,7 @@ def test_each_gets_the_run_as_json_and_runs_beside_the_inventory(place):
     assert (place / "commands").read_text() == "deploy\n" * 3
 
 
-def test_what_a_hook_prints_is_not_on_our_standard_output(place, capfd):
+def test_the_output_of_a_hook_is_not_on_our_standard_output(place, capfd):
     write(place, "pre-deploy", "echo from the hook")
     hooks(place).before(DOCUMENT)
     said = capfd.readouterr()
@@ -64,14 +64,14 @@ def test_a_hook_runs_in_a_program_whose_standard_error_is_no_file(place, capfd):
     assert capfd.readouterr() == ("", "from the hook\n")
 
 
-def test_a_pre_deploy_that_fails_stops_the_run_with_exit_7(place):
+def test_a_failed_pre_deploy_stops_the_run_with_exit_7(place):
     write(place, "pre-deploy", "exit 9")
     with pytest.raises(GuardError, match="exit code 9: nothing was touched") as caught:
         hooks(place).before(DOCUMENT)
     assert caught.value.exit_code == 7
 
 
-def test_a_hook_that_fails_afterwards_is_said_and_changes_nothing(place):
+def test_a_failed_hook_after_the_run_is_reported_and_changes_nothing(place):
     write(place, "post-deploy", "exit 4")
     (place / "hooks/on-failure").write_bytes(b"\x7fELF no program")
     (place / "hooks/on-failure").chmod(0o755)
@@ -87,7 +87,7 @@ def test_a_hook_that_reads_nothing_is_fine(place):
 @pytest.mark.parametrize(
     ("mode", "said"), [(0o644, "no program"), (0o775, "written by others"), (0o757, "written by others")]
 )
-def test_a_hook_that_must_not_be_run_is_refused_before_anything(place, mode, said):
+def test_an_unsafe_hook_is_refused_before_any_work(place, mode, said):
     write(place, "post-deploy", "touch ran", mode)
     with pytest.raises(UsageError, match=said):
         hooks(place).check()
@@ -95,7 +95,7 @@ def test_a_hook_that_must_not_be_run_is_refused_before_anything(place, mode, sai
     assert not (place / "ran").exists()
 
 
-def test_a_directory_in_place_of_a_hook(place):
+def test_a_directory_in_place_of_a_hook_is_refused(place):
     (place / "hooks/pre-deploy").mkdir()
     with pytest.raises(UsageError, match="no program"):
         hooks(place).before(DOCUMENT)

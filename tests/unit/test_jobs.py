@@ -13,7 +13,7 @@ from tests.shell import sh
 
 @pytest.fixture
 def follower(paths):
-    """Makes a follower of a job in the folder of the test."""
+    """A function that makes a follower of a job in the folder of the test."""
     return lambda run, on_line=print: jobs.Follower(run, on_line, paths.jobs)
 
 
@@ -36,7 +36,7 @@ def test_a_job_is_followed_to_its_exit_code(follower):
     assert answer.text.splitlines() == lines
 
 
-def test_a_job_goes_on_when_nobody_follows_and_is_found_again(tmp_path, follower):
+def test_a_job_runs_on_without_a_follower_and_is_found_again(tmp_path, follower):
     run = job('sleep 1.5; echo "$1" >>"$2"; echo ended', "once", str(tmp_path / "count"))
     cut = subprocess.Popen(["sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     cut.stdin.write(follower(run, print).script())
@@ -49,7 +49,7 @@ def test_a_job_goes_on_when_nobody_follows_and_is_found_again(tmp_path, follower
     assert (tmp_path / "count").read_text() == "once\n"
 
 
-def test_a_job_that_ended_while_nobody_was_connected_is_not_run_again(tmp_path, follower):
+def test_a_job_that_ended_without_a_connection_does_not_run_again(tmp_path, follower):
     run = job('echo "$1" >>"$2"; echo ended', "once", str(tmp_path / "count"))
     lines = []
     first = follower(run, lines.append)
@@ -58,14 +58,14 @@ def test_a_job_that_ended_while_nobody_was_connected_is_not_run_again(tmp_path, 
     assert (lines, (tmp_path / "count").read_text()) == (["ended"], "once\n")
 
 
-def test_an_equal_job_that_ended_before_is_not_taken_for_this_one(tmp_path, follower):
+def test_an_equal_finished_job_does_not_count_as_the_new_job(tmp_path, follower):
     run = job('echo "$1" >>"$2"', "again", str(tmp_path / "count"))
     follow(follower(run, print))
     follow(follower(run, print))
     assert (tmp_path / "count").read_text() == "again\nagain\n"
 
 
-def test_giving_the_lock_back_forgets_jobs_that_ended(follower, paths):
+def test_releasing_the_lock_forgets_finished_jobs(follower, paths):
     follow(follower(job("echo hello")))
     lock = HostLock(paths)
     for command in (lock.acquire("run-1"), lock.release("run-1")):
@@ -73,12 +73,12 @@ def test_giving_the_lock_back_forgets_jobs_that_ended(follower, paths):
     assert list(Path(paths.jobs).iterdir()) == []
 
 
-def test_the_same_command_is_the_same_job_and_another_is_not():
+def test_the_same_command_is_the_same_job_and_another_command_another_job():
     assert jobs.folder(job("true", "a"), "/jobs") == jobs.folder(job("true", "a"), "/jobs")
     assert jobs.folder(job("true", "a"), "/jobs") != jobs.folder(job("true", "b"), "/jobs")
 
 
-def test_a_log_that_broke_off_is_no_answer(follower):
+def test_a_truncated_log_is_no_answer(follower):
     broken = follower(job("true"))
     assert b"begin" in broken.script()
     broken.feed(b"\nhalf of something")

@@ -53,7 +53,7 @@ LOST = UnreachableError("no route")
 
 
 def strict(schema):
-    """The same schema without room for a field that it does not name."""
+    """Return a copy of the schema that refuses unnamed fields."""
     schema = copy.deepcopy(schema)
     waiting = [schema]
     while waiting:
@@ -71,7 +71,7 @@ STRICT = strict(SCHEMA)
 
 
 def checked(text):
-    """The one document of a text, if it fits the schema of its command, and no field lacks in the schema."""
+    """Return the document in a text; assert the schema of the command, which names every field."""
     document = json.loads(text)
     kinds = [one["$ref"].rpartition("/")[2] for one in SCHEMA["anyOf"]]
     named = [
@@ -91,7 +91,7 @@ def checked(text):
 
 @pytest.fixture
 def document(capsys):
-    """The checked document of a command line."""
+    """A function that runs a command line, and returns the checked document."""
 
     def run(*words, setup=None):
         code = cli.execute([*words], Caller(setup))
@@ -104,7 +104,7 @@ def document(capsys):
 
 @pytest.fixture
 def printed(capsys):
-    """The checked document that has been printed."""
+    """A function that returns the checked document on stdout."""
     return lambda: checked(capsys.readouterr().out)
 
 
@@ -115,11 +115,11 @@ def inventory(tmp_path):
     return str(path)
 
 
-def test_the_schema_is_one():
+def test_the_schema_is_valid():
     Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_a_document_with_another_field_or_without_one_does_not_fit(document, inventory):
+def test_a_document_with_an_unnamed_or_a_missing_field_does_not_fit(document, inventory):
     found = document("inventory", "check", "--json", "-i", inventory)
     for broken in ({**found, "more": 1}, {**found, "problems": None}, {k: v for k, v in found.items() if k != "exit"}):
         with pytest.raises((AssertionError, KeyError)):
