@@ -40,10 +40,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs")
 SHARE, SENTENCE = 5.0, 24.0  # percent: an added text, and an added sentence, stay below
 WORDS, SENTENCE_WORDS = 60, 9  # a shorter text or sentence is not judged
 # The percent that a room may have. A room without an entry may have SHARE. Entries only shrink.
-BOUNDS: dict[str, float] = {
-    "provision/steps/docker": 7.0,
-    "provision/steps/nginx": 8.0,
-}
+BOUNDS: dict[str, float] = {}
 
 _RUN = re.compile(r"[^\s\"()\[\]{}<>,;:!?*]+")
 _WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")
