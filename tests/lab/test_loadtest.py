@@ -59,7 +59,7 @@ def test_an_instance_on_the_cpu_is_named_though_every_answer_is_right(fleet, lab
     lab.host("gpu-01").run(["rm", "/etc/provision-lab/faults/ollama1.cpu"])
     fleet.on("gpu-01", "docker", "restart", "ollama1")
     assert "look at: gpu-01/ollama1 gives " in done.out, done
-    assert "fallen to the CPU" in done.out
+    assert "is its model on the CPU?" in done.out
     fleet.deploy("--limit", "gpu-01")
 
 
