@@ -29,10 +29,8 @@ __all__ = [
     "State",
     "Step",
     "UnreadableError",
-    "asked_once",
     "converged",
     "differing",
-    "read_once",
     "text_diff",
 ]
 
@@ -358,36 +356,6 @@ class Owned(ABC):
         """
         step = self.step(step_id) if ":" in step_id else None
         return step if step is not None and step.id == step_id else None
-
-
-def asked_once(live: Any, command: str, *args: str) -> Any:
-    """Ask a question of several steps' checks once in a verification.
-
-    Only for reads whose answer no check of the same verification changes. A question after a check has acted, or a
-    question that is to see a change, goes through `live.run`.
-
-    Args:
-        live: testinfra's host.
-        command: the command of testinfra's `run`.
-        args: its arguments.
-    """
-    ask = getattr(getattr(live, "backend", None), "run_once", live.run)
-    return ask(command, *args)
-
-
-def read_once(live: Any, command: Run) -> Answer:
-    """The answer to a fact's command, from the read of verify's own plan; else the host is asked now, once.
-
-    Args:
-        live: testinfra's host.
-        command: command of a fact: a script on standard input, with its arguments behind `sh -s --`.
-    """
-    known: Mapping[Run, Answer] = getattr(getattr(live, "backend", None), "known", {})
-    if command in known:
-        return known[command]
-    words = command.words[3:]
-    result = asked_once(live, "sh -c %s sh" + " %s" * len(words), command.stdin.decode(), *words)
-    return Answer(result.rc, result.stdout.encode(), result.stderr.encode())
 
 
 def differing(have: State, want: State) -> list[tuple[str, Any]]:

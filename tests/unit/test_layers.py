@@ -35,7 +35,7 @@ STEPS = [
     {"instance"},
     {"docker", "nginx"},
     {"system"},
-    {"base", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "nginx_paths", "wording"},
+    {"base", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "live", "nginx_paths", "wording"},
 ]
 HOMES = {
     "fabric": {"ssh", "fabfile"},

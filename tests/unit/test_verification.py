@@ -18,7 +18,8 @@ from provision.plan.role_interface import Entry
 from provision.report import verify as report
 from provision.rollout.waves import Rollout
 from provision.runs.context import Context
-from provision.steps.base import Check, Fact, UnreadableError, asked_once, read_once
+from provision.steps.base import Check, Fact, UnreadableError
+from provision.steps.live import asked_once, read_once
 from provision.steps.system.file import File
 from provision.testing import ShellHost
 from provision.verify import backend as live

@@ -15,11 +15,12 @@ from typing import Any
 
 from provision.command import READ_TIMEOUT, Answer, Run, Script, look
 from provision.steps import facts
-from provision.steps.base import BlockedError, Fact, State, UnreadableError, read_once
+from provision.steps.base import BlockedError, Fact, State, UnreadableError
 from provision.steps.docker import card_look, gpu_processes, image_list, model_files, probe
 from provision.steps.docker.gpu_processes import Application
 from provision.steps.docker.image_list import familiar
 from provision.steps.docker.probe import Probes
+from provision.steps.live import read_once
 
 MANAGED = facts.MANAGED
 NO_ANSWER = card_look.NO_ANSWER

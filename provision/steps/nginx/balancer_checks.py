@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from provision.steps.base import Check, asked_once
+from provision.steps.base import Check
+from provision.steps.live import asked_once
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.upstream import InstanceRef, Member
