@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from provision.command import Answer, Put, Run
 
 PUT_TIMEOUT = 60.0  # seconds until the controller gives up on the writing of a file
-PATIENCE = 2  # a shell for several commands may take this many times the limit of each
 KILL_AFTER = 5  # seconds between a timeout's TERM and its KILL
 
 # The whole body is a function, so that nothing runs if the connection breaks off in the middle.
@@ -65,18 +64,13 @@ def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
     return "\n".join(parts).encode()
 
 
-def longest(commands: Sequence[Run | Put], *, stop: bool) -> float:
+def longest(commands: Sequence[Run | Put]) -> float:
     """Return the seconds that the script may take on a host where every command hangs.
 
     Args:
         commands: as for `assemble`.
-        stop: likewise.
     """
-    return sum(
-        (PATIENCE if len(group) > 1 else 1)
-        * sum(command.timeout if isinstance(command, Run) else PUT_TIMEOUT for _, command in group)
-        for group in _grouped(commands, stop=stop)
-    )
+    return sum(command.timeout if isinstance(command, Run) else PUT_TIMEOUT for command in commands)
 
 
 def _grouped(commands: Sequence[Run | Put], *, stop: bool) -> list[list[tuple[int, Run | Put]]]:
@@ -93,8 +87,10 @@ def _grouped(commands: Sequence[Run | Put], *, stop: bool) -> list[list[tuple[in
 
 
 # A shell and a `timeout` for each command would be half the price of a short read. So one shell runs several commands,
-# each in a subshell, and prints the number of each command that has ended. When the time is up, the command under way
-# hangs: the loop closes its answer, and another shell runs the commands after that.
+# each in a subshell, and prints the number of each command that has ended. When the shell ends early, another shell
+# goes on. The time of a shell is the limit of one command: a shell without any ended command had a command that hangs,
+# and the loop closes the answer of that command. Else the command under way may only be the last of many slow commands:
+# the next shell runs that command once more, with the whole limit.
 _TOGETHER = """from={first}
 while [ "$from" -le {last} ]; do
 {{ ended=$(timeout -k {kill} {limit:g} sh -s -- "$from" 3>&1 >&4 4>&- <<'{mark}'
@@ -103,8 +99,10 @@ mark={mark}
 {body}
 {mark}
 ); rc=$?; }} 4>&1
-ended=${{ended##*[!0-9]}}; from=$((${{ended:-$((from - 1))}} + 1))
-[ "$from" -gt {last} ] || {{ end "$from" "$rc"; from=$((from + 1)); }}
+case $ended in
+'') end "$from" "$rc"; from=$((from + 1)) ;;
+*) from=$((${{ended##*[!0-9]}} + 1)) ;;
+esac
 done"""
 _MARKS = "\n".join(line for line in PRELUDE.splitlines() if line.startswith(("begin()", "end()")))
 
@@ -117,8 +115,9 @@ def _together(group: Sequence[tuple[int, Run | Put]], mark: str) -> str:
         for number, run in runs
     )
     (first, run), (last, _) = runs[0], runs[-1]
-    limit = PATIENCE * run.timeout
-    return _TOGETHER.format(first=first, last=last, kill=KILL_AFTER, limit=limit, mark=mark, marks=_MARKS, body=body)
+    return _TOGETHER.format(
+        first=first, last=last, kill=KILL_AFTER, limit=run.timeout, mark=mark, marks=_MARKS, body=body
+    )
 
 
 def _inner(run: Run) -> str:
@@ -193,4 +192,5 @@ def _between(stream: bytes, mark: str, number: int | str) -> tuple[bytes, int | 
     body, ended, tail = rest.partition(closing)
     if not (begun and ended):
         return rest, None
+    body = body.rpartition(opening)[2]  # a command that ran twice, see `_TOGETHER`
     return body, int(tail.split(b"\n", 1)[0])

@@ -142,7 +142,7 @@ class ShellTransport(ABC):
         """Run commands in order, in one exec; see `Transport`."""
         mark = script.make_mark()
         text = script.assemble(commands, mark, stop=stop)
-        out, err, _ = self.exec(text, script.longest(commands, stop=stop) + GRACE, beside=beside)
+        out, err, _ = self.exec(text, script.longest(commands) + GRACE, beside=beside)
         answers = script.parse(out, err, mark, len(commands))
         complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
         if not complete:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provision.command import Put, Run
-from provision.ssh.script import PATIENCE, PUT_TIMEOUT, assemble, longest, make_mark, parse
+from provision.ssh.script import PUT_TIMEOUT, assemble, longest, make_mark, parse
 from tests.shell import sh
 
 # Any text that can be an argument of a program: no NUL.
@@ -82,6 +82,12 @@ def test_a_hanging_command_in_a_shared_shell_ends_and_the_others_run():
     assert [answer.text for answer in answers] == ["0\n", "half\n", "1\n", "half\n", "2\n", "3\n"]
 
 
+def test_many_slow_commands_in_a_shared_shell_have_their_whole_limit_each():
+    slow = Run(("sh", "-s"), b"echo out; echo error >&2; sleep 0.2; echo end", timeout=0.5)
+    answers = shell([slow] * 7)
+    assert [(answer.exit, answer.text, answer.error) for answer in answers] == [(0, "out\nend\n", "error")] * 7
+
+
 def test_scripts_in_a_shared_shell_share_nothing_else():
     scripts = (
         b"set -eu; x=1; cd /; echo $1; exit 3",
@@ -102,9 +108,8 @@ def test_a_command_that_kills_the_shared_shell_fails_alone():
 
 def test_a_script_is_given_the_time_of_all_its_commands():
     reads = [Run(("true",), timeout=20)] * 3
-    assert longest(reads, stop=False) == PATIENCE * 60
-    assert longest([reads[0], Put("/x", b"")], stop=False) == 20 + PUT_TIMEOUT
-    assert longest(reads, stop=True) == 60
+    assert longest(reads) == 60
+    assert longest([reads[0], Put("/x", b"")]) == 20 + PUT_TIMEOUT
 
 
 def test_output_that_looks_like_a_mark_stays_output():
