@@ -104,8 +104,12 @@ def typed(command: str, indent: int, limit: int) -> list[str]:
         indent: indentation in columns.
         limit: columns of a line.
     """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # the end of the command was cut off, inside quotes
+        return wrap(" " * indent + command, indent + 4, limit)
     lines, now = [], " " * indent
-    for word in map(shlex.quote, shlex.split(command)):
+    for word in map(shlex.quote, words):
         if now.strip() and len(now) + 1 + len(word) > limit - 2:
             lines.append(now + " \\")
             now = " " * (indent + 4)

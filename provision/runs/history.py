@@ -20,6 +20,8 @@ from provision.ssh.host_paths import DEFAULT, HostPaths
 from provision.steps.base import State
 from provision.steps.system.file_scan import Content
 
+DEEPEST = 50  # levels of a state that are read; Python ends at a few hundred
+
 # $1 folder, $2 number of runs. Newest first, for each run: the begin, the last resume, the last failure, the last line.
 LIST = Script(
     "journal/list",
@@ -149,7 +151,7 @@ def entries(answer: Answer) -> list[Entry]:
     _checked(answer)
     runs: list[tuple[str, int, list[Mapping[str, Any]]]] = []
     for line in answer.text.splitlines():
-        if head := re.fullmatch(r"# (\d+) (\S{1,100})", line):
+        if head := re.fullmatch(r"# (\d{1,18}) (\S{1,100})", line):
             runs.append((head[2], int(head[1]), []))
         elif runs and (record := _record(line)):
             runs[-1][2].append(record)
@@ -273,12 +275,20 @@ def _state(name: Any, kept: Mapping[str, bytes]) -> State:
     return _alive(value, kept) if isinstance(value, dict) else None
 
 
-def _alive(value: Any, kept: Mapping[str, bytes]) -> Any:
-    """Replace hashes in a value by the bytes, where known."""
+def _alive(value: Any, kept: Mapping[str, bytes], room: int = DEEPEST) -> Any:
+    """Replace hashes in a value by the bytes, where known, and cut a value that is nested deeper than any state.
+
+    Args:
+        value: a part of a state.
+        kept: name -> bytes.
+        room: levels that may follow.
+    """
+    if isinstance(value, dict | list) and not room:
+        return None
     if isinstance(value, dict):
-        return {key: _alive(item, kept) for key, item in value.items()}
+        return {key: _alive(item, kept, room - 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_alive(item, kept) for item in value]
+        return [_alive(item, kept, room - 1) for item in value]
     return Content(kept[value]) if isinstance(value, str) and value in kept else value
 
 

@@ -292,7 +292,7 @@ class HostLock:
 
     def _parse(self, text: str) -> Holder:
         first, _, why = text.strip("\n").partition("\n")
-        match = re.fullmatch(r"(\S+) (\d+|by-hand) (\d+) (\d+) (yes|no) ?(.*)", first)
+        match = re.fullmatch(r"(\S+) (\d{1,18}|by-hand) (\d{1,18}) (\d{1,18}) (yes|no) ?(.*)", first)
         if match is None:
             where = f"look at {self.paths.run}/lock and {self.paths.lock_by_hand}"
             raise FactError("the lock is not one of ours", where, stderr=text[:300])

@@ -5,6 +5,7 @@ that banners, noise of a login shell and hostile output cannot pass for an answe
 """
 
 import base64
+import re
 import secrets
 import shlex
 from collections.abc import Sequence
@@ -193,4 +194,5 @@ def _between(stream: bytes, mark: str, number: int | str) -> tuple[bytes, int | 
     if not (begun and ended):
         return rest, None
     body = body.rpartition(opening)[2]  # a command that ran twice, see `_TOGETHER`
-    return body, int(tail.split(b"\n", 1)[0])
+    code = tail.split(b"\n", 1)[0]
+    return body, int(code) if re.fullmatch(rb"[0-9]{1,3}", code) else None

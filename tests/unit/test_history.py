@@ -1,5 +1,6 @@
 """`history` and `show`: the runs of all hosts put together, as people and programs see them."""
 
+import base64
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from provision.command import Answer
 from provision.errors import FactError, UnreachableError, UsageError
 from provision.inventory import Connection, Host, Inventory, Mask, Secret
 from provision.report import history as report
-from provision.runs import history
+from provision.runs import history, journal
 from provision.steps.nginx.generation import Generation
 from provision.testing import ShellHost
 
@@ -19,6 +20,9 @@ from .local import deployed
 from .test_host_run import ROLES, note
 
 make = test_host_run.make  # a fixture
+
+
+RUN = "20261122T081140Z-585d"
 
 
 def host(name):
@@ -114,3 +118,18 @@ def test_what_is_no_run_is_refused_before_any_host_is_asked(text):
 def test_a_journal_that_cannot_be_read_is_an_error_and_not_an_empty_one(answer):
     with pytest.raises(FactError, match="cannot be read"):
         history.story("run-1", answer)
+
+
+def test_a_state_nested_without_end_is_cut_and_shown(capsys):
+    """The journal's own digest fits, because the host computes the digest."""
+    texts = [b'{"a": ' + b"[" * 900 + number + b"]" * 900 + b"}" for number in (b"0", b"1")]
+    names = [journal.digest(text) for text in texts]
+    record = {"record": "change", "step": "file:x", "have": names[0], "want": names[1]}
+    kept = "\n".join(f"{name} {base64.b64encode(text).decode()}" for name, text in zip(names, texts, strict=True))
+    story = history.story(RUN, Answer(0, f"# journal\n{json.dumps(record)}\n\n# kept\n{kept}\n".encode()))
+    report.story_text(told(RUN, [(host("gpu-01"), history.hidden(story, Mask([])))]))
+    assert "file:x" in capsys.readouterr().out
+
+
+def test_a_number_of_changes_with_thousands_of_digits_is_no_journal():
+    assert history.entries(Answer(0, f"# {'9' * 5000} {RUN}\n".encode())) == []

@@ -79,6 +79,14 @@ def test_a_broken_command_can_be_copied():
     assert lines == ["  provision deploy -i inventory.yaml \\", "      -l 'all,!gpu-02'"]
 
 
+def test_a_command_that_was_cut_inside_quotes_is_shown(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    console.warn("run 1 died; to go on: provision rollback -i '" + "very long/" * 200 + "'")
+    assert "to go on:" in screen.getvalue()
+    assert "very long/" in screen.getvalue()
+
+
 def test_what_is_counted_has_its_number():
     assert (layout.count(1, "host"), layout.count(2, "host"), layout.count(0, "host")) == (
         "1 host",

@@ -282,3 +282,8 @@ def test_a_user_without_a_name_has_a_number():
 
 def test_blanks_in_a_user_name_do_not_reach_the_lock():
     assert lock.name_of(lambda: "john doe").startswith("johndoe@")
+
+
+def test_a_lock_with_a_time_of_thousands_of_digits_is_an_error(alice):
+    with pytest.raises(FactError, match="is not one of ours"):
+        alice.holder_of(Answer(0, f"run {'9' * 5000} 0 0 no alice@desk\n\n".encode()))

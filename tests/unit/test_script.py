@@ -170,3 +170,8 @@ def test_a_slow_read_begins_after_all_earlier_commands_ended(tmp_path):
 def test_a_slow_read_may_print_more_than_a_pipe_holds():
     said = shell([Run(("head", "-c", "300000", "/dev/zero"), slow=True), Run(("true",))])
     assert [(len(a.stdout), a.exit) for a in said] == [(300000, 0), (0, 0)]
+
+
+def test_an_exit_code_that_is_no_number_is_no_answer():
+    for code in ("ok", "9" * 5000, ""):
+        assert parse(f"\nmark begin 0\n\nmark end 0 {code}\n".encode(), b"", "mark", 1) == []
