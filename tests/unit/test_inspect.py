@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,12 +111,13 @@ def test_the_processes_on_the_cards_are_known_without_docker(tmp_path: Path) -> 
 
 ID = "0a1b" * 16
 CARDS = "GPU 0: NVIDIA L40S (UUID: GPU-0)"
-INSIDE = """#!/bin/sh
+INSIDE = """
 echo "inside $*" >>"$ASKED"
+/usr/bin/env >"$ASKED.environment"
 printf '%s\\n' "$DIRECTLY"
 exit "${CODE:-0}"
 """
-EXEC = """#!/bin/sh
+EXEC = """
 echo "docker $*" >>"$ASKED"
 echo "as Docker says"
 """
@@ -156,8 +158,10 @@ def sees(
         root: the container's root in its bundle, where the folder `rootfs` exists.
         says: variables for the stand-ins of nvidia-smi.
     """
+    asked = folder / "asked"
+    values = "".join(f"{name}={shlex.quote(value)}\n" for name, value in {**says, "ASKED": str(asked)}.items())
     for name, text in {"docker": EXEC, "setpriv": INSIDE}.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(f"#!/bin/sh\n{values}{text}")
         (folder / name).chmod(0o755)
     (folder / "proc/7").mkdir(parents=True)
     (folder / "proc/7/cgroup").write_text(cgroup + "\n")
@@ -167,8 +171,7 @@ def sees(
     (folder / "bundles" / ID / "config.json").write_text(json.dumps(bundle, separators=(",", ":")))
     script = card_look.SHELL.replace("/proc/$2", f"{folder}/proc/$2").replace("/sys/fs/cgroup", f"{folder}/sys")
     script = script.replace(card_look.BUNDLES, f"{folder}/bundles")
-    asked = folder / "asked"
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(asked), **says}
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "HTTPS_PROXY": "http://user:secret@proxy"}
     said = subprocess.run(
         ["sh", "-eus"], input=f"{script}\nsees {ID} 7", capture_output=True, env=environment, check=True, text=True
     )
@@ -184,6 +187,7 @@ def sees(
 def test_nvidia_smi_runs_in_cgroup_and_namespaces_of_the_container_without_rights(tmp_path: Path) -> None:
     look = sees(tmp_path, DIRECTLY=CARDS)
     assert (look.cards, look.asked, look.joined) == (CARDS, ("inside",), "0\n")
+    assert "secret" not in (tmp_path / "asked.environment").read_text()
     assert look.first.startswith("inside --no-new-privs nsenter -t 7 -m -u -i -n -p -S 65534 -G 65534 nvidia-smi")
 
 

@@ -8,11 +8,11 @@ BUNDLES = (
 
 # `docker exec` starts two runtimes and asks two daemons, five times the price of nvidia-smi itself. So nvidia-smi first
 # runs in the container's namespaces without them: in the container's cgroup, because that decides which devices a
-# process may open; as nobody and without a way to more rights, because the program is the container's. Only a list of
-# cards counts as an answer; in every other case Docker is asked, also where the container's root is no longer mounted
-# on the host: a Docker that fails to start unmounts the root, the container runs on, and `docker exec` fails. The check
-# of the cgroup's path ties the process id to the container. A process that the driver does not let go keeps its pipe
-# open: the reader stops at the exit code.
+# process may open; as nobody, without a way to more rights and without root's environment, because the program is the
+# container's. Only a list of cards counts as an answer; in every other case Docker is asked, also where the container's
+# root is no longer mounted on the host: a Docker that fails to start unmounts the root, the container runs on, and
+# `docker exec` fails. The check of the cgroup's path ties the process id to the container. A process that the driver
+# does not let go keeps its pipe open: the reader stops at the exit code.
 SHELL = rf"""
 nl='
 '
@@ -36,7 +36,8 @@ inside() {{
   {{
     (
       echo 0 >"$folder/cgroup.procs" || exit 127
-      exec timeout -k 1 {LIMIT} setpriv --no-new-privs nsenter -t "$2" -m -u -i -n -p -S 65534 -G 65534 nvidia-smi -L
+      set -- timeout -k 1 {LIMIT} env -i "PATH=$PATH" setpriv --no-new-privs nsenter -t "$2"
+      exec "$@" -m -u -i -n -p -S 65534 -G 65534 nvidia-smi -L
     ) 2>/dev/null
     printf '\n# code %s\n' $?
   }} | sed '/^# code /q' | head -c 3000
