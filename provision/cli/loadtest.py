@@ -32,7 +32,7 @@ DURATION = "2m"
 
 
 @dataclass(frozen=True)
-class Asked:
+class LoadTestOptions:
     """The options of the command line."""
 
     inventory: str
@@ -127,114 +127,114 @@ def loadtest(**options: object) -> int:
     source = click.get_current_context().get_parameter_source("users")
     if options["find_capacity"] and source is click.core.ParameterSource.DEFAULT:
         options["users"] = 256
-    parsed: Callable[..., Asked] = Asked  # click has checked the types
-    asked = parsed(**options)
-    return answered("loadtest", asked.as_json, lambda: _loadtest(asked))
+    parsed: Callable[..., LoadTestOptions] = LoadTestOptions  # click has checked the types
+    typed = parsed(**options)
+    return answered("loadtest", typed.as_json, lambda: _loadtest(typed))
 
 
-def _loadtest(asked: Asked) -> int:
+def _loadtest(options: LoadTestOptions) -> int:
     from provision.loadtest import files, session, stop, target, verdict
     from provision.report.console import warn
 
-    endpoint, targets = _endpoint(asked)
-    load, web = _load(asked, endpoint), _web(asked)
-    margin = _share(asked.margin, "--margin")
-    before = session.baseline(asked.baseline, load) if asked.baseline else None
-    files.check(*filter(None, (asked.html, asked.csv)))
+    endpoint, targets = _endpoint(options)
+    load, web = _load(options, endpoint), _web(options)
+    margin = _share(options.margin, "--margin")
+    before = session.baseline(options.baseline, load) if options.baseline else None
+    files.check(*filter(None, (options.html, options.csv)))
     notes = target.probe(endpoint, load.profile.model, load.key)
-    for note in notes if not asked.as_json else ():
+    for note in notes if not options.as_json else ():
         warn(note)
     show = _Progress()
     with stop.noted() as wish:
-        if asked.find_capacity:
+        if options.find_capacity:
             result = session.find_capacity(load, endpoint, targets, show.step, wish)
         else:
             result = session.once(load, endpoint, targets, show, wish, web)
     show.end()
     if before is not None:
-        result.judged += verdict.compare(session.document(result)["overall"], before, margin)
-    _report(asked, result, notes)
+        result.verdicts += verdict.compare(session.document(result)["overall"], before, margin)
+    _report(options, result, notes)
     return result.exit_code
 
 
-def _endpoint(asked: Asked) -> "tuple[Endpoint, Targets]":
+def _endpoint(options: LoadTestOptions) -> "tuple[Endpoint, Targets]":
     """The endpoint and its targets: from the inventory, from the command line, or both."""
     from provision.errors import UsageError
     from provision.inventory import LoadTest
     from provision.loadtest import target
     from provision.plan import role_interface
 
-    if asked.target and not os.path.exists(asked.inventory):  # noqa: PTH110 - which says no where it may not look
-        return _foreign(asked), _targets(asked, LoadTest().targets)
-    inventory = role_interface.load(asked.inventory, asked.extra_vars)
-    hosts = inventory.select(asked.limit)
-    targets = _targets(asked, hosts[0].of(LoadTest).targets)
+    if options.target and not os.path.exists(options.inventory):  # noqa: PTH110 - which says no where it may not look
+        return _foreign(options), _targets(options, LoadTest().targets)
+    inventory = role_interface.load(options.inventory, options.extra_vars)
+    hosts = inventory.select(options.limit)
+    targets = _targets(options, hosts[0].of(LoadTest).targets)
     try:
-        found = target.of_inventory(inventory, hosts)
+        endpoint = target.of_inventory(inventory, hosts)
     except UsageError:
-        if not asked.target:
+        if not options.target:
             raise
-        return _foreign(asked), targets
-    if asked.target:
-        url = target.of_url(asked.target).urls[0]
-        found = replace(found, urls=(url,)) if url in found.urls else _foreign(asked)
-    return found, targets
+        return _foreign(options), targets
+    if options.target:
+        url = target.of_url(options.target).urls[0]
+        endpoint = replace(endpoint, urls=(url,)) if url in endpoint.urls else _foreign(options)
+    return endpoint, targets
 
 
-def _foreign(asked: Asked) -> "Endpoint":
+def _foreign(options: LoadTestOptions) -> "Endpoint":
     """An endpoint outside of the inventory: load on somebody else's machine needs a second word."""
     from provision.errors import UsageError
     from provision.loadtest import target
 
-    found = target.of_url(asked.target)
-    if not asked.yes:
-        raise UsageError(f"{found.urls[0]} is not in the inventory", "to put load on it, say --yes")
-    return found
+    endpoint = target.of_url(options.target)
+    if not options.yes:
+        raise UsageError(f"{endpoint.urls[0]} is not in the inventory", "to put load on it, say --yes")
+    return endpoint
 
 
-def _targets(asked: Asked, ours: "Targets") -> "Targets":
+def _targets(options: LoadTestOptions, ours: "Targets") -> "Targets":
     """The targets of the inventory, replaced by targets of the command line."""
     from provision.inventory import Targets
 
-    said = {name: getattr(asked, name) for name in Targets.model_fields}
-    return ours.replaced({name: value for name, value in said.items() if value is not None})
+    given = {name: getattr(options, name) for name in Targets.model_fields}
+    return ours.replaced({name: value for name, value in given.items() if value is not None})
 
 
-def _load(asked: Asked, endpoint: "Endpoint") -> "Load":
+def _load(options: LoadTestOptions, endpoint: "Endpoint") -> "Load":
     from provision.loadtest import profile, target
     from provision.loadtest.drive import Load
 
-    model = target.chosen_model(endpoint, asked.model)
-    length = asked.duration or (STEP if asked.find_capacity else DURATION)
+    model = target.chosen_model(endpoint, options.model)
+    length = options.duration or (STEP if options.find_capacity else DURATION)
     return Load(
         targets=endpoint.urls,
-        profile=profile.load(asked.profile, model, asked.max_tokens),
-        users=asked.users,
-        spawn_rate=asked.spawn_rate,
+        profile=profile.load(options.profile, model, options.max_tokens),
+        users=options.users,
+        spawn_rate=options.spawn_rate,
         seconds=seconds_of(length, "--duration", least=1),
-        timeout=seconds_of(asked.timeout, "--timeout", least=1),
-        processes=asked.processes,
-        most_requests=asked.max_requests,
-        most_failures=_share(asked.stop_at_failures, "--stop-at-failures"),
-        key=_key(asked.api_key),
+        timeout=seconds_of(options.timeout, "--timeout", least=1),
+        processes=options.processes,
+        most_requests=options.max_requests,
+        most_failures=_share(options.stop_at_failures, "--stop-at-failures"),
+        key=_key(options.api_key),
     )
 
 
-def _web(asked: Asked) -> "Web | None":
+def _web(options: LoadTestOptions) -> "Web | None":
     from provision.errors import UsageError
     from provision.inventory import is_address
     from provision.loadtest.drive import Web
 
-    chosen = [f"--{name}" for name in ("web", "find-capacity", "baseline") if getattr(asked, name.replace("-", "_"))]
+    chosen = [f"--{name}" for name in ("web", "find-capacity", "baseline") if getattr(options, name.replace("-", "_"))]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)} do not go together", "choose one")
-    if not is_address(asked.web_host):
+    if not is_address(options.web_host):
         raise UsageError("--web-host must be an IP address", "127.0.0.1 is this machine alone")
-    if not asked.web:
+    if not options.web:
         return None
-    at = f"[{asked.web_host}]" if ":" in asked.web_host else asked.web_host
-    click.echo(f"Locust's page: http://{at}:{asked.web_port}  (Ctrl-C ends it and shows the figures)", err=True)
-    return Web(asked.web_host, asked.web_port)
+    at = f"[{options.web_host}]" if ":" in options.web_host else options.web_host
+    click.echo(f"Locust's page: http://{at}:{options.web_port}  (Ctrl-C ends it and shows the figures)", err=True)
+    return Web(options.web_host, options.web_port)
 
 
 def _share(text: str, option: str) -> float:
@@ -242,12 +242,12 @@ def _share(text: str, option: str) -> float:
     from provision.inventory import share_of
 
     try:
-        found = share_of(text)
+        share = share_of(text)
     except ValueError:
-        found = -1.0
-    if not 0 <= found <= 1:
+        share = -1.0
+    if not 0 <= share <= 1:
         raise UsageError(f"{option} must be a share between 0% and 100%, such as 5%")
-    return found
+    return share
 
 
 def _key(place: str) -> "Secret | None":
@@ -270,26 +270,26 @@ def _key(place: str) -> "Secret | None":
     return Secret(key)
 
 
-def _report(asked: Asked, result: "Result", notes: Sequence[str]) -> None:
+def _report(options: LoadTestOptions, result: "Result", notes: Sequence[str]) -> None:
     from provision.loadtest import files, session, text
     from provision.report import console
 
-    if asked.as_json:
+    if options.as_json:
         console.document("loadtest", result.exit_code, notes, **session.document(result))
     else:
         for line in text.whole(result):
             console.say(line)
-    if asked.csv:
-        files.write_csv(asked.csv, result.tally)
-    if asked.html:
-        files.write_page(asked.html, result)
+    if options.csv:
+        files.write_csv(options.csv, result.tally)
+    if options.html:
+        files.write_page(options.html, result)
 
 
 class _Progress:
     """Progress on stderr: a line that is written anew on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self) -> None:
-        self._begun = self._said = time.monotonic()
+        self._begun = self._shown = time.monotonic()
         self._every = 0.5 if sys.stderr.isatty() else 10.0
 
     def __call__(self, tally: "Tally") -> None:
@@ -303,8 +303,8 @@ class _Progress:
         from provision.loadtest.text import progress
 
         now = time.monotonic()
-        if now - self._said >= self._every:
-            self._said = now
+        if now - self._shown >= self._every:
+            self._shown = now
             line = head + progress(tally, now - self._begun)
             click.echo(f"\r\x1b[K{line}" if sys.stderr.isatty() else line, err=True, nl=not sys.stderr.isatty())
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from provision.loadtest.measure import Summary
-from provision.loadtest.verdict import Judged
+from provision.loadtest.verdict import Verdict
 
 FINE = 0.1  # the search ends at a distance of this share of the answer, or of one user
 SATURATED = 0.9  # of the greatest throughput: from there on more users mostly wait
@@ -17,17 +17,17 @@ class Step:
     Args:
         users: how many users asked at the same time.
         figures: the figures.
-        judged: the targets.
+        verdicts: the targets.
     """
 
     users: int
     figures: Summary
-    judged: Sequence[Judged]
+    verdicts: Sequence[Verdict]
 
     @property
     def holds(self) -> bool:
         """Whether every target was reached."""
-        return all(target.passed for target in self.judged)
+        return all(target.passed for target in self.verdicts)
 
     @property
     def tokens_per_second(self) -> float:

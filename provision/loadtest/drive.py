@@ -256,7 +256,7 @@ def _children(pid: int) -> int:
 
 def _follow(watched: _Watched, progress: Callable[[Tally], None], wish: threading.Event, web: Web | None) -> Ended:
     """Read records until Locust has ended, or end Locust."""
-    load, ended, asked = watched.load, None, 0.0
+    load, ended, ended_at = watched.load, None, 0.0
     latest = time.monotonic() + (float("inf") if web else load.seconds + load.timeout + 30)
     while watched.process.poll() is None:
         watched.read()
@@ -265,9 +265,9 @@ def _follow(watched: _Watched, progress: Callable[[Tally], None], wish: threadin
             watched.check()
             ended = _early(load, watched.tally, wish, late=time.monotonic() > latest, web=web is not None)
             if ended:
-                asked = time.monotonic()
+                ended_at = time.monotonic()
                 watched.terminate()
-        elif time.monotonic() - asked > MERCY:
+        elif time.monotonic() - ended_at > MERCY:
             watched.kill()
         time.sleep(POLL)
     watched.read()

@@ -16,7 +16,7 @@ from provision.loadtest.capacity import Capacity, Step
 from provision.loadtest.drive import Ended, Load, Web
 from provision.loadtest.measure import Figures, Summary, Tally, summary
 from provision.loadtest.target import Endpoint
-from provision.loadtest.verdict import Judged
+from provision.loadtest.verdict import Verdict
 
 BUSY = 0.85  # share of its time from which Locust itself may be the slow part
 LIKE = "compare like with like"
@@ -32,7 +32,7 @@ class Result:
         figures: the figures.
         tally: the requests.
         ended: the end of the run.
-        judged: the targets, and the targets of the baseline.
+        verdicts: the targets, and the targets of the baseline.
         findings: sentences about things for an operator to look at.
         capacity: the capacity of the endpoint, where asked for.
     """
@@ -41,7 +41,7 @@ class Result:
     figures: Summary
     tally: Tally
     ended: Ended
-    judged: list[Judged] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     capacity: Capacity | None = None
 
@@ -52,7 +52,7 @@ class Result:
             return 130
         if self.ended.guarded:
             return 7
-        missed = self.capacity.holds is None if self.capacity else not all(target.passed for target in self.judged)
+        missed = self.capacity.holds is None if self.capacity else not all(target.passed for target in self.verdicts)
         return 5 if missed else 0
 
 
@@ -100,11 +100,11 @@ class _Steps:
         ended = drive.run(load, tally, show, self.wish)
         begun = min((record.at for record in tally.records), default=0.0) + users / rate
         figures = summary(tally, self.endpoint.weights, (begun, begun + length))
-        judged = verdict.judge(figures, self.targets)
-        self.results.append(Result(load, figures, tally, ended, judged, _findings(figures, tally, ended)))
+        verdicts = verdict.judge(figures, self.targets)
+        self.results.append(Result(load, figures, tally, ended, verdicts, _findings(figures, tally, ended)))
         if not figures.overall.requests and not ended.why:
             raise ProvisionError(f"no answer ended within a step of {length:g} s", "give a longer --duration")
-        return None if ended.why else Step(users, figures, judged)
+        return None if ended.why else Step(users, figures, verdicts)
 
 
 def find_capacity(
@@ -187,7 +187,7 @@ def document(result: Result) -> dict[str, Any]:
         "instances": [{"instance": name, **_figures(own)} for name, own in figures.instances.items()],
         "skew": figures.skew,
         "retried": figures.retried,
-        "verdict": [dataclasses.asdict(target) for target in result.judged],
+        "verdict": [dataclasses.asdict(target) for target in result.verdicts],
         "findings": list(result.findings),
         "capacity": _capacity(result.capacity),
     }
@@ -206,5 +206,5 @@ def _capacity(result: Capacity | None) -> dict[str, Any] | None:
 
 
 def _step(step: Step) -> dict[str, Any]:
-    verdicts = [dataclasses.asdict(target) for target in step.judged]
+    verdicts = [dataclasses.asdict(target) for target in step.verdicts]
     return {"users": step.users, "holds": step.holds, "overall": _figures(step.figures.overall), "verdict": verdicts}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from provision.loadtest.capacity import Capacity
 from provision.loadtest.measure import Figures, Spread, Summary, Tally, histogram
 from provision.loadtest.session import Result
-from provision.loadtest.verdict import Judged, kinds, percent, seconds, speed
+from provision.loadtest.verdict import Verdict, kinds, percent, seconds, speed
 from provision.terminal_text import line
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -27,7 +27,7 @@ def whole(result: Result) -> Iterator[str]:
         yield ""
         yield from table(result.figures, result.tally)
         yield ""
-        yield from verdict(result.judged)
+        yield from verdict(result.verdicts)
     for finding in result.findings:
         yield f"look at: {line(finding, 300)}"
 
@@ -102,10 +102,10 @@ def bars(values: Sequence[float], bins: int = BINS) -> str:
     return f"{seconds(low)} {drawn} {seconds(high)}"
 
 
-def verdict(judged: Sequence[Judged]) -> Iterator[str]:
+def verdict(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """One line for each target."""
-    width = max((len(target.name) for target in judged), default=0)
-    for target in judged:
+    width = max((len(target.name) for target in verdicts), default=0)
+    for target in verdicts:
         result = "pass" if target.passed else "FAIL"
         yield f"{result}  {target.name:{width}}  {target.measured}, demanded {target.limit}"
 
@@ -119,7 +119,7 @@ def capacity(result: Capacity, *, whole: bool = True) -> Iterator[str]:
     """
     yield f"{'USERS':>6}  {'TOKENS/S':>9}  {'FIRST TOKEN p95':>15}  {'FAILED':>7}  RESULT"
     for step in result.steps:
-        broken = ", ".join(f"{target.name} {target.measured}" for target in step.judged if not target.passed)
+        broken = ", ".join(f"{target.name} {target.measured}" for target in step.verdicts if not target.passed)
         every = step.figures.overall
         yield (
             f"{step.users:>6}  {step.tokens_per_second:>9.1f}  {seconds(every.ttft.p95):>15}"
@@ -147,7 +147,9 @@ def _answer(result: Capacity, *, whole: bool) -> Iterator[str]:
         yield "No target broke: the endpoint may hold more" + ("; try with more --users." if whole else ".")
     else:
         broken = "; ".join(
-            f"{target.name} {target.measured}, demanded {target.limit}" for target in broke.judged if not target.passed
+            f"{target.name} {target.measured}, demanded {target.limit}"
+            for target in broke.verdicts
+            if not target.passed
         )
         yield f"The limit, met with {broke.users} users: {broken}."
 

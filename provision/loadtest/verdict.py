@@ -17,8 +17,8 @@ FEW = 2  # answers from which on a speed is judged: a slow instance gives few an
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One target.
+class Verdict:
+    """The verdict on a target.
 
     Args:
         name: name of the target.
@@ -37,31 +37,31 @@ class Judged:
     bound: float
 
 
-def judge(figures: Summary, targets: Targets) -> list[Judged]:
+def judge(figures: Summary, targets: Targets) -> list[Verdict]:
     """Hold the figures against the targets. A target without a figure is missed."""
     return list(_judge(figures, targets))
 
 
-def _judge(figures: Summary, targets: Targets) -> Iterator[Judged]:
+def _judge(figures: Summary, targets: Targets) -> Iterator[Verdict]:
     every = figures.overall
     if targets.max_fail is not None:
         limit = share_of(targets.max_fail)
         passed = every.requests > 0 and every.fail_share <= limit
         measured = f"{percent(every.fail_share)} ({every.failed} of {every.requests})"
-        yield Judged("failed requests", f"at most {targets.max_fail}", measured, passed, every.fail_share, limit)
+        yield Verdict("failed requests", f"at most {targets.max_fail}", measured, passed, every.fail_share, limit)
     if targets.max_ttft_p95 is not None:
         value, most = every.ttft.p95, duration_seconds(targets.max_ttft_p95)
         passed = value is not None and value <= most
-        yield Judged("time to first token, p95", f"at most {seconds(most)}", seconds(value), passed, value, most)
+        yield Verdict("time to first token, p95", f"at most {seconds(most)}", seconds(value), passed, value, most)
     if targets.min_tokens_per_second is not None:
         least, rate = targets.min_tokens_per_second, every.rate.p95
         passed = rate is not None and rate >= least
-        yield Judged("tokens per second of a stream, p95", f"at least {least:g}", speed(rate), passed, rate, least)
+        yield Verdict("tokens per second of a stream, p95", f"at least {least:g}", speed(rate), passed, rate, least)
     if targets.max_skew is not None:
         bound = share_of(targets.max_skew)
         passed = figures.skew is not None and figures.skew <= bound
         measured = "unknown" if figures.skew is None else percent(figures.skew)
-        yield Judged("skew between instances", f"at most {targets.max_skew}", measured, passed, figures.skew, bound)
+        yield Verdict("skew between instances", f"at most {targets.max_skew}", measured, passed, figures.skew, bound)
 
 
 def odd(figures: Summary) -> list[str]:
@@ -99,7 +99,7 @@ def _rest(figures: Summary, name: str) -> float:
     return sum(own.failed for own in peers) / requests if requests else 1.0
 
 
-def compare(now: Mapping[str, Any], before: Mapping[str, Any], margin: float) -> Iterator[Judged]:
+def compare(now: Mapping[str, Any], before: Mapping[str, Any], margin: float) -> Iterator[Verdict]:
     """Hold one run's figures against the figures of an earlier run.
 
     Args:
@@ -108,16 +108,16 @@ def compare(now: Mapping[str, Any], before: Mapping[str, Any], margin: float) ->
         margin: how much worse a figure may be, as a part of it; for failures, as a part of all requests.
     """
     new, worst = now["fail_share"], before["fail_share"] + margin
-    yield Judged("baseline: failed requests", f"at most {percent(worst)}", percent(new), new <= worst, new, worst)
+    yield Verdict("baseline: failed requests", f"at most {percent(worst)}", percent(new), new <= worst, new, worst)
     for name, point in COMPARED:
         old, new = before[name][point], now[name][point]
         if old is not None:
             most = old * (1 + margin) + 0.001  # figures counted in milliseconds may differ by one
             passed = new is not None and new <= most
             title = f"baseline: {NAMES[name]}, {point}"
-            yield Judged(title, f"at most {seconds(most)}", seconds(new), passed, new, most)
+            yield Verdict(title, f"at most {seconds(most)}", seconds(new), passed, new, most)
     new, least = now["tokens_per_second"], before["tokens_per_second"] * (1 - margin)
-    yield Judged("baseline: tokens per second", f"at least {least:.1f}", f"{new:.1f}", new >= least, new, least)
+    yield Verdict("baseline: tokens per second", f"at least {least:.1f}", f"{new:.1f}", new >= least, new, least)
 
 
 COMPARED = (("ttft", "p50"), ("ttft", "p95"), ("gap", "p95"))

@@ -12,7 +12,7 @@ from provision.report.console import COLOURS, SIGNS, failures, say
 from provision.report.layout import paint
 from provision.report.plan import step_line
 from provision.report.recap import cell
-from provision.runs.history import Entry, Made, Story
+from provision.runs.history import ChangeRecord, Entry, Story
 from provision.runs.log import Log
 from provision.steps import wording
 from provision.steps.wording import Vocabulary
@@ -21,7 +21,7 @@ from provision.terminal_text import line, some
 BAD = ("failed", "unfinished", "unreachable", "locked", "stopped")
 DIFF_LINES = 60
 REPEATED = 2  # a step with more changes gets one line for all
-Found = Sequence[tuple[Host, Any | HostError]]
+HostAnswers = Sequence[tuple[Host, Any | HostError]]
 
 
 def show_history(runs: History, most: int, *, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def history_document(answers: Sequence[tuple[Host, list[Entry] | HostError]], mo
         for entry in [] if isinstance(answer, HostError) else answer:
             runs.setdefault(entry.run, []).append((host.name, entry))
     newest = sorted(runs, reverse=True)[:most]
-    return {"runs": [_run(run, runs[run]) for run in newest], "hosts": _asked(answers)}
+    return {"runs": [_run(run, runs[run]) for run in newest], "hosts": _hosts(answers)}
 
 
 def _run(run: str, seen: Sequence[tuple[str, Entry]]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _run(run: str, seen: Sequence[tuple[str, Entry]]) -> dict[str, Any]:
     return {"run": run, **about, "hosts": hosts}
 
 
-def _asked(answers: Found) -> list[dict[str, Any]]:
+def _hosts(answers: HostAnswers) -> list[dict[str, Any]]:
     return [{"host": host.name, "result": _result(answer), "why": _why(answer)} for host, answer in answers]
 
 
@@ -127,7 +127,7 @@ def _counts(run: Mapping[str, Any]) -> str:
     )
 
 
-def _errors(answers: Found) -> None:
+def _errors(answers: HostAnswers) -> None:
     failures((host.name, answer) for host, answer in answers if isinstance(answer, HostError))
 
 
@@ -147,36 +147,36 @@ def _host(host: Host, answer: Story | HostError | None, words: Mapping[str, Voca
     if not isinstance(answer, Story):
         result = "none" if answer is None else _result(answer)
         return {"host": host.name, "result": result, "why": _why(answer), "changes": []}
-    entry, changes = answer.entry, [_change(made, words) for made in answer.made]
+    entry, changes = answer.entry, [_change(change, words) for change in answer.changes]
     return {"host": host.name, "result": entry.result, "why": entry.why, "changes": changes}
 
 
-def _change(made: Made, words: Mapping[str, Vocabulary]) -> dict[str, Any]:
+def _change(change: ChangeRecord, words: Mapping[str, Vocabulary]) -> dict[str, Any]:
     return {
-        "step": made.step,
-        "role": made.role,
-        "action": made.action,
-        "reason": made.reason,
-        "diff": difference(made, words),
-        "result": made.result,
-        "exit": made.exit,
-        "why": made.why,
+        "step": change.step,
+        "role": change.role,
+        "action": change.action,
+        "reason": change.reason,
+        "diff": difference(change, words),
+        "result": change.result,
+        "exit": change.exit,
+        "why": change.why,
     }
 
 
-def difference(made: Made, words: Mapping[str, Vocabulary]) -> list[str]:
+def difference(change: ChangeRecord, words: Mapping[str, Vocabulary]) -> list[str]:
     """Return lines that show a past change, from its states, where secrets are hashes.
 
     Args:
-        made: the change.
+        change: the change.
         words: kind of a step -> words for the keys of its states.
     """
-    if not made.known:
+    if not change.known:
         return ["the state before the run is not kept on this host any more"]
-    if made.have is None or made.want is None:
+    if change.have is None or change.want is None:
         return []
-    kind = made.step.partition(":")[0]
-    return [text[:400] for text in wording.lines(words.get(kind, {}), made.have, made.want)]
+    kind = change.step.partition(":")[0]
+    return [text[:400] for text in wording.lines(words.get(kind, {}), change.have, change.want)]
 
 
 def story_text(story: RunStory) -> None:

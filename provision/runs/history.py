@@ -91,8 +91,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Made:
-    """One change of a run.
+class ChangeRecord:
+    """A change of a run, from the journal.
 
     Args:
         step: id of the step.
@@ -125,11 +125,11 @@ class Story:
 
     Args:
         entry: the run.
-        made: the changes, in order.
+        changes: the changes, in order.
     """
 
     entry: Entry
-    made: tuple[Made, ...]
+    changes: tuple[ChangeRecord, ...]
 
 
 def listed(most: int, paths: HostPaths = DEFAULT) -> Run:
@@ -188,13 +188,13 @@ def story(run: str, answer: Answer) -> Story | None:
         raise FactError("the journal cannot be read", stderr=answer.text[:300])
     records = [record for record in map(_record, head.splitlines()) if record]
     states = _kept(kept)
-    made: list[Made] = []
+    changes: list[ChangeRecord] = []
     for record in records:
         if record["record"] == "change":
-            made.append(_made(record, states))
+            changes.append(_change(record, states))
         elif record["record"] in ("done", "failed"):
-            _settle(made, record)
-    return Story(_entry(run, len(made), records), tuple(made))
+            _settle(changes, record)
+    return Story(_entry(run, len(changes), records), tuple(changes))
 
 
 def _checked(answer: Answer) -> None:
@@ -235,21 +235,21 @@ def _string(record: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _made(record: Mapping[str, Any], kept: Mapping[str, bytes]) -> Made:
+def _change(record: Mapping[str, Any], kept: Mapping[str, bytes]) -> ChangeRecord:
     names = [record.get(key) for key in ("have", "want")]
     have, want = (_state(name, kept) for name in names)
     known = any(names) and all(name is None or (isinstance(name, str) and name in kept) for name in names)
     step, role, action, reason = (_string(record, key) for key in ("step", "role", "action", "reason"))
-    return Made(step, role, action, reason, have, want, known)
+    return ChangeRecord(step, role, action, reason, have, want, known)
 
 
-def _settle(made: list[Made], record: Mapping[str, Any]) -> None:
+def _settle(changes: list[ChangeRecord], record: Mapping[str, Any]) -> None:
     """Note the result of the latest change of a step."""
-    for number in range(len(made) - 1, -1, -1):
-        if made[number].step == record.get("step"):
+    for number in range(len(changes) - 1, -1, -1):
+        if changes[number].step == record.get("step"):
             code = record.get("exit")
             result, code = str(record["record"]), code if isinstance(code, int) else None
-            made[number] = dataclasses.replace(made[number], result=result, exit=code, why=_string(record, "why"))
+            changes[number] = dataclasses.replace(changes[number], result=result, exit=code, why=_string(record, "why"))
             return
 
 
@@ -301,8 +301,10 @@ def hidden(story: Story | None, hide: Callable[[Any], Any]) -> Story | None:
     """
     if story is None:
         return None
-    made = [
-        dataclasses.replace(one, have=hide(one.have), want=hide(one.want), reason=hide(one.reason), why=hide(one.why))
-        for one in story.made
+    changes = [
+        dataclasses.replace(
+            change, have=hide(change.have), want=hide(change.want), reason=hide(change.reason), why=hide(change.why)
+        )
+        for change in story.changes
     ]
-    return Story(dataclasses.replace(story.entry, why=hide(story.entry.why)), tuple(made))
+    return Story(dataclasses.replace(story.entry, why=hide(story.entry.why)), tuple(changes))

@@ -14,7 +14,7 @@ from provision.inventory.topology import is_balancing, sources
 from provision.plan import role_interface
 from provision.plan.planner import GARBLED
 from provision.plan.role_interface import PRESENT, Entry
-from provision.runs.history import Made, Story
+from provision.runs.history import ChangeRecord, Story
 from provision.steps.base import PutBack, State
 
 
@@ -52,18 +52,18 @@ class _Target:
 
     Args:
         entry: the step, as declared now or as its finder makes it.
-        made: the first change of the step, with the state before.
+        first: the first change of the step, with the state before.
         after: the wanted state of the last change.
     """
 
     entry: Entry
-    made: Made
+    first: ChangeRecord
     after: State
 
     @property
     def is_new(self) -> bool:
         """Whether the run added the thing."""
-        return self.made.known and self.made.have is None
+        return self.first.known and self.first.have is None
 
 
 def undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) -> Undo:
@@ -87,9 +87,9 @@ def undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) 
 
 def _undo(host: Host, inventory: Inventory, story: Story, roles: frozenset[str]) -> Undo:
     declared = {entry.step.id: entry for entry in role_interface.steps(host, inventory)}
-    targets, left = _targets(story.made, declared, roles)
+    targets, left = _targets(story.changes, declared, roles)
     reasons = _reasons(targets)
-    kept = [target for target in targets if target.made.step not in reasons]
+    kept = [target for target in targets if target.first.step not in reasons]
     left += [Left(step, why) for step, why in reasons.items()]
     then = _as_it_was(host, kept)
     entries = _entries(kept, role_interface.steps(then, inventory))
@@ -119,18 +119,18 @@ def with_balancers(undos: Mapping[str, Undo], inventory: Inventory, roles: froze
 
 
 def _targets(
-    made: Iterable[Made], declared: Mapping[str, Entry], roles: frozenset[str]
+    changes: Iterable[ChangeRecord], declared: Mapping[str, Entry], roles: frozenset[str]
 ) -> tuple[list[_Target], list[Left]]:
     """Return the steps of the run, each once, and the steps that this version does not know."""
     targets: dict[str, _Target] = {}
     left: dict[str, Left] = {}
-    for change in made:
+    for change in changes:
         if change.role not in roles:
             continue
         if change.step in targets:
             targets[change.step].after = change.want
             continue
-        entry = declared.get(change.step) or _found_by_mark(change)
+        entry = declared.get(change.step) or _entry_by_mark(change)
         if entry is None:
             left[change.step] = Left(change.step, "this version of provision knows no such step")
         else:
@@ -138,11 +138,11 @@ def _targets(
     return list(targets.values()), list(left.values())
 
 
-def _found_by_mark(made: Made) -> Entry | None:
+def _entry_by_mark(change: ChangeRecord) -> Entry | None:
     """Return a step that is no longer declared, as the finder of its kind makes it."""
-    finders = (finder for role, finder in role_interface.owned() if role == made.role)
-    steps = (finder.former(made.step, made.have) for finder in finders)
-    return next((Entry(made.role, step) for step in steps if step is not None), None)
+    finders = (finder for role, finder in role_interface.owned() if role == change.role)
+    steps = (finder.former(change.step, change.have) for finder in finders)
+    return next((Entry(change.role, step) for step in steps if step is not None), None)
 
 
 def _reasons(targets: Sequence[_Target]) -> dict[str, str]:
@@ -150,15 +150,15 @@ def _reasons(targets: Sequence[_Target]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     lost = {role: _irrevocable(target) for target in targets for role in target.entry.step.foundation_of}
     for target in targets:
-        unknown = "" if target.made.known else "the state before the run is not kept on this host any more"
-        why = unknown or lost.get(target.made.role) or _irrevocable(target)
+        unknown = "" if target.first.known else "the state before the run is not kept on this host any more"
+        why = unknown or lost.get(target.first.role) or _irrevocable(target)
         if why:
-            reasons[target.made.step] = why
+            reasons[target.first.step] = why
     return reasons
 
 
 def _irrevocable(target: _Target) -> str:
-    return target.entry.step.irrevocable(target.made.have, target.after)
+    return target.entry.step.irrevocable(target.first.have, target.after)
 
 
 def _as_it_was(host: Host, targets: Sequence[_Target]) -> Host:
@@ -180,15 +180,15 @@ def _entries(targets: Sequence[_Target], declared: Sequence[Entry]) -> list[Entr
 
     def place(target: _Target) -> tuple[int, int]:
         """Undeclared steps come first in their role; of these, the last removed comes first."""
-        return order.index(target.entry.role), places.get(target.made.step, -1)
+        return order.index(target.entry.role), places.get(target.first.step, -1)
 
     there, new = ([target for target in reversed(targets) if target.is_new == is_new] for is_new in (False, True))
     back = [_restored(target) for target in sorted(there, key=place) if not target.entry.step.is_health]
     gone = [_restored(target) for target in sorted(new, key=lambda target: -order.index(target.entry.role))]
     put_back = PutBack(
-        restored=frozenset(target.made.step for target in there),
-        recreated=frozenset(target.made.step for target in there if target.after is None),
-        removed=frozenset(target.made.step for target in new),
+        restored=frozenset(target.first.step for target in there),
+        recreated=frozenset(target.first.step for target in there if target.after is None),
+        removed=frozenset(target.first.step for target in new),
     )
     first = [entry for entry in back if entry.step.prepares_host]
     rest = [entry for entry in [*_needed(there), *back] if entry not in first]
@@ -206,7 +206,7 @@ def _in_sequence(entries: Sequence[Entry], order: Sequence[str]) -> list[Entry]:
 
 
 def _restored(target: _Target) -> Entry:
-    return Entry(target.entry.role, target.entry.step, target.made.have)
+    return Entry(target.entry.role, target.entry.step, target.first.have)
 
 
 def _needed(targets: Sequence[_Target]) -> list[Entry]:
@@ -214,8 +214,8 @@ def _needed(targets: Sequence[_Target]) -> list[Entry]:
     return [
         Entry(target.entry.role, step)
         for target in targets
-        if target.made.have is not None
-        for step in target.entry.step.needs(target.made.have)
+        if target.first.have is not None
+        for step in target.entry.step.needs(target.first.have)
     ]
 
 

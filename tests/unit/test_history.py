@@ -88,14 +88,14 @@ def test_what_a_run_did_is_told_step_by_step(make, paths, capsys):
 
 def test_of_a_configuration_the_files_that_differ_are_told():
     have, want = ({"files": {"nginx.conf": "same", "upstream.conf": now}, "id": now} for now in ("one", "two"))
-    made = history.Made("config:balancer", "balancer", "change", "a/ollama1 drained", have, want, True)
+    made = history.ChangeRecord("config:balancer", "balancer", "change", "a/ollama1 drained", have, want, True)
     assert report.difference(made, {}) == ["files upstream.conf: one -> two", "id: one -> two"]
     assert report.difference(made, {"config": Generation.words}) == [], "the reason says it, and no hash"
 
 
 def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys):
     nasty = "\x1b[2Jhunter2-and-more\x07"
-    made = history.Made(nasty, nasty, nasty, nasty, {nasty: nasty}, {nasty: "x"}, True, nasty, 1, nasty)
+    made = history.ChangeRecord(nasty, nasty, nasty, nasty, {nasty: nasty}, {nasty: "x"}, True, nasty, 1, nasty)
     story = history.hidden(history.Story(entry(result=nasty, why=nasty), (made,)), Mask([Secret("hunter2-and-more")]))
     report.story_text(told("run", [(host("gpu-01"), story)]))
     report.history_text([(host("gpu-01"), [entry(result=nasty, step=nasty, who=nasty, time=nasty)])], 5)

@@ -96,7 +96,7 @@ def test_each_change_is_recorded_before_and_after_and_readable_by_root_alone(mak
         path.name: path.stat().st_mode & 0o777 for place in (journals.folder, journals.store) for path in tree(place)
     }
     assert set(modes.values()) == {0o700, 0o600}
-    assert [(one.step, one.have, one.want, one.result) for one in journals.story().made] == [
+    assert [(one.step, one.have, one.want, one.result) for one in journals.story().changes] == [
         ("note:a", None, {"text": "wanted"}, "done"),
         ("note:b", {"text": "before"}, {"text": "wanted"}, "done"),
     ]
@@ -112,7 +112,7 @@ def test_a_failed_change_is_recorded_with_its_exit_code(make, journals):
         deployed(host.deploy(ROLES))
     host.finish("failed", error.value)
     assert journals.kinds() == [("begin", ""), ("change", "note:a"), ("failed", "note:a"), ("end", "")]
-    [made] = journals.story().made
+    [made] = journals.story().changes
     assert (made.result, made.exit, "break exited 7" in made.why) == ("failed", 7, True)
     [entry] = journals.entries()
     assert (entry.result, entry.step, entry.changes) == ("failed", "note:a", 1)
@@ -168,7 +168,7 @@ def test_a_killed_run_is_unfinished_and_names_its_step(make, journals):
     assert journals.kinds() == [("begin", ""), ("change", "note:a")]
     [entry] = journals.entries()
     assert (entry.result, entry.step) == ("unfinished", "note:a")
-    assert journals.story().made[0].result == "unfinished"
+    assert journals.story().changes[0].result == "unfinished"
 
 
 def test_bytes_for_a_rollback_are_stored_by_hash_and_read_on_demand(make, journals):
@@ -190,9 +190,9 @@ def test_bytes_for_a_rollback_are_stored_by_hash_and_read_on_demand(make, journa
     deployed(make(Read(str(make.folder / "a"))).deploy(ROLES))
     assert (journals.store / Content(b"before")).read_bytes() == b"before"
     assert not (journals.store / Content(b"wanted")).exists(), "what is there now is kept when it is replaced"
-    assert journals.story().made[0].have == {"sha256": Content(b"before")}
-    assert not isinstance(journals.story().made[0].have["sha256"], Content)
-    assert journals.story(with_bytes=True).made[0].have["sha256"].data == b"before"
+    assert journals.story().changes[0].have == {"sha256": Content(b"before")}
+    assert not isinstance(journals.story().changes[0].have["sha256"], Content)
+    assert journals.story(with_bytes=True).changes[0].have["sha256"].data == b"before"
 
 
 def test_a_second_change_of_a_step_stores_no_bytes_in_between(journals):
@@ -226,7 +226,7 @@ def test_a_wrong_clock_deletes_no_journal(years, journals):
         os.utime(path, (then, then))
     journals.wrote("run-3")
     assert [entry.run for entry in journals.entries()] == ["run-3", "run-2", "run-1", "run-0"]
-    assert all(journals.story(f"run-{number}").made[0].known for number in range(4))
+    assert all(journals.story(f"run-{number}").changes[0].known for number in range(4))
 
 
 def test_the_half_written_file_of_a_dead_writer_is_deleted(journals):
@@ -243,7 +243,7 @@ def test_drains_displace_no_deploy_and_are_bounded_too(journals):
     for number in range(10, 15):
         journals.wrote(f"run-{number}", "drain gpu-01" if number % 2 else "undrain gpu-01", keep=2)
     assert [entry.run for entry in journals.entries()] == ["run-14", "run-13", "run-02", "run-01"]
-    assert journals.story("run-02").made[0].known
+    assert journals.story("run-02").changes[0].known
     journals.wrote("run-20", 'rollback "drain"', keep=2)
     assert [entry.run for entry in journals.entries()] == ["run-20", "run-14", "run-13", "run-02"]
 
@@ -252,7 +252,7 @@ def test_runs_with_large_files_are_kept_too(journals):
     for number in range(8):
         journals.wrote(f"run-{number}", size=1_000_000)
     assert [entry.run for entry in journals.entries()] == [f"run-{number}" for number in reversed(range(8))]
-    assert all(journals.story(f"run-{number}").made[0].known for number in range(8))
+    assert all(journals.story(f"run-{number}").changes[0].known for number in range(8))
 
 
 @pytest.mark.parametrize(
@@ -297,8 +297,8 @@ def test_a_cut_line_damages_no_other_line_and_garbage_is_ignored(make, journals)
         file.write('[1]\n"x"\n{"record": 3}\n\x1b[2J\n{"record": "change", "step": ["x"], "have": {}}\n{"at": 1, "rec')
     (make.folder / "a").write_text("by hand")
     deployed(make(note(make)).deploy(ROLES))
-    assert [one.step for one in journals.story().made] == ["note:a", "", "note:a"]
-    assert [one.known for one in journals.story().made] == [True, False, True]
+    assert [one.step for one in journals.story().changes] == ["note:a", "", "note:a"]
+    assert [one.known for one in journals.story().changes] == [True, False, True]
     assert journals.entries()[0].result == "changed"
 
 
@@ -307,7 +307,7 @@ def test_stored_bytes_with_a_wrong_hash_are_ignored(make, journals):
     deployed(make(note(make)).deploy(ROLES))
     for path in journals.store.iterdir():
         path.write_text('{"text": "of somebody else"}')
-    [made] = journals.story().made
+    [made] = journals.story().changes
     assert (made.known, made.have, made.want) == (False, None, None)
 
 
@@ -318,7 +318,7 @@ def test_a_resumed_run_has_one_journal(make, journals):
     host.finish("failed", error.value)
     deployed(make(note(make), note(make, "b")).deploy(ROLES))
     assert [entry.result for entry in journals.entries()] == ["changed"]
-    assert [(one.step, one.result) for one in journals.story().made] == [
+    assert [(one.step, one.result) for one in journals.story().changes] == [
         ("note:a", "done"),
         ("note:b", "failed"),
         ("note:b", "done"),

@@ -25,11 +25,11 @@ from provision.loadtest.capacity import Capacity, Step
 from provision.loadtest.drive import Ended, Load
 from provision.loadtest.measure import Tally, summary
 from provision.loadtest.profile import Profile
-from provision.loadtest.verdict import Judged
+from provision.loadtest.verdict import Verdict
 from provision.report import console, drain, history, lock, rollback, trust
 from provision.report.plan import Detail
 from provision.rollout.outcome import Outcome
-from provision.runs.history import Entry, Made, Story
+from provision.runs.history import ChangeRecord, Entry, Story
 from provision.runs.lock import Holder
 from provision.runs.log import Log
 from provision.runs.rollback_plan import Left, Undo
@@ -273,7 +273,9 @@ def test_histories(printed):
     shown = printed()
     assert shown["runs"][0]["hosts"][0]["change_count"] == 2
     assert shown["unfinished"]["run"] == RUN
-    made = Made("file:/x", "docker", "change", "text differs", {"text": "a"}, {"text": "b"}, True, "failed", 1, "why")
+    made = ChangeRecord(
+        "file:/x", "docker", "change", "text differs", {"text": "a"}, {"text": "b"}, True, "failed", 1, "why"
+    )
     for story, result in ((Story(entry, (made,)), "failed"), (None, "none")):
         history.show_story(RunStory(FLEET, [(HOST, story), (LB, LOST)], 4, RUN, None), as_json=True)
         assert [host["result"] for host in printed()["hosts"]] == [result, "unreachable"]
@@ -297,10 +299,10 @@ def test_host_keys(printed):
 def test_load_tests(printed):
     load = Load(("http://x",), Profile("chat", "m", 8), 1, 1.0, 2.0, 60.0)
     found = summary(Tally(), {"a/ollama1": 1.0})
-    judged = [Judged("failures", "1%", "-", passed=False, value=None, bound=0.01)]
-    step = Step(1, found, judged)
+    verdicts = [Verdict("failures", "1%", "-", passed=False, value=None, bound=0.01)]
+    step = Step(1, found, verdicts)
     for capacity in (None, Capacity([step], step, None, None)):
-        result = loadtest.Result(load, found, Tally(), Ended(""), judged, ["slow"], capacity)
+        result = loadtest.Result(load, found, Tally(), Ended(""), verdicts, ["slow"], capacity)
         console.document("loadtest", 5, [], **loadtest.document(result))
         assert printed()["verdict"][0]["value"] is None
 

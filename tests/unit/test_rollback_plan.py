@@ -13,7 +13,7 @@ from provision.plan import planner, role_interface
 from provision.rollout.waves import Rollout
 from provision.runs import history, rollback_plan
 from provision.runs.context import Context
-from provision.runs.history import Entry, Made, Story
+from provision.runs.history import ChangeRecord, Entry, Story
 from provision.steps.base import Fact, RefusalError, converged
 from provision.steps.docker import inspect
 from provision.steps.docker.image import OwnedImages
@@ -49,7 +49,7 @@ def inventory(tmp_path: Path):
 
 def made(step, have, want, role="ollama", **how):
     action = "remove" if want is None else "add" if have is None else "change"
-    return Made(step, role, action, "", have, want, **{"known": True, "result": "done", **how})
+    return ChangeRecord(step, role, action, "", have, want, **{"known": True, "result": "done", **how})
 
 
 def undo(inventory, *changes, host="gpu-01", roles=ROLES):

@@ -31,8 +31,8 @@ from provision.report.progress import Progress
 from provision.rollout.outcome import Outcome
 from provision.runs import lock
 from provision.runs.context import Stopped
+from provision.runs.history import ChangeRecord, Story
 from provision.runs.history import Entry as Run
-from provision.runs.history import Made, Story
 from provision.runs.log import Log
 from provision.steps.base import Check
 from provision.steps.facts import Card, HostFacts
@@ -344,10 +344,10 @@ def test_the_history_after_a_run_was_killed():
 def test_what_a_killed_run_did():
     first, second, third = inventory().hosts
     change = upgrade()
-    made = Made("container:ollama1", "ollama", "change", change.reason, change.have, change.want, True)
+    made = ChangeRecord("container:ollama1", "ollama", "change", change.reason, change.have, change.want, True)
     done = dataclasses.replace(made, result="done")
     marks = [
-        Made(
+        ChangeRecord(
             "config:balancer",
             "balancer",
             "change",
