@@ -131,15 +131,15 @@ class _Loader:
         """Return the document of the inventory file. `ansible-inventory`, if installed, reads a file that is not
         YAML."""
         if ansible.is_program(self._path):
-            return self._asked("a program that prints an inventory")
+            return self._from_ansible("a program that prints an inventory")
         reported: list[Problem] = []
         root = read(self._path, reported)
         if root is None and self._is_ini():
-            return self._asked("an INI inventory")
+            return self._from_ansible("an INI inventory")
         self._problems += reported
         return root
 
-    def _asked(self, kind: str) -> Value | None:
+    def _from_ansible(self, kind: str) -> Value | None:
         if ansible.is_installed():
             return ansible.read(self._path, self._problems)
         self._problems.append(Problem(str(self._path), 0, "", _NOT_YAML.format(kind, self._path)))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 2**20
 MAX_INCLUDES = 16
 
-Found = dict[str, str | list[str]]
+Lookup = dict[str, str | list[str]]
 
 
 class SshConfig:
@@ -31,7 +31,7 @@ class SshConfig:
         self._problems = problems
         self._read: dict[Path, paramiko.SSHConfig | None] = {}
 
-    def lookup(self, host: str, file: Path | None = None) -> Found:
+    def lookup(self, host: str, file: Path | None = None) -> Lookup:
         """Return the options of a host, with names in lower case; none if there is no file.
 
         Args:

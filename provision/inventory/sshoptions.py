@@ -7,7 +7,7 @@ from pathlib import Path
 from provision.errors import Problem
 from provision.inventory.paths import beside
 from provision.inventory.sshargs import jump_of_command, parse
-from provision.inventory.sshconfig import Found
+from provision.inventory.sshconfig import Lookup
 from provision.inventory.value import Value
 from provision.inventory.variables import ARGUMENTS, KEY, PORT, TIMEOUT, USER, Reader
 
@@ -72,18 +72,18 @@ def _arguments(value: Value, problems: list[Problem]) -> Options:
     return options
 
 
-def from_config(found: Found, file: Path, host: str) -> dict[str, Option]:
+def from_config(configured: Lookup, file: Path, host: str) -> dict[str, Option]:
     """Return the options of a host in an ssh configuration file."""
     origin = Value(None, str(file), 0, (host,))
     options: dict[str, Option] = {}
     for name in _FROM_CONFIG:
-        if found.get(name):
-            options[name] = Option((str(found[name]),), origin)
+        if configured.get(name):
+            options[name] = Option((str(configured[name]),), origin)
     for name in ("identityfile", "userknownhostsfile"):
-        words = found.get(name)
+        words = configured.get(name)
         if words:
             options[name] = Option(tuple(words if isinstance(words, list) else words.split()), origin)
-    command = str(found.get("proxycommand") or "none")
+    command = str(configured.get("proxycommand") or "none")
     if "proxyjump" not in options and command.lower() != "none":
         options["proxyjump"] = Option((jump_of_command(command) or _refused(command),), origin)
     return options

@@ -334,11 +334,11 @@ class Owned(ABC):
     def fact(self) -> Fact:
         """Reads every thing of this kind with our mark: step id -> state."""
 
-    def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
         """Ids of undeclared things that stay for the time being.
 
         Args:
-            found: the things found, step id -> state.
+            things: all marked things of the host, step id -> state.
             declared: ids of all declared things.
         """
         return ()

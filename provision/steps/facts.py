@@ -259,7 +259,7 @@ def parse(text: str, before: HostFacts | None = None) -> HostFacts:
         systemd=_first(sections, "systemd") == "yes",
         sources_of_apt=apt_lines.parse(sections.get("apt", [[]])[0]),
         programs=tuple(sections.get("programs", [[]])[0]),
-        clock=int(said) if re.fullmatch(r"[0-9]{1,12}", said := _first(sections, "clock")) else None,
+        clock=int(clock) if re.fullmatch(r"[0-9]{1,12}", clock := _first(sections, "clock")) else None,
     )
 
 

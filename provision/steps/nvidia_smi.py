@@ -123,14 +123,14 @@ def read(core: Sequence[str], exit_code: int, extra: Iterable[str]) -> tuple[tup
     """
     more = {row[0]: row for row in map(_words, extra) if len(row) == len(EXTRA.split(","))}
     cards: dict[str, Card] = {}
-    said: list[str] = []
+    complaints: list[str] = []
     for line in core:
         card = _card(_words(line), more) or _listed(line)
         if card is not None:
             cards.setdefault(card.uuid, card)
-        elif line.strip() and line.strip() not in said:
-            said.append(line.strip())
-    return tuple(cards.values()), _complaint(exit_code, " ".join(said)[:400], list(cards))
+        elif line.strip() and line.strip() not in complaints:
+            complaints.append(line.strip())
+    return tuple(cards.values()), _complaint(exit_code, " ".join(complaints)[:400], list(cards))
 
 
 def _words(line: str) -> list[str]:
@@ -164,12 +164,12 @@ def _listed(line: str) -> Card | None:
     return Card(int(match[1]), match[3], match[2], "", 0.0, 0) if match else None
 
 
-def _complaint(exit_code: int, said: str, cards: Sequence[str]) -> str:
+def _complaint(exit_code: int, complaint: str, cards: Sequence[str]) -> str:
     if exit_code:
         reason = ERRORS.get(exit_code, f"nvidia-smi exited {exit_code}")
-        return f"{reason}: {said}" if said else reason
-    if said:
-        return f"nvidia-smi says: {said}"
+        return f"{reason}: {complaint}" if complaint else reason
+    if complaint:
+        return f"nvidia-smi says: {complaint}"
     return "" if cards else "nvidia-smi lists no card"
 
 

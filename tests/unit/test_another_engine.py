@@ -163,7 +163,7 @@ def test_the_look_at_docker_asks_each_instance_as_its_engine_says(looked: tuple[
         "http://10.0.0.2:3001/api/tags",
         "http://10.0.0.2:3001/api/version",
     ]
-    said = {name: one["said"] for name, one in found.containers.items()}
+    said = {name: item["replies"] for name, item in found.containers.items()}
     assert {name: len(bodies) for name, bodies in said.items()} == {"echo1": 1, "ollama1": 2}
     assert "/v1/models" in said["echo1"][0]
 

@@ -64,11 +64,13 @@ def parse(text: str, containers: Mapping[str, str]) -> tuple[Application, ...] |
     end = len(lines) - 1 - lines[::-1].index(DONE)  # the last mark: a program's name may contain the same text
     files = [match for line in lines[end + 1 :] if (match := _FILE.match(line))]
     return tuple(
-        sorted(_found(lines[:end], files, containers), key=lambda application: (application.card, application.pid))
+        sorted(
+            _applications(lines[:end], files, containers), key=lambda application: (application.card, application.pid)
+        )
     )
 
 
-def _found(rows: list[str], files: list[re.Match[str]], containers: Mapping[str, str]) -> Iterator[Application]:
+def _applications(rows: list[str], files: list[re.Match[str]], containers: Mapping[str, str]) -> Iterator[Application]:
     names = {match[1]: match[3] for match in files if match[2] == "comm"}
     groups: dict[str, str] = {}
     for match in files:

@@ -191,9 +191,9 @@ class OwnedImages(Owned):
         """The image of that reference, to be removed."""
         return PulledImage(reference=step_id.partition(":")[2])
 
-    def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
         """The image in use before the declared image."""
-        undeclared = [step_id for step_id in found if step_id not in declared]
+        undeclared = [step_id for step_id in things if step_id not in declared]
         return undeclared[:1] if any(step_id.startswith("image:") for step_id in declared) else ()
 
     @staticmethod

@@ -182,8 +182,8 @@ class Docker:
 
     Args:
         containers: name -> inspect's fields, under the script's names. A running instance also has `answers` (`yes`, or
-            the error), `sees` (nvidia-smi's output inside), `said` (the answers to `Probe.asks`, perhaps some missing),
-            and `scope`: the present maker of Docker's cgroups, for a container in a scope of systemd's; else empty. A
+            the error), `sees` (nvidia-smi's output inside), `replies` (to `Probe.asks`, perhaps some missing), and
+            `scope`: the present maker of Docker's cgroups, for a container in a scope of systemd's; else empty. A
             container of ours has `image_config`: the configuration of its image, or None where the image was removed.
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
@@ -287,10 +287,10 @@ def _parse(stdout: bytes, probes: Probes) -> Docker:
     sections = _sections(lines)
     try:
         if "absent" in sections:
-            return Docker(applications=gpu_processes.parse(_said(sections["probes"])["host", "applications"], {}))
-        said = _said(sections["probes"])
+            return Docker(applications=gpu_processes.parse(_outputs(sections["probes"])["host", "applications"], {}))
+        outputs = _outputs(sections["probes"])
         images, volumes, configs = image_list.parse(sections)
-        containers = _containers(sections["containers"], configs, said)
+        containers = _containers(sections["containers"], configs, outputs)
         names = {item["id"]: name for name, item in containers.items()}
         files, blobs = model_files.parse(base64.b64decode("".join(sections["files"])), probes)
         return Docker(
@@ -301,7 +301,7 @@ def _parse(stdout: bytes, probes: Probes) -> Docker:
             listening=tuple(_listener(line) for line in sections["listening"]),
             files=files,
             blobs=blobs,
-            applications=gpu_processes.parse(said["host", "applications"], names),
+            applications=gpu_processes.parse(outputs["host", "applications"], names),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UnreadableError(f"Docker's answer is garbled ({type(error).__name__})") from None
@@ -325,23 +325,23 @@ _TOOK = re.compile(r" after \d+ m(s|illiseconds)\b")  # two reads of a silent se
 _TRANSFER = re.compile(r"(.*?)\n(\d+) \d{3} ([^\n]*)\n", re.DOTALL)
 
 
-def _said(probes: Iterable[str]) -> Mapping[tuple[str, str], str]:
+def _outputs(probes: Iterable[str]) -> Mapping[tuple[str, str], str]:
     """The probes' output about a container, or about the host: its parts joined, empty without output."""
-    said: dict[tuple[str, str], str] = defaultdict(str)
+    outputs: dict[tuple[str, str], str] = defaultdict(str)
     for container, what, text in ((line + "  ").split(" ", 2) for line in probes):
-        said[container, what] += text.strip()
-    return said
+        outputs[container, what] += text.strip()
+    return outputs
 
 
 def _containers(
-    lines: Iterable[str], images: Mapping[str, Any], said: Mapping[tuple[str, str], str]
+    lines: Iterable[str], images: Mapping[str, Any], outputs: Mapping[tuple[str, str], str]
 ) -> dict[str, dict[str, Any]]:
     items = [json.loads(line) for line in lines if not line.startswith("@ ")]
     for item in items:
         item["image_config"] = images.get(item.get("image_id"))
-        item["sees"] = said[item["id"], "sees"]
-        item["scope"] = said[item["id"], "scope"]
-        item.update(_api(said[item["id"], "api"]))
+        item["sees"] = outputs[item["id"], "sees"]
+        item["scope"] = outputs[item["id"], "scope"]
+        item.update(_api(outputs[item["id"], "api"]))
     return {item["name"].lstrip("/"): item for item in items}
 
 
@@ -351,7 +351,7 @@ def _api(text: str) -> dict[str, Any]:
     errors = [f"curl: ({code}) {_TOOK.sub('', error)}".strip() for _, code, error in transfers if code != "0"]
     answers = "" if not transfers else errors[0] if transfers[0][1] != "0" else "yes"
     bodies = [body for body, code, _ in transfers[1:] if code == "0"]
-    return {"answers": answers, "said": (*bodies, *errors)}
+    return {"answers": answers, "replies": (*bodies, *errors)}
 
 
 def _listener(line: str) -> Listener:

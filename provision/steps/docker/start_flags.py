@@ -34,11 +34,11 @@ class _Place:
 def flags(dockerd: Dockerd) -> dict[str, str]:
     """Key of daemon.json -> the flag of the daemon that sets the same thing, with its place."""
     places = list(_places(dockerd))
-    found: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     for flag, where in (*_next(dockerd, places), *_unread(dockerd, places), *_running(dockerd, places)):
         for key in _keys(SHORT.get(flag, flag[2:])):
-            found.setdefault(key, f"{flag} in {where}")
-    return found
+            by_key.setdefault(key, f"{flag} in {where}")
+    return by_key
 
 
 def _next(dockerd: Dockerd, places: list[_Place]) -> Iterator[tuple[str, str]]:

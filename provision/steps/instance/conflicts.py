@@ -120,30 +120,30 @@ def _is_given(cards: Sequence[str], card: Card) -> bool:
     return str(card.index) in cards or card.uuid in cards or any(card.index < count for count in counts)
 
 
-def _state(found: Docker) -> dict[str, Any]:
-    return {"foreign": foreign(found), "listening": listening(found), "applications": applications(found)}
+def _state(docker: Docker) -> dict[str, Any]:
+    return {"foreign": foreign(docker), "listening": listening(docker), "applications": applications(docker)}
 
 
 def _is_foreign(item: Mapping[str, Any]) -> bool:
     return "1" not in map((item["labels"] or {}).get, (MANAGED, PROBE))
 
 
-def applications(found: Docker) -> list[dict[str, Any]] | None:
+def applications(docker: Docker) -> list[dict[str, Any]] | None:
     """Return the processes on the cards outside of our containers; None if nvidia-smi did not list processes."""
-    if found.applications is None:
+    if docker.applications is None:
         return None
     return [
         dataclasses.asdict(process)
-        for process in found.applications
-        if not process.container or _is_foreign(found.containers[process.container])
+        for process in docker.applications
+        if not process.container or _is_foreign(docker.containers[process.container])
     ]
 
 
-def foreign(found: Docker) -> list[dict[str, Any]]:
+def foreign(docker: Docker) -> list[dict[str, Any]]:
     """Return the running containers that are not ours, with their cards and ports."""
     return [
         {"name": name, "cards": cards_of(item) + _visible(item), "ports": _ports(item)}
-        for name, item in sorted(found.containers.items())
+        for name, item in sorted(docker.containers.items())
         if _is_foreign(item) and item["status"] in ("running", "restarting", "paused")
     ]
 
@@ -161,10 +161,10 @@ def _ports(item: Mapping[str, Any]) -> list[int]:
     return sorted({int(binding["HostPort"]) for binding in bindings if (binding["HostPort"] or "").isdigit()})
 
 
-def listening(found: Docker) -> list[dict[str, Any]]:
+def listening(docker: Docker) -> list[dict[str, Any]]:
     """Return the sockets that are not Docker's."""
     return [
         {"address": socket.address, "port": socket.port, "program": socket.program or "a program"}
-        for socket in found.listening
+        for socket in docker.listening
         if socket.program not in FORWARDERS
     ]

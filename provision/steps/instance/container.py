@@ -137,8 +137,8 @@ class Container(Step):
         kept = _is_kept(have, want)
         if kept and have and have["running"] and want["running"]:
             return [self._start(want, scripts.restart, "restart")]
-        made = [] if kept else [self._recreate(want)]
-        return [*made, self._start(want)] if want["running"] else [*made, self._stop()]
+        created = [] if kept else [self._recreate(want)]
+        return [*created, self._start(want)] if want["running"] else [*created, self._stop()]
 
     def repaired(self, have: State) -> State:
         """Running, answering, with its cards in sight: Docker's restart or a daemon-reload may have broken any of

@@ -75,7 +75,7 @@ def _apart(up: Mapping[str, Member], settled: Mapping[str, str]) -> Iterator[Che
     yield Check(
         "instances at one address and port", {place: names for place, names in at.items() if len(names) > 1}, {}
     )
-    torn = {host: sorted(found) for host, found in hosts.items() if len(found) > 1}
+    torn = {host: sorted(addresses) for host, addresses in hosts.items() if len(addresses) > 1}
     yield Check("hosts with several addresses", torn, {})
 
 

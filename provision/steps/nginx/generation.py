@@ -260,7 +260,11 @@ def files_of(state: State) -> dict[str, bytes | str]:
         state: the configuration.
     """
     files: Mapping[str, str] = (state or {}).get("files", {})
-    return {name: one.data if isinstance(one, Content) else one for name, one in files.items() if name != MARK}
+    return {
+        name: content.data if isinstance(content, Content) else content
+        for name, content in files.items()
+        if name != MARK
+    }
 
 
 def _put(name: str, content: str, modes: Mapping[str, int]) -> Command:
@@ -272,15 +276,15 @@ def _put(name: str, content: str, modes: Mapping[str, int]) -> Command:
     return sh(CARRY, NEW, GENERATIONS, name, content, f"{mode:04o}", title=title)
 
 
-def _is_open(entry: file_scan.Found) -> bool:
+def _is_open(entry: file_scan.FileEntry) -> bool:
     """Whether others may read a file."""
     return bool(int(entry.mode, 8) & 0o004)
 
 
 def _odd(modes: Mapping[str, int], files: Files) -> dict[str, str]:
     """The modes as a state has them: without those of files that everybody may read."""
-    found = {name: f"file {mode:04o} root:root" for name, mode in modes.items() if name in files}
-    return {name: mode for name, mode in found.items() if mode != USUAL}
+    shown = {name: f"file {mode:04o} root:root" for name, mode in modes.items() if name in files}
+    return {name: mode for name, mode in shown.items() if mode != USUAL}
 
 
 def status_port(have: State) -> int:
@@ -290,7 +294,7 @@ def status_port(have: State) -> int:
     return int(match[1]) if match else 0
 
 
-def _mode(entry: file_scan.Found) -> str:
+def _mode(entry: file_scan.FileEntry) -> str:
     return f"{entry.kind} {entry.mode} {entry.owner}"
 
 

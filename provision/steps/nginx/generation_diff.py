@@ -50,7 +50,9 @@ def _is_closed(name: str, state: State) -> bool:
 
 def other_modes(have: State, want: State) -> list[str]:
     """The files with another mode or owner; a file that comes or goes is no such file."""
-    (old, were), (new, are) = (((one or {}).get("odd") or {}, (one or {}).get("files", {})) for one in (have, want))
+    (old, were), (new, are) = (
+        ((state or {}).get("odd") or {}, (state or {}).get("files", {})) for state in (have, want)
+    )
     return [name for name in changed_entries(old, new) if (name in were) == (name in are)]
 
 

@@ -263,9 +263,9 @@ class OwnedModels(Owned):
 
     last: ClassVar[bool] = True
 
-    def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
         """Keeps the models of instances that go: see `LeavingModels`."""
-        return [step_id for step_id in found if not _stays(step_id, declared)]
+        return [step_id for step_id in things if not _stays(step_id, declared)]
 
     def fact(self) -> Fact:
         """Looks at every instance's files."""
@@ -295,9 +295,9 @@ class LeavingModels(OwnedModels):
 
     last: ClassVar[bool] = False
 
-    def kept(self, found: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
         """Keeps the models of instances that stay: see `OwnedModels`."""
-        return [step_id for step_id in found if _stays(step_id, declared)]
+        return [step_id for step_id in things if _stays(step_id, declared)]
 
     def step(self, step_id: str) -> Step:
         """A model to delete with its instance."""

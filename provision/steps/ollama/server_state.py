@@ -186,7 +186,7 @@ def _below(files: Mapping[str, T], folder: str) -> dict[str, T]:
 
 def _bodies(item: Mapping[str, Any]) -> tuple[str, str]:
     """Return a server's answer to each path of the probe; empty without an answer."""
-    tags, loaded = (*item["said"], "", "")[: len(PROBE.asks)]
+    tags, loaded = (*item["replies"], "", "")[: len(PROBE.asks)]
     return tags, loaded
 
 

@@ -61,7 +61,7 @@ def stream(live: Any, url: str, model: str, serving: Mapping[str, str]) -> Itera
             yield from _embedding(live, url, model)
             return
         done = bool(frames) and frames[-1][1].get("done") is True
-        if errors or not done or (_made(frames) >= SHORT and is_spread(frames)):
+        if errors or not done or (_duration(frames) >= SHORT and is_spread(frames)):
             break
     yield Check("a streamed answer ends well", errors or done, True)
     if done and not errors:
@@ -101,11 +101,11 @@ def is_spread(frames: Frames) -> bool:
     Args:
         frames: of a whole answer.
     """
-    made = _made(frames)
-    return len(frames) < 3 or made < SHORT or frames[-1][0] - frames[0][0] >= made / 2
+    duration = _duration(frames)
+    return len(frames) < 3 or duration < SHORT or frames[-1][0] - frames[0][0] >= duration / 2
 
 
-def _made(frames: Frames) -> float:
+def _duration(frames: Frames) -> float:
     """Return the milliseconds in which the answer was made."""
     return float(frames[-1][1].get("eval_duration", 0) / 1e6)
 

@@ -16,7 +16,7 @@ from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.system import file_scan
 from provision.steps.system.file import FILE_WORDS, File, change_file, file_state
-from provision.steps.system.file_scan import Content, Found
+from provision.steps.system.file_scan import Content, FileEntry
 from provision.steps.system.openpgp import fingerprints
 from provision.steps.wording import Vocabulary, Words
 
@@ -106,7 +106,7 @@ def _decoded(encoded: str) -> tuple[str, ...]:
     return fingerprints(base64.b64decode(encoded))
 
 
-def _key_state(entry: Found | None) -> State:
+def _key_state(entry: FileEntry | None) -> State:
     state = file_state(entry)
     if entry is None or state is None or entry.kind != "file":
         return state

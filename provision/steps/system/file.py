@@ -9,7 +9,7 @@ from provision.command import Command, Put, Script, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, text_diff
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.system import file_scan
-from provision.steps.system.file_scan import Content, Found
+from provision.steps.system.file_scan import Content, FileEntry
 from provision.steps.wording import Vocabulary, Words
 
 STORE = "/var/lib/provision/store"
@@ -113,7 +113,7 @@ class File(Step):
         yield from check_file(live, self)
 
 
-def file_state(entry: Found | None) -> State:
+def file_state(entry: FileEntry | None) -> State:
     """The state of one entry of the listing."""
     if entry is None:
         return None

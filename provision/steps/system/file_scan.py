@@ -76,8 +76,8 @@ class Content(str):
 
 
 @dataclass(frozen=True)
-class Found:
-    """One thing in a file system.
+class FileEntry:
+    """An entry of a file system.
 
     Args:
         kind: `file`, `directory`, `link`, or find's letter for a rarer kind.
@@ -131,7 +131,7 @@ Waiting = dict[str, list[tuple[str, int]]]
 """Contents and hashes still to come, by the word before them: the files, each with its size."""
 
 
-def parse(answer: Answer) -> Mapping[str, Found]:
+def parse(answer: Answer) -> Mapping[str, FileEntry]:
     """Path -> the thing at this path.
 
     Raises:
@@ -143,9 +143,9 @@ def parse(answer: Answer) -> Mapping[str, Found]:
 
 
 @lru_cache(maxsize=64)  # every step of a host parses the same answer
-def parse_bytes(listing: bytes) -> Mapping[str, Found]:
+def parse_bytes(listing: bytes) -> Mapping[str, FileEntry]:
     """`parse`, for a listing inside a longer answer."""
-    entries: dict[str, Found] = {}
+    entries: dict[str, FileEntry] = {}
     waiting: Waiting = {"=contents": [], "=sums": []}
     while listing:
         if listing.startswith(b"="):
@@ -162,7 +162,7 @@ def parse_bytes(listing: bytes) -> Mapping[str, Found]:
 KINDS = {"f": "file", "d": "directory", "l": "link"}
 
 
-def _record(listing: bytes, entries: dict[str, Found], waiting: Waiting) -> tuple[str, bytes]:
+def _record(listing: bytes, entries: dict[str, FileEntry], waiting: Waiting) -> tuple[str, bytes]:
     try:
         *head, rest = listing.split(b"\0", 5)
         path, kind, mode, owner, target = (part.decode(errors="surrogateescape") for part in head)
@@ -176,13 +176,13 @@ def _record(listing: bytes, entries: dict[str, Found], waiting: Waiting) -> tupl
             sha256, rest = _sum(rest)
         if not rest.startswith(b"\n"):
             raise UnreadableError(f"{path} changed while it was read")
-        entries[path] = Found(KINDS.get(kind, kind), f"{int(mode, 8):04o}", owner, target, sha256)
+        entries[path] = FileEntry(KINDS.get(kind, kind), f"{int(mode, 8):04o}", owner, target, sha256)
     except ValueError as error:
         raise UnreadableError("the listing ends early") from error
     return path, rest[1:]
 
 
-def _behind(listing: bytes, entries: dict[str, Found], waiting: Waiting) -> bytes:
+def _behind(listing: bytes, entries: dict[str, FileEntry], waiting: Waiting) -> bytes:
     """Take the contents or hashes of the first files that wait for them, and return the rest of the listing."""
     line, _, rest = listing.partition(b"\n")
     try:

@@ -159,8 +159,8 @@ class UsableCards(Step):
                 f"{instance} names GPU {card.index} ({card.name}), which is in MIG mode and cannot be used as a whole: "
                 f"switch MIG off (nvidia-smi -i {card.index} -mig 0)"
             )
-        if said := self.unusable(self.image, card):
-            raise RefusalError(said)
+        if reason := self.unusable(self.image, card):
+            raise RefusalError(reason)
 
 
 def complaint(index: int, facts: HostFacts) -> str:

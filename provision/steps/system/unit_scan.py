@@ -7,7 +7,7 @@ from functools import lru_cache
 from provision.command import Answer, Run, Script, look
 from provision.steps.base import UnreadableError
 from provision.steps.system import file_scan
-from provision.steps.system.file_scan import Found
+from provision.steps.system.file_scan import FileEntry
 
 DIRECTORY = "/etc/systemd/system"
 FOREIGN_UNITS = ("docker.service", "containerd.service")
@@ -45,7 +45,7 @@ class Seen:
     """
 
     units: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    files: Mapping[str, Found] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
 
     def unit(self, name: str) -> Mapping[str, str]:
         """The properties of one unit.
