@@ -219,8 +219,8 @@ def _described(command: Command) -> list[str]:
         return [f"{command} {command.owner}"]
     if isinstance(command, Obtain):
         where = f" on {command.host}" if command.host else ""
-        made = (line for part in command.make for line in _described(part))
-        return [f"{command}: obtain {command.key} at {command.path}, made{where} by", *(f"  {line}" for line in made)]
+        lines = (line for part in command.make for line in _described(part))
+        return [f"{command}: obtain {command.key} at {command.path}, made{where} by", *(f"  {line}" for line in lines)]
     parts = [command.title, "$", shlex.join(command.words)]
     if command.stdin:
         parts.append(f"< {command.script or f'{len(command.stdin)} bytes'}")

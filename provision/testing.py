@@ -215,13 +215,13 @@ def setup(
         who: operator and machine.
     """
     usual = Catalog()
-    found = () if owned is None else tuple(owned)
+    finders = () if owned is None else tuple(owned)
     return Setup(
         connect=connect or (lambda connection, become_password, paths: ShellHost(paths)),
         paths=HostPaths(run=f"{folder}/run", state=f"{folder}/state"),
         timings=timings or Timings(),
         who=who,
-        catalog=Catalog(steps or usual.steps, usual.owned if steps is None and owned is None else lambda: found),
+        catalog=Catalog(steps or usual.steps, usual.owned if steps is None and owned is None else lambda: finders),
     )
 
 

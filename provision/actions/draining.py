@@ -179,7 +179,7 @@ class Draining:
                 raise HostError(f"{pool.host.name}: none of these is in its upstream", HINT)
             outcome.changed = pool.update(drain=here)
         except HostError as error:
-            outcome.error = self._told(error, pool)
+            outcome.error = self._for_operator(error, pool)
             return outcome, []
         return outcome, [members[name].at for name in here]
 
@@ -198,7 +198,7 @@ class Draining:
                 hint = "no new requests are sent: drain again to wait longer, or start your work and cut the streams"
                 raise HostError(f"{pool.host.name}: {count} streams still run", hint)
         except HostError as error:
-            outcome.error = self._told(error, pool)
+            outcome.error = self._for_operator(error, pool)
 
     def _tested(self, host: Host, names: Sequence[str]) -> list[Drain]:
         session = self.context.setup.transport(host.connection, self._password)
@@ -212,7 +212,7 @@ class Draining:
                 self._stop_before("it was tested")
                 admission.prove(name)
             except HostError as error:
-                outcome.error = interrupt.told(error, self.context, locked=False).masked(self.hide)
+                outcome.error = interrupt.for_operator(error, self.context, locked=False).masked(self.hide)
             outcomes.append(outcome)
         session.close()
         return outcomes
@@ -224,15 +224,15 @@ class Draining:
             outcome.labels = tuple(sorted(good & set(pool.members())))
             outcome.changed = pool.update(undrain=outcome.labels)
         except HostError as error:
-            outcome.error = self._told(error, pool)
+            outcome.error = self._for_operator(error, pool)
         return outcome
 
     def _stop_before(self, what: str) -> None:
         if self.context.stop.is_set():
             raise Stopped(f"stopped before {what}", "run the command again to go on")
 
-    def _told(self, error: HostError, pool: BalancerPool) -> HostError:
-        return interrupt.told(error, self.context, locked=pool.locked)
+    def _for_operator(self, error: HostError, pool: BalancerPool) -> HostError:
+        return interrupt.for_operator(error, self.context, locked=pool.locked)
 
     def _say(self, host: Host, kind: str, step: str, text: str) -> None:
         self.context.listen(Event(host.name, kind, step, self.hide(text)))

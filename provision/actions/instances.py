@@ -33,10 +33,11 @@ def chosen(inventory: Inventory, limit: Sequence[str], words: Sequence[str]) -> 
     for word in [word for word in words if word not in narrowing] or ["all"]:
         for host, instances in _meant(hosts, word):
             names.setdefault(host.name, set()).update(instances)
-    found = [
-        (host, tuple(one.name for one in host.instances if one.name in names.get(host.name, ()))) for host in hosts
+    chosen = [
+        (host, tuple(instance.name for instance in host.instances if instance.name in names.get(host.name, ())))
+        for host in hosts
     ]
-    left = [(host, instances) for host, instances in found if instances and host.name in kept]
+    left = [(host, instances) for host, instances in chosen if instances and host.name in kept]
     if not left:
         raise UsageError(f"no instance is selected by {' '.join(words)}"[:SHOWN])
     return left
@@ -50,12 +51,12 @@ def _meant(hosts: Sequence[Host], word: str) -> list[Chosen]:
     except UsageError:
         names = ", ".join(host.name for host in hosts)
         raise UsageError(f"no such gpu host: {pattern}"[:SHOWN], f"gpu hosts are {names}"[:SHOWN]) from None
-    found = [(host, _named(host, instance or "*")) for host in matching]
-    if not any(names for _, names in found):
-        known = dict.fromkeys(one.name for host in matching for one in host.instances)
+    chosen = [(host, _named(host, instance or "*")) for host in matching]
+    if not any(names for _, names in chosen):
+        known = dict.fromkeys(each.name for host in matching for each in host.instances)
         raise UsageError(f"{pattern} has no instance {instance}"[:SHOWN], f"it has {', '.join(known)}"[:SHOWN])
-    return found
+    return chosen
 
 
 def _named(host: Host, pattern: str) -> tuple[str, ...]:
-    return tuple(one.name for one in host.instances if fnmatchcase(one.name, pattern))
+    return tuple(instance.name for instance in host.instances if fnmatchcase(instance.name, pattern))

@@ -41,6 +41,6 @@ def planned(request: Request, resume: str, listen: Listener) -> Plan:
     session, rollout = session_over_hosts(request, DEFAULT_PACE, listen, run_id=resume)
     outcomes = session.look(rollout, rollout.plan, hosts_of(rollout))
     dead = None if resume else log.Logs(log.default_folder()).unfinished(request.inventory)
-    told = (*clocks(outcomes), *advice(session.context.inventory, outcomes))
-    remarks = (*told, *([dead.epitaph] if dead else []))
+    warnings = (*clocks(outcomes), *advice(session.context.inventory, outcomes))
+    remarks = (*warnings, *([dead.epitaph] if dead else []))
     return Plan(session.context.inventory, outcomes, exit_code.of_plan(rollout, outcomes), remarks)

@@ -59,9 +59,9 @@ def selected(request: Request) -> Selected:
     inventory = role_interface.load(request.inventory, request.overrides)
     chosen = inventory.select(request.limit)
     names = {host.name for host in chosen}
-    found = []
+    selected = []
     for host, roles in selection(inventory, chosen, role_interface.choose(request.tags, request.skip_tags)):
         entries = tuple(entry for entry in role_interface.steps(host, inventory) if entry.role in roles)
         ordered = tuple(dict.fromkeys(entry.role for entry in entries))
-        found.append(SelectedHost(host, entries, ordered, host.name in names))
-    return Selected(inventory, tuple(found))
+        selected.append(SelectedHost(host, entries, ordered, host.name in names))
+    return Selected(inventory, tuple(selected))

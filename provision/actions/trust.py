@@ -44,7 +44,7 @@ def host_keys(request: Request) -> Answers[SeenKey]:
 
     def work(host: Host, _: Transport) -> SeenKey:
         key, have = trust.scan(host.connection), trust.known(host.connection)
-        others = tuple(one.kind for one in have)
+        others = tuple(known.kind for known in have)
         return SeenKey(key, trust.state(key, have).lower(), others, host.connection.known_hosts[0])
 
     return ask(request, work)
@@ -63,8 +63,8 @@ def write_keys(seen: Sequence[SeenKey], *, replace: bool) -> dict[str, int]:
     from provision.ssh import trust
 
     by_file: dict[str, list[Key]] = {}
-    for one in seen:
-        by_file.setdefault(one.file, []).append(one.key)
+    for key in seen:
+        by_file.setdefault(key.file, []).append(key.key)
     for file, keys in by_file.items():
         trust.write(Path(file), keys, replace=replace)
     return {file: len(keys) for file, keys in by_file.items()}

@@ -36,12 +36,12 @@ def not_converged(change: Change, have: State) -> NotConvergedError:
         change: the change.
         have: the state on the host after the change.
     """
-    said = "\n".join(change.step.diff(have, change.want)) if change.want is not None else ""
+    difference = "\n".join(change.step.diff(have, change.want)) if change.want is not None else ""
     return NotConvergedError(
         f"{change.step.id}: every command succeeded, and the host still differs: {_still(change, have)}",
         "another program may be changing this host; look at the host, then run the command again",
         step=change.step.id,
-        stderr=said[:2000],
+        stderr=difference[:2000],
     )
 
 

@@ -210,12 +210,12 @@ class HostRun:
             slot = self.traffic.request(hurt, first) if hurt else None
             try:
                 if slot is not None:
-                    asked = time.monotonic()
+                    begin = time.monotonic()
                     yield slot  # resumed when the slot may fit
-                    self._confirm(asked)
+                    self._confirm(begin)
                     while not self.traffic.cordon(slot):
                         yield slot
-                        self._confirm(asked)
+                        self._confirm(begin)
                     self.traffic.drain(slot)
                     self.reader.forget()  # waiting for streams may have taken long
                 for change, following in itertools.zip_longest(group.changes, group.changes[1:]):
@@ -229,16 +229,16 @@ class HostRun:
         if slot is not None:
             self.traffic.uncordon(slot)
 
-    def _confirm(self, asked: float) -> None:
+    def _confirm(self, begin: float) -> None:
         """After a long wait, make sure that the host still answers and is locked by this run, before instances go out.
 
         Args:
-            asked: begin of the wait, by the monotonic clock.
+            begin: begin of the wait, by the monotonic clock.
 
         Raises:
             HostError: the host is lost, or locked by another run.
         """
-        if time.monotonic() - asked > self.context.setup.timings.long_wait:
+        if time.monotonic() - begin > self.context.setup.timings.long_wait:
             self._lease.took(self.session.batch([self._lease.acquire()], stop=False)[0])
 
     def _hurt_by(self, group: Group) -> frozenset[str]:

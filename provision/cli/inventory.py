@@ -115,8 +115,8 @@ def _failed(error: InventoryError, *, as_json: bool) -> None:
     if as_json:
         from provision.report.console import document
 
-        found = [vars(problem) for problem in problems]
-        document("inventory check", 2, error.warnings, problems=found, summary={})
+        faults = [vars(problem) for problem in problems]
+        document("inventory check", 2, error.warnings, problems=faults, summary={})
         return
     _warn(error.warnings)
     for problem in problems:

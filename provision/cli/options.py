@@ -28,7 +28,7 @@ class Group(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
         with formatter.section("Commands"):
-            formatter.write_dl([(name, one.get_short_help_str(limit=500)) for name, one in commands if one])
+            formatter.write_dl([(name, command.get_short_help_str(limit=500)) for name, command in commands if command])
 
 
 @dataclass(frozen=True)

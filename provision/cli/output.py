@@ -31,22 +31,22 @@ class _Results(_Stream):
 
     def write(self, text: str) -> int:
         self.is_written = True
-        with self._told():
+        with self._named_if_unwritable():
             return self._stream.write(text)
 
     def flush(self) -> None:
-        with self._told():
+        with self._named_if_unwritable():
             self._stream.flush()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _named_if_unwritable(self) -> Iterator[None]:
         try:
             yield
         except BrokenPipeError:  # `provision plan | head`
             raise
         except OSError as error:
-            said = f"standard output cannot be written: {error.strerror or error}"
-            raise UnwritableError(said, "what was done stays: `provision history` shows it") from error
+            message = f"standard output cannot be written: {error.strerror or error}"
+            raise UnwritableError(message, "what was done stays: `provision history` shows it") from error
 
 
 class _Remarks(_Stream):

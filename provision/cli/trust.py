@@ -26,9 +26,9 @@ def trust(request: Request, screen: Screen, replace: bool, yes: bool) -> int:
     from provision.report import trust as report
 
     answers = host_keys(request)
-    seen = [one for _, one in answers.hosts if isinstance(one, SeenKey)]
-    new = [one for one in seen if one.state == "new" or (one.state == "changed" and replace)]
-    refused = any(one.state == "changed" for one in seen) and not replace
+    seen = [key for _, key in answers.hosts if isinstance(key, SeenKey)]
+    new = [key for key in seen if key.state == "new" or (key.state == "changed" and replace)]
+    refused = any(key.state == "changed" for key in seen) and not replace
     code = answers.exit_code or (4 if refused else 0)
     if screen.as_json:
         report.document(answers, write_keys(new if yes else (), replace=replace), code)

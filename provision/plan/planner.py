@@ -65,7 +65,7 @@ class HostPlan:
     Args:
         changes: in order: orphans first, unless in use, then the declared steps.
         steps: the number of steps compared.
-        found: step id -> state on the host, for every readable step.
+        states: step id -> state on the host, for every readable step.
         notes: step id -> a remark for the operator about something left unchanged.
         refused: instance -> the reason of the refusal. No step of a refused instance is among the changes.
         left_out: the number of steps of refused instances.
@@ -73,7 +73,7 @@ class HostPlan:
 
     changes: tuple[Change, ...] = ()
     steps: int = 0
-    found: Mapping[str, State] = field(default_factory=dict)
+    states: Mapping[str, State] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     left_out: int = 0
@@ -103,8 +103,8 @@ def parse(fact: Fact, answers: Mapping[Run, Answer], step: str) -> State:
     except UnreadableError as error:
         raise _unreadable(fact, answers[fact.command], step, str(error)) from error
     except GARBLED as error:
-        said = f"the answer makes no sense ({type(error).__name__}: {str(error)[:200]})"
-        raise _unreadable(fact, answers[fact.command], step, said) from error
+        problem = f"the answer makes no sense ({type(error).__name__}: {str(error)[:200]})"
+        raise _unreadable(fact, answers[fact.command], step, problem) from error
 
 
 def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -> HostFacts:
@@ -169,11 +169,11 @@ def plan_host(
         RefusedError: a step refuses this host.
     """
     changing: dict[str, Change] = dict(earlier)
-    found: dict[str, State] = {}
+    states: dict[str, State] = {}
     refused = {name: why for entry in entries for name, why in entry.step.refused(facts).items()}
     chosen = [entry for entry in entries if entry.step.part_of not in refused]
     for entry in chosen:
-        change = _change(entry, facts, answers, changing, found)
+        change = _change(entry, facts, answers, changing, states)
         if change is not None:
             changing[entry.step.id] = change
     read = partial(_marked, declared=declared, answers=answers, changing=changing)
@@ -188,7 +188,7 @@ def plan_host(
     changes = [change for step, change in changing.items() if step not in earlier]
     notes = {entry.step.id: note for entry in entries if (note := entry.step.note(facts))}
     left_out = len(entries) - len(chosen)
-    return HostPlan((*first, *changes, *last), len(entries), found, notes, refused, left_out)
+    return HostPlan((*first, *changes, *last), len(entries), states, notes, refused, left_out)
 
 
 def _change(
@@ -196,11 +196,11 @@ def _change(
     facts: HostFacts,
     answers: Mapping[Run, Answer],
     changing: Mapping[str, Change],
-    found: dict[str, State],
+    states: dict[str, State],
 ) -> Change | None:
     step, have = entry.step, None
     try:
-        have = found[step.id] = parse(entry.fact(), answers, step.id)
+        have = states[step.id] = parse(entry.fact(), answers, step.id)
         want = wanted(entry, facts, have)
     except BlockedError as blocked:
         return _pending(entry, _blocker(step.id, blocked, changing), facts, have)
@@ -229,8 +229,8 @@ def wanted(entry: Entry, facts: HostFacts, have: State) -> State:
     except RefusalError as error:
         raise RefusedError(str(error), NOTHING_CHANGED, step=step.id) from error
     except GARBLED as error:
-        said = f"{type(error).__name__}: {str(error)[:200]}"
-        raise FactError(f"{step.id}: the facts about the host make no sense ({said})", step=step.id) from error
+        problem = f"{type(error).__name__}: {str(error)[:200]}"
+        raise FactError(f"{step.id}: the facts about the host make no sense ({problem})", step=step.id) from error
 
 
 def make_change(entry: Entry, have: State, want: State) -> Change:
@@ -309,7 +309,7 @@ def merged(*plans: HostPlan) -> HostPlan:
         plans: in the order of the waves.
     """
     changes = tuple(change for plan in plans for change in plan.changes)
-    states = {step: state for plan in plans for step, state in plan.found.items()}
+    states = {step: state for plan in plans for step, state in plan.states.items()}
     notes = {step: note for plan in plans for step, note in plan.notes.items()}
     refused = {name: why for plan in plans for name, why in plan.refused.items()}
     steps, left_out = sum(plan.steps for plan in plans), sum(plan.left_out for plan in plans)

@@ -163,13 +163,13 @@ def role(name: str) -> Any:
     return importlib.import_module(f"provision.roles.{name}")
 
 
-def _said(name: str, attribute: str) -> Any:
+def _value(name: str, attribute: str) -> Any:
     """Return an attribute of a role, or the default of `Role`. No cache: Python caches modules, so this is quick."""
     return getattr(role(name), attribute, getattr(Role, attribute))
 
 
 def _which(attribute: str) -> frozenset[str]:
-    return frozenset(name for name in order() if _said(name, attribute))
+    return frozenset(name for name in order() if _value(name, attribute))
 
 
 def late() -> frozenset[str]:
@@ -203,7 +203,7 @@ def declaring(host: Host) -> str:
 
 def _of_engines() -> list[str]:
     """Return the roles that declare instances, in their order."""
-    return [name for name in order() if _said(name, "DECLARES_INSTANCES")]
+    return [name for name in order() if _value(name, "DECLARES_INSTANCES")]
 
 
 def concerned(host: Host, inventory: Inventory, roles: Collection[str]) -> Mapping[str, frozenset[str]]:
@@ -215,7 +215,7 @@ def concerned(host: Host, inventory: Inventory, roles: Collection[str]) -> Mappi
         roles: the roles of the run. Late roles outside the run are left out.
     """
     names = late() & frozenset(roles)
-    return {name: frozenset(other.name for other in _said(name, "concerns")(host, inventory)) for name in names}
+    return {name: frozenset(other.name for other in _value(name, "concerns")(host, inventory)) for name in names}
 
 
 def sections() -> dict[str, type[Settings]]:
@@ -233,7 +233,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     Raises:
         InventoryError: with every problem of the inventory.
     """
-    groups = frozenset(group for name in order() for group in _said(name, "GROUPS"))
+    groups = frozenset(group for name in order() for group in _value(name, "GROUPS"))
     inventory = inventories.load(path, roles=sections(), overrides=overrides, groups=groups)
     inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
     warnings = [text for texts in _sentences("warnings", inventory).values() for text in texts]
@@ -266,7 +266,7 @@ def _declared(host: Host) -> dict[str, tuple[Instance, ...]]:
 def _sentences(attribute: str, inventory: Inventory) -> dict[str, tuple[str, ...]]:
     """Return role -> its sentences about all hosts, each sentence once; roles without a sentence are left out."""
     texts = {
-        name: dict.fromkeys(text for host in inventory.hosts for text in _said(name, attribute)(host, inventory))
+        name: dict.fromkeys(text for host in inventory.hosts for text in _value(name, attribute)(host, inventory))
         for name in order()
     }
     return {name: tuple(sentences) for name, sentences in texts.items() if sentences}
@@ -275,13 +275,13 @@ def _sentences(attribute: str, inventory: Inventory) -> dict[str, tuple[str, ...
 def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:
     for host in inventory.hosts:
         for name in order():
-            yield from _said(name, "problems")(host, inventory)
+            yield from _value(name, "problems")(host, inventory)
         if host.gpu and not host.instances:
             yield host.problem(declaring(host), ("instances",), f"{host.name} is in the group gpu and has no instance")
         several = [name for name, instances in _declared(host).items() if instances]
         for name in several[1:]:
-            told = f"{host.name} has instances of {several[0]} too: a host has those of one engine"
-            yield host.problem(name, ("instances",), told)
+            problem = f"{host.name} has instances of {several[0]} too: a host has those of one engine"
+            yield host.problem(name, ("instances",), problem)
 
 
 def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
@@ -305,12 +305,12 @@ def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
 
 def vocabularies(inventory: Inventory) -> dict[str, Vocabulary]:
     """Kind of a step, as its id begins -> what the keys of its states are called to an operator."""
-    found: dict[str, dict[str, Words]] = {}
+    kinds: dict[str, dict[str, Words]] = {}
     for host in inventory.hosts:
         for name in order():
             for entry in role(name).steps(host, inventory):
-                found.setdefault(entry.id.partition(":")[0], {}).update(entry.words)
-    return dict(found)
+                kinds.setdefault(entry.id.partition(":")[0], {}).update(entry.words)
+    return dict(kinds)
 
 
 def _prepared(entries: list[Entry]) -> list[Entry]:
@@ -334,7 +334,7 @@ def facts_command(host: Host, inventory: Inventory, parts: Collection[str] = fac
         inventory: the whole inventory.
         parts: the costly parts to read, see `facts.PARTS`; a host without cards has none.
     """
-    peers = (peer for name in order() for peer in _said(name, "peers")(host, inventory) if peer.name != host.name)
+    peers = (peer for name in order() for peer in _value(name, "peers")(host, inventory) if peer.name != host.name)
     others = (*topology.counterparts(host, inventory), *peers)
     addresses = dict.fromkeys(other.connection.address for other in others)
     chosen = frozenset(parts) if host.gpu else frozenset()
@@ -353,7 +353,7 @@ def facts_needed(
         others: commands in the same read. The read of Docker also tells where containers are published.
         guards: whether the guards of the host are read too.
     """
-    parts = {part for name in roles for part in _said(name, "FACTS")}
+    parts = {part for name in roles for part in _value(name, "FACTS")}
     parts |= {facts.CARDS, facts.AT_FIRST} if guards else set()
     parts -= {facts.PUBLISHED, facts.AT_FIRST} if inspect.command() in others else set()
     return facts_command(host, inventory, parts)
@@ -367,7 +367,7 @@ def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
         roles: the roles of this run. Nobody waits for a role outside the run.
     """
     pairs = (
-        (host, _said(name, "waits_for")(host, inventory))
+        (host, _value(name, "waits_for")(host, inventory))
         for name in order()
         if name in roles
         for host in inventory.hosts

@@ -104,7 +104,7 @@ def _host_plan(host: str, plan: HostPlan, detail: Detail, hide: Mask) -> None:
     for step, note in plan.notes.items():
         step_line("=", step, line(note), ids)
     changed = {change.step.id for change in plan.changes}
-    for step in plan.found if detail.steps else ():
+    for step in plan.states if detail.steps else ():
         if step not in changed and step not in plan.notes:
             say(f"    = {line(step)}")
     role = ""

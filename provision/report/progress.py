@@ -42,7 +42,7 @@ class Lines:
         self._lock = threading.Lock()
         self._last: dict[str, str] = {}
         self._waits: set[tuple[str, str]] = set()
-        self._told: Counter[str] = Counter()
+        self._repeats: Counter[str] = Counter()
 
     def __call__(self, event: Event) -> None:
         shown = SHOWN | VERBOSE if self.verbose else SHOWN
@@ -68,8 +68,8 @@ class Lines:
         """Whether few hosts have ended with this result so far: the recap names 200 unreachable hosts."""
         alike = f"{event.kind} {event.step} {_ADDRESS.sub('', event.text.replace(event.host, ''))}"
         with self._lock:
-            self._told[alike] += 1
-            return self._told[alike] <= REPEATED
+            self._repeats[alike] += 1
+            return self._repeats[alike] <= REPEATED
 
     def _first_wait(self, event: Event) -> bool:
         """Whether a step begins to wait: a log that is silent for minutes should have the reason."""
@@ -184,10 +184,10 @@ class Progress:
         """Return the display of the run, made at the first event of a host, when all hosts are known."""
         with self._beginning:
             if self._shown is None:
-                self._shown = self._made().__enter__()
+                self._shown = self._display().__enter__()
             return self._shown
 
-    def _made(self) -> Lines | Live:
+    def _display(self) -> Lines | Live:
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         if sys.stderr.isatty() and not self._verbose and not self._as_json and not plain:
             return Live(self._hosts)

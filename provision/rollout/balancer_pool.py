@@ -163,10 +163,10 @@ class BalancerPool:
 
         After a lost connection a command may still be running on the balancer: then the lock is left to expire.
         """
-        error = self._failed and interrupt.told(self._failed, self.context, locked=self.locked)
-        said = self._performer.closing(interrupt.result(error, changed=True), error)
+        error = self._failed and interrupt.for_operator(self._failed, self.context, locked=self.locked)
+        ending = self._performer.closing(interrupt.result(error, changed=True), error)
         with contextlib.suppress(HostError):  # the lease expires by itself
-            self._lease.end(said, cut_off=self.host.name in self.context.cut_off)
+            self._lease.end(ending, cut_off=self.host.name in self.context.cut_off)
         self.session.close()
 
     def _locked(self, *, back: bool) -> State:
@@ -211,8 +211,8 @@ class BalancerPool:
         self._say("changing", step.id, change.reason)
         self.touched = True
         command = step.fact().command
-        found = self._performer.perform(change, [command], done=False)
-        now = planner.parse(step.fact(), found, step.id)
+        answers = self._performer.perform(change, [command], done=False)
+        now = planner.parse(step.fact(), answers, step.id)
         if not converged(now, want):
             raise diagnostics.not_converged(change, now)
         self._own = [*self._own[-KEPT:], now["id"]] if now else []
@@ -302,8 +302,8 @@ class BalancerPools:
             host: the host of the instance.
             label: the label of the instance.
         """
-        asked = ((pool, self.first_members(pool).get(label)) for pool in self.of(host))
-        return [pool for pool, member in asked if member is not None and not member.down]
+        members = ((pool, self.first_members(pool).get(label)) for pool in self.of(host))
+        return [pool for pool, member in members if member is not None and not member.down]
 
     def first_members(self, pool: BalancerPool) -> Mapping[str, Member]:
         """Return label -> member of a pool at the run's first look; empty for an unreadable balancer.

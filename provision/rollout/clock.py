@@ -16,8 +16,8 @@ def warning(host: str, clock: int | None, asked: float, answered: float) -> str:
     off = _off(clock, asked, answered) if clock is not None else 0.0
     if abs(off) <= TOLERANCE:
         return ""
-    said = f"{_long(abs(off))} {'ahead of' if off > 0 else 'behind'} this machine's"
-    return f"{host}: the host's clock is {said}; run `timedatectl` on both machines to see which clock is wrong"
+    difference = f"{_long(abs(off))} {'ahead of' if off > 0 else 'behind'} this machine's"
+    return f"{host}: the host's clock is {difference}; run `timedatectl` on both machines to see which clock is wrong"
 
 
 def _off(clock: int, asked: float, answered: float) -> float:

@@ -71,7 +71,7 @@ class HostPart:
             error: the error.
             context: of the run.
         """
-        error = interrupt.told(error, context, locked=self.run.locked)
+        error = interrupt.for_operator(error, context, locked=self.run.locked)
         if self.run.locked and interrupt.is_cut_off(error, context):
             context.cut_off.add(self.name)
         self.outcome.error = error.masked(self.run.hide)

@@ -120,16 +120,16 @@ class LeftOut:
                 self.roll.members.leave_out(label(self.host.name, name), error.message, halts=False)
                 self._errors[name] = error
 
-    def give_back(self, made: Collection[str]) -> None:
+    def give_back(self, created: Collection[str]) -> None:
         """Admit the instances that are still out at the end of the host's part. Errors go to `error`.
 
         Args:
-            made: names of the instances made by this run: no longer left out by an earlier run.
+            created: names of the instances made by this run: no longer left out by an earlier run.
         """
         # An instance that a rollback brings back has no models.
         declared = {instance.name for instance in self.host.instances}
         with self._no_longer_locked():
-            self._admit(self._names & declared - set(made))
+            self._admit(self._names & declared - set(created))
 
     def _admit(self, names: Collection[str]) -> None:
         """Admit instances, and keep the error of each failure. An instance under another run's lock is tried again."""

@@ -102,9 +102,9 @@ class Recovery:
             looks = self._changing[host] or (host.serves and not self._is_last_wave_to_come)
             if looks and host.planned is not None and self._may(host):
                 pools |= {pool.host.name: pool for pool in self.roll.pools.of(host.run.host)}
-        asked = [pool for name, pool in pools.items() if name not in read]
+        unread = [pool for name, pool in pools.items() if name not in read]
         with ThreadPoolExecutor(self.forks, thread_name_prefix="balancer") as threads:
-            answers = list(threads.map(self.roll.pools.first_members, asked))
+            answers = list(threads.map(self.roll.pools.first_members, unread))
         return _merged([*(upstream.members(text) for text in read.values()), *answers])
 
     @property

@@ -210,10 +210,10 @@ class HostTraffic:
         """
         # An instance that a rollback brings back has no models.
         declared = {instance.name for instance in self.host.instances}
-        made = [name for name in self._own(self.roll.members.labels(Membership.NEW)) if name in declared]
-        self.left_out.give_back(made)
+        created = [name for name in self._own(self.roll.members.labels(Membership.NEW)) if name in declared]
+        self.left_out.give_back(created)
         first: HostError | None = None
-        for name in made:
+        for name in created:
             if self.roll.context.cut.is_set():
                 break
             try:

@@ -221,9 +221,9 @@ class Rollout:
         """Read a host, and plan all roles but the late roles."""
         self._stop_before_it_begins()
         clock_of_this_machine = self.context.setup.clock
-        asked = clock_of_this_machine()
+        begin = clock_of_this_machine()
         host.run.read()
-        host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, asked, clock_of_this_machine())
+        host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, begin, clock_of_this_machine())
         self._plan(host, self._early)
         host.planned = host.outcome.plan
         count = len(host.planned.changes)
@@ -325,13 +325,13 @@ class Rollout:
             list(pool.map(give_back, self.members))
         self.roll.pools.finish()
         self.context.keeper.stop()
-        told = {pool.host.name: pool.step_id for pool in self.roll.pools.known if pool.touched}
+        updated = {pool.host.name: pool.step_id for pool in self.roll.pools.known if pool.touched}
         reloads = {pool.host.name: pool.reloads for pool in self.roll.pools.known}
         for host in self.members:
             host.outcome.reloads = reloads.get(host.name, 0)
             host.outcome.down = fleet.down(host, self.roll)
-            if self.roll.members.recovered and host.name in told:
-                host.outcome.changed = list(dict.fromkeys([*host.outcome.changed, told[host.name]]))
+            if self.roll.members.recovered and host.name in updated:
+                host.outcome.changed = list(dict.fromkeys([*host.outcome.changed, updated[host.name]]))
             host.outcome.drained = tuple(upstream.drained(host.run.reader.upstream()).values())
             self.context.listen(Event(host.name, "done", text=host.outcome.result))
         return [host.outcome for host in self.members]

@@ -133,7 +133,7 @@ def _forget_lost() -> None:
                 os.close(nowhere)
 
 
-def told(error: HostError, context: Context, *, locked: bool) -> HostError:
+def for_operator(error: HostError, context: Context, *, locked: bool) -> HostError:
     """Return an error as shown to the operator: a connection that the operator cut is no unreachable host.
 
     Args:

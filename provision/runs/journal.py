@@ -151,7 +151,7 @@ class Journal:
         self.ended = False
         states = {digest(text): text for text in (have, want) if text is not None}
         kept = {**known, **states}
-        return self._run(TELL, records, kept, self._said("begins")) if first else self._run(WRITE, records, kept)
+        return self._run(TELL, records, kept, self._log_line("begins")) if first else self._run(WRITE, records, kept)
 
     def done(self, step: str) -> Run:
         """Record the success of a change. A failure to write the record does not fail the change."""
@@ -170,10 +170,10 @@ class Journal:
         records: list[Mapping[str, Any]] = [{"record": "failed", **failed}] if failed else []
         records.append({"record": "end", "result": self.result, "changes": count})
         steps = f"{count} step{'s' if count != 1 else ''}"
-        line = self._said(f"{steps}, {self.result}")
+        line = self._log_line(f"{steps}, {self.result}")
         return self._run(END, records, None, line, str(self.keep), ok=())
 
-    def _said(self, what: str) -> str:
+    def _log_line(self, what: str) -> str:
         return f"run {self.run} by {self.who}: {self.command:.{TOLD}}, {what}"
 
     def _run(

@@ -158,9 +158,9 @@ def _explained(where: str, target: Connection) -> Iterator[None]:
     except ConnectionRefusedError as error:
         raise UnreachableError(f"tcp {where} connection refused", "is sshd running there?") from error
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise UnreachableError(f"no SSH connection to {where}: {said(error)}", "try the same with ssh -v") from error
+        raise UnreachableError(f"no SSH connection to {where}: {text_of(error)}", "try the same with ssh -v") from error
 
 
-def said(error: Exception) -> str:
+def text_of(error: Exception) -> str:
     """Return the text of a connection's error. EOFError has no text."""
     return str(error) or "it was closed"

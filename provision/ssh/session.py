@@ -20,7 +20,7 @@ import paramiko
 from provision.errors import UnreachableError
 from provision.inventory import Connection
 from provision.ssh import channels, host_paths
-from provision.ssh.connect import open_connection, said
+from provision.ssh.connect import open_connection, text_of
 from provision.ssh.host_paths import HostPaths
 from provision.ssh.transport import OUTPUT_LIMIT, ShellTransport
 
@@ -138,7 +138,7 @@ class Session(ShellTransport):
         except (paramiko.SSHException, OSError, EOFError) as error:
             if not beside:
                 self.close()
-            raise UnreachableError(f"the connection was lost: {said(error)}", "run it again") from error
+            raise UnreachableError(f"the connection was lost: {text_of(error)}", "run it again") from error
 
     @contextlib.contextmanager
     def _channel(self, transport: paramiko.Transport) -> Iterator[paramiko.Channel]:

@@ -75,9 +75,9 @@ class Backend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]
         """Run a command that several steps share, once; see `steps.base.asked_once`."""
         line = self.get_command(command, *args)
         with self._guard:
-            asked = line in self._once
+            is_asked = line in self._once
             answer = self._once.setdefault(line, Future())
-        if not asked:
+        if not is_asked:
             try:
                 answer.set_result(self.run(command, *args))
             except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for

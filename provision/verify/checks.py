@@ -222,7 +222,9 @@ class Verification:
         """Have a host try to reach its assigned instances of neighbours."""
         questions = self._questions.get(run.host.name, [])
         if questions:
-            for reply in neighbours.ask(run.host.name, questions, lambda one: run.session.batch([one], stop=False)[0]):
+            for reply in neighbours.ask(
+                run.host.name, questions, lambda command: run.session.batch([command], stop=False)[0]
+            ):
                 self._replied(reply)
 
     def _answer(self, run: HostRun, outcome: HostResult, entry: Entry | None, result: StepResult, live: Any) -> None:
@@ -241,7 +243,7 @@ def _planned(outcome: Outcome, run: HostRun) -> HostResult:
     changes = {change.step.id: change for change in outcome.plan.changes}
     refused = {entry.step.id for entry in run.steps.entries if entry.step.part_of in outcome.plan.refused}
     refusal = diagnostics.refused(outcome.plan.refused) if outcome.plan.refused else None
-    problems = {found.step: _problem(found, run) for found in (refusal, error) if found is not None}
+    problems = {failed.step: _problem(failed, run) for failed in (refusal, error) if failed is not None}
     compared = error is None or (refusal is not None and error.step == refusal.step)
     steps = [*(change.step for change in changes.values()), *(entry.step for entry in run.steps.entries)]
     copies = {step.id: step.compared_as for step in steps}
@@ -249,32 +251,32 @@ def _planned(outcome: Outcome, run: HostRun) -> HostResult:
     looked |= {step: change.role for step, change in changes.items() if step not in looked}
     looked |= {step: "" for step in problems if step not in looked}
     for step, role in looked.items():
-        found = StepResult(step, role, compared_as=copies.get(step, ""))
+        step_result = StepResult(step, role, compared_as=copies.get(step, ""))
         if step in problems:
-            found.problem = problems[step]
+            step_result.problem = problems[step]
         elif refusal is not None and step in refused:
-            found.waits_for, found.problem = refusal.step, f"known after {refusal.step}"
+            step_result.waits_for, step_result.problem = refusal.step, f"known after {refusal.step}"
         elif step in changes:
-            _drifted(found, changes[step], run)
+            _drifted(step_result, changes[step], run)
         elif compared:
-            found.checks.append(Check("as declared", True, True))
-        result.steps.append(found)
+            step_result.checks.append(Check("as declared", True, True))
+        result.steps.append(step_result)
     return result
 
 
 def _problem(error: HostError, run: HostRun) -> str:
-    said: str = run.hide("\n".join(filter(None, [error.message, error.stderr, error.hint])))
-    return said
+    text: str = run.hide("\n".join(filter(None, [error.message, error.stderr, error.hint])))
+    return text
 
 
-def _drifted(found: StepResult, change: Change, run: HostRun) -> None:
+def _drifted(step_result: StepResult, change: Change, run: HostRun) -> None:
     if change.pending:
-        found.waits_for = change.reason.removeprefix("known after ")
-        found.problem = change.reason
+        step_result.waits_for = change.reason.removeprefix("known after ")
+        step_result.problem = change.reason
         return
-    found.drifted = True
-    found.checks += [_masked(run, check) for check in drift.checks_of(change)]
-    found.why, found.diff = change.reason, drift.diff_of(change)
+    step_result.drifted = True
+    step_result.checks += [_masked(run, check) for check in drift.checks_of(change)]
+    step_result.why, step_result.diff = change.reason, drift.diff_of(change)
 
 
 def _ask(run: HostRun, outcome: HostResult, entry: Entry, result: StepResult, live: Any) -> None:

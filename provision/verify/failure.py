@@ -20,12 +20,12 @@ def describe(result: StepResult) -> str:
     Args:
         result: what verify found of the step.
     """
-    said = lines(result.problem, most=10) if result.problem else []
+    rows = lines(result.problem, most=10) if result.problem else []
     if result.drifted:
-        said += [f"differs from the inventory: {line(result.why)}", *(f"  {line(text, 200)}" for text in result.diff)]
+        rows += [f"differs from the inventory: {line(result.why)}", *(f"  {line(text, 200)}" for text in result.diff)]
     for check in result.checks:
-        told = result.drifted and (check.name.endswith(DECLARED) or check.name == PRESENCE)
-        if not (check.passed or told):
+        is_explained = result.drifted and (check.name.endswith(DECLARED) or check.name == PRESENCE)
+        if not (check.passed or is_explained):
             expected, got = line(shown(check.expected), 600), line(shown(check.got), 600)
-            said += [line(check.name), f"  expected {expected}", f"  got      {got}"]
-    return "\n".join(said)
+            rows += [line(check.name), f"  expected {expected}", f"  got      {got}"]
+    return "\n".join(rows)

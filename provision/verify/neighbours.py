@@ -141,18 +141,18 @@ def places(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[Place, .
     )
 
 
-def assign(asked: Iterable[Place], hosts: Sequence[Host]) -> tuple[dict[str, list[Place]], list[Reply]]:
+def assign(places: Iterable[Place], hosts: Sequence[Host]) -> tuple[dict[str, list[Place]], list[Reply]]:
     """Choose a neighbour for each instance.
 
     Args:
-        asked: the instances.
+        places: the instances.
         hosts: the hosts with a connection, in the order of the inventory.
 
     Returns:
         host -> instances to try to reach; and a reply for each instance without a neighbour.
     """
     by_asker: dict[str, list[Place]] = {}
-    for place in asked:
+    for place in places:
         by_asker.setdefault(neighbour(place, hosts), []).append(place)
     return by_asker, [_unasked(place) for place in by_asker.pop("", [])]
 
@@ -168,8 +168,8 @@ def ask(asker: str, questions: Sequence[Place], run: Callable[[Run], Answer]) ->
     try:
         return parse(asker, questions, run(command(questions)))
     except Exception as error:  # noqa: BLE001 - the results of other hosts wait for every reply
-        said = error.message if isinstance(error, HostError) else repr(error)
-        why = f"{asker} was asked and gave no answer: {said}"
+        reason = error.message if isinstance(error, HostError) else repr(error)
+        why = f"{asker} was asked and gave no answer: {reason}"
         return [Reply(place, asker, why=why, failed=True) for place in questions]
 
 
