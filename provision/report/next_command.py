@@ -58,8 +58,8 @@ def _without_the_dead(result: DeployResult, words: Sequence[str]) -> Iterator[tu
     if serving and any(host.balancer for name, host in hosts.items() if name not in dead):
         yield label, _typed("drain", *serving, "-i", result.request.inventory, "-m", "does not answer")
         label = "and then"
-    limit = ",".join([*(result.request.limit or ["all"]), *(f"!{name}" for name in gone)])
-    yield label, _typed("deploy", *request_words(result.request, [limit]), *words)
+    limit = [*(result.request.limit or ["all"]), *(f"!{name}" for name in gone)]
+    yield label, _typed("deploy", *request_words(result.request, limit), *words)
 
 
 def after_rollback(result: RollbackResult) -> list[tuple[str, str]]:
@@ -102,16 +102,22 @@ def request_words(request: Request, hosts: Sequence[str] = ()) -> list[str]:
 
     Args:
         request: the request.
-        hosts: names of the hosts; empty for the hosts of the request.
+        hosts: patterns of the hosts; empty for the hosts of the request.
     """
-    limit = ",".join(hosts or request.limit)
-    words = ["-i", request.inventory, *(["-l", limit] if limit else [])]
+    words = ["-i", request.inventory, *_limit(hosts or request.limit)]
     settings = [unsaid(word) for word in request.extra_vars]
     for option, values in (("-e", settings), ("-t", request.tags), ("--skip-tags", request.skip_tags)):
         words += [word for value in values for word in (option, value)]
     for option, value in (("-u", request.user), ("--private-key", request.private_key)):
         words += [option, value] if value else []
     return [*words, *(["-K"] if request.become_password is not None else [])]
+
+
+def _limit(patterns: Sequence[str]) -> list[str]:
+    """Return the options for patterns: a single option, but for `@FILE`, because a comma is part of a file's name."""
+    files = [pattern for pattern in patterns if pattern.startswith("@")]
+    rest = ",".join(pattern for pattern in patterns if not pattern.startswith("@"))
+    return [word for pattern in (*files, rest) if pattern for word in ("-l", pattern)]
 
 
 def _typed(*words: str) -> str:
