@@ -213,7 +213,8 @@ def _why(text: str) -> str:
         return ": an address that needs a zone cannot be used here; give the host a global or a unique local address"
     if looks_like_ipv4(text):
         parts = text.split(".")
-        if all(part.isdigit() for part in parts) and any(part != "0" and part.startswith("0") for part in parts):
+        whole = len(parts) == 4 and all(part.isdigit() for part in parts)
+        if whole and any(part != "0" and part.startswith("0") for part in parts):
             meant = ".".join(str(int(part)) for part in parts)
             return f": a number with a leading zero is octal to one program and decimal to another; write {meant}"
         return ": an IPv4 address has four decimal numbers from 0 to 255"

@@ -26,7 +26,8 @@ _URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!&*+,=%-]+")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _NUMBER = r"(?:0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,12})"
-_NUMBERS = re.compile(rf"{_NUMBER}(?:\.{_NUMBER}){{1,3}}\.?")
+# Without a dot, a short number is a name, as an alias of the ssh configuration may be.
+_NUMBERS = re.compile(rf"(?:{_NUMBER}(?:\.{_NUMBER}){{1,3}}|0[xX][0-9A-Fa-f]{{1,8}}|[0-9]{{8,12}})\.?")
 _REGISTRY = rf"(?:{_LABEL}(?:\.{_LABEL})*)(?::[0-9]{{1,5}})?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
@@ -68,7 +69,8 @@ def is_address(value: str) -> bool:
 
 
 def looks_like_ipv4(value: str) -> bool:
-    """Return whether programs may read a text as an IPv4 address: decimal, octal or hexadecimal numbers, and dots."""
+    """Return whether programs may read a text as an IPv4 address: decimal, octal or hexadecimal numbers, with dots or
+    as a single large number."""
     return _NUMBERS.fullmatch(value) is not None
 
 
