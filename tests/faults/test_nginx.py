@@ -93,7 +93,7 @@ CASES = {
     ),
     "its port is taken": Case(
         port_taken,
-        (r"0\.0\.0\.0:3008 by python3 \(pid \d+, /usr/bin/python3", "not ours"),
+        (r"0\.0\.0\.0:3008 by python3 \(pid \d+, /usr/bin/python3", "held by a foreign process"),
         lambda w: w.sh("systemctl stop squatter", host=BALANCER),
         "listen:nginx",
         host=BALANCER,
