@@ -4,10 +4,12 @@ A terminal gets lines of its own width, or of COLUMNS. A pipe or a file gets who
 of a line together.
 """
 
+import itertools
 import os
 import re
 import shlex
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -74,15 +76,30 @@ def wrap(text: str, hang: int, limit: int) -> list[str]:
                 lines.append(now)
                 now = " " * hang
             else:  # a word longer than a line
-                room = max(1, limit - len(now))
+                room = _fitting(word, limit - len(now))
                 lines.append(now + word[:room])
                 now, word = " " * hang, word[room:]
     return [*lines, now] if now.strip() else lines
 
 
 def seen(text: str) -> int:
-    """Return the columns that a text takes."""
-    return len(_COLOUR.sub("", text))
+    """Return the columns that a text takes: two for a wide letter, none for an accent that joins the letter before."""
+    plain = _COLOUR.sub("", text)
+    return len(plain) if plain.isascii() else sum(map(_columns, plain))
+
+
+def _columns(letter: str) -> int:
+    if unicodedata.combining(letter):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in ("W", "F") else 1
+
+
+def _fitting(word: str, room: int) -> int:
+    """Return the number of letters at the begin of a word that fit into some columns; at least one."""
+    if word.isascii():
+        return max(1, room)
+    ends = itertools.accumulate(map(_columns, word))
+    return max(1, sum(1 for end in ends if end <= room))
 
 
 def hang_of(column: int, limit: int, least: int) -> int:

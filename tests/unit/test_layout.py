@@ -68,6 +68,12 @@ def test_a_long_line_is_broken_at_blanks_and_a_long_word_anywhere():
     assert layout.wrap("short", 2, 8) == ["short"]
 
 
+def test_wide_letters_take_two_columns_and_joined_accents_none():
+    assert (layout.seen("漢字"), layout.seen("e\u0301")) == (4, 1)
+    assert layout.wrap("a " + "漢" * 7, 2, 8) == ["a", "  漢漢漢", "  漢漢漢", "  漢"]
+    assert layout.wrap("e\u0301" * 8, 2, 8) == ["e\u0301" * 8]
+
+
 def test_colours_take_no_room():
     painted = "\x1b[31mred\x1b[0m"
     assert layout.seen(painted) == 3
