@@ -133,7 +133,7 @@ def in_words(work: Callable[[], object], *, as_json: bool = False) -> int:
 
 
 def _in_words(work: Callable[[], object], *, as_json: bool) -> int:
-    from provision.cli.output import UnwritableError, forget_stdout
+    from provision.cli.output import ReaderGoneError, UnwritableError, forget_stdout
     from provision.errors import ProvisionError
 
     try:
@@ -154,7 +154,7 @@ def _in_words(work: Callable[[], object], *, as_json: bool) -> int:
         if isinstance(error, UnwritableError):
             forget_stdout()
         return error.exit_code
-    except BrokenPipeError:  # `provision plan | head`
+    except ReaderGoneError:
         forget_stdout()
         return 141
     except Exception as error:

@@ -285,7 +285,7 @@ def answered(name: str, as_json: bool, command: Callable[[], int]) -> int:
         as_json: whether --json was said.
         command: what to run; returns the exit code.
     """
-    from provision.cli.output import UnwritableError, is_written
+    from provision.cli.output import ReaderGoneError, UnwritableError, is_written
     from provision.errors import REPORT, ProvisionError
 
     if not as_json:
@@ -294,7 +294,7 @@ def answered(name: str, as_json: bool, command: Callable[[], int]) -> int:
 
     try:
         return command()
-    except (UnwritableError, BrokenPipeError):
+    except (UnwritableError, ReaderGoneError):
         raise
     except ProvisionError as error:
         console.error_document(name, error)

@@ -13,6 +13,13 @@ class UnwritableError(ProvisionError):
     """Standard output cannot be written."""
 
 
+class ReaderGoneError(Exception):
+    """The reader of standard output has ended, as in `provision plan | head`.
+
+    Not a BrokenPipeError: click would end the command with exit code 1.
+    """
+
+
 class _Stream:
     """A stream around another stream, with all its methods."""
 
@@ -42,11 +49,12 @@ class _Results(_Stream):
     def _named_if_unwritable(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:  # `provision plan | head`
-            raise
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
         except OSError as error:
             message = f"standard output cannot be written: {error.strerror or error}"
-            raise UnwritableError(message, "what was done stays: `provision history` shows it") from error
+            hint = "make room, then run the command again; `provision history` lists the runs that changed hosts"
+            raise UnwritableError(message, hint) from error
 
 
 class _Remarks(_Stream):

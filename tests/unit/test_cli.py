@@ -114,7 +114,30 @@ def test_a_bug_is_a_few_lines_with_where_it_happened(inventory, tmp_path):
     assert "surprise" in done.stderr
 
 
-@pytest.mark.parametrize("words", [["inventory", "check"], ["inventory", "show"], ["plan"], ["plan", "--json"]])
+WRITERS = [
+    *(["inventory", "check"], ["inventory", "show"], ["plan"], ["plan", "--json"], ["plan", "--list-steps"]),
+    *(["deploy", "--yes"], ["verify"], ["history"], ["lock", "status"], ["undrain", "--all"]),
+]
+
+
+@pytest.mark.parametrize("words", [*WRITERS[-4:], ["plan", "--json"], ["help", "deploy"], ["--version"]])
+def test_a_reader_that_has_gone_is_exit_141_without_a_word(words, inventory):
+    argv = [sys.executable, "-m", "provision", *words]
+    own = ["-i", inventory] if words in WRITERS else []
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [*argv, *own], stdout=write, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, timeout=60
+        )
+    finally:
+        os.close(write)
+    assert done.returncode == 141
+    assert "error" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("words", WRITERS)
 def test_a_full_disk_behind_stdout_is_an_error_and_no_bug(words, inventory):
     argv = [sys.executable, "-m", "provision", *words, "-i", inventory]
     with Path("/dev/full").open("w") as full:
