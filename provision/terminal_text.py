@@ -57,3 +57,18 @@ def some(texts: Iterable[object], *, most: int, width: int = 400, last: bool = F
     note = f"... {left} more line{'s' if left != 1 else ''}"
     kept = [line(text, width) for text in (every[-most:] if last else every[:most])]
     return [note, *kept] if last else [*kept, note]
+
+
+def ending(text: str, width: int) -> str:
+    """Return the end of a long text, from the begin of a word and with an ellipsis before, or the whole short text.
+
+    Args:
+        text: from outside.
+        width: characters to keep.
+    """
+    if len(text) <= width:
+        return text
+    kept = text[-width:]
+    if not (kept[0].isspace() or text[-width - 1].isspace()) and (gap := re.search(r"\s", kept)):
+        kept = kept[gap.end() :]
+    return f"…{kept.lstrip()}"

@@ -137,7 +137,7 @@ class FakeHost:
     def _exec(self) -> None:
         self.execs += 1
         if self.execs in self.lost_at:
-            raise UnreachableError("the connection was lost", "run it again")
+            raise UnreachableError("the connection was lost", "run the command again")
 
     def _answer(self, command: Run | Put) -> Answer:
         self.commands.append(command)

@@ -12,7 +12,7 @@ from provision.errors import GuardError, HostError
 from provision.events import Event
 from provision.inventory import Host, Mask
 from provision.rollout.admission import Admission
-from provision.rollout.balancer_pool import BalancerPool
+from provision.rollout.balancer_pool import BalancerPool, still_running
 from provision.rollout.replicas import Replicas
 from provision.rollout.roll import Roll
 from provision.runs import interrupt
@@ -176,7 +176,7 @@ class Draining:
             here = {record.label: record for record in records if record.label in members}
             outcome.labels = tuple(here)
             if not here:
-                raise HostError(f"{pool.host.name}: none of these is in its upstream", HINT)
+                raise HostError(f"{pool.host.name}: none of the instances is in the upstream of this balancer", HINT)
             outcome.changed = pool.update(drain=here)
         except HostError as error:
             outcome.error = self._for_operator(error, pool)
@@ -189,14 +189,14 @@ class Draining:
 
         def waiting(count: int) -> None:
             self._stop_before(ended)
-            self._say(pool.host, "progress", "drain", f"waiting: {count} streams still run")
+            self._say(pool.host, "progress", "drain", f"waiting: {still_running(count)}")
 
         try:
             self._stop_before(ended)
             count, answers = pool.wait_idle(addresses, deadline, waiting)
             if count and answers:
                 hint = "no new requests are sent: drain again to wait longer, or start your work and cut the streams"
-                raise HostError(f"{pool.host.name}: {count} streams still run", hint)
+                raise HostError(f"{pool.host.name}: {still_running(count)}", hint)
         except HostError as error:
             outcome.error = self._for_operator(error, pool)
 

@@ -124,12 +124,13 @@ def _last(request: Request) -> str:
     def work(_: Host, session: Transport) -> list[Entry]:
         return journals.entries(session.batch([journals.listed(1, setup_of(request).paths)], stop=False)[0])
 
-    answers = [answer for _, answer in ask(request, work).hosts]
-    entries = [entry for answer in answers if not isinstance(answer, HostError) for entry in answer]
+    answers = ask(request, work).hosts
+    entries = [entry for _, answer in answers if not isinstance(answer, HostError) for entry in answer]
     known = [entry.run for entry in entries if re.fullmatch(RUN_ID, entry.run)]
     if known:
         return max(known)
-    for answer in answers:
+    for host, answer in answers:
         if isinstance(answer, HostError):
+            answer.message = f"{host.name}: {answer.message}"
             raise answer
-    raise UsageError("no run has changed these hosts, as far as they know")
+    raise UsageError("no run has changed these hosts, as far as the journals show")

@@ -54,7 +54,7 @@ def _meant(hosts: Sequence[Host], word: str) -> list[Chosen]:
     chosen = [(host, _named(host, instance or "*")) for host in matching]
     if not any(names for _, names in chosen):
         known = dict.fromkeys(each.name for host in matching for each in host.instances)
-        raise UsageError(f"{pattern} has no instance {instance}"[:SHOWN], f"it has {', '.join(known)}"[:SHOWN])
+        raise UsageError(f"{pattern} has no instance {instance}"[:SHOWN], f"{pattern} has {', '.join(known)}"[:SHOWN])
     return chosen
 
 

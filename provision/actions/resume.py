@@ -32,7 +32,8 @@ def resumed(request: Request, pace: Pace, run: str) -> tuple[Request, Pace]:
         return request, pace
     if log.command != "deploy":
         raise UsageError(
-            f"run {run} is no deploy but a {log.command}", "repeat that command: it goes on where the run ended"
+            f"run {run} is no deploy but a {log.command}",
+            "repeat that command to go on where the run ended",
         )
     if log.exit == 0:
         raise UsageError(f"run {run} came to its end: there is nothing to resume")
@@ -77,7 +78,7 @@ def _known_to_hosts(request: Request, run: str) -> None:
         journal, status = session.batch([history.read(run, setup.paths), lock.status()], stop=False)
         holder = lock.holder_of(status)
         if holder is not None and holder.run == run and (holder.left or 0) > 0:
-            hint = "wait until its lease has ended; if it is dead for sure: provision lock release --force"
+            hint = "wait until the lease has ended; if the run is certainly dead: provision lock release --force"
             raise LockedError(f"run {run} may still be at work: locked by {holder}", hint)
         return history.story(run, journal)
 
@@ -91,4 +92,4 @@ def _known_to_hosts(request: Request, run: str) -> None:
     if not commands:
         raise UsageError(f"neither this machine nor these hosts know a run {run}", "`provision history` lists the runs")
     if commands - {"deploy", ""}:
-        raise UsageError(f"run {run} is no deploy", "repeat that command: it goes on where the run ended")
+        raise UsageError(f"run {run} is no deploy", "repeat that command to go on where the run ended")

@@ -75,7 +75,8 @@ def undoing_of(request: Request, run: str, listen: Listener) -> Undoing:
     if not known and not errors:
         raise UsageError(f"none of these hosts knows a run {wanted}", "`provision history` lists the runs")
     if any(_is_drain(story.entry) for _, story in known):
-        raise UsageError(f"run {wanted} is a drain or its end", "`provision undrain` and `provision drain` undo it")
+        hint = "`provision undrain` undoes a drain, and `provision drain` undoes an undrain"
+        raise UsageError(f"run {wanted} is a drain or an undrain", hint)
     undos = {}
     for host, story in known:
         try:
@@ -149,7 +150,7 @@ def _newest(request: Request, hosts: Sequence[Host]) -> str:
     entries = [entry for _, answer in answers if not isinstance(answer, HostError) for entry in answer]
     runs = [(_begun(entry), entry.run) for entry in entries if _can_be_undone(entry)]
     if not runs:
-        raise UsageError("no run has changed these hosts, as far as they know")
+        raise UsageError("no run has changed these hosts, as far as the journals show")
     return max(runs)[1]
 
 

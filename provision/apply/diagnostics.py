@@ -1,5 +1,6 @@
 """Errors of a change, each with its evidence and the operator's next action. Pure."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,11 @@ from provision.errors import CommandError, FactError, NotConvergedError, Refused
 from provision.plan.planner import Change, HostPlan
 from provision.steps.base import BlockedError, State
 from provision.steps.system.preflight import CARDS
+from provision.terminal_text import ending
+
+GO_ON = "then run the command again: finished changes stay"
+FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+MAYBE_FULL = re.compile(r"\bI/O error|input/output error", re.IGNORECASE)  # dash's printf says no more of a full disk
 
 
 def command_failed(change: Change, command: Command, answer: Answer) -> CommandError:
@@ -21,12 +27,21 @@ def command_failed(change: Change, command: Command, answer: Answer) -> CommandE
     reason = "took too long" if answer.exit == 124 else f"exited {answer.exit}"
     return CommandError(
         f"{change.step.id}: {command} {reason}",
-        "repair the cause, then run the command again: finished changes stay",
+        f"{_repair(answer.error)}, {GO_ON}",
         step=change.step.id,
         command=str(command),
         exit_status=answer.exit,
-        stderr="\n".join(answer.error.splitlines()[-30:])[-4000:],
+        stderr=ending("\n".join(answer.error.splitlines()[-30:]), 4000),
     )
+
+
+def _repair(evidence: str) -> str:
+    """Return the repair that a command's standard error asks for."""
+    if FULL.search(evidence):
+        return "make room on the host (`df -h` there shows the full disk)"
+    if MAYBE_FULL.search(evidence):
+        return "look for a full or broken disk on the host (`df -h` and `dmesg` there), repair the cause"
+    return "repair the cause"
 
 
 def not_converged(change: Change, have: State) -> NotConvergedError:
@@ -65,7 +80,7 @@ def unknown(step: str, when: str, blocked: BlockedError) -> FactError:
         f"{step} {when}: {lines[-1][:300]}",
         "look at the host, then run the command again",
         step=step,
-        stderr="\n".join(lines[:-1])[-4000:],
+        stderr=ending("\n".join(lines[:-1]), 4000),
     )
 
 
@@ -92,7 +107,7 @@ def lost_cards(step: str, have: Mapping[str, Any]) -> NotConvergedError:
     """
     return NotConvergedError(
         f"{step} does not see its cards any more",
-        "deploy again, without --tags: that makes the container anew",
+        "deploy again, without --tags: the deploy recreates the container",
         step=step,
         stderr=f"given: {', '.join(have['gpus'])}; nvidia-smi inside says: {', '.join(have['sees'])}"[:2000],
     )

@@ -31,7 +31,7 @@ def init(path: Path) -> int:
             file.write(text)
     except FileExistsError:
         message = f"{path} exists already"
-        raise UsageError(message, "give another path, or move it away") from None
+        raise UsageError(message, "give another path, or move the file away") from None
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror}"
         raise UsageError(message) from None

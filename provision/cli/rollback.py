@@ -32,7 +32,8 @@ def rollback(request: Request, screen: Screen, run: str, check: bool, diff: bool
 
     asks = not yes and not check and screen.asks
     if not (yes or check or asks):
-        raise UsageError("rollback asks first, and there is no terminal", "say --yes, or look at it with --check first")
+        hint = "say --yes; `provision rollback --check` shows the changes first"
+        raise UsageError("rollback asks first, and there is no terminal", hint)
     pace = actions.Pace(lock_wait=seconds_of(lock_wait, "--lock-wait", least=0))
     listen = screen.progress()
     detail = Detail(diff=diff, steps=screen.verbose, quiet=screen.quiet)

@@ -16,6 +16,7 @@ from provision.steps.base import BlockedError, Fact, Owned, RefusalError, State,
 from provision.steps.docker import inspect
 from provision.steps.facts import TITLE, HostFacts
 from provision.steps.facts import parse as facts_of_host
+from provision.terminal_text import ending
 
 # Exceptions of a parser that meets an unforeseen answer: a host may answer anything.
 GARBLED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -137,12 +138,12 @@ def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -
 
 def _unreadable(fact: Fact, answer: Answer, step: str, why: str) -> FactError:
     return FactError(
-        f"{step} cannot be read: {why[-1000:]}",
+        f"{step} cannot be read: {ending(why, 1000)}",
         "look at the host; nothing was changed by this step",
         step=step,
         command=str(fact.command),
         exit_status=answer.exit,
-        stderr=answer.complaint[-2000:],
+        stderr=ending(answer.complaint, 2000),
     )
 
 

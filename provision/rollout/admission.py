@@ -13,6 +13,7 @@ from provision.ssh.transport import Transport
 from provision.steps import engines
 from provision.steps.instance.engine import proved_at
 from provision.steps.nginx.upstream import label
+from provision.terminal_text import ending
 
 Say = Callable[[str, str, str], None]
 """Tells the operator about progress: kind of event, id of the step, text."""
@@ -67,7 +68,7 @@ class Admission:
         try:
             update_all(pools, lambda pool: pool.update(up={key: address}))
         except HostError as error:
-            error.message = f"{key} could not be given back: {error.message}"
+            error.message = f"{key} could not be admitted: {error.message}"
             if failure is Failure.HALTS:
                 members.halt(error.message)
             if failure is not Failure.IGNORED:
@@ -81,7 +82,7 @@ class Admission:
         Args:
             name: the instance.
         """
-        self.say("progress", f"test:{name}", "it gets requests again")
+        self.say("progress", f"test:{name}", "the instance gets requests again")
 
     def prove(self, name: str, *, lock: bool = False) -> str:
         """Run the readiness test of an instance.
@@ -138,7 +139,7 @@ def _place(host: Host, instance: str, test: Run, answer: Answer) -> str:
             step=f"test:{instance}",
             command=str(test),
             exit_status=answer.exit,
-            stderr=answer.error[-4000:],
+            stderr=ending(answer.error, 4000),
         )
     return proved_at(answer)
 

@@ -197,7 +197,7 @@ class BalancerPool:
         try:
             return planner.parse(fact, {fact.command: answer}, self._step.id)
         except BlockedError as error:
-            hint = "deploy it with all its roles first"
+            hint = "deploy the balancer with all its roles first"
             raise FactError(f"{self._step.id}: {error}", hint, stderr=error.evidence) from error
 
     def _change(self, step: MemberUpdate, have: State) -> bool:
@@ -360,3 +360,14 @@ def about_balancer(context: Context) -> Iterator[None]:
         if context.cut.is_set():
             raise
         raise HostError(error.message, error.hint, command=error.command, stderr=error.stderr) from error
+
+
+def still_running(count: int, of: str = "") -> str:
+    """Return a number of streams in words.
+
+    Args:
+        count: the number.
+        of: the names of the instances; may be empty.
+    """
+    whose = f" of {of}" if of else ""
+    return f"1 stream{whose} still runs" if count == 1 else f"{count} streams{whose} still run"

@@ -11,7 +11,7 @@ from provision.errors import HostError, RefusedError, UnreachableError
 from provision.inventory import Host
 from provision.plan import role_interface
 from provision.rollout.admission import Admission, Say
-from provision.rollout.balancer_pool import BalancerPool, about_balancer, update_all
+from provision.rollout.balancer_pool import BalancerPool, about_balancer, still_running, update_all
 from provision.rollout.left_out import LeftOut
 from provision.rollout.members import Membership, Slot
 from provision.rollout.roll import Roll
@@ -118,15 +118,17 @@ class HostTraffic:
         names = ", ".join(slot.at)
 
         def waiting(count: int) -> None:
-            self.say("progress", slot.step, f"waiting: {count} streams of {names} still run")
+            self.say("progress", slot.step, f"waiting: {still_running(count, names)}")
             self._stop_before(slot.step)
 
         for pool in slot.pools:
             with about_balancer(self.roll.context):
                 count, answers = pool.wait_idle(list(slot.at.values()), deadline, waiting)
             if count:
-                why = f"after {limit:.0f} s" if answers else "it does not answer any more"
-                cut = f"waiting no longer: {count} streams through {pool.host.name} are cut ({why})"
+                why = f"after {limit:.0f} s" if answers else "the balancer does not answer any more"
+                through = f"through {pool.host.name}"
+                streams = f"1 stream {through} is" if count == 1 else f"{count} streams {through} are"
+                cut = f"waiting no longer: {streams} cut ({why})"
                 self.say("progress", f"drain:{names}", cut)
         self._stop_before(slot.step)
 

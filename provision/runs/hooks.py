@@ -86,7 +86,7 @@ class Hooks:
         except OSError as error:
             raise UsageError(f"{path} cannot be looked at: {error.strerror}") from error
         if not stat.S_ISREG(status.st_mode) or not os.access(path, os.X_OK):
-            raise UsageError(f"{path} is no program", f"chmod +x {path}, or take it away")
+            raise UsageError(f"{path} is no program", f"chmod +x {path}, or remove the file")
         if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise UsageError(f"{path} can be written by others than you", f"chmod go-w {path}")
         return path

@@ -168,7 +168,7 @@ class Holder:
         if self.left is None:
             return f"{self.who} by hand {since}: {self.why}"
         lease = f"lease ends in {_age(self.left)}" if self.left > 0 else "its lease has ended"
-        jobs = ", a job of it still runs here" if self.busy else ""
+        jobs = ", a job of that run still runs here" if self.busy else ""
         return f"{self.who}, run {self.run}, {since}, {lease}{jobs}"
 
 
@@ -264,7 +264,11 @@ class HostLock:
         if answer.exit == EXIT_HELD:
             holder = self._parse(answer.error)
             over = holder.left is not None and holder.left <= 0
-            hint = "wait until that job has ended" if over else "wait for that run; its lock expires by itself"
+            hint = (
+                "wait until that job has ended"
+                if over
+                else "wait for that run; the lock of a dead run expires by itself"
+            )
             hint += ". If that run is certainly dead, use --force"
             raise LockedError(f"locked by {holder}", hint, run=holder.run)
         if answer.exit:
@@ -287,7 +291,7 @@ class HostLock:
             state, run = self.paths.state, self.paths.run
             place = state if answer.text.strip() == state else run
             evidence = f"{place}: {answer.error}" if answer.error else ""
-            hint = f"is there room in {place}, and can it be written to?"
+            hint = f"is there room in {place} (see `df -h {place}` on the host), and is the folder writable?"
             raise HostError("the lock could not be taken", hint, stderr=evidence)
 
     def _parse(self, text: str) -> Holder:

@@ -24,13 +24,14 @@ def sudo_refusal(stderr: str) -> HostError | None:
         stderr: standard error of a command without an answer.
     """
     if re.search(r"a password is required|a terminal is required", stderr):
-        return RefusedError("sudo asks for a password", "give it with -K or ansible_become_password", stderr=stderr)
+        hint = "give the password with -K or ansible_become_password"
+        return RefusedError("sudo asks for a password", hint, stderr=stderr)
     if re.search(r"Sorry, try again|incorrect password|no password was provided", stderr):
         return RefusedError("the sudo password is wrong", "give the right password with -K", stderr=stderr)
     if re.search(r"not in the sudoers file|not allowed to (execute|run sudo)|may not run sudo", stderr):
-        return RefusedError("the user may not use sudo", "allow it in sudoers, or connect as root", stderr=stderr)
+        return RefusedError("the user may not use sudo", "allow the user in sudoers, or connect as root", stderr=stderr)
     if re.search(r"sudo: (command )?not found", stderr):
-        return RefusedError("sudo is not installed", "install it, or connect as root", stderr=stderr)
+        return RefusedError("sudo is not installed", "install sudo, or connect as root", stderr=stderr)
     return None
 
 

@@ -138,7 +138,7 @@ class Session(ShellTransport):
         except (paramiko.SSHException, OSError, EOFError) as error:
             if not beside:
                 self.close()
-            raise UnreachableError(f"the connection was lost: {text_of(error)}", "run it again") from error
+            raise UnreachableError(f"the connection was lost: {text_of(error)}", "run the command again") from error
 
     @contextlib.contextmanager
     def _channel(self, transport: paramiko.Transport) -> Iterator[paramiko.Channel]:
@@ -201,7 +201,7 @@ class Session(ShellTransport):
         with self._dialling:
             with self._lock:
                 if self._client is None and not reopen:
-                    raise UnreachableError("the connection is closed", "run it again")
+                    raise UnreachableError("the connection is closed", "run the command again")
                 closes = self._closes
                 opening, self._opening = self._opening, None  # taken once: the connection may be closed later
                 if self._client is not None and self._client.is_connected:
@@ -222,7 +222,7 @@ class Session(ShellTransport):
                 self._dial(target, hops[-1] if hops else None, hops.append)
             with self._lock:
                 if closes != self._closes:  # closed while it was opened: not to be used
-                    raise UnreachableError("the connection was closed while it was opened", "run it again")
+                    raise UnreachableError("the connection was closed while it was opened", "run the command again")
                 self._hops, self._begun, self._client = hops, [], hops[-1]
                 self.connects += 1
         except BaseException:

@@ -15,6 +15,7 @@ from provision.errors import FactError, HostError, UnreachableError
 from provision.inventory import Connection
 from provision.ssh import channels, host_paths, jobs, script
 from provision.ssh.host_paths import HostPaths
+from provision.terminal_text import ending
 
 OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of output of one exec; a host that sends more is an error
 GRACE = 30.0  # seconds beyond the commands' own timeouts before the host counts as lost
@@ -146,7 +147,7 @@ class ShellTransport(ABC):
         answers = script.parse(out, err, mark, len(commands))
         complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
         if not complete:
-            words = err.decode(errors="replace").strip()[-800:]
+            words = ending(err.decode(errors="replace").strip(), 800)
             refusal = None if answers else channels.sudo_refusal(words)
             raise refusal or UnreachableError(
                 "the answer broke off", "look at the host, then run the command again", stderr=words

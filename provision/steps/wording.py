@@ -15,7 +15,7 @@ class Words(NamedTuple):
 
     Args:
         reason: why the step changes, where the key differs; `{names}` stands for the differing entries of a mapping,
-            `{have}` for the value found.
+            `{s}` for the plural of the noun before, `{have}` for the value found.
         name: stands before the two values; empty where the reason is enough.
         unless: keys whose difference explains this key's and replaces its reason; `*` stands for any key.
         otherwise: the reason where False is wanted.
@@ -72,7 +72,8 @@ def _reason(words: Vocabulary, key: str, have: Any, want: Any) -> str:
     known = words.get(key) or Words(f"{key} differs")
     text = (want is False and known.otherwise) or known.reason
     if "{names}" in text:
-        text = text.replace("{names}", _names(have, want))
+        plural = "s" if len(changed_entries(have, want)) > 1 else ""
+        text = text.replace("{s}", plural).replace("{names}", _names(have, want))
     return text.replace("{have}", shown(have))
 
 

@@ -214,7 +214,7 @@ def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab,
         waited = set()
         for line in process.stdout:
             # streams of the first instance that take so long
-            if found := re.search(r"streams of (.*) still run", line):
+            if found := re.search(r"streams? of (.*) still run", line):
                 process.send_signal(number)
                 waited = set(found[1].split(", "))
                 break

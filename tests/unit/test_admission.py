@@ -62,7 +62,7 @@ def test_an_unreachable_balancer_keeps_the_instance_out(
     pool_of(made).unreachable = True
     with pytest.raises(HostError) as error:
         own.admit("ollama1", made.pools.of(own.host), failure)
-    assert error.value.message == "a/ollama1 could not be given back: lb-0: lost"
+    assert error.value.message == "a/ollama1 could not be admitted: lb-0: lost"
     assert made.members.state(LABEL) is state
     assert bool(made.members.halted) == halts
 
@@ -81,7 +81,7 @@ def test_an_unexpected_admission_is_announced(tmp_path: Path) -> None:
     said, host = Said(), gpu("a")
     made = roll(tmp_path, host)
     traffic(made, host, say=said).admission.announce("ollama1")
-    assert said.texts == ["it gets requests again"]
+    assert said.texts == ["the instance gets requests again"]
 
 
 def test_the_lock_of_a_dead_run_does_not_keep_an_instance_out(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_an_instance_outside_every_upstream_cannot_be_drained(make: Any) -> None
     made = make("a/ollama1")
     Fake.made["lb-1"].listed = {}
     found = made.drain("", 0.0)
-    assert "none of these is in its upstream" in found[0].error.message
+    assert "none of the instances is in the upstream" in found[0].error.message
 
 
 def test_only_instances_that_pass_their_test_are_undrained(make: Any, instances: FakeSession) -> None:

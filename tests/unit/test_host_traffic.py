@@ -141,7 +141,7 @@ def test_after_a_locked_balancer_the_cordoned_instances_are_abandoned(tmp_path: 
     ("timeout", "streams", "told"),
     [
         ("10m", [(2, True), (1, True), (0, True)], []),
-        ("10m", [(2, True), (1, False)], ["1 streams through lb-0 are cut (it does not answer any more)"]),
+        ("10m", [(2, True), (1, False)], ["1 stream through lb-0 is cut (the balancer does not answer any more)"]),
         ("0s", [(3, True)], ["3 streams through lb-0 are cut (after 0 s)"]),
     ],
     ids=["they end", "a dead instance ends none", "they take too long"],
@@ -158,7 +158,7 @@ def test_a_drain_waits_for_streams_and_reports_the_streams_it_cuts(
     cut = [text.removeprefix("waiting no longer: ") for text in said.texts if text.startswith("waiting no longer")]
     assert cut == told
     waited = [count for count, answers in streams if count and answers and timeout != "0s"]
-    assert [int(text.split()[1]) for text in said.texts if text.endswith("still run")] == waited
+    assert [int(text.split()[1]) for text in said.texts if text.startswith("waiting: ")] == waited
     assert pool.awaited == [["10.0.0.1:3001"]]
 
 
@@ -211,10 +211,10 @@ def test_a_dead_balancer_does_not_keep_other_balancers_from_an_uncordon(tmp_path
     first.unreachable = second.unreachable = True
     with pytest.raises(HostError, match="lb-0: lost") as error:
         own.uncordon(slot)
-    assert error.value.message == "a/ollama1 could not be given back: lb-0: lost", "it says what that costs"
+    assert error.value.message == "a/ollama1 could not be admitted: lb-0: lost", "it says what that costs"
     assert not isinstance(error.value, UnreachableError), "the gpu host was reached"
     assert [pool.down for pool in (first, second, third)] == [{A1}, {A1}, set()]
-    assert made.members.halted == "a/ollama1 could not be given back: lb-0: lost"
+    assert made.members.halted == "a/ollama1 could not be admitted: lb-0: lost"
     assert made.members.labels(Membership.NOT_READY) == frozenset()
     assert made.members.out(slot.scope) == {}
 
@@ -312,7 +312,7 @@ def test_a_dead_balancer_keeps_no_instance_from_its_test_beside_a_removed_instan
     pool.unreachable = True
     with pytest.raises(HostError) as error:
         own.uncordon(both)
-    assert error.value.message == "a/ollama1 could not be given back: lb-0: lost"
+    assert error.value.message == "a/ollama1 could not be admitted: lb-0: lost"
     assert made.members.labels(Membership.CORDONED) == frozenset(), "whatever became of it, its part is over"
     assert made.members.out(both.scope).keys() <= {"a/older"}
 

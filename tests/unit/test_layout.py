@@ -1,27 +1,33 @@
 """How text fits a terminal, what stands on a row of progress, and the commands that go on."""
 
+import contextlib
+import dataclasses
 import io
 import logging
 import sys
 
 import pytest
 
-from provision.actions import DeployResult, Pace, Request
+from provision.actions import DeployResult, DrainResult, Pace, Request
+from provision.actions.draining import Drain
 from provision.actions.results import advice
+from provision.apply import diagnostics
 from provision.apply.disruption import Disruption
 from provision.artifacts.store import Store
-from provision.command import Obtain
+from provision.command import Answer, Obtain, run
 from provision.errors import LockedError, RefusedError, UnreachableError
 from provision.events import Event
 from provision.inventory import Connection, Host, Inventory
 from provision.plan import role_interface
 from provision.plan.planner import Change, HostPlan
-from provision.report import console, layout, next_command, trace
+from provision.report import console, layout, next_command, recap, trace
+from provision.report import drain as drain_report
 from provision.report.progress import Lines
 from provision.rollout.outcome import Outcome
 from provision.steps import wording
 from provision.steps.nginx.build import Build, Source
 from provision.steps.wording import ANY, Words
+from provision.terminal_text import ending
 
 
 class Terminal(io.StringIO):
@@ -105,7 +111,7 @@ def test_what_is_counted_has_its_number():
 WORDS = {
     "running": Words("stopped", otherwise="runs"),
     "image": Words("other image", "image"),
-    "environment": Words("variable {names}", "variable"),
+    "environment": Words("variable{s} {names}", "variable"),
     "sees": Words("does not see its cards", "cards", unless=("running",)),
     "run": Words("made by other options", unless=(ANY,)),
 }
@@ -122,10 +128,11 @@ WORDS = {
         ({"run": "1", "image": "a"}, {"run": "2", "image": "b"}, "other image", ["image: a -> b"]),
         ({"run": "1"}, {"run": "2"}, "made by other options", []),
         ({"unknown": 1}, {"unknown": 2}, "unknown differs", ["unknown: 1 -> 2"]),
+        ({"environment": {"A": "1"}}, {"environment": {"A": "2"}}, "variable A", ["variable A: 1 -> 2"]),
         (
             {"environment": {"A": "1", "B": "2", "C": "3"}},
             {"environment": {"A": "1", "B": "5", "D": "4"}},
-            "variable B, C, D",
+            "variables B, C, D",
             ["variable B: 2 -> 5", "variable C: 3 -> not set", "variable D: not set -> 4"],
         ),
     ],
@@ -260,3 +267,94 @@ def test_nothing_is_printed_to_a_stream_that_is_no_terminal_in_pieces(capsys):
     console.say("word " * 60)
     assert capsys.readouterr().out.count("\n") == 1
     assert sys.stdout.isatty() is False
+
+
+LONG = "gpu-with-a-name-of-exactly-forty-letters"
+
+
+def rows_of(outcomes, inventory, monkeypatch):
+    """The lines of a recap on a terminal of 80 columns without colours."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    with contextlib.redirect_stdout(Terminal()) as terminal:
+        recap.text(outcomes, inventory, "run", [])
+    return terminal.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("name", ["gpu-01", "g" * 33, "g" * 34, "g" * 35, LONG, "g" * 90])
+def test_the_columns_of_a_recap_stay_in_line_whatever_the_name_of_a_host(name, monkeypatch):
+    assert len(LONG) == 40
+    host = dataclasses.replace(HOSTS[0], name=name)
+    inventory = Inventory(path="i.yaml", hosts=(host, *HOSTS[1:]))
+    outcomes = [Outcome(name, HostPlan(steps=40), reloads=2, seconds=61.2), Outcome("lb-01", HostPlan(steps=14))]
+    rows = rows_of(outcomes, inventory, monkeypatch)
+    assert max(map(len, rows)) <= 80
+    [head] = [row for row in rows if row.startswith("HOST")]
+    column = head.index("STEPS") + len("STEPS")
+    assert [row[:column].split()[-1] for row in rows if "/" in row] == ["40/40", "14/14"]
+
+
+@pytest.mark.parametrize(("name", "longest"), [("g" * 20, 80), ("g" * 21, 61)])
+def test_a_row_of_exactly_the_width_of_the_screen_stays_on_one_line(name, longest, monkeypatch):
+    step = Build(source=Source(version="1", sha256="0" * 64, url="u"))
+    outcome = Outcome(name, HostPlan((Change("nginx", step, "add", "r"),), 40), ["container:ollama01"], seconds=1.0)
+    rows = rows_of([outcome], Inventory(path="", hosts=()), monkeypatch)
+    assert max(len(row) for row in rows[2:]) == longest
+    assert rows[-2].endswith("container:ollama01")
+
+
+def test_one_host_with_two_errors_alike_is_named_once(capsys):
+    console.failures([("gpu-01", UnreachableError("gpu-01: no answer"))] * 2)
+    assert capsys.readouterr().out == "\ngpu-01\n  error: no answer\n"
+
+
+def test_an_undrain_counts_hosts_and_no_instances(capsys):
+    lost = UnreachableError("no answer")
+    outcomes = [Drain("gpu-01", ("gpu-01/ollama1",), error=lost), Drain("gpu-01", ("gpu-01/ollama2",), error=lost)]
+    inventory = Inventory(path="i.yaml", hosts=HOSTS)
+    done = DrainResult("run", "undrain gpu-01", Request("i.yaml"), Pace(), inventory, outcomes, 4)
+    drain_report.show(done, as_json=False)
+    said = capsys.readouterr().out
+    assert said.startswith("\ngpu-01\n  error: no answer\n")
+    assert "\n1 unreachable of 1 · run run\n" in said
+
+
+@pytest.mark.parametrize(
+    ("evidence", "hint"),
+    [
+        ("sh: 42: printf: printf: I/O error", "look for a full or broken disk on the host (`df -h` and `dmesg` there)"),
+        ("cat: write error: No space left on device", "make room on the host (`df -h` there shows the full disk)"),
+        ("write: disk quota exceeded", "make room on the host"),
+        ("manifest unknown", "repair the cause, then run the command again"),
+    ],
+)
+def test_a_full_disk_is_named_in_the_next_action(evidence, hint):
+    step = Build(source=Source(version="1.26.3", sha256="0" * 64, url="http://x"))
+    change = Change("nginx", step, "add", "not there")
+    error = diagnostics.command_failed(change, run("true"), Answer(1, b"", evidence.encode()))
+    assert error.hint.startswith(hint)
+    assert error.hint.endswith("then run the command again: finished changes stay")
+    assert error.stderr == evidence
+
+
+def test_the_whole_first_line_of_docker_is_in_the_evidence():
+    said = "Error response from daemon: failed to create task: OCI runtime create failed: runc create failed: no card"
+    step = Build(source=Source(version="1.26.3", sha256="0" * 64, url="http://x"))
+    error = diagnostics.command_failed(
+        Change("nginx", step, "add", "not there"), run("true"), Answer(125, b"", said.encode())
+    )
+    assert said in console.error_text(error, sys.stdout).replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("width", "kept"),
+    [
+        (50, "docker: OCI runtime create failed"),
+        (33, "docker: OCI runtime create failed"),
+        (24, "…runtime create failed"),
+        (25, "…OCI runtime create failed"),
+        (22, "…runtime create failed"),
+        (3, "…led"),
+    ],
+)
+def test_the_end_of_a_long_text_begins_with_a_whole_word(width, kept):
+    assert ending("docker: OCI runtime create failed", width) == kept

@@ -84,7 +84,7 @@ def test_an_expired_lease_is_taken_over_unless_a_job_of_another_operator_runs(fo
     (folder / "jobs/a").mkdir(parents=True)
     with subprocess.Popen(["sleep", "60"]) as job:
         (folder / "jobs/a/pid").write_text(str(job.pid))
-        with pytest.raises(LockedError, match="a job of it still runs here"):
+        with pytest.raises(LockedError, match="a job of that run still runs here"):
             bob.checked(ran(bob.acquire("run-2")))
         alice.checked(ran(alice.acquire("run-3")))
         assert status(alice).run == "run-3", "the operator who began the job may come back to it"
@@ -168,7 +168,7 @@ def test_a_full_disk_refuses_a_lock_by_hand_names_the_folder_and_leaves_no_file(
     kept.with_name("lock.new").symlink_to("/dev/full")
     with pytest.raises(HostError, match="could not be taken") as caught:
         alice.checked(ran(alice.acquire_by_hand("another card")))
-    assert f"is there room in {kept.parent}," in caught.value.hint
+    assert f"is there room in {kept.parent} (see `df -h {kept.parent}` on the host)" in caught.value.hint
     assert str(kept.parent) in caught.value.stderr
     assert list(kept.parent.iterdir()) == []
     assert status(alice) is None
@@ -180,7 +180,7 @@ def test_a_full_disk_refuses_a_lease_and_names_the_folder(folder, alice):
     (folder / "lock.new").symlink_to("/dev/full")
     with pytest.raises(HostError) as caught:
         alice.checked(ran(alice.acquire("run-1")))
-    assert f"is there room in {folder}," in caught.value.hint
+    assert f"is there room in {folder} (see `df -h {folder}` on the host)" in caught.value.hint
     assert status(alice) is None
 
 
@@ -210,7 +210,7 @@ def test_a_running_job_keeps_the_lock_of_a_dead_run(folder, alice):
     (folder / "jobs/a").mkdir(parents=True)
     with subprocess.Popen(["sleep", "60"]) as job:
         (folder / "jobs/a/pid").write_text(str(job.pid))
-        with pytest.raises(LockedError, match="a job of it still runs here") as caught:
+        with pytest.raises(LockedError, match="a job of that run still runs here") as caught:
             alice.holder_of(ran(alice.take_away(force=False, dead="run-1")))
         assert "wait until that job has ended" in caught.value.hint
         job.kill()
@@ -270,7 +270,7 @@ def test_a_lock_released_during_a_job_still_keeps_other_operators_off(folder, al
     with subprocess.Popen(["sleep", "60"]) as job:
         (folder / "jobs/a/pid").write_text(str(job.pid))
         assert ran(alice.release("run-1")) == Answer(0, b"", b"")
-        with pytest.raises(LockedError, match="its lease has ended, a job of it still runs here"):
+        with pytest.raises(LockedError, match="its lease has ended, a job of that run still runs here"):
             bob.checked(ran(bob.acquire("run-2")))
         alice.checked(ran(alice.acquire("run-3")))
         job.kill()

@@ -67,7 +67,7 @@ class Run:
     def __call__(self, name, command):
         self.asked.append((name, command.words[3:]))
         if name.replace("-", "_") not in self.lines:
-            raise UnreachableError("the connection was lost", "run it again")
+            raise UnreachableError("the connection was lost", "run the command again")
         return Answer(0, self.lines[name.replace("-", "_")].encode())
 
 

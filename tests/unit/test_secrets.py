@@ -18,7 +18,7 @@ from provision.actions.run_session import Logged
 from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
 from provision.cli.caller import Caller
-from provision.command import Put, Run
+from provision.command import Put, Run, run
 from provision.errors import CommandError
 from provision.inventory import Inventory, Mask, Secret
 from provision.plan import planner, role_interface
@@ -34,6 +34,7 @@ from provision.runs.log import default_folder
 from provision.ssh.script import assemble
 from provision.steps.base import RefusalError
 from provision.testing import ShellHost
+from tests.unit.test_host_run import Note
 from tests.unit.test_hostile import FACTS
 
 SUDO, LOGIN, PROXY = "canary-of-sudo", "canary-of-login", "http://user:canary-of-proxy@proxy.test:3128"
@@ -216,6 +217,21 @@ def test_a_misplaced_secret_is_not_in_the_problem(path, key, capsys):
     assert cli.execute(["inventory", "check", "-i", str(path)]) in (0, 2)
     shown = capsys.readouterr()
     assert clean(shown.out + shown.err)
+
+
+@pytest.mark.parametrize("command", [["plan", "-v"], ["deploy", "--yes", "-v"], ["deploy", "--yes", "-vv"]])
+def test_the_commands_of_a_verbose_run_show_no_secret(path, tmp_path, capfd, command):
+    said = f"env: {PROXY} {SUDO} {LOGIN} canary-of-token"
+    failing = run("sh", "-c", f"echo '{said}' >&2; exit 1")
+    note = Note(str(tmp_path / "note"), said, how=(run("echo", said), failing))
+    setup = testing.setup(tmp_path, steps=lambda host, inventory: (Entry("ollama", note),), owned=())
+    path.write_text(INVENTORY.replace("balancer: {hosts: {lb-01: {ansible_host: lb}}}", ""))
+    code = cli.execute([*command, "-i", str(path)], Caller(setup))
+    said = capfd.readouterr()
+    assert code == (0 if command[0] == "plan" else 3)
+    assert clean(said.out + said.err)
+    assert "echo" in said.out + said.err
+    assert "[secret]" in said.out + said.err
 
 
 def test_a_secret_in_the_output_of_a_host_is_masked_everywhere(path, tmp_path, setup):

@@ -15,6 +15,7 @@ from provision.steps.docker import inspect
 from provision.steps.docker.inspect import MANAGED, MARKS, Docker
 from provision.steps.facts import HostFacts
 from provision.steps.wording import Vocabulary, Words
+from provision.terminal_text import ending
 
 PULL_TIMEOUT = 4 * 3600.0
 TRIES = "4"
@@ -132,7 +133,7 @@ class Image(Step):
     def check(self, live: Any) -> Iterator[Check]:
         """The engine can use the image."""
         result = live.run("docker image inspect --format ok %s", self.reference)
-        yield Check("image present", result.stdout.strip() or result.stderr.strip()[-200:], "ok")
+        yield Check("image present", result.stdout.strip() or ending(result.stderr.strip(), 200), "ok")
 
     def _pick(self, docker: Docker) -> State:
         image_id = docker.image_id(self.reference)

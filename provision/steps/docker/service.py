@@ -11,6 +11,7 @@ from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.system.systemd import FIXED
 from provision.steps.wording import Vocabulary, Words
+from provision.terminal_text import ending
 
 ID = "service:docker"
 NOTHING = "nothing"
@@ -338,7 +339,7 @@ class GpuDriver(Step):
             words, f"{inspect.PROBE}=1", self.image
         )  # marked, so that a parallel run takes the container for a probe
         outside = sorted(card.uuid for card in live_facts(live).cards)
-        seen = cards(inside.stdout) or inside.stderr.strip()[-300:]  # a listing counts, also with a warning
+        seen = cards(inside.stdout) or ending(inside.stderr.strip(), 300)  # a listing counts, also with a warning
         yield Check("a container sees the host's cards", seen, outside)
 
 

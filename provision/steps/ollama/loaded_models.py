@@ -16,6 +16,7 @@ from provision.steps.facts import HostFacts
 from provision.steps.ollama import scripts, server_state
 from provision.steps.ollama.server_state import Server, Servers
 from provision.steps.wording import Vocabulary, Words
+from provision.terminal_text import ending
 
 LOAD_TIMEOUT = 2 * 3600.0
 ANSWER_TIMEOUT = "300"  # seconds; a busy instance answers in its turn
@@ -203,4 +204,4 @@ def _token(live: Any, at: str, model: str) -> bool | str:
     if "does not support generate" in answer.stdout:
         answer = live.run(ASK, ANSWER_TIMEOUT, _embedding(model), f"http://{at}/api/embed")
     good = '"eval_count":' in answer.stdout.replace(" ", "") or '"embeddings":' in answer.stdout
-    return good or (answer.stdout or answer.stderr)[-200:]
+    return good or ending(answer.stdout or answer.stderr, 200)

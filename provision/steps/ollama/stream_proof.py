@@ -10,6 +10,7 @@ from typing import Any
 
 from provision.steps.base import NOT_ASKED, Check
 from provision.steps.ollama.server_state import canonical
+from provision.terminal_text import ending
 
 QUIET = '--noproxy "*" --silent --max-time 30'
 _NAME = re.compile(r'"name" *: *"([^"]*)"')
@@ -88,7 +89,8 @@ def _names(body: str) -> set[str]:
 def _embedding(live: Any, url: str, model: str) -> Iterator[Check]:
     """A model that only embeds answers with a vector; there is no stream to look at."""
     answer = live.run(EMBED, json.dumps({"model": model, "input": "."}), f"{url}/api/embed").stdout
-    yield Check("an embedding through the balancer", '"embeddings":' in answer.replace(" ", "") or answer[-300:], True)
+    good = '"embeddings":' in answer.replace(" ", "")
+    yield Check("an embedding through the balancer", good or ending(answer, 300), True)
 
 
 Frames = list[tuple[int, dict[str, Any]]]
