@@ -160,15 +160,16 @@ def failures(errors: Iterable[tuple[str, HostError | None]], inventory: Inventor
     """
     for group in grouped(errors, inventory):
         error = group[0][1]
-        heading = paint(layout.names([name for name, _ in group], most=6), "bold")
+        heading = paint(layout.names(list(dict.fromkeys(name for name, _ in group)), most=6), "bold")
         say(f"\n{heading}  {line(error.step)}".rstrip())
-        print(error_text(_below(error), sys.stdout, 2), flush=True)
+        print(error_text(_below(*group[0]), sys.stdout, 2), flush=True)
 
 
-def _below(error: HostError) -> HostError:
-    """Return the error for a place below its step: the message does not repeat the step."""
+def _below(host: str, error: HostError) -> HostError:
+    """Return the error for a place below its host and step: the message repeats neither."""
     below = copy.copy(error)
-    below.message = error.message.removeprefix(f"{error.step}: ") if error.step else error.message
+    below.message = error.message.removeprefix(f"{host}: ")
+    below.message = below.message.removeprefix(f"{error.step}: ") if error.step else below.message
     return below
 
 

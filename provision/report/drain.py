@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 from provision.actions import DrainResult
+from provision.actions.draining import Drain
 from provision.report import console, next_command
-from provision.report.console import COLOURS, failures, say
+from provision.report.console import COLOURS, WORST_FIRST, failures, say
 from provision.report.layout import paint
 from provision.report.recap import cell, last_lines
 from provision.runs.context import Stopped
 from provision.terminal_text import line
 
-WORDS = {"drain": ("drained", "drained already"), "undrain": ("back in use", "not drained, nothing to give back")}
+WORDS = {"drain": ("drained", "drained already"), "undrain": ("undrained", "not drained before, nothing changed")}
 
 
 def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = (), quiet: bool = False) -> None:
@@ -38,4 +39,12 @@ def show(result: DrainResult, *, as_json: bool, own: Sequence[str] = (), quiet: 
         came_of_it = paint(outcome.result.upper(), COLOURS[outcome.result]) if outcome.error else ""
         came_of_it += f"  {line(outcome.error.message)}" if isinstance(outcome.error, Stopped) else ""
         cell(f"{outcome.host:{width}}  {names}  ", came_of_it or (done if outcome.changed else nothing))
-    last_lines([outcome.result for outcome in outcomes], result.run_id, next_command.after_drain(result, own))
+    last_lines(_of_hosts(outcomes), result.run_id, next_command.after_drain(result, own))
+
+
+def _of_hosts(outcomes: Sequence[Drain]) -> list[str]:
+    """Return the worst result of each host: a gpu host has an outcome for each instance that failed its test."""
+    results: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        results.setdefault(outcome.host, []).append(outcome.result)
+    return [min(of, key=WORST_FIRST.index) for of in results.values()]

@@ -6,7 +6,7 @@ from typing import Any
 
 from provision.actions import History, RunStory
 from provision.errors import HostError
-from provision.inventory import Host
+from provision.inventory import Host, Inventory
 from provision.report import console, layout
 from provision.report.console import COLOURS, SIGNS, failures, say
 from provision.report.layout import paint
@@ -36,7 +36,7 @@ def show_history(runs: History, most: int, *, as_json: bool) -> None:
         body = {**history_document(runs.hosts, most), "unfinished": unfinished(runs.died)}
         console.document("history", runs.exit_code, runs.inventory.warnings, **body)
         return
-    history_text(runs.hosts, most)
+    history_text(runs, most)
     died(runs.died)
 
 
@@ -93,9 +93,9 @@ def _why(answer: Any) -> str:
     return answer.message if isinstance(answer, HostError) else ""
 
 
-def history_text(answers: Sequence[tuple[Host, list[Entry] | HostError]], most: int) -> None:
+def history_text(history: History, most: int) -> None:
     """Print a line for each run, newest first, and the errors of hosts."""
-    runs = history_document(answers, most)["runs"]
+    runs = history_document(history.hosts, most)["runs"]
     width = max((len(run["run"]) for run in runs), default=3)
     who = min(max((len(run["who"]) for run in runs), default=3), 30)
     if runs:
@@ -104,9 +104,10 @@ def history_text(answers: Sequence[tuple[Host, list[Entry] | HostError]], most: 
         when = line(run["time"].replace("T", " ")[:16])
         begin = f"{line(run['run']):{width}}  {when:16}  {line(run['who'], who):{who}}  {_command(run):10}  "
         cell(begin, _counts(run))
-    if not runs:
-        say("no run has changed these hosts, as far as they know")
-    _errors(answers)
+    if not runs and any(not isinstance(answer, HostError) for _, answer in history.hosts):
+        of = "the hosts that answered" if history.exit_code else "these hosts"
+        say(f"no run has changed {of}, as far as the journals show")
+    _errors(history.hosts, history.inventory)
 
 
 def _command(run: Mapping[str, Any]) -> str:
@@ -127,8 +128,8 @@ def _counts(run: Mapping[str, Any]) -> str:
     )
 
 
-def _errors(answers: HostAnswers) -> None:
-    failures((host.name, answer) for host, answer in answers if isinstance(answer, HostError))
+def _errors(answers: HostAnswers, inventory: Inventory) -> None:
+    failures(((host.name, answer) for host, answer in answers if isinstance(answer, HostError)), inventory)
 
 
 def story_document(story: RunStory) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def story_text(story: RunStory) -> None:
         ids = [change["step"] for change in host["changes"]]
         for changes in _repeated(host["changes"]):
             _change_lines(changes, ids)
-    _errors(story.hosts)
+    _errors(story.hosts, story.inventory)
 
 
 def _repeated(changes: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

@@ -1,6 +1,7 @@
 """Prints the locks of `provision lock`."""
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from provision.errors import HostError
 from provision.inventory import Host
 from provision.report import console, layout
 from provision.report.console import failures, say, say_command
+from provision.report.next_command import NAMED
 from provision.runs.lock import Holder
 from provision.runs.log import Log
 from provision.terminal_text import line
@@ -30,11 +32,12 @@ def show(command: str, locks: Locks, *, as_json: bool) -> None:
         body = locks_document(locks.hosts, locks.over)
         console.document(command, locks.exit_code, locks.inventory.warnings, **body)
     else:
-        locks_text(locks.hosts, locks.over, released=command == "lock release")
+        locks_text(locks, released=command == "lock release")
 
 
-def locks_text(answers: Sequence[tuple[Host, Holder | HostError | None]], over: Over, *, released: bool) -> None:
+def locks_text(locks: Locks, *, released: bool) -> None:
     """Print the holder of every lock, or of every lock that was taken away; then how finished runs ended."""
+    answers, over = locks.hosts, locks.over
     width = max((len(host.name) for host, _ in answers), default=4)
     for host, answer in answers:
         holder = str(answer) if answer else "nobody"
@@ -42,20 +45,28 @@ def locks_text(answers: Sequence[tuple[Host, Holder | HostError | None]], over: 
             holder = f"{console.result_of(answer)}, see below"
         begin = "was held by " if released and isinstance(answer, Holder) else ""
         say(f"{host.name:{width}}  {begin}{line(holder, 400)}", hang=width + 2)
-    failures((host.name, answer) for host, answer in answers if isinstance(answer, HostError))
+    failures(((host.name, answer) for host, answer in answers if isinstance(answer, HostError)), locks.inventory)
     left = [log for _, answer in answers if (log := _left_by(answer, over))]
     for text in dict.fromkeys(log.epitaph for log in left):
         print("\n".join(console.with_command(line(text, 1000), layout.width(sys.stdout))), flush=True)
     if not released:
-        _next_commands([answer for _, answer in answers if isinstance(answer, Holder) and not _left_by(answer, over)])
+        _next_commands(locks)
 
 
-def _next_commands(holders: Sequence[Holder]) -> None:
+def _next_commands(locks: Locks) -> None:
     """Print the commands for an operator whose run is kept off hosts."""
-    if any(holder.left is None for holder in holders):
-        say_command("to give back a lock by hand", "provision lock release")
-    if any(holder.left is not None and not holder.is_over for holder in holders):
-        say_command("to wait for a run", "provision deploy --lock-wait 5m")
+    holders = [
+        (host.name, answer)
+        for host, answer in locks.hosts
+        if isinstance(answer, Holder) and not _left_by(answer, locks.over)
+    ]
+    by_hand = [name for name, holder in holders if holder.left is None]
+    where = ["-i", locks.inventory.path]
+    if by_hand:
+        limit = ["-l", ",".join(by_hand)] if len(by_hand) <= NAMED else []
+        say_command("to release a lock by hand", shlex.join(["provision", "lock", "release", *where, *limit]))
+    if any(holder.left is not None and not holder.is_over for _, holder in holders):
+        say_command("to wait for a run", shlex.join(["provision", "deploy", *where, "--lock-wait", "5m"]))
 
 
 def _left_by(holder: Holder | HostError | None, over: Over) -> Log | None:

@@ -84,12 +84,37 @@ def _table(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         rows.setdefault(_row(outcome), []).append(outcome)
     parts = [part for row, of in rows.items() for part in _parts(row, of)]
-    width = max((len(name) for name, _, _ in parts), default=4)
-    say(f"\n{'HOST':{width}}  {'RESULT':11}  {'STEPS':>7}  {'CHANGED':>7}  {'TIME':>7}  WHY")
+    head = f"  {'RESULT':11}  {'STEPS':>7}  {'CHANGED':>7}  {'TIME':>7}  WHY"
+    width = first_column([name for name, _, _ in parts], head)
+    say(f"\n{'HOST':{width}}{head}")
     for name, row, seconds in parts:
         result = paint(f"{row.result.upper():11}", COLOURS.get(row.result, ""))
-        begin = f"{name:{width}}  {result}  {row.steps:>7}  {row.changed:>7}  {seconds:6.1f}s  "
-        cell(begin, row.why)
+        cells = f"  {result}  {row.steps:>7}  {row.changed:>7}  {seconds:6.1f}s  "
+        cell(named(name, width) + cells, row.why)
+
+
+def first_column(names: Sequence[str], head: str) -> int:
+    """Return the width of the column of hosts: as wide as the longest name, unless the head has no room beside.
+
+    Args:
+        names: of the hosts.
+        head: the head of the other columns.
+    """
+    longest = max(map(len, names), default=0)
+    return max(4, min(longest, layout.width(sys.stdout) - len(head)))
+
+
+def named(name: str, width: int) -> str:
+    """Return the first cell of a row. A name without room in the cell is printed on its own line first.
+
+    Args:
+        name: of the host.
+        width: from `first_column`.
+    """
+    if len(name) > width:
+        say(name)
+        name = ""
+    return f"{name:{width}}"
 
 
 def cell(begin: str, why: str) -> None:
@@ -136,7 +161,8 @@ def _down(outcomes: Sequence[Outcome]) -> None:
     labels = sorted(frozenset[str]().union(*(outcome.down for outcome in outcomes)))
     if labels:
         names = layout.names([line(label) for label in labels], most=8)
-        say(paint(f"down until a deploy has tested {'it' if len(labels) == 1 else 'them'}: {names}", "yellow"))
+        tested = "this instance" if len(labels) == 1 else "these instances"
+        say(paint(f"down until a deploy has tested {tested}: {names}", "yellow"))
 
 
 def last_lines(results: Sequence[str], run_id: str, commands: Sequence[tuple[str, str]]) -> None:

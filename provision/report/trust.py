@@ -8,7 +8,7 @@ from provision.actions.results import Answers
 from provision.actions.trust import SeenKey
 from provision.errors import HostError
 from provision.inventory import Host
-from provision.report import console
+from provision.report import console, layout
 from provision.report.console import say
 from provision.terminal_text import line
 
@@ -23,10 +23,10 @@ def keys_text(answers: Answers[SeenKey], *, replace: bool) -> None:
     width = max((len(host.name) for host, _ in answers.hosts), default=4)
     for host, seen in answers.hosts:
         if isinstance(seen, HostError):
-            _remark(f"{host.name:{width}}  {console.result_of(seen).upper()}  {line(seen.message, 1000)}")
+            _remark(f"{host.name:{width}}  {console.result_of(seen).upper()}  {line(seen.message, 1000)}", width + 2)
             continue
         state = seen.state.upper() if seen.state == "changed" else seen.state
-        say(f"{host.name:{width}}  {state:7}  {line(seen.key.kind):22} {seen.key.fingerprint}")
+        say(f"{host.name:{width}}  {state:7}  {line(seen.key.kind):22} {seen.key.fingerprint}", hang=width + 2)
         if seen.state == "new" and seen.others:
             _remark(f"  known_hosts has keys of other types for {host.name}: {', '.join(map(line, seen.others))}")
         if seen.state == "changed" and not replace:
@@ -59,5 +59,5 @@ def _host(host: Host, seen: SeenKey | HostError) -> dict[str, Any]:
     return {"host": host.name, "result": seen.state, "why": "", "key": key}
 
 
-def _remark(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _remark(text: str, hang: int = 4) -> None:
+    print("\n".join(layout.wrap(text, hang, layout.width(sys.stderr))), file=sys.stderr, flush=True)

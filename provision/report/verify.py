@@ -12,7 +12,7 @@ from provision.actions.documents import why
 from provision.report import console, layout, next_command
 from provision.report.console import WORST_FIRST, failures, say, say_command
 from provision.report.layout import paint
-from provision.report.recap import cell
+from provision.report.recap import cell, first_column, named
 from provision.steps.base import NOT_ASKED
 from provision.steps.nginx.balancer_checks import DRAINED
 from provision.terminal_text import line
@@ -75,16 +75,17 @@ def text(results: Sequence[HostResult], following: str) -> None:
         results: of every host.
         following: the next command.
     """
-    width = max((len(result.host) for result in results), default=4)
+    head = f"  {'RESULT':11}  {'CHECKS':>7}  {'FAILED':>6}  {'TIME':>7}  WHY"
+    width = first_column([result.host for result in results], head)
     notes: dict[str, None] = {}
-    say(f"\n{'HOST':{width}}  {'RESULT':11}  {'CHECKS':>7}  {'FAILED':>6}  {'TIME':>7}  WHY")
+    say(f"\n{'HOST':{width}}{head}")
     for result in sorted(results, key=lambda result: WORST_FIRST.index(result.result)):
         checks = [check for step in result.steps for check in step.checks]
         bad = [step for step in result.steps if not step.passed and not step.waits_for]
         verdict = paint(f"{result.result.upper():11}", "green" if result.result == "passed" else "red")
         notes.update(dict.fromkeys(check.name for check in checks if check.name.startswith((DRAINED, NOT_ASKED))))
-        begin = f"{result.host:{width}}  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  "
-        cell(begin, _why_failed(result))
+        cells = f"  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  "
+        cell(named(result.host, width) + cells, _why_failed(result))
     for note in notes:
         say(paint(line(note), "yellow"))
     last_line(results, following)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from provision.actions.history import RunStory
+from provision.actions.history import History, RunStory
 from provision.actions.request import run_id_of
 from provision.command import Answer
 from provision.errors import FactError, UnreachableError, UsageError
@@ -33,6 +33,10 @@ def told(run, found):
     return RunStory(Inventory(path="", hosts=()), found, 0, run, None)
 
 
+def listed(found, code=0):
+    return History(Inventory(path="", hosts=tuple(host for host, _ in found)), found, code, None)
+
+
 def entry(run="20261122T081140Z-585d", result="changed", **how):
     told = {"time": "2026-11-22T08:11:42+00:00", "who": "ops@desk", "command": "deploy", "changes": 2}
     return history.Entry(run=run, result=result, **{**told, **how})
@@ -54,11 +58,29 @@ def test_one_run_on_several_hosts_is_one_line_and_the_newest_comes_first(capsys)
         "lb-01": "unreachable",
     }
     json.dumps(document)
-    report.history_text(found, 20)
+    report.history_text(listed(found), 20)
     said = capsys.readouterr().out
     assert "2026-11-22 08:11  ops@desk  deploy      1 changed" in said
     assert "1 failed (gpu-01 at container:ollama1); 1 unfinished (gpu-02)" in said
     assert "no route" in said
+
+
+def unreachable(name):
+    return Host(name=name, connection=Connection(address=name)), UnreachableError(f"tcp {name}:22 connection refused")
+
+
+def test_hosts_without_an_answer_share_one_error_and_nothing_is_said_of_runs(capsys):
+    report.history_text(listed([unreachable("gpu-01"), unreachable("gpu-02")], 4), 20)
+    said = capsys.readouterr().out
+    assert said.strip().splitlines() == ["gpu-01, gpu-02", "  error: tcp gpu-01:22 connection refused"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "of"), [([], 0, "these hosts"), ([unreachable("gpu-02")], 4, "the hosts that answered")]
+)
+def test_hosts_without_a_run_are_told_apart_from_hosts_without_an_answer(more, code, of, capsys):
+    report.history_text(listed([(host("gpu-01"), []), *more], code), 20)
+    assert capsys.readouterr().out.startswith(f"no run has changed {of}, as far as the journals show\n")
 
 
 def test_as_many_runs_as_are_asked_for():
@@ -98,7 +120,7 @@ def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys)
     made = history.ChangeRecord(nasty, nasty, nasty, nasty, {nasty: nasty}, {nasty: "x"}, True, nasty, 1, nasty)
     story = history.hidden(history.Story(entry(result=nasty, why=nasty), (made,)), Mask([Secret("hunter2-and-more")]))
     report.story_text(told("run", [(host("gpu-01"), story)]))
-    report.history_text([(host("gpu-01"), [entry(result=nasty, step=nasty, who=nasty, time=nasty)])], 5)
+    report.history_text(listed([(host("gpu-01"), [entry(result=nasty, step=nasty, who=nasty, time=nasty)])]), 5)
     said = capsys.readouterr().out
     assert "\x1b[2J" not in said
     assert "\x07" not in said

@@ -10,10 +10,11 @@ from functools import partial
 import pytest
 
 from provision.actions import Pace, Request, resume
+from provision.actions.lock import Locks
 from provision.actions.run_session import Logged
 from provision.cli import execute
 from provision.errors import LockedError, UsageError
-from provision.inventory import Connection, Host
+from provision.inventory import Connection, Host, Inventory
 from provision.report import lock as report_lock
 from provision.runs import lock
 from provision.runs import log as runs
@@ -127,7 +128,8 @@ def test_lock_status_tells_whose_process_is_gone(logs, capsys):
     hosts = [Host(name=name, connection=Connection(address="192.0.2.1")) for name in "abcd"]
     found = list(zip(hosts, [held(RUN), held(RUN), held(OTHER), held(RUN, "bob@lab")], strict=True))
     over = partial(logs.left_by, who=lock.who())
-    report_lock.locks_text(found, over, released=False)
+    locks = Locks(Inventory(path="", hosts=tuple(hosts)), found, 0, over)
+    report_lock.locks_text(locks, released=False)
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(" ")[0] for line in said] == ["a", "b", "c", "d", "run", "to"]
     assert said[4] == logs.over(RUN).epitaph
