@@ -7,16 +7,22 @@ state:       the state (missing keys are not compared)
 absent:      true
 blocked:     id of the blocking step
 unreadable:  part of the message
+
+tests/facts/reads.yaml has the command of each kind's read, as `describe` shows the command. After an intended change,
+PROVISION_GOLDEN=write pytest tests/unit/test_facts.py writes the file anew.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from provision.command import describe
 from provision.steps.base import Answer, BlockedError, Step, UnreadableError
-from tests.unit.step_cases import cases, classes, load, step_of
+from tests.unit.step_cases import TESTS, cases, classes, load, step_of
 
 
 @pytest.mark.parametrize("path", cases("facts"))
@@ -36,6 +42,20 @@ def test_fact(path: Path) -> None:
     else:
         state = json.loads(json.dumps(fact.parse(answer_of(case)), default=str))
         assert {key: state.get(key) for key in case["state"]} == case["state"]
+
+
+READS = TESTS / "facts" / "reads.yaml"
+
+
+def test_the_words_of_every_read_are_as_they_were() -> None:
+    reads: dict[str, set[str]] = {}
+    for path in (param.values[0] for param in (*cases("facts"), *cases("steps"))):
+        command = step_of(path, load(path)).fact().command
+        reads.setdefault(path.parent.name, set()).add(describe(command))
+    described = {kind: sorted(commands) for kind, commands in sorted(reads.items())}
+    if os.environ.get("PROVISION_GOLDEN") == "write":
+        READS.write_text(yaml.safe_dump(described, width=118, allow_unicode=True))
+    assert described == load(READS)
 
 
 def test_every_volatile_key_is_a_key_of_the_state_of_its_kind() -> None:
