@@ -50,7 +50,7 @@ def notes(folder):
     return sorted(path.name for path in folder.glob("*.note"))
 
 
-def test_importing_them_imports_nothing_heavy():
+def test_importing_the_actions_imports_nothing_heavy():
     program = "import sys; from provision import actions; print(actions.deploy, *sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not HEAVY & {name.split(".")[0] for name in done.stdout.split()}
@@ -65,7 +65,7 @@ def test_a_plan_names_the_changes_and_changes_nothing(request_of, tmp_path, capf
     assert capfd.readouterr() == ("", ""), "an action prints nothing"
 
 
-def test_a_deploy_returns_what_came_of_every_host(request_of, tmp_path, capfd):
+def test_a_deploy_returns_the_outcome_of_every_host(request_of, tmp_path, capfd):
     events = []
     result = actions.deploy(request_of(limit=("gpu-01",)), listen=events.append)
     assert [(outcome.host, outcome.result) for outcome in result.outcomes] == [("gpu-01", "changed")]
@@ -79,7 +79,7 @@ def test_a_deploy_returns_what_came_of_every_host(request_of, tmp_path, capfd):
     assert Logs(default_folder()).find(result.run_id).exit == 0
 
 
-def test_what_the_plan_showed_is_changed_if_the_caller_agrees(request_of, tmp_path):
+def test_a_confirmed_plan_is_deployed(request_of, tmp_path):
     shown = []
 
     def confirm(plan):
@@ -91,7 +91,7 @@ def test_what_the_plan_showed_is_changed_if_the_caller_agrees(request_of, tmp_pa
     assert (result.exit_code, notes(tmp_path)) == (0, ["gpu-01.note", "gpu-02.note"])
 
 
-def test_nothing_is_changed_if_the_caller_does_not_agree(request_of, tmp_path):
+def test_a_declined_plan_changes_nothing_and_begins_no_run(request_of, tmp_path):
     told = []
     result = actions.deploy(request_of(), confirm=lambda plan: False, tell=told.append)
     assert (result.exit_code, result.run_id, told) == (130, "", [])
@@ -99,13 +99,13 @@ def test_nothing_is_changed_if_the_caller_does_not_agree(request_of, tmp_path):
     assert not default_folder().exists(), "a run that does not begin has no log"
 
 
-def test_nothing_is_deployed_where_no_host_could_be_planned_for(request_of, noting):
+def test_a_deploy_without_a_planned_host_begins_no_run(request_of, noting):
     lost = noting(lambda connection, password, paths: ShellHost(paths, lost_at=frozenset({1})))
     result = actions.deploy(request_of(setup=lost), confirm=lambda plan: True)
     assert (result.exit_code, result.run_id) == (4, "")
 
 
-def test_who_is_told_hears_it_before_the_hook_that_follows(request_of, tmp_path):
+def test_the_caller_gets_the_result_before_the_hook_after_the_deploy_runs(request_of, tmp_path):
     hook = tmp_path / "hooks" / "post-deploy"
     hook.parent.mkdir()
     hook.write_text("#!/bin/sh\ntouch after\n")
@@ -124,7 +124,7 @@ def test_a_verification_returns_the_checks_of_every_step(request_of, capfd):
     assert capfd.readouterr().out == "", "an action prints nothing"
 
 
-def test_what_the_inventory_warns_of_is_an_event_and_in_the_plan(request_of, tmp_path):
+def test_a_warning_of_the_inventory_is_an_event_and_in_the_plan(request_of, tmp_path):
     (tmp_path / "inventory.yaml").write_text(INVENTORY + "spare: {hosts: {idle: {ansible_host: 192.0.2.9}}}\n")
     events = []
     plan = actions.plan(request_of(limit=("gpu-01",)), listen=events.append)
@@ -143,12 +143,12 @@ def test_what_the_inventory_warns_of_is_an_event_and_in_the_plan(request_of, tmp
         (lambda: actions.Pace(lock_wait=1e6), "lock_wait must be between 0 and 86400 seconds"),
     ],
 )
-def test_a_request_that_cannot_be_meant_is_a_usage_error(make, message):
+def test_a_request_with_an_impossible_value_is_a_usage_error(make, message):
     with pytest.raises(UsageError, match=message):
         make()
 
 
-def test_a_password_is_not_in_what_a_request_looks_like():
+def test_the_text_of_a_request_does_not_show_the_password():
     assert "hunter2" not in repr(actions.Request("inventory.yaml", become_password="hunter2"))
 
 

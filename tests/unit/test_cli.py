@@ -57,7 +57,7 @@ def test_plan_does_not_import_what_verify_needs():
         (["verify", "-i", "INVENTORY", "-f", "0"], "0"),
     ],
 )
-def test_wrong_usage_is_exit_2_and_says_what_was_meant(words, said, inventory):
+def test_wrong_usage_is_exit_2_and_names_the_wrong_word_or_a_near_word(words, said, inventory):
     done = provision(*(inventory if word == "INVENTORY" else word for word in words))
     assert done.returncode == 2, done
     assert said in done.stderr
@@ -75,14 +75,14 @@ def test_an_unreachable_host_is_exit_4_and_in_the_document(command, inventory):
     assert "connection refused" in document["hosts"][0]["why"]
 
 
-def test_the_recap_names_every_host_and_what_to_run_next(inventory):
+def test_the_recap_names_every_host_and_the_next_command(inventory):
     done = provision("deploy", "--yes", "-i", inventory)
     assert "box" in done.stdout
     assert "UNREACHABLE" in done.stdout
     assert f"again: provision deploy -i {inventory}" in done.stdout
 
 
-def test_exit_codes_where_several_apply():
+def test_the_order_of_exit_codes_if_several_apply():
     assert [code for _, code in exit_code.EXIT_BY_RESULT] == [130, 3, 6, 4]
 
 
@@ -103,7 +103,7 @@ def test_a_bug_counts_more_than_a_guard_and_an_interrupt_more_than_both(interrup
     assert exit_code.of_run(rollout, [Outcome("box", error=error) for error in errors]) == code
 
 
-def test_a_bug_is_a_few_lines_with_where_it_happened(inventory, tmp_path):
+def test_a_bug_is_reported_in_a_few_lines_without_a_traceback(inventory, tmp_path):
     broken = tmp_path / "sitecustomize.py"
     broken.write_text(
         "import provision.plan.role_interface as s\ndef load(*a): raise KeyError('surprise')\ns.load = load\n"
@@ -154,7 +154,7 @@ def test_a_full_disk_behind_stdout_is_an_error_and_no_bug(words, inventory):
 
 
 @pytest.mark.parametrize("command", [["plan"], ["deploy", "--yes"], ["verify"]])
-def test_an_inventory_that_cannot_be_used_is_a_document_too(command, tmp_path):
+def test_a_faulty_inventory_gives_a_json_document_too(command, tmp_path):
     path = tmp_path / "inventory.yaml"
     path.write_text("gpu: {hosts: {box: {ollama: {instnaces: []}}}}\n")
     done = provision(*command, "-i", str(path), "--json")
@@ -164,18 +164,18 @@ def test_an_inventory_that_cannot_be_used_is_a_document_too(command, tmp_path):
     assert "instnaces" in done.stderr
 
 
-def test_what_to_run_next_keeps_what_was_asked_for(inventory):
+def test_the_next_command_keeps_tags_and_the_names_of_extra_variables(inventory):
     done = provision("deploy", "--yes", "-i", inventory, "-t", "docker", "-e", "docker.log_max_file=5")
     assert f"again: provision deploy -i {inventory} -e docker.log_max_file=... -t docker" in done.stdout
 
 
-def test_and_how_carefully_it_was_to_go(inventory):
+def test_the_next_command_keeps_the_options_of_the_pace(inventory):
     done = provision("deploy", "--yes", "-i", inventory, "--max-fail", "0", "--serial", "25%", "--canary")
     assert done.returncode == 7, done
     assert f"again: provision deploy -i {inventory} --canary --serial 25% --max-fail 0\n" in done.stdout
 
 
-def test_a_run_that_is_resumed_goes_as_carefully_as_it_was_told(inventory, tmp_path):
+def test_a_resumed_run_keeps_its_pace_except_for_given_options(inventory, tmp_path):
     env = {"XDG_STATE_HOME": str(tmp_path)}
     first = provision("deploy", "--yes", "-i", inventory, "--canary", "--serial", "25%", env=env)
     [run] = [path.stem for path in tmp_path.rglob("*.json")]
@@ -184,7 +184,7 @@ def test_a_run_that_is_resumed_goes_as_carefully_as_it_was_told(inventory, tmp_p
     assert " --canary --serial 2\n" in again.stdout
 
 
-def test_what_the_user_has_set_for_pytest_does_not_leave_out_proofs(inventory, tmp_path):
+def test_the_pytest_settings_of_the_user_leave_out_no_proof(inventory, tmp_path):
     (tmp_path / "conftest.py").write_text("raise RuntimeError('not yours')\n")
     argv = [sys.executable, "-m", "provision", "verify", "-i", inventory, "--json", "--junit", "junit.xml"]
     environment = {**os.environ, "PYTEST_ADDOPTS": "--collect-only"}

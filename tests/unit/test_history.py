@@ -42,7 +42,7 @@ def entry(run="20261122T081140Z-585d", result="changed", **how):
     return history.Entry(run=run, result=result, **{**told, **how})
 
 
-def test_one_run_on_several_hosts_is_one_line_and_the_newest_comes_first(capsys):
+def test_a_run_on_several_hosts_is_a_single_line_and_the_newest_run_comes_first(capsys):
     late = "20261122T091140Z-0001"
     found = [
         (host("gpu-01"), [entry(late, "failed", step="container:ollama1", why="exited 1"), entry()]),
@@ -83,12 +83,12 @@ def test_hosts_without_a_run_are_told_apart_from_hosts_without_an_answer(more, c
     assert capsys.readouterr().out.startswith(f"no run has changed {of}, as far as the journals show\n")
 
 
-def test_as_many_runs_as_are_asked_for():
+def test_history_lists_as_many_runs_as_the_limit_allows():
     found = [(host("gpu-01"), [entry(f"20261122T08{minute:02}00Z-0000") for minute in range(9, 0, -1)])]
     assert len(report.history_document(found, 3)["runs"]) == 3
 
 
-def test_what_a_run_did_is_told_step_by_step(make, paths, capsys):
+def test_show_lists_every_step_of_a_run_with_action_diff_and_result(make, paths, capsys):
     (make.folder / "b").write_text("before")
     made = make(note(make), note(make, "b"))
     deployed(made.deploy(ROLES))
@@ -108,14 +108,14 @@ def test_what_a_run_did_is_told_step_by_step(make, paths, capsys):
     assert "gpu-02" not in said
 
 
-def test_of_a_configuration_the_files_that_differ_are_told():
+def test_the_diff_of_a_configuration_names_the_differing_files():
     have, want = ({"files": {"nginx.conf": "same", "upstream.conf": now}, "id": now} for now in ("one", "two"))
     made = history.ChangeRecord("config:balancer", "balancer", "change", "a/ollama1 drained", have, want, True)
     assert report.difference(made, {}) == ["files upstream.conf: one -> two", "id: one -> two"]
     assert report.difference(made, {"config": Generation.words}) == [], "the reason says it, and no hash"
 
 
-def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys):
+def test_texts_of_a_host_are_escaped_for_a_terminal_and_show_no_secret(capsys):
     nasty = "\x1b[2Jhunter2-and-more\x07"
     made = history.ChangeRecord(nasty, nasty, nasty, nasty, {nasty: nasty}, {nasty: "x"}, True, nasty, 1, nasty)
     story = history.hidden(history.Story(entry(result=nasty, why=nasty), (made,)), Mask([Secret("hunter2-and-more")]))
@@ -131,13 +131,13 @@ def test_what_a_host_says_is_made_fit_for_a_terminal_and_shows_no_secret(capsys)
 @pytest.mark.parametrize(
     "text", ["", "../../etc/shadow", "20261122T081140Z-585d/..", "20261122T081140Z-585d\n", "latest"]
 )
-def test_what_is_no_run_is_refused_before_any_host_is_asked(text):
+def test_a_malformed_run_id_is_refused_before_any_host_is_asked(text):
     with pytest.raises(UsageError, match="is not the id of a run"):
         run_id_of(text)
 
 
 @pytest.mark.parametrize("answer", [Answer(1, b"", b"sh: cannot fork"), Answer(0, b"# journal\nand then nothing")])
-def test_a_journal_that_cannot_be_read_is_an_error_and_not_an_empty_one(answer):
+def test_an_unreadable_journal_is_an_error_and_no_empty_journal(answer):
     with pytest.raises(FactError, match="cannot be read"):
         history.story("run-1", answer)
 

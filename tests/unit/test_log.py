@@ -43,7 +43,7 @@ def log(**how):
     return Log(**{"run": RUN, "command": "deploy", "inventory": "/srv/prod.yaml", **how})
 
 
-def test_a_log_is_there_again_and_only_for_its_owner(logs):
+def test_a_log_can_be_read_again_and_only_by_its_owner(logs):
     logs.write(log(limit=("gpu",), tags=("nginx",), extra_vars=2))
     assert logs.find(RUN) == log(limit=("gpu",), tags=("nginx",), extra_vars=2, time=logs.find(RUN).time)
     modes = [path.stat().st_mode & 0o777 for path in (logs.folder, *logs.folder.iterdir())]
@@ -53,7 +53,7 @@ def test_a_log_is_there_again_and_only_for_its_owner(logs):
     assert len(list(logs.folder.iterdir())) == 1
 
 
-def test_a_run_is_dead_when_its_process_is_gone_without_a_result(logs):
+def test_a_run_is_dead_if_its_process_ended_without_a_result(logs):
     assert not log().is_dead, "it is this process"
     assert log(pid=gone()).is_dead
     assert log(started="1").is_dead, "the same number, another process"
@@ -71,7 +71,7 @@ def test_a_run_is_dead_when_its_process_is_gone_without_a_result(logs):
 @pytest.mark.parametrize(
     ("code", "result"), [(4, "unreachable"), (130, "stopped"), (3, "failed"), (130, "changed"), (0, "changed")]
 )
-def test_a_run_that_ended_here_is_over_whatever_came_of_it(logs, code, result):
+def test_a_run_that_ended_on_this_machine_is_over_whatever_its_result(logs, code, result):
     logs.write(log(exit=code, hosts={"gpu-01": result}))
     assert logs.over(RUN).exit == code
     logs.write(log())
@@ -80,14 +80,14 @@ def test_a_run_that_ended_here_is_over_whatever_came_of_it(logs, code, result):
     assert logs.over(RUN) is None
 
 
-def test_a_host_that_names_a_file_as_its_run_has_none_read(logs):
+def test_a_run_id_from_a_host_cannot_name_another_file(logs):
     logs.write(log(exit=0))
     (logs.folder.parent / f"{RUN}.json").write_text((logs.folder / f"{RUN}.json").read_text())
     for name in (f"../{RUN}", str(logs.folder.parent / RUN), "..", "", "x" * 5000, "a\0b"):
         assert logs.over(name) is None
 
 
-def test_the_last_run_of_an_inventory_is_known_if_it_died(logs, tmp_path):
+def test_the_last_run_of_an_inventory_is_unfinished_if_its_process_died(logs, tmp_path):
     mine = str(tmp_path / "prod.yaml")
     assert logs.unfinished(mine) is None
     logs.write(log(inventory=mine, pid=gone()))
@@ -113,7 +113,7 @@ def test_the_last_run_of_an_inventory_is_known_if_it_died(logs, tmp_path):
         ),
     ],
 )
-def test_a_run_that_is_over_names_the_command_that_goes_on(how, said):
+def test_the_epitaph_of_a_run_ends_with_the_command_that_goes_on(how, said):
     died = log(pid=4242, **how, boot="before")
     assert died.epitaph == f"run {RUN} died: its process 4242 on this machine is gone; to go on: {said}"
     assert log(exit=130, **how).epitaph == f"run {RUN} has ended here and left this lock; to go on: {said}"
@@ -123,7 +123,7 @@ def held(run_id, who=None):
     return lock.Holder(run_id, who or lock.who(), 60, 170, busy=False, why="")
 
 
-def test_lock_status_tells_whose_process_is_gone(logs, capsys):
+def test_lock_status_names_the_dead_run_of_a_lock_and_the_next_command(logs, capsys):
     logs.write(log(pid=gone()))
     hosts = [Host(name=name, connection=Connection(address="192.0.2.1")) for name in "abcd"]
     found = list(zip(hosts, [held(RUN), held(RUN), held(OTHER), held(RUN, "bob@lab")], strict=True))
@@ -142,7 +142,7 @@ UNREACHABLE = "gpu: {hosts: {a: {ansible_host: 127.0.0.1, ansible_port: 1, ollam
 
 
 @pytest.mark.parametrize("words", [["history"], ["plan"], ["history", "--json"], ["plan", "--json"]])
-def test_history_and_plan_name_the_run_that_died_here(logs, tmp_path, capsys, words):
+def test_history_and_plan_name_a_run_that_died_on_this_machine(logs, tmp_path, capsys, words):
     path = tmp_path / "inventory.yaml"
     path.write_text(UNREACHABLE)
     for pid, known in ((gone(), True), (os.getpid(), False)):
@@ -152,7 +152,7 @@ def test_history_and_plan_name_the_run_that_died_here(logs, tmp_path, capsys, wo
         assert (f"provision deploy --resume {RUN}" in said) == known
 
 
-def test_logs_are_bounded_and_what_is_no_log_is_none():
+def test_the_number_of_logs_is_bounded_and_a_garbled_log_counts_as_no_log():
     logs = Logs(runs.default_folder(), keep=3)
     for minute in range(10, 16):
         logs.write(log(run=f"20261122T08{minute}00Z-0000", exit=0))
@@ -163,7 +163,7 @@ def test_logs_are_bounded_and_what_is_no_log_is_none():
         assert logs.over(RUN) is None
 
 
-def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(paths):
+def test_the_lock_of_a_dead_run_of_this_operator_is_taken_over_at_once(paths):
     lock = HostLock(paths)
 
     def ran(command):
@@ -188,14 +188,14 @@ def test_the_lock_of_a_run_that_is_known_to_be_dead_is_taken_at_once(paths):
         lock.checked(ran(lock.acquire(OTHER, 0, RUN)))
 
 
-def test_a_run_goes_on_with_what_it_was_told(logs):
+def test_a_resumed_run_has_the_inventory_limit_and_tags_of_its_log(logs):
     logs.write(log(pid=gone(), limit=("gpu",), tags=("nginx",)))
     request, pace = resume.resumed(REQUEST, Pace(), RUN)
     assert (request.inventory, request.limit, request.tags) == ("/srv/prod.yaml", ("gpu",), ("nginx",))
     assert pace == Pace()
 
 
-def test_and_as_carefully_as_it_was_told_unless_something_else_is_said(logs):
+def test_a_resumed_run_has_the_pace_of_its_log_except_for_given_options(logs):
     Logged(RUN, "deploy", REQUEST, PACE).begin()
     logs.write(dataclasses.replace(logs.find(RUN), exit=7))
     assert resume.resumed(REQUEST, Pace(), RUN)[1] == PACE
@@ -203,7 +203,7 @@ def test_and_as_carefully_as_it_was_told_unless_something_else_is_said(logs):
     assert resume.resumed(REQUEST, said, RUN)[1] == Pace("100%", True, "3", 60)
 
 
-def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
+def test_a_log_of_an_earlier_version_has_no_pace(logs):
     logs.write(log(exit=7))
     path = logs.folder / f"{RUN}.json"
     keys = ("serial", "canary", "max_fail")
@@ -221,13 +221,13 @@ def test_a_log_of_before_that_was_kept_says_nothing_of_it(logs):
         ({"exit": 3, "extra_vars": 1}, {}, "give -e again"),
     ],
 )
-def test_what_cannot_go_on_is_refused_and_says_why(logs, how, said, why):
+def test_a_run_that_cannot_be_resumed_is_refused_with_the_reason(logs, how, said, why):
     logs.write(log(**how))
     with pytest.raises(UsageError, match=why):
         resume.resumed(dataclasses.replace(REQUEST, **said), Pace(), RUN)
 
 
-def test_a_run_of_which_there_is_no_log_must_be_known_to_a_host(tmp_path):
+def test_a_run_without_a_log_must_be_known_to_a_host(tmp_path):
     path = tmp_path / "inventory.yaml"
     path.write_text(UNREACHABLE)
     with pytest.raises(UsageError, match="neither this machine nor these hosts know"):
