@@ -162,8 +162,8 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
         yield host.problem(
             "balancer",
             (),
-            f"would send a request to instances of {' and '.join(served)} alike, which answer other paths: make an"
-            " inventory with a balancer for each of them",
+            f"would send a request to instances of {' and '.join(served)} alike, and the engines answer different"
+            " paths: write an inventory of its own for each engine, with a balancer",
         )
 
 

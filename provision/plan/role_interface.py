@@ -280,7 +280,9 @@ def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:
             yield host.problem(declaring(host), ("instances",), f"{host.name} is in the group gpu and has no instance")
         several = [name for name, instances in _declared(host).items() if instances]
         for name in several[1:]:
-            problem = f"{host.name} has instances of {several[0]} too: a host has those of one engine"
+            problem = (
+                f"{host.name} has instances of {several[0]} too: a host serves with one engine, so remove one list"
+            )
             yield host.problem(name, ("instances",), problem)
 
 

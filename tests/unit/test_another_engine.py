@@ -85,7 +85,7 @@ def told(command: Any) -> str:
     return "\n".join([*command.words, command.stdin.decode(), command.title])
 
 
-def test_what_a_host_gets_has_no_word_of_another_engine(tmp_path: Path) -> None:
+def test_commands_for_a_host_have_no_word_of_another_engine(tmp_path: Path) -> None:
     texts = []
     for name, entry in entries(load(tmp_path)):
         step, known = entry.step, facts(name, NO_APT)
@@ -154,7 +154,9 @@ def looked(tmp_path: Path) -> tuple[inspect.Docker, list[str]]:
     return found, sorted((tmp_path / "asked").read_text().splitlines())
 
 
-def test_the_look_at_docker_asks_each_instance_as_its_engine_says(looked: tuple[inspect.Docker, list[str]]) -> None:
+def test_the_read_of_docker_asks_each_instance_the_paths_of_its_engine(
+    looked: tuple[inspect.Docker, list[str]],
+) -> None:
     found, asked = looked
     assert asked == [
         "http://10.0.0.1:3001/health",
@@ -168,7 +170,7 @@ def test_the_look_at_docker_asks_each_instance_as_its_engine_says(looked: tuple[
     assert "/v1/models" in said["echo1"][0]
 
 
-def test_docker_says_which_engine_a_container_has_and_where_its_server_listens() -> None:
+def test_the_read_of_docker_has_the_engine_and_the_port_of_a_container() -> None:
     script = inspect.command().stdin.decode()
     assert '"8000/tcp"' in script
     assert '{{if eq (index .Config.Labels "provision.engine") "echo"}}echo{{end}}' in script
@@ -195,7 +197,7 @@ def test_an_instance_proves_itself_by_the_test_of_its_engine(tmp_path: Path) -> 
     assert own.admission.session.ran == [readiness("echo1", ["parrot"])]
 
 
-def test_a_balancer_knows_the_engine_behind_it(tmp_path: Path) -> None:
+def test_a_balancer_has_the_client_paths_of_the_engine_behind(tmp_path: Path) -> None:
     steps = [entry.step for _, entry in entries(load(tmp_path))]
     [step] = [step for step in steps if isinstance(step, Balancing)]
     assert (step.engine, step.model, step.scattered) == (ECHO, "parrot", {})
@@ -210,7 +212,7 @@ def test_a_balancer_knows_the_engine_behind_it(tmp_path: Path) -> None:
     assert b"upstream echo {\n    zone echo " in want["files"]["upstream.conf"].data
 
 
-def test_an_address_that_does_not_do_is_told_by_the_engines_setting(tmp_path: Path) -> None:
+def test_a_wrong_listen_address_is_refused_under_the_setting_of_the_engine(tmp_path: Path) -> None:
     inventory = load(tmp_path, "echo: {listen_address: 10.9.9.9, instances: [{gpus: [0]}]}")
     guard = next(entry.step for name, entry in entries(inventory) if (name, entry.step.id) == ("gpu-02", GUARD))
     with pytest.raises(RefusalError, match=r"^echo\.listen_address 10\.9\.9\.9 is no address of this host"):
@@ -223,12 +225,18 @@ GUARD = "guard:instances"
 @pytest.mark.parametrize(
     ("second", "problem"),
     [
-        (f"{SAME}, ollama: {{instances: [{{gpus: [1]}}]}}", "gpu-02 has instances of ollama too"),
-        ("ollama: {instances: [{gpus: [1]}]}", "instances of Echo and Ollama alike, which answer other paths"),
-        ("echo: {image: x}", "gpu-02 is in the group gpu and has no instance"),
+        (
+            f"{SAME}, ollama: {{instances: [{{gpus: [1]}}]}}",
+            "hosts.gpu-02.echo.instances: gpu-02 has instances of ollama too: a host serves with one engine",
+        ),
+        (
+            "ollama: {instances: [{gpus: [1]}]}",
+            "hosts.lb-01.balancer: would send a request to instances of Echo and Ollama alike",
+        ),
+        ("echo: {image: x}", "hosts.gpu-02.ollama.instances: gpu-02 is in the group gpu and has no instance"),
     ],
 )
-def test_what_two_engines_cannot_do_together_is_refused(tmp_path: Path, second: str, problem: str) -> None:
+def test_mixed_engines_are_refused_with_the_path_of_the_key(tmp_path: Path, second: str, problem: str) -> None:
     with pytest.raises(InventoryError) as refused:
         load(tmp_path, second)
     assert problem in str(refused.value)
