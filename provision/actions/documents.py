@@ -55,7 +55,7 @@ def changes(outcome: Outcome) -> list[dict[str, str]]:
         outcome: of the host.
     """
     planned = {change.step.id: change for change in outcome.plan.changes}
-    made = ((step, planned.get(step)) for step in outcome.changed)
+    changed = ((step, planned.get(step)) for step in outcome.changed)
     return [
         {
             "step": step,
@@ -63,7 +63,7 @@ def changes(outcome: Outcome) -> list[dict[str, str]]:
             "action": change.action if change else "",
             "reason": change.reason if change else "",
         }
-        for step, change in made
+        for step, change in changed
     ]
 
 

@@ -40,8 +40,8 @@ def reason(words: Vocabulary, have: Mapping[str, Any], want: Mapping[str, Any]) 
         want: the state wanted; further keys of `have` are evidence.
     """
     keys = _differing(have, want)
-    told = [key for key in keys if not _is_explained(words, key, keys)] or keys
-    texts = [_reason(words, key, have.get(key), want[key]) for key in told]
+    unexplained = [key for key in keys if not _is_explained(words, key, keys)] or keys
+    texts = [_reason(words, key, have.get(key), want[key]) for key in unexplained]
     return ", ".join(dict.fromkeys(filter(None, texts)))
 
 

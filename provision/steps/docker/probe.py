@@ -88,14 +88,14 @@ def _engine_word(probes: Probes) -> str:
 def answers(probes: Probes) -> str:
     """The shell function that asks an instance: $1 id, $2 address and port, and with several engines $3 the engine."""
     urls = [_urls(probe) for probe in probes]
-    chosen, asked, own = "", urls[0], "$1"
+    chosen, requests, own = "", urls[0], "$1"
     if len(probes) > 1:
         cases = "".join(f"    -{p.label}) set -- {text} ;;\n" for p, text in zip(probes, urls, strict=True))
-        chosen, asked, own = f"  id=$1\n  case $3 in\n{cases}  esac\n", '"$@"', "$id"
+        chosen, requests, own = f"  id=$1\n  case $3 in\n{cases}  esac\n", '"$@"', "$id"
     return (
         f"answers() {{\n{chosen}"
         "  curl --noproxy '*' -sf --fail-early -m 15 -w '\\n%{exitcode} %{http_code} %{errormsg}\\n' \\\n"
-        f"    {asked} |\n"
+        f"    {requests} |\n"
         f'    base64 -w 3000 | while read -r part; do printf \'%s api %s\\n\' "{own}" "$part"; done\n'
         "}"
     )
