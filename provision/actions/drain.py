@@ -98,7 +98,7 @@ def _prepared(
 
     inventory = role_interface.load(request.inventory, request.overrides)
     session = RunSession(request, pace, verb, inventory, frozenset(), listen, words=instances)
-    return session, Draining(session.context, request.become_password, instances, request.limit)
+    return session, Draining(session.context, request.become_password, instances, request.limit, request.forks)
 
 
 def _run(

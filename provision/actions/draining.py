@@ -4,10 +4,12 @@ import contextlib
 import datetime as dt
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from provision.actions.instances import chosen
+from provision.actions.request import FORKS
 from provision.errors import GuardError, HostError
 from provision.events import Event
 from provision.inventory import Host, Mask
@@ -53,6 +55,7 @@ class Draining:
         become_password: sudo's password (`-K`), or None for the password in the inventory.
         words: `PATTERN` or `PATTERN/INSTANCE`, see `instances.chosen`.
         limit: patterns of hosts; empty for all hosts.
+        forks: gpu hosts whose instances are tested at the same time.
 
     Raises:
         UsageError: no instance matches a word.
@@ -62,7 +65,12 @@ class Draining:
     guard_exit = GuardError.exit_code
 
     def __init__(
-        self, context: Context, become_password: str | None, words: Sequence[str], limit: Sequence[str] = ()
+        self,
+        context: Context,
+        become_password: str | None,
+        words: Sequence[str],
+        limit: Sequence[str] = (),
+        forks: int = FORKS,
     ) -> None:
         self.context = context
         self.chosen = chosen(context.inventory, limit, words)
@@ -73,6 +81,7 @@ class Draining:
         """Masks the secrets of every host."""
         self._password = become_password
         self._roll = Roll.of(context, become_password)
+        self._forks = forks
         self._tests: list[Transport] = []  # connections for tests of instances
 
     def labels(self) -> list[str]:
@@ -158,7 +167,9 @@ class Draining:
         return [outcome for outcome, _ in marked]
 
     def _undrain(self) -> list[Drain]:
-        tested = [drain for host, names in self.chosen for drain in self._tested(host, names)]
+        with ThreadPoolExecutor(self._forks, thread_name_prefix="host") as threads:
+            each_host = threads.map(lambda chosen: self._tested(*chosen), self.chosen)
+            tested = [drain for drains in each_host for drain in drains]
         good = {name for drain in tested if drain.error is None for name in drain.labels}
         back = [self._given_back(pool, good) for pool in self._pools()] if good else []
         return [*(drain for drain in tested if drain.error), *back]

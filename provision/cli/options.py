@@ -107,9 +107,14 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(command)
 
 
-def password_option(command: F) -> F:
+def password_option(command: F, help_text: str = "Ask for sudo's password.") -> F:
     """Add `-K/--ask-become-pass`: the parameter `ask_become_pass`, a bool."""
-    return click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for sudo's password.")(command)
+    return click.option("-K", "--ask-become-pass", is_flag=True, help=help_text)(command)
+
+
+def unused_password_option(command: F) -> F:
+    """Add `-K` to a command that logs in to no host: an alias with the options of all commands keeps working."""
+    return password_option(command, "Without effect: this command logs in to no host and needs no password.")
 
 
 def forks_option(command: F) -> F:
@@ -200,7 +205,8 @@ def host_options(command: Command) -> Command:
 def key_options(command: Command) -> Command:
     """As `host_options`, but -K asks for no password: the command logs in to no host."""
     chosen = (inventory_option, limit_option, extra_vars_option)
-    return _with(command, *chosen, *_REACH, colour_option, json_option, needs_password=False)
+    reach = (unused_password_option if option is password_option else option for option in _REACH)
+    return _with(command, *chosen, *reach, colour_option, json_option, needs_password=False)
 
 
 def instance_options(command: Command) -> Command:

@@ -87,12 +87,12 @@ def make(tmp_path: Path, instances: FakeSession) -> Any:
     """A function that makes a Draining of words, over two balancers."""
     setup = testing.setup(tmp_path, lambda *_: cast(Any, instances))
 
-    def build(*words: str, **variables: Any) -> Draining:
+    def build(*words: str, forks: int = 8, **variables: Any) -> Draining:
         balancers = (balancer(name) for name in ("lb-1", "lb-2"))
         one = gpu("a")
         hosts = (Host(**{**vars(one), "variables": variables}), gpu("b"), *balancers)
         context = Context("run", Inventory(path="", hosts=hosts), frozenset(), ignore, Store(tmp_path), setup=setup)
-        made = Draining(context, None, words)
+        made = Draining(context, None, words, forks=forks)
         made._roll = Roll.of(context, make=Fake)  # type: ignore[arg-type]
         made._roll.pools.of(hosts[0])
         return made
@@ -220,6 +220,25 @@ def test_ctrl_c_during_the_return_of_the_locks_is_too_late_and_cuts_nothing(make
     assert [one.result for one in found] == ["changed", "changed"]
     assert not made.interrupted
     assert not any(Fake.made[name].cut for name in ("lb-1", "lb-2"))
+
+
+@pytest.mark.parametrize(("forks", "most"), [(1, 1), (2, 2)])
+def test_an_undrain_tests_as_many_hosts_at_once_as_forks_allow(
+    make: Any, instances: FakeSession, forks: int, most: int
+) -> None:
+    running, seen, both = [], [], threading.Event()
+
+    def testing(name: str) -> None:
+        running.append(name)
+        seen.append(len(running))
+        if len(running) == most:
+            both.set()
+        assert both.wait(10)
+        running.remove(name)
+
+    instances.testing = testing
+    make("a/ollama1", "b/ollama1", forks=forks).undrain()
+    assert (len(seen), max(seen)) == (2, most)
 
 
 def test_ctrl_c_during_the_test_of_an_instance_admits_no_instance(make: Any, instances: FakeSession) -> None:

@@ -283,6 +283,11 @@ def test_commands_that_ask_hosts_take_the_same_options(inventory, capsys, words)
     assert (code, json.loads(out)["exit"]) == (4, 4)
 
 
+def test_the_help_of_trust_says_that_a_password_has_no_effect(capsys):
+    assert "Without effect: this command logs in to no host" in " ".join(run(capsys, "trust", "--help")[1].split())
+    assert "Without effect" not in run(capsys, "history", "--help")[1]
+
+
 def test_trust_asks_for_no_password_and_tells_programs_the_keys(inventory, capsys):
     code, out, _ = run(capsys, "trust", "-K", "--json", "-i", inventory)
     found = json.loads(out)
