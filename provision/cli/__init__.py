@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "plan": ("provision.cli.plan", "Show the changes of a deploy, and their cost"),
-    "deploy": ("provision.cli.deploy", "Make the hosts as the inventory declares"),
+    "deploy": ("provision.cli.deploy", "Change the hosts to the state in the inventory"),
     "verify": ("provision.cli.verify", "Compare as plan does, then prove every step; change nothing"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint: targets, capacity, slow instances"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until undrain"),
-    "undrain": ("provision.cli.drain", "Test drained instances, and put them back"),
-    "lock": ("provision.cli.lock", "Show the holders of hosts; lock hosts; remove dead locks"),
+    "undrain": ("provision.cli.drain", "Test drained instances, and send requests there again"),
+    "lock": ("provision.cli.lock", "Show the locks of hosts; lock hosts; remove dead locks"),
     "rollback": ("provision.cli.rollback", "Undo the changes of a run"),
     "history": ("provision.cli.history", "List the runs on these hosts, and their results"),
     "show": ("provision.cli.history", "Show a run step by step"),

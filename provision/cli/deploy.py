@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 @diff_option
 @exit_code_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--serial", default="", metavar="N|P%", help="So many hosts at a time.  [default: --forks]")
-@click.option("--canary", is_flag=True, help="One gpu host alone; the others only if all is well there.")
-@click.option("--max-fail", default="", metavar="N|P%", help="Stop when more hosts than this fail.  [default: never]")
+@click.option("--serial", default="", metavar="N|P%", help="Change the hosts in batches of N.  [default: one batch]")
+@click.option("--canary", is_flag=True, help="Change a gpu host alone first; go on only if this host is well.")
+@click.option("--max-fail", default="", metavar="N|P%", help="Stop when more than N hosts fail.  [default: never]")
 @lock_wait_option("a host")
 @click.option(
     "--resume", default="", metavar="RUN", help="Go on with a run that was killed: its hosts, roles and pace."
@@ -47,7 +47,7 @@ def deploy(
     lock_wait: str,
     resume: str,
 ) -> int:
-    """Make the hosts what the inventory says. A step that is as declared stays untouched."""
+    """Change the hosts to the state in the inventory. A step that is as declared stays untouched."""
     from provision import actions
     from provision.errors import UsageError
     from provision.report import plan, recap

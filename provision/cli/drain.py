@@ -1,4 +1,4 @@
-"""`provision drain` and `undrain`: take instances out of the upstream by hand, and back in."""
+"""`provision drain` and `undrain`: an operator takes instances out of the upstream, and puts the instances back."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @instance_options
-@click.option("-m", "--message", default="", metavar="WHY", help="Shown to whoever looks.")
+@click.option("-m", "--message", default="", metavar="WHY", help="The reason; plan and verify show the text.")
 @click.option(
-    "--timeout", default="", metavar="DURATION", help="Wait so long for streams.  [drain_timeout of the inventory]"
+    "--timeout",
+    default="",
+    metavar="DURATION",
+    help="Wait at most so long for open streams.  [default: drain_timeout of the inventory]",
 )
 @click.option("--force", is_flag=True, help="Drain even the last instances of a model, without asking.")
 def drain(
@@ -35,7 +38,7 @@ def drain(
 
     A PATTERN is a host, a group or another pattern of --limit. A drain lasts, over deploys and reboots, until
     `undrain`. The hosts of the instances may be dead: only balancers are asked. Before the last instances of a model
-    are drained, the command asks; without a terminal it needs --force.
+    are drained, the command asks; without a terminal the command needs --force.
     """
     from provision import actions
     from provision.report import drain as report
@@ -63,7 +66,7 @@ def drain(
 @click.command()
 @instance_options
 def undrain(request: Request, screen: Screen, instances: tuple[str, ...], everything: bool, lock_wait: str) -> int:
-    """Test drained instances, and have the balancers send requests to them again."""
+    """Test drained instances, and have the balancers send requests to the healthy instances again."""
     from provision import actions
     from provision.report import drain as report
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def lock() -> None:
-    """Show, take or give back the locks of hosts. A deploy locks what it changes by itself."""
+    """Show the locks of hosts, lock hosts, or remove locks. A deploy locks the hosts that it changes by itself."""
 
 
 @lock.command()
@@ -27,9 +27,9 @@ def status(request: Request, screen: Screen) -> int:
     return _tell("lock status", actions.lock.status(request), screen)
 
 
-@lock.command(short_help="Keep everybody off the hosts until the lock is released.")
+@lock.command(short_help="Lock hosts against every deploy, until `lock release`.")
 @host_options
-@click.option("-m", "--message", required=True, metavar="WHY", help="Shown to whoever is kept off.")
+@click.option("-m", "--message", required=True, metavar="WHY", help="The reason; refused deploys show the text.")
 def acquire(request: Request, screen: Screen, message: str) -> int:
     """Lock the hosts until `lock release`: no deploy changes a locked host, not even your own."""
     from provision import actions
@@ -37,7 +37,7 @@ def acquire(request: Request, screen: Screen, message: str) -> int:
     return _tell("lock acquire", actions.lock.acquire(request, message), screen)
 
 
-@lock.command(short_help="Take away locks by hand, and those of dead runs.")
+@lock.command(short_help="Remove locks by hand, and the locks of dead runs.")
 @host_options
 @click.option("--force", is_flag=True, help="Also the lock of a run that may still be at work.")
 def release(request: Request, screen: Screen, force: bool) -> int:

@@ -144,7 +144,7 @@ def lock_wait_option(what: str) -> Callable[[F], F]:
     Args:
         what: the locked thing, such as `a host`.
     """
-    help_text = f"Wait so long for {what} that somebody else has."
+    help_text = f"Wait at most so long for {what} locked by somebody else.  [default: 0]"
     return click.option("--lock-wait", default="0", metavar="DURATION", help=help_text)
 
 
@@ -175,14 +175,16 @@ _ROLES = (
     ),
 )
 _OUTPUT = (
-    click.option("-v", "--verbose", count=True, help="Show every step with its commands; -vv also what goes over SSH."),
+    click.option(
+        "-v", "--verbose", count=True, help="Show every step with its commands; -vv also the SSH connections."
+    ),
     click.option("-q", "--quiet", is_flag=True, help="Show only failures and the last line."),
     colour_option,
     json_option,
 )
 _LISTS = (
-    click.option("--list-hosts", is_flag=True, help="List the chosen hosts and end; connects to none."),
-    click.option("--list-steps", is_flag=True, help="List the steps of each chosen host and end; connects to none."),
+    click.option("--list-hosts", is_flag=True, help="List the chosen hosts and end; connect to no host."),
+    click.option("--list-steps", is_flag=True, help="List the steps of each chosen host and end; connect to no host."),
 )
 
 
