@@ -92,7 +92,7 @@ class HostTraffic:
         members = self.roll.members
         blockers = self._blockers(slot)
         undrained = [key for key, member in blockers.items() if not member.drained]
-        # An own instance that is down may block further hosts, and a further host may block this host.
+        # A down instance of this host may block other hosts, while an instance of another host blocks this host.
         own = self._own([*undrained, *slot.down]) if blockers else []
         if self.left_out.try_once(own, slot.step):
             blockers = self._blockers(slot)
@@ -156,7 +156,7 @@ class HostTraffic:
             raise first
 
     def abandon(self, slot: Slot | None) -> None:
-        """Admit the healthy instances of a slot after an error. Only the first error is reported.
+        """Admit the healthy instances of a slot after an error. A failed test is not reported beside that error.
 
         Args:
             slot: the instances, or None if no instance was taken out.
@@ -175,15 +175,16 @@ class HostTraffic:
             self.roll.members.release(slot)
 
     def hold(self, name: str) -> bool:
-        """Mark a member `down` whose instance is about to be made: the new instance has no model yet.
+        """Mark the member of an instance `down` before the instance is made: a new instance has no model yet.
 
-        The host was installed anew, or the container was removed by hand.
+        A balancer may list such an instance because the host was installed anew, or because somebody removed the
+        container.
 
         Args:
             name: the instance.
 
         Returns:
-            whether a balancer sent to the instance, so that marking took time.
+            whether a balancer sent requests to the instance, so that the mark took time.
 
         Raises:
             HostError: a balancer sends to the instance and could not be told.
@@ -210,7 +211,7 @@ class HostTraffic:
         Raises:
             HostError: a new instance failed its test, or a balancer could not be told.
         """
-        # An instance that a rollback brings back has no models.
+        # An instance that only a rollback brings back has no models, and stays out.
         declared = {instance.name for instance in self.host.instances}
         created = [name for name in self._own(self.roll.members.labels(Membership.NEW)) if name in declared]
         self.left_out.give_back(created)

@@ -1,4 +1,4 @@
-"""Across hosts: all hosts side by side, the balancers' configuration last. A failed host stops no other host."""
+"""A run over all hosts: hosts change side by side, the balancers' configuration last. A failed host stops no other."""
 
 import contextlib
 import time
@@ -67,7 +67,7 @@ class Rollout:
         self._recovery = Recovery(self.roll, self.members, self.forks, each, self._read)
         self._stay_connected = False
         self._stopped = ""
-        self._ending = False  # all work is done, only locks are to be given back
+        self._ending = False  # all work is done, and the run only returns its locks
 
     def _host(self, host: Host, roles: frozenset[str], become_password: str | None) -> HostPart:
         past = None if self.past is None else self.past.get(host.name, ())
@@ -111,7 +111,11 @@ class Rollout:
     def interrupt(self, *, now: bool) -> None:
         """Stop after the current steps, or cut the connections now. Hosts without a lock are cut in both cases.
 
-        Work that has ended is not stopped. A lock that cannot be given back is left to expire.
+        If all work is done and only the locks are left, the run counts as complete. A lock that cannot be returned
+        expires.
+
+        Args:
+            now: cut the connections, also to hosts in the middle of a step.
         """
         self.context.stop.set()
         self.interrupted = self.interrupted or now or not self._ending
@@ -125,7 +129,7 @@ class Rollout:
         self._scheduler.wake()
 
     def under_way(self) -> list[str]:
-        """Return the names of the hosts that may be locked by this run: their current commands are finished."""
+        """Return the names of the hosts that this run may have locked: the run finishes their current commands."""
         balancers = {pool.host.name for pool in self.roll.pools.known if pool.locked}
         return sorted(balancers | {host.name for host in self.members if host.run.locked})
 
@@ -233,7 +237,7 @@ class Rollout:
         host.outcome.plan = merged(host.outcome.plan, host.run.plan(roles, known, host.outcome.plan.changes))
 
     def _leave(self, host: HostPart, later: frozenset[str]) -> None:
-        """Close a connection that is no longer needed: a fleet of 200 hosts has only as many open as are worked on."""
+        """Close a connection without further use: a run over 200 hosts has connections open only for hosts at work."""
         if not (host.needs_connection(later) or self._stay_connected):
             host.run.session.close()
 

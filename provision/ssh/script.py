@@ -39,13 +39,17 @@ def make_mark() -> str:
 def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
     """Assemble the script that runs commands in sequence.
 
-    Without `stop`, a slow command runs beside the commands that follow: its output waits in a pipe until the others are
-    done, its standard error behind its output. The other commands share a shell, see `_TOGETHER`.
+    Without `stop`, a slow command runs beside the commands that follow. The output of the slow command waits in a pipe
+    until the other commands are done, and its standard error follows its output. Neighbouring commands with the same
+    time limit share a shell, see `_TOGETHER`.
 
     Args:
         commands: the commands.
         mark: from `make_mark`.
         stop: whether a failed command ends the script. Later commands have no answer then.
+
+    Returns:
+        the script, for the standard input of `sh -s`.
     """
     parts = [PRELUDE.strip("\n"), f"mark={mark}", "main() {"]
     beside = 0
@@ -89,9 +93,9 @@ def _grouped(commands: Sequence[Run | Put], *, stop: bool) -> list[list[tuple[in
 
 # A shell and a `timeout` for each command would be half the price of a short read. So one shell runs several commands,
 # each in a subshell, and prints the number of each command that has ended. When the shell ends early, another shell
-# goes on. The time of a shell is the limit of one command: a shell without any ended command had a command that hangs,
-# and the loop closes the answer of that command. Else the command under way may only be the last of many slow commands:
-# the next shell runs that command once more, with the whole limit.
+# goes on. The time limit of a shell is the limit of a single command. If no command has ended, the first command hangs,
+# and the loop closes the answer of that command. Otherwise the earlier commands may have used up the time: the next
+# shell runs the interrupted command again, with the whole limit.
 _TOGETHER = """from={first}
 while [ "$from" -le {last} ]; do
 {{ ended=$(timeout -k {kill} {limit:g} sh -s -- "$from" 3>&1 >&4 4>&- <<'{mark}'

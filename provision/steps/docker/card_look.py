@@ -1,18 +1,21 @@
 """A look into a container for its cards: nothing else shows that the cards are lost (docs/facts.md#lost-cards)."""
 
 LIMIT = 30  # seconds for a look: a busy host may take many
-NO_ANSWER = "(no answer)"  # of a look, in that time
+NO_ANSWER = "(no answer)"  # instead of the cards, after a look of LIMIT seconds
 BUNDLES = (
     "/run/containerd/io.containerd.runtime.v2.task/moby"  # containerd's folder of the configuration of each container
 )
 
-# `docker exec` starts two runtimes and asks two daemons, five times the price of nvidia-smi itself. So nvidia-smi first
-# runs in the container's namespaces without them: in the container's cgroup, because that decides which devices a
-# process may open; as nobody, without a way to more rights and without root's environment, because the program is the
-# container's. Only a list of cards counts as an answer; in every other case Docker is asked, also where the container's
-# root is no longer mounted on the host: a Docker that fails to start unmounts the root, the container runs on, and
-# `docker exec` fails. The check of the cgroup's path ties the process id to the container. A process that the driver
-# does not let go keeps its pipe open: the reader stops at the exit code.
+# `docker exec` starts two runtimes and asks two daemons, five times the price of nvidia-smi itself. So the look first
+# enters the container's namespaces without Docker, and the container's cgroup, because the cgroup decides which devices
+# a process may open. nvidia-smi is a file of the container and may be hostile: the program runs as nobody, with
+# no_new_privs, and with PATH alone as environment. The look has no seccomp and no AppArmor profile, unlike a process of
+# the container: Docker alone knows how to apply the container's profiles.
+#
+# Only a list of cards counts as an answer. In every other case Docker is asked, also where the container's root is no
+# longer mounted on the host: a Docker that fails to start unmounts the root, the container runs on, and `docker exec`
+# fails. The check of the cgroup's path ties the process id to the container. A process that hangs in the driver keeps
+# its pipe open, so the reader stops at the line with the exit code.
 SHELL = rf"""
 nl='
 '

@@ -25,14 +25,14 @@ from provision.steps.system.preflight import complaint
 from provision.steps.wording import Vocabulary
 
 CREATE_TIMEOUT = 300.0
-AROUND = 180  # seconds for Docker, beside the start of the server
-# An error of runc, for example with a full /tmp (`write /tmp/runc-process1: no space left on device`). A container
-# without nvidia-smi (`executable file not found`) fails with the same words, and is an answer.
+AROUND = 180  # seconds for Docker, added to the start timeout of the server
+# An error of runc, for example with a full /tmp (`write /tmp/runc-process1: no space left on device`). The error of a
+# container without nvidia-smi has the same words and ends in `executable file not found`: that error is an answer.
 NOT_RUN = "OCI runtime exec failed"
 # An error if the root of a running container is gone from the host: a failed start of Docker beside the container
 # removes the root (seen with Docker 26.1.5 and runc 1.1.15), and no restart of Docker brings the root back.
 ROOT_GONE = "/proc/self/exe: no such file or directory"
-KILLED = "(exit code 137)"  # of nvidia-smi: short of memory, a look into a container dies first
+KILLED = "(exit code 137)"  # of nvidia-smi: where memory is short, the kernel kills the look before the server
 # The log is read from its present start only: older lines outlive the restart that mended their cause.
 CHECK = """
 since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$1")
@@ -154,7 +154,7 @@ class Container(Step):
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
         """The past image and settings, running and well, whatever the past health. Refuses missing cards.
 
-        Options that provision never gives are not restored: of most only the name is known.
+        Options that provision never gives are not restored: the journal has only the names of most such options.
         """
         if past.get("foreign"):
             raise RefusalError(f"{self.name} was not ours")
@@ -220,9 +220,15 @@ class Container(Step):
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
 
     def _state(self, docker: Docker, declared: Collection[str]) -> State:
-        """Return the state. A look into the container without an answer does not prove lost cards: a busy host is slow,
-        a full host runs nothing, a limit may be too small for the look. A container to be removed may be ill; a
-        container with another limit to come is made anew, whatever it sees."""
+        """Return the state.
+
+        A look without an answer does not prove lost cards: a busy host is slow, a full disk lets nothing start, and the
+        container's memory limit may be too small for the look. The look does not matter for a container that is to be
+        removed (no image), and a killed look does not matter for a container whose memory limit changes.
+
+        Raises:
+            UnreadableError: the look gave no answer, and the container is to stay.
+        """
         item = docker.containers.get(self.name, {})
         sees = item.get("sees", "")
         if self.image and sees.endswith(inspect.NO_ANSWER):
@@ -271,7 +277,7 @@ def _is_kept(have: State, want: Mapping[str, Any]) -> bool:
 
 
 def _loss(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
-    """Return the loss of a running container, if the loss is the reason for a new container."""
+    """Return the words for the loss of a running container, if the loss is the reason for a new container."""
     if [key for key, _ in differing(have, want)] == ["cgroup"]:
         return ", whose cards a daemon-reload would take"
     if not have["running"] or have["gpus"] != want["gpus"] or have["sees"] == want["sees"]:
