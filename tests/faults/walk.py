@@ -54,7 +54,7 @@ class Story:
         """Go back to the beginning; the other hosts are as deployed."""
         self.start(world)
         others = [host.name for host in world.lab.hosts() if host.name != self.host]
-        for host in [other for other in others if world.changes()[other]]:
+        for host in [name for name in others if world.changes()[name]]:
             as_deployed(host)(world)
         # The balancer is right to leave out a host that has nothing yet.
         wait_for(lambda: not any(world.changes()[other] for other in others if other != BALANCER))

@@ -89,7 +89,8 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     if not own:
         return
     address = partial(endpoint.listen_address, host, inventory)
-    cards, ports = {one.name: one.gpus for one in own}, {one.name: one.port for one in own}
+    cards = {instance.name: instance.gpus for instance in own}
+    ports = {instance.name: instance.port for instance in own}
     yield Holders(cards=cards, ports=ports, address=address)
     yield Image(reference=host.serving.image)
     yield from boot.firewall_steps(host, inventory, ECHO)

@@ -96,7 +96,7 @@ def test_each_change_is_recorded_before_and_after_and_readable_by_root_alone(mak
         path.name: path.stat().st_mode & 0o777 for place in (journals.folder, journals.store) for path in tree(place)
     }
     assert set(modes.values()) == {0o700, 0o600}
-    assert [(one.step, one.have, one.want, one.result) for one in journals.story().changes] == [
+    assert [(change.step, change.have, change.want, change.result) for change in journals.story().changes] == [
         ("note:a", None, {"text": "wanted"}, "done"),
         ("note:b", {"text": "before"}, {"text": "wanted"}, "done"),
     ]
@@ -297,8 +297,8 @@ def test_a_cut_line_damages_no_other_line_and_garbage_is_ignored(make, journals)
         file.write('[1]\n"x"\n{"record": 3}\n\x1b[2J\n{"record": "change", "step": ["x"], "have": {}}\n{"at": 1, "rec')
     (make.folder / "a").write_text("by hand")
     deployed(make(note(make)).deploy(ROLES))
-    assert [one.step for one in journals.story().changes] == ["note:a", "", "note:a"]
-    assert [one.known for one in journals.story().changes] == [True, False, True]
+    assert [change.step for change in journals.story().changes] == ["note:a", "", "note:a"]
+    assert [change.known for change in journals.story().changes] == [True, False, True]
     assert journals.entries()[0].result == "changed"
 
 
@@ -318,7 +318,7 @@ def test_a_resumed_run_has_one_journal(make, journals):
     host.finish("failed", error.value)
     deployed(make(note(make), note(make, "b")).deploy(ROLES))
     assert [entry.result for entry in journals.entries()] == ["changed"]
-    assert [(one.step, one.result) for one in journals.story().changes] == [
+    assert [(change.step, change.result) for change in journals.story().changes] == [
         ("note:a", "done"),
         ("note:b", "failed"),
         ("note:b", "done"),

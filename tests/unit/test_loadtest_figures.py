@@ -146,7 +146,7 @@ def test_each_target_is_judged_by_its_measurement():
     rows = [*(record(at=n, instance=ONE) for n in range(3)), failed("503", instance=ONE)]
     targets = {"max_fail": "30%", "max_ttft_p95": "400ms", "min_tokens_per_second": 9.0, "max_skew": "20%"}
     found = result(*rows, weights={ONE: 1.0, TWO: 1.0}, **targets)
-    assert [(one.passed, one.measured) for one in found.verdicts] == [
+    assert [(verdict.passed, verdict.measured) for verdict in found.verdicts] == [
         (True, "25.0% (1 of 4)"),
         (False, "500 ms"),
         (True, "10.0"),
@@ -157,7 +157,7 @@ def test_each_target_is_judged_by_its_measurement():
 
 def test_a_target_without_a_measurement_is_missed():
     found = result(max_ttft_p95="1s", min_tokens_per_second=1.0, max_skew="10%")
-    assert [one.passed for one in found.verdicts] == [False] * 4
+    assert [verdict.passed for verdict in found.verdicts] == [False] * 4
     assert result(record()).exit_code == 0
 
 
