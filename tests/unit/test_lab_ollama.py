@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from provision.lab.simulated import ollama_api, ollama_cli, ollama_lab, ollama_runner
+from provision.lab.simulated import ollama_api, ollama_cli, ollama_durations, ollama_lab, ollama_runner
 
 CARD = {
     "uuid": "GPU-1",
@@ -61,6 +61,13 @@ def frames(server, path, body):
     assert status == 200
     assert headers["Content-Type"] == "application/x-ndjson"
     return [json.loads(line) for line in text.splitlines()]
+
+
+def load(server, **body):
+    """Return the document that says that a model is loaded or unloaded."""
+    status, headers, text = ask(server, "POST", "/api/generate", {"model": MODEL, **body})
+    assert (status, headers["Content-Type"]) == (200, "application/json; charset=utf-8")
+    return json.loads(text)
 
 
 @pytest.fixture
@@ -195,7 +202,7 @@ def test_a_download_ends_with_its_last_client_and_the_next_client_resumes(slow):
 
 
 def test_preload_puts_the_whole_model_on_the_card(pulled):
-    (frame,) = frames(pulled, "/api/generate", {"model": MODEL, "keep_alive": -1})
+    frame = load(pulled, keep_alive=-1)
     assert (frame["done"], frame["done_reason"]) == (True, "load")
     (running,) = json.loads(ask(pulled, "GET", "/api/ps")[2])["models"]
     assert running["size_vram"] == running["size"] > 1117322599
@@ -203,15 +210,14 @@ def test_preload_puts_the_whole_model_on_the_card(pulled):
 
 
 def test_keep_alive_0_unloads_a_model(pulled):
-    frames(pulled, "/api/generate", {"model": MODEL})
-    (frame,) = frames(pulled, "/api/generate", {"model": MODEL, "keep_alive": 0})
-    assert frame["done_reason"] == "unload"
+    load(pulled)
+    assert load(pulled, keep_alive=0)["done_reason"] == "unload"
     assert json.loads(ask(pulled, "GET", "/api/ps")[2]) == {"models": []}
 
 
 def test_without_a_card_the_model_is_on_the_cpu(pulled, tmp_path):
     (tmp_path / "container.json").unlink()
-    frames(pulled, "/api/generate", {"model": MODEL})
+    load(pulled)
     (running,) = json.loads(ask(pulled, "GET", "/api/ps")[2])["models"]
     assert running["size_vram"] == 0
 
@@ -219,7 +225,7 @@ def test_without_a_card_the_model_is_on_the_cpu(pulled, tmp_path):
 def test_a_model_larger_than_the_card_is_split(pulled, monkeypatch):
     small = {**CARD, "memory_mib": 2000}
     (ollama_lab.LAB / "gpus.json").write_text(json.dumps({"driver_version": "590.48.01", "cards": [small]}))
-    frames(pulled, "/api/generate", {"model": MODEL})
+    load(pulled)
     (running,) = json.loads(ask(pulled, "GET", "/api/ps")[2])["models"]
     assert 0 < running["size_vram"] < running["size"]
 
@@ -259,7 +265,7 @@ def test_openai_stream_ends_with_usage_and_done(pulled):
 
 
 def test_openai_errors_have_the_shape_of_openai(server):
-    status, _, text = ask(server, "POST", "/v1/chat/completions", {"model": "nope", "messages": []})
+    status, _, text = ask(server, "POST", "/v1/chat/completions", {"model": "nope", "messages": [{"role": "user"}]})
     assert status == 404
     assert json.loads(text)["error"]["type"] == "not_found_error"
 
@@ -268,12 +274,13 @@ def test_openai_errors_have_the_shape_of_openai(server):
     ("method", "path", "body", "status", "error"),
     [
         ("POST", "/api/generate", {"model": "nope"}, 404, "model 'nope' not found"),
-        ("POST", "/api/generate", {}, 400, "model is required"),
+        ("POST", "/api/generate", {}, 404, "model '' not found"),
+        ("POST", "/api/chat", {}, 400, "model is required"),
         ("POST", "/api/generate", None, 400, "missing request body"),
         ("DELETE", "/api/delete", None, 400, "missing request body"),
-        ("POST", "/api/show", {"model": "nope"}, 404, "model 'nope' not found"),
+        ("POST", "/api/show", {"model": "nope"}, 404, "model 'nope:latest' not found"),
         ("DELETE", "/api/delete", {"model": "nope"}, 404, "model 'nope' not found"),
-        ("DELETE", "/api/delete", {"model": "../../x"}, 404, "model '../../x' not found"),
+        ("DELETE", "/api/delete", {"model": "../../x"}, 400, 'name "../../x" is invalid'),
     ],
 )
 def test_bad_requests_are_refused_with_the_words_of_ollama(server, method, path, body, status, error):
@@ -292,7 +299,7 @@ def test_copy_and_delete_keep_shared_blobs(pulled):
     assert ask(pulled, "DELETE", "/api/delete", {"model": MODEL})[0] == 200
     (model,) = json.loads(ask(pulled, "GET", "/api/tags")[2])["models"]
     assert model["name"] == "mine:latest"
-    assert frames(pulled, "/api/generate", {"model": "mine"})[-1]["done_reason"] == "load"
+    assert load(pulled, model="mine")["done_reason"] == "load"
 
 
 def weights(server):
@@ -306,7 +313,7 @@ LOAD = ("POST", "/api/generate", {"model": MODEL})
 
 def test_a_pull_accepts_a_blob_with_a_damaged_head_and_the_load_fails(pulled):
     assert ask(pulled, *LOAD)[0] == 200
-    frames(pulled, "/api/generate", {"model": MODEL, "keep_alive": 0})
+    load(pulled, keep_alive=0)
     weights(pulled).write_bytes(bytes(2 << 20))
     assert frames(pulled, "/api/pull", {"model": MODEL})[-1] == {"status": "success"}
     status, _, text = ask(pulled, *LOAD)
@@ -353,7 +360,7 @@ def test_the_keep_alive_of_a_model_stays_until_a_request_changes_it(pulled, monk
     monkeypatch.setenv("OLLAMA_KEEP_ALIVE", "-1")
     body = {"model": MODEL, "prompt": "hi", "think": False, "options": {"num_predict": 1}}
     frames(pulled, "/api/generate", body)
-    assert ollama_api.Handler.scheduler.running()[0].keep == float("inf")
+    assert ollama_api.Handler.scheduler.running()[0].keep == ollama_durations.FOREVER
     for more in ({"keep_alive": "5m"}, {}):
         frames(pulled, "/api/generate", {**body, **more})
         assert ollama_api.Handler.scheduler.running()[0].keep == 300
@@ -379,7 +386,7 @@ def test_fault_stream_fails_after_status_200(pulled):
 
 def test_requests_beyond_num_parallel_wait_for_each_other(pulled, monkeypatch):
     (ollama_lab.LAB / "knobs.json").write_text(json.dumps({"tokens_per_second": 60, "load_seconds": 0}))
-    frames(pulled, "/api/generate", {"model": MODEL})
+    load(pulled)
     body = {"model": MODEL, "prompt": "hi", "think": False, "options": {"num_predict": 6}}
     threads = [threading.Thread(target=frames, args=(pulled, "/api/generate", body)) for _ in range(3)]
     started = time.monotonic()
@@ -439,16 +446,14 @@ def test_a_client_that_leaves_during_a_load_aborts_the_load(pulled):
     ("text", "expected"),
     [
         (0, 0),
-        (-1, float("inf")),
-        ("-1", float("inf")),
-        ("300", 300),
+        (-1, ollama_durations.FOREVER),
         ("5m", 300),
         ("1h30m", 5400),
-        ("-1m", float("inf")),
+        ("-1m", ollama_durations.FOREVER),
     ],
 )
 def test_keep_alive(text, expected):
-    assert ollama_runner.seconds(text) == expected
+    assert ollama_durations.of_request(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -467,7 +472,8 @@ def test_the_program_first_asks_if_the_server_runs(pulled, monkeypatch, capfd, w
     assert ollama_cli.main(words) == 0
     out, log = capfd.readouterr()
     assert said in out
-    assert next(line for line in log.splitlines() if "[GIN]" in line).endswith('HEAD "/"')
+    asked = [line for line in log.splitlines() if "[GIN]" in line and "/api/pull" not in line]
+    assert asked[0].endswith('HEAD     "/"')
 
 
 def test_the_program_gives_up_if_the_server_fails_this_first_request(server, monkeypatch, capfd):
@@ -479,4 +485,4 @@ def test_the_program_gives_up_if_the_server_fails_this_first_request(server, mon
 
 def test_keep_alive_refuses_nonsense():
     with pytest.raises(ValueError, match="invalid duration"):
-        ollama_runner.seconds("soon")
+        ollama_durations.of_request("soon")

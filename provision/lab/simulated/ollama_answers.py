@@ -2,44 +2,78 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from . import ollama_noise as noise
+from . import ollama_words as words
+from .ollama_errors import BusyError, GoneError, LoadError, RefusedError
+from .ollama_json import encode
 from .ollama_lab import fault, log
-from .ollama_runner import BusyError, GoneError, Loaded, LoadError, Scheduler, pause, seconds, tokens
+from .ollama_names import is_valid, whole_name
+from .ollama_requests import Body, options
+from .ollama_runner import Loaded, Scheduler
 from .ollama_store import Model, NotFoundError, find
 
-_THINKING = ["(simulated", " thinking", " of", " the", " provision", " lab)"]
-Frames = Iterator[dict[str, Any]]
-
-
-class RefusedError(Exception):
-    """An answer that is an error: its HTTP status and text."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status, self.text = status, text
+_NO_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"
+Alive = Callable[[], bool]
+Frames = Generator[dict[str, Any], None, None]
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    """The time as Go's RFC3339Nano."""
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{rest:09}Z"
 
 
-def known(body: dict[str, Any]) -> Model:
-    """The model that a request names.
+def known(name: str, empty: RefusedError, absent: str) -> Model:
+    """The model of a name.
+
+    Args:
+        name: the name, as the request has it.
+        empty: the answer to an empty name.
+        absent: the error of a name that no model on disk has.
 
     Raises:
-        RefusedError: the request names no model (400), or a model that is not here (404).
+        RefusedError: there is no such model.
     """
-    name = body.get("model") or body.get("name")
-    if not isinstance(name, str) or not name:
-        raise RefusedError(400, "model is required")
+    if not name:
+        raise empty
+    if not is_valid(name):
+        raise RefusedError(400, "invalid model name")
     try:
         return find(name)
     except NotFoundError as error:
-        raise RefusedError(404, f"model '{name}' not found") from error
+        raise RefusedError(404, absent) from error
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A request for an answer.
+
+    Args:
+        body: the request.
+        chat: whether the request is one of /api/chat, and not of /api/generate.
+        prompt: the text to answer.
+        needed: tokens of the part of the prompt that the server never drops.
+        thinks: whether the answer begins with thinking.
+        limit: the largest number of tokens; None without a limit.
+        started: when the request came, by `time.perf_counter_ns`.
+    """
+
+    body: Body
+    chat: bool
+    prompt: str
+    needed: int
+    thinks: bool
+    limit: int | None
+    started: int
+
+    def frame(self, text: str, thinking: str = "", **last: Any) -> dict[str, Any]:
+        return _frame(self.body, self.chat, text, thinking, **last)
 
 
 class Answers:
@@ -60,103 +94,119 @@ class Answers:
             return stated
         return self._seen.setdefault(digest, stated if whole else ())
 
-    def generate(self, body: dict[str, Any], alive: Callable[[], bool], *, chat: bool) -> Frames:
-        """Frames of /api/generate or, with `chat`, of /api/chat.
+    def generate(self, body: Body, alive: Alive, *, chat: bool) -> Frames:
+        """Frames of /api/generate or, with `chat`, of /api/chat. One frame alone says `load` or `unload`.
 
         Raises:
             RefusedError: the request cannot be answered.
         """
-        model = known(body)
-        abilities = self._abilities(model)
-        kind = "chat" if chat else "generate"
-        if "completion" not in abilities:
-            raise RefusedError(400, f'"{body["model"]}" does not support {kind}')
-        if body.get("think") and "thinking" not in abilities:
-            raise RefusedError(400, f'"{body["model"]}" does not support thinking')
-        prompt = _prompt(body, chat)
-        if prompt is None:
-            yield from self._load_only(model, body, alive, chat)
-            return
-        thinks = "thinking" in abilities and body.get("think") is not False
         started = time.perf_counter_ns()
-        with self._use(model, body, alive) as loaded, _logged(prompt):
-            yield from self._stream(loaded, body, prompt, alive, chat, thinks, started)
+        name = body.get("model") or ""
+        empty = RefusedError(400, "model is required") if chat else RefusedError(404, "model '' not found")
+        model = known(name, empty, f"model '{name}' not found")
+        prompt, needed = _prompt(body, chat)
+        if prompt is None and body.get("keep_alive") == 0:
+            self._scheduler.unload(model)
+            yield _frame(body, chat, "", done_reason="unload")
+            return
+        abilities = self._abilities(model)
+        _check_abilities(body, model, abilities, chat)
+        limit = options(body).get("num_predict")
+        thinks = "thinking" in abilities and body.get("think") is not False
+        with self._use(model, body, alive) as loaded:
+            if prompt is None:
+                yield _frame(body, chat, "", done_reason="load")
+                return
+            limit = int(limit) if limit and limit > 0 else None
+            question = _Question(body, chat, prompt, needed, thinks, limit, started)
+            with _logged(prompt):
+                yield from self._stream(loaded, question, alive)
 
-    def embed(self, body: dict[str, Any], alive: Callable[[], bool]) -> dict[str, Any]:
+    def embed(self, body: Body, alive: Alive) -> dict[str, Any]:
         """The answer of /api/embed: vectors that depend on the text and have no meaning.
 
         Raises:
             RefusedError: the request cannot be answered.
         """
-        model = known(body)
-        texts = body.get("input", body.get("prompt", ""))
-        texts = [texts] if isinstance(texts, str) else list(texts)
         started = time.perf_counter_ns()
-        with self._use(model, body, alive):
-            if any(texts) and "embedding" not in model.facts["simulated"]["capabilities"]:
-                raise RefusedError(501, "This server does not support embeddings. Start it with `--embeddings`")
-            vectors = [_vector(str(text), model.facts["simulated"]["embedding"]) for text in texts if text]
-        count = sum(len(str(text).split()) for text in texts)
-        took = time.perf_counter_ns() - started
-        return {"model": body["model"], "embeddings": vectors, "total_duration": took, "prompt_eval_count": count}
+        texts = _texts(body.get("input"))
+        name = body.get("model") or ""
+        model = known(name, RefusedError(404, "model '' not found"), f'model "{name}" not found, try pulling it first')
+        with self._use(model, body, alive) as loaded, loaded.slots.held(alive):
+            ready = time.perf_counter_ns()
+            counts = [min(words.tokens(text), loaded.context) for text in texts]
+            if not texts:
+                return {"model": name, "embeddings": []}
+            if body.get("truncate") is False and any(words.tokens(text) > loaded.context for text in texts):
+                raise RefusedError(400, "the input length exceeds the context length")
+            vectors = [_vector(model, text)[: body.get("dimensions") or None] for text in texts]
+        took = {"total_duration": time.perf_counter_ns() - started, "load_duration": ready - started}
+        return {"model": name, "embeddings": vectors, **took, "prompt_eval_count": sum(counts)}
 
-    def _use(self, model: Model, body: dict[str, Any], alive: Callable[[], bool]) -> Any:
-        options = body.get("options") or {}
+    def embedding(self, body: Body, alive: Alive) -> dict[str, Any]:
+        """The answer of /api/embeddings, the old form of /api/embed.
+
+        Raises:
+            RefusedError: the request cannot be answered.
+        """
+        name, prompt = body.get("model") or "", body.get("prompt") or ""
+        model = known(name, RefusedError(400, "model is required"), f'model "{name}" not found, try pulling it first')
+        with self._use(model, body, alive) as loaded, loaded.slots.held(alive):
+            try:
+                return {"embedding": _vector(model, prompt) if prompt else []}
+            except RefusedError as error:
+                raise RefusedError(500, error.text) from error
+
+    @contextmanager
+    def _use(self, model: Model, body: Body, alive: Alive) -> Iterator[Loaded]:
+        """Keep the model of a request loaded.
+
+        Raises:
+            RefusedError: the queue is full (503), or the model does not load (500).
+        """
+        context = options(body).get("num_ctx")
         try:
-            keep = None if body.get("keep_alive") is None else seconds(body["keep_alive"])
-        except ValueError as error:
-            raise RefusedError(400, str(error)) from error
-        return _Translated(self._scheduler.use(model, options.get("num_ctx"), keep, alive))
+            with self._scheduler.use(model, int(context) if context else None, body.get("keep_alive"), alive) as loaded:
+                yield loaded
+        except BusyError as error:
+            text = "server busy, please try again.  maximum pending requests exceeded"
+            raise RefusedError(503, text) from error
+        except LoadError as error:
+            raise RefusedError(500, str(error)) from error
 
-    def _load_only(self, model: Model, body: dict[str, Any], alive: Callable[[], bool], chat: bool) -> Frames:
-        if str(body.get("keep_alive")) in {"0", "0s"}:
-            self._scheduler.unload(model.name)
-            yield _frame(body, chat, "", done_reason="unload")
-            return
-        with self._use(model, body, alive):
-            pass
-        yield _frame(body, chat, "", done_reason="load")
-
-    def _stream(
-        self,
-        loaded: Loaded,
-        body: dict[str, Any],
-        prompt: str,
-        alive: Callable[[], bool],
-        chat: bool,
-        thinks: bool,
-        started: int,
-    ) -> Frames:
-        admitted = time.perf_counter_ns()
-        limit = (body.get("options") or {}).get("num_predict")
-        words, cut = tokens(prompt, limit)
-        evaluated = max(1, int(len(prompt.split()) * 1.3))
-        time.sleep(0.02 + evaluated / 5000)
-        begun = time.perf_counter_ns()
-        count, due = 0, time.monotonic()
-        for thought in _THINKING if thinks else ():
-            yield _frame(body, chat, "", thinking=thought)
-            count += 1
-            due = self._tick(loaded, alive, due)
-        for word in words:
-            yield _frame(body, chat, word)
-            count += 1
-            due = self._tick(loaded, alive, due)
-        ended = time.perf_counter_ns()
-        yield _frame(
-            body,
-            chat,
+    def _stream(self, loaded: Loaded, question: _Question, alive: Alive) -> Frames:
+        # without the wait for a slot, as in the real server
+        load_duration = max(loaded.since, time.perf_counter_ns()) - question.started
+        with loaded.slots.held(alive), self._scheduler.streaming():
+            admitted = time.perf_counter_ns()
+            asked = _read(loaded, question)
+            begun = time.perf_counter_ns()
+            thoughts, said, cut = _cut(question)
+            due = time.monotonic()
+            for word in thoughts:
+                yield question.frame("", thinking=word)
+                due = self._tick(loaded, alive, due)
+            for word in said:
+                yield question.frame(word)
+                due = self._tick(loaded, alive, due)
+            ended = time.perf_counter_ns()
+            noise.request(asked, len(thoughts) + len(said))
+        spoken = [*question.prompt.split(), *thoughts, *said]
+        wants_context = not question.chat and not question.body.get("raw")
+        context: dict[str, Any] = {"context": words.token_ids(spoken)} if wants_context else {}
+        yield question.frame(
             "",
             done_reason="length" if cut else "stop",
-            total_duration=ended - started,
-            load_duration=max(0, loaded.since - started),  # without the wait for a slot, as in the real server
-            prompt_eval_count=evaluated,
+            **context,
+            total_duration=ended - question.started,
+            load_duration=load_duration,
+            prompt_eval_count=asked,
             prompt_eval_duration=begun - admitted,
-            eval_count=count,
+            eval_count=len(thoughts) + len(said),
             eval_duration=ended - begun,
         )
 
-    def _tick(self, loaded: Loaded, alive: Callable[[], bool], due: float) -> float:
+    def _tick(self, loaded: Loaded, alive: Alive, due: float) -> float:
         """Wait until the next token is due, and return when the one after it is due.
 
         The clock does not drift: the rate of tokens holds on a busy machine too.
@@ -165,7 +215,7 @@ class Answers:
             GoneError: the client left.
             RefusedError: the fault `stream-fails` is on.
         """
-        due += pause(loaded)
+        due += words.pause(loaded.share) * self._scheduler.slowness()
         time.sleep(max(0.0, due - time.monotonic()))
         if not alive():
             raise GoneError
@@ -174,13 +224,59 @@ class Answers:
         return due
 
 
+def _check_abilities(body: Body, model: Model, abilities: tuple[str, ...], chat: bool) -> None:
+    """Refuse a request that the model cannot answer, in the order and with the words of the real server.
+
+    Raises:
+        RefusedError: the model lacks an ability (400).
+    """
+    name = body["model"]
+    if body.get("think") and "thinking" not in abilities:
+        raise RefusedError(400, f'"{name}" does not support thinking')
+    if "completion" not in abilities:
+        raise RefusedError(400, f'"{name}" does not support {"chat" if chat else "generate"}')
+    if body.get("suffix") and "insert" not in abilities:
+        raise RefusedError(400, f"{whole_name(model.name)} does not support insert")
+    if body.get("tools") and "tools" not in abilities:
+        raise RefusedError(400, f"{whole_name(model.name)} does not support tools")
+
+
+def _read(loaded: Loaded, question: _Question) -> int:
+    """Take the time that reading the prompt takes, and return how many tokens were read.
+
+    Raises:
+        RefusedError: a message of a chat is longer than the context; another prompt is cut (400).
+    """
+    if question.chat and question.needed > loaded.context:
+        raise RefusedError(400, _too_long(question.needed, loaded.context))
+    asked = min(words.tokens(question.prompt), loaded.context)
+    time.sleep(words.reading(asked))
+    return asked
+
+
+def _too_long(asked: int, context: int) -> str:
+    text = f"request ({asked} tokens) exceeds the available context size ({context} tokens), try increasing it"
+    sizes = {"n_prompt_tokens": asked, "n_ctx": context}
+    error = {"code": 400, "message": text, "type": "exceed_context_size_error", **sizes}
+    return encode({"error": error}).decode()
+
+
+def _cut(question: _Question) -> tuple[list[str], list[str], bool]:
+    """Thoughts and words of an answer, cut to the limit, which counts both; and whether the limit cut them."""
+    thoughts = words.THINKING if question.thinks else []
+    said = words.answer(question.prompt)
+    whole = len(thoughts) + len(said)
+    limit = whole if question.limit is None else question.limit
+    return thoughts[:limit], said[: max(0, limit - len(thoughts))], limit < whole
+
+
 @contextmanager
 def _logged(prompt: str) -> Iterator[None]:
     """Log when an answer begins and ends, so that a test can find an answer that was given twice at once.
 
     The hash names the prompt. A killed answer has no end.
     """
-    name = hashlib.sha256(prompt.encode()).hexdigest()[:16]
+    name = hashlib.sha256(prompt.encode(errors="replace")).hexdigest()[:16]
     log("simulated: generation begins", prompt=name)
     try:
         yield
@@ -188,35 +284,44 @@ def _logged(prompt: str) -> Iterator[None]:
         log("simulated: generation ends", prompt=name)
 
 
-class _Translated:
-    """A context manager that turns errors on entry into answers."""
+def _prompt(body: Body, chat: bool) -> tuple[str | None, int]:
+    """The text to answer (None where the request only loads or unloads the model), and the tokens never dropped.
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __enter__(self) -> Loaded:
-        try:
-            loaded: Loaded = self._inner.__enter__()
-        except BusyError as error:
-            text = "server busy, please try again.  maximum pending requests exceeded"
-            raise RefusedError(503, text) from error
-        except LoadError as error:
-            raise RefusedError(500, str(error)) from error
-        return loaded
-
-    def __exit__(self, *error: object) -> Any:
-        return self._inner.__exit__(*error)
-
-
-def _prompt(body: dict[str, Any], chat: bool) -> str | None:
-    """The text to answer; None where the request only loads (or unloads) the model."""
+    A chat drops old messages, but neither the last message nor those of the system.
+    """
     if not chat:
-        return body.get("prompt") or None
-    messages = body.get("messages") or []
-    return " ".join(str(message.get("content") or "") for message in messages) if messages else None
+        return body.get("prompt") or None, 0
+    messages = [message or {} for message in body.get("messages") or []]
+    if not messages:
+        return None, 0
+    texts = [str(message.get("content") or "") for message in messages]
+    keeps_all = body.get("truncate") is False
+    kept = [text for text, one in zip(texts, messages, strict=True) if keeps_all or one.get("role") == "system"]
+    return " ".join(texts), words.tokens(" ".join(kept if keeps_all else [*kept, texts[-1]]))
 
 
-def _frame(body: dict[str, Any], chat: bool, text: str, thinking: str = "", **last: Any) -> dict[str, Any]:
+def _texts(given: Any) -> list[str]:
+    """The texts to embed.
+
+    Raises:
+        RefusedError: the input is neither a text nor a list of texts (400).
+    """
+    if given is None or given == "":
+        return []
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise RefusedError(400, "invalid input type")
+    return texts
+
+
+def _vector(model: Model, text: str) -> list[float]:
+    facts = model.facts["simulated"]
+    if "embedding" not in facts["capabilities"]:
+        raise RefusedError(501, _NO_EMBEDDINGS)
+    return words.vector(text, facts["embedding"])
+
+
+def _frame(body: Body, chat: bool, text: str, thinking: str = "", **last: Any) -> dict[str, Any]:
     frame: dict[str, Any] = {"model": body.get("model"), "created_at": now()}
     thoughts = {"thinking": thinking} if thinking else {}
     if chat:
@@ -224,8 +329,3 @@ def _frame(body: dict[str, Any], chat: bool, text: str, thinking: str = "", **la
     else:
         frame.update({"response": text, **thoughts})
     return {**frame, "done": bool(last), **last}
-
-
-def _vector(text: str, length: int) -> list[float]:
-    seed = hashlib.sha256(text.encode()).digest()
-    return [round((seed[index % 32] - 128) / 1280, 6) for index in range(length)]

@@ -1,357 +1,381 @@
-"""The simulated server's HTTP side: routes, streaming, and the end of a request whose client leaves."""
+"""The simulated server's API: the table of routes, and Ollama's own endpoints."""
 
-import json
-import os
-import select
-import signal
-import socket
-import sys
+import posixpath
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from dataclasses import dataclass
+from http.server import ThreadingHTTPServer
+from itertools import chain
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+from . import ollama_anthropic as anthropic
+from . import ollama_create as creation
+from . import ollama_documents as documents
 from . import ollama_openai as openai
+from . import ollama_origins as origins
+from . import ollama_responses as responses
 from . import ollama_store as store
-from .ollama_answers import Answers, RefusedError, known, now
-from .ollama_lab import cards, driver, fault, log
+from .ollama_answers import Answers, Frames, known
+from .ollama_errors import GoneError, RefusedError
+from .ollama_http import EVENTS, JSON, PLAIN_JSON, TEXT, Client
+from .ollama_json import encode
+from .ollama_lab import fault, switched_on
+from .ollama_names import full_name, is_valid
 from .ollama_pull import PullError, pull
-from .ollama_runner import GoneError, Loaded, Scheduler, default_context
+from .ollama_requests import Body, parse
+from .ollama_runner import Scheduler
 
-_NDJSON = "application/x-ndjson"
-_JSON = "application/json; charset=utf-8"
-_LOCAL = {"localhost", "127.0.0.1", "0.0.0.0", "[::1]"}  # noqa: S104
+_NO_CACHE = [("Cache-Control", "no-cache"), ("Connection", "keep-alive")]
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection. Class attributes are set by `serve`."""
+class Handler(Client):
+    """One connection: from the request to its endpoint, and from an error to its answer.
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # as Go's net package does: else a token can wait 40 ms for an acknowledgement
-    scheduler: Scheduler
-    answers: Answers
-    version: str
-    started: bool
+    `data` is the body of the request, and `bound_to` the server's address.
+    """
 
-    def do_GET(self) -> None:
-        self._route("GET")
+    data: bytes = b""
+    bound_to: str
 
-    def do_HEAD(self) -> None:
-        self._route("HEAD")
-
-    def do_POST(self) -> None:
-        self._route("POST")
-
-    def do_DELETE(self) -> None:
-        self._route("DELETE")
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        stamp = datetime.now(UTC).strftime("%Y/%m/%d - %H:%M:%S")
-        client = str(self.client_address[0])
-        print(f'[GIN] {stamp} | {int(code)} | {client} | {self.command} "{self.path}"', file=sys.stderr, flush=True)
-
-    # -- routing
-
-    def _route(self, method: str) -> None:
-        self.started = False
-        path = urlsplit(self.path).path
+    def handle_request(self) -> None:
         try:
-            body = self._body()
+            self.data = self.body()
             self._check_faults()
-            self._check_origin()
-            self._dispatch(method, path, body)
+            self._dispatch()
         except RefusedError as refusal:
-            self._refuse(path, refusal)
+            self._refuse(refusal)
         except (GoneError, BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    def _dispatch(self, method: str, path: str, body: dict[str, Any]) -> None:
-        routes: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
-            ("GET", "/"): lambda _: self._send(200, b"Ollama is running", "text/plain; charset=utf-8"),
-            ("GET", "/api/version"): lambda _: self._json({"version": self.version}),
-            ("GET", "/api/tags"): lambda _: self._json({"models": [_listed(model) for model in store.everything()]}),
-            ("GET", "/api/ps"): lambda _: self._json(
-                {"models": [_running(model) for model in self.scheduler.running()]}
-            ),
-            ("POST", "/api/show"): lambda body: self._json(_shown(known(body))),
-            ("POST", "/api/pull"): self._pull,
-            ("DELETE", "/api/delete"): self._delete,
-            ("POST", "/api/copy"): self._copy,
-            ("POST", "/api/generate"): lambda body: self._native(body, chat=False),
-            ("POST", "/api/chat"): lambda body: self._native(body, chat=True),
-            ("POST", "/api/embed"): lambda body: self._json(self.answers.embed(body, self._alive)),
-            ("POST", "/v1/chat/completions"): lambda body: self._openai(body, chat=True),
-            ("POST", "/v1/completions"): lambda body: self._openai(body, chat=False),
-            ("POST", "/v1/embeddings"): self._openai_embeddings,
-            ("GET", "/v1/models"): lambda _: self._json(
-                {"object": "list", "data": list(map(_openai_model, store.everything()))}
-            ),
-        }
-        heads = {"/", "/api/version", "/api/tags"}
-        answer = routes.get(("GET" if method == "HEAD" and path in heads else method, path))
-        if answer:
-            if method in {"POST", "DELETE"} and path.startswith("/api/") and not self._length():
-                raise RefusedError(400, "missing request body")
-            answer(body)
-        elif method == "GET" and path.startswith("/v1/models/"):
-            self._json(_openai_model(known({"model": path.removeprefix("/v1/models/")})))
-        elif path.startswith("/debug/pprof"):
-            self._send(200, b"simulated: profiles would be here\n", "text/plain; charset=utf-8")
-        elif any(path == known_path for _, known_path in routes):
-            self._send(405, b"405 method not allowed", "text/plain")
-        else:
-            self._send(404, b"404 page not found", "text/plain")
-
-    def _length(self) -> int:
-        return int(self.headers.get("Content-Length") or 0)
-
-    def _body(self) -> dict[str, Any]:
-        data = self.rfile.read(self._length())
-        if not data:
-            return {}
-        try:
-            body = json.loads(data)
-        except ValueError as error:
-            raise RefusedError(400, f"invalid request body: {error}") from error
-        if not isinstance(body, dict):
-            raise RefusedError(400, "invalid request body: not an object")
-        return body
-
     def _check_faults(self) -> None:
         while fault("hang") is not None:
-            if not self._alive():
+            if not self.alive():
                 raise GoneError
             time.sleep(0.2)
         if fault("answer-503") is not None:
             raise RefusedError(503, "server busy, please try again.  maximum pending requests exceeded")
 
-    def _check_origin(self) -> None:
-        origin = self.headers.get("Origin")
-        allowed = [word.strip() for word in os.environ.get("OLLAMA_ORIGINS", "").split(",")]
-        if origin and "*" not in allowed and origin not in allowed and urlsplit(origin).hostname not in _LOCAL:
-            raise RefusedError(403, "")
-
-    # -- answering
-
-    def _alive(self) -> bool:
-        """Whether the client is still connected."""
-        readable, _, _ = select.select([self.connection], [], [], 0)
-        try:
-            return not readable or self.connection.recv(1, socket.MSG_PEEK) != b""
-        except OSError:
-            return False
-
-    def _head(self, status: int, kind: str, length: int | None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("X-Simulated", "provision-lab")
-        if length is None and self.request_version == "HTTP/1.0":  # as Go does: the answer ends with the connection
-            self.send_header("Connection", "close")
-        elif length is None:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.started = True
-
-    def _send(self, status: int, data: bytes, kind: str = _JSON) -> None:
-        self._head(status, kind, len(data))
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def _json(self, document: dict[str, Any], status: int = 200) -> None:
-        self._send(status, json.dumps(document, separators=(",", ":")).encode())
-
-    def _refuse(self, path: str, refusal: RefusedError) -> None:
-        own = {"error": refusal.text}
-        document = openai.error(refusal.status, refusal.text) if path.startswith("/v1/") else own
-        if self.started:  # the status is out: the error is the last line
-            line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
-            self._chunk(b"data: " + line + b"\n" if path.startswith("/v1/") else line)
-            self._chunk(b"")
-        else:
-            self._json(document, refusal.status)
-
-    def _chunk(self, data: bytes) -> None:
-        old = self.request_version == "HTTP/1.0"
-        self.wfile.write(data if old else f"{len(data):x}\r\n".encode() + data + b"\r\n")
-
-    def _stream(self, pieces: Iterable[bytes], kind: str) -> None:
-        """Send pieces as they come; the header goes out with the first."""
-        for piece in pieces:
-            if not self.started:
-                self._head(200, kind, None)
-            self._chunk(piece)
-        self._chunk(b"")
-
-    def _lines(self, frames: Iterable[dict[str, Any]]) -> None:
-        self._stream((json.dumps(frame, separators=(",", ":")).encode() + b"\n" for frame in frames), _NDJSON)
-
-    # -- endpoints
-
-    def _native(self, body: dict[str, Any], *, chat: bool) -> None:
-        frames = self.answers.generate(body, self._alive, chat=chat)
-        if body.get("stream", True):
-            self._lines(frames)
+    def _dispatch(self) -> None:
+        path, *query = self.path.split("?", 1)
+        clean = _clean(path)
+        if clean != path and self.command != "CONNECT":
+            self._redirect(307, clean, query)
             return
-        collected = list(frames)
-        last = collected[-1]
-        if chat:
-            last["message"]["content"] = "".join(frame["message"]["content"] for frame in collected)
-            thinking = "".join(frame["message"].get("thinking", "") for frame in collected)
-            last["message"].update({"thinking": thinking} if thinking else {})
+        methods, argument = _match(unquote(path))
+        slashed = path.removesuffix("/") if path.endswith("/") else f"{path}/"
+        if self.command not in methods and path != "/" and self.command in _match(unquote(slashed))[0]:
+            self._redirect(301 if self.command == "GET" else 307, slashed, query)
+            return
+        if methods and self.command not in methods:
+            self.extra = [("Allow", ", ".join(methods))]
+        if self._lets_in():
+            self._answer(methods, argument)
+
+    def _answer(self, methods: "dict[str, Route]", argument: str) -> None:
+        if route := methods.get(self.command):
+            route.answer(self, parse(route.request, self.data) if route.request else {}, argument)
+        elif methods:
+            self.send_bytes(405, b"405 method not allowed", TEXT)
         else:
-            last["response"] = "".join(frame["response"] for frame in collected)
-            thinking = "".join(frame.get("thinking", "") for frame in collected)
-            last.update({"thinking": thinking} if thinking else {})
-        self._json(last)
+            self.send_bytes(404, b"404 page not found", TEXT)
 
-    def _openai(self, body: dict[str, Any], *, chat: bool) -> None:
-        frames = self.answers.generate(openai.request(body, chat=chat), self._alive, chat=chat)
-        if body.get("stream"):
-            self._stream(openai.stream(frames, body, chat=chat), "text/event-stream")
+    def _lets_in(self) -> bool:
+        """Whether the request comes from a page and for a host that the server answers to; else answer that."""
+        host = self.headers.get("Host", "")
+        headers = origins.answer(self.headers.get("Origin"), host, self.command)
+        if headers is None or not origins.answers_to(host, self.bound_to):
+            self.send_bytes(403, b"")
+            return False
+        self.extra = [*self.extra, *headers]
+        if headers and self.command == "OPTIONS":
+            self.send_bytes(204, b"")
+            return False
+        return True
+
+    def _redirect(self, status: int, path: str, query: list[str]) -> None:
+        target = "?".join([path, *query])
+        words = "Moved Permanently" if status == 301 else "Temporary Redirect"
+        self.extra = [("Location", target)]
+        link = f'<a href="{target}">{words}</a>.\n\n' if self.command == "GET" else ""
+        self.send_bytes(status, link.encode(errors="replace"), "text/html; charset=utf-8" if link else "")
+
+    # -- errors
+
+    def _refuse(self, refusal: RefusedError) -> None:
+        path = urlsplit(self.path).path
+        if self.started:  # the status is out: the error is the end of the stream
+            self.send_piece(_last_piece(path, refusal))
+            self.send_piece(b"")
+        elif path.startswith("/v1/"):
+            words = anthropic.error if path.startswith("/v1/messages") else openai.error
+            self.send_json(words(refusal.status, refusal.text), refusal.status, JSON if refusal.early else PLAIN_JSON)
         else:
-            self._json(openai.whole(frames, body, chat=chat))
-
-    def _openai_embeddings(self, body: dict[str, Any]) -> None:
-        own = self.answers.embed(body, self._alive)
-        data = [{"object": "embedding", "index": n, "embedding": vector} for n, vector in enumerate(own["embeddings"])]
-        count = own["prompt_eval_count"]
-        usage = {"prompt_tokens": count, "total_tokens": count}
-        self._json({"object": "list", "data": data, "model": body["model"], "usage": usage})
-
-    def _pull(self, body: dict[str, Any]) -> None:
-        name = body.get("model") or body.get("name")
-        if not isinstance(name, str) or not name:
-            raise RefusedError(400, "model is required")
-        try:
-            with closing(pull(name, self._alive)) as frames:  # a client that leaves ends its download at once
-                if body.get("stream", True):
-                    self._lines(frames)
-                else:
-                    self._json(list(frames)[-1])
-        except PullError as error:
-            raise RefusedError(500, str(error)) from error
-        except OSError as error:
-            if isinstance(error, (BrokenPipeError, ConnectionResetError)):
-                raise
-            raise RefusedError(500, f"write {error.filename}: {(error.strerror or '').lower()}") from error
-
-    def _delete(self, body: dict[str, Any]) -> None:
-        store.delete(known(body).name)
-        self._send(200, b"")
-
-    def _copy(self, body: dict[str, Any]) -> None:
-        known({"model": body.get("source")})
-        store.copy(body["source"], str(body.get("destination")))
-        self._send(200, b"")
+            self.send_json({"error": refusal.text}, refusal.status)
 
 
-def _listed(model: store.Model) -> dict[str, Any]:
-    facts = model.facts["simulated"]
-    return {
-        "name": model.name,
-        "model": model.name,
-        "modified_at": model.modified,
-        "size": facts["size"],
-        "digest": model.digest,
-        "details": model.details,
-        "capabilities": facts["capabilities"],
-    }
+@dataclass(frozen=True)
+class Route:
+    """An endpoint.
+
+    Args:
+        answer: answers a request, by its body and by the last part of its path.
+        request: name of the type of the body; empty for an endpoint that reads no JSON.
+    """
+
+    answer: Callable[[Handler, Body, str], None]
+    request: str = ""
 
 
-def _running(loaded: Loaded) -> dict[str, Any]:
-    on_cpu = fault("cpu") is not None
-    # far enough for ever, near enough for every parser of dates
-    expires = datetime.fromtimestamp(min(loaded.expires, time.time() + 290 * 365 * 86400), UTC)
-    return {
-        "name": loaded.model.name,
-        "model": loaded.model.name,
-        "size": loaded.size,
-        "digest": loaded.model.digest,
-        "details": loaded.model.details,
-        "expires_at": expires.isoformat().replace("+00:00", "Z"),
-        "size_vram": 0 if on_cpu else loaded.size_vram,
-        "context_length": loaded.context,
-    }
+def _last_piece(path: str, refusal: RefusedError) -> bytes:
+    if path.startswith("/v1/messages"):
+        return anthropic.error_event(refusal.status, refusal.text)
+    if path.startswith("/v1/"):
+        return openai.error_event(refusal.status, refusal.text)
+    return encode({"error": refusal.text}) + b"\n"
 
 
-def _shown(model: store.Model) -> dict[str, Any]:
-    facts, family = model.facts["simulated"], model.facts["model_family"]
-    heads = max(facts["kv_heads"], facts["embedding"] // facts["head_dim"])
-    info = {
-        "general.architecture": family,
-        "general.description": "SIMULATED by the provision lab",
-        f"{family}.block_count": facts["layers"],
-        f"{family}.attention.head_count": heads,
-        f"{family}.attention.head_count_kv": facts["kv_heads"],
-        f"{family}.attention.key_length": facts["head_dim"],
-        f"{family}.attention.value_length": facts["head_dim"],
-        f"{family}.embedding_length": facts["embedding"],
-        f"{family}.context_length": facts["trained_context"],
-    }
-    return {
-        "modelfile": f"# SIMULATED by the provision lab\nFROM {model.name}\n",
-        "template": "{{ .Prompt }}",
-        "details": model.details,
-        "model_info": info,
-        "capabilities": facts["capabilities"],
-        "modified_at": model.modified,
-    }
+# -- Ollama's own endpoints
 
 
-def _openai_model(model: store.Model) -> dict[str, Any]:
-    created = int(datetime.fromisoformat(model.modified).timestamp())
-    return {"id": model.name, "object": "model", "created": created, "owned_by": "library"}
+def _root(client: Handler, _: Body, __: str) -> None:
+    client.send_bytes(200, b"Ollama is running", "text/plain; charset=utf-8")
 
 
-def _announce() -> None:
-    settings = {key: value for key, value in sorted(os.environ.items()) if key.startswith("OLLAMA_")}
-    log("server config", env=" ".join(f"{key}:{value}" for key, value in settings.items()) + " (simulated)")
-    if driver() and int(driver().split(".")[0]) < 550:
-        log("NVIDIA driver too old", "WARN", required_driver="550 or newer", driver=driver())
-    visible = cards()
-    for card in visible:
-        total, free = (f"{card[key] / 1024:.1f} GiB" for key in ("memory_mib", "free_mib"))
-        log(
-            "inference compute",
-            id=card["uuid"],
-            library="CUDA",
-            compute=card["compute_cap"],
-            name=card["name"],
-            driver=driver(),
-            pci_id=card["pci_bus_id"][4:].lower(),
-            total=total,
-            available=free,
-        )
-    if not visible:
-        log("inference compute", id="cpu", library="cpu", total="24.0 GiB", available="20.0 GiB")
-    log("vram-based default context", default_num_ctx=default_context())
+def _version(client: Handler, _: Body, __: str) -> None:
+    client.send_json({"version": client.version})
 
 
-def serve() -> int:
-    """Serve until SIGTERM, which cuts running streams as in the real server."""
-    host, _, port = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434").rpartition("://")[2].rpartition(":")
+def _status(client: Handler, _: Body, __: str) -> None:
+    disabled = switched_on("OLLAMA_NO_CLOUD")
+    client.send_json({"cloud": {"disabled": disabled, "source": "env" if disabled else "none"}})
+
+
+def _tags(client: Handler, _: Body, __: str) -> None:
+    client.send_json({"models": [documents.listed(model) for model in store.everything()]})
+
+
+def _ps(client: Handler, _: Body, __: str) -> None:
+    client.send_json({"models": [documents.running(model) for model in client.scheduler.running()]})
+
+
+def _show(client: Handler, body: Body, _: str) -> None:
+    name = _name(body)
+    if not name:
+        raise RefusedError(400, "model is required")
+    model = known(name, RefusedError(400, "model is required"), f"model '{full_name(name)}' not found")
+    client.send_json(documents.shown(model))
+
+
+def _generate(client: Handler, body: Body, _: str) -> None:
+    frames = client.answers.generate(body, client.alive, chat=False)
+    _native(client, body, frames)
+
+
+def _chat(client: Handler, body: Body, _: str) -> None:
+    frames = client.answers.generate(body, client.alive, chat=True)
+    _native(client, body, frames)
+
+
+def _native(client: Handler, body: Body, frames: Frames) -> None:
+    """Answer with lines, or with one document: always with a document where a model was only loaded or unloaded."""
+    with closing(frames):
+        first = next(frames)
+        if first.get("done_reason") in {"load", "unload"}:
+            client.send_json(first)
+        elif body.get("stream") is False:
+            client.send_json(_joined([first, *frames]))
+        else:
+            client.send_lines(chain([first], frames))
+
+
+def _joined(frames: list[dict[str, Any]]) -> dict[str, Any]:
+    """The frames of an answer as one document."""
+    last = frames[-1]
+    parts = [frame.get("message", frame) for frame in frames]
+    own = last.get("message", last)
+    key = "content" if "message" in last else "response"
+    own[key] = "".join(part[key] for part in parts)
+    thinking = "".join(part.get("thinking", "") for part in parts)
+    if not thinking:
+        return last
+    if "message" in last:
+        own["thinking"] = thinking
+        return last
+    early = {name: value for name, value in last.items() if name in {"model", "created_at", "response"}}
+    return {**early, "thinking": thinking, **last}
+
+
+def _embed(client: Handler, body: Body, _: str) -> None:
+    client.send_json(client.answers.embed(body, client.alive))
+
+
+def _embeddings(client: Handler, body: Body, _: str) -> None:
+    client.send_json(client.answers.embedding(body, client.alive))
+
+
+def _pull(client: Handler, body: Body, _: str) -> None:
+    name = _name(body)
+    if not is_valid(name):
+        raise RefusedError(400, "invalid model name")
     try:
-        home = Path.home() / ".ollama"
-        home.mkdir(parents=True, exist_ok=True)
-        (home / "id_ed25519").touch()
-        store.start()
+        with closing(pull(name, client.alive)) as frames:  # a client that leaves ends its download at once
+            _progress(client, body, frames)
+    except PullError as error:
+        _fail(client, str(error))
     except OSError as error:
-        print(f"Error: could not create directory {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
-    _announce()
-    server = listen(host or "127.0.0.1", int(port), store.VERSION.read_text().strip())
-    log(f"Listening on {host}:{port} (version {Handler.version}, SIMULATED) {now()}")
-    server.serve_forever()
-    return 0
+        if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+            raise
+        _fail(client, f"write {error.filename}: {(error.strerror or '').lower()}")
+
+
+def _create(client: Handler, body: Body, _: str) -> None:
+    with closing(creation.create(body)) as frames:
+        _progress(client, body, frames)
+
+
+def _progress(client: Handler, body: Body, frames: Frames) -> None:
+    """Answer with the lines of a progress, or with the last of them."""
+    if body.get("stream") is False:
+        client.send_bytes(200, encode([*frames][-1]), PLAIN_JSON)
+    else:
+        client.send_lines(frames)
+
+
+def _fail(client: Handler, text: str) -> None:
+    """End a progress with an error."""
+    if client.started:
+        raise RefusedError(500, text)
+    client.send_bytes(500, encode({"error": text}), PLAIN_JSON)
+
+
+def _delete(client: Handler, body: Body, _: str) -> None:
+    name = _name(body)
+    if name and not is_valid(name):
+        raise RefusedError(400, f'name "{name}" is invalid')
+    store.delete(known(name, RefusedError(400, "model is required"), f"model '{name}' not found").name)
+    client.send_bytes(200, b"")
+
+
+def _copy(client: Handler, body: Body, _: str) -> None:
+    for role in ("source", "destination"):
+        if not is_valid(body.get(role) or ""):
+            raise RefusedError(400, f'{role} "{body.get(role) or ""}" is invalid')
+    source = body["source"]
+    known(source, RefusedError(400, "model is required"), f'model "{source}" not found')
+    store.copy(source, body["destination"])
+    client.send_bytes(200, b"")
+
+
+def _blob(client: Handler, _: Body, digest: str) -> None:
+    creation.blob(digest)
+    client.send_bytes(200, b"")
+
+
+def _upload(client: Handler, _: Body, digest: str) -> None:
+    client.send_bytes(creation.upload(digest, client.data), b"")
+
+
+def _name(body: Body) -> str:
+    return body.get("model") or body.get("name") or ""
+
+
+# -- the endpoints of other APIs
+
+
+def _openai_chat(client: Handler, body: Body, _: str) -> None:
+    _openai(client, body, openai.chat_request(body), chat=True)
+
+
+def _openai_completion(client: Handler, body: Body, _: str) -> None:
+    _openai(client, body, openai.completion_request(body), chat=False)
+
+
+def _openai(client: Handler, body: Body, asked: Body, *, chat: bool) -> None:
+    with closing(client.answers.generate(asked, client.alive, chat=chat)) as frames:
+        if body.get("stream"):
+            client.send_stream(openai.stream(frames, body, chat=chat), EVENTS)
+        else:
+            client.send_json(openai.whole(frames, body, chat=chat), kind=PLAIN_JSON)
+
+
+def _openai_embeddings(client: Handler, body: Body, _: str) -> None:
+    own = client.answers.embed(openai.embedding_request(body), client.alive)
+    client.send_json(openai.embeddings(own, body), kind=PLAIN_JSON)
+
+
+def _openai_models(client: Handler, _: Body, __: str) -> None:
+    data = [documents.openai_model(model) for model in store.everything()]
+    client.send_json({"object": "list", "data": data}, kind=PLAIN_JSON)
+
+
+def _openai_model(client: Handler, _: Body, name: str) -> None:
+    model = known(name, RefusedError(404, ""), f"model '{full_name(name)}' not found")
+    client.send_json(documents.openai_model(model), kind=PLAIN_JSON)
+
+
+def _messages(client: Handler, body: Body, _: str) -> None:
+    asked = anthropic.request(body)
+    with closing(client.answers.generate(asked, client.alive, chat=True)) as frames:
+        if body.get("stream"):
+            client.send_stream(anthropic.stream(frames, body, asked), EVENTS, _NO_CACHE)
+        else:
+            client.send_json(anthropic.whole(frames, body), kind=PLAIN_JSON)
+
+
+def _responses(client: Handler, body: Body, _: str) -> None:
+    with closing(client.answers.generate(responses.request(body), client.alive, chat=True)) as frames:
+        if body.get("stream"):
+            client.send_stream(responses.stream(frames, body), EVENTS, _NO_CACHE)
+        else:
+            client.send_json(responses.whole(frames, body), kind=PLAIN_JSON)
+
+
+def _both(route: Route) -> dict[str, Route]:
+    return {"HEAD": route, "GET": route}
+
+
+ROUTES: dict[str, dict[str, Route]] = {
+    "/": _both(Route(_root)),
+    "/api/version": _both(Route(_version)),
+    "/api/tags": _both(Route(_tags)),
+    "/api/ps": {"GET": Route(_ps)},
+    "/api/status": {"GET": Route(_status)},
+    "/api/show": {"POST": Route(_show, "ShowRequest")},
+    "/api/generate": {"POST": Route(_generate, "GenerateRequest")},
+    "/api/chat": {"POST": Route(_chat, "ChatRequest")},
+    "/api/embed": {"POST": Route(_embed, "EmbedRequest")},
+    "/api/embeddings": {"POST": Route(_embeddings, "EmbeddingRequest")},
+    "/api/pull": {"POST": Route(_pull, "PullRequest")},
+    "/api/create": {"POST": Route(_create, "CreateRequest")},
+    "/api/copy": {"POST": Route(_copy, "CopyRequest")},
+    "/api/delete": {"DELETE": Route(_delete, "DeleteRequest")},
+    "/api/blobs/*": {"HEAD": Route(_blob), "POST": Route(_upload)},
+    "/v1/models": {"GET": Route(_openai_models)},
+    "/v1/models/*": {"GET": Route(_openai_model)},
+    "/v1/chat/completions": {"POST": Route(_openai_chat, "ChatCompletionRequest")},
+    "/v1/completions": {"POST": Route(_openai_completion, "CompletionRequest")},
+    "/v1/embeddings": {"POST": Route(_openai_embeddings, "EmbeddingsRequest")},
+    "/v1/messages": {"POST": Route(_messages, "MessagesRequest")},
+    "/v1/responses": {"POST": Route(_responses, "ResponsesRequest")},
+}
+"""Methods of each path; a star is the last part of a path."""
+
+
+def _match(path: str) -> tuple[dict[str, Route], str]:
+    """The methods of a path, and what its star stands for."""
+    if path in ROUTES:
+        return ROUTES[path], ""
+    above, _, last = path.rpartition("/")
+    return (ROUTES.get(f"{above}/*", {}), last) if last and last != "*" else ({}, "")
+
+
+def _clean(path: str) -> str:
+    """The path without doubled slashes and dots, as Go's ServeMux redirects to."""
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    return f"{clean}/" if path.endswith("/") and clean != "/" else clean
 
 
 def listen(host: str, port: int, version: str) -> ThreadingHTTPServer:
@@ -362,7 +386,9 @@ def listen(host: str, port: int, version: str) -> ThreadingHTTPServer:
     ThreadingHTTPServer.request_queue_size = 512
     ThreadingHTTPServer.daemon_threads = True
     threading.Thread(target=_expire, args=(Handler.scheduler,), daemon=True).start()
-    return ThreadingHTTPServer((host, port), Handler)
+    server = ThreadingHTTPServer((host, port), Handler)
+    Handler.bound_to = str(server.socket.getsockname()[0])
+    return server
 
 
 def _expire(scheduler: Scheduler) -> None:

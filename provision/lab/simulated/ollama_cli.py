@@ -17,7 +17,7 @@ def main(words: list[str]) -> int:
     """Run one command and return its exit code."""
     command, rest = (words or ["--help"])[0], words[1:]
     if command == "serve":
-        from .ollama_api import serve
+        from .ollama_server import serve
 
         if rest:
             print(f'Error: unknown command "{rest[0]}" for "ollama serve"', file=sys.stderr)

@@ -55,6 +55,11 @@ def knob(name: str, default: float) -> float:
     return float(os.environ.get(f"OLLAMA_SIMULATED_{name.upper()}", default))
 
 
+def switched_on(name: str) -> bool:
+    """Whether a variable of the environment is on, as Go reads one: anything but an empty value, 0 and false."""
+    return os.environ.get(name, "").lower() not in {"", "0", "f", "false"}
+
+
 def driver() -> str:
     """Version of the host's (simulated) driver; empty without a driver."""
     with suppress(OSError, ValueError, KeyError):

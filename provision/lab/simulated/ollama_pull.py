@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .ollama_errors import GoneError
 from .ollama_lab import fault, knob, log
-from .ollama_runner import GoneError
-from .ollama_store import REGISTRY, blob_path, full_name, layers_of, manifest_path, published
+from .ollama_names import REGISTRY, full_name
+from .ollama_store import blob_path, layers_of, manifest_path, published
 
 _TICK = 0.06
 _CONNECTING = 2 * _TICK

@@ -1,51 +1,21 @@
 """Loading models and making answers: memory, parallel slots, queue and keep-alive as in the real server."""
 
 import os
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
+from . import ollama_durations as durations
+from . import ollama_noise as noise
+from .ollama_errors import BusyError, GoneError, LoadError
 from .ollama_lab import MIB, cards, hold, knob, log
 from .ollama_store import Model
 
 _GIB = 1 << 30
-_FOREVER = float("inf")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _CACHE_SHARE = {"f16": 1.0, "q8_0": 0.53, "q4_0": 0.28}
-
-
-class BusyError(Exception):
-    """Too many requests wait for a load."""
-
-
-class LoadError(Exception):
-    """The model cannot be loaded."""
-
-
-class GoneError(Exception):
-    """The client left."""
-
-
-def seconds(value: Any) -> float:
-    """A keep-alive as seconds: a number, or Go's notation; anything negative is for ever.
-
-    Raises:
-        ValueError: the value is not a duration.
-    """
-    if isinstance(value, (int, float)):
-        return _FOREVER if value < 0 else float(value)
-    text = str(value).strip()
-    if re.fullmatch(r"-?\d+", text):
-        return seconds(int(text))
-    parts = re.findall(r"([\d.]+)(ns|us|ms|s|m|h)", text)
-    if not parts or not re.fullmatch(r"-?([\d.]+(ns|us|ms|s|m|h))+", text):
-        raise ValueError(f"time: invalid duration {text!r}")
-    return _FOREVER if text.startswith("-") else sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def number(name: str, default: int) -> int:
@@ -58,8 +28,11 @@ def number(name: str, default: int) -> int:
 
 def default_context() -> int:
     """The context length for requests that name none: as set, else by the memory of all cards."""
-    if length := number("OLLAMA_CONTEXT_LENGTH", 0):
-        return length
+    return number("OLLAMA_CONTEXT_LENGTH", 0) or context_by_memory()
+
+
+def context_by_memory() -> int:
+    """The context length that the memory of all cards allows."""
     total = sum(card["memory_mib"] for card in cards()) / 1024
     return 262144 if total >= 47 else 32768 if total >= 23 else 4096
 
@@ -74,6 +47,19 @@ class Slots:
         self._guard = threading.Lock()
         self._free = count
         self._queue: deque[threading.Event] = deque()
+
+    @contextmanager
+    def held(self, alive: Callable[[], bool]) -> Iterator[None]:
+        """Hold a slot.
+
+        Raises:
+            GoneError: the client left while waiting.
+        """
+        self.acquire(alive)
+        try:
+            yield
+        finally:
+            self.release()
 
     def acquire(self, alive: Callable[[], bool]) -> None:
         """Wait for a place.
@@ -134,37 +120,71 @@ class Loaded:
     def expires(self) -> float:
         return self.used + self.keep
 
+    @property
+    def share(self) -> float:
+        """The share of the model that is on cards."""
+        return self.size_vram / max(1, self.size)
+
 
 class Scheduler:
-    """The loaded models, the requests that wait for a model, and when each model goes."""
+    """The loaded models, the requests that wait for a model, and when each model goes.
+
+    A model is known by the digest of its weights: names with the same weights share one place, and the place has the
+    name that came first, as in the real server.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._loaded: dict[str, Loaded] = {}
         self._waiting = 0
+        self._streams = 0
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Count one more answer that is being made."""
+        with self._changed:
+            self._streams += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._streams -= 1
+
+    def slowness(self) -> int:
+        """How many times slower than alone each answer is: answers at once share the speed of the machine.
+
+        The knob `shared_speed` 0 gives every answer the whole speed.
+        """
+        return max(1, self._streams) if knob("shared_speed", 1) else 1
 
     def running(self) -> list[Loaded]:
         """Every model that is loaded."""
         with self._changed:
             return [model for model in self._loaded.values() if model.ready]
 
-    def unload(self, name: str) -> None:
+    def unload(self, model: Model) -> None:
         """Unload a model as soon as no request uses the model."""
         with self._changed:
-            if name in self._loaded:
-                self._loaded[name].keep = 0
+            if _key(model) in self._loaded:
+                self._loaded[_key(model)].keep = 0
         self.expire()
 
     def expire(self) -> None:
         """Unload every idle model whose time has come."""
         with self._changed:
-            for name, model in list(self._loaded.items()):
-                if model.ready and not model.active and time.time() >= model.expires:
-                    self._drop(name)
+            for loaded in list(self._loaded.values()):
+                if loaded.ready and not loaded.active and time.time() >= loaded.expires:
+                    self._drop(loaded)
 
     @contextmanager
     def use(self, model: Model, context: int | None, keep: float | None, alive: Callable[[], bool]) -> Iterator[Loaded]:
-        """Hold one slot of a loaded model; load the model first where needed.
+        """Keep a model loaded while a request uses the model; load the model first where needed.
+
+        Args:
+            model: the model.
+            context: tokens per slot; None for the server's own.
+            keep: seconds to stay loaded afterwards; None leaves the time as an earlier request set the time.
+            alive: whether the client is still connected.
 
         Raises:
             BusyError: OLLAMA_MAX_QUEUE requests wait for a load already.
@@ -175,13 +195,9 @@ class Scheduler:
         limit = model.facts.get("simulated", {}).get("trained_context", asked)
         loaded = self._enter(model, min(asked, limit), alive)
         try:
-            if keep is not None:  # else the model keeps the last keep-alive until it is loaded anew
+            if keep is not None:
                 loaded.keep = keep
-            loaded.slots.acquire(alive)
-            try:
-                yield loaded
-            finally:
-                loaded.slots.release()
+            yield loaded
         finally:
             with self._changed:
                 loaded.active -= 1
@@ -195,7 +211,7 @@ class Scheduler:
         with self._changed:
             try:
                 while (loaded := self._place(model, context)) is None:
-                    if not waits and self._waiting >= number("OLLAMA_MAX_QUEUE", 512):
+                    if not waits and self._waiting >= self._room():
                         raise BusyError
                     self._waiting += not waits
                     waits = True
@@ -209,25 +225,31 @@ class Scheduler:
                 return loaded
         return self._load(loaded, alive)
 
+    def _room(self) -> int:
+        """How many requests may wait: besides the queue, the scheduler itself holds one, which loads or waits."""
+        loads = any(not each.ready for each in self._loaded.values())
+        return number("OLLAMA_MAX_QUEUE", 512) + (not loads)
+
     def _place(self, model: Model, context: int) -> Loaded | None:
         """The model where it is ready; a new place to load the model into; None where the caller must wait."""
-        loaded = self._loaded.get(model.name)
-        if loaded and loaded.ready and loaded.context == context and loaded.model.digest == model.digest:
+        loaded = self._loaded.get(_key(model))
+        if loaded and loaded.ready and loaded.context == context:
             return loaded
         if any(not each.ready for each in self._loaded.values()):
             return None
         if loaded:
             if loaded.active:
                 return None
-            self._drop(model.name)
+            self._drop(loaded)
         if len(self._loaded) >= (number("OLLAMA_MAX_LOADED_MODELS", 0) or 3 * max(1, len(cards()))):
             idle = [each for each in self._loaded.values() if not each.active]
             if not idle:
                 return None
-            self._drop(min(idle, key=lambda each: each.used).model.name)
+            self._drop(min(idle, key=lambda each: each.used))
         slots = 1 if "embedding" in model.facts["simulated"]["capabilities"] else number("OLLAMA_NUM_PARALLEL", 1)
-        new = Loaded(model, context, Slots(slots), keep=seconds(os.environ.get("OLLAMA_KEEP_ALIVE") or "5m"))
-        self._loaded[model.name] = new
+        keep = durations.of_environment(os.environ.get("OLLAMA_KEEP_ALIVE") or "5m")
+        new = Loaded(model, context, Slots(slots), keep=keep)
+        self._loaded[_key(model)] = new
         self._place_in_memory(new, slots)
         return new
 
@@ -244,18 +266,12 @@ class Scheduler:
         except (GoneError, LoadError):
             with self._changed:
                 loaded.active -= 1
-                self._drop(loaded.model.name)
+                self._drop(loaded)
             raise
         with self._changed:
             loaded.ready, loaded.since = True, time.perf_counter_ns()
             self._changed.notify_all()
-        share = f"{loaded.model.facts['simulated']['layers'] + 1 if loaded.size_vram else 0}"
-        log(
-            f"simulated: offloaded {share} layers to GPU",
-            model=loaded.model.name,
-            size=loaded.size,
-            vram=loaded.size_vram,
-        )
+        noise.load(loaded.model, loaded.size, loaded.size_vram, loaded.context)
         return loaded
 
     def _place_in_memory(self, loaded: Loaded, slots: int) -> None:
@@ -275,24 +291,11 @@ class Scheduler:
         loaded.size_vram = loaded.size if single else min(loaded.size, sum(shares.values()))
         hold(loaded.model.name, {uuid: -(-amount // MIB) for uuid, amount in shares.items()})
 
-    def _drop(self, name: str) -> None:
-        self._loaded.pop(name, None)
-        hold(name, {})
+    def _drop(self, loaded: Loaded) -> None:
+        self._loaded.pop(_key(loaded.model), None)
+        hold(loaded.model.name, {})
         self._changed.notify_all()
 
 
-def tokens(prompt: str, limit: int | None) -> tuple[list[str], bool]:
-    """The words of an answer, and whether `limit` cut them. The words call themselves simulated."""
-    answer = (
-        f"This answer is simulated by the provision lab; no language model made it. Words asked: {len(prompt.split())}."
-    )
-    words = answer.split()
-    words += ["simulated"] * (int(knob("answer_tokens", len(words))) - len(words))
-    wanted = len(words) if limit is None or limit < 0 else limit
-    return [word if index == 0 else f" {word}" for index, word in enumerate(words[:wanted])], wanted < len(words)
-
-
-def pause(loaded: Loaded) -> float:
-    """Seconds between two tokens, by where the model is."""
-    rate: float = knob("tokens_per_second", 60)
-    return 1 / max(0.1, rate * (0.1 + 0.9 * loaded.size_vram / max(1, loaded.size)))
+def _key(model: Model) -> str:
+    return str(model.weights["digest"])

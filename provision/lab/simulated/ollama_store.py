@@ -5,6 +5,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .ollama_lab import log
+from .ollama_names import REGISTRY, full_name
 
 VERSION = Path("/usr/lib/ollama-simulated/version")
-REGISTRY = "registry.ollama.ai"
 _KIND = "application/vnd.ollama.image."
 _BLOB = 2 << 20
 _HEAD = b"SIMULATED by the provision lab: "
@@ -55,12 +56,6 @@ _ALIASES["nomic-embed-text:v1.5"] = "nomic-embed-text:latest"
 
 class NotFoundError(Exception):
     """The model is not on disk."""
-
-
-def full_name(name: str) -> str:
-    """The name with its tag, without the default registry and namespace."""
-    short = name.removeprefix(f"{REGISTRY}/").removeprefix("library/")
-    return short if ":" in short.rpartition("/")[2] else f"{short}:latest"
 
 
 def models_folder() -> Path:
@@ -114,23 +109,20 @@ class Model:
     manifest: dict[str, Any]
 
     @property
-    def details(self) -> dict[str, Any]:
-        return {
-            "parent_model": "",
-            "format": "gguf",
-            "family": self.facts["model_family"],
-            "families": [self.facts["model_family"]],
-            "parameter_size": self.facts["model_type"],
-            "quantization_level": self.facts["file_type"],
-        }
-
-    @property
     def weights(self) -> dict[str, Any]:
         """The layer with the weights."""
         weights: dict[str, Any] = next(
             layer for layer in self.manifest["layers"] if layer["mediaType"] == f"{_KIND}model"
         )
         return weights
+
+    def text(self, kind: str) -> str:
+        """The content of a layer such as `template` or `params`; empty without such a layer."""
+        for layer in self.manifest["layers"]:
+            if layer["mediaType"] == f"{_KIND}{kind}":
+                with suppress(OSError):
+                    return blob_path(layer["digest"]).read_text()
+        return ""
 
     def has_head(self) -> bool | None:
         """Whether the weights begin like a file of weights, which tells the abilities; None without a file."""
@@ -149,13 +141,25 @@ class Model:
         return 'tensor "output_norm.weight" offset+size exceeds file size' if short else ""
 
 
+def existing_name(name: str) -> str:
+    """The name of the model on disk that differs at most in the case of letters; the name itself without one."""
+    wanted = full_name(name)
+    try:
+        if manifest_path(wanted).exists():
+            return wanted
+    except NotFoundError:
+        return wanted
+    return next((here for here, _ in _manifests() if here.casefold() == wanted.casefold()), wanted)
+
+
 def find(name: str) -> Model:
-    """The model of a name.
+    """The model of a name, whatever the case of its letters.
 
     Raises:
         NotFoundError: the model is not on disk, or not whole.
     """
-    path = manifest_path(name)
+    here = existing_name(name)
+    path = manifest_path(here)
     try:
         data = path.read_bytes()
         manifest = json.loads(data)
@@ -163,23 +167,27 @@ def find(name: str) -> Model:
     except (OSError, ValueError, KeyError) as error:
         raise NotFoundError(name) from error
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat().replace("+00:00", "Z")
-    return Model(full_name(name), hashlib.sha256(data).hexdigest(), modified, facts, manifest)
+    return Model(here, hashlib.sha256(data).hexdigest(), modified, facts, manifest)
 
 
 def everything() -> list[Model]:
     """Every model on disk, newest first."""
-    top = models_folder() / "manifests"
     models = []
-    for path in top.rglob("*"):
-        if path.is_file():
-            parts = list(path.relative_to(top).parts)
-            parts = parts[1:] if parts[0] == REGISTRY else parts
-            parts = parts[1:] if parts[0] == "library" else parts
-            try:
-                models.append(find("/".join(parts[:-1]) + ":" + parts[-1]))
-            except NotFoundError:
-                log("bad manifest", "WARN", path=path)
+    for name, path in _manifests():
+        try:
+            models.append(find(name))
+        except NotFoundError:
+            log("bad manifest", "WARN", path=path)
     return sorted(models, key=lambda model: model.modified, reverse=True)
+
+
+def _manifests() -> Iterator[tuple[str, Path]]:
+    """Name and manifest of every model on disk."""
+    top = models_folder() / "manifests"
+    for path in top.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            *above, tag = path.relative_to(top).parts
+            yield full_name("/".join(above) + ":" + tag), path
 
 
 def delete(name: str) -> None:
@@ -189,7 +197,7 @@ def delete(name: str) -> None:
         NotFoundError: the model is not on disk.
     """
     model = find(name)
-    manifest_path(name).unlink()
+    manifest_path(model.name).unlink()
     kept = {layer["digest"] for each in everything() for layer in layers_of(each.manifest)}
     for layer in layers_of(model.manifest):
         if layer["digest"] not in kept:
@@ -202,10 +210,23 @@ def copy(source: str, target: str) -> None:
     Raises:
         NotFoundError: the model is not on disk.
     """
-    find(source)
-    path = manifest_path(target)
+    found = find(source)
+    path = manifest_path(existing_name(target))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(manifest_path(source).read_bytes())
+    path.write_bytes(manifest_path(found.name).read_bytes())
+
+
+def layer_kind(name: str) -> str:
+    """The media type of a layer such as `template`."""
+    return f"{_KIND}{name}"
+
+
+def named_by_weights(path: Path) -> str:
+    """The name of the model whose (simulated) weights a file holds; empty for another file."""
+    with path.open("rb") as file:
+        line = file.readline(256)
+    words = line.removeprefix(_HEAD + b"not the weights of ").decode(errors="replace").split()
+    return words[0] if words and line.startswith(_HEAD) else ""
 
 
 def layers_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:

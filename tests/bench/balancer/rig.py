@@ -80,7 +80,7 @@ class Rig:
 
     def furnish(self) -> None:
         """Set the speed of the simulated servers, and start the guide's nginx beside ours, with the same program."""
-        knobs = json.dumps({"tokens_per_second": TOKENS_PER_SECOND, "answer_tokens": 5000})
+        knobs = json.dumps({"tokens_per_second": TOKENS_PER_SECOND, "answer_tokens": 5000, "shared_speed": 0})
         for host in {place.host for place in self.places}:
             self.lab.host(host).write("/etc/provision-lab/knobs.json", knobs)
         servers = "\n".join(f"        server {place.address}:{place.port};" for place in self.places)

@@ -99,7 +99,7 @@ class Bench:
     def prepared(self) -> None:
         """Deploy, with answers of a few seconds."""
         self.provision("deploy", "--yes")
-        knobs = {"tokens_per_second": RATE, "answer_tokens": 100000, "load_seconds": LOADING}
+        knobs = {"tokens_per_second": RATE, "answer_tokens": 100000, "load_seconds": LOADING, "shared_speed": 0}
         for host in self.lab.hosts():
             if host.name.startswith("gpu"):
                 host.write("/etc/provision-lab/knobs.json", json.dumps(knobs))
