@@ -59,7 +59,7 @@ class Handler(Client):
             raise RefusedError(503, "server busy, please try again.  maximum pending requests exceeded")
 
     def _dispatch(self) -> None:
-        path, *query = self.path.split("?", 1)
+        path, *query = self.requestline.split()[1].split("?", 1)  # self.path has lost doubled slashes
         clean = _clean(path)
         if clean != path and self.command != "CONNECT":
             self._redirect(307, clean, query)
