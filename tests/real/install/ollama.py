@@ -1,0 +1,166 @@
+"""The real Ollama, built from its Go module for the CPU."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.real.install import go, packages
+from tests.real.install.workshop import InstallError, Workshop, sha256
+
+MODULE = "github.com/ollama/ollama"
+PACKAGES = ("g++", "libc6-dev", "libstb-dev", "nlohmann-json3-dev")
+"""A compiler, and the headers that Ollama's copy of llama.cpp includes without having them."""
+FETCH = "Look at `go env GOPROXY GOSUMDB`: let this machine reach its Go module proxy, then type make test-real again."
+
+
+@dataclass(frozen=True)
+class Release:
+    """The release of Ollama that is built.
+
+    Attributes:
+        version: the version.
+        checksum: of the module's files, as in a go.sum. The module's own go.sum pins its dependencies.
+        header: sha256 of miniaudio.h in the pinned miniaudio.
+    """
+
+    version: str = "0.17.4"
+    checksum: str = "h1:X3KNm9x4BlHqk/AXMGtC7pBAFd46nmJmy8yDaBZLo9s="
+    header: str = "ac7af4de748b7e26b777f37e01cee313a308a7296a3eb080e2906b320cc55c89"
+
+    @property
+    def module(self) -> str:
+        """The module in Go's words."""
+        return f"{MODULE}@v{self.version}"
+
+    @property
+    def recipe(self) -> str:
+        """The hash of everything that makes a difference."""
+        return hashlib.sha256(f"{self.version} {self.checksum} {self.header} 1".encode()).hexdigest()
+
+
+PINNED = Release()
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built Ollama.
+
+    Attributes:
+        program: the program.
+        seconds: how long the build took.
+        go: the version of Go.
+        cores: the cores of the machine.
+    """
+
+    program: str
+    seconds: float
+    go: str
+    cores: int
+
+    @property
+    def words(self) -> str:
+        """The source and the build in words for the page."""
+        return (
+            f"Go module {PINNED.module} ({PINNED.checksum}), built here with Go {self.go} for the CPU in"
+            f" {self.seconds / 60:.0f} minutes on {self.cores} cores"
+        )
+
+
+def installed(shop: Workshop, release: Release = PINNED, usual_go: str = go.USUAL) -> Built:
+    """Return the real Ollama; a missing one is built first.
+
+    Args:
+        shop: the workshop.
+        release: the release.
+        usual_go: see `go.find`.
+
+    Raises:
+        InstallError: no Go, another module than the pinned one, or a failed build; the text says which.
+    """
+    folder = shop.folder / f"ollama-{release.version}"
+    stamp = folder / "built.json"
+    if stamp.is_file() and (folder / "ollama").is_file():
+        known = json.loads(stamp.read_text())
+        if known["recipe"] == release.recipe:
+            return Built(**known["built"])
+    compiler = go.find(shop, usual_go)
+    packages.distribution(shop, PACKAGES, "compiling Ollama")
+    headers = _headers(shop, release)
+    source = _source(shop, compiler, release)
+    shop.say(f"building Ollama {release.version} with Go {compiler.version}: about 6 minutes of a processor")
+    begun = time.monotonic()
+    folder.mkdir(exist_ok=True)
+    _build(shop, compiler, source, headers, release, folder / "ollama")
+    cores = len(os.sched_getaffinity(0))
+    made = Built(str(folder / "ollama"), round(time.monotonic() - begun), compiler.version, cores)
+    stamp.write_text(json.dumps({"recipe": release.recipe, "built": asdict(made)}))
+    return made
+
+
+def _environment(shop: Workshop) -> dict[str, str]:
+    """Modules and objects stay below the workshop; a Go of another version is never downloaded."""
+    home = {"GOPATH": str(shop.folder / "go"), "GOCACHE": str(shop.folder / "go-build")}
+    return {**home, "GOTOOLCHAIN": "local", "GOWORK": "off"}
+
+
+def _source(shop: Workshop, compiler: go.Go, release: Release) -> Path:
+    """Return the folder of the module, with the pinned checksum."""
+    doing = f"fetching the Go module {release.module}"
+    shop.say(doing)
+    environment = {**_environment(shop), "GOFLAGS": "-mod=mod"}
+    said = shop.run([compiler.program, "mod", "download", "-json", release.module], doing, FETCH, **environment)
+    try:
+        answer: dict[str, Any] = json.loads(said[said.index("{") :])
+        folder, checksum = Path(answer["Dir"]), answer["Sum"]
+    except (ValueError, KeyError):
+        raise InstallError(f"{doing} failed: go says {said[-300:]!r}. {FETCH}") from None
+    if checksum != release.checksum:
+        raise InstallError(
+            f"the Go module {release.module} has the checksum {checksum}, and {release.checksum} is pinned: the proxy"
+            " serves another module. Do not build that module: ask who runs the proxy."
+        )
+    return folder
+
+
+def _headers(shop: Workshop, release: Release) -> Path:
+    """Return a folder with `miniaudio/miniaudio.h`, from the source package of miniaudio."""
+    header = shop.folder / "include/miniaudio/miniaudio.h"
+    if not (header.is_file() and sha256(header) == release.header):
+        (archive,) = packages.download(shop, "miniaudio", shop.folder / "miniaudio", source=True)
+        header.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive) as files:
+            found = [member for member in files if member.name.endswith("/miniaudio/miniaudio.h")]
+            source = files.extractfile(found[0]) if found else None
+            if source is None:
+                raise InstallError(f"{archive} has no miniaudio/miniaudio.h, which Ollama {release.version} includes")
+            header.write_bytes(source.read())
+        if sha256(header) != release.header:
+            raise InstallError(f"{header} has sha256 {sha256(header)}, and {release.header} is expected")
+    return header.parent.parent
+
+
+def _build(shop: Workshop, compiler: go.Go, source: Path, headers: Path, release: Release, target: Path) -> None:
+    environment = {
+        **_environment(shop),
+        "CGO_ENABLED": "1",
+        "CGO_CPPFLAGS": f"-I{headers}",
+        "GOFLAGS": "-mod=readonly -buildvcs=false",
+    }
+    flags = f"-s -w -X={MODULE}/version.Version={release.version}"
+    words = [compiler.program, "build", "-trimpath", "-ldflags", flags, "-o", f"{target}.new", "."]
+    advice = (
+        f"If the module no longer builds with this compiler (Go {compiler.version}), pin"
+        " another release in tests/real/install/ollama.py. Then type make test-real again."
+    )
+    shop.run(words, f"building the Go module {release.module}", advice, folder=source, **environment)
+    said = shop.run([f"{target}.new", "--version"], "starting the built Ollama", advice, OLLAMA_HOST="127.0.0.1:1")
+    if not re.search(rf"\b{re.escape(release.version)}\b", said):
+        raise InstallError(f"the built Ollama does not say its version {release.version}: {said[-300:]!r}. {advice}")
+    shutil.move(f"{target}.new", target)
