@@ -15,13 +15,21 @@ if TYPE_CHECKING:
 
 
 def verify(
-    request: Request, *, junit: str = "", quiet: bool = True, verbose: bool = False, listen: Listener = ignore
+    request: Request,
+    *,
+    junit: str = "",
+    deep: bool = False,
+    quiet: bool = True,
+    verbose: bool = False,
+    listen: Listener = ignore,
 ) -> VerifyResult:
     """Prove every step of every host. Anything that a deploy would change is a failed check.
 
     Args:
         request: selects hosts and roles.
         junit: file for JUnit XML; empty for none.
+        deep: whether to hash the files of all declared models too. A host with a damaged file remembers the file, and
+            the next deploy replaces the file.
         quiet: whether pytest, which runs the proofs, prints nothing.
         verbose: whether pytest prints a line for every step, unless quiet.
         listen: hears every event; called from many threads.
@@ -39,7 +47,7 @@ def verify(
     for host in hosts_of(rollout):
         listen(Event(host, "selected"))
     try:
-        results = run_pytest(Verification(rollout), junit=junit, quiet=quiet, verbose=verbose)
+        results = run_pytest(Verification(rollout, deep=deep), junit=junit, quiet=quiet, verbose=verbose)
     finally:
         listen(Event("", "over"))
     return VerifyResult(inventory, results, _exit_code(results))

@@ -22,6 +22,7 @@ __all__ = [
     "Answer",
     "BlockedError",
     "Check",
+    "Content",
     "Fact",
     "Owned",
     "PutBack",
@@ -103,6 +104,23 @@ class Check:
     def passed(self) -> bool:
         """Whether the proof holds."""
         return bool(self.got == self.expected)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file of a host whose bytes a step vouches for.
+
+    Args:
+        path: the path on the host.
+        sha256: the sha256 of the right bytes, in hexadecimal digits.
+        size: bytes.
+        name: the file in an operator's words.
+    """
+
+    path: str
+    sha256: str
+    size: int
+    name: str
 
 
 @dataclass(frozen=True)
@@ -316,6 +334,17 @@ class Step(ABC):
         Args:
             live: testinfra's host, over the open connection.
         """
+
+    def contents(self, live: Any) -> Iterator[Content]:
+        """The files whose bytes `verify --deep` hashes: large files, whose plain proof looks at the size alone.
+
+        Args:
+            live: see `check`.
+
+        Raises:
+            BlockedError, UnreadableError: the files are not known.
+        """
+        return iter(())
 
 
 class Owned(ABC):

@@ -6,10 +6,11 @@ of its connection, because a proof mostly waits for a round trip. Verify changes
 """
 
 import dataclasses
+import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from provision.rollout.outcome import Outcome
 from provision.rollout.waves import Rollout
 from provision.runs.interrupt import at_ctrl_c
 from provision.steps.base import BlockedError, Check, RefusalError
-from provision.verify import drift, neighbours
+from provision.verify import deep, drift, neighbours
 from provision.verify.backend import Backend
 from provision.verify.failure import CONNECTION
 
@@ -99,10 +100,13 @@ class Verification:
     Args:
         rollout: a run over the hosts that only plans.
         places: returns the instances of a host that are published to a network.
+        deep: whether to hash the files of the steps too (`Step.contents`).
     """
 
-    def __init__(self, rollout: Rollout, places: neighbours.Places = neighbours.places) -> None:
+    def __init__(self, rollout: Rollout, places: neighbours.Places = neighbours.places, *, deep: bool = False) -> None:
         self.rollout = rollout
+        self._deep = deep
+        self._closed = threading.Event()
         self._published = places
         self.results: dict[str, HostResult] = {}
         self._runs = {member.run.host.name: member.run for member in rollout.members}
@@ -194,6 +198,7 @@ class Verification:
 
     def close(self) -> None:
         """Close every connection."""
+        self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.rollout.close()
 
@@ -213,6 +218,8 @@ class Verification:
             for result in reversed(outcome.steps):
                 if not result.by_neighbour:
                     pool.submit(self._answer, run, outcome, entries.get(result.step), result, live)
+        if self._deep:
+            self._hash(run, outcome, entries, live)
         backend.close()
         run.session.close()
         outcome.seconds += time.monotonic() - begun
@@ -230,7 +237,21 @@ class Verification:
     def _answer(self, run: HostRun, outcome: HostResult, entry: Entry | None, result: StepResult, live: Any) -> None:
         if entry is not None and not result.waits_for:
             _ask(run, outcome, entry, result, live)
-        self._futures[outcome.host, result.step].set_result(result)
+        if not self._deep:
+            self._futures[outcome.host, result.step].set_result(result)
+
+    def _hash(self, run: HostRun, outcome: HostResult, entries: Mapping[str, Entry], live: Any) -> None:
+        """Hash the files of a host's steps after all other proofs, and give the results of the steps."""
+        asked = [result for result in outcome.steps if not result.by_neighbour]
+        try:
+            if outcome.error is None:
+                pairs = [(result, entries.get(result.step)) for result in asked]
+                deep.hash_files(run, pairs, live, self._closed.is_set)
+        except HostError as error:
+            outcome.error = error
+        finally:
+            for result in asked:
+                self._futures[outcome.host, result.step].set_result(result)
 
 
 def _planned(outcome: Outcome, run: HostRun) -> HostResult:

@@ -70,6 +70,27 @@ def test_a_blob_that_was_damaged_is_mended_and_its_instance_answers(fleet, lab):
     assert not any(fleet.changes().values())
 
 
+def test_damage_in_the_middle_of_a_blob_is_found_by_a_hash_and_mended_by_the_next_deploy(fleet):
+    blob = fleet.on("gpu-01", "sh", "-c", f"ls -S {BLOBS} | head -n 1").strip()
+    damage = f"printf nonsense | dd of={BLOBS}/{blob} bs=1 seek=$(($(stat -c %s {BLOBS}/{blob}) / 2)) conv=notrunc"
+    fleet.on("gpu-01", "sh", "-c", damage)
+    assert fleet.provision("verify", "--json").code == 0, "the size is the same"
+    deep = fleet.provision("verify", "--deep", "--json")
+    assert deep.code == 5, deep
+    [found] = [check for check in deep.host("gpu-01")["checks"] if not check["passed"]]
+    assert (found["step"], found["name"]) == (f"model:ollama1/{MODEL}", f"bytes of {blob}")
+    assert found["expected"] == blob.removeprefix("sha256-")
+    assert found["got"] == fleet.on("gpu-01", "sha256sum", f"{BLOBS}/{blob}").split()[0]
+    assert "then restarts ollama1" in fleet.plan().out, "a plain plan knows"
+    started = fleet.on("gpu-01", "docker", "inspect", "-f", "{{.State.StartedAt}}", "ollama1")
+    done = fleet.deploy()
+    assert f"model:ollama1/{MODEL}" in done.host("gpu-01")["changed"]
+    assert fleet.on("gpu-01", "docker", "inspect", "-f", "{{.State.StartedAt}}", "ollama1") != started
+    assert not any(fleet.changes().values())
+    assert fleet.provision("verify", "--deep", "--json").code == 0
+    assert "No such file" in fleet.on("gpu-01", "sh", "-c", "ls /var/lib/provision/damaged 2>&1 || :")
+
+
 def test_models_that_differ_are_warned_of_and_fail_the_verification(scratch):
     instance = scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     instance["models"] = [EMBEDDING]

@@ -109,6 +109,15 @@ def mended(operator: Operator) -> None:
     operator.fault("gpu-02", "driver-broken", on=False)
 
 
+def damaged(operator: Operator) -> None:
+    """Other bytes of the same size in the middle of the largest blob."""
+    script = (
+        "cd /var/lib/docker/volumes/ollama1/_data/models/blobs; blob=$(ls -S | head -n 1); size=$(stat -c %s $blob);"
+        " printf nonsense | dd of=$blob bs=1 seek=$((size / 2)) conv=notrunc status=none"
+    )
+    operator.fleet.on("gpu-01", "sh", "-euc", script)
+
+
 def killed(operator: Operator) -> None:
     """The run dies at its first change."""
     memory(operator, "5g")
@@ -158,6 +167,7 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "a deploy that fails on gpu-02": deploy_fails,
     "the fault is mended": mended,
     "a deploy whose controller is killed": killed,
+    "damage in the middle of a blob of gpu-01": damaged,
     "a deploy that was no good idea": no_good_idea,
     "the inventory as it was": as_it_was,
     "somebody's run on gpu-01, which will soon be over": soon_over,

@@ -1,6 +1,7 @@
 """The models role: the scripts against a server that answers as Ollama does, and the names of models."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,11 +20,12 @@ from hypothesis import strategies as st
 
 from provision.command import Run
 from provision.roles import models as role
-from provision.steps.base import Answer, converged
+from provision.steps.base import Answer, Content, converged
 from provision.steps.facts import HostFacts
 from provision.steps.ollama import server_state
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import Model, human, pull_progress
+from provision.steps.system import content
 
 DOCKER = """#!/bin/sh
 case "$*" in
@@ -180,6 +182,38 @@ def test_a_damaged_blob_is_pulled_again(server: Server) -> None:
     assert done.returncode == 0, done.stderr
     assert f"blob {NAME} is damaged" in done.stdout
     assert (server.folder / "models/blobs" / NAME).read_bytes() == BLOB
+
+
+def test_a_pull_that_only_finds_damage_is_no_try(server: Server) -> None:
+    server.damaged = 1
+    done = pull(tries=1)
+    assert done.returncode == 0, done.stderr
+    assert (server.folder / "models/blobs" / NAME).read_bytes() == BLOB
+    server.damaged = 9
+    (server.folder / "models/blobs" / NAME).unlink()
+    done = pull(tries=1)
+    assert done.returncode == 1, "a registry that sends damaged blobs over and over"
+    assert "ollama1 could not pull m:1: a blob was damaged" in done.stderr
+
+
+@pytest.mark.parametrize("of_model", [True, False])
+def test_a_blob_known_as_damaged_goes_before_the_pull(server: Server, tmp_path: Path, of_model: bool) -> None:
+    """Only blobs of the model, and only as long as nobody has written to them."""
+    server.write()
+    blob = server.folder / "models/blobs" / (NAME if of_model else f"sha256-{'c' * 64}")
+    blob.write_bytes(b"rubbish")
+    record = tmp_path / "state/damaged"
+    hashed = run(content.command([Content(str(blob), "a" * 64, 7, blob.name)], str(record)))
+    assert hashed.returncode == 0, hashed.stderr
+    have = {"whole": False, "damaged": blob.name}
+    command = Model(instance="ollama1", name="m:1", tries=1).commands(have, {"whole": True, "stale": False})[0]
+    assert isinstance(command, Run)
+    stdin = command.stdin.replace(content.RECORD.encode(), str(record).encode())
+    done = run(dataclasses.replace(command, stdin=stdin))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is damaged; it is pulled again") == of_model
+    assert len(server.asked) == 1, "the pull brings the blob at once"
+    assert blob.read_bytes() == (BLOB if of_model else b"rubbish")
 
 
 def test_a_container_removed_during_a_repair_does_not_end_the_pull(

@@ -18,6 +18,7 @@ from provision.plan.role_interface import Entry
 from provision.report import verify as report
 from provision.rollout.waves import Rollout
 from provision.runs.context import Context
+from provision.ssh.host_paths import HostPaths
 from provision.steps.base import Check, Fact, UnreadableError
 from provision.steps.live import asked_once, read_once
 from provision.steps.system.file import File
@@ -110,11 +111,19 @@ class Copy(Proved):
 def verified(tmp_path):
     """A function that verifies steps on a host, and returns the result of the host."""
 
-    def build(*things, dead=frozenset(), last=(), roles=ROLES, settings=MappingProxyType(SETTINGS), **options):
+    def build(
+        *things,
+        dead=frozenset(),
+        last=(),
+        roles=ROLES,
+        settings=MappingProxyType(SETTINGS),
+        deep=False,
+        **options,
+    ):
         entries = tuple(
             Entry(role, thing) for role, group in (("docker", things), ("balancer", last)) for thing in group
         )
-        session = ShellHost(lost_at=dead)
+        session = ShellHost(HostPaths(run=f"{tmp_path}/run", state=f"{tmp_path}/state"), lost_at=dead)
         setup = testing.setup(
             tmp_path,
             lambda *_: session,
@@ -124,7 +133,7 @@ def verified(tmp_path):
         host = Host(name="h", connection=Connection(address="192.0.2.1"), settings=settings)
         inventory, store = Inventory(path="", hosts=(host,)), Store(tmp_path / "s")
         context = Context("run", inventory, roles, ignore, store, setup=setup)
-        verification = Verification(Rollout(context, [(host, roles)], None, 4))
+        verification = Verification(Rollout(context, [(host, roles)], None, 4), deep=deep)
         [result] = verify(verification, **{"quiet": True, **options})
         result.scripts = session.scripts
         return result

@@ -21,6 +21,7 @@ from provision.steps.docker.gpu_processes import Application
 from provision.steps.docker.image_list import familiar
 from provision.steps.docker.probe import Probes
 from provision.steps.live import read_once
+from provision.steps.system import content
 
 MANAGED = facts.MANAGED
 NO_ANSWER = card_look.NO_ANSWER
@@ -113,6 +114,7 @@ ours
   wait
 }}
 {model_files.shell(probes).strip()}
+{content.STILL_DAMAGED.strip()}
 # All images and volumes, and the configuration of the images of our containers: one that was removed has none any more.
 # One call of Docker's API tells it all; where that cannot be called, three of its client do.
 listed() {{
@@ -131,6 +133,7 @@ probes | {{
   listed
   echo '# pulled'; ls -1t {MARKS} 2>/dev/null | while IFS= read -r name; do cat -- {MARKS}/"$name"; done
   echo '# listening'; ss -Hltnp 2>/dev/null || :
+  echo '# damaged'; damaged
   echo '# files'; files | base64 -w 0; echo
   echo '# probes'; cat
   echo '# end'
@@ -192,6 +195,7 @@ class Docker:
         listening: listening TCP sockets.
         files: path -> content, of manifests and marks in the folders of all instances.
         blobs: path -> size, of the blobs in the same folders.
+        damaged: path -> sha256, of files whose bytes were found wrong by a hash and are unchanged since.
         applications: the processes that hold memory of cards; None where nvidia-smi gave no answer.
     """
 
@@ -202,6 +206,7 @@ class Docker:
     listening: tuple[Listener, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     blobs: Mapping[str, int] = field(default_factory=dict)
+    damaged: Mapping[str, str] = field(default_factory=dict)
     applications: tuple[Application, ...] | None = None
 
     def image_id(self, reference: str) -> str:
@@ -301,6 +306,7 @@ def _parse(stdout: bytes, probes: Probes) -> Docker:
             listening=tuple(_listener(line) for line in sections["listening"]),
             files=files,
             blobs=blobs,
+            damaged=content.parse_record(sections.get("damaged", ())),
             applications=gpu_processes.parse(outputs["host", "applications"], names),
         )
     except (KeyError, ValueError, IndexError) as error:

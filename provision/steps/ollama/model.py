@@ -13,7 +13,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from provision.command import Command, sh
-from provision.steps.base import Answer, BlockedError, Check, Fact, Owned, PutBack, State, Step, UnreadableError
+from provision.steps.base import (
+    Answer,
+    BlockedError,
+    Check,
+    Content,
+    Fact,
+    Owned,
+    PutBack,
+    State,
+    Step,
+    UnreadableError,
+)
 from provision.steps.facts import HostFacts
 from provision.steps.instance import storage
 from provision.steps.ollama import scripts, server_state
@@ -166,6 +177,17 @@ class Model(Step):
         yield Check("blobs whole", state["damaged"] or "whole", "whole")
         yield Check("same digest on this host's instances", sorted(_digests(servers, self.name)), [state["digest"]])
         yield Check("digest", state["digest"], self.digest or state["digest"], compared=True)
+
+    def contents(self, live: Any) -> Iterator[Content]:
+        """Its blobs: the name of a blob is the sha256 of its bytes."""
+        servers = server_state.read_live(live)
+        if self._state(servers) is not None:
+            yield from servers.answering(self.instance).contents(self.name)
+
+    def why(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
+        """Names the damaged blob."""
+        blob = _HASH.sub(r"\1", str(have.get("damaged") or ""))
+        return super().why(have, want) + (f": {blob}" if blob and not have.get("whole") else "")
 
     def _state(self, servers: Servers) -> State:
         server = servers.by_name.get(self.instance)

@@ -8,6 +8,7 @@ POSIX sh under `set -eu`. The scripts run on the host, because a client that goe
 from provision.command import Script
 from provision.steps.instance.scripts import ready
 from provision.steps.ollama.server_state import MARKS, MENDED, PROBE
+from provision.steps.system import content
 
 READY = ready(PROBE.health)
 
@@ -32,7 +33,8 @@ reason() {
 }
 """
 
-# Removes blobs that do not match their name: Ollama never checks a blob again, and pulls only missing blobs.
+# Removes blobs that do not match their name: Ollama never checks a blob again, and pulls only missing blobs. The blobs
+# that `verify --deep` found damaged go before the pull, so that the whole model is hashed once.
 BLOBS = r"""
 digests() { grep -o 'sha256:[0-9a-f]\{64\}' "$1" | sort -u | sed 's/:/-/'; }
 verify() { # folder, manifest: 1 where a blob is missing or was wrong
@@ -46,6 +48,14 @@ verify() { # folder, manifest: 1 where a blob is missing or was wrong
     whole=1
   done
   return $whole
+}
+known() { # folder, manifest
+  damaged | while read -r is path; do
+    blob=${path##*/}
+    [ "$path" = "$1/models/blobs/$blob" ] && digests "$2" | grep -q -x -F -e "$blob" || continue
+    echo "blob $blob is damaged; it is pulled again"
+    rm -f "$path"
+  done
 }
 """
 
@@ -75,13 +85,15 @@ progress() { # file of frames: shows the newest whole one and counts the seconds
 
 # $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds of silence that end a
 # try, $7 name of the mark, $8 not empty for a known damaged blob. Success is the last frame, never the status
-# (docs/facts.md#ollama-pull); a failure that no further try can mend ends the pull at once. Servers running while a
+# (docs/facts.md#ollama-pull); a failure that no further try can mend ends the pull at once. The first
+# pull that only finds damaged blobs is no try. Servers running while a
 # blob is damaged are noted by the time of their start, including servers with the same folder: each may take the model
 # for useless until it restarts. A server that goes meanwhile is not noted.
 PULL = Script(
     "ollama/pull",
     PLACE
     + REASON
+    + content.STILL_DAMAGED
     + BLOBS
     + PROGRESS
     + rf"""
@@ -97,8 +109,8 @@ mended() {{ # name of the mark
     xargs -r docker inspect --type container --format '{{{{.State.StartedAt}}}}' >"$marks/$1{MENDED}" 2>/dev/null || :
 }}
 umask 077
-[ -z "$8" ] || mended "$7"
-try=1
+[ -z "$8" ] || {{ mended "$7"; known "$folder" "$manifest"; }}
+try=1 again=
 while :; do
   : >"$frames"; why=; began
   printf '%s' "$3" | curl --noproxy '*' -sS -N --data-binary @- -o "$frames" "http://$at/api/pull" 2>"$said" &
@@ -111,7 +123,9 @@ while :; do
   rc=0; wait "$pid" || rc=$?
   pid=
   case $why:$(tail -n 1 "$frames" | tr -d ' ') in
-    *'"status":"success"'*) if verify "$folder" "$manifest"; then break; fi; why='a blob was damaged'; mended "$7" ;;
+    *'"status":"success"'*) if verify "$folder" "$manifest"; then break; fi
+      why='a blob was damaged'; mended "$7"
+      [ "$again" ] || {{ again=yes; continue; }} ;; # this try brought nothing: the server took the blob for whole
     :*'"error":'*) why=$(reason "$frames") ;;
     :*) case $rc in
         0) why="the server's answer ended without success: $(reason "$frames")" ;;

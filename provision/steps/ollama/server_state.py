@@ -7,12 +7,12 @@ Ollama never checks a blob on disk again, docs/facts.md#ollama-pull.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from provision.command import Answer
-from provision.steps.base import BlockedError, UnreadableError
+from provision.steps.base import BlockedError, Content, UnreadableError
 from provision.steps.docker import inspect
 from provision.steps.docker.inspect import Docker, command
 from provision.steps.docker.probe import Probe
@@ -35,6 +35,7 @@ __all__ = [
 MARKS = "provision-models"
 """The folder beside an instance's `models/`, with a file for each model that we pulled."""
 MENDED = ".mended"  # ends the name of a file beside a mark: start times of the servers that ran while a blob was mended
+BLOB = r"sha256-[0-9a-f]{64}"  # the name of a blob file
 DEFAULT_REGISTRY, DEFAULT_SPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 PROBE = Probe(
     port=11434,
@@ -61,6 +62,7 @@ class Server:
         error: the answer, if it is none.
         manifests: path below `models/manifests` -> manifest.
         blobs: blob file -> size in bytes.
+        wrong: blob file -> sha256 of its wrong bytes, by the last hash.
         marked: models that we pulled.
         stale: names of the marks of models with a blob mended while this server ran.
     """
@@ -75,17 +77,30 @@ class Server:
     error: str = ""
     manifests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     blobs: Mapping[str, int] = field(default_factory=dict)
+    wrong: Mapping[str, str] = field(default_factory=dict)
     marked: tuple[str, ...] = ()
     stale: frozenset[str] = frozenset()
 
     def damage(self, model: str) -> str:
-        """Return the first blob of a model that is missing or has another size, or an empty text."""
-        manifest = self.manifests.get(manifest_path(model), {})
-        for layer in [manifest.get("config") or {}, *(manifest.get("layers") or ())]:
-            name = str(layer.get("digest", "")).replace(":", "-")
-            if name and self.blobs.get(name) != layer.get("size"):
+        """Return the first blob of a model that is missing, or has another size or other bytes; else an empty text."""
+        for name, size in self._layers(model):
+            if self.blobs.get(name) != size or name in self.wrong:
                 return name
         return ""
+
+    def _layers(self, model: str) -> Iterator[tuple[str, Any]]:
+        """Yield the blob files of a model with their sizes, by its manifest."""
+        manifest = self.manifests.get(manifest_path(model), {})
+        for layer in [manifest.get("config") or {}, *(manifest.get("layers") or ())]:
+            if name := str(layer.get("digest", "")).replace(":", "-"):
+                yield name, layer.get("size")
+
+    def contents(self, model: str) -> Iterator[Content]:
+        """Yield the blobs of a model that are on the host. A missing blob is damage already."""
+        for name, _ in self._layers(model):
+            if re.fullmatch(BLOB, name) and name in self.blobs:
+                path = f"{self.folder}/models/blobs/{name}"
+                yield Content(path, name.removeprefix("sha256-"), self.blobs[name], name)
 
 
 @dataclass(frozen=True)
@@ -168,6 +183,7 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
         error=_complaint(item),
         manifests={path: _manifest(text) for path, text in _below(inside, "models/manifests/").items()},
         blobs=_below(docker.blobs, f"{folder}/models/blobs/"),
+        wrong=_below(docker.damaged, f"{folder}/models/blobs/"),
         marked=tuple(sorted(text.strip() for path, text in marks.items() if path not in mended)),
         stale=frozenset(
             path.removesuffix(MENDED) for path, text in mended.items() if item.get("started") in text.splitlines()
