@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,11 +54,13 @@ class LoadTestOptions:
     api_key: str
     max_ttft_p95: str | None
     max_fail: str | None
-    min_tokens_per_second: float | None
+    max_queued: str | None
+    min_tokens_per_second: str | None
     max_skew: str | None
     baseline: str
     margin: str
     find_capacity: bool
+    users_wanted: int | None
     web: bool
     web_host: str
     web_port: int
@@ -106,15 +109,32 @@ class LoadTestOptions:
 @click.option("--target", default="", metavar="URL", help="Another endpoint than the inventory's; needs --yes.")
 @click.option("-y", "--yes", is_flag=True, help="Yes, put load on this --target.")
 @click.option("--api-key", default="", metavar="env:NAME|file:PATH", help="Where the endpoint's key is.")
-@click.option("--max-ttft-p95", metavar="DURATION", help="Target: time to first token of 95 % of the answers.")
-@click.option("--max-fail", metavar="SHARE", help="Target: failed requests, such as 1%.")
-@click.option("--min-tokens-per-second", type=float, metavar="N", help="Target: speed of 95 % of the answers.")
+@click.option(
+    "--max-ttft-p95",
+    metavar="DURATION",
+    help="Target: time to first token of 95 % of the answers, or `off`.  [default: the inventory's, else 2s]",
+)
+@click.option(
+    "--max-queued",
+    metavar="SHARE",
+    help="Target: answers that wait in a queue, or `off`.  [default: the inventory's, else 10%]",
+)
+@click.option(
+    "--max-fail", metavar="SHARE", help="Target: failed requests, or `off`.  [default: the inventory's, else 1%]"
+)
+@click.option("--min-tokens-per-second", metavar="N", help="Target: speed of 95 % of the answers.")
 @click.option("--max-skew", metavar="SHARE", help="Target: how uneven instances share the requests.")
 @click.option("--baseline", default="", metavar="FILE", help="Compare with what --json printed earlier.")
 @click.option(
     "--margin", default="10%", show_default=True, metavar="SHARE", help="How much worse than the baseline is allowed."
 )
 @click.option("--find-capacity", is_flag=True, help="How many users it holds, up to --users.  [of 256]")
+@click.option(
+    "--users-wanted",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    help="With --find-capacity: how many instances so many users need.  [10, 50, 100 and 500]",
+)
 @click.option("--web", is_flag=True, help="Locust's own page, set up for this endpoint.")
 @click.option("--web-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address of that page.")
 @click.option("--web-port", default=8089, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
@@ -147,7 +167,7 @@ def _loadtest(options: LoadTestOptions) -> int:
     show = _Progress()
     with stop.noted() as wish:
         if options.find_capacity:
-            result = session.find_capacity(load, endpoint, targets, show.step, wish)
+            result = session.find_capacity(load, endpoint, targets, show.step, wish, options.users_wanted)
         else:
             result = session.once(load, endpoint, targets, show, wish, web)
     show.end()
@@ -196,7 +216,9 @@ def _targets(options: LoadTestOptions, ours: "Targets") -> "Targets":
     """The targets of the inventory, replaced by targets of the command line."""
     from provision.inventory import Targets
 
-    given = {name: getattr(options, name) for name in Targets.model_fields}
+    given: dict[str, object] = {name: getattr(options, name) for name in Targets.model_fields}
+    with suppress(TypeError, ValueError):
+        given["min_tokens_per_second"] = float(str(options.min_tokens_per_second))
     return ours.replaced({name: value for name, value in given.items() if value is not None})
 
 
@@ -226,6 +248,8 @@ def _web(options: LoadTestOptions) -> "Web | None":
     from provision.loadtest.drive import Web
 
     chosen = [f"--{name}" for name in ("web", "find-capacity", "baseline") if getattr(options, name.replace("-", "_"))]
+    if options.users_wanted and not options.find_capacity:
+        raise UsageError("--users-wanted needs --find-capacity", "the number of instances comes from a search")
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)} do not go together", "choose one")
     if not is_address(options.web_host):

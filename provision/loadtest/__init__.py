@@ -9,6 +9,7 @@ target         the endpoint and the model; asked before any load
 measure        records -> figures
 verdict        figures and targets -> pass or fail; the odd instance; a comparison with an earlier run
 capacity       steps of users until a target breaks
+sizing         the instances that a number of users needs
 session        a test from beginning to end; its JSON document
 text, files    the output: lines for a terminal; CSV and a page with plots
 """

@@ -13,6 +13,7 @@ NGINX = "ollama"  # nginx's name of the upstream itself, where nginx had no inst
 POINTS = (50, 95, 99)
 STEP = 0.001  # seconds; gaps between tokens are counted in steps of this length
 QUEUED = 0.1  # seconds of waiting from which a request counts as queued
+FARTHEST = 0.5  # seconds of a request's way through the network, at most
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Figures:
         rate: tokens per second of one stream, after its first token; 95 % of streams had at least `p95`.
         total: time to the end.
         queued: waiting beyond loading and reading the prompt; empty where the server gives no figures.
-        waited: number of queued requests, of the requests with figures; None without figures.
+        waited: number of queued answers; None where the server gives no figures.
+        timed: number of answers with such figures.
         tokens: tokens of good answers.
         tokens_per_second: tokens per second of all streams together.
     """
@@ -85,6 +87,7 @@ class Figures:
     total: Spread
     queued: Spread
     waited: int | None
+    timed: int
     tokens: int
     tokens_per_second: float
 
@@ -92,6 +95,11 @@ class Figures:
     def fail_share(self) -> float:
         """Share of failed requests, 0 to 1."""
         return self.failed / self.requests if self.requests else 0.0
+
+    @property
+    def queued_share(self) -> float | None:
+        """Share of queued answers among the answers with figures, 0 to 1; None without figures."""
+        return None if self.waited is None else self.waited / self.timed
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def summary(
     groups: dict[str, list[Record]] = {name: [] for name in weights}
     for record in records:
         groups.setdefault(record.instance, []).append(record)
-    whole = _Part(len(records), start, end)
+    whole = _Part(len(records), start, end, _way(tally.records))
     instances = {name: _figures(groups[name], tally.gaps.get(name, Counter()), whole) for name in sorted(groups)}
     every = sum(tally.gaps.values(), Counter[int]())
     overall = _figures(records, every, whole)
@@ -186,6 +194,13 @@ class _Part:
     requests: int
     start: float
     end: float
+    way: float
+
+
+def _way(records: Sequence[Record]) -> float:
+    """Seconds that a request spends in the network: the least waiting of any answer, because the first answers of a run
+    find free places. The bound is for an endpoint that was full before the run."""
+    return min([FARTHEST, *(record.queued for record in records if record.queued is not None)])
 
 
 def _span(records: Sequence[Record], length: float | None) -> tuple[float, float]:
@@ -198,6 +213,7 @@ def _figures(records: Sequence[Record], gaps: Counter[int], whole: _Part) -> Fig
     good = [record for record in records if not record.problem]
     kinds = Counter(record.problem for record in records if record.problem)
     queued = [record.queued for record in good if record.queued is not None]
+    waited = sum(value - whole.way > QUEUED for value in queued)
     came = sum(overlap(record, whole.start, whole.end) for record in good)
     return Figures(
         requests=len(records),
@@ -209,7 +225,8 @@ def _figures(records: Sequence[Record], gaps: Counter[int], whole: _Part) -> Fig
         rate=_speeds(record.rate for record in good),
         total=spread(record.total for record in good),
         queued=spread(queued),
-        waited=sum(value > QUEUED for value in queued) if queued else None,
+        waited=waited if queued else None,
+        timed=len(queued),
         tokens=sum(record.tokens for record in good),
         tokens_per_second=came / (whole.end - whole.start) if whole.end > whole.start else 0.0,
     )

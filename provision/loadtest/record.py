@@ -64,10 +64,12 @@ class Record:
 
     @property
     def wait(self) -> float | None:
-        """Seconds that a client waited for the first token; for a request that timed out before it, until the
-        timeout."""
-        if self.ttft is None and self.problem == TIMEOUT:
-            return self.total
+        """Seconds that a client waited for the first token; None for a failure that is no timeout.
+
+        A client of a request that timed out has waited too: until the first token, or without one until the timeout.
+        """
+        if self.problem == TIMEOUT:
+            return self.total if self.ttft is None else self.ttft
         return None if self.problem else self.ttft
 
     def line(self) -> str:

@@ -15,6 +15,7 @@ from provision.loadtest import capacity, drive, verdict
 from provision.loadtest.capacity import Capacity, Step
 from provision.loadtest.drive import Ended, Load, Web
 from provision.loadtest.measure import Figures, Summary, Tally, summary
+from provision.loadtest.sizing import Sizing, sized
 from provision.loadtest.target import Endpoint
 from provision.loadtest.verdict import Verdict
 
@@ -35,6 +36,7 @@ class Result:
         verdicts: the targets, and the targets of the baseline.
         findings: sentences about things for an operator to look at.
         capacity: the capacity of the endpoint, where asked for.
+        sizing: the instances that numbers of users need; None where unknown.
     """
 
     load: Load
@@ -44,6 +46,12 @@ class Result:
     verdicts: list[Verdict] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     capacity: Capacity | None = None
+    sizing: Sizing | None = None
+
+    @property
+    def overload(self) -> str:
+        """Why the endpoint is overloaded, in words; empty where not. In a search some step always is."""
+        return "" if self.capacity else verdict.overload(self.figures, self.verdicts)
 
     @property
     def exit_code(self) -> int:
@@ -113,6 +121,7 @@ def find_capacity(
     targets: Targets,
     show: Callable[[int, Tally], None],
     wish: threading.Event,
+    wanted: int | None = None,
 ) -> Result:
     """Search for the number of users that the endpoint holds.
 
@@ -127,13 +136,14 @@ def find_capacity(
     outcome = capacity.search(lambda users: steps.run(users, lambda tally: show(users, tally)), load.users)
     last = steps.results[-1]
     last.capacity = outcome
+    last.sizing = sized(outcome, len(endpoint.weights), wanted)
     held = outcome.holds and next(result for result in steps.results if result.load.users == outcome.holds.users)
     last.findings = held.findings if held else last.findings
     return last
 
 
 def _findings(figures: Summary, tally: Tally, ended: Ended) -> list[str]:
-    return [*verdict.odd(figures), *verdict.lumps(tally.records), *_tired(ended)]
+    return [*verdict.odd(figures), *verdict.lumps(tally.records), *verdict.untold(figures), *_tired(ended)]
 
 
 def _tired(ended: Ended) -> list[str]:
@@ -183,6 +193,7 @@ def document(result: Result) -> dict[str, Any]:
         "users": load.users,
         "seconds": figures.seconds,
         "stopped": result.ended.why,
+        "overloaded": result.overload,
         "overall": _figures(figures.overall),
         "instances": [{"instance": name, **_figures(own)} for name, own in figures.instances.items()],
         "skew": figures.skew,
@@ -190,11 +201,12 @@ def document(result: Result) -> dict[str, Any]:
         "verdict": [dataclasses.asdict(target) for target in result.verdicts],
         "findings": list(result.findings),
         "capacity": _capacity(result.capacity),
+        "sizing": result.sizing and _sizing(result.sizing),
     }
 
 
 def _figures(own: Figures) -> dict[str, Any]:
-    return {**dataclasses.asdict(own), "fail_share": own.fail_share}
+    return {**dataclasses.asdict(own), "fail_share": own.fail_share, "queued_share": own.queued_share}
 
 
 def _capacity(result: Capacity | None) -> dict[str, Any] | None:
@@ -203,6 +215,11 @@ def _capacity(result: Capacity | None) -> dict[str, Any] | None:
     named = {"holds": result.holds, "broke": result.broke, "knee": result.knee}
     steps: Sequence[Step] = result.steps
     return {**{name: step and _step(step) for name, step in named.items()}, "steps": [_step(step) for step in steps]}
+
+
+def _sizing(sizing: Sizing) -> dict[str, Any]:
+    needs = [{"users": users, "instances": instances} for users, instances in sizing.needs]
+    return {"instances": sizing.instances, "knee": sizing.knee, "limited": sizing.limited, "needs": needs}
 
 
 def _step(step: Step) -> dict[str, Any]:

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from provision.loadtest.capacity import Capacity
 from provision.loadtest.measure import Figures, Spread, Summary, Tally, histogram
 from provision.loadtest.session import Result
-from provision.loadtest.verdict import Verdict, kinds, percent, seconds, speed
+from provision.loadtest.sizing import ASSUMED, Sizing
+from provision.loadtest.verdict import kinds, percent, seconds, speed, waiting
 from provision.terminal_text import line
 
 BARS = " ▁▂▃▄▅▆▇█"
 BINS = 12
+RELIEF = "Fewer users at once, more instances or more ollama.num_parallel help"
 
 
 def whole(result: Result) -> Iterator[str]:
@@ -27,9 +29,12 @@ def whole(result: Result) -> Iterator[str]:
         yield ""
         yield from table(result.figures, result.tally)
         yield ""
-        yield from verdict(result.verdicts)
+        yield from verdict(result)
     for finding in result.findings:
         yield f"look at: {line(finding, 300)}"
+    if result.capacity:
+        yield ""
+        yield from sizing(result.sizing)
 
 
 def table(figures: Summary, tally: Tally) -> Iterator[str]:
@@ -65,7 +70,7 @@ def _spreads(figures: Summary, tally: Tally) -> Iterator[str]:
     yield f"  {'tokens/s of a stream':22} p50 {speed(rate.p50)}, p95 {speed(rate.p95)}, p99 {speed(rate.p99)}"
     yield _spread("time to the end", every.total, [record.total for record in good])
     if every.waited is not None:
-        waits = f"{every.waited} of {every.requests - every.failed} answers waited for a place"
+        waits = f"{waiting(figures)} answers waited for a place"
         yield f"  {'waiting in a queue':22} p50 {seconds(every.queued.p50)}, p95 {seconds(every.queued.p95)}; {waits}"
     yield f"  {'failed':22} {line(kinds(every.kinds), 300)}"
     for problem, detail in _examples(tally):
@@ -102,12 +107,17 @@ def bars(values: Sequence[float], bins: int = BINS) -> str:
     return f"{seconds(low)} {drawn} {seconds(high)}"
 
 
-def verdict(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """One line for each target."""
+def verdict(result: Result) -> Iterator[str]:
+    """The end of a test in a word, and a line for each target."""
+    if result.overload:
+        yield f"OVERLOADED: {result.overload}"
+    verdicts = result.verdicts
     width = max((len(target.name) for target in verdicts), default=0)
     for target in verdicts:
-        result = "pass" if target.passed else "FAIL"
-        yield f"{result}  {target.name:{width}}  {target.measured}, demanded {target.limit}"
+        word = "pass" if target.passed else "FAIL"
+        yield f"{word}  {target.name:{width}}  {target.measured}, demanded {target.limit}"
+    if result.overload:
+        yield f"{RELIEF}; `provision loadtest --find-capacity` finds the number of users that fit."
 
 
 def capacity(result: Capacity, *, whole: bool = True) -> Iterator[str]:
@@ -152,6 +162,25 @@ def _answer(result: Capacity, *, whole: bool) -> Iterator[str]:
             if not target.passed
         )
         yield f"The limit, met with {broke.users} users: {broken}."
+
+
+def sizing(result: Sizing | None) -> Iterator[str]:
+    """The instances that numbers of users need, and the assumptions."""
+    if result is None:
+        yield "How many instances a number of users needs is unknown: no step reached every target."
+        return
+    most = "" if result.limited else " at most"
+    unit = "instance" if result.instances else "endpoint as this one"
+    for users, instances in result.needs:
+        yield f"{users} users need{most} {counted(instances, unit)}."
+    measured = counted(result.instances, "instance") if result.instances else "an endpoint of unknown instances"
+    yield f"By the knee: {counted(result.knee, 'user')} on {measured}. Assumed: {'; '.join(ASSUMED)}."
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and a noun, as text."""
+    first, _, rest = noun.partition(" ")
+    return f"{number} {first}{'' if number == 1 else 's'}{rest and f' {rest}'}"
 
 
 def progress(tally: Tally, elapsed: float) -> str:

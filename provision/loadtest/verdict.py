@@ -1,4 +1,5 @@
-"""Figures and targets -> verdicts; an instance far slower than its peers; a comparison with an earlier run."""
+"""Figures and targets -> verdicts; an overloaded endpoint; an instance far slower than its peers; a comparison with an
+earlier run."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,9 @@ SLOW = 3.0  # times slower than its peers from which an instance is odd; a model
 LUMP = 4  # tokens at a time from which on a proxy buffers
 ENOUGH = 10  # requests per instance from which on an instance without an answer is odd
 RARE = 0.01  # share of failures below which an instance is not accused
+FULL = "503"  # the failure of a request for which no instance had a place
+FAILED = "failed requests"
+QUEUEING = 0.1  # share of queued answers from which a missed target is the fault of too many users
 FEW = 2  # answers from which on a speed is judged: a slow instance gives few answers
 
 
@@ -38,7 +42,10 @@ class Verdict:
 
 
 def judge(figures: Summary, targets: Targets) -> list[Verdict]:
-    """Hold the figures against the targets. A target without a figure is missed."""
+    """Hold the figures against the targets. A target without a figure is missed.
+
+    Only the default target for queueing needs a figure: the answers of `/v1/` tell nothing about queues.
+    """
     return list(_judge(figures, targets))
 
 
@@ -48,11 +55,15 @@ def _judge(figures: Summary, targets: Targets) -> Iterator[Verdict]:
         limit = share_of(targets.max_fail)
         passed = every.requests > 0 and every.fail_share <= limit
         measured = f"{percent(every.fail_share)} ({every.failed} of {every.requests})"
-        yield Verdict("failed requests", f"at most {targets.max_fail}", measured, passed, every.fail_share, limit)
+        demand = _demand(targets, "max_fail", targets.max_fail)
+        yield Verdict(FAILED, demand, measured, passed, every.fail_share, limit)
     if targets.max_ttft_p95 is not None:
         value, most = every.ttft.p95, duration_seconds(targets.max_ttft_p95)
         passed = value is not None and value <= most
-        yield Verdict("time to first token, p95", f"at most {seconds(most)}", seconds(value), passed, value, most)
+        demand = _demand(targets, "max_ttft_p95", seconds(most))
+        yield Verdict("time to first token, p95", demand, seconds(value), passed, value, most)
+    if targets.max_queued is not None and (every.waited is not None or not targets.is_default("max_queued")):
+        yield _queueing(figures, targets, share_of(targets.max_queued))
     if targets.min_tokens_per_second is not None:
         least, rate = targets.min_tokens_per_second, every.rate.p95
         passed = rate is not None and rate >= least
@@ -62,6 +73,49 @@ def _judge(figures: Summary, targets: Targets) -> Iterator[Verdict]:
         passed = figures.skew is not None and figures.skew <= bound
         measured = "unknown" if figures.skew is None else percent(figures.skew)
         yield Verdict("skew between instances", f"at most {targets.max_skew}", measured, passed, figures.skew, bound)
+
+
+def _queueing(figures: Summary, targets: Targets, limit: float) -> Verdict:
+    share = figures.overall.queued_share
+    measured = "unknown" if share is None else f"{percent(share)} ({waiting(figures)})"
+    passed = share is not None and share <= limit
+    return Verdict("queued answers", _demand(targets, "max_queued", percent(limit)), measured, passed, share, limit)
+
+
+def waiting(figures: Summary) -> str:
+    """The number of queued answers among the answers with figures, as text."""
+    return f"{figures.overall.waited} of {figures.overall.timed}"
+
+
+def _demand(targets: Targets, field: str, most: str) -> str:
+    """A demand as text, which tells a reader where nobody set the target."""
+    return f"at most {most}" + (" (default)" if targets.is_default(field) else "")
+
+
+def overload(figures: Summary, verdicts: Sequence[Verdict]) -> str:
+    """A sentence about an endpoint that missed a target because more users asked than it serves; empty otherwise.
+
+    Args:
+        figures: the figures.
+        verdicts: the verdicts on these figures.
+    """
+    every = figures.overall
+    if all(target.passed for target in verdicts):
+        return ""
+    if every.queued_share is not None and every.queued_share > QUEUEING:
+        return f"{waiting(figures)} answers waited in a queue, {seconds(every.queued.p95)} at p95"
+    failed = next((target for target in verdicts if target.name == FAILED), None)
+    if failed and not failed.passed and every.kinds.get(FULL):
+        return f"{every.kinds[FULL]} of {every.requests} requests found every instance full ({FULL})"
+    return ""
+
+
+def untold(figures: Summary) -> list[str]:
+    """A sentence where no answer tells about queues, though there are answers."""
+    every = figures.overall
+    if every.waited is not None or every.requests == every.failed:
+        return []
+    return ["the answers of this profile do not tell whether they waited in a queue: --profile chat does"]
 
 
 def odd(figures: Summary) -> list[str]:

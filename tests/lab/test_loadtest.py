@@ -24,7 +24,20 @@ SHORT = ("--duration", "4s", "--max-tokens", "16")
 
 def test_every_instance_is_measured_and_the_reports_are_written(fleet, tmp_path):
     page, rows = tmp_path / "report.html", tmp_path / "requests.csv"
-    words = ("--users", "4", "--max-skew", "40%", "--max-ttft-p95", "5s", "--html", str(page), "--csv", str(rows))
+    words = (
+        "--users",
+        "4",
+        "--max-skew",
+        "40%",
+        "--max-ttft-p95",
+        "5s",
+        "--max-queued",
+        "off",
+        "--html",
+        str(page),
+        "--csv",
+        str(rows),
+    )
     done = fleet.provision("loadtest", "--json", *SHORT, *words)
     doc = done.doc
     assert [one["instance"] for one in doc["instances"]] == INSTANCES
@@ -46,8 +59,16 @@ def test_every_instance_is_measured_and_the_reports_are_written(fleet, tmp_path)
 @pytest.mark.parametrize("profile", ["generate", "openai"])
 def test_other_ways_to_ask(fleet, profile):
     done = fleet.provision("loadtest", "--json", *SHORT, "--users", "2", "--profile", profile)
-    assert (done.code, done.doc["overall"]["failed"]) == (0, 0), done
+    assert (done.code, done.doc["overall"]["failed"], done.doc["overloaded"]) == (0, 0, ""), done
     assert (done.doc["overall"]["waited"] is None) == (profile == "openai")
+    assert [one["passed"] for one in done.doc["verdict"]] == [True] * (2 if profile == "openai" else 3)
+
+
+def test_three_users_for_every_place_are_an_overload(fleet):
+    done = fleet.provision("loadtest", *SHORT, "--users", "12", "--max-fail", "off")
+    assert done.code == 5, done
+    assert re.search(r"^OVERLOADED: \d+ of \d+ answers waited in a queue", done.out, re.MULTILINE), done
+    assert re.search(r"^FAIL  queued answers .* demanded at most 10.0% \(default\)$", done.out, re.MULTILINE), done
 
 
 def test_an_instance_on_the_cpu_is_named_though_every_answer_is_right(fleet, lab):
@@ -80,7 +101,7 @@ def test_a_request_that_a_second_instance_answers_is_that_instances(fleet, lab):
     fleet.on("lb-01", "systemctl", "reload", "provision-nginx")
     lab.host("gpu-01").write("/etc/provision-lab/faults/ollama1.answer-503", "")
     try:
-        done = fleet.provision("loadtest", "--json", *SHORT, "--users", "4")
+        done = fleet.provision("loadtest", "--json", *SHORT, "--users", "4", "--max-queued", "off")
     finally:
         lab.host("gpu-01").run(["rm", "/etc/provision-lab/faults/ollama1.answer-503"])
     assert (done.code, done.doc["overall"]["failed"]) == (0, 0), done
@@ -114,11 +135,24 @@ def test_the_capacity_agrees_with_arithmetic(scratch, lab):
         lab.host(name).write("/etc/provision-lab/knobs.json", '{"tokens_per_second": 20, "answer_tokens": 60}')
     scratch.vars["balancer"] = {"queue": 1}
     scratch.deploy("--tags", "balancer")
-    words = ("--find-capacity", "--users", "10", "--duration", "9s", "--max-tokens", "60")
+    targets = ("--max-ttft-p95", "off", "--max-queued", "off")
+    words = (
+        "--find-capacity",
+        "--users",
+        "10",
+        "--users-wanted",
+        "30",
+        "--duration",
+        "9s",
+        "--max-tokens",
+        "60",
+        *targets,
+    )
     done = scratch.provision("loadtest", "--json", *words)
     assert done.code == 0, done
     found = done.doc["capacity"]
     assert (found["knee"]["users"], found["holds"]["users"], found["broke"]["users"]) == (4, 8, 9), found
+    assert done.doc["sizing"]["needs"] == [{"users": 30, "instances": 30}]
     assert [one["name"] for one in found["broke"]["verdict"] if not one["passed"]] == ["failed requests"]
     assert set(found["broke"]["overall"]["kinds"]) == {"503"}
     whole = found["knee"]["overall"]
@@ -213,7 +247,7 @@ def test_every_command_of_the_runbook(fleet, tmp_path):
         if words[1] == "loadtest":  # the same command, but shorter
             place = words.index("--duration") if "--duration" in words else len(words)
             words[place : place + 2] = ["--duration", "3s", "--max-tokens", "16"]
-            words += ["--users", "4"] if "--find-capacity" in words else []
+            words += ["--users", "2"]  # more users would overload the four instances, as the default targets say
         done = subprocess.run(
             [sys.executable, "-m", *words],
             capture_output=True,

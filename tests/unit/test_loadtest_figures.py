@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from provision.errors import UsageError
 from provision.inventory import Targets
-from provision.loadtest import files, session, text
+from provision.loadtest import files, session, text, verdict
 from provision.loadtest.capacity import Step, search
 from provision.loadtest.drive import Ended, Load
 from provision.loadtest.measure import OTHER, UNNAMED, Tally, histogram, overlap, percentile, summary
 from provision.loadtest.profile import Profile
 from provision.loadtest.record import Record, parse
+from provision.loadtest.sizing import sized
 from provision.loadtest.verdict import compare, judge, lumps, odd
 
 ONE, TWO, THREE = "gpu-01/ollama1", "gpu-01/ollama2", "gpu-02/ollama1"
@@ -85,10 +86,16 @@ def test_after_a_second_try_the_answer_counts_for_the_last_instance():
     assert found.retried == 2
 
 
-def test_a_timeout_counts_as_waiting_time():
-    late = Record(0.0, "http://t", ONE, problem="timeout", total=60.0)
+@pytest.mark.parametrize(("first", "waited"), [(None, 60.0), (55.5, 55.5)])
+def test_a_timeout_counts_as_waiting_time(first, waited):
+    late = Record(0.0, "http://t", ONE, problem="timeout", ttft=first, total=60.0)
     every = summary(tallied(*[record(ttft=0.1)] * 9, late), {}).overall
-    assert (every.ttft.p50, every.ttft.p95) == (0.1, 60.0)
+    assert (every.ttft.p50, every.ttft.p95) == (0.1, waited)
+
+
+def test_a_cut_stream_is_no_waiting_time():
+    cut = Record(0.0, "http://t", ONE, problem="cut stream", ttft=30.0, total=31.0)
+    assert summary(tallied(record(ttft=0.1), cut), {}).overall.ttft.p99 == 0.1
 
 
 def test_tokens_in_a_lump_have_only_the_speed_reported_by_the_server():
@@ -108,8 +115,91 @@ def test_a_hanging_request_does_not_lower_the_throughput_of_the_rest():
 
 def test_queueing_is_counted_only_if_the_server_reports_queueing():
     every = summary(tallied(record(queued=0.0), record(queued=2.0), record(queued=None)), {}).overall
-    assert (every.waited, every.queued.p95) == (1, 2.0)
-    assert summary(tallied(record(queued=None)), {}).overall.waited is None
+    assert (every.waited, every.timed, every.queued_share, every.queued.p95) == (1, 2, 0.5, 2.0)
+    unknown = summary(tallied(record(queued=None)), {}).overall
+    assert (unknown.waited, unknown.queued_share) == (None, None)
+
+
+def test_the_way_through_the_network_is_no_queue():
+    far = [record(queued=0.3), record(queued=0.35), record(queued=0.32)]
+    assert summary(tallied(*far), {}).overall.waited == 0
+    assert summary(tallied(*far, record(queued=0.9)), {}).overall.waited == 1
+    assert summary(tallied(record(queued=7.0), record(queued=8.0)), {}).overall.waited == 2, "full before the run"
+    whole = tallied(record(at=0.0, queued=0.0), record(at=50.0, queued=0.4))
+    assert summary(whole, {}, (40.0, 60.0)).overall.waited == 1, "the way is that of the whole run"
+
+
+def overloaded_run():
+    """Return records like a run of the real Ollama: four users at one place, each answer of four seconds."""
+    waits = [0.0, 3.5, 7.2, 11.1, 11.0, 11.3, 12.0, 15.9, 20.1]
+    return [record(at=n * 4.0, ttft=0.2 + wait, rate=32.0, tokens=121, queued=wait) for n, wait in enumerate(waits)]
+
+
+def test_an_overloaded_endpoint_fails_by_default_and_is_called_overloaded():
+    found = result(*overloaded_run())
+    assert [(target.name, target.passed, target.measured) for target in found.verdicts] == [
+        ("failed requests", True, "0.0% (0 of 9)"),
+        ("time to first token, p95", False, "20.30 s"),
+        ("queued answers", False, "88.9% (8 of 9)"),
+    ]
+    assert all(target.limit.endswith(" (default)") for target in found.verdicts)
+    assert found.exit_code == 5
+    assert found.overload == "8 of 9 answers waited in a queue, 20.10 s at p95"
+    assert session.document(found)["overloaded"] == found.overload
+    said = list(text.whole(found))
+    assert "OVERLOADED: 8 of 9 answers waited in a queue, 20.10 s at p95" in said
+    assert any("--find-capacity` finds the number of users that fit" in one for one in said)
+    assert not any(one.startswith("pass  time") for one in said)
+
+
+def test_targets_that_are_off_leave_an_overloaded_endpoint_alone():
+    found = result(*overloaded_run(), max_ttft_p95="off", max_queued=False)
+    assert [target.name for target in found.verdicts] == ["failed requests"]
+    assert (found.exit_code, found.overload) == (0, "")
+
+
+def test_an_endpoint_with_places_for_all_passes_by_default():
+    found = result(*(record(queued=0.02, ttft=0.4) for _ in range(20)))
+    assert ([target.passed for target in found.verdicts], found.exit_code, found.overload) == ([True] * 3, 0, "")
+    assert "OVERLOADED" not in "\n".join(text.whole(found))
+
+
+def test_a_slow_first_token_without_a_queue_is_no_overload():
+    found = result(*(record(queued=0.02, ttft=9.0) for _ in range(20)))
+    assert (found.exit_code, found.overload) == (5, "")
+
+
+def test_full_instances_are_an_overload():
+    found = result(*[record(queued=0.0)] * 8, *[failed("503")] * 4)
+    assert (found.exit_code, found.overload) == (5, "4 of 12 requests found every instance full (503)")
+    assert result(*[record(queued=0.0)] * 8, *[failed("cut stream")] * 4).overload == ""
+
+
+def test_queueing_without_a_figure_is_judged_only_where_the_operator_set_the_target():
+    default = result(*[record(queued=None)] * 3)
+    assert [target.name for target in default.verdicts] == ["failed requests", "time to first token, p95"]
+    assert default.exit_code == 0
+    assert verdict.untold(default.figures) == [
+        "the answers of this profile do not tell whether they waited in a queue: --profile chat does"
+    ]
+    given = result(*[record(queued=None)] * 3, max_queued="10%")
+    assert [(target.measured, target.passed) for target in given.verdicts][-1] == ("unknown", False)
+    assert (given.exit_code, given.overload) == (5, "")
+
+
+def test_a_target_of_the_command_line_wins_and_is_no_default():
+    ours = Targets(max_ttft_p95="5s").replaced({"max_queued": "off", "max_fail": "2%"})
+    assert (ours.max_ttft_p95, ours.max_queued, ours.max_fail) == ("5s", None, "2%")
+    assert {name: ours.is_default(name) for name in Targets.model_fields} == {
+        "max_fail": False,
+        "max_ttft_p95": False,
+        "max_queued": False,
+        "min_tokens_per_second": True,
+        "max_skew": True,
+    }
+    assert Targets(max_ttft_p95="5s").replaced({"max_ttft_p95": "off"}).max_ttft_p95 is None
+    with pytest.raises(UsageError, match="--max-queued: must be at most 100%"):
+        ours.replaced({"max_queued": "101%"})
 
 
 def test_skew_is_measured_against_the_weights():
@@ -146,7 +236,7 @@ def test_each_target_is_judged_by_its_measurement():
     rows = [*(record(at=n, instance=ONE) for n in range(3)), failed("503", instance=ONE)]
     targets = {"max_fail": "30%", "max_ttft_p95": "400ms", "min_tokens_per_second": 9.0, "max_skew": "20%"}
     found = result(*rows, weights={ONE: 1.0, TWO: 1.0}, **targets)
-    assert [(verdict.passed, verdict.measured) for verdict in found.verdicts] == [
+    assert [(target.passed, target.measured) for target in found.verdicts] == [
         (True, "25.0% (1 of 4)"),
         (False, "500 ms"),
         (True, "10.0"),
@@ -157,7 +247,7 @@ def test_each_target_is_judged_by_its_measurement():
 
 def test_a_target_without_a_measurement_is_missed():
     found = result(max_ttft_p95="1s", min_tokens_per_second=1.0, max_skew="10%")
-    assert [verdict.passed for verdict in found.verdicts] == [False] * 4
+    assert [target.passed for target in found.verdicts] == [False] * 4
     assert result(record()).exit_code == 0
 
 
@@ -231,6 +321,10 @@ def test_a_wrong_baseline_is_refused_before_the_load(tmp_path, text, said):
     assert session.baseline(str(tmp_path / "before.json"), result(record()).load) == WHOLE["overall"]
 
 
+FAILURES = Targets(max_ttft_p95=None, max_queued=None)
+"""The target for failures alone."""
+
+
 def step_of(users, places, queue):
     """Return a step against an endpoint of `places` at 10 tokens per second; `queue` users wait, the rest get 503."""
     served = min(users, places)
@@ -240,7 +334,7 @@ def step_of(users, places, queue):
     found = type(found)(
         10.0, type(found.overall)(**{**vars(found.overall), "tokens_per_second": served * 10.0}), {}, None, 0
     )
-    return Step(users, found, judge(found, Targets()))
+    return Step(users, found, judge(found, FAILURES))
 
 
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 200))
@@ -261,6 +355,53 @@ def test_the_capacity_agrees_with_arithmetic(places, queue, most):
     assert found.knee.tokens_per_second >= 0.9 * max(step.tokens_per_second for step in found.steps if step.holds)
     assert max(asked) <= most
     assert len(asked) == len(set(asked)), "no step runs twice"
+
+
+def sizing_of(places, declared, wanted=None, most=64, instances=()):
+    found = search(lambda users: step_of(users, places, 2 * places), most)
+    if instances:
+        named = dict.fromkeys(instances, found.knee.figures.overall)
+        found.knee.figures.instances.update(named)
+    return sized(found, declared, wanted)
+
+
+def test_wanted_users_are_put_into_instances():
+    found = sizing_of(places=4, declared=4, wanted=10)
+    assert (found.instances, found.knee, found.limited, found.needs) == (4, 4, True, [(10, 10)])
+    assert next(text.sizing(found)) == "10 users need 10 instances."
+    assert sizing_of(places=16, declared=4, wanted=17).needs == [(17, 5)], "a part of an instance is an instance"
+
+
+def test_without_wanted_users_there_is_a_table_and_its_assumptions():
+    said = list(text.sizing(sizing_of(places=8, declared=2)))
+    assert said[:4] == [
+        "10 users need 3 instances.",
+        "50 users need 13 instances.",
+        "100 users need 25 instances.",
+        "500 users need 125 instances.",
+    ]
+    assert said[4].startswith("By the knee: 8 users on 2 instances. Assumed: the same model, cards")
+
+
+def test_an_unmeasured_limit_bounds_the_number_of_instances():
+    found = sizing_of(places=100, declared=2, wanted=40, most=8)
+    assert (found.limited, found.needs) == (False, [(40, 10)])
+    assert next(text.sizing(found)) == "40 users need at most 10 instances."
+
+
+def test_instances_without_an_inventory_are_counted_by_their_answers():
+    assert sizing_of(places=4, declared=0, wanted=9, instances=(ONE, TWO, UNNAMED)).needs == [(9, 5)]
+    nameless = sizing_of(places=4, declared=0, wanted=9)
+    assert (nameless.instances, nameless.needs) == (0, [(9, 3)])
+    assert next(text.sizing(nameless)) == "9 users need 3 endpoints as this one."
+
+
+def test_a_search_without_a_good_step_gives_no_number_of_instances():
+    found = search(lambda users: step_of(users, 0, 0), 100)
+    assert sized(found, 4, 10) is None
+    assert list(text.sizing(None)) == [
+        "How many instances a number of users needs is unknown: no step reached every target."
+    ]
 
 
 def test_an_endpoint_that_holds_no_user_is_reported():

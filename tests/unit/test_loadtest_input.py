@@ -10,7 +10,7 @@ import pytest
 
 from provision.cli import execute
 from provision.errors import ProvisionError, UsageError
-from provision.inventory import Secret
+from provision.inventory import LoadTest, Secret, Targets, load
 from provision.loadtest import files, profile, target
 from provision.loadtest.measure import Tally
 from provision.loadtest.record import Record
@@ -198,6 +198,9 @@ def loadtest(capsys, *words):
         (["--max-fail", "150%"], "--max-fail: must be at most 100%"),
         (["--max-ttft-p95", "2 sec"], "--max-ttft-p95: must be a duration"),
         (["--min-tokens-per-second", "-1"], "--min-tokens-per-second: "),
+        (["--min-tokens-per-second", "much"], "--min-tokens-per-second: "),
+        (["--max-queued", "often"], "--max-queued: must be a share"),
+        (["--users-wanted", "10"], "--users-wanted needs --find-capacity"),
         (["--api-key", KEY], "takes env:NAME or file:PATH"),
         (["--api-key", "env:NOT_SET_ANYWHERE"], "holds no key"),
         (["--api-key", "file:/nonexistent"], "cannot be read"),
@@ -221,6 +224,23 @@ def test_wrong_options_are_refused_before_any_request(capsys, words, said):
     assert said in err
     assert KEY not in err
     assert "Traceback" not in err
+
+
+def test_the_help_tells_the_default_targets(capsys):
+    execute(["loadtest", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for field, value in Targets().model_dump(exclude_none=True).items():
+        option = said.partition(f" --{field.replace('_', '-')} ")[2].partition(" --")[0]
+        assert f"[default: the inventory's, else {value}]" in option
+
+
+def test_an_inventory_sets_targets_and_switches_targets_off(tmp_path):
+    path = tmp_path / "prod.yaml"
+    path.write_text("all: {vars: {loadtest: {targets: {max_ttft_p95: off, max_queued: 30%}}}}\ngpu: {hosts: {box: }}\n")
+    (host,) = load(path, roles={"loadtest": LoadTest}).hosts
+    ours = host.of(LoadTest).targets
+    assert (ours.max_ttft_p95, ours.max_queued, ours.max_fail) == (None, "30%", "1%")
+    assert [ours.is_default(name) for name in ("max_ttft_p95", "max_queued", "max_fail")] == [False, False, True]
 
 
 def test_a_foreign_target_needs_a_model_and_no_inventory(capsys):
