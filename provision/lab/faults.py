@@ -46,6 +46,12 @@ FAULTS = [
     Fault("answer-503", INSTANCE, "every request is answered 503"),
     Fault("hang", INSTANCE, "requests are taken and never answered"),
     Fault("cpu", INSTANCE, "the model runs on the CPU: size_vram 0, new loads slow"),
+    Fault(
+        "cpu-unsaid",
+        INSTANCE,
+        "a model loaded from now on works on the CPU while size_vram says all is on the card (--value LIBRARY: the "
+        "library in the log of the next start)",
+    ),
     Fault("pull-fails", INSTANCE, "a pull ends in an error after status 200 (--value TEXT)"),
     Fault("pull-stalls", INSTANCE, "half of a model comes, then nothing (--value manifest: not even its manifest)"),
     Fault("pull-closes", INSTANCE, "the library closes connections before a blob is whole"),

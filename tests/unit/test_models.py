@@ -341,7 +341,8 @@ class Live:
         told = [f"OLLAMA_KEEP_ALIVE={self.keep_alive}", "OLLAMA_MAX_LOADED_MODELS=1"]
         place = {"ports": {"11434/tcp": [{"HostIp": "127.0.0.1", "HostPort": "3001"}]}, "mounts": []}
         labels = {"provision.instance": "ollama1", "provision.managed": "1"}
-        container = {"id": "1", "name": "/ollama1", "status": "running", "labels": labels, "env": told, **place}
+        container = {"id": "1", "name": "/ollama1", "status": "running", "labels": labels, "env": told, "requests": []}
+        container |= place
         body = json.dumps({"models": self.loaded})
         api = base64.b64encode(f"\n0 200 \n{body}\n0 200 \n{body}\n0 200 \n".encode()).decode()
         sections = ("images", "volumes", "pulled", "listening", "files", "probes")
@@ -361,7 +362,12 @@ def test_verify_asks_no_unloaded_model_because_a_question_would_load_it() -> Non
 def test_verify_asks_a_loaded_model_for_a_token() -> None:
     live = Live("5m", token=False)
     live.loaded = [{"name": "m:1", "size": 10, "size_vram": 10}]
-    assert proofs(live) == {"m:1: generates a token": False, "m:1: bytes on the cards": True}
+    unasked = "not asked: whether its processes hold 0 MiB of its cards, as the server says: "
+    assert proofs(live) == {
+        "m:1: generates a token": False,
+        "m:1: bytes on the cards": True,
+        f"{unasked}nvidia-smi of the host lists no processes": True,
+    }
 
 
 def test_verify_misses_a_model_that_should_stay_loaded() -> None:

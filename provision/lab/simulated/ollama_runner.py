@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from . import ollama_durations as durations
 from . import ollama_noise as noise
 from .ollama_errors import BusyError, GoneError, LoadError
-from .ollama_lab import MIB, cards, hold, knob, log
+from .ollama_lab import MIB, cards, fault, hold, knob, log
 from .ollama_store import Model
 
 _GIB = 1 << 30
@@ -103,6 +103,7 @@ class Loaded:
         context: tokens per slot.
         slots: free places for requests at once.
         since: when it was ready, by `time.perf_counter_ns`.
+        unsaid: whether it works on the CPU, against `size_vram`.
     """
 
     model: Model
@@ -114,6 +115,7 @@ class Loaded:
     used: float = field(default_factory=time.time)
     active: int = 0
     ready: bool = False
+    unsaid: bool = False
     since: int = 0
 
     @property
@@ -123,7 +125,7 @@ class Loaded:
     @property
     def share(self) -> float:
         """The share of the model that is on cards."""
-        return self.size_vram / max(1, self.size)
+        return 0 if self.unsaid else self.size_vram / max(1, self.size)
 
 
 class Scheduler:
@@ -289,6 +291,8 @@ class Scheduler:
             fits = min(loaded.size, int(whole * 0.95))
             shares = {uuid: fits * room // whole for uuid, room in free.items() if room}
         loaded.size_vram = loaded.size if single else min(loaded.size, sum(shares.values()))
+        if fault("cpu-unsaid") is not None:
+            loaded.unsaid, shares = True, {}
         hold(loaded.model.name, {uuid: -(-amount // MIB) for uuid, amount in shares.items()})
 
     def _drop(self, loaded: Loaded) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from . import ollama_store as store
 from .ollama_answers import now
 from .ollama_api import Handler, listen
-from .ollama_lab import cards, driver, log
+from .ollama_lab import cards, driver, fault, log
 from .ollama_runner import context_by_memory
 
 
@@ -23,7 +23,7 @@ def _announce() -> None:
         log(
             "inference compute",
             id=card["uuid"],
-            library="CUDA",
+            library=fault("cpu-unsaid") or "CUDA",
             compute=card["compute_cap"],
             name=card["name"],
             driver=driver(),

@@ -17,7 +17,7 @@ from provision.command import READ_TIMEOUT, Answer, Run, Script, look
 from provision.steps import facts
 from provision.steps.base import BlockedError, Fact, State, UnreadableError
 from provision.steps.docker import card_look, gpu_processes, image_list, model_files, probe
-from provision.steps.docker.gpu_processes import Application
+from provision.steps.docker.gpu_processes import Application, Listing
 from provision.steps.docker.image_list import familiar
 from provision.steps.docker.probe import Probes
 from provision.steps.live import read_once
@@ -196,7 +196,7 @@ class Docker:
         files: path -> content, of manifests and marks in the folders of all instances.
         blobs: path -> size, of the blobs in the same folders.
         damaged: path -> sha256, of files whose bytes were found wrong by a hash and are unchanged since.
-        applications: the processes that hold memory of cards; None where nvidia-smi gave no answer.
+        listing: the processes that hold memory of cards; None where nvidia-smi gave no answer.
     """
 
     containers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -207,7 +207,12 @@ class Docker:
     files: Mapping[str, bytes] = field(default_factory=dict)
     blobs: Mapping[str, int] = field(default_factory=dict)
     damaged: Mapping[str, str] = field(default_factory=dict)
-    applications: tuple[Application, ...] | None = None
+    listing: Listing | None = None
+
+    @property
+    def applications(self) -> tuple[Application, ...] | None:
+        """The processes that hold memory of cards; None where nvidia-smi gave no answer."""
+        return None if self.listing is None else self.listing.applications
 
     def image_id(self, reference: str) -> str:
         """The image id of a reference on this host, or an empty string."""
@@ -292,7 +297,7 @@ def _parse(stdout: bytes, probes: Probes) -> Docker:
     sections = _sections(lines)
     try:
         if "absent" in sections:
-            return Docker(applications=gpu_processes.parse(_outputs(sections["probes"])["host", "applications"], {}))
+            return Docker(listing=gpu_processes.parse(_outputs(sections["probes"])["host", "applications"], {}))
         outputs = _outputs(sections["probes"])
         images, volumes, configs = image_list.parse(sections)
         containers = _containers(sections["containers"], configs, outputs)
@@ -307,7 +312,7 @@ def _parse(stdout: bytes, probes: Probes) -> Docker:
             files=files,
             blobs=blobs,
             damaged=content.parse_record(sections.get("damaged", ())),
-            applications=gpu_processes.parse(outputs["host", "applications"], names),
+            listing=gpu_processes.parse(outputs["host", "applications"], names),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UnreadableError(f"Docker's answer is garbled ({type(error).__name__})") from None

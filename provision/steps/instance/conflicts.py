@@ -7,7 +7,6 @@ holds only the cards on which nvidia-smi lists a process of the container. A pro
 nvidia-smi lists the process.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,7 +132,7 @@ def applications(docker: Docker) -> list[dict[str, Any]] | None:
     if docker.applications is None:
         return None
     return [
-        dataclasses.asdict(process)
+        {"card": process.card, "pid": process.pid, "program": process.program, "container": process.container}
         for process in docker.applications
         if not process.container or _is_foreign(docker.containers[process.container])
     ]

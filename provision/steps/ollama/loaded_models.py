@@ -1,12 +1,12 @@
 """The models of one instance, loaded and wholly on its cards.
 
 Sources: an empty request loads, and only while its client waits, docs/facts.md#ollama-load; a model that does not fit
-goes to the CPU without an error, docs/facts.md#model-memory: only `size_vram == size` proves the cards; a container can
-lose its cards, docs/facts.md#lost-cards.
+goes to the CPU without an error, and `size_vram == size` may be said of a model on the CPU, docs/facts.md#model-memory:
+so nvidia-smi's list of processes is asked too; a container can lose its cards, docs/facts.md#lost-cards.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -40,6 +40,7 @@ class Resident(Step):
     words: ClassVar[Vocabulary] = {
         "enough": Words("declared models are not loaded"),
         "on_cpu": Words("partly on the CPU: {have}"),
+        "off_cards": Words("on no card: {have}"),
     }
 
     instance: str
@@ -63,17 +64,19 @@ class Resident(Step):
 
     def want(self, facts: HostFacts, have: State) -> State:
         """As many models as can be loaded. Requests decide which, also between two reads, so no names are wanted."""
-        return {"enough": True, "on_cpu": []}
+        return {"enough": True, "on_cpu": [], "off_cards": []}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Loads missing models by a job; a model partly off the cards is unloaded first."""
+        """Loads missing models by a job; a model off the cards is unloaded first. A server with a model on no card is
+        restarted: a server looks for cards only when it starts."""
         before, after = self._loaded(have), self._loaded(want, have)
-        slow = set((have or {}).get("on_cpu", ())) - set((want or {}).get("on_cpu", ()))
+        slow = _slow(have) - _slow(want)
         commands: list[Command] = []
         if slow:
             requests = [_request(model, 0) for model in sorted(slow)]
             title = f"unload {', '.join(sorted(slow))} from {self.instance} and look for its cards"
-            commands.append(sh(scripts.REFRESH, self.instance, *requests, title=title, timeout=300))
+            restart = "restart" if (have or {}).get("off_cards") else "ask"
+            commands.append(sh(scripts.REFRESH, self.instance, restart, *requests, title=title, timeout=300))
         if (after - before or slow) and (have or {}).get("keeps", True):
             commands.append(self._load(sorted(after if slow else after - before)))
         if before - after:
@@ -84,11 +87,11 @@ class Resident(Step):
 
     def repaired(self, have: State) -> State:
         """Loaded, and wholly on the cards."""
-        return {"enough": True, "on_cpu": []}
+        return {"enough": True, "on_cpu": [], "off_cards": []}
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
-        """Its instance, if a model partly off the cards is loaded anew."""
-        return frozenset({self.instance} if have is not None and have["on_cpu"] and want is not None else ())
+        """Its instance, if a model off the cards is loaded anew."""
+        return frozenset({self.instance} if _slow(have) and want is not None else ())
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
         """Loaded: requests decided which models were loaded in the past."""
@@ -106,8 +109,8 @@ class Resident(Step):
     def impact(self, have: State, want: State) -> str:
         """The models that wait for the cards."""
         missing = sorted(self._loaded(want, have) - self._loaded(have))
-        if have is not None and have["on_cpu"]:
-            return f"loads {', '.join(have['on_cpu'])} on {self.instance} again (its streams finish first)"
+        if slow := sorted(_slow(have)):
+            return f"loads {', '.join(slow)} on {self.instance} again (its streams finish first)"
         return f"loads {', '.join(missing)} on {self.instance}" if missing else ""
 
     def check(self, live: Any) -> Iterator[Check]:
@@ -129,6 +132,8 @@ class Resident(Step):
         for name in names:
             entry = ((server.loaded if server else None) or {})[server_state.canonical(name)]
             yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))
+        if server and server.claim:
+            yield _held(server)
 
     def _names(self, server: Server | None) -> list[str]:
         """Return the declared models that are loaded."""
@@ -180,12 +185,40 @@ class Resident(Step):
             "loaded": sorted(names),
             "keeps": server.keeps,
             "limit": server.limit,
-            "on_cpu": sorted(name for name in names if not _on_cards(entries[server_state.canonical(name)])),
+            "on_cpu": sorted(
+                _with(names, entries, lambda entry: bool(entry.get("size_vram")) and not _on_cards(entry))
+            ),
+            "off_cards": sorted(
+                _with(names, entries, lambda entry: not entry.get("size_vram") or server.holding.proved is False)
+            ),
         }
+
+
+def _with(
+    names: Sequence[str], entries: Mapping[str, Mapping[str, Any]], fits: Callable[[Mapping[str, Any]], bool]
+) -> Iterator[str]:
+    """Yield the names of loaded models whose entry of `/api/ps` fits."""
+    return (name for name in names if fits(entries[server_state.canonical(name)]))
 
 
 def _on_cards(entry: Mapping[str, Any]) -> bool:
     return bool(entry.get("size")) and entry.get("size_vram") == entry.get("size")
+
+
+def _slow(state: State) -> set[str]:
+    """Return the models of a state with a part off the cards."""
+    return {*(state or {}).get("on_cpu", ()), *(state or {}).get("off_cards", ())}
+
+
+def _held(server: Server) -> Check:
+    """Return the proof that processes of the instance hold the memory that its server claims."""
+    claim = f"{round(server.claim / server_state.MIB)} MiB"
+    if server.holding.proved is None:
+        why = server.holding.words
+        name = f"{NOT_ASKED}whether its processes hold {claim} of its cards, as the server says: {why}"
+        return Check(name, True, True)
+    held = server.holding.proved or f"{server.holding.words}: the server works on the CPU, whatever it reports"
+    return Check(f"its processes hold {claim} of its cards, as the server says", held, True)
 
 
 def _request(model: str, keep_alive: int) -> str:

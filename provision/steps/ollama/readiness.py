@@ -24,7 +24,7 @@ SCRIPT = Script(
     + r"""
 name=$1 limit=$2 model=$3; shift 3
 answer=$(mktemp); trap 'rm -f "$answer"' EXIT
-no() { echo "$name $1" >&2; docker logs --tail 15 "$name" >&2 2>&1 || :; exit 1; }
+no() { echo "$name $1" >&2; evidence "$name" >&2; exit 1; }
 there() { # models
   curl --noproxy '*' -fsS -m 60 "http://$at/api/tags" >"$answer" 2>&1 || no "does not list its models: $(cat "$answer")"
   listed=$(tr ',{' '\n\n' <"$answer" | sed -n 's/^ *"name" *: *"\([^"\\]*\)".*/\1/p')

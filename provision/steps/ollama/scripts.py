@@ -6,8 +6,9 @@ POSIX sh under `set -eu`. The scripts run on the host, because a client that goe
 """
 
 from provision.command import Script
+from provision.steps.docker.gpu_processes import LIMIT, SHARE
 from provision.steps.instance.scripts import ready
-from provision.steps.ollama.server_state import MARKS, MENDED, PROBE
+from provision.steps.ollama.server_state import MARKS, MENDED, MIB, PROBE
 from provision.steps.system import content
 
 READY = ready(PROBE.health)
@@ -216,19 +217,77 @@ BOOT = r"""
   done
 """
 
-# A model that does not fit, or a server that found no card, uses the CPU without an error (docs/facts.md#model-memory).
-WHOLE = r"""
-whole() { # container, address:port
-  partly=$(curl --noproxy '*' -fsS -m 20 "http://$2/api/ps" | tr ',' '\n' |
-    sed -n 's/.*"\(size\|size_vram\)" *: *\([0-9]*\).*/\1 \2/p' |
-    awk '$1 == "size" {size = $2} $1 == "size_vram" {vram = $2; if (vram != size) print vram " of " size " bytes"}')
-  [ -n "$partly" ] || return 0
-  echo "only $partly of a model are on the cards of $1: the server found no card, or the model and its context" \
-    "(ollama.context_length times num_parallel) do not fit; the end of its log:" >&2
-  docker logs --tail 15 "$1" >&2 2>&1 || :
-  return 1
+# The lines of a server's log that tell of its cards, of the memory of a model, and of failures, in the order of the
+# log: a request writes up to 81 other lines after them (docs/facts.md#ollama-variables). Bounded: a step shows the last
+# 30 lines of an error. A log without such a line is shown by its end.
+EVIDENCE = r"""
+evidence() { # container
+  since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$1" 2>/dev/null) || since=0
+  told=$(timeout 60 docker logs --since "$since" "$1" 2>&1 | awk -v most=6 '
+    { kind = "" }
+    /level=(WARN|ERROR|FATAL)/ { kind = "bad" }
+    /projected to use|buffer size|offloaded/ { kind = "memory" }
+    /inference compute|library=/ { kind = "cards" }
+    kind { place = kind " " n[kind]++ % most; at[place] = NR; line[place] = substr($0, 1, 220) }
+    END { for (place in at) printf "%d\t%s\n", at[place], line[place] }' | sort -n | cut -f 2-) || :
+  [ -n "$told" ] || told=$(timeout 60 docker logs --tail 15 "$1" 2>&1 | cut -c 1-220) || :
+  printf '%s\n' "$told"
 }
 """
+
+# A model that does not fit, or a server that found no card, uses the CPU without an error, and a server on the CPU may
+# report all bytes on the cards (docs/facts.md#model-memory). So nvidia-smi's list of processes is asked too, by the
+# rules of `gpu_processes.holding`.
+WHOLE = (
+    EVIDENCE
+    + rf"""
+whole() {{ # container, address:port
+  sizes=$(curl --noproxy '*' -fsS -m 20 "http://$2/api/ps" | tr ',' '\n' |
+    sed -n 's/.*"\(size\|size_vram\)" *: *\([0-9]*\).*/\1 \2/p')
+  partly=$(printf '%s\n' "$sizes" | awk '$1 == "size" {{size = $2}}
+    $1 == "size_vram" {{vram = $2; if (vram != size) print vram " of " size " bytes"}}')
+  if [ -n "$partly" ]; then
+    echo "only $partly of a model are on the cards of $1: the server found no card, or the model and its context" \
+      "(ollama.context_length times num_parallel) do not fit; its log:" >&2
+    evidence "$1" >&2
+    return 1
+  fi
+  claim=$(printf '%s\n' "$sizes" | awk '$1 == "size_vram" {{sum += $2}} END {{printf "%d\n", sum / {MIB}}}')
+  held "$1" "$claim" || {{ evidence "$1" >&2; return 1; }}
+}}
+held() {{ # container, MiB that its server says are on its cards
+  [ "$2" -gt 0 ] || return 0
+  id=$(docker inspect --type container --format '{{{{.Id}}}}' "$1")
+  cards=$(docker inspect --type container --format \
+    '{{{{range .HostConfig.DeviceRequests}}}}{{{{range .DeviceIDs}}}}{{{{.}}}},{{{{end}}}}{{{{end}}}}' "$1")
+  rows=$(smi --query-compute-apps=gpu_uuid,pid,used_gpu_memory) && [ -n "$id" ] ||
+    {{ unasked 'lists no processes'; return 0; }}
+  found=$(printf '%s\n' "$rows" | while IFS=', ' read -r card pid mib; do
+    [ -n "$card" ] || continue
+    group=
+    case $pid in *[!0-9]*) ;; *) group=$(cat "/proc/$pid/cgroup" 2>/dev/null) || : ;; esac
+    case $group in
+      *"$id"*) case $mib in '' | *[!0-9]*) echo unknown ;; *) echo "$mib" ;; esac ;;
+      '') case ,$cards in *",$card,"*) echo unknown ;; *) echo other ;; esac ;;
+      *) echo other ;;
+    esac
+  done)
+  sum=$(printf '%s\n' "$found" | awk '/^[0-9]/ {{sum += $1}} END {{print sum + 0}}')
+  if enough "$sum" "$2"; then return 0; fi
+  case $found in
+    *unknown*) unasked 'does not tell the memory of a process on its cards'; return 0 ;;
+    '') used=$(smi --query-gpu=memory.used -i "${{cards%,}}" |
+        awk '/^[0-9]+$/ {{sum += $1; next}} {{odd = 1}} END {{if (NR && !odd) print sum + 0}}')
+      if [ -z "$used" ] || enough "$used" "$2"; then unasked 'lists no process at all'; return 0; fi ;;
+  esac
+  echo "the processes of $1 hold $sum MiB of its cards, and its server says $2 MiB: it works on the CPU; its log:" >&2
+  return 1
+}}
+enough() {{ awk -v held="$1" -v claim="$2" 'BEGIN {{exit !(held >= claim * {SHARE})}}'; }}
+smi() {{ timeout -k 1 {LIMIT} nvidia-smi --format=csv,noheader,nounits "$@" 2>/dev/null; }}
+unasked() {{ echo "not asked: whether the model is on the cards of its processes: nvidia-smi of the host $1"; }}
+"""
+)
 
 # $1 container, $2 seconds; then three words for each model: its name and the two requests.
 LOAD = Script(
@@ -245,7 +304,7 @@ while [ $# -ge 3 ]; do
   echo "loading $1"
   if ! load "$at" "$2" "$3" "$answer" "$limit"; then
     echo "$name could not load $1: $(reason "$answer")" >&2
-    docker logs --tail 15 "$name" >&2 2>&1 || :
+    evidence "$name" >&2
     exit 1
   fi
   shift 3
@@ -254,21 +313,22 @@ whole "$name" "$at"
 """,
 )
 
-# $1 container; then a request for each model to unload. A server that found no card at its start does not look again
-# until a restart.
+# $1 container, $2 `restart` for a server with a model on no card; then a request for each model to unload. A server
+# that found no card at its start does not look again until a restart. The line of its log that says so is gone after
+# some thousand requests, so the line is no more than a second reason.
 REFRESH = Script(
     "ollama/refresh",
     PLACE
     + r"""
-name=$1; shift
+name=$1 how=$2; shift 2
 at=$(at "$name")
 for request do
   printf '%s' "$request" | curl --noproxy '*' -sS -m 60 -o /dev/null --data-binary @- "http://$at/api/generate" || :
 done
 sleep 1
 since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$name")
-if docker logs --since "$since" "$name" 2>&1 | grep -q library=cpu; then
-  echo "$name found no card when it started; restarting it"
+if [ "$how" = restart ] || docker logs --since "$since" "$name" 2>&1 | grep -qi 'library=\(cpu\|vulkan\)'; then
+  echo "$name uses no card; restarting it"
   docker restart "$name" >/dev/null
 fi
 tries=0

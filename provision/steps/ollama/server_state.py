@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 from provision.command import Answer
 from provision.steps.base import BlockedError, Content, UnreadableError
 from provision.steps.docker import inspect
+from provision.steps.docker.gpu_processes import Holding, holding
 from provision.steps.docker.inspect import Docker, command
 from provision.steps.docker.probe import Probe
+from provision.steps.instance.container_state import cards_of
 
 __all__ = [
     "MARKS",
@@ -36,6 +38,7 @@ MARKS = "provision-models"
 """The folder beside an instance's `models/`, with a file for each model that we pulled."""
 MENDED = ".mended"  # ends the name of a file beside a mark: start times of the servers that ran while a blob was mended
 BLOB = r"sha256-[0-9a-f]{64}"  # the name of a blob file
+MIB = 1 << 20
 DEFAULT_REGISTRY, DEFAULT_SPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 PROBE = Probe(
     port=11434,
@@ -65,6 +68,7 @@ class Server:
         wrong: blob file -> sha256 of its wrong bytes, by the last hash.
         marked: models that we pulled.
         stale: names of the marks of models with a blob mended while this server ran.
+        holding: whether its processes hold the memory of the cards that it claims for its loaded models.
     """
 
     status: str
@@ -80,6 +84,12 @@ class Server:
     wrong: Mapping[str, str] = field(default_factory=dict)
     marked: tuple[str, ...] = ()
     stale: frozenset[str] = frozenset()
+    holding: Holding = field(default_factory=Holding)
+
+    @property
+    def claim(self) -> int:
+        """The bytes of all loaded models that are on the cards, by the server's own account."""
+        return claim(self.loaded or {})
 
     def damage(self, model: str) -> str:
         """Return the first blob of a model that is missing, or has another size or other bytes; else an empty text."""
@@ -169,7 +179,7 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
     folder = next((str(mount["Source"]) for mount in item["mounts"] or () if mount["Destination"] == PROBE.home), "")
     inside = _below(docker.files, f"{folder}/")
     at = next((f"{binding['HostIp']}:{binding['HostPort']}" for binding in PROBE.bindings(item["ports"])), "")
-    tags, loaded = _bodies(item)
+    tags, loaded = map(_models, _bodies(item))
     marks = {path: content.decode(errors="replace") for path, content in _below(inside, f"{MARKS}/").items()}
     mended = {path: content for path, content in marks.items() if path.endswith(MENDED)}
     return Server(
@@ -178,8 +188,8 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
         folder=folder,
         keeps=variables.get("OLLAMA_KEEP_ALIVE", "").startswith("-"),
         limit=int(limit) if re.fullmatch("[0-9]{1,9}", limit) else 0,  # as the server takes any other text
-        tags=_models(tags),
-        loaded=_models(loaded),
+        tags=tags,
+        loaded=loaded,
         error=_complaint(item),
         manifests={path: _manifest(text) for path, text in _below(inside, "models/manifests/").items()},
         blobs=_below(docker.blobs, f"{folder}/models/blobs/"),
@@ -188,6 +198,7 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
         stale=frozenset(
             path.removesuffix(MENDED) for path, text in mended.items() if item.get("started") in text.splitlines()
         ),
+        holding=holding(docker.listing, _instance(item), cards_of(item), claim(loaded or {}) / MIB),
     )
 
 
@@ -212,6 +223,16 @@ def _models(body: str) -> Mapping[str, Mapping[str, Any]] | None:
         return {canonical(item["name"]): item for item in json.loads(body)["models"] or ()}
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def claim(loaded: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return the bytes on the cards, by a server's own account.
+
+    Args:
+        loaded: model name -> entry of `/api/ps`.
+    """
+    sizes = (entry.get("size_vram") for entry in loaded.values())
+    return sum(size for size in sizes if isinstance(size, int) and size > 0)
 
 
 def _complaint(item: Mapping[str, Any]) -> str:
