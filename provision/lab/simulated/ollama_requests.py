@@ -121,7 +121,7 @@ def _check_types(kind: str, body: Any) -> None:
         raise ValueError(f"json: cannot unmarshal {_WORDS[type(body)]} into Go value of type {whole}")
     for field, wanted in _FIELDS[kind].items():
         _check(f"{kind}.{field}", body.get(field), wanted)
-    for message in body.get("messages") or ():
+    for message in (body.get("messages") or ()) if "messages" in _FIELDS[kind] else ():
         _check(f"{kind}.messages", message, "api.Message")
         if kind == "ChatRequest":
             _check(f"{kind}.messages.content", (message or {}).get("content"), "string")
