@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from provision.cli.options import (
     answered,
     colour_option,
     extra_vars_option,
+    given_words,
     inventory_option,
     json_option,
     limit_option,
@@ -23,6 +24,7 @@ from provision.cli.options import (
 
 if TYPE_CHECKING:
     from provision.inventory import Secret, Targets
+    from provision.loadtest.about import About
     from provision.loadtest.drive import Load, Web
     from provision.loadtest.measure import Tally
     from provision.loadtest.session import Result
@@ -154,6 +156,7 @@ def loadtest(**options: object) -> int:
 
 def _loadtest(options: LoadTestOptions) -> int:
     from provision.loadtest import files, session, stop, target, verdict
+    from provision.loadtest.about import about
     from provision.report.console import warn
 
     endpoint, targets = _endpoint(options)
@@ -161,9 +164,10 @@ def _loadtest(options: LoadTestOptions) -> int:
     margin = _share(options.margin, "--margin")
     before = session.baseline(options.baseline, load) if options.baseline else None
     files.check(*filter(None, (options.html, options.csv)))
-    notes = target.probe(endpoint, load.profile.model, load.key)
-    for note in notes if not options.as_json else ():
+    found = target.probe(endpoint, load.profile.model, load.key)
+    for note in found.notes if not options.as_json else ():
         warn(note)
+    circumstances = about(["loadtest", *given_words(click.get_current_context())], time.time(), found, endpoint.members)
     show = _Progress()
     with stop.noted() as wish:
         if options.find_capacity:
@@ -173,7 +177,7 @@ def _loadtest(options: LoadTestOptions) -> int:
     show.end()
     if before is not None:
         result.verdicts += verdict.compare(session.document(result)["overall"], before, margin)
-    _report(options, result, notes)
+    _report(options, result, circumstances)
     return result.exit_code
 
 
@@ -294,19 +298,19 @@ def _key(place: str) -> "Secret | None":
     return Secret(key)
 
 
-def _report(options: LoadTestOptions, result: "Result", notes: Sequence[str]) -> None:
-    from provision.loadtest import files, session, text
+def _report(options: LoadTestOptions, result: "Result", circumstances: "About") -> None:
+    from provision.loadtest import files, page, session, text
     from provision.report import console
 
     if options.as_json:
-        console.document("loadtest", result.exit_code, notes, **session.document(result))
+        console.document("loadtest", result.exit_code, circumstances.notes, **session.document(result))
     else:
         for line in text.whole(result):
             console.say(line)
     if options.csv:
         files.write_csv(options.csv, result.tally)
     if options.html:
-        files.write_page(options.html, result)
+        page.write(options.html, result, circumstances)
 
 
 class _Progress:

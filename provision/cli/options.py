@@ -102,6 +102,24 @@ def extra_vars_option(command: F) -> F:
     return click.option("-e", "--extra-vars", multiple=True, metavar="KEY=VALUE", help=help_text)(command)
 
 
+def given_words(context: click.Context) -> list[str]:
+    """Return the options of a command that differ from their defaults, as words that give them again.
+
+    Args:
+        context: the context of the command. `-i` and other options of the program before the command count as the
+            command's own.
+    """
+    words: list[str] = []
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if value in (None, option.get_default(context)) or value == ():
+            continue
+        name = max(option.opts, key=len)
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [name] if one is True else [name, str(one)]
+    return words
+
+
 def json_option(command: F) -> F:
     """Add `--json`: the parameter `as_json`, a bool."""
     return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(command)

@@ -11,5 +11,7 @@ verdict        figures and targets -> pass or fail; the odd instance; a comparis
 capacity       steps of users until a target breaks
 sizing         the instances that a number of users needs
 session        a test from beginning to end; its JSON document
-text, files    the output: lines for a terminal; CSV and a page with plots
+about          time, versions, command and fleet of a test
+text, files    the output: lines for a terminal; CSV
+page, plots    the output: a page, with plots by matplotlib
 """

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,42 @@ from provision.loadtest.measure import Tally
 from provision.terminal_text import line
 
 TIMEOUT = 10.0  # seconds without a byte
+SIMULATED = "X-Simulated"  # header of the lab's model server
 LARGEST = 4 * 1024 * 1024  # bytes of an answer
+
+
+@dataclass(frozen=True)
+class Member:
+    """An instance behind the endpoint, as the inventory declares it.
+
+    Args:
+        name: HOST/INSTANCE.
+        cards: indices of its cards.
+        parallel: answers at once.
+        weight: its weight in the upstream.
+        models: the models that it serves.
+    """
+
+    name: str
+    cards: Sequence[int]
+    parallel: int
+    weight: int
+    models: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The answers of an endpoint before the load.
+
+    Args:
+        notes: sentences for the operator.
+        version: version of the model server, by the first URL.
+        simulated: whether the model server says that it is the lab's simulation.
+    """
+
+    notes: Sequence[str]
+    version: str
+    simulated: bool
 
 
 @dataclass(frozen=True)
@@ -32,12 +68,14 @@ class Endpoint:
         weights: HOST/INSTANCE of every instance behind the balancers -> its weight; empty without an inventory.
         labels: address and port of every instance -> HOST/INSTANCE.
         models: the models that every instance serves.
+        members: every instance behind the balancers; empty without an inventory.
     """
 
     urls: tuple[str, ...]
     weights: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
+    members: tuple[Member, ...] = ()
 
     def tally(self) -> Tally:
         """An empty tally that knows the endpoint's instances."""
@@ -73,6 +111,9 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
             for address in _addresses(host)
         },
         models=tuple(model for model in first if all(model in served for served in rest)),
+        members=tuple(
+            Member(_name(host, own), own.gpus, own.parallel, own.weight, own.models) for host, own in members
+        ),
     )
 
 
@@ -127,7 +168,7 @@ def chosen_model(endpoint: Endpoint, model: str) -> str:
     raise UsageError("no model is given, and no model is served by every instance", "give --model")
 
 
-def probe(endpoint: Endpoint, model: str, key: Secret | None) -> list[str]:
+def probe(endpoint: Endpoint, model: str, key: Secret | None) -> Probe:
     """Ask every balancer whether it is an Ollama endpoint and has the model.
 
     Args:
@@ -135,17 +176,17 @@ def probe(endpoint: Endpoint, model: str, key: Secret | None) -> list[str]:
         model: the model that must be there.
         key: sent as a bearer token, or None.
 
-    Returns:
-        sentences for the operator before the load starts.
-
     Raises:
         UsageError: a balancer is no Ollama endpoint, wants a key, or lacks the model.
         ProvisionError: a balancer does not answer.
     """
-    notes = []
+    notes, versions, simulated = [], [], False
     for url in endpoint.urls:
-        if not isinstance(_ask(url, "/api/version", key).get("version"), str):
+        document, headers = _asked(url, "/api/version", key)
+        if not isinstance(document.get("version"), str):
             raise UsageError(f"{url} is no Ollama endpoint: /api/version has no version", "is the port right?")
+        versions.append(document["version"])
+        simulated = simulated or SIMULATED in headers
         names = _names(_ask(url, "/api/tags", key))
         if _full(model) not in {_full(name) for name in names}:
             near = difflib.get_close_matches(model, names, n=1)
@@ -153,7 +194,9 @@ def probe(endpoint: Endpoint, model: str, key: Secret | None) -> list[str]:
             raise UsageError(f"{url} has no model {model}", line(hint, 500))
         if not _is_loaded(url, model, key):
             notes.append(f"{model} is not loaded on the instance that {url} asked: the first answers wait for the load")
-    return notes
+    if simulated:
+        notes.insert(0, "the model server is simulated by the provision lab: its speed says nothing of any card")
+    return Probe(notes, versions[0], simulated)
 
 
 def _is_loaded(url: str, model: str, key: Secret | None) -> bool:
@@ -178,23 +221,28 @@ def _full(name: str) -> str:
 
 def _ask(url: str, path: str, key: Secret | None) -> dict[str, Any]:
     """Get a JSON object from the endpoint."""
+    return _asked(url, path, key)[0]
+
+
+def _asked(url: str, path: str, key: Secret | None) -> tuple[dict[str, Any], Message]:
+    """Get a JSON object and the headers of the answer from the endpoint."""
     request = urllib.request.Request(url + path, headers={"Accept": "application/json"})  # noqa: S310 - http(s) only
     if key:
         request.add_unredirected_header("Authorization", f"Bearer {key.reveal()}")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
     try:
         with opener.open(request, timeout=TIMEOUT) as answer:
-            document = json.loads(answer.read(LARGEST))
+            document, headers = json.loads(answer.read(LARGEST)), answer.headers
     except urllib.error.HTTPError as error:
         error.close()
         raise _refused(url + path, error.code, with_key=key is not None) from None
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise _silent(url, error) from error
     except (ValueError, RecursionError):
-        document = None
+        document, headers = None, Message()
     if not isinstance(document, dict):
         raise UsageError(f"{url} is no Ollama endpoint: {path} does not answer with JSON", "is the port right?")
-    return document
+    return document, headers
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

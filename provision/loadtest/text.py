@@ -73,7 +73,7 @@ def _spreads(figures: Summary, tally: Tally) -> Iterator[str]:
         waits = f"{waiting(figures)} answers waited for a place"
         yield f"  {'waiting in a queue':22} p50 {seconds(every.queued.p50)}, p95 {seconds(every.queued.p95)}; {waits}"
     yield f"  {'failed':22} {line(kinds(every.kinds), 300)}"
-    for problem, detail in _examples(tally):
+    for problem, detail in examples(tally):
         yield f"  {'':22} {problem}: {line(detail, 160)}"
     if figures.retried:
         yield f"  {'second tries':22} a second instance answered {figures.retried} requests"
@@ -81,7 +81,7 @@ def _spreads(figures: Summary, tally: Tally) -> Iterator[str]:
         yield f"  {'skew':22} {percent(figures.skew)}"
 
 
-def _examples(tally: Tally) -> Iterator[tuple[str, str]]:
+def examples(tally: Tally) -> Iterator[tuple[str, str]]:
     """For each problem, the text of one instance."""
     seen = set()
     for record in tally.records:
@@ -136,10 +136,16 @@ def capacity(result: Capacity, *, whole: bool = True) -> Iterator[str]:
             f"  {percent(every.fail_share):>7}  {broken or 'holds'}"
         )
     yield ""
-    yield from _answer(result, whole=whole)
+    yield from answer(result, whole=whole)
 
 
-def _answer(result: Capacity, *, whole: bool) -> Iterator[str]:
+def answer(result: Capacity, *, whole: bool = True) -> Iterator[str]:
+    """The capacity in sentences.
+
+    Args:
+        result: the result of the search.
+        whole: whether the search was completed.
+    """
     held, knee, broke = result.holds, result.knee, result.broke
     if not result.steps:
         yield "No step was completed."
@@ -151,8 +157,10 @@ def _answer(result: Capacity, *, whole: bool) -> Iterator[str]:
         if knee.users < held.users:
             speed_there = f"{knee.tokens_per_second:.1f} tokens per second"
             yield f"The knee is at {knee.users} users, with {speed_there}: more users only wait."
-        else:
+        elif broke is None:
             yield f"Throughput still grows: the knee is at {knee.users} users or beyond."
+        else:
+            yield f"The knee is at {knee.users} users: more users miss a target."
     if broke is None:
         yield "No target broke: the endpoint may hold more" + ("; try with more --users." if whole else ".")
     else:
@@ -173,8 +181,13 @@ def sizing(result: Sizing | None) -> Iterator[str]:
     unit = "instance" if result.instances else "endpoint as this one"
     for users, instances in result.needs:
         yield f"{users} users need{most} {counted(instances, unit)}."
+    yield basis(result)
+
+
+def basis(result: Sizing) -> str:
+    """The measurement and the assumptions behind a number of instances, as sentences."""
     measured = counted(result.instances, "instance") if result.instances else "an endpoint of unknown instances"
-    yield f"By the knee: {counted(result.knee, 'user')} on {measured}. Assumed: {'; '.join(ASSUMED)}."
+    return f"By the knee: {counted(result.knee, 'user')} on {measured}. Assumed: {'; '.join(ASSUMED)}."
 
 
 def counted(number: int, noun: str) -> str:

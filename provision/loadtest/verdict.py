@@ -15,7 +15,7 @@ LUMP = 4  # tokens at a time from which on a proxy buffers
 ENOUGH = 10  # requests per instance from which on an instance without an answer is odd
 RARE = 0.01  # share of failures below which an instance is not accused
 FULL = "503"  # the failure of a request for which no instance had a place
-FAILED = "failed requests"
+FAILED, FIRST_TOKEN, QUEUED_ANSWERS = "failed requests", "time to first token, p95", "queued answers"
 QUEUEING = 0.1  # share of queued answers from which a missed target is the fault of too many users
 FEW = 2  # answers from which on a speed is judged: a slow instance gives few answers
 
@@ -61,7 +61,7 @@ def _judge(figures: Summary, targets: Targets) -> Iterator[Verdict]:
         value, most = every.ttft.p95, duration_seconds(targets.max_ttft_p95)
         passed = value is not None and value <= most
         demand = _demand(targets, "max_ttft_p95", seconds(most))
-        yield Verdict("time to first token, p95", demand, seconds(value), passed, value, most)
+        yield Verdict(FIRST_TOKEN, demand, seconds(value), passed, value, most)
     if targets.max_queued is not None and (every.waited is not None or not targets.is_default("max_queued")):
         yield _queueing(figures, targets, share_of(targets.max_queued))
     if targets.min_tokens_per_second is not None:
@@ -79,7 +79,7 @@ def _queueing(figures: Summary, targets: Targets, limit: float) -> Verdict:
     share = figures.overall.queued_share
     measured = "unknown" if share is None else f"{percent(share)} ({waiting(figures)})"
     passed = share is not None and share <= limit
-    return Verdict("queued answers", _demand(targets, "max_queued", percent(limit)), measured, passed, share, limit)
+    return Verdict(QUEUED_ANSWERS, _demand(targets, "max_queued", percent(limit)), measured, passed, share, limit)
 
 
 def waiting(figures: Summary) -> str:

@@ -53,7 +53,9 @@ def test_every_instance_is_measured_and_the_reports_are_written(fleet, tmp_path)
     assert len(rows.read_text().splitlines()) == every["requests"] + 1
     text = page.read_text()
     assert all(name in text for name in INSTANCES)
-    assert re.findall(r"(?:src|href)=|@import|url\(", text) == [], "it must open without a network"
+    assert re.findall(r"(?:src|href)=\"(?!#)|@import|url\((?!#)", text) == [], "it must open without a network"
+    assert "SIMULATED: the provision lab played the model server" in text
+    assert re.search(r"<pre>provision loadtest --inventory .* --users 4 .*--html ", text)
 
 
 @pytest.mark.parametrize("profile", ["generate", "openai"])

@@ -43,6 +43,7 @@ HOMES = {
     "gevent": {"loadtest"},
     "jinja2": {"render"},
     "locust": {"loadtest"},
+    "matplotlib": {"loadtest"},
     "yaml": {"inventory", "lab"},
     "pydantic": {"inventory", "roles"},
     "pydantic_core": {"inventory", "roles"},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from provision.errors import UsageError
 from provision.inventory import Targets
-from provision.loadtest import files, session, text, verdict
+from provision.loadtest import session, text, verdict
 from provision.loadtest.capacity import Step, search
 from provision.loadtest.drive import Ended, Load
 from provision.loadtest.measure import OTHER, UNNAMED, Tally, histogram, overlap, percentile, summary
@@ -415,20 +415,6 @@ def test_an_interrupted_search_reports_its_steps():
     assert (found.holds.users, found.broke) == (2, None)
     nothing = search(lambda users: None, 100)
     assert list(text.capacity(nothing, whole=False))[-1] == "No step was completed."
-
-
-def test_a_search_interrupted_at_once_still_writes_a_page(tmp_path):
-    found = result(record())
-    found.capacity = search(lambda users: None, 100)
-    files.write_page(str(tmp_path / "r.html"), found)
-    assert "Load test" in (tmp_path / "r.html").read_text()
-
-
-def test_the_page_escapes_hostile_names(tmp_path):
-    files.write_page(str(tmp_path / "r.html"), result(record(instance="<script>alert(1)</script>"), max_skew="5%"))
-    page = (tmp_path / "r.html").read_text()
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
 
 
 def test_the_terminal_shows_every_instance_and_every_target():

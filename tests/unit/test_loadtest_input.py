@@ -23,12 +23,15 @@ class Fake(BaseHTTPRequestHandler):
 
     answers: ClassVar[dict] = {}
     keys: ClassVar[list] = []
+    simulated = False
 
     def do_GET(self):
         self.keys.append(self.headers.get("Authorization"))
         status, body = self.answers.get(self.path, (404, "{}"))
         self.send_response(status)
         self.send_header("Location", "http://127.0.0.1:1/")
+        if self.simulated:
+            self.send_header("X-Simulated", "provision-lab")
         self.end_headers()
         self.wfile.write(body.encode())
 
@@ -70,9 +73,17 @@ def ask(url, model="m:1b", key=None):
 
 def test_an_endpoint_with_the_model_is_accepted(serve):
     url, handler = serve(ollama("m:1b", "x:latest", loaded=["m:1b"]))
-    assert ask(url, key=Secret(KEY)) == []
+    found = ask(url, key=Secret(KEY))
+    assert (found.notes, found.version, found.simulated) == ([], "0.34.4", False)
     assert set(handler.keys) == {f"Bearer {KEY}"}
-    assert ["not loaded" in note for note in ask(url, "x")] == [True]
+    assert ["not loaded" in note for note in ask(url, "x").notes] == [True]
+
+
+def test_a_simulated_server_is_called_simulated(serve):
+    url, handler = serve(ollama("m:1b", loaded=["m:1b"]))
+    handler.simulated = True
+    found = ask(url)
+    assert (found.simulated, ["simulated by the provision lab" in note for note in found.notes]) == (True, [True])
 
 
 @pytest.mark.parametrize(
