@@ -47,7 +47,7 @@ def test_every_instance_is_measured_and_the_reports_are_written(fleet, tmp_path)
     assert done.code == 0, done
     every = doc["overall"]
     assert every["requests"] == sum(one["requests"] for one in doc["instances"])
-    assert every["tokens"] == 22 * every["requests"]  # 6 of thinking, 16 of answer
+    assert every["tokens"] == 16 * every["requests"]  # 6 of thinking, 10 of answer
     assert all(one["passed"] for one in doc["verdict"])
     assert len(doc["verdict"]) == 3
     assert len(rows.read_text().splitlines()) == every["requests"] + 1

@@ -66,6 +66,13 @@ def test_an_answer_of_generate_has_a_context_and_the_same_each_time(pulled):
     assert "context" not in json.loads(ask(pulled, "POST", "/api/generate", {**body, "raw": True})[2])
 
 
+def test_an_answer_in_json_is_json(pulled):
+    _, answer = chat(pulled, "1 2", format="json", think=False)
+    assert json.loads(answer["message"]["content"])["simulated"].endswith("Words asked: 2.")
+    _, answer = chat(pulled, "1 2", format={"type": "object"}, options={"num_predict": 7})
+    assert answer["message"]["content"] == '{"simulated":"This'
+
+
 # -- scheduler
 
 

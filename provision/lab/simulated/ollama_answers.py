@@ -264,7 +264,7 @@ def _too_long(asked: int, context: int) -> str:
 def _cut(question: _Question) -> tuple[list[str], list[str], bool]:
     """Thoughts and words of an answer, cut to the limit, which counts both; and whether the limit cut them."""
     thoughts = words.THINKING if question.thinks else []
-    said = words.answer(question.prompt)
+    said = words.answer(question.prompt, as_json=bool(question.body.get("format")))
     whole = len(thoughts) + len(said)
     limit = whole if question.limit is None else question.limit
     return thoughts[:limit], said[: max(0, limit - len(thoughts))], limit < whole

@@ -105,6 +105,7 @@ def _info(model: Model) -> Document:
     info = {
         "general.architecture": family,
         "general.description": "SIMULATED by the provision lab",
+        "general.parameter_count": _count(model.facts["model_type"]),
         f"{family}.attention.head_count": heads,
         f"{family}.attention.head_count_kv": facts["kv_heads"],
         f"{family}.attention.key_length": facts["head_dim"],
@@ -115,6 +116,12 @@ def _info(model: Model) -> Document:
         **pooling,
     }
     return dict(sorted(info.items()))
+
+
+def _count(parameters: str) -> int:
+    """The number of parameters that a text such as 1.8B or 137M rounds."""
+    scale = {"M": 10**6, "B": 10**9}[parameters[-1]]
+    return round(float(parameters[:-1]) * scale)
 
 
 def _tensors(facts: Document) -> Iterator[Document]:

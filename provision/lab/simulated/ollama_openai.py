@@ -34,7 +34,7 @@ def chat_request(body: Body) -> Body:
         raise RefusedError(400, f"invalid reasoning value: '{effort}'", early=True)
     thinks = {"think": effort != "none" and effort} if effort else {}
     messages = [{**message, "content": text_of(message.get("content"))} for message in body["messages"] if message]
-    return {**_run(body), "messages": messages, **thinks}
+    return {**_run(body), "messages": messages, **thinks, "format": _format(body.get("response_format"))}
 
 
 def completion_request(body: Body) -> Body:
@@ -120,6 +120,12 @@ def embeddings(own: dict[str, Any], body: Body) -> dict[str, Any]:
     count = own.get("prompt_eval_count", 0)
     usage = {"prompt_tokens": count, "total_tokens": count}
     return {"object": "list", "data": data, "model": body.get("model"), "usage": usage}
+
+
+def _format(given: Any) -> Any:
+    """The format of /api/chat that a `response_format` asks for; None for plain text."""
+    kind = given.get("type") if isinstance(given, dict) else ""
+    return "json" if kind in {"json_object", "json_schema"} else None
 
 
 def _run(body: Body) -> Body:

@@ -11,11 +11,13 @@ THINKING = ["(simulated", " thinking", " of", " the", " provision", " lab)"]
 _VOCABULARY = 262144
 
 
-def answer(prompt: str) -> list[str]:
-    """The words of the answer to a prompt: as many as the knob `answer_tokens` says."""
+def answer(prompt: str, *, as_json: bool = False) -> list[str]:
+    """The words of the answer to a prompt, as text or as a JSON object: as many as the knob `answer_tokens` says."""
     text = f"This answer is simulated by the provision lab; no language model made it. Words asked: {_count(prompt)}."
     words = text.split()
     words += ["simulated"] * (int(knob("answer_tokens", len(words))) - len(words))
+    if as_json:
+        words = [f'{{"simulated":"{words[0]}', *words[1:-1], f'{words[-1]}"}}']
     return [word if index == 0 else f" {word}" for index, word in enumerate(words)]
 
 
