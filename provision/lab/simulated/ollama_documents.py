@@ -119,7 +119,7 @@ def _info(model: Model) -> Document:
 
 
 def _count(parameters: str) -> int:
-    """The number of parameters that a text such as 1.8B or 137M rounds."""
+    """The number of parameters of a text such as 1.8B or 137M."""
     scale = {"M": 10**6, "B": 10**9}[parameters[-1]]
     return round(float(parameters[:-1]) * scale)
 
