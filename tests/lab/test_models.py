@@ -70,6 +70,25 @@ def test_a_blob_that_was_damaged_is_mended_and_its_instance_answers(fleet, lab):
     assert not any(fleet.changes().values())
 
 
+def test_a_server_on_the_cpu_that_reports_the_cards_is_found_and_restarted(fleet, lab):
+    began = fleet.on("gpu-01", "docker", "inspect", "--format", "{{.State.StartedAt}}", "ollama1")
+    faults.switch(lab, "gpu-01/ollama1", "cpu-unsaid", on=True)
+    for keep_alive in (0, -1):
+        ask(fleet, "/api/generate", model=MODEL, keep_alive=keep_alive)
+    (loaded,) = json.loads(fleet.on("gpu-01", "sh", "-c", "curl -s http://$(docker port ollama1 11434)/api/ps"))[
+        "models"
+    ]
+    assert loaded["size_vram"] == loaded["size"]
+    assert fleet.changes()["gpu-01"] == ["resident:ollama1"]
+    failed = fleet.provision("deploy", "--yes", "--json")
+    assert failed.code == 3, failed
+    assert "MiB: it works on the CPU" in json.dumps(failed.host("gpu-01")), failed
+    faults.switch(lab, "gpu-01/ollama1", "cpu-unsaid", on=False)
+    fleet.deploy()
+    assert fleet.on("gpu-01", "docker", "inspect", "--format", "{{.State.StartedAt}}", "ollama1") != began
+    assert not any(fleet.changes().values())
+
+
 def test_damage_in_the_middle_of_a_blob_is_found_by_a_hash_and_mended_by_the_next_deploy(fleet):
     blob = fleet.on("gpu-01", "sh", "-c", f"ls -S {BLOBS} | head -n 1").strip()
     damage = f"printf nonsense | dd of={BLOBS}/{blob} bs=1 seek=$(($(stat -c %s {BLOBS}/{blob}) / 2)) conv=notrunc"

@@ -124,6 +124,11 @@ GPU = (
         also=INSTANCE,
     ),
     Lie(
+        *("on the CPU, and says otherwise", "resident:ollama1", "off_cards as declared", "[]", MODEL),
+        fault=("HOST/ollama1", "cpu-unsaid"),
+        script=ask("generate", keep_alive=0) + "; " + ask("generate", keep_alive=-1),
+    ),
+    Lie(
         *("model dropped", f"model:ollama1/{MODEL}", "model present", "True", "False", ask("delete", "DELETE")),
         also=INSTANCE,
     ),
