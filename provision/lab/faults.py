@@ -52,6 +52,7 @@ FAULTS = [
         "a model loaded from now on works on the CPU while size_vram says all is on the card (--value LIBRARY: the "
         "library in the log of the next start)",
     ),
+    Fault("slow", INSTANCE, "answers come ten times slower, from the cards (--value FACTOR)"),
     Fault("pull-fails", INSTANCE, "a pull ends in an error after status 200 (--value TEXT)"),
     Fault("pull-stalls", INSTANCE, "half of a model comes, then nothing (--value manifest: not even its manifest)"),
     Fault("pull-closes", INSTANCE, "the library closes connections before a blob is whole"),

@@ -187,7 +187,7 @@ def plan_host(
         for is_last in (False, True)
     )
     changes = [change for step, change in changing.items() if step not in earlier]
-    notes = {entry.step.id: note for entry in entries if (note := entry.step.note(facts))}
+    notes = {e.step.id: note for e in entries if (note := e.step.note(facts, states.get(e.step.id)))}
     left_out = len(entries) - len(chosen)
     return HostPlan((*first, *changes, *last), len(entries), states, notes, refused, left_out)
 

@@ -11,8 +11,10 @@ from provision.rollout.roll import Roll
 from provision.runs.lease import Lease
 from provision.ssh.transport import Transport
 from provision.steps import engines
+from provision.steps.base import NOT_ASKED
 from provision.steps.instance.engine import proved_at
 from provision.steps.nginx.upstream import label
+from provision.steps.speed import FACTOR
 from provision.terminal_text import ending
 
 Say = Callable[[str, str, str], None]
@@ -107,7 +109,33 @@ class Admission:
         answers = self.session.batch([*locks, command], stop=True)
         for renewed in answers[: len(locks)]:
             self.lease.took(renewed)
-        return _place(self.host, name, command, answers[-1])
+        address = _place(self.host, name, command, answers[-1])
+        self._compare(name, command, answers[-1])
+        return address
+
+    def _compare(self, name: str, test: Run, answer: Answer) -> None:
+        """Compare the speed of an instance with the other instances of the run.
+
+        Raises:
+            CommandError: the instance is several times slower.
+        """
+        measured = engines.of(self.host.serving).speed(answer)
+        for line in answer.text.splitlines():
+            if line.startswith(NOT_ASKED):
+                self.say("progress", f"test:{name}", line[:300])
+        if measured is None:
+            return
+        verdict = self.roll.speeds.judge(label(self.host.name, name), measured)
+        if verdict.passed is None:
+            self.say("progress", f"test:{name}", f"{NOT_ASKED}whether {measured.what} is slow: {verdict.words}")
+        elif not verdict.passed:
+            raise CommandError(
+                f"{label(self.host.name, name)} is not fit to serve and stays out of the upstream: {measured.what} is "
+                f"more than {FACTOR:g} times slower than elsewhere: {verdict.words}",
+                "look whether the instance works on the CPU (docs/runbooks/cpu.md), then deploy again",
+                step=f"test:{name}",
+                command=str(test),
+            )
 
     def _lock(self) -> None:
         """Lock the host: take over the lock of a dead run, and wait `--lock-wait` for the lock of a live run.

@@ -1,10 +1,11 @@
 """State that the hosts of one roll share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from provision.rollout.balancer_pool import BalancerPool, BalancerPools, MakePool
 from provision.rollout.budget import DisruptionBudget
 from provision.rollout.members import Members
+from provision.rollout.speeds import Speeds
 from provision.runs.context import Context
 
 
@@ -17,12 +18,14 @@ class Roll:
         pools: the upstreams of the balancers.
         members: the membership of every instance.
         budget: how many instances may be out at once.
+        speeds: the measured speeds of the instances.
     """
 
     context: Context
     pools: BalancerPools
     members: Members
     budget: DisruptionBudget
+    speeds: Speeds = field(default_factory=Speeds)
 
     @classmethod
     def of(cls, context: Context, become_password: str | None = None, make: MakePool = BalancerPool) -> "Roll":

@@ -15,6 +15,7 @@ from provision.command import Answer, Command, Run
 from provision.steps import wording
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
+from provision.steps.speed import Speed
 
 __all__ = [
     "EVERY",
@@ -93,12 +94,14 @@ class Check:
         got: the host's answer.
         expected: the right answer.
         compared: whether `got` must also be the same for every step in the fleet with the same `Step.compared_as`.
+        speed: the speed of an answer, to be compared with the other instances; None for any other proof.
     """
 
     name: str
     got: Any
     expected: Any
     compared: bool = False
+    speed: Speed | None = None
 
     @property
     def passed(self) -> bool:
@@ -265,8 +268,13 @@ class Step(ABC):
         """
         return self
 
-    def note(self, facts: HostFacts) -> str:
-        """A line for the operator about an unchanged part of the host; empty for none."""
+    def note(self, facts: HostFacts, have: State = None) -> str:
+        """A line for the operator about an unchanged part of the host; empty for none.
+
+        Args:
+            facts: the host facts.
+            have: the state found; None too where it is unknown.
+        """
         return ""
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:

@@ -26,7 +26,8 @@ from provision.plan.role_interface import Entry
 from provision.rollout.outcome import Outcome
 from provision.rollout.waves import Rollout
 from provision.runs.interrupt import at_ctrl_c
-from provision.steps.base import BlockedError, Check, RefusalError
+from provision.steps import speed
+from provision.steps.base import NOT_ASKED, BlockedError, Check, RefusalError
 from provision.verify import deep, drift, neighbours
 from provision.verify.backend import Backend
 from provision.verify.failure import CONNECTION
@@ -170,9 +171,10 @@ class Verification:
         self._futures[reply.place.host, reply.place.step].set_result(result)
 
     def compared_names(self) -> list[str]:
-        """Return the names that several steps share as copies (`Step.compared_as`), each once."""
+        """Return the names that several steps share as copies (`Step.compared_as`), each once; the name of the speeds
+        also for a single step, so that the operator reads that the speed is compared with nothing."""
         names = [step.compared_as for result in self.results.values() for step in result.steps if step.compared_as]
-        return sorted({name for name in names if names.count(name) > 1})
+        return sorted({name for name in names if names.count(name) > 1 or name == speed.NAME})
 
     def compare(self, name: str) -> StepResult:
         """Compare all copies of a thing on all hosts. A copy that differs from most copies fails its host too.
@@ -181,6 +183,8 @@ class Verification:
             name: one of `compared_names`.
         """
         copies = [(host, step) for host, of in self.results.items() for step in of.steps if step.compared_as == name]
+        if name == speed.NAME:
+            return self._compare_speeds(copies)
         known = [(host, step, check) for host, step in copies if (check := self._compared(host, step)) is not None]
         usual = Counter(check.got for _, _, check in known).most_common(1)[0][0] if known else ""
         result = StepResult(name, copies[0][1].role)
@@ -190,6 +194,28 @@ class Verification:
             if not check.passed:
                 self.results[host].steps.append(StepResult(step.step, step.role, [check]))
         result.problem = "" if known else "no instance has it"
+        return result
+
+    def _compare_speeds(self, copies: Sequence[tuple[str, StepResult]]) -> StepResult:
+        """Compare the speeds of all instances. A slow instance fails its host too."""
+        result = StepResult(speed.NAME, copies[0][1].role)
+        groups: dict[str, list[tuple[str, StepResult, float]]] = {}
+        for host, step in copies:
+            for measured in (check.speed for check in self.result(host, step.step).checks):
+                if measured is not None:
+                    groups.setdefault(measured.what, []).append((host, step, measured.rate))
+        for what, members in sorted(groups.items()):
+            verdicts = [speed.judge(rate, [other for _, _, other in members]) for _, _, rate in members]
+            for (host, step, _), verdict in zip(members, verdicts, strict=True):
+                check = _speed_check(what, verdict)
+                unasked = verdict.passed is None and (host, step) == members[0][:2]
+                if check.passed and not unasked:
+                    result.checks.append(dataclasses.replace(check, name=f"{check.name} ({host} {step.step})"))
+                    continue
+                result.checks.append(check)
+                self.results[host].steps.append(StepResult(step.step, step.role, [check]))
+        if not result.checks:
+            result.checks.append(Check(f"{NOT_ASKED}the speeds of the instances: none was measured", True, True))
         return result
 
     def _compared(self, host: str, step: StepResult) -> Check | None:
@@ -252,6 +278,13 @@ class Verification:
         finally:
             for result in asked:
                 self._futures[outcome.host, result.step].set_result(result)
+
+
+def _speed_check(what: str, verdict: speed.Verdict) -> Check:
+    if verdict.passed is None:
+        return Check(f"{NOT_ASKED}whether {what} is slow: {verdict.words} were measured", True, True)
+    wanted = f"not more than {speed.FACTOR:g} times slower than the median"
+    return Check(f"speed of {what}", wanted if verdict.passed else verdict.words, wanted)
 
 
 def _planned(outcome: Outcome, run: HostRun) -> HostResult:

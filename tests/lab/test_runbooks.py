@@ -85,6 +85,18 @@ def card_fails(operator: Operator) -> None:
     operator.fault("gpu-01/ollama2", "cpu", on=True)
 
 
+def unsaid(operator: Operator) -> None:
+    operator.fault("gpu-01/ollama1", "cpu-unsaid", on=True)
+    body = '{"model": "deepseek-r1:1.5b", "keep_alive": %s}'
+    for keep_alive in ("0", "-1"):
+        text = f"curl -sf -o /dev/null -d '{body % keep_alive}' http://$(docker port ollama1 11434)/api/generate"
+        operator.fleet.lab.host("gpu-01").run(["sh", "-euc", text])
+
+
+def found_again(operator: Operator) -> None:
+    operator.fault("gpu-01/ollama1", "cpu-unsaid", on=False)
+
+
 def another_card(operator: Operator) -> None:
     operator.fault("gpu-01/ollama2", "cpu", on=False)
     host = operator.fleet.lab.host("gpu-01")
@@ -164,6 +176,8 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "gpu-02 into the inventory": into_the_inventory,
     "a card of gpu-01 fails": card_fails,
     "another card in gpu-01": another_card,
+    "an instance of gpu-01 falls to the CPU and reports its card": unsaid,
+    "the server finds its card again": found_again,
     "a deploy that fails on gpu-02": deploy_fails,
     "the fault is mended": mended,
     "a deploy whose controller is killed": killed,

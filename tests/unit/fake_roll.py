@@ -147,6 +147,8 @@ class FakeSession:
         """Names of the instances that were tested, in this order."""
         self.testing: Callable[[str], None] = lambda name: None
         """Called with the name of an instance before its test."""
+        self.says = ""
+        """Further lines of a passed test."""
         self.closed = threading.Event()
 
     def close(self) -> None:
@@ -166,7 +168,7 @@ class FakeSession:
         self.proved.append(name)
         if name in self.ill:
             return Answer(1, b"", f"{name} does not answer".encode())
-        return Answer(0, f"at 10.0.0.1:300{name[-1]}\n".encode(), b"")
+        return Answer(0, f"{self.says}at 10.0.0.1:300{name[-1]}\n".encode(), b"")
 
 
 class FakeLease:

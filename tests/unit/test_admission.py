@@ -9,6 +9,7 @@ from provision.errors import HostError, LockedError
 from provision.rollout.admission import Failure
 from provision.rollout.members import Membership
 from provision.rollout.roll import Roll
+from provision.steps.speed import Speed
 
 from .fake_roll import Said, gpu, pool_of, roll, traffic
 
@@ -89,3 +90,29 @@ def test_the_lock_of_a_dead_run_does_not_keep_an_instance_out(tmp_path: Path) ->
     made, own = admission(tmp_path)
     own.admit("ollama1", made.pools.of(own.host), Failure.STAYS_OUT)
     assert own.lease.waits == [made.context.lock_wait]
+
+
+def test_an_instance_that_is_several_times_slower_than_elsewhere_stays_out(tmp_path: Path) -> None:
+    made, own = admission(tmp_path)
+    for name in ("b/ollama1", "c/ollama1"):
+        made.speeds.judge(name, Speed("m:latest on NVIDIA L40S", 60.0))
+    own.session.says = "card NVIDIA L40S\nspeed 16 4000000000 m\n"
+    with pytest.raises(HostError) as failure:
+        own.admit("ollama1", made.pools.of(own.host))
+    figures = "4.0 tokens per second, and the median of 3 instances is 60.0"
+    assert f"m:latest on NVIDIA L40S is more than 4 times slower than elsewhere: {figures}" in failure.value.message
+    assert pool_of(made).down == {LABEL}
+    assert made.members.state(LABEL) is Membership.NOT_READY
+
+
+def test_a_speed_that_cannot_be_compared_is_said_and_admits(tmp_path: Path) -> None:
+    made, own = admission(tmp_path)
+    told: list[str] = []
+    own.say = lambda kind, step, text: told.append(text)
+    own.session.says = "not asked: whether the model is on the cards\ncard NVIDIA L40S\nspeed 16 4000000000 m\n"
+    own.admit("ollama1", made.pools.of(own.host))
+    assert told[1:] == [
+        "not asked: whether the model is on the cards",
+        "not asked: whether m:latest on NVIDIA L40S is slow: 1 of at least 3 comparable instances",
+    ]
+    assert made.members.state(LABEL) is Membership.IN

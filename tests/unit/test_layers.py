@@ -35,7 +35,10 @@ STEPS = [
     {"instance"},
     {"docker", "nginx"},
     {"system"},
-    {"base", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "live", "nginx_paths", "wording"},
+    {
+        *("base", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "live", "nginx_paths"),
+        *("speed", "wording"),
+    },
 ]
 HOMES = {
     "fabric": {"ssh", "fabfile"},

@@ -22,9 +22,12 @@ from provision.command import Run
 from provision.roles import models as role
 from provision.steps.base import Answer, Content, converged
 from provision.steps.facts import HostFacts
+from provision.steps.nvidia_smi import Card
 from provision.steps.ollama import server_state
 from provision.steps.ollama.loaded_models import Resident
+from provision.steps.ollama.loaded_proof import QUESTION
 from provision.steps.ollama.model import Model, human, pull_progress
+from provision.steps.speed import Speed
 from provision.steps.system import content
 
 DOCKER = """#!/bin/sh
@@ -322,18 +325,25 @@ class Live:
 
     Args:
         keep_alive: the value in the environment of the container.
-        token: whether an answer has a token.
+        answer: the server's answer to a question.
+        quiet: whether other requests are under way, as the host says.
     """
 
-    def __init__(self, keep_alive: str, token: bool = True) -> None:
-        self.keep_alive, self.token = keep_alive, token
+    def __init__(self, keep_alive: str, answer: str = "", quiet: str = "yes") -> None:
+        self.keep_alive, self.quiet = keep_alive, quiet
+        self.answer = answer or json.dumps(ANSWER)
         self.loaded: list[dict[str, Any]] = []
+        self.backend = SimpleNamespace(
+            known={}, facts=HostFacts(cards=(Card(0, "GPU-1", "NVIDIA L40S", "590", 8.9, 1),))
+        )
 
     def run(self, command: str, *words: str) -> SimpleNamespace:
-        if command.startswith("curl --noproxy '*' "):
-            self.loaded = [{"name": "m:1", "size": 10, "size_vram": 4}]
-            assert "keep_alive" not in words[1], "with keep_alive the model would stay loaded for ever"
-            return SimpleNamespace(rc=0, stdout='{"eval_count":1}' if self.token else "503", stderr="")
+        if QUESTION in words:
+            self.loaded = self.loaded or [{"name": "m:1", "size": 10, "size_vram": 4}]
+            assert "keep_alive" not in f"{words[3:]}", "with keep_alive the model would stay loaded for ever"
+            said = {"quiet": self.quiet, "answer": self.answer, "loaded": json.dumps({"models": self.loaded})}
+            lines = (f"{key} {base64.b64encode(text.encode()).decode()}\n" for key, text in said.items())
+            return SimpleNamespace(rc=0, stdout="".join(lines), stderr="")
         return SimpleNamespace(rc=0, stdout=self.listed(), stderr="")
 
     def listed(self) -> str:
@@ -341,13 +351,25 @@ class Live:
         told = [f"OLLAMA_KEEP_ALIVE={self.keep_alive}", "OLLAMA_MAX_LOADED_MODELS=1"]
         place = {"ports": {"11434/tcp": [{"HostIp": "127.0.0.1", "HostPort": "3001"}]}, "mounts": []}
         labels = {"provision.instance": "ollama1", "provision.managed": "1"}
-        container = {"id": "1", "name": "/ollama1", "status": "running", "labels": labels, "env": told, "requests": []}
-        container |= place
+        container = {"id": "1", "name": "/ollama1", "status": "running", "labels": labels, "env": told, **place}
+        container["requests"] = [{"Count": 0, "DeviceIDs": ["GPU-1"]}]
         body = json.dumps({"models": self.loaded})
         api = base64.b64encode(f"\n0 200 \n{body}\n0 200 \n{body}\n0 200 \n".encode()).decode()
         sections = ("images", "volumes", "pulled", "listening", "files", "probes")
         heads = [f"# {name}" for name in sections]
         return "\n".join(["# containers", json.dumps(container), *heads, f"1 api {api}", "# end", ""])
+
+
+ANSWER = {"created_at": "2026-11-29T22:00:00.123456789Z", "eval_count": 16, "eval_duration": 250_000_000}
+UNASKED = "not asked: whether its processes hold 0 MiB of its cards, as the server says: "
+WELL = {"m:1: generates a token": True, "m:1: bytes on the cards": True}
+WELL |= {f"{UNASKED}nvidia-smi of the host lists no processes": True}
+SPEED = "m:1: made 64.0 tokens per second"
+
+
+def loaded(**more: Any) -> list[dict[str, Any]]:
+    """Return the models of `/api/ps`."""
+    return [{"name": "m:1", "size": 10, "size_vram": 10, **more}]
 
 
 def proofs(live: Live) -> dict[str, bool]:
@@ -359,15 +381,92 @@ def test_verify_asks_no_unloaded_model_because_a_question_would_load_it() -> Non
     assert (name, passed) == ("not asked: ollama1 has no model loaded now, and a question would load one", True)
 
 
-def test_verify_asks_a_loaded_model_for_a_token() -> None:
-    live = Live("5m", token=False)
-    live.loaded = [{"name": "m:1", "size": 10, "size_vram": 10}]
-    unasked = "not asked: whether its processes hold 0 MiB of its cards, as the server says: "
-    assert proofs(live) == {
-        "m:1: generates a token": False,
-        "m:1: bytes on the cards": True,
-        f"{unasked}nvidia-smi of the host lists no processes": True,
-    }
+def test_verify_asks_a_loaded_model_for_tokens() -> None:
+    live = Live("5m")
+    live.loaded = loaded()
+    assert proofs(live) == {**WELL, SPEED: True}
+    live = Live("5m", answer="503")
+    live.loaded = loaded()
+    assert proofs(live) == {**WELL, "m:1: generates a token": False}
+
+
+@pytest.mark.parametrize(
+    ("live", "reason"),
+    [
+        (Live("5m", quiet="other requests were under way"), "other requests were under way"),
+        (Live("5m", answer=json.dumps({**ANSWER, "eval_count": 3})), "the answer is shorter than 8 tokens"),
+        (Live("5m", quiet=""), "nothing was said"),
+    ],
+)
+def test_a_speed_that_says_nothing_is_not_compared(live: Live, reason: str) -> None:
+    live.loaded = loaded()
+    assert proofs(live) == {**WELL, f"not asked: the speed of m:1: {reason}": True}
+
+
+def test_the_speed_is_compared_by_model_and_cards() -> None:
+    live = Live("-1")
+    live.loaded = loaded()
+    step = Resident(instance="ollama1", models=("m:1", "n:1"))
+    (measured,) = [check.speed for check in step.check(live) if check.speed]
+    assert measured == Speed("m:1 on NVIDIA L40S", 64.0)
+
+
+STAYS = "m:1: stays loaded"
+GENERATE = "http://127.0.0.1:3001/api/generate"
+RESTORE = "by the keep_alive of a request; to set it back, type on the host: curl --noproxy '*' -d"
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "until", "got"),
+    [
+        ("-1", "2319-03-11T21:55:57.465203608Z", "for ever"),
+        (
+            "-1",
+            "2026-11-29T22:08:43.477764702Z",
+            f"""until 2026-11-29T22:08:43, {RESTORE} '{{"model": "m:1", "keep_alive": -1}}' {GENERATE}""",
+        ),
+        ("5m", "2026-11-29T22:05:00.5Z", "300 s after a request"),
+        (
+            "5m",
+            "2026-11-29T22:00:02Z",
+            f"""2 s after a request, {RESTORE} '{{"model": "m:1", "keep_alive": "5m"}}' {GENERATE}""",
+        ),
+        (
+            "5m",
+            "2319-03-11T21:55:57.465203608Z",
+            f"""for ever, {RESTORE} '{{"model": "m:1", "keep_alive": "5m"}}' {GENERATE}""",
+        ),
+        ("-1", "0001-01-01T00:00:00Z", None),
+        ("5m", "no date", None),
+        ("5m", "2026-99-99T22:00:02Z", None),
+    ],
+)
+def test_verify_compares_how_long_a_model_stays_loaded(keep_alive: str, until: str, got: str | None) -> None:
+    live = Live(keep_alive)
+    live.loaded = loaded(expires_at=until)
+    step = Resident(instance="ollama1", models=("m:1", "n:1"))
+    found = {check.name: (check.got, check.passed) for check in step.check(live)}
+    assert found.get(STAYS) == (None if got is None else (got, RESTORE not in got))
+
+
+def test_the_command_that_sets_the_time_of_an_embedding_model_back_embeds() -> None:
+    live = Live("-1", answer='{"embeddings":[[1]]}')
+    live.loaded = loaded(expires_at="2026-11-29T22:08:43.477764702Z")
+    found = {check.name: check.got for check in Resident(instance="ollama1", models=("m:1",)).check(live)}
+    assert found[STAYS].endswith(
+        """{"model": "m:1", "keep_alive": -1, "input": "."}' http://127.0.0.1:3001/api/embed"""
+    )
+
+
+def test_the_plan_notes_a_model_that_does_not_stay_and_changes_nothing() -> None:
+    live = Live("-1")
+    live.loaded = loaded(expires_at="2026-11-29T22:08:43.477764702Z")
+    step = Resident(instance="ollama1", models=("m:1",))
+    have = step.fact().parse(Answer(0, live.listed().encode(), b""))
+    assert converged(have, step.want(HostFacts(), have))
+    said = "m:1 stays loaded on ollama1 until 2026-11-29T22:08:43, by the keep_alive of a request (docs/balancer.md)"
+    assert step.note(HostFacts(), have) == said
+    assert step.note(HostFacts()) == ""
 
 
 def test_verify_misses_a_model_that_should_stay_loaded() -> None:

@@ -21,6 +21,7 @@ from provision.runs.context import Context
 from provision.ssh.host_paths import HostPaths
 from provision.steps.base import Check, Fact, UnreadableError
 from provision.steps.live import asked_once, read_once
+from provision.steps.speed import Speed
 from provision.steps.system.file import File
 from provision.testing import ShellHost
 from provision.verify import backend as live
@@ -168,6 +169,49 @@ def test_a_single_copy_is_compared_with_nothing(verified, tmp_path):
     (tmp_path / "a").write_text("1")
     result = verified(Copy(str(tmp_path / "a")))
     assert [check.name for step in result.steps for check in step.checks] == ["as declared", "path", "digest"]
+
+
+@dataclass(frozen=True)
+class Paced(Named):
+    """A step that measures a speed."""
+
+    compared_as = "speed"
+    rate: float = 0.0
+    what: str = "m on L40S"
+
+    def check(self, live):
+        yield Check("made tokens", True, True, speed=Speed(self.what, self.rate) if self.rate else None)
+
+
+def paced(folder, *rates, **more):
+    return [Paced(str(folder / "a"), name=str(number), rate=rate, **more) for number, rate in enumerate(rates)]
+
+
+def test_a_speed_far_below_the_median_fails_its_step(verified, tmp_path):
+    (tmp_path / "a").write_text("")
+    usual = "not more than 4 times slower than the median"
+    figures = "10.0 tokens per second, and the median of 4 instances is 59.5"
+    assert failed(verified(*paced(tmp_path, 60.0, 10.0, 59.0, 61.0))) == {
+        "note:1": [("speed of m on L40S", figures, usual)]
+    }
+    assert failed(verified(*paced(tmp_path, 60.0, 20.0, 59.0, 61.0))) == {}
+
+
+def test_speeds_of_few_instances_are_not_compared(verified, tmp_path):
+    (tmp_path / "a").write_text("")
+    other = paced(tmp_path, 0.0, 0.0, 9.0, what="n on L40S")[2:]
+    result = verified(*paced(tmp_path, 60.0, 1.0), *other)
+    assert result.result == "passed"
+    said = [check.name for step in result.steps for check in step.checks if check.name.startswith("not asked")]
+    assert said == [
+        "not asked: whether m on L40S is slow: 2 of at least 3 comparable instances were measured",
+        "not asked: whether n on L40S is slow: 1 of at least 3 comparable instances were measured",
+    ]
+
+
+def test_a_fleet_without_a_measured_speed_passes(verified, tmp_path):
+    (tmp_path / "a").write_text("")
+    assert verified(*paced(tmp_path, 0.0)).result == "passed"
 
 
 def test_the_next_verification_asks_again(verified, tmp_path):

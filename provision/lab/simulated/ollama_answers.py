@@ -182,14 +182,14 @@ class Answers:
             asked = _read(loaded, question)
             begun = time.perf_counter_ns()
             thoughts, said, cut = _cut(question)
-            due = time.monotonic()
+            first = due = time.monotonic()
             for word in thoughts:
                 yield question.frame("", thinking=word)
                 due = self._tick(loaded, alive, due)
             for word in said:
                 yield question.frame(word)
                 due = self._tick(loaded, alive, due)
-            ended = time.perf_counter_ns()
+            ended, made = time.perf_counter_ns(), due - first
             noise.request(asked, len(thoughts) + len(said))
         spoken = [*question.prompt.split(), *thoughts, *said]
         wants_context = not question.chat and not question.body.get("raw")
@@ -203,7 +203,7 @@ class Answers:
             prompt_eval_count=asked,
             prompt_eval_duration=begun - admitted,
             eval_count=len(thoughts) + len(said),
-            eval_duration=ended - begun,
+            eval_duration=round(made * 1e9),  # the speed of the simulated cards, not of this machine
         )
 
     def _tick(self, loaded: Loaded, alive: Alive, due: float) -> float:
@@ -215,13 +215,19 @@ class Answers:
             GoneError: the client left.
             RefusedError: the fault `stream-fails` is on.
         """
-        due += words.pause(loaded.share) * self._scheduler.slowness()
+        due += words.pause(loaded.share) * self._scheduler.slowness() * _slow()
         time.sleep(max(0.0, due - time.monotonic()))
         if not alive():
             raise GoneError
         if fault("stream-fails") is not None:
             raise RefusedError(500, "an error was encountered while running the model: simulated by the provision lab")
         return due
+
+
+def _slow() -> float:
+    """How many times slower answers are by the fault `slow`."""
+    text = fault("slow")
+    return 1 if text is None else float(text or 10)
 
 
 def _check_abilities(body: Body, model: Model, abilities: tuple[str, ...], chat: bool) -> None:

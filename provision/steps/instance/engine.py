@@ -13,6 +13,7 @@ from provision.command import Answer, Run
 from provision.steps.base import Check
 from provision.steps.docker.probe import Probe
 from provision.steps.nvidia_smi import Card
+from provision.steps.speed import Speed
 
 
 class Readiness(Protocol):
@@ -72,6 +73,30 @@ class Loading:
     models: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CardsLog:
+    """The lines of a server's log that name its cards when the server starts.
+
+    Args:
+        line: words of such a line.
+        key: the key in the line, followed by `=` and a value without blanks.
+        wanted: the value of a server that uses its cards; upper case does not count.
+    """
+
+    line: str
+    key: str
+    wanted: str
+
+
+def no_speed(answer: Answer) -> Speed | None:
+    """Return no speed, for an engine whose test measures none.
+
+    Args:
+        answer: to the test.
+    """
+    return None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Engine:
     """A model server.
@@ -83,7 +108,7 @@ class Engine:
         variables: the environment of the server.
         start_timeout: seconds until a server answers after a start by a deploy.
         boot_timeout: seconds until a server answers after a start at boot.
-        no_card: the words in the log of a server without a card; empty if such a server does not start.
+        cards_log: the lines of the log that name the cards of a server; None if a server without a card does not start.
         loading: loads the models at boot.
         client_paths: paths for clients of a balancer, beside the paths below /v1/.
         open_paths: client paths that answer a GET with status 200, for verify.
@@ -92,6 +117,7 @@ class Engine:
         unusable: returns why an image cannot use a card with the card's driver; empty if it can.
         readiness: makes the test of an instance.
         stream: proves that a streamed answer comes through a balancer.
+        speed: reads the speed of an instance from the answer to its passed test; None where it was not measured.
     """
 
     name: str
@@ -100,7 +126,7 @@ class Engine:
     variables: Variables
     start_timeout: int
     boot_timeout: int
-    no_card: str = ""
+    cards_log: CardsLog | None = None
     loading: Loading = Loading()
     client_paths: tuple[str, ...]
     open_paths: tuple[str, ...]
@@ -109,6 +135,7 @@ class Engine:
     unusable: Callable[[str, Card], str]
     readiness: Readiness
     stream: StreamProof
+    speed: Callable[[Answer], Speed | None] = no_speed
 
     @property
     def health(self) -> str:

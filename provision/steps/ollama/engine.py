@@ -4,7 +4,7 @@ Sources: paths of the API, docs/facts.md#ollama-api; paths that show or change t
 variables, docs/facts.md#ollama-variables.
 """
 
-from provision.steps.instance.engine import Engine, Loading, Variables
+from provision.steps.instance.engine import CardsLog, Engine, Loading, Variables
 from provision.steps.ollama import driver, environment, readiness, scripts, server_state, stream_proof
 
 OLLAMA = Engine(
@@ -18,7 +18,7 @@ OLLAMA = Engine(
     ),
     start_timeout=120,
     boot_timeout=300,
-    no_card="library=cpu",
+    cards_log=CardsLog(line="inference compute", key="library", wanted="CUDA"),
     loading=Loading(functions=scripts.LOADING, models=scripts.BOOT),
     # Paths for clients; the rest pulls, deletes, or shows memory. The `ollama` program asks for / before anything else.
     client_paths=(
@@ -50,4 +50,5 @@ OLLAMA = Engine(
     unusable=driver.unusable,
     readiness=readiness.command,
     stream=stream_proof.stream,
+    speed=readiness.speed,
 )

@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from provision.command import Command, sh
+from provision.steps import speed
 from provision.steps.base import NOT_ASKED, Check, Fact, PutBack, State, Step
-from provision.steps.facts import HostFacts
-from provision.steps.ollama import scripts, server_state
+from provision.steps.facts import HostFacts, live_facts
+from provision.steps.ollama import loaded_proof, scripts, server_state
 from provision.steps.ollama.server_state import Server, Servers
 from provision.steps.wording import Vocabulary, Words
-from provision.terminal_text import ending
 
 LOAD_TIMEOUT = 2 * 3600.0
-ANSWER_TIMEOUT = "300"  # seconds; a busy instance answers in its turn
-ASK = "curl --noproxy '*' -sS -m %s -d %s %s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +33,7 @@ class Resident(Step):
         after: ids of steps that change the loaded models as a side effect.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"loaded"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"loaded", "unkept"})
     is_health: ClassVar[bool] = True
     words: ClassVar[Vocabulary] = {
         "enough": Words("declared models are not loaded"),
@@ -97,6 +95,18 @@ class Resident(Step):
         """Loaded: requests decided which models were loaded in the past."""
         return self.want(facts, have)
 
+    def note(self, facts: HostFacts, have: State = None) -> str:
+        """The models that a request's keep_alive keeps for another time than the inventory says. No change: the next
+        request may set the time again, so a deploy would differ from its plan at any moment."""
+        unkept = (have or {}).get("unkept", {})
+        stays = "; ".join(f"{model} stays loaded on {self.instance} {how}" for model, how in unkept.items())
+        return f"{stays}, by the keep_alive of a request (docs/balancer.md)" if stays else ""
+
+    @property
+    def compared_as(self) -> str:
+        """The speed of all instances."""
+        return speed.NAME
+
     def irrevocable(self, before: State, after: State) -> str:
         """A removed container had no models loaded, and goes as a whole."""
         return "" if before else "it goes with its container"
@@ -114,10 +124,7 @@ class Resident(Step):
         return f"loads {', '.join(missing)} on {self.instance}" if missing else ""
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The models are loaded, one of them answers with a token, and no byte of them is off the cards.
-
-        Only a loaded model is asked: a question to another would load that model, and verify changes nothing.
-        """
+        """The models are loaded and stay so, one of them answers, and no byte of them is off the cards."""
         server = server_state.read_live(live).by_name.get(self.instance)
         names = self._names(server)
         if server is None or server.keeps:
@@ -128,12 +135,12 @@ class Resident(Step):
                 f"{NOT_ASKED}{self.instance} has no model loaded now, and a question would load one", True, True
             )
         if server and names:
-            yield Check(f"{names[0]}: generates a token", _token(live, server.at, names[0]), True)
+            yield from loaded_proof.checks(live, self.instance, server, names[0], _cards(live, server))
         for name in names:
             entry = ((server.loaded if server else None) or {})[server_state.canonical(name)]
             yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))
         if server and server.claim:
-            yield _held(server)
+            yield loaded_proof.held(server)
 
     def _names(self, server: Server | None) -> list[str]:
         """Return the declared models that are loaded."""
@@ -185,6 +192,7 @@ class Resident(Step):
             "loaded": sorted(names),
             "keeps": server.keeps,
             "limit": server.limit,
+            "unkept": loaded_proof.unkept(server),
             "on_cpu": sorted(
                 _with(names, entries, lambda entry: bool(entry.get("size_vram")) and not _on_cards(entry))
             ),
@@ -210,15 +218,10 @@ def _slow(state: State) -> set[str]:
     return {*(state or {}).get("on_cpu", ()), *(state or {}).get("off_cards", ())}
 
 
-def _held(server: Server) -> Check:
-    """Return the proof that processes of the instance hold the memory that its server claims."""
-    claim = f"{round(server.claim / server_state.MIB)} MiB"
-    if server.holding.proved is None:
-        why = server.holding.words
-        name = f"{NOT_ASKED}whether its processes hold {claim} of its cards, as the server says: {why}"
-        return Check(name, True, True)
-    held = server.holding.proved or f"{server.holding.words}: the server works on the CPU, whatever it reports"
-    return Check(f"its processes hold {claim} of its cards, as the server says", held, True)
+def _cards(live: Any, server: Server) -> str:
+    """Return the cards of an instance in words; empty for a card that the host does not list."""
+    names = {card.uuid: card.name for card in live_facts(live).cards}
+    return speed.cards_in_words(names.get(card, "") for card in server.cards)
 
 
 def _request(model: str, keep_alive: int) -> str:
@@ -227,14 +230,3 @@ def _request(model: str, keep_alive: int) -> str:
 
 def _embedding(model: str, **options: int) -> str:
     return json.dumps({"model": model, **options, "input": "."})
-
-
-def _token(live: Any, at: str, model: str) -> bool | str:
-    """Return whether the model answers, or else the actual answer. Default options, as other options reload the
-    model."""
-    body = json.dumps({"model": model, "prompt": "1", "stream": False, "options": {"num_predict": 1}})
-    answer = live.run(ASK, ANSWER_TIMEOUT, body, f"http://{at}/api/generate")
-    if "does not support generate" in answer.stdout:
-        answer = live.run(ASK, ANSWER_TIMEOUT, _embedding(model), f"http://{at}/api/embed")
-    good = '"eval_count":' in answer.stdout.replace(" ", "") or '"embeddings":' in answer.stdout
-    return good or ending(answer.stdout or answer.stderr, 200)

@@ -38,6 +38,7 @@ MARKS = "provision-models"
 """The folder beside an instance's `models/`, with a file for each model that we pulled."""
 MENDED = ".mended"  # ends the name of a file beside a mark: start times of the servers that ran while a blob was mended
 BLOB = r"sha256-[0-9a-f]{64}"  # the name of a blob file
+DEFAULT_KEEP_ALIVE = "5m"
 MIB = 1 << 20
 DEFAULT_REGISTRY, DEFAULT_SPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 PROBE = Probe(
@@ -59,6 +60,8 @@ class Server:
         at: address and port.
         folder: the folder of its models on the host.
         keeps: whether loaded models stay loaded (OLLAMA_KEEP_ALIVE is negative).
+        keep_alive: OLLAMA_KEEP_ALIVE.
+        cards: UUIDs of the cards of its container.
         limit: how many models may be loaded at once (OLLAMA_MAX_LOADED_MODELS).
         tags: model name -> entry of `/api/tags`; None without an answer.
         loaded: model name -> entry of `/api/ps`; None without an answer.
@@ -75,6 +78,8 @@ class Server:
     at: str = ""
     folder: str = ""
     keeps: bool = False
+    keep_alive: str = DEFAULT_KEEP_ALIVE
+    cards: tuple[str, ...] = ()
     limit: int = 0
     tags: Mapping[str, Mapping[str, Any]] | None = None
     loaded: Mapping[str, Mapping[str, Any]] | None = None
@@ -179,7 +184,7 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
     folder = next((str(mount["Source"]) for mount in item["mounts"] or () if mount["Destination"] == PROBE.home), "")
     inside = _below(docker.files, f"{folder}/")
     at = next((f"{binding['HostIp']}:{binding['HostPort']}" for binding in PROBE.bindings(item["ports"])), "")
-    tags, loaded = map(_models, _bodies(item))
+    tags, loaded = map(models, _bodies(item))
     marks = {path: content.decode(errors="replace") for path, content in _below(inside, f"{MARKS}/").items()}
     mended = {path: content for path, content in marks.items() if path.endswith(MENDED)}
     return Server(
@@ -187,6 +192,8 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
         at=at,
         folder=folder,
         keeps=variables.get("OLLAMA_KEEP_ALIVE", "").startswith("-"),
+        keep_alive=variables.get("OLLAMA_KEEP_ALIVE") or DEFAULT_KEEP_ALIVE,
+        cards=tuple(cards_of(item)),
         limit=int(limit) if re.fullmatch("[0-9]{1,9}", limit) else 0,  # as the server takes any other text
         tags=tags,
         loaded=loaded,
@@ -217,8 +224,12 @@ def _bodies(item: Mapping[str, Any]) -> tuple[str, str]:
     return tags, loaded
 
 
-def _models(body: str) -> Mapping[str, Mapping[str, Any]] | None:
-    """Return the models by name, or None for any other answer."""
+def models(body: str) -> Mapping[str, Mapping[str, Any]] | None:
+    """Return the models by name, or None for any other answer.
+
+    Args:
+        body: answer to `/api/tags` or `/api/ps`.
+    """
     try:
         return {canonical(item["name"]): item for item in json.loads(body)["models"] or ()}
     except (ValueError, KeyError, TypeError):
@@ -237,7 +248,7 @@ def claim(loaded: Mapping[str, Mapping[str, Any]]) -> int:
 
 def _complaint(item: Mapping[str, Any]) -> str:
     """Return a server's words in place of a proper answer."""
-    words = (text[:300].strip() for text in _bodies(item) if _models(text) is None)
+    words = (text[:300].strip() for text in _bodies(item) if models(text) is None)
     return next(words, "") or "no answer"
 
 

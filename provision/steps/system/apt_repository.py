@@ -247,7 +247,7 @@ class OnlySource(Step):
         """None: a guard changes nothing."""
         return []
 
-    def note(self, facts: HostFacts) -> str:
+    def note(self, facts: HostFacts, have: State = None) -> str:
         """The foreign line in use."""
         line = self.repository.reused(facts)
         if line is None:
