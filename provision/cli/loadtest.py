@@ -261,7 +261,9 @@ def _web(options: LoadTestOptions) -> "Web | None":
     if not options.web:
         return None
     at = f"[{options.web_host}]" if ":" in options.web_host else options.web_host
-    click.echo(f"Locust's page: http://{at}:{options.web_port}  (Ctrl-C ends it and shows the figures)", err=True)
+    click.echo(
+        f"Locust's page: http://{at}:{options.web_port}/?tab=tokens  (Ctrl-C ends it and shows the figures)", err=True
+    )
     return Web(options.web_host, options.web_port)
 
 

@@ -4,6 +4,7 @@ profile        the requests: chat, generate, openai, or a file of requests
 stream         a streamed answer, frame by frame: its progress and its end
 record         one request and its outcome; a line in a file
 locustfile     Locust's user; runs in Locust's own processes, which patch their sockets
+locust_page    our tab on Locust's own page; runs in Locust's processes too
 drive          starts Locust, follows its records, and ends Locust
 target         the endpoint and the model; asked before any load
 measure        records -> figures

@@ -26,7 +26,7 @@ from provision.errors import ProvisionError
 from provision.inventory import Secret
 from provision.loadtest.measure import Tally
 from provision.loadtest.profile import Profile
-from provision.loadtest.record import parse
+from provision.loadtest.record import RecordFiles
 
 POLL = 0.2  # seconds between two looks at the records
 MERCY = 5.0  # seconds that Locust has to end after SIGTERM
@@ -110,7 +110,7 @@ def run(
     before, begun = _cpu(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="provision-loadtest-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        with _locust(load, folder, web) as process:
+        with _locust(load, folder, tally, web) as process:
             ended = _follow(_Watched(process, load, folder, tally), progress, wish, web)
     spent = (time.monotonic() - begun) * load.processes
     return dataclasses.replace(ended, cpu=(_cpu() - before) / spent)
@@ -122,7 +122,7 @@ def _cpu() -> float:
 
 
 @contextmanager
-def _locust(load: Load, folder: Path, web: Web | None) -> Iterator[subprocess.Popen[bytes]]:
+def _locust(load: Load, folder: Path, tally: Tally, web: Web | None) -> Iterator[subprocess.Popen[bytes]]:
     """Locust, running; killed afterwards with all its processes, whatever happens.
 
     Locust holds one end of a pipe of ours, and ends itself when the other end closes: then we were killed.
@@ -132,7 +132,7 @@ def _locust(load: Load, folder: Path, web: Web | None) -> Iterator[subprocess.Po
     (folder / "home").mkdir()
     job = folder / "job.json"
     job.touch(0o600)
-    job.write_text(json.dumps(_job(load, alive)))
+    job.write_text(json.dumps(_job(load, tally, alive)))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             _words(load, web),
@@ -154,7 +154,7 @@ def _locust(load: Load, folder: Path, web: Web | None) -> Iterator[subprocess.Po
         os.close(ours)
 
 
-def _job(load: Load, alive: int) -> dict[str, object]:
+def _job(load: Load, tally: Tally, alive: int) -> dict[str, object]:
     """The job for the locustfile."""
     return {
         "alive": alive,
@@ -162,6 +162,8 @@ def _job(load: Load, alive: int) -> dict[str, object]:
         "profile": dataclasses.asdict(load.profile),
         "timeout": load.timeout,
         "key": load.key.reveal() if load.key else "",
+        "labels": dict(tally.labels),
+        "known": sorted(tally.known),
     }
 
 
@@ -205,19 +207,14 @@ class _Watched:
         self.load = load
         self.tally = tally
         self._folder = folder
-        self._read: dict[Path, int] = {}
+        self._files = RecordFiles(folder / "records")
         self._workers = 0
         self._due = time.monotonic() + load.seconds  # from then on its processes may end
 
     def read(self) -> None:
         """Count every new, whole line."""
-        for path in sorted((self._folder / "records").iterdir()):
-            with path.open("rb") as file:
-                file.seek(self._read.get(path, 0))
-                data = file.read()
-            for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
-                self.tally.add(parse(line.decode()))
-                self._read[path] = self._read.get(path, 0) + len(line)
+        for record in self._files.new():
+            self.tally.add(record)
 
     def check(self) -> None:
         """Make sure that no process of Locust has ended by itself.

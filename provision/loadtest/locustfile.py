@@ -22,8 +22,9 @@ import requests
 import urllib3
 from locust import User, constant, events, task
 
+from provision.loadtest import locust_page
 from provision.loadtest.profile import Profile
-from provision.loadtest.record import TIMEOUT, Record
+from provision.loadtest.record import TIMEOUT, Record, RecordFiles
 from provision.loadtest.stream import Stream
 
 JOB = Path(os.environ["PROVISION_LOADTEST"])
@@ -50,6 +51,27 @@ def watch_our_starter(**_: Any) -> None:
     gevent.spawn(watch)
 
 
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def extend_the_page(environment: Any, **_: Any) -> None:
+    """Show first token and tokens per second on Locust's page; Locust's other processes have no page."""
+    if environment.web_ui is None:
+        return
+    files, latest = RecordFiles(JOB.parent / "records"), locust_page.Latest(TASK["labels"], TASK["known"])
+
+    def rows() -> list[dict[str, Any]]:
+        for record in files.new():
+            latest.add(record)
+        return latest.rows()
+
+    def begin(**_: Any) -> None:
+        rows()
+        latest.clear()
+
+    locust_page.extend(environment.web_ui, rows)
+    environment.events.test_start.add_listener(begin)
+    environment.events.reset_stats.add_listener(begin)
+
+
 class Client(User):
     """One user: asks, waits for the whole answer, asks again."""
 
@@ -73,7 +95,7 @@ class Client(User):
             request_type=PROFILE.name,
             name=PROFILE.model,
             response_time=(ended - begun) * 1000,
-            response_length=stream.tokens,
+            response_length=stream.size,  # Locust's page calls the mean "Average size (bytes)"
             exception=RuntimeError(outcome["problem"]) if outcome["problem"] else None,
             context={},
         )

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 LONGEST = 10_000  # gaps kept of one answer
 TIMEOUT = "timeout"
@@ -76,6 +77,28 @@ class Record:
         """The record as one line of JSON."""
         short = dataclasses.replace(self, gaps=[round(gap, 5) for gap in self.gaps[:LONGEST]])
         return json.dumps(dataclasses.asdict(short))
+
+
+class RecordFiles:
+    """The files of a folder to which Locust's processes append records.
+
+    Args:
+        folder: the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, int] = {}
+
+    def new(self) -> Iterator[Record]:
+        """Yield the records of every new, whole line."""
+        for path in sorted(self._folder.iterdir()):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                data = file.read()
+            for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+                self._read[path] = self._read.get(path, 0) + len(line)
+                yield parse(line.decode())
 
 
 def parse(line: str) -> Record:

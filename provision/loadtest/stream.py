@@ -42,6 +42,8 @@ class Stream:
     """Seconds in which the prompt was read; None where the server gives no figure (`/v1/`)."""
     decode: float | None = None
     """Seconds in which the answer was made; None where the server gives no figure."""
+    size: int = 0
+    """Bytes that came."""
     problem: str = ""
     """Why the stream is no answer; empty so far."""
     detail: str = ""
@@ -57,6 +59,7 @@ class Stream:
             now: seconds of a clock that never goes back.
         """
         before = self.frames
+        self.size += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._line(line.strip(), now)

@@ -1,15 +1,18 @@
 """Real Locust against a server on loopback that fails in every way."""
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import pytest
 
 from provision.errors import ProvisionError
 from provision.inventory import Secret
-from provision.loadtest import drive
+from provision.loadtest import drive, locust_page
 from provision.loadtest.drive import Load
 from provision.loadtest.measure import Tally
 from provision.loadtest.profile import Profile
@@ -249,6 +252,63 @@ def test_sigterm_ends_a_load_test_with_the_figures_so_far(endpoint, tmp_path):
     assert (process.returncode, document["exit"], document["stopped"]) == (130, 130, "interrupted")
     assert document["overall"]["requests"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_locusts_page_shows_first_token_and_tokens_per_second(endpoint, unused_tcp_port, tmp_path, processes):
+    words = ["loadtest", "-i", "/nonexistent", "--target", endpoint("whole"), "--yes", "--model", "m:1b"]
+    words += ["--web", "--web-port", str(unused_tcp_port), "--profile", "generate", "--processes", str(processes)]
+    argv = [sys.executable, "-m", "provision", *words]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            wait_for(lambda: fetched(unused_tcp_port, "/"))
+            page = fetched(unused_tcp_port, "/")
+            fetched(unused_tcp_port, "/swarm", b"user_count=3&spawn_rate=10")
+            wait_for(lambda: "m:1b" in shown_on(unused_tcp_port))
+            document = json.loads(fetched(unused_tcp_port, "/stats/requests"))
+        finally:
+            process.terminate()
+            said = process.communicate(timeout=30)[1].decode()
+    assert f"http://127.0.0.1:{unused_tcp_port}/?tab=tokens" in said
+    arguments = json.loads(re.search(r"window.templateArgs = (.*)", page)[1])
+    assert [tab["key"] for tab in arguments["extended_tabs"]] == ["tokens"]
+    columns = [column["key"] for column in arguments["extended_tables"][0]["structure"]]
+    assert locust_page.HIDDEN + "</head>" in page
+    assert [one["key"] for one in document["extended_stats"]] == ["tokens"]
+    rows = document["extended_stats"][0]["data"]
+    assert [row["instance"] for row in rows] == ["gpu-01/ollama1", "all"]
+    assert all(list(row) == columns for row in rows)
+    assert all(isinstance(row[key], float) for row in rows for key in ("firsta", "firstb", "ratea", "all"))
+    assert {row["name"] for row in document["stats"]} == {"m:1b", "Aggregated"}
+    assert document["stats"][0]["avg_content_length"] == len(TOKEN + TOKEN + LAST)
+
+
+def fetched(port, path, body=None):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body, timeout=10) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def shown_on(port):
+    """Return the names of Locust's own rows."""
+    document = json.loads(fetched(port, "/stats/requests") or '{"stats": []}')
+    return {row["name"] for row in document["stats"]}
+
+
+def test_every_advertisement_of_locusts_page_is_known():
+    """A newer Locust may move the advertisement: then the hidden address is another, and this list too."""
+    folder = importlib.util.find_spec("locust").submodule_search_locations[0]
+    scripts = Path(folder, "webui").rglob("*.js")
+    links = {link for script in scripts for link in re.findall(r"href:`(https://[^`$]*)", script.read_text())}
+    foreign = {link for link in links if not re.match(r"https://(docs\.locust\.io|github\.com)/", link)}
+    assert {link for link in foreign if link.startswith(locust_page.ADVERTISED)}
+    assert {link for link in foreign if not link.startswith(locust_page.ADVERTISED)} == {
+        "https://medium.com/locust",
+        "https://twitter.com/jonatanheyman",
+    }
 
 
 def wait_for(holds):

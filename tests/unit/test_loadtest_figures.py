@@ -12,6 +12,7 @@ from provision.inventory import Targets
 from provision.loadtest import session, text, verdict
 from provision.loadtest.capacity import Step, search
 from provision.loadtest.drive import Ended, Load
+from provision.loadtest.locust_page import LATEST, Latest
 from provision.loadtest.measure import OTHER, UNNAMED, Tally, histogram, overlap, percentile, summary
 from provision.loadtest.profile import Profile
 from provision.loadtest.record import Record, parse
@@ -415,6 +416,22 @@ def test_an_interrupted_search_reports_its_steps():
     assert (found.holds.users, found.broke) == (2, None)
     nothing = search(lambda users: None, 100)
     assert list(text.capacity(nothing, whole=False))[-1] == "No step was completed."
+
+
+def test_locusts_page_has_the_figures_of_the_latest_requests():
+    latest = Latest({"10.0.0.2:3001": TWO}, [ONE, TWO])
+    assert latest.rows() == []
+    for number in range(LATEST + 1):
+        latest.add(
+            record(at=float(number), instance=ONE if number else "gone", ttft=0.25, queued=0.0 if number else 9.0)
+        )
+    latest.add(record(at=2000.0, instance="10.0.0.2:3001", ttft=3.0, queued=2.8))
+    rows = {row["instance"]: row for row in latest.rows()}
+    assert list(rows) == [ONE, TWO, "all"]
+    assert (rows["all"]["requests"], rows["all"]["queued"], rows["all"]["firsta"]) == (LATEST, "1 of 1000", 0.25)
+    assert (rows[TWO]["firstb"], rows[TWO]["ratea"]) == (3.0, 10.0)
+    latest.clear()
+    assert latest.rows() == []
 
 
 def test_the_terminal_shows_every_instance_and_every_target():
