@@ -30,7 +30,7 @@ update: needs ## Write requirements.lock from the newest versions that pyproject
 test-newest: needs ## Unit tests with the newest versions that pyproject.toml allows, in an environment of their own
 	$(PYTHON) -m venv --clear .venv-newest
 	$(PYTHON) -m tests.requirements newest .venv-newest
-	nice .venv-newest/bin/pytest -q -n 4 tests/unit
+	nice .venv-newest/bin/pytest -q -n 4 tests/unit tests/contract
 
 demo: .venv/installed ## Two bare (simulated) GPU hosts become a verified, balanced endpoint
 	$(SUDO) $(BIN)/provision lab demo
@@ -48,7 +48,7 @@ lint: .venv/installed
 
 # nice: what the lab is made of takes longer
 unit: .venv/installed ## Tests that need no lab
-	nice $(BIN)/pytest -q -n 4 $(REPORT) tests/unit
+	nice $(BIN)/pytest -q -n 4 $(REPORT) tests/unit tests/contract
 
 lab-parts: .venv/installed
 	$(SUDO) $(BIN)/provision lab prepare --install

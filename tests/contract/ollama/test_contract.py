@@ -1,0 +1,42 @@
+"""The recordings of real servers and the simulator of the lab keep the contract with Ollama."""
+
+import pytest
+
+from tests.contract.ollama import cases, differences, simulator, targets
+
+CASES = cases.load()
+RECORDINGS = {version: targets.Recording(version) for version in targets.RECORDED}
+LISTED = differences.load("simulator")
+SIMULATED = [case for case in CASES if not case.slow and not case.needs_registry]
+
+
+@pytest.mark.parametrize("version", targets.RECORDED)
+@pytest.mark.parametrize("case", [case for case in CASES if case.recorded], ids=lambda case: case.name)
+def test_a_case_holds_of_the_recordings(case, version):
+    assert [*map(str, targets.differences(case, RECORDINGS[version]))] == []
+
+
+@pytest.mark.parametrize("version", targets.RECORDED)
+def test_every_recorded_answer_has_a_case(version):
+    recorded = {case.name for case in CASES if case.recorded}
+    unrecorded = {case.name for case in CASES if not case.recorded}
+    assert set(RECORDINGS[version].names) - unrecorded == recorded
+
+
+@pytest.fixture(scope="module")
+def server(request, tmp_path_factory):
+    """A simulator for the cases of a group."""
+    with simulator.running(tmp_path_factory.mktemp(request.param)) as address:
+        yield address
+
+
+@pytest.mark.parametrize(
+    ("server", "case"), [(case.group, case) for case in SIMULATED], indirect=["server"], ids=lambda value: str(value)
+)
+def test_a_case_holds_of_the_simulator(server, case):
+    assert differences.complaints(case.name, targets.differences(case, server), LISTED) == []
+
+
+def test_every_listed_difference_is_of_a_case():
+    for target in ("simulator", "live"):
+        assert {entry.case for entry in differences.load(target)} <= {case.name for case in CASES}
