@@ -44,6 +44,11 @@ class Verdict:
     evidence: str = ""
     seconds: float = 0.0
 
+    @property
+    def breaks(self) -> bool:
+        """Whether the verdict fails the run: a case without a verdict needs a reason."""
+        return self.verdict in {"differs", "failed"} or (self.verdict == "not run" and not self.evidence)
+
 
 @dataclass
 class Session:
@@ -62,3 +67,8 @@ class Session:
     programs: list[Program] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the run passes: at least one verdict, and no verdict that breaks the run."""
+        return bool(self.verdicts) and not any(verdict.breaks for verdict in self.verdicts)

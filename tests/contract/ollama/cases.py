@@ -70,7 +70,7 @@ class Case:
         pipelined: whether all requests go out before the first answer is read.
         within: for how many seconds the request is repeated until the facts hold.
         recorded: whether the recordings have the case.
-        slow: whether the case takes up to minutes; only a live run takes such cases.
+        slow: whether the case takes up to minutes on a real server.
         network: whether a real server leaves the machine for the answer; a live run leaves such cases out.
         answer: the facts.
         versions: by version: facts that replace facts of `answer`, or the reason why the version is not judged.

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.contract.ollama import cases, differences, simulator, targets
+from provision.lab.model_registry import ModelRegistry
+from tests.contract.ollama import cases, differences, pulls, simulator, targets
 
 CASES = cases.load()
 RECORDINGS = {version: targets.Recording(version) for version in targets.RECORDED}
 LISTED = differences.load("simulator")
-SIMULATED = [case for case in CASES if not case.slow and not case.needs_registry]
 
 
 @pytest.mark.parametrize("version", targets.RECORDED)
@@ -25,13 +25,15 @@ def test_every_recorded_answer_has_a_case(version):
 
 @pytest.fixture(scope="module")
 def server(request, tmp_path_factory):
-    """A simulator for the cases of a group."""
-    with simulator.running(tmp_path_factory.mktemp(request.param)) as address:
-        yield address
+    """A simulator for the cases of a group, with a registry of models."""
+    with ModelRegistry(tmp_path_factory.mktemp("registry")).serving() as registry:
+        pulls.publish(registry)
+        with simulator.running(tmp_path_factory.mktemp(request.param), registry.host) as address:
+            yield address
 
 
 @pytest.mark.parametrize(
-    ("server", "case"), [(case.group, case) for case in SIMULATED], indirect=["server"], ids=lambda value: str(value)
+    ("server", "case"), [pytest.param(case.group, case, id=case.name) for case in CASES], indirect=["server"]
 )
 def test_a_case_holds_of_the_simulator(server, case):
     assert differences.complaints(case.name, targets.differences(case, server), LISTED) == []

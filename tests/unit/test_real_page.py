@@ -1,0 +1,76 @@
+"""The page of a run against real programs names every case, says what fails, and nothing of this machine."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.contract.ollama import cases
+from tests.real import page
+from tests.real.verdicts import Program, Session, Verdict
+
+HOLDS = Verdict("Ollama", "0.17.4", "plain", "root GET", "holds", "", 0.25)
+
+
+def session(*verdicts):
+    """A run with two programs."""
+    programs = [Program("Ollama", "0.17.4", "Go module, built here"), Program("nginx", "1.26.3", "built from source")]
+    return Session("2026-11-30", "4 cores, 16 GiB", programs, list(verdicts), {"build": 400.0, "contract": 80.0})
+
+
+def test_the_page_says_program_version_origin_case_verdict_and_date():
+    text = page.render(session(HOLDS))
+    assert "on 2026-11-30, on a machine with 4 cores, 16 GiB, in 8 min" in text
+    assert "| Ollama | 0.17.4 | Go module, built here | 1 |" in text
+    assert "### plain: 1 holds" in text
+    assert "| root GET | Ollama 0.17.4 | holds |  | 0.2 |" in text
+    assert "| build | 7 min |" in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "passes"),
+    [
+        (HOLDS, True),
+        (replace(HOLDS, verdict="listed", evidence="a reason"), True),
+        (replace(HOLDS, verdict="not run", evidence="a reason"), True),
+        (replace(HOLDS, verdict="not run"), False),
+        (replace(HOLDS, verdict="differs", evidence="status"), False),
+        (replace(HOLDS, verdict="failed", evidence="no Go"), False),
+    ],
+)
+def test_a_run_fails_with_a_difference_a_failure_or_a_case_left_out_without_a_reason(verdict, passes):
+    run = session(HOLDS, replace(verdict, case="root HEAD"))
+    assert run.passed is passes
+    assert ("What fails this run" in page.render(run)) is not passes
+
+
+def test_a_run_without_verdicts_does_not_pass():
+    assert not session().passed
+
+
+def test_a_verdict_that_fails_the_run_stands_at_the_top_with_the_evidence():
+    text = page.render(session(HOLDS, replace(HOLDS, case="root HEAD", verdict="failed", evidence="no program `go`")))
+    assert "* plain: root HEAD (Ollama 0.17.4): failed: no program `go`" in text.partition("## Every case")[0]
+
+
+def test_the_page_names_what_only_a_recording_backs():
+    judged = [
+        Verdict("Ollama", "0.17.4", case.group, case.name, "holds")
+        for case in cases.load()
+        if case.name in {"root GET", "embed text"}
+    ]
+    backed = page.render(session(*judged)).partition("What only a recording backs")[2].partition("## Every case")[0]
+    older, unasked = (line for line in backed.splitlines() if line.startswith("*"))
+    assert "(1): `embed text`." in older  # 0.17 says other words than 0.33
+    assert "`root HEAD`" in unasked
+    assert "`root GET`" not in backed
+    assert "`show in other case`" in next(
+        line for line in backed.splitlines() if line.startswith("Without a recording")
+    )
+
+
+def test_evidence_is_one_short_line_without_folders_ports_and_registries():
+    evidence = "open /tmp/some/folder/x: 127.0.0.1:40213 | https://models.example.net/v2/x\n<b> " + "y" * 1000
+    text = page.render(session(replace(HOLDS, evidence=evidence)))
+    (row,) = (line for line in text.splitlines() if line.startswith("| root GET"))
+    assert "open FOLDER: 127.0.0.1:PORT \\| REGISTRY/v2/x &lt;b>" in row
+    assert len(row) < 600
