@@ -1,4 +1,4 @@
-"""Write the page: what real programs did in a run of `make test-real`, case by case."""
+"""Write the page of a run of `make test-real`: the verdicts on real programs, case by case."""
 
 import itertools
 import re
@@ -10,7 +10,7 @@ from tests.contract.ollama import cases
 from tests.contract.ollama.targets import RECORDED
 from tests.real.verdicts import Program, Session, Verdict
 
-PAGE = Path(__file__).parents[2] / "docs/real.md"
+PAGE = Path(__file__).parents[2] / "docs" / "real.md"
 WORDS = ("holds", "listed", "differs", "failed", "not run")
 _MEANING = """\
 **holds**: the program did what the case says. **listed**: the program differs, and
@@ -74,7 +74,7 @@ def _summary(session: Session) -> str:
 
 
 def _broken(session: Session) -> list[str]:
-    """Return a section with the verdicts that fail the run, where there are any."""
+    """Return a section with the verdicts that fail the run, or no section."""
     bad = [each for each in session.verdicts if each.breaks]
     if not bad:
         return []
@@ -158,7 +158,7 @@ def _row(*cells: object) -> str:
 
 
 def _clean(text: str) -> str:
-    """Return a text for a cell: one line, bounded, without folders, ports and registries of this machine."""
+    """Return a text for a cell: a single short line without folders, ports and registries of the machine."""
     text = _PORTS.sub(r"\1:PORT", _PATHS.sub("FOLDER", _ABROAD.sub("REGISTRY", text)))
     text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) <= _EVIDENCE else f"{text[:_EVIDENCE]} ..."

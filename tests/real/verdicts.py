@@ -70,5 +70,5 @@ class Session:
 
     @property
     def passed(self) -> bool:
-        """Whether the run passes: at least one verdict, and no verdict that breaks the run."""
+        """Whether the run passes: no verdict breaks the run, and the list is not empty."""
         return bool(self.verdicts) and not any(verdict.breaks for verdict in self.verdicts)

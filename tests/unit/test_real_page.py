@@ -1,4 +1,4 @@
-"""The page of a run against real programs names every case, says what fails, and nothing of this machine."""
+"""The page of a run against real programs names every case and every failure, and no folder of the machine."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def test_the_page_names_what_only_a_recording_backs():
     ]
     backed = page.render(session(*judged)).partition("What only a recording backs")[2].partition("## Every case")[0]
     older, unasked = (line for line in backed.splitlines() if line.startswith("*"))
-    assert "(1): `embed text`." in older  # 0.17 says other words than 0.33
+    assert "(1): `embed text`." in older  # the texts of 0.17 and 0.33 differ
     assert "`root HEAD`" in unasked
     assert "`root GET`" not in backed
     assert "`show in other case`" in next(

@@ -166,7 +166,8 @@ def _list(where: str, wanted: list[Any], found: Any, now: datetime | None) -> Fo
         yield Difference(where, "a list", _short(found))
         return
     at = 0
-    for pattern, more in _with_marks(wanted):
+    pairs = _with_marks(wanted)
+    for index, (pattern, more) in enumerate(pairs):
         if more != "...?":
             if at == len(found):
                 if not isinstance(found, documents.CutList):
@@ -174,7 +175,12 @@ def _list(where: str, wanted: list[Any], found: Any, now: datetime | None) -> Fo
                 return
             yield from _match(f"{where}[{at}]", pattern, found[at], now)
             at += 1
-        while more and at < len(found) and not any(_match(where, pattern, found[at], now)):
+        after = pairs[index + 1][0] if index + 1 < len(pairs) else None
+        while more and at < len(found):
+            own = [*_match(f"{where}[{at}]", pattern, found[at], now)]
+            if own and (after is None or len(own) >= len([*_match(where, after, found[at], now)])):
+                break
+            yield from own
             at += 1
     if at < len(found):
         yield Difference(f"{where}[{at}]", "the end of the list", _short(found[at]))

@@ -1,4 +1,4 @@
-"""The models that the cases of pulls name, and the faults of the registry that each of the models meets."""
+"""Models and faults of the registry for the cases of pulls."""
 
 import random
 from pathlib import Path
@@ -20,7 +20,7 @@ MODELS: dict[str, tuple[int, dict[str, str]]] = {
     "m401": (MIB, {"models-manifest": "401"}),
     "mhtml": (MIB, {"models-manifest": "html"}),
 }
-"""By name: the bytes of the weights, and the faults with their values. The weights are noise: no server loads them."""
+"""By name: the bytes of the weights, which are noise, and the faults with their values."""
 
 
 def publish(registry: ModelRegistry) -> None:
