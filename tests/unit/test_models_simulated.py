@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from provision.steps.instance.engine import proved_at
 from provision.steps.ollama import readiness, server_state
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import Model
-from tests.unit.test_lab_ollama import MODEL, ask, server, weights
+from tests.unit.test_lab_ollama import MODEL, ask, lines, server, weights
 
 __all__ = ["server"]
 EMBEDDING = "nomic-embed-text"
@@ -114,14 +113,11 @@ def test_a_part_that_comes_slowly_after_a_restart_is_not_given_up(host):
     fault.touch()
 
     def end_of_the_stall() -> None:
-        for _ in range(2000):
-            time.sleep(0.01)
-            partial = next((host.models / "blobs").glob("*-partial"), None)
-            if partial and partial.stat().st_size > 1 << 20:
-                break
-        while partial.stat().st_size > 1 << 20:
-            time.sleep(0.01)
-        fault.unlink()
+        before = 0
+        for frame in lines(host, {"model": MODEL}):  # the second client of the same download
+            if frame.get("completed", 0) < before:
+                fault.unlink(missing_ok=True)
+            before = frame.get("completed", before)
 
     watcher = threading.Thread(target=end_of_the_stall)
     watcher.start()
@@ -144,7 +140,7 @@ def test_a_library_that_closes_connections_is_reported(host):
 
 
 def test_a_server_that_ends_during_a_pull_is_reported(host, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         yield {"status": "pulling manifest"}
         yield {"status": "pulling 0123456789ab", "completed": 5, "total": 10}
         raise ConnectionResetError
@@ -156,7 +152,7 @@ def test_a_server_that_ends_during_a_pull_is_reported(host, monkeypatch):
 
 
 def test_an_answer_without_success_is_shown(host, monkeypatch):
-    monkeypatch.setattr(ollama_api, "pull", lambda *_: (frame for frame in [{"status": "pulling manifest"}]))
+    monkeypatch.setattr(ollama_api, "pull", lambda *_, **__: (frame for frame in [{"status": "pulling manifest"}]))
     said = 'the server\'s answer ended without success: {"status":"pulling manifest"}'
     assert pull().stderr == f"ollama1 could not pull deepseek-r1:1.5b: {said}\n"
 

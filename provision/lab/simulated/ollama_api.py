@@ -221,7 +221,8 @@ def _pull(client: Handler, body: Body, _: str) -> None:
     if not is_valid(name):
         raise RefusedError(400, "invalid model name")
     try:
-        with closing(pull(name, client.alive)) as frames:  # a client that leaves ends its download at once
+        # a client that leaves ends its download at once
+        with closing(pull(name, client.alive, insecure=bool(body.get("insecure")))) as frames:
             _progress(client, body, frames)
     except PullError as error:
         _fail(client, str(error))

@@ -166,8 +166,15 @@ def find(name: str) -> Model:
         facts = json.loads(blob_path(manifest["config"]["digest"]).read_bytes())
     except (OSError, ValueError, KeyError) as error:
         raise NotFoundError(name) from error
+    facts.setdefault("simulated", _unknown(manifest))
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat().replace("+00:00", "Z")
     return Model(here, hashlib.sha256(data).hexdigest(), modified, facts, manifest)
+
+
+def _unknown(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The measures of a model that is not of the catalogue: those of a small one, with the size of its layers."""
+    size = sum(layer["size"] for layer in layers_of(manifest))
+    return vars(Catalogued(size, "", "llama", 16, 2, 64, 1024)) | {"capabilities": ["completion"]}
 
 
 def everything() -> list[Model]:
