@@ -37,6 +37,9 @@ def running(folder: Path, registry: str = "") -> Iterator[Address]:
     Args:
         folder: an empty folder for the models and the log.
         registry: HOST:PORT of a registry of models; empty where no registry runs.
+
+    Raises:
+        RuntimeError: the simulator does not start; the text has the end of the log.
     """
     words = [sys.executable, "-m", "tests.contract.ollama.simulator", str(folder)]
     with (folder / "log").open("w") as log:
@@ -45,8 +48,10 @@ def running(folder: Path, registry: str = "") -> Iterator[Address]:
         )
     try:
         assert process.stdout is not None
-        port = int(process.stdout.readline())
-        yield Address("127.0.0.1", port, RECORDED[0], registry=registry, timeout=30)
+        port = process.stdout.readline()
+        if not port:
+            raise RuntimeError(f"the simulator did not start: {(folder / 'log').read_text()[-2000:]}")
+        yield Address("127.0.0.1", int(port), RECORDED[0], registry=registry, timeout=30)
     finally:
         process.terminate()
         process.wait()
