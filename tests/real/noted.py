@@ -1,0 +1,22 @@
+"""What a test notes for its row of the page."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Noted:
+    """The notes of a case.
+
+    Attributes:
+        program: the judged program.
+        version: the version of the program.
+        evidence: what shows the verdict, in words for the page.
+    """
+
+    program: str = "Ollama"
+    version: str = ""
+    evidence: str = ""
+
+    def judge(self, program: str, version: str) -> None:
+        """Name another program than the server as the judged one."""
+        self.program, self.version = program, version

@@ -1,0 +1,112 @@
+"""Real clients through the balancer: openai-python, ollama-python, and the program ollama."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.real import balancer
+from tests.real.balancer import Balancer
+from tests.real.install.programs import Programs
+from tests.real.instance import Host, Instance
+from tests.real.models import CHAT, EMBEDDING
+from tests.real.noted import Noted
+
+FOLDER = Path(__file__).parent / "clients"
+CASES = {
+    "openai_python": (
+        "models",
+        "one model",
+        "chat",
+        "chat stream with usage",
+        "completions",
+        "embeddings",
+        "embeddings of a chat model",
+        "responses",
+        "responses stream",
+        "unknown model",
+        "max_completion_tokens is ignored",
+    ),
+    "ollama_python": (
+        "list",
+        "ps",
+        "show",
+        "chat",
+        "chat stream",
+        "generate",
+        "generate stream",
+        "embed",
+        "embeddings",
+        "pull is refused",
+        "delete is refused",
+    ),
+}
+Results = Mapping[str, Mapping[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def pair(host: Host, known: Path) -> list[Instance]:
+    """Two running instances with the models."""
+    return [host.instance(name, known).start() for name in ("ollama1", "ollama2")]
+
+
+@pytest.fixture(scope="module")
+def front(programs: Programs, pair: list[Instance], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
+    with balancer.serving(programs.nginx, tmp_path_factory.mktemp("nginx"), pair) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def results(programs: Programs, front: Balancer) -> dict[str, Results]:
+    """What each client reports of its cases."""
+    return {name: _run(programs.python, name, front) for name in CASES}
+
+
+def _run(python: Path, name: str, front: Balancer) -> Results:
+    words = [python, FOLDER / f"{name}.py", front.url, CHAT, EMBEDDING]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["name"] for row in rows] == list(CASES[name])
+    return {row["name"]: row for row in rows}
+
+
+@pytest.mark.parametrize(("client", "case"), [(client, case) for client, cases in CASES.items() for case in cases])
+def test_client(client: str, case: str, results: dict[str, Results], programs: Programs, noted: Noted) -> None:
+    noted.judge(client.replace("_", "-"), programs.version(client.replace("_", "-")))
+    row = results[client][case]
+    assert row["holds"], row["evidence"]
+    noted.evidence = row["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("list",), CHAT),
+        (("ps",), "NAME"),
+        (("show", CHAT), "gemma3"),
+        (("run", CHAT, "Say yes."), ""),
+        (("stop", CHAT), ""),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_program_ollama(
+    words: tuple[str, ...], expected: str, front: Balancer, pair: list[Instance], noted: Noted
+) -> None:
+    done = pair[0].client(*words, port=front.port)
+    assert done.returncode == 0, done
+    assert expected in done.stdout
+    noted.evidence = f"exit 0{f': {expected}' if expected else ''}"
+
+
+@pytest.mark.parametrize("words", [("pull", CHAT), ("cp", CHAT, "other"), ("rm", CHAT)], ids=" ".join)
+def test_the_program_ollama_is_refused(
+    words: tuple[str, ...], front: Balancer, pair: list[Instance], noted: Noted
+) -> None:
+    done = pair[0].client(*words, port=front.port)
+    assert done.returncode == 1, done
+    assert "this path is not open here" in done.stderr
+    noted.evidence = f"exit 1: {done.stderr.strip().splitlines()[-1]}"
