@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 REPORT = $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 
-.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-newest update example bench bench-balancer bench-many bench-roll clean
+.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-newest update example bench bench-balancer bench-many bench-roll clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,9 @@ test-all: test-faults ## Every fault and every long lab test; make test runs a p
 
 test-faults: .venv/installed ## Every fault at every place, and the longest of the lab tests; writes docs/reliability.md (50 minutes; CLASS="apt disk" for some)
 	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)
+
+test-real: .venv/installed ## The contract, our scripts, balancer and clients against a real Ollama on the CPU (PARTS="contract clients" for some)
+	$(SUDO) $(BIN)/python -m tests.real $(PARTS)
 
 example: .venv/installed ## Write inventory/example.yaml from the roles' settings, docs/json.md from the schema
 	$(BIN)/python -m tests.example > inventory/example.yaml

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from provision.inventory import Duration, Host, Inventory, ModelName, Sha256, duration_seconds
+from provision.inventory import Duration, Host, Inventory, ModelName, Sha256, duration_seconds, shared_settings
 from provision.inventory import Settings as Base
 from provision.steps import engines
 from provision.steps.base import Owned, Step
@@ -63,6 +63,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
                 tries=settings.tries,
                 stall=round(duration_seconds(settings.stall)),
                 insecure=settings.insecure,
+                data_root=shared_settings.docker(host).data_root or "",
             )
             for name in served.models
         ]

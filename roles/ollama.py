@@ -31,6 +31,7 @@ from provision.inventory import (
     Text,
     duration_seconds,
     share_of,
+    shared_settings,
     size_bytes,
 )
 from provision.inventory import Settings as Base
@@ -294,7 +295,8 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     cards = {instance.name: instance.gpus for instance in instances}
     ports = {instance.name: instance.port for instance in instances}
     yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate, setting=TOLERATE)
-    yield Image(reference=settings.image)
+    docker = shared_settings.docker(host)
+    yield Image(reference=settings.image, data_root=docker.data_root or "", mirrors=tuple(docker.registry_mirrors))
     yield from boot.firewall_steps(host, inventory, OLLAMA)
     yield from boot.start_steps(host, address, _kept_loaded(settings, instances), OLLAMA)
     yield File(path=nvidia_smi.RECORD, content=lambda facts: nvidia_smi.record_text(facts.record))

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-from provision.apply import diagnostics
+from provision.apply import diagnostics, disk_room
 from provision.apply.disruption import Disruption
 from provision.apply.host_reader import HostReader
 from provision.apply.host_steps import HostSteps
@@ -115,6 +115,18 @@ class HostRun:
             planner.hidden(self.disruption.with_cost(change, self.context.store), self.hide) for change in plan.changes
         )
         return dataclasses.replace(plan, changes=tuple(changes))
+
+    def with_room(self, plan: HostPlan) -> HostPlan:
+        """Return the plan with a note for each step whose size is unknown. Ask the host only about changes that pull.
+
+        Args:
+            plan: of this host.
+
+        Raises:
+            RefusedError: a disk has too little room for what the changes bring.
+        """
+        checked = disk_room.checked(plan, lambda reads: self.session.batch(reads, stop=False))
+        return dataclasses.replace(checked, notes={step: self.hide(note) for step, note in checked.notes.items()})
 
     def deploy(self, roles: frozenset[str], fleet: FleetState | None = None) -> Iterator[Any]:
         """Bring the steps of some roles to their wanted state. A host without differences is not touched.

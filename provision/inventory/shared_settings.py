@@ -16,6 +16,14 @@ class DockerSettings(Protocol):
     def lock_timeout(self) -> str:
         """How long to wait for another program that has apt locked: a duration."""
 
+    @property
+    def data_root(self) -> str | None:
+        """Docker's folder for data; None for Docker's own."""
+
+    @property
+    def registry_mirrors(self) -> tuple[str, ...]:
+        """Addresses of mirrors of Docker Hub, asked before Docker Hub."""
+
 
 class ToolkitSettings(Protocol):
     """The shared settings of the role `nvidia_toolkit`."""

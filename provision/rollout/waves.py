@@ -229,6 +229,8 @@ class Rollout:
         host.run.read()
         host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, begin, clock_of_this_machine())
         self._plan(host, self._early)
+        if not self._stay_connected:  # a verification pulls nothing
+            host.outcome.plan = host.run.with_room(host.outcome.plan)
         host.planned = host.outcome.plan
         count = len(host.planned.changes)
         host.run.say("planned", "", f"{count} to change" if count else "nothing to change")

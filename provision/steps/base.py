@@ -15,6 +15,7 @@ from provision.command import Answer, Command, Run
 from provision.steps import wording
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
+from provision.steps.room import Filling
 from provision.steps.speed import Speed
 
 __all__ = [
@@ -259,6 +260,14 @@ class Step(ABC):
     def repaired(self, have: State) -> State:
         """The found state with spontaneous damage mended and nothing else changed; `have` without such damage."""
         return have
+
+    def filling(self, have: State) -> Filling | None:
+        """What the change brings to a disk of the host; None where the change brings little, or nothing.
+
+        Args:
+            have: the state found; None also where the state is not known yet.
+        """
+        return None
 
     def in_fleet(self, fleet: FleetState) -> "Step":
         """The step with the state of the fleet, for a step of the last wave; itself where that makes no difference.

@@ -43,7 +43,7 @@ def small_models(world):
 
 
 def large_models(world):
-    world.sh("mount -o remount,size=512m /srv/models")
+    world.sh("mount -o remount,size=2g /srv/models")
 
 
 def docker_apart(world):
@@ -176,6 +176,15 @@ CASES = {
         both(roomy("/var/lib/docker/tmp"), old_image),
         "image:ollama/ollama:0.33.0",
     ),
+    "/var/lib/docker, before an image is pulled": Case(
+        both(new_image, docker_full),
+        (r"no room: /var/lib/docker has 0\.0 MB free and needs \S+ MB: image:ollama/ollama:0.33.0",),
+        both(docker_roomy, old_image),
+        "image:ollama/ollama:0.33.0",
+        ready=docker_apart,
+        put_back=True,
+        leaves=(),
+    ),
     "/var/lib/docker, while an image is pulled": Case(
         docker_full,
         (NO_ROOM,),
@@ -197,12 +206,11 @@ CASES = {
     ),
     "the models folder": Case(
         small_models,
-        ("ollama1", NO_ROOM),
+        (r"no room: /srv/models has \S+ MB free and needs 1\.2 GB: model:ollama1/\S+ 1\.1 GB", "df -h /srv/models"),
         large_models,
         "model:ollama1/.*",
-        keep=False,
         put_back=True,
-        stops=True,
+        leaves=(),
     ),
     "the models folder, as the server says it after status 200": Case(
         both(

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from provision import actions, cli, testing
+from provision.cli.caller import Caller
 from provision.command import Script, look
+from provision.events import Event
+from provision.plan.role_interface import Entry
+from provision.ssh.host_paths import HostPaths
 from provision.steps.base import Check, Content
 from provision.steps.system import content
+from provision.testing import ShellHost
 
+from .test_actions import INVENTORY
 from .test_verification import Proved, failed, verified
 
 __all__ = ["verified"]
@@ -175,7 +182,7 @@ def test_progress_names_the_rest_of_the_time() -> None:
 
 def test_the_limit_of_a_hash_grows_with_the_files() -> None:
     few, many = (content.command([Content("/x", "a" * 64, size, "x")]).timeout for size in (10, 404 * 10**9))
-    assert (few, many) == (600, 600 + 20200)
+    assert (few, many) == (600, 600 + 80800)
 
 
 @pytest.mark.parametrize("line", ["is 3 " + "a" * 64, "is 0 " + "a" * 64, "is 1 /etc/shadow", "at 1", "is x y", ""])
@@ -248,3 +255,40 @@ def test_a_job_that_ends_early_fails_by_file(verified, files):
     [found] = failed(result).values()
     assert [got.partition(": the job exited 1: ")[0] for _, got, _ in found] == ["not hashed"] * 2
     assert not result.steps[0].drifted, "an unfinished hash proves no damage"
+
+
+@pytest.fixture
+def inventory(files, monkeypatch):
+    """A setup with a host that vouches for two files, one of them damaged."""
+    (files / "inventory.yaml").write_text(INVENTORY)
+    monkeypatch.chdir(files)
+
+    def steps(host, inventory):
+        return (Entry("docker", Vouches(str(files / "x"))),)
+
+    paths = HostPaths(run=f"{files}/run", state=f"{files}/state")
+    return testing.setup(files, lambda *_: ShellHost(paths), steps=steps, owned=())
+
+
+HERE = ["-i", "inventory.yaml", "-l", "gpu-01", "-t", "docker"]
+
+
+def test_the_command_names_file_digests_and_the_next_command(inventory, files, capsys):
+    assert cli.execute(["verify", *HERE], Caller(inventory)) == 0
+    assert cli.execute(["verify", "--deep", *HERE], Caller(inventory)) == 5
+    said = capsys.readouterr().out
+    assert "the next deploy replaces the file" in said
+    for line in ("bytes of two", f"expected {sha(b'right')}", f"got      {sha(b'wrong')}"):
+        assert line in said
+    assert "next: provision deploy -i inventory.yaml" in said
+    (files / "two").write_text("right")
+    assert cli.execute(["verify", "--deep", *HERE], Caller(inventory)) == 0
+
+
+def test_a_long_hash_is_seen_to_be_alive(inventory):
+    events: list[Event] = []
+    request = actions.Request("inventory.yaml", limit=("gpu-01",), tags=("docker",), setup=inventory)
+    assert actions.verify(request, deep=True, listen=events.append).exit_code == 5
+    texts = [event.text for event in events if event.kind == "progress"]
+    assert texts[0] == "waiting for the hashes of 2 files, 0.0 MB: about 1 s at 500 MB/s"
+    assert any(text.startswith("hashed 0.0 MB of 0.0 MB, about") for text in texts[1:])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -86,3 +87,8 @@ def test_every_file_of_lab_tests_must_run():
     files = parts.lab_files()
     assert {"tests.lab.test_deploy", "tests.faults.test_apt"} <= set(files)
     assert all((parts.TESTS.parent / f"{file.replace('.', os.sep)}.py").exists() for file in files)
+
+
+def test_the_part_without_a_lab_holds_the_simulator_against_the_contract():
+    said = subprocess.run(["make", "-n", "unit"], cwd=parts.TESTS.parent, capture_output=True, text=True, check=True)
+    assert "tests/unit tests/contract" in said.stdout

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 from provision.command import Command, Script, sh
 from provision.steps.base import Check, Fact, Owned, State, Step
-from provision.steps.docker import inspect
+from provision.steps.docker import image_room, inspect
 from provision.steps.docker.inspect import MANAGED, MARKS, Docker
 from provision.steps.facts import HostFacts
+from provision.steps.room import Filling
 from provision.steps.wording import Vocabulary, Words
 from provision.terminal_text import ending
 
@@ -81,6 +82,8 @@ class Image(Step):
 
     Args:
         reference: reference with a tag or a digest.
+        data_root: Docker's declared folder; empty for Docker's own.
+        mirrors: addresses of mirrors of Docker Hub.
         after: ids of steps that change the image behind our back.
     """
 
@@ -90,6 +93,8 @@ class Image(Step):
     }
 
     reference: str
+    data_root: str = ""
+    mirrors: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
     @property
@@ -117,6 +122,12 @@ class Image(Step):
         return [
             sh(PULL, self.reference, mark, TRIES, title=title, timeout=PULL_TIMEOUT, job=True, progress=pull_progress)
         ]
+
+    def filling(self, have: State) -> Filling | None:
+        """The layers and their files. An image without an id in its mark is not pulled."""
+        if _lacks_id(have):
+            return None
+        return image_room.filling(self.reference, self.data_root, self.mirrors, again=have is not None)
 
     def irrevocable(self, before: State, after: State) -> str:
         """An image alone does nothing: a step without its image pulls the image."""

@@ -27,8 +27,9 @@ from provision.steps.base import (
 )
 from provision.steps.facts import HostFacts
 from provision.steps.instance import storage
-from provision.steps.ollama import scripts, server_state
+from provision.steps.ollama import model_room, scripts, server_state
 from provision.steps.ollama.server_state import Servers
+from provision.steps.room import Filling
 from provision.steps.wording import Vocabulary, Words
 
 PULL_TIMEOUT = 24 * 3600.0
@@ -56,6 +57,7 @@ class Model(Step):
         tries: how often a pull is tried.
         stall: seconds without progress after which a try is given up.
         insecure: whether the registry may be asked over plain http.
+        data_root: Docker's declared folder, which has the volumes; empty for Docker's own.
         after: ids of steps that change the model as a side effect.
     """
 
@@ -72,6 +74,7 @@ class Model(Step):
     tries: int = 5
     stall: int = 600
     insecure: bool = False
+    data_root: str = ""
     after: tuple[str, ...] = ()
 
     @property
@@ -139,6 +142,14 @@ class Model(Step):
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """Its instance, if the instance restarts."""
         return frozenset({self.instance} if want is not None and _restarts(have) else ())
+
+    def filling(self, have: State) -> Filling | None:
+        """The blobs that are not there yet. A restart alone pulls nothing."""
+        if have is not None and have.get("whole") and self.digest in ("", have.get("digest")):
+            return None
+        usual = SIZES.get(server_state.canonical(self.name)) if have is None else None
+        at, root = self.storage, self.data_root
+        return model_room.filling(self.name, self.instance, at, root, insecure=self.insecure, usual=usual)
 
     def irrevocable(self, before: State, after: State) -> str:
         """A deleted model is gone; a mended or pulled model stays."""

@@ -26,7 +26,7 @@ MODELS = {
 _GEMMA = ollama_store.Catalogued(253113385, "268.10M", "gemma3", 18, 1, 256, 640, 32768)
 # As many tokens a second as a small model on a CPU, times fifty: the suite asserts no times.
 _KNOBS = {"pull_seconds": 0.1, "load_seconds": 0.02, "tokens_per_second": 2000}
-_KNOBS |= {"retry_seconds": 0.01, "stall_seconds": 0.3}
+_KNOBS |= {"retry_seconds": 0.01, "stall_seconds": 0.3, "locate_seconds": 0.3}
 _ENVIRONMENT = {"OLLAMA_CONTEXT_LENGTH": "2048", "OLLAMA_KEEP_ALIVE": "5m", "OLLAMA_NO_CLOUD": "1"}
 
 
@@ -37,6 +37,9 @@ def running(folder: Path, registry: str = "") -> Iterator[Address]:
     Args:
         folder: an empty folder for the models and the log.
         registry: HOST:PORT of a registry of models; empty where no registry runs.
+
+    Raises:
+        RuntimeError: the simulator does not start; the text has the end of the log.
     """
     words = [sys.executable, "-m", "tests.contract.ollama.simulator", str(folder)]
     with (folder / "log").open("w") as log:
@@ -45,8 +48,10 @@ def running(folder: Path, registry: str = "") -> Iterator[Address]:
         )
     try:
         assert process.stdout is not None
-        port = int(process.stdout.readline())
-        yield Address("127.0.0.1", port, RECORDED[0], registry=registry, timeout=30)
+        port = process.stdout.readline()
+        if not port:
+            raise RuntimeError(f"the simulator did not start: {(folder / 'log').read_text()[-2000:]}")
+        yield Address("127.0.0.1", int(port), RECORDED[0], registry=registry, timeout=30)
     finally:
         process.terminate()
         process.wait()

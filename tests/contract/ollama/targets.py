@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.contract.ollama import wire
 from tests.contract.ollama.cases import FOLDER, Case, Request
@@ -161,12 +161,20 @@ class Address:
 
     def _unload(self) -> None:
         end = time.monotonic() + 20
-        while models := json.loads(self._ask(Request("GET", "/api/ps")).body)["models"]:
+        while models := self._running():
             for model in models:
                 self._ask(_post("/api/generate", {"model": model["name"], "keep_alive": 0, "stream": False}))
             if time.monotonic() > end:
                 raise RuntimeError(f"still loaded: {[model['name'] for model in models]}")
             time.sleep(0.1)
+
+    def _running(self) -> list[dict[str, Any]]:
+        answer = self._ask(Request("GET", "/api/ps"))
+        try:
+            models: list[dict[str, Any]] = json.loads(answer.body)["models"]
+        except (ValueError, KeyError) as error:
+            raise RuntimeError(f"GET /api/ps: {answer.status} {answer.ends} {answer.body[:300]}") from error
+        return models
 
 
 _MODELS = {

@@ -1,11 +1,13 @@
 """The judge of the contract finds what differs, in whole and in cut answers."""
 
+import socket
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
-from tests.contract.ollama import cases, differences, documents, judge, targets, wire
+from tests.contract.ollama import cases, differences, documents, judge, live, simulator, targets, wire
 
 CASES = {case.name: case for case in cases.load()}
 RECORDING = targets.Recording("0.33")
@@ -166,6 +168,38 @@ def test_an_address_without_a_server_is_a_difference():
     nobody = targets.Address("127.0.0.1", 1, "0.33")
     assert "ConnectionRefusedError" in str(targets.differences(CASES["root GET"], nobody)[0])
     assert wire.ask(("127.0.0.1", 1), CASES["root GET"].requests[0], 1).status == 0
+
+
+def test_a_simulator_that_does_not_start_is_an_error_with_the_log(tmp_path):
+    (tmp_path / "lab").write_text("a file in the place of the folder")
+    with (
+        pytest.raises(RuntimeError, match=r"the simulator did not start: (?s:.*)FileExistsError"),
+        simulator.running(tmp_path),
+    ):
+        pass
+
+
+def live_verdict(name, server):
+    """Return the verdict of a live run on a case."""
+    (verdict,) = live.verdicts(server, [CASES[name]])
+    return verdict.verdict, verdict.evidence
+
+
+def test_a_live_run_says_why_a_case_has_no_verdict():
+    nobody = targets.Address("127.0.0.1", 1, "0.17.4")
+    assert live_verdict("generate HTTP/1.0", nobody)[0] == "not run"
+    assert live_verdict("pull unknown", nobody) == ("not run", "the server would ask a registry outside this machine")
+    assert live_verdict("pull without a stream", nobody) == ("not run", "the run has no model registry")
+    assert live_verdict("ps loaded", nobody)[0] == "failed"
+    assert live_verdict("root GET", nobody)[0] == "differs"
+    assert live_verdict("pipelined two", nobody)[0] == "differs"
+
+
+def test_an_answer_that_is_no_http_is_a_difference():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=lambda: listening.accept()[0].sendall(b"hello\r\n\r\n"), daemon=True).start()
+        server = targets.Address("127.0.0.1", listening.getsockname()[1], "0.33", timeout=10)
+        assert "no HTTP" in str(targets.differences(CASES["root GET"], server)[0])
 
 
 @pytest.mark.parametrize(

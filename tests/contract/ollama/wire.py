@@ -1,6 +1,7 @@
 """A small HTTP client over a raw socket: headers as sent, chunks as framed, and the end of a body in words."""
 
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,10 +25,12 @@ def ask(place: Place, request: Request, timeout: float) -> Answer:
             return _Reader(connection).answer(request)
     except OSError as error:
         return Answer(0, (), f"{type(error).__name__}: {error}", "")
+    except (ValueError, IndexError) as error:
+        return Answer(0, (), f"no HTTP: {error}", "")
 
 
 def on_one_connection(place: Place, requests: list[Request], timeout: float, *, pipelined: bool) -> list[int]:
-    """Send several requests on one connection, and return the statuses.
+    """Send several requests on one connection, and return the statuses up to the end of the connection.
 
     Args:
         place: host and port.
@@ -35,16 +38,16 @@ def on_one_connection(place: Place, requests: list[Request], timeout: float, *, 
         timeout: the seconds without a byte after which the answer counts as cut.
         pipelined: whether all requests go out before the first answer is read.
     """
-    with socket.create_connection(place, timeout=timeout) as connection:
+    statuses: list[int] = []
+    with suppress(OSError), socket.create_connection(place, timeout=timeout) as connection:
         reader = _Reader(connection)
         if pipelined:
             connection.sendall(b"".join(_bytes(place, request) for request in requests))
-            return [reader.answer(request).status for request in requests]
-        statuses = []
         for request in requests:
-            connection.sendall(_bytes(place, request))
+            if not pipelined:
+                connection.sendall(_bytes(place, request))
             statuses.append(reader.answer(request).status)
-        return statuses
+    return statuses
 
 
 def _bytes(place: Place, request: Request) -> bytes:

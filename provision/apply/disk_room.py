@@ -1,0 +1,89 @@
+"""Whether a host's disks have room for what its planned changes bring, before the first byte comes.
+
+Only a plan that pulls costs this read. A size that nobody tells is no refusal: the plan names the step as not asked.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from provision.command import Answer, Run
+from provision.errors import RefusedError
+from provision.plan.planner import NOTHING_CHANGED, Change, HostPlan
+from provision.steps.base import NOT_ASKED
+from provision.steps.room import Filling, Room
+from provision.steps.system.content import gigabytes
+
+SPARE = 10  # percent beyond the bytes that come: file systems, logs and users need room too
+
+
+@dataclass(frozen=True)
+class _Brought:
+    """A change with what the change brings, and the room for that."""
+
+    change: Change
+    filling: Filling
+    room: Room
+
+
+def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]]) -> HostPlan:
+    """Return the plan, with a note for each step whose size is unknown.
+
+    Args:
+        plan: of one host.
+        ask: runs the reads on the host in one exec; not called where nothing is brought.
+
+    Raises:
+        RefusedError: a disk has too little room.
+    """
+    changes = [change for change in plan.changes if change.action != "remove"]
+    pairs = [(change, filling) for change in changes if (filling := change.step.filling(change.have)) is not None]
+    if not pairs:
+        return plan
+    reads = list(dict.fromkeys(read for _, filling in pairs for read in (filling.size, filling.place)))
+    answers = dict(zip(reads, ask(reads), strict=True))
+    brought = [
+        _Brought(change, filling, filling.room(answers[filling.size], answers[filling.place]))
+        for change, filling in pairs
+    ]
+    _refuse(brought)
+    unknown = [one for one in brought if one.room.unknown]
+    notes = {one.change.step.id: f"{NOT_ASKED}room for {one.filling.what}: {one.room.unknown}" for one in unknown}
+    return dataclasses.replace(plan, notes={**plan.notes, **notes})
+
+
+def _refuse(brought: Sequence[_Brought]) -> None:
+    """Refuse the host if the changes of a disk need more room than the disk has."""
+    disks: dict[str, list[_Brought]] = {}
+    for one in brought:
+        if one.room.need:
+            disks.setdefault(one.room.device, []).append(one)
+    short = [entries for entries in disks.values() if _with_spare(entries) > entries[0].room.free]
+    if not short:
+        return
+    looks = ", ".join(f"`df -h {entries[0].room.mount}`" for entries in short)
+    settings = ", ".join(dict.fromkeys(one.filling.setting for entries in short for one in entries))
+    raise RefusedError(
+        f"no room: {'; '.join(map(_shortage, short))}",
+        f"make room ({looks} on the host), or name a larger disk ({settings}), then run the command again;"
+        f" {NOTHING_CHANGED}",
+        step=short[0][0].change.step.id,
+    )
+
+
+def _things(entries: Sequence[_Brought]) -> Mapping[tuple[Run, Run], tuple[str, int]]:
+    """Return what comes to a disk, each thing once: instances may share a folder."""
+    return {(one.filling.size, one.filling.place): (one.change.step.id, one.room.need or 0) for one in entries}
+
+
+def _with_spare(entries: Sequence[_Brought]) -> int:
+    return sum(need for _, need in _things(entries).values()) * (100 + SPARE) // 100
+
+
+def _shortage(entries: Sequence[_Brought]) -> str:
+    room = entries[0].room
+    parts = ", ".join(f"{step} {gigabytes(need)}" for step, need in _things(entries).values())
+    return (
+        f"{room.mount} has {gigabytes(room.free)} free and needs {gigabytes(_with_spare(entries))}: {parts},"
+        f" and {SPARE} % to spare"
+    )

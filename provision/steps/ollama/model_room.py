@@ -1,0 +1,96 @@
+"""The room that a model needs: its size by the manifest of its registry, less the bytes that are on the disk already.
+
+Sources: the names of manifests and blobs, docs/facts.md#ollama-files; a pull that was cut off leaves a sparse file
+`sha256-...-partial` of the whole size, and goes on there (docs/facts.md#ollama-pull).
+"""
+
+import re
+from functools import partial
+
+from provision.command import Answer, Script, look
+from provision.steps import room
+from provision.steps.docker import image_room
+from provision.steps.instance import storage
+from provision.steps.ollama import server_state
+from provision.steps.room import Filling, Room
+
+# $1 address of the manifest. `--proto`: a registry cannot send the host to another kind of address.
+SIZE = Script(
+    "ollama/model-size",
+    r"""
+body=$(mktemp) why=$(mktemp); trap 'rm -f "$body" "$why"' EXIT
+code=$(curl -sS -L --proto '=http,https' --connect-timeout 5 -m 10 --max-filesize 4000000 -o "$body" \
+  -w '%{http_code}' -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' "$1" 2>"$why") || code=
+case $code in
+  200) cat "$body" ;;
+  '') tail -n 1 "$why" >&2; exit 1 ;;
+  *) echo "HTTP $code from $1" >&2; exit 1 ;;
+esac
+""",
+)
+
+# $1 folder of the models, or empty for a volume; $2 name of the volume; $3 Docker's declared folder, or empty;
+# $4 manifest below models/manifests. A partial blob counts by its allocated blocks.
+PLACE = Script(
+    "ollama/model-place",
+    room.FREE
+    + rf"""
+folder=$1
+if [ -z "$folder" ]; then
+  root=$3
+  [ "$root" ] || root=$(timeout 15 docker info --format '{{{{.DockerRootDir}}}}' 2>/dev/null) || root=
+  folder=${{root:-{image_room.DATA_ROOT}}}/volumes/$2/_data
+fi
+free "$folder"
+[ ! -f "$folder/models/manifests/$4" ] || echo manifest
+[ ! -d "$folder/models/blobs" ] ||
+  find "$folder/models/blobs" -maxdepth 1 -type f -name 'sha256-*' -printf 'blob %f %s %b\n'
+""",
+)
+
+
+def filling(name: str, instance: str, at: str, data_root: str, *, insecure: bool, usual: int | None) -> Filling:
+    """Return what the pull of a model brings.
+
+    Args:
+        name: of the model.
+        instance: name of the instance.
+        at: storage of the instance's models: `volume`, or a directory of the host.
+        data_root: Docker's declared folder; empty for Docker's own.
+        insecure: whether the registry is asked over plain http.
+        usual: bytes, where the registry does not tell the size; None if unknown.
+    """
+    registry, space, model, tag = server_state.parts(name)
+    scheme = "http" if insecure and registry != server_state.DEFAULT_REGISTRY else "https"
+    address = f"{scheme}://{registry}/v2/{space}/{model}/manifests/{tag}"
+    folder, volume = ("", instance) if at == storage.VOLUME else (at, "")
+    return Filling(
+        f"model {name}",
+        look(SIZE, address, title=f"ask for the size of {name}", timeout=25),
+        look(
+            PLACE,
+            *(folder, volume, data_root, server_state.manifest_path(name)),
+            title=f"look at the room for the models of {instance}" if volume else f"look at the room in {folder}",
+            timeout=45,
+        ),
+        partial(_room, usual=usual),
+        "docker.data_root or ollama.storage" if volume else "ollama.storage",
+    )
+
+
+BLOB_LINE = re.compile(r"^blob (sha256-[0-9a-f]{64})(-partial)? (\d{1,18}) (\d{1,18})$", re.MULTILINE)
+BLOCK = 512  # bytes of a block in find's %b
+
+
+def _room(size: Answer, place: Answer, *, usual: int | None) -> Room:
+    layers = image_room.layers(size)
+    if layers is None:
+        if "manifest" in place.text.splitlines():  # nothing, or the difference to another manifest of the same name
+            return room.of(place, None, room.unanswered(size))
+        return room.of(place, usual, "" if usual else room.unanswered(size))
+    there: dict[str, int] = {}
+    for name, is_partial, length, blocks in BLOB_LINE.findall(place.text):
+        bytes_ = min(int(length), int(blocks) * BLOCK) if is_partial else int(length)
+        there[name] = max(there.get(name, 0), bytes_)
+    need = sum(max(0, bytes_ - there.get(digest.replace(":", "-"), 0)) for digest, bytes_ in layers.items())
+    return room.of(place, need)
