@@ -139,6 +139,15 @@ def test_the_queue_for_another_model_holds_one_more_than_its_number(pulled, monk
     assert (ended.count("full"), ended.count("in")) == (4 - let_in, let_in)
 
 
+def test_an_answer_begins_when_its_request_has_a_slot(pulled, capfd):
+    load(pulled)
+    (loaded,) = ollama_api.Handler.scheduler.running()
+    answers = ollama_api.Handler.answers.generate({"model": MODEL, "prompt": "1"}, lambda: False, chat=False)
+    with loaded.slots.held(always), pytest.raises(ollama_errors.GoneError):
+        next(answers)
+    assert "generation begins" not in capfd.readouterr().err
+
+
 # -- speed
 
 

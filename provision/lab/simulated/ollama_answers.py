@@ -119,8 +119,7 @@ class Answers:
                 return
             limit = int(limit) if limit and limit > 0 else None
             question = _Question(body, chat, prompt, needed, thinks, limit, started)
-            with _logged(prompt):
-                yield from self._stream(loaded, question, alive)
+            yield from self._stream(loaded, question, alive)
 
     def embed(self, body: Body, alive: Alive) -> dict[str, Any]:
         """The answer of /api/embed: vectors that depend on the text and have no meaning.
@@ -177,7 +176,7 @@ class Answers:
     def _stream(self, loaded: Loaded, question: _Question, alive: Alive) -> Frames:
         # without the wait for a slot, as in the real server
         load_duration = max(loaded.since, time.perf_counter_ns()) - question.started
-        with loaded.slots.held(alive), self._scheduler.streaming():
+        with loaded.slots.held(alive), _logged(question.prompt), self._scheduler.streaming():
             admitted = time.perf_counter_ns()
             asked = _read(loaded, question)
             begun = time.perf_counter_ns()
