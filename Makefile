@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 REPORT = $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 
-.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-newest update example bench bench-balancer bench-many bench-roll clean
+.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-browser test-newest update example bench bench-balancer bench-many bench-roll clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,13 +58,17 @@ lab-test: lab-parts ## Tests on real hosts, with a sample and a slice of the fau
 	  $(BIN)/pytest -q -n 3 --dist loadscope --no-loadscope-reorder $(REPORT) tests/lab tests/faults \
 	  -m "sample or slice or not (faults or matrix)"
 
-test-all: test-faults ## Every fault and every long lab test; make test runs a part of them, and everything else (50 minutes)
+test-all: test-faults test-browser ## Every fault and every long lab test; make test runs a part of them, and everything else (50 minutes)
 
 test-faults: .venv/installed ## Every fault at every place, and the longest of the lab tests; writes docs/reliability.md (50 minutes; CLASS="apt disk" for some)
 	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)
 
 test-real: .venv/installed ## The contract, our scripts, balancer and clients against a real Ollama on the CPU (PARTS="contract clients" for some)
 	$(SUDO) $(BIN)/python -m tests.real $(PARTS)
+
+test-browser: .venv/installed ## The pages of load tests in a real browser; installs Debian's chromium (2 minutes; PROVISION_SCREENSHOTS=FOLDER keeps pictures)
+	command -v chromium >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium; }
+	nice $(BIN)/pytest -q $(REPORT) tests/browser
 
 example: .venv/installed ## Write inventory/example.yaml from the roles' settings, docs/json.md from the schema
 	$(BIN)/python -m tests.example > inventory/example.yaml

@@ -12,7 +12,7 @@ OTHER = "(other)"  # an instance that the inventory does not declare
 NGINX = "ollama"  # nginx's name of the upstream itself, where nginx had no instance to send to
 POINTS = (50, 95, 99)
 STEP = 0.001  # seconds; gaps between tokens are counted in steps of this length
-QUEUED = 0.1  # seconds of waiting from which a request counts as queued
+QUEUED = 0.5  # seconds of waiting from which a request counts as queued; less is a busy machine or network
 FARTHEST = 0.5  # seconds of a request's way through the network, at most
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .conftest import Done, wait_for
 
@@ -66,8 +67,8 @@ def test_other_ways_to_ask(fleet, profile):
     assert [one["passed"] for one in done.doc["verdict"]] == [True] * (2 if profile == "openai" else 3)
 
 
-def test_three_users_for_every_place_are_an_overload(fleet):
-    done = fleet.provision("loadtest", *SHORT, "--users", "12", "--max-fail", "off")
+def test_six_users_for_every_place_are_an_overload(fleet):
+    done = fleet.provision("loadtest", *SHORT, "--users", "24", "--max-fail", "off")
     assert done.code == 5, done
     assert re.search(r"^OVERLOADED: \d+ of \d+ answers waited in a queue", done.out, re.MULTILINE), done
     assert re.search(r"^FAIL  queued answers .* demanded at most 10.0% \(default\)$", done.out, re.MULTILINE), done
@@ -240,7 +241,10 @@ def commands() -> list[str]:
 def test_every_command_of_the_runbook(fleet, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "why?"}\n')
     fleet.provision("inventory", "check")
-    (tmp_path / "prod.yaml").write_text((fleet.folder / "inventory.yaml").read_text())
+    inventory = yaml.safe_load((fleet.folder / "inventory.yaml").read_text())
+    # the lab's machine is busy with other tests: its speed is no matter of the commands
+    inventory["all"].setdefault("vars", {})["loadtest"] = {"targets": {"max_ttft_p95": "off", "max_queued": "off"}}
+    (tmp_path / "prod.yaml").write_text(yaml.safe_dump(inventory))
     ran = 0
     for line in commands():
         asked, _, output = line.partition(" > ")
@@ -249,7 +253,7 @@ def test_every_command_of_the_runbook(fleet, tmp_path):
         if words[1] == "loadtest":  # the same command, but shorter
             place = words.index("--duration") if "--duration" in words else len(words)
             words[place : place + 2] = ["--duration", "3s", "--max-tokens", "16"]
-            words += ["--users", "2"]  # more users would overload the four instances, as the default targets say
+            words += ["--users", "4"]
         done = subprocess.run(
             [sys.executable, "-m", *words],
             capture_output=True,

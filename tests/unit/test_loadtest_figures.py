@@ -126,7 +126,7 @@ def test_the_way_through_the_network_is_no_queue():
     assert summary(tallied(*far), {}).overall.waited == 0
     assert summary(tallied(*far, record(queued=0.9)), {}).overall.waited == 1
     assert summary(tallied(record(queued=7.0), record(queued=8.0)), {}).overall.waited == 2, "full before the run"
-    whole = tallied(record(at=0.0, queued=0.0), record(at=50.0, queued=0.4))
+    whole = tallied(record(at=0.0, queued=0.0), record(at=50.0, queued=0.7))
     assert summary(whole, {}, (40.0, 60.0)).overall.waited == 1, "the way is that of the whole run"
 
 
