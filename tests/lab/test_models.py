@@ -81,7 +81,7 @@ def test_a_server_on_the_cpu_that_reports_the_cards_is_found_and_restarted(fleet
     assert loaded["size_vram"] == loaded["size"]
     assert fleet.changes()["gpu-01"] == ["resident:ollama1"]
     failed = fleet.provision("deploy", "--yes", "--json")
-    assert failed.code == 3, failed
+    assert failed.code == 7, failed
     assert "MiB: it works on the CPU" in json.dumps(failed.host("gpu-01")), failed
     faults.switch(lab, "gpu-01/ollama1", "cpu-unsaid", on=False)
     fleet.deploy()
