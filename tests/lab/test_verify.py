@@ -163,6 +163,11 @@ GPU = (
         *("Docker stopped", "service:docker", "answers", "0", "3", "systemctl stop docker.socket docker.service"),
         also=(*DOCKER, "service:provision-instances"),
     ),
+    Lie(
+        *("a client's keep_alive", "resident:ollama1", f"{MODEL}: stays loaded", "for ever", "by the keep_alive of a"),
+        script=ask("generate", keep_alive="5m"),
+        undo=ask("generate", keep_alive=-1),
+    ),
 )
 
 BALANCER = (
@@ -358,6 +363,19 @@ def test_verify_does_not_load_a_model_that_is_not_loaded(fleet):
     assert {check["step"] for check in failed} == {"resident:ollama1"}
     assert json.loads(after)["models"] == []
     assert any(check["name"].startswith("not asked: a streamed answer") for check in done.host("lb-01")["checks"])
+
+
+def test_an_instance_that_is_much_slower_than_its_equals_is_found(fleet):
+    faults.switch(fleet.lab, "gpu-01/ollama1", "slow", on=True)
+    try:
+        done = fleet.provision("verify", "--json", "--limit", "gpu-*")
+    finally:
+        faults.switch(fleet.lab, "gpu-01/ollama1", "slow", on=False)
+    assert done.code == 5, done
+    [failed] = [check for host in done.doc["hosts"] for check in host["checks"] if not check["passed"]]
+    assert (failed["step"], failed["expected"]) == ("resident:ollama1", "not more than 4 times slower than the median")
+    assert failed["name"].startswith(f"speed of {MODEL} on "), failed
+    assert failed["got"].startswith("6.0 tokens per second, and the median of 4 instances is 60.0"), failed
 
 
 def test_people_read_step_expected_and_got(fleet):

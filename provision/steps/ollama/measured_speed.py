@@ -14,7 +14,7 @@ PROMPT = "Count from one to twenty in words."
 TOKENS = 16
 LEAST_TOKENS = 8
 """A shorter answer says nothing of the speed."""
-TRIES = 2  # a short request of another proof may be under way
+TRIES = 3  # a short request of another proof may be under way
 
 # Sets `quiet`: `yes`, or the reason why a measured speed says nothing. `still_quiet` asks about the time since
 # `await_quiet`.
