@@ -29,7 +29,7 @@ case "$*" in
   *State.StartedAt*) echo "$STARTED" ;;
   exec*) echo 'GPU 0: card (UUID: GPU-1)' ;;
   restart*) touch "$FOLDER/restarted"; while [ -e "$FOLDER/restarted" ]; do /bin/sleep 0.02; done ;;
-  logs*) echo "the log" ;;
+  logs*) echo "${LOG:-the log}" ;;
 esac
 """
 
@@ -215,6 +215,30 @@ def test_a_pull_that_repairs_a_blob_records_the_running_servers(damaged, tmp_pat
 def test_a_pull_of_whole_blobs_records_no_server(host, tmp_path):
     assert pull().returncode == 0
     assert not list(tmp_path.glob(f"{server_state.MARKS}/*{server_state.MENDED}"))
+
+
+# -- servers without a card
+
+
+@pytest.mark.parametrize(
+    ("state", "log", "restarts"),
+    [
+        ({"off_cards": [MODEL]}, "the start is gone", 1),
+        ({"on_cpu": [MODEL]}, 'msg="inference compute" id=cpu library=cpu', 1),
+        ({"on_cpu": [MODEL]}, 'msg="inference compute" id=0 library=Vulkan', 1),
+        ({"on_cpu": [MODEL]}, 'msg="inference compute" id=GPU-1 library=CUDA', 0),
+    ],
+    ids=["on no card", "no card in the log", "Vulkan in the log", "partly on the card"],
+)
+def test_a_server_without_a_card_is_restarted_whatever_is_left_of_its_log(host, monkeypatch, state, log, restarts):
+    monkeypatch.setenv("LOG", log)
+    have = {"enough": True, "on_cpu": [], "off_cards": [], "loaded": [MODEL], "keeps": True, **state}
+    step = Resident(instance="ollama1", models=(MODEL,))
+    refresh, _ = step.commands(have, step.want(HostFacts(), have))
+    done = run(refresh)
+    assert done.returncode == 0, done.stderr
+    assert host.restarts == restarts
+    assert ("ollama1 uses no card; restarting it" in done.stdout) == bool(restarts)
 
 
 # -- models that only embed
