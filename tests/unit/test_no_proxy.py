@@ -43,7 +43,7 @@ def test_every_module_that_asks_a_server_is_covered() -> None:
         "instance.scripts",
         "nginx.balancer_checks",
         "nginx.build_scripts",
-        "ollama.loaded_models",
+        "ollama.loaded_proof",
         "ollama.scripts",
         "ollama.stream_proof",
     }
