@@ -1,5 +1,6 @@
 """Write the page of a run of `make test-real`: the verdicts on real programs, case by case."""
 
+import ast
 import itertools
 import re
 from collections import Counter
@@ -10,7 +11,8 @@ from tests.contract.ollama import cases
 from tests.contract.ollama.targets import RECORDED
 from tests.real.verdicts import Program, Session, Verdict
 
-PAGE = Path(__file__).parents[2] / "docs" / "real.md"
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parents[1] / "docs" / "real.md"
 WORDS = ("holds", "listed", "differs", "failed", "not run")
 _MEANING = """\
 **holds**: the program did what the case says. **listed**: the program differs, and
@@ -54,8 +56,8 @@ def _opening(session: Session) -> str:
     seconds = sum(session.seconds.values())
     return (
         f"`make test-real` wrote this page on {session.date}, on a machine with {session.machine}, "
-        f"in {_clock(seconds)}. The programs are real. A CPU did all the work of the models: "
-        "this page proves nothing about GPUs."
+        f"in {_clock(seconds)}. The programs of the summary are real. A CPU did all the work of the models: "
+        "this page proves nothing about GPUs. A card or a container in a case is simulated, and the page says so."
     )
 
 
@@ -130,13 +132,15 @@ def _group(group: str, session: Session) -> list[str]:
 
 
 def _about(group: str) -> list[str]:
-    """Return the subject of a group of the contract, from the comment at the begin of the file."""
-    path = cases.FOLDER / f"{group}.yaml"
-    if group not in cases.GROUPS:
-        return []
-    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
-    about = " ".join(line.removeprefix("#").strip() for line in lines)
-    return [f"{about} Requests and facts: `tests/contract/ollama/{path.name}`."]
+    """Return the subject of a group: the first comment of a file of the contract, or the tests' docstring."""
+    if group in cases.GROUPS:
+        path = cases.FOLDER / f"{group}.yaml"
+        lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+        about = " ".join(line.removeprefix("#").strip() for line in lines)
+        return [f"{about} Requests and facts: `tests/contract/ollama/{path.name}`."]
+    path = FOLDER / f"test_{group.replace(' ', '_')}.py"
+    about = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split()) if path.exists() else ""
+    return [f"{about} The cases: `tests/real/{path.name}`."] if about else []
 
 
 def _durations(session: Session) -> str:

@@ -26,6 +26,15 @@ def test_the_page_says_program_version_origin_case_verdict_and_date():
     assert "| build | 7 min |" in text
 
 
+def test_a_group_says_what_the_cases_are_about_and_what_is_simulated_in_them():
+    text = page.render(session(HOLDS, replace(HOLDS, group="scripts", case="a load")))
+    assert (
+        "What clients ask first; methods, paths and connections. Requests and facts: `tests/contract/ollama/plain.yaml`"
+        in text
+    )
+    assert "SIMULATED in all cases: the container and its card" in text.partition("### scripts")[2]
+
+
 @pytest.mark.parametrize(
     ("verdict", "passes"),
     [
