@@ -23,6 +23,7 @@ from provision.plan.role_interface import Entry
 from provision.steps import room
 from provision.steps.docker import image_room
 from provision.steps.docker.image import Image
+from provision.steps.ollama import server_state
 from provision.steps.ollama.model import Model
 from provision.steps.room import Filling, Room
 
@@ -178,7 +179,9 @@ SILENT = Answer(1, b"", b"curl: (6) Could not resolve host: registry.ollama.ai")
     ("name", "place", "need"),
     [
         ("deepseek-r1:1.5b", "", 1117322599),
-        ("deepseek-r1:1.5b", "manifest\n", None),
+        ("deepseek-r1:1.5b", f"manifest {json.dumps(MANIFEST)}\nblob {AMD.replace(':', '-')} 5 8\n", 100 * KB),
+        ("deepseek-r1:1.5b", "manifest <html>\n", 1117322599),
+        ("qwen3:8b", f"manifest {json.dumps(MANIFEST)}\n", 100 * KB + 5),
         ("qwen3:8b", "", None),
     ],
 )
@@ -196,8 +199,13 @@ def test_a_model_in_a_volume_is_in_dockers_folder(tmp_path: Path) -> None:
     store = tmp_path / "root/volumes/ollama1/_data/models/blobs"
     store.mkdir(parents=True)
     (store / AMD.replace(":", "-")).write_bytes(b"12345")
+    manifest = store.parent / "manifests" / server_state.manifest_path("m:1")
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps(MANIFEST, indent=1))
     path = program(tmp_path / "bin", "docker", f"echo {tmp_path}/root")
-    assert f"blob {AMD.replace(':', '-')} 5 " in run(filling.place, path).text
+    place = run(filling.place, path)
+    assert f"blob {AMD.replace(':', '-')} 5 " in place.text
+    assert filling.room(SILENT, place).need == 100 * KB
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The room that a model needs: its size by the manifest of its registry, less the bytes that are on the disk already.
 
+Where the registry is silent, the manifest on the host tells the size of a model that the host has, or had.
+
 Sources: the names of manifests and blobs, docs/facts.md#ollama-files; a pull that was cut off leaves a sparse file
 `sha256-...-partial` of the whole size, and goes on there (docs/facts.md#ollama-pull).
 """
@@ -30,7 +32,8 @@ esac
 )
 
 # $1 folder of the models, or empty for a volume; $2 name of the volume; $3 Docker's declared folder, or empty;
-# $4 manifest below models/manifests. A partial blob counts by its allocated blocks.
+# $4 manifest below models/manifests, printed if the host has the manifest. A partial blob counts by its allocated
+# blocks.
 PLACE = Script(
     "ollama/model-place",
     room.FREE
@@ -42,7 +45,8 @@ if [ -z "$folder" ]; then
   folder=${{root:-{image_room.DATA_ROOT}}}/volumes/$2/_data
 fi
 free "$folder"
-[ ! -f "$folder/models/manifests/$4" ] || echo manifest
+[ ! -f "$folder/models/manifests/$4" ] ||
+  {{ printf 'manifest '; head -c 1000000 -- "$folder/models/manifests/$4" | tr -d '\n'; echo; }}
 [ ! -d "$folder/models/blobs" ] ||
   find "$folder/models/blobs" -maxdepth 1 -type f -name 'sha256-*' -printf 'blob %f %s %b\n'
 """,
@@ -83,10 +87,8 @@ BLOCK = 512  # bytes of a block in find's %b
 
 
 def _room(size: Answer, place: Answer, *, usual: int | None) -> Room:
-    layers = image_room.layers(size)
+    layers = image_room.layers(size) or _local(place)
     if layers is None:
-        if "manifest" in place.text.splitlines():  # nothing, or the difference to another manifest of the same name
-            return room.of(place, None, room.unanswered(size))
         return room.of(place, usual, "" if usual else room.unanswered(size))
     there: dict[str, int] = {}
     for name, is_partial, length, blocks in BLOB_LINE.findall(place.text):
@@ -94,3 +96,10 @@ def _room(size: Answer, place: Answer, *, usual: int | None) -> Room:
         there[name] = max(there.get(name, 0), bytes_)
     need = sum(max(0, bytes_ - there.get(digest.replace(":", "-"), 0)) for digest, bytes_ in layers.items())
     return room.of(place, need)
+
+
+def _local(place: Answer) -> dict[str, int] | None:
+    """Return the layers by the host's own manifest: of a model that the host has, or had."""
+    lines = (line.partition(" ") for line in place.text.splitlines())
+    manifest = next((rest for word, _, rest in lines if word == "manifest"), None)
+    return None if manifest is None else image_room.layers(Answer(0, manifest.encode()))
