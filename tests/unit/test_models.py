@@ -449,6 +449,15 @@ def test_verify_compares_how_long_a_model_stays_loaded(keep_alive: str, until: s
     assert found.get(STAYS) == (None if got is None else (got, RESTORE not in got))
 
 
+def test_how_long_an_undeclared_model_stays_does_not_matter() -> None:
+    live = Live("-1")
+    live.loaded = [*loaded(), {"name": "by-hand:1", "size_vram": 1, "expires_at": "2026-11-29T22:08:43Z"}]
+    step = Resident(instance="ollama1", models=("m:1",))
+    have = step.fact().parse(Answer(0, live.listed().encode(), b""))
+    assert step.note(HostFacts(), have) == ""
+    assert [check.name for check in step.check(live) if "stays loaded" in check.name] == []
+
+
 def test_the_command_that_sets_the_time_of_an_embedding_model_back_embeds() -> None:
     live = Live("-1", answer='{"embeddings":[[1]]}')
     live.loaded = loaded(expires_at="2026-11-29T22:08:43.477764702Z")

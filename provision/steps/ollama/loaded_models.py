@@ -135,7 +135,7 @@ class Resident(Step):
                 f"{NOT_ASKED}{self.instance} has no model loaded now, and a question would load one", True, True
             )
         if server and names:
-            yield from loaded_proof.checks(live, self.instance, server, names[0], _cards(live, server))
+            yield from loaded_proof.checks(live, self.instance, server, names, _cards(live, server))
         for name in names:
             entry = ((server.loaded if server else None) or {})[server_state.canonical(name)]
             yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))
@@ -192,7 +192,7 @@ class Resident(Step):
             "loaded": sorted(names),
             "keeps": server.keeps,
             "limit": server.limit,
-            "unkept": loaded_proof.unkept(server),
+            "unkept": loaded_proof.unkept(server, names),
             "on_cpu": sorted(
                 _with(names, entries, lambda entry: bool(entry.get("size_vram")) and not _on_cards(entry))
             ),

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -77,22 +77,24 @@ class Said:
         return document if isinstance(document, dict) else {}
 
 
-def checks(live: Any, instance: str, server: Server, name: str, cards: str) -> Iterator[Check]:
-    """Ask one loaded model of an instance for a few tokens.
+def checks(live: Any, instance: str, server: Server, names: Sequence[str], cards: str) -> Iterator[Check]:
+    """Ask the first loaded model of an instance for a few tokens, then how long the models stay loaded.
 
     Args:
         live: testinfra's host.
         instance: name of the instance.
         server: of the instance.
-        name: the model to ask, as the inventory writes the name.
+        names: the declared models that are loaded, at least one.
         cards: the cards of the instance in words; empty if unknown.
     """
+    name = names[0]
     said = _ask(live, instance, server, name)
     yield Check(f"{name}: generates a token", said.is_good or ending(said.text, 200), True)
     if said.is_good:
         yield from _speed(said, name, cards)
-    for model, entry in sorted(said.loaded.items()):
-        yield from _stays(server, model, entry, said if model == canonical(name) else None)
+    for model in map(canonical, names):
+        asked = said if model == canonical(name) else None
+        yield from _stays(server, model, said.loaded.get(model, {}), asked)
 
 
 def _ask(live: Any, instance: str, server: Server, name: str) -> Said:
@@ -161,13 +163,15 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
 
 
-def unkept(server: Server) -> dict[str, str]:
-    """Return the loaded models that stay for another time than the instance's keep_alive says -> how long they stay.
+def unkept(server: Server, names: Iterable[str]) -> dict[str, str]:
+    """Return the models that stay loaded for another time than the instance's keep_alive says -> how long they stay.
 
     Args:
         server: of an instance.
+        names: the declared models that are loaded.
     """
-    kept = {model: _kept(server, entry, None) for model, entry in sorted((server.loaded or {}).items())}
+    entries = server.loaded or {}
+    kept = {model: _kept(server, entries.get(model, {}), None) for model in sorted(map(canonical, names))}
     return {model: how for model, how in kept.items() if how is not None and (how == "for ever") != server.keeps}
 
 
