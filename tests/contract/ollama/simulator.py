@@ -42,19 +42,18 @@ def running(folder: Path, registry: str = "") -> Iterator[Address]:
         RuntimeError: the simulator does not start; the text has the end of the log.
     """
     words = [sys.executable, "-m", "tests.contract.ollama.simulator", str(folder)]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=FOLDER.parents[2]
-        )
-    try:
-        assert process.stdout is not None
-        port = process.stdout.readline()
-        if not port:
-            raise RuntimeError(f"the simulator did not start: {(folder / 'log').read_text()[-2000:]}")
-        yield Address("127.0.0.1", int(port), RECORDED[0], registry=registry, timeout=30)
-    finally:
-        process.terminate()
-        process.wait()
+    pipe, top = subprocess.PIPE, FOLDER.parents[2]
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=log, text=True, cwd=top) as process,
+    ):
+        try:
+            port = process.stdout.readline() if process.stdout else ""
+            if not port:
+                raise RuntimeError(f"the simulator did not start: {(folder / 'log').read_text()[-2000:]}")
+            yield Address("127.0.0.1", int(port), RECORDED[0], registry=registry, timeout=120)
+        finally:
+            process.terminate()
 
 
 def _serve(folder: Path) -> None:
