@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,14 +28,8 @@ class Target(Protocol):
         """Return the answer to the case."""
 
 
-def differences(case: Case, target: Target, again: Callable[[], Answer] | None = None) -> list[Difference]:
-    """Return what differs between a case and a target.
-
-    Args:
-        case: the case.
-        target: the target.
-        again: asks once more, for cases that hold within some seconds; by default the target's own `answer`.
-    """
+def differences(case: Case, target: Target) -> list[Difference]:
+    """Return the facts of a case that do not hold of a target; a case may have some seconds until the facts hold."""
     try:
         found = judge(case, target.answer(case), target.version)
     except RuntimeError as error:  # a state that the case needs cannot be reached
@@ -46,8 +39,7 @@ def differences(case: Case, target: Target, again: Callable[[], Answer] | None =
     end = time.monotonic() + case.within
     while found and time.monotonic() < end:
         time.sleep(0.2)
-        repeated = again() if again else target.answer(replace(case, given=()))
-        found = judge(case, repeated, target.version)
+        found = judge(case, target.answer(replace(case, given=())), target.version)
     return found
 
 
@@ -104,9 +96,7 @@ class Address:
         version: the version whose facts are judged.
     """
 
-    def __init__(
-        self, host: str, port: int, version: str, *, registry: str = "", timeout: float = 300, keep: int = -1
-    ) -> None:
+    def __init__(self, host: str, port: int, version: str, *, registry: str = "", timeout: float = 300) -> None:
         """Talk to a server.
 
         Args:
@@ -115,10 +105,9 @@ class Address:
             version: the version whose facts are judged, such as "0.17.4".
             registry: HOST:PORT of the registry of models; empty where no registry runs.
             timeout: the seconds without a byte after which an answer counts as cut.
-            keep: the `keep_alive` of a model that a case needs loaded.
         """
         self.version, self.registry = version, registry
-        self._place, self._timeout, self._keep = (host, port), timeout, keep
+        self._place, self._timeout = (host, port), timeout
 
     def answer(self, case: Case) -> Answer:
         """Bring the server into the state that the case needs, and return the answer.
@@ -155,7 +144,7 @@ class Address:
             self._unload()
         elif given in _MODELS:
             path, body = _MODELS[given]
-            self._prepare(_post(path, {**body, "keep_alive": self._keep}))
+            self._prepare(_post(path, {**body, "keep_alive": -1}))
         else:
             raise RuntimeError(f"unknown state {given!r}")
 
