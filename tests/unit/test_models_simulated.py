@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from provision.command import Answer
-from provision.lab.simulated import ollama_api, ollama_lab
+from provision.lab.simulated import ollama_api, ollama_lab, ollama_pull
 from provision.steps.facts import HostFacts
 from provision.steps.instance.engine import proved_at
 from provision.steps.ollama import readiness, server_state
@@ -145,14 +145,14 @@ def test_a_server_that_ends_during_a_pull_is_reported(host, monkeypatch):
         yield {"status": "pulling 0123456789ab", "completed": 5, "total": 10}
         raise ConnectionResetError
 
-    monkeypatch.setattr(ollama_api, "pull", broken)
+    monkeypatch.setattr(ollama_pull, "pull", broken)
     said = pull().stderr
     assert said.startswith("ollama1 could not pull deepseek-r1:1.5b: the connection to the server broke: curl: (18) ")
     assert said.rstrip().endswith(" at: pulling 0123456789ab")
 
 
 def test_an_answer_without_success_is_shown(host, monkeypatch):
-    monkeypatch.setattr(ollama_api, "pull", lambda *_, **__: (frame for frame in [{"status": "pulling manifest"}]))
+    monkeypatch.setattr(ollama_pull, "pull", lambda *_, **__: (frame for frame in [{"status": "pulling manifest"}]))
     said = 'the server\'s answer ended without success: {"status":"pulling manifest"}'
     assert pull().stderr == f"ollama1 could not pull deepseek-r1:1.5b: {said}\n"
 

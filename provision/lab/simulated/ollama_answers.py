@@ -10,13 +10,13 @@ from typing import Any
 
 from . import ollama_noise as noise
 from . import ollama_words as words
+from .ollama_checks import check_abilities, known, prompt_of, texts_of
 from .ollama_errors import BusyError, GoneError, LoadError, RefusedError
 from .ollama_json import encode
 from .ollama_lab import fault, log
-from .ollama_names import is_valid, whole_name
 from .ollama_requests import Body, options
 from .ollama_runner import Loaded, Scheduler
-from .ollama_store import Model, NotFoundError, find
+from .ollama_store import Model
 
 _NO_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"
 Alive = Callable[[], bool]
@@ -27,27 +27,6 @@ def now() -> str:
     """The time as Go's RFC3339Nano."""
     seconds, rest = divmod(time.time_ns(), 10**9)
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{rest:09}Z"
-
-
-def known(name: str, empty: RefusedError, absent: str) -> Model:
-    """The model of a name.
-
-    Args:
-        name: the name, as the request has it.
-        empty: the answer to an empty name.
-        absent: the error of a name that no model on disk has.
-
-    Raises:
-        RefusedError: there is no such model.
-    """
-    if not name:
-        raise empty
-    if not is_valid(name):
-        raise RefusedError(400, "invalid model name")
-    try:
-        return find(name)
-    except NotFoundError as error:
-        raise RefusedError(404, absent) from error
 
 
 @dataclass(frozen=True)
@@ -104,13 +83,13 @@ class Answers:
         name = body.get("model") or ""
         empty = RefusedError(400, "model is required") if chat else RefusedError(404, "model '' not found")
         model = known(name, empty, f"model '{name}' not found")
-        prompt, needed = _prompt(body, chat)
+        prompt, needed = prompt_of(body, chat)
         if prompt is None and body.get("keep_alive") == 0:
             self._scheduler.unload(model)
             yield _frame(body, chat, "", done_reason="unload")
             return
         abilities = self._abilities(model)
-        _check_abilities(body, model, abilities, chat)
+        check_abilities(body, model, abilities, chat)
         limit = options(body).get("num_predict")
         thinks = "thinking" in abilities and body.get("think") is not False
         with self._use(model, body, alive) as loaded:
@@ -128,7 +107,7 @@ class Answers:
             RefusedError: the request cannot be answered.
         """
         started = time.perf_counter_ns()
-        texts = _texts(body.get("input"))
+        texts = texts_of(body.get("input"))
         name = body.get("model") or ""
         model = known(name, RefusedError(404, "model '' not found"), f'model "{name}" not found, try pulling it first')
         with self._use(model, body, alive) as loaded, loaded.slots.held(alive):
@@ -229,23 +208,6 @@ def _slow() -> float:
     return 1 if text is None else float(text or 10)
 
 
-def _check_abilities(body: Body, model: Model, abilities: tuple[str, ...], chat: bool) -> None:
-    """Refuse a request that the model cannot answer, in the order and with the words of the real server.
-
-    Raises:
-        RefusedError: the model lacks an ability (400).
-    """
-    name = body["model"]
-    if body.get("think") and "thinking" not in abilities:
-        raise RefusedError(400, f'"{name}" does not support thinking')
-    if "completion" not in abilities:
-        raise RefusedError(400, f'"{name}" does not support {"chat" if chat else "generate"}')
-    if body.get("suffix") and "insert" not in abilities:
-        raise RefusedError(400, f"{whole_name(model.name)} does not support insert")
-    if body.get("tools") and "tools" not in abilities:
-        raise RefusedError(400, f"{whole_name(model.name)} does not support tools")
-
-
 def _read(loaded: Loaded, question: _Question) -> int:
     """Take the time that reading the prompt takes, and return how many tokens were read.
 
@@ -287,36 +249,6 @@ def _logged(prompt: str) -> Iterator[None]:
         yield
     finally:
         log("simulated: generation ends", prompt=name)
-
-
-def _prompt(body: Body, chat: bool) -> tuple[str | None, int]:
-    """The text to answer (None where the request only loads or unloads the model), and the tokens never dropped.
-
-    A chat drops old messages, but neither the last message nor those of the system.
-    """
-    if not chat:
-        return body.get("prompt") or None, 0
-    messages = [message or {} for message in body.get("messages") or []]
-    if not messages:
-        return None, 0
-    texts = [str(message.get("content") or "") for message in messages]
-    keeps_all = body.get("truncate") is False
-    kept = [text for text, one in zip(texts, messages, strict=True) if keeps_all or one.get("role") == "system"]
-    return " ".join(texts), words.tokens(" ".join(kept if keeps_all else [*kept, texts[-1]]))
-
-
-def _texts(given: Any) -> list[str]:
-    """The texts to embed.
-
-    Raises:
-        RefusedError: the input is neither a text nor a list of texts (400).
-    """
-    if given is None or given == "":
-        return []
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise RefusedError(400, "invalid input type")
-    return texts
 
 
 def _vector(model: Model, text: str) -> list[float]:

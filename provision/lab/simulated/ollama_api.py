@@ -1,44 +1,29 @@
-"""The simulated server's API: the table of routes, and Ollama's own endpoints."""
+"""The simulated server's API: the table of routes, the way of a request to its endpoint, and the answers to errors."""
 
 import posixpath
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
-from itertools import chain
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from . import ollama_anthropic as anthropic
-from . import ollama_create as creation
-from . import ollama_documents as documents
+from . import ollama_foreign as foreign
+from . import ollama_native as native
 from . import ollama_openai as openai
 from . import ollama_origins as origins
-from . import ollama_responses as responses
-from . import ollama_store as store
-from .ollama_answers import Answers, Frames, known
+from .ollama_answers import Answers
 from .ollama_errors import GoneError, RefusedError
-from .ollama_http import EVENTS, JSON, PLAIN_JSON, TEXT, Client
+from .ollama_http import JSON, PLAIN_JSON, TEXT, Client
 from .ollama_json import encode
-from .ollama_lab import fault, switched_on
-from .ollama_names import full_name, is_valid
-from .ollama_pull import PullError, pull
+from .ollama_lab import fault
 from .ollama_requests import Body, parse
 from .ollama_runner import Scheduler
 
-_NO_CACHE = [("Cache-Control", "no-cache"), ("Connection", "keep-alive")]
-
 
 class Handler(Client):
-    """One connection: from the request to its endpoint, and from an error to its answer.
-
-    `data` is the body of the request, and `bound_to` the server's address.
-    """
-
-    data: bytes = b""
-    bound_to: str
+    """One connection: from the request to its endpoint, and from an error to its answer."""
 
     def handle_request(self) -> None:
         try:
@@ -125,7 +110,7 @@ class Route:
         request: name of the type of the body; empty for an endpoint that reads no JSON.
     """
 
-    answer: Callable[[Handler, Body, str], None]
+    answer: Callable[[Client, Body, str], None]
     request: str = ""
 
 
@@ -137,230 +122,33 @@ def _last_piece(path: str, refusal: RefusedError) -> bytes:
     return encode({"error": refusal.text}) + b"\n"
 
 
-# -- Ollama's own endpoints
-
-
-def _root(client: Handler, _: Body, __: str) -> None:
-    client.send_bytes(200, b"Ollama is running", "text/plain; charset=utf-8")
-
-
-def _version(client: Handler, _: Body, __: str) -> None:
-    client.send_json({"version": client.version})
-
-
-def _status(client: Handler, _: Body, __: str) -> None:
-    disabled = switched_on("OLLAMA_NO_CLOUD")
-    client.send_json({"cloud": {"disabled": disabled, "source": "env" if disabled else "none"}})
-
-
-def _tags(client: Handler, _: Body, __: str) -> None:
-    client.send_json({"models": [documents.listed(model) for model in store.everything()]})
-
-
-def _ps(client: Handler, _: Body, __: str) -> None:
-    client.send_json({"models": [documents.running(model) for model in client.scheduler.running()]})
-
-
-def _show(client: Handler, body: Body, _: str) -> None:
-    name = _name(body)
-    if not name:
-        raise RefusedError(400, "model is required")
-    model = known(name, RefusedError(400, "model is required"), f"model '{full_name(name)}' not found")
-    client.send_json(documents.shown(model))
-
-
-def _generate(client: Handler, body: Body, _: str) -> None:
-    frames = client.answers.generate(body, client.alive, chat=False)
-    _native(client, body, frames)
-
-
-def _chat(client: Handler, body: Body, _: str) -> None:
-    frames = client.answers.generate(body, client.alive, chat=True)
-    _native(client, body, frames)
-
-
-def _native(client: Handler, body: Body, frames: Frames) -> None:
-    """Answer with lines, or with one document: always with a document where a model was only loaded or unloaded."""
-    with closing(frames):
-        first = next(frames)
-        if first.get("done_reason") in {"load", "unload"}:
-            client.send_json(first)
-        elif body.get("stream") is False:
-            client.send_json(_joined([first, *frames]))
-        else:
-            client.send_lines(chain([first], frames))
-
-
-def _joined(frames: list[dict[str, Any]]) -> dict[str, Any]:
-    """The frames of an answer as one document."""
-    last = frames[-1]
-    parts = [frame.get("message", frame) for frame in frames]
-    own = last.get("message", last)
-    key = "content" if "message" in last else "response"
-    own[key] = "".join(part[key] for part in parts)
-    thinking = "".join(part.get("thinking", "") for part in parts)
-    if not thinking:
-        return last
-    if "message" in last:
-        own["thinking"] = thinking
-        return last
-    early = {name: value for name, value in last.items() if name in {"model", "created_at", "response"}}
-    return {**early, "thinking": thinking, **last}
-
-
-def _embed(client: Handler, body: Body, _: str) -> None:
-    client.send_json(client.answers.embed(body, client.alive))
-
-
-def _embeddings(client: Handler, body: Body, _: str) -> None:
-    client.send_json(client.answers.embedding(body, client.alive))
-
-
-def _pull(client: Handler, body: Body, _: str) -> None:
-    name = _name(body)
-    if not is_valid(name):
-        raise RefusedError(400, "invalid model name")
-    try:
-        # a client that leaves ends its download at once
-        with closing(pull(name, client.alive, insecure=bool(body.get("insecure")))) as frames:
-            _progress(client, body, frames)
-    except PullError as error:
-        _fail(client, str(error))
-    except OSError as error:
-        if isinstance(error, (BrokenPipeError, ConnectionResetError)):
-            raise
-        _fail(client, f"write {error.filename}: {(error.strerror or '').lower()}")
-
-
-def _create(client: Handler, body: Body, _: str) -> None:
-    with closing(creation.create(body)) as frames:
-        _progress(client, body, frames)
-
-
-def _progress(client: Handler, body: Body, frames: Frames) -> None:
-    """Answer with the lines of a progress, or with the last of them."""
-    if body.get("stream") is False:
-        client.send_bytes(200, encode([*frames][-1]), PLAIN_JSON)
-    else:
-        client.send_lines(frames)
-
-
-def _fail(client: Handler, text: str) -> None:
-    """End a progress with an error."""
-    if client.started:
-        raise RefusedError(500, text)
-    client.send_bytes(500, encode({"error": text}), PLAIN_JSON)
-
-
-def _delete(client: Handler, body: Body, _: str) -> None:
-    name = _name(body)
-    if name and not is_valid(name):
-        raise RefusedError(400, f'name "{name}" is invalid')
-    store.delete(known(name, RefusedError(400, "model is required"), f"model '{name}' not found").name)
-    client.send_bytes(200, b"")
-
-
-def _copy(client: Handler, body: Body, _: str) -> None:
-    for role in ("source", "destination"):
-        if not is_valid(body.get(role) or ""):
-            raise RefusedError(400, f'{role} "{body.get(role) or ""}" is invalid')
-    source = body["source"]
-    known(source, RefusedError(400, "model is required"), f'model "{source}" not found')
-    store.copy(source, body["destination"])
-    client.send_bytes(200, b"")
-
-
-def _blob(client: Handler, _: Body, digest: str) -> None:
-    creation.blob(digest)
-    client.send_bytes(200, b"")
-
-
-def _upload(client: Handler, _: Body, digest: str) -> None:
-    client.send_bytes(creation.upload(digest, client.data), b"")
-
-
-def _name(body: Body) -> str:
-    return body.get("model") or body.get("name") or ""
-
-
-# -- the endpoints of other APIs
-
-
-def _openai_chat(client: Handler, body: Body, _: str) -> None:
-    _openai(client, body, openai.chat_request(body), chat=True)
-
-
-def _openai_completion(client: Handler, body: Body, _: str) -> None:
-    _openai(client, body, openai.completion_request(body), chat=False)
-
-
-def _openai(client: Handler, body: Body, asked: Body, *, chat: bool) -> None:
-    with closing(client.answers.generate(asked, client.alive, chat=chat)) as frames:
-        if body.get("stream"):
-            client.send_stream(openai.stream(frames, body, chat=chat), EVENTS)
-        else:
-            client.send_json(openai.whole(frames, body, chat=chat), kind=PLAIN_JSON)
-
-
-def _openai_embeddings(client: Handler, body: Body, _: str) -> None:
-    own = client.answers.embed(openai.embedding_request(body), client.alive)
-    client.send_json(openai.embeddings(own, body), kind=PLAIN_JSON)
-
-
-def _openai_models(client: Handler, _: Body, __: str) -> None:
-    data = [documents.openai_model(model) for model in store.everything()]
-    client.send_json({"object": "list", "data": data}, kind=PLAIN_JSON)
-
-
-def _openai_model(client: Handler, _: Body, name: str) -> None:
-    model = known(name, RefusedError(404, ""), f"model '{full_name(name)}' not found")
-    client.send_json(documents.openai_model(model), kind=PLAIN_JSON)
-
-
-def _messages(client: Handler, body: Body, _: str) -> None:
-    asked = anthropic.request(body)
-    with closing(client.answers.generate(asked, client.alive, chat=True)) as frames:
-        if body.get("stream"):
-            client.send_stream(anthropic.stream(frames, body, asked), EVENTS, _NO_CACHE)
-        else:
-            client.send_json(anthropic.whole(frames, body), kind=PLAIN_JSON)
-
-
-def _responses(client: Handler, body: Body, _: str) -> None:
-    with closing(client.answers.generate(responses.request(body), client.alive, chat=True)) as frames:
-        if body.get("stream"):
-            client.send_stream(responses.stream(frames, body), EVENTS, _NO_CACHE)
-        else:
-            client.send_json(responses.whole(frames, body), kind=PLAIN_JSON)
-
-
 def _both(route: Route) -> dict[str, Route]:
     return {"HEAD": route, "GET": route}
 
 
 ROUTES: dict[str, dict[str, Route]] = {
-    "/": _both(Route(_root)),
-    "/api/version": _both(Route(_version)),
-    "/api/tags": _both(Route(_tags)),
-    "/api/ps": {"GET": Route(_ps)},
-    "/api/status": {"GET": Route(_status)},
-    "/api/show": {"POST": Route(_show, "ShowRequest")},
-    "/api/generate": {"POST": Route(_generate, "GenerateRequest")},
-    "/api/chat": {"POST": Route(_chat, "ChatRequest")},
-    "/api/embed": {"POST": Route(_embed, "EmbedRequest")},
-    "/api/embeddings": {"POST": Route(_embeddings, "EmbeddingRequest")},
-    "/api/pull": {"POST": Route(_pull, "PullRequest")},
-    "/api/create": {"POST": Route(_create, "CreateRequest")},
-    "/api/copy": {"POST": Route(_copy, "CopyRequest")},
-    "/api/delete": {"DELETE": Route(_delete, "DeleteRequest")},
-    "/api/blobs/*": {"HEAD": Route(_blob), "POST": Route(_upload)},
-    "/v1/models": {"GET": Route(_openai_models)},
-    "/v1/models/*": {"GET": Route(_openai_model)},
-    "/v1/chat/completions": {"POST": Route(_openai_chat, "ChatCompletionRequest")},
-    "/v1/completions": {"POST": Route(_openai_completion, "CompletionRequest")},
-    "/v1/embeddings": {"POST": Route(_openai_embeddings, "EmbeddingsRequest")},
-    "/v1/messages": {"POST": Route(_messages, "MessagesRequest")},
-    "/v1/responses": {"POST": Route(_responses, "ResponsesRequest")},
+    "/": _both(Route(native.root)),
+    "/api/version": _both(Route(native.version)),
+    "/api/tags": _both(Route(native.tags)),
+    "/api/ps": {"GET": Route(native.ps)},
+    "/api/status": {"GET": Route(native.status)},
+    "/api/show": {"POST": Route(native.show, "ShowRequest")},
+    "/api/generate": {"POST": Route(native.generate, "GenerateRequest")},
+    "/api/chat": {"POST": Route(native.chat, "ChatRequest")},
+    "/api/embed": {"POST": Route(native.embed, "EmbedRequest")},
+    "/api/embeddings": {"POST": Route(native.embeddings, "EmbeddingRequest")},
+    "/api/pull": {"POST": Route(native.pull, "PullRequest")},
+    "/api/create": {"POST": Route(native.create, "CreateRequest")},
+    "/api/copy": {"POST": Route(native.copy, "CopyRequest")},
+    "/api/delete": {"DELETE": Route(native.delete, "DeleteRequest")},
+    "/api/blobs/*": {"HEAD": Route(native.blob), "POST": Route(native.upload)},
+    "/v1/models": {"GET": Route(foreign.openai_models)},
+    "/v1/models/*": {"GET": Route(foreign.openai_model)},
+    "/v1/chat/completions": {"POST": Route(foreign.openai_chat, "ChatCompletionRequest")},
+    "/v1/completions": {"POST": Route(foreign.openai_completion, "CompletionRequest")},
+    "/v1/embeddings": {"POST": Route(foreign.openai_embeddings, "EmbeddingsRequest")},
+    "/v1/messages": {"POST": Route(foreign.messages, "MessagesRequest")},
+    "/v1/responses": {"POST": Route(foreign.response, "ResponsesRequest")},
 }
 """Methods of each path; a star is the last part of a path."""
 

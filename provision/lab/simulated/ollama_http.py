@@ -29,13 +29,19 @@ class MalformedError(Exception):
 
 
 class Client(BaseHTTPRequestHandler):
-    """One connection of a client. The class attributes are those of the server."""
+    """One connection of a client.
+
+    `scheduler`, `answers`, `version` and the address `bound_to` are those of the server; `data` is the body of the
+    request, and `extra` are further headers of the answer.
+    """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # as Go's net package does: else a token can wait 40 ms for an acknowledgement
     scheduler: Scheduler
     answers: Answers
     version: str
+    bound_to: str
+    data: bytes = b""
     started: bool = False
     extra: Headers = []  # noqa: RUF012 - replaced for each request, never changed
     status: int = 0
