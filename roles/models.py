@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -15,9 +16,11 @@ from provision.steps.base import Owned, Step
 from provision.steps.ollama.engine import OLLAMA
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import LeavingModels, Model, OwnedModels
-from provision.steps.ollama.server_state import canonical
+from provision.steps.ollama.server_state import DEFAULT_REGISTRY, canonical, parts
 
 SERVES = BRINGS_MODELS = True
+# Public registries that answer as Ollama needs; Ollama's own documentation names them.
+PUBLIC = frozenset({DEFAULT_REGISTRY, "ollama.com", "hf.co", "huggingface.co"})
 
 
 class Settings(Base):
@@ -32,9 +35,10 @@ class Settings(Base):
     than ever before: bytes that come a second time, because a part stalled and started over, do not count. Ollama's own
     check of a finished blob is silent too: allow a minute for each 30 GB of a model on slow disks."""
     insecure: bool = False
-    """Whether a pull may ask your own registries over plain http. Ollama pulls only from a registry that redirects to
-    its blobs at another host name. An ordinary registry answers with the blobs themselves, and the pull fails with `no
-    Location header in response`."""
+    """Whether a pull may ask your own registries over plain http; the library is always asked over https. Ollama pulls
+    only from a registry that redirects to its blobs at another host name. An ordinary registry answers with the blobs
+    themselves, and the pull fails with `no Location header in response`. Which registries work, and what to do at a
+    site without internet: docs/models.md."""
     digests: dict[ModelName, Sha256] = {}  # noqa: RUF012 - pydantic copies defaults
     """Model -> the digest to demand, because tags move."""
 
@@ -62,7 +66,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
                 digest=digests.get(canonical(name), ""),
                 tries=settings.tries,
                 stall=round(duration_seconds(settings.stall)),
-                insecure=settings.insecure,
+                insecure=settings.insecure and has_own_registry(name),
                 data_root=shared_settings.docker(host).data_root or "",
             )
             for name in served.models
@@ -71,6 +75,38 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         if settings.resident and models:
             after = ("service:docker", f"container:{served.name}", *(model.id for model in models))
             yield Resident(instance=served.name, models=served.models, after=after)
+
+
+def has_own_registry(model: str) -> bool:
+    """Whether a model's name has a registry that is none of the public ones."""
+    return parts(model)[0] not in PUBLIC
+
+
+def advice(host: Host, inventory: Inventory) -> Iterator[str]:
+    """Yield how the registries of the models have to answer, which shows only at a pull, and needless settings."""
+    settings = host.of(Settings)
+    models = [name for instance in host.instances if engines.of(instance) is OLLAMA for name in instance.models]
+    own = {parts(name)[0]: name for name in models if has_own_registry(name)}
+    images = _image_registries(host)
+    for registry, model in own.items():
+        kind = "serves Docker images here" if registry in images else "is a registry of your own"
+        yield (
+            f"ollama.models: {registry}, from which {model} comes, {kind}. Ollama pulls only from a registry that"
+            " redirects to blobs (307) at another host name; an ordinary registry sends the blobs itself, and the pull"
+            " fails. docs/models.md says how to find out, and how to put a redirect in front"
+        )
+    if models and settings.insecure and not own:
+        yield (
+            "models.insecure: true has no effect, because no model has a registry in its name (HOST/SPACE/NAME:TAG);"
+            " models of the library always come over https"
+        )
+
+
+def _image_registries(host: Host) -> set[str]:
+    """Host and port of every registry from which the inventory takes images."""
+    image, slash, _ = host.serving.image.partition("/")
+    mirrors = {urlsplit(mirror).netloc for mirror in shared_settings.docker(host).registry_mirrors}
+    return mirrors | ({image} if slash and ("." in image or ":" in image) else set())
 
 
 OWNED: tuple[Owned, ...] = (LeavingModels(), OwnedModels())

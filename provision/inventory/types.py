@@ -34,7 +34,8 @@ _IMAGE = re.compile(
     rf"(?:(?:(?=[^/]*[.:])|(?=localhost/)){_REGISTRY}/)?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?"
 )
 _MODEL_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
-_MODEL = re.compile(rf"(?:{_REGISTRY}/)?(?:{_MODEL_PART}/)?{_MODEL_PART}(?::{_MODEL_PART})?")
+_SPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"  # without a dot: Ollama takes `registry.example/x` for no name
+_MODEL = re.compile(rf"(?:(?:{_REGISTRY}/)?{_SPACE}/)?{_MODEL_PART}(?::{_MODEL_PART})?")
 _DURATION_PART = re.compile(r"([0-9.]+)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

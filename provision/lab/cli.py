@@ -129,7 +129,7 @@ def save(name: str, label: str) -> None:
 def fault(name: str, listed: bool, value: str, target: str | None, fault: str | None, state: str) -> None:
     """Switch a FAULT of a TARGET on or off; without TARGET and FAULT, show the faults that are on.
 
-    A TARGET is a host (gpu-01), an instance (gpu-01/ollama1), or the site.
+    A TARGET is a host (gpu-01), an instance (gpu-01/ollama1), the site, or a model of the site (site/deepseek-r1).
     """
     from provision.lab import faults
     from provision.lab.lab import Lab

@@ -1,17 +1,19 @@
 """Faults that a person can switch on and off while the lab runs.
 
-A target is a host (`gpu-01`), an instance on a host (`gpu-01/ollama1`), or the site (`site`).
+A target is a host (`gpu-01`), an instance on a host (`gpu-01/ollama1`), the site (`site`), or a model in the site's
+model registry (`site/deepseek-r1`).
 """
 
 from dataclasses import dataclass
 
 from provision.errors import UsageError
+from provision.lab import models
 from provision.lab.lab import Lab
 from provision.lab.network import DISTURBANCES
 
-HOST, INSTANCE, SITE = "HOST", "HOST/INSTANCE", "site"
+HOST, INSTANCE, SITE, MODEL = "HOST", "HOST/INSTANCE", "site", "site[/MODEL]"
 _FOLDER = "/etc/provision-lab/faults"
-_PORTS = {"web-down": 80, "packages-down": 3142, "registry-down": 5000}
+_PORTS = {"web-down": 80, "packages-down": 3142, "registry-down": 5000, "models-down": models.PORT}
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ FAULTS = [
     Fault("web-down", SITE, "the package repositories and the nginx tarball are refused"),
     Fault("packages-down", SITE, "the way to the distribution's mirror is refused"),
     Fault("registry-down", SITE, "the image registry is refused"),
+    Fault("models-down", SITE, "the model registry is refused"),
+    *(Fault(name, MODEL, text) for name, text in models.FAULTS.items()),
 ]
 
 
@@ -68,7 +72,7 @@ def switch(lab: Lab, target: str, name: str, *, on: bool, value: str = "") -> No
 
     Args:
         lab: the lab.
-        target: `gpu-01`, `gpu-01/ollama1` or `site`.
+        target: `gpu-01`, `gpu-01/ollama1`, `site` or `site/MODEL`.
         name: name of the fault.
         on: whether the fault is on from now on.
         value: the value that some faults take.
@@ -77,12 +81,14 @@ def switch(lab: Lab, target: str, name: str, *, on: bool, value: str = "") -> No
         UsageError: no such fault for this kind of target.
         LabError: the lab lacks the host, or the host is down.
     """
-    kind = SITE if target == SITE else INSTANCE if "/" in target else HOST
-    if not any(fault.name == name and fault.target == kind for fault in FAULTS):
-        fitting = ", ".join(fault.name for fault in FAULTS if fault.target == kind)
-        raise UsageError(f"{target} cannot have the fault {name!r}", f"faults of {kind}: {fitting}")
-    if kind == SITE:
+    kinds = _kinds(target)
+    if not any(fault.name == name and fault.target in kinds for fault in FAULTS):
+        fitting = ", ".join(fault.name for fault in FAULTS if fault.target in kinds)
+        raise UsageError(f"{target} cannot have the fault {name!r}", f"faults of {' and '.join(kinds)}: {fitting}")
+    if name in _PORTS:
         lab.network.close(_PORTS[name], on=on)
+    elif MODEL in kinds:
+        models.switch(lab.home, target.partition("/")[2], name, on=on, value=value)
     elif name == "power-off":
         _power(lab, target, on=not on)
     elif name in DISTURBANCES:
@@ -91,9 +97,19 @@ def switch(lab: Lab, target: str, name: str, *, on: bool, value: str = "") -> No
         _mark(lab, target, name, on=on, value=value)
 
 
+def _kinds(target: str) -> tuple[str, ...]:
+    """The kinds of targets that a word can mean."""
+    if target == SITE:
+        return SITE, MODEL
+    if target.startswith(f"{SITE}/"):
+        return (MODEL,)
+    return (INSTANCE,) if "/" in target else (HOST,)
+
+
 def active(lab: Lab) -> list[tuple[str, str]]:
     """Every fault that is on, as (target, name)."""
     switched = [(SITE, name) for name, port in _PORTS.items() if lab.network.closed(port)]
+    switched += [(f"{SITE}/{model}" if model else SITE, name) for model, name in models.active(lab.home)]
     for host in lab.hosts():
         if not host.running:
             switched.append((host.name, "power-off"))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from provision.lab import base, cgroups, keys, machine, network, paths, registry, sheet, site
+from provision.lab import base, cgroups, keys, machine, models, network, paths, registry, sheet, site
 from provision.lab.host import Host
 from provision.lab.shell import LabError
 from provision.lab.spec import Spec
@@ -222,6 +222,7 @@ def _make_parts(release: str, say: Callable[[str], None]) -> None:
         base.ensure(release, say)
         registry.ensure()
         site.ensure(release, say)
+        models.ensure()
 
 
 def _registered(spec: Spec) -> Lab:

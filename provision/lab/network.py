@@ -42,6 +42,11 @@ class Network:
         return self.address(1)
 
     @property
+    def blobs(self) -> str:
+        """The site's second address: Ollama downloads models only from another host than their registry."""
+        return self.address(2)
+
+    @property
     def gateway(self) -> str:
         """Address of the machine on the lab's network."""
         return self.address(254)
@@ -73,6 +78,7 @@ class Network:
         if not self._has("br0"):
             self._ip("link", "add", "br0", "type", "bridge")
             self._ip("address", "add", f"{self.site}/24", "dev", "br0")
+        self._ip("address", "replace", f"{self.blobs}/24", "dev", "br0")
         for device in ("lo", "br0"):
             self._ip("link", "set", device, "up")
         for table, words in self._rules():

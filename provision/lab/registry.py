@@ -3,6 +3,7 @@
 import http.client
 import json
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from provision.lab import image, paths
@@ -67,15 +68,40 @@ def publish(address: str, release: str) -> None:
         if status == 200 and data == built.manifest:
             continue
         for digest, blob in built.blobs.items():
-            _push_blob(connection, digest, blob)
-        status, _, data = _ask(connection, "PUT", path, built.manifest, {"Content-Type": kind})
-        if status != 201:
-            raise LabError(f"the lab's registry refused {image.NAME}:{tag}: {status} {data.decode()}")
+            _push_blob(connection, image.NAME, digest, blob)
+        _put_manifest(connection, image.NAME, tag, built.manifest, kind)
     marker.write_text(sources)
 
 
-def _push_blob(connection: http.client.HTTPConnection, digest: str, blob: bytes) -> None:
-    base = f"/v2/{image.NAME}/blobs"
+def publish_model(address: str, name: str, tag: str, manifest: dict[str, Any], blobs: dict[str, bytes]) -> None:
+    """Push a model of Ollama, as `ollama push` does. Ollama does not pull the model from here: the registry sends blobs
+    without a redirect.
+
+    Args:
+        address: address of the site.
+        name: namespace and name of the model.
+        tag: tag of the model.
+        manifest: the manifest.
+        blobs: digest -> content of each blob.
+
+    Raises:
+        LabError: the registry refused.
+    """
+    connection = http.client.HTTPConnection(address, _PORT, timeout=30)
+    for digest, blob in blobs.items():
+        _push_blob(connection, name, digest, blob)
+    _put_manifest(connection, name, tag, json.dumps(manifest).encode(), manifest["mediaType"])
+
+
+def _put_manifest(connection: http.client.HTTPConnection, name: str, tag: str, manifest: bytes, kind: str) -> None:
+    path = f"/v2/{name}/manifests/{tag}"
+    status, _, data = _ask(connection, "PUT", path, manifest, {"Content-Type": kind})
+    if status != 201:
+        raise LabError(f"the lab's registry refused {name}:{tag}: {status} {data.decode()}")
+
+
+def _push_blob(connection: http.client.HTTPConnection, name: str, digest: str, blob: bytes) -> None:
+    base = f"/v2/{name}/blobs"
     if _ask(connection, "HEAD", f"{base}/{digest}")[0] == 200:
         return
     _, headers, _ = _ask(connection, "POST", f"{base}/uploads/")

@@ -4,6 +4,8 @@ http://SITE/docker                the lab's copy of Docker's apt repository (the
 http://SITE/libnvidia-container   NVIDIA's apt repository (simulated toolkit)
 http://SITE/nginx                 the real nginx tarball
 http://SITE:5000                  an image registry with ollama/ollama (simulated)
+SITE:5001                         a model registry with the library's models (simulated); their bytes come from a second
+                                  address, on port 5002
 http://SITE:3142                  a caching proxy to the machine's package mirror, for the hosts' apt
 """
 
@@ -15,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from provision.lab import base, cgroups, debs, keys, machine, paths, registry, repository
+from provision.lab import base, cgroups, debs, keys, machine, models, paths, registry, repository
 from provision.lab.base import discard
 from provision.lab.fetch import Archive
 from provision.lab.network import Network
@@ -59,7 +61,8 @@ def start_servers(network: Network, home: Path, release: str) -> None:
         served = [str(paths.site(release)), str(paths.CACHE / "packages")]
         start([*enter, *web, *served], cgroups=joined, log=home / "web.log")
         start([*enter, *registry.command(home, network.site, release)], cgroups=joined, log=home / "registry.log")
-    for port in (80, 3142, 5000):
+        start([*enter, *models.command(home, network)], cgroups=joined, log=home / "models.log")
+    for port in (80, 3142, 5000, models.PORT):
         wait_for_port(network.site, port)
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from provision.lab import faults
+from provision.lab import faults, models, registry
+from provision.lab.simulated import ollama_store
 
 from .conftest import UPSTREAM
 
@@ -39,18 +40,41 @@ def test_instances_whose_only_model_embeds_are_back_in_the_upstream_after_a_roll
 
 
 def test_a_pull_that_stalls_is_given_up_and_the_host_is_free_again(scratch, lab):
-    faults.switch(lab, "gpu-01/ollama1", "pull-stalls", on=True)
-    scratch.vars["ollama"]["models"] = [MODEL, EMBEDDING]
-    scratch.vars["models"] = {"stall": "10s", "tries": 1}
+    """The site's model registry stalls."""
+    long = f"{lab.network.site}:{models.PORT}/library/{EMBEDDING}"
+    faults.switch(lab, f"site/{EMBEDDING}", "models-stall", on=True)
+    assert (f"site/{EMBEDDING}", "models-stall") in faults.active(lab)
+    scratch.vars["ollama"]["models"] = [MODEL, long]
+    scratch.vars["models"] = {"stall": "10s", "tries": 1, "insecure": True}
     done = scratch.provision("deploy", "--yes", "--json", "--limit", "gpu-01", "--tags", "models")
     assert done.code == 3, done
     assert "nothing came for 1" in json.dumps(done.host("gpu-01")), done
     assert "(models.stall)" in json.dumps(done.host("gpu-01")), done
     status = scratch.provision("lock", "status", "--limit", "gpu-01", "--json")
     assert status.host("gpu-01")["lock"] is None
-    faults.switch(lab, "gpu-01/ollama1", "pull-stalls", on=False)
+    faults.switch(lab, f"site/{EMBEDDING}", "models-stall", on=False)
     scratch.deploy()
     assert not any(scratch.changes().values())
+    assert f"{long}:latest" in fleet_models(scratch)
+
+
+def fleet_models(fleet) -> str:
+    return fleet.on("gpu-01", "docker", "exec", "ollama1", "ollama", "list")
+
+
+def test_a_model_of_an_image_registry_is_refused_with_advice(scratch, lab):
+    """The site's image registry is a real docker-registry, and sends blobs without a redirect."""
+    name = f"library/{EMBEDDING}"
+    registry.publish_model(lab.network.site, name, "latest", *ollama_store.published(EMBEDDING))
+    scratch.vars["ollama"]["models"] = [MODEL, f"{lab.network.site}:5000/{name}"]
+    scratch.vars["models"] = {"insecure": True}
+    checked = scratch.provision("inventory", "check")
+    assert "serves Docker images here" in checked.err
+    done = scratch.provision("deploy", "--yes", "--json", "--limit", "gpu-01", "--tags", "models")
+    assert done.code == 3, done
+    said = json.dumps(done.host("gpu-01"))
+    assert "http: no Location header in response (Ollama pulls only from a registry that redirects" in said, done
+    assert "try 1 failed" not in said
 
 
 def test_a_blob_that_was_damaged_is_mended_and_its_instance_answers(fleet, lab):

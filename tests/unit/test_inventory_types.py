@@ -72,7 +72,7 @@ REFUSES: dict[str, list[Any]] = {
     "Sha256": [*HOSTILE, "a" * 63, "g" * 64, 1],
     "Fingerprint": [*HOSTILE, "0EBFCD88", 1],
     "ImageRef": [*HOSTILE, "A/b", "a:", "a@sha256:abc", "a//b", "http://a", "-a:b"],
-    "ModelName": [*HOSTILE, "-rf", "a:-b", "a/../b", "a:b:c", "http://a"],
+    "ModelName": [*HOSTILE, "-rf", "a:-b", "a/../b", "a:b:c", "http://a", "h:5000/m", "reg.example/m"],
     "AbsolutePath": [*HOSTILE, "a", "/a/../b", "/..", "/a\nb", "/a\x7f"],
     "Address": [*HOSTILE, "10.0.0", "10.0.0.256", "fe80::1%eth0", "example.org"],
     "Duration": [*HOSTILE, "5 m", "5x", "m", "--1", 1.5, True],

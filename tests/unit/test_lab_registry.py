@@ -3,11 +3,18 @@
 import hashlib
 import http.client
 import json
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
 
 from provision.lab.model_registry import ModelRegistry
+from provision.lab.model_store import Store
+from provision.lab.models import active, switch
+from provision.lab.waiting import wait_for_port
 
 SMALL = "library/small"
 WEIGHTS = b"weights " * 32768
@@ -164,3 +171,24 @@ def test_an_ordinary_registry_sends_blobs_itself(registry):
     registry.fault("models-plain")
     digest = f"sha256:{hashlib.sha256(WEIGHTS).hexdigest()}"
     assert ask(f"http://{registry.host}/v2/{SMALL}/blobs/{digest}")[::2] == (200, WEIGHTS)
+
+
+def test_the_program_serves_two_addresses(tmp_path):
+    store = Store(tmp_path / "models")
+    store.publish(f"{SMALL}:latest", [("model", WEIGHTS)], CONFIG)
+    switch(tmp_path, "small", "models-manifest", on=True, value="500")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["127.0.0.1", str(port), "127.0.0.2", str(tmp_path / "models"), str(tmp_path / "model-faults")]
+    with subprocess.Popen([sys.executable, "-I", "-m", "provision.lab.model_registry", *words]) as program:
+        try:
+            wait_for_port("127.0.0.1", port)
+            host = SimpleNamespace(host=f"127.0.0.1:{port}")
+            assert manifest(host)[0] == 500
+            assert list(active(tmp_path)) == [("small", "models-manifest")]
+            switch(tmp_path, "small", "models-manifest", on=False)
+            assert manifest(host)[0] == 200
+            assert weights(host)[2] == WEIGHTS
+        finally:
+            program.kill()
+    assert not list(active(tmp_path))

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provision.command import Run
+from provision.plan import role_interface
 from provision.roles import models as role
 from provision.steps.base import Answer, Content, converged
 from provision.steps.facts import HostFacts
@@ -562,3 +563,44 @@ def test_the_models_of_a_leaving_instance_go_first_and_superseded_models_go_last
     ]
     assert leaving.step("model:ollama2/a").disrupts({}, None) == {"ollama2"}
     assert staying.step("model:ollama1/a").disrupts({}, None) == frozenset()
+
+
+# -- registries of one's own
+
+
+def advice(tmp_path: Path, models: str, more: str = "") -> list[str]:
+    path = tmp_path / "i.yaml"
+    ollama = f"{{models: [{models}], instances: [{{gpus: [0]}}]}}"
+    path.write_text(f"all: {{vars: {{{more}}}, children: {{gpu: {{hosts: {{gpu-01: {{ollama: {ollama}}}}}}}}}}}\n")
+    return list(role_interface.load(str(path)).advice.get("models", ()))
+
+
+def test_the_check_says_how_a_registry_has_to_answer(tmp_path: Path) -> None:
+    (text,) = advice(tmp_path, '"10.0.0.1:5000/library/a", "10.0.0.1:5000/library/b:1", c')
+    assert text.startswith("ollama.models: 10.0.0.1:5000, from which 10.0.0.1:5000/library/b:1 comes, is a registry")
+    assert "redirects to blobs (307) at another host name" in text
+
+
+@pytest.mark.parametrize(
+    "more",
+    ['docker: {registry_mirrors: ["http://10.0.0.1:5000"]}', 'ollama: {image: "10.0.0.1:5000/ollama/ollama:0.34.4"}'],
+)
+def test_the_check_knows_a_registry_of_images(tmp_path: Path, more: str) -> None:
+    (text,) = advice(tmp_path, '"10.0.0.1:5000/library/a"', more)
+    assert "serves Docker images here" in text
+
+
+def test_the_check_says_that_insecure_has_no_effect(tmp_path: Path) -> None:
+    assert not advice(tmp_path, '"hf.co/space/a", b')
+    (text,) = advice(tmp_path, '"hf.co/space/a", b', "models: {insecure: true}")
+    assert text.startswith("models.insecure: true has no effect")
+
+
+def test_only_registries_of_ones_own_are_asked_over_plain_http(tmp_path: Path) -> None:
+    path = tmp_path / "i.yaml"
+    ollama = '{models: ["10.0.0.1:5000/library/a", "hf.co/space/b", c], instances: [{gpus: [0]}]}'
+    everywhere = "{models: {insecure: true}}"
+    path.write_text(f"all: {{vars: {everywhere}, children: {{gpu: {{hosts: {{gpu-01: {{ollama: {ollama}}}}}}}}}}}\n")
+    inventory = role_interface.load(str(path))
+    steps = role.steps(inventory.hosts[0], inventory)
+    assert [step.insecure for step in steps if isinstance(step, Model)] == [True, False, False]

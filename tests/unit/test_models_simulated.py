@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from provision.command import Answer
-from provision.lab.simulated import ollama_api, ollama_lab, ollama_pull
+from provision.lab.model_registry import ModelRegistry
+from provision.lab.simulated import ollama_api, ollama_lab, ollama_pull, ollama_store
 from provision.steps.facts import HostFacts
 from provision.steps.instance.engine import proved_at
 from provision.steps.ollama import readiness, server_state
@@ -72,8 +73,9 @@ def run(command, limit: float = 60):
     return subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=limit)
 
 
-def pull(name: str = MODEL, tries: int = 1, stall: int = 600, have=None):
-    (command,) = Model(instance="ollama1", name=name, tries=tries, stall=stall).commands(have, {"whole": True})
+def pull(name: str = MODEL, tries: int = 1, stall: int = 600, have=None, insecure=False):
+    step = Model(instance="ollama1", name=name, tries=tries, stall=stall, insecure=insecure)
+    (command,) = step.commands(have, {"whole": True})
     return run(command)
 
 
@@ -163,11 +165,68 @@ def test_the_error_of_the_server_is_shown_without_json_escapes(host):
     assert pull().stderr == f"ollama1 could not pull deepseek-r1:1.5b: {said}\n"
 
 
-def test_a_registry_without_redirects_is_asked_once(host):
-    (host.faults / "ollama1.pull-fails").write_text("http: no Location header in response")
-    done = pull(tries=3)
+# -- pulls from a registry of one's own
+
+
+@pytest.fixture
+def registry(host, tmp_path):
+    """A registry with the model, in front of the host's server."""
+    manifest, blobs = ollama_store.published(MODEL)
+    with ModelRegistry(tmp_path / "registry").serving() as running:
+        for blob in blobs.values():
+            running.store.add_blob(blob)
+        running.store.put_manifest(f"library/{MODEL}", json.dumps(manifest).encode())
+        yield running
+
+
+def test_a_model_comes_from_a_registry_of_ones_own(registry):
+    done = pull(registry.name(f"library/{MODEL}"), insecure=True)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+FINAL = [
+    ("models-plain", "", True, "redirects to blobs (307) at another host name"),
+    ("models-manifest", "401", True, "the registry demands a login"),
+    ("models-manifest", "404", True, "the registry has no model of this name and tag"),
+    ("models-blob", "404", True, "the registry lacks a blob of the model"),
+    ("models-slow", "", False, "the registry speaks plain http: set models.insecure: true"),
+]
+
+
+@pytest.mark.parametrize(("fault", "value", "insecure", "said"), FINAL)
+def test_an_error_that_no_try_can_mend_ends_the_pull_with_advice(registry, fault, value, insecure, said):
+    registry.fault(fault, value=value)
+    done = pull(registry.name(f"library/{MODEL}"), tries=3, insecure=insecure)
+    assert done.returncode == 1
     assert "try 1 failed" not in done.stdout
-    assert "no Location header in response: Ollama pulls only from a registry that redirects to blobs" in done.stderr
+    assert said in done.stderr
+    assert "\\" not in done.stderr
+
+
+TRIED = [
+    ("models-manifest", "500", "pull model manifest: 500: {"),
+    ("models-manifest", "html", "a web page came in place of a manifest"),
+    ("models-lie", "", "the registry sent other bytes than its manifest says"),
+    ("models-close", "1000", "the registry broke off the blob in each of six tries"),
+    ("models-blob", "500", "the registry refused a blob for 30 s"),
+    ("models-stall", "", "nothing came for 1 s (models.stall) at: pulling "),
+    ("models-blob", "silence", "nothing came for 1 s (models.stall) at: pulling "),
+    ("models-manifest", "silence", "nothing came for 1 s (models.stall) at: pulling manifest"),
+]
+
+
+@pytest.mark.parametrize(("fault", "value", "said"), TRIED)
+def test_an_error_of_a_moment_is_tried_again_and_said_in_words(registry, fault, value, said):
+    knobs(retry_seconds=0.01, locate_seconds=0.2)
+    registry.fault(fault, value=value)
+    done = pull(registry.name(f"library/{MODEL}"), tries=2, stall=1 if "models.stall" in said else 600, insecure=True)
+    assert done.returncode == 1
+    (failed,) = [line for line in done.stdout.splitlines() if line.startswith("try 1 failed: ")]
+    assert said in failed
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1, "one line, without words of the shell"
+    registry.clear(fault)
+    assert pull(registry.name(f"library/{MODEL}"), insecure=True).returncode == 0
 
 
 # -- damaged blobs

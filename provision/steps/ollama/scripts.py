@@ -84,6 +84,34 @@ progress() { # file of frames: shows the newest whole one and counts the seconds
 }
 """
 
+# Texts of Ollama in a pull's error frame (server/images.go, server/download.go, net/http), in words, and whether a
+# further try is useless.
+JUDGEMENT = r"""
+judge() { # text of an error: sets `final`, empty where a further try may help, and `advice`
+  final=yes advice=
+  case $1 in
+    *'no Location header in response'* | *'unexpected status code 30'*)
+      advice='Ollama pulls only from a registry that redirects to blobs (307) at another host name: docs/models.md' ;;
+    *'realm host '* | *unauthorized*) advice='the registry demands a login, and Ollama has none for this registry' ;;
+    *'gave HTTP response to HTTPS client'* | *'not look like a TLS handshake'*)
+      advice='the registry speaks plain http: set models.insecure: true' ;;
+    *'failed to verify certificate'*) advice='the container does not know the issuer of this certificate' ;;
+    'pull model manifest: file does not exist'*) advice='the registry has no model of this name and tag' ;;
+    *'file does not exist'*) advice='the registry lacks a blob of the model: publish the model there again' ;;
+    *'no space left'* | *'invalid model name'* | *'requires a newer version'*) ;;
+    *) final= ;;
+  esac
+  [ -z "$final" ] || return 0
+  case $1 in
+    *"invalid character '<'"*) advice='a web page came in place of a manifest: is a portal or a proxy in between?' ;;
+    *'max retries exceeded'*) advice='the registry broke off the blob in each of six tries' ;;
+    *'context deadline exceeded'*) advice='the registry refused a blob for 30 s' ;;
+    *'digest mismatch'*) advice='the registry sent other bytes than its manifest says' ;;
+    *'no such host'*) advice='the name server does not know the registry; without internet: docs/models.md' ;;
+  esac
+}
+"""
+
 # $1 container, $2 model, $3 request, $4 its manifest below models/manifests, $5 tries, $6 seconds of silence that end a
 # try, $7 name of the mark, $8 not empty for a known damaged blob. Success is the last frame, never the status
 # (docs/facts.md#ollama-pull); a failure that no further try can mend ends the pull at once. The first
@@ -97,6 +125,7 @@ PULL = Script(
     + content.STILL_DAMAGED
     + BLOBS
     + PROGRESS
+    + JUDGEMENT
     + rf"""
 frames=$(mktemp) said=$(mktemp)
 pid=
@@ -121,7 +150,7 @@ while :; do
     [ "$silent" -lt "$6" ] || {{ why="nothing came for $silent s (models.stall) at: ${{phase:-the answer}}"; break; }}
   done
   [ -z "$why" ] || kill "$pid" 2>/dev/null || :
-  rc=0; wait "$pid" || rc=$?
+  rc=0; {{ wait "$pid"; }} 2>/dev/null || rc=$? # the shell itself says `Terminated`
   pid=
   case $why:$(tail -n 1 "$frames" | tr -d ' ') in
     *'"status":"success"'*) if verify "$folder" "$manifest"; then break; fi
@@ -133,13 +162,9 @@ while :; do
         *) why="the connection to the server broke: $(head -n 1 "$said") at: ${{phase:-the answer}}" ;;
       esac ;;
   esac
-  case $why in
-    *'file does not exist'* | *'no space left'* | *'invalid model name'*) try=$5 ;;
-    *'requires a newer version'* | *unauthorized*) try=$5 ;;
-    *'no Location header in response'*) try=$5
-      why="$why: Ollama pulls only from a registry that redirects to blobs at another host name; this one does not" ;;
-  esac
-  if [ "$try" -ge "$5" ]; then echo "$1 could not pull $2: $why" >&2; exit 1; fi
+  judge "$why"
+  why=$why${{advice:+" ($advice)"}}
+  if [ "$final" ] || [ "$try" -ge "$5" ]; then echo "$1 could not pull $2: $why" >&2; exit 1; fi
   echo "try $try failed: $why; again in 5 s"
   try=$((try + 1)); sleep 5
 done
