@@ -17,7 +17,7 @@ from pathlib import Path
 import websocket
 
 PROGRAM = "chromium"
-LOADED = 30.0  # seconds until a page has loaded, at most
+LOADED = 120.0  # seconds until a page has loaded, at most
 
 
 class Page:

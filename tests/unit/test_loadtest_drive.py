@@ -312,7 +312,7 @@ def test_every_advertisement_of_locusts_page_is_known():
 
 
 def wait_for(holds):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.1)
