@@ -44,6 +44,7 @@ from provision.steps.instance import boot, endpoint, storage
 from provision.steps.instance.conflicts import Holders
 from provision.steps.instance.container import Container, OwnedContainers
 from provision.steps.instance.create_arguments import bind, fingerprint, volume
+from provision.steps.instance.previous import OwnedPrevious
 from provision.steps.instance_paths import FOLDER, PROGRAMS, env_file
 from provision.steps.ollama.engine import OLLAMA
 from provision.steps.ollama.environment import from_settings
@@ -396,6 +397,7 @@ OWNED: tuple[Owned, ...] = (
     OwnedUnits(prefix="provision-instances"),
     OwnedContainers(engine=OLLAMA),
     OwnedFirewall(),
+    OwnedPrevious(engine=OLLAMA),
     OwnedVolumes(),
     OwnedImages(),
     OwnedFiles(globs=(f"{FOLDER}/*", f"{PROGRAMS}*")),

@@ -50,7 +50,7 @@ class Disruption:
         Args:
             changes: as planned.
         """
-        names = {change.step.part_of for change in changes if change.step.part_of}
+        names = {change.step.part_of for change in changes if change.step.part_of and not change.step.follows_test}
         disrupted = {name for change in changes for name in self.of(change)}
         return EVERY if disrupted >= EVERY else frozenset(names | disrupted)
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-from provision.apply import diagnostics, disk_room
+from provision.apply import diagnostics, disk_room, way_back
 from provision.apply.disruption import Disruption
 from provision.apply.host_reader import HostReader
 from provision.apply.host_steps import HostSteps
@@ -23,7 +23,7 @@ from provision.errors import FactError, HostError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Mask
 from provision.plan import gpu_loss, planner
-from provision.plan.change_order import Group, creates, groups, is_container, is_missing
+from provision.plan.change_order import Group, creates, groups, is_container, is_missing, with_releases
 from provision.plan.planner import Change, HostPlan
 from provision.plan.role_interface import Entry, late, serving
 from provision.runs import interrupt
@@ -203,7 +203,9 @@ class HostRun:
             reads: the commands to read after the last change.
             last: whether the lock can be given back after the last change.
         """
-        order = groups(changes, self.disruption.of)
+        order = with_releases(groups(changes, self.disruption.of))
+        # the rules of the firewall may differ once a planned previous container is gone: keep the lock for that round
+        last = last and not any(change.step.follows_test for change in changes)
         for group, following in itertools.zip_longest(order, order[1:]):
             then = _facts(following.changes) if following else reads
             yield from self._change(group, then, done=last and following is None)
@@ -217,7 +219,7 @@ class HostRun:
             done: whether the lock can be given back after the group.
         """
         first = group.changes[0].step.id
-        with _about(first):
+        with _about(first), self._pointing_back(group):
             hurt = self._hurt_by(group)
             slot = self.traffic.request(hurt, first) if hurt else None
             try:
@@ -239,7 +241,20 @@ class HostRun:
                 self.traffic.abandon(slot)
                 raise
         if slot is not None:
-            self.traffic.uncordon(slot)
+            with self._pointing_back(group):
+                self.traffic.uncordon(slot)
+
+    @contextlib.contextmanager
+    def _pointing_back(self, group: Group) -> Iterator[None]:
+        """Add to an error the command that starts a previous container again, if a change of the group has kept any."""
+        try:
+            yield
+        except HostError as error:
+            if not isinstance(error, UnreachableError | Stopped):
+                known = self.plans[0].changes if self.plans else ()
+                begun = self._performer.journal.changes
+                error.hint += way_back.words(group.changes, begun, known, self.reader, self.context)
+            raise
 
     def _confirm(self, begin: float) -> None:
         """After a long wait, make sure that the host still answers and is locked by this run, before instances go out.
@@ -288,8 +303,8 @@ class HostRun:
         self.say("changing", step.id, change.reason)
         try:
             settled = self._settle(change)
-            if settled is not None and creates(settled) and self.traffic.hold(step.part_of):
-                self.reader.forget()  # telling the balancers may have taken long
+            if settled is not None and self._waits(settled):
+                self.reader.forget()
                 settled = self._settle(change)
             if settled is None:
                 self.say("ok", step.id)
@@ -301,8 +316,19 @@ class HostRun:
             if self.changed and error.hint == planner.NOTHING_CHANGED:
                 error.hint = "earlier changes stay; repair the cause, then run the command again"
             raise
+        if change.is_consequence:
+            self.say("ok", step.id)
+            return
         self.changed.append(step.id)
         self.say("changed", step.id, change.reason, time.monotonic() - begun)
+
+    def _waits(self, change: Change) -> bool:
+        """Have the balancers send nothing to a new instance, or the instance of a previous container tested; return
+        whether either took time."""
+        step = change.step
+        if step.follows_test:
+            return self.traffic.prove(step.part_of, step.id)
+        return creates(change) and self.traffic.hold(step.part_of)
 
     def _settle(self, change: Change) -> Change | None:
         """Make the change anew from the present state; None if nothing differs any more."""

@@ -40,6 +40,9 @@ class Traffic(Protocol[T]):
     def missing(self, name: str) -> None:
         """Note that a cordoned instance is gone and cannot be tested now."""
 
+    def prove(self, name: str, step: str) -> bool:
+        """Make sure that an instance has passed its test in this run; True if the test was made now."""
+
     def finish(self) -> None:
         """Admit the instances that are still out, at the end of the host's part."""
 
@@ -72,6 +75,10 @@ class NoTraffic:
 
     def missing(self, name: str) -> None:
         """Never called."""
+
+    def prove(self, name: str, step: str) -> bool:
+        """Return False: a host without balancers has no test."""
+        return False
 
     def finish(self) -> None:
         """Do nothing: no instance is out."""

@@ -41,21 +41,52 @@ def creates(change: Change) -> bool:
     if not is_container(change.step) or change.want is None or change.pending:
         return False
     have = change.have
-    return have is None or not (have.get("running") or have.get("publish") == change.want.get("publish"))
+    if have is None or have.get("aside"):
+        return True
+    return not (have.get("running") or have.get("publish") == change.want.get("publish"))
 
 
 def groups(changes: Sequence[Change], disrupts: Disrupts) -> tuple[Group, ...]:
-    """Group the changes of one host.
+    """Group the changes of one host. A change that follows a test goes alone, and so do all later changes.
 
     Args:
         changes: as planned.
         disrupts: the instances whose streams a change cuts.
     """
+    end = next((number for number, change in enumerate(changes) if change.step.follows_test), len(changes))
+    return (*_groups(changes[:end], disrupts), *(Group((change,)) for change in changes[end:]))
+
+
+def with_releases(order: Sequence[Group]) -> tuple[Group, ...]:
+    """Add the removal of everything that replacements keep for a return, each after the last group of its instance.
+
+    Args:
+        order: the groups of one host.
+    """
+    result: list[Group] = []
+    kept: dict[str, Change] = {}
+    for number, group in enumerate(order):
+        result.append(group)
+        kept |= {change.step.part_of: release for change in group.changes if (release := _release(change)) is not None}
+        later = {change.step.part_of for following in order[number + 1 :] for change in following.changes}
+        result += [Group((kept.pop(name),)) for name in sorted(kept.keys() - later)]
+    return tuple(result)
+
+
+def _release(change: Change) -> Change | None:
+    """Return the removal of the thing that a change keeps; the next plan finds the thing that a pending change kept."""
+    step = None if change.pending else change.step.release(change.have, change.want)
+    if step is None:
+        return None
+    return Change(change.role, step, "remove", f"{step.part_of} has passed its test", is_consequence=True)
+
+
+def _groups(changes: Sequence[Change], disrupts: Disrupts) -> tuple[Group, ...]:
     everything = _whole_host(changes, disrupts)
     if everything is not None:
         first, last = everything
-        before = groups(changes[:first], disrupts)
-        return (*before, Group(tuple(changes[first:last]), EVERY), *groups(changes[last:], disrupts))
+        before = _groups(changes[:first], disrupts)
+        return (*before, Group(tuple(changes[first:last]), EVERY), *_groups(changes[last:], disrupts))
     return tuple(_in_turn(changes, _clusters(changes, disrupts)))
 
 
@@ -146,13 +177,14 @@ def may_run(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
 
 
 def is_missing(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
-    """Whether an instance is gone: removed by hand, or never made by an earlier run.
+    """Whether an instance is gone: removed by hand, never made by an earlier run, or stopped and kept aside.
 
     Args:
         entry: the step of the container.
         answers: the latest reads.
     """
     try:
-        return parse(entry.step.fact(), answers, entry.step.id) is None
+        have = parse(entry.step.fact(), answers, entry.step.id)
     except BlockedError:
         return False
+    return have is None or bool(have.get("aside"))

@@ -39,6 +39,7 @@ class Change:
         commands: the commands to run; empty if not known yet.
         pending: known only after another step has changed, and read again then.
         past: as in `Entry`.
+        is_consequence: whether the change belongs to another change of the plan, so that nobody counts it.
     """
 
     role: str
@@ -52,6 +53,7 @@ class Change:
     commands: tuple[Command, ...] = ()
     pending: bool = False
     past: State | Past = field(default=UNSET, repr=False)
+    is_consequence: bool = False
 
     @property
     def entry(self) -> Entry:
@@ -178,11 +180,12 @@ def plan_host(
         if change is not None:
             changing[entry.step.id] = change
     read = partial(_marked, declared=declared, answers=answers, changing=changing)
+    replaced = {change.step.part_of for change in changing.values() if change.step.serves}
     first, last = (
         [
             make_change(entry, have, None)
             for entry, have in orphans(finders, declared, read, last=is_last)
-            if entry.step.part_of not in refused
+            if entry.step.part_of not in refused and not (entry.step.follows_test and entry.step.part_of in replaced)
         ]
         for is_last in (False, True)
     )
@@ -342,7 +345,9 @@ def agreed(shown: HostPlan | None, now: HostPlan) -> HostPlan:
         HostError: a change is new since the question.
     """
     before = {(change.step.id, change.action == "remove") for change in shown.changes} if shown else set()
-    if shown and not before.issuperset((change.step.id, change.action == "remove") for change in now.changes):
+    # a previous container belongs to the change that kept it
+    changes = [change for change in now.changes if not change.step.follows_test]
+    if shown and not before.issuperset((change.step.id, change.action == "remove") for change in changes):
         raise HostError(
             "the plan has changes that nobody agreed to", "run the command again: the plan shows the new changes"
         )

@@ -86,12 +86,13 @@ class Admission:
         """
         self.say("progress", f"test:{name}", "the instance gets requests again")
 
-    def prove(self, name: str, *, lock: bool = False) -> str:
+    def prove(self, name: str, *, lock: bool = False, failed: str = "stays out of the upstream") -> str:
         """Run the readiness test of an instance.
 
         Args:
             name: the instance.
             lock: lock the host first, unless this run has the lock already.
+            failed: the consequence of a failed test, for the operator.
 
         Returns:
             `ADDRESS:PORT` of the instance.
@@ -109,11 +110,11 @@ class Admission:
         answers = self.session.batch([*locks, command], stop=True)
         for renewed in answers[: len(locks)]:
             self.lease.took(renewed)
-        address = _place(self.host, name, command, answers[-1])
-        self._compare(name, command, answers[-1])
+        address = _place(label(self.host.name, name), command, answers[-1], failed)
+        self._compare(name, command, answers[-1], failed)
         return address
 
-    def _compare(self, name: str, test: Run, answer: Answer) -> None:
+    def _compare(self, name: str, test: Run, answer: Answer, failed: str) -> None:
         """Compare the speed of an instance with the other instances of the run.
 
         Raises:
@@ -130,8 +131,8 @@ class Admission:
             self.say("progress", f"test:{name}", f"{NOT_ASKED}whether {measured.what} is slow: {verdict.words}")
         elif not verdict.passed:
             raise CommandError(
-                f"{label(self.host.name, name)} is not fit to serve and stays out of the upstream: {measured.what} is "
-                f"more than {FACTOR:g} times slower than elsewhere: {verdict.words}",
+                f"{label(self.host.name, name)} is not fit to serve and {failed}: {measured.what} is more than "
+                f"{FACTOR:g} times slower than elsewhere: {verdict.words}",
                 "look whether the instance works on the CPU (docs/runbooks/cpu.md), then deploy again",
                 step=f"test:{name}",
                 command=str(test),
@@ -148,23 +149,23 @@ class Admission:
         self.lease.wait(answer, context.lock_wait, context.stop, lambda text: self.say("progress", "lock", text))
 
 
-def _place(host: Host, instance: str, test: Run, answer: Answer) -> str:
+def _place(key: str, test: Run, answer: Answer, failed: str) -> str:
     """Read `ADDRESS:PORT` from the answer of a readiness test.
 
     Args:
-        host: the gpu host.
-        instance: the name of the instance.
+        key: the label of the instance.
         test: the command of the test.
         answer: the answer to the command.
+        failed: the consequence of a failed test.
 
     Raises:
         CommandError: the test failed.
     """
     if answer.exit:
         raise CommandError(
-            f"{label(host.name, instance)} is not fit to serve and stays out of the upstream: {_first(answer.error)}",
+            f"{key} is not fit to serve and {failed}: {_first(answer.error)}",
             "repair the instance, then deploy again: the instance gets requests again after a passed test",
-            step=f"test:{instance}",
+            step=f"test:{key.rpartition('/')[2]}",
             command=str(test),
             exit_status=answer.exit,
             stderr=ending(answer.error, 4000),

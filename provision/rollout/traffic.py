@@ -205,6 +205,28 @@ class HostTraffic:
         """
         self.roll.members.hold(self._label(name))
 
+    def prove(self, name: str, step: str) -> bool:
+        """Make sure that an instance has passed its test in this run. An instance that is out is admitted.
+
+        Args:
+            name: the instance. An instance that is not declared has no test.
+            step: id of the step that waits for the test.
+
+        Returns:
+            whether the test was made now.
+
+        Raises:
+            HostError: the instance did not pass its test.
+        """
+        state = self.roll.members.state(self._label(name))
+        if state is Membership.IN or all(instance.name != name for instance in self.host.instances):
+            return False
+        if state is Membership.NEW:
+            self._admit_new(name)
+        elif not self.left_out.try_once([name], step):
+            self.admission.prove(name, failed="keeps its previous container")
+        return True
+
     def finish(self) -> None:
         """Admit the instances that are still out at the end of the host's part.
 
@@ -220,12 +242,16 @@ class HostTraffic:
             if self.roll.context.cut.is_set():
                 break
             try:
-                self.admission.admit(name, self.roll.pools.of(self.host))
-                self.admission.announce(name)
+                self._admit_new(name)
             except HostError as error:
                 first = first or error
         if first is not None:
             raise first
+
+    def _admit_new(self, name: str) -> None:
+        """Admit an instance that this run made."""
+        self.admission.admit(name, self.roll.pools.of(self.host))
+        self.admission.announce(name)
 
     def _members(self, pool: BalancerPool) -> Mapping[str, Member]:
         try:

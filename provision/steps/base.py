@@ -177,7 +177,11 @@ class Step(ABC):
     """Whether the step decides which instances get requests."""
 
     is_health: ClassVar[bool] = False
-    """Whether a past state is only a measure of health: a rollback does not put it back (see `follows`)."""
+    """Whether a past state is only a measure of health, or stands for another step's past: a rollback does not put it
+    back (see `follows`)."""
+
+    follows_test: ClassVar[bool] = False
+    """Whether the change waits until the instance of the step has passed its test in this run."""
 
     foundation_of: ClassVar[frozenset[str]] = frozenset()
     """Names of roles for which a rollback can do nothing after a run removed this step."""
@@ -256,6 +260,17 @@ class Step(ABC):
     def endangers(self, have: State, want: State) -> bool:
         """Whether this change may take the cards from running containers (docs/facts.md#lost-cards)."""
         return self.prepares_host
+
+    def release(self, have: State, want: State) -> "Step | None":
+        """The step that removes what this change keeps on the host for a return; None where the change keeps nothing.
+
+        The run removes it as soon as the instance has passed its test.
+        """
+        return None
+
+    def way_back(self, have: State) -> str:
+        """The name of the thing on the host that can take the place of this one again; empty for none."""
+        return ""
 
     def repaired(self, have: State) -> State:
         """The found state with spontaneous damage mended and nothing else changed; `have` without such damage."""

@@ -55,6 +55,7 @@ def test_a_changed_setting_recreates_just_that_container(fleet):
     assert "container:ollama1" not in done.host("gpu-01")["changed"]
     assert "container:ollama2" in done.host("gpu-01")["changed"]
     assert started(fleet, "gpu-01", "ollama1") == before
+    assert containers(fleet, "gpu-01").keys() == {"ollama1", "ollama2"}, "the old container is gone after the test"
     assert fleet.on("gpu-01", "docker", "inspect", "-f", "{{.HostConfig.Memory}}", "ollama2").strip() == str(4 << 30)
     settled(fleet)
 

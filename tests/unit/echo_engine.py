@@ -17,6 +17,7 @@ from provision.steps.instance.conflicts import Holders
 from provision.steps.instance.container import Container, OwnedContainers
 from provision.steps.instance.create_arguments import volume
 from provision.steps.instance.engine import Engine, Variables
+from provision.steps.instance.previous import OwnedPrevious
 from provision.steps.system.file import File
 
 TEST = Script("echo/readiness", 'echo "at $1"')
@@ -112,7 +113,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
 
 ROLE: dict[str, Any] = {
     "Settings": Settings,
-    "OWNED": (OwnedContainers(engine=ECHO),),
+    "OWNED": (OwnedContainers(engine=ECHO), OwnedPrevious(engine=ECHO)),
     "DECLARES_INSTANCES": True,
     "SERVES": True,
     "STARTS_CONTAINERS": True,

@@ -1,10 +1,10 @@
 """The order of a host's changes, and the instances that leave the upstream together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from provision.plan.change_order import creates, groups
+from provision.plan.change_order import creates, groups, with_releases
 from provision.plan.planner import Change
 from provision.steps.base import EVERY
 
@@ -15,15 +15,23 @@ class Part:
 
     id: str
     cuts: frozenset[str] = frozenset()
+    keeps: bool = False
 
     @property
     def part_of(self):
         kind, _, rest = self.id.partition(":")
-        return rest.partition("/")[0] if kind in ("container", "model", "resident") else ""
+        return rest.partition("/")[0] if kind in ("container", "model", "resident", "previous") else ""
 
     @property
     def serves(self):
         return self.id.startswith("container:")
+
+    @property
+    def follows_test(self):
+        return self.id.startswith("previous:")
+
+    def release(self, have, want):
+        return Part(f"previous:{self.part_of}") if self.keeps else None
 
 
 def change(step, *, cuts=(), action="change", have=None, want=None, pending=False):
@@ -163,3 +171,70 @@ def test_a_change_that_needs_an_outage_joins_the_outage_of_all(second):
 )
 def test_a_container_at_a_new_address_with_no_running_predecessor_is_tested_before_requests(have, made):
     assert creates(change("container:1", have=have, want={"running": True, "publish": ["10.0.0.1:3001"]})) is made
+
+
+def released(*changes):
+    """Return the steps of every group, with the removals of what the changes keep."""
+    found = with_releases(groups(changes, lambda one: one.step.cuts))
+    return [[one.step.id for one in group.changes] for group in found]
+
+
+def keeping(name, **more):
+    """Return the change of a container that keeps the old container."""
+    made = container(name, **more)
+    return replace(made, step=replace(made.step, keeps=True))
+
+
+def test_a_kept_container_goes_after_the_last_group_of_its_instance():
+    assert released(keeping("1"), keeping("2"), change("model:1/m"), change("resident:2")) == [
+        ["container:1", "model:1/m"],
+        ["previous:1"],
+        ["container:2", "resident:2"],
+        ["previous:2"],
+    ]
+    stopped = keeping("1", running=False), keeping("2", running=False), change("model:1/m"), change("config:x")
+    assert released(*stopped) == [
+        ["container:1"],
+        ["container:2"],
+        ["previous:2"],
+        ["model:1/m"],
+        ["previous:1"],
+        ["config:x"],
+    ], "each instance has its models before its test"
+
+
+def test_kept_containers_go_after_an_outage_of_all_instances():
+    assert released(change("service:docker", cuts=EVERY), keeping("1"), keeping("2")) == [
+        ["service:docker", "container:1", "container:2"],
+        ["previous:1"],
+        ["previous:2"],
+    ]
+    assert released(change("service:docker", cuts=EVERY), keeping("1"), change("unit:x", cuts=EVERY)) == [
+        ["service:docker", "container:1", "unit:x"],
+        ["previous:1"],
+    ]
+
+
+def test_a_change_that_is_known_later_leaves_its_kept_container_to_the_next_plan():
+    assert released(keeping("1", pending=True)) == [["container:1"]]
+
+
+def test_a_container_that_a_dead_run_kept_goes_alone_and_never_within_an_outage():
+    found = shown(
+        change("service:docker", cuts=EVERY),
+        change("model:1/m"),
+        change("previous:1", action="remove"),
+        change("volume:old", action="remove", cuts=EVERY),
+    )
+    assert found == [
+        (["*"], ["service:docker"]),
+        ([], ["model:1/m"]),
+        ([], ["previous:1"]),
+        ([], ["volume:old"]),
+    ]
+
+
+def test_an_instance_of_which_only_the_previous_container_is_left_is_made_anew():
+    state = {"running": False, "publish": ["10.0.0.1:3001"]}
+    assert creates(change("container:1", have={**state, "aside": True}, want=state))
+    assert not creates(change("container:1", have=state, want=state))

@@ -21,6 +21,7 @@ from provision.steps.instance.container_options import WORDS
 from provision.steps.instance.container_state import OWN, listed, published, state
 from provision.steps.instance.create_arguments import NANO, create_words
 from provision.steps.instance.engine import CardsLog, Engine
+from provision.steps.instance.previous import Previous, previous_name
 from provision.steps.system.preflight import complaint
 from provision.steps.wording import Vocabulary
 
@@ -106,6 +107,11 @@ class Container(Step):
                 f"a container named {self.name} is there that is not ours (image {have['image']}, {have['status']});"
                 " rename or remove it, or give the instance another name"
             )
+        if ((have or {}).get("previous") or {}).get("foreign"):
+            raise RefusalError(
+                f"a container named {previous_name(self.name)} is there that is not ours, and a replacement would keep"
+                f" {self.name} under this name; rename or remove the container"
+            )
         address = self.address(facts) if callable(self.address) else self.address
         wanted: dict[str, Any] = {
             "image": self.image,
@@ -131,20 +137,30 @@ class Container(Step):
         return {**wanted, **seen, "run": run}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
-        """Starts a stopped container, restarts an ill container; otherwise makes the new container before the old is
-        removed."""
+        """Starts a stopped container, restarts an ill container, and starts the previous container if that is the
+        wanted one; otherwise makes the new container before the old is stopped and kept."""
         if want is None:
             return [sh(scripts.REMOVE, self.name, title=f"remove container {self.name}")] if have else []
-        kept = _is_kept(have, want)
-        if kept and have and have["running"] and want["running"]:
+        right = _is_right(have, want)
+        if right and have and have["running"] and want["running"]:
             return [self._start(want, scripts.restart, "restart")]
-        created = [] if kept else [self._recreate(want)]
-        return [*created, self._start(want)] if want["running"] else [*created, self._stop()]
+        made = [] if right else [self._bring_back(want) if _returns(have, want) else self._recreate(want)]
+        return [*made, self._start(want)] if want["running"] else [*made, self._stop()]
+
+    def release(self, have: State, want: State) -> Step | None:
+        """The removal of the previous container, if there is one after this change."""
+        if have is None or want is None or have.get("foreign") or _returns(have, want):
+            return None
+        return Previous(name=self.name) if "previous" in have or not _is_right(have, want) else None
+
+    def way_back(self, have: State) -> str:
+        """The previous container."""
+        return previous_name(self.name) if have and ("previous" in have or have.get("aside")) else ""
 
     def repaired(self, have: State) -> State:
         """Running, answering, with its cards in sight: Docker's restart or a daemon-reload may have broken any of
         these."""
-        if have is None or have.get("foreign"):
+        if have is None or have.get("foreign") or have.get("aside"):
             return have
         return {**have, "running": True, "answers": "yes", "sees": have["gpus"]}
 
@@ -155,10 +171,14 @@ class Container(Step):
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
         """The past image and settings, running and well, whatever the past health. Refuses missing cards.
 
-        Options that provision never gives are not restored: the journal has only the names of most such options.
+        Options that provision never gives are not restored: the journal has only the names of most such options. A
+        container that was kept aside had lost its restart policy, so the policy is the declared one.
         """
         if past.get("foreign"):
             raise RefusalError(f"{self.name} was not ours")
+        if past.get("aside"):
+            past = {**past, "restart": self.restart}
+        past = {key: value for key, value in past.items() if key not in ("aside", "previous")}
         missing = sorted(set(past["gpus"]) - {card.uuid for card in facts.cards})
         if missing:
             raise RefusalError(f"{self.name} was on {', '.join(missing)}, which this host has no more")
@@ -193,11 +213,19 @@ class Container(Step):
             return f"removes {self.name}{ends}"
         if have is None:
             return f"creates {self.name}"
-        if not _is_kept(have, want):
-            return f"recreates {self.name}{_loss(have, want)}{ends}"
+        if _returns(have, want):
+            return f"starts the previous container of {self.name} again{ends}"
+        if not _is_right(have, want):
+            kept = f", and keeps the {'previous' if self.way_back(have) else 'old'} container until the test is passed"
+            made = "creates" if have.get("aside") else "recreates"
+            return f"{made} {self.name}{_loss(have, want)}{ends}{kept}"
         if running and want["running"]:
             return f"restarts {self.name}, which does not answer{ends}"
         return f"{'starts' if want['running'] else 'stops'} {self.name}{ends}"
+
+    def why(self, have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
+        """The usual words; for a container kept aside, the replacement that did not end."""
+        return "only its previous container is there, stopped" if have.get("aside") else super().why(have, want)
 
     def check(self, live: Any) -> Iterator[Check]:
         """The server answers at its address and nowhere else, sees exactly its cards, uses its cards, and is
@@ -238,7 +266,18 @@ class Container(Step):
             raise UnreadableError(f"nvidia-smi inside {self.name} was killed; see whether {short}")
         if self.image and NOT_RUN in sees and "not found" not in sees and ROOT_GONE not in sees:
             raise UnreadableError(f"nothing can be run inside {self.name}: {sees[:300]}")
-        return state(docker, self.name, self.engine, declared)
+        return self._with_previous(docker, declared)
+
+    def _with_previous(self, docker: Docker, declared: Collection[str]) -> State:
+        """Return the state with that of the previous container, or the previous container's own, marked `aside`, where
+        the instance has no other."""
+        own = state(docker, self.name, self.engine, declared)
+        previous = state(docker, previous_name(self.name), self.engine, declared)
+        if previous is None:
+            return own
+        if own is None:
+            return None if previous.get("foreign") else {**previous, "running": False, "aside": True}
+        return {**own, "previous": previous}
 
     def _cards(self, facts: HostFacts) -> list[str]:
         """Return the UUIDs of the cards."""
@@ -250,6 +289,10 @@ class Container(Step):
     def _recreate(self, want: Mapping[str, Any]) -> Command:
         words = create_words(self.name, want, self.engine.probe)
         return sh(scripts.RECREATE, self.name, *words, title=f"create container {self.name}", timeout=CREATE_TIMEOUT)
+
+    def _bring_back(self, want: Mapping[str, Any]) -> Command:
+        title = f"bring the previous container of {self.name} back"
+        return sh(scripts.BRING_BACK, self.name, want["restart"], title=title, timeout=CREATE_TIMEOUT)
 
     def _start(
         self, want: Mapping[str, Any], script: Callable[[str, int], Script] = scripts.start, verb: str = "start"
@@ -278,17 +321,28 @@ def logged(live: Any, name: str, log: CardsLog) -> Check:
     return Check(f"{log.key} of its server, by the log of its start", found, [log.wanted.lower()])
 
 
-def _is_kept(have: State, want: Mapping[str, Any]) -> bool:
+def _is_right(have: State, want: Mapping[str, Any]) -> bool:
     """Whether the container itself is right, and only has to be started, stopped or restarted.
 
     A running container that does not see its cards is not right: its root may be gone (ROOT_GONE), and NVIDIA's own
     cure is to make a new container (docs/facts.md#lost-cards).
     """
-    if have is None:
+    if have is None or have.get("aside"):
         return False
     differs = {key for key, _ in differing(have, want)}
     lost = have["running"] and want["running"] and "sees" in differs
     return not lost and differs <= {"running", "sees", "answers"}
+
+
+def _returns(have: State, want: Mapping[str, Any]) -> bool:
+    """Whether the previous container is the wanted container, and the present container is not.
+
+    The restart policy was taken from the previous container; the hash of the run line covers the policy.
+    """
+    previous = (have if have and have.get("aside") else (have or {}).get("previous")) or {"foreign": True}
+    if previous.get("foreign") or _is_right(have, want):
+        return False
+    return {key for key, _ in differing(previous, want)} <= {"running", "sees", "answers", "restart"}
 
 
 def _loss(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
@@ -352,5 +406,6 @@ class OwnedContainers(Owned):
 
     def _pick(self, docker: Docker) -> State:
         names = (name for name, item in docker.containers.items() if self.engine.probe.is_of(item["labels"]))
+        names = (name for name in names if not name.endswith(scripts.PREVIOUS))
         states = {f"container:{name}": state(docker, name, self.engine) for name in names}
         return {key: value for key, value in states.items() if value is not None and not value.get("foreign")}

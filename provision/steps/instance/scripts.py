@@ -6,13 +6,32 @@ POSIX sh, under `set -eu`. Hosts have `docker` and `curl`; the image has neither
 
 from provision.command import Script
 
-# A container of ours that holds a card ($3..) or the address and port ($2) of container $1 is removed first: its own
-# step makes it again. Docker would start both containers on one card without a word.
+PREVIOUS = ".PREVIOUS"
+"""Ends the name of a previous container: no instance's name has a capital letter."""
+
+# A stopped container is kept under its other name, unless a kept container is there already: that one has passed its
+# test in its time. `docker update` of a running container may take its cards, so the stop comes first. A container that
+# Docker removes at its stop (`--rm`) cannot be kept.
+KEEP = (
+    r"""
+there() { docker inspect --type container "$1" >/dev/null 2>&1; }
+drop() { docker stop "$1" >/dev/null; docker rm -f "$1" >/dev/null; }
+keep() { # container
+  case $1 in *PREVIOUS_) docker stop "$1" >/dev/null; return ;; esac
+  if there "$1PREVIOUS_"; then drop "$1"; return; fi
+  docker stop "$1" >/dev/null
+  { docker update --restart no "$1" >/dev/null && docker rename "$1" "$1PREVIOUS_"; } || ! there "$1"
+}
+"""
+).replace("PREVIOUS_", PREVIOUS)
+
+# A container of ours that holds a card ($3..) or the address and port ($2) of container $1 is stopped and kept first:
+# its own step makes it again. Docker would start both containers on one card without a word.
 _HELD = (
     "{{range .HostConfig.PortBindings}}{{range .}}{{.HostIp}}:{{.HostPort}} {{end}}{{end}}"
     "{{range .HostConfig.DeviceRequests}}{{range .DeviceIDs}}{{.}} {{end}}{{end}}"
 )
-FREE = f"held='{_HELD}'\n"
+FREE = f"{KEEP}held='{_HELD}'\n"
 FREE += r"""
 holds() { # container, then what it must not hold
   found=$(docker inspect --type container --format "$held" "$1" 2>/dev/null) || return 1
@@ -26,7 +45,7 @@ free() { # container that needs it, then what it needs
   own=$(docker inspect --type container --format '{{.Id}}' "$1"); shift
   for other in $(docker ps -q --no-trunc --filter label=provision.managed=1); do
     if [ "$other" != "$own" ] && holds "$other" "$@"; then
-      docker stop "$other" >/dev/null; docker rm -f "$other" >/dev/null || :
+      name=$(docker inspect --type container --format '{{.Name}}' "$other"); keep "${name#/}"
     fi
   done
 }
@@ -56,30 +75,57 @@ gone() {
 """.replace("HEALTH", health)
 
 
+_OURS = """
+ours() {
+  [ "$(docker inspect --type container --format '{{index .Config.Labels "provision.managed"}}' "$1" 2>&1)" = 1 ]
+}
+"""
 REMOVE = Script(
     "instance/remove",
-    r"""
-docker inspect --type container "$1" >/dev/null 2>&1 || exit 0
-docker stop "$1" >/dev/null
-docker rm -f "$1" >/dev/null
+    KEEP
+    + _OURS
+    + f"""
+if there "$1"; then drop "$1"; fi
+if ours "$1{PREVIOUS}"; then drop "$1{PREVIOUS}"; fi
+""",
+)
+REMOVE_PREVIOUS = Script(
+    "instance/remove-previous",
+    KEEP
+    + _OURS
+    + f"""
+if ours "$1{PREVIOUS}"; then drop "$1{PREVIOUS}"; fi
 """,
 )
 
-# A wrong option shows while the old container still runs: the new container is made beside it and takes its name.
+# A wrong option shows while the old container still runs: the new container is made beside it and takes its name. The
+# old container is kept.
 # Docker's client would add the proxies of its own configuration (~/.docker/config.json); the container gets only the
 # declared proxies.
 RECREATE = Script(
     "instance/recreate",
-    r"""
+    KEEP
+    + r"""
 name=$1; shift
 new=$name.provision-new
 docker rm -f "$new" >/dev/null 2>&1 || :
 DOCKER_CONFIG=/nonexistent docker create --name "$new" "$@" >/dev/null
-if docker inspect --type container "$name" >/dev/null 2>&1; then
-  docker stop "$name" >/dev/null
-  docker rm -f "$name" >/dev/null
-fi
+if there "$name"; then keep "$name"; fi
 docker rename "$new" "$name"
+""",
+)
+
+# $1 container, $2 its restart policy. The container that failed goes.
+BRING_BACK = Script(
+    "instance/bring-back",
+    KEEP
+    + f"previous=$1{PREVIOUS}"
+    + r"""
+there "$previous" || { echo "$previous is gone" >&2; exit 1; }
+docker rm -f "$1.provision-new" >/dev/null 2>&1 || :
+if there "$1"; then drop "$1"; fi
+docker update --restart "$2" "$previous" >/dev/null
+docker rename "$previous" "$1"
 """,
 )
 

@@ -1,0 +1,98 @@
+"""A container is replaced with the old container stopped and kept, until the new container has passed its test."""
+
+import contextlib
+
+import pytest
+
+from provision.lab import faults
+from tests.faults.running import Running
+
+from .conftest import Fleet, wait_for
+
+pytestmark = pytest.mark.lab
+HOST, OLD = "gpu-01", "ollama1.PREVIOUS"
+STATE = "{{.Name}} {{.State.Status}} {{.HostConfig.RestartPolicy.Name}} {{.Id}}"
+
+
+def containers(fleet: Fleet) -> dict[str, list[str]]:
+    """Container of the host -> status, restart policy and id."""
+    lines = fleet.on(HOST, "sh", "-c", f"docker inspect -f '{STATE}' $(docker ps -aq)").splitlines()
+    return {name.lstrip("/"): rest for name, *rest in (line.split() for line in lines)}
+
+
+def too_small(fleet: Fleet) -> dict:
+    """Give an instance so little memory that its server is killed at the start; return the instance's settings."""
+    one = fleet.hosts("gpu")[HOST]["ollama"]["instances"][0]
+    one["memory"] = "16m"
+    return one
+
+
+def test_after_a_failed_start_one_command_starts_the_old_container_again_without_a_registry(fleet, lab):
+    before = containers(fleet)
+    one = too_small(fleet)
+    failed = fleet.provision("deploy", "--yes", "--json")
+    assert failed.code in (3, 7), failed
+    failure = failed.host(HOST)["failed"]
+    assert failure["step"] == "container:ollama1"
+    assert f"start {OLD} again: `provision rollback {failed.doc['run']} -i " in failure["hint"]
+    now = containers(fleet)
+    assert now[OLD] == ["exited", "no", before["ollama1"][2]], "stopped, as it was made"
+    assert now["ollama1"][0] == "exited", "the evidence stays"
+    again = fleet.provision("deploy", "--yes", "--json")
+    assert again.code in (3, 7), again
+    assert containers(fleet)[OLD] == now[OLD], "a second try keeps what the first try kept"
+    faults.switch(lab, "site", "registry-down", on=True)
+    try:
+        back = fleet.provision("rollback", failed.doc["run"], "--yes", "--json")
+        assert back.code == 0, back
+    finally:
+        faults.switch(lab, "site", "registry-down", on=False)
+    assert containers(fleet) == before, "the very same container, and nothing beside"
+    del one["memory"]
+    assert not any(fleet.changes().values())
+
+
+def test_a_host_that_loses_power_within_a_replacement_gets_its_old_container_back_by_one_command(fleet, lab):
+    before = containers(fleet)
+    one = too_small(fleet)
+    running = Running(fleet, "deploy", "--yes", "--limit", HOST)
+    try:
+        wait_for(lambda: OLD in containers(fleet))
+        running.kill()
+        faults.switch(lab, HOST, "power-off", on=True)
+    finally:
+        running.kill()
+        running.end()
+        with contextlib.suppress(Exception):
+            faults.switch(lab, HOST, "power-off", on=False)
+    wait_for(lambda: fleet.provision("plan").code == 0)
+    assert containers(fleet)[OLD] == ["exited", "no", before["ollama1"][2]], "the boot does not start it"
+    assert "container:ollama1" in fleet.changes()[HOST]
+    back = fleet.provision("rollback", "--yes", "--json")
+    assert back.code == 0, back
+    assert containers(fleet)["ollama1"] == before["ollama1"]
+    assert containers(fleet).keys() == before.keys()
+    del one["memory"]
+    wait_for(lambda: not any(fleet.changes().values()))
+
+
+def test_a_container_that_a_dead_run_kept_goes_once_the_present_one_has_passed(fleet):
+    image = fleet.on(HOST, "docker", "inspect", "-f", "{{.Config.Image}}", "ollama1").strip()
+    labels = ["--label", "provision.managed=1", "--label", "provision.instance=ollama1"]
+    fleet.on(HOST, "docker", "create", "--name", OLD, *labels, "--volume", "ollama1:/root/.ollama", image)
+    failed = fleet.provision("verify", "--limit", HOST)
+    assert failed.code == 8, failed
+    assert "previous:ollama1" in failed.out
+    assert "provision deploy" in failed.out
+    assert fleet.changes() == {"gpu-01": ["previous:ollama1"], "gpu-02": [], "lb-01": []}
+    faults.switch(fleet.lab, f"{HOST}/ollama1", "stream-fails", on=True)
+    try:
+        refused = fleet.provision("deploy", "--yes", "--json")
+    finally:
+        faults.switch(fleet.lab, f"{HOST}/ollama1", "stream-fails", on=False)
+    assert refused.code == 3, refused
+    assert "keeps its previous container" in refused.host(HOST)["failed"]["why"]
+    assert OLD in containers(fleet)
+    assert fleet.deploy().host(HOST)["changed"] == ["previous:ollama1"]
+    assert containers(fleet).keys() == {"ollama1", "ollama2"}
+    assert fleet.provision("verify", "--limit", HOST).code == 0
