@@ -587,3 +587,42 @@ def test_an_unreadable_balancer_is_no_unreadable_gpu_host(tmp_path: Path, host: 
     with pytest.raises(HostError) as raised, about_balancer(made.context):
         raise error
     assert type(raised.value) is HostError
+
+
+def proved(own: HostTraffic) -> list[str]:
+    """Return the names of the tested instances, in order."""
+    session: Any = own.admission.session
+    return session.proved
+
+
+def test_an_instance_that_this_run_admitted_is_not_tested_again(tmp_path: Path, host: Host) -> None:
+    own = traffic(roll(tmp_path, host), host)
+    own.uncordon(cordoned(own))
+    assert not own.prove("ollama1", "previous:ollama1")
+    assert proved(own) == ["ollama1"]
+
+
+def test_a_serving_instance_is_tested_before_its_previous_container_goes(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own = traffic(made, host, ill=["ollama2"])
+    assert own.prove("ollama1", "previous:ollama1")
+    with pytest.raises(HostError, match="a/ollama2 is not fit to serve and keeps its previous container: ollama2 does"):
+        own.prove("ollama2", "previous:ollama2")
+    assert made.members.halted == ""
+    assert pool_of(made).down == set(), "it serves as before"
+
+
+def test_a_new_instance_is_admitted_before_its_previous_container_goes(tmp_path: Path, host: Host) -> None:
+    made = roll(tmp_path, host)
+    own = traffic(made, host)
+    own.hold("ollama1")
+    assert own.prove("ollama1", "previous:ollama1")
+    assert (made.members.state(A1), pool_of(made).down) == (Membership.IN, set())
+    own.finish()
+    assert proved(own) == ["ollama1"], "once"
+
+
+def test_an_instance_that_is_not_declared_has_no_test(tmp_path: Path, host: Host) -> None:
+    own = traffic(roll(tmp_path, host), host)
+    assert not own.prove("old", "previous:old")
+    assert proved(own) == []

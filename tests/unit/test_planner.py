@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import pytest
 
 from provision.command import Answer, run
-from provision.errors import FactError, RefusedError
-from provision.plan.planner import facts_of, plan_host, unplanned
+from provision.errors import FactError, HostError, RefusedError
+from provision.plan.planner import Change, HostPlan, agreed, facts_of, plan_host, unplanned
 from provision.plan.role_interface import PRESENT, Entry
 from provision.steps.base import BlockedError, Check, Fact, Owned, RefusalError, State, Step, UnreadableError
 from provision.steps.facts import HostFacts
@@ -271,3 +271,46 @@ def thing(found, name="a", **more):
 )
 def test_the_steps_that_were_not_planned_are_named(before, after, others):
     assert unplanned(planned(*before), planned(*after)) == others
+
+
+@dataclass(frozen=True)
+class Serving(Thing):
+    """The container of an instance."""
+
+    serves: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Previous(Thing):
+    """What a replacement kept of an instance."""
+
+    follows_test: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class KeptAside(Marked):
+    """The finder of previous containers."""
+
+    last: ClassVar[bool] = True
+
+    def step(self, step_id):
+        name = step_id.split(":")[1]
+        return Previous(name, part=name.partition("/")[0])
+
+
+@pytest.mark.parametrize(("found", "removed"), [({"on": True}, ["thing:one/old"]), ({"on": False}, []), (None, [])])
+def test_a_previous_container_is_in_the_plan_only_if_its_instance_is_left_alone(found, removed):
+    """The change of the instance removes the previous container by itself."""
+    one, finder = Serving("one", found, part="one"), KeptAside({"thing:one/old": {"on": True}})
+    entries, finders = [Entry("docker", one)], [("docker", finder)]
+    answers = dict.fromkeys(facts_of(entries, finders), Answer(0, b""))
+    plan = plan_host(entries, frozenset({one.id}), finders, HostFacts(), answers)
+    assert [change.step.id for change in plan.changes if change.action == "remove"] == removed
+
+
+def test_an_operator_who_agreed_to_a_replacement_agreed_to_the_removal_of_what_it_keeps():
+    shown = HostPlan()
+    kept = HostPlan((Change("docker", Previous("one/old"), "remove", "passed"),))
+    assert agreed(shown, kept) is kept
+    with pytest.raises(HostError, match="nobody agreed to"):
+        agreed(shown, HostPlan((Change("docker", Thing("one"), "remove", "gone"),)))

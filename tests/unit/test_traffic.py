@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from provision.command import run
+from provision.command import Put, run
 from provision.errors import CommandError, HostError, UnreachableError
 from provision.runs.context import Stopped
 from provision.runs.setup import Timings
@@ -85,6 +85,33 @@ class Container(Part):
 
 
 @dataclass(frozen=True)
+class Before(Part):
+    """The note that a replaced container had before; absent once the instance has passed its test."""
+
+    follows_test: ClassVar[bool] = True
+
+    def disrupts(self, have, want):
+        return frozenset()
+
+    def way_back(self, have):
+        return "the old one" if have else ""
+
+
+@dataclass(frozen=True)
+class Replaced(Container):
+    """A container whose change keeps the old note beside the new one."""
+
+    def commands(self, have, want):
+        return [run("cp", self.path, f"{self.path}.kept"), *super().commands(have, want)]
+
+    def release(self, have, want):
+        return Before(f"{self.path}.kept", None, instance=self.instance)
+
+    def way_back(self, have):
+        return "the old one" if have and have["text"] != "old" else ""
+
+
+@dataclass(frozen=True)
 class Preparing(Note):
     """A note whose change reloads systemd."""
 
@@ -118,6 +145,7 @@ class FakeTraffic:
     events: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     absent: set = field(default_factory=set)
+    ill: set = field(default_factory=set)
 
     def request(self, names, step):
         out = tuple(name for name in self.serving if names == EVERY or name in names)
@@ -149,6 +177,12 @@ class FakeTraffic:
     def missing(self, name):
         self._note("missing", name)
         self.absent.add(name)
+
+    def prove(self, name, step):
+        self._note("prove", name)
+        if name in self.ill:
+            raise HostError(f"{name} is ill", "mend it")
+        return True
 
     def finish(self):
         self._note("finish")
@@ -387,3 +421,51 @@ def test_a_host_lost_during_its_wait_cordons_nothing(host, make, traffic):
         deployed(made.deploy(ROLES))
     assert [what for what, _ in traffic.events if what.startswith("out")] == []
     assert (make.folder / "c1").read_text() == "old"
+
+
+def replaced(make, instance, **more):
+    return Replaced(str(make.folder / f"c{instance}"), instance=instance, **more)
+
+
+def test_what_a_replacement_keeps_goes_once_the_instance_is_back(host, make, traffic):
+    made = host(replaced(make, "1"), replaced(make, "2"))
+    deployed(made.deploy(ROLES))
+    assert traffic.said == ["out 1", "back 1", "prove 1", "out 2", "back 2", "prove 2"]
+    assert dict(traffic.events)["prove 1"] == {"c1": "wanted", "c1.kept": "old", "c2": "old"}
+    assert {path.name for path in make.folder.iterdir()} == {"c1", "c2"}
+    assert made.changed == ["container:1", "container:2"], "the removal belongs to the change"
+    made.finish()
+    assert not made.locked
+
+
+def test_without_balancers_an_instance_is_tested_before_the_kept_container_goes(host, make, traffic):
+    traffic.serving, traffic.ill = (), {"1"}
+    with pytest.raises(HostError, match="1 is ill") as error:
+        deployed(host(replaced(make, "1")).deploy(ROLES))
+    assert (make.folder / "c1.kept").read_text() == "old"
+    assert error.value.hint == "mend it; or start the old one again: `provision rollback run-1 -i ''`"
+
+
+@pytest.mark.parametrize("fails", ["the change", "the test"])
+def test_after_a_failure_the_error_names_the_way_back(host, make, traffic, fails):
+    def uncordon(slot):
+        raise HostError("1 is not fit to serve", "mend it")
+
+    path = str(make.folder / "c1")
+    wanted = Put(path, b"wanted", owner="")
+    how = (wanted, run("false")) if fails == "the change" else (wanted,)
+    traffic.uncordon = uncordon
+    with pytest.raises(HostError) as error:
+        deployed(host(replaced(make, "1", how=how)).deploy(ROLES))
+    assert error.value.hint.endswith("; or start the old one again: `provision rollback run-1 -i ''`")
+    assert (make.folder / "c1.kept").read_text() == "old"
+
+
+def test_a_failure_before_the_change_names_no_way_back(host, make, traffic):
+    def refuse(slot):
+        raise HostError("lb-01 cannot be reached", "mend it")
+
+    traffic.cordon = refuse
+    with pytest.raises(HostError) as error:
+        deployed(host(replaced(make, "1")).deploy(ROLES))
+    assert error.value.hint == "mend it"
