@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from . import programs
 from .conftest import Fleet
 
 pytestmark = pytest.mark.lab
@@ -85,6 +86,21 @@ def test_a_changed_model_list_is_few_execs(fleet):
         cost = counter.costs()["gpu-01"]
         assert cost.logins == 1
         assert cost.execs <= 3 + 4 * changed, done
+
+
+def test_a_replaced_container_is_few_execs_and_programs(fleet, lab, tmp_path):
+    """Read; lock and read again; replace and start; load the models; test; remove the previous container, read again
+    and give the lock back."""
+    one = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
+    one["memory"] = "4g"
+    counter = Counter(fleet)
+    with programs.started(lab.host("gpu-01"), tmp_path) as started:
+        done = fleet.deploy("--limit", "gpu-01")
+    assert done.host("gpu-01")["changed"] == ["container:ollama1", "resident:ollama1"]
+    assert counter.costs()["gpu-01"] == Cost(1, 0)
+    assert started["docker"] <= 0, started
+    del one["memory"]
+    fleet.deploy("--limit", "gpu-01")
 
 
 def test_verify_asks_a_host_over_one_login_and_looks_at_docker_once(fleet):

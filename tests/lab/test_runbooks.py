@@ -117,6 +117,16 @@ def deploy_fails(operator: Operator) -> None:
     operator.deploy(3)
 
 
+def too_little_memory(operator: Operator) -> None:
+    """The server of one instance is killed at its start, and the roll is halted."""
+    operator.fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]["memory"] = "6m"
+    operator.deploy(7)
+
+
+def enough_memory(operator: Operator) -> None:
+    operator.fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]["memory"] = "4g"
+
+
 def mended(operator: Operator) -> None:
     operator.fault("gpu-02", "driver-broken", on=False)
 
@@ -180,6 +190,8 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "the server finds its card again": found_again,
     "a deploy that fails on gpu-02": deploy_fails,
     "the fault is mended": mended,
+    "a deploy that gives an instance too little memory": too_little_memory,
+    "enough memory again": enough_memory,
     "a deploy whose controller is killed": killed,
     "damage in the middle of a blob of gpu-01": damaged,
     "a deploy that was no good idea": no_good_idea,

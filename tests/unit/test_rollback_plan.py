@@ -446,3 +446,32 @@ def test_an_instance_removed_by_a_rollback_gets_no_requests(inventory, tmp_path)
     context = Context("run", inventory, ROLES, lambda event: None, Store(tmp_path / "store"))
     rollout = Rollout(context, [(found.host, ROLES)], None, 1, past={"gpu-01": found.entries})
     assert rollout.fleet().not_ready == {"gpu-01/ollama2"}
+
+
+def test_the_removal_of_a_previous_container_is_neither_undone_nor_listed(inventory):
+    """The change of the container restores the past container."""
+    found = undo(
+        inventory,
+        made("container:ollama1", container(inventory, run="before"), container(inventory)),
+        made("previous:ollama1", {"image": "ollama/ollama:0.34.4", "status": "exited", "replaced": True}, None),
+    )
+    assert "container:ollama1" in ids(found)
+    assert not any("previous" in step for step in [*ids(found), *(left.step for left in found.left)])
+
+
+def test_a_kept_container_is_brought_back_whatever_the_journal_says_of_it(inventory):
+    """Before the run, the container served, or an earlier run had stopped and kept it."""
+    serving = container(inventory, image="ollama/ollama:0.33.0", run="before")
+    stopped = {**serving, "running": False, "sees": [""], "answers": "", "restart": "no"}
+    failed = container(inventory, running=False, previous=stopped)
+    for before in (serving, {**serving, "previous": container(inventory)}, {**stopped, "aside": True}):
+        found = undo(inventory, made("container:ollama1", before, container(inventory), result="failed"))
+        entry = next(entry for entry in found.entries if entry.step.id == "container:ollama1")
+        want = entry.want(FACTS, failed)
+        assert want is not None
+        assert (want["restart"], want["running"]) == ("unless-stopped", True)
+        assert not want.keys() & {"previous", "aside"}
+        assert [command.title for command in entry.step.commands(failed, want)] == [
+            "bring the previous container of ollama1 back",
+            "start container ollama1",
+        ]
