@@ -117,6 +117,8 @@ class HostError(ProvisionError):
         self.command = command
         self.exit_status = exit_status
         self.stderr = stderr
+        self.previous: tuple[str, ...] = ()
+        """Names of the stopped containers that a rollback of this run starts again."""
 
     def masked(self, hide: Callable[[str], str]) -> Self:
         """Mask secrets in everything shown of this error, and return the error.

@@ -253,7 +253,7 @@ class HostRun:
             if not isinstance(error, UnreachableError | Stopped):
                 known = self.plans[0].changes if self.plans else ()
                 begun = self._performer.journal.changes
-                error.hint += way_back.words(group.changes, begun, known, self.reader, self.context)
+                way_back.add(error, group.changes, begun, known, self.reader, self.context.run_id)
             raise
 
     def _confirm(self, begin: float) -> None:

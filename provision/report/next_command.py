@@ -31,7 +31,7 @@ def after_deploy(result: DeployResult) -> list[tuple[str, str]]:
     failed = [outcome for outcome in result.outcomes if outcome.error is not None]
     wait = ["--lock-wait", "5m"] if any(outcome.result == "locked" for outcome in failed) else []
     again = _typed("deploy", *request_words(result.request, _named(result)), *words, *wait)
-    return [(_label(failed), again), *_without_the_dead(result, words)]
+    return [(_label(failed), again), *_back(result), *_without_the_dead(result, words)]
 
 
 def _named(result: RunResult[Any]) -> Sequence[str]:
@@ -44,6 +44,15 @@ def _label(failed: Sequence[Outcome]) -> str:
     """Return the purpose of the same command. A refused host is refused again until an operator has mended the host."""
     errors = [outcome.error for outcome in failed if outcome.result != "stopped"]
     return MENDED if errors and all(isinstance(error, RefusedError) for error in errors) else AGAIN
+
+
+def _back(result: RunResult[Any]) -> Iterator[tuple[str, str]]:
+    """Yield the command that starts the previous containers of failed instances again."""
+    kept = {outcome.host: outcome.error.previous for outcome in result.outcomes if outcome.error is not None}
+    hosts = [host for host, names in kept.items() if names]
+    if hosts:
+        words = request_words(result.request, hosts if len(hosts) <= NAMED else ())
+        yield "or start the old containers again", _typed("rollback", result.run_id, *words)
 
 
 def _without_the_dead(result: DeployResult, words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -65,7 +74,7 @@ def _without_the_dead(result: DeployResult, words: Sequence[str]) -> Iterator[tu
 def after_rollback(result: RollbackResult) -> list[tuple[str, str]]:
     """Return the command that rolls back the rest; none if nothing is left."""
     words = request_words(result.request, _named(result))
-    return [(AGAIN, _typed("rollback", result.of, *words))] if result.exit_code else []
+    return [(AGAIN, _typed("rollback", result.of, *words)), *_back(result)] if result.exit_code else []
 
 
 def after_drain(result: DrainResult, words: Sequence[str]) -> list[tuple[str, str]]:

@@ -30,20 +30,22 @@ def too_small(fleet: Fleet, memory: str) -> dict:
 def test_after_a_failed_start_one_command_starts_the_old_container_again_without_a_registry(fleet, lab):
     before = containers(fleet)
     one = too_small(fleet, "6m")
-    failed = fleet.provision("deploy", "--yes", "--json")
-    assert failed.code in (3, 7), failed
-    failure = failed.host(HOST)["failed"]
-    assert failure["step"] == "container:ollama1"
-    assert f"start {OLD} again: `provision rollback {failed.doc['run']} -i " in failure["hint"]
+    failed = fleet.provision("deploy", "--yes")
+    assert failed.code == 7, failed
+    run = failed.out.rpartition(" · run ")[2].split()[0]
+    assert "at container:ollama1" in failed.out
+    assert f"`provision rollback {run}` starts {OLD} again" in failed.out
+    assert f"or start the old containers again: provision rollback {run} -i " in failed.out
     now = containers(fleet)
     assert now[OLD] == ["exited", "no", before["ollama1"][2]], "stopped, as it was made"
     assert now["ollama1"][2] != before["ollama1"][2], "the evidence stays"
-    again = fleet.provision("deploy", "--yes", "--json")
+    again = fleet.provision("deploy", "--yes")
     assert again.code in (3, 7), again
+    assert f"a rollback of the run that stopped it (`provision history`) starts {OLD} again" in again.out
     assert containers(fleet)[OLD] == now[OLD], "a second try keeps what the first try kept"
     faults.switch(lab, "site", "registry-down", on=True)
     try:
-        back = fleet.provision("rollback", failed.doc["run"], "--yes", "--json")
+        back = fleet.provision("rollback", run, "--yes", "--json")
         assert back.code == 0, back
     finally:
         faults.switch(lab, "site", "registry-down", on=False)
@@ -91,7 +93,7 @@ def test_a_container_that_a_dead_run_kept_goes_once_the_present_one_has_passed(f
     finally:
         faults.switch(fleet.lab, f"{HOST}/ollama1", "stream-fails", on=False)
     assert refused.code == 3, refused
-    assert "keeps its previous container" in refused.host(HOST)["failed"]["why"]
+    assert "keeps its previous container" in refused.host(HOST)["why"]
     assert OLD in containers(fleet)
     assert fleet.deploy().host(HOST)["changed"] == ["previous:ollama1"]
     assert containers(fleet).keys() == {"ollama1", "ollama2"}

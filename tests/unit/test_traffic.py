@@ -443,7 +443,8 @@ def test_without_balancers_an_instance_is_tested_before_the_kept_container_goes(
     with pytest.raises(HostError, match="1 is ill") as error:
         deployed(host(replaced(make, "1")).deploy(ROLES))
     assert (make.folder / "c1.kept").read_text() == "old"
-    assert error.value.hint == "mend it; or start the old one again: `provision rollback run-1 -i ''`"
+    assert error.value.hint == "mend it; or `provision rollback run-1` starts the old one again, which is kept stopped"
+    assert error.value.previous == ("the old one",)
 
 
 @pytest.mark.parametrize("fails", ["the change", "the test"])
@@ -457,7 +458,7 @@ def test_after_a_failure_the_error_names_the_way_back(host, make, traffic, fails
     traffic.uncordon = uncordon
     with pytest.raises(HostError) as error:
         deployed(host(replaced(make, "1", how=how)).deploy(ROLES))
-    assert error.value.hint.endswith("; or start the old one again: `provision rollback run-1 -i ''`")
+    assert error.value.hint.endswith("; or `provision rollback run-1` starts the old one again, which is kept stopped")
     assert (make.folder / "c1.kept").read_text() == "old"
 
 
@@ -469,3 +470,14 @@ def test_a_failure_before_the_change_names_no_way_back(host, make, traffic):
     with pytest.raises(HostError) as error:
         deployed(host(replaced(make, "1")).deploy(ROLES))
     assert error.value.hint == "mend it"
+
+
+def test_a_container_that_an_earlier_run_kept_comes_back_by_a_rollback_of_that_run(host, make, traffic):
+    traffic.ill = {"1"}
+    before = Before(str(make.folder / "kept"), None, instance="1")
+    with pytest.raises(HostError) as error:
+        deployed(host(before, old=["kept"]).deploy(ROLES))
+    assert error.value.hint == (
+        "mend it; or a rollback of the run that stopped it (`provision history`) starts the old one again"
+    )
+    assert error.value.previous == ()
