@@ -15,7 +15,7 @@ from provision.apply import diagnostics
 from provision.apply.disruption import Disruption
 from provision.artifacts.store import Store
 from provision.command import Answer, Obtain, run
-from provision.errors import LockedError, RefusedError, UnreachableError
+from provision.errors import HostError, LockedError, RefusedError, UnreachableError
 from provision.events import Event
 from provision.inventory import Connection, Host, Inventory
 from provision.plan import role_interface
@@ -358,3 +358,11 @@ def test_the_whole_first_line_of_docker_is_in_the_evidence():
 )
 def test_the_end_of_a_long_text_begins_with_a_whole_word(width, kept):
     assert ending("docker: OCI runtime create failed", width) == kept
+
+
+def test_the_way_back_to_an_old_container_follows_the_way_on():
+    failed = HostError("gpu-01: ollama1 does not answer")
+    failed.previous = ("ollama1.PREVIOUS",)
+    assert next_command.after_deploy(deployed(None, failed, None))[1:] == [
+        ("or start the old containers again", f"provision rollback run -i i.yaml -l {HOSTS[1].name}")
+    ]
