@@ -160,6 +160,14 @@ def test_answers_at_once_share_the_speed_unless_a_knob_says_no(server):
         assert scheduler.slowness() == 1
 
 
+def test_an_answer_beside_another_takes_at_least_twice_the_pauses(pulled):
+    load(pulled)
+    knobs(tokens_per_second=200)
+    with ollama_api.Handler.scheduler.streaming():
+        last = frames(pulled, "/api/generate", {"model": MODEL, "prompt": "1", "options": {"num_predict": 5}})[-1]
+    assert last["eval_duration"] >= 5 * 2 * 10**9 // 200
+
+
 # -- log
 
 
