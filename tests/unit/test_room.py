@@ -18,6 +18,7 @@ from provision import actions, testing
 from provision.apply import disk_room
 from provision.command import Answer, Run, Script, look
 from provision.errors import RefusedError
+from provision.lab.model_registry import ModelRegistry
 from provision.plan.planner import Change, HostPlan
 from provision.plan.role_interface import Entry
 from provision.steps import room
@@ -170,6 +171,18 @@ NO_MANIFESTS = ("<html>", "[]", '{"layers": 5}', '{"layers": [{"digest": "x", "s
 def test_an_answer_that_is_no_manifest_is_no_size(registry: Registry, tmp_path: Path, body: str) -> None:
     registry.answers["/v2/s/m/manifests/1"] = body
     assert model(registry, tmp_path).need is None
+
+
+def test_the_labs_model_registry_tells_a_size_and_a_portal_does_not(tmp_path: Path) -> None:
+    with ModelRegistry(tmp_path / "registry").serving() as served:
+        served.store.publish("library/small:latest", [("model", b"x" * 100 * KB)], {"model_format": "gguf"})
+        step = Model(instance="o", name=served.name("library/small:latest"), insecure=True, storage=str(tmp_path))
+        filling = step.filling(None)
+        assert filling is not None
+        place = run(filling.place)
+        assert 100 * KB < (filling.room(run(filling.size), place).need or 0) < 110 * KB
+        served.fault("models-manifest", model="library/small", value="html")
+        assert filling.room(run(filling.size), place).need is None
 
 
 SILENT = Answer(1, b"", b"curl: (6) Could not resolve host: registry.ollama.ai")
