@@ -22,7 +22,7 @@ from tests.real.instance import Host
 from tests.real.verdicts import Session, Verdict
 
 FOLDER = Path(__file__).parent
-PARTS = ("contract", "pull_script", "scripts", "balancer", "clients", "loadtest")
+PARTS = ("contract", "pull_script", "scripts", "proofs", "balancer", "clients", "loadtest")
 
 
 def main(parts: list[str], install: Callable[[], Programs] = real_programs.installed) -> int:

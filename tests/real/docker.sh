@@ -35,6 +35,7 @@ case "$*" in
   *State.Status*ExitCode*) echo "$(status) 0" ;;
   *State.Status*) status ;;
   *DeviceRequests*) echo GPU-1, ;;
+  *State.Pid*) cat "$here/pid" ;;
   *State.StartedAt*) cat "$here/started" ;;
   inspect*) cat "$here/id" ;;
   ps*) cat "$CONTAINERS"/*/id ;;

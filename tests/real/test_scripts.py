@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from provision.command import Answer, Command, Script, sh
-from provision.steps.docker import model_files, probe
 from provision.steps.instance.boot import instances_file, instances_script
 from provision.steps.instance.engine import proved_at
 from provision.steps.instance_paths import INSTANCES
-from provision.steps.ollama import readiness, server_state
+from provision.steps.ollama import readiness
 from provision.steps.ollama.engine import OLLAMA
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import Model
@@ -23,20 +22,9 @@ from tests.real.card_claim import claiming
 from tests.real.instance import Host, Instance, ask
 from tests.real.models import CHAT, EMBEDDING
 from tests.real.noted import Noted
+from tests.real.reading import read
 
 MUCH = 40000  # MiB
-ID = "0" * 64
-LOOK = Script(
-    "look",
-    f"""
-ours="running {ID} 1 $1 sha256:0 $2"
-{probe.answers((server_state.PROBE,))}
-{model_files.shell((server_state.PROBE,))}
-echo '# files'; files | base64 -w 0; echo
-echo '# probes'; answers {ID} "$1"
-""",
-)
-"""The parts of provision's read of a host that ask an instance and read the files of its models."""
 
 
 def load(model: str) -> Command:
@@ -179,8 +167,7 @@ def test_a_missing_model_at_boot_is_named(host: Host, ollama1: Instance, noted: 
 
 def test_the_read_of_an_instance_is_understood(host: Host, ollama1: Instance, noted: Noted) -> None:
     host.run(load(CHAT))
-    done = host.run(sh(LOOK, ollama1.at, str(ollama1.folder), title="ask an instance"))
-    server = server_state.read(_inspected(ollama1, done.stdout)).by_name["ollama1"]
+    server = read(host, ollama1)
     assert set(server.tags or {}) >= {CHAT, EMBEDDING}
     assert set(server.loaded or {}) == {CHAT}
     assert not server.damage(CHAT), "every blob has the size in the manifest"
@@ -208,24 +195,3 @@ def _boot(host: Host, wanted: list[tuple[Instance, str]]) -> "subprocess.Complet
     listed.write_bytes(instances_file((one.name, "127.0.0.1", one.port, (model,)) for one, model in wanted))
     text = instances_script(OLLAMA).decode().replace(INSTANCES, str(listed))
     return host.run(sh(Script("boot", text), title="boot"))
-
-
-def _inspected(instance: Instance, looked: str) -> Answer:
-    """The read of a host with one container, in which the answers and the files of the instance are real."""
-    item = {
-        "id": ID,
-        "name": f"/{instance.name}",
-        "status": "running",
-        "started": "",
-        "image": "ollama/ollama",
-        "image_id": "sha256:0",
-        "labels": {"provision.managed": "1", "provision.instance": instance.name},
-        "mounts": [{"Destination": server_state.PROBE.home, "Source": str(instance.folder)}],
-        "env": [],
-        "visible": [None],
-        "requests": None,
-        "ports": {"11434/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(instance.port)}]},
-        "networks": [None],
-    }
-    lines = ["# containers", json.dumps(item), "# image configs", "# images", "# volumes", "# pulled", "# listening"]
-    return Answer(0, "\n".join([*lines, looked.rstrip(), "# end", ""]).encode(), b"")
