@@ -1,4 +1,7 @@
-"""The proofs of verify and the reads before a pull, against a real server: time to stay, bytes of blobs, sizes."""
+"""The proofs of verify and the reads before a pull, against a real server: time to stay, bytes of blobs, sizes.
+
+SIMULATED: the container, by a stand-in for docker.
+"""
 
 import json
 import os

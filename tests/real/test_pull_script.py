@@ -1,4 +1,7 @@
-"""provision's script that pulls a model, with a real server and a model registry on loopback that fails on demand."""
+"""provision's script that pulls a model, with a real server and a model registry on loopback that fails on demand.
+
+SIMULATED: the container, by a stand-in for docker, and the registry, which is that of the lab.
+"""
 
 import json
 import os
