@@ -1,4 +1,4 @@
-"""provision's read of a host, as far as the read asks an instance and looks at the files of its models.
+"""provision's read of a host, as far as the read asks an instance and looks at the files of models.
 
 SIMULATED: the rest of the read, which is Docker's account of the container.
 """
@@ -26,7 +26,7 @@ echo '# probes'; answers {ID} "$1"
 
 
 def read(host: Host, instance: Instance) -> Server:
-    """Return an instance as the steps of provision see it, by their own parsers.
+    """Return an instance, read by the parsers of provision's steps.
 
     Args:
         host: the host.
