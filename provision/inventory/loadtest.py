@@ -72,4 +72,4 @@ class LoadTest(Settings):
     """Targets of `provision loadtest`. Declare them once for the endpoint, best in `all.vars`."""
 
     targets: Targets = Targets()
-    """The command ends with exit code 5 if a target is missed."""
+    """The command ends with exit code 5 if a target is missed. `off` or null: no such target."""

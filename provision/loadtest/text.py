@@ -153,14 +153,14 @@ def answer(result: Capacity, *, whole: bool = True) -> Iterator[str]:
     if held is None or knee is None:
         yield "The endpoint does not hold a single user."
     else:
-        yield f"The endpoint holds {held.users} users, with {held.tokens_per_second:.1f} tokens per second."
+        yield f"The endpoint holds {counted(held.users, 'user')}, with {held.tokens_per_second:.1f} tokens per second."
         if knee.users < held.users:
             speed_there = f"{knee.tokens_per_second:.1f} tokens per second"
-            yield f"The knee is at {knee.users} users, with {speed_there}: more users only wait."
+            yield f"The knee is at {counted(knee.users, 'user')}, with {speed_there}: more users only wait."
         elif broke is None:
-            yield f"Throughput still grows: the knee is at {knee.users} users or beyond."
+            yield f"Throughput still grows: the knee is at {counted(knee.users, 'user')} or beyond."
         else:
-            yield f"The knee is at {knee.users} users: more users miss a target."
+            yield f"The knee is at {counted(knee.users, 'user')}: more users miss a target."
     if broke is None:
         yield "No target broke: the endpoint may hold more" + ("; try with more --users." if whole else ".")
     else:
@@ -169,7 +169,7 @@ def answer(result: Capacity, *, whole: bool = True) -> Iterator[str]:
             for target in broke.verdicts
             if not target.passed
         )
-        yield f"The limit, met with {broke.users} users: {broken}."
+        yield f"The limit, met with {counted(broke.users, 'user')}: {broken}."
 
 
 def sizing(result: Sizing | None) -> Iterator[str]:
