@@ -203,7 +203,7 @@ def test_a_registry_without_redirects_is_final(
 ) -> None:
     registry.fault("models-plain", MODEL)
     done = pull(host, model, tries=3)
-    final(noted, done, "no Location header in response", "redirects to blobs at another host name")
+    final(noted, done, "no Location header in response", "redirects to blobs (307) at another host name")
 
 
 @pytest.mark.parametrize(
