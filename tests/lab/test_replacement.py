@@ -69,7 +69,7 @@ def test_a_host_that_loses_power_within_a_replacement_gets_its_old_container_bac
             faults.switch(lab, HOST, "power-off", on=False)
     wait_for(lambda: fleet.provision("plan").code == 0)
     assert containers(fleet)[OLD] == ["exited", "no", before["ollama1"][2]], "the boot does not start it"
-    assert "container:ollama1" in fleet.changes()[HOST]
+    assert {"container:ollama1", "previous:ollama1"} & set(fleet.changes()[HOST]), "the next plan sees it"
     back = fleet.provision("rollback", "--yes", "--json")
     assert back.code == 0, back
     assert containers(fleet)["ollama1"] == before["ollama1"]
