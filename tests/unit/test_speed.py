@@ -86,7 +86,7 @@ def test_the_speed_in_the_answer_of_the_readiness_test(text: str, measured: Spee
     assert readiness.speed(Answer(0, text.encode())) == measured
 
 
-# -- requests under way: lines of `ss -Htni` of iproute2 6.1, shortened
+# -- requests under way: lines in the form of `ss -Htni`, written by hand
 
 IDLE = """0      0      [::ffff:172.17.0.2]:11434 [::ffff:10.0.0.9]:51820
 \t cubic wscale:7,7 rto:204 rtt:0.5/0.25 lastsnd:5200 lastrcv:9100 lastack:5200 rcv_space:14480
