@@ -217,7 +217,7 @@ TRIED = [
 
 @pytest.mark.parametrize(("fault", "value", "said"), TRIED)
 def test_an_error_of_a_moment_is_tried_again_and_said_in_words(registry, fault, value, said):
-    knobs(retry_seconds=0.01, locate_seconds=0.2)
+    knobs(retry_seconds=0.01, locate_seconds=0.2, stall_seconds=2)
     registry.fault(fault, value=value)
     done = pull(registry.name(f"library/{MODEL}"), tries=2, stall=1 if "models.stall" in said else 600, insecure=True)
     assert done.returncode == 1

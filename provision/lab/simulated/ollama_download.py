@@ -126,9 +126,8 @@ class Download:
         end = self._limit = time.monotonic() + knob("locate_seconds", 30)
         tries = 0
         while True:
-            self._transfer = Transfer()
             try:
-                return self._source.locate(self._digest, self._transfer)
+                return self._source.locate(self._digest, self._begin())
             except RequestError as error:
                 log("failed to get direct URL; backing off and retrying", "WARN", err=str(error))
             tries += 1
@@ -152,11 +151,11 @@ class Download:
 
     def _try_part(self, part: _Part, place: str) -> str:
         """Fetch the rest of a part once; return why that failed, or nothing where another try costs no attempt."""
-        self._transfer, self._limit = Transfer(), time.monotonic() + knob("stall_seconds", 30)
+        transfer, self._limit = self._begin(), time.monotonic() + knob("stall_seconds", 30)
         got, kept, why = 0, False, "EOF"
         first = part.offset + part.completed
         try:
-            for data in self._source.read(place, first, part.offset + part.size - 1, self._transfer):
+            for data in self._source.read(place, first, part.offset + part.size - 1, transfer):
                 wanted = data[: part.size - part.completed - got]
                 with self._partial.open("r+b") as file:
                     file.seek(first + got)
@@ -170,7 +169,7 @@ class Download:
             why = str(error)
         self._limit = float("inf")
         whole = part.completed + got == part.size
-        if self._cancelled or whole or (kept and not self._transfer.is_cut):
+        if self._cancelled or whole or (kept and not transfer.is_cut):
             part.completed += got
             part.save(self._path)
         else:
@@ -179,13 +178,20 @@ class Download:
             raise _CancelledError
         if whole:
             return ""
-        if self._transfer.is_cut:
+        if transfer.is_cut:
             log(
                 f"{self._digest[7:19]} part {part.number} stalled; retrying. If this persists, press ctrl-c to exit, "
                 "then 'ollama pull' to find a faster connection."
             )
             return ""
         return why
+
+    def _begin(self) -> Transfer:
+        """A new transfer, cut at once where all clients left a moment ago."""
+        transfer = self._transfer = Transfer()
+        if self._cancelled:
+            transfer.cut()
+        return transfer
 
     def _sleep(self, seconds: float) -> None:
         """Wait, as long as a client waits.
