@@ -60,7 +60,7 @@ def _contract(programs: Programs) -> list[Verdict]:
         host = Host(Path(folder), programs.ollama.program).prepare()
         server = host.instance("contract", OLLAMA_KEEP_ALIVE="5m").start()
         try:
-            models.create(server, programs.weights)
+            models.create(server, programs.weights, recorded_only=True)
             with ModelRegistry(Path(folder) / "registry").serving() as registry:
                 pulls.publish(registry)
                 address = Address("127.0.0.1", server.port, programs.ollama.version, registry=registry.host)

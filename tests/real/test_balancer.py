@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,11 @@ class Stream:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         body = {"model": CHAT, "prompt": COUNTED, "raw": True, "options": {"num_predict": tokens}}
         self._connection.request("POST", "/api/generate", json.dumps(body), {"Content-Type": "application/json"})
+        self._socket = self._connection.sock  # the connection forgets the socket as soon as the answer begins
 
     def has_come(self) -> bool:
-        """Whether a byte of the answer is there."""
-        return bool(select.select([self._connection.sock], [], [], 0)[0])
+        """Whether a byte of the answer is there, or was."""
+        return "answer" in vars(self) or bool(select.select([self._socket], [], [], 0)[0])
 
     @cached_property
     def answer(self) -> http.client.HTTPResponse:
@@ -90,8 +91,8 @@ class Stream:
 
     def leave(self) -> None:
         """Close the connection, as a client does that is not interested any more."""
-        if sock := self._connection.sock:
-            sock.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # nginx may have closed the connection already
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
 

@@ -36,6 +36,20 @@ def test_a_key_is_added_and_the_data_stay_aligned(tmp_path: Path) -> None:
     assert target.read_bytes() == file_with([*keys, added], data)
 
 
+def test_a_matrix_is_added_behind_the_data(tmp_path: Path) -> None:
+    data = bytes(range(40))
+    source, target = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    source.write_bytes(file_with([], data))
+    gguf.with_number(source, target, "key", 1, ["square"], side=8)
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 2, 1) + text("key") + struct.pack("<II", 4, 1)
+    head += text("weights") + struct.pack("<IQQIQ", 2, 4, 2, 0, 0)
+    head += text("square") + struct.pack("<IQQIQ", 2, 8, 8, 0, 64)
+    head += bytes(-len(head) % 32) + data + bytes(24)
+    rows = struct.unpack("<64f", target.read_bytes()[len(head) :])
+    assert target.read_bytes().startswith(head)
+    assert [place for place, value in enumerate(rows) if value] == [9 * n for n in range(8)]
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(100))
     with pytest.raises(ValueError, match="no GGUF file of version 3"):
