@@ -162,7 +162,7 @@ def _holds(state: Mapping[str, object] | None) -> set[str]:
 
 
 def may_run(entry: Entry, answers: Mapping[Run, Answer]) -> bool:
-    """Whether an instance may be running; without an answer, it may.
+    """Whether an instance may be running; without an answer, the instance may.
 
     Args:
         entry: the step of the container.

@@ -18,7 +18,7 @@ from provision.steps.facts import TITLE, HostFacts
 from provision.steps.facts import parse as facts_of_host
 from provision.terminal_text import ending
 
-# Exceptions of a parser that meets an unforeseen answer: a host may answer anything.
+# Exceptions of a parser at an unforeseen answer: a host may answer anything.
 GARBLED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 NOTHING_CHANGED = "nothing was changed on this host"
 
@@ -88,7 +88,7 @@ class HostPlan:
 
 
 def facts_of(entries: Iterable[Entry], finders: Iterable[tuple[str, Owned]]) -> tuple[Run, ...]:
-    """Return the commands that read all entries and finders, each once; first the slow commands that run beside the
+    """Return the commands that read all entries and finders, each once; first the slow commands to run beside the
     rest."""
     facts = [entry.fact() for entry in entries] + [finder.fact() for _, finder in finders]
     return tuple(sorted(dict.fromkeys(fact.command for fact in facts), key=lambda command: not command.slow))
@@ -345,7 +345,7 @@ def agreed(shown: HostPlan | None, now: HostPlan) -> HostPlan:
         HostError: a change is new since the question.
     """
     before = {(change.step.id, change.action == "remove") for change in shown.changes} if shown else set()
-    # a previous container belongs to the change that kept it
+    # a previous container belongs to the change of its instance
     changes = [change for change in now.changes if not change.step.follows_test]
     if shown and not before.issuperset((change.step.id, change.action == "remove") for change in changes):
         raise HostError(

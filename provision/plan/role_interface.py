@@ -164,7 +164,7 @@ def role(name: str) -> Any:
 
 
 def _value(name: str, attribute: str) -> Any:
-    """Return an attribute of a role, or the default of `Role`. No cache: Python caches modules, so this is quick."""
+    """Return an attribute of a role, or the default of `Role`. No cache: Python caches modules, so a call is quick."""
     return getattr(role(name), attribute, getattr(Role, attribute))
 
 
