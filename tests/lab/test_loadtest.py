@@ -148,7 +148,7 @@ def test_the_capacity_agrees_with_arithmetic(scratch, lab):
         "--duration",
         "9s",
         "--max-tokens",
-        "60",
+        "66",  # 6 of thinking
         *targets,
     )
     done = scratch.provision("loadtest", "--json", *words)
