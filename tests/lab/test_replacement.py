@@ -83,7 +83,7 @@ def test_a_container_that_a_dead_run_kept_goes_once_the_present_one_has_passed(f
     labels = ["--label", "provision.managed=1", "--label", "provision.instance=ollama1"]
     fleet.on(HOST, "docker", "create", "--name", OLD, *labels, "--volume", "ollama1:/root/.ollama", image)
     failed = fleet.provision("verify", "--limit", HOST)
-    assert failed.code == 8, failed
+    assert failed.code == 5, failed
     assert "previous:ollama1" in failed.out
     assert "provision deploy" in failed.out
     assert fleet.changes() == {"gpu-01": ["previous:ollama1"], "gpu-02": [], "lb-01": []}
