@@ -12,6 +12,8 @@ CHAT, THINKING, EMBEDDING = "gemma3:270m", "think:latest", "embeds:latest"
 REFUSED = "embed:latest"
 """The embedding model of the recordings. Ollama 0.17 cannot load the model, as the recording of 0.17 says: embedding
 models of this kind have two more layers. The layers of `EMBEDDING` change nothing."""
+BRIEF = "brief:latest"
+"""The chat model with answers of 16 tokens: the program ollama cannot limit an answer."""
 POOLING = "gemma3.pooling_type"
 _PLAIN = "{{ .Prompt }}"
 _THINKS = """{{- range .Messages }}<start_of_turn>{{ .Role }}
@@ -35,9 +37,11 @@ def create(instance: Instance, weights: Path, *, recorded_only: bool = False) ->
     gguf.with_number(weights, refused, POOLING, 1)
     gguf.with_number(weights, embedding, POOLING, 1, ["dense.0.weight", "dense.1.weight"], side=640)
     made = [(CHAT, weights, _PLAIN), (THINKING, weights, _THINKS), (REFUSED, refused, _PLAIN)]
-    for name, source, template in [*made, *([] if recorded_only else [(EMBEDDING, embedding, _PLAIN)])]:
+    further = [] if recorded_only else [(EMBEDDING, embedding, _PLAIN), (BRIEF, weights, _PLAIN)]
+    for name, source, template in [*made, *further]:
         file = instance.folder / "Modelfile"
-        file.write_text(f'FROM {source}\nTEMPLATE """{template}"""\nPARAMETER num_thread 1\n')
+        limit = "PARAMETER num_predict 16\n" if name == BRIEF else ""
+        file.write_text(f'FROM {source}\nTEMPLATE """{template}"""\nPARAMETER num_thread 1\n{limit}')
         done = instance.client("create", name, "-f", str(file))
         assert done.returncode == 0, f"ollama create {name}: {done.stderr[-2000:]}"
     embedding.unlink()

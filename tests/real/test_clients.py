@@ -12,7 +12,7 @@ from tests.real import balancer
 from tests.real.balancer import Balancer
 from tests.real.install.programs import Programs
 from tests.real.instance import Host, Instance
-from tests.real.models import CHAT, EMBEDDING
+from tests.real.models import BRIEF, CHAT, EMBEDDING
 from tests.real.noted import Noted
 
 FOLDER = Path(__file__).parent / "clients"
@@ -88,8 +88,8 @@ def test_client(client: str, case: str, results: dict[str, Results], programs: P
         (("list",), CHAT),
         (("ps",), "NAME"),
         (("show", CHAT), "gemma3"),
-        (("run", CHAT, "Say yes."), ""),
-        (("stop", CHAT), ""),
+        (("run", BRIEF, "Say yes."), ""),
+        (("stop", BRIEF), ""),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from provision.command import Answer
 from provision.lab.model_registry import ModelRegistry
 from provision.steps.base import Check
-from provision.steps.ollama import loaded_proof, model_room
+from provision.steps.ollama import loaded_proof, model_room, server_state
 from provision.steps.system import content
 from tests.real.instance import Host, Instance, ask
 from tests.real.models import CHAT
@@ -76,7 +76,9 @@ def test_the_keep_alive_of_a_client_is_found_and_set_back(host: Host, ollama1: I
 
 def test_zeros_in_a_blob_are_found_by_their_hash_alone(host: Host, known: Path, noted: Noted) -> None:
     instance = host.instance("damaged", known)
-    weights = max((instance.folder / "models/blobs").iterdir(), key=lambda path: path.stat().st_size)
+    manifest = json.loads((instance.folder / "models/manifests" / server_state.manifest_path(CHAT)).read_text())
+    digest = next(layer["digest"] for layer in manifest["layers"] if layer["mediaType"].endswith(".model"))
+    weights = instance.folder / "models/blobs" / digest.replace(":", "-")
     _own_copy_with_zeros(weights)
     instance.start()
     status, answer = generate(instance, prompt="The capital of France is", options={"num_predict": 8, "temperature": 0})
