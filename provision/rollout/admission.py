@@ -106,37 +106,46 @@ class Admission:
         self.say("progress", f"test:{name}", f"waiting: {command}")
         if lock and not self.lease.held:
             self._lock()
-        locks = [self.lease.acquire(command.timeout)] if self.lease.held else []
-        answers = self.session.batch([*locks, command], stop=True)
-        for renewed in answers[: len(locks)]:
-            self.lease.took(renewed)
-        address = _place(label(self.host.name, name), command, answers[-1], failed)
-        self._compare(name, command, answers[-1], failed)
+        answer = self._ask(command)
+        address = _place(label(self.host.name, name), command, answer, failed)
+        slow = self._slowness(name, answer)
+        if slow:  # the first answer after a load may be slow on a healthy card: kernels are loaded, graphs are captured
+            self.say("progress", f"test:{name}", f"waiting: {command} once more, because {slow}")
+            answer = self._ask(command)
+            address = _place(label(self.host.name, name), command, answer, failed)
+            slow = self._slowness(name, answer)
+        if slow:
+            raise CommandError(
+                f"{label(self.host.name, name)} is not fit to serve and {failed}: {slow}",
+                "look whether the instance works on the CPU (docs/runbooks/cpu.md), then deploy again",
+                step=f"test:{name}",
+                command=str(command),
+            )
         return address
 
-    def _compare(self, name: str, test: Run, answer: Answer, failed: str) -> None:
-        """Compare the speed of an instance with the other instances of the run.
+    def _ask(self, test: Run) -> Answer:
+        """Run a test, under a renewed lock if this run has the lock."""
+        locks = [self.lease.acquire(test.timeout)] if self.lease.held else []
+        answers = self.session.batch([*locks, test], stop=True)
+        for renewed in answers[: len(locks)]:
+            self.lease.took(renewed)
+        return answers[-1]
 
-        Raises:
-            CommandError: the instance is several times slower.
-        """
+    def _slowness(self, name: str, answer: Answer) -> str:
+        """Return how an instance is several times slower than the other instances of the run; empty for a usual speed,
+        and where nobody can tell."""
         measured = engines.of(self.host.serving).speed(answer)
         for line in answer.text.splitlines():
             if line.startswith(NOT_ASKED):
                 self.say("progress", f"test:{name}", line[:300])
         if measured is None:
-            return
+            return ""
         verdict = self.roll.speeds.judge(label(self.host.name, name), measured)
         if verdict.passed is None:
             self.say("progress", f"test:{name}", f"{NOT_ASKED}whether {measured.what} is slow: {verdict.words}")
-        elif not verdict.passed:
-            raise CommandError(
-                f"{label(self.host.name, name)} is not fit to serve and {failed}: {measured.what} is more than "
-                f"{FACTOR:g} times slower than elsewhere: {verdict.words}",
-                "look whether the instance works on the CPU (docs/runbooks/cpu.md), then deploy again",
-                step=f"test:{name}",
-                command=str(test),
-            )
+        if verdict.passed is not False:
+            return ""
+        return f"{measured.what} is more than {FACTOR:g} times slower than elsewhere: {verdict.words}"
 
     def _lock(self) -> None:
         """Lock the host: take over the lock of a dead run, and wait `--lock-wait` for the lock of a live run.

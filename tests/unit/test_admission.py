@@ -105,6 +105,23 @@ def test_an_instance_that_is_several_times_slower_than_elsewhere_stays_out(tmp_p
     assert made.members.state(LABEL) is Membership.NOT_READY
 
 
+def test_a_slow_first_answer_after_a_load_keeps_no_healthy_instance_out(tmp_path: Path) -> None:
+    made, own = admission(tmp_path)
+    for name in ("b/ollama1", "c/ollama1"):
+        made.speeds.judge(name, Speed("m:latest on NVIDIA L40S", 60.0))
+    warm = "card NVIDIA L40S\nspeed 16 270000000 m\n"
+    own.session.says = "card NVIDIA L40S\nspeed 16 4000000000 m\n"
+
+    def warms_up(name: str) -> None:
+        if own.session.proved:
+            own.session.says = warm
+
+    own.session.testing = warms_up
+    own.admit("ollama1", made.pools.of(own.host))
+    assert own.session.proved == ["ollama1", "ollama1"]
+    assert made.members.state(LABEL) is Membership.IN
+
+
 def test_a_speed_that_cannot_be_compared_is_said_and_admits(tmp_path: Path) -> None:
     made, own = admission(tmp_path)
     told: list[str] = []

@@ -1,5 +1,6 @@
 """The speed of an instance: what the readiness test and verify measure, and the comparison with other instances."""
 
+import base64
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from provision.command import Answer
 from provision.rollout.speeds import Speeds
 from provision.steps import speed
-from provision.steps.ollama import measured_speed, readiness
+from provision.steps.ollama import loaded_proof, measured_speed, readiness
 from provision.steps.speed import Speed
 
 
@@ -135,3 +136,22 @@ def test_the_question_is_json(tmp_path: Path) -> None:
         ["sh", "-eu"], input=f"{readiness.REQUEST}\nrequest qwen3:8b", capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout)["options"] == {"num_predict": measured_speed.TOKENS}
+
+
+CURL = """#!/bin/sh
+case "$*" in
+  *api/generate*) echo x >>"$FOLDER/asked"; echo "{\\"eval_count\\":16,\\"n\\":$(wc -l <"$FOLDER/asked")}" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("said", "answers"), [("", 2), (WAITING, 1)], ids=["quiet", "busy"])
+def test_verify_measures_no_first_answer_after_a_load(tmp_path: Path, said: str, answers: int) -> None:
+    for name, text in {**PROGRAMS, "curl": CURL}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": said, "FOLDER": str(tmp_path)}
+    argv = ["sh", "-c", loaded_proof.QUESTION, "sh", "ollama1", "127.0.0.1:3001", "{}", "{}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment, timeout=60)
+    told = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert json.loads(base64.b64decode(told["answer"])) == {"eval_count": 16, "n": answers}

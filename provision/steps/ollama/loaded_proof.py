@@ -29,7 +29,9 @@ FOREVER = 2200
 SLACK = 10  # seconds between an answer and the next request that moves `expires_at`
 
 # $1 container, $2 ADDRESS:PORT, $3 request, $4 request for models that only embed. Options would load the model anew,
-# except num_predict. Prints whether the server was quiet, the answer, and the loaded models after the answer.
+# except num_predict. Prints whether the server was quiet, the answer, and the loaded models after the answer. A quiet
+# server is asked twice: the first answer after a load may be slow on a healthy card (kernels are loaded, graphs are
+# captured), and the speed is compared with instances that answered before.
 QUESTION = (
     IN_FLIGHT
     + rf"""
@@ -39,6 +41,7 @@ say() {{ printf '%s %s\n' "$1" "$(printf '%s' "$2" | base64 -w 0)"; }}
 await_quiet "$name"
 answer=$(get -d "$3" "http://$at/api/generate")
 case $answer in *'does not support generate'*) answer=$(get -d "$4" "http://$at/api/embed") ;; esac
+case $quiet:$answer in yes:*'"eval_count"'*) answer=$(get -d "$3" "http://$at/api/generate") ;; esac
 still_quiet "$name"
 say quiet "$quiet"
 say answer "$answer"
