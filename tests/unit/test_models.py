@@ -525,6 +525,8 @@ def test_names(name: str, short: str, path: str) -> None:
         ('{"status":', None),
         ("{}", None),
         ('{"status":"x","total":"many"}', None),
+        ('{"status":"x","total":1e999}', None),
+        ('{"status":' + "[" * 100_000, None),
         ("try 1 failed: x", "try 1 failed: x"),
         (f"verifying sha256-{'a' * 64}", f"verifying sha256-{'a' * 12}"),
         ("", None),

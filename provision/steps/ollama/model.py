@@ -258,7 +258,7 @@ def pull_progress(line: str) -> str | None:
         frame = json.loads(line)
         total, completed = int(frame.get("total", 0)), int(frame.get("completed", 0))
         status = str(frame.get("error") or frame.get("status", ""))
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         return None
     return f"{status} {completed * 100 // total}% of {human(total)}" if total else status or None
 
