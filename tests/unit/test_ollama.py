@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from provision.inventory import Connection, Host, Inventory
+from provision.roles import docker as docker_role
 from provision.roles import models as models_role
 from provision.roles import ollama as role
 from provision.steps.base import RefusalError
@@ -43,7 +44,7 @@ def host(name: str = "gpu-01", *groups: str, address: str = "10.0.0.11", **said:
         name=name,
         groups=groups or ("gpu",),
         connection=Connection(address=address),
-        settings={"ollama": ollama, "models": models_role.Settings()},
+        settings={"docker": docker_role.Settings(), "ollama": ollama, "models": models_role.Settings()},
         instances=role.instances(name, ollama),
     )
 
@@ -132,7 +133,9 @@ def test_bad_settings_are_refused(said: dict[str, Any]) -> None:
 @pytest.mark.parametrize("comm", ["tmux: server", "", "a\x07b"])
 def test_every_program_named_by_a_refusal_can_be_tolerated(shown: str, comm: str) -> None:
     rows = f"GPU-1, 7, 512, {shown}\n(exit code 0)\n/proc/7/cgroup:0::/x\n/proc/7/comm:{comm}\n"
-    (one,) = gpu_processes.parse(base64.b64encode(rows.encode()).decode(), {}) or ()
+    listing = gpu_processes.parse(base64.b64encode(rows.encode()).decode(), {})
+    assert listing is not None
+    (one,) = listing.applications
     assert settings_of(tolerate=[one.program]).tolerate == (one.program,)
 
 
