@@ -49,7 +49,7 @@ def large_models(world):
 def docker_apart(world):
     """Docker's directory is a file system of its own; its containers run again."""
     world.sh(
-        "systemctl stop docker.socket docker.service; mkdir -p /mnt; mount -t tmpfs -o size=256m,mode=710 tmpfs /mnt;"
+        "systemctl stop docker.socket docker.service; mkdir -p /mnt; mount -t tmpfs -o size=320m,mode=710 tmpfs /mnt;"
         " cp -a /var/lib/docker/. /mnt; mount --bind /mnt /var/lib/docker; umount /mnt; systemctl start docker;"
         " for _ in $(seq 60); do curl -fs -m 1 -o /dev/null http://127.0.0.1:3001/api/version && break; sleep 0.5; done"
     )
