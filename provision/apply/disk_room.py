@@ -15,6 +15,7 @@ from provision.steps.room import Filling, Room
 from provision.steps.system.content import gigabytes
 
 SPARE = 10  # percent beyond the bytes that come: file systems, logs and users need room too
+MOST_SPARE = 10**10  # bytes: a tenth of a model of 400 GB would refuse disks with room enough
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,16 @@ def _things(entries: Sequence[_Brought]) -> Mapping[tuple[Run, Run], tuple[str, 
 
 
 def _with_spare(entries: Sequence[_Brought]) -> int:
-    return sum(need for _, need in _things(entries).values()) * (100 + SPARE) // 100
+    need = _need(entries)
+    return need + _spare(need)
+
+
+def _need(entries: Sequence[_Brought]) -> int:
+    return sum(need for _, need in _things(entries).values())
+
+
+def _spare(need: int) -> int:
+    return min(need * SPARE // 100, MOST_SPARE)
 
 
 def _shortage(entries: Sequence[_Brought]) -> str:
@@ -85,5 +95,5 @@ def _shortage(entries: Sequence[_Brought]) -> str:
     parts = ", ".join(f"{step} {gigabytes(need)}" for step, need in _things(entries).values())
     return (
         f"{room.mount} has {gigabytes(room.free)} free and needs {gigabytes(_with_spare(entries))}: {parts},"
-        f" and {SPARE} % to spare"
+        f" and {gigabytes(_spare(_need(entries)))} to spare"
     )

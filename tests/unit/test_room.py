@@ -318,10 +318,12 @@ class Big(Note):
     Args:
         need: bytes; None for unknown.
         device: number of its file system.
+        free: bytes that are free there.
     """
 
     need: int | None = 0
     device: str = "1"
+    free: int = 1000
 
     def filling(self, have: Any) -> Filling:
         size, place = (look(ECHO, word, title=word) for word in (str(self.need), self.device))
@@ -330,7 +332,7 @@ class Big(Note):
             self.id,
             size,
             place,
-            lambda _, place: Room(self.need, unknown, 1000, place.text.strip(), "/srv"),
+            lambda _, place: Room(self.need, unknown, self.free, place.text.strip(), "/srv"),
             "x.folder",
         )
 
@@ -354,7 +356,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_numbers_step_and_path() -> Non
         disk_room.checked(plan, asks)
     assert refused.value.step == "note:a"
     assert refused.value.message == (
-        "no room: /srv has 0.0 MB free and needs 1.0 MB: note:a 0.5 MB, note:b 0.4 MB, and 10 % to spare"
+        "no room: /srv has 0.0 MB free and needs 1.0 MB: note:a 0.5 MB, note:b 0.4 MB, and 0.1 MB to spare"
     )
     assert "`df -h /srv` on the host" in refused.value.hint
     assert "(x.folder)" in refused.value.hint
@@ -365,6 +367,14 @@ def test_the_spare_room_decides() -> None:
     assert disk_room.checked(plan_of(Big("/a", need=909)), asks)
     with pytest.raises(RefusedError):
         disk_room.checked(plan_of(Big("/a", need=920)), asks)
+
+
+def test_a_large_model_needs_no_large_spare_room() -> None:
+    gb = 10**9
+    fits, too_large = (plan_of(Big("/a", need=need * gb, free=420 * gb)) for need in (404, 411))
+    assert disk_room.checked(fits, asks) == fits
+    with pytest.raises(RefusedError, match=r"needs 421\.0 GB: note:a 411\.0 GB, and 10\.0 GB to spare"):
+        disk_room.checked(too_large, asks)
 
 
 def test_disks_are_judged_apart_and_a_shared_place_counts_once() -> None:
