@@ -96,12 +96,10 @@ def test_a_replaced_container_is_few_execs_and_programs(fleet, lab, tmp_path):
     counter = Counter(fleet)
     with programs.started(lab.host("gpu-01"), tmp_path) as started:
         done = fleet.deploy("--limit", "gpu-01")
-    changed = len(done.host("gpu-01")["changed"])
-    assert 0 < changed <= 2
+    assert done.host("gpu-01")["changed"] == ["container:ollama1", "resident:ollama1"]
     cost = counter.costs()["gpu-01"]
-    assert cost.logins == 1
-    assert cost.execs <= 5 + 4 * changed, done
-    assert started["docker"] <= 60, started
+    assert (cost.logins, cost.execs <= 12) == (1, True), cost  # 11 measured; the log of a slow load may take one more
+    assert started["docker"] <= 60, started  # 45 measured; each look at a slow start asks Docker once more
     del one["memory"]
     fleet.deploy("--limit", "gpu-01")
 
