@@ -185,6 +185,31 @@ def test_the_labs_model_registry_tells_a_size_and_a_portal_does_not(tmp_path: Pa
         assert filling.room(run(filling.size), place).need is None
 
 
+MOVED = {"layers": [{"digest": f"sha256:{'d' * 64}", "size": 900 * KB}]}
+WHOLE = "".join(
+    f"blob {one['digest'].replace(':', '-')} {one['size']} 8\n" for one in (MANIFEST["config"], *MANIFEST["layers"])
+)
+
+
+@pytest.mark.parametrize(
+    ("blobs", "digest", "have", "need"),
+    [
+        (WHOLE, "", None, 0),
+        (WHOLE.replace(" 60000 ", " 59000 "), "", None, 900 * KB),
+        (WHOLE, "d", None, 900 * KB),
+        (WHOLE, "", {"whole": False}, 900 * KB),
+    ],
+    ids=["whole", "cut", "another digest is demanded", "damaged"],
+)
+def test_a_model_on_the_disk_of_a_stopped_server_is_not_pulled_for_a_tag_that_moved(
+    blobs: str, digest: str, have: dict[str, Any] | None, need: int
+) -> None:
+    filling = Model(instance="ollama1", name="m:1", digest=digest).filling(have)
+    assert filling is not None
+    place = Answer(0, f"free 5 1 /\nmanifest {json.dumps(MANIFEST)}\n{blobs}".encode())
+    assert filling.room(Answer(0, json.dumps(MOVED).encode()), place).need == need
+
+
 SILENT = Answer(1, b"", b"curl: (6) Could not resolve host: registry.ollama.ai")
 
 

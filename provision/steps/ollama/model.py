@@ -148,8 +148,8 @@ class Model(Step):
         if have is not None and have.get("whole") and self.digest in ("", have.get("digest")):
             return None
         usual = SIZES.get(server_state.canonical(self.name)) if have is None else None
-        at, root = self.storage, self.data_root
-        return model_room.filling(self.name, self.instance, at, root, insecure=self.insecure, usual=usual)
+        at, root, kept = self.storage, self.data_root, have is None and not self.digest
+        return model_room.filling(self.name, self.instance, at, root, insecure=self.insecure, usual=usual, kept=kept)
 
     def irrevocable(self, before: State, after: State) -> str:
         """A deleted model is gone; a mended or pulled model stays."""

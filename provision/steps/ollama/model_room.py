@@ -1,12 +1,14 @@
 """The room that a model needs: its size by the manifest of its registry, less the bytes that are on the disk already.
 
-Where the registry is silent, the manifest on the host tells the size of a model that the host has, or had.
+Where the registry is silent, the manifest on the host tells the size of a model that the host has, or had. A stopped
+server's model, whole on the disk, is not pulled, even after the registry moved the tag.
 
 Sources: the names of manifests and blobs, docs/facts.md#ollama-files; a pull that was cut off leaves a sparse file
 `sha256-...-partial` of the whole size, and goes on there (docs/facts.md#ollama-pull).
 """
 
 import re
+from collections.abc import Mapping
 from functools import partial
 
 from provision.command import Answer, Script, look
@@ -53,7 +55,9 @@ free "$folder"
 )
 
 
-def filling(name: str, instance: str, at: str, data_root: str, *, insecure: bool, usual: int | None) -> Filling:
+def filling(
+    name: str, instance: str, at: str, data_root: str, *, insecure: bool, usual: int | None, kept: bool = False
+) -> Filling:
     """Return what the pull of a model brings.
 
     Args:
@@ -63,6 +67,7 @@ def filling(name: str, instance: str, at: str, data_root: str, *, insecure: bool
         data_root: Docker's declared folder; empty for Docker's own.
         insecure: whether the registry is asked over plain http.
         usual: bytes, where the registry does not tell the size; None if unknown.
+        kept: whether a whole model on the disk stays, without a pull.
     """
     registry, space, model, tag = server_state.parts(name)
     scheme = "http" if insecure and registry != server_state.DEFAULT_REGISTRY else "https"
@@ -77,7 +82,7 @@ def filling(name: str, instance: str, at: str, data_root: str, *, insecure: bool
             title=f"look at the room for the models of {instance}" if volume else f"look at the room in {folder}",
             timeout=45,
         ),
-        partial(_room, usual=usual),
+        partial(_room, usual=usual, kept=kept),
         "docker.data_root or ollama.storage" if volume else "ollama.storage",
     )
 
@@ -86,16 +91,23 @@ BLOB_LINE = re.compile(r"^blob (sha256-[0-9a-f]{64})(-partial)? (\d{1,18}) (\d{1
 BLOCK = 512  # bytes of a block in find's %b
 
 
-def _room(size: Answer, place: Answer, *, usual: int | None) -> Room:
-    layers = image_room.layers(size) or _local(place)
+def _room(size: Answer, place: Answer, *, usual: int | None, kept: bool) -> Room:
+    local = _local(place)
+    if kept and local and not _missing(local, place):
+        return room.of(place, 0)
+    layers = image_room.layers(size) or local
     if layers is None:
         return room.of(place, usual, "" if usual else room.unanswered(size))
+    return room.of(place, _missing(layers, place))
+
+
+def _missing(layers: Mapping[str, int], place: Answer) -> int:
+    """Return how many bytes of some layers are missing on the disk."""
     there: dict[str, int] = {}
     for name, is_partial, length, blocks in BLOB_LINE.findall(place.text):
         bytes_ = min(int(length), int(blocks) * BLOCK) if is_partial else int(length)
         there[name] = max(there.get(name, 0), bytes_)
-    need = sum(max(0, bytes_ - there.get(digest.replace(":", "-"), 0)) for digest, bytes_ in layers.items())
-    return room.of(place, need)
+    return sum(max(0, bytes_ - there.get(digest.replace(":", "-"), 0)) for digest, bytes_ in layers.items())
 
 
 def _local(place: Answer) -> dict[str, int] | None:
