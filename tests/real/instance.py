@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,8 @@ class Instance:
     def kill(self) -> None:
         """Kill the server and its runner, as an out-of-memory killer does."""
         if self.pid:
-            os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # the server has ended already
+                os.killpg(self.pid, signal.SIGKILL)
         (self.folder / "pid").write_text("")
 
     def docker(self, word: str) -> None:
