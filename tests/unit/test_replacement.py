@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from provision.command import Script
+from provision.steps.base import converged
+from provision.steps.facts import HostFacts
 from provision.steps.instance import scripts
+from provision.steps.instance.container import Container
+from provision.steps.nvidia_smi import Card
+from provision.steps.ollama.engine import OLLAMA
 
 OLD, NEW = "ollama1.PREVIOUS", "ollama1.provision-new"
 COMMANDS = 8  # of Docker, in a replacement
@@ -147,3 +152,17 @@ def test_a_previous_container_started_by_hand_is_stopped_for_its_successor(box: 
     box.put(OLD, "running no 1 old")
     assert box.run(FREE, "ollama1", "10.0.0.11:3001", "GPU-1") == 0
     assert box.containers[OLD] == "exited no old"
+
+
+@pytest.mark.parametrize(("moved", "title"), [(True, "bring the previous container of o1 back"), (False, "")])
+def test_a_rollback_after_a_tag_moved_brings_the_container_with_the_old_image_back(moved: bool, title: str) -> None:
+    step = Container(name="o1", engine=OLLAMA, image="ollama/ollama:latest", gpus=(0,), port=3001, address="10.0.0.1")
+    facts = HostFacts(cards=(Card(0, "GPU-1", "NVIDIA L40S", "590", 8.9, 1),))
+    new = {**(step.want(facts, None) or {})}
+    past = {**new, "current": not moved}
+    have = {**new, "previous": {**past, "running": False, "restart": "no", "answers": "", "sees": [""]}}
+    wanted = step.restore(facts, have, past)
+    assert converged(have, wanted) is not moved
+    assert not moved or step.commands(have, wanted)[0].title == title
+    assert converged(past, step.restore(facts, past, past)), "nothing is to do when the old container is back"
+    assert (step.restore(facts, new, past) or {})["current"] is True, "without the old container the tag decides"

@@ -172,7 +172,8 @@ class Container(Step):
         """The past image and settings, running and well, whatever the past health. Refuses missing cards.
 
         Options that provision never gives are not restored: the journal has only the names of most such options. A
-        container that was kept aside had lost its restart policy, so the policy is the declared one.
+        container that was kept aside had lost its restart policy, so the policy is the declared one. Where a tag has
+        moved, only the previous container still has the image of before.
         """
         if past.get("foreign"):
             raise RefusalError(f"{self.name} was not ours")
@@ -183,7 +184,10 @@ class Container(Step):
         if missing:
             raise RefusalError(f"{self.name} was on {', '.join(missing)}, which this host has no more")
         well = {"current": True, "running": True, "sees": past["gpus"], "answers": "yes", "cgroup": OWN}
-        return {**past, **well, "options": []}
+        back = {**past, **well, "options": []}
+        older = {**back, "current": False}
+        moved = past.get("current") is False and (_is_right(have, older) or _returns(have, older))
+        return older if moved else back
 
     def restored_fact(self, past: State) -> Fact:
         """Reads the state of Docker. All variables of the past count as declared: an earlier version also recorded
