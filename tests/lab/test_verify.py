@@ -4,6 +4,7 @@ A row of lies is played at once, one on each host; the tests of all of them shar
 """
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -13,6 +14,7 @@ import pytest
 
 from provision.lab import faults
 from provision.plan import role_interface
+from provision.steps.base import NOT_ASKED
 from tests.lab.conftest import DEPLOYED, Done, Fleet, settle
 
 pytestmark = pytest.mark.lab
@@ -366,16 +368,21 @@ def test_verify_does_not_load_a_model_that_is_not_loaded(fleet):
 
 
 def test_an_instance_that_is_much_slower_than_its_equals_is_found(fleet):
+    """A host under load may not answer quietly enough to be measured; verify says so, and the next verify measures."""
     faults.switch(fleet.lab, "gpu-01/ollama1", "slow", on=True)
     try:
-        done = fleet.provision("verify", "--json", "--limit", "gpu-*")
+        for _ in range(5):
+            done = fleet.provision("verify", "--json", "--limit", "gpu-*")
+            checks = [check for host in done.doc["hosts"] for check in host["checks"]]
+            if done.code != 0:
+                break
     finally:
         faults.switch(fleet.lab, "gpu-01/ollama1", "slow", on=False)
-    assert done.code == 5, done
-    [failed] = [check for host in done.doc["hosts"] for check in host["checks"] if not check["passed"]]
+    assert done.code == 5, [check["name"] for check in checks if check["name"].startswith(NOT_ASKED)]
+    [failed] = [check for check in checks if not check["passed"]]
     assert (failed["step"], failed["expected"]) == ("resident:ollama1", "not more than 4 times slower than the median")
     assert failed["name"].startswith(f"speed of {MODEL} on "), failed
-    assert failed["got"].startswith("6.0 tokens per second, and the median of 4 instances is 60.0"), failed
+    assert re.match(r"6\.0 tokens per second, and the median of [34] instances is 60\.0", failed["got"]), failed
 
 
 def test_people_read_step_expected_and_got(fleet):
