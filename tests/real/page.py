@@ -25,6 +25,8 @@ _ABROAD = re.compile(
     r"\b(?:https?://)?(?!127\.0\.0\.1|localhost|192\.0\.2\.)[\w-]+(?:\.[\w-]+)+(?::\d+)?(?=/v2/|/library/)"
 )
 _PATHS = re.compile(r"(?<![\w.:/])/(?:tmp|root|home|work|var|opt|usr|srv|mnt|etc)(?:/[\w.@+-]+)+")
+_DRAWN = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]|[\u2800-\u28ff\x00-\x08\x0e-\x1f]")
+"""What a program draws on a terminal: control sequences and spinners."""
 _PORTS = re.compile(r"\b(127\.0\.0\.1|localhost):\d{2,5}\b")
 
 
@@ -163,6 +165,7 @@ def _row(*cells: object) -> str:
 
 def _clean(text: str) -> str:
     """Return a text for a cell: a single short line without folders, ports and registries of the machine."""
+    text = _DRAWN.sub("", text)
     text = _PORTS.sub(r"\1:PORT", _PATHS.sub("FOLDER", _ABROAD.sub("REGISTRY", text)))
     text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) <= _EVIDENCE else f"{text[:_EVIDENCE]} ..."

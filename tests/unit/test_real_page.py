@@ -83,3 +83,8 @@ def test_evidence_is_one_short_line_without_folders_ports_and_registries():
     (row,) = (line for line in text.splitlines() if line.startswith("| root GET"))
     assert "open FOLDER: 127.0.0.1:PORT \\| REGISTRY/v2/x &lt;b>" in row
     assert len(row) < 600
+
+
+def test_a_page_has_no_drawing_for_a_terminal():
+    drawn = replace(HOLDS, evidence="exit 1: \x1b[?2026h\x1b[?25l\x1b[1G\u2819 \x1b[K\x1b[?25hError: refused")
+    assert "| exit 1: Error: refused |" in page.render(session(drawn))
