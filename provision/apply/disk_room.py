@@ -48,22 +48,24 @@ def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]]) ->
         for change, filling in pairs
     ]
     _refuse(brought)
-    unknown = [one for one in brought if one.room.unknown]
-    notes = {one.change.step.id: f"{NOT_ASKED}room for {one.filling.what}: {one.room.unknown}" for one in unknown}
+    unknown = [entry for entry in brought if entry.room.unknown]
+    notes = {
+        entry.change.step.id: f"{NOT_ASKED}room for {entry.filling.what}: {entry.room.unknown}" for entry in unknown
+    }
     return dataclasses.replace(plan, notes={**plan.notes, **notes})
 
 
 def _refuse(brought: Sequence[_Brought]) -> None:
     """Refuse the host if the changes of a disk need more room than the disk has."""
     disks: dict[str, list[_Brought]] = {}
-    for one in brought:
-        if one.room.need:
-            disks.setdefault(one.room.device, []).append(one)
+    for entry in brought:
+        if entry.room.need:
+            disks.setdefault(entry.room.device, []).append(entry)
     short = [entries for entries in disks.values() if _with_spare(entries) > entries[0].room.free]
     if not short:
         return
     looks = ", ".join(f"`df -h {entries[0].room.mount}`" for entries in short)
-    settings = ", ".join(dict.fromkeys(one.filling.setting for entries in short for one in entries))
+    settings = ", ".join(dict.fromkeys(entry.filling.setting for entries in short for entry in entries))
     raise RefusedError(
         f"no room: {'; '.join(map(_shortage, short))}",
         f"make room ({looks} on the host), or name a larger disk ({settings}), then run the command again;"
@@ -74,7 +76,9 @@ def _refuse(brought: Sequence[_Brought]) -> None:
 
 def _things(entries: Sequence[_Brought]) -> Mapping[tuple[Run, Run], tuple[str, int]]:
     """Return what comes to a disk, each thing once: instances may share a folder."""
-    return {(one.filling.size, one.filling.place): (one.change.step.id, one.room.need or 0) for one in entries}
+    return {
+        (entry.filling.size, entry.filling.place): (entry.change.step.id, entry.room.need or 0) for entry in entries
+    }
 
 
 def _with_spare(entries: Sequence[_Brought]) -> int:

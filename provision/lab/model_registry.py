@@ -24,6 +24,7 @@ import socket
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -168,7 +169,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler, ABC):
     protocol_version = "HTTP/1.1"
     registry: ClassVar[ModelRegistry]
 
@@ -186,9 +187,9 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:  # the client left
             self.close_connection = True
 
+    @abstractmethod
     def route(self, words: list[str]) -> None:
         """Answer a request for a path."""
-        raise NotImplementedError
 
     def say(self, status: int, data: bytes = b"", kind: str = _JSON, **headers: str) -> None:
         """Send a whole answer."""

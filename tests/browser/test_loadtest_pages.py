@@ -130,7 +130,7 @@ def test_locusts_page_has_our_figures_and_no_advertisement(browser, endpoint, un
             shown = browser.run("document.body.innerText")
             if PICTURES:
                 browser.picture(Path(PICTURES, "locust-run.png"))
-            asked = {one.split("/")[2] for one in browser.asked if one.startswith("http")}
+            asked = {address.split("/")[2] for address in browser.asked if address.startswith("http")}
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)

@@ -92,7 +92,7 @@ def test_zeros_in_a_blob_are_found_by_their_hash_alone(host: Host, known: Path, 
     hashes = content.Hashes(contents)
     for line in done.stdout.splitlines():
         hashes.take(line)
-    wrong = [one.path for one in contents if hashes.found.get(one.path) != one.sha256]
+    wrong = [file.path for file in contents if hashes.found.get(file.path) != file.sha256]
     assert wrong == [str(weights)]
     noted.evidence = f"the server answers 200 with {answer['response']!r}; the hash finds the blob"
 

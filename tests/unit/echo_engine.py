@@ -86,7 +86,7 @@ def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     """The steps of a gpu host with such instances."""
-    own = [one for one in host.instances if one.engine == ECHO.name]
+    own = [instance for instance in host.instances if instance.engine == ECHO.name]
     if not own:
         return
     address = partial(endpoint.listen_address, host, inventory)
@@ -95,19 +95,19 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield Holders(cards=cards, ports=ports, address=address)
     yield Image(reference=host.serving.image)
     yield from boot.firewall_steps(host, inventory, ECHO)
-    yield from boot.start_steps(host, address, {one.name: one.models for one in own}, ECHO)
+    yield from boot.start_steps(host, address, {instance.name: instance.models for instance in own}, ECHO)
     yield File(path=nvidia_smi.RECORD, content=lambda facts: nvidia_smi.record_text(facts.record))
     yield from storage.steps(own)
-    for one in own:
+    for instance in own:
         yield Container(
-            name=one.name,
+            name=instance.name,
             engine=ECHO,
-            image=one.image,
-            gpus=one.gpus,
-            port=one.port,
+            image=instance.image,
+            gpus=instance.gpus,
+            port=instance.port,
             address=address,
             environment={"ECHO_VOICE": "loud"},
-            mounts=(volume(one.name, ECHO.probe.home),),
+            mounts=(volume(instance.name, ECHO.probe.home),),
         )
 
 

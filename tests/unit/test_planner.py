@@ -301,10 +301,10 @@ class KeptAside(Marked):
 @pytest.mark.parametrize(("found", "removed"), [({"on": True}, ["thing:one/old"]), ({"on": False}, []), (None, [])])
 def test_a_previous_container_is_in_the_plan_only_if_its_instance_is_left_alone(found, removed):
     """The change of the instance removes the previous container by itself."""
-    one, finder = Serving("one", found, part="one"), KeptAside({"thing:one/old": {"on": True}})
-    entries, finders = [Entry("docker", one)], [("docker", finder)]
+    server, finder = Serving("one", found, part="one"), KeptAside({"thing:one/old": {"on": True}})
+    entries, finders = [Entry("docker", server)], [("docker", finder)]
     answers = dict.fromkeys(facts_of(entries, finders), Answer(0, b""))
-    plan = plan_host(entries, frozenset({one.id}), finders, HostFacts(), answers)
+    plan = plan_host(entries, frozenset({server.id}), finders, HostFacts(), answers)
     assert [change.step.id for change in plan.changes if change.action == "remove"] == removed
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -87,8 +86,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    if shutil.which("curl") is None:
-        pytest.skip("needs curl")
     found = Registry()
     yield found
     found.http.shutdown()
@@ -187,7 +184,8 @@ def test_the_labs_model_registry_tells_a_size_and_a_portal_does_not(tmp_path: Pa
 
 MOVED = {"layers": [{"digest": f"sha256:{'d' * 64}", "size": 900 * KB}]}
 WHOLE = "".join(
-    f"blob {one['digest'].replace(':', '-')} {one['size']} 8\n" for one in (MANIFEST["config"], *MANIFEST["layers"])
+    f"blob {layer['digest'].replace(':', '-')} {layer['size']} 8\n"
+    for layer in (MANIFEST["config"], *MANIFEST["layers"])
 )
 
 

@@ -4,6 +4,7 @@ import select
 import socket
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -28,7 +29,7 @@ class MalformedError(Exception):
     """The request is no HTTP."""
 
 
-class Client(BaseHTTPRequestHandler):
+class Client(BaseHTTPRequestHandler, ABC):
     """One connection of a client.
 
     `scheduler`, `answers`, `version` and the address `bound_to` are those of the server; `data` is the body of the
@@ -52,9 +53,9 @@ class Client(BaseHTTPRequestHandler):
             return self._timed
         raise AttributeError(name)
 
+    @abstractmethod
     def handle_request(self) -> None:
         """Answer the request; the server's own class says how."""
-        raise NotImplementedError
 
     def _timed(self) -> None:
         self.started, self.extra, self.status, begun = False, [], 499, time.monotonic()
