@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from provision.inventory import (
     AbsolutePath,
     Address,
+    CardUser,
     Duration,
     Host,
     ImageRef,
@@ -57,19 +58,8 @@ SERVES = DECLARES_INSTANCES = STARTS_CONTAINERS = True
 GROUPS = ("gpu",)
 FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
-_LONGEST_HOLDER = 128  # characters: the rest of a program's name is never shown
 
 
-def _holder(value: str) -> str:
-    if not value.strip() or not value.isprintable() or len(value) > _LONGEST_HOLDER:
-        raise ValueError(
-            f"must be the name of a container or a program as provision shows it: at most {_LONGEST_HOLDER} characters "
-            "on one line"
-        )
-    return value
-
-
-Holder = Annotated[str, AfterValidator(_holder)]
 Cards = tuple[Annotated[int, Field(ge=0, le=1023)], ...]
 Storage = Literal["volume"] | AbsolutePath
 
@@ -163,7 +153,7 @@ class Settings(Tuning):
     """Address on which instances listen; by default the address by which the host reaches its balancers."""
     admit: tuple[Network, ...] = ()
     """Addresses and networks that may reach the instances, besides the balancers."""
-    tolerate: Annotated[tuple[Holder, ...], Field(max_length=64)] = ()
+    tolerate: Annotated[tuple[CardUser, ...], Field(max_length=64)] = ()
     """Names of containers, and of programs outside Docker, that may use the cards of instances."""
     storage: Storage = "volume"
     """Storage of models: a Docker `volume` for each instance, or a directory with a directory for each instance."""

@@ -27,6 +27,7 @@ from provision.inventory.settings import Settings
 from provision.inventory.types import (
     AbsolutePath,
     Address,
+    CardUser,
     Duration,
     Fingerprint,
     ImageRef,
@@ -50,6 +51,7 @@ from provision.inventory.types import (
 __all__ = [
     "AbsolutePath",
     "Address",
+    "CardUser",
     "Connection",
     "Duration",
     "Fingerprint",

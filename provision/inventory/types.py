@@ -178,5 +178,14 @@ Duration = Annotated[
 """Kept as text for Ollama and Docker; `duration_seconds` counts the seconds."""
 Size = Annotated[str, BeforeValidator(_lowered), _check("a size in bytes or such as 50m or 8g", 20, _SIZE.fullmatch)]
 """Kept as text for Docker; `size_bytes` counts the bytes."""
+CardUser = Annotated[
+    str,
+    _check(
+        "the name of a container or a program as provision shows it: text on one line",
+        128,
+        lambda value: bool(value.strip()) and value.isprintable(),
+    ),
+]
+"""A program's name is shown without the rest beyond 128 characters."""
 Share = Annotated[str, BeforeValidator(_lowered), _check("a share such as 1% or 0.5%", 10, _SHARE.fullmatch)]
 """Kept as text; `share_of` returns the number."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from provision.steps.instance import container
+from provision.steps.instance import cards_log
 from provision.steps.instance.engine import CardsLog
 from provision.steps.ollama.engine import OLLAMA
 
@@ -50,6 +50,6 @@ class Live:
 )
 def test_the_library_in_the_log(tmp_path: Path, log: str, got: Any, passed: bool) -> None:
     assert OLLAMA.cards_log == CardsLog(line="inference compute", key="library", wanted="CUDA")
-    check = container.logged(Live(tmp_path, log), "ollama1", OLLAMA.cards_log)
+    check = cards_log.check(Live(tmp_path, log), "ollama1", OLLAMA.cards_log)
     assert (check.got, check.passed) == (got, passed)
     assert check.name.startswith("not asked: ") == (got is True)

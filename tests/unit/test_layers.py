@@ -37,7 +37,7 @@ STEPS = [
     {"system"},
     {
         *("base", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "live", "nginx_paths"),
-        *("room", "speed", "wording"),
+        *("proof", "room", "speed", "wording"),
     },
 ]
 HOMES = {

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from provision.command import Command, Script, sh
-from provision.steps.base import NOT_ASKED, Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
+from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.docker import card_look, inspect
 from provision.steps.docker.image import Image
 from provision.steps.docker.inspect import Docker
 from provision.steps.facts import HostFacts, dumps, live_facts
-from provision.steps.instance import scripts
+from provision.steps.instance import cards_log, scripts
 from provision.steps.instance.container_options import WORDS
 from provision.steps.instance.container_state import OWN, listed, published, state
 from provision.steps.instance.create_arguments import NANO, create_words
-from provision.steps.instance.engine import CardsLog, Engine
+from provision.steps.instance.engine import Engine
 from provision.steps.instance.previous import Previous, previous_name
 from provision.steps.system.preflight import complaint
 from provision.steps.wording import Vocabulary
@@ -34,12 +34,6 @@ NOT_RUN = "OCI runtime exec failed"
 # removes the root (seen with Docker 26.1.5 and runc 1.1.15), and no restart of Docker brings the root back.
 ROOT_GONE = "/proc/self/exe: no such file or directory"
 KILLED = "(exit code 137)"  # of nvidia-smi: where memory is short, the kernel kills the look before the server
-# $1 container, $2 words of the line, $3 key. The log is read from its present start only: older lines outlive the
-# restart that mended their cause.
-CHECK = """
-since=$(docker inspect --type container --format '{{.State.StartedAt}}' "$1")
-timeout 60 docker logs --since "$since" "$1" 2>&1 | grep -F -e "$2" | grep -oE -e "$3=[^ ]{1,40}" | sort -u | head -n 8
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +240,7 @@ class Container(Step):
         yield Check("port", address.rpartition(":")[2], str(self.port))
         yield Check("listens elsewhere", _elsewhere(docker, places, self.port), [])
         if self.engine.cards_log:
-            yield logged(live, self.name, self.engine.cards_log)
+            yield cards_log.check(live, self.name, self.engine.cards_log)
         yield Check("keeps its cards over a daemon-reload, as others do", item["scope"] in ("", "systemd"), True)
         limits = (item["memory"] or 0, item["cpus"] or 0, max(item["pids"] or 0, 0))
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
@@ -308,21 +302,6 @@ class Container(Step):
 
     def _stop(self) -> Command:
         return sh(scripts.STOP, self.name, title=f"stop container {self.name}")
-
-
-def logged(live: Any, name: str, log: CardsLog) -> Check:
-    """Return whether a server's log says that it uses its cards; not asked where the line of its start is gone.
-
-    Args:
-        live: testinfra's host.
-        name: name of the container.
-        log: the line, by the engine.
-    """
-    output = live.run("sh -c %s sh %s %s %s", CHECK, name, log.line, log.key).stdout
-    found = sorted({word.partition("=")[2].lower() for word in output.split()})
-    if not found:
-        return Check(f"{NOT_ASKED}the cards that its server found: the log of its start is gone", True, True)
-    return Check(f"{log.key} of its server, by the log of its start", found, [log.wanted.lower()])
 
 
 def _is_right(have: State, want: Mapping[str, Any]) -> bool:
