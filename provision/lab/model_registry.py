@@ -168,6 +168,10 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # else the client left while a request was read
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler, ABC):
     protocol_version = "HTTP/1.1"

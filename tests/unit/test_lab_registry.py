@@ -4,8 +4,11 @@ import hashlib
 import http.client
 import json
 import socket
+import struct
 import subprocess
 import sys
+import threading
+import time
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -192,3 +195,13 @@ def test_the_program_serves_two_addresses(tmp_path):
         finally:
             program.kill()
     assert not list(active(tmp_path))
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_request_is_no_bug(registry, capfd):
+    with socket.create_connection(registry.host.split(":")) as client:
+        client.sendall(b"GET /v2/ HT")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset instead of an end
+    while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+        time.sleep(0.01)
+    assert manifest(registry)[0] == 200
+    assert capfd.readouterr().err == ""
