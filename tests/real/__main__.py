@@ -5,13 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from provision.lab.model_registry import ModelRegistry
+from tests import results
 from tests.contract.ollama import live, pulls
 from tests.contract.ollama.targets import Address
 from tests.real import models, page
@@ -19,39 +17,57 @@ from tests.real.install import programs as real_programs
 from tests.real.install.programs import Programs
 from tests.real.install.workshop import InstallError
 from tests.real.instance import Host
-from tests.real.verdicts import Session, Verdict
+from tests.verdicts import Program, Verdict
 
 FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
 PARTS = ("contract", "pull_script", "scripts", "proofs", "balancer", "clients", "loadtest")
+ALONE: dict[str, Callable[[], list[Program]]] = {}
+"""The parts without Ollama: each has a function that installs the part's programs and returns the list for the page."""
 
 
 def main(parts: list[str], install: Callable[[], Programs] = real_programs.installed) -> int:
-    """Run parts (all by default), write the page where all ran, and return the exit code.
+    """Run parts (all by default), keep the results, write the page, and return the exit code.
 
     Args:
         parts: words of `PARTS`.
-        install: returns the programs.
+        install: returns the programs of the parts that need Ollama.
     """
     if unknown := set(parts) - set(PARTS):
         print(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}", file=sys.stderr)
         return 2
+    chosen = [part for part in PARTS if part in (parts or PARTS)]
     try:
-        programs = install()
+        programs = install() if set(chosen) - set(ALONE) else None
+        passed = [_run(part, programs) for part in chosen]
     except InstallError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    session = Session(f"{datetime.now(UTC):%Y-%m-%d}", _machine(), list(programs.listed))
-    for part in parts or PARTS:
-        print(f"\n{part}", flush=True)
-        with _timed(session, part.replace("_", " ")):
-            session.verdicts += _contract(programs) if part == "contract" else _tests(part)
-    for verdict in session.verdicts:
+    return 0 if all(passed) else 1
+
+
+def _run(part: str, programs: Programs | None) -> bool:
+    """Run a part, keep the result, write the page of all results, and return whether the part passed.
+
+    Raises:
+        InstallError: a program of the part cannot be installed.
+    """
+    print(f"\n{part}", flush=True)
+    result = results.begun(part, results.machine("CPU only"))
+    with result.timed():
+        if programs is None or part in ALONE:
+            result.programs = ALONE[part]()
+            result.verdicts = _tests(part)
+        else:
+            result.programs = list(programs.listed)
+            result.verdicts = _contract(programs) if part == "contract" else _tests(part)
+    for verdict in result.verdicts:
         if verdict.breaks:
             print(f"{verdict.verdict}: {verdict.group}: {verdict.case}: {verdict.evidence}", file=sys.stderr)
-    if not parts:
-        page.write(session)
-        print(f"{page.PAGE.relative_to(FOLDER.parents[1])}: {len(session.verdicts)} verdicts")
-    return 0 if session.passed else 1
+    result.save(RESULTS)
+    page.write(results.load(RESULTS, PARTS), PARTS)
+    print(f"{page.PAGE.relative_to(FOLDER.parents[1])}: {len(result.verdicts)} verdicts of {part}")
+    return result.passed
 
 
 def _contract(programs: Programs) -> list[Verdict]:
@@ -88,18 +104,6 @@ def _tests(part: str) -> list[Verdict]:
         evidence = f"pytest ended with exit code {code} after {len(verdicts)} cases"
         verdicts.append(Verdict("pytest", "", part.replace("_", " "), "all cases ran", "failed", evidence))
     return verdicts
-
-
-@contextmanager
-def _timed(session: Session, part: str) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    session.seconds[part] = time.monotonic() - began
-
-
-def _machine() -> str:
-    memory = int(Path("/proc/meminfo").read_text().split()[1]) / (1 << 20)
-    return f"{len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, CPU only"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from tests.contract.ollama import cases, differences
 from tests.contract.ollama.cases import Case
 from tests.contract.ollama.targets import Address
 from tests.contract.ollama.targets import differences as differing
-from tests.real.verdicts import Verdict, Word
+from tests.verdicts import Verdict, Word
 
 
 def verdicts(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.real.install import nginx, ollama, packages, weights
 from tests.real.install.workshop import Workshop, default_folder
-from tests.real.verdicts import Program
+from tests.verdicts import Program
 
 
 @dataclass(frozen=True)

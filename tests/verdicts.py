@@ -1,6 +1,6 @@
-"""Verdicts on real programs: `python -m tests.real` collects the verdicts, and a page prints the list."""
+"""Verdicts on cases of long runs: `tests.real` and `tests.vm` collect the verdicts, `tests.results` keeps them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Word = Literal["holds", "differs", "listed", "failed", "not run"]
@@ -48,27 +48,3 @@ class Verdict:
     def breaks(self) -> bool:
         """Whether the verdict fails the run: a case without a verdict needs a reason."""
         return self.verdict in {"differs", "failed"} or (self.verdict == "not run" and not self.evidence)
-
-
-@dataclass
-class Session:
-    """A run of `make test-real`.
-
-    Attributes:
-        date: the day of the run, YYYY-MM-DD.
-        machine: the class of the machine, for example "4 cores, 16 GiB, CPU only".
-        programs: the programs in the run.
-        verdicts: the verdicts, in the order of the run.
-        seconds: how long the parts of the run took, by name of the part.
-    """
-
-    date: str
-    machine: str
-    programs: list[Program] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        """Whether the run passes: no verdict breaks the run, and the list is not empty."""
-        return bool(self.verdicts) and not any(verdict.breaks for verdict in self.verdicts)
