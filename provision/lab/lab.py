@@ -1,15 +1,15 @@
 """A whole lab: made, found again, taken down."""
 
-import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 from provision.lab import base, cgroups, keys, machine, models, network, paths, registry, sheet, site
 from provision.lab.host import Host
+from provision.lab.locks import locked
 from provision.lab.shell import LabError
 from provision.lab.spec import Spec
 
@@ -47,7 +47,7 @@ class Lab:
         """
         machine.require_root()
         machine.require_programs(install=install)
-        with _locked(spec.name):
+        with locked(spec.name):
             lab = _registered(spec)
             cgroups.make(lab.name, "site")  # refuses a machine without device lists before the long steps begin
             _make_parts(lab.spec.release, say)
@@ -55,7 +55,7 @@ class Lab:
             lab.network.make()
             lab.network.connect(lab.spec.rtt, lab.home / "delay.log")
             site.start_servers(lab.network, lab.home, lab.spec.release)
-            with _locked("_cache"):  # every lab's registry keeps its images there
+            with locked("_cache"):  # every lab's registry keeps its images there
                 registry.publish(lab.network.site, lab.spec.release)
             lab.each(Host.start)
             sheet.write(lab.home, lab.spec, lab.network, lab.hosts())
@@ -105,15 +105,15 @@ class Lab:
     def down(self) -> None:
         """Take everything of the lab away: processes, namespaces, mounts, rules, files; settings go back."""
         machine.require_root()
-        with _locked(self.name):
+        with locked(self.name):
             cgroups.kill(self.name)
             cgroups.remove(self.name)
             self.network.remove()
             self._forget()
-            with _locked("_machine"):
+            with locked("_machine"):
                 if not Lab.all():
                     network.restore_sysctls()
-            with _locked("_cache", wait=False) as ours:
+            with locked("_cache", wait=False) as ours:
                 if ours:  # else another lab is being made right now
                     base.abandon()
 
@@ -172,7 +172,7 @@ class Lab:
             host.start()
             host.wait()
 
-        with _locked(self.name):
+        with locked(self.name):
             for host in self.hosts():
                 host.disk.require(label, saved=False)
             self.each(keep)
@@ -194,7 +194,7 @@ class Lab:
             each.start()
             each.wait()
 
-        with _locked(self.name):
+        with locked(self.name):
             targets = self.hosts() if host is None else [self.host(host)]
             for each in targets:
                 each.disk.require(label, saved=True)
@@ -218,7 +218,7 @@ class Lab:
 
 def _make_parts(release: str, say: Callable[[str], None]) -> None:
     """Make the parts that all labs of a release share, unless the cache has them."""
-    with _locked("_cache"):
+    with locked("_cache"):
         base.ensure(release, say)
         registry.ensure()
         site.ensure(release, say)
@@ -228,7 +228,7 @@ def _make_parts(release: str, say: Callable[[str], None]) -> None:
 def _registered(spec: Spec) -> Lab:
     """The lab of this name; its record is written before any part of the lab is made."""
     paths.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked("_machine"):
+    with locked("_machine"):
         home = paths.STATE / spec.name
         if (home / "lab.json").exists():
             old = Lab.find(spec.name)
@@ -246,16 +246,3 @@ def _registered(spec: Spec) -> Lab:
         partial.write_text(json.dumps({"spec": spec.to_json(), "subnet": subnet}))
         partial.rename(home / "lab.json")
     return Lab(spec, subnet)
-
-
-@contextmanager
-def _locked(name: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a lab, of the cache, or of the machine's shared record; yields whether we hold it."""
-    paths.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (paths.STATE / f"{name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
