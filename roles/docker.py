@@ -88,8 +88,8 @@ class Settings(inventory.Settings):
     registry_mirrors: tuple[Url, ...] = ()
     """Mirrors of Docker Hub, tried in order before Docker Hub."""
     cgroup_driver: Literal["auto", "cgroupfs", "systemd"] = "auto"
-    """Docker's cgroup driver. With systemd, before Docker 29.2, any `systemctl daemon-reload` takes the cards away from
-    running containers; auto avoids the loss."""
+    """Docker's cgroup driver. With systemd, any `systemctl daemon-reload` takes the cards away from running containers
+    that got their cards by NVIDIA's hook; auto avoids the loss, and keeps systemd where containers prove CDI."""
     data_root: AbsolutePath | None = None
     """Docker's folder for data; null is /var/lib/docker. From Docker 29 images are elsewhere."""
     daemon: dict[str, Any] = Field(default_factory=dict)

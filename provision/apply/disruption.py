@@ -63,10 +63,16 @@ class Disruption:
             store: this machine's artifacts, made by hosts.
         """
         change = _copied(change, store)
-        if not (gpu_loss.endangers(change) and self.of(change) == EVERY):
+        if not gpu_loss.endangers(change):
             return change
-        impact = "takes every instance of this host out meanwhile"
-        return dataclasses.replace(change, impact=f"{change.impact}; {impact}" if change.impact else impact)
+        ours, others = gpu_loss.loss(self._reader.answers)
+        words = [change.impact] if change.impact else []
+        if self.of(change) == EVERY:
+            why = f": a daemon-reload takes the cards of {ours}" if ours else ""
+            words.append(f"takes every instance of this host out meanwhile{why}")
+        if others:
+            words.append(f"a daemon-reload takes the cards of {others}, not ours: make each anew afterwards")
+        return dataclasses.replace(change, impact="; ".join(words))
 
     def refuse_others(self, change: Change, out: frozenset[str]) -> None:
         """Make sure that a change disrupts no instance with requests.

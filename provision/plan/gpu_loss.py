@@ -11,8 +11,7 @@ from provision.plan.change_order import is_container
 from provision.plan.planner import Change, parse
 from provision.plan.role_interface import Entry
 from provision.steps.base import BlockedError, RefusalError, State, Step, UnreadableError
-from provision.steps.docker import daemon_state
-from provision.steps.docker.service import CDI_ENGINE, engine_version
+from provision.steps.docker import card_path, daemon_state
 from provision.steps.facts import HostFacts
 from provision.steps.instance.container_state import LEFT
 
@@ -48,9 +47,11 @@ def are_safe(entries: Iterable[Entry], answers: Mapping[Run, Answer]) -> bool:
 
 
 def reload_safe(answer: Answer) -> bool:
-    """Whether new containers keep their cards over a `systemctl daemon-reload` (docs/facts.md#lost-cards).
+    """Whether our containers keep their cards over a `systemctl daemon-reload` (docs/facts.md#lost-cards).
 
-    True also if Docker cannot make containers.
+    The path by which each running container got its cards decides. Where systemd makes the cgroups and no container
+    proves a path, a container that Docker makes next counts as unsafe, whatever the version of Docker. True also if
+    Docker cannot make containers.
 
     Args:
         answer: to `daemon_state.COMMAND`.
@@ -59,8 +60,24 @@ def reload_safe(answer: Answer) -> bool:
         UnreadableError: the daemon does not answer.
     """
     daemon = daemon_state.read(answer)
-    version = engine_version(str(daemon.info.get("version", "")))
-    return not daemon.running or daemon.info.get("driver") == "cgroupfs" or version >= CDI_ENGINE
+    if any(each.ours for each in daemon.at_risk):
+        return False
+    return not daemon.running or daemon.info.get("driver") == "cgroupfs" or daemon.by_cdi
+
+
+def loss(answers: Mapping[Run, Answer]) -> tuple[str, str]:
+    """Return the words for our containers that lose their cards at a daemon-reload, and for those of others.
+
+    Args:
+        answers: the latest reads.
+    """
+    answer = answers.get(daemon_state.COMMAND)
+    try:
+        risk = daemon_state.read(answer).at_risk if answer else ()
+    except UnreadableError:
+        return "", ""
+    ours, others = ([each for each in risk if each.ours is own] for own in (True, False))
+    return card_path.listed(ours), card_path.listed(others)
 
 
 def blind(entry: Entry, answers: Mapping[Run, Answer]) -> State:

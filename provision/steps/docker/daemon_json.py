@@ -15,7 +15,7 @@ from provision.command import Command, Put, Script, run, sh
 from provision.steps.base import Check, Fact, RefusalError, State, Step, differing, text_diff
 from provision.steps.docker import daemon_state
 from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
-from provision.steps.docker.service import CDI_ENGINE, LOAD, restart_impact
+from provision.steps.docker.service import CDI_ENGINE, LOAD, engine_version, restart_impact
 from provision.steps.docker.start_flags import flags
 from provision.steps.facts import HostFacts
 from provision.steps.system.file import KEEP
@@ -165,11 +165,12 @@ class DockerConfig(Step):
         return {**self.keys, **({"exec-opts": [DRIVER + driver]} if driver else {})}
 
     def _driver(self, present: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-        """The cgroup driver to write, or nothing. A host that CDI already makes safe keeps its driver."""
+        """The cgroup driver to write, or nothing. The driver stays where running containers prove CDI. A version alone
+        proves nothing: Docker falls back to the hook in silence (docs/facts.md#cdi)."""
         if self.cgroup_driver != "auto":
             return self.cgroup_driver
-        engine = tuple(int(part) for part in str(present.get("version", "")).split(".")[:2] if part.isdigit())
-        safe = self.cdi and engine >= CDI_ENGINE and present.get("driver") == "systemd"
+        can = self.cdi and engine_version(str(present.get("version", ""))) >= CDI_ENGINE
+        safe = can and present.get("driver") == "systemd" and present.get("by_cdi")
         return "" if safe and _driver_of(config) in ("", "systemd") else "cgroupfs"
 
     def _refuse_flags(self, present: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -278,6 +279,7 @@ def config_state(dockerd: Dockerd) -> State:
         "version": str(dockerd.info.get("version", "")),
         "running": dockerd.running,
         "containers": dockerd.info.get("running", 0) > 0,
+        "by_cdi": dockerd.by_cdi,
         "flags": flags(dockerd),
     }
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from provision.command import Answer, Script, look
 from provision.steps.base import UnreadableError
+from provision.steps.docker import card_path
+from provision.steps.docker.card_path import Given
 
 CONFIG = "/etc/docker/daemon.json"
 NOTES = "/run/provision/docker"
@@ -96,6 +98,9 @@ if [ "$active" = active ]; then
   info=$(timeout 15 docker info --format '{_INFO}' 2>&1) && echo "info=$info" ||
     printf 'silent=%s\\n' "${{info:-nothing came within 15 s}}" | head -1
 fi
+{card_path.ALL.strip()}
+given=$(scopes "$active" | base64 -w0)
+[ -z "$given" ] || echo "given=$given"
 echo end=
 """,
 )
@@ -121,6 +126,7 @@ class Dockerd:
         texts: file -> text, of every file that may give the daemon flags; the first line is the path.
         info: answer of the daemon's `docker info`; empty where the daemon does not run.
         silent: error of a running daemon that does not answer.
+        given: the running containers with cards in scopes of systemd's, also those that others made.
     """
 
     installed: bool
@@ -136,6 +142,19 @@ class Dockerd:
     texts: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     silent: str = ""
+    given: tuple[Given, ...] = ()
+
+    @property
+    def at_risk(self) -> tuple[Given, ...]:
+        """The containers that lose their cards at a daemon-reload."""
+        return tuple(each for each in self.given if each.reason)
+
+    @property
+    def by_cdi(self) -> bool:
+        """Whether our containers, or all containers where none is ours, prove that Docker gives cards by CDI, and that
+        systemd knows the nodes. A container of somebody else may be on another path for a reason of its own."""
+        own = [each for each in self.given if each.ours] or self.given
+        return any(each.path == card_path.CDI for each in own) and not any(each.reason for each in own)
 
     @property
     def running(self) -> bool:
@@ -169,7 +188,7 @@ def _parse(stdout: bytes) -> Dockerd:
         raise UnreadableError("the answer ends early")
     try:
         return _dockerd(values)
-    except (ValueError, binascii.Error) as error:
+    except (KeyError, ValueError, binascii.Error) as error:
         raise UnreadableError(f"the answer is garbled: {error}") from error
 
 
@@ -191,10 +210,11 @@ def _dockerd(values: Mapping[str, str]) -> Dockerd:
         texts=_files(_text(data, "unit")),
         info=json.loads(values["info"]) if "info" in values else {},
         silent=values.get("silent", ""),
+        given=card_path.parse(_text(data, "given")),
     )
 
 
-ENCODED = ("config", "ours", "started_with", "loaded", "invocation", "hook_at_start", "words", "unit")
+ENCODED = ("config", "ours", "started_with", "loaded", "invocation", "hook_at_start", "words", "unit", "given")
 
 
 def _hook(values: Mapping[str, str], data: Mapping[str, bytes], noted: bool, started: int) -> bool | None:

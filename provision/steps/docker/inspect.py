@@ -16,7 +16,7 @@ from typing import Any
 from provision.command import READ_TIMEOUT, Answer, Run, Script, look
 from provision.steps import facts
 from provision.steps.base import BlockedError, Fact, State, UnreadableError
-from provision.steps.docker import card_look, gpu_processes, image_list, model_files, probe
+from provision.steps.docker import card_look, card_path, gpu_processes, image_list, model_files, probe
 from provision.steps.docker.gpu_processes import Application, Listing
 from provision.steps.docker.image_list import familiar
 from provision.steps.docker.probe import Probes
@@ -89,11 +89,13 @@ case $nl$ours in *"${{nl}}running "*)
 esac
 {probe.answers(probes)}
 {card_look.SHELL.strip()}
+{card_path.SHELL.strip()}
 # Who lives in a scope of systemd's, and who makes Docker's cgroups by now: it may have been told otherwise since.
 scope() {{
   while read -r line; do
     case $line in *"docker-$1.scope"*) ;; *) continue ;; esac
     printf '%s scope %s\n' "$1" "$(timeout {ANSWERS} docker info --format '{{{{.CgroupDriver}}}}' 2>/dev/null)"
+    printf '%s evidence %s\n' "$1" "$(evidence "$1" | base64 -w0)"
     break
   done <"/proc/$2/cgroup"
 }} 2>/dev/null
@@ -186,8 +188,9 @@ class Docker:
     Args:
         containers: name -> inspect's fields, under the script's names. A running instance also has `answers` (`yes`, or
             the error), `sees` (nvidia-smi's output inside), `replies` (to `Probe.asks`, perhaps some missing), and
-            `scope`: the present maker of Docker's cgroups, for a container in a scope of systemd's; else empty. A
-            container of ours has `image_config`: the configuration of its image, or None where the image was removed.
+            `scope`: the present maker of Docker's cgroups, for a container in a scope of systemd's; else empty, and
+            `loses`: why a daemon-reload takes the cards of such a container; empty for a safe container. A container
+            of ours has `image_config`: the configuration of its image, or None where the image was removed.
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
         pulled: reference -> image id, of images that we pulled; the last pulled or replaced image comes first. The id
@@ -352,8 +355,16 @@ def _containers(
         item["image_config"] = images.get(item.get("image_id"))
         item["sees"] = outputs[item["id"], "sees"]
         item["scope"] = outputs[item["id"], "scope"]
+        item["loses"] = _loses(outputs[item["id"], "evidence"]) if item["scope"] else ""
         item.update(_api(outputs[item["id"], "api"]))
     return {item["name"].lstrip("/"): item for item in items}
+
+
+def _loses(text: str) -> str:
+    """The path of the cards and the reason why a daemon-reload takes the cards, or empty."""
+    lines = base64.b64decode(text).decode(errors="replace").splitlines()
+    path, reason = card_path.judge(lines, asked=True)
+    return f"cards by {path}: {reason}" if reason else ""
 
 
 def _api(text: str) -> dict[str, Any]:

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from provision.command import Command, Script, run, sh
-from provision.steps.base import EVERY, BlockedError, Check, Fact, PutBack, RefusalError, State, Step
-from provision.steps.docker import daemon_state, inspect
+from provision.steps.base import EVERY, BlockedError, Check, Fact, PutBack, RefusalError, State, Step, UnreadableError
+from provision.steps.docker import card_path, daemon_state, inspect
 from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
 from provision.steps.facts import HostFacts, live_facts
+from provision.steps.live import read_once
 from provision.steps.system.systemd import FIXED
 from provision.steps.wording import Vocabulary, Words
 from provision.terminal_text import ending
 
 ID = "service:docker"
 NOTHING = "nothing"
-CDI_ENGINE = (29, 2)  # from this version on --gpus uses CDI first, which survives a daemon-reload (docs/facts.md#cdi)
+CDI_ENGINE = (29, 2)  # from this version on --gpus tries CDI first, and then the hook (docs/facts.md#cdi)
 
 # Has a running daemon reload, and waits until live-restore is on: the daemon loads it some time after the signal. No
 # failure if live-restore stays off: the restart, or the next deploy, sees a key that is not loaded.
@@ -174,11 +175,23 @@ class DockerService(Step):
         yield Check("answers", info.rc, 0)
         words = [*info.stdout.split(), "", "", ""]
         yield Check("live-restore", words[0] == "true", self.live_restore)
-        safe = words[1] == "cgroupfs" or engine_version(words[2]) >= CDI_ENGINE
         if self.cgroup_driver:
             yield Check("cgroup driver", words[1], self.cgroup_driver)
-        else:
-            yield Check("containers keep their cards over a daemon-reload", safe, True)
+        if not self.cgroup_driver or engine_version(words[2]) >= CDI_ENGINE:
+            yield Check("containers keep their cards over a daemon-reload", _keeps(live, words[1]), True)
+
+
+def _keeps(live: Any, driver: str) -> bool | str:
+    """True if the path of each container proves that a daemon-reload takes no cards; else the evidence and the cure."""
+    try:
+        dockerd = daemon_state.read(read_once(live, daemon_state.COMMAND))
+    except UnreadableError as error:
+        return f"not known: {error}"
+    if dockerd.at_risk:
+        return f"a daemon-reload takes the cards of {card_path.listed(dockerd.at_risk)}; {card_path.CURE}"
+    if driver == "cgroupfs" or dockerd.by_cdi:
+        return True
+    return f"not proved: systemd makes Docker's cgroups, and no container got cards by CDI; {card_path.CURE}"
 
 
 CHECKED = "{{.LiveRestoreEnabled}} {{.CgroupDriver}} {{.ServerVersion}}"

@@ -241,7 +241,8 @@ class Container(Step):
         yield Check("listens elsewhere", _elsewhere(docker, places, self.port), [])
         if self.engine.cards_log:
             yield cards_log.check(live, self.name, self.engine.cards_log)
-        yield Check("keeps its cards over a daemon-reload, as others do", item["scope"] in ("", "systemd"), True)
+        lost = item["loses"] if item["scope"] == "cgroupfs" else ""
+        yield Check("keeps its cards over a daemon-reload, as others do", lost or True, True)
         limits = (item["memory"] or 0, item["cpus"] or 0, max(item["pids"] or 0, 0))
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
 

@@ -13,8 +13,8 @@ from provision.steps.instance.create_arguments import csv_field
 from provision.steps.instance.engine import Engine
 
 # The cgroup of a container that loses its cards at any daemon-reload (docs/facts.md#lost-cards): made while systemd
-# made cgroups for Docker, and still running after a change to cgroupfs. While Docker still uses systemd, a new
-# container would be no better.
+# made cgroups for Docker, still running after a change to cgroupfs, and with cards that systemd does not know. While
+# Docker still uses systemd, a new container would be no better.
 LEFT = "systemd's, from before"
 OWN = "as Docker makes it"
 
@@ -54,7 +54,7 @@ def state(docker: Docker, name: str, engine: Engine, declared: Collection[str] =
         "devices": [device["PathOnHost"] for device in item["devices"] or ()],
         "options": [*options(item, engine.variables), *_engine_label(labels, engine)],
         "network": _network(item),
-        "cgroup": LEFT if item["scope"] == "cgroupfs" else OWN,
+        "cgroup": LEFT if item["scope"] == "cgroupfs" and item["loses"] else OWN,
         "run": labels.get("provision.run", ""),
     }
 
