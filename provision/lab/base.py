@@ -47,12 +47,23 @@ for where in /sys/fs/cgroup/*; do
     [ -L "$where" ] || [ "$(stat -f -c %T "$where")" != cgroupfs ] || mount -o remount,rw,bind "$where"
 done
 """
+VERSION_1_FILES = (
+    "etc/systemd/system/lab-cgroups.service",
+    "etc/systemd/system/basic.target.wants/lab-cgroups.service",
+    "usr/local/sbin/lab-cgroups",
+)
+"""The files of a base for a machine with cgroup v1; without these files the base fits a machine with cgroup v2."""
 _SSHD = "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n"
 
 
-def path(release: str) -> Path:
-    """Directory of the base of `release`, made or not yet made; its name changes with the contents."""
-    parts = (_PACKAGES, *_MASKED, _REMOUNT, _REMOUNT_UNIT, _SSHD, str(machine.cgroup_version()))
+def path(release: str, version: int = 0) -> Path:
+    """Directory of the base of `release`, made or not yet made; its name changes with the contents.
+
+    Args:
+        release: release of the distribution.
+        version: version of cgroups of the machine that uses the base, 1 or 2; this machine's by default.
+    """
+    parts = (_PACKAGES, *_MASKED, _REMOUNT, _REMOUNT_UNIT, _SSHD, str(version or machine.cgroup_version()))
     return paths.CACHE / "base" / f"{release}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 

@@ -15,6 +15,8 @@ from provision.lab.machine import cgroup_version
 from provision.lab.shell import LabError
 
 _TOP = "provision-lab"
+CONTROLLERS = Path("/run/provision-lab.controllers")
+"""The controllers that labs switched on in the machine's own cgroup (v2), until the last lab is gone or a boot."""
 
 
 def make(lab: str, member: str, confine: Callable[[Path], None] = devices.confine) -> list[Path]:
@@ -104,7 +106,7 @@ def _thaw(lab: str, member: str) -> None:
 
 
 def remove(lab: str, member: str = "") -> None:
-    """Remove the (empty) cgroups of a lab or of one member, and the top cgroup with the last lab."""
+    """Remove the (empty) cgroups of a lab or of one member; with the last lab the top cgroup and its controllers go."""
     with _alone():
         for hierarchy in _hierarchies():
             for directory, _, _ in os.walk(hierarchy / _TOP / lab / member, topdown=False):
@@ -112,6 +114,8 @@ def remove(lab: str, member: str = "") -> None:
                     Path(directory).rmdir()
             with suppress(OSError):
                 (hierarchy / _TOP).rmdir()
+            if not (hierarchy / _TOP).exists():
+                switch_off(hierarchy)
 
 
 def _hierarchies() -> list[Path]:
@@ -142,11 +146,38 @@ def _guard(hierarchies: list[Path]) -> Path:
 
 def _delegate(path: Path) -> None:
     """On cgroup v2, let the groups below have every controller."""
-    controllers = path / "cgroup.controllers"
-    if cgroup_version() == 2 and controllers.exists():
-        for name in controllers.read_text().split():
+    if cgroup_version() == 2 and (path / "cgroup.controllers").exists():
+        added = switch_on(path)
+        if added and path in _hierarchies():
+            before = CONTROLLERS.read_text().split() if CONTROLLERS.exists() else []
+            CONTROLLERS.write_text(" ".join([*before, *added]))
+
+
+def switch_on(group: Path) -> list[str]:
+    """Switch on every controller for the cgroups below a cgroup of v2, and return the controllers that were off."""
+    control, added = group / "cgroup.subtree_control", []
+    was = control.read_text().split()
+    for name in (group / "cgroup.controllers").read_text().split():
+        if name not in was:
             with suppress(OSError):
-                (path / "cgroup.subtree_control").write_text(f"+{name}")
+                control.write_text(f"+{name}")
+                added.append(name)
+    return added
+
+
+def switch_off(hierarchy: Path, record: Path = CONTROLLERS) -> None:
+    """Switch off the controllers that labs switched on. The kernel keeps a controller that others use by now.
+
+    Args:
+        hierarchy: the mount of cgroup v2.
+        record: the file with the names of these controllers.
+    """
+    if not (hierarchy / "cgroup.controllers").exists() or not record.exists():
+        return
+    for name in record.read_text().split():
+        with suppress(OSError):
+            (hierarchy / "cgroup.subtree_control").write_text(f"-{name}")
+    record.unlink()
 
 
 def _inherit_cpuset(path: Path) -> None:
