@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 REPORT = $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 
-.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-browser test-newest update example bench bench-balancer bench-many bench-roll clean
+.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-vm test-browser test-newest update example bench bench-balancer bench-many bench-roll clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ test-faults: .venv/installed ## Every fault at every place, and the longest of t
 
 test-real: .venv/installed ## The contract, our scripts, balancer and clients against a real Ollama on the CPU (PARTS="contract clients" for some)
 	$(SUDO) $(BIN)/python -m tests.real $(PARTS)
+
+test-vm: .venv/installed ## Virtual machines: make demo on cgroup v2, hosts with kernels of their own; installs QEMU (90 minutes; PARTS="demo lab" for some)
+	$(SUDO) $(BIN)/python -m tests.vm $(PARTS)
 
 test-browser: .venv/installed ## The pages of load tests in a real browser; installs Debian's chromium (2 minutes; PROVISION_SCREENSHOTS=FOLDER keeps pictures)
 	command -v chromium >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium; }

@@ -73,8 +73,9 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether the part passes: no verdict breaks the run, and the list is not empty."""
-        return bool(self.verdicts) and not any(verdict.breaks for verdict in self.verdicts)
+        """Whether the part passes: no verdict breaks the run, and a case was judged."""
+        judged = any(verdict.verdict in {"holds", "listed"} for verdict in self.verdicts)
+        return judged and not any(verdict.breaks for verdict in self.verdicts)
 
     def save(self, folder: Path) -> None:
         """Write the file of the part into a folder, with scrubbed evidence: the file is committed."""

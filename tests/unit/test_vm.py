@@ -1,0 +1,192 @@
+"""`make test-vm` names what a machine lacks, leaves cases out by name after a broken case, keeps results by part."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from provision.lab.shell import LabError
+from tests import results
+from tests.verdicts import Verdict
+from tests.vm import demo, lab, needs, page
+from tests.vm.__main__ import RESULTS, Part, main, parts
+from tests.vm.carrier import Carrier
+from tests.vm.case import Case, Judged, NotRunError, played
+from tests.vm.guest import Said, talked
+
+JUDGED = Judged("Debian 12 on Linux", "6.1.0")
+
+
+def raising(error: Exception) -> Callable[[], str]:
+    """Work of a case that ends with an error."""
+
+    def work() -> str:
+        raise error
+
+    return work
+
+
+def words(cases: Sequence[Case]) -> list[tuple[str, str, str]]:
+    """Name, verdict and evidence of each case."""
+    return [(each.case, each.verdict, each.evidence) for each in played("demo", JUDGED, cases)]
+
+
+def test_cases_give_their_evidence() -> None:
+    assert words([Case("boots", lambda: "12 s"), Case("serves", lambda: "yes")]) == [
+        ("boots", "holds", "12 s"),
+        ("serves", "holds", "yes"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "word", "evidence"),
+    [
+        (AssertionError("two are left"), "differs", "two are left"),
+        (AssertionError(), "differs", "the condition does not hold"),
+        (LabError("no boot; its console: panic", "look there"), "failed", "no boot; its console: panic look there"),
+        (subprocess.TimeoutExpired("make", 60, b"so far"), "failed", "no end within 60 s: so far"),
+        (OSError("gone"), "failed", "OSError: gone"),
+        (NotRunError("no time was left"), "not run", "no time was left"),
+    ],
+)
+def test_an_error_becomes_a_verdict_with_evidence(error: Exception, word: str, evidence: str) -> None:
+    assert words([Case("boots", raising(error))]) == [("boots", word, evidence)]
+
+
+def test_after_a_broken_case_the_cases_that_build_on_it_are_not_run_and_say_so() -> None:
+    cases = [Case("boots", raising(AssertionError("no"))), Case("serves", lambda: "yes")]
+    assert words(cases)[1] == ("serves", "not run", "the case before is broken: boots")
+
+
+def test_after_a_broken_case_that_stands_alone_the_part_goes_on() -> None:
+    cases = [Case("AppArmor", raising(AssertionError("no")), alone=True), Case("serves", lambda: "yes")]
+    assert words(cases)[1] == ("serves", "holds", "yes")
+
+
+def test_a_case_may_give_verdicts_of_its_own_and_one_of_them_breaks_no_other_case() -> None:
+    own = [Verdict("x", "1", "demo", "a test", "differs", "no"), Verdict("x", "1", "demo", "another", "holds")]
+    assert [word for _, word, _ in words([Case("file", lambda: own), Case("next", lambda: "yes")])] == [
+        "differs",
+        "holds",
+        "holds",
+    ]
+
+
+def machine(folder: Path, gib: float) -> Path:
+    """A /proc/meminfo with an amount of available memory."""
+    path = folder / "meminfo"
+    path.write_text(f"MemTotal: 99 kB\nMemAvailable: {int(gib * 2**20)} kB\n")
+    return path
+
+
+def test_a_machine_with_everything_passes(tmp_path: Path) -> None:
+    needs.require(6, 0, tmp_path, machine(tmp_path, 8), lambda name: f"/usr/bin/{name}")
+
+
+def test_missing_qemu_is_installed_or_named_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(NotRunError, match=r"no qemu-system-\w+: apt-get install qemu-system-\w+ failed: no mirror"):
+        needs.require(6, 0, tmp_path, machine(tmp_path, 8), lambda _: None, lambda _: "no mirror")
+    have: list[str] = []
+
+    def install(package: str) -> str:
+        have.append(package)
+        return ""
+
+    needs.require(6, 0, tmp_path, machine(tmp_path, 8), lambda name: name if have else None, install)
+    assert have[0].startswith("qemu-system-")
+
+
+def test_too_little_memory_is_named_with_figures(tmp_path: Path) -> None:
+    with pytest.raises(NotRunError, match=r"not enough memory: .* need 7 GiB, 4\.0 GiB are available"):
+        needs.require(6, 0, tmp_path, machine(tmp_path, 4), lambda name: name)
+
+
+def test_too_little_room_on_the_disk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"need 1e\+09 GiB in"):
+        needs.require(6, 1e9, tmp_path, machine(tmp_path, 8), lambda name: name)
+
+
+def fake_parts(work: Callable[[], str] = lambda: "yes") -> dict[str, Part]:
+    """Two parts that boot nothing."""
+
+    def cases(_carrier: Carrier, _judged: Judged) -> list[Case]:
+        return [Case("serves", work)]
+
+    return {name: Part(f"About {name}.", Judged("Debian", "12"), "bookworm", cases, 6) for name in ("demo", "lab")}
+
+
+def run(folder: Path, *chosen: str, known: dict[str, Part] | None = None, lacks: str = "") -> int:
+    """Run fake parts, with results and page in a folder."""
+
+    def require(_memory: float) -> str:
+        if lacks:
+            raise NotRunError(lacks)
+        return "emulated"
+
+    target = folder / "vm.md"
+    return main(chosen, known or fake_parts(), require=require, folder=folder, target=target, work=folder / "work")
+
+
+def test_a_run_keeps_results_and_page_and_a_part_alone_leaves_the_others_alone(tmp_path: Path) -> None:
+    assert run(tmp_path) == 0
+    before = (tmp_path / "demo.json").read_bytes()
+    assert run(tmp_path, "lab", known=fake_parts(raising(AssertionError("no")))) == 1
+    assert (tmp_path / "demo.json").read_bytes() == before
+    text = (tmp_path / "vm.md").read_text()
+    assert "### demo: 1 holds\n\nAbout demo." in text
+    assert "* lab: serves (Debian 12): differs: no" in text.partition("## Every case")[0]
+    assert "emulated" in text
+
+
+def test_a_part_that_cannot_run_is_not_run_on_the_page_and_the_exit_code_says_so(tmp_path: Path) -> None:
+    assert run(tmp_path, "demo", lacks="no qemu: apt-get failed") == 1
+    text = (tmp_path / "vm.md").read_text()
+    assert "| serves | Debian 12 | not run | no qemu: apt-get failed | 0.0 |" in text
+    assert "| lab | not run: `make test-vm PARTS=lab` was not typed yet |" in text
+
+
+def test_an_unknown_part_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "everything") == 2
+    assert "no such part: everything; there are demo, lab" in capsys.readouterr().err
+
+
+def test_the_parts_of_the_run_are_the_parts_of_the_issue() -> None:
+    known = parts()
+    assert list(known) == ["demo", "lab", "hosts-bookworm", "hosts-trixie"]
+    assert all("SIMULATED" in known[name].about for name in ("demo", "hosts-bookworm", "hosts-trixie"))
+
+
+def test_the_committed_page_is_the_page_of_the_committed_results() -> None:
+    known = {name: part.about for name, part in parts().items()}
+    assert page.PAGE.read_text() == page.render(results.load(RESULTS, list(known)), known)
+
+
+def test_the_lab_part_has_every_file_of_lab_tests_and_the_sample_of_the_faults() -> None:
+    files = lab.files()
+    assert files[0] == "tests/lab/test_lab.py"
+    assert "tests/faults" in files
+    assert {path.name for path in Path("tests/lab").glob("test_*.py")} == {
+        Path(name).name for name in files if name != "tests/faults"
+    }
+
+
+def test_the_phases_of_the_demo_come_from_its_prompts() -> None:
+    lines = [(1.0, "booting"), (18.0, "$ provision plan --no-diff"), (20.0, "$ provision deploy --yes"), (30.5, "ok")]
+    lines += [(40.0, "$ provision verify"), (50.0, "$ curl -N x"), (51.0, "Answered by gpu-01")]
+    assert demo.phases(Said(0, lines)) == "lab up 18 s, plan 2 s, deploy 20 s, verify 10 s"
+
+
+def test_a_command_gets_its_input_and_its_lines_go_to_the_log(tmp_path: Path) -> None:
+    text = "import sys; print(len(sys.stdin.read())); print('to stderr', file=sys.stderr); sys.exit(3)"
+    said = talked([sys.executable, "-c", text], tmp_path / "log", 60, b"x" * 200_000)
+    assert (said.code, sorted(said.text.splitlines())) == (3, ["200000", "to stderr"])
+    assert "to stderr" in (tmp_path / "log").read_text()
+
+
+def test_a_command_that_takes_too_long_is_ended_with_its_output(tmp_path: Path) -> None:
+    text = "import time; print('so far', flush=True); time.sleep(600)"
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        talked([sys.executable, "-c", text], tmp_path / "log", 1)
+    assert caught.value.output == b"so far"

@@ -1,0 +1,143 @@
+"""Run the parts on virtual machines and write the page: `python -m tests.vm [PART ...]`."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.errors import ProvisionError
+from provision.lab import acceleration, vm_image
+from provision.lab import machine as lab_machine
+from tests import results
+from tests.results import Result
+from tests.verdicts import Verdict
+from tests.vm import carrier, demo, hosts, lab, needs, page
+from tests.vm.carrier import FOLDER, Carrier
+from tests.vm.case import Case, Judged, NotRunError, left_out, played
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the run.
+
+    Attributes:
+        about: sentences for the page: a docstring.
+        judged: the judged program; a case fills in the version.
+        release: release of the virtual machines.
+        cases: returns the cases; a part with machines of its own leaves the carrier alone.
+        memory: GiB of memory for the virtual machines.
+    """
+
+    about: str
+    judged: Judged
+    release: str
+    cases: Callable[[Carrier, Judged], Sequence[Case]]
+    memory: float
+
+
+def parts() -> dict[str, Part]:
+    """Return all parts by name, in the order of run and page."""
+    inside = carrier.SHAPE.memory / 1024
+    known = {
+        "demo": Part(demo.__doc__ or "", Judged("Debian 12 on Linux"), carrier.RELEASE, demo.cases, inside),
+        "lab": Part(lab.__doc__ or "", Judged("Debian 12 on Linux"), carrier.RELEASE, lab.cases, inside),
+    }
+    for release, number in (("bookworm", 12), ("trixie", 13)):
+        about = f"Hosts of Debian {number}. {hosts.__doc__}"
+        judged = Judged(f"Debian {number} on Linux")
+        known[f"hosts-{release}"] = Part(about, judged, release, hosts.of(release), hosts.MEMORY)
+    return known
+
+
+def main(
+    chosen: Sequence[str],
+    known: Mapping[str, Part],
+    *,
+    require: Callable[[float], str],
+    folder: Path = RESULTS,
+    target: Path = page.PAGE,
+    work: Path = FOLDER,
+) -> int:
+    """Run parts (all by default), keep the results, write the page, and return the exit code.
+
+    Args:
+        chosen: names of parts.
+        known: all parts.
+        require: makes sure that the machine has an amount of memory in GiB and everything else, and returns in words
+            what does the work of the machines; raises `NotRunError` or `ProvisionError`.
+        folder: the folder of the results.
+        target: the page.
+        work: the folder for the log.
+    """
+    if unknown := set(chosen) - set(known):
+        print(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = work / "output.log"
+    log.write_text("")
+    print(f"all output of the virtual machines: {log}")
+    ran = []
+    with closing(_Discarded(Carrier(log, _say))) as shared:
+        for name in [name for name in known if name in (chosen or known)]:
+            ran.append(_run(name, known[name], shared.carrier, require))
+            ran[-1].save(folder)
+            page.write(results.load(folder, list(known)), {part: each.about for part, each in known.items()}, target)
+    return 0 if all(result.passed for result in ran) else 1
+
+
+class _Discarded:
+    """The carrier of a run; discarded at the end of the run."""
+
+    def __init__(self, shared: Carrier) -> None:
+        self.carrier = shared
+
+    def close(self) -> None:
+        self.carrier.discard()
+
+
+def _run(name: str, part: Part, shared: Carrier, require: Callable[[float], str]) -> Result:
+    """Run a part, print a line for each case, and return the result."""
+    print(f"\n{name}", flush=True)
+    cases = part.cases(shared, part.judged)
+    result = results.begun(name, results.machine("not known"))
+    with result.timed():
+        try:
+            result.machine = results.machine(require(part.memory))
+        except (NotRunError, ProvisionError) as reason:
+            said = " ".join(map(str, reason.args))
+            result.verdicts = left_out(name, part.judged, [case.name for case in cases], said)
+            _show(result.verdicts)
+        else:
+            for verdict in played(name, part.judged, cases):
+                result.verdicts.append(verdict)
+                _show([verdict])
+    return result
+
+
+def _show(verdicts: Sequence[Verdict]) -> None:
+    for each in verdicts:
+        print(f"{each.verdict:8} {each.case} ({each.seconds:.1f} s) {each.evidence[:600]}", flush=True)
+
+
+def _say(line: str) -> None:
+    print(f"         {line}", flush=True)
+
+
+def _required(memory: float) -> str:
+    """Make sure that this machine can run a part, and return KVM or emulation in words for the page.
+
+    Raises:
+        NotRunError: the machine lacks something.
+        ProvisionError: an image cannot be made.
+    """
+    lab_machine.require_root()
+    needs.require(memory, needs.DISK)
+    word = acceleration.acceleration(vm_image.ensure(carrier.RELEASE, _say))
+    return acceleration.explained(word)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], parts(), require=_required))

@@ -1,0 +1,261 @@
+"""The hosts are virtual machines (`provision lab up --vm`), each with a kernel, systemd and AppArmor of its own. The
+cases: the sequence of deploy, plan and verify; a daemon-reload behind running containers; a reboot; and power off in a
+roll. SIMULATED, as in every lab: the cards, NVIDIA's toolkit, the model server. Base image, kernel and package
+repositories come from the machine; nginx is compiled on a host of the part, unless the machine has a build for this
+release."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from provision.lab import acceleration, vm_image
+from provision.lab.lab import Lab
+from provision.lab.shell import LabError
+from tests.vm.carrier import FOLDER, KEEP, Carrier
+from tests.vm.case import Case, Judged, ending
+from tests.vm.guest import Said, talked
+
+MEMORY = 4.0
+"""GiB for the three hosts of a part."""
+GPU, ALL = ("gpu-01", "gpu-02"), ("gpu-01", "gpu-02", "lb-01")
+_UPSTREAM = "/etc/provision/nginx/upstream.conf"
+_WORK = "container:ollama"
+_LENGTH = 8192
+_CONFINED = 'cat "/proc/$(docker inspect --format "{{.State.Pid}}" ollama1)/attr/current"'
+
+
+def of(release: str) -> Callable[[Carrier, Judged], Sequence[Case]]:
+    """Return the function that lists the cases of hosts of a release."""
+
+    def cases(_: Carrier, judge: Judged) -> Sequence[Case]:
+        hosts = Hosts(release, judge)
+        return [
+            Case("hosts boot with a kernel and a systemd of their own", hosts.boot),
+            Case("bare hosts become an endpoint", hosts.deploy),
+            Case("a plan finds nothing to change", hosts.plan),
+            Case("verify passes", hosts.verify),
+            Case("AppArmor confines the containers", hosts.confined, alone=True),
+            Case("a daemon-reload behind running containers takes nothing away", hosts.reloaded, alone=True),
+            Case("after a reboot of all hosts everything serves again by itself", hosts.rebooted),
+            Case("power off in a roll: the deploy ends with the name of the dead host", hosts.cut),
+            Case("power off in a roll: the other host answers meanwhile", hosts.answers, alone=True),
+            Case("power off in a roll: the next deploy mends the host", hosts.mended),
+            Case("power off in a roll: plan and verify are clean", hosts.clean, alone=True),
+            Case("lab down leaves no machine behind", hosts.down, alone=True),
+        ]
+
+    return cases
+
+
+class Hosts:
+    """The cases of a release, in order.
+
+    Args:
+        release: `bookworm` or `trixie`.
+        judge: gets the version of the kernel.
+    """
+
+    def __init__(self, release: str, judge: Judged) -> None:
+        self._release = release
+        self._judge = judge
+        self._name = f"vm-{release}"
+        self._log = FOLDER / "output.log"
+        self._inventory = FOLDER / f"{release}.yaml"
+
+    def boot(self) -> str:
+        """Boot two gpu hosts and a balancer."""
+        self._remove()
+        size = ("--gpu-hosts", "2", "--balancers", "1", "--gpus", "2")
+        said = self._ran(
+            "lab", "up", "--vm", "--install", "--name", self._name, "--release", self._release, *size, seconds=240
+        )
+        self._inventory.write_text(self._lab().inventory.read_text())
+        told = [self._sh(host, "uname -r; stat -f -c %T /sys/fs/cgroup; cat /proc/1/comm").split() for host in ALL]
+        kernel = Path("/proc/sys/kernel/osrelease").read_text().strip()
+        for host, (release, kind, init) in zip(ALL, told, strict=True):
+            assert release != kernel, f"{host} has this machine's kernel {kernel}"
+            assert (kind, init) == ("cgroup2fs", "systemd"), f"{host}: {kind}, {init}"
+        self._judge.version = told[0][0]
+        return f"lab up --vm: {said.seconds:.0f} s; kernels {', '.join(sorted({row[0] for row in told}))}, cgroup v2"
+
+    def deploy(self) -> str:
+        """The first deploy."""
+        said = self._ran("deploy", "--yes", *self._where, seconds=600)
+        return f"deploy: {said.seconds:.0f} s; {_last(said)}"
+
+    def plan(self) -> str:
+        """A plan after the deploy."""
+        return _last(self._ran("plan", "--exit-code", *self._where, seconds=120))
+
+    def verify(self) -> str:
+        """Verify after the deploy."""
+        return _last(self._ran("verify", *self._where, seconds=180))
+
+    def confined(self) -> str:
+        """The kernel enforces Docker's profile on the processes of the instances."""
+        told = []
+        for host in GPU:
+            enabled = self._sh(host, "cat /sys/module/apparmor/parameters/enabled").strip()
+            profile = self._sh(host, _CONFINED).strip()
+            assert enabled == "Y", f"{host}: /sys/module/apparmor/parameters/enabled is {enabled!r}"
+            assert profile == "docker-default (enforce)", f"{host}: the profile of ollama1 is {profile!r}"
+            told.append(f"{host}/ollama1 {profile}")
+        return ", ".join(told)
+
+    def reloaded(self) -> str:
+        """Containers run on with their cards and models, and plan and verify see no difference."""
+        before = {host: self._containers(host) for host in GPU}
+        for host in ALL:
+            self._sh(host, "systemctl daemon-reload")
+        after = {host: self._containers(host) for host in GPU}
+        assert after == before, f"before: {before}; after: {after}"
+        cards = {host: self._sh(host, "docker exec ollama1 nvidia-smi -L").strip().splitlines()[0] for host in GPU}
+        assert all(line.startswith("GPU 0") for line in cards.values()), cards
+        plan, verify = self.plan(), self.verify()
+        return f"4 containers run on, the cards answer; {plan}; {verify}"
+
+    def rebooted(self) -> str:
+        """A reboot by systemd of all hosts; nobody types a command until everything serves."""
+        before = {host: self._boot_id(host) for host in ALL}
+        for host in ALL:
+            self._lab().host(host).run(["systemctl", "--no-block", "reboot"], check=False)
+        begun = time.monotonic()
+        self._until(lambda: all(self._boot_id(host) not in {"", before[host]} for host in ALL), 240, "a new boot")
+        booted = time.monotonic() - begun
+        self._until(lambda: self._code("plan", "--exit-code", *self._where) == 0, 240, "a plan without changes")
+        serving = time.monotonic() - begun
+        return f"new boots after {booted:.0f} s, a plan without changes after {serving:.0f} s; {self.verify()}"
+
+    def cut(self) -> str:
+        """Change a setting of all instances, and cut the power of the first host at work."""
+        data: dict[str, Any] = yaml.safe_load(self._inventory.read_text())
+        data["all"]["vars"]["ollama"]["context_length"] = _LENGTH
+        self._inventory.write_text(yaml.safe_dump(data))
+        words = self._words("deploy", "--yes", *self._where)
+        with self._log.open("a") as log, subprocess.Popen(words, stdout=log, stderr=log, env=_environment()) as deploy:
+            try:
+                self._until(lambda: deploy.poll() is not None or self._at_work("gpu-01"), 240, "work on gpu-01")
+                assert deploy.poll() is None, f"the deploy ended with exit code {deploy.returncode} before the cut"
+                self._lab().host("gpu-01").stop()
+                code = deploy.wait(300 * self._factor)
+            finally:
+                deploy.kill()
+        assert code in {3, 4}, f"the deploy ended with exit code {code}"
+        return f"the power of gpu-01 went while {_WORK}1 was at work; the deploy ended with exit code {code}"
+
+    def answers(self) -> str:
+        """The balancer has an answer from the other host."""
+        address = self._lab().host("lb-01").address
+        body = json.dumps({"model": "deepseek-r1:1.5b", "prompt": "Say yes.", "stream": False}).encode()
+        request = urllib.request.Request(f"http://{address}:3008/api/generate", body)
+        with urllib.request.urlopen(request, timeout=60 * self._factor) as answer:  # noqa: S310 - our own balancer
+            instance, done = answer.headers.get("X-Instance", ""), json.loads(answer.read())["done"]
+        assert done, "the answer has no end"
+        assert instance.startswith("gpu-02/"), f"the answer came from {instance or 'nobody'}"
+        return f"answered by {instance}"
+
+    def mended(self) -> str:
+        """The power comes back, and the same deploy again ends well."""
+        host = self._lab().host("gpu-01")
+        host.start()
+        host.wait()
+        said = self._ran("deploy", "--yes", "--lock-wait", "10m", *self._where, seconds=600)
+        return f"deploy: {said.seconds:.0f} s; {_last(said)}"
+
+    def clean(self) -> str:
+        """All instances have the new setting, and no member is left out."""
+        for host in GPU:
+            for instance in ("ollama1", "ollama2"):
+                env = self._sh(host, f"docker inspect --format '{{{{.Config.Env}}}}' {instance}")
+                assert f"OLLAMA_CONTEXT_LENGTH={_LENGTH}" in env, f"{host}/{instance}: {env}"
+        out = [line for line in self._sh("lb-01", f"cat {_UPSTREAM}").splitlines() if " down;" in line]
+        assert not out, f"the balancer leaves out {out}"
+        return f"4 instances have the new setting; {self.plan()}; {self.verify()}"
+
+    def down(self) -> str:
+        """No process, and no file of the lab."""
+        home = self._lab().home
+        if KEEP:
+            return "the lab was kept: PROVISION_KEEP_VM is set"
+        said = self._ran("lab", "down", "--name", self._name, seconds=60)
+        listed = subprocess.run(
+            ["pgrep", "--full", f"{home}/"], capture_output=True, text=True, check=False
+        ).stdout.split()
+        assert not home.exists(), f"{home.name} is still there"
+        assert not listed, f"processes {listed} are left"
+        return _last(said)
+
+    @property
+    def _where(self) -> tuple[str, str]:
+        return "--inventory", str(self._inventory)
+
+    @property
+    def _factor(self) -> int:
+        return acceleration.factor(acceleration.acceleration(vm_image.ensure(self._release, print)))
+
+    def _lab(self) -> Lab:
+        return Lab.find(self._name)
+
+    def _remove(self) -> None:
+        """Take a lab away that a broken run left."""
+        try:
+            self._lab().down()
+        except LabError:
+            return
+
+    def _sh(self, host: str, text: str) -> str:
+        return self._lab().host(host).run(["sh", "-euc", text], timeout=60).stdout
+
+    def _boot_id(self, host: str) -> str:
+        try:
+            return self._sh(host, "cat /proc/sys/kernel/random/boot_id").strip()
+        except LabError:
+            return ""  # the host is on its way down or up
+
+    def _containers(self, host: str) -> str:
+        shown = "{{.Name}} {{.Id}} {{.State.StartedAt}}"
+        return self._sh(host, f"docker ps --no-trunc --quiet | sort | xargs docker inspect --format '{shown}'")
+
+    def _at_work(self, host: str) -> bool:
+        """Whether the newest run of a host is at work on a container."""
+        text = 'tail -n 1 "$(ls -t /var/lib/provision/journal/*.jsonl | head -n 1)"'
+        return f'"change", "step": "{_WORK}' in self._sh(host, text)
+
+    def _until(self, holds: Callable[[], bool], seconds: float, what: str) -> None:
+        deadline = time.monotonic() + seconds * self._factor
+        while not holds():
+            assert time.monotonic() < deadline, f"no {what} within {seconds * self._factor:.0f} s"
+            time.sleep(0.5)
+
+    def _words(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "provision", *words]
+
+    def _code(self, *words: str) -> int:
+        return self._said(words, 240).code
+
+    def _ran(self, *words: str, seconds: float) -> Said:
+        said = self._said(words, seconds)
+        assert said.code == 0, f"`provision {words[0]}` ended with exit code {said.code}: {ending(said.text)}"
+        return said
+
+    def _said(self, words: Sequence[str], seconds: float) -> Said:
+        with self._log.open("a") as log:
+            log.write(f"$ provision {' '.join(words)}\n")
+        return talked(self._words(*words), self._log, seconds * self._factor, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the commands: builds of nginx are kept beside the machines, and not with the operator's."""
+    return {**os.environ, "XDG_CACHE_HOME": str(FOLDER / "cache"), "COLUMNS": "160"}
+
+
+def _last(said: Said) -> str:
+    return next((line for _, line in reversed(said.lines) if line.strip()), "no output")

@@ -1,0 +1,107 @@
+"""The project's own lab tests on cgroup v2, in the same carrier as `demo`: tests/lab/test_lab.py first, then the sample
+of the faults, then the other files of tests/lab as far as the time allows. Each test has a row; a file without time
+says so."""
+
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.results import ROOT
+from tests.verdicts import Verdict, Word
+from tests.vm import demo
+from tests.vm.carrier import OFFLINE, Carrier
+from tests.vm.case import Case, Judged, NotRunError, ending
+
+MINUTES = 30
+"""The time of the part, with a quiet machine of two cores; a file that did not begin by then is not run."""
+_FIRST = ("tests/lab/test_lab.py", "tests/faults", "tests/lab/test_deploy.py", "tests/lab/test_reboot.py")
+_NAME = "carried"
+_REPORT = "/root/report.xml"
+_BUILDS = f"/var/lib/provision-lab/{_NAME}/cache"
+
+
+def files(root: Path = ROOT) -> list[str]:
+    """Return the files and folders of the part's tests, the most telling first."""
+    rest = [f"tests/lab/{path.name}" for path in sorted((root / "tests/lab").glob("test_*.py"))]
+    return [*_FIRST, *(name for name in rest if name not in _FIRST)]
+
+
+def cases(carrier: Carrier, judge: Judged) -> list[Case]:
+    """Return the cases of the part: the carrier, the lab, and each file of tests.
+
+    Args:
+        carrier: the machine of the tests.
+        judge: gets the version of the kernel.
+    """
+    tests = Tests(carrier, judge)
+    return [
+        Case("the carrier boots with Debian's kernel and a unified cgroup hierarchy", tests.boots),
+        Case("a lab comes up", tests.up),
+        *(Case(name, lambda name=name: tests.run(name), alone=True) for name in files()),  # type: ignore[misc]
+    ]
+
+
+class Tests:
+    """The tests of the part in the carrier.
+
+    Args:
+        carrier: the machine of the tests.
+        judge: gets the version of the kernel.
+    """
+
+    def __init__(self, carrier: Carrier, judge: Judged) -> None:
+        self._carrier = carrier
+        self._judge = judge
+        self._begun = time.monotonic()
+
+    def boots(self) -> str:
+        """The carrier boots; with the part `demo` before, the carrier runs and has the clone."""
+        said = demo.booted(self._carrier, self._judge)
+        if self._carrier.login.sh("test -x /root/provision/.venv/bin/pytest", check=False).code:
+            said = f"{said}; {demo.installed(self._carrier)}"
+        return said
+
+    def up(self) -> str:
+        """The lab that the tests share is up, and gets the nginx that the demo compiled."""
+        said = self._carrier.login.sh(
+            f"cd /root/provision; {OFFLINE}; .venv/bin/provision lab up --install --name {_NAME};"
+            f" if [ -d /root/.cache/provision ]; then mkdir -p {_BUILDS}; cp -a /root/.cache/provision {_BUILDS}; fi",
+            120,
+        )
+        return f"lab up: {said.seconds:.0f} s"
+
+    def run(self, name: str) -> Sequence[Verdict]:
+        """Run the tests of a file, and return a verdict for each.
+
+        Raises:
+            NotRunError: the time of the part is over.
+        """
+        left = MINUTES * 60 - (time.monotonic() - self._begun)
+        if left < 60:
+            raise NotRunError(f"the {MINUTES} minutes of the part were over")
+        sample = "-m sample" if name == "tests/faults" else "-m 'not matrix'"
+        env = f"PROVISION_REQUIRE_LAB=1 PROVISION_KEEP_LAB=1 PROVISION_LAB_NAME={_NAME}"
+        said = self._carrier.login.sh(
+            f"cd /root/provision; rm -f {_REPORT}; export {env};"
+            f" timeout -s INT {left + 120:.0f} .venv/bin/pytest -q {sample} --junitxml={_REPORT} {name}; exit 0",
+            300,
+        )
+        report = self._carrier.login.sh(f"cat {_REPORT} || true").text
+        if "<testcase" not in report:
+            raise AssertionError(f"pytest ran no test: {ending(said.text)}")
+        return [self._verdict(row) for row in ET.fromstring(report).iter("testcase")]  # noqa: S314 - pytest wrote it
+
+    def _verdict(self, row: ET.Element) -> Verdict:
+        """Return the verdict of a test: a failure differs, and an error before or after the test gives no verdict."""
+        words: dict[str, Word] = {"failure": "differs", "error": "failed", "skipped": "not run"}
+        broken = next((each for each in row if each.tag in words), None)
+        evidence = ""
+        if broken is not None:
+            text = f"{broken.get('message', '')} {broken.text or ''}"
+            marked = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+            evidence = "; ".join(marked) or ending(text)
+        verdict: Word = words[broken.tag] if broken is not None else "holds"
+        name = f"{row.get('classname', '').replace('.', '/')}.py: {row.get('name', '')}"
+        seconds = float(row.get("time", 0))
+        return Verdict(self._judge.program, self._judge.version, "lab", name, verdict, evidence, seconds)
