@@ -118,6 +118,15 @@ def remove(lab: str, member: str = "") -> None:
                 switch_off(hierarchy)
 
 
+def remove_unused(group: str) -> None:
+    """Remove the cgroup of a group that has no members, and the top cgroup with the last group."""
+    with _alone():
+        for hierarchy in _hierarchies():
+            for path in (hierarchy / _TOP / group, hierarchy / _TOP):
+                with suppress(OSError):
+                    path.rmdir()
+
+
 def _hierarchies() -> list[Path]:
     """Every hierarchy, also a cgroup2 mount beside those of v1: systemd-nspawn looks up a host's place there, and
     without that mount all hosts would share the cgroups of their units."""

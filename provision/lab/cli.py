@@ -12,24 +12,29 @@ def lab() -> None:
     """A throw-away fleet of real hosts with simulated GPUs on this machine (needs root)."""
 
 
+SIMULATED = "simulated: the cards, NVIDIA's container toolkit and the model server"
 _name = click.option("--name", default="lab", show_default=True, help="Name of the lab.")
 
 
 _release = click.option(
     "--release", default="", help="Release of the hosts.  [default: trixie; on Ubuntu the machine's]"
 )
+_vm = click.option("--vm", is_flag=True, help="Hosts are virtual machines (QEMU) with kernel and systemd of their own.")
 _install = click.option("--install", is_flag=True, help="Install what this machine lacks with apt-get.")
 
 
 @lab.command(short_help="Make the images that a lab boots from")
 @_release
+@_vm
 @_install
-def prepare(release: str, install: bool) -> None:
+def prepare(release: str, vm: bool, install: bool) -> None:
     """Make whatever takes minutes and needs the package mirror the first time; else `up` makes it."""
     from provision.lab import machine
     from provision.lab.lab import Lab
 
-    Lab.prepare(release or machine.default_release(), install=install, say=lambda text: click.echo(text, err=True))
+    Lab.prepare(
+        release or machine.default_release(), install=install, vm=vm, say=lambda text: click.echo(text, err=True)
+    )
 
 
 @lab.command()
@@ -39,17 +44,19 @@ def prepare(release: str, install: bool) -> None:
 @click.option("--gpus", default=2, show_default=True, help="Cards per gpu host.")
 @click.option("--rtt", default=0.0, show_default=True, help="Round-trip delay to the hosts, in milliseconds.")
 @_release
+@_vm
 @_install
-def up(name: str, gpu_hosts: int, balancers: int, gpus: int, rtt: float, release: str, install: bool) -> None:
+def up(name: str, gpu_hosts: int, balancers: int, gpus: int, rtt: float, release: str, vm: bool, install: bool) -> None:
     """Boot the lab; finish, enlarge or keep a lab of the same name."""
     from provision.lab import machine
     from provision.lab.lab import Lab
     from provision.lab.spec import Spec
 
-    spec = Spec(name, gpu_hosts, balancers, gpus, rtt, release or machine.default_release())
+    spec = Spec(name, gpu_hosts, balancers, gpus, rtt, release or machine.default_release(), vm)
     booted = Lab.up(spec, install=install, say=lambda text: click.echo(text, err=True))
     for host in booted.hosts():
         click.echo(f"{host.name:<8} {host.address}")
+    click.echo(SIMULATED)
     click.echo(f"inventory: {booted.inventory}")
 
 
@@ -77,7 +84,8 @@ def status() -> None:
     if not labs:
         click.echo("there is no lab; `provision lab up` boots one")
     for each in labs:
-        click.echo(f"{each.name}: {each.spec.release}, subnet {each.network.cidr}, inventory {each.inventory}")
+        kind = f"{each.spec.release}{', virtual machines' if each.spec.vm else ''}"
+        click.echo(f"{each.name}: {kind}, subnet {each.network.cidr}, inventory {each.inventory}")
         for host in each.hosts():
             state = "running" if host.running else "stopped"
             saved = f"  saved: {', '.join(host.disk.saved())}" if host.disk.saved() else ""

@@ -92,7 +92,7 @@ def switch(lab: Lab, target: str, name: str, *, on: bool, value: str = "") -> No
     elif name == "power-off":
         _power(lab, target, on=not on)
     elif name in DISTURBANCES:
-        lab.network.disturb(lab.host(target).name, name, on=on)
+        lab.host(target).disturb(name, on=on)
     else:
         _mark(lab, target, name, on=on, value=value)
 
@@ -114,7 +114,7 @@ def active(lab: Lab) -> list[tuple[str, str]]:
         if not host.running:
             switched.append((host.name, "power-off"))
             continue
-        switched += [(host.name, name) for name in DISTURBANCES if lab.network.disturbed(host.name, name)]
+        switched += [(host.name, name) for name in DISTURBANCES if host.disturbed(name)]
         for file in host.run(["ls", _FOLDER], check=False).stdout.split():
             instance, dot, name = file.rpartition(".")
             switched.append((f"{host.name}/{instance}" if dot else host.name, name))

@@ -159,12 +159,29 @@ class Host:
         partial.chmod(mode)
         partial.rename(target)
 
+    def disturb(self, kind: str, *, on: bool) -> None:
+        """Start or stop disturbing every packet of the host.
+
+        Args:
+            kind: a key of `network.DISTURBANCES`.
+            on: whether the disturbance is on from now on.
+        """
+        self._network.disturb(self.name, kind, on=on)
+
+    def disturbed(self, kind: str) -> bool:
+        """Whether a disturbance of this kind is on."""
+        return self._network.disturbed(self.name, kind)
+
     def _answers(self) -> bool:
         leader = self.leader
         if leader is None or Path(f"/proc/{leader}/root/run/nologin").exists():
             return False  # sshd would already answer, and refuse everybody but root
-        with suppress(OSError), socket.create_connection((self.address, 22), timeout=1) as connection:
-            connection.settimeout(2)
+        return self._greets(1)
+
+    def _greets(self, seconds: float) -> bool:
+        """Whether sshd sends its greeting over the lab's network in time."""
+        with suppress(OSError), socket.create_connection((self.address, 22), timeout=seconds) as connection:
+            connection.settimeout(2 * seconds)
             return connection.recv(4) == b"SSH-"
         return False
 
@@ -173,10 +190,7 @@ class Host:
         keys.ssh_key(self.key, f"root@{self.name}")
         shutil.copy(self.key, self.disk.root / "etc/ssh")
         shutil.copy(self.key.with_name(self.key.name + ".pub"), self.disk.root / "etc/ssh")
-        machine_id = self.home / "machine-id"
-        if not machine_id.exists():
-            machine_id.write_text(Path("/proc/sys/kernel/random/uuid").read_text().replace("-", ""))
-        shutil.copy(machine_id, self.disk.root / "etc/machine-id")
+        (self.disk.root / "etc/machine-id").write_text(self._machine_id())
         self.write("/etc/resolv.conf", machine.resolv_conf())
         self.write("/etc/hostname", f"{self.name}\n")
         self.write("/etc/hosts", f"127.0.0.1 localhost\n{self.address} {self.name}\n")
@@ -184,8 +198,19 @@ class Host:
             self.write(path, text, 0o755 if path.startswith("usr/bin/") else 0o644)
         self._authorize()
 
+    def _machine_id(self) -> str:
+        """The host's machine id with a newline; made once, so that a reset host keeps the id."""
+        file = self.home / "machine-id"
+        if not file.exists():
+            file.write_text(Path("/proc/sys/kernel/random/uuid").read_text().replace("-", ""))
+        return file.read_text()
+
+    def _login(self) -> str:
+        """The lab's public key."""
+        return (self.home.parent.parent / "id_ed25519.pub").read_text()
+
     def _authorize(self) -> None:
-        public = (self.home.parent.parent / "id_ed25519.pub").read_text()
+        public = self._login()
         for home in ("root", "home/ops"):
             folder = self.disk.root / home / ".ssh"
             owner = folder.parent.stat()

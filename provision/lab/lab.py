@@ -7,11 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
-from provision.lab import base, cgroups, keys, machine, models, network, paths, registry, sheet, site
+from provision.lab import (
+    acceleration,
+    base,
+    cgroups,
+    keys,
+    machine,
+    models,
+    network,
+    paths,
+    registry,
+    sheet,
+    site,
+    virtual_host,
+    vm_image,
+)
 from provision.lab.host import Host
 from provision.lab.locks import locked
 from provision.lab.shell import LabError
-from provision.lab.spec import Spec
+from provision.lab.spec import HostSpec, Spec
+from provision.lab.virtual_host import VirtualHost
+from provision.lab.vm_image import Image
 
 
 class Lab:
@@ -38,7 +54,7 @@ class Lab:
         """Make the lab, or finish or enlarge the lab of the same name, and wait until every host answers.
 
         Args:
-            spec: the wanted lab; number of cards, delay and release of an existing lab stay as they are.
+            spec: the wanted lab; number of cards, delay, release and kind of hosts of an existing lab stay.
             install: install missing programs of the machine.
             say: called with a line before each long step.
 
@@ -46,37 +62,52 @@ class Lab:
             LabError: something is missing or failed; `down` cleans up.
         """
         machine.require_root()
-        machine.require_programs(install=install)
+        machine.require_programs(install=install, emulator=_emulator(vm=spec.vm))
         with locked(spec.name):
             lab = _registered(spec)
             cgroups.make(lab.name, "site")  # refuses a machine without device lists before the long steps begin
             _make_parts(lab.spec.release, say)
+            if lab.spec.vm:
+                lab._require_machines(say)
             keys.ssh_key(lab.key, f"provision lab {lab.name}")
             lab.network.make()
             lab.network.connect(lab.spec.rtt, lab.home / "delay.log")
             site.start_servers(lab.network, lab.home, lab.spec.release)
             with locked("_cache"):  # every lab's registry keeps its images there
                 registry.publish(lab.network.site, lab.spec.release)
-            lab.each(Host.start)
+            lab.each(lambda host: host.start())
             sheet.write(lab.home, lab.spec, lab.network, lab.hosts())
-            lab.each(Host.wait)
+            lab.each(lambda host: host.wait())
         return lab
 
+    def _require_machines(self, say: Callable[[str], None]) -> None:
+        """Make the image, tell about KVM, and refuse more machines than this machine has memory and disk for."""
+        image = vm_image.ensure(self.spec.release, say)
+        say(acceleration.explained(acceleration.acceleration(image)))
+        fresh = [host for host in self.hosts() if not host.running]
+        machine.require_memory(sum(map(virtual_host.needed_memory, (host.spec for host in fresh))))
+        vm_image.require_room(self.home, virtual_host.DISK_GIB * len(fresh))
+
     @staticmethod
-    def prepare(release: str, *, install: bool = False, say: Callable[[str], None] = lambda _: None) -> None:
+    def prepare(
+        release: str, *, install: bool = False, vm: bool = False, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Make whatever takes long the first time, so that labs of the release come up quickly.
 
         Args:
             release: release of the hosts.
             install: install missing programs of the machine.
+            vm: whether to make the image of virtual machines too.
             say: called with a line before each long step.
 
         Raises:
             LabError: something is missing or failed.
         """
         machine.require_root()
-        machine.require_programs(install=install)
+        machine.require_programs(install=install, emulator=_emulator(vm=vm))
         _make_parts(release, say)
+        if vm:
+            vm_image.ensure(release, say)
 
     @classmethod
     def find(cls, name: str) -> "Lab":
@@ -106,8 +137,9 @@ class Lab:
         """Take everything of the lab away: processes, namespaces, mounts, rules, files; settings go back."""
         machine.require_root()
         with locked(self.name):
-            cgroups.kill(self.name)
-            cgroups.remove(self.name)
+            for group in (self.name, virtual_host.group(self.name)):
+                cgroups.kill(group)
+                cgroups.remove(group)
             self.network.remove()
             self._forget()
             with locked("_machine"):
@@ -116,6 +148,9 @@ class Lab:
             with locked("_cache", wait=False) as ours:
                 if ours:  # else another lab is being made right now
                     base.abandon()
+            with locked("_vm", wait=False) as ours:
+                if ours:
+                    vm_image.abandon()
 
     def _forget(self) -> None:
         """Delete the lab's files, its record last: until then, `down` can be run again."""
@@ -128,17 +163,14 @@ class Lab:
 
     def hosts(self) -> list[Host]:
         """The hosts of the lab."""
-        root, files = base.path(self.spec.release), site.host_files(self.network)
-        return [
-            Host(
-                spec,
-                self.network,
-                self.home / "hosts" / spec.name,
-                root,
-                {**files, **sheet.card_files(self.spec, spec)},
-            )
-            for spec in self.spec.hosts()
-        ]
+        return [self._host(spec) for spec in self.spec.hosts()]
+
+    def _host(self, spec: HostSpec) -> Host:
+        home, release = self.home / "hosts" / spec.name, self.spec.release
+        files = {**site.host_files(self.network), **sheet.card_files(self.spec, spec)}
+        if self.spec.vm:
+            return VirtualHost(spec, self.network, home, Image(vm_image.path(release), release), files)
+        return Host(spec, self.network, home, base.path(release), files)
 
     def host(self, name: str) -> Host:
         """One host of the lab.
@@ -202,11 +234,11 @@ class Lab:
 
     def cut(self, host: str) -> None:
         """Drop every packet from and to a host."""
-        self.network.disturb(self.host(host).name, "cut", on=True)
+        self.host(host).disturb("cut", on=True)
 
     def uncut(self, host: str) -> None:
         """Undo `cut`."""
-        self.network.disturb(self.host(host).name, "cut", on=False)
+        self.host(host).disturb("cut", on=False)
 
     def ssh(self, host: str, words: Iterable[str] = ()) -> list[str]:
         """The words that log in to a host as `ops`, or run words there."""
@@ -214,6 +246,11 @@ class Lab:
         # ssh's own first choice takes 90 ms of CPU at every login, for a secret that stays on this machine
         options += ["-o", "KexAlgorithms=curve25519-sha256"]
         return ["ssh", *options, f"ops@{self.host(host).address}", *words]
+
+
+def _emulator(*, vm: bool) -> tuple[str, str] | None:
+    """QEMU's program and the package with the program, where hosts are virtual machines."""
+    return (vm_image.architecture().emulator, vm_image.architecture().package) if vm else None
 
 
 def _make_parts(release: str, say: Callable[[str], None]) -> None:
@@ -232,6 +269,11 @@ def _registered(spec: Spec) -> Lab:
         home = paths.STATE / spec.name
         if (home / "lab.json").exists():
             old = Lab.find(spec.name)
+            if spec.vm and not old.spec.vm:
+                raise LabError(
+                    f"the hosts of lab {spec.name} are containers, and stay containers",
+                    f"choose another --name, or run `provision lab down --name {spec.name}` first",
+                )
             spec = replace(
                 old.spec,
                 gpu_hosts=max(spec.gpu_hosts, old.spec.gpu_hosts),

@@ -25,6 +25,10 @@ _PROGRAMS = {
 }
 
 
+# the programs that virtual machines need besides; QEMU's own program depends on the architecture
+_VM_PROGRAMS = {"qemu-img": "qemu-utils", "mkfs.ext4": "e2fsprogs", "chroot": "coreutils"}
+
+
 @dataclass(frozen=True)
 class Source:
     """One line of the machine's apt sources: address, suite (without the release's name) and component."""
@@ -46,22 +50,29 @@ def require_root() -> None:
         raise LabError("the lab makes network namespaces and mounts, so it needs root", "run it with sudo")
 
 
-def missing_packages() -> list[str]:
-    """The packages that this machine lacks for the lab's programs, sorted."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    return sorted({package for program, package in _PROGRAMS.items() if not shutil.which(program, path=path)})
+def missing_packages(emulator: tuple[str, str] | None = None, path: str | None = None) -> list[str]:
+    """The packages that this machine lacks for the lab's programs, sorted.
+
+    Args:
+        emulator: QEMU's program and its package, for a lab of virtual machines.
+        path: the folders with programs, joined by colons; those of this machine by default.
+    """
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin" if path is None else path
+    programs = {**_PROGRAMS, **_VM_PROGRAMS, **dict([emulator])} if emulator else _PROGRAMS
+    return sorted({package for program, package in programs.items() if not shutil.which(program, path=path)})
 
 
-def require_programs(*, install: bool = False) -> None:
+def require_programs(*, install: bool = False, emulator: tuple[str, str] | None = None) -> None:
     """Make sure the lab's programs are here.
 
     Args:
         install: install missing programs with apt-get instead of refusing.
+        emulator: QEMU's program and its package, for a lab of virtual machines.
 
     Raises:
         LabError: a program is missing; the hint gives the command to install its package.
     """
-    missing = missing_packages()
+    missing = missing_packages(emulator)
     if not missing:
         return
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
@@ -145,6 +156,25 @@ def resolv_conf(etc: Path = Path("/etc/resolv.conf"), upstream: Path = _UPSTREAM
 def cgroup_version() -> int:
     """1 where the machine has cgroup v1 hierarchies with controllers, else 2."""
     return 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
+
+
+def require_memory(mib: int, meminfo: Path = Path("/proc/meminfo")) -> None:
+    """Make sure that this machine has memory for virtual machines.
+
+    Args:
+        mib: needed memory in MiB.
+        meminfo: the kernel's list of sizes, with `MemAvailable` in KiB.
+
+    Raises:
+        LabError: the machine has less available memory.
+    """
+    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
+    available = int(line.split()[1]) // 1024
+    if available < mib:
+        raise LabError(
+            f"the virtual machines need {mib} MiB of memory, and this machine has {available} MiB available",
+            "ask for fewer hosts with --gpu-hosts and --balancers, or leave out --vm",
+        )
 
 
 def has_netem() -> bool:

@@ -70,6 +70,14 @@ class Network:
         """The network namespace of a host."""
         return f"plab.{self.lab}.{host}"
 
+    def cable(self, number: int) -> str:
+        """The bridge's end of the cable to the host whose address ends in `number`."""
+        return f"h{number}"
+
+    def mac(self, number: int) -> str:
+        """The hardware address of the host whose address ends in `number`."""
+        return f"02:d5:{self.subnet:02x}:00:00:{number:02x}"
+
     def make(self) -> None:
         """Make the lab's namespace, its bridge and the machine's rules; keep existing parts."""
         _raise_sysctls()
@@ -122,11 +130,11 @@ class Network:
     def add_host(self, host: str, number: int) -> None:
         """Give a host a fresh namespace, cabled to the bridge as eth0."""
         self.remove_host(host)
-        netns, cable = self.host_netns(host), f"h{number}"
+        netns, cable = self.host_netns(host), self.cable(number)
         # The kernel takes a deleted namespace apart in its own time, and the cable with the namespace.
         run(["ip", "-netns", self.netns, "link", "delete", cable], check=False)
         run(["ip", "netns", "add", netns])
-        mac = f"02:d5:{self.subnet:02x}:00:00:{number:02x}"
+        mac = self.mac(number)
         self._ip(
             "link",
             "add",
@@ -151,6 +159,17 @@ class Network:
             ("route", "add", "default", "via", self.gateway),
         ):
             run(["ip", "-netns", netns, *words])
+
+    def add_tap(self, number: int) -> None:
+        """Give a virtual machine a cable to the bridge; the far end is QEMU's."""
+        cable = self.cable(number)
+        self.remove_tap(number)
+        self._ip("tuntap", "add", "dev", cable, "mode", "tap")
+        self._ip("link", "set", cable, "master", "br0", "up")
+
+    def remove_tap(self, number: int) -> None:
+        """Delete the cable of a virtual machine."""
+        run(["ip", "-netns", self.netns, "link", "delete", self.cable(number)], check=False)
 
     def remove_host(self, host: str) -> None:
         """Delete a host's namespace, its cable, and every rule and bridge that Docker made in the namespace."""

@@ -22,6 +22,7 @@ class Spec:
         gpus: cards per gpu host.
         rtt: round-trip delay in milliseconds between this machine and every host.
         release: Debian or Ubuntu release of the hosts.
+        vm: whether hosts are virtual machines with a kernel of their own.
 
     Raises:
         UsageError: no lab can have these values.
@@ -33,6 +34,7 @@ class Spec:
     gpus: int = 2
     rtt: float = 0.0
     release: str = "trixie"
+    vm: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -248,6 +248,7 @@ class VirtualMachine:
     def discard(self) -> None:
         """Cut the power and delete the machine with all its files."""
         self.stop()
+        cgroups.remove_unused(self.group)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def words(self) -> list[str]:

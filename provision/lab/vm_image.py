@@ -25,11 +25,6 @@ _PACKAGES = ("apparmor", "busybox", "initramfs-tools", "kmod", "qemu-guest-agent
 _UNMASKED = ("systemd-modules-load.service", "systemd-networkd-wait-online.service")
 # A login on the serial console, which nobody uses.
 _MASKED = ("serial-getty@.service",)
-_CONTAINER_FILES = (
-    "etc/systemd/system/lab-cgroups.service",
-    "etc/systemd/system/basic.target.wants/lab-cgroups.service",
-    "usr/local/sbin/lab-cgroups",
-)
 # The files of one machine come as a tar archive on a second disk. The initramfs unpacks the archive before systemd
 # starts, so that systemd finds the machine's id and network, and this machine never mounts a guest's root.
 _FURNISH = """\
@@ -240,7 +235,7 @@ def _install(root: Path, release: str) -> None:
 
 
 def _furnish(root: Path) -> None:
-    for name in _CONTAINER_FILES:
+    for name in base.VERSION_1_FILES:
         (root / name).unlink(missing_ok=True)
     for unit in _UNMASKED:
         (root / "etc/systemd/system" / unit).unlink(missing_ok=True)
