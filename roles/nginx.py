@@ -1,7 +1,7 @@
 """nginx from source: built once per platform in its own prefix, with our user, unit, logs and log rotation."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -14,6 +14,7 @@ from provision.inventory.topology import is_balancing
 from provision.render import render
 from provision.steps import engines
 from provision.steps.base import Owned, Step
+from provision.steps.nginx import vulnerabilities
 from provision.steps.nginx.build import UNIT, USER, Build, OwnedBuilds, Source
 from provision.steps.nginx_paths import CACHE, CURRENT, LOGS
 from provision.steps.system.account import Account, OwnedAccounts
@@ -56,16 +57,6 @@ LEAN = (
 
 NEEDED = ("http_stub_status_module", "http_upstream_zone_module", "http_upstream_keepalive_module", "http_map_module")
 
-MENDED = (1, 30, 4)
-ADVISORIES = (
-    ("--with-http_dav_module", "CVE-2026-27654"),
-    ("--with-http_mp4_module", "CVE-2026-27784, CVE-2026-32647"),
-    ("--with-http_slice_module", "CVE-2026-60005"),
-    ("--with-http_v3_module", "CVE-2026-40460, CVE-2026-42530"),
-    ("--with-mail", "CVE-2025-53859, CVE-2026-27651, CVE-2026-28753"),
-)
-"""Advisories for modules that are not built by default, mended in 1.30.4 or before (docs/facts.md#nginx-versions)."""
-
 _ARGUMENT = re.compile(r"--with(?:out)?-[a-z0-9_-]+(?:=[A-Za-z0-9_=,.:/+@% -]{0,300})?")
 _OURS = ("--with-cc=", "--with-cpp=")
 
@@ -78,8 +69,11 @@ class Settings(Base):
     """Build of nginx. Without a group `balancer` every gpu host has an nginx."""
 
     version: Version = "1.26.3"
-    """Version to build. 1.26.3 is the last of its line and gets no more fixes. 1.30.5 closes most of the known holes,
-    and 1.30.7 more (docs/facts.md#nginx-versions)."""
+    """Version to build. 1.26.3 is the last of its line and gets no more fixes; 1.30.7 has no known vulnerability
+    (docs/facts.md#nginx-versions)."""
+    accept_known_vulnerabilities: bool = Field(default=False, examples=[True])
+    """Whether a version with known vulnerabilities may be built as published. Without `true`, `provision`
+    refuses the version. `plan` and `verify` name accepted vulnerabilities in a single line."""
     sha256: Sha256 | None = None
     """sha256 of the tarball. Known for 1.26.3, 1.28.3, 1.30.4 and 1.30.5; needed for every other version."""
     url: Url | Literal[""] = ""
@@ -105,7 +99,7 @@ class Settings(Base):
             )
         if not re.fullmatch(r"1\.\d+\.\d+", self.version):
             yield ("version",), "must be a version of nginx, such as 1.26.3"
-        elif release(self.version) < (1, 26, 0):
+        elif vulnerabilities.release(self.version) < (1, 26, 0):
             yield ("version",), "must be 1.26.0 or later"
         for number, argument in enumerate(self.configure_args):
             yield from ((("configure_args", number), text) for text in _wrong(argument))
@@ -130,33 +124,54 @@ def _wrong(argument: str) -> Iterator[str]:
         yield "is needed by the balancer's configuration"
 
 
-def release(version: str) -> tuple[int, ...]:
-    """Return a version as numbers."""
-    return tuple(int(part) for part in version.split("."))
+def known_of(settings: Settings) -> list[str]:
+    """Return the known vulnerabilities of the version and modules that the settings declare."""
+    return vulnerabilities.known(settings.version, settings.configure_args)
 
 
-def advice(host: Host, inventory: Inventory) -> Iterator[str]:
-    """Yield the known holes in the nginx of a balancer."""
-    if is_balancing(host, inventory):
-        yield from holes(host.of(Settings))
+def accepted(host: Host, inventory: Inventory) -> Iterator[str]:
+    """Yield the known vulnerabilities that the operator has accepted for a balancer."""
+    settings = host.of(Settings)
+    if is_balancing(host, inventory) and (names := known_of(settings)):
+        yield (
+            f"nginx {settings.version} has {_counted(names)}, accepted by nginx.accept_known_vulnerabilities: the"
+            " configuration of the balancer uses little of what they need (docs/facts.md#nginx-versions)"
+        )
 
 
-def holes(settings: Settings) -> Iterator[str]:
-    """Yield the known holes of the declared version."""
-    if release(settings.version) >= MENDED:
+def _counted(names: Sequence[str], most: int = 3) -> str:
+    """Return how many vulnerabilities there are, with the newest names."""
+    shown = ", ".join(reversed(names[-most:])) + (" and others" if len(names) > most else "")
+    return f"{len(names)} known vulnerabilities ({shown})" if len(names) != 1 else f"a known vulnerability ({shown})"
+
+
+def _is_refused(host: Host, inventory: Inventory) -> bool:
+    """Return whether a balancer would build a version with known vulnerabilities that nobody accepted."""
+    settings = host.of(Settings)
+    return is_balancing(host, inventory) and not settings.accept_known_vulnerabilities and len(known_of(settings)) > 0
+
+
+def _refusal(host: Host, inventory: Inventory) -> Iterator[Problem]:
+    """Yield the refusal of a version, once for all balancers that would build the same source."""
+    if not _is_refused(host, inventory):
         return
-    yield (
-        f"nginx {settings.version} has known holes that only 1.30.4 and later mend (CVE-2026-42533, CVE-2026-42945,"
-        " CVE-2026-9256 and others). The configuration written here uses nothing that they need. To be rid of them"
-        f" set nginx: {{version: 1.30.5, sha256: {KNOWN['1.30.5']}}}"
-    )
-    for argument, names in ADVISORIES:
-        if any(given.startswith(argument) for given in settings.configure_args):
-            yield f"nginx {settings.version} built {argument} is open to {names}: leave it out, or set version: 1.30.5"
+    settings = host.of(Settings)
+    same = (other for other in inventory.hosts if other.of(Settings).source == settings.source)
+    users = [other.name for other in same if _is_refused(other, inventory)]
+    if users[0] == host.name:
+        others = f" and on {len(users) - 1} more" if len(users) > 1 else ""
+        message = (
+            f"nginx {settings.version} on {host.name}{others} has known vulnerabilities:"
+            f" {', '.join(known_of(settings))}. Three ways out: nginx.version {vulnerabilities.MENDED} with its"
+            " nginx.sha256, which has none of them; nginx.patches, a series that closes them;"
+            " or nginx.accept_known_vulnerabilities: true"
+        )
+        yield host.problem("nginx", ("version",), message)
 
 
 def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
-    """Yield a build host that is no balancer."""
+    """Yield a version with known vulnerabilities that nobody accepted, and a build host that is no balancer."""
+    yield from _refusal(host, inventory)
     name = host.of(Settings).build_host
     users = [other.name for other in inventory.hosts if is_balancing(other, inventory)]
     if is_balancing(host, inventory) and name and name not in users:

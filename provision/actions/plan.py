@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provision.actions.pace import DEFAULT_PACE
 from provision.actions.request import Request
-from provision.actions.results import Plan, advice, clocks
+from provision.actions.results import Plan, accepted, advice, clocks
 from provision.events import Listener, ignore
 
 
@@ -41,6 +41,7 @@ def planned(request: Request, resume: str, listen: Listener) -> Plan:
     session, rollout = session_over_hosts(request, DEFAULT_PACE, listen, run_id=resume)
     outcomes = session.look(rollout, rollout.plan, hosts_of(rollout))
     dead = None if resume else log.Logs(log.default_folder()).unfinished(request.inventory)
-    warnings = (*clocks(outcomes), *advice(session.context.inventory, outcomes))
-    remarks = (*warnings, *([dead.epitaph] if dead else []))
-    return Plan(session.context.inventory, outcomes, exit_code.of_plan(rollout, outcomes), remarks)
+    inventory = session.context.inventory
+    told = dict.fromkeys((*advice(inventory, outcomes), *accepted(inventory, session.context.roles)))
+    remarks = (*clocks(outcomes), *told, *([dead.epitaph] if dead else []))
+    return Plan(inventory, outcomes, exit_code.of_plan(rollout, outcomes), remarks)

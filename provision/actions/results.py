@@ -10,7 +10,7 @@ from provision.actions import documents
 from provision.actions.exit_code import INTERRUPTED, HostOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from provision.actions.draining import Drain  # noqa: F401 - a base class names it
     from provision.actions.pace import Pace
@@ -178,11 +178,18 @@ class VerifyResult:
         inventory: all hosts.
         hosts: the checks or the error of every host.
         exit_code: 0 if everything is proved.
+        remarks: the risks accepted by the operator.
     """
 
     inventory: Inventory
     hosts: Sequence[HostResult]
     exit_code: int
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of the inventory, and the remarks."""
+        return (*self.inventory.warnings, *self.remarks)
 
 
 @dataclass(frozen=True)
@@ -206,6 +213,17 @@ def clocks(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def advice(inventory: Inventory, outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the advice of the inventory about roles that a plan changes."""
+    """Return the advice of the inventory about roles that a plan changes, and the accepted risks of these roles."""
     roles = {change.role for outcome in outcomes for change in outcome.plan.changes}
-    return [text for role, texts in inventory.advice.items() if role in roles for text in texts]
+    told = (inventory.advice, inventory.accepted)
+    return [text for sentences in told for role, texts in sentences.items() if role in roles for text in texts]
+
+
+def accepted(inventory: Inventory, roles: Collection[str]) -> list[str]:
+    """Return the risks accepted by the operator.
+
+    Args:
+        inventory: all hosts.
+        roles: names of the roles of the command.
+    """
+    return [text for role, texts in inventory.accepted.items() if role in roles for text in texts]

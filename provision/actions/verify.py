@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provision.actions.pace import DEFAULT_PACE
 from provision.actions.request import Request
-from provision.actions.results import VerifyResult
+from provision.actions.results import VerifyResult, accepted
 from provision.events import Event, Listener, ignore
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def verify(
         results = run_pytest(Verification(rollout, deep=deep), junit=junit, quiet=quiet, verbose=verbose)
     finally:
         listen(Event("", "over"))
-    return VerifyResult(inventory, results, _exit_code(results))
+    return VerifyResult(inventory, results, _exit_code(results), tuple(accepted(inventory, session.context.roles)))
 
 
 def _exit_code(results: Sequence[HostResult]) -> int:

@@ -68,7 +68,8 @@ def _check(inventory: str, limit: tuple[str, ...], extra_vars: tuple[str, ...], 
         _failed(error, as_json=as_json)
         return error.exit_code
     chosen = loaded.replace(loaded.select(limit))
-    warnings = (*loaded.warnings, *(text for texts in loaded.advice.values() for text in texts))
+    told = (*loaded.advice.values(), *loaded.accepted.values())
+    warnings = (*loaded.warnings, *(text for texts in told for text in texts))
     if as_json:
         document("inventory check", 0, warnings, problems=[], summary=_summary(chosen))
         return 0

@@ -88,7 +88,7 @@ def _fields(cls: type[Settings], indent: int, given: Settings | None = None) -> 
             yield f"{' ' * indent}{name}:"
             yield from _fields(type(default), indent + 2, default)
         else:
-            yield f"{' ' * indent}{name}: {_flow(default)}"
+            yield f"{' ' * indent}{name}: {_shown(field, default)}"
             yield from _shape(name, field, indent)
 
 
@@ -142,6 +142,11 @@ def _comment(text: str, indent: int) -> list[str]:
     return textwrap.wrap(
         " ".join(first.split()), WIDTH, initial_indent=prefix, subsequent_indent=prefix, break_on_hyphens=False
     )
+
+
+def _shown(field: FieldInfo, default: Any) -> str:
+    """Return the value of a setting for the page: the default, or the example that the setting names instead."""
+    return f"{_flow(field.examples[0])}  # by default {_flow(default)}" if field.examples else _flow(default)
 
 
 def _flow(value: Any) -> str:

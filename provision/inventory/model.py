@@ -165,12 +165,14 @@ class Inventory:
         hosts: every host.
         warnings: harmless oddities, each a line for people.
         advice: role -> sentences about its settings, for the commands that can act on advice.
+        accepted: role -> sentences about risks accepted by the operator.
     """
 
     path: str
     hosts: tuple[Host, ...]
     warnings: tuple[str, ...] = ()
     advice: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    accepted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def host(self, name: str) -> Host:
         """Return the host of a name. Raises UsageError with the nearest name if there is none."""

@@ -81,6 +81,11 @@ class Role(Protocol):
         return ()
 
     @staticmethod
+    def accepted(host: Host, inventory: Inventory) -> Iterable[str]:
+        """Return sentences about risks accepted by the operator, for `inventory check`, plans and `verify`."""
+        return ()
+
+    @staticmethod
     def waits_for(host: Host, inventory: Inventory) -> str:
         """Return the name of the host whose build this host needs; empty if none."""
         return ""
@@ -238,11 +243,11 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
     warnings = [text for texts in _sentences("warnings", inventory).values() for text in texts]
     inventory = inventory.replace(inventory.hosts, *dict.fromkeys(warnings))
-    inventory = dataclasses.replace(inventory, advice=_sentences("advice", inventory))
     problems = list(_fleet_problems(inventory))
     if problems:
         raise InventoryError(problems, inventory.warnings)
-    return inventory
+    advice, accepted = (_sentences(name, inventory) for name in ("advice", "accepted"))
+    return dataclasses.replace(inventory, advice=advice, accepted=accepted)
 
 
 def with_instances(host: Host) -> Host:

@@ -33,8 +33,10 @@ def show(request: Request, result: VerifyResult, *, as_json: bool, verbose: bool
         quiet: whether to print failures and the last line alone.
     """
     if as_json:
-        console.document("verify", result.exit_code, result.inventory.warnings, **document(result.hosts))
+        console.document("verify", result.exit_code, result.warnings, **document(result.hosts))
         return
+    for remark in () if quiet else result.remarks:
+        console.warn(remark)
     if verbose:
         _passed(result.hosts)
     failures(((host.host, host.error) for host in result.hosts), result.inventory)

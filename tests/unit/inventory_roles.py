@@ -83,6 +83,8 @@ class Nginx(Settings):
 
     version: Version = "1.26.3"
     """Which release."""
+    accept_known_vulnerabilities: bool = False
+    """Whether holes are accepted."""
     url: Url | None = None
     """Where the tarball is."""
     sha256: Sha256 | None = None

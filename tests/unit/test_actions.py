@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "library.md"
 HEAVY = {"click", "fabric", "jinja2", "locust", "paramiko", "pydantic", "pytest", "rich", "testinfra", "yaml"}
 INVENTORY = """
+all: {vars: {nginx: {accept_known_vulnerabilities: true}}}
 gpu:
   hosts:
     gpu-01: {ansible_host: 192.0.2.1, ollama: {instances: [{gpus: [0]}]}}
@@ -187,8 +188,8 @@ def test_on_a_terminal_the_command_shows_the_plan_once_and_asks(
     said = capsys.readouterr()
     assert said.out.count("note:gpu-01.note") == (2 if agrees else 1), "in the plan and in the recap"
     assert ("2 changed of 2" in said.out) == agrees
-    assert said.err.count("warning") == 0, "the advice about nginx is for a plan that changes nginx"
-    assert list(actions.plan(request_of()).inventory.advice) == ["nginx"]
+    assert said.err.count("warning") == 0, "the accepted risk of nginx is for a plan of nginx"
+    assert list(actions.plan(request_of()).inventory.accepted) == ["nginx"]
     assert notes(tmp_path) == made
 
 
@@ -196,6 +197,7 @@ def test_a_stage_as_a_fabric_task_deploys_one_host(request_of, tmp_path):
     """Fabric finds the tasks in a process of its own."""
     inventory = tmp_path / "inventory.yaml"
     inventory.write_text(
+        "all: {vars: {nginx: {accept_known_vulnerabilities: true}}}\n"
         "gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}"
     )
     program = Path(sys.executable).with_name("fab")

@@ -32,6 +32,7 @@ __all__ = ["register"]
 GOLDEN = Path(__file__).parent / "another_engine.plan"
 INVENTORY = """
 all:
+  vars: {nginx: {accept_known_vulnerabilities: true}}
   children:
     gpu:
       hosts:

@@ -203,7 +203,10 @@ def test_hostile_files_are_refused_in_bounded_words(text, pattern, write, capsys
     ],
 )
 def test_words_for_missing_things_are_usage_errors(words, pattern, write, capsys):
-    path = write("all: {children: {gpu: {hosts: {gpu-01: {ollama: {instances: [{gpus: [0]}]}}}}}}\n")
+    path = write(
+        "all: {vars: {nginx: {accept_known_vulnerabilities: true}},"
+        " children: {gpu: {hosts: {gpu-01: {ollama: {instances: [{gpus: [0]}]}}}}}}\n"
+    )
     where = [] if "-i" in words or words == ["depoly"] else ["-i", path]
     assert execute([*words, *where]) == 2
     shown = capsys.readouterr().err

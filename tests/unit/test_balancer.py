@@ -259,7 +259,10 @@ def test_many_models_make_one_short_warning_that_names_the_host() -> None:
 def test_loading_an_inventory_warns_of_models_that_some_instances_lack(tmp_path: Path) -> None:
     instances = "{gpus: [0], models: [a]}, {gpus: [1], models: [b]}"
     path = tmp_path / "i.yaml"
-    path.write_text(f"all: {{children: {{gpu: {{hosts: {{gpu-01: {{ollama: {{instances: [{instances}]}}}}}}}}}}}}\n")
+    path.write_text(
+        "all: {vars: {nginx: {accept_known_vulnerabilities: true}}}\n"
+        f"gpu: {{hosts: {{gpu-01: {{ollama: {{instances: [{instances}]}}}}}}}}\n"
+    )
     (text,) = (one for one in role_interface.load(str(path)).warnings if "404" in one)
     assert text.startswith("gpu-01: the balancer sends a request to any of its instances, whatever model it asks for")
     assert "not every instance has a:latest (1 of 2 instances), b:latest (1 of 2 instances). Give all of them" in text

@@ -16,7 +16,7 @@ from provision.runs.context import Context
 GPU = "ollama: {instances: [{gpus: [0]}]}"
 FLEET = """
 all:
-  vars: {nginx: {NGINX}}
+  vars: {nginx: {accept_known_vulnerabilities: true, NGINX}}
   children:
     gpu: {hosts: {gpu-01: {GPU}, gpu-02: {GPU}, gpu-03: {GPU}}}
     balancer: {hosts: {BALANCERS}}

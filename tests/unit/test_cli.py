@@ -27,6 +27,7 @@ def provision(*words, stdin=subprocess.DEVNULL, env=None):
 def inventory(tmp_path):
     path = tmp_path / "inventory.yaml"
     path.write_text(
+        "all: {vars: {nginx: {accept_known_vulnerabilities: true}}}\n"
         "gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}\n"
     )
     return str(path)

@@ -274,9 +274,10 @@ def test_an_instance_tested_before_ctrl_c_stays_drained(make: Any, instances: Fa
 INVENTORY = """
 gpu: {hosts: {a: {ansible_host: 10.0.0.1, ollama: {models: [m], instances: [{gpus: [0]}, {gpus: [1]}]}}}}
 balancer: {hosts: {lb-1: {ansible_host: 10.0.0.5}}}
-all: {vars: {ansible_become_password: hunter2-hunter2}}
+all: {vars: {ansible_become_password: hunter2-hunter2, nginx: {accept_known_vulnerabilities: true}}}
 """
 MANY = f"""
+all: {{vars: {{nginx: {{accept_known_vulnerabilities: true}}}}}}
 gpu:
   hosts:
     a: {{ansible_host: 10.0.0.1, ollama: {{models: [m], instances: [{{gpus: [0]}}, {{gpus: [1]}}]}}}}

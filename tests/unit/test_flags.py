@@ -21,6 +21,7 @@ from . import test_actions
 noting, request_of = test_actions.noting, test_actions.request_of
 HERE = ["-i", "inventory.yaml", "-t", "docker"]
 INVENTORY = """
+all: {vars: {nginx: {accept_known_vulnerabilities: true}}}
 gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {models: [m], instances: [{gpus: [0]}]}}}}
 balancer: {hosts: {lb: {ansible_host: 127.0.0.2, ansible_port: 1}}}
 """

@@ -13,6 +13,7 @@ from provision.steps.instance import endpoint
 INVENTORY = """
 all:
   vars:
+    nginx: {accept_known_vulnerabilities: true}
     ollama: {VARS}
   children:
     gpu: {hosts: {gpu-01: {ollama: {instances: [{gpus: [0]}, {gpus: [1], name: big, storage: /srv/big}]}}}}

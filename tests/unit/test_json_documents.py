@@ -41,6 +41,7 @@ from . import test_actions
 noting = test_actions.noting  # a fixture: two hosts that are this machine's shell, and each should have a note
 HERE = ["-i", "inventory.yaml", "-t", "docker", "--json"]
 INVENTORY = """
+all: {vars: {nginx: {accept_known_vulnerabilities: true}}}
 gpu: {hosts: {box: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {models: [m], instances: [{gpus: [0]}]}}}}
 balancer: {hosts: {lb: {ansible_host: 127.0.0.2, ansible_port: 1}}}
 """

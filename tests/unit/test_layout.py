@@ -233,19 +233,22 @@ def test_the_trace_shows_what_goes_over_ssh(capsys):
 
 
 def test_advice_is_for_a_plan_that_changes_its_role():
-    inventory = Inventory(path="i.yaml", hosts=HOSTS, advice={"nginx": ("set version",)})
+    inventory = Inventory(path="i.yaml", hosts=HOSTS, advice={"nginx": ("set version",)}, accepted={"nginx": ("risk",)})
     step = Build(source=Source(version="1.26.3", sha256="0" * 64, url="http://x"))
     plans = [HostPlan((Change(role, step, "add", "not there"),)) for role in ("docker", "nginx")]
     assert advice(inventory, [Outcome("a", plans[0])]) == []
-    assert advice(inventory, [Outcome("a", plan) for plan in plans]) == ["set version"]
+    assert advice(inventory, [Outcome("a", plan) for plan in plans]) == ["set version", "risk"]
 
 
-def test_the_default_nginx_is_no_warning_but_advice(tmp_path):
+def test_the_default_nginx_is_no_warning_but_an_accepted_risk(tmp_path):
     path = tmp_path / "inventory.yaml"
-    path.write_text("gpu: {hosts: {a: {ollama: {instances: [{gpus: [0]}]}}}}")
+    path.write_text(
+        "all: {vars: {nginx: {accept_known_vulnerabilities: true}}}\n"
+        "gpu: {hosts: {a: {ollama: {instances: [{gpus: [0]}]}}}}"
+    )
     loaded = role_interface.load(str(path))
     assert not any("nginx" in warning for warning in loaded.warnings)
-    assert "1.30" in loaded.advice["nginx"][0]
+    assert "1.26.3" in loaded.accepted["nginx"][0]
 
 
 def test_what_is_in_the_store_is_planned_as_a_copy(tmp_path):

@@ -263,7 +263,10 @@ def test_a_foreign_target_needs_a_model_and_no_inventory(capsys):
 
 def test_a_target_replaces_a_balancer_that_this_machine_cannot_reach(capsys, tmp_path):
     settings = "ollama: {instances: [{gpus: [0]}]}, balancer: {listen: [127.0.0.1]}"
-    (tmp_path / "prod.yaml").write_text(f"gpu: {{hosts: {{box: {{ansible_host: 10.0.0.1, {settings}}}}}}}")
+    (tmp_path / "prod.yaml").write_text(
+        "all: {vars: {nginx: {accept_known_vulnerabilities: true}}}\n"
+        f"gpu: {{hosts: {{box: {{ansible_host: 10.0.0.1, {settings}}}}}}}"
+    )
     words = ["-i", str(tmp_path / "prod.yaml"), "--model", "m"]
     assert "listens on 127.0.0.1 only" in loadtest(capsys, *words)[1]
     assert "cannot be reached" in loadtest(capsys, *words, "--target", "http://127.0.0.1:9", "--yes")[1]

@@ -138,7 +138,10 @@ def test_lock_status_names_the_dead_run_of_a_lock_and_the_next_command(logs, cap
     assert [one["next"] for one in locks] == [f"provision deploy --resume {RUN}"] * 2 + [""] * 2
 
 
-UNREACHABLE = "gpu: {hosts: {a: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}"
+UNREACHABLE = """
+all: {vars: {nginx: {accept_known_vulnerabilities: true}}}
+gpu: {hosts: {a: {ansible_host: 127.0.0.1, ansible_port: 1, ollama: {instances: [{gpus: [0]}]}}}}
+"""
 
 
 @pytest.mark.parametrize("words", [["history"], ["plan"], ["history", "--json"], ["plan", "--json"]])

@@ -570,7 +570,8 @@ def test_the_models_of_a_leaving_instance_go_first_and_superseded_models_go_last
 def advice(tmp_path: Path, models: str, more: str = "") -> list[str]:
     path = tmp_path / "i.yaml"
     ollama = f"{{models: [{models}], instances: [{{gpus: [0]}}]}}"
-    path.write_text(f"all: {{vars: {{{more}}}, children: {{gpu: {{hosts: {{gpu-01: {{ollama: {ollama}}}}}}}}}}}\n")
+    settings = ", ".join(filter(None, ["nginx: {accept_known_vulnerabilities: true}", more]))
+    path.write_text(f"all: {{vars: {{{settings}}}, children: {{gpu: {{hosts: {{gpu-01: {{ollama: {ollama}}}}}}}}}}}\n")
     return list(role_interface.load(str(path)).advice.get("models", ()))
 
 
@@ -598,7 +599,7 @@ def test_the_check_says_that_insecure_has_no_effect(tmp_path: Path) -> None:
 def test_only_registries_of_ones_own_are_asked_over_plain_http(tmp_path: Path) -> None:
     path = tmp_path / "i.yaml"
     ollama = '{models: ["10.0.0.1:5000/library/a", "hf.co/space/b", c], instances: [{gpus: [0]}]}'
-    everywhere = "{models: {insecure: true}}"
+    everywhere = "{models: {insecure: true}, nginx: {accept_known_vulnerabilities: true}}"
     path.write_text(f"all: {{vars: {everywhere}, children: {{gpu: {{hosts: {{gpu-01: {{ollama: {ollama}}}}}}}}}}}\n")
     inventory = role_interface.load(str(path))
     steps = role.steps(inventory.hosts[0], inventory)

@@ -203,7 +203,7 @@ def test_the_card_of_an_index(index: int, uuid: str | None) -> None:
 
 
 LIMITED = """all:
-  vars: {nvidia_toolkit: {smi_timeout: LIMIT}}
+  vars: {nginx: {accept_known_vulnerabilities: true}, nvidia_toolkit: {smi_timeout: LIMIT}}
   children: {gpu: {hosts: {gpu-01: {ollama: {instances: [{gpus: [0]}]}}}}}
 """
 

@@ -34,7 +34,7 @@ from .test_recovery import make as recovering  # noqa: F401 - a fixture
 NAMES = ("gpu-01", "gpu-02", "lb-01", "lb-02", "mon-01")
 INVENTORY = """
 all:
-  vars: {monitoring: {interval: 5s}}
+  vars: {nginx: {accept_known_vulnerabilities: true}, monitoring: {interval: 5s}}
   children:
     gpu: {hosts: {gpu-01: {ollama: {instances: [{gpus: [0]}]}}, gpu-02: {ollama: {instances: [{gpus: [0]}]}}}}
     balancer: {hosts: {lb-01: {}, lb-02: {}}}

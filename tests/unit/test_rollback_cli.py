@@ -20,6 +20,7 @@ from provision.testing import ShellHost
 OLD, DRAIN, NEW = "20261122T081140Z-0001", "20261122T091140Z-0002", "20261122T091540Z-0003"
 INVENTORY = """
 all:
+  vars: {nginx: {accept_known_vulnerabilities: true}}
   children:
     gpu: {hosts: {gpu-01: {ansible_host: gpu, ollama: {instances: [{gpus: [0]}]}}}}
     balancer: {hosts: {lb-01: {ansible_host: lb}}}

@@ -31,6 +31,7 @@ ROLES = frozenset(role_interface.order())
 INVENTORY = """
 all:
   vars:
+    nginx: {accept_known_vulnerabilities: true}
     ollama: {image: "ollama/ollama:0.34.4", models: [deepseek-r1:1.5b, qwen3:8b], https_proxy: "http://proxy.test:1"}
   children:
     gpu:

@@ -46,6 +46,7 @@ SCREENS = Path(__file__).parent.parent / "screens"
 COLUMNS = 80
 RUN = "20261130T021500Z-5e1f"
 FLEET = """\
+all: {vars: {nginx: {accept_known_vulnerabilities: true}}}
 gpu:
   hosts:
     gpu-01: {ansible_host: 10.0.0.11}
@@ -57,6 +58,7 @@ balancer:
     lb-01: {ansible_host: 10.0.0.5}
 """
 MANY = """\
+all: {vars: {nginx: {accept_known_vulnerabilities: true}}}
 gpu:
   hosts: {"gpu-[001:200]": {}}
   vars:

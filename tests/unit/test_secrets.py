@@ -46,6 +46,7 @@ all:
     ansible_user: ops
     ansible_password: !env CANARY_LOGIN
     ansible_become_password: !file sudo.txt
+    nginx: {accept_known_vulnerabilities: true}
     mine: {token: !env CANARY_TOKEN}
     ollama: {models: [deepseek-r1:1.5b], https_proxy: !env CANARY_PROXY}
   children:

@@ -17,7 +17,10 @@ from tests.shell import sh
 
 from .test_host_run import Note
 
-INVENTORY = "gpu: {hosts: {gpu-01: {ansible_host: 192.0.2.1, ollama: {instances: [{gpus: [0]}]}}}}"
+INVENTORY = (
+    "all: {vars: {nginx: {accept_known_vulnerabilities: true}}}\n"
+    "gpu: {hosts: {gpu-01: {ansible_host: 192.0.2.1, ollama: {instances: [{gpus: [0]}]}}}}"
+)
 PUBLIC = {name for name in vars(Transport) if not name.startswith("_")}
 
 

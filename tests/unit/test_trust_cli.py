@@ -44,7 +44,10 @@ def inventory(machine: int, tmp_path: Path) -> str:
     path = tmp_path / "inventory.yaml"
     known = f"-o UserKnownHostsFile={tmp_path}/known_hosts"
     hosts = f"{{box: {{ansible_host: 127.0.0.1, ansible_port: {machine}, ollama: {{instances: [{{gpus: [0]}}]}}}}}}"
-    path.write_text(f'gpu: {{hosts: {hosts}, vars: {{ansible_ssh_common_args: "{known}"}}}}\n')
+    path.write_text(
+        "all: {vars: {nginx: {accept_known_vulnerabilities: true}}}\n"
+        f'gpu: {{hosts: {hosts}, vars: {{ansible_ssh_common_args: "{known}"}}}}\n'
+    )
     return str(path)
 
 
