@@ -172,6 +172,25 @@ def test_the_lab_part_has_every_file_of_lab_tests_and_the_sample_of_the_faults()
     }
 
 
+REPORT = """<testsuites><testsuite>
+<testcase classname="tests.lab.test_lab" name="test_up" time="1.5" />
+<testcase classname="tests.lab.test_lab" name="test_cut" time="2"><failure message="assert 1 == 2">def test_cut():
+&gt;       assert 1 == 2
+E       assert 1 == 2</failure></testcase>
+<testcase classname="tests.lab.test_lab" name="test_save" time="0"><error message="no lab">gone</error></testcase>
+</testsuite></testsuites>"""
+
+
+def test_each_test_of_the_lab_has_a_verdict_with_pytests_evidence() -> None:
+    told = lab.verdicts(REPORT, JUDGED)
+    assert [(each.case, each.verdict, each.evidence, each.seconds) for each in told] == [
+        ("tests/lab/test_lab.py: test_up", "holds", "", 1.5),
+        ("tests/lab/test_lab.py: test_cut", "differs", "assert 1 == 2", 2.0),
+        ("tests/lab/test_lab.py: test_save", "failed", "no lab\ngone", 0.0),
+    ]
+    assert {each.version for each in told} == {"6.1.0"}
+
+
 def test_the_phases_of_the_demo_come_from_its_prompts() -> None:
     lines = [(1.0, "booting"), (18.0, "$ provision plan --no-diff"), (20.0, "$ provision deploy --yes"), (30.5, "ok")]
     lines += [(40.0, "$ provision verify"), (50.0, "$ curl -N x"), (51.0, "Answered by gpu-01")]

@@ -42,7 +42,7 @@ class Carrier:
     """
 
     def __init__(self, log: Path, say: Callable[[str], None]) -> None:
-        self._log = log
+        self.log = log
         self._say = say
         self._login: Login | None = None
         self._machine: _Machine | None = None
@@ -85,7 +85,7 @@ class Carrier:
         machine = _Machine("carrier", home, image, SHAPE, UserNetwork(port))
         known = FOLDER / "known_hosts"
         known.write_text(keys.known_host(host_key, [f"[127.0.0.1]:{port}"]))
-        login = Login(port, key, known, self._log, machine.factor)
+        login = Login(port, key, known, self.log, machine.factor)
         self._machine = machine
         if not (KEEP and machine.running):
             machine.discard()

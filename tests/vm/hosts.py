@@ -1,11 +1,9 @@
 """The hosts are virtual machines (`provision lab up --vm`), each with a kernel, systemd and AppArmor of its own. The
 cases: the sequence of deploy, plan and verify; a daemon-reload behind running containers; a reboot; and power off in a
 roll. SIMULATED, as in every lab: the cards, NVIDIA's toolkit, the model server. Base image, kernel and package
-repositories come from the machine; nginx is compiled on a host of the part, unless the machine has a build for this
-release."""
+repositories come from the machine. nginx does too: a container of the machine compiles nginx once for each release."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,11 +17,12 @@ import yaml
 from provision.lab import acceleration, vm_image
 from provision.lab.lab import Lab
 from provision.lab.shell import LabError
+from tests.vm import builds
 from tests.vm.carrier import FOLDER, KEEP, Carrier
-from tests.vm.case import Case, Judged, ending
-from tests.vm.guest import Said, talked
+from tests.vm.case import Case, Judged
+from tests.vm.guest import Said
 
-MEMORY = 4.0
+MEMORY = 4.6
 """GiB for the three hosts of a part."""
 GPU, ALL = ("gpu-01", "gpu-02"), ("gpu-01", "gpu-02", "lb-01")
 _UPSTREAM = "/etc/provision/nginx/upstream.conf"
@@ -38,6 +37,7 @@ def of(release: str) -> Callable[[Carrier, Judged], Sequence[Case]]:
     def cases(_: Carrier, judge: Judged) -> Sequence[Case]:
         hosts = Hosts(release, judge)
         return [
+            Case("nginx for the hosts is compiled in a container of this machine", hosts.compile),
             Case("hosts boot with a kernel and a systemd of their own", hosts.boot),
             Case("bare hosts become an endpoint", hosts.deploy),
             Case("a plan finds nothing to change", hosts.plan),
@@ -70,6 +70,10 @@ class Hosts:
         self._log = FOLDER / "output.log"
         self._inventory = FOLDER / f"{release}.yaml"
 
+    def compile(self) -> str:
+        """The store of the run has nginx for the release."""
+        return builds.ensure(self._release, self._log)
+
     def boot(self) -> str:
         """Boot two gpu hosts and a balancer."""
         self._remove()
@@ -79,9 +83,9 @@ class Hosts:
         )
         self._inventory.write_text(self._lab().inventory.read_text())
         told = [self._sh(host, "uname -r; stat -f -c %T /sys/fs/cgroup; cat /proc/1/comm").split() for host in ALL]
-        kernel = Path("/proc/sys/kernel/osrelease").read_text().strip()
-        for host, (release, kind, init) in zip(ALL, told, strict=True):
-            assert release != kernel, f"{host} has this machine's kernel {kernel}"
+        boots = {self._boot_id(host) for host in ALL} | {Path("/proc/sys/kernel/random/boot_id").read_text().strip()}
+        assert len(boots) == len(ALL) + 1, "hosts share a kernel with each other or with this machine"
+        for host, (_, kind, init) in zip(ALL, told, strict=True):
             assert (kind, init) == ("cgroup2fs", "systemd"), f"{host}: {kind}, {init}"
         self._judge.version = told[0][0]
         return f"lab up --vm: {said.seconds:.0f} s; kernels {', '.join(sorted({row[0] for row in told}))}, cgroup v2"
@@ -130,7 +134,9 @@ class Hosts:
         begun = time.monotonic()
         self._until(lambda: all(self._boot_id(host) not in {"", before[host]} for host in ALL), 240, "a new boot")
         booted = time.monotonic() - begun
-        self._until(lambda: self._code("plan", "--exit-code", *self._where) == 0, 240, "a plan without changes")
+        plan = ["plan", "--exit-code", *self._where]
+        waiting = 240 * self._factor
+        self._until(lambda: builds.provision(plan, self._log, waiting).code == 0, 240, "a plan without changes")
         serving = time.monotonic() - begun
         return f"new boots after {booted:.0f} s, a plan without changes after {serving:.0f} s; {self.verify()}"
 
@@ -139,8 +145,8 @@ class Hosts:
         data: dict[str, Any] = yaml.safe_load(self._inventory.read_text())
         data["all"]["vars"]["ollama"]["context_length"] = _LENGTH
         self._inventory.write_text(yaml.safe_dump(data))
-        words = self._words("deploy", "--yes", *self._where)
-        with self._log.open("a") as log, subprocess.Popen(words, stdout=log, stderr=log, env=_environment()) as deploy:
+        words, env = [sys.executable, "-m", "provision", "deploy", "--yes", *self._where], builds.environment()
+        with self._log.open("a") as log, subprocess.Popen(words, stdout=log, stderr=log, env=env) as deploy:
             try:
                 self._until(lambda: deploy.poll() is not None or self._at_work("gpu-01"), 240, "work on gpu-01")
                 assert deploy.poll() is None, f"the deploy ended with exit code {deploy.returncode} before the cut"
@@ -235,26 +241,8 @@ class Hosts:
             assert time.monotonic() < deadline, f"no {what} within {seconds * self._factor:.0f} s"
             time.sleep(0.5)
 
-    def _words(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "provision", *words]
-
-    def _code(self, *words: str) -> int:
-        return self._said(words, 240).code
-
     def _ran(self, *words: str, seconds: float) -> Said:
-        said = self._said(words, seconds)
-        assert said.code == 0, f"`provision {words[0]}` ended with exit code {said.code}: {ending(said.text)}"
-        return said
-
-    def _said(self, words: Sequence[str], seconds: float) -> Said:
-        with self._log.open("a") as log:
-            log.write(f"$ provision {' '.join(words)}\n")
-        return talked(self._words(*words), self._log, seconds * self._factor, env=_environment())
-
-
-def _environment() -> dict[str, str]:
-    """The environment of the commands: builds of nginx are kept beside the machines, and not with the operator's."""
-    return {**os.environ, "XDG_CACHE_HOME": str(FOLDER / "cache"), "COLUMNS": "160"}
+        return builds.passed(words, self._log, seconds * self._factor)
 
 
 def _last(said: Said) -> str:

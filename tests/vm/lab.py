@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.results import ROOT
 from tests.verdicts import Verdict, Word
-from tests.vm import demo
-from tests.vm.carrier import OFFLINE, Carrier
+from tests.vm import builds, demo
+from tests.vm.carrier import HOSTS, OFFLINE, Carrier
 from tests.vm.case import Case, Judged, NotRunError, ending
 
 MINUTES = 30
@@ -36,6 +36,7 @@ def cases(carrier: Carrier, judge: Judged) -> list[Case]:
     """
     tests = Tests(carrier, judge)
     return [
+        Case("nginx for the carrier is compiled in a container of this machine", tests.compiles),
         Case("the carrier boots with Debian's kernel and a unified cgroup hierarchy", tests.boots),
         Case("a lab comes up", tests.up),
         *(Case(name, lambda name=name: tests.run(name), alone=True) for name in files()),  # type: ignore[misc]
@@ -55,6 +56,10 @@ class Tests:
         self._judge = judge
         self._begun = time.monotonic()
 
+    def compiles(self) -> str:
+        """The store of the run has nginx for the hosts of the lab."""
+        return builds.ensure(HOSTS, self._carrier.log)
+
     def boots(self) -> str:
         """The carrier boots; with the part `demo` before, the carrier runs and has the clone."""
         said = demo.booted(self._carrier, self._judge)
@@ -63,7 +68,7 @@ class Tests:
         return said
 
     def up(self) -> str:
-        """The lab that the tests share is up, and gets the nginx that the demo compiled."""
+        """The lab that the tests share is up, and gets the nginx of the carrier."""
         said = self._carrier.login.sh(
             f"cd /root/provision; {OFFLINE}; .venv/bin/provision lab up --install --name {_NAME};"
             f" if [ -d /root/.cache/provision ]; then mkdir -p {_BUILDS}; cp -a /root/.cache/provision {_BUILDS}; fi",
@@ -90,18 +95,29 @@ class Tests:
         report = self._carrier.login.sh(f"cat {_REPORT} || true").text
         if "<testcase" not in report:
             raise AssertionError(f"pytest ran no test: {ending(said.text)}")
-        return [self._verdict(row) for row in ET.fromstring(report).iter("testcase")]  # noqa: S314 - pytest wrote it
+        return verdicts(report, self._judge)
 
-    def _verdict(self, row: ET.Element) -> Verdict:
-        """Return the verdict of a test: a failure differs, and an error before or after the test gives no verdict."""
-        words: dict[str, Word] = {"failure": "differs", "error": "failed", "skipped": "not run"}
-        broken = next((each for each in row if each.tag in words), None)
-        evidence = ""
-        if broken is not None:
-            text = f"{broken.get('message', '')} {broken.text or ''}"
-            marked = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
-            evidence = "; ".join(marked) or ending(text)
-        verdict: Word = words[broken.tag] if broken is not None else "holds"
-        name = f"{row.get('classname', '').replace('.', '/')}.py: {row.get('name', '')}"
-        seconds = float(row.get("time", 0))
-        return Verdict(self._judge.program, self._judge.version, "lab", name, verdict, evidence, seconds)
+
+def verdicts(report: str, judge: Judged) -> list[Verdict]:
+    """Return a verdict for each test: a failure differs, and an error before or after the test gives no verdict.
+
+    Args:
+        report: pytest's report in JUnit's XML.
+        judge: the judged program.
+    """
+    return [_verdict(row, judge) for row in ET.fromstring(report).iter("testcase")]  # noqa: S314 - pytest wrote it
+
+
+def _verdict(row: ET.Element, judge: Judged) -> Verdict:
+    words: dict[str, Word] = {"failure": "differs", "error": "failed", "skipped": "not run"}
+    broken = next((each for each in row if each.tag in words), None)
+    word: Word = "holds" if broken is None else words[broken.tag]
+    name = f"{row.get('classname', '').replace('.', '/')}.py: {row.get('name', '')}"
+    evidence = "" if broken is None else _reason(broken)
+    return Verdict(judge.program, judge.version, "lab", name, word, evidence, float(row.get("time", 0)))
+
+
+def _reason(broken: ET.Element) -> str:
+    """The lines with pytest's mark of an error, or the end of the text."""
+    text = f"{broken.get('message', '')}\n{broken.text or ''}"
+    return "; ".join(line[1:].strip() for line in text.splitlines() if line.startswith("E ")) or ending(text)
