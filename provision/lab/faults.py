@@ -37,6 +37,8 @@ FAULTS = [
     Fault("driver-ancient", HOST, "the driver is 470.256.02, and nvidia-smi exits 2 if it is asked for compute_cap"),
     Fault("inforom-corrupt", HOST, "nvidia-smi lists all cards, warns of an infoROM, and exits 14"),
     Fault("nvidia-smi-hang", HOST, "nvidia-smi never ends"),
+    Fault("nvidia-smi-slow", HOST, "nvidia-smi takes 5 s for each call (--value SECONDS)"),
+    Fault("persistence-off", HOST, "the driver is not kept loaded: persistence mode is off"),
     Fault("card-missing", HOST, "a card is gone, and those behind it move up (--value INDEX; the last one by default)"),
     Fault("card-lost", HOST, "a card fell off the bus: nvidia-smi lists the others and exits 15 (--value INDEX)"),
     Fault("card-broken", HOST, "nvidia-smi says `GPU requires reset` of a card (--value INDEX)"),

@@ -13,7 +13,7 @@ from provision.report import console, layout, next_command
 from provision.report.console import WORST_FIRST, failures, say, say_command
 from provision.report.layout import paint
 from provision.report.recap import cell, first_column, named
-from provision.steps.base import NOT_ASKED
+from provision.steps.base import NOT_ASKED, WARNING
 from provision.steps.nginx.balancer_checks import DRAINED
 from provision.terminal_text import line
 from provision.verify.failure import CONNECTION, describe
@@ -85,7 +85,9 @@ def text(results: Sequence[HostResult], following: str) -> None:
         checks = [check for step in result.steps for check in step.checks]
         bad = [step for step in result.steps if not step.passed and not step.waits_for]
         verdict = paint(f"{result.result.upper():11}", "green" if result.result == "passed" else "red")
-        notes.update(dict.fromkeys(check.name for check in checks if check.name.startswith((DRAINED, NOT_ASKED))))
+        notes.update(
+            dict.fromkeys(check.name for check in checks if check.name.startswith((DRAINED, NOT_ASKED, WARNING)))
+        )
         cells = f"  {verdict}  {len(checks):>7}  {len(bad):>6}  {result.seconds:6.1f}s  "
         cell(named(result.host, width) + cells, _why_failed(result))
     for note in notes:

@@ -15,12 +15,13 @@ from provision.command import Answer, Command, Run
 from provision.steps import wording
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
-from provision.steps.proof import NOT_ASKED, Check, Content
+from provision.steps.proof import NOT_ASKED, WARNING, Check, Content
 from provision.steps.room import Filling
 
 __all__ = [
     "EVERY",
     "NOT_ASKED",
+    "WARNING",
     "Answer",
     "BlockedError",
     "Check",

@@ -222,8 +222,9 @@ def command(peers: tuple[str, ...], smi_timeout: float = nvidia_smi.TIMEOUT, par
         smi_timeout: seconds that one call of nvidia-smi may take.
         parts: members of `PARTS` and `AT_FIRST` to read beside the host itself.
     """
-    # Where a query fails, its two halves follow, and where a half fails, the list; each call may have to be killed.
-    cards = 3 * smi_timeout + 6 if CARDS in parts else 0
+    # Where a query fails, its two halves follow; where a half fails, the list and a third query. Each may have to be
+    # killed.
+    cards = 4 * smi_timeout + 8 if CARDS in parts else 0
     docker = STARTING + 4 * DOCKER_TIMEOUT if parts & {PUBLISHED, AT_FIRST} else 0
     script = Script("host/facts", _script(parts))
     timeout = READ_TIMEOUT + max(cards, docker)

@@ -14,28 +14,50 @@ RECORD = instance_paths.CARDS
 TIMEOUT = 15.0  # seconds; a healthy, loaded driver answers within a second
 CORE = "index,uuid,name,driver_version,memory.total"
 # A driver refuses the whole query for one unknown field, so fields that may be unknown have a query of their own.
-EXTRA = "uuid,compute_cap,mig.mode.current"
+EXTRA = "uuid,compute_cap,mig.mode.current,persistence_mode"
 ALL = f"{CORE},{EXTRA.partition(',')[2]}"
 MOST = 1024  # lines of the record
 
+# Sets `hung` to the id of a process that SIGKILL does not end, else to nothing: such a process hangs in the driver, in
+# state D with signal 9 pending (proc(5)). Each further call would hang too and stay until a reboot, so no read calls
+# nvidia-smi beside such a process, in a container or not.
+STUCK = (
+    r"hung=$(grep -lsEz '^Name:.nvidia-smi\s.*State:.D.*Pnd:.[0-9a-f]*[13579bdf]..\s' /proc/[0-9]*/status) || :"
+    "\nhung=${hung%%/status*}; hung=${hung##*/}"
+)
+# Sets `good` to the indices of the cards in `listed`, the output of `nvidia-smi -L`.
+GOOD = r"""good=$(echo "$listed" | sed -n 's/^GPU \([0-9]\{1,4\}\):.*UUID: GPU-.*/\1/p' | paste -sd,)"""
+
 # One query asks for all fields. Where that query fails, its two halves follow, both at once; each half answers into the
-# pipe of the next. A failing query may list nothing, and `nvidia-smi -L` beside it the healthy cards.
+# pipe of the next. With a lost card a query prints no row at all, so `nvidia-smi -L` names the other cards, and a
+# second query asks for these, by index: by UUID nvidia-smi would look at the lost card too (docs/facts.md#nvidia-smi).
 # $1 of `smi` is the section, $2 the fields.
 # A process that hangs in a wedged driver keeps its pipe open, so readers stop at `# end` and not at the close.
 SCRIPT = f"""
+ask() {{ timeout -k 2 "$limit" nvidia-smi "$@" </dev/null 2>&1; }}
+rows() {{ f=--query-gpu=$1; shift; ask "$f" --format=csv,noheader,nounits "$@"; }}
 smi() {{
   echo "# $1"
   rc=127
   if command -v nvidia-smi >/dev/null 2>&1; then
-    rc=0; timeout -k 2 "$limit" nvidia-smi --query-gpu="$2" --format=csv,noheader,nounits </dev/null 2>&1 || rc=$?
-    case $1:$rc in gpu:0 | gpu:14 | gpu:124 | gpu:137 | gpu-extra:* | gpu-all:*) ;;
-    *) printf '\n'; timeout -k 2 "$limit" nvidia-smi -L </dev/null 2>&1 ;;
+    rc=0; rows "$2" || rc=$?
+    case $1:$rc in gpu-all:* | *:0 | *:14 | *:124 | *:137) ;;
+    gpu-extra:15 | gpu-extra:255 | gpu:*) echo
+      listed=$({{ ask -L || :; echo '# end'; }} | until_end | head -c 100000)
+      {GOOD}
+      [ -z "$good" ] || rows "$2" -i "$good" || :
+      [ "$1" = gpu-extra ] || echo "${{listed%# end}}" ;;
     esac
   fi
-  printf '\\n# %s-exit\\n%s\\n' "$1" "$rc"
+  printf '\n# %s-exit\n%s\n' "$1" "$rc"
 }}
 until_end() {{ sed '/^# end$/q'; }}
 cards() {{
+  {STUCK}
+  [ -z "$hung" ] || {{
+    echo '# gpu-all'; echo "process $hung (nvidia-smi) hangs in the driver, and SIGKILL does not end it"
+    printf '# gpu-all-exit\\n124\\n# end\\n'; return
+  }}
   smi gpu-all {ALL}
   case $rc in
     0 | 124 | 137) echo '# end' ;;
@@ -51,6 +73,7 @@ _SLOW = (
 )
 ERRORS = {
     2: "nvidia-smi does not know a field: its driver is too old",
+    4: "the system does not permit nvidia-smi to use the NVIDIA driver",
     6: "nvidia-smi found no devices",
     9: "the NVIDIA driver is not loaded",
     12: "the library of the NVIDIA driver (libnvidia-ml.so) is not found",
@@ -82,6 +105,7 @@ class Card:
         memory_mib: total memory in MiB; 0 where unknown.
         mig: whether MIG mode is on (then nobody can use the card as a whole).
         broken: nvidia-smi's text in place of a value, where the card needs a reset before use; else empty.
+        persistent: whether the driver stays loaded without a user of the card; None where unknown.
     """
 
     index: int
@@ -92,6 +116,7 @@ class Card:
     memory_mib: int
     mig: bool = False
     broken: str = ""
+    persistent: bool | None = None
 
 
 FINAL = (0, 124, 137)
@@ -144,7 +169,7 @@ def _card(row: Sequence[str], more: Mapping[str, Sequence[str]]) -> Card | None:
     index, uuid, name, driver, memory = row
     if not (_INDEX.fullmatch(index) and _UUID.fullmatch(uuid)):
         return None
-    _, capability, mig = more.get(uuid, ("", "", ""))
+    _, capability, mig, persistence = more.get(uuid, ("", "", "", ""))
     words = (name, driver, memory, capability, mig)
     return Card(
         index=int(index),
@@ -154,6 +179,7 @@ def _card(row: Sequence[str], more: Mapping[str, Sequence[str]]) -> Card | None:
         compute_cap=number(capability),
         memory_mib=int(number(memory)),
         mig=mig == "Enabled",
+        persistent={"Enabled": True, "Disabled": False}.get(persistence),
         broken=next((word.strip("[]")[:100] for word in words if _BROKEN.search(word)), ""),
     )
 

@@ -9,6 +9,10 @@ NOT_ASKED = "not asked: "
 """Begins the name of a check that verify did not make, because the question would change the host. The rest of the name
 gives the proof and the reason."""
 
+WARNING = "warning: "
+"""Begins the name of a check that passes although the operator should act. The rest of the name gives the reason and
+the command."""
+
 
 @dataclass(frozen=True)
 class Check:

@@ -114,6 +114,15 @@ def test_a_warning_is_no_fault(fleet, fault):
     assert done.code == 0, done
 
 
+def test_a_driver_that_is_not_kept_loaded_and_slow_is_warned_of(fleet, fault):
+    fault("persistence-off")
+    fault("nvidia-smi-slow", "2")
+    done = fleet.provision("plan", "--json", "--limit", "gpu-01")
+    notes = {note["step"]: note["note"] for note in done.host("gpu-01")["notes"]}
+    assert (done.code, done.host("gpu-01")["changes"]) == (0, []), done
+    assert notes["require:cards"].startswith("persistence mode is off on GPU 0, GPU 1"), notes
+
+
 def test_a_driver_that_lacks_an_optional_field_is_told_by_its_version(fleet, fault):
     fault("driver-ancient")
     assert "the driver is 470.256.02" in refused(fleet, "plan")["why"]

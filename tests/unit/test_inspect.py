@@ -66,9 +66,9 @@ exit "${CODE:-0}"
 """
 
 
-def applications(folder: Path, rows: str, **says: str) -> tuple[Application, ...] | None:
+def applications(folder: Path, rows: str, program: str = SMI, **says: str) -> tuple[Application, ...] | None:
     """Return the processes on the cards, with given rows of nvidia-smi on a host without containers."""
-    (folder / "nvidia-smi").write_text(SMI)
+    (folder / "nvidia-smi").write_text(program)
     (folder / "nvidia-smi").chmod(0o755)
     answer, _ = ask(folder, PS="", ROWS=rows, **says)
     return inspect.read(answer).applications
@@ -78,6 +78,7 @@ def test_a_process_on_a_card_is_looked_up_on_the_host(tmp_path: Path) -> None:
     me = os.getpid()
     (found,) = applications(tmp_path, f"GPU-1, {me}, 512, /usr/bin/train --name x, y\nGPU-1, 4194305, 5, gone") or ()
     assert (found.card, found.pid, found.program) == ("GPU-1", me, "train")
+    assert (found.mib, found.user) == (512, Path("/proc/self").owner())
     (unnamed,) = applications(tmp_path, f"GPU-1, {me}, [N/A], [Not Found]") or ()
     assert unnamed.program == Path("/proc/self/comm").read_text().strip()
 
@@ -89,6 +90,22 @@ def test_a_malformed_process_id_is_not_looked_up(tmp_path: Path, rows: str) -> N
 
 def test_a_failing_nvidia_smi_proves_nothing(tmp_path: Path) -> None:
     assert applications(tmp_path, "NVIDIA-SMI has failed", CODE="9") is None
+
+
+# With a lost card the query fails, and a query for the other cards by index does not (tests/unit/nvidia_smi).
+LOST = """#!/bin/sh
+case $* in
+  -L) printf 'GPU 0: L40S (UUID: GPU-0)\\nUnable to determine the device handle for gpu 1: GPU is lost\\n'; exit 15 ;;
+  *' -i 0') echo "$ROWS" ;;
+  *) echo 'Unable to determine the device handle for GPU1: GPU is lost'; exit 15 ;;
+esac
+"""
+
+
+def test_the_processes_on_the_other_cards_are_known_beside_a_lost_card(tmp_path: Path) -> None:
+    me = os.getpid()
+    (found,) = applications(tmp_path, f"GPU-0, {me}, 512, x", LOST) or ()
+    assert (found.card, found.pid) == ("GPU-0", me)
 
 
 def test_the_processes_on_the_cards_are_known_without_docker(tmp_path: Path) -> None:

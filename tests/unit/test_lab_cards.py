@@ -101,25 +101,40 @@ def test_faults_of_the_host(smi, fault, code, text):
     assert (found, text in said) == (code, True)
 
 
-@pytest.mark.parametrize(
-    ("fault", "code", "rows", "end"),
-    [
-        ("inforom-corrupt", 14, ["0", "1"], "WARNING: infoROM is corrupted at gpu 0000:01:00.0\n"),
-        ("card-lost", 15, ["1"], "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error\n"),
-    ],
-)
-def test_rows_come_before_the_error(smi, fault, code, rows, end):
-    (smi.home / "faults" / fault).write_text("0")
+def test_rows_come_before_a_warning(smi):
+    (smi.home / "faults/inforom-corrupt").touch()
+    end = "WARNING: infoROM is corrupted at gpu 0000:01:00.0\n"
     found, said = smi("--query-gpu=index,uuid", "--format=csv,noheader")
-    assert (found, said.endswith(end)) == (code, True)
-    assert [line.split(", ")[0] for line in said.removesuffix(end).splitlines()] == rows
+    assert (found, said.endswith(end)) == (14, True)
+    assert [line.split(", ")[0] for line in said.removesuffix(end).splitlines()] == ["0", "1"]
+
+
+LOST = "GPU is lost.  Reboot the system to recover this GPU\n\n\n"
+
+
+def test_a_lost_card_takes_the_rows_of_the_others_as_in_the_recording_of_the_real_program(smi):
+    (smi.home / "faults/card-lost").write_text("0")
+    query = ("--query-gpu=index,name", "--format=csv,noheader")
+    other = json.loads((smi.home / "gpus.json").read_text())["cards"][1]["uuid"]
+    name = "NVIDIA RTX A6000 (simulated)"
+    assert smi(*query) == (15, f"Unable to determine the device handle for GPU0: {LOST}")
+    assert smi("--query-compute-apps=pid", "--format=csv,noheader")[0] == 15
+    assert smi(*query, "-i", "1") == (0, f"1, {name}\n")
+    assert smi(*query, "-i", other) == (255, f"Problem with GPU 0: {LOST}")
+    listed = f"Unable to determine the device handle for gpu 0: {LOST}GPU 1: {name} (UUID: {other})\n"
+    assert smi("-L") == (15, listed)
 
 
 def test_the_container_of_a_lost_card_gets_only_the_error(smi):
     uuid = json.loads((smi.home / "gpus.json").read_text())["cards"][1]["uuid"]
     (smi.home / "container.json").write_text(json.dumps({"visible": [uuid], "name": "ollama2"}))
     (smi.home / "faults/card-lost").touch()
-    assert smi("-L") == (15, "Unable to determine the device handle for GPU0000:02:00.0: Unknown Error\n")
+    assert smi("-L") == (15, f"Unable to determine the device handle for gpu 0: {LOST}")
+
+
+def test_the_driver_is_not_kept_loaded(smi):
+    (smi.home / "faults/persistence-off").touch()
+    assert smi("--query-gpu=persistence_mode", "--format=csv,noheader", "-i", "0") == (0, "Disabled\n")
 
 
 def test_a_broken_card_is_listed_without_its_values(smi):

@@ -19,14 +19,14 @@ FIRST = "0, GPU-0, NVIDIA L40S, 590.48.01, 46068"
 SECOND = "1, GPU-1, NVIDIA L40S, 590.48.01, 46068"
 LOST = "Unable to determine the device handle for GPU0000:0A:00.0: Unknown Error"
 WARNING = "WARNING: infoROM is corrupted at gpu 0000:01:00.0"
-EXTRA = "GPU-0, 8.9, Disabled\nGPU-1, 8.9, [N/A]"
+EXTRA = "GPU-0, 8.9, Disabled, Enabled\nGPU-1, 8.9, [N/A], Disabled"
 
 
 def answers(core: str, code: int = 0, extra: str = EXTRA, extra_code: int = 0, listed: str = "") -> str:
     """Return a nvidia-smi with an answer for the fields of every driver, and another for the optional fields."""
     return f"""#!/bin/sh
 case $1 in
-  --query-gpu=index,*,mig.mode.current) exit 2 ;;
+  --query-gpu=index,*,persistence_mode) exit 2 ;;
   -L) printf '%s\\n' '{listed}'; exit {code} ;;
   --query-gpu=index,*) printf '%s\\n' '{core}'; exit {code} ;;
   *) printf '%s\\n' '{extra}'; exit {extra_code} ;;
@@ -91,9 +91,11 @@ def test_if_the_query_fails_the_list_names_the_remaining_cards(tmp_path: Path, c
 
 
 def test_the_optional_fields_are_asked_separately(tmp_path: Path) -> None:
-    (first, second) = ask(tmp_path, answers(f"{FIRST}\n{SECOND}", extra="GPU-1, 9.0, Enabled\nGPU-0, 8.9, [N/A]")).cards
+    (first, second) = ask(
+        tmp_path, answers(f"{FIRST}\n{SECOND}", extra="GPU-1, 9.0, Enabled, Disabled\nGPU-0, 8.9, [N/A], [N/A]")
+    ).cards
     assert first == Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 8.9, 46068)
-    assert second == Card(1, "GPU-1", "NVIDIA L40S", "590.48.01", 9.0, 46068, mig=True)
+    assert second == Card(1, "GPU-1", "NVIDIA L40S", "590.48.01", 9.0, 46068, mig=True, persistent=False)
 
 
 def test_an_optional_field_missing_in_a_driver_stays_unknown(tmp_path: Path) -> None:
@@ -104,15 +106,15 @@ def test_an_optional_field_missing_in_a_driver_stays_unknown(tmp_path: Path) -> 
 
 WHOLE = """#!/bin/sh
 echo "$1" >>"$(dirname "$0")/asked"
-echo '0, GPU-0, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled'
-echo '1, [Unknown Error], [N/A], [N/A], [N/A], [N/A], [N/A]'
+echo '0, GPU-0, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled, Enabled'
+echo '1, [Unknown Error], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A]'
 exit CODE
 """
 
 
 def test_a_driver_that_knows_all_fields_is_asked_once(tmp_path: Path) -> None:
     found = ask(tmp_path, WHOLE.replace("CODE", "0"))
-    assert found.cards == (Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 8.9, 46068),)
+    assert found.cards == (Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 8.9, 46068, persistent=True),)
     assert found.driver_error == "nvidia-smi says: 1, [Unknown Error], [N/A], [N/A], [N/A]"
     assert len((tmp_path / "asked").read_text().splitlines()) == 1
 
@@ -124,7 +126,7 @@ def test_the_output_of_a_failed_query_is_not_used(tmp_path: Path) -> None:
         "--query-gpu=index,uuid,name,driver_version,memory.total",
         f"--query-gpu={nvidia_smi.ALL}",
         f"--query-gpu={nvidia_smi.EXTRA}",
-        "-L",
+        *("-L", "-L"),
     ]
 
 
@@ -241,3 +243,28 @@ def test_verify_takes_the_cards_from_the_read_of_plan(
     guard = UsableCards(gpus={"one": (0,), "two": (1,)}, image=image, unusable=OLLAMA.unusable)
     checks = list(guard.check(SimpleNamespace(backend=backend)))
     assert [check.name for check in checks if not check.passed] == failed
+
+
+@pytest.mark.parametrize(
+    ("persistence", "warns"),
+    [
+        (("Enabled", "Enabled"), ""),
+        (("Disabled", "Enabled"), "GPU 0"),
+        (("[N/A]", "[N/A]"), ""),
+        (("Disabled",) * 2, "GPU 0"),
+    ],
+)
+def test_plan_and_verify_warn_where_the_driver_of_a_card_in_use_is_not_kept_loaded(
+    tmp_path: Path, persistence: tuple[str, str], warns: str
+) -> None:
+    extra = "\n".join(f"GPU-{index}, 8.9, Disabled, {word}" for index, word in enumerate(persistence))
+    found = ask(tmp_path, answers(f"{FIRST}\n{SECOND}", extra=extra))
+    guard = UsableCards(gpus={"ollama1": (0,)}, image="ollama/ollama:0.30.0", unusable=OLLAMA.unusable)
+    note = guard.note(found, None)
+    assert note.startswith(f"persistence mode is off on {warns}: ") if warns else not note
+    assert "nvidia-persistenced" in note or not warns
+    checks = list(guard.check(SimpleNamespace(backend=SimpleNamespace(facts=found))))
+    assert [check.name for check in checks if check.name.startswith("warning: ")] == (
+        [f"warning: {note}"] if note else []
+    )
+    assert all(check.passed for check in checks), "a warning fails no verify"

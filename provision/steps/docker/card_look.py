@@ -15,7 +15,7 @@ BUNDLES = (
 # Only a list of cards counts as an answer. In every other case Docker is asked, also where the container's root is no
 # longer mounted on the host: a Docker that fails to start unmounts the root, the container runs on, and `docker exec`
 # fails. The check of the cgroup's path ties the process id to the container. A process that hangs in the driver keeps
-# its pipe open, so the reader stops at the line with the exit code.
+# its pipe open, so the reader stops at the line with the exit code. `hung` is set by `nvidia_smi.STUCK`.
 SHELL = rf"""
 nl='
 '
@@ -46,6 +46,7 @@ inside() {{
   }} | sed '/^# code /q' | head -c 3000
 }}
 sees() {{
+  [ -z "${{hung:-}}" ] || {{ printf '%s sees %s\n' "$1" '{NO_ANSWER}'; return; }}
   id=$1; set -f
   cards=$(inside "$1" "$2")
   case $cards in

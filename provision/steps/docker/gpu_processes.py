@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from provision.steps import nvidia_smi
+
 MOST = 256  # processes to look up
 LIMIT = 30  # seconds for nvidia-smi
 DONE = "(exit code 0)"
@@ -20,27 +22,43 @@ only looked for cards holds a few hundred MiB."""
 
 # The name comes last: it may hold anything. A process that ended meanwhile has no files in /proc. Where nvidia-smi
 # lists no process although instances run, the memory in use tells an idle host from a host that hides its processes.
+# A lost card fails the whole query, so the other cards are asked by index (docs/facts.md#nvidia-smi).
 SHELL = rf"""
+{nvidia_smi.STUCK}
+smi() {{ timeout -k 1 {LIMIT} nvidia-smi "$@" 2>&1; }}
+csv() {{ smi --format=csv,noheader,nounits "$@"; }}
+users() {{
+  {{ csv --query-compute-apps=gpu_uuid,pid,used_gpu_memory,process_name "$@"; echo "(exit code $?)"; }} | head -c 100000
+}}
 applications() {{
-  command -v nvidia-smi >/dev/null 2>&1 || return 0
-  rows=$({{ timeout -k 1 {LIMIT} nvidia-smi --query-compute-apps=gpu_uuid,pid,used_gpu_memory,process_name \
-    --format=csv,noheader,nounits; echo "(exit code $?)"; }} 2>&1 | head -c 100000)
+  [ -z "$hung" ] && command -v nvidia-smi >/dev/null 2>&1 || return 0
+  rows=$(users)
   used=
-  case ${{ours:-}}:$rows in *"running "*:'{DONE}')
-    used=$(timeout -k 1 {LIMIT} nvidia-smi --query-gpu=uuid,memory.used --format=csv,noheader,nounits 2>&1) ;;
+  case ${{ours:-}}:$rows in
+    *'(exit code 15)' | *'(exit code 255)')
+      listed=$(smi -L)
+      {nvidia_smi.GOOD}
+      [ -z "$good" ] || rows=$(users -i "$good") ;;
+    *"running "*:'{DONE}') used=$(csv --query-gpu=uuid,memory.used) ;;
   esac
   set --
   for pid in $(printf '%s\n' "$rows" | sed -nE 's/^[^,]*, ([0-9]{{1,10}}), .*/\1/p' | head -n {MOST}); do
-    set -- "$@" "/proc/$pid/cgroup" "/proc/$pid/comm"
+    set -- "$@" "/proc/$pid"
   done
-  {{ printf '%s\n' "$used" "$rows"; [ $# -eq 0 ] || grep -aHs . -- "$@"; }} |
-    base64 -w 3000 | while read -r part; do printf 'host applications %s\n' "$part"; done
+  {{
+    printf '%s\n' "$used" "$rows"
+    [ $# -eq 0 ] || {{
+      stat -c '%n/user:%U' -- "$@" 2>/dev/null
+      for folder do set -- "$@" "$folder/cgroup" "$folder/comm"; shift; done
+      grep -aHs . -- "$@"
+    }}
+  }} | base64 -w 3000 | while read -r part; do printf 'host applications %s\n' "$part"; done
 }}
 """
 
 _ROW = re.compile(r"([^,]+), ([^,]+), ([^,]*), (.*)")
 _USED = re.compile(r"(GPU-[0-9A-Za-z-]{1,64}), (\d{1,9})")
-_FILE = re.compile(r"/proc/(\d+)/(cgroup|comm):(.*)")
+_FILE = re.compile(r"/proc/(\d+)/(cgroup|comm|user):(.*)")
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
@@ -54,6 +72,7 @@ class Application:
         program: name of the program, without folder and arguments.
         container: name of its container; empty for a process outside of Docker's containers.
         mib: memory of the card in MiB; None where nvidia-smi does not tell.
+        user: name of the process's user; empty where unknown.
     """
 
     card: str
@@ -61,6 +80,7 @@ class Application:
     program: str
     container: str
     mib: int | None = None
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +166,7 @@ def _applications(
     rows: list[re.Match[str]], files: list[re.Match[str]], containers: Mapping[str, str]
 ) -> Iterator[Application]:
     names = {match[1]: match[3] for match in files if match[2] == "comm"}
+    users = {match[1]: match[3] for match in files if match[2] == "user"}
     groups: dict[str, str] = {}
     for match in files:
         if match[2] == "cgroup":
@@ -156,7 +177,9 @@ def _applications(
             ids = [each for each in _ID.findall(groups[pid]) if each in containers]
             container = containers[ids[-1]] if ids else ""
             mib = int(memory) if re.fullmatch("[0-9]{1,9}", memory) else None
-            yield Application(card, int(pid), _program(name, names.get(pid, "")), container, mib)
+            user = users.get(pid, "")
+            user = user if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@$-]{0,63}", user) else ""
+            yield Application(card, int(pid), _program(name, names.get(pid, "")), container, mib, user)
 
 
 def _program(shown: str, comm: str) -> str:

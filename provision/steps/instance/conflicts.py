@@ -106,7 +106,7 @@ def _holders(card: Card, have: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield container["name"], f"held by the container {container['name']}, {why}"
     for process in applications or ():
         if process["card"] == card.uuid:
-            program = f"{process['program']} (pid {process['pid']})"
+            program = f"{process['program']} ({_details(process)})"
             if container := process["container"]:
                 yield container, f"used by {program} of the container {container}, which is not ours"
             else:
@@ -117,6 +117,13 @@ def _is_given(cards: Sequence[str], card: Card) -> bool:
     """Whether a container was given this very card: Docker counts the cards as nvidia-smi does."""
     counts = [int(word.removeprefix("first ")) for word in cards if word.startswith("first ")]
     return str(card.index) in cards or card.uuid in cards or any(card.index < count for count in counts)
+
+
+def _details(process: Mapping[str, Any]) -> str:
+    """Return id, user and memory of a process, as far as known."""
+    user, mib = process.get("user"), process.get("mib")
+    words = [f"pid {process['pid']}", f"user {user}" if user else "", f"{mib} MiB" if mib is not None else ""]
+    return ", ".join(filter(None, words))
 
 
 def _state(docker: Docker) -> dict[str, Any]:
@@ -132,7 +139,14 @@ def applications(docker: Docker) -> list[dict[str, Any]] | None:
     if docker.applications is None:
         return None
     return [
-        {"card": process.card, "pid": process.pid, "program": process.program, "container": process.container}
+        {
+            "card": process.card,
+            "pid": process.pid,
+            "program": process.program,
+            "container": process.container,
+            "user": process.user,
+            "mib": process.mib,
+        }
         for process in docker.applications
         if not process.container or _is_foreign(docker.containers[process.container])
     ]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from provision.command import Command, Run
 from provision.steps import nvidia_smi
-from provision.steps.base import Answer, Check, Fact, RefusalError, State, Step, UnreadableError
+from provision.steps.base import WARNING, Answer, Check, Fact, RefusalError, State, Step, UnreadableError
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.nvidia_smi import Card
 
@@ -20,6 +20,10 @@ NAMES = "Debian 12 and 13, Ubuntu 22.04 and 24.04, on amd64 and arm64"
 
 SNAP = 'if [ -e /snap/bin/docker ] || [ -d /var/snap/docker ]; then echo "snap"; else echo "none"; fi'
 CARDS = "require:cards"  # id of the guard that names the instances without a usable card
+PERSISTENCE = (
+    "while no program uses a card, each call of nvidia-smi loads the driver anew, which takes seconds; type on the"
+    " host: systemctl enable --now nvidia-persistenced (or nvidia-smi -pm 1, until the next boot)"
+)
 LOOK = Run(("sh", "-c", SNAP), title="look for Docker's snap")
 
 
@@ -142,6 +146,14 @@ class UsableCards(Step):
         yield Check("nvidia-smi answers", "yes" if facts.cards else facts.driver_error, "yes")
         missing = [f"GPU {index} of {instance}" for instance, index in self._named() if index not in good]
         yield Check("missing or broken cards", missing, [])
+        if note := self.note(facts):
+            yield Check(f"{WARNING}{note}", True, True)
+
+    def note(self, facts: HostFacts, have: State = None) -> str:
+        """The cards of instances whose driver is not kept loaded. A setting of the host, so nothing changes it here."""
+        named = {index for _, index in self._named()}
+        off = [f"GPU {index}" for index, card in facts.by_index.items() if index in named and card.persistent is False]
+        return f"persistence mode is off on {', '.join(off)}: {PERSISTENCE}" if off else ""
 
     def _refuse_order(self, instance: str, index: int, facts: HostFacts) -> None:
         """Refuse a card that was lost before there was a record: nvidia-smi has renumbered the cards behind it by
