@@ -1,6 +1,7 @@
 """`provision lab ...`: parse, call, print. Each command imports its heavy modules itself."""
 
 import os
+from pathlib import Path
 
 import click
 
@@ -45,14 +46,26 @@ def prepare(release: str, vm: bool, install: bool) -> None:
 @click.option("--rtt", default=0.0, show_default=True, help="Round-trip delay to the hosts, in milliseconds.")
 @_release
 @_vm
+@click.option("--packages", default="", help="A folder of .deb files that the lab's repository of Docker has too.")
 @_install
-def up(name: str, gpu_hosts: int, balancers: int, gpus: int, rtt: float, release: str, vm: bool, install: bool) -> None:
+def up(
+    name: str,
+    gpu_hosts: int,
+    balancers: int,
+    gpus: int,
+    rtt: float,
+    release: str,
+    vm: bool,
+    packages: str,
+    install: bool,
+) -> None:
     """Boot the lab; finish, enlarge or keep a lab of the same name."""
     from provision.lab import machine
     from provision.lab.lab import Lab
     from provision.lab.spec import Spec
 
-    spec = Spec(name, gpu_hosts, balancers, gpus, rtt, release or machine.default_release(), vm)
+    folder = str(Path(packages).resolve()) if packages else ""
+    spec = Spec(name, gpu_hosts, balancers, gpus, rtt, release or machine.default_release(), vm, folder)
     booted = Lab.up(spec, install=install, say=lambda text: click.echo(text, err=True))
     for host in booted.hosts():
         click.echo(f"{host.name:<8} {host.address}")

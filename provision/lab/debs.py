@@ -2,12 +2,13 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from provision.lab import paths
 from provision.lab.base import discard
-from provision.lab.shell import output, run
+from provision.lab.shell import LabError, output, run
 
 TOOLKIT_VERSIONS = ("1.20.0", "1.19.1")
 _MAINTAINER = "provision lab <lab@localhost>"
@@ -109,6 +110,30 @@ def docker(originals: dict[str, Path], suffix: str, target: Path) -> str:
         empty = f"Empty stand-in for the {plugin} plugin"
         build(Package(f"docker-{plugin}-plugin", f"1.0.0-{suffix}", empty), target)
     return engine
+
+
+def upgraded(package: Path, version: str, programs: Mapping[str, Path], origin: str, target: Path) -> Path:
+    """Build a package again with another version and other programs, and return the new package.
+
+    Args:
+        package: the .deb file; its scripts, units and dependencies stay.
+        version: the new version, with epoch.
+        programs: path in the package (without leading slash) -> program.
+        origin: where the programs come from, a line.
+        target: directory for the package.
+
+    Raises:
+        LabError: the package has no file at a path of `programs`.
+    """
+    tree = _unpacked(package, target)
+    for path, program in programs.items():
+        if not (tree / path).is_file():
+            raise LabError(f"{package.name} has no {path} to replace")
+        shutil.copyfile(program, tree / path)
+    fields = _read_control(tree)
+    origin = f"{fields['Package']} with other programs\n {origin}"
+    _pack(tree, {**fields, "Version": version, "Description": origin}, target)
+    return target / f"{fields['Package']}_{version.partition(':')[2]}_{fields['Architecture']}.deb"
 
 
 def _field(package: Path, name: str) -> str:

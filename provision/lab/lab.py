@@ -54,7 +54,7 @@ class Lab:
         """Make the lab, or finish or enlarge the lab of the same name, and wait until every host answers.
 
         Args:
-            spec: the wanted lab; number of cards, delay, release and kind of hosts of an existing lab stay.
+            spec: the wanted lab; number of cards, delay, release, packages and kind of hosts of an existing lab stay.
             install: install missing programs of the machine.
             say: called with a line before each long step.
 
@@ -66,13 +66,13 @@ class Lab:
         with locked(spec.name):
             lab = _registered(spec)
             cgroups.make(lab.name, "site")  # refuses a machine without device lists before the long steps begin
-            _make_parts(lab.spec.release, say)
+            _make_parts(lab.spec.release, say, lab.spec.packages)
             if lab.spec.vm:
                 lab._require_machines(say)
             keys.ssh_key(lab.key, f"provision lab {lab.name}")
             lab.network.make()
             lab.network.connect(lab.spec.rtt, lab.home / "delay.log")
-            site.start_servers(lab.network, lab.home, lab.spec.release)
+            site.start_servers(lab.network, lab.home, lab.spec.release, lab.spec.packages)
             with locked("_cache"):  # every lab's registry keeps its images there
                 registry.publish(lab.network.site, lab.spec.release)
             lab.each(lambda host: host.start())
@@ -253,12 +253,12 @@ def _emulator(*, vm: bool) -> tuple[str, str] | None:
     return (vm_image.architecture().emulator, vm_image.architecture().package) if vm else None
 
 
-def _make_parts(release: str, say: Callable[[str], None]) -> None:
-    """Make the parts that all labs of a release share, unless the cache has them."""
+def _make_parts(release: str, say: Callable[[str], None], packages: str = "") -> None:
+    """Make the parts that all labs of a release (and of a folder of packages) share, unless the cache has them."""
     with locked("_cache"):
         base.ensure(release, say)
         registry.ensure()
-        site.ensure(release, say)
+        site.ensure(release, say, packages)
         models.ensure()
 
 

@@ -40,7 +40,7 @@ def inventory(home: Path, spec: Spec, network: Network, hosts: Iterable[Host]) -
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={home / 'known_hosts'}",
     }
     children = {name: {"hosts": members} for name, members in groups.items() if members}
-    return {"all": {"vars": {**login, **site.settings(network, spec.release)}, "children": children}}
+    return {"all": {"vars": {**login, **site.settings(network, spec.release, spec.packages)}, "children": children}}
 
 
 def card_files(spec: Spec, host: HostSpec) -> dict[str, str]:

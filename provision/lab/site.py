@@ -29,36 +29,51 @@ _NGINX_RELEASE = "trixie"
 _NGINX_SHA256 = {"1.26.3": "69ee2b237744036e61d24b836668aad3040dda461fe6f570f1787eab570c75aa"}
 
 
-def ensure(release: str, say: Callable[[str], None]) -> None:
+def ensure(release: str, say: Callable[[str], None], packages: str = "") -> None:
     """Make the site's files for hosts of `release`, unless the cache has files from the same sources.
 
+    Args:
+        release: release of the hosts.
+        say: called with a line before a long step.
+        packages: a folder of .deb files for the repository of Docker, beside the lab's own; empty for none.
+
     Raises:
-        LabError: the machine's mirror lacks a part.
+        LabError: the machine's mirror lacks a part, or the folder has no package.
     """
-    root = paths.site(release)
+    if packages and not _further(packages):
+        raise LabError(f"the folder {packages} has no .deb file", "name the folder with Docker's packages")
+    root = paths.site(release, packages)
     marker = root / ".made-of"
-    if marker.exists() and marker.read_text() == _recipe():
+    recipe = _recipe(packages)
+    if marker.exists() and marker.read_text() == recipe:
         return
     say("making the lab's package repositories (once; half a minute)")
-    partial = root.with_name(f"{release}.partial")
+    partial = root.with_name(f"{root.name}.partial")
     discard(partial)
     partial.mkdir(parents=True)
     facts = {"nginx": _nginx(release, partial / "nginx")}
-    _docker(release, partial / "docker")
+    _docker(release, partial / "docker", _further(packages))
     _toolkit(partial / "libnvidia-container")
     (partial / "facts.json").write_text(json.dumps(facts))
-    (partial / ".made-of").write_text(_recipe())
+    (partial / ".made-of").write_text(recipe)
     discard(root)
     partial.rename(root)
 
 
-def start_servers(network: Network, home: Path, release: str) -> None:
-    """Start the site's servers in the lab's namespace. The registry may still be without its images."""
+def start_servers(network: Network, home: Path, release: str, packages: str = "") -> None:
+    """Start the site's servers in the lab's namespace. The registry may still be without its images.
+
+    Args:
+        network: network of the lab.
+        home: folder of the lab.
+        release: release of the hosts.
+        packages: see `ensure`.
+    """
     if not cgroups.processes(network.lab, "site"):
         joined = cgroups.make(network.lab, "site")
         enter = ["nsenter", f"--net={paths.NETNS / network.netns}", "--", *_with_resolver(home)]
         web = [sys.executable, "-I", str(Path(__file__).with_name("serve.py")), network.site]
-        served = [str(paths.site(release)), str(paths.CACHE / "packages")]
+        served = [str(paths.site(release, packages)), str(paths.CACHE / "packages")]
         start([*enter, *web, *served], cgroups=joined, log=home / "web.log")
         start([*enter, *registry.command(home, network.site, release)], cgroups=joined, log=home / "registry.log")
         start([*enter, *models.command(home, network)], cgroups=joined, log=home / "models.log")
@@ -93,10 +108,16 @@ def host_files(network: Network) -> dict[str, str]:
     return {"etc/apt/apt.conf.d/91lab-proxy": proxy}
 
 
-def settings(network: Network, release: str) -> dict[str, Any]:
-    """The role settings for the inventory that point at the site."""
+def settings(network: Network, release: str, packages: str = "") -> dict[str, Any]:
+    """The role settings for the inventory that point at the site.
+
+    Args:
+        network: network of the lab.
+        release: release of the hosts.
+        packages: see `ensure`.
+    """
     site = f"http://{network.site}"
-    nginx = json.loads((paths.site(release) / "facts.json").read_text())["nginx"]
+    nginx = json.loads((paths.site(release, packages) / "facts.json").read_text())["nginx"]
     return {
         "docker": {
             "repository": f"{site}/docker",
@@ -117,9 +138,16 @@ def settings(network: Network, release: str) -> dict[str, Any]:
     }
 
 
-def _recipe() -> str:
-    """A hash over all our sources that make the site."""
+def _further(packages: str) -> list[Path]:
+    return sorted(Path(packages).glob("*.deb")) if packages else []
+
+
+def _recipe(packages: str) -> str:
+    """A hash over all our sources that make the site, and over the names and bytes of further packages."""
     digest = hashlib.sha256()
+    for package in _further(packages):
+        digest.update(package.name.encode())
+        digest.update(package.read_bytes())
     for path in [*sorted(paths.SIMULATED.glob("nvidia-*")), *map(Path, (__file__, debs.__file__, repository.__file__))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -141,7 +169,7 @@ def _nginx(release: str, target: Path) -> str:
     return version
 
 
-def _docker(release: str, target: Path) -> None:
+def _docker(release: str, target: Path, further: list[Path]) -> None:
     top = target / "linux" / machine.distribution()
     pool = top / "pool"
     pool.mkdir(parents=True)
@@ -156,6 +184,8 @@ def _docker(release: str, target: Path) -> None:
     number = release_info["VERSION_ID"].strip('"')
     debs.docker(Archive(release).packages(names, work), f"1~{machine.distribution()}.{number}~{release}", pool)
     shutil.rmtree(work)
+    for package in further:
+        shutil.copyfile(package, pool / package.name)
     fingerprint = keys.signing_key("Docker")
     repository.suite(top, release, debs.architecture(), fingerprint, "Docker")
     (top / "gpg").write_text(keys.public_key(fingerprint))

@@ -23,6 +23,7 @@ class Spec:
         rtt: round-trip delay in milliseconds between this machine and every host.
         release: Debian or Ubuntu release of the hosts.
         vm: whether hosts are virtual machines with a kernel of their own.
+        packages: a folder of .deb files that the site's repository of Docker has too; empty for none.
 
     Raises:
         UsageError: no lab can have these values.
@@ -35,6 +36,7 @@ class Spec:
     rtt: float = 0.0
     release: str = "trixie"
     vm: bool = False
+    packages: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

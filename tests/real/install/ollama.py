@@ -4,21 +4,18 @@ import hashlib
 import json
 import os
 import re
-import resource
 import shutil
 import tarfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from tests.real.install import go, packages
+from tests.real.install import go, module, packages
 from tests.real.install.workshop import InstallError, Workshop, sha256
 
 MODULE = "github.com/ollama/ollama"
 PACKAGES = ("g++", "libc6-dev", "libstb-dev", "nlohmann-json3-dev")
 """A compiler, and the headers that Ollama's copy of llama.cpp includes without having them."""
-FETCH = "Look at `go env GOPROXY GOSUMDB`: let this machine reach its Go module proxy, then type make test-real again."
 
 
 @dataclass(frozen=True)
@@ -98,47 +95,16 @@ def installed(shop: Workshop, release: Release = PINNED, usual_go: str = go.USUA
     compiler = go.find(shop, usual_go)
     packages.distribution(shop, PACKAGES, "compiling Ollama")
     headers = _headers(shop, release)
-    source = _source(shop, compiler, release)
+    source = module.fetched(shop, compiler, release.module, release.checksum)
     shop.say(f"building Ollama {release.version} with Go {compiler.version}: about 6 minutes of a processor")
-    begun, worked = time.monotonic(), _processor_time()
+    begun, worked = time.monotonic(), module.processor_time()
     folder.mkdir(exist_ok=True)
     _build(shop, compiler, source, headers, release, folder / "ollama")
     cores = len(os.sched_getaffinity(0))
-    seconds, work = round(time.monotonic() - begun), round(_processor_time() - worked)
+    seconds, work = round(time.monotonic() - begun), round(module.processor_time() - worked)
     made = Built(str(folder / "ollama"), release.version, seconds, work, compiler.version, cores)
     stamp.write_text(json.dumps({"recipe": release.recipe, "built": asdict(made)}))
     return made
-
-
-def _processor_time() -> float:
-    """Seconds of processor time in ended programs of this process."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _environment(shop: Workshop) -> dict[str, str]:
-    """Modules and objects stay below the workshop; a Go of another version is never downloaded."""
-    home = {"GOPATH": str(shop.folder / "go"), "GOCACHE": str(shop.folder / "go-build")}
-    return {**home, "GOTOOLCHAIN": "local", "GOWORK": "off"}
-
-
-def _source(shop: Workshop, compiler: go.Go, release: Release) -> Path:
-    """Return the folder of the module, with the pinned checksum."""
-    doing = f"fetching the Go module {release.module}"
-    shop.say(doing)
-    environment = {**_environment(shop), "GOFLAGS": "-mod=mod"}
-    said = shop.run([compiler.program, "mod", "download", "-json", release.module], doing, FETCH, **environment)
-    try:
-        answer: dict[str, Any] = json.loads(said[said.index("{") :])
-        folder, checksum = Path(answer["Dir"]), answer["Sum"]
-    except (ValueError, KeyError):
-        raise InstallError(f"{doing} failed: go says {said[-300:]!r}. {FETCH}") from None
-    if checksum != release.checksum:
-        raise InstallError(
-            f"the Go module {release.module} has the checksum {checksum}, and {release.checksum} is pinned: the proxy"
-            " serves another module. Do not build that module: ask who runs the proxy."
-        )
-    return folder
 
 
 def _headers(shop: Workshop, release: Release) -> Path:
@@ -160,10 +126,10 @@ def _headers(shop: Workshop, release: Release) -> Path:
 
 def _build(shop: Workshop, compiler: go.Go, source: Path, headers: Path, release: Release, target: Path) -> None:
     environment = {
-        **_environment(shop),
+        **module.environment(shop),
         "CGO_ENABLED": "1",
         "CGO_CPPFLAGS": f"-I{headers}",
-        "GOFLAGS": "-mod=readonly -buildvcs=false",
+        "GOFLAGS": module.READONLY,
     }
     flags = f"-s -w -X={MODULE}/version.Version={release.version}"
     words = [compiler.program, "build", "-trimpath", "-ldflags", flags, "-o", f"{target}.new", "."]
