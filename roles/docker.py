@@ -64,6 +64,8 @@ OWN_KEYS = {
 LIVE, DYING = "go on, by live-restore", "stop, when their streams have ended"
 CDI_TOOLKIT = (1, 18)  # from this version on the toolkit updates the CDI description of the cards (docs/facts.md#cdi)
 
+CONTAINERD_ENGINE = 29  # from this version on a fresh host has the containerd image store
+
 
 class Settings(inventory.Settings):
     """Docker on the gpu hosts."""
@@ -96,6 +98,17 @@ class Settings(inventory.Settings):
     """More keys of /etc/docker/daemon.json, as Docker documents the keys. Present keys of the file stay."""
     lock_timeout: Duration = "10m"
     """How long to wait for a program that has apt locked."""
+
+    @property
+    def containerd_images(self) -> bool:
+        """Whether a Docker of this source and version keeps images in containerd's store, on a host without an older
+        store: from Docker 29 on, or where daemon.json says so (docs/facts.md#docker-reload)."""
+        features = self.daemon.get("features")
+        said = features.get("containerd-snapshotter") if isinstance(features, dict) else None
+        if said is not None or self.source == "distribution":
+            return said is True
+        major = (self.version or "").rpartition(":")[2].partition(".")[0]
+        return "storage-driver" not in self.daemon and (not major.isdigit() or int(major) >= CONTAINERD_ENGINE)
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield keys that contradict settings, or cannot be JSON."""

@@ -287,7 +287,12 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     ports = {instance.name: instance.port for instance in instances}
     yield Holders(cards=cards, ports=ports, address=address, tolerate=settings.tolerate, setting=TOLERATE)
     docker = shared_settings.docker(host)
-    yield Image(reference=settings.image, data_root=docker.data_root or "", mirrors=tuple(docker.registry_mirrors))
+    yield Image(
+        reference=settings.image,
+        data_root=docker.data_root or "",
+        mirrors=tuple(docker.registry_mirrors),
+        containerd=docker.containerd_images,
+    )
     yield from boot.firewall_steps(host, inventory, OLLAMA)
     yield from boot.start_steps(host, address, _kept_loaded(settings, instances), OLLAMA)
     yield File(path=nvidia_smi.RECORD, content=lambda facts: nvidia_smi.record_text(facts.record))

@@ -24,6 +24,11 @@ class DockerSettings(Protocol):
     def registry_mirrors(self) -> tuple[str, ...]:
         """Addresses of mirrors of Docker Hub, asked before Docker Hub."""
 
+    @property
+    def containerd_images(self) -> bool:
+        """Whether a Docker that a deploy installs keeps images in containerd's store, on a host without an older
+        store."""
+
 
 class ToolkitSettings(Protocol):
     """The shared settings of the role `nvidia_toolkit`."""

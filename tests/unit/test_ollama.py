@@ -403,6 +403,14 @@ def test_scripts_have_no_syntax_error(text: str) -> None:
             r'level=info msg="Download failed, retrying (1/5): unexpected EOF" spanID=1',
             "unexpected EOF",
         ),
+        (
+            r'level=info msg="trying next host" error="failed to do request: Head \"http://m:5000/v2\": EOF" host=m',
+            'failed to do request: Head "http://m:5000/v2": EOF',
+        ),
+        (
+            r'level=info msg="trying next host after status: 500 Internal Server Error" host="m:5000"',
+            "500 Internal Server Error from m:5000",
+        ),
         (r'level=info msg="Layer sha256:aa cleaned up"', ""),
     ],
 )

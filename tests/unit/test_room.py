@@ -20,6 +20,7 @@ from provision.errors import RefusedError
 from provision.lab.model_registry import ModelRegistry
 from provision.plan.planner import Change, HostPlan
 from provision.plan.role_interface import Entry
+from provision.roles.docker import Settings
 from provision.steps import room
 from provision.steps.docker import image_room
 from provision.steps.docker.image import Image
@@ -296,6 +297,41 @@ def test_images_of_the_newer_store_are_in_containerds_folder(tmp_path: Path) -> 
     program(tmp_path / "bin", "df", 'echo title; echo "5 $4"')
     said = run(image_room.filling("x", "/declared", (), again=False).place, path).text
     assert said.split()[3] == ("/var/lib/containerd" if Path("/var/lib/containerd").is_dir() else "/var/lib")
+
+
+CONTAINERD = """case $1 in config) printf '%s\\n' 'version = 3' "root = 'TMP/store'" ;; esac"""
+
+
+@pytest.mark.parametrize(("containerd", "older", "place"), [(True, "", "store"), (True, "zfs", "d"), (False, "", "d")])
+def test_before_docker_is_there_the_store_of_the_declared_version_counts(
+    tmp_path: Path, containerd: bool, older: str, place: str
+) -> None:
+    path = program(tmp_path / "bin", "docker", "exit 1")
+    program(tmp_path / "bin", "df", 'echo title; echo "5 $4"')
+    program(tmp_path / "bin", "containerd", CONTAINERD.replace("TMP", str(tmp_path)))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "d" / older / "layer").mkdir(parents=True)
+    if not older:
+        (tmp_path / "d/layer").rmdir()
+    filled = image_room.filling("x", f"{tmp_path}/d", (), again=False, containerd=containerd)
+    assert run(filled.place, path).text.split()[3] == f"{tmp_path}/{place}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"version": "29.8.1"}, True),
+        ({"version": "5:29.8.1-1~debian.13~trixie"}, True),
+        ({"version": "28.5.2"}, False),
+        ({"version": "28.5.2", "daemon": {"features": {"containerd-snapshotter": True}}}, True),
+        ({"daemon": {"features": {"containerd-snapshotter": False}}}, False),
+        ({"daemon": {"storage-driver": "overlay2"}}, False),
+        ({"source": "distribution"}, False),
+    ],
+)
+def test_the_store_of_images_follows_the_version_and_daemon_json(settings: dict[str, Any], expected: bool) -> None:
+    assert Settings(**settings).containerd_images is expected
 
 
 def test_a_declared_folder_of_docker_wins_over_the_present_folder(tmp_path: Path) -> None:

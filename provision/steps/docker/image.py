@@ -24,9 +24,11 @@ AS_PULLED = "as pulled"
 NO_ID = "pulled by an earlier version, which kept no id"
 
 # Only the daemon's log has a mirror's error, as a quoted string: docker itself prints the error of the registry that it
-# tried after the mirror.
+# tried after the mirror. The third and the fourth line are of the containerd image store (containerd's resolver).
 MIRROR = r"""
-sed -nE 's/.*(Attempting next endpoint [a-z ]*|Download failed[^:"]*): (([^"\\]|\\.)*)".*/a mirror said: \2/p' |
+sed -nE -e 's/.*(Attempting next endpoint [a-z ]*|Download failed[^:"]*): (([^"\\]|\\.)*)".*/a mirror said: \2/p' \
+  -e 's/.* msg="trying next host" error="(([^"\\]|\\.)*)".*/a mirror said: \1/p' \
+  -e 's/.* msg="trying next host[^"]*(status: |was )([^"\\]*)".* host="?([^" ]+).*/a mirror said: \2 from \3/p' |
   sed -E 's/\\(["\\])/\1/g' | cut -c-300 | sort -u
 """
 # `docker pull` keeps whole layers for its next call. An error that no retry can mend ends the job at once. The script
@@ -84,6 +86,7 @@ class Image(Step):
         reference: reference with a tag or a digest.
         data_root: Docker's declared folder; empty for Docker's own.
         mirrors: addresses of mirrors of Docker Hub.
+        containerd: whether the Docker that a deploy installs keeps images in containerd's store.
         after: ids of steps that change the image behind our back.
     """
 
@@ -95,6 +98,7 @@ class Image(Step):
     reference: str
     data_root: str = ""
     mirrors: tuple[str, ...] = ()
+    containerd: bool = False
     after: tuple[str, ...] = ()
 
     @property
@@ -127,7 +131,9 @@ class Image(Step):
         """The layers and their files. An image without an id in its mark is not pulled."""
         if _lacks_id(have):
             return None
-        return image_room.filling(self.reference, self.data_root, self.mirrors, again=have is not None)
+        return image_room.filling(
+            self.reference, self.data_root, self.mirrors, again=have is not None, containerd=self.containerd
+        )
 
     def irrevocable(self, before: State, after: State) -> str:
         """An image alone does nothing: a step without its image pulls the image."""

@@ -1,7 +1,8 @@
 """The room that an image needs: its size by its registry, its place by Docker.
 
 A registry tells the compressed layers. The disk takes the layers and their files: `TIMES` the size, a decision of ours.
-From Engine 29 on a fresh host keeps images in containerd's store, which `data-root` does not move (docs/facts.md).
+From Engine 29 on a fresh host keeps images in containerd's store, which `data-root` does not move, and a host with an
+older store keeps that (docs/facts.md#docker-reload).
 Sources: the registry's API, https://distribution.github.io/distribution/spec/api/ and spec/auth/token/.
 """
 
@@ -14,7 +15,7 @@ from provision.steps import room
 from provision.steps.room import Filling, Room
 
 TIMES = 3
-CONTAINERD = "/var/lib/containerd"
+CONTAINERD, CONTAINERD_CONFIG = "/var/lib/containerd", "/etc/containerd/config.toml"
 HUB = "https://registry-1.docker.io"
 DATA_ROOT = "/var/lib/docker"
 
@@ -61,16 +62,29 @@ exit 1
 """,
 )
 
-# $1 declared data-root, or empty; $2 reference of an image. Docker's own answer wins where nothing is declared.
+# $1 declared data-root, or empty; $2 reference of an image; $3 `containerd` where the Docker that a deploy installs
+# keeps images in containerd's store, unless the host has an older store. Docker's own answer wins where nothing is
+# declared.
 PLACE = Script(
     "docker/image-place",
     room.FREE
     + rf"""
 folder=${{1:-{DATA_ROOT}}}
+containerds() {{
+  root=$({{ timeout 15 containerd config dump 2>/dev/null || cat {CONTAINERD_CONFIG} 2>/dev/null; }} |
+    sed -n "s/^root *= *[\"']\(.*\)[\"'].*/\1/p" | head -n 1)
+  folder=${{root:-{CONTAINERD}}}
+}}
+older() {{
+  for driver in overlay2 fuse-overlayfs btrfs zfs; do
+    [ -z "$(ls -A "$folder/$driver" 2>/dev/null)" ] || return 0
+  done
+  return 1
+}}
 info=$(timeout 15 docker info --format '{{{{.DockerRootDir}}}} {{{{json .DriverStatus}}}}' 2>/dev/null) || info=
 case $info in
-  '') ;;
-  *io.containerd.snapshotter*) folder={CONTAINERD} ;;
+  '') [ "$3" != containerd ] || older || containerds ;;
+  *io.containerd.snapshotter*) containerds ;;
   *) [ "$1" ] || folder=${{info%% [[n]*}} ;;
 esac
 free "$folder"
@@ -79,7 +93,9 @@ if [ "$info" ] && timeout 15 docker image inspect --format present "$2" 2>/dev/n
 )
 
 
-def filling(reference: str, data_root: str, mirrors: Sequence[str], *, again: bool) -> Filling:
+def filling(
+    reference: str, data_root: str, mirrors: Sequence[str], *, again: bool, containerd: bool = False
+) -> Filling:
     """Return what the pull of an image brings.
 
     Args:
@@ -87,16 +103,18 @@ def filling(reference: str, data_root: str, mirrors: Sequence[str], *, again: bo
         data_root: Docker's declared folder; empty for Docker's own.
         mirrors: addresses of mirrors of Docker Hub.
         again: whether the image is pulled although the host has an image of this name.
+        containerd: whether the Docker that a deploy installs keeps images in containerd's store.
     """
+    store = "containerd" if containerd else ""
     registry, repository, wanted = parts(reference)
     hub = registry == HUB
     bases = (*(mirror.rstrip("/") for mirror in mirrors if hub), registry)
     return Filling(
         f"image {reference}",
         look(SIZE, repository, wanted, *bases, title=f"ask for the size of {reference}", timeout=25.0 * len(bases)),
-        look(PLACE, data_root, reference, title="look at the room for images", timeout=45),
+        look(PLACE, data_root, reference, store, title="look at the room for images", timeout=60),
         partial(_room, again=again),
-        "docker.data_root",
+        f"docker.data_root, or root in {CONTAINERD_CONFIG} where containerd keeps the images",
     )
 
 
