@@ -17,6 +17,7 @@ from provision.steps.docker import image_room
 from tests.bench.roll.load import Load
 from tests.fleet import NAME, Fleet
 from tests.real import docker_packages
+from tests.real.conftest import NOTED
 from tests.real.install import docker
 from tests.real.install.docker import NEWEST, OLDER
 from tests.real.install.workshop import Workshop, default_folder
@@ -26,6 +27,14 @@ GPU = ("gpu-01", "gpu-02")
 OTHER = "ollama/ollama:0.33.0"
 ASK = ["curl", "--noproxy", "*", "-s", "-o", "/dev/null", "--max-time", "5", "-w", "%{http_code}"]
 RESTARTS = "restarts Docker while containers run: they go on, by live-restore"
+
+
+@pytest.fixture
+def noted(request: pytest.FixtureRequest) -> Noted:
+    """The case's notes for the page. No case here needs Ollama."""
+    notes = Noted("Docker", NEWEST.version)
+    request.node.stash[NOTED] = notes
+    return notes
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +61,7 @@ def deployed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 
 @pytest.fixture
-def fleet(deployed: Fleet, noted: Noted) -> Fleet:
-    noted.judge("Docker", NEWEST.version)
+def fleet(deployed: Fleet) -> Fleet:
     return deployed
 
 

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.real.install import go, module
-from tests.real.install.workshop import InstallError, Workshop
+from tests.real.install.workshop import InstallError, Workshop, default_folder
+from tests.verdicts import Program
 
 PROGRAMS = ("dockerd", "docker-proxy", "docker")
 _MOBY, _OLD, _CLIENT = "github.com/moby/moby/v2", "github.com/docker/docker", "github.com/docker/cli"
@@ -96,6 +97,17 @@ class Built:
             f"Go modules {self.modules}, built here with Go {self.go}, with the distribution's containerd and runc:"
             f" {self.work / 60:.0f} minutes of processor time, {self.seconds / 60:.0f} minutes on {self.cores} cores"
         )
+
+
+def programs() -> list[Program]:
+    """Build both releases where they are missing, and return them for the page.
+
+    Raises:
+        InstallError: see `installed`.
+    """
+    shop = Workshop(default_folder())
+    builds = [installed(shop, release) for release in (NEWEST, OLDER)]
+    return [Program("Docker", build.version, build.words) for build in builds]
 
 
 def installed(shop: Workshop, release: Release, usual_go: str = go.USUAL) -> Built:
