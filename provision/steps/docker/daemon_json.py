@@ -89,12 +89,13 @@ class DockerConfig(Step):
         return Fact(daemon_state.COMMAND, lambda answer: config_state(daemon_state.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The merged file. Refuses an unreadable file, and keys that are also flags of the daemon."""
+        """The merged file. Refuses an unreadable file, keys that are also flags of the daemon, and nftables."""
         present = have or {}
         config = _parsed(present.get("sha256"))
         ours = self._ours(present, config)
         merged = merge(config, _parsed(present.get("ours")), ours)
         self._refuse_flags(present, ours)
+        _refuse_backend(merged)
         same = merged == config and isinstance(present.get("sha256"), Content)
         content = present["sha256"] if same else Content((json.dumps(merged, indent=2) + "\n").encode())
         mode = present.get("mode", "0644")
@@ -180,6 +181,16 @@ class DockerConfig(Step):
                     f"Docker is started with {where}, and {key} in {CONFIG} would set the same thing: Docker refuses "
                     f"to start with both. Remove the flag; the inventory can set it (docker.daemon)"
                 )
+
+
+def _refuse_backend(merged: Mapping[str, Any]) -> None:
+    """Refuse the backend with which Docker leaves our jump and IP forwarding to others (docs/facts.md#docker-ports)."""
+    if merged.get("firewall-backend") == "nftables":
+        raise RefusalError(
+            f'"firewall-backend": "nftables" in {CONFIG}: with this backend Docker has no chain DOCKER-USER, in which'
+            " provision closes the ports of instances, and does not start at a boot without net.ipv4.ip_forward=1."
+            " Take the key away, or set the value iptables (docker.daemon in the inventory, or the file by hand)"
+        )
 
 
 def merge(config: Mapping[str, Any], before: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
