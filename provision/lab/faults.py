@@ -43,6 +43,12 @@ FAULTS = [
     Fault("card-lost", HOST, "a card fell off the bus: nvidia-smi lists the others and exits 15 (--value INDEX)"),
     Fault("card-broken", HOST, "nvidia-smi says `GPU requires reset` of a card (--value INDEX)"),
     Fault("gpu-lost", HOST, "containers say `Failed to initialize NVML: Unknown Error`, the host is fine"),
+    Fault(
+        "cdi",
+        HOST,
+        "the simulated runtime `nvidia` gives cards by CDI, not by the hook: a node in the OCI configuration, and"
+        " NVIDIA_VISIBLE_DEVICES=void",
+    ),
     Fault("cut", HOST, "every packet from and to the host is dropped"),
     Fault("lossy", HOST, "one packet in five to the host is lost"),
     Fault("ssh-reset", HOST, "SSH connections are reset"),

@@ -104,10 +104,12 @@ def test_docker(world, seen, case):
 
 
 # Runs at every daemon-reload. A container in a scope of systemd's may then use the devices that systemd knows, and
-# systemd does not know the hook's cards (docs/facts.md#lost-cards); another start gives the cards back.
+# systemd does not know the hook's cards (docs/facts.md#lost-cards); another start gives the cards back. SIMULATED: the
+# lab's cards are no devices.
 CARDS_GO = """#!/bin/sh
-for pid in $(docker ps -q | xargs -r docker inspect -f '{{.State.Pid}}'); do
+docker ps -q --no-trunc | xargs -r docker inspect -f '{{.Id}} {{.State.Pid}}' | while read -r id pid; do
   ! grep -q 'docker-[0-9a-f]*[.]scope' "/proc/$pid/cgroup" ||
+    grep -q '"path":"/dev/nvidia0"' "/run/containerd/io.containerd.runtime.v2.task/moby/$id/config.json" ||
     echo '{"visible": [], "name": "lost"}' >"/proc/$pid/root/etc/provision-lab-container.json"
 done
 """
@@ -131,6 +133,45 @@ def test_where_a_daemon_reload_takes_the_cards_the_instances_go_out_for_it_and_g
     assert "/system.slice/docker-" not in world.sh(CGROUP)
     world.sh("systemctl daemon-reload")
     assert world.changes()[BAD] == []
+
+
+NVIDIAS = """python3 -c '
+import json, sys
+path = "/etc/docker/daemon.json"
+config = json.load(open(path))
+config["default-runtime"] = "nvidia"
+json.dump(config, open(path, "w"))
+'; systemctl restart docker"""
+
+
+def test_containers_with_cards_by_cdi_stay_in_while_systemd_reloads(world, scratch, lab, seen):
+    """A host set up by others: systemd's cgroups, NVIDIA's runtime, and a container of somebody else by the hook."""
+    world.set("docker", cgroup_driver="systemd")
+    scratch.deploy()
+    world.fault("cdi")
+    world.sh(NVIDIAS)
+    world.set("ollama", log_max_file=4)  # makes the containers anew, by CDI
+    scratch.deploy()
+    assert "/system.slice/docker-" in world.sh(CGROUP)
+    world.sh("docker run -d --name training --runtime runc --gpus all --entrypoint sleep ollama/ollama:0.34.4 9999")
+    world.write("/etc/systemd/system-generators/cards-go", CARDS_GO, mode=0o755)
+    world.sh('echo "# by hand" >>"$1"', BY_HAND)
+    planned = world.plan("--limit", BAD)
+    assert "takes every instance of this host out" not in planned.out, planned
+    assert (
+        "a daemon-reload takes the cards of training (cards by NVIDIA's hook: systemd does not know the" in planned.out
+    )
+    with Watch(lab) as watch:
+        done = scratch.deploy("--limit", f"{BAD},lb-01")
+    seen.first(done)
+    assert UNIT in done.host(BAD)["changed"]
+    assert not set(MADE_ANEW) & set(done.host(BAD)["changed"])
+    assert watch.most == set()
+    inside = "docker exec $1 nvidia-smi -L"
+    assert "GPU 0" in world.sh(inside, "ollama1")
+    assert "GPU 0" not in world.sh(f"{inside} 2>&1 || :", "training")
+    assert world.changes()[BAD] == []
+    seen.second(world)
 
 
 CGROUP = "cat /proc/$(docker inspect -f '{{.State.Pid}}' ollama1)/cgroup"

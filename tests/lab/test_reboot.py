@@ -15,6 +15,16 @@ from .test_rolling import ALL, down
 from .test_serve import generate
 
 pytestmark = pytest.mark.lab
+# The unit of NVIDIA's toolkit that writes the CDI file at a boot; SIMULATED, and slow. The file has the time of its
+# making: a later start of the instances starts the unit again.
+REFRESH = "/etc/systemd/system/nvidia-cdi-refresh.service"
+SLOW = """[Service]
+Type=oneshot
+ExecStart=mkdir -p /run/cdi
+ExecStart=sh -c '[ -e /run/cdi/nvidia.yaml ] || { sleep 3; cut -d. -f1 /proc/uptime >/run/cdi/nvidia.yaml; }'
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 def locks(fleet):
@@ -27,6 +37,8 @@ def test_everything_comes_back_by_itself(fleet, lab):
     assert fleet.provision("lock", "acquire", "-m", "another card", "-l", "gpu-02").code == 0
     lease = HostLock().acquire("20260101T000000Z-beef", 9000)
     lab.host("gpu-01").run(lease.words, stdin=lease.stdin.decode())
+    lab.host("gpu-01").write(REFRESH, SLOW)
+    lab.host("gpu-01").run(["systemctl", "enable", "nvidia-cdi-refresh.service"])
     before = locks(fleet)
     assert before["gpu-01"]["run"] == "20260101T000000Z-beef"
     for host in ("gpu-01", "gpu-02", "lb-01"):
@@ -35,6 +47,7 @@ def test_everything_comes_back_by_itself(fleet, lab):
         faults.switch(lab, host, "power-off", on=False)
     # A plan reads everything and changes nothing: containers, their cards, models in their memory, nginx.
     wait_for(lambda: not any(fleet.changes().values()))
+    assert_cdi_came_first(lab.host("gpu-01"))
     assert down(fleet) == {"gpu-01/ollama2"}
     assert {generate(fleet, time.monotonic())[0] for _ in range(12)} == ALL - {"gpu-01/ollama2"}
     after = locks(fleet)
@@ -51,6 +64,15 @@ def test_everything_comes_back_by_itself(fleet, lab):
     assert fleet.provision("lock", "release", "-l", "gpu-02").code == 0
     assert fleet.provision("undrain", "gpu-01/ollama2", "--json").code == 0
     assert fleet.provision("verify", "--json").code == 0
+
+
+def assert_cdi_came_first(host):
+    """Docker and the instances start after the CDI file is there. The unit goes again: the host is as before."""
+    written = int(host.run(["cat", "/run/cdi/nvidia.yaml"]).stdout)
+    for unit in ("docker", "provision-instances"):
+        show = ["systemctl", "show", "--value", "-p", "ExecMainStartTimestampMonotonic", f"{unit}.service"]
+        assert int(host.run(show).stdout) >= written * 1_000_000, unit
+    host.run(["sh", "-euc", f"systemctl disable nvidia-cdi-refresh.service; rm {REFRESH}; systemctl daemon-reload"])
 
 
 def test_a_host_whose_docker_is_starting_is_read_after_the_start(fleet, lab):
