@@ -8,6 +8,7 @@ from provision.command import Answer, Command
 from provision.errors import CommandError, FactError, NotConvergedError, RefusedError
 from provision.plan.planner import Change, HostPlan
 from provision.steps.base import BlockedError, State
+from provision.steps.docker import card_path
 from provision.steps.system.preflight import CARDS
 from provision.terminal_text import ending
 
@@ -27,7 +28,7 @@ def command_failed(change: Change, command: Command, answer: Answer) -> CommandE
     reason = "took too long" if answer.exit == 124 else f"exited {answer.exit}"
     return CommandError(
         f"{change.step.id}: {command} {reason}",
-        f"{_repair(answer.error)}, {GO_ON}",
+        f"{repair(answer.error)}, {GO_ON}",
         step=change.step.id,
         command=str(command),
         exit_status=answer.exit,
@@ -35,12 +36,23 @@ def command_failed(change: Change, command: Command, answer: Answer) -> CommandE
     )
 
 
-def _repair(evidence: str) -> str:
-    """Return the repair that a command's standard error asks for."""
+def repair(evidence: str) -> str:
+    """Return the repair that a command's standard error asks for.
+
+    Args:
+        evidence: the standard error.
+    """
     if FULL.search(evidence):
         return "make room on the host (`df -h` there shows the full disk)"
     if MAYBE_FULL.search(evidence):
         return "look for a full or broken disk on the host (`df -h` and `dmesg` there), repair the cause"
+    if card_path.NO_CDI.search(evidence):
+        return (
+            "make the CDI file of the cards anew (`systemctl restart nvidia-cdi-refresh` there; `nvidia-ctk cdi list`"
+            " shows the cards)"
+        )
+    if card_path.NO_DIRECT_HOOK.search(evidence):
+        return "set the mode `auto` there (`nvidia-ctk config --in-place --set nvidia-container-runtime.mode=auto`)"
     return "repair the cause"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from provision.lab.model_registry import ModelRegistry
 from tests.real import models
+from tests.real.install import ollama
 from tests.real.install import programs as real_programs
 from tests.real.install.programs import Programs
 from tests.real.instance import Host, Instance
@@ -62,9 +63,9 @@ def registry(tmp_path: Path) -> Iterator[ModelRegistry]:
 
 
 @pytest.fixture
-def noted(request: pytest.FixtureRequest, programs: Programs) -> Noted:
-    """The case's notes for the page."""
-    notes = Noted(version=programs.ollama.version)
+def noted(request: pytest.FixtureRequest) -> Noted:
+    """The case's notes for the page. Installs nothing: some parts need no Ollama."""
+    notes = Noted(version=ollama.PINNED.version)
     request.node.stash[NOTED] = notes
     return notes
 

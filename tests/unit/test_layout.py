@@ -327,6 +327,15 @@ def test_an_undrain_counts_hosts_and_no_instances(capsys):
         ("sh: 42: printf: printf: I/O error", "look for a full or broken disk on the host (`df -h` and `dmesg` there)"),
         ("cat: write error: No space left on device", "make room on the host (`df -h` there shows the full disk)"),
         ("write: disk quota exceeded", "make room on the host"),
+        (
+            "Error response from daemon: CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=GPU-1",
+            "make the CDI file of the cards anew (`systemctl restart nvidia-cdi-refresh` there;",
+        ),
+        ('failed to stat CDI host device "/dev/nvidia0": no such file or directory', "make the CDI file of the cards"),
+        (
+            "invoking the NVIDIA Container Runtime Hook directly (e.g. by --gpus) is not supported.",
+            "set the mode `auto` there",
+        ),
         ("manifest unknown", "repair the cause, then run the command again"),
     ],
 )

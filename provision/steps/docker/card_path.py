@@ -28,6 +28,12 @@ from typing import Any
 from provision.steps.docker.card_look import BUNDLES
 from provision.steps.facts import MANAGED
 
+NO_CDI = re.compile(r"unresolvable CDI devices|failed to stat CDI host device|CDI device injection failed")
+"""Errors of a CDI file that is missing, or older than the nodes of the cards: tags.cncf.io/container-device-interface
+v1.1.1 `pkg/cdi/cache.go` and `container-edits_unix.go`; moby `daemon/cdi.go`."""
+NO_DIRECT_HOOK = re.compile(r"invoking the NVIDIA Container Runtime Hook directly .* is not supported")
+"""Error of nvidia-container-toolkit v1.20.2 `cmd/nvidia-container-runtime-hook/hook_config.go`: NVIDIA's configuration
+demands CDI, and Docker came by the hook."""
 MOST = 256  # scopes to look at
 ANSWERS = 15  # seconds for systemd, and for Docker
 CDI, HOOK, OTHER, UNKNOWN = "CDI", "NVIDIA's hook", "--device or --privileged", "an unknown path"
