@@ -162,6 +162,7 @@ def _repository(settings: Settings) -> Iterator[Step]:
     tools: dict[str, str | None] = dict.fromkeys(("ca-certificates", "curl", "gnupg"))
     yield Packages(name="apt-tools", packages=tools, lock_timeout=_lock(settings))
     if settings.source == "distribution":
+        yield from _pin(("docker.io",), settings.version and _distributions(settings.version))
         return
     base = settings.repository.rstrip("/")
     uri = f"{base}/linux/{{distribution}}"
@@ -169,8 +170,13 @@ def _repository(settings: Settings) -> Iterator[Step]:
     yield OnlySource(repository=repository)
     yield AptKey(path=KEY, url=f"{uri}/gpg", fingerprint=settings.key_fingerprint, repository=repository)
     yield AptSource(path=SOURCE, content=partial(_source, base), repository=repository)
-    if settings.version:
-        values = {"packages": OFFICIAL[:2], "version": _pattern(settings.version)}
+    yield from _pin(OFFICIAL[:2], settings.version and _pattern(settings.version))
+
+
+def _pin(packages: tuple[str, ...], version: str | None) -> Iterator[Step]:
+    """Yield apt's pin of packages, so that no other program upgrades the packages; nothing without a version."""
+    if version:
+        values = {"packages": packages, "version": version}
         yield File(path=PREFERENCES, content=render("docker/preferences.j2", **values))
 
 

@@ -66,6 +66,15 @@ def test_a_balancer_gets_neither_docker_nor_the_toolkit() -> None:
     assert list(steps(balancer, nvidia_toolkit)) == []
 
 
+@pytest.mark.parametrize("version", ["26.1.5", "26.1.5+dfsg1-9+b1"])
+def test_a_version_of_the_distributions_docker_is_pinned(version: str) -> None:
+    pinned = steps(host(source="distribution", version=version))[f"file:{docker.PREFERENCES}"]
+    assert isinstance(pinned, File)
+    assert isinstance(pinned.content, bytes)
+    assert f"Package: docker.io\nPin: version {version}{'' if '-' in version else '*'}\n".encode() in pinned.content
+    assert f"file:{docker.PREFERENCES}" not in steps(host(source="distribution"))
+
+
 def test_guards_come_first() -> None:
     assert list(steps(host()))[:2] == ["require:host", "require:cards"]
 

@@ -157,6 +157,8 @@ class Packages(Step):
         }
         for name, version in differing(have, wanted):
             self._refuse(name, version, have or {})
+        if missing := [name for name, _ in differing(have, wanted) if not (have or {}).get(name)]:
+            self._refuse_replaced(missing[0], have or {})
         return wanted
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
@@ -222,9 +224,19 @@ class Packages(Step):
     def _refuse(self, name: str, version: str, have: Mapping[str, Any]) -> None:
         there = have.get("versions", {}).get(name)
         if name in have.get("held", ()):
-            raise RefusalError(f"{name} is held at {there} (apt-mark hold), and {version} is wanted: release the hold")
+            raise RefusalError(
+                f"{name} is held at {there} (apt-mark hold), and {version} is wanted: type on the host: sudo apt-mark"
+                f" unhold {name}"
+            )
         if not self.downgrade and _older(version, there):
             raise RefusalError(f"{name} is {there}, newer than {version}: set allow_downgrade to go back")
+
+    def _refuse_replaced(self, wanted: str, have: Mapping[str, Any]) -> None:
+        if held := sorted(set(self.replaces).intersection(have.get("held", ()))):
+            raise RefusalError(
+                f"{', '.join(held)} is held (apt-mark hold), and {wanted} replaces it: type on the host: sudo apt-mark"
+                f" unhold {' '.join(held)}"
+            )
 
     def _parse(self, answer: Answer) -> State:
         if answer.exit not in (0, 1):

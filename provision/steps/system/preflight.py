@@ -13,6 +13,7 @@ from provision.steps import nvidia_smi
 from provision.steps.base import WARNING, Answer, Check, Fact, RefusalError, State, Step, UnreadableError
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.nvidia_smi import Card
+from provision.steps.system import driver_upgrades
 
 RELEASES = {"debian": ("12", "13"), "ubuntu": ("22.04", "24.04")}
 ARCHITECTURES = ("amd64", "arm64")
@@ -148,6 +149,8 @@ class UsableCards(Step):
         yield Check("missing or broken cards", missing, [])
         if note := self.note(facts):
             yield Check(f"{WARNING}{note}", True, True)
+        if upgrades := driver_upgrades.check(live):
+            yield upgrades
 
     def note(self, facts: HostFacts, have: State = None) -> str:
         """The cards of instances whose driver is not kept loaded. A setting of the host, so nothing changes it here."""
