@@ -10,7 +10,7 @@ import pytest
 from provision.lab.shell import LabError
 from tests import results
 from tests.verdicts import Verdict
-from tests.vm import demo, lab, needs, page
+from tests.vm import demo, lab, page
 from tests.vm.__main__ import RESULTS, Part, main, parts
 from tests.vm.carrier import Carrier
 from tests.vm.case import Case, Judged, NotRunError, played
@@ -72,40 +72,6 @@ def test_a_case_may_give_verdicts_of_its_own_and_one_of_them_breaks_no_other_cas
         "holds",
         "holds",
     ]
-
-
-def machine(folder: Path, gib: float) -> Path:
-    """A /proc/meminfo with an amount of available memory."""
-    path = folder / "meminfo"
-    path.write_text(f"MemTotal: 99 kB\nMemAvailable: {int(gib * 2**20)} kB\n")
-    return path
-
-
-def test_a_machine_with_everything_passes(tmp_path: Path) -> None:
-    needs.require(6, 0, tmp_path, machine(tmp_path, 8), lambda name: f"/usr/bin/{name}")
-
-
-def test_missing_qemu_is_installed_or_named_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(NotRunError, match=r"no qemu-system-\w+: apt-get install qemu-system-\w+ failed: no mirror"):
-        needs.require(6, 0, tmp_path, machine(tmp_path, 8), lambda _: None, lambda _: "no mirror")
-    have: list[str] = []
-
-    def install(package: str) -> str:
-        have.append(package)
-        return ""
-
-    needs.require(6, 0, tmp_path, machine(tmp_path, 8), lambda name: name if have else None, install)
-    assert have[0].startswith("qemu-system-")
-
-
-def test_too_little_memory_is_named_with_figures(tmp_path: Path) -> None:
-    with pytest.raises(NotRunError, match=r"not enough memory: .* need 7 GiB, 4\.0 GiB are available"):
-        needs.require(6, 0, tmp_path, machine(tmp_path, 4), lambda name: name)
-
-
-def test_too_little_room_on_the_disk_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"need 1e\+09 GiB in"):
-        needs.require(6, 1e9, tmp_path, machine(tmp_path, 8), lambda name: name)
 
 
 def fake_parts(work: Callable[[], str] = lambda: "yes") -> dict[str, Part]:

@@ -12,11 +12,12 @@ from provision.lab import machine as lab_machine
 from tests import results
 from tests.results import Result
 from tests.verdicts import Verdict
-from tests.vm import carrier, demo, hosts, lab, needs, page
+from tests.vm import carrier, demo, hosts, lab, page
 from tests.vm.carrier import FOLDER, Carrier
 from tests.vm.case import Case, Judged, NotRunError, left_out, played
 
 RESULTS = Path(__file__).parent / "results"
+_DISKS, _DISK_GIB = Path("/var"), 16  # of images, overlays and carried parts
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Part:
         about: sentences for the page: a docstring.
         judged: the judged program; a case fills in the version.
         release: release of the virtual machines.
-        cases: returns the cases; a part with machines of its own leaves the carrier alone.
+        cases: returns the cases.
         memory: GiB of memory for the virtual machines.
+        inside: whether the cases run in the carrier; else the part has machines of its own, and the carrier goes.
     """
 
     about: str
@@ -36,14 +38,15 @@ class Part:
     release: str
     cases: Callable[[Carrier, Judged], Sequence[Case]]
     memory: float
+    inside: bool = False
 
 
 def parts() -> dict[str, Part]:
     """Return all parts by name, in the order of run and page."""
-    inside = carrier.SHAPE.memory / 1024
+    gib = carrier.SHAPE.memory / 1024
     known = {
-        "demo": Part(demo.__doc__ or "", Judged("Debian 12 on Linux"), carrier.RELEASE, demo.cases, inside),
-        "lab": Part(lab.__doc__ or "", Judged("Debian 12 on Linux"), carrier.RELEASE, lab.cases, inside),
+        "demo": Part(demo.__doc__ or "", Judged("Debian 12 on Linux"), carrier.RELEASE, demo.cases, gib, True),
+        "lab": Part(lab.__doc__ or "", Judged("Debian 12 on Linux"), carrier.RELEASE, lab.cases, gib, True),
     }
     for release, number in (("bookworm", 12), ("trixie", 13)):
         about = f"Hosts of Debian {number}. {hosts.__doc__}"
@@ -101,11 +104,13 @@ class _Discarded:
 def _run(name: str, part: Part, shared: Carrier, require: Callable[[float], str]) -> Result:
     """Run a part, print a line for each case, and return the result."""
     print(f"\n{name}", flush=True)
+    if not part.inside:
+        shared.discard()
     cases = part.cases(shared, part.judged)
     result = results.begun(name, results.machine("not known"))
     with result.timed():
         try:
-            result.machine = results.machine(require(part.memory))
+            result.machine = results.machine(require(0 if shared.running else part.memory))
         except (NotRunError, ProvisionError) as reason:
             said = " ".join(map(str, reason.args))
             result.verdicts = left_out(name, part.judged, [case.name for case in cases], said)
@@ -130,11 +135,13 @@ def _required(memory: float) -> str:
     """Make sure that this machine can run a part, and return KVM or emulation in words for the page.
 
     Raises:
-        NotRunError: the machine lacks something.
-        ProvisionError: an image cannot be made.
+        ProvisionError: the machine lacks root, QEMU, memory or room, or an image cannot be made.
     """
+    board = vm_image.architecture()
     lab_machine.require_root()
-    needs.require(memory, needs.DISK)
+    lab_machine.require_programs(install=True, emulator=(board.emulator, board.package))
+    lab_machine.require_memory(int(memory * 1024))
+    vm_image.require_room(_DISKS, _DISK_GIB)
     word = acceleration.acceleration(vm_image.ensure(carrier.RELEASE, _say))
     return acceleration.explained(word)
 

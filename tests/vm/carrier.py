@@ -58,10 +58,16 @@ class Carrier:
             self._login = self._booted()
         return self._login
 
+    @property
+    def running(self) -> bool:
+        """Whether this run booted the carrier."""
+        return self._login is not None
+
     def discard(self) -> None:
         """Cut the power and delete the carrier; PROVISION_KEEP_VM=1 leaves the carrier running for a look."""
         if self._machine and not KEEP:
             self._machine.discard()
+            self._login = self._machine = None
 
     def clone(self) -> str:
         """Clone the project's commit into /root/provision, and return the commit in short."""
