@@ -126,7 +126,7 @@ class Login:
             "ServerAliveInterval": 30 * self.factor,
         }
         told = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-        script = shlex.join(["bash", "-euo", "pipefail", "-c", text])
+        script = shlex.join(["bash", "--norc", "-euo", "pipefail", "-c", text])
         return ["ssh", "-i", str(self.key), "-p", str(self.port), *told, "root@127.0.0.1", script]
 
     def sh(self, text: str, seconds: float = 60, *, check: bool = True, given: bytes = b"") -> Said:
