@@ -29,7 +29,7 @@ from provision.steps.base import Owned, Step
 from provision.steps.docker.daemon_json import DockerConfig
 from provision.steps.docker.service import DockerService
 from provision.steps.docker.unmanage import OwnedDockerConfig
-from provision.steps.facts import HostFacts
+from provision.steps.facts import INTERFACE, HostFacts
 from provision.steps.instance import endpoint
 from provision.steps.system.apt import Packages
 from provision.steps.system.apt_repository import AptKey, AptSource, OnlySource, Repository
@@ -115,6 +115,9 @@ class Settings(inventory.Settings):
         for key in self.daemon:
             if key in OWN_KEYS:
                 yield ("daemon", key), f"use {OWN_KEYS[key]} for this"
+        bridge = self.daemon.get("bridge", "docker0")
+        if not isinstance(bridge, str) or not INTERFACE.fullmatch(bridge) or bridge == "none":
+            yield ("daemon", "bridge"), "must be the name of a bridge: instances are on Docker's own bridge"
         if self.daemon.get("default-runtime") == "nvidia":
             yield ("daemon", "default-runtime"), "would give every container all cards; --gpus needs no default runtime"
         try:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from provision.errors import Problem
 from provision.inventory import (
     AbsolutePath,
     Address,
@@ -152,7 +153,8 @@ class Settings(Tuning):
     listen_address: Address | Literal[""] = ""
     """Address on which instances listen; by default the address by which the host reaches its balancers."""
     admit: tuple[Network, ...] = ()
-    """Addresses and networks that may reach the instances, besides the balancers."""
+    """Addresses and networks that may reach the instances, besides the balancers. Refused for instances on 127.0.0.1,
+    which no other host can reach."""
     tolerate: Annotated[tuple[CardUser, ...], Field(max_length=64)] = ()
     """Names of containers, and of programs outside Docker, that may use the cards of instances."""
     storage: Storage = "volume"
@@ -195,6 +197,19 @@ class Settings(Tuning):
             yield ("max_unavailable",), "must be more than 0% and at most 100%"
         if not 0 <= duration_seconds(self.drain_timeout) <= 86400:
             yield ("drain_timeout",), "must be between 0s and 24h"
+
+
+def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
+    """Yield networks that `admit` names in vain."""
+    settings = host.of(Settings)
+    if settings.admit and host.instances and endpoint.is_local(host, inventory):
+        yield host.problem(
+            OLLAMA.name,
+            ("admit",),
+            f"would have no effect: the instances of {host.name} listen on {settings.listen_address or '127.0.0.1'},"
+            " because no balancer on another host sends to them. Remove the key, or set ollama.listen_address to the"
+            f" address of {host.name} that these networks reach",
+        )
 
 
 def _is_one_line(secret: Secret) -> bool:

@@ -4,7 +4,8 @@ A role never imports another role. Each class here names the settings of one rol
 `Settings` declares them, with their defaults. `Instance` has the settings of `ollama` that others read.
 """
 
-from typing import Protocol, cast
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
 from provision.inventory.model import Host
 
@@ -28,6 +29,10 @@ class DockerSettings(Protocol):
     def containerd_images(self) -> bool:
         """Whether a Docker that a deploy installs keeps images in containerd's store, on a host without an older
         store."""
+
+    @property
+    def daemon(self) -> Mapping[str, Any]:
+        """More keys of daemon.json."""
 
 
 class ToolkitSettings(Protocol):

@@ -132,9 +132,10 @@ def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -
             ) from error
     if inspect.command() in answers:
         try:
-            facts = dataclasses.replace(facts, published=inspect.published(answers[inspect.command()]))
+            published, attached = inspect.places(answers[inspect.command()])
+            facts = dataclasses.replace(facts, published=published, attached=attached)
         except BlockedError as blocked:
-            facts = dataclasses.replace(facts, published=None, asked_after=blocked.by)
+            facts = dataclasses.replace(facts, published=None, attached=(), asked_after=blocked.by)
     return facts
 
 

@@ -3,9 +3,10 @@
 Sources: os-release(5); proc(5) for cgroups; nvidia-smi, see `smi`.
 """
 
+import ipaddress
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -20,6 +21,7 @@ STARTING = 20  # seconds to wait while Docker starts
 DOCKER_TIMEOUT = 15  # seconds for Docker to list containers
 MANAGED = "provision.managed"  # label of our containers
 OURS = "/opt/provision/"  # our programs
+INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # 15 is the kernel's limit (IFNAMSIZ)
 
 TITLE = "host facts"
 CARDS, PUBLISHED, AT_FIRST = "cards", "published", "published at first"
@@ -27,6 +29,21 @@ PARTS = frozenset({CARDS, PUBLISHED})
 """Costly parts of the host facts, with programs of their own, which a read may leave out: the cards, by nvidia-smi,
 and the addresses on which Docker publishes our containers. `AT_FIRST` is `PUBLISHED` only while the host has no record
 of its cards: a guard asks no more."""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """The place of a running container of ours in one of Docker's networks.
+
+    Args:
+        container: name of the container.
+        address: the container's own IPv4 address.
+        gateway: the address of the host in the network, which is that of the bridge.
+    """
+
+    container: str
+    address: str
+    gateway: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,7 @@ class HostFacts:
         architecture: dpkg's name of the architecture, such as `amd64`; else uname's.
         cgroup: 1 or 2.
         addresses: the host's own addresses, without prefix length.
+        interfaces: the host's own address -> the name of its interface.
         sources: peer, as asked for -> the host's own address on the route to the peer.
         resolved: peer, as asked for -> its address.
         cards: all cards that nvidia-smi lists, with its own indices; `card` takes an index of the inventory.
@@ -52,6 +70,7 @@ class HostFacts:
         clock: seconds since 1970 by the host's clock; None where unknown.
         published: `ADDRESS:PORT` of our containers, also of stopped containers; None where Docker cannot be asked.
         asked_after: id of the step after which Docker can be asked for published ports.
+        attached: the places of our running containers in Docker's networks, as far as known.
     """
 
     distribution: str = ""
@@ -61,6 +80,7 @@ class HostFacts:
     architecture: str = ""
     cgroup: int = 2
     addresses: tuple[str, ...] = ()
+    interfaces: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     resolved: Mapping[str, str] = field(default_factory=dict)
     cards: tuple[Card, ...] = ()
@@ -72,6 +92,13 @@ class HostFacts:
     clock: int | None = None
     published: tuple[str, ...] | None = ()
     asked_after: str = "service:docker"
+    attached: tuple[Attachment, ...] = ()
+
+    @property
+    def bridges(self) -> tuple[str, ...]:
+        """The interfaces that lead to our running containers, each once, in the order of their names."""
+        names = {self.interfaces.get(place.gateway, "") for place in self.attached}
+        return tuple(sorted(name for name in names if INTERFACE.fullmatch(name)))
 
     @property
     def record(self) -> Mapping[int, str]:
@@ -141,7 +168,11 @@ programs() {{
   done
 }}
 """
-_BINDINGS = "{{range .HostConfig.PortBindings}}{{range .}}{{println .HostIp .HostPort}}{{end}}{{end}}"
+# A line of two words for a published port, and of three words for a network of a running container.
+_BINDINGS = (
+    "{{range .HostConfig.PortBindings}}{{range .}}{{println .HostIp .HostPort}}{{end}}{{end}}"
+    "{{$name := .Name}}{{range .NetworkSettings.Networks}}{{println $name .IPAddress .Gateway}}{{end}}"
+)
 
 # One section per line that starts with `#`; os-release and addresses are plain text, so nothing needs quoting.
 # A literal address needs no lookup: `ip` knows a route to it.
@@ -164,7 +195,7 @@ echo '# os'; cat /etc/os-release 2>/dev/null || :
 echo '# arch'; dpkg --print-architecture 2>/dev/null || uname -m
 echo '# cgroup'; if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo 2; else echo 1; fi
 echo '# systemd'; [ -d /run/systemd/system ] && echo yes || echo no
-echo '# addresses'; ip -o addr show 2>/dev/null | awk '{print $4}' || :
+echo '# addresses'; ip -o addr show 2>/dev/null | awk '{print $4, $2}' || :
 echo '# apt'; sources
 echo '# programs'; programs
 for peer in "$@"; do
@@ -244,6 +275,8 @@ def parse(text: str, before: HostFacts | None = None) -> HostFacts:
     sections = _sections(text)
     os_release = _os_release(sections.get("os", [[]])[0])
     peers = [[*peer, "", "", ""][:3] for peer in sections.get("peer", [])]
+    pairs = (line.partition(" ")[::2] for line in sections.get("addresses", [[]])[0] if line)
+    own = [(address.split("/")[0], name.strip().partition("@")[0]) for address, name in pairs]
     return replace(
         before or HostFacts(),
         **_cards(sections),
@@ -254,7 +287,8 @@ def parse(text: str, before: HostFacts | None = None) -> HostFacts:
         like=tuple(os_release.get("ID_LIKE", "").split()),
         architecture=_first(sections, "arch"),
         cgroup=int(_first(sections, "cgroup") or 2),
-        addresses=tuple(line.split("/")[0] for line in sections.get("addresses", [[]])[0] if line),
+        addresses=tuple(address for address, _ in own),
+        interfaces={address: name for address, name in own if name},
         sources={peer: source for peer, _, source in peers if source},
         resolved={peer: address for peer, address, _ in peers if address},
         systemd=_first(sections, "systemd") == "yes",
@@ -295,13 +329,31 @@ def _sections(text: str) -> dict[str, list[list[str]]]:
 
 
 def _published(sections: Mapping[str, list[list[str]]]) -> dict[str, Any]:
-    """The bindings with both an address and a port; empty where nobody asked Docker."""
+    """The bindings with both an address and a port, and the places in networks; empty where nobody asked Docker."""
     if "published" not in sections:
         return {}
     lines = sections["published"][0]
-    pairs = (line.split() for line in lines)
-    known = tuple(sorted({":".join(pair) for pair in pairs if len(pair) == 2}))
-    return {"published": None if "unknown" in lines else known}
+    words = [line.split() for line in lines]
+    known = tuple(sorted({":".join(pair) for pair in words if len(pair) == 2}))
+    return {"published": None if "unknown" in lines else known, "attached": attachments(words)}
+
+
+def attachments(places: Iterable[Sequence[str]]) -> tuple[Attachment, ...]:
+    """Return the places of containers in networks; what is no place with two IPv4 addresses is left out.
+
+    Args:
+        places: name, address and gateway of each place. A stopped container has no addresses.
+    """
+    whole = {(name.lstrip("/"), *addresses) for name, *addresses in filter(None, places) if len(addresses) == 2}
+    return tuple(Attachment(*place) for place in sorted(whole) if all(map(_is_ipv4, place[1:])))
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _first(sections: Mapping[str, list[list[str]]], name: str) -> str:

@@ -100,7 +100,7 @@ class Verification:
 
     Args:
         rollout: a run over the hosts that only plans.
-        places: returns the instances of a host that are published to a network.
+        places: returns the instances of a host that neighbours may be able to reach.
         deep: whether to hash the files of the steps too (`Step.contents`).
     """
 
@@ -156,8 +156,7 @@ class Verification:
             role = role_interface.declaring(self._runs[place.host].host)
             self.results[place.host].steps.append(StepResult(place.step, role, by_neighbour=True))
             self._futures[place.host, place.step] = Future()
-        for reply in unasked:
-            self._replied(reply)
+        self._replied(unasked)
 
     def _places(self, run: HostRun) -> tuple[neighbours.Place, ...]:
         try:
@@ -165,10 +164,12 @@ class Verification:
         except RefusalError:  # plan has refused the host for the same reason
             return ()
 
-    def _replied(self, reply: neighbours.Reply) -> None:
-        result = next(step for step in self.results[reply.place.host].steps if step.step == reply.place.step)
-        result.checks.append(reply.check())
-        self._futures[reply.place.host, reply.place.step].set_result(result)
+    def _replied(self, replies: Sequence[neighbours.Reply]) -> None:
+        """Note replies, with all the replies about an instance."""
+        for place in dict.fromkeys(reply.place for reply in replies):
+            result = next(step for step in self.results[place.host].steps if step.step == place.step)
+            result.checks += [reply.check() for reply in replies if reply.place == place]
+            self._futures[place.host, place.step].set_result(result)
 
     def compared_names(self) -> list[str]:
         """Return the names that several steps share as copies (`Step.compared_as`), each once; the name of the speeds
@@ -255,10 +256,10 @@ class Verification:
         """Have a host try to reach its assigned instances of neighbours."""
         questions = self._questions.get(run.host.name, [])
         if questions:
-            for reply in neighbours.ask(
+            replies = neighbours.ask(
                 run.host.name, questions, lambda command: run.session.batch([command], stop=False)[0]
-            ):
-                self._replied(reply)
+            )
+            self._replied(replies)
 
     def _answer(self, run: HostRun, outcome: HostResult, entry: Entry | None, result: StepResult, live: Any) -> None:
         if entry is not None and not result.waits_for:

@@ -1,51 +1,75 @@
 """Whether an instance is closed to a neighbour, a host of the inventory without access: the neighbour tries to connect.
 
 A host's own rules prove little: another program may accept a packet earlier, or a network in between may lead around
-the rules. Each instance is tried by one neighbour, and a neighbour tries all its instances in one exec. If every host
-has access, or the neighbour turns out to have access, the instance counts as not asked. If the neighbour gives no
-answer, the proof fails.
+the rules. Each instance is tried by one neighbour, and a neighbour tries all its instances in one exec. A neighbour on
+the same link also sends packets to the container's own address, and to a port published on 127.0.0.1 (`link`): both go
+around the published address. If every host has access, or the neighbour turns out to have access, the instance counts
+as not asked. If the neighbour gives no answer, the proof fails.
 """
 
 import ipaddress
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from provision.command import READ_TIMEOUT, Answer, Run, Script, sh
 from provision.errors import HostError
 from provision.inventory import Host, Inventory, topology
 from provision.plan.role_interface import declaring
+from provision.steps import engines
 from provision.steps.base import NOT_ASKED, Check
 from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint
+from provision.verify import link
 
 KIND = "neighbour:"
 PATIENCE = 3  # seconds for one connection: a dropped packet gets no answer
 AT_ONCE = 32  # connections at the same time from one neighbour
 EVERYBODY = "0.0.0.0/0"
 
-# Arguments: pairs of address and port. Output: a line for each pair with its number, the source address of this host,
-# and the exit code of the attempt. Every supported distribution has bash.
+# Arguments: address, port, and the host that a packet is sent to, or `-` for the usual route. Output: a line for each
+# question with its number, the source address of this host, and the exit code of the attempt. Every supported
+# distribution has bash.
 SCRIPT = Script(
     "verify/neighbours",
-    rf"""
+    rf"""{link.SHELL}
 number=0
-while [ $# -ge 2 ]; do
+while [ $# -ge 3 ]; do
   {{
-    source=$(ip -o route get "$1" 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p')
-    rc=0; timeout {PATIENCE} bash -c 'exec 3<>"/dev/tcp/$1/$2"' ask "$1" "$2" >/dev/null 2>&1 || rc=$?
+    rc=0; source=''
+    if [ "$3" = - ]; then
+      source=$(ip -o route get "$1" 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p')
+      timeout {PATIENCE} bash -c 'exec 3<>"/dev/tcp/$1/$2"' ask "$1" "$2" >/dev/null 2>&1 || rc=$?
+    else
+      asks_link "$3" "$1" "$2" {PATIENCE} || rc=$?
+    fi
     printf '%s %s %s\n' "$number" "${{source:--}}" "$rc"
   }} &
   number=$((number + 1))
   [ $((number % {AT_ONCE})) -ne 0 ] || wait
-  shift 2
+  shift 3
 done
 wait
 """,
 )
 REACHED, CLOSED = ("0",), ("1", "124")  # exit codes: connected; refused or no route, no answer
 LINE = re.compile(r"(\d{1,6}) (\S{1,45}) (\d{1,3})")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to an instance.
+
+    Args:
+        address: the address asked for.
+        port: the port asked for.
+        gate: the address of the host that a packet for `address` is sent to; empty for the usual route.
+    """
+
+    address: str
+    port: int
+    gate: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +84,9 @@ class Place:
         admitted: the networks with access.
         senders: names of the balancers that send to the instance.
         role: the role whose settings list these networks.
+        gate: an address of the host for its neighbours on the link.
+        container: the container's own address; empty if unknown.
+        inside: the port of the server inside the container.
     """
 
     host: str
@@ -69,6 +96,16 @@ class Place:
     admitted: tuple[str, ...]
     senders: frozenset[str]
     role: str = ""
+    gate: str = ""
+    container: str = ""
+    inside: int = 0
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The ways that a neighbour tries: the published address, then the ways around the published address."""
+        local = ipaddress.ip_address(self.address).is_loopback
+        published = Way(self.address, self.port, self.gate if local else "")
+        return (published, Way(self.container, self.inside, self.gate)) if self.container else (published,)
 
     @property
     def step(self) -> str:
@@ -99,6 +136,7 @@ class Reply:
         reached: whether the neighbour reached the instance; None if not asked or not known.
         why: the reason for None; else empty.
         failed: whether the neighbour was asked and gave no answer: the proof fails, because the instance may be open.
+        way: the way tried, or None.
     """
 
     place: Place
@@ -106,21 +144,24 @@ class Reply:
     reached: bool | None = None
     why: str = ""
     failed: bool = False
+    way: Way | None = None
 
     def check(self) -> Check:
         """Return the proof, or the reason why there is none."""
+        way = self.way or Way(self.place.address, self.place.port)
+        around = f" by way of {self.place.host}" if way.gate else ""
         if self.reached is None and not self.failed:
-            return Check(f"{NOT_ASKED}whether {self.place.label} is closed to others: {self.why}", True, True)
-        name = f"{self.place.address}:{self.place.port} is closed to {self.asker}"
+            return Check(f"{NOT_ASKED}whether {self.place.label} is closed to others{around}: {self.why}", True, True)
+        name = f"{way.address}:{way.port} is closed to {self.asker}{around}"
         return Check(name, self.why or ("open" if self.reached else "closed"), "closed")
 
 
 Places = Callable[[Host, Inventory, HostFacts], tuple["Place", ...]]
-"""Returns the instances of a host that are published to a network; see `places`."""
+"""Returns the instances of a host that neighbours may be able to reach; see `places`."""
 
 
 def places(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[Place, ...]:
-    """Return the instances of a host that are published to a network; none if published on a loopback address.
+    """Return the instances of a host, as neighbours may be able to reach them; none without another host.
 
     Args:
         host: one host.
@@ -130,14 +171,25 @@ def places(host: Host, inventory: Inventory, facts: HostFacts) -> tuple[Place, .
     Raises:
         RefusalError: the listen address or the networks with access are unknown.
     """
-    if not host.instances or endpoint.is_local(host, inventory):
+    if not host.instances or len(inventory.hosts) == 1:
         return ()
+    local = endpoint.is_local(host, inventory)
     address = endpoint.listen_address(host, inventory, facts)
-    admitted = endpoint.admitted(host, inventory, facts)
-    senders = frozenset(balancer.name for balancer in topology.balancers(host, inventory))
-    role = declaring(host)
+    common = Place(
+        host=host.name,
+        instance="",
+        address=address,
+        port=0,
+        admitted=() if local else endpoint.admitted(host, inventory, facts),
+        senders=frozenset(balancer.name for balancer in topology.balancers(host, inventory)),
+        role=declaring(host),
+        gate=host.connection.address if local else address,
+        inside=engines.of(host.serving).probe.port,
+    )
+    own = {place.container: place.address for place in facts.attached}
     return tuple(
-        Place(host.name, instance.name, address, instance.port, admitted, senders, role) for instance in host.instances
+        replace(common, instance=instance.name, port=instance.port, container=own.get(instance.name, ""))
+        for instance in host.instances
     )
 
 
@@ -170,7 +222,7 @@ def ask(asker: str, questions: Sequence[Place], run: Callable[[Run], Answer]) ->
     except Exception as error:  # noqa: BLE001 - the results of other hosts wait for every reply
         reason = error.message if isinstance(error, HostError) else repr(error)
         why = f"{asker} was asked and gave no answer: {reason}"
-        return [Reply(place, asker, why=why, failed=True) for place in questions]
+        return [Reply(place, asker, why=why, failed=True, way=way) for place, way in _ways(questions)]
 
 
 def neighbour(place: Place, hosts: Sequence[Host]) -> str:
@@ -200,15 +252,21 @@ def _unasked(place: Place) -> Reply:
     return Reply(place, why="every host that was reached has access to the instance")
 
 
+def _ways(questions: Iterable[Place]) -> list[tuple[Place, Way]]:
+    return [(place, way) for place in questions for way in place.ways]
+
+
 def command(questions: Iterable[Place]) -> Run:
     """Return the command of a neighbour: all its questions at once."""
-    words = [word for place in questions for word in (place.address, str(place.port))]
-    rounds = 1 + len(words) // 2 // AT_ONCE
-    return sh(SCRIPT, *words, title="ask the ports of other hosts' instances", timeout=READ_TIMEOUT + PATIENCE * rounds)
+    words = [word for _, way in _ways(questions) for word in (way.address, str(way.port), way.gate or "-")]
+    rounds = 1 + len(words) // 3 // AT_ONCE
+    # On a link the script waits for the link address first, and may wait a second longer in each of its attempts.
+    timeout = READ_TIMEOUT + (2 * PATIENCE + 1) * rounds
+    return sh(SCRIPT, *words, title="ask the ports of other hosts' instances", timeout=timeout)
 
 
 def parse(asker: str, questions: Sequence[Place], answer: Answer) -> list[Reply]:
-    """Parse the answer of a neighbour.
+    """Parse the answer of a neighbour: a reply for each way to each instance, in order.
 
     Args:
         asker: the name of the neighbour.
@@ -217,13 +275,17 @@ def parse(asker: str, questions: Sequence[Place], answer: Answer) -> list[Reply]
     """
     lines = (LINE.fullmatch(line) for line in answer.text.splitlines())
     attempts = {int(line[1]): (line[2], line[3]) for line in lines if line}
-    return [_reply(asker, place, attempts.get(number)) for number, place in enumerate(questions)]
+    asked = enumerate(_ways(questions))
+    return [_reply(Reply(place, asker, way=way), attempts.get(number)) for number, (place, way) in asked]
 
 
-def _reply(asker: str, place: Place, attempt: tuple[str, str] | None) -> Reply:
+def _reply(asked: Reply, attempt: tuple[str, str] | None) -> Reply:
     source, code = attempt or ("", "")
+    asker, place = asked.asker, asked.place
     if place.admits(source):
-        return Reply(place, asker, why=f"{asker} asks from {source}, which the instance admits")
+        return replace(asked, why=f"{asker} asks from {source}, which the instance admits")
     if code in (*REACHED, *CLOSED):
-        return Reply(place, asker, reached=code in REACHED)
-    return Reply(place, asker, why=f"{asker} could not try to connect (exit code {code or 'unknown'})", failed=True)
+        return replace(asked, reached=code in REACHED)
+    if code == str(link.NO_LINK) and asked.way and asked.way.gate:
+        return replace(asked, why=f"{asker} is not on one link with {place.host}")
+    return replace(asked, why=f"{asker} could not try to connect (exit code {code or 'unknown'})", failed=True)

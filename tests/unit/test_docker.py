@@ -213,6 +213,8 @@ def test_another_log_driver_gets_none_of_our_options() -> None:
     [
         ({"live-restore": False}, "use docker.live_restore for this"),
         ({"default-runtime": "nvidia"}, "would give every container all cards"),
+        ({"bridge": "none"}, "must be the name of a bridge"),
+        ({"bridge": "br0 -j ACCEPT"}, "must be the name of a bridge"),
         ({"x": object()}, "must be what JSON can say"),
     ],
 )

@@ -1,6 +1,7 @@
 """The firewall of the instances: the rules in the words of a real kernel, the check, and the removal."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,26 +9,34 @@ import pytest
 import yaml
 
 from provision.command import Run
+from provision.errors import InventoryError
+from provision.plan import role_interface
 from provision.plan.planner import plan_host
 from provision.roles import ollama as role
 from provision.steps.base import Answer, BlockedError
 from provision.steps.docker import inspect
 from provision.steps.docker.firewall import COMMAND, Firewall, OwnedFirewall, direct
-from provision.steps.facts import HostFacts
+from provision.steps.facts import Attachment, HostFacts
 from tests.unit.step_cases import TESTS
 
 MATCH = "-p tcp -m conntrack --ctorigdst 10.0.0.11 --ctorigdstport 3001 --ctdir ORIGINAL"
 LETS_IN = f"-s 10.0.0.5/32 {MATCH} -j RETURN"
 REJECTS = f"{MATCH} -j REJECT --reject-with tcp-reset"
 DIRECT = direct(11434)
+ON_ANOTHER = HostFacts(
+    interfaces={"172.17.0.1": "docker0", "10.66.0.1": "br-1a"},
+    attached=(Attachment("ollama1", "172.17.0.2", "172.17.0.1"), Attachment("ollama1", "10.66.0.2", "10.66.0.1")),
+)
+AROUND = (DIRECT, direct(11434, "br-1a"))
 WALL = Firewall(ports=(3001,), inside=11434, address="10.0.0.11", admit=("10.0.0.5/32",))
 
 
 def live(*rules: str, first: str = "-A DOCKER-USER -j PROVISION", forward: str = "-A FORWARD -j DOCKER-USER") -> Any:
     """Return a host with some rules in our chain, and the unchanged file of rules."""
     said = [first, "-N PROVISION", *(f"-A PROVISION {rule}" for rule in rules), "-P FORWARD DROP", forward]
-    text = "\n".join([*said, "# file", LETS_IN, REJECTS, ""])
-    return SimpleNamespace(run=lambda *words: SimpleNamespace(rc=0, stdout=text, stderr=""))
+    text = "\n".join([*said, "# file", LETS_IN, REJECTS, DIRECT, direct(11434, "br-1a"), ""])
+    answer = SimpleNamespace(rc=0, stdout=text, stderr="")
+    return SimpleNamespace(run=lambda *words: answer, backend=SimpleNamespace(facts=ON_ANOTHER))
 
 
 def failed(host: Any) -> list[str]:
@@ -37,12 +46,13 @@ def failed(host: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("host", "names"),
     [
-        (live(LETS_IN, REJECTS), []),
-        (live(), ["ports closed to others"]),
-        (live(f"-s 1.2.3.4/32 {MATCH} -j RETURN", LETS_IN, REJECTS), ["foreign rules among ours"]),
-        (live(f"{MATCH} -j RETURN", LETS_IN, REJECTS), ["foreign rules among ours"]),
-        (live(LETS_IN, REJECTS, forward=""), ["FORWARD leads to DOCKER-USER"]),
-        (live(LETS_IN, REJECTS, first="-A DOCKER-USER -j ACCEPT"), ["first rule of DOCKER-USER"]),
+        (live(LETS_IN, REJECTS, *AROUND), []),
+        (live(*AROUND), ["ports closed to others"]),
+        (live(LETS_IN, REJECTS, DIRECT), ["ways around the published ports"]),
+        (live(f"-s 1.2.3.4/32 {MATCH} -j RETURN", LETS_IN, REJECTS, *AROUND), ["foreign rules among ours"]),
+        (live(f"{MATCH} -j RETURN", LETS_IN, REJECTS, *AROUND), ["foreign rules among ours"]),
+        (live(LETS_IN, REJECTS, *AROUND, forward=""), ["FORWARD leads to DOCKER-USER"]),
+        (live(LETS_IN, REJECTS, *AROUND, first="-A DOCKER-USER -j ACCEPT"), ["first rule of DOCKER-USER"]),
     ],
 )
 def test_the_check_finds_missing_and_foreign_rules(host: Any, names: list[str]) -> None:
@@ -107,9 +117,31 @@ def test_a_former_address_stays_closed_too() -> None:
     assert found[2:] == [*wall(3001), DIRECT]
 
 
-@pytest.mark.parametrize(
-    "place", ["127.0.0.1:3001", "0.0.0.0:3001", "::1:3001", "x:y", "10.0.0.11:x", "10.0.0.11:3101"]
-)
+def test_a_port_on_loopback_is_closed_to_everybody_on_the_link() -> None:
+    local = dataclasses.replace(WALL, address="127.0.0.1", admit=("0.0.0.0/0", "10.9.0.0/16"))
+    rejects = REJECTS.replace("10.0.0.11", "127.0.0.1")
+    assert local.rules(HostFacts()) == [rejects, DIRECT]
+    assert WALL.rules(publishing("127.0.0.1:3001")) == [*wall(3001), rejects, DIRECT], (
+        "closed until the container moves"
+    )
+
+
+def test_every_bridge_with_a_container_of_ours_is_closed() -> None:
+    assert WALL.rules(ON_ANOTHER)[2:] == list(AROUND)
+    declared = dataclasses.replace(WALL, bridge="br0")
+    assert declared.rules(HostFacts())[2:] == [direct(11434, "br0")], "before a container of ours runs there"
+    then = {"forwarded": True, "ahead": [], "first": True, "rules": [*wall(3001), DIRECT]}
+    back = WALL.restore(ON_ANOTHER, None, then)
+    assert back is not None
+    assert back["rules"] == [*wall(3001), *AROUND]
+
+
+@pytest.mark.parametrize("name", ["", "br 1", "br0 -j ACCEPT", "a" * 16])
+def test_a_name_that_is_no_interface_gets_no_rule(name: str) -> None:
+    assert dataclasses.replace(ON_ANOTHER, interfaces={"10.66.0.1": name}).bridges == ()
+
+
+@pytest.mark.parametrize("place", ["0.0.0.0:3001", "::1:3001", "x:y", "10.0.0.11:x", "10.0.0.11:3101"])
 def test_other_published_addresses_get_no_rules(place: str) -> None:
     assert MOVED.rules(publishing(place)) == [*wall(3101), DIRECT]
 
@@ -130,3 +162,25 @@ def test_a_rollback_keeps_a_port_closed_too() -> None:
 def test_a_rollback_puts_no_foreign_rule_before_ours() -> None:
     then = {"forwarded": True, "ahead": ["-j ACCEPT"], "first": True, "rules": [*wall(3101), DIRECT]}
     assert MOVED.restore(publishing("10.0.0.11:3101"), None, then) == {**then, "ahead": []}
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1"])
+def test_admitted_networks_are_refused_where_instances_listen_on_loopback(tmp_path: Path, address: str) -> None:
+    said = f"listen_address: {address}, " if address else ""
+    text = (
+        "{{all: {{vars: {{nginx: {{accept_known_vulnerabilities: true}}}}}},"
+        " gpu: {{hosts: {{gpu-01: {{ollama: {{{0}admit: [10.1.0.0/16], instances: [{{gpus: [0]}}]}}}}}}}}{1}}}"
+    )
+    path = tmp_path / "inventory.yaml"
+    path.write_text(text.format(said, ""))
+    with pytest.raises(InventoryError) as refused:
+        role_interface.load(str(path))
+    [problem] = refused.value.problems
+    assert str(problem).startswith(f"{path}:1: gpu.hosts.gpu-01.ollama.admit")
+    assert "would have no effect: the instances of gpu-01 listen on 127.0.0.1" in problem.message
+    assert "set ollama.listen_address" in problem.message
+    path.write_text(text.format("listen_address: 10.0.0.11, ", ""))
+    assert role_interface.load(str(path)), "the declared address is the way of these networks"
+    if not address:
+        path.write_text(text.format("", ", balancer: {hosts: {lb-01: }}"))
+        assert role_interface.load(str(path)), "another host balances, so the instances listen on an address"

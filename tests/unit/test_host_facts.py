@@ -61,6 +61,17 @@ def test_host_facts_list_the_published_addresses_of_our_containers(
     assert facts.parse(said.stdout).published == published
 
 
+def test_the_bridges_of_our_containers_follow_from_the_addresses_of_their_networks() -> None:
+    places = ["/ollama1 172.17.0.2 172.17.0.1", "/ollama1 10.66.0.2 10.66.0.1", "/ollama2  ", "/ollama3 invalid IP"]
+    own = ["127.0.0.1/8 lo", "10.0.0.11/24 eth0@if7", "172.17.0.1/16 docker0", "10.66.0.1/24 br-1a"]
+    text = ["# addresses", *own, "# published", "10.0.0.11 3001", *places, "# end"]
+    found = facts.parse("\n".join(text))
+    assert (found.published, found.bridges) == (("10.0.0.11:3001",), ("br-1a", "docker0"))
+    assert found.addresses == ("127.0.0.1", "10.0.0.11", "172.17.0.1", "10.66.0.1")
+    assert found.interfaces["10.0.0.11"] == "eth0"
+    assert found.attached[1] == facts.Attachment("ollama1", "172.17.0.2", "172.17.0.1")
+
+
 def test_without_docker_nothing_is_published() -> None:
     assert facts.parse("# gpu\n# gpu-exit\n127\n# published\n").published == ()
 

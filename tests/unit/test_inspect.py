@@ -14,7 +14,7 @@ from provision.plan.planner import host_facts
 from provision.steps.base import BlockedError, UnreadableError
 from provision.steps.docker import card_look, inspect
 from provision.steps.docker.gpu_processes import Application
-from provision.steps.facts import HostFacts
+from provision.steps.facts import Attachment, HostFacts
 
 DOCKER = """#!/bin/sh
 echo "$*" >>"$ASKED"
@@ -277,7 +277,7 @@ def test_a_label_with_another_line_end_makes_no_section(ending: str) -> None:
     assert set(inspect.read(answered("# containers", line, "# images", "# volumes")).containers) == {"ollama1"}
 
 
-def test_the_published_addresses_of_our_containers_are_read_too() -> None:
+def test_the_places_of_our_containers_are_read_too() -> None:
     bound = {
         "11434/tcp": [{"HostIp": "10.0.0.11", "HostPort": "3001"}, {"HostIp": "", "HostPort": "3003"}],
         "1/udp": None,
@@ -285,12 +285,13 @@ def test_the_published_addresses_of_our_containers_are_read_too() -> None:
     foreign = container(
         id="ff" * 32, name="/other", labels=None, ports={"1/tcp": [{"HostIp": "192.0.2.1", "HostPort": "9"}]}
     )
-    answer = answered("# containers", container(ports=bound), foreign, "# images", "# volumes")
-    assert inspect.published(answer) == ("10.0.0.11:3001",)
-    assert inspect.published(Answer(0, b"# absent\n# probes\nhost applications\n# end\n")) == ()
-    assert inspect.published(Answer(1, b"", b"what?")) is None
+    networks = [["172.17.0.2", "172.17.0.1"], ["", ""], None]
+    answer = answered("# containers", container(ports=bound, attached=networks), foreign, "# images", "# volumes")
+    assert inspect.places(answer) == (("10.0.0.11:3001",), (Attachment("ollama1", "172.17.0.2", "172.17.0.1"),))
+    assert inspect.places(Answer(0, b"# absent\n# probes\nhost applications\n# end\n")) == ((), ())
+    assert inspect.places(Answer(1, b"", b"what?")) == (None, ())
     with pytest.raises(BlockedError, match="service:docker"):
-        inspect.published(Answer(75, b"", b"docker.service is not running"))
+        inspect.places(Answer(75, b"", b"docker.service is not running"))
 
 
 def test_without_curl_the_published_addresses_are_known_after_its_package() -> None:

@@ -10,9 +10,9 @@ import pytest
 from provision.command import Answer
 from provision.errors import UnreachableError
 from provision.inventory import Connection, Host, Instance, Inventory
-from provision.steps.facts import HostFacts
+from provision.steps.facts import Attachment, HostFacts
 from provision.verify import neighbours
-from provision.verify.neighbours import Place, Reply
+from provision.verify.neighbours import Place, Reply, Way
 
 
 def host(name, address, *groups, **settings):
@@ -28,6 +28,7 @@ LB = host("lb-01", "10.0.0.5", "balancer")
 GPU = [host(f"gpu-0{number}", f"10.0.0.1{number}", "gpu") for number in (1, 2, 3)]
 HOSTS = [*GPU, LB]
 PLACE = Place("gpu-01", "ollama1", "10.0.0.11", 3001, ("10.0.0.5/32",), frozenset({"lb-01"}), "ollama")
+WAY = Way("10.0.0.11", 3001)
 
 
 def place(number, **changes):
@@ -49,13 +50,50 @@ def test_a_host_with_access_to_the_instance_does_not_ask():
 
 def test_the_addresses_of_instances_and_the_admitted_networks():
     first = host("gpu-01", "10.0.0.11", "gpu", admit=("10.9.0.0/16",))
-    facts = HostFacts(addresses=("10.0.0.11",), sources={"10.0.0.5": "10.0.0.11"}, resolved={"10.0.0.5": "10.0.0.5"})
-    inventory = Inventory(path="", hosts=(first, LB))
-    assert neighbours.places(first, inventory, facts) == (place(1, admitted=("10.0.0.5/32", "10.9.0.0/16")),)
-    assert neighbours.places(LB, inventory, facts) == ()
-    assert neighbours.places(first, Inventory(path="", hosts=(first,)), facts) == (), (
-        "the address of the instance is 127.0.0.1"
+    attached = (Attachment("ollama1", "172.17.0.2", "172.17.0.1"), Attachment("other", "172.17.0.3", "172.17.0.1"))
+    facts = HostFacts(
+        addresses=("10.0.0.11",),
+        sources={"10.0.0.5": "10.0.0.11"},
+        resolved={"10.0.0.5": "10.0.0.5"},
+        attached=attached,
     )
+    inventory = Inventory(path="", hosts=(first, LB))
+    around = {"gate": "10.0.0.11", "inside": 11434, "container": "172.17.0.2"}
+    [found] = neighbours.places(first, inventory, facts)
+    assert found == place(1, admitted=("10.0.0.5/32", "10.9.0.0/16"), **around)
+    assert found.ways == (WAY, Way("172.17.0.2", 11434, "10.0.0.11"))
+    assert neighbours.places(LB, inventory, facts) == ()
+
+
+def test_the_ways_around_an_instance_on_loopback():
+    alone = [host(f"gpu-0{number}", f"10.0.0.1{number}", "gpu") for number in (1, 2)]
+    facts = HostFacts(addresses=("10.0.0.11",))
+    [local] = neighbours.places(alone[0], Inventory(path="", hosts=tuple(alone)), facts)
+    assert (local.admitted, neighbours.neighbour(local, alone)) == ((), "gpu-02")
+    assert local.ways == (Way("127.0.0.1", 3001, "10.0.0.11"),), "the address of a stopped container is unknown"
+    assert neighbours.places(alone[0], Inventory(path="", hosts=tuple(alone[:1])), facts) == (), "no other host"
+
+
+def test_every_way_to_an_instance_has_its_own_proof():
+    around = place(1, gate="10.0.0.11", inside=11434, container="172.17.0.2")
+    run = Run(gpu_02="0 10.0.0.12 1\n1 10.0.0.12 0\n")
+    replies = ask([around], HOSTS, run)
+    assert run.asked == [("gpu-02", ("10.0.0.11", "3001", "-", "172.17.0.2", "11434", "10.0.0.11"))]
+    assert [(check.name, check.got) for check in (reply.check() for reply in replies)] == [
+        ("10.0.0.11:3001 is closed to gpu-02", "closed"),
+        ("172.17.0.2:11434 is closed to gpu-02 by way of gpu-01", "open"),
+    ]
+
+
+def test_a_neighbour_behind_a_router_cannot_try_the_way_around():
+    around = place(1, gate="10.0.0.11", inside=11434, container="172.17.0.2")
+    published, other = ask([around], HOSTS, Run(gpu_02="0 10.0.0.12 1\n1 - 3\n"))
+    why = "gpu-02 is not on one link with gpu-01"
+    assert (published.reached, other.reached, other.why) == (False, None, why)
+    assert other.check().name == f"not asked: whether gpu-01/ollama1 is closed to others by way of gpu-01: {why}"
+    assert other.check().passed
+    [failed] = ask([PLACE], HOSTS, Run(gpu_02="0 10.0.0.12 3\n"))
+    assert not failed.check().passed, "3 is no answer about the published address"
 
 
 class Run:
@@ -83,8 +121,8 @@ def test_every_neighbour_asks_once_for_any_number_of_instances():
     run = Run(gpu_02="1 10.0.0.12 0\n0 10.0.0.12 1\n", gpu_03="0 10.0.0.13 124\n")
     replies = ask(two, HOSTS, run)
     assert sorted(run.asked) == [
-        ("gpu-02", ("10.0.0.11", "3001", "10.0.0.11", "3002")),
-        ("gpu-03", ("10.0.0.12", "3001")),
+        ("gpu-02", ("10.0.0.11", "3001", "-", "10.0.0.11", "3002", "-")),
+        ("gpu-03", ("10.0.0.12", "3001", "-")),
     ]
     assert [(reply.place.label, reply.asker, reply.reached) for reply in replies] == [
         ("gpu-01/ollama1", "gpu-02", False),
@@ -103,7 +141,7 @@ def test_every_neighbour_asks_once_for_any_number_of_instances():
 def test_an_admitted_neighbour_proves_nothing():
     why = "gpu-02 asks from 10.0.0.5, which the instance admits"
     [reply] = ask([PLACE], HOSTS, Run(gpu_02="0 10.0.0.5 0"))
-    assert reply == Reply(PLACE, "gpu-02", None, why)
+    assert reply == Reply(PLACE, "gpu-02", None, why, way=WAY)
     assert reply.check().name == f"not asked: whether gpu-01/ollama1 is closed to others: {why}"
     assert reply.check().passed
 

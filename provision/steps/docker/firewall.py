@@ -9,8 +9,11 @@ Docker puts its jump to DOCKER-USER first in FORWARD when it starts. If another 
 jump, the rule can accept a packet that our rules never see, and `nft flush ruleset` takes the jump away. So this step
 keeps the jump first; the foreign rule stays, after the jump.
 
-Before Docker 28 a neighbour that routes 172.17.0.0/16 to this host reaches a published container by the container's own
-address (moby issue 45610), and no rule about the host's address matches: `direct` closes the way.
+Before Docker 28 a neighbour on the same link goes around the published address in two ways
+(docs/facts.md#docker-ports). With a route to Docker's network by this host the neighbour reaches a container by the
+container's own address, and no rule about the host's address matches: `direct` closes this way on every bridge with a
+container of ours. A port published on 127.0.0.1 answers a packet for 127.0.0.1 that comes from the link: the rules of a
+published address hold for 127.0.0.1 too, and admit nobody. The host's own packets do not pass FORWARD.
 
 IPv6 needs no rules: instances are published on one IPv4 address, `endpoint.listen_address` refuses any other.
 """
@@ -22,7 +25,7 @@ from typing import Any, ClassVar
 
 from provision.command import Answer, Command, Script, look, sh
 from provision.steps.base import BlockedError, Check, Fact, Owned, State, Step, UnreadableError
-from provision.steps.facts import HostFacts
+from provision.steps.facts import HostFacts, live_facts
 from provision.steps.instance_paths import FIREWALL_RULES
 from provision.steps.wording import Vocabulary, Words
 
@@ -76,7 +79,7 @@ iptables -w 10 -S %s 1 && iptables -w 10 -S %s && iptables -w 10 -S FORWARD
 echo '# file'; sed -n 's/^-A PROVISION //p' %s
 """
 RULE = f"-A {CHAIN} "
-BRIDGE = "docker0"  # the bridge of our containers
+BRIDGE = "docker0"  # Docker's own bridge, on which our containers are
 MOST, LONGEST = 5, 200  # foreign rules to name, and characters of each
 FILL = Script("docker/fill-chain", APPLY + "printf '%s' \"$1\" | apply")
 REMOVE = Script(
@@ -89,14 +92,16 @@ iptables -w 10 -X {CHAIN} 2>/dev/null || :
 )
 
 
-def direct(inside: int) -> str:
-    """The rule that closes a server's port at its container's own address, except for the host and its containers.
+def direct(inside: int, bridge: str = BRIDGE) -> str:
+    """The rule that closes a server's port at its container's own address, except for the host and the containers on
+    the same bridge.
 
     Args:
         inside: port of the server inside a container.
+        bridge: interface of the container's network.
     """
     return (
-        f"! -i {BRIDGE} -o {BRIDGE} -p tcp -m conntrack ! --ctstate DNAT --ctorigdstport {inside} --ctdir ORIGINAL"
+        f"! -i {bridge} -o {bridge} -p tcp -m conntrack ! --ctstate DNAT --ctorigdstport {inside} --ctdir ORIGINAL"
         " -j REJECT --reject-with tcp-reset"
     )
 
@@ -110,6 +115,7 @@ class Firewall(Step):
         inside: the port of the servers inside their containers.
         address: the address of the published ports, or a pure function from the host facts to the address.
         admit: the networks that may reach the ports, or a pure function from the host facts to the networks.
+        bridge: the declared bridge of Docker. Bridges of running containers of ours are closed too.
         after: ids of steps that change the rules behind our back.
     """
 
@@ -124,6 +130,7 @@ class Firewall(Step):
     inside: int
     address: str | Callable[[HostFacts], str]
     admit: tuple[str, ...] | Callable[[HostFacts], tuple[str, ...]]
+    bridge: str = BRIDGE
     after: tuple[str, ...] = ()
 
     @property
@@ -149,7 +156,10 @@ class Firewall(Step):
         """
         address = self.address(facts) if callable(self.address) else self.address
         places = [*((address, port) for port in self.ports), *_published(facts)]
-        return [*self._rules(places, facts), direct(self.inside)]
+        return [*self._rules(places, facts), *self._direct(facts)]
+
+    def _direct(self, facts: HostFacts) -> list[str]:
+        return [direct(self.inside, bridge) for bridge in dict.fromkeys((self.bridge, *facts.bridges))]
 
     def _rules(self, places: Iterable[tuple[str, int]], facts: HostFacts) -> list[str]:
         admit = self.admit(facts) if callable(self.admit) else self.admit
@@ -172,8 +182,7 @@ class Firewall(Step):
         rules = list(past["rules"])
         if self.ports:  # without a declared chain nobody knows any more which networks to admit
             rules += self._rules((at for at in _published(_known(facts)) if not _closes(rules, *at)), facts)
-            own = direct(self.inside)
-            rules += [] if own in rules else [own]
+            rules += [rule for rule in self._direct(facts) if rule not in rules]
         return {**past, **FIRST, "rules": rules}
 
     def diff(self, have: State, want: State) -> Sequence[str]:
@@ -195,6 +204,10 @@ class Firewall(Step):
         rules_now = [line for line in lines if line.startswith(RULE)]
         strangers = [line for line in rules_now if canonical(line.removeprefix(RULE)) not in ours]
         yield Check("foreign rules among ours", strangers, [])
+        open_ways = sorted(
+            set(self._direct(live_facts(live))) - {canonical(line.removeprefix(RULE)) for line in rules_now}
+        )
+        yield Check("ways around the published ports", open_ways, [])
         yield Check("FORWARD leads to DOCKER-USER", f"-A FORWARD -j {PARENT}" in lines, True)
 
 
@@ -210,18 +223,17 @@ def _known(facts: HostFacts) -> HostFacts:
 
 
 def _published(facts: HostFacts) -> list[tuple[str, int]]:
-    """The places at which our containers can be reached from outside. No container is long on every address: see
-    `Container`."""
+    """The places at which our containers can be reached from outside, 127.0.0.1 too. No container is long on every
+    address: see `Container`."""
     pairs = (at.rpartition(":")[::2] for at in facts.published or ())
-    return [(address, int(port)) for address, port in pairs if port.isdecimal() and _is_outside(address)]
+    return [(address, int(port)) for address, port in pairs if port.isdecimal() and _is_single(address)]
 
 
-def _is_outside(address: str) -> bool:
+def _is_single(address: str) -> bool:
     try:
-        parsed = ipaddress.IPv4Address(address)
+        return not ipaddress.IPv4Address(address).is_unspecified
     except ValueError:
         return False
-    return not (parsed.is_loopback or parsed.is_unspecified)
 
 
 def _match(address: str, port: int) -> str:
@@ -235,7 +247,9 @@ def _closes(rules: Sequence[str], address: str, port: int) -> bool:
 
 def _port_rules(address: str, port: int, admit: Sequence[str]) -> Iterator[str]:
     match = _match(address, port)
-    for network in admit:  # iptables drops a source that matches everything
+    for network in (
+        () if ipaddress.ip_address(address).is_loopback else admit
+    ):  # iptables drops a source that matches everything
         yield f"{match} -j RETURN" if network.endswith("/0") else f"-s {network} {match} -j RETURN"
     yield f"{match} -j REJECT --reject-with tcp-reset"
 

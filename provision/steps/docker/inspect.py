@@ -46,7 +46,8 @@ _CONTAINER = (
     '"runtime":{{json .HostConfig.Runtime}},'
     f'{{{{if index .Config.Labels "{MANAGED}"}}}}"host":{{{{json .HostConfig}}}},'
     '"config":{{json .Config}},{{end}}'
-    '"networks":[{{range $name, $_ := .NetworkSettings.Networks}}{{json $name}},{{end}}null]}'
+    '"networks":[{{range $name, $_ := .NetworkSettings.Networks}}{{json $name}},{{end}}null],'
+    '"attached":[{{range .NetworkSettings.Networks}}[{{json .IPAddress}},{{json .Gateway}}],{{end}}null]}'
 )
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
 _IMAGE_CONFIG = '{"id":{{json .Id}},"config":{{json .Config}}}'
@@ -274,20 +275,28 @@ def read_live(live: Any) -> Docker:
     return read(read_once(live, command()))
 
 
-def published(answer: Answer) -> tuple[str, ...] | None:
-    """`ADDRESS:PORT` of our containers, also of stopped containers; None where Docker cannot be read.
+def places(answer: Answer) -> tuple[tuple[str, ...] | None, tuple[facts.Attachment, ...]]:
+    """`ADDRESS:PORT` of our containers, also of stopped containers, and the places of the running ones in networks;
+    None and nothing where Docker cannot be read.
 
     Args:
         answer: answer to `command()`.
 
     Raises:
-        BlockedError: the ports are known only after another step.
+        BlockedError: the places are known only after another step.
     """
     try:
-        containers = read(answer).containers.values()
+        containers = read(answer).containers
     except UnreadableError:
-        return None
-    ours = (item for item in containers if (item["labels"] or {}).get(MANAGED) == "1")
+        return None, ()
+    ours = {name: item for name, item in containers.items() if (item["labels"] or {}).get(MANAGED) == "1"}
+    networks = (
+        (name, *map(str, place)) for name, item in ours.items() for place in item.get("attached") or () if place
+    )
+    return _published(ours.values()), facts.attachments(networks)
+
+
+def _published(ours: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     places = (place for item in ours for bound in (item["ports"] or {}).values() for place in bound or ())
     pairs = ((place.get("HostIp"), place.get("HostPort")) for place in places)
     return tuple(sorted({f"{address}:{port}" for address, port in pairs if address and port}))

@@ -11,10 +11,10 @@ models.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
-from provision.inventory import Host, Inventory
+from provision.inventory import Host, Inventory, shared_settings
 from provision.render import render
 from provision.steps.base import Step
-from provision.steps.docker.firewall import APPLY, Firewall
+from provision.steps.docker.firewall import APPLY, BRIDGE, Firewall
 from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint, scripts
 from provision.steps.instance.engine import Engine
@@ -77,6 +77,7 @@ def firewall_steps(host: Host, inventory: Inventory, engine: Engine) -> Iterator
         inside=engine.probe.port,
         address=partial(endpoint.listen_address, host, inventory),
         admit=partial(endpoint.admitted, host, inventory),
+        bridge=str(shared_settings.docker(host).daemon.get("bridge") or BRIDGE),
         after=("service:docker", "service:provision-firewall"),
     )
     yield File(path=FIREWALL_PROGRAM, content=firewall_script(), mode=0o755)
