@@ -17,12 +17,14 @@ from provision.lab.spec import Spec
 from provision.steps.docker import card_path, daemon_state
 from provision.steps.docker.card_path import Given
 from tests.fleet import NAME, Fleet
-from tests.real import toolkit_packages
-from tests.real.install import toolkit
+from tests.real import docker_packages, toolkit_packages
+from tests.real.install import docker, toolkit
+from tests.real.install.docker import NEWEST
 from tests.real.install.workshop import Workshop, default_folder
 from tests.real.noted import Noted
 
 HOST = "gpu-01"
+OLDER = "26.1.5"
 ROLES = "docker,nvidia_toolkit"
 CDI = "/run/cdi/nvidia.yaml"
 NODES = {"nvidia0": (1, 3), "nvidia1": (1, 5), "nvidiactl": (1, 7)}
@@ -32,14 +34,16 @@ DRIVER = "Docker is given cgroup_driver: systemd, so that its containers live in
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A gpu host with two made-up cards, on which provision installed the real toolkit beside Docker 26.1."""
+    """A gpu host with two made-up cards, on which provision installed the real toolkit beside Docker 26.1. The host's
+    repository has Docker 29 too."""
     shop = Workshop(default_folder())
-    packages = toolkit_packages.folder(shop, toolkit.installed(shop))
+    dockers = docker_packages.folder(shop, [docker.installed(shop, NEWEST)])
+    packages = toolkit_packages.folder(shop, toolkit.installed(shop), dockers)
     lab = Lab.up(Spec(f"{NAME}-toolkit", 1, 0, 2, packages=str(packages)), install=True)
     try:
         fleet = Fleet(lab, tmp_path_factory.mktemp("fleet"))
         fleet.vars["nvidia_toolkit"]["version"] = toolkit.PINNED.version
-        fleet.vars["docker"].update(cgroup_driver="systemd", daemon={"features": {"cdi": True}})
+        fleet.vars["docker"].update(version=OLDER, cgroup_driver="systemd", daemon={"features": {"cdi": True}})
         done = fleet.provision("deploy", "--yes", "--json", "--tags", ROLES, timeout=900)
         assert done.code == 0, done
         fleet.on(HOST, "docker", "pull", "-q", fleet.vars["ollama"]["image"])
@@ -48,13 +52,20 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         lab.down()
 
 
+@pytest.fixture(scope="module")
+def newest(fleet: Fleet) -> None:
+    """The same host after an upgrade to Docker 29."""
+    fleet.vars["docker"]["version"] = NEWEST.version
+    fleet.deploy("--tags", ROLES)
+
+
 @pytest.fixture(autouse=True)
 def cards(fleet: Fleet) -> list[str]:
     """The UUIDs of the cards, with whole nodes, a whole CDI file, and NVIDIA's runtime in mode `cdi`."""
     listed = fleet.on(HOST, "nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader").split()
     for name, (major, minor) in NODES.items():
         fleet.on(HOST, "sh", "-c", f"rm -f /dev/{name}; mknod -m 666 /dev/{name} c {major} {minor}")
-    fleet.on(HOST, "mkdir", "-p", "/run/cdi")
+    fleet.on(HOST, "mkdir", "-p", "/run/cdi", "/etc/nvidia-container-runtime")
     fleet.lab.host(HOST).write(CDI, toolkit_packages.cdi_file(listed))
     fleet.on(HOST, *MODE, "nvidia-container-runtime.mode=cdi")
     fleet.lab.host(HOST).run(["docker", "rm", "-f", "job"], check=False)
@@ -171,3 +182,30 @@ def test_gpus_without_the_runtime_nvidia_ask_the_hook_which_refuses(
     assert card_path.NO_DIRECT_HOOK.search(said.replace("\n", " "))
     assert "mode `auto`" in cure(said)
     noted.evidence = f"invoking the hook directly is not supported; provision's next action: {cure(said)}"
+
+
+@pytest.mark.usefixtures("newest")
+def test_docker_29_gives_a_card_by_uuid_by_cdi_without_the_runtime_nvidia(
+    fleet: Fleet, cards: list[str], noted: Noted
+) -> None:
+    start(fleet, "--gpus", f"device={cards[1]}")
+    proved(fleet, noted, "nvidia1")
+    noted.judge("Docker", NEWEST.version)
+
+
+@pytest.mark.usefixtures("newest")
+def test_docker_29_gives_a_card_by_index_by_cdi_without_the_runtime_nvidia(fleet: Fleet, noted: Noted) -> None:
+    start(fleet, "--gpus", "device=0")
+    proved(fleet, noted, "nvidia0")
+    noted.judge("Docker", NEWEST.version)
+
+
+@pytest.mark.usefixtures("newest")
+def test_docker_29_falls_back_to_the_hook_without_a_cdi_file(fleet: Fleet, cards: list[str], noted: Noted) -> None:
+    """The error is of the simulated nvidia-container-cli: nobody but the hook calls this program."""
+    fleet.on(HOST, "rm", CDI)
+    fleet.on(HOST, *MODE, "nvidia-container-runtime.mode=auto")
+    said = refused(fleet, "--gpus", f"device={cards[0]}")
+    assert "nvidia-container-cli: not simulated" in said
+    noted.judge("Docker", NEWEST.version)
+    noted.evidence = "no CDI file, and Docker asks the hook, whose nvidia-container-cli (simulated) gives no card"

@@ -11,12 +11,13 @@ from tests.real.install.workshop import Workshop
 _ORIGIN = "NVIDIA Container Toolkit, its programs built from the Go module"
 
 
-def folder(shop: Workshop, build: Built) -> Path:
+def folder(shop: Workshop, build: Built, further: Path | None = None) -> Path:
     """Return a folder with the four packages of the toolkit. nvidia-container-cli and the C library stay simulated.
 
     Args:
         shop: the workshop.
         build: the built programs.
+        further: a folder of more packages to put beside.
     """
     target = shop.folder / "toolkit-packages"
     shutil.rmtree(target, ignore_errors=True)
@@ -26,6 +27,8 @@ def folder(shop: Workshop, build: Built) -> Path:
         real = {path: program for path, program in programs.items() if program.is_file()}
         summary = f"{_ORIGIN}: {', '.join(sorted(path.name for path in real.values()))}" if real else package.summary
         debs.build(replace(package, files={**package.files, **real}, summary=summary), target)
+    for path in further.glob("*.deb") if further else ():
+        shutil.copyfile(path, target / path.name)
     return target
 
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.real.install import go, module, packages
+from tests.real.install import docker, go, module, packages
 from tests.real.install.workshop import InstallError, Workshop, default_folder
 from tests.verdicts import Program
 
@@ -83,17 +83,16 @@ class Built:
         )
 
 
-def programs(shop: Workshop | None = None) -> list[Program]:
-    """Return the programs for the page; missing programs are built first.
-
-    Args:
-        shop: the workshop; by default below the user's cache.
+def programs() -> list[Program]:
+    """Build the toolkit, and Docker 29, where they are missing, and return them for the page.
 
     Raises:
         InstallError: see `installed`.
     """
-    made = installed(shop or Workshop(default_folder()))
+    shop = Workshop(default_folder())
+    made, engine = installed(shop), docker.installed(shop, docker.NEWEST)
     return [
+        Program("Docker", engine.version, engine.words),
         Program("NVIDIA Container Toolkit", made.version, made.words),
         Program("libnvidia-container", "", "not tried: a C library without a Go module; so no card by the legacy hook"),
     ]
