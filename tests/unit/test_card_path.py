@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from provision.command import Answer
 from provision.plan import gpu_loss
 from provision.steps.docker import card_path, daemon_state
 from provision.steps.docker.card_path import Given
+from provision.steps.docker.service import DockerService
 from tests.unit.test_gpu_loss import daemon
 
 CASES = yaml.safe_load(Path(__file__).with_name("card_paths.yaml").read_text())
@@ -143,3 +145,38 @@ def test_no_container_proves_nothing_and_a_hook_of_others_alone_is_no_proof(mach
     machine.add("a" * 64, HOOK)
     machine.add("b" * 64, {**BY_CDI, "docker": HOOK["docker"]})
     assert not gpu_loss.are_safe([], said(machine, "systemd", "29.2.0"))
+
+
+class Live:
+    """A host in a verification, which answers by what the command asks for."""
+
+    def __init__(self, machine: Machine, driver: str, version: str) -> None:
+        self.read = said(machine, driver, version)[daemon_state.COMMAND].stdout.decode()
+        self.info = f"true {driver} {version}"
+
+    def run(self, command: str, *words: str) -> Any:
+        text = {"systemctl is-enabled docker.service": "enabled"}.get(command, self.info)
+        return SimpleNamespace(rc=0, stdout=self.read if command.startswith("sh -c") else text, stderr="")
+
+
+def kept(live: Live, driver: str = "") -> list[Any]:
+    """Return the results of the check of lost cards."""
+    checks = DockerService(cgroup_driver=driver).check(live)
+    return [check.got for check in checks if check.name == "containers keep their cards over a daemon-reload"]
+
+
+def test_verify_names_container_path_and_cure(machine: Machine) -> None:
+    machine.add("a" * 64, {**FALLEN_BACK, "name": "ollama1", "docker": OWN})
+    (words,) = kept(Live(machine, "systemd", "29.2.0"))
+    assert words.startswith("a daemon-reload takes the cards of ollama1 (cards by NVIDIA's hook: systemd does not")
+    assert "cure: with docker.cgroup_driver: auto" in words
+    assert kept(Live(machine, "systemd", "29.2.0"), "systemd") == [words], "29.2 promises CDI, also to who asks for it"
+    assert kept(Live(machine, "systemd", "26.1.5"), "systemd") == [], "asked for, and known to lose cards"
+
+
+def test_verify_takes_a_proof_by_cdi_and_cgroupfs_without_containers(machine: Machine) -> None:
+    (words,) = kept(Live(machine, "systemd", "29.2.0"))
+    assert words.startswith("not proved: systemd makes Docker's cgroups, and no container got cards by CDI")
+    assert kept(Live(machine, "cgroupfs", "26.1.5")) == [True]
+    machine.add("a" * 64, {**BY_CDI, "name": "ollama1", "docker": OWN})
+    assert kept(Live(machine, "systemd", "29.2.0")) == [True]
