@@ -14,7 +14,7 @@ from provision.command import Command, sh
 from provision.steps import speed
 from provision.steps.base import NOT_ASKED, Check, Fact, PutBack, State, Step
 from provision.steps.facts import HostFacts, live_facts
-from provision.steps.ollama import loaded_proof, scripts, server_state
+from provision.steps.ollama import loaded_proof, loaded_settings, scripts, server_state
 from provision.steps.ollama.server_state import Server, Servers
 from provision.steps.wording import Vocabulary, Words
 
@@ -33,7 +33,7 @@ class Resident(Step):
         after: ids of steps that change the loaded models as a side effect.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"loaded", "unkept"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"loaded", "unkept", "contexts"})
     is_health: ClassVar[bool] = True
     words: ClassVar[Vocabulary] = {
         "enough": Words("declared models are not loaded"),
@@ -96,11 +96,18 @@ class Resident(Step):
         return self.want(facts, have)
 
     def note(self, facts: HostFacts, have: State = None) -> str:
-        """The models that a request's keep_alive keeps for another time than the inventory says. No change: the next
-        request may set the time again, so a deploy would differ from its plan at any moment."""
-        unkept = (have or {}).get("unkept", {})
+        """The models with another time or context than the inventory says, and the models with a single request at a
+        time. No change: the next request may set time and context again, so a deploy would differ from its plan at any
+        moment."""
+        state = have or {}
+        unkept = state.get("unkept", {})
         stays = "; ".join(f"{model} stays loaded on {self.instance} {how}" for model, how in unkept.items())
-        return f"{stays}, by the keep_alive of a request (docs/balancer.md)" if stays else ""
+        sentences = [f"{stays}, by the keep_alive of a request (docs/balancer.md)" if stays else ""]
+        for model, (got, wanted) in state.get("contexts", {}).items():
+            sentences.append(loaded_settings.context_words(self.instance, model, got, wanted))
+        found, parallel = state.get("single", {}), state.get("parallel", 0)
+        sentences.append(loaded_settings.parallel_words(self.instance, parallel, found, len(self.models)))
+        return "; ".join(filter(None, sentences))
 
     @property
     def compared_as(self) -> str:
@@ -141,6 +148,8 @@ class Resident(Step):
             yield Check(f"{name}: bytes on the cards", entry.get("size_vram"), entry.get("size"))
         if server and server.claim:
             yield loaded_proof.held(server)
+        if server:
+            yield from loaded_settings.checks(server, self.instance, self.models, names)
 
     def _names(self, server: Server | None) -> list[str]:
         """Return the declared models that are loaded."""
@@ -186,6 +195,7 @@ class Resident(Step):
         names = self._names(server)
         entries = server.loaded or {}
         absent = self._absent(server)
+        contexts = loaded_settings.contexts(server, names)
         return {
             "enough": not server.keeps or len(names) >= self._limit(server.limit, absent),
             "absent": absent,
@@ -193,6 +203,9 @@ class Resident(Step):
             "keeps": server.keeps,
             "limit": server.limit,
             "unkept": loaded_proof.unkept(server, names),
+            "contexts": {model: pair for model, pair in contexts.items() if pair[0] != pair[1]},
+            "single": loaded_settings.single(server, self.models),
+            "parallel": server.parallel,
             "on_cpu": sorted(
                 _with(names, entries, lambda entry: bool(entry.get("size_vram")) and not _on_cards(entry))
             ),

@@ -63,6 +63,8 @@ class Server:
         keep_alive: OLLAMA_KEEP_ALIVE.
         cards: UUIDs of the cards of its container.
         limit: how many models may be loaded at once (OLLAMA_MAX_LOADED_MODELS).
+        parallel: requests at once (OLLAMA_NUM_PARALLEL); 0 where unset.
+        context: tokens of context (OLLAMA_CONTEXT_LENGTH); 0 where unset.
         tags: model name -> entry of `/api/tags`; None without an answer.
         loaded: model name -> entry of `/api/ps`; None without an answer.
         error: the answer, if it is none.
@@ -81,6 +83,8 @@ class Server:
     keep_alive: str = DEFAULT_KEEP_ALIVE
     cards: tuple[str, ...] = ()
     limit: int = 0
+    parallel: int = 0
+    context: int = 0
     tags: Mapping[str, Mapping[str, Any]] | None = None
     loaded: Mapping[str, Mapping[str, Any]] | None = None
     error: str = ""
@@ -180,7 +184,6 @@ def _instance(item: Mapping[str, Any]) -> str:
 
 def _server(item: Mapping[str, Any], docker: Docker) -> Server:
     variables = dict(line.partition("=")[::2] for line in item["env"] or ())
-    limit = variables.get("OLLAMA_MAX_LOADED_MODELS", "")
     folder = next((str(mount["Source"]) for mount in item["mounts"] or () if mount["Destination"] == PROBE.home), "")
     inside = _below(docker.files, f"{folder}/")
     at = next((f"{binding['HostIp']}:{binding['HostPort']}" for binding in PROBE.bindings(item["ports"])), "")
@@ -194,7 +197,9 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
         keeps=variables.get("OLLAMA_KEEP_ALIVE", "").startswith("-"),
         keep_alive=variables.get("OLLAMA_KEEP_ALIVE") or DEFAULT_KEEP_ALIVE,
         cards=tuple(cards_of(item)),
-        limit=int(limit) if re.fullmatch("[0-9]{1,9}", limit) else 0,  # as the server takes any other text
+        limit=_number(variables, "OLLAMA_MAX_LOADED_MODELS"),
+        parallel=_number(variables, "OLLAMA_NUM_PARALLEL"),
+        context=_number(variables, "OLLAMA_CONTEXT_LENGTH"),
         tags=tags,
         loaded=loaded,
         error=_complaint(item),
@@ -207,6 +212,12 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
         ),
         holding=holding(docker.listing, _instance(item), cards_of(item), claim(loaded or {}) / MIB),
     )
+
+
+def _number(variables: Mapping[str, str], name: str) -> int:
+    """Return the number in a variable; 0 for any other text, as the server takes such a text."""
+    text = variables.get(name, "")
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
 
 
 T = TypeVar("T")
