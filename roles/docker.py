@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from provision import inventory
+from provision.errors import Problem
 from provision.inventory import (
     AbsolutePath,
     Duration,
@@ -23,10 +24,13 @@ from provision.inventory import (
     duration_seconds,
     shared_settings,
 )
+from provision.inventory.direct import without_proxy
 from provision.render import render
 from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.docker.daemon_json import DockerConfig
+from provision.steps.docker.daemon_state import PROXY
+from provision.steps.docker.proxy import KIND, DockerProxy
 from provision.steps.docker.service import DockerService
 from provision.steps.docker.unmanage import OwnedDockerConfig
 from provision.steps.facts import INTERFACE, HostFacts
@@ -133,8 +137,16 @@ OWNED: tuple[Owned, ...] = (
     OwnedFiles(globs=(SOURCE,), kind="apt_source"),
     OwnedFiles(globs=(KEY,), kind="apt_key"),
     OwnedFiles(globs=(PREFERENCES, NOTES)),
+    OwnedFiles(globs=(PROXY,), kind=KIND),
     OwnedDropIns(name="docker.service"),
 )
+
+
+def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
+    """Yield a second proxy for Docker."""
+    proxy = shared_settings.proxy(host)
+    if host.gpu and (proxy.http or proxy.https) and "proxies" in host.of(Settings).daemon:
+        yield host.problem("docker", ("daemon", "proxies"), "is Docker's own proxy, beside the section proxy: keep one")
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
@@ -149,15 +161,20 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         return
     settings = host.of(Settings)
     yield from _repository(settings)
-    yield File(path=NOTES, content=render("docker/docker-notes.j2"), mode=0o755)
-    yield DropIn(name="docker.service", content=render("docker/provision.conf.j2"))
+    yield File(path=NOTES, content=render("docker/docker-notes.j2", proxy=PROXY), mode=0o755)
+    proxy = shared_settings.proxy(host)
+    used = bool(proxy.http or proxy.https)
+    yield DropIn(name="docker.service", content=render("docker/provision.conf.j2", proxy=PROXY if used else ""))
+    direct = without_proxy(host, inventory) if used else ()
+    environment = DockerProxy(http=proxy.http, https=proxy.https, direct=direct)
+    yield environment
     yield DockerConfig(keys=_keys(settings), cgroup_driver=settings.cgroup_driver, cdi=_toolkit(host) >= CDI_TOOLKIT)
     yield _packages(settings, cuts=not settings.live_restore or endpoint.is_local(host, inventory))
     yield DockerService(
         live_restore=settings.live_restore,
         proxied=endpoint.is_local(host, inventory),
         cgroup_driver="" if settings.cgroup_driver == "auto" else settings.cgroup_driver,
-        after=("packages:docker", "docker_config:daemon.json"),
+        after=("packages:docker", "docker_config:daemon.json", environment.id),
     )
 
 

@@ -37,6 +37,7 @@ from provision.inventory import (
     size_bytes,
 )
 from provision.inventory import Settings as Base
+from provision.inventory.direct import without_proxy
 from provision.steps import engines, nvidia_smi
 from provision.steps.base import Owned, Step
 from provision.steps.docker.firewall import OwnedFirewall
@@ -103,9 +104,11 @@ class Tuning(Base):
     debug: Annotated[int, Field(ge=0, le=2)] | None = None
     """OLLAMA_DEBUG: 1 says more in the log, 2 everything."""
     https_proxy: Secret | None = None
-    """HTTPS_PROXY for pulling models; never shown, because the URL may hold a password."""
+    """HTTPS_PROXY for pulling models; never shown, because the URL may hold a password. By default `proxy.https`, and
+    an empty text means none."""
     no_proxy: Text | None = None
-    """NO_PROXY: hosts to reach without the proxy, separated by commas."""
+    """NO_PROXY: hosts to reach without the proxy, separated by commas. By default `proxy.no_proxy`, where the proxy is
+    `proxy.https`."""
     environment: dict[str, Text] = {}  # noqa: RUF012 - pydantic copies defaults
     """Further variables of Ollama, such as LLAMA_ARG_FIT_TARGET. A variable that Ollama does not read is refused."""
 
@@ -326,10 +329,9 @@ def _kept_loaded(settings: Settings, instances: tuple[Instance, ...]) -> dict[st
 
 
 def _containers(host: Host, inventory: Inventory) -> Iterator[Step]:
-    settings = host.of(Settings)
-    items = dict(_named(settings))
+    items = dict(_named(host.of(Settings)))
     for instance in host.instances:
-        secrets = _secrets(settings, items[instance.name])
+        secrets = _secrets(host, inventory, items[instance.name])
         if secrets:
             text = "".join(f"{key}={value}\n" for key, value in secrets.items())
             yield File(path=env_file(instance.name), content=text.encode(), mode=0o600)
@@ -353,7 +355,7 @@ def _container(host: Host, inventory: Inventory, instance: Instance, item: Insta
         port=instance.port,
         address=partial(endpoint.listen_address, host, inventory),
         environment=environment(settings, instance, item),
-        secrets={key: fingerprint(value) for key, value in _secrets(settings, item).items()},
+        secrets={key: fingerprint(value) for key, value in _secrets(host, inventory, item).items()},
         mounts=(mount,),
         restart=settings.restart,
         memory=size_bytes(memory) if memory else 0,
@@ -383,8 +385,12 @@ def loaded_at_once(settings: Settings, instance: Instance, item: InstanceSetting
     return _value(settings, item, "max_loaded_models") or max(1, len(instance.models))
 
 
-def _secrets(settings: Settings, item: InstanceSettings) -> dict[str, str]:
+def _secrets(host: Host, inventory: Inventory, item: InstanceSettings) -> dict[str, str]:
+    """Return the variables that may hold a password. The proxy of the host is the default."""
+    settings, common = host.of(Settings), shared_settings.proxy(host).https
     proxy, without = _value(settings, item, "https_proxy"), _value(settings, item, "no_proxy")
+    if proxy is None and common:
+        proxy, without = common, without or ",".join(without_proxy(host, inventory))
     values = {"HTTPS_PROXY": proxy.reveal() if proxy else "", "NO_PROXY": without or ""}
     return {name: value for name, value in values.items() if value}
 

@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from provision.apply import proxied
 from provision.command import Answer, Command
 from provision.errors import CommandError, FactError, NotConvergedError, RefusedError
+from provision.inventory import Host
 from provision.plan.planner import Change, HostPlan
 from provision.steps.base import BlockedError, State
 from provision.steps.docker import card_path
@@ -17,18 +19,19 @@ FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 MAYBE_FULL = re.compile(r"\bI/O error|input/output error", re.IGNORECASE)  # dash's printf says no more of a full disk
 
 
-def command_failed(change: Change, command: Command, answer: Answer) -> CommandError:
+def command_failed(change: Change, command: Command, answer: Answer, host: Host | None = None) -> CommandError:
     """Make the error of a failed command.
 
     Args:
         change: the change.
         command: the command.
         answer: the answer; the last lines of standard error are the evidence.
+        host: the host, whose proxy may be the cause; None for no judgement of a proxy.
     """
     reason = "took too long" if answer.exit == 124 else f"exited {answer.exit}"
     return CommandError(
         f"{change.step.id}: {command} {reason}",
-        f"{repair(answer.error)}, {GO_ON}",
+        f"{(host and proxied.advice(host, answer.error)) or repair(answer.error)}, {GO_ON}",
         step=change.step.id,
         command=str(command),
         exit_status=answer.exit,

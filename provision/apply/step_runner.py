@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from provision.apply import diagnostics
 from provision.command import Answer, Command, Obtain, Put, Run
 from provision.errors import HostError
+from provision.inventory import Host
 from provision.plan.planner import Change
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
@@ -71,6 +72,11 @@ class Performer:
             self.lease.gave_back(answers[-1])
         return dict(zip(following, answers, strict=False))
 
+    @property
+    def _known(self) -> Host:
+        """The host in the inventory."""
+        return self.context.inventory.host(self.host)
+
     def closing(self, result: str, error: HostError | None) -> list[Run]:
         """Return the last commands of the journal; none if nothing was changed.
 
@@ -108,7 +114,7 @@ class Performer:
         self.lease.took(answers[0])
         number = first_failure(batch, answers)
         if number is not None:
-            raise diagnostics.command_failed(change, batch[number], answers[number])
+            raise diagnostics.command_failed(change, batch[number], answers[number], self._known)
         return answers[1:]
 
     def _job(self, change: Change, run: Run) -> None:
@@ -119,7 +125,7 @@ class Performer:
 
         answer = self.session.job(run, show, self.context.stop.is_set)
         if not run.good(answer.exit):
-            raise diagnostics.command_failed(change, run, answer)
+            raise diagnostics.command_failed(change, run, answer, self._known)
 
     def _obtain(self, change: Change, wanted: Obtain) -> None:
         with self.context.store.single_flight(wanted.key, lambda: self._waiting(change, wanted)):

@@ -2,6 +2,7 @@
 
 settings, types      types of settings, declared by roles
 loadtest             targets of `provision loadtest`: a section of no role
+proxy, direct        the URL of a proxy; the places that a host reaches without the proxy
 model, secret        the parts of a loaded inventory
 topology             balancers, and the hosts behind each
 shared_settings      settings of a role for readers outside the role

@@ -29,6 +29,10 @@ class Secret:
         """Return the text itself, only for a host's standard input or for a file of mode 0600."""
         return self._value
 
+    def hidden(self) -> Iterable[str]:
+        """Return the texts that no output may have: the secret, and every line of a secret with several lines."""
+        return (self._value, *self._value.splitlines())
+
     def __str__(self) -> str:
         return SHOWN
 
@@ -65,11 +69,11 @@ class Mask:
     """Masks secrets in output: a program on a host may print its input.
 
     Args:
-        secrets: the secrets; of a secret with several lines, every line is masked too.
+        secrets: the secrets. `Secret.hidden` has the texts to mask.
     """
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
-        texts = {text for secret in secrets for text in (secret.reveal(), *secret.reveal().splitlines())}
+        texts = {text for secret in secrets for text in secret.hidden()}
         longest_first = sorted((text for text in texts if len(text) >= SHORTEST), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 

@@ -20,7 +20,8 @@ _NOT_SCHEMAS = frozenset({"default", "expected", "metadata", "members", "seriali
 
 def _keeps_secrets(annotation: Any) -> bool:
     """Return whether a field's type includes Secret."""
-    return annotation is Secret or any(_keeps_secrets(part) for part in get_args(annotation))
+    is_secret = isinstance(annotation, type) and issubclass(annotation, Secret)
+    return is_secret or any(_keeps_secrets(part) for part in get_args(annotation))
 
 
 def _holds_secret(value: Any) -> bool:

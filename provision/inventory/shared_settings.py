@@ -5,13 +5,35 @@ A role never imports another role. Each class here names the settings of one rol
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from provision.inventory.model import Host
+from provision.inventory.proxy import ProxyUrl
+
+
+class ProxySettings(Protocol):
+    """The shared settings of the role `proxy`."""
+
+    @property
+    def http(self) -> ProxyUrl | None:
+        """The proxy for http:// addresses; None for none."""
+
+    @property
+    def https(self) -> ProxyUrl | None:
+        """The proxy for https:// addresses; None for none."""
+
+    @property
+    def no_proxy(self) -> tuple[str, ...]:
+        """Places to reach without the proxy."""
 
 
 class DockerSettings(Protocol):
     """The shared settings of the role `docker`."""
+
+    @property
+    def repository(self) -> str:
+        """Base URL of Docker's repository."""
 
     @property
     def lock_timeout(self) -> str:
@@ -37,6 +59,10 @@ class DockerSettings(Protocol):
 
 class ToolkitSettings(Protocol):
     """The shared settings of the role `nvidia_toolkit`."""
+
+    @property
+    def repository(self) -> str:
+        """Base URL of the toolkit's repository."""
 
     @property
     def version(self) -> str:
@@ -69,6 +95,21 @@ class BalancerSettings(Protocol):
     @property
     def port(self) -> int:
         """The TCP port for clients."""
+
+
+@dataclass(frozen=True)
+class _Direct:
+    """No proxy."""
+
+    http: ProxyUrl | None = None
+    https: ProxyUrl | None = None
+    no_proxy: tuple[str, ...] = ()
+
+
+def proxy(host: Host) -> ProxySettings:
+    """Return the shared settings of the role `proxy` on a host; no proxy for a host without such a section, which a
+    program has made without the loader."""
+    return cast(ProxySettings, host.settings.get("proxy", _Direct()))
 
 
 def docker(host: Host) -> DockerSettings:

@@ -1,5 +1,6 @@
 """The docker and nvidia_toolkit roles: the steps, and the contents of the files on the host."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from provision.render import render
 from provision.roles import docker, nvidia_toolkit
 from provision.steps.base import converged
 from provision.steps.docker.daemon_json import SWAP, DockerConfig
+from provision.steps.docker.daemon_state import PROXY
 from provision.steps.docker.service import RESTART
 from provision.steps.docker.unmanage import OwnedDockerConfig
 from provision.steps.facts import HostFacts
@@ -225,8 +227,8 @@ def test_contradictory_settings_are_reported(daemon: dict[str, Any], said: str) 
 
 def notes(tmp_path: Path, word: str, **environment: str) -> None:
     """Run the notes script with every path below `tmp_path`."""
-    text = render("docker/docker-notes.j2").decode()
-    for folder in ("/run/provision", "/var/lib/provision", "/etc/docker"):
+    text = render("docker/docker-notes.j2", proxy=PROXY).decode()
+    for folder in ("/run/provision", "/var/lib/provision", "/etc/docker", "/etc/provision"):
         text = text.replace(folder, f"{tmp_path}{folder}")
     script = tmp_path / "docker-notes"
     script.write_text(text)
@@ -260,6 +262,18 @@ def test_notes_record_the_hook_and_a_missing_configuration(tmp_path: Path) -> No
     notes(tmp_path, "up")
     assert (tmp_path / "run/provision/docker/hook").read_text().strip() == str(hook)
     assert json.loads((tmp_path / "var/lib/provision/docker/good.json").read_text()) == {}
+
+
+def test_notes_record_the_hash_of_the_proxy_and_its_absence(tmp_path: Path) -> None:
+    file, note = tmp_path / PROXY[1:], tmp_path / "run/provision/docker/proxy"
+    file.parent.mkdir(parents=True)
+    file.write_text("HTTP_PROXY=http://user:canary@proxy.test:1\n")
+    notes(tmp_path, "start", INVOCATION_ID="abc")
+    assert note.read_text()[:64] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert "canary" not in note.read_text()
+    file.unlink()
+    notes(tmp_path, "start", INVOCATION_ID="abd")
+    assert not note.exists()
 
 
 def test_a_host_that_leaves_the_gpu_group_gets_its_daemon_json_back() -> None:

@@ -33,6 +33,7 @@ def test_only_downloads_use_the_proxy(text: str) -> None:
     for found in _CURL.finditer(text):
         call = text[found.start() :]
         outside = any(word in call[:400] for word in OUTSIDE)
+        assert text[: found.start()].endswith(("outside ", "outside as ")) == outside, "the proxy of the inventory"
         assert call.startswith(("curl --noproxy '*' ", 'curl --noproxy "*" ')) != outside, call[:120]
 
 

@@ -6,6 +6,7 @@ A secret travels on standard input, or into a file for root alone.
 import base64
 import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -48,6 +49,7 @@ all:
     ansible_become_password: !file sudo.txt
     nginx: {accept_known_vulnerabilities: true}
     mine: {token: !env CANARY_TOKEN}
+    proxy: {http: !env CANARY_PROXY, https: "http://user:canary-of-proxy@proxy.test:3128"}
     ollama: {models: [deepseek-r1:1.5b], https_proxy: !env CANARY_PROXY}
   children:
     gpu:
@@ -99,15 +101,18 @@ def test_no_command_shows_a_secret_and_files_with_secrets_are_for_root_alone(pat
             if isinstance(command, Put) and not clean(command.content.decode(errors="replace")):
                 assert (command.mode, command.owner) == (0o600, "root:root")
                 held.append(command.path)
-    assert held == ["/etc/provision/ollama/ollama1.env", "/etc/provision/ollama/ollama2.env"]
+    ours = ["/etc/provision/proxy.env", "/etc/apt/apt.conf.d/00provision-proxy"]
+    instances = ["/etc/provision/ollama/ollama1.env", "/etc/provision/ollama/ollama2.env"]
+    assert held == [*ours, "/etc/provision/docker/proxy.env", *instances, *ours]
 
 
 def test_a_script_hands_secrets_to_builtins_only(path):
-    """The line that writes a secret begins with `printf`, a builtin: no process gets the secret in its words."""
+    """A quoted word of `printf`, a builtin, has the secret: no process gets the secret in its words."""
     puts = [c for _, _, commands in changes(path) for c in commands if isinstance(c, Put)]
-    lines = [line for line in assemble(puts, "mark", stop=True).decode().splitlines() if not clean(line)]
-    assert lines
-    assert all(line.startswith("printf %s ") for line in lines)
+    text = assemble(puts, "mark", stop=True).decode()
+    written = re.compile(r"^printf %s (?:'[^']*'|\\'|\"'\")+ \| put ", re.MULTILINE)
+    assert any(not clean(found[0]) for found in written.finditer(text))
+    assert clean(written.sub("", text))
 
 
 def test_a_plan_shows_no_secret_in_any_form(path, capsys):
@@ -150,7 +155,7 @@ def test_a_rollback_reads_only_the_hash_of_a_secret_file(path):
     for step in files:
         have = {"kind": "file", "mode": "0600", "owner": "root:root", "sha256": "0" * 64}
         want = step.restore(FACTS, None, have)
-        assert [str(command) for command in step.commands(None, want)][-1].startswith("restore /etc/provision/ollama/")
+        assert [str(command) for command in step.commands(None, want)][-1].startswith("restore /etc/provision/")
 
 
 def test_the_log_of_a_run_keeps_no_setting_of_the_command_line(path):

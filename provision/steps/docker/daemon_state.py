@@ -23,6 +23,7 @@ from provision.steps.docker.card_path import Given
 
 CONFIG = "/etc/docker/daemon.json"
 NOTES = "/run/provision/docker"
+PROXY = "/etc/provision/docker/proxy.env"
 STATE = "/var/lib/provision/docker"
 UNITS = "/etc/systemd/system"
 HOOK = "nvidia-container-runtime-hook"
@@ -81,6 +82,8 @@ encoded invocation {NOTES}/invocation
 encoded hook_at_start {NOTES}/hook
 [ ! -f {CONFIG} ] || stat -c 'config_mode=%a
 config_changed=%Z' {CONFIG}
+[ ! -f {PROXY} ] || echo "proxy=$(sha256sum <{PROXY} | cut -c1-64) $(stat -c '%a %U:%G' {PROXY})"
+[ ! -f {NOTES}/proxy ] || echo "proxy_loaded=$(cut -c1-64 {NOTES}/proxy)"
 hook=$(command -v {HOOK}) && echo "hook_changed=$(stat -L -c %Z "$hook")"
 if [ "$pid" -gt 0 ] 2>/dev/null && [ -r "/proc/$pid/stat" ]; then
   read -r stat <"/proc/$pid/stat"
@@ -120,6 +123,8 @@ class Dockerd:
         ours: the keys that we wrote last time, as JSON text; empty where we never wrote any.
         started_with: daemon.json as the running daemon read it at its start, if recorded for this start; else None.
         loaded: daemon.json as the daemon read it at its last start or reload, under the same condition.
+        proxy: hash, permission bits and owner of our file with Docker's proxy; empty without the file.
+        proxy_loaded: hash of that file when the running daemon started; empty without the file, or without a record.
         config_is_older: whether daemon.json has not changed since the daemon started.
         hook: whether the running daemon found the NVIDIA hook at its start; None where there is no hook at all.
         words: the daemon's program and flags.
@@ -136,6 +141,8 @@ class Dockerd:
     ours: str = ""
     started_with: bytes | None = None
     loaded: bytes | None = None
+    proxy: tuple[str, ...] = ()
+    proxy_loaded: str = ""
     config_is_older: bool = True
     hook: bool | None = None
     words: tuple[str, ...] = ()
@@ -204,6 +211,8 @@ def _dockerd(values: Mapping[str, str]) -> Dockerd:
         ours=data.get("ours", b"").decode(),
         started_with=data.get("started_with") if noted else None,
         loaded=data.get("loaded") if noted else None,
+        proxy=_proxy(values),
+        proxy_loaded=values.get("proxy_loaded", "") if noted else "",
         config_is_older=int(values.get("config_changed", "0")) < started,
         hook=_hook(values, data, noted, started),
         words=tuple(data.get("words", b"").decode(errors="replace").split("\0")),
@@ -215,6 +224,13 @@ def _dockerd(values: Mapping[str, str]) -> Dockerd:
 
 
 ENCODED = ("config", "ours", "started_with", "loaded", "invocation", "hook_at_start", "words", "unit", "given")
+
+
+def _proxy(values: Mapping[str, str]) -> tuple[str, ...]:
+    if "proxy" not in values:
+        return ()
+    sha256, mode, owner = values["proxy"].split(" ")
+    return sha256, f"{int(mode, 8):04o}", owner
 
 
 def _hook(values: Mapping[str, str], data: Mapping[str, bytes], noted: bool, started: int) -> bool | None:
@@ -258,9 +274,11 @@ def parse_config(config: bytes | None) -> dict[str, Any]:
 
 
 def pending(dockerd: Dockerd) -> str:
-    """The work that makes the daemon load daemon.json: `nothing`, or `reload` or `restart` with the reason."""
+    """The work that makes the daemon load its configuration: `nothing`, or `reload` or `restart` with the reason."""
     if not dockerd.running:
         return "nothing"
+    if dockerd.proxy_loaded != next(iter(dockerd.proxy), ""):
+        return "restart: proxy"
     if dockerd.started_with is None or dockerd.loaded is None:
         fresh = dockerd.config is None or dockerd.config_is_older
         return "nothing" if fresh else "restart: what Docker has loaded is not known"

@@ -42,7 +42,9 @@ tries=0
 until since=$(date +%s); docker pull "$1" 2>"$why"; do
   journalctl -u docker.service --since "@$since" -o cat --no-pager 2>/dev/null | mirror >>"$why"
   cat -- "$why" >&2
-  if grep -q -i -E 'not found|manifest unknown|access denied|unauthorized|no space left' -- "$why"; then exit 1; fi
+  if grep -q -i -E \
+    'not found|manifest unknown|access denied|unauthorized|proxy authentication required|no space left' -- "$why"
+  then exit 1; fi
   tries=$((tries + 1))
   [ "$tries" -lt "$3" ] || exit 1
   echo "try $tries failed; again in 10 s"; sleep 10

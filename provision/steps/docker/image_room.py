@@ -13,6 +13,7 @@ from functools import partial
 from provision.command import Answer, Script, look
 from provision.steps import room
 from provision.steps.room import Filling, Room
+from provision.steps.system.proxy import OUTSIDE
 
 TIMES = 3
 CONTAINERD, CONTAINERD_CONFIG = "/var/lib/containerd", "/etc/containerd/config.toml"
@@ -23,14 +24,15 @@ DATA_ROOT = "/var/lib/docker"
 # platform. A token is anonymous, and stays in a file.
 SIZE = Script(
     "docker/image-size",
-    r"""
+    OUTSIDE
+    + r"""
 umask 077
 repository=$1 wanted=$2; shift 2
 work=$(mktemp -d); trap 'rm -rf -- "$work"' EXIT
 kinds='application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.index.v1+json'
 kinds="$kinds, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
 case $(uname -m) in x86_64) platform=amd64 ;; aarch64) platform=arm64 ;; *) platform=unknown ;; esac
-fetch() { curl -sS --connect-timeout 5 -m 10 --max-filesize 4000000 "$@" 2>"$work/why"; }
+fetch() { outside curl -sS --connect-timeout 5 -m 10 --max-filesize 4000000 "$@" 2>"$work/why"; }
 part() { sed -n "s/^[Ww][Ww][Ww]-[Aa]uthenticate: *Bearer .*$1=\"\([^\"]*\)\".*/\1/p" "$work/head" | head -n 1; }
 ask() { # address of a manifest
   code=$(fetch -o "$work/body" -D "$work/head" -w '%{http_code}' -H "@$work/headers" "$1") || return 1

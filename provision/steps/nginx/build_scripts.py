@@ -1,6 +1,7 @@
 """The scripts by which nginx is built on a host. Constants: their data comes as words."""
 
 from provision.command import Script
+from provision.steps.system.proxy import OUTSIDE
 
 # $1 prefix. A prefix without a stamp was never finished. Root runs the prefix's program, so only root may write there.
 READ = Script(
@@ -28,7 +29,8 @@ chmod -R go-w -- "$1"
 # Downloaded and compiled as a user without files and without further processes; root packs a single file of the result.
 MAKE = Script(
     "nginx/make-build",
-    """
+    OUTSIDE
+    + """
 umask 022
 archive=$1 platform=$2 sha256=$3 url=$4 jobs=$5 recipe=$6 prefix=$7
 shift 7
@@ -56,7 +58,7 @@ chown "$builder:$builder" "$work"
 cd "$work"
 as() { setpriv --reuid="$builder" --regid="$builder" --clear-groups --no-new-privs env "HOME=$work" "$@" </dev/null; }
 echo "==> downloading $url"
-as curl --fail --location --silent --show-error --proto =http,https --retry 3 --connect-timeout 15 \
+outside as curl --fail --location --silent --show-error --proto =http,https --retry 3 --connect-timeout 15 \
   --speed-limit 1000 --speed-time 60 --max-time 1200 -o source.tar.gz -- "$url"
 got=$(sha256sum <source.tar.gz | cut -c1-64)
 if [ "$got" != "$sha256" ]; then

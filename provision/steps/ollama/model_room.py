@@ -17,13 +17,15 @@ from provision.steps.docker import image_room
 from provision.steps.instance import storage
 from provision.steps.ollama import server_state
 from provision.steps.room import Filling, Room
+from provision.steps.system.proxy import OUTSIDE
 
 # $1 address of the manifest. `--proto`: a registry cannot send the host to another kind of address.
 SIZE = Script(
     "ollama/model-size",
-    r"""
+    OUTSIDE
+    + r"""
 body=$(mktemp) why=$(mktemp); trap 'rm -f "$body" "$why"' EXIT
-code=$(curl -sS -L --proto '=http,https' --connect-timeout 5 -m 10 --max-filesize 4000000 -o "$body" \
+code=$(outside curl -sS -L --proto '=http,https' --connect-timeout 5 -m 10 --max-filesize 4000000 -o "$body" \
   -w '%{http_code}' -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' "$1" 2>"$why") || code=
 case $code in
   200) cat "$body" ;;

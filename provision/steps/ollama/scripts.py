@@ -92,6 +92,7 @@ judge() { # text of an error: sets `final`, empty where a further try may help, 
   case $1 in
     *'no Location header in response'* | *'unexpected status code 30'*)
       advice='Ollama pulls only from a registry that redirects to blobs (307) at another host name: docs/models.md' ;;
+    *'Proxy Authentication Required'*) advice='the proxy demands another login: proxy.https, or ollama.https_proxy' ;;
     *'realm host '* | *unauthorized*) advice='the registry demands a login, and Ollama has none for this registry' ;;
     *'gave HTTP response to HTTPS client'* | *'not look like a TLS handshake'*)
       advice='the registry speaks plain http: set models.insecure: true' ;;
@@ -107,6 +108,7 @@ judge() { # text of an error: sets `final`, empty where a further try may help, 
     *'max retries exceeded'*) advice='the registry broke off the blob in each of six tries' ;;
     *'context deadline exceeded'*) advice='the registry refused a blob for 30 s' ;;
     *'digest mismatch'*) advice='the registry sent other bytes than its manifest says' ;;
+    *proxyconnect*) advice='the proxy (proxy.https, or ollama.https_proxy) does not answer' ;;
     *'no such host'*) advice='the name server does not know the registry; without internet: docs/models.md' ;;
   esac
 }

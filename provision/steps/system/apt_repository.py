@@ -18,6 +18,7 @@ from provision.steps.system import file_scan
 from provision.steps.system.file import FILE_WORDS, File, change_file, file_state
 from provision.steps.system.file_scan import Content, FileEntry
 from provision.steps.system.openpgp import fingerprints
+from provision.steps.system.proxy import OUTSIDE
 from provision.steps.wording import Vocabulary, Words
 
 KEYRINGS = "/etc/apt/keyrings/"
@@ -25,13 +26,15 @@ KEYRINGS = "/etc/apt/keyrings/"
 # gpg with a home of its own: otherwise gpg would make a home in /root.
 FETCH = Script(
     "apt/fetch-key",
-    r"""
+    OUTSIDE
+    + r"""
 umask 022
 new=$1.provision-new
 url=$(printf %s "$2" | sed "s/{distribution}/$(sed -n 's/^ID=//p' /etc/os-release | tr -cd a-z)/")
 home=$(mktemp -d); trap 'rm -rf -- "$home"; rm -f -- "$new"' EXIT
 [ -d "$(dirname -- "$1")" ] || install -d -m 0755 -- "$(dirname -- "$1")"
-curl --fail --silent --show-error --location --connect-timeout 15 --max-time 60 --retry 2 --max-filesize 1000000 \
+outside curl --fail --silent --show-error --location --connect-timeout 15 --max-time 60 --retry 2 \
+  --max-filesize 1000000 \
   --output "$new" -- "$url" || { echo "the key could not be fetched from $url" >&2; exit 1; }
 found=$(gpg --homedir "$home" --batch --no-tty --quiet --with-colons --show-keys -- "$new" 2>"$home/why" |
   awk -F: '$1=="pub"{p=1} $1=="sub"{p=0} p&&$1=="fpr"{print $10; p=0}' | tr '\n' ' ')
