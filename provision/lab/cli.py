@@ -33,9 +33,7 @@ def prepare(release: str, vm: bool, install: bool) -> None:
     from provision.lab import machine
     from provision.lab.lab import Lab
 
-    Lab.prepare(
-        release or machine.default_release(), install=install, vm=vm, say=lambda text: click.echo(text, err=True)
-    )
+    Lab.prepare(release or machine.default_release(), install=install, vm=vm, say=_say)
 
 
 @lab.command()
@@ -66,11 +64,27 @@ def up(
 
     folder = str(Path(packages).resolve()) if packages else ""
     spec = Spec(name, gpu_hosts, balancers, gpus, rtt, release or machine.default_release(), vm, folder)
-    booted = Lab.up(spec, install=install, say=lambda text: click.echo(text, err=True))
+    if spec.vm:
+        _prepare_machines(spec.release, install=install)
+    booted = Lab.up(spec, install=install, say=_say)
     for host in booted.hosts():
         click.echo(f"{host.name:<8} {host.address}")
     click.echo(SIMULATED)
     click.echo(f"inventory: {booted.inventory}")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _prepare_machines(release: str, *, install: bool) -> None:
+    """Make the image, and a native build of nginx where QEMU emulates."""
+    from provision.lab import acceleration, builds, vm_image
+    from provision.lab.lab import Lab
+
+    Lab.prepare(release, install=install, vm=True, say=_say)
+    if acceleration.acceleration(vm_image.ensure(release, _say)) == acceleration.EMULATED:
+        builds.ensure(release, _say)
 
 
 @lab.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.lab import machine, virtual_host
+from provision.lab import builds, machine, virtual_host
 from provision.lab.network import Network
 from provision.lab.shell import LabError
 from provision.lab.spec import GPU, HostSpec, Spec
@@ -96,3 +96,25 @@ def test_labs_of_an_earlier_release_have_containers() -> None:
     record = Spec().to_json()
     del record["vm"]
     assert not Spec(**json.loads(json.dumps(record))).vm
+
+
+def test_nginx_is_compiled_natively_once_for_a_release(tmp_path: Path) -> None:
+    said: list[str] = []
+    compiled: list[str] = []
+    for _ in range(2):
+        builds.ensure("trixie", said.append, compiled.append, tmp_path)
+    assert (compiled, len(said)) == (["trixie"], 1)
+    (tmp_path / "trixie").write_text("of other sources")
+    builds.ensure("trixie", said.append, compiled.append, tmp_path)
+    assert compiled == ["trixie", "trixie"]
+
+
+def test_a_failed_native_compile_is_said_and_tried_again(tmp_path: Path) -> None:
+    def fail(release: str) -> None:
+        raise LabError("no container boots")
+
+    said: list[str] = []
+    builds.ensure("trixie", said.append, fail, tmp_path)
+    assert "nginx was not compiled here: no container boots" in said
+    assert "in a virtual machine instead" in said[-1]
+    assert not (tmp_path / "trixie").exists()
