@@ -58,6 +58,11 @@ class Host:
         return None
 
     @property
+    def patience(self) -> int:
+        """By how much every wait for the host is longer than for a container."""
+        return 1
+
+    @property
     def running(self) -> bool:
         """Whether the host's init runs."""
         return self.leader is not None

@@ -28,19 +28,24 @@ def write(home: Path, spec: Spec, network: Network, hosts: Iterable[Host]) -> No
 
 def inventory(home: Path, spec: Spec, network: Network, hosts: Iterable[Host]) -> dict[str, Any]:
     """The inventory of a lab, as the document of inventory.yaml."""
+    hosts = list(hosts)
     groups: dict[str, dict[str, Any]] = {GPU: {}, BALANCER: {}}
     for host in hosts:
         entry: dict[str, Any] = {"ansible_host": host.address}
         if host.spec.group == GPU:
             entry["ollama"] = {"instances": [{"gpus": [index]} for index in range(spec.gpus)]}
         groups[host.spec.group][host.name] = entry
-    login = {
+    login: dict[str, Any] = {
         "ansible_user": "ops",
         "ansible_ssh_private_key_file": str(home / "id_ed25519"),
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={home / 'known_hosts'}",
     }
     children = {name: {"hosts": members} for name, members in groups.items() if members}
-    return {"all": {"vars": {**login, **site.settings(network, spec.release, spec.packages)}, "children": children}}
+    settings = site.settings(network, spec.release, spec.packages)
+    if spec.vm and (patience := max(host.patience for host in hosts)) > 1:
+        login["ansible_timeout"] = 10 * patience
+        settings["nvidia_toolkit"]["smi_timeout"] = f"{15 * patience}s"
+    return {"all": {"vars": {**login, **settings}, "children": children}}
 
 
 def card_files(spec: Spec, host: HostSpec) -> dict[str, str]:

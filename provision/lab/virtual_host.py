@@ -101,6 +101,11 @@ class VirtualHost(Host):
         return int((self.home / "qemu.pid").read_text()) if self.running else None
 
     @property
+    def patience(self) -> int:
+        """By how much every wait for the host is longer than with KVM."""
+        return self.machine.factor
+
+    @property
     def running(self) -> bool:
         """Whether QEMU runs."""
         return self.machine.running

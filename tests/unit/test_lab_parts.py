@@ -63,6 +63,16 @@ def test_inventory_points_at_the_site(monkeypatch):
     assert document["children"]["balancer"]["hosts"] == {"lb-01": {"ansible_host": "10.213.7.201"}}
 
 
+@pytest.mark.parametrize(("patience", "seconds"), [(1, None), (12, 120)])
+def test_an_emulated_host_gets_more_time_to_answer(monkeypatch, patience, seconds):
+    monkeypatch.setattr(site, "settings", lambda *_: {"nvidia_toolkit": {}})
+    spec, network = Spec(name="x", gpu_hosts=1, balancers=0, vm=True), Network("x", 7)
+    hosts = [SimpleNamespace(name=h.name, spec=h, address="10.213.7.11", patience=patience) for h in spec.hosts()]
+    variables = sheet.inventory(Path("/lab"), spec, network, hosts)["all"]["vars"]
+    assert variables.get("ansible_timeout") == seconds
+    assert variables["nvidia_toolkit"].get("smi_timeout") == ("180s" if seconds else None)
+
+
 def test_a_repository_has_the_hashes_of_its_packages(tmp_path, monkeypatch):
     monkeypatch.setattr(repository.keys, "sign", lambda release, fingerprint: None)
     debs.build(debs.Package("thing", "1.0-1", "SIMULATED thing", files={"usr/bin/thing": Path("/bin/true")}), tmp_path)
