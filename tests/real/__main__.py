@@ -13,7 +13,7 @@ from tests import results
 from tests.contract.ollama import live, pulls
 from tests.contract.ollama.targets import Address
 from tests.real import models, page
-from tests.real.install import docker, toolkit
+from tests.real.install import docker, nvidia_smi, toolkit
 from tests.real.install import programs as real_programs
 from tests.real.install.programs import Programs
 from tests.real.install.workshop import InstallError
@@ -22,8 +22,23 @@ from tests.verdicts import Program, Verdict
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
-PARTS = ("contract", "pull_script", "scripts", "proofs", "balancer", "clients", "loadtest", "docker", "toolkit")
-ALONE: dict[str, Callable[[], list[Program]]] = {"docker": docker.programs, "toolkit": toolkit.programs}
+PARTS = (
+    "contract",
+    "pull_script",
+    "scripts",
+    "proofs",
+    "balancer",
+    "clients",
+    "loadtest",
+    "docker",
+    "toolkit",
+    "nvidia_smi",
+)
+ALONE: dict[str, Callable[[], list[Program]]] = {
+    "docker": docker.programs,
+    "toolkit": toolkit.programs,
+    "nvidia_smi": nvidia_smi.programs,
+}
 """The parts without Ollama: each has a function that installs the part's programs and returns the list for the page."""
 
 
