@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from . import ollama_proxy
 from .ollama_json import NoBodyError, decode
 from .ollama_transfer import BrokenError, PullError, RequestError, Transfer
 
@@ -147,9 +148,7 @@ def _request(method: str, url: str, transfer: Transfer, headers: dict[str, str])
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
         connection = http.client.HTTPConnection(host, port)
-        connection.sock = _dial(host, port, transfer)
-        if parts.scheme == "https":
-            connection.sock = _encrypted(connection.sock, host, port)
+        connection.sock = _reached(host, port, transfer) if parts.scheme == "https" else _dial(host, port, transfer)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         connection.request(method, path, headers={**headers, "Host": parts.netloc, "Connection": "close"})
         return connection.getresponse()
@@ -171,6 +170,19 @@ def _words(error: Exception) -> str:
     if isinstance(error, http.client.BadStatusLine):
         return f"net/http: HTTP/1.x transport connection broken: malformed HTTP response {json.dumps(str(error))}"
     return str(error)
+
+
+def _reached(host: str, port: int, transfer: Transfer) -> socket.socket:
+    """A connection by TLS, through the proxy of the environment if there is a proxy."""
+    proxy = ollama_proxy.of(host)
+    if proxy is None:
+        return _encrypted(_dial(host, port, transfer), host, port)
+    try:
+        connection = _dial(proxy.hostname or "", proxy.port or 80, transfer)
+    except _GoError as error:
+        raise _GoError(f"proxyconnect tcp: {error}") from error
+    ollama_proxy.tunnel(connection, proxy, host, port)
+    return _encrypted(connection, host, port)
 
 
 def _dial(host: str, port: int, transfer: Transfer) -> socket.socket:
