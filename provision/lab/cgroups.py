@@ -112,19 +112,24 @@ def remove(lab: str, member: str = "") -> None:
             for directory, _, _ in os.walk(hierarchy / _TOP / lab / member, topdown=False):
                 with suppress(OSError):
                     Path(directory).rmdir()
-            with suppress(OSError):
-                (hierarchy / _TOP).rmdir()
-            if not (hierarchy / _TOP).exists():
-                switch_off(hierarchy)
+            _remove_top(hierarchy)
 
 
 def remove_unused(group: str) -> None:
-    """Remove the cgroup of a group that has no members, and the top cgroup with the last group."""
+    """Remove the cgroup of a group without members; with the last group the top cgroup and its controllers go."""
     with _alone():
         for hierarchy in _hierarchies():
-            for path in (hierarchy / _TOP / group, hierarchy / _TOP):
-                with suppress(OSError):
-                    path.rmdir()
+            with suppress(OSError):
+                (hierarchy / _TOP / group).rmdir()
+            _remove_top(hierarchy)
+
+
+def _remove_top(hierarchy: Path) -> None:
+    """Remove the top cgroup unless a lab is left, and switch off what the lab switched on."""
+    with suppress(OSError):
+        (hierarchy / _TOP).rmdir()
+    if not (hierarchy / _TOP).exists():
+        switch_off(hierarchy)
 
 
 def _hierarchies() -> list[Path]:
