@@ -27,7 +27,6 @@ from provision.lab.locks import locked
 from provision.lab.shell import LabError
 from provision.lab.spec import HostSpec, Spec
 from provision.lab.virtual_host import VirtualHost
-from provision.lab.vm_image import Image
 
 
 class Lab:
@@ -169,7 +168,7 @@ class Lab:
         home, release = self.home / "hosts" / spec.name, self.spec.release
         files = {**site.host_files(self.network), **sheet.card_files(self.spec, spec)}
         if self.spec.vm:
-            return VirtualHost(spec, self.network, home, Image(vm_image.path(release), release), files)
+            return VirtualHost(spec, self.network, home, virtual_host.image_of(home, release), files)
         return Host(spec, self.network, home, base.path(release), files)
 
     def host(self, name: str) -> Host:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from provision.lab import keys, machine, vm_files
+from provision.lab import keys, machine, vm_files, vm_image
 from provision.lab.disk import Disk
 from provision.lab.host import Host
 from provision.lab.network import DISTURBANCES, Network
@@ -225,6 +225,18 @@ class VirtualHost(Host):
 
     def _forget_pending(self) -> None:
         self._pending_file.unlink(missing_ok=True)
+
+
+def image_of(home: Path, release: str) -> Image:
+    """The image below the disk of a host, which may be older than the image of our sources; else the present image.
+
+    Args:
+        home: the host's directory in the lab's state.
+        release: release of the host.
+    """
+    with suppress(FileNotFoundError):
+        return Image(Path((home / "backing").read_text().strip()).parent, release)
+    return Image(vm_image.path(release), release)
 
 
 def group(lab: str) -> str:

@@ -69,6 +69,12 @@ def test_a_host_gets_its_files_before_it_boots(tmp_path: Path) -> None:
     assert "etc/ssh/ssh_host_ed25519_key" in files
 
 
+def test_a_host_keeps_kernel_and_image_of_its_first_boot(tmp_path: Path) -> None:
+    assert virtual_host.image_of(tmp_path, "trixie").folder.parent.name == "vm"
+    (tmp_path / "backing").write_text("/cache/vm/trixie-older/disk.raw\n")
+    assert virtual_host.image_of(tmp_path, "trixie").kernel == Path("/cache/vm/trixie-older/kernel")
+
+
 def test_a_host_that_is_down_is_not_running_and_runs_nothing(tmp_path: Path) -> None:
     gpu = host(tmp_path)
     assert not gpu.running
