@@ -100,14 +100,14 @@ def test_bare_hosts_are_deployed_and_verified(fleet: Fleet, noted: Noted) -> Non
 def test_the_room_is_asked_of_the_disk_that_takes_the_image(fleet: Fleet, noted: Noted) -> None:
     """Docker's folder takes no image of the containerd image store."""
     reference = fleet.vars["ollama"]["image"]
-    said = fleet.on("gpu-01", "sh", "-c", image_room.PLACE.text, "sh", "", reference)
+    said = fleet.on("gpu-01", "sh", "-c", str(image_room.PLACE), "sh", "", reference)
     folder = fleet.on("gpu-01", "df", "--output=target", "/var/lib/containerd").split()[-1]
     assert said.splitlines()[0].endswith(f" {folder}")
     assert said.splitlines()[-1] == "present"
     moved = "version = 2\nroot = '/srv/containerd'\n"
     fleet.on("gpu-01", "sh", "-c", f'mkdir -p /etc/containerd && printf "%s" "{moved}" >/etc/containerd/config.toml')
     try:
-        said = fleet.on("gpu-01", "sh", "-c", image_room.PLACE.text, "sh", "", reference)
+        said = fleet.on("gpu-01", "sh", "-c", str(image_room.PLACE), "sh", "", reference)
         assert said.splitlines()[0].endswith(" /"), "the root of containerd by its own configuration"
     finally:
         fleet.on("gpu-01", "rm", "/etc/containerd/config.toml")

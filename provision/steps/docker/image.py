@@ -24,11 +24,12 @@ AS_PULLED = "as pulled"
 NO_ID = "pulled by an earlier version, which kept no id"
 
 # Only the daemon's log has a mirror's error, as a quoted string: docker itself prints the error of the registry that it
-# tried after the mirror. The third and the fourth line are of the containerd image store (containerd's resolver).
+# tried after the mirror; with the containerd image store it prints the mirror's error, and the log has the registry's.
 MIRROR = r"""
 sed -nE -e 's/.*(Attempting next endpoint [a-z ]*|Download failed[^:"]*): (([^"\\]|\\.)*)".*/a mirror said: \2/p' \
   -e 's/.* msg="trying next host" error="(([^"\\]|\\.)*)".*/a mirror said: \1/p' \
-  -e 's/.* msg="trying next host[^"]*(status: |was )([^"\\]*)".* host="?([^" ]+).*/a mirror said: \2 from \3/p' |
+  -e 's/.* msg="trying next host[^"]*(status: |was )([^"\\]*)".* host="?([^" ]+).*/a mirror said: \2 from \3/p' \
+  -e 's/.* msg="fetch failed" error="(([^"\\]|\\.)*)".*/the last registry said: \1/p' |
   sed -E 's/\\(["\\])/\1/g' | cut -c-300 | sort -u
 """
 # `docker pull` keeps whole layers for its next call. An error that no retry can mend ends the job at once. The script
