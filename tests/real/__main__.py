@@ -13,7 +13,7 @@ from tests import results
 from tests.contract.ollama import live, pulls
 from tests.contract.ollama.targets import Address
 from tests.real import models, page
-from tests.real.install import docker, nvidia_smi, toolkit
+from tests.real.install import docker, docker_packaged, nvidia_smi, toolkit
 from tests.real.install import programs as real_programs
 from tests.real.install.programs import Programs
 from tests.real.install.workshop import InstallError
@@ -30,11 +30,13 @@ PARTS = (
     "balancer",
     "clients",
     "loadtest",
+    "engine",
     "docker",
     "toolkit",
     "nvidia_smi",
 )
 ALONE: dict[str, Callable[[], list[Program]]] = {
+    "engine": docker_packaged.programs,
     "docker": docker.programs,
     "toolkit": toolkit.programs,
     "nvidia_smi": nvidia_smi.programs,
