@@ -4,12 +4,14 @@ import json
 import subprocess
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from provision.lab import registry
 
 REGISTRY = "127.0.0.1:5000"
+_CGROUP = "provision-engine"
 # The folders are of this machine, so that the daemon has its usual paths. $1 folder of the test.
 _WORLD = """
 mount --make-rprivate /
@@ -50,7 +52,14 @@ class Engine:
     def __init__(self, programs: Path, folder: Path, features: dict[str, bool]) -> None:
         self.folder = folder
         self._path = f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"
-        config = {"features": features, "iptables": False, "ip6tables": False, "bridge": "none", "live-restore": True}
+        config: dict[str, Any] = {
+            "features": features,
+            "iptables": False,
+            "ip6tables": False,
+            "bridge": "none",
+            "live-restore": True,
+        }
+        config["cgroup-parent"] = _CGROUP
         self.config: dict[str, Any] = {**config, "registry-mirrors": ["http://127.0.0.1:5999"]}
         storage = {"filesystem": {"rootdirectory": str(folder / "registry")}}
         served = {"version": 0.1, "log": {"level": "warn"}, "storage": storage, "http": {"addr": REGISTRY}}
@@ -74,6 +83,10 @@ class Engine:
         self.run(["sh", "-c", "docker ps -aq | xargs -r docker rm -f"])
         self._world.kill()
         self._world.wait()
+        ours = [*Path("/sys/fs/cgroup").glob(f"*/{_CGROUP}"), Path("/sys/fs/cgroup", _CGROUP)]
+        for path in [*ours, *(Path("/var/lib", name) for name in ("docker", "containerd", "provision"))]:
+            with suppress(OSError):  # a folder with files is the machine's own
+                path.rmdir()
 
     def run(self, words: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a program beside the daemon, and return its end."""
