@@ -1,6 +1,6 @@
 """Docker: from its own repository or the distribution's, configured so that containers keep their cards.
 
-Only gpu hosts get Docker. The guards and the folders of every host are here too, because this role comes first.
+Only gpu hosts get Docker. The guards and the folders of every host are here too: this role has steps on every host.
 """
 
 import json

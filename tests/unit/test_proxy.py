@@ -1,6 +1,7 @@
 """The section `proxy`: its values, the places without a proxy, the files on a host, and the advice of a failure."""
 
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -297,6 +298,18 @@ def test_only_the_program_gets_the_variables(tmp_path):
     file.unlink()
     done = subprocess.run(["sh", "-s"], input=script, capture_output=True, text=True, check=True, env={"PATH": "/bin"})
     assert done.stdout == "\nafter:none\n"
+
+
+def test_a_file_of_another_user_is_not_run(tmp_path):
+    file, proof = tmp_path / "proxy.env", tmp_path / "proof"
+    file.write_text(f"touch {proof}\n")
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    else:
+        file = Path("/etc/hostname")  # of root
+    script = f"set -eu\n{OUTSIDE.replace(ENVIRONMENT, str(file))}\noutside true\n"
+    subprocess.run(["sh", "-s"], input=script, text=True, check=True)
+    assert not proof.exists()
 
 
 ADVICE = [

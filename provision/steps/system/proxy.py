@@ -19,9 +19,10 @@ APT = "/etc/apt/apt.conf.d/00provision-proxy"
 HEAD = "Managed by provision; changes made here are undone by the next deploy. May hold a password."
 MODE = 0o600
 
-# Runs a program that asks the world outside. The variables end with the subshell.
+# Runs a program that asks the world outside. The variables end with the subshell. A file of another user is not read: a
+# shell of root would run its text, and the folder may be open to others until the step `folders` has closed the folder.
 OUTSIDE = f"""
-outside() {{ ( [ ! -r {ENVIRONMENT} ] || {{ set -a; . {ENVIRONMENT}; set +a; }}; "$@" ) }}
+outside() {{ ( [ ! -O {ENVIRONMENT} ] || {{ set -a; . {ENVIRONMENT}; set +a; }}; "$@" ) }}
 """
 
 
