@@ -136,6 +136,14 @@ def test_every_bridge_with_a_container_of_ours_is_closed() -> None:
     assert back["rules"] == [*wall(3001), *AROUND]
 
 
+def test_the_diff_has_each_rule_to_add_and_to_remove() -> None:
+    have = {"forwarded": True, "ahead": [], "first": True, "rules": [*wall(3001), "-j ACCEPT"]}
+    assert WALL.diff(have, WALL.want(HostFacts(), have)) == ["- -j ACCEPT", f"+ {DIRECT}"]
+    turned = {**have, "rules": [DIRECT, *wall(3001)]}
+    [line] = WALL.diff(turned, WALL.want(HostFacts(), turned))
+    assert line.startswith("rules: "), "only the order differs"
+
+
 @pytest.mark.parametrize("name", ["", "br 1", "br0 -j ACCEPT", "a" * 16])
 def test_a_name_that_is_no_interface_gets_no_rule(name: str) -> None:
     assert dataclasses.replace(ON_ANOTHER, interfaces={"10.66.0.1": name}).bridges == ()

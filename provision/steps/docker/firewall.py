@@ -186,10 +186,13 @@ class Firewall(Step):
         return {**past, **FIRST, "rules": rules}
 
     def diff(self, have: State, want: State) -> Sequence[str]:
-        """The usual lines, and the name of each foreign rule before ours, which stays, after ours."""
+        """The usual lines, a line for each rule to add and to remove, and the name of each foreign rule before ours,
+        which stays, after ours."""
         ahead = (have or {}).get("ahead", ())
         named = [f"FORWARD has a rule before ours, which stays after ours: {rule}" for rule in ahead]
-        return [*named, *(line for line in super().diff(have, want) if not line.startswith("ahead:"))]
+        rules = _rules_diff(have, want)
+        left_out = ("ahead:", "rules:") if rules else ("ahead:",)
+        return [*named, *(line for line in super().diff(have, want) if not line.startswith(left_out)), *rules]
 
     def check(self, live: Any) -> Iterator[Check]:
         """A packet for an instance meets our rules before any other, and no foreign rule is among ours."""
@@ -209,6 +212,14 @@ class Firewall(Step):
         )
         yield Check("ways around the published ports", open_ways, [])
         yield Check("FORWARD leads to DOCKER-USER", f"-A FORWARD -j {PARENT}" in lines, True)
+
+
+def _rules_diff(have: State, want: State) -> list[str]:
+    """The rules that a change removes and adds; none for a whole chain, or where only the order of rules differs."""
+    if have is None or want is None:
+        return []
+    gone = [rule for rule in have["rules"] if rule not in want["rules"]]
+    return [f"- {rule}" for rule in gone] + [f"+ {rule}" for rule in want["rules"] if rule not in have["rules"]]
 
 
 def _known(facts: HostFacts) -> HostFacts:
