@@ -127,10 +127,10 @@ class Most:
     nvidia_smi: int
 
 
-WHOLE = Most(kilobytes=60, execs=1, programs=150, docker=3, nvidia_smi=4)
-BALANCER = Most(kilobytes=30, execs=1, programs=54, docker=0, nvidia_smi=1)
-WEIGHT = Most(kilobytes=110, execs=3, programs=406, docker=3, nvidia_smi=4)
-WEIGHT_ALONE = Most(kilobytes=75, execs=3, programs=294, docker=0, nvidia_smi=1)
+WHOLE = Most(kilobytes=60, execs=1, programs=145, docker=3, nvidia_smi=4)
+BALANCER = Most(kilobytes=30, execs=1, programs=53, docker=0, nvidia_smi=1)
+WEIGHT = Most(kilobytes=110, execs=3, programs=400, docker=3, nvidia_smi=4)
+WEIGHT_ALONE = Most(kilobytes=75, execs=3, programs=290, docker=0, nvidia_smi=1)
 
 
 @pytest.mark.parametrize(
