@@ -39,12 +39,12 @@ ANSWERS = 15  # seconds for systemd, and for Docker
 CDI, HOOK, OTHER, UNKNOWN = "CDI", "NVIDIA's hook", "--device or --privileged", "an unknown path"
 
 _HOOK = "nvidia-container-(runtime-hook|toolkit)"
-# One shell function per question, and no process for a host whose containers live in no scope of systemd's, except a
-# grep. A quote inside a JSON text is escaped, so no value can forge these patterns. The text of the hook comes once as
-# path of the program.
+# `evidence` takes the id of a container in a scope of systemd's. `scopes` asks Docker for names if $1 is active:
+# docker.socket would start a stopped daemon. A host whose containers live in no such scope starts grep alone. A quote
+# inside a JSON text is escaped, so no value can forge these patterns.
 SHELL = rf"""
 bundles={BUNDLES}
-evidence() {{ # id of a container in a scope of systemd's
+evidence() {{
   timeout {ANSWERS} systemctl show --no-pager --property=DevicePolicy,DeviceAllow "docker-$1.scope" || :
   grep -oE '"ociVersion"|"path":"[^"]*/{_HOOK}"|"NVIDIA_VISIBLE_DEVICES=[^"]*"|"path":"/dev/nvidia[^}}]*' \
     "$bundles/$1/config.json" | head -c 20000
@@ -56,9 +56,9 @@ _DOCKER = (
 )
 ALL = rf"""
 {SHELL.strip()}
-scopes() {{ # asks Docker for names if $1 is active: docker.socket would start a stopped daemon
-  ids=$(grep -hsoE 'docker-[0-9a-f]{{64}}[.]scope' /proc/[0-9]*/cgroup | sort -u | head -n {MOST} | cut -c8-71)
-  [ -n "$ids" ] || return 0
+scopes() {{
+  ids=$(grep -hsoE 'docker-[0-9a-f]{{64}}[.]scope' /proc/[0-9]*/cgroup) || [ -n "$ids" ] || return 0
+  ids=$(printf '%s\n' "$ids" | sort -u | head -n {MOST} | cut -c8-71)
   for id in $ids; do echo "@ $id"; evidence "$id"; done
   [ "$1" != active ] || timeout {ANSWERS} docker inspect --type container --format '{_DOCKER}' $ids 2>/dev/null
 }}

@@ -111,8 +111,8 @@ if [ "$active" = active ]; then
 {ASKED.strip()}
 fi
 {card_path.ALL.strip()}
-given=$(scopes "$active" | base64 -w0)
-[ -z "$given" ] || echo "given=$given"
+given=$(scopes "$active") || :
+[ -z "$given" ] || printf 'given=%s\n' "$(printf '%s\n' "$given" | base64 -w0)"
 echo end=
 """,
 )
