@@ -107,6 +107,7 @@ def test_a_network_of_the_operators_is_closed_as_soon_as_an_instance_is_in_it(fl
     assert fleet.provision("plan", "--exit-code").code == 0
 
 
+@pytest.mark.matrix
 def test_instances_on_loopback_are_closed_to_the_link(fleet, reached, route):
     everything = dict(fleet.data["all"]["children"])
     del fleet.data["all"]["children"]["balancer"]
