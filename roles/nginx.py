@@ -15,7 +15,7 @@ from provision.render import render
 from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.nginx import vulnerabilities
-from provision.steps.nginx.build import UNIT, USER, Build, OwnedBuilds, Source
+from provision.steps.nginx.build import UNIT, USER, Build, OwnedBuilds, Patch, Source
 from provision.steps.nginx_paths import CACHE, CURRENT, LOGS
 from provision.steps.system.account import Account, OwnedAccounts
 from provision.steps.system.apt import Packages
@@ -65,6 +65,15 @@ FACTS: frozenset[str] = frozenset()
 """The parts of the host facts for the steps, see `facts.PARTS`: none. A build depends on the distribution alone."""
 
 
+class PatchFile(Base):
+    """A patch, or a series of patches."""
+
+    url: Url
+    """URL of a patch file, or of a tarball with `debian/patches/series`, whose URL ends in .tar.xz or .tar.gz."""
+    sha256: Sha256
+    """sha256 of the file."""
+
+
 class Settings(Base):
     """Build of nginx. Without a group `balancer` every gpu host has an nginx."""
 
@@ -78,6 +87,9 @@ class Settings(Base):
     """sha256 of the tarball. Known for 1.26.3, 1.28.3, 1.30.4 and 1.30.5; needed for every other version."""
     url: Url | Literal[""] = ""
     """URL of the tarball, such as your mirror's. Empty: https://nginx.org/download/nginx-VERSION.tar.gz."""
+    patches: tuple[PatchFile, ...] = Field(default=(), max_length=100)
+    """Patches, applied in order before compiling, without fuzz. Debian's series is a single entry: the debian.tar.xz of
+    its source package. `provision` cannot tell which vulnerabilities a patch closes: you vouch."""
     configure_args: tuple[Text, ...] = LEAN
     """Arguments of nginx's `configure`: `--with-...` and `--without-...`. Paths and user are provision's."""
     build: Literal["once", "each"] = "once"
@@ -101,6 +113,10 @@ class Settings(Base):
             yield ("version",), "must be a version of nginx, such as 1.26.3"
         elif vulnerabilities.release(self.version) < (1, 26, 0):
             yield ("version",), "must be 1.26.0 or later"
+        sums = [patch.sha256 for patch in self.patches]
+        for number, sha256 in enumerate(sums):
+            if sha256 in sums[:number]:
+                yield ("patches", number, "sha256"), f"is that of patches[{sums.index(sha256)}]: a patch applies once"
         for number, argument in enumerate(self.configure_args):
             yield from ((("configure_args", number), text) for text in _wrong(argument))
 
@@ -109,7 +125,8 @@ class Settings(Base):
         """The source to build."""
         url = self.url or f"https://nginx.org/download/nginx-{self.version}.tar.gz"
         sha256 = self.sha256 or KNOWN[self.version]
-        return Source(version=self.version, sha256=sha256, url=url, arguments=self.configure_args)
+        patches = tuple(Patch(url=patch.url, sha256=patch.sha256) for patch in self.patches)
+        return Source(version=self.version, sha256=sha256, url=url, arguments=self.configure_args, patches=patches)
 
     @property
     def binary(self) -> str:
@@ -130,9 +147,15 @@ def known_of(settings: Settings) -> list[str]:
 
 
 def accepted(host: Host, inventory: Inventory) -> Iterator[str]:
-    """Yield the known vulnerabilities that the operator has accepted for a balancer."""
+    """Yield the known vulnerabilities that the operator of a balancer has accepted, or has patches for."""
     settings = host.of(Settings)
-    if is_balancing(host, inventory) and (names := known_of(settings)):
+    names = known_of(settings) if is_balancing(host, inventory) else []
+    if names and settings.patches:
+        yield (
+            f"nginx {settings.version} has {_counted(names)}, and is built with nginx.patches: provision checks that"
+            " every hunk applies, and cannot tell which of the vulnerabilities the patches close"
+        )
+    elif names:
         yield (
             f"nginx {settings.version} has {_counted(names)}, accepted by nginx.accept_known_vulnerabilities: the"
             " configuration of the balancer uses little of what they need (docs/facts.md#nginx-versions)"
@@ -148,7 +171,8 @@ def _counted(names: Sequence[str], most: int = 3) -> str:
 def _is_refused(host: Host, inventory: Inventory) -> bool:
     """Return whether a balancer would build a version with known vulnerabilities that nobody accepted."""
     settings = host.of(Settings)
-    return is_balancing(host, inventory) and not settings.accept_known_vulnerabilities and len(known_of(settings)) > 0
+    agreed = settings.accept_known_vulnerabilities or settings.patches
+    return is_balancing(host, inventory) and not agreed and len(known_of(settings)) > 0
 
 
 def _refusal(host: Host, inventory: Inventory) -> Iterator[Problem]:

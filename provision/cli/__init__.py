@@ -31,6 +31,7 @@ COMMANDS = {
     "show": ("provision.cli.history", "Show a run step by step"),
     "init": ("provision.cli.inventory", "Write a commented inventory to start from"),
     "inventory": ("provision.cli.inventory", "Check the inventory, or show it merged"),
+    "nginx": ("provision.cli.nginx", "Pin a version or patches of nginx, with a verified signature"),
     "trust": ("provision.cli.trust", "Show the hosts' key fingerprints and write known_hosts"),
     "help": ("provision.cli.help", "Show the help of a command"),
     "lab": ("provision.lab.cli", "A throw-away fleet with simulated GPUs on this machine"),

@@ -97,7 +97,8 @@ def is_clean(value: str) -> bool:
     return value.isprintable()
 
 
-def _is_url(value: str) -> bool:
+def is_url(value: str) -> bool:
+    """Return whether a text is an http or https URL without user, password, blank or quote."""
     if not _URL.fullmatch(value):
         return False
     try:
@@ -157,7 +158,7 @@ Name = Annotated[
     str, _check("a name of a-z, 0-9, '_', '.' and '-' that begins with a letter or digit", 63, _NAME.fullmatch)
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Url = Annotated[str, _check("an http:// or https:// URL without user, password, blank or quote", 2000, _is_url)]
+Url = Annotated[str, _check("an http:// or https:// URL without user, password, blank or quote", 2000, is_url)]
 Sha256 = Annotated[str, BeforeValidator(_lowered), _check("a sha256: 64 hexadecimal digits", 64, _SHA256.fullmatch)]
 Fingerprint = Annotated[
     str,

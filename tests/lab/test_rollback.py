@@ -4,9 +4,9 @@ import contextlib
 
 import pytest
 
-from provision.lab import faults
-from provision.plan import role_interface
+from provision.lab import faults, paths
 from provision.steps.nginx import upstream
+from tests import nginx_series
 from tests.bench.roll.load import Load
 
 from .conftest import Fleet
@@ -99,22 +99,57 @@ def test_settings_of_a_container_and_its_secret_file_are_what_they_were(fleet):
     settled(fleet)
 
 
-def test_nginx_goes_back_to_the_build_before_and_forth_again_without_compiling(fleet, lab):
+def listed(fleet: Fleet, lab, name: str) -> dict[str, str]:
+    return nginx_series.entry(paths.site(lab.spec.release), fleet.vars["nginx"]["url"], name)
+
+
+def header(fleet: Fleet) -> str:
+    """The header by which the running nginx names itself."""
+    said = fleet.on("lb-01", "curl", "-sI", "http://127.0.0.1:3008/")
+    return next(line.strip() for line in said.splitlines() if line.startswith("Server:"))
+
+
+def test_a_patch_that_does_not_apply_is_named_and_the_running_nginx_stays(fleet, lab):
+    before = nginx(fleet), header(fleet)
+    fleet.vars["nginx"]["patches"] = [listed(fleet, lab, nginx_series.WRONG)]
+    failed = fleet.provision("deploy", "--yes", "--limit", "lb-01")
+    assert failed.code == 3, failed
+    words = (
+        f"nginx/{nginx_series.WRONG} does not apply to the source of nginx: src/http/ngx_http_header_filter_module.c"
+    )
+    assert words in failed.err + failed.out
+    assert "Hunk #1 FAILED at 46" in failed.err + failed.out
+    assert (nginx(fleet), header(fleet)) == before
+    del fleet.vars["nginx"]["patches"]
+    settled(fleet)
+
+
+def test_a_patched_nginx_goes_back_to_the_build_before_and_forth_again_without_compiling(fleet, lab):
     before = nginx(fleet)
-    arguments = [one for one in role_interface.role("nginx").LEAN if one != "--without-http_mirror_module"]
-    fleet.vars["nginx"] = {**fleet.vars.get("nginx", {}), "configure_args": arguments}
+    fleet.vars["nginx"]["patches"] = [listed(fleet, lab, nginx_series.SERIES)]
+    planned = fleet.provision("plan", "--limit", "lb-01").out
+    assert "compiles nginx 1.26.3 with patches" in planned
     run = fleet.deploy("--limit", "lb-01").doc["run"]
     after = nginx(fleet)
     assert after != before
+    assert header(fleet) == nginx_series.HEADER
+    settled(fleet)
+    stamp = f"{after.removesuffix('/sbin/nginx')}/.provision"
+    kept = fleet.on("lb-01", "sed", "-i.kept", "/^patch /d", stamp)
+    assert fleet.changes("--limit", "lb-01")["lb-01"][0] == "build:nginx", kept
+    damaged = fleet.provision("verify", "--limit", "lb-01", "--tags", "nginx")
+    assert (damaged.code, "built with other patches" in damaged.out) == (5, True)
+    fleet.on("lb-01", "mv", f"{stamp}.kept", stamp)
+    assert "is built with nginx.patches" in fleet.provision("verify", "--limit", "lb-01", "--tags", "nginx").err
     with offline(lab):
         back = rollback(fleet)
-        assert nginx(fleet) == before
+        assert (nginx(fleet), header(fleet)) == (before, "Server: nginx")
         assert {one["step"] for one in back.doc["left"]} >= {"build:nginx"}
         rollback(fleet, back.doc["run"])
-        assert nginx(fleet) == after
+        assert (nginx(fleet), header(fleet)) == (after, nginx_series.HEADER)
         rollback(fleet, run)
     assert nginx(fleet) == before
-    del fleet.vars["nginx"]["configure_args"]
+    del fleet.vars["nginx"]["patches"]
     settled(fleet)
 
 

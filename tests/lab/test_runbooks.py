@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from provision.lab import faults
+from provision.lab import faults, paths
+from tests import nginx_series
 
 from .conftest import Fleet, wait_for
 
@@ -160,6 +161,12 @@ def no_good_idea(operator: Operator) -> None:
     operator.deploy(0)
 
 
+def patched(operator: Operator) -> None:
+    """A series of the tests' own, from the site."""
+    site, settings = paths.site(operator.fleet.lab.spec.release), operator.fleet.vars["nginx"]
+    settings["patches"] = [nginx_series.entry(site, settings["url"], nginx_series.SERIES)]
+
+
 def as_it_was(operator: Operator) -> None:
     operator.fleet.data = copy.deepcopy(operator.declared)
 
@@ -197,6 +204,7 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "damage in the middle of a blob of gpu-01": damaged,
     "a deploy that was no good idea": no_good_idea,
     "the inventory as it was": as_it_was,
+    "patches of nginx in the inventory": patched,
     "somebody's run on gpu-01, which will soon be over": soon_over,
     "somebody's run on gpu-01, which is dead for sure": dead_for_sure,
 }

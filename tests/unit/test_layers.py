@@ -186,6 +186,10 @@ PLACES = {
         "provision/lab/",
         "provision/loadtest/",
         "provision/inventory/shared_settings.py",  # shared settings of the role, under the name of the role
+        "provision/cli/__init__.py",  # the command `provision nginx pin`
+        "provision/cli/nginx.py",
+        "provision/actions/nginx_pin.py",
+        "provision/report/nginx_pin.py",
         "roles/__init__.py",
         "roles/nginx.py",
         "roles/balancer.py",

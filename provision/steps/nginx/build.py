@@ -43,6 +43,23 @@ TOOLS = Packages(
 """Packages for compiling; installed only where nginx is compiled."""
 
 
+PATCHING = Packages(name="nginx_build", packages={**TOOLS.packages, **dict.fromkeys(("patch", "xz-utils"))})
+"""Packages for compiling with patches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """A patch file, or a tarball with `debian/patches/series`.
+
+    Args:
+        url: address of the file; not part of the recipe. A tarball's ends in `.tar.gz` or `.tar.xz`.
+        sha256: hash of the file.
+    """
+
+    url: str
+    sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """The source of a build: equal sources give interchangeable binaries on one platform.
@@ -52,17 +69,31 @@ class Source:
         sha256: hash of the tarball.
         url: address of the tarball; not part of the recipe, because the hash identifies the tarball.
         arguments: arguments of `configure`, without the paths, which are ours.
+        patches: the patches, in the order of their application.
     """
 
     version: str
     sha256: str
     url: str
     arguments: tuple[str, ...] = ()
+    patches: tuple[Patch, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The source in an operator's words."""
+        return f"nginx {self.version}" + (" with patches" if self.patches else "")
 
     @property
     def recipe(self) -> str:
         """The hash of everything that makes a difference."""
-        parts = {"format": 1, "version": self.version, "sha256": self.sha256, "arguments": (*LAYOUT, *self.arguments)}
+        parts: dict[str, Any] = {
+            "format": 1,
+            "version": self.version,
+            "sha256": self.sha256,
+            "arguments": (*LAYOUT, *self.arguments),
+        }
+        if self.patches:  # without patches the recipe is that of earlier releases, and nothing is compiled again
+            parts["patches"] = [patch.sha256 for patch in self.patches]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -96,6 +127,7 @@ class Build(Step):
         "prefix": Words("another place", "prefix"),
         "recipe": Words("built from other arguments or another source"),
         "platform": Words("built for another platform", "platform"),
+        "patches": Words("built with other patches", "sha256 of the patches"),
         "intact": Words("its binary is not the one that was built"),
         "open": Words("open to others", "open to others"),
     }
@@ -125,6 +157,7 @@ class Build(Step):
             "prefix": self.source.prefix,
             "recipe": self.source.recipe,
             "platform": platform(facts),
+            **({"patches": [patch.sha256 for patch in self.source.patches]} if self.source.patches else {}),
             "intact": True,
             "open": [],
         }
@@ -140,7 +173,7 @@ class Build(Step):
         archive_commands = (
             [self._obtain(archive, want["platform"])] if self.mode == "once" else self._make(archive, want["platform"])
         )
-        words = (archive, self.source.prefix, self.source.recipe, want["platform"])
+        words = (archive, self.source.prefix, self.source.recipe, want["platform"], *want.get("patches", ()))
         return [folder, *archive_commands, sh(INSTALL, *words, title=f"install {self.source.prefix}")]
 
     def _archive(self, platform: str) -> str:
@@ -148,17 +181,19 @@ class Build(Step):
 
     def _obtain(self, archive: str, platform: str) -> Obtain:
         key = f"nginx {self.source.recipe} {platform}"
-        title = f"nginx {self.source.version} for {platform}"
+        title = f"{self.source.name} for {platform}"
         return Obtain(key, archive, tuple(self._make(archive, platform)), self.host, title)
 
     def _make(self, archive: str, platform: str) -> list[Run | Put]:
         source = self.source
         words = (archive, platform, source.sha256, source.url, str(self.jobs), source.recipe, source.prefix)
-        title = f"compile nginx {source.version}"
-        tools = TOOLS.commands(None, dict.fromkeys(TOOLS.packages, INSTALLED))
+        patches = [word for patch in source.patches for word in (patch.url, patch.sha256)]
+        title = f"compile {source.name}"
+        needed = PATCHING if patches else TOOLS
+        tools = needed.commands(None, dict.fromkeys(needed.packages, INSTALLED))
         return [
             *(command for command in tools if isinstance(command, Run)),
-            sh(MAKE, *words, *source.configure, title=title, timeout=1800, job=True, progress=_progress),
+            sh(MAKE, *words, *patches, *source.configure, title=title, timeout=1800, job=True, progress=_progress),
         ]
 
     def irrevocable(self, before: State, after: State) -> str:
@@ -171,7 +206,7 @@ class Build(Step):
             return ""
         where = f" on {self.host}" if self.host else ""
         once = f", once for {want['platform']}{where}" if self.mode == "once" else ""
-        return f"compiles nginx {self.source.version} (about a minute{once}; installs a C compiler there)"
+        return f"compiles {self.source.name} (about a minute{once}; installs a C compiler there)"
 
     def check(self, live: Any) -> Iterator[Check]:
         """The binary is the built binary, starts, and was configured as asked."""
@@ -180,6 +215,9 @@ class Build(Step):
         built = result.stderr.partition("configure arguments:")[2]
         yield Check("missing configure arguments", [a for a in self.source.configure if a not in built], [])
         stamp = live.run("sed -n 's/^sha256 //p' %s", f"{self.source.prefix}/.provision").stdout.strip()
+        if self.source.patches:
+            patches = live.run("sed -n 's/^patch //p' %s", f"{self.source.prefix}/.provision").stdout.split()
+            yield Check("patches", patches, [patch.sha256 for patch in self.source.patches])
         yield Check("sha256", live.run("sha256sum <%s", self.source.binary).stdout[:64], stamp or "no stamp")
 
     def _parse(self, answer: Answer) -> State:
@@ -194,9 +232,15 @@ class Build(Step):
             "prefix": self.source.prefix,
             "recipe": values.get("recipe", ""),
             "platform": values.get("platform", ""),
+            **self._patches(answer),
             "intact": bool(values["now"]) and values["now"] == values.get("sha256"),
             "open": sorted(line[5:] for line in answer.text.splitlines() if line.startswith("open /")),
         }
+
+    def _patches(self, answer: Answer) -> dict[str, list[str]]:
+        """The patches that the stamp names; nothing for a build without patches."""
+        found = [line[6:] for line in answer.text.splitlines() if line.startswith("patch ")]
+        return {"patches": found} if found or self.source.patches else {}
 
 
 def _only_open(have: State, want: State) -> bool:

@@ -25,11 +25,67 @@ chmod -R go-w -- "$1"
 """,
 )
 
-# $1 archive, $2 platform, $3 sha256, $4 url, $5 jobs, $6 recipe, $7 prefix; then configure's arguments.
+# Functions of MAKE, tested by themselves (tests/unit/test_nginx_patches.py). `as` runs a command as the builder.
+# A patch applies exactly: no fuzz, one folder stripped, and no file outside the source. `--unified` keeps `patch` from
+# handing an ed script to ed. A series is Debian's: the patches that debian/patches/series of a tarball names, in order.
+APPLY = """
+# $1 the file, $2 its name
+one_patch() {
+  echo "==> applying $2"
+  beyond=$(as grep -aE "$BEYOND" -- "$1" | grep -avE '^(---|[+][+][+]) /dev/null' | head -n 1 || :)
+  if [ -n "$beyond" ]; then
+    echo "$2 is refused: it reaches beyond the files of the source: $(printf %.200s "$beyond")" >&2
+    exit 1
+  fi
+  if as env LC_ALL=C patch --batch --forward --unified --fuzz=0 --strip=1 --reject-file=- --no-backup-if-mismatch \
+    --input="$1" >"$log" 2>&1 && grep -q '^patching file ' "$log"; then
+    return 0
+  fi
+  where=$(awk '
+    /^(patching|checking) file / { file = substr($0, 15) ": " }
+    /^Hunk #.*FAILED|^Reversed|^can.t find file|malformed patch|garbage was found|refusing|[Ii]gnoring potentially/ {
+      found = found (found ? "; " : "") file $0
+    }
+    END { print substr(found ? found : "patch names no file", 1, 600) }' "$log")
+  echo "$2 does not apply to the source of nginx: $where" >&2
+  exit 1
+}
+# $1 the tarball, $2 its name
+series() {
+  rm -rf -- ../series
+  as mkdir ../series
+  if ! as tar -xf "$1" -C ../series debian/patches || ! names=$(as cat ../series/debian/patches/series); then
+    echo "$2 has no debian/patches/series: a tarball in nginx.patches has the layout of Debian's debian.tar.xz" >&2
+    exit 1
+  fi
+  applied=0
+  while read -r name rest; do
+    case $name in '' | '#'*) continue ;; esac
+    case $name$rest in
+      */../* | ../* | /*) echo "$2 is refused: debian/patches/series names $(printf %.200s "$name")" >&2; exit 1 ;;
+    esac
+    case $rest in '' | '#'* | -p1 | '-p1 #'*) ;; *)
+      echo "$2: debian/patches/series has the option $(printf %.200s "$rest") for $name, and only -p1 is known" >&2
+      exit 1 ;;
+    esac
+    one_patch "../series/debian/patches/$name" "$name of $2"
+    applied=$((applied + 1))
+  done <<END
+$names
+END
+  [ "$applied" -gt 0 ] || { echo "$2: debian/patches/series names no patch" >&2; exit 1; }
+}
+NAMES='^(---|[+][+][+]|diff --git|Index:|(rename|copy) (from|to))[[:blank:]]+'
+BEYOND="$NAMES(\\"?/|.*[.][.]/)|^new (file )?mode 1[26]0000"
+"""
+
+# $1 archive, $2 platform, $3 sha256, $4 url, $5 jobs, $6 recipe, $7 prefix; then url and sha256 of each patch; then
+# configure's arguments, of which the first begins with `--`.
 # Downloaded and compiled as a user without files and without further processes; root packs a single file of the result.
 MAKE = Script(
     "nginx/make-build",
     OUTSIDE
+    + APPLY
     + """
 umask 022
 archive=$1 platform=$2 sha256=$3 url=$4 jobs=$5 recipe=$6 prefix=$7
@@ -57,17 +113,28 @@ chmod 0700 "$work"
 chown "$builder:$builder" "$work"
 cd "$work"
 as() { setpriv --reuid="$builder" --regid="$builder" --clear-groups --no-new-privs env "HOME=$work" "$@" </dev/null; }
-echo "==> downloading $url"
-outside as curl --fail --location --silent --show-error --proto =http,https --retry 3 --connect-timeout 15 \
-  --speed-limit 1000 --speed-time 60 --max-time 1200 -o source.tar.gz -- "$url"
-got=$(sha256sum <source.tar.gz | cut -c1-64)
-if [ "$got" != "$sha256" ]; then
-  echo "$url has sha256 $got, and $sha256 is expected: it is another file, or it was tampered with" >&2
-  exit 1
-fi
+fetch() { # $1 url, $2 sha256, $3 file
+  echo "==> downloading $1"
+  outside as curl --fail --location --silent --show-error --proto =http,https --retry 3 --connect-timeout 15 \
+    --speed-limit 1000 --speed-time 60 --max-time 1200 -o "$3" -- "$1"
+  got=$(sha256sum <"$3" | cut -c1-64)
+  if [ "$got" != "$2" ]; then
+    echo "$1 has sha256 $got, and $2 is expected: it is another file, or it was tampered with" >&2
+    exit 1
+  fi
+}
+fetch "$url" "$sha256" source.tar.gz
 as mkdir source
 as tar -xzf source.tar.gz --strip-components=1 -C source
 cd source
+log=$out/.log
+: >"$out/.patches"
+while [ "${1#--}" = "$1" ]; do
+  fetch "$1" "$2" ../patch
+  case $1 in *.tar.gz | *.tar.xz) series ../patch "$1" ;; *) one_patch ../patch "$1" ;; esac
+  printf 'patch %s\n' "$2" >>"$out/.patches"
+  shift 2
+done
 echo '==> configuring'
 as ./configure "$@" >../configure.log 2>&1 || { tail -n 20 ../configure.log >&2; exit 1; }
 echo "==> compiling with $jobs jobs"
@@ -75,13 +142,14 @@ as make -j"$jobs"
 echo '==> packing'
 install -D -m 0755 -- objs/nginx "$out/sbin/nginx"
 sum=$(sha256sum <"$out/sbin/nginx" | cut -c1-64)
-printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$recipe" "$platform" "$sum" >"$out/.provision"
+printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$recipe" "$platform" "$sum" | cat - "$out/.patches" >"$out/.provision"
 tar --owner=0 --group=0 --numeric-owner -C "$out" -cf "$archive.new" -- sbin .provision
 mv -fT -- "$archive.new" "$archive"
 """,
 )
 
-# $1 archive, $2 prefix, $3 recipe, $4 platform. The build in use and its successor stay; older builds go.
+# $1 archive, $2 prefix, $3 recipe, $4 platform; then the sha256 of each patch. The build in use and its successor stay;
+# older builds go.
 INSTALL = Script(
     "nginx/install-build",
     """
@@ -94,7 +162,11 @@ trap 'rm -rf -- "$new" "$new.old"' EXIT
 chmod 0755 "$new"
 tar -xf "$1" --no-same-owner -C "$new"
 sum=$(sha256sum <"$new/sbin/nginx" | cut -c1-64)
-printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$3" "$4" "$sum" | cmp -- - "$new/.provision"
+{
+  printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$3" "$4" "$sum"
+  shift 4
+  [ $# = 0 ] || printf 'patch %s\\n' "$@"
+} | cmp -- - "$new/.provision"
 "$new/sbin/nginx" -v 2>/dev/null || { ldd "$new/sbin/nginx" >&2; exit 1; }
 if [ -e "$2" ]; then mv -T -- "$2" "$new.old"; fi
 mv -T -- "$new" "$2"
