@@ -1,50 +1,29 @@
-"""nginx for virtual machines, compiled in a container of this machine: an emulated machine compiles for minutes."""
+"""Commands of `provision` outside of virtual machines, and nginx for machines without a compile."""
 
-import hashlib
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from provision.lab.lab import Lab
-from provision.lab.shell import LabError
-from tests.results import ROOT
-from tests.vm.carrier import FOLDER
+from provision.artifacts.store import default_folder
+from provision.lab import builds
 from tests.vm.case import ending
 from tests.vm.guest import Said, talked
 
-CACHE = FOLDER / "cache"
-"""XDG_CACHE_HOME of the commands of this run: builds are kept here, and not with the operator's."""
-_SECONDS = 1200  # for a machine on which much else runs
-_SOURCES = ("roles/nginx.py", "provision/steps/nginx/*.py", "provision/lab/site.py")
 
-
-def ensure(release: str, log: Path) -> str:
-    """Make sure that the store has nginx for a release, and return how in words.
+def packed(release: str, say: Callable[[str], None]) -> bytes:
+    """Return the store of builds as a tar archive, after a container compiled nginx for a release.
 
     Args:
         release: release of Debian.
-        log: the file for the output of commands.
-
-    Raises:
-        AssertionError: a command failed.
+        say: called with a line before the compile and after a failure.
     """
-    marker, recipe = CACHE / f"nginx-{release}.made-of", _recipe()
-    if marker.exists() and marker.read_text() == recipe:
-        return "kept from an earlier run"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    name = f"build-{release}"
-    up = ["lab", "up", "--install", "--name", name, "--gpu-hosts", "0", "--release", release]
-    try:
-        passed(up, log, _SECONDS)
-        words = ["deploy", "--yes", "--tags", "nginx", "--inventory", str(Lab.find(name).inventory)]
-        seconds = passed(words, log, _SECONDS).seconds
-    finally:
-        with suppress(LabError):  # a lab that never was
-            Lab.find(name).down()
-    marker.write_text(recipe)
-    return f"deploy --tags nginx to a container: {seconds:.0f} s"
+    builds.ensure(release, say)
+    store = default_folder()
+    store.mkdir(parents=True, exist_ok=True)
+    words = ["tar", "-C", str(store.parents[1]), "-c", f"{store.parent.name}/{store.name}"]
+    return subprocess.run(words, capture_output=True, check=True).stdout
 
 
 def passed(words: Sequence[str], log: Path, seconds: float) -> Said:
@@ -58,13 +37,8 @@ def passed(words: Sequence[str], log: Path, seconds: float) -> Said:
     return said
 
 
-def environment() -> dict[str, str]:
-    """The environment of commands that use the store."""
-    return {**os.environ, "XDG_CACHE_HOME": str(CACHE), "COLUMNS": "160"}
-
-
 def provision(words: Sequence[str], log: Path, seconds: float) -> Said:
-    """Run `provision` on this machine with the store.
+    """Run `provision` outside of virtual machines.
 
     Args:
         words: the words after `provision`.
@@ -76,7 +50,6 @@ def provision(words: Sequence[str], log: Path, seconds: float) -> Said:
     return talked([sys.executable, "-m", "provision", *words], log, seconds, env=environment())
 
 
-def _recipe() -> str:
-    """A hash over all our sources that decide about a build."""
-    files = sorted(path for pattern in _SOURCES for path in ROOT.glob(pattern))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+def environment() -> dict[str, str]:
+    """The environment of commands: ours, with lines of a fixed width."""
+    return {**os.environ, "COLUMNS": "160"}

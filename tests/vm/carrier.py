@@ -43,7 +43,7 @@ class Carrier:
 
     def __init__(self, log: Path, say: Callable[[str], None]) -> None:
         self.log = log
-        self._say = say
+        self.say = say
         self._login: Login | None = None
         self._machine: _Machine | None = None
 
@@ -86,7 +86,7 @@ class Carrier:
         FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
         public, host_key = keys.ssh_key(key, "make test-vm"), FOLDER / "host/ssh_host_ed25519_key"
         keys.ssh_key(host_key, "root@carrier")
-        image = vm_image.ensure(RELEASE, self._say)
+        image = vm_image.ensure(RELEASE, self.say)
         port = _port(FOLDER / "port")
         machine = _Machine("carrier", home, image, SHAPE, UserNetwork(port))
         known = FOLDER / "known_hosts"
@@ -96,9 +96,9 @@ class Carrier:
         if not (KEEP and machine.running):
             machine.discard()
             home.mkdir(parents=True)
-            carried.made(HOSTS, home, self._say)
+            carried.made(HOSTS, home, self.say)
             machine.furnish(vm_files.identity("carrier", machine_id(), host_key, public))
-            self._say("booting the carrier")
+            self.say("booting the carrier")
             machine.start()
             machine.wait(_BOOT)
             self._furnished(login)

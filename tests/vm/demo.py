@@ -5,7 +5,6 @@ repositories, images and models, the packages that labs fetched before, and ngin
 compiles. From the package mirror come git, make and the lab's programs."""
 
 import re
-import subprocess
 
 from tests.vm import builds
 from tests.vm.carrier import HOSTS, OFFLINE, Carrier
@@ -29,7 +28,6 @@ def cases(carrier: Carrier, judge: Judged) -> list[Case]:
     """
     demo = Demo(carrier, judge)
     return [
-        Case("nginx for the carrier is compiled in a container of this machine", demo.compiles),
         Case("the carrier boots with Debian's kernel and a unified cgroup hierarchy", demo.boots),
         Case("a fresh clone installs what it needs", demo.installs),
         Case("make demo ends with exit code 0", demo.demonstrates),
@@ -66,10 +64,6 @@ class Demo:
         self._carrier = carrier
         self._judge = judge
         self._before = ""
-
-    def compiles(self) -> str:
-        """The store of the run has nginx for the hosts of the lab."""
-        return builds.ensure(HOSTS, self._carrier.log)
 
     def boots(self) -> str:
         """The carrier boots."""
@@ -116,8 +110,7 @@ def installed(carrier: Carrier) -> str:
     """Install git and make, clone the project, take nginx along, install packages; return how long the steps took."""
     took = {"apt-get": carrier.login.sh(f"{_APT} git make", 120).seconds}
     commit = carrier.clone()
-    packed = subprocess.run(["tar", "-C", str(builds.CACHE), "-c", "provision"], capture_output=True, check=True).stdout
-    carrier.login.sh("mkdir -p /root/.cache; tar -C /root/.cache -x", 60, given=packed)
+    carrier.login.sh("mkdir -p /root/.cache; tar -C /root/.cache -x", 60, given=builds.packed(HOSTS, carrier.say))
     took["make needs and the virtual environment"] = carrier.login.sh(
         f"{OFFLINE}; export DEBIAN_FRONTEND=noninteractive; cd /root/provision && make .venv/installed", 240
     ).seconds

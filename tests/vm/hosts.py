@@ -37,7 +37,6 @@ def of(release: str) -> Callable[[Carrier, Judged], Sequence[Case]]:
     def cases(_: Carrier, judge: Judged) -> Sequence[Case]:
         hosts = Hosts(release, judge)
         return [
-            Case("nginx for the hosts is compiled in a container of this machine", hosts.compile),
             Case("hosts boot with a kernel and a systemd of their own", hosts.boot),
             Case("bare hosts become an endpoint", hosts.deploy),
             Case("a plan finds nothing to change", hosts.plan),
@@ -70,16 +69,12 @@ class Hosts:
         self._log = FOLDER / "output.log"
         self._inventory = FOLDER / f"{release}.yaml"
 
-    def compile(self) -> str:
-        """The store of the run has nginx for the release."""
-        return builds.ensure(self._release, self._log)
-
     def boot(self) -> str:
         """Boot two gpu hosts and a balancer."""
         self._remove()
         size = ("--gpu-hosts", "2", "--balancers", "1", "--gpus", "2")
         said = self._ran(
-            "lab", "up", "--vm", "--install", "--name", self._name, "--release", self._release, *size, seconds=240
+            "lab", "up", "--vm", "--install", "--name", self._name, "--release", self._release, *size, seconds=400
         )
         self._inventory.write_text(self._lab().inventory.read_text())
         told = [self._sh(host, "uname -r; stat -f -c %T /sys/fs/cgroup; cat /proc/1/comm").split() for host in ALL]

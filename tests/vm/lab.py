@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.results import ROOT
 from tests.verdicts import Verdict, Word
-from tests.vm import builds, demo
-from tests.vm.carrier import HOSTS, OFFLINE, Carrier
+from tests.vm import demo
+from tests.vm.carrier import OFFLINE, Carrier
 from tests.vm.case import Case, Judged, NotRunError, ending
 
 MINUTES = 30
@@ -36,7 +36,6 @@ def cases(carrier: Carrier, judge: Judged) -> list[Case]:
     """
     tests = Tests(carrier, judge)
     return [
-        Case("nginx for the carrier is compiled in a container of this machine", tests.compiles),
         Case("the carrier boots with Debian's kernel and a unified cgroup hierarchy", tests.boots),
         Case("a lab comes up", tests.up),
         *(Case(name, lambda name=name: tests.run(name), alone=True) for name in files()),  # type: ignore[misc]
@@ -55,10 +54,6 @@ class Tests:
         self._carrier = carrier
         self._judge = judge
         self._begun = time.monotonic()
-
-    def compiles(self) -> str:
-        """The store of the run has nginx for the hosts of the lab."""
-        return builds.ensure(HOSTS, self._carrier.log)
 
     def boots(self) -> str:
         """The carrier boots; with the part `demo` before, the carrier runs and has the clone."""
