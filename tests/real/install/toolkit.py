@@ -141,6 +141,9 @@ def _build(shop: Workshop, compiler: go.Go, source: Path, release: Release, targ
         " tests/real/install/toolkit.py. Then type make test-real PARTS=toolkit again."
     )
     shop.run(words, f"building {target.name} of the Go module {release.module}", advice, folder=source, **environment)
+    if target.name.startswith("nvidia-container-runtime"):  # needs runc to say its version
+        shutil.move(f"{target}.new", target)
+        return
     said = shop.run([f"{target}.new", "--version"], f"starting the built {target.name}", advice)
     if not re.search(rf"\b{re.escape(release.version)}\b", said):
         raise InstallError(
