@@ -28,7 +28,8 @@ def test_every_command_has_words_a_folder_streams_and_an_exit_code_of_its_own(st
 
 def test_a_command_gets_the_given_environment_and_the_next_command_does_not(starter, tmp_path):
     (tmp_path / "inventory.yaml").write_text(
-        "all: {vars: {ansible_user: !env WHO}, children: {balancer: {hosts: {lb-01: {ansible_host: 192.0.2.1}}}}}"
+        "all: {vars: {ansible_user: !env WHO, nginx: {accept_known_vulnerabilities: true}}, "
+        "children: {balancer: {hosts: {lb-01: {ansible_host: 192.0.2.1}}}}}"
     )
 
     def show(env):
