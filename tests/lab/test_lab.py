@@ -17,7 +17,8 @@ from threading import Barrier
 import pytest
 
 from provision.lab import bpf, cgroups, devices, faults, paths
-from provision.lab.lab import Lab, _locked
+from provision.lab.lab import Lab
+from provision.lab.locks import locked
 from provision.lab.machine import cgroup_version
 from provision.lab.shell import LabError, joining
 from provision.lab.spec import Spec
@@ -301,7 +302,7 @@ def test_two_labs_side_by_side_with_a_delay(lab):
 def make_the_image_at_once(*labs):
     """Boot labs at once, as the first labs of a machine: the shared parts are made once for all of them."""
     registry = paths.CACHE / "registry" / labs[0].spec.release
-    with _locked("_cache"):
+    with locked("_cache"):
         registry.with_suffix(".published").unlink()
         for image in paths.CACHE.glob(f"image-{labs[0].spec.release}*"):
             image.unlink()

@@ -96,7 +96,8 @@ def test_the_warning_of_a_large_inventory_stays_short(tmp_path: Path) -> None:
 def test_a_host_under_retired_is_ours_and_has_nothing_declared(tmp_path):
     path = tmp_path / "inventory.yaml"
     path.write_text(
-        "all: {children: {gpu: {hosts: {a: {ansible_host: 10.0.0.1, ollama: {instances: [{gpus: [0]}]}}}},"
+        "all: {vars: {nginx: {accept_known_vulnerabilities: true}},"
+        " children: {gpu: {hosts: {a: {ansible_host: 10.0.0.1, ollama: {instances: [{gpus: [0]}]}}}},"
         " retired: {hosts: {b: {ansible_host: 10.0.0.2}}}}}\n"
     )
     inventory = role_interface.load(str(path))
