@@ -54,7 +54,7 @@ class Machine:
             (self.folder / "bundles" / key / "config.json").write_text(text)
         policy, *allowed = case.get("systemd", [""])
         shown = [f"DevicePolicy={policy}"] if policy else []
-        shown += [f"DeviceAllow={entry} rwm" for entry in allowed]
+        shown += [f"DeviceAllow={entry if ' ' in entry else f'{entry} rwm'}" for entry in allowed]
         (self.folder / "systemd" / f"docker-{key}.scope").write_text("".join(f"{line}\n" for line in shown))
         asked = {"id": key, "name": f"/{case.get('name', 'job')}", "runtime": "runc", "managed": "", **case["docker"]}
         with (self.folder / "docker.json").open("a") as file:

@@ -16,7 +16,8 @@ Sources, read in Go modules:
 * systemd's list: opencontainers/cgroups v0.1.0 `devices/systemd.go` gives every node of `linux.devices` to systemd, and
   DevicePolicy `auto` for a privileged container. runc 1.1.5 `libcontainer/cgroups/systemd/common.go` leaves out a node
   without an entry in /dev/char and /sys/dev/char, and NVIDIA's driver makes no entry. So a path by CDI alone proves
-  nothing, and systemd is asked for its list.
+  nothing, and systemd is asked for its list. runc 1.1.5 `specconv/spec_linux.go` puts `char-* m` into every list: a
+  container may make any node, and open none by that entry.
 """
 
 import json
@@ -149,7 +150,7 @@ def judge(lines: Iterable[str], *, asked: bool, nvidia: bool = False) -> tuple[s
     if not found.whole:
         return (UNKNOWN, "the runtime's config.json is not readable") if asked or nvidia else ("", "")
     if found.hook and found.cards:
-        reason = "" if found.policy == "auto" else "systemd does not know the nodes"
+        reason = "" if found.unlimited else "systemd does not know the nodes"
         return HOOK, reason
     if not found.nodes:
         words = "the runtime's config.json names neither a node nor the hook"
@@ -179,8 +180,13 @@ class _Evidence:
             visible=values[-1] if values else "",  # the last value of a variable counts
             nodes=dict(_nodes(text)),
             policy=policies[0] if policies else "",
-            allowed=frozenset(re.findall(r"^DeviceAllow=(\S+)", text, re.MULTILINE)),
+            allowed=frozenset(re.findall(r"^DeviceAllow=(\S+) rw", text, re.MULTILINE)),
         )
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether systemd allows every device: `auto` without an entry, systemd.resource-control(5)."""
+        return self.policy == "auto" and not self.allowed
 
     @property
     def void(self) -> bool:
@@ -194,7 +200,7 @@ class _Evidence:
     @property
     def missing(self) -> str:
         """Why systemd would take a node of the configuration; empty if systemd knows all nodes."""
-        if self.policy == "auto":
+        if self.unlimited:
             return ""
         if not self.policy:
             return "systemd does not tell its list of devices"
