@@ -30,6 +30,7 @@ BLACKLIST = 'Unattended-Upgrade::Package-Blacklist:: "{}";'
         ([*ON, *UBUNTU, BLACKLIST.format("nvidia-"), BLACKLIST.format("libnvidia-")], [UBUNTU[2].split()[1]]),
         ([*ON, "ii  nvidia-driver-550", BLACKLIST.format("^nvidia-driver-.*$")], []),
         ([*ON, "ii  nvidia-driver-550", BLACKLIST.format("(a+)+$"), BLACKLIST.format("*")], ["nvidia-driver-550"]),
+        ([*ON, "ii  nvidia-driver-550", BLACKLIST.format(".*" * 30 + "x")], ["nvidia-driver-550"]),  # takes forever
         ([*ON, "ii  nvidia-$(reboot)", "garbage", ""], []),
     ],
 )

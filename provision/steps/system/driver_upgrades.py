@@ -24,14 +24,15 @@ apt-config dump 2>/dev/null | grep -E '^(APT::Periodic::Unattended-Upgrade|Unatt
 """
 _PACKAGE = re.compile(r"([a-z])i ? ?([a-z0-9][a-z0-9.+-]{1,100})")
 _SETTING = re.compile(r'(APT::Periodic::Unattended-Upgrade|Unattended-Upgrade::Package-Blacklist)(?:::)? "(.{0,200})";')
-_PLAIN = re.compile(r"[A-Za-z0-9.+^$*_-]{1,64}")
+_PLAIN = re.compile(r"[A-Za-z0-9.^$_-]*([+*][A-Za-z0-9.^$_-]*){0,3}")  # more repetitions may take a match forever
 
 
 def exposed(lines: Iterable[str]) -> list[str]:
     """Return the installed packages of the driver that unattended-upgrades may upgrade, sorted.
 
     A package is safe if the package is held, or if a pattern of the blacklist fits: unattended-upgrades compares a
-    pattern with the beginning of a name. A pattern with brackets is not understood here and protects nothing.
+    pattern with the beginning of a name. A pattern with brackets, or with more than three repetitions, is not
+    understood here and protects nothing.
 
     Args:
         lines: output of `LOOK`.
