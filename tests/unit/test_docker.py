@@ -264,6 +264,36 @@ def test_notes_record_the_hook_and_a_missing_configuration(tmp_path: Path) -> No
     assert json.loads((tmp_path / "var/lib/provision/docker/good.json").read_text()) == {}
 
 
+@pytest.mark.parametrize(
+    ("state", "started"),
+    [("inactive 0", True), ("activating 0", True), ("activating 5", True), ("inactive 5", False), ("", False)],
+)
+def test_docker_waits_for_the_cdi_file_of_a_boot(tmp_path: Path, state: str, started: bool) -> None:
+    """Never by the order of units: toolkit 1.19.0 has its unit after the target that comes after Docker."""
+    log, program = tmp_path / "log", tmp_path / "bin/systemctl"
+    program.parent.mkdir()
+    active, _, ended = state.partition(" ")
+    program.write_text(
+        f"""#!/bin/sh
+case "$*" in
+  '-q is-enabled nvidia-cdi-refresh.service') [ '{state}' ] ;;
+  show*) echo ActiveState={active}; echo ExecMainExitTimestampMonotonic={ended} ;;
+  start*) echo "$*" >>{log}; exit 1 ;;
+esac
+"""
+    )
+    program.chmod(0o755)
+    notes(tmp_path, "start", INVOCATION_ID="abc")
+    assert log.exists() is started
+    assert not started or "--job-mode=ignore-dependencies nvidia-cdi-refresh.service" in log.read_text()
+    assert (tmp_path / "run/provision/docker/invocation").exists(), "a unit that fails keeps no note away"
+    for text in (
+        render("docker/provision.conf.j2", proxy=""),
+        render("instance/provision-instances.service.j2", script="/x", engine="x"),
+    ):
+        assert b"nvidia-cdi-refresh" not in text
+
+
 def test_notes_record_the_hash_of_the_proxy_and_its_absence(tmp_path: Path) -> None:
     file, note = tmp_path / PROXY[1:], tmp_path / "run/provision/docker/proxy"
     file.parent.mkdir(parents=True)
