@@ -90,7 +90,7 @@ def test_a_unit_that_systemd_would_refuse_is_refused_and_the_old_file_stays(
         Unit(name=OURS, content=render("instance/provision-firewall.service.j2", script="/not/yet/there", engine="x")),
         Unit(name=OURS, content=render("instance/provision-instances.service.j2", script="/not/yet/there", engine="x")),
         Unit(name=OURS, content=b"[Unit]\nRequires=not-there.service\n[Service]\nExecStart=/not/yet/there\n"),
-        DropIn(name=THEIRS, content=render("docker/provision.conf.j2")),
+        DropIn(name=THEIRS, content=render("docker/provision.conf.j2", proxy="/etc/provision/docker/proxy.env")),
     ],
 )
 def test_a_unit_may_name_files_and_units_that_do_not_exist_yet(folder: Path, step: Unit) -> None:
