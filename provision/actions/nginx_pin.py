@@ -179,14 +179,13 @@ def _written(wish: Wish, found: Pinned) -> Pinned:
 
     path = Path(wish.inventory).resolve()
     try:
-        old = path.read_text(encoding="utf-8")
+        old = path.read_bytes().decode()  # with the ends of lines as they are
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{wish.inventory} cannot be read: {error}", "give an inventory in YAML by -i") from None
     edit = with_settings(old, "nginx", found.values)
     new = path.with_name(f".{path.stem}.pinned-{os.getpid()}.yaml")
     try:
-        new.write_text(edit.text, encoding="utf-8")
-        new.chmod(path.stat().st_mode & 0o7777)
+        _copied(path, new, edit.text.encode())
         remarks = _remarks(new, wish, found)
         if wish.write and edit.text != old:
             new.replace(path)
@@ -196,6 +195,16 @@ def _written(wish: Wish, found: Pinned) -> Pinned:
         new.unlink(missing_ok=True)
     lines = difflib.unified_diff(old.splitlines(), edit.text.splitlines(), lineterm="", n=1)
     return dataclasses.replace(found, place=edit.place, diff=tuple(lines)[2:], remarks=remarks)
+
+
+def _copied(path: Path, new: Path, data: bytes) -> None:
+    """Write a file with owner and mode of another file. The inventory may hold passwords, so nobody else reads the new
+    file in between."""
+    there = path.stat()
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        os.fchown(file.fileno(), there.st_uid, there.st_gid)
+        os.fchmod(file.fileno(), there.st_mode & 0o7777)
 
 
 def _remarks(edited: Path, wish: Wish, found: Pinned) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ SECONDS = 300.0
 """Longest time of a download, in seconds."""
 _SILENCE = 20.0
 _PART = 1 << 16
+_PATIENCE = 120  # seconds for GnuPG, which takes tens of seconds for all keys of Debian's developers
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def fetch(url: str, most: int, begins: bytes, kind: str, seconds: float = SECOND
                     raise UnreachableError(f"{url} takes longer than {seconds:.0f} s", hint)
     except urllib.error.HTTPError as error:
         raise UnreachableError(f"{url} answers {error.code} {error.reason}", hint) from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a redirect to no address
         reason = getattr(error, "reason", None) or error
         raise UnreachableError(f"{url} cannot be fetched: {reason}", hint) from None
     if not data.startswith(begins):
@@ -157,7 +158,11 @@ class _Gpg:
         status = self._folder / "status"
         status.unlink(missing_ok=True)
         line = [*self._words, "--status-file", str(status), *words]
-        done = subprocess.run(line, capture_output=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
+        try:
+            done = subprocess.run(line, capture_output=True, timeout=_PATIENCE, check=False, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            hint = "give a file with the keys of the maker alone: gpg --export FINGERPRINT >FILE"
+            raise UsageError(f"{words[0]} of gpg takes longer than {_PATIENCE} s, with {self._keys}", hint) from None
         text = status.read_text(errors="replace") if status.exists() else ""
         marked = (one.removeprefix("[GNUPG:] ").split() for one in text.splitlines() if one.startswith("[GNUPG:] "))
         return [words for words in marked if words], " ".join(done.stderr.decode(errors="replace").split())

@@ -99,6 +99,7 @@ def _with_value(text: str, path: tuple[str, ...], value: Any) -> str:
         found = next(((key, inner) for key_name, key, inner in _entries(node) if key_name == name), None)
         rest = path[depth + 1 :]
         if found is None:
+            _not_merged(node, rest)
             return _inserted(text, node, f"{_key(name)}: {_flow(value, rest)}")
         key, inner = found
         if not rest or not isinstance(inner, yaml.MappingNode):
@@ -131,6 +132,14 @@ def _not_an_alias(text: str, key: yaml.Node, value: yaml.Node) -> None:
         raise UsageError(f"the value at {where} of the inventory is an alias or has an anchor", _HINT)
 
 
+def _not_merged(node: yaml.Node, rest: tuple[str, ...]) -> None:
+    """Refuse a new mapping beside `<<`: the mapping would hide the whole mapping of that name from elsewhere."""
+    merge = next((key for name, key, _ in _entries(node) if name == "<<"), None)
+    if rest and merge is not None:
+        where = f"line {merge.start_mark.line + 1}"
+        raise UsageError(f"`<<` at {where} of the inventory may bring settings that an edit would hide", _HINT)
+
+
 def _inserted(text: str, node: yaml.Node, entry: str) -> str:
     """Return the text with one more entry in a mapping."""
     assert isinstance(node, yaml.MappingNode)  # noqa: S101 - narrows the type
@@ -138,10 +147,11 @@ def _inserted(text: str, node: yaml.Node, entry: str) -> str:
         end = _end(text, node.value[-1][1]) if node.value else node.start_mark.index + 1
         return f"{text[:end]}{', ' if node.value else ''}{entry}{text[end:]}"
     key, value = node.value[-1]
-    end = text.find("\n", len(text[: max(_end(text, value), key.end_mark.index)].rstrip()))
+    line = "\r\n" if "\r\n" in text else "\n"
+    end = text.find(line, len(text[: max(_end(text, value), key.end_mark.index)].rstrip()))
     if end < 0:
-        text, end = f"{text}\n", len(text)
-    return f"{text[:end]}\n{' ' * node.value[0][0].start_mark.column}{entry}{text[end:]}"
+        text, end = f"{text}{line}", len(text)
+    return f"{text[:end]}{line}{' ' * node.value[0][0].start_mark.column}{entry}{text[end:]}"
 
 
 def _end(text: str, node: yaml.Node) -> int:
@@ -149,6 +159,8 @@ def _end(text: str, node: yaml.Node) -> int:
     inner: yaml.Node | None = None
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         inner = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
+    if isinstance(node, yaml.ScalarNode) and node.style in ("|", ">"):  # PyYAML ends such a text at the next entry
+        return len(text[: node.end_mark.index].rstrip())
     return _end(text, inner) if inner is not None else int(node.end_mark.index)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import http.server
 import io
@@ -76,10 +77,10 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
 
 
 class Site:
-    """A web server on loopback: path -> bytes, a status, or None for silence."""
+    """A web server on loopback: path -> bytes, a status, the text of a redirect's address, or None for silence."""
 
     def __init__(self) -> None:
-        self.files: dict[str, bytes | int | None] = {}
+        self.files: dict[str, bytes | int | str | None] = {}
         self.over = threading.Event()
         site = self
 
@@ -89,9 +90,12 @@ class Site:
                 if found is None:
                     site.over.wait(30)
                     return
-                self.send_response(found if isinstance(found, int) else 200)
+                status = found if isinstance(found, int) else 302 if isinstance(found, str) else 200
+                self.send_response(status)
+                if isinstance(found, str):
+                    self.send_header("Location", found)
                 self.end_headers()
-                self.wfile.write(b"" if isinstance(found, int) else found)
+                self.wfile.write(found if isinstance(found, bytes) else b"")
 
             def log_message(self, *words: Any) -> None:
                 """Say nothing."""
@@ -117,6 +121,7 @@ def archive(mode: str, **files: str) -> bytes:
     return data.getvalue()
 
 
+@functools.cache  # the head of a gzip file has the time
 def source(version: str = "1.30.7") -> bytes:
     return archive("w:gz", **{f"nginx-{version}__configure": "#!/bin/sh\n"})
 
@@ -190,6 +195,17 @@ def test_a_version_with_a_good_signature_is_written_and_the_rest_of_the_file_sta
     assert not pin(place.wish).diff, "a second pin changes nothing"
 
 
+def test_the_file_keeps_its_ends_of_lines_its_mode_and_its_readers(place: Place) -> None:
+    text = INVENTORY.replace("\n", "\r\n")
+    place.inventory.write_bytes(text.encode())
+    place.inventory.chmod(0o600)
+    pin(place.wish)
+    written = place.inventory.read_bytes().decode()
+    assert written.replace("\r\n", "").count("\n") == 0
+    assert written.startswith(text.partition("version")[0])
+    assert place.inventory.stat().st_mode & 0o7777 == 0o600
+
+
 def test_a_check_writes_nothing(place: Place) -> None:
     assert pin(dataclasses.replace(place.wish, write=False)).diff
     assert place.text == INVENTORY
@@ -218,6 +234,7 @@ BAD = {
     "keys not named": ({}, {"keys": ""}, UsageError, "--keys is missing"),
     "a wrong version": ({}, {"version": "1.30.7; rm"}, UsageError, "no version of nginx"),
     "a file": ({}, {"url": "file:///etc/passwd"}, UsageError, "must be an http:// or https:// URL"),
+    "a redirect to no address": ({TARBALL: "http://a..b/"}, {}, UnreachableError, "cannot be fetched"),
     "another inventory": ({}, {"inventory": "/nonexistent/i.yaml"}, UsageError, "cannot be read"),
 }
 
@@ -371,6 +388,18 @@ SUM = f'"{"a" * 64}"'
         ("g: {hosts: {a: {nginx: {version: '1.2.3' }}}}", "g: {hosts: {a: {nginx: {version: 1.30.7 }}}}"),
         ("all:\n  vars:\n    nginx: {log_days: 3}", "all:\n  vars:\n    nginx: {log_days: 3, version: 1.30.7}"),
         (
+            "all:\n  vars:\n    nginx:\n      version: |-\n        1.2.3\n      # days\n      log_days: 3\n",
+            "all:\n  vars:\n    nginx:\n      version: 1.30.7\n      # days\n      log_days: 3\n",
+        ),
+        (
+            "x: &n {log_days: 3}\nall:\n  vars:\n    nginx:\n      <<: *n\n",
+            "x: &n {log_days: 3}\nall:\n  vars:\n    nginx:\n      <<: *n\n      version: 1.30.7\n",
+        ),
+        (
+            "---\r\nall:\r\n  vars:\r\n    a: 1",
+            "---\r\nall:\r\n  vars:\r\n    a: 1\r\n    nginx: {version: 1.30.7}\r\n",
+        ),
+        (
             "all:\n  vars:\n    nginx:\n      log_days: 3",
             "all:\n  vars:\n    nginx:\n      log_days: 3\n      version: 1.30.7\n",
         ),
@@ -403,6 +432,8 @@ def test_a_list_in_lines_is_replaced_and_what_follows_stays() -> None:
         ("[gpu]\na ansible_host=1\n", "no YAML"),
         ("- a\n", "no YAML mapping"),
         ("x: &n {log_days: 3}\nall: {vars: {nginx: *n}}", "alias"),
+        ("x: &n {nginx: {log_days: 3}}\nall:\n  vars:\n    <<: *n\n", "`<<` at line 4"),
+        ("all: {vars: {}}\n---\nall: {vars: {}}\n", "no YAML: expected a single document"),
         ("all: {vars: {nginx: {version: &v 1.2.3, url: *v}}}", "no YAML|beyond an edit|alias"),
     ],
 )
