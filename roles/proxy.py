@@ -17,7 +17,7 @@ from provision.inventory.proxy import Bypass, ProxyUrl
 from provision.steps.base import Owned, Step
 from provision.steps.facts import HostFacts
 from provision.steps.system.file import OwnedFiles
-from provision.steps.system.proxy import APT, ENVIRONMENT, ProxyFile, about, apt_text, environment
+from provision.steps.system.proxy import APT, ENVIRONMENT, ProxyFile, about, apt_mode, apt_text, environment
 
 FACTS: frozenset[str] = frozenset()
 """The parts of the host facts for the steps, see `facts.PARTS`: none. apt's sources are in every read."""
@@ -58,7 +58,8 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield ProxyFile(path=ENVIRONMENT, content=text, about=words)
     bases = [shared_settings.docker(host).repository, shared_settings.toolkit(host).repository] if host.gpu else []
     ours = frozenset(filter(None, map(host_of, bases)))
-    yield ProxyFile(path=APT, content=partial(_apt, settings, direct, ours), about=words)
+    mode = apt_mode(settings.http, settings.https)
+    yield ProxyFile(path=APT, content=partial(_apt, settings, direct, ours), mode=mode, about=words)
 
 
 def _apt(settings: Settings, direct: tuple[str, ...], ours: frozenset[str], facts: HostFacts) -> bytes:

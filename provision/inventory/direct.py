@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 from provision.inventory import shared_settings
 from provision.inventory.model import Host, Inventory
-from provision.inventory.types import is_host
+from provision.inventory.proxy import goes_direct
+from provision.inventory.types import is_address, is_host
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -27,7 +28,8 @@ def host_of(address: str) -> str:
 
 
 def without_proxy(host: Host, inventory: Inventory) -> tuple[str, ...]:
-    """Return the places that a host reaches without the proxy: loopback, `proxy.no_proxy`, and hosts of the inventory.
+    """Return the places that a host reaches without the proxy: loopback, `proxy.no_proxy`, hosts of the inventory, and
+    addresses of settings that are inside a network of `proxy.no_proxy`.
 
     A host of the inventory is in the list only if a setting of this host names it, as a mirror or a registry: Docker
     restarts and instances are replaced when the list changes, and a new gpu host must not cost that on every other
@@ -37,10 +39,13 @@ def without_proxy(host: Host, inventory: Inventory) -> tuple[str, ...]:
         host: the host.
         inventory: the whole inventory.
     """
+    given = shared_settings.proxy(host).no_proxy
     fleet = {name for other in inventory.hosts for name in (other.name, other.connection.address)}
     settings = {role: each.model_dump() for role, each in host.settings.items() if role != "proxy"}
-    named = {host_of(text) for text in _texts([settings, host.instances])} & fleet
-    return tuple(dict.fromkeys([*LOOPBACK, *shared_settings.proxy(host).no_proxy, *sorted(named)]))
+    named = {host_of(text) for text in _texts([settings, host.instances])}
+    # curl before 7.86, such as Ubuntu 22.04's, knows no networks (curl's changelog): the list has the address too
+    inside = {name for name in named if is_address(name) and goes_direct(name, given)}
+    return tuple(dict.fromkeys([*LOOPBACK, *given, *sorted(named & fleet | inside)]))
 
 
 def _texts(value: Any) -> Iterator[str]:

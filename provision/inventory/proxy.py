@@ -41,6 +41,11 @@ class ProxyUrl(Secret):
         return self._value.rpartition("@")[2].rpartition("://")[2].rstrip("/")
 
     @property
+    def has_login(self) -> bool:
+        """Whether the URL has a user, with or without a password."""
+        return bool(self._login())
+
+    @property
     def shown(self) -> str:
         """The URL with `[secret]` for user and password."""
         scheme, user = self._value.partition("://")[0], f"{SHOWN}@" if self._login() else ""

@@ -120,7 +120,7 @@ class Lab:
             record = json.loads((paths.STATE / name / "lab.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError) as error:
             raise LabError(f"there is no lab {name!r}", "run `provision lab status`") from error
-        return cls(Spec(**record["spec"]), record["subnet"])
+        return cls(Spec.from_json(record["spec"]), record["subnet"])
 
     @classmethod
     def all(cls) -> list["Lab"]:

@@ -1,7 +1,8 @@
 """The wanted size and names of a lab. All else follows from these and the number of the lab's subnet."""
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from provision.errors import UsageError
@@ -55,6 +56,15 @@ class Spec:
         """The hosts of the lab, gpu hosts first."""
         gpu = [HostSpec(f"gpu-{n:02}", GPU, 10 + n) for n in range(1, self.gpu_hosts + 1)]
         return gpu + [HostSpec(f"lb-{n:02}", BALANCER, 200 + n) for n in range(1, self.balancers + 1)]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Spec":
+        """The spec of a document of lab.json; keys of a newer `provision` are left out.
+
+        Raises:
+            UsageError: no lab can have these values.
+        """
+        return cls(**{field.name: document[field.name] for field in fields(cls) if field.name in document})
 
     def to_json(self) -> dict[str, Any]:
         """The spec as the document of lab.json."""

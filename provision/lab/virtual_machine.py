@@ -152,7 +152,7 @@ class VirtualMachine:
 
     def furnish(self, files: Iterable[GuestFile]) -> None:
         """Give the machine files that every boot puts in place before systemd starts."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)  # disk and files hold keys
         archive(files, self.home / "files.tar")
 
     def start(self) -> None:

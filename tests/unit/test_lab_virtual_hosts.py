@@ -101,7 +101,12 @@ def test_a_lab_of_virtual_machines_alone_needs_qemu(tmp_path: Path) -> None:
 def test_labs_of_an_earlier_release_have_containers() -> None:
     record = Spec().to_json()
     del record["vm"]
-    assert not Spec(**json.loads(json.dumps(record))).vm
+    assert not Spec.from_json(json.loads(json.dumps(record))).vm
+
+
+def test_a_lab_of_a_later_release_is_found_and_goes_down() -> None:
+    record = {**Spec("other", 3, vm=True).to_json(), "key_of_a_later_release": {"x": 1}}
+    assert Spec.from_json(json.loads(json.dumps(record))) == Spec("other", 3, vm=True)
 
 
 def test_nginx_is_compiled_natively_once_for_a_release(tmp_path: Path) -> None:

@@ -169,6 +169,24 @@ def test_hosts_of_the_inventory_that_a_setting_names_go_without_the_proxy(load):
     assert without_proxy(inventory.host("gpu-01"), inventory) == (*ours, "10.0.0.11", "lb-01")
 
 
+def test_an_address_inside_a_network_stands_by_itself_for_a_curl_that_knows_no_networks(load):
+    inventory = load(docker='repository: "http://10.9.3.4/docker"')
+    assert without_proxy(inventory.host("gpu-01"), inventory)[-2:] == ("10.9.3.4", "lb-01")
+    inventory = load(docker='repository: "http://10.8.3.4/docker"')
+    assert without_proxy(inventory.host("gpu-01"), inventory)[-2:] == ("10.9.0.0/16", "lb-01")
+
+
+def test_apts_file_is_closed_for_a_password_alone(load):
+    """apt warns users about a closed file in the folder."""
+    open_ = "{http: http://proxy.test:3128, https: http://proxy.test:3128}"
+    half = f'{{http: http://proxy.test:3128, https: "{URL}"}}'
+    for proxy, mode in ((open_, 0o644), (half, 0o600), (BOTH, 0o600)):
+        step = steps(load(proxy), "lb-01")[f"proxy:{APT}"]
+        assert step.mode == mode
+        assert "canary" not in "\n".join(step.diff(None, step.want(FACTS, None)))
+        assert steps(load(proxy), "lb-01")[f"proxy:{ENVIRONMENT}"].mode == 0o600
+
+
 def test_every_program_gets_the_proxy_from_a_file_for_root_alone(load):
     inventory = load()
     found = steps(inventory, "gpu-01")
@@ -258,12 +276,13 @@ def test_apt_keeps_what_the_operator_wrote_and_asks_our_repositories_through_the
     ]
 
 
-def test_apt_reads_the_file_and_a_later_file_wins(tmp_path):
+@pytest.mark.parametrize("operators", ["00aptproxy", "00-proxy", "00proxy", "01operator", "95proxies"])
+def test_apt_reads_the_file_and_a_later_file_wins(tmp_path, operators):
     """The real apt: a line for a host comes before the default, and an operator's file before ours."""
     parts = tmp_path / "apt.conf.d"
     parts.mkdir()
     (parts / Path(APT).name).write_bytes(apt_text(ProxyUrl(URL), ProxyUrl(URL), (), ["docker.test"], []))
-    (parts / "01operator").write_text('Acquire::http::Proxy "http://cache.corp:3142";\n')
+    (parts / operators).write_text('Acquire::http::Proxy "http://cache.corp:3142";\n')
     (tmp_path / "apt.conf").write_text(f'Dir::Etc::Parts "{parts}";\n')
     done = subprocess.run(
         ["apt-config", "dump", "--format", "%F=%v%n", "Acquire::http::Proxy"],

@@ -101,7 +101,7 @@ def test_no_command_shows_a_secret_and_files_with_secrets_are_for_root_alone(pat
             if isinstance(command, Put) and not clean(command.content.decode(errors="replace")):
                 assert (command.mode, command.owner) == (0o600, "root:root")
                 held.append(command.path)
-    ours = ["/etc/provision/proxy.env", "/etc/apt/apt.conf.d/00provision-proxy"]
+    ours = ["/etc/provision/proxy.env", "/etc/apt/apt.conf.d/0-provision-proxy"]
     instances = ["/etc/provision/ollama/ollama1.env", "/etc/provision/ollama/ollama2.env"]
     assert held == [*ours, "/etc/provision/docker/proxy.env", *instances, *ours]
 

@@ -14,7 +14,7 @@ from provision.steps.nginx_paths import CACHE, CURRENT, LINK, LOGS, ROOT
 ROOTS = (
     "/etc/provision",
     "/opt/provision/lib",
-    "/etc/apt/apt.conf.d/00provision-proxy",
+    "/etc/apt/apt.conf.d/0-provision-proxy",
     "/etc/apt/keyrings/provision-*",
     "/etc/apt/preferences.d/provision-*",
     "/etc/apt/sources.list",

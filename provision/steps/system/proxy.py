@@ -1,6 +1,6 @@
 """The proxy of the inventory on a host: for our own downloads, for apt, and for further programs by their own steps.
 
-The URL may hold a password, so every file is for root alone, and no text of a file comes to the controller or into a
+The URL may hold a password. Such a file is for root alone, and its text comes neither to the controller nor into a
 plan. A program gets the URL from the file as a variable, never as a word.
 """
 
@@ -14,10 +14,11 @@ from provision.steps.base import State
 from provision.steps.system.file import File
 
 ENVIRONMENT = "/etc/provision/proxy.env"
-# apt reads the folder by name, and a later file wins: every file of an operator comes after this file.
-APT = "/etc/apt/apt.conf.d/00provision-proxy"
+# apt reads the folder by name, and a later file wins. `-` sorts before digits and letters, so an operator's file, such
+# as 00aptproxy, comes after this file.
+APT = "/etc/apt/apt.conf.d/0-provision-proxy"
 HEAD = "Managed by provision; changes made here are undone by the next deploy. May hold a password."
-MODE = 0o600
+MODE = 0o600  # with a password
 
 # Runs a program that asks the world outside. The variables end with the subshell. A file of another user is not read: a
 # shell of root would run its text, and the folder may be open to others until the step `folders` has closed the folder.
@@ -41,8 +42,18 @@ class ProxyFile(File):
     gone: ClassVar[str] = "no longer declared: what used the proxy asks directly"
 
     def diff(self, have: State, want: State) -> Sequence[str]:
-        """The proxies of the inventory; the text of the file is not shown."""
-        return [*super().diff(have, want), *(self.about if want else ())]
+        """The lines of an open file; of a closed file the proxies of the inventory."""
+        return [*super().diff(have, want), *(self.about if want and not self.mode & 0o004 else ())]
+
+
+def apt_mode(http: ProxyUrl | None, https: ProxyUrl | None) -> int:
+    """Return the mode of apt's file. apt warns users about a closed file, so the file is closed for a login alone.
+
+    Args:
+        http: the proxy for http:// addresses, or None.
+        https: the proxy for https:// addresses, or None.
+    """
+    return MODE if any(url and url.has_login for url in (http, https)) else 0o644
 
 
 def about(http: ProxyUrl | None, https: ProxyUrl | None, direct: Iterable[str]) -> tuple[str, ...]:
