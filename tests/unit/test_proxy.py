@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -261,6 +262,13 @@ def test_a_plan_tells_the_restart_and_the_proxy_without_its_password():
     gone = DockerProxy()
     assert gone.diff(want, {"sha256": None}) == ["Docker asks registries directly"]
     assert gone.impact({**have, **want}, {"sha256": None}).startswith("restarts Docker")
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_without_a_proxy_verify_proves_that_no_file_of_ours_is_left(left):
+    live = SimpleNamespace(file=lambda path: SimpleNamespace(exists=left and path == PROXY))
+    (check,) = DockerProxy().check(live)
+    assert (check.got == check.expected) is not left
 
 
 def test_apt_keeps_what_the_operator_wrote_and_asks_our_repositories_through_the_proxy():

@@ -88,8 +88,9 @@ class DockerProxy(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """The running daemon uses these proxies; Docker itself hides passwords. Without a proxy here, an operator's own
-        proxy is no fault."""
+        proxy is no fault, and only our file must be gone."""
         if not (self.http or self.https):
+            yield Check(f"{PROXY} is there", live.file(PROXY).exists, False)
             return
         asked = live.run("docker info --format %s", _ASKED).stdout.splitlines()
         for name, url, said in zip(("http", "https"), (self.http, self.https), (*asked, "", ""), strict=False):
