@@ -46,10 +46,11 @@ def _ask(lab: Lab) -> None:
     messages = [{"role": "user", "content": _QUESTION}]
     body = json.dumps({"model": "deepseek-r1:1.5b", "messages": messages, "options": {"num_predict": 60}})
     print(f"\n$ curl -N {url} -d {shlex.quote(body)}", flush=True)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a host of the lab is never behind a proxy
     request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
     begun, first, last = time.monotonic(), 0.0, {}
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - our own balancer
+        with direct.open(request, timeout=60) as answer:
             instance = answer.headers.get("X-Instance", "an unnamed instance")
             for line in answer:
                 first = first or time.monotonic() - begun

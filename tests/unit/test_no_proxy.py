@@ -4,9 +4,11 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import provision
 import provision.steps
 from provision.command import Run
 from provision.steps.docker import inspect
@@ -35,6 +37,12 @@ def test_only_downloads_use_the_proxy(text: str) -> None:
         outside = any(word in call[:400] for word in OUTSIDE)
         assert text[: found.start()].endswith(("outside ", "outside as ")) == outside, "the proxy of the inventory"
         assert call.startswith(("curl --noproxy '*' ", 'curl --noproxy "*" ')) != outside, call[:120]
+
+
+def test_python_asks_by_a_proxy_of_the_environment_only_where_the_file_comes_from_outside() -> None:
+    root = Path(provision.__file__).parent
+    asking = {str(path.relative_to(root)) for path in root.rglob("*.py") if "request.urlopen(" in path.read_text()}
+    assert asking == {"artifacts/signed.py", "lab/simulated/ollama_cli.py"}  # the second asks its own container
 
 
 def test_every_module_that_asks_a_server_is_covered() -> None:

@@ -19,8 +19,8 @@ from provision.inventory.proxy import ProxyUrl, goes_direct, is_bypass
 from provision.plan import role_interface
 from provision.steps.apt_lines import AptLine
 from provision.steps.base import RefusalError
-from provision.steps.docker.daemon_state import PROXY
-from provision.steps.docker.proxy import DockerProxy
+from provision.steps.docker.daemon_state import PROXY, Dockerd
+from provision.steps.docker.proxy import DockerProxy, proxy_state
 from provision.steps.system.proxy import APT, ENVIRONMENT, OUTSIDE, apt_text
 from tests.unit.test_hostile import FACTS
 
@@ -269,6 +269,22 @@ def test_without_a_proxy_verify_proves_that_no_file_of_ours_is_left(left):
     live = SimpleNamespace(file=lambda path: SimpleNamespace(exists=left and path == PROXY))
     (check,) = DockerProxy().check(live)
     assert (check.got == check.expected) is not left
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('Environment="HTTP_PROXY=http://user:canary@p:1" NO_PROXY=.corp', True),
+        ("Environment=https_proxy=http://p:1", True),
+        ("# Environment=HTTP_PROXY=http://p:1", False),
+        ("Environment=DOCKER_RAMDISK=1", False),
+    ],
+)
+def test_an_operators_variables_for_docker_are_named_by_their_file(line, named):
+    path = "/etc/systemd/system/docker.service.d/http-proxy.conf"
+    state = proxy_state(Dockerd(installed=True, unit={}, texts={path: f"{path}\n[Service]\n{line}\n"}))
+    assert state.get("theirs", []) == ([path] if named else [])
+    assert "canary" not in str(state)
 
 
 def test_apt_keeps_what_the_operator_wrote_and_asks_our_repositories_through_the_proxy():

@@ -6,6 +6,7 @@ daemon does not start with the key. `Environment=` in a unit would show a passwo
 restarts Docker.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from provision.steps.wording import Vocabulary, Words
 
 KIND = "docker_proxy"
 _FILE = ("sha256", "mode", "owner")
+_VARIABLES = re.compile(r"^\s*Environment\s*=.*\b(http|https|no)_proxy=", re.IGNORECASE | re.MULTILINE)
 _ASKED = "{{.HTTPProxy}}\n{{.HTTPSProxy}}"
 
 
@@ -51,7 +53,7 @@ class DockerProxy(Step):
 
     def fact(self) -> Fact:
         """Reads the daemon, and the hash of the file."""
-        return Fact(daemon_state.COMMAND, lambda answer: _state(daemon_state.read(answer)))
+        return Fact(daemon_state.COMMAND, lambda answer: proxy_state(daemon_state.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
         """The file, or none. Refuses an operator's `proxies` in daemon.json, which Docker prefers to variables."""
@@ -74,9 +76,16 @@ class DockerProxy(Step):
         return {key: past[key] for key in (_FILE if past["sha256"] else _FILE[:1])}
 
     def impact(self, have: State, want: State) -> str:
-        """The restart of a running Docker, which follows."""
+        """The restart of a running Docker, which follows, and an operator's variables that count no more: systemd
+        prefers `EnvironmentFile=` to `Environment=` (systemd.exec(5))."""
         same = have is not None and want is not None and have["sha256"] == want["sha256"]
-        return "" if have is None or same or not have.get("running") else restart_impact(have)
+        if have is None or same:
+            return ""
+        words = [restart_impact(have)] if have.get("running") else []
+        if have.get("theirs") and want is not None and want["sha256"] is not None:
+            theirs = ", ".join(have["theirs"])
+            words.append(f"wins over the proxy variables in {theirs}: copy their NO_PROXY into proxy.no_proxy")
+        return "; ".join(words)
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """The proxies without passwords; the text of the file is not shown."""
@@ -98,7 +107,8 @@ class DockerProxy(Step):
             yield Check(f"proxy for {name}://", said.rpartition("@")[2].rpartition("://")[2].rstrip("/"), expected)
 
 
-def _state(dockerd: Dockerd) -> State:
+def proxy_state(dockerd: Dockerd) -> State:
+    """The state of the file, with what the daemon and its unit say of proxies."""
     if not (dockerd.installed or dockerd.proxy):
         return None
     return {
@@ -106,7 +116,13 @@ def _state(dockerd: Dockerd) -> State:
         **evidence(dockerd),
         "running": dockerd.running,
         "foreign": _is_foreign(dockerd),
+        **({"theirs": theirs} if (theirs := _theirs(dockerd)) else {}),
     }
+
+
+def _theirs(dockerd: Dockerd) -> list[str]:
+    """The files of docker.service in which an operator has set variables for a proxy."""
+    return sorted(path for path, text in dockerd.texts.items() if _VARIABLES.search(text))
 
 
 def _is_foreign(dockerd: Dockerd) -> bool:
