@@ -20,6 +20,6 @@ list, the lab does not start.
 
 Tried: Debian 12 as root on kernel 6.18 with cgroup v1, hosts of Debian 13 and 12, with the delay line; Debian 12 on
 its own kernel 6.1 with cgroup v2 and netem in an emulated virtual machine, hosts of Debian 13: tests/lab/test_lab.py,
-and Docker with its containers, but no whole deploy.
+deploy, verify and `lab demo`. docs/vm.md has the results of `make test-vm`.
 Not tried: Ubuntu, AppArmor, SELinux, or an architecture besides amd64.
 """

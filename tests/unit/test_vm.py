@@ -30,7 +30,7 @@ def raising(error: Exception) -> Callable[[], str]:
 
 def words(cases: Sequence[Case]) -> list[tuple[str, str, str]]:
     """Name, verdict and evidence of each case."""
-    return [(each.case, each.verdict, each.evidence) for each in played("demo", JUDGED, cases)]
+    return [(each.case, each.verdict, each.evidence) for told in played("demo", JUDGED, cases) for each in told]
 
 
 def test_cases_give_their_evidence() -> None:
@@ -111,6 +111,19 @@ def test_a_part_that_cannot_run_is_not_run_on_the_page_and_the_exit_code_says_so
     text = (tmp_path / "vm.md").read_text()
     assert "| serves | Debian 12 | not run | no qemu: apt-get failed | 0.0 |" in text
     assert "| lab | not run: `make test-vm PARTS=lab` was not typed yet |" in text
+
+
+def test_a_run_that_breaks_off_leaves_its_verdicts_and_names_the_open_cases(tmp_path: Path) -> None:
+    def cases(_carrier: Carrier, _judged: Judged) -> list[Case]:
+        return [Case("boots", lambda: "12 s"), Case("serves", raising(MemoryError("killed"))), Case("ends", lambda: "")]
+
+    part = Part("About demo.", Judged("Debian", "12"), "bookworm", cases, 6)
+    with pytest.raises(MemoryError):
+        run(tmp_path, "demo", known={"demo": part})
+    text = (tmp_path / "vm.md").read_text()
+    assert "| boots | Debian 12 | holds | 12 s |" in text
+    for name in ("serves", "ends"):
+        assert f"| {name} | Debian 12 | failed | the run broke off before this case |" in text
 
 
 def test_an_unknown_part_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

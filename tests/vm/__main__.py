@@ -1,9 +1,10 @@
 """Run the parts on virtual machines and write the page: `python -m tests.vm [PART ...]`."""
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provision.errors import ProvisionError
@@ -14,7 +15,7 @@ from tests.results import Result
 from tests.verdicts import Verdict
 from tests.vm import carrier, demo, hosts, lab, page
 from tests.vm.carrier import FOLDER, Carrier
-from tests.vm.case import Case, Judged, NotRunError, left_out, played
+from tests.vm.case import Case, Judged, NotRunError, played, unjudged
 
 RESULTS = Path(__file__).parent / "results"
 _DISKS, _DISK_GIB = Path("/var"), 16  # of images, overlays and carried parts
@@ -85,9 +86,13 @@ def main(
     ran = []
     with closing(_Discarded(Carrier(log, _say))) as shared:
         for name in [name for name in known if name in (chosen or known)]:
-            ran.append(_run(name, known[name], shared.carrier, require))
-            ran[-1].save(folder)
-            page.write(results.load(folder, list(known)), {part: each.about for part, each in known.items()}, target)
+
+            def keep(result: Result) -> None:
+                result.save(folder)
+                about = {part: each.about for part, each in known.items()}
+                page.write(results.load(folder, list(known)), about, target)
+
+            ran.append(_run(name, known[name], shared.carrier, require, keep))
     return 0 if all(result.passed for result in ran) else 1
 
 
@@ -101,8 +106,22 @@ class _Discarded:
         self.carrier.discard()
 
 
-def _run(name: str, part: Part, shared: Carrier, require: Callable[[float], str]) -> Result:
-    """Run a part, print a line for each case, and return the result."""
+def _run(
+    name: str,
+    part: Part,
+    shared: Carrier,
+    require: Callable[[float], str],
+    keep: Callable[[Result], None],
+) -> Result:
+    """Run a part, print a line for each case, and return the result.
+
+    Args:
+        name: the name of the part.
+        part: the part.
+        shared: the carrier of the run.
+        require: as in `main`.
+        keep: keeps a result; called after each case, so that a run that breaks off leaves its verdicts.
+    """
     print(f"\n{name}", flush=True)
     if not part.inside:
         shared.discard()
@@ -113,12 +132,17 @@ def _run(name: str, part: Part, shared: Carrier, require: Callable[[float], str]
             result.machine = results.machine(require(0 if shared.running else part.memory))
         except (NotRunError, ProvisionError) as reason:
             said = " ".join(map(str, reason.args))
-            result.verdicts = left_out(name, part.judged, [case.name for case in cases], said)
+            result.verdicts = unjudged(name, part.judged, cases, "not run", said)
             _show(result.verdicts)
         else:
-            for verdict in played(name, part.judged, cases):
-                result.verdicts.append(verdict)
-                _show([verdict])
+            begun = time.monotonic()
+            for number, verdicts in enumerate(played(name, part.judged, cases), 1):
+                result.verdicts += verdicts
+                _show(verdicts)
+                open_cases = unjudged(name, part.judged, cases[number:], "failed", "the run broke off before this case")
+                so_far = [*result.verdicts, *open_cases]
+                keep(replace(result, verdicts=so_far, seconds=time.monotonic() - begun))
+    keep(result)
     return result
 
 

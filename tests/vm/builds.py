@@ -30,10 +30,11 @@ def passed(words: Sequence[str], log: Path, seconds: float) -> Said:
     """Run `provision` as `provision` does, and refuse another exit code than 0.
 
     Raises:
-        AssertionError: the command failed; the text has the end of the output.
+        AssertionError: the command failed; the text has the errors, or the end of the output.
     """
     said = provision(words, log, seconds)
-    assert said.code == 0, f"`provision {words[0]}` ended with exit code {said.code}: {ending(said.text)}"
+    errors = "; ".join(line.strip() for _, line in said.lines if "error:" in line) or ending(said.text)
+    assert said.code == 0, f"`provision {words[0]}` ended with exit code {said.code}: {errors}"
     return said
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from provision.errors import ProvisionError
-from tests.verdicts import Verdict
+from tests.verdicts import Verdict, Word
 
 _END = 300  # characters of the end of an output, which says most
 
@@ -44,8 +44,8 @@ class Case:
     alone: bool = False
 
 
-def played(part: str, judged: Judged, cases: Sequence[Case]) -> Iterator[Verdict]:
-    """Run cases in order and yield a verdict for each. After a failure the cases that build on it are not run.
+def played(part: str, judged: Judged, cases: Sequence[Case]) -> Iterator[list[Verdict]]:
+    """Run cases in order and yield the verdicts of each. After a failure the cases that build on it are not run.
 
     Args:
         part: the name of the part, which is the group of the verdicts.
@@ -55,18 +55,26 @@ def played(part: str, judged: Judged, cases: Sequence[Case]) -> Iterator[Verdict
     broken = ""
     for case in cases:
         if broken:
-            reason = f"the case before is broken: {broken}"
-            yield Verdict(judged.program, judged.version, part, case.name, "not run", reason)
+            yield unjudged(part, judged, [case], "not run", f"the case before is broken: {broken}")
             continue
-        for verdict in _verdicts(part, judged, case):
-            yield verdict
-            if verdict.case == case.name and verdict.verdict in {"differs", "failed"} and not case.alone:
-                broken = case.name
+        verdicts = list(_verdicts(part, judged, case))
+        yield verdicts
+        own = next((each for each in verdicts if each.case == case.name), None)
+        if own and own.verdict in {"differs", "failed"} and not case.alone:
+            broken = case.name
 
 
-def left_out(part: str, judged: Judged, names: Sequence[str], reason: str) -> list[Verdict]:
-    """Return the verdicts of cases that this machine cannot run."""
-    return [Verdict(judged.program, judged.version, part, name, "not run", reason) for name in names]
+def unjudged(part: str, judged: Judged, cases: Sequence[Case], word: Word, reason: str) -> list[Verdict]:
+    """Return the verdicts of cases that did not run.
+
+    Args:
+        part: the name of the part.
+        judged: the judged program.
+        cases: the cases.
+        word: `not run` where a reason forbids the cases, `failed` where the run broke off.
+        reason: why the cases did not run.
+    """
+    return [Verdict(judged.program, judged.version, part, case.name, word, reason) for case in cases]
 
 
 def _verdicts(part: str, judged: Judged, case: Case) -> Sequence[Verdict]:
