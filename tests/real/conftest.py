@@ -74,7 +74,7 @@ def noted(request: pytest.FixtureRequest) -> Noted:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     notes = item.stash.get(NOTED, Noted())
-    if report.when == "call" and report.passed and not notes.evidence:
+    if report.when == "call" and report.passed and not (notes.evidence or notes.not_run):
         report.outcome, report.longrepr = "failed", "the case notes nothing for its row of the page"
     if RECORD and (report.when == "call" or not report.passed):
         _record(item, report, notes)
@@ -90,18 +90,18 @@ def _record(item: pytest.Item, report: pytest.TestReport, notes: Noted) -> None:
         "version": notes.version,
         "group": item.path.stem.removeprefix("test_").replace("_", " "),
         "case": f"{words}: {parameter[:-1]}" if parameter else words,
-        "verdict": _word(report),
-        "evidence": notes.evidence if report.passed else _failure(report),
+        "verdict": _word(report, notes),
+        "evidence": notes.not_run or notes.evidence if report.passed else _failure(report),
         "seconds": round(report.duration, 1),
     }
     with Path(RECORD).open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
-def _word(report: pytest.TestReport) -> str:
+def _word(report: pytest.TestReport, notes: Noted) -> str:
     """A failed call is a difference; a failure before or after the call gives no verdict."""
     if report.passed:
-        return "holds"
+        return "not run" if notes.not_run else "holds"
     return "differs" if report.when == "call" else "failed"
 
 

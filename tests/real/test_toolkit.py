@@ -1,8 +1,8 @@
 """NVIDIA's own Container Toolkit on a host of a lab: cards by CDI, whole, missing and stale.
 
 The toolkit's programs are built from NVIDIA's Go module. The cards are made up: nodes /dev/nvidia0, /dev/nvidia1 and
-/dev/nvidiactl with the numbers of /dev/null and the like, and a CDI file in NVIDIA's form. nvidia-smi, the driver and
-libnvidia-container are simulated, so no case is about a card at work, and none gives a card by the legacy hook.
+/dev/nvidiactl with the numbers of /dev/null, /dev/zero and /dev/fuse, and a CDI file in NVIDIA's form. nvidia-smi, the
+driver and libnvidia-container are simulated, so no case is about a card at work, and none gives a card by the hook.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from provision.lab.shell import LabError
 from provision.lab.spec import Spec
 from provision.steps.docker import card_path, daemon_state
 from provision.steps.docker.card_path import Given
-from tests.fleet import NAME, Fleet
+from tests.fleet import KEEP, NAME, Fleet
 from tests.real import docker_packages, toolkit_packages
 from tests.real.install import docker, toolkit
 from tests.real.install.docker import NEWEST
@@ -27,7 +27,8 @@ HOST = "gpu-01"
 OLDER = "26.1.5"
 ROLES = "docker,nvidia_toolkit"
 CDI = "/run/cdi/nvidia.yaml"
-NODES = {"nvidia0": (1, 3), "nvidia1": (1, 5), "nvidiactl": (1, 7)}
+NODES = {"nvidia0": (1, 3), "nvidia1": (1, 5), "nvidiactl": (10, 229)}
+"""Numbers that hosts of a lab may open: of null, zero and fuse. Docker gives fuse to no container unasked."""
 MODE = ("nvidia-ctk", "config", "--in-place", "--set")
 DRIVER = "Docker is given cgroup_driver: systemd, so that its containers live in scopes of systemd's."
 
@@ -49,7 +50,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         fleet.on(HOST, "docker", "pull", "-q", fleet.vars["ollama"]["image"])
         yield fleet
     finally:
-        lab.down()
+        if not KEEP:
+            lab.down()
 
 
 @pytest.fixture(scope="module")

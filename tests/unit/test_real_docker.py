@@ -85,6 +85,14 @@ def test_a_module_that_no_longer_builds_is_named(machine: Machine) -> None:
     )
 
 
+def test_an_older_docker_that_does_not_build_is_named_and_does_not_stop_the_part(machine: Machine) -> None:
+    said = docker.older_if_it_builds(machine.shop, NOWHERE)
+    assert isinstance(said, str)
+    assert said.startswith("not built: the Go module github.com/docker/docker@v28.5.2+incompatible has the checksum")
+    without = dataclasses.replace(machine.shop, environment={docker.WITHOUT: "no time"})
+    assert docker.older_if_it_builds(without) == "not built: no time"
+
+
 def test_another_module_under_the_same_version_is_refused(machine: Machine) -> None:
     said = machine.refusal(OLDER)
     assert f"has the checksum h1:good, and {OLDER.engine_checksum} is pinned" in said

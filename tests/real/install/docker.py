@@ -20,6 +20,8 @@ from tests.verdicts import Program
 
 PROGRAMS = ("dockerd", "docker-proxy", "docker")
 _MOBY, _OLD, _CLIENT = "github.com/moby/moby/v2", "github.com/docker/docker", "github.com/docker/cli"
+WITHOUT = "PROVISION_WITHOUT_DOCKER_28"
+"""An environment variable with the reason why Docker 28 is not built; without the variable Docker 28 is built."""
 _STAMPS = {"dockerd": "dockerversion.Version", "docker": "cli/version.Version"}
 
 
@@ -103,11 +105,31 @@ def programs() -> list[Program]:
     """Build both releases where they are missing, and return them for the page.
 
     Raises:
-        InstallError: see `installed`.
+        InstallError: Docker 29 cannot be built; see `installed`.
     """
     shop = Workshop(default_folder())
-    builds = [installed(shop, release) for release in (NEWEST, OLDER)]
-    return [Program("Docker", build.version, build.words) for build in builds]
+    newest, older = installed(shop, NEWEST), older_if_it_builds(shop)
+    return [
+        Program("Docker", newest.version, newest.words),
+        Program("Docker", OLDER.version, older if isinstance(older, str) else older.words),
+    ]
+
+
+def older_if_it_builds(shop: Workshop, usual_go: str = go.USUAL) -> Built | str:
+    """Return Docker 28, or the words for the page where Docker 28 is not built.
+
+    The module has no go.mod, so one day a newer Go may refuse the module; Docker 29 is tried all the same.
+
+    Args:
+        shop: the workshop. `WITHOUT` in the environment of the workshop is a reason to leave the build out.
+        usual_go: a path of Go beside those in PATH.
+    """
+    if reason := shop.environment.get(WITHOUT):
+        return f"not built: {reason}"
+    try:
+        return installed(shop, OLDER, usual_go)
+    except InstallError as error:
+        return f"not built: {error}"
 
 
 def installed(shop: Workshop, release: Release, usual_go: str = go.USUAL) -> Built:
