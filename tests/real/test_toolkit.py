@@ -96,6 +96,12 @@ def nodes(fleet: Fleet) -> list[str]:
     return fleet.on(HOST, "docker", "exec", "job", "sh", "-c", "cd /dev && ls -d nvidia*").split()
 
 
+def opens(fleet: Fleet) -> bool:
+    """Whether a process of the container may open /dev/nvidiactl."""
+    script = "(: </dev/nvidiactl) 2>/dev/null && echo yes || echo no"
+    return fleet.on(HOST, "docker", "exec", "job", "sh", "-c", script).strip() == "yes"
+
+
 def given(fleet: Fleet) -> tuple[Given, ...]:
     """Return our own read of the containers' paths."""
     command = daemon_state.COMMAND
@@ -144,6 +150,25 @@ def test_gpus_by_index_in_the_runtime_nvidia(fleet: Fleet, noted: Noted) -> None
 def test_device_by_uuid_without_the_runtime_nvidia(fleet: Fleet, cards: list[str], noted: Noted) -> None:
     start(fleet, "--device", f"nvidia.com/gpu={cards[0]}")
     proved(fleet, noted, "nvidia0")
+
+
+def test_a_daemon_reload_takes_a_node_that_systemd_does_not_know(fleet: Fleet, cards: list[str], noted: Noted) -> None:
+    """The node nvidiactl has the number of fuse. Another container gets the node as the hook gives nodes: behind
+    systemd's back. SIMULATED: the hook's write to the list of devices, which cgroup v1 alone has as a file."""
+    start(fleet, "--device", f"nvidia.com/gpu={cards[0]}")
+    fleet.on(HOST, "systemctl", "daemon-reload")
+    assert opens(fleet)
+    fleet.on(HOST, "docker", "rm", "-f", "job")
+    start(fleet)
+    fleet.on(HOST, "docker", "exec", "job", "mknod", "-m", "666", "/dev/nvidiactl", "c", "10", "229")
+    assert not opens(fleet)
+    behind = 'echo "c 10:229 rwm" >"/sys/fs/cgroup/devices/system.slice/docker-$1.scope/devices.allow"'
+    job = fleet.on(HOST, "docker", "inspect", "-f", "{{.Id}}", "job").strip()
+    fleet.on(HOST, "sh", "-c", behind, "sh", job)
+    assert opens(fleet)
+    fleet.on(HOST, "systemctl", "daemon-reload")
+    assert not opens(fleet)
+    noted.evidence = "the node by CDI opens after the reload; a node behind systemd's back opens before, and not after"
 
 
 def test_a_missing_cdi_file_is_named_with_the_cure(fleet: Fleet, cards: list[str], noted: Noted) -> None:
