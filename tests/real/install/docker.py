@@ -97,7 +97,8 @@ class Built:
         """The source and the build in words for the page."""
         return (
             f"Go modules {self.modules}, built here with Go {self.go}, with the distribution's containerd and runc:"
-            f" {self.work / 60:.0f} minutes of processor time, {self.seconds / 60:.0f} minutes on {self.cores} cores"
+            f" {self.work / 60:.0f} minutes of processor time, {self.seconds / 60:.0f} minutes on {self.cores} cores,"
+            " both without what Go's cache had"
         )
 
 

@@ -79,7 +79,7 @@ class Built:
         """The source and the build in words for the page."""
         return (
             f"Go module {self.module}, built here with Go {self.go}: {self.work / 60:.0f} minutes of processor time,"
-            f" {self.seconds / 60:.0f} minutes on {self.cores} cores"
+            f" {self.seconds / 60:.0f} minutes on {self.cores} cores, both without what Go's cache had"
         )
 
 
