@@ -18,6 +18,9 @@ GO_ON = "then run the command again: finished changes stay"
 FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 MAYBE_FULL = re.compile(r"\bI/O error|input/output error", re.IGNORECASE)  # dash's printf says no more of a full disk
 
+NO_TIME = re.compile(r'namespace \{"time" ""\} does not exist')
+"""Error of runc 1.1 (Debian 13) under Docker 29.8; measured with dockerd v2.0.0-beta.24 and runc 1.1.15."""
+
 
 def command_failed(change: Change, command: Command, answer: Answer, host: Host | None = None) -> CommandError:
     """Make the error of a failed command.
@@ -56,6 +59,11 @@ def repair(evidence: str) -> str:
         )
     if card_path.NO_DIRECT_HOOK.search(evidence):
         return "set the mode `auto` there (`nvidia-ctk config --in-place --set nvidia-container-runtime.mode=auto`)"
+    if NO_TIME.search(evidence):
+        return (
+            "update runc on the host to 1.2 or later, or declare `docker.daemon: {features: {time-namespaces: false}}`:"
+            " runc 1.1 does not know the time namespaces of Docker 29"
+        )
     return "repair the cause"
 
 

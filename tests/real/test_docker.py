@@ -1,8 +1,9 @@
 """The whole sequence on hosts of a lab with Docker 28 and 29, which no distribution of the lab ships.
 
 The daemon, the proxy and the client are built from upstream's Go modules; containerd, runc, the units and the scripts
-of the packages are Debian 13's. The hosts have cgroup v1, for which Docker 29 prints a warning. Cards, toolkit and
-model server of the lab are simulated.
+of the packages are Debian 13's. The hosts have cgroup v1, for which Docker 29 prints a warning. This runc knows no time
+namespaces, so the inventory has `docker.daemon: {features: {time-namespaces: false}}`. Cards, toolkit and model server
+of the lab are simulated.
 """
 
 import json
@@ -29,6 +30,8 @@ from tests.real.noted import Noted
 GPU = ("gpu-01", "gpu-02")
 OTHER = "ollama/ollama:0.33.0"
 ASK = ["curl", "--noproxy", "*", "-s", "-o", "/dev/null", "--max-time", "5", "-w", "%{http_code}"]
+OLD_RUNC = {"features": {"time-namespaces": False}}
+"""Docker 29.8 gives each container a time namespace, which runc 1.1 of Debian 13 does not know: no container starts."""
 RESTARTS = "restarts Docker while containers run: they go on, by live-restore"
 
 
@@ -48,7 +51,14 @@ def older() -> Built | str:
 
 @pytest.fixture(scope="module")
 def lab(older: Built | str) -> Iterator[Lab]:
-    """Two gpu hosts with one simulated card each, and a balancer; its repository has Docker 26.1, 28.5 and 29."""
+    """Two gpu hosts with one simulated card each, and a balancer; its repository has Docker 26.1, 28.5 and 29.
+
+    A lab that a run with PROVISION_KEEP_LAB kept is taken again, with bare hosts.
+    """
+    if kept := [each for each in Lab.all() if KEEP and each.name == f"{NAME}-docker"]:
+        kept[0].restore()
+        yield kept[0]
+        return
     shop = Workshop(default_folder())
     built = [docker.installed(shop, NEWEST), *([] if isinstance(older, str) else [older])]
     packages = docker_packages.folder(shop, built)
@@ -66,7 +76,7 @@ def deployed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     fleet = Fleet(lab, tmp_path_factory.mktemp("fleet"))
     builds.ensure(lab.spec.release, print)
     shutil.copytree(store.default_folder(), lab.home / "cache/provision/artifacts", dirs_exist_ok=True)
-    fleet.vars["docker"]["version"] = NEWEST.version
+    fleet.vars["docker"].update(version=NEWEST.version, daemon=OLD_RUNC)
     done = fleet.provision("deploy", "--yes", "--json", timeout=1200)
     assert done.code == 0, done
     return fleet
@@ -182,7 +192,7 @@ def test_a_tag_that_moved_is_seen(fleet: Fleet, noted: Noted) -> None:
 
 def test_a_restart_of_docker_keeps_the_instances(fleet: Fleet, noted: Noted) -> None:
     before = containers(fleet)
-    fleet.vars["docker"]["daemon"] = {"default-shm-size": "128M"}
+    fleet.vars["docker"]["daemon"] = {**OLD_RUNC, "default-shm-size": "128M"}
     planned = {host["host"]: host["changes"] for host in fleet.plan().doc["hosts"]}
     assert RESTARTS in json.dumps(planned["gpu-01"])
     with Load(fleet.address("lb-01"), 3, 40, "restart") as load:
@@ -197,9 +207,9 @@ def test_a_restart_of_docker_keeps_the_instances(fleet: Fleet, noted: Noted) -> 
 
 def test_nftables_is_refused_by_name(fleet: Fleet, noted: Noted) -> None:
     """Docker makes no chain DOCKER-USER with this backend."""
-    fleet.vars["docker"]["daemon"] = {"firewall-backend": "nftables"}
+    fleet.vars["docker"]["daemon"] = {**OLD_RUNC, "firewall-backend": "nftables"}
     planned = fleet.provision("plan", "--limit", "gpu-01")
-    fleet.vars["docker"]["daemon"] = {}
+    fleet.vars["docker"]["daemon"] = OLD_RUNC
     assert planned.code == 7, planned
     said = (
         '"firewall-backend": "nftables" in /etc/docker/daemon.json: with this backend Docker has no chain DOCKER-USER'
@@ -215,7 +225,7 @@ def test_a_client_that_is_too_old_for_the_daemon_is_named(fleet: Fleet, noted: N
     assert pool.is_dir()
     script = "apt-get -qq download docker-ce-cli=5:26.1.5*; dpkg-deb --extract docker-ce-cli_*26.1.5*.deb old"
     fleet.on("gpu-01", "sh", "-c", f"cd /root && {script} && cp old/usr/bin/docker /usr/local/bin/docker")
-    fleet.vars["docker"]["daemon"] = {"min-api-version": "1.50"}
+    fleet.vars["docker"]["daemon"] = {**OLD_RUNC, "min-api-version": "1.50"}
     try:
         fleet.provision("deploy", "--yes", "--limit", "gpu-01")
         fleet.on("gpu-01", "systemctl", "restart", "docker")
@@ -225,7 +235,7 @@ def test_a_client_that_is_too_old_for_the_daemon_is_named(fleet: Fleet, noted: N
         assert "client version 1.45 is too old" in said
     finally:
         fleet.on("gpu-01", "rm", "/usr/local/bin/docker")
-    fleet.vars["docker"]["daemon"] = {}
+    fleet.vars["docker"]["daemon"] = OLD_RUNC
     fleet.deploy()
     settled(fleet)
     noted.evidence = said

@@ -25,6 +25,8 @@ from tests.real.noted import Noted
 
 HOST = "gpu-01"
 OLDER = "26.1.5"
+DAEMON = {"features": {"cdi": True, "time-namespaces": False}}
+"""CDI for Docker 26.1, and no time namespaces of Docker 29.8, which runc 1.1 of Debian 13 does not know."""
 ROLES = "docker,nvidia_toolkit"
 CDI = "/run/cdi/nvidia.yaml"
 NODES = {"nvidia0": (1, 3), "nvidia1": (1, 5), "nvidiactl": (10, 229)}
@@ -44,7 +46,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     try:
         fleet = Fleet(lab, tmp_path_factory.mktemp("fleet"))
         fleet.vars["nvidia_toolkit"]["version"] = toolkit.PINNED.version
-        fleet.vars["docker"].update(version=OLDER, cgroup_driver="systemd", daemon={"features": {"cdi": True}})
+        fleet.vars["docker"].update(version=OLDER, cgroup_driver="systemd", daemon=DAEMON)
         done = fleet.provision("deploy", "--yes", "--json", "--tags", ROLES, timeout=900)
         assert done.code == 0, done
         fleet.on(HOST, "docker", "pull", "-q", fleet.vars["ollama"]["image"])
