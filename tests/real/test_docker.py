@@ -1,8 +1,8 @@
 """The whole sequence on hosts of a lab with Docker 28 and 29, which no distribution of the lab ships.
 
 The daemon, the proxy and the client are built from upstream's Go modules; containerd, runc, the units and the scripts
-of the packages are Debian 13's. The hosts have cgroup v1, for which Docker 29 prints a warning. This runc knows no time
-namespaces, so the inventory has `docker.daemon: {features: {time-namespaces: false}}`. Cards, toolkit and model server
+of the packages are Debian 13's. The hosts have cgroup v1, and Docker 29 prints a warning. Debian 13's runc 1.1 knows no
+time namespaces, so the inventory has `docker.daemon: {features: {time-namespaces: false}}`. Cards, toolkit and model server
 of the lab are simulated.
 """
 
@@ -31,7 +31,7 @@ GPU = ("gpu-01", "gpu-02")
 OTHER = "ollama/ollama:0.33.0"
 ASK = ["curl", "--noproxy", "*", "-s", "-o", "/dev/null", "--max-time", "5", "-w", "%{http_code}"]
 OLD_RUNC = {"features": {"time-namespaces": False}}
-"""Docker 29.8 gives each container a time namespace, which runc 1.1 of Debian 13 does not know: no container starts."""
+"""Docker 29.8 gives each container a time namespace. Debian 13's runc 1.1 knows none: no container starts."""
 RESTARTS = "restarts Docker while containers run: they go on, by live-restore"
 
 

@@ -26,7 +26,7 @@ from tests.real.noted import Noted
 HOST = "gpu-01"
 OLDER = "26.1.5"
 DAEMON = {"features": {"cdi": True, "time-namespaces": False}}
-"""CDI for Docker 26.1, and no time namespaces of Docker 29.8, which runc 1.1 of Debian 13 does not know."""
+"""CDI for Docker 26.1. Debian 13's runc 1.1 knows no time namespaces, and Docker 29.8 gives one by default."""
 ROLES = "docker,nvidia_toolkit"
 CDI = "/run/cdi/nvidia.yaml"
 NODES = {"nvidia0": (1, 3), "nvidia1": (1, 5), "nvidiactl": (10, 229)}

@@ -336,6 +336,10 @@ def test_an_undrain_counts_hosts_and_no_instances(capsys):
             "invoking the NVIDIA Container Runtime Hook directly (e.g. by --gpus) is not supported.",
             "set the mode `auto` there",
         ),
+        (
+            'OCI runtime create failed: runc create failed: namespace {"time" ""} does not exist: unknown',
+            "update runc on the host to 1.2 or later, or declare `docker.daemon: {features: {time-namespaces: false}}`",
+        ),
         ("manifest unknown", "repair the cause, then run the command again"),
     ],
 )
