@@ -20,7 +20,7 @@ from provision.actions.results import Plan, RunResult
 from provision.artifacts import store
 from provision.events import Event, Listener
 from provision.inventory import Inventory
-from provision.plan import role_interface
+from provision.plan import role_choice, role_interface
 from provision.plan.planner import HostPlan
 from provision.rollout.outcome import selection
 from provision.rollout.waves import Rollout
@@ -193,7 +193,7 @@ def session_over_hosts(
         confirmed: the plan that an operator agreed to: its inventory is used, and not read again.
     """
     inventory = confirmed.inventory if confirmed else role_interface.load(request.inventory, request.overrides)
-    roles = role_interface.choose(request.tags, request.skip_tags)
+    roles = role_choice.choose(request.tags, request.skip_tags)
     hosts = selection(inventory, inventory.select(request.limit), roles)
     plans = confirmed.by_host if confirmed else {}
     session = RunSession(request, pace, "deploy", inventory, roles, listen, run_id=run_id, confirmed=plans)

@@ -53,14 +53,14 @@ def selected(request: Request) -> Selected:
     Raises:
         ProvisionError: the inventory cannot be used, or a pattern or role matches nothing.
     """
-    from provision.plan import role_interface
+    from provision.plan import role_choice, role_interface
     from provision.rollout.outcome import selection
 
     inventory = role_interface.load(request.inventory, request.overrides)
     chosen = inventory.select(request.limit)
     names = {host.name for host in chosen}
     selected = []
-    for host, roles in selection(inventory, chosen, role_interface.choose(request.tags, request.skip_tags)):
+    for host, roles in selection(inventory, chosen, role_choice.choose(request.tags, request.skip_tags)):
         entries = tuple(entry for entry in role_interface.steps(host, inventory) if entry.role in roles)
         ordered = tuple(dict.fromkeys(entry.role for entry in entries))
         selected.append(SelectedHost(host, entries, ordered, host.name in names))

@@ -15,7 +15,7 @@ from provision.actions.run_session import RunSession, hosts_of, warn_of
 from provision.errors import BugError, HostError, UnreachableError, UsageError
 from provision.events import Listener
 from provision.inventory import Host, Inventory
-from provision.plan import role_interface
+from provision.plan import role_choice, role_interface
 from provision.plan.planner import HostPlan
 from provision.rollout.outcome import Outcome
 from provision.rollout.waves import Rollout
@@ -66,7 +66,7 @@ def undoing_of(request: Request, run: str, listen: Listener) -> Undoing:
         HostError: a host cannot be asked, so the last run is unknown.
     """
     inventory = role_interface.load(request.inventory, request.overrides)
-    roles = role_interface.choose(request.tags, request.skip_tags)
+    roles = role_choice.choose(request.tags, request.skip_tags)
     hosts = inventory.select(request.limit)
     wanted = run_id_of(run) if run else _newest(request, hosts)
     stories = _stories(request, hosts, wanted)
@@ -112,7 +112,7 @@ def session_over_undoing(
         undoing: the steps to restore.
         listen: hears the progress.
     """
-    roles = role_interface.choose(request.tags, request.skip_tags)
+    roles = role_choice.choose(request.tags, request.skip_tags)
     session = RunSession(
         request, pace, "rollback", undoing.inventory, roles, listen, words=(undoing.run,), confirmed=undoing.confirmed
     )

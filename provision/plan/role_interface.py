@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, cast
 
 from provision import inventory as inventories
 from provision.command import Run
-from provision.errors import InventoryError, Problem, ProvisionError, UsageError
+from provision.errors import InventoryError, Problem, ProvisionError
 from provision.inventory import (
     Host,
     Instance,
@@ -380,24 +380,3 @@ def waiting(inventory: Inventory, roles: Collection[str]) -> Mapping[str, str]:
         for host in inventory.hosts
     )
     return {host.name: maker for host, maker in pairs if maker not in ("", host.name)}
-
-
-def choose(tags: Sequence[str], skip: Sequence[str]) -> frozenset[str]:
-    """Return the names of the roles that `--tags` and `--skip-tags` select.
-
-    Args:
-        tags: role names, or words of role names separated by commas; all roles if empty.
-        skip: likewise, taken away.
-
-    Raises:
-        UsageError: no role has such a name.
-    """
-    return frozenset(_names(tags) or order()) - frozenset(_names(skip))
-
-
-def _names(words: Sequence[str]) -> list[str]:
-    names = [name.strip() for word in words for name in word.split(",") if name.strip()]
-    for name in names:
-        if name not in order():
-            raise UsageError(f"no such role: {name}", f"roles are {', '.join(order())}")
-    return names

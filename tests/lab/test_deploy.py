@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from provision.artifacts.store import Store
-from provision.plan import role_interface
+from provision.plan import role_choice, role_interface
 from provision.rollout.outcome import selection
 from provision.rollout.waves import Rollout
 from provision.runs.context import Context
@@ -62,7 +62,7 @@ def test_a_deploy_that_changes_nothing_writes_nothing(fleet):
 def test_a_deploy_that_changes_nothing_is_one_connection_and_one_exec_a_host(fleet, tmp_path):
     fleet.plan()  # writes the inventory
     inventory = role_interface.load(str(fleet.folder / "inventory.yaml"))
-    roles = role_interface.choose((), ())
+    roles = role_choice.choose((), ())
     context = Context("run", inventory, roles, lambda event: None, Store(tmp_path), threading.Event())
     rollout = Rollout(context, selection(inventory, inventory.hosts, roles), None, 8)
     outcomes = rollout.deploy()

@@ -16,7 +16,7 @@ from provision.artifacts.store import Store
 from provision.command import Command, Run
 from provision.errors import CommandError
 from provision.inventory import Host, Inventory, Settings
-from provision.plan import role_interface
+from provision.plan import role_choice, role_interface
 from provision.plan.role_interface import Entry
 from provision.rollout.outcome import DEFAULT, selection
 from provision.rollout.waves import Rollout
@@ -147,7 +147,7 @@ def test_a_new_role_is_loaded_with_its_settings_its_group_and_its_warnings(inven
 
 
 def test_a_new_role_has_its_place_among_the_steps_of_every_host(inventory: Inventory) -> None:
-    assert role_interface.choose(["monitoring"], []) == {"monitoring"}
+    assert role_choice.choose(["monitoring"], []) == {"monitoring"}
     assert role_interface.late() == {"monitoring", "balancer"}
     for host in inventory.hosts:
         names = [entry.role for entry in role_interface.steps(host, inventory)]
