@@ -4,6 +4,7 @@ and the bundles and /proc are folders of the test: each case of `card_paths.yaml
 import base64
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import yaml
 
 from provision.command import Answer
 from provision.plan import gpu_loss
-from provision.steps.docker import card_path, daemon_state
+from provision.steps.docker import card_path, daemon_state, inspect
 from provision.steps.docker.card_path import Given
 from provision.steps.docker.service import DockerService
 from tests.unit.test_gpu_loss import daemon
@@ -96,6 +97,21 @@ def test_a_stopped_docker_is_not_asked_and_its_container_counts_as_ours(machine:
     machine.add("a" * 64, CASES[0])
     (each,) = card_path.parse(machine.look("inactive"))
     assert (each.name, each.ours, each.path) == ("a" * 12, True, card_path.HOOK)
+
+
+def test_the_evidence_of_many_cards_comes_in_lines_that_a_pipe_takes_at_once(tmp_path: Path) -> None:
+    """All instances write into one pipe at the same time, and a pipe takes 4096 bytes at once."""
+    (tmp_path / "cgroup").write_text("0::/system.slice/docker-abc.scope\n")
+    script = inspect.command().stdin.decode()
+    found = re.search(r"^scope\(\) \{.*?^\} 2>/dev/null$", script, re.DOTALL | re.MULTILINE)
+    assert found
+    text = found[0].replace("/proc/$2/cgroup", "cgroup")
+    parts = "docker() { echo systemd; }; timeout() { shift; \"$@\"; }; evidence() { printf '%020000d' 7; }"
+    words = ["sh", "-euc", f"{parts}\n{text}\nscope abc 1"]
+    lines = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0] == "abc scope systemd"
+    assert max(map(len, lines)) < 4096
+    assert len(base64.b64decode("".join(line.removeprefix("abc evidence ") for line in lines[1:]))) == 20000
 
 
 def said(machine: Machine, driver: str, version: str) -> dict[Any, Answer]:

@@ -96,7 +96,7 @@ scope() {{
   while read -r line; do
     case $line in *"docker-$1.scope"*) ;; *) continue ;; esac
     printf '%s scope %s\n' "$1" "$(timeout {ANSWERS} docker info --format '{{{{.CgroupDriver}}}}' 2>/dev/null)"
-    printf '%s evidence %s\n' "$1" "$(evidence "$1" | base64 -w0)"
+    evidence "$1" | base64 -w 3000 | while read -r part; do printf '%s evidence %s\n' "$1" "$part"; done
     break
   done <"/proc/$2/cgroup"
 }} 2>/dev/null
