@@ -198,6 +198,11 @@ GPU = (
     Breakage("packages:apt-tools", "without curl", "dpkg --remove --force-depends curl"),
     Breakage("packages:nvidia_toolkit", "removed", "apt-get -qy remove libnvidia-container-tools"),
     Breakage("packages:docker", "removed", "apt-get -qy remove docker-ce", touches=DOCKER_RESTARTS, also=FORWARD),
+    Breakage(
+        "docker_proxy:/etc/provision/docker/proxy.env",
+        "made by hand",
+        'mkdir -p /etc/provision/docker; echo HTTPS_PROXY=http://proxy.test:3128 >"$1"',
+    ),
 )
 
 # In the order of the rounds: replacing instances changes the balancer, which mends some of these breakages.
@@ -263,6 +268,7 @@ ABOUT = {
     "apt_source": ("{}",),
     "unit": ("/etc/systemd/system/{}",),
     "drop_in": ("/etc/systemd/system/{}.d*",),
+    "docker_proxy": ("{}", "/etc/provision/docker"),
     "docker_config": ("/etc/docker/daemon.json", "/var/lib/provision/docker/*"),
     "service": ("unit {}.service", "/etc/systemd/system/*.wants/{}.service"),
     "service:provision-nginx": ("unit provision-nginx.service", "/etc/systemd/*/provision-nginx.service", PROCESSES),
