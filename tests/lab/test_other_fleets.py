@@ -4,6 +4,7 @@ import pytest
 
 from provision.lab.lab import Lab
 from provision.lab.spec import Spec
+from provision.steps.nginx.generation import GENERATIONS
 from provision.steps.nginx_paths import CONFIG, CURRENT
 from tests.fleet import NAME, Fleet
 
@@ -54,12 +55,12 @@ def test_four_balancers_share_a_build_and_change_one_at_a_time(made):
     settled(fleet)
     old = queues(fleet)
     fleet.vars["balancer"] = {"queue": 30}
-    fleet.on("lb-02", "mount", "--bind", CONFIG, CONFIG)
-    fleet.on("lb-02", "mount", "-o", "remount,bind,ro", CONFIG)
+    fleet.on("lb-02", "mount", "--bind", GENERATIONS, GENERATIONS)
+    fleet.on("lb-02", "mount", "-o", "remount,bind,ro", GENERATIONS)
     try:
         halted = fleet.provision("deploy", "--yes", "--json")
     finally:
-        fleet.on("lb-02", "umount", CONFIG)
+        fleet.on("lb-02", "umount", GENERATIONS)
     assert halted.code == 5, halted
     assert (halted.host("lb-01")["changed"], halted.host("lb-02")["result"]) == (["config:balancer"], "failed")
     now = queues(fleet)
