@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,7 +183,7 @@ def test_ctrl_c_ends_the_load_cleanly_with_the_figures_so_far_and_the_key_is_now
     key = "zq8canary-key"
     env = {"OUR_KEY": key, "TMPDIR": str(tmp_path)}
     process = started(fleet, "--json", "--duration", "5m", "--api-key", "env:OUR_KEY", env=env)
-    time.sleep(6)
+    wait_for(lambda: _records(tmp_path) > 20, seconds=60)
     seen = [words for _, words in _processes("cmdline")]
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
@@ -196,6 +195,11 @@ def test_ctrl_c_ends_the_load_cleanly_with_the_figures_so_far_and_the_key_is_now
     assert not any(key.encode() in words for words in seen)
     assert key not in out + err
     assert not _theirs(tmp_path), "nothing is left behind"
+
+
+def _records(folder: Path) -> int:
+    """How many requests a running load test has recorded below this folder."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("provision-loadtest-*/records/*"))
 
 
 def _processes(name: str) -> Iterator[tuple[str, bytes]]:
