@@ -97,7 +97,13 @@ FACTS = HostFacts(
     resolved={"lb": "10.0.0.2", "gpu": "10.0.0.1"},
     cards=tuple(Card(n, f"GPU-{n}", "card", "590.48.01", 8.9, 24000) for n in (0, 1)),
 )
-MINIMAL: dict[str, dict[str, Any]] = {"ollama": {"instances": [{"gpus": [0]}], "models": ["deepseek-r1:1.5b"]}}
+MINIMAL: dict[str, dict[str, Any]] = {
+    "nginx": {
+        "accept_known_vulnerabilities": True,
+        "patches": [{"url": "https://mirror.test/a.patch", "sha256": "a" * 64}],
+    },
+    "ollama": {"instances": [{"gpus": [0]}], "models": ["deepseek-r1:1.5b"]},
+}
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
