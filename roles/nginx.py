@@ -180,15 +180,15 @@ def _refusal(host: Host, inventory: Inventory) -> Iterator[Problem]:
     if not _is_refused(host, inventory):
         return
     settings = host.of(Settings)
-    same = (other for other in inventory.hosts if other.of(Settings).source == settings.source)
-    users = [other.name for other in same if _is_refused(other, inventory)]
-    if users[0] == host.name:
-        others = f" and on {len(users) - 1} more" if len(users) > 1 else ""
+    builders = [builder for builder in inventory.hosts if builder.of(Settings).source == settings.source]
+    refused = [builder.name for builder in builders if _is_refused(builder, inventory)]
+    if refused[0] == host.name:
+        others = f" and on {len(refused) - 1} more" if len(refused) > 1 else ""
         message = (
             f"nginx {settings.version} on {host.name}{others} has known vulnerabilities:"
-            f" {', '.join(known_of(settings))}. Three ways out: nginx.version {vulnerabilities.MENDED} with its"
-            " nginx.sha256, which has none of them; nginx.patches, a series that closes them;"
-            " or nginx.accept_known_vulnerabilities: true"
+            f" {', '.join(known_of(settings))}. Three ways out: nginx.version {vulnerabilities.MENDED},"
+            " which mends the vulnerabilities and which `provision nginx pin` writes; nginx.patches, which"
+            " close the vulnerabilities; or nginx.accept_known_vulnerabilities: true"
         )
         yield host.problem("nginx", ("version",), message)
 

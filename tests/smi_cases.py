@@ -59,7 +59,7 @@ def recording(program: Path, library: Path, into: Path, variables: Mapping[str, 
     settings = [f"{name}={shlex.quote(str(value))}" for name, value in variables.items()]
     words = " ".join(["env", f"LD_LIBRARY_PATH={shlex.quote(str(library))}", *settings, shlex.quote(str(program))])
     return f"""#!/bin/sh
-note=$(mktemp {shlex.quote(str(into))}/XXXXXX)
+note=$(mktemp --tmpdir={shlex.quote(str(into))})
 rc=0; {words} "$@" >"$note.out" 2>"$note.err" || rc=$?
 printf '%s' "$rc" >"$note.exit"; printf '%s' "$*" >"$note.asked"
 cat "$note.out"; cat "$note.err" >&2

@@ -29,8 +29,10 @@ def advice(host: Host, evidence: str) -> str:
     for key, url in (("https", proxy.https), ("http", proxy.http)):
         if url and _is_silent(url, evidence):
             at = url.endpoint.rpartition(":")
-            look = f"see that it runs, and that {host.name} reaches it: nc -vz {at[0].strip('[]')} {at[2]}"
-            return f"{host.name} asked through the proxy {url.shown} (proxy.{key}), which does not answer: {look}"
+            look = f"see that the proxy runs, and that {host.name} reaches it: nc -vz {at[0].strip('[]')} {at[2]}"
+            return (
+                f"{host.name} asked through the proxy {url.shown} (proxy.{key}), and the proxy does not answer: {look}"
+            )
     if not (proxy.http or proxy.https):
         return ""
     through = f"{host.name} asked through the proxy {_shown(proxy.http, proxy.https)}"

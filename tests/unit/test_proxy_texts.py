@@ -83,7 +83,7 @@ def test_a_proxy_that_is_down(tmp_path):
         port = taken.getsockname()[1]
     way = Way(tmp_path, port)
     said = way.fetch()
-    assert "which does not answer: see that it runs" in proxied.advice(way.host, said), said
+    assert "and the proxy does not answer: see that the proxy runs" in proxied.advice(way.host, said), said
 
 
 def update(way: Way, proxy: ProxyUrl) -> subprocess.CompletedProcess[str]:
@@ -124,7 +124,7 @@ def test_the_real_apt_sends_the_login_and_its_failures_are_known(way):
         down = Way(way.folder, taken.getsockname()[1])
     assert down.settings.http is not None
     said = update(down, down.settings.http)
-    assert "which does not answer" in proxied.advice(down.host, said.stdout + said.stderr), said
+    assert "and the proxy does not answer" in proxied.advice(down.host, said.stdout + said.stderr), said
     assert "canary" not in said.stdout + said.stderr
 
 
