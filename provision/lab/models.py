@@ -9,7 +9,7 @@ from pathlib import Path
 from provision.lab import model_store, paths
 from provision.lab.model_registry import FAULTS, fault_file
 from provision.lab.network import Network
-from provision.lab.simulated import ollama_store
+from provision.lab.simulated import ollama_gguf, ollama_store
 
 __all__ = ["FAULTS", "PORT", "active", "command", "ensure", "switch"]
 PORT = 5001
@@ -18,7 +18,7 @@ PORT = 5001
 def ensure() -> None:
     """Put the library's models into the cache, unless the cache has models from the same sources."""
     marker = _folder().with_suffix(".made-of")
-    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (ollama_store, model_store))
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (ollama_gguf, ollama_store, model_store))
     recipe = hashlib.sha256(sources).hexdigest()
     if marker.exists() and marker.read_text() == recipe:
         return

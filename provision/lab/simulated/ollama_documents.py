@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from . import ollama_gguf
 from .ollama_lab import fault
 from .ollama_runner import Loaded
-from .ollama_store import Model
+from .ollama_store import Model, parameter_count
 
 Document = dict[str, Any]
 _SHAPES = {
@@ -99,29 +100,8 @@ def _each(values: Any) -> list[Any]:
 
 
 def _info(model: Model) -> Document:
-    facts, family = model.facts["simulated"], model.facts["model_family"]
-    heads = max(facts["kv_heads"], facts["embedding"] // facts["head_dim"])
-    pooling = {f"{family}.pooling_type": 1} if "embedding" in facts["capabilities"] else {}
-    info = {
-        "general.architecture": family,
-        "general.description": "SIMULATED by the provision lab",
-        "general.parameter_count": _count(model.facts["model_type"]),
-        f"{family}.attention.head_count": heads,
-        f"{family}.attention.head_count_kv": facts["kv_heads"],
-        f"{family}.attention.key_length": facts["head_dim"],
-        f"{family}.attention.value_length": facts["head_dim"],
-        f"{family}.block_count": facts["layers"],
-        f"{family}.context_length": facts["trained_context"],
-        f"{family}.embedding_length": facts["embedding"],
-        **pooling,
-    }
-    return dict(sorted(info.items()))
-
-
-def _count(parameters: str) -> int:
-    """The number of parameters of a text such as 1.8B or 137M."""
-    scale = {"M": 10**6, "B": 10**9}[parameters[-1]]
-    return round(float(parameters[:-1]) * scale)
+    count = parameter_count(model.facts["model_type"])
+    return ollama_gguf.metadata(model.facts["simulated"], model.facts["model_family"], count)
 
 
 def _tensors(facts: Document) -> Iterator[Document]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,13 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from . import ollama_gguf
 from .ollama_lab import log
 from .ollama_names import REGISTRY, full_name
 
 VERSION = Path("/usr/lib/ollama-simulated/version")
 _KIND = "application/vnd.ollama.image."
 _BLOB = 2 << 20
-_HEAD = b"SIMULATED by the provision lab: "
+_HEAD = b"GGUF"
+_NAMED = re.compile(f"{ollama_gguf.NOTE}: not the weights of (\\S+)\n".encode())
 
 
 @dataclass(frozen=True)
@@ -231,9 +234,9 @@ def layer_kind(name: str) -> str:
 def named_by_weights(path: Path) -> str:
     """The name of the model whose (simulated) weights a file holds; empty for another file."""
     with path.open("rb") as file:
-        line = file.readline(256)
-    words = line.removeprefix(_HEAD + b"not the weights of ").decode(errors="replace").split()
-    return words[0] if words and line.startswith(_HEAD) else ""
+        begin = file.read(4096)
+    found = _NAMED.search(begin)
+    return found[1].decode(errors="replace") if found and begin.startswith(_HEAD) else ""
 
 
 def layers_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -248,7 +251,8 @@ def published(name: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:
     if wanted not in CATALOGUE:
         return None
     model = CATALOGUE[wanted]
-    head = _HEAD + f"not the weights of {wanted}\n".encode()
+    facts = {**vars(model), "capabilities": list(model.capabilities)}
+    head = ollama_gguf.header(wanted, facts, model.family, parameter_count(model.parameters))
     weights = head + random.Random(wanted).randbytes(_BLOB - len(head))  # noqa: S311 - wanted: the same every time
     config = {
         "model_format": "gguf",
@@ -256,7 +260,7 @@ def published(name: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:
         "model_families": [model.family],
         "model_type": model.parameters,
         "file_type": "Q4_K_M",
-        "simulated": {**vars(model), "capabilities": list(model.capabilities)},
+        "simulated": facts,
     }
     bodies = [
         ("model", weights),
@@ -269,6 +273,12 @@ def published(name: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:
     reference = _layer("application/vnd.docker.container.image.v1+json", json.dumps(config).encode(), blobs)
     kind = "application/vnd.docker.distribution.manifest.v2+json"
     return {"schemaVersion": 2, "mediaType": kind, "config": reference, "layers": layers}, blobs
+
+
+def parameter_count(parameters: str) -> int:
+    """The number of parameters of a text such as 1.8B or 137M; 0 for an empty text."""
+    scale = {"M": 10**6, "B": 10**9}
+    return round(float(parameters[:-1]) * scale[parameters[-1]]) if parameters else 0
 
 
 def _layer(media_type: str, body: bytes, blobs: dict[str, bytes]) -> dict[str, Any]:
