@@ -13,6 +13,8 @@ from typing import Self
 
 READ_TIMEOUT = 20.0
 CHANGE_TIMEOUT = 120.0
+OUT_OF_TIME = 124  # exit code of timeout(1)
+SLOW = "where the host is only slow, raise timeout_factor in the inventory"
 
 
 class Script(str):
@@ -39,7 +41,8 @@ class Run:
     Args:
         words: the program and its arguments. Never a secret: every user of the host can read the words.
         stdin: standard input of the program; may hold secrets.
-        timeout: seconds after which the host ends the program (exit code 124).
+        timeout: seconds after which the host ends the program (exit code 124). `timeout_factor` of the host multiplies
+            the seconds.
         ok: exit codes of success; empty for any.
         title: shown to people in place of the words.
         job: a long command. A job runs detached on the host with its own log and survives a lost connection; its

@@ -214,7 +214,7 @@ class Draining:
     def _tested(self, host: Host, names: Sequence[str]) -> list[Drain]:
         session = self.context.setup.transport(host.connection, self._password)
         self._tests.append(session)
-        lease = self.context.lease(session)
+        lease = self.context.lease(session, host.connection.timeout_factor)
         admission = Admission(host, session, lease, self._roll, partial(self._say, host))
         outcomes = []
         for name in names:

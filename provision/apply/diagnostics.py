@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from provision.apply import proxied
-from provision.command import Answer, Command
+from provision.command import OUT_OF_TIME, SLOW, Answer, Command
 from provision.errors import CommandError, FactError, NotConvergedError, RefusedError
 from provision.inventory import Host
 from provision.plan.planner import Change, HostPlan
@@ -31,10 +31,12 @@ def command_failed(change: Change, command: Command, answer: Answer, host: Host 
         answer: the answer; the last lines of standard error are the evidence.
         host: the host, whose proxy may be the cause; None for no judgement of a proxy.
     """
-    reason = "took too long" if answer.exit == 124 else f"exited {answer.exit}"
+    late = answer.exit == OUT_OF_TIME
+    reason = "took too long" if late else f"exited {answer.exit}"
+    advice = (host and proxied.advice(host, answer.error)) or repair(answer.error)
     return CommandError(
         f"{change.step.id}: {command} {reason}",
-        f"{(host and proxied.advice(host, answer.error)) or repair(answer.error)}, {GO_ON}",
+        f"{advice}, {SLOW + ', ' if late else ''}{GO_ON}",
         step=change.step.id,
         command=str(command),
         exit_status=answer.exit,

@@ -73,7 +73,7 @@ class HostRun:
         self.plans: list[HostPlan] = []
         self.refused: Mapping[str, str] = {}
         """Instance -> the reason of the refusal, by the latest plan."""
-        self._lease = lease or context.lease(session)
+        self._lease = lease or context.lease(session, host.connection.timeout_factor)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
         self._planned_under_lock = False  # a lock taken by recovery comes without a read
         self._hurt = False  # whether a failed change may have hurt instances that were not taken out

@@ -26,12 +26,14 @@ from provision.inventory.variables import (
     CONNECTION,
     HOST,
     PASSWORD,
+    TIMEOUT_FACTOR,
     Reader,
 )
 
 SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
 MAX_JUMPS = 8
 TIMEOUT = 10.0  # seconds, Ansible's default
+MOST = 100  # of timeout_factor
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\+$-]{0,127}")
 _HOP = re.compile(
@@ -77,6 +79,7 @@ class Connections:
             password=reader.secret(PASSWORD),
             become=connection.user != "root" if become is None else become,
             become_password=reader.secret(BECOME_PASSWORD),
+            timeout_factor=self._factor(reader.text(TIMEOUT_FACTOR)),
             jumps=self._jumps(connection, options.get("proxyjump"), file),
         )
 
@@ -192,6 +195,15 @@ class Connections:
             return float(option.word)
         self._report(option, f"must be a number of seconds from 1 to 3600, not {clip(option.word)}")
         return TIMEOUT
+
+    def _factor(self, value: Value | None) -> int:
+        if value is None:
+            return 1
+        word = str(value.data)
+        if word.isascii() and word.isdigit() and 1 <= int(word[:9]) <= MOST:
+            return int(word)
+        self._problems.append(value.problem(f"must be a whole number from 1 to {MOST}, not {clip(word)}"))
+        return 1
 
     def _report(self, option: Option, message: str) -> None:
         self._problems.append(option.origin.problem(message))

@@ -33,6 +33,8 @@ _HEAD = """\
 #   ansible_host, ansible_port, ansible_user, ansible_password, ansible_ssh_private_key_file, ansible_timeout
 #   ansible_ssh_common_args: -o ProxyJump=USER@HOST:PORT -o UserKnownHostsFile=PATH -o ConnectTimeout=SECONDS
 #   ansible_become (default: yes unless the user is root), ansible_become_password
+#   timeout_factor (default: 1, at most 100): a whole number by which every time limit of a command is longer, for a
+#     host that is slow: under heavy load, behind a long link, or emulated
 all:
   vars:
     ansible_user: ops

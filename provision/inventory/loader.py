@@ -18,7 +18,7 @@ from provision.inventory.sshconfig import SshConfig
 from provision.inventory.unmapped import left_alone, nothing_to_do
 from provision.inventory.value import Value, dotted, layered, plain, usable
 from provision.inventory.varfiles import Levels, read_directory
-from provision.inventory.variables import PREFIX, PRIORITY, strangers
+from provision.inventory.variables import PREFIX, PRIORITY, TIMEOUT_FACTOR, strangers
 
 _INI_SECTION = re.compile(rb"^\s*\[[A-Za-z0-9_.-]+(?::(?:vars|children))?\]\s*(?:[#;].*)?$", re.MULTILINE)
 # A host under `retired` is still ours: a deploy removes everything that provision made there.
@@ -203,7 +203,7 @@ class _Loader:
                 yield role, settings
 
     def _is_own(self, name: str) -> bool:
-        return name not in self._roles and not name.startswith(PREFIX)
+        return name not in self._roles and name not in TIMEOUT_FACTOR and not name.startswith(PREFIX)
 
     def _look_over(self, variables: Mapping[str, Value]) -> None:
         """Warn of variables that look like a misspelt name."""
@@ -211,7 +211,10 @@ class _Loader:
             self._warn(variables[name], f"{name} has no effect here{hint}")
         for name in filter(self._is_own, variables):
             role = nearest(name, self._roles, cutoff=0.75)
-            if role:
+            limits = nearest(name, TIMEOUT_FACTOR, cutoff=0.75)
+            if limits:
+                self._warn(variables[name], f"{name} has no effect here; did you mean {limits}?")
+            elif role:
                 self._warn(variables[name], f"{name} is no role; did you mean {role}?")
             elif variables[name].file == extra.FILE:
                 self._warn(variables[name], f"{name} has no effect here: no role is called {name}")

@@ -29,6 +29,7 @@ class Connection:
         known_hosts: files of known host keys as absolute paths, first match wins; never empty, some may not exist.
         host_key_alias: the name to look up in known_hosts instead of the address, or empty.
         connect_timeout: seconds for one connection attempt.
+        timeout_factor: by how much the limits of commands on the machine are longer than usual; from 1 on.
         jumps: machines to go through, in order; each has no `jumps` of its own.
     """
 
@@ -42,6 +43,7 @@ class Connection:
     known_hosts: tuple[str, ...] = ()
     host_key_alias: str = ""
     connect_timeout: float = 10.0
+    timeout_factor: int = 1
     jumps: tuple["Connection", ...] = ()
 
 

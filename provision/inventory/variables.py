@@ -23,6 +23,8 @@ BECOME_METHOD = ("ansible_become_method",)
 BECOME_PASSWORD = ("ansible_become_password", "ansible_become_pass")
 CONNECTION = ("ansible_connection",)
 PRIORITY = ("ansible_group_priority",)
+TIMEOUT_FACTOR = ("timeout_factor",)
+"""Our own: Ansible has no time limit for a task."""
 
 KNOWN = frozenset(
     HOST + PORT + USER + KEY + TIMEOUT + ARGUMENTS + PASSWORD + BECOME + BECOME_USER + BECOME_METHOD

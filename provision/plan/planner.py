@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
-from provision.command import Answer, Command, Run
+from provision.command import OUT_OF_TIME, SLOW, Answer, Command, Run
 from provision.errors import FactError, HostError, RefusedError
 from provision.inventory import Mask
 from provision.plan.orphans import orphans
@@ -128,7 +128,10 @@ def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -
             facts = facts_of_host(answer.text, facts)
         except GARBLED as error:
             raise FactError(
-                f"the host facts cannot be read: {error}", exit_status=answer.exit, stderr=answer.error
+                f"the host facts cannot be read: {error}",
+                f"look at the host; {SLOW}" if answer.exit == OUT_OF_TIME else "look at the host",
+                exit_status=answer.exit,
+                stderr=answer.error,
             ) from error
     if inspect.command() in answers:
         try:
@@ -140,9 +143,11 @@ def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -
 
 
 def _unreadable(fact: Fact, answer: Answer, step: str, why: str) -> FactError:
+    late = answer.exit == OUT_OF_TIME
+    reason = f"no answer in {fact.command.timeout:g} s times timeout_factor" if late else ending(why, 1000)
     return FactError(
-        f"{step} cannot be read: {ending(why, 1000)}",
-        "look at the host; nothing was changed by this step",
+        f"{step} cannot be read: {reason}",
+        f"look at the host; {SLOW + '; ' if late else ''}nothing was changed by this step",
         step=step,
         command=str(fact.command),
         exit_status=answer.exit,

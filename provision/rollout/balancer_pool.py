@@ -53,7 +53,7 @@ class BalancerPool:
         self.reloads = 0
         """How often nginx has loaded marks that this run changed."""
         self._hide = Mask(host.secrets())
-        self._lease = context.lease(session)
+        self._lease = context.lease(session, host.connection.timeout_factor)
         self._performer = Performer(host.name, session, self._lease, context, self._say)
         self._updating = threading.Lock()  # an update is a read and a write
         self._failed: HostError | None = None  # error of the last update, if any

@@ -72,7 +72,7 @@ class Rollout:
     def _host(self, host: Host, roles: frozenset[str], become_password: str | None) -> HostPart:
         past = None if self.past is None else self.past.get(host.name, ())
         session = self.context.setup.transport(host.connection, become_password)
-        lease = self.context.lease(session)
+        lease = self.context.lease(session, host.connection.timeout_factor)
         traffic = HostTraffic(host, session, lease, self.roll, partial(self._say, host.name, Mask(host.secrets())))
         return HostPart(HostRun(host, session, self.context, roles, lease, traffic, past), traffic, Outcome(host.name))
 

@@ -91,6 +91,11 @@ class Context:
         """Return the journal of this run on a host."""
         return self.journals.setdefault(host, Journal(self.run_id, self.command, self.setup.paths, self.setup.who))
 
-    def lease(self, session: Transport) -> Lease:
-        """Make this run's lock on the host of a connection, not yet taken."""
-        return Lease(session, self.run_id, self.keeper, self.is_over, self.setup)
+    def lease(self, session: Transport, timeout_factor: int = 1) -> Lease:
+        """Make this run's lock on the host of a connection, not yet taken.
+
+        Args:
+            session: the connection.
+            timeout_factor: of the host, see `Connection`.
+        """
+        return Lease(session, self.run_id, self.keeper, self.is_over, self.setup, timeout_factor)

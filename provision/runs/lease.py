@@ -22,6 +22,7 @@ class Lease:
         keeper: renews the lease from the first successful `took` until the lock is given back.
         is_over: whether a run is over, as far as this machine knows: its lock is taken over at once.
         setup: of the run.
+        timeout_factor: by how much commands may take longer on the host.
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class Lease:
         keeper: LeaseKeeper,
         is_over: Callable[[str], bool] = lambda run: False,
         setup: Setup | None = None,
+        timeout_factor: int = 1,
     ) -> None:
         setup = setup or Setup()
+        self._factor = timeout_factor
         self.session = session
         self.run_id = run_id
         self.is_over = is_over
@@ -40,7 +43,7 @@ class Lease:
         """Seconds between two attempts while another run has the lock."""
         self.wanted: Callable[[], bool] = lambda: True
         """Whether the keeper renews the lease: an unused lease may expire."""
-        self.last_renewal = setup.timings.last_renewal
+        self.last_renewal = setup.timings.last_renewal * timeout_factor
         """Seconds that a renewal under way may take before the lock is given back in any case."""
         self.held = False
         """Whether the host may hold this run's lock."""
@@ -55,11 +58,12 @@ class Lease:
         """Return the command that takes or renews the lock; its answer goes to `took`.
 
         Args:
-            seconds: how long the next commands may take.
+            seconds: how long the next commands may take on a usual host.
             dead: id of a dead run whose lock to take over, or empty.
         """
         # Before the answer, because the answer may be lost; giving back a lock that is not ours does nothing.
         self.held = True
+        seconds *= self._factor
         self._covered = time.monotonic() + seconds
         return self._lock.acquire(self.run_id, seconds, dead)
 

@@ -129,19 +129,20 @@ def exit_status(channel: paramiko.Channel, deadline: float) -> int:
     return channel.recv_exit_status()
 
 
-def await_word(channel: paramiko.Channel, stderr: Collector, word: bytes) -> None:
+def await_word(channel: paramiko.Channel, stderr: Collector, word: bytes, seconds: float = BECOME_TIMEOUT) -> None:
     """Wait until the loader has started.
 
     Args:
         channel: the channel.
         stderr: reads standard error.
         word: the loader's first output.
+        seconds: the longest wait.
 
     Raises:
         HostError: sudo refuses, or does not answer.
     """
     seen = b""
-    deadline = time.monotonic() + BECOME_TIMEOUT
+    deadline = time.monotonic() + seconds
     while not seen.endswith(word):
         refusal = sudo_refusal(stderr.so_far().decode(errors="replace"))
         if refusal is not None:

@@ -18,6 +18,7 @@ from provision.inventory import Connection
 from provision.ssh import host_keys
 from provision.ssh.host_keys import KnownHostsOnly
 
+LOGIN_SECONDS = 20  # for sshd's part of a login, beyond the connection's own
 DEAD_PEER_MS = 30_000  # milliseconds until unacknowledged bytes are given up (TCP_USER_TIMEOUT)
 
 
@@ -43,7 +44,7 @@ def open_transport(target: Connection) -> paramiko.Transport:
         else:
             sock = _socket(target)
         transport = paramiko.Transport(sock)
-        transport.start_client(timeout=target.connect_timeout + 20)
+        transport.start_client(timeout=target.connect_timeout + LOGIN_SECONDS * target.timeout_factor)
     return transport
 
 
@@ -113,8 +114,8 @@ def _connect_kwargs(target: Connection, direct: bool) -> dict[str, Any]:
         "compress": True,  # scripts and answers are text: a third of the bytes; sshd may decline
         "look_for_keys": not target.key_files,
         "timeout": target.connect_timeout,
-        "banner_timeout": target.connect_timeout + 20,
-        "auth_timeout": target.connect_timeout + 20,
+        "banner_timeout": target.connect_timeout + LOGIN_SECONDS * target.timeout_factor,
+        "auth_timeout": target.connect_timeout + LOGIN_SECONDS * target.timeout_factor,
         "transport_factory": _Transport,
     }
     if target.key_files:  # fabric takes an empty list as not given, and fails on None

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from provision.command import Answer, Run
 from provision.ssh import host_paths, script
+from provision.ssh.time_limits import stretched
 
 RECONNECTS = 6
 TAIL = 64 * 1024  # bytes at the end of a log that are kept as evidence
@@ -56,10 +57,17 @@ class Follower:
         run: the job.
         on_line: gets every line of output once.
         jobs: the folder of jobs on the host.
+        timeout_factor: by how much every time limit is longer than usual. The folder of the job does not depend on it.
     """
 
-    def __init__(self, run: Run, on_line: Callable[[str], None], jobs: str = host_paths.DEFAULT.jobs) -> None:
-        self.run = run
+    def __init__(
+        self,
+        run: Run,
+        on_line: Callable[[str], None],
+        jobs: str = host_paths.DEFAULT.jobs,
+        timeout_factor: int = 1,
+    ) -> None:
+        self.run = stretched(run, timeout_factor)
         self.folder = folder(run, jobs)
         self.on_line = on_line
         self.seen = 0

@@ -69,13 +69,14 @@ def assemble(commands: Sequence[Run | Put], mark: str, *, stop: bool) -> bytes:
     return "\n".join(parts).encode()
 
 
-def longest(commands: Sequence[Run | Put]) -> float:
+def longest(commands: Sequence[Run | Put], factor: int = 1) -> float:
     """Return the seconds that the script may take on a host where every command hangs.
 
     Args:
         commands: as for `assemble`.
+        factor: by how much the writing of a file may take longer than usual.
     """
-    return sum(command.timeout if isinstance(command, Run) else PUT_TIMEOUT for command in commands)
+    return sum(command.timeout if isinstance(command, Run) else PUT_TIMEOUT * factor for command in commands)
 
 
 def _grouped(commands: Sequence[Run | Put], *, stop: bool) -> list[list[tuple[int, Run | Put]]]:

@@ -17,6 +17,7 @@ from typing import IO
 import fabric
 import paramiko
 
+from provision.command import SLOW
 from provision.errors import UnreachableError
 from provision.inventory import Connection
 from provision.ssh import channels, host_paths
@@ -58,7 +59,7 @@ class Session(ShellTransport):
         paths: HostPaths = host_paths.DEFAULT,
         dial: Dial = open_connection,
     ) -> None:
-        super().__init__(paths)
+        super().__init__(paths, connection.timeout_factor)
         self.connection = connection
         self.execs = 0
         self._dial = dial
@@ -133,7 +134,7 @@ class Session(ShellTransport):
             if not beside:
                 self.close()
             raise UnreachableError(
-                f"no answer within {limit_s:.0f} s", "look at the host, then run the command again"
+                f"no answer within {limit_s:.0f} s", f"look at the host, then run the command again; {SLOW}"
             ) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             if not beside:
@@ -150,7 +151,7 @@ class Session(ShellTransport):
         deadline = time.monotonic() + FREED
         while True:
             try:
-                channel = transport.open_session(timeout=channels.BECOME_TIMEOUT)
+                channel = transport.open_session(timeout=channels.BECOME_TIMEOUT * self.timeout_factor)
                 break
             except paramiko.SSHException:  # ChannelException comes only for the first of several refusals
                 if not transport.is_active() or (not self._channels and time.monotonic() > deadline):
@@ -186,7 +187,7 @@ class Session(ShellTransport):
         channels.start(channel, shlex.join(("sh", "-c", line)))
         stderr.start()
         channel.sendall(self._password.encode() + b"\n")
-        channels.await_word(channel, stderr, f"ready-{word}\n".encode())
+        channels.await_word(channel, stderr, f"ready-{word}\n".encode(), channels.BECOME_TIMEOUT * self.timeout_factor)
         return word.encode() + b"\n"
 
     def _connected(self, *, reopen: bool = True) -> fabric.Connection:

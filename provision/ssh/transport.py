@@ -15,6 +15,7 @@ from provision.errors import FactError, HostError, UnreachableError
 from provision.inventory import Connection
 from provision.ssh import channels, host_paths, jobs, script
 from provision.ssh.host_paths import HostPaths
+from provision.ssh.time_limits import stretched
 from provision.terminal_text import ending
 
 OUTPUT_LIMIT = 32 * 1024 * 1024  # bytes of output of one exec; a host that sends more is an error
@@ -100,10 +101,12 @@ class ShellTransport(ABC):
 
     Args:
         paths: the folders of runs on the host.
+        timeout_factor: by how much every time limit is longer than usual.
     """
 
-    def __init__(self, paths: HostPaths = host_paths.DEFAULT) -> None:
+    def __init__(self, paths: HostPaths = host_paths.DEFAULT, timeout_factor: int = 1) -> None:
         self.paths = paths
+        self.timeout_factor = timeout_factor
 
     @abstractmethod
     def exec(
@@ -142,8 +145,10 @@ class ShellTransport(ABC):
     def batch(self, commands: Sequence[Run | Put], *, stop: bool, beside: bool = False) -> list[Answer]:
         """Run commands in order, in one exec; see `Transport`."""
         mark = script.make_mark()
-        text = script.assemble(commands, mark, stop=stop)
-        out, err, _ = self.exec(text, script.longest(commands) + GRACE, beside=beside)
+        limited = [stretched(command, self.timeout_factor) for command in commands]
+        text = script.assemble(limited, mark, stop=stop)
+        seconds = script.longest(limited, self.timeout_factor) + GRACE * self.timeout_factor
+        out, err, _ = self.exec(text, seconds, beside=beside)
         answers = script.parse(out, err, mark, len(commands))
         complete = len(answers) == len(commands) or (stop and first_failure(commands, answers) is not None)
         if not complete:
@@ -159,10 +164,11 @@ class ShellTransport(ABC):
 
         A job outlives the connection. A few new connections follow the same job.
         """
-        follower = jobs.Follower(run, on_line, self.paths.jobs)
+        follower = jobs.Follower(run, on_line, self.paths.jobs, self.timeout_factor)
+        seconds = (run.timeout + GRACE) * self.timeout_factor
         for attempt in range(jobs.RECONNECTS + 1):
             try:
-                self.exec(follower.script(), run.timeout + GRACE, follower.feed)
+                self.exec(follower.script(), seconds, follower.feed)
             except UnreachableError:
                 if attempt == jobs.RECONNECTS or stopped():
                     raise
@@ -182,7 +188,7 @@ class ShellTransport(ABC):
         size = source.seek(0, os.SEEK_END)
         source.seek(0)
         words = ("sh", "-c", RECEIVE, "receive", path, f"{mode:04o}", owner, str(size))
-        _, err, code = self.exec(b"", TRANSFER_TIMEOUT, extra=source, program=words)
+        _, err, code = self.exec(b"", TRANSFER_TIMEOUT * self.timeout_factor, extra=source, program=words)
         if code:
             raise HostError(f"could not write {path}", stderr=err.decode(errors="replace"))
 
@@ -190,7 +196,7 @@ class ShellTransport(ABC):
         """Read a large file of the host; see `Transport`."""
         word = script.make_mark()
         text = f"printf '%s\\n' {word}; cat -- {shlex.quote(path)} && printf '\\n%s' {word}\n"
-        out, err, code = self.exec(text.encode(), TRANSFER_TIMEOUT, limit=1 << 30)
+        out, err, code = self.exec(text.encode(), TRANSFER_TIMEOUT * self.timeout_factor, limit=1 << 30)
         body = out.partition(f"{word}\n".encode())[2]
         if code or not body.endswith(f"\n{word}".encode()):
             raise FactError(f"could not read {path}", stderr=err.decode(errors="replace"))

@@ -149,7 +149,7 @@ class LateFacts:
 DOCKER_RUNS = f"""
 docker_runs() {{
   [ -d /run/systemd/system ] || return 0
-  for _ in $(seq {STARTING}); do
+  for _ in $(seq $(({STARTING} * ${{patience:-1}}))); do
     state=$(systemctl is-active docker.service)
     [ "$state" = activating ] || break
     sleep 1

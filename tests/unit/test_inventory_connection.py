@@ -69,6 +69,16 @@ def test_ansible_variables(home: Path) -> None:
     assert (found.connect_timeout, found.host_key_alias) == (3.0, "gpu")
 
 
+def test_the_time_limits_of_a_slow_host_are_a_variable_of_ours(home: Path) -> None:
+    found = loaded(home, {"timeout_factor": 12})
+    assert found.host("gpu-01").connection.timeout_factor == 12
+    assert (found.warnings, found.host("gpu-01").variables) == ((), {})
+    path = home / "site" / "inventory.yaml"
+    assert load(path, roles=ROLES, overrides=["timeout_factor=3"]).hosts[0].connection.timeout_factor == 3
+    [warning] = loaded(home, {"timeout_facter": 12}).warnings
+    assert warning.endswith("timeout_facter has no effect here; did you mean timeout_factor?")
+
+
 def test_root_needs_no_sudo_unless_ansible_become_says_so(home: Path) -> None:
     assert not connection(home, {"ansible_user": "root"}).become
     assert connection(home, {"ansible_user": "root", "ansible_become": "yes"}).become

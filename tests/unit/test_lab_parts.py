@@ -70,7 +70,7 @@ def test_an_emulated_host_gets_more_time_to_answer(monkeypatch, patience, second
     hosts = [SimpleNamespace(name=h.name, spec=h, address="10.213.7.11", patience=patience) for h in spec.hosts()]
     variables = sheet.inventory(Path("/lab"), spec, network, hosts)["all"]["vars"]
     assert variables.get("ansible_timeout") == seconds
-    assert variables["nvidia_toolkit"].get("smi_timeout") == ("180s" if seconds else None)
+    assert variables.get("timeout_factor") == (patience if seconds else None)
 
 
 def test_a_repository_has_the_hashes_of_its_packages(tmp_path, monkeypatch):

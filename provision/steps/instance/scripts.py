@@ -163,4 +163,4 @@ def restart(health: str, seconds: int) -> Script:
 
 
 def _wait(seconds: int) -> str:
-    return f'ready "$1" "$2" {seconds}\n'
+    return f'ready "$1" "$2" $(({seconds} * ${{patience:-1}}))\n'

@@ -133,7 +133,7 @@ accepting() { # the workers of before that still take requests: those that finis
 }
 uptime() { read -r now rest </proc/uptime; echo "${now%%.*}"; }
 wait_for() {
-  until=$(($(uptime) + 20))
+  until=$(($(uptime) + 20 * ${patience:-1}))
   while [ "$("$1")" != "$2" ]; do
     [ "$(uptime)" -lt "$until" ] || return 1
     sleep 0.02

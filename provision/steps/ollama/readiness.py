@@ -45,7 +45,7 @@ there() { # models
 at=$(at "$name")
 tries=0
 until curl --noproxy '*' -fsS -m 5 -o /dev/null "http://$at/api/version" 2>/dev/null; do
-  tries=$((tries + 1)); [ "$tries" -lt 20 ] || no 'does not answer /api/version'
+  tries=$((tries + 1)); [ "$tries" -lt $((20 * ${patience:-1})) ] || no 'does not answer /api/version'
   sleep 0.5
 done
 tries=0

@@ -360,7 +360,8 @@ if [ "$how" = restart ] || docker logs --since "$since" "$name" 2>&1 | grep -qi 
 fi
 tries=0
 until curl --noproxy '*' -fsS -m 3 -o /dev/null "http://$at/api/version" 2>/dev/null; do
-  tries=$((tries + 1)); [ "$tries" -lt 200 ] || { echo "$name does not answer on $at" >&2; exit 1; }
+  tries=$((tries + 1))
+  [ "$tries" -lt $((200 * ${patience:-1})) ] || { echo "$name does not answer on $at" >&2; exit 1; }
   sleep 0.3
 done
 """,
