@@ -27,6 +27,7 @@ ROWS = [
     {"ssh"},
     {"inventory", "render"},
     {"command", "events", "terminal_text"},
+    {"capacity"},
     {"errors"},
 ]
 STEPS = [
