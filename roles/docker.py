@@ -25,9 +25,11 @@ from provision.inventory import (
     shared_settings,
 )
 from provision.inventory.direct import without_proxy
+from provision.inventory.mirrors import Outside
 from provision.render import render
 from provision.steps import engines
 from provision.steps.base import Owned, Step
+from provision.steps.docker import image_room
 from provision.steps.docker.daemon_json import DockerConfig
 from provision.steps.docker.daemon_state import PROXY
 from provision.steps.docker.proxy import KIND, DockerProxy
@@ -140,6 +142,29 @@ OWNED: tuple[Owned, ...] = (
     OwnedFiles(globs=(PROXY,), kind=KIND),
     OwnedDropIns(name="docker.service"),
 )
+
+
+def mirrored(settings: Settings, mirrors: shared_settings.MirrorSettings) -> Mapping[str, Any]:
+    """Return the mirrors of Docker's repository and of Docker Hub."""
+    url = mirrors.url("docker")
+    return {"repository": url and url.address, "registry_mirrors": mirrors.hub}
+
+
+def outside(host: Host, inventory: Inventory) -> Iterator[Outside]:
+    """Yield Docker's repository, the mirrors of Docker Hub, and the registry of the image."""
+    if not host.gpu:
+        return
+    settings = host.of(Settings)
+    if settings.source == "docker":
+        base = settings.repository.rstrip("/")
+        key = shared_settings.mirror_key(host, "docker", "repository", "docker")
+        yield Outside(base, "packages", key, f"{base}/linux/{{distribution}}/dists/{{codename}}/InRelease")
+    for number, mirror in enumerate(settings.registry_mirrors):
+        key = shared_settings.mirror_key(host, "docker", "registry_mirrors", "images")
+        yield Outside(mirror, "images", f"{key}[{number}]", f"{mirror.rstrip('/')}/v2/")
+    if host.serving.image:
+        registry = image_room.parts(host.serving.image)[0]
+        yield Outside(registry, "images", f"{host.serving.engine}.image", f"{registry}/v2/")
 
 
 def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:

@@ -1,14 +1,15 @@
 """nginx from source: built once per platform in its own prefix, with our user, unit, logs and log rotation."""
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
 from provision.errors import Problem
-from provision.inventory import Host, Inventory, Name, Sha256, Text, Url, Version
+from provision.inventory import Host, Inventory, Name, Sha256, Text, Url, Version, shared_settings
 from provision.inventory import Settings as Base
+from provision.inventory.mirrors import Outside
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing
 from provision.render import render
@@ -200,6 +201,23 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
     users = [other.name for other in inventory.hosts if is_balancing(other, inventory)]
     if is_balancing(host, inventory) and name and name not in users:
         yield host.problem("nginx", ("build_host",), f"must be one of the balancers: {', '.join(users)}")
+
+
+def mirrored(settings: Settings, mirrors: shared_settings.MirrorSettings) -> Mapping[str, Any]:
+    """Return the address of the tarball at the mirror of nginx."""
+    base = mirrors.nginx.rstrip("/")
+    return {"url": f"{base}/nginx-{settings.version}.tar.gz" if base else ""}
+
+
+def outside(host: Host, inventory: Inventory) -> Iterator[Outside]:
+    """Yield the tarball of nginx and its patches."""
+    if not is_balancing(host, inventory):
+        return
+    settings = host.of(Settings)
+    url = settings.source.url
+    yield Outside(url, "source", shared_settings.mirror_key(host, "nginx", "url", "nginx"), url)
+    for number, patch in enumerate(settings.patches):
+        yield Outside(patch.url, "source", f"nginx.patches[{number}].url", patch.url)
 
 
 def waits_for(host: Host, inventory: Inventory) -> str:

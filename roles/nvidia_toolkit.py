@@ -1,7 +1,8 @@
 """The NVIDIA Container Toolkit, which lets Docker give cards to containers. Needs Docker, and a working driver."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from provision import inventory
 from provision.inventory import (
@@ -14,6 +15,7 @@ from provision.inventory import (
     duration_seconds,
     shared_settings,
 )
+from provision.inventory.mirrors import Outside
 from provision.render import render
 from provision.steps.base import Owned, Step
 from provision.steps.docker.service import GpuDriver
@@ -61,6 +63,20 @@ OWNED: tuple[Owned, ...] = (
     OwnedFiles(globs=(KEY,), kind="apt_key"),
     OwnedFiles(globs=(PREFERENCES,)),
 )
+
+
+def mirrored(settings: Settings, mirrors: shared_settings.MirrorSettings) -> Mapping[str, Any]:
+    """Return the mirror of NVIDIA's repository."""
+    url = mirrors.url("nvidia_toolkit")
+    return {"repository": url and url.address}
+
+
+def outside(host: Host, inventory: Inventory) -> Iterator[Outside]:
+    """Yield NVIDIA's repository."""
+    if host.gpu:
+        base = host.of(Settings).repository.rstrip("/")
+        key = shared_settings.mirror_key(host, "nvidia_toolkit", "repository", "nvidia_toolkit")
+        yield Outside(base, "packages", key, f"{base}/stable/deb/{{architecture}}/InRelease")
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:

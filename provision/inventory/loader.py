@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provision.errors import InventoryError, Problem
@@ -164,7 +164,8 @@ class _Loader:
         place = files.tree.places[name]
         inline = (mapping(value, self._problems) for value in files.tree.hosts[name])
         own = self._usable([*inline, *files.host_levels.get(name, [])])
-        variables = layered([self._group_variables(groups, files), *own, *files.extra], self._roles)
+        overriding = map(self._whole, files.extra)
+        variables = layered([self._group_variables(groups, files), *own, *overriding], self._roles)
         self._look_over(variables)
         names = tuple(group.name for group in groups if group.name != "all")
         sources = {role: variables.get(role) or _nothing(place, role) for role in self._roles}
@@ -188,7 +189,15 @@ class _Loader:
         return self._of_groups[key]
 
     def _usable(self, levels: Iterable[Mapping[str, Value]]) -> list[dict[str, Value]]:
-        return [{name: usable(value, self._problems) for name, value in level.items()} for level in levels]
+        return [self._whole({name: usable(value, self._problems) for name, value in level.items()}) for level in levels]
+
+    def _whole(self, level: Mapping[str, Value]) -> dict[str, Value]:
+        """Return the variables with the mapping for each text that stands for one (`Settings.SHORT`)."""
+        short = {name: cls.SHORT for name, cls in self._roles.items() if cls.SHORT}
+        return {
+            name: replace(value, data={short[name]: value}) if name in short and isinstance(value.data, str) else value
+            for name, value in level.items()
+        }
 
     def _check_priorities(self, levels: Iterable[Mapping[str, Value]]) -> None:
         for level in levels:

@@ -4,7 +4,7 @@ pydantic validates, because it reports every error with its path and imports in 
 """
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, field_validator
 from pydantic_core import CoreSchema
@@ -75,6 +75,9 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         hide_input_in_errors=True,
     )
+
+    SHORT: ClassVar[str] = ""
+    """The key for which a bare text in the place of the whole mapping stands; empty for none."""
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
         """Find problems between fields that are each right.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from provision.inventory.mirrors import MirrorUrl
 from provision.inventory.model import Host
 from provision.inventory.proxy import ProxyUrl
 
@@ -26,6 +27,24 @@ class ProxySettings(Protocol):
     @property
     def no_proxy(self) -> tuple[str, ...]:
         """Places to reach without the proxy."""
+
+
+class MirrorSettings(Protocol):
+    """The shared settings of the role `mirrors`."""
+
+    @property
+    def nginx(self) -> str:
+        """Folder of nginx's tarballs; empty for nginx's own."""
+
+    @property
+    def hub(self) -> tuple[str, ...]:
+        """Mirrors of Docker Hub."""
+
+    def url(self, name: str) -> MirrorUrl | None:
+        """Return the mirror of a repository, or None for the maker's own address."""
+
+    def has(self, key: str) -> bool:
+        """Return whether the section, with its preset, has an address under a key."""
 
 
 class DockerSettings(Protocol):
@@ -110,6 +129,26 @@ def proxy(host: Host) -> ProxySettings:
     """Return the shared settings of the role `proxy` on a host; no proxy for a host without such a section, which a
     program has made without the loader."""
     return cast(ProxySettings, host.settings.get("proxy", _Direct()))
+
+
+def mirrors(host: Host) -> MirrorSettings | None:
+    """Return the shared settings of the role `mirrors` on a host; None for a host without such a section, which a
+    program has made without the loader."""
+    return cast("MirrorSettings | None", host.settings.get("mirrors"))
+
+
+def mirror_key(host: Host, role: str, setting: str, mirror: str) -> str:
+    """Return the path of the setting that an address comes from.
+
+    Args:
+        host: the host.
+        role: the role of the setting.
+        setting: the setting of the role, which wins where the inventory has the setting.
+        mirror: the key of the section `mirrors` that stands for the setting.
+    """
+    source, given = host.sources.get(role), mirrors(host)
+    is_written = source is not None and isinstance(source.data, dict) and setting in source.data
+    return f"mirrors.{mirror}" if given and given.has(mirror) and not is_written else f"{role}.{setting}"
 
 
 def docker(host: Host) -> DockerSettings:

@@ -19,6 +19,8 @@ from provision.inventory import (
     shared_settings,
     topology,
 )
+from provision.inventory.mirrors import Outside
+from provision.plan import mirrored
 from provision.steps import facts
 from provision.steps.base import Fact, Owned, State, Step
 from provision.steps.docker import inspect
@@ -64,6 +66,16 @@ class Role(Protocol):
     @staticmethod
     def serving(settings: Any) -> Serving:
         """Return the settings for instances on a host that are no longer declared."""
+
+    @staticmethod
+    def mirrored(settings: Any, mirrors: Any) -> Mapping[str, Any]:
+        """Return setting -> address by the section `mirrors`, for settings that the inventory leaves unset."""
+        return {}
+
+    @staticmethod
+    def outside(host: Host, inventory: Inventory) -> Iterable[Outside]:
+        """Return the addresses outside the site that the role asks from a host."""
+        return ()
 
     @staticmethod
     def problems(host: Host, inventory: Inventory) -> Iterable[Problem]:
@@ -240,7 +252,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     """
     groups = frozenset(group for name in order() for group in _value(name, "GROUPS"))
     inventory = inventories.load(path, roles=sections(), overrides=overrides, groups=groups)
-    inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
+    addresses = {name: _value(name, "mirrored") for name in order()}
+    hosts = [mirrored.resolved(host, addresses) for host in inventory.hosts]
+    inventory = inventory.replace([with_instances(host) for host in hosts])
     warnings = [text for texts in _sentences("warnings", inventory).values() for text in texts]
     inventory = inventory.replace(inventory.hosts, *dict.fromkeys(warnings))
     problems = list(_fleet_problems(inventory))

@@ -192,6 +192,7 @@ PLACES = {
         "provision/actions/nginx_pin.py",
         "provision/report/nginx_pin.py",
         "roles/__init__.py",
+        "roles/mirrors.py",
         "roles/nginx.py",
         "roles/balancer.py",
         "templates/nginx/",

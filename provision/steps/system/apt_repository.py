@@ -17,6 +17,7 @@ from provision.steps.facts import HostFacts, live_facts
 from provision.steps.system import file_scan
 from provision.steps.system.file import FILE_WORDS, File, change_file, file_state
 from provision.steps.system.file_scan import Content, FileEntry
+from provision.steps.system.mirror_login import NETRC
 from provision.steps.system.openpgp import fingerprints
 from provision.steps.system.proxy import OUTSIDE
 from provision.steps.wording import Vocabulary, Words
@@ -27,6 +28,7 @@ KEYRINGS = "/etc/apt/keyrings/"
 FETCH = Script(
     "apt/fetch-key",
     OUTSIDE
+    + NETRC
     + r"""
 umask 022
 new=$1.provision-new
@@ -34,7 +36,7 @@ url=$(printf %s "$2" | sed "s/{distribution}/$(sed -n 's/^ID=//p' /etc/os-releas
 home=$(mktemp -d); trap 'rm -rf -- "$home"; rm -f -- "$new"' EXIT
 [ -d "$(dirname -- "$1")" ] || install -d -m 0755 -- "$(dirname -- "$1")"
 outside curl --fail --silent --show-error --location --connect-timeout 15 --max-time 60 --retry 2 \
-  --max-filesize 1000000 \
+  --max-filesize 1000000 $netrc \
   --output "$new" -- "$url" || { echo "the key could not be fetched from $url" >&2; exit 1; }
 found=$(gpg --homedir "$home" --batch --no-tty --quiet --with-colons --show-keys -- "$new" 2>"$home/why" |
   awk -F: '$1=="pub"{p=1} $1=="sub"{p=0} p&&$1=="fpr"{print $10; p=0}' | tr '\n' ' ')

@@ -15,6 +15,7 @@ ROOTS = (
     "/etc/provision",
     "/opt/provision/lib",
     "/etc/apt/apt.conf.d/0-provision-proxy",
+    "/etc/apt/auth.conf.d/provision-*",
     "/etc/apt/keyrings/provision-*",
     "/etc/apt/preferences.d/provision-*",
     "/etc/apt/sources.list",
