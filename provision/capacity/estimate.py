@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from provision.capacity import architectures
 from provision.capacity.cards import Card
 from provision.capacity.dimensions import Dimensions
+from provision.capacity.graph import Shape, compute_buffer
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -28,8 +29,6 @@ CUDA_CONTEXT = 457 * MIB
 MARGIN = 1024 * MIB
 """llama.cpp keeps so much of every card free, and moves layers to the CPU else (`LLAMA_ARG_FIT_TARGET`)."""
 _STATE_BYTES = 4
-_FLOAT = 4
-_HALF = 2
 
 
 @dataclass(frozen=True)
@@ -140,30 +139,35 @@ def cache_of_blocks(dimensions: Dimensions, request: Request) -> tuple[int, ...]
 
 
 def compute(dimensions: Dimensions, request: Request) -> int:
-    """Return the bytes of the compute buffer: the most that the tensors of one layer, or those of the last layer,
-    take for a batch.
+    """Return the bytes of the compute buffer: what the tensors of a batch take in ggml's allocator.
 
-    Source: llama.cpp `src/llama-graph.cpp` and `src/models`; the last layer as in ollama `fs/ggml/ggml.go` `GraphSize`.
+    Source: `provision/capacity/graph.py`.
 
     Args:
         dimensions: of the model.
         request: what to serve.
     """
     context = context_of_slot(dimensions, request)
-    tokens = min(request.batch, context * slots(dimensions, request))
-    keys, values = _query_lengths(dimensions)
-    width = 2 * dimensions.embedding
-    attention = width + dimensions.heads * (keys + values)
-    inner = width + 2 * dimensions.feed_forward
-    if dimensions.experts_used:
-        inner += dimensions.experts_used * dimensions.embedding
-    mask = context + _window_cells(dimensions, request)
-    masks = tokens * mask * (_FLOAT + _HALF)
-    if not dimensions.flash_attention:
-        attention += dimensions.heads * context
-    layer = _FLOAT * tokens * max(attention, inner) + masks
-    last = _FLOAT * tokens * (dimensions.embedding + dimensions.vocabulary)
-    return max(layer, last)
+    query, answer = _query_lengths(dimensions)
+    heads = 1 if dimensions.mla else max(dimensions.kv_heads)
+    return compute_buffer(
+        Shape(
+            tokens=min(request.batch, context * slots(dimensions, request)),
+            cells=context,
+            window_cells=_window_cells(dimensions, request),
+            windowed=dimensions.windowed or (False,) * dimensions.block_count,
+            flash_attention=dimensions.flash_attention,
+            embedding=dimensions.embedding,
+            heads=dimensions.heads,
+            query=query,
+            answer=answer,
+            keys=heads * query,
+            values=heads * answer,
+            inner=dimensions.feed_forward,
+            experts_used=dimensions.experts_used,
+            vocabulary=dimensions.vocabulary,
+        )
+    )
 
 
 def split(dimensions: Dimensions, request: Request, cards: Sequence[Card]) -> tuple[Estimate, ...] | None:
