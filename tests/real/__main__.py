@@ -30,6 +30,7 @@ PARTS = (
     "balancer",
     "clients",
     "loadtest",
+    "capacity",
     "engine",
     "docker",
     "toolkit",
