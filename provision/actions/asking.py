@@ -35,14 +35,15 @@ def on_each(
     return each(hosts, work, lambda host: setup.transport(host.connection, request.become_password), request.forks)
 
 
-def ask(request: Request, work: Callable[[Host, Transport], T]) -> Answers[T]:
+def ask(request: Request, work: Callable[[Host, Transport], T], *, served: bool = True) -> Answers[T]:
     """Ask every host that a request selects.
 
     Args:
         request: selects the hosts.
         work: asks one host; may raise HostError.
+        served: see `role_interface.load`.
     """
-    inventory = role_interface.load(request.inventory, request.overrides)
+    inventory = role_interface.load(request.inventory, request.overrides, served=served)
     answers = on_each(request, inventory.select(request.limit), work)
     errors = [answer for _, answer in answers if isinstance(answer, HostError)]
     return Answers(inventory, answers, exit_code.of_errors(errors))

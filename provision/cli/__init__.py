@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from provision.cli.caller import Caller
 
 COMMANDS = {
+    "facts": ("provision.cli.facts", "Show system, Docker, disks and cards of the hosts"),
     "plan": ("provision.cli.plan", "Show the changes of a deploy, and their cost"),
     "deploy": ("provision.cli.deploy", "Change the hosts to the state in the inventory"),
     "verify": ("provision.cli.verify", "Compare as plan does, then prove every step; change nothing"),

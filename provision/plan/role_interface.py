@@ -240,12 +240,13 @@ def sections() -> dict[str, type[Settings]]:
     return {**{name: role(name).Settings for name in order()}, "loadtest": inventories.LoadTest}
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
+def load(path: str, overrides: Sequence[str] = (), *, served: bool = True) -> Inventory:
     """Read an inventory and validate all of it.
 
     Args:
         path: the inventory file.
         overrides: `-e` words: `role.key=value` or `@FILE`.
+        served: whether every gpu host needs an instance; False for a look at hosts before anybody knows their cards.
 
     Raises:
         InventoryError: with every problem of the inventory.
@@ -257,7 +258,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Inventory:
     inventory = inventory.replace([with_instances(host) for host in hosts])
     warnings = [text for texts in _sentences("warnings", inventory).values() for text in texts]
     inventory = inventory.replace(inventory.hosts, *dict.fromkeys(warnings))
-    problems = list(_fleet_problems(inventory))
+    problems = list(_fleet_problems(inventory, served=served))
     if problems:
         raise InventoryError(problems, inventory.warnings)
     advice, accepted = (_sentences(name, inventory) for name in ("advice", "accepted"))
@@ -291,11 +292,11 @@ def _sentences(attribute: str, inventory: Inventory) -> dict[str, tuple[str, ...
     return {name: tuple(sentences) for name, sentences in texts.items() if sentences}
 
 
-def _fleet_problems(inventory: Inventory) -> Iterator[Problem]:
+def _fleet_problems(inventory: Inventory, *, served: bool) -> Iterator[Problem]:
     for host in inventory.hosts:
         for name in order():
             yield from _value(name, "problems")(host, inventory)
-        if host.gpu and not host.instances:
+        if served and host.gpu and not host.instances:
             yield host.problem(declaring(host), ("instances",), f"{host.name} is in the group gpu and has no instance")
         several = [name for name, instances in _declared(host).items() if instances]
         for name in several[1:]:

@@ -88,8 +88,30 @@ ERRORS = {
 
 _LISTED = re.compile(r"GPU ([0-9]{1,4}): (.{0,200}) \(UUID: (GPU-[0-9A-Za-z-]{1,64})\)")
 _UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,64}")
+_MIG = re.compile(r" {1,8}MIG (\S{1,40}) +Device +[0-9]{1,4}: \(UUID: (MIG-[0-9A-Za-z/-]{1,100})\)")
+_PROFILE = re.compile(r"(?:[0-9]c\.)?[0-9]g\.([0-9]{1,4})gb(?:\+\S{1,20})?")
+_OF_PROFILE = 0.95  # docs/facts.md#mig: a device of 5 GB has 4864 MiB
 _INDEX = re.compile(r"[0-9]{1,4}")
 _BROKEN = re.compile(r"requires reset|is lost", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class MigDevice:
+    """A part of a card in MIG mode, which a container gets like a card.
+
+    Args:
+        uuid: `MIG-...`; a new device gets a new UUID.
+        profile: its size in slices and memory, such as `3g.40gb`.
+    """
+
+    uuid: str
+    profile: str
+
+    @property
+    def memory_mib(self) -> int:
+        """The least memory in MiB by the name of the profile; 0 for an unknown name."""
+        match = _PROFILE.fullmatch(self.profile)
+        return int(int(match[1]) * 1024 * _OF_PROFILE) if match else 0
 
 
 @dataclass(frozen=True)
@@ -188,6 +210,27 @@ def _listed(line: str) -> Card | None:
     """The card of a line of `nvidia-smi -L`, which has an index, a name and a UUID only."""
     match = _LISTED.fullmatch(line.strip())
     return Card(int(match[1]), match[3], match[2], "", 0.0, 0) if match else None
+
+
+def is_card_uuid(text: str) -> bool:
+    """Whether a text has the form of a card's UUID."""
+    return _UUID.fullmatch(text) is not None
+
+
+def mig_devices(listed: Iterable[str]) -> dict[str, tuple[MigDevice, ...]]:
+    """UUID of a card -> its MIG devices, of all cards with such devices.
+
+    Args:
+        listed: output of `nvidia-smi -L`, in which the devices of a card follow the card.
+    """
+    devices: dict[str, tuple[MigDevice, ...]] = {}
+    card = ""
+    for line in listed:
+        if match := _LISTED.fullmatch(line.strip()):
+            card = match[3]
+        elif card and (match := _MIG.fullmatch(line.rstrip())):
+            devices[card] = (*devices.get(card, ()), MigDevice(match[2], match[1]))
+    return devices
 
 
 def _complaint(exit_code: int, complaint: str, cards: Sequence[str]) -> str:

@@ -39,3 +39,20 @@ def test_the_program_answers_as_recorded(built: Built, tmp_path: Path, noted: No
     assert smi_cases.recorded(notes) == case["answers"]
     assert [smi_cases.shown(card) for card in found.cards] == case["cards"]
     noted.evidence = found.driver_error or f"{len(found.cards)} cards"
+
+
+DETAILS = {name: case for name, case in smi_cases.cases(smi_cases.DETAILS).items() if case["source"] == "recorded"}
+
+
+@pytest.mark.parametrize("name", DETAILS)
+def test_the_program_tells_the_details_as_recorded(built: Built, tmp_path: Path, noted: Noted, name: str) -> None:
+    noted.judge("nvidia-smi", nvidia_smi.VERSION)
+    case = DETAILS[name]
+    notes, host = tmp_path / "notes", tmp_path / "host"
+    notes.mkdir()
+    host.mkdir()
+    variables = case.get("stand_in", {})
+    found = smi_cases.details(host, smi_cases.recording(built.program, library(built, name), notes, variables))
+    assert smi_cases.recorded(notes) == case["answers"]
+    assert {uuid: smi_cases.shown(card) for uuid, card in found.cards.items()} == case["details"]
+    noted.evidence = f"{len(found.cards)} cards"

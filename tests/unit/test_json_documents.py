@@ -1,6 +1,7 @@
 """The JSON document of every command, on success and on failure, against the schema that is shipped."""
 
 import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from provision import actions, cli
 from provision.actions.draining import Drain
+from provision.actions.facts import DockerFacts, Facts, HostReport
 from provision.actions.history import History, RunStory
 from provision.actions.lock import Locks
 from provision.actions.results import Answers, DrainResult, RollbackPlan, RollbackResult
@@ -26,7 +28,7 @@ from provision.loadtest.drive import Ended, Load
 from provision.loadtest.measure import Tally, summary
 from provision.loadtest.profile import Profile
 from provision.loadtest.verdict import Verdict
-from provision.report import console, drain, history, lock, rollback, trust
+from provision.report import console, drain, facts, history, lock, rollback, trust
 from provision.report.plan import Detail
 from provision.rollout.outcome import Outcome
 from provision.runs.history import ChangeRecord, Entry, Story
@@ -34,6 +36,11 @@ from provision.runs.lock import Holder
 from provision.runs.log import Log
 from provision.runs.rollback_plan import Left, Undo
 from provision.ssh.trust import Key
+from provision.steps.card_details import CardDetails, Details, Report
+from provision.steps.docker.gpu_processes import Application, Listing
+from provision.steps.facts import Card, HostFacts
+from provision.steps.nvidia_smi import MigDevice
+from provision.steps.system.machine import FileSystem, Machine
 from tests import json_page
 
 from . import test_actions
@@ -220,7 +227,9 @@ def test_an_inventory_with_faults(document, tmp_path, words):
 
 
 @pytest.mark.parametrize(
-    "words", [["plan"], ["lock", "acquire"], ["inventory", "check"], ["trust"], ["loadtest"], ["history"]], ids=" ".join
+    "words",
+    [["plan"], ["facts"], ["lock", "acquire"], ["inventory", "check"], ["trust"], ["loadtest"], ["history"]],
+    ids=" ".join,
 )
 def test_wrong_usage(document, words):
     found = document(*words, "--json", "--no-such-option")
@@ -289,6 +298,28 @@ def test_locks(printed, command):
     hosts = [(HOST, by_run), (HOST, by_hand), (HOST, None), (LB, LockedError("locked"))]
     lock.show(command, Locks(FLEET, hosts, 6, lambda run: LOG), as_json=True)
     assert [host["lock"] and host["lock"]["left"] for host in printed()["hosts"]] == [600, None, None, None]
+
+
+def test_facts(printed):
+    card = Card(0, "GPU-1", "H100", "590", 9.0, 81559)
+    details = CardDetails(devices=(MigDevice("MIG-1", "3g.40gb"),), reports=(Report("", "0000:01:00", 79, "x"),))
+    users = Listing((Application("GPU-1", 1, "ollama", "ollama1", None, "root"),))
+    disks = (FileSystem("/", "ext4", 2, 1),)
+    known = HostReport(
+        HostFacts(cards=(card,)),
+        Machine(disks=disks),
+        DockerFacts("absent"),
+        Details({"GPU-1": details}, details.reports),
+        users,
+        {"ollama1": "ollama1"},
+    )
+    facts.show(Facts(FLEET, [(HOST, known), (LB, LOST)], 4), as_json=True)
+    whole, lost = printed()["hosts"]
+    assert (lost["result"], lost["facts"]) == ("unreachable", None)
+    assert whole["facts"]["cards"][0]["processes"][0]["instance"] == "ollama1"
+    unknown = dataclasses.replace(known, processes=None, details=Details())
+    facts.show(Facts(FLEET, [(HOST, unknown)], 0), as_json=True)
+    assert printed()["hosts"][0]["facts"]["cards"][0]["processes"] is None
 
 
 def test_host_keys(printed):

@@ -37,8 +37,8 @@ STEPS = [
     {"docker", "nginx"},
     {"system"},
     {
-        *("base", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "live", "nginx_paths"),
-        *("proof", "room", "speed", "wording"),
+        *("base", "card_details", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "live"),
+        *("nginx_paths", "proof", "room", "speed", "wording"),
     },
 ]
 HOMES = {

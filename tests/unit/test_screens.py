@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from provision.actions import DeployResult, Pace, Plan, Request, VerifyResult
+from provision.actions.facts import DockerFacts, Facts, HostReport
 from provision.actions.history import History, RunStory
 from provision.actions.lock import Locks
 from provision.apply import diagnostics
@@ -22,6 +23,7 @@ from provision.events import Event
 from provision.plan import role_interface
 from provision.plan.planner import Change, HostPlan, make_change
 from provision.plan.role_interface import Entry
+from provision.report import facts as facts_report
 from provision.report import history as history_report
 from provision.report import lock as lock_report
 from provision.report import plan as plan_report
@@ -35,10 +37,14 @@ from provision.runs.history import ChangeRecord, Story
 from provision.runs.history import Entry as Run
 from provision.runs.log import Log
 from provision.steps.base import Check
+from provision.steps.card_details import CardDetails, Details, Report
+from provision.steps.docker.gpu_processes import Application, Listing
 from provision.steps.facts import Card, HostFacts
 from provision.steps.instance.container import Container
 from provision.steps.nginx.build import Build
+from provision.steps.nvidia_smi import MigDevice
 from provision.steps.ollama.engine import OLLAMA
+from provision.steps.system.machine import FileSystem, Machine
 from provision.verify.checks import HostResult, StepResult
 from provision.verify.failure import CONNECTION
 
@@ -393,3 +399,49 @@ def test_the_locks_that_a_killed_run_left():
     hosts = [(first, holder), (second, None), (third, holder)]
     with screen("killed-run-locks"):
         lock_report.show("lock status", Locks(inventory(), hosts, 0, lambda holder: dead_run()), as_json=False)
+
+
+GIB = 2**30
+CARD, HALF = "GPU-2a5a1a52-9d0c-4a3e-8d34-0d8f4f7a0001", "GPU-2a5a1a52-9d0c-4a3e-8d34-0d8f4f7a0002"
+
+
+def report(cards=(), driver_error="", details=(), processes=None, **docker):
+    system = {"distribution": "debian", "version": "13", "codename": "trixie", "architecture": "amd64"}
+    disks = (FileSystem("/", "ext4", 98 * GIB, 35 * GIB), FileSystem("/srv/models", "xfs", 1800 * GIB, 9 * GIB))
+    return HostReport(
+        HostFacts(cards=cards, driver_error=driver_error, **system),
+        Machine("6.12.48+deb13-amd64", 64, 504 * GIB, 480 * GIB, 86400, disks, "1.20.0-1"),
+        DockerFacts(**docker),
+        Details(dict(details)),
+        processes,
+        {"ollama1": "ollama1"},
+    )
+
+
+def test_the_facts_of_a_broken_fleet():
+    first, second, third = inventory().hosts
+    cards = (
+        Card(0, CARD, "NVIDIA GeForce RTX 4080 SUPER", "590.48.01", 8.9, 16376, persistent=False),
+        Card(1, HALF, "NVIDIA H100 80GB HBM3", "590.48.01", 9.0, 81559, mig=True, persistent=True),
+    )
+    xid = Report("2026-11-30T02:15:00+0000", "0000:01:00", 79, "pid=4242, name=ollama, GPU has fallen off the bus.")
+    devices = (MigDevice("MIG-6a1f0c11-0d5e-5c3e-9d2c-2f2a3f4b0001", "3g.40gb"),)
+    details = {
+        CARD: CardDetails("00000000:01:00.0", 596, 15348, 320.0, reports=(xid,)),
+        HALF: CardDetails("00000000:02:00.0", 59, 81022, 700.0, True, 0, "Default", True, False, "Reset", devices),
+    }
+    processes = (
+        Application(CARD, 4242, "ollama", "ollama1", 15000, "root"),
+        Application(CARD, 99, "kwin_wayland", "", 25, "alice"),
+    )
+    whole = report(cards, "", details, Listing(processes), state="running", version="29.1.3", cgroup_driver="systemd")
+    broken = report(
+        (),
+        "the NVIDIA driver is not loaded: NVIDIA-SMI has failed because it couldn't communicate with "
+        "the NVIDIA driver.",
+        state="stopped",
+        snap=True,
+    )
+    lost = UnreachableError("10.0.0.5:22 refuses the connection", "is sshd running?")
+    with screen("broken-fleet-facts"):
+        facts_report.show(Facts(inventory(), [(first, whole), (second, broken), (third, lost)], 4), as_json=False)

@@ -10,9 +10,12 @@ import base64
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
-from provision.steps import nvidia_smi
+from provision.command import READ_TIMEOUT, Answer, Run, Script, look
+from provision.steps import facts, nvidia_smi
 
+TITLE = "processes on the cards"
 MOST = 256  # processes to look up
 LIMIT = 30  # seconds for nvidia-smi
 DONE = "(exit code 0)"
@@ -191,3 +194,50 @@ def _program(shown: str, comm: str) -> str:
     name = (words[0].rpartition("/")[2].rstrip(":") if words else "") or comm  # `tmux:` in a list is YAML's mapping
     printable = "".join(letter if letter.isprintable() else "?" for letter in name[:128])
     return printable.strip() or "a program"
+
+
+# The processes alone, with the names of Docker's containers and of our instances, for a look at a host that asks no
+# instance. A Docker that does not run is not asked, so its containers have no names then.
+_SCRIPT = rf"""
+{SHELL.strip()}
+{facts.DOCKER_RUNS.strip()}
+names() {{
+  timeout {LIMIT} docker ps -a --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}} {{{{.Label "provision.instance"}}}}'
+}}
+applications
+if command -v docker >/dev/null 2>&1 && docker_runs; then names 2>/dev/null </dev/null | head -c 200000; fi
+echo end
+"""
+
+
+@cache
+def command() -> Run:
+    """Return the read-only command whose answer `read` understands."""
+    timeout = READ_TIMEOUT + 3 * LIMIT + facts.STARTING
+    return look(Script("cards/processes", _SCRIPT), title=TITLE, timeout=timeout, slow=True)
+
+
+def read(answer: Answer) -> tuple[Listing | None, Mapping[str, str]]:
+    """Parse the answer to `command`.
+
+    Args:
+        answer: the answer.
+
+    Returns:
+        the processes, or None where nvidia-smi lists none; and name of a container -> its instance of provision.
+    """
+    containers: dict[str, str] = {}
+    instances: dict[str, str] = {}
+    parts = ""
+    for line in answer.text.splitlines():
+        words = line.split(" ")
+        if words[:2] == ["host", "applications"]:
+            parts += words[-1]
+        elif len(words) == 3 and _ID.fullmatch(words[0]):
+            name = words[1].partition(",")[0][:128]
+            containers[words[0]] = name
+            instances |= {name: words[2][:128]} if words[2] else {}
+    try:
+        return parse(parts, containers), instances
+    except ValueError:  # the answer was cut inside a part
+        return None, instances

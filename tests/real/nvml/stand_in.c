@@ -7,6 +7,11 @@
  *   NVML_UNKNOWN     index of a card without a handle: error 999, "Unknown Error"
  *   NVML_RESET, NVML_GONE, NVML_ODD   index of a card whose memory is error 16, 15 or 999
  *   NVML_MIG         MIG mode, 0 or 1; not supported without the variable
+ *   NVML_MIG_NEXT    MIG mode after a reset, 0 or 1; as NVML_MIG without the variable
+ *   NVML_DEVICES     number of MIG devices of each card (0)
+ *   NVML_ECC         ECC mode, 0 or 1; not supported without the variable
+ *   NVML_ECC_ERRORS  uncorrected ECC errors since the driver was loaded (0)
+ *   NVML_POWER       limit of the power in milliwatts; not supported without the variable
  *   NVML_PERSISTENCE persistence mode, 0 or 1; not supported without the variable
  *   NVML_NAME        name of the cards
  *
@@ -20,8 +25,10 @@ enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, LOST = 15, RESET =
 typedef struct { unsigned long long total, free, used; } memory;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2;
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_info;
+typedef struct { unsigned version, domain, bus, device, id, subsystem, class, subclass; char bus_id[32]; } pci_info_ext;
 
 static int cards[MOST];
+static int devices[MOST][MOST]; /* the MIG devices of each card */
 
 static int number(const char *name, int otherwise) {
     const char *text = getenv(name);
@@ -59,15 +66,23 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **card) {
     return OK;
 }
 
+/* The place of a MIG device among all, or -1 for a card. */
+static int place_of(void *card) {
+    int *place = card, *first = &devices[0][0];
+    return place >= first && place < first + MOST * MOST ? (int)(place - first) : -1;
+}
+
 int nvmlDeviceGetIndex(void *card, unsigned *index) { *index = (unsigned)index_of(card); return OK; }
 int nvmlDeviceGetUUID(void *card, char *text, unsigned length) {
-    snprintf(text, length, "GPU-0000000%d-1111-2222-3333-444444444444", index_of(card));
+    int place = place_of(card);
+    if (place >= 0)
+        snprintf(text, length, "MIG-0000%02d%02d-5555-6666-7777-888888888888", place / MOST, place % MOST);
+    else snprintf(text, length, "GPU-0000000%d-1111-2222-3333-444444444444", index_of(card));
     return OK;
 }
 int nvmlDeviceGetName(void *card, char *text, unsigned length) {
     const char *name = getenv("NVML_NAME");
-    (void)card;
-    snprintf(text, length, "%s", name ? name : "NVIDIA L40S");
+    snprintf(text, length, "%s%s", name ? name : "NVIDIA L40S", place_of(card) < 0 ? "" : " MIG 3g.40gb");
     return OK;
 }
 int nvmlDeviceGetCudaComputeCapability(void *card, int *major, int *minor) {
@@ -90,9 +105,39 @@ int nvmlDeviceGetMemoryInfo_v2(void *card, memory_v2 *m) {
 }
 int nvmlDeviceGetMigMode(void *card, unsigned *now, unsigned *pending) {
     (void)card;
-    *now = *pending = (unsigned)number("NVML_MIG", 0);
+    *now = (unsigned)number("NVML_MIG", 0);
+    *pending = (unsigned)number("NVML_MIG_NEXT", (int)*now);
     return getenv("NVML_MIG") ? OK : NOT_SUPPORTED;
 }
+int nvmlDeviceIsMigDeviceHandle(void *card, unsigned *is_device) { *is_device = place_of(card) >= 0; return OK; }
+int nvmlDeviceGetMaxMigDeviceCount(void *card, unsigned *count) { (void)card; *count = 7; return OK; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void *card, unsigned index, void **device) {
+    if ((int)index >= number("NVML_DEVICES", 0) || index >= MOST) return NOT_FOUND;
+    *device = &devices[index_of(card)][index];
+    return OK;
+}
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *device, void **card) {
+    *card = &cards[place_of(device) / MOST];
+    return OK;
+}
+int nvmlDeviceGetEccMode(void *card, unsigned *now, unsigned *pending) {
+    (void)card;
+    *now = *pending = (unsigned)number("NVML_ECC", 0);
+    return getenv("NVML_ECC") ? OK : NOT_SUPPORTED;
+}
+int nvmlDeviceGetTotalEccErrors(void *card, int type, int counter, unsigned long long *count) {
+    (void)card, (void)type, (void)counter;
+    *count = (unsigned long long)number("NVML_ECC_ERRORS", 0);
+    return getenv("NVML_ECC") ? OK : NOT_SUPPORTED;
+}
+int nvmlDeviceGetPowerManagementMode(void *card, unsigned *mode) { (void)card; *mode = 1; return OK; }
+int nvmlDeviceGetPowerManagementLimit(void *card, unsigned *limit) {
+    (void)card;
+    *limit = (unsigned)number("NVML_POWER", 0);
+    return getenv("NVML_POWER") ? OK : NOT_SUPPORTED;
+}
+int nvmlDeviceGetEnforcedPowerLimit(void *card, unsigned *limit) { return nvmlDeviceGetPowerManagementLimit(card, limit); }
+int nvmlDeviceGetComputeMode(void *card, unsigned *mode) { (void)card; *mode = 0; return OK; }
 int nvmlDeviceGetPersistenceMode(void *card, unsigned *mode) {
     (void)card;
     *mode = (unsigned)number("NVML_PERSISTENCE", 0);
@@ -104,6 +149,13 @@ int nvmlDeviceGetPciInfo_v3(void *card, pci_info *pci) {
     snprintf(pci->legacy, sizeof pci->legacy, "0000:%02X:00.0", bus);
     snprintf(pci->bus_id, sizeof pci->bus_id, "00000000:%02X:00.0", bus);
     pci->bus = bus;
+    return OK;
+}
+int nvmlDeviceGetPciInfoExt(void *card, pci_info_ext *pci) {
+    unsigned version = pci->version;
+    memset(pci, 0, sizeof *pci);
+    pci->version = version, pci->bus = (unsigned)index_of(card) + 1;
+    snprintf(pci->bus_id, sizeof pci->bus_id, "00000000:%02X:00.0", pci->bus);
     return OK;
 }
 
