@@ -345,7 +345,7 @@ def test_load_tests(printed):
 )
 @pytest.mark.parametrize("words", [["plan"], ["inventory", "show"], ["lock", "status"]])
 def test_a_bug_and_ctrl_c_are_documents_too(inventory, tmp_path, words, raised, code, said):
-    text = f"import provision.plan.role_interface as s\ndef load(*_): raise {raised}\ns.load = load\n"
+    text = f"import provision.plan.role_interface as s\ndef load(*_, **__): raise {raised}\ns.load = load\n"
     (tmp_path / "sitecustomize.py").write_text(text)
     argv = [sys.executable, "-m", "provision", *words, "--json", "-i", inventory]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
