@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from provision import inventory
-from provision.inventory import Host, Inventory, Url
-from provision.inventory.mirrors import PRESETS, MirrorUrl, netloc
+from provision.inventory import Host, Inventory, ModelName, Url
+from provision.inventory.mirrors import PRESETS, MirrorUrl, RegistryName, netloc
 from provision.inventory.settings import KeyPath
 from provision.steps.base import Owned, Step
 from provision.steps.system.file import OwnedFiles
@@ -41,13 +41,25 @@ class Settings(inventory.Settings):
     """Mirrors of Docker Hub, tried in order before Docker Hub. Docker takes no login for a mirror. Null: the
     preset's."""
 
+    model_registry: RegistryName | Literal[""] = ""
+    """Registry for all models without a registry in their name: `HOST:PORT`, which has `library/NAME:TAG` and so on.
+    Clients go on using the short name. What the registry must answer: docs/models.md."""
+    models: Annotated[dict[ModelName, ModelName], Field(max_length=1000)] = {}  # noqa: RUF012 - pydantic copies defaults
+    """Model -> name under which the model is pulled, such as a name at modelscope.cn. Clients go on using the name of
+    the model. The bytes are those of the mirror: see `models.digests`."""
+
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
-        """Yield two logins for one machine, which curl would not tell apart."""
+        """Yield two logins for one machine, which curl would not tell apart, and names that lead nowhere."""
         logins = {}
         for name in ("docker", "nvidia_toolkit"):
             url = self.url(name)
             if url and url.login and logins.setdefault(netloc(url.address).partition(":")[0], url.login) != url.login:
                 yield (name,), "has another login than the other mirror at the same host: use one login for both"
+        for name, source in self.models.items():
+            if name == source:
+                yield ("models", name), "is its own mirror: leave the entry out"
+            elif source in self.models:
+                yield ("models", name), f"comes from {source}, which has an entry of its own: name the last one"
 
     def url(self, name: str) -> MirrorUrl | None:
         """Return the mirror of a repository, or None for the maker's own address.

@@ -3,20 +3,32 @@
 `ollama.models` declares the models; this role brings them to the instances.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from provision.inventory import Duration, Host, Inventory, ModelName, Sha256, duration_seconds, shared_settings
+from provision.inventory import (
+    Duration,
+    Host,
+    Instance,
+    Inventory,
+    ModelName,
+    Sha256,
+    duration_seconds,
+    shared_settings,
+)
 from provision.inventory import Settings as Base
+from provision.inventory.mirrors import Outside
 from provision.steps import engines
 from provision.steps.base import Owned, Step
+from provision.steps.ollama.alias import Alias, LeavingAliases, OwnedAliases
 from provision.steps.ollama.engine import OLLAMA
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.model import LeavingModels, Model, OwnedModels
 from provision.steps.ollama.server_state import DEFAULT_REGISTRY, canonical, parts
+from provision.steps.ollama.source_name import source_name
 
 SERVES = BRINGS_MODELS = True
 # Public registries that answer as Ollama needs; Ollama's own documentation names them.
@@ -56,25 +68,67 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         inventory: the whole inventory.
     """
     settings = host.of(Settings)
-    digests = {canonical(name): digest for name, digest in settings.digests.items()}
-    for served in (instance for instance in host.instances if engines.of(instance) is OLLAMA):
-        models = [
-            Model(
+    for served in _served(host):
+        sources = {name: source_of(host, name) for name in served.models}
+        models = list(_models(host, served, sources))
+        yield from models
+        aliases = [
+            Alias(
                 instance=served.name,
                 name=name,
+                source=source,
                 storage=served.storage,
-                digest=digests.get(canonical(name), ""),
-                tries=settings.tries,
-                stall=round(duration_seconds(settings.stall)),
-                insecure=settings.insecure and has_own_registry(name),
-                data_root=shared_settings.docker(host).data_root or "",
+                digest=_digest(settings, name, source),
+                after=("service:docker", f"container:{served.name}", f"model:{served.name}/{source}"),
             )
-            for name in served.models
+            for name, source in sources.items()
+            if canonical(name) != canonical(source)
         ]
-        yield from models
+        yield from aliases
         if settings.resident and models:
-            after = ("service:docker", f"container:{served.name}", *(model.id for model in models))
+            ids = [step.id for step in (*models, *aliases)]
+            after = ("service:docker", f"container:{served.name}", *ids)
             yield Resident(instance=served.name, models=served.models, after=after)
+
+
+def _served(host: Host) -> list[Instance]:
+    return [instance for instance in host.instances if engines.of(instance) is OLLAMA]
+
+
+def source_of(host: Host, model: str) -> str:
+    """Return the name under which the instances of a host pull a model: its own, or a mirror's.
+
+    Args:
+        host: the host.
+        model: the name for clients.
+    """
+    mirrors = shared_settings.mirrors(host)
+    return source_name(model, mirrors.models, mirrors.model_registry) if mirrors else model
+
+
+def _models(host: Host, served: Instance, sources: Mapping[str, str]) -> Iterator[Model]:
+    """Yield every model of an instance, once, by the name under which the instance pulls the model."""
+    settings = host.of(Settings)
+    pulled: dict[str, tuple[str, str]] = {}
+    for name, source in sources.items():
+        pulled.setdefault(canonical(source), (name, source))
+    for name, source in pulled.values():
+        yield Model(
+            instance=served.name,
+            name=source,
+            storage=served.storage,
+            digest=_digest(settings, name, source),
+            tries=settings.tries,
+            stall=round(duration_seconds(settings.stall)),
+            insecure=settings.insecure and has_own_registry(source),
+            data_root=shared_settings.docker(host).data_root or "",
+        )
+
+
+def _digest(settings: Settings, *names: str) -> str:
+    """Return the declared digest of a model, under the name for clients or under the mirror's."""
+    digests = {canonical(name): digest for name, digest in settings.digests.items()}
+    return next((digests[name] for name in map(canonical, names) if name in digests), "")
 
 
 def has_own_registry(model: str) -> bool:
@@ -85,7 +139,7 @@ def has_own_registry(model: str) -> bool:
 def advice(host: Host, inventory: Inventory) -> Iterator[str]:
     """Yield how the registries of the models have to answer, which shows only at a pull, and needless settings."""
     settings = host.of(Settings)
-    models = [name for instance in host.instances if engines.of(instance) is OLLAMA for name in instance.models]
+    models = [source_of(host, name) for instance in _served(host) for name in instance.models]
     own = {parts(name)[0]: name for name in models if has_own_registry(name)}
     images = _image_registries(host)
     for registry, model in own.items():
@@ -109,4 +163,19 @@ def _image_registries(host: Host) -> set[str]:
     return mirrors | ({image} if slash and ("." in image or ":" in image) else set())
 
 
-OWNED: tuple[Owned, ...] = (LeavingModels(), OwnedModels())
+def outside(host: Host, inventory: Inventory) -> Iterator[Outside]:
+    """Yield the registry of each model."""
+    mirrors = shared_settings.mirrors(host)
+    names = {canonical(name) for name in (mirrors.models if mirrors else ())}
+    for instance in _served(host):
+        for name in instance.models:
+            source = source_of(host, name)
+            registry, space, model, tag = parts(source)
+            plain = host.of(Settings).insecure and has_own_registry(source)
+            base = f"{'http' if plain else 'https'}://{registry}"
+            key = f"mirrors.models.{name}" if canonical(name) in names else "mirrors.model_registry"
+            key = key if canonical(source) != canonical(name) else "ollama.models"
+            yield Outside(base, "models", key, f"{base}/v2/{space}/{model}/manifests/{tag}")
+
+
+OWNED: tuple[Owned, ...] = (LeavingAliases(), LeavingModels(), OwnedAliases(), OwnedModels())

@@ -6,15 +6,15 @@ Sources of the presets, which nobody has tried from here: docs/facts.md#mirrors.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import AfterValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from provision.inventory.proxy import ProxyUrl
 from provision.inventory.secret import Secret
-from provision.inventory.types import is_url
+from provision.inventory.types import is_host, is_url
 
 LONGEST = 1000
 WANTED = (
@@ -23,6 +23,7 @@ WANTED = (
 )
 _URL = re.compile(r"(https?://)(?:([A-Za-z0-9._~!*+,=%-]+:[A-Za-z0-9._~!*+,=%-]+)@)?([^@]+)")
 _WRONG_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_REGISTRY = re.compile(r"([A-Za-z0-9][A-Za-z0-9.-]*)(?::([0-9]{1,5}))?")
 _BREAKS_NETRC = re.compile(r"[\s\"'\\#]")
 
 Purpose = Literal["packages", "source", "images", "models"]
@@ -88,6 +89,18 @@ def _is_mirror(text: str) -> bool:
     login = unquote(match[2] or "")
     whole = login.isprintable() and not _BREAKS_NETRC.search(login) and not _WRONG_ESCAPE.search(match[2] or "")
     return whole and is_url(match[1] + match[3]) and not set("?#") & set(match[3])
+
+
+def _registry_name(value: str) -> str:
+    match = _REGISTRY.fullmatch(value) if len(value) <= 260 else None
+    if match is None or not is_host(match[1]) or not 0 < int(match[2] or 1) <= 65535:
+        message = "must be a registry such as models.example:5000, without http:// and without a path"
+        raise ValueError(message)
+    return value
+
+
+RegistryName = Annotated[str, AfterValidator(_registry_name)]
+"""`HOST` or `HOST:PORT` of a registry, as in the name of an image or of a model."""
 
 
 @dataclass(frozen=True)

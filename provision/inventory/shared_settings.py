@@ -40,6 +40,14 @@ class MirrorSettings(Protocol):
     def hub(self) -> tuple[str, ...]:
         """Mirrors of Docker Hub."""
 
+    @property
+    def model_registry(self) -> str:
+        """Registry for models without a registry in their name; empty for Ollama's."""
+
+    @property
+    def models(self) -> Mapping[str, str]:
+        """Model -> name under which the model is pulled."""
+
     def url(self, name: str) -> MirrorUrl | None:
         """Return the mirror of a repository, or None for the maker's own address."""
 

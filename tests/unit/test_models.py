@@ -26,7 +26,7 @@ from provision.steps.nvidia_smi import Card
 from provision.steps.ollama import server_state
 from provision.steps.ollama.loaded_models import Resident
 from provision.steps.ollama.loaded_proof import QUESTION
-from provision.steps.ollama.model import Model, human, pull_progress
+from provision.steps.ollama.model import Model, OwnedModels, human, pull_progress
 from provision.steps.speed import Speed
 from provision.steps.system import content
 
@@ -553,7 +553,7 @@ def test_stall_is_bounded() -> None:
 
 
 def test_the_models_of_a_leaving_instance_go_first_and_superseded_models_go_last() -> None:
-    leaving, staying = role.OWNED
+    leaving, staying = (finder for finder in role.OWNED if isinstance(finder, OwnedModels))
     found = {"model:ollama1/a": {}, "model:ollama2/a": {}}
     declared = {"container:ollama1", "model:ollama1/b"}
     assert [(one.last, [i for i in found if i not in one.kept(found, declared)]) for one in (leaving, staying)] == [

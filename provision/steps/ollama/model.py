@@ -297,8 +297,12 @@ class OwnedModels(Owned):
     last: ClassVar[bool] = True
 
     def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Keeps the models of instances that go: see `LeavingModels`."""
-        return [step_id for step_id in things if not _stays(step_id, declared)]
+        """Keeps the models of instances that go (`LeavingModels`), and a name that is an alias by now."""
+        return [
+            step_id
+            for step_id in things
+            if f"alias:{step_id.partition(':')[2]}" in declared or not _stays(step_id, declared)
+        ]
 
     def fact(self) -> Fact:
         """Looks at every instance's files."""

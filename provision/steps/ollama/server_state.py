@@ -20,6 +20,7 @@ from provision.steps.docker.probe import Probe
 from provision.steps.instance.container_state import cards_of
 
 __all__ = [
+    "ALIAS",
     "MARKS",
     "MENDED",
     "PROBE",
@@ -37,6 +38,7 @@ __all__ = [
 MARKS = "provision-models"
 """The folder beside an instance's `models/`, with a file for each model that we pulled."""
 MENDED = ".mended"  # ends the name of a file beside a mark: start times of the servers that ran while a blob was mended
+ALIAS = ".alias"  # ends the name of an alias' mark, which has the alias and the name of the model
 BLOB = r"sha256-[0-9a-f]{64}"  # the name of a blob file
 DEFAULT_KEEP_ALIVE = "5m"
 MIB = 1 << 20
@@ -72,6 +74,7 @@ class Server:
         blobs: blob file -> size in bytes.
         wrong: blob file -> sha256 of its wrong bytes, by the last hash.
         marked: models that we pulled.
+        aliases: names that we gave models, each with the name of its model.
         stale: names of the marks of models with a blob mended while this server ran.
         holding: whether its processes hold the memory of the cards that it claims for its loaded models.
     """
@@ -92,6 +95,7 @@ class Server:
     blobs: Mapping[str, int] = field(default_factory=dict)
     wrong: Mapping[str, str] = field(default_factory=dict)
     marked: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
     stale: frozenset[str] = frozenset()
     holding: Holding = field(default_factory=Holding)
 
@@ -190,6 +194,7 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
     tags, loaded = map(models, _bodies(item))
     marks = {path: content.decode(errors="replace") for path, content in _below(inside, f"{MARKS}/").items()}
     mended = {path: content for path, content in marks.items() if path.endswith(MENDED)}
+    aliases = {path: content.split() for path, content in marks.items() if path.endswith(ALIAS)}
     return Server(
         status=item["status"],
         at=at,
@@ -206,7 +211,8 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
         manifests={path: _manifest(text) for path, text in _below(inside, "models/manifests/").items()},
         blobs=_below(docker.blobs, f"{folder}/models/blobs/"),
         wrong=_below(docker.damaged, f"{folder}/models/blobs/"),
-        marked=tuple(sorted(text.strip() for path, text in marks.items() if path not in mended)),
+        marked=tuple(sorted(text.strip() for path, text in marks.items() if path not in {*mended, *aliases})),
+        aliases=dict(sorted((words[0], words[1]) for words in aliases.values() if len(words) == 2)),
         stale=frozenset(
             path.removesuffix(MENDED) for path, text in mended.items() if item.get("started") in text.splitlines()
         ),

@@ -1,0 +1,239 @@
+"""A second name for a model on one instance: a model pulled under a mirror's name is served under its own.
+
+Ollama copies the manifest, and the blobs stay shared: a removed alias takes no blob along that another name has
+(docs/facts.md#ollama-api). A mark beside the marks of models tells that an alias is ours.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from provision.command import Command, Script, sh
+from provision.steps.base import (
+    Answer,
+    BlockedError,
+    Check,
+    Fact,
+    Owned,
+    PutBack,
+    State,
+    Step,
+    UnreadableError,
+)
+from provision.steps.facts import HostFacts
+from provision.steps.instance import storage
+from provision.steps.ollama import scripts, server_state
+from provision.steps.ollama.server_state import ALIAS, MARKS, Servers
+from provision.steps.wording import Vocabulary, Words
+
+KIND = "alias"
+
+# $1 container, $2 alias, $3 the model's name, $4 request, $5 name of the mark.
+COPY = Script(
+    "ollama/copy",
+    scripts.PLACE
+    + scripts.REASON
+    + rf"""
+answer=$(mktemp); trap 'rm -f "$answer"' EXIT
+at=$(at "$1"); folder=$(folder "$1")
+code=$(printf '%s' "$4" | curl --noproxy '*' -sS -m 60 -o "$answer" -w '%{{http_code}}' --data-binary @- \
+  "http://$at/api/copy") || code=000
+if [ "$code" != 200 ]; then
+  echo "$1 could not give $3 the name $2 (it answered $code): $(reason "$answer")" >&2
+  exit 1
+fi
+umask 077
+mkdir -p "$folder/{MARKS}"
+printf '%s %s\n' "$2" "$3" >"$folder/{MARKS}/$5"
+""",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alias(Step):
+    """An instance serves a model under a second name, with the same bytes.
+
+    Args:
+        instance: name of the instance.
+        name: the name for clients.
+        source: the name under which the model is pulled.
+        storage: storage of the instance's models: `volume`, or a directory of the host.
+        digest: sha256 of the model's manifest, if declared.
+        after: ids of steps that change the model.
+    """
+
+    words: ClassVar[Vocabulary] = {
+        "same": Words("other bytes than under the mirror's name"),
+        "digest": Words("other bytes under this name", "digest", unless=("same",)),
+    }
+
+    instance: str
+    name: str
+    source: str
+    storage: str = storage.VOLUME
+    digest: str = ""
+    after: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`alias:INSTANCE/NAME`."""
+        return f"{KIND}:{self.instance}/{self.name}"
+
+    @property
+    def part_of(self) -> str:
+        """Its instance."""
+        return self.instance
+
+    @property
+    def compared_as(self) -> str:
+        """The model: instances with and without a mirror must have the same bytes under its name."""
+        return f"model:{self.name}"
+
+    def fact(self) -> Fact:
+        """Asks every server of the host at once."""
+        return Fact(server_state.command(), lambda answer: self._state(server_state.read(answer)))
+
+    def want(self, facts: HostFacts, have: State) -> State:
+        """The bytes of the model, with the declared digest if any."""
+        return {"same": True, **({"digest": self.digest} if self.digest else {})}
+
+    def commands(self, have: State, want: State) -> Sequence[Command]:
+        """Copies the name, or has the server delete the name. The blobs stay where another name has them."""
+        mark = server_state.mark(self.name) + ALIAS
+        if want is None:
+            request = {"model": self.name}
+            unload = json.dumps({**request, "keep_alive": 0, "stream": False})
+            words = (self.instance, self.name, json.dumps(request), unload, mark)
+            title = f"delete the name {self.name} from {self.instance}"
+            return [sh(scripts.DELETE, *words, server_state.manifest_path(self.name), title=title, timeout=300)]
+        body = json.dumps({"source": self.source, "destination": self.name})
+        title = f"serve {self.source} as {self.name} from {self.instance}"
+        return [sh(COPY, self.instance, self.name, self.source, body, mark, title=title, timeout=90)]
+
+    def irrevocable(self, before: State, after: State) -> str:
+        """As with a model: a rollback deletes no name that clients may use by now."""
+        if before is None:
+            return f"a rollback deletes no name of a model; the next deploy deletes {self.name} unless it is declared"
+        return f"the name {self.name} was deleted; the model stays, if declared" if after is None else "the name stays"
+
+    def follows(self, put_back: PutBack) -> Step | None:
+        """Itself, if its instance comes back: without the name there is nothing to load or to test."""
+        return self if f"container:{self.instance}" in put_back.recreated else None
+
+    def impact(self, have: State, want: State) -> str:
+        """The name that clients use; no download."""
+        if want is None:
+            return f"deletes the name {self.name} from {self.instance}; bytes that another name has stay"
+        return f"serves {self.source} as {self.name}"
+
+    def check(self, live: Any) -> Iterator[Check]:
+        """The server has the name, with the bytes that the mirror's name has."""
+        yield from self.proofs(server_state.read_live(live))
+
+    def proofs(self, servers: Servers) -> Iterator[Check]:
+        """Return the proofs by the state of the host's servers."""
+        try:
+            state = self._state(servers)
+        except (BlockedError, UnreadableError) as error:
+            yield Check("name present", str(error), True)
+            return
+        yield Check("name present", state is not None, True)
+        if state is not None:
+            yield Check(f"same bytes as {self.source}", state["digest"], state["source"] or "no such model")
+            yield Check("digest", state["digest"], self.digest or state["digest"], compared=True)
+
+    def _state(self, servers: Servers) -> State:
+        server = servers.by_name.get(self.instance)
+        if server is None and self.storage == storage.VOLUME and self.instance not in servers.volumes:
+            return None
+        tags = servers.answering(self.instance).tags or {}
+        entry, source = (tags.get(server_state.canonical(name)) for name in (self.name, self.source))
+        if entry is None:
+            return None
+        digest, of_source = (str((each or {}).get("digest", "")).removeprefix("sha256:") for each in (entry, source))
+        return {"same": bool(digest) and digest == of_source, "digest": digest, "source": of_source}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkedAlias(Alias):
+    """An alias of ours, by its mark: known even if its server is stopped.
+
+    Args:
+        leaves: whether its instance goes too: then the instance must be out of the upstream before the name goes.
+    """
+
+    source: str = ""
+    leaves: bool = False
+
+    def disrupts(self, have: State, want: State) -> frozenset[str]:
+        """Its instance, if the instance goes."""
+        return frozenset({self.instance} if self.leaves and want is None else ())
+
+    def fact(self) -> Fact:
+        """Looks at every instance's files."""
+        return Fact(server_state.command(), lambda answer: self._marked(server_state.read(answer)))
+
+    def _marked(self, servers: Servers) -> State:
+        server = servers.by_name.get(self.instance)
+        return {"ours": True} if server and self.name in server.aliases else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedAliases(Owned):
+    """Finds the aliases that we made. They go last, as models do (`model.OwnedModels`).
+
+    A name that is declared as a model by now keeps its bytes.
+    """
+
+    last: ClassVar[bool] = True
+
+    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+        """Keeps the aliases of instances that go, and the names of declared models."""
+        return [step_id for step_id in things if _is_model(step_id, declared) or not _stays(step_id, declared)]
+
+    def fact(self) -> Fact:
+        """Looks at every instance's files."""
+        return Fact(server_state.command(), self._parse)
+
+    def step(self, step_id: str) -> Step:
+        """An alias to delete."""
+        instance, _, name = step_id.partition(":")[2].partition("/")
+        return MarkedAlias(instance=instance, name=name)
+
+    @staticmethod
+    def _parse(answer: Answer) -> State:
+        by_name = server_state.read(answer).by_name
+        folders = [server.folder for server in by_name.values()]
+        return {
+            f"{KIND}:{instance}/{name}": {"ours": True}
+            for instance, server in by_name.items()
+            for name in server.aliases
+            if folders.count(server.folder) == 1
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeavingAliases(OwnedAliases):
+    """Finds the aliases of instances that are no longer declared. They go first, while there is a server to ask."""
+
+    last: ClassVar[bool] = False
+
+    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
+        """Keeps the aliases of instances that stay."""
+        return [step_id for step_id in things if _stays(step_id, declared)]
+
+    def step(self, step_id: str) -> Step:
+        """An alias to delete with its instance."""
+        instance, _, name = step_id.partition(":")[2].partition("/")
+        return MarkedAlias(instance=instance, name=name, leaves=True)
+
+
+def _stays(step_id: str, declared: Collection[str]) -> bool:
+    """Whether the instance of an alias is declared."""
+    return f"container:{step_id.partition(':')[2].partition('/')[0]}" in declared
+
+
+def _is_model(step_id: str, declared: Collection[str]) -> bool:
+    """Whether the name is declared as a model of the instance by now."""
+    return f"model:{step_id.partition(':')[2]}" in declared
