@@ -23,7 +23,7 @@ from tests.real.noted import Noted
 from tests.unit import test_capacity_sizes as recorded
 
 WRITE = os.environ.get("PROVISION_GOLDEN") == "write"
-SCRIPT = Path(__file__).with_name("random_model.py")
+SCRIPT = Path(__file__).with_name("random_model") / "write.py"
 ABOUT = """\
 The sizes of {model} in the log of Ollama {version}, CPU, flash attention; in MiB.
 Written by PROVISION_GOLDEN=write .venv/bin/python -m tests.real capacity"""

@@ -1,4 +1,4 @@
-"""Writes a small model with random weights: `python random_model.py ARCHITECTURE FILE`. Needs PyPI's gguf.
+"""Writes a small model with random weights: `python write.py ARCHITECTURE FILE`. Needs PyPI's gguf.
 
 The widths are in the ratio of real models of the architecture: four or seven query heads share a head of keys.
 """
