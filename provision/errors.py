@@ -8,6 +8,7 @@
         UnreachableError           4  no connection, or a lost connection
           HostKeyError             4  the host's key is unknown or has changed
         RefusedError               3  the host is not as the inventory says, or a thing on the host is not ours
+          UnfitError               7  a model does not fit the memory of its cards
         FactError                  3  an answer could not be read
         CommandError               3  a command failed: its words, exit code and stderr
         NotConvergedError          3  every command ran, and the host still differs
@@ -143,6 +144,12 @@ class HostKeyError(UnreachableError):
 
 class RefusedError(HostError):
     """The host is not as the inventory says, or something on the host belongs to somebody else."""
+
+
+class UnfitError(RefusedError):
+    """A model does not fit the memory of its cards, by an estimate."""
+
+    exit_code = 7
 
 
 class FactError(HostError):

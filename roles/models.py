@@ -122,6 +122,11 @@ def _models(host: Host, served: Instance, sources: Mapping[str, str]) -> Iterato
             stall=round(duration_seconds(settings.stall)),
             insecure=settings.insecure and has_own_registry(source),
             data_root=shared_settings.docker(host).data_root or "",
+            gpus=served.gpus,
+            context=served.context,
+            parallel=served.parallel,
+            cache_type=served.cache_type,
+            at_once=served.at_once,
         )
 
 

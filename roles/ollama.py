@@ -259,6 +259,9 @@ def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
             storage=storage.place(item.storage, settings.storage, name),
             models=_models(settings, item),
             parallel=item.num_parallel or settings.num_parallel,
+            context=item.context_length or settings.context_length,
+            cache_type=_value(settings, item, "kv_cache_type") or "f16",
+            at_once=_value(settings, item, "max_loaded_models") or max(1, len(_models(settings, item))),
             weight=item.weight,
             **vars(serving(settings)),
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from provision.errors import UnfitError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -58,6 +60,8 @@ def of_outcomes(outcomes: Sequence[HostOutcome]) -> int:
     results = {outcome.result for outcome in outcomes}
     if "stopped" not in results and _has_bug(outcomes):
         return 1
+    if "stopped" not in results and any(isinstance(outcome.error, UnfitError) for outcome in outcomes):
+        return UnfitError.exit_code
     return next((code for result, code in EXIT_BY_RESULT if result in results), 0)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from provision.runs.setup import Setup
 
 FORKS = 32
+FORCE_FIT = "--force-fit"
 RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{4}"
 
 
@@ -30,6 +31,7 @@ class Request:
         become_password: sudo's password, or None for the password in the inventory.
         user: login name; empty for the user in the inventory.
         private_key: path of the key for the login; empty for the key in the inventory.
+        force_fit: whether models are deployed that do not fit their cards by an estimate.
         setup: how hosts are reached and where runs keep files there; None for SSH and the usual folders.
 
     Raises:
@@ -45,6 +47,7 @@ class Request:
     become_password: str | None = field(default=None, repr=False)
     user: str = ""
     private_key: str = ""
+    force_fit: bool = False
     setup: Setup | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

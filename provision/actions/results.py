@@ -130,8 +130,8 @@ class DeployResult(RunResult["Outcome"]):
 
     @property
     def remarks(self) -> list[str]:
-        """The warnings of the hosts' clocks, and the advice about roles that the plan changes."""
-        return [*self.clocks, *advice(self.inventory, self.outcomes)]
+        """The warnings of the hosts' clocks, the forced instances, and the advice about roles that the plan changes."""
+        return [*self.clocks, *forced(self.outcomes), *advice(self.inventory, self.outcomes)]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -210,6 +210,11 @@ class Answers(Generic[T]):
 def clocks(outcomes: Sequence[Outcome]) -> list[str]:
     """Return a warning for each host whose clock and this machine's differ."""
     return [outcome.clock for outcome in outcomes if outcome.clock]
+
+
+def forced(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a warning for each instance that an operator forced onto cards without room, by an estimate."""
+    return [f"{outcome.host}: forced by --force-fit: {why}" for outcome in outcomes for why in outcome.forced]
 
 
 def advice(inventory: Inventory, outcomes: Sequence[Outcome]) -> list[str]:

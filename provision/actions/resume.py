@@ -4,12 +4,13 @@ import dataclasses
 
 from provision.actions.asking import on_each, setup_of
 from provision.actions.pace import Pace
-from provision.actions.request import Request, run_id_of
+from provision.actions.request import FORCE_FIT, Request, run_id_of
 from provision.errors import HostError, LockedError, UsageError
 from provision.inventory import Host
 from provision.plan import role_interface
 from provision.runs import history
 from provision.runs.history import Story
+from provision.runs.journal import kind_of
 from provision.runs.log import Log, Logs, default_folder
 from provision.ssh.transport import Transport
 
@@ -30,7 +31,7 @@ def resumed(request: Request, pace: Pace, run: str) -> tuple[Request, Pace]:
     if log is None:
         _known_to_hosts(request, run)
         return request, pace
-    if log.command != "deploy":
+    if kind_of(log.command) != "deploy":
         raise UsageError(
             f"run {run} is no deploy but a {log.command}",
             "repeat that command to go on where the run ended",
@@ -50,7 +51,12 @@ def resumed(request: Request, pace: Pace, run: str) -> tuple[Request, Pace]:
 
 def _request_of(request: Request, log: Log) -> Request:
     return dataclasses.replace(
-        request, inventory=log.inventory, limit=log.limit, tags=log.tags, skip_tags=log.skip_tags
+        request,
+        inventory=log.inventory,
+        limit=log.limit,
+        tags=log.tags,
+        skip_tags=log.skip_tags,
+        force_fit=request.force_fit or FORCE_FIT in log.command.split(),
     )
 
 
@@ -88,7 +94,7 @@ def _known_to_hosts(request: Request, run: str) -> None:
         if isinstance(answer, LockedError):
             raise answer
     stories = [answer for _, answer in answers if answer is not None and not isinstance(answer, HostError)]
-    commands = {story.entry.command for story in stories}
+    commands = {kind_of(story.entry.command) for story in stories}
     if not commands:
         raise UsageError(f"neither this machine nor these hosts know a run {run}", "`provision history` lists the runs")
     if commands - {"deploy", ""}:

@@ -15,7 +15,7 @@ from provision.actions import exit_code
 from provision.actions.asking import setup_of
 from provision.actions.exit_code import HostOutcome
 from provision.actions.pace import Pace
-from provision.actions.request import Request
+from provision.actions.request import FORCE_FIT, Request
 from provision.actions.results import Plan, RunResult
 from provision.artifacts import store
 from provision.events import Event, Listener
@@ -88,6 +88,7 @@ class RunSession:
             lock_wait=pace.lock_wait,
             kind=kind,
             words=words,
+            force_fit=request.force_fit,
             confirmed=confirmed or {},
             setup=setup_of(request),
         )
@@ -196,7 +197,8 @@ def session_over_hosts(
     roles = role_choice.choose(request.tags, request.skip_tags)
     hosts = selection(inventory, inventory.select(request.limit), roles)
     plans = confirmed.by_host if confirmed else {}
-    session = RunSession(request, pace, "deploy", inventory, roles, listen, run_id=run_id, confirmed=plans)
+    words = (FORCE_FIT,) if request.force_fit else ()
+    session = RunSession(request, pace, "deploy", inventory, roles, listen, words=words, run_id=run_id, confirmed=plans)
     if not confirmed:
         warn_of(inventory, listen)
     counted = pace.counted(len(hosts))

@@ -1,12 +1,12 @@
 """Errors of a change, each with its evidence and the operator's next action. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from provision.apply import proxied
 from provision.command import OUT_OF_TIME, SLOW, Answer, Command
-from provision.errors import CommandError, FactError, NotConvergedError, RefusedError
+from provision.errors import CommandError, FactError, NotConvergedError, RefusedError, UnfitError
 from provision.inventory import Host
 from provision.plan.planner import Change, HostPlan
 from provision.steps.base import BlockedError, State
@@ -109,12 +109,19 @@ def unknown(step: str, when: str, blocked: BlockedError) -> FactError:
     )
 
 
-def refused(instances: Mapping[str, str]) -> RefusedError:
+def refused(instances: Mapping[str, str], unfit: Collection[str] = ()) -> RefusedError:
     """Make the error of a host with refused instances that is otherwise well.
 
     Args:
         instances: instance -> the reason of the refusal.
+        unfit: the instances whose models do not fit their cards.
     """
+    if unfit:
+        return UnfitError(
+            "; ".join(instances.values()),
+            "declare what fits, or deploy with --force-fit: layers without room then run on the CPU; nothing of the"
+            " refused instances was pulled or changed, and the other instances of this host go on",
+        )
     return RefusedError(
         "; ".join(instances.values()),
         "the other instances of this host go on; repair or replace the card and deploy again, or take its instance out "

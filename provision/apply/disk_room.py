@@ -27,6 +27,21 @@ class _Brought:
     room: Room
 
 
+def reads(plan: HostPlan) -> list[Run]:
+    """Return the read-only commands that `checked` asks.
+
+    Args:
+        plan: of one host.
+    """
+    return list(dict.fromkeys(read for _, filling in _fillings(plan) for read in (filling.size, filling.place)))
+
+
+def _fillings(plan: HostPlan) -> list[tuple[Change, Filling]]:
+    """Return the changes that bring bytes."""
+    changes = [change for change in plan.changes if change.action != "remove"]
+    return [(change, filling) for change in changes if (filling := change.step.filling(change.have)) is not None]
+
+
 def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]]) -> HostPlan:
     """Return the plan, with a note for each step whose size is unknown.
 
@@ -37,12 +52,11 @@ def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]]) ->
     Raises:
         RefusedError: a disk has too little room.
     """
-    changes = [change for change in plan.changes if change.action != "remove"]
-    pairs = [(change, filling) for change in changes if (filling := change.step.filling(change.have)) is not None]
+    pairs = _fillings(plan)
     if not pairs:
         return plan
-    reads = list(dict.fromkeys(read for _, filling in pairs for read in (filling.size, filling.place)))
-    answers = dict(zip(reads, ask(reads), strict=True))
+    wanted = reads(plan)
+    answers = dict(zip(wanted, ask(wanted), strict=True))
     brought = [
         _Brought(change, filling, filling.room(answers[filling.size], answers[filling.place]))
         for change, filling in pairs

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-from provision.apply import diagnostics, disk_room, way_back
+from provision.apply import card_room, diagnostics, disk_room, way_back
 from provision.apply.disruption import Disruption
 from provision.apply.host_reader import HostReader
 from provision.apply.host_steps import HostSteps
@@ -73,6 +73,8 @@ class HostRun:
         self.plans: list[HostPlan] = []
         self.refused: Mapping[str, str] = {}
         """Instance -> the reason of the refusal, by the latest plan."""
+        self.unfit: Mapping[str, str] = {}
+        """Instance -> why its models do not fit its cards; refused, or forced by the operator."""
         self._lease = lease or context.lease(session, host.connection.timeout_factor)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
         self._planned_under_lock = False  # a lock taken by recovery comes without a read
@@ -107,7 +109,8 @@ class HostRun:
             entries = [dataclasses.replace(entry, step=entry.step.in_fleet(fleet)) for entry in entries]
         finders = [(role, finder) for role, finder in self.steps.finders if role in roles]
         before = {change.step.id: change for change in earlier}
-        plan = planner.plan_host(entries, self.steps.declared, finders, facts, answers, before)
+        unfit = {} if self.context.force_fit else self.unfit
+        plan = planner.plan_host(entries, self.steps.declared, finders, facts, answers, before, unfit)
         if fleet is None:
             self.refused = plan.refused
             self.traffic.lost_cards(gpu_loss.lost(plan.refused, self.steps.entries, answers, facts))
@@ -116,17 +119,29 @@ class HostRun:
         )
         return dataclasses.replace(plan, changes=tuple(changes))
 
-    def with_room(self, plan: HostPlan) -> HostPlan:
-        """Return the plan with a note for each step whose size is unknown. Ask the host only about changes that pull.
+    def with_room(self, plan: HostPlan, roles: frozenset[str]) -> HostPlan:
+        """Return the plan without instances whose models do not fit their cards, and with a note for each step whose
+        size is unknown. Ask the host only about changes that pull or make a container, in one exec.
 
         Args:
             plan: of this host.
+            roles: of the plan.
 
         Raises:
             RefusedError: a disk has too little room for what the changes bring.
         """
-        checked = disk_room.checked(plan, lambda reads: self.session.batch(reads, stop=False))
-        return dataclasses.replace(checked, notes={step: self.hide(note) for step, note in checked.notes.items()})
+        models = card_room.loads(plan, self.steps.entries if self.steps.past is None else ())
+        reads = list(dict.fromkeys([*disk_room.reads(plan), *card_room.reads(models)]))
+        answers = dict(zip(reads, self.session.batch(reads, stop=False), strict=True)) if reads else {}
+        fit = card_room.judged(models, self.reader.facts, answers)
+        self.unfit = {name: self.hide(why) for name, why in fit.unfit.items()}
+        if self.unfit and not self.context.force_fit:
+            plan = self.plan(roles)
+        checked = disk_room.checked(plan, lambda wanted: [answers[read] for read in wanted])
+        notes = dict(checked.notes)
+        for step, note in fit.notes.items():
+            notes[step] = "; ".join(filter(None, (notes.get(step, ""), note)))
+        return dataclasses.replace(checked, notes={step: self.hide(note) for step, note in notes.items()})
 
     def deploy(self, roles: frozenset[str], fleet: FleetState | None = None) -> Iterator[Any]:
         """Bring the steps of some roles to their wanted state. A host without differences is not touched.

@@ -12,6 +12,7 @@ from provision.cli.options import (
     agreed,
     diff_option,
     exit_code_option,
+    force_fit_option,
     listing_options,
     lock_wait_option,
     seconds_of,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("-C", "--check", "--dry-run", is_flag=True, help="Only plan.")
 @diff_option
 @exit_code_option
+@force_fit_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--serial", default="", metavar="N|P%", help="Change the hosts in batches of N.  [default: one batch]")
 @click.option("--canary", is_flag=True, help="Change a gpu host alone first; go on only if this host is well.")
@@ -40,6 +42,7 @@ def deploy(
     check: bool,
     diff: bool,
     exit_code: bool,
+    force_fit: bool,
     yes: bool,
     serial: str,
     canary: bool,
@@ -52,6 +55,7 @@ def deploy(
     from provision.errors import UsageError
     from provision.report import plan, recap
 
+    request = dataclasses.replace(request, force_fit=force_fit)
     pace = actions.Pace(serial, canary, max_fail, seconds_of(lock_wait, "--lock-wait", least=0))
     listen = screen.progress()
     detail = plan.Detail(diff=diff, steps=screen.verbose, quiet=screen.quiet)

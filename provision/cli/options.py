@@ -176,6 +176,9 @@ def _roles_beginning(_: click.Context, __: click.Parameter, begun: str) -> list[
 diff_option = click.option(
     "-D/ ", "--diff/--no-diff", default=True, show_default=True, help="Show what would change in files."
 )
+force_fit_option = click.option(
+    "--force-fit", is_flag=True, help="Also load models that do not fit their cards by the estimate."
+)
 exit_code_option = click.option("--exit-code", is_flag=True, help="With a plan: exit 5 when something would change.")
 
 _REACH = (
@@ -274,7 +277,7 @@ def _with(command: Command, *options: Callable[[Command], Command], needs_passwo
         password = click.prompt("sudo password", hide_input=True, err=True) if asks else None
         caller = callers.current()
         chosen = (inventory, limit, extra_vars, tags, skip_tags)
-        request = Request(*chosen, forks, password, user, private_key, caller.setup)
+        request = Request(*chosen, forks, password, user, private_key, setup=caller.setup)
         screen = Screen(as_json, bool(verbose), quiet, caller)
         if verbose > 1:
             from provision.report.trace import show_ssh

@@ -83,6 +83,9 @@ class Instance(Serving):
             host.
         models: names of the models.
         parallel: requests answered at once (OLLAMA_NUM_PARALLEL).
+        context: tokens of context of each request; 0 where the engine has no such setting.
+        cache_type: type of the numbers of the context, such as `q8_0`.
+        at_once: how many models are loaded at once.
         weight: the share in the upstream.
     """
 
@@ -93,6 +96,9 @@ class Instance(Serving):
     storage: str = "volume"
     models: tuple[str, ...] = ()
     parallel: int = 1
+    context: int = 0
+    cache_type: str = "f16"
+    at_once: int = 1
     weight: int = 1
 
 

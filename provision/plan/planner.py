@@ -136,7 +136,8 @@ def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -
     if inspect.command() in answers:
         try:
             published, attached = inspect.places(answers[inspect.command()])
-            facts = dataclasses.replace(facts, published=published, attached=attached)
+            foreign = inspect.foreign(answers[inspect.command()])
+            facts = dataclasses.replace(facts, published=published, attached=attached, foreign=foreign)
         except BlockedError as blocked:
             facts = dataclasses.replace(facts, published=None, attached=(), asked_after=blocked.by)
     return facts
@@ -162,6 +163,7 @@ def plan_host(
     facts: HostFacts,
     answers: Mapping[Run, Answer],
     earlier: Mapping[str, Change] = MappingProxyType({}),
+    unfit: Mapping[str, str] = MappingProxyType({}),
 ) -> HostPlan:
     """Plan the changes of a host.
 
@@ -172,6 +174,7 @@ def plan_host(
         facts: facts about the host.
         answers: the answers to the commands of all facts.
         earlier: step id -> change, for the changes made before these entries.
+        unfit: instance -> why its models do not fit its cards: the instance is refused.
 
     Raises:
         FactError: a fact is unreadable.
@@ -179,7 +182,7 @@ def plan_host(
     """
     changing: dict[str, Change] = dict(earlier)
     states: dict[str, State] = {}
-    refused = {name: why for entry in entries for name, why in entry.step.refused(facts).items()}
+    refused = {**unfit, **{name: why for entry in entries for name, why in entry.step.refused(facts).items()}}
     chosen = [entry for entry in entries if entry.step.part_of not in refused]
     for entry in chosen:
         change = _change(entry, facts, answers, changing, states)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from provision.actions import DeployResult, DrainResult, Request, RollbackResult, VerifyResult
+from provision.actions.request import FORCE_FIT
 from provision.actions.results import RunResult
 from provision.errors import RefusedError
 from provision.inventory import Mask, unsaid
@@ -119,6 +120,7 @@ def request_words(request: Request, hosts: Sequence[str] = ()) -> list[str]:
         words += [word for value in values for word in (option, value)]
     for option, value in (("-u", request.user), ("--private-key", request.private_key)):
         words += [option, value] if value else []
+    words += [FORCE_FIT] if request.force_fit else []
     return [*words, *(["-K"] if request.become_password is not None else [])]
 
 

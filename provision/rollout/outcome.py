@@ -47,6 +47,7 @@ class Outcome:
         drained: on a balancer, the instances drained by an operator.
         clock: a warning if the host's clock and this machine's differ; else empty.
         reloads: on a balancer, how often this run changed marks of its upstream.
+        forced: why the instances that an operator forced onto their cards do not fit.
         down: instances that get no requests at the end of the run, though no operator drained them.
     """
 
@@ -58,6 +59,7 @@ class Outcome:
     drained: tuple[Drained, ...] = ()
     clock: str = ""
     reloads: int = 0
+    forced: tuple[str, ...] = ()
     down: frozenset[str] = frozenset()
 
     @property

@@ -230,7 +230,8 @@ class Rollout:
         host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, begin, clock_of_this_machine())
         self._plan(host, self._early)
         if not self._stay_connected:  # a verification pulls nothing
-            host.outcome.plan = host.run.with_room(host.outcome.plan)
+            host.outcome.plan = host.run.with_room(host.outcome.plan, self._early)
+            host.outcome.forced = tuple(host.run.unfit.values()) if self.context.force_fit else ()
         host.planned = host.outcome.plan
         count = len(host.planned.changes)
         host.run.say("planned", "", f"{count} to change" if count else "nothing to change")
@@ -280,7 +281,8 @@ class Rollout:
         """Fail the hosts with refused instances whose other steps are all done."""
         for host in self._well():
             if host.run.refused:
-                host.fail(diagnostics.refused(host.run.refused), self.context)
+                unfit = () if self.context.force_fit else host.run.unfit.keys()
+                host.fail(diagnostics.refused(host.run.refused, unfit), self.context)
 
     def _stop_before_it_begins(self) -> None:
         if self.context.stop.is_set():

@@ -102,7 +102,7 @@ class Log:
     @property
     def goes_on(self) -> str:
         """The command that goes on with the run."""
-        if self.command == "deploy":
+        if kind_of(self.command) == "deploy":
             again = " -e ..." if self.extra_vars else ""  # the values may be secret, and are not kept
             return f"provision deploy --resume {self.run}{again}"
         return f"provision {self.command} -i {shlex.quote(self.inventory)}"

@@ -15,6 +15,7 @@ from provision.command import Answer, Command, Run
 from provision.steps import wording
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
+from provision.steps.loading import Loading
 from provision.steps.proof import NOT_ASKED, WARNING, Check, Content
 from provision.steps.room import Filling
 
@@ -238,6 +239,11 @@ class Step(ABC):
         Args:
             have: the state found; None also where the state is not known yet.
         """
+        return None
+
+    @property
+    def loading(self) -> Loading | None:
+        """The model that the step has its instance load onto cards; None for no model."""
         return None
 
     def in_fleet(self, fleet: FleetState) -> "Step":

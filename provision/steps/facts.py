@@ -71,6 +71,7 @@ class HostFacts:
         published: `ADDRESS:PORT` of our containers, also of stopped containers; None where Docker cannot be asked.
         asked_after: id of the step after which Docker can be asked for published ports.
         attached: the places of our running containers in Docker's networks, as far as known.
+        foreign: UUID of a card -> MiB that processes outside of our containers hold there, as far as known.
     """
 
     distribution: str = ""
@@ -93,6 +94,7 @@ class HostFacts:
     published: tuple[str, ...] | None = ()
     asked_after: str = "service:docker"
     attached: tuple[Attachment, ...] = ()
+    foreign: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def bridges(self) -> tuple[str, ...]:

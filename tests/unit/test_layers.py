@@ -38,7 +38,7 @@ STEPS = [
     {"system"},
     {
         *("base", "card_details", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "live"),
-        *("nginx_paths", "proof", "room", "speed", "wording"),
+        *("loading", "nginx_paths", "proof", "room", "speed", "wording"),
     },
 ]
 HOMES = {

@@ -296,6 +296,27 @@ def places(answer: Answer) -> tuple[tuple[str, ...] | None, tuple[facts.Attachme
     return _published(ours.values()), facts.attachments(networks)
 
 
+def foreign(answer: Answer) -> Mapping[str, int]:
+    """Return UUID of a card -> MiB that processes outside of our containers hold there, as far as nvidia-smi tells.
+
+    Args:
+        answer: answer to `command()`.
+
+    Raises:
+        BlockedError: the processes are known only after another step.
+    """
+    try:
+        docker = read(answer)
+    except UnreadableError:
+        return {}
+    ours = {name for name, item in docker.containers.items() if (item["labels"] or {}).get(MANAGED) == "1"}
+    held: dict[str, int] = defaultdict(int)
+    for process in docker.applications or ():
+        if process.container not in ours:
+            held[process.card] += process.mib or 0
+    return held
+
+
 def _published(ours: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     places = (place for item in ours for bound in (item["ports"] or {}).values() for place in bound or ())
     pairs = ((place.get("HostIp"), place.get("HostPort")) for place in places)

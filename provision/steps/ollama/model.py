@@ -10,8 +10,10 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
+from provision.capacity.estimate import Request
 from provision.command import Command, sh
 from provision.steps.base import (
     Answer,
@@ -27,7 +29,8 @@ from provision.steps.base import (
 )
 from provision.steps.facts import HostFacts
 from provision.steps.instance import storage
-from provision.steps.ollama import model_room, scripts, server_state
+from provision.steps.loading import Loading
+from provision.steps.ollama import model_header, model_room, scripts, server_state
 from provision.steps.ollama.server_state import Servers
 from provision.steps.room import Filling
 from provision.steps.wording import Vocabulary, Words
@@ -58,6 +61,11 @@ class Model(Step):
         stall: seconds without progress after which a try is given up.
         insecure: whether the registry may be asked over plain http.
         data_root: Docker's declared folder, which has the volumes; empty for Docker's own.
+        gpus: the cards of the instance, as the inventory names them; empty where nobody loads the model.
+        context: tokens of context of each request.
+        parallel: requests answered at once.
+        cache_type: type of the numbers of the context.
+        at_once: how many models the instance keeps loaded at once.
         after: ids of steps that change the model as a side effect.
     """
 
@@ -75,6 +83,11 @@ class Model(Step):
     stall: int = 600
     insecure: bool = False
     data_root: str = ""
+    gpus: tuple[int, ...] = ()
+    context: int = 0
+    parallel: int = 1
+    cache_type: str = "f16"
+    at_once: int = 1
     after: tuple[str, ...] = ()
 
     @property
@@ -150,6 +163,22 @@ class Model(Step):
         usual = SIZES.get(server_state.canonical(self.name)) if have is None else None
         at, root, kept = self.storage, self.data_root, have is None and not self.digest
         return model_room.filling(self.name, self.instance, at, root, insecure=self.insecure, usual=usual, kept=kept)
+
+    @property
+    def loading(self) -> Loading | None:
+        """The model on the cards of its instance."""
+        if not (self.gpus and self.context):
+            return None
+        return Loading(
+            self.name,
+            self.instance,
+            self.gpus,
+            Request(self.context, self.parallel, self.cache_type),
+            self.at_once,
+            model_header.read(self.name, self.instance, self.storage, self.data_root, insecure=self.insecure),
+            partial(model_header.dimensions, self.name),
+            model_header.smaller(self.name),
+        )
 
     def irrevocable(self, before: State, after: State) -> str:
         """A deleted model is gone; a mended or pulled model stays."""

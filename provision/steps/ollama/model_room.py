@@ -35,22 +35,27 @@ esac
 """,
 )
 
-# $1 folder of the models, or empty for a volume; $2 name of the volume; $3 Docker's declared folder, or empty;
-# $4 manifest below models/manifests, printed if the host has the manifest. A partial blob counts by its allocated
-# blocks.
-PLACE = Script(
-    "ollama/model-place",
-    room.FREE
-    + rf"""
+# Sets `folder` to the folder of an instance's models. $1 the folder, or empty for a volume; $2 name of the volume;
+# $3 Docker's declared folder, or empty.
+FOLDER = rf"""
 folder=$1
 if [ -z "$folder" ]; then
   root=$3
   [ "$root" ] || root=$(timeout 15 docker info --format '{{{{.DockerRootDir}}}}' 2>/dev/null) || root=
   folder=${{root:-{image_room.DATA_ROOT}}}/volumes/$2/_data
 fi
+"""
+
+# $1 to $3 as of FOLDER; $4 manifest below models/manifests, printed if the host has the manifest. A partial blob counts
+# by its allocated blocks.
+PLACE = Script(
+    "ollama/model-place",
+    room.FREE
+    + FOLDER
+    + r"""
 free "$folder"
 [ ! -f "$folder/models/manifests/$4" ] ||
-  {{ printf 'manifest '; head -c 1000000 -- "$folder/models/manifests/$4" | tr -d '\n'; echo; }}
+  { printf 'manifest '; head -c 1000000 -- "$folder/models/manifests/$4" | tr -d '\n'; echo; }
 [ ! -d "$folder/models/blobs" ] ||
   find "$folder/models/blobs" -maxdepth 1 -type f -name 'sha256-*' -printf 'blob %f %s %b\n'
 """,
@@ -71,22 +76,43 @@ def filling(
         usual: bytes, where the registry does not tell the size; None if unknown.
         kept: whether a whole model on the disk stays, without a pull.
     """
-    registry, space, model, tag = server_state.parts(name)
-    scheme = "http" if insecure and registry != server_state.DEFAULT_REGISTRY else "https"
-    address = f"{scheme}://{registry}/v2/{space}/{model}/manifests/{tag}"
-    folder, volume = ("", instance) if at == storage.VOLUME else (at, "")
+    repository, tag = address(name, insecure=insecure)
+    words = place_words(name, instance, at, data_root)
+    folder, volume, *_ = words
     return Filling(
         f"model {name}",
-        look(SIZE, address, title=f"ask for the size of {name}", timeout=25),
+        look(SIZE, f"{repository}/manifests/{tag}", title=f"ask for the size of {name}", timeout=25),
         look(
             PLACE,
-            *(folder, volume, data_root, server_state.manifest_path(name)),
+            *words,
             title=f"look at the room for the models of {instance}" if volume else f"look at the room in {folder}",
             timeout=45,
         ),
         partial(_room, usual=usual, kept=kept),
         "docker.data_root or ollama.storage" if volume else "ollama.storage",
     )
+
+
+def address(name: str, *, insecure: bool) -> tuple[str, str]:
+    """Return the address of a model in its registry, and the tag.
+
+    Args:
+        name: of the model.
+        insecure: whether the registry is asked over plain http.
+    """
+    registry, space, model, tag = server_state.parts(name)
+    scheme = "http" if insecure and registry != server_state.DEFAULT_REGISTRY else "https"
+    return f"{scheme}://{registry}/v2/{space}/{model}", tag
+
+
+def place_words(name: str, instance: str, at: str, data_root: str) -> tuple[str, str, str, str]:
+    """Return the arguments of `FOLDER`, and the path of a model's manifest.
+
+    Args:
+        name, instance, at, data_root: as for `filling`.
+    """
+    folder, volume = ("", instance) if at == storage.VOLUME else (at, "")
+    return folder, volume, data_root, server_state.manifest_path(name)
 
 
 BLOB_LINE = re.compile(r"^blob (sha256-[0-9a-f]{64})(-partial)? (\d{1,18}) (\d{1,18})$", re.MULTILINE)

@@ -1,0 +1,166 @@
+"""The dimensions of a model: by the begin of its weights on the host, else in the registry, else by our table.
+
+The begin of a file tells what `/api/show` tells, and needs no running server. Sources: the names of manifests and
+blobs, docs/facts.md#ollama-files; the header, docs/facts.md#gguf-header.
+"""
+
+import base64
+import binascii
+import json
+from typing import Any
+
+from provision.artifacts import gguf
+from provision.capacity import catalogue
+from provision.capacity.dimensions import Dimensions, MetadataError, Source, from_metadata
+from provision.command import Answer, Run, Script, look
+from provision.steps import room
+from provision.steps.ollama import model_room, server_state
+from provision.steps.system.proxy import OUTSIDE
+
+PREFIX = 1 << 16  # bytes of the weights
+_WEIGHTS = "application/vnd.ollama.image.model"
+_ON_CARDS = (_WEIGHTS, "application/vnd.ollama.image.projector", "application/vnd.ollama.image.adapter")
+_VOCABULARY = "tokenizer.ggml.tokens"
+
+# $1 to $4 as of `ollama/model-place`; $5 address of the model in its registry, $6 tag. Prints who told, the manifest,
+# and the begin of the weights. A registry that ignores the range is cut off after the same bytes.
+HEADER = Script(
+    "ollama/model-header",
+    OUTSIDE
+    + model_room.FOLDER
+    + rf"""
+umask 077
+work=$(mktemp -d); trap 'rm -rf -- "$work"' EXIT
+weights() {{ # manifest
+  tr -d ' \t\r\n' <"$1" | tr '{{}}' '\n\n' | grep -F '"{_WEIGHTS}"' | grep -o 'sha256:[0-9a-f]\{{64\}}' | head -n 1
+}}
+tell() {{ # who
+  printf 'source %s\nmanifest ' "$1"; tr -d '\r\n' <"$work/manifest"
+  printf '\nheader '; base64 -w 0 <"$work/header"; echo
+}}
+fetch() {{ outside curl -sS -L --proto '=http,https' --connect-timeout 5 -m 10 "$@" 2>"$work/why"; }}
+here=$folder/models/manifests/$4
+if [ -f "$here" ]; then
+  head -c 1000000 -- "$here" >"$work/manifest"
+  blob=$folder/models/blobs/$(weights "$work/manifest" | tr : -)
+  if [ -f "$blob" ] && head -c {PREFIX} -- "$blob" >"$work/header"; then tell host; exit 0; fi
+fi
+code=$(fetch --max-filesize 4000000 -o "$work/manifest" -w '%{{http_code}}' \
+  -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' "$5/manifests/$6") || code=
+case $code in
+  200) ;;
+  '') tail -n 1 "$work/why" >&2; exit 1 ;;
+  *) echo "HTTP $code from $5/manifests/$6" >&2; exit 1 ;;
+esac
+digest=$(weights "$work/manifest")
+[ "$digest" ] || {{ echo 'the manifest names no weights' >&2; exit 1; }}
+fetch -f -r 0-{PREFIX - 1} "$5/blobs/$digest" | head -c {PREFIX} >"$work/header"
+[ -s "$work/header" ] || {{ tail -n 1 "$work/why" >&2; exit 1; }}
+tell registry
+""",
+)
+
+
+def read(name: str, instance: str, at: str, data_root: str, *, insecure: bool) -> Run:
+    """Return the read-only command for the dimensions of a model.
+
+    Args:
+        name: of the model.
+        instance: name of the instance.
+        at: storage of the instance's models: `volume`, or a directory of the host.
+        data_root: Docker's declared folder; empty for Docker's own.
+        insecure: whether the registry is asked over plain http.
+    """
+    words = (*model_room.place_words(name, instance, at, data_root), *model_room.address(name, insecure=insecure))
+    return look(HEADER, *words, title=f"ask for the dimensions of {name}", timeout=40)
+
+
+def dimensions(name: str, answer: Answer) -> Dimensions:
+    """Return the dimensions of a model.
+
+    Args:
+        name: of the model.
+        answer: to `read`.
+
+    Raises:
+        MetadataError: neither host nor registry told the dimensions, and our table has no such model. The message says
+            who told what.
+    """
+    try:
+        return _told(name, answer)
+    except (MetadataError, gguf.GgufError) as error:
+        known = catalogue.dimensions(server_state.canonical(name))
+        if known is not None:
+            return known
+        raise MetadataError(str(error)) from None
+
+
+def smaller(name: str) -> tuple[Dimensions, ...]:
+    """Return the smaller models of our table under the same name, the largest first.
+
+    Args:
+        name: of the model.
+    """
+    full = server_state.canonical(name)
+    known = catalogue.dimensions(full)
+    if known is None:
+        return ()
+    others = (catalogue.dimensions(each) for each in catalogue.MODELS)
+    below = [each for each in others if each and each.weights.on_cards < known.weights.on_cards]
+    return tuple(sorted(below, key=lambda each: -each.weights.on_cards))
+
+
+def _told(name: str, answer: Answer) -> Dimensions:
+    """Return the dimensions by an answer of the host or of the registry."""
+    if answer.exit:
+        raise MetadataError(room.unanswered(answer))
+    lines = dict(line.partition(" ")[::2] for line in answer.text.splitlines())
+    if not {"source", "manifest", "header"} <= lines.keys():
+        raise MetadataError("the answer about the model ends early")
+    sizes = _sizes(lines["manifest"])
+    try:
+        data = base64.b64decode(lines["header"], validate=True)
+    except (binascii.Error, ValueError):
+        raise MetadataError("the answer about the model is garbled") from None
+    source: Source = "host" if lines["source"] == "host" else "gguf"
+    return of_header(name, data, sizes, source)
+
+
+def of_header(name: str, data: bytes, sizes: dict[str, int], source: Source) -> Dimensions:
+    """Return the dimensions by the begin of the weights.
+
+    Args:
+        name: of the model.
+        data: the first bytes.
+        sizes: media type -> bytes of the layers of that type.
+        source: who told.
+
+    Raises:
+        MetadataError, GgufError: the bytes or the sizes are of no model.
+    """
+    header = gguf.parse(data, sizes[_WEIGHTS])
+    values: dict[str, object] = {**header.metadata}
+    if _VOCABULARY in header.lengths:
+        values[_VOCABULARY] = header.lengths[_VOCABULARY]
+    tensors = {tensor.name: tensor.size for tensor in header.tensors}
+    if header.whole and None not in tensors.values():
+        own = {tensor: size for tensor, size in tensors.items() if size is not None}
+        others = sum(size for kind, size in sizes.items() if kind != _WEIGHTS)
+        return from_metadata(values, tensors={**own, "v.layers": others}, name=name, source=source)
+    return from_metadata(values, weight_bytes=sum(sizes.values()), name=name, source=source)
+
+
+def _sizes(text: str) -> dict[str, int]:
+    """Return media type -> bytes, of the layers of a manifest that go to cards."""
+    sizes: dict[str, int] = {}
+    try:
+        layers: Any = json.loads(text)["layers"]
+        for layer in layers:
+            kind, size = layer["mediaType"], layer["size"]
+            if kind in _ON_CARDS and isinstance(size, int) and 0 < size < 1 << 50:
+                sizes[kind] = sizes.get(kind, 0) + size
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise MetadataError("the manifest of the model makes no sense") from None
+    if _WEIGHTS not in sizes:
+        raise MetadataError("the manifest of the model names no weights")
+    return sizes

@@ -1,0 +1,271 @@
+"""Room on the cards before the first byte: who tells the dimensions, and the refusal of an instance with numbers."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision.actions import exit_code
+from provision.apply import card_room, diagnostics
+from provision.capacity import catalogue
+from provision.capacity.cards import RESERVED
+from provision.capacity.dimensions import MetadataError
+from provision.capacity.estimate import Request
+from provision.command import Answer, Script, look
+from provision.errors import RefusedError, UnfitError
+from provision.lab.model_registry import ModelRegistry
+from provision.lab.simulated import ollama_store
+from provision.plan import planner
+from provision.plan.planner import Change, HostPlan
+from provision.plan.role_interface import Entry
+from provision.rollout.outcome import Outcome
+from provision.steps.facts import HostFacts
+from provision.steps.loading import Loading
+from provision.steps.nvidia_smi import Card
+from provision.steps.ollama import model_header
+from provision.steps.ollama.model import Model
+
+from .test_host_run import Note
+from .test_room import SILENT, run
+
+LARGE = "deepseek-r1:70b"
+ECHO = Script("test/nothing", ":")
+
+
+def publish(served: ModelRegistry, name: str) -> str:
+    """Put a (simulated) model of the library into a registry, and return the name for a pull from there."""
+    published = ollama_store.published(name)
+    assert published
+    parts = [(layer["mediaType"].rpartition(".")[2], layer["digest"]) for layer in published[0]["layers"]]
+    served.store.publish(f"library/{name}", [(kind, published[1][digest]) for kind, digest in parts], {})
+    return served.name(f"library/{name}")
+
+
+def header_of(name: str, folder: Path, *, insecure: bool = True) -> Answer:
+    return run(model_header.read(name, "ollama1", str(folder), "", insecure=insecure))
+
+
+# -- who tells the dimensions
+
+
+@pytest.mark.parametrize("fault", ["", "models-plain"])
+def test_the_registry_tells_the_dimensions_by_the_begin_of_the_weights(tmp_path: Path, fault: str) -> None:
+    with ModelRegistry(tmp_path / "registry").serving() as served:
+        name = publish(served, LARGE)
+        if fault:
+            served.fault(fault)
+        answer = header_of(name, tmp_path / "none")
+        found = model_header.dimensions(name, answer)
+        asked = [ranged for method, path, ranged in served.requests() if "blobs" in path]
+    assert (found.source, found.architecture, found.block_count, found.kv_heads[0]) == ("gguf", "llama", 80, 8)
+    assert 41e9 < found.weights.on_cards < 42.6e9
+    assert asked[0] == "bytes=0-65535"
+    assert len(answer.stdout) < 120_000
+
+
+def test_a_model_on_the_host_is_read_there_and_nobody_else_is_asked(tmp_path: Path) -> None:
+    with ModelRegistry(tmp_path / "registry").serving() as served:
+        name = publish(served, "deepseek-r1:1.5b")
+        [manifest] = (tmp_path / "registry/manifests").rglob("1.5b")
+        place = tmp_path / "store/models/manifests" / served.host / "library/deepseek-r1/1.5b"
+        place.parent.mkdir(parents=True)
+        place.write_bytes(manifest.read_bytes())
+        (tmp_path / "store/models/blobs").symlink_to(tmp_path / "registry/blobs")
+        found = model_header.dimensions(name, header_of(name, tmp_path / "store"))
+        assert served.requests() == []
+    assert (found.source, found.block_count) == ("host", 28)
+
+
+@pytest.mark.parametrize(
+    ("fault", "value", "words"),
+    [
+        ("models-manifest", "html", "names no weights"),
+        ("models-manifest", "404", "HTTP 404"),
+        ("models-blob", "html", "no GGUF file: it begins with '<html>"),
+        ("models-blob", "500", "500"),
+        ("models-lie", "", "no GGUF file"),
+    ],
+)
+def test_a_registry_that_tells_nothing_is_named(tmp_path: Path, fault: str, value: str, words: str) -> None:
+    with ModelRegistry(tmp_path / "registry").serving() as served:
+        name = publish(served, LARGE)
+        served.fault(fault, value=value)
+        answer = header_of(name, tmp_path / "none")
+    with pytest.raises(MetadataError, match=words):
+        model_header.dimensions(name, answer)
+
+
+def test_without_registry_and_host_the_table_tells() -> None:
+    assert model_header.dimensions(LARGE, SILENT) == catalogue.dimensions(LARGE)
+    with pytest.raises(MetadataError, match="Could not resolve host"):
+        model_header.dimensions("qwen3:8b", SILENT)
+
+
+GARBLED = ("", "source host", "source host\nmanifest {}\nheader AAAA", "source x\nmanifest [5]\nheader AA==")
+
+
+@pytest.mark.parametrize("text", GARBLED)
+def test_an_answer_that_makes_no_sense_is_no_dimensions(text: str) -> None:
+    with pytest.raises(MetadataError):
+        model_header.dimensions("qwen3:8b", Answer(0, text.encode()))
+
+
+def test_smaller_models_are_those_of_the_table() -> None:
+    assert [each.name for each in model_header.smaller("deepseek-r1:14b")][:2] == ["deepseek-r1:8b", "deepseek-r1:7b"]
+    assert model_header.smaller("qwen3:8b") == ()
+
+
+# -- the judgement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loads(Note):
+    """A note of an instance that loads a model.
+
+    Args:
+        model: name of the model.
+        gpus: its cards.
+        context: tokens of context.
+        at_once: models loaded at once.
+        instance: name of the instance.
+    """
+
+    model: str = LARGE
+    gpus: tuple[int, ...] = (0,)
+    context: int = 8192
+    at_once: int = 1
+    instance: str = "ollama1"
+
+    @property
+    def id(self) -> str:
+        return f"note:{self.instance}/{self.model}"
+
+    @property
+    def part_of(self) -> str:
+        return self.instance
+
+    @property
+    def loading(self) -> Loading:
+        read = look(ECHO, self.model, title=self.model)
+        known = partial(model_header.dimensions, self.model)
+        smaller = model_header.smaller(self.model)
+        request = Request(self.context)
+        return Loading(self.model, self.instance, self.gpus, request, self.at_once, read, known, smaller)
+
+
+def card(index: int, mib: int = 24564, **more: Any) -> Card:
+    return Card(index, f"GPU-{index}", "NVIDIA GeForce RTX 4090", "590.48.01", 8.9, mib, **more)
+
+
+def judged(*steps: Loads, cards: tuple[Card, ...] = (card(0), card(1), card(2)), **facts: Any) -> card_room.Fit:
+    entries = [Entry("docker", step) for step in steps]
+    plan = HostPlan(tuple(Change("docker", step, "add", "not there") for step in steps), len(steps))
+    models = card_room.loads(plan, entries)
+    answers = dict.fromkeys(card_room.reads(models), SILENT)
+    return card_room.judged(models, HostFacts(cards=cards, **facts), answers)
+
+
+def test_a_model_that_fits_is_no_remark() -> None:
+    assert judged(Loads("/a", model="deepseek-r1:14b")) == card_room.Fit()
+
+
+def test_a_model_that_does_not_fit_is_refused_with_terms_and_alternatives() -> None:
+    why = judged(Loads("/a")).unfit["ollama1"]
+    dimensions = catalogue.dimensions(LARGE)
+    assert dimensions
+    for words in (
+        "ollama1: estimate: deepseek-r1:70b (context 8192 x 1, cache f16) needs",
+        f"has {(24564 - RESERVED) / 1024:.1f}",
+        "needs 2 x NVIDIA GeForce RTX 4090",
+        "deepseek-r1:32b fits as asked",
+        f"weights {dimensions.weights.on_cards / 2**30:.1f}, KV cache 2.5, ",
+        "CUDA context 0.4, margin 1.0",
+        "dimensions by our table",
+    ):
+        assert words in why
+
+
+def test_several_cards_of_an_instance_count_together() -> None:
+    assert judged(Loads("/a", gpus=(0, 1))) == card_room.Fit()
+    assert judged(Loads("/a", gpus=(0, 1, 2), context=65536)) == card_room.Fit()
+    assert "ollama1" in judged(Loads("/a", gpus=(0, 1), context=65536)).unfit
+
+
+def test_a_shorter_context_is_proposed() -> None:
+    why = judged(Loads("/a", model="deepseek-r1:32b", context=32768)).unfit["ollama1"]
+    assert "fits with context " in why
+    proposal = int(why.partition("fits with context ")[2].split()[0].strip(";"))
+    assert 8192 <= proposal < 32768
+    assert judged(Loads("/a", model="deepseek-r1:32b", context=proposal)).unfit == {}
+
+
+def test_other_users_of_a_card_count() -> None:
+    step = Loads("/a", model="deepseek-r1:14b")
+    assert judged(step, foreign={"GPU-1": 20000}).unfit == {}
+    assert "has 3.0" in judged(step, foreign={"GPU-0": 24564 - RESERVED - 3072}).unfit["ollama1"]
+
+
+def test_models_loaded_at_once_share_the_cards() -> None:
+    pair = [Loads("/a", model=f"deepseek-r1:{size}", at_once=2) for size in ("14b", "32b")]
+    assert "needs 1" in (why := judged(*pair).unfit["ollama1"])
+    assert "beside deepseek-r1:32b" in why
+    assert judged(*(dataclasses.replace(step, at_once=1) for step in pair)).unfit == {}
+    assert judged(*(dataclasses.replace(step, gpus=(0, 1)) for step in pair)).unfit == {}
+
+
+def test_one_instance_is_refused_and_the_other_is_not() -> None:
+    assert judged(Loads("/a"), Loads("/b", model="deepseek-r1:8b", instance="ollama2")).unfit.keys() == {"ollama1"}
+
+
+@pytest.mark.parametrize(
+    ("step", "cards", "words"),
+    [
+        (Loads("/a", model="qwen3:8b"), (card(0),), "Could not resolve host"),
+        (Loads("/a"), (), "nobody tells the memory of card 0"),
+        (Loads("/a"), (card(0, 0),), "nobody tells the memory of card 0"),
+        (Loads("/a"), (card(0, mig=True),), "divided by MIG"),
+    ],
+)
+def test_what_nobody_knows_is_a_note_and_no_refusal(step: Loads, cards: tuple[Card, ...], words: str) -> None:
+    found = judged(step, cards=cards)
+    assert found.unfit == {}
+    assert found.notes[step.id].startswith(f"not asked: whether {step.model} fits the cards of ollama1: ")
+    assert words in found.notes[step.id]
+
+
+@pytest.mark.parametrize("action", ["remove", ""])
+def test_an_instance_without_a_new_model_or_container_asks_nothing(action: str) -> None:
+    step = Loads("/a")
+    changes = (Change("docker", step, action, "gone"),) if action else ()
+    assert card_room.loads(HostPlan(changes), [Entry("docker", step)]) == {}
+
+
+def test_the_step_of_a_model_names_what_its_instance_serves() -> None:
+    step = Model(instance="o", name=LARGE, gpus=(1,), context=4096, parallel=2, cache_type="q8_0", at_once=3)
+    loading = step.loading
+    assert loading
+    assert (loading.gpus, loading.request, loading.at_once) == ((1,), Request(4096, 2, "q8_0"), 3)
+    assert Model(instance="o", name=LARGE).loading is None
+
+
+# -- the refusal
+
+
+def test_the_plan_leaves_the_refused_instance_out() -> None:
+    entries = [Entry("docker", Loads("/a")), Entry("docker", Loads("/b", instance="ollama2"))]
+    answers = {entry.fact().command: Answer(0, b"absent") for entry in entries}
+    plan = planner.plan_host(entries, frozenset(), [], HostFacts(), answers, unfit={"ollama1": "too large"})
+    assert [change.step.part_of for change in plan.changes] == ["ollama2"]
+    assert (plan.refused, plan.left_out) == ({"ollama1": "too large"}, 1)
+
+
+def test_a_refusal_by_the_estimate_is_exit_code_7() -> None:
+    error = diagnostics.refused({"ollama1": "too large", "ollama2": "its card is lost"}, ["ollama1"])
+    assert isinstance(error, UnfitError)
+    assert "--force-fit" in error.hint
+    assert error.message == "too large; its card is lost"
+    assert exit_code.of_outcomes([Outcome("gpu-01", error=error), Outcome("gpu-02", error=RefusedError("x"))]) == 7
+    assert exit_code.of_outcomes([Outcome("gpu-01", error=diagnostics.refused({"ollama1": "lost"}))]) == 3
