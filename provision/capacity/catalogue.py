@@ -128,20 +128,36 @@ def _models() -> tuple[Model, ...]:
 
 MODELS = {model.name: model for model in _models()}
 """Name in the library -> model."""
-SAME = {"deepseek-r1": "deepseek-r1:8b", "deepseek-r1:latest": "deepseek-r1:8b"}
-"""Names without a size -> the model that the library serves under this name."""
+_VARIANTS = {"8b": "0528-qwen3", "70b": "llama-distill", "671b": "0528"}
+"""Size -> the word of the library's longer tags, such as `8b-0528-qwen3-q8_0`; of other sizes `qwen-distill`."""
+_TAGS = {"q4_K_M": Q4_K_M, "q8_0": Q8_0, "fp16": F16}
 
 
-def dimensions(name: str, quantisation: str = Q4_K_M) -> Dimensions | None:
+def _names() -> dict[str, tuple[str, str]]:
+    """Return every name of the library -> model, quantisation."""
+    found = {name: (name, Q4_K_M) for name in MODELS}
+    for name in MODELS:
+        size = name.partition(":")[2]
+        variant = f"{name}-{_VARIANTS.get(size, 'qwen-distill')}"
+        found.update({f"{variant}-{tag}": (name, kind) for tag, kind in _TAGS.items()})
+    return {**found, "deepseek-r1": found["deepseek-r1:8b"], "deepseek-r1:latest": found["deepseek-r1:8b"]}
+
+
+NAMES = _names()
+"""Every name of the library -> model, quantisation."""
+
+
+def dimensions(name: str, quantisation: str = "") -> Dimensions | None:
     """Return the dimensions of a model of the table, or None if the table has no such model.
 
     Args:
         name: the name in the library, such as `deepseek-r1:32b`.
-        quantisation: `Q4_K_M` as in the library, `Q8_0` or `F16`.
+        quantisation: `Q4_K_M`, `Q8_0` or `F16`; empty for that of the name.
     """
-    model = MODELS.get(SAME.get(name, name))
-    if model is None:
+    if name not in NAMES:
         return None
+    known, own = NAMES[name]
+    model, quantisation = MODELS[known], quantisation or own
     suffix = "" if quantisation == Q4_K_M else f" {quantisation}"
     return Dimensions(
         name=model.name + suffix,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -179,7 +180,11 @@ def _sentence(
     """Return the answer for people."""
     asked = f"context {context_of_slot(dimensions, request)} x {slots(dimensions, request)}, cache {request.cache_type}"
     need = gib(estimate(dimensions, request).total)
-    rooms = ", ".join(f"{card.name} has {gib(card.free)}" for card in cards[:4]) + (", ..." if len(cards) > 4 else "")
+    counted = Counter(cards)
+    rooms = ", ".join(
+        f"{card.name} has {gib(card.free)}" if number == 1 else f"{number} x {card.name} have {gib(card.free)} each"
+        for card, number in counted.items()
+    )
     head = f"estimate: {dimensions.name} ({asked}) needs {need} GiB of one card; {rooms}"
     if request.cache_type != "f16" and not dimensions.quantisable:
         return f"{head}: does not fit, because the server has no {request.cache_type} for this model; take f16"

@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": ("provision.cli.plan", "Show the changes of a deploy, and their cost"),
     "deploy": ("provision.cli.deploy", "Change the hosts to the state in the inventory"),
     "verify": ("provision.cli.verify", "Compare as plan does, then prove every step; change nothing"),
+    "fit": ("provision.cli.fit", "Estimate whether a model fits into cards, without hosts"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint: targets, capacity, slow instances"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until undrain"),
     "undrain": ("provision.cli.drain", "Test drained instances, and send requests there again"),

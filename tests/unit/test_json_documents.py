@@ -353,3 +353,16 @@ def test_a_bug_and_ctrl_c_are_documents_too(inventory, tmp_path, words, raised, 
     found = checked(done.stdout)
     assert (done.returncode, found["exit"], found["command"]) == (code, code, " ".join(words))
     assert said in found["error"]["message"]
+
+
+def test_fits_and_the_table_of_cards(document):
+    words = ("fit", "--model", "deepseek-r1:32b", "--gpu", "RTX 4090", "--json")
+    assert document(*words)["fit"]["kind"] == "fits"
+    short = document(*words, "--context", "32768")
+    assert short["exit"] == 5
+    assert short["fit"]["proposal"]["context"] == 15104
+    table = document("fit", "--table", "--json")
+    assert len(table["table"][0]["cells"]) == 21
+    assert document("fit", "--model", "nothing", "--gpu", "T4", "--json")["error"]["message"].startswith(
+        "the table has no"
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from provision import cli
 from provision.actions import DeployResult, Pace, Plan, Request, VerifyResult
 from provision.actions.facts import DockerFacts, Facts, HostReport
 from provision.actions.history import History, RunStory
@@ -445,3 +446,18 @@ def test_the_facts_of_a_broken_fleet():
     lost = UnreachableError("10.0.0.5:22 refuses the connection", "is sshd running?")
     with screen("broken-fleet-facts"):
         facts_report.show(Facts(inventory(), [(first, whole), (second, broken), (third, lost)], 4), as_json=False)
+
+
+def test_a_model_that_fits_with_less_context():
+    with screen("fit-context"):
+        assert cli.execute(["fit", "--model", "deepseek-r1:32b", "--gpu", "RTX 4090", "--context", "32768"]) == 5
+
+
+def test_a_model_over_several_cards():
+    with screen("fit-cards"):
+        assert cli.execute(["fit", "--model", "deepseek-r1:70b", "--gpu", "4x RTX 3090", "--context", "200000"]) == 0
+
+
+def test_the_table_of_cards_and_models():
+    with screen("fit-table"):
+        assert cli.execute(["fit", "--table"]) == 0

@@ -1,0 +1,188 @@
+"""What fits into named cards, without hosts: `provision fit --model` and `provision fit --table`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from provision.capacity import catalogue
+from provision.capacity.cards import TOTAL, Card, named
+from provision.capacity.dimensions import Dimensions
+from provision.capacity.estimate import Request, context_of_slot, slots
+from provision.capacity.verdict import LEAST_CONTEXT, Kind, Verdict, cards_needed, judge, largest_context
+from provision.errors import UsageError
+from provision.inventory.near import clip, nearest
+
+MOST_GIVEN = 64
+"""No larger number of cards is accepted in one instance."""
+_UNIT = {"mib": 1 << 20, "gib": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to judge.
+
+    Args:
+        model: a model of the table, such as `deepseek-r1:32b`.
+        gpus: cards of one instance, such as `RTX 4090`, `4x RTX 4090` or `48GiB`.
+        request: what to serve.
+        quantisation: `Q4_K_M`, `Q8_0` or `F16`; empty for that of the model's name.
+    """
+
+    model: str
+    gpus: Sequence[str]
+    request: Request
+    quantisation: str = ""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The judgement of a wish.
+
+    Args:
+        dimensions: of the model.
+        cards: the cards.
+        verdict: the judgement.
+        remarks: sentences for the operator.
+    """
+
+    dimensions: Dimensions
+    cards: tuple[Card, ...]
+    verdict: Verdict
+    remarks: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if the wish fits, else 5."""
+        return 0 if self.verdict.kind is Kind.FITS else 5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model and a kind of card in the table.
+
+    Args:
+        model: of the table of models.
+        quantisation: of the weights.
+        fits: whether one card serves the context of the table.
+        context: the longest context in tokens that one card serves, from 4096 on; 0 if none.
+        cards: the least number of such cards that serve the context of the table; 0 if `MOST_CARDS` are too few.
+    """
+
+    model: str
+    quantisation: str
+    fits: bool
+    context: int
+    cards: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """Every card of the table of cards with every model of the table of models.
+
+    Args:
+        request: what a card has to serve.
+        rows: card -> cells, in the order of the models and then of the quantisations.
+    """
+
+    request: Request
+    rows: tuple[tuple[Card, tuple[Cell, ...]], ...]
+
+
+def fit(wish: Wish) -> Fit:
+    """Judge whether a model of the table fits into named cards.
+
+    Args:
+        wish: see `Wish`.
+
+    Raises:
+        UsageError: the model or a card is unknown, or there are too many cards.
+    """
+    dimensions = _model(wish.model, wish.quantisation)
+    given = [card for text in wish.gpus for card in _cards(text)]
+    if not 1 <= len(given) <= MOST_GIVEN:
+        raise UsageError(f"an instance has 1 to {MOST_GIVEN} cards, not {len(given)}", 'such as --gpu "2x RTX 4090"')
+    verdict = judge(dimensions, wish.request, given)
+    return Fit(dimensions, tuple(given), verdict, tuple(_remarks(dimensions, wish.request)))
+
+
+def table(request: Request) -> Table:
+    """Judge every model of the table on one card of each kind.
+
+    Args:
+        request: what to serve; a model with a shorter training context serves that context.
+    """
+    cards = [card for name in TOTAL if (card := named(name))]
+    known: dict[int, tuple[Cell, ...]] = {}
+    for card in cards:
+        if card.free not in known:
+            known[card.free] = tuple(
+                _cell(model, quantisation, request, card)
+                for model in catalogue.MODELS
+                for quantisation in catalogue.QUANTISATIONS
+            )
+    return Table(request, tuple((card, known[card.free]) for card in cards))
+
+
+def _cell(name: str, quantisation: str, request: Request, card: Card) -> Cell:
+    dimensions = _model(name, quantisation)
+    context = largest_context(dimensions, request, [card])
+    needed = cards_needed(dimensions, request, [card])
+    return Cell(name, quantisation, needed == 1, context if context >= LEAST_CONTEXT else 0, needed)
+
+
+def _model(name: str, quantisation: str) -> Dimensions:
+    """Return the dimensions of a model of the table."""
+    found = catalogue.dimensions(name, quantisation)
+    if found is not None:
+        return found
+    near = nearest(name, catalogue.MODELS)
+    meant = f"; did you mean {near}?" if near else ""
+    hint = f"the table has {', '.join(catalogue.MODELS)}"
+    raise UsageError(f"the table has no dimensions of {clip(name)!r}{meant}", hint)
+
+
+def _cards(text: str) -> list[Card]:
+    """Return the cards of one `--gpu`: a name of the table or a size of memory, and a number before an x."""
+    match = re.fullmatch(r"\s*(?:(\d{1,4})\s*[x*]\s+|(\d{1,4})x)?(.{1,200}?)\s*", text, re.DOTALL)
+    number, name = (int(match[1] or match[2] or 1), match[3]) if match else (1, text)
+    if not 1 <= number <= MOST_GIVEN:
+        raise UsageError(f"an instance has 1 to {MOST_GIVEN} cards, not {number}", 'such as --gpu "2x RTX 4090"')
+    return [_sized(name) or named(name) or _unknown(name)] * number
+
+
+def _sized(text: str) -> Card | None:
+    """Return a card by its free memory, such as `48GiB` or `22528 MiB`."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*(gib|mib)", text.strip().lower())
+    if not match:
+        return None
+    size = int(float(match[1]) * _UNIT[match[2]])
+    return Card(f"a card with {text.strip()} free", size)
+
+
+def _unknown(name: str) -> Card:
+    """Refuse a card that the table does not have."""
+    begun = [known for known in TOTAL if known.lower().startswith(name.strip().lower())]
+    near = nearest(name, TOTAL)
+    if begun and name.strip():
+        meant = f"; did you mean {' or '.join(begun[:4])}?"
+    else:
+        meant = f"; did you mean {near}?" if near else ""
+    hint = 'give the free memory of another card in place of a name, such as --gpu "48GiB"; --table lists the names'
+    raise UsageError(f"the table has no card {clip(name)!r}{meant}", hint)
+
+
+def _remarks(dimensions: Dimensions, request: Request) -> list[str]:
+    """Return what the operator should know beside the judgement."""
+    found = []
+    if dimensions.training_context and request.context > dimensions.training_context:
+        found.append(
+            f"the server cuts the context {request.context} to the {context_of_slot(dimensions, request)} tokens that"
+            " the model was trained for"
+        )
+    if slots(dimensions, request) != request.parallel:
+        found.append(f"the server gives {dimensions.architecture} one slot, whatever was asked")
+    if dimensions.kv_heads and not dimensions.quantisable:
+        found.append("the cache of this model's file is f16 alone: keys and values differ in length")
+    return found
