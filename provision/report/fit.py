@@ -9,7 +9,7 @@ from typing import Any
 from provision.actions.fit import Cell, Fit, Table
 from provision.capacity.catalogue import MODELS, QUANTISATIONS
 from provision.capacity.estimate import Estimate, Request
-from provision.capacity.verdict import LEAST_CONTEXT, MOST_CARDS, Kind, gib
+from provision.capacity.verdict import MOST_CARDS, Kind, gib
 from provision.report import console, layout
 from provision.report.console import say
 
@@ -43,11 +43,11 @@ def show(fit: Fit, *, as_json: bool) -> None:
     columns = [("as asked, one card", fit.verdict.need)]
     if fit.verdict.kind is not Kind.FITS or len(fit.verdict.shares) > 1:
         columns += [(f"card {number}", share) for number, share in enumerate(fit.verdict.shares, 1)][:2]
-    head = "".join(f"{name:>20}" for name, _ in columns)
+    head = "".join(f"{name:>18}" for name, _ in columns)
     say(f"{'GiB, estimated':24}{head}")
     for field, label in TERMS.items():
-        say(f"{label:24}" + "".join(f"{gib(getattr(terms, field)):>20}" for _, terms in columns))
-    say(f"{'sum':24}" + "".join(f"{gib(terms.total):>20}" for _, terms in columns))
+        say(f"{label:24}" + "".join(f"{gib(getattr(terms, field)):>18}" for _, terms in columns))
+    say(f"{'sum':24}" + "".join(f"{gib(terms.total):>18}" for _, terms in columns))
     more = len(fit.verdict.shares) - 2
     if len(columns) > 1 and more > 0:
         say(f"and {layout.count(more, 'more card')}; --json has the terms of each")
@@ -69,8 +69,8 @@ def show_table(table: Table, *, as_json: bool) -> None:
         return
     asked = table.request
     say(f"estimate: context {asked.context} x {asked.parallel}, cache {asked.cache_type}, all of a model on cards")
-    say(f"  yes  one card is enough          12k  one card, with at most 12 x 1024 tokens (at least {LEAST_CONTEXT})")
-    say(f"  2x   two such cards are needed   -    {MOST_CARDS} such cards are too few")
+    say("  yes  one card is enough           12k  one card, with at most 12 x 1024 tokens")
+    say(f"  2x   two such cards are needed    -    {MOST_CARDS} such cards are too few")
     names = list(MODELS)
     for first in range(0, len(names), AT_ONCE):
         say()
