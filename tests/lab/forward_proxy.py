@@ -48,8 +48,12 @@ class Proxy(BaseHTTPRequestHandler):
             return
         url = urlsplit(self.path)
         there = http.client.HTTPConnection(url.hostname or "", url.port or 80, timeout=30)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
-        there.request(self.command, url.path + (f"?{url.query}" if url.query else ""), headers=headers)
+        path = url.path + (f"?{url.query}" if url.query else "")
+        there.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():  # Docker sends a header Accept for each type of manifest
+            if name.lower() not in HOP:
+                there.putheader(name, value)
+        there.endheaders()
         answer = there.getresponse()
         self.send_response(answer.status)
         for name, value in answer.getheaders():
