@@ -55,7 +55,7 @@ lab-parts: .venv/installed
 
 lab-test: lab-parts ## Tests on real hosts, with a sample and a slice of the faults; fails where no lab can be started
 	slice=$${PROVISION_SLICE:-$$($(PYTHON) -m tests.slices)} && $(SUDO) env PROVISION_REQUIRE_LAB=1 PROVISION_SLICE=$$slice \
-	  $(BIN)/pytest -q -n 3 --dist loadscope --no-loadscope-reorder $(REPORT) tests/lab tests/faults \
+	  $(BIN)/pytest -q -n 3 --dist loadscope --no-loadscope-reorder --durations=25 $(REPORT) tests/lab tests/faults \
 	  -m "sample or slice or not (faults or matrix)"
 
 test-all: test-faults test-browser ## Every fault and every long lab test; make test runs a part of them, and everything else (50 minutes)
