@@ -16,6 +16,7 @@ from provision.errors import Problem
 from provision.inventory import (
     AbsolutePath,
     Address,
+    CardName,
     CardUser,
     Duration,
     Host,
@@ -62,7 +63,7 @@ FIRST_PORT = 3001
 _SECRET = ("https_proxy", "no_proxy")
 
 
-Cards = tuple[Annotated[int, Field(ge=0, le=1023)], ...]
+Cards = tuple[CardName, ...]
 Storage = Literal["volume"] | AbsolutePath
 
 
@@ -130,8 +131,9 @@ class InstanceSettings(Tuning):
     """One container of a host. An unset value is as for all instances."""
 
     gpus: Cards
-    """Indices of the cards, as nvidia-smi shows them at the first deploy. Each host remembers the UUID of every index,
-    so an index keeps its card when a boot numbers the cards anew, or when a card goes missing."""
+    """The cards, each by index, by UUID (`GPU-...`), or by the UUID of a MIG device (`MIG-...`, one for an instance);
+    `provision facts` lists all of them. An index is that of nvidia-smi at the first deploy. Each host remembers the
+    UUID of every index, so an index keeps its card when a boot numbers the cards anew, or when a card goes missing."""
     name: Name | None = None
     """Name of the container; by default ollama1, ollama2 and so on."""
     port: Port | None = None
@@ -195,6 +197,8 @@ class Settings(Tuning):
                 )
             if len(item.gpus) != len(set(item.gpus)):
                 yield ("instances", index, "gpus"), "names a card twice"
+            if len(item.gpus) > 1 and any(map(_is_mig, item.gpus)):
+                yield ("instances", index, "gpus"), "may name one MIG device and no other card: CUDA uses one device"
         yield from _unequal_sharers(self)
         if isinstance(self.max_unavailable, str) and not 0 < share_of(self.max_unavailable) <= 1:
             yield ("max_unavailable",), "must be more than 0% and at most 100%"
@@ -203,8 +207,9 @@ class Settings(Tuning):
 
 
 def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
-    """Yield networks that `admit` names in vain."""
+    """Yield networks that `admit` names in vain, and cards of another host."""
     settings = host.of(Settings)
+    yield from _elsewhere(host, inventory)
     if settings.admit and host.instances and endpoint.is_local(host, inventory):
         yield host.problem(
             OLLAMA.name,
@@ -213,6 +218,26 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
             " because no balancer on another host sends to them. Remove the key, or set ollama.listen_address to the"
             f" address of {host.name} that these networks reach",
         )
+
+
+def _elsewhere(host: Host, inventory: Inventory) -> Iterator[Problem]:
+    """Yield UUIDs that an earlier host names too: a UUID belongs to one card of the world."""
+    if not any(isinstance(card, str) for instance in host.instances for card in instance.gpus):
+        return
+    owners: dict[int | str, str] = {}
+    for other in inventory.hosts:
+        if other.name == host.name:
+            break
+        owners |= {card: f"{other.name}/{own.name}" for own in other.instances for card in own.gpus}
+    for index, instance in enumerate(host.instances):
+        for card in instance.gpus:
+            if isinstance(card, str) and card in owners:
+                told = f"{card} is already a card of {owners[card]}; `provision facts` lists the UUIDs of a host"
+                yield host.problem(OLLAMA.name, ("instances", index, "gpus"), told)
+
+
+def _is_mig(card: int | str) -> bool:
+    return isinstance(card, str) and card.startswith("MIG-")
 
 
 def _is_one_line(secret: Secret) -> bool:

@@ -28,6 +28,7 @@ from provision.inventory.settings import Settings
 from provision.inventory.types import (
     AbsolutePath,
     Address,
+    CardName,
     CardUser,
     Duration,
     Fingerprint,
@@ -52,6 +53,7 @@ from provision.inventory.types import (
 __all__ = [
     "AbsolutePath",
     "Address",
+    "CardName",
     "CardUser",
     "Connection",
     "Duration",

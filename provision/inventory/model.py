@@ -77,7 +77,7 @@ class Instance(Serving):
     Args:
         host: the name of the host.
         name: the name of the container; by default `ollama1` and so on.
-        gpus: indices of the cards, as the operator wrote them.
+        gpus: the cards, as the operator wrote them: indices, UUIDs of cards, and UUIDs of MIG devices.
         port: the TCP port.
         storage: the place of the models: `volume`, for a Docker volume of the instance's name, or a directory of the
             host.
@@ -91,7 +91,7 @@ class Instance(Serving):
 
     host: str
     name: str
-    gpus: tuple[int, ...]
+    gpus: tuple[int | str, ...]
     port: int
     storage: str = "volume"
     models: tuple[str, ...] = ()

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_CARD = re.compile(r"(?:GPU|MIG)-[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_MOST_CARDS = 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 _VERSION = re.compile(r"(?:[0-9]+:)?[0-9]+(?:[.~+-][0-9A-Za-z]+)*")
@@ -128,6 +130,20 @@ def _fingerprint(value: Any) -> Any:
     return value.replace(" ", "").upper() if isinstance(value, str) and len(value) < 100 else value
 
 
+def _card(value: Any) -> Any:
+    """Return the name of a card: an index, or a UUID in the letters of nvidia-smi."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_CARDS:
+        return value
+    text = value.strip() if isinstance(value, str) and len(value) < 100 else ""
+    uuid = text[:4].upper() + text[4:].lower()
+    if not _CARD.fullmatch(uuid):
+        message = (
+            f"must be an index from 0 to {_MOST_CARDS - 1}, or a UUID that nvidia-smi -L shows: GPU-... or MIG-..."
+        )
+        raise ValueError(message)
+    return uuid
+
+
 def duration_seconds(value: str) -> float:
     """Return the seconds of a `Duration`; negative means without end (`math.inf`)."""
     if value.lstrip("-").isdigit():
@@ -179,6 +195,8 @@ Duration = Annotated[
 """Kept as text for Ollama and Docker; `duration_seconds` counts the seconds."""
 Size = Annotated[str, BeforeValidator(_lowered), _check("a size in bytes or such as 50m or 8g", 20, _SIZE.fullmatch)]
 """Kept as text for Docker; `size_bytes` counts the bytes."""
+CardName = Annotated[int | str, BeforeValidator(_card)]
+"""An index, `GPU-...` of a card, or `MIG-...` of a MIG device."""
 CardUser = Annotated[
     str,
     _check(

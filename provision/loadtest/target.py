@@ -31,14 +31,14 @@ class Member:
 
     Args:
         name: HOST/INSTANCE.
-        cards: indices of its cards.
+        cards: its cards, as the inventory names them.
         parallel: answers at once.
         weight: its weight in the upstream.
         models: the models that it serves.
     """
 
     name: str
-    cards: Sequence[int]
+    cards: Sequence[int | str]
     parallel: int
     weight: int
     models: Sequence[str]

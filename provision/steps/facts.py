@@ -61,7 +61,7 @@ class HostFacts:
         interfaces: the host's own address -> the name of its interface.
         sources: peer, as asked for -> the host's own address on the route to the peer.
         resolved: peer, as asked for -> its address.
-        cards: all cards that nvidia-smi lists, with its own indices; `card` takes an index of the inventory.
+        cards: all cards that nvidia-smi lists, with its own indices; `card` takes a name of the inventory.
         driver_error: why cards may be missing from the list, or why it is empty; empty where nvidia-smi found no fault.
         remembered: index of the inventory -> UUID of its card, from the host's record.
         systemd: whether PID 1 is systemd.
@@ -112,9 +112,24 @@ class HostFacts:
         """Index of the inventory -> its card, of all present cards."""
         return nvidia_smi.by_index(self.cards, self.remembered)
 
-    def card(self, index: int) -> Card | None:
-        """The card of an index of the inventory, or None if the card is gone or never existed."""
-        return self.by_index.get(index)
+    @property
+    def healthy(self) -> frozenset[str]:
+        """UUIDs of the present cards that need no reset, and of the MIG devices of these cards."""
+        well = [card for card in self.cards if not card.broken]
+        return frozenset(uuid for card in well for uuid in (card.uuid, *(device.uuid for device in card.devices)))
+
+    @property
+    def present(self) -> frozenset[str]:
+        """UUIDs of all present cards and MIG devices."""
+        return frozenset(uuid for card in self.cards for uuid in (card.uuid, *(each.uuid for each in card.devices)))
+
+    def card(self, name: int | str) -> Card | None:
+        """The card, or the MIG device as a card, that a name of the inventory means; None if it is not there.
+
+        Args:
+            name: an index, or a UUID of a card or of a MIG device.
+        """
+        return nvidia_smi.named(name, self.cards, self.remembered)
 
 
 def live_facts(live: Any) -> HostFacts:
@@ -242,7 +257,7 @@ def _script(parts: frozenset[str]) -> str:
     if CARDS not in parts:
         return f"{_HOST.strip()}\n{look}\necho '# end'"
     # nvidia-smi is slow where the driver is not kept loaded: its answer waits in the pipe for the other reads
-    beside = f"cards | {{\n{look}\necho '# remembered'; remembered\nuntil_end\n}}"
+    beside = f"cards | mig | {{\n{look}\necho '# remembered'; remembered\nuntil_end\n}}"
     return f"{_HOST.strip()}\n{nvidia_smi.SCRIPT.strip()}\n{beside}"
 
 
@@ -312,6 +327,7 @@ def _cards(sections: Mapping[str, list[list[str]]]) -> dict[str, Any]:
     elif code not in nvidia_smi.FINAL:
         raise ValueError("the answer ends early")
     cards, error = nvidia_smi.read(core, code, extra)
+    cards = nvidia_smi.with_devices(cards, sections.get("mig", [[]])[0])
     remembered = nvidia_smi.parse_record(sections.get("remembered", [[]])[0])
     return {"cards": cards, "driver_error": error, "remembered": remembered}
 

@@ -6,7 +6,7 @@ the cards behind a missing card move up by one: so a host remembers the UUID of 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from provision.steps import instance_paths
 
@@ -31,7 +31,8 @@ GOOD = r"""good=$(echo "$listed" | sed -n 's/^GPU \([0-9]\{1,4\}\):.*UUID: GPU-.
 # One query asks for all fields. Where that query fails, its two halves follow, both at once; each half answers into the
 # pipe of the next. With a lost card a query prints no row at all, so `nvidia-smi -L` names the other cards, and a
 # second query asks for these, by index: by UUID nvidia-smi would look at the lost card too (docs/facts.md#nvidia-smi).
-# $1 of `smi` is the section, $2 the fields.
+# $1 of `smi` is the section, $2 the fields. `mig` passes an answer on; beside a card in MIG mode the list with its MIG
+# devices follows, because no query has the devices.
 # A process that hangs in a wedged driver keeps its pipe open, so readers stop at `# end` and not at the close.
 SCRIPT = f"""
 ask() {{ timeout -k 2 "$limit" nvidia-smi "$@" </dev/null 2>&1; }}
@@ -63,6 +64,15 @@ cards() {{
     0 | 124 | 137) echo '# end' ;;
     *) {{ smi gpu-extra {EXTRA}; echo '# end'; }} | {{ smi gpu {CORE}; until_end; }} ;;
   esac
+}}
+mig() {{
+  mode=; while IFS= read -r row; do
+    case $row in
+      '# end') [ -z "$mode" ] || {{ echo '# mig'; ask -L; }}; echo "$row"; return ;;
+      *', Enabled, '*) mode=on ;;
+    esac
+    printf '%s\\n' "$row"
+  done
 }}
 remembered() {{ grep -E -m {MOST} '^[0-9]{{1,4}} GPU-[0-9A-Za-z-]{{1,64}}$' {RECORD} 2>/dev/null || :; }}
 """
@@ -128,6 +138,7 @@ class Card:
         mig: whether MIG mode is on (then nobody can use the card as a whole).
         broken: nvidia-smi's text in place of a value, where the card needs a reset before use; else empty.
         persistent: whether the driver stays loaded without a user of the card; None where unknown.
+        devices: the MIG devices of the card.
     """
 
     index: int
@@ -139,6 +150,16 @@ class Card:
     mig: bool = False
     broken: str = ""
     persistent: bool | None = None
+    devices: tuple[MigDevice, ...] = ()
+
+    def part(self, device: MigDevice) -> "Card":
+        """Return a MIG device of the card as a card: a container gets a device as it gets a card.
+
+        Args:
+            device: the device.
+        """
+        name = f"{self.name} MIG {device.profile}"
+        return replace(self, uuid=device.uuid, name=name, memory_mib=device.memory_mib, mig=False, devices=())
 
 
 FINAL = (0, 124, 137)
@@ -233,6 +254,17 @@ def mig_devices(listed: Iterable[str]) -> dict[str, tuple[MigDevice, ...]]:
     return devices
 
 
+def with_devices(cards: Iterable[Card], listed: Iterable[str]) -> tuple[Card, ...]:
+    """The cards with their MIG devices.
+
+    Args:
+        cards: as `read` returns them.
+        listed: output of `nvidia-smi -L`; empty where no card is in MIG mode.
+    """
+    devices = mig_devices(listed)
+    return tuple(replace(card, devices=devices.get(card.uuid, ())) for card in cards)
+
+
 def _complaint(exit_code: int, complaint: str, cards: Sequence[str]) -> str:
     if exit_code:
         reason = ERRORS.get(exit_code, f"nvidia-smi exited {exit_code}")
@@ -291,6 +323,20 @@ def by_index(cards: Sequence[Card], remembered: Mapping[int, str]) -> dict[int, 
     """
     by_uuid = {card.uuid: card for card in cards}
     return {index: by_uuid[uuid] for index, uuid in sorted(record(cards, remembered).items()) if uuid in by_uuid}
+
+
+def named(name: int | str, cards: Sequence[Card], remembered: Mapping[int, str]) -> Card | None:
+    """The card, or the MIG device as a card, that a name of the inventory means; None where it is not there.
+
+    Args:
+        name: an index of the inventory, or a UUID of a card or of a MIG device.
+        cards: the cards that nvidia-smi lists.
+        remembered: the host's record.
+    """
+    if isinstance(name, int):
+        return by_index(cards, remembered).get(name)
+    parts = (card.part(device) for card in cards for device in card.devices)
+    return next((card for card in (*cards, *parts) if card.uuid == name), None)
 
 
 def record_text(indices: Mapping[int, str]) -> bytes:

@@ -67,7 +67,7 @@ PROBLEMS = [
     (27, "gpus: is required"),
     (28, "context_length: must be a whole number"),
     (30, "nvidia_toolkit: must be a mapping"),
-    (33, r"gpus\[0\]: must be a whole number"),
+    (33, r"gpus\[0\]: must be an index from 0 to 1023, or a UUID"),
     (33, "name: must be a name"),
     (36, r"configure_args\[0\]: must be --with-NAME"),
 ]

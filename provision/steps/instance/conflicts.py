@@ -28,14 +28,14 @@ class Holders(Step):
     """Nobody else holds a card or a port of this host's instances.
 
     Args:
-        cards: instance -> indices of its cards.
+        cards: instance -> its cards: indices or UUIDs.
         ports: instance -> its port.
         address: the address of the instances, or a pure function from the host facts to the address.
         tolerate: names of containers, and of programs outside Docker, that may use the cards of instances.
         setting: the name of `tolerate` in the inventory.
     """
 
-    cards: Mapping[str, tuple[int, ...]]
+    cards: Mapping[str, tuple[int | str, ...]]
     ports: Mapping[str, int]
     address: str | Callable[[HostFacts], str]
     tolerate: tuple[str, ...] = ()
@@ -72,16 +72,15 @@ class Holders(Step):
         yield Check("others on the cards", list(self._cards(live_facts(live), have)), [])
 
     def _cards(self, facts: HostFacts, have: Mapping[str, Any]) -> Iterator[str]:
-        yield from self._held(facts.by_index, have)
-
-    def _held(self, listed: Mapping[int, Card], have: Mapping[str, Any]) -> Iterator[str]:
         """Yield a sentence for each card with another holder."""
-        for instance, indices in self.cards.items():
-            for index in filter(listed.__contains__, indices):
-                holders = dict(_holders(listed[index], have))
+        for instance, names in self.cards.items():
+            for card_name in names:
+                card = facts.card(card_name)
+                holders = dict(_holders(card, have)) if card else {}
                 for name, use in holders.items():
                     if name not in self.tolerate:
-                        yield f"card {index} of {instance} is {use}; stop {name}, or list the name in {self.setting}"
+                        what = f"card {card_name} of {instance} is {use}"
+                        yield f"{what}; stop {name}, or list the name in {self.setting}"
 
     def _ports(self, address: str, have: Mapping[str, Any]) -> Iterator[str]:
         places = (address, *EVERY_ADDRESS)

@@ -22,7 +22,7 @@ from provision.steps.instance.container_state import OWN, listed, published, sta
 from provision.steps.instance.create_arguments import NANO, create_words
 from provision.steps.instance.engine import Engine
 from provision.steps.instance.previous import Previous, previous_name
-from provision.steps.system.preflight import complaint
+from provision.steps.system.preflight import complaint, in_mig_mode
 from provision.steps.wording import Vocabulary
 
 CREATE_TIMEOUT = 300.0
@@ -44,7 +44,7 @@ class Container(Step):
         name: name of the container and of the instance.
         engine: the model server inside.
         image: reference of the image, already on the host.
-        gpus: indices of the cards, as the operator wrote them; resolved to UUIDs each time.
+        gpus: the cards, as the operator wrote them: indices or UUIDs; resolved to UUIDs each time.
         port: port on the host.
         address: address on the host, or a pure function from the host facts to the address.
         environment: variables of the server.
@@ -66,7 +66,7 @@ class Container(Step):
     name: str
     engine: Engine = field(repr=False)
     image: str
-    gpus: tuple[int, ...]
+    gpus: tuple[int | str, ...]
     port: int
     address: str | Callable[[HostFacts], str]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -174,7 +174,7 @@ class Container(Step):
         if past.get("aside"):
             past = {**past, "restart": self.restart}
         past = {key: value for key, value in past.items() if key not in ("aside", "previous")}
-        missing = sorted(set(past["gpus"]) - {card.uuid for card in facts.cards})
+        missing = sorted(set(past["gpus"]) - facts.present)
         if missing:
             raise RefusalError(f"{self.name} was on {', '.join(missing)}, which this host has no more")
         well = {"current": True, "running": True, "sees": past["gpus"], "answers": "yes", "cgroup": OWN}
@@ -199,9 +199,8 @@ class Container(Step):
         if have is None or have.get("foreign") or not have["running"] or have["answers"] != "yes":
             return False
         address = self.address(facts) if callable(self.address) else self.address
-        well = {card.uuid for card in facts.cards if not card.broken}
         in_place = have["publish"] == [f"{address}:{self.port}"]
-        return in_place and have["sees"] == have["gpus"] and well.issuperset(have["gpus"])
+        return in_place and have["sees"] == have["gpus"] and facts.healthy.issuperset(have["gpus"])
 
     def impact(self, have: State, want: State) -> str:
         """The instance that goes out of the upstream for the change."""
@@ -280,10 +279,8 @@ class Container(Step):
 
     def _cards(self, facts: HostFacts) -> list[str]:
         """Return the UUIDs of the cards."""
-        by_index = facts.by_index
-        return sorted(
-            by_index[index].uuid if index in by_index else f"card {index} is not there" for index in self.gpus
-        )
+        cards = {name: facts.card(name) for name in self.gpus}
+        return sorted(card.uuid if card else f"card {name} is not there" for name, card in cards.items())
 
     def _recreate(self, want: Mapping[str, Any]) -> Command:
         words = create_words(self.name, want, self.engine.probe)
@@ -339,21 +336,25 @@ def _loss(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
     return ", in which nothing can be run any more" if gone else ", which has lost its cards"
 
 
-def uuids(indices: Sequence[int], facts: HostFacts) -> list[str]:
+def uuids(names: Sequence[int | str], facts: HostFacts) -> list[str]:
     """Return the UUIDs of some cards.
+
+    Args:
+        names: indices of the inventory, or UUIDs.
+        facts: the host facts.
 
     Raises:
         RefusalError: a card is missing, or is cut into MIG devices.
     """
-    return [_uuid(index, facts) for index in indices]
+    return [_uuid(name, facts) for name in names]
 
 
-def _uuid(index: int, facts: HostFacts) -> str:
-    card = facts.card(index)
+def _uuid(name: int | str, facts: HostFacts) -> str:
+    card = facts.card(name)
     if card is None or card.broken:
-        raise RefusalError(complaint(index, facts))
+        raise RefusalError(complaint(name, facts))
     if card.mig:
-        raise RefusalError(f"card {index} ({card.name}) is in MIG mode and cannot be used whole; switch MIG off")
+        raise RefusalError(f"card {name} ({card.name}) {in_mig_mode(card)}")
     return card.uuid
 
 

@@ -109,5 +109,7 @@ def _log(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def listed(text: str) -> list[str]:
-    """Return the UUIDs in the output of `nvidia-smi -L`."""
-    return sorted(re.findall(r"\(UUID: ([^)\s]+)\)", text))
+    """Return the UUIDs in the output of `nvidia-smi -L`. A container that was given MIG devices also sees the card of
+    each device, which no program can use (docs/facts.md#mig)."""
+    uuids = re.findall(r"\(UUID: ([^)\s]+)\)", text)
+    return sorted([uuid for uuid in uuids if uuid.startswith("MIG-")] or uuids)

@@ -86,14 +86,14 @@ class UsableCards(Step):
     A host without any card is refused. A missing or broken card concerns its instance alone.
 
     Args:
-        gpus: instance -> indices of its cards.
+        gpus: instance -> its cards: indices or UUIDs.
         image: the image of the instances.
         unusable: why an image cannot use a card with the card's driver; empty where it can.
     """
 
     guards_host: ClassVar[bool] = True
 
-    gpus: Mapping[str, tuple[int, ...]]
+    gpus: Mapping[str, tuple[int | str, ...]]
     image: str
     unusable: Callable[[str, Card], str] = field(repr=False)
 
@@ -114,12 +114,14 @@ class UsableCards(Step):
             raise RefusalError(
                 f"{reason.rstrip('.')}. The NVIDIA driver is a prerequisite: provision does not install it"
             )
-        for instance, index in self._named():
-            card = facts.card(index)
+        owners: dict[str, tuple[str, int | str]] = {}
+        for instance, name in self._named():
+            card = facts.card(name)
             if card is not None:
-                self._refuse_card(instance, card)
-            elif not facts.remembered and facts.published != ():
-                self._refuse_order(instance, index, facts)
+                self._refuse_card(instance, name, card)
+                _refuse_twice(owners.setdefault(card.uuid, (instance, name)), instance, name, card)
+            elif isinstance(name, int) and not facts.remembered and facts.published != ():
+                self._refuse_order(instance, name, facts)
         return {}
 
     def refused(self, facts: HostFacts) -> Mapping[str, str]:
@@ -127,13 +129,13 @@ class UsableCards(Step):
         if not facts.cards:
             return {}  # the whole host is refused instead
         refusals: dict[str, str] = {}
-        for instance, index in self._named():
-            if reason := complaint(index, facts):
+        for instance, name in self._named():
+            if reason := complaint(name, facts):
                 refusals.setdefault(instance, f"{instance} cannot run: {reason}")
         return refusals
 
-    def _named(self) -> Iterator[tuple[str, int]]:
-        return ((instance, index) for instance, indices in self.gpus.items() for index in indices)
+    def _named(self) -> Iterator[tuple[str, int | str]]:
+        return ((instance, name) for instance, names in self.gpus.items() for name in names)
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """None: a guard changes nothing."""
@@ -143,9 +145,9 @@ class UsableCards(Step):
         """nvidia-smi lists every card that an instance names. A further complaint of nvidia-smi stops no healthy
         card."""
         facts = live_facts(live)
-        good = {index for index, card in facts.by_index.items() if not card.broken}
         yield Check("nvidia-smi answers", "yes" if facts.cards else facts.driver_error, "yes")
-        missing = [f"GPU {index} of {instance}" for instance, index in self._named() if index not in good]
+        cards = ((f"{_label(name)} of {instance}", facts.card(name)) for instance, name in self._named())
+        missing = [what for what, card in cards if card is None or card.broken]
         yield Check("missing or broken cards", missing, [])
         if note := self.note(facts):
             yield Check(f"{WARNING}{note}", True, True)
@@ -154,8 +156,8 @@ class UsableCards(Step):
 
     def note(self, facts: HostFacts, have: State = None) -> str:
         """The cards of instances whose driver is not kept loaded. A setting of the host, so nothing changes it here."""
-        named = {index for _, index in self._named()}
-        off = [f"GPU {index}" for index, card in facts.by_index.items() if index in named and card.persistent is False]
+        cards = {name: facts.card(name) for _, name in self._named()}
+        off = [_label(name) for name, card in cards.items() if card and card.persistent is False]
         return f"persistence mode is off on {', '.join(off)}: {PERSISTENCE}" if off else ""
 
     def _refuse_order(self, instance: str, index: int, facts: HostFacts) -> None:
@@ -168,31 +170,66 @@ class UsableCards(Step):
             f"by DeviceIDs of docker inspect"
         )
 
-    def _refuse_card(self, instance: str, card: Card) -> None:
+    def _refuse_card(self, instance: str, name: int | str, card: Card) -> None:
         if card.mig:
-            raise RefusalError(
-                f"{instance} names GPU {card.index} ({card.name}), which is in MIG mode and cannot be used as a whole: "
-                f"switch MIG off (nvidia-smi -i {card.index} -mig 0)"
-            )
+            raise RefusalError(f"{instance} names {_label(name)} ({card.name}), which {in_mig_mode(card)}")
         if reason := self.unusable(self.image, card):
             raise RefusalError(reason)
 
 
-def complaint(index: int, facts: HostFacts) -> str:
-    """Why the card of an index of the inventory cannot be used; empty where it can.
+def _refuse_twice(first: tuple[str, int | str], instance: str, name: int | str, card: Card) -> None:
+    """Refuse a card that the inventory names twice, once by its index and once by its UUID."""
+    if first != (instance, name):
+        owner, other = first
+        raise RefusalError(
+            f"{instance} names {_label(name)} and {owner} names {_label(other)}, which are the same card ({card.uuid}):"
+            " give each card to one instance, and name it once"
+        )
+
+
+def in_mig_mode(card: Card) -> str:
+    """Return the end of a sentence about a card in MIG mode that an instance names as a whole.
 
     Args:
-        index: the index in the inventory.
+        card: the card.
+    """
+    devices = ", ".join(f"{device.uuid} ({device.profile})" for device in card.devices)
+    instead = f"name a MIG device instead: {devices}" if devices else "the card has no MIG device yet"
+    off = f"switch MIG off (nvidia-smi -i {card.index} -mig 0)"
+    return f"is in MIG mode and cannot be used as a whole: {instead}; or {off}"
+
+
+def complaint(name: int | str, facts: HostFacts) -> str:
+    """Why a card of the inventory cannot be used; empty where it can.
+
+    Args:
+        name: the index or the UUID in the inventory.
         facts: the host facts.
     """
-    uuid, card = facts.record.get(index), facts.card(index)
+    uuid, card = facts.record.get(name) if isinstance(name, int) else None, facts.card(name)
+    what = f"GPU {name} ({uuid})" if isinstance(name, int) else name
     if card is not None:
-        return f"GPU {index} ({uuid}) is broken: {card.broken}" if card.broken else ""
+        return f"{what} is broken: {card.broken}" if card.broken else ""
     evidence = f"; {facts.driver_error}" if facts.driver_error else ""
-    if uuid is not None:
-        return f"GPU {index} ({uuid}) is missing: nvidia-smi does not list it{evidence}"
-    return f"there is no GPU {index}: this host has {_list(facts)}{evidence}"
+    if uuid is not None or name in facts.record.values():
+        return f"{what} is missing: nvidia-smi does not list it{evidence}"
+    if isinstance(name, int):
+        return f"there is no GPU {name}: this host has {_list(facts)}{evidence}"
+    return f"{name} is not on this host, which has {_uuids(facts, mig=name.startswith('MIG-'))}{evidence}"
+
+
+def _label(name: int | str) -> str:
+    return f"GPU {name}" if isinstance(name, int) else name
 
 
 def _list(facts: HostFacts) -> str:
     return ", ".join(f"GPU {index} ({card.name})" for index, card in facts.by_index.items()) or "none"
+
+
+def _uuids(facts: HostFacts, *, mig: bool) -> str:
+    """Return the UUIDs of a host's MIG devices or cards, for an operator to copy."""
+    if mig:
+        pairs = [(device, index) for index, card in facts.by_index.items() for device in card.devices]
+        devices = [f"{device.uuid} ({device.profile} of GPU {index})" for device, index in pairs]
+        return ", ".join(devices) or "no MIG device"
+    return ", ".join(f"{card.uuid} (GPU {index}, {card.name})" for index, card in facts.by_index.items()) or "no card"
