@@ -78,6 +78,18 @@ class Settings(inventory.Settings):
         """The mirrors of Docker Hub."""
         return PRESETS[self.preset].images if self.images is None else self.images
 
+    def addresses(self) -> Iterator[tuple[str, str]]:
+        """Yield the path of the setting, and the address without a login, of every mirror."""
+        for name in ("docker", "nvidia_toolkit"):
+            if url := self.url(name):
+                yield f"mirrors.{name}", url.address
+        if self.nginx:
+            yield "mirrors.nginx", self.nginx
+        for number, mirror in enumerate(self.hub):
+            yield f"mirrors.images[{number}]", mirror
+        if self.model_registry:
+            yield "mirrors.model_registry", f"http://{self.model_registry}"
+
     def has(self, key: str) -> bool:
         """Return whether the section, with its preset, has an address under a key.
 

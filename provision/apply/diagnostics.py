@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from provision.apply import proxied
+from provision.apply import mirror_advice, proxied
 from provision.command import OUT_OF_TIME, SLOW, Answer, Command
 from provision.errors import CommandError, FactError, NotConvergedError, RefusedError, UnfitError
 from provision.inventory import Host
@@ -29,7 +29,7 @@ def command_failed(change: Change, command: Command, answer: Answer, host: Host 
         change: the change.
         command: the command.
         answer: the answer; the last lines of standard error are the evidence.
-        host: the host, whose proxy may be the cause; None for no judgement of a proxy.
+        host: the host, whose proxy or mirror may be the cause; None for no judgement of these.
     """
     late = answer.exit == OUT_OF_TIME
     reason = "took too long" if late else f"exited {answer.exit}"
@@ -42,6 +42,11 @@ def command_failed(change: Change, command: Command, answer: Answer, host: Host 
         exit_status=answer.exit,
         stderr=ending("\n".join(answer.error.splitlines()[-30:]), 4000),
     )
+
+
+def _outside(host: Host | None, evidence: str) -> str:
+    """Return what is wrong with the proxy or a mirror of a host; empty where the evidence tells of neither."""
+    return (proxied.advice(host, evidence) or mirror_advice.advice(host, evidence)) if host else ""
 
 
 def repair(evidence: str) -> str:

@@ -5,14 +5,11 @@ The texts are those of curl, apt, Go's net/http in Docker and Ollama, and our ow
 
 import re
 
+from provision.apply.mirror_advice import PAGE
 from provision.inventory import Host, shared_settings
 from provision.inventory.proxy import ProxyUrl
 
 _LOGIN = re.compile(r"\b407\b|proxy authentication required", re.IGNORECASE)
-_PAGE = re.compile(
-    r"invalid character '<'|it is no OpenPGP key|does the network require authentication|<html|<!doctype",
-    re.IGNORECASE,
-)
 _REFUSED = re.compile(
     r"CONNECT tunnel failed|\b(error:|code|HTTP|Err:.*) *(403|50[234])\b|\b(403|50[234])  [A-Z]|: Forbidden"
 )
@@ -41,7 +38,7 @@ def advice(host: Host, evidence: str) -> str:
             "write http://USER:PASSWORD@HOST:PORT with the right password as proxy.http and proxy.https, by !env NAME"
         )
         return f"{through}, which demands another login (407): {login}"
-    if _PAGE.search(evidence):
+    if PAGE.search(evidence):
         return f"{through}, and a web page came in place of the file: open the address through the proxy with a browser"
     if _REFUSED.search(evidence):
         return f"{through}, which may have refused the address: allow it there, or add its host to proxy.no_proxy"

@@ -4,7 +4,7 @@ A role never imports another role. Each class here names the settings of one rol
 `Settings` declares them, with their defaults. `Instance` has the settings of `ollama` that others read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -50,6 +50,9 @@ class MirrorSettings(Protocol):
 
     def url(self, name: str) -> MirrorUrl | None:
         """Return the mirror of a repository, or None for the maker's own address."""
+
+    def addresses(self) -> Iterator[tuple[str, str]]:
+        """Yield the path of the setting, and the address without a login, of every mirror."""
 
     def has(self, key: str) -> bool:
         """Return whether the section, with its preset, has an address under a key."""

@@ -17,7 +17,8 @@ from .conftest import Fleet, wait_for
 
 pytestmark = pytest.mark.lab
 FOLDER = Path(__file__).parents[2] / "docs/runbooks"
-OTHERS = {"load-test", "behind-a-proxy"}  # these pages have tests of their own: test_loadtest, test_proxy
+# These pages have tests of their own: test_loadtest, test_proxy, test_mirrors.
+OTHERS = {"load-test", "behind-a-proxy", "behind-mirrors"}
 PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem not in OTHERS)
 CARDS = "/etc/provision-lab/gpus.json"
 

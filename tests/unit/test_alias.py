@@ -197,6 +197,23 @@ def test_verify_proves_the_name_and_its_bytes(tags, failed):
     assert not unknown.passed
 
 
+@pytest.mark.parametrize(
+    ("loaded", "of_alias", "shown"),
+    [
+        ({MIRROR}, "1", {MODEL}),
+        ({MIRROR, MODEL}, "1", {MIRROR, MODEL}),
+        ({MIRROR}, "2", {MIRROR}),
+        ({"other:latest"}, "1", {"other:latest"}),
+        (set(), "1", set()),
+    ],
+)
+def test_a_model_loaded_under_the_mirrors_name_counts_under_its_own(loaded, of_alias, shown):
+    known = {MODEL: {"digest": of_alias}, MIRROR: {"digest": "1"}}
+    found = server_state.as_served({name: {} for name in loaded}, {MODEL: MIRROR}, known)
+    assert set(found) == shown
+    assert server_state.as_served(None, {MODEL: MIRROR}, known) is None
+
+
 # -- orphans and rollback
 
 

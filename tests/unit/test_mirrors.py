@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from provision.apply import mirror_advice
 from provision.command import Put
 from provision.errors import InventoryError
 from provision.inventory import Inventory, Mask, Secret, masked
@@ -184,3 +185,29 @@ def test_all_addresses_are_in_one_list_with_their_keys(load):
 def test_a_list_of_addresses_has_no_password(load):
     inventory = load(f'{{docker: "{LOGGED_IN}"}}')
     assert "canary" not in repr(mirrored.outside(inventory.host("gpu-01"), inventory))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "said"),
+    [
+        ("the key at http://m.test:81/docker/gpg does not match:\nnone: it is no OpenPGP key", "web page"),
+        ("E: Failed to fetch http://m.test:81/docker  401  Unauthorized", "demands another login (401)"),
+        (
+            "curl: (22) The requested URL returned error: 401\nthe key could not be fetched from http://m.test:81/x",
+            "401",
+        ),
+        ("Err:1 http://m.test:81/docker x\n  404  Not Found", "does not have the file"),
+        ("E: Failed to fetch http://other.test/docker  401  Unauthorized", ""),
+        ("the key could not be fetched from http://m.test:81/x", ""),
+    ],
+)
+def test_an_error_names_the_mirror_and_its_key_and_no_password(load, evidence, said):
+    host = load('{docker: "http://bot:canary@m.test:81/docker"}').host("gpu-01")
+    advice = mirror_advice.advice(host, evidence)
+    assert said in advice
+    assert bool(said) == ("gpu-01 asked the mirror http://m.test:81/docker (mirrors.docker)" in advice)
+    assert "canary" not in advice
+
+
+def test_a_site_without_mirrors_gets_no_advice(load):
+    assert mirror_advice.advice(load("none").host("gpu-01"), "401 Unauthorized <html>") == ""

@@ -194,7 +194,9 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
     tags, loaded = map(models, _bodies(item))
     marks = {path: content.decode(errors="replace") for path, content in _below(inside, f"{MARKS}/").items()}
     mended = {path: content for path, content in marks.items() if path.endswith(MENDED)}
-    aliases = {path: content.split() for path, content in marks.items() if path.endswith(ALIAS)}
+    words = (text.split() for path, text in marks.items() if path.endswith(ALIAS))
+    aliases = dict(sorted((pair[0], pair[1]) for pair in words if len(pair) == 2))
+    loaded = as_served(loaded, aliases, tags or {})
     return Server(
         status=item["status"],
         at=at,
@@ -211,8 +213,8 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
         manifests={path: _manifest(text) for path, text in _below(inside, "models/manifests/").items()},
         blobs=_below(docker.blobs, f"{folder}/models/blobs/"),
         wrong=_below(docker.damaged, f"{folder}/models/blobs/"),
-        marked=tuple(sorted(text.strip() for path, text in marks.items() if path not in {*mended, *aliases})),
-        aliases=dict(sorted((words[0], words[1]) for words in aliases.values() if len(words) == 2)),
+        marked=tuple(sorted(text.strip() for path, text in marks.items() if not path.endswith((MENDED, ALIAS)))),
+        aliases=aliases,
         stale=frozenset(
             path.removesuffix(MENDED) for path, text in mended.items() if item.get("started") in text.splitlines()
         ),
@@ -251,6 +253,29 @@ def models(body: str) -> Mapping[str, Mapping[str, Any]] | None:
         return {canonical(item["name"]): item for item in json.loads(body)["models"] or ()}
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def as_served(
+    loaded: Mapping[str, Mapping[str, Any]] | None,
+    aliases: Mapping[str, str],
+    tags: Mapping[str, Mapping[str, Any]],
+) -> Mapping[str, Mapping[str, Any]] | None:
+    """Return the loaded models by the names for clients. Names with the same bytes share a loaded model, and `/api/ps`
+    shows the name that came first (docs/facts.md#ollama-api).
+
+    Args:
+        loaded: model name -> entry of `/api/ps`; None without an answer.
+        aliases: name for clients -> name under which the model was pulled.
+        tags: model name -> entry of `/api/tags`.
+    """
+    served = {canonical(source): canonical(alias) for alias, source in aliases.items()}
+    digests = {name: entry.get("digest") for name, entry in tags.items()}
+    shown = {}
+    for name, entry in (loaded or {}).items():
+        alias = served.get(name, name)
+        same = alias not in (loaded or {}) and digests.get(alias) == digests.get(name)
+        shown[alias if same else name] = entry
+    return None if loaded is None else shown
 
 
 def claim(loaded: Mapping[str, Mapping[str, Any]]) -> int:
