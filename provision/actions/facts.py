@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from provision.actions.request import Request
-from provision.actions.results import Answers
+from provision.actions.results import Answers, same_cards
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +83,12 @@ class Facts(Answers[HostReport]):
     @property
     def warnings(self) -> tuple[str, ...]:
         """The warnings of the inventory, and cards that two hosts list."""
-        return (*self.inventory.warnings, *shared_cards(self))
+        cards = (
+            (host.name, [card.uuid for card in answer.facts.cards])
+            for host, answer in self.hosts
+            if isinstance(answer, HostReport)
+        )
+        return (*self.inventory.warnings, *same_cards(cards))
 
 
 def facts(request: Request) -> Facts:
@@ -176,20 +180,3 @@ def _docker(answer: Answer, snap: Answer) -> DockerFacts:
 
 def _word(value: Any) -> str:
     return value[:60] if isinstance(value, str) else ""
-
-
-def shared_cards(answers: Answers[HostReport]) -> list[str]:
-    """Return a warning for each card that two hosts list: two names of one machine, or a copied virtual machine.
-
-    Args:
-        answers: of every host.
-    """
-    owners: dict[str, list[str]] = defaultdict(list)
-    for host, answer in answers.hosts:
-        for card in answer.facts.cards if isinstance(answer, HostReport) else ():
-            owners[card.uuid].append(host.name)
-    return [
-        f"{uuid} is a card of {' and '.join(hosts[:4])}: are these names of one machine? Keep one host of them"
-        for uuid, hosts in owners.items()
-        if len(hosts) > 1
-    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provision.actions.pace import DEFAULT_PACE
 from provision.actions.request import Request
-from provision.actions.results import Plan, accepted, advice, clocks, forced
+from provision.actions.results import Plan, accepted, advice, clocks, doubled_cards, forced
 from provision.events import Listener, ignore
 
 
@@ -43,5 +43,5 @@ def planned(request: Request, resume: str, listen: Listener) -> Plan:
     dead = None if resume else log.Logs(log.default_folder()).unfinished(request.inventory)
     inventory = session.context.inventory
     told = dict.fromkeys((*advice(inventory, outcomes), *accepted(inventory, session.context.roles)))
-    remarks = (*clocks(outcomes), *forced(outcomes), *told, *([dead.epitaph] if dead else []))
+    remarks = (*clocks(outcomes), *doubled_cards(outcomes), *forced(outcomes), *told, *([dead.epitaph] if dead else []))
     return Plan(inventory, outcomes, exit_code.of_plan(rollout, outcomes), remarks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -10,7 +11,7 @@ from provision.actions import documents
 from provision.actions.exit_code import INTERRUPTED, HostOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from provision.actions.draining import Drain  # noqa: F401 - a base class names it
     from provision.actions.pace import Pace
@@ -130,8 +131,13 @@ class DeployResult(RunResult["Outcome"]):
 
     @property
     def remarks(self) -> list[str]:
-        """The warnings of the hosts' clocks, the forced instances, and the advice about roles that the plan changes."""
-        return [*self.clocks, *forced(self.outcomes), *advice(self.inventory, self.outcomes)]
+        """Warnings of clocks and of cards of two hosts, the forced instances, and advice about roles that change."""
+        return [
+            *self.clocks,
+            *doubled_cards(self.outcomes),
+            *forced(self.outcomes),
+            *advice(self.inventory, self.outcomes),
+        ]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -207,9 +213,31 @@ class Answers(Generic[T]):
     exit_code: int
 
 
+def same_cards(cards: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
+    """Return a warning for each card of two hosts: two names of one machine, or a copied virtual machine.
+
+    Args:
+        cards: host -> UUIDs of its cards.
+    """
+    owners: dict[str, list[str]] = defaultdict(list)
+    for host, uuids in cards:
+        for uuid in uuids:
+            owners[uuid].append(host)
+    return [
+        f"{uuid} is a card of {' and '.join(hosts[:4])}: are these names of one machine? Keep one host of them"
+        for uuid, hosts in sorted(owners.items())
+        if len(hosts) > 1
+    ]
+
+
 def clocks(outcomes: Sequence[Outcome]) -> list[str]:
     """Return a warning for each host whose clock and this machine's differ."""
     return [outcome.clock for outcome in outcomes if outcome.clock]
+
+
+def doubled_cards(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a warning for each card that two hosts of a plan list."""
+    return same_cards((outcome.host, outcome.cards) for outcome in outcomes)
 
 
 def forced(outcomes: Sequence[Outcome]) -> list[str]:

@@ -48,6 +48,7 @@ class Outcome:
         clock: a warning if the host's clock and this machine's differ; else empty.
         reloads: on a balancer, how often this run changed marks of its upstream.
         forced: why the instances that an operator forced onto their cards do not fit.
+        cards: UUIDs of the cards of the host, by the read of the plan.
         down: instances that get no requests at the end of the run, though no operator drained them.
     """
 
@@ -60,6 +61,7 @@ class Outcome:
     clock: str = ""
     reloads: int = 0
     forced: tuple[str, ...] = ()
+    cards: frozenset[str] = frozenset()
     down: frozenset[str] = frozenset()
 
     @property

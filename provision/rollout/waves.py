@@ -228,6 +228,7 @@ class Rollout:
         begin = clock_of_this_machine()
         host.run.read()
         host.outcome.clock = clock.warning(host.name, host.run.reader.facts.clock, begin, clock_of_this_machine())
+        host.outcome.cards = frozenset(card.uuid for card in host.run.reader.facts.cards)
         self._plan(host, self._early)
         if not self._stay_connected:  # a verification pulls nothing
             host.outcome.plan = host.run.with_room(host.outcome.plan, self._early)

@@ -166,6 +166,14 @@ def test_two_hosts_with_one_card_are_named(request_of) -> None:
     assert not [text for text in facts(request_of(fake(), "gpu-01")).warnings if UUID in text]
 
 
+def test_a_plan_names_two_hosts_with_one_card(request_of) -> None:
+    asked = request_of(fake(), "gpu")
+    served = "{vars: {ollama: {instances: [{gpus: [0]}]}, "
+    Path(asked.inventory).write_text(INVENTORY.replace("{vars: {", served))
+    (warning,) = (text for text in actions.plan(asked).remarks if UUID in text)
+    assert "gpu-01 and gpu-02" in warning
+
+
 def test_a_machine() -> None:
     found = machine.read(Answer(0, MACHINE.encode()))
     assert found == Machine(
