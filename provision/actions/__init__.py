@@ -11,6 +11,7 @@ heavy.
 
 from provision.actions import lock as lock
 from provision.actions.deploy import deploy
+from provision.actions.doctor import DoctorResult, doctor
 from provision.actions.drain import drain, undrain
 from provision.actions.history import History, RunStory, history, show
 from provision.actions.pace import Pace
@@ -34,6 +35,7 @@ from provision.actions.verify import verify
 __all__ = [
     "Answers",
     "DeployResult",
+    "DoctorResult",
     "DrainResult",
     "History",
     "Pace",
@@ -47,6 +49,7 @@ __all__ = [
     "Selected",
     "VerifyResult",
     "deploy",
+    "doctor",
     "drain",
     "history",
     "host_keys",

@@ -19,10 +19,16 @@ MOST_SPARE = 10**10  # bytes: a tenth of a model of 400 GB would refuse disks wi
 
 
 @dataclass(frozen=True)
-class _Brought:
-    """A change with what the change brings, and the room for that."""
+class Brought:
+    """What a step brings to a disk, and the room on the disk.
 
-    change: Change
+    Args:
+        step: id of the step.
+        filling: the bytes, as the step tells.
+        room: by the answers of the host.
+    """
+
+    step: str
     filling: Filling
     room: Room
 
@@ -58,49 +64,55 @@ def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]]) ->
     wanted = reads(plan)
     answers = dict(zip(wanted, ask(wanted), strict=True))
     brought = [
-        _Brought(change, filling, filling.room(answers[filling.size], answers[filling.place]))
+        Brought(change.step.id, filling, filling.room(answers[filling.size], answers[filling.place]))
         for change, filling in pairs
     ]
     _refuse(brought)
     unknown = [entry for entry in brought if entry.room.unknown]
-    notes = {
-        entry.change.step.id: f"{NOT_ASKED}room for {entry.filling.what}: {entry.room.unknown}" for entry in unknown
-    }
+    notes = {entry.step: f"{NOT_ASKED}room for {entry.filling.what}: {entry.room.unknown}" for entry in unknown}
     return dataclasses.replace(plan, notes={**plan.notes, **notes})
 
 
-def _refuse(brought: Sequence[_Brought]) -> None:
-    """Refuse the host if the changes of a disk need more room than the disk has."""
-    disks: dict[str, list[_Brought]] = {}
+def by_disk(brought: Sequence[Brought]) -> list[list[Brought]]:
+    """Return the entries of each disk, without entries that bring nothing or an unknown number of bytes.
+
+    Args:
+        brought: of one host.
+    """
+    disks: dict[str, list[Brought]] = {}
     for entry in brought:
         if entry.room.need:
             disks.setdefault(entry.room.device, []).append(entry)
-    short = [entries for entries in disks.values() if _with_spare(entries) > entries[0].room.free]
+    return list(disks.values())
+
+
+def _refuse(brought: Sequence[Brought]) -> None:
+    """Refuse the host if the changes of a disk need more room than the disk has."""
+    short = [entries for entries in by_disk(brought) if with_spare(entries) > entries[0].room.free]
     if not short:
         return
     looks = ", ".join(f"`df -h {entries[0].room.mount}`" for entries in short)
     settings = ", ".join(dict.fromkeys(entry.filling.setting for entries in short for entry in entries))
     raise RefusedError(
-        f"no room: {'; '.join(map(_shortage, short))}",
+        f"no room: {'; '.join(map(demand, short))}",
         f"make room ({looks} on the host), or name a larger disk ({settings}), then run the command again;"
         f" {NOTHING_CHANGED}",
-        step=short[0][0].change.step.id,
+        step=short[0][0].step,
     )
 
 
-def _things(entries: Sequence[_Brought]) -> Mapping[tuple[Run, Run], tuple[str, int]]:
+def _things(entries: Sequence[Brought]) -> Mapping[tuple[Run, Run], tuple[str, int]]:
     """Return what comes to a disk, each thing once: instances may share a folder."""
-    return {
-        (entry.filling.size, entry.filling.place): (entry.change.step.id, entry.room.need or 0) for entry in entries
-    }
+    return {(entry.filling.size, entry.filling.place): (entry.step, entry.room.need or 0) for entry in entries}
 
 
-def _with_spare(entries: Sequence[_Brought]) -> int:
+def with_spare(entries: Sequence[Brought]) -> int:
+    """Return the bytes that the entries of one disk need, with the spare room."""
     need = _need(entries)
     return need + _spare(need)
 
 
-def _need(entries: Sequence[_Brought]) -> int:
+def _need(entries: Sequence[Brought]) -> int:
     return sum(need for _, need in _things(entries).values())
 
 
@@ -108,10 +120,11 @@ def _spare(need: int) -> int:
     return min(need * SPARE // 100, MOST_SPARE)
 
 
-def _shortage(entries: Sequence[_Brought]) -> str:
+def demand(entries: Sequence[Brought]) -> str:
+    """Return the free and the needed bytes of one disk, in words."""
     room = entries[0].room
     parts = ", ".join(f"{step} {gigabytes(need)}" for step, need in _things(entries).values())
     return (
-        f"{room.mount} has {gigabytes(room.free)} free and needs {gigabytes(_with_spare(entries))}: {parts},"
+        f"{room.mount} has {gigabytes(room.free)} free and needs {gigabytes(with_spare(entries))}: {parts},"
         f" and {gigabytes(_spare(_need(entries)))} to spare"
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "facts": ("provision.cli.facts", "Show system, Docker, disks and cards of the hosts"),
+    "doctor": ("provision.cli.doctor", "Find what is wrong with hosts before a deploy, and the cure; change nothing"),
     "plan": ("provision.cli.plan", "Show the changes of a deploy, and their cost"),
     "deploy": ("provision.cli.deploy", "Change the hosts to the state in the inventory"),
     "verify": ("provision.cli.verify", "Compare as plan does, then prove every step; change nothing"),
@@ -71,8 +72,8 @@ class LazyGroup(click.Group):
 
 EXIT_CODES = """\b
 Exit codes:
-  0  done                       5  verify or a target failed, or drift
-  1  our own fault                 with plan --exit-code
+  0  done                       5  verify, doctor or a target failed,
+  1  our own fault                 or drift with plan --exit-code
   2  usage or inventory         6  locked
   3  a host failed              7  stopped by a guard
   4  a host is unreachable,   130  interrupted, or the answer was no

@@ -127,6 +127,14 @@ class BalancerSettings(Protocol):
         """The TCP port for clients."""
 
 
+class EngineSettings(Protocol):
+    """The shared settings of the role that declares a host's instances."""
+
+    @property
+    def tolerate(self) -> tuple[str, ...]:
+        """Names of containers, and of programs outside Docker, that may use the cards of instances."""
+
+
 @dataclass(frozen=True)
 class _Direct:
     """No proxy."""
@@ -170,6 +178,11 @@ def docker(host: Host) -> DockerSettings:
 def toolkit(host: Host) -> ToolkitSettings:
     """Return the shared settings of the role `nvidia_toolkit` on a host."""
     return cast(ToolkitSettings, host.settings["nvidia_toolkit"])
+
+
+def engine(host: Host) -> EngineSettings:
+    """Return the shared settings of the role that declares the instances of a gpu host."""
+    return cast(EngineSettings, host.settings[host.serving.engine])
 
 
 def nginx(host: Host) -> NginxSettings:

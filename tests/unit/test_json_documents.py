@@ -213,8 +213,16 @@ def test_hosts_that_cannot_be_reached(document, inventory, words):
     assert all(host["why"] for host in found["hosts"])
 
 
+def test_the_doctor_of_hosts_that_cannot_be_reached(document, inventory):
+    found = document("doctor", "--json", "-i", inventory)
+    assert (found["exit"], found["summary"]) == (5, {"hosts": 2, "pass": 0, "warn": 0, "fail": 2})
+    assert {host["checks"][0]["cure_on"] for host in found["hosts"]} == {"controller"}
+
+
 @pytest.mark.parametrize(
-    "words", [*UNREACHABLE, ["rollback", "--yes"], ["show"], ["inventory", "show"], ["loadtest"]], ids=" ".join
+    "words",
+    [*UNREACHABLE, ["doctor"], ["rollback", "--yes"], ["show"], ["inventory", "show"], ["loadtest"]],
+    ids=" ".join,
 )
 def test_an_inventory_with_faults(document, tmp_path, words):
     path = tmp_path / "inventory.yaml"

@@ -16,7 +16,7 @@ ROWS = [
     {"cli", "lab"},
     {"report"},
     {"actions"},
-    {"verify", "loadtest"},
+    {"verify", "loadtest", "doctor"},
     {"rollout"},
     {"apply"},
     {"runs"},

@@ -13,17 +13,20 @@ from pathlib import Path
 import pytest
 
 from provision import cli
-from provision.actions import DeployResult, Pace, Plan, Request, VerifyResult
+from provision.actions import DeployResult, DoctorResult, Pace, Plan, Request, VerifyResult
 from provision.actions.facts import DockerFacts, Facts, HostReport
 from provision.actions.history import History, RunStory
 from provision.actions.lock import Locks
 from provision.apply import diagnostics
 from provision.command import Answer, run
+from provision.doctor.examine import Diagnosis
+from provision.doctor.finding import bad, good, risk
 from provision.errors import LockedError, UnreachableError
 from provision.events import Event
 from provision.plan import role_interface
 from provision.plan.planner import Change, HostPlan, make_change
 from provision.plan.role_interface import Entry
+from provision.report import doctor as doctor_report
 from provision.report import facts as facts_report
 from provision.report import history as history_report
 from provision.report import lock as lock_report
@@ -239,6 +242,33 @@ def test_hosts_that_another_operator_has():
             Outcome("lb-01", HostPlan(steps=14), seconds=1.2),
             events=[Event(name, "locked", "container:ollama1", locked().message) for name in ("gpu-01", "gpu-02")],
         )
+
+
+def test_the_doctor_of_a_bad_site():
+    def found(check, finding):
+        return dataclasses.replace(finding, check=check)
+
+    held = bad(
+        "port 3001 of ollama1 is taken by gitea (pid 77, /usr/bin/gitea)",
+        'systemctl disable --now "$(ps -o unit= -p 77)"',
+    )
+    clock = risk(
+        "the clock agrees with this machine's, but no service keeps it right", "timedatectl set-ntp true", "NTP=no"
+    )
+    ssh = bad(no_answer(inventory().hosts[1]).message, "ssh -v root@10.0.0.12 true", "check the firewall", here=True)
+    full = bad(
+        "/var/lib/docker has 3.0 GB free and needs 9.1 GB: image:ollama/ollama:0.34.4 6.0 GB, and 0.8 GB to spare",
+        "du -xhd3 -- '/var/lib/docker with a long name of its own, as somebody called it' | sort -h | tail",
+        "or name a larger disk: docker.data_root",
+    )
+    passed = tuple(found(name, good("is well")) for name in ("ssh", "sudo", "distribution"))
+    hosts = [
+        Diagnosis("gpu-01", (*passed, found("time", clock), found("disks", full), found("ports", held)), (), 2.4),
+        Diagnosis("gpu-02", (found("ssh", ssh),), ("sudo", "disks", "ports"), 10.1),
+        Diagnosis("lb-01", (*passed, found("time", clock)), (), 1.1),
+    ]
+    with screen("bad-site-doctor"):
+        doctor_report.show(DoctorResult(inventory(), hosts, (), 5), as_json=False)
 
 
 def test_whose_the_locks_are():

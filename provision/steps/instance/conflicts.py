@@ -76,8 +76,7 @@ class Holders(Step):
         for instance, names in self.cards.items():
             for card_name in names:
                 card = facts.card(card_name)
-                holders = dict(_holders(card, have)) if card else {}
-                for name, use in holders.items():
+                for name, use in dict(holders(card, have) if card else ()).items():
                     if name not in self.tolerate:
                         what = f"card {card_name} of {instance} is {use}"
                         yield f"{what}; stop {name}, or list the name in {self.setting}"
@@ -93,9 +92,14 @@ class Holders(Step):
                     yield f"port {port} of {instance} is taken by {listener['program']} on {listener['address']}"
 
 
-def _holders(card: Card, have: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def holders(card: Card, have: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the other holders of a card: the name for `tolerate`, and a sentence part about the use. The last entry
-    wins."""
+    wins.
+
+    Args:
+        card: the card.
+        have: the state of `Holders`, with the keys `foreign` and `applications`.
+    """
     applications = have.get("applications")
     for container in have.get("foreign", ()):
         if _is_given(container["cards"], card):

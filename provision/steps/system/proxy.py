@@ -4,11 +4,13 @@ The URL may hold a password. Such a file is for root alone, and its text comes n
 plan. A program gets the URL from the file as a variable, never as a word.
 """
 
+import dataclasses
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from provision.command import Run
 from provision.inventory.proxy import ProxyUrl, goes_direct
 from provision.steps.base import State
 from provision.steps.system.file import File
@@ -86,6 +88,16 @@ def environment(http: ProxyUrl | None, https: ProxyUrl | None, direct: Iterable[
     }
     lines = [f"{name.upper() if upper else name}={shlex.quote(value)}" for name, value in values.items() if value]
     return "".join(f"{line}\n" for line in (f"# {HEAD}", *lines)).encode()
+
+
+def through(run: Run, variables: bytes) -> Run:
+    """Return a command that asks the world outside through a proxy, on a host without the file of the proxy.
+
+    Args:
+        run: a script on standard input, which no user of the host can see.
+        variables: the text of `environment`; empty for no proxy.
+    """
+    return dataclasses.replace(run, stdin=b"set -a\n%sset +a\n%s" % (variables, run.stdin)) if variables else run
 
 
 def apt_text(

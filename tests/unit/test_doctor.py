@@ -1,0 +1,244 @@
+"""Every file in tests/doctor/<check>/ is a case: the answers of a host, the state, and the findings.
+
+check:      name of the check; several checks may have one name in one folder
+host:       gpu-01 (the default) or lb-01, of INVENTORY
+settings:   sections of the inventory for all hosts
+facts:      host facts, as HostFacts takes them; cards as Card takes them
+clock:      this machine's clock before and after the read
+answers:    of the reads, in order; a text stands for standard output
+state:      of the parser; missing where the parser refuses the answer
+findings:   the verdicts
+
+After an intended change, PROVISION_GOLDEN=write writes states and findings anew. Read the diff.
+"""
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provision import actions, testing
+from provision.command import Answer, Run, describe
+from provision.doctor.check import Check, Subject
+from provision.doctor.checks import CHECKS
+from provision.doctor.examine import Diagnosis, examine
+from provision.errors import HostKeyError, RefusedError, UnreachableError
+from provision.inventory import Inventory
+from provision.plan import role_interface
+from provision.steps.base import BlockedError, UnreadableError
+from provision.steps.facts import HostFacts
+from provision.steps.nvidia_smi import Card
+
+CASES = sorted((Path(__file__).parents[1] / "doctor").glob("*/*.yaml"))
+INVENTORY = """
+all: {vars: {nginx: {accept_known_vulnerabilities: true}}}
+gpu:
+  hosts: {gpu-01: {ansible_host: 10.0.0.11, ansible_user: ops}}
+  vars: {ollama: {models: ["deepseek-r1:1.5b"], instances: [{gpus: [0]}, {gpus: [1]}]}}
+balancer: {hosts: {lb-01: {ansible_host: 10.0.0.5}}}
+"""
+FACTS = {
+    "distribution": "debian",
+    "version": "13",
+    "codename": "trixie",
+    "architecture": "amd64",
+    "addresses": ["10.0.0.11"],
+    "sources": {"10.0.0.5": "10.0.0.11"},
+    "clock": 1000,
+}
+CARD = {
+    "name": "NVIDIA L40S",
+    "driver": "580.95.05",
+    "compute_cap": 8.9,
+    "memory_mib": 46068,
+    "persistent": True,
+}
+
+
+def inventory_of(folder: Path, settings: dict[str, Any] | None = None) -> Inventory:
+    path = folder / "inventory.yaml"
+    tree = yaml.safe_load(INVENTORY)
+    for section, values in (settings or {}).items():
+        tree["all"]["vars"].setdefault(section, {}).update(values)
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return role_interface.load(str(path))
+
+
+def facts_of(case: dict[str, Any]) -> HostFacts:
+    values = {**FACTS, **case.get("facts", {})}
+    cards = values.pop("cards", [{}, {}])
+    made = [{"index": n, "uuid": f"GPU-{n:08d}", **CARD, **card} for n, card in enumerate(cards)]
+    return HostFacts(**{**values, "cards": tuple(Card(**card) for card in made)})
+
+
+def answers_of(case: dict[str, Any], reads: tuple[Run, ...]) -> list[Answer]:
+    given = [{"stdout": entry} if isinstance(entry, str) else entry for entry in case.get("answers", [])]
+    given += [{}] * (len(reads) - len(given))
+    return [
+        Answer(entry.get("exit", 0), entry.get("stdout", "").encode(), entry.get("stderr", "").encode())
+        for entry in given
+    ]
+
+
+def judged(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the state and the findings of a case, as a data file has them."""
+    inventory = inventory_of(folder, case.get("settings"))
+    host = inventory.host(case.get("host", "gpu-01"))
+    check = next(check for check in CHECKS if check.name == case["check"])
+    look = check.look(host, inventory)
+    assert look is not None
+    answers = answers_of(case, look.reads)
+    asked, answered = case.get("clock", [1000, 1001])
+    subject = Subject(host, inventory, facts_of(case), asked, answered)
+    found = [*check.findings(look, answers, subject)]
+    shown = [{key: value for key, value in vars(finding).items() if value and key != "check"} for finding in found]
+    for finding in shown:
+        finding.update(
+            {key: text.replace(inventory.path, "inventory.yaml") for key, text in finding.items() if text is not True}
+        )
+    try:
+        state = json.loads(json.dumps(look.parse(answers)))
+    except (UnreadableError, BlockedError):
+        return {"findings": shown}
+    return {**({"state": state} if state else {}), "findings": shown}
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_host_with_these_answers(path: Path, tmp_path: Path) -> None:
+    case = yaml.safe_load(path.read_text())
+    found = judged(case, tmp_path)
+    if os.environ.get("PROVISION_GOLDEN") == "write":
+        kept = {key: value for key, value in case.items() if key not in ("state", "findings")}
+        path.write_text(yaml.safe_dump({**kept, **found}, width=118, sort_keys=False, allow_unicode=True))
+        case = {**kept, **found}
+    assert found == {key: case[key] for key in ("state", "findings") if key in case}
+
+
+def test_every_check_has_cases_of_every_verdict_that_it_can_give() -> None:
+    seen: dict[str, set[str]] = {}
+    for path in CASES:
+        case = yaml.safe_load(path.read_text())
+        seen.setdefault(case["check"], set()).update(finding["verdict"] for finding in case["findings"])
+    assert set(seen) == {check.name for check in CHECKS}
+    alone = {name for name, verdicts in seen.items() if len(verdicts) < 2}
+    assert alone == {"ssh"}, "an unreachable host is the other verdict of ssh"
+
+
+def test_every_finding_but_a_pass_has_a_cure_that_a_shell_can_read() -> None:
+    for path in CASES:
+        for finding in yaml.safe_load(path.read_text())["findings"]:
+            assert bool(finding.get("cure")) == (finding["verdict"] != "pass"), path
+            assert shlex.split(finding.get("cure", "")) or finding["verdict"] == "pass"
+
+
+class Unreachable(testing.FakeHost):
+    """A host that refuses in one way."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def batch(self, *args: Any, **kwargs: Any) -> list[Answer]:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "failed", "cure"),
+    [
+        (UnreachableError("tcp 10.0.0.11:22 connection refused", "is sshd there?"), "ssh", "ssh -v ops@10.0.0.11 true"),
+        (HostKeyError("the host key of 10.0.0.11 is not known"), "ssh", "provision trust -i inventory.yaml -l gpu-01"),
+        (
+            HostKeyError("the host key of 10.0.0.11:22 has CHANGED"),
+            "ssh",
+            "provision trust --replace -i inventory.yaml -l gpu-01",
+        ),
+        (RefusedError("sudo asks for a password"), "sudo", "provision doctor -K -i inventory.yaml -l gpu-01"),
+        (RefusedError("the user may not use sudo"), "sudo", "usermod -aG sudo ops"),
+        (RefusedError("sudo is not installed"), "sudo", "apt-get install sudo && usermod -aG sudo ops"),
+    ],
+)
+def test_a_host_without_an_answer_is_a_failed_check_and_its_other_checks_are_left_out(error, failed, cure, tmp_path):
+    inventory = inventory_of(tmp_path)
+    found = examine(inventory.host("gpu-01"), inventory, Unreachable(error))
+    (bad,) = [finding for finding in found.findings if finding.verdict == "fail"]
+    assert (bad.check, bad.cure.replace(inventory.path, "inventory.yaml")) == (failed, cure)
+    assert "disks" in found.left_out
+    assert found.verdict == "fail"
+
+
+def test_every_read_of_a_host_is_in_one_exec_and_nothing_is_written(tmp_path: Path) -> None:
+    inventory = inventory_of(tmp_path)
+    for host in inventory.hosts:
+        fake = testing.FakeHost()
+        examine(host, inventory, fake)
+        assert fake.execs == 1
+        assert fake.files == {}
+        assert all(isinstance(command, Run) for command in fake.commands)
+        assert len(fake.commands) == len(set(fake.commands))
+
+
+def test_an_unreachable_host_leaves_the_other_hosts_alone(tmp_path: Path) -> None:
+    path = inventory_of(tmp_path).path
+    lost, there = Unreachable(UnreachableError("no route")), testing.FakeHost()
+
+    def connect(connection, password, paths):
+        return lost if connection.address == "10.0.0.11" else there
+
+    result = actions.doctor(actions.Request(path, setup=testing.setup(tmp_path, connect)))
+    assert [host.host for host in result.hosts] == ["gpu-01", "lb-01"]
+    assert result.exit_code == 5
+    assert there.execs == 1
+
+
+def test_a_bug_on_one_host_is_no_verdict(tmp_path: Path) -> None:
+    request = actions.Request(
+        inventory_of(tmp_path).path, setup=testing.setup(tmp_path, Unreachable(KeyError("x")).connect)
+    )
+    result = actions.doctor(request)
+    assert result.exit_code == 1
+    assert [name for name, _ in result.bugs] == ["gpu-01", "lb-01"]
+
+
+def test_a_proxys_password_rides_on_standard_input_alone(tmp_path: Path) -> None:
+    inventory = inventory_of(tmp_path, {"proxy": {"https": "http://user:canary@proxy.test:3128"}})
+    fake = testing.FakeHost(reply=lambda run: Answer(1, b"", b"http://user:canary@proxy.test refused"))
+    found = examine(inventory.host("gpu-01"), inventory, fake)
+    assert "canary" not in "".join(map(describe, fake.commands))
+    assert sum(b"canary" in command.stdin for command in fake.commands if isinstance(command, Run)) >= 2
+    assert "canary" not in repr(found)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=8), st.integers(0, 255))
+def test_any_answer_gives_findings_and_no_exception(bodies: list[bytes], code: int) -> None:
+    for check, look, subject in looks():
+        answers = [Answer(code, body) for body in [*bodies, *[b""] * 20][: len(look.reads)]]
+        for finding in check.findings(look, answers, subject):
+            assert finding.says
+            assert finding.check == check.name
+
+
+def looks() -> list[tuple[Check, Any, Subject]]:
+    """Return the looks of every host, each with its subject."""
+    import tempfile
+
+    if not LOOKS:
+        with tempfile.TemporaryDirectory() as folder:
+            inventory = inventory_of(Path(folder))
+        for host in inventory.hosts:
+            subject = Subject(host, inventory, facts_of({}), 0, 1)
+            LOOKS.extend((check, look, subject) for check in CHECKS if (look := check.look(host, inventory)))
+    return LOOKS
+
+
+LOOKS: list[tuple[Check, Any, Subject]] = []
+
+
+def test_the_worst_finding_is_the_verdict_of_a_host() -> None:
+    assert Diagnosis("a", ()).verdict == "pass"
