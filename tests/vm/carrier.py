@@ -21,8 +21,10 @@ FOLDER = Path("/var/tmp/provision-vm")
 SHAPE = Shape(memory=6144, cpus=2)
 KEEP = bool(os.environ.get("PROVISION_KEEP_VM"))
 _BOOT = 300  # seconds, longer than a host's: other machines may be at work
-OFFLINE = "export PIP_NO_INDEX=1 PIP_FIND_LINKS=/carried/wheels"
-"""With these variables pip takes the carried packages, and asks no index."""
+OFFLINE = "export PIP_NO_INDEX=1 PIP_FIND_LINKS=/carried/wheels PIP_NO_COMPILE=0"
+"""With these variables pip takes the carried packages, asks no index, and leaves the compile of a module to its first
+use, which saves an emulated machine minutes. "To enable the boolean options --no-compile ... falsy values have to be
+used": pip's documentation, Configuration."""
 
 
 class _Machine(VirtualMachine):
