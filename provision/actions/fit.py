@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from provision.capacity import catalogue
@@ -90,19 +90,22 @@ class Table:
     rows: tuple[tuple[Card, tuple[Cell, ...]], ...]
 
 
-def fit(wish: Wish) -> Fit:
-    """Judge whether a model of the table fits into named cards.
+def fit(wish: Wish, ask: Callable[[str], Dimensions] | None = None) -> Fit:
+    """Judge whether a model fits into named cards. A model outside of the table is asked from its registry.
 
     Args:
         wish: see `Wish`.
+        ask: asks the registry of a model outside of the table, such as `engines.dimensions`; None asks nobody.
 
     Raises:
         UsageError: the model or a card is unknown, or there are too many cards.
+        UnreachableError, GuardError: the table has no such model, and the registry tells none.
     """
-    dimensions = _model(wish.model, wish.quantisation)
     given = [card for text in wish.gpus for card in _cards(text)]
     if not 1 <= len(given) <= MOST_GIVEN:
         raise UsageError(f"an instance has 1 to {MOST_GIVEN} cards, not {len(given)}", 'such as --gpu "2x RTX 4090"')
+    is_asked = ask is not None and not wish.quantisation and _is_elsewhere(wish.model)
+    dimensions = ask(wish.model) if ask and is_asked else _model(wish.model, wish.quantisation)
     verdict = judge(dimensions, wish.request, given)
     return Fit(dimensions, tuple(given), verdict, tuple(_remarks(dimensions, wish.request)))
 
@@ -130,6 +133,13 @@ def _cell(name: str, quantisation: str, request: Request, card: Card) -> Cell:
     context = largest_context(dimensions, request, [card])
     needed = cards_needed(dimensions, request, [card])
     return Cell(name, quantisation, needed == 1, context if context >= LEAST_CONTEXT else 0, needed)
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether a name can be a model outside of the table, and no misspelt model of the table."""
+    family = name.partition(":")[0]
+    is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,200}", name) is not None
+    return is_name and family not in {known.partition(":")[0] for known in catalogue.MODELS} and ".." not in name
 
 
 def _model(name: str, quantisation: str) -> Dimensions:

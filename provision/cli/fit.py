@@ -8,7 +8,7 @@ from provision.cli.options import answered, colour_option, json_option
 
 
 @click.command()
-@click.option("--model", default="", metavar="NAME", help="A model of the table, such as deepseek-r1:32b.")
+@click.option("--model", default="", metavar="NAME", help="A model, such as deepseek-r1:32b.")
 @click.option(
     "--gpu",
     "gpus",
@@ -61,6 +61,8 @@ def fit(
 ) -> int:
     """Estimate whether a model fits into cards, and what fits instead. Connects to no host, needs no inventory.
 
+    Of a model outside of the table, the first bytes come from its registry.
+
     A model that does not fit runs on the CPU without an error, at a fraction of the speed. The command adds weights,
     cache of the context, compute buffer, process and margin, and compares with the memory of the cards.
 
@@ -83,6 +85,7 @@ def _fit(
     from provision.capacity.estimate import Request
     from provision.errors import UsageError
     from provision.report import fit as report
+    from provision.steps import engines
 
     request = Request(*wish)
     if in_table and (model or gpus or quantisation):
@@ -94,6 +97,6 @@ def _fit(
         raise UsageError(
             "say --model and --gpu, or --table", 'such as `provision fit --model deepseek-r1:32b --gpu "RTX 4090"`'
         )
-    found = action.fit(action.Wish(model, gpus, request, quantisation))
+    found = action.fit(action.Wish(model, gpus, request, quantisation), engines.dimensions)
     report.show(found, as_json=as_json)
     return found.exit_code

@@ -1,8 +1,10 @@
 """All engines of instances. A new engine is a folder beside this file, a line here, and a role."""
 
+from provision.capacity.dimensions import Dimensions
 from provision.inventory import Host, Instance, Inventory, Serving, topology
 from provision.steps.docker.probe import Probes
 from provision.steps.instance.engine import Engine
+from provision.steps.ollama import model_header
 from provision.steps.ollama.engine import OLLAMA
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OLLAMA,)}
@@ -12,6 +14,19 @@ ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OLLAMA,)}
 def probes() -> Probes:
     """Return the questions of the read of Docker to the instances of each engine."""
     return tuple(engine.probe for engine in ENGINES.values())
+
+
+def dimensions(name: str) -> Dimensions:
+    """Return the dimensions of a model, asked from the registry of the default engine by this machine.
+
+    Args:
+        name: of the model.
+
+    Raises:
+        UnreachableError: the registry does not answer, or has no such model.
+        GuardError: the answer is no model.
+    """
+    return model_header.from_registry(name)
 
 
 def of(serving: Serving) -> Engine:

@@ -15,7 +15,7 @@ from provision.capacity.cards import RESERVED
 from provision.capacity.dimensions import MetadataError
 from provision.capacity.estimate import Request
 from provision.command import Answer, Script, look
-from provision.errors import RefusedError, UnfitError
+from provision.errors import GuardError, RefusedError, UnfitError, UnreachableError
 from provision.lab.model_registry import ModelRegistry
 from provision.lab.simulated import ollama_store
 from provision.plan import planner
@@ -269,3 +269,37 @@ def test_a_refusal_by_the_estimate_is_exit_code_7() -> None:
     assert error.message == "too large; its card is lost"
     assert exit_code.of_outcomes([Outcome("gpu-01", error=error), Outcome("gpu-02", error=RefusedError("x"))]) == 7
     assert exit_code.of_outcomes([Outcome("gpu-01", error=diagnostics.refused({"ollama1": "lost"}))]) == 3
+
+
+# -- a model that this machine asks for
+
+
+@pytest.mark.parametrize("fault", ["", "models-plain"])
+def test_this_machine_asks_a_registry_for_the_begin_of_a_model(tmp_path: Path, fault: str) -> None:
+    with ModelRegistry(tmp_path / "registry").serving() as served:
+        name = publish(served, "qwen3:8b")
+        if fault:
+            served.fault(fault)
+        found = model_header.from_registry(name, insecure=True)
+        assert next(ranged for _, path, ranged in served.requests() if "blobs" in path) == "bytes=0-65535"
+    assert (found.source, found.architecture, found.block_count) == ("gguf", "qwen3", 36)
+
+
+@pytest.mark.parametrize(
+    ("fault", "value", "words"),
+    [
+        ("models-manifest", "html", "names no weights|makes no sense"),
+        ("models-manifest", "404", "answers 404"),
+        ("models-manifest", "nothing", "cannot be fetched"),
+        ("models-blob", "html", "no GGUF file: it begins with '<html>"),
+        ("models-close", "100", "ends|cannot be fetched|no GGUF|have no"),
+    ],
+)
+def test_a_registry_that_tells_this_machine_nothing_is_named(
+    tmp_path: Path, fault: str, value: str, words: str
+) -> None:
+    with ModelRegistry(tmp_path / "registry").serving() as served:
+        name = publish(served, "qwen3:8b")
+        served.fault(fault, value=value)
+        with pytest.raises((GuardError, UnreachableError), match=words):
+            model_header.from_registry(name, insecure=True)

@@ -9,10 +9,11 @@ import binascii
 import json
 from typing import Any
 
-from provision.artifacts import gguf
+from provision.artifacts import gguf, model_begin
 from provision.capacity import catalogue
 from provision.capacity.dimensions import Dimensions, MetadataError, Source, from_metadata
 from provision.command import Answer, Run, Script, look
+from provision.errors import GuardError
 from provision.steps import room
 from provision.steps.ollama import model_room, server_state
 from provision.steps.system.proxy import OUTSIDE
@@ -93,6 +94,33 @@ def dimensions(name: str, answer: Answer) -> Dimensions:
         if known is not None:
             return known
         raise MetadataError(str(error)) from None
+
+
+def from_registry(name: str, *, insecure: bool = False) -> Dimensions:
+    """Return the dimensions of a model, asked from its registry by this machine.
+
+    Args:
+        name: of the model.
+        insecure: whether the registry is asked over plain http.
+
+    Raises:
+        UnreachableError: the registry does not answer, or has no such model.
+        GuardError: the answer is no model, such as a web page.
+    """
+    repository, tag = model_room.address(name, insecure=insecure)
+    text = model_begin.manifest(repository, tag).decode(errors="replace")
+    sizes = _sizes(text)
+    data = model_begin.begin(repository, _weights(text), PREFIX)
+    try:
+        return of_header(name, data, sizes, "gguf")
+    except gguf.GgufError as error:
+        raise GuardError(f"the model {name}: {error}", "is a portal or a proxy in between?") from None
+
+
+def _weights(text: str) -> str:
+    """Return the digest of the weights by a manifest that names weights."""
+    layers = json.loads(text)["layers"]
+    return str(next(layer.get("digest", "") for layer in layers if layer["mediaType"] == _WEIGHTS))
 
 
 def smaller(name: str) -> tuple[Dimensions, ...]:
