@@ -18,14 +18,16 @@ from provision.inventory import (
     Fingerprint,
     Host,
     Inventory,
+    Secret,
     Size,
+    Text,
     Url,
     Version,
     duration_seconds,
     shared_settings,
 )
 from provision.inventory.direct import without_proxy
-from provision.inventory.mirrors import Outside
+from provision.inventory.mirrors import Outside, RegistryName
 from provision.render import render
 from provision.steps import engines
 from provision.steps.base import Owned, Step
@@ -33,6 +35,7 @@ from provision.steps.docker import image_room
 from provision.steps.docker.daemon_json import DockerConfig
 from provision.steps.docker.daemon_state import PROXY
 from provision.steps.docker.proxy import KIND, DockerProxy
+from provision.steps.docker.registry_login import RegistryLogin, registry_of
 from provision.steps.docker.service import DockerService
 from provision.steps.docker.unmanage import OwnedDockerConfig
 from provision.steps.facts import INTERFACE, HostFacts
@@ -73,6 +76,22 @@ CDI_TOOLKIT = (1, 18)  # from this version on the toolkit updates the CDI descri
 CONTAINERD_ENGINE = 29  # from this version on a fresh host has the containerd image store
 
 
+class Login(inventory.Settings):
+    """The login of a registry of images."""
+
+    username: Annotated[Text, Field(min_length=1, max_length=255)]
+    """User, or the name of a token."""
+    password: Secret
+    """Password or token, by `!env NAME` or `!file PATH`."""
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield a user that Docker would cut, and an empty password."""
+        if ":" in self.username:
+            yield ("username",), "must be without `:`, which ends the user in Docker's file"
+        if not self.password:
+            yield ("password",), "must not be empty"
+
+
 class Settings(inventory.Settings):
     """Docker on the gpu hosts."""
 
@@ -95,6 +114,9 @@ class Settings(inventory.Settings):
     """Whether containers go on while Docker itself restarts."""
     registry_mirrors: tuple[Url, ...] = ()
     """Mirrors of Docker Hub, tried in order before Docker Hub."""
+    registries: Annotated[dict[RegistryName, Login], Field(max_length=50)] = {}  # noqa: RUF012 - pydantic copies defaults
+    """Registry -> login for pulls of its images: `docker.io`, or `HOST:PORT` as in `ollama.image`. The logins are in a
+    file for root alone. Other registries keep the host's own `docker login`. Docker takes no login for a mirror."""
     cgroup_driver: Literal["auto", "cgroupfs", "systemd"] = "auto"
     """Docker's cgroup driver. With systemd, any `systemctl daemon-reload` takes the cards away from running containers
     that got their cards by NVIDIA's hook; auto avoids the loss, and keeps systemd where containers prove CDI."""
@@ -140,6 +162,7 @@ OWNED: tuple[Owned, ...] = (
     OwnedFiles(globs=(KEY,), kind="apt_key"),
     OwnedFiles(globs=(PREFERENCES, NOTES)),
     OwnedFiles(globs=(PROXY,), kind=KIND),
+    OwnedFiles(globs=(image_room.LOGINS,), kind=RegistryLogin.KIND),
     OwnedDropIns(name="docker.service"),
 )
 
@@ -165,6 +188,14 @@ def outside(host: Host, inventory: Inventory) -> Iterator[Outside]:
     if host.serving.image:
         registry = image_room.parts(host.serving.image)[0]
         yield Outside(registry, "images", f"{host.serving.engine}.image", f"{registry}/v2/")
+
+
+def advice(host: Host, inventory: Inventory) -> Iterator[str]:
+    """Yield the logins that no image needs."""
+    used = registry_of(host.serving.image) if host.gpu and host.serving.image else ""
+    for name in host.of(Settings).registries if used else ():
+        if name != used:
+            yield f"docker.registries: no image comes from {name}, so the login has no effect: images are at {used}"
 
 
 def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
@@ -193,6 +224,8 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     direct = without_proxy(host, inventory) if used else ()
     environment = DockerProxy(http=proxy.http, https=proxy.https, direct=direct)
     yield environment
+    if settings.registries:
+        yield RegistryLogin.of({name: (login.username, login.password) for name, login in settings.registries.items()})
     yield DockerConfig(keys=_keys(settings), cgroup_driver=settings.cgroup_driver, cdi=_toolkit(host) >= CDI_TOOLKIT)
     yield _packages(settings, cuts=not settings.live_restore or endpoint.is_local(host, inventory))
     yield DockerService(

@@ -43,6 +43,7 @@ from provision.steps import engines, nvidia_smi
 from provision.steps.base import Owned, Step
 from provision.steps.docker.firewall import OwnedFirewall
 from provision.steps.docker.image import Image, OwnedImages
+from provision.steps.docker.registry_login import registry_of
 from provision.steps.docker.volume import OwnedVolumes
 from provision.steps.instance import boot, endpoint, storage
 from provision.steps.instance.conflicts import Holders
@@ -337,6 +338,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         reference=settings.image,
         data_root=docker.data_root or "",
         mirrors=tuple(docker.registry_mirrors),
+        login=registry_of(settings.image) in docker.registries,
         containerd=docker.containerd_images,
     )
     yield from boot.firewall_steps(host, inventory, OLLAMA)

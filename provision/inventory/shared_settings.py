@@ -78,6 +78,10 @@ class DockerSettings(Protocol):
         """Addresses of mirrors of Docker Hub, asked before Docker Hub."""
 
     @property
+    def registries(self) -> Mapping[str, Any]:
+        """Registry of images -> login."""
+
+    @property
     def containerd_images(self) -> bool:
         """Whether a Docker that a deploy installs keeps images in containerd's store, on a host without an older
         store."""

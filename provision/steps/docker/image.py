@@ -4,6 +4,7 @@ Nobody can label an image by its puller, so a file on the host marks our images.
 """
 
 import hashlib
+import posixpath
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +39,10 @@ PULL = Script(
     "docker/pull",
     f"""
 mirror() {{{MIRROR}}}
+pull() {{ if [ "$2" ]; then docker --config "$2" pull "$1"; else docker pull "$1"; fi; }}
 why=$(mktemp); trap 'rm -f -- "$why"' EXIT
 tries=0
-until since=$(date +%s); docker pull "$1" 2>"$why"; do
+until since=$(date +%s); pull "$1" "${{4:-}}" 2>"$why"; do
   journalctl -u docker.service --since "@$since" -o cat --no-pager 2>/dev/null | mirror >>"$why"
   cat -- "$why" >&2
   if grep -q -i -E \
@@ -89,6 +91,7 @@ class Image(Step):
         reference: reference with a tag or a digest.
         data_root: Docker's declared folder; empty for Docker's own.
         mirrors: addresses of mirrors of Docker Hub.
+        login: whether the image's registry has a login in the inventory.
         containerd: whether the Docker that a deploy installs keeps images in containerd's store.
         after: ids of steps that change the image behind our back.
     """
@@ -101,6 +104,7 @@ class Image(Step):
     reference: str
     data_root: str = ""
     mirrors: tuple[str, ...] = ()
+    login: bool = False
     containerd: bool = False
     after: tuple[str, ...] = ()
 
@@ -126,9 +130,9 @@ class Image(Step):
             title = f"record the id of {self.reference}"
             return [sh(RECORD, self.reference, (have or {})["image_id"], mark, title=title)]
         title = f"docker pull {self.reference}"
-        return [
-            sh(PULL, self.reference, mark, TRIES, title=title, timeout=PULL_TIMEOUT, job=True, progress=pull_progress)
-        ]
+        login = (posixpath.dirname(image_room.LOGINS),) if self.login else ()
+        words = (self.reference, mark, TRIES, *login)
+        return [sh(PULL, *words, title=title, timeout=PULL_TIMEOUT, job=True, progress=pull_progress)]
 
     def filling(self, have: State) -> Filling | None:
         """The layers and their files. An image without an id in its mark is not pulled."""

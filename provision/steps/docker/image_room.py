@@ -19,12 +19,17 @@ TIMES = 3
 CONTAINERD, CONTAINERD_CONFIG = "/var/lib/containerd", "/etc/containerd/config.toml"
 HUB = "https://registry-1.docker.io"
 DATA_ROOT = "/var/lib/docker"
+LOGINS = "/etc/provision/docker/login/config.json"
+"""The logins of registries, see `registry_login`."""
 
 # $1 repository, $2 tag or digest; then base addresses of registries, asked in order. Prints the manifest for the host's
-# platform. A token is anonymous, and stays in a file.
+# platform. A token stays in a file, and so does a login: only an address by https:// gets the login of its registry.
 SIZE = Script(
     "docker/image-size",
     OUTSIDE
+    + rf"""
+logins={LOGINS}
+"""
     + r"""
 umask 077
 repository=$1 wanted=$2; shift 2
@@ -34,13 +39,25 @@ kinds="$kinds, application/vnd.docker.distribution.manifest.v2+json, application
 case $(uname -m) in x86_64) platform=amd64 ;; aarch64) platform=arm64 ;; *) platform=unknown ;; esac
 fetch() { outside curl -sS --connect-timeout 5 -m 10 --max-filesize 4000000 "$@" 2>"$work/why"; }
 part() { sed -n "s/^[Ww][Ww][Ww]-[Aa]uthenticate: *Bearer .*$1=\"\([^\"]*\)\".*/\1/p" "$work/head" | head -n 1; }
+login() { # base address: the header of the login, or nothing
+  name=${1#https://}
+  [ "$name" != registry-1.docker.io ] || name=https://index.docker.io/v1/
+  case $1 in https://*) [ ! -O "$logins" ] || while IFS= read -r line; do
+      case $line in *"\"$name\": {"*) line=${line##*\"auth\": \"}; echo "Authorization: Basic ${line%%\"*}" ;; esac
+    done <"$logins" ;;
+  esac
+}
 ask() { # address of a manifest
   code=$(fetch -o "$work/body" -D "$work/head" -w '%{http_code}' -H "@$work/headers" "$1") || return 1
   if [ "$code" = 401 ] && [ -z "$asked" ]; then
     asked=yes
+    if grep -qi '^www-authenticate: *basic' "$work/head" && [ -s "$work/login" ]; then
+      cat "$work/login" >>"$work/headers"
+      ask "$1"; return
+    fi
     realm=$(part realm); service=$(part service)
     case $realm in https://* | "${1%%:*}"://*) ;; *) return 1 ;; esac
-    fetch -o "$work/token" -G --data-urlencode "service=$service" \
+    fetch -o "$work/token" -H "@$work/login" -G --data-urlencode "service=$service" \
       --data-urlencode "scope=repository:$repository:pull" "$realm" || return 1
     sed -n 's/.*"token" *: *"\([^"]*\)".*/Authorization: Bearer \1/p' "$work/token" >>"$work/headers"
     ask "$1"; return
@@ -50,6 +67,7 @@ ask() { # address of a manifest
 echo 'no registry to ask' >"$work/why"
 for base do
   printf 'Accept: %s\n' "$kinds" >"$work/headers"; asked=
+  login "$base" >"$work/login"
   at=$base/v2/$repository/manifests
   ask "$at/$wanted" || continue
   if grep -q '"manifests"' "$work/body"; then
