@@ -32,6 +32,15 @@ CDI = "/run/cdi/nvidia.yaml"
 NODES = {"nvidia0": (1, 3), "nvidia1": (1, 5), "nvidiactl": (10, 229)}
 """Numbers that hosts of a lab may open: of null, zero and fuse. Docker gives fuse to no container unasked."""
 MODE = ("nvidia-ctk", "config", "--in-place", "--set")
+BEHIND_HOOK = "/usr/bin/nvidia-container-cli"
+STAND_IN = """#!/bin/sh
+# SIMULATED: gives a container the node of a card as libnvidia-container does, behind systemd's back.
+for root do case $root in --pid=*) pid=${root#*=} ;; esac; done
+scope=$(grep -m 1 -oE 'docker-[0-9a-f]+[.]scope' "/proc/$pid/cgroup")
+echo 'c 10:229 rwm' >"/sys/fs/cgroup/devices/system.slice/$scope/devices.allow"
+nsenter --target "$pid" --mount mknod -m 666 "$root/dev/nvidiactl" c 10 229
+"""
+LISTED = "cat /sys/fs/cgroup/devices/system.slice/docker-*.scope/devices.list"
 DRIVER = "Docker is given cgroup_driver: systemd, so that its containers live in scopes of systemd's."
 
 
@@ -61,6 +70,7 @@ def newest(fleet: Fleet) -> None:
     """The same host after an upgrade to Docker 29."""
     fleet.vars["docker"]["version"] = NEWEST.version
     fleet.deploy("--tags", ROLES)
+    assert fleet.on(HOST, "docker", "version", "--format", "{{.Server.Version}}").strip() == NEWEST.version
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +84,17 @@ def cards(fleet: Fleet) -> list[str]:
     fleet.on(HOST, *MODE, "nvidia-container-runtime.mode=cdi")
     fleet.lab.host(HOST).run(["docker", "rm", "-f", "job"], check=False)
     return listed
+
+
+@pytest.fixture
+def by_hook(fleet: Fleet) -> Iterator[None]:
+    """A stand-in for the program behind NVIDIA's hook, and no more CDI in NVIDIA's configuration."""
+    host = fleet.lab.host(HOST)
+    kept = fleet.on(HOST, "cat", BEHIND_HOOK)
+    host.write(BEHIND_HOOK, STAND_IN, 0o755)
+    fleet.on(HOST, *MODE, "nvidia-container-runtime.mode=legacy")
+    yield
+    host.write(BEHIND_HOOK, kept, 0o755)
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +139,16 @@ def proved(fleet: Fleet, noted: Noted, *seen: str) -> None:
     noted.evidence = f"{', '.join(nodes(fleet))} inside; our read: {given(fleet)[0].words}, systemd knows the nodes"
 
 
+def reloaded(fleet: Fleet) -> str:
+    """Let systemd read its units anew, wait until systemd has applied them, and return the words for the page.
+
+    systemd writes the lists of devices after the answer to `daemon-reload`; a unit that is started now comes later.
+    """
+    fleet.on(HOST, "systemctl", "daemon-reload")
+    fleet.on(HOST, "systemd-run", "--wait", "--quiet", "true")
+    return "after `systemctl daemon-reload`"
+
+
 def cure(said: str) -> str:
     """Return the next action that provision names for an error of Docker."""
     return diagnostics.repair(said)
@@ -154,23 +185,26 @@ def test_device_by_uuid_without_the_runtime_nvidia(fleet: Fleet, cards: list[str
     proved(fleet, noted, "nvidia0")
 
 
-def test_a_daemon_reload_takes_a_node_that_systemd_does_not_know(fleet: Fleet, cards: list[str], noted: Noted) -> None:
-    """The node nvidiactl has the number of fuse. Another container gets the node as the hook gives nodes: behind
-    systemd's back. SIMULATED: the hook's write to the list of devices, which cgroup v1 alone has as a file."""
+def test_a_daemon_reload_leaves_a_card_by_cdi(fleet: Fleet, cards: list[str], noted: Noted) -> None:
     start(fleet, "--device", f"nvidia.com/gpu={cards[0]}")
-    fleet.on(HOST, "systemctl", "daemon-reload")
+    assert given(fleet) == (Given("job", ours=False, path=card_path.CDI),)
+    before = reloaded(fleet)
     assert opens(fleet)
-    fleet.on(HOST, "docker", "rm", "-f", "job")
-    start(fleet)
-    fleet.on(HOST, "docker", "exec", "job", "mknod", "-m", "666", "/dev/nvidiactl", "c", "10", "229")
-    assert not opens(fleet)
-    behind = 'echo "c 10:229 rwm" >"/sys/fs/cgroup/devices/system.slice/docker-$1.scope/devices.allow"'
-    job = fleet.on(HOST, "docker", "inspect", "-f", "{{.Id}}", "job").strip()
-    fleet.on(HOST, "sh", "-c", behind, "sh", job)
+    noted.evidence = f"our read calls the container safe; {before}, the node opens as before"
+
+
+def test_a_daemon_reload_takes_a_card_by_the_hook_and_our_read_says_so_before(
+    fleet: Fleet, by_hook: None, cards: list[str], noted: Noted
+) -> None:
+    """The node nvidiactl has the number of fuse. Docker and NVIDIA's hook are real. SIMULATED: the program behind the
+    hook, which makes the node and allows the number in cgroup v1's list of devices, as libnvidia-container does."""
+    start(fleet, "--gpus", f"device={cards[0]}")
     assert opens(fleet)
-    fleet.on(HOST, "systemctl", "daemon-reload")
-    assert not opens(fleet)
-    noted.evidence = "the node by CDI opens after the reload; a node behind systemd's back opens before, and not after"
+    foretold = given(fleet)
+    assert foretold == (Given("job", ours=False, path=card_path.HOOK, reason="systemd does not know the nodes"),)
+    before = reloaded(fleet)
+    assert not opens(fleet), fleet.on(HOST, "sh", "-c", LISTED)
+    noted.evidence = f'our read before: "{foretold[0].words}"; {before}, the node opens no more'
 
 
 def test_a_missing_cdi_file_is_named_with_the_cure(fleet: Fleet, cards: list[str], noted: Noted) -> None:
