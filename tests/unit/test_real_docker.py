@@ -1,10 +1,12 @@
 """The build of Docker for `make test-real` names what is missing; Go here is a fake on PATH."""
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.real import docker_packages
 from tests.real.install import docker
 from tests.real.install.docker import OLDER, PROGRAMS, Release
 from tests.real.install.workshop import InstallError, Workshop
@@ -117,3 +119,20 @@ def test_a_machine_without_a_go_that_is_new_enough_is_named(machine: Machine) ->
         docker.installed(shop, RELEASE, NOWHERE)
     assert "no Go for Docker 28.5.2, which needs Go 1.24.0 or newer" in str(caught.value)
     assert f"{machine.folder}/bin/go is Go 1.19.8, too old" in str(caught.value)
+
+
+def test_an_upgrade_of_a_package_restarts_the_daemon(tmp_path: Path) -> None:
+    tree = tmp_path / "tree/DEBIAN"
+    tree.mkdir(parents=True)
+    (tree / "control").write_text("Package: docker-ce\nVersion: 1\nArchitecture: all\nMaintainer: a\nDescription: b\n")
+    script = "#!/bin/sh\ndeb-systemd-invoke start 'docker.service' 'docker.socket' >/dev/null || true\n"
+    (tree / "postinst").write_text(script)
+    (tree / "postinst").chmod(0o755)
+    package = tmp_path / "docker-ce_1_all.deb"
+    subprocess.run(["dpkg-deb", "--build", tree.parent, package], check=True, capture_output=True)
+    shop = Workshop(tmp_path / "shop", say=lambda _: None)
+    docker_packages.restarting(shop, package)
+    subprocess.run(["dpkg-deb", "--control", package, tmp_path / "made"], check=True)
+    assert (tmp_path / "made/postinst").read_text() == script.replace("invoke start", "invoke restart")
+    with pytest.raises(InstallError, match=r"the script postinst of docker-ce_1_all\.deb has no line"):
+        docker_packages.restarting(shop, package)
