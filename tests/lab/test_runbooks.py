@@ -17,8 +17,9 @@ from .conftest import Fleet, wait_for
 
 pytestmark = pytest.mark.lab
 FOLDER = Path(__file__).parents[2] / "docs/runbooks"
-# These pages have tests of their own: test_loadtest, test_proxy, test_mirrors.
-OTHERS = {"load-test", "behind-a-proxy", "behind-mirrors"}
+# These pages have tests of their own: test_loadtest, test_proxy, test_mirrors. The last page needs no host, and has
+# tests/unit/test_fit.py.
+OTHERS = {"load-test", "behind-a-proxy", "behind-mirrors", "size-a-model"}
 PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem not in OTHERS)
 CARDS = "/etc/provision-lab/gpus.json"
 

@@ -1,6 +1,7 @@
 """`provision fit`: models and cards by name, hostile words, and the table against the figures of docs/facts.md."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from provision.capacity.estimate import GIB, MIB, Request, cache_of_blocks
 from provision.capacity.verdict import largest_context
 from provision.errors import UsageError
 
+RUNBOOK = Path(__file__).parents[2] / "docs/runbooks/size-a-model.md"
 FACTS = (Path(__file__).parents[2] / "docs/facts.md").read_text()
 
 
@@ -162,3 +164,17 @@ def test_the_table_says_what_a_judgement_says() -> None:
         verdict = judged(cell.model, name, context=16384, quantisation=quantisation).verdict
         assert (cell.fits, cell.cards) == (verdict.kind.value == "fits", verdict.cards_needed)
     assert {"RTX 5090", "RTX 2060", "T4", "A10", "A100 40GB", "A100 80GB", "L40S", "H100", "H200"} <= set(rows)
+
+
+def lines_of_the_runbook() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", RUNBOOK.read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("line", lines_of_the_runbook())
+def test_every_command_of_the_runbook(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    typed, _, code = line.partition("# exit ")
+    program, *words = shlex.split(typed)
+    assert program == "provision"
+    assert cli.execute(words) == int(code or 0)
+    assert "estimate" in capsys.readouterr().out

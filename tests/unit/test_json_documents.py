@@ -371,6 +371,6 @@ def test_fits_and_the_table_of_cards(document):
     assert 4096 <= short["fit"]["proposal"]["context"] < 32768
     table = document("fit", "--table", "--json")
     assert len(table["table"][0]["cells"]) == 21
-    assert document("fit", "--model", "nothing", "--gpu", "T4", "--json")["error"]["message"].startswith(
+    assert document("fit", "--model", "deepseek-r1:33b", "--gpu", "T4", "--json")["error"]["message"].startswith(
         "the table has no"
     )
