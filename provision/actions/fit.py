@@ -136,8 +136,11 @@ def _cell(name: str, quantisation: str, request: Request, card: Card) -> Cell:
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Whether a name can be a model outside of the table, and no misspelt model of the table."""
+    """Whether a name can be a model outside of the table, and no misspelt model of the table: a name with a tag or a
+    namespace."""
     family = name.partition(":")[0]
+    if family == name and "/" not in name:
+        return False
     is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,200}", name) is not None
     return is_name and family not in {known.partition(":")[0] for known in catalogue.MODELS} and ".." not in name
 

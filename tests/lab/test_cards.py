@@ -128,6 +128,51 @@ def test_a_driver_that_lacks_an_optional_field_is_told_by_its_version(fleet, fau
     assert "the driver is 470.256.02" in refused(fleet, "plan")["why"]
 
 
+def test_facts_of_hosts_with_a_working_and_with_a_broken_driver(fleet, fault):
+    done = fleet.provision("facts", "--json")
+    known, balancer = (done.host(name)["facts"] for name in ("gpu-01", "lb-01"))
+    assert done.code == 0, done
+    assert known["kernel"] == fleet.on("gpu-01", "uname", "-r").strip()
+    assert (known["docker"]["state"], known["nvidia_smi"], bool(known["toolkit"])) == ("running", "", True)
+    assert [disk["mount"] for disk in known["disks"]][:1] == ["/"]
+    uuids = [uuid.rstrip(")") for uuid in cards(fleet, "gpu-01")]
+    assert [(card["index"], card["uuid"]) for card in known["cards"]] == list(enumerate(uuids))
+    assert all(0 < card["free_mib"] < card["memory_mib"] for card in known["cards"]), "a model is loaded"
+    users = [process["instance"] for card in known["cards"] for process in card["processes"]]
+    assert users == ["ollama1", "ollama2"]
+    assert (balancer["docker"]["state"], balancer["cards"]) == ("absent", [])
+
+    fault("driver-broken")
+    broken = fleet.provision("facts", "--limit", "gpu-01")
+    assert broken.code == 0, broken
+    assert "the NVIDIA driver is not loaded" in broken.out
+
+
+def test_a_card_by_uuid_is_the_card_of_its_index_and_is_pinned(fleet):
+    first, second = (uuid.rstrip(")") for uuid in cards(fleet, "gpu-01"))
+    one, two = instances(fleet, "gpu-01")
+    one["gpus"] = [first]
+    settled(fleet)
+
+    two["gpus"] = [first]
+    doubled = fleet.provision("plan", "--json")
+    assert doubled.code == 2, doubled
+    one["gpus"] = [0]
+    assert f"ollama2 names {first} and ollama1 names GPU 0" in refused(fleet, "plan")["why"]
+    absent = "GPU-ffffffff-ffff-ffff-ffff-ffffffffffff"
+    two["gpus"] = [absent]
+    assert f"{absent} is not on this host, which has {first} (GPU 0" in refused(fleet, "plan")["why"]
+
+    two["gpus"] = [second]
+    fleet.on("gpu-01", "docker", "rm", "-f", "ollama2")
+    assert "container:ollama2" in fleet.deploy().host("gpu-01")["changed"]
+    given = fleet.on(
+        "gpu-01", "docker", "inspect", "-f", "{{(index .HostConfig.DeviceRequests 0).DeviceIDs}}", "ollama2"
+    )
+    assert given.strip() == f"[{second}]"
+    settled(fleet)
+
+
 @pytest.mark.matrix
 def test_cards_that_are_numbered_otherwise_change_nothing(scratch):
     fleet = scratch
