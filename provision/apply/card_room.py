@@ -74,7 +74,7 @@ def judged(models: Loads, facts: HostFacts, answers: Mapping[Run, Answer]) -> Fi
     unfit: dict[str, str] = {}
     notes: dict[str, str] = {}
     for instance, pairs in models.items():
-        cards = _cards(pairs[0][1].gpus, facts)
+        cards = cards_of(pairs[0][1].gpus, facts)
         known: list[tuple[Dimensions, Loading]] = []
         for step, loading in pairs:
             try:
@@ -88,8 +88,13 @@ def judged(models: Loads, facts: HostFacts, answers: Mapping[Run, Answer]) -> Fi
     return Fit(unfit, notes)
 
 
-def _cards(gpus: Sequence[int], facts: HostFacts) -> list[Card] | str:
-    """Return the cards of an instance with their other users, or why the memory of a card is not known."""
+def cards_of(gpus: Sequence[int | str], facts: HostFacts) -> list[Card] | str:
+    """Return the cards of an instance with their other users, or why the memory of a card is not known.
+
+    Args:
+        gpus: the cards, as the inventory names them.
+        facts: facts about the host.
+    """
     found = []
     for gpu in gpus:
         card = facts.card(gpu)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from provision.cli.options import answered, colour_option, json_option
+from provision.actions import Request
+from provision.cli import caller as callers
+from provision.cli.options import answered, colour_option, json_option, limit_option, password_option
 
 
 @click.command()
@@ -47,6 +49,18 @@ from provision.cli.options import answered, colour_option, json_option
     metavar="TYPE",
     help="Numbers of the weights: Q4_K_M, Q8_0 or F16.  [default: that of the name]",
 )
+@click.option(
+    "-i",
+    "--inventory",
+    default="",
+    is_flag=False,
+    flag_value="inventory.yaml",
+    metavar="[FILE]",
+    help="Propose a model for the cards of each host of the inventory.  [FILE: inventory.yaml]",
+)
+@click.option("--measured", is_flag=True, help="With --inventory: the loaded models, measured and estimated.")
+@limit_option
+@password_option
 @colour_option
 @json_option
 def fit(
@@ -57,19 +71,46 @@ def fit(
     parallel: int,
     cache_type: str,
     quantisation: str,
+    inventory: str,
+    measured: bool,
+    limit: tuple[str, ...],
+    ask_become_pass: bool,
     as_json: bool,
 ) -> int:
-    """Estimate whether a model fits into cards, and what fits instead. Connects to no host, needs no inventory.
+    """Estimate whether a model fits into cards, and what fits instead. Connects to no host without --inventory.
 
     Of a model outside of the table, the first bytes come from its registry.
 
     A model that does not fit runs on the CPU without an error, at a fraction of the speed. The command adds weights,
     cache of the context, compute buffer, process and margin, and compares with the memory of the cards.
 
+    With --inventory each host is asked for its cards, in one exec, and nothing is changed.
+
     Exit code 0: all of the wish fits. Exit code 5: less fits, or nothing.
     """
     wish = (context, parallel, cache_type)
+    if inventory or measured:
+        if model or gpus or table or quantisation:
+            raise click.UsageError("--inventory and --measured go with none of --model, --gpu, --table, --quantisation")
+        password = click.prompt("sudo password", hide_input=True, err=True) if ask_become_pass else None
+        request = Request(inventory or "inventory.yaml", limit, become_password=password, setup=callers.current().setup)
+        return answered("fit", as_json, lambda: _fleet(request, wish, measured=measured, as_json=as_json))
     return answered("fit", as_json, lambda: _fit(model, gpus, wish, quantisation, in_table=table, as_json=as_json))
+
+
+def _fleet(request: Request, wish: tuple[int, int, str], *, measured: bool, as_json: bool) -> int:
+    from provision.actions import fleet_fit as action
+    from provision.capacity import estimate
+    from provision.report import fleet_fit as report
+
+    asked = estimate.Request(*wish)
+    if measured:
+        sizes = action.measure(request)
+        report.show_measured(sizes, asked, as_json=as_json)
+        return sizes.exit_code
+    found = action.propose(request, asked)
+    report.show_places(found, asked, as_json=as_json)
+    return found.exit_code
 
 
 def _fit(
@@ -82,12 +123,12 @@ def _fit(
     as_json: bool,
 ) -> int:
     from provision.actions import fit as action
-    from provision.capacity.estimate import Request
+    from provision.capacity import estimate
     from provision.errors import UsageError
     from provision.report import fit as report
     from provision.steps import engines
 
-    request = Request(*wish)
+    request = estimate.Request(*wish)
     if in_table and (model or gpus or quantisation):
         raise UsageError("--table has every model and every card", "leave out --model, --gpu and --quantisation")
     if in_table:

@@ -20,6 +20,7 @@ TERMS = {
     "cuda_context": "CUDA process",
     "margin": "margin",
 }
+NO_HOSTS: dict[str, Any] = {"places": [], "measured": []}
 LABEL = 20
 CELL = 5
 AT_ONCE = 4  # models side by side: 20 + 4 x 3 x 5 columns
@@ -65,7 +66,7 @@ def show_table(table: Table, *, as_json: bool) -> None:
             {"card": card.name, "free": card.free, "cells": [dataclasses.asdict(cell) for cell in cells]}
             for card, cells in table.rows
         ]
-        console.document("fit", 0, [], request=_request(table.request), fit=None, table=rows)
+        console.document("fit", 0, [], request=_request(table.request), fit=None, table=rows, **NO_HOSTS)
         return
     asked = table.request
     say(f"estimate: context {asked.context} x {asked.parallel}, cache {asked.cache_type}, all of a model on cards")
@@ -129,7 +130,8 @@ def _document(fit: Fit) -> None:
         "need": _terms(verdict.need),
         "shares": [_terms(share) for share in verdict.shares],
     }
-    console.document("fit", fit.exit_code, fit.remarks, request=_request(verdict.wanted), fit=body, table=[])
+    asked = _request(verdict.wanted)
+    console.document("fit", fit.exit_code, fit.remarks, request=asked, fit=body, table=[], **NO_HOSTS)
 
 
 def _request(request: Request) -> dict[str, Any]:

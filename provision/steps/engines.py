@@ -1,11 +1,13 @@
 """All engines of instances. A new engine is a folder beside this file, a line here, and a role."""
 
 from provision.capacity.dimensions import Dimensions
+from provision.command import Answer, Run
 from provision.inventory import Host, Instance, Inventory, Serving, topology
 from provision.steps.docker.probe import Probes
 from provision.steps.instance.engine import Engine
-from provision.steps.ollama import model_header
+from provision.steps.ollama import measured_size, model_header
 from provision.steps.ollama.engine import OLLAMA
+from provision.steps.ollama.measured_size import Size
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OLLAMA,)}
 """Engines by name. The first is the default."""
@@ -27,6 +29,25 @@ def dimensions(name: str) -> Dimensions:
         GuardError: the answer is no model.
     """
     return model_header.from_registry(name)
+
+
+def sizes_command() -> Run:
+    """Return the read-only command that asks the instances of a host for their loaded models."""
+    return measured_size.command()
+
+
+def sizes(answer: Answer) -> tuple[Size, ...]:
+    """Return the loaded models of the default engine on a host.
+
+    Args:
+        answer: to `sizes_command`.
+    """
+    return measured_size.sizes(answer)
+
+
+def canonical(model: str) -> str:
+    """Return the one form of a model's name, of the default engine."""
+    return OLLAMA.canonical(model)
 
 
 def of(serving: Serving) -> Engine:

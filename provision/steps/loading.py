@@ -25,7 +25,7 @@ class Loading:
 
     model: str
     instance: str
-    gpus: tuple[int, ...]
+    gpus: tuple[int | str, ...]
     request: Request
     at_once: int
     read: Run

@@ -83,7 +83,7 @@ class Model(Step):
     stall: int = 600
     insecure: bool = False
     data_root: str = ""
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[int | str, ...] = ()
     context: int = 0
     parallel: int = 1
     cache_type: str = "f16"

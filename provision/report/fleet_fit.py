@@ -1,0 +1,100 @@
+"""Prints what fits on the hosts of an inventory, and loaded models beside their estimate."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from provision.actions.fleet_fit import Measured, Place
+from provision.actions.results import Answers
+from provision.capacity.estimate import Request
+from provision.capacity.verdict import gib
+from provision.errors import HostError
+from provision.report import console
+from provision.report.console import failures, say
+from provision.report.layout import paint
+from provision.terminal_text import line
+
+NONE = "-"
+
+
+def show_places(found: Answers[tuple[Place, ...]], request: Request, *, as_json: bool) -> None:
+    """Print the proposal for every place, and where each model can be served.
+
+    Args:
+        found: the places of every host, or the host's error.
+        request: what each model has to serve.
+        as_json: whether the document is wanted.
+    """
+    places = _all(found)
+    if as_json:
+        rows = [
+            {
+                "place": place.label,
+                "cards": [{"name": card.name, "free": card.free} for card in place.cards],
+                "model": place.model,
+                "context": place.context,
+                "reason": place.reason,
+            }
+            for place in places
+        ]
+        console.document("fit", found.exit_code, found.inventory.warnings, **_body(request, places=rows))
+        return
+    say(f"proposal by estimate: context {request.context} x {request.parallel}, cache {request.cache_type}")
+    for place in places:
+        what = f"{place.model}, context {place.context}" if place.model else NONE
+        say(f"  {line(place.label):24} {paint(what, 'bold')}")
+        say(f"      {line(place.reason)}", hang=6)
+    for model in dict.fromkeys(place.model for place in places if place.model):
+        say(f"{model}: {', '.join(line(place.label) for place in places if place.model == model)}", hang=2)
+    _failures(found)
+
+
+def show_measured(found: Answers[tuple[Measured, ...]], request: Request, *, as_json: bool) -> None:
+    """Print every loaded model with its size by the server and by the estimate.
+
+    Args:
+        found: the loaded models of every host, or the host's error.
+        request: of the command; the servers' own settings decide.
+        as_json: whether the document is wanted.
+    """
+    rows = _all(found)
+    if as_json:
+        document = [
+            {
+                "instance": row.label,
+                "model": row.size.model,
+                "context": row.size.context,
+                "measured": row.size.size,
+                "on_cards": row.size.on_cards,
+                "estimated": row.estimated,
+                "terms": row.need and {**dataclasses.asdict(row.need), "total": row.need.total},
+                "why": row.why,
+            }
+            for row in rows
+        ]
+        console.document("fit", found.exit_code, found.inventory.warnings, **_body(request, measured=document))
+        return
+    say(f"{'GiB':24}  {'MEASURED':>8}  {'ON CARDS':>8}  {'ESTIMATE':>8}  {'CONTEXT':>8}  MODEL")
+    for row in rows:
+        numbers = (gib(row.size.size), gib(row.size.on_cards), gib(row.estimated) if row.need else NONE)
+        cells = "".join(f"  {text:>8}" for text in (*numbers, str(row.size.context)))
+        say(f"{line(row.label):24}{cells}  {line(row.size.model)}" + (f"  ({line(row.why)})" if row.why else ""))
+    if not rows:
+        say("no model is loaded")
+    _failures(found)
+
+
+def _all(found: Answers[tuple[Any, ...]]) -> list[Any]:
+    """Return the rows of all hosts that answered."""
+    return [row for _, rows in found.hosts if not isinstance(rows, HostError) for row in rows]
+
+
+def _failures(found: Answers[tuple[Any, ...]]) -> None:
+    failures(((host.name, answer) for host, answer in found.hosts if isinstance(answer, HostError)), found.inventory)
+
+
+def _body(request: Request, **rows: Any) -> dict[str, Any]:
+    """Return the body of a document of `fit`."""
+    asked = {"context": request.context, "parallel": request.parallel, "cache_type": request.cache_type}
+    return {"request": asked, "fit": None, "table": [], "places": [], "measured": [], **rows}

@@ -1,0 +1,55 @@
+"""The size of loaded models by the server's own account, beside the estimate.
+
+Source: `size` and `size_vram` of `/api/ps`, docs/facts.md#ollama-api.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from provision.command import Answer, Run
+from provision.steps.base import BlockedError, UnreadableError
+from provision.steps.ollama import server_state
+
+
+@dataclass(frozen=True)
+class Size:
+    """A loaded model.
+
+    Args:
+        instance: name of the instance.
+        model: name of the model.
+        size: bytes of the loaded model.
+        on_cards: bytes of these that are on cards.
+        context: tokens of context that the model was loaded with; 0 where unknown.
+    """
+
+    instance: str
+    model: str
+    size: int
+    on_cards: int
+    context: int
+
+
+def command() -> Run:
+    """Return the read-only command that asks every instance of a host."""
+    return server_state.command()
+
+
+def sizes(answer: Answer) -> tuple[Size, ...]:
+    """Return the loaded models of a host, by instance and name; none where Docker does not answer.
+
+    Args:
+        answer: to `command`.
+    """
+    try:
+        servers = server_state.read(answer).by_name
+    except (BlockedError, UnreadableError):
+        return ()
+    return tuple(size for name in sorted(servers) for size in _of(name, servers[name]))
+
+
+def _of(instance: str, server: server_state.Server) -> Iterator[Size]:
+    for model, entry in sorted((server.loaded or {}).items()):
+        numbers = (entry.get("size"), entry.get("size_vram"), entry.get("context_length", 0))
+        size, on_cards, context = (number if isinstance(number, int) else 0 for number in numbers)
+        yield Size(instance, model, size, on_cards, context)

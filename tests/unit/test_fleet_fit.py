@@ -1,0 +1,106 @@
+"""What fits on the hosts of an inventory, and loaded models beside their estimate, on hosts without a shell."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from provision import testing
+from provision.actions import fleet_fit
+from provision.actions.request import Request
+from provision.actions.results import Answers
+from provision.capacity import catalogue
+from provision.capacity import estimate as capacity
+from provision.inventory import Host, Instance
+from provision.report import fleet_fit as report
+from provision.steps.facts import HostFacts
+from provision.steps.nvidia_smi import Card
+from provision.steps.ollama import measured_size, model_header
+from provision.steps.ollama.measured_size import Size
+from provision.steps.ollama.model import Model
+
+from .test_actions import INVENTORY
+from .test_room import SILENT
+
+WISH = capacity.Request(8192)
+HOST = Host(
+    name="gpu-01",
+    groups=("gpu",),
+    connection=None,  # type: ignore[arg-type] - no connection is made
+    instances=(Instance(host="gpu-01", name="ollama1", gpus=(0, 1), port=3001),),
+)
+
+
+def card(index: int, mib: int = 24564) -> Card:
+    return Card(index, f"GPU-{index}", "NVIDIA GeForce RTX 4090", "590.48.01", 8.9, mib)
+
+
+def test_every_instance_and_every_card_without_an_instance_gets_a_model() -> None:
+    facts = HostFacts(cards=(card(0), card(1), card(2), card(3)), foreign={"GPU-3": 16000})
+    places = list(fleet_fit.places(HOST, facts, WISH))
+    assert [(place.label, place.model, place.context) for place in places] == [
+        ("gpu-01/ollama1", "deepseek-r1:70b", 8192),
+        ("gpu-01, card 2", "deepseek-r1:32b", 8192),
+        ("gpu-01, card 3", "deepseek-r1:8b", 8192),
+    ]
+    assert "spread over 2 cards" in places[0].reason
+    assert list(fleet_fit.places(HOST, facts, WISH)) == places
+
+
+def test_a_shorter_context_is_proposed_where_nothing_serves_the_wish() -> None:
+    facts = HostFacts(cards=(card(0, 0), card(1), card(2, 3600)))
+    unknown, small = fleet_fit.places(HOST, facts, capacity.Request(131072))
+    assert (unknown.model, unknown.reason) == ("", "nobody tells the memory of card 0")
+    assert small.label == "gpu-01, card 2"
+    assert small.model == "" or 4096 <= small.context < 131072
+
+
+def test_a_loaded_model_is_beside_its_estimate() -> None:
+    loading = Model(instance="ollama1", name="deepseek-r1:32b", gpus=(0,), context=4096).loading
+    assert loading
+    sizes = (Size("ollama1", "deepseek-r1:32b", 23, 22, 8192), Size("ollama1", "qwen3:8b", 5, 5, 4096))
+    known, other = fleet_fit.compared("gpu-01", [loading], sizes, {loading.read: SILENT})
+    dimensions = catalogue.dimensions("deepseek-r1:32b")
+    assert dimensions
+    assert known.need == capacity.estimate(dimensions, capacity.Request(8192)), "the context of the server counts"
+    assert known.estimated == known.need.total - known.need.margin - known.need.cuda_context
+    assert (other.need, other.why) == (None, "the inventory does not declare the model")
+
+
+def test_a_model_that_nobody_knows_has_a_size_and_no_estimate() -> None:
+    loading = Model(instance="ollama1", name="qwen3:8b", gpus=(0,), context=4096).loading
+    assert loading
+    (row,) = fleet_fit.compared("gpu-01", [loading], [Size("ollama1", "qwen3:8b", 5, 5, 4096)], {loading.read: SILENT})
+    assert row.need is None
+    assert "Could not resolve host" in row.why
+
+
+def test_the_commands_ask_each_host_in_one_exec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "inventory.yaml").write_text(INVENTORY)
+    host = testing.FakeHost()
+    request = Request(str(tmp_path / "inventory.yaml"), setup=testing.setup(tmp_path, host.connect))
+    found = fleet_fit.propose(request, WISH)
+    assert host.execs == 2, "two hosts"
+    assert {place.label for _, places in found.hosts for place in places} == {"gpu-01/ollama1", "gpu-02/ollama1"}
+    report.show_places(found, WISH, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in document["places"]] == ["", ""]
+    report.show_places(found, WISH, as_json=False)
+    assert "nobody tells the memory of card 0" in capsys.readouterr().out
+
+
+def test_the_page_of_measured_sizes_names_every_model(capsys: pytest.CaptureFixture[str]) -> None:
+    loading = Model(instance="ollama1", name="deepseek-r1:1.5b", gpus=(0,), context=4096).loading
+    assert loading
+    sizes = [Size("ollama1", "deepseek-r1:1.5b", 2 << 30, 2 << 30, 4096)]
+    rows = fleet_fit.compared("gpu-01", [loading], sizes, {loading.read: SILENT})
+    found = Answers(None, [(HOST, rows)], 0)  # type: ignore[arg-type] - no host failed
+    report.show_measured(found, WISH, as_json=False)
+    assert "gpu-01/ollama1" in (said := capsys.readouterr().out)
+    assert "2.0" in said
+    assert "deepseek-r1:1.5b" in said
+
+
+def test_no_answer_of_docker_is_no_loaded_model() -> None:
+    assert measured_size.sizes(SILENT) == ()
+    assert model_header.PREFIX == 1 << 16
