@@ -1,13 +1,18 @@
 """All checks, in the order of the report."""
 
-from provision.doctor import cards, disks, login, ports, system
+from provision.doctor import cards, disks, docker, kernel, login, native, outside, ports, system, upgrades
 from provision.doctor.check import Check
 
 CHECKS: tuple[Check, ...] = (
     *login.CHECKS,
     *system.CHECKS,
     *cards.CHECKS,
+    *kernel.CHECKS,
+    *upgrades.CHECKS,
+    *docker.CHECKS,
+    *native.CHECKS,
     *disks.CHECKS,
     system.MEMORY_CHECK,
     *ports.CHECKS,
+    *outside.CHECKS,
 )

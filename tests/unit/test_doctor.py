@@ -12,9 +12,13 @@ findings:   the verdicts
 After an intended change, PROVISION_GOLDEN=write writes states and findings anew. Read the diff.
 """
 
+import contextlib
 import json
 import os
 import shlex
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +28,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provision import actions, testing
-from provision.command import Answer, Run, describe
+from provision.command import Answer, Run, describe, look
+from provision.doctor import outside
 from provision.doctor.check import Check, Subject
 from provision.doctor.checks import CHECKS
 from provision.doctor.examine import Diagnosis, examine
 from provision.errors import HostKeyError, RefusedError, UnreachableError
-from provision.inventory import Inventory
+from provision.inventory import Connection, Host, Inventory
 from provision.plan import role_interface
 from provision.steps.base import BlockedError, UnreadableError
 from provision.steps.facts import HostFacts
@@ -217,9 +222,9 @@ def test_a_proxys_password_rides_on_standard_input_alone(tmp_path: Path) -> None
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=8), st.integers(0, 255))
 def test_any_answer_gives_findings_and_no_exception(bodies: list[bytes], code: int) -> None:
-    for check, look, subject in looks():
-        answers = [Answer(code, body) for body in [*bodies, *[b""] * 20][: len(look.reads)]]
-        for finding in check.findings(look, answers, subject):
+    for check, reads, subject in looks():
+        answers = [Answer(code, body) for body in [*bodies, *[b""] * 20][: len(reads.reads)]]
+        for finding in check.findings(reads, answers, subject):
             assert finding.says
             assert finding.check == check.name
 
@@ -233,7 +238,7 @@ def looks() -> list[tuple[Check, Any, Subject]]:
             inventory = inventory_of(Path(folder))
         for host in inventory.hosts:
             subject = Subject(host, inventory, facts_of({}), 0, 1)
-            LOOKS.extend((check, look, subject) for check in CHECKS if (look := check.look(host, inventory)))
+            LOOKS.extend((check, made, subject) for check in CHECKS if (made := check.look(host, inventory)))
     return LOOKS
 
 
@@ -242,3 +247,56 @@ LOOKS: list[tuple[Check, Any, Subject]] = []
 
 def test_the_worst_finding_is_the_verdict_of_a_host() -> None:
     assert Diagnosis("a", ()).verdict == "pass"
+
+
+class Outside(BaseHTTPRequestHandler):
+    """A mirror with faults, on loopback."""
+
+    def do_GET(self) -> None:
+        code = {"/v2/": 401, "/gone": 404, "/wall": 407}.get(self.path, 200)
+        page = b"<!DOCTYPE html><html>log in</html>" if self.path == "/portal" else b"Origin: mirror\n"
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *args: Any) -> None:
+        """Stay silent."""
+
+
+def test_the_probe_names_each_fault_of_a_real_server() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Outside)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        paths = ["/InRelease", "/portal", "/gone", "/wall", "/v2/"]
+        urls = [*(base + path for path in paths), f"http://127.0.0.1:{closed.getsockname()[1]}/", "http://no.invalid/"]
+        asked = [outside.Outside(url, "packages", f"key{n}", url) for n, url in enumerate(urls)]
+        run = look(outside.PROBE, *urls, title="probe", timeout=60)
+        (answer,) = testing.ShellHost().batch([run], stop=False)
+    server.shutdown()
+    server.server_close()
+    state = outside.parse(asked, answer)
+    assert [entry["probe"] for entry in state["answers"]] == urls
+    says = {finding.says.partition(": ")[0]: finding.says for finding in outside.judge(state, SUBJECT)}
+    expected = {"key1": "web page", "key2": "404", "key3": "407", "key4": "401", "key5": "refuses", "key6": "resolve"}
+    assert set(says) == {"reached", *expected}
+    assert {key: text for key, text in expected.items() if text not in says[key]} == {}
+
+
+def test_every_script_is_read_by_a_shell_of_this_machine(tmp_path: Path) -> None:
+    """The answers are those of this machine, whatever it is: each has the form that its parser wants."""
+    inventory = inventory_of(tmp_path)
+    for check in CHECKS:
+        look_of = check.look(inventory.host("gpu-01"), inventory)
+        if look_of is None or check.name in ("outside", "disks", "memory"):
+            continue
+        answers = testing.ShellHost().batch(look_of.reads, stop=False)
+        with contextlib.suppress(BlockedError):
+            assert look_of.parse(answers) is not None, check.name
+
+
+SUBJECT = Subject(
+    Host(name="gpu-01", connection=Connection(address="10.0.0.11")), Inventory(path="x", hosts=()), HostFacts()
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from provision.command import Answer, Run
-from provision.steps.base import Check
+from provision.steps.base import Check, Fact
 from provision.steps.docker.probe import Probe
 from provision.steps.nvidia_smi import Card
 from provision.steps.speed import Speed
@@ -88,6 +88,18 @@ class CardsLog:
     wanted: str
 
 
+class Native(Protocol):
+    """Makes the fact about a server of the engine that a host runs outside Docker."""
+
+    def __call__(self, storages: tuple[str, ...]) -> Fact:
+        """Return the fact. Its state has `unit`, whether the unit is `active` and `enabled`, the `folder` of its
+        models, the bytes of each of its `models`, and the models that are `there` in the folders of instances.
+
+        Args:
+            storages: the folders of instances with their models.
+        """
+
+
 def no_speed(answer: Answer) -> Speed | None:
     """Return no speed, for an engine whose test measures none.
 
@@ -117,6 +129,7 @@ class Engine:
         unusable: returns why an image cannot use a card with the card's driver; empty if it can.
         readiness: makes the test of an instance.
         stream: proves that a streamed answer comes through a balancer.
+        native: makes the fact about a server outside Docker; None for an engine without such servers.
         speed: reads the speed of an instance from the answer to its passed test; None where it was not measured.
     """
 
@@ -135,6 +148,7 @@ class Engine:
     unusable: Callable[[str, Card], str]
     readiness: Readiness
     stream: StreamProof
+    native: Native | None = None
     speed: Callable[[Answer], Speed | None] = no_speed
 
     @property

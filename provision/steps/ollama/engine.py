@@ -5,7 +5,7 @@ variables, docs/facts.md#ollama-variables.
 """
 
 from provision.steps.instance.engine import CardsLog, Engine, Loading, Variables
-from provision.steps.ollama import driver, environment, readiness, scripts, server_state, stream_proof
+from provision.steps.ollama import driver, environment, native, readiness, scripts, server_state, stream_proof
 
 OLLAMA = Engine(
     name="ollama",
@@ -50,5 +50,6 @@ OLLAMA = Engine(
     unusable=driver.unusable,
     readiness=readiness.command,
     stream=stream_proof.stream,
+    native=native.fact,
     speed=readiness.speed,
 )

@@ -14,6 +14,8 @@ FAMILIES = ("nvidia-", "libnvidia-", "libcuda1", "cuda-drivers", "linux-modules-
 """How the names of the driver's packages begin, in Debian, in Ubuntu and in NVIDIA's own repository."""
 NOT_THE_DRIVER = re.compile(r"(lib)?nvidia-(container|docker|ml-dev)|nvidia-cuda-|libnvidia-egl")
 FILE = "/etc/apt/apt.conf.d/99-keep-the-nvidia-driver"
+_PATTERNS = " ".join(f'"{name}";' for name in FAMILIES)
+CURE = f"echo 'Unattended-Upgrade::Package-Blacklist {{{_PATTERNS}}};' | sudo tee {FILE}"
 SHOWN = 4  # packages in a sentence
 
 # Packages with their state by dpkg-query(1), whose first letter is `h` for a held package; then apt's settings.
@@ -65,11 +67,9 @@ def warning(lines: Iterable[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    patterns = " ".join(f'"{name}";' for name in FAMILIES)
-    cure = f"echo 'Unattended-Upgrade::Package-Blacklist {{{patterns}}};' | sudo tee {FILE}"
     return (
         f"unattended-upgrades may upgrade the NVIDIA driver ({', '.join(names[:SHOWN])}{more}): until the next boot its"
-        f" library and its kernel module then differ, and new containers get no card. Type on the host: {cure}"
+        f" library and its kernel module then differ, and new containers get no card. Type on the host: {CURE}"
     )
 
 
