@@ -1,6 +1,7 @@
 """Secrets on a real host: canaries that must be in no process list, journal, label, plan, document or line of progress,
 in no file that others may read, and on the controller only where the operator put them."""
 
+import base64
 import json
 import stat
 import threading
@@ -11,6 +12,8 @@ from typing import Self
 import pytest
 import yaml
 
+from provision.steps.docker import image_room
+
 from .conftest import Done, settle
 
 pytestmark = pytest.mark.lab
@@ -18,6 +21,10 @@ HOST = "gpu-02"
 CANARY = "zq9canary"
 SUDO, WRONG = f"{CANARY}-sudo 'right' $(id)", f"{CANARY}-sudo-wrong"
 PROXY = f"http://user:{CANARY}-proxy@proxy.test:3128"
+MIRROR = f"https://bot:{CANARY}-mirror@mirror.test/docker-ce"
+REGISTRY, TOKEN = "registry.test:5000", f"{CANARY}-registry"
+AUTH = base64.b64encode(f"bot:{TOKEN}".encode()).decode()
+LOGINS = ("/etc/apt/auth.conf.d/provision-mirrors.conf", "/etc/provision/mirrors.netrc")
 # A container's settings: Docker makes the files, and only root may read them.
 DOCKERS_OWN = ("/var/lib/docker/containers/", "/var/lib/containerd/", "/run/containerd/")
 STORE = "/var/lib/provision/store/"
@@ -65,7 +72,7 @@ class Watch(threading.Thread):
                     words = Path("/proc", process, "cmdline").read_bytes()
                 except OSError:
                     continue
-                if CANARY.encode() in words:
+                if CANARY.encode() in words or AUTH.encode() in words:
                     self.found.add(words.decode(errors="replace"))
         self.whole = True
 
@@ -98,7 +105,11 @@ def test_canaries(asked, lab, tmp_path):
     ours = asked.hosts("gpu")[HOST]
     ours |= {"ansible_user": "asked", "ansible_become_password": Env("CANARY_SUDO")}
     ours["ollama"]["https_proxy"] = File(secrets / "proxy")
-    words = ["--limit", HOST, "--tags", "docker,ollama"]
+    for name, text in {"mirror": MIRROR, "registry": TOKEN}.items():
+        (secrets / name).write_text(text + "\n")
+    ours["mirrors"] = {"docker": File(secrets / "mirror")}  # the lab's docker.repository wins over the address
+    ours["docker"] = {"registries": {REGISTRY: {"username": "bot", "password": File(secrets / "registry")}}}
+    words = ["--limit", HOST, "--tags", "mirrors,docker,ollama"]
     said = []
     begun = time.time()
     with Watch() as watch:
@@ -122,6 +133,7 @@ def test_canaries(asked, lab, tmp_path):
     assert "file:/etc/provision/ollama/ollama1.env" in said[1].out + said[2].out, said[1]
     for done in said:
         assert CANARY not in done.out + done.err, done
+        assert AUTH not in done.out + done.err, done
     assert watch.rounds > 50
     assert watch.whole, "the watch ended early"
     assert watch.found == set()
@@ -168,7 +180,10 @@ def on_the_host(host) -> None:
     ours = {path for path in found if not path.startswith(DOCKERS_OWN)}
     assert any(path.startswith(STORE) for path in ours), "the file was restored from there"
     live = {path for path in ours if not path.startswith(STORE)}
-    assert live == {f"/etc/provision/ollama/ollama{number}.env" for number in (1, 2)}
+    assert live == {*LOGINS, *(f"/etc/provision/ollama/ollama{number}.env" for number in (1, 2))}
+    encoded = host.run(["grep", "-rls", "--devices=skip", AUTH, *PLACES], check=False).stdout.split()
+    assert encoded == [image_room.LOGINS], "Docker's client keeps its logins in base64"
+    ours.add(image_room.LOGINS)
     assert {host.run(["stat", "-c", "%a %U:%G", path]).stdout.strip() for path in ours} == {"600 root:root"}
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     processes = ["sh", "-c", 'grep -ls "$1" /proc/[0-9]*/environ', "sh", CANARY]
