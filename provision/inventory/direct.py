@@ -42,7 +42,9 @@ def without_proxy(host: Host, inventory: Inventory) -> tuple[str, ...]:
     given = shared_settings.proxy(host).no_proxy
     fleet = {name for other in inventory.hosts for name in (other.name, other.connection.address)}
     settings = {role: each.model_dump() for role, each in host.settings.items() if role != "proxy"}
-    named = {host_of(text) for text in _texts([settings, host.instances])}
+    mirrors = shared_settings.mirrors(host)
+    addresses = [address for _, address in mirrors.addresses()] if mirrors else []
+    named = {host_of(text) for text in [*_texts([settings, host.instances]), *(f"{each}/" for each in addresses)]}
     # curl before 7.86, such as Ubuntu 22.04's, knows no networks (curl's changelog): the list has the address too
     inside = {name for name in named if is_address(name) and goes_direct(name, given)}
     return tuple(dict.fromkeys([*LOOPBACK, *given, *sorted(named & fleet | inside)]))

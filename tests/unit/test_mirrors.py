@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 
 from provision.apply import mirror_advice
-from provision.command import Put
+from provision.command import Answer, Put
 from provision.errors import InventoryError
 from provision.inventory import Inventory, Mask, Secret, masked
+from provision.inventory.direct import LOOPBACK, without_proxy
 from provision.inventory.mirrors import MirrorUrl
 from provision.plan import mirrored, role_interface
 from provision.plan.planner import make_change
+from provision.roles import docker, mirrors
+from provision.steps.docker.image_room import LOGINS
+from provision.steps.system import file_scan
+from provision.steps.system.file import OwnedFiles
 from provision.steps.system.mirror_login import APT_LOGIN, LOGIN, NETRC
 from tests.unit.test_hostile import FACTS
 
@@ -151,6 +156,27 @@ def test_a_login_is_in_two_files_for_root_alone_and_nowhere_else(load, monkeypat
 
 def test_without_a_login_there_is_no_file(load):
     assert not [step_id for step_id in steps(load("china")) if "mirror_login" in step_id]
+
+
+def test_files_of_logins_are_found_when_the_keys_go():
+    records = [f"{path}\x00f\x00600\x00root:root\x00\x00sum\n\n" for path in (APT_LOGIN, LOGIN, LOGINS)]
+    listing = "".join(records).encode()
+    sums = "".join(f"{'0' * 64}  {path}\n" for path in (APT_LOGIN, LOGIN, LOGINS)).encode()
+    answer = Answer(0, listing + b"=sums 3\n" + sums)
+    found = {step_id for role in (mirrors, docker) for finder in role.OWNED for step_id in _found(finder, answer)}
+    assert found == {f"mirror_login:{APT_LOGIN}", f"mirror_login:{LOGIN}", f"registry_login:{LOGINS}"}
+    assert all(map(file_scan.is_covered, (APT_LOGIN, LOGIN, LOGINS)))
+
+
+def _found(finder, answer) -> list[str]:
+    return list(finder.fact().parse(answer)) if isinstance(finder, OwnedFiles) else []
+
+
+def test_a_mirror_that_is_a_host_of_the_inventory_is_asked_without_the_proxy(load):
+    inventory = load('{docker: "http://a:b@10.0.0.5:81/docker", model_registry: "lb-01:5001"}')
+    direct = without_proxy(inventory.host("gpu-01"), inventory)
+    assert {"10.0.0.5", "lb-01"} <= set(direct)
+    assert without_proxy(load("china").host("gpu-01"), inventory) == LOOPBACK
 
 
 def test_curl_is_told_of_the_file_only_where_the_file_is(tmp_path):
