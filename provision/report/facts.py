@@ -5,9 +5,11 @@ from typing import Any
 
 from provision.actions.facts import Facts, HostReport
 from provision.errors import HostError
+from provision.inventory import Host
 from provision.report import console
 from provision.report.console import failures, say
 from provision.report.layout import paint
+from provision.steps import nvidia_smi
 from provision.steps.card_details import CardDetails, Report
 from provision.steps.docker.gpu_processes import Application
 from provision.steps.nvidia_smi import Card
@@ -39,14 +41,14 @@ def show(facts: Facts, *, as_json: bool) -> None:
         if isinstance(answer, HostError):
             say(f"{paint(host.name, 'bold')}  {paint(console.result_of(answer).upper(), 'red')}, see below")
         else:
-            _host_text(host.name, answer)
+            _host_text(host, answer)
     failures(((host.name, answer) for host, answer in facts.hosts if isinstance(answer, HostError)), facts.inventory)
 
 
-def _host_text(name: str, report: HostReport) -> None:
+def _host_text(host: Host, report: HostReport) -> None:
     facts, machine = report.facts, report.machine
     system = f"{facts.distribution or 'unknown'} {facts.version} {facts.codename and f'({facts.codename})'}".strip()
-    say(f"{paint(name, 'bold')}  {line(system)}, {line(facts.architecture)}", hang=2)
+    say(f"{paint(host.name, 'bold')}  {line(system)}, {line(facts.architecture)}", hang=2)
     _value(
         "kernel", f"{machine.kernel or 'unknown'}, cgroup v{facts.cgroup}" + ("" if facts.systemd else ", no systemd")
     )
@@ -60,7 +62,7 @@ def _host_text(name: str, report: HostReport) -> None:
         _value("", f"and {len(machine.disks) - SHOWN} more")
     if facts.cards:
         _value("driver", facts.cards[0].driver or "unknown")
-    if facts.driver_error:
+    if facts.driver_error and (host.gpu or facts.driver_error != nvidia_smi.ERRORS[127]):
         _value("nvidia-smi", facts.driver_error, "yellow")
     _cards(report)
 

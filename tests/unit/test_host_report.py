@@ -160,6 +160,13 @@ def test_a_host_without_an_answer_does_not_hide_the_rest(request_of) -> None:
     assert isinstance(garbled.hosts[0][1], FactError)
 
 
+def test_a_balancer_needs_no_driver(request_of, capsys) -> None:
+    asked = request_of(testing.FakeHost())
+    for host, shown in (("gpu-01", True), ("lb-01", False)):
+        assert cli.execute(["facts", "-i", asked.inventory, "-l", host], Caller(asked.setup)) == 0
+        assert ("nvidia-smi is not installed" in capsys.readouterr().out) is shown
+
+
 def test_two_hosts_with_one_card_are_named(request_of) -> None:
     (warning,) = (text for text in facts(request_of(fake())).warnings if UUID in text)
     assert "gpu-01 and gpu-02" in warning
