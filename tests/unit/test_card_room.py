@@ -113,6 +113,19 @@ def test_an_answer_that_makes_no_sense_is_no_dimensions(text: str) -> None:
         model_header.dimensions("qwen3:8b", Answer(0, text.encode()))
 
 
+@pytest.mark.parametrize("model", ollama_store.CATALOGUE)
+def test_every_simulated_model_of_the_lab_has_dimensions(model: str) -> None:
+    published = ollama_store.published(model)
+    assert published
+    weights = next(layer for layer in published[0]["layers"] if layer["mediaType"].endswith(".model"))
+    begin = published[1][weights["digest"]][: model_header.PREFIX]
+    found = model_header.of_header(model, begin, {weights["mediaType"]: weights["size"]}, "gguf")
+    known = ollama_store.CATALOGUE[model]
+    assert found.block_count == known.layers
+    assert found.mla == (known.family == "deepseek2")
+    assert known.size * 0.6 < found.weights.on_cards <= known.size
+
+
 def test_smaller_models_are_those_of_the_table() -> None:
     assert [each.name for each in model_header.smaller("deepseek-r1:14b")][:2] == ["deepseek-r1:8b", "deepseek-r1:7b"]
     assert model_header.smaller("qwen3:8b") == ()

@@ -191,6 +191,13 @@ def test_the_lock_of_a_dead_run_of_this_operator_is_taken_over_at_once(paths):
         lock.checked(ran(lock.acquire(OTHER, 0, RUN)))
 
 
+def test_a_resumed_run_loads_models_as_its_log_says(logs):
+    dead = log(pid=gone(), command="deploy --force-fit")
+    logs.write(dead)
+    assert resume.resumed(REQUEST, Pace(), RUN)[0].force_fit
+    assert dead.goes_on.startswith(f"provision deploy --resume {RUN}")
+
+
 def test_a_resumed_run_has_the_inventory_limit_and_tags_of_its_log(logs):
     logs.write(log(pid=gone(), limit=("gpu",), tags=("nginx",)))
     request, pace = resume.resumed(REQUEST, Pace(), RUN)
