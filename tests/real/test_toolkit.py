@@ -2,7 +2,8 @@
 
 The toolkit's programs are built from NVIDIA's Go module. The cards are made up: nodes /dev/nvidia0, /dev/nvidia1 and
 /dev/nvidiactl with the numbers of /dev/null, /dev/zero and /dev/fuse, and a CDI file in NVIDIA's form. nvidia-smi, the
-driver and libnvidia-container are simulated, so no case is about a card at work, and none gives a card by the hook.
+driver and libnvidia-container are simulated, so no case is about a card at work. Where the hook gives a card, the hook
+is real, and the library behind the hook is a stand-in.
 """
 
 from collections.abc import Iterator
