@@ -91,7 +91,7 @@ def test_a_model_on_the_host_is_read_there_and_nobody_else_is_asked(tmp_path: Pa
 )
 def test_a_registry_that_tells_nothing_is_named(tmp_path: Path, fault: str, value: str, words: str) -> None:
     with ModelRegistry(tmp_path / "registry").serving() as served:
-        name = publish(served, LARGE)
+        name = publish(served, "qwen3:8b")
         served.fault(fault, value=value)
         answer = header_of(name, tmp_path / "none")
     with pytest.raises(MetadataError, match=words):
@@ -129,6 +129,8 @@ def test_every_simulated_model_of_the_lab_has_dimensions(model: str) -> None:
 def test_smaller_models_are_those_of_the_table() -> None:
     assert [each.name for each in model_header.smaller("deepseek-r1:14b")][:2] == ["deepseek-r1:8b", "deepseek-r1:7b"]
     assert model_header.smaller("qwen3:8b") == ()
+    assert model_header.smaller("mirror.test:5001/library/deepseek-r1:14b") == model_header.smaller("deepseek-r1:14b")
+    assert model_header.smaller("mirror.test:5001/team/deepseek-r1:14b") == ()
 
 
 # -- the judgement

@@ -90,7 +90,7 @@ def dimensions(name: str, answer: Answer) -> Dimensions:
     try:
         return _told(name, answer)
     except (MetadataError, gguf.GgufError) as error:
-        known = catalogue.dimensions(server_state.canonical(name))
+        known = catalogue.dimensions(_in_library(name))
         if known is not None:
             return known
         raise MetadataError(str(error)) from None
@@ -129,13 +129,18 @@ def smaller(name: str) -> tuple[Dimensions, ...]:
     Args:
         name: of the model.
     """
-    full = server_state.canonical(name)
-    known = catalogue.dimensions(full)
+    known = catalogue.dimensions(_in_library(name))
     if known is None:
         return ()
     others = (catalogue.dimensions(each) for each in catalogue.MODELS)
     below = [each for each in others if each and each.weights.on_cards < known.weights.on_cards]
     return tuple(sorted(below, key=lambda each: -each.weights.on_cards))
+
+
+def _in_library(name: str) -> str:
+    """Return the name in the library of a model that a mirror of the library serves; else the name itself."""
+    _, space, model, tag = server_state.parts(name)
+    return f"{model}:{tag}" if space == server_state.DEFAULT_SPACE else server_state.canonical(name)
 
 
 def _told(name: str, answer: Answer) -> Dimensions:
