@@ -8,11 +8,13 @@ import pytest
 from provision.apply import diagnostics
 from provision.command import Answer, Put, Run, run
 from provision.errors import FactError
+from provision.inventory import Connection
 from provision.plan import planner
 from provision.plan.planner import host_facts
 from provision.runs.lease import Lease
 from provision.runs.lease_keeper import LeaseKeeper
 from provision.ssh import jobs, script
+from provision.ssh.connect import _connect_kwargs
 from provision.ssh.time_limits import stretched
 from provision.steps.base import Fact, UnreadableError
 from provision.steps.facts import TITLE
@@ -105,6 +107,12 @@ def test_a_lease_covers_the_longer_limits():
     lease = Lease(FakeHost(), "run-1", LeaseKeeper(), timeout_factor=FACTOR)
     usual = Lease(FakeHost(), "run-1", LeaseKeeper())
     assert lease.acquire(200).words == usual.acquire(2400).words != usual.acquire(200).words
+
+
+def test_a_slow_host_has_more_time_for_a_login():
+    usual, slow = Connection(address="gpu-01"), Connection(address="gpu-01", timeout_factor=FACTOR)
+    assert _connect_kwargs(usual, direct=False)["banner_timeout"] == 10 + 20
+    assert _connect_kwargs(slow, direct=False)["banner_timeout"] == 10 + 20 * FACTOR
 
 
 def test_a_read_without_an_answer_in_time_names_the_key():
