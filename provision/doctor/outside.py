@@ -26,6 +26,8 @@ from provision.steps.system.mirror_login import NETRC
 CONNECT, WHOLE = 5, 12  # seconds of a probe: to connect, and in all
 NO_CURL = 77
 TOO_LARGE = 63
+ACCEPT = "application/vnd.docker.distribution.manifest.v2+json, */*"
+"""A registry may know a manifest by its own kind alone; every other server answers with the file."""
 
 # $@ addresses. Each is asked by a process of its own, for its first bytes. The answers come in the order of arrival.
 PROBE = Script(
@@ -40,7 +42,7 @@ work=$(mktemp -d); trap 'rm -rf -- "$work"' EXIT
 probe() {{ # number address
   address=$(printf '%s\n' "$2" | sed "$facts")
   said=$(curl -sS -L $netrc --proto '=http,https' --connect-timeout {CONNECT} -m {WHOLE} -r 0-1023 -o "$work/$1" \
-    -w '%{{http_code}} %{{http_connect}} %{{content_type}}' -- "$address" 2>"$work/$1.why")
+    -H 'Accept: {ACCEPT}' -w '%{{http_code}} %{{http_connect}} %{{content_type}}' -- "$address" 2>"$work/$1.why")
   echo "probe $1 $? $(head -c 400 "$work/$1" 2>/dev/null | base64 -w 0)- $(tail -n 1 "$work/$1.why" |
     head -c 300 | base64 -w 0)- $(printf %s "$address" | base64 -w 0)- $said"
 }}

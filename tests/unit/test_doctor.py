@@ -254,6 +254,7 @@ class Outside(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         code = {"/v2/": 401, "/gone": 404, "/wall": 407}.get(self.path, 200)
+        code = code if "manifest.v2+json" in self.headers["Accept"] else 404
         page = b"<!DOCTYPE html><html>log in</html>" if self.path == "/portal" else b"Origin: mirror\n"
         self.send_response(code)
         self.send_header("Content-Length", str(len(page)))
