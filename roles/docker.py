@@ -73,6 +73,8 @@ OWN_KEYS = {
 LIVE, DYING = "go on, by live-restore", "stop, when their streams have ended"
 CDI_TOOLKIT = (1, 18)  # from this version on the toolkit updates the CDI description of the cards (docs/facts.md#cdi)
 
+LONGEST_PASSWORD = 4096  # tokens of registries are that long at most
+
 CONTAINERD_ENGINE = 29  # from this version on a fresh host has the containerd image store
 
 
@@ -85,11 +87,12 @@ class Login(inventory.Settings):
     """Password or token, by `!env NAME` or `!file PATH`."""
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Yield a user that Docker would cut, and an empty password."""
+        """Yield a user that Docker would cut, and a password that no registry takes."""
         if ":" in self.username:
             yield ("username",), "must be without `:`, which ends the user in Docker's file"
-        if not self.password:
-            yield ("password",), "must not be empty"
+        password = self.password.reveal()
+        if not password or not password.isprintable() or len(password) > LONGEST_PASSWORD:
+            yield ("password",), f"must be one line of printable text, of at most {LONGEST_PASSWORD} characters"
 
 
 class Settings(inventory.Settings):

@@ -253,9 +253,7 @@ def load(path: str, overrides: Sequence[str] = (), *, served: bool = True) -> In
     """
     groups = frozenset(group for name in order() for group in _value(name, "GROUPS"))
     inventory = inventories.load(path, roles=sections(), overrides=overrides, groups=groups)
-    addresses = {name: _value(name, "mirrored") for name in order()}
-    hosts = [mirrored.resolved(host, addresses) for host in inventory.hosts]
-    inventory = inventory.replace([with_instances(host) for host in hosts])
+    inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
     warnings = [text for texts in _sentences("warnings", inventory).values() for text in texts]
     inventory = inventory.replace(inventory.hosts, *dict.fromkeys(warnings))
     problems = list(_fleet_problems(inventory, served=served))
@@ -266,11 +264,13 @@ def load(path: str, overrides: Sequence[str] = (), *, served: bool = True) -> In
 
 
 def with_instances(host: Host) -> Host:
-    """Return the host with its declared instances, and with the settings for undeclared instances.
+    """Return the host with the addresses of its mirrors, its declared instances, and the settings for undeclared
+    instances.
 
     Args:
         host: a host as the inventory's loader makes it, with the settings of every role.
     """
+    host = mirrored.resolved(host, {name: _value(name, "mirrored") for name in order()})
     declared = _declared(host)
     name = next((name for name, instances in declared.items() if instances), _of_engines()[0])
     undeclared: Serving = role(name).serving(host.settings[name])

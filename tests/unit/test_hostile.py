@@ -14,7 +14,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -97,7 +97,9 @@ FACTS = HostFacts(
     resolved={"lb": "10.0.0.2", "gpu": "10.0.0.1"},
     cards=tuple(Card(n, f"GPU-{n}", "card", "590.48.01", 8.9, 24000) for n in (0, 1)),
 )
+REGISTRY = "registry.test:5000"  # key of every mapping of settings
 MINIMAL: dict[str, dict[str, Any]] = {
+    "docker": {"registries": {REGISTRY: {"username": "bot", "password": "secret"}}},
     "nginx": {
         "accept_known_vulnerabilities": True,
         "patches": [{"url": "https://mirror.test/a.patch", "sha256": "a" * 64}],
@@ -120,7 +122,8 @@ def within(cls: type[Settings], path: tuple[str | int, ...]) -> Iterator[tuple[t
         yield (*path, name), field
         for inner in get_args(field.annotation):
             if isinstance(inner, type) and issubclass(inner, Settings):
-                yield from within(inner, (*path, name, 0))
+                key = REGISTRY if get_origin(field.annotation) is dict else 0
+                yield from within(inner, (*path, name, key))
 
 
 def shapes(field: FieldInfo, value: str) -> Iterator[Any]:

@@ -90,6 +90,7 @@ def test_docker_hub_has_its_own_name_in_the_file():
         ("{r.test: {username: 'a:b', password: canary}}", 'all.vars.docker.registries."r.test".username'),
         ("{r.test: {username: '', password: canary}}", 'all.vars.docker.registries."r.test".username'),
         ("{r.test: {username: a, password: ''}}", 'all.vars.docker.registries."r.test".password'),
+        ('{r.test: {username: a, password: "canary\\n"}}', 'all.vars.docker.registries."r.test".password'),
         ("{r.test: {username: a}}", 'all.vars.docker.registries."r.test".password'),
         ("{r.test: {username: a, password: [canary]}}", 'all.vars.docker.registries."r.test".password'),
         ("{'http://r.test': {username: a, password: canary}}", 'all.vars.docker.registries."http://r.test"'),
