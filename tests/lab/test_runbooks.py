@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.lab import faults, paths
+from provision.lab import faults, models, paths
 from tests import nginx_series
 
 from .conftest import Fleet, wait_for
@@ -169,6 +169,26 @@ def patched(operator: Operator) -> None:
     settings["patches"] = [nginx_series.entry(site, settings["url"], nginx_series.SERIES)]
 
 
+def as_its_owner_left_it(operator: Operator) -> None:
+    """A native server and a snap of Docker on gpu-02, by the files that tell of both; a registry of the site's own."""
+    registry = f"{operator.fleet.lab.network.site}:{models.PORT}"
+    operator.fleet.vars.update(mirrors={"model_registry": registry}, models={"insecure": True})
+    unit = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
+    script = "mkdir -p /var/snap/docker; systemctl daemon-reload; systemctl enable --now ollama.service"
+    host = operator.fleet.lab.host("gpu-02")
+    host.write("/etc/systemd/system/ollama.service", unit)
+    host.run(["sh", "-euc", script])
+
+
+def cured(operator: Operator) -> None:
+    """The command that doctor prints for the native server; snap is no program of the lab, so its folder goes."""
+    done = operator.fleet.provision("doctor", "--json", "--limit", "gpu-02")
+    cures = {check["check"]: check["cure"] for check in done.host("gpu-02")["checks"] if check["verdict"] == "fail"}
+    assert cures["docker kinds"] == "snap remove docker", done
+    operator.fleet.on("gpu-02", "sh", "-euc", cures["native server"])
+    operator.fleet.on("gpu-02", "rm", "-r", "/var/snap/docker")
+
+
 def as_it_was(operator: Operator) -> None:
     operator.fleet.data = copy.deepcopy(operator.declared)
 
@@ -205,6 +225,8 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "a deploy whose controller is killed": killed,
     "damage in the middle of a blob of gpu-01": damaged,
     "a deploy that was no good idea": no_good_idea,
+    "gpu-02 as its owner left the host": as_its_owner_left_it,
+    "the cures of doctor on gpu-02": cured,
     "the inventory as it was": as_it_was,
     "patches of nginx in the inventory": patched,
     "somebody's run on gpu-01, which will soon be over": soon_over,
