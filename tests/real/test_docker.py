@@ -1,9 +1,9 @@
 """The whole sequence on hosts of a lab with Docker 28 and 29, which no distribution of the lab ships.
 
 The daemon, the proxy and the client are built from upstream's Go modules; containerd, runc, the units and the scripts
-of the packages are Debian 13's. The hosts have cgroup v1, and Docker 29 prints a warning. Debian 13's runc 1.1 knows no
-time namespaces, so the inventory has `docker.daemon: {features: {time-namespaces: false}}`. Cards, toolkit and model
-server of the lab are simulated.
+of the packages are Debian 13's, but an upgrade restarts the daemon, as with Docker's own package. The hosts have cgroup
+v1, and Docker 29 prints a warning. Debian 13's runc 1.1 knows no time namespaces, so the inventory has
+`docker.daemon: {features: {time-namespaces: false}}`. Cards, toolkit and model server of the lab are simulated.
 """
 
 import json
