@@ -72,8 +72,12 @@ class Mirrored:
         del self.fleet.hosts("gpu")[HOST]["mirrors"]
 
     def names(self, instance: str = "ollama1") -> set[str]:
-        listed = self.fleet.on(HOST, "docker", "exec", instance, "ollama", "list")
-        return {line.split()[0] for line in listed.splitlines()[1:] if line.strip()}
+        listed = json.loads(self.fleet.on(HOST, "curl", "-s", f"http://{self.at(instance)}/api/tags"))
+        return {model["name"] for model in listed["models"]}
+
+    def at(self, instance: str) -> str:
+        """Return address and port of an instance."""
+        return self.fleet.on(HOST, "docker", "port", instance, "11434/tcp").splitlines()[0]
 
 
 @pytest.fixture
@@ -142,8 +146,9 @@ def every_way(mirrored: Mirrored) -> None:
 
 def drifted_by_hand(mirrored: Mirrored) -> None:
     """A missing name and an open file are found by plan and verify; a deploy mends both without a download."""
-    script = f"docker exec ollama1 ollama rm {MODEL}; chmod 0644 {LOGINS[1]}"
-    mirrored.fleet.on(HOST, "sh", "-euc", script)
+    body, delete = json.dumps({"model": MODEL}), f"http://{mirrored.at('ollama1')}/api/delete"
+    mirrored.fleet.on(HOST, "curl", "-sf", "-X", "DELETE", "-d", body, delete)
+    mirrored.fleet.on(HOST, "chmod", "0644", LOGINS[1])
     document = mirrored.run("plan", "--json", *LIMIT).host(HOST)
     found = {change["step"] for change in document["changes"]}
     assert {f"alias:ollama1/{MODEL}", f"mirror_login:{LOGINS[1]}"} <= found
