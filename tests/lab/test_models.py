@@ -1,6 +1,7 @@
 """Embedding models, stalling pulls and damaged blobs, on real hosts."""
 
 import json
+import re
 
 import pytest
 
@@ -14,9 +15,11 @@ MODEL, EMBEDDING = "deepseek-r1:1.5b", "nomic-embed-text"
 BLOBS = "/var/lib/docker/volumes/ollama1/_data/models/blobs"
 
 
-def ask(fleet, path, **body):
+def ask(fleet, path, *, get=False, **body):
     """The answer of `gpu-01/ollama1` to a request from its own host."""
     at = fleet.on("gpu-01", "docker", "port", "ollama1", "11434/tcp").splitlines()[0]
+    if get:
+        return fleet.on("gpu-01", "curl", "-s", f"http://{at}{path}")
     return fleet.on("gpu-01", "curl", "-s", "-d", json.dumps({"stream": False, **body}), f"http://{at}{path}")
 
 
@@ -56,6 +59,32 @@ def test_a_pull_that_stalls_is_given_up_and_the_host_is_free_again(scratch, lab)
     scratch.deploy()
     assert not any(scratch.changes().values())
     assert f"{long}:latest" in fleet_models(scratch)
+
+
+def test_a_model_too_large_for_its_card_is_refused_with_numbers_and_the_alternative_deploys(scratch, lab):
+    """Cards, registry and server are simulated, with the sizes of the real models."""
+    one, two = scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"]
+    one["models"], two["memory"] = [f"{lab.network.site}:{models.PORT}/library/deepseek-r1:671b"], "4g"
+    scratch.vars["models"] = {"insecure": True}
+    planned = scratch.provision("plan", "--json", "--limit", "gpu-01")
+    assert planned.code == 7, planned
+    why = planned.host("gpu-01")["why"]
+    need = re.search(r"671b \(context \d+ x 1, cache f16\) needs (\d+)\.\d GiB of one card; (.*) has 47\.5", why)
+    assert need, why
+    assert 370 < int(need[1]) < 385, why
+    assert "deepseek-r1:70b fits as asked" in why
+    assert "dimensions by the registry" in why
+    done = scratch.provision("deploy", "--yes", "--json", "--limit", "gpu-01")
+    assert done.code == 7, done
+    changed = done.host("gpu-01")["changed"]
+    assert "container:ollama2" in changed, "the other instance goes on"
+    assert not [step for step in changed if "ollama1" in step], changed
+    assert "671b" not in fleet_models(scratch), "not a byte was pulled"
+    one["models"] = ["deepseek-r1:70b"]
+    scratch.deploy()
+    assert not any(scratch.changes().values())
+    (loaded,) = json.loads(ask(scratch, "/api/ps", get=True))["models"]
+    assert (loaded["name"], loaded["size"]) == ("deepseek-r1:70b", loaded["size_vram"])
 
 
 def fleet_models(fleet) -> str:
