@@ -33,7 +33,7 @@ def command_failed(change: Change, command: Command, answer: Answer, host: Host 
     """
     late = answer.exit == OUT_OF_TIME
     reason = "took too long" if late else f"exited {answer.exit}"
-    advice = (host and proxied.advice(host, answer.error)) or repair(answer.error)
+    advice = _outside(host, answer.error) or repair(answer.error)
     return CommandError(
         f"{change.step.id}: {command} {reason}",
         f"{advice}, {SLOW + ', ' if late else ''}{GO_ON}",

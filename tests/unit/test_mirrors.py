@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.apply import mirror_advice
+from provision.apply import diagnostics, mirror_advice
 from provision.command import Answer, Put
 from provision.errors import InventoryError
 from provision.inventory import Inventory, Mask, Secret, masked
@@ -233,6 +233,14 @@ def test_an_error_names_the_mirror_and_its_key_and_no_password(load, evidence, s
     assert said in advice
     assert bool(said) == ("gpu-01 asked the mirror http://m.test:81/docker (mirrors.docker)" in advice)
     assert "canary" not in advice
+
+
+def test_the_error_of_a_command_has_the_advice(load):
+    host = load('{docker: "http://m.test:81/docker"}').host("gpu-01")
+    step = next(step for step_id, step in steps(load("none")).items() if step_id.startswith("apt_key:"))
+    change = make_change(role_interface.Entry("docker", step), None, step.want(FACTS, None))
+    answer = Answer(1, b"", b"the key at http://m.test:81/gpg does not match: it is no OpenPGP key")
+    assert "asked the mirror" in diagnostics.command_failed(change, change.commands[0], answer, host).hint
 
 
 def test_a_site_without_mirrors_gets_no_advice(load):
