@@ -38,7 +38,7 @@ command -v curl >/dev/null || exit {NO_CURL}
 name() {{ (. /etc/os-release 2>/dev/null; eval "echo \"\${{$1:-}}\"") | tr -cd 'a-z0-9.-'; }}
 architecture=$(dpkg --print-architecture 2>/dev/null | tr -cd 'a-z0-9')
 facts="s|{{distribution}}|$(name ID)|; s|{{codename}}|$(name VERSION_CODENAME)|; s|{{architecture}}|$architecture|"
-work=$(mktemp -d); trap 'rm -rf -- "$work"' EXIT
+work=$(mktemp -d) || exit 1; trap 'rm -rf -- "$work"' EXIT
 probe() {{ # number address
   address=$(printf '%s\n' "$2" | sed "$facts")
   said=$(curl -sS -L $netrc --proto '=http,https' --connect-timeout {CONNECT} -m {WHOLE} -r 0-1023 -o "$work/$1" \

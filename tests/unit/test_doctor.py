@@ -17,6 +17,7 @@ import json
 import os
 import shlex
 import socket
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,8 +38,10 @@ from provision.errors import HostKeyError, RefusedError, UnreachableError
 from provision.inventory import Connection, Host, Inventory
 from provision.plan import role_interface
 from provision.steps.base import BlockedError, UnreadableError
+from provision.steps.docker import image_room
 from provision.steps.facts import HostFacts
 from provision.steps.nvidia_smi import Card
+from provision.steps.ollama import model_header
 
 CASES = sorted((Path(__file__).parents[1] / "doctor").glob("*/*.yaml"))
 INVENTORY = """
@@ -284,6 +287,18 @@ def test_the_probe_names_each_fault_of_a_real_server() -> None:
     expected = {"key1": "web page", "key2": "404", "key3": "407", "key4": "401", "key5": "refuses", "key6": "resolve"}
     assert set(says) == {"reached", *expected}
     assert {key: text for key, text in expected.items() if text not in says[key]} == {}
+
+
+@pytest.mark.parametrize("script", [outside.PROBE, image_room.SIZE, model_header.HEADER], ids=["probe", "image", "model"])
+def test_a_read_without_a_temporary_folder_asks_nobody_and_writes_nowhere_else(script, tmp_path):
+    """On a full disk `mktemp` fails, and a read goes on after a failure: its files, logins too, would be in `/`."""
+    (tmp_path / "curl").write_text('#!/bin/sh\ntouch "${0%/*}/asked"\n')
+    (tmp_path / "curl").chmod(0o755)
+    run = look(script, *("http://127.0.0.1:1/x",) * 6, title="look")
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(tmp_path / "full")}
+    done = subprocess.run(run.words, input=run.stdin, env=variables, capture_output=True, check=False, timeout=30)
+    assert (done.returncode, (tmp_path / "asked").exists()) == (1, False)
+    assert b"mktemp" in done.stderr
 
 
 def test_every_script_is_read_by_a_shell_of_this_machine(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ logins={LOGINS}
     + r"""
 umask 077
 repository=$1 wanted=$2; shift 2
-work=$(mktemp -d); trap 'rm -rf -- "$work"' EXIT
+work=$(mktemp -d) || exit 1; trap 'rm -rf -- "$work"' EXIT
 kinds='application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.index.v1+json'
 kinds="$kinds, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
 case $(uname -m) in x86_64) platform=amd64 ;; aarch64) platform=arm64 ;; *) platform=unknown ;; esac

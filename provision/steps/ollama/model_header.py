@@ -31,7 +31,7 @@ HEADER = Script(
     + model_room.FOLDER
     + rf"""
 umask 077
-work=$(mktemp -d); trap 'rm -rf -- "$work"' EXIT
+work=$(mktemp -d) || exit 1; trap 'rm -rf -- "$work"' EXIT
 weights() {{ # manifest
   tr -d ' \t\r\n' <"$1" | tr '{{}}' '\n\n' | grep -F '"{_WEIGHTS}"' | grep -o 'sha256:[0-9a-f]\{{64\}}' | head -n 1
 }}
